@@ -1,0 +1,1 @@
+"""Benchmarks of maas_rt against its peers: see README.md for the protocol."""

@@ -1,0 +1,84 @@
+"""The models that are measured and checked: our own definitions, random weights from a fixed seed.
+
+Each is a `ModelCase`: how to build it, what to feed it, and which dimensions may vary. Nothing here needs torchvision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from bench.models import convnets, mlp, recommender, tagger, transformers, unet
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """One model of the suite.
+
+    `inputs(batch)` gives the named example inputs; `dynamic` names, per input, the dimensions that may vary and their bounds.
+    """
+
+    name: str
+    build: Callable[[], torch.nn.Module]
+    inputs: Callable[[int], dict[str, torch.Tensor]]
+    dynamic: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
+
+    def module(self, seed: int = 0) -> torch.nn.Module:
+        """The model in eval mode, with weights (and batch-norm statistics) drawn from `seed`."""
+        torch.manual_seed(seed)
+        module = self.build().eval()
+        _draw_statistics(module)
+        return module
+
+
+def _draw_statistics(module: torch.nn.Module) -> None:
+    """Give batch norms statistics that differ from the identity, so that folding them is tested."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.uniform_(part.weight, 0.6, 1.4)
+            torch.nn.init.uniform_(part.bias, -0.2, 0.2)
+            assert part.running_mean is not None and part.running_var is not None
+            part.running_mean.uniform_(-0.2, 0.2)
+            part.running_var.uniform_(0.6, 1.4)
+
+
+def _images(size: int, channels: int = 3) -> Callable[[int], dict[str, torch.Tensor]]:
+    def make(batch: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(batch)
+        return {"x": torch.randn(batch, channels, size, size, generator=generator)}
+
+    return make
+
+
+def _tokens(length: int, vocabulary: int) -> Callable[[int], dict[str, torch.Tensor]]:
+    def make(batch: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(batch)
+        return {"tokens": torch.randint(0, vocabulary, (batch, length), generator=generator)}
+
+    return make
+
+
+def _vectors(width: int) -> Callable[[int], dict[str, torch.Tensor]]:
+    def make(batch: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.randn(batch, width, generator=torch.Generator().manual_seed(batch))}
+
+    return make
+
+
+_BATCH = {"x": {0: (1, 32)}}
+
+CASES: dict[str, ModelCase] = {
+    case.name: case
+    for case in (
+        ModelCase("resnet18", convnets.ResNet18, _images(224), _BATCH),
+        ModelCase("mobilenet_v2", convnets.MobileNetV2, _images(224), _BATCH),
+        ModelCase("bert", transformers.Bert, _tokens(128, 30522), {"tokens": {0: (1, 32)}}),
+        ModelCase("vit_tiny", transformers.VisionTransformer, _images(224), _BATCH),
+        ModelCase("lstm_tagger", tagger.LstmTagger, _tokens(32, 5000), {"tokens": {0: (1, 32)}}),
+        ModelCase("dlrm", recommender.Dlrm, recommender.example_inputs, recommender.DYNAMIC),
+        ModelCase("unet", unet.UNet, _images(128), _BATCH),
+        ModelCase("mlp", mlp.Mlp, _vectors(64), _BATCH),
+    )
+}
