@@ -1,0 +1,77 @@
+"""What every importer returns: one Relax function, its names, states and symbols, and the source to verify against.
+
+After import nobody asks where a model came from; docs/compiler.md states the conventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+
+Array = npt.NDArray[Any]
+
+__all__ = ["Array", "ImportedModel", "SymbolSpec", "StateSpec", "Source"]
+
+
+@dataclass(frozen=True)
+class SymbolSpec:
+    """Bounds of one symbolic dimension; every value that it takes is a multiple of `multiple`."""
+
+    min: int = 0
+    max: int | None = None
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if self.min < 0 or self.multiple < 1 or (self.max is not None and self.max < self.min):
+            raise ValueError(f"impossible bounds of a dimension: min {self.min}, max {self.max}, multiple {self.multiple}")
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """A tensor that lives from run to run: `initial` also gives its dtype and its (static) shape."""
+
+    name: str
+    initial: Array
+
+
+@runtime_checkable
+class Source(Protocol):
+    """The source framework's own execution of the model: the oracle of verification."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name for inputs by name; states start from their initial values, and are not changed by a run."""
+
+    def input_ranges(self) -> dict[str, tuple[float, float]]:
+        """Inclusive bounds of the values that an input accepts (an embedding's rows); inputs without bounds are absent."""
+
+    def operators(self) -> int:
+        """How many operators the source has: `prefix` accepts 1 to this many."""
+
+    def prefix(self, count: int) -> tuple[ImportedModel, str]:
+        """The model cut behind its first `count` operators, whose outputs are then the results of the last one of these;
+        and that operator's name. The inputs are those of the whole model (unused ones included)."""
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """One Relax function `main` and what its types cannot say.
+
+    `mod["main"]` takes the run-time inputs in the order of `input_names`, then the current values of `states`; it returns a
+    tuple, always: the outputs in the order of `output_names`, then the next values of `states`. Weights are
+    `relax.Constant`s (one for tied weights), symbolic dimensions `tirx.Var`s, one for each key of `symbols`. A binding's
+    variable is named after the source's operator where there is one.
+    """
+
+    mod: tvm.IRModule
+    input_names: list[str]
+    output_names: list[str]
+    source: Source
+    states: list[StateSpec] = field(default_factory=list)
+    symbols: dict[str, SymbolSpec] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)  # JSON-able: framework, kind, opset; no paths, no times
+    example_inputs: dict[str, Array] | None = None  # inputs that came with the model, by name
