@@ -1,0 +1,335 @@
+// Vectors of float32: one interface, a type per width, so that an algorithm is written once as a template over V.
+//
+//   F32x1  one lane, plain C++
+//   F32x4  four lanes by the compiler's vector extension: SSE2, NEON, or whatever the baseline of the target has
+//   F32x8  AVX2 with FMA and F16C; only where the file is compiled for it
+//
+// Everything is in an anonymous namespace: a file compiled with wider flags must not leave a symbol that the linker
+// could pick for code that runs on an older CPU. Include this in .cc files (and in headers that only they include).
+//
+// Semantics that callers rely on:
+//   min(a, b) is a < b ? a : b and max(a, b) is a > b ? a : b: where either is NaN the result is b. So
+//   max(zero, x) and min(hi, max(lo, x)) keep a NaN of x, as torch does.
+//   fma(a, b, c) is a * b + c, with one rounding where the ISA has it.
+//   load(p, n) and store(p, n) touch the first n lanes only (0 <= n <= width); missing lanes load as zero.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define MRT_SIMD_AVX2 1
+#endif
+
+// Helpers must vanish into their callers, at -O0 and in debug builds as well.
+#define MRT_INLINE inline __attribute__((always_inline))
+
+namespace mrt {
+namespace {
+
+// ---- one lane ----------------------------------------------------------------------------------------------------
+
+struct I32x1 {
+  static constexpr int width = 1;
+  int32_t v;
+  static MRT_INLINE I32x1 set(int32_t x) { return {x}; }
+  friend MRT_INLINE I32x1 operator+(I32x1 a, I32x1 b) {
+    return {static_cast<int32_t>(static_cast<uint32_t>(a.v) + static_cast<uint32_t>(b.v))};
+  }
+  friend MRT_INLINE I32x1 operator-(I32x1 a, I32x1 b) {
+    return {static_cast<int32_t>(static_cast<uint32_t>(a.v) - static_cast<uint32_t>(b.v))};
+  }
+  friend MRT_INLINE I32x1 operator&(I32x1 a, I32x1 b) { return {a.v & b.v}; }
+  friend MRT_INLINE I32x1 operator|(I32x1 a, I32x1 b) { return {a.v | b.v}; }
+  friend MRT_INLINE I32x1 operator^(I32x1 a, I32x1 b) { return {a.v ^ b.v}; }
+  template <int n>
+  MRT_INLINE I32x1 shl() const {
+    return {static_cast<int32_t>(static_cast<uint32_t>(v) << n)};
+  }
+  template <int n>
+  MRT_INLINE I32x1 shr() const {  // logical
+    return {static_cast<int32_t>(static_cast<uint32_t>(v) >> n)};
+  }
+  template <int n>
+  MRT_INLINE I32x1 sar() const {  // arithmetic
+    return {v >> n};
+  }
+};
+
+struct M32x1 {
+  bool v;
+  friend MRT_INLINE M32x1 operator&(M32x1 a, M32x1 b) { return {a.v && b.v}; }
+  friend MRT_INLINE M32x1 operator|(M32x1 a, M32x1 b) { return {a.v || b.v}; }
+  friend MRT_INLINE M32x1 operator~(M32x1 a) { return {!a.v}; }
+  MRT_INLINE bool any() const { return v; }
+  MRT_INLINE bool all() const { return v; }
+};
+
+struct F32x1 {
+  using Int = I32x1;
+  using Mask = M32x1;
+  static constexpr int width = 1;
+  float v;
+  static MRT_INLINE F32x1 zero() { return {0.0f}; }
+  static MRT_INLINE F32x1 set(float x) { return {x}; }
+  static MRT_INLINE F32x1 load(const float* p) { return {*p}; }
+  static MRT_INLINE F32x1 load(const float* p, int64_t n) { return {n > 0 ? *p : 0.0f}; }
+  static MRT_INLINE F32x1 from_int(I32x1 i) { return {static_cast<float>(i.v)}; }
+  static MRT_INLINE F32x1 from_bits(I32x1 i) {
+    F32x1 r;
+    std::memcpy(&r.v, &i.v, 4);
+    return r;
+  }
+  MRT_INLINE I32x1 bits() const {
+    I32x1 r;
+    std::memcpy(&r.v, &v, 4);
+    return r;
+  }
+  MRT_INLINE I32x1 to_int() const {
+    return {static_cast<int32_t>(std::nearbyintf(v))};
+  }  // to nearest even; in range only
+  MRT_INLINE void store(float* p) const { *p = v; }
+  MRT_INLINE void store(float* p, int64_t n) const {
+    if (n > 0) *p = v;
+  }
+  friend MRT_INLINE F32x1 operator+(F32x1 a, F32x1 b) { return {a.v + b.v}; }
+  friend MRT_INLINE F32x1 operator-(F32x1 a, F32x1 b) { return {a.v - b.v}; }
+  friend MRT_INLINE F32x1 operator*(F32x1 a, F32x1 b) { return {a.v * b.v}; }
+  friend MRT_INLINE F32x1 operator/(F32x1 a, F32x1 b) { return {a.v / b.v}; }
+  friend MRT_INLINE F32x1 operator-(F32x1 a) { return {-a.v}; }
+  friend MRT_INLINE M32x1 operator<(F32x1 a, F32x1 b) { return {a.v < b.v}; }
+  friend MRT_INLINE M32x1 operator<=(F32x1 a, F32x1 b) { return {a.v <= b.v}; }
+  friend MRT_INLINE M32x1 operator>(F32x1 a, F32x1 b) { return {a.v > b.v}; }
+  friend MRT_INLINE M32x1 operator>=(F32x1 a, F32x1 b) { return {a.v >= b.v}; }
+  friend MRT_INLINE M32x1 operator==(F32x1 a, F32x1 b) { return {a.v == b.v}; }
+  friend MRT_INLINE M32x1 operator!=(F32x1 a, F32x1 b) { return {a.v != b.v}; }
+};
+MRT_INLINE F32x1 fma(F32x1 a, F32x1 b, F32x1 c) { return {a.v * b.v + c.v}; }
+MRT_INLINE F32x1 min(F32x1 a, F32x1 b) { return {a.v < b.v ? a.v : b.v}; }
+MRT_INLINE F32x1 max(F32x1 a, F32x1 b) { return {a.v > b.v ? a.v : b.v}; }
+MRT_INLINE F32x1 select(M32x1 m, F32x1 a, F32x1 b) { return m.v ? a : b; }
+MRT_INLINE F32x1 is_nan_or(F32x1 x, F32x1 other) { return x.v != x.v ? x : other; }
+MRT_INLINE F32x1 abs(F32x1 a) { return {std::fabs(a.v)}; }
+MRT_INLINE F32x1 sqrt(F32x1 a) { return {std::sqrt(a.v)}; }
+MRT_INLINE F32x1 round(F32x1 a) { return {std::nearbyintf(a.v)}; }
+MRT_INLINE F32x1 floor(F32x1 a) { return {std::floor(a.v)}; }
+MRT_INLINE float reduce_add(F32x1 a) { return a.v; }
+MRT_INLINE float reduce_max(F32x1 a) { return a.v; }
+MRT_INLINE float reduce_min(F32x1 a) { return a.v; }
+
+// ---- four lanes, by the compiler ------------------------------------------------------------------------------------
+
+typedef float f32x4_t __attribute__((vector_size(16)));
+typedef int32_t i32x4_t __attribute__((vector_size(16)));
+typedef uint32_t u32x4_t __attribute__((vector_size(16)));
+
+struct I32x4 {
+  static constexpr int width = 4;
+  i32x4_t v;
+  static MRT_INLINE I32x4 set(int32_t x) { return {i32x4_t{x, x, x, x}}; }
+  friend MRT_INLINE I32x4 operator+(I32x4 a, I32x4 b) { return {(i32x4_t)((u32x4_t)a.v + (u32x4_t)b.v)}; }
+  friend MRT_INLINE I32x4 operator-(I32x4 a, I32x4 b) { return {(i32x4_t)((u32x4_t)a.v - (u32x4_t)b.v)}; }
+  friend MRT_INLINE I32x4 operator&(I32x4 a, I32x4 b) { return {a.v & b.v}; }
+  friend MRT_INLINE I32x4 operator|(I32x4 a, I32x4 b) { return {a.v | b.v}; }
+  friend MRT_INLINE I32x4 operator^(I32x4 a, I32x4 b) { return {a.v ^ b.v}; }
+  template <int n>
+  MRT_INLINE I32x4 shl() const {
+    return {(i32x4_t)((u32x4_t)v << n)};
+  }
+  template <int n>
+  MRT_INLINE I32x4 shr() const {
+    return {(i32x4_t)((u32x4_t)v >> n)};
+  }
+  template <int n>
+  MRT_INLINE I32x4 sar() const {
+    return {v >> n};
+  }
+};
+
+struct M32x4 {
+  i32x4_t v;  // all ones or all zeros a lane
+  friend MRT_INLINE M32x4 operator&(M32x4 a, M32x4 b) { return {a.v & b.v}; }
+  friend MRT_INLINE M32x4 operator|(M32x4 a, M32x4 b) { return {a.v | b.v}; }
+  friend MRT_INLINE M32x4 operator~(M32x4 a) { return {~a.v}; }
+  MRT_INLINE bool any() const { return (v[0] | v[1] | v[2] | v[3]) != 0; }
+  MRT_INLINE bool all() const { return (v[0] & v[1] & v[2] & v[3]) != 0; }
+};
+
+struct F32x4 {
+  using Int = I32x4;
+  using Mask = M32x4;
+  static constexpr int width = 4;
+  f32x4_t v;
+  static MRT_INLINE F32x4 zero() { return {f32x4_t{0, 0, 0, 0}}; }
+  static MRT_INLINE F32x4 set(float x) { return {f32x4_t{x, x, x, x}}; }
+  static MRT_INLINE F32x4 load(const float* p) {
+    F32x4 r;
+    std::memcpy(&r.v, p, 16);
+    return r;
+  }
+  static MRT_INLINE F32x4 load(const float* p, int64_t n) {
+    if (n >= 4) return load(p);
+    f32x4_t r = {0, 0, 0, 0};
+    if (n > 0) r[0] = p[0];
+    if (n > 1) r[1] = p[1];
+    if (n > 2) r[2] = p[2];
+    return {r};
+  }
+  static MRT_INLINE F32x4 from_int(I32x4 i) { return {__builtin_convertvector(i.v, f32x4_t)}; }
+  static MRT_INLINE F32x4 from_bits(I32x4 i) { return {(f32x4_t)i.v}; }
+  MRT_INLINE I32x4 bits() const { return {(i32x4_t)v}; }
+  MRT_INLINE I32x4 to_int() const;  // to nearest even; in range only
+  MRT_INLINE void store(float* p) const { std::memcpy(p, &v, 16); }
+  MRT_INLINE void store(float* p, int64_t n) const {
+    if (n >= 4) return store(p);
+    if (n > 0) p[0] = v[0];
+    if (n > 1) p[1] = v[1];
+    if (n > 2) p[2] = v[2];
+  }
+  friend MRT_INLINE F32x4 operator+(F32x4 a, F32x4 b) { return {a.v + b.v}; }
+  friend MRT_INLINE F32x4 operator-(F32x4 a, F32x4 b) { return {a.v - b.v}; }
+  friend MRT_INLINE F32x4 operator*(F32x4 a, F32x4 b) { return {a.v * b.v}; }
+  friend MRT_INLINE F32x4 operator/(F32x4 a, F32x4 b) { return {a.v / b.v}; }
+  friend MRT_INLINE F32x4 operator-(F32x4 a) { return {-a.v}; }
+  friend MRT_INLINE M32x4 operator<(F32x4 a, F32x4 b) { return {a.v < b.v}; }
+  friend MRT_INLINE M32x4 operator<=(F32x4 a, F32x4 b) { return {a.v <= b.v}; }
+  friend MRT_INLINE M32x4 operator>(F32x4 a, F32x4 b) { return {a.v > b.v}; }
+  friend MRT_INLINE M32x4 operator>=(F32x4 a, F32x4 b) { return {a.v >= b.v}; }
+  friend MRT_INLINE M32x4 operator==(F32x4 a, F32x4 b) { return {a.v == b.v}; }
+  friend MRT_INLINE M32x4 operator!=(F32x4 a, F32x4 b) { return {a.v != b.v}; }
+};
+MRT_INLINE F32x4 fma(F32x4 a, F32x4 b, F32x4 c) { return {a.v * b.v + c.v}; }
+MRT_INLINE F32x4 select(M32x4 m, F32x4 a, F32x4 b) { return {(f32x4_t)((m.v & (i32x4_t)a.v) | (~m.v & (i32x4_t)b.v))}; }
+MRT_INLINE F32x4 min(F32x4 a, F32x4 b) { return {a.v < b.v ? a.v : b.v}; }
+MRT_INLINE F32x4 max(F32x4 a, F32x4 b) { return {a.v > b.v ? a.v : b.v}; }
+MRT_INLINE F32x4 abs(F32x4 a) { return F32x4::from_bits(a.bits() & I32x4::set(0x7fffffff)); }
+MRT_INLINE F32x4 sqrt(F32x4 a) {
+  return {f32x4_t{std::sqrt(a.v[0]), std::sqrt(a.v[1]), std::sqrt(a.v[2]), std::sqrt(a.v[3])}};
+}
+// Adding and taking away 2^23 with the sign of x rounds to an integer; larger values (and NaN) are integers already.
+MRT_INLINE F32x4 round(F32x4 a) {
+  const I32x4 sign = a.bits() & I32x4::set(INT32_MIN);
+  const F32x4 magic = F32x4::from_bits(F32x4::set(8388608.0f).bits() | sign);
+  const F32x4 r = F32x4::from_bits(((a + magic) - magic).bits() | sign);
+  return select(abs(a) < F32x4::set(8388608.0f), r, a);
+}
+MRT_INLINE F32x4 floor(F32x4 a) {
+  const F32x4 r = round(a);
+  return select(r > a, r - F32x4::set(1.0f), r);
+}
+MRT_INLINE I32x4 F32x4::to_int() const { return {__builtin_convertvector(round(*this).v, i32x4_t)}; }
+MRT_INLINE float reduce_add(F32x4 a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
+MRT_INLINE float reduce_max(F32x4 a) {
+  const float x = a.v[0] > a.v[1] ? a.v[0] : a.v[1], y = a.v[2] > a.v[3] ? a.v[2] : a.v[3];
+  return x > y ? x : y;
+}
+MRT_INLINE float reduce_min(F32x4 a) {
+  const float x = a.v[0] < a.v[1] ? a.v[0] : a.v[1], y = a.v[2] < a.v[3] ? a.v[2] : a.v[3];
+  return x < y ? x : y;
+}
+MRT_INLINE F32x4 is_nan_or(F32x4 x, F32x4 other) { return select(x != x, x, other); }
+
+// ---- eight lanes, AVX2 + FMA
+// -----------------------------------------------------------------------------------------
+
+#if defined(MRT_SIMD_AVX2)
+
+struct I32x8 {
+  static constexpr int width = 8;
+  __m256i v;
+  static MRT_INLINE I32x8 set(int32_t x) { return {_mm256_set1_epi32(x)}; }
+  friend MRT_INLINE I32x8 operator+(I32x8 a, I32x8 b) { return {_mm256_add_epi32(a.v, b.v)}; }
+  friend MRT_INLINE I32x8 operator-(I32x8 a, I32x8 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+  friend MRT_INLINE I32x8 operator&(I32x8 a, I32x8 b) { return {_mm256_and_si256(a.v, b.v)}; }
+  friend MRT_INLINE I32x8 operator|(I32x8 a, I32x8 b) { return {_mm256_or_si256(a.v, b.v)}; }
+  friend MRT_INLINE I32x8 operator^(I32x8 a, I32x8 b) { return {_mm256_xor_si256(a.v, b.v)}; }
+  template <int n>
+  MRT_INLINE I32x8 shl() const {
+    return {_mm256_slli_epi32(v, n)};
+  }
+  template <int n>
+  MRT_INLINE I32x8 shr() const {
+    return {_mm256_srli_epi32(v, n)};
+  }
+  template <int n>
+  MRT_INLINE I32x8 sar() const {
+    return {_mm256_srai_epi32(v, n)};
+  }
+};
+
+struct M32x8 {
+  __m256 v;
+  friend MRT_INLINE M32x8 operator&(M32x8 a, M32x8 b) { return {_mm256_and_ps(a.v, b.v)}; }
+  friend MRT_INLINE M32x8 operator|(M32x8 a, M32x8 b) { return {_mm256_or_ps(a.v, b.v)}; }
+  friend MRT_INLINE M32x8 operator~(M32x8 a) {
+    return {_mm256_xor_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))};
+  }
+  MRT_INLINE bool any() const { return _mm256_movemask_ps(v) != 0; }
+  MRT_INLINE bool all() const { return _mm256_movemask_ps(v) == 0xff; }
+};
+
+// Eight ones then eight zeros: a window that starts at 8 - n is the mask of the first n lanes.
+alignas(32) const int32_t kLaneMask8[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+MRT_INLINE __m256i first_lanes8(int64_t n) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask8 + 8 - n));
+}
+
+struct F32x8 {
+  using Int = I32x8;
+  using Mask = M32x8;
+  static constexpr int width = 8;
+  __m256 v;
+  static MRT_INLINE F32x8 zero() { return {_mm256_setzero_ps()}; }
+  static MRT_INLINE F32x8 set(float x) { return {_mm256_set1_ps(x)}; }
+  static MRT_INLINE F32x8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static MRT_INLINE F32x8 load(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes8(n))}; }
+  static MRT_INLINE F32x8 from_int(I32x8 i) { return {_mm256_cvtepi32_ps(i.v)}; }
+  static MRT_INLINE F32x8 from_bits(I32x8 i) { return {_mm256_castsi256_ps(i.v)}; }
+  MRT_INLINE I32x8 bits() const { return {_mm256_castps_si256(v)}; }
+  MRT_INLINE I32x8 to_int() const { return {_mm256_cvtps_epi32(v)}; }
+  MRT_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
+  MRT_INLINE void store(float* p, int64_t n) const { _mm256_maskstore_ps(p, first_lanes8(n), v); }
+  friend MRT_INLINE F32x8 operator+(F32x8 a, F32x8 b) { return {_mm256_add_ps(a.v, b.v)}; }
+  friend MRT_INLINE F32x8 operator-(F32x8 a, F32x8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
+  friend MRT_INLINE F32x8 operator*(F32x8 a, F32x8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+  friend MRT_INLINE F32x8 operator/(F32x8 a, F32x8 b) { return {_mm256_div_ps(a.v, b.v)}; }
+  friend MRT_INLINE F32x8 operator-(F32x8 a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
+  friend MRT_INLINE M32x8 operator<(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+  friend MRT_INLINE M32x8 operator<=(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
+  friend MRT_INLINE M32x8 operator>(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
+  friend MRT_INLINE M32x8 operator>=(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
+  friend MRT_INLINE M32x8 operator==(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+  friend MRT_INLINE M32x8 operator!=(F32x8 a, F32x8 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_NEQ_UQ)}; }
+};
+MRT_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+MRT_INLINE F32x8 select(M32x8 m, F32x8 a, F32x8 b) { return {_mm256_blendv_ps(b.v, a.v, m.v)}; }
+MRT_INLINE F32x8 min(F32x8 a, F32x8 b) { return {_mm256_min_ps(a.v, b.v)}; }
+MRT_INLINE F32x8 max(F32x8 a, F32x8 b) { return {_mm256_max_ps(a.v, b.v)}; }
+MRT_INLINE F32x8 abs(F32x8 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+MRT_INLINE F32x8 sqrt(F32x8 a) { return {_mm256_sqrt_ps(a.v)}; }
+MRT_INLINE F32x8 round(F32x8 a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+MRT_INLINE F32x8 floor(F32x8 a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
+MRT_INLINE F32x8 is_nan_or(F32x8 x, F32x8 other) { return select(x != x, x, other); }
+MRT_INLINE float reduce_add(F32x8 a) {
+  const __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 t = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(t, _mm_shuffle_ps(t, t, 1)));
+}
+MRT_INLINE float reduce_max(F32x8 a) {
+  const __m128 s = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 t = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(t, _mm_shuffle_ps(t, t, 1)));
+}
+MRT_INLINE float reduce_min(F32x8 a) {
+  const __m128 s = _mm_min_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 t = _mm_min_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_min_ss(t, _mm_shuffle_ps(t, t, 1)));
+}
+
+#endif  // MRT_SIMD_AVX2
+
+}  // namespace
+}  // namespace mrt
