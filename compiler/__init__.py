@@ -1,0 +1,1 @@
+"""maas_rt.compiler: turns a trained model into one file that the runtime loads."""

@@ -1,0 +1,1 @@
+"""maas_rt: runs compiled models (model.mrt). Imports numpy and its own native library, nothing else."""

@@ -1,0 +1,88 @@
+"""Arrays for commands: read and write .npz files, draw inputs that fit a model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._errors import InvalidArgumentError
+from .._model import Model, TensorInfo
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def read_npz(path: str) -> Arrays:
+    """The arrays of an .npz file by name; a lone .npy is called "input". Pickled objects are refused."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidArgumentError(f"{path} is not a readable .npz or .npy file: {error}") from None
+    if isinstance(loaded, np.ndarray):
+        return {"input": loaded}
+    with loaded:
+        try:
+            return {name: loaded[name] for name in loaded.files}
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise InvalidArgumentError(f"{path} is damaged or holds objects that are no arrays: {error}") from None
+
+
+def write_npz(path: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write beside, then rename: a failed write leaves nothing behind."""
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent or Path(), prefix=f".{target.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...], str | None]:
+    """`name:1,3,224,224` or `name:1,128:int64` -> (name, shape, dtype or None)."""
+    parts = text.rsplit(":", 2)
+    dtype = None
+    if len(parts) == 3 and not _is_shape(parts[2]):
+        name, shape, dtype = parts
+    else:
+        name, _, shape = text.rpartition(":")
+    if not name or not _is_shape(shape):
+        raise InvalidArgumentError(f"{text!r} is not NAME:D0,D1,... (as x:1,3,224,224), optionally with :DTYPE")
+    return name, tuple(int(d) for d in shape.split(",") if d), dtype
+
+
+def _is_shape(text: str) -> bool:
+    return all(part.strip().isdigit() for part in text.split(",")) or text == ""
+
+
+def draw_inputs(model: Model, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Arrays:
+    """Random inputs that fit the model: dimensions from `shapes`, else their fixed extent, else their minimum (at least 1)."""
+    unknown = sorted(set(shapes) - {info.name for info in model.inputs})
+    if unknown:
+        raise InvalidArgumentError(
+            f"the model has no input {unknown[0]!r}; its inputs are {', '.join(info.name for info in model.inputs)}"
+        )
+    rng = np.random.default_rng(seed)
+    return {info.name: _draw(info, shapes.get(info.name), rng) for info in model.inputs}
+
+
+def _draw(info: TensorInfo, given: tuple[int, ...] | None, rng: np.random.Generator) -> NDArray[np.generic]:
+    shape = given if given is not None else smallest_shape(info)
+    dtype = np.dtype(info.dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(dtype)
+    return np.zeros(shape, dtype)  # an index that every table has
+
+
+def smallest_shape(info: TensorInfo) -> tuple[int, ...]:
+    """The shape with every dynamic dimension at its minimum, at least 1."""
+    return tuple(d if isinstance(d, int) else max(1, low) for d, (low, _) in zip(info.shape, info.bounds))

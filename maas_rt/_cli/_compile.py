@@ -1,0 +1,78 @@
+"""Compile a trained model into one file, model.mrt, checked against the framework it came from.
+
+MODEL is an .onnx file, a .pt2 (torch.export.save), or weights: .safetensors, .pt, or the directory of a torch.distributed checkpoint
+(DCP); for weights --model names the function that builds the architecture.
+
+  maas-rt compile model.onnx -o model.mrt
+  maas-rt compile model.onnx -o model.mrt --dynamic input:0=1..32
+  maas-rt compile checkpoint/ -o model.mrt --model package.module:build --input-shape x:1,3,224,224
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .._errors import InvalidArgumentError
+from ._arrays import parse_shape, read_npz
+from ._extras import require_compiler
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="MODEL")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.mrt")
+    parser.add_argument("--model", metavar="PACKAGE.MODULE:FACTORY", help="builds the architecture that the weights belong to")
+    parser.add_argument(
+        "--target",
+        default="native",
+        help="native, x86-64-v3, x86-64-v2, x86-64; several separated by commas go into one file (default: native)",
+    )
+    parser.add_argument(
+        "--dynamic",
+        action="append",
+        default=[],
+        metavar="INPUT:DIM=MIN..MAX",
+        help="let a dimension vary, as x:0=1..32; may be repeated",
+    )
+    parser.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="NAME:D0,D1,...[:DTYPE]",
+        help="fix an input's shape (ONNX), or describe an example input (weights), as x:1,3,224,224 or ids:1,128:int64",
+    )
+    parser.add_argument("--input", metavar="REAL.npz", help="real inputs: used to trace, and for the check")
+    parser.add_argument("--name", help="the model's name (default: the output's file name)")
+    parser.add_argument("--no-verify", action="store_true", help="skip the check against the framework; the file says so")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def execute(args: argparse.Namespace) -> int:
+    compiler = require_compiler()
+    from ..compiler import _progress
+
+    output = Path(args.output)
+    if output.is_dir():
+        raise InvalidArgumentError(f"{args.output} is a directory; -o takes the file to write, as {output / 'model.mrt'}")
+    if not output.parent.is_dir():
+        raise InvalidArgumentError(f"{output.parent} does not exist; create the directory or choose another -o")
+    with _progress.reporter(enabled=not args.quiet) as progress:
+        artifact = compiler.compile(
+            args.source,
+            read_npz(args.input) if args.input else None,
+            target=args.target,
+            dynamic=args.dynamic or None,
+            input_shapes=[parse_shape(text) for text in args.input_shape] or None,
+            factory=args.model,
+            verify=not args.no_verify,
+            name=args.name or output.stem,
+            progress=progress,
+        )
+        artifact.save(output)
+    verified = artifact.manifest["verified"]
+    error = verified.get("max_relative_error")
+    print(
+        f"wrote {args.output}: {len(artifact.to_bytes()) / 2**20:.2f} MiB, targets {', '.join(artifact.manifest['targets']) or 'any'}, "
+        + (f"verified (largest relative error {error:.1e})" if error is not None else f"verification {verified['status']}")
+    )
+    return 0

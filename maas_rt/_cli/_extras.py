@@ -1,0 +1,18 @@
+"""The one sentence for a command whose extra is not installed."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from .._errors import MissingExtraError
+
+
+def require_compiler() -> ModuleType:
+    """maas_rt.compiler, or MissingExtraError with the pip line to type."""
+    try:
+        from .. import compiler
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "maas_rt":
+            raise
+        raise MissingExtraError(f'the compiler needs {error.name}: pip install "maas-rt[compiler]"') from None
+    return compiler

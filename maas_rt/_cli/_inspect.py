@@ -1,0 +1,84 @@
+"""Show what a model.mrt takes, gives and holds.
+
+  maas-rt inspect model.mrt
+  maas-rt inspect model.mrt --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .. import _container, _plan
+from .._model import load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.mrt")
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+
+
+def execute(args: argparse.Namespace) -> int:
+    facts = describe(args.model)
+    print(json.dumps(facts, indent=2) if args.json else _text(facts))
+    return 0
+
+
+def describe(path: str) -> dict[str, Any]:
+    """Manifest, sections and step counts of a file; it is opened through the runtime first, so that what is shown was checked."""
+    manifest = load(path).manifest
+    container = _container.read(path)
+    plan = _plan.decode(container.section(_container.SectionKind.PLAN))
+    steps = Counter(
+        step.target if step.kind == _plan.StepKind.KERNEL else _plan.StepKind(step.kind).name.lower()
+        for block in plan.blocks
+        for step in block.steps
+    )
+    return {
+        "file": Path(path).name,
+        "bytes": Path(path).stat().st_size,
+        "manifest": manifest,
+        "sections": [
+            {"kind": s.kind.name.lower(), "target": s.target, "offset": s.offset, "bytes": s.size, "sha256": s.sha256.hex()}
+            for s in container.sections
+        ],
+        "steps": dict(sorted(steps.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def _size(n: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024  # type: ignore[assignment]
+    return f"{n:.2f} GiB"
+
+
+def _tensor(entry: dict[str, Any]) -> str:
+    return f"{entry['name']}: {entry['dtype']}[{', '.join(str(d) for d in entry['shape'])}]"
+
+
+def _text(facts: dict[str, Any]) -> str:
+    manifest = facts["manifest"]
+    verified = manifest.get("verified") or {}
+    lines = [
+        f"{facts['file']}  {_size(facts['bytes'])}  {manifest.get('name', '')}",
+        f"targets   {', '.join(manifest.get('targets') or []) or 'any (no code)'}",
+        f"verified  {verified.get('status', 'unknown')}"
+        + (f", largest relative error {verified['max_relative_error']:.2g}" if "max_relative_error" in verified else "")
+        + (f" against {verified['reference']}" if verified.get("reference") else ""),
+    ]
+    for title in ("inputs", "outputs", "states"):
+        for entry in manifest.get(title) or []:
+            lines.append(f"{title[:-1]:<9} {_tensor(entry)}")
+    for name, symbol in sorted((manifest.get("symbols") or {}).items()):
+        top = "" if symbol.get("max") in (None, -1) else symbol["max"]
+        lines.append(f"{'dimension':<9} {name} = {symbol['min']}..{top}")
+    for section in facts["sections"]:
+        target = f" {section['target']}" if section["target"] else ""
+        lines.append(f"{'section':<9} {section['kind']}{target}: {_size(section['bytes'])}")
+    lines.append(f"{'steps':<9} " + ", ".join(f"{count} × {name}" for name, count in facts["steps"].items()))
+    return "\n".join(lines)

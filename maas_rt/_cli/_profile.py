@@ -1,0 +1,34 @@
+"""Time every step of one run.
+
+  maas-rt profile model.mrt                      a table, slowest first
+  maas-rt profile model.mrt --trace trace.json   also a trace: open it at ui.perfetto.dev
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .._model import load
+from ._arrays import draw_inputs, parse_shape, read_npz
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.mrt")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one run (default: 1)")
+    parser.add_argument("--shape", action="append", default=[], metavar="NAME:D0,D1,...", help="shape of a dynamic input")
+    parser.add_argument("--input", metavar="IN.npz", help="run on these arrays")
+    parser.add_argument("--runs", type=int, default=10, help="the fastest of so many runs is shown (default: 10)")
+    parser.add_argument("--trace", metavar="TRACE.json", help="write a trace in the Chrome trace event format")
+
+
+def execute(args: argparse.Namespace) -> int:
+    model = load(args.model, threads=args.threads)
+    shapes = {name: shape for name, shape, _ in map(parse_shape, args.shape)}
+    inputs = read_npz(args.input) if args.input else draw_inputs(model, shapes)
+    profiles = [model.profile(inputs) for _ in range(max(1, args.runs))]
+    best = min(profiles, key=lambda profile: profile.total_ns)
+    print(best.table())
+    if args.trace:
+        best.trace(args.trace)
+        print(f"wrote {args.trace}; open it at ui.perfetto.dev")
+    return 0

@@ -1,0 +1,33 @@
+"""Run a model.mrt on the arrays of an .npz file, and write its outputs to another.
+
+  maas-rt run model.mrt --input in.npz --output out.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .._model import load
+from ._arrays import read_npz, write_npz
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.mrt")
+    parser.add_argument("--input", required=True, metavar="IN.npz", help="arrays by input name (np.savez)")
+    parser.add_argument("--output", metavar="OUT.npz", help="where the outputs go; without it they are summed up on stdout")
+    parser.add_argument("--threads", type=int, default=0, help="threads of one run (default: all that the process may use)")
+
+
+def execute(args: argparse.Namespace) -> int:
+    model = load(args.model, threads=args.threads)
+    arrays = read_npz(args.input)
+    if set(arrays) == {"input"} and len(model.inputs) == 1:
+        arrays = {model.inputs[0].name: arrays["input"]}
+    outputs = model.run(arrays)
+    if args.output:
+        write_npz(args.output, outputs)
+    for name, value in outputs.items():
+        print(f"{name}: {value.dtype}{list(value.shape)}" + ("" if args.output else f"\n{value}"))
+    if args.output:
+        print(f"wrote {args.output}")
+    return 0

@@ -1,0 +1,37 @@
+"""Compare a model.mrt with the model that it came from, on random, minimal and given inputs.
+
+  maas-rt verify model.mrt --against model.onnx
+  maas-rt verify model.mrt --against checkpoint/ --model package.module:build --input real.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ._arrays import parse_shape, read_npz
+from ._extras import require_compiler
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model_file", metavar="MODEL.mrt")
+    parser.add_argument("--against", required=True, metavar="MODEL", help="the source model: .onnx, .pt2 or a checkpoint")
+    parser.add_argument("--model", metavar="PACKAGE.MODULE:FACTORY", help="builds the architecture of a checkpoint")
+    parser.add_argument("--input", metavar="REAL.npz", help="also compare on these arrays")
+    parser.add_argument("--input-shape", action="append", default=[], metavar="NAME:D0,D1,...[:DTYPE]")
+
+
+def execute(args: argparse.Namespace) -> int:
+    require_compiler()
+    from ..compiler.verify import verify_file
+
+    report = verify_file(
+        args.model_file,
+        args.against,
+        inputs=read_npz(args.input) if args.input else None,
+        input_shapes=[parse_shape(text) for text in args.input_shape] or None,
+        factory=args.model,
+    )
+    for name, error in report.outputs.items():
+        print(f"{name}: largest relative error {error:.2e}")
+    print(f"{args.model_file} agrees with {args.against} on {report.cases} inputs (reference: {report.reference})")
+    return 0

@@ -1,0 +1,92 @@
+"""Builds the distribution: computes its packages, and drives CMake for csrc/.
+
+`libmaas_rt.so` and the extension `_native` are put beside each other in maas_rt/, where the extension finds the library
+through its $ORIGIN rpath; in the source tree for an editable install, in the build tree for a wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+HEADER = ROOT / "csrc" / "include" / "maas_rt.h"
+
+
+class CMakeBuild(build_ext):
+    """One extension, one CMake project: builds csrc/ and collects the two objects and the C header."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = ROOT / "build" / "editable" if self.inplace else Path(self.build_temp).resolve() / "csrc"
+        build.mkdir(parents=True, exist_ok=True)
+        self._cmake(build)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for source, destination in (
+            (build / "libmaas_rt.so", target.parent / "libmaas_rt.so"),
+            (build / target.name, target),
+        ):
+            self._install(source, destination)
+        header = target.parent / "include" / HEADER.name
+        header.parent.mkdir(exist_ok=True)
+        header.unlink(missing_ok=True)
+        if self.inplace:  # stays live
+            header.symlink_to(os.path.relpath(HEADER, header.parent))
+        else:
+            shutil.copyfile(HEADER, header)
+
+    def _cmake(self, build: Path) -> None:
+        import pybind11
+
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            raise SystemExit("maas-rt needs CMake to build its library, and found none: `pip install cmake`.")
+        configure = [
+            cmake,
+            "-S",
+            str(ROOT / "csrc"),
+            "-B",
+            str(build),
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DMAAS_RT_PYTHON=ON",
+            "-DMAAS_RT_TESTS=OFF",
+            "-DMAAS_RT_EXAMPLES=OFF",
+            f"-DMAAS_RT_OUTPUT_DIR={build}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ]
+        ninja = shutil.which("ninja")
+        if ninja is not None:
+            configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(len(os.sched_getaffinity(0))))
+        subprocess.run(configure, check=True)
+        subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
+
+    def _install(self, source: Path, destination: Path) -> None:
+        # Written beside and renamed: a process that has the old library mapped keeps it whole.
+        beside = destination.with_name(destination.name + ".new")
+        shutil.copyfile(source, beside)
+        beside.chmod(0o755)
+        strip = shutil.which("strip")
+        if not self.inplace and strip is not None:
+            subprocess.run([strip, "--strip-unneeded", str(beside)], check=True)
+        beside.replace(destination)
+
+
+packages = find_packages(include=["maas_rt", "maas_rt.*"])
+packages += ["maas_rt.compiler", *(f"maas_rt.compiler.{name}" for name in find_packages("compiler"))]
+
+setup(
+    packages=packages,
+    package_dir={"maas_rt.compiler": "compiler"},
+    package_data={"maas_rt": ["py.typed", "*.pyi", "include/*.h", "libmaas_rt.so"]},
+    ext_modules=[] if os.environ.get("MAAS_RT_SKIP_NATIVE") else [Extension("maas_rt._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    zip_safe=False,
+)
