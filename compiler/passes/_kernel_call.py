@@ -1,0 +1,95 @@
+"""Kernel calls in the IR: the one place that makes and reads `relax.call_dps_packed("mrt.<contract>", ...)`.
+
+The call's arguments are the present tensors in the contract's order, then one `StringImm` with JSON (sorted keys): `absent` (positions
+of optional inputs that are not given), `attrs`, `name` (the source operators, for profiles), `packing` ("" if the kernel takes no packed
+weights). Weights are dense constants here; `plan/` packs them. TVM's passes treat such a call as opaque and leave it alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Union
+
+import tvm
+from tvm import relax
+
+__all__ = ["AttrValue", "KernelCall", "PREFIX", "kernel_outputs", "make_kernel_call", "read_kernel_call"]
+
+PREFIX = "mrt."
+AttrValue = Union[list[int], list[float], str]
+_CALL = tvm.ir.Op.get("relax.call_dps_packed")
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One call of a kernel contract: `args` has None where an optional input is absent (trailing ones included or not)."""
+
+    contract: str
+    args: list[relax.Expr | None]
+    attrs: dict[str, AttrValue] = field(default_factory=dict)
+    packing: str = ""
+    name: str = ""
+
+
+def make_kernel_call(
+    contract: str,
+    args: Sequence[relax.Expr | None],
+    out: relax.TensorType | Sequence[relax.TensorType],
+    attrs: Mapping[str, AttrValue | int | float | bool] | None = None,
+    *,
+    packing: str = "",
+    name: str = "",
+) -> relax.Call:
+    """The call expression. One TensorType in `out` gives a tensor, a sequence of two or more a tuple.
+
+    Attributes are lists of ints, lists of floats, or text; a lone number becomes a list of one.
+    """
+    given = list(args)
+    while given and given[-1] is None:
+        given.pop()
+    absent = [i for i, arg in enumerate(given) if arg is None]
+    present = [arg for arg in given if arg is not None]
+    meta = {
+        "absent": absent,
+        "attrs": {key: _listed(value) for key, value in (attrs or {}).items()},
+        "name": name,
+        "packing": packing,
+    }
+    text = tvm.ir.StringImm(json.dumps(meta, sort_keys=True, separators=(",", ":")))
+    outs = [out] if isinstance(out, relax.TensorType) else list(out)
+    return relax.op.call_dps_packed(PREFIX + contract, relax.Tuple([*present, text]), outs)
+
+
+def read_kernel_call(expr: relax.Expr) -> KernelCall | None:
+    """What `make_kernel_call` put into `expr`; None if it is anything else."""
+    if not isinstance(expr, relax.Call) or not _CALL.same_as(expr.op) or not isinstance(expr.args[0], relax.ExternFunc):
+        return None
+    symbol = str(expr.args[0].global_symbol)
+    if not symbol.startswith(PREFIX):
+        return None
+    fields = list(expr.args[1])
+    meta = json.loads(str(fields[-1].value))
+    present = iter(fields[:-1])
+    absent = set(meta["absent"])
+    args = [None if i in absent else next(present) for i in range(len(fields) - 1 + len(absent))]
+    return KernelCall(symbol[len(PREFIX) :], args, meta["attrs"], meta["packing"], meta["name"])
+
+
+def kernel_outputs(call: relax.Call) -> list[relax.TensorType]:
+    """The types of the call's outputs, in the contract's order."""
+    out = call.ty_args[0]
+    return list(out.fields) if isinstance(out, tvm.ir.TupleType) else [out]
+
+
+def _listed(value: AttrValue | int | float | bool) -> AttrValue:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int)):
+        return [int(value)]
+    if isinstance(value, float):
+        return [value]
+    if any(isinstance(item, float) for item in value):
+        return [float(item) for item in value]
+    return [int(item) for item in value]
