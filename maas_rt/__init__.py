@@ -1,1 +1,40 @@
 """maas_rt: runs compiled models (model.mrt). Imports numpy and its own native library, nothing else."""
+
+from __future__ import annotations
+
+from maas_rt._errors import (
+    CancelledError,
+    CheckpointError,
+    CodeRefusedError,
+    CompileError,
+    DeadlineExceededError,
+    Error,
+    FormatError,
+    ImportModelError,
+    InvalidArgumentError,
+    MissingExtraError,
+    SignatureError,
+    TargetError,
+    UnsupportedOperatorError,
+    VerificationError,
+)
+
+__all__ = [
+    "CancelledError",
+    "CheckpointError",
+    "CodeRefusedError",
+    "CompileError",
+    "DeadlineExceededError",
+    "Error",
+    "FormatError",
+    "ImportModelError",
+    "InvalidArgumentError",
+    "MissingExtraError",
+    "SignatureError",
+    "TargetError",
+    "UnsupportedOperatorError",
+    "VerificationError",
+    "__version__",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,15 @@
+"""A small HTTP service: Open Inference Protocol v2 over REST. Needs the extra `serve`."""
+
+from __future__ import annotations
+
+from .._errors import MissingExtraError
+
+try:
+    import aiohttp  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise MissingExtraError('the service needs aiohttp: pip install "maas-rt[serve]"') from _error
+
+from ._app import create_app, serve
+from ._repository import Repository
+
+__all__ = ["Repository", "create_app", "serve"]

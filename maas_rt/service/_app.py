@@ -1,0 +1,141 @@
+"""The aiohttp application: routes of the Open Inference Protocol, one handler each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from aiohttp import web
+
+from .._errors import Error, InvalidArgumentError
+from .._version import __version__
+from ._protocol import BadRequest, read_inputs, requested_outputs, tensor_metadata, write_outputs
+from ._repository import Repository, Served
+
+_REPOSITORY = web.AppKey("repository", Repository)
+
+
+def create_app(repository: Repository, max_body: int = 64 << 20) -> web.Application:
+    """The application for a repository; requests over `max_body` bytes get 413."""
+    app = web.Application(client_max_size=max_body, middlewares=[_errors_as_json])
+    app[_REPOSITORY] = repository
+    app.router.add_get("/v2", _server)
+    app.router.add_get("/v2/health/live", _alive)
+    app.router.add_get("/v2/health/ready", _alive)
+    for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        app.router.add_get(prefix, _metadata)
+        app.router.add_get(prefix + "/ready", _model_ready)
+        app.router.add_post(prefix + "/infer", _infer)
+    return app
+
+
+def serve(directory: str, *, host: str = "127.0.0.1", port: int = 8000, threads: int = 0, max_body: int = 64 << 20) -> int:
+    """Serve a directory until SIGINT or SIGTERM; running requests are finished first. Returns the exit status."""
+    repository = Repository(directory, threads)
+    for name in repository.names():
+        print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
+    asyncio.run(_serve(create_app(repository, max_body), host, port))
+    return 0
+
+
+async def _serve(app: web.Application, host: str, port: int) -> None:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise InvalidArgumentError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+        bound = runner.addresses[0]
+        print(f"listening on http://{bound[0]}:{bound[1]}/v2 (stop with Ctrl-C)", file=sys.stderr, flush=True)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        import signal
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Every error is a JSON object with `error`, as the protocol asks."""
+    try:
+        response: web.StreamResponse = await handler(request)
+        return response
+    except BadRequest as error:
+        return _error(400, str(error))
+    except InvalidArgumentError as error:
+        return _error(400, str(error))
+    except Error as error:
+        return _error(500, str(error))
+    except web.HTTPRequestEntityTooLarge as error:
+        return _error(413, f"the request is larger than this server accepts: {error.text}")
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _error(error.status, f"{request.method} {request.path}: {error.reason}")
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
+
+
+def _served(request: web.Request) -> Served:
+    repository = request.app[_REPOSITORY]
+    name, version = request.match_info["model"], request.match_info.get("version")
+    served = repository.find(name, version)
+    if served is None:
+        known = repository.versions(name)
+        what = f"no version {version!r} of model {name!r}; it has {', '.join(known)}" if known else f"no model {name!r}"
+        raise web.HTTPNotFound(reason=what)
+    return served
+
+
+async def _server(request: web.Request) -> web.Response:
+    return web.json_response({"name": "maas-rt", "version": __version__, "extensions": []})
+
+
+async def _alive(request: web.Request) -> web.Response:
+    return web.json_response({"live": True} if request.path.endswith("live") else {"ready": True})
+
+
+async def _model_ready(request: web.Request) -> web.Response:
+    served = _served(request)
+    return web.json_response({"name": served.name, "ready": True})
+
+
+async def _metadata(request: web.Request) -> web.Response:
+    served = _served(request)
+    return web.json_response(
+        {
+            "name": served.name,
+            "versions": request.app[_REPOSITORY].versions(served.name),
+            "platform": "maas_rt",
+            "inputs": [tensor_metadata(info) for info in served.model.inputs],
+            "outputs": [tensor_metadata(info) for info in served.model.outputs],
+        }
+    )
+
+
+async def _infer(request: web.Request) -> web.Response:
+    served = _served(request)
+    try:
+        body = json.loads(await request.read())
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not valid JSON in UTF-8") from None
+    inputs = read_inputs(body, served.model)
+    names = requested_outputs(body, served.model)
+    identifier = body.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise BadRequest('"id" must be a string')
+    outputs = await asyncio.wrap_future(served.model.run_async(inputs))
+    response = {"model_name": served.name, "model_version": served.version, "outputs": write_outputs(outputs, names)}
+    if identifier is not None:
+        response["id"] = identifier
+    return web.json_response(response)

@@ -1,0 +1,132 @@
+"""Open Inference Protocol v2: JSON tensors to arrays and back.
+
+Source: the Open Inference Protocol's REST specification, https://github.com/kserve/open-inference-protocol.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._model import Model, TensorInfo
+
+Array = NDArray[np.generic]
+
+_DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "bfloat16": "BF16",
+}
+
+
+class BadRequest(Exception):
+    """The request is wrong; the text says what and where."""
+
+
+def tensor_metadata(info: TensorInfo) -> dict[str, Any]:
+    """A tensor of the metadata response; dynamic dimensions are -1."""
+    return {
+        "name": info.name,
+        "datatype": _DATATYPES.get(info.dtype, info.dtype.upper()),
+        "shape": [d if isinstance(d, int) else -1 for d in info.shape],
+    }
+
+
+def read_inputs(body: Any, model: Model) -> dict[str, Array]:
+    """The arrays of an inference request's `inputs`, by name."""
+    if not isinstance(body, dict) or not isinstance(body.get("inputs"), list):
+        raise BadRequest('the body must be a JSON object with a list "inputs"')
+    infos = {info.name: info for info in model.inputs}
+    arrays: dict[str, Array] = {}
+    for index, tensor in enumerate(body["inputs"]):
+        if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
+            raise BadRequest(f'inputs[{index}] must be an object with "name", "shape", "datatype" and "data"')
+        name = tensor["name"]
+        if name not in infos:
+            raise BadRequest(f"the model has no input {name!r}; its inputs are {', '.join(infos)}")
+        if name in arrays:
+            raise BadRequest(f"input {name!r} is given twice")
+        arrays[name] = _read_tensor(tensor, infos[name])
+    missing = [name for name in infos if name not in arrays]
+    if missing:
+        raise BadRequest(f"missing input{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}")
+    return arrays
+
+
+def _read_tensor(tensor: dict[str, Any], info: TensorInfo) -> Array:
+    datatype = _DATATYPES.get(info.dtype)
+    if datatype is None or datatype == "BF16":
+        raise BadRequest(f"input {info.name!r} is {info.dtype}, which JSON tensors cannot carry")
+    if tensor.get("datatype") != datatype:
+        raise BadRequest(f"input {info.name!r} has datatype {tensor.get('datatype')!r}, the model takes {datatype!r}")
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 0 for d in shape):
+        raise BadRequest(f'input {info.name!r}: "shape" must be a list of integers of 0 or more')
+    if "data" not in tensor:
+        raise BadRequest(f'input {info.name!r} has no "data"; binary and shared-memory tensors are not offered by this server')
+    flat = _flatten(tensor["data"], info.name)
+    if len(flat) != math.prod(shape):
+        raise BadRequest(f"input {info.name!r} has {len(flat)} elements, its shape {shape} needs {math.prod(shape)}")
+    return _convert(flat, np.dtype(info.dtype), info.name).reshape(shape)
+
+
+def _flatten(data: Any, name: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise BadRequest(f'input {name!r}: "data" must be a list, flat or nested in row-major order')
+    while any(isinstance(item, list) for item in data):
+        if not all(isinstance(item, list) for item in data):
+            raise BadRequest(f'input {name!r}: "data" mixes numbers and lists at one level')
+        data = [value for item in data for value in item]
+    return list(data)
+
+
+def _convert(flat: list[Any], dtype: np.dtype[Any], name: str) -> Array:
+    wanted = {"b": bool, "i": int, "u": int}.get(dtype.kind)
+    for value in flat:
+        fits = type(value) is wanted if wanted else type(value) in (int, float)
+        if not fits:
+            raise BadRequest(f"input {name!r}: {value!r} is no {dtype.name} value")
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(flat, dtype=dtype)
+    except (OverflowError, ValueError):
+        raise BadRequest(f"input {name!r}: a value does not fit into {dtype.name}") from None
+
+
+def requested_outputs(body: dict[str, Any], model: Model) -> list[str]:
+    """The names in the request's `outputs`; all of the model's if it has none."""
+    names = [info.name for info in model.outputs]
+    requested = body.get("outputs")
+    if not requested:
+        return names
+    if not isinstance(requested, list) or not all(isinstance(o, dict) and isinstance(o.get("name"), str) for o in requested):
+        raise BadRequest('"outputs" must be a list of objects with a "name"')
+    for output in requested:
+        if output["name"] not in names:
+            raise BadRequest(f"the model has no output {output['name']!r}; its outputs are {', '.join(names)}")
+    return [output["name"] for output in requested]
+
+
+def write_outputs(outputs: dict[str, Array], names: list[str]) -> list[dict[str, Any]]:
+    """The response's `outputs`: flat row-major data."""
+    result = []
+    for name in names:
+        value = outputs[name]
+        datatype = _DATATYPES.get(value.dtype.name)
+        if datatype is None or datatype == "BF16":
+            raise BadRequest(f"output {name!r} is {value.dtype.name}, which JSON tensors cannot carry")
+        result.append({"name": name, "datatype": datatype, "shape": list(value.shape), "data": value.ravel().tolist()})
+    return result
