@@ -1,0 +1,29 @@
+// What this CPU and operating system can run, found once per process.
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+
+namespace mrt {
+
+struct CpuFeatures {
+  bool avx2_fma = false;  // AVX2, FMA, F16C, and an operating system that saves the registers
+  bool sha = false;       // SHA-NI with SSSE3 and SSE4.1
+  int level = 0;          // x86-64 psABI level: 1 to 3; 0 on other architectures
+};
+const CpuFeatures& cpu_features();
+
+// "x86-64-v3", "x86-64-v2", "x86-64", "aarch64"; "unknown" elsewhere.
+const char* cpu_level();
+// Whether code for `target` runs here. Of two targets that do, the higher rank is better; 0: does not run.
+int cpu_target_rank(const char* target);
+
+// CPUs that this process may use: affinity mask, capped by the cgroup quota (rounded up), at least 1.
+int32_t cpu_count();
+
+// An error if MAAS_RT_ISA holds a value that no build of this library knows, or one above what this CPU has.
+const Status& isa_status();
+const char* isa_name(int isa);  // of an mrt::Isa
+
+}  // namespace mrt
