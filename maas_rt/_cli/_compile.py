@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from .._errors import InvalidArgumentError
-from ._arrays import parse_shape, read_npz
+from ._arrays import Arrays, parse_shape, read_npz
 from ._extras import require_compiler
 
 
@@ -56,13 +58,14 @@ def execute(args: argparse.Namespace) -> int:
         raise InvalidArgumentError(f"{args.output} is a directory; -o takes the file to write, as {output / 'model.mrt'}")
     if not output.parent.is_dir():
         raise InvalidArgumentError(f"{output.parent} does not exist; create the directory or choose another -o")
+    shapes, examples = described_inputs(args)
     with _progress.reporter(enabled=not args.quiet) as progress:
         artifact = compiler.compile(
             args.source,
-            read_npz(args.input) if args.input else None,
+            examples,
             target=args.target,
             dynamic=args.dynamic or None,
-            input_shapes=[parse_shape(text) for text in args.input_shape] or None,
+            input_shapes=shapes,
             factory=args.model,
             verify=not args.no_verify,
             name=args.name or output.stem,
@@ -76,3 +79,17 @@ def execute(args: argparse.Namespace) -> int:
         + (f"verified (largest relative error {error:.1e})" if error is not None else f"verification {verified['status']}")
     )
     return 0
+
+
+def described_inputs(args: argparse.Namespace) -> tuple[dict[str, tuple[int, ...]] | None, Arrays | None]:
+    """(shapes that fix an ONNX file's inputs, example inputs): weights are traced on examples, which --input-shape describes."""
+    described = [parse_shape(text) for text in args.input_shape]
+    shapes = {name: shape for name, shape, _ in described}
+    if args.input:
+        return shapes or None, read_npz(args.input)
+    if args.model and described:
+        try:
+            return None, {name: np.zeros(shape, np.dtype(dtype or "float32")) for name, shape, dtype in described}
+        except TypeError as error:
+            raise InvalidArgumentError(f"--input-shape: {error}; dtypes are float32, int64, bool, ...") from None
+    return shapes or None, None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._arrays import parse_shape, read_npz
+from ._compile import described_inputs
 from ._extras import require_compiler
 
 
@@ -24,11 +24,12 @@ def execute(args: argparse.Namespace) -> int:
     require_compiler()
     from ..compiler.verify import verify_file
 
+    shapes, examples = described_inputs(args)
     report = verify_file(
         args.model_file,
         args.against,
-        inputs=read_npz(args.input) if args.input else None,
-        input_shapes=[parse_shape(text) for text in args.input_shape] or None,
+        inputs=examples,
+        input_shapes=shapes,
         factory=args.model,
     )
     for name, error in report.outputs.items():

@@ -1,0 +1,73 @@
+# Everything a newcomer needs: `make demo` and `make test` do all set-up themselves, in .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# TORCH=cpu takes torch's CPU build (about 0.7 GB installed) instead of PyPI's default, a CUDA build of several GB.
+INDEX  := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
+APT    := apt-get install -y python3 python3-venv make g++
+NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
+
+.PHONY: help demo test test-fast lint types native-tests conformance sanitize fuzz bench check-tools clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.native  ## train a classifier with two processes, compile its checkpoint, compare every way to run it
+	$(BIN)/maas-rt demo
+
+test: lint types native-tests  ## lint, types, C++ tests, then the whole suite
+	$(BIN)/python -m pytest -q
+
+test-fast: $(VENV)/.native  ## the quick part of the suite: no torch, no TVM
+	$(BIN)/python -m pytest -q tests/unit tests/native tests/capi tests/kernels
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files -z 'csrc/*.cc' 'csrc/*.h' 'csrc/*.c' | xargs -0 $(BIN)/clang-format --dry-run --Werror
+
+types: $(VENV)/.installed
+	rm -rf build/types && mkdir -p build/types/maas_rt
+	for entry in maas_rt/*; do ln -s "$(CURDIR)/$$entry" build/types/maas_rt/; done
+	ln -s "$(CURDIR)/compiler" build/types/maas_rt/compiler
+	cd build/types && "$(CURDIR)/$(BIN)/mypy" --strict --config-file "$(CURDIR)/pyproject.toml" -p maas_rt
+
+native-tests: $(VENV)/.installed  ## the C++ tests (ctest)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=Release -DMAAS_RT_BUILD_TESTS=ON >/dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tests
+	cd build/tests && "$(CURDIR)/$(BIN)/ctest" --output-on-failure
+
+conformance: $(VENV)/.native  ## other people's suites: prints the counts, writes tests/conformance/results
+	$(BIN)/python -m tests.conformance
+
+sanitize: $(VENV)/.installed  ## the C++ tests under the address, undefined and thread sanitizers
+	for kind in address,undefined thread; do \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/sanitize-$${kind%%,*} -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	    -DMAAS_RT_BUILD_TESTS=ON -DMAAS_RT_SANITIZE=$$kind >/dev/null && \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize-$${kind%%,*} && \
+	  (cd build/sanitize-$${kind%%,*} && "$(CURDIR)/$(BIN)/ctest" --output-on-failure) || exit 1; \
+	done
+
+bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON
+	$(BIN)/python -m bench.latency
+
+check-tools:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  && { command -v c++ || command -v g++ || command -v clang++; } >/dev/null && { command -v cc || command -v gcc || command -v clang; } >/dev/null \
+	  || { echo "maas_rt needs Python 3.10 or newer with venv, make and a C++ compiler. On Debian or Ubuntu: sudo $(APT)"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt | check-tools
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt $(INDEX) setuptools wheel cmake ninja pybind11
+	$(PIP) install -q -c constraints.txt $(INDEX) --no-build-isolation -e '.[dev]'
+	touch $(VENV)/.installed $(VENV)/.native
+
+$(VENV)/.native: $(NATIVE) $(VENV)/.installed
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+	touch $(VENV)/.native
+
+clean:  ## remove what was built, and the environment
+	rm -rf build dist $(VENV) maas_rt/*.so

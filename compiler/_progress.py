@@ -1,0 +1,33 @@
+"""Progress on stderr for what takes more than a second: tqdm, told of stages and fractions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[str, float], None]
+
+
+@contextmanager
+def reporter(enabled: bool = True) -> Iterator[Progress]:
+    """A callback `(stage, fraction done)` that draws a bar, on a terminal and only once a second has passed."""
+    if not enabled:
+        yield lambda stage, fraction: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        total=100,
+        delay=1.0,
+        file=sys.stderr,
+        leave=False,
+        disable=None if sys.stderr.isatty() else True,
+        bar_format="{desc:<28} {percentage:3.0f}% |{bar:24}| {elapsed}",
+    ) as bar:
+
+        def update(stage: str, fraction: float) -> None:
+            bar.set_description_str(stage, refresh=False)
+            bar.update(max(0.0, 100 * fraction - bar.n))
+
+        yield update
