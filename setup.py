@@ -22,17 +22,19 @@ HEADER = ROOT / "csrc" / "include" / "maas_rt.h"
 class CMakeBuild(build_ext):
     """One extension, one CMake project: builds csrc/ and collects the two objects and the C header."""
 
+    def run(self) -> None:
+        # The base class builds in build/ and copies the extension alone back into the source tree.
+        for ext in self.extensions:
+            self.build_extension(ext)
+
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = ROOT / "build" / "editable" if self.inplace else Path(self.build_temp).resolve() / "csrc"
         build.mkdir(parents=True, exist_ok=True)
         self._cmake(build)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for source, destination in (
-            (build / "libmaas_rt.so", target.parent / "libmaas_rt.so"),
-            (build / target.name, target),
-        ):
-            self._install(source, destination)
+        _install(build / "libmaas_rt.so", target.parent / "libmaas_rt.so")
+        _install(build / target.name, target)
         header = target.parent / "include" / HEADER.name
         header.parent.mkdir(exist_ok=True)
         header.unlink(missing_ok=True)
@@ -54,11 +56,8 @@ class CMakeBuild(build_ext):
             "-B",
             str(build),
             "-DCMAKE_BUILD_TYPE=Release",
-            "-DMAAS_RT_PYTHON=ON",
-            "-DMAAS_RT_TESTS=OFF",
-            "-DMAAS_RT_EXAMPLES=OFF",
-            f"-DMAAS_RT_OUTPUT_DIR={build}",
-            f"-DPython_EXECUTABLE={sys.executable}",
+            "-DMAAS_RT_BUILD_PYTHON=ON",
+            f"-DPython3_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]
         ninja = shutil.which("ninja")
@@ -66,17 +65,15 @@ class CMakeBuild(build_ext):
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(len(os.sched_getaffinity(0))))
         subprocess.run(configure, check=True)
-        subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
+        subprocess.run([cmake, "--build", str(build), "--parallel", jobs, "--target", "maas_rt", "_native"], check=True)
 
-    def _install(self, source: Path, destination: Path) -> None:
-        # Written beside and renamed: a process that has the old library mapped keeps it whole.
-        beside = destination.with_name(destination.name + ".new")
-        shutil.copyfile(source, beside)
-        beside.chmod(0o755)
-        strip = shutil.which("strip")
-        if not self.inplace and strip is not None:
-            subprocess.run([strip, "--strip-unneeded", str(beside)], check=True)
-        beside.replace(destination)
+
+def _install(source: Path, destination: Path) -> None:
+    """Written beside and renamed: a process that has the old library mapped keeps it whole."""
+    beside = destination.with_name(destination.name + ".new")
+    shutil.copyfile(source, beside)
+    beside.chmod(0o755)
+    beside.replace(destination)
 
 
 packages = find_packages(include=["maas_rt", "maas_rt.*"])
