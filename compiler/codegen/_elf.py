@@ -1,0 +1,38 @@
+"""Reads the dynamic symbols of a 64-bit little-endian ELF shared object: what a code section needs and what it offers."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+__all__ = ["DynamicSymbols", "dynamic_symbols"]
+
+_SHT_DYNSYM = 11
+
+
+@dataclass(frozen=True)
+class DynamicSymbols:
+    """Names in the dynamic symbol table."""
+
+    undefined: frozenset[str]
+    defined: frozenset[str]
+
+
+def dynamic_symbols(image: bytes) -> DynamicSymbols:
+    """The dynamic symbols of a linked object (System V ABI, chapters 4 and 5). Raises ValueError if it is no such ELF file."""
+    if image[:6] != b"\x7fELF\x02\x01":
+        raise ValueError("not a 64-bit little-endian ELF file")
+    section_offset, section_size, section_count = struct.unpack_from("<Q", image, 40)[0], *struct.unpack_from("<HH", image, 58)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", image, section_offset + i * section_size) for i in range(section_count)]
+    undefined: set[str] = set()
+    defined: set[str] = set()
+    for _, kind, _, _, offset, size, link, _, _, entry in sections:
+        if kind != _SHT_DYNSYM:
+            continue
+        strings = sections[link][4]
+        for at in range(offset + entry, offset + size, entry):
+            name_at, _, _, index = struct.unpack_from("<IBBH", image, at)
+            begin = strings + name_at
+            name = image[begin : image.index(b"\0", begin)].decode()
+            (undefined if index == 0 else defined).add(name)
+    return DynamicSymbols(frozenset(undefined), frozenset(defined))
