@@ -18,6 +18,7 @@ from maas_rt._errors import (
     UnsupportedOperatorError,
     VerificationError,
 )
+from maas_rt._version import __version__
 
 __all__ = [
     "CancelledError",
@@ -36,5 +37,3 @@ __all__ = [
     "VerificationError",
     "__version__",
 ]
-
-__version__ = "0.1.0"

@@ -15,8 +15,8 @@
          ├─ ImportModelError                           the source file is broken, hostile or not understood
          └─ VerificationError                          .operator, .relative_error
 
-Each message is one sentence: what was wrong, where, what was expected, what to do. What the native library reports carries
-its status name in `.status`.
+Each message is one sentence: what was wrong, where, what was expected, what to do. What the native library reports
+carries its status name in `.status`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class UnsupportedOperator(NamedTuple):
 
     name: str
     place: str
-    count: int
+    uses: int
 
 
 class UnsupportedOperatorError(CompileError):

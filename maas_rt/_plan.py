@@ -262,7 +262,9 @@ def decode(data: bytes | bytearray | memoryview) -> Plan:
     cursor = _Cursor(bytes(data))
     version = struct.unpack_from("<I", cursor.data)[0] if len(cursor.data) >= 4 else None
     if version is not None and version > PLAN_VERSION:
-        raise FormatError(f"The plan has version {version} and this runtime reads up to {PLAN_VERSION}: update maas-rt.")
+        raise FormatError(
+            f"The plan has version {version} and this runtime reads up to {PLAN_VERSION}: update maas-rt."
+        )
     plan: Plan = _codec(Plan).read(cursor, "plan")
     if cursor.left():
         raise FormatError(f"The plan is damaged: {cursor.left()} bytes follow its end at byte {cursor.at}.")

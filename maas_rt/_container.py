@@ -1,0 +1,244 @@
+"""The file model.mrt: a header, a table of sections, the sections. csrc/artifact/FORMAT.md is its definition.
+
+`write(sections)` yields the file's bytes piece by piece, without copying the weights; `save(path, sections)` puts them
+into a file that appears whole or not at all; `read(file)` checks a file and gives its sections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from maas_rt._errors import Error, FormatError, InvalidArgumentError
+
+MAGIC = b"\x89MRT\r\n\x1a\n"
+FORMAT_VERSION = 1
+MAX_SECTIONS = 256
+ALIGNMENT = 64
+WEIGHTS_ALIGNMENT = 65536
+OPTIONAL_FLAG = 1
+
+_HEADER = struct.Struct("<8sIIQ32s8x")
+_ENTRY = struct.Struct("<II32sQQ32s8x")
+
+Buffer = bytes | bytearray | memoryview
+
+
+class SectionKind(IntEnum):
+    MANIFEST = 1
+    PLAN = 2
+    WEIGHTS = 3
+    CODE = 4
+    SIGNATURE = 5
+    OBJECT = 6
+    DEVICE_SOURCE = 7
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a file to be written.
+
+    `data` is one buffer, or several that follow each other; flags bit 0: a reader that does not know the kind skips it.
+    """
+
+    kind: int
+    data: Buffer | Sequence[Buffer]
+    target: str = ""
+    flags: int = 0
+
+    def pieces(self) -> list[memoryview]:
+        """The data as flat byte views, nothing copied."""
+        parts: Sequence[Buffer] = [self.data] if isinstance(self.data, (bytes, bytearray, memoryview)) else self.data
+        return [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+
+
+@dataclass(frozen=True)
+class StoredSection:
+    """A part of a file that was read. `kind` is a SectionKind, or a plain number where a newer one may be skipped."""
+
+    kind: int
+    target: str
+    flags: int
+    offset: int
+    size: int
+    sha256: bytes
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class Container:
+    """What `read` returns: the sections in the file's order, their data views of it."""
+
+    sections: tuple[StoredSection, ...]
+
+    def find(self, kind: int, target: str = "") -> StoredSection | None:
+        """The first section of a kind (and target, where given), or None."""
+        return next((s for s in self.sections if s.kind == kind and target in ("", s.target)), None)
+
+    def section(self, kind: int, target: str = "") -> memoryview:
+        """The data of a section that must be there; FormatError if it is not."""
+        found = self.find(kind, target)
+        if found is None:
+            raise FormatError(f"The file has no section of kind {kind!r}{' for ' + target if target else ''}.")
+        return found.data
+
+
+def write(sections: Iterable[Section]) -> Iterator[bytes | memoryview]:
+    """The bytes of a file with these sections, in this order, piece by piece: header and table, then data and gaps.
+
+    The same sections give the same bytes.
+
+    Raises:
+        InvalidArgumentError: sections that FORMAT.md does not allow beside each other, or a target of over 32 bytes.
+    """
+    parts = list(sections)
+    _check_kinds([(each.kind, each.target) for each in parts], InvalidArgumentError)
+    at = _HEADER.size + _ENTRY.size * len(parts)
+    table = bytearray()
+    offsets: list[int] = []
+    for part in parts:
+        target = part.target.encode("utf-8")
+        if len(target) > 32 or b"\0" in target:
+            raise InvalidArgumentError(f"The section target {part.target!r} must be at most 32 bytes without NUL.")
+        digest = hashlib.sha256()
+        size = 0
+        for piece in part.pieces():
+            digest.update(piece)
+            size += piece.nbytes
+        at = _aligned(at, part.kind)
+        offsets.append(at)
+        table += _ENTRY.pack(part.kind, part.flags, target, at, size, digest.digest())
+        at += size
+    yield _HEADER.pack(MAGIC, FORMAT_VERSION, len(parts), at, hashlib.sha256(table).digest()) + bytes(table)
+    at = _HEADER.size + len(table)
+    for part, offset in zip(parts, offsets, strict=True):
+        if offset > at:
+            yield bytes(offset - at)
+        at = offset
+        for piece in part.pieces():
+            yield piece
+            at += piece.nbytes
+
+
+def save(path: str | os.PathLike[str], sections: Iterable[Section]) -> None:
+    """Writes the file beside its name and renames it into place; whatever happens, no half file is left.
+
+    Raises:
+        Error: the file could not be written (no such folder, no space left, ...).
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise Error(f"{target} is a directory and must be the name of a file.")
+    beside = ""
+    try:
+        handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(handle, "wb") as file:
+            for piece in write(sections):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, target)
+        beside = ""
+    except OSError as error:
+        raise Error(f"{target} could not be written: {error.strerror or error}.") from error
+    finally:
+        if beside:
+            os.unlink(beside)
+
+
+def read(file: str | os.PathLike[str] | Buffer, *, verify_weights: bool = False) -> Container:
+    """The sections of a file, whose data are views of the mapped file (or of the given buffer).
+
+    Everything but the weights is hashed; the weights too if `verify_weights`.
+
+    Raises:
+        FormatError: not a model.mrt, damaged, or made for a newer runtime.
+        Error: the file cannot be read.
+    """
+    if isinstance(file, (bytes, bytearray, memoryview)):
+        name, view = "The model in memory", memoryview(file).cast("B")
+    else:
+        name, view = str(file), _map(Path(file))
+    if view.nbytes < _HEADER.size or bytes(view[:8]) != MAGIC:
+        raise FormatError(f"{name} is not a model.mrt: it does not begin with the format's magic number.")
+    _, version, count, size, table_hash = _HEADER.unpack_from(view)
+    if version > FORMAT_VERSION:
+        raise FormatError(f"{name} has format {version} and this runtime reads up to {FORMAT_VERSION}: update maas-rt.")
+    if version < 1 or count > MAX_SECTIONS or any(view[56:64]):
+        raise FormatError(f"{name} is damaged: its header holds impossible numbers.")
+    if size != view.nbytes:
+        raise FormatError(f"{name} is truncated or damaged: its header says {size} bytes, and it has {view.nbytes}.")
+    end = _HEADER.size + _ENTRY.size * count
+    if end > size or hashlib.sha256(view[_HEADER.size : end]).digest() != table_hash:
+        raise FormatError(f"{name} is damaged: its section table does not have the hash that its header says.")
+    entries = [_ENTRY.unpack_from(view, _HEADER.size + _ENTRY.size * i) for i in range(count)]
+    sections: list[StoredSection] = []
+    for i, (kind, flags, target, offset, length, digest) in enumerate(entries):
+        place = f"section {i} (kind {kind})"
+        if offset < end or offset % _alignment(kind) or offset > size or length > size - offset:
+            raise FormatError(f"{name} is damaged: {place} lies outside its place in the file.")
+        end = offset + length
+        data = view[offset:end]
+        if (kind != SectionKind.WEIGHTS or verify_weights) and hashlib.sha256(data).digest() != digest:
+            raise FormatError(f"{name} is damaged: {place} does not have the hash that the table says.")
+        if kind not in SectionKind._value2member_map_ and not flags & OPTIONAL_FLAG:
+            raise FormatError(f"{name} holds {place}, which this runtime does not know: update maas-rt.")
+        try:
+            text = target.rstrip(b"\0").decode("utf-8")
+        except UnicodeDecodeError:
+            raise FormatError(f"{name} is damaged: the target of {place} is not UTF-8.") from None
+        known = SectionKind(kind) if kind in SectionKind._value2member_map_ else kind
+        sections.append(StoredSection(known, text, flags, offset, length, digest, data))
+    _check_kinds([(each.kind, each.target) for each in sections], FormatError)
+    return Container(tuple(sections))
+
+
+def _alignment(kind: int) -> int:
+    return WEIGHTS_ALIGNMENT if kind == SectionKind.WEIGHTS else ALIGNMENT
+
+
+def _aligned(at: int, kind: int) -> int:
+    step = _alignment(kind)
+    return (at + step - 1) // step * step
+
+
+def _check_kinds(kinds: list[tuple[int, str]], error: type[Error]) -> None:
+    """Manifest and plan exactly once, weights and signature at most once, code at most once per target."""
+    if len(kinds) > MAX_SECTIONS:
+        raise error(f"A model.mrt has at most {MAX_SECTIONS} sections, not {len(kinds)}.")
+    numbers = [kind for kind, _ in kinds]
+    for kind in (SectionKind.MANIFEST, SectionKind.PLAN):
+        if numbers.count(kind) != 1:
+            raise error(f"A model.mrt has exactly one {kind.name.lower()} section, not {numbers.count(kind)}.")
+    for kind in (SectionKind.WEIGHTS, SectionKind.SIGNATURE):
+        if numbers.count(kind) > 1:
+            raise error(f"A model.mrt has at most one {kind.name.lower()} section, not {numbers.count(kind)}.")
+    code = [target for kind, target in kinds if kind == SectionKind.CODE]
+    if len(set(code)) != len(code):
+        raise error(f"A model.mrt has one code section per target at most, and not {', '.join(sorted(code))}.")
+
+
+def _map(path: Path) -> memoryview:
+    try:
+        if path.is_dir():
+            raise Error(f"{path} is a directory and must be a model.mrt file.")
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise FormatError(f"{path} is not a model.mrt: it is empty.")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise Error(f"{path} could not be read: {error.strerror or error}.") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
