@@ -1,0 +1,246 @@
+#include "artifact/container.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "artifact/utf8.h"
+#include "base/cpu.h"
+#include "base/sha256.h"
+
+namespace mrt {
+namespace {
+
+constexpr uint8_t kMagic[8] = {0x89, 'M', 'R', 'T', 0x0D, 0x0A, 0x1A, 0x0A};
+constexpr uint32_t kFormatVersion = 1;
+constexpr size_t kHeaderBytes = 64, kEntryBytes = 96;
+constexpr uint32_t kMaxSections = 256;
+constexpr size_t kSectionAlignment = 64, kWeightsAlignment = 65536;
+
+template <typename T>
+T load(const uint8_t* p) {
+  static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian and read as it is");
+  T value;
+  std::memcpy(&value, p, sizeof(T));
+  return value;
+}
+
+bool all_zero(const uint8_t* p, size_t n) {
+  for (size_t i = 0; i < n; ++i)
+    if (p[i] != 0) return false;
+  return true;
+}
+
+}  // namespace
+
+const char* section_name(SectionKind kind) {
+  switch (kind) {
+    case SectionKind::manifest:
+      return "manifest";
+    case SectionKind::plan:
+      return "plan";
+    case SectionKind::weights:
+      return "weights";
+    case SectionKind::code:
+      return "code";
+    case SectionKind::signature:
+      return "signature";
+    case SectionKind::object:
+      return "object";
+    case SectionKind::device:
+      return "device";
+  }
+  return "unknown";
+}
+
+// ---- FileBytes -------------------------------------------------------------------------------------------------------
+
+FileBytes::~FileBytes() {
+  if (mapped_)
+    munmap(const_cast<uint8_t*>(data_), size_);
+  else if (release_)
+    release_(user_);
+}
+
+void FileBytes::swap(FileBytes& other) {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(mapped_, other.mapped_);
+  std::swap(release_, other.release_);
+  std::swap(user_, other.user_);
+}
+
+Status FileBytes::map(const char* path, FileBytes* out) {
+  // Not blocking: a pipe by that name is refused below instead of waited for.
+  const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return fail(MRT_ERROR_IO, "'%s' cannot be opened: %s", path, std::strerror(errno));
+  Status status;
+  struct stat info;
+  void* data = nullptr;
+  if (fstat(fd, &info) != 0) {
+    status = fail(MRT_ERROR_IO, "'%s' cannot be read: %s", path, std::strerror(errno));
+  } else if (!S_ISREG(info.st_mode)) {
+    status = fail(MRT_ERROR_IO, "'%s' is %s, expected a model.mrt file", path,
+                  S_ISDIR(info.st_mode) ? "a directory" : "not a regular file");
+  } else if (info.st_size == 0) {
+    status = fail(MRT_ERROR_FORMAT, "'%s' is empty, expected a model.mrt file", path);
+  } else {
+    data = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED) status = fail(MRT_ERROR_IO, "'%s' cannot be mapped: %s", path, std::strerror(errno));
+  }
+  close(fd);
+  if (!status.ok()) return status;
+  FileBytes mapped(data, static_cast<size_t>(info.st_size), nullptr, nullptr);
+  mapped.mapped_ = true;
+  *out = std::move(mapped);
+  return Status();
+}
+
+// ---- Container -------------------------------------------------------------------------------------------------------
+
+Status Container::damaged(const char* what) const {
+  return fail(MRT_ERROR_FORMAT, "'%s' is not a valid model.mrt: %s; it is truncated or damaged, copy or compile it again",
+              name_.c_str(), what);
+}
+
+Status Container::parse_header() {
+  const uint8_t* p = bytes_.data();
+  const size_t size = bytes_.size();
+  if (size < sizeof(kMagic) || std::memcmp(p, kMagic, sizeof(kMagic)) != 0)
+    return fail(MRT_ERROR_FORMAT, "'%s' is not a model.mrt file: it does not begin with the format's magic bytes",
+                name_.c_str());
+  if (size < kHeaderBytes) return damaged("the header is cut off");
+  const uint32_t version = load<uint32_t>(p + 8);
+  if (version > kFormatVersion)
+    return fail(MRT_ERROR_VERSION, "'%s' has format version %u, this runtime (%d.%d.%d) reads up to %u; use a newer one",
+                name_.c_str(), version, MRT_VERSION_MAJOR, MRT_VERSION_MINOR, MRT_VERSION_PATCH, kFormatVersion);
+  if (version == 0) return damaged("the format version is 0");
+  const uint32_t count = load<uint32_t>(p + 12);
+  if (count == 0 || count > kMaxSections) return damaged("the section count is not between 1 and 256");
+  if (load<uint64_t>(p + 16) != size) return damaged("the file size differs from the one in the header");
+  if (!all_zero(p + 56, 8)) return damaged("reserved bytes of the header are not zero");
+  if (size - kHeaderBytes < count * kEntryBytes) return damaged("the section table is cut off");
+  uint8_t hash[32];
+  sha256(p + kHeaderBytes, count * kEntryBytes, hash);
+  if (std::memcmp(hash, p + 24, 32) != 0)
+    return fail(MRT_ERROR_HASH, "'%s': the SHA-256 of the section table differs from the header; the file was changed or "
+                "damaged", name_.c_str());
+  sections_.reserve(count);
+  for (uint32_t i = 0; i < count; ++i) MRT_TRY(parse_entry(i));
+  return Status();
+}
+
+Status Container::parse_entry(uint32_t index) {
+  const uint8_t* p = bytes_.data() + kHeaderBytes + index * kEntryBytes;
+  Section s{};
+  const uint32_t kind = load<uint32_t>(p);
+  s.flags = load<uint32_t>(p + 4);
+  std::memcpy(s.target, p + 8, 32);
+  const uint64_t offset = load<uint64_t>(p + 40), size = load<uint64_t>(p + 48);
+  std::memcpy(s.hash, p + 56, 32);
+  const size_t target_length = std::strlen(s.target);
+  if (!all_zero(p + 8 + target_length, 32 - target_length) ||
+      !is_text(reinterpret_cast<const uint8_t*>(s.target), target_length))
+    return damaged("a section's target is not NUL-padded text");
+  if (!all_zero(p + 88, 8)) return damaged("reserved bytes of the section table are not zero");
+  if (offset > bytes_.size() || size > bytes_.size() - offset) return damaged("a section lies outside the file");
+  const size_t previous_end = sections_.empty() ? kHeaderBytes + load<uint32_t>(bytes_.data() + 12) * kEntryBytes
+                                                : sections_.back().offset + sections_.back().size;
+  if (offset < previous_end) return damaged("two sections overlap or are out of order");
+  if (!all_zero(bytes_.data() + previous_end, offset - previous_end)) return damaged("a gap between sections is not zero");
+  if (offset % kSectionAlignment != 0) return damaged("a section does not begin on a multiple of 64");
+  if (kind == 0 || kind > static_cast<uint32_t>(SectionKind::device)) {
+    if ((s.flags & 1u) == 0)
+      return fail(MRT_ERROR_VERSION, "'%s' has a section of kind %u that this runtime does not know; use a newer one",
+                  name_.c_str(), kind);
+  }
+  s.kind = static_cast<SectionKind>(kind);
+  if (s.kind == SectionKind::weights && offset % kWeightsAlignment != 0)
+    return damaged("the weights section does not begin on a multiple of 65536");
+  s.offset = static_cast<size_t>(offset);
+  s.size = static_cast<size_t>(size);
+  sections_.push_back(s);
+  return Status();
+}
+
+Status Container::copy_small_sections() {
+  for (const Section& s : sections_) {
+    const Section** slot = s.kind == SectionKind::manifest    ? &manifest_section_
+                           : s.kind == SectionKind::plan      ? &plan_section_
+                           : s.kind == SectionKind::weights   ? &weights_
+                           : s.kind == SectionKind::signature ? &signature_
+                                                              : nullptr;
+    if (slot) {
+      if (*slot) return damaged("a section that may occur once occurs twice");
+      *slot = &s;
+    }
+    if (s.kind == SectionKind::code)
+      for (const Section* other = sections_.data(); other != &s; ++other)
+        if (other->kind == SectionKind::code && std::strcmp(other->target, s.target) == 0)
+          return damaged("two code sections are for the same target");
+  }
+  if (!manifest_section_) return damaged("the manifest section is missing");
+  if (!plan_section_) return damaged("the plan section is missing");
+  manifest_.assign(reinterpret_cast<const char*>(data(*manifest_section_)), manifest_section_->size);
+  MRT_TRY(check_hash(*manifest_section_, manifest_.data()));
+  if (!is_text(reinterpret_cast<const uint8_t*>(manifest_.data()), manifest_.size()) || manifest_.empty() ||
+      manifest_.front() != '{')
+    return damaged("the manifest is not a JSON object in UTF-8");
+  plan_.assign(data(*plan_section_), data(*plan_section_) + plan_section_->size);
+  return check_hash(*plan_section_, plan_.data());
+}
+
+Status Container::parse(FileBytes bytes, const std::string& name, Container* out) {
+  Container c;
+  c.bytes_ = std::move(bytes);
+  c.name_ = name;
+  MRT_TRY(c.parse_header());
+  MRT_TRY(c.copy_small_sections());
+  *out = std::move(c);
+  return Status();
+}
+
+Status Container::check_hash(const Section& section, const void* data) const {
+  uint8_t hash[32];
+  sha256(data, section.size, hash);
+  if (std::memcmp(hash, section.hash, 32) == 0) return Status();
+  return fail(MRT_ERROR_HASH, "'%s': the SHA-256 of the %s section differs from the section table; the file was changed or "
+              "damaged", name_.c_str(), section_name(section.kind));
+}
+
+Status Container::check_weights_hash() const {
+  return weights_ ? check_hash(*weights_, data(*weights_)) : Status();
+}
+
+Status Container::choose_code(const Section** out) const {
+  *out = nullptr;
+  int best = 0;
+  std::string targets;
+  for (const Section& s : sections_) {
+    if (s.kind != SectionKind::code) continue;
+    targets += (targets.empty() ? "" : ", ") + std::string(s.target);
+    const int rank = cpu_target_rank(s.target);
+    if (rank > best) {
+      best = rank;
+      *out = &s;
+    }
+  }
+  if (targets.empty() || *out) return Status();
+  return fail(MRT_ERROR_TARGET, "'%s' was compiled for %s, this CPU is %s; compile it with --target %s", name_.c_str(),
+              targets.c_str(), cpu_level(), cpu_level());
+}
+
+std::vector<uint8_t> Container::signed_bytes() const {
+  const size_t size = kHeaderBytes + sections_.size() * kEntryBytes;
+  std::vector<uint8_t> copy(bytes_.data(), bytes_.data() + size);
+  std::memset(copy.data() + 24, 0, 32);
+  for (size_t i = 0; i < sections_.size(); ++i)
+    if (sections_[i].kind == SectionKind::signature) std::memset(copy.data() + kHeaderBytes + i * kEntryBytes + 56, 0, 32);
+  return copy;
+}
+
+}  // namespace mrt

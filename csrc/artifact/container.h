@@ -1,0 +1,92 @@
+// A model.mrt as a table of sections over mapped or borrowed bytes. FORMAT.md is the format.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace mrt {
+
+enum class SectionKind : uint32_t { manifest = 1, plan = 2, weights = 3, code = 4, signature = 5, object = 6, device = 7 };
+
+struct Section {
+  SectionKind kind;
+  uint32_t flags;
+  char target[33];
+  size_t offset;
+  size_t size;
+  uint8_t hash[32];
+};
+
+// Bytes of a file: mapped (and unmapped at the end), or borrowed (and given back through `release`).
+class FileBytes {
+ public:
+  FileBytes() = default;
+  FileBytes(const void* data, size_t size, void (*release)(void*), void* user)
+      : data_(static_cast<const uint8_t*>(data)), size_(size), release_(release), user_(user) {}
+  FileBytes(FileBytes&& other) noexcept { swap(other); }
+  FileBytes& operator=(FileBytes&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~FileBytes();
+  static Status map(const char* path, FileBytes* out);
+
+  const uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  void swap(FileBytes& other);
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+  bool mapped_ = false;
+  void (*release_)(void*) = nullptr;
+  void* user_ = nullptr;
+};
+
+class Container {
+ public:
+  // Checks header, table, bounds and the hashes of table, manifest and plan. `name` stands in messages ("model.mrt").
+  static Status parse(FileBytes bytes, const std::string& name, Container* out);
+
+  const std::string& name() const { return name_; }
+  const std::string& manifest() const { return manifest_; }
+  // The plan's bytes: a copy, so that what was hashed is what is read, whoever writes to the mapped file.
+  const std::vector<uint8_t>& plan() const { return plan_; }
+  const uint8_t* weights() const { return weights_ ? bytes_.data() + weights_->offset : nullptr; }
+  size_t weights_size() const { return weights_ ? weights_->size : 0; }
+  const Section* signature() const { return signature_; }
+  const std::vector<Section>& sections() const { return sections_; }
+  const uint8_t* data(const Section& section) const { return bytes_.data() + section.offset; }
+
+  // The best code section for this CPU, null if the file holds none; an error names the levels if none fits.
+  Status choose_code(const Section** out) const;
+  Status check_hash(const Section& section, const void* data) const;
+  Status check_weights_hash() const;
+  // Header and table with the fields that depend on the signature set to zero: what a signature is made over.
+  std::vector<uint8_t> signed_bytes() const;
+
+ private:
+  Status parse_header();
+  Status parse_entry(uint32_t index);
+  Status copy_small_sections();
+  Status damaged(const char* what) const;
+
+  FileBytes bytes_;
+  std::string name_;
+  std::vector<Section> sections_;
+  const Section* manifest_section_ = nullptr;
+  const Section* plan_section_ = nullptr;
+  const Section* weights_ = nullptr;
+  const Section* signature_ = nullptr;
+  std::string manifest_;
+  std::vector<uint8_t> plan_;
+};
+
+const char* section_name(SectionKind kind);
+
+}  // namespace mrt
