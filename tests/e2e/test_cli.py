@@ -1,0 +1,200 @@
+"""The command line as a user types it: each command once in full, and each mistake as one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import maas_rt
+
+SOURCE = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(6, 5)
+        self.second = torch.nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+def build():
+    return Net()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A module `cli_net`, its weights in three forms, an exported program, real inputs, and a compiled net.mrt."""
+    root = tmp_path_factory.mktemp("cli")
+    (root / "cli_net.py").write_text(SOURCE)
+    namespace: dict[str, object] = {"__name__": "cli_net"}
+    exec(compile(SOURCE, "cli_net.py", "exec"), namespace)
+    torch.manual_seed(0)
+    net = namespace["build"]().eval()  # type: ignore[operator]
+    torch.save(net.state_dict(), root / "net.pt")
+    torch.save({f"module._orig_mod.{k}": v for k, v in net.state_dict().items()}, root / "ddp.pt")
+    x = torch.randn(4, 6)
+    torch.export.save(torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("rows", min=1, max=16)},)), root / "net.pt2")
+    np.savez(root / "real.npz", x=x.numpy())
+    np.savez(root / "expected.npz", y=net(x).detach().numpy())
+    done = run(root, "compile", "net.pt2", "-o", "net.mrt")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "maas_rt", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+    )
+
+
+def _one_sentence(done: subprocess.CompletedProcess[str], command: str) -> str:
+    assert done.returncode == 1, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"maas-rt {command}: error: ")
+    return lines[0]
+
+
+def test_compile_says_what_it_wrote(folder: Path) -> None:
+    done = run(folder, "compile", "net.pt2", "-o", "again.mrt", "--name", "net")
+    assert done.returncode == 0
+    assert "wrote again.mrt" in done.stdout
+    assert "verified" in done.stdout
+    assert (folder / "again.mrt").read_bytes() == (folder / "net.mrt").read_bytes()
+
+
+@pytest.mark.parametrize("weights", ["net.pt", "ddp.pt"])
+def test_compile_weights_with_a_factory(folder: Path, weights: str) -> None:
+    output = f"{weights}.mrt"
+    done = run(
+        folder, "compile", weights, "-o", output, "--model", "cli_net:build", "--input-shape", "x:2,6", "--dynamic", "x:0=1..8"
+    )
+    assert done.returncode == 0, done.stderr
+    y = maas_rt.load(folder / output)(np.load(folder / "real.npz")["x"])
+    np.testing.assert_allclose(y, np.load(folder / "expected.npz")["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_run_reads_and_writes_npz(folder: Path) -> None:
+    done = run(folder, "run", "net.mrt", "--input", "real.npz", "--output", "out.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "out.npz") as out:
+        (value,) = (out[name] for name in out.files)
+    np.testing.assert_allclose(value, np.load(folder / "expected.npz")["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_inspect_text_and_json(folder: Path) -> None:
+    text = run(folder, "inspect", "net.mrt").stdout
+    for part in ("x: float32[rows, 6]", "rows = 1..16", "gemm_f32", "verified  passed"):
+        assert part in text, text
+    facts = json.loads(run(folder, "inspect", "net.mrt", "--json").stdout)
+    assert facts["bytes"] == (folder / "net.mrt").stat().st_size
+    assert facts["steps"]["gemm_f32"] == 2
+    assert {s["kind"] for s in facts["sections"]} >= {"manifest", "plan", "weights"}
+
+
+def test_bench_json(folder: Path) -> None:
+    done = run(folder, "bench", "net.mrt", "--threads", "1", "--shape", "x:4,6", "--seconds", "1", "--json")
+    facts = json.loads(done.stdout)
+    assert 0 < facts["p50_ms"] <= facts["p90_ms"] <= facts["p99_ms"]
+
+
+def test_profile_table_and_trace(folder: Path) -> None:
+    done = run(folder, "profile", "net.mrt", "--trace", "trace.json")
+    assert done.returncode == 0, done.stderr
+    assert "gemm_f32" in done.stdout
+    trace = json.loads((folder / "trace.json").read_text())
+    events = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+    assert len(events) == 2
+    assert all(e["dur"] >= 0 and e["name"] for e in events)
+
+
+def test_verify_agrees_and_disagrees(folder: Path) -> None:
+    done = run(folder, "verify", "net.mrt", "--against", "net.pt2")
+    assert done.returncode == 0, done.stderr
+    assert "agrees with net.pt2" in done.stdout
+    program = torch.export.load(folder / "net.pt2")
+    program.state_dict["second.bias"].data += 1
+    torch.export.save(program, folder / "other.pt2")
+    assert "differ" in _one_sentence(run(folder, "verify", "net.mrt", "--against", "other.pt2"), "verify")
+
+
+@pytest.mark.parametrize("command", ["", "compile", "run", "inspect", "bench", "profile", "verify", "serve", "demo"])
+def test_help_teaches(folder: Path, command: str) -> None:
+    done = run(folder, *([command] if command else []), "--help")
+    assert done.returncode == 0
+    assert "maas-rt" in done.stdout
+    assert len(done.stdout.splitlines()) > 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["run", "nope.mrt", "--input", "real.npz"], "nope.mrt"),
+        (["run", ".", "--input", "real.npz"], "directory"),
+        (["run", "cli_net.py", "--input", "real.npz"], "cli_net.py"),
+        (["run", "net.mrt", "--input", "cli_net.py"], "npz"),
+        (["run", "net.mrt", "--input", "expected.npz"], "y"),
+        (["run", "net.mrt", "--input", "real.npz", "--output", "no/such/out.npz"], "no/such"),
+        (["inspect", "empty.mrt"], "empty.mrt"),
+        (["bench", "net.mrt", "--shape", "x=3"], "x=3"),
+        (["bench", "net.mrt", "--shape", "z:3,6"], "no input 'z'"),
+        (["bench", "net.mrt", "--shape", "x:99,6"], "16"),
+        (["compile", "nope.onnx", "-o", "a.mrt"], "nope.onnx"),
+        (["compile", "net.pt", "-o", "a.mrt"], "--model"),
+        (["compile", "net.pt", "-o", "a.mrt", "--model", "cli_net:nope", "--input-shape", "x:2,6"], "nope"),
+        (["compile", "net.pt", "-o", "a.mrt", "--model", "no_such_module:build", "--input-shape", "x:2,6"], "no_such_module"),
+        (["compile", "net.pt2", "-o", "no/such/a.mrt"], "no/such"),
+        (["compile", "net.pt2", "-o", "."], "directory"),
+        (["compile", "net.pt2", "-o", "a.mrt", "--target", "z80"], "z80"),
+        (["compile", "net.pt2", "-o", "a.mrt", "--dynamic", "x"], "x"),
+        (["compile", "cli_net.py", "-o", "a.mrt"], "cli_net.py"),
+        (["compile", "empty.onnx", "-o", "a.mrt"], "empty.onnx"),
+        (["compile", "empty.pt2", "-o", "a.mrt"], "empty.pt2"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_file(folder: Path, arguments: list[str], part: str) -> None:
+    for name in ("empty.mrt", "empty.onnx", "empty.pt2"):
+        (folder / name).write_bytes(b"")
+    before = set(os.listdir(folder))
+    sentence = _one_sentence(run(folder, *arguments), arguments[0])
+    assert part in sentence
+    assert set(os.listdir(folder)) - {"__pycache__"} == before - {"__pycache__"}
+
+
+def test_an_unknown_isa_is_refused_and_a_known_one_runs(folder: Path) -> None:
+    sentence = _one_sentence(run(folder, "run", "net.mrt", "--input", "real.npz", MAAS_RT_ISA="mmx"), "run")
+    assert "mmx" in sentence
+    done = run(folder, "run", "net.mrt", "--input", "real.npz", "--output", "scalar.npz", MAAS_RT_ISA="scalar")
+    assert done.returncode == 0, done.stderr
+
+
+def test_interrupting_a_compile_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "maas_rt", "compile", str(folder / "net.pt2"), "-o", str(tmp_path / "net.mrt")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(2.0)  # inside the imports or the compile, which take longer together
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(folder: Path) -> None:
+    sentence = _one_sentence(run(folder, "compile", "net.pt2", "-o", "/dev/full/net.mrt"), "compile")
+    assert "/dev/full" in sentence
