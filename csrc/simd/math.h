@@ -1,8 +1,8 @@
 // Elementary functions of float32 vectors, written once for every width of simd/vec.h.
 //
 // Sources. Range reduction of exp and log, with ln 2 split so that n * hi is exact: W. J. Cody and W. Waite, Software
-// Manual for the Elementary Functions (1980), with the split of S. Moshier's Cephes. Rounding by a magic number, so that
-// no float is converted to an integer (which a NaN would make undefined). All polynomials are this project's own:
+// Manual for the Elementary Functions (1980), with the split of S. Moshier's Cephes. Rounding by a magic number, so
+// that no float is converted to an integer (which a NaN would make undefined). All polynomials are this project's own:
 // weighted least squares on Chebyshev nodes with Lawson's iteration towards the minimax (C. L. Lawson, 1961), in 40
 // digits; the approximation error is given with each. The rounding of the evaluation comes on top: tests/kernels holds
 // every function to its bound.

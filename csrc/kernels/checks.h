@@ -1,0 +1,116 @@
+// What drivers share: reading attributes, checking tensors, picking the kernel of an ISA, splitting work over threads.
+//
+// A step comes from a file that may be damaged or hostile: everything that `run` relies on is checked through these
+// before, and each failure is one sentence that names the contract and the operand.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "kernels/kernel.h"
+
+// Which ISA files this build has; they are compiled with their own flags (csrc/CMakeLists.txt).
+#if !defined(MRT_KERNELS_AVX2) && (defined(__x86_64__) || defined(_M_X64))
+#define MRT_KERNELS_AVX2 1
+#endif
+
+namespace mrt {
+
+// ---- attributes: `out` holds the default and keeps it where the key is absent
+// ----------------------------------------
+
+Status attr_int(const Attrs& attrs, const char* contract, const char* key, int64_t lo, int64_t hi, int64_t* out);
+// A list of exactly n integers.
+Status attr_ints(const Attrs& attrs, const char* contract, const char* key, size_t n, int64_t lo, int64_t hi,
+                 int64_t* out);
+// A list of 0 to max_n integers; *n is its length, -1 where the key is absent.
+Status attr_list(const Attrs& attrs, const char* contract, const char* key, size_t max_n, int64_t lo, int64_t hi,
+                 int64_t* out, int32_t* n);
+// One finite number (an integer is taken as well).
+Status attr_float(const Attrs& attrs, const char* contract, const char* key, double* out);
+// *out is the index of the text in choices (null-terminated).
+Status attr_choice(const Attrs& attrs, const char* contract, const char* key, const char* const* choices, int32_t* out);
+
+// ---- tensors
+// ----------------------------------------------------------------------------------------------------------
+
+// Between lo and hi tensors of a kind ("inputs", "outputs").
+Status check_count(const char* contract, const char* kind, int n, int lo, int hi);
+// Present, ndim dimensions (-1: any), no negative extent, a byte size that fits in 63 bits and that `bytes` covers.
+Status check_tensor(const char* contract, const char* name, const Tensor& t, int32_t ndim);
+// The same, of float32.
+Status check_f32(const char* contract, const char* name, const Tensor& t, int32_t ndim);
+Status check_extent(const char* contract, const char* name, const Tensor& t, int32_t dim, int64_t expected);
+Status check_same_shape(const char* contract, const char* name, const Tensor& t, const Tensor& like);
+
+inline bool present(const Tensor* t, int n, int index) { return index < n && !t[index].absent(); }
+
+// With one extent of 0 the others may be anything: no product of them is taken.
+inline bool has_no_elements(const Tensor& t) {
+  for (int32_t i = 0; i < t.ndim; ++i) {
+    if (t.shape[i] == 0) return true;
+  }
+  return false;
+}
+inline double element_count(const Tensor& t) {
+  double n = 1;
+  for (int32_t i = 0; i < t.ndim; ++i) n *= static_cast<double>(t.shape[i]);
+  return n;
+}
+
+// a * b, or -1 where that (or an operand) is not in [0, 2^62).
+int64_t checked_mul(int64_t a, int64_t b);
+
+// ---- kernels
+// ------------------------------------------------------------------------------------------------------------
+
+// The table of an ISA out of a null-terminated list, best first; null for the reference.
+template <typename Table>
+const Table* kernel_of(const Table* const* tables, Isa isa) {
+  if (isa == Isa::reference) return nullptr;
+  for (; *tables != nullptr; ++tables) {
+    if ((*tables)->isa <= isa) return *tables;
+  }
+  return nullptr;
+}
+
+// ---- threads
+// ------------------------------------------------------------------------------------------------------------
+
+// body(begin, end) over [0, n) in pieces of at least `grain`; one thread where there is one piece.
+template <typename F>
+void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, F&& body) {
+  if (grain < 1) grain = 1;
+  const int64_t threads = ctx.pool == nullptr ? 1 : ctx.threads;
+  int64_t pieces = n / grain;
+  if (pieces > threads * 4) pieces = threads * 4;
+  if (threads <= 1 || pieces <= 1) {
+    if (n > 0) body(static_cast<int64_t>(0), n);
+    return;
+  }
+  const int64_t size = (n + pieces - 1) / pieces;
+  ctx.pool->parallel(static_cast<int32_t>((n + size - 1) / size), ctx.threads, [&](int32_t i) {
+    const int64_t begin = i * size, end = begin + size;
+    body(begin, end < n ? end : n);
+  });
+}
+
+// body(worker, item) for items [0, n), handed out one by one to at most `workers` workers, each of which has its own
+// number (and so its own scratch).
+template <typename F>
+void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, F&& body) {
+  if (workers > n) workers = n;
+  if (ctx.pool == nullptr || workers <= 1) {
+    for (int64_t i = 0; i < n; ++i) body(0, i);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  ctx.pool->parallel(static_cast<int32_t>(workers), ctx.threads, [&](int32_t worker) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(worker, i);
+  });
+}
+
+// Scratch is handed out in pieces of whole cache lines.
+inline size_t align64(size_t bytes) { return (bytes + 63) & ~static_cast<size_t>(63); }
+
+}  // namespace mrt

@@ -1,0 +1,21 @@
+// The inner function of softmax_f32 that every instruction set fills in.
+#pragma once
+
+#include "kernels/checks.h"
+
+namespace mrt {
+
+struct SoftmaxKernel {
+  Isa isa;
+  const char* name;
+  // y = softmax(x) or, with log, log(softmax(x)) of one row of d >= 1 numbers. y may be x.
+  void (*row)(const float* x, float* y, int64_t d, bool log);
+};
+
+#define MRT_KERNEL(isa) extern const SoftmaxKernel kSoftmaxF32_##isa;
+#include "kernels/softmax/kernels.inc"
+#undef MRT_KERNEL
+
+void softmax_reference(const float* x, float* y, int64_t d, bool log);
+
+}  // namespace mrt
