@@ -1,0 +1,64 @@
+// What happens to an accumulator before it is a result: bias, residual, activation (docs/kernels.md, "Epilogue").
+//
+// Bias, residual, relu and clip are done in registers by the kernels that compute the accumulator; any other activation
+// runs over the tile just written, while it is in cache.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernel.h"
+
+namespace mrt {
+
+enum class Act : uint8_t {
+  none,
+  relu,
+  clip,
+  leaky_relu,
+  elu,
+  sigmoid,
+  tanh,
+  gelu,
+  gelu_tanh,
+  silu,
+  hardswish,
+  hardsigmoid,
+  softplus,
+  mish,
+  exp,
+  sqrt,
+  abs,
+};
+
+struct Epilogue {
+  Act act;
+  bool residual_after;  // y = act(acc + bias) + r, else y = act(acc + bias + r)
+  float a, b;           // act_args
+  float lo, hi;         // what the accumulator is clamped to: relu and clip; else without bounds
+  bool clamp_only() const { return act <= Act::clip; }
+};
+
+// Activation in place on a tile, then, if residual is not null, its addition.
+struct EpilogueTable {
+  Isa isa;
+  void (*apply)(const Epilogue& e, float* c, int64_t ldc, int64_t rows, int64_t cols, const float* residual,
+                int64_t ldr);
+};
+extern const EpilogueTable kEpilogueScalar;
+extern const EpilogueTable kEpilogueAvx2;
+const EpilogueTable* epilogue_table(Isa isa);  // null for the reference
+
+// Reads act, act_args and residual_after; a contract without residual refuses the last.
+Status decode_epilogue(const Attrs& attrs, const char* contract, bool residual_allowed, Epilogue* out);
+
+// The formulas, in double precision: the oracle.
+double epilogue_reference(const Epilogue& e, double x);
+inline float epilogue_reference(const Epilogue& e, double acc, const float* bias, const float* residual) {
+  double x = acc + (bias ? static_cast<double>(*bias) : 0.0);
+  if (residual && !e.residual_after) x += static_cast<double>(*residual);
+  x = epilogue_reference(e, x);
+  if (residual && e.residual_after) x += static_cast<double>(*residual);
+  return static_cast<float>(x);
+}
+
+}  // namespace mrt

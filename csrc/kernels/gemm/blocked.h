@@ -1,0 +1,43 @@
+// The loops around the tile kernel: a matrix product cut into blocks that fit the caches, and shared between threads.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/epilogue/epilogue.h"
+#include "kernels/gemm/tile.h"
+
+namespace mrt {
+
+// y [m, n] = epilogue(A [m, taps * kc] * W), W packed in panels of 16 columns, [ceil(n / 16)][taps * kc][16].
+struct Product {
+  const TileTable* table;
+  const EpilogueTable* epilogue_table;
+  const Epilogue* epilogue;
+  int64_t m, n, taps, kc;
+  // The pointers to the rows [m0, m0 + rows) of A, as TileCall wants them: out[tap * rows + i]. Either `rows_of` fills
+  // them in, or, where it is null, row i starts at a + i * lda and there is one tap.
+  void (*rows_of)(const void* user, int64_t m0, int64_t rows, const float** out);
+  const void* user;
+  const float* a;
+  int64_t lda;
+  int64_t row_bytes;  // of A that one row adds to the cache: less than it reads where rows overlap; 0: taps * kc * 4
+  const float* w;
+  float* c;
+  int64_t ldc;
+  const float* bias;      // null or [n]
+  const float* residual;  // null or like c
+  int64_t ldr;
+};
+
+// Bytes of scratch that each of the workers of run_product (or the caller of product_block) needs.
+size_t product_scratch(int32_t mr, int64_t taps);
+
+// Rows [m0, m1) and panels [p0, p1) on the caller's thread.
+void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);
+
+// All of it, on at most ctx.threads threads; scratch holds product_scratch for each of them.
+void run_product(const Product& p, KernelContext& ctx, void* scratch);
+
+inline int64_t panels_of(int64_t n) { return n / kPanel + (n % kPanel != 0); }
+
+}  // namespace mrt

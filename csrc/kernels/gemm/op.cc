@@ -1,0 +1,156 @@
+// gemm_f32: y [..., n] = epilogue(a [..., k] * w [k, n]) with weights packed ahead of time.
+#include <cinttypes>
+
+#include "kernels/checks.h"
+#include "kernels/gemm/blocked.h"
+#include "kernels/gemm/pack.h"
+#include "kernels/gemm/reference.h"
+
+namespace mrt {
+namespace {
+
+constexpr const char* kContract = "gemm_f32";
+constexpr int64_t kMaxExtent = int64_t{1} << 40;
+
+struct Params {
+  const TileTable* table;  // null: the reference
+  const EpilogueTable* epilogue_table;
+  Epilogue epilogue;
+  int64_t n, k;
+};
+
+Status prepare(const Attrs& attrs, Isa isa, void* out) {
+  Params& p = *static_cast<Params*>(out);
+  p.n = p.k = -1;
+  MRT_TRY(attr_int(attrs, kContract, "n", 0, kMaxExtent, &p.n));
+  MRT_TRY(attr_int(attrs, kContract, "k", 0, kMaxExtent, &p.k));
+  if (p.n < 0 || p.k < 0) {
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attributes 'n' and 'k' are needed, %s is absent", kContract,
+                p.n < 0 ? "'n'" : "'k'");
+  }
+  MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  p.table = tile_table(isa);
+  p.epilogue_table = epilogue_table(isa);
+  return Status();
+}
+
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+  const Params& p = *static_cast<const Params*>(params);
+  MRT_TRY(check_count(kContract, "inputs", n_in, 2, 4));
+  MRT_TRY(check_count(kContract, "outputs", n_out, 1, 1));
+  MRT_TRY(check_f32(kContract, "a", in[0], -1));
+  MRT_TRY(check_f32(kContract, "y", out[0], -1));
+  const int32_t last = in[0].ndim - 1;
+  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kContract);
+  MRT_TRY(check_extent(kContract, "a", in[0], last, p.k));
+  if (out[0].ndim != in[0].ndim) {
+    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kContract, out[0].ndim, in[0].ndim);
+  }
+  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kContract, "y", out[0], i, in[0].shape[i]));
+  MRT_TRY(check_extent(kContract, "y", out[0], last, p.n));
+  MRT_TRY(check_packed(kContract, in[1], packed_panel_bytes(p.k, p.n)));
+  if (present(in, n_in, 2)) {
+    MRT_TRY(check_f32(kContract, "bias", in[2], 1));
+    MRT_TRY(check_extent(kContract, "bias", in[2], 0, p.n));
+  }
+  if (present(in, n_in, 3)) {
+    MRT_TRY(check_same_shape(kContract, "residual", in[3], out[0]));
+    MRT_TRY(check_f32(kContract, "residual", in[3], -1));
+  }
+  return Status();
+}
+
+size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
+  const Params& p = *static_cast<const Params*>(params);
+  return p.table ? product_scratch(p.table->mr, 1) * static_cast<size_t>(threads) : 0;
+}
+
+int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
+  const Params& p = *static_cast<const Params*>(params);
+  const int64_t m = in[0].extent(0, in[0].ndim - 1);
+  const float* bias = present(in, n_in, 2) ? in[2].as<const float>() : nullptr;
+  const float* residual = present(in, n_in, 3) ? in[3].as<const float>() : nullptr;
+  const float* a = in[0].as<const float>();
+  const float* w = in[1].as<const float>();
+  float* y = out[0].as<float>();
+  if (!p.table) {
+    gemm_reference(p.epilogue, m, p.n, p.k, a, p.k, w, bias, residual, y);
+    return MRT_OK;
+  }
+  Product product{};
+  product.table = p.table;
+  product.epilogue_table = p.epilogue_table;
+  product.epilogue = &p.epilogue;
+  product.m = m;
+  product.n = p.n;
+  product.taps = 1;
+  product.kc = p.k;
+  product.a = a;
+  product.lda = p.k;
+  product.w = w;
+  product.c = y;
+  product.ldc = p.n;
+  product.bias = bias;
+  product.residual = residual;
+  product.ldr = p.n;
+  run_product(product, ctx, ctx.scratch);
+  return MRT_OK;
+}
+
+// ---- packing
+// ---------------------------------------------------------------------------------------------------------
+
+Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, bool* trans) {
+  MRT_TRY(check_packing_name(kContract, packing, "gemm_f32_nr16_v1"));
+  MRT_TRY(check_f32(kContract, "weight", weight, 2));
+  int64_t w_trans = 0;
+  MRT_TRY(attr_int(attrs, kContract, "w_trans", 0, 1, &w_trans));
+  *trans = w_trans != 0;
+  return Status();
+}
+
+Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+  bool trans;
+  MRT_TRY(decode_packing(packing, weight, attrs, &trans));
+  const int64_t bytes = packed_panel_bytes(weight.shape[trans ? 1 : 0], weight.shape[trans ? 0 : 1]);
+  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  *out = static_cast<size_t>(bytes);
+  return Status();
+}
+
+Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+  bool trans;
+  MRT_TRY(decode_packing(packing, weight, attrs, &trans));
+  const int64_t rows = weight.shape[0], columns = weight.shape[1];
+  const float* w = weight.as<const float>();
+  if (trans) {
+    pack_panels(w, columns, rows, 1, columns, static_cast<float*>(out));
+  } else {
+    pack_panels(w, rows, columns, columns, 1, static_cast<float*>(out));
+  }
+  return Status();
+}
+
+const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  return p.table ? p.table->gemm_name : "gemm_f32_reference";
+}
+
+double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  return 2.0 * static_cast<double>(out[0].elements()) * static_cast<double>(p.k);
+}
+
+const char* const kPackings[] = {"gemm_f32_nr16_v1", nullptr};
+const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX2)
+    "gemm_f32_6x16_avx2",
+#endif
+    "gemm_f32_3x16_scalar", nullptr};
+
+}  // namespace
+
+extern const Operator kGemmF32Operator = {kContract, kPackings, kKernels,     sizeof(Params), prepare,     check,
+                                          scratch,   run,       packed_bytes, pack,           kernel_name, flops};
+
+}  // namespace mrt

@@ -1,0 +1,49 @@
+// The inner loop of every matrix product: a tile of at most table.mr rows by 16 columns of
+//   y[i, j] = act(bias[j] + sum over taps t and k of a[t][i][k] * w[t][k][j] + residual[i, j]).
+//
+// The rows of A are given as pointers, one per tap and row, so that one kernel serves GEMM (one tap) and convolution
+// (a tap per position of the filter; rows outside the image point at zeros) without copying the input.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernel.h"
+
+namespace mrt {
+
+constexpr int64_t kPanel = 16;  // columns of a packed panel; part of the packings' format
+
+struct TileCall {
+  const float* const* a;  // [taps][rows]
+  int64_t a_offset;       // floats, added to each of them
+  int64_t taps, kc;       // kc floats are read from each pointer
+  const float* w;         // [taps * kc] rows of 16 floats, ldw apart
+  int64_t ldw;
+  float* c;
+  int64_t ldc;
+  int64_t n;              // columns to store, 1 to 16
+  const float* bias;      // null, or n floats
+  const float* residual;  // null, or like c
+  int64_t ldr;
+  float lo, hi;
+  bool first;           // the accumulator starts from bias, else from c
+  bool last;            // residual and clamping follow, else the plain sum is stored
+  bool residual_after;  // the residual is added after clamping
+};
+
+constexpr int kMaxTileRows = 6;
+
+struct TileTable {
+  Isa isa;
+  int32_t mr;                                       // rows of the widest tile
+  void (*tile[kMaxTileRows + 1])(const TileCall&);  // by number of rows; [0] is unused
+  const char* gemm_name;
+  const char* matmul_name;
+  const char* conv2d_name;
+  const char* conv_transpose2d_name;
+};
+extern const TileTable kTileScalar;
+extern const TileTable kTileAvx2;
+const TileTable* tile_table(Isa isa);  // null for the reference
+
+}  // namespace mrt
