@@ -4,9 +4,13 @@
 #include "kernels/kernel.h"
 
 namespace mrt {
+
+extern const Operator kGemmF32Operator;
+
 namespace {
 
 const Operator* const kOperators[] = {
+    &kGemmF32Operator,
     nullptr,  // keeps the list a valid array while it is empty
 };
 constexpr size_t kCount = sizeof(kOperators) / sizeof(kOperators[0]) - 1;
