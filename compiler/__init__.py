@@ -1,1 +1,97 @@
 """maas_rt.compiler: turns a trained model into one file that the runtime loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from maas_rt._errors import CompileError, InvalidArgumentError, MissingExtraError
+
+if TYPE_CHECKING:
+    from ._configs import Progress
+    from .artifact import Artifact
+
+__all__ = ["Artifact", "compile"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Artifact":  # behind the import of tvm, which takes a second
+        from .artifact import Artifact
+
+        return Artifact
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def compile(
+    model: Any,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    target: str | Sequence[str] = "native",
+    dynamic: Any = None,
+    recipe: Any = None,
+    verify: bool = True,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    factory: str | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile `model` into an Artifact, checked against the framework that it came from.
+
+    Args:
+        model: an nn.Module, an ExportedProgram, an onnx.ModelProto, or the path of an .onnx file, a .pt2 or (with `factory`) a
+            checkpoint: .safetensors, .pt, or a DCP directory.
+        example_inputs: a sequence in the order of the inputs or a mapping by name; an nn.Module is traced on them, and the
+            artifact is verified on them beside drawn ones.
+        target: "native", "x86-64-v3", "x86-64-v2", "x86-64"; several, as a sequence or with commas, go into one file.
+        dynamic: dimensions that vary, as {"x": {0: (1, 32)}} or ["x:0=1..32"].
+        recipe: reserved for compression, which does not exist yet.
+        verify: False leaves the check out, and the manifest says "skipped".
+        input_shapes: fixes the shapes of an ONNX model's inputs, by name.
+        factory: "package.module:function", which builds the architecture that a checkpoint's weights belong to.
+        name: the model's name in the manifest.
+        progress: called with (stage, fraction done).
+
+    Raises:
+        UnsupportedOperatorError: the model has operators without a conversion; it lists all of them.
+        ImportModelError, CheckpointError: the source cannot be read, or does not fit the architecture.
+        VerificationError: the compiled model computes something else; it names the first operator that differs.
+        CompileError: anything else that stands in the way, in one sentence.
+    """
+    if recipe is not None:
+        raise CompileError("compression does not exist yet, so a recipe cannot be applied: leave out recipe")
+    try:
+        from ._configs import CompileOptions, VerifyOptions
+        from ._pipeline import compile_imported
+        from .importers import import_model
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "maas_rt":
+            raise
+        raise MissingExtraError("maas_rt.compiler", "compiler", error.name) from error
+    options = CompileOptions(
+        targets=tuple(target.split(",")) if isinstance(target, str) else tuple(target),
+        name=name,
+        verify=VerifyOptions() if verify else None,
+        dynamic=dynamic,
+        input_shapes=input_shapes,
+        factory=factory,
+    )
+    options.resolved_targets()  # an unknown target is refused before any work
+    if progress is not None:
+        progress("import", 0.0)
+    imported = import_model(model, example_inputs, dynamic=dynamic, input_shapes=input_shapes, factory=factory)
+    examples = _by_name(example_inputs, imported.input_names)
+    return compile_imported(imported, options, examples=examples, progress=progress)
+
+
+def _by_name(examples: Sequence[Any] | Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any] | None:
+    """The examples as arrays by input name; None where they do not fit the names (a module's keyword arguments, say)."""
+    if examples is None:
+        return None
+    given = dict(examples) if isinstance(examples, Mapping) else dict(zip(names, examples))
+    if set(given) != set(names):
+        return None
+    arrays = {}
+    for key, value in given.items():
+        arrays[key] = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    return arrays

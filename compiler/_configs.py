@@ -1,0 +1,51 @@
+"""What a user can choose: frozen, versioned dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .codegen import TargetSpec, resolve_targets
+
+__all__ = ["CompileOptions", "Progress", "TargetSpec", "VerifyOptions"]
+
+# Called with (the stage's name, the fraction that is done, 0 to 1).
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How an artifact is checked against its source framework.
+
+    `seed` draws the inputs; `runs` is how many random inputs each shape binding gets. The tolerances are for the worst
+    element's error against the output's scale, by element type; integers and bools must be equal.
+    """
+
+    version: int = 1
+    seed: int = 20240229
+    runs: int = 2
+    float64: float = 1e-8
+    float32: float = 1e-4
+    float16: float = 1e-2
+    bfloat16: float = 8e-2
+
+    def tolerance(self, dtype: str) -> float:
+        """The largest admitted error of an output of `dtype`; 0 for integers and bools."""
+        return float(getattr(self, dtype, 0.0))
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything that decides an artifact's bytes besides the model, and whether it is verified."""
+
+    version: int = 1
+    targets: tuple[str, ...] = ("native",)
+    name: str | None = None
+    verify: VerifyOptions | None = VerifyOptions()
+    dynamic: Any = None
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    factory: str | None = None
+
+    def resolved_targets(self) -> list[TargetSpec]:
+        return resolve_targets(self.targets)

@@ -1,0 +1,141 @@
+"""The whole way from a model to a file, as one flat, ordered list of stages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from maas_rt._errors import CompileError, InvalidArgumentError
+
+from ._configs import CompileOptions, Progress, TargetSpec
+from .artifact import Artifact, make_manifest
+from .codegen import GeneratedFunctions, build_code, collect_functions, schedule_functions
+from .importers import ImportedModel
+from .passes import lowering_passes
+from .plan import LinearPlan, build_plan
+from .verify import verify
+
+__all__ = ["compile_imported", "run_stages"]
+
+
+@dataclass
+class _Work:
+    """What the stages hand on to each other."""
+
+    model: ImportedModel
+    options: CompileOptions
+    targets: list[TargetSpec]
+    mod: tvm.IRModule
+    generated: GeneratedFunctions | None = None
+    code: dict[str, bytes] = field(default_factory=dict)
+    linear: LinearPlan | None = None
+    artifact: Artifact | None = None
+
+
+def compile_imported(
+    model: ImportedModel,
+    options: CompileOptions,
+    *,
+    examples: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Everything after import. Raises CompileError and its subclasses; see `maas_rt.compiler.compile`."""
+    work = _Work(model, options, options.resolved_targets(), model.mod)
+    stages: list[tuple[str, float, Callable[[_Work], None]]] = [  # name, rough share of the time, what it does
+        ("lower", 30, _lower),
+        ("collect generated functions", 1, _collect),
+        ("schedule", 15, _schedule),
+        ("build code", 24, _build),
+        ("pack weights and plan", 10, _plan),
+        ("write manifest", 1, _manifest),
+    ]
+    if options.verify is not None:
+        stages.append(("verify", 19, lambda work: _verify(work, examples)))
+    return run_stages(work, stages, progress)
+
+
+def run_stages(
+    work: _Work, stages: Sequence[tuple[str, float, Callable[[_Work], None]]], progress: Progress | None
+) -> Artifact:
+    """Run the stages in order and tell `progress` of each; the artifact of the last."""
+    total = sum(share for _, share, _ in stages)
+    done = 0.0
+    for name, share, stage in stages:
+        if progress is not None:
+            progress(name, done / total)
+        stage(work)
+        done += share
+    if progress is not None:
+        progress("done", 1.0)
+    assert work.artifact is not None
+    return work.artifact
+
+
+def _lower(work: _Work) -> None:
+    best = work.targets[0].to_tvm()
+    check = _checker()
+    mod = check("imported", work.mod)
+    with best, tvm.transform.PassContext(opt_level=3):
+        for name, stage in lowering_passes(best):
+            mod = check(name, stage(mod))
+        mod = relax.transform.RewriteDataflowReshape()(mod)
+        mod = relax.transform.DeadCodeElimination(["main"])(mod)
+    work.mod = mod
+
+
+def _checker() -> Callable[[str, tvm.IRModule], tvm.IRModule]:
+    """With MAAS_RT_CHECK=1 the module is held to the invariants of spec/ after each stage."""
+    if os.environ.get("MAAS_RT_CHECK") != "1":
+        return lambda stage, mod: mod
+    from .spec import check_module
+
+    def check(stage: str, mod: tvm.IRModule) -> tvm.IRModule:
+        check_module(mod, stage)
+        return mod
+
+    return check
+
+
+def _collect(work: _Work) -> None:
+    work.generated = collect_functions(work.mod)
+
+
+def _schedule(work: _Work) -> None:
+    assert work.generated is not None
+    work.generated = schedule_functions(work.generated)
+
+
+def _build(work: _Work) -> None:
+    assert work.generated is not None
+    if work.generated.functions:
+        work.code = {spec.name: build_code(work.generated.functions, spec) for spec in work.targets}
+
+
+def _plan(work: _Work) -> None:
+    assert work.generated is not None
+    name = work.options.name or str(work.model.provenance.get("name") or "model")
+    work.linear = build_plan(work.model, work.mod, work.generated.symbols, name)
+
+
+def _manifest(work: _Work) -> None:
+    assert work.linear is not None
+    manifest = make_manifest(work.model, work.linear.plan, [spec.name for spec in work.targets])
+    work.artifact = Artifact(work.linear, work.code, manifest)
+
+
+def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
+    assert work.artifact is not None and work.options.verify is not None
+    from .codegen import native_level
+    from dataclasses import replace
+
+    bare = replace(work.options, verify=None)
+    report = verify(
+        work.artifact, work.model, work.options.verify, lambda model: compile_imported(model, bare), examples
+    )
+    work.artifact = work.artifact.with_manifest(verified=report.to_manifest(work.model))

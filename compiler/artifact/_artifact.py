@@ -1,0 +1,56 @@
+"""A compiled model in memory, and how it becomes a file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from maas_rt import _container
+from maas_rt._plan import encode
+
+from ..plan import LinearPlan
+
+__all__ = ["Artifact"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What `compile` returns. `maas_rt.load` accepts it, `save` writes it, `to_bytes` gives the file's bytes."""
+
+    linear: LinearPlan
+    code: Mapping[str, bytes]  # by target, best first; empty if no step needs generated code
+    _manifest: dict[str, Any]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """A copy of the manifest (csrc/artifact/FORMAT.md lists its keys)."""
+        return copy.deepcopy(self._manifest)
+
+    def with_manifest(self, **changes: Any) -> Artifact:
+        """The same artifact with some of the manifest's keys replaced."""
+        return replace(self, _manifest={**self._manifest, **changes})
+
+    def sections(self) -> list[_container.Section]:
+        """The file's sections in order: manifest, plan, code, weights last."""
+        manifest = json.dumps(self._manifest, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        kinds = _container.SectionKind
+        parts = [_container.Section(kinds.MANIFEST, manifest), _container.Section(kinds.PLAN, encode(self.linear.plan))]
+        parts += [_container.Section(kinds.CODE, image, target) for target, image in self.code.items()]
+        if self.linear.weights.size:
+            parts.append(_container.Section(kinds.WEIGHTS, self.linear.weights.chunks))
+        return parts
+
+    def to_bytes(self) -> bytes:
+        """The file. Equal artifacts give equal bytes."""
+        return b"".join(_container.write(self.sections()))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file beside `path`, flush it to the disk and rename it into place: whatever happens, no half file is left.
+
+        Raises maas_rt.Error if it cannot be written.
+        """
+        _container.save(path, self.sections())

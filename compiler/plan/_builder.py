@@ -1,0 +1,384 @@
+"""Reads a linear plan off a Relax function in A-normal form: one binding is one step, a view, or a name for what exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+import numpy as np
+import tvm
+from tvm import relax, tirx
+
+from maas_rt._errors import CompileError
+from maas_rt._plan import Arg, ArgKind, Attr, Block, Check, Entry, Plan, State, Step, StepKind, Storage, Symbol, Value
+
+from ..importers._imported import ImportedModel, SymbolSpec
+from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
+from ._dtypes import constant_bytes, dtype_code
+from ._exprs import ExprPool
+from ._symbols import bind_input_symbols
+from ._weights import WeightsSection
+
+__all__ = ["PlanBuilder"]
+
+# Bindings that only give another shape to what their first argument holds.
+_VIEWS = frozenset({"relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze"})
+_PACKED_ARGS: dict[str, tuple[int, ...]] = {"lstm_f32": (1, 2), "gru_f32": (1, 2)}
+_WEIGHT_ARG = (1,)  # every other contract with packed weights
+
+
+@dataclass(frozen=True)
+class ShapeSlot:
+    """A shape that the plan knows as expressions."""
+
+    exprs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NumberSlot:
+    """A scalar integer that the plan knows as an expression."""
+
+    expr: int
+
+
+# What a Relax variable stands for: a value's index, a tuple of such, a shape, or a number.
+Slot = Union[int, "tuple[Slot, ...]", ShapeSlot, NumberSlot]
+
+
+class PlanBuilder:
+    """Builds the plan of one entry. `symbols_of` maps the module's function names to those of the code section."""
+
+    def __init__(self, model: ImportedModel, functions: Mapping[str, str], name: str) -> None:
+        self.model = model
+        self.functions = functions
+        self.plan = Plan(name=name)
+        self.weights = WeightsSection()
+        self.pool = ExprPool()
+        self._env: dict[Any, Slot] = {}
+        self._constants: dict[tuple[Any, ...], int] = {}
+        self._block = Block()
+        self._checks: list[Check] = []
+
+    # ---- the whole function ----------------------------------------------------------------------------------------
+
+    def build(self, function: relax.Function) -> Plan:
+        plan, model = self.plan, self.model
+        names = [*model.input_names, *(state.name for state in model.states)]
+        if len(names) != len(function.params):
+            raise CompileError(f"main has {len(function.params)} parameters, and the importer named {len(names)}")
+        bind_input_symbols(function.params, model.symbols, plan, self.pool, self._checks)
+        inputs = [self._parameter(param, name) for param, name in zip(function.params, model.input_names)]
+        states = [
+            self._state(param, spec, index)
+            for index, (param, spec) in enumerate(zip(function.params[len(inputs) :], model.states))
+        ]
+        plan.blocks.append(self._block)
+        self._block.name = "main"
+        results = self._body(function.body)
+        results = results if isinstance(results, tuple) else (results,)
+        wanted = len(model.output_names) + len(model.states)
+        if len(results) != wanted:
+            raise CompileError(f"main returns {len(results)} values, and the importer named {wanted}")
+        outputs = self._outputs(results[: len(model.output_names)])
+        self._next_states(results[len(model.output_names) :], states)
+        self._block.results = outputs
+        numbers = list(range(len(states)))
+        plan.entries.append(Entry("main", inputs, outputs, 0, numbers, list(numbers), self._checks))
+        plan.exprs = self.pool.exprs
+        return plan
+
+    def _parameter(self, param: relax.Var, name: str) -> int:
+        index = self._value(name, param.ty, Storage.INPUT)
+        self._env[param] = index
+        return index
+
+    def _state(self, param: relax.Var, spec: Any, number: int) -> int:
+        index = self._value(spec.name, param.ty, Storage.STATE)
+        self.plan.values[index].base = number
+        initial = np.asarray(spec.initial)
+        init = self._array(initial, param.ty, f"{spec.name}.initial") if initial.any() else -1
+        self.plan.states.append(State(spec.name, index, init))
+        self._env[param] = index
+        return index
+
+    def _outputs(self, slots: Sequence[Slot]) -> list[int]:
+        """Each output a value of its own that a step defines: what is an input, a constant, a view or given twice is copied."""
+        seen: set[int] = set()
+        outputs = []
+        for slot, name in zip(slots, self.model.output_names):
+            index = self._tensor(slot, f"the output {name}")
+            if self.plan.values[index].storage != Storage.ARENA or index in seen:
+                index = self._copy(index, name)
+            seen.add(index)
+            self.plan.values[index].name = name
+            outputs.append(index)
+        return outputs
+
+    def _next_states(self, slots: Sequence[Slot], states: Sequence[int]) -> None:
+        """Copies at the end of the block, after every read of the old values; what is another state goes through a copy."""
+        pending = []
+        for slot, state in zip(slots, states):
+            index = self._tensor(slot, f"the state {self.plan.values[state].name}")
+            root = self._root(index)
+            if root == state and self.plan.values[index].dims == self.plan.values[state].dims:
+                continue
+            if self.plan.values[root].storage == Storage.STATE:
+                index = self._copy(index, self.plan.values[index].name)
+            pending.append((index, state))
+        for index, state in pending:
+            self._step(StepKind.COPY, f"{self.plan.values[state].name} (state)", [index], [state])
+
+    # ---- bindings --------------------------------------------------------------------------------------------------
+
+    def _body(self, body: Any) -> Slot:
+        if not isinstance(body, relax.SeqExpr):
+            return self._slot(body)
+        for block in body.blocks:
+            for binding in block.bindings:
+                if isinstance(binding, relax.MatchCast):
+                    self._env[binding.var] = self._match_cast(binding)
+                else:
+                    self._env[binding.var] = self._binding(binding.var, binding.value)
+        return self._slot(body.body)
+
+    def _binding(self, var: relax.Var, value: Any) -> Slot:
+        if isinstance(value, relax.If):
+            return self._if(var, value)
+        if not isinstance(value, tvm.ir.Call):
+            return self._slot(value)
+        kernel = read_kernel_call(value)
+        if kernel is not None:
+            return self._kernel(var, value, kernel)
+        op = getattr(value.op, "name", None)
+        if op == "relax.call_tir":
+            return self._code(var, value)
+        if op in _VIEWS:
+            return self._view(var, self._tensor(self._slot(value.args[0]), var.name))
+        if op == "relax.shape_of":
+            return ShapeSlot(tuple(self.plan.values[self._tensor(self._slot(value.args[0]), var.name)].dims))
+        if op == "relax.shape_to_tensor":
+            return self._shape_to_tensor(var, value)
+        if op == "relax.tensor_to_shape":
+            return self._tensor_to_shape(var, value)
+        if is_prim(value):
+            return NumberSlot(self.pool.lower(value))
+        what = op or getattr(value.op, "global_symbol", None) or getattr(value.op, "name_hint", None) or type(value.op).__name__
+        if op == "relax.call_dps_packed" or op == "relax.call_pure_packed":
+            what = f"{op} of {value.args[0].global_symbol}"
+        raise CompileError(f"the compiler has no step for {what} (binding {var.name}): this operator is not supported yet")
+
+    def _slot(self, expr: Any) -> Slot:
+        if isinstance(expr, relax.Var) and expr in self._env:
+            return self._env[expr]
+        if isinstance(expr, relax.Tuple):
+            return tuple(self._slot(field) for field in expr.fields)
+        if isinstance(expr, relax.TupleGetItem):
+            fields = self._slot(expr.tuple_value)
+            if not isinstance(fields, tuple):
+                raise CompileError(f"{expr} takes an element of what is not a tuple")
+            return fields[expr.index]
+        if isinstance(expr, tvm.ir.GenericConst):
+            return self._constant(expr)
+        if isinstance(expr, relax.ShapeExpr):
+            return ShapeSlot(tuple(self.pool.lower(value) for value in expr.values))
+        if is_prim(expr):
+            return NumberSlot(self.pool.lower(expr))
+        raise CompileError(f"the compiler cannot place {type(expr).__name__} in a plan: {str(expr)[:80]}")
+
+    def _code(self, var: relax.Var, call: Any) -> Slot:
+        slots = [self._slot(arg) for arg in call.args[1]]
+        if len(call.args) > 2:
+            slots += [self._slot(arg) for arg in call.args[2:]]
+        values = [slot for slot in slots if isinstance(slot, int)]
+        numbers = [slot for slot in slots if not isinstance(slot, int)]
+        args = [Arg(ArgKind.VALUE, index) for index in values]
+        for slot in numbers:
+            if isinstance(slot, NumberSlot):
+                args.append(Arg(ArgKind.EXPR, slot.expr))
+            elif isinstance(slot, ShapeSlot):
+                args.extend(Arg(ArgKind.EXPR, expr) for expr in slot.exprs)
+            else:
+                raise CompileError(f"the generated function of {var.name} takes a tuple")
+        outs, slot = self._define(var.name, call.ty_args[0])
+        target = self.functions[call.args[0].name_hint]
+        self._block.steps.append(Step(StepKind.CODE, var.name, target, args=args, outs=outs))
+        return slot
+
+    def _kernel(self, var: relax.Var, call: Any, kernel: KernelCall) -> Slot:
+        packed = _PACKED_ARGS.get(kernel.contract, _WEIGHT_ARG) if kernel.packing else ()
+        args = []
+        for position, expr in enumerate(kernel.args):
+            if expr is None:
+                args.append(Arg(ArgKind.ABSENT))
+            elif position in packed:
+                args.append(Arg(ArgKind.VALUE, self._packed(var, kernel, expr)))
+            else:
+                args.append(Arg(ArgKind.VALUE, self._tensor(self._slot(expr), var.name)))
+        types = kernel_outputs(call)
+        outs, slot = self._define(var.name, types[0] if len(types) == 1 else types)
+        attrs = [_attr(key, value) for key, value in sorted(kernel.attrs.items())]
+        self._block.steps.append(
+            Step(StepKind.KERNEL, kernel.name or var.name, kernel.contract, kernel.packing, args=args, outs=outs, attrs=attrs)
+        )
+        return slot
+
+    def _packed(self, var: relax.Var, kernel: KernelCall, expr: Any) -> int:
+        if not isinstance(expr, tvm.ir.GenericConst):
+            raise CompileError(f"{kernel.contract} ({var.name}) packs its weight, which is not a constant")
+        array = expr.value.numpy()
+        place = self.weights.add_packed(kernel.contract, kernel.packing, array, kernel.attrs)
+        return self._stored(place, expr.ty, f"{var.name}.{kernel.packing}")
+
+    def _view(self, var: relax.Var, base: int) -> int:
+        dims = self._dims(var.ty, var.name)
+        if dims == self.plan.values[base].dims:
+            return base
+        index = self._value(var.name, var.ty, Storage.VIEW)
+        self.plan.values[index].base = base
+        self.plan.values[index].offset = self.pool.const(0)
+        return index
+
+    def _if(self, var: relax.Var, expr: relax.If) -> Slot:
+        condition = self._tensor(self._slot(expr.cond), var.name)
+        blocks = []
+        for branch, label in ((expr.true_branch, "then"), (expr.false_branch, "else")):
+            number = len(self.plan.blocks)
+            outer, self._block = self._block, Block(f"{var.name}.{label}")
+            self.plan.blocks.append(self._block)
+            flat = _flatten(self._body(branch))
+            self._block.results = [self._tensor(slot, self._block.name) for slot in flat]
+            self._block = outer
+            blocks.append(number)
+        outs, slot = self._define(var.name, var.ty)
+        self._block.steps.append(
+            Step(StepKind.IF, var.name, args=[Arg(ArgKind.VALUE, condition)], outs=outs, blocks=blocks)
+        )
+        return slot
+
+    def _shape_to_tensor(self, var: relax.Var, call: Any) -> int:
+        shape = self._slot(call.args[0])
+        if not isinstance(shape, ShapeSlot):
+            raise CompileError(f"the shape of {var.name} is not known")
+        index = len(self.plan.values)
+        value = Value(var.name, dtype_code=0, dtype_bits=64, dims=[self.pool.const(len(shape.exprs))])
+        self.plan.values.append(value)
+        args = [Arg(ArgKind.EXPR, expr) for expr in shape.exprs]
+        self._block.steps.append(Step(StepKind.SHAPE, var.name, args=args, outs=[index]))
+        return index
+
+    def _tensor_to_shape(self, var: relax.Var, call: Any) -> ShapeSlot:
+        source = self._tensor(self._slot(call.args[0]), var.name)
+        dims = [self.pool.constant_value(dim) for dim in self.plan.values[source].dims]
+        count = dims[0] if dims else 1
+        if len(dims) > 1 or count is None:
+            raise CompileError(f"the shape {var.name} has a rank that only the data decides, which is not supported")
+        numbers = []
+        for position in range(count):
+            numbers.append(len(self.plan.symbols))
+            self.plan.symbols.append(Symbol(f"{var.name}.{position}"))
+        self._block.steps.append(Step(StepKind.BIND, var.name, args=[Arg(ArgKind.VALUE, source)], binds=numbers))
+        return ShapeSlot(tuple(self.pool.symbol(number) for number in numbers))
+
+    def _match_cast(self, binding: relax.MatchCast) -> Slot:
+        """Names dimensions that are known already (a new variable stands for the extent), or checks what both sides know."""
+        slot = self._slot(binding.value)
+        if isinstance(slot, ShapeSlot):
+            known, pattern = list(slot.exprs), list(binding.ty.values)
+        elif isinstance(slot, int) and isinstance(binding.ty, relax.TensorType):
+            known, pattern = self.plan.values[slot].dims, list(binding.ty.shape.values) if binding.ty.shape else []
+        else:
+            return slot
+        for expr, wanted in zip(known, pattern):
+            if isinstance(wanted, tirx.Var) and not self.pool.knows(wanted):
+                self.pool.bind(wanted, expr)
+                continue
+            lowered = self.pool.lower(wanted)
+            if lowered != expr:
+                self._checks.append(Check(expr, lowered, f"{binding.var.name}: the extent must equal {wanted}"))
+        return slot
+
+    # ---- values ----------------------------------------------------------------------------------------------------
+
+    def _define(self, name: str, types: Any) -> tuple[list[int], Slot]:
+        """New values for a step's results; (their indices, the slot of the whole)."""
+        if isinstance(types, (list, tuple, tvm.ir.TupleType)):
+            fields = list(types.fields) if isinstance(types, tvm.ir.TupleType) else list(types)
+            outs: list[int] = []
+            slots: list[Slot] = []
+            for number, each in enumerate(fields):
+                inner, slot = self._define(f"{name}.{number}", each)
+                outs += inner
+                slots.append(slot)
+            return outs, tuple(slots)
+        index = self._value(name, types, Storage.ARENA)
+        return [index], index
+
+    def _value(self, name: str, ty: Any, storage: Storage) -> int:
+        if not isinstance(ty, relax.TensorType) or not ty.dtype:
+            raise CompileError(f"{name} is {ty}, and a plan holds tensors of a known element type")
+        code, bits = dtype_code(str(ty.dtype))
+        self.plan.values.append(
+            Value(name, dtype_code=code, dtype_bits=bits, storage=storage, dims=self._dims(ty, name))
+        )
+        return len(self.plan.values) - 1
+
+    def _dims(self, ty: Any, name: str) -> list[int]:
+        if not isinstance(ty.shape, relax.ShapeExpr):
+            raise CompileError(f"the shape of {name} is not known at compile time, not even by symbols")
+        return [self.pool.lower(extent) for extent in ty.shape.values]
+
+    def _constant(self, constant: Any) -> int:
+        return self._array(constant.value.numpy(), constant.ty, f"constant{len(self._constants)}")
+
+    def _array(self, array: Any, ty: Any, name: str) -> int:
+        return self._stored(self.weights.add(constant_bytes(array)), ty, name)
+
+    def _stored(self, place: tuple[int, int], ty: Any, name: str) -> int:
+        key = (place, str(ty.dtype), tuple(int(extent) for extent in ty.shape.values))
+        if key not in self._constants:
+            index = self._value(name, ty, Storage.CONSTANT)
+            self.plan.values[index].offset, self.plan.values[index].bytes = place
+            self._constants[key] = index
+        return self._constants[key]
+
+    def _tensor(self, slot: Slot, place: str) -> int:
+        if isinstance(slot, int):
+            return slot
+        if isinstance(slot, tuple) and len(slot) == 1:
+            return self._tensor(slot[0], place)
+        raise CompileError(f"{place} is a {type(slot).__name__.removesuffix('Slot').lower()}, where a tensor was expected")
+
+    def _root(self, index: int) -> int:
+        while self.plan.values[index].storage == Storage.VIEW:
+            index = self.plan.values[index].base
+        return index
+
+    def _copy(self, source: int, name: str) -> int:
+        value = self.plan.values[source]
+        index = len(self.plan.values)
+        self.plan.values.append(Value(name, dtype_code=value.dtype_code, dtype_bits=value.dtype_bits, dims=list(value.dims)))
+        self._step(StepKind.COPY, name, [source], [index])
+        return index
+
+    def _step(self, kind: StepKind, name: str, args: Sequence[int], outs: Sequence[int]) -> None:
+        self._block.steps.append(Step(kind, name, args=[Arg(ArgKind.VALUE, each) for each in args], outs=list(outs)))
+
+
+def is_prim(expr: Any) -> bool:
+    """Whether `expr` is an integer or bool scalar expression (what shapes are made of)."""
+    return isinstance(expr, tvm.ir.Expr) and bool(tvm.ir.is_prim_expr(expr))
+
+
+def _attr(key: str, value: Any) -> Attr:
+    if isinstance(value, str):
+        return Attr(key, text=value)
+    if value and isinstance(value[0], float):
+        return Attr(key, floats=[float(item) for item in value])
+    return Attr(key, ints=[int(item) for item in value])
+
+
+def _flatten(slot: Slot) -> list[Slot]:
+    return [leaf for field in slot for leaf in _flatten(field)] if isinstance(slot, tuple) else [slot]
+
+

@@ -1,0 +1,283 @@
+"""Runs an artifact beside the framework that its model came from; what differs is refused, with the operator that began it.
+
+Rules. The error of a float output is its worst element's against the output's scale: max |got - want| / max |want|, within the
+tolerance of its element type (VerifyOptions). NaNs must stand in the same places, infinities must be equal, integers and bools must be
+equal. An output that is constant or NaN throughout, for every input that was tried, is no evidence: the manifest lists it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maas_rt._errors import CompileError, Error, VerificationError
+
+from ._configs import VerifyOptions
+from .artifact import Artifact
+from .importers._imported import ImportedModel, SymbolSpec
+
+__all__ = ["Difference", "Report", "compare", "sample_inputs", "verify"]
+
+Array = npt.NDArray[Any]
+CompileModel = Callable[[ImportedModel], Artifact]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one output differs: `error` against its scale (infinite where NaNs, infinities, shapes or integers differ)."""
+
+    output: str
+    error: float
+    detail: str
+
+
+@dataclass
+class Report:
+    """What verification found: the largest error over all outputs and inputs, and the outputs that told nothing."""
+
+    max_relative_error: float = 0.0
+    runs: int = 0
+    telling: set[str] = field(default_factory=set)
+
+    def to_manifest(self, model: ImportedModel) -> dict[str, Any]:
+        """The manifest's `verified`; the error as the power of ten that bounds it, so that equal compiles stay equal bytes."""
+        silent = [name for name in model.output_names if name not in self.telling]
+        bound = 0.0 if self.max_relative_error == 0 else float(f"1e{int(np.ceil(np.log10(self.max_relative_error)))}")
+        result: dict[str, Any] = {
+            "status": "passed",
+            "max_relative_error": bound,
+            "reference": str(model.provenance.get("framework", "source")),
+            "runs": self.runs,
+        }
+        if silent:
+            result["constant_outputs"] = silent
+        return result
+
+
+def verify(
+    artifact: Artifact,
+    model: ImportedModel,
+    options: VerifyOptions,
+    compile_model: CompileModel,
+    examples: Mapping[str, Array] | None = None,
+) -> Report:
+    """Compare the artifact with `model.source` on drawn inputs and on `examples`.
+
+    Raises VerificationError that names the first operator whose result differs (found by compiling prefixes of the model with
+    `compile_model`) and by how much; CompileError if the source runs on none of the inputs.
+    """
+    report = Report()
+    program = _load(artifact)
+    refusal = ""
+    for inputs in sample_inputs(model, options, examples):
+        try:
+            wanted = model.source.run(inputs)
+        except Exception as error:  # the framework's own complaint about these values, of whatever class
+            refusal = refusal or str(error).strip().split("\n", 1)[0]
+            continue
+        difference = _check_run(program, inputs, wanted, options, report)
+        if difference is not None:
+            raise _blame(model, inputs, difference, options, compile_model)
+    if report.runs == 0:
+        raise CompileError(f"the source framework ran on none of the inputs drawn for verification ({refusal}): give real ones, or verify=False")
+    return report
+
+
+def _check_run(
+    program: Any, inputs: Mapping[str, Array], wanted: Mapping[str, Array], options: VerifyOptions, report: Report
+) -> Difference | None:
+    got = _run(program, inputs)
+    report.runs += 1
+    for name, reference in wanted.items():
+        reference = np.asarray(reference)
+        difference = compare(name, got[name], reference, options)
+        report.max_relative_error = max(report.max_relative_error, difference.error)
+        if difference.error > options.tolerance(str(reference.dtype)) or difference.detail:
+            return difference
+        if _telling(reference):
+            report.telling.add(name)
+    return None
+
+
+def _telling(reference: Array) -> bool:
+    """Whether agreement on this output means something: it has two different numbers, or is a single one."""
+    values = reference[~np.isnan(reference)] if reference.dtype.kind in "fc" else reference
+    return bool(values.size) and (reference.size == 1 or bool((values != values.flat[0]).any()))
+
+
+def compare(name: str, got: Array, wanted: Array, options: VerifyOptions) -> Difference:
+    """The difference of one output; `detail` says what no tolerance covers."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    if got.shape != wanted.shape:
+        return Difference(name, np.inf, f"its shape is {got.shape} and must be {wanted.shape}")
+    if str(got.dtype) != str(wanted.dtype):
+        return Difference(name, np.inf, f"its element type is {got.dtype} and must be {wanted.dtype}")
+    if options.tolerance(str(wanted.dtype)) == 0.0 and wanted.dtype.kind != "c":
+        wrong = int((got != wanted).sum())
+        return Difference(name, np.inf if wrong else 0.0, f"{wrong} of {wanted.size} elements differ" if wrong else "")
+    wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
+    g, w = got.astype(wide), wanted.astype(wide)
+    if (np.isnan(g) != np.isnan(w)).any():
+        count = int((np.isnan(g) != np.isnan(w)).sum())
+        return Difference(name, np.inf, f"{count} of {w.size} elements are NaN on one side only")
+    infinite = np.isinf(w) | np.isinf(g)
+    if (g[infinite] != w[infinite]).any():
+        return Difference(name, np.inf, "infinities differ")
+    finite = ~(np.isnan(w) | infinite)
+    if not finite.any():
+        return Difference(name, 0.0, "")
+    worst = float(np.abs(g[finite] - w[finite]).max())
+    scale = float(np.abs(w[finite]).max())
+    return Difference(name, worst / scale if scale > 0 else worst, "")
+
+
+# ---- inputs --------------------------------------------------------------------------------------------------------------
+
+
+def sample_inputs(
+    model: ImportedModel, options: VerifyOptions, examples: Mapping[str, Array] | None
+) -> Iterator[dict[str, Array]]:
+    """Inputs by name: the examples, then `options.runs` random ones for each binding of the symbols (smallest, medium)."""
+    for given in (examples, model.example_inputs):
+        if given is not None and set(given) == set(model.input_names):
+            yield {name: np.asarray(array) for name, array in given.items()}
+    ranges = model.source.input_ranges()
+    for binding in _bindings(model.symbols):
+        for number in range(options.runs):
+            text = f"{options.seed}/{number}/{sorted(binding.items())}"
+            rng = np.random.default_rng(zlib.crc32(text.encode()))
+            yield {
+                name: _draw(rng, _shape(param, binding), str(param.ty.dtype), ranges.get(name), number)
+                for name, param in zip(model.input_names, model.mod["main"].params)
+            }
+
+
+def _bindings(symbols: Mapping[str, SymbolSpec]) -> list[dict[str, int]]:
+    """Extents for the symbols: all at their smallest (at least 1), then all at medium sizes that differ from each other."""
+    if not symbols:
+        return [{}]
+    smallest, medium = {}, {}
+    for number, (name, spec) in enumerate(sorted(symbols.items())):
+        smallest[name] = _fit(max(spec.min, 1), spec)
+        medium[name] = _fit(max(spec.min + 2 * spec.multiple, spec.multiple * (3 + 2 * number)), spec)
+    return [smallest, medium] if medium != smallest else [smallest]
+
+
+def _fit(extent: int, spec: SymbolSpec) -> int:
+    """The extent nearest above `extent` that the symbol allows, else the largest below."""
+    fitted = -(-extent // spec.multiple) * spec.multiple
+    if spec.max is not None and fitted > spec.max:
+        fitted = spec.max // spec.multiple * spec.multiple
+    return fitted
+
+
+def _shape(param: Any, binding: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(_evaluate(extent, binding) for extent in param.ty.shape.values)
+
+
+def _evaluate(extent: Any, binding: Mapping[str, int]) -> int:
+    from tvm import tirx
+    from tvm.sym import Analyzer
+    from tvm.tirx.analysis import undefined_vars
+
+    if isinstance(extent, (int, tirx.IntImm)):
+        return int(extent)
+    analyzer = Analyzer()
+    for var in undefined_vars(extent):
+        analyzer.bind(var, tirx.IntImm(str(var.dtype), binding.get(var.name, 2)))
+    return int(analyzer.simplify(extent))
+
+
+def _draw(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: str, bounds: tuple[float, float] | None, number: int
+) -> Array:
+    """Random values: normal floats (odd runs: positive and larger), small integers, coins; inside `bounds` where given."""
+    if dtype == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.startswith(("int", "uint")):
+        low, high = bounds if bounds is not None else (0, 3)
+        return rng.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
+    if bounds is not None:
+        values = rng.uniform(bounds[0], bounds[1], shape)
+    else:
+        values = rng.standard_normal(shape) if number % 2 == 0 else rng.uniform(0.1, 2.0, shape)
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return values.astype(ml_dtypes.bfloat16)
+    return values.astype(dtype)
+
+
+# ---- blame ---------------------------------------------------------------------------------------------------------------
+
+
+def _blame(
+    model: ImportedModel,
+    inputs: Mapping[str, Array],
+    difference: Difference,
+    options: VerifyOptions,
+    compile_model: CompileModel,
+) -> VerificationError:
+    """The error that names the first operator whose result differs, found by halving the model."""
+    agree, differ = 0, model.source.operators()
+    operator, worst = "", difference
+    while differ - agree > 1:
+        middle = (agree + differ) // 2
+        found = _prefix_difference(model, middle, inputs, options, compile_model)
+        if found is None:
+            agree = middle
+        else:
+            differ, (operator, worst) = middle, found
+    if not operator:
+        try:
+            operator = model.source.prefix(differ)[1]
+        except Exception:  # a source that cannot be cut still gets the whole model's difference reported
+            operator = ""
+    what = worst.detail or f"a relative error of {worst.error:.2g}"
+    place = f"operator {operator} (number {differ} of {model.source.operators()})" if operator else f"output {worst.output}"
+    total = difference.detail or f"{difference.error:.2g}"
+    return VerificationError(
+        f"the compiled model differs from {model.provenance.get('framework', 'its source')}: the first difference is at {place}, {what}; "
+        f"output {difference.output} differs by {total}; nothing was written",
+        operator,
+        worst.error,
+    )
+
+
+def _prefix_difference(
+    model: ImportedModel, count: int, inputs: Mapping[str, Array], options: VerifyOptions, compile_model: CompileModel
+) -> tuple[str, Difference] | None:
+    """(operator, difference) of the model's first `count` operators; None if they agree or cannot be compared."""
+    try:
+        prefix, operator = model.source.prefix(count)
+        wanted = prefix.source.run(inputs)
+        got = _run(_load(compile_model(prefix)), inputs)
+    except Error:
+        return None
+    worst: Difference | None = None
+    for name, reference in wanted.items():
+        difference = compare(name, got[name], np.asarray(reference), options)
+        wrong = difference.detail or difference.error > options.tolerance(str(np.asarray(reference).dtype))
+        if wrong and (worst is None or difference.error > worst.error):
+            worst = difference
+    return None if worst is None else (operator, worst)
+
+
+def _load(artifact: Artifact) -> Any:
+    import maas_rt
+
+    return maas_rt.load(artifact.to_bytes())
+
+
+def _run(program: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs by name, states (if any) at their initial values."""
+    wanted = {info.name for info in program.inputs}
+    given = {name: array for name, array in inputs.items() if name in wanted}
+    has_states = bool(program.manifest["states"])
+    result: dict[str, Array] = program.run(given, state=program.state()) if has_states else program.run(given)
+    return result
