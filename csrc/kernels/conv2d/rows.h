@@ -1,0 +1,26 @@
+// Where the rows of a convolution's matrix product lie: output pixel m, tap t -> the input floats that they multiply.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/conv2d/geometry.h"
+
+namespace mrt {
+
+// One group of a convolution over NHWC. `tap_w` positions of the filter next to each other count as one tap of
+// tap_w * channels floats where the image needs no padding to the left and right (kernel_w, else 1).
+struct ConvRows {
+  const float* x;      // of the first image, at the group's first channel
+  const float* zeros;  // as many as a tap reads
+  int64_t h, w;        // of the input
+  int64_t out_h, out_w;
+  int64_t pad_top, pad_left;
+  int64_t stride_h, stride_w, dilation_h, dilation_w;
+  int64_t kernel_h, taps_w;
+  int64_t pixel, line, image;  // floats from one to the next
+};
+
+// A Product::rows_of; user is a ConvRows.
+void conv_rows(const void* user, int64_t m0, int64_t rows, const float** out);
+
+}  // namespace mrt
