@@ -46,16 +46,17 @@ Status decode_conv(const Attrs& attrs, const char* contract, ConvGeometry* out) 
                 kernel[0] == 0 ? "kernel" : "channels");
   }
   if (kernel[0] * kernel[1] > kMaxTaps) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a kernel of %" PRId64 " x %" PRId64 " is larger than this library takes",
-                contract, kernel[0], kernel[1]);
+    return fail(MRT_ERROR_INVALID_ARGUMENT,
+                "%s: a kernel of %" PRId64 " x %" PRId64 " is larger than this library takes", contract, kernel[0],
+                kernel[1]);
   }
   if (channels[0] % groups != 0 || channels[1] % groups != 0) {
     return fail(MRT_ERROR_INVALID_ARGUMENT,
-                "%s: %" PRId64 " input and %" PRId64 " output channels are not divisible by %" PRId64 " groups", contract,
-                channels[0], channels[1], groups);
+                "%s: %" PRId64 " input and %" PRId64 " output channels are not divisible by %" PRId64 " groups",
+                contract, channels[0], channels[1], groups);
   }
-  *out = ConvGeometry{strides[0], strides[1], pads[0],   pads[1],     pads[2],     pads[3],  dilations[0], dilations[1],
-                      kernel[0],  kernel[1],  groups,    channels[0], channels[1], extra[0], extra[1]};
+  *out = ConvGeometry{strides[0], strides[1], pads[0], pads[1],     pads[2],     pads[3],  dilations[0], dilations[1],
+                      kernel[0],  kernel[1],  groups,  channels[0], channels[1], extra[0], extra[1]};
   return Status();
 }
 
@@ -81,8 +82,8 @@ Status check_conv(const char* contract, const ConvGeometry& g, bool transposed, 
   }
   if (y[0] != x[0] || y[1] != h || y[2] != w) {
     return fail(MRT_ERROR_SHAPE,
-                "%s: y is %" PRId64 " x %" PRId64 " x %" PRId64 " (batch, height, width), expected %" PRId64 " x %" PRId64
-                " x %" PRId64,
+                "%s: y is %" PRId64 " x %" PRId64 " x %" PRId64 " (batch, height, width), expected %" PRId64
+                " x %" PRId64 " x %" PRId64,
                 contract, y[0], y[1], y[2], x[0], h, w);
   }
   if (present(in, n_in, 2)) {

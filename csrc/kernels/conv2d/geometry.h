@@ -13,7 +13,7 @@ struct ConvGeometry {
   int64_t dilation_h, dilation_w;
   int64_t kernel_h, kernel_w;
   int64_t groups;
-  int64_t in_channels, out_channels;  // over all groups
+  int64_t in_channels, out_channels;           // over all groups
   int64_t output_padding_h, output_padding_w;  // of a transposed convolution
 
   int64_t taps() const { return kernel_h * kernel_w; }

@@ -1,7 +1,8 @@
 // conv2d_f32: a convolution over NHWC as a matrix product whose rows are read where they lie (implicit GEMM).
 //
 // The idea of row pointers instead of a copy of the input is M. Dukhan's "The Indirect Convolution Algorithm" (2019);
-// here the pointers are made for one block of rows at a time, so that they stay in cache and need no memory of their own.
+// here the pointers are made for one block of rows at a time, so that they stay in cache and need no memory of their
+// own.
 #include <algorithm>
 #include <cinttypes>
 #include <cstring>
@@ -25,7 +26,8 @@ struct Params {
   ConvGeometry g;
 };
 
-// How the input is read: taps of one pixel each, or whole lines of the filter, over the image as it is or a padded copy.
+// How the input is read: taps of one pixel each, or whole lines of the filter, over the image as it is or a padded
+// copy.
 struct Access {
   bool lines;   // a tap is kernel_w pixels
   bool copied;  // from an image padded into scratch
@@ -178,9 +180,23 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
                      g.pad_bottom + g.pad_right == 0;
   if (plain) product.rows_of = nullptr;
 
-  ConvRows rows{x.as<const float>(), zeros, h, w, y.shape[1], y.shape[2], g.pad_top, g.pad_left, g.stride_h,
-                g.stride_w, g.dilation_h, g.dilation_w, g.kernel_h, access.lines ? 1 : g.kernel_w,
-                g.in_channels, w * g.in_channels, h * w * g.in_channels};
+  ConvRows rows{x.as<const float>(),
+                zeros,
+                h,
+                w,
+                y.shape[1],
+                y.shape[2],
+                g.pad_top,
+                g.pad_left,
+                g.stride_h,
+                g.stride_w,
+                g.dilation_h,
+                g.dilation_w,
+                g.kernel_h,
+                access.lines ? 1 : g.kernel_w,
+                g.in_channels,
+                w * g.in_channels,
+                h * w * g.in_channels};
   for (int64_t image = 0; image < images; ++image) {
     if (access.copied) {
       copy_padded(g, l, x.as<const float>() + image * h * w * g.in_channels, h, w, padded, ctx);
@@ -199,7 +215,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-// ---- packing ---------------------------------------------------------------------------------------------------------
+// ---- packing
+// ---------------------------------------------------------------------------------------------------------
 
 Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
   MRT_TRY(check_packing_name(kContract, packing, "conv2d_f32_nr16_v1"));
@@ -254,8 +271,7 @@ const char* const kKernels[] = {
 
 }  // namespace
 
-extern const Operator kConv2dF32Operator = {
-    kContract, kPackings, kKernels,     sizeof(Params), prepare, check,
-    scratch,   run,       packed_bytes, pack,           kernel_name, flops};
+extern const Operator kConv2dF32Operator = {kContract, kPackings, kKernels,     sizeof(Params), prepare,     check,
+                                            scratch,   run,       packed_bytes, pack,           kernel_name, flops};
 
 }  // namespace mrt

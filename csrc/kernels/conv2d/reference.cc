@@ -30,7 +30,8 @@ void conv2d_reference(const ConvGeometry& g, const Epilogue& e, const Tensor& x,
                        static_cast<double>(panel_element(w + group * group_size, depth, k, channel % o));
               }
             }
-          out[index] = epilogue_reference(e, sum, bias ? bias + channel : nullptr, residual ? residual + index : nullptr);
+          out[index] =
+              epilogue_reference(e, sum, bias ? bias + channel : nullptr, residual ? residual + index : nullptr);
         }
 }
 
