@@ -1,0 +1,101 @@
+// gather: y = x with dimension `axis` replaced by the dimensions of `indices`; a negative axis or index counts from the
+// end. An index that does not exist is MRT_ERROR_RUN, and nothing is read for it.
+#include "kernels/movement/movement.h"
+#include "kernels/movement/reference.h"
+
+namespace mrt {
+namespace {
+
+constexpr const char* kContract = "gather";
+const char* const kNames[] = {"gather_scalar", nullptr};
+
+struct Params {
+  int64_t axis;
+  int64_t reference;
+};
+
+Status prepare(const Attrs& attrs, Isa isa, void* params) {
+  Params* p = static_cast<Params*>(params);
+  p->reference = isa == Isa::reference ? 1 : 0;
+  return attr_int(attrs, kContract, "axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, &p->axis);
+}
+
+// Extents of y before the axis are x's, then come those of indices, then the rest of x's.
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+  MRT_TRY(check_count(kContract, "inputs", n_in, 2, 2));
+  MRT_TRY(check_count(kContract, "outputs", n_out, 1, 1));
+  MRT_TRY(check_moved(kContract, in[0], out[0]));
+  MRT_TRY(check_movable(kContract, "indices", in[1], -1));
+  const Tensor &x = in[0], &indices = in[1], &y = out[0];
+  if (indices.dtype.code != MRT_INT || (indices.dtype.bits != 32 && indices.dtype.bits != 64)) {
+    return fail(MRT_ERROR_DTYPE, "%s: indices have type code %d with %d bits, expected int32 or int64", kContract,
+                indices.dtype.code, indices.dtype.bits);
+  }
+  int32_t axis;
+  MRT_TRY(check_axis(kContract, static_cast<const Params*>(params)->axis, x.ndim, &axis));
+  MRT_TRY(check_tensor(kContract, "y", y, x.ndim - 1 + indices.ndim));
+  for (int32_t d = 0; d < y.ndim; ++d) {
+    const int64_t expected = d < axis                  ? x.shape[d]
+                             : d < axis + indices.ndim ? indices.shape[d - axis]
+                                                       : x.shape[d - indices.ndim + 1];
+    MRT_TRY(check_extent(kContract, "y", y, d, expected));
+  }
+  return Status();
+}
+
+// The index number i, counted from the start; -1 if it does not exist.
+int64_t index_at(const Tensor& indices, int64_t i, int64_t extent) {
+  int64_t k = indices.dtype.bits == 32 ? indices.as<int32_t>()[i] : indices.as<int64_t>()[i];
+  if (k < 0) k += extent;
+  return k >= 0 && k < extent ? k : -1;
+}
+
+int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, KernelContext& ctx) {
+  const Params& p = *static_cast<const Params*>(params);
+  const Tensor &x = in[0], &indices = in[1], &y = out[0];
+  const int32_t axis = static_cast<int32_t>(p.axis < 0 ? p.axis + x.ndim : p.axis);
+  const int64_t extent = x.shape[axis], count = has_no_elements(indices) ? 0 : indices.elements();
+  for (int64_t i = 0; i < count; ++i) {
+    if (index_at(indices, i, extent) < 0) {
+      ctx.error = "gather: an index is out of range; indices must lie in [-extent, extent) of the axis they look into";
+      return MRT_ERROR_RUN;
+    }
+  }
+  if (has_no_elements(y)) return MRT_OK;
+  if (p.reference != 0) {
+    move_reference(x, y, nullptr, [&](const int64_t* index) {
+      int64_t from[MRT_MAX_RANK];
+      for (int32_t d = 0; d < axis; ++d) from[d] = index[d];
+      from[axis] = index_at(indices, flat_index(indices, index + axis), extent);
+      for (int32_t d = axis + 1; d < x.ndim; ++d) from[d] = index[d - 1 + indices.ndim];
+      return flat_index(x, from);
+    });
+    return MRT_OK;
+  }
+  const int64_t run = x.extent(axis + 1, x.ndim) * static_cast<int64_t>(x.dtype.bytes());
+  const char* from = x.as<char>();
+  char* to = y.as<char>();
+  parallel_ranges(ctx, x.extent(0, axis) * count, kMoveGrain / run, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i / count * extent + index_at(indices, i % count, extent);
+      copy_run(to + i * run, from + row * run, static_cast<size_t>(run));
+    }
+  });
+  return MRT_OK;
+}
+
+size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
+
+const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+  return static_cast<const Params*>(params)->reference != 0 ? "gather_reference" : kNames[0];
+}
+
+double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
+
+}  // namespace
+
+extern const Operator kGatherOperator;
+const Operator kGatherOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare,     check,
+                                  scratch,   run,     nullptr, nullptr,        kernel_name, flops};
+
+}  // namespace mrt

@@ -1,0 +1,204 @@
+// transpose: y[i_0, ..., i_n] = x with its dimensions in the order of `perm`: dimension d of y is dimension perm[d] of
+// x.
+//
+// Dimensions of extent 1 are dropped and neighbours that stay neighbours merged. Then either the last dimension stays
+// in its place, and runs of it are copied, or the problem is a set of 2-D transpositions over the two innermost
+// dimensions of x and y, done in tiles.
+#include "kernels/movement/movement.h"
+#include "kernels/movement/reference.h"
+#include "kernels/movement/transpose_kernels.h"
+
+namespace mrt {
+namespace {
+
+constexpr const char* kContract = "transpose";
+constexpr int64_t kTileRows = 64;
+
+struct Params {
+  const TransposeKernel* kernel;
+  int64_t perm[MRT_MAX_RANK];
+  int32_t rank;
+};
+
+const TransposeKernel* const kTables[] = {
+#define MRT_KERNEL(isa) &kTranspose_##isa,
+#include "kernels/movement/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+const char* const kNames[] = {
+#define MRT_KERNEL(isa) "transpose_" #isa,
+#include "kernels/movement/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+
+Status prepare(const Attrs& attrs, Isa isa, void* params) {
+  Params* p = static_cast<Params*>(params);
+  p->kernel = kernel_of(kTables, isa);
+  MRT_TRY(attr_list(attrs, kContract, "perm", MRT_MAX_RANK, 0, MRT_MAX_RANK - 1, p->perm, &p->rank));
+  if (p->rank < 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'perm' is missing", kContract);
+  uint32_t seen = 0;
+  for (int32_t i = 0; i < p->rank; ++i) seen |= 1u << p->perm[i];
+  if (seen != (1u << p->rank) - 1) {
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'perm' is not a permutation of 0 to %d", kContract,
+                p->rank - 1);
+  }
+  return Status();
+}
+
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+  const Params* p = static_cast<const Params*>(params);
+  MRT_TRY(check_count(kContract, "inputs", n_in, 1, 1));
+  MRT_TRY(check_count(kContract, "outputs", n_out, 1, 1));
+  MRT_TRY(check_moved(kContract, in[0], out[0]));
+  MRT_TRY(check_tensor(kContract, "x", in[0], p->rank));
+  MRT_TRY(check_tensor(kContract, "y", out[0], p->rank));
+  for (int32_t i = 0; i < p->rank; ++i) MRT_TRY(check_extent(kContract, "y", out[0], i, in[0].shape[p->perm[i]]));
+  return Status();
+}
+
+size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
+
+// The problem after merging: extents and strides, in elements, of y's dimensions.
+struct Problem {
+  int32_t rank;
+  int64_t extent[MRT_MAX_RANK], x_stride[MRT_MAX_RANK], y_stride[MRT_MAX_RANK];
+};
+
+Problem merge(const Params& p, const Tensor& x) {
+  int64_t stride[MRT_MAX_RANK];
+  for (int64_t d = x.ndim - 1, s = 1; d >= 0; s *= x.shape[d], --d) stride[d] = s;
+  Problem q{};
+  for (int32_t i = 0; i < p.rank; ++i) {
+    const int64_t d = p.perm[i], extent = x.shape[d];
+    if (extent == 1) continue;
+    if (q.rank > 0 && q.x_stride[q.rank - 1] == stride[d] * extent) {
+      q.extent[q.rank - 1] *= extent;
+      q.x_stride[q.rank - 1] = stride[d];
+    } else {
+      q.extent[q.rank] = extent;
+      q.x_stride[q.rank++] = stride[d];
+    }
+  }
+  int64_t s = 1;
+  for (int32_t d = q.rank - 1; d >= 0; --d) {
+    q.y_stride[d] = s;
+    s *= q.extent[d];
+  }
+  return q;
+}
+
+// Offsets of the combination number `i` of all dimensions but those in `skip` (a bit mask).
+void offsets_of(const Problem& q, uint32_t skip, int64_t i, int64_t* x, int64_t* y) {
+  *x = *y = 0;
+  for (int32_t d = q.rank - 1; d >= 0; --d) {
+    if ((skip >> d & 1) != 0) continue;
+    *x += i % q.extent[d] * q.x_stride[d];
+    *y += i % q.extent[d] * q.y_stride[d];
+    i /= q.extent[d];
+  }
+}
+
+void copy_runs(const Problem& q, const char* x, char* y, int64_t size, KernelContext& ctx) {
+  StridedCopy c{};
+  c.rank = q.rank - 1;
+  c.run = q.extent[q.rank - 1] * size;
+  for (int32_t d = 0; d < c.rank; ++d) {
+    c.extent[d] = q.extent[d];
+    c.x_stride[d] = q.x_stride[d] * size;
+  }
+  copy_strided(c, x, y, ctx);
+}
+
+template <typename T>
+void copy_tiles(const Problem& q, void (*tile)(const T*, int64_t, T*, int64_t, int64_t, int64_t), const void* x,
+                void* y, KernelContext& ctx) {
+  const int32_t row = q.rank - 1;  // innermost in y: the rows of x's 2-D pictures
+  int32_t col = 0;                 // innermost in x
+  while (q.x_stride[col] != 1) ++col;
+  const uint32_t skip = 1u << row | 1u << col;
+  int64_t outer = 1;
+  for (int32_t d = 0; d < q.rank; ++d) outer *= (skip >> d & 1) != 0 ? 1 : q.extent[d];
+  const int64_t rows = q.extent[row], cols = q.extent[col], blocks = (rows + kTileRows - 1) / kTileRows;
+  const int64_t bytes = cols * (rows < kTileRows ? rows : kTileRows) * static_cast<int64_t>(sizeof(T));
+  parallel_ranges(ctx, outer * blocks, kMoveGrain / bytes, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t from, to;
+      offsets_of(q, skip, i / blocks, &from, &to);
+      const int64_t r = i % blocks * kTileRows, n = rows - r < kTileRows ? rows - r : kTileRows;
+      tile(static_cast<const T*>(x) + from + r * q.x_stride[row], q.x_stride[row], static_cast<T*>(y) + to + r,
+           q.y_stride[col], n, cols);
+    }
+  });
+}
+
+void run_reference(const Params& p, const Tensor& x, const Tensor& y) {
+  move_reference(x, y, nullptr, [&](const int64_t* index) {
+    int64_t from[MRT_MAX_RANK];
+    for (int32_t i = 0; i < p.rank; ++i) from[p.perm[i]] = index[i];
+    return flat_index(x, from);
+  });
+}
+
+int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, KernelContext& ctx) {
+  const Params& p = *static_cast<const Params*>(params);
+  if (has_no_elements(in[0])) return MRT_OK;
+  if (p.kernel == nullptr) {
+    run_reference(p, in[0], out[0]);
+    return MRT_OK;
+  }
+  Problem q = merge(p, in[0]);
+  int64_t size = static_cast<int64_t>(in[0].dtype.bytes());
+  const char* x = in[0].as<char>();
+  char* y = out[0].as<char>();
+  if (q.rank > 1 && q.x_stride[q.rank - 1] == 1) {
+    const int64_t run = q.extent[q.rank - 1];
+    if (run * size > 8 || (run * size & (run * size - 1)) != 0) {
+      copy_runs(q, x, y, size, ctx);
+      return MRT_OK;
+    }
+    // A run as short as an element is one.
+    --q.rank;
+    size *= run;
+    for (int32_t d = 0; d < q.rank; ++d) {
+      q.x_stride[d] /= run;
+      q.y_stride[d] /= run;
+    }
+  }
+  if (q.rank <= 1) {
+    const int64_t bytes = (q.rank == 0 ? 1 : q.extent[0]) * size;
+    parallel_ranges(ctx, bytes, kMoveGrain, [&](int64_t begin, int64_t end) {
+      __builtin_memcpy(y + begin, x + begin, static_cast<size_t>(end - begin));
+    });
+    return MRT_OK;
+  }
+  switch (size) {
+    case 1:
+      copy_tiles<uint8_t>(q, p.kernel->tile1, x, y, ctx);
+      break;
+    case 2:
+      copy_tiles<uint16_t>(q, p.kernel->tile2, x, y, ctx);
+      break;
+    case 4:
+      copy_tiles<uint32_t>(q, p.kernel->tile4, x, y, ctx);
+      break;
+    default:
+      copy_tiles<uint64_t>(q, p.kernel->tile8, x, y, ctx);
+      break;
+  }
+  return MRT_OK;
+}
+
+const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+  const TransposeKernel* kernel = static_cast<const Params*>(params)->kernel;
+  return kernel == nullptr ? "transpose_reference" : kernel->name;
+}
+
+double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
+
+}  // namespace
+
+extern const Operator kTransposeOperator;
+const Operator kTransposeOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare,     check,
+                                     scratch,   run,     nullptr, nullptr,        kernel_name, flops};
+
+}  // namespace mrt
