@@ -1,0 +1,134 @@
+"""Batch norm of inference, and other per-channel scales, into the weights of the convolution or linear layer before them.
+
+What cannot be folded becomes a multiplication and an addition with constants per channel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._dims import shape_of
+from ._ops import constant, is_f32
+from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
+
+__all__ = ["fold_batch_norm"]
+
+_OUT_AXIS = {"relax.nn.conv1d": 0, "relax.nn.conv2d": 0, "relax.nn.conv3d": 0, "relax.matmul": 1}
+_TRANSPOSED = ("relax.nn.conv1d_transpose", "relax.nn.conv2d_transpose", "relax.nn.conv3d_transpose")
+
+
+def fold_batch_norm(mod: tvm.IRModule) -> tvm.IRModule:
+    """First batch norms become scale and shift, then scales move into weights and shifts meet."""
+    return rewrite(rewrite(mod, _decompose), _fold)
+
+
+def _decompose(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    """batch_norm(x) -> (x * scale + shift, mean, variance), with gamma / sqrt(var + eps) computed in double precision."""
+    if not is_call(value, "relax.nn.batch_norm") or bool(value.attrs.training) or not is_f32(value.args[0]):
+        return None
+    arrays = [array_of(arg) for arg in value.args[1:5]]
+    if any(array is None for array in arrays):
+        return None
+    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+    scale = (gamma if value.attrs.scale else 1.0) / np.sqrt(variance + float(value.attrs.epsilon))
+    shift = (beta if value.attrs.center else 0.0) - mean * scale
+    spread = [-1] + [1] * (value.args[0].ty.ndim - 1 - int(value.attrs.axis) % value.args[0].ty.ndim)
+    name = str(var.name)
+    scaled = rw.emit(relax.op.multiply(value.args[0], constant(scale.reshape(spread).astype(np.float32))), name)
+    shifted = rw.emit(relax.op.add(scaled, constant(shift.reshape(spread).astype(np.float32))), name)
+    return relax.Tuple([shifted, value.args[3], value.args[4]])
+
+
+def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if is_call(value, "relax.multiply", "relax.divide") and is_f32(value):
+        return _fold_scale(rw, var, value)
+    if is_call(value, "relax.add", "relax.subtract") and is_f32(value):
+        return _join_shift(rw, value)
+    return None
+
+
+def _fold_scale(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    """layer(x, w) * c -> layer(x, w * c), and (layer(x, w) + b) * c -> layer(x, w * c) + b * c."""
+    source, factor = _with_constant(value)
+    if source is None or factor is None or not rw.single_use(source):
+        return None
+    if is_call(value, "relax.divide"):
+        if not np.all(factor):
+            return None
+        factor = 1.0 / factor
+    added = rw.call(source, "relax.add")
+    shift = None
+    if added is not None:
+        source, shift = _with_constant(added)
+        if source is None or not rw.single_use(source):
+            return None
+    layer = rw.definition(source)
+    scaled = _scaled_layer(layer, factor) if is_call(layer) else None
+    if scaled is None or len(shape_of(var) or []) != layer.ty.ndim:
+        return None
+    result = rw.emit(scaled, str(source.name))
+    return result if shift is None else relax.op.add(result, constant((shift.astype(np.float64) * factor).astype(np.float32)))
+
+
+def _join_shift(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    """(layer(x) + a) + b -> layer(x) + (a + b) for constants; x - c -> x + (-c)."""
+    source, shift = _with_constant(value)
+    if source is None or shift is None:
+        return None
+    if is_call(value, "relax.subtract"):
+        shift = -shift
+    inner = rw.call(source, "relax.add")
+    if inner is not None and rw.single_use(source):
+        base, first = _with_constant(inner)
+        if base is not None and first is not None and (first.size > 1) + (shift.size > 1) < 3 and max(first.ndim, shift.ndim) <= base.ty.ndim:
+            if _vector(first) and _vector(shift):
+                return relax.op.add(base, constant((first.astype(np.float64) + shift).astype(np.float32)))
+    return relax.op.add(source, constant(shift.astype(np.float32))) if is_call(value, "relax.subtract") else None
+
+
+def _vector(array: Array) -> bool:
+    return sum(extent > 1 for extent in array.shape) <= 1
+
+
+def _with_constant(call: relax.Call) -> tuple[relax.Expr | None, Array | None]:
+    """(the other operand, the constant) of a binary call whose constant broadcasts into the other operand's shape."""
+    a, b = call.args
+    array = array_of(b)
+    other = a
+    if array is None and not is_call(call, "relax.divide", "relax.subtract"):
+        array, other = array_of(a), b
+    if array is None or isinstance(other, tvm.ir.GenericConst) or other.ty.ndim < array.ndim:
+        return None, None
+    shape = shape_of(other)
+    if shape is None or any(extent > 1 and shape[-1 - i] != extent for i, extent in enumerate(reversed(array.shape)) if extent > 1):
+        return None, None
+    return other, array.astype(np.float64)
+
+
+def _scaled_layer(layer: relax.Call, factor: Array) -> relax.Expr | None:
+    """The layer with its weights multiplied by a factor per output channel; None where that is not what the factor is."""
+    name = str(layer.op.name)
+    transposed = name in _TRANSPOSED
+    if name not in _OUT_AXIS and not transposed:
+        return None
+    weight = array_of(layer.args[1])
+    if weight is None or weight.dtype != np.float32:
+        return None
+    ndim = layer.ty.ndim
+    channel = ndim - 1 if name == "relax.matmul" else 1
+    if name == "relax.matmul" and weight.ndim != 2:
+        return None
+    if name != "relax.matmul" and (not str(layer.attrs.data_layout).startswith("NC") or str(layer.attrs.kernel_layout)[:2] not in ("OI", "IO")):
+        return None
+    if transposed and (int(layer.attrs.groups) != 1 or not str(layer.attrs.kernel_layout).startswith("IO")):
+        return None
+    padded = factor.reshape((1,) * (ndim - factor.ndim) + factor.shape)
+    if any(extent > 1 for axis, extent in enumerate(padded.shape) if axis != channel):
+        return None
+    axis = 1 if transposed else _OUT_AXIS[name]
+    spread = [1] * weight.ndim
+    spread[axis] = -1
+    scaled = (weight.astype(np.float64) * padded.reshape(spread)).astype(np.float32)
+    return call_of(name, [layer.args[0], constant(scaled)], layer.attrs)

@@ -1,0 +1,173 @@
+"""Evaluate what depends on constants only, at compile time, with numpy.
+
+A result that is much larger than what it was made of (a broadcast, a range) stays an operator, so that files do not swell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._dims import static_shape
+from ._ops import constant, dtype_of
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
+
+__all__ = ["evaluate", "fold_constants"]
+
+SMALL = 1 << 16  # bytes: a result of at most this size is always kept as a constant
+GROWTH = 2  # beyond that it may be this many times its inputs
+
+_UNARY: dict[str, Callable[[Array], Array]] = {
+    "abs": np.abs, "ceil": np.ceil, "cos": np.cos, "exp": np.exp, "floor": np.floor, "log": np.log, "negative": np.negative,
+    "sin": np.sin, "sqrt": np.sqrt, "square": np.square, "tanh": np.tanh, "tan": np.tan, "sign": np.sign,
+    "logical_not": np.logical_not, "isnan": np.isnan, "isinf": np.isinf, "isfinite": np.isfinite, "round": np.rint,
+    "trunc": np.trunc,
+}  # fmt: skip
+_BINARY: dict[str, Callable[[Array, Array], Array]] = {
+    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "maximum": np.maximum, "minimum": np.minimum,
+    "power": np.power, "equal": np.equal, "not_equal": np.not_equal, "greater": np.greater, "greater_equal": np.greater_equal,
+    "less": np.less, "less_equal": np.less_equal, "logical_and": np.logical_and, "logical_or": np.logical_or,
+    "logical_xor": np.logical_xor, "floor_divide": np.floor_divide,
+}  # fmt: skip
+_REDUCE: dict[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "prod": np.prod}
+
+
+def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
+    return rewrite(mod, _fold)
+
+
+def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if not is_call(value) or not isinstance(var.ty, relax.TensorType):
+        return None
+    result = evaluate(value, var)
+    return None if result is None else constant(result)
+
+
+def evaluate(value: relax.Call, typed: relax.Expr) -> Array | None:
+    """The call's value if its tensors are all constants, it is understood, and it is worth storing; else None.
+
+    `typed` has the call's type: a result of another dtype or shape is not believed.
+    """
+    shape = static_shape(typed)
+    dtype = dtype_of(typed)
+    if shape is None or not dtype or dtype in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        return None
+    inputs: list[Array] = []
+    for arg in value.args:
+        for part in arg.fields if isinstance(arg, relax.Tuple) else [arg]:
+            if isinstance(part.ty, relax.TensorType):
+                array = array_of(part)
+                if array is None:
+                    return None
+                inputs.append(array)
+            elif isinstance(part, tvm.ir.Var):
+                return None
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if size > SMALL and size > GROWTH * sum(array.nbytes for array in inputs):
+        return None
+    name = str(value.op.name).removeprefix("relax.")
+    with np.errstate(all="ignore"):
+        result = _apply(name, value, inputs, shape, dtype)
+    if result is None:
+        return None
+    result = np.asarray(result)
+    if list(result.shape) != list(shape):
+        return None
+    return result.astype(dtype) if str(result.dtype) != dtype else result
+
+
+def _apply(name: str, call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    if name in _UNARY and len(x) == 1:
+        return _UNARY[name](x[0])
+    if name in _BINARY and len(x) == 2 and x[0].dtype == x[1].dtype:
+        if name in ("power", "floor_divide") and x[0].dtype.kind != "f":
+            return None
+        return _BINARY[name](x[0], x[1])
+    if name in _REDUCE and len(x) == 1 and x[0].dtype.kind == "f" and x[0].size:
+        axes = None if call.attrs.axis is None else tuple(int(axis) for axis in call.attrs.axis)
+        return _REDUCE[name](x[0].astype(np.float64), axis=axes, keepdims=bool(call.attrs.keepdims))
+    evaluator = _EVALUATORS.get(name)
+    return None if evaluator is None else evaluator(call, x, shape, dtype)
+
+
+def _divide(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    return np.divide(x[0], x[1]) if x[0].dtype.kind == "f" else None
+
+
+def _astype(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    if x[0].dtype.kind == "f" and np.dtype(dtype).kind in "iu" and not np.isfinite(x[0]).all():
+        return None
+    return x[0].astype(dtype)
+
+
+def _permute(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array:
+    return x[0].transpose(None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes])
+
+
+def _concat(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array:
+    return np.concatenate(x, axis=None if call.attrs.axis is None else int(call.attrs.axis))
+
+
+def _take(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    axis = call.attrs.axis
+    if len(x) != 2 or axis is None:
+        return None
+    extent = x[0].shape[int(axis)]
+    if x[1].size and not (-extent <= x[1].min() and x[1].max() < extent):
+        return None
+    return np.take(x[0], x[1], axis=int(axis))
+
+
+def _where(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    return np.where(*x) if len(x) == 3 else None
+
+
+def _arange(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    start, end, step = (getattr(arg, "value", None) for arg in call.args)
+    return None if start is None or end is None or step is None else np.arange(start, end, step, dtype=dtype)
+
+
+def _full(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    return np.full(shape, x[0].reshape(()), dtype) if len(x) == 1 and x[0].size == 1 else None
+
+
+def _slice(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    fields = [[getattr(item, "value", None) for item in arg.fields] for arg in call.args[1:]]
+    if any(item is None for part in fields for item in part):
+        return None
+    axes, begin, end = ([int(item) for item in part] for part in fields[:3])
+    strides = [int(item) for item in fields[3]] if len(fields) > 3 else [1] * len(axes)
+    index: list[Any] = [slice(None)] * x[0].ndim
+    for axis, low, high, stride in zip(axes, begin, end, strides):
+        if stride < 1:
+            return None
+        index[axis] = slice(low, high, stride)
+    return x[0][tuple(index)]
+
+
+_EVALUATORS: dict[str, Callable[[relax.Call, list[Array], list[int], str], "Array | None"]] = {
+    "divide": _divide,
+    "astype": _astype,
+    "permute_dims": _permute,
+    "concat": _concat,
+    "take": _take,
+    "where": _where,
+    "arange": _arange,
+    "full": _full,
+    "strided_slice": _slice,
+    "zeros": lambda call, x, shape, dtype: np.zeros(shape, dtype),
+    "ones": lambda call, x, shape, dtype: np.ones(shape, dtype),
+    "zeros_like": lambda call, x, shape, dtype: np.zeros(shape, dtype),
+    "ones_like": lambda call, x, shape, dtype: np.ones(shape, dtype),
+    "full_like": lambda call, x, shape, dtype: np.full(shape, x[1].reshape(()), dtype),
+    "rsqrt": lambda call, x, shape, dtype: (1.0 / np.sqrt(x[0].astype(np.float64))),
+    "reshape": lambda call, x, shape, dtype: x[0].reshape(shape),
+    "expand_dims": lambda call, x, shape, dtype: x[0].reshape(shape),
+    "squeeze": lambda call, x, shape, dtype: x[0].reshape(shape),
+    "flatten": lambda call, x, shape, dtype: x[0].reshape(shape),
+    "broadcast_to": lambda call, x, shape, dtype: np.broadcast_to(x[0], shape),
+}
