@@ -1,0 +1,14 @@
+// maas_rt._native: the C API as a Python module. Uses maas_rt.h and nothing else of the library.
+#include "binding.h"
+
+PYBIND11_MODULE(_native, m) {
+  using namespace maas_rt_python;
+  m.doc() = "Binding of libmaas_rt; maas_rt is the public face.";
+  m.def("version", [] { return std::string(mrt_version()); });
+  m.def("cpu_count", mrt_cpu_count);
+  m.def("cpu_isa", [] { return std::string(mrt_cpu_isa()); });
+  m.def("cpu_level", [] { return std::string(mrt_cpu_level()); });
+  define_program(m);
+  define_runner(m);
+  define_kernels(m);
+}

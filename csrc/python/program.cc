@@ -1,0 +1,237 @@
+// Loading, and what a loaded file says about itself; states; cancel tokens.
+#include "program.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace maas_rt_python {
+namespace {
+
+ValueSpec describe(const mrt_value_info& info) {
+  ValueSpec spec;
+  spec.text = info.name;
+  spec.name = py::reinterpret_steal<py::str>(PyUnicode_InternFromString(info.name));
+  spec.dtype = info.dtype;
+  py::list dims, bounds;
+  for (int i = 0; i < info.ndim; ++i) {
+    const mrt_dim& dim = info.dims[i];
+    spec.fixed = spec.fixed && dim.extent >= 0;
+    spec.shape.push_back(dim.extent);
+    if (dim.extent >= 0) {
+      dims.append(dim.extent);
+      bounds.append(py::make_tuple(dim.extent, dim.extent));
+    } else {
+      dims.append(dim.expr ? dim.expr : "?");
+      bounds.append(py::make_tuple(dim.min, dim.max < 0 ? py::object(py::none()) : py::object(py::int_(dim.max))));
+    }
+  }
+  if (spec.fixed) spec.bytes = dense_bytes(spec.dtype, info.ndim, spec.shape.data());
+  spec.descr = numpy_dtype(spec.dtype);
+  spec.info = py::make_tuple(spec.name, dtype_name(spec.dtype), py::tuple(dims), py::tuple(bounds));
+  return spec;
+}
+
+// The host's signature check: a Python callable of (table bytes, signature bytes) -> bool.
+int32_t check_signature(void* user, const void* table, size_t table_bytes, const void* signature,
+                        size_t signature_bytes) {
+  py::gil_scoped_acquire gil;
+  try {
+    py::handle function(static_cast<PyObject*>(user));
+    return function(py::bytes(static_cast<const char*>(table), table_bytes),
+                    py::bytes(static_cast<const char*>(signature), signature_bytes))
+                   .cast<bool>()
+               ? 1
+               : 0;
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("maas_rt check_signature");  // an error is not an acceptance
+    return 0;
+  } catch (...) {
+    return 0;
+  }
+}
+
+mrt_load_options load_options(const std::string& code, const std::string& verify, const py::object& checker) {
+  mrt_load_options options{};
+  options.struct_size = sizeof(options);
+  if (code == "allow") {
+    options.code = MRT_CODE_ALLOW;
+  } else if (code == "signed") {
+    options.code = MRT_CODE_SIGNED;
+  } else if (code == "refuse") {
+    options.code = MRT_CODE_REFUSE;
+  } else {
+    set_invalid("code is '%s' and must be 'allow', 'signed' or 'refuse'.", code.c_str());
+    throw py::error_already_set();
+  }
+  if (verify == "full") {
+    options.verify = MRT_VERIFY_FULL;
+  } else if (verify != "default") {
+    set_invalid("verify is '%s' and must be 'default' or 'full'.", verify.c_str());
+    throw py::error_already_set();
+  }
+  if (!checker.is_none()) {
+    options.check_signature = check_signature;
+    options.signature_user = checker.ptr();
+  }
+  return options;
+}
+
+py::tuple infos(const std::vector<ValueSpec>& values) {
+  py::tuple out(values.size());
+  for (size_t i = 0; i < values.size(); ++i) out[i] = values[i].info;
+  return out;
+}
+
+}  // namespace
+
+Program::Program(mrt_program* handle) : handle_(handle) {
+  try {
+    mrt_value_info info;
+    for (int32_t e = 0; e < mrt_program_entry_count(handle); ++e) {
+      EntrySpec entry;
+      entry.name = mrt_program_entry_name(handle, e);
+      for (int32_t i = 0; i < mrt_program_input_count(handle, e); ++i) {
+        check(mrt_program_input_info(handle, e, i, &info));
+        entry.inputs.push_back(describe(info));
+      }
+      for (int32_t i = 0; i < mrt_program_output_count(handle, e); ++i) {
+        check(mrt_program_output_info(handle, e, i, &info));
+        entry.outputs.push_back(describe(info));
+      }
+      entries_.push_back(std::move(entry));
+    }
+    for (int32_t i = 0; i < mrt_program_state_count(handle); ++i) {
+      check(mrt_program_state_info(handle, i, &info));
+      states_.push_back(describe(info));
+    }
+  } catch (...) {
+    mrt_program_free(handle);
+    throw;
+  }
+}
+
+Program::~Program() { mrt_program_free(handle_); }
+
+std::shared_ptr<Program> Program::load_file(const std::string& path, mrt_load_options options) {
+  mrt_program* handle = nullptr;
+  mrt_status status;
+  Py_BEGIN_ALLOW_THREADS;
+  status = mrt_program_load(path.c_str(), &options, &handle);
+  Py_END_ALLOW_THREADS;
+  check(status);
+  return std::shared_ptr<Program>(new Program(handle));
+}
+
+std::shared_ptr<Program> Program::load_bytes(py::buffer data, mrt_load_options options) {
+  // A copy: aligned as the library asks, and safe from a caller who changes the bytes after they were hashed.
+  Py_buffer buffer;
+  if (PyObject_GetBuffer(data.ptr(), &buffer, PyBUF_C_CONTIGUOUS) != 0) throw py::error_already_set();
+  const size_t bytes = static_cast<size_t>(buffer.len);
+  void* copy = std::aligned_alloc(65536, (bytes + 65535) / 65536 * 65536 + (bytes == 0 ? 65536 : 0));
+  if (copy) std::memcpy(copy, buffer.buf, bytes);
+  PyBuffer_Release(&buffer);
+  if (!copy) throw std::bad_alloc();
+  mrt_program* handle = nullptr;
+  mrt_status status;
+  Py_BEGIN_ALLOW_THREADS;
+  status = mrt_program_load_memory(copy, bytes, &options, [](void* p) { std::free(p); }, copy, &handle);
+  Py_END_ALLOW_THREADS;
+  if (status != MRT_OK) {
+    set_status_error(status);
+    std::free(copy);
+    throw py::error_already_set();
+  }
+  return std::shared_ptr<Program>(new Program(handle));
+}
+
+int Program::find_entry(PyObject* name) const {
+  if (PyUnicode_Check(name)) {
+    for (size_t i = 0; i < entries_.size(); ++i) {
+      if (PyUnicode_CompareWithASCIIString(name, entries_[i].name.c_str()) == 0) return static_cast<int>(i);
+    }
+  }
+  std::string names;
+  for (const EntrySpec& entry : entries_) names += (names.empty() ? "" : ", ") + entry.name;
+  set_invalid("The model has no entry point %R; it has: %s.", name, names.c_str());
+  return -1;
+}
+
+State::State(std::shared_ptr<Program> program) : program_(std::move(program)) {
+  check(mrt_state_create(program_->handle(), &handle_));
+}
+
+std::unique_ptr<State> State::clone() const {
+  mrt_state* copy = nullptr;
+  check(mrt_state_clone(handle_, &copy));
+  return std::unique_ptr<State>(new State(program_, copy));
+}
+
+void State::reset() { check(mrt_state_reset(handle_)); }
+
+py::array State::value(py::object self, const std::string& name) {
+  const State& state = self.cast<const State&>();
+  const auto& specs = state.program_->states();
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (specs[i].text != name) continue;
+    if (!specs[i].descr) {
+      set_invalid("State '%s' has dtype %s, for which numpy needs the package ml_dtypes: install it.", name.c_str(),
+                  dtype_name(specs[i].dtype).c_str());
+      throw py::error_already_set();
+    }
+    mrt_tensor tensor{};
+    check(mrt_state_value(state.handle_, static_cast<int32_t>(i), &tensor));
+    std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + tensor.ndim);
+    return py::array(py::reinterpret_borrow<py::dtype>(specs[i].descr), shape, {}, tensor.data, self);
+  }
+  std::string names;
+  for (const ValueSpec& spec : specs) names += (names.empty() ? "" : ", ") + spec.text;
+  set_invalid("The model has no state '%s'; it has: %s.", name.c_str(), names.empty() ? "none" : names.c_str());
+  throw py::error_already_set();
+}
+
+void define_program(py::module_& m) {
+  py::class_<Program, std::shared_ptr<Program>>(m, "Program", "A loaded file; immutable, shared, thread-safe.")
+      .def_static(
+          "load_file",
+          [](const std::string& path, const std::string& code, const std::string& verify, py::object checker) {
+            return Program::load_file(path, load_options(code, verify, checker));
+          },
+          py::arg("path"), py::arg("code"), py::arg("verify"), py::arg("check_signature"))
+      .def_static(
+          "load_bytes",
+          [](py::buffer data, const std::string& code, const std::string& verify, py::object checker) {
+            return Program::load_bytes(std::move(data), load_options(code, verify, checker));
+          },
+          py::arg("data"), py::arg("code"), py::arg("verify"), py::arg("check_signature"))
+      .def_property_readonly("manifest", [](const Program& p) { return std::string(mrt_program_manifest(p.handle())); })
+      .def_property_readonly("entries",
+                             [](const Program& p) {
+                               py::tuple names(p.entries().size());
+                               for (size_t i = 0; i < p.entries().size(); ++i) names[i] = p.entries()[i].name;
+                               return names;
+                             })
+      .def("inputs", [](const Program& p, size_t entry) { return infos(p.entries().at(entry).inputs); })
+      .def("outputs", [](const Program& p, size_t entry) { return infos(p.entries().at(entry).outputs); })
+      .def("states", [](const Program& p) { return infos(p.states()); });
+
+  py::class_<State>(m, "State", "What a model remembers between runs; index it by name for a view.")
+      .def(py::init<std::shared_ptr<Program>>())
+      .def("clone", &State::clone, "A copy that goes its own way.")
+      .def("reset", &State::reset, "Back to the initial values.")
+      .def("__getitem__", &State::value)
+      .def("keys", [](const State& s) {
+        py::tuple names(s.program().states().size());
+        for (size_t i = 0; i < names.size(); ++i) names[i] = s.program().states()[i].name;
+        return names;
+      });
+
+  py::class_<CancelToken>(m, "CancelToken", "Stops the runs it was given to, between two steps; any thread may set it.")
+      .def(py::init<>())
+      .def(
+          "cancel", [](CancelToken& t) { t.set(true); }, "Stop them.")
+      .def(
+          "clear", [](CancelToken& t) { t.set(false); }, "Let later runs go on.")
+      .def_property_readonly("cancelled", &CancelToken::cancelled);
+}
+
+}  // namespace maas_rt_python
