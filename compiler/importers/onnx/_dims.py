@@ -1,0 +1,148 @@
+"""Arithmetic on extents: Python integers where they are known, tirx expressions of symbols where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+# An extent or an element of a shape-like value: int, or a tirx expression of dtype int64.
+Dim = Any
+
+__all__ = ["Dim", "ShapeMath", "AmbiguousDims"]
+
+
+class AmbiguousDims(Exception):
+    """A symbol meets another extent where only equality (or 1) would do; the import starts again with them made equal."""
+
+    def __init__(self, symbol: str, other: Dim) -> None:
+        super().__init__(f"{symbol} against {other}")
+        self.symbol = symbol
+        self.other = other
+
+
+class ShapeMath:
+    """Simplified arithmetic, comparison by proof, and broadcasting of extents; knows the bounds of the symbols."""
+
+    def __init__(self) -> None:
+        self._analyzer = tvm.sym.Analyzer()
+        self.symbols: dict[str, Any] = {}
+        self.derived: set[str] = set()  # symbols that the run itself computes; nothing may be unified with them
+
+    def symbol(self, name: str, low: int = 0, high: int | None = None, *, derived: bool = False) -> Any:
+        """The variable of this name, made on first use with bounds low <= value (<= high)."""
+        if name not in self.symbols:
+            var = tirx.Var(name, "int64")
+            top = tvm.sym.ConstIntBound.POS_INF if high is None else high
+            self._analyzer.update(var, tvm.sym.ConstIntBound(low, top))
+            self.symbols[name] = var
+            if derived:
+                self.derived.add(name)
+        return self.symbols[name]
+
+    def simplify(self, value: Dim) -> Dim:
+        """A Python int if the value is known, else the simplified expression."""
+        if isinstance(value, int):
+            return value
+        if isinstance(value, tirx.IntImm):
+            return int(value.value)
+        if hasattr(value, "item"):
+            return int(value)
+        out = self._analyzer.simplify(value)
+        return int(out.value) if isinstance(out, tirx.IntImm) else out
+
+    def add(self, a: Dim, b: Dim) -> Dim:
+        return self.simplify(a + b)
+
+    def sub(self, a: Dim, b: Dim) -> Dim:
+        return self.simplify(a - b)
+
+    def mul(self, a: Dim, b: Dim) -> Dim:
+        return self.simplify(a * b)
+
+    def floordiv(self, a: Dim, b: Dim) -> Dim:
+        if isinstance(a, int) and isinstance(b, int):
+            return a // b
+        return self.simplify(tirx.floordiv(_expr(a), _expr(b)))
+
+    def floormod(self, a: Dim, b: Dim) -> Dim:
+        if isinstance(a, int) and isinstance(b, int):
+            return a % b
+        return self.simplify(tirx.floormod(_expr(a), _expr(b)))
+
+    def ceildiv(self, a: Dim, b: Dim) -> Dim:
+        return self.floordiv(self.add(a, b - 1), b)
+
+    def min(self, a: Dim, b: Dim) -> Dim:
+        if isinstance(a, int) and isinstance(b, int):
+            return min(a, b)
+        return self.simplify(tirx.min(_expr(a), _expr(b)))
+
+    def max(self, a: Dim, b: Dim) -> Dim:
+        if isinstance(a, int) and isinstance(b, int):
+            return max(a, b)
+        return self.simplify(tirx.max(_expr(a), _expr(b)))
+
+    def product(self, dims: Iterable[Dim]) -> Dim:
+        out: Dim = 1
+        for d in dims:
+            out = self.mul(out, d)
+        return out
+
+    def same(self, a: Dim, b: Dim) -> bool:
+        """Whether a == b is certain."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a == b
+        return bool(self._analyzer.can_prove_equal(_expr(a), _expr(b)))
+
+    def proves(self, condition: Any) -> bool:
+        """Whether a tirx condition is certainly true (a Python bool is what it says)."""
+        return condition if isinstance(condition, bool) else bool(self._analyzer.can_prove(condition))
+
+    def compare(self, op: str, a: Dim, b: Dim) -> bool | None:
+        """a op b for op in == < <= > >=: True, False, or None if it depends on the symbols' values."""
+        if isinstance(a, int) and isinstance(b, int):
+            return {"==": a == b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[op]
+        x, y = _expr(a), _expr(b)
+        if op == "==":
+            if self.same(a, b):
+                return True
+            return False if self.proves(x < y) or self.proves(x > y) else None
+        yes, no = {"<": (x < y, x >= y), "<=": (x <= y, x > y), ">": (x > y, x <= y), ">=": (x >= y, x < y)}[op]
+        if self.proves(yes):
+            return True
+        return False if self.proves(no) else None
+
+    def require_same(self, a: Dim, b: Dim) -> Dim:
+        """The common extent where a and b must be equal; ValueError if they cannot be, AmbiguousDims if a symbol must give in."""
+        if self.same(a, b):
+            return a if isinstance(a, int) else b
+        if isinstance(a, int) and isinstance(b, int) or self.compare("==", a, b) is False:
+            raise ValueError(f"extents {a} and {b} differ")
+        for x, y in ((a, b), (b, a)):
+            if isinstance(x, tirx.Var) and x.name not in self.derived:
+                raise AmbiguousDims(x.name, y)
+        raise ValueError(f"extents {a} and {b} cannot be shown to be equal")
+
+    def broadcast_dim(self, a: Dim, b: Dim) -> Dim:
+        if isinstance(a, int) and a == 1:
+            return b
+        if isinstance(b, int) and b == 1:
+            return a
+        return self.require_same(a, b)
+
+    def broadcast(self, *shapes: Sequence[Dim]) -> tuple[Dim, ...]:
+        """NumPy's broadcasting of shapes."""
+        rank = max((len(s) for s in shapes), default=0)
+        out: list[Dim] = [1] * rank
+        for s in shapes:
+            for i, d in enumerate(s):
+                at = rank - len(s) + i
+                out[at] = self.broadcast_dim(out[at], d)
+        return tuple(out)
+
+
+def _expr(value: Dim) -> Any:
+    return tirx.IntImm("int64", value) if isinstance(value, int) else value

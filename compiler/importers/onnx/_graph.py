@@ -1,0 +1,419 @@
+"""Going through an ONNX graph node by node and building the Relax function: scopes, constants, folding, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import tvm
+from onnx import numpy_helper
+from tvm import relax, tirx
+
+from . import _registry
+from ._dims import AmbiguousDims, Dim, ShapeMath
+from ._errors import broken_model
+from ._fold import fold
+from ._node import Broken, Node, Refused, dims_of, dtype_of, shape_expr
+from ._values import DTYPES, Value, numpy_dtype
+
+__all__ = ["Graph", "Scope", "Unsupported"]
+
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+_MAX_DEPTH = 64  # of subgraphs and functions in each other
+
+
+class Unsupported:
+    """Operators that were refused: (operator, reason) -> places."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, operator: str, reason: str, place: str) -> None:
+        self.entries.setdefault((operator, reason), []).append(place)
+
+
+class Scope:
+    """Names of one graph or function body; a subgraph sees the names of what encloses it."""
+
+    def __init__(self, opsets: dict[str, int], parent: Scope | None = None, depth: int = 0, prefix: str = "") -> None:
+        self.opsets = opsets
+        self.parent = parent
+        self.depth = depth
+        self.prefix = prefix
+        self.values: dict[str, Value] = {}
+        self.attributes: dict[str, onnx.AttributeProto] | None = None  # of the call, inside a function body
+
+    def find(self, name: str) -> Value | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.parent
+        return None
+
+
+class Graph:
+    """The state of one import: the block builder, the symbols, what was refused so far."""
+
+    def __init__(self, model: onnx.ModelProto, math: ShapeMath) -> None:
+        self.bb = relax.BlockBuilder()
+        self.math = math
+        self.unsupported = Unsupported()
+        self.functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions}
+        self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
+        self._names: dict[str, int] = {}
+        self._bound: dict[int, list[Dim]] = {}
+
+    # ---- emitting
+
+    def emit(self, expression: Any, place: str = "") -> Any:
+        var = self.bb.emit(expression, self._name(place))
+        if isinstance(var.ty, relax.TensorType) and not isinstance(var.ty.shape, relax.ShapeExpr):
+            raise Refused("its result's shape could not be determined")
+        return var
+
+    def te(self, function: Callable[..., Any], *args: Any, name: str, place: str = "") -> Any:
+        return self.bb.emit_te(function, *args, primfunc_name_hint=_identifier(name), name_hint=self._name(place))
+
+    def _name(self, place: str) -> str:
+        return _identifier(place) or "v"
+
+    def expr(self, value: Value) -> Any:
+        """A value as a Relax tensor expression."""
+        if value.expr is None:
+            if value.const is not None:
+                if value.const.dtype == object:
+                    raise Refused("strings at run time")
+                value.expr = relax.const(np.ascontiguousarray(value.const).reshape(value.const.shape))
+            elif value.sym is not None:
+                value.expr = self._materialise(value)
+            else:
+                raise Broken("a sequence or an optional stands where a tensor is expected")
+        return value.expr
+
+    def _materialise(self, value: Value) -> Any:
+        """A generated function that stores the values of symbol expressions into a small tensor."""
+        assert value.sym is not None
+        shape, dtype = value.sym.shape, value.dtype
+        elements = [tirx.IntImm("int64", int(e)) if isinstance(e, int | np.integer) else e for e in value.sym.flat]
+
+        def body(items: list[Any]) -> Any:
+            def element(*index: Any) -> Any:
+                flat: Any = tirx.IntImm("int64", 0)
+                for i, extent in zip(index, shape, strict=True):
+                    flat = flat * extent + i
+                out = tirx.Cast(dtype, items[-1]) if dtype != "int64" else items[-1]
+                for k in range(len(items) - 2, -1, -1):
+                    item = tirx.Cast(dtype, items[k]) if dtype != "int64" else items[k]
+                    out = tirx.Select(flat == k, item, out)
+                return out
+
+            return tvm.te.compute(shape, element, name="extents")
+
+        return self.te(body, relax.ShapeExpr(elements), name="extents", place=value.origin or "extents")
+
+    def cast(self, expression: Any, dtype: str, place: str = "") -> Any:
+        have = dtype_of(expression)
+        if have == dtype:
+            return expression
+        if dtype == "bool":
+            zero = relax.const(np.array(0, numpy_dtype(have)))
+            return self.emit(relax.op.not_equal(expression, zero), place)
+        return self.emit(relax.op.astype(expression, dtype), place)
+
+    def wrap(self, result: Any, place: str) -> Value:
+        """A converter's result as a Value."""
+        if isinstance(result, Value):
+            return result
+        if isinstance(result, np.ndarray | np.generic):
+            return Value.of_array(np.asarray(result), place)
+        if isinstance(result, tvm.ir.expr.GenericConst):
+            return Value.of_array(result.value.numpy(), place)
+        if not isinstance(result, relax.Var):
+            result = self.emit(result, place)
+        return Value(dtype_of(result), dims_of(result), expr=result, origin=place)
+
+    def bind(self, value: Value, node: Node, what: str) -> list[Dim]:
+        raise Refused(f"{what} that is computed at run time")
+
+    def limit_index(self, value: Value, extent: Dim) -> None:
+        """Remember that a graph input is used as an index below `extent`, for the random inputs of verification."""
+        if value.expr is None or not isinstance(extent, int):
+            return
+        name = value.origin
+        low, high = self.index_bounds.get(name, (0, extent - 1))
+        self.index_bounds[name] = (0, min(high, extent - 1)) if name else (low, high)
+
+    # ---- graphs
+
+    def run_graph(self, graph: onnx.GraphProto, scope: Scope) -> list[Value]:
+        """Convert the nodes of a graph whose inputs are already in scope; the values of its outputs."""
+        if scope.depth > _MAX_DEPTH:
+            raise broken_model(f"graph '{graph.name}' is nested deeper than {_MAX_DEPTH}")
+        for tensor in graph.initializer:
+            if tensor.name not in scope.values:
+                scope.values[tensor.name] = self.tensor(tensor, f"initializer '{tensor.name}'")
+        for sparse in graph.sparse_initializer:
+            scope.values[sparse.values.name] = self.sparse(sparse, f"sparse initializer '{sparse.values.name}'")
+        self.run_nodes(graph.node, scope)
+        return [self.result(o.name, scope, graph.name) for o in graph.output]
+
+    def result(self, name: str, scope: Scope, where: str) -> Value:
+        value = scope.find(name)
+        if value is None:
+            raise broken_model(f"output '{name}' of graph '{where}' is made by no node")
+        return value
+
+    def run_nodes(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
+        for number, proto in enumerate(nodes):
+            self.run_node(proto, scope, number)
+
+    def run_node(self, proto: onnx.NodeProto, scope: Scope, number: int) -> None:
+        label = proto.name or (proto.output[0] if proto.output else "") or f"{proto.op_type}_{number}"
+        place = scope.prefix + label
+        inputs: list[Value | None] = []
+        for name in proto.input:
+            value = scope.find(name) if name else None
+            if name and value is None:
+                raise broken_model(f"node '{place}' ({proto.op_type}) reads '{name}', which nothing defines before it")
+            inputs.append(value)
+        try:
+            results = self._convert(proto, scope, place, inputs)
+        except Refused as why:
+            self.unsupported.add(_qualified(proto), str(why), place)
+            results = None
+        except Broken as why:
+            raise broken_model(f"node '{place}' ({proto.op_type}) {why}") from None
+        except AmbiguousDims:
+            raise
+        except ValueError as why:
+            raise broken_model(f"node '{place}' ({proto.op_type}): {_first_line(why)}") from why
+        for i, name in enumerate(proto.output):
+            if not name:
+                continue
+            if results is not None and i >= len(results):
+                raise broken_model(f"node '{place}' ({proto.op_type}) has more outputs than its operator")
+            out = Value("float32", (), poison=True) if results is None else results[i]
+            scope.values[name] = out if out is not None else Value("float32", (), poison=True)
+
+    def _convert(self, proto: onnx.NodeProto, scope: Scope, place: str, inputs: list[Value | None]) -> list[Value | None] | None:
+        domain = "" if proto.domain in _DEFAULT_DOMAINS else proto.domain
+        function = self.functions.get((proto.domain, proto.op_type, getattr(proto, "overload", "")))
+        poisoned = any(v is not None and v.poison for v in inputs)
+        if function is not None:
+            return None if poisoned else self.call(function, proto, scope, place, inputs)
+        opset = scope.opsets.get(domain)
+        if opset is None:
+            if domain == "":
+                raise broken_model(f"node '{place}' ({proto.op_type}) uses the default operator set, which the model does not import")
+            opset = 1
+        version = _schema_version(proto.op_type, opset, domain)
+        converter = _registry.find(domain, proto.op_type, version)
+        if poisoned:
+            # Whether it would be supported is all that can be said of it.
+            if converter is None and not _has_body(proto.op_type, opset, domain) and not _registry.find_shape_op(proto.op_type):
+                raise Refused(_no_converter(domain, proto.op_type, version))
+            return None
+        node = Node(self, scope, _bind_attributes(proto, scope), version, opset, place, inputs)
+        known = self._fold(node)
+        if known is not None:
+            return known
+        if converter is None:
+            body = _function_body(node, domain)
+            if body is None:
+                raise Refused(_no_converter(domain, proto.op_type, version))
+            return self.call(body, node.proto, scope, place, inputs)
+        result = converter.convert(node)
+        results = list(result) if isinstance(result, tuple | list) else [result]
+        return [None if r is None else self.wrap(r, place) for r in results]
+
+    def _fold(self, node: Node) -> list[Value | None] | None:
+        """The results, if they are known without a run."""
+        if not all(v is None or v.known for v in node.inputs):
+            return None
+        evaluate = _registry.find_shape_op(node.op)
+        if evaluate is not None and node.inputs:
+            out = evaluate(node)
+            if out is not None:
+                outs = out if isinstance(out, tuple | list) else [out]
+                return [Value.of_symbols(o, node_dtype(node, o), node.place) if o.dtype == object else Value.of_array(o, node.place)
+                        for o in outs]
+        if node.inputs and all(v is None or v.const is not None for v in node.inputs):
+            folded = fold(node)
+            if folded is not None:
+                return [Value.of_array(a, node.place) for a in folded]
+        return None
+
+    def call(
+        self, function: onnx.FunctionProto, proto: onnx.NodeProto, scope: Scope, place: str, inputs: list[Value | None]
+    ) -> list[Value | None]:
+        """Convert a function's body in place of the node that calls it."""
+        if scope.depth >= _MAX_DEPTH:
+            raise broken_model(f"function '{function.name}' calls itself, or functions are nested deeper than {_MAX_DEPTH}")
+        opsets = {("" if o.domain in _DEFAULT_DOMAINS else o.domain): o.version for o in function.opset_import}
+        inner = Scope(opsets or scope.opsets, None, scope.depth + 1, f"{place}/")
+        inner.attributes = {a.name: a for a in function.attribute_proto}
+        inner.attributes.update({a.name: a for a in _bind_attributes(proto, scope).attribute})
+        for i, name in enumerate(function.input):
+            if i < len(inputs) and inputs[i] is not None:
+                inner.values[name] = inputs[i]  # type: ignore[assignment]
+            else:
+                inner.values[name] = Value("float32", (), absent=True)
+        for number, node in enumerate(function.node):
+            self._run_in_function(node, inner, number)
+        out: list[Value | None] = []
+        for i, name in enumerate(function.output):
+            value = inner.find(name)
+            wanted = i < len(proto.output) and proto.output[i]
+            if value is None and wanted:
+                raise broken_model(f"function '{function.name}' does not make its output '{name}'")
+            out.append(value)
+        return out
+
+    def _run_in_function(self, node: onnx.NodeProto, inner: Scope, number: int) -> None:
+        """A function's optional input that the caller left out is an absent input of the nodes in the body."""
+        missing = [n for n in node.input if n and (v := inner.find(n)) is not None and v.absent and v.items is None]
+        if missing:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            names = ["" if n in missing else n for n in node.input]
+            while names and not names[-1]:
+                names.pop()
+            del copy.input[:]
+            copy.input.extend(names)
+            node = copy
+        self.run_node(node, inner, number)
+
+    def subgraph(self, node: Node, graph: onnx.GraphProto, inputs: list[Value], label: str) -> list[Value]:
+        """Convert an attribute's graph here, with these values as its inputs."""
+        scope = Scope(node.scope.opsets, node.scope, node.scope.depth + 1, f"{node.place}/{label}/")
+        scope.attributes = node.scope.attributes
+        if len(inputs) != len(graph.input):
+            raise Broken(f"gives {len(inputs)} inputs to a graph that has {len(graph.input)}")
+        for info, value in zip(graph.input, inputs, strict=True):
+            scope.values[info.name] = value
+        return self.run_graph(graph, scope)
+
+    # ---- constants
+
+    def tensor(self, tensor: onnx.TensorProto, where: str) -> Value:
+        if tensor.data_type == onnx.TensorProto.STRING:
+            return Value.of_array(np.array(numpy_helper.to_array(tensor), dtype=object), where)
+        if tensor.data_type not in DTYPES:
+            return Value("float32", (), poison=True) if self._refuse_tensor(tensor, where) else Value("float32", ())
+        return Value.of_array(np.asarray(numpy_helper.to_array(tensor)), where)
+
+    def _refuse_tensor(self, tensor: onnx.TensorProto, where: str) -> bool:
+        names = onnx.TensorProto.DataType
+        kind = names.Name(tensor.data_type) if tensor.data_type in names.values() else str(tensor.data_type)
+        self.unsupported.add(f"constant of {kind}", "element type is not supported", where)
+        return True
+
+    def sparse(self, sparse: onnx.SparseTensorProto, where: str) -> Value:
+        values = np.asarray(numpy_helper.to_array(sparse.values)).reshape(-1)
+        indices = np.asarray(numpy_helper.to_array(sparse.indices))
+        dims = tuple(int(d) for d in sparse.dims)
+        total = int(np.prod(dims, dtype=object)) if dims else 1
+        if any(d < 0 for d in dims) or total > 1 << 31:
+            raise broken_model(f"{where} has impossible dimensions {list(dims)}")
+        dense = np.zeros(total, dtype=values.dtype)
+        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), dims)
+        if flat.shape != values.shape or (flat.size and (flat.min() < 0 or flat.max() >= total)):
+            raise broken_model(f"{where} has indices outside of its dimensions")
+        dense[flat] = values
+        return Value.of_array(dense.reshape(dims), where)
+
+
+def node_dtype(node: Node, array: Any) -> str:
+    """Element type of a shape evaluator's symbolic result: that of its data input, int64 where the operator says so."""
+    if node.op in ("Shape", "Size"):
+        return "int64"
+    if node.op == "Cast":
+        return node.dtype_attr("to")
+    return node.dtype(1) if node.op == "Where" else node.dtype(0)
+
+
+def _schema_version(name: str, opset: int, domain: str) -> int:
+    key = (name, opset, domain)
+    if key not in _VERSIONS:
+        try:
+            _VERSIONS[key] = onnx.defs.get_schema(name, opset, domain).since_version
+        except onnx.defs.SchemaError:
+            _VERSIONS[key] = 0
+    return _VERSIONS[key]
+
+
+_VERSIONS: dict[tuple[str, int, str], int] = {}
+
+
+def _has_body(name: str, opset: int, domain: str) -> bool:
+    try:
+        schema = onnx.defs.get_schema(name, opset, domain)
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _function_body(node: Node, domain: str) -> onnx.FunctionProto | None:
+    """The operator's definition by other operators, where the specification gives one for this node."""
+    try:
+        schema = onnx.defs.get_schema(node.op, node.opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+    if schema.has_function:
+        body = schema.get_function_with_opset_version(_newest(schema.function_opset_versions, node.opset))
+        return onnx.FunctionProto.FromString(body) if isinstance(body, bytes) else body
+    if not schema.has_context_dependent_function:
+        return None
+    versions = schema.context_dependent_function_opset_versions
+    types = [(v.type_proto() if v is not None else onnx.TypeProto()).SerializeToString() for v in node.inputs]
+    raw = schema.get_context_dependent_function_with_opset_version(
+        _newest(versions, node.opset), node.proto.SerializeToString(), types
+    )
+    body = onnx.FunctionProto.FromString(raw)
+    return body if body.node else None
+
+
+def _newest(versions: list[int], limit: int) -> int:
+    fitting = [v for v in versions if v <= limit]
+    return max(fitting) if fitting else min(versions)
+
+
+def _bind_attributes(proto: onnx.NodeProto, scope: Scope) -> onnx.NodeProto:
+    """Inside a function body: attributes that refer to those of the call take their values, or vanish."""
+    if scope.attributes is None or not any(a.ref_attr_name for a in proto.attribute):
+        return proto
+    out = onnx.NodeProto()
+    out.CopyFrom(proto)
+    del out.attribute[:]
+    for a in proto.attribute:
+        if not a.ref_attr_name:
+            out.attribute.append(a)
+        elif a.ref_attr_name in scope.attributes:
+            given = onnx.AttributeProto()
+            given.CopyFrom(scope.attributes[a.ref_attr_name])
+            given.name = a.name
+            out.attribute.append(given)
+    return out
+
+
+def _qualified(proto: onnx.NodeProto) -> str:
+    return proto.op_type if proto.domain in _DEFAULT_DOMAINS else f"{proto.domain}::{proto.op_type}"
+
+
+def _no_converter(domain: str, name: str, version: int) -> str:
+    if _registry.known(domain, name):
+        return f"version {version} of this operator has no converter"
+    return "no converter" if version or domain else "no such operator in this operator set"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _identifier(text: str) -> str:
+    out = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)[-60:].strip("_")
+    return f"_{out}" if out[:1].isdigit() else out

@@ -1,0 +1,253 @@
+"""import_onnx: from a file or a ModelProto to an ImportedModel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tvm
+from tvm import relax
+
+from maas_rt import ImportModelError, InvalidArgumentError
+
+from .._imported import ImportedModel, SymbolSpec
+from . import _registry
+from ._dims import AmbiguousDims, Dim, ShapeMath
+from ._errors import broken_model, unsupported_error
+from ._graph import Graph, Scope
+from ._load import check_model, read_model, sort_nodes
+from ._node import shape_expr
+from ._source import OnnxSource
+from ._values import DTYPES, Value
+
+__all__ = ["import_onnx"]
+
+_MAX_UNIFICATIONS = 256
+
+
+def import_onnx(
+    model: onnx.ModelProto | str | os.PathLike[str],
+    *,
+    dynamic: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> ImportedModel:
+    """Import an ONNX model as one Relax function.
+
+    Args:
+        model: a ModelProto whose tensors are all inside, or the path of a file (its external data is read beneath its folder).
+        dynamic: symbolic dimensions by input name and axis, {"x": {0: (1, 32)}}; a value is (min, max), a SymbolSpec, a
+            symbol's name, or None for no bounds. Dimensions that the model itself names (dim_param) or leaves open are
+            symbols without being asked for.
+        input_shapes: extents by input name; they fix what the model leaves open.
+
+    Raises:
+        ImportModelError: the file is broken, hostile, or of an operator set that is not known.
+        UnsupportedOperatorError: `.operators` lists all operators that are not supported.
+        InvalidArgumentError: `dynamic` or `input_shapes` do not fit the model's inputs.
+    """
+    _registry.load_all()
+    proto = model if isinstance(model, onnx.ModelProto) else read_model(Path(model))
+    check_model(proto)
+    fixed = {name: tuple(int(d) for d in dims) for name, dims in (input_shapes or {}).items()}
+    wanted = _dynamic(dynamic)
+    equal: dict[str, Dim] = {}  # symbols that turned out to equal another symbol or a number
+    for _ in range(_MAX_UNIFICATIONS):
+        try:
+            return _import(proto, wanted, fixed, equal)
+        except AmbiguousDims as found:
+            other = found.other if isinstance(found.other, int) else str(found.other)
+            if found.symbol in equal:
+                raise broken_model(f"dimension '{found.symbol}' meets contradictory extents") from None
+            if not isinstance(found.other, int) and not hasattr(found.other, "name"):
+                raise ImportModelError(
+                    f"dimension '{found.symbol}' would have to equal {other} for the model to be valid: fix it with input_shapes"
+                ) from None
+            equal[found.symbol] = other
+    raise broken_model("its symbolic dimensions contradict each other")
+
+
+def _import(
+    proto: onnx.ModelProto, wanted: dict[str, dict[int, Any]], fixed: dict[str, tuple[int, ...]], equal: dict[str, Dim]
+) -> ImportedModel:
+    math = ShapeMath()
+    graph = Graph(proto, math)
+    opsets = {("" if o.domain in ("", "ai.onnx") else o.domain): o.version for o in proto.opset_import}
+    scope = Scope(opsets)
+    initial = {t.name for t in proto.graph.initializer} | {s.values.name for s in proto.graph.sparse_initializer}
+    infos = [i for i in proto.graph.input if i.name not in initial]
+    names = [i.name for i in infos]
+    for given, what in ((wanted, "dynamic"), (fixed, "input_shapes")):
+        for name in given:
+            if name not in names:
+                raise InvalidArgumentError(f"{what} names input '{name}', the model has {', '.join(names) or 'none'}")
+    specs: dict[str, SymbolSpec] = {}
+    parameters = []
+    for number, info in enumerate(infos):
+        value = _input(info, number, math, wanted.get(info.name, {}), fixed.get(info.name), equal, specs, graph)
+        scope.values[info.name] = value
+        if value.expr is not None:
+            parameters.append(value.expr)
+    ordered = onnx.GraphProto()
+    nodes = sort_nodes(proto.graph, set())
+    with graph.bb.function("main", parameters):
+        for tensor in proto.graph.initializer:
+            scope.values[tensor.name] = graph.tensor(tensor, f"initializer '{tensor.name}'")
+        for sparse in proto.graph.sparse_initializer:
+            scope.values[sparse.values.name] = graph.sparse(sparse, f"sparse initializer '{sparse.values.name}'")
+        del ordered
+        graph.run_nodes(nodes, scope)
+        outputs = [graph.result(o.name, scope, proto.graph.name) for o in proto.graph.output]
+        for info, value in zip(proto.graph.output, outputs, strict=True):
+            if not value.poison and (value.items is not None or value.absent):
+                graph.unsupported.add("sequence or optional", "as an output of the model", info.name)
+            elif not value.poison and value.dtype == "string":
+                graph.unsupported.add("string", "as an output of the model", info.name)
+        if graph.unsupported.entries:
+            graph.bb.emit_func_output(relax.Tuple([]))
+        else:
+            graph.bb.emit_func_output(relax.Tuple([graph.expr(v) for v in outputs]))
+    if graph.unsupported.entries:
+        raise unsupported_error(graph.unsupported)
+    mod = relax.transform.ConvertToDataflow(min_size=1)(graph.bb.get())
+    mod = relax.transform.DeadCodeElimination()(mod)
+    output_names = [o.name for o in proto.graph.output]
+
+    def again(cut: onnx.ModelProto) -> ImportedModel:
+        return import_onnx(cut, dynamic={k: dict(v) for k, v in wanted.items()}, input_shapes=fixed)
+
+    return ImportedModel(
+        mod=mod,
+        input_names=names,
+        output_names=output_names,
+        states=[],
+        symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
+        source=OnnxSource(proto, output_names, graph.index_bounds, again),
+        provenance={"framework": "onnx", "kind": "onnx", "opset": {k or "ai.onnx": v for k, v in sorted(opsets.items())}},
+    )
+
+
+def _used_symbols(mod: tvm.IRModule) -> list[str]:
+    """Names of the symbols of main's parameters, in order of appearance."""
+    out: dict[str, None] = {}
+    for parameter in mod["main"].params:
+        for d in parameter.ty.shape.values:
+            for var in tvm.tirx.analysis.undefined_vars(d):
+                out[var.name] = None
+    return list(out)
+
+
+def _input(
+    info: onnx.ValueInfoProto,
+    number: int,
+    math: ShapeMath,
+    dynamic: dict[int, Any],
+    fixed: tuple[int, ...] | None,
+    equal: dict[str, Dim],
+    specs: dict[str, SymbolSpec],
+    graph: Graph,
+) -> Value:
+    kind = info.type.WhichOneof("value")
+    if kind != "tensor_type":
+        graph.unsupported.add(f"input of {kind or 'no type'}", "only tensors can be inputs", info.name)
+        return Value("float32", (), poison=True)
+    tensor = info.type.tensor_type
+    if tensor.elem_type not in DTYPES:
+        names = onnx.TensorProto.DataType
+        name = names.Name(tensor.elem_type) if tensor.elem_type in names.values() else str(tensor.elem_type)
+        graph.unsupported.add(f"input of {name}", "element type is not supported", info.name)
+        return Value("float32", (), poison=True)
+    if not tensor.HasField("shape") and fixed is None:
+        raise ImportModelError(f"the ONNX model does not say the rank of input '{info.name}': give its shape with input_shapes")
+    declared = list(tensor.shape.dim) if tensor.HasField("shape") else [None] * len(fixed or ())
+    if fixed is not None and len(fixed) != len(declared):
+        raise InvalidArgumentError(f"input_shapes gives {len(fixed)} extents for input '{info.name}', which has rank {len(declared)}")
+    for axis in dynamic:
+        if not -len(declared) <= axis < len(declared):
+            raise InvalidArgumentError(f"dynamic names axis {axis} of input '{info.name}', which has rank {len(declared)}")
+    wishes = {a % len(declared): w for a, w in dynamic.items()}
+    dims: list[Dim] = []
+    for axis, d in enumerate(declared):
+        dims.append(_input_dim(info.name, axis, d, math, wishes, fixed, equal, specs))
+    dtype = DTYPES[tensor.elem_type]
+    var = relax.Var(_parameter_name(info.name, number), relax.TensorType(shape_expr(dims), dtype))
+    return Value(dtype, tuple(dims), expr=var, origin=info.name)
+
+
+def _input_dim(
+    name: str,
+    axis: int,
+    declared: Any,
+    math: ShapeMath,
+    wishes: dict[int, Any],
+    fixed: tuple[int, ...] | None,
+    equal: dict[str, Dim],
+    specs: dict[str, SymbolSpec],
+) -> Dim:
+    """The extent of one axis of an input: fixed by the caller, by the model, or a symbol."""
+    if fixed is not None:
+        value = declared.dim_value if declared is not None and declared.HasField("dim_value") else None
+        if fixed[axis] < 0 or (value and value > 0 and value != fixed[axis]):
+            raise InvalidArgumentError(f"input_shapes gives {fixed[axis]} for axis {axis} of input '{name}', which the model fixes at {value}")
+        return fixed[axis]
+    symbol = declared.dim_param if declared is not None and declared.HasField("dim_param") else ""
+    wish = wishes.get(axis)
+    if axis not in wishes and declared is not None and declared.HasField("dim_value") and declared.dim_value >= 0:
+        return int(declared.dim_value)
+    spec = _spec(wish)
+    symbol = wish if isinstance(wish, str) else symbol or f"{name}_dim{axis}"
+    if symbol not in specs or spec is not None:
+        specs[symbol] = spec or SymbolSpec()
+    seen = set()
+    while symbol in equal:
+        if symbol in seen:
+            raise broken_model(f"dimension '{symbol}' meets contradictory extents")
+        seen.add(symbol)
+        other = equal[symbol]
+        if isinstance(other, int):
+            if axis in wishes:
+                raise InvalidArgumentError(
+                    f"axis {axis} of input '{name}' cannot be dynamic: the model only works where it is {other}"
+                )
+            return other
+        if symbol in specs and other not in specs:
+            specs[other] = specs[symbol]
+        symbol = other
+    bounds = specs[symbol]
+    return math.symbol(symbol, bounds.min, bounds.max)
+
+
+def _spec(wish: Any) -> SymbolSpec | None:
+    if wish is None or isinstance(wish, str):
+        return None
+    if isinstance(wish, SymbolSpec):
+        return wish
+    if isinstance(wish, tuple | list) and len(wish) == 2:
+        try:
+            return SymbolSpec(min=int(wish[0] or 0), max=None if wish[1] is None else int(wish[1]))
+        except ValueError as why:
+            raise InvalidArgumentError(f"dynamic: {why}") from None
+    raise InvalidArgumentError(f"dynamic: {wish!r} is neither (min, max) nor a symbol's name")
+
+
+def _dynamic(dynamic: Any) -> dict[str, dict[int, Any]]:
+    """`dynamic` in its one form, {input: {axis: wish}}."""
+    out: dict[str, dict[int, Any]] = {}
+    if dynamic is None:
+        return out
+    if not isinstance(dynamic, Mapping):
+        raise InvalidArgumentError("dynamic must be a mapping such as {'x': {0: (1, 32)}}")
+    for name, axes in dynamic.items():
+        if not isinstance(axes, Mapping):
+            raise InvalidArgumentError(f"dynamic['{name}'] must be a mapping from axes to bounds, such as {{0: (1, 32)}}")
+        out[str(name)] = {int(a): w for a, w in axes.items()}
+    return out
+
+
+def _parameter_name(name: str, number: int) -> str:
+    text = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
+    return f"{text or 'input'}" if text and not text[0].isdigit() else f"input{number}_{text}"
+
+

@@ -1,0 +1,81 @@
+"""The ONNX model itself as the oracle of verification: ONNX Runtime where it is installed and takes the model, else the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+
+from .._imported import Array, ImportedModel
+
+__all__ = ["OnnxSource"]
+
+
+class OnnxSource:
+    """Runs the model with another implementation (`Source` of importers/_imported.py)."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        outputs: list[str],
+        ranges: dict[str, tuple[float, float]],
+        again: Callable[[onnx.ModelProto], ImportedModel],
+    ) -> None:
+        self._model = model
+        self._outputs = outputs
+        self._ranges = ranges
+        self._again = again
+        self._session: Any = None
+        self.reference = ""  # which implementation ran, after the first run
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session is None:
+            self._session = self._open()
+        results = self._session.run(self._outputs, dict(inputs))
+        return dict(zip(self._outputs, results, strict=True))
+
+    def _open(self) -> Any:
+        raw = self._model.SerializeToString() if self._model.ByteSize() < (1 << 31) - 1024 else None
+        if raw is not None:
+            try:
+                import onnxruntime
+            except ImportError:
+                pass
+            else:
+                options = onnxruntime.SessionOptions()
+                options.log_severity_level = 4
+                options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+                options.intra_op_num_threads = 1
+                try:
+                    session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+                    self.reference = f"onnxruntime {onnxruntime.__version__}"
+                    return session
+                except Exception:  # it has no kernel for an operator or type: the reference is slower and takes more
+                    pass
+        from onnx.reference import ReferenceEvaluator
+
+        self.reference = f"onnx.reference {onnx.__version__}"
+        return ReferenceEvaluator(self._model)
+
+    def input_ranges(self) -> dict[str, tuple[float, float]]:
+        return dict(self._ranges)
+
+    def operators(self) -> int:
+        return len(self._model.graph.node)
+
+    def prefix(self, count: int) -> tuple[ImportedModel, str]:
+        if not 1 <= count <= self.operators():
+            raise ValueError(f"a prefix of {count} operators: the model has {self.operators()}")
+        cut = onnx.ModelProto()
+        cut.CopyFrom(self._model)
+        del cut.graph.node[count:]
+        last = cut.graph.node[-1]
+        del cut.graph.output[:]
+        cut.graph.output.extend(onnx.ValueInfoProto(name=name) for name in last.output if name)
+        inferred = onnx.shape_inference.infer_shapes(cut)
+        known = {info.name: info for info in inferred.graph.value_info}
+        known.update({info.name: info for info in inferred.graph.output})
+        del cut.graph.output[:]
+        cut.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in last.output if name)
+        return self._again(cut), f"{last.name or last.output[0]} ({last.op_type})"

@@ -1,0 +1,640 @@
+"""Operators that work element by element: arithmetic, comparison, logic, bits, activations, conversions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import relax, tirx
+
+from .._node import Node, dims_of, dtype_of
+from .._registry import op
+from .._values import bits_of, is_float, is_int, is_signed
+from ._te import elementwise, highest, imm, lowest, select
+
+# ---- arithmetic
+
+
+def _pair(n: Node) -> tuple[Any, Any, str]:
+    if n.dtype(0) != n.dtype(1):
+        raise n.broken(f"has operands of different types, {n.dtype(0)} and {n.dtype(1)}")
+    n.math.broadcast(n.shape(0), n.shape(1))
+    return n.x(0), n.x(1), n.dtype(0)
+
+
+@op("Add", since=[7, 13, 14])
+def add(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return relax.op.add(a, b)
+
+
+@op("Sub", since=[7, 13, 14])
+def sub(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return relax.op.subtract(a, b)
+
+
+@op("Mul", since=[7, 13, 14])
+def mul(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return relax.op.multiply(a, b)
+
+
+@op("Div", since=[7, 13, 14])
+def div(n: Node) -> Any:
+    a, b, dtype = _pair(n)
+    if is_float(dtype):
+        return relax.op.divide(a, b)
+    return elementwise(n, lambda p, q: _int_div(p, q, dtype), a, b)
+
+
+def _int_div(p: Any, q: Any, dtype: str) -> Any:
+    """Truncating division that cannot trap: x / 0 is 0 and x / -1 is -x (with wrap-around), as numpy has it."""
+    zero, one = imm(0, dtype), imm(1, dtype)
+    if not is_signed(dtype):
+        return select(q == zero, zero, tirx.truncdiv(p, select(q == zero, one, q)))
+    minus = imm(-1, dtype)
+    trap = tirx.any(q == zero, q == minus)
+    return select(trap, select(q == zero, zero, zero - p), tirx.truncdiv(p, select(trap, one, q)))
+
+
+@op("Mod", since=[10, 13])
+def mod(n: Node) -> Any:
+    a, b, dtype = _pair(n)
+    fmod = n.flag("fmod")
+    if is_float(dtype):
+        if not fmod:
+            raise n.broken("must have fmod = 1 for floating point")
+        wide = dtype if dtype in ("float32", "float64") else "float32"
+        return elementwise(n, lambda p, q: tirx.Cast(dtype, tirx.fmod(tirx.Cast(wide, p), tirx.Cast(wide, q))), a, b)
+    return elementwise(n, lambda p, q: _int_mod(p, q, dtype, truncate=fmod), a, b)
+
+
+def _int_mod(p: Any, q: Any, dtype: str, *, truncate: bool) -> Any:
+    zero, one = imm(0, dtype), imm(1, dtype)
+    trap = tirx.any(q == zero, q == imm(-1, dtype)) if is_signed(dtype) else q == zero
+    safe = select(trap, one, q)
+    rest = tirx.truncmod(p, safe)
+    if is_signed(dtype) and not truncate:
+        rest = select(tirx.all(rest != zero, (rest < zero) != (safe < zero)), rest + safe, rest)
+    return select(trap, zero, rest)
+
+
+@op("Pow", since=[7, 12, 13, 15])
+def pow_(n: Node) -> Any:
+    a, b, base = n.x(0), n.x(1), n.dtype(0)
+    exponent = n.value(1)
+    if is_float(base):
+        if exponent.const is not None and exponent.const.size == 1:
+            # Common in layer norm and GELU written out: small integer powers are products.
+            e = float(exponent.const.reshape(()))
+            if e == 2.0 and len(exponent.shape) <= n.rank(0):
+                return relax.op.multiply(a, a)
+            if e == 0.5 and len(exponent.shape) <= n.rank(0) and base == "float32":
+                return relax.op.sqrt(a)
+        if dtype_of(b) == base and base in ("float32", "float64"):
+            return relax.op.power(a, b)
+        wide = "float64" if base == "float64" or (is_int(dtype_of(b)) and bits_of(dtype_of(b)) > 16) else "float32"
+        return elementwise(n, lambda p, q: tirx.Cast(base, tirx.pow(tirx.Cast(wide, p), tirx.Cast(wide, q))), a, b)
+    if is_int(dtype_of(b)):
+        return _int_pow(n, a, b, base)
+    # An integer base to a floating point power: numpy computes in float64 and converts back.
+    return elementwise(n, lambda p, q: tirx.Cast(base, tirx.pow(tirx.Cast("float64", p), tirx.Cast("float64", q))), a, b)
+
+
+def _int_pow(n: Node, a: Any, b: Any, base: str) -> Any:
+    """Exact, with wrap-around, by squaring: bit k of the exponent multiplies base**(2**k)."""
+    kind = dtype_of(b)
+    result = elementwise(n, lambda p, q: imm(1, base) + (p - p) + tirx.Cast(base, q - q), a, b, name="ones")
+    square = a
+    constant = n.value(1).const
+    top = int(constant.max(initial=0)) if constant is not None else (1 << min(bits_of(kind), 6)) - 1
+    for k in range(max(top.bit_length(), 1)):
+
+        def step(r: Any, s: Any, q: Any, k: int = k) -> Any:
+            bit = tirx.bitwise_and(tirx.shift_right(q, imm(k, kind)), imm(1, kind))
+            return select(bit == imm(1, kind), r * s, r)
+
+        result = elementwise(n, step, result, square, b, name="pow_step")
+        square = elementwise(n, lambda s: s * s, square, name="square")
+    if constant is None and bits_of(kind) > 6:
+
+        # Exponents beyond what the steps cover, and negative ones: only 1, -1 and (wrapping) even bases have a simple value.
+        def beyond(r: Any, p: Any, q: Any) -> Any:
+            one, zero, odd = imm(1, base), imm(0, base), tirx.bitwise_and(q, imm(1, kind)) == imm(1, kind)
+            far = q > imm(63, kind) if not is_signed(kind) else tirx.any(q > imm(63, kind), q < imm(0, kind))
+            unit = select(p == one, one, zero)
+            if is_signed(base):
+                unit = select(p == imm(-1, base), select(odd, imm(-1, base), one), unit)
+            return select(far, unit, r)
+
+        result = elementwise(n, beyond, result, a, b, name="pow_beyond")
+    return result
+
+
+@op("Sum", since=[8, 13])
+def sum_(n: Node) -> Any:
+    out = n.x(0)
+    for i in range(1, len(n.inputs)):
+        out = n.emit(relax.op.add(out, n.x(i)))
+    return out
+
+
+@op("Mean", since=[8, 13])
+def mean(n: Node) -> Any:
+    total = sum_(n)
+    return relax.op.divide(total, n.scalar_const(len(n.inputs), n.dtype(0)))
+
+
+@op("Max", since=[8, 12, 13])
+def max_(n: Node) -> Any:
+    return _extremum(n, greatest=True)
+
+
+@op("Min", since=[8, 12, 13])
+def min_(n: Node) -> Any:
+    return _extremum(n, greatest=False)
+
+
+def _extremum(n: Node, *, greatest: bool) -> Any:
+    dtype = n.dtype(0)
+
+    def pick(p: Any, q: Any) -> Any:
+        if not is_float(dtype):
+            return select(p > q, p, q) if greatest else select(p < q, p, q)
+        # NaN in either operand is the result, as numpy has it.
+        wins = p > q if greatest else p < q
+        return select(tirx.any(wins, p != p), p, q)
+
+    out = n.x(0)
+    for i in range(1, len(n.inputs)):
+        if n.dtype(i) != dtype:
+            raise n.broken("has operands of different types")
+        out = elementwise(n, pick, out, n.x(i))
+    return out
+
+
+# ---- one operand, floating point
+
+
+def _unary(function: Callable[[Any], Any]) -> Callable[[Node], Any]:
+    def convert(n: Node) -> Any:
+        n.float_only()
+        x = n.x(0)
+        if n.dtype(0) in ("float16", "bfloat16"):
+            return n.cast(n.emit(function(n.cast(x, "float32"))), n.dtype(0))
+        return function(x)
+
+    return convert
+
+
+for _name, _versions, _function in (
+    ("Exp", [6, 13], relax.op.exp),
+    ("Log", [6, 13], relax.op.log),
+    ("Sqrt", [6, 13], relax.op.sqrt),
+    ("Sin", [7, 22], relax.op.sin),
+    ("Cos", [7, 22], relax.op.cos),
+    ("Tan", [7, 22], relax.op.tan),
+    ("Sinh", [9, 22], relax.op.sinh),
+    ("Cosh", [9, 22], relax.op.cosh),
+    ("Tanh", [6, 13], relax.op.tanh),
+    ("Sigmoid", [6, 13], relax.op.sigmoid),
+    ("Erf", [9, 13], relax.op.erf),
+    ("Floor", [6, 13], relax.op.floor),
+    ("Ceil", [6, 13], relax.op.ceil),
+):
+    op(_name, since=_versions)(_unary(_function))
+
+
+def _unary_te(function: Callable[[Any], Any]) -> Callable[[Node], Any]:
+    """A function of a scalar that TIR has but Relax has not, or has with other rounding."""
+
+    def convert(n: Node) -> Any:
+        n.float_only()
+        dtype = n.dtype(0)
+        wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+        return elementwise(n, lambda v: tirx.Cast(dtype, function(tirx.Cast(wide, v))), n.x(0))
+
+    return convert
+
+
+for _name, _versions, _function in (
+    ("Asin", [7, 22], tirx.asin),
+    ("Acos", [7, 22], tirx.acos),
+    ("Atan", [7, 22], tirx.atan),
+    ("Asinh", [9, 22], tirx.asinh),
+    ("Acosh", [9, 22], tirx.acosh),
+    ("Atanh", [9, 22], tirx.atanh),
+    ("Round", [11, 22], tirx.nearbyint),
+):
+    op(_name, since=_versions)(_unary_te(_function))
+
+
+@op("Reciprocal", since=[6, 13])
+def reciprocal(n: Node) -> Any:
+    return relax.op.divide(n.scalar_const(1, n.dtype(0)), n.x(0))
+
+
+@op("Neg", since=[6, 13])
+def neg(n: Node) -> Any:
+    return relax.op.negative(n.x(0))
+
+
+@op("Abs", since=[6, 13])
+def abs_(n: Node) -> Any:
+    dtype = n.dtype(0)
+    if is_float(dtype):
+        return relax.op.abs(n.x(0))
+    if not is_signed(dtype):
+        return n.value(0)
+    return elementwise(n, lambda v: select(v < imm(0, dtype), imm(0, dtype) - v, v), n.x(0))
+
+
+@op("Sign", since=[9, 13])
+def sign(n: Node) -> Any:
+    dtype = n.dtype(0)
+    zero, one = imm(0, dtype), imm(1, dtype)
+    if not is_float(dtype) and not is_signed(dtype):
+        return elementwise(n, lambda v: select(v > zero, one, zero), n.x(0))
+    return elementwise(n, lambda v: select(v > zero, one, select(v < zero, imm(-1, dtype), v)), n.x(0))
+
+
+@op("IsNaN", since=[9, 13, 20])
+def is_nan(n: Node) -> Any:
+    return elementwise(n, lambda v: v != v, n.x(0))
+
+
+@op("IsInf", since=[10, 20])
+def is_inf(n: Node) -> Any:
+    dtype = n.dtype(0)
+    top, bottom = highest(dtype), lowest(dtype)
+    both = []
+    if n.flag("detect_positive", 1):
+        both.append(top)
+    if n.flag("detect_negative", 1):
+        both.append(bottom)
+    if not both:
+        return elementwise(n, lambda v: imm(False, "bool"), n.x(0))
+    return elementwise(n, lambda v: v == both[0] if len(both) == 1 else tirx.any(v == top, v == bottom), n.x(0))
+
+
+# ---- activations
+
+
+@op("Relu", since=[6, 13, 14])
+def relu(n: Node) -> Any:
+    dtype = n.dtype(0)
+    if dtype == "float32":
+        return relax.op.nn.relu(n.x(0))
+    return elementwise(n, lambda v: select(v < imm(0, dtype), imm(0, dtype), v), n.x(0))
+
+
+@op("LeakyRelu", since=[6, 16])
+def leaky_relu(n: Node) -> Any:
+    return relax.op.nn.leakyrelu(n.x(0), n.float_attr("alpha", 0.01))
+
+
+@op("PRelu", since=[7, 9, 16])
+def prelu(n: Node) -> Any:
+    zero = imm(0, n.dtype(0))
+    return elementwise(n, lambda v, slope: select(v < zero, v * slope, v), n.x(0), n.x(1))
+
+
+@op("Elu", since=[6, 22])
+def elu(n: Node) -> Any:
+    alpha = n.float_attr("alpha", 1.0)
+    return _in_float(n, lambda v, k: select(v < k(0), k(alpha) * (tirx.exp(v) - k(1)), v))
+
+
+@op("Celu", since=[12])
+def celu(n: Node) -> Any:
+    alpha = n.float_attr("alpha", 1.0)
+    return _in_float(n, lambda v, k: tirx.max(v, k(0)) + tirx.min(k(0), k(alpha) * (tirx.exp(v / k(alpha)) - k(1))))
+
+
+@op("Selu", since=[6, 22])
+def selu(n: Node) -> Any:
+    alpha = n.float_attr("alpha", 1.67326319217681884765625)
+    gamma = n.float_attr("gamma", 1.05070102214813232421875)
+    return _in_float(n, lambda v, k: k(gamma) * select(v <= k(0), k(alpha) * tirx.exp(v) - k(alpha), v))
+
+
+@op("HardSigmoid", since=[6, 22])
+def hard_sigmoid(n: Node) -> Any:
+    alpha, beta = n.float_attr("alpha", 0.2), n.float_attr("beta", 0.5)
+    return _in_float(n, lambda v, k: tirx.max(k(0), tirx.min(k(1), k(alpha) * v + k(beta))))
+
+
+@op("HardSwish", since=[14, 22])
+def hard_swish(n: Node) -> Any:
+    return _in_float(n, lambda v, k: v * tirx.max(k(0), tirx.min(k(1), v * k(1 / 6) + k(0.5))))
+
+
+@op("Softplus", since=[1, 22])
+def softplus(n: Node) -> Any:
+    # log(1 + exp(v)) without overflow.
+    return _in_float(n, lambda v, k: tirx.max(v, k(0)) + tirx.log1p(tirx.exp(select(v < k(0), v, k(0) - v))))
+
+
+@op("Softsign", since=[1, 22])
+def softsign(n: Node) -> Any:
+    return _in_float(n, lambda v, k: v / (k(1) + tirx.abs(v)))
+
+
+@op("ThresholdedRelu", since=[10, 22])
+def thresholded_relu(n: Node) -> Any:
+    alpha = n.float_attr("alpha", 1.0)
+    return _in_float(n, lambda v, k: select(v > k(alpha), v, k(0)))
+
+
+@op("Shrink", since=[9])
+def shrink(n: Node) -> Any:
+    bias, lambd = n.float_attr("bias", 0.0), n.float_attr("lambd", 0.5)
+    dtype = n.dtype(0)
+    if is_float(dtype):
+        return _in_float(n, lambda v, k: select(v < k(-lambd), v + k(bias), select(v > k(lambd), v - k(bias), k(0))))
+
+    def element(v: Any) -> Any:
+        f = tirx.Cast("float64", v)
+        b, lim = imm(bias, "float64"), imm(lambd, "float64")
+        return tirx.Cast(dtype, select(f < -lim, f + b, select(f > lim, f - b, imm(0, "float64"))))
+
+    return elementwise(n, element, n.x(0))
+
+
+@op("Gelu", since=[20])
+def gelu(n: Node) -> Any:
+    n.float_only()
+    function = relax.op.nn.gelu_tanh if n.str_attr("approximate", "none") == "tanh" else relax.op.nn.gelu
+    if n.dtype(0) in ("float16", "bfloat16"):
+        return n.cast(n.emit(function(n.cast(n.x(0), "float32"))), n.dtype(0))
+    return function(n.x(0))
+
+
+@op("Mish", since=[18, 22])
+def mish(n: Node) -> Any:
+    def element(v: Any, k: Callable[[float], Any]) -> Any:
+        return v * tirx.tanh(tirx.max(v, k(0)) + tirx.log1p(tirx.exp(select(v < k(0), v, k(0) - v))))
+
+    return _in_float(n, element)
+
+
+@op("Swish", since=[24])
+def swish(n: Node) -> Any:
+    alpha = n.float_attr("alpha", 1.0)
+    if alpha == 1.0 and n.dtype(0) == "float32":
+        return relax.op.nn.silu(n.x(0))
+    return _in_float(n, lambda v, k: v / (k(1) + tirx.exp(k(0) - k(alpha) * v)))
+
+
+def _in_float(n: Node, function: Callable[[Any, Callable[[float], Any]], Any]) -> Any:
+    """function(v, k) at float32 or float64; k(c) makes a constant of that type. Half types are widened and rounded once."""
+    n.float_only()
+    dtype = n.dtype(0)
+    wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+
+    def constant(c: float) -> Any:
+        return imm(c, wide)
+
+    return elementwise(n, lambda v: tirx.Cast(dtype, function(tirx.Cast(wide, v), constant)), n.x(0))
+
+
+@op("Clip", since=[6, 11, 12, 13])
+def clip(n: Node) -> Any:
+    dtype = n.dtype(0)
+    if n.version < 11:
+        low: Any = n.float_attr("min", None) if n.has_attr("min") else None
+        high: Any = n.float_attr("max", None) if n.has_attr("max") else None
+    else:
+        low = n.value(1).const if n.has(1) else None
+        high = n.value(2).const if n.has(2) else None
+        if (n.has(1) and low is None) or (n.has(2) and high is None):
+            return _clip_tensors(n, dtype)
+        low = None if low is None else low.reshape(()).item()
+        high = None if high is None else high.reshape(()).item()
+    if low is None and high is None:
+        return n.value(0)
+    if dtype == "float32" and low is not None and high is not None and not (math.isnan(low) or math.isnan(high)):
+        if low <= high:
+            return relax.op.clip(n.x(0), low, high)
+    if dtype == "float32" and low == 0.0 and high is None:
+        return relax.op.nn.relu(n.x(0))
+
+    def element(v: Any) -> Any:
+        if low is not None:
+            v = select(v < imm(low, dtype), imm(low, dtype), v)
+        return v if high is None else select(v > imm(high, dtype), imm(high, dtype), v)
+
+    return elementwise(n, element, n.x(0))
+
+
+def _clip_tensors(n: Node, dtype: str) -> Any:
+    out = n.x(0)
+    for i, low in ((1, True), (2, False)):
+        if n.has(i):
+            bound = n.reshape(n.x(i), []) if n.rank(i) else n.x(i)
+            out = elementwise(
+                n, (lambda v, b: select(v < b, b, v)) if low else (lambda v, b: select(v > b, b, v)), out, bound
+            )
+    return out
+
+
+# ---- comparison, logic, choice
+
+
+def _compare(function: Callable[[Any, Any], Any]) -> Callable[[Node], Any]:
+    def convert(n: Node) -> Any:
+        a, b, _ = _pair(n)
+        return function(a, b)
+
+    return convert
+
+
+for _name, _versions, _binary in (
+    ("Greater", [7, 9, 13], relax.op.greater),
+    ("Less", [7, 9, 13], relax.op.less),
+    ("GreaterOrEqual", [12, 16], relax.op.greater_equal),
+    ("LessOrEqual", [12, 16], relax.op.less_equal),
+):
+    op(_name, since=_versions)(_compare(_binary))
+
+
+@op("Equal", since=[7, 11, 13, 19])
+def equal(n: Node) -> Any:
+    if "string" in (n.dtype(0), n.dtype(1)):
+        raise n.refuse("strings at run time")
+    a, b, dtype = _pair(n)
+    if dtype == "bool":
+        return elementwise(n, lambda p, q: tirx.Cast("int8", p) == tirx.Cast("int8", q), a, b)
+    return relax.op.equal(a, b)
+
+
+@op("And", since=[7])
+def and_(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return relax.op.logical_and(a, b)
+
+
+@op("Or", since=[7])
+def or_(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return relax.op.logical_or(a, b)
+
+
+@op("Xor", since=[7])
+def xor(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return elementwise(n, lambda p, q: tirx.Cast("int8", p) != tirx.Cast("int8", q), a, b)
+
+
+@op("Not", since=[1])
+def not_(n: Node) -> Any:
+    return relax.op.logical_not(n.x(0))
+
+
+@op("Where", since=[9, 16])
+def where(n: Node) -> Any:
+    if n.dtype(1) != n.dtype(2):
+        raise n.broken(f"has branches of different types, {n.dtype(1)} and {n.dtype(2)}")
+    if n.dtype(1) == "string":
+        raise n.refuse("strings at run time")
+    n.math.broadcast(n.shape(0), n.shape(1), n.shape(2))
+    return relax.op.where(n.x(0), n.x(1), n.x(2))
+
+
+# ---- bits
+
+
+@op("BitwiseAnd", since=[18])
+def bitwise_and(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return relax.op.bitwise_and(a, b)
+
+
+@op("BitwiseOr", since=[18])
+def bitwise_or(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return relax.op.bitwise_or(a, b)
+
+
+@op("BitwiseXor", since=[18])
+def bitwise_xor(n: Node) -> Any:
+    a, b, _ = _pair(n)
+    return relax.op.bitwise_xor(a, b)
+
+
+@op("BitwiseNot", since=[18])
+def bitwise_not(n: Node) -> Any:
+    return relax.op.bitwise_not(n.x(0))
+
+
+@op("BitShift", since=[11])
+def bit_shift(n: Node) -> Any:
+    a, b, dtype = _pair(n)
+    left = n.str_attr("direction") == "LEFT"
+    width = bits_of(dtype)
+
+    def element(p: Any, q: Any) -> Any:
+        # A shift by the width or more gives 0, which the CPU's instruction does not.
+        far = q >= imm(width, dtype)
+        by = select(far, imm(0, dtype), q)
+        return select(far, imm(0, dtype), tirx.shift_left(p, by) if left else tirx.shift_right(p, by))
+
+    return elementwise(n, element, a, b)
+
+
+@op("BitCast", since=[26])
+def bit_cast(n: Node) -> Any:
+    to = n.dtype_attr("to")
+    have = n.dtype(0)
+    if bits_of(have) != bits_of(to):
+        raise n.refuse(f"from {have} to {to}, which differ in size")
+    if have == to:
+        return n.value(0)
+    if "bool" in (have, to):
+        raise n.refuse("of bool")
+    return elementwise(n, lambda v: tirx.reinterpret(to, v), n.x(0))
+
+
+# ---- conversion
+
+
+@op("Cast", since=[6, 9, 13, 19, 21, 23, 24, 25])
+def cast(n: Node) -> Any:
+    return convert_dtype(n, n.x(0), n.dtype_attr("to"))
+
+
+@op("CastLike", since=[15, 19, 21, 23, 24, 25])
+def cast_like(n: Node) -> Any:
+    return convert_dtype(n, n.x(0), n.dtype(1))
+
+
+def convert_dtype(n: Node, x: Any, to: str) -> Any:
+    have = dtype_of(x)
+    if have == to:
+        return x
+    if to == "bool":
+        return elementwise(n, lambda v: v != imm(0, have), x)
+    if to == "bfloat16":
+        return _to_bfloat16(n, x)
+    if have == "bfloat16" and to != "float32":
+        return convert_dtype(n, _from_bfloat16(n, x), to)
+    if have == "bfloat16":
+        return _from_bfloat16(n, x)
+    if is_float(have) and is_int(to):
+        return elementwise(n, lambda v: _float_to_int(v, have, to), x)
+    return relax.op.astype(x, to)
+
+
+def _float_to_int(v: Any, have: str, to: str) -> Any:
+    """Truncation as C has it; narrow types keep the low bits of a wide conversion, as numpy does on common CPUs."""
+    wide = v if have in ("float32", "float64") else tirx.Cast("float32", v)
+    if to == "uint64":
+        # A float beyond 2**63 does not fit the signed conversion that narrower types go through.
+        return tirx.Cast("uint64", wide)
+    return tirx.Cast(to, tirx.Cast("int64", wide)) if to != "int64" else tirx.Cast("int64", wide)
+
+
+def _to_bfloat16(n: Node, x: Any) -> Any:
+    """Round to nearest even on the bits; NaN stays NaN."""
+    have = dtype_of(x)
+    f = x if have == "float32" else n.emit(convert_dtype(n, x, "float32"))
+
+    def element(v: Any) -> Any:
+        bits = tirx.reinterpret("uint32", v)
+        odd = tirx.bitwise_and(tirx.shift_right(bits, imm(16, "uint32")), imm(1, "uint32"))
+        rounded = tirx.shift_right(bits + imm(0x7FFF, "uint32") + odd, imm(16, "uint32"))
+        return tirx.reinterpret("bfloat16", tirx.Cast("uint16", select(v != v, imm(0x7FC0, "uint32"), rounded)))
+
+    return elementwise(n, element, f, name="to_bfloat16")
+
+
+def _from_bfloat16(n: Node, x: Any) -> Any:
+    def element(v: Any) -> Any:
+        wide = tirx.Cast("uint32", tirx.reinterpret("uint16", v))
+        return tirx.reinterpret("float32", tirx.shift_left(wide, imm(16, "uint32")))
+
+    return elementwise(n, element, x, name="from_bfloat16")
+
+
+@op("Identity", since=[1, 13, 14, 16, 19, 21, 23, 24, 25])
+def identity(n: Node) -> Any:
+    return n.inputs[0]
+
+
+@op("Dropout", since=[7, 10, 12, 13, 22])
+def dropout(n: Node) -> Any:
+    training = bool(n.scalar(2, "training_mode")) if n.has(2) else False
+    ratio = float(n.scalar(1, "ratio")) if n.has(1) and training else 0.0
+    if training and ratio != 0.0:
+        raise n.refuse("in training mode, whose result is random")
+    x = n.x(0)
+    if len(n.proto.output) < 2:
+        return n.value(0)
+    dims = dims_of(x)
+    mask = n.emit(relax.op.full(dims, relax.const(np.array(True)), "bool"))
+    return [n.value(0), mask]
+
+

@@ -1,0 +1,271 @@
+"""Reductions, extrema with their positions, running sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax, te, tirx
+
+from .._dims import Dim
+from .._node import Node, dims_of, dtype_of, shape_expr
+from .._registry import op
+from .._values import is_float
+from ._te import elementwise, highest, imm, lowest
+
+# Schema versions from which `axes` is an input.
+_AXES_INPUT = {"ReduceSum": 13}
+
+
+def _axes(n: Node) -> list[int] | None:
+    """The reduced axes, sorted; None: nothing is reduced (noop_with_empty_axes)."""
+    rank = n.rank(0)
+    if n.version >= _AXES_INPUT.get(n.op, 18):
+        given = n.ints(1, "axes") if n.has(1) else []
+        if not given and n.flag("noop_with_empty_axes"):
+            return None
+    else:
+        given = n.ints_attr("axes", [])
+    return sorted(n.axes(given, rank)) if given else list(range(rank))
+
+
+def reduce_te(
+    n: Node, x: Any, axes: list[int], keepdims: bool, function: Callable[[Any, Any], Any], identity: Any, name: str = ""
+) -> Any:
+    """Reduce with any associative function; also right where a reduced axis has no element (the identity is the result)."""
+    dims = dims_of(x)
+    out: list[Dim] = [1 if i in axes else d for i, d in enumerate(dims) if keepdims or i not in axes]
+    reducer = te.comm_reducer(lambda a, b: function(a, b), lambda t: identity, name=name or "reduce")
+
+    def body(t: Any, shape: Any) -> Any:
+        ks = [te.reduce_axis((0, t.shape[a]), name=f"k{a}") for a in axes]
+
+        def element(*i: Any) -> Any:
+            rest = iter(i)
+            reduced = iter(ks)
+            index = []
+            for a in range(len(dims)):
+                if a in axes:
+                    index.append(next(reduced))
+                    if keepdims:
+                        next(rest)
+                else:
+                    index.append(next(rest))
+            return reducer(t(*index), axis=ks)
+
+        return te.compute(shape, element, name=name or n.op.lower())
+
+    return n.te(body, x, shape_expr(out), name=name or n.op.lower())
+
+
+def _sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    dtype = dtype_of(x)
+    if not axes:
+        return x
+    if dtype == "float32":
+        return n.emit(relax.op.sum(x, axes, keepdims))
+    if dtype in ("float16", "bfloat16"):
+        return n.cast(reduce_te(n, n.cast(x, "float32"), axes, keepdims, lambda a, b: a + b, imm(0, "float32"), "sum"), dtype)
+    return reduce_te(n, x, axes, keepdims, lambda a, b: a + b, imm(0, dtype), "sum")
+
+
+def _reduction(function: Callable[[Node, Any, list[int], bool], Any]) -> Callable[[Node], Any]:
+    def convert(n: Node) -> Any:
+        axes = _axes(n)
+        keepdims = n.flag("keepdims", 1)
+        if axes is None:
+            # Reduced over no axes: the elementwise part still applies (the square of ReduceSumSquare).
+            axes = []
+        return function(n, n.x(0), axes, keepdims)
+
+    return convert
+
+
+def _reduce_sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    return _sum(n, x, axes, keepdims)
+
+
+def _reduce_mean(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    dtype = dtype_of(x)
+    if not axes:
+        return x
+    if dtype == "float32":
+        return relax.op.mean(x, axes, keepdims)
+    if not is_float(dtype):
+        raise n.refuse(f"on {dtype}")
+    count: Dim = n.math.product([dims_of(x)[a] for a in axes])
+    if not isinstance(count, int):
+        raise n.refuse(f"on {dtype} with a dynamic extent")
+    wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+    total = _sum(n, n.cast(x, wide), axes, keepdims)
+    return n.cast(n.emit(relax.op.divide(total, n.scalar_const(count, wide))), dtype)
+
+
+def _reduce_max(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    return _extremum(n, x, axes, keepdims, greatest=True)
+
+
+def _reduce_min(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    return _extremum(n, x, axes, keepdims, greatest=False)
+
+
+def _extremum(n: Node, x: Any, axes: list[int], keepdims: bool, *, greatest: bool) -> Any:
+    dtype = dtype_of(x)
+    if not axes:
+        return x
+    if dtype == "bool":
+        wide = n.cast(x, "int8")
+        return n.cast(_extremum(n, wide, axes, keepdims, greatest=greatest), "bool")
+
+    def pick(a: Any, b: Any) -> Any:
+        wins = a > b if greatest else a < b
+        return tirx.Select(tirx.any(wins, a != a) if is_float(dtype) else wins, a, b)
+
+    start = lowest(dtype) if greatest else highest(dtype)
+    return reduce_te(n, x, axes, keepdims, pick, start, "max" if greatest else "min")
+
+
+def _reduce_prod(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    dtype = dtype_of(x)
+    return reduce_te(n, x, axes, keepdims, lambda a, b: a * b, imm(1, dtype), "prod") if axes else x
+
+
+def _square(n: Node, x: Any) -> Any:
+    return n.emit(relax.op.multiply(x, x))
+
+
+def _absolute(n: Node, x: Any) -> Any:
+    dtype = dtype_of(x)
+    if is_float(dtype):
+        return n.emit(relax.op.abs(x))
+    return elementwise(n, lambda v: tirx.Select(v < imm(0, dtype), imm(0, dtype) - v, v), x, name="abs")
+
+
+def _reduce_l1(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    return _sum(n, _absolute(n, x), axes, keepdims)
+
+
+def _reduce_l2(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    dtype = dtype_of(x)
+    total = _sum(n, _square(n, x), axes, keepdims)
+    if not is_float(dtype):
+        return elementwise(n, lambda v: tirx.Cast(dtype, tirx.sqrt(tirx.Cast("float64", v))), total)
+    return relax.op.sqrt(total)
+
+
+def _reduce_log_sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    total = _sum(n, x, axes, keepdims)
+    return elementwise(n, lambda v: tirx.log(v), total)
+
+
+def _reduce_log_sum_exp(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    dtype = dtype_of(x)
+    if not is_float(dtype):
+        raise n.refuse(f"on {dtype}")
+    if not axes:
+        return x
+    wide = n.cast(x, "float32") if dtype in ("float16", "bfloat16") else x
+    kind = dtype_of(wide)
+    top = _extremum(n, wide, axes, True, greatest=True)
+    # Where the maximum is infinite, subtracting it would make NaN.
+    top = elementwise(n, lambda v: tirx.Select(tirx.any(v == lowest(kind), v == highest(kind)), imm(0, kind), v), top, name="finite")
+    shifted = elementwise(n, lambda v, t: tirx.exp(v - t), wide, top, name="exp_shifted")
+    total = _sum(n, shifted, axes, True)
+    out = elementwise(n, lambda s, t: tirx.log(s) + t, total, top, name="log_sum")
+    if not keepdims:
+        out = n.reshape(out, [d for i, d in enumerate(dims_of(x)) if i not in axes])
+    return n.cast(out, dtype)
+
+
+def _reduce_sum_square(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    return _sum(n, _square(n, x), axes, keepdims)
+
+
+for _name, _versions, _function in (
+    ("ReduceSum", [1, 11, 13], _reduce_sum),
+    ("ReduceMean", [1, 11, 13, 18], _reduce_mean),
+    ("ReduceMax", [1, 11, 12, 13, 18, 20], _reduce_max),
+    ("ReduceMin", [1, 11, 12, 13, 18, 20], _reduce_min),
+    ("ReduceProd", [1, 11, 13, 18], _reduce_prod),
+    ("ReduceL1", [1, 11, 13, 18], _reduce_l1),
+    ("ReduceL2", [1, 11, 13, 18], _reduce_l2),
+    ("ReduceLogSum", [1, 11, 13, 18], _reduce_log_sum),
+    ("ReduceLogSumExp", [1, 11, 13, 18], _reduce_log_sum_exp),
+    ("ReduceSumSquare", [1, 11, 13, 18], _reduce_sum_square),
+):
+    op(_name, since=_versions)(_reduction(_function))
+
+
+@op("ArgMax", "ArgMin", since=[1, 11, 12, 13])
+def arg_extremum(n: Node) -> Any:
+    axis = n.axis(n.int_attr("axis", 0), n.rank(0))
+    keepdims = n.flag("keepdims", 1)
+    last = n.flag("select_last_index")
+    greatest = n.op == "ArgMax"
+    x = n.x(0)
+    dtype = dtype_of(x)
+    dims = dims_of(x)
+    out = [1 if i == axis else d for i, d in enumerate(dims) if keepdims or i != axis]
+
+    def better(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
+        (p, v), (q, w) = a, b
+        wins = v > w if greatest else v < w
+        if is_float(dtype):
+            wins = tirx.any(wins, tirx.all(v != v, w == w))  # the first NaN is the extremum, as in numpy
+        tie = tirx.any(v == w, tirx.all(v != v, w != w)) if is_float(dtype) else v == w
+        # Position -1 is the identity: it never wins.
+        order = p > q if last else p < q
+        take = tirx.any(wins, tirx.all(tie, order))
+        return tirx.all(p >= imm(0, "int64"), tirx.any(q < imm(0, "int64"), take))
+
+    def combine(a: Any, b: Any) -> Any:
+        first = better((a[0], a[1]), (b[0], b[1]))
+        return tirx.Select(first, a[0], b[0]), tirx.Select(first, a[1], b[1])
+
+    start = lowest(dtype) if greatest else highest(dtype)
+    reducer = te.comm_reducer(combine, lambda t0, t1: (imm(-1, "int64"), start), name="arg_reduce")
+
+    def body(t: Any, shape: Any) -> Any:
+        k = te.reduce_axis((0, t.shape[axis]), name="k")
+
+        def element(*i: Any) -> Any:
+            rest = list(i)
+            if keepdims:
+                rest[axis] = k
+            else:
+                rest.insert(axis, k)
+            return reducer((tirx.Cast("int64", k), t(*rest)), axis=k)
+
+        pair = te.compute(shape, element, name="arg")
+        return te.compute(shape, lambda *i: pair[0](*i), name="position")
+
+    return n.te(body, x, shape_expr(out))
+
+
+@op("CumSum", since=[11, 14])
+def cumsum(n: Node) -> Any:
+    return _scan(n, lambda a, b: a + b, 0)
+
+
+@op("CumProd", since=[26])
+def cumprod(n: Node) -> Any:
+    return _scan(n, lambda a, b: a * b, 1)
+
+
+def _scan(n: Node, function: Callable[[Any, Any], Any], identity: int) -> Any:
+    axis = n.axis(int(n.scalar(1, "axis")), n.rank(0))
+    exclusive, reverse = n.flag("exclusive"), n.flag("reverse")
+    x = n.x(0)
+    dtype = dtype_of(x)
+    return scan_axis(n, x, axis, function, imm(identity, dtype), exclusive=exclusive, reverse=reverse)
+
+
+def scan_axis(
+    n: Node, x: Any, axis: int, function: Callable[[Any, Any], Any], identity: Any, *, exclusive: bool, reverse: bool
+) -> Any:
+    """Running reduction along an axis, one sequential loop per line."""
+    from ._loops import running
+
+    return n.te(lambda t: running(t, axis, function, identity, exclusive, reverse), x)
+
+

@@ -1,0 +1,586 @@
+"""Operators that move elements without computing on them: reshape, transpose, slice, concatenate, gather, scatter, pad."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from .._dims import Dim
+from .._node import Node, dims_of, dtype_of, shape_expr
+from .._registry import op
+from .._values import Value, numpy_dtype
+from ._te import imm
+
+
+@op("Constant", since=[1, 9, 11, 12, 13, 19, 21, 23, 24, 25])
+def constant(n: Node) -> Any:
+    for name, dtype in (("value_float", np.float32), ("value_int", np.int64), ("value_floats", np.float32), ("value_ints", np.int64)):
+        if n.has_attr(name):
+            return np.array(n.attr(name), dtype)
+    if n.has_attr("value"):
+        return n.graph.tensor(n.attr("value"), n.place)
+    if n.has_attr("value_string"):
+        return np.array(n.attr("value_string"), dtype=object)
+    if n.has_attr("value_strings"):
+        return np.array(n.attr("value_strings"), dtype=object)
+    for a in n.proto.attribute:
+        if a.name == "sparse_value":
+            return n.graph.sparse(a.sparse_tensor, n.place)
+    raise n.broken("carries no value")
+
+
+@op("Shape", since=[1, 13, 15, 19, 21, 23, 24, 25])
+def shape(n: Node) -> Any:
+    from .symbolic import shape_of
+
+    return Value.of_symbols(shape_of(n), "int64", n.place)
+
+
+@op("Size", since=[1, 13, 19, 21, 23, 24, 25])
+def size(n: Node) -> Any:
+    out = np.empty((), dtype=object)
+    out[()] = n.math.product(n.shape(0))
+    return Value.of_symbols(out, "int64", n.place)
+
+
+# ---- new shape, same elements
+
+
+@op("Reshape", since=[5, 13, 14, 19, 21, 23, 24, 25])
+def reshape(n: Node) -> Any:
+    target = n.dims(1, "shape")
+    have = n.shape(0)
+    allowzero = n.flag("allowzero")
+    dims: list[Dim] = []
+    for i, d in enumerate(target):
+        if isinstance(d, int) and d == 0 and not allowzero:
+            if i >= len(have):
+                raise n.broken(f"copies dimension {i} of an input of rank {len(have)}")
+            d = have[i]
+        dims.append(d)
+    return n.reshape(n.x(0), infer_dim(n, have, dims))
+
+
+def infer_dim(n: Node, have: tuple[Dim, ...], dims: list[Dim]) -> list[Dim]:
+    """Replace the one -1 of a target shape by what is left of the elements; check the product."""
+    unknown = [i for i, d in enumerate(dims) if isinstance(d, int) and d == -1]
+    if len(unknown) > 1 or any(isinstance(d, int) and d < -1 for d in dims):
+        raise n.broken(f"has the impossible shape {dims}")
+    total = n.math.product(have)
+    if not unknown:
+        wanted = n.math.product(dims)
+        if isinstance(total, int) and isinstance(wanted, int) and total != wanted:
+            raise n.broken(f"turns {total} elements into shape {dims}")
+        if not n.math.same(total, wanted):
+            _equate(n, have, dims)
+        return dims
+    # Cancel factors that stand on both sides before dividing: n * 12 * 64 into [n, 12, -1].
+    rest = list(have)
+    known: list[Dim] = []
+    for i, d in enumerate(dims):
+        if i == unknown[0]:
+            continue
+        match = next((k for k, r in enumerate(rest) if n.math.same(r, d)), None)
+        if match is None:
+            known.append(d)
+        else:
+            rest.pop(match)
+    top, bottom = n.math.product(rest), n.math.product(known)
+    if isinstance(bottom, int) and bottom == 0:
+        raise n.broken(f"cannot infer -1 in shape {dims}")
+    if isinstance(top, int) and isinstance(bottom, int) and top % bottom:
+        raise n.broken(f"does not fit shape {dims} to an input of shape {list(have)}")
+    out = list(dims)
+    out[unknown[0]] = n.math.floordiv(top, bottom)
+    return out
+
+
+def _equate(n: Node, have: tuple[Dim, ...], dims: list[Dim]) -> None:
+    """Products that are not known to be equal: a symbol must take the value that makes them so."""
+    left, right = list(have), list(dims)
+    for d in list(left):
+        match = next((k for k, r in enumerate(right) if n.math.same(r, d)), None)
+        if match is not None:
+            right.pop(match)
+            left.pop(next(k for k, r in enumerate(left) if r is d))
+    a, b = n.math.product(left), n.math.product(right)
+    for x, y in ((a, b), (b, a)):
+        parts = left if x is a else right
+        variables = [p for p in parts if isinstance(p, tirx.Var)]
+        if len(variables) == 1 and isinstance(y, int):
+            rest = n.math.product([p for p in parts if p is not variables[0]])
+            if isinstance(rest, int) and rest and y % rest == 0:
+                n.math.require_same(variables[0], y // rest)
+    n.math.require_same(a, b)
+
+
+@op("Flatten", since=[1, 9, 11, 13, 21, 23, 24, 25])
+def flatten(n: Node) -> Any:
+    dims = n.shape(0)
+    axis = n.int_attr("axis", 1)
+    if not -len(dims) <= axis <= len(dims):
+        raise n.broken(f"axis {axis} is out of range for rank {len(dims)}")
+    axis += len(dims) if axis < 0 else 0
+    return n.reshape(n.x(0), [n.math.product(dims[:axis]), n.math.product(dims[axis:])])
+
+
+@op("Squeeze", since=[1, 11, 13, 21, 23, 24, 25])
+def squeeze(n: Node) -> Any:
+    dims = n.shape(0)
+    given = n.ints_attr("axes", None) if n.version < 13 else n.ints(1, "axes") if n.has(1) else None
+    if given is None:
+        if any(not isinstance(d, int) for d in dims):
+            raise n.refuse("without axes on a dynamic shape")
+        axes = [i for i, d in enumerate(dims) if d == 1]
+    else:
+        axes = n.axes(given, len(dims))
+    for a in axes:
+        n.math.require_same(dims[a], 1)
+    return n.reshape(n.x(0), [d for i, d in enumerate(dims) if i not in axes])
+
+
+@op("Unsqueeze", since=[1, 11, 13, 21, 23, 24, 25])
+def unsqueeze(n: Node) -> Any:
+    given = n.ints_attr("axes") if n.version < 13 else n.ints(1, "axes")
+    rank = n.rank(0) + len(given)
+    axes = n.axes(given, rank)
+    rest = iter(n.shape(0))
+    return n.reshape(n.x(0), [1 if i in axes else next(rest) for i in range(rank)])
+
+
+@op("Transpose", since=[1, 13, 21, 23, 24, 25])
+def transpose(n: Node) -> Any:
+    rank = n.rank(0)
+    perm = n.ints_attr("perm", list(range(rank))[::-1])
+    if sorted(perm) != list(range(rank)):
+        raise n.broken(f"has perm {perm} for rank {rank}")
+    return n.value(0) if perm == list(range(rank)) else relax.op.permute_dims(n.x(0), perm)
+
+
+@op("Expand", since=[8, 13])
+def expand(n: Node) -> Any:
+    target = n.dims(1, "shape")
+    return n.broadcast_to(n.x(0), n.math.broadcast(n.shape(0), target))
+
+
+@op("Tile", since=[6, 13])
+def tile(n: Node) -> Any:
+    repeats = n.dims(1, "repeats")
+    if len(repeats) != n.rank(0):
+        raise n.broken(f"has {len(repeats)} repeats for rank {n.rank(0)}")
+    if all(isinstance(r, int) and r == 1 for r in repeats):
+        return n.value(0)
+    have = n.shape(0)
+    out = [n.math.mul(d, r) for d, r in zip(have, repeats, strict=True)]
+
+    def body(x: Any, dims: Any) -> Any:
+        return te.compute(dims, lambda *i: x(*[tirx.floormod(k, x.shape[a]) for a, k in enumerate(i)]), name="tile")
+
+    return n.te(body, n.x(0), shape_expr(out))
+
+
+@op("Concat", since=[4, 11, 13])
+def concat(n: Node) -> Any:
+    dtype = n.dtype(0)
+    rank = n.rank(0)
+    axis = n.axis(n.int_attr("axis"), rank)
+    for i in range(1, len(n.inputs)):
+        if n.dtype(i) != dtype or n.rank(i) != rank:
+            raise n.broken("has inputs of different types or ranks")
+        for a in range(rank):
+            if a != axis:
+                n.math.require_same(n.shape(0)[a], n.shape(i)[a])
+    if len(n.inputs) == 1:
+        return n.value(0)
+    return relax.op.concat(n.xs(), axis)
+
+
+@op("Split", since=[2, 11, 13, 18])
+def split(n: Node) -> Any:
+    dims = n.shape(0)
+    axis = n.axis(n.int_attr("axis", 0), len(dims))
+    outputs = len(n.proto.output)
+    if n.version < 13 and n.has_attr("split"):
+        sizes: list[Dim] = list(n.ints_attr("split"))
+    elif n.version >= 13 and n.has(1):
+        sizes = n.dims(1, "split")
+    else:
+        count = n.int_attr("num_outputs", outputs) if n.version >= 18 else outputs
+        each = n.math.ceildiv(dims[axis], count)
+        if n.version < 18 and isinstance(dims[axis], int) and dims[axis] % count:
+            raise n.broken(f"splits {dims[axis]} into {count} equal parts")
+        last = n.math.sub(dims[axis], n.math.mul(each, count - 1))
+        if n.math.compare("<", last, 0) is not False:
+            raise n.refuse("of a dynamic dimension into parts whose sizes are not known")
+        sizes = [each] * (count - 1) + [last]
+    if len(sizes) != outputs:
+        raise n.broken(f"has {outputs} outputs for {len(sizes)} parts")
+    total: Dim = 0
+    for s in sizes:
+        total = n.math.add(total, s)
+    n.math.require_same(total, dims[axis])
+    out = []
+    start: Dim = 0
+    for s in sizes:
+        out.append(take_slice(n, n.x(0), axis, start, s))
+        start = n.math.add(start, s)
+    return out
+
+
+def take_slice(n: Node, x: Any, axis: int, start: Dim, extent: Dim, step: int = 1) -> Any:
+    """`extent` elements of an axis from `start` on."""
+    dims = list(dims_of(x))
+    if start == 0 and step == 1 and n.math.same(extent, dims[axis]):
+        return x
+    if isinstance(start, int) and isinstance(extent, int) and isinstance(dims[axis], int) and step > 0:
+        return n.emit(relax.op.strided_slice(x, [axis], [start], [start + (extent - 1) * step + 1 if extent else start], [step]))
+    dims[axis] = extent
+
+    def body(t: Any, out: Any, begin: Any) -> Any:
+        def element(*i: Any) -> Any:
+            index = list(i)
+            index[axis] = begin[0] + index[axis] * step
+            return t(*index)
+
+        return te.compute(out, element, name="slice")
+
+    return n.te(body, x, shape_expr(dims), shape_expr([start]), name="slice")
+
+
+def slice_bounds(n: Node, *, need_const: bool = False) -> list[tuple[int, Dim, Dim, int]] | None:
+    """(axis, start, end, step) as the node gives them; None if `need_const` and they are not constants."""
+    rank = n.rank(0)
+    if n.version < 10:
+        starts: list[Dim] = list(n.ints_attr("starts"))
+        ends: list[Dim] = list(n.ints_attr("ends"))
+        axes = n.ints_attr("axes", list(range(len(starts))))
+        steps = [1] * len(starts)
+    else:
+        given = [n.value(i) for i in range(1, 5) if n.has(i)]
+        if need_const and any(v.const is None for v in given):
+            return None
+        starts, ends = n.dims(1, "starts"), n.dims(2, "ends")
+        axes = n.ints(3, "axes") if n.has(3) else list(range(len(starts)))
+        steps = n.ints(4, "steps") if n.has(4) else [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise n.broken("has starts, ends, axes and steps of different lengths")
+    if any(s == 0 for s in steps):
+        raise n.broken("has a step of 0")
+    return list(zip(n.axes(axes, rank), starts, ends, steps, strict=True))
+
+
+@op("Slice", since=[1, 10, 11, 13])
+def slice_(n: Node) -> Any:
+    bounds = slice_bounds(n)
+    assert bounds is not None
+    x = n.x(0)
+    dims = list(n.shape(0))
+    begin: list[Dim] = [0] * len(dims)
+    strides = [1] * len(dims)
+    for axis, start, end, step in bounds:
+        begin[axis], dims[axis] = _slice_axis(n, dims[axis], start, end, step)
+        strides[axis] = step
+    touched = [a for a in range(len(dims)) if begin[a] != 0 or strides[a] != 1 or not n.math.same(dims[a], n.shape(0)[a])]
+    if not touched:
+        return n.value(0)
+    if all(isinstance(begin[a], int) and isinstance(dims[a], int) and strides[a] > 0 for a in touched):
+        static = all(isinstance(n.shape(0)[a], int) for a in touched)
+        if static:
+            ends = [begin[a] + (dims[a] - 1) * strides[a] + 1 if dims[a] else begin[a] for a in touched]
+            return relax.op.strided_slice(x, touched, [begin[a] for a in touched], ends, [strides[a] for a in touched])
+
+    def body(t: Any, out: Any, first: Any) -> Any:
+        return te.compute(out, lambda *i: t(*[first[a] + k * strides[a] for a, k in enumerate(i)]), name="slice")
+
+    return n.te(body, x, shape_expr(dims), shape_expr(begin))
+
+
+def _slice_axis(n: Node, extent: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
+    """(first index, number of elements) of numpy's slice of one axis."""
+    if isinstance(extent, int) and isinstance(start, int) and isinstance(end, int):
+        r = range(extent)[slice(start, end if not (step < 0 and end < -extent) else None, step)]
+        return (r.start if len(r) else 0), len(r)
+    low, high = (0, extent) if step > 0 else (-1, n.math.sub(extent, 1))
+    start = _clamp(n, _from_end(n, start, extent), low, high)
+    end = _clamp(n, _from_end(n, end, extent), low, high)
+    if step > 0:
+        length = n.math.sub(end, start)
+        count = n.math.ceildiv(length, step)
+    else:
+        length = n.math.sub(start, end)
+        count = n.math.ceildiv(length, -step)
+    count = n.math.max(count, 0)
+    return start, count
+
+
+def _from_end(n: Node, value: Dim, extent: Dim) -> Dim:
+    negative = n.math.compare("<", value, 0)
+    if negative is None:
+        raise n.refuse("with a bound that may be negative or not")
+    return n.math.add(value, extent) if negative else value
+
+
+def _clamp(n: Node, value: Dim, low: Dim, high: Dim) -> Dim:
+    return n.math.max(low, n.math.min(value, high)) if n.math.compare(">=", value, low) is not True else n.math.min(value, high)
+
+
+# ---- gather and scatter
+
+
+@op("Gather", since=[1, 11, 13])
+def gather(n: Node) -> Any:
+    axis = n.axis(n.int_attr("axis", 0), n.rank(0))
+    extent = n.shape(0)[axis]
+    value = n.value(1)
+    if value.const is not None:
+        index = value.const.astype(np.int64)
+        if isinstance(extent, int):
+            if index.size and (index.min() < -extent or index.max() >= extent):
+                raise n.broken(f"has an index out of range for {extent} elements")
+            index = np.where(index < 0, index + extent, index)
+        if index.ndim == 0 and isinstance(extent, int):
+            dims = list(n.shape(0))
+            part = take_slice(n, n.x(0), axis, int(index), 1)
+            del dims[axis]
+            return n.reshape(part, dims)
+        if (index >= 0).all():
+            return relax.op.take(n.x(0), relax.const(index), axis)
+    else:
+        n.graph.limit_index(value, extent)
+        if value.sym is None and axis == 0 and isinstance(extent, int) and n.value(0).const is not None:
+            # An embedding. Indices from the end are legal in ONNX; the kernel of `take` handles them.
+            return relax.op.take(n.x(0), n.x(1), axis)
+    data_dims, index_dims = n.shape(0), n.shape(1)
+    out = [*data_dims[:axis], *index_dims, *data_dims[axis + 1 :]]
+
+    def body(data: Any, indices: Any, dims: Any) -> Any:
+        def element(*i: Any) -> Any:
+            at = wrap_index(indices(*i[axis : axis + len(index_dims)]), data.shape[axis])
+            return data(*i[:axis], at, *i[axis + len(index_dims) :])
+
+        return te.compute(dims, element, name="gather")
+
+    return n.te(body, n.x(0), n.x(1), shape_expr(out))
+
+
+def wrap_index(index: Any, extent: Any) -> Any:
+    """A possibly negative index as a valid one, in int64; what is out of range is clamped, so that no memory outside is read."""
+    at = tirx.Cast("int64", index)
+    at = tirx.Select(at < 0, at + extent, at)
+    return tirx.max(tirx.min(at, extent - 1), imm(0, "int64"))
+
+
+@op("GatherElements", since=[11, 13])
+def gather_elements(n: Node) -> Any:
+    axis = n.axis(n.int_attr("axis", 0), n.rank(0))
+    n.graph.limit_index(n.value(1), n.shape(0)[axis])
+
+    def body(data: Any, indices: Any) -> Any:
+        def element(*i: Any) -> Any:
+            at = list(i)
+            at[axis] = wrap_index(indices(*i), data.shape[axis])
+            return data(*at)
+
+        return te.compute(indices.shape, element, name="gather_elements")
+
+    return n.te(body, n.x(0), n.x(1))
+
+
+@op("GatherND", since=[11, 12, 13])
+def gather_nd(n: Node) -> Any:
+    batch = n.int_attr("batch_dims", 0)
+    data, index = n.shape(0), n.shape(1)
+    depth = index[-1]
+    if not isinstance(depth, int) or not 1 <= depth <= len(data) - batch:
+        raise n.broken(f"has indices of depth {depth} for rank {len(data)} with {batch} batch dimensions")
+    out = [*index[:-1], *data[batch + depth :]]
+    lead = len(index) - 1
+
+    def body(t: Any, indices: Any, dims: Any) -> Any:
+        def element(*i: Any) -> Any:
+            at = [wrap_index(indices(*i[:lead], k), t.shape[batch + k]) for k in range(depth)]
+            return t(*i[:batch], *at, *i[lead:])
+
+        return te.compute(dims, element, name="gather_nd")
+
+    return n.te(body, n.x(0), n.x(1), shape_expr(out))
+
+
+@op("OneHot", since=[9, 11])
+def one_hot(n: Node) -> Any:
+    depth_value = n.value(1)
+    depth: Dim = int(depth_value.const.reshape(())) if depth_value.const is not None else n.dims(1, "depth")[0]
+    rank = n.rank(0) + 1
+    axis = n.axis(n.int_attr("axis", -1), rank)
+    dims = list(n.shape(0))
+    dims.insert(axis, depth)
+
+    def body(indices: Any, values: Any, out: Any) -> Any:
+        def element(*i: Any) -> Any:
+            at = tirx.Cast("int64", indices(*i[:axis], *i[axis + 1 :]))
+            at = tirx.Select(at < 0, at + out[axis], at)
+            return tirx.Select(at == i[axis], values(1), values(0))
+
+        return te.compute(out, element, name="one_hot")
+
+    return n.te(body, n.x(0), n.x(2), shape_expr(dims))
+
+
+# ---- making and padding
+
+
+@op("ConstantOfShape", since=[9, 20, 21, 23, 24, 25])
+def constant_of_shape(n: Node) -> Any:
+    value = n.graph.tensor(n.attr("value"), n.place).const if n.has_attr("value") else np.zeros(1, np.float32)
+    if value is None or value.size != 1:
+        raise n.broken("needs a value of one element")
+    dims = n.dims(0, "shape")
+    return relax.op.full(shape_expr(dims), relax.const(value.reshape(())), str(value.dtype))
+
+
+@op("Range", since=[11, 27])
+def range_(n: Node) -> Any:
+    dtype = n.dtype(0)
+    if not all(n.value(i).known for i in range(3)):
+        raise n.refuse("bounds that are computed at run time")
+    start, limit, step = (n.value(i).elements.reshape(-1)[0] for i in range(3))
+    if not isinstance(step, int | np.integer | float | np.floating):
+        raise n.refuse("a step that is an expression of symbols")
+    if not dtype.startswith("int"):
+        raise n.refuse("a range of symbols that are not integers")
+    step = int(step)
+    start, limit = (int(v) if isinstance(v, np.integer) else v for v in (start, limit))
+    span = n.math.sub(limit, start) if step > 0 else n.math.sub(start, limit)
+    length = n.math.max(n.math.ceildiv(span, abs(step)), 0)
+
+    def body(dims: Any, first: Any) -> Any:
+        return te.compute(dims, lambda i: tirx.Cast(dtype, first[0] + i * step), name="range")
+
+    return n.te(body, shape_expr([length]), shape_expr([start]))
+
+
+@op("EyeLike", since=[9, 22])
+def eye_like(n: Node) -> Any:
+    dtype = n.dtype_attr("dtype") if n.has_attr("dtype") else n.dtype(0)
+    k = n.int_attr("k", 0)
+
+    def body(dims: Any) -> Any:
+        return te.compute(dims, lambda i, j: tirx.Select(j == i + k, imm(1, dtype), imm(0, dtype)), name="eye")
+
+    return n.te(body, shape_expr(n.shape(0)))
+
+
+@op("Trilu", since=[14])
+def trilu(n: Node) -> Any:
+    upper = n.flag("upper", 1)
+    dtype = n.dtype(0)
+    k = n.x(1) if n.has(1) else relax.const(np.array(0, np.int64))
+    if dims_of(k):
+        k = n.reshape(k, [])
+
+    def body(t: Any, offset: Any) -> Any:
+        def element(*i: Any) -> Any:
+            row, column = i[-2] + tirx.Cast("int64", offset()), i[-1]
+            keep = column >= row if upper else column <= row
+            return tirx.Select(keep, t(*i), imm(0, dtype))
+
+        return te.compute(t.shape, element, name="trilu")
+
+    return n.te(body, n.x(0), k)
+
+
+@op("Pad", since=[2, 11, 13, 18, 19, 21, 23, 24, 25])
+def pad(n: Node) -> Any:
+    rank = n.rank(0)
+    mode = n.str_attr("mode", "constant")
+    dtype = n.dtype(0)
+    if n.version < 11:
+        pads: list[Dim] = list(n.ints_attr("pads"))
+        value: Any = np.array(n.float_attr("value", 0.0), numpy_dtype(dtype))
+    else:
+        pads = n.dims(1, "pads")
+        value = np.zeros((), numpy_dtype(dtype))
+        if n.has(2):
+            given = n.value(2)
+            value = given.const.reshape(()) if given.const is not None and given.const.size == 1 else None
+    axes = n.axes(n.ints(3, "axes"), rank) if n.version >= 18 and n.has(3) else list(range(rank))
+    if len(pads) != 2 * len(axes):
+        raise n.broken(f"has {len(pads)} pads for {len(axes)} axes")
+    before: list[Dim] = [0] * rank
+    after: list[Dim] = [0] * rank
+    for k, a in enumerate(axes):
+        before[a], after[a] = pads[k], pads[k + len(axes)]
+    return pad_tensor(n, n.x(0), before, after, mode, value if value is not None else n.reshape(n.x(2), []))
+
+
+def pad_tensor(n: Node, x: Any, before: list[Dim], after: list[Dim], mode: str, value: Any) -> Any:
+    """Pad (or, where negative, crop) each axis. value: numpy scalar or a Relax scalar."""
+    have = dims_of(x)
+    dtype = dtype_of(x)
+    if all(isinstance(b, int) and b == 0 for b in (*before, *after)):
+        return x
+    static = all(isinstance(b, int) and b >= 0 for b in (*before, *after))
+    if mode == "constant" and static and isinstance(value, np.ndarray | np.generic) and dtype == "float32":
+        widths = [w for pair in zip(before, after, strict=True) for w in pair]
+        return n.emit(relax.op.nn.pad(x, widths, float(value)))
+    dims = [n.math.add(n.math.add(d, b), a) for d, b, a in zip(have, before, after, strict=True)]
+    for d in dims:
+        if isinstance(d, int) and d < 0:
+            raise n.broken("crops more than there is")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        raise n.broken(f"has the unknown mode '{mode}'")
+    fill = value if not isinstance(value, np.ndarray | np.generic) else None
+
+    def body(t: Any, out: Any, first: Any, *scalar: Any) -> Any:
+        def element(*i: Any) -> Any:
+            at = [k - first[a] for a, k in enumerate(i)]
+            if mode == "constant":
+                inside = [c for a, k in enumerate(at) if not _zero(before[a], after[a]) for c in (k >= 0, k < t.shape[a])]
+                other = scalar[0]() if scalar else imm(value, dtype)
+                return tirx.if_then_else(tirx.all(*inside), t(*at), other) if inside else t(*at)
+            return t(*[_outside(k, t.shape[a], mode) if not _zero(before[a], after[a]) else k for a, k in enumerate(at)])
+
+        return te.compute(out, element, name="pad")
+
+    extra = [fill] if fill is not None and mode == "constant" else []
+    return n.te(body, x, shape_expr(dims), shape_expr(before), *extra, name="pad")
+
+
+def _zero(before: Dim, after: Dim) -> bool:
+    return isinstance(before, int) and isinstance(after, int) and before == 0 and after == 0
+
+
+def _outside(k: Any, extent: Any, mode: str) -> Any:
+    if mode == "edge":
+        return tirx.max(tirx.min(k, extent - 1), imm(0, "int64"))
+    if mode == "wrap":
+        return tirx.floormod(k, extent)
+    # reflect: the period is 2 * (extent - 1), the edge itself is not repeated
+    period = tirx.max(2 * (extent - 1), imm(1, "int64"))
+    r = tirx.floormod(k, period)
+    return tirx.Select(r < extent, r, period - r)
+
+
+@op("DepthToSpace", since=[1, 11, 13])
+def depth_to_space(n: Node) -> Any:
+    b = n.int_attr("blocksize")
+    count, c, h, w = n.shape(0)
+    inner = n.math.floordiv(c, b * b)
+    if n.str_attr("mode", "DCR") == "DCR":
+        split_dims, perm = [count, b, b, inner, h, w], [0, 3, 4, 1, 5, 2]
+    else:
+        split_dims, perm = [count, inner, b, b, h, w], [0, 1, 4, 2, 5, 3]
+    t = n.emit(relax.op.permute_dims(n.reshape(n.x(0), split_dims), perm))
+    return n.reshape(t, [count, inner, n.math.mul(h, b), n.math.mul(w, b)])
+
+
+@op("SpaceToDepth", since=[1, 13])
+def space_to_depth(n: Node) -> Any:
+    b = n.int_attr("blocksize")
+    count, c, h, w = n.shape(0)
+    hb, wb = n.math.floordiv(h, b), n.math.floordiv(w, b)
+    t = n.reshape(n.x(0), [count, c, hb, b, wb, b])
+    t = n.emit(relax.op.permute_dims(t, [0, 3, 5, 1, 2, 4]))
+    return n.reshape(t, [count, n.math.mul(c, b * b), hb, wb])

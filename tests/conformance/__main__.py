@@ -1,0 +1,21 @@
+"""python -m tests.conformance SUITE ...: other people's test suites against this project (`onnx`, `torch_export`)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+SUITES = {"onnx": "onnx_backend", "torch_export": "torch_export_db"}
+
+
+def main() -> int:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in SUITES:
+        print(f"usage: python -m tests.conformance {{{','.join(SUITES)}}} ...", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"tests.conformance.{SUITES[name]}")
+    return int(module.main(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
