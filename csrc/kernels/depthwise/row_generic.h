@@ -1,0 +1,105 @@
+// Depthwise rows, written once for every vector width: blocks of up to four pixels share the loads of the weights (and,
+// for the fixed filters, of the input), channels run innermost so that memory is read in order.
+#pragma once
+
+#include "kernels/depthwise/row.h"
+#include "simd/vec.h"
+
+namespace mrt {
+namespace {
+
+// n of V::width lanes; a full vector where that many channels are left.
+template <typename V, bool kFull>
+MRT_INLINE V load_lanes(const float* p, int64_t n) {
+  return kFull ? V::load(p) : V::load(p, n);
+}
+
+template <typename V, int PX, bool kFull>
+MRT_INLINE void finish(const DepthwiseRow& d, const V (&acc)[PX], int64_t p, int64_t c, int64_t n) {
+  const V lo = V::set(d.lo), hi = V::set(d.hi);
+#pragma GCC unroll 8
+  for (int i = 0; i < PX; ++i) {
+    const int64_t at = (p + i) * d.channels + c;
+    V x = acc[i];
+    if (d.residual && !d.residual_after) x = x + load_lanes<V, kFull>(d.residual + at, n);
+    x = min(hi, max(lo, x));
+    if (d.residual && d.residual_after) x = x + load_lanes<V, kFull>(d.residual + at, n);
+    if (kFull) {
+      x.store(d.y + at);
+    } else {
+      x.store(d.y + at, n);
+    }
+  }
+}
+
+template <typename V, int PX, bool kFull>
+MRT_INLINE void any_channels(const DepthwiseRow& d, int64_t p, int64_t c, int64_t n) {
+  const float* w = d.w + c / kChannelBlock * d.w_block + c % kChannelBlock;
+  const V b = d.bias ? load_lanes<V, kFull>(d.bias + c, n) : V::zero();
+  V acc[PX];
+#pragma GCC unroll 8
+  for (int i = 0; i < PX; ++i) acc[i] = b;
+  const int64_t first = p * d.step + c;
+  for (int64_t t = 0; t < d.n_taps; ++t) {
+    const V weight = V::load(w + d.weight_offset[t]);
+    const float* x = d.taps[t] + first;
+#pragma GCC unroll 8
+    for (int i = 0; i < PX; ++i) acc[i] = fma(load_lanes<V, kFull>(x + i * d.step, n), weight, acc[i]);
+  }
+  finish<V, PX, kFull>(d, acc, p, c, n);
+}
+
+template <typename V, int K, int S, int PX, bool kFull>
+MRT_INLINE void fixed_channels(const DepthwiseRow& d, int64_t p, int64_t c, int64_t n) {
+  constexpr int columns = (PX - 1) * S + K;
+  const float* w = d.w + c / kChannelBlock * d.w_block + c % kChannelBlock + d.weight_offset[0];
+  const V b = d.bias ? load_lanes<V, kFull>(d.bias + c, n) : V::zero();
+  V acc[PX];
+#pragma GCC unroll 8
+  for (int i = 0; i < PX; ++i) acc[i] = b;
+  const int64_t first = p * d.step + c, pixel = d.pixel;
+  for (int64_t line = 0; line < d.n_lines; ++line, w += K * kChannelBlock) {
+    const float* x = d.taps[line * K] + first;
+    V in[columns];
+#pragma GCC unroll 16
+    for (int i = 0; i < columns; ++i) in[i] = load_lanes<V, kFull>(x + i * pixel, n);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const V weight = V::load(w + k * kChannelBlock);
+#pragma GCC unroll 8
+      for (int i = 0; i < PX; ++i) acc[i] = fma(in[i * S + k], weight, acc[i]);
+    }
+  }
+  finish<V, PX, kFull>(d, acc, p, c, n);
+}
+
+// K is 0 for any filter.
+template <typename V, int K, int S, int PX>
+MRT_INLINE void pixels(const DepthwiseRow& d, int64_t p) {
+  int64_t c = 0;
+  for (; c + V::width <= d.channels; c += V::width) {
+    if constexpr (K == 0) {
+      any_channels<V, PX, true>(d, p, c, V::width);
+    } else {
+      fixed_channels<V, K, S, PX, true>(d, p, c, V::width);
+    }
+  }
+  if (c < d.channels) any_channels<V, PX, false>(d, p, c, d.channels - c);
+}
+
+template <typename V, int K, int S>
+void row(const DepthwiseRow& d) {
+  int64_t p = 0;
+  // 5 pixels are 3 + 2, not 4 + 1: a lone pixel loads a weight for every multiplication.
+  for (; d.count - p >= 6 || d.count - p == 4; p += 4) pixels<V, K, S, 4>(d, p);
+  const int64_t left = d.count - p;
+  if (left == 5 || left == 3) {
+    pixels<V, K, S, 3>(d, p);
+    p += 3;
+  }
+  if (left == 5 || left == 2) pixels<V, K, S, 2>(d, p);
+  if (left == 1) pixels<V, K, S, 1>(d, p);
+}
+
+}  // namespace
+}  // namespace mrt

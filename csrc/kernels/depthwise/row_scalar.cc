@@ -1,0 +1,10 @@
+// Depthwise rows with the baseline's vectors of four.
+#include "kernels/depthwise/row_generic.h"
+
+namespace mrt {
+extern const DepthwiseTable kDepthwiseScalar = {Isa::scalar,
+                                                row<F32x4, 0, 0>,
+                                                {row<F32x4, 3, 1>, row<F32x4, 3, 2>},
+                                                {row<F32x4, 5, 1>, row<F32x4, 5, 2>},
+                                                "depthwise_conv2d_f32_4x4_scalar"};
+}  // namespace mrt
