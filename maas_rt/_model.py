@@ -1,0 +1,200 @@
+"""load, Model and Session: a compiled file as a Python callable."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maas_rt import _native
+from maas_rt._errors import InvalidArgumentError
+from maas_rt._native import CancelToken, State
+from maas_rt._profile import Profile, StepRecord
+from maas_rt._tensor_info import TensorInfo
+
+Array = NDArray[Any]
+
+
+@runtime_checkable
+class _HasBytes(Protocol):
+    """A maas_rt.compiler.Artifact, without importing the compiler."""
+
+    def to_bytes(self) -> bytes: ...
+
+
+class _Runnable(_native.Runner):
+    """What Model and Session share. `runner(x, ...)` and `runner.run(...)` are native."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs of the first entry point, in the order in which a call takes them."""
+        return tuple(TensorInfo(*info) for info in self._program.inputs(0))
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The outputs of the first entry point."""
+        return tuple(TensorInfo(*info) for info in self._program.outputs(0))
+
+    @property
+    def states(self) -> tuple[TensorInfo, ...]:
+        """What the model remembers between runs; empty for most."""
+        return tuple(TensorInfo(*info) for info in self._program.states())
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Names of the entry points."""
+        return self._program.entries
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the file says about itself."""
+        manifest: dict[str, Any] = json.loads(self._program.manifest)
+        return manifest
+
+    def state(self) -> State:
+        """A new State with the declared initial values, to be given to run."""
+        return State(self._program)
+
+    def __repr__(self) -> str:
+        def text(infos: tuple[TensorInfo, ...]) -> str:
+            return ", ".join(f"{i.name}: {i.dtype}[{', '.join(map(str, i.shape))}]" for i in infos)
+
+        return f"<maas_rt.{type(self).__name__} {text(self.inputs)} -> {text(self.outputs)}>"
+
+
+class Session(_Runnable):
+    """One execution context: its memory is allocated once and reused, so it serves one run at a time.
+
+    A second run at the same time raises Error with status MRT_ERROR_BUSY.
+    """
+
+    def profiled(self, inputs: Mapping[str, Any], **options: Any) -> Profile:
+        """Runs once and returns its steps; only for a session that was made with profile=True."""
+        self.run(dict(inputs), **options)
+        return Profile(tuple(StepRecord(*record) for record in self._records()))
+
+
+class Model(_Runnable):
+    """A loaded model. Many threads may call it at once: each run takes a session from a pool.
+
+    `m(x)` takes inputs in order or by name and returns the output, or a dict if there are several. `m.run(dict)` takes
+    and returns dicts and has the options `out`, `deadline`, `cancel`, `state` and `entry`. Inputs are numpy arrays, or
+    anything with __dlpack__ (CPU) or __array_interface__, used in place where their layout allows.
+    """
+
+    _threads: int
+    _profiled: Session | None
+    _lock: threading.Lock
+
+    def session(self, threads: int | None = None, *, profile: bool = False) -> Session:
+        """A session of one's own. threads: of one run; None: as the model was loaded."""
+        wanted = self._threads if threads is None else _check_threads(threads)
+        return Session(self._program, wanted, True, profile)
+
+    def run_async(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        out: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+        cancel: CancelToken | None = None,
+        state: State | None = None,
+        entry: str | None = None,
+    ) -> Future[dict[str, Array]]:
+        """Starts a run on a thread of this process and returns its future; `asyncio.wrap_future` makes it awaitable.
+
+        The options are run's; the deadline counts from now. Inputs and buffers must not be changed until it is done.
+        """
+        given = dict(inputs)
+        buffers = None if out is None else dict(out)
+        until = None if deadline is None else time.monotonic() + deadline
+
+        def work() -> dict[str, Array]:
+            left = None if until is None else until - time.monotonic()
+            return self.run(given, out=buffers, deadline=left, cancel=cancel, state=state, entry=entry)
+
+        return _executor().submit(work)
+
+    def profile(self, inputs: Mapping[str, Any], **options: Any) -> Profile:
+        """Runs once, on a session kept for this, and returns a record of every step."""
+        with self._lock:
+            if self._profiled is None:
+                self._profiled = self.session(profile=True)
+            return self._profiled.profiled(inputs, **options)
+
+
+def load(
+    model: str | os.PathLike[str] | bytes | bytearray | memoryview | _HasBytes,
+    *,
+    threads: int | None = None,
+    code: str = "allow",
+    verify: str = "default",
+    check_signature: Callable[[bytes, bytes], bool] | None = None,
+) -> Model:
+    """Loads a compiled model: a path, the file's bytes, or a maas_rt.compiler.Artifact.
+
+    Args:
+        threads: threads of one run; None or 0: all CPUs that the process may use.
+        code: a file may hold machine code, which runs in this process: "allow", "signed" (only with an accepted
+            signature) or "refuse".
+        verify: "default" hashes everything but the weights, "full" the weights too.
+        check_signature: called with the signed bytes and the signature; returns whether to accept it.
+
+    Raises:
+        FormatError, CodeRefusedError, SignatureError, TargetError: the file is refused, before any of it is run.
+        Error: the file cannot be read.
+    """
+    wanted = 0 if threads is None else _check_threads(threads)
+    if isinstance(model, (str, os.PathLike)):
+        program = _native.Program.load_file(os.fsdecode(model), code, verify, check_signature)
+    elif isinstance(model, (bytes, bytearray, memoryview)):
+        program = _native.Program.load_bytes(model, code, verify, check_signature)
+    elif isinstance(model, _HasBytes):
+        program = _native.Program.load_bytes(model.to_bytes(), code, verify, check_signature)
+    else:
+        raise InvalidArgumentError(
+            f"load takes a path, bytes or a maas_rt.compiler.Artifact, and got a {type(model).__name__}."
+        )
+    loaded = Model(program, wanted)
+    loaded._threads = wanted
+    loaded._profiled = None
+    loaded._lock = threading.Lock()
+    return loaded
+
+
+def _check_threads(threads: int) -> int:
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 0 <= threads < 2**31:
+        raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all).")
+    return int(threads)
+
+
+_pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+
+def _executor() -> ThreadPoolExecutor:
+    """The threads that asynchronous runs are started on: one per CPU, so that a burst waits in line, not in memory."""
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(_native.cpu_count(), thread_name_prefix="maas_rt")
+        return _pool
+
+
+def _after_fork() -> None:
+    global _pool, _pool_lock
+    _pool = None
+    _pool_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+__all__ = ["CancelToken", "Model", "Session", "State", "TensorInfo", "load"]

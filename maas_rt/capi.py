@@ -1,0 +1,286 @@
+"""Models through the C API and cffi alone: for interpreters that have no compiled extension.
+
+    m = maas_rt.capi.load("model.mrt", threads=1)
+    y = m(x)
+
+The surface is that of maas_rt.load's Model as far as one-shot runs go; both bindings share one loaded library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maas_rt._capi_ffi import check, ffi, lib, text
+from maas_rt._errors import InvalidArgumentError
+from maas_rt._tensor_info import TensorInfo
+
+__all__ = ["CancelToken", "Model", "load", "version"]
+
+Array = NDArray[Any]
+
+_CODE_POLICY = {"allow": 0, "signed": 1, "refuse": 2}
+_VERIFY = {"default": 0, "full": 1}
+# DLPack's codes by numpy's kind.
+_CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
+_KINDS = {code: kind for kind, code in _CODES.items()}
+
+
+def version() -> str:
+    """The library's version."""
+    return text(lib.mrt_version())
+
+
+class CancelToken:
+    """Stops the runs it was given to, between two steps; any thread may set it."""
+
+    def __init__(self) -> None:
+        out = ffi.new("mrt_cancel**")
+        check(lib.mrt_cancel_create(out))
+        self._handle = ffi.gc(out[0], lib.mrt_cancel_free)
+
+    def cancel(self) -> None:
+        """Stop them."""
+        lib.mrt_cancel_set(self._handle)
+
+    def clear(self) -> None:
+        """Let later runs go on."""
+        lib.mrt_cancel_clear(self._handle)
+
+
+class Model:
+    """A loaded model; many threads may call it at once. Made by `load`."""
+
+    def __init__(self, program: Any, threads: int) -> None:
+        self._program = program
+        self._threads = threads
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
+        self.inputs = tuple(
+            self._info(lib.mrt_program_input_info, i) for i in range(lib.mrt_program_input_count(program, 0))
+        )
+        self.outputs = tuple(
+            self._info(lib.mrt_program_output_info, i) for i in range(lib.mrt_program_output_count(program, 0))
+        )
+        self._idle.append(self._new_session())
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the file says about itself."""
+        manifest: dict[str, Any] = json.loads(text(lib.mrt_program_manifest(self._program)))
+        return manifest
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        """Runs on inputs in order or by name; returns the output, or a dict if there are several."""
+        if len(arrays) > len(self.inputs):
+            raise InvalidArgumentError(
+                f"The model was called with {len(arrays)} inputs and has {len(self.inputs)}: {self._names()}."
+            )
+        given = {info.name: array for info, array in zip(self.inputs, arrays, strict=False)}
+        for name in named.keys() & given.keys():
+            raise InvalidArgumentError(f"Input {name!r} is given twice.")
+        results = self.run({**given, **named})
+        return results[self.outputs[0].name] if len(self.outputs) == 1 else results
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        out: Mapping[str, Array] | None = None,
+        deadline: float | None = None,
+        cancel: CancelToken | None = None,
+    ) -> dict[str, Array]:
+        """Runs on a dict of arrays by input name and returns a dict by output name.
+
+        Args:
+            out: writable contiguous numpy arrays that results are written into.
+            deadline: seconds from now after which the run stops between two steps.
+        """
+        for name in inputs:
+            if all(name != info.name for info in self.inputs):
+                raise InvalidArgumentError(f"The model has no input {name!r}; its inputs are: {self._names()}.")
+        for info in self.inputs:
+            if info.name not in inputs:
+                raise InvalidArgumentError(f"Input {info.name!r} is missing; the inputs are: {self._names()}.")
+        for name in out or {}:
+            if all(name != info.name for info in self.outputs):
+                raise InvalidArgumentError(f"The model has no output {name!r}.")
+        alive: list[Any] = []
+        arrays = [_as_array(info.name, inputs[info.name]) for info in self.inputs]
+        ins = ffi.new("mrt_tensor[]", max(1, len(arrays)))
+        for i, array in enumerate(arrays):
+            _fill(ins[i], array, alive)
+        outs = ffi.new("mrt_tensor[]", max(1, len(self.outputs)))
+        for i, info in enumerate(self.outputs):
+            if out and info.name in out:
+                _fill(outs[i], _check_buffer(info, out[info.name]), alive)
+                outs[i].bytes = out[info.name].nbytes
+        options = ffi.new("mrt_run_options*")
+        options.struct_size = ffi.sizeof("mrt_run_options")
+        options.cancel = cancel._handle if cancel is not None else ffi.NULL
+        if deadline is not None:
+            options.deadline_ns = max(1, time.monotonic_ns() + int(deadline * 1e9))
+        session = self._take()
+        try:
+            check(lib.mrt_session_run(session, ins, len(arrays), outs, len(self.outputs), options))
+            return {info.name: self._result(info, outs[i], out) for i, info in enumerate(self.outputs)}
+        finally:
+            with self._lock:
+                self._idle.append(session)
+
+    def _result(self, info: TensorInfo, tensor: Any, out: Mapping[str, Array] | None) -> Array:
+        shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+        if out and info.name in out:
+            buffer = out[info.name]
+            if buffer.shape != shape:
+                raise InvalidArgumentError(
+                    f"The buffer for output {info.name!r} has shape {buffer.shape} and the result has {shape}: give a "
+                    "buffer of that shape."
+                )
+            return buffer
+        array = np.empty(shape, _numpy_dtype(tensor.dtype, info.name))
+        ffi.memmove(ffi.cast("void*", array.ctypes.data), tensor.data, array.nbytes)
+        return array
+
+    def _names(self) -> str:
+        return ", ".join(info.name for info in self.inputs) or "none"
+
+    def _info(self, getter: Any, index: int) -> TensorInfo:
+        info = ffi.new("mrt_value_info*")
+        check(getter(self._program, 0, index, info))
+        dims = [info.dims[i] for i in range(info.ndim)]
+        return TensorInfo(
+            text(info.name),
+            _dtype_name(info.dtype),
+            tuple(d.extent if d.extent >= 0 else text(d.expr) if d.expr else "?" for d in dims),
+            tuple((d.extent, d.extent) if d.extent >= 0 else (d.min, d.max if d.max >= 0 else None) for d in dims),
+        )
+
+    def _new_session(self) -> Any:
+        options = ffi.new("mrt_session_options*")
+        options.struct_size = ffi.sizeof("mrt_session_options")
+        options.threads = self._threads
+        out = ffi.new("mrt_session**")
+        check(lib.mrt_session_create(self._program, options, out))
+        return ffi.gc(out[0], lib.mrt_session_free)
+
+    def _take(self) -> Any:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._new_session()
+
+
+def load(
+    model: str | os.PathLike[str] | bytes, *, threads: int | None = None, code: str = "allow", verify: str = "default"
+) -> Model:
+    """Loads a path or a file's bytes; the options are those of maas_rt.load.
+
+    Raises:
+        FormatError, CodeRefusedError, SignatureError, TargetError: the file is refused.
+        Error: it cannot be read.
+    """
+    if code not in _CODE_POLICY:
+        raise InvalidArgumentError(f"code is {code!r} and must be 'allow', 'signed' or 'refuse'.")
+    if verify not in _VERIFY:
+        raise InvalidArgumentError(f"verify is {verify!r} and must be 'default' or 'full'.")
+    wanted = 0 if threads is None else threads
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or not 0 <= wanted < 2**31:
+        raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all).")
+    options = ffi.new("mrt_load_options*")
+    options.struct_size = ffi.sizeof("mrt_load_options")
+    options.code = _CODE_POLICY[code]
+    options.verify = _VERIFY[verify]
+    out = ffi.new("mrt_program**")
+    if isinstance(model, (str, os.PathLike)):
+        check(lib.mrt_program_load(os.fsencode(model), options, out))
+        return Model(ffi.gc(out[0], lib.mrt_program_free), int(wanted))
+    if not isinstance(model, (bytes, bytearray, memoryview)):
+        raise InvalidArgumentError(f"load takes a path or bytes, and got a {type(model).__name__}.")
+    copy = _aligned(model)
+    data = ffi.cast("void*", copy.ctypes.data)
+    check(lib.mrt_program_load_memory(data, copy.nbytes, options, ffi.NULL, ffi.NULL, out))
+    # The borrowed bytes live as long as the handle: sessions hold the program, and the Model holds both.
+    program = ffi.gc(out[0], lib.mrt_program_free)
+    loaded = Model(program, int(wanted))
+    loaded._bytes = copy  # type: ignore[attr-defined]
+    return loaded
+
+
+def _aligned(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
+    """A copy of the bytes at an address that is a multiple of 64."""
+    source = np.frombuffer(data, np.uint8)
+    room = np.empty(source.size + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    copy = room[begin : begin + source.size]
+    copy[:] = source
+    return copy
+
+
+def _as_array(name: str, value: Any) -> Array:
+    if isinstance(value, np.ndarray):
+        array = value
+    elif hasattr(value, "__dlpack__") or hasattr(value, "__array_interface__"):
+        try:
+            array = np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"Input {name!r} cannot be read: {error}.") from error
+    else:
+        raise InvalidArgumentError(
+            f"Input {name!r} is a {type(value).__name__} and must be an array: numpy's, or any with __dlpack__ or "
+            "__array_interface__."
+        )
+    if array.dtype.kind not in _CODES:
+        raise InvalidArgumentError(f"Input {name!r} has dtype {array.dtype}, which is no tensor's: convert it.")
+    native = array.dtype.isnative and array.flags.aligned
+    if not native or any(stride % array.itemsize for stride in array.strides):
+        array = np.array(array, array.dtype.newbyteorder("="), order="C")
+    return array
+
+
+def _check_buffer(info: TensorInfo, buffer: Any) -> Array:
+    usable = isinstance(buffer, np.ndarray) and buffer.flags.writeable and buffer.flags.c_contiguous
+    if not usable or not buffer.flags.aligned or not buffer.dtype.isnative:
+        raise InvalidArgumentError(f"The buffer for output {info.name!r} must be a writable, contiguous numpy array.")
+    if buffer.dtype.name != info.dtype:
+        raise InvalidArgumentError(
+            f"The buffer for output {info.name!r} has dtype {buffer.dtype.name} and must have {info.dtype}."
+        )
+    return buffer  # type: ignore[no-any-return]
+
+
+def _fill(tensor: Any, array: Array, alive: list[Any]) -> None:
+    """Points a mrt_tensor at an array; `alive` collects what it points to."""
+    shape = ffi.new("int64_t[]", list(array.shape) or 1)
+    alive += [array, shape]
+    tensor.data = ffi.cast("void*", array.ctypes.data)
+    tensor.dtype.code = _CODES[array.dtype.kind]
+    tensor.dtype.bits = array.dtype.itemsize * 8
+    tensor.dtype.lanes = 1
+    tensor.ndim = array.ndim
+    tensor.shape = shape
+    if not array.flags.c_contiguous:
+        strides = ffi.new("int64_t[]", [stride // array.itemsize for stride in array.strides])
+        alive.append(strides)
+        tensor.strides = strides
+
+
+def _dtype_name(dtype: Any) -> str:
+    if dtype.code in _KINDS and dtype.bits >= 8:
+        return np.dtype(f"{_KINDS[dtype.code]}{dtype.bits // 8}").name
+    names = {4: "bfloat", 10: "float8_e4m3fn", 11: "float8_e4m3fnuz", 12: "float8_e5m2", 13: "float8_e5m2fnuz"}
+    name = names.get(dtype.code, "uint" if dtype.code == 1 else "int")
+    return name if name.startswith("float8") else f"{name}{dtype.bits}"
+
+
+def _numpy_dtype(dtype: Any, name: str) -> np.dtype[Any]:
+    if dtype.code not in _KINDS or dtype.bits < 8:
+        raise InvalidArgumentError(f"Output {name!r} has dtype {_dtype_name(dtype)}, which numpy alone does not have.")
+    return np.dtype(f"{_KINDS[dtype.code]}{dtype.bits // 8}")
