@@ -10,7 +10,7 @@ from tvm import relax
 
 from ._dims import Dim, same, same_shape, shape_of
 from ._ops import dtype_of, moved_only_units, permute, permuted, regroup, reshape
-from ._rewrite import Rewriter, is_call, rewrite
+from ._rewrite import Rewriter, array_of, is_call, rewrite
 
 __all__ = ["canonicalise"]
 
@@ -70,6 +70,9 @@ class _Canonical:
         elif name == "relax.strided_slice":
             if same_shape(shape_of(value.args[0]), shape_of(var)) and _unit_strides(value):
                 return value.args[0]
+            result = _slice_below_permute(rw, value)
+        elif name == "relax.take":
+            result = _take_one(rw, value, shape_of(var))
         elif name == "relax.split":
             return _split_below_permute(rw, value)
         return self._known(rw, var, result)
@@ -172,6 +175,32 @@ def _split_below_permute(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     parts = rw.emit(relax.op.split(turned.args[0], int(sections) if not hasattr(sections, "__len__") else list(sections), axis))
     count = len(parts.ty.fields)
     return relax.Tuple([rw.emit(_permute_of(rw, rw.emit(relax.TupleGetItem(parts, i)), axes)) for i in range(count)])
+
+
+def _slice_below_permute(rw: Rewriter, value: relax.Call) -> relax.Expr:
+    """strided_slice(permute(x)) as permute(strided_slice(x))."""
+    turned = rw.call(value.args[0], "relax.permute_dims")
+    if turned is None:
+        return value
+    axes = _axes(turned)
+    moved = [axes[int(axis.value) % len(axes)] for axis in value.args[1].fields]
+    inner = rw.emit(relax.op.strided_slice(turned.args[0], moved, *(list(arg.fields) for arg in value.args[2:]), bool(value.attrs.assume_inbound)))
+    return _permute_of(rw, inner, axes)
+
+
+def _take_one(rw: Rewriter, value: relax.Call, shape: list[Dim] | None) -> relax.Expr:
+    """take of one constant position along an axis as a slice, which fuses, packs and moves better."""
+    index = array_of(value.args[1])
+    source = shape_of(value.args[0])
+    if index is None or index.size != 1 or source is None or shape is None or value.attrs.axis is None:
+        return value
+    axis = int(value.attrs.axis) % len(source)
+    place, extent = int(index.reshape(-1)[0]), source[axis]
+    if not isinstance(extent, int) or not -extent <= place < extent:
+        return value
+    place %= extent
+    part = rw.emit(relax.op.strided_slice(value.args[0], [axis], [place], [place + 1], assume_inbound=True))
+    return reshape(part, shape)
 
 
 def _axes(call: relax.Call) -> list[int]:

@@ -1,0 +1,252 @@
+"""Attention, whole or in pieces, to kernel calls: softmax(q k' * scale + mask) v, and its packed form where q, k, v are one tensor.
+
+Kernels want [batch, sequence, heads, depth], which is how projections come out; the transposes that exporters write around attention
+are emitted as they are needed here, and cancel against theirs when the module is canonicalised next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._dims import Dim, product, same_shape, shape_of
+from ._kernel_call import AttrValue, KernelCall, make_kernel_call, read_kernel_call
+from ._ops import constant, is_f32, permute, reshape
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
+
+__all__ = ["match_attention", "pack_attention"]
+
+_SWAP = [0, 2, 1, 3]  # [B, S, H, D] <-> [B, H, S, D]
+_CAUSAL = {"TopLeft": 1, "BottomRight": 2}
+
+
+def match_attention(mod: tvm.IRModule) -> tvm.IRModule:
+    """Operators and pieces -> attention_f32."""
+    return rewrite(mod, _match)
+
+
+def pack_attention(mod: tvm.IRModule) -> tvm.IRModule:
+    """attention_f32 of parts of one tensor, or of three projections of one tensor -> qkv_attention_f32; of tensors that are
+    [B, H, S, D] by nature -> that layout."""
+    return rewrite(mod, _pack)
+
+
+# ---- attention_f32 ------------------------------------------------------------------------------------------------------------
+
+
+def _match(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if is_call(value, "relax.nn.attention", "relax.nn.attention_bias") and is_f32(*value.args):
+        return _whole(var, value)
+    if is_call(value, "relax.matmul") and is_f32(value):
+        return _pieces(rw, var, value)
+    return None
+
+
+def _whole(var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    if value.attrs.window_size is not None:
+        return None
+    attrs: dict[str, AttrValue | int | float] = {}
+    if value.attrs.scale is not None:
+        attrs["scale"] = float(value.attrs.scale)
+    if value.attrs.causal_mask is not None:
+        attrs["causal"] = _CAUSAL[str(value.attrs.causal_mask)]
+    return make_kernel_call("attention_f32", list(value.args), var.ty, attrs, name=str(var.name))
+
+
+def _pieces(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    weights, v = value.args
+    softmax = read_kernel_call(rw.definition(weights)) if isinstance(weights, tvm.ir.Var) else None
+    if softmax is None or softmax.contract != "softmax_f32" or softmax.attrs or not rw.single_use(weights):
+        return None
+    scores, mask = softmax.args[0], None
+    ndim = v.ty.ndim
+    if ndim not in (3, 4) or weights.ty.ndim != ndim:
+        return None
+    added = rw.call(scores, "relax.add")
+    if added is not None:
+        scores, mask = _scores_and_mask(rw, added)
+    if scores is None:
+        return None
+    scores, scale = _without_scale(rw, scores, 1.0)
+    product_ = rw.call(scores, "relax.matmul")
+    if product_ is None or not rw.single_use(scores):
+        return None
+    q, scale = _without_scale(rw, product_.args[0], scale)
+    k, scale = _without_scale(rw, product_.args[1], scale)  # [..., D, Sk]
+    shapes = [shape_of(x) for x in (q, k, v)]
+    if any(shape is None or len(shape) != ndim for shape in shapes) or not all(
+        same_shape(shape[: ndim - 2], shapes[0][: ndim - 2]) for shape in shapes[1:]
+    ):
+        return None
+    if ndim == 3:  # every row of the batch is one head
+        q, k, v = (rw.emit(reshape(x, [shape[0], 1, *shape[1:]])) for x, shape in zip((q, k, v), shapes))
+    if mask is not None:
+        mask = _four(rw, mask, ndim)
+    q, v = (rw.emit(permute(x, _SWAP)) for x in (q, v))
+    k = rw.emit(permute(k, [0, 3, 1, 2]))
+    batch, length, heads, _ = shape_of(q)
+    out_ty = relax.TensorType([batch, length, heads, shape_of(v)[3]], "float32")
+    call = make_kernel_call("attention_f32", [q, k, v, mask], out_ty, {"scale": scale}, name=str(var.name))
+    out = permute(rw.emit(call, str(var.name)), _SWAP)
+    return reshape(rw.emit(out), shape_of(var)) if ndim == 3 else out
+
+
+def _scores_and_mask(rw: Rewriter, added: relax.Call) -> tuple[relax.Expr | None, relax.Expr | None]:
+    for scores, mask in ((added.args[0], added.args[1]), (added.args[1], added.args[0])):
+        inner, _ = _without_scale(rw, scores, 1.0)
+        if rw.call(inner, "relax.matmul") is not None and same_shape(shape_of(scores), shape_of(inner)) and is_f32(mask):
+            if mask.ty.ndim <= scores.ty.ndim:
+                return scores, mask
+    return None, None
+
+
+def _four(rw: Rewriter, mask: relax.Expr, ndim: int) -> relax.Expr:
+    """The mask with four axes: [B, H, Sq, Sk], any of them 1."""
+    shape = shape_of(mask)
+    if ndim == 3:
+        return rw.emit(reshape(mask, [shape[0], 1, *shape[1:]] if len(shape) == 3 else [1] * (4 - len(shape)) + shape))
+    return rw.emit(reshape(mask, [1] * (4 - len(shape)) + shape))
+
+
+def _without_scale(rw: Rewriter, expr: relax.Expr, scale: float) -> tuple[relax.Expr, float]:
+    """(x, scale * c) of x * c or x / c, as often as it is there (also between a transpose and its source)."""
+    while True:
+        call = rw.call(expr, "relax.multiply", "relax.divide")
+        factor = scalar_of(call.args[1]) if call is not None else None
+        if call is None or factor is None or factor == 0.0 or not same_shape(shape_of(call.args[0]), shape_of(expr)):
+            return expr, scale
+        scale = scale * factor if is_call(call, "relax.multiply") else scale / factor
+        expr = call.args[0]
+
+
+# ---- qkv_attention_f32 ----------------------------------------------------------------------------------------------------------
+
+
+def _pack(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    call = read_kernel_call(value)
+    if call is None or call.contract != "attention_f32" or "layout" in call.attrs:
+        return None
+    q, k, v = call.args[:3]
+    mask = call.args[3] if len(call.args) > 3 else None
+    shape = shape_of(q)
+    if shape is not None and same_shape(shape, shape_of(k)) and same_shape(shape, shape_of(v)):
+        packed = _one_tensor(rw, [q, k, v], shape)
+        if packed is None:
+            packed = _one_projection(rw, [q, k, v], shape)
+        if packed is not None:
+            return make_kernel_call("qkv_attention_f32", [packed, mask], var.ty, call.attrs, name=call.name)
+    return _heads_first(rw, var, call)
+
+
+def _heads_first(rw: Rewriter, var: relax.Var, call: KernelCall) -> relax.Expr | None:
+    """Where at least two of q, k, v are transposed from [B, H, S, D] only for the kernel: that layout, and one transpose behind."""
+    sources = []
+    for x in call.args[:3]:
+        turned = rw.call(x, "relax.permute_dims")
+        plain = turned is not None and [int(axis) for axis in turned.attrs.axes or ()] == _SWAP
+        sources.append(turned.args[0] if plain else None)
+    if sum(source is not None for source in sources) < 2:
+        return None
+    args = [rw.emit(permute(x, _SWAP)) if source is None else source for x, source in zip(call.args, sources)]
+    batch, length, heads, depth = shape_of(var)
+    out_ty = relax.TensorType([batch, heads, length, depth], "float32")
+    attrs = {**call.attrs, "layout": "bhsd"}
+    out = rw.emit(make_kernel_call("attention_f32", [*args, *call.args[3:]], out_ty, attrs, name=call.name), str(var.name))
+    return permute(out, _SWAP)
+
+
+def _one_tensor(rw: Rewriter, parts: Sequence[relax.Expr], shape: list[Dim]) -> relax.Expr | None:
+    """[B, S, 3, H, D] whose three parts q, k, v are, in this order."""
+    found = [_part(rw, part) for part in parts]
+    if any(part is None for part in found):
+        return None
+    (source, axis, _, size), *_ = found
+    whole = shape_of(source)
+    if [(part[1], part[2], part[3]) for part in found] != [(axis, i * size, size) for i in range(3)] or whole[axis] != 3 * size:
+        return None
+    if not all(part[0].same_as(source) for part in found) or product(whole[:axis]) != product(shape[:2]):
+        return None
+    if product([size, *whole[axis + 1 :]]) != product(shape[2:]):
+        return None
+    return rw.emit(reshape(source, [*shape[:2], 3, *shape[2:]]))
+
+
+def _part(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, int, int, int] | None:
+    """(whole, axis, start, extent) of a tensor that is a contiguous part of another along one axis, up to a reshape."""
+    while (view := rw.call(expr, "relax.reshape")) is not None:
+        expr = view.args[0]
+    value = rw.definition(expr)
+    if isinstance(value, relax.TupleGetItem):
+        split = rw.call(value.tuple_value, "relax.split")
+        extents = [shape_of_type(ty) for ty in value.tuple_value.ty.fields]
+        if split is None:
+            return None
+        axis = int(split.attrs.axis) % split.args[0].ty.ndim
+        sizes = [extent[axis] for extent in extents]
+        if not all(isinstance(size, int) for size in sizes):
+            return None
+        return split.args[0], axis, sum(sizes[: value.index]), sizes[value.index]
+    if is_call(value, "relax.strided_slice"):
+        axes, begin, end = ([getattr(item, "value", None) for item in arg.fields] for arg in value.args[1:4])
+        strides = [getattr(item, "value", None) for item in value.args[4].fields] if len(value.args) > 4 else [1]
+        whole = shape_of(value.args[0])
+        if len(axes) != 1 or strides != [1] or begin[0] is None or end[0] is None or whole is None:
+            return None
+        axis = int(axes[0]) % len(whole)
+        if not isinstance(whole[axis], int) or not 0 <= begin[0] < end[0] <= whole[axis]:
+            return None
+        return value.args[0], axis, int(begin[0]), int(end[0]) - int(begin[0])
+    return None
+
+
+def shape_of_type(ty: relax.TensorType) -> list[Dim]:
+    """Extents of a tensor type with known shape, static ones as int."""
+    return [int(dim.value) if hasattr(dim, "value") else dim for dim in ty.shape.values]
+
+
+def _one_projection(rw: Rewriter, parts: Sequence[relax.Expr], shape: list[Dim]) -> relax.Expr | None:
+    """x @ [Wq Wk Wv] + [bq bk bv] as [B, S, 3, H, D], where q, k, v are each a projection of the same x and nothing else."""
+    if not all(isinstance(extent, int) for extent in shape[2:]):
+        return None
+    linears = [_linear(rw, part) for part in parts]
+    if any(linear is None for linear in linears):
+        return None
+    x = linears[0][0]
+    width = math.prod(shape[2:])
+    if not all(linear[0].same_as(x) and linear[1].shape == (linears[0][1].shape[0], width) for linear in linears):
+        return None
+    joined = rw.emit(relax.op.matmul(x, constant(np.concatenate([linear[1] for linear in linears], axis=1))), "qkv")
+    biases = [linear[2] for linear in linears]
+    if any(bias is not None for bias in biases):
+        zeros = np.zeros(width, np.float32)
+        joined = rw.emit(relax.op.add(joined, constant(np.concatenate([zeros if b is None else b for b in biases]))), "qkv")
+    return rw.emit(reshape(joined, [*shape[:2], 3, *shape[2:]]))
+
+
+def _linear(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, Array, Array | None] | None:
+    """(x, W [K, N], b [N] or None) of reshape(x @ W + b), used once each."""
+    if not rw.single_use(expr):
+        return None
+    while (view := rw.call(expr, "relax.reshape")) is not None and rw.single_use(view.args[0]):
+        expr = view.args[0]
+    bias = None
+    added = rw.call(expr, "relax.add")
+    if added is not None:
+        vector, expr = added.args[1], added.args[0]
+        if isinstance(expr, tvm.ir.GenericConst):
+            vector, expr = expr, vector
+        bias = array_of(vector)
+        if bias is None or bias.size != bias.shape[-1] or not rw.single_use(expr):
+            return None
+        bias = bias.reshape(-1)
+    matmul = rw.call(expr, "relax.matmul")
+    weight = array_of(matmul.args[1]) if matmul is not None else None
+    if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or (bias is not None and bias.size != weight.shape[1]):
+        return None
+    return matmul.args[0], weight, bias
+
+
