@@ -42,12 +42,12 @@ def import_model(
 
     if isinstance(model, torch.export.ExportedProgram):
         _no_factory(factory, "an ExportedProgram")
-        from .torch_export import import_exported_program
+        from .torch.export import import_exported_program
 
         return import_exported_program(model, dynamic=dynamic, input_shapes=input_shapes)
     if isinstance(model, torch.nn.Module):
         _no_factory(factory, "an nn.Module")
-        from .torch_module import import_module
+        from .torch.module import import_module
 
         return import_module(model, example_inputs, dynamic=dynamic, input_shapes=input_shapes)
     raise InvalidArgumentError(
@@ -71,11 +71,11 @@ def _import_path(path: Path, example_inputs: Any, dynamic: Any, input_shapes: An
         return import_onnx(path, dynamic=dynamic, input_shapes=input_shapes)
     if suffix == ".pt2":
         _no_factory(factory, "a .pt2 file")
-        from .torch_pt2 import import_pt2
+        from .torch.pt2 import import_pt2
 
         return import_pt2(path, dynamic=dynamic, input_shapes=input_shapes)
     if factory is not None:
-        from .torch_module import import_checkpoint
+        from .torch.module import import_checkpoint
 
         return import_checkpoint(path, factory, example_inputs, dynamic=dynamic, input_shapes=input_shapes)
     if suffix in CHECKPOINT_SUFFIXES:

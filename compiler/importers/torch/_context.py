@@ -1,0 +1,244 @@
+"""What a converter works with: the node that is converted, its result's type, and small helpers that emit Relax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import tvm
+import tvm.sym
+from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Promotion
+from torch._prims_common import elementwise_dtypes
+from tvm import relax, tirx
+
+from ._dtypes import to_numpy, tvm_dtype
+from ._registry import NotConvertible
+from ._symbols import Dim, Symbols
+
+__all__ = ["Context", "Expr", "Promotion"]
+
+Expr = Any  # a Relax expression that is a tensor
+_ANALYZER = tvm.sym.Analyzer()
+
+
+class Context:
+    """Emits the bindings of one graph node. `fakes` are the node's arguments as torch saw them (fake tensors, numbers)."""
+
+    def __init__(self, builder: relax.BlockBuilder, symbols: Symbols) -> None:
+        self.bb = builder
+        self.symbols = symbols
+        self.constants: dict[Any, Expr] = {}
+        self.scalar_tensors: dict[str, Expr] = {}  # numbers that `item` read: tensors of rank 0 by their symbol
+        self.node: torch.fx.Node | None = None
+        self.fakes: dict[str, Any] = {}
+        self.result: Any = None  # the node's meta["val"]
+        self.walk: Any = None  # runs a nested graph: (module, arguments) -> values; set by the importer
+
+    # Types.
+
+    def dtype(self, x: Expr) -> str:
+        return str(x.ty.dtype)
+
+    def shape(self, x: Expr) -> list[Dim]:
+        """The dims of x: ints where they are known, else TIR expressions."""
+        return [as_dim(size) for size in x.ty.shape.values]
+
+    def rank(self, x: Expr) -> int:
+        return int(x.ty.ndim)
+
+    def static_shape(self, x: Expr) -> list[int]:
+        shape = self.shape(x)
+        if not all(isinstance(size, int) for size in shape):
+            raise NotConvertible("a dynamic size where a fixed one is needed")
+        return shape
+
+    def static_shape_of(self, x: Expr, axes: Iterable[int]) -> list[int]:
+        """The sizes of some axes, which must be fixed."""
+        sizes = [self.shape(x)[axis] for axis in axes]
+        if not all(isinstance(size, int) for size in sizes):
+            raise NotConvertible("a dynamic size where a fixed one is needed")
+        return sizes
+
+    def out_shape(self, index: int | None = None) -> list[Dim]:
+        return self.symbols.dims(self._out(index).shape)
+
+    def out_dtype(self, index: int | None = None) -> str:
+        return tvm_dtype(self._out(index).dtype)
+
+    def _out(self, index: int | None) -> Any:
+        return self.result if index is None else self.result[index]
+
+    def dim(self, size: Any) -> Dim:
+        return self.symbols.dim(size)
+
+    # Emitting.
+
+    def emit(self, expr: Expr) -> Expr:
+        """Bind the expression to a variable that has the node's name."""
+        assert self.node is not None
+        return self.bb.emit(expr, name_hint=self.node.name)
+
+    def const(self, value: Any, dtype: str) -> Expr:
+        """A number as a tensor of rank 0, or an array, as a constant."""
+        if isinstance(value, (bool, int, float)):
+            key = (repr(value), dtype)
+            if key not in self.constants:
+                self.constants[key] = relax.const(np.asarray(value).astype(_numpy_dtype(dtype)), dtype)
+            return self.constants[key]
+        return relax.const(np.ascontiguousarray(value, dtype=_numpy_dtype(dtype)), dtype)
+
+    def tensor_const(self, tensor: torch.Tensor) -> Expr:
+        return relax.const(to_numpy(tensor), tvm_dtype(tensor.dtype))
+
+    def sizes_tensor(self, sizes: Sequence[Dim]) -> Expr:
+        """int64 [len(sizes)]: symbolic sizes as data."""
+        if all(isinstance(size, int) for size in sizes):
+            return self.const(np.array(sizes), "int64")
+        return self.emit(relax.op.shape_to_tensor(relax.ShapeExpr([as_expr(size) for size in sizes])))
+
+    def tensor(self, value: Any, dtype: str) -> Expr:
+        """A tensor, a number or a size, as a tensor of the dtype."""
+        if isinstance(value, (bool, int, float)):
+            return self.const(value, dtype)
+        if is_size(value):
+            return self.cast(self.reshape(self.sizes_tensor([value]), []), dtype)
+        return self.cast(value, dtype)
+
+    def cast(self, x: Expr, dtype: str) -> Expr:
+        """x in another dtype by torch's rules: to bool is "not zero", from floating point truncates."""
+        if self.dtype(x) == dtype:
+            return x
+        if dtype == "bool":
+            return self.emit(relax.op.not_equal(x, self.const(0, self.dtype(x))))
+        return self.emit(relax.op.astype(x, dtype))
+
+    def reshape(self, x: Expr, shape: Sequence[Dim]) -> Expr:
+        """x with another shape of as many elements; one that changes nothing emits nothing."""
+        if self.same_dims(self.shape(x), shape):
+            return x
+        value = self.constant_value(x)
+        if value is not None and value.size <= 65536 and all(isinstance(size, int) for size in shape):
+            return self.const(value.reshape(list(shape)), self.dtype(x))
+        source = self.binding(x)
+        if _is_call(source, "relax.reshape"):  # reshape of reshape
+            x = source.args[0]
+            if self.same_dims(self.shape(x), shape):
+                return x
+        return self.emit(relax.op.reshape(x, relax.ShapeExpr([as_expr(size) for size in shape])))
+
+    def permute(self, x: Expr, axes: Sequence[int]) -> Expr:
+        """x with its axes permuted; permutations of permutations are merged, and identities vanish."""
+        axes = [axis % self.rank(x) if self.rank(x) else axis for axis in axes]
+        source = self.binding(x)
+        if _is_call(source, "relax.permute_dims") and source.attrs.axes is not None:
+            inner = [int(axis) for axis in source.attrs.axes]
+            axes, x = [inner[axis] for axis in axes], source.args[0]
+        if axes == list(range(len(axes))):
+            return x
+        return self.emit(relax.op.permute_dims(x, list(axes)))
+
+    def swap(self, x: Expr, a: int, b: int) -> Expr:
+        axes = list(range(self.rank(x)))
+        axes[a], axes[b] = axes[b], axes[a]
+        return self.permute(x, axes)
+
+    def broadcast(self, x: Expr, shape: Sequence[Dim]) -> Expr:
+        if self.same_dims(self.shape(x), shape):
+            return x
+        return self.emit(relax.op.broadcast_to(x, relax.ShapeExpr([as_expr(size) for size in shape])))
+
+    def slice(self, x: Expr, axis: int, begin: Dim, length: Dim, step: int = 1) -> Expr:
+        """`length` elements of x along the axis, which are known to be there."""
+        if self.same_dims([length], [self.shape(x)[axis]]) and step == 1:
+            return x
+        end = begin + (length - 1) * step + 1 if step != 1 else begin + length
+        return self.emit(
+            relax.op.strided_slice(
+                x, [axis], [as_expr(begin)], [as_expr(end)], [as_expr(step)], assume_inbound=step == 1
+            )
+        )
+
+    def take(self, x: Expr, indices: Expr, axis: int) -> Expr:
+        """x indexed along the axis by an integer tensor of any rank."""
+        return self.emit(relax.op.take(x, indices, axis=axis))
+
+    def zeros(self, shape: Sequence[Dim], dtype: str, value: Any = 0) -> Expr:
+        if all(isinstance(size, int) for size in shape) and int(np.prod([*shape], dtype=np.int64)) <= 4096:
+            return self.const(np.full([int(size) for size in shape], value, _numpy_dtype(dtype)), dtype)
+        return self.emit(relax.op.full(relax.ShapeExpr([as_expr(s) for s in shape]), self.const(value, dtype), dtype))
+
+    def bind_symbol(self, symbol: Any, x: Expr, name: str) -> Dim:
+        """Give a symbol the value of an integer tensor with one element; returns the symbol's variable."""
+        tensor = self.bb.emit(relax.op.reshape(self.cast_plain(x, "int64"), [1]))
+        variable = self.symbols.new(symbol)
+        self.bb.match_cast(self.bb.emit(relax.op.tensor_to_shape(tensor)), relax.ShapeType([variable]), name_hint=name)
+        return variable
+
+    def cast_plain(self, x: Expr, dtype: str) -> Expr:
+        return x if self.dtype(x) == dtype else self.bb.emit(relax.op.astype(x, dtype))
+
+    def where(self, condition: Expr, a: Expr, b: Expr) -> Expr:
+        return self.emit(relax.op.where(condition, a, b))
+
+    # Questions.
+
+    def same_dims(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:
+        return len(a) == len(b) and all(same_dim(p, q) for p, q in zip(a, b))
+
+    def promoted(self, names: Sequence[str], kind: Any = Promotion.DEFAULT) -> tuple[str, str]:
+        """The dtypes in which torch computes and returns an elementwise operator of these arguments."""
+        compute, result = elementwise_dtypes(*[_surrogate(self.fakes[n]) for n in names], type_promotion_kind=kind)
+        return tvm_dtype(compute), tvm_dtype(result)
+
+    def constant_value(self, x: Expr) -> np.ndarray[Any, Any] | None:
+        """The numpy array of a constant; None for anything else."""
+        return x.data.numpy() if isinstance(x, tvm.ir.Constant) and hasattr(x, "data") else None
+
+    def fake_is_f32(self, *names: str) -> bool:
+        return all(self.fakes.get(n) is None or self.fakes[n].dtype == torch.float32 for n in names)
+
+    def binding(self, x: Expr) -> Any:
+        """What a variable is bound to; None for parameters and constants."""
+        return self.bb.lookup_binding(x) if isinstance(x, tvm.ir.Var) else None
+
+
+def as_dim(size: Any) -> Dim:
+    return int(size) if isinstance(size, (int, tirx.IntImm)) else size
+
+
+def as_expr(size: Dim) -> Any:
+    return tirx.IntImm("int64", size) if isinstance(size, int) else size
+
+
+def same_dim(a: Dim, b: Dim) -> bool:
+    """Whether two sizes are equal for every value of their symbols (False also where that cannot be shown)."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return bool(_ANALYZER.can_prove_equal(as_expr(a), as_expr(b)))
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value of the environment is a symbolic size: a TIR expression, no tensor."""
+    return isinstance(value, tvm.ir.Expr) and isinstance(value.ty, tvm.ir.PrimType)
+
+
+def _is_call(expr: Any, name: str) -> bool:
+    return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name == name
+
+
+def _surrogate(value: Any) -> Any:
+    if isinstance(value, torch.SymInt):
+        return 1
+    if isinstance(value, torch.SymFloat):
+        return 1.0
+    return True if isinstance(value, torch.SymBool) else value
+
+
+def _numpy_dtype(dtype: str) -> Any:
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)

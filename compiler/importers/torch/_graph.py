@@ -1,0 +1,200 @@
+"""Walks an fx graph node by node, converts each through the table, and collects everything that cannot be converted."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from maas_rt._errors import UnsupportedOperatorError
+
+from . import _scalars, ops  # noqa: F401  (ops fills the table)
+from ._context import Context, is_size
+from ._dtypes import tvm_dtype
+from ._registry import NotConvertible, bind_arguments, find_converter
+
+__all__ = ["GraphImporter", "StopWalk", "operator_name"]
+
+# Checks that torch.export writes into graphs. Bounds of sizes are kept as bounds of symbols; the runtime checks those.
+_CHECKS = frozenset(
+    {
+        "aten._assert_async.default",
+        "aten._assert_async.msg",
+        "aten._assert_scalar.default",
+        "aten._assert_tensor_metadata.default",
+        "aten._functional_assert_async.msg",
+        "aten.sym_constrain_range.default",
+        "aten.sym_constrain_range_for_size.default",
+    }
+)
+
+
+class StopWalk(Exception):
+    """The node behind which a prefix ends was converted; `values` are its results."""
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__()
+        self.values = values
+
+
+class _Poison:
+    """The value of a node that could not be converted, and of what depends on it."""
+
+
+_POISON = _Poison()
+
+
+class GraphImporter:
+    """Converts graphs (nested ones too) into the current block of `context.bb`."""
+
+    def __init__(self, context: Context, stop_after: fx.Node | None = None) -> None:
+        self.context = context
+        self.stop_after = stop_after
+        self.unsupported: dict[str, tuple[str, int]] = {}
+        self._depth = 0
+        context.walk = self.walk
+
+    def walk(self, module: fx.GraphModule, arguments: Sequence[Any]) -> list[Any]:
+        """The values of the graph's outputs, flat, for values of its placeholders."""
+        env: dict[fx.Node, Any] = {}
+        given = iter(arguments)
+        outer = self.context.node, self.context.fakes, self.context.result
+        self._depth += 1
+        try:
+            for node in module.graph.nodes:
+                if node.op == "placeholder":
+                    env[node] = next(given)
+                elif node.op == "get_attr":
+                    env[node] = self._attribute(module, str(node.target))
+                elif node.op == "call_function":
+                    env[node] = self._convert(node, env)
+                    if node is self.stop_after:
+                        raise StopWalk(_flat(env[node]))
+                elif node.op == "output":
+                    return _flat(fx.map_arg(node.args[0], lambda n: env[n]))
+                else:
+                    self._refuse(node, f"{node.op} {node.target}", "")
+                    env[node] = _POISON
+        finally:
+            self.context.node, self.context.fakes, self.context.result = outer
+            self._depth -= 1
+        return []
+
+    def raise_unsupported(self) -> None:
+        """Raise one error with every operator that could not be converted, if there was any."""
+        if not self.unsupported:
+            return
+        operators = [(name, place, count) for name, (place, count) in self.unsupported.items()]
+        listed = ", ".join(f"{name} ({place}, {count} x)" if place else f"{name} ({count} x)" for name, place, count in operators)
+        plural = "operators that are" if len(operators) > 1 else "an operator that is"
+        raise UnsupportedOperatorError(f"the model uses {plural} not supported: {listed}", operators)
+
+    def _attribute(self, module: fx.GraphModule, path: str) -> Any:
+        value: Any = module
+        for part in path.split("."):
+            value = getattr(value, part)
+        return self.context.tensor_const(value) if isinstance(value, torch.Tensor) else value
+
+    def _convert(self, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+        context = self.context
+        name = operator_name(node)
+        if name in _CHECKS:
+            return None
+        if name == "getitem":
+            return self._item(env[node.args[0]], node)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+        if any(value is _POISON for value in _flat((args, list(kwargs.values())))):
+            return _POISON
+        context.node, context.result = node, node.meta.get("val")
+        try:
+            if _scalars.is_scalar(context.result) and find_converter(node.target) is None:
+                return _scalars.value(context, context.result)
+            return self._call(node, name, args, kwargs)
+        except NotConvertible as reason:
+            self._refuse(node, name, str(reason))
+        return _POISON
+
+    def _call(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> Any:
+        context = self.context
+        converter = find_converter(node.target)
+        if converter is None:
+            raise NotConvertible("")
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return converter.function(context, *args)
+        bound = bind_arguments(converter, node.target, args, kwargs)
+        fakes = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val", n))
+        names = ["x" if a.name == "self" else a.name for a in node.target._schema.arguments]
+        renamed = {"x" if key == "self" else key: value for key, value in fakes[1].items()}
+        context.fakes = {**dict(zip(names, fakes[0])), **renamed}
+        return self._checked(name, converter.function(context, **bound))
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Hold a converted value to the dtype and shape that torch promises; a converter that differs is refused, not trusted."""
+        results, expected = _flat(value), self.context.result
+        fakes = [f for f in (expected if isinstance(expected, (tuple, list)) else [expected])]
+        if len(results) != len(fakes):
+            raise NotConvertible(f"it has {len(fakes)} results, of which the converter made {len(results)}")
+        for result, fake in zip(results, fakes):
+            if result is None or is_size(result) or not isinstance(fake, torch.Tensor):
+                continue
+            if self.context.dtype(result) != tvm_dtype(fake.dtype):
+                raise NotConvertible(f"result of dtype {self.context.dtype(result)} where torch has {fake.dtype}")
+            self._check_shape(result, fake)
+        return value
+
+    def _check_shape(self, result: Any, fake: torch.Tensor) -> None:
+        context = self.context
+        if result.ty.shape is None or len(context.shape(result)) != fake.ndim:
+            raise NotConvertible("a result whose shape is not known")
+        for have, size in zip(context.shape(result), fake.shape):
+            if not context.symbols.knows(size):
+                expression = size.node.expr  # type: ignore[attr-defined]
+                if expression.is_Symbol:  # a size that the converter computed, which torch only gave a name
+                    context.symbols.define(expression, have)
+            elif not context.same_dims([have], [context.dim(size)]) and isinstance(have, int) and isinstance(context.dim(size), int):
+                raise NotConvertible(f"a result of shape {context.shape(result)} where torch has {tuple(fake.shape)}")
+
+    def _item(self, value: Any, node: fx.Node) -> Any:
+        if value is _POISON:
+            return _POISON
+        item = value[node.args[1]]
+        if item is None and isinstance(node.meta.get("val"), torch.Tensor) and node.users:
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            self._refuse(source, operator_name(source), f"result {node.args[1]}")
+            return _POISON
+        return item
+
+    def _refuse(self, node: fx.Node, name: str, reason: str) -> None:
+        key = f"{name} [{reason}]" if reason else name
+        place, count = self.unsupported.get(key, (_place(node), 0))
+        self.unsupported[key] = (place, count + 1)
+
+
+def operator_name(node: fx.Node) -> str:
+    """The node's operator, as "aten.add.Tensor"."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return f"higher_order.{target.name()}"
+    return str(getattr(target, "__name__", target))
+
+
+def _place(node: fx.Node) -> str:
+    """Where the model's author wrote the operator: file and line, and the module's path in the model."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    where = f"{os.path.basename(lines[-1][0])}:{lines[-1][1]}" if lines else ""
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    module = stack[-1].removeprefix("L['self'].").removeprefix("L['self']") if stack else ""
+    return " in ".join(part for part in (where, module) if part)
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, (tuple, list)):
+        return [leaf for item in value for leaf in _flat(item)]
+    return [value]

@@ -1,0 +1,180 @@
+"""Symbolic sizes: from torch's sympy expressions over `s0`, `u0` to TIR expressions over named variables, with bounds."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import sympy
+import torch
+from torch.utils._sympy import functions as tf
+from tvm import tirx
+
+from .._imported import SymbolSpec
+from ._registry import NotConvertible
+
+__all__ = ["Dim", "Symbols"]
+
+Dim = Any  # a Python int or a TIR expression of dtype int64
+
+
+class Symbols:
+    """The symbols of one model. `names` gives a readable name for a sympy symbol's name, where one is known."""
+
+    def __init__(self, ranges: dict[Any, Any], names: dict[str, str]) -> None:
+        self._ranges = {str(symbol): bounds for symbol, bounds in ranges.items()}
+        self._names = names
+        self._defined: dict[str, Dim] = {}
+        self.specs: dict[str, SymbolSpec] = {}
+
+    def dim(self, size: int | torch.SymInt) -> Dim:
+        """A size as torch gives it, as an int or a TIR expression."""
+        if isinstance(size, torch.SymInt):
+            return self.convert(size.node.expr)
+        return int(size)
+
+    def dims(self, shape: Any) -> list[Dim]:
+        return [self.dim(size) for size in shape]
+
+    def knows(self, size: int | torch.SymInt) -> bool:
+        """Whether all symbols of the size have a value so far."""
+        return not isinstance(size, torch.SymInt) or all(str(s) in self._defined for s in size.node.expr.free_symbols)
+
+    def define(self, symbol: Any, value: Dim) -> None:
+        """The symbol is known to be `value` from here on."""
+        self._defined[str(symbol)] = value
+
+    def new(self, symbol: Any) -> Any:
+        """A variable of its own for the symbol, with the bounds that torch knows."""
+        low, high = self._bounds(symbol)
+        variable = self._variable(self._names.get(str(symbol), str(symbol)), SymbolSpec(low, high))
+        self.define(symbol, variable)
+        return variable
+
+    def declare(self, size: int | torch.SymInt, fallback: str) -> Dim:
+        """The size of an input's dimension: new symbols get a variable, named `fallback` if torch knows no name.
+
+        A derived size whose root is no input dimension of its own (2*s) gets a variable t, and s becomes t//2.
+        """
+        if not isinstance(size, torch.SymInt) or self.knows(size):
+            return self.dim(size)
+        expression = size.node.expr
+        if isinstance(expression, sympy.Symbol):
+            self._names.setdefault(str(expression), fallback)
+            return self.new(expression)
+        return self._declare_derived(expression, fallback)
+
+    def _declare_derived(self, expression: Any, fallback: str) -> Dim:
+        free = list(expression.free_symbols)
+        root = free[0]
+        scale = expression.coeff(root, 1) if len(free) == 1 else 0
+        offset = sympy.expand(expression - scale * root) if scale else 0
+        if not isinstance(scale, sympy.Integer) or scale < 1 or not isinstance(offset, sympy.Integer) or (scale != 1 and offset != 0):
+            raise NotConvertible(f"an input dimension of size {expression}, from which its symbols cannot be found")
+        a, b = int(scale), int(offset)
+        low, high = self._bounds(root)
+        spec = SymbolSpec(max(a * low + b, 0), None if high is None else a * high + b, a)
+        variable = self._variable(fallback, spec)
+        self.define(root, tirx.floordiv(variable - b, a) if a > 1 else variable - b)
+        return variable
+
+    def _variable(self, name: str, spec: SymbolSpec) -> Any:
+        name = re.sub(r"\W", "_", name)
+        while name in self.specs:
+            name += "_"
+        self.specs[name] = spec
+        return tirx.Var(name, "int64")
+
+    def _bounds(self, symbol: Any) -> tuple[int, int | None]:
+        bounds = self._ranges.get(str(symbol))
+        if bounds is None:
+            return 1, None
+        low, high = _finite(bounds.lower), _finite(bounds.upper)
+        if str(symbol).startswith("u"):
+            return -(2**63) if low is None else low, high
+        # torch reports 2 where it only assumed "neither 0 nor 1", and does not hold callers to it; empty tensors are refused.
+        return 1 if low is None or low <= 2 else low, high
+
+    def convert(self, expression: Any) -> Dim:
+        """A sympy expression as an int or a TIR expression; undefined symbols are NotConvertible."""
+        if isinstance(expression, (sympy.Integer, int)):
+            return int(expression)
+        if isinstance(expression, sympy.Symbol):
+            if str(expression) not in self._defined:
+                raise NotConvertible(f"size {expression}, which only the data decides")
+            return self._defined[str(expression)]
+        handler = _HANDLERS.get(type(expression))
+        if handler is None:
+            raise NotConvertible(f"the size expression {expression}")
+        return handler(*[self.convert(argument) for argument in expression.args])
+
+
+def _finite(bound: Any) -> int | None:
+    try:
+        value = int(bound)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if abs(value) < 2**62 else None
+
+
+def _sum(*terms: Dim) -> Dim:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _product(*factors: Dim) -> Dim:
+    total = factors[0]
+    for factor in factors[1:]:
+        total = total * factor
+    return total
+
+
+def _power(base: Dim, exponent: Dim) -> Dim:
+    if not isinstance(exponent, int) or exponent < 1:
+        raise NotConvertible("a size with a negative or symbolic power")
+    return _product(*[base] * exponent)
+
+
+def _as_expr(value: Dim) -> Any:
+    return tirx.IntImm("int64", value) if isinstance(value, int) else value
+
+
+def _minimum(*values: Dim) -> Dim:
+    best = values[0]
+    for value in values[1:]:
+        best = tirx.min(_as_expr(best), _as_expr(value))
+    return best
+
+
+def _maximum(*values: Dim) -> Dim:
+    best = values[0]
+    for value in values[1:]:
+        best = tirx.max(_as_expr(best), _as_expr(value))
+    return best
+
+
+def _floordiv(a: Dim, b: Dim) -> Dim:
+    return tirx.floordiv(_as_expr(a), _as_expr(b))
+
+
+def _floormod(a: Dim, b: Dim) -> Dim:
+    return tirx.floormod(_as_expr(a), _as_expr(b))
+
+
+_HANDLERS: dict[type, Any] = {
+    sympy.Add: _sum,
+    sympy.Mul: _product,
+    sympy.Pow: _power,
+    tf.PowByNatural: _power,
+    tf.FloorDiv: _floordiv,
+    tf.CleanDiv: _floordiv,
+    tf.Mod: _floormod,
+    tf.PythonMod: _floormod,
+    tf.ModularIndexing: lambda base, divisor, modulus: _floormod(_floordiv(base, divisor), modulus),
+    tf.Max: _maximum,
+    tf.Min: _minimum,
+    sympy.Max: _maximum,
+    sympy.Min: _minimum,
+}

@@ -1,0 +1,176 @@
+"""ExportedProgram to Relax: functional ATen graph, weights as constants, mutated buffers as states, sizes as symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import tvm
+from torch import fx
+from torch.export import ExportedProgram
+from tvm import relax
+
+from maas_rt._errors import ImportModelError, InvalidArgumentError
+
+from .._imported import ImportedModel, StateSpec
+from ._context import Context, as_expr, is_size
+from ._decompose import decompose
+from ._dtypes import to_numpy, tvm_dtype
+from ._graph import GraphImporter, StopWalk
+from ._registry import NotConvertible
+from ._signature import Entry, Signature, example_inputs, read_signature, symbol_names
+from ._symbols import Symbols
+from .source import TorchSource
+
+__all__ = ["Program", "import_exported_program"]
+
+
+def import_exported_program(
+    program: ExportedProgram,
+    *,
+    dynamic: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    run: Callable[[list[Any]], Any] | None = None,
+    kind: str = "exported_program",
+) -> ImportedModel:
+    """Import a program that torch.export made.
+
+    `run` executes the source for verification, from the flat list of its inputs (default: the program itself). Raises
+    UnsupportedOperatorError with every operator that has no converter.
+    """
+    if dynamic:
+        raise InvalidArgumentError(
+            "an exported program carries its dynamic shapes: give dynamic_shapes to torch.export.export instead of dynamic here"
+        )
+    if input_shapes:
+        raise InvalidArgumentError("an exported program carries its input shapes: export it with example inputs of that shape")
+    return Program(program, decompose(program), run, kind).build()
+
+
+class Program:
+    """A program, its functional form, and its names; builds the whole model or a prefix of it."""
+
+    def __init__(
+        self, original: ExportedProgram, functional: ExportedProgram, run: Callable[[list[Any]], Any] | None, kind: str
+    ) -> None:
+        self.original = original
+        self.functional = functional
+        self.signature: Signature = read_signature(functional)
+        self.kind = kind
+        self.source = TorchSource(self, run)
+
+    def build(self, stop_after: fx.Node | None = None) -> ImportedModel:
+        """The model, or what leads to the results of the node `stop_after`."""
+        builder = relax.BlockBuilder()
+        symbols = Symbols(dict(self.functional.range_constraints), symbol_names(self.functional))
+        context = Context(builder, symbols)
+        importer = GraphImporter(context, stop_after)
+        try:
+            values = self._placeholders(context)
+        except NotConvertible as reason:
+            raise ImportModelError(f"the exported program has {reason}, which is not supported") from None
+        params = [values[i] for i, entry in enumerate(self.signature.placeholders) if entry.kind in ("input", "size", "number")]
+        state_vars = {e.target: values[i] for i, e in enumerate(self.signature.placeholders) if e.kind == "state"}
+        states = [state_vars[name] for name in self.signature.states]
+        with builder.function("main", [*params, *states]):
+            self._bind_sizes(context, values)
+            names, outputs, following = self._body(importer, values, state_vars)
+            outputs = [] if importer.unsupported else [*outputs, *(following[name] for name in self.signature.states)]
+            builder.emit_func_output(relax.Tuple(outputs))
+        importer.raise_unsupported()
+        module = relax.transform.ConvertToDataflow(1)(builder.get())
+        return ImportedModel(
+            mod=relax.transform.DeadCodeElimination()(module),
+            input_names=[e.name for e in self.signature.placeholders if e.kind in ("input", "size", "number")],
+            output_names=names,
+            source=self.source,
+            states=[StateSpec(name, to_numpy(self.signature.states[name])) for name in self.signature.states],
+            symbols=symbols.specs,
+            provenance={"framework": "torch", "framework_version": torch.__version__.split("+")[0], "kind": self.kind},
+            example_inputs=example_inputs(self.original, self.signature),
+        )
+
+    def _placeholders(self, c: Context) -> list[Any]:
+        """A value for each placeholder: parameters of the function, constants, or fixed numbers."""
+        entries = self.signature.placeholders
+        shapes: dict[int, list[Any]] = {}
+        for plain in (True, False):  # sizes that are a symbol first, so that derived ones (2*s) find theirs
+            for i, entry in enumerate(entries):
+                if entry.kind == "input":
+                    shapes.setdefault(i, [None] * entry.fake.ndim)
+                    for axis, size in enumerate(entry.fake.shape):
+                        if shapes[i][axis] is None and (not plain or _is_plain(size)):
+                            shapes[i][axis] = c.symbols.declare(size, f"{entry.name}_dim{axis}")
+        constants: dict[Any, Any] = {}
+        values: list[Any] = []
+        for i, entry in enumerate(entries):
+            if entry.kind == "input":
+                values.append(_variable(entry, shapes[i], tvm_dtype(entry.fake.dtype)))
+            elif entry.kind == "state":
+                values.append(_variable(entry, list(entry.tensor.shape), tvm_dtype(entry.tensor.dtype)))
+            elif entry.kind in ("size", "number"):
+                values.append(_variable(entry, [], "int64" if entry.kind == "size" else "float64"))
+            elif entry.kind == "constant":
+                key = _storage_key(entry.tensor)
+                if key not in constants:
+                    constants[key] = c.tensor_const(entry.tensor)
+                values.append(constants[key])
+            else:
+                values.append(entry.value)
+        return values
+
+    def _bind_sizes(self, c: Context, values: list[Any]) -> None:
+        """Give the symbols of integer inputs their values: they arrive as tensors of rank 0."""
+        for i, entry in enumerate(self.signature.placeholders):
+            if entry.kind == "size":
+                values[i] = c.bind_symbol(entry.fake.node.expr, values[i], entry.name)
+            elif entry.kind == "number":
+                c.scalar_tensors[str(entry.fake.node.expr)] = values[i]
+
+    def _body(
+        self, importer: GraphImporter, values: list[Any], state_vars: dict[str, Any]
+    ) -> tuple[list[str], list[Any], dict[str, Any]]:
+        """Names and values of the outputs, and the next value of each state."""
+        c = importer.context
+        try:
+            results = importer.walk(self.functional.graph_module, values)
+        except StopWalk as stop:
+            found = [_as_tensor(c, value) for value in stop.values if value is not None]
+            return [f"output_{i}" for i in range(len(found))], found, dict(state_vars)
+        names, outputs, following = [], [], dict(state_vars)
+        if importer.unsupported:
+            return names, outputs, following
+        for entry in self.signature.outputs:
+            if entry.kind == "output":
+                names.append(entry.name)
+                outputs.append(_as_tensor(c, results[entry.position]))
+            elif entry.kind == "state":
+                following[entry.name] = results[entry.position]
+        return names, outputs, following
+
+
+def _variable(entry: Entry, shape: Sequence[Any], dtype: str) -> Any:
+    return relax.Var(entry.name, relax.TensorType([as_expr(size) for size in shape], dtype))
+
+
+def _is_plain(size: Any) -> bool:
+    return not isinstance(size, torch.SymInt) or bool(size.node.expr.is_Symbol)
+
+
+def _storage_key(tensor: torch.Tensor) -> Any:
+    """Equal for tied weights: the same memory seen the same way."""
+    if tensor.layout != torch.strided or tensor.numel() == 0:
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def _as_tensor(c: Context, value: Any) -> Any:
+    if isinstance(value, bool):
+        return c.const(value, "bool")
+    if isinstance(value, float):
+        return c.const(value, "float64")
+    if isinstance(value, int) or is_size(value):
+        return c.tensor(value, "int64")
+    assert isinstance(value, tvm.ir.Expr)
+    return value

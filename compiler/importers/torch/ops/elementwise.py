@@ -1,0 +1,423 @@
+"""Operators that work on each element alone: arithmetic, comparison, logic, rounding, selection; with torch's type promotion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax, te, tirx
+
+from .._context import Context, Expr, Promotion
+from .._dtypes import is_float, tvm_dtype
+from .._registry import NotConvertible, converts
+
+OP = relax.op
+
+
+# One operand. Integers become float32 where the result is a real number.
+
+_REAL: dict[str, Callable[..., Any]] = {
+    "acos": OP.acos,
+    "acosh": OP.acosh,
+    "asin": OP.asin,
+    "asinh": OP.asinh,
+    "atan": OP.atan,
+    "atanh": OP.atanh,
+    "cos": OP.cos,
+    "cosh": OP.cosh,
+    "erf": OP.erf,
+    "exp": OP.exp,
+    "log": OP.log,
+    "rsqrt": OP.rsqrt,
+    "sigmoid": OP.sigmoid,
+    "sin": OP.sin,
+    "sinh": OP.sinh,
+    "sqrt": OP.sqrt,
+    "tan": OP.tan,
+    "tanh": OP.tanh,
+}
+_SAME_TYPE: dict[str, Callable[..., Any]] = {"abs": OP.abs, "neg": OP.negative, "sign": OP.sign}
+_ROUNDING: dict[str, Callable[..., Any]] = {"ceil": OP.ceil, "floor": OP.floor, "round": OP.round, "trunc": OP.trunc}
+_TESTS: dict[str, Callable[..., Any]] = {"isfinite": OP.isfinite, "isinf": OP.isinf, "isnan": OP.isnan}
+
+
+def unary(c: Context, x: Expr, function: Callable[..., Any], kind: Any = Promotion.DEFAULT) -> Expr:
+    """function(x), in the dtypes that torch computes in and returns."""
+    compute, result = c.promoted(["x"], kind)
+    return c.cast(c.emit(function(c.cast(x, compute))), result)
+
+
+def _register(table: dict[str, Callable[..., Any]], body: Callable[[Callable[..., Any]], Any]) -> None:
+    for name, function in table.items():
+        converts(f"aten.{name}.default")(body(function))
+
+
+def _real(function: Callable[..., Any]) -> Any:
+    return lambda c, x: unary(c, x, function, Promotion.INT_TO_FLOAT)
+
+
+def _same(function: Callable[..., Any]) -> Any:
+    return lambda c, x: unary(c, x, function)
+
+
+def _round_like(function: Callable[..., Any]) -> Any:
+    return lambda c, x: unary(c, x, function) if is_float(c.dtype(x)) else x
+
+
+def _test(function: Callable[..., Any]) -> Any:
+    def convert(c: Context, x: Expr) -> Expr:
+        return c.emit(function(c.cast(x, "float32") if c.dtype(x) != "float64" else x))
+
+    return convert
+
+
+_register(_REAL, _real)
+_register(_SAME_TYPE, _same)
+_register(_ROUNDING, _round_like)
+_register(_TESTS, _test)
+
+
+@converts("aten.log2.default")
+def log2(c: Context, x: Expr) -> Expr:
+    return unary(c, x, lambda v: OP.multiply(c.emit(OP.log(v)), c.const(1 / math.log(2), c.dtype(v))), Promotion.INT_TO_FLOAT)
+
+
+@converts("aten.log10.default")
+def log10(c: Context, x: Expr) -> Expr:
+    return unary(c, x, lambda v: OP.multiply(c.emit(OP.log(v)), c.const(1 / math.log(10), c.dtype(v))), Promotion.INT_TO_FLOAT)
+
+
+def _compute(c: Context, x: Expr, function: Callable[[Any], Any]) -> Expr:
+    """An elementwise function that Relax has no operator for, as a tensor expression."""
+
+    def build(value: Any) -> Any:
+        return te.compute(value.shape, lambda *index: function(value(*index)), name="elementwise")
+
+    return c.bb.emit_te(build, x)
+
+
+@converts("aten.log1p.default")
+def log1p(c: Context, x: Expr) -> Expr:
+    compute, result = c.promoted(["x"], Promotion.INT_TO_FLOAT)
+    return c.cast(_compute(c, c.cast(x, compute), tirx.log1p), result)
+
+
+@converts("aten.expm1.default")
+def expm1(c: Context, x: Expr) -> Expr:
+    # exp(x) - 1 loses everything for small x; tanh(x / 2) (exp(x) + 1) is the same and does not.
+    compute, result = c.promoted(["x"], Promotion.INT_TO_FLOAT)
+    x = c.cast(x, compute)
+    half = c.emit(OP.tanh(c.emit(OP.multiply(x, c.const(0.5, compute)))))
+    small = c.emit(OP.multiply(half, c.emit(OP.add(c.emit(OP.exp(x)), c.const(1.0, compute)))))
+    large = c.emit(OP.subtract(c.emit(OP.exp(x)), c.const(1.0, compute)))
+    near = c.emit(OP.less(c.emit(OP.abs(x)), c.const(0.5, compute)))
+    return c.cast(c.where(near, small, large), result)
+
+
+@converts("aten.reciprocal.default")
+def reciprocal(c: Context, x: Expr) -> Expr:
+    return unary(c, x, lambda v: OP.divide(c.const(1.0, c.dtype(v)), v), Promotion.INT_TO_FLOAT)
+
+
+@converts("aten.erfc.default")
+def erfc(c: Context, x: Expr) -> Expr:
+    return unary(c, x, lambda v: OP.subtract(c.const(1.0, c.dtype(v)), c.emit(OP.erf(v))), Promotion.INT_TO_FLOAT)
+
+
+@converts("aten.exp2.default")
+def exp2(c: Context, x: Expr) -> Expr:
+    return unary(c, x, lambda v: OP.exp(c.emit(OP.multiply(v, c.const(math.log(2), c.dtype(v))))), Promotion.INT_TO_FLOAT)
+
+
+@converts("aten.square.default")
+def square(c: Context, x: Expr) -> Expr:
+    return unary(c, x, lambda v: OP.multiply(v, v))
+
+
+@converts("aten.logical_not.default")
+def logical_not(c: Context, x: Expr) -> Expr:
+    return c.emit(OP.logical_not(c.cast(x, "bool")))
+
+
+@converts("aten.bitwise_not.default")
+def bitwise_not(c: Context, x: Expr) -> Expr:
+    return c.emit(OP.logical_not(x) if c.dtype(x) == "bool" else OP.bitwise_not(x))
+
+
+# Two operands, broadcast.
+
+
+def binary(c: Context, x: Any, other: Any, function: Callable[..., Any], kind: Any = Promotion.DEFAULT) -> Expr:
+    """function(x, other) in the dtypes of torch's promotion; numbers and sizes become constants."""
+    compute, result = c.promoted(["x", "other"], kind)
+    return c.cast(c.emit(function(*operands(c, x, other, compute))), result)
+
+
+def operands(c: Context, x: Any, other: Any, dtype: str) -> tuple[Expr, Expr]:
+    """Both operands as tensors of the dtype, broadcast explicitly where Relax could not see that their sizes agree."""
+    a, b = c.tensor(x, dtype), c.tensor(other, dtype)
+    return fitted(c, a), fitted(c, b)
+
+
+def fitted(c: Context, x: Expr) -> Expr:
+    """x as it is where broadcasting it to the result is plain to see, else broadcast to the result's shape."""
+    out, have = c.out_shape(), c.shape(x)
+    aligned = out[len(out) - len(have) :] if have else []
+    if all(isinstance(p, int) and p == 1 or c.same_dims([p], [q]) for p, q in zip(have, aligned)):
+        return x
+    return c.broadcast(x, out)
+
+
+def _scaled(c: Context, other: Any, alpha: Any) -> Any:
+    """other * alpha for add and sub, in the dtype of the result."""
+    if alpha == 1:
+        return other
+    compute, _ = c.promoted(["x", "other"])
+    if isinstance(other, (int, float)):
+        return other * alpha
+    return c.emit(OP.multiply(c.tensor(other, compute), c.tensor(alpha, compute)))
+
+
+@converts("aten.add.Tensor", "aten.add.Scalar")
+def add(c: Context, x: Expr, other: Any, alpha: Any = 1) -> Expr:
+    if c.out_dtype() == "bool":
+        return c.emit(OP.logical_or(*operands(c, x, other, "bool")))
+    return binary(c, x, _scaled(c, other, alpha), OP.add)
+
+
+@converts("aten.sub.Tensor", "aten.sub.Scalar")
+def sub(c: Context, x: Expr, other: Any, alpha: Any = 1) -> Expr:
+    return binary(c, x, _scaled(c, other, alpha), OP.subtract)
+
+
+@converts("aten.rsub.Scalar", "aten.rsub.Tensor")
+def rsub(c: Context, x: Expr, other: Any, alpha: Any = 1) -> Expr:
+    compute, result = c.promoted(["x", "other"])
+    scaled = x if alpha == 1 else c.emit(OP.multiply(c.tensor(x, compute), c.tensor(alpha, compute)))
+    a, b = operands(c, other, scaled, compute)
+    return c.cast(c.emit(OP.subtract(a, b)), result)
+
+
+@converts("aten.mul.Tensor", "aten.mul.Scalar")
+def mul(c: Context, x: Expr, other: Any) -> Expr:
+    if c.out_dtype() == "bool":
+        return c.emit(OP.logical_and(*operands(c, x, other, "bool")))
+    return binary(c, x, other, OP.multiply)
+
+
+@converts("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor")
+def div(c: Context, x: Expr, other: Any) -> Expr:
+    return binary(c, x, other, OP.divide, Promotion.INT_TO_FLOAT)
+
+
+@converts("aten.div.Tensor_mode", "aten.div.Scalar_mode")
+def div_mode(c: Context, x: Expr, other: Any, rounding_mode: str | None) -> Expr:
+    if rounding_mode is None:
+        return div(c, x, other)
+    return floor_divide(c, x, other) if rounding_mode == "floor" else _truncated(c, x, other)
+
+
+@converts("aten.floor_divide.default", "aten.floor_divide.Scalar")
+def floor_divide(c: Context, x: Expr, other: Any) -> Expr:
+    compute, result = c.promoted(["x", "other"])
+    a, b = operands(c, x, other, compute)
+    if not is_float(compute):
+        return c.cast(c.emit(OP.floor_divide(a, b)), result)
+    return c.cast(c.emit(OP.floor(c.emit(OP.divide(a, b)))), result)
+
+
+def _truncated(c: Context, x: Expr, other: Any) -> Expr:
+    compute, result = c.promoted(["x", "other"])
+    a, b = operands(c, x, other, compute)
+    if is_float(compute):
+        return c.cast(c.emit(OP.trunc(c.emit(OP.divide(a, b)))), result)
+    # Integers: the quotient of the magnitudes has the truncated result's magnitude.
+    size = c.emit(OP.floor_divide(c.emit(OP.abs(a)), c.emit(OP.abs(b))))
+    zero = c.const(0, compute)
+    opposite = c.emit(OP.not_equal(c.emit(OP.less(a, zero)), c.emit(OP.less(b, zero))))
+    return c.cast(c.where(opposite, c.emit(OP.negative(size)), size), result)
+
+
+@converts("aten.remainder.Tensor", "aten.remainder.Scalar")
+def remainder(c: Context, x: Expr, other: Any) -> Expr:
+    compute, result = c.promoted(["x", "other"])
+    a, b = operands(c, x, other, compute)
+    if not is_float(compute):
+        return c.cast(c.emit(OP.floor_mod(a, b)), result)
+    whole = c.emit(OP.floor(c.emit(OP.divide(a, b))))
+    return c.cast(c.emit(OP.subtract(a, c.emit(OP.multiply(b, whole)))), result)
+
+
+@converts("aten.fmod.Tensor", "aten.fmod.Scalar")
+def fmod(c: Context, x: Expr, other: Any) -> Expr:
+    compute, result = c.promoted(["x", "other"])
+    a, b = operands(c, x, other, compute)
+    whole = c.cast(_truncated(c, x, other), compute)
+    return c.cast(c.emit(OP.subtract(a, c.emit(OP.multiply(b, whole)))), result)
+
+
+@converts("aten.pow.Tensor_Scalar")
+def pow_scalar(c: Context, x: Expr, exponent: Any) -> Expr:
+    compute, result = c.promoted(["x", "exponent"])
+    x = c.cast(x, compute)
+    if exponent in (1, 2, 3, 4) or (isinstance(exponent, int) and 0 < exponent <= 16):
+        total = x
+        for _ in range(int(exponent) - 1):
+            total = c.emit(OP.multiply(total, x))
+        return c.cast(total, result)
+    if not is_float(compute):
+        raise NotConvertible(f"an integer power of {exponent}")
+    if exponent in (0.5, -0.5, -1):
+        one = c.const(1.0, compute)
+        root = x if exponent == -1 else c.emit(OP.sqrt(x))
+        return c.cast(root if exponent == 0.5 else c.emit(OP.divide(one, root)), result)
+    return c.cast(c.emit(OP.power(x, c.tensor(exponent, compute))), result)
+
+
+@converts("aten.pow.Tensor_Tensor")
+def pow_tensor(c: Context, x: Expr, exponent: Expr) -> Expr:
+    compute, result = c.promoted(["x", "exponent"])
+    if not is_float(compute):
+        raise NotConvertible("powers of integers by integers")
+    return c.cast(c.emit(OP.power(*operands(c, x, exponent, compute))), result)
+
+
+@converts("aten.pow.Scalar")
+def scalar_pow(c: Context, x: Any, exponent: Expr) -> Expr:
+    compute, result = c.promoted(["x", "exponent"])
+    if not is_float(compute):
+        raise NotConvertible("powers of integers by integers")
+    return c.cast(c.emit(OP.power(*operands(c, x, exponent, compute))), result)
+
+
+@converts("aten.atan2.default")
+def atan2(c: Context, x: Expr, other: Expr) -> Expr:
+    return binary(c, x, other, OP.atan2, Promotion.INT_TO_FLOAT)
+
+
+@converts("aten.maximum.default")
+def maximum(c: Context, x: Expr, other: Expr) -> Expr:
+    if c.out_dtype() == "bool":
+        return c.emit(OP.logical_or(*operands(c, x, other, "bool")))
+    return binary(c, x, other, OP.maximum)
+
+
+@converts("aten.minimum.default")
+def minimum(c: Context, x: Expr, other: Expr) -> Expr:
+    if c.out_dtype() == "bool":
+        return c.emit(OP.logical_and(*operands(c, x, other, "bool")))
+    return binary(c, x, other, OP.minimum)
+
+
+_COMPARISONS: dict[str, Callable[..., Any]] = {
+    "eq": OP.equal,
+    "ne": OP.not_equal,
+    "lt": OP.less,
+    "le": OP.less_equal,
+    "gt": OP.greater,
+    "ge": OP.greater_equal,
+}
+
+
+def _comparison(function: Callable[..., Any]) -> Any:
+    def convert(c: Context, x: Expr, other: Any) -> Expr:
+        compute, _ = c.promoted(["x", "other"], Promotion.ALWAYS_BOOL)
+        if compute == "bool":
+            compute = "int8"
+        return c.emit(function(*operands(c, x, other, compute)))
+
+    return convert
+
+
+for _name, _function in _COMPARISONS.items():
+    converts(f"aten.{_name}.Tensor", f"aten.{_name}.Scalar")(_comparison(_function))
+
+
+def _logical(function: Callable[..., Any]) -> Any:
+    return lambda c, x, other: c.emit(function(*operands(c, x, other, "bool")))
+
+
+for _name, _function in {"and": OP.logical_and, "or": OP.logical_or, "xor": OP.logical_xor}.items():
+    converts(f"aten.logical_{_name}.default")(_logical(_function))
+
+
+def _bitwise(on_bool: Callable[..., Any], on_integer: Callable[..., Any]) -> Any:
+    def convert(c: Context, x: Any, other: Any) -> Expr:
+        compute, result = c.promoted(["x", "other"])
+        function = on_bool if compute == "bool" else on_integer
+        return c.cast(c.emit(function(*operands(c, x, other, compute))), result)
+
+    return convert
+
+
+for _name, _pair in {
+    "and": (OP.logical_and, OP.bitwise_and),
+    "or": (OP.logical_or, OP.bitwise_or),
+    "xor": (OP.logical_xor, OP.bitwise_xor),
+}.items():
+    converts(f"aten.bitwise_{_name}.Tensor", f"aten.bitwise_{_name}.Scalar")(_bitwise(*_pair))
+
+for _name, _function in {"left": OP.left_shift, "right": OP.right_shift}.items():
+    converts(f"aten.bitwise_{_name}_shift.Tensor", f"aten.bitwise_{_name}_shift.Tensor_Scalar")(_bitwise(_function, _function))
+
+
+# Selection and limits.
+
+
+@converts("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
+def where(c: Context, condition: Expr, x: Any, other: Any) -> Expr:
+    compute = c.out_dtype()
+    a, b = c.tensor(x, compute), c.tensor(other, compute)
+    return c.where(fitted(c, c.cast(condition, "bool")), fitted(c, a), fitted(c, b))
+
+
+@converts("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+def masked_fill(c: Context, x: Expr, mask: Expr, value: Any) -> Expr:
+    filling = c.reshape(c.tensor(value, c.dtype(x)), []) if not isinstance(value, (int, float)) else c.const(value, c.dtype(x))
+    return c.where(fitted(c, mask), filling, fitted(c, x))
+
+
+def _limited(c: Context, x: Expr, low: Any, high: Any) -> Expr:
+    result = c.out_dtype()
+    x = c.cast(x, result)
+    for limit, function in ((low, OP.maximum), (high, OP.minimum)):
+        if limit is not None:
+            x = c.emit(function(fitted(c, x), fitted(c, c.tensor(limit, result))))
+    return x
+
+
+@converts("aten.clamp.default", "aten.clamp.Tensor")
+def clamp(c: Context, x: Expr, min: Any = None, max: Any = None) -> Expr:
+    numbers = isinstance(min, (int, float)) and isinstance(max, (int, float))
+    if numbers and c.dtype(x) == c.out_dtype() == "float32":
+        return c.emit(OP.clip(x, float(min), float(max)))
+    return _limited(c, x, min, max)
+
+
+@converts("aten.clamp_min.default", "aten.clamp_min.Tensor")
+def clamp_min(c: Context, x: Expr, min: Any) -> Expr:
+    return _limited(c, x, min, None)
+
+
+@converts("aten.clamp_max.default", "aten.clamp_max.Tensor")
+def clamp_max(c: Context, x: Expr, max: Any) -> Expr:
+    return _limited(c, x, None, max)
+
+
+# Conversion of the element type.
+
+
+@converts("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout")
+def to_dtype(c: Context, x: Expr, dtype: Any = None) -> Expr:
+    return x if dtype is None else c.cast(x, tvm_dtype(dtype))
+
+
+@converts("prims.convert_element_type.default")
+def convert_element_type(c: Context, a: Expr, dtype: Any) -> Expr:
+    return c.cast(a, tvm_dtype(dtype))
+
+
+@converts("aten.type_as.default", "aten.to.other")
+def type_as(c: Context, x: Expr, other: Expr) -> Expr:
+    return c.cast(x, c.dtype(other))

@@ -1,0 +1,207 @@
+"""Operators that read or write at positions that are data: embedding, gather, scatter, advanced indexing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import relax
+
+from .._context import Context, Expr
+from .._registry import NotConvertible, converts
+from .elementwise import fitted
+
+OP = relax.op
+
+
+@converts("aten.embedding.default")
+def embedding(c: Context, weight: Expr, indices: Expr, padding_idx: int = -1) -> Expr:
+    """weight [V, D], indices [...] -> [..., D]; padding_idx only matters for gradients."""
+    return c.take(weight, indices, 0)
+
+
+@converts("aten.index_select.default")
+def index_select(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
+    if c.rank(x) == 0:
+        return x
+    index = c.reshape(index, [1]) if c.rank(index) == 0 else index
+    return c.take(x, index, dim % c.rank(x))
+
+
+@converts("aten.gather.default")
+def gather(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
+    if c.rank(x) == 0 or c.rank(index) == 0:
+        raise NotConvertible("gather on a number")
+    return c.emit(OP.gather_elements(x, index, dim % c.rank(x)))
+
+
+def _scattered(c: Context, x: Expr, dim: int, index: Expr, src: Expr, reduction: str) -> Expr:
+    if c.rank(x) == 0:
+        raise NotConvertible("scatter into a number")
+    src = _cropped(c, src, c.shape(index))
+    return c.emit(OP.scatter_elements(x, index, src, dim % c.rank(x), reduction))
+
+
+def _cropped(c: Context, x: Expr, shape: Sequence[Any]) -> Expr:
+    for axis, size in enumerate(shape):
+        x = c.slice(x, axis, 0, size)
+    return x
+
+
+@converts("aten.scatter.src")
+def scatter(c: Context, x: Expr, dim: int, index: Expr, src: Expr) -> Expr:
+    return _scattered(c, x, dim, index, src, "update")
+
+
+@converts("aten.scatter.value")
+def scatter_value(c: Context, x: Expr, dim: int, index: Expr, value: Any) -> Expr:
+    src = c.broadcast(c.reshape(c.tensor(value, c.dtype(x)), [1] * c.rank(index)), c.shape(index))
+    return _scattered(c, x, dim, index, src, "update")
+
+
+@converts("aten.scatter_add.default")
+def scatter_add(c: Context, x: Expr, dim: int, index: Expr, src: Expr) -> Expr:
+    return _scattered(c, x, dim, index, src, "add")
+
+
+def _wrapped(c: Context, index: Expr, size: Any) -> Expr:
+    """Positions with negative ones counted from the end, as int64."""
+    if c.dtype(index) in ("bool", "uint8"):
+        raise NotConvertible("indexing by a mask, whose result's size only the data decides")
+    index = c.cast(index, "int64")
+    negative = c.emit(OP.less(index, c.const(0, "int64")))
+    return c.where(negative, c.emit(OP.add(index, c.tensor(size, "int64"))), index)
+
+
+def _linear_index(c: Context, indices: list[Expr], sizes: Sequence[Any]) -> Expr:
+    """One position into the flattened indexed axes: ((i0 * n1) + i1) * n2 + ..."""
+    total = _wrapped(c, indices[0], sizes[0])
+    for index, size in zip(indices[1:], sizes[1:]):
+        total = c.emit(OP.multiply(total, c.tensor(size, "int64")))
+        total = c.emit(OP.add(total, _wrapped(c, index, size)))
+    return total
+
+
+def _product(shape: Sequence[Any]) -> Any:
+    total: Any = 1
+    for size in shape:
+        total = total * size
+    return total
+
+
+def _front(c: Context, x: Expr, axes: list[int]) -> tuple[Expr, list[int]]:
+    """x with the axes in front, merged into one; and the permutation that was used."""
+    rest = [a for a in range(c.rank(x)) if a not in axes]
+    shape = c.shape(x)
+    moved = c.permute(x, [*axes, *rest])
+    return c.reshape(moved, [_product([shape[a] for a in axes]), *[shape[a] for a in rest]]), [*axes, *rest]
+
+
+@converts("aten.index.Tensor", "aten._unsafe_index.Tensor")
+def index(c: Context, x: Expr, indices: list[Expr | None]) -> Expr:
+    """x[i, :, j, ...]: the axes with an index are merged and read at once; the read axes stay in place if they are adjacent, else
+    come first (numpy's rule)."""
+    axes = [a for a, i in enumerate(indices) if i is not None]
+    given = [i for i in indices if i is not None]
+    if len(axes) == 1:
+        position = _wrapped(c, given[0], c.shape(x)[axes[0]])
+        return c.take(x, position, axes[0])
+    table, _ = _front(c, x, axes)
+    read = c.take(table, _linear_index(c, given, [c.shape(x)[a] for a in axes]), 0)
+    if axes != list(range(axes[0], axes[0] + len(axes))) or axes[0] == 0:
+        return read
+    count = c.rank(read) - (c.rank(x) - len(axes))  # axes of the positions
+    leading = list(range(count, count + axes[0]))
+    return c.permute(read, [*leading, *range(count), *range(count + axes[0], c.rank(read))])
+
+
+@converts("aten.index_put.default", "aten._unsafe_index_put.default")
+def index_put(c: Context, x: Expr, indices: list[Expr | None], values: Expr, accumulate: bool = False) -> Expr:
+    """x with x[i, j, :] = values; the axes with an index must be the first ones."""
+    axes = [a for a, i in enumerate(indices) if i is not None]
+    given = [i for i in indices if i is not None]
+    if axes != list(range(len(axes))):
+        raise NotConvertible("an assignment at positions behind a full axis")
+    if c.dtype(given[0]) == "bool":
+        return _masked_put(c, x, given, values, accumulate)
+    shape = c.shape(x)
+    table, _ = _front(c, x, axes)
+    position = _linear_index(c, given, [shape[a] for a in axes])
+    places = c.shape(position)
+    count = _product(places)
+    inner = c.shape(table)[1:]
+    values = c.reshape(c.broadcast(values, [*places, *inner]), [count, *inner])
+    flat = c.reshape(c.reshape(position, [count]), [count, *[1] * len(inner)])
+    spread = c.broadcast(flat, [count, *inner])
+    written = c.emit(OP.scatter_elements(table, spread, values, 0, "add" if accumulate else "update"))
+    return c.reshape(written, shape)
+
+
+def _masked_put(c: Context, x: Expr, given: list[Expr], values: Expr, accumulate: bool) -> Expr:
+    """x[mask] = number."""
+    if len(given) != 1 or accumulate or _product(c.shape(values)) != 1:
+        raise NotConvertible("an assignment of several values through a mask")
+    mask = c.reshape(given[0], [*c.shape(given[0]), *[1] * (c.rank(x) - c.rank(given[0]))])
+    filling = c.reshape(c.cast(values, c.dtype(x)), [])
+    return c.where(fitted(c, mask), filling, x)
+
+
+@converts("aten.slice_scatter.default")
+def slice_scatter(c: Context, x: Expr, src: Expr, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Expr:
+    from .shape import _clamped
+
+    axis = dim % c.rank(x)
+    size, length = c.shape(x)[axis], c.shape(src)[axis]
+    begin = _clamped(start, size) if start is not None else 0
+    if step != 1:
+        raise NotConvertible("an assignment to a slice with a step")
+    if c.same_dims([length], [size]):
+        return src
+    after = begin + length
+    parts = []
+    if not (isinstance(begin, int) and begin == 0):
+        parts.append(c.slice(x, axis, 0, begin))
+    parts.append(src)
+    if not c.same_dims([after], [size]):
+        parts.append(c.slice(x, axis, after, size - after))
+    return c.emit(OP.concat(parts, axis=axis))
+
+
+@converts("aten.select_scatter.default")
+def select_scatter(c: Context, x: Expr, src: Expr, dim: int, index: Any) -> Expr:
+    axis = dim % c.rank(x)
+    size = c.shape(x)[axis]
+    if isinstance(index, int) and index < 0:
+        index = index + size
+    shape = c.shape(x)
+    return slice_scatter(c, x, c.reshape(src, [*shape[:axis], 1, *shape[axis + 1 :]]), axis, index)
+
+
+@converts("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
+def embedding_bag_core(c: Context, weight: Expr, indices: Expr, offsets: Expr, mode: int = 0, per_sample_weights: Any = None,
+                       include_last_offset: bool = False, padding_idx: int = -1) -> list[Any]:  # fmt: skip
+    return embedding_bag(c, weight, indices, offsets, mode, per_sample_weights, include_last_offset, padding_idx)
+
+
+@converts("aten.embedding_bag.default", "aten.embedding_bag.padding_idx")
+def embedding_bag(c: Context, weight: Expr, indices: Expr, offsets: Expr, mode: int = 0, per_sample_weights: Any = None,
+                  include_last_offset: bool = False, padding_idx: Any = None) -> list[Any]:  # fmt: skip
+    """Bags of equal length, as a 2-D input to nn.EmbeddingBag makes them (offsets 0, n, 2n, ...): take, then reduce."""
+    length = _bag_length(c)
+    if length is None or include_last_offset or padding_idx not in (None, -1):
+        raise NotConvertible("bags of different lengths")
+    bags = c.out_shape(0)[0]
+    rows = c.take(weight, c.reshape(indices, [bags, length]), 0)
+    if per_sample_weights is not None:
+        rows = c.emit(OP.multiply(rows, c.reshape(per_sample_weights, [bags, length, 1])))
+    reduce = (OP.sum, OP.mean, OP.max)[mode]
+    return [c.emit(reduce(rows, [1], False)), None, None, None]
+
+
+def _bag_length(c: Context) -> int | None:
+    """The step of the arange that made the offsets; None if they came from anywhere else."""
+    node = c.node.args[2] if c.node is not None and len(c.node.args) > 2 else None
+    if str(getattr(node, "target", "")) != "aten.arange.start_step":
+        return None
+    args: Any = node.args  # type: ignore[union-attr]
+    return int(args[2]) if args[0] == 0 and isinstance(args[2], int) else None

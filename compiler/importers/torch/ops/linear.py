@@ -1,0 +1,56 @@
+"""Matrix products. A linear layer stays whole: matmul with the transposed weight, then the bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax
+
+from .._context import Context, Expr
+from .._registry import NotConvertible, converts
+
+OP = relax.op
+
+
+def product(c: Context, a: Expr, b: Expr) -> Expr:
+    """a @ b; half precision is accumulated in float32, as torch does."""
+    result = c.dtype(a)
+    if result in ("float16", "bfloat16"):
+        return c.cast(c.emit(OP.matmul(c.cast(a, "float32"), c.cast(b, "float32"))), result)
+    if result == "bool":
+        raise NotConvertible("a product of bool matrices")
+    return c.emit(OP.matmul(a, b))
+
+
+def _plus(c: Context, y: Expr, bias: Expr | None) -> Expr:
+    return y if bias is None else c.emit(OP.add(y, bias))
+
+
+@converts("aten.linear.default")
+def linear(c: Context, input: Expr, weight: Expr, bias: Expr | None = None) -> Expr:
+    """input [..., K], weight [N, K], bias [N] -> [..., N]"""
+    return _plus(c, product(c, input, c.swap(weight, 0, 1) if c.rank(weight) == 2 else weight), bias)
+
+
+@converts("aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default")
+def matmul(c: Context, x: Expr, other: Any = None, mat2: Any = None, vec: Any = None, tensor: Any = None) -> Expr:
+    right = next(v for v in (other, mat2, vec, tensor) if v is not None)
+    return product(c, x, right)
+
+
+def _scaled(c: Context, x: Expr, factor: Any) -> Expr:
+    return x if factor == 1 else c.emit(OP.multiply(x, c.tensor(factor, c.dtype(x))))
+
+
+def _added(c: Context, x: Expr, y: Expr, beta: Any, alpha: Any) -> Expr:
+    if beta == 0:
+        return _scaled(c, y, alpha)
+    return c.emit(OP.add(_scaled(c, y, alpha), _scaled(c, x, beta)))
+
+
+@converts("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
+def addmm(c: Context, x: Expr, mat1: Any = None, mat2: Any = None, batch1: Any = None, batch2: Any = None, mat: Any = None,
+          vec: Any = None, beta: Any = 1, alpha: Any = 1) -> Expr:  # fmt: skip
+    left = next(v for v in (mat1, batch1, mat) if v is not None)
+    right = next(v for v in (mat2, batch2, vec) if v is not None)
+    return _added(c, x, product(c, left, right), beta, alpha)

@@ -1,0 +1,204 @@
+"""Reductions, and what runs along an axis: sums, extrema, moments, cumulative sums, sorting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax
+
+from .._context import Context, Expr
+from .._dtypes import is_float
+from .._registry import NotConvertible, converts
+
+OP = relax.op
+
+
+def _axes(c: Context, x: Expr, dim: Any) -> list[int]:
+    rank = c.rank(x)
+    if dim is None or dim == []:
+        return list(range(rank))
+    return sorted(d % rank if rank else 0 for d in ([dim] if isinstance(dim, int) else dim))
+
+
+def _reduced(c: Context, x: Expr, dim: Any, keepdim: bool, function: Callable[..., Any]) -> Expr:
+    """function over the axes; over none at all (rank 0) it is x itself."""
+    axes = _axes(c, x, dim)
+    if c.rank(x) == 0:
+        return x
+    return c.emit(function(x, axes, keepdim))
+
+
+def _half(dtype: str) -> str:
+    """The dtype to accumulate in."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+@converts("aten.sum.default", "aten.sum.dim_IntList")
+def sum_(c: Context, x: Expr, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Expr:
+    result = c.out_dtype()
+    return c.cast(_reduced(c, c.cast(x, _half(result)), dim, keepdim, OP.sum), result)
+
+
+@converts("aten.mean.default", "aten.mean.dim")
+def mean(c: Context, x: Expr, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Expr:
+    result = c.out_dtype()
+    return c.cast(_reduced(c, c.cast(x, _half(result)), dim, keepdim, OP.mean), result)
+
+
+@converts("aten.prod.default", "aten.prod.dim_int")
+def prod(c: Context, x: Expr, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Expr:
+    result = c.out_dtype()
+    return c.cast(_reduced(c, c.cast(x, _half(result)), dim, keepdim, OP.prod), result)
+
+
+def _extreme(c: Context, x: Expr, dim: Any, keepdim: bool, function: Callable[..., Any]) -> Expr:
+    if c.dtype(x) == "bool":
+        return c.cast(_reduced(c, c.emit(OP.astype(x, "int8")), dim, keepdim, function), "bool")
+    return _reduced(c, x, dim, keepdim, function)
+
+
+@converts("aten.amax.default", "aten.max.default")
+def amax(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
+    return _extreme(c, x, dim, keepdim, OP.max)
+
+
+@converts("aten.amin.default", "aten.min.default")
+def amin(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
+    return _extreme(c, x, dim, keepdim, OP.min)
+
+
+@converts("aten.any.default", "aten.any.dim", "aten.any.dims")
+def any_(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
+    return c.cast(_extreme(c, c.cast(x, "bool"), dim, keepdim, OP.max), c.out_dtype())
+
+
+@converts("aten.all.default", "aten.all.dim", "aten.all.dims")
+def all_(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
+    return c.cast(_extreme(c, c.cast(x, "bool"), dim, keepdim, OP.min), c.out_dtype())
+
+
+def _position(c: Context, x: Expr, dim: Any, keepdim: bool, function: Callable[..., Any]) -> Expr:
+    rank = c.rank(x)
+    if rank == 0:
+        return c.const(0, "int64")
+    if c.dtype(x) == "bool":
+        x = c.emit(OP.astype(x, "int8"))
+    if dim is None:
+        found = c.emit(function(c.reshape(x, [_count(c, x)]), 0, False))
+        return c.reshape(c.cast(found, "int64"), [1] * rank if keepdim else [])
+    return c.cast(c.emit(function(x, dim % rank, keepdim)), "int64")
+
+
+def _count(c: Context, x: Expr) -> Any:
+    total: Any = 1
+    for size in c.shape(x):
+        total = total * size
+    return total
+
+
+@converts("aten.argmax.default")
+def argmax(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
+    return _position(c, x, dim, keepdim, OP.argmax)
+
+
+@converts("aten.argmin.default")
+def argmin(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
+    return _position(c, x, dim, keepdim, OP.argmin)
+
+
+@converts("aten.max.dim")
+def max_dim(c: Context, x: Expr, dim: int, keepdim: bool = False) -> list[Expr]:
+    return [_extreme(c, x, dim, keepdim, OP.max), _position(c, x, dim, keepdim, OP.argmax)]
+
+
+@converts("aten.min.dim")
+def min_dim(c: Context, x: Expr, dim: int, keepdim: bool = False) -> list[Expr]:
+    return [_extreme(c, x, dim, keepdim, OP.min), _position(c, x, dim, keepdim, OP.argmin)]
+
+
+def _variance(c: Context, x: Expr, dim: Any, correction: Any, keepdim: bool) -> tuple[Expr, Expr]:
+    """The variance and the mean over the axes, two passes: mean((x - mean)^2) * n / (n - correction)."""
+    if c.rank(x) == 0:
+        raise NotConvertible("the variance of a number")
+    axes = _axes(c, x, dim)
+    center = c.emit(OP.mean(x, axes, True))
+    off = c.emit(OP.subtract(x, center))
+    squares = c.emit(OP.multiply(off, off))
+    total = c.emit(OP.sum(squares, axes, keepdim))
+    count: Any = 1
+    for axis in axes:
+        count = count * c.shape(x)[axis]
+    dtype = c.dtype(x)
+    correction = 1 if correction is None else correction
+    if isinstance(count, int):
+        scaled = c.emit(OP.divide(total, c.const(float(max(count - correction, 0)), dtype)))
+    else:
+        scaled = c.emit(OP.divide(total, c.emit(OP.subtract(c.tensor(count, dtype), c.const(float(correction), dtype)))))
+    middle = center if keepdim else c.reshape(center, c.shape(scaled))
+    return scaled, middle
+
+
+@converts("aten.var.correction")
+def var(c: Context, x: Expr, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Expr:
+    result = c.out_dtype()
+    return c.cast(_variance(c, c.cast(x, _half(result)), dim, correction, keepdim)[0], result)
+
+
+@converts("aten.var_mean.correction")
+def var_mean(c: Context, x: Expr, dim: Any = None, correction: Any = None, keepdim: bool = False) -> list[Expr]:
+    result = c.out_dtype(0)
+    return [c.cast(v, result) for v in _variance(c, c.cast(x, _half(result)), dim, correction, keepdim)]
+
+
+@converts("aten.cumsum.default")
+def cumsum(c: Context, x: Expr, dim: int, dtype: Any = None) -> Expr:
+    return _running(c, x, dim, OP.cumsum)
+
+
+@converts("aten.cumprod.default")
+def cumprod(c: Context, x: Expr, dim: int, dtype: Any = None) -> Expr:
+    return _running(c, x, dim, OP.cumprod)
+
+
+def _running(c: Context, x: Expr, dim: int, function: Callable[..., Any]) -> Expr:
+    result = c.out_dtype()
+    x = c.cast(x, _half(result))
+    if c.rank(x) == 0:
+        return c.cast(x, result)
+    return c.cast(c.emit(function(x, dim % c.rank(x))), result)
+
+
+@converts("aten.topk.default")
+def topk(c: Context, x: Expr, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> list[Expr]:
+    if not isinstance(k, int):
+        raise NotConvertible("a dynamic number of elements")
+    both = c.emit(OP.topk(x, k, dim % c.rank(x), "both", largest, "int64"))
+    return [c.emit(relax.TupleGetItem(both, 0)), c.emit(relax.TupleGetItem(both, 1))]
+
+
+@converts("aten.argsort.default", "aten.argsort.stable")
+def argsort(c: Context, x: Expr, dim: int = -1, descending: bool = False, stable: Any = None) -> Expr:
+    return c.emit(OP.argsort(x, dim % c.rank(x), descending, "int64"))
+
+
+@converts("aten.sort.default", "aten.sort.stable")
+def sort(c: Context, x: Expr, dim: int = -1, descending: bool = False, stable: Any = None) -> list[Expr]:
+    axis = dim % c.rank(x)
+    order = c.emit(OP.argsort(x, axis, descending, "int64"))
+    return [c.emit(OP.gather_elements(x, order, axis)), order]
+
+
+@converts("aten.linalg_vector_norm.default")
+def vector_norm(c: Context, x: Expr, ord: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Expr:
+    result = c.out_dtype()
+    x = c.cast(x, _half(result))
+    if not is_float(c.dtype(x)) or c.rank(x) == 0 or ord not in (1, 2, float("inf")):
+        raise NotConvertible(f"a norm of order {ord}")
+    size = c.emit(OP.abs(x))
+    if ord == float("inf"):
+        return c.cast(_reduced(c, size, dim, keepdim, OP.max), result)
+    if ord == 1:
+        return c.cast(_reduced(c, size, dim, keepdim, OP.sum), result)
+    squares = _reduced(c, c.emit(OP.multiply(x, x)), dim, keepdim, OP.sum)
+    return c.cast(c.emit(OP.sqrt(squares)), result)

@@ -1,0 +1,144 @@
+"""Upsampling. Sizes that torch derives from a scale use that scale for the coordinates, as torch does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from .._context import Context, Expr, as_expr
+from .._registry import NotConvertible, converts
+
+OP = relax.op
+
+
+@converts("aten.upsample_nearest1d.vec", "aten.upsample_nearest2d.vec", "aten.upsample_nearest3d.vec")
+def nearest(c: Context, input: Expr, output_size: Any, scale_factors: Any) -> Expr:
+    return _resized(c, input, "nearest", False, scale_factors)
+
+
+@converts("aten._upsample_nearest_exact1d.vec", "aten._upsample_nearest_exact2d.vec", "aten._upsample_nearest_exact3d.vec")
+def nearest_exact(c: Context, input: Expr, output_size: Any, scale_factors: Any) -> Expr:
+    return _resized(c, input, "nearest-exact", False, scale_factors)
+
+
+@converts("aten.upsample_linear1d.vec", "aten.upsample_bilinear2d.vec", "aten.upsample_trilinear3d.vec")
+def linear(c: Context, input: Expr, output_size: Any, align_corners: bool, scale_factors: Any) -> Expr:
+    return _resized(c, input, "linear", align_corners, scale_factors)
+
+
+@converts("aten.upsample_bicubic2d.vec")
+def bicubic(c: Context, input: Expr, output_size: Any, align_corners: bool, scale_factors: Any) -> Expr:
+    return _resized(c, input, "cubic", align_corners, scale_factors)
+
+
+@converts("aten.upsample_nearest1d.default", "aten.upsample_nearest2d.default", "aten.upsample_nearest3d.default")
+def nearest_size(c: Context, x: Expr, output_size: Any, scales: Any = None, scales_d: Any = None, scales_h: Any = None,
+                 scales_w: Any = None) -> Expr:  # fmt: skip
+    return _resized(c, x, "nearest", False, _scales(scales, scales_d, scales_h, scales_w))
+
+
+@converts("aten.upsample_linear1d.default", "aten.upsample_bilinear2d.default", "aten.upsample_trilinear3d.default")
+def linear_size(c: Context, x: Expr, output_size: Any, align_corners: bool, scales: Any = None, scales_d: Any = None,
+                scales_h: Any = None, scales_w: Any = None) -> Expr:  # fmt: skip
+    return _resized(c, x, "linear", align_corners, _scales(scales, scales_d, scales_h, scales_w))
+
+
+@converts("aten.upsample_bicubic2d.default")
+def bicubic_size(c: Context, x: Expr, output_size: Any, align_corners: bool, scales_h: Any = None, scales_w: Any = None) -> Expr:
+    return _resized(c, x, "cubic", align_corners, _scales(None, None, scales_h, scales_w))
+
+
+def _scales(*given: Any) -> Any:
+    known = [scale for scale in given if scale is not None]
+    return known or None
+
+
+def _resized(c: Context, x: Expr, method: str, align: bool, scales: Any) -> Expr:
+    """x [N, C, ...] with its spatial axes resized to torch's result."""
+    rank = c.rank(x) - 2
+    sizes, goal = c.shape(x)[2:], c.out_shape()[2:]
+    static = all(isinstance(size, int) for size in [*sizes, *goal])
+    plain = scales is None or all(_is_ratio(s, n, m) for s, n, m in zip(scales, sizes, goal))
+    if rank == 2 and plain and c.dtype(x) == "float32":
+        return _whole(c, x, goal, method, align)
+    if not static:
+        raise NotConvertible("a resize of a dynamic size by a scale that is not whole")
+    dtype = c.dtype(x)
+    x = c.cast(x, "float32") if dtype in ("float16", "bfloat16") else x
+    for axis, (size, out) in enumerate(zip(sizes, goal)):
+        x = _axis(c, x, axis + 2, _coordinates(size, out, method, align, scales[axis] if scales else None), size, method)
+    return c.cast(x, dtype)
+
+
+def _is_ratio(scale: Any, size: Any, out: Any) -> bool:
+    """Whether out / size is exactly the scale: then both give the same coordinates."""
+    if not isinstance(scale, float):
+        return False
+    if isinstance(size, int) and isinstance(out, int):
+        return out == size * scale
+    return scale == int(scale)
+
+
+def _whole(c: Context, x: Expr, goal: list[Any], method: str, align: bool) -> Expr:
+    size = relax.ShapeExpr([as_expr(extent) for extent in goal])
+    if method == "nearest":
+        return c.emit(OP.image.resize2d(x, size, layout="NCHW", method="nearest_neighbor",
+                                        coordinate_transformation_mode="asymmetric", rounding_method="floor"))  # fmt: skip
+    if method == "nearest-exact":
+        # floor((i + 0.5) * scale) = floor(half_pixel + 0.5)
+        return c.emit(OP.image.resize2d(x, size, layout="NCHW", method="nearest_neighbor",
+                                        coordinate_transformation_mode="half_pixel", rounding_method="round_prefer_ceil"))  # fmt: skip
+    mode = "align_corners" if align else "half_pixel"
+    return c.emit(OP.image.resize2d(x, size, layout="NCHW", method=method, coordinate_transformation_mode=mode,
+                                    rounding_method="", cubic_alpha=-0.75))  # fmt: skip
+
+
+def _coordinates(size: int, out: int, method: str, align: bool, scale: Any) -> Any:
+    """Where each output position lies in the input, [out]; float32 like torch's."""
+    positions = np.arange(out, dtype=np.float32)
+    if align and method != "nearest":
+        return positions * np.float32((size - 1) / (out - 1) if out > 1 else 0.0)
+    ratio = np.float32(1.0 / scale if scale else size / out)
+    if method == "nearest":
+        return positions * ratio
+    return (positions + np.float32(0.5)) * ratio - np.float32(0.0 if method == "nearest-exact" else 0.5)
+
+
+def _axis(c: Context, x: Expr, axis: int, where: Any, size: int, method: str) -> Expr:
+    """One axis interpolated: a weighted sum of rows taken at fixed positions."""
+    floor = np.floor(where)
+    if method.startswith("nearest"):
+        return _rows(c, x, axis, floor, size)
+    if method == "linear":
+        where = np.maximum(where, 0)
+        floor = np.floor(where)
+        part = where - floor
+        taps = [(floor, 1 - part), (floor + 1, part)]
+    else:
+        part = where - floor
+        taps = [(floor + i, weight) for i, weight in zip((-1, 0, 1, 2), _cubic(part))]
+    total = None
+    for rows, weights in taps:
+        shaped = c.const(weights.reshape([-1, *[1] * (c.rank(x) - axis - 1)]), c.dtype(x))
+        term = c.emit(OP.multiply(_rows(c, x, axis, rows, size), shaped))
+        total = term if total is None else c.emit(OP.add(total, term))
+    return total
+
+
+def _rows(c: Context, x: Expr, axis: int, rows: Any, size: int) -> Expr:
+    return c.take(x, c.const(np.clip(rows, 0, size - 1), "int64"), axis)
+
+
+def _cubic(t: Any, a: float = -0.75) -> list[Any]:
+    """Keys' cubic convolution weights of the four neighbours (Keys 1981)."""
+
+    def near(d: Any) -> Any:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Any) -> Any:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    return [far(t + 1), near(t), near(1 - t), far(2 - t)]
+

@@ -1,0 +1,101 @@
+"""LSTM and GRU as calls of their kernels, a layer at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from ....passes._kernel_call import make_kernel_call
+from .._context import Context, Expr, as_expr
+from .._registry import NotConvertible, converts
+
+OP = relax.op
+
+
+@converts("aten.lstm.input")
+def lstm(c: Context, input: Expr, hx: list[Expr], params: list[Expr], has_biases: bool, num_layers: int, dropout: float,
+         train: bool, bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
+    """input [S, B, I] (or [B, S, I]); hx: h0, c0 [layers * directions, B, H]. Returns y, hn, cn."""
+    if c.shape(hx[0])[-1] != c.shape(hx[1])[-1]:
+        raise NotConvertible("projections")
+    return _recurrent(c, "lstm_f32", 4, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+
+
+@converts("aten.gru.input")
+def gru(c: Context, input: Expr, hx: Expr, params: list[Expr], has_biases: bool, num_layers: int, dropout: float, train: bool,
+        bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
+    """input [S, B, I] (or [B, S, I]); hx: h0 [layers * directions, B, H]. Returns y, hn."""
+    return _recurrent(c, "gru_f32", 3, input, [hx], params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+
+
+def _recurrent(c: Context, contract: str, gates: int, x: Expr, hx: list[Expr], params: list[Expr], has_biases: bool, layers: int,
+               dropout: float, train: bool, bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
+    if train and dropout > 0:
+        raise NotConvertible("dropout in training mode, which is random: call eval() before the export")
+    if c.dtype(x) != "float32":
+        raise NotConvertible(f"dtype {c.dtype(x)}")
+    lone = c.rank(x) == 2
+    if lone:
+        x = c.reshape(x, [c.shape(x)[0], 1, c.shape(x)[1]])
+        hx = [c.reshape(h, [c.shape(h)[0], 1, c.shape(h)[1]]) for h in hx]
+    elif batch_first:
+        x = c.permute(x, [1, 0, 2])
+    directions, finals = 2 if bidirectional else 1, []
+    for layer in range(layers):
+        width = 4 if has_biases else 2
+        own = params[layer * directions * width : (layer + 1) * directions * width]
+        starts = [_start(c, h, layer * directions, directions) for h in hx]
+        x, *last = _layer(c, contract, gates, x, starts, [own[i * width : (i + 1) * width] for i in range(directions)])
+        finals.append(last)
+    ends = [parts[0] if layers == 1 else c.emit(OP.concat(parts, axis=0)) for parts in (list(p) for p in zip(*finals))]
+    if lone:
+        shape = c.shape(x)
+        return [c.reshape(x, [shape[0], shape[2]]), *[c.reshape(e, [c.shape(e)[0], c.shape(e)[2]]) for e in ends]]
+    return [c.permute(x, [1, 0, 2]) if batch_first else x, *ends]
+
+
+def _layer(c: Context, contract: str, gates: int, x: Expr, starts: list[Any], weights: list[list[Expr]]) -> list[Expr]:
+    """One layer: x [S, B, I] -> y [S, B, directions * H], hn, (cn)."""
+    assert c.node is not None
+    arrays = [[_weight(c, w) for w in direction] for direction in weights]
+    w, r = (np.stack([direction[i] for direction in arrays]) for i in (0, 1))
+    bias = np.stack([np.concatenate(direction[2:4]) for direction in arrays]) if len(arrays[0]) == 4 else None
+    directions, hidden = w.shape[0], r.shape[2]
+    steps, batch, _ = c.shape(x)
+    sequence = [steps, batch, directions * hidden]
+    final = [directions, batch, hidden]
+    outs = [relax.TensorType([as_expr(s) for s in shape], "float32") for shape in [sequence] + [final] * len(starts)]
+    attrs = {
+        "hidden": hidden,
+        "direction": "bidirectional" if directions == 2 else "forward",
+        "gates": "ifgo" if gates == 4 else "rzn",
+    }
+    constants = [c.const(w, "float32"), c.const(r, "float32"), None if bias is None else c.const(bias, "float32")]
+    call = make_kernel_call(contract, [x, *constants, *starts], outs, attrs, packing="rnn_f32_nr16_v1", name=c.node.name)
+    both = c.emit(call)
+    return [c.emit(relax.TupleGetItem(both, i)) for i in range(len(outs))]
+
+
+def _weight(c: Context, w: Expr) -> Any:
+    value = c.constant_value(w)
+    if value is None:
+        raise NotConvertible("weights that are not constant")
+    return value
+
+
+def _start(c: Context, h: Expr, first: int, count: int) -> Any:
+    """A layer's part of the initial state; None where it is zero, which is the kernel's default."""
+    value = c.constant_value(h)
+    if (value is not None and not value.any()) or _is_zero_fill(c, h):
+        return None
+    return c.slice(h, 0, first, count)
+
+
+def _is_zero_fill(c: Context, h: Expr) -> bool:
+    call = c.binding(h)
+    if not isinstance(call, relax.Call) or getattr(call.op, "name", "") != "relax.full":
+        return False
+    value = c.constant_value(call.args[1])
+    return value is not None and not value.any()

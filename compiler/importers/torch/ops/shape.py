@@ -1,0 +1,315 @@
+"""Operators that only rearrange elements: views, permutations, slices, joins, padding. Shapes come from torch's own result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import relax, tirx
+
+from .._context import Context, Expr, as_dim, as_expr
+from .._registry import NotConvertible, converts
+
+OP = relax.op
+
+
+@converts(
+    "aten.clone.default",
+    "aten.contiguous.default",
+    "aten.alias.default",
+    "aten.detach.default",
+    "aten.detach_.default",
+    "aten.lift_fresh_copy.default",
+    "aten.lift.default",
+)
+def identity(c: Context, x: Expr) -> Expr:
+    return x
+
+
+@converts(
+    "aten.view.default",
+    "aten.reshape.default",
+    "aten._unsafe_view.default",
+    "aten.squeeze.default",
+    "aten.squeeze.dim",
+    "aten.squeeze.dims",
+    "aten.unsqueeze.default",
+    "aten.flatten.using_ints",
+    "aten.unflatten.int",
+    "aten.view_as.default",
+    "aten.reshape_as.default",
+    "aten._reshape_alias.default",
+)
+def reshape(c: Context, x: Expr, size: Any = None, shape: Any = None, dim: Any = None, start_dim: Any = None,
+            end_dim: Any = None, sizes: Any = None, other: Any = None, stride: Any = None) -> Expr:  # fmt: skip
+    """All of these are fully told by the result's shape."""
+    return c.reshape(x, c.out_shape())
+
+
+@converts("aten.permute.default")
+def permute(c: Context, x: Expr, dims: list[int]) -> Expr:
+    return c.permute(x, dims)
+
+
+@converts("aten.transpose.int")
+def transpose(c: Context, x: Expr, dim0: int, dim1: int) -> Expr:
+    return c.swap(x, dim0, dim1) if c.rank(x) else x
+
+
+@converts("aten.t.default", "aten.mT.default", "aten.numpy_T.default")
+def matrix_transpose(c: Context, x: Expr) -> Expr:
+    return c.swap(x, -1, -2) if c.rank(x) >= 2 else x
+
+
+@converts("aten.expand.default", "aten.expand_as.default", "aten.broadcast_to.default")
+def expand(c: Context, x: Expr, size: Any = None, other: Any = None) -> Expr:
+    return c.broadcast(x, c.out_shape())
+
+
+@converts("aten.repeat.default")
+def repeat(c: Context, x: Expr, repeats: list[Any]) -> Expr:
+    x = c.reshape(x, [*[1] * (len(repeats) - c.rank(x)), *c.shape(x)])
+    return tile(c, x, repeats)
+
+
+def tile(c: Context, x: Expr, repeats: Sequence[Any]) -> Expr:
+    """x repeated along each axis, through a broadcast axis in front of each repeated one."""
+    shape, spread, wide = c.shape(x), [], []
+    for size, times in zip(shape, repeats):
+        ones = not (isinstance(times, int) and times == 1)
+        spread += [1, size] if ones else [size]
+        wide += [as_dim(times), size] if ones else [size]
+    merged = [size * as_dim(times) for size, times in zip(shape, repeats)]
+    return c.reshape(c.broadcast(c.reshape(x, spread), wide), merged)
+
+
+@converts("aten.slice.Tensor")
+def slice_tensor(c: Context, x: Expr, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Expr:
+    axis = dim % c.rank(x)
+    size, out = c.shape(x)[axis], c.result.shape[axis]
+    begin = _clamped(start, size) if start is not None else 0
+    if c.symbols.knows(out):
+        return c.slice(x, axis, begin, c.dim(out), step)
+    if step != 1 or (end is not None and isinstance(end, int) and end < 0):
+        raise NotConvertible("a slice whose length only the data decides, with a step")
+    stop = _clamped(end, size) if end is not None else size
+    length = stop if isinstance(begin, int) and begin == 0 else tirx.max(as_expr(stop) - begin, as_expr(0))
+    return c.slice(x, axis, begin, length)
+
+
+def _clamped(index: Any, size: Any) -> Any:
+    """A bound of a slice as a position from 0 to size."""
+    index = as_dim(index)
+    if isinstance(index, int) and isinstance(size, int):
+        return min(max(index + size if index < 0 else index, 0), size)
+    if isinstance(index, int) and index >= 2**62:
+        return size
+    if isinstance(index, int) and index == 0:
+        return 0
+    if isinstance(index, int) and index < 0:
+        return tirx.max(as_expr(size) + index, as_expr(0))
+    if isinstance(index, int):
+        return tirx.min(as_expr(index), as_expr(size))
+    wrapped = tirx.if_then_else(as_expr(index) < 0, as_expr(index) + size, as_expr(index)) if _may_be_negative(index) else index
+    return tirx.max(tirx.min(as_expr(wrapped), as_expr(size)), as_expr(0)) if _may_be_negative(index) else wrapped
+
+
+def _may_be_negative(index: Any) -> bool:
+    """Whether an index was read from data: sizes never are negative."""
+    names = [str(v.name) for v in tirx.analysis.undefined_vars(index)]
+    return any(name.startswith("u") and name[1:].isdigit() for name in names)
+
+
+@converts("aten.select.int")
+def select(c: Context, x: Expr, dim: int, index: Any) -> Expr:
+    axis = dim % c.rank(x)
+    index = as_dim(index)
+    if not isinstance(index, int) and _may_be_negative(index):
+        raise NotConvertible("a position that only the data decides")
+    begin = index + c.shape(x)[axis] if isinstance(index, int) and index < 0 else index
+    return c.reshape(c.slice(x, axis, begin, 1), c.out_shape())
+
+
+@converts("aten.narrow.default")
+def narrow(c: Context, x: Expr, dim: int, start: Any, length: Any) -> Expr:
+    return c.slice(x, dim % c.rank(x), _clamped(start, c.shape(x)[dim % c.rank(x)]), as_dim(length))
+
+
+def _pieces(c: Context, x: Expr, axis: int) -> list[Expr]:
+    """x cut along the axis into pieces of the sizes of torch's results."""
+    pieces: list[Expr] = []
+    begin: Any = 0
+    for i in range(len(c.result)):
+        length = c.out_shape(i)[axis]
+        pieces.append(c.slice(x, axis, begin, length))
+        begin = begin + length
+    return pieces
+
+
+@converts("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default", "aten.split.sizes",
+          "aten.tensor_split.sections", "aten.tensor_split.indices")  # fmt: skip
+def split(c: Context, x: Expr, split_size: Any = None, split_sizes: Any = None, chunks: Any = None, sections: Any = None,
+          indices: Any = None, dim: int = 0) -> list[Expr]:  # fmt: skip
+    return _pieces(c, x, dim % c.rank(x))
+
+
+@converts("aten.unbind.int")
+def unbind(c: Context, x: Expr, dim: int = 0) -> list[Expr]:
+    axis = dim % c.rank(x)
+    return [c.reshape(c.slice(x, axis, i, 1), c.out_shape(i)) for i in range(len(c.result))]
+
+
+@converts("aten.cat.default", "aten.concat.default")
+def cat(c: Context, tensors: list[Expr], dim: int = 0) -> Expr:
+    if c.rank(tensors[0]) == 0:
+        raise NotConvertible("concatenation of numbers")
+    rank = len(c.out_shape())
+    parts = [c.cast(t, c.out_dtype()) for t in tensors if c.rank(t) == rank]  # torch skips empty vectors of another rank
+    return parts[0] if len(parts) == 1 else c.emit(OP.concat(parts, axis=dim % rank))
+
+
+@converts("aten.stack.default")
+def stack(c: Context, tensors: list[Expr], dim: int = 0) -> Expr:
+    axis = dim % len(c.out_shape())
+    parts = []
+    for tensor in tensors:
+        shape = c.shape(tensor)
+        parts.append(c.reshape(c.cast(tensor, c.out_dtype()), [*shape[:axis], 1, *shape[axis:]]))
+    return parts[0] if len(parts) == 1 else c.emit(OP.concat(parts, axis=axis))
+
+
+@converts("aten.flip.default")
+def flip(c: Context, x: Expr, dims: list[int]) -> Expr:
+    for dim in dims:
+        x = c.emit(OP.flip(x, dim % c.rank(x)))
+    return x
+
+
+@converts("aten.roll.default")
+def roll(c: Context, x: Expr, shifts: list[int], dims: Sequence[int] = ()) -> Expr:
+    shape = c.shape(x)
+    if not dims:
+        flat = c.reshape(x, [_product(shape)])
+        return c.reshape(_rolled(c, flat, shifts[0], 0), shape)
+    for shift, dim in zip(shifts, dims):
+        x = _rolled(c, x, shift, dim % len(shape))
+    return x
+
+
+def _rolled(c: Context, x: Expr, shift: Any, axis: int) -> Expr:
+    size, shift = c.shape(x)[axis], as_dim(shift)
+    if isinstance(size, int) and isinstance(shift, int):
+        shift = shift % size if size else 0
+    if isinstance(shift, int) and shift == 0:
+        return x
+    cut = size - shift if not (isinstance(shift, int) and shift < 0) else -shift
+    return c.emit(OP.concat([c.slice(x, axis, cut, size - cut), c.slice(x, axis, 0, cut)], axis=axis))
+
+
+def _product(shape: Sequence[Any]) -> Any:
+    total: Any = 1
+    for size in shape:
+        total = total * size
+    return total
+
+
+@converts("aten.constant_pad_nd.default")
+def constant_pad(c: Context, x: Expr, pad: list[Any], value: Any = 0) -> Expr:
+    return padded(c, x, pad, "constant", value)
+
+
+@converts("aten.pad.default")
+def pad(c: Context, x: Expr, pad: list[Any], mode: str = "constant", value: Any = None) -> Expr:
+    return padded(c, x, pad, mode, 0 if value is None else value)
+
+
+@converts("aten.reflection_pad1d.default", "aten.reflection_pad2d.default", "aten.reflection_pad3d.default")
+def reflection_pad(c: Context, x: Expr, padding: list[Any]) -> Expr:
+    return padded(c, x, padding, "reflect", 0)
+
+
+@converts("aten.replication_pad1d.default", "aten.replication_pad2d.default", "aten.replication_pad3d.default")
+def replication_pad(c: Context, x: Expr, padding: list[Any]) -> Expr:
+    return padded(c, x, padding, "replicate", 0)
+
+
+def padded(c: Context, x: Expr, pad: Sequence[Any], mode: str, value: Any) -> Expr:
+    """x padded by torch's list, last axis first; negative padding crops."""
+    rank = c.rank(x)
+    if not all(isinstance(as_dim(amount), int) for amount in pad):
+        raise NotConvertible("padding by a dynamic size")
+    before, after = [0] * rank, [0] * rank
+    for i in range(len(pad) // 2):
+        before[rank - 1 - i], after[rank - 1 - i] = int(pad[2 * i]), int(pad[2 * i + 1])
+    for axis in range(rank):
+        cut = max(-before[axis], 0) + max(-after[axis], 0)
+        if cut:
+            x = c.slice(x, axis, max(-before[axis], 0), c.shape(x)[axis] - cut)
+    widths = [max(w, 0) for pair in zip(before, after) for w in pair]
+    if not any(widths):
+        return x
+    if mode == "constant":
+        return _constant_padded(c, x, widths, value)
+    if mode == "circular":
+        return _circular(c, x, widths)
+    return _by_index(c, x, widths, mode)
+
+
+def _constant_padded(c: Context, x: Expr, widths: list[int], value: Any) -> Expr:
+    dtype = c.dtype(x)
+    if dtype == "bool":
+        inner = c.emit(OP.nn.pad(c.emit(OP.astype(x, "int8")), widths, "constant", float(bool(value))))
+        return c.cast(inner, "bool")
+    return c.emit(OP.nn.pad(x, widths, "constant", float(value)))
+
+
+def _circular(c: Context, x: Expr, widths: list[int]) -> Expr:
+    for axis in range(c.rank(x)):
+        left, right = widths[2 * axis], widths[2 * axis + 1]
+        size = c.shape(x)[axis]
+        parts = [c.slice(x, axis, size - left, left)] if left else []
+        parts += [x] + ([c.slice(x, axis, 0, right)] if right else [])
+        if len(parts) > 1:
+            x = c.emit(OP.concat(parts, axis=axis))
+    return x
+
+
+def _by_index(c: Context, x: Expr, widths: list[int], mode: str) -> Expr:
+    names = {"reflect": "reflect", "replicate": "edge"}
+    if mode not in names:
+        raise NotConvertible(f"padding of mode {mode}")
+    return c.emit(OP.nn.pad(x, widths, names[mode], 0.0))
+
+
+@converts("aten.pixel_shuffle.default")
+def pixel_shuffle(c: Context, x: Expr, upscale_factor: int) -> Expr:
+    *batch, channels, height, width = c.shape(x)
+    r = upscale_factor
+    count, n = channels // (r * r), len(batch)
+    x = c.reshape(x, [*batch, count, r, r, height, width])
+    x = c.permute(x, [*range(n), n, n + 3, n + 1, n + 4, n + 2])
+    return c.reshape(x, c.out_shape())
+
+
+@converts("aten.pixel_unshuffle.default")
+def pixel_unshuffle(c: Context, x: Expr, downscale_factor: int) -> Expr:
+    *batch, channels, _, _ = c.shape(x)
+    r, n = downscale_factor, len(batch)
+    height, width = c.out_shape()[-2:]
+    x = c.reshape(x, [*batch, channels, height, r, width, r])
+    x = c.permute(x, [*range(n), n, n + 2, n + 4, n + 1, n + 3])
+    return c.reshape(x, c.out_shape())
+
+
+@converts("aten.as_strided.default")
+def as_strided(c: Context, x: Expr, size: list[Any], stride: list[Any], storage_offset: Any = None) -> Expr:
+    expected: list[Any] = []
+    step: Any = 1
+    for extent in reversed(size):
+        expected.insert(0, step)
+        step = step * as_dim(extent)
+    same = storage_offset in (None, 0) and c.same_dims([as_dim(s) for s in stride], expected)
+    whole = c.same_dims([_product(c.shape(x))], [_product([as_dim(s) for s in size])])
+    if not (same and whole):
+        raise NotConvertible("a view with strides of its own")
+    return c.reshape(x, c.out_shape())

@@ -1,0 +1,161 @@
+"""torch as the oracle of verification: runs the program under no_grad, and cuts its graph behind an operator for bisecting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from .._imported import Array, ImportedModel
+from ._dtypes import to_numpy
+from ._graph import operator_name
+from ._ranges import input_ranges
+
+if TYPE_CHECKING:
+    from .export import Program
+
+__all__ = ["PrefixSource", "TorchSource", "from_numpy"]
+
+
+def from_numpy(array: Any) -> torch.Tensor:
+    """A torch tensor with a copy of the values; understands ml_dtypes.bfloat16."""
+    array = np.asarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(array.view(np.int16), copy=True, order="C")).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array, copy=True, order="C"))
+
+
+def as_array(value: Any) -> Array:
+    """A result of a model as numpy: tensors, and numbers as arrays of rank 0."""
+    if isinstance(value, torch.Tensor):
+        return to_numpy(value)
+    return np.asarray(value, "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "float64")
+
+
+class TorchSource:
+    """Runs the program that was imported (or, for an nn.Module, the module)."""
+
+    def __init__(self, program: Program, run: Callable[[list[Any]], Any] | None) -> None:
+        self._program = program
+        self._run = run
+        self._module: Any = None
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        leaves = self._leaves(inputs)
+        with torch.no_grad():
+            result = self._run(leaves) if self._run is not None else self._run_program(leaves)
+        values = pytree.tree_flatten(result)[0]
+        users = [e for e in self._program.signature.outputs if e.kind == "output" or (e.kind == "none" and e.name)]
+        return {entry.name: as_array(value) for entry, value in zip(users, values) if entry.kind == "output"}
+
+    def input_ranges(self) -> dict[str, tuple[float, float]]:
+        return input_ranges(self._program.functional, self._program.signature)
+
+    def operators(self) -> int:
+        return len(self._nodes())
+
+    def prefix(self, count: int) -> tuple[ImportedModel, str]:
+        node = self._nodes()[count - 1]
+        model = self._program.build(stop_after=node)
+        source = PrefixSource(self, node, model.output_names)
+        kept = {f: getattr(model, f) for f in ("mod", "input_names", "output_names", "states", "symbols", "provenance")}
+        return ImportedModel(**kept, source=source, example_inputs=model.example_inputs), f"{node.name} ({operator_name(node)})"
+
+    def placeholder_values(self, inputs: Mapping[str, Array]) -> list[Any]:
+        """A value for each placeholder of the functional graph."""
+        leaves = iter(self._leaves(inputs))
+        values = []
+        for entry in self._program.signature.placeholders:
+            values.append(entry.tensor.detach().clone() if entry.kind in ("constant", "state") else next(leaves))
+        return values
+
+    @property
+    def graph(self) -> fx.GraphModule:
+        module: fx.GraphModule = self._program.functional.graph_module
+        return module
+
+    def _nodes(self) -> list[fx.Node]:
+        """The operators: nodes whose result is a tensor, or several."""
+        return [
+            node
+            for node in self.graph.graph.nodes
+            if node.op == "call_function" and operator_name(node) != "getitem" and _has_tensors(node.meta.get("val"))
+        ]
+
+    def _leaves(self, inputs: Mapping[str, Array]) -> list[Any]:
+        leaves: list[Any] = []
+        for entry in self._program.signature.user_inputs:
+            if entry.kind == "fixed":
+                leaves.append(entry.value)
+            elif entry.kind == "input":
+                leaves.append(from_numpy(inputs[entry.name]))
+            else:
+                leaves.append(np.asarray(inputs[entry.name]).item())
+        return leaves
+
+    def _run_program(self, leaves: list[Any]) -> Any:
+        if self._module is None:
+            self._module = self._program.original.module(check_guards=False)
+        spec = self._program.original.call_spec.in_spec
+        args, kwargs = pytree.tree_unflatten(leaves, spec) if spec is not None else (tuple(leaves), {})
+        before = {name: tensor.detach().clone() for name, tensor in self._module.named_buffers()}
+        try:
+            return self._module(*args, **kwargs)
+        finally:
+            for name, tensor in self._module.named_buffers():
+                tensor.copy_(before[name])
+
+
+class PrefixSource:
+    """The functional graph, run as far as one node."""
+
+    def __init__(self, whole: TorchSource, node: fx.Node, names: Sequence[str]) -> None:
+        self._whole = whole
+        self._node = node
+        self._names = names
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        interpreter = _Until(self._whole.graph, self._node)
+        with torch.no_grad():
+            try:
+                interpreter.run(*self._whole.placeholder_values(inputs))
+            except _ReachedError as reached:
+                values = [v for v in pytree.tree_leaves(reached.value) if v is not None]
+                return {name: as_array(value) for name, value in zip(self._names, values)}
+        raise AssertionError("the node is in the graph")
+
+    def input_ranges(self) -> dict[str, tuple[float, float]]:
+        return self._whole.input_ranges()
+
+    def operators(self) -> int:
+        return self._whole._nodes().index(self._node) + 1
+
+    def prefix(self, count: int) -> tuple[ImportedModel, str]:
+        return self._whole.prefix(count)
+
+
+class _ReachedError(Exception):
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+class _Until(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, last: fx.Node) -> None:
+        super().__init__(module)
+        self._last = last
+        self.extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n is self._last:
+            raise _ReachedError(value)
+        return value
+
+
+def _has_tensors(value: Any) -> bool:
+    return any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
