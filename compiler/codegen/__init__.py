@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from ._build import build_code
+from ._collect import GeneratedFunctions, collect_functions
+from ._schedule import schedule_function, schedule_functions
 from ._targets import TARGETS, TargetSpec, native_level, resolve_targets
 
-__all__ = ["TARGETS", "TargetSpec", "build_code", "native_level", "resolve_targets"]
+__all__ = [
+    "TARGETS",
+    "GeneratedFunctions",
+    "TargetSpec",
+    "build_code",
+    "collect_functions",
+    "native_level",
+    "resolve_targets",
+    "schedule_function",
+    "schedule_functions",
+]

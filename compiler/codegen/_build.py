@@ -18,8 +18,37 @@ __all__ = ["build_code"]
 def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> bytes:
     """The code section of `target` with one `__tvm_ffi_<name>` for each of `functions` (scheduled already)."""
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in sorted(functions.items())})
-    module = tirx.build(mod, target=target.to_tvm())
+    bound = target.to_tvm()
+    mod = tirx.transform.BindTarget(bound.with_host(bound))(mod)
+    with tvm.transform.PassContext(opt_level=3):
+        mod = tvm.ir.transform.Sequential(_lowering())(mod)
+        module = tvm.get_global_func("target.build.llvm")(mod, bound)
     with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
         obj = Path(folder) / "code.o"
         module.write_to_file(str(obj), "o")
         return link_shared(obj, sorted(functions))
+
+
+def _lowering() -> list[tvm.ir.transform.Pass]:
+    """From loops over buffers to what TVM's LLVM generator reads: the parts of its own pipeline that a CPU needs."""
+    passes = tirx.transform
+    return [
+        passes.ConvertSSA(),
+        passes.FlattenBuffer(),
+        passes.BF16ComputeLegalize(),
+        passes.VectorizeLoop(True),
+        passes.StorageRewrite(),
+        passes.UnrollLoop(),
+        passes.StmtSimplify(),
+        passes.RemoveNoOp(),
+        tvm.s_tir.transform.RewriteUnsafeSelect(),
+        passes.FP8ComputeLegalize(),
+        passes.VerifyMemory(),
+        passes.AnnotateEntryFunc(),
+        passes.SplitHostDevice(),
+        passes.MakePackedAPI(),
+        passes.FP8StorageLegalize(),
+        passes.BF16StorageLegalize(),
+        passes.LowerTVMBuiltin(),
+        passes.LowerIntrin(),
+    ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
 
 from maas_rt._errors import CompileError
@@ -38,8 +39,8 @@ def collect_functions(mod: tvm.IRModule) -> GeneratedFunctions:
         if not isinstance(func, tirx.PrimFunc):
             raise CompileError(f"call_tir names {name}, which is not a PrimFunc")
         func = func.without_attr("global_symbol")
-        same = by_hash.setdefault(tvm.ir.structural_hash(func), [])
-        twin = next((symbol for symbol in same if tvm.ir.structural_equal(functions[symbol], func)), None)
+        same = by_hash.setdefault(tvm_ffi.structural_hash(func), [])
+        twin = next((symbol for symbol in same if tvm_ffi.structural_equal(functions[symbol], func)), None)
         if twin is None:
             twin = f"f{len(functions)}_" + re.sub(r"\W", "_", name, flags=re.ASCII)[:48]
             functions[twin] = func

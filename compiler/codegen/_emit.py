@@ -1,0 +1,227 @@
+"""Emits the loop nests of one function: what is pulled, what is stored, which stages share a nest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.sym import Analyzer
+
+from . import _math
+from ._body import Body, BodyBuilder, TooBig, dtype_of
+from ._nests import collapse, constant, nest, product, seq
+from ._reduce import emit_reduction
+from ._stages import Stage, Stages, walk
+
+__all__ = ["emit_function"]
+
+
+def emit_function(func: tirx.PrimFunc, stages: Stages) -> tirx.PrimFunc:
+    """`func` with loops of this project's making; its parameters keep their order."""
+    try:
+        return _Emitter(func, stages, pull=True).emit()
+    except TooBig:
+        return _Emitter(func, stages, pull=False).emit()
+
+
+class _Emitter:
+    def __init__(self, func: tirx.PrimFunc, stages: Stages, pull: bool) -> None:
+        self.func = func
+        self.stages = stages.stages
+        self.analyzer = Analyzer()
+        writers: dict[Any, list[Stage]] = {}
+        for stage in self.stages:
+            for store in stage.stores:
+                writers.setdefault(store.buffer, []).append(stage)
+        inner = [buffer for buffer in stages.intermediates if buffer in writers]
+        self.pulled = {}
+        if pull:
+            for buffer in inner:  # in the order of computation, so that a producer's own cost is known
+                if len(writers[buffer]) == 1 and self._is_pullable(buffer, writers[buffer][0]):
+                    self.pulled[buffer] = writers[buffer][0]
+        self.kept = [buffer for buffer in inner if buffer not in self.pulled]
+        self.flat: dict[Any, Any] = {}
+        self.prologue: list[Any] = []
+        for buffer in func.params:
+            if tirx.is_buffer_var(buffer):
+                self._declare(buffer, parameter=True)
+        for buffer in self.kept:
+            self._declare(buffer, parameter=False)
+
+    def _declare(self, buffer: Any, parameter: bool) -> None:
+        size = product(buffer.shape)
+        if parameter:
+            flat = tirx.decl_buffer((size,), buffer.dtype, name=f"{buffer.name}_flat", data=buffer.data)
+            self.prologue.append(tirx.DeclBuffer(flat, data=buffer.data))
+        else:
+            flat = tirx.decl_buffer((size,), buffer.dtype, name=f"{buffer.name}_flat")
+            self.prologue.append(tirx.AllocBuffer(flat))
+        self.flat[buffer] = flat
+
+    # ---- what is pulled --------------------------------------------------------------------------------------------
+
+    def _is_pullable(self, buffer: Any, stage: Stage) -> bool:
+        """A plain value, stored at its own loops' variables, that is cheap or is not computed more often when it is pulled."""
+        if stage.inits or len(stage.stores) != 1:
+            return False
+        written = []
+        for index in stage.stores[0].indices:
+            var = stage.env.get(index, index) if isinstance(index, tirx.Var) else index
+            if isinstance(var, tirx.Var):
+                written.append(var)
+            elif constant(var) != 0:
+                return False
+        loops = {loop.var for loop in stage.loops if constant(loop.extent) != 1}
+        if len(set(written)) != len(written) or not loops <= set(written):
+            return False
+        if not self._is_costly(stage):
+            return True
+        consumers = [each for each in self.stages if each is not stage and _reads(each, buffer)]
+        made = product([loop.extent for loop in stage.loops])
+        return len(consumers) == 1 and all(
+            self.analyzer.can_prove(product([loop.extent for loop in each.loops]) <= made) for each in consumers
+        )
+
+    def _is_costly(self, stage: Stage) -> bool:
+        """Whether a value takes a library function or a chain of them, its pulled producers included."""
+        pending, seen = [stage], set()
+        while pending:
+            each = pending.pop()
+            for value in (*(value for _, value in each.binds), *(store.value for store in each.stores)):
+                for node in walk(value):
+                    if isinstance(node, tvm.ir.Call) and _math.is_expensive(node.op.name):
+                        return True
+                    if isinstance(node, tvm.ir.TensorLoad) and node.source in self.pulled and node.source not in seen:
+                        seen.add(node.source)
+                        pending.append(self.pulled[node.source])
+        return False
+
+    # ---- nests -----------------------------------------------------------------------------------------------------
+
+    def emit(self) -> tirx.PrimFunc:
+        body = list(self.prologue)
+        for group in self._groups():
+            if group[0].inits:
+                body.append(emit_reduction(group[0], self.pulled, self.flat, self.analyzer))
+            else:
+                body.append(self._spatial(group))
+        attrs = {key: self.func.attrs[key] for key in self.func.attrs.keys() if key in ("tirx.noalias",)}
+        return tirx.PrimFunc(self.func.params, seq(body), self.func.ret_type, tvm.ir.make_node("ir.DictAttrs", **attrs))
+
+    def _groups(self) -> list[list[Stage]]:
+        """Stages that exist, neighbours with the same loops together if the later read the earlier only at their own point."""
+        groups: list[list[Stage]] = []
+        for stage in self.stages:
+            if stage.stores[0].buffer in self.pulled:
+                continue
+            if groups and not stage.inits and self._joins(groups[-1], stage):
+                groups[-1].append(stage)
+            else:
+                groups.append([stage])
+        return groups
+
+    def _joins(self, group: Sequence[Stage], stage: Stage) -> bool:
+        first = group[0]
+        if first.inits or len(first.loops) != len(stage.loops):
+            return False
+        if not all(self.analyzer.can_prove_equal(a.extent, b.extent) for a, b in zip(first.loops, stage.loops)):
+            return False
+        written = {store.buffer for each in group for store in each.stores}
+        return not written & self._touched(stage) and not {store.buffer for store in stage.stores} & {
+            buffer for each in group for buffer in self._touched(each)
+        }
+
+    def _touched(self, stage: Stage) -> set[Any]:
+        """Buffers that the stage reads, also through what it pulls."""
+        found: set[Any] = set()
+        pending = [stage]
+        while pending:
+            each = pending.pop()
+            for buffer in _loaded(each):
+                if buffer in found:
+                    continue
+                found.add(buffer)
+                if buffer in self.pulled:
+                    pending.append(self.pulled[buffer])
+        return found
+
+    def _spatial(self, group: Sequence[Stage]) -> Any:
+        loops = [(loop.var, loop.extent) for loop in group[0].loops]
+        body, _ = self._body(group, loops, None)
+        real = [each for each in loops if constant(each[1]) != 1]
+        numbers = {var: number for number, (var, _) in enumerate(loops)}
+        groups = _collapse_of(real, numbers, body, self.analyzer)
+        outer: list[tuple[Any, Any]] = []
+        dropped: dict[Any, Any] = {var: _zero(var) for var, extent in loops if constant(extent) == 1}
+        for members in groups:
+            *leading, last = [real[member] for member in members]
+            dropped.update({var: _zero(var) for var, _ in leading})
+            outer.append((last[0], _typed(product([real[member][1] for member in members]), last[0])))
+        indices = [_rebuilt(access, loops, dropped) for access in body.accesses]
+        return nest(outer, lambda: self._body(group, loops, indices, dropped)[0].stmts or [tirx.Evaluate(0)], body.cost)
+
+    def _body(
+        self, group: Sequence[Stage], loops: Sequence[tuple[Any, Any]], indices: Any, dropped: Mapping[Any, Any] | None = None
+    ) -> tuple[Body, BodyBuilder]:
+        builder = BodyBuilder(self.pulled, self.flat, loops, indices)
+        base = {var: _zero(var) for var, extent in loops if constant(extent) == 1}
+        for stage in group:
+            env: dict[Any, Any] = {**base, **(dropped or {})} if indices is None else dict(base)
+            for loop, (var, _) in zip(stage.loops, loops):
+                env[loop.var] = base.get(var, var)
+            for store, value in zip(stage.stores, builder.values(stage, env)):
+                builder.store(store, value, stage, env)
+        builder.flush()
+        return builder.body, builder
+
+
+def _collapse_of(real: Sequence[tuple[Any, Any]], numbers: Mapping[Any, int], body: Body, analyzer: Analyzer) -> list[list[int]]:
+    """`collapse` over the loops that have more than one iteration."""
+    from dataclasses import replace
+
+    picked = [numbers[var] for var, _ in real]
+    accesses = [
+        access if access.strides is None else replace(access, strides=tuple(access.strides[number] for number in picked))
+        for access in body.accesses
+    ]
+    return collapse(real, replace(body, accesses=accesses), analyzer)
+
+
+def _rebuilt(access: Any, loops: Sequence[tuple[Any, Any]], dropped: Mapping[Any, Any]) -> Any:
+    """The access's flat index, over the loops that are left."""
+    if access.strides is None:
+        return access.index
+    index = access.base
+    for (var, _), stride in zip(loops, access.strides):
+        if var in dropped or constant(stride) == 0:
+            continue
+        wide = var if dtype_of(var) == "int64" else tirx.Cast("int64", var)
+        index = index + wide * stride
+    return index
+
+
+def _reads(stage: Stage, buffer: Any) -> bool:
+    return buffer in _loaded(stage)
+
+
+def _loaded(stage: Stage) -> list[Any]:
+    found = []
+    values = [value for _, value in stage.binds] + [store.value for store in stage.stores]
+    values += [index for store in stage.stores for index in store.indices]
+    for value in values:
+        found += [node.source for node in walk(value) if isinstance(node, tvm.ir.TensorLoad)]
+    own = {store.buffer for store in stage.stores} if stage.inits else set()
+    return [buffer for buffer in found if buffer not in own]
+
+
+def _zero(var: Any) -> Any:
+    return tirx.IntImm(dtype_of(var), 0)
+
+
+def _typed(extent: Any, var: Any) -> Any:
+    if dtype_of(extent) == dtype_of(var):
+        return extent
+    known = constant(extent)
+    return tirx.IntImm(dtype_of(var), known) if known is not None else tirx.Cast(dtype_of(var), extent)
