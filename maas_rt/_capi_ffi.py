@@ -1,4 +1,4 @@
-"""The C API through cffi in ABI mode: the declarations are read from maas_rt.h, the library is the one beside this file.
+"""The C API through cffi in ABI mode: declarations from maas_rt.h, the library from beside this file.
 
 `ffi` and `lib` are cffi's; `check(status)` raises the exception of a status.
 """
@@ -37,7 +37,7 @@ def _library() -> Any:
     except OSError as error:
         raise Error(
             f"The native library {path.name} cannot be loaded from maas_rt's folder ({error}): reinstall maas-rt."
-        )
+        ) from error
 
 
 ffi: Any = cffi.FFI()
