@@ -87,7 +87,8 @@ void panel_block(const Product& p, const Tiles& tiles, int64_t m0, int64_t panel
   const Depth depth(p.taps, p.kc);
   const bool after_tile = !e.clamp_only();  // the activation runs over the block when its sums are complete
   TileCall call{};
-  call.ldw = kPanel;
+  call.ldw = p.ldw > 0 ? p.ldw : kPanel;
+  const float* const w = p.w + panel * (p.ldw > 0 ? p.panel_step : k * kPanel);
   call.ldc = p.ldc;
   call.ldr = p.ldr;
   call.n = min64(kPanel, p.n - column);
@@ -105,7 +106,7 @@ void panel_block(const Product& p, const Tiles& tiles, int64_t m0, int64_t panel
     call.taps = part.taps;
     call.kc = part.kc;
     call.a_offset = part.offset;
-    call.w = p.w + (panel * k + part.tap * p.kc + part.offset) * kPanel;
+    call.w = w + (part.tap * p.kc + part.offset) * call.ldw;
     const float* const* a = pointers;
     int64_t row = 0;
     for (int64_t t = 0; t < tiles.count; ++t) {

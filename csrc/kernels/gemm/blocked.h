@@ -8,7 +8,8 @@
 
 namespace mrt {
 
-// y [m, n] = epilogue(A [m, taps * kc] * W), W packed in panels of 16 columns, [ceil(n / 16)][taps * kc][16].
+// y [m, n] = epilogue(A [m, taps * kc] * W), W packed in panels of 16 columns, [ceil(n / 16)][taps * kc][16], or where
+// it lies, with a stride, if n is a multiple of 16.
 struct Product {
   const TileTable* table;
   const EpilogueTable* epilogue_table;
@@ -22,6 +23,8 @@ struct Product {
   int64_t lda;
   int64_t row_bytes;  // of A that one row adds to the cache: less than it reads where rows overlap; 0: taps * kc * 4
   const float* w;
+  int64_t ldw;         // floats from one row of a panel to the next; 0: packed panels, 16
+  int64_t panel_step;  // floats from one panel to the next, where ldw is not 0
   float* c;
   int64_t ldc;
   const float* bias;      // null or [n]
