@@ -1,29 +1,12 @@
 // transpose, AVX2: blocks of 8 x 8 elements of four bytes in eight registers.
 #include "kernels/movement/transpose_generic.h"
+#include "simd/transpose8x8.h"
 
 namespace mrt {
 namespace {
 
-// Pairs, then quads of rows are interleaved within 128-bit halves, then the halves change places.
-MRT_INLINE void block8x8(const uint32_t* src, int64_t ss, uint32_t* dst, int64_t ds) {
-  const float* s = reinterpret_cast<const float*>(src);
-  float* d = reinterpret_cast<float*>(dst);
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(s + i * ss);
-  for (int i = 0; i < 4; ++i) {
-    b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
-    b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
-  }
-  for (int i = 0; i < 2; ++i) {
-    a[4 * i] = _mm256_shuffle_ps(b[4 * i], b[4 * i + 2], 0x44);
-    a[4 * i + 1] = _mm256_shuffle_ps(b[4 * i], b[4 * i + 2], 0xee);
-    a[4 * i + 2] = _mm256_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0x44);
-    a[4 * i + 3] = _mm256_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(d + i * ds, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-    _mm256_storeu_ps(d + (i + 4) * ds, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-  }
+MRT_INLINE void block8x8(const uint32_t* src, int64_t src_stride, uint32_t* dst, int64_t dst_stride) {
+  transpose8x8(reinterpret_cast<const float*>(src), src_stride, reinterpret_cast<float*>(dst), dst_stride);
 }
 
 void transpose_u32(const uint32_t* src, int64_t ss, uint32_t* dst, int64_t ds, int64_t rows, int64_t cols) {

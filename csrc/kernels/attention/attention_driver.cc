@@ -1,0 +1,266 @@
+// The walk over heads, queries and tiles of keys; see attention_driver.h.
+//
+// One item of work is some queries of all heads that share a key head. Per tile of at most kTileKeys keys, keys and
+// values are packed into scratch once and used by all rows of the item; where all keys fit in one tile, the packed tile
+// serves the next item of the same head too. A score matrix never exists: six rows of one tile are all there is of it.
+#include "kernels/attention/attention_driver.h"
+
+#include <cinttypes>
+#include <cmath>
+#include <cstring>
+
+namespace mrt {
+namespace {
+
+constexpr int64_t kTileKeys = 384;  // packed keys and values of 64 columns: 192 KiB, a part of L2
+constexpr int64_t kItemRows = 512;  // their running results: 128 KiB at 64 columns
+constexpr int64_t kDirectRows = 3;  // so few rows are not worth packing for
+
+const AttentionKernel* const kTables[] = {
+#define MRT_KERNEL(isa) &kAttentionF32_##isa,
+#include "kernels/attention/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+
+int64_t round16(int64_t n) { return (n + 15) / 16 * 16; }
+
+// How the work is cut.
+struct Cut {
+  int64_t group;            // query heads of a key head
+  int64_t queries, chunks;  // queries of an item, items along the queries
+  int64_t items;
+  int64_t tile, tiles;  // keys of a tile
+  bool packed;
+};
+
+Cut cut_of(const AttentionProblem& p, int32_t threads) {
+  Cut c;
+  c.group = p.heads / p.kv_heads;
+  const int64_t most = kItemRows / c.group > 0 ? kItemRows / c.group : 1;
+  const int64_t wanted = (2 * threads + p.batch * p.kv_heads - 1) / (p.batch * p.kv_heads);
+  int64_t queries = p.sq;
+  if (threads > 1 && wanted > 1) {
+    queries = (p.sq + wanted - 1) / wanted;
+    if (queries < 48) queries = p.sq < 48 ? p.sq : 48;
+  }
+  c.queries = queries < most ? queries : most;
+  c.chunks = (p.sq + c.queries - 1) / c.queries;
+  c.items = p.batch * p.kv_heads * c.chunks;
+  c.tiles = (p.sk + kTileKeys - 1) / kTileKeys;
+  c.tile = c.tiles == 0 ? 0 : round16((p.sk + c.tiles - 1) / c.tiles);
+  if (c.tile > 0) c.tiles = (p.sk + c.tile - 1) / c.tile;
+  c.packed = c.group * c.queries > kDirectRows;
+  return c;
+}
+
+// The parts of a worker's scratch.
+struct Buffers {
+  float *k, *v, *s, *q, *max, *sum, *o;
+  size_t bytes;
+};
+
+Buffers buffers_of(const AttentionProblem& p, const Cut& c, char* base) {
+  Buffers b;
+  size_t at = 0;
+  const auto take = [&](int64_t floats) {
+    float* r = base == nullptr ? nullptr : reinterpret_cast<float*>(base + at);
+    at += align64(static_cast<size_t>(floats) * sizeof(float));
+    return r;
+  };
+  const int64_t rows = c.group * c.queries;
+  b.k = take(c.packed ? c.tile * p.d : 0);
+  b.v = take(c.packed ? c.tile * round16(p.dv) : 0);
+  b.s = take(kMaxAttentionRows * c.tile);
+  b.q = take(kMaxAttentionRows * p.d);
+  b.max = take(rows);
+  b.sum = take(rows);
+  b.o = take(rows * round16(p.dv));
+  b.bytes = at;
+  return b;
+}
+
+struct Item {
+  int64_t batch, kv_head, first_query, queries;
+};
+
+// Rows of an item: all queries of its first head, then those of the next.
+struct Row {
+  int64_t head, query;
+};
+Row row_of(const Cut& c, const Item& item, int64_t r) {
+  return {item.kv_head * c.group + r / item.queries, item.first_query + r % item.queries};
+}
+
+struct Worker {
+  const AttentionKernel* kernel;
+  const AttentionProblem& p;
+  const Cut& c;
+  Buffers b;
+  int64_t packed_head = -1;  // batch * kv_heads + kv_head of the tile in scratch, where there is one tile only
+
+  void run(const Item& item);
+  void tile(const Item& item, int64_t index, int64_t keys_seen);
+  void finish(const Item& item);
+};
+
+void Worker::tile(const Item& item, int64_t index, int64_t keys_seen) {
+  const int64_t first_key = index * c.tile, rows = c.group * item.queries;
+  const int64_t left = p.sk - first_key;
+  const float* k = p.k + item.batch * p.k_strides.batch + item.kv_head * p.k_strides.head + first_key * p.k_strides.seq;
+  const float* v = p.v + item.batch * p.v_strides.batch + item.kv_head * p.v_strides.head + first_key * p.v_strides.seq;
+  AttentionTile t{};
+  t.d = p.d;
+  t.dv = p.dv;
+  t.keys = left < c.tile ? left : c.tile;
+  if (c.tiles > 1 && keys_seen - first_key < t.keys) t.keys = keys_seen - first_key;
+  t.packed = c.packed;
+  t.first = index == 0;
+  t.s = b.s;
+  t.q = b.q;
+  if (c.packed) {
+    const int64_t head = item.batch * p.kv_heads + item.kv_head;
+    if (c.tiles > 1 || packed_head != head) {
+      kernel->pack_k(k, p.k_strides.seq, t.keys, p.d, b.k);
+      kernel->pack_v(v, p.v_strides.seq, t.keys, p.dv, b.v);
+      packed_head = head;
+    }
+    t.k = b.k;
+    t.v = b.v;
+  } else {
+    t.k = k;
+    t.v = v;
+    t.k_stride = p.k_strides.seq;
+    t.v_stride = p.v_strides.seq;
+  }
+  t.mask_stride = p.mask_strides[3];
+  for (int64_t r = 0; r < rows; r += t.rows) {
+    const int64_t rest = rows - r, most = kernel->rows;
+    t.rows = static_cast<int>(rest <= most ? rest : rest < 2 * most ? (rest + 1) / 2 : most);
+    int64_t seen = 0;
+    for (int i = 0; i < t.rows; ++i) {
+      const Row row = row_of(c, item, r + i);
+      const float* q = p.q + item.batch * p.q_strides.batch + row.query * p.q_strides.seq + row.head * p.q_strides.head;
+      kernel->scale(q, p.scale, b.q + i * p.d, p.d);
+      int64_t limit = p.visible(row.query) - first_key;
+      limit = limit < 0 ? 0 : limit < t.keys ? limit : t.keys;
+      t.limit[i] = limit;
+      seen = limit > seen ? limit : seen;
+      t.mask[i] = p.mask == nullptr ? nullptr
+                                    : p.mask + item.batch * p.mask_strides[0] + row.head * p.mask_strides[1] +
+                                          row.query * p.mask_strides[2] + first_key * p.mask_strides[3];
+    }
+    t.max = b.max + r;
+    t.sum = b.sum + r;
+    t.o = b.o + r * round16(p.dv);
+    if (seen > 0) {
+      kernel->tile(t);
+    } else if (t.first) {
+      std::memset(t.o, 0, static_cast<size_t>(t.rows * round16(p.dv)) * sizeof(float));
+    }
+  }
+}
+
+// y = o / sum. A row without any visible key has the sum 0: NaN, as the softmax of nothing but -inf, or 0 if safe.
+void Worker::finish(const Item& item) {
+  for (int64_t r = 0; r < c.group * item.queries; ++r) {
+    const Row row = row_of(c, item, r);
+    float* y = p.y + item.batch * p.y_strides.batch + row.query * p.y_strides.seq + row.head * p.y_strides.head;
+    if (b.sum[r] == 0 && (p.safe || p.sk == 0)) {
+      std::memset(y, 0, static_cast<size_t>(p.dv) * sizeof(float));
+    } else {
+      kernel->scale(b.o + r * round16(p.dv), 1.0f / b.sum[r], y, p.dv);
+    }
+  }
+}
+
+void Worker::run(const Item& item) {
+  for (int64_t r = 0; r < c.group * item.queries; ++r) {
+    b.max[r] = -INFINITY;
+    b.sum[r] = 0;
+  }
+  if (p.sk == 0) return finish(item);
+  const int64_t seen = p.visible(item.first_query + item.queries - 1);  // by the last query, which sees most
+  for (int64_t i = 0; i < c.tiles; ++i) {
+    if (i > 0 && i * c.tile >= seen) break;
+    tile(item, i, seen > 0 ? seen : 1);
+  }
+  finish(item);
+}
+
+}  // namespace
+
+Status attention_prepare(const char* contract, const Attrs& attrs, Isa isa, AttentionParams* p) {
+  p->kernel = kernel_of(kTables, isa);
+  MRT_TRY(attr_float(attrs, contract, "scale", &p->scale));
+  MRT_TRY(attr_int(attrs, contract, "causal", 0, 2, &p->causal));
+  return attr_int(attrs, contract, "safe", 0, 1, &p->safe);
+}
+
+void attention_set(const AttentionParams& p, AttentionProblem* problem) {
+  problem->scale = static_cast<float>(p.scale != 0 ? p.scale : 1 / std::sqrt(static_cast<double>(problem->d)));
+  problem->causal = p.causal;
+  problem->safe = p.safe != 0;
+}
+
+Status attention_mask(const char* contract, const Tensor& mask, AttentionProblem* problem) {
+  MRT_TRY(check_f32(contract, "mask", mask, -1));
+  if (mask.ndim > 4)
+    return fail(MRT_ERROR_SHAPE, "%s: mask has %d dimensions, expected at most 4", contract, mask.ndim);
+  const int64_t full[4] = {problem->batch, problem->heads, problem->sq, problem->sk};
+  int64_t stride = 1;
+  for (int32_t i = 1; i <= 4; ++i) problem->mask_strides[4 - i] = 0;
+  for (int32_t i = 1; i <= mask.ndim; ++i) {
+    const int64_t extent = mask.shape[mask.ndim - i];
+    if (extent != 1 && extent != full[4 - i]) {
+      return fail(MRT_ERROR_SHAPE, "%s: mask has extent %" PRId64 " in dimension %d, expected 1 or %" PRId64, contract,
+                  extent, mask.ndim - i, full[4 - i]);
+    }
+    problem->mask_strides[4 - i] = extent == 1 ? 0 : stride;
+    stride *= extent;
+  }
+  problem->mask = mask.as<float>();
+  return Status();
+}
+
+size_t attention_scratch(const AttentionParams& p, const AttentionProblem& problem, int32_t threads) {
+  if (p.kernel == nullptr || problem.batch * problem.heads * problem.sq * problem.dv == 0) return 0;
+  const Cut c = cut_of(problem, threads);
+  const int64_t workers = c.items < threads ? c.items : threads;
+  return buffers_of(problem, c, nullptr).bytes * static_cast<size_t>(workers);
+}
+
+int32_t attention_run(const AttentionParams& params, const AttentionProblem& p, KernelContext& ctx) {
+  if (p.batch * p.heads * p.sq * p.dv == 0) return MRT_OK;
+  if (params.kernel == nullptr) {
+    attention_reference(p);
+    return MRT_OK;
+  }
+  // The cut must be the one that scratch was computed for.
+  const Cut c = cut_of(p, ctx.threads);
+  const size_t bytes = buffers_of(p, c, nullptr).bytes;
+  const int64_t workers = c.items < ctx.threads ? c.items : ctx.threads;
+  const auto item_of = [&](int64_t i) {
+    const int64_t head = i / c.chunks, first = i % c.chunks * c.queries;
+    return Item{head / p.kv_heads, head % p.kv_heads, first, p.sq - first < c.queries ? p.sq - first : c.queries};
+  };
+  // A worker takes one run of items, so that the packed tile of a head is used again.
+  const auto work = [&](int64_t worker) {
+    Worker w{params.kernel, p, c,
+             buffers_of(p, c, static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes)};
+    for (int64_t i = worker * c.items / workers; i < (worker + 1) * c.items / workers; ++i) w.run(item_of(i));
+  };
+  if (ctx.pool == nullptr || workers == 1) {
+    for (int64_t w = 0; w < workers; ++w) work(w);
+  } else {
+    ctx.pool->parallel(static_cast<int32_t>(workers), ctx.threads, [&](int32_t w) { work(w); });
+  }
+  return MRT_OK;
+}
+
+double attention_flops(const AttentionProblem& p) {
+  double pairs = 0;
+  for (int64_t i = 0; i < p.sq; ++i) pairs += static_cast<double>(p.visible(i));
+  return 2.0 * static_cast<double>(p.batch * p.heads) * pairs * static_cast<double>(p.d + p.dv);
+}
+
+}  // namespace mrt

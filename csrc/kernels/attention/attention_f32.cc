@@ -1,0 +1,121 @@
+// attention_f32: y = softmax(scale q k^T + mask) v, head by head.
+//
+// q [B, Sq, H, D], k [B, Sk, Hkv, D], v [B, Sk, Hkv, Dv] -> y [B, Sq, H, Dv]; with layout `bhsd` heads come before
+// positions in all of them. Hkv divides H: query head h uses key head h / (H / Hkv). mask? is added and broadcast to
+// [B, H, Sq, Sk]. Attributes scale [1/sqrt(D)], causal [0; 1: query i sees keys up to i; 2: up to i + Sk - Sq],
+// safe [0: a query that sees nothing gives NaN, as torch.softmax does; 1: 0, as torch's scaled_dot_product_attention].
+#include <cinttypes>
+
+#include "kernels/attention/attention_driver.h"
+
+namespace mrt {
+namespace {
+
+constexpr const char* kContract = "attention_f32";
+
+const char* const kNames[] = {
+#define MRT_KERNEL(isa) kAttentionName_##isa,
+#define kAttentionName_avx2 "attention_f32_6x16_avx2"
+#define kAttentionName_scalar "attention_f32_scalar"
+#include "kernels/attention/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+
+Status prepare(const Attrs& attrs, Isa isa, void* params) {
+  AttentionParams* p = static_cast<AttentionParams*>(params);
+  static const char* const kLayouts[] = {"bshd", "bhsd", nullptr};
+  MRT_TRY(attr_choice(attrs, kContract, "layout", kLayouts, &p->bhsd));
+  return attention_prepare(kContract, attrs, isa, p);
+}
+
+AttentionProblem::Strides strides_of(const Tensor& t, bool bhsd) {
+  const int64_t outer = t.shape[1], inner = t.shape[2], d = t.shape[3];
+  if (bhsd) return {outer * inner * d, d, inner * d};
+  return {outer * inner * d, inner * d, d};
+}
+
+AttentionProblem problem_of(const AttentionParams& params, const Tensor* in, const Tensor& y) {
+  const bool bhsd = params.bhsd != 0;
+  const int seq = bhsd ? 2 : 1, head = bhsd ? 1 : 2;
+  AttentionProblem p{};
+  p.batch = in[0].shape[0];
+  p.heads = in[0].shape[head];
+  p.kv_heads = in[1].shape[head];
+  p.sq = in[0].shape[seq];
+  p.sk = in[1].shape[seq];
+  p.d = in[0].shape[3];
+  p.dv = in[2].shape[3];
+  p.q = in[0].as<float>();
+  p.k = in[1].as<float>();
+  p.v = in[2].as<float>();
+  p.y = y.as<float>();
+  p.q_strides = strides_of(in[0], bhsd);
+  p.k_strides = strides_of(in[1], bhsd);
+  p.v_strides = strides_of(in[2], bhsd);
+  p.y_strides = strides_of(y, bhsd);
+  attention_set(params, &p);
+  return p;
+}
+
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+  const AttentionParams& a = *static_cast<const AttentionParams*>(params);
+  const int seq = a.bhsd != 0 ? 2 : 1, head = a.bhsd != 0 ? 1 : 2;
+  MRT_TRY(check_count(kContract, "inputs", n_in, 3, 4));
+  MRT_TRY(check_count(kContract, "outputs", n_out, 1, 1));
+  MRT_TRY(check_f32(kContract, "q", in[0], 4));
+  MRT_TRY(check_f32(kContract, "k", in[1], 4));
+  MRT_TRY(check_f32(kContract, "v", in[2], 4));
+  MRT_TRY(check_f32(kContract, "y", out[0], 4));
+  MRT_TRY(check_extent(kContract, "k", in[1], 0, in[0].shape[0]));
+  MRT_TRY(check_extent(kContract, "k", in[1], 3, in[0].shape[3]));
+  const int64_t heads = in[0].shape[head], kv_heads = in[1].shape[head];
+  if (kv_heads == 0 ? heads != 0 : heads % kv_heads != 0) {
+    return fail(MRT_ERROR_SHAPE, "%s: k has %" PRId64 " heads, expected a divisor of the %" PRId64 " heads of q",
+                kContract, kv_heads, heads);
+  }
+  for (int d = 0; d < 3; ++d) MRT_TRY(check_extent(kContract, "v", in[2], d, in[1].shape[d]));
+  MRT_TRY(check_extent(kContract, "y", out[0], 0, in[0].shape[0]));
+  MRT_TRY(check_extent(kContract, "y", out[0], seq, in[0].shape[seq]));
+  MRT_TRY(check_extent(kContract, "y", out[0], head, heads));
+  MRT_TRY(check_extent(kContract, "y", out[0], 3, in[2].shape[3]));
+  if (!present(in, n_in, 3) || has_no_elements(out[0])) return Status();
+  AttentionProblem p = problem_of(a, in, out[0]);
+  return attention_mask(kContract, in[3], &p);
+}
+
+AttentionProblem masked_problem(const void* params, const Tensor* in, int n_in, const Tensor* out) {
+  AttentionProblem p = problem_of(*static_cast<const AttentionParams*>(params), in, out[0]);
+  // check has seen this mask.
+  if (present(in, n_in, 3)) static_cast<void>(attention_mask(kContract, in[3], &p).ok());
+  return p;
+}
+
+size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int, int32_t threads) {
+  if (has_no_elements(out[0])) return 0;
+  const AttentionParams& a = *static_cast<const AttentionParams*>(params);
+  return attention_scratch(a, problem_of(a, in, out[0]), threads);
+}
+
+int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
+  if (has_no_elements(out[0])) return MRT_OK;
+  return attention_run(*static_cast<const AttentionParams*>(params), masked_problem(params, in, n_in, out), ctx);
+}
+
+const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+  const AttentionKernel* kernel = static_cast<const AttentionParams*>(params)->kernel;
+  return kernel == nullptr ? "attention_f32_reference" : kernel->name;
+}
+
+double flops(const void* params, const Tensor* in, int, const Tensor* out, int) {
+  if (has_no_elements(out[0])) return 0;
+  return attention_flops(problem_of(*static_cast<const AttentionParams*>(params), in, out[0]));
+}
+
+}  // namespace
+
+extern const Operator kAttentionF32Operator;
+const Operator kAttentionF32Operator = {kContract, nullptr, kNames,      sizeof(AttentionParams),
+                                        prepare,   check,   scratch,     run,
+                                        nullptr,   nullptr, kernel_name, flops};
+
+}  // namespace mrt

@@ -1,0 +1,186 @@
+// One tile of attention: two products of a few rows with packed panels, and the exponential between them.
+//
+// Online softmax over tiles: M. Milakov and N. Gimelshein, arXiv:1805.02867; as tiles of attention: T. Dao et al.,
+// FlashAttention, arXiv:2205.14135. A row that has seen nothing but -inf keeps the maximum -inf and is shifted by 0.
+#pragma once
+
+#include "kernels/attention/attention_kernels.h"
+#include "simd/math.h"
+#include "simd/panel.h"
+
+namespace mrt {
+namespace {
+
+// e^x for x <= 0 and NaN: 2^(n + f) with f = x log2(e) - n from one fused operation; relative error 1.5e-7 near 0,
+// growing by 2e-8 |x|. 0 from -88 on.
+template <typename V>
+MRT_INLINE V exp_of_shifted(V x) {
+  const V log2e = V::set(1.44269504f), magic = V::set(kRoundMagic);
+  x = max(V::set(-88.2f), x);
+  const V z = fma(x, log2e, magic);
+  const V f = fma(x, log2e, magic - z);
+  V q = V::set(1.340716656e-3f);
+  q = fma(q, f, V::set(9.671897129e-3f));
+  q = fma(q, f, V::set(5.550308702e-2f));
+  q = fma(q, f, V::set(2.402223424e-1f));
+  q = fma(q, f, V::set(6.931472147e-1f));
+  return fma(q, f, V::set(1.0f)) * pow2_of_rounded(z);
+}
+
+// Adds the mask and hides what the row may not see; keys16 is a multiple of 16. Returns the row's maximum.
+template <typename V>
+MRT_INLINE float mask_row(float* s, int64_t keys16, int64_t limit, const float* mask, int64_t mask_stride) {
+  constexpr int w = V::width;
+  if (mask != nullptr && mask_stride == 0) {
+    const V add = V::set(*mask);
+    for (int64_t n = 0; n < keys16; n += w) (V::load(s + n) + add).store(s + n);
+  } else if (mask != nullptr) {
+    int64_t n = 0;
+    for (; n + w <= limit; n += w) (V::load(s + n) + V::load(mask + n)).store(s + n);
+    for (; n < limit; ++n) s[n] += mask[n];
+  }
+  for (int64_t n = limit; n < keys16; ++n) s[n] = -__builtin_inff();
+  V m0 = V::set(-__builtin_inff()), m1 = m0;
+  for (int64_t n = 0; n < keys16; n += 2 * w) {  // a NaN is left to the exponential
+    m0 = max(V::load(s + n), m0);
+    m1 = max(V::load(s + n + w), m1);
+  }
+  return reduce_max(max(m0, m1));
+}
+
+// s = exp(s - shift); returns the sum.
+template <typename V>
+MRT_INLINE float exp_row(float* s, int64_t keys16, float shift) {
+  constexpr int w = V::width;
+  const V m = V::set(shift);
+  V a = V::zero(), b = a;
+  for (int64_t n = 0; n < keys16; n += 2 * w) {
+    const V e0 = exp_of_shifted(V::load(s + n) - m), e1 = exp_of_shifted(V::load(s + n + w) - m);
+    e0.store(s + n);
+    e1.store(s + n + w);
+    a = a + e0;
+    b = b + e1;
+  }
+  return reduce_add(a + b);
+}
+
+// s[r][n] = q[r] . k[n] straight from memory: for one or two queries packing would cost more than it saves.
+template <typename V>
+MRT_INLINE void scores_direct(const AttentionTile& t, int64_t keys, int64_t lds) {
+  constexpr int w = V::width;
+  for (int r = 0; r < t.rows; ++r) {
+    const float* q = t.q + r * t.d;
+    for (int64_t n = 0; n < keys; ++n) {
+      const float* k = t.k + n * t.k_stride;
+      V a = V::zero(), b = a;
+      int64_t i = 0;
+      for (; i + 2 * w <= t.d; i += 2 * w) {
+        a = fma(V::load(q + i), V::load(k + i), a);
+        b = fma(V::load(q + i + w), V::load(k + i + w), b);
+      }
+      for (; i < t.d; i += w) {
+        const int64_t lanes = t.d - i < w ? t.d - i : w;
+        a = fma(V::load(q + i, lanes), V::load(k + i, lanes), a);
+      }
+      t.s[r * lds + n] = reduce_add(a + b);
+    }
+  }
+}
+
+// o[r] = o[r] * alpha[r] + sum over n of p[r][n] v[n].
+template <typename V>
+MRT_INLINE void values_direct(const AttentionTile& t, int64_t keys, int64_t lds, int64_t dv16, const float* alpha) {
+  constexpr int w = V::width;
+  for (int r = 0; r < t.rows; ++r) {
+    const float* p = t.s + r * lds;
+    for (int64_t i = 0; i < t.dv; i += 2 * w) {
+      const int64_t left = t.dv - i, l0 = left < w ? left : w, l1 = left - l0 < w ? left - l0 : w;
+      V a = V::zero(), b = a;
+      for (int64_t n = 0; n < keys; ++n) {
+        const V x = V::set(p[n]);
+        const float* v = t.v + n * t.v_stride + i;
+        if (l1 == w) {
+          a = fma(x, V::load(v), a);
+          b = fma(x, V::load(v + w), b);
+        } else {
+          a = fma(x, V::load(v, l0), a);
+          if (l1 > 0) b = fma(x, V::load(v + w, l1), b);
+        }
+      }
+      float* o = t.o + r * dv16 + i;
+      if (alpha != nullptr) {
+        a = fma(V::load(o), V::set(alpha[r]), a);
+        b = fma(V::load(o + w), V::set(alpha[r]), b);
+      }
+      a.store(o);
+      b.store(o + w);
+    }
+  }
+}
+
+template <typename V>
+void attention_tile(const AttentionTile& t) {
+  int64_t keys = 0;  // beyond the last row's limit there is nothing to do
+  for (int r = 0; r < t.rows; ++r) keys = t.limit[r] > keys ? t.limit[r] : keys;
+  const int64_t keys16 = (keys + 15) / 16 * 16, dv16 = (t.dv + 15) / 16 * 16;
+  if (t.packed) {
+    for (int64_t n = 0; n < keys16; n += kPanelWidth) {
+      panel_rows<V>(t.rows, t.q, t.d, t.k + n * t.d, t.d, nullptr, t.s + n, keys16);
+    }
+  } else {
+    scores_direct<V>(t, keys, keys16);
+  }
+  float alpha[kMaxAttentionRows];
+  for (int r = 0; r < t.rows; ++r) {
+    float* s = t.s + r * keys16;
+    const float now = mask_row<V>(s, keys16, t.limit[r], t.mask[r], t.mask_stride);
+    const float m = now > t.max[r] ? now : t.max[r];
+    const float shift = m > -__builtin_inff() ? m : 0.0f;
+    alpha[r] = exp_of_shifted(F32x1::set(t.max[r] - shift)).v;
+    t.max[r] = m;
+    t.sum[r] = t.sum[r] * alpha[r] + exp_row<V>(s, keys16, shift);
+  }
+  const float* scale = t.first ? nullptr : alpha;
+  if (t.packed) {
+    for (int64_t i = 0; i < dv16; i += kPanelWidth) {
+      panel_rows<V>(t.rows, t.s, keys16, t.v + i * t.keys, keys, scale, t.o + i, dv16);
+    }
+  } else {
+    values_direct<V>(t, keys, keys16, dv16, scale);
+  }
+}
+
+template <typename V>
+void attention_scale(const float* x, float factor, float* y, int64_t n) {
+  constexpr int w = V::width;
+  int64_t i = 0;
+  for (; i + w <= n; i += w) (V::load(x + i) * V::set(factor)).store(y + i);
+  if (i < n) (V::load(x + i, n - i) * V::set(factor)).store(y + i, n - i);
+}
+
+// [keys][dv] -> [dv / 16][keys][16]
+template <typename V>
+void attention_pack_v(const float* v, int64_t stride, int64_t keys, int64_t dv, float* out) {
+  constexpr int w = V::width;
+  for (int64_t i = 0; i < dv; i += kPanelWidth, out += keys * kPanelWidth) {
+    for (int64_t n = 0; n < keys; ++n) {
+      for (int64_t j = 0; j < kPanelWidth; j += w) {
+        const int64_t left = dv - i - j;
+        const V x = left >= w  ? V::load(v + n * stride + i + j)
+                    : left > 0 ? V::load(v + n * stride + i + j, left)
+                               : V::zero();
+        x.store(out + n * kPanelWidth + j);
+      }
+    }
+  }
+}
+
+// Keys [n, n + count) of a panel, columns from `begin`, one by one; lanes without a key are zero.
+MRT_INLINE void pack_k_edge(const float* k, int64_t stride, int64_t count, int64_t begin, int64_t d, float* panel) {
+  for (int64_t i = begin; i < d; ++i) {
+    for (int64_t n = 0; n < kPanelWidth; ++n) panel[i * kPanelWidth + n] = n < count ? k[n * stride + i] : 0.0f;
+  }
+}
+
+}  // namespace
+}  // namespace mrt
