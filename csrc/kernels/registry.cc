@@ -5,12 +5,36 @@
 
 namespace mrt {
 
+extern const Operator kAttentionF32Operator;
+extern const Operator kConcatOperator;
+extern const Operator kGatherOperator;
 extern const Operator kGemmF32Operator;
+extern const Operator kGlobalAvgPoolF32Operator;
+extern const Operator kLayerNormF32Operator;
+extern const Operator kPadOperator;
+extern const Operator kPool2dF32Operator;
+extern const Operator kQkvAttentionF32Operator;
+extern const Operator kRmsNormF32Operator;
+extern const Operator kSliceOperator;
+extern const Operator kSoftmaxF32Operator;
+extern const Operator kTransposeOperator;
 
 namespace {
 
 const Operator* const kOperators[] = {
+    &kAttentionF32Operator,
+    &kConcatOperator,
+    &kGatherOperator,
     &kGemmF32Operator,
+    &kGlobalAvgPoolF32Operator,
+    &kLayerNormF32Operator,
+    &kPadOperator,
+    &kPool2dF32Operator,
+    &kQkvAttentionF32Operator,
+    &kRmsNormF32Operator,
+    &kSliceOperator,
+    &kSoftmaxF32Operator,
+    &kTransposeOperator,
     nullptr,  // keeps the list a valid array while it is empty
 };
 constexpr size_t kCount = sizeof(kOperators) / sizeof(kOperators[0]) - 1;
