@@ -1,0 +1,330 @@
+"""Channels last: convolutions, pooling and resizing run on [N, spatial..., C], and so does what lies between them.
+
+One forward walk. What was computed channels-last is remembered beside its logical [N, C, spatial...] form, which is a transpose that
+nobody may use and that then disappears; an operator with a channels-last operand computes channels-last if it knows how. Transposes
+stay at the borders only. Convolutions in one dimension become two-dimensional ones here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._dims import same, shape_of
+from ._ops import constant, is_f32, permute, regroup, reshape
+from ._rewrite import Rewriter, array_of, call_of, is_call, rewrite
+
+__all__ = ["channels_last"]
+
+_UNARY = {
+    "relax." + name
+    for name in (
+        "abs acos acosh asin asinh astype atan atanh ceil clip cos cosh erf exp floor isfinite isinf isnan log logical_not negative "
+        "round rsqrt sigmoid sign sin sinh sqrt square tan tanh trunc nn.elu nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu nn.relu6 nn.selu "
+        "nn.silu nn.softplus"
+    ).split()
+}
+_BROADCAST = {
+    "relax." + name
+    for name in (
+        "add subtract multiply divide maximum minimum power floor_divide mod floor_mod equal not_equal greater greater_equal less "
+        "less_equal logical_and logical_or logical_xor where"
+    ).split()
+}
+_REDUCE = {"relax." + name: name for name in ("sum", "mean", "max", "min", "prod", "variance", "std")}
+
+
+def channels_last(mod: tvm.IRModule) -> tvm.IRModule:
+    return rewrite(rewrite(mod, _two_dimensional), _Layout())
+
+
+def to_last(ndim: int) -> list[int]:
+    """Axes of the transpose from [N, C, ...] to [N, ..., C]."""
+    return [0, *range(2, ndim), 1]
+
+
+def to_first(ndim: int) -> list[int]:
+    return [0, ndim - 1, *range(1, ndim - 1)]
+
+
+# ---- one dimension as two -----------------------------------------------------------------------------------------------------
+
+
+def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    """conv1d and pooling over [N, C, L] as the two-dimensional operator over [N, C, 1, L]."""
+    if not is_call(value) or not is_f32(value) or (shape := shape_of(var)) is None or (source := shape_of(value.args[0])) is None:
+        return None
+    name, attrs = str(value.op.name), value.attrs
+    if name in ("relax.nn.conv1d", "relax.nn.conv1d_transpose"):
+        weight = array_of(value.args[1])
+        kernel = "OIW" if name == "relax.nn.conv1d" else "IOW"
+        if weight is None or str(attrs.data_layout) != "NCW" or str(attrs.kernel_layout) != kernel:
+            return None
+        wide = constant(weight[:, :, None, :])
+        common = {"strides": (1, int(attrs.strides[0])), "dilation": (1, int(attrs.dilation[0])), "groups": int(attrs.groups)}
+        padding = (0, int(attrs.padding[0]), 0, int(attrs.padding[1]))
+        x = rw.emit(reshape(value.args[0], [*source[:2], 1, source[2]]))
+        if name == "relax.nn.conv1d":
+            out = relax.op.nn.conv2d(x, wide, padding=padding, **common)
+        else:
+            extra = (0, int(attrs.output_padding[0]))
+            out = relax.op.nn.conv2d_transpose(x, wide, padding=padding, output_padding=extra, **common)
+        return reshape(rw.emit(out, str(var.name)), shape)
+    if name in ("relax.nn.max_pool1d", "relax.nn.avg_pool1d") and str(attrs.layout) == "NCW":
+        pool = relax.op.nn.max_pool2d if name == "relax.nn.max_pool1d" else relax.op.nn.avg_pool2d
+        x = rw.emit(reshape(value.args[0], [*source[:2], 1, source[2]]))
+        out = pool(
+            x,
+            (1, int(attrs.pool_size[0])),
+            (1, int(attrs.strides[0])),
+            (0, int(attrs.padding[0]), 0, int(attrs.padding[1])),
+            (1, int(attrs.dilation[0])),
+            bool(attrs.ceil_mode),
+            bool(attrs.count_include_pad),
+        )
+        return reshape(rw.emit(out, str(var.name)), shape)
+    if name == "relax.nn.adaptive_avg_pool1d" and str(attrs.layout) == "NCW":
+        x = rw.emit(reshape(value.args[0], [*source[:2], 1, source[2]]))
+        return reshape(rw.emit(relax.op.nn.adaptive_avg_pool2d(x, (1, int(attrs.output_size[0]))), str(var.name)), shape)
+    return None
+
+
+# ---- the walk -----------------------------------------------------------------------------------------------------------------
+
+
+class _Layout:
+    """The rule; `_last` knows the channels-last form of a rewritten variable."""
+
+    def __init__(self) -> None:
+        self._last: dict[relax.Var, relax.Expr] = {}
+
+    def __call__(self, rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+        if not is_call(value):
+            return None
+        name = str(value.op.name)
+        anchor = _ANCHORS.get(name)
+        if anchor is not None and is_f32(value) and value.ty.ndim == 4:
+            last = anchor(self, rw, value)
+            return None if last is None else self._result(rw, var, last)
+        if name == "relax.matmul":
+            return self._linear_after_flatten(rw, var, value)
+        if name == "relax.split":
+            return self._split(rw, var, value)
+        if name in _REDUCE:
+            return self._reduce(rw, var, name, value)
+        last = self._follow(rw, var, name, value)
+        return None if last is None else self._result(rw, var, last)
+
+    # -- forms
+
+    def _known(self, expr: relax.Expr) -> relax.Expr | None:
+        return self._last.get(expr) if isinstance(expr, tvm.ir.Var) else None
+
+    def wanted(self, rw: Rewriter, expr: relax.Expr, ndim: int = 4) -> relax.Expr:
+        """The channels-last form of an operand, which may have fewer axes than the result it broadcasts into."""
+        known = self._known(expr)
+        if known is not None and expr.ty.ndim == ndim:
+            return known
+        shape = shape_of(expr)
+        array = array_of(expr)
+        if array is not None:
+            return expr if array.ndim == 0 else constant(_padded(array, ndim).transpose(to_last(ndim)))
+        if expr.ty.ndim == 0:
+            return expr
+        full = rw.emit(reshape(expr, [1] * (ndim - len(shape)) + shape)) if len(shape) < ndim else expr
+        last = rw.emit(permute(full, to_last(ndim)))
+        if full is expr and isinstance(expr, tvm.ir.Var):
+            self._last[expr] = last
+        return last
+
+    def _result(self, rw: Rewriter, var: relax.Var, last: relax.Expr) -> relax.Expr:
+        """Bind a channels-last result; what the rest of the walk sees is its logical form."""
+        bound = rw.emit(last, str(var.name))
+        logical = rw.emit(permute(bound, to_first(bound.ty.ndim)), str(var.name))
+        if not isinstance(logical, tvm.ir.Var) or logical.same_as(bound):
+            return logical
+        self._last[logical] = bound
+        return logical
+
+    # -- operators that follow
+
+    def _follow(self, rw: Rewriter, var: relax.Var, name: str, value: relax.Call) -> relax.Expr | None:
+        """The operator on channels-last operands, where one of them is known in that form."""
+        ndim = value.ty.ndim if isinstance(value.ty, relax.TensorType) else -1
+        if name in _UNARY:
+            known = self._known(value.args[0])
+            return None if known is None else call_of(name, [known, *value.args[1:]], value.attrs)
+        if name in _BROADCAST:
+            if ndim < 3 or not any(self._known(arg) is not None and arg.ty.ndim == ndim for arg in value.args):
+                return None
+            if any(shape_of(arg) is None for arg in value.args):
+                return None
+            return call_of(name, [self.wanted(rw, arg, ndim) for arg in value.args], value.attrs)
+        if name == "relax.concat":
+            fields = list(value.args[0].fields) if isinstance(value.args[0], relax.Tuple) else []
+            if value.attrs.axis is None or not any(self._known(field) is not None for field in fields):
+                return None
+            axis = to_last(ndim).index(int(value.attrs.axis) % ndim)
+            return relax.op.concat([self.wanted(rw, field, ndim) for field in fields], axis)
+        known = self._known(value.args[0]) if value.args else None
+        if known is None:
+            return None
+        place = to_last(known.ty.ndim).index  # of a logical axis in the channels-last form
+        if name in ("relax.nn.softmax", "relax.nn.log_softmax"):
+            op = relax.op.nn.softmax if name == "relax.nn.softmax" else relax.op.nn.log_softmax
+            return op(known, place(int(value.attrs.axis) % ndim))
+        if name == "relax.nn.prelu":
+            if int(value.attrs.axis) % ndim != 1:
+                return None
+            return relax.op.nn.prelu(known, value.args[1], ndim - 1)
+        if name == "relax.nn.pad":
+            width = [int(w) for w in value.attrs.pad_width]
+            moved = [width[2 * axis + side] for axis in to_last(ndim) for side in (0, 1)]
+            return relax.op.nn.pad(known, moved, str(value.attrs.pad_mode), float(value.attrs.pad_value))
+        if name == "relax.strided_slice":
+            axes = [place(int(axis.value) % ndim) for axis in value.args[1].fields]
+            rest = [list(arg.fields) for arg in value.args[2:]]
+            return relax.op.strided_slice(known, axes, *rest, assume_inbound=bool(value.attrs.assume_inbound))
+        if name == "relax.reshape":
+            return self._reshape(var, value, known)
+        if name == "relax.broadcast_to":
+            target = shape_of(var)
+            if target is None or len(target) != known.ty.ndim:
+                return None
+            return relax.op.broadcast_to(known, relax.ShapeExpr([target[axis] for axis in to_last(len(target))]))
+        return None
+
+    def _reduce(self, rw: Rewriter, var: relax.Var, name: str, value: relax.Call) -> relax.Expr | None:
+        """The same reduction over permuted axes; without kept axes what remains is put back into its logical order."""
+        known = self._known(value.args[0])
+        if known is None or value.attrs.axis is None:
+            return None
+        ndim = known.ty.ndim
+        axes = [to_last(ndim).index(int(axis) % ndim) for axis in value.attrs.axis]
+        keep = bool(value.attrs.keepdims)
+        reduced = rw.emit(getattr(relax.op, _REDUCE[name])(known, sorted(axes), keep), str(var.name))
+        if keep:
+            return self._result(rw, var, reduced)
+        left = [axis for axis in to_last(ndim) if to_last(ndim).index(axis) not in axes]  # logical axes, in the order they have now
+        return permute(reduced, [left.index(axis) for axis in sorted(left)])
+
+    def _split(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+        known = self._known(value.args[0])
+        if known is None:
+            return None
+        axis = to_last(known.ty.ndim).index(int(value.attrs.axis) % known.ty.ndim)
+        sections = value.attrs.indices_or_sections
+        plain = [int(s) for s in sections] if hasattr(sections, "__len__") else int(sections)
+        parts = rw.emit(relax.op.split(known, plain, axis), str(var.name))
+        fields = [rw.emit(relax.TupleGetItem(parts, i)) for i in range(len(parts.ty.fields))]
+        return relax.Tuple([self._result(rw, var, field) for field in fields])
+
+    def _reshape(self, var: relax.Var, value: relax.Call, known: relax.Expr) -> relax.Expr | None:
+        """A reshape that keeps N and C and only regroups the spatial axes, as between [N, C, L] and [N, C, 1, L]."""
+        before, after = shape_of(value.args[0]), shape_of(var)
+        if before is None or after is None or len(after) < 3 or not same(before[0], after[0]) or not same(before[1], after[1]):
+            return None
+        if regroup(before[2:], after[2:]) is None:
+            return None
+        return reshape(known, [after[0], *after[2:], after[1]])
+
+    def _linear_after_flatten(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+        """matmul(flatten(x), W) with x channels-last: flatten as it lies, and order W's rows alike."""
+        flat = rw.call(value.args[0], "relax.reshape")
+        weight = array_of(value.args[1])
+        known = self._known(flat.args[0]) if flat is not None else None
+        if known is None or weight is None or weight.ndim != 2:
+            return None
+        shape, target = shape_of(flat.args[0]), shape_of(value.args[0])
+        if len(target) != 2 or not same(shape[0], target[0]) or any(not isinstance(extent, int) for extent in shape[1:]):
+            return None
+        rows = weight.reshape(*shape[1:], weight.shape[1])
+        turned = rows.transpose([*range(1, rows.ndim - 1), 0, rows.ndim - 1]).reshape(weight.shape)
+        x = rw.emit(reshape(known, target))
+        return call_of("relax.matmul", [x, constant(turned)], value.attrs)
+
+
+# ---- operators that ask for channels last -----------------------------------------------------------------------------------
+
+
+def _conv2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    """Both directions of convolution, with constant weights (which kernels want packed)."""
+    attrs = value.attrs
+    forward = is_call(value, "relax.nn.conv2d")
+    if array_of(value.args[1]) is None or not is_f32(*value.args):
+        return None
+    if str(attrs.data_layout) != "NCHW" or str(attrs.kernel_layout) != ("OIHW" if forward else "IOHW"):
+        return None
+    common = {
+        "strides": [int(s) for s in attrs.strides],
+        "padding": [int(p) for p in attrs.padding],
+        "dilation": [int(d) for d in attrs.dilation],
+        "groups": int(attrs.groups),
+        "data_layout": "NHWC",
+        "kernel_layout": str(attrs.kernel_layout),
+    }
+    x = layout.wanted(rw, value.args[0])
+    if forward:
+        return relax.op.nn.conv2d(x, value.args[1], **common)
+    extra = [int(p) for p in attrs.output_padding]
+    return relax.op.nn.conv2d_transpose(x, value.args[1], output_padding=extra, **common)
+
+
+def _pool2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    attrs = value.attrs
+    if str(attrs.layout) != "NCHW":
+        return None
+    op = relax.op.nn.max_pool2d if is_call(value, "relax.nn.max_pool2d") else relax.op.nn.avg_pool2d
+    return op(
+        layout.wanted(rw, value.args[0]),
+        [int(k) for k in attrs.pool_size],
+        [int(s) for s in attrs.strides],
+        [int(p) for p in attrs.padding],
+        [int(d) for d in attrs.dilation],
+        bool(attrs.ceil_mode),
+        bool(attrs.count_include_pad),
+        "NHWC",
+    )
+
+
+def _adaptive_pool2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    attrs = value.attrs
+    if str(attrs.layout) != "NCHW":
+        return None
+    size = None if attrs.output_size is None else [int(s) for s in attrs.output_size]
+    return relax.op.nn.adaptive_avg_pool2d(layout.wanted(rw, value.args[0]), size, "NHWC")
+
+
+def _resize2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    attrs = value.attrs
+    if str(attrs.layout) != "NCHW":
+        return None
+    return relax.op.image.resize2d(
+        layout.wanted(rw, value.args[0]),
+        value.args[1],
+        tuple(float(r) for r in attrs.roi),
+        "NHWC",
+        str(attrs.method),
+        str(attrs.coordinate_transformation_mode),
+        str(attrs.rounding_method),
+        float(attrs.cubic_alpha),
+        int(attrs.cubic_exclude),
+        float(attrs.extrapolation_value),
+    )
+
+
+_ANCHORS: dict[str, Callable[[_Layout, Rewriter, relax.Call], "relax.Expr | None"]] = {
+    "relax.nn.conv2d": _conv2d,
+    "relax.nn.conv2d_transpose": _conv2d,
+    "relax.nn.max_pool2d": _pool2d,
+    "relax.nn.avg_pool2d": _pool2d,
+    "relax.nn.adaptive_avg_pool2d": _adaptive_pool2d,
+    "relax.image.resize2d": _resize2d,
+}
+
+
+def _padded(array: np.ndarray, ndim: int) -> np.ndarray:  # type: ignore[type-arg]
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
