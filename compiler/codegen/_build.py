@@ -30,7 +30,10 @@ def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> by
 
 
 def _lowering() -> list[tvm.ir.transform.Pass]:
-    """From loops over buffers to what TVM's LLVM generator reads: the parts of its own pipeline that a CPU needs."""
+    """From loops over buffers to what TVM's LLVM generator reads: the parts of its own pipeline that a CPU needs.
+
+    StmtSimplify is not among them: it rewrites floats as if they were reals (x - ((x + c) - c) becomes 0), which breaks every
+    rounding by a magic number. Indices were simplified when they were made."""
     passes = tirx.transform
     return [
         passes.ConvertSSA(),
@@ -39,7 +42,6 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
         passes.VectorizeLoop(True),
         passes.StorageRewrite(),
         passes.UnrollLoop(),
-        passes.StmtSimplify(),
         passes.RemoveNoOp(),
         tvm.s_tir.transform.RewriteUnsafeSelect(),
         passes.FP8ComputeLegalize(),

@@ -44,21 +44,24 @@ class _Emitter:
         self.kept = [buffer for buffer in inner if buffer not in self.pulled]
         self.flat: dict[Any, Any] = {}
         self.prologue: list[Any] = []
-        for buffer in func.params:
-            if tirx.is_buffer_var(buffer):
-                self._declare(buffer, parameter=True)
+        self.params = [self._declare(each, parameter=True) if tirx.is_buffer_var(each) else each for each in func.params]
         for buffer in self.kept:
             self._declare(buffer, parameter=False)
 
-    def _declare(self, buffer: Any, parameter: bool) -> None:
+    def _declare(self, buffer: Any, parameter: bool) -> Any:
+        """Make the buffer's flat view; for a parameter, the parameter that takes its place, aligned to its elements and no more
+        (TVM counts on 64 bytes, which a caller's tensor need not have)."""
         size = product(buffer.shape)
-        if parameter:
-            flat = tirx.decl_buffer((size,), buffer.dtype, name=f"{buffer.name}_flat", data=buffer.data)
-            self.prologue.append(tirx.DeclBuffer(flat, data=buffer.data))
-        else:
-            flat = tirx.decl_buffer((size,), buffer.dtype, name=f"{buffer.name}_flat")
-            self.prologue.append(tirx.AllocBuffer(flat))
-        self.flat[buffer] = flat
+        name = buffer.name
+        if not parameter:
+            self.flat[buffer] = tirx.decl_buffer((size,), buffer.dtype, name=f"{name}_flat")
+            self.prologue.append(tirx.AllocBuffer(self.flat[buffer]))
+            return buffer
+        align = max(1, tvm.DataType(str(buffer.dtype)).itemsize)
+        given = tirx.decl_buffer(buffer.shape, buffer.dtype, name=name, data_alignment=align, layout=None)
+        self.flat[buffer] = tirx.decl_buffer((size,), buffer.dtype, name=f"{name}_flat", data=given.data, data_alignment=align)
+        self.prologue.append(tirx.DeclBuffer(self.flat[buffer], data=given.data))
+        return given
 
     # ---- what is pulled --------------------------------------------------------------------------------------------
 
@@ -108,7 +111,7 @@ class _Emitter:
             else:
                 body.append(self._spatial(group))
         attrs = {key: self.func.attrs[key] for key in self.func.attrs.keys() if key in ("tirx.noalias",)}
-        return tirx.PrimFunc(self.func.params, seq(body), self.func.ret_type, tvm.ir.make_node("ir.DictAttrs", **attrs))
+        return tirx.PrimFunc(self.params, seq(body), self.func.ret_type, tvm.ir.make_node("ir.DictAttrs", **attrs))
 
     def _groups(self) -> list[list[Stage]]:
         """Stages that exist, neighbours with the same loops together if the later read the earlier only at their own point."""
