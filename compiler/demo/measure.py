@@ -128,7 +128,7 @@ def _c(work: Path, target: Path, images: Images, labels: Labels) -> Row:
         return Row("maas_rt, C", None, None, None, None, "no C compiler (apt install gcc)")
     program = work / "classify"
     subprocess.run(
-        [compiler, "-O2", "-std=c11", "-o", str(program), str(package / "examples" / "classify.c"), f"-I{package / 'include'}"]
+        [compiler, "-O2", "-o", str(program), str(package / "examples" / "classify.c"), f"-I{package / 'include'}"]
         + [f"-L{package}", "-lmaas_rt", f"-Wl,-rpath,{package.resolve()}"],
         check=True,
     )
