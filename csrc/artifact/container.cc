@@ -57,7 +57,8 @@ const char* section_name(SectionKind kind) {
   return "unknown";
 }
 
-// ---- FileBytes -------------------------------------------------------------------------------------------------------
+// ---- FileBytes
+// -------------------------------------------------------------------------------------------------------
 
 FileBytes::~FileBytes() {
   if (mapped_)
@@ -100,11 +101,13 @@ Status FileBytes::map(const char* path, FileBytes* out) {
   return Status();
 }
 
-// ---- Container -------------------------------------------------------------------------------------------------------
+// ---- Container
+// -------------------------------------------------------------------------------------------------------
 
 Status Container::damaged(const char* what) const {
-  return fail(MRT_ERROR_FORMAT, "'%s' is not a valid model.mrt: %s; it is truncated or damaged, copy or compile it again",
-              name_.c_str(), what);
+  return fail(MRT_ERROR_FORMAT,
+              "'%s' is not a valid model.mrt: %s; it is truncated or damaged, copy or compile it again", name_.c_str(),
+              what);
 }
 
 Status Container::parse_header() {
@@ -116,8 +119,9 @@ Status Container::parse_header() {
   if (size < kHeaderBytes) return damaged("the header is cut off");
   const uint32_t version = load<uint32_t>(p + 8);
   if (version > kFormatVersion)
-    return fail(MRT_ERROR_VERSION, "'%s' has format version %u, this runtime (%d.%d.%d) reads up to %u; use a newer one",
-                name_.c_str(), version, MRT_VERSION_MAJOR, MRT_VERSION_MINOR, MRT_VERSION_PATCH, kFormatVersion);
+    return fail(MRT_ERROR_VERSION,
+                "'%s' has format version %u, this runtime (%d.%d.%d) reads up to %u; use a newer one", name_.c_str(),
+                version, MRT_VERSION_MAJOR, MRT_VERSION_MINOR, MRT_VERSION_PATCH, kFormatVersion);
   if (version == 0) return damaged("the format version is 0");
   const uint32_t count = load<uint32_t>(p + 12);
   if (count == 0 || count > kMaxSections) return damaged("the section count is not between 1 and 256");
@@ -127,8 +131,10 @@ Status Container::parse_header() {
   uint8_t hash[32];
   sha256(p + kHeaderBytes, count * kEntryBytes, hash);
   if (std::memcmp(hash, p + 24, 32) != 0)
-    return fail(MRT_ERROR_HASH, "'%s': the SHA-256 of the section table differs from the header; the file was changed or "
-                "damaged", name_.c_str());
+    return fail(MRT_ERROR_HASH,
+                "'%s': the SHA-256 of the section table differs from the header; the file was changed or "
+                "damaged",
+                name_.c_str());
   sections_.reserve(count);
   for (uint32_t i = 0; i < count; ++i) MRT_TRY(parse_entry(i));
   return Status();
@@ -151,7 +157,8 @@ Status Container::parse_entry(uint32_t index) {
   const size_t previous_end = sections_.empty() ? kHeaderBytes + load<uint32_t>(bytes_.data() + 12) * kEntryBytes
                                                 : sections_.back().offset + sections_.back().size;
   if (offset < previous_end) return damaged("two sections overlap or are out of order");
-  if (!all_zero(bytes_.data() + previous_end, offset - previous_end)) return damaged("a gap between sections is not zero");
+  if (!all_zero(bytes_.data() + previous_end, offset - previous_end))
+    return damaged("a gap between sections is not zero");
   if (offset % kSectionAlignment != 0) return damaged("a section does not begin on a multiple of 64");
   if (kind == 0 || kind > static_cast<uint32_t>(SectionKind::device)) {
     if ((s.flags & 1u) == 0)
@@ -208,13 +215,13 @@ Status Container::check_hash(const Section& section, const void* data) const {
   uint8_t hash[32];
   sha256(data, section.size, hash);
   if (std::memcmp(hash, section.hash, 32) == 0) return Status();
-  return fail(MRT_ERROR_HASH, "'%s': the SHA-256 of the %s section differs from the section table; the file was changed or "
-              "damaged", name_.c_str(), section_name(section.kind));
+  return fail(MRT_ERROR_HASH,
+              "'%s': the SHA-256 of the %s section differs from the section table; the file was changed or "
+              "damaged",
+              name_.c_str(), section_name(section.kind));
 }
 
-Status Container::check_weights_hash() const {
-  return weights_ ? check_hash(*weights_, data(*weights_)) : Status();
-}
+Status Container::check_weights_hash() const { return weights_ ? check_hash(*weights_, data(*weights_)) : Status(); }
 
 Status Container::choose_code(const Section** out) const {
   *out = nullptr;
@@ -239,7 +246,8 @@ std::vector<uint8_t> Container::signed_bytes() const {
   std::vector<uint8_t> copy(bytes_.data(), bytes_.data() + size);
   std::memset(copy.data() + 24, 0, 32);
   for (size_t i = 0; i < sections_.size(); ++i)
-    if (sections_[i].kind == SectionKind::signature) std::memset(copy.data() + kHeaderBytes + i * kEntryBytes + 56, 0, 32);
+    if (sections_[i].kind == SectionKind::signature)
+      std::memset(copy.data() + kHeaderBytes + i * kEntryBytes + 56, 0, 32);
   return copy;
 }
 

@@ -11,7 +11,15 @@
 
 namespace mrt {
 
-enum class SectionKind : uint32_t { manifest = 1, plan = 2, weights = 3, code = 4, signature = 5, object = 6, device = 7 };
+enum class SectionKind : uint32_t {
+  manifest = 1,
+  plan = 2,
+  weights = 3,
+  code = 4,
+  signature = 5,
+  object = 6,
+  device = 7
+};
 
 struct Section {
   SectionKind kind;

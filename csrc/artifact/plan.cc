@@ -9,7 +9,8 @@ namespace mrt {
 namespace plan {
 namespace {
 
-// ---- the smallest encoding of each record, so that a count can be refused before anything is allocated ----------------
+// ---- the smallest encoding of each record, so that a count can be refused before anything is allocated
+// ----------------
 
 template <typename T>
 constexpr size_t smallest() {
@@ -19,18 +20,21 @@ template <>
 constexpr size_t smallest<str>() {
   return 4;
 }
-#define MRT_RECORD(Name) \
-  template <>            \
+#define MRT_RECORD(Name)              \
+  template <>                         \
   constexpr size_t smallest<Name>() { \
     return 0
 #define MRT_FIELD(type, name) +smallest<type>()
 #define MRT_LIST(type, name) +4
 #define MRT_REC(Record, name) +smallest<Record>()
 #define MRT_RECS(Record, name) +4
-#define MRT_END(Name) ; }
+#define MRT_END(Name) \
+  ;                   \
+  }
 #include "artifact/plan_expand.h"
 
-// ---- reading ---------------------------------------------------------------------------------------------------------
+// ---- reading
+// ---------------------------------------------------------------------------------------------------------
 
 // Reads until the first thing that does not fit; then it stays failed and remembers where.
 class Cursor {
@@ -90,8 +94,8 @@ bool read_list(Cursor& c, std::vector<T>* out, const char* what) {
 template <typename R>
 bool read_records(Cursor& c, std::vector<R>* out, const char* what);
 
-#define MRT_RECORD(Name)                               \
-  bool read(Cursor& c, Name* r, const char*) {         \
+#define MRT_RECORD(Name)                       \
+  bool read(Cursor& c, Name* r, const char*) { \
     bool ok = true;
 #define MRT_FIELD(type, name) ok = ok && read(c, &r->name, #name);
 #define MRT_LIST(type, name) ok = ok && read_list(c, &r->name, #name);
@@ -112,7 +116,8 @@ bool read_records(Cursor& c, std::vector<R>* out, const char* what) {
   return true;
 }
 
-// ---- writing ---------------------------------------------------------------------------------------------------------
+// ---- writing
+// ---------------------------------------------------------------------------------------------------------
 
 using Bytes = std::vector<uint8_t>;
 

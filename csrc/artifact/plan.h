@@ -18,7 +18,22 @@ using f64 = double;
 using str = std::string;
 
 enum class ExprOp : u8 {
-  constant, symbol, add, sub, mul, floordiv, floormod, min, max, eq, lt, le, logical_and, logical_or, logical_not, ceildiv
+  constant,
+  symbol,
+  add,
+  sub,
+  mul,
+  floordiv,
+  floormod,
+  min,
+  max,
+  eq,
+  lt,
+  le,
+  logical_and,
+  logical_or,
+  logical_not,
+  ceildiv
 };
 constexpr u8 kExprOpCount = 16;
 enum class ValueKind : u8 { tensor, optional, sequence, string, state };
@@ -33,7 +48,9 @@ constexpr u32 kPlanVersion = 1;
 #define MRT_LIST(type, name) std::vector<type> name;
 #define MRT_REC(Record, name) Record name;
 #define MRT_RECS(Record, name) std::vector<Record> name;
-#define MRT_END(Name) };
+#define MRT_END(Name) \
+  }                   \
+  ;
 #include "artifact/plan_expand.h"
 
 // Every count and length is checked against what is left of the bytes; all of them must be used up. Only the structure

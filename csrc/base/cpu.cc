@@ -149,7 +149,8 @@ IsaChoice choose_isa() {
       choice.status = fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is 'avx2', but this CPU has only '%s'; unset it",
                            isa_name(static_cast<int>(best)));
   } else {
-    choice.status = fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', expected 'scalar' or 'avx2'; correct or unset it", wanted);
+    choice.status =
+        fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', expected 'scalar' or 'avx2'; correct or unset it", wanted);
   }
   return choice;
 }

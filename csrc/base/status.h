@@ -27,10 +27,10 @@ __attribute__((format(printf, 2, 3)))
 #endif
 Status fail(mrt_status code, const char* format, ...);
 
-#define MRT_TRY(expression)              \
-  do {                                   \
+#define MRT_TRY(expression)               \
+  do {                                    \
     ::mrt::Status status_ = (expression); \
-    if (!status_.ok()) return status_;   \
+    if (!status_.ok()) return status_;    \
   } while (0)
 
 }  // namespace mrt

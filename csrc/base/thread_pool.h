@@ -1,4 +1,5 @@
-// The process's one thread pool. Workers spin briefly, then park; survives fork (workers are started again in the child).
+// The process's one thread pool. Workers spin briefly, then park; survives fork (workers are started again in the
+// child).
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,8 @@ class ThreadPool {
   static ThreadPool* process();
 
   using Task = void (*)(void* user, int32_t index);
-  // Runs task(user, i) for i in [0, count) on at most `threads` threads, the caller's included; returns when all are done.
-  // Called from inside a task, or while another run holds the workers, it runs on the caller's thread alone.
+  // Runs task(user, i) for i in [0, count) on at most `threads` threads, the caller's included; returns when all are
+  // done. Called from inside a task, or while another run holds the workers, it runs on the caller's thread alone.
   void run(int32_t count, int32_t threads, Task task, void* user);
 
   // The same with a callable: parallel(n, threads, [&](int32_t i) { ... }). Allocates nothing.

@@ -38,10 +38,10 @@ struct KernelContext {
 // One operator contract. All functions are called with inputs in the contract's order; a Tensor whose data is null and
 // whose ndim is -1 is an absent optional input. Shapes of all tensors are filled in before `scratch` and `run`.
 struct Operator {
-  const char* contract;          // "gemm_f32"
-  const char* const* packings;   // names, newest first, null-terminated; null if it takes no packed weights
-  const char* const* kernels;    // "gemm_f32_6x16_avx2", ... one per Isa that this build has, null-terminated, best first
-  size_t params_bytes;           // size of the POD that prepare fills, at most 512
+  const char* contract;         // "gemm_f32"
+  const char* const* packings;  // names, newest first, null-terminated; null if it takes no packed weights
+  const char* const* kernels;  // "gemm_f32_6x16_avx2", ... one per Isa that this build has, null-terminated, best first
+  size_t params_bytes;         // size of the POD that prepare fills, at most 512
 
   // Decode and check attributes; shapes are not known yet. `params` is zeroed memory of params_bytes.
   Status (*prepare)(const Attrs& attrs, Isa isa, void* params);

@@ -1,0 +1,86 @@
+#include "capi/async.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <stdexcept>
+
+#include "base/cpu.h"
+
+namespace mrt {
+namespace {
+
+struct Queue {
+  std::mutex mutex;
+  std::condition_variable ready;
+  std::deque<std::function<void()>> jobs;
+  int32_t threads = 0, idle = 0;
+};
+
+Queue* g_queue = nullptr;
+
+// Never freed: its threads wait in it until the process ends.
+Queue* queue() {
+  static const bool once = [] {
+    g_queue = new Queue;
+    // The child has none of the threads, and perhaps a locked mutex: it begins with a new queue.
+    pthread_atfork(nullptr, nullptr, [] { g_queue = new Queue; });
+    return true;
+  }();
+  (void)once;
+  return g_queue;
+}
+
+void* serve(void* argument) {
+  Queue* q = static_cast<Queue*>(argument);
+  std::unique_lock<std::mutex> lock(q->mutex);
+  for (;;) {
+    ++q->idle;
+    q->ready.wait(lock, [&] { return !q->jobs.empty(); });
+    --q->idle;
+    std::function<void()> job = std::move(q->jobs.front());
+    q->jobs.pop_front();
+    lock.unlock();
+    job();
+    job = nullptr;  // what it holds on to is let go before the lock is taken
+    lock.lock();
+  }
+  return nullptr;
+}
+
+bool start_thread(Queue* q) {
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  pthread_t thread;
+  const bool ok = pthread_create(&thread, nullptr, serve, q) == 0;
+  if (ok) {
+    pthread_detach(thread);
+#if defined(__linux__)
+    pthread_setname_np(thread, "mrt-async");
+#endif
+  }
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  return ok;
+}
+
+}  // namespace
+
+void run_async(std::function<void()> job) {
+  Queue* q = queue();
+  std::lock_guard<std::mutex> lock(q->mutex);
+  const int32_t waiting = static_cast<int32_t>(q->jobs.size());
+  if (q->idle <= waiting && q->threads < cpu_count()) {
+    if (start_thread(q))
+      ++q->threads;
+    else if (q->threads == 0)
+      throw std::runtime_error("no thread");
+  }
+  q->jobs.push_back(std::move(job));
+  q->ready.notify_one();
+}
+
+}  // namespace mrt

@@ -1,0 +1,184 @@
+// mrt_kernels_json, mrt_kernel_*: the registry for the compiler and the tests.
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/cpu.h"
+#include "base/thread_pool.h"
+#include "capi/boundary.h"
+#include "kernels/kernel.h"
+#include "runtime/attrs.h"
+#include "runtime/layout.h"
+#include "runtime/strided.h"
+
+using mrt::fail;
+using mrt::Status;
+
+namespace {
+
+using mrt::Isa;
+using mrt::Operator;
+
+// A kernel's name ends in its instruction set; one that has no such ending is portable.
+Isa isa_of(const char* kernel) {
+  const char* end = std::strrchr(kernel, '_');
+  return end && std::strcmp(end, "_avx2") == 0 ? Isa::avx2 : Isa::scalar;
+}
+
+std::string registry_json() {
+  std::string json = "{\"contracts\":{";
+  size_t count = 0;
+  const Operator* const* all = mrt::operators(&count);
+  for (size_t i = 0; i < count; ++i) {
+    const Operator& op = *all[i];
+    json += (i ? ",\"" : "\"") + std::string(op.contract) + "\":{\"kernels\":[";
+    for (const char* const* k = op.kernels; *k; ++k)
+      json += std::string(k == op.kernels ? "" : ",") + "{\"isa\":\"" + mrt::isa_name(static_cast<int>(isa_of(*k))) +
+              "\",\"name\":\"" + *k + "\"}";
+    json += "],\"packings\":[";
+    for (const char* const* p = op.packings; p && *p; ++p)
+      json += std::string(p == op.packings ? "\"" : ",\"") + *p + "\"";
+    json += "],\"version\":1}";
+  }
+  return json + "},\"isa\":\"" + mrt_cpu_isa() + "\",\"level\":\"" + mrt_cpu_level() + "\",\"version\":\"" +
+         mrt_version() + "\"}";
+}
+
+Status find(const char* contract, const Operator** out) {
+  if (!contract) return mrt::null_argument("mrt_kernel", "contract");
+  *out = mrt::find_operator(contract);
+  return *out ? Status() : fail(MRT_ERROR_INVALID_ARGUMENT, "there is no kernel contract '%s'", contract);
+}
+
+Status check_attrs(const mrt_attr* attrs, size_t count) {
+  if (!attrs && count > 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "attrs is NULL but their count is %zu", count);
+  for (size_t i = 0; i < count; ++i)
+    if (!attrs[i].key) return fail(MRT_ERROR_INVALID_ARGUMENT, "attribute %zu has no key", i);
+  return Status();
+}
+
+Status to_tensor(const mrt_tensor& t, const char* what, mrt::Tensor* out) {
+  if (t.ndim < 0 || t.ndim > MRT_MAX_RANK || (t.ndim > 0 && !t.shape))
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s has %d dimensions, expected 0 to %d and their extents", what, t.ndim,
+                MRT_MAX_RANK);
+  if (!mrt::is_contiguous(t.shape, t.strides, t.ndim))
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s is strided; kernels take contiguous tensors", what);
+  *out = {t.data, t.shape, t.ndim, {t.dtype.code, t.dtype.bits}, 0};
+  if (!mrt::tensor_bytes(out->dtype, t.shape, static_cast<size_t>(t.ndim), &out->bytes))
+    return fail(MRT_ERROR_SHAPE, "%s has a negative extent or is too large", what);
+  if (t.bytes != 0) out->bytes = t.bytes;
+  if (!t.data && out->bytes > 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s has no data", what);
+  return Status();
+}
+
+// What pack and packed_bytes begin with.
+Status packing_of(const char* contract, const char* packing, const mrt_tensor* weight, const mrt_attr* attrs,
+                  size_t attr_count, const Operator** op, mrt::Tensor* tensor) {
+  MRT_TRY(find(contract, op));
+  if (!packing || !weight) return fail(MRT_ERROR_INVALID_ARGUMENT, "packing '%s': packing or weight is NULL", contract);
+  MRT_TRY(check_attrs(attrs, attr_count));
+  bool known = false;
+  for (const char* const* p = (*op)->packings; p && *p; ++p) known = known || std::strcmp(*p, packing) == 0;
+  if (!known) return fail(MRT_ERROR_INVALID_ARGUMENT, "contract '%s' has no packing '%s'", contract, packing);
+  return to_tensor(*weight, "the weight", tensor);
+}
+
+Status choose_isa(const Operator& op, const char* isa, Isa* out) {
+  *out = mrt::bound_isa();
+  if (!isa || !*isa) return mrt::isa_status();
+  for (const Isa candidate : {Isa::reference, Isa::scalar, Isa::avx2}) {
+    if (std::strcmp(isa, mrt::isa_name(static_cast<int>(candidate))) != 0) continue;
+    *out = candidate;
+    if (candidate != Isa::avx2) return Status();
+    bool built = false;
+    for (const char* const* k = op.kernels; *k; ++k) built = built || isa_of(*k) == Isa::avx2;
+    if (built && mrt::cpu_features().avx2_fma) return Status();
+    return fail(MRT_ERROR_TARGET, "contract '%s' has no kernel for '%s' on this CPU or in this build", op.contract,
+                isa);
+  }
+  return fail(MRT_ERROR_TARGET, "isa is '%s', expected 'reference', 'scalar' or 'avx2'", isa);
+}
+
+Status run_kernel(const char* contract, const char* isa, const mrt_tensor* inputs, size_t input_count,
+                  mrt_tensor* outputs, size_t output_count, const mrt_attr* attrs, size_t attr_count, int32_t threads) {
+  const Operator* op = nullptr;
+  MRT_TRY(find(contract, &op));
+  MRT_TRY(check_attrs(attrs, attr_count));
+  if ((!inputs && input_count > 0) || (!outputs && output_count > 0) || input_count > 1024 || output_count > 1024)
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "mrt_kernel_run: inputs or outputs are NULL or too many");
+  Isa chosen = Isa::scalar;
+  MRT_TRY(choose_isa(*op, isa, &chosen));
+  std::vector<uint64_t> params(op->params_bytes / 8 + 1);
+  MRT_TRY(op->prepare(mrt::ArrayAttrs(attrs, attr_count), chosen, params.data()));
+  std::vector<mrt::Tensor> in(input_count), out(output_count);
+  for (size_t i = 0; i < input_count; ++i) {
+    if (!inputs[i].data && inputs[i].ndim < 0) {
+      in[i].ndim = -1;
+      continue;
+    }
+    MRT_TRY(to_tensor(inputs[i], ("input " + std::to_string(i)).c_str(), &in[i]));
+  }
+  for (size_t i = 0; i < output_count; ++i)
+    MRT_TRY(to_tensor(outputs[i], ("output " + std::to_string(i)).c_str(), &out[i]));
+  const int n_in = static_cast<int>(input_count), n_out = static_cast<int>(output_count);
+  threads = threads < 1 ? 1 : threads;
+  MRT_TRY(op->check(params.data(), in.data(), n_in, out.data(), n_out));
+  mrt::Arena scratch;
+  const size_t bytes = op->scratch(params.data(), in.data(), n_in, out.data(), n_out, threads);
+  if (!scratch.reserve(bytes)) return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for %zu bytes of scratch", bytes);
+  mrt::KernelContext context{threads > 1 ? mrt::ThreadPool::process() : nullptr, threads, scratch.data(), nullptr};
+  const int32_t rc = op->run(params.data(), in.data(), n_in, out.data(), n_out, context);
+  if (rc == MRT_OK) return Status();
+  return fail(rc == MRT_ERROR_RUN ? MRT_ERROR_RUN : MRT_ERROR_INTERNAL, "%s: %s", op->contract,
+              context.error ? context.error : "the kernel failed without saying why");
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* mrt_kernels_json(void) {
+  return mrt::guard_value("{}", [] {
+    static const std::string json = registry_json();
+    return json.c_str();
+  });
+}
+
+mrt_status mrt_kernel_packed_bytes(const char* contract, const char* packing, const mrt_tensor* weight,
+                                   const mrt_attr* attrs, size_t attr_count, size_t* out) {
+  return mrt::guard([&]() -> Status {
+    if (!out) return mrt::null_argument("mrt_kernel_packed_bytes", "out");
+    const Operator* op = nullptr;
+    mrt::Tensor tensor;
+    MRT_TRY(packing_of(contract, packing, weight, attrs, attr_count, &op, &tensor));
+    return op->packed_bytes(packing, tensor, mrt::ArrayAttrs(attrs, attr_count), out);
+  });
+}
+
+mrt_status mrt_kernel_pack(const char* contract, const char* packing, const mrt_tensor* weight, const mrt_attr* attrs,
+                           size_t attr_count, void* out, size_t out_bytes) {
+  return mrt::guard([&]() -> Status {
+    if (!out) return mrt::null_argument("mrt_kernel_pack", "out");
+    const Operator* op = nullptr;
+    mrt::Tensor tensor;
+    MRT_TRY(packing_of(contract, packing, weight, attrs, attr_count, &op, &tensor));
+    const mrt::ArrayAttrs list(attrs, attr_count);
+    size_t needed = 0;
+    MRT_TRY(op->packed_bytes(packing, tensor, list, &needed));
+    if (out_bytes < needed)
+      return fail(MRT_ERROR_CAPACITY, "the packed weight takes %zu bytes, the buffer has %zu", needed, out_bytes);
+    return op->pack(packing, tensor, list, out);
+  });
+}
+
+mrt_status mrt_kernel_run(const char* contract, const char* isa, const mrt_tensor* inputs, size_t input_count,
+                          mrt_tensor* outputs, size_t output_count, const mrt_attr* attrs, size_t attr_count,
+                          int32_t threads) {
+  return mrt::guard([&]() -> Status {
+    return run_kernel(contract, isa, inputs, input_count, outputs, output_count, attrs, attr_count, threads);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,80 @@
+// Runs the steps of a layout. What it keeps between runs (buffers whose size only the data decides, profile records) it
+// keeps to be used again, so that a run like the one before allocates nothing.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/status.h"
+#include "runtime/layout.h"
+#include "runtime/program.h"
+
+namespace mrt {
+
+int64_t monotonic_ns();
+
+struct RunControl {
+  const std::atomic<bool>* cancel = nullptr;
+  int64_t deadline_ns = 0;
+};
+
+class Executor {
+ public:
+  Executor(const Program& program, int32_t threads, bool profile);
+
+  // Pointers of the layout are filled in. `scratch` has layout->scratch_bytes.
+  Status run(Layout* layout, uint8_t* scratch, const RunControl& control);
+
+  // A value's tensor after the run (and within it).
+  Status read(uint32_t value, const Tensor** out);
+
+  const std::vector<mrt_step_record>& records() const { return records_; }
+  size_t memory() const;
+
+ private:
+  Status run_block(uint32_t block);
+  Status run_step(StepRun* s);
+  Status run_kernel(StepRun* s);
+  Status run_code(StepRun* s);
+  Status run_copy(const StepRun& s);
+  Status run_bind(const StepRun& s);
+  Status run_shape(const StepRun& s);
+  Status run_branch(const StepRun& s);
+  Status run_loop(const StepRun& s);
+
+  struct Scan;
+  Status loop_body(const StepRun& s, int64_t iterations, bool* go_on);
+  Status carry(const StepRun& s);
+  Status append_scans(const StepRun& s, int64_t iteration);
+  Status finish_loop(const StepRun& s, int64_t iterations);
+
+  // Gives a value its shape and memory, before it is written.
+  Status define(uint32_t value, Tensor** out);
+  Status resolve_view(uint32_t value);
+  Status complete(StepRun* s);
+  Status bind_symbol(const plan::Step& step, uint32_t symbol, int64_t value);
+  Status copy_value(const plan::Step& step, uint32_t from, uint32_t to);
+  Status check_stop() const;
+  void record(const StepRun& s, int64_t start);
+  bool is_dynamic(uint32_t value) const { return info_->dynamic_values[value] != 0; }
+
+  const Program& program_;
+  const plan::Plan& plan_;
+  const int32_t threads_;
+  const bool profile_;
+  ThreadPool* const pool_;
+  Layout* l_ = nullptr;
+  const EntryInfo* info_ = nullptr;
+  uint8_t* scratch_ = nullptr;
+  RunControl control_;
+  bool watch_ = false;
+  std::vector<Arena> dynamic_;  // by value, where the program has any
+  Arena dynamic_scratch_;
+  Arena staging_;
+  std::vector<mrt_step_record> records_;
+};
+
+}  // namespace mrt

@@ -1,0 +1,439 @@
+#include "runtime/layout.h"
+
+#include <algorithm>
+
+#include "base/arena.h"
+#include "runtime/memory_plan.h"
+#include "runtime/validate.h"
+
+namespace mrt {
+
+using plan::ArgKind;
+using plan::StepKind;
+using plan::Storage;
+
+bool tensor_bytes(DType dtype, const int64_t* shape, size_t ndim, size_t* out) {
+  int64_t bytes = static_cast<int64_t>(dtype.bytes());
+  bool zero = false;
+  for (size_t d = 0; d < ndim; ++d) {
+    if (shape[d] < 0) return false;
+    zero = zero || shape[d] == 0;
+    // The product without zeros is bounded too: kernels multiply some extents only.
+    if (shape[d] > 0 && (!checked_mul(bytes, shape[d], &bytes) || bytes > kMaxTensorBytes)) return false;
+  }
+  *out = zero ? 0 : static_cast<size_t>(bytes);
+  return true;
+}
+
+void row_major(const int64_t* shape, size_t ndim, int64_t* strides) {
+  int64_t stride = 1;
+  for (size_t d = ndim; d-- > 0;) {
+    strides[d] = stride;
+    stride *= shape[d] > 0 ? shape[d] : 1;
+  }
+}
+
+Status value_shape(const Program& program, const Bindings& bindings, uint32_t value, int64_t* shape, size_t* bytes) {
+  const plan::Value& v = program.plan().values[value];
+  for (size_t d = 0; d < v.dims.size(); ++d) {
+    const ExprValue& e = bindings.exprs[v.dims[d]];
+    const char* problem = e.known == Known::no         ? "has no value yet"
+                          : e.known == Known::overflow ? "overflows 64 bits"
+                          : e.known == Known::division ? "divides by zero"
+                          : e.value < 0                ? "is negative"
+                                                       : nullptr;
+    if (problem)
+      return fail(MRT_ERROR_SHAPE, "dimension %zu of '%s', %s, %s with these inputs", d, v.name.c_str(),
+                  program.exprs().text(v.dims[d]).c_str(), problem);
+    shape[d] = e.value;
+  }
+  if (!tensor_bytes({v.dtype_code, v.dtype_bits}, shape, v.dims.size(), bytes))
+    return fail(MRT_ERROR_SHAPE, "'%s' would need more than 2^46 bytes with these inputs", v.name.c_str());
+  return Status();
+}
+
+Status view_offset(const Program& program, const Bindings& bindings, uint32_t value, size_t* out) {
+  const plan::Plan& plan = program.plan();
+  int64_t total = 0;
+  for (uint32_t v = value; plan.values[v].storage == static_cast<uint8_t>(Storage::view); v = plan.values[v].base) {
+    const ExprValue& e = bindings.exprs[static_cast<size_t>(plan.values[v].offset)];
+    if (e.known != Known::yes || e.value < 0 || !checked_add(total, e.value, &total) || total > kMaxTensorBytes)
+      return fail(MRT_ERROR_SHAPE, "the place of view '%s' is not known or out of range with these inputs",
+                  plan.values[value].name.c_str());
+  }
+  *out = static_cast<size_t>(total);
+  return Status();
+}
+
+namespace {
+
+class Builder {
+ public:
+  Builder(const Program& program, uint32_t entry, int32_t threads, Layout* layout)
+      : program_(program),
+        plan_(program.plan()),
+        info_(program.entries()[entry]),
+        entry_(*info_.entry),
+        threads_(threads),
+        l_(*layout) {}
+
+  Status build() {
+    const size_t n = plan_.values.size();
+    uses_.assign(n, 0);
+    life_.assign(n, Lifetime());
+    bytes_.assign(n, 0);
+    l_.value_errors.assign(n, -1);
+    external_of_.assign(n, -1);
+    for (const uint32_t v : entry_.inputs) touch(v);
+    visit_block(entry_.block);
+    ++position_;
+    for (const uint32_t v : entry_.outputs) touch(v);
+    MRT_TRY(shape_values());
+    place_external();
+    place_arena();
+    point_values();
+    l_.blocks.resize(plan_.blocks.size());
+    count_arguments(entry_.block);
+    l_.tensors.resize(tensor_count_);
+    l_.ffi.resize(ffi_count_);
+    l_.dl.resize(dl_count_);
+    MRT_TRY(build_block(entry_.block, true));
+    return Status();
+  }
+
+ private:
+  const plan::Value& value(uint32_t v) const { return plan_.values[v]; }
+  bool is_dynamic(uint32_t v) const { return info_.dynamic_values[v] != 0; }
+  static DType dtype(const plan::Value& v) { return {v.dtype_code, v.dtype_bits}; }
+
+  // ---- lifetimes ----
+
+  // The value is read or written now; its root must live.
+  void touch(uint32_t v) {
+    const uint32_t r = program_.root(v);
+    uses_[v] = uses_[r] = 1;
+    Lifetime& life = life_[r];
+    if (life.last == 0) life.first = position_;
+    life.last = position_;
+    if (loop_depth_ > 0) touched_.push_back(r);
+  }
+
+  void visit_block(uint32_t b) {
+    const plan::Block& block = plan_.blocks[b];
+    for (const plan::Step& step : block.steps) {
+      ++position_;
+      for (const plan::Arg& a : step.args)
+        if (a.kind == static_cast<uint8_t>(ArgKind::value)) touch(a.index);
+      for (const uint32_t v : step.outs) touch(v);
+      if (step.kind == static_cast<uint8_t>(StepKind::loop)) {
+        visit_loop(step);
+      } else {
+        for (const uint32_t inner : step.blocks) {
+          visit_block(inner);
+          // The results are copied when the block ends, while what they are copied to lives already.
+          ++position_;
+          for (const uint32_t v : plan_.blocks[inner].results) touch(v);
+          for (const uint32_t v : step.outs) touch(v);
+        }
+      }
+    }
+  }
+
+  // What the body uses from outside, its parameters and the outputs live through all iterations.
+  void visit_loop(const plan::Step& step) {
+    const uint32_t begin = position_;
+    const plan::Block& body = plan_.blocks[step.blocks[0]];
+    const size_t mark = touched_.size();
+    ++loop_depth_;
+    for (const uint32_t v : body.params) touch(v);
+    visit_block(step.blocks[0]);
+    ++position_;
+    for (const uint32_t v : body.results) touch(v);
+    for (const uint32_t v : step.outs) touch(v);
+    for (size_t i = mark; i < touched_.size(); ++i) {
+      Lifetime& life = life_[touched_[i]];
+      if (life.first <= begin) life.last = position_;
+    }
+    --loop_depth_;
+    if (loop_depth_ == 0) touched_.clear();
+  }
+
+  // ---- shapes ----
+
+  Status shape_values() {
+    const size_t n = plan_.values.size();
+    l_.values.assign(n, Tensor());
+    size_t total = 0;
+    for (size_t v = 0; v < n; ++v) total += uses_[v] ? 2 * value(static_cast<uint32_t>(v)).dims.size() : 0;
+    l_.extents.assign(total + 1, 0);
+    int64_t* next = l_.extents.data();
+    for (uint32_t v = 0; v < n; ++v) {
+      if (!uses_[v]) continue;
+      const plan::Value& x = value(v);
+      Tensor& t = l_.values[v];
+      t.shape = next;
+      t.ndim = static_cast<int32_t>(x.dims.size());
+      t.dtype = dtype(x);
+      int64_t* shape = next;
+      next += 2 * x.dims.size();
+      if (is_dynamic(v)) continue;
+      Status status = value_shape(program_, l_.bindings, v, shape, &bytes_[v]);
+      if (!status.ok()) {
+        l_.value_errors[v] = static_cast<int32_t>(l_.errors.size());
+        l_.errors.push_back(std::move(status));
+        bytes_[v] = 0;
+        continue;
+      }
+      row_major(shape, x.dims.size(), shape + x.dims.size());
+      if (x.storage == static_cast<uint8_t>(Storage::constant)) bytes_[v] = static_cast<size_t>(x.bytes);
+      t.bytes = bytes_[v];
+    }
+    for (const uint32_t v : entry_.inputs)
+      if (l_.value_errors[v] >= 0) return l_.errors[static_cast<size_t>(l_.value_errors[v])];
+    for (const uint32_t v : entry_.outputs)
+      if (l_.value_errors[v] >= 0) return l_.errors[static_cast<size_t>(l_.value_errors[v])];
+    return Status();
+  }
+
+  // ---- places ----
+
+  // Inputs, then outputs that can be written in place, then the states.
+  void place_external() {
+    for (const uint32_t v : entry_.inputs) {
+      l_.input_offsets.push_back(l_.input_total);
+      l_.input_bytes.push_back(bytes_[v]);
+      l_.input_total += align_up(bytes_[v], kAlignment);
+      external_of_[v] = static_cast<int32_t>(l_.external.size());
+      l_.external.emplace_back();
+    }
+    for (const uint32_t v : entry_.outputs) {
+      OutputPlace place;
+      place.value = v;
+      place.dynamic = is_dynamic(v);
+      place.bytes = bytes_[v];
+      const uint32_t r = program_.root(v);
+      size_t offset = 0;
+      const bool whole = !place.dynamic && !is_dynamic(r) && value(r).storage == static_cast<uint8_t>(Storage::arena) &&
+                         external_of_[r] < 0 && l_.value_errors[r] < 0 && bytes_[r] == bytes_[v] &&
+                         view_offset(program_, l_.bindings, v, &offset).ok() && offset == 0;
+      if (whole) {
+        place.external = external_of_[r] = static_cast<int32_t>(l_.external.size());
+        l_.external.emplace_back();
+      }
+      if (!place.dynamic) {
+        place.session_offset = l_.output_total;
+        l_.output_total += align_up(std::max<size_t>(bytes_[v], 1), kAlignment);
+      }
+      l_.outputs.push_back(place);
+    }
+    l_.state_slot = static_cast<uint32_t>(l_.external.size());
+    for (const plan::State& s : plan_.states) {
+      external_of_[s.value] = static_cast<int32_t>(l_.external.size());
+      l_.external.emplace_back();
+    }
+    l_.external_base.assign(l_.external.size(), nullptr);
+  }
+
+  void place_arena() {
+    std::vector<uint32_t> which;
+    std::vector<Lifetime> lives;
+    for (uint32_t v = 0; v < plan_.values.size(); ++v) {
+      if (!uses_[v] || is_dynamic(v) || external_of_[v] >= 0 || bytes_[v] == 0) continue;
+      if (value(v).storage != static_cast<uint8_t>(Storage::arena)) continue;
+      which.push_back(v);
+      life_[v].bytes = bytes_[v];
+      lives.push_back(life_[v]);
+    }
+    l_.arena_bytes = plan_memory(&lives);
+    arena_offset_.assign(plan_.values.size(), 0);
+    for (size_t i = 0; i < which.size(); ++i) arena_offset_[which[i]] = lives[i].offset;
+  }
+
+  // Fills the pointer in, or remembers where it has to be filled in.
+  void point(uint32_t v, void** where) {
+    const uint32_t r = program_.root(v);
+    if (is_dynamic(v) || l_.value_errors[v] >= 0) return;
+    size_t offset = 0;
+    if (!view_offset(program_, l_.bindings, v, &offset).ok()) return;  // cannot be: point_values checked it
+    if (external_of_[r] >= 0) {
+      l_.external[static_cast<size_t>(external_of_[r])].push_back({where, offset});
+    } else if (value(r).storage == static_cast<uint8_t>(Storage::constant)) {
+      *where = const_cast<uint8_t*>(program_.constant(value(r))) + offset;
+    } else {
+      l_.arena_patches.push_back({where, arena_offset_[r] + offset});
+    }
+  }
+
+  void point_values() {
+    for (uint32_t v = 0; v < plan_.values.size(); ++v) {
+      if (!uses_[v] || is_dynamic(v) || l_.value_errors[v] >= 0) continue;
+      const uint32_t r = program_.root(v);
+      if (v != r) {
+        size_t offset = 0;
+        Status status = view_offset(program_, l_.bindings, v, &offset);
+        if (status.ok() && l_.value_errors[r] < 0 && (offset > bytes_[r] || bytes_[v] > bytes_[r] - offset))
+          status = fail(MRT_ERROR_SHAPE, "view '%s' reaches beyond the end of '%s'", value(v).name.c_str(),
+                        value(r).name.c_str());
+        if (status.ok() && l_.value_errors[r] >= 0) status = l_.errors[static_cast<size_t>(l_.value_errors[r])];
+        if (!status.ok()) {
+          l_.value_errors[v] = static_cast<int32_t>(l_.errors.size());
+          l_.errors.push_back(std::move(status));
+          continue;
+        }
+      }
+      point(v, &l_.values[v].data);
+    }
+  }
+
+  // ---- steps ----
+
+  void count_arguments(uint32_t b) {
+    for (const plan::Step& step : plan_.blocks[b].steps) {
+      const size_t n = step.args.size() + step.outs.size();
+      if (step.kind == static_cast<uint8_t>(StepKind::kernel)) tensor_count_ += n;
+      if (step.kind == static_cast<uint8_t>(StepKind::code)) {
+        ffi_count_ += n;
+        dl_count_ += n;
+      }
+      for (const uint32_t inner : step.blocks) count_arguments(inner);
+    }
+  }
+
+  Status build_block(uint32_t b, bool always) {
+    const plan::Block& block = plan_.blocks[b];
+    std::vector<StepRun>& steps = l_.blocks[b].steps;
+    steps.resize(block.steps.size());
+    for (size_t i = 0; i < steps.size(); ++i) {
+      StepRun& s = steps[i];
+      s.step = &block.steps[i];
+      s.info = program_.step_info(b, i);
+      s.kind = static_cast<StepKind>(s.step->kind);
+      Status status = build_step(&s);
+      if (!status.ok()) {
+        status = fail(status.code(), "step '%s': %s", s.step->name.c_str(), status.message().c_str());
+        if (always) return status;
+        s.bad = static_cast<int32_t>(l_.errors.size());
+        l_.errors.push_back(std::move(status));
+      }
+      for (const uint32_t inner : s.step->blocks) MRT_TRY(build_block(inner, false));
+    }
+    return Status();
+  }
+
+  Status build_step(StepRun* s) {
+    const auto check = [&](uint32_t v) {
+      s->dynamic = s->dynamic || is_dynamic(v);
+      return l_.value_errors[v] < 0 ? Status() : l_.errors[static_cast<size_t>(l_.value_errors[v])];
+    };
+    Status status;
+    for (const plan::Arg& a : s->step->args) {
+      if (a.kind == static_cast<uint8_t>(ArgKind::value) && status.ok()) status = check(a.index);
+      if (a.kind == static_cast<uint8_t>(ArgKind::expression)) {
+        s->dynamic = s->dynamic || info_.dynamic_exprs[a.index];
+        if (status.ok() && !info_.dynamic_exprs[a.index] && l_.bindings.exprs[a.index].known != Known::yes)
+          status = fail(MRT_ERROR_SHAPE, "%s overflows or divides by zero with these inputs",
+                        program_.exprs().text(a.index).c_str());
+      }
+    }
+    for (const uint32_t v : s->step->outs)
+      if (status.ok()) status = check(v);
+    // Arrays are handed out in any case: they were counted.
+    if (s->kind == StepKind::kernel) build_kernel(s);
+    if (s->kind == StepKind::code) build_code(s);
+    MRT_TRY(status);
+    if (s->dynamic) return Status();
+    if (s->kind == StepKind::kernel) {
+      MRT_TRY(s->info.op->check(s->info.params, s->in, s->n_in, s->out, s->n_out));
+      s->scratch = s->info.op->scratch(s->info.params, s->in, s->n_in, s->out, s->n_out, threads_);
+      l_.scratch_bytes = std::max(l_.scratch_bytes, s->scratch);
+    }
+    return Status();
+  }
+
+  void build_kernel(StepRun* s) {
+    s->n_in = static_cast<int32_t>(s->step->args.size());
+    s->n_out = static_cast<int32_t>(s->step->outs.size());
+    s->in = l_.tensors.data() + tensors_used_;
+    s->out = s->in + s->n_in;
+    tensors_used_ += static_cast<size_t>(s->n_in + s->n_out);
+    for (int32_t i = 0; i < s->n_in; ++i) {
+      const plan::Arg& a = s->step->args[static_cast<size_t>(i)];
+      if (a.kind == static_cast<uint8_t>(ArgKind::value))
+        set_tensor(a.index, &s->in[i]);
+      else
+        s->in[i].ndim = -1;
+    }
+    for (int32_t i = 0; i < s->n_out; ++i) set_tensor(s->step->outs[static_cast<size_t>(i)], &s->out[i]);
+  }
+
+  void set_tensor(uint32_t v, Tensor* t) {
+    *t = l_.values[v];
+    point(v, &t->data);
+  }
+
+  // Tensors in, tensors out, then integers.
+  void build_code(StepRun* s) {
+    s->ffi = l_.ffi.data() + ffi_used_;
+    s->dl = l_.dl.data() + dl_used_;
+    s->n_ffi = static_cast<int32_t>(s->step->args.size() + s->step->outs.size());
+    ffi_used_ += static_cast<size_t>(s->n_ffi);
+    dl_used_ += static_cast<size_t>(s->n_ffi);
+    int32_t at = 0;
+    for (const plan::Arg& a : s->step->args)
+      if (a.kind == static_cast<uint8_t>(ArgKind::value)) set_dl(s, at++, a.index);
+    s->n_in = at;
+    for (const uint32_t v : s->step->outs) set_dl(s, at++, v);
+    s->n_out = at - s->n_in;
+    for (const plan::Arg& a : s->step->args) {
+      if (a.kind != static_cast<uint8_t>(ArgKind::expression)) continue;
+      FfiAny& any = s->ffi[at++];
+      any.type = kFfiInt;
+      any.padding = 0;
+      any.as_int = l_.bindings.exprs[a.index].value;
+    }
+  }
+
+  void set_dl(StepRun* s, int32_t at, uint32_t v) {
+    DlTensor& t = s->dl[at];
+    const Tensor& x = l_.values[v];
+    int64_t* shape = const_cast<int64_t*>(x.shape);
+    t = {nullptr, {1, 0}, x.ndim, {x.dtype.code, x.dtype.bits, 1}, shape, shape + x.ndim, 0};
+    point(v, &t.data);
+    FfiAny& any = s->ffi[at];
+    any.type = kFfiTensor;
+    any.padding = 0;
+    any.as_pointer = &t;
+  }
+
+  const Program& program_;
+  const plan::Plan& plan_;
+  const EntryInfo& info_;
+  const plan::Entry& entry_;
+  const int32_t threads_;
+  Layout& l_;
+  uint32_t position_ = 1;
+  int loop_depth_ = 0;
+  std::vector<uint32_t> touched_;
+  std::vector<uint8_t> uses_;
+  std::vector<Lifetime> life_;
+  std::vector<size_t> bytes_;
+  std::vector<int32_t> external_of_;  // by root: its slot, or -1
+  std::vector<size_t> arena_offset_;
+  size_t tensor_count_ = 0, ffi_count_ = 0, dl_count_ = 0;
+  size_t tensors_used_ = 0, ffi_used_ = 0, dl_used_ = 0;
+};
+
+}  // namespace
+
+Status build_layout(const Program& program, uint32_t entry, const Bindings& bindings, int32_t threads,
+                    std::unique_ptr<Layout>* out) {
+  std::unique_ptr<Layout> layout(new Layout);
+  layout->entry = entry;
+  layout->bindings = bindings;
+  layout->key = bindings.symbols;
+  MRT_TRY(Builder(program, entry, threads, layout.get()).build());
+  *out = std::move(layout);
+  return Status();
+}
+
+}  // namespace mrt

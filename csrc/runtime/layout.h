@@ -1,0 +1,104 @@
+// Everything about one entry at one binding of its input symbols, worked out once: shapes, memory, argument arrays.
+//
+// A value is in one of these places: a constant (in the mapped file), the arena (at an offset), external (an input, an
+// output that is written in place, a state: the run fills the pointer in), or dynamic (its shape is known only when a
+// step has bound a symbol: the executor allocates it then).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "base/tensor.h"
+#include "runtime/code.h"
+#include "runtime/expr.h"
+#include "runtime/program.h"
+
+namespace mrt {
+
+// A step with its arguments in the form in which its function wants them.
+struct StepRun {
+  const plan::Step* step = nullptr;
+  StepInfo info;
+  plan::StepKind kind = plan::StepKind::copy;
+  bool dynamic = false;  // arguments are completed just before the step
+  int32_t bad = -1;      // not -1: index of the error that running it would be
+  Tensor* in = nullptr;  // kernel steps
+  Tensor* out = nullptr;
+  FfiAny* ffi = nullptr;        // code steps: args.size() + outs.size() of them
+  DlTensor* dl = nullptr;       // one per tensor among them
+  int32_t n_in = 0, n_out = 0;  // kernel: of in, out; code: tensors in, tensors out
+  int32_t n_ffi = 0;
+  size_t scratch = 0;
+};
+
+struct BlockRun {
+  std::vector<StepRun> steps;
+};
+
+// A pointer to be filled in: *where = base + offset.
+struct Patch {
+  void** where;
+  size_t offset;
+};
+
+// How an output gets to the caller.
+struct OutputPlace {
+  uint32_t value;
+  int32_t external = -1;      // written in place through this external slot; -1: copied at the end
+  size_t bytes = 0;           // of a value that is not dynamic
+  size_t session_offset = 0;  // in the session's memory for outputs, used where the caller gives none
+  bool dynamic = false;
+};
+
+struct Layout {
+  uint32_t entry = 0;
+  std::vector<int64_t> key;  // values of the symbols
+  uint64_t last_used = 0;
+  Bindings bindings;  // dynamic symbols change while a run goes on
+
+  std::vector<Tensor> values;         // by value; dynamic ones are filled in during the run
+  std::vector<int64_t> extents;       // behind the values' and arguments' shapes and strides
+  std::vector<BlockRun> blocks;       // by block; empty for those of other entries
+  std::vector<Status> errors;         // of values and steps that are impossible at these shapes
+  std::vector<int32_t> value_errors;  // by value: index of what is wrong with it, or -1
+
+  std::vector<Patch> arena_patches;
+  uint8_t* arena_base = nullptr;             // what they were last filled with
+  std::vector<std::vector<Patch>> external;  // by slot: inputs, outputs in place, states
+  std::vector<uint8_t*> external_base;
+  std::vector<size_t> input_offsets;  // of the aligned copy of an input, in the session's memory for inputs
+  std::vector<size_t> input_bytes;
+  std::vector<OutputPlace> outputs;
+  uint32_t state_slot = 0;  // slot of the first state
+
+  size_t arena_bytes = 0, scratch_bytes = 0, input_total = 0, output_total = 0;
+
+  std::vector<Tensor> tensors;  // behind StepRun::in, out
+  std::vector<FfiAny> ffi;      // behind StepRun::ffi
+  std::vector<DlTensor> dl;     // behind StepRun::dl
+
+  void set_external(size_t slot, uint8_t* base) {
+    if (external_base[slot] == base) return;
+    external_base[slot] = base;
+    for (const Patch& p : external[slot]) *p.where = base + p.offset;
+  }
+};
+
+// Builds the layout for `bindings` (all input symbols known and checked). The error of a step that always runs is
+// returned here; that of one inside a block is kept for when it runs.
+Status build_layout(const Program& program, uint32_t entry, const Bindings& bindings, int32_t threads,
+                    std::unique_ptr<Layout>* out);
+
+// Bytes of a dense tensor; false on overflow or above kMaxTensorBytes.
+bool tensor_bytes(DType dtype, const int64_t* shape, size_t ndim, size_t* out);
+// Row-major strides in elements.
+void row_major(const int64_t* shape, size_t ndim, int64_t* strides);
+// Evaluates the dims of a value; a sentence if one is unknown, negative, or too much.
+Status value_shape(const Program& program, const Bindings& bindings, uint32_t value, int64_t* shape, size_t* bytes);
+// Where a view begins, in bytes from its root.
+Status view_offset(const Program& program, const Bindings& bindings, uint32_t value, size_t* out);
+
+}  // namespace mrt

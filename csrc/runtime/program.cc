@@ -1,0 +1,205 @@
+#include "runtime/program.h"
+
+#include <cstring>
+
+#include "base/cpu.h"
+#include "base/hooks.h"
+#include "runtime/attrs.h"
+#include "runtime/validate.h"
+
+namespace mrt {
+
+using plan::StepKind;
+using plan::Storage;
+
+Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_options& options,
+                     std::unique_ptr<Program>* out) {
+  MRT_TRY(isa_status());
+  freeze_hooks();
+  std::unique_ptr<Program> p(new Program);
+  MRT_TRY(Container::parse(std::move(bytes), name, &p->container_));
+  const std::vector<uint8_t>& plan = p->container_.plan();
+  const auto in_file = [&](const Status& status) {
+    return status.ok() ? status : fail(status.code(), "'%s': %s", name.c_str(), status.message().c_str());
+  };
+  MRT_TRY(p->check_policy(options));
+  MRT_TRY(in_file(plan::decode(plan.data(), plan.size(), &p->plan_)));
+  MRT_TRY(in_file(validate(p->plan_, p->container_.weights_size())));
+  p->exprs_.init(p->plan_);
+  MRT_TRY(p->load_code());
+  MRT_TRY(in_file(p->prepare_kernels()));
+  p->find_roots();
+  for (const plan::State& s : p->plan_.states) {
+    p->state_texts_.push_back(p->describe_value(s.value, s.name));
+    size_t size = p->state_texts_.back().dtype.bytes();
+    for (const mrt_dim& d : p->state_texts_.back().dims) size *= static_cast<size_t>(d.extent);
+    p->state_bytes_.push_back(size);
+  }
+  for (const plan::Entry& entry : p->plan_.entries) p->describe_entry(entry);
+  *out = std::move(p);
+  return Status();
+}
+
+Status Program::check_policy(const mrt_load_options& options) {
+  const char* file = container_.name().c_str();
+  bool has_code = false;
+  for (const Section& s : container_.sections()) has_code = has_code || s.kind == SectionKind::code;
+  if (has_code && options.code == MRT_CODE_REFUSE)
+    return fail(MRT_ERROR_CODE_REFUSED,
+                "'%s' holds generated code and the load options refuse code; load it with code "
+                "allowed if you trust where it comes from",
+                file);
+  const bool sign = options.check_signature || (has_code && options.code == MRT_CODE_SIGNED);
+  if (sign) {
+    if (!options.check_signature)
+      return fail(MRT_ERROR_INVALID_ARGUMENT,
+                  "code is allowed only if signed, but the load options have no "
+                  "check_signature");
+    const Section* s = container_.signature();
+    if (!s) return fail(MRT_ERROR_SIGNATURE, "'%s' has no signature and the load options ask for one", file);
+    MRT_TRY(container_.check_hash(*s, container_.data(*s)));
+    const std::vector<uint8_t> table = container_.signed_bytes();
+    if (options.check_signature(options.signature_user, table.data(), table.size(), container_.data(*s), s->size) != 1)
+      return fail(MRT_ERROR_SIGNATURE, "the signature of '%s' was not accepted", file);
+  }
+  if (sign || options.verify == MRT_VERIFY_FULL) MRT_TRY(container_.check_weights_hash());
+  return Status();
+}
+
+Status Program::load_code() {
+  steps_.resize(plan_.blocks.size());
+  bool wanted = false;
+  for (size_t b = 0; b < plan_.blocks.size(); ++b) {
+    steps_[b].resize(plan_.blocks[b].steps.size());
+    for (const plan::Step& step : plan_.blocks[b].steps)
+      wanted = wanted || step.kind == static_cast<uint8_t>(StepKind::code);
+  }
+  if (!wanted) return Status();
+  const Section* section = nullptr;
+  MRT_TRY(container_.choose_code(&section));
+  if (!section)
+    return fail(MRT_ERROR_FORMAT, "the plan of '%s' calls generated functions, but the file has no code section",
+                container_.name().c_str());
+  MRT_TRY(code_.load(container_, *section));
+  for (size_t b = 0; b < plan_.blocks.size(); ++b)
+    for (size_t i = 0; i < steps_[b].size(); ++i) {
+      const plan::Step& step = plan_.blocks[b].steps[i];
+      if (step.kind == static_cast<uint8_t>(StepKind::code)) MRT_TRY(code_.find(step.target, &steps_[b][i].function));
+    }
+  return Status();
+}
+
+Status Program::prepare_kernels() {
+  for (size_t b = 0; b < plan_.blocks.size(); ++b) {
+    for (size_t i = 0; i < steps_[b].size(); ++i) {
+      const plan::Step& step = plan_.blocks[b].steps[i];
+      if (step.kind != static_cast<uint8_t>(StepKind::kernel)) continue;
+      const Operator* op = find_operator(step.target.c_str());
+      params_.emplace_back(new uint64_t[op->params_bytes / 8 + 1]());
+      const Status status = op->prepare(StepAttrs(step), bound_isa(), params_.back().get());
+      if (!status.ok())
+        return fail(status.code(), "step '%s' (%s): %s", step.name.c_str(), op->contract, status.message().c_str());
+      steps_[b][i].op = op;
+      steps_[b][i].params = params_.back().get();
+    }
+  }
+  return Status();
+}
+
+void Program::find_roots() {
+  constexpr uint32_t kUnknown = ~0u;
+  roots_.assign(plan_.values.size(), kUnknown);
+  std::vector<uint32_t> path;
+  for (uint32_t i = 0; i < roots_.size(); ++i) {
+    uint32_t at = i;
+    path.clear();
+    while (roots_[at] == kUnknown && plan_.values[at].storage == static_cast<uint8_t>(Storage::view)) {
+      path.push_back(at);
+      at = plan_.values[at].base;
+    }
+    const uint32_t root = roots_[at] == kUnknown ? at : roots_[at];
+    roots_[at] = root;
+    for (const uint32_t v : path) roots_[v] = root;
+  }
+}
+
+ValueText Program::describe_value(uint32_t value, const std::string& name) const {
+  const plan::Value& v = plan_.values[value];
+  ValueText t;
+  t.name = name;
+  t.dtype = {v.dtype_code, v.dtype_bits};
+  t.texts.resize(v.dims.size());
+  t.dims.resize(v.dims.size());
+  for (size_t d = 0; d < v.dims.size(); ++d) {
+    mrt_dim& dim = t.dims[d];
+    dim = {-1, nullptr, 0, -1};
+    exprs_.bounds(v.dims[d], &dim.min, &dim.max);
+    if (exprs_.constant(v.dims[d], &dim.extent)) continue;
+    dim.extent = -1;
+    t.texts[d] = exprs_.text(v.dims[d]);
+    dim.expr = t.texts[d].c_str();  // the strings stay where they are: the vector is moved, never copied
+  }
+  return t;
+}
+
+void Program::describe_entry(const plan::Entry& entry) {
+  EntryInfo info;
+  info.entry = &entry;
+  info.uses_states = !entry.reads.empty() || !entry.writes.empty();
+  for (const uint32_t v : entry.inputs) {
+    info.input_texts.push_back(describe_value(v, plan_.values[v].name));
+    std::vector<InputDim> dims;
+    for (const uint32_t e : plan_.values[v].dims) {
+      InputDim d{e, false, 0, 0, 0};
+      d.linear = exprs_.linear(e, &d.symbol, &d.scale, &d.offset);
+      dims.push_back(d);
+    }
+    info.inputs.push_back(std::move(dims));
+  }
+  for (const uint32_t v : entry.outputs) info.output_texts.push_back(describe_value(v, plan_.values[v].name));
+
+  info.dynamic_symbols.assign(plan_.symbols.size(), 0);
+  info.needs_alignment.assign(plan_.values.size(), 0);
+  mark_dynamic(&info, entry.block);
+  info.dynamic_exprs.assign(plan_.exprs.size(), 0);
+  for (uint32_t e = 0; e < plan_.exprs.size(); ++e) info.dynamic_exprs[e] = exprs_.depends(e, info.dynamic_symbols);
+  // A view is dynamic if its base is; views may stand before or after their base in the table, so ask the root.
+  info.dynamic_values.assign(plan_.values.size(), 0);
+  const auto own = [&](const plan::Value& v) {
+    for (const uint32_t e : v.dims)
+      if (info.dynamic_exprs[e]) return true;
+    return v.storage == static_cast<uint8_t>(Storage::view) && info.dynamic_exprs[static_cast<size_t>(v.offset)] != 0;
+  };
+  std::vector<uint8_t> done(plan_.values.size(), 0);
+  std::vector<uint32_t> path;
+  for (uint32_t i = 0; i < plan_.values.size(); ++i) {
+    uint32_t at = i;
+    path.clear();
+    while (!done[at] && plan_.values[at].storage == static_cast<uint8_t>(Storage::view)) {
+      path.push_back(at);
+      at = plan_.values[at].base;
+    }
+    if (!done[at]) info.dynamic_values[at] = own(plan_.values[at]);
+    done[at] = 1;
+    for (size_t k = path.size(); k-- > 0;) {
+      const plan::Value& v = plan_.values[path[k]];
+      info.dynamic_values[path[k]] = info.dynamic_values[v.base] || own(v);
+      done[path[k]] = 1;
+    }
+  }
+  entries_.push_back(std::move(info));
+}
+
+// Depth of blocks is bounded by validation.
+void Program::mark_dynamic(EntryInfo* info, uint32_t block) {
+  for (const plan::Step& step : plan_.blocks[block].steps) {
+    for (const uint32_t s : step.binds) info->dynamic_symbols[s] = 1;
+    for (const uint32_t b : step.blocks) mark_dynamic(info, b);
+    if (step.kind != static_cast<uint8_t>(StepKind::code)) continue;
+    for (const plan::Arg& a : step.args)
+      if (a.kind == static_cast<uint8_t>(plan::ArgKind::value)) info->needs_alignment[roots_[a.index]] = 1;
+    for (const uint32_t v : step.outs) info->needs_alignment[roots_[v]] = 1;
+  }
+}
+
+}  // namespace mrt

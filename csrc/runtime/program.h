@@ -1,0 +1,98 @@
+// A loaded file: plan, weights, code and prepared kernels. Immutable after load, shared by sessions of any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "artifact/container.h"
+#include "artifact/plan.h"
+#include "base/status.h"
+#include "base/tensor.h"
+#include "kernels/kernel.h"
+#include "runtime/code.h"
+#include "runtime/expr.h"
+
+namespace mrt {
+
+// What load decided about one step.
+struct StepInfo {
+  const Operator* op = nullptr;     // kernel steps
+  const void* params = nullptr;     // prepared
+  CodeFunction function = nullptr;  // code steps
+};
+
+// One dimension of an input, and how it gives a symbol its value: extent = scale * symbol + offset.
+struct InputDim {
+  uint32_t expr;
+  bool linear;
+  uint32_t symbol;
+  int64_t scale, offset;
+};
+
+// A value as the C API shows it.
+struct ValueText {
+  std::string name;
+  DType dtype;
+  std::vector<std::string> texts;  // of the dims; empty for fixed ones
+  std::vector<mrt_dim> dims;       // points into texts
+};
+
+struct EntryInfo {
+  const plan::Entry* entry;
+  std::vector<std::vector<InputDim>> inputs;
+  std::vector<ValueText> input_texts, output_texts;
+  // Marks by symbol, expression, value: only a step decides it, so that it is not known before the run.
+  std::vector<uint8_t> dynamic_symbols, dynamic_exprs, dynamic_values;
+  std::vector<uint8_t> needs_alignment;  // by value (roots): generated code reads or writes it
+  bool uses_states = false;
+};
+
+class Program {
+ public:
+  static Status load(FileBytes bytes, const std::string& name, const mrt_load_options& options,
+                     std::unique_ptr<Program>* out);
+
+  void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
+  void release() {
+    if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+
+  const std::string& manifest() const { return container_.manifest(); }
+  const plan::Plan& plan() const { return plan_; }
+  const ExprTable& exprs() const { return exprs_; }
+  const std::vector<EntryInfo>& entries() const { return entries_; }
+  const std::vector<ValueText>& states() const { return state_texts_; }
+  const StepInfo& step_info(uint32_t block, size_t step) const { return steps_[block][step]; }
+  // The value that a view, or a view of a view, looks into in the end; a value itself if it is none.
+  uint32_t root(uint32_t value) const { return roots_[value]; }
+  const uint8_t* constant(const plan::Value& value) const { return container_.weights() + value.offset; }
+  // Bytes of a state's value, whose dims are fixed.
+  size_t state_bytes(size_t state) const { return state_bytes_[state]; }
+
+ private:
+  Program() = default;
+  Status check_policy(const mrt_load_options& options);
+  Status load_code();
+  Status prepare_kernels();
+  void find_roots();
+  void describe_entry(const plan::Entry& entry);
+  void mark_dynamic(EntryInfo* info, uint32_t block);
+  ValueText describe_value(uint32_t value, const std::string& name) const;
+
+  std::atomic<int> references_{1};
+  Container container_;
+  plan::Plan plan_;
+  ExprTable exprs_;
+  CodeModule code_;
+  std::vector<std::vector<StepInfo>> steps_;
+  std::vector<std::unique_ptr<uint64_t[]>> params_;
+  std::vector<uint32_t> roots_;
+  std::vector<EntryInfo> entries_;
+  std::vector<ValueText> state_texts_;
+  std::vector<size_t> state_bytes_;
+};
+
+}  // namespace mrt

@@ -1,0 +1,368 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "runtime/strided.h"
+
+namespace mrt {
+namespace {
+
+bool aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & (kAlignment - 1)) == 0; }
+
+const char* dtype_name(DType t, char* buffer, size_t size) {
+  const char* base = t.code == MRT_INT       ? "int"
+                     : t.code == MRT_UINT    ? "uint"
+                     : t.code == MRT_FLOAT   ? "float"
+                     : t.code == MRT_BFLOAT  ? "bfloat"
+                     : t.code == MRT_BOOL    ? "bool"
+                     : t.code == MRT_COMPLEX ? "complex"
+                                             : "dtype of code and bits ";
+  if (t.code == MRT_BOOL && t.bits == 8)
+    std::snprintf(buffer, size, "bool");
+  else if (base[0] == 'd')
+    std::snprintf(buffer, size, "%s%d, %d", base, t.code, t.bits);
+  else
+    std::snprintf(buffer, size, "%s%d", base, t.bits);
+  return buffer;
+}
+
+// "[1, 3, 224]"
+std::string shape_text(const int64_t* shape, int32_t ndim) {
+  std::string text = "[";
+  for (int32_t d = 0; d < ndim; ++d) text += (d ? ", " : "") + std::to_string(shape[d]);
+  return text + "]";
+}
+
+std::string declared_text(const ValueText& value) {
+  std::string text = "[";
+  for (size_t d = 0; d < value.dims.size(); ++d)
+    text += (d ? ", " : "") + (value.dims[d].extent >= 0 ? std::to_string(value.dims[d].extent) : value.texts[d]);
+  return text + "]";
+}
+
+}  // namespace
+
+Session::Session(Program* program, int32_t threads, bool profile, int32_t layout_cache)
+    : program_(program),
+      threads_(threads),
+      profile_(profile),
+      layout_limit_(layout_cache > 0 ? static_cast<size_t>(layout_cache) : 16),
+      executor_(*program, threads, profile) {
+  program->retain();
+  size_t outputs = 0, extents = 0;
+  for (const EntryInfo& e : program->entries()) {
+    outputs = std::max(outputs, e.output_texts.size());
+    size_t n = 0;
+    for (const ValueText& t : e.input_texts) n += t.dims.size();
+    extents = std::max(extents, n);
+  }
+  in_place_.assign(outputs, 0);
+  last_.assign(extents, -1);
+  program->exprs().reset(&bindings_);
+}
+
+// ---- shapes
+// ------------------------------------------------------------------------------------------------------------
+
+Status Session::run(const RunRequest& r) {
+  const EntryInfo& info = program_->entries()[r.entry];
+  if (r.input_count != info.input_texts.size() || r.output_count != info.output_texts.size())
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "entry '%s' takes %zu inputs and %zu outputs, got %zu and %zu",
+                info.entry->name.c_str(), info.input_texts.size(), info.output_texts.size(), r.input_count,
+                r.output_count);
+  for (size_t i = 0; i < r.input_count; ++i) MRT_TRY(check_input(r.inputs[i], info.input_texts[i]));
+  if (!same_shapes(r)) MRT_TRY(select_layout(r));
+  layout_->last_used = ++clock_;
+  MRT_TRY(place_inputs(r));
+  MRT_TRY(place_outputs(r));
+  MRT_TRY(place_states(r));
+  const Status status = executor_.run(layout_, arena_.data() + layout_->arena_bytes, r.control);
+  const size_t memory = arena_.bytes() + inputs_.bytes() + outputs_.bytes() + executor_.memory();
+  memory_.store(memory, std::memory_order_relaxed);
+  MRT_TRY(status);
+  return deliver(r);
+}
+
+Status Session::check_input(const mrt_tensor& t, const ValueText& text) const {
+  if (t.dtype.code != text.dtype.code || t.dtype.bits != text.dtype.bits || t.dtype.lanes > 1) {
+    char have[40], want[40];
+    return fail(MRT_ERROR_DTYPE, "input '%s' is %s, expected %s", text.name.c_str(),
+                dtype_name({t.dtype.code, t.dtype.bits}, have, sizeof(have)),
+                dtype_name(text.dtype, want, sizeof(want)));
+  }
+  if (t.ndim != static_cast<int32_t>(text.dims.size()) || (t.ndim > 0 && !t.shape)) {
+    const bool readable = t.ndim >= 0 && t.ndim <= MRT_MAX_RANK && (t.shape || t.ndim == 0);
+    return fail(MRT_ERROR_SHAPE, "input '%s' has %d dimensions%s%s, expected %zu: %s", text.name.c_str(), t.ndim,
+                readable ? " " : "", readable ? shape_text(t.shape, t.ndim).c_str() : "", text.dims.size(),
+                declared_text(text).c_str());
+  }
+  return Status();
+}
+
+bool Session::same_shapes(const RunRequest& r) const {
+  if (!layout_ || layout_->entry != r.entry) return false;
+  const int64_t* last = last_.data();
+  for (size_t i = 0; i < r.input_count; ++i) {
+    const mrt_tensor& t = r.inputs[i];
+    for (int32_t d = 0; d < t.ndim; ++d)
+      if (t.shape[d] != last[d]) return false;
+    last += t.ndim;
+  }
+  return true;
+}
+
+Status Session::select_layout(const RunRequest& r) {
+  layout_ = nullptr;
+  MRT_TRY(bind(r));
+  MRT_TRY(find_layout(r.entry));
+  int64_t* last = last_.data();
+  for (size_t i = 0; i < r.input_count; ++i)
+    for (int32_t d = 0; d < r.inputs[i].ndim; ++d) *last++ = r.inputs[i].shape[d];
+  return Status();
+}
+
+// Symbols take their values from dimensions that are a symbol, then from those that are scale * symbol + offset; then
+// every dimension is compared with what its expression says.
+Status Session::bind(const RunRequest& r) {
+  const EntryInfo& info = program_->entries()[r.entry];
+  std::fill(bindings_.symbol_known.begin(), bindings_.symbol_known.end(), uint8_t{0});
+  std::fill(bindings_.symbols.begin(), bindings_.symbols.end(), 0);
+  for (const bool plain : {true, false})
+    for (size_t i = 0; i < r.input_count; ++i)
+      for (size_t d = 0; d < info.inputs[i].size(); ++d) {
+        const InputDim& dim = info.inputs[i][d];
+        if (r.inputs[i].shape[d] < 0)
+          return fail(MRT_ERROR_SHAPE, "input '%s' has extent %lld in dimension %zu, expected 0 or more",
+                      info.input_texts[i].name.c_str(), static_cast<long long>(r.inputs[i].shape[d]), d);
+        if (!dim.linear || bindings_.symbol_known[dim.symbol] || plain != (dim.scale == 1 && dim.offset == 0)) continue;
+        MRT_TRY(bind_symbol(info.input_texts[i], d, dim, r.inputs[i].shape[d]));
+      }
+  program_->exprs().evaluate(&bindings_);
+  MRT_TRY(check_dims(r));
+  for (const plan::Check& check : info.entry->checks) {
+    const ExprValue &a = bindings_.exprs[check.lhs], &b = bindings_.exprs[check.rhs];
+    if (a.known == Known::yes && b.known == Known::yes && a.value == b.value) continue;
+    return fail(MRT_ERROR_SHAPE, "the inputs' shapes do not fit together: %s (%s must equal %s)", check.message.c_str(),
+                program_->exprs().text(check.lhs).c_str(), program_->exprs().text(check.rhs).c_str());
+  }
+  return Status();
+}
+
+Status Session::bind_symbol(const ValueText& input, size_t dim, const InputDim& d, int64_t extent) {
+  const plan::Symbol& symbol = program_->plan().symbols[d.symbol];
+  int64_t rest = 0;
+  const bool whole =
+      !__builtin_sub_overflow(extent, d.offset, &rest) && !(rest == INT64_MIN && d.scale == -1) && rest % d.scale == 0;
+  if (!whole)
+    return fail(MRT_ERROR_SHAPE, "input '%s' has extent %lld in dimension %zu, which is %s for no whole %s",
+                input.name.c_str(), static_cast<long long>(extent), dim, input.texts[dim].c_str(), symbol.name.c_str());
+  const int64_t value = rest / d.scale;
+  if (!symbol_allows(symbol, value)) {
+    const bool plain = d.scale == 1 && d.offset == 0;
+    return fail(MRT_ERROR_SHAPE, "input '%s' has extent %lld in dimension %zu (%s), expected %s%s%s",
+                input.name.c_str(), static_cast<long long>(extent), dim, input.texts[dim].c_str(),
+                plain ? "" : symbol.name.c_str(), plain ? "" : " to be ", symbol_range(symbol).c_str());
+  }
+  bindings_.symbols[d.symbol] = value;
+  bindings_.symbol_known[d.symbol] = 1;
+  return Status();
+}
+
+Status Session::check_dims(const RunRequest& r) const {
+  const EntryInfo& info = program_->entries()[r.entry];
+  for (size_t i = 0; i < r.input_count; ++i)
+    for (size_t d = 0; d < info.inputs[i].size(); ++d) {
+      const ExprValue& e = bindings_.exprs[info.inputs[i][d].expr];
+      if (e.known == Known::yes && e.value == r.inputs[i].shape[d]) continue;
+      const ValueText& text = info.input_texts[i];
+      const std::string expected = e.known == Known::yes ? std::to_string(e.value) : "a number that fits 64 bits";
+      return fail(MRT_ERROR_SHAPE, "input '%s' has extent %lld in dimension %zu, expected %s%s%s%s: shape %s, got %s",
+                  text.name.c_str(), static_cast<long long>(r.inputs[i].shape[d]), d, expected.c_str(),
+                  text.texts[d].empty() ? "" : " (", text.texts[d].c_str(), text.texts[d].empty() ? "" : ")",
+                  declared_text(text).c_str(), shape_text(r.inputs[i].shape, r.inputs[i].ndim).c_str());
+    }
+  return Status();
+}
+
+// ---- layouts
+// -----------------------------------------------------------------------------------------------------------
+
+Status Session::find_layout(uint32_t entry) {
+  for (const std::unique_ptr<Layout>& l : layouts_) {
+    if (l->entry != entry || l->key != bindings_.symbols) continue;
+    layout_ = l.get();
+    return reserve_memory();
+  }
+  std::unique_ptr<Layout> built;
+  MRT_TRY(build_layout(*program_, entry, bindings_, threads_, &built));
+  if (layouts_.size() < layout_limit_) {
+    layouts_.push_back(std::move(built));
+    layout_ = layouts_.back().get();
+  } else {
+    auto oldest = std::min_element(layouts_.begin(), layouts_.end(),
+                                   [](const auto& a, const auto& b) { return a->last_used < b->last_used; });
+    *oldest = std::move(built);
+    layout_ = oldest->get();
+  }
+  return reserve_memory();
+}
+
+Status Session::reserve_memory() {
+  Layout* l = layout_;
+  const size_t need = l->arena_bytes + l->scratch_bytes + kAlignment;
+  if (!arena_.reserve(need)) {
+    layout_ = nullptr;
+    return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes that these shapes need", need);
+  }
+  if (l->arena_base != arena_.data()) {
+    l->arena_base = arena_.data();
+    for (const Patch& p : l->arena_patches) *p.where = l->arena_base + p.offset;
+  }
+  return Status();
+}
+
+// ---- inputs, outputs, states
+// ---------------------------------------------------------------------------------------------
+
+Status Session::place_inputs(const RunRequest& r) {
+  const EntryInfo& info = program_->entries()[r.entry];
+  for (size_t i = 0; i < r.input_count; ++i) {
+    const mrt_tensor& t = r.inputs[i];
+    const size_t bytes = layout_->input_bytes[i];
+    if (!t.data && bytes > 0)
+      return fail(MRT_ERROR_INVALID_ARGUMENT, "input '%s' has no data", info.input_texts[i].name.c_str());
+    const bool dense = is_contiguous(t.shape, t.strides, t.ndim);
+    if (bytes > 0 && dense && (!info.needs_alignment[info.entry->inputs[i]] || aligned(t.data))) {
+      layout_->set_external(i, static_cast<uint8_t*>(t.data));
+      continue;
+    }
+    if (!inputs_.reserve(layout_->input_total + kAlignment))
+      return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for a dense copy of input '%s'",
+                  info.input_texts[i].name.c_str());
+    uint8_t* copy = inputs_.data() + layout_->input_offsets[i];
+    if (bytes > 0 && dense)
+      std::memcpy(copy, t.data, bytes);
+    else if (bytes > 0)
+      copy_strided<true>(copy, static_cast<uint8_t*>(t.data), t.shape, t.strides, t.ndim,
+                         info.input_texts[i].dtype.bytes());
+    layout_->set_external(i, copy);
+  }
+  return Status();
+}
+
+bool Session::overlaps_input(const RunRequest& r, const void* data, size_t bytes) const {
+  const uint8_t* begin = static_cast<const uint8_t*>(data);
+  for (size_t i = 0; i < r.input_count; ++i) {
+    const uint8_t* in = layout_->external_base[i];
+    if (in < begin + bytes && begin < in + layout_->input_bytes[i]) return true;
+  }
+  return false;
+}
+
+uint8_t* Session::session_output(const OutputPlace& place) {
+  if (!outputs_.reserve(layout_->output_total + kAlignment)) return nullptr;
+  return outputs_.data() + place.session_offset;
+}
+
+// Whether the caller's tensor takes the value: dtype, and room by bytes or else by shape.
+Status Session::check_room(const mrt_tensor& t, const OutputPlace& place, const Tensor& value, const char* name) const {
+  (void)place;
+  if (t.dtype.bits != 0 && (t.dtype.code != value.dtype.code || t.dtype.bits != value.dtype.bits)) {
+    char have[40], want[40];
+    return fail(MRT_ERROR_DTYPE, "output '%s' is to be written as %s, expected %s", name,
+                dtype_name({t.dtype.code, t.dtype.bits}, have, sizeof(have)),
+                dtype_name(value.dtype, want, sizeof(want)));
+  }
+  const bool has_shape = t.ndim >= 0 && t.ndim <= MRT_MAX_RANK && (t.shape || t.ndim == 0);
+  const bool same = has_shape && t.ndim == value.ndim &&
+                    std::equal(value.shape, value.shape + value.ndim, t.shape ? t.shape : value.shape);
+  if (t.strides && !same)
+    return fail(MRT_ERROR_SHAPE, "output '%s' has strides for the shape %s, expected %s", name,
+                has_shape ? shape_text(t.shape, t.ndim).c_str() : "of another rank",
+                shape_text(value.shape, value.ndim).c_str());
+  if (t.strides) return Status();
+  size_t room = t.bytes;
+  if (room == 0 && (!has_shape || !tensor_bytes(value.dtype, t.shape, static_cast<size_t>(t.ndim), &room))) room = 0;
+  if (room >= value.bytes) return Status();
+  return fail(MRT_ERROR_CAPACITY, "the buffer for output '%s' has %zu bytes, expected at least %zu for shape %s", name,
+              room, value.bytes, shape_text(value.shape, value.ndim).c_str());
+}
+
+// Decides for each output whether steps write it into the caller's memory, into the session's, or elsewhere.
+Status Session::place_outputs(const RunRequest& r) {
+  const EntryInfo& info = program_->entries()[r.entry];
+  for (size_t i = 0; i < r.output_count; ++i) {
+    const OutputPlace& place = layout_->outputs[i];
+    const mrt_tensor& t = r.outputs[i];
+    in_place_[i] = 0;
+    if (t.data && !place.dynamic)
+      MRT_TRY(check_room(t, place, layout_->values[place.value], info.output_texts[i].name.c_str()));
+    if (place.external < 0) continue;
+    const bool alignment = info.needs_alignment[program_->root(place.value)] != 0;
+    if (t.data && (!alignment || aligned(t.data)) && is_contiguous(t.shape, t.strides, t.ndim) &&
+        !overlaps_input(r, t.data, place.bytes)) {
+      in_place_[i] = 1;
+      layout_->set_external(static_cast<size_t>(place.external), static_cast<uint8_t*>(t.data));
+      continue;
+    }
+    uint8_t* memory = session_output(place);
+    if (!memory)
+      return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes of output '%s'", place.bytes,
+                  info.output_texts[i].name.c_str());
+    layout_->set_external(static_cast<size_t>(place.external), memory);
+  }
+  return Status();
+}
+
+Status Session::place_states(const RunRequest& r) {
+  const EntryInfo& info = program_->entries()[r.entry];
+  if (!info.uses_states) return Status();
+  if (!r.state)
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "entry '%s' keeps states; create one with mrt_state_create and pass it",
+                info.entry->name.c_str());
+  for (size_t s = 0; s < program_->plan().states.size(); ++s)
+    layout_->set_external(layout_->state_slot + s, r.state->data(s));
+  return Status();
+}
+
+// Copies what was not written in place, and tells the caller what came out.
+Status Session::deliver(const RunRequest& r) {
+  const EntryInfo& info = program_->entries()[r.entry];
+  for (size_t i = 0; i < r.output_count; ++i) {
+    const OutputPlace& place = layout_->outputs[i];
+    mrt_tensor& t = r.outputs[i];
+    const Tensor* value = &layout_->values[place.value];
+    if (place.dynamic) {
+      MRT_TRY(executor_.read(place.value, &value));
+      if (t.data) MRT_TRY(check_room(t, place, *value, info.output_texts[i].name.c_str()));
+    }
+    if (!t.data) {
+      t.data = value->data;
+      t.strides = nullptr;
+      t.bytes = value->bytes;
+      // What is not the session's to give away (a constant, an input, a state) is copied.
+      if (place.external < 0 && !place.dynamic) {
+        t.data = session_output(place);
+        if (!t.data)
+          return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes of output '%s'", place.bytes,
+                      info.output_texts[i].name.c_str());
+        if (place.bytes > 0) std::memcpy(t.data, value->data, place.bytes);
+        t.bytes = place.bytes;
+      }
+    } else if (!in_place_[i] && value->bytes > 0) {
+      if (is_contiguous(value->shape, t.strides, value->ndim))
+        std::memmove(t.data, value->data, value->bytes);
+      else
+        copy_strided<false>(value->as<uint8_t>(), static_cast<uint8_t*>(t.data), value->shape, t.strides, value->ndim,
+                            value->dtype.bytes());
+    }
+    t.dtype = {value->dtype.code, value->dtype.bits, 1};
+    t.ndim = value->ndim;
+    t.shape = value->shape;
+  }
+  return Status();
+}
+
+}  // namespace mrt

@@ -1,0 +1,86 @@
+// One caller's way to run a program: binds shapes, keeps layouts and memory, moves inputs and outputs.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/status.h"
+#include "runtime/executor.h"
+#include "runtime/layout.h"
+#include "runtime/program.h"
+#include "runtime/state.h"
+
+namespace mrt {
+
+struct RunRequest {
+  const mrt_tensor* inputs;
+  size_t input_count;
+  mrt_tensor* outputs;
+  size_t output_count;
+  uint32_t entry;
+  State* state;
+  RunControl control;
+};
+
+class Session {
+ public:
+  // Retains the program. threads is at least 1.
+  Session(Program* program, int32_t threads, bool profile, int32_t layout_cache);
+
+  void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
+  void release() {
+    if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+
+  // One run at a time: whoever acquired the session may run it, then gives it back.
+  bool acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
+  void give_back() { busy_.store(false, std::memory_order_release); }
+  Status run(const RunRequest& request);
+
+  Program* program() const { return program_; }
+  bool profiles() const { return profile_; }
+  const std::vector<mrt_step_record>& records() const { return executor_.records(); }
+  // May be read while another thread runs.
+  size_t memory() const { return memory_.load(std::memory_order_relaxed); }
+
+ private:
+  ~Session() { program_->release(); }
+
+  Status check_input(const mrt_tensor& tensor, const ValueText& text) const;
+  bool same_shapes(const RunRequest& request) const;
+  Status select_layout(const RunRequest& request);
+  Status bind(const RunRequest& request);
+  Status bind_symbol(const ValueText& input, size_t dim, const InputDim& d, int64_t value);
+  Status check_dims(const RunRequest& request) const;
+  Status find_layout(uint32_t entry);
+  Status reserve_memory();
+  void remember_shapes(const RunRequest& request);
+  Status place_inputs(const RunRequest& request);
+  Status place_outputs(const RunRequest& request);
+  Status place_states(const RunRequest& request);
+  Status check_room(const mrt_tensor& tensor, const OutputPlace& place, const Tensor& value, const char* name) const;
+  bool overlaps_input(const RunRequest& request, const void* data, size_t bytes) const;
+  Status deliver(const RunRequest& request);
+  uint8_t* session_output(const OutputPlace& place);
+
+  std::atomic<int> references_{1};
+  std::atomic<bool> busy_{false};
+  std::atomic<size_t> memory_{0};
+  Program* const program_;
+  const int32_t threads_;
+  const bool profile_;
+  const size_t layout_limit_;
+  Executor executor_;
+  std::vector<std::unique_ptr<Layout>> layouts_;
+  Layout* layout_ = nullptr;  // of the last run
+  uint64_t clock_ = 0;
+  std::vector<int64_t> last_;  // extents of the last run's inputs, one after the other
+  Bindings bindings_;          // scratch of bind()
+  Arena arena_, inputs_, outputs_;
+  std::vector<uint8_t> in_place_;  // by output: this run writes it straight into the caller's memory
+};
+
+}  // namespace mrt
