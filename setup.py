@@ -16,11 +16,11 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-HEADER = ROOT / "csrc" / "include" / "maas_rt.h"
+SHIPPED = {"include": ROOT / "csrc" / "include" / "maas_rt.h", "examples": ROOT / "csrc" / "examples" / "classify.c"}
 
 
 class CMakeBuild(build_ext):
-    """One extension, one CMake project: builds csrc/ and collects the two objects and the C header."""
+    """One extension, one CMake project: builds csrc/ and collects the two objects, the C header and the example."""
 
     def run(self) -> None:
         # The base class builds in build/ and copies the extension alone back into the source tree.
@@ -35,13 +35,16 @@ class CMakeBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         _install(build / "libmaas_rt.so", target.parent / "libmaas_rt.so")
         _install(build / target.name, target)
-        header = target.parent / "include" / HEADER.name
-        header.parent.mkdir(exist_ok=True)
-        header.unlink(missing_ok=True)
+        for folder, source in SHIPPED.items():
+            self._ship(source, target.parent / folder / source.name)
+
+    def _ship(self, source: Path, copy: Path) -> None:
+        copy.parent.mkdir(exist_ok=True)
+        copy.unlink(missing_ok=True)
         if self.inplace:  # stays live
-            header.symlink_to(os.path.relpath(HEADER, header.parent))
+            copy.symlink_to(os.path.relpath(source, copy.parent))
         else:
-            shutil.copyfile(HEADER, header)
+            shutil.copyfile(source, copy)
 
     def _cmake(self, build: Path) -> None:
         import pybind11
@@ -82,7 +85,7 @@ packages += ["maas_rt.compiler", *(f"maas_rt.compiler.{name}" for name in find_p
 setup(
     packages=packages,
     package_dir={"maas_rt.compiler": "compiler"},
-    package_data={"maas_rt": ["py.typed", "*.pyi", "include/*.h", "libmaas_rt.so"]},
+    package_data={"maas_rt": ["py.typed", "*.pyi", "include/*.h", "examples/*.c", "libmaas_rt.so"]},
     ext_modules=[] if os.environ.get("MAAS_RT_SKIP_NATIVE") else [Extension("maas_rt._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     zip_safe=False,

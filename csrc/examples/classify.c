@@ -6,6 +6,7 @@
  * first take their smallest extent. Prints, for each item, the K best classes of the first output; with --bench also
  * the time to load and the median time of one item.
  */
+#define _POSIX_C_SOURCE 200809L
 #include <maas_rt.h>
 #include <stdio.h>
 #include <stdlib.h>
