@@ -84,8 +84,7 @@ size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32
   return zeros_bytes(p.g) + product_scratch(p.table->mr, p.g.taps()) * static_cast<size_t>(threads);
 }
 
-// ---- one row of one phase
-// ------------------------------------------------------------------------------------------------
+// ---- one row of one phase ----
 
 struct PhaseRows {
   const ConvGeometry* g;
@@ -174,8 +173,7 @@ void phase_block(const Call& c, int64_t first, int64_t rows, int64_t begin, int6
   }
 }
 
-// ---- the reference: the scatter of the definition, read from the output's side
-// ---------------------------------------------
+// ---- the reference: the scatter of the definition, read from the output's side ----
 
 float packed_weight(const ConvGeometry& g, const float* w, int64_t group, int64_t i, int64_t o, int64_t kh,
                     int64_t kw) {
@@ -243,8 +241,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-// ---- packing
-// ---------------------------------------------------------------------------------------------------------
+// ---- packing ----
 
 Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
   MRT_TRY(check_packing_name(kContract, packing, "conv_transpose2d_f32_v1"));

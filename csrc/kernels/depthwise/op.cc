@@ -66,8 +66,7 @@ size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32
   return p.table ? tap_scratch(p.g) * static_cast<size_t>(threads) : 0;
 }
 
-// ---- one row of the output
-// -------------------------------------------------------------------------------------------
+// ---- one row of the output ----
 
 struct Image {
   const ConvGeometry* g;
@@ -128,8 +127,7 @@ void row(const Image& m, DepthwiseRow d, int64_t n, int64_t oh, char* scratch) {
   }
 }
 
-// ---- the reference
-// -----------------------------------------------------------------------------------------------------
+// ---- the reference ----
 
 void reference(const Params& p, const Tensor& x, const float* w, const float* bias, const float* residual,
                const Tensor& y) {
@@ -152,6 +150,18 @@ void reference(const Params& p, const Tensor& x, const float* w, const float* bi
           y.as<float>()[index] =
               epilogue_reference(p.epilogue, sum, bias ? bias + c : nullptr, residual ? residual + index : nullptr);
         }
+}
+
+// Channels at a time. Of an image that lies in L2 so few that the lines of the input that a row of the output sees are
+// still near when the next row comes; of a larger one all, because then memory is read in order.
+int64_t channel_chunk(const ConvGeometry& g, int64_t height, int64_t width) {
+  constexpr double kImageBytes = 480 << 10, kLineBytes = 64 << 10;
+  constexpr int64_t kStep = 16;  // a cache line
+  const double line = static_cast<double>(width) * sizeof(float), channels = static_cast<double>(g.in_channels);
+  const double lines = line * static_cast<double>(g.kernel_h);
+  if (line * channels * static_cast<double>(height) > kImageBytes || lines * channels <= kLineBytes)
+    return g.in_channels;
+  return std::max(kStep, static_cast<int64_t>(kLineBytes / lines) / kStep * kStep);
 }
 
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
@@ -182,21 +192,29 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   // Pieces of rows, several a thread where there are enough.
   const int64_t pieces = ctx.threads > 1 ? std::min<int64_t>(rows, 4 * int64_t{ctx.threads}) : 1;
   const size_t per_thread = tap_scratch(g);
+  const int64_t chunk = channel_chunk(g, x.shape[1], x.shape[2]), chunks = (channels + chunk - 1) / chunk;
   parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
-    for (int64_t r = rows * piece / pieces; r < rows * (piece + 1) / pieces; ++r) {
+    const int64_t begin = rows * piece / pieces, end = rows * (piece + 1) / pieces;
+    for (int64_t i = 0; i < chunks; ++i) {
       DepthwiseRow d = common;
-      d.y = y.as<float>() + r * row_size;
-      const float* from = residual ? residual + r * row_size : nullptr;
-      d.residual = after && e.residual_after ? nullptr : from;
-      row(image, d, r / out_h, r % out_h, static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * per_thread);
-      if (after) p.epilogue_table->apply(e, d.y, row_size, 1, row_size, e.residual_after ? from : nullptr, row_size);
+      d.c0 = i * chunk;
+      d.c1 = std::min(channels, d.c0 + chunk);
+      for (int64_t r = begin; r < end; ++r) {
+        d.y = y.as<float>() + r * row_size;
+        const float* from = residual ? residual + r * row_size : nullptr;
+        d.residual = after && e.residual_after ? nullptr : from;
+        row(image, d, r / out_h, r % out_h, static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * per_thread);
+        if (after) {
+          const float* added = e.residual_after && from ? from + d.c0 : nullptr;
+          p.epilogue_table->apply(e, d.y + d.c0, channels, y.shape[2], d.c1 - d.c0, added, channels);
+        }
+      }
     }
   });
   return MRT_OK;
 }
 
-// ---- packing
-// ---------------------------------------------------------------------------------------------------------
+// ---- packing ----
 
 Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
   MRT_TRY(check_packing_name(kContract, packing, "depthwise_f32_c8_v1"));

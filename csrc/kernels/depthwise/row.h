@@ -18,6 +18,7 @@ struct DepthwiseRow {
   int64_t pixel;    // floats from one input pixel to the next
   int64_t count;    // output pixels
   int64_t channels;
+  int64_t c0, c1;  // the channels to compute; c0 is a multiple of 8
   const float* w;
   int64_t w_block;    // floats of one block of 8 channels
   const float* bias;  // null or [channels]

@@ -14,20 +14,29 @@ MRT_INLINE V load_lanes(const float* p, int64_t n) {
   return kFull ? V::load(p) : V::load(p, n);
 }
 
+// What is left to do with the sums of PX pixels that are `channels` floats apart.
 template <typename V, int PX, bool kFull>
-MRT_INLINE void finish(const DepthwiseRow& d, const V (&acc)[PX], int64_t p, int64_t c, int64_t n) {
+MRT_INLINE void finish(const DepthwiseRow& d, V (&acc)[PX], int64_t p, int64_t c, int64_t n) {
   const V lo = V::set(d.lo), hi = V::set(d.hi);
+  const int64_t first = p * d.channels + c;
+  const float* const r = d.residual;
+  if (r && !d.residual_after) {
+#pragma GCC unroll 8
+    for (int i = 0; i < PX; ++i) acc[i] = acc[i] + load_lanes<V, kFull>(r + first + i * d.channels, n);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < PX; ++i) acc[i] = min(hi, max(lo, acc[i]));
+  if (r && d.residual_after) {
+#pragma GCC unroll 8
+    for (int i = 0; i < PX; ++i) acc[i] = acc[i] + load_lanes<V, kFull>(r + first + i * d.channels, n);
+  }
+  float* const y = d.y + first;
 #pragma GCC unroll 8
   for (int i = 0; i < PX; ++i) {
-    const int64_t at = (p + i) * d.channels + c;
-    V x = acc[i];
-    if (d.residual && !d.residual_after) x = x + load_lanes<V, kFull>(d.residual + at, n);
-    x = min(hi, max(lo, x));
-    if (d.residual && d.residual_after) x = x + load_lanes<V, kFull>(d.residual + at, n);
     if (kFull) {
-      x.store(d.y + at);
+      acc[i].store(y + i * d.channels);
     } else {
-      x.store(d.y + at, n);
+      acc[i].store(y + i * d.channels, n);
     }
   }
 }
@@ -76,19 +85,20 @@ MRT_INLINE void fixed_channels(const DepthwiseRow& d, int64_t p, int64_t c, int6
 // K is 0 for any filter.
 template <typename V, int K, int S, int PX>
 MRT_INLINE void pixels(const DepthwiseRow& d, int64_t p) {
-  int64_t c = 0;
-  for (; c + V::width <= d.channels; c += V::width) {
+  int64_t c = d.c0;
+  for (; c + V::width <= d.c1; c += V::width) {
     if constexpr (K == 0) {
       any_channels<V, PX, true>(d, p, c, V::width);
     } else {
       fixed_channels<V, K, S, PX, true>(d, p, c, V::width);
     }
   }
-  if (c < d.channels) any_channels<V, PX, false>(d, p, c, d.channels - c);
+  if (c < d.c1) any_channels<V, PX, false>(d, p, c, d.c1 - c);
 }
 
 template <typename V, int K, int S>
-void row(const DepthwiseRow& d) {
+void row(const DepthwiseRow& call) {
+  const DepthwiseRow d = call;  // a copy that no store can alias: its members stay in registers
   int64_t p = 0;
   // 5 pixels are 3 + 2, not 4 + 1: a lone pixel loads a weight for every multiplication.
   for (; d.count - p >= 6 || d.count - p == 4; p += 4) pixels<V, K, S, 4>(d, p);

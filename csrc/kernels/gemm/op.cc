@@ -97,8 +97,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-// ---- packing
-// ---------------------------------------------------------------------------------------------------------
+// ---- packing ----
 
 Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, bool* trans) {
   MRT_TRY(check_packing_name(kContract, packing, "gemm_f32_nr16_v1"));

@@ -38,8 +38,7 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   return Status();
 }
 
-// ---- shapes
-// ------------------------------------------------------------------------------------------------------------
+// ---- shapes ----
 
 // The extents of one product, and how many there are.
 struct Shape {
@@ -86,8 +85,7 @@ Status check_batch(const Tensor& a, const Tensor& b, const Tensor& y) {
   return Status();
 }
 
-// ---- scratch, of each thread: packed b, packed (or scaled) a, row pointers
-// ---------------------------------------------------
+// ---- scratch, of each thread: packed b, packed (or scaled) a, row pointers ----
 
 struct Layout {
   int64_t b, a, pointers;  // bytes; -1: too many
@@ -143,8 +141,7 @@ size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int
   return static_cast<size_t>(l.b + l.a + l.pointers) * static_cast<size_t>(threads);
 }
 
-// ---- one product
-// ----------------------------------------------------------------------------------------------------------
+// ---- one product ----
 
 struct Operands {
   const float *a, *b, *bias;
