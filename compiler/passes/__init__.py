@@ -1,0 +1,59 @@
+"""From an imported module to kernel calls and small generated functions: `lowering_passes` is the order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+
+from ._kernel_call import AttrValue, KernelCall, kernel_outputs, make_kernel_call, read_kernel_call
+from .canonicalise import canonicalise
+from .fold_batch_norm import fold_batch_norm
+from .fold_constants import fold_constants
+from .fuse_epilogues import fuse_epilogues
+from .fuse_residual_norms import fuse_residual_norms
+from .layout import channels_last
+from .legalize import fuse, legalize
+from .lower_convolutions import lower_convolutions
+from .lower_matmuls import lower_matmuls
+from .lower_movement import lower_movement
+from .match_attention import match_attention, pack_attention
+from .match_norms import match_norms
+
+__all__ = ["AttrValue", "KernelCall", "Pass", "kernel_outputs", "lowering_passes", "make_kernel_call", "read_kernel_call"]
+
+Pass = Callable[[tvm.IRModule], tvm.IRModule]
+
+
+def lowering_passes(target: tvm.target.Target | None = None) -> list[tuple[str, Pass]]:
+    """All passes in order. `target` is what generated code is legalized for; None: the current target."""
+
+    def for_target(stage: Pass) -> Pass:
+        def run(mod: tvm.IRModule) -> tvm.IRModule:
+            if target is None:
+                return stage(mod)
+            with target:
+                return stage(mod)
+
+        return run
+
+    return [
+        ("canonicalise", canonicalise),
+        ("fold constants", fold_constants),
+        ("fold batch norm", fold_batch_norm),
+        ("canonicalise constants", canonicalise),
+        ("match norms", match_norms),
+        ("match attention", match_attention),
+        ("channels last", channels_last),
+        ("canonicalise layout", canonicalise),
+        ("fold layout constants", fold_constants),
+        ("pack attention", pack_attention),
+        ("lower convolutions", lower_convolutions),
+        ("lower matmuls", lower_matmuls),
+        ("fuse epilogues", fuse_epilogues),
+        ("fuse residual norms", fuse_residual_norms),
+        ("canonicalise kernels", canonicalise),
+        ("lower movement", lower_movement),
+        ("legalize", for_target(legalize)),
+        ("fuse", for_target(fuse)),
+    ]

@@ -106,6 +106,10 @@ class Rewriter:
         """Bindings of the function being rewritten (not yet rewritten) that use one of its variables."""
         return self._users.get(var, [])
 
+    def count_of(self, var: relax.Var) -> int:
+        """How often a variable of the function being rewritten is used, by bindings and by the result."""
+        return self._counts.get(var, 0)
+
     def mapped(self, expr: relax.Expr) -> relax.Expr | None:
         """The rewritten form of an operand of the original function; None if its binding has not been reached yet."""
         if isinstance(expr, tvm.ir.Var) and isinstance(expr.ty, (relax.TensorType, tvm.ir.TupleType)):

@@ -1,0 +1,46 @@
+"""A sum into the norm that follows it: the norm's residual input, and its second output where the sum is used again."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from ._dims import same_shape, shape_of
+from ._kernel_call import make_kernel_call, read_kernel_call
+from ._ops import is_f32
+from ._rewrite import Rewriter, array_of, is_call, rewrite
+
+__all__ = ["fuse_residual_norms"]
+
+_NORMS = ("layer_norm_f32", "rms_norm_f32")
+
+
+def fuse_residual_norms(mod: tvm.IRModule) -> tvm.IRModule:
+    return rewrite(mod, _fuse)
+
+
+def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    """At the sum: look ahead to the one norm of it whose vectors are known here, and put the norm in the sum's place."""
+    if not is_call(value, "relax.add") or not is_f32(value) or rw.branching:
+        return None
+    a, b = value.args
+    if not same_shape(shape_of(a), shape_of(var)) or not same_shape(shape_of(b), shape_of(var)):
+        return None
+    if array_of(a) is not None or array_of(b) is not None:
+        return None
+    for user, expr in rw.users(var):
+        call = read_kernel_call(expr)
+        if call is None or call.contract not in _NORMS or not isinstance(call.args[0], tvm.ir.Var) or not call.args[0].same_as(var):
+            continue
+        vectors = [None if arg is None else rw.mapped(arg) for arg in call.args[1:3]]
+        if len(call.args) > 3 or any(arg is not None and new is None for arg, new in zip(call.args[1:3], vectors)):
+            continue
+        args = [a, *vectors, *[None] * (2 - len(vectors)), b]
+        if len(rw.users(var)) == 1 and rw.count_of(var) == 1:
+            out = rw.emit(make_kernel_call(call.contract, args, user.ty, call.attrs, name=call.name), str(user.name))
+            rw.alias(user, out)
+            return out  # the sum itself has no other use
+        both = rw.emit(make_kernel_call(call.contract, args, [user.ty, var.ty], call.attrs, name=call.name), str(user.name))
+        rw.alias(user, rw.emit(relax.TupleGetItem(both, 0), str(user.name)))
+        return relax.TupleGetItem(both, 1)
+    return None

@@ -1,0 +1,36 @@
+"""What no kernel took becomes generated functions: TVM's own lowering and fusion, with views left as views."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+
+__all__ = ["fuse", "legalize"]
+
+VIEWS = ["relax.reshape"]  # plan/ makes a view of each; canonicalise spelled the others like this one
+
+
+def legalize(mod: tvm.IRModule) -> tvm.IRModule:
+    """Operators -> call_tir."""
+    mod = relax.transform.ConvertToDataflow(1)(mod) if _has_plain_blocks(mod) else mod
+    mod = relax.transform.DecomposeOpsForInference()(mod)
+    return relax.transform.LegalizeOps(skip_ops=VIEWS)(mod)
+
+
+def fuse(mod: tvm.IRModule) -> tvm.IRModule:
+    """Neighbouring call_tir -> one; kernel calls and views are opaque to it."""
+    mod = relax.transform.AnnotateTIROpPattern()(mod)
+    mod = relax.transform.FuseOps()(mod)
+    mod = relax.transform.FuseTIR()(mod)
+    return relax.transform.DeadCodeElimination(["main"])(mod)
+
+
+def _has_plain_blocks(mod: tvm.IRModule) -> bool:
+    for _, func in mod.functions_items():
+        if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr):
+            if any(not isinstance(block, relax.DataflowBlock) for block in func.body.blocks):
+                return True
+    return False
+
+

@@ -1,0 +1,142 @@
+"""What only moves data, and stays after fusion, to kernels: transposes, concatenation, slices, padding, gathers.
+
+Slices whose users are all generated element by element stay generated: there they cost nothing. A gather by run-time indices is
+always a kernel, since kernels check indices and generated code does not.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from ._dims import Dim, shape_of
+from ._kernel_call import make_kernel_call
+from ._ops import dtype_of, reshape
+from ._rewrite import Rewriter, is_call, rewrite
+
+__all__ = ["lower_movement"]
+
+_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "edge": "edge", "circular": "wrap"}
+_BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2, "int32": 4, "uint32": 4, "float32": 4,
+          "int64": 8, "uint64": 8, "float64": 8}  # fmt: skip
+
+
+def lower_movement(mod: tvm.IRModule) -> tvm.IRModule:
+    """Splits become slices first, so that parts that nobody wants are not made."""
+    return rewrite(rewrite(mod, _split), _lower)
+
+
+def _split(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if not is_call(value, "relax.split"):
+        return None
+    shapes = [shape_of(field) for field in _parts(value)]
+    axis = int(value.attrs.axis) % value.args[0].ty.ndim
+    if any(shape is None or not isinstance(shape[axis], int) for shape in shapes):
+        return None
+    slices, start = [], 0
+    for shape in shapes:
+        stop = start + shape[axis]
+        part = relax.op.strided_slice(value.args[0], [axis], [start], [stop], assume_inbound=True)
+        slices.append(rw.emit(part, str(var.name)))
+        start = stop
+    return relax.Tuple(slices)
+
+
+def _parts(value: relax.Call) -> list[relax.Var]:
+    return [relax.Var("part", field) for field in value.ty.fields]
+
+
+def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if not is_call(value) or not isinstance(var.ty, relax.TensorType) or dtype_of(var) not in _BYTES:
+        return None
+    name = str(value.op.name)
+    if name == "relax.permute_dims":
+        return _transpose(var, value)
+    if name == "relax.concat":
+        return _concat(var, value)
+    if name == "relax.strided_slice":
+        return _slice(rw, var, value)
+    if name == "relax.nn.pad":
+        return _pad(var, value)
+    if name == "relax.take":
+        return _gather(rw, var, value)
+    return None
+
+
+def _transpose(var: relax.Var, value: relax.Call) -> relax.Expr:
+    ndim = var.ty.ndim
+    axes = list(reversed(range(ndim))) if value.attrs.axes is None else [int(axis) % ndim for axis in value.attrs.axes]
+    return make_kernel_call("transpose", [value.args[0]], var.ty, {"perm": axes}, name=str(var.name))
+
+
+def _concat(var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    if not isinstance(value.args[0], relax.Tuple) or value.attrs.axis is None:
+        return None
+    axis = int(value.attrs.axis) % var.ty.ndim
+    return make_kernel_call("concat", list(value.args[0].fields), var.ty, {"axis": axis}, name=str(var.name))
+
+
+def _slice(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    source, target = shape_of(value.args[0]), shape_of(var)
+    users = rw.users(var)
+    if source is None or target is None or (users and rw.count_of(var) == len(users) and all(_elementwise(expr) for _, expr in users)):
+        return None
+    axes, begin = ([getattr(item, "value", None) for item in arg.fields] for arg in value.args[1:3])
+    strides = [getattr(item, "value", None) for item in value.args[4].fields] if len(value.args) > 4 else [1] * len(axes)
+    starts, steps = [0] * len(source), [1] * len(source)
+    for axis, first, step in zip(axes, begin, strides):
+        place = int(axis) % len(source)
+        start = _start(first, source[place])
+        if start is None or step is None or int(step) < 1:
+            return None
+        starts[place], steps[place] = start, int(step)
+    return make_kernel_call("slice", [value.args[0]], var.ty, {"starts": starts, "steps": steps}, name=str(var.name))
+
+
+def _start(first: int | None, extent: Dim) -> int | None:
+    """Where a slice begins, counted from the front; None if that depends on a symbol."""
+    if first is None or (int(first) < 0 and not isinstance(extent, int)):
+        return None
+    start = int(first) + (extent if int(first) < 0 else 0)
+    return min(max(start, 0), extent) if isinstance(extent, int) else start
+
+
+def _elementwise(expr: relax.Expr) -> bool:
+    """Whether TVM makes a fusable loop of it: an operator that is neither a kernel's call, nor a view, nor movement."""
+    return is_call(expr) and str(expr.op.name) not in (
+        "relax.call_dps_packed",
+        "relax.reshape",
+        "relax.permute_dims",
+        "relax.concat",
+        "relax.nn.pad",
+        "relax.take",
+        "relax.matmul",
+        "relax.strided_slice",
+    )
+
+
+def _pad(var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    mode = _MODES.get(str(value.attrs.pad_mode))
+    width = [int(w) for w in value.attrs.pad_width]
+    if mode is None or any(w < 0 for w in width):
+        return None
+    attrs = {"before": width[0::2], "value": float(value.attrs.pad_value), "mode": mode}
+    return make_kernel_call("pad", [value.args[0]], var.ty, attrs, name=str(var.name))
+
+
+def _gather(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    table, indices = value.args
+    if value.attrs.axis is None or str(value.attrs.mode) not in ("fast", "nan") or shape_of(table) is None:
+        return None
+    while (inner := rw.call(indices, "relax.astype", "relax.reshape")) is not None:  # narrowed or flattened for TVM's sake
+        if is_call(inner, "relax.astype") and not (dtype_of(inner.args[0]) == "int64" and dtype_of(indices) == "int32"):
+            break
+        indices = inner.args[0]
+    places = shape_of(indices)
+    if dtype_of(indices) not in ("int32", "int64") or places is None:
+        return None
+    axis = int(value.attrs.axis) % table.ty.ndim
+    shape = shape_of(table)
+    out_ty = relax.TensorType([*shape[:axis], *places, *shape[axis + 1 :]], dtype_of(table))
+    call = make_kernel_call("gather", [table, indices], out_ty, {"axis": axis}, name=str(var.name))
+    return reshape(rw.emit(call, str(var.name)), shape_of(var))
