@@ -159,13 +159,11 @@ def _names_from(shape_env: Any) -> dict[str, str]:
     return names
 
 
-def example_inputs(program: ExportedProgram, signature: Signature) -> dict[str, np.ndarray[Any, Any]] | None:
-    """The inputs that the program was exported with, by name."""
-    if program.example_inputs is None:
-        return None
-    leaves = pytree.tree_flatten(program.example_inputs)[0]
+def example_inputs(examples: Any, signature: Signature) -> dict[str, np.ndarray[Any, Any]] | None:
+    """Example inputs, (args, kwargs) of a call, by the inputs' names; None where there are none."""
+    leaves = pytree.tree_flatten(examples)[0] if examples is not None else []
     entries = signature.user_inputs
-    if len(leaves) != len(entries):
+    if examples is None or len(leaves) != len(entries):
         return None
     found: dict[str, np.ndarray[Any, Any]] = {}
     for entry, leaf in zip(entries, leaves):

@@ -112,7 +112,7 @@ class Symbols:
 def _finite(bound: Any) -> int | None:
     try:
         value = int(bound)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, AttributeError):  # what an infinite bound raises
         return None
     return value if abs(value) < 2**62 else None
 

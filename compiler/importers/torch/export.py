@@ -58,6 +58,7 @@ class Program:
         self.functional = functional
         self.signature: Signature = read_signature(functional)
         self.kind = kind
+        self.examples: Any = original.example_inputs  # (args, kwargs), or None
         self.source = TorchSource(self, run)
 
     def build(self, stop_after: fx.Node | None = None) -> ImportedModel:
@@ -88,7 +89,7 @@ class Program:
             states=[StateSpec(name, to_numpy(self.signature.states[name])) for name in self.signature.states],
             symbols=symbols.specs,
             provenance={"framework": "torch", "framework_version": torch.__version__.split("+")[0], "kind": self.kind},
-            example_inputs=example_inputs(self.original, self.signature),
+            example_inputs=example_inputs(self.examples, self.signature),
         )
 
     def _placeholders(self, c: Context) -> list[Any]:

@@ -1,0 +1,113 @@
+"""What the caller says about dynamic dimensions, in the words of torch.export."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.export import Dim
+
+from maas_rt._errors import InvalidArgumentError
+
+__all__ = ["dynamic_shapes", "widened"]
+
+_TEXT = re.compile(r"^(?P<input>[^:=]+):(?P<axis>-?\d+)(?:=(?P<low>\d+)?\.\.(?P<high>\d+)?)?$")
+
+
+def dynamic_shapes(dynamic: Any, names: Sequence[str]) -> tuple[Any, ...] | dict[str, Any] | None:
+    """torch's dynamic_shapes, one entry for each of forward's arguments; None where nothing is dynamic.
+
+    `dynamic` is {"x": {0: (1, 32)}}, {"x": {0: Dim("batch", max=32)}}, "x:0=1..32", or a list of such texts; for an argument that is
+    a list or a dict, the same nested. Dimensions of different inputs may turn out to be one: torch finds out.
+    """
+    if not dynamic:
+        return None
+    if isinstance(dynamic, str):
+        dynamic = [dynamic]
+    if not isinstance(dynamic, Mapping):
+        dynamic = _from_texts(dynamic)
+    unknown = [name for name in dynamic if name not in names]
+    if unknown:
+        raise InvalidArgumentError(f"there is no input named {unknown[0]!r} to be dynamic: the inputs are {', '.join(names)}")
+    return {name: _nested(dynamic.get(name), name) for name in names}
+
+
+def _from_texts(texts: Sequence[str]) -> dict[str, dict[int, Any]]:
+    found: dict[str, dict[int, Any]] = {}
+    for text in texts:
+        match = _TEXT.match(str(text))
+        if match is None:
+            raise InvalidArgumentError(f"{text!r} does not name a dynamic dimension: expected input:dim=min..max, as x:0=1..32")
+        low, high = match["low"], match["high"]
+        found.setdefault(match["input"], {})[int(match["axis"])] = (int(low) if low else 1, int(high) if high else None)
+    return found
+
+
+def _nested(spec: Any, name: str) -> Any:
+    if spec is None:
+        return None
+    if isinstance(spec, Mapping) and all(isinstance(key, int) for key in spec):
+        return {axis: _dim(value, name, axis) for axis, value in spec.items()}
+    if isinstance(spec, Mapping):
+        return {key: _nested(value, f"{name}.{key}") for key, value in spec.items()}
+    if isinstance(spec, (tuple, list)):
+        return type(spec)(_nested(value, f"{name}.{i}") for i, value in enumerate(spec))
+    raise InvalidArgumentError(f"the dynamic dimensions of {name!r} are a {type(spec).__name__}: expected {{dim: (min, max)}}")
+
+
+def _dim(value: Any, name: str, axis: int) -> Any:
+    if value is None or isinstance(value, type(Dim.DYNAMIC)) or hasattr(value, "__name__"):
+        return value
+    if value is True or value == ():
+        return Dim.DYNAMIC
+    if isinstance(value, str):
+        return Dim(value)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(v is None or isinstance(v, int) for v in value):
+        low, high = value
+        if (low or 0) < 0 or (high is not None and high < max(low or 1, 1)):
+            raise InvalidArgumentError(f"dimension {axis} of {name!r} is to be in {low}..{high}, which is empty")
+        return Dim.DYNAMIC(min=low, max=high)
+    raise InvalidArgumentError(f"dimension {axis} of {name!r} has the bounds {value!r}: expected (min, max)")
+
+
+def widened(args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, names: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example inputs with dynamic dimensions of size 0 or 1 repeated: torch takes such a size for a constant."""
+    if shapes is None:
+        return args, kwargs
+    values = [*args, *kwargs.values()]
+    wide = [_widened(value, shapes[name], name) for name, value in zip(names, values)]
+    return tuple(wide[: len(args)]), dict(zip(kwargs, wide[len(args) :]))
+
+
+def _widened(value: Any, spec: Any, name: str) -> Any:
+    if spec is None:
+        return value
+    if isinstance(value, torch.Tensor):
+        if not isinstance(spec, Mapping):
+            raise InvalidArgumentError(f"the dynamic dimensions of {name!r} are nested, and the input is one tensor")
+        for axis, dim in spec.items():
+            value = _wide(value, axis, dim, name)
+        return value
+    if isinstance(value, (tuple, list)) and isinstance(spec, (tuple, list)):
+        return type(value)(_widened(v, s, f"{name}.{i}") for i, (v, s) in enumerate(zip(value, spec)))
+    if isinstance(value, Mapping) and isinstance(spec, Mapping):
+        return {key: _widened(v, spec.get(key), f"{name}.{key}") for key, v in value.items()}
+    return value
+
+
+def _wide(value: torch.Tensor, axis: int, dim: Any, name: str) -> torch.Tensor:
+    if not -value.ndim <= axis < value.ndim:
+        raise InvalidArgumentError(f"input {name!r} has {value.ndim} dimensions, and dimension {axis} is to be dynamic")
+    if dim is None or value.shape[axis] > 1:
+        return value
+    low, high = getattr(dim, "min", None), getattr(dim, "max", None)
+    size = max(2, int(low) if low is not None else 2)
+    if high is not None and int(high) < size:
+        return value
+    return torch.cat([value.narrow(axis, 0, 1)] * size, dim=axis) if value.shape[axis] else value.new_zeros(
+        [size if i == axis % value.ndim else s for i, s in enumerate(value.shape)]
+    )
+
+

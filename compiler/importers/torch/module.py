@@ -1,0 +1,185 @@
+"""nn.Module to Relax: a copy in eval mode goes through torch.export, with the dynamic dimensions that the caller names."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from maas_rt._errors import ImportModelError, InvalidArgumentError
+
+from .._imported import ImportedModel
+from ..checkpoint import load_checkpoint
+from ._decompose import decompose, quiet
+from ._dynamic import dynamic_shapes, widened
+from .export import Program
+from .source import from_numpy
+
+__all__ = ["build_from_factory", "import_checkpoint", "import_module"]
+
+
+def import_module(
+    module: torch.nn.Module,
+    examples: Any = None,
+    *,
+    dynamic: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    kind: str = "module",
+) -> ImportedModel:
+    """Import a module, traced with example inputs: a tensor, a tuple of them, or a dict by forward's argument names.
+
+    The module itself is left as it is: weights and training flags belong to a copy. `dynamic`: see `_dynamic.dynamic_shapes`.
+    Without examples, `input_shapes` gives float32 inputs by name.
+    """
+    module = _copied(module)
+    args, kwargs = _arguments(module, examples, input_shapes)
+    names = _names(module, args, kwargs)
+    shapes = dynamic_shapes(dynamic, names)
+    wide_args, wide_kwargs = widened(args, kwargs, shapes, names)
+    program = _exported(module, wide_args, wide_kwargs, shapes)
+    spec = pytree.tree_structure((args, kwargs))
+
+    def run(leaves: list[Any]) -> Any:
+        positional, named = pytree.tree_unflatten(leaves, spec)
+        before = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
+        try:
+            return module(*positional, **named)
+        finally:
+            for name, tensor in module.named_buffers():
+                tensor.copy_(before[name])
+
+    built = Program(program, decompose(program), run, kind)
+    built.examples = (args, kwargs)
+    return built.build()
+
+
+def import_checkpoint(
+    path: Path,
+    factory: str,
+    examples: Any = None,
+    *,
+    dynamic: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> ImportedModel:
+    """Build the architecture with "package.module:factory", fill it from a checkpoint, and import it.
+
+    The factory takes no arguments and returns the module, or (module, example inputs), or (module, example inputs, dynamic).
+    """
+    module, own_examples, own_dynamic = build_from_factory(factory)
+    load_checkpoint(module, path)
+    if examples is None and not input_shapes:
+        examples = own_examples
+    return import_module(module, examples, dynamic=dynamic or own_dynamic, input_shapes=input_shapes, kind="checkpoint")
+
+
+def build_from_factory(factory: str) -> tuple[torch.nn.Module, Any, Any]:
+    """Call "package.module:factory"; modules of the working directory are found."""
+    module_name, _, attribute = factory.partition(":")
+    if not module_name or not attribute:
+        raise InvalidArgumentError(f"--model {factory} does not name an architecture: expected package.module:factory")
+    function: Any = _imported(module_name, factory)
+    for part in attribute.split("."):
+        if not hasattr(function, part):
+            raise InvalidArgumentError(f"{module_name} has no {attribute}: give --model package.module:factory with a function in it")
+        function = getattr(function, part)
+    built = function()
+    parts = tuple(built) if isinstance(built, (tuple, list)) else (built,)
+    if not parts or len(parts) > 3 or not isinstance(parts[0], torch.nn.Module):
+        raise InvalidArgumentError(f"{factory} returned a {type(built).__name__}: expected a torch.nn.Module")
+    return parts[0], (parts[1] if len(parts) > 1 else None), (parts[2] if len(parts) > 2 else None)
+
+
+def _imported(name: str, factory: str) -> Any:
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InvalidArgumentError(f"--model {factory}: cannot import {name}: {error}") from error
+    finally:
+        sys.path.remove(here)
+
+
+def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    try:
+        return copy.deepcopy(module).cpu().eval()
+    except Exception as error:
+        raise ImportModelError(
+            f"the module cannot be copied ({type(error).__name__}: {error}): export it with torch.export.export, and compile that"
+        ) from error
+
+
+def _arguments(
+    module: torch.nn.Module, examples: Any, input_shapes: Mapping[str, Sequence[int]] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the traced call, tensors made of numpy arrays."""
+    if examples is None:
+        if not input_shapes:
+            raise InvalidArgumentError(
+                "a module is traced with example inputs, and none were given: pass example_inputs, or input shapes for float32 inputs"
+            )
+        draw = np.random.default_rng(0)
+        examples = {name: draw.standard_normal(list(shape)).astype(np.float32) for name, shape in input_shapes.items()}
+    examples = pytree.tree_map(_as_torch, examples)
+    if isinstance(examples, Mapping):
+        return _by_name(module, dict(examples))
+    if isinstance(examples, (tuple, list)):
+        return tuple(examples), {}
+    return (examples,), {}
+
+
+def _by_name(module: torch.nn.Module, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    parameters = inspect.signature(module.forward).parameters
+    flexible = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in given if name not in parameters]
+    if unknown and not flexible:
+        raise InvalidArgumentError(f"the model has no input named {unknown[0]!r}: its inputs are {', '.join(parameters)}")
+    args: list[Any] = []
+    for name, parameter in parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) or name not in given:
+            break
+        args.append(given.pop(name))
+    return tuple(args), given
+
+
+def _names(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """forward's argument names, in the order of args and then kwargs; `*rest` takes what is left over."""
+    names: list[str] = []
+    for parameter in inspect.signature(module.forward).parameters.values():
+        if len(names) >= len(args):
+            break
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}_{i}" for i in range(len(args) - len(names))]
+    if len(names) < len(args):
+        raise InvalidArgumentError(f"the model takes {len(names)} inputs, and {len(args)} example inputs were given")
+    return [*names, *kwargs]
+
+
+def _as_torch(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return from_numpy(value)
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def _exported(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> torch.export.ExportedProgram:
+    try:
+        with quiet(), torch.no_grad():
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        text = " ".join(line.strip(" -") for line in str(error).splitlines()[:3] if line.strip())
+        if "onstraint" in str(error) and shapes is not None:
+            raise InvalidArgumentError(f"the model does not work with the dynamic dimensions that were asked for: {text}") from error
+        raise ImportModelError(f"torch.export cannot trace the model: {text or type(error).__name__}") from error
