@@ -69,6 +69,34 @@ void panel_block(const float* a, int64_t lda, const float* panel, int64_t k, con
   }
 }
 
+// One row times P panels that lie panel_stride floats apart: c[p] += a * panel p. A single row and panel would wait for
+// each multiply-add; more panels give it others to do.
+template <typename V, int P>
+void row_times_panels(const float* a, const float* panels, int64_t panel_stride, int64_t k, float* c) {
+  constexpr int n = kPanelWidth / V::width;
+  V acc[P][n];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int j = 0; j < n; ++j) acc[p][j] = V::load(c + p * kPanelWidth + j * V::width);
+  }
+  for (int64_t d = 0; d < k; ++d) {
+    const V x = V::set(a[d]);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int j = 0; j < n; ++j) {
+        acc[p][j] = fma(x, V::load(panels + p * panel_stride + d * kPanelWidth + j * V::width), acc[p][j]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int j = 0; j < n; ++j) acc[p][j].store(c + p * kPanelWidth + j * V::width);
+  }
+}
+
 // The block for any number of rows up to PanelRows<V>.
 template <typename V>
 MRT_INLINE void panel_rows(int rows, const float* a, int64_t lda, const float* panel, int64_t k, const float* alpha,

@@ -1,0 +1,8 @@
+// resize2d_f32, portable: four lanes by the compiler.
+#include "kernels/resize/generic.h"
+
+namespace mrt {
+
+const ResizeKernel kResizeF32_scalar = {Isa::scalar, "resize2d_f32_scalar", resize_blend<F32x4>, resize_row<F32x4>};
+
+}  // namespace mrt

@@ -1,0 +1,365 @@
+// Recurrent layers over time; see rnn_driver.h.
+//
+// Sequences do not depend on each other, nor do directions: a task is some sequences in one direction and needs no
+// other. A task takes the steps in chunks: one product of the inputs of all steps of a chunk with W (which is where the
+// panels are worth their packing), then step by step the product of h with R, and the gates. Where there is one task
+// only, its products are split over threads by panels.
+#include "kernels/rnn/rnn_driver.h"
+
+#include <cinttypes>
+#include <cstring>
+
+namespace mrt {
+namespace {
+
+constexpr int64_t kChunkRows = 96;
+constexpr int64_t kLimit = 1 << 20;            // of `hidden`
+constexpr int64_t kProductGrain = 128 * 1024;  // multiply-adds that are worth waking a thread for
+
+const RnnKernel* const kTables[] = {
+#define MRT_KERNEL(isa) &kRnnF32_##isa,
+#include "kernels/rnn/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+
+struct Cut {
+  int64_t parts;  // of the batch
+  int64_t batch;  // sequences of the largest part
+  int64_t chunk;  // steps
+  int64_t tasks;
+};
+
+Cut cut_of(const RnnProblem& p, int32_t threads) {
+  Cut c;
+  c.parts = (threads + p.dirs - 1) / p.dirs;
+  if (c.parts > p.batch) c.parts = p.batch;
+  c.batch = (p.batch + c.parts - 1) / c.parts;
+  c.parts = (p.batch + c.batch - 1) / c.batch;
+  c.chunk = kChunkRows / c.batch > 0 ? kChunkRows / c.batch : 1;
+  if (c.chunk > p.steps) c.chunk = p.steps;
+  c.tasks = c.parts * p.dirs;
+  return c;
+}
+
+struct Buffers {
+  float *pre, *rec, *rec_h, *reset, *bias, *rec_bias, *h, *c;
+  size_t bytes;
+};
+
+Buffers buffers_of(const RnnProblem& p, const Cut& c, char* base) {
+  Buffers b;
+  size_t at = 0;
+  const auto take = [&](int64_t floats) {
+    float* r = base == nullptr ? nullptr : reinterpret_cast<float*>(base + at);
+    at += align64(static_cast<size_t>(floats) * sizeof(float));
+    return r;
+  };
+  const bool gru = p.gates == 3;
+  b.pre = take(c.chunk * c.batch * p.width());
+  b.rec = take(gru ? c.batch * p.width() : 0);
+  b.rec_h = take(gru && !p.reset_after ? c.batch * p.width() : 0);
+  b.reset = take(gru && !p.reset_after ? c.batch * p.hidden : 0);
+  b.bias = take(p.width());
+  b.rec_bias = take(p.width());
+  b.h = take(c.batch * p.hidden);
+  b.c = take(gru ? 0 : c.batch * p.hidden);
+  b.bytes = at;
+  return b;
+}
+
+struct Task {
+  const RnnKernel* kernel;
+  const RnnProblem& p;
+  const Cut& cut;
+  Buffers buf;
+  int64_t dir, first, count;  // sequences [first, first + count)
+  KernelContext* split;       // not null: products may use threads
+
+  const float* w() const { return p.w + dir * p.width() * p.inputs; }
+  const float* r() const { return p.r + dir * p.width() * p.hidden; }
+  void product(const float* a, int64_t lda, int64_t rows, int64_t k, const float* panels, int64_t begin, int64_t end,
+               float* c);
+  void start();
+  void project(int64_t t, int64_t steps);
+  void lstm_step(float* pre, int64_t t);
+  void gru_step(float* pre, int64_t t);
+  void emit(int64_t t);
+  void run();
+  bool over(int64_t b, int64_t t) const { return p.lengths != nullptr && t >= p.lengths[first + b]; }
+};
+
+// c[rows][width] += a * panels [begin, end).
+void Task::product(const float* a, int64_t lda, int64_t rows, int64_t k, const float* panels, int64_t begin,
+                   int64_t end, float* c) {
+  const auto some = [&](int64_t from, int64_t to) {
+    kernel->product(a, lda, rows, k, panels + from * k * kRnnPanel, to - from, c + from * kRnnPanel, p.width());
+  };
+  const int64_t panel_work = rows * k * kRnnPanel;
+  if (split == nullptr || (end - begin) * panel_work < 2 * kProductGrain) return some(begin, end);
+  parallel_ranges(*split, end - begin, kProductGrain / (panel_work > 0 ? panel_work : 1),
+                  [&](int64_t from, int64_t to) { some(begin + from, begin + to); });
+}
+
+// Initial states and the rows that products are added to. The LSTM's biases belong together; of the GRU's, that of R
+// stays by itself, because the reset gate may multiply it.
+void Task::start() {
+  const int64_t n = p.gates * p.hidden;
+  std::memset(buf.bias, 0, static_cast<size_t>(p.width()) * sizeof(float));
+  std::memset(buf.rec_bias, 0, static_cast<size_t>(p.width()) * sizeof(float));
+  if (p.bias != nullptr) {
+    const float* bias = p.bias + dir * 2 * n;
+    std::memcpy(buf.bias, bias, static_cast<size_t>(n) * sizeof(float));
+    std::memcpy(buf.rec_bias, bias + n, static_cast<size_t>(n) * sizeof(float));
+    if (p.gates == 4) {
+      for (int64_t i = 0; i < n; ++i) buf.bias[i] += buf.rec_bias[i];
+    }
+  }
+  const auto load = [&](float* to, const float* from) {
+    const size_t bytes = static_cast<size_t>(count * p.hidden) * sizeof(float);
+    if (from == nullptr) {
+      std::memset(to, 0, bytes);
+    } else {
+      std::memcpy(to, from + (dir * p.batch + first) * p.hidden, bytes);
+    }
+  };
+  load(buf.h, p.h0);
+  if (p.gates == 4) load(buf.c, p.c0);
+}
+
+void fill_rows(float* to, int64_t rows, const float* row, int64_t width) {
+  for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * width, row, static_cast<size_t>(width) * sizeof(float));
+}
+
+// pre = W x + bias of the steps [t, t + steps).
+void Task::project(int64_t t, int64_t steps) {
+  const int64_t panels = p.width() / kRnnPanel;
+  fill_rows(buf.pre, steps * count, buf.bias, p.width());
+  const float* x = p.x + (t * p.batch + first) * p.inputs;
+  if (count == p.batch) return product(x, p.inputs, steps * count, p.inputs, w(), 0, panels, buf.pre);
+  for (int64_t s = 0; s < steps; ++s) {
+    product(x + s * p.batch * p.inputs, p.inputs, count, p.inputs, w(), 0, panels, buf.pre + s * count * p.width());
+  }
+}
+
+void Task::lstm_step(float* pre, int64_t t) {
+  product(buf.h, p.hidden, count, p.hidden, r(), 0, p.width() / kRnnPanel, pre);
+  const int64_t n = p.hidden;
+  for (int64_t b = 0; b < count; ++b) {
+    if (over(b, t)) continue;
+    LstmCell cell{pre + b * p.width(), {0, n, 2 * n, 3 * n}, n, buf.c + b * n, buf.h + b * n};
+    if (!p.torch_order) {
+      cell.at[1] = 2 * n;
+      cell.at[2] = 3 * n;
+      cell.at[3] = n;
+    }
+    kernel->lstm(cell);
+  }
+}
+
+void Task::gru_step(float* pre, int64_t t) {
+  const int64_t n = p.hidden, panels = p.width() / kRnnPanel;
+  const auto cell_of = [&](int64_t b) {
+    GruCell cell{pre + b * p.width(), buf.rec + b * p.width(), buf.rec + b * p.width(), {0, n, 2 * n}, n, p.reset_after,
+                 buf.h + b * n};
+    if (p.torch_order) {
+      cell.at[0] = n;
+      cell.at[1] = 0;
+    }
+    if (!p.reset_after) cell.rec_h = buf.rec_h + b * p.width();
+    return cell;
+  };
+  fill_rows(buf.rec, count, buf.rec_bias, p.width());
+  const int64_t gates_end = p.reset_after ? panels : (2 * n + kRnnPanel - 1) / kRnnPanel;
+  product(buf.h, n, count, n, r(), 0, gates_end, buf.rec);
+  if (!p.reset_after) {
+    for (int64_t b = 0; b < count; ++b) kernel->gru_reset(cell_of(b), buf.reset + b * n);
+    fill_rows(buf.rec_h, count, buf.rec_bias, p.width());
+    product(buf.reset, n, count, n, r(), 2 * n / kRnnPanel, panels, buf.rec_h);
+  }
+  for (int64_t b = 0; b < count; ++b) {
+    if (!over(b, t)) kernel->gru(cell_of(b));
+  }
+}
+
+// Writes h to y; a sequence that is over gives zeros.
+void Task::emit(int64_t t) {
+  if (p.y == nullptr) return;
+  for (int64_t b = 0; b < count; ++b) {
+    float* y = p.y + (t * p.batch + first + b) * p.dirs * p.hidden + dir * p.hidden;
+    const size_t bytes = static_cast<size_t>(p.hidden) * sizeof(float);
+    if (over(b, t)) {
+      std::memset(y, 0, bytes);
+    } else {
+      std::memcpy(y, buf.h + b * p.hidden, bytes);
+    }
+  }
+}
+
+void Task::run() {
+  start();
+  const bool backward = p.backward(dir);
+  for (int64_t done = 0; done < p.steps; done += cut.chunk) {
+    const int64_t steps = p.steps - done < cut.chunk ? p.steps - done : cut.chunk;
+    const int64_t t0 = backward ? p.steps - done - steps : done;
+    project(t0, steps);
+    for (int64_t i = 0; i < steps; ++i) {
+      const int64_t s = backward ? steps - 1 - i : i;
+      float* pre = buf.pre + s * count * p.width();
+      if (p.gates == 4) {
+        lstm_step(pre, t0 + s);
+      } else {
+        gru_step(pre, t0 + s);
+      }
+      emit(t0 + s);
+    }
+  }
+  const int64_t at = (dir * p.batch + first) * p.hidden;
+  const size_t bytes = static_cast<size_t>(count * p.hidden) * sizeof(float);
+  if (p.hn != nullptr) std::memcpy(p.hn + at, buf.h, bytes);
+  if (p.cn != nullptr) std::memcpy(p.cn + at, buf.c, bytes);
+}
+
+RnnProblem problem_of(const RnnContract& c, const RnnParams& params, const Tensor* in, int n_in, const Tensor* out,
+                      int n_out) {
+  const auto data = [&](int i) { return i >= 0 && present(in, n_in, i) ? in[i].as<float>() : nullptr; };
+  const auto result = [&](int i) { return present(out, n_out, i) ? out[i].as<float>() : nullptr; };
+  RnnProblem p{};
+  p.steps = in[0].shape[0];
+  p.batch = in[0].shape[1];
+  p.inputs = in[0].shape[2];
+  p.hidden = params.hidden;
+  p.dirs = params.direction == 2 ? 2 : 1;
+  p.gates = c.gates;
+  p.reversed = params.direction == 1;
+  p.torch_order = params.torch_order != 0;
+  p.reset_after = params.reset_after != 0;
+  p.x = data(0);
+  p.w = data(1);
+  p.r = data(2);
+  p.bias = data(3);
+  p.h0 = data(c.h0);
+  p.c0 = data(c.c0);
+  p.lengths = present(in, n_in, c.lengths) ? in[c.lengths].as<int32_t>() : nullptr;
+  p.y = result(0);
+  p.hn = result(1);
+  p.cn = c.c0 >= 0 ? result(2) : nullptr;
+  return p;
+}
+
+Status check_weight(const RnnContract& c, const char* name, const Tensor& t, int64_t dirs, int64_t rows, int64_t k) {
+  if (t.absent()) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: %s is absent, but it is needed", c.name, name);
+  const int64_t width = (rows + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
+  const int64_t bytes = checked_mul(checked_mul(width, k), dirs * 4);
+  if (bytes < 0 || static_cast<uint64_t>(bytes) != t.bytes) {
+    return fail(MRT_ERROR_SHAPE, "%s: %s holds %zu bytes, expected %" PRId64 " in packing '%s'", c.name, name, t.bytes,
+                bytes, kRnnPackings[0]);
+  }
+  return Status();
+}
+
+Status check_dims(const char* contract, const char* name, const Tensor& t, int32_t ndim, const int64_t* dims) {
+  MRT_TRY(check_f32(contract, name, t, ndim));
+  for (int32_t i = 0; i < ndim; ++i) MRT_TRY(check_extent(contract, name, t, i, dims[i]));
+  return Status();
+}
+
+}  // namespace
+
+Status rnn_prepare(const RnnContract& c, const Attrs& attrs, Isa isa, RnnParams* p) {
+  static const char* const kDirections[] = {"forward", "reverse", "bidirectional", nullptr};
+  p->kernel = kernel_of(kTables, isa);
+  MRT_TRY(attr_int(attrs, c.name, "hidden", 1, kLimit, &p->hidden));
+  if (p->hidden == 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'hidden' is missing", c.name);
+  MRT_TRY(attr_choice(attrs, c.name, "direction", kDirections, &p->direction));
+  MRT_TRY(attr_choice(attrs, c.name, "gates", c.orders, &p->torch_order));
+  p->reset_after = 1;
+  return c.gates == 3 ? attr_int(attrs, c.name, "linear_before_reset", 0, 1, &p->reset_after) : Status();
+}
+
+Status rnn_check(const RnnContract& c, const RnnParams& p, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+  const char* name = c.name;
+  MRT_TRY(check_count(name, "inputs", n_in, 3, c.inputs));
+  MRT_TRY(check_count(name, "outputs", n_out, 1, c.c0 >= 0 ? 3 : 2));
+  MRT_TRY(check_f32(name, "x", in[0], 3));
+  const int64_t dirs = p.direction == 2 ? 2 : 1, rows = c.gates * p.hidden;
+  const int64_t steps = in[0].shape[0], batch = in[0].shape[1];
+  MRT_TRY(check_weight(c, "w", in[1], dirs, rows, in[0].shape[2]));
+  MRT_TRY(check_weight(c, "r", in[2], dirs, rows, p.hidden));
+  // An empty x may claim any batch; scratch must not overflow for it.
+  if (checked_mul(checked_mul(batch, rows + kRnnPanel), 64 * dirs) < 0) {
+    return fail(MRT_ERROR_SHAPE, "%s: a batch of %" PRId64 " is too large", name, batch);
+  }
+  const int64_t bias[] = {dirs, 2 * rows}, state[] = {dirs, batch, p.hidden}, y[] = {steps, batch, dirs * p.hidden};
+  if (present(in, n_in, 3)) MRT_TRY(check_dims(name, "bias", in[3], 2, bias));
+  if (present(in, n_in, c.h0)) MRT_TRY(check_dims(name, "h0", in[c.h0], 3, state));
+  if (c.c0 >= 0 && present(in, n_in, c.c0)) MRT_TRY(check_dims(name, "c0", in[c.c0], 3, state));
+  if (present(in, n_in, c.lengths)) {
+    const Tensor& lengths = in[c.lengths];
+    MRT_TRY(check_tensor(name, "lengths", lengths, 1));
+    MRT_TRY(check_extent(name, "lengths", lengths, 0, batch));
+    if (lengths.dtype != DType{MRT_INT, 32}) {
+      return fail(MRT_ERROR_DTYPE, "%s: lengths have type code %d with %d bits, expected int32", name,
+                  lengths.dtype.code, lengths.dtype.bits);
+    }
+  }
+  if (present(out, n_out, 0)) MRT_TRY(check_dims(name, "y", out[0], 3, y));
+  if (present(out, n_out, 1)) MRT_TRY(check_dims(name, "hn", out[1], 3, state));
+  if (present(out, n_out, 2)) MRT_TRY(check_dims(name, "cn", out[2], 3, state));
+  return Status();
+}
+
+size_t rnn_scratch(const RnnContract& c, const RnnParams& params, const Tensor* in, int n_in, const Tensor* out,
+                   int n_out, int32_t threads) {
+  const RnnProblem p = problem_of(c, params, in, n_in, out, n_out);
+  if (p.batch == 0) return 0;
+  if (params.kernel == nullptr) {  // the reference keeps the states where an output is absent
+    return align64(static_cast<size_t>(p.dirs * p.batch * p.hidden) * 4) * 2 +
+           align64(static_cast<size_t>(p.steps * p.batch * p.dirs * p.hidden) * 4);
+  }
+  const Cut cut = cut_of(p, threads);
+  return buffers_of(p, cut, nullptr).bytes * static_cast<size_t>(cut.tasks);
+}
+
+int32_t rnn_run(const RnnContract& c, const RnnParams& params, const Tensor* in, int n_in, const Tensor* out, int n_out,
+                KernelContext& ctx) {
+  RnnProblem p = problem_of(c, params, in, n_in, out, n_out);
+  if (p.batch == 0) return MRT_OK;
+  for (int64_t b = 0; p.lengths != nullptr && b < p.batch; ++b) {
+    if (p.lengths[b] < 0 || p.lengths[b] > p.steps) {
+      ctx.error = "lstm, gru: a length is out of range; lengths must lie between 0 and the number of steps of x";
+      return MRT_ERROR_RUN;
+    }
+  }
+  char* scratch = static_cast<char*>(ctx.scratch);
+  if (params.kernel == nullptr) {
+    const size_t state = align64(static_cast<size_t>(p.dirs * p.batch * p.hidden) * 4);
+    if (p.hn == nullptr) p.hn = reinterpret_cast<float*>(scratch);
+    if (p.cn == nullptr) p.cn = reinterpret_cast<float*>(scratch + state);
+    if (p.y == nullptr) p.y = reinterpret_cast<float*>(scratch + 2 * state);
+    (c.gates == 4 ? lstm_reference : gru_reference)(p);
+    return MRT_OK;
+  }
+  const Cut cut = cut_of(p, ctx.threads);
+  const size_t bytes = buffers_of(p, cut, nullptr).bytes;
+  const auto work = [&](int64_t i) {
+    const int64_t part = i % cut.parts, first = part * cut.batch;
+    const int64_t count = p.batch - first < cut.batch ? p.batch - first : cut.batch;
+    Task task{params.kernel, p,     cut,   buffers_of(p, cut, scratch + static_cast<size_t>(i) * bytes),
+              i / cut.parts, first, count, cut.tasks == 1 && ctx.pool != nullptr && ctx.threads > 1 ? &ctx : nullptr};
+    task.run();
+  };
+  if (cut.tasks == 1 || ctx.pool == nullptr) {
+    for (int64_t i = 0; i < cut.tasks; ++i) work(i);
+  } else {
+    ctx.pool->parallel(static_cast<int32_t>(cut.tasks), ctx.threads, [&](int32_t i) { work(i); });
+  }
+  return MRT_OK;
+}
+
+double rnn_flops(const RnnContract& c, const RnnParams& p, const Tensor* in, const Tensor*) {
+  const double steps = static_cast<double>(in[0].shape[0]) * static_cast<double>(in[0].shape[1]);
+  const double dirs = p.direction == 2 ? 2 : 1, hidden = static_cast<double>(p.hidden);
+  return 2 * steps * dirs * static_cast<double>(c.gates) * hidden * (static_cast<double>(in[0].shape[2]) + hidden);
+}
+
+}  // namespace mrt

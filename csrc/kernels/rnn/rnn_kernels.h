@@ -1,0 +1,65 @@
+// The inner functions of lstm_f32 and gru_f32 that every instruction set fills in.
+#pragma once
+
+#include "kernels/checks.h"
+
+namespace mrt {
+
+constexpr int kRnnPanel = 16;
+
+// One step of one sequence: the gates of `hidden` units, gate g of unit j at pre[at[g] + j].
+struct LstmCell {
+  const float* pre;  // W x + R h + biases
+  int64_t at[4];     // of i, f, g, o
+  int64_t hidden;
+  float* c;  // [hidden], in and out
+  float* h;  // [hidden], out
+};
+struct GruCell {
+  const float* pre;    // W x + bias
+  const float* rec;    // R h + bias
+  const float* rec_h;  // of the candidate: rec, or R (r h) + bias where the reset comes before the product
+  int64_t at[3];       // of z, r, n
+  int64_t hidden;
+  bool reset_after;  // r multiplies R h (linear_before_reset) instead of h
+  float* h;          // [hidden], in and out
+};
+
+struct RnnKernel {
+  Isa isa;
+  const char* lstm_name;
+  const char* gru_name;
+  // c[rows][panels * 16] += a[rows][k] * panels, each [k][16].
+  void (*product)(const float* a, int64_t lda, int64_t rows, int64_t k, const float* panels, int64_t count, float* c,
+                  int64_t ldc);
+  void (*lstm)(const LstmCell& cell);
+  void (*gru)(const GruCell& cell);
+  void (*gru_reset)(const GruCell& cell, float* out);  // out = r h
+};
+
+#define MRT_KERNEL(isa) extern const RnnKernel kRnnF32_##isa;
+#include "kernels/rnn/kernels.inc"
+#undef MRT_KERNEL
+
+// What both contracts come down to. Pointers of absent tensors are null.
+struct RnnProblem {
+  int64_t steps, batch, inputs, hidden, dirs, gates;
+  bool reversed;     // the only direction is the reverse one
+  bool torch_order;  // order of the gates: i f g o and r z n, else i o f c and z r h
+  bool reset_after;
+  const float *x, *w, *r, *bias, *h0, *c0;
+  const int32_t* lengths;
+  float *y, *hn, *cn;
+
+  int64_t width() const { return (gates * hidden + kRnnPanel - 1) / kRnnPanel * kRnnPanel; }
+  // Row `row` of gates, column i of a packed weight with k columns, of direction d.
+  static int64_t packed_at(int64_t row, int64_t i, int64_t k) {
+    return row / kRnnPanel * k * kRnnPanel + i * kRnnPanel + row % kRnnPanel;
+  }
+  bool backward(int64_t d) const { return dirs == 2 ? d == 1 : reversed; }
+};
+
+void lstm_reference(const RnnProblem& p);
+void gru_reference(const RnnProblem& p);
+
+}  // namespace mrt

@@ -1,0 +1,49 @@
+// Packing of recurrent weights: rnn_f32_nr16_v1.
+//
+// [dirs, gates * hidden, k] becomes, for each direction, panels of 16 rows: [ceil(rows / 16)][k][16], rows that do not
+// exist as zeros. A step's products then read the weights front to back.
+#include <cstring>
+
+#include "kernels/rnn/rnn_driver.h"
+
+namespace mrt {
+
+const char* const kRnnPackings[] = {"rnn_f32_nr16_v1", nullptr};
+
+Status rnn_packed_bytes(const RnnContract& c, const char* packing, const Tensor& weight, size_t* out) {
+  if (packing == nullptr || std::strcmp(packing, kRnnPackings[0]) != 0) {
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: packing '%.64s' does not exist, expected '%s'", c.name,
+                packing == nullptr ? "" : packing, kRnnPackings[0]);
+  }
+  MRT_TRY(check_f32(c.name, "the weight", weight, 3));
+  if (weight.shape[0] < 1 || weight.shape[0] > 2 || weight.shape[1] == 0 || weight.shape[1] % c.gates != 0) {
+    return fail(MRT_ERROR_SHAPE, "%s: the weight has shape [%lld, %lld, ...], expected [1 or 2, %lld * hidden, ...]",
+                c.name, static_cast<long long>(weight.shape[0]), static_cast<long long>(weight.shape[1]),
+                static_cast<long long>(c.gates));
+  }
+  const int64_t rows = (weight.shape[1] + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
+  const int64_t bytes = checked_mul(checked_mul(rows, weight.shape[2]), weight.shape[0] * 4);
+  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the weight is too large", c.name);
+  *out = static_cast<size_t>(bytes);
+  return Status();
+}
+
+Status rnn_pack(const RnnContract& c, const char* packing, const Tensor& weight, void* out) {
+  size_t bytes = 0;
+  MRT_TRY(rnn_packed_bytes(c, packing, weight, &bytes));
+  const int64_t dirs = weight.shape[0], rows = weight.shape[1], k = weight.shape[2];
+  const int64_t width = (rows + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
+  const float* from = weight.as<float>();
+  float* to = static_cast<float*>(out);
+  if (bytes > 0) std::memset(to, 0, bytes);
+  for (int64_t d = 0; d < dirs; ++d) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < k; ++i) {
+        to[d * width * k + RnnProblem::packed_at(row, i, k)] = from[(d * rows + row) * k + i];
+      }
+    }
+  }
+  return Status();
+}
+
+}  // namespace mrt
