@@ -7,13 +7,20 @@ namespace mrt {
 
 extern const Operator kAttentionF32Operator;
 extern const Operator kConcatOperator;
+extern const Operator kConv2dF32Operator;
+extern const Operator kConvTranspose2dF32Operator;
+extern const Operator kDepthwiseConv2dF32Operator;
 extern const Operator kGatherOperator;
 extern const Operator kGemmF32Operator;
 extern const Operator kGlobalAvgPoolF32Operator;
+extern const Operator kGruF32Operator;
 extern const Operator kLayerNormF32Operator;
+extern const Operator kLstmF32Operator;
+extern const Operator kMatmulF32Operator;
 extern const Operator kPadOperator;
 extern const Operator kPool2dF32Operator;
 extern const Operator kQkvAttentionF32Operator;
+extern const Operator kResize2dF32Operator;
 extern const Operator kRmsNormF32Operator;
 extern const Operator kSliceOperator;
 extern const Operator kSoftmaxF32Operator;
@@ -24,20 +31,26 @@ namespace {
 const Operator* const kOperators[] = {
     &kAttentionF32Operator,
     &kConcatOperator,
+    &kConv2dF32Operator,
+    &kConvTranspose2dF32Operator,
+    &kDepthwiseConv2dF32Operator,
     &kGatherOperator,
     &kGemmF32Operator,
     &kGlobalAvgPoolF32Operator,
+    &kGruF32Operator,
     &kLayerNormF32Operator,
+    &kLstmF32Operator,
+    &kMatmulF32Operator,
     &kPadOperator,
     &kPool2dF32Operator,
     &kQkvAttentionF32Operator,
+    &kResize2dF32Operator,
     &kRmsNormF32Operator,
     &kSliceOperator,
     &kSoftmaxF32Operator,
     &kTransposeOperator,
-    nullptr,  // keeps the list a valid array while it is empty
 };
-constexpr size_t kCount = sizeof(kOperators) / sizeof(kOperators[0]) - 1;
+constexpr size_t kCount = sizeof(kOperators) / sizeof(kOperators[0]);
 
 }  // namespace
 
