@@ -20,7 +20,15 @@ from .lower_movement import lower_movement
 from .match_attention import match_attention, pack_attention
 from .match_norms import match_norms
 
-__all__ = ["AttrValue", "KernelCall", "Pass", "kernel_outputs", "lowering_passes", "make_kernel_call", "read_kernel_call"]
+__all__ = [
+    "AttrValue",
+    "KernelCall",
+    "Pass",
+    "kernel_outputs",
+    "lowering_passes",
+    "make_kernel_call",
+    "read_kernel_call",
+]
 
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
 

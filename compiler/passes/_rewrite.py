@@ -18,7 +18,13 @@ __all__ = ["Rewriter", "Rule", "array_of", "call_of", "is_call", "rewrite", "rew
 
 Array = npt.NDArray[Any]
 Rule = Callable[["Rewriter", relax.Var, relax.Expr], "relax.Expr | None"]
-_IMPURE = {"relax.print", "relax.assert_op", "relax.call_inplace_packed", "relax.invoke_closure", "relax.call_builtin_with_ctx"}
+_IMPURE = {
+    "relax.print",
+    "relax.assert_op",
+    "relax.call_inplace_packed",
+    "relax.invoke_closure",
+    "relax.call_builtin_with_ctx",
+}
 
 
 def rewrite(mod: tvm.IRModule, rule: Rule) -> tvm.IRModule:
@@ -341,4 +347,3 @@ def _drop_dead(bindings: list[relax.Binding], result: relax.Expr) -> list[relax.
             kept.append(binding)
     kept.reverse()
     return kept
-

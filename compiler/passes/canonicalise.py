@@ -14,7 +14,14 @@ from ._rewrite import Rewriter, array_of, is_call, rewrite
 
 __all__ = ["canonicalise"]
 
-_RESHAPES = ("relax.expand_dims", "relax.squeeze", "relax.flatten", "relax.nn.batch_flatten", "relax.reshape", "relax.memory.view")
+_RESHAPES = (
+    "relax.expand_dims",
+    "relax.squeeze",
+    "relax.flatten",
+    "relax.nn.batch_flatten",
+    "relax.reshape",
+    "relax.memory.view",
+)
 
 
 def canonicalise(mod: tvm.IRModule) -> tvm.IRModule:
@@ -79,7 +86,11 @@ class _Canonical:
 
     def _known(self, rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr:
         """The variable that already holds this value, if there is one in scope of everything that follows."""
-        if not is_call(value) or rw.branching or str(value.op.name) in ("relax.call_tir", "relax.call_dps_packed", "relax.call_pure_packed"):
+        if (
+            not is_call(value)
+            or rw.branching
+            or str(value.op.name) in ("relax.call_tir", "relax.call_dps_packed", "relax.call_pure_packed")
+        ):
             return value
         if self._walk is not rw:
             self._walk, self._seen = rw, {}
@@ -106,7 +117,9 @@ def _key(expr: relax.Expr) -> Any:
 def _reshape(rw: Rewriter, value: relax.Expr, shape: list[Dim] | None) -> relax.Expr:
     """A reshape of the first source in a chain of reshapes, below any transpose that it can pass."""
     source = value.args[0]
-    if shape is None or (str(value.op.name) == "relax.memory.view" and len(value.args) > 1 and dtype_of(value) != dtype_of(source)):
+    if shape is None or (
+        str(value.op.name) == "relax.memory.view" and len(value.args) > 1 and dtype_of(value) != dtype_of(source)
+    ):
         return value
     while (inner := rw.call(source, "relax.reshape")) is not None:
         source = inner.args[0]
@@ -172,7 +185,9 @@ def _split_below_permute(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     axes = _axes(turned)
     sections = value.attrs.indices_or_sections
     axis = axes[int(value.attrs.axis) % len(axes)]
-    parts = rw.emit(relax.op.split(turned.args[0], int(sections) if not hasattr(sections, "__len__") else list(sections), axis))
+    parts = rw.emit(
+        relax.op.split(turned.args[0], int(sections) if not hasattr(sections, "__len__") else list(sections), axis)
+    )
     count = len(parts.ty.fields)
     return relax.Tuple([rw.emit(_permute_of(rw, rw.emit(relax.TupleGetItem(parts, i)), axes)) for i in range(count)])
 
@@ -184,7 +199,11 @@ def _slice_below_permute(rw: Rewriter, value: relax.Call) -> relax.Expr:
         return value
     axes = _axes(turned)
     moved = [axes[int(axis.value) % len(axes)] for axis in value.args[1].fields]
-    inner = rw.emit(relax.op.strided_slice(turned.args[0], moved, *(list(arg.fields) for arg in value.args[2:]), bool(value.attrs.assume_inbound)))
+    inner = rw.emit(
+        relax.op.strided_slice(
+            turned.args[0], moved, *(list(arg.fields) for arg in value.args[2:]), bool(value.attrs.assume_inbound)
+        )
+    )
     return _permute_of(rw, inner, axes)
 
 

@@ -69,7 +69,11 @@ def _fold_scale(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr |
     if scaled is None or len(shape_of(var) or []) != layer.ty.ndim:
         return None
     result = rw.emit(scaled, str(source.name))
-    return result if shift is None else relax.op.add(result, constant((shift.astype(np.float64) * factor).astype(np.float32)))
+    return (
+        result
+        if shift is None
+        else relax.op.add(result, constant((shift.astype(np.float64) * factor).astype(np.float32)))
+    )
 
 
 def _join_shift(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
@@ -82,7 +86,12 @@ def _join_shift(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     inner = rw.call(source, "relax.add")
     if inner is not None and rw.single_use(source):
         base, first = _with_constant(inner)
-        if base is not None and first is not None and (first.size > 1) + (shift.size > 1) < 3 and max(first.ndim, shift.ndim) <= base.ty.ndim:
+        if (
+            base is not None
+            and first is not None
+            and (first.size > 1) + (shift.size > 1) < 3
+            and max(first.ndim, shift.ndim) <= base.ty.ndim
+        ):
             if _vector(first) and _vector(shift):
                 return relax.op.add(base, constant((first.astype(np.float64) + shift).astype(np.float32)))
     return relax.op.add(source, constant(shift.astype(np.float32))) if is_call(value, "relax.subtract") else None
@@ -102,7 +111,9 @@ def _with_constant(call: relax.Call) -> tuple[relax.Expr | None, Array | None]:
     if array is None or isinstance(other, tvm.ir.GenericConst) or other.ty.ndim < array.ndim:
         return None, None
     shape = shape_of(other)
-    if shape is None or any(extent > 1 and shape[-1 - i] != extent for i, extent in enumerate(reversed(array.shape)) if extent > 1):
+    if shape is None or any(
+        extent > 1 and shape[-1 - i] != extent for i, extent in enumerate(reversed(array.shape)) if extent > 1
+    ):
         return None, None
     return other, array.astype(np.float64)
 
@@ -120,7 +131,9 @@ def _scaled_layer(layer: relax.Call, factor: Array) -> relax.Expr | None:
     channel = ndim - 1 if name == "relax.matmul" else 1
     if name == "relax.matmul" and weight.ndim != 2:
         return None
-    if name != "relax.matmul" and (not str(layer.attrs.data_layout).startswith("NC") or str(layer.attrs.kernel_layout)[:2] not in ("OI", "IO")):
+    if name != "relax.matmul" and (
+        not str(layer.attrs.data_layout).startswith("NC") or str(layer.attrs.kernel_layout)[:2] not in ("OI", "IO")
+    ):
         return None
     if transposed and (int(layer.attrs.groups) != 1 or not str(layer.attrs.kernel_layout).startswith("IO")):
         return None

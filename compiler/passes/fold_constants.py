@@ -33,7 +33,13 @@ _BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "less": np.less, "less_equal": np.less_equal, "logical_and": np.logical_and, "logical_or": np.logical_or,
     "logical_xor": np.logical_xor, "floor_divide": np.floor_divide,
 }  # fmt: skip
-_REDUCE: dict[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "prod": np.prod}
+_REDUCE: dict[str, Callable[..., Array]] = {
+    "sum": np.sum,
+    "mean": np.mean,
+    "max": np.max,
+    "min": np.min,
+    "prod": np.prod,
+}
 
 
 def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
@@ -164,7 +170,7 @@ _EVALUATORS: dict[str, Callable[[relax.Call, list[Array], list[int], str], "Arra
     "zeros_like": lambda call, x, shape, dtype: np.zeros(shape, dtype),
     "ones_like": lambda call, x, shape, dtype: np.ones(shape, dtype),
     "full_like": lambda call, x, shape, dtype: np.full(shape, x[1].reshape(()), dtype),
-    "rsqrt": lambda call, x, shape, dtype: (1.0 / np.sqrt(x[0].astype(np.float64))),
+    "rsqrt": lambda call, x, shape, dtype: 1.0 / np.sqrt(x[0].astype(np.float64)),
     "reshape": lambda call, x, shape, dtype: x[0].reshape(shape),
     "expand_dims": lambda call, x, shape, dtype: x[0].reshape(shape),
     "squeeze": lambda call, x, shape, dtype: x[0].reshape(shape),

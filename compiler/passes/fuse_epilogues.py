@@ -13,6 +13,7 @@ from ._dims import Dim, same_shape, shape_of
 from ._kernel_call import AttrValue, KernelCall, make_kernel_call, read_kernel_call
 from ._ops import constant, is_f32
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
+from .fuse_residual_norms import RESIDUAL
 
 __all__ = ["fuse_epilogues"]
 
@@ -61,10 +62,17 @@ def _kernel(rw: Rewriter, expr: relax.Expr, uses: int = 1) -> KernelCall | None:
     return call if call is not None and call.contract in _SLOTS and rw.use_count(expr) <= uses else None
 
 
-def _again(call: KernelCall, var: relax.Var, args: list[relax.Expr | None] | None = None, **attrs: AttrValue | int) -> relax.Call:
+def _again(
+    call: KernelCall, var: relax.Var, args: list[relax.Expr | None] | None = None, **attrs: AttrValue | int
+) -> relax.Call:
     """The same call with other arguments or attributes, as the value of `var`."""
     return make_kernel_call(
-        call.contract, call.args if args is None else args, var.ty, {**call.attrs, **attrs}, packing=call.packing, name=call.name
+        call.contract,
+        call.args if args is None else args,
+        var.ty,
+        {**call.attrs, **attrs},
+        packing=call.packing,
+        name=call.name,
     )
 
 
@@ -109,7 +117,9 @@ def _row(vector: Array, shape: list[Dim] | None) -> Array | None:
     return np.ascontiguousarray(np.broadcast_to(vector.reshape(-1), (shape[-1],)))
 
 
-def _residual(rw: Rewriter, call: KernelCall, var: relax.Var, source: relax.Expr, other: relax.Expr) -> relax.Expr | None:
+def _residual(
+    rw: Rewriter, call: KernelCall, var: relax.Var, source: relax.Expr, other: relax.Expr
+) -> relax.Expr | None:
     place = _SLOTS[call.contract][1]
     args = None if place is None else _slot(call, place)
     if args is None or not same_shape(shape_of(other), shape_of(var)) or other.same_as(source) or not is_f32(other):
@@ -126,7 +136,11 @@ def _feeds_norm_only(rw: Rewriter, var: relax.Var) -> bool:
     if len(users) != 1:
         return False
     call = read_kernel_call(users[0][1])
-    return call is not None and call.contract in ("layer_norm_f32", "rms_norm_f32") and (len(call.args) < 4 or call.args[3] is None)
+    return (
+        call is not None
+        and call.contract in ("layer_norm_f32", "rms_norm_f32")
+        and (len(call.args) < 4 or call.args[3] is None)
+    )
 
 
 def _alpha(rw: Rewriter, value: relax.Call) -> relax.Expr | None:

@@ -10,9 +10,9 @@ from ._kernel_call import make_kernel_call, read_kernel_call
 from ._ops import is_f32
 from ._rewrite import Rewriter, array_of, is_call, rewrite
 
-__all__ = ["fuse_residual_norms"]
+__all__ = ["RESIDUAL", "fuse_residual_norms"]
 
-_NORMS = ("layer_norm_f32", "rms_norm_f32")
+RESIDUAL = {"layer_norm_f32": 3, "rms_norm_f32": 2}  # the place of the residual among a norm's inputs
 
 
 def fuse_residual_norms(mod: tvm.IRModule) -> tvm.IRModule:
@@ -30,17 +30,25 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         return None
     for user, expr in rw.users(var):
         call = read_kernel_call(expr)
-        if call is None or call.contract not in _NORMS or not isinstance(call.args[0], tvm.ir.Var) or not call.args[0].same_as(var):
+        if (
+            call is None
+            or call.contract not in RESIDUAL
+            or not isinstance(call.args[0], tvm.ir.Var)
+            or not call.args[0].same_as(var)
+        ):
             continue
-        vectors = [None if arg is None else rw.mapped(arg) for arg in call.args[1:3]]
-        if len(call.args) > 3 or any(arg is not None and new is None for arg, new in zip(call.args[1:3], vectors)):
+        place = RESIDUAL[call.contract]
+        vectors = [None if arg is None else rw.mapped(arg) for arg in call.args[1:place]]
+        if len(call.args) > place or any(arg is not None and new is None for arg, new in zip(call.args[1:], vectors)):
             continue
-        args = [a, *vectors, *[None] * (2 - len(vectors)), b]
+        args = [a, *vectors, *[None] * (place - 1 - len(vectors)), b]
         if len(rw.users(var)) == 1 and rw.count_of(var) == 1:
             out = rw.emit(make_kernel_call(call.contract, args, user.ty, call.attrs, name=call.name), str(user.name))
             rw.alias(user, out)
             return out  # the sum itself has no other use
-        both = rw.emit(make_kernel_call(call.contract, args, [user.ty, var.ty], call.attrs, name=call.name), str(user.name))
+        both = rw.emit(
+            make_kernel_call(call.contract, args, [user.ty, var.ty], call.attrs, name=call.name), str(user.name)
+        )
         rw.alias(user, rw.emit(relax.TupleGetItem(both, 0), str(user.name)))
         return relax.TupleGetItem(both, 1)
     return None

@@ -55,7 +55,12 @@ def to_first(ndim: int) -> list[int]:
 
 def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     """conv1d and pooling over [N, C, L] as the two-dimensional operator over [N, C, 1, L]."""
-    if not is_call(value) or not is_f32(value) or (shape := shape_of(var)) is None or (source := shape_of(value.args[0])) is None:
+    if (
+        not is_call(value)
+        or not is_f32(value)
+        or (shape := shape_of(var)) is None
+        or (source := shape_of(value.args[0])) is None
+    ):
         return None
     name, attrs = str(value.op.name), value.attrs
     if name in ("relax.nn.conv1d", "relax.nn.conv1d_transpose"):
@@ -64,7 +69,11 @@ def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.E
         if weight is None or str(attrs.data_layout) != "NCW" or str(attrs.kernel_layout) != kernel:
             return None
         wide = constant(weight[:, :, None, :])
-        common = {"strides": (1, int(attrs.strides[0])), "dilation": (1, int(attrs.dilation[0])), "groups": int(attrs.groups)}
+        common = {
+            "strides": (1, int(attrs.strides[0])),
+            "dilation": (1, int(attrs.dilation[0])),
+            "groups": int(attrs.groups),
+        }
         padding = (0, int(attrs.padding[0]), 0, int(attrs.padding[1]))
         x = rw.emit(reshape(value.args[0], [*source[:2], 1, source[2]]))
         if name == "relax.nn.conv1d":
@@ -88,7 +97,9 @@ def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.E
         return reshape(rw.emit(out, str(var.name)), shape)
     if name == "relax.nn.adaptive_avg_pool1d" and str(attrs.layout) == "NCW":
         x = rw.emit(reshape(value.args[0], [*source[:2], 1, source[2]]))
-        return reshape(rw.emit(relax.op.nn.adaptive_avg_pool2d(x, (1, int(attrs.output_size[0]))), str(var.name)), shape)
+        return reshape(
+            rw.emit(relax.op.nn.adaptive_avg_pool2d(x, (1, int(attrs.output_size[0]))), str(var.name)), shape
+        )
     return None
 
 
@@ -208,7 +219,9 @@ class _Layout:
         reduced = rw.emit(getattr(relax.op, _REDUCE[name])(known, sorted(axes), keep), str(var.name))
         if keep:
             return self._result(rw, var, reduced)
-        left = [axis for axis in to_last(ndim) if to_last(ndim).index(axis) not in axes]  # logical axes, in the order they have now
+        left = [
+            axis for axis in to_last(ndim) if to_last(ndim).index(axis) not in axes
+        ]  # logical axes, in the order they have now
         return permute(reduced, [left.index(axis) for axis in sorted(left)])
 
     def _split(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
@@ -225,7 +238,13 @@ class _Layout:
     def _reshape(self, var: relax.Var, value: relax.Call, known: relax.Expr) -> relax.Expr | None:
         """A reshape that keeps N and C and only regroups the spatial axes, as between [N, C, L] and [N, C, 1, L]."""
         before, after = shape_of(value.args[0]), shape_of(var)
-        if before is None or after is None or len(after) < 3 or not same(before[0], after[0]) or not same(before[1], after[1]):
+        if (
+            before is None
+            or after is None
+            or len(after) < 3
+            or not same(before[0], after[0])
+            or not same(before[1], after[1])
+        ):
             return None
         if regroup(before[2:], after[2:]) is None:
             return None
@@ -239,7 +258,11 @@ class _Layout:
         if known is None or weight is None or weight.ndim != 2:
             return None
         shape, target = shape_of(flat.args[0]), shape_of(value.args[0])
-        if len(target) != 2 or not same(shape[0], target[0]) or any(not isinstance(extent, int) for extent in shape[1:]):
+        if (
+            len(target) != 2
+            or not same(shape[0], target[0])
+            or any(not isinstance(extent, int) for extent in shape[1:])
+        ):
             return None
         rows = weight.reshape(*shape[1:], weight.shape[1])
         turned = rows.transpose([*range(1, rows.ndim - 1), 0, rows.ndim - 1]).reshape(weight.shape)

@@ -32,5 +32,3 @@ def _has_plain_blocks(mod: tvm.IRModule) -> bool:
             if any(not isinstance(block, relax.DataflowBlock) for block in func.body.blocks):
                 return True
     return False
-
-

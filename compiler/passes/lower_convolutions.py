@@ -22,7 +22,9 @@ GEMM_PACKING = "gemm_f32_nr16_v1"
 
 _METHODS = {"nearest_neighbor": "nearest", "linear": "linear", "cubic": "cubic"}
 _COORDINATES = ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
-_ROUNDING = {name: name for name in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")} | {"round": "round_prefer_ceil"}
+_ROUNDING = {name: name for name in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")} | {
+    "round": "round_prefer_ceil"
+}
 
 
 def lower_convolutions(mod: tvm.IRModule) -> tvm.IRModule:
@@ -57,10 +59,21 @@ def _ints(values: object) -> list[int]:
 def _conv2d(var: relax.Var, value: relax.Call) -> relax.Expr | None:
     attrs, x = value.attrs, value.args[0]
     weight, shape = array_of(value.args[1]), shape_of(x)
-    if weight is None or shape is None or str(attrs.data_layout) != "NHWC" or str(attrs.kernel_layout) != "OIHW" or 0 in weight.shape:
+    if (
+        weight is None
+        or shape is None
+        or str(attrs.data_layout) != "NHWC"
+        or str(attrs.kernel_layout) != "OIHW"
+        or 0 in weight.shape
+    ):
         return None
     out, depth, *kernel = weight.shape
-    groups, strides, pads, dilations = int(attrs.groups), _ints(attrs.strides), _ints(attrs.padding), _ints(attrs.dilation)
+    groups, strides, pads, dilations = (
+        int(attrs.groups),
+        _ints(attrs.strides),
+        _ints(attrs.padding),
+        _ints(attrs.dilation),
+    )
     channels = depth * groups
     if groups == 1 and kernel == [1, 1] and strides == [1, 1] and not any(pads):  # every pixel is a row of a matrix
         matrix = constant(weight.reshape(out, channels))
@@ -130,7 +143,11 @@ def _adaptive_pool2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.E
         return None
     window = [sizes[0] // sizes[2], sizes[1] // sizes[3]]
     return make_kernel_call(
-        "pool2d_f32", [value.args[0]], var.ty, {"mode": "avg", "kernel": window, "strides": window, "pads": [0] * 4}, name=str(var.name)
+        "pool2d_f32",
+        [value.args[0]],
+        var.ty,
+        {"mode": "avg", "kernel": window, "strides": window, "pads": [0] * 4},
+        name=str(var.name),
     )
 
 
@@ -154,7 +171,12 @@ def _mean_over_space(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.E
 
 def _max_over_space(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     shape = shape_of(value.args[0])
-    if shape is None or len(shape) != 4 or value.attrs.axis is None or not all(isinstance(extent, int) for extent in shape[1:3]):
+    if (
+        shape is None
+        or len(shape) != 4
+        or value.attrs.axis is None
+        or not all(isinstance(extent, int) for extent in shape[1:3])
+    ):
         return None
     if sorted(int(axis) % 4 for axis in value.attrs.axis) != [1, 2] or math.prod(shape[1:3]) == 0:
         return None
@@ -178,5 +200,3 @@ def _resize2d(var: relax.Var, value: relax.Call) -> relax.Expr | None:
     if method == "cubic":
         resize["cubic_a"] = float(attrs.cubic_alpha)
     return make_kernel_call("resize2d_f32", [value.args[0]], var.ty, resize, name=str(var.name))
-
-

@@ -26,7 +26,12 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     if any(shape is None or not shape or 0 in [d for d in shape if isinstance(d, int)] for shape in shapes):
         return None
     weight = array_of(b)
-    if weight is not None and weight.ndim >= 2 and weight.size == weight.shape[-1] * weight.shape[-2] and len(shapes[0]) >= weight.ndim:
+    if (
+        weight is not None
+        and weight.ndim >= 2
+        and weight.size == weight.shape[-1] * weight.shape[-2]
+        and len(shapes[0]) >= weight.ndim
+    ):
         matrix = b if weight.ndim == 2 else constant(weight.reshape(weight.shape[-2:]))
         sizes = {"n": weight.shape[-1], "k": weight.shape[-2]}
         return make_kernel_call("gemm_f32", [a, matrix], var.ty, sizes, packing=GEMM_PACKING, name=str(var.name))
@@ -65,7 +70,9 @@ def _turned(rw: Rewriter, x: relax.Expr) -> tuple[relax.Expr, bool]:
     if turned is None:
         return x, False
     ndim = turned.args[0].ty.ndim
-    axes = list(reversed(range(ndim))) if turned.attrs.axes is None else [int(axis) % ndim for axis in turned.attrs.axes]
+    axes = (
+        list(reversed(range(ndim))) if turned.attrs.axes is None else [int(axis) % ndim for axis in turned.attrs.axes]
+    )
     if axes != [*range(ndim - 2), ndim - 1, ndim - 2]:
         return x, False
     return turned.args[0], True

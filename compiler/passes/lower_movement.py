@@ -79,10 +79,16 @@ def _concat(var: relax.Var, value: relax.Call) -> relax.Expr | None:
 def _slice(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     source, target = shape_of(value.args[0]), shape_of(var)
     users = rw.users(var)
-    if source is None or target is None or (users and rw.count_of(var) == len(users) and all(_elementwise(expr) for _, expr in users)):
+    if (
+        source is None
+        or target is None
+        or (users and rw.count_of(var) == len(users) and all(_elementwise(expr) for _, expr in users))
+    ):
         return None
     axes, begin = ([getattr(item, "value", None) for item in arg.fields] for arg in value.args[1:3])
-    strides = [getattr(item, "value", None) for item in value.args[4].fields] if len(value.args) > 4 else [1] * len(axes)
+    strides = (
+        [getattr(item, "value", None) for item in value.args[4].fields] if len(value.args) > 4 else [1] * len(axes)
+    )
     starts, steps = [0] * len(source), [1] * len(source)
     for axis, first, step in zip(axes, begin, strides):
         place = int(axis) % len(source)
@@ -128,7 +134,9 @@ def _gather(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     table, indices = value.args
     if value.attrs.axis is None or str(value.attrs.mode) not in ("fast", "nan") or shape_of(table) is None:
         return None
-    while (inner := rw.call(indices, "relax.astype", "relax.reshape")) is not None:  # narrowed or flattened for TVM's sake
+    while (
+        inner := rw.call(indices, "relax.astype", "relax.reshape")
+    ) is not None:  # narrowed or flattened for TVM's sake
         if is_call(inner, "relax.astype") and not (dtype_of(inner.args[0]) == "int64" and dtype_of(indices) == "int32"):
             break
         indices = inner.args[0]

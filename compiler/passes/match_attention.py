@@ -98,7 +98,11 @@ def _pieces(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
 def _scores_and_mask(rw: Rewriter, added: relax.Call) -> tuple[relax.Expr | None, relax.Expr | None]:
     for scores, mask in ((added.args[0], added.args[1]), (added.args[1], added.args[0])):
         inner, _ = _without_scale(rw, scores, 1.0)
-        if rw.call(inner, "relax.matmul") is not None and same_shape(shape_of(scores), shape_of(inner)) and is_f32(mask):
+        if (
+            rw.call(inner, "relax.matmul") is not None
+            and same_shape(shape_of(scores), shape_of(inner))
+            and is_f32(mask)
+        ):
             if mask.ty.ndim <= scores.ty.ndim:
                 return scores, mask
     return None, None
@@ -155,7 +159,9 @@ def _heads_first(rw: Rewriter, var: relax.Var, call: KernelCall) -> relax.Expr |
     batch, length, heads, depth = shape_of(var)
     out_ty = relax.TensorType([batch, heads, length, depth], "float32")
     attrs = {**call.attrs, "layout": "bhsd"}
-    out = rw.emit(make_kernel_call("attention_f32", [*args, *call.args[3:]], out_ty, attrs, name=call.name), str(var.name))
+    out = rw.emit(
+        make_kernel_call("attention_f32", [*args, *call.args[3:]], out_ty, attrs, name=call.name), str(var.name)
+    )
     return permute(out, _SWAP)
 
 
@@ -166,7 +172,9 @@ def _one_tensor(rw: Rewriter, parts: Sequence[relax.Expr], shape: list[Dim]) -> 
         return None
     (source, axis, _, size), *_ = found
     whole = shape_of(source)
-    if [(part[1], part[2], part[3]) for part in found] != [(axis, i * size, size) for i in range(3)] or whole[axis] != 3 * size:
+    if [(part[1], part[2], part[3]) for part in found] != [(axis, i * size, size) for i in range(3)] or whole[
+        axis
+    ] != 3 * size:
         return None
     if not all(part[0].same_as(source) for part in found) or product(whole[:axis]) != product(shape[:2]):
         return None
@@ -223,7 +231,9 @@ def _one_projection(rw: Rewriter, parts: Sequence[relax.Expr], shape: list[Dim])
     biases = [linear[2] for linear in linears]
     if any(bias is not None for bias in biases):
         zeros = np.zeros(width, np.float32)
-        joined = rw.emit(relax.op.add(joined, constant(np.concatenate([zeros if b is None else b for b in biases]))), "qkv")
+        joined = rw.emit(
+            relax.op.add(joined, constant(np.concatenate([zeros if b is None else b for b in biases]))), "qkv"
+        )
     return rw.emit(reshape(joined, [*shape[:2], 3, *shape[2:]]))
 
 
@@ -245,8 +255,11 @@ def _linear(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, Array, Array | 
         bias = bias.reshape(-1)
     matmul = rw.call(expr, "relax.matmul")
     weight = array_of(matmul.args[1]) if matmul is not None else None
-    if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or (bias is not None and bias.size != weight.shape[1]):
+    if (
+        weight is None
+        or weight.ndim != 2
+        or weight.dtype != np.float32
+        or (bias is not None and bias.size != weight.shape[1])
+    ):
         return None
     return matmul.args[0], weight, bias
-
-

@@ -67,7 +67,9 @@ def _whole_norm(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr |
         return None
     inner = rw.emit(reshape(x, flat))
     vectors = [None if vector is None else rw.emit(reshape(vector, flat[-1:])) for vector in vectors]
-    out = rw.emit(make_kernel_call(contract, [inner, *vectors], inner.ty, {"epsilon": epsilon}, name=str(var.name)), str(var.name))
+    out = rw.emit(
+        make_kernel_call(contract, [inner, *vectors], inner.ty, {"epsilon": epsilon}, name=str(var.name)), str(var.name)
+    )
     return reshape(out, shape)
 
 
@@ -133,7 +135,11 @@ def _softmax_pieces(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Ex
 
 def _last_axis(reduction: relax.Call, source: relax.Expr) -> bool:
     axis = reduction.attrs.axis
-    return bool(reduction.attrs.keepdims) and axis is not None and [int(a) % source.ty.ndim for a in axis] == [source.ty.ndim - 1]
+    return (
+        bool(reduction.attrs.keepdims)
+        and axis is not None
+        and [int(a) % source.ty.ndim for a in axis] == [source.ty.ndim - 1]
+    )
 
 
 def _normalised(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
@@ -148,7 +154,12 @@ def _normalised(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr |
         source, epsilon = found
         variance = rw.call(source, "relax.variance")
         centre = _centred(rw, top)
-        if variance is not None and centre is not None and _last_axis(variance, centre) and variance.args[0].same_as(centre):
+        if (
+            variance is not None
+            and centre is not None
+            and _last_axis(variance, centre)
+            and variance.args[0].same_as(centre)
+        ):
             return make_kernel_call(_NORMS[0], [centre], var.ty, {"epsilon": epsilon}, name=str(var.name))
         squared = _mean_square(rw, source)
         if squared is None:
@@ -249,7 +260,13 @@ def _with_vector(rw: Rewriter, value: relax.Call, place: int) -> relax.Expr | No
 def _row(vector: relax.Expr, shape: list[Dim] | None) -> relax.Expr | None:
     """A constant that broadcasts along the last axis only, as a vector of it (a scalar is spread)."""
     array = array_of(vector)
-    if array is None or shape is None or array.dtype != np.float32 or array.ndim > len(shape) or not isinstance(shape[-1], int):
+    if (
+        array is None
+        or shape is None
+        or array.dtype != np.float32
+        or array.ndim > len(shape)
+        or not isinstance(shape[-1], int)
+    ):
         return None
     if array.size not in (1, shape[-1]) or (array.size > 1 and array.shape[-1] != array.size):
         return None
