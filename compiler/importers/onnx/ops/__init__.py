@@ -1,3 +1,3 @@
 """The converters, grouped by theme; importing this package registers them all."""
 
-from . import elementwise, reduce, shape, symbolic  # noqa: F401
+from . import elementwise, nn, norm, pool, reduce, shape, symbolic  # noqa: F401

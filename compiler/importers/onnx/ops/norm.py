@@ -1,0 +1,285 @@
+"""Normalisation and softmax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax, tirx
+
+from .._node import Node, dims_of, dtype_of
+from .._registry import op
+from ._te import elementwise, imm
+from .reduce import _sum
+
+
+def _half(dtype: str) -> bool:
+    return dtype in ("float16", "bfloat16")
+
+
+@op("BatchNormalization", since=[7, 9, 14, 15])
+def batch_normalization(n: Node) -> Any:
+    n.float_only()
+    epsilon = n.float_attr("epsilon", 1e-5)
+    x, dtype = n.x(0), n.dtype(0)
+    training = n.flag("training_mode") if n.version >= 14 else len([o for o in n.proto.output if o]) > 1
+    if n.version < 9 and n.int_attr("spatial", 1) != 1:
+        raise n.refuse("with spatial = 0")
+    scale, bias, mean, var = (n.x(i) for i in range(1, 5))
+    if training:
+        return _batch_norm_training(n, x, scale, bias, mean, var, epsilon)
+    if dtype == "float32" and all(dtype_of(v) == "float32" for v in (scale, bias, mean, var)):
+        return relax.TupleGetItem(
+            n.emit(relax.op.nn.batch_norm(x, scale, bias, mean, var, axis=1, epsilon=epsilon, training=False)), 0
+        )
+    wide = "float64" if dtype == "float64" else "float32"
+    dims = [1] * n.rank(0)
+    dims[1 if n.rank(0) > 1 else 0] = dims_of(scale)[0]
+    s, b, m, v = (n.reshape(n.cast(t, wide), dims) for t in (scale, bias, mean, var))
+    return _affine(n, x, m, v, s, b, epsilon, wide)
+
+
+def _affine(n: Node, x: Any, mean: Any, var: Any, scale: Any, bias: Any, epsilon: float, wide: str) -> Any:
+    dtype = dtype_of(x)
+
+    def element(p: Any, m: Any, v: Any, s: Any, b: Any) -> Any:
+        return tirx.Cast(dtype, (tirx.Cast(wide, p) - m) / tirx.sqrt(v + imm(epsilon, wide)) * s + b)
+
+    return elementwise(n, element, x, mean, var, scale, bias)
+
+
+def _batch_norm_training(n: Node, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float) -> Any:
+    if n.version < 14:
+        raise n.refuse("in training mode before version 14")
+    momentum = n.float_attr("momentum", 0.9)
+    dtype = n.dtype(0)
+    wide = "float64" if dtype == "float64" else "float32"
+    axes = [a for a in range(n.rank(0)) if a != 1]
+    f = n.cast(x, wide)
+    now_mean = n.emit(relax.op.mean(f, axes, True))
+    off = n.emit(relax.op.subtract(f, now_mean))
+    now_var = n.emit(relax.op.mean(n.emit(relax.op.multiply(off, off)), axes, True))
+    channels = dims_of(scale)
+    dims = [1] * n.rank(0)
+    dims[1] = channels[0]
+    y = _affine(n, x, now_mean, now_var, n.reshape(n.cast(scale, wide), dims), n.reshape(n.cast(bias, wide), dims), epsilon, wide)
+
+    def blend(old: Any, new: Any) -> Any:
+        kind = dtype_of(old)
+        flat = n.reshape(new, list(channels))
+        return elementwise(
+            n,
+            lambda o, v: tirx.Cast(kind, tirx.Cast(wide, o) * imm(momentum, wide) + v * imm(1.0 - momentum, wide)),
+            old,
+            flat,
+            name="running",
+        )
+
+    return [y, blend(mean, now_mean), blend(var, now_var)]
+
+
+@op("InstanceNormalization", since=[6, 22])
+def instance_normalization(n: Node) -> Any:
+    n.float_only()
+    x, dtype = n.x(0), n.dtype(0)
+    wide = "float64" if dtype == "float64" else "float32"
+    axes = list(range(2, n.rank(0)))
+    epsilon = n.float_attr("epsilon", 1e-5)
+    if dtype == "float32":
+        return relax.op.nn.instance_norm(x, n.x(1), n.x(2), 1, axes, epsilon)
+    dims = [1, dims_of(n.x(1))[0], *([1] * len(axes))]
+    mean, var = _moments(n, n.cast(x, wide), axes)
+    return _affine(n, x, mean, var, n.reshape(n.cast(n.x(1), wide), dims), n.reshape(n.cast(n.x(2), wide), dims), epsilon, wide)
+
+
+def _moments(n: Node, f: Any, axes: list[int]) -> tuple[Any, Any]:
+    """(mean, variance) with the reduced axes kept."""
+    mean = n.emit(relax.op.mean(f, axes, True))
+    off = n.emit(relax.op.subtract(f, mean))
+    return mean, n.emit(relax.op.mean(n.emit(relax.op.multiply(off, off)), axes, True))
+
+
+@op("GroupNormalization", since=[18, 21])
+def group_normalization(n: Node) -> Any:
+    n.float_only()
+    x, dtype = n.x(0), n.dtype(0)
+    groups = n.int_attr("num_groups")
+    epsilon = n.float_attr("epsilon", 1e-5)
+    dims = dims_of(x)
+    scale, bias = n.x(1), n.x(2)
+    if n.version == 18:
+        # One factor a group: repeat it for the group's channels.
+        if not isinstance(dims[1], int):
+            raise n.refuse("with a dynamic number of channels")
+        per = dims[1] // groups
+        scale, bias = (n.emit(relax.op.repeat(v, per, 0)) for v in (scale, bias))
+    if dtype == "float32":
+        return relax.op.nn.group_norm(x, scale, bias, groups, 1, list(range(2, len(dims))), epsilon)
+    wide = "float64" if dtype == "float64" else "float32"
+    rest = [n.math.floordiv(dims[1], groups), *dims[2:]]
+    f = n.reshape(n.cast(x, wide), [dims[0], groups, *rest])
+    mean, var = _moments(n, f, list(range(2, 2 + len(rest))))
+    norm = elementwise(n, lambda v, m, s: (v - m) / tirx.sqrt(s + imm(epsilon, wide)), f, mean, var)
+    shape = [1, dims[1], *([1] * (len(dims) - 2))]
+    s, b = (n.reshape(n.cast(v, wide), shape) for v in (scale, bias))
+    return elementwise(n, lambda v, p, q: tirx.Cast(dtype, v * p + q), n.reshape(norm, list(dims)), s, b)
+
+
+@op("LayerNormalization", since=[17])
+def layer_normalization(n: Node) -> Any:
+    n.float_only()
+    x, dtype = n.x(0), n.dtype(0)
+    rank = n.rank(0)
+    axis = n.axis(n.int_attr("axis", -1), rank)
+    axes = list(range(axis, rank))
+    epsilon = n.float_attr("epsilon", 1e-5)
+    dims = dims_of(x)
+    extra = any(n.proto.output[1:])
+    full = n.shape(1) == dims[axis:] and (not n.has(2) or n.shape(2) == dims[axis:])
+    if dtype == "float32" and full and not extra and n.dtype(1) == "float32":
+        shape = tuple(dims[axis:])
+        if n.has(2):
+            beta = n.x(2)
+        elif all(isinstance(d, int) for d in shape):
+            beta = relax.const(np.zeros(shape, np.float32))
+        else:
+            return _layer_norm(n, axes, epsilon, extra)
+        return relax.op.nn.layer_norm(x, n.x(1), beta, axes, epsilon)
+    return _layer_norm(n, axes, epsilon, extra)
+
+
+def _layer_norm(n: Node, axes: list[int], epsilon: float, extra: bool) -> Any:
+    """By the formula, with the statistics as outputs where they are asked for."""
+    dtype = n.dtype(0)
+    wide = "float64" if dtype == "float64" else "float32"
+    mean, var = _moments(n, n.cast(n.x(0), wide), axes)
+    inverse = elementwise(n, lambda v: imm(1, wide) / tirx.sqrt(v + imm(epsilon, wide)), var, name="inverse_deviation")
+    norm = elementwise(n, lambda v, m, s: tirx.Cast(dtype, (tirx.Cast(wide, v) - m) * s), n.x(0), mean, inverse)
+    y = n.emit(relax.op.multiply(norm, n.cast(n.x(1), dtype)))
+    if n.has(2):
+        y = n.emit(relax.op.add(y, n.cast(n.x(2), dtype)))
+    return [y, mean, inverse] if extra else y
+
+
+@op("RMSNormalization", since=[23])
+def rms_normalization(n: Node) -> Any:
+    n.float_only()
+    x, dtype = n.x(0), n.dtype(0)
+    rank = n.rank(0)
+    axis = n.axis(n.int_attr("axis", -1), rank)
+    axes = list(range(axis, rank))
+    epsilon = n.float_attr("epsilon", 1e-5)
+    if dtype == "float32" and n.dtype(1) == "float32" and n.shape(1) == dims_of(x)[axis:]:
+        return relax.op.nn.rms_norm(x, n.x(1), axes, epsilon)
+    wide = "float64" if dtype == "float64" else "float32"
+    f = n.cast(x, wide)
+    mean = n.emit(relax.op.mean(n.emit(relax.op.multiply(f, f)), axes, True))
+    norm = elementwise(n, lambda v, m: tirx.Cast(dtype, tirx.Cast(wide, v) / tirx.sqrt(m + imm(epsilon, wide))), x, mean)
+    scale = n.x(1)
+    if dtype_of(scale) != dtype:
+        norm = n.cast(norm, dtype_of(scale))
+    return relax.op.multiply(norm, scale)
+
+
+@op("LRN", since=[1, 13])
+def lrn(n: Node) -> Any:
+    n.float_only()
+    from tvm import te
+
+    from .._node import shape_expr
+
+    alpha, beta, bias, size = n.float_attr("alpha", 1e-4), n.float_attr("beta", 0.75), n.float_attr("bias", 1.0), n.int_attr("size")
+    x, dtype = n.x(0), n.dtype(0)
+    wide = "float64" if dtype == "float64" else "float32"
+    low = (size - 1) // 2
+
+    def body(t: Any, dims: Any) -> Any:
+        k = te.reduce_axis((0, size), name="k")
+
+        def squares(*i: Any) -> Any:
+            c = i[1] + k - low
+            v = tirx.if_then_else(tirx.all(c >= 0, c < t.shape[1]), tirx.Cast(wide, t(i[0], c, *i[2:])), imm(0, wide))
+            return te.sum(v * v, axis=k)
+
+        total = te.compute(dims, squares, name="squares")
+
+        def element(*i: Any) -> Any:
+            base = imm(bias, wide) + imm(alpha / size, wide) * total(*i)
+            return tirx.Cast(dtype, tirx.Cast(wide, t(*i)) / tirx.pow(base, imm(beta, wide)))
+
+        return te.compute(dims, element, name="lrn")
+
+    return n.te(body, x, shape_expr(dims_of(x)))
+
+
+@op("LpNormalization", since=[1, 22])
+def lp_normalization(n: Node) -> Any:
+    n.float_only()
+    axis = n.axis(n.int_attr("axis", -1), n.rank(0))
+    p = n.int_attr("p", 2)
+    x, dtype = n.x(0), n.dtype(0)
+    if p not in (1, 2):
+        raise n.broken(f"has p = {p}")
+    powers = elementwise(n, lambda v: tirx.abs(v) if p == 1 else v * v, x)
+    total = _sum(n, powers, [axis], True)
+    zero = imm(0, dtype)
+
+    def element(v: Any, s: Any) -> Any:
+        norm = s if p == 1 else tirx.sqrt(s)
+        return tirx.Select(norm == zero, zero, v / tirx.Select(norm == zero, imm(1, dtype), norm))
+
+    return elementwise(n, element, x, total)
+
+
+@op("Softmax", since=[1, 11, 13])
+def softmax(n: Node) -> Any:
+    return _softmax(n, relax.op.nn.softmax)
+
+
+@op("LogSoftmax", since=[1, 11, 13])
+def log_softmax(n: Node) -> Any:
+    return _softmax(n, relax.op.nn.log_softmax)
+
+
+def _softmax(n: Node, function: Any) -> Any:
+    n.float_only()
+    dtype = n.dtype(0)
+    x = n.cast(n.x(0), "float32") if _half(dtype) else n.x(0)
+    return n.cast(_over_axis(n, x, lambda t, axis: n.emit(function(t, axis))), dtype)
+
+
+def _over_axis(n: Node, x: Any, function: Any) -> Any:
+    """function(tensor, axis); before version 13 the axes from `axis` on count as one."""
+    dims = dims_of(x)
+    axis = n.axis(n.int_attr("axis", -1 if n.version >= 13 else 1), len(dims)) if dims else 0
+    if not dims:
+        return n.reshape(function(n.reshape(x, [1]), 0), [])
+    if n.version >= 13 or axis == len(dims) - 1:
+        return function(x, axis)
+    flat = n.reshape(x, [n.math.product(dims[:axis]), n.math.product(dims[axis:])])
+    return n.reshape(function(flat, 1), list(dims))
+
+
+@op("Hardmax", since=[1, 11, 13])
+def hardmax(n: Node) -> Any:
+    from tvm import te
+
+    n.float_only()
+    dtype = n.dtype(0)
+
+    def function(t: Any, axis: int) -> Any:
+        best = n.emit(relax.op.argmax(t, axis, True))
+
+        def body(x: Any, where: Any) -> Any:
+            def element(*i: Any) -> Any:
+                at = list(i)
+                at[axis] = 0
+                return tirx.Select(where(*at) == i[axis], imm(1, dtype), imm(0, dtype))
+
+            return te.compute(x.shape, element, name="hardmax")
+
+        return n.te(body, t, best)
+
+    return _over_axis(n, n.x(0), function)
+
+

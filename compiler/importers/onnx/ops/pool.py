@@ -1,0 +1,206 @@
+"""Pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax, te, tirx
+
+from .._dims import Dim
+from .._node import Node, dims_of, dtype_of, shape_expr
+from .._registry import op
+from .._values import is_float
+from ._te import imm, lowest
+from .nn import window_attrs, window_pads
+
+
+def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[Dim], list[Dim]]:
+    """(kernel, strides, dilations, before, after, output extents) of a pooling node."""
+    spatial = n.shape(0)[2:]
+    kernel = n.ints_attr("kernel_shape")
+    strides, dilations = window_attrs(n, len(spatial), kernel)
+    before, after = window_pads(n, spatial, kernel, strides, dilations)
+    ceil = n.flag("ceil_mode")
+    out: list[Dim] = []
+    for i, d in enumerate(spatial):
+        padded = n.math.add(n.math.add(d, before[i]), after[i])
+        room = n.math.sub(padded, (kernel[i] - 1) * dilations[i] + 1)
+        if not ceil:
+            out.append(n.math.add(n.math.floordiv(room, strides[i]), 1))
+            continue
+        count = n.math.add(n.math.ceildiv(room, strides[i]), 1)
+        # A window that would begin behind the input and its padding in front is left out.
+        last = n.math.mul(n.math.sub(count, 1), strides[i])
+        beyond = n.math.compare(">=", last, n.math.add(d, before[i]))
+        if beyond is None:
+            raise n.refuse("with ceil_mode on a dynamic extent")
+        out.append(n.math.sub(count, 1) if beyond else count)
+    return kernel, strides, dilations, before, after, out
+
+
+def _simple(n: Node, before: list[Dim], after: list[Dim], out: list[Dim], kernel: list[int], strides: list[int], dil: list[int]) -> bool:
+    """Whether Relax's 2-D pooling says exactly this: no window reaches beyond the padded input."""
+    if dtype_of(n.x(0)) != "float32" or len(kernel) != 2 or not all(isinstance(p, int) for p in (*before, *after)):
+        return False
+    for i, d in enumerate(n.shape(0)[2:]):
+        room = n.math.sub(n.math.add(n.math.add(d, before[i]), after[i]), (kernel[i] - 1) * dil[i] + 1)
+        if not n.math.same(out[i], n.math.add(n.math.floordiv(room, strides[i]), 1)):
+            return False
+    return all(p < k for p, k in zip((*before, *after), (*kernel, *kernel), strict=True))
+
+
+@op("MaxPool", since=[8, 10, 11, 12, 22])
+def max_pool(n: Node) -> Any:
+    kernel, strides, dilations, before, after, out = _window(n)
+    indices = len(n.proto.output) > 1 and n.proto.output[1]
+    if not indices and _simple(n, before, after, out, kernel, strides, dilations):
+        return relax.op.nn.max_pool2d(n.x(0), kernel, strides, [*before, *after], dilations)
+    x = n.x(0)
+    dims = dims_of(x)
+    dtype = dtype_of(x)
+    shape = [dims[0], dims[1], *out]
+    column = n.flag("storage_order")
+
+    def place(t: Any, at: tuple[Any, ...], ks: list[Any], first: Any) -> tuple[Any, list[Any]]:
+        where = [i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))]
+        inside = [c for a, p in enumerate(where) for c in (p >= 0, p < t.shape[2 + a])]
+        return tirx.all(*inside), where
+
+    def body(t: Any, extents: Any, first: Any) -> Any:
+        ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
+        reducer = te.comm_reducer(
+            lambda a, b: tirx.Select(tirx.any(a > b, a != a) if is_float(dtype) else a > b, a, b), lambda _: lowest(dtype), name="max"
+        )
+
+        def element(b: Any, c: Any, *at: Any) -> Any:
+            inside, where = place(t, at, ks, first)
+            return reducer(tirx.if_then_else(inside, t(b, c, *where), lowest(dtype)), axis=ks)
+
+        return te.compute(extents, element, name="max_pool")
+
+    def positions(t: Any, top: Any, extents: Any, first: Any) -> Any:
+        # The smallest flat position in the tensor that holds the window's maximum.
+        ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
+
+        def element(b: Any, c: Any, *at: Any) -> Any:
+            inside, where = place(t, at, ks, first)
+            flat: Any = imm(0, "int64")
+            order = range(len(where))[::-1] if column else range(len(where))
+            for a in order:
+                flat = flat * t.shape[2 + a] + where[a]
+            area: Any = imm(1, "int64")
+            for a in range(len(where)):
+                area = area * t.shape[2 + a]
+            flat = (b * t.shape[1] + c) * area + flat
+            far = tirx.max_value("int64")
+            hit = tirx.all(inside, tirx.if_then_else(inside, t(b, c, *where), lowest(dtype)) == top(b, c, *at))
+            return te.min(tirx.if_then_else(hit, flat, far), axis=ks)
+
+        return te.compute(extents, element, name="max_pool_positions")
+
+    y = n.te(body, x, shape_expr(shape), shape_expr(before))
+    if not indices:
+        return y
+    return [y, n.te(positions, x, y, shape_expr(shape), shape_expr(before), name="max_pool_positions")]
+
+
+@op("AveragePool", since=[7, 10, 11, 19, 22])
+def average_pool(n: Node) -> Any:
+    n.float_only()
+    kernel, strides, dilations, before, after, out = _window(n)
+    include = n.flag("count_include_pad")
+    if _simple(n, before, after, out, kernel, strides, dilations) and all(d == 1 for d in dilations):
+        return relax.op.nn.avg_pool2d(n.x(0), kernel, strides, [*before, *after], (1, 1), False, include)
+    x = n.x(0)
+    dtype = dtype_of(x)
+    wide = "float64" if dtype == "float64" else "float32"
+    dims = dims_of(x)
+
+    def body(t: Any, extents: Any, first: Any, last: Any) -> Any:
+        ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
+
+        def where(at: tuple[Any, ...]) -> list[Any]:
+            return [i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))]
+
+        def total(b: Any, c: Any, *at: Any) -> Any:
+            p = where(at)
+            inside = tirx.all(*[c for a, q in enumerate(p) for c in (q >= 0, q < t.shape[2 + a])])
+            return te.sum(tirx.if_then_else(inside, tirx.Cast(wide, t(b, c, *p)), imm(0, wide)), axis=ks)
+
+        sums = te.compute(extents, total, name="window_sum")
+        ms = [te.reduce_axis((0, k), name=f"m{i}") for i, k in enumerate(kernel)]
+
+        def count(*at: Any) -> Any:
+            counted = []
+            for a, (i, s, k, d) in enumerate(zip(at, strides, ms, dilations, strict=True)):
+                q = i * s + k * d - first[a]
+                low, high = (-first[a], t.shape[2 + a] + last[a]) if include else (imm(0, "int64"), t.shape[2 + a])
+                counted += [q >= low, q < high]
+            return te.sum(tirx.if_then_else(tirx.all(*counted), imm(1, wide), imm(0, wide)), axis=ms)
+
+        counts = te.compute(extents[2:], count, name="window_count")
+        return te.compute(extents, lambda b, c, *at: tirx.Cast(dtype, sums(b, c, *at) / counts(*at)), name="average_pool")
+
+    return n.te(body, x, shape_expr([dims[0], dims[1], *out]), shape_expr(before), shape_expr(after))
+
+
+@op("LpPool", since=[2, 11, 18, 22])
+def lp_pool(n: Node) -> Any:
+    n.float_only()
+    kernel, strides, dilations, before, _, out = _window(n)
+    p = n.int_attr("p", 2)
+    x = n.x(0)
+    dtype = dtype_of(x)
+    wide = "float64" if dtype == "float64" else "float32"
+    dims = dims_of(x)
+
+    def body(t: Any, extents: Any, first: Any) -> Any:
+        ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
+
+        def total(b: Any, c: Any, *at: Any) -> Any:
+            q = [i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))]
+            inside = tirx.all(*[c for a, v in enumerate(q) for c in (v >= 0, v < t.shape[2 + a])])
+            v = tirx.if_then_else(inside, tirx.abs(tirx.Cast(wide, t(b, c, *q))), imm(0, wide))
+            return te.sum(_power(v, p, wide), axis=ks)
+
+        sums = te.compute(extents, total, name="window_sum")
+        return te.compute(extents, lambda *i: tirx.Cast(dtype, _root(sums(*i), p, wide)), name="lp_pool")
+
+    return n.te(body, x, shape_expr([dims[0], dims[1], *out]), shape_expr(before))
+
+
+def _power(v: Any, p: int, dtype: str) -> Any:
+    return v if p == 1 else v * v if p == 2 else tirx.pow(v, imm(p, dtype))
+
+
+def _root(v: Any, p: int, dtype: str) -> Any:
+    return v if p == 1 else tirx.sqrt(v) if p == 2 else tirx.pow(v, imm(1.0 / p, dtype))
+
+
+@op("GlobalAveragePool", since=[1, 22])
+def global_average_pool(n: Node) -> Any:
+    n.float_only()
+    if n.rank(0) == 4 and n.dtype(0) == "float32":
+        return relax.op.nn.adaptive_avg_pool2d(n.x(0), (1, 1))
+    wide = n.cast(n.x(0), "float32") if n.dtype(0) in ("float16", "bfloat16") else n.x(0)
+    return n.cast(n.emit(relax.op.mean(wide, list(range(2, n.rank(0))), True)), n.dtype(0))
+
+
+@op("GlobalMaxPool", since=[1, 22])
+def global_max_pool(n: Node) -> Any:
+    n.float_only()
+    return relax.op.max(n.x(0), list(range(2, n.rank(0))), True)
+
+
+@op("GlobalLpPool", since=[2, 22])
+def global_lp_pool(n: Node) -> Any:
+    from ._te import elementwise
+    from .reduce import _sum
+
+    n.float_only()
+    p = n.int_attr("p", 2)
+    dtype = n.dtype(0)
+    wide = "float64" if dtype == "float64" else "float32"
+    powers = elementwise(n, lambda v: _power(tirx.abs(tirx.Cast(wide, v)), p, wide), n.x(0))
+    total = _sum(n, powers, list(range(2, n.rank(0))), True)
+    return elementwise(n, lambda v: tirx.Cast(dtype, _root(v, p, wide)), total)
