@@ -159,7 +159,6 @@ void Program::describe_entry(const plan::Entry& entry) {
   for (const uint32_t v : entry.outputs) info.output_texts.push_back(describe_value(v, plan_.values[v].name));
 
   info.dynamic_symbols.assign(plan_.symbols.size(), 0);
-  info.needs_alignment.assign(plan_.values.size(), 0);
   mark_dynamic(&info, entry.block);
   info.dynamic_exprs.assign(plan_.exprs.size(), 0);
   for (uint32_t e = 0; e < plan_.exprs.size(); ++e) info.dynamic_exprs[e] = exprs_.depends(e, info.dynamic_symbols);
@@ -195,10 +194,6 @@ void Program::mark_dynamic(EntryInfo* info, uint32_t block) {
   for (const plan::Step& step : plan_.blocks[block].steps) {
     for (const uint32_t s : step.binds) info->dynamic_symbols[s] = 1;
     for (const uint32_t b : step.blocks) mark_dynamic(info, b);
-    if (step.kind != static_cast<uint8_t>(StepKind::code)) continue;
-    for (const plan::Arg& a : step.args)
-      if (a.kind == static_cast<uint8_t>(plan::ArgKind::value)) info->needs_alignment[roots_[a.index]] = 1;
-    for (const uint32_t v : step.outs) info->needs_alignment[roots_[v]] = 1;
   }
 }
 

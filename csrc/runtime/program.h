@@ -46,7 +46,6 @@ struct EntryInfo {
   std::vector<ValueText> input_texts, output_texts;
   // Marks by symbol, expression, value: only a step decides it, so that it is not known before the run.
   std::vector<uint8_t> dynamic_symbols, dynamic_exprs, dynamic_values;
-  std::vector<uint8_t> needs_alignment;  // by value (roots): generated code reads or writes it
   bool uses_states = false;
 };
 

@@ -9,7 +9,11 @@
 namespace mrt {
 namespace {
 
-bool aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & (kAlignment - 1)) == 0; }
+// Kernels and generated functions count on elements at their natural alignment, and on no more.
+bool aligned(const void* p, DType dtype) {
+  const size_t element = dtype.bytes() < 8 ? dtype.bytes() : 8;
+  return (reinterpret_cast<uintptr_t>(p) & (element - 1)) == 0;
+}
 
 const char* dtype_name(DType t, char* buffer, size_t size) {
   const char* base = t.code == MRT_INT       ? "int"
@@ -234,7 +238,7 @@ Status Session::place_inputs(const RunRequest& r) {
     if (!t.data && bytes > 0)
       return fail(MRT_ERROR_INVALID_ARGUMENT, "input '%s' has no data", info.input_texts[i].name.c_str());
     const bool dense = is_contiguous(t.shape, t.strides, t.ndim);
-    if (bytes > 0 && dense && (!info.needs_alignment[info.entry->inputs[i]] || aligned(t.data))) {
+    if (bytes > 0 && dense && aligned(t.data, info.input_texts[i].dtype)) {
       layout_->set_external(i, static_cast<uint8_t*>(t.data));
       continue;
     }
@@ -300,8 +304,7 @@ Status Session::place_outputs(const RunRequest& r) {
     if (t.data && !place.dynamic)
       MRT_TRY(check_room(t, place, layout_->values[place.value], info.output_texts[i].name.c_str()));
     if (place.external < 0) continue;
-    const bool alignment = info.needs_alignment[program_->root(place.value)] != 0;
-    if (t.data && (!alignment || aligned(t.data)) && is_contiguous(t.shape, t.strides, t.ndim) &&
+    if (t.data && aligned(t.data, info.output_texts[i].dtype) && is_contiguous(t.shape, t.strides, t.ndim) &&
         !overlaps_input(r, t.data, place.bytes)) {
       in_place_[i] = 1;
       layout_->set_external(static_cast<size_t>(place.external), static_cast<uint8_t*>(t.data));
