@@ -194,7 +194,7 @@ class Context:
 
     def constant_value(self, x: Expr) -> np.ndarray[Any, Any] | None:
         """The numpy array of a constant; None for anything else."""
-        return x.data.numpy() if isinstance(x, tvm.ir.Constant) and hasattr(x, "data") else None
+        return x.value.numpy() if isinstance(x, tvm.ir.GenericConst) and isinstance(x.value, tvm.runtime.Tensor) else None
 
     def fake_is_f32(self, *names: str) -> bool:
         return all(self.fakes.get(n) is None or self.fakes[n].dtype == torch.float32 for n in names)

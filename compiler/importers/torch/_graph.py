@@ -188,6 +188,7 @@ def operator_name(node: fx.Node) -> str:
 def _place(node: fx.Node) -> str:
     """Where the model's author wrote the operator: file and line, and the module's path in the model."""
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    lines = [line for line in lines if "/site-packages/torch/" not in line[0].replace(os.sep, "/")] or lines
     where = f"{os.path.basename(lines[-1][0])}:{lines[-1][1]}" if lines else ""
     stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
     module = stack[-1].removeprefix("L['self'].").removeprefix("L['self']") if stack else ""
