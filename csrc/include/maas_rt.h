@@ -161,7 +161,8 @@ typedef struct mrt_load_options {
 /* Map a file. options may be NULL. */
 MRT_API mrt_status mrt_program_load(const char* path, const mrt_load_options* options, mrt_program** out);
 /* Use a file's bytes in memory. They are borrowed and must outlive the program; data must be 64-byte aligned, else
- * MRT_ERROR_INVALID_ARGUMENT. release (may be NULL) is called with release_user when the program is gone. */
+ * MRT_ERROR_INVALID_ARGUMENT. release (may be NULL) is called with release_user when the program is gone, or at
+ * once if loading fails. */
 MRT_API mrt_status mrt_program_load_memory(const void* data, size_t bytes, const mrt_load_options* options,
                                            void (*release)(void*), void* release_user, mrt_program** out);
 MRT_API mrt_status mrt_program_retain(mrt_program* program);

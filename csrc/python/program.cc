@@ -136,11 +136,7 @@ std::shared_ptr<Program> Program::load_bytes(py::buffer data, mrt_load_options o
   Py_BEGIN_ALLOW_THREADS;
   status = mrt_program_load_memory(copy, bytes, &options, [](void* p) { std::free(p); }, copy, &handle);
   Py_END_ALLOW_THREADS;
-  if (status != MRT_OK) {
-    set_status_error(status);
-    std::free(copy);
-    throw py::error_already_set();
-  }
+  check(status);  // on failure the library has released the copy
   return std::shared_ptr<Program>(new Program(handle));
 }
 

@@ -1,0 +1,145 @@
+"""Loading: paths, bytes, artifacts; bad files of every kind get one sentence and no crash."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import maas_rt
+from maas_rt import _container, _plan
+from tests import _tiny
+
+DATA = _tiny.softmax()
+X = np.zeros((2, 4), np.float32)
+
+
+def test_a_file_its_bytes_and_an_artifact(tmp_path: Path) -> None:
+    path = tmp_path / "mödel.mrt"
+    path.write_bytes(DATA)
+
+    class Artifact:
+        def to_bytes(self) -> bytes:
+            return DATA
+
+    for source in (path, str(path), DATA, bytearray(DATA), memoryview(DATA), Artifact()):
+        np.testing.assert_allclose(maas_rt.load(source)(X), 0.25)
+
+
+def test_the_bytes_may_change_after_loading() -> None:
+    data = bytearray(DATA)
+    model = maas_rt.load(data)
+    data[:] = bytes(len(data))
+    np.testing.assert_allclose(model(X), 0.25)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "empty.mrt").touch()
+    (tmp_path / "text.mrt").write_text("hello, this is not a model at all; " * 10)
+    for source in (tmp_path / "empty.mrt", tmp_path / "text.mrt", b"", b"hello", bytes(5000)):
+        with pytest.raises(maas_rt.FormatError):
+            maas_rt.load(source)
+    for source in (tmp_path, tmp_path / "absent.mrt"):
+        with pytest.raises(maas_rt.Error) as caught:
+            maas_rt.load(source)
+        assert str(source) in str(caught.value)
+    for wrong in (None, 7, [DATA]):
+        with pytest.raises(maas_rt.InvalidArgumentError, match="load takes a path"):
+            maas_rt.load(wrong)  # type: ignore[arg-type]
+
+
+def test_every_truncation_is_refused() -> None:
+    for n in [*range(0, min(len(DATA), 1500), 7), len(DATA) - 1]:
+        with pytest.raises(maas_rt.FormatError):
+            maas_rt.load(DATA[:n])
+
+
+def test_flipped_bytes_are_refused() -> None:
+    data = _tiny.mlp()
+    sections = _container.read(data).sections
+    used = [*range(64 + 96 * len(sections))]
+    used += [at for s in sections for at in range(s.offset, s.offset + s.size, 11)]
+    for at in used:
+        damaged = bytearray(data)
+        damaged[at] ^= 0x10
+        with pytest.raises(maas_rt.Error) as caught:
+            maas_rt.load(bytes(damaged), verify="full")
+        assert isinstance(caught.value, maas_rt.FormatError)
+
+
+def test_damaged_weights_are_found_under_full_verification() -> None:
+    data = bytearray(_tiny.mlp())
+    data[-1] ^= 1
+    maas_rt.load(bytes(data))
+    with pytest.raises(maas_rt.FormatError, match="weights|section"):
+        maas_rt.load(bytes(data), verify="full")
+
+
+def test_options() -> None:
+    maas_rt.load(DATA, code="refuse")  # it holds no code
+    for options in ({"code": "maybe"}, {"verify": "half"}, {"threads": -1}, {"threads": 1.5}, {"threads": "two"}):
+        with pytest.raises(maas_rt.InvalidArgumentError, match=next(iter(options))):
+            maas_rt.load(DATA, **options)  # type: ignore[arg-type]
+    assert maas_rt.load(DATA, threads=10_000)(X).shape == (2, 4)
+
+
+def test_signatures() -> None:
+    with pytest.raises(maas_rt.SignatureError):
+        maas_rt.load(DATA, code="signed", check_signature=lambda table, signature: True)
+
+
+def edited(**changes: Any) -> bytes:
+    """The softmax file with a plan that was changed after it was made, hashes made right again."""
+    sections = _container.read(DATA).sections
+    plan = _plan.decode(sections[1].data)
+    for path, value in changes.items():
+        *places, last = path.split("__")
+        target: Any = plan
+        for place in places:
+            target = target[int(place)] if place.isdigit() else getattr(target, place)
+        if last.isdigit():
+            target[int(last)] = value
+        else:
+            setattr(target, last, value)
+    new = [_container.Section(s.kind, bytes(s.data), s.target) for s in sections]
+    new[1] = dataclasses.replace(new[1], data=_plan.encode(plan))
+    return b"".join(_container.write(new))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values__0__dims__0": 99},
+        {"entries__0__inputs__0": 99},
+        {"entries__0__outputs__0": 99},
+        {"entries__0__block": 99},
+        {"blocks__0__steps__0__target": "no_such_kernel"},
+        {"blocks__0__steps__0__packing": "no_such_packing"},
+        {"blocks__0__steps__0__outs__0": 99},
+        {"blocks__0__steps__0__args": []},
+        {"blocks__0__steps__0__kind": _plan.StepKind.LAUNCH},
+        {"blocks__0__steps__0__blocks": [0]},
+        {"exprs__0": _plan.Expr(_plan.ExprOp.ADD, 0, 0)},
+        {"exprs__0": _plan.Expr(_plan.ExprOp.SYMBOL, 99)},
+        {"symbols__0__multiple": 0},
+        {"values__1__storage": _plan.Storage.CONSTANT, "values__1__offset": 2**62, "values__1__bytes": 2**62},
+        {"values__1__storage": _plan.Storage.CONSTANT, "values__1__offset": -64, "values__1__bytes": 64},
+        {"values__1__encoding": _plan.Encoding.CSR},
+        {"version": 0},
+        {"entries": []},
+    ],
+    ids=str,
+)
+def test_a_plan_that_is_wrong_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(maas_rt.Error) as caught:
+        maas_rt.load(edited(**change))
+    assert isinstance(caught.value, (maas_rt.FormatError, maas_rt.InvalidArgumentError)), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_a_newer_plan_is_refused_by_version() -> None:
+    with pytest.raises(maas_rt.FormatError, match="version|newer"):
+        maas_rt.load(edited(version=2))

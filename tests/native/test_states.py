@@ -1,0 +1,71 @@
+"""Models that remember: State objects are made, passed, copied, reset and looked into."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+import maas_rt
+from tests import _tiny
+
+ONE = np.ones((1, 4), np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> maas_rt.Model:
+    return maas_rt.load(_tiny.accumulator(), threads=1)
+
+
+def test_a_state_is_carried_from_run_to_run(model: maas_rt.Model) -> None:
+    state = model.state()
+    for expected in (11, 12, 13):
+        np.testing.assert_array_equal(model.run({"x": ONE}, state=state)["y"], expected * ONE)
+    assert model.states[0].name == "sum"
+    assert state.keys() == ("sum",)
+
+
+def test_states_do_not_mix(model: maas_rt.Model) -> None:
+    a, b = model.state(), model.state()
+    model.run({"x": ONE}, state=a)
+    np.testing.assert_array_equal(model.run({"x": ONE * 5}, state=b)["y"], 15)
+    np.testing.assert_array_equal(model.run({"x": ONE}, state=a)["y"], 12)
+
+
+def test_clone_and_reset(model: maas_rt.Model) -> None:
+    state = model.state()
+    model.run({"x": ONE}, state=state)
+    copy = state.clone()
+    state.reset()
+    np.testing.assert_array_equal(model.run({"x": ONE}, state=state)["y"], 11)
+    np.testing.assert_array_equal(model.run({"x": ONE}, state=copy)["y"], 12)
+
+
+def test_a_state_can_be_read_and_written(model: maas_rt.Model) -> None:
+    state = model.state()
+    view = state["sum"]
+    np.testing.assert_array_equal(view, 10 * ONE)
+    model.run({"x": ONE}, state=state)
+    np.testing.assert_array_equal(view, 11)
+    view[...] = 100
+    np.testing.assert_array_equal(model.run({"x": ONE}, state=state)["y"], 101)
+    del state
+    gc.collect()
+    np.testing.assert_array_equal(view, 101)  # the view keeps the state alive
+
+
+def test_mistakes(model: maas_rt.Model) -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match="state"):
+        model(ONE)
+    with pytest.raises(maas_rt.InvalidArgumentError, match="another model"):
+        model.run({"x": ONE}, state=maas_rt.load(_tiny.accumulator()).state())
+    with pytest.raises(maas_rt.InvalidArgumentError, match="no state 'k'; it has: sum"):
+        model.state()["k"]
+
+
+def test_a_failed_run_leaves_the_state_as_it_was(model: maas_rt.Model) -> None:
+    state = model.state()
+    with pytest.raises(maas_rt.InvalidArgumentError):
+        model.run({"x": ONE[:, :3]}, state=state)
+    np.testing.assert_array_equal(model.run({"x": ONE}, state=state)["y"], 11)
