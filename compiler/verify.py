@@ -181,6 +181,7 @@ def _shape(param: Any, binding: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def _evaluate(extent: Any, binding: Mapping[str, int]) -> int:
+    """An extent's value where the symbols are as `binding` says (2 for one that has no bounds)."""
     from tvm import tirx
     from tvm.sym import Analyzer
     from tvm.tirx.analysis import undefined_vars
@@ -189,7 +190,7 @@ def _evaluate(extent: Any, binding: Mapping[str, int]) -> int:
         return int(extent)
     analyzer = Analyzer()
     for var in undefined_vars(extent):
-        analyzer.bind(var, tirx.IntImm(str(var.dtype), binding.get(var.name, 2)))
+        analyzer.bind(var, tirx.IntImm(str(var.ty.dtype), binding.get(var.name, 2)))
     return int(analyzer.simplify(extent))
 
 
