@@ -36,7 +36,7 @@ def _library() -> Any:
         return ffi.dlopen(str(path))
     except OSError as error:
         raise Error(
-            f"The native library {path.name} cannot be loaded from maas_rt's folder ({error}): reinstall maas-rt."
+            f"the native library {path.name} cannot be loaded from maas_rt's folder ({error}): reinstall maas-rt"
         ) from error
 
 

@@ -86,7 +86,7 @@ class Container:
         """The data of a section that must be there; FormatError if it is not."""
         found = self.find(kind, target)
         if found is None:
-            raise FormatError(f"The file has no section of kind {kind!r}{' for ' + target if target else ''}.")
+            raise FormatError(f"the file has no section of kind {kind!r}{' for ' + target if target else ''}")
         return found.data
 
 
@@ -106,7 +106,7 @@ def write(sections: Iterable[Section]) -> Iterator[bytes | memoryview]:
     for part in parts:
         target = part.target.encode("utf-8")
         if len(target) > 32 or b"\0" in target:
-            raise InvalidArgumentError(f"The section target {part.target!r} must be at most 32 bytes without NUL.")
+            raise InvalidArgumentError(f"the section target {part.target!r} must be at most 32 bytes without NUL")
         digest = hashlib.sha256()
         size = 0
         for piece in part.pieces():
@@ -135,7 +135,7 @@ def save(path: str | os.PathLike[str], sections: Iterable[Section]) -> None:
     """
     target = Path(path)
     if target.is_dir():
-        raise Error(f"{target} is a directory and must be the name of a file.")
+        raise Error(f"{target} is a directory and must be the name of a file")
     beside = ""
     try:
         handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -148,7 +148,7 @@ def save(path: str | os.PathLike[str], sections: Iterable[Section]) -> None:
         os.replace(beside, target)
         beside = ""
     except OSError as error:
-        raise Error(f"{target} could not be written: {error.strerror or error}.") from error
+        raise Error(f"{target} could not be written: {error.strerror or error}") from error
     finally:
         if beside:
             os.unlink(beside)
@@ -164,37 +164,37 @@ def read(file: str | os.PathLike[str] | Buffer, *, verify_weights: bool = False)
         Error: the file cannot be read.
     """
     if isinstance(file, (bytes, bytearray, memoryview)):
-        name, view = "The model in memory", memoryview(file).cast("B")
+        name, view = "the model in memory", memoryview(file).cast("B")
     else:
         name, view = str(file), _map(Path(file))
     if view.nbytes < _HEADER.size or bytes(view[:8]) != MAGIC:
-        raise FormatError(f"{name} is not a model.mrt: it does not begin with the format's magic number.")
+        raise FormatError(f"{name} is not a model.mrt: it does not begin with the format's magic number")
     _, version, count, size, table_hash = _HEADER.unpack_from(view)
     if version > FORMAT_VERSION:
-        raise FormatError(f"{name} has format {version} and this runtime reads up to {FORMAT_VERSION}: update maas-rt.")
+        raise FormatError(f"{name} has format {version} and this runtime reads up to {FORMAT_VERSION}: update maas-rt")
     if version < 1 or count > MAX_SECTIONS or any(view[56:64]):
-        raise FormatError(f"{name} is damaged: its header holds impossible numbers.")
+        raise FormatError(f"{name} is damaged: its header holds impossible numbers")
     if size != view.nbytes:
-        raise FormatError(f"{name} is truncated or damaged: its header says {size} bytes, and it has {view.nbytes}.")
+        raise FormatError(f"{name} is truncated or damaged: its header says {size} bytes, and it has {view.nbytes}")
     end = _HEADER.size + _ENTRY.size * count
     if end > size or hashlib.sha256(view[_HEADER.size : end]).digest() != table_hash:
-        raise FormatError(f"{name} is damaged: its section table does not have the hash that its header says.")
+        raise FormatError(f"{name} is damaged: its section table does not have the hash that its header says")
     entries = [_ENTRY.unpack_from(view, _HEADER.size + _ENTRY.size * i) for i in range(count)]
     sections: list[StoredSection] = []
     for i, (kind, flags, target, offset, length, digest) in enumerate(entries):
         place = f"section {i} (kind {kind})"
         if offset < end or offset % _alignment(kind) or offset > size or length > size - offset:
-            raise FormatError(f"{name} is damaged: {place} lies outside its place in the file.")
+            raise FormatError(f"{name} is damaged: {place} lies outside its place in the file")
         end = offset + length
         data = view[offset:end]
         if (kind != SectionKind.WEIGHTS or verify_weights) and hashlib.sha256(data).digest() != digest:
-            raise FormatError(f"{name} is damaged: {place} does not have the hash that the table says.")
+            raise FormatError(f"{name} is damaged: {place} does not have the hash that the table says")
         if kind not in SectionKind._value2member_map_ and not flags & OPTIONAL_FLAG:
-            raise FormatError(f"{name} holds {place}, which this runtime does not know: update maas-rt.")
+            raise FormatError(f"{name} holds {place}, which this runtime does not know: update maas-rt")
         try:
             text = target.rstrip(b"\0").decode("utf-8")
         except UnicodeDecodeError:
-            raise FormatError(f"{name} is damaged: the target of {place} is not UTF-8.") from None
+            raise FormatError(f"{name} is damaged: the target of {place} is not UTF-8") from None
         known = SectionKind(kind) if kind in SectionKind._value2member_map_ else kind
         sections.append(StoredSection(known, text, flags, offset, length, digest, data))
     _check_kinds([(each.kind, each.target) for each in sections], FormatError)
@@ -213,29 +213,29 @@ def _aligned(at: int, kind: int) -> int:
 def _check_kinds(kinds: list[tuple[int, str]], error: type[Error]) -> None:
     """Manifest and plan exactly once, weights and signature at most once, code at most once per target."""
     if len(kinds) > MAX_SECTIONS:
-        raise error(f"A model.mrt has at most {MAX_SECTIONS} sections, not {len(kinds)}.")
+        raise error(f"a model.mrt has at most {MAX_SECTIONS} sections, not {len(kinds)}")
     numbers = [kind for kind, _ in kinds]
     for kind in (SectionKind.MANIFEST, SectionKind.PLAN):
         if numbers.count(kind) != 1:
-            raise error(f"A model.mrt has exactly one {kind.name.lower()} section, not {numbers.count(kind)}.")
+            raise error(f"a model.mrt has exactly one {kind.name.lower()} section, not {numbers.count(kind)}")
     for kind in (SectionKind.WEIGHTS, SectionKind.SIGNATURE):
         if numbers.count(kind) > 1:
-            raise error(f"A model.mrt has at most one {kind.name.lower()} section, not {numbers.count(kind)}.")
+            raise error(f"a model.mrt has at most one {kind.name.lower()} section, not {numbers.count(kind)}")
     code = [target for kind, target in kinds if kind == SectionKind.CODE]
     if len(set(code)) != len(code):
-        raise error(f"A model.mrt has one code section per target at most, and not {', '.join(sorted(code))}.")
+        raise error(f"a model.mrt has one code section per target at most, and not {', '.join(sorted(code))}")
 
 
 def _map(path: Path) -> memoryview:
     try:
         if path.is_dir():
-            raise Error(f"{path} is a directory and must be a model.mrt file.")
+            raise Error(f"{path} is a directory and must be a model.mrt file")
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
-                raise FormatError(f"{path} is not a model.mrt: it is empty.")
+                raise FormatError(f"{path} is not a model.mrt: it is empty")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
-        raise Error(f"{path} could not be read: {error.strerror or error}.") from error
+        raise Error(f"{path} could not be read: {error.strerror or error}") from error
 
 
 def _umask() -> int:

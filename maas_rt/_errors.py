@@ -69,7 +69,7 @@ class MissingExtraError(Error, ImportError):
     """
 
     def __init__(self, what: str, extra: str, module: str) -> None:
-        super().__init__(f"{what} needs {module}, which is not installed: run `pip install 'maas-rt[{extra}]'`.")
+        super().__init__(f"{what} needs {module}, which is not installed: run `pip install 'maas-rt[{extra}]'`")
         self.extra = extra
         self.name = module
 

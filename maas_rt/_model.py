@@ -23,8 +23,11 @@ Array = NDArray[Any]
 
 
 @runtime_checkable
-class _HasBytes(Protocol):
+class _ArtifactLike(Protocol):
     """A maas_rt.compiler.Artifact, without importing the compiler."""
+
+    @property
+    def manifest(self) -> dict[str, Any]: ...
 
     def to_bytes(self) -> bytes: ...
 
@@ -131,7 +134,7 @@ class Model(_Runnable):
 
 
 def load(
-    model: str | os.PathLike[str] | bytes | bytearray | memoryview | _HasBytes,
+    model: str | os.PathLike[str] | bytes | bytearray | memoryview | _ArtifactLike,
     *,
     threads: int | None = None,
     code: str = "allow",
@@ -156,11 +159,11 @@ def load(
         program = _native.Program.load_file(os.fsdecode(model), code, verify, check_signature)
     elif isinstance(model, (bytes, bytearray, memoryview)):
         program = _native.Program.load_bytes(model, code, verify, check_signature)
-    elif isinstance(model, _HasBytes):
+    elif isinstance(model, _ArtifactLike):
         program = _native.Program.load_bytes(model.to_bytes(), code, verify, check_signature)
     else:
         raise InvalidArgumentError(
-            f"load takes a path, bytes or a maas_rt.compiler.Artifact, and got a {type(model).__name__}."
+            f"load takes a path, bytes or a maas_rt.compiler.Artifact, and got a {type(model).__name__}"
         )
     loaded = Model(program, wanted)
     loaded._threads = wanted
@@ -171,7 +174,7 @@ def load(
 
 def _check_threads(threads: int) -> int:
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 0 <= threads < 2**31:
-        raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all).")
+        raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all)")
     return int(threads)
 
 

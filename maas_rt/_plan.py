@@ -262,12 +262,10 @@ def decode(data: bytes | bytearray | memoryview) -> Plan:
     cursor = _Cursor(bytes(data))
     version = struct.unpack_from("<I", cursor.data)[0] if len(cursor.data) >= 4 else None
     if version is not None and version > PLAN_VERSION:
-        raise FormatError(
-            f"The plan has version {version} and this runtime reads up to {PLAN_VERSION}: update maas-rt."
-        )
+        raise FormatError(f"the plan has version {version} and this runtime reads up to {PLAN_VERSION}: update maas-rt")
     plan: Plan = _codec(Plan).read(cursor, "plan")
     if cursor.left():
-        raise FormatError(f"The plan is damaged: {cursor.left()} bytes follow its end at byte {cursor.at}.")
+        raise FormatError(f"the plan is damaged: {cursor.left()} bytes follow its end at byte {cursor.at}")
     return plan
 
 
@@ -284,7 +282,7 @@ class _Cursor:
     def take(self, size: int, place: str) -> bytes:
         if size > self.left():
             raise FormatError(
-                f"The plan is damaged: {place} at byte {self.at} needs {size} bytes and {self.left()} are left."
+                f"the plan is damaged: {place} at byte {self.at} needs {size} bytes and {self.left()} are left"
             )
         begin = self.at
         self.at += size
@@ -312,9 +310,9 @@ def _integer(code: str, low: int, high: int, enum: type[IntEnum] | None = None) 
                 enum(number)
         except (TypeError, ValueError):
             expected = f"a {enum.__name__}" if enum else "an integer"
-            raise InvalidArgumentError(f"{place} is {value!r} and must be {expected}.") from None
+            raise InvalidArgumentError(f"{place} is {value!r} and must be {expected}") from None
         if not low <= number <= high:
-            raise InvalidArgumentError(f"{place} is {number} and must be between {low} and {high}.")
+            raise InvalidArgumentError(f"{place} is {number} and must be between {low} and {high}")
         out += packer.pack(number)
 
     def read(cursor: _Cursor, place: str) -> Any:
@@ -324,7 +322,7 @@ def _integer(code: str, low: int, high: int, enum: type[IntEnum] | None = None) 
         try:
             return enum(number)
         except ValueError:
-            raise FormatError(f"The plan is damaged: {place} is {number}, which is no {enum.__name__}.") from None
+            raise FormatError(f"the plan is damaged: {place} is {number}, which is no {enum.__name__}") from None
 
     return _Codec(packer.size, write, read)
 
@@ -336,7 +334,7 @@ def _real() -> _Codec:
         try:
             out += packer.pack(value)
         except struct.error:
-            raise InvalidArgumentError(f"{place} is {value!r} and must be a number.") from None
+            raise InvalidArgumentError(f"{place} is {value!r} and must be a number") from None
 
     return _Codec(8, write, lambda cursor, place: packer.unpack(cursor.take(8, place))[0])
 
@@ -346,13 +344,13 @@ def _text() -> _Codec:
 
     def write(value: Any, out: bytearray, place: str) -> None:
         if not isinstance(value, str):
-            raise InvalidArgumentError(f"{place} is {value!r} and must be text.")
+            raise InvalidArgumentError(f"{place} is {value!r} and must be text")
         try:
             data = value.encode("utf-8")
         except UnicodeEncodeError:
-            raise InvalidArgumentError(f"{place} is {value!r}, which UTF-8 cannot hold.") from None
+            raise InvalidArgumentError(f"{place} is {value!r}, which UTF-8 cannot hold") from None
         if b"\0" in data:
-            raise InvalidArgumentError(f"{place} is {value!r} and must not hold a NUL.")
+            raise InvalidArgumentError(f"{place} is {value!r} and must not hold a NUL")
         count.write(len(data), out, place)
         out += data
 
@@ -360,9 +358,9 @@ def _text() -> _Codec:
         try:
             text = cursor.take(count.read(cursor, place), place).decode("utf-8")
         except UnicodeDecodeError:
-            raise FormatError(f"The plan is damaged: {place} is not UTF-8.") from None
+            raise FormatError(f"the plan is damaged: {place} is not UTF-8") from None
         if "\0" in text:
-            raise FormatError(f"The plan is damaged: {place} holds a NUL.")
+            raise FormatError(f"the plan is damaged: {place} holds a NUL")
         return text
 
     return _Codec(4, write, read)
@@ -373,7 +371,7 @@ def _list(element: _Codec) -> _Codec:
 
     def write(value: Any, out: bytearray, place: str) -> None:
         if not isinstance(value, (list, tuple)):
-            raise InvalidArgumentError(f"{place} is a {type(value).__name__} and must be a list.")
+            raise InvalidArgumentError(f"{place} is a {type(value).__name__} and must be a list")
         count.write(len(value), out, place)
         for i, each in enumerate(value):
             element.write(each, out, f"{place}[{i}]")
@@ -382,8 +380,8 @@ def _list(element: _Codec) -> _Codec:
         n = count.read(cursor, place)
         if n * element.smallest > cursor.left():
             raise FormatError(
-                f"The plan is damaged: {place} counts {n} elements at byte {cursor.at}, more than its "
-                f"{cursor.left()} bytes hold."
+                f"the plan is damaged: {place} counts {n} elements at byte {cursor.at}, more than its "
+                f"{cursor.left()} bytes hold"
             )
         return [element.read(cursor, f"{place}[{i}]") for i in range(n)]
 
@@ -396,7 +394,7 @@ def _record(cls: type[Any]) -> _Codec:
 
     def write(value: Any, out: bytearray, place: str) -> None:
         if type(value) is not cls:
-            raise InvalidArgumentError(f"{place} is a {type(value).__name__} and must be a {cls.__name__}.")
+            raise InvalidArgumentError(f"{place} is a {type(value).__name__} and must be a {cls.__name__}")
         for name, codec in members:
             codec.write(getattr(value, name), out, f"{place}.{name}")
 

@@ -61,6 +61,7 @@ class Model:
     def __init__(self, program: Any, threads: int) -> None:
         self._program = program
         self._threads = threads
+        self._bytes: Any = None
         self._idle: list[Any] = []
         self._lock = threading.Lock()
         self.inputs = tuple(
@@ -81,11 +82,11 @@ class Model:
         """Runs on inputs in order or by name; returns the output, or a dict if there are several."""
         if len(arrays) > len(self.inputs):
             raise InvalidArgumentError(
-                f"The model was called with {len(arrays)} inputs and has {len(self.inputs)}: {self._names()}."
+                f"the model was called with {len(arrays)} inputs and has {len(self.inputs)}: {self._names()}"
             )
         given = {info.name: array for info, array in zip(self.inputs, arrays, strict=False)}
         for name in named.keys() & given.keys():
-            raise InvalidArgumentError(f"Input {name!r} is given twice.")
+            raise InvalidArgumentError(f"input {name!r} is given twice")
         results = self.run({**given, **named})
         return results[self.outputs[0].name] if len(self.outputs) == 1 else results
 
@@ -105,13 +106,13 @@ class Model:
         """
         for name in inputs:
             if all(name != info.name for info in self.inputs):
-                raise InvalidArgumentError(f"The model has no input {name!r}; its inputs are: {self._names()}.")
+                raise InvalidArgumentError(f"the model has no input {name!r}; its inputs are: {self._names()}")
         for info in self.inputs:
             if info.name not in inputs:
-                raise InvalidArgumentError(f"Input {info.name!r} is missing; the inputs are: {self._names()}.")
+                raise InvalidArgumentError(f"input {info.name!r} is missing; the inputs are: {self._names()}")
         for name in out or {}:
             if all(name != info.name for info in self.outputs):
-                raise InvalidArgumentError(f"The model has no output {name!r}.")
+                raise InvalidArgumentError(f"the model has no output {name!r}")
         alive: list[Any] = []
         arrays = [_as_array(info.name, inputs[info.name]) for info in self.inputs]
         ins = ffi.new("mrt_tensor[]", max(1, len(arrays)))
@@ -141,8 +142,8 @@ class Model:
             buffer = out[info.name]
             if buffer.shape != shape:
                 raise InvalidArgumentError(
-                    f"The buffer for output {info.name!r} has shape {buffer.shape} and the result has {shape}: give a "
-                    "buffer of that shape."
+                    f"the buffer for output {info.name!r} has shape {buffer.shape} and the result has {shape}: give a "
+                    "buffer of that shape"
                 )
             return buffer
         array = np.empty(shape, _numpy_dtype(tensor.dtype, info.name))
@@ -188,12 +189,12 @@ def load(
         Error: it cannot be read.
     """
     if code not in _CODE_POLICY:
-        raise InvalidArgumentError(f"code is {code!r} and must be 'allow', 'signed' or 'refuse'.")
+        raise InvalidArgumentError(f"code is {code!r} and must be 'allow', 'signed' or 'refuse'")
     if verify not in _VERIFY:
-        raise InvalidArgumentError(f"verify is {verify!r} and must be 'default' or 'full'.")
+        raise InvalidArgumentError(f"verify is {verify!r} and must be 'default' or 'full'")
     wanted = 0 if threads is None else threads
     if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or not 0 <= wanted < 2**31:
-        raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all).")
+        raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all)")
     options = ffi.new("mrt_load_options*")
     options.struct_size = ffi.sizeof("mrt_load_options")
     options.code = _CODE_POLICY[code]
@@ -203,25 +204,22 @@ def load(
         check(lib.mrt_program_load(os.fsencode(model), options, out))
         return Model(ffi.gc(out[0], lib.mrt_program_free), int(wanted))
     if not isinstance(model, (bytes, bytearray, memoryview)):
-        raise InvalidArgumentError(f"load takes a path or bytes, and got a {type(model).__name__}.")
-    copy = _aligned(model)
-    data = ffi.cast("void*", copy.ctypes.data)
-    check(lib.mrt_program_load_memory(data, copy.nbytes, options, ffi.NULL, ffi.NULL, out))
-    # The borrowed bytes live as long as the handle: sessions hold the program, and the Model holds both.
-    program = ffi.gc(out[0], lib.mrt_program_free)
-    loaded = Model(program, int(wanted))
-    loaded._bytes = copy  # type: ignore[attr-defined]
+        raise InvalidArgumentError(f"load takes a path or bytes, and got a {type(model).__name__}")
+    room, begin, size = _aligned(model)
+    data = ffi.cast("void*", room.ctypes.data + begin)
+    check(lib.mrt_program_load_memory(data, size, options, ffi.NULL, ffi.NULL, out))
+    loaded = Model(ffi.gc(out[0], lib.mrt_program_free), int(wanted))
+    loaded._bytes = room  # borrowed by the program
     return loaded
 
 
-def _aligned(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
-    """A copy of the bytes at an address that is a multiple of 64."""
+def _aligned(data: bytes | bytearray | memoryview) -> tuple[NDArray[np.uint8], int, int]:
+    """A copy of the bytes at an address that is a multiple of 64: the memory, where they begin, how many they are."""
     source = np.frombuffer(data, np.uint8)
     room = np.empty(source.size + 64, np.uint8)
     begin = -room.ctypes.data % 64
-    copy = room[begin : begin + source.size]
-    copy[:] = source
-    return copy
+    room[begin : begin + source.size] = source
+    return room, begin, source.size
 
 
 def _as_array(name: str, value: Any) -> Array:
@@ -231,14 +229,14 @@ def _as_array(name: str, value: Any) -> Array:
         try:
             array = np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise InvalidArgumentError(f"Input {name!r} cannot be read: {error}.") from error
+            raise InvalidArgumentError(f"input {name!r} cannot be read: {error}") from error
     else:
         raise InvalidArgumentError(
-            f"Input {name!r} is a {type(value).__name__} and must be an array: numpy's, or any with __dlpack__ or "
-            "__array_interface__."
+            f"input {name!r} is a {type(value).__name__} and must be an array: numpy's, or any with __dlpack__ or "
+            "__array_interface__"
         )
     if array.dtype.kind not in _CODES:
-        raise InvalidArgumentError(f"Input {name!r} has dtype {array.dtype}, which is no tensor's: convert it.")
+        raise InvalidArgumentError(f"input {name!r} has dtype {array.dtype}, which is no tensor's: convert it")
     native = array.dtype.isnative and array.flags.aligned
     if not native or any(stride % array.itemsize for stride in array.strides):
         array = np.array(array, array.dtype.newbyteorder("="), order="C")
@@ -248,10 +246,10 @@ def _as_array(name: str, value: Any) -> Array:
 def _check_buffer(info: TensorInfo, buffer: Any) -> Array:
     usable = isinstance(buffer, np.ndarray) and buffer.flags.writeable and buffer.flags.c_contiguous
     if not usable or not buffer.flags.aligned or not buffer.dtype.isnative:
-        raise InvalidArgumentError(f"The buffer for output {info.name!r} must be a writable, contiguous numpy array.")
+        raise InvalidArgumentError(f"the buffer for output {info.name!r} must be a writable, contiguous numpy array")
     if buffer.dtype.name != info.dtype:
         raise InvalidArgumentError(
-            f"The buffer for output {info.name!r} has dtype {buffer.dtype.name} and must have {info.dtype}."
+            f"the buffer for output {info.name!r} has dtype {buffer.dtype.name} and must have {info.dtype}"
         )
     return buffer  # type: ignore[no-any-return]
 
@@ -282,5 +280,5 @@ def _dtype_name(dtype: Any) -> str:
 
 def _numpy_dtype(dtype: Any, name: str) -> np.dtype[Any]:
     if dtype.code not in _KINDS or dtype.bits < 8:
-        raise InvalidArgumentError(f"Output {name!r} has dtype {_dtype_name(dtype)}, which numpy alone does not have.")
+        raise InvalidArgumentError(f"output {name!r} has dtype {_dtype_name(dtype)}, which numpy alone does not have")
     return np.dtype(f"{_KINDS[dtype.code]}{dtype.bits // 8}")

@@ -90,7 +90,7 @@ void chain_invalid(const char* what, const char* name) {
   PyObject *type, *value, *trace;
   PyErr_Fetch(&type, &value, &trace);
   PyErr_NormalizeException(&type, &value, &trace);
-  set_invalid("%s '%s' cannot be read: %S.", what, name, value ? value : Py_None);
+  set_invalid("%s '%s' cannot be read: %S", what, name, value ? value : Py_None);
   Py_XDECREF(type);
   Py_XDECREF(value);
   Py_XDECREF(trace);
@@ -184,11 +184,11 @@ bool ArrayView::view_numpy(PyObject* array, const char* what, const char* name, 
   const auto* a = array_proxy(array);
   const auto* descr = array_descriptor1_proxy(a->descr);
   if (!from_numpy_dtype(a->descr, &out->dtype)) {
-    set_invalid("%s '%s' has dtype %S, which is no tensor's: convert it.", what, name, a->descr);
+    set_invalid("%s '%s' has dtype %S, which is no tensor's: convert it", what, name, a->descr);
     return false;
   }
   if (a->nd > MRT_MAX_RANK) {
-    set_invalid("%s '%s' has %d dimensions and at most %d are supported.", what, name, a->nd, MRT_MAX_RANK);
+    set_invalid("%s '%s' has %d dimensions and at most %d are supported", what, name, a->nd, MRT_MAX_RANK);
     return false;
   }
   const bool plain = (a->flags & npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
@@ -226,7 +226,7 @@ bool ArrayView::view_dlpack(PyObject* object, const char* what, const char* name
     const auto device = py::handle(object).attr("__dlpack_device__")().cast<py::tuple>();
     const int type = device[0].cast<int>();
     if (type != 1 && type != 3) {
-      set_invalid("%s '%s' is on DLPack device %d and must be on the CPU: move it there.", what, name, type);
+      set_invalid("%s '%s' is on DLPack device %d and must be on the CPU: move it there", what, name, type);
       return false;
     }
     owner_ = py::handle(object).attr("__dlpack__")().release().ptr();
@@ -243,7 +243,7 @@ bool ArrayView::view_dlpack(PyObject* object, const char* what, const char* name
     if (managed->major == 1) t = &managed->tensor;
   }
   if (!t || t->ndim < 0 || t->ndim > MRT_MAX_RANK) {
-    set_invalid("%s '%s' gives no DLPack tensor of at most %d dimensions.", what, name, MRT_MAX_RANK);
+    set_invalid("%s '%s' gives no DLPack tensor of at most %d dimensions", what, name, MRT_MAX_RANK);
     return false;
   }
   // The capsule, unread, keeps its promise to delete the tensor when it goes.
@@ -273,7 +273,7 @@ bool ArrayView::view(PyObject* object, const char* what, const char* name, mrt_t
       return false;
     }
   }
-  set_invalid("%s '%s' is a %s and must be an array: numpy's, or any with __dlpack__ or __array_interface__.", what,
+  set_invalid("%s '%s' is a %s and must be an array: numpy's, or any with __dlpack__ or __array_interface__", what,
               name, Py_TYPE(object)->tp_name);
   return false;
 }
@@ -283,27 +283,27 @@ bool ArrayView::view_writable(PyObject* object, const char* name, mrt_tensor* ou
   if (is_numpy(object)) {
     const int flags = array_proxy(object)->flags;
     if (!(flags & npy_api::NPY_ARRAY_WRITEABLE_)) {
-      set_invalid("The buffer for output '%s' is read-only and must be writable.", name);
+      set_invalid("the buffer for output '%s' is read-only and must be writable", name);
       return false;
     }
     const auto* descr = array_descriptor1_proxy(array_proxy(object)->descr);
     *copy = !(flags & npy_api::NPY_ARRAY_C_CONTIGUOUS_) || !(flags & npy_api::NPY_ARRAY_ALIGNED_) ||
             descr->byteorder == '>';
     if (*copy) return true;
-    if (!view_numpy(object, "The buffer for output", name, out)) return false;
+    if (!view_numpy(object, "the buffer for output", name, out)) return false;
   } else if (PyObject_HasAttrString(object, "__dlpack__")) {
-    if (!view_dlpack(object, "The buffer for output", name, out)) return false;
+    if (!view_dlpack(object, "the buffer for output", name, out)) return false;
     if (PyCapsule_IsValid(owner_, "dltensor_versioned") &&
         (static_cast<DlManagedTensorVersioned*>(PyCapsule_GetPointer(owner_, "dltensor_versioned"))->flags & 1)) {
-      set_invalid("The buffer for output '%s' is read-only and must be writable.", name);
+      set_invalid("the buffer for output '%s' is read-only and must be writable", name);
       return false;
     }
     if (out->strides) {
-      set_invalid("The buffer for output '%s' must be contiguous: give a contiguous tensor, or a numpy array.", name);
+      set_invalid("the buffer for output '%s' must be contiguous: give a contiguous tensor, or a numpy array", name);
       return false;
     }
   } else {
-    set_invalid("The buffer for output '%s' is a %s and must be a writable array (numpy's, or one with __dlpack__).",
+    set_invalid("the buffer for output '%s' is a %s and must be a writable array (numpy's, or one with __dlpack__)",
                 name, Py_TYPE(object)->tp_name);
     return false;
   }

@@ -18,7 +18,7 @@ class Attributes {
         attrs_.push_back({key, nullptr, nullptr, texts_.back().c_str(), 1});
       } else if (!add_numbers(key, item.second)) {
         PyErr_Clear();
-        set_invalid("Attribute '%s' is %R and must be a number, text, or a list of numbers.", key, item.second.ptr());
+        set_invalid("attribute '%s' is %R and must be a number, text, or a list of numbers", key, item.second.ptr());
         throw py::error_already_set();
       }
     }
@@ -69,7 +69,7 @@ py::bytes pack(const std::string& contract, const std::string& packing, py::obje
   const Attributes attributes(attrs);
   ArrayView array;
   mrt_tensor tensor{};
-  view(&array, weight, "Weight of", contract, &tensor);
+  view(&array, weight, "weight of", contract, &tensor);
   size_t bytes = 0;
   check(mrt_kernel_packed_bytes(contract.c_str(), packing.c_str(), &tensor, attributes.data(), attributes.size(),
                                 &bytes));
@@ -96,7 +96,7 @@ void run(const std::string& contract, const py::object& isa, const py::list& inp
     tensor.ndim = -1;
     if (!object.is_none()) {
       views.emplace_back();
-      view(&views.back(), object, "Input of", contract, &tensor);
+      view(&views.back(), object, "input of", contract, &tensor);
     }
     in.push_back(tensor);
   }
@@ -106,7 +106,7 @@ void run(const std::string& contract, const py::object& isa, const py::list& inp
     views.emplace_back();
     if (!views.back().view_writable(object.ptr(), contract.c_str(), &tensor, &copy)) throw py::error_already_set();
     if (copy) {
-      set_invalid("The outputs of kernel '%s' must be contiguous arrays.", contract.c_str());
+      set_invalid("the outputs of kernel '%s' must be contiguous arrays", contract.c_str());
       throw py::error_already_set();
     }
     out.push_back(tensor);

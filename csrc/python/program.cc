@@ -60,13 +60,13 @@ mrt_load_options load_options(const std::string& code, const std::string& verify
   } else if (code == "refuse") {
     options.code = MRT_CODE_REFUSE;
   } else {
-    set_invalid("code is '%s' and must be 'allow', 'signed' or 'refuse'.", code.c_str());
+    set_invalid("code is '%s' and must be 'allow', 'signed' or 'refuse'", code.c_str());
     throw py::error_already_set();
   }
   if (verify == "full") {
     options.verify = MRT_VERIFY_FULL;
   } else if (verify != "default") {
-    set_invalid("verify is '%s' and must be 'default' or 'full'.", verify.c_str());
+    set_invalid("verify is '%s' and must be 'default' or 'full'", verify.c_str());
     throw py::error_already_set();
   }
   if (!checker.is_none()) {
@@ -148,7 +148,7 @@ int Program::find_entry(PyObject* name) const {
   }
   std::string names;
   for (const EntrySpec& entry : entries_) names += (names.empty() ? "" : ", ") + entry.name;
-  set_invalid("The model has no entry point %R; it has: %s.", name, names.c_str());
+  set_invalid("the model has no entry point %R; it has: %s", name, names.c_str());
   return -1;
 }
 
@@ -170,7 +170,7 @@ py::array State::value(py::object self, const std::string& name) {
   for (size_t i = 0; i < specs.size(); ++i) {
     if (specs[i].text != name) continue;
     if (!specs[i].descr) {
-      set_invalid("State '%s' has dtype %s, for which numpy needs the package ml_dtypes: install it.", name.c_str(),
+      set_invalid("state '%s' has dtype %s, for which numpy needs the package ml_dtypes: install it", name.c_str(),
                   dtype_name(specs[i].dtype).c_str());
       throw py::error_already_set();
     }
@@ -181,7 +181,7 @@ py::array State::value(py::object self, const std::string& name) {
   }
   std::string names;
   for (const ValueSpec& spec : specs) names += (names.empty() ? "" : ", ") + spec.text;
-  set_invalid("The model has no state '%s'; it has: %s.", name.c_str(), names.empty() ? "none" : names.c_str());
+  set_invalid("the model has no state '%s'; it has: %s", name.c_str(), names.empty() ? "none" : names.c_str());
   throw py::error_already_set();
 }
 

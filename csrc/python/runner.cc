@@ -120,14 +120,14 @@ struct Output {
 
 bool check_buffer(const ValueSpec& spec, const mrt_tensor& tensor) {
   if (!same(tensor.dtype, spec.dtype)) {
-    set_invalid("The buffer for output '%s' has dtype %s and must have %s.", spec.text.c_str(),
+    set_invalid("the buffer for output '%s' has dtype %s and must have %s", spec.text.c_str(),
                 dtype_name(tensor.dtype).c_str(), dtype_name(spec.dtype).c_str());
     return false;
   }
   bool fits = tensor.ndim == static_cast<int>(spec.shape.size());
   for (int i = 0; fits && i < tensor.ndim; ++i) fits = spec.shape[i] < 0 || spec.shape[i] == tensor.shape[i];
   if (!fits) {
-    set_invalid("The buffer for output '%s' has shape %s and must have %S.", spec.text.c_str(),
+    set_invalid("the buffer for output '%s' has shape %s and must have %S", spec.text.c_str(),
                 shape_text(tensor.ndim, tensor.shape).c_str(), PyTuple_GetItem(spec.info.ptr(), 2));
   }
   return fits;
@@ -148,7 +148,7 @@ bool prepare_output(const ValueSpec& spec, PyObject* buffer, Output* output, mrt
     output->copy_to = py::reinterpret_borrow<py::object>(buffer);
   }
   if (!spec.descr) {
-    set_invalid("Output '%s' has dtype %s, for which numpy needs the package ml_dtypes: install it.", spec.text.c_str(),
+    set_invalid("output '%s' has dtype %s, for which numpy needs the package ml_dtypes: install it", spec.text.c_str(),
                 dtype_name(spec.dtype).c_str());
     return false;
   }
@@ -171,7 +171,7 @@ bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, const mrt_te
     const auto* shape = before.shape;
     for (int i = 0; same_shape && i < tensor.ndim; ++i) same_shape = tensor.shape[i] == shape[i];
     if (!same_shape) {
-      set_invalid("The buffer for output '%s' has shape %s and the result has %s: give a buffer of that shape.",
+      set_invalid("the buffer for output '%s' has shape %s and the result has %s: give a buffer of that shape",
                   spec.text.c_str(), shape_text(before.ndim, shape).c_str(),
                   shape_text(tensor.ndim, tensor.shape).c_str());
     }
@@ -187,7 +187,7 @@ bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, const mrt_te
     try {
       const py::tuple have = output->copy_to.attr("shape"), want = output->array.attr("shape");
       if (!have.equal(want) || !output->copy_to.attr("dtype").equal(output->array.attr("dtype"))) {
-        set_invalid("The buffer for output '%s' has shape %S and dtype %S and must have %S and %S.", spec.text.c_str(),
+        set_invalid("the buffer for output '%s' has shape %S and dtype %S and must have %S and %S", spec.text.c_str(),
                     have.ptr(), output->copy_to.attr("dtype").ptr(), want.ptr(), output->array.attr("dtype").ptr());
         return false;
       }
@@ -209,7 +209,7 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, 
   Few<ArrayView, 4> views(n_in);
   Few<mrt_tensor, 4> in(n_in);
   for (size_t i = 0; i < n_in; ++i) {
-    if (!views[i].view(inputs[i], "Input", entry.inputs[i].text.c_str(), &in[i])) return nullptr;
+    if (!views[i].view(inputs[i], "input", entry.inputs[i].text.c_str(), &in[i])) return nullptr;
   }
   Few<Output, 4> outputs(n_out);
   Few<mrt_tensor, 4> out(n_out), before(args.out ? n_out : 0);
@@ -253,14 +253,14 @@ bool put_named(const EntrySpec& entry, PyObject* name, PyObject* value, PyObject
     PyObject* own = entry.inputs[i].name.ptr();
     if (own != name && PyUnicode_Compare(own, name) != 0) continue;
     if (inputs[i]) {
-      set_invalid("Input '%s' is given twice.", entry.inputs[i].text.c_str());
+      set_invalid("input '%s' is given twice", entry.inputs[i].text.c_str());
       return false;
     }
     inputs[i] = value;
     return true;
   }
   if (!PyErr_Occurred()) {
-    set_invalid("The model has no input %R; its inputs are: %s.", name, names_of(entry.inputs).c_str());
+    set_invalid("the model has no input %R; its inputs are: %s", name, names_of(entry.inputs).c_str());
   }
   return false;
 }
@@ -268,7 +268,7 @@ bool put_named(const EntrySpec& entry, PyObject* name, PyObject* value, PyObject
 bool check_complete(const EntrySpec& entry, PyObject* const* inputs) {
   for (size_t i = 0; i < entry.inputs.size(); ++i) {
     if (inputs[i]) continue;
-    set_invalid("Input '%s' is missing; the inputs are: %s.", entry.inputs[i].text.c_str(),
+    set_invalid("input '%s' is missing; the inputs are: %s", entry.inputs[i].text.c_str(),
                 names_of(entry.inputs).c_str());
     return false;
   }
@@ -277,7 +277,7 @@ bool check_complete(const EntrySpec& entry, PyObject* const* inputs) {
 
 RunnerState* state_of(PyObject* self) {
   RunnerState* state = reinterpret_cast<Runner*>(self)->state;
-  if (!state) set_invalid("This %s was not initialised: use maas_rt.load.", Py_TYPE(self)->tp_name);
+  if (!state) set_invalid("this %s was not initialised: use maas_rt.load", Py_TYPE(self)->tp_name);
   return state;
 }
 
@@ -289,7 +289,7 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* k
   const size_t n = entry.inputs.size(), given = static_cast<size_t>(PyVectorcall_NARGS(nargsf));
   if (given == n && !kwnames) return run(*state, args, RunArgs{}, true);
   if (given > n) {
-    set_invalid("The model was called with %zd inputs and has %zd: %s.", given, n, names_of(entry.inputs).c_str());
+    set_invalid("the model was called with %zd inputs and has %zd: %s", given, n, names_of(entry.inputs).c_str());
     return nullptr;
   }
   Few<PyObject*, 8> inputs(n);
@@ -307,7 +307,7 @@ bool read_deadline(PyObject* value, int64_t* out) {
   const double seconds = PyFloat_AsDouble(value);
   if (PyErr_Occurred() || std::isnan(seconds)) {
     PyErr_Clear();
-    set_invalid("deadline is %R and must be a number of seconds from now.", value);
+    set_invalid("deadline is %R and must be a number of seconds from now", value);
     return false;
   }
   timespec now;
@@ -325,7 +325,7 @@ bool read_deadline(PyObject* value, int64_t* out) {
 bool read_option(RunnerState& state, PyObject* name, PyObject* value, RunArgs* out) {
   if (PyUnicode_CompareWithASCIIString(name, "out") == 0) {
     if (value != Py_None && !PyDict_Check(value)) {
-      set_invalid("out is a %s and must be a dict of buffers by output name.", Py_TYPE(value)->tp_name);
+      set_invalid("out is a %s and must be a dict of buffers by output name", Py_TYPE(value)->tp_name);
       return false;
     }
     out->out = value == Py_None ? nullptr : value;
@@ -336,7 +336,7 @@ bool read_option(RunnerState& state, PyObject* name, PyObject* value, RunArgs* o
   const bool cancel = PyUnicode_CompareWithASCIIString(name, "cancel") == 0;
   const bool model_state = PyUnicode_CompareWithASCIIString(name, "state") == 0;
   if (!(entry || deadline || cancel || model_state)) {
-    set_invalid("run has no option %R; it has out, deadline, cancel, state, entry.", name);
+    set_invalid("run has no option %R; it has out, deadline, cancel, state, entry", name);
     return false;
   }
   if (value == Py_None) return true;
@@ -347,19 +347,19 @@ bool read_option(RunnerState& state, PyObject* name, PyObject* value, RunArgs* o
   if (deadline) return read_deadline(value, &out->deadline_ns);
   if (cancel) {
     if (!py::isinstance<CancelToken>(value)) {
-      set_invalid("cancel is a %s and must be a maas_rt.CancelToken.", Py_TYPE(value)->tp_name);
+      set_invalid("cancel is a %s and must be a maas_rt.CancelToken", Py_TYPE(value)->tp_name);
       return false;
     }
     out->cancel = py::handle(value).cast<CancelToken&>().handle();
     return true;
   }
   if (!py::isinstance<State>(value)) {
-    set_invalid("state is a %s and must be a State, from the model's state().", Py_TYPE(value)->tp_name);
+    set_invalid("state is a %s and must be a State, from the model's state()", Py_TYPE(value)->tp_name);
     return false;
   }
   State& given = py::handle(value).cast<State&>();
   if (&given.program() != state.program.get()) {
-    set_invalid("state belongs to another model: make one with this model's state().");
+    set_invalid("state belongs to another model: make one with this model's state()");
     return false;
   }
   out->state = given.handle();
@@ -374,7 +374,7 @@ bool check_out_names(const EntrySpec& entry, PyObject* out) {
       found = found || key == spec.name.ptr() || PyObject_RichCompareBool(key, spec.name.ptr(), Py_EQ) == 1;
     }
     if (!found) {
-      set_invalid("The model has no output %R; its outputs are: %s.", key, names_of(entry.outputs).c_str());
+      set_invalid("the model has no output %R; its outputs are: %s", key, names_of(entry.outputs).c_str());
       return false;
     }
   }
@@ -388,7 +388,7 @@ PyObject* run_method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, Py
   if (nargs != 1 || !PyDict_Check(args[0])) {
     set_invalid(
         "run takes one dict of arrays by input name, and then options by name; to give arrays in order, call the "
-        "model itself.");
+        "model itself");
     return nullptr;
   }
   RunArgs options;
@@ -413,7 +413,7 @@ PyObject* run_method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, Py
     for (Py_ssize_t at = 0; PyDict_Next(args[0], &at, &key, &value);) {
       Few<PyObject*, 8> none(n);
       if (!PyUnicode_Check(key)) {
-        set_invalid("The inputs' names are text, and one is %R.", key);
+        set_invalid("the inputs' names are text, and one is %R", key);
         return nullptr;
       }
       if (!put_named(entry, key, value, none.data())) return nullptr;
@@ -440,7 +440,7 @@ int initialise(PyObject* self, PyObject* args, PyObject* kwargs) {
   }
   auto* runner = reinterpret_cast<Runner*>(self);
   if (runner->state) {
-    set_invalid("A %s is initialised once.", Py_TYPE(self)->tp_name);
+    set_invalid("a %s is initialised once", Py_TYPE(self)->tp_name);
     return -1;
   }
   try {
@@ -451,7 +451,7 @@ int initialise(PyObject* self, PyObject* args, PyObject* kwargs) {
     state->exclusive = exclusive;
     state->profile = profile;
     if (state->program->entries().empty()) {
-      set_invalid("The model has no entry point, so there is nothing to run.");
+      set_invalid("the model has no entry point, so there is nothing to run");
       return -1;
     }
     runner->state = state.release();
@@ -459,6 +459,9 @@ int initialise(PyObject* self, PyObject* args, PyObject* kwargs) {
     return Lease(*runner->state).session() ? 0 : -1;
   } catch (py::error_already_set& error) {
     error.restore();
+  } catch (const py::cast_error&) {
+    PyErr_Format(PyExc_TypeError, "a %s is made by maas_rt.load, not called with a %s", Py_TYPE(self)->tp_name,
+                 Py_TYPE(program)->tp_name);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   }
@@ -492,7 +495,7 @@ PyObject* records(PyObject* self, PyObject*) {
   if (!state) return nullptr;
   try {
     if (!state->exclusive || !state->profile) {
-      set_invalid("Only a profiled session has records.");
+      set_invalid("only a profiled session has records");
       return nullptr;
     }
     const mrt_step_record* steps = nullptr;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +22,8 @@ def test_a_file_its_bytes_and_an_artifact(tmp_path: Path) -> None:
     path.write_bytes(DATA)
 
     class Artifact:
+        manifest: ClassVar[dict[str, Any]] = {}
+
         def to_bytes(self) -> bytes:
             return DATA
 
@@ -119,7 +121,6 @@ def edited(**changes: Any) -> bytes:
         {"blocks__0__steps__0__target": "no_such_kernel"},
         {"blocks__0__steps__0__packing": "no_such_packing"},
         {"blocks__0__steps__0__outs__0": 99},
-        {"blocks__0__steps__0__args": []},
         {"blocks__0__steps__0__kind": _plan.StepKind.LAUNCH},
         {"blocks__0__steps__0__blocks": [0]},
         {"exprs__0": _plan.Expr(_plan.ExprOp.ADD, 0, 0)},
@@ -138,6 +139,11 @@ def test_a_plan_that_is_wrong_is_refused(change: dict[str, Any]) -> None:
         maas_rt.load(edited(**change))
     assert isinstance(caught.value, (maas_rt.FormatError, maas_rt.InvalidArgumentError)), caught.value
     assert "\n" not in str(caught.value)
+
+
+def test_a_step_without_its_inputs_is_refused() -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match="softmax_f32: 0 inputs"):
+        maas_rt.load(edited(blocks__0__steps__0__args=[]))(X)
 
 
 def test_a_newer_plan_is_refused_by_version() -> None:

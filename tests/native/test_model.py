@@ -133,8 +133,8 @@ def test_a_mistake_gives_one_sentence(mlp: maas_rt.Model, sentence: str, mistake
     with pytest.raises(maas_rt.InvalidArgumentError, match=sentence) as caught:
         mistake(mlp)
     text = str(caught.value)
-    assert text.endswith((".", ")")) or text[-1].isalnum(), text
     assert "\n" not in text
+    assert not text.endswith(".")
     assert len(re.findall(r"\.\s+[A-Z]", text)) == 0, text
 
 

@@ -97,7 +97,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Error, match=r"m\.mrt could not be written: No space left on device\."):
+    with pytest.raises(Error, match=r"m\.mrt could not be written: No space left on device"):
         _container.save(tmp_path / "m.mrt", SECTIONS)
     assert os.listdir(tmp_path) == []
 

@@ -74,7 +74,7 @@ def test_errors_are_also_what_python_calls_them() -> None:
     assert issubclass(maas_rt.DeadlineExceededError, TimeoutError)
     assert issubclass(maas_rt.MissingExtraError, ImportError)
     error = maas_rt.MissingExtraError("maas_rt.capi", "capi", "cffi")
-    assert str(error) == "maas_rt.capi needs cffi, which is not installed: run `pip install 'maas-rt[capi]'`."
+    assert str(error) == "maas_rt.capi needs cffi, which is not installed: run `pip install 'maas-rt[capi]'`"
 
 
 def test_statuses_of_the_c_api_have_an_exception() -> None:
