@@ -440,31 +440,56 @@ class Validator {
       }
     }
     from_inputs_ = symbols_;
+    const std::vector<u32> missing = unbound_symbols();
     for (const u32 v : entry.inputs)
-      for (const u32 e : plan_.values[v].dims) MRT_TRY(check_bound(e, "an input", plan_.values[v].name.c_str()));
+      for (const u32 e : plan_.values[v].dims) MRT_TRY(check_bound(missing, e, "input", plan_.values[v].name.c_str()));
     for (const Check& check : entry.checks) {
       MRT_CHECK(check.lhs < plan_.exprs.size() && check.rhs < plan_.exprs.size(),
                 "a check of entry '%s' is no expression", name);
-      MRT_TRY(check_bound(check.lhs, "a check of entry", name));
-      MRT_TRY(check_bound(check.rhs, "a check of entry", name));
+      MRT_TRY(check_bound(missing, check.lhs, "a check of entry", name));
+      MRT_TRY(check_bound(missing, check.rhs, "a check of entry", name));
     }
+    touched_.assign(plan_.values.size(), 0);
     MRT_TRY(check_flow(plan_.blocks[entry.block], 0));
     for (const u32 v : entry.outputs) {
       MRT_CHECK(v < plan_.values.size(), "an output of entry '%s' is no value", name);
       MRT_TRY(check_read(v, "the end of entry", name));
     }
+    return check_used();
+  }
+
+  // For each expression: 1 + a symbol in it that has no value by now, or 0.
+  std::vector<u32> unbound_symbols() const {
+    std::vector<u32> missing(plan_.exprs.size(), 0);
+    for (size_t e = 0; e < missing.size(); ++e) {
+      const Expr& x = plan_.exprs[e];
+      const ExprOp op = static_cast<ExprOp>(x.op);
+      if (op == ExprOp::constant) continue;
+      const size_t a = static_cast<size_t>(x.a);
+      if (op == ExprOp::symbol)
+        missing[e] = symbols_[a] ? 0 : static_cast<u32>(a) + 1;
+      else
+        missing[e] = missing[a] || op == ExprOp::logical_not ? missing[a] : missing[static_cast<size_t>(x.b)];
+    }
+    return missing;
+  }
+
+  Status check_bound(const std::vector<u32>& missing, u32 e, const char* what, const char* name) const {
+    MRT_CHECK(missing[e] == 0, "%s '%s' uses symbol '%s', which neither an input nor a step gives a value", what, name,
+              plan_.symbols[missing[e] - 1].name.c_str());
     return Status();
   }
 
-  // Every symbol in e has a value by now.
-  Status check_bound(u32 e, const char* what, const char* name) {
-    for (size_t s = 0; s < symbols_.size(); ++s) {
-      if (symbols_[s]) continue;
-      std::vector<u8> only(symbols_.size(), 0);
-      only[s] = 1;
-      MRT_CHECK(!exprs_.depends(e, only),
-                "%s '%s' uses symbol '%s', which neither an input nor an earlier step gives a value", what, name,
-                plan_.symbols[s].name.c_str());
+  // All that the entry's steps used has symbols that the inputs or some step bind; whether the step came before is seen
+  // when it runs.
+  Status check_used() const {
+    const std::vector<u32> missing = unbound_symbols();
+    for (size_t v = 0; v < plan_.values.size(); ++v) {
+      if (!touched_[v]) continue;
+      const Value& value = plan_.values[v];
+      for (const u32 e : value.dims) MRT_TRY(check_bound(missing, e, "value", value.name.c_str()));
+      if (value.storage == static_cast<u8>(Storage::view))
+        MRT_TRY(check_bound(missing, static_cast<u32>(value.offset), "view", value.name.c_str()));
     }
     return Status();
   }
@@ -477,6 +502,7 @@ class Validator {
   // A constant that is smaller than its shape may only be read as a packed weight.
   Status check_read(u32 v, const char* what, const char* name, bool packed = false) {
     MRT_CHECK(is_defined(v), "%s '%s' reads '%s' before it is defined", what, name, plan_.values[v].name.c_str());
+    touched_[v] = touched_[root_[v]] = 1;
     const Value& root = plan_.values[root_[v]];
     if (!packed && root.storage == static_cast<u8>(Storage::constant))
       MRT_CHECK(holds_its_shape(root), "constant '%s' is smaller than its shape, and %s '%s' does not take it packed",
@@ -517,6 +543,7 @@ class Validator {
     }
     for (const u32 v : step.outs) {
       const Value& value = plan_.values[v];
+      touched_[v] = 1;
       if (value.storage == static_cast<u8>(Storage::view)) {
         MRT_TRY(check_read(value.base, "step", name));
       } else if (value.storage == static_cast<u8>(Storage::state)) {
@@ -540,6 +567,7 @@ class Validator {
   std::vector<u32> root_;
   std::vector<u32> used_;
   std::vector<u8> defined_;
+  std::vector<u8> touched_;      // values that the entry's steps read or write
   std::vector<u8> symbols_;      // have a value by now
   std::vector<u8> from_inputs_;  // got it from the inputs
 };

@@ -1,0 +1,38 @@
+"""Objects compiled for more than the base instruction set may share nothing with the others.
+
+A weak symbol (an inline function, a template) of such an object could be the copy that the linker keeps for all, which is
+an illegal instruction on an older CPU. So: no weak symbols at all, and global ones only for the tables that name their
+instruction set (kGemmTileAvx2, ...).
+"""
+
+import re
+import subprocess
+import sys
+
+
+def problems(path: str) -> list[str]:
+    isa = re.search(r"_(avx2|shani)\.cc\.o", path)
+    if isa is None:
+        return []
+    lines = subprocess.run(["nm", "--defined-only", "-C", path], check=True, capture_output=True, text=True).stdout
+    found = []
+    for line in lines.splitlines():
+        kind, name = line[17:].split(" ", 1)
+        if kind in "VvWwu":
+            found.append(f"{path}: weak symbol {name}")
+        elif kind.isupper() and not re.search(isa.group(1) + r"\b", name, re.IGNORECASE):
+            found.append(f"{path}: global symbol {name} does not carry the instruction set in its name")
+        elif kind in "TU" and kind != "U":
+            found.append(f"{path}: global function {name}; register it in a table instead")
+    return found
+
+
+def main() -> int:
+    objects = [path for path in sys.argv[1:] if re.search(r"_(avx2|shani)\.cc\.o", path)]
+    found = [problem for path in objects for problem in problems(path)]
+    print("\n".join(found) if found else f"{len(objects)} objects, nothing shared")
+    return 1 if found or not objects else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

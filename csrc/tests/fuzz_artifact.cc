@@ -1,0 +1,347 @@
+// Fuzz target: whatever bytes a file has, loading refuses it or gives a program, and running that program ends with a
+// result or a sentence. Hashes are made right first, so that mutations reach what lies behind them.
+//
+// As a libFuzzer target: fuzz_artifact CORPUS. Standalone (any compiler): fuzz_artifact SECONDS SEED [FILE...] mutates
+// built-in plans and the given files; with
+// MRT_FUZZ_SAVE=PATH the file of each round is written there first, so that the one that crashed is kept.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/sha256.h"
+#include "maas_rt.h"
+#include "runtime/executor.h"
+#include "tests/file_builder.h"
+
+using namespace mrt;
+using namespace mrt::test;
+using plan::ExprOp;
+using plan::StepKind;
+using plan::Storage;
+
+namespace {
+
+template <typename T>
+T get(const std::vector<uint8_t>& file, size_t at) {
+  T value;
+  std::memcpy(&value, file.data() + at, sizeof(T));
+  return value;
+}
+
+// Sets file size and all hashes to what they should be, where sections lie inside the file.
+void repair(std::vector<uint8_t>* file) {
+  if (file->size() < 64) return;
+  const uint64_t size = file->size();
+  std::memcpy(file->data() + 16, &size, 8);
+  const uint32_t count = get<uint32_t>(*file, 12);
+  if (count > 256 || file->size() < 64 + 96 * static_cast<size_t>(count)) return;
+  for (uint32_t i = 0; i < count; ++i) {
+    const size_t entry = 64 + 96 * static_cast<size_t>(i);
+    const uint64_t offset = get<uint64_t>(*file, entry + 40), bytes = get<uint64_t>(*file, entry + 48);
+    if (offset <= size && bytes <= size - offset) sha256(file->data() + offset, bytes, file->data() + entry + 56);
+  }
+  rehash_table(file);
+}
+
+// Runs every entry once with small inputs; large programs are left alone.
+void run_all(mrt_program* program) {
+  mrt_session_options options = {sizeof(options), 1, 0, 0};
+  mrt_session* session = nullptr;
+  mrt_state* state = nullptr;
+  if (mrt_session_create(program, &options, &session) != MRT_OK) return;
+  (void)mrt_state_create(program, &state);
+  static std::vector<uint64_t> memory((1 << 20) / 8, 0x0101010101010101u);
+  for (int32_t e = 0; e < mrt_program_entry_count(program); ++e) {
+    const int32_t n = mrt_program_input_count(program, e), m = mrt_program_output_count(program, e);
+    if (n > 64 || m > 64) continue;
+    std::vector<std::vector<int64_t>> shapes(static_cast<size_t>(n));
+    std::vector<mrt_tensor> in(static_cast<size_t>(n)), out(static_cast<size_t>(m));
+    bool small = true;
+    for (int32_t i = 0; i < n; ++i) {
+      mrt_value_info info;
+      if (mrt_program_input_info(program, e, i, &info) != MRT_OK) return;
+      int64_t bytes = info.dtype.bits / 8;
+      for (int32_t d = 0; d < info.ndim; ++d) {
+        const int64_t extent = info.dims[d].extent >= 0 ? info.dims[d].extent : std::max<int64_t>(info.dims[d].min, 3);
+        shapes[static_cast<size_t>(i)].push_back(extent);
+        small = small && extent < 1 << 20 && (bytes *= extent) < 1 << 20;
+      }
+      in[static_cast<size_t>(i)] = {memory.data(), info.dtype, info.ndim, shapes[static_cast<size_t>(i)].data(),
+                                    nullptr,       0};
+    }
+    mrt_run_options run = {sizeof(run), e, monotonic_ns() + 50000000, nullptr, state};
+    if (small) (void)mrt_session_run(session, in.data(), in.size(), out.data(), out.size(), &run);
+  }
+  mrt_state_free(state);
+  mrt_session_free(session);
+}
+
+// Kernels of a hostile plan may ask for terabytes; a small limit makes that the refusal that it should be.
+void* limited_alloc(void*, size_t bytes, size_t alignment) {
+  return bytes > (size_t{64} << 20) ? nullptr
+                                    : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+}
+void limited_free(void*, void* p, size_t) { std::free(p); }
+
+int one(const uint8_t* data, size_t size) {
+  static const bool hooked = [] {
+    mrt_hooks hooks = {};
+    hooks.struct_size = sizeof(hooks);
+    hooks.alloc = limited_alloc;
+    hooks.free = limited_free;
+    return mrt_set_hooks(&hooks) == MRT_OK;
+  }();
+  if (!hooked) std::abort();
+  std::vector<uint8_t> file(data, data + size);
+  repair(&file);
+  const AlignedBytes bytes(file);
+  mrt_program* program = nullptr;
+  // Code is not loaded: what is in it is a program, whose behaviour is its author's.
+  mrt_load_options options = {sizeof(options), MRT_CODE_REFUSE, MRT_VERIFY_DEFAULT, nullptr, nullptr};
+  const mrt_status status = mrt_program_load_memory(bytes.data(), bytes.size(), &options, nullptr, nullptr, &program);
+  if (status != MRT_OK) {
+    if (*mrt_last_error() == '\0') std::abort();  // every refusal says why
+    return 0;
+  }
+  run_all(program);
+  mrt_program_free(program);
+  return 1;
+}
+
+}  // namespace
+
+#if !defined(MRT_FUZZ_STANDALONE)
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  one(data, size);
+  return 0;
+}
+#else
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+
+plan::Attr text(const std::string& key, const std::string& value) {
+  plan::Attr a;
+  a.key = key;
+  a.text = value;
+  return a;
+}
+
+// Seeds that touch every kind of step, and kernels that read much of their shapes.
+Bytes movement_seed() {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n", 1, 8);
+  const uint32_t c = p.constant("c", {2, 4}, {1, 2, 3, 4, 5, 6, 7, 8});
+  const uint32_t index = p.constant("index", {2}, std::vector<int64_t>{0, 1}, MRT_INT, 64);
+  const uint32_t four = p.fixed(4);
+  const uint32_t more = p.expr(ExprOp::add, p.of(n), p.fixed(2));
+  const uint32_t x = p.value("x", Storage::input, {p.of(n), four});
+  const uint32_t joined = p.value("joined", Storage::arena, {more, four});
+  const uint32_t turned = p.value("turned", Storage::arena, {four, more});
+  const uint32_t soft = p.value("soft", Storage::arena, {four, more});
+  const uint32_t rows = p.value("rows", Storage::arena, {p.fixed(2), more});
+  const uint32_t flat = p.view("flat", rows, {p.expr(ExprOp::mul, p.fixed(2), more)}, p.fixed(0));
+  const uint32_t part = p.value("part", Storage::arena, {p.fixed(1), p.fixed(2)});
+  const uint32_t b = p.block("main");
+  p.concat(b, "join", {x, c}, joined);
+  p.step(b, StepKind::kernel, "turn", "transpose", {joined}, {turned}).attrs.push_back(ints("perm", {1, 0}));
+  p.step(b, StepKind::kernel, "soft", "softmax_f32", {turned}, {soft});
+  p.step(b, StepKind::kernel, "rows", "gather", {soft, index}, {rows}).attrs.push_back(ints("axis", {0}));
+  plan::Step& slice = p.step(b, StepKind::kernel, "part", "slice", {rows}, {part});
+  slice.attrs = {ints("starts", {1, 0}), ints("steps", {1, 2})};
+  p.entry("main", {x}, {flat, part}, b);
+  return p.file();
+}
+
+Bytes image_seed() {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n", 1, 4);
+  const uint32_t x = p.value("x", Storage::input, {p.of(n), p.fixed(6), p.fixed(5), p.fixed(3)});
+  const uint32_t pooled = p.value("pooled", Storage::arena, {p.of(n), p.fixed(3), p.fixed(3), p.fixed(3)});
+  const uint32_t padded = p.value("padded", Storage::arena, {p.of(n), p.fixed(5), p.fixed(4), p.fixed(3)});
+  const uint32_t large = p.value("large", Storage::arena, {p.of(n), p.fixed(10), p.fixed(8), p.fixed(3)});
+  const uint32_t mean = p.value("mean", Storage::arena, {p.of(n), p.fixed(3)});
+  const uint32_t scale = p.constant("scale", {3}, {1, 2, 3});
+  const uint32_t y = p.value("y", Storage::arena, {p.of(n), p.fixed(3)});
+  const uint32_t z = p.value("z", Storage::arena, {p.of(n), p.of(n)});
+  const uint32_t b = p.block("main");
+  plan::Step& pool = p.step(b, StepKind::kernel, "pool", "pool2d_f32", {x}, {pooled});
+  pool.attrs = {text("mode", "max"), ints("kernel", {2, 2}), ints("strides", {2, 2}), ints("pads", {0, 0, 0, 1})};
+  p.step(b, StepKind::kernel, "pad", "pad", {pooled}, {padded}).attrs.push_back(ints("before", {0, 1, 0, 0}));
+  plan::Step& resize = p.step(b, StepKind::kernel, "resize", "resize2d_f32", {padded}, {large});
+  resize.attrs = {text("mode", "linear"), text("coordinates", "half_pixel")};
+  p.step(b, StepKind::kernel, "mean", "global_avg_pool_f32", {large}, {mean});
+  p.step(b, StepKind::kernel, "norm", "layer_norm_f32", {mean, scale}, {y}).attrs.push_back([] {
+    plan::Attr a;
+    a.key = "epsilon";
+    a.floats = {1e-5};
+    return a;
+  }());
+  p.step(b, StepKind::kernel, "square", "matmul_f32", {y, y}, {z}).attrs.push_back(ints("trans_b", {1}));
+  p.entry("main", {x}, {z, y}, b);
+  return p.file();
+}
+
+Bytes gemm_seed() {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n", 1, 8);
+  std::vector<float> dense(5 * 7, 0.5f);
+  const std::vector<int64_t> shape = {5, 7};
+  const int64_t k = 5, width = 7;
+  const mrt_attr attrs[2] = {{"k", &k, nullptr, nullptr, 1}, {"n", &width, nullptr, nullptr, 1}};
+  mrt_tensor weight = tensor(dense.data(), shape);
+  size_t bytes = 0;
+  if (mrt_kernel_packed_bytes("gemm_f32", "gemm_f32_nr16_v1", &weight, attrs, 2, &bytes) != MRT_OK) return {};
+  Bytes packed(bytes);
+  if (mrt_kernel_pack("gemm_f32", "gemm_f32_nr16_v1", &weight, attrs, 2, packed.data(), bytes) != MRT_OK) return {};
+  const uint32_t w = p.add_constant("w", {5, 7}, packed.data(), packed.size(), MRT_FLOAT, 32);
+  const uint32_t bias = p.constant("bias", {7}, std::vector<float>(7, 1.0f));
+  const uint32_t x = p.value("x", Storage::input, {p.of(n), p.fixed(5)});
+  const uint32_t y = p.value("y", Storage::arena, {p.of(n), p.fixed(7)});
+  const uint32_t b = p.block("main");
+  plan::Step& s = p.step(b, StepKind::kernel, "gemm", "gemm_f32", {x, w, bias}, {y});
+  s.packing = "gemm_f32_nr16_v1";
+  s.attrs = {ints("k", {5}), ints("n", {7}), text("act", "relu")};
+  p.entry("main", {x}, {y}, b);
+  return p.file();
+}
+
+Bytes control_seed() {
+  PlanBuilder p;
+  const uint32_t k = p.symbol("k", 0, 20), n = p.symbol("n", 1, 10);
+  const uint32_t five = p.constant("five", {}, std::vector<int64_t>{5}, MRT_INT, 64);
+  const uint32_t yes = p.constant("yes", {}, Bytes{1}, MRT_BOOL, 8);
+  const uint32_t x = p.value("x", Storage::input, {p.of(n)}), flag = p.value("flag", Storage::input, {}, MRT_BOOL, 8);
+  const uint32_t total = p.value("total", Storage::state, {p.fixed(2)});
+  p.plan.states.push_back({"total", total, -1});
+  const uint32_t i = p.value("i", Storage::arena, {}, MRT_INT, 64), a = p.value("a", Storage::arena, {p.of(n)});
+  const uint32_t last = p.value("last", Storage::arena, {p.of(n)});
+  const uint32_t all = p.value("all", Storage::arena, {p.of(k), p.of(n)});
+  const uint32_t sizes = p.value("sizes", Storage::arena, {p.fixed(2)}, MRT_INT, 64);
+  const uint32_t picked = p.value("picked", Storage::arena, {p.of(n)});
+  const uint32_t soft = p.value("soft", Storage::arena, {p.of(k), p.of(n)});
+  const uint32_t head = p.view("head", all, {p.fixed(2)}, p.fixed(4));
+  const uint32_t next = p.value("next", Storage::arena, {p.of(n)});
+  const uint32_t main = p.block("main"), body = p.block("body"), then = p.block("then"), other = p.block("other");
+  plan::Step& loop = p.step(main, StepKind::loop, "loop", "", {}, {last, all});
+  loop.args = {{2, 0}, {0, five}, {0, x}};
+  loop.blocks = {body};
+  loop.binds = {k};
+  p.plan.blocks[body].params = {i, a};
+  p.step(body, StepKind::kernel, "soft", "softmax_f32", {a}, {next});
+  p.plan.blocks[body].results = {yes, next, a};
+  p.step(main, StepKind::branch, "if", "", {flag}, {picked}).blocks = {then, other};
+  p.plan.blocks[then].results = {last};
+  p.plan.blocks[other].results = {x};
+  plan::Step& shape = p.step(main, StepKind::shape, "shape", "", {}, {sizes});
+  shape.args = {{1, p.of(k)}, {1, p.of(n)}};
+  p.step(main, StepKind::bind, "bind", "", {five}, {}).binds = {k};
+  p.step(main, StepKind::kernel, "rows", "softmax_f32", {all}, {soft});
+  p.step(main, StepKind::copy, "copy", "", {head}, {total});
+  p.entry("main", {x, flag}, {picked, soft, sizes}, main);
+  p.plan.entries[0].reads = p.plan.entries[0].writes = {0};
+  return p.file();
+}
+
+const int64_t kInteresting[] = {0,
+                                1,
+                                2,
+                                3,
+                                4,
+                                7,
+                                8,
+                                15,
+                                16,
+                                63,
+                                64,
+                                127,
+                                128,
+                                255,
+                                256,
+                                65535,
+                                65536,
+                                INT32_MAX,
+                                int64_t{1} << 31,
+                                int64_t{1} << 32,
+                                int64_t{1} << 46,
+                                INT64_MAX,
+                                INT64_MIN,
+                                -1,
+                                -2};
+
+void mutate(Bytes* file, std::mt19937_64& random) {
+  // Most of the time in what comes before the weights: header, table, plan.
+  const size_t reach = random() % 8 ? std::min<size_t>(file->size(), 6000) : file->size();
+  for (uint64_t k = 1 + random() % 4; k > 0 && reach > 16; --k) {
+    const size_t at = random() % (reach - 8);
+    const int64_t value = kInteresting[random() % (sizeof(kInteresting) / sizeof(kInteresting[0]))];
+    switch (random() % 6) {
+      case 0:
+        (*file)[at] ^= static_cast<uint8_t>(1u << (random() % 8));
+        break;
+      case 1:
+        (*file)[at] = static_cast<uint8_t>(random());
+        break;
+      case 2:
+        std::memcpy(file->data() + at, &value, 4);
+        break;
+      case 3:
+        std::memcpy(file->data() + at, &value, 8);
+        break;
+      case 4:
+        (*file)[at] = static_cast<uint8_t>(value);
+        break;
+      default: {
+        const size_t from = random() % (reach - 8), n = 1 + random() % 16;
+        std::memmove(file->data() + at, file->data() + from, std::min(n, reach - std::max(at, from)));
+      }
+    }
+  }
+  if (random() % 64 == 0) file->resize(random() % file->size());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const double seconds = argc > 1 ? std::atof(argv[1]) : 5;
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  std::vector<Bytes> seeds = {movement_seed(), image_seed(), gemm_seed(), control_seed()};
+  for (int i = 3; i < argc; ++i) {
+    Bytes bytes;
+    if (std::FILE* f = std::fopen(argv[i], "rb")) {
+      for (int c = 0; (c = std::fgetc(f)) != EOF;) bytes.push_back(static_cast<uint8_t>(c));
+      std::fclose(f);
+    }
+    seeds.push_back(bytes);
+  }
+  for (size_t i = 0; i < 4; ++i)
+    if (one(seeds[i].data(), seeds[i].size()) != 1) {
+      std::printf("seed %zu does not load: %s\n", i, mrt_last_error());
+      return 1;
+    }
+  std::printf("fuzzing %.0f s from seed %llu\n", seconds, static_cast<unsigned long long>(seed));
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  uint64_t rounds = 0, loaded = 0;
+  const char* save = std::getenv("MRT_FUZZ_SAVE");  // where the file of each round is written before it is tried
+  for (; std::chrono::steady_clock::now() < end; ++rounds) {
+    std::mt19937_64 random(seed * 1000003 + rounds);
+    Bytes file = seeds[random() % seeds.size()];
+    if (file.size() < 64) continue;
+    mutate(&file, random);
+    if (save)
+      if (std::FILE* f = std::fopen(save, "wb")) {
+        std::fwrite(file.data(), 1, file.size(), f);
+        std::fclose(f);
+      }
+    loaded += static_cast<uint64_t>(one(file.data(), file.size()));
+  }
+  std::printf("%llu files, %llu of them loaded and ran\n", static_cast<unsigned long long>(rounds),
+              static_cast<unsigned long long>(loaded));
+  return 0;
+}
+#endif
