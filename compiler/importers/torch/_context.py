@@ -87,7 +87,7 @@ class Context:
             if key not in self.constants:
                 self.constants[key] = relax.const(np.asarray(value).astype(_numpy_dtype(dtype)), dtype)
             return self.constants[key]
-        return relax.const(np.ascontiguousarray(value, dtype=_numpy_dtype(dtype)), dtype)
+        return relax.const(np.array(value, dtype=_numpy_dtype(dtype), order="C"), dtype)
 
     def tensor_const(self, tensor: torch.Tensor) -> Expr:
         return relax.const(to_numpy(tensor), tvm_dtype(tensor.dtype))

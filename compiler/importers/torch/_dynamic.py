@@ -16,7 +16,7 @@ __all__ = ["dynamic_shapes", "widened"]
 _TEXT = re.compile(r"^(?P<input>[^:=]+):(?P<axis>-?\d+)(?:=(?P<low>\d+)?\.\.(?P<high>\d+)?)?$")
 
 
-def dynamic_shapes(dynamic: Any, names: Sequence[str]) -> tuple[Any, ...] | dict[str, Any] | None:
+def dynamic_shapes(dynamic: Any, names: Sequence[str]) -> dict[str, Any] | None:
     """torch's dynamic_shapes, one entry for each of forward's arguments; None where nothing is dynamic.
 
     `dynamic` is {"x": {0: (1, 32)}}, {"x": {0: Dim("batch", max=32)}}, "x:0=1..32", or a list of such texts; for an argument that is
@@ -72,13 +72,11 @@ def _dim(value: Any, name: str, axis: int) -> Any:
     raise InvalidArgumentError(f"dimension {axis} of {name!r} has the bounds {value!r}: expected (min, max)")
 
 
-def widened(args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, names: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def widened(arguments: Mapping[str, Any], shapes: Any) -> dict[str, Any]:
     """The example inputs with dynamic dimensions of size 0 or 1 repeated: torch takes such a size for a constant."""
     if shapes is None:
-        return args, kwargs
-    values = [*args, *kwargs.values()]
-    wide = [_widened(value, shapes[name], name) for name, value in zip(names, values)]
-    return tuple(wide[: len(args)]), dict(zip(kwargs, wide[len(args) :]))
+        return {}
+    return {name: _widened(value, shapes[name], name) for name, value in arguments.items()}
 
 
 def _widened(value: Any, spec: Any, name: str) -> Any:

@@ -42,10 +42,12 @@ def import_module(
     """
     module = _copied(module)
     args, kwargs = _arguments(module, examples, input_shapes)
-    names = _names(module, args, kwargs)
-    shapes = dynamic_shapes(dynamic, names)
-    wide_args, wide_kwargs = widened(args, kwargs, shapes, names)
-    program = _exported(module, wide_args, wide_kwargs, shapes)
+    bound = _bound(module, args, kwargs)
+    shapes = dynamic_shapes(dynamic, list(bound.arguments))
+    wide = inspect.BoundArguments(bound.signature, bound.arguments.copy())
+    wide.arguments.update(widened(bound.arguments, shapes))
+    program = _exported(module, wide.args, wide.kwargs, shapes)
+    args, kwargs = bound.args, bound.kwargs
     spec = pytree.tree_structure((args, kwargs))
 
     def run(leaves: list[Any]) -> Any:
@@ -151,19 +153,12 @@ def _by_name(module: torch.nn.Module, given: dict[str, Any]) -> tuple[tuple[Any,
     return tuple(args), given
 
 
-def _names(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """forward's argument names, in the order of args and then kwargs; `*rest` takes what is left over."""
-    names: list[str] = []
-    for parameter in inspect.signature(module.forward).parameters.values():
-        if len(names) >= len(args):
-            break
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            names.append(parameter.name)
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}_{i}" for i in range(len(args) - len(names))]
-    if len(names) < len(args):
-        raise InvalidArgumentError(f"the model takes {len(names)} inputs, and {len(args)} example inputs were given")
-    return [*names, *kwargs]
+def _bound(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+    """The arguments by forward's names; `*rest` is a tuple, `**more` a dict, as in torch.export's dynamic_shapes."""
+    try:
+        return inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InvalidArgumentError(f"the example inputs do not fit the model: {error}") from error
 
 
 def _as_torch(value: Any) -> Any:

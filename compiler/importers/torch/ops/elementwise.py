@@ -105,12 +105,15 @@ def log1p(c: Context, x: Expr) -> Expr:
 
 @converts("aten.expm1.default")
 def expm1(c: Context, x: Expr) -> Expr:
-    # exp(x) - 1 loses everything for small x; tanh(x / 2) (exp(x) + 1) is the same and does not.
+    # exp(x) - 1 loses everything for small x: there, the series x (1 + x/2 (1 + x/3 (...))), exact to the last digit below 0.5.
     compute, result = c.promoted(["x"], Promotion.INT_TO_FLOAT)
     x = c.cast(x, compute)
-    half = c.emit(OP.tanh(c.emit(OP.multiply(x, c.const(0.5, compute)))))
-    small = c.emit(OP.multiply(half, c.emit(OP.add(c.emit(OP.exp(x)), c.const(1.0, compute)))))
-    large = c.emit(OP.subtract(c.emit(OP.exp(x)), c.const(1.0, compute)))
+    one = c.const(1.0, compute)
+    series = one
+    for term in range(16 if compute == "float64" else 9, 1, -1):
+        series = c.emit(OP.add(one, c.emit(OP.multiply(c.emit(OP.multiply(x, c.const(1 / term, compute))), series))))
+    small = c.emit(OP.multiply(x, series))
+    large = c.emit(OP.subtract(c.emit(OP.exp(x)), one))
     near = c.emit(OP.less(c.emit(OP.abs(x)), c.const(0.5, compute)))
     return c.cast(c.where(near, small, large), result)
 
@@ -235,7 +238,7 @@ def _truncated(c: Context, x: Expr, other: Any) -> Expr:
     # Integers: the quotient of the magnitudes has the truncated result's magnitude.
     size = c.emit(OP.floor_divide(c.emit(OP.abs(a)), c.emit(OP.abs(b))))
     zero = c.const(0, compute)
-    opposite = c.emit(OP.not_equal(c.emit(OP.less(a, zero)), c.emit(OP.less(b, zero))))
+    opposite = c.emit(OP.logical_xor(c.emit(OP.less(a, zero)), c.emit(OP.less(b, zero))))
     return c.cast(c.where(opposite, c.emit(OP.negative(size)), size), result)
 
 
@@ -294,6 +297,30 @@ def scalar_pow(c: Context, x: Any, exponent: Expr) -> Expr:
 @converts("aten.atan2.default")
 def atan2(c: Context, x: Expr, other: Expr) -> Expr:
     return binary(c, x, other, OP.atan2, Promotion.INT_TO_FLOAT)
+
+
+@converts("aten.hypot.default")
+def hypot(c: Context, x: Expr, other: Expr) -> Expr:
+    """sqrt(a^2 + b^2), scaled by the larger one so that squares do not overflow."""
+    compute, result = c.promoted(["x", "other"])
+    a, b = (c.emit(OP.abs(v)) for v in operands(c, x, other, compute))
+    large, small = c.emit(OP.maximum(a, b)), c.emit(OP.minimum(a, b))
+    safe = c.where(c.emit(OP.greater(large, c.const(0.0, compute))), large, c.const(1.0, compute))
+    ratio = c.emit(OP.divide(small, safe))
+    root = c.emit(OP.sqrt(c.emit(OP.add(c.const(1.0, compute), c.emit(OP.multiply(ratio, ratio))))))
+    return c.cast(c.emit(OP.multiply(large, root)), result)
+
+
+@converts("aten.copysign.Tensor", "aten.copysign.Scalar")
+def copysign(c: Context, x: Expr, other: Any) -> Expr:
+    """|x| with other's sign; the sign of -0.0 is found through 1 / other."""
+    compute, result = c.promoted(["x", "other"], Promotion.INT_TO_FLOAT)
+    a, b = operands(c, x, other, compute)
+    zero = c.const(0.0, compute)
+    below = c.emit(OP.less(b, zero))
+    negative_zero = c.emit(OP.less(c.emit(OP.divide(c.const(1.0, compute), b)), zero))
+    size = c.emit(OP.abs(a))
+    return c.cast(c.where(c.emit(OP.logical_or(below, negative_zero)), c.emit(OP.negative(size)), size), result)
 
 
 @converts("aten.maximum.default")
@@ -359,7 +386,13 @@ for _name, _pair in {
     converts(f"aten.bitwise_{_name}.Tensor", f"aten.bitwise_{_name}.Scalar")(_bitwise(*_pair))
 
 for _name, _function in {"left": OP.left_shift, "right": OP.right_shift}.items():
-    converts(f"aten.bitwise_{_name}_shift.Tensor", f"aten.bitwise_{_name}_shift.Tensor_Scalar")(_bitwise(_function, _function))
+    _shift = f"__{_name[0]}shift__"
+    converts(
+        f"aten.bitwise_{_name}_shift.Tensor",
+        f"aten.bitwise_{_name}_shift.Tensor_Scalar",
+        f"aten.{_shift}.Tensor",
+        f"aten.{_shift}.Scalar",
+    )(_bitwise(_function, _function))
 
 
 # Selection and limits.

@@ -54,3 +54,14 @@ def addmm(c: Context, x: Expr, mat1: Any = None, mat2: Any = None, batch1: Any =
     left = next(v for v in (mat1, batch1, mat) if v is not None)
     right = next(v for v in (mat2, batch2, vec) if v is not None)
     return _added(c, x, product(c, left, right), beta, alpha)
+
+
+@converts("aten.bilinear.default")
+def bilinear(c: Context, input1: Expr, input2: Expr, weight: Expr, bias: Expr | None = None) -> Expr:
+    """input1 [..., I], input2 [..., J], weight [O, I, J] -> [..., O]: the outer product, flattened, times the weight."""
+    count, rows, columns = c.static_shape(weight)
+    lead = c.shape(input1)[:-1]
+    left, right = c.reshape(input1, [*lead, rows, 1]), c.reshape(input2, [*lead, 1, columns])
+    outer = c.reshape(c.emit(OP.multiply(left, right)), [*lead, rows * columns])
+    flat = c.reshape(weight, [count, rows * columns])
+    return _plus(c, product(c, outer, c.swap(flat, 0, 1)), bias)

@@ -28,7 +28,17 @@ def normalised(c: Context, x: Expr, shape: Sequence[Any], weight: Any, bias: Any
         raise NotConvertible("a dynamic normalised shape")
     gamma, beta = _or_fill(c, weight, shape, 1.0, dtype), _or_fill(c, bias, shape, 0.0, dtype)
     axes = list(range(-len(shape), 0))
+    if dtype == "float64":  # TVM's operator takes float32 and float16
+        return c.emit(OP.add(c.emit(OP.multiply(_standardised(c, x, axes, eps), gamma)), beta))
     return c.cast(c.emit(OP.nn.layer_norm(c.cast(x, dtype), gamma, beta, axes, eps)), result)
+
+
+def _standardised(c: Context, x: Expr, axes: list[int], eps: float) -> Expr:
+    """(x - mean) / sqrt(variance + eps) over the axes."""
+    off = c.emit(OP.subtract(x, c.emit(OP.mean(x, axes, True))))
+    variance = c.emit(OP.mean(c.emit(OP.multiply(off, off)), axes, True))
+    root = c.emit(OP.sqrt(c.emit(OP.add(variance, c.const(eps, c.dtype(x))))))
+    return c.emit(OP.divide(off, root))
 
 
 @converts("aten.layer_norm.default")
@@ -71,6 +81,12 @@ def _group_norm(c: Context, x: Expr, groups: int, weight: Any, bias: Any, eps: f
 
 
 def _group_norm_of(c: Context, x: Expr, gamma: Expr, beta: Expr, groups: int, eps: float) -> Expr:
+    if c.dtype(x) == "float64":
+        shape, rank = c.shape(x), c.rank(x)
+        split = c.reshape(x, [shape[0], groups, shape[1] // groups, *shape[2:]])
+        y = c.reshape(_standardised(c, split, list(range(2, rank + 1)), eps), shape)
+        wide = [1, shape[1], *[1] * (rank - 2)]
+        return c.emit(OP.add(c.emit(OP.multiply(y, c.reshape(gamma, wide))), c.reshape(beta, wide)))
     return c.emit(OP.nn.group_norm(x, gamma, beta, groups, 1, list(range(2, c.rank(x))), eps))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from tvm import relax, tirx
 
 from .._context import Context, Expr, as_dim, as_expr
@@ -275,10 +276,20 @@ def _circular(c: Context, x: Expr, widths: list[int]) -> Expr:
 
 
 def _by_index(c: Context, x: Expr, widths: list[int], mode: str) -> Expr:
-    names = {"reflect": "reflect", "replicate": "edge"}
-    if mode not in names:
+    if mode == "reflect":
+        return c.emit(OP.nn.pad(x, widths, "reflect", 0.0))
+    if mode != "replicate":
         raise NotConvertible(f"padding of mode {mode}")
-    return c.emit(OP.nn.pad(x, widths, names[mode], 0.0))
+    for axis in range(c.rank(x)):
+        parts = []
+        for width, begin in ((widths[2 * axis], 0), (0, None), (widths[2 * axis + 1], c.shape(x)[axis] - 1)):
+            if begin is None:
+                parts.append(x)
+            elif width:
+                shape = c.shape(x)
+                parts.append(c.broadcast(c.slice(x, axis, begin, 1), [*shape[:axis], width, *shape[axis + 1 :]]))
+        x = c.emit(OP.concat(parts, axis=axis)) if len(parts) > 1 else x
+    return x
 
 
 @converts("aten.pixel_shuffle.default")
@@ -303,13 +314,47 @@ def pixel_unshuffle(c: Context, x: Expr, downscale_factor: int) -> Expr:
 
 @converts("aten.as_strided.default")
 def as_strided(c: Context, x: Expr, size: list[Any], stride: list[Any], storage_offset: Any = None) -> Expr:
+    sizes, strides = [as_dim(v) for v in size], [as_dim(v) for v in stride]
+    offset = 0 if storage_offset is None else as_dim(storage_offset)
+    source = c.fakes["x"]
+    if not (source.is_contiguous() and source.storage_offset() == 0):
+        raise NotConvertible("a view of memory that is not dense")
     expected: list[Any] = []
-    step: Any = 1
-    for extent in reversed(size):
-        expected.insert(0, step)
-        step = step * as_dim(extent)
-    same = storage_offset in (None, 0) and c.same_dims([as_dim(s) for s in stride], expected)
-    whole = c.same_dims([_product(c.shape(x))], [_product([as_dim(s) for s in size])])
-    if not (same and whole):
-        raise NotConvertible("a view with strides of its own")
-    return c.reshape(x, c.out_shape())
+    for extent in reversed(sizes):
+        expected.insert(0, expected[0] * inner if expected else 1)
+        inner = extent
+    whole = c.same_dims([_product(c.shape(x))], [_product(sizes)])
+    if whole and c.same_dims([offset], [0]) and c.same_dims(strides, expected):
+        return c.reshape(x, sizes)
+    if not all(isinstance(v, int) for v in [*sizes, *strides, offset, *c.shape(x)]) or _product(sizes) > 1 << 20:
+        raise NotConvertible("a view with strides of its own and a dynamic size")
+    positions = np.full([1] * len(sizes), offset, np.int64)
+    for axis, (extent, step) in enumerate(zip(sizes, strides)):
+        positions = positions + (np.arange(extent) * step).reshape([-1, *[1] * (len(sizes) - axis - 1)])
+    return c.reshape(c.take(c.reshape(x, [_product(c.shape(x))]), c.const(positions, "int64"), 0), sizes)
+
+
+@converts("aten.unfold.default")
+def unfold(c: Context, x: Expr, dimension: int, size: int, step: int) -> Expr:
+    """Windows of `size` elements, `step` apart, as a new last axis."""
+    axis = dimension % c.rank(x)
+    count = c.out_shape()[axis]
+    if not isinstance(count, int):
+        raise NotConvertible("windows over a dynamic size")
+    positions = np.arange(count)[:, None] * step + np.arange(size)[None, :]
+    y = c.take(x, c.const(positions, "int64"), axis)
+    rank = c.rank(y)
+    return c.permute(y, [*range(axis + 1), *range(axis + 2, rank), axis + 1])
+
+
+@converts("aten.diagonal.default", "aten.diagonal_copy.default")
+def diagonal(c: Context, x: Expr, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Expr:
+    """Elements [.., i, .., i + offset, ..] as a new last axis."""
+    first, second = dim1 % c.rank(x), dim2 % c.rank(x)
+    rest = [a for a in range(c.rank(x)) if a not in (first, second)]
+    length = c.out_shape()[-1]
+    rows, columns = c.static_shape_of(x, [first, second])
+    moved = c.permute(x, [*rest, first, second])
+    flat = c.reshape(moved, [*[c.shape(x)[a] for a in rest], rows * columns])
+    start = max(-offset, 0) * columns + max(offset, 0)
+    return c.take(flat, c.const(start + np.arange(length) * (columns + 1), "int64"), len(rest))

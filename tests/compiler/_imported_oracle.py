@@ -1,0 +1,104 @@
+"""Runs an imported (not yet lowered) Relax module: TVM's own virtual machine, kernel calls by torch's operators.
+
+The oracle of the importers' tests alone: nothing that ships runs on TVM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import tvm
+from maas_rt.compiler.importers import ImportedModel
+from maas_rt.compiler.importers.torch.module import import_module
+from tvm import relax
+
+from tests.compiler._interpret import kernel_result
+
+Array = npt.NDArray[Any]
+
+__all__ = ["Functions", "compare", "import_functions", "relative_error", "run_imported"]
+
+
+class Functions(torch.nn.Module):
+    """Many small functions of the same inputs as one module: an export takes seconds, an operator microseconds."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        super().__init__()
+        self.functions = dict(functions)
+
+    def forward(self, *inputs: torch.Tensor) -> dict[str, Any]:
+        return {name: function(*inputs) for name, function in self.functions.items()}
+
+
+def import_functions(
+    functions: Mapping[str, Callable[..., Any]], inputs: tuple[Any, ...], dynamic: Any = None
+) -> ImportedModel:
+    return import_module(Functions(functions), inputs, dynamic=dynamic)
+
+
+def run_imported(model: ImportedModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs by name; states start from their initial values."""
+    _register_kernels()
+    machine = relax.VirtualMachine(relax.build(model.mod, target="llvm"), tvm.cpu())
+    given = [inputs[name] for name in model.input_names] + [state.initial for state in model.states]
+    results = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a).reshape(a.shape)) for a in given])
+    names = [*model.output_names, *(f"state:{state.name}" for state in model.states)]
+    return {name: result.numpy() for name, result in zip(names, results)}
+
+
+def compare(model: ImportedModel, inputs: Mapping[str, Array] | None = None, bound: float = 1e-5) -> dict[str, str]:
+    """What differs from torch, by output: dtype, shape, or worst error against the output's scale. Empty if nothing does."""
+    inputs = model.example_inputs if inputs is None else inputs
+    assert inputs is not None
+    expected, found = model.source.run(inputs), run_imported(model, inputs)
+    assert set(expected) <= set(found)
+    wrong = {}
+    for name, value in expected.items():
+        other = found[name]
+        if value.dtype != other.dtype or value.shape != other.shape:
+            wrong[name] = f"{other.dtype}{list(other.shape)} instead of {value.dtype}{list(value.shape)}"
+        elif not relative_error(other, value) <= bound:
+            wrong[name] = (
+                f"differs by {relative_error(other, value):.3g}: {other.ravel()[:6]} instead of {value.ravel()[:6]}"
+            )
+    return wrong
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    """Worst element against the output's scale; whole numbers and bools must be equal."""
+    if found.size == 0:
+        return 0.0
+    if found.dtype.kind in "iub":
+        return 0.0 if np.array_equal(found, expected) else float("inf")
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)) or not np.array_equal(np.isinf(a), np.isinf(b)):
+        return float("inf")
+    finite = np.isfinite(b)
+    if not np.array_equal(a[~finite & ~np.isnan(b)], b[~finite & ~np.isnan(b)]):
+        return float("inf")
+    scale = max(float(np.abs(b[finite]).max(initial=0.0)), 1e-6)
+    return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale
+
+
+def _register_kernels() -> None:
+    for contract in ("lstm_f32", "gru_f32", "attention_f32"):
+        tvm.register_global_func(f"mrt.{contract}", _kernel(contract), override=True)
+
+
+def _kernel(contract: str) -> Callable[..., None]:
+    def call(*values: Any) -> None:
+        place = next(i for i, value in enumerate(values) if isinstance(value, str))
+        meta = json.loads(values[place])
+        tensors, outs = [v.numpy() for v in values[:place]], values[place + 1 :]
+        for position in meta["absent"]:
+            tensors.insert(position, None)
+        results = kernel_result(contract, tensors, meta["attrs"], [list(out.shape) for out in outs])
+        for out, result in zip(outs, results):
+            out.copyfrom(result)
+
+    return call
