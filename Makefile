@@ -35,10 +35,10 @@ types: $(VENV)/.installed
 	ln -s "$(CURDIR)/compiler" build/types/maas_rt/compiler
 	cd build/types && "$(CURDIR)/$(BIN)/mypy" --strict --config-file "$(CURDIR)/pyproject.toml" -p maas_rt
 
-native-tests: $(VENV)/.installed  ## the C++ tests (ctest)
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=Release -DMAAS_RT_BUILD_TESTS=ON >/dev/null
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tests
-	cd build/tests && "$(CURDIR)/$(BIN)/ctest" --output-on-failure
+native-tests: $(VENV)/.native  ## the C++ tests (ctest)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/editable -DMAAS_RT_BUILD_TESTS=ON >/dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/editable
+	cd build/editable && "$(CURDIR)/$(BIN)/ctest" --output-on-failure
 
 conformance: $(VENV)/.native  ## other people's suites: prints the counts, writes tests/conformance/results
 	$(BIN)/python -m tests.conformance

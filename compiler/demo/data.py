@@ -16,7 +16,7 @@ def load_digits(seed: int = 0, held_out: int = 360) -> tuple[tuple[Images, Label
     try:
         from sklearn.datasets import load_digits as read
     except ModuleNotFoundError:
-        raise MissingExtraError('the demo\'s data comes with scikit-learn: pip install "maas-rt[demo]"') from None
+        raise MissingExtraError("the demo's data", "demo", "scikit-learn") from None
     digits = read()
     images = (digits.images[:, None] / 16.0).astype(np.float32)
     labels = digits.target.astype(np.int64)

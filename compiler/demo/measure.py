@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 import maas_rt
 
-from ..importers.checkpoint import load_into
+from ..importers.checkpoint import load_checkpoint
 from .data import Images, Labels
 from .model import build
 
@@ -43,7 +45,9 @@ class Row:
 def every_way(work: Path, checkpoint: Path, target: Path, images: Images, labels: Labels) -> list[Row]:
     """All rows, eager torch first. A way that is not to be had here becomes a row that says why."""
     torch.set_num_threads(1)
-    module = load_into(build(), checkpoint).eval()
+    module = build()
+    load_checkpoint(module, checkpoint)
+    module.eval()
     return [
         _eager(work, module, images, labels),
         _onnxruntime(work, module, images, labels),
@@ -92,15 +96,18 @@ def _onnxruntime(work: Path, module: torch.nn.Module, images: Images, labels: La
     except ModuleNotFoundError as error:
         return Row("ONNX Runtime", None, None, None, None, f"{error.name} is not installed")
     path = work / "digits.onnx"
-    torch.onnx.export(
-        module,
-        (torch.from_numpy(images[:2]),),
-        str(path),
-        input_names=["image"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=512)},),
-        external_data=False,
-        verbose=False,
-    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here uses
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (torch.from_numpy(images[:2]),),
+            str(path),
+            input_names=["image"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=512)},),
+            external_data=False,
+            verbose=False,
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     start = time.perf_counter()
