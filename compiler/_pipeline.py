@@ -125,7 +125,7 @@ def _plan(work: _Work) -> None:
 
 def _manifest(work: _Work) -> None:
     assert work.linear is not None
-    manifest = make_manifest(work.model, work.linear.plan, [spec.name for spec in work.targets])
+    manifest = make_manifest(work.model, work.linear.plan, list(work.code))
     work.artifact = Artifact(work.linear, work.code, manifest)
 
 

@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.sym import Analyzer, detect_linear_equation
 
 from . import _math
-from ._stages import Stage, Store, walk
+from ._stages import Stage, Store, replace_vars, walk
 
 __all__ = ["Access", "Body", "BodyBuilder", "TooBig", "dtype_of"]
 
@@ -46,6 +46,7 @@ class Body:
 
     stmts: list[Any] = field(default_factory=list)
     accesses: list[Access] = field(default_factory=list)
+    bound: list[Any] = field(default_factory=list)  # the variables of all bindings, in order
     pinned: set[Any] = field(default_factory=set)
     cost: float = 0.0
     branches: bool = False  # has a branch or a library call, which no vector form has
@@ -78,13 +79,16 @@ class BodyBuilder:
         flat: Mapping[Any, Any],
         loops: Sequence[tuple[Any, Any]],
         indices: Sequence[Any] | None = None,
+        bound: Sequence[Any] = (),
     ) -> None:
         self.pulled = pulled
         self.flat = flat
         self.loops = list(loops)
         self.vars = [var for var, _ in loops]
         self.extents = dict(loops)
-        self.indices = indices  # the flat indices of a second lowering, in the order of the first one's accesses
+        # A second lowering takes its flat indices from the first, in the order of accesses, with that one's variables.
+        self.indices = indices
+        self.bound = bound
         self.body = Body()
         self.scope = _Scope()
         self.overrides: dict[Any, Any] = {}  # reductions: what their own element reads as
@@ -129,6 +133,7 @@ class BodyBuilder:
         if self._count > _LIMIT:
             raise TooBig
         var = tirx.Var(f"t{self._count}", value.ty)
+        self.body.bound.append(var)
         self.scope.binds.append((var, value))
         return var
 
@@ -264,7 +269,9 @@ class BodyBuilder:
             strides, base = None, index
             self.body.pinned.update(var for var in walk(index) if isinstance(var, tirx.Var) and var in self.extents)
         self.body.accesses.append(Access(buffer, index, strides, base, is_store))
-        return index if self.indices is None else self.indices[number]
+        if self.indices is None:
+            return index
+        return replace_vars(self.indices[number], dict(zip(self.bound, self.body.bound)))
 
     def _key(self, buffer: Any, indices: Sequence[Any]) -> Any:
         return (buffer, *(_expr_key(index) for index in indices))

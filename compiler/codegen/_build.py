@@ -42,7 +42,6 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
         passes.VectorizeLoop(True),
         passes.StorageRewrite(),
         passes.UnrollLoop(),
-        passes.RemoveNoOp(),
         tvm.s_tir.transform.RewriteUnsafeSelect(),
         passes.FP8ComputeLegalize(),
         passes.VerifyMemory(),

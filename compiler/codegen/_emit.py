@@ -152,7 +152,7 @@ class _Emitter:
 
     def _spatial(self, group: Sequence[Stage]) -> Any:
         loops = [(loop.var, loop.extent) for loop in group[0].loops]
-        body, _ = self._body(group, loops, None)
+        body = self._body(group, loops, None, ())
         real = [each for each in loops if constant(each[1]) != 1]
         numbers = {var: number for number, (var, _) in enumerate(loops)}
         groups = _collapse_of(real, numbers, body, self.analyzer)
@@ -163,21 +163,21 @@ class _Emitter:
             dropped.update({var: _zero(var) for var, _ in leading})
             outer.append((last[0], _typed(product([real[member][1] for member in members]), last[0])))
         indices = [_rebuilt(access, loops, dropped) for access in body.accesses]
-        return nest(outer, lambda: self._body(group, loops, indices, dropped)[0].stmts or [tirx.Evaluate(0)], body.cost)
+        return nest(outer, lambda: self._body(group, loops, indices, body.bound).stmts, body.cost)
 
     def _body(
-        self, group: Sequence[Stage], loops: Sequence[tuple[Any, Any]], indices: Any, dropped: Mapping[Any, Any] | None = None
-    ) -> tuple[Body, BodyBuilder]:
-        builder = BodyBuilder(self.pulled, self.flat, loops, indices)
+        self, group: Sequence[Stage], loops: Sequence[tuple[Any, Any]], indices: Sequence[Any] | None, bound: Sequence[Any]
+    ) -> Body:
+        builder = BodyBuilder(self.pulled, self.flat, loops, indices, bound)
         base = {var: _zero(var) for var, extent in loops if constant(extent) == 1}
         for stage in group:
-            env: dict[Any, Any] = {**base, **(dropped or {})} if indices is None else dict(base)
+            env: dict[Any, Any] = dict(base)
             for loop, (var, _) in zip(stage.loops, loops):
                 env[loop.var] = base.get(var, var)
             for store, value in zip(stage.stores, builder.values(stage, env)):
                 builder.store(store, value, stage, env)
         builder.flush()
-        return builder.body, builder
+        return builder.body
 
 
 def _collapse_of(real: Sequence[tuple[Any, Any]], numbers: Mapping[Any, int], body: Body, analyzer: Analyzer) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-__all__ = ["Loop", "Stage", "Stages", "Store", "parse_stages", "walk"]
+__all__ = ["Loop", "Stage", "Stages", "Store", "parse_stages", "replace_vars", "walk"]
 
 
 @dataclass(frozen=True)
@@ -189,3 +189,21 @@ def walk(expr: Any) -> Iterator[Any]:
         node = pending.pop()
         yield node
         pending.extend(children(node))
+
+
+def replace_vars(expr: Any, mapping: Mapping[Any, Any]) -> Any:
+    """An integer expression without loads, with variables replaced."""
+    if isinstance(expr, tirx.Var):
+        return mapping.get(expr, expr)
+    if not any(isinstance(node, tirx.Var) and node in mapping for node in walk(expr)):
+        return expr
+    if isinstance(expr, tirx.Cast):
+        return tirx.Cast(expr.ty, replace_vars(expr.value, mapping))
+    if isinstance(expr, tirx.Not):
+        return tirx.Not(replace_vars(expr.a, mapping))
+    if isinstance(expr, tirx.Select):
+        return tirx.Select(*(replace_vars(each, mapping) for each in children(expr)))
+    if isinstance(expr, tvm.ir.Call):
+        args = [replace_vars(arg, mapping) if isinstance(arg, tvm.ir.Expr) else arg for arg in expr.args]
+        return tvm.ir.Call(expr.op, args, ret_ty=expr.ty, attrs=expr.attrs)
+    return type(expr)(replace_vars(expr.a, mapping), replace_vars(expr.b, mapping))
