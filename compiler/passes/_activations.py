@@ -186,8 +186,8 @@ def _gated(rw: Rewriter, x: relax.Expr, gate: relax.Expr, number: float) -> Acti
             return Activation(x, "mish", [], 2)
     if is_call(inner, "relax.clip", "relax.minimum", "relax.maximum"):
         clipped = _clip(rw, inner)
-        line = _line(rw, clipped[0]) if clipped is not None and rw.single_use(clipped[0]) else None
-        if line is not None and line[0].same_as(x):
+        line = _line(rw, clipped[0]) if clipped is not None else None
+        if clipped is not None and line is not None and line[0].same_as(x):
             if clipped[1:] == (0.0, 6.0) and line[1:] == (1.0, 3.0) and _near(number, 1 / 6):
                 return Activation(x, "hardswish", [], 2)
             if clipped[1:] == (0.0, 1.0) and _near(line[1], 1 / 6) and line[2] == 0.5 and number == 1.0:

@@ -11,7 +11,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-__all__ = ["Dim", "Poly", "extent", "poly", "product", "same", "same_shape", "shape_of", "static_shape"]
+__all__ = ["Dim", "Poly", "extent", "extents", "poly", "product", "same", "same_shape", "shape_of", "static_shape"]
 
 Poly = dict[tuple[str, ...], int]  # monomial (sorted names of its atoms) -> coefficient; {} is 0
 Dim = Any  # int, or a symbolic tirx expression
@@ -32,6 +32,14 @@ def shape_of(expr: relax.Expr) -> list[Dim] | None:
     if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
         return None
     return [extent(dim) for dim in ty.shape.values]
+
+
+def extents(expr: relax.Expr) -> list[Dim]:
+    """As `shape_of`, of an expression whose shape must be known."""
+    shape = shape_of(expr)
+    if shape is None:
+        raise ValueError(f"the shape of {expr} is not known, and a pass took it for known")
+    return shape
 
 
 def static_shape(expr: relax.Expr) -> list[int] | None:

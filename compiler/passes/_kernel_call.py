@@ -1,8 +1,9 @@
 """Kernel calls in the IR: the one place that makes and reads `relax.call_dps_packed("mrt.<contract>", ...)`.
 
-The call's arguments are the present tensors in the contract's order, then one `StringImm` with JSON (sorted keys): `absent` (positions
-of optional inputs that are not given), `attrs`, `name` (the source operators, for profiles), `packing` ("" if the kernel takes no packed
-weights). Weights are dense constants here; `plan/` packs them. TVM's passes treat such a call as opaque and leave it alone.
+The call's arguments are the present tensors in the contract's order, then one `StringImm` with JSON (sorted keys):
+`absent` (positions of optional inputs that are not given), `attrs`, `name` (the source operators, for profiles),
+`packing` ("" if the kernel takes no packed weights). Weights are dense constants here; `plan/` packs them. TVM's
+passes treat such a call as opaque and leave it alone.
 """
 
 from __future__ import annotations
@@ -10,21 +11,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Union
 
 import tvm
 from tvm import relax
 
-__all__ = ["AttrValue", "KernelCall", "PREFIX", "kernel_outputs", "make_kernel_call", "read_kernel_call"]
+__all__ = ["PREFIX", "AttrValue", "KernelCall", "kernel_outputs", "make_kernel_call", "read_kernel_call"]
 
 PREFIX = "mrt."
-AttrValue = Union[list[int], list[float], str]
+AttrValue = list[int] | list[float] | str
 _CALL = tvm.ir.Op.get("relax.call_dps_packed")
 
 
 @dataclass(frozen=True)
 class KernelCall:
-    """One call of a kernel contract: `args` has None where an optional input is absent (trailing ones included or not)."""
+    """One call of a kernel contract: `args` has None where an optional input is absent, or ends there."""
 
     contract: str
     args: list[relax.Expr | None]

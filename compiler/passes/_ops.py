@@ -1,4 +1,4 @@
-"""Building blocks that several passes emit: reshapes with explicit shapes, transposes that know when they are reshapes."""
+"""What several passes emit: reshapes with explicit shapes, transposes that know when they are reshapes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,43 @@ from tvm import relax
 from ._dims import Dim, product, same_shape, shape_of
 from ._rewrite import Array
 
-__all__ = ["constant", "dtype_of", "is_f32", "moved_only_units", "permuted", "permute", "regroup", "reshape", "view"]
+__all__ = [
+    "constant",
+    "dtype_of",
+    "is_f32",
+    "moved_only_units",
+    "names",
+    "permute",
+    "permuted",
+    "regroup",
+    "reshape",
+    "slice_of",
+]
 
 
 def dtype_of(expr: relax.Expr) -> str:
     """Element type as text; "" if unknown or no tensor."""
     ty = expr.ty
     return str(ty.dtype) if isinstance(ty, relax.TensorType) and ty.dtype is not None else ""
+
+
+def names(text: str) -> frozenset[str]:
+    """Operators by their names without the `relax.` before them."""
+    return frozenset("relax." + name for name in text.split())
+
+
+def slice_of(call: relax.Call) -> list[tuple[int, int | None, int | None, int | None]]:
+    """(axis, begin, end, stride) of a strided_slice, as written; None for what depends on a symbol."""
+    ndim = call.args[0].ty.ndim
+    parts = [[_number(item) for item in arg.fields] for arg in call.args[1:]]
+    if len(parts) < 4:
+        parts.append([1] * len(parts[0]))
+    return [(int(axis or 0) % ndim, *rest) for axis, *rest in zip(*parts, strict=True)]
+
+
+def _number(expr: relax.Expr) -> int | None:
+    value = getattr(expr, "value", None)
+    return None if value is None else int(value)
 
 
 def is_f32(*exprs: relax.Expr) -> bool:
@@ -33,9 +63,6 @@ def reshape(x: relax.Expr, shape: Sequence[Dim]) -> relax.Expr:
     if same_shape(shape_of(x), list(shape)):
         return x
     return relax.op.reshape(x, relax.ShapeExpr(list(shape)))
-
-
-view = reshape
 
 
 def moved_only_units(shape: Sequence[Dim], axes: Sequence[int]) -> bool:

@@ -1,13 +1,14 @@
 """The graph rewriter that the passes share: walks a function's bindings in order and rebuilds it through a rule.
 
-A rule sees one binding at a time, its operands already rewritten, and may look back at what defines an operand and how often it is
-used. It re-emits what it fuses; what nobody uses any more is dropped at the end. One walk is linear in the number of bindings.
+A rule sees one binding at a time, its operands already rewritten, and may look back at what defines an operand and
+how often it is used. It re-emits what it fuses; what nobody uses any more is dropped at the end. One walk is linear
+in the number of bindings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ def rewrite_function(func: relax.Function, rule: Rule) -> relax.Function:
     return Rewriter(func, rule).run()
 
 
-def is_call(expr: relax.Expr | None, *names: str) -> bool:
+def is_call(expr: relax.Expr | None, *names: str) -> TypeGuard[relax.Call]:
     """Whether `expr` is a call of one of these Relax operators (with no name given: of any)."""
     if not isinstance(expr, relax.Call) or not isinstance(expr.op, tvm.ir.Op):
         return False
@@ -57,9 +58,11 @@ def array_of(expr: relax.Expr | None) -> Array | None:
     if not isinstance(expr, tvm.ir.GenericConst) or not isinstance(expr.ty, relax.TensorType):
         return None
     try:
-        return np.from_dlpack(expr.value)  # without a copy, read-only
+        array: Array = np.from_dlpack(expr.value)  # without a copy, read-only
+        return array
     except (TypeError, RuntimeError, BufferError):  # what DLPack of numpy does not know: bool in old ones
-        return expr.value.numpy()
+        copied: Array = expr.value.numpy()
+        return copied
 
 
 def scalar_of(expr: relax.Expr | None) -> float | None:
@@ -90,7 +93,8 @@ class Rewriter:
         self._users: dict[relax.Var, list[tuple[relax.Var, relax.Expr]]] = {}
         self._scan(func.body)
 
-    # ---- what a rule may ask ------------------------------------------------------------------------------------------
+    # ---- what a rule may ask
+    # ------------------------------------------------------------------------------------------
 
     def definition(self, expr: relax.Expr | None) -> relax.Expr | None:
         """What defines a rewritten variable; None for parameters and constants."""
@@ -122,7 +126,8 @@ class Rewriter:
             return self._env.get(expr)
         return expr
 
-    # ---- what a rule may do -------------------------------------------------------------------------------------------
+    # ---- what a rule may do
+    # -------------------------------------------------------------------------------------------
 
     def emit(self, expr: relax.Expr, name: str = "v") -> relax.Expr:
         """Bind an expression and return the variable; an atom is returned as it is."""
@@ -143,7 +148,8 @@ class Rewriter:
         self._env[original] = replacement
         self._count(original, replacement)
 
-    # ---- the walk -------------------------------------------------------------------------------------------------------
+    # ---- the walk
+    # -------------------------------------------------------------------------------------------------------
 
     def run(self) -> relax.Function:
         for param in self.func.params:
@@ -220,13 +226,13 @@ class Rewriter:
         if isinstance(expr, relax.Call):
             args = list(expr.args)
             fresh = [self._substitute(arg) for arg in args]
-            if all(a.same_as(b) for a, b in zip(args, fresh)):
+            if all(a.same_as(b) for a, b in zip(args, fresh, strict=True)):
                 return expr
             return tvm.ir.Call(expr.op, fresh, expr.attrs, list(expr.ty_args), expr.span)
         if isinstance(expr, relax.Tuple):
             fields = list(expr.fields)
             fresh = [self._substitute(field) for field in fields]
-            if all(a.same_as(b) for a, b in zip(fields, fresh)):
+            if all(a.same_as(b) for a, b in zip(fields, fresh, strict=True)):
                 return expr
             return self._builder.normalize(relax.Tuple(fresh))
         if isinstance(expr, relax.TupleGetItem):
@@ -238,7 +244,8 @@ class Rewriter:
             return relax.If(self._substitute(expr.cond), expr.true_branch, expr.false_branch)
         return expr
 
-    # ---- counting, over the original function -------------------------------------------------------------------------
+    # ---- counting, over the original function
+    # -------------------------------------------------------------------------
 
     def _scan(self, body: relax.Expr) -> None:
         """Count uses; tuples that are only taken apart again do not count."""

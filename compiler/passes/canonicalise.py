@@ -1,4 +1,5 @@
-"""One spelling for what has many: reshape-like operators, transpose chains, identities; no dead and no repeated bindings."""
+"""One spelling for what has many: reshape-like operators, transpose chains, identities; no dead and no repeated
+bindings."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import tvm_ffi
 from tvm import relax
 
 from ._dims import Dim, same, same_shape, shape_of
-from ._ops import dtype_of, moved_only_units, permute, permuted, regroup, reshape
+from ._ops import dtype_of, moved_only_units, permute, permuted, regroup, reshape, slice_of
 from ._rewrite import Rewriter, array_of, is_call, rewrite
 
 __all__ = ["canonicalise"]
@@ -132,7 +133,7 @@ def _reshape(rw: Rewriter, value: relax.Expr, shape: list[Dim] | None) -> relax.
 
 
 def _sink(rw: Rewriter, turned: relax.Call, shape: list[Dim]) -> relax.Expr | None:
-    """reshape(permute(x)) as permute(reshape(x)), where every group of axes that the reshape touches lies together in x."""
+    """reshape(permute(x)) as permute(reshape(x)), where the axes of every group that is reshaped lie together."""
     origin = shape_of(turned.args[0])
     if origin is None:
         return None
@@ -198,7 +199,7 @@ def _slice_below_permute(rw: Rewriter, value: relax.Call) -> relax.Expr:
     if turned is None:
         return value
     axes = _axes(turned)
-    moved = [axes[int(axis.value) % len(axes)] for axis in value.args[1].fields]
+    moved = [axes[axis] for axis, *_ in slice_of(value)]
     inner = rw.emit(
         relax.op.strided_slice(
             turned.args[0], moved, *(list(arg.fields) for arg in value.args[2:]), bool(value.attrs.assume_inbound)
@@ -231,4 +232,4 @@ def _axes(call: relax.Call) -> list[int]:
 
 def _unit_strides(call: relax.Call) -> bool:
     """Whether a strided_slice walks forward by one along every axis."""
-    return len(call.args) < 5 or all(same(getattr(stride, "value", stride), 1) for stride in call.args[4].fields)
+    return all(stride == 1 for *_, stride in slice_of(call))

@@ -1,4 +1,5 @@
-"""Batch norm of inference, and other per-channel scales, into the weights of the convolution or linear layer before them.
+"""Batch norm of inference, and other per-channel scales, into the weights of the convolution or linear layer before
+them.
 
 What cannot be folded becomes a multiplication and an addition with constants per channel.
 """
@@ -25,7 +26,7 @@ def fold_batch_norm(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def _decompose(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    """batch_norm(x) -> (x * scale + shift, mean, variance), with gamma / sqrt(var + eps) computed in double precision."""
+    """batch_norm(x) -> (x * scale + shift, mean, variance), with gamma / sqrt(var + eps) in double precision."""
     if not is_call(value, "relax.nn.batch_norm") or bool(value.attrs.training) or not is_f32(value.args[0]):
         return None
     arrays = [array_of(arg) for arg in value.args[1:5]]
@@ -65,8 +66,10 @@ def _fold_scale(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr |
         if source is None or not rw.single_use(source):
             return None
     layer = rw.definition(source)
-    scaled = _scaled_layer(layer, factor) if is_call(layer) else None
-    if scaled is None or len(shape_of(var) or []) != layer.ty.ndim:
+    if not is_call(layer) or len(shape_of(var) or []) != layer.ty.ndim:
+        return None
+    scaled = _scaled_layer(layer, factor)
+    if scaled is None:
         return None
     result = rw.emit(scaled, str(source.name))
     return (
@@ -86,19 +89,14 @@ def _join_shift(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     inner = rw.call(source, "relax.add")
     if inner is not None and rw.single_use(source):
         base, first = _with_constant(inner)
-        if (
-            base is not None
-            and first is not None
-            and (first.size > 1) + (shift.size > 1) < 3
-            and max(first.ndim, shift.ndim) <= base.ty.ndim
-        ):
-            if _vector(first) and _vector(shift):
-                return relax.op.add(base, constant((first.astype(np.float64) + shift).astype(np.float32)))
+        if base is not None and first is not None and _vector(first) and _vector(shift):
+            return relax.op.add(base, constant((first + shift).astype(np.float32)))
     return relax.op.add(source, constant(shift.astype(np.float32))) if is_call(value, "relax.subtract") else None
 
 
 def _vector(array: Array) -> bool:
-    return sum(extent > 1 for extent in array.shape) <= 1
+    """Whether at most one axis of it is longer than 1: then a sum of two of them per channel stays small."""
+    return len([extent for extent in array.shape if extent > 1]) <= 1
 
 
 def _with_constant(call: relax.Call) -> tuple[relax.Expr | None, Array | None]:
@@ -119,7 +117,7 @@ def _with_constant(call: relax.Call) -> tuple[relax.Expr | None, Array | None]:
 
 
 def _scaled_layer(layer: relax.Call, factor: Array) -> relax.Expr | None:
-    """The layer with its weights multiplied by a factor per output channel; None where that is not what the factor is."""
+    """The layer with its weights multiplied by a factor per output channel; None where the factor is no such thing."""
     name = str(layer.op.name)
     transposed = name in _TRANSPOSED
     if name not in _OUT_AXIS and not transposed:

@@ -1,6 +1,7 @@
 """Evaluate what depends on constants only, at compile time, with numpy.
 
-A result that is much larger than what it was made of (a broadcast, a range) stays an operator, so that files do not swell.
+A result that is much larger than what it was made of (a broadcast, a range) stays an operator, so that files do not
+swell.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tvm
 from tvm import relax
 
 from ._dims import static_shape
-from ._ops import constant, dtype_of
+from ._ops import constant, dtype_of, names, slice_of
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
 
 __all__ = ["evaluate", "fold_constants"]
@@ -21,18 +22,13 @@ __all__ = ["evaluate", "fold_constants"]
 SMALL = 1 << 16  # bytes: a result of at most this size is always kept as a constant
 GROWTH = 2  # beyond that it may be this many times its inputs
 
-_UNARY: dict[str, Callable[[Array], Array]] = {
-    "abs": np.abs, "ceil": np.ceil, "cos": np.cos, "exp": np.exp, "floor": np.floor, "log": np.log, "negative": np.negative,
-    "sin": np.sin, "sqrt": np.sqrt, "square": np.square, "tanh": np.tanh, "tan": np.tan, "sign": np.sign,
-    "logical_not": np.logical_not, "isnan": np.isnan, "isinf": np.isinf, "isfinite": np.isfinite, "round": np.rint,
-    "trunc": np.trunc,
-}  # fmt: skip
-_BINARY: dict[str, Callable[[Array, Array], Array]] = {
-    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "maximum": np.maximum, "minimum": np.minimum,
-    "power": np.power, "equal": np.equal, "not_equal": np.not_equal, "greater": np.greater, "greater_equal": np.greater_equal,
-    "less": np.less, "less_equal": np.less_equal, "logical_and": np.logical_and, "logical_or": np.logical_or,
-    "logical_xor": np.logical_xor, "floor_divide": np.floor_divide,
-}  # fmt: skip
+_UNARY = names(
+    "abs ceil cos exp floor log negative sin sqrt square tanh tan sign logical_not isnan isinf isfinite trunc"
+)
+_BINARY = names(
+    "add subtract multiply maximum minimum power equal not_equal greater greater_equal less less_equal logical_and "
+    "logical_or logical_xor floor_divide"
+)
 _REDUCE: dict[str, Callable[..., Array]] = {
     "sum": np.sum,
     "mean": np.mean,
@@ -87,17 +83,21 @@ def evaluate(value: relax.Call, typed: relax.Expr) -> Array | None:
 
 
 def _apply(name: str, call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
-    if name in _UNARY and len(x) == 1:
-        return _UNARY[name](x[0])
-    if name in _BINARY and len(x) == 2 and x[0].dtype == x[1].dtype:
+    if "relax." + name in _UNARY and len(x) == 1:
+        return _as_array(getattr(np, name)(x[0]))
+    if "relax." + name in _BINARY and len(x) == 2 and x[0].dtype == x[1].dtype:
         if name in ("power", "floor_divide") and x[0].dtype.kind != "f":
             return None
-        return _BINARY[name](x[0], x[1])
+        return _as_array(getattr(np, name)(x[0], x[1]))
     if name in _REDUCE and len(x) == 1 and x[0].dtype.kind == "f" and x[0].size:
         axes = None if call.attrs.axis is None else tuple(int(axis) for axis in call.attrs.axis)
         return _REDUCE[name](x[0].astype(np.float64), axis=axes, keepdims=bool(call.attrs.keepdims))
     evaluator = _EVALUATORS.get(name)
     return None if evaluator is None else evaluator(call, x, shape, dtype)
+
+
+def _as_array(value: object) -> Array:
+    return np.asarray(value)
 
 
 def _divide(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
@@ -111,7 +111,7 @@ def _astype(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> A
 
 
 def _permute(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array:
-    return x[0].transpose(None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes])
+    return np.transpose(x[0], None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes])
 
 
 def _concat(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array:
@@ -142,20 +142,15 @@ def _full(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Arr
 
 
 def _slice(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
-    fields = [[getattr(item, "value", None) for item in arg.fields] for arg in call.args[1:]]
-    if any(item is None for part in fields for item in part):
-        return None
-    axes, begin, end = ([int(item) for item in part] for part in fields[:3])
-    strides = [int(item) for item in fields[3]] if len(fields) > 3 else [1] * len(axes)
     index: list[Any] = [slice(None)] * x[0].ndim
-    for axis, low, high, stride in zip(axes, begin, end, strides):
-        if stride < 1:
+    for axis, low, high, stride in slice_of(call):
+        if low is None or high is None or stride is None or stride < 1:
             return None
         index[axis] = slice(low, high, stride)
-    return x[0][tuple(index)]
+    return _as_array(x[0][tuple(index)])
 
 
-_EVALUATORS: dict[str, Callable[[relax.Call, list[Array], list[int], str], "Array | None"]] = {
+_EVALUATORS: dict[str, Callable[[relax.Call, list[Array], list[int], str], Array | None]] = {
     "divide": _divide,
     "astype": _astype,
     "permute_dims": _permute,
@@ -170,6 +165,7 @@ _EVALUATORS: dict[str, Callable[[relax.Call, list[Array], list[int], str], "Arra
     "zeros_like": lambda call, x, shape, dtype: np.zeros(shape, dtype),
     "ones_like": lambda call, x, shape, dtype: np.ones(shape, dtype),
     "full_like": lambda call, x, shape, dtype: np.full(shape, x[1].reshape(()), dtype),
+    "round": lambda call, x, shape, dtype: np.rint(x[0]),
     "rsqrt": lambda call, x, shape, dtype: 1.0 / np.sqrt(x[0].astype(np.float64)),
     "reshape": lambda call, x, shape, dtype: x[0].reshape(shape),
     "expand_dims": lambda call, x, shape, dtype: x[0].reshape(shape),

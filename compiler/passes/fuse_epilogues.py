@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tvm
@@ -10,10 +11,9 @@ from tvm import relax
 
 from ._activations import recognise
 from ._dims import Dim, same_shape, shape_of
-from ._kernel_call import AttrValue, KernelCall, make_kernel_call, read_kernel_call
+from ._kernel_call import KernelCall, make_kernel_call, read_kernel_call
 from ._ops import constant, is_f32
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
-from .fuse_residual_norms import RESIDUAL
 
 __all__ = ["fuse_epilogues"]
 
@@ -53,7 +53,9 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         return None
     if found.act == "clip" and not all(map(math.isfinite, found.args)):
         return None
-    return _again(call, var, act=found.act, **({"act_args": found.args} if found.args else {}))
+    if found.args:
+        return _again(call, var, act=found.act, act_args=found.args)
+    return _again(call, var, act=found.act)
 
 
 def _kernel(rw: Rewriter, expr: relax.Expr, uses: int = 1) -> KernelCall | None:
@@ -62,9 +64,7 @@ def _kernel(rw: Rewriter, expr: relax.Expr, uses: int = 1) -> KernelCall | None:
     return call if call is not None and call.contract in _SLOTS and rw.use_count(expr) <= uses else None
 
 
-def _again(
-    call: KernelCall, var: relax.Var, args: list[relax.Expr | None] | None = None, **attrs: AttrValue | int
-) -> relax.Call:
+def _again(call: KernelCall, var: relax.Var, args: list[relax.Expr | None] | None = None, **attrs: Any) -> relax.Call:
     """The same call with other arguments or attributes, as the value of `var`."""
     return make_kernel_call(
         call.contract,
@@ -122,7 +122,13 @@ def _residual(
 ) -> relax.Expr | None:
     place = _SLOTS[call.contract][1]
     args = None if place is None else _slot(call, place)
-    if args is None or not same_shape(shape_of(other), shape_of(var)) or other.same_as(source) or not is_f32(other):
+    if (
+        place is None
+        or args is None
+        or not same_shape(shape_of(other), shape_of(var))
+        or other.same_as(source)
+        or not is_f32(other)
+    ):
         return None
     if _feeds_norm_only(rw, var):
         return None
@@ -131,7 +137,7 @@ def _residual(
 
 
 def _feeds_norm_only(rw: Rewriter, var: relax.Var) -> bool:
-    """Whether a sum goes into a norm and nowhere else: then the norm adds, in the pass over the row that it makes anyway."""
+    """Whether a sum goes into a norm and nowhere else: then the norm adds, while it reads the row anyway."""
     users = rw.users(var)
     if len(users) != 1:
         return False

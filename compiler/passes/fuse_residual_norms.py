@@ -20,7 +20,7 @@ def fuse_residual_norms(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    """At the sum: look ahead to the one norm of it whose vectors are known here, and put the norm in the sum's place."""
+    """At the sum: look ahead to a norm of it whose vectors are known here, and put the norm in the sum's place."""
     if not is_call(value, "relax.add") or not is_f32(value) or rw.branching:
         return None
     a, b = value.args
@@ -39,7 +39,9 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
             continue
         place = RESIDUAL[call.contract]
         vectors = [None if arg is None else rw.mapped(arg) for arg in call.args[1:place]]
-        if len(call.args) > place or any(arg is not None and new is None for arg, new in zip(call.args[1:], vectors)):
+        if len(call.args) > place or any(
+            new is None and arg is not None for new, arg in zip(vectors, call.args[1:], strict=True)
+        ):
             continue
         args = [a, *vectors, *[None] * (place - 1 - len(vectors)), b]
         if len(rw.users(var)) == 1 and rw.count_of(var) == 1:

@@ -1,39 +1,33 @@
 """Channels last: convolutions, pooling and resizing run on [N, spatial..., C], and so does what lies between them.
 
-One forward walk. What was computed channels-last is remembered beside its logical [N, C, spatial...] form, which is a transpose that
-nobody may use and that then disappears; an operator with a channels-last operand computes channels-last if it knows how. Transposes
-stay at the borders only. Convolutions in one dimension become two-dimensional ones here.
+One forward walk. What was computed channels-last is remembered beside its logical [N, C, spatial...] form, which is a
+transpose that nobody may use and that then disappears; an operator with a channels-last operand computes
+channels-last if it knows how. Transposes stay at the borders only. Convolutions in one dimension become
+two-dimensional ones here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import tvm
 from tvm import relax
 
-from ._dims import same, shape_of
-from ._ops import constant, is_f32, permute, regroup, reshape
-from ._rewrite import Rewriter, array_of, call_of, is_call, rewrite
+from ._dims import extents, same, shape_of
+from ._ops import constant, is_f32, names, permute, regroup, reshape, slice_of
+from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
 
 __all__ = ["channels_last"]
 
-_UNARY = {
-    "relax." + name
-    for name in (
-        "abs acos acosh asin asinh astype atan atanh ceil clip cos cosh erf exp floor isfinite isinf isnan log logical_not negative "
-        "round rsqrt sigmoid sign sin sinh sqrt square tan tanh trunc nn.elu nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu nn.relu6 nn.selu "
-        "nn.silu nn.softplus"
-    ).split()
-}
-_BROADCAST = {
-    "relax." + name
-    for name in (
-        "add subtract multiply divide maximum minimum power floor_divide mod floor_mod equal not_equal greater greater_equal less "
-        "less_equal logical_and logical_or logical_xor where"
-    ).split()
-}
+_UNARY = names(
+    "abs acos acosh asin asinh astype atan atanh ceil clip cos cosh erf exp floor isfinite isinf isnan log logical_not "
+    "negative round rsqrt sigmoid sign sin sinh sqrt square tan tanh trunc nn.elu nn.gelu nn.gelu_tanh nn.leakyrelu "
+    "nn.relu nn.relu6 nn.selu nn.silu nn.softplus"
+)
+_BROADCAST = names(
+    "add subtract multiply divide maximum minimum power floor_divide mod floor_mod equal not_equal greater "
+    "greater_equal less less_equal logical_and logical_or logical_xor where"
+)
 _REDUCE = {"relax." + name: name for name in ("sum", "mean", "max", "min", "prod", "variance", "std")}
 
 
@@ -50,7 +44,8 @@ def to_first(ndim: int) -> list[int]:
     return [0, ndim - 1, *range(1, ndim - 1)]
 
 
-# ---- one dimension as two -----------------------------------------------------------------------------------------------------
+# ---- one dimension as two
+# -----------------------------------------------------------------------------------------------------
 
 
 def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -103,7 +98,8 @@ def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.E
     return None
 
 
-# ---- the walk -----------------------------------------------------------------------------------------------------------------
+# ---- the walk
+# -----------------------------------------------------------------------------------------------------------------
 
 
 class _Layout:
@@ -139,12 +135,12 @@ class _Layout:
         known = self._known(expr)
         if known is not None and expr.ty.ndim == ndim:
             return known
-        shape = shape_of(expr)
         array = array_of(expr)
         if array is not None:
             return expr if array.ndim == 0 else constant(_padded(array, ndim).transpose(to_last(ndim)))
         if expr.ty.ndim == 0:
             return expr
+        shape = extents(expr)
         full = rw.emit(reshape(expr, [1] * (ndim - len(shape)) + shape)) if len(shape) < ndim else expr
         last = rw.emit(permute(full, to_last(ndim)))
         if full is expr and isinstance(expr, tvm.ir.Var):
@@ -196,7 +192,7 @@ class _Layout:
             moved = [width[2 * axis + side] for axis in to_last(ndim) for side in (0, 1)]
             return relax.op.nn.pad(known, moved, str(value.attrs.pad_mode), float(value.attrs.pad_value))
         if name == "relax.strided_slice":
-            axes = [place(int(axis.value) % ndim) for axis in value.args[1].fields]
+            axes = [place(axis) for axis, *_ in slice_of(value)]
             rest = [list(arg.fields) for arg in value.args[2:]]
             return relax.op.strided_slice(known, axes, *rest, assume_inbound=bool(value.attrs.assume_inbound))
         if name == "relax.reshape":
@@ -254,10 +250,12 @@ class _Layout:
         """matmul(flatten(x), W) with x channels-last: flatten as it lies, and order W's rows alike."""
         flat = rw.call(value.args[0], "relax.reshape")
         weight = array_of(value.args[1])
-        known = self._known(flat.args[0]) if flat is not None else None
-        if known is None or weight is None or weight.ndim != 2:
+        if flat is None or weight is None or weight.ndim != 2:
             return None
-        shape, target = shape_of(flat.args[0]), shape_of(value.args[0])
+        known = self._known(flat.args[0])
+        shape, target = shape_of(flat.args[0]), extents(value.args[0])
+        if known is None or shape is None:
+            return None
         if (
             len(target) != 2
             or not same(shape[0], target[0])
@@ -270,7 +268,8 @@ class _Layout:
         return call_of("relax.matmul", [x, constant(turned)], value.attrs)
 
 
-# ---- operators that ask for channels last -----------------------------------------------------------------------------------
+# ---- operators that ask for channels last
+# -----------------------------------------------------------------------------------
 
 
 def _conv2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
@@ -339,7 +338,7 @@ def _resize2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | 
     )
 
 
-_ANCHORS: dict[str, Callable[[_Layout, Rewriter, relax.Call], "relax.Expr | None"]] = {
+_ANCHORS: dict[str, Callable[[_Layout, Rewriter, relax.Call], relax.Expr | None]] = {
     "relax.nn.conv2d": _conv2d,
     "relax.nn.conv2d_transpose": _conv2d,
     "relax.nn.max_pool2d": _pool2d,
@@ -349,5 +348,5 @@ _ANCHORS: dict[str, Callable[[_Layout, Rewriter, relax.Call], "relax.Expr | None
 }
 
 
-def _padded(array: np.ndarray, ndim: int) -> np.ndarray:  # type: ignore[type-arg]
+def _padded(array: Array, ndim: int) -> Array:
     return array.reshape((1,) * (ndim - array.ndim) + array.shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-
 __all__ = ["fuse", "legalize"]
 
 VIEWS = ["relax.reshape"]  # plan/ makes a view of each; canonicalise spelled the others like this one
@@ -27,8 +26,5 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def _has_plain_blocks(mod: tvm.IRModule) -> bool:
-    for _, func in mod.functions_items():
-        if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr):
-            if any(not isinstance(block, relax.DataflowBlock) for block in func.body.blocks):
-                return True
-    return False
+    sequences = [func.body for _, func in mod.functions_items() if isinstance(func, relax.Function)]
+    return any(not isinstance(block, relax.DataflowBlock) for body in sequences for block in body.blocks)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-
 import tvm
 from tvm import relax
 
-from ._dims import shape_of
+from ._dims import extents, shape_of
 from ._kernel_call import AttrValue, make_kernel_call
 from ._ops import constant, is_f32, reshape
 from ._rewrite import Rewriter, array_of, is_call, rewrite
@@ -153,7 +152,7 @@ def _adaptive_pool2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.E
 
 def _global_average(rw: Rewriter, var: relax.Var, x: relax.Expr) -> relax.Expr:
     """[N, H, W, C] -> [N, C], bound."""
-    shape = shape_of(x)
+    shape = extents(x)
     out_ty = relax.TensorType([shape[0], shape[3]], "float32")
     return rw.emit(make_kernel_call("global_avg_pool_f32", [x], out_ty, {}, name=str(var.name)), str(var.name))
 
@@ -166,7 +165,7 @@ def _mean_over_space(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.E
     if sorted(int(axis) % len(shape) for axis in value.attrs.axis) != list(range(1, len(shape) - 1)):
         return None
     x = value.args[0] if len(shape) == 4 else rw.emit(reshape(value.args[0], [shape[0], shape[1], 1, shape[2]]))
-    return reshape(_global_average(rw, var, x), shape_of(var))
+    return reshape(_global_average(rw, var, x), extents(var))
 
 
 def _max_over_space(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
@@ -181,9 +180,9 @@ def _max_over_space(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Ex
     if sorted(int(axis) % 4 for axis in value.attrs.axis) != [1, 2] or math.prod(shape[1:3]) == 0:
         return None
     out_ty = relax.TensorType([shape[0], 1, 1, shape[3]], "float32")
-    window = {"mode": "max", "kernel": shape[1:3], "strides": shape[1:3], "pads": [0] * 4}
+    window: dict[str, AttrValue] = {"mode": "max", "kernel": shape[1:3], "strides": shape[1:3], "pads": [0] * 4}
     out = rw.emit(make_kernel_call("pool2d_f32", [value.args[0]], out_ty, window, name=str(var.name)), str(var.name))
-    return reshape(out, shape_of(var))
+    return reshape(out, extents(var))
 
 
 def _resize2d(var: relax.Var, value: relax.Call) -> relax.Expr | None:

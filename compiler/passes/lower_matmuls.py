@@ -1,11 +1,12 @@
-"""Matrix products to kernel calls: gemm_f32 where the right side is a constant matrix (packed ahead), matmul_f32 otherwise."""
+"""Matrix products to kernel calls: gemm_f32 where the right side is a constant matrix (packed ahead), matmul_f32
+otherwise."""
 
 from __future__ import annotations
 
 import tvm
 from tvm import relax
 
-from ._dims import shape_of
+from ._dims import extents, shape_of
 from ._kernel_call import AttrValue, make_kernel_call
 from ._ops import constant, is_f32, reshape
 from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
@@ -22,16 +23,11 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     if not is_call(value, "relax.matmul") or not is_f32(value, *value.args):
         return None
     a, b = value.args
-    shapes = [shape_of(a), shape_of(b)]
-    if any(shape is None or not shape or 0 in [d for d in shape if isinstance(d, int)] for shape in shapes):
+    shapes = [shape for shape in (shape_of(a), shape_of(b)) if shape]
+    if len(shapes) != 2 or any(isinstance(extent, int) and extent == 0 for shape in shapes for extent in shape):
         return None
     weight = array_of(b)
-    if (
-        weight is not None
-        and weight.ndim >= 2
-        and weight.size == weight.shape[-1] * weight.shape[-2]
-        and len(shapes[0]) >= weight.ndim
-    ):
+    if weight is not None and 2 <= weight.ndim <= len(shapes[0]) and weight.size == weight.shape[-1] * weight.shape[-2]:
         matrix = b if weight.ndim == 2 else constant(weight.reshape(weight.shape[-2:]))
         sizes = {"n": weight.shape[-1], "k": weight.shape[-2]}
         return make_kernel_call("gemm_f32", [a, matrix], var.ty, sizes, packing=GEMM_PACKING, name=str(var.name))
@@ -54,14 +50,14 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
 def _vectors(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     """A vector on either side as a matrix of one row or column."""
     a, b = value.args
-    shape_a, shape_b = shape_of(a), shape_of(b)
-    if len(shape_a) == 1:
-        a = rw.emit(reshape(a, [1, *shape_a]))
-    if len(shape_b) == 1:
-        b = rw.emit(reshape(b, [*shape_b, 1])) if array_of(b) is None else constant(array_of(b).reshape(-1, 1))  # type: ignore[union-attr]
+    if a.ty.ndim == 1:
+        a = rw.emit(reshape(a, [1, *extents(a)]))
+    if b.ty.ndim == 1:
+        column = array_of(b)
+        b = rw.emit(reshape(b, [*extents(b), 1])) if column is None else constant(column.reshape(-1, 1))
     product = rw.emit(relax.op.matmul(a, b), str(var.name))
     lowered = _lower(rw, product, rw.definition(product))
-    return reshape(rw.emit(product if lowered is None else lowered, str(var.name)), shape_of(var))
+    return reshape(rw.emit(product if lowered is None else lowered, str(var.name)), extents(var))
 
 
 def _turned(rw: Rewriter, x: relax.Expr) -> tuple[relax.Expr, bool]:

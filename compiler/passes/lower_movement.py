@@ -1,7 +1,7 @@
 """What only moves data, and stays after fusion, to kernels: transposes, concatenation, slices, padding, gathers.
 
-Slices whose users are all generated element by element stay generated: there they cost nothing. A gather by run-time indices is
-always a kernel, since kernels check indices and generated code does not.
+Slices whose users are all generated element by element stay generated: there they cost nothing. A gather by run-time
+indices is always a kernel, since kernels check indices and generated code does not.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from ._dims import Dim, shape_of
-from ._kernel_call import make_kernel_call
-from ._ops import dtype_of, reshape
+from ._dims import Dim, extents, shape_of
+from ._kernel_call import AttrValue, make_kernel_call
+from ._ops import dtype_of, names, reshape, slice_of
 from ._rewrite import Rewriter, is_call, rewrite
 
 __all__ = ["lower_movement"]
 
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "edge": "edge", "circular": "wrap"}
-_BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2, "int32": 4, "uint32": 4, "float32": 4,
-          "int64": 8, "uint64": 8, "float64": 8}  # fmt: skip
+_BITS = (8, 16, 32, 64)  # of the elements that the kernels move
+_NOT_FUSED = names("call_dps_packed reshape permute_dims concat nn.pad take matmul strided_slice")
 
 
 def lower_movement(mod: tvm.IRModule) -> tvm.IRModule:
@@ -29,9 +29,9 @@ def lower_movement(mod: tvm.IRModule) -> tvm.IRModule:
 def _split(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if not is_call(value, "relax.split"):
         return None
-    shapes = [shape_of(field) for field in _parts(value)]
+    shapes = [shape for shape in map(shape_of, _parts(value)) if shape is not None]
     axis = int(value.attrs.axis) % value.args[0].ty.ndim
-    if any(shape is None or not isinstance(shape[axis], int) for shape in shapes):
+    if len(shapes) != len(value.ty.fields) or any(not isinstance(shape[axis], int) for shape in shapes):
         return None
     slices, start = [], 0
     for shape in shapes:
@@ -47,7 +47,7 @@ def _parts(value: relax.Call) -> list[relax.Var]:
 
 
 def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    if not is_call(value) or not isinstance(var.ty, relax.TensorType) or dtype_of(var) not in _BYTES:
+    if not is_call(value) or not isinstance(var.ty, relax.TensorType) or not _moved(dtype_of(var)):
         return None
     name = str(value.op.name)
     if name == "relax.permute_dims":
@@ -78,47 +78,40 @@ def _concat(var: relax.Var, value: relax.Call) -> relax.Expr | None:
 
 def _slice(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     source, target = shape_of(value.args[0]), shape_of(var)
-    users = rw.users(var)
-    if (
-        source is None
-        or target is None
-        or (users and rw.count_of(var) == len(users) and all(_elementwise(expr) for _, expr in users))
-    ):
+    if source is None or target is None or _joins_users(rw, var):
         return None
-    axes, begin = ([getattr(item, "value", None) for item in arg.fields] for arg in value.args[1:3])
-    strides = (
-        [getattr(item, "value", None) for item in value.args[4].fields] if len(value.args) > 4 else [1] * len(axes)
-    )
     starts, steps = [0] * len(source), [1] * len(source)
-    for axis, first, step in zip(axes, begin, strides):
-        place = int(axis) % len(source)
-        start = _start(first, source[place])
-        if start is None or step is None or int(step) < 1:
+    for axis, first, _, step in slice_of(value):
+        start = _start(first, source[axis])
+        if start is None or step is None or step < 1:
             return None
-        starts[place], steps[place] = start, int(step)
+        starts[axis], steps[axis] = start, step
     return make_kernel_call("slice", [value.args[0]], var.ty, {"starts": starts, "steps": steps}, name=str(var.name))
 
 
 def _start(first: int | None, extent: Dim) -> int | None:
     """Where a slice begins, counted from the front; None if that depends on a symbol."""
-    if first is None or (int(first) < 0 and not isinstance(extent, int)):
+    if first is None or (first < 0 and not isinstance(extent, int)):
         return None
-    start = int(first) + (extent if int(first) < 0 else 0)
+    start = first + extent if first < 0 else first
     return min(max(start, 0), extent) if isinstance(extent, int) else start
 
 
-def _elementwise(expr: relax.Expr) -> bool:
-    """Whether TVM makes a fusable loop of it: an operator that is neither a kernel's call, nor a view, nor movement."""
-    return is_call(expr) and str(expr.op.name) not in (
-        "relax.call_dps_packed",
-        "relax.reshape",
-        "relax.permute_dims",
-        "relax.concat",
-        "relax.nn.pad",
-        "relax.take",
-        "relax.matmul",
-        "relax.strided_slice",
+def _joins_users(rw: Rewriter, var: relax.Var) -> bool:
+    """Whether all that use it become loops that read it element by element, and fuse with it."""
+    users = rw.users(var)
+    fused = all(is_call(expr) and str(expr.op.name) not in _NOT_FUSED for _, expr in users)
+    return bool(users) and rw.count_of(var) == len(users) and fused
+
+
+def _moved(dtype: str) -> bool:
+    return dtype in ("bool", "bfloat16") or (
+        dtype.rstrip("0123456789") in ("int", "uint", "float") and _bits(dtype) in _BITS
     )
+
+
+def _bits(dtype: str) -> int:
+    return int(dtype.lstrip("uintfloa"))
 
 
 def _pad(var: relax.Var, value: relax.Call) -> relax.Expr | None:
@@ -126,7 +119,7 @@ def _pad(var: relax.Var, value: relax.Call) -> relax.Expr | None:
     width = [int(w) for w in value.attrs.pad_width]
     if mode is None or any(w < 0 for w in width):
         return None
-    attrs = {"before": width[0::2], "value": float(value.attrs.pad_value), "mode": mode}
+    attrs: dict[str, AttrValue | float] = {"before": width[0::2], "value": float(value.attrs.pad_value), "mode": mode}
     return make_kernel_call("pad", [value.args[0]], var.ty, attrs, name=str(var.name))
 
 
@@ -144,7 +137,7 @@ def _gather(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     if dtype_of(indices) not in ("int32", "int64") or places is None:
         return None
     axis = int(value.attrs.axis) % table.ty.ndim
-    shape = shape_of(table)
+    shape = extents(table)
     out_ty = relax.TensorType([*shape[:axis], *places, *shape[axis + 1 :]], dtype_of(table))
     call = make_kernel_call("gather", [table, indices], out_ty, {"axis": axis}, name=str(var.name))
-    return reshape(rw.emit(call, str(var.name)), shape_of(var))
+    return reshape(rw.emit(call, str(var.name)), extents(var))

@@ -1,7 +1,8 @@
-"""Attention, whole or in pieces, to kernel calls: softmax(q k' * scale + mask) v, and its packed form where q, k, v are one tensor.
+"""Attention, whole or in pieces, to kernel calls: softmax(q k' * scale + mask) v, and its packed form where q, k, v
+are one tensor.
 
-Kernels want [batch, sequence, heads, depth], which is how projections come out; the transposes that exporters write around attention
-are emitted as they are needed here, and cancel against theirs when the module is canonicalised next.
+Kernels want [batch, sequence, heads, depth], which is how projections come out; the transposes that exporters write
+around attention are emitted as they are needed here, and cancel against theirs when the module is canonicalised next.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ._dims import Dim, product, same_shape, shape_of
+from ._dims import Dim, extents, product, same_shape, shape_of
 from ._kernel_call import AttrValue, KernelCall, make_kernel_call, read_kernel_call
-from ._ops import constant, is_f32, permute, reshape
+from ._ops import constant, is_f32, permute, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
 
 __all__ = ["match_attention", "pack_attention"]
@@ -30,12 +31,15 @@ def match_attention(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def pack_attention(mod: tvm.IRModule) -> tvm.IRModule:
-    """attention_f32 of parts of one tensor, or of three projections of one tensor -> qkv_attention_f32; of tensors that are
-    [B, H, S, D] by nature -> that layout."""
+    """attention_f32 of three parts, or three projections, of one tensor -> qkv_attention_f32.
+
+    Where q, k, v are [B, H, S, D] by nature: that layout.
+    """
     return rewrite(mod, _pack)
 
 
-# ---- attention_f32 ------------------------------------------------------------------------------------------------------------
+# ---- attention_f32
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _match(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -77,40 +81,38 @@ def _pieces(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
         return None
     q, scale = _without_scale(rw, product_.args[0], scale)
     k, scale = _without_scale(rw, product_.args[1], scale)  # [..., D, Sk]
-    shapes = [shape_of(x) for x in (q, k, v)]
-    if any(shape is None or len(shape) != ndim for shape in shapes) or not all(
+    if any(shape_of(x) is None for x in (q, k, v)):
+        return None
+    shapes = [extents(x) for x in (q, k, v)]
+    if any(len(shape) != ndim for shape in shapes) or not all(
         same_shape(shape[: ndim - 2], shapes[0][: ndim - 2]) for shape in shapes[1:]
     ):
         return None
     if ndim == 3:  # every row of the batch is one head
-        q, k, v = (rw.emit(reshape(x, [shape[0], 1, *shape[1:]])) for x, shape in zip((q, k, v), shapes))
+        q, k, v = (rw.emit(reshape(x, [shape[0], 1, *shape[1:]])) for x, shape in zip((q, k, v), shapes, strict=False))
     if mask is not None:
         mask = _four(rw, mask, ndim)
     q, v = (rw.emit(permute(x, _SWAP)) for x in (q, v))
     k = rw.emit(permute(k, [0, 3, 1, 2]))
-    batch, length, heads, _ = shape_of(q)
-    out_ty = relax.TensorType([batch, length, heads, shape_of(v)[3]], "float32")
+    batch, length, heads, _ = extents(q)
+    out_ty = relax.TensorType([batch, length, heads, extents(v)[3]], "float32")
     call = make_kernel_call("attention_f32", [q, k, v, mask], out_ty, {"scale": scale}, name=str(var.name))
     out = permute(rw.emit(call, str(var.name)), _SWAP)
-    return reshape(rw.emit(out), shape_of(var)) if ndim == 3 else out
+    return reshape(rw.emit(out), extents(var)) if ndim == 3 else out
 
 
 def _scores_and_mask(rw: Rewriter, added: relax.Call) -> tuple[relax.Expr | None, relax.Expr | None]:
     for scores, mask in ((added.args[0], added.args[1]), (added.args[1], added.args[0])):
         inner, _ = _without_scale(rw, scores, 1.0)
-        if (
-            rw.call(inner, "relax.matmul") is not None
-            and same_shape(shape_of(scores), shape_of(inner))
-            and is_f32(mask)
-        ):
-            if mask.ty.ndim <= scores.ty.ndim:
-                return scores, mask
+        known = rw.call(inner, "relax.matmul") is not None and same_shape(shape_of(scores), shape_of(inner))
+        if known and is_f32(mask) and mask.ty.ndim <= scores.ty.ndim:
+            return scores, mask
     return None, None
 
 
 def _four(rw: Rewriter, mask: relax.Expr, ndim: int) -> relax.Expr:
     """The mask with four axes: [B, H, Sq, Sk], any of them 1."""
-    shape = shape_of(mask)
+    shape = extents(mask)
     if ndim == 3:
         return rw.emit(reshape(mask, [shape[0], 1, *shape[1:]] if len(shape) == 3 else [1] * (4 - len(shape)) + shape))
     return rw.emit(reshape(mask, [1] * (4 - len(shape)) + shape))
@@ -127,7 +129,8 @@ def _without_scale(rw: Rewriter, expr: relax.Expr, scale: float) -> tuple[relax.
         expr = call.args[0]
 
 
-# ---- qkv_attention_f32 ----------------------------------------------------------------------------------------------------------
+# ---- qkv_attention_f32
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _pack(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -147,16 +150,19 @@ def _pack(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
 
 
 def _heads_first(rw: Rewriter, var: relax.Var, call: KernelCall) -> relax.Expr | None:
-    """Where at least two of q, k, v are transposed from [B, H, S, D] only for the kernel: that layout, and one transpose behind."""
+    """Where at least two of q, k, v are transposed from [B, H, S, D] only for the kernel: that layout, and one
+    transpose behind."""
     sources = []
     for x in call.args[:3]:
         turned = rw.call(x, "relax.permute_dims")
-        plain = turned is not None and [int(axis) for axis in turned.attrs.axes or ()] == _SWAP
-        sources.append(turned.args[0] if plain else None)
+        axes = None if turned is None or turned.attrs.axes is None else [int(axis) for axis in turned.attrs.axes]
+        sources.append(turned.args[0] if turned is not None and axes == _SWAP else None)
     if sum(source is not None for source in sources) < 2:
         return None
-    args = [rw.emit(permute(x, _SWAP)) if source is None else source for x, source in zip(call.args, sources)]
-    batch, length, heads, depth = shape_of(var)
+    args = [
+        rw.emit(permute(x, _SWAP)) if source is None else source for x, source in zip(call.args, sources, strict=False)
+    ]
+    batch, length, heads, depth = extents(var)
     out_ty = relax.TensorType([batch, heads, length, depth], "float32")
     attrs = {**call.attrs, "layout": "bhsd"}
     out = rw.emit(
@@ -167,11 +173,11 @@ def _heads_first(rw: Rewriter, var: relax.Var, call: KernelCall) -> relax.Expr |
 
 def _one_tensor(rw: Rewriter, parts: Sequence[relax.Expr], shape: list[Dim]) -> relax.Expr | None:
     """[B, S, 3, H, D] whose three parts q, k, v are, in this order."""
-    found = [_part(rw, part) for part in parts]
-    if any(part is None for part in found):
+    found = [part for part in (_part(rw, part) for part in parts) if part is not None]
+    if len(found) != len(parts):
         return None
     (source, axis, _, size), *_ = found
-    whole = shape_of(source)
+    whole = extents(source)
     if [(part[1], part[2], part[3]) for part in found] != [(axis, i * size, size) for i in range(3)] or whole[
         axis
     ] != 3 * size:
@@ -199,15 +205,14 @@ def _part(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, int, int, int] | 
             return None
         return split.args[0], axis, sum(sizes[: value.index]), sizes[value.index]
     if is_call(value, "relax.strided_slice"):
-        axes, begin, end = ([getattr(item, "value", None) for item in arg.fields] for arg in value.args[1:4])
-        strides = [getattr(item, "value", None) for item in value.args[4].fields] if len(value.args) > 4 else [1]
-        whole = shape_of(value.args[0])
-        if len(axes) != 1 or strides != [1] or begin[0] is None or end[0] is None or whole is None:
+        whole, cuts = shape_of(value.args[0]), slice_of(value)
+        if len(cuts) != 1 or whole is None:
             return None
-        axis = int(axes[0]) % len(whole)
-        if not isinstance(whole[axis], int) or not 0 <= begin[0] < end[0] <= whole[axis]:
+        axis, begin, end, stride = cuts[0]
+        extent = whole[axis]
+        if stride != 1 or begin is None or end is None or not isinstance(extent, int) or not 0 <= begin < end <= extent:
             return None
-        return value.args[0], axis, int(begin[0]), int(end[0]) - int(begin[0])
+        return value.args[0], axis, begin, end - begin
     return None
 
 
@@ -217,11 +222,11 @@ def shape_of_type(ty: relax.TensorType) -> list[Dim]:
 
 
 def _one_projection(rw: Rewriter, parts: Sequence[relax.Expr], shape: list[Dim]) -> relax.Expr | None:
-    """x @ [Wq Wk Wv] + [bq bk bv] as [B, S, 3, H, D], where q, k, v are each a projection of the same x and nothing else."""
+    """x @ [Wq Wk Wv] + [bq bk bv] as [B, S, 3, H, D], where q, k, v are a projection each of the same x."""
     if not all(isinstance(extent, int) for extent in shape[2:]):
         return None
-    linears = [_linear(rw, part) for part in parts]
-    if any(linear is None for linear in linears):
+    linears = [linear for linear in (_linear(rw, part) for part in parts) if linear is not None]
+    if len(linears) != len(parts):
         return None
     x = linears[0][0]
     width = math.prod(shape[2:])
@@ -250,16 +255,13 @@ def _linear(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, Array, Array | 
         if isinstance(expr, tvm.ir.GenericConst):
             vector, expr = expr, vector
         bias = array_of(vector)
-        if bias is None or bias.size != bias.shape[-1] or not rw.single_use(expr):
+        if bias is None or bias.ndim == 0 or bias.size != bias.shape[-1] or not rw.single_use(expr):
             return None
         bias = bias.reshape(-1)
     matmul = rw.call(expr, "relax.matmul")
     weight = array_of(matmul.args[1]) if matmul is not None else None
-    if (
-        weight is None
-        or weight.ndim != 2
-        or weight.dtype != np.float32
-        or (bias is not None and bias.size != weight.shape[1])
-    ):
+    if matmul is None or weight is None or weight.ndim != 2 or weight.dtype != np.float32:
+        return None
+    if bias is not None and bias.size != weight.shape[1]:
         return None
     return matmul.args[0], weight, bias

@@ -1,7 +1,8 @@
 """Layer norm, RMS norm and softmax, whole or in pieces, to kernel calls.
 
-Pieces as exporters write them: `d = x - mean(x); d / sqrt(mean(d * d) + eps)` with the square as power, product or `square`, the root
-as sqrt, rsqrt or a power; `x * rsqrt(mean(x * x) + eps)`; then scale and shift by vectors of the last axis.
+Pieces as exporters write them: `d = x - mean(x); d / sqrt(mean(d * d) + eps)` with the square as power, product or
+`square`, the root as sqrt, rsqrt or a power; `x * rsqrt(mean(x * x) + eps)`; then scale and shift by vectors of the
+last axis.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def _whole_norm(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr |
         return None
     vectors: list[relax.Expr | None] = [value.args[1], value.args[2] if is_layer else None]
     if is_layer:
-        vectors = [vector if used else None for vector, used in zip(vectors, (value.attrs.scale, value.attrs.center))]
+        used = (value.attrs.scale, value.attrs.center)
+        vectors = [vector if wanted else None for vector, wanted in zip(vectors, used, strict=True)]
     epsilon = float(value.attrs.epsilon)
     contract = _NORMS[0] if is_layer else _NORMS[1]
     if len(axes) == 1:

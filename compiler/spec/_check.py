@@ -1,0 +1,106 @@
+"""The invariants, stage by stage: well formed, kernels known and well typed, nothing left over after "fuse"."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from ..passes._dims import same_shape, shape_of
+from ..passes._kernel_call import PREFIX, KernelCall, kernel_outputs, read_kernel_call
+from ..passes._ops import dtype_of
+from ._contracts import CONTRACTS, ShapeError
+
+__all__ = ["SpecError", "check_module"]
+
+LAST = "fuse"  # behind it there are only kernel calls, generated functions, views, and control flow
+_LEFT = ("relax.call_tir", "relax.call_dps_packed", "relax.reshape")
+
+
+class SpecError(AssertionError):
+    """A pass broke the IR: the stage, the binding, and what is wrong with it."""
+
+
+def check_module(mod: tvm.IRModule, stage: str) -> None:
+    """Hold `mod` to what it must satisfy behind `stage` (a name in `lowering_passes`, or "imported").
+
+    Raises SpecError with one sentence.
+    """
+    try:
+        relax.analysis.well_formed(mod)
+    except Exception as error:
+        raise SpecError(f"after {stage}: the module is not well formed: {error}") from error
+    functions = {str(gvar.name_hint): func for gvar, func in mod.functions_items() if isinstance(func, relax.Function)}
+    if "main" not in functions:
+        raise SpecError(f"after {stage}: there is no function main, only {sorted(functions)}")
+    if stage != "imported" and len(functions) != 1:
+        raise SpecError(f"after {stage}: main is not the only Relax function: {sorted(functions)}")
+    main = functions["main"]
+    if not isinstance(main.ret_ty, tvm.ir.TupleType):
+        raise SpecError(f"after {stage}: main returns no tuple")
+    for name, func in functions.items():
+        _sequence(func.body, f"after {stage}: in {name}", stage == LAST)
+
+
+def _sequence(seq: relax.Expr, where: str, last: bool) -> None:
+    if not isinstance(seq, relax.SeqExpr):
+        return
+    for block in seq.blocks:
+        for binding in block.bindings:
+            place, value = f"{where}, {binding.var.name}", binding.value
+            if isinstance(value, relax.If):
+                _sequence(value.true_branch, f"{place} (true)", last)
+                _sequence(value.false_branch, f"{place} (false)", last)
+            elif isinstance(value, relax.Call):
+                _call(value, place, last)
+
+
+def _call(value: relax.Call, place: str, last: bool) -> None:
+    call = read_kernel_call(value)
+    if call is not None:
+        _kernel(call, value, place)
+        return
+    if isinstance(value.args[0] if value.args else None, relax.ExternFunc):
+        symbol = value.args[0].global_symbol
+        raise SpecError(f"{place}: calls the packed function {symbol}, which is no kernel ({PREFIX}...)")
+    if last and not (isinstance(value.op, tvm.ir.Op) and str(value.op.name) in _LEFT):
+        raise SpecError(f"{place}: {value.op} was neither lowered to a kernel nor to a generated function")
+
+
+def _kernel(call: KernelCall, value: relax.Call, place: str) -> None:
+    where = f"{place}: {call.contract}"
+    contract = CONTRACTS.get(call.contract)
+    if contract is None:
+        raise SpecError(f"{where} is no kernel contract")
+    count, most = len(call.args), contract.most
+    if count < contract.required or (most is not None and count > most) or None in call.args[: contract.required]:
+        raise SpecError(
+            f"{where} has {count} inputs, of {contract.required} to {'any number' if most is None else most}"
+        )
+    unknown = sorted(set(call.attrs) - contract.attrs)
+    if unknown:
+        raise SpecError(f"{where} has no attribute {', '.join(unknown)}")
+    if call.packing != contract.packing:
+        raise SpecError(f"{where} names the packing {call.packing!r}, expected {contract.packing!r}")
+    for i, arg in enumerate(call.args):
+        if arg is None:
+            continue
+        wanted = contract.other_dtypes.get(i, ("float32",) if contract.float32 else ())
+        if wanted and dtype_of(arg) not in wanted:
+            raise SpecError(f"{where} takes {' or '.join(wanted)} as input {i}, not {dtype_of(arg)}")
+    _outputs(call, value, where)
+
+
+def _outputs(call: KernelCall, value: relax.Call, where: str) -> None:
+    contract, outs = CONTRACTS[call.contract], kernel_outputs(value)
+    if len(outs) not in contract.outputs:
+        raise SpecError(f"{where} has {len(outs)} outputs, of {contract.outputs}")
+    dtype = "float32" if contract.float32 else dtype_of(call.args[0])
+    try:
+        shapes = contract.shapes(call.args, call.attrs)
+    except (ShapeError, ValueError, KeyError) as error:
+        raise SpecError(f"{where}: {error}") from error
+    for out, shape in zip(outs, shapes, strict=False):
+        if str(out.dtype) != dtype:
+            raise SpecError(f"{where} gives {dtype}, and the IR says {out.dtype}")
+        if shape is not None and not same_shape(shape_of(relax.Var("out", out)), shape):
+            raise SpecError(f"{where} gives {shape}, and the IR says {out}")
