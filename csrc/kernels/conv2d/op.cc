@@ -52,7 +52,7 @@ struct Layout {
 Layout layout_of(const Params& p, const Tensor& x) {
   const ConvGeometry& g = p.g;
   const Access access = access_of(g);
-  const int64_t tap = access.lines ? g.kernel_w * g.in_channels : g.group_in();
+  const int64_t tap = (access.lines ? g.kernel_w : 1) * g.in_channels;  // every group reads its own part of it
   Layout l{};
   l.zeros = align64(static_cast<size_t>(tap) * sizeof(float));
   l.padded_h = x.shape[1] + g.pad_top + g.pad_bottom;
@@ -114,104 +114,105 @@ void copy_padded(const ConvGeometry& g, const Layout& l, const float* image, int
   });
 }
 
-void run_groups(const ConvGeometry& g, Product product, ConvRows rows, KernelContext& ctx, char* pointers) {
-  const int64_t o = g.group_out(), size = panels_of(o) * g.taps() * g.group_in() * kPanel;
-  const size_t per_thread = product_scratch(product.table->mr, product.taps);
-  const Product first = product;
-  const auto one = [&](int64_t group, bool whole, void* scratch) {
-    Product q = first;
-    ConvRows r = rows;
-    r.x += group * g.group_in();
-    q.a = r.x;
-    q.user = &r;
-    q.w += group * size;
-    q.c += group * o;
-    if (q.bias) q.bias += group * o;
-    if (q.residual) q.residual += group * o;
-    if (whole) {
-      product_block(q, 0, q.m, 0, panels_of(q.n), scratch);
-    } else {
-      run_product(q, ctx, scratch);
-    }
-  };
-  if (g.groups >= 2 * static_cast<int64_t>(ctx.threads) && ctx.threads > 1) {
-    return parallel_items(ctx, g.groups, ctx.threads, [&](int64_t worker, int64_t group) {
-      one(group, true, pointers + static_cast<size_t>(worker) * per_thread);
-    });
+ConvRows rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, const float* zeros) {
+  const int64_t line = x.shape[2] * g.in_channels;
+  ConvRows r{};
+  r.x = x.as<const float>();
+  r.zeros = zeros;
+  r.h = x.shape[1];
+  r.w = x.shape[2];
+  r.out_h = y.shape[1];
+  r.out_w = y.shape[2];
+  r.pad_top = g.pad_top;
+  r.pad_left = g.pad_left;
+  r.stride_h = g.stride_h;
+  r.stride_w = g.stride_w;
+  r.dilation_h = g.dilation_h;
+  r.dilation_w = g.dilation_w;
+  r.kernel_h = g.kernel_h;
+  r.taps_w = access_of(g).lines ? 1 : g.kernel_w;
+  r.pixel = g.in_channels;
+  r.line = line;
+  r.image = x.shape[1] * line;
+  return r;
+}
+
+// The product over all images; its rows of A are the caller's.
+Product product_of(const Params& p, const Tensor* in, int n_in, const Tensor& y) {
+  const ConvGeometry& g = p.g;
+  const bool lines = access_of(g).lines;
+  Product q{};
+  q.table = p.table;
+  q.epilogue_table = p.epilogue_table;
+  q.epilogue = &p.epilogue;
+  q.m = y.shape[0] * y.shape[1] * y.shape[2];
+  q.n = g.group_out();
+  q.taps = lines ? g.kernel_h : g.taps();
+  q.kc = lines ? g.kernel_w * g.in_channels : g.group_in();
+  q.groups = g.groups;
+  q.group_a = g.group_in();
+  q.lda = g.in_channels;
+  q.row_bytes = std::min(q.taps * q.kc * g.groups, g.stride_h * g.stride_w * g.in_channels) * 4;
+  q.w = in[1].as<const float>();
+  q.c = y.as<float>();
+  q.ldc = q.ldr = g.out_channels;
+  q.bias = present(in, n_in, 2) ? in[2].as<const float>() : nullptr;
+  q.residual = present(in, n_in, 3) ? in[3].as<const float>() : nullptr;
+  return q;
+}
+
+// One image at a time, each padded into scratch first.
+void run_copied(const Params& p, const Layout& l, Product q, ConvRows rows, float* padded, int64_t images,
+                KernelContext& ctx, char* pointers) {
+  const int64_t h = rows.h, w = rows.w, positions = q.m / images;
+  const float* image = rows.x;
+  rows.x = padded;
+  rows.h = l.padded_h;
+  rows.w = l.padded_w;
+  rows.line = l.padded_w * rows.pixel;
+  rows.pad_top = rows.pad_left = 0;
+  q.m = positions;
+  q.rows_of = conv_rows;
+  q.user = &rows;
+  for (int64_t i = 0; i < images; ++i, image += rows.image) {
+    copy_padded(p.g, l, image, h, w, padded, ctx);
+    run_product(q, ctx, pointers);
+    q.c += positions * q.ldc;
+    if (q.residual) q.residual += positions * q.ldr;
   }
-  for (int64_t group = 0; group < g.groups; ++group) one(group, false, pointers);
 }
 
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
   const Params& p = *static_cast<const Params*>(params);
   const ConvGeometry& g = p.g;
   const Tensor &x = in[0], &y = out[0];
-  const float* bias = present(in, n_in, 2) ? in[2].as<const float>() : nullptr;
-  const float* residual = present(in, n_in, 3) ? in[3].as<const float>() : nullptr;
   if (y.elements() == 0) return MRT_OK;
   if (!p.table) {
-    conv2d_reference(g, p.epilogue, x, in[1].as<const float>(), bias, residual, y);
+    conv2d_reference(g, p.epilogue, x, in[1].as<const float>(),
+                     present(in, n_in, 2) ? in[2].as<const float>() : nullptr,
+                     present(in, n_in, 3) ? in[3].as<const float>() : nullptr, y);
     return MRT_OK;
   }
-  const Access access = access_of(g);
   const Layout l = layout_of(p, x);
   char* const scratch = static_cast<char*>(ctx.scratch);
   float* const zeros = reinterpret_cast<float*>(scratch);
-  float* const padded = reinterpret_cast<float*>(scratch + l.zeros);
   char* const pointers = scratch + l.zeros + l.image;
   std::memset(zeros, 0, l.zeros);
-
-  const int64_t h = x.shape[1], w = x.shape[2], images = access.copied ? x.shape[0] : 1;
-  const int64_t positions = y.shape[1] * y.shape[2];
-  Product product{};
-  product.table = p.table;
-  product.epilogue_table = p.epilogue_table;
-  product.epilogue = &p.epilogue;
-  product.m = access.copied ? positions : x.shape[0] * positions;
-  product.n = g.group_out();
-  product.taps = access.lines ? g.kernel_h : g.taps();
-  product.kc = access.lines ? g.kernel_w * g.in_channels : g.group_in();
-  product.rows_of = conv_rows;
-  product.lda = g.in_channels;
-  product.row_bytes = std::min(product.taps * product.kc, g.stride_h * g.stride_w * g.group_in()) * 4;
-  product.w = in[1].as<const float>();
-  product.ldc = product.ldr = g.out_channels;
+  const ConvRows rows = rows_of(g, x, y, zeros);
+  Product q = product_of(p, in, n_in, y);
+  if (access_of(g).copied) {
+    run_copied(p, l, q, rows, reinterpret_cast<float*>(scratch + l.zeros), x.shape[0], ctx, pointers);
+    return MRT_OK;
+  }
   const bool plain = g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top + g.pad_left == 0 &&
                      g.pad_bottom + g.pad_right == 0;
-  if (plain) product.rows_of = nullptr;
-
-  ConvRows rows{x.as<const float>(),
-                zeros,
-                h,
-                w,
-                y.shape[1],
-                y.shape[2],
-                g.pad_top,
-                g.pad_left,
-                g.stride_h,
-                g.stride_w,
-                g.dilation_h,
-                g.dilation_w,
-                g.kernel_h,
-                access.lines ? 1 : g.kernel_w,
-                g.in_channels,
-                w * g.in_channels,
-                h * w * g.in_channels};
-  for (int64_t image = 0; image < images; ++image) {
-    if (access.copied) {
-      copy_padded(g, l, x.as<const float>() + image * h * w * g.in_channels, h, w, padded, ctx);
-      rows.x = padded;
-      rows.h = l.padded_h;
-      rows.w = l.padded_w;
-      rows.line = l.padded_w * g.in_channels;
-      rows.pad_top = rows.pad_left = 0;
-    }
-    const int64_t offset = image * positions * g.out_channels;
-    product.c = y.as<float>() + offset;
-    product.bias = bias;
-    product.residual = residual ? residual + offset : nullptr;
-    run_groups(g, product, rows, ctx, pointers);
+  if (plain) {
+    q.a = rows.x;
+  } else {
+    q.rows_of = conv_rows;
+    q.user = &rows;
   }
+  run_product(q, ctx, pointers);
   return MRT_OK;
 }
 

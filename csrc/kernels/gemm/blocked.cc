@@ -83,7 +83,8 @@ void fill_pointers(const Product& p, const Tiles& tiles, int64_t m0, const float
 // One panel over a block of rows.
 void panel_block(const Product& p, const Tiles& tiles, int64_t m0, int64_t panel, const float* const* pointers) {
   const Epilogue& e = *p.epilogue;
-  const int64_t k = p.taps * p.kc, column = panel * kPanel;
+  const int64_t k = p.taps * p.kc, group_panels = panels_of(p.n), group = panel / group_panels;
+  const int64_t first = panel % group_panels * kPanel, column = group * p.n + first;
   const Depth depth(p.taps, p.kc);
   const bool after_tile = !e.clamp_only();  // the activation runs over the block when its sums are complete
   TileCall call{};
@@ -91,7 +92,7 @@ void panel_block(const Product& p, const Tiles& tiles, int64_t m0, int64_t panel
   const float* const w = p.w + panel * (p.ldw > 0 ? p.panel_step : k * kPanel);
   call.ldc = p.ldc;
   call.ldr = p.ldr;
-  call.n = min64(kPanel, p.n - column);
+  call.n = min64(kPanel, p.n - first);
   call.bias = p.bias ? p.bias + column : nullptr;
   call.lo = e.lo;
   call.hi = e.hi;
@@ -105,7 +106,7 @@ void panel_block(const Product& p, const Tiles& tiles, int64_t m0, int64_t panel
     call.last = s + 1 == depth.count();
     call.taps = part.taps;
     call.kc = part.kc;
-    call.a_offset = part.offset;
+    call.a_offset = group * p.group_a + part.offset;
     call.w = w + (part.tap * p.kc + part.offset) * call.ldw;
     const float* const* a = pointers;
     int64_t row = 0;
@@ -149,9 +150,10 @@ void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t
 }
 
 void run_product(const Product& p, KernelContext& ctx, void* scratch) {
-  const int64_t panels = panels_of(p.n), threads = ctx.pool ? ctx.threads : 1;
+  const int64_t panels = max64(1, p.groups) * panels_of(p.n), threads = ctx.pool ? ctx.threads : 1;
   if (p.m == 0 || panels == 0) return;
-  const double work = static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.taps * p.kc);
+  const double work =
+      static_cast<double>(p.m) * static_cast<double>(panels * kPanel) * static_cast<double>(p.taps * p.kc);
   if (threads <= 1 || work < 65536.0) return product_block(p, 0, p.m, 0, panels, scratch);
   // Pieces: rows first, then columns until every thread has a few.
   const int64_t wanted = 4 * threads, mr = p.table->mr;

@@ -15,6 +15,8 @@ struct Product {
   const EpilogueTable* epilogue_table;
   const Epilogue* epilogue;
   int64_t m, n, taps, kc;
+  int64_t groups;   // products side by side, each with its n columns of y and its panels; 0: one
+  int64_t group_a;  // floats from the rows of A of one group to the next's
   // The pointers to the rows [m0, m0 + rows) of A, as TileCall wants them: out[tap * rows + i]. Either `rows_of` fills
   // them in, or, where it is null, row i starts at a + i * lda and there is one tap.
   void (*rows_of)(const void* user, int64_t m0, int64_t rows, const float** out);
@@ -35,7 +37,7 @@ struct Product {
 // Bytes of scratch that each of the workers of run_product (or the caller of product_block) needs.
 size_t product_scratch(int32_t mr, int64_t taps);
 
-// Rows [m0, m1) and panels [p0, p1) on the caller's thread.
+// Rows [m0, m1) and panels [p0, p1), counted through all groups, on the caller's thread.
 void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);
 
 // All of it, on at most ctx.threads threads; scratch holds product_scratch for each of them.
