@@ -64,7 +64,7 @@ def check_kernel(
     threads: int = 1,
     reference_steps: float = 8,
 ) -> None:
-    """The reference is `want`, and every instruction set is the reference within what `depth` roundings may add up to."""
+    """The reference is `want`, and every instruction set is the reference but for `depth` roundings."""
     shapes = [(w.shape, w.dtype if w.dtype != np.float64 else np.float32) for w in want]
     reference = _kernels.run(contract, inputs, shapes, attrs, isa="reference")
     for i, (got, expected) in enumerate(zip(reference, want, strict=True)):
