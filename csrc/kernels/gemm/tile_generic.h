@@ -15,52 +15,54 @@ MRT_INLINE int64_t lanes(int64_t n, int j) {
   return left < 0 ? 0 : (left > V::width ? V::width : left);
 }
 
-template <typename V, int MR, int NV>
+// One row of NV vectors, the first n lanes of them where the tile is not full.
+template <typename V, int NV, bool kFull>
+MRT_INLINE void load_row(const float* p, int64_t n, V (&out)[NV]) {
+#pragma GCC unroll 16
+  for (int j = 0; j < NV; ++j) {
+    out[j] = kFull ? V::load(p + j * V::width) : V::load(p + j * V::width, lanes<V>(n, j));
+  }
+}
+template <typename V, int MR, int NV, bool kFull>
+MRT_INLINE void add_rows(const float* p, int64_t stride, int64_t n, V (&acc)[MR][NV]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    V row[NV];
+    load_row<V, NV, kFull>(p + i * stride, n, row);
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; ++j) acc[i][j] = acc[i][j] + row[j];
+  }
+}
+
+// Bias or the earlier sum, residual, clamping, and the store. Conditions are outside of the loops, and members are read
+// before the stores, which the compiler must take to alias them.
+template <typename V, int MR, int NV, bool kFull>
 MRT_INLINE void finish_tile(const TileCall& g, V (&acc)[MR][NV]) {
-  const int64_t n = g.n;
-  const bool full = n == NV * V::width;
-  const auto load = [&](const float* p, int j) {
-    return full ? V::load(p + j * V::width) : V::load(p + j * V::width, lanes<V>(n, j));
-  };
-  if (g.first) {
-    if (g.bias) {
-#pragma GCC unroll 16
-      for (int j = 0; j < NV; ++j) {
-        const V b = load(g.bias, j);
-#pragma GCC unroll 16
-        for (int i = 0; i < MR; ++i) acc[i][j] = acc[i][j] + b;
-      }
-    }
-  } else {
+  float* const c = g.c;
+  const int64_t ldc = g.ldc, n = g.n;
+  if (!g.first) {
+    add_rows<V, MR, NV, kFull>(c, ldc, n, acc);
+  } else if (g.bias) {
+    add_rows<V, MR, NV, kFull>(g.bias, 0, n, acc);
+  }
+  if (g.last) {
+    if (g.residual && !g.residual_after) add_rows<V, MR, NV, kFull>(g.residual, g.ldr, n, acc);
+    const V lo = V::set(g.lo), hi = V::set(g.hi);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
-      for (int j = 0; j < NV; ++j) acc[i][j] = acc[i][j] + load(g.c + i * g.ldc, j);
-  }
-  if (g.last) {
-    const V lo = V::set(g.lo), hi = V::set(g.hi);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const float* r = g.residual ? g.residual + i * g.ldr : nullptr;
-#pragma GCC unroll 16
-      for (int j = 0; j < NV; ++j) {
-        V x = acc[i][j];
-        if (r && !g.residual_after) x = x + load(r, j);
-        x = min(hi, max(lo, x));
-        if (r && g.residual_after) x = x + load(r, j);
-        acc[i][j] = x;
-      }
-    }
+      for (int j = 0; j < NV; ++j) acc[i][j] = min(hi, max(lo, acc[i][j]));
+    if (g.residual && g.residual_after) add_rows<V, MR, NV, kFull>(g.residual, g.ldr, n, acc);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
-    float* c = g.c + i * g.ldc;
 #pragma GCC unroll 16
     for (int j = 0; j < NV; ++j) {
-      if (full) {
-        acc[i][j].store(c + j * V::width);
+      float* const to = c + i * ldc + j * V::width;
+      if (kFull) {
+        acc[i][j].store(to);
       } else {
-        acc[i][j].store(c + j * V::width, lanes<V>(n, j));
+        acc[i][j].store(to, lanes<V>(n, j));
       }
     }
   }
@@ -110,7 +112,11 @@ MRT_INLINE void tile_body(const TileCall& g) {
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) acc[0][i][j] = acc[0][i][j] + acc[u][i][j];
-  finish_tile<V, MR, NV>(g, acc[0]);
+  if (g.n == NV * V::width) {
+    finish_tile<V, MR, NV, true>(g, acc[0]);
+  } else {
+    finish_tile<V, MR, NV, false>(g, acc[0]);
+  }
 }
 
 // Half a panel where that is enough.
