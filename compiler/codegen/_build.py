@@ -37,7 +37,6 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
     passes = tirx.transform
     return [
         passes.ConvertSSA(),
-        passes.FlattenBuffer(),
         passes.BF16ComputeLegalize(),
         passes.VectorizeLoop(True),
         passes.StorageRewrite(),

@@ -46,6 +46,7 @@ def _lower_blocks(func: tirx.PrimFunc) -> tirx.PrimFunc:
             passes.CompactBufferAllocation(),
             passes.LowerMatchBuffer(),
             passes.LowerOpaqueBlock(),
+            tirx.transform.FlattenBuffer(),
         ]
     )(mod)
     lowered = mod["f"].without_attr("global_symbol")
