@@ -86,7 +86,7 @@ setup(
     packages=packages,
     package_dir={"maas_rt.compiler": "compiler"},
     package_data={"maas_rt": ["py.typed", "*.pyi", "include/*.h", "examples/*.c", "libmaas_rt.so"]},
-    ext_modules=[] if os.environ.get("MAAS_RT_SKIP_NATIVE") else [Extension("maas_rt._native", sources=[])],
+    ext_modules=[Extension("maas_rt._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     zip_safe=False,
 )

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from maas_rt._errors import MissingExtraError
+
 Progress = Callable[[str, float], None]
 
 
@@ -15,8 +17,10 @@ def reporter(enabled: bool = True) -> Iterator[Progress]:
     if not enabled:
         yield lambda stage, fraction: None
         return
-    from tqdm import tqdm
-
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the compiler", "compiler", "tqdm") from error
     with tqdm(
         total=100,
         delay=1.0,

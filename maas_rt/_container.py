@@ -71,6 +71,11 @@ class StoredSection:
     sha256: bytes
     data: memoryview
 
+    @property
+    def name(self) -> str:
+        """The kind in words: "manifest", "device_source", "kind 99"."""
+        return self.kind.name.lower() if isinstance(self.kind, SectionKind) else f"kind {self.kind}"
+
 
 @dataclass(frozen=True)
 class Container:

@@ -14,5 +14,5 @@ def require_compiler() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "maas_rt":
             raise
-        raise MissingExtraError(f'the compiler needs {error.name}: pip install "maas-rt[compiler]"') from None
+        raise MissingExtraError("the compiler", "compiler", error.name or "its extra") from None
     return compiler

@@ -42,7 +42,7 @@ def describe(path: str) -> dict[str, Any]:
         "bytes": Path(path).stat().st_size,
         "manifest": manifest,
         "sections": [
-            {"kind": s.kind.name.lower(), "target": s.target, "offset": s.offset, "bytes": s.size, "sha256": s.sha256.hex()}
+            {"kind": s.name, "target": s.target, "offset": s.offset, "bytes": s.size, "sha256": s.sha256.hex()}
             for s in container.sections
         ],
         "steps": dict(sorted(steps.items(), key=lambda item: (-item[1], item[0]))),

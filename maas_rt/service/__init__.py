@@ -7,7 +7,7 @@ from .._errors import MissingExtraError
 try:
     import aiohttp  # noqa: F401
 except ModuleNotFoundError as _error:
-    raise MissingExtraError('the service needs aiohttp: pip install "maas-rt[serve]"') from _error
+    raise MissingExtraError("the service", "serve", "aiohttp") from _error
 
 from ._app import create_app, serve
 from ._repository import Repository
