@@ -11,7 +11,7 @@ import tvm
 from tvm import relax, tirx
 
 from maas_rt._errors import CompileError
-from maas_rt._plan import Arg, ArgKind, Attr, Block, Check, Entry, Plan, State, Step, StepKind, Storage, Symbol, Value
+from maas_rt._plan import Arg, ArgKind, Attr, Block, Check, Entry, ExprOp, Plan, State, Step, StepKind, Storage, Symbol, Value
 
 from ..importers._imported import ImportedModel, SymbolSpec
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
@@ -160,7 +160,9 @@ class PlanBuilder:
         if op == "relax.shape_to_tensor":
             return self._shape_to_tensor(var, value)
         if op == "relax.tensor_to_shape":
-            return self._tensor_to_shape(var, value)
+            return self._tensor_to_shape(var, value.args[0])
+        if op == "relax.call_pure_packed" and value.args[0].global_symbol == "vm.builtin.tensor_to_shape":  # the same, lowered
+            return self._tensor_to_shape(var, value.args[1])
         if is_prim(value):
             return NumberSlot(self.pool.lower(value))
         what = op or getattr(value.op, "global_symbol", None) or getattr(value.op, "name_hint", None) or type(value.op).__name__
@@ -267,8 +269,8 @@ class PlanBuilder:
         self._block.steps.append(Step(StepKind.SHAPE, var.name, args=args, outs=[index]))
         return index
 
-    def _tensor_to_shape(self, var: relax.Var, call: Any) -> ShapeSlot:
-        source = self._tensor(self._slot(call.args[0]), var.name)
+    def _tensor_to_shape(self, var: relax.Var, tensor: Any) -> ShapeSlot:
+        source = self._tensor(self._slot(tensor), var.name)
         dims = [self.pool.constant_value(dim) for dim in self.plan.values[source].dims]
         count = dims[0] if dims else 1
         if len(dims) > 1 or count is None:
@@ -279,6 +281,14 @@ class PlanBuilder:
             self.plan.symbols.append(Symbol(f"{var.name}.{position}"))
         self._block.steps.append(Step(StepKind.BIND, var.name, args=[Arg(ArgKind.VALUE, source)], binds=numbers))
         return ShapeSlot(tuple(self.pool.symbol(number) for number in numbers))
+
+    def _bounded(self, expr: int, name: str) -> int:
+        """Give a symbol that a step binds the bounds that the importer knows; returns the least value of `expr`."""
+        spec, record = self.model.symbols.get(name), self.pool.exprs[expr]
+        if spec is None or record.op != ExprOp.SYMBOL:
+            return 0
+        self.plan.symbols[record.a] = Symbol(name, spec.min, -1 if spec.max is None else spec.max, spec.multiple)
+        return spec.min
 
     def _match_cast(self, binding: relax.MatchCast) -> Slot:
         """Names dimensions that are known already (a new variable stands for the extent), or checks what both sides know."""
@@ -291,7 +301,7 @@ class PlanBuilder:
             return slot
         for expr, wanted in zip(known, pattern):
             if isinstance(wanted, tirx.Var) and not self.pool.knows(wanted):
-                self.pool.bind(wanted, expr)
+                self.pool.bind(wanted, expr, minimum=self._bounded(expr, wanted.name))
                 continue
             lowered = self.pool.lower(wanted)
             if lowered != expr:

@@ -77,8 +77,7 @@ class Context:
 
     def emit(self, expr: Expr) -> Expr:
         """Bind the expression to a variable that has the node's name."""
-        assert self.node is not None
-        return self.bb.emit(expr, name_hint=self.node.name)
+        return self.bb.emit(expr, name_hint=self.node.name if self.node is not None else "")
 
     def const(self, value: Any, dtype: str) -> Expr:
         """A number as a tensor of rank 0, or an array, as a constant."""
@@ -170,11 +169,17 @@ class Context:
         return self.emit(relax.op.full(relax.ShapeExpr([as_expr(s) for s in shape]), self.const(value, dtype), dtype))
 
     def bind_symbol(self, symbol: Any, x: Expr, name: str) -> Dim:
-        """Give a symbol the value of an integer tensor with one element; returns the symbol's variable."""
+        """Give a symbol the value of an integer tensor with one element; returns what stands for the symbol."""
         tensor = self.bb.emit(relax.op.reshape(self.cast_plain(x, "int64"), [1]))
-        variable = self.symbols.new(symbol)
-        self.bb.match_cast(self.bb.emit(relax.op.tensor_to_shape(tensor)), relax.ShapeType([variable]), name_hint=name)
-        return variable
+        if not self.symbols.may_be_negative(symbol):
+            variables: tuple[Any, ...] = (self.symbols.new(symbol),)
+        else:
+            variables, zero = self.symbols.new_signed(symbol), self.const(0, "int64")
+            above = self.bb.emit(relax.op.maximum(tensor, zero))
+            below = self.bb.emit(relax.op.maximum(self.bb.emit(relax.op.negative(tensor)), zero))
+            tensor = self.bb.emit(relax.op.concat([above, below], axis=0))
+        self.bb.match_cast(self.bb.emit(relax.op.tensor_to_shape(tensor)), relax.ShapeType(list(variables)), name_hint=name)
+        return self.symbols.convert(symbol)
 
     def cast_plain(self, x: Expr, dtype: str) -> Expr:
         return x if self.dtype(x) == dtype else self.bb.emit(relax.op.astype(x, dtype))

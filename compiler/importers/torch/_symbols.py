@@ -26,6 +26,7 @@ class Symbols:
         self._names = names
         self._defined: dict[str, Dim] = {}
         self.specs: dict[str, SymbolSpec] = {}
+        self.read: set[str] = set()  # variables whose difference may be negative
 
     def dim(self, size: int | torch.SymInt) -> Dim:
         """A size as torch gives it, as an int or a TIR expression."""
@@ -50,6 +51,21 @@ class Symbols:
         variable = self._variable(self._names.get(str(symbol), str(symbol)), SymbolSpec(low, high))
         self.define(symbol, variable)
         return variable
+
+    def may_be_negative(self, symbol: Any) -> bool:
+        """Whether a number that is read from data may be below zero: sizes never are."""
+        low = self._bounds(symbol)[0]
+        return low < 0
+
+    def new_signed(self, symbol: Any) -> tuple[Any, Any]:
+        """Two variables p and n for a number that may be negative, which is p - n: TVM takes every variable to be at least 0."""
+        low, high = self._bounds(symbol)
+        name = self._names.get(str(symbol), str(symbol))
+        above = self._variable(f"{name}_above", SymbolSpec(0, None if high is None else max(high, 0)))
+        below = self._variable(f"{name}_below", SymbolSpec(0, None if low <= -(2**62) else -low))
+        self.define(symbol, above - below)
+        self.read.update((above.name, below.name))
+        return above, below
 
     def declare(self, size: int | torch.SymInt, fallback: str) -> Dim:
         """The size of an input's dimension: new symbols get a variable, named `fallback` if torch knows no name.

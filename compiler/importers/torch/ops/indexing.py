@@ -10,6 +10,7 @@ from tvm import relax
 from .._context import Context, Expr
 from .._registry import NotConvertible, converts
 from .elementwise import fitted
+from .shape import clamped
 
 OP = relax.op
 
@@ -148,11 +149,9 @@ def _masked_put(c: Context, x: Expr, given: list[Expr], values: Expr, accumulate
 
 @converts("aten.slice_scatter.default")
 def slice_scatter(c: Context, x: Expr, src: Expr, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Expr:
-    from .shape import _clamped
-
     axis = dim % c.rank(x)
     size, length = c.shape(x)[axis], c.shape(src)[axis]
-    begin = _clamped(start, size) if start is not None else 0
+    begin = clamped(c, start, size) if start is not None else 0
     if step != 1:
         raise NotConvertible("an assignment to a slice with a step")
     if c.same_dims([length], [size]):

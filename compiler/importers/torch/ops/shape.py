@@ -88,44 +88,41 @@ def tile(c: Context, x: Expr, repeats: Sequence[Any]) -> Expr:
 def slice_tensor(c: Context, x: Expr, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Expr:
     axis = dim % c.rank(x)
     size, out = c.shape(x)[axis], c.result.shape[axis]
-    begin = _clamped(start, size) if start is not None else 0
+    begin = clamped(c, start, size) if start is not None else 0
     if c.symbols.knows(out):
         return c.slice(x, axis, begin, c.dim(out), step)
     if step != 1 or (end is not None and isinstance(end, int) and end < 0):
         raise NotConvertible("a slice whose length only the data decides, with a step")
-    stop = _clamped(end, size) if end is not None else size
+    stop = clamped(c, end, size) if end is not None else size
     length = stop if isinstance(begin, int) and begin == 0 else tirx.max(as_expr(stop) - begin, as_expr(0))
     return c.slice(x, axis, begin, length)
 
 
-def _clamped(index: Any, size: Any) -> Any:
+def clamped(c: Context, index: Any, size: Any) -> Any:
     """A bound of a slice as a position from 0 to size."""
     index = as_dim(index)
     if isinstance(index, int) and isinstance(size, int):
         return min(max(index + size if index < 0 else index, 0), size)
-    if isinstance(index, int) and index >= 2**62:
-        return size
-    if isinstance(index, int) and index == 0:
-        return 0
+    if isinstance(index, int) and (index == 0 or index >= 2**62):
+        return size if index else 0
     if isinstance(index, int) and index < 0:
         return tirx.max(as_expr(size) + index, as_expr(0))
-    if isinstance(index, int):
-        return tirx.min(as_expr(index), as_expr(size))
-    wrapped = tirx.if_then_else(as_expr(index) < 0, as_expr(index) + size, as_expr(index)) if _may_be_negative(index) else index
-    return tirx.max(tirx.min(as_expr(wrapped), as_expr(size)), as_expr(0)) if _may_be_negative(index) else wrapped
+    if may_be_negative(c, index):
+        index = tirx.if_then_else(index < 0, index + size, index)
+        return tirx.max(tirx.min(index, as_expr(size)), as_expr(0))
+    return tirx.min(as_expr(index), as_expr(size))
 
 
-def _may_be_negative(index: Any) -> bool:
-    """Whether an index was read from data: sizes never are negative."""
-    names = [str(v.name) for v in tirx.analysis.undefined_vars(index)]
-    return any(name.startswith("u") and name[1:].isdigit() for name in names)
+def may_be_negative(c: Context, index: Any) -> bool:
+    """Whether a symbolic index was read from data and may count from the end: sizes never are negative."""
+    return any(str(v.name) in c.symbols.read for v in tirx.analysis.undefined_vars(index))
 
 
 @converts("aten.select.int")
 def select(c: Context, x: Expr, dim: int, index: Any) -> Expr:
     axis = dim % c.rank(x)
     index = as_dim(index)
-    if not isinstance(index, int) and _may_be_negative(index):
+    if not isinstance(index, int) and may_be_negative(c, index):
         raise NotConvertible("a position that only the data decides")
     begin = index + c.shape(x)[axis] if isinstance(index, int) and index < 0 else index
     return c.reshape(c.slice(x, axis, begin, 1), c.out_shape())
@@ -133,7 +130,7 @@ def select(c: Context, x: Expr, dim: int, index: Any) -> Expr:
 
 @converts("aten.narrow.default")
 def narrow(c: Context, x: Expr, dim: int, start: Any, length: Any) -> Expr:
-    return c.slice(x, dim % c.rank(x), _clamped(start, c.shape(x)[dim % c.rank(x)]), as_dim(length))
+    return c.slice(x, dim % c.rank(x), clamped(c, start, c.shape(x)[dim % c.rank(x)]), as_dim(length))
 
 
 def _pieces(c: Context, x: Expr, axis: int) -> list[Expr]:
