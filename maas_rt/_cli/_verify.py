@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     require_compiler()
-    from ..compiler.verify import verify_file
+    from ..compiler._against import verify_file
 
     shapes, examples = described_inputs(args)
     report = verify_file(

@@ -46,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(net.state_dict(), root / "net.pt")
     torch.save({f"module._orig_mod.{k}": v for k, v in net.state_dict().items()}, root / "ddp.pt")
     x = torch.randn(4, 6)
-    torch.export.save(torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("rows", min=1, max=16)},)), root / "net.pt2")
+    torch.export.save(
+        torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("rows", min=1, max=16)},)), root / "net.pt2"
+    )
     np.savez(root / "real.npz", x=x.numpy())
     np.savez(root / "expected.npz", y=net(x).detach().numpy())
     done = run(root, "compile", "net.pt2", "-o", "net.mrt")
@@ -84,7 +86,17 @@ def test_compile_says_what_it_wrote(folder: Path) -> None:
 def test_compile_weights_with_a_factory(folder: Path, weights: str) -> None:
     output = f"{weights}.mrt"
     done = run(
-        folder, "compile", weights, "-o", output, "--model", "cli_net:build", "--input-shape", "x:2,6", "--dynamic", "x:0=1..8"
+        folder,
+        "compile",
+        weights,
+        "-o",
+        output,
+        "--model",
+        "cli_net:build",
+        "--input-shape",
+        "x:2,6",
+        "--dynamic",
+        "x:0=1..8",
     )
     assert done.returncode == 0, done.stderr
     y = maas_rt.load(folder / output)(np.load(folder / "real.npz")["x"])
@@ -101,7 +113,7 @@ def test_run_reads_and_writes_npz(folder: Path) -> None:
 
 def test_inspect_text_and_json(folder: Path) -> None:
     text = run(folder, "inspect", "net.mrt").stdout
-    for part in ("x: float32[rows, 6]", "rows = 1..16", "gemm_f32", "verified  passed"):
+    for part in ("x: float32[x_dim0, 6]", "x_dim0 = 1..16", "gemm_f32", "verified  passed"):
         assert part in text, text
     facts = json.loads(run(folder, "inspect", "net.mrt", "--json").stdout)
     assert facts["bytes"] == (folder / "net.mrt").stat().st_size
@@ -159,7 +171,10 @@ def test_help_teaches(folder: Path, command: str) -> None:
         (["compile", "nope.onnx", "-o", "a.mrt"], "nope.onnx"),
         (["compile", "net.pt", "-o", "a.mrt"], "--model"),
         (["compile", "net.pt", "-o", "a.mrt", "--model", "cli_net:nope", "--input-shape", "x:2,6"], "nope"),
-        (["compile", "net.pt", "-o", "a.mrt", "--model", "no_such_module:build", "--input-shape", "x:2,6"], "no_such_module"),
+        (
+            ["compile", "net.pt", "-o", "a.mrt", "--model", "no_such_module:build", "--input-shape", "x:2,6"],
+            "no_such_module",
+        ),
         (["compile", "net.pt2", "-o", "no/such/a.mrt"], "no/such"),
         (["compile", "net.pt2", "-o", "."], "directory"),
         (["compile", "net.pt2", "-o", "a.mrt", "--target", "z80"], "z80"),
