@@ -11,7 +11,7 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -104,6 +104,35 @@ def write(sections: Iterable[Section]) -> Iterator[bytes | memoryview]:
         InvalidArgumentError: sections that FORMAT.md does not allow beside each other, or a target of over 32 bytes.
     """
     parts = list(sections)
+    table, offsets, total = _layout(parts)
+    yield _HEADER.pack(MAGIC, FORMAT_VERSION, len(parts), total, hashlib.sha256(table).digest()) + table
+    at = _HEADER.size + len(table)
+    for part, offset in zip(parts, offsets, strict=True):
+        if offset > at:
+            yield bytes(offset - at)
+        at = offset
+        for piece in part.pieces():
+            yield piece
+            at += piece.nbytes
+
+
+def signed(sections: Iterable[Section], size: int, sign: Callable[[bytes], bytes]) -> list[Section]:
+    """The sections and a signature over header and table, made by `sign`, which returns `size` bytes.
+
+    What is signed is what the runtime gives to check_signature: bytes 0 to the end of the table, with the header's
+    table hash and the signature's own hash as zeros.
+    """
+    parts = [*sections, Section(SectionKind.SIGNATURE, bytes(size))]
+    table, _, total = _layout(parts)
+    table = table[: -_ENTRY.size] + table[-_ENTRY.size :][:56] + bytes(_ENTRY.size - 56)
+    signature = sign(_HEADER.pack(MAGIC, FORMAT_VERSION, len(parts), total, bytes(32)) + table)
+    if len(signature) != size:
+        raise InvalidArgumentError(f"the signature has {len(signature)} bytes and was announced with {size}")
+    return [*parts[:-1], Section(SectionKind.SIGNATURE, signature)]
+
+
+def _layout(parts: list[Section]) -> tuple[bytes, list[int], int]:
+    """The section table, where each section begins, and the file's size."""
     _check_kinds([(each.kind, each.target) for each in parts], InvalidArgumentError)
     at = _HEADER.size + _ENTRY.size * len(parts)
     table = bytearray()
@@ -121,15 +150,7 @@ def write(sections: Iterable[Section]) -> Iterator[bytes | memoryview]:
         offsets.append(at)
         table += _ENTRY.pack(part.kind, part.flags, target, at, size, digest.digest())
         at += size
-    yield _HEADER.pack(MAGIC, FORMAT_VERSION, len(parts), at, hashlib.sha256(table).digest()) + bytes(table)
-    at = _HEADER.size + len(table)
-    for part, offset in zip(parts, offsets, strict=True):
-        if offset > at:
-            yield bytes(offset - at)
-        at = offset
-        for piece in part.pieces():
-            yield piece
-            at += piece.nbytes
+    return bytes(table), offsets, at
 
 
 def save(path: str | os.PathLike[str], sections: Iterable[Section]) -> None:

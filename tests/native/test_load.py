@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hmac
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,8 +90,36 @@ def test_options() -> None:
 
 
 def test_signatures() -> None:
+    def sign(message: bytes) -> bytes:
+        return hmac.digest(b"key", message, "sha256")
+
+    def accept(message: bytes, signature: bytes) -> bool:
+        return hmac.compare_digest(sign(message), signature)
+
+    sections = [_container.Section(s.kind, bytes(s.data), s.target) for s in _container.read(_tiny.mlp()).sections]
+    good = b"".join(_container.write(_container.signed(sections, 32, sign)))
+    assert maas_rt.load(good, check_signature=accept)(np.zeros((1, 16), np.float32)).shape == (1, 8)
+    other = b"".join(_container.write(_container.signed(sections, 32, lambda message: bytes(32))))
+    damaged = bytearray(good)
+    weights = _container.read(good).find(_container.SectionKind.WEIGHTS)
+    assert weights is not None
+    damaged[weights.offset] ^= 1
+    with pytest.raises(maas_rt.FormatError):  # a signature covers the weights: they are hashed without being asked
+        maas_rt.load(bytes(damaged), check_signature=accept)
+    for data, check in ((other, accept), (DATA, accept), (good, lambda message, signature: False)):
+        with pytest.raises(maas_rt.SignatureError):
+            maas_rt.load(data, check_signature=check)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signature_check_that_fails_accepts_nothing() -> None:
+    def broken(message: bytes, signature: bytes) -> bool:
+        raise KeyError("no such key")
+
+    sections = [_container.Section(s.kind, bytes(s.data), s.target) for s in _container.read(DATA).sections]
+    data = b"".join(_container.write(_container.signed(sections, 4, lambda message: b"sign")))
     with pytest.raises(maas_rt.SignatureError):
-        maas_rt.load(DATA, code="signed", check_signature=lambda table, signature: True)
+        maas_rt.load(data, check_signature=broken)
 
 
 def edited(**changes: Any) -> bytes:
