@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.sym import Analyzer, detect_linear_equation
 
 from . import _math
-from ._stages import Stage, Store, replace_vars, walk
+from ._stages import Stage, Store, as_int64, replace_vars, walk
 
 __all__ = ["Access", "Body", "BodyBuilder", "TooBig", "dtype_of"]
 
@@ -47,6 +47,7 @@ class Body:
     stmts: list[Any] = field(default_factory=list)
     accesses: list[Access] = field(default_factory=list)
     bound: list[Any] = field(default_factory=list)  # the variables of all bindings, in order
+    results: list[Any] = field(default_factory=list)  # a reduction's: the flat index of each result
     pinned: set[Any] = field(default_factory=set)
     cost: float = 0.0
     branches: bool = False  # has a branch or a library call, which no vector form has
@@ -95,27 +96,31 @@ class BodyBuilder:
         self._count = 0
         self.analyzer = Analyzer()
         for var, extent in loops:
-            self.analyzer.bind(var, tvm.ir.Range.from_min_extent(tirx.IntImm(dtype_of(var), 0), extent))
+            self.analyzer.bind(var, tvm.ir.Range.from_min_extent(tirx.IntImm("int64", 0), extent))
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
     def values(self, stage: Stage, env: Mapping[Any, Any]) -> list[Any]:
         """The values that the stage's stores have where its loops' variables are as `env` says."""
-        full = dict(env)
-        for var, value in stage.env.items():
-            full[var] = self._index(value, env)
+        full = self.env_of(stage, env)
         for var, value in stage.binds:
             full[var] = self.let(self.expr(value, full))
         return [self.let(self.expr(store.value, full)) for store in stage.stores]
 
+    def env_of(self, stage: Stage, env: Mapping[Any, Any]) -> dict[Any, Any]:
+        """`env` and what the stage's own block variables are under it."""
+        return {**env, **{var: self._index(value, env) for var, value in stage.env.items()}}
+
+    def store_index(self, store: Store, stage: Stage, env: Mapping[Any, Any]) -> Any:
+        """The flat index at which the stage stores."""
+        full = self.env_of(stage, env)
+        return self._access(store.buffer, [self._index(each, full) for each in store.indices], is_store=True)
+
     def store(self, store: Store, value: Any, stage: Stage, env: Mapping[Any, Any]) -> None:
         """Append the store of `value` where the stage puts it."""
-        full = dict(env)
-        full.update({var: self._index(each, env) for var, each in stage.env.items()})
-        index = self._access(store.buffer, [self._index(each, full) for each in store.indices], is_store=True)
+        index = self.store_index(store, stage, env)
         self.flush()
         self.body.stmts.append(tirx.BufferStore(self.flat[store.buffer], value, [index]))
-        self.scope.loads[self._key(store.buffer, [self._index(each, full) for each in store.indices])] = value
 
     def flush(self) -> None:
         """Turn pending bindings of the outermost scope into statements."""
@@ -143,6 +148,8 @@ class BodyBuilder:
             return node
         if isinstance(node, tirx.Var):
             value = env.get(node, node)
+            if dtype_of(value) != dtype_of(node):  # loops run in 64 bits
+                value = tirx.Cast(dtype_of(node), value)
             self.body.pinned.update(var for var in walk(value) if isinstance(var, tirx.Var) and var in self.extents)
             return value
         if isinstance(node, tvm.ir.TensorLoad):
@@ -240,26 +247,26 @@ class BodyBuilder:
         return env
 
     def _index(self, node: Any, env: Mapping[Any, Any]) -> Any:
-        """An index expression in terms of the loops; loads inside of it (a gather) are bound."""
+        """An index expression in terms of the loops, in 64 bits; loads inside of it (a gather) are bound."""
         if isinstance(node, tirx.Var):
-            return env.get(node, node)
+            return as_int64(env.get(node, node))
         if isinstance(node, tirx.IntImm):
-            return node
+            return as_int64(node)
         if any(isinstance(each, (tvm.ir.TensorLoad, tvm.ir.Call, tirx.Select, tirx.Let)) for each in walk(node)):
-            return self.let(self.expr(node, env))
+            return self.let(as_int64(self.expr(node, env)))
         if isinstance(node, tirx.Cast):
-            return tirx.Cast(node.ty, self._index(node.value, env))
+            return self._index(node.value, env)
         a, b = self._index(node.a, env), self._index(node.b, env)
         if isinstance(node, (tirx.FloorMod, tirx.FloorDiv)) and isinstance(a, tirx.Var) and a in self.extents:
             if self.analyzer.can_prove_equal(self.extents[a], b):
-                return a if isinstance(node, tirx.FloorMod) else tirx.IntImm(dtype_of(a), 0)
+                return a if isinstance(node, tirx.FloorMod) else tirx.IntImm("int64", 0)
         return self.analyzer.simplify(type(node)(a, b))
 
     def _access(self, buffer: Any, indices: list[Any], is_store: bool) -> Any:
         number = len(self.body.accesses)
         index: Any = tirx.IntImm("int64", 0)
         for extent, each in zip(buffer.shape, indices):
-            index = index * _as_int64(extent) + _as_int64(each)
+            index = index * as_int64(extent) + each
         index = self.analyzer.simplify(index)
         linear = detect_linear_equation(index, self.vars) if self.vars else [index]
         if len(linear):
@@ -285,12 +292,6 @@ def _may_fault(node: Any, guarded: bool) -> bool:
     if isinstance(node, (tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod)):
         return not _is_float(node) and dtype_of(node) != "float64" and not isinstance(node.b, tirx.IntImm)
     return False
-
-
-def _as_int64(value: Any) -> Any:
-    if isinstance(value, tirx.IntImm):
-        return tirx.IntImm("int64", int(value.value))
-    return value if dtype_of(value) == "int64" else tirx.Cast("int64", value)
 
 
 def dtype_of(expr: Any) -> str:

@@ -39,7 +39,6 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
         passes.ConvertSSA(),
         passes.BF16ComputeLegalize(),
         passes.VectorizeLoop(True),
-        passes.StorageRewrite(),
         passes.UnrollLoop(),
         tvm.s_tir.transform.RewriteUnsafeSelect(),
         passes.FP8ComputeLegalize(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -10,8 +10,9 @@ from tvm import tirx
 from tvm.sym import Analyzer
 
 from . import _math
-from ._body import Body, BodyBuilder, TooBig, dtype_of
-from ._nests import collapse, constant, nest, product, seq
+from ._body import Body, BodyBuilder, TooBig
+from ._lowered import lower_in_loops, zero
+from ._nests import constant, nest, product, seq
 from ._reduce import emit_reduction
 from ._stages import Stage, Stages, walk
 
@@ -151,58 +152,22 @@ class _Emitter:
         return found
 
     def _spatial(self, group: Sequence[Stage]) -> Any:
-        loops = [(loop.var, loop.extent) for loop in group[0].loops]
-        body = self._body(group, loops, None, ())
-        real = [each for each in loops if constant(each[1]) != 1]
-        numbers = {var: number for number, (var, _) in enumerate(loops)}
-        groups = _collapse_of(real, numbers, body, self.analyzer)
-        outer: list[tuple[Any, Any]] = []
-        dropped: dict[Any, Any] = {var: _zero(var) for var, extent in loops if constant(extent) == 1}
-        for members in groups:
-            *leading, last = [real[member] for member in members]
-            dropped.update({var: _zero(var) for var, _ in leading})
-            outer.append((last[0], _typed(product([real[member][1] for member in members]), last[0])))
-        indices = [_rebuilt(access, loops, dropped) for access in body.accesses]
-        return nest(outer, lambda: self._body(group, loops, indices, body.bound).stmts, body.cost)
+        loops = [(loop.index, loop.extent) for loop in group[0].loops]
+        lowered = lower_in_loops(loops, [], lambda indices, bound: self._body(group, loops, indices, bound), self.analyzer)
+        return nest(lowered.spatial, lambda: lowered.again().stmts, lowered.body.cost)
 
     def _body(
         self, group: Sequence[Stage], loops: Sequence[tuple[Any, Any]], indices: Sequence[Any] | None, bound: Sequence[Any]
     ) -> Body:
         builder = BodyBuilder(self.pulled, self.flat, loops, indices, bound)
-        base = {var: _zero(var) for var, extent in loops if constant(extent) == 1}
         for stage in group:
-            env: dict[Any, Any] = dict(base)
-            for loop, (var, _) in zip(stage.loops, loops):
-                env[loop.var] = base.get(var, var)
+            env = {
+                loop.var: zero() if constant(extent) == 1 else var for loop, (var, extent) in zip(stage.loops, loops)
+            }
             for store, value in zip(stage.stores, builder.values(stage, env)):
                 builder.store(store, value, stage, env)
         builder.flush()
         return builder.body
-
-
-def _collapse_of(real: Sequence[tuple[Any, Any]], numbers: Mapping[Any, int], body: Body, analyzer: Analyzer) -> list[list[int]]:
-    """`collapse` over the loops that have more than one iteration."""
-    from dataclasses import replace
-
-    picked = [numbers[var] for var, _ in real]
-    accesses = [
-        access if access.strides is None else replace(access, strides=tuple(access.strides[number] for number in picked))
-        for access in body.accesses
-    ]
-    return collapse(real, replace(body, accesses=accesses), analyzer)
-
-
-def _rebuilt(access: Any, loops: Sequence[tuple[Any, Any]], dropped: Mapping[Any, Any]) -> Any:
-    """The access's flat index, over the loops that are left."""
-    if access.strides is None:
-        return access.index
-    index = access.base
-    for (var, _), stride in zip(loops, access.strides):
-        if var in dropped or constant(stride) == 0:
-            continue
-        wide = var if dtype_of(var) == "int64" else tirx.Cast("int64", var)
-        index = index + wide * stride
-    return index
 
 
 def _reads(stage: Stage, buffer: Any) -> bool:
@@ -217,14 +182,3 @@ def _loaded(stage: Stage) -> list[Any]:
         found += [node.source for node in walk(value) if isinstance(node, tvm.ir.TensorLoad)]
     own = {store.buffer for store in stage.stores} if stage.inits else set()
     return [buffer for buffer in found if buffer not in own]
-
-
-def _zero(var: Any) -> Any:
-    return tirx.IntImm(dtype_of(var), 0)
-
-
-def _typed(extent: Any, var: Any) -> Any:
-    if dtype_of(extent) == dtype_of(var):
-        return extent
-    known = constant(extent)
-    return tirx.IntImm(dtype_of(var), known) if known is not None else tirx.Cast(dtype_of(var), extent)

@@ -8,7 +8,8 @@ from typing import Any
 from tvm import tirx
 from tvm.sym import Analyzer
 
-from ._body import Access, Body, dtype_of
+from ._body import Access, Body
+from ._stages import as_int64
 
 __all__ = ["PARALLEL_WORK", "collapse", "constant", "nest", "product", "seq"]
 
@@ -17,7 +18,7 @@ PARALLEL_WORK = 1 << 16
 _CHUNK_WORK = 1 << 14  # operations of one parallel task at least
 _ENOUGH_TASKS = 64
 
-Range = tuple[Any, Any]  # (variable, extent)
+Range = tuple[Any, Any]  # (variable, extent), both int64
 
 
 def constant(value: Any) -> int | None:
@@ -36,7 +37,7 @@ def product(extents: Sequence[Any]) -> Any:
         if value is not None:
             known *= value
         else:
-            wide = extent if dtype_of(extent) == "int64" else tirx.Cast("int64", extent)
+            wide = as_int64(extent)
             result = wide if result is None else result * wide
     if result is None:
         return tirx.IntImm("int64", known)
@@ -66,8 +67,7 @@ def _walks_on(access: Access, outer: int, inner: int, extent: Any, analyzer: Ana
     if access.strides is None:
         return True  # its variables are pinned, the others do not occur in it
     a, b = access.strides[outer], access.strides[inner]
-    wanted = b * (extent if dtype_of(extent) == "int64" else tirx.Cast("int64", extent))
-    return bool(analyzer.can_prove_equal(a, wanted))
+    return bool(analyzer.can_prove_equal(a, b * extent))
 
 
 def nest(
@@ -95,7 +95,7 @@ def nest(
 def _serial(loops: Sequence[Range], stmts: Sequence[Any]) -> Any:
     body = seq(stmts)
     for var, extent in reversed(loops):
-        body = tirx.For(var, tirx.IntImm(dtype_of(var), 0), extent, tirx.ForKind.SERIAL, body)
+        body = tirx.For(var, tirx.IntImm("int64", 0), extent, tirx.ForKind.SERIAL, body)
     return body
 
 
@@ -118,9 +118,9 @@ def _parallel(loops: Sequence[Range], make: Callable[[], list[Any]], cost: float
     rest: Any = fused
     for var, extent in reversed(loops[:taken]):
         outermost = var is loops[0][0]
-        part = rest if outermost else tirx.floormod(rest, _wide(extent))
-        binds.append(tirx.Bind(var, part if dtype_of(var) == "int64" else tirx.Cast(dtype_of(var), part)))
-        rest = tirx.floordiv(rest, _wide(extent))
+        part = rest if outermost else tirx.floormod(rest, extent)
+        binds.append(tirx.Bind(var, part))
+        rest = tirx.floordiv(rest, extent)
     total = product([extent for _, extent in loops[:taken]])
     body = seq([*reversed(binds), _serial(loops[taken:], make())])
     return tirx.For(fused, tirx.IntImm("int64", 0), total, tirx.ForKind.PARALLEL, body)
@@ -128,17 +128,10 @@ def _parallel(loops: Sequence[Range], make: Callable[[], list[Any]], cost: float
 
 def _chunked(loop: Range, make: Callable[[], list[Any]], chunk: int) -> Any:
     var, extent = loop
-    wide, size = _wide(extent), tirx.IntImm("int64", chunk)
+    size = tirx.IntImm("int64", chunk)
     task = tirx.Var("task", "int64")
     begin = task * size
-    length = tirx.min(size, wide - begin)
-    at = tirx.Var("at", "int64")
-    bind = tirx.Bind(var, at if dtype_of(var) == "int64" else tirx.Cast(dtype_of(var), at))
-    inner = tirx.For(at, begin, length, tirx.ForKind.SERIAL, seq([bind, *make()]))
-    return tirx.For(task, tirx.IntImm("int64", 0), tirx.floordiv(wide + (size - 1), size), tirx.ForKind.PARALLEL, inner)
+    length = tirx.min(size, extent - begin)
+    inner = tirx.For(var, begin, length, tirx.ForKind.SERIAL, seq(make()))
+    return tirx.For(task, tirx.IntImm("int64", 0), tirx.floordiv(extent + (size - 1), size), tirx.ForKind.PARALLEL, inner)
 
-
-def _wide(extent: Any) -> Any:
-    if isinstance(extent, tirx.IntImm):
-        return tirx.IntImm("int64", int(extent.value))
-    return extent if dtype_of(extent) == "int64" else tirx.Cast("int64", extent)

@@ -10,14 +10,16 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-__all__ = ["Loop", "Stage", "Stages", "Store", "parse_stages", "replace_vars", "walk"]
+__all__ = ["Loop", "Stage", "Stages", "Store", "as_int64", "parse_stages", "replace_vars", "walk"]
 
 
 @dataclass(frozen=True)
 class Loop:
-    """One loop from 0 to `extent`; `reduces` if its iterations contribute to one element."""
+    """One loop from 0 to `extent`; `reduces` if its iterations contribute to one element. `var` is what expressions of the source call
+    it; `index` is the int64 variable that runs in its place, so that addresses need no conversions."""
 
     var: Any
+    index: Any
     extent: Any
     reduces: bool
 
@@ -111,7 +113,7 @@ def _parse_nest(nest: Any) -> Stage | None:
         return None
     stage = Stage(
         str(block.name_hint),
-        tuple(Loop(var, extent, var in reduced) for var, extent in loops),
+        tuple(Loop(var, tirx.Var(var.name, "int64"), as_int64(extent), var in reduced) for var, extent in loops),
         env,
         tuple(body[0]),
         tuple(body[1]),
@@ -180,6 +182,13 @@ def children(expr: Any) -> list[Any]:
     if hasattr(expr, "a") and hasattr(expr, "b"):
         return [expr.a, expr.b]
     return []
+
+
+def as_int64(value: Any) -> Any:
+    """An integer expression in 64 bits."""
+    if isinstance(value, tirx.IntImm):
+        return tirx.IntImm("int64", int(value.value))
+    return value if str(value.ty.dtype) == "int64" else tirx.Cast("int64", value)
 
 
 def walk(expr: Any) -> Iterator[Any]:
