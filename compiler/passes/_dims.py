@@ -11,7 +11,19 @@ from typing import Any
 import tvm
 from tvm import relax
 
-__all__ = ["Dim", "Poly", "extent", "extents", "poly", "product", "same", "same_shape", "shape_of", "static_shape"]
+__all__ = [
+    "Dim",
+    "Poly",
+    "extent",
+    "extents",
+    "poly",
+    "product",
+    "same",
+    "same_shape",
+    "shape_of",
+    "shape_of_type",
+    "static_shape",
+]
 
 Poly = dict[tuple[str, ...], int]  # monomial (sorted names of its atoms) -> coefficient; {} is 0
 Dim = Any  # int, or a symbolic tirx expression
@@ -31,6 +43,11 @@ def shape_of(expr: relax.Expr) -> list[Dim] | None:
     ty = expr.ty
     if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
         return None
+    return shape_of_type(ty)
+
+
+def shape_of_type(ty: relax.TensorType) -> list[Dim]:
+    """Extents of a tensor type whose shape is known."""
     return [extent(dim) for dim in ty.shape.values]
 
 

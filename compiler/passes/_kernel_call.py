@@ -9,8 +9,10 @@ passes treat such a call as opaque and leave it alone.
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -19,6 +21,7 @@ __all__ = ["PREFIX", "AttrValue", "KernelCall", "kernel_outputs", "make_kernel_c
 
 PREFIX = "mrt."
 AttrValue = list[int] | list[float] | str
+Number = int | float  # numpy's too
 _CALL = tvm.ir.Op.get("relax.call_dps_packed")
 
 
@@ -37,7 +40,7 @@ def make_kernel_call(
     contract: str,
     args: Sequence[relax.Expr | None],
     out: relax.TensorType | Sequence[relax.TensorType],
-    attrs: Mapping[str, AttrValue | int | float | bool] | None = None,
+    attrs: Mapping[str, AttrValue | Number] | None = None,
     *,
     packing: str = "",
     name: str = "",
@@ -83,13 +86,10 @@ def kernel_outputs(call: relax.Call) -> list[relax.TensorType]:
     return list(out.fields) if isinstance(out, tvm.ir.TupleType) else [out]
 
 
-def _listed(value: AttrValue | int | float | bool) -> AttrValue:
+def _listed(value: AttrValue | Number) -> AttrValue:
     if isinstance(value, str):
         return value
-    if isinstance(value, (bool, int)):
-        return [int(value)]
-    if isinstance(value, float):
-        return [value]
-    if any(isinstance(item, float) for item in value):
-        return [float(item) for item in value]
-    return [int(item) for item in value]
+    items: list[Any] = [value] if isinstance(value, numbers.Real) else list(value)  # type: ignore[arg-type]
+    if all(isinstance(item, numbers.Integral) for item in items):
+        return [int(item) for item in items]
+    return [float(item) for item in items]

@@ -189,6 +189,7 @@ class Rewriter:
             return
         if isinstance(value, relax.If):
             value = relax.If(value.cond, self._sequence(value.true_branch), self._sequence(value.false_branch))
+            relax.expr._update_type(value, var.ty)
             result = self._bind_typed(value, str(var.name), var.ty)
         elif isinstance(value, (tvm.ir.Var, tvm.ir.GenericConst, relax.Tuple, relax.ShapeExpr)):
             result = value

@@ -200,11 +200,9 @@ def _slice_below_permute(rw: Rewriter, value: relax.Call) -> relax.Expr:
         return value
     axes = _axes(turned)
     moved = [axes[axis] for axis, *_ in slice_of(value)]
-    inner = rw.emit(
-        relax.op.strided_slice(
-            turned.args[0], moved, *(list(arg.fields) for arg in value.args[2:]), bool(value.attrs.assume_inbound)
-        )
-    )
+    rest = [list(arg.fields) for arg in value.args[2:]]
+    part = relax.op.strided_slice(turned.args[0], moved, *rest, assume_inbound=bool(value.attrs.assume_inbound))
+    inner = rw.emit(part)
     return _permute_of(rw, inner, axes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import tvm
 from tvm import relax
 
 from ._activations import recognise
-from ._dims import Dim, same_shape, shape_of
-from ._kernel_call import KernelCall, make_kernel_call, read_kernel_call
-from ._ops import constant, is_f32
+from ._dims import Dim, extents, same, same_shape, shape_of, shape_of_type
+from ._kernel_call import AttrValue, KernelCall, make_kernel_call, read_kernel_call
+from ._ops import constant, is_f32, reshape
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
+from .fuse_residual_norms import RESIDUAL
 
 __all__ = ["fuse_epilogues"]
 
@@ -31,109 +33,125 @@ def fuse_epilogues(mod: tvm.IRModule) -> tvm.IRModule:
     return rewrite(mod, _fuse)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A kernel call whose result an operator reads, perhaps through views; `ty`: of the kernel's own result."""
+
+    call: KernelCall
+    ty: relax.TensorType
+
+    @property
+    def act(self) -> AttrValue:
+        return self.call.attrs.get("act", "none")
+
+    def slot(self, place: int) -> list[relax.Expr | None] | None:
+        """The call's arguments, long enough for an argument at `place` if that is free."""
+        args = list(self.call.args) + [None] * (place + 1 - len(self.call.args))
+        return args if args[place] is None else None
+
+    def again(
+        self, rw: Rewriter, var: relax.Var, args: list[relax.Expr | None] | None = None, **attrs: Any
+    ) -> relax.Expr:
+        """The same call with other arguments or attributes, as the value of `var`."""
+        call = self.call
+        fused = make_kernel_call(
+            call.contract,
+            call.args if args is None else args,
+            self.ty,
+            {**call.attrs, **attrs},
+            packing=call.packing,
+            name=call.name,
+        )
+        if same_shape(shape_of_type(self.ty), shape_of(var)):
+            return fused
+        return reshape(rw.emit(fused, str(var.name)), extents(var))
+
+
+def _source(rw: Rewriter, expr: relax.Expr, uses: int = 1) -> _Source | None:
+    """The kernel call that defines `expr`, if it has an epilogue and `expr` is used so often at most."""
+    if not isinstance(expr, tvm.ir.Var) or rw.use_count(expr) > uses:
+        return None
+    while (view := rw.call(expr, "relax.reshape")) is not None:
+        expr = view.args[0]
+        if not rw.single_use(expr):
+            return None
+    call = read_kernel_call(rw.definition(expr))
+    return _Source(call, expr.ty) if call is not None and call.contract in _SLOTS else None
+
+
 def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if not is_call(value) or not is_f32(value):
         return None
     if is_call(value, "relax.add"):
         return _add(rw, var, value)
     if is_call(value, "relax.multiply", "relax.divide"):
-        scaled = _alpha(rw, value)
+        scaled = _alpha(rw, var, value)
         if scaled is not None:
             return scaled
     found = recognise(rw, value)
     if found is None or not same_shape(shape_of(found.source), shape_of(var)):
         return None
-    call = _kernel(rw, found.source, found.occurrences)
-    if call is None:
+    source = _source(rw, found.source, found.occurrences)
+    if source is None:
         return None
-    before = call.attrs.get("act", "none")
-    if before == "relu" and found.act == "clip" and found.args[0] <= 0.0 < found.args[1]:  # min(relu(x), c)
-        return _again(call, var, act="clip", act_args=[0.0, found.args[1]])
-    if before != "none" or call.attrs.get("residual_after") == [1]:
+    if source.act == "relu" and found.act == "clip" and found.args[0] <= 0.0 < found.args[1]:  # min(relu(x), c)
+        return source.again(rw, var, act="clip", act_args=[0.0, found.args[1]])
+    if source.act != "none" or source.call.attrs.get("residual_after") == [1]:
         return None
     if found.act == "clip" and not all(map(math.isfinite, found.args)):
         return None
     if found.args:
-        return _again(call, var, act=found.act, act_args=found.args)
-    return _again(call, var, act=found.act)
-
-
-def _kernel(rw: Rewriter, expr: relax.Expr, uses: int = 1) -> KernelCall | None:
-    """The kernel call that defines `expr`, if it has an epilogue and `expr` is used so often at most."""
-    call = read_kernel_call(rw.definition(expr)) if isinstance(expr, tvm.ir.Var) else None
-    return call if call is not None and call.contract in _SLOTS and rw.use_count(expr) <= uses else None
-
-
-def _again(call: KernelCall, var: relax.Var, args: list[relax.Expr | None] | None = None, **attrs: Any) -> relax.Call:
-    """The same call with other arguments or attributes, as the value of `var`."""
-    return make_kernel_call(
-        call.contract,
-        call.args if args is None else args,
-        var.ty,
-        {**call.attrs, **attrs},
-        packing=call.packing,
-        name=call.name,
-    )
-
-
-def _slot(call: KernelCall, place: int) -> list[relax.Expr | None] | None:
-    """The call's arguments, long enough for an argument at `place` if that is free."""
-    args = list(call.args) + [None] * (place + 1 - len(call.args))
-    return args if args[place] is None else None
+        return source.again(rw, var, act=found.act, act_args=found.args)
+    return source.again(rw, var, act=found.act)
 
 
 def _add(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
-    for source, other in ((value.args[0], value.args[1]), (value.args[1], value.args[0])):
-        call = _kernel(rw, source)
-        if call is None or not same_shape(shape_of(source), shape_of(var)):
+    for operand, other in ((value.args[0], value.args[1]), (value.args[1], value.args[0])):
+        source = _source(rw, operand)
+        if source is None or not same_shape(shape_of(operand), shape_of(var)):
             continue
-        fused = _bias(call, var, other) if array_of(other) is not None else _residual(rw, call, var, source, other)
+        if array_of(other) is not None:
+            fused = _bias(rw, source, var, other)
+        else:
+            fused = None if other.same_as(operand) else _residual(rw, source, var, other)
         if fused is not None:
             return fused
     return None
 
 
-def _bias(call: KernelCall, var: relax.Var, other: relax.Expr) -> relax.Expr | None:
-    shape, vector = shape_of(var), array_of(other)
-    bias, residual = _SLOTS[call.contract]
-    args = _slot(call, bias)
-    if args is None or vector is None or call.attrs.get("act", "none") != "none":
+def _bias(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> relax.Expr | None:
+    """A constant per column; of a view only if its last axis is the kernel's."""
+    place = _SLOTS[source.call.contract][0]
+    shape, vector, args = shape_of(var), array_of(other), source.slot(place)
+    if args is None or vector is None or shape is None or source.act != "none":
         return None
-    if residual is not None and _slot(call, residual) is None:
+    if not same(shape[-1], shape_of_type(source.ty)[-1]):
         return None
     row = _row(vector, shape)
     if row is None:
         return None
-    args[bias] = constant(row)
-    return _again(call, var, args)
+    args[place] = constant(row)
+    return source.again(rw, var, args)
 
 
-def _row(vector: Array, shape: list[Dim] | None) -> Array | None:
+def _row(vector: Array, shape: list[Dim]) -> Array | None:
     """A constant that broadcasts along the last axis only, as a vector of it."""
-    if shape is None or not isinstance(shape[-1], int) or vector.ndim > len(shape) or vector.dtype != np.float32:
+    if not isinstance(shape[-1], int) or vector.ndim > len(shape) or vector.dtype != np.float32:
         return None
     if vector.size not in (1, shape[-1]) or (vector.size > 1 and vector.shape[-1] != vector.size):
         return None
     return np.ascontiguousarray(np.broadcast_to(vector.reshape(-1), (shape[-1],)))
 
 
-def _residual(
-    rw: Rewriter, call: KernelCall, var: relax.Var, source: relax.Expr, other: relax.Expr
-) -> relax.Expr | None:
-    place = _SLOTS[call.contract][1]
-    args = None if place is None else _slot(call, place)
-    if (
-        place is None
-        or args is None
-        or not same_shape(shape_of(other), shape_of(var))
-        or other.same_as(source)
-        or not is_f32(other)
-    ):
+def _residual(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> relax.Expr | None:
+    place = _SLOTS[source.call.contract][1]
+    args = None if place is None else source.slot(place)
+    if place is None or args is None or not same_shape(shape_of(other), shape_of(var)) or not is_f32(other):
         return None
     if _feeds_norm_only(rw, var):
         return None
-    args[place] = other
-    return _again(call, var, args, residual_after=int(call.attrs.get("act", "none") != "none"))
+    args[place] = rw.emit(reshape(other, shape_of_type(source.ty)))
+    return source.again(rw, var, args, residual_after=int(source.act != "none"))
 
 
 def _feeds_norm_only(rw: Rewriter, var: relax.Var) -> bool:
@@ -142,21 +160,19 @@ def _feeds_norm_only(rw: Rewriter, var: relax.Var) -> bool:
     if len(users) != 1:
         return False
     call = read_kernel_call(users[0][1])
-    return (
-        call is not None
-        and call.contract in ("layer_norm_f32", "rms_norm_f32")
-        and (len(call.args) < 4 or call.args[3] is None)
-    )
+    return call is not None and call.contract in RESIDUAL and len(call.args) <= RESIDUAL[call.contract]
 
 
-def _alpha(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+def _alpha(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     """A number times a product of two tensors."""
-    source, factor = value.args[0], scalar_of(value.args[1])
+    operand, factor = value.args[0], scalar_of(value.args[1])
     if factor is None and is_call(value, "relax.multiply"):
-        source, factor = value.args[1], scalar_of(value.args[0])
-    call = _kernel(rw, source) if factor else None
-    if call is None or call.contract != "matmul_f32" or len(call.args) > 2 or "act" in call.attrs or not factor:
+        operand, factor = value.args[1], scalar_of(value.args[0])
+    source = _source(rw, operand) if factor else None
+    if source is None or not factor or not same_shape(shape_of(operand), shape_of(var)):
         return None
-    before = call.attrs.get("alpha", [1.0])
+    if source.call.contract != "matmul_f32" or len(source.call.args) > 2 or source.act != "none":
+        return None
+    before = source.call.attrs.get("alpha", [1.0])
     alpha = float(before[0]) * (factor if is_call(value, "relax.multiply") else 1.0 / factor)
-    return make_kernel_call(call.contract, call.args, source.ty, {**call.attrs, "alpha": alpha}, name=call.name)
+    return source.again(rw, var, alpha=alpha)

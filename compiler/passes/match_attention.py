@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ._dims import Dim, extents, product, same_shape, shape_of
+from ._dims import Dim, extents, product, same_shape, shape_of, shape_of_type
 from ._kernel_call import AttrValue, KernelCall, make_kernel_call, read_kernel_call
 from ._ops import constant, is_f32, permute, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
@@ -58,6 +58,8 @@ def _whole(var: relax.Var, value: relax.Call) -> relax.Expr | None:
         attrs["scale"] = float(value.attrs.scale)
     if value.attrs.causal_mask is not None:
         attrs["causal"] = _CAUSAL[str(value.attrs.causal_mask)]
+    if len(value.args) > 3 or attrs.get("causal") == 2:  # a row may be masked whole: zeros, as torch gives
+        attrs["safe"] = 1
     return make_kernel_call("attention_f32", list(value.args), var.ty, attrs, name=str(var.name))
 
 
@@ -214,11 +216,6 @@ def _part(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, int, int, int] | 
             return None
         return value.args[0], axis, begin, end - begin
     return None
-
-
-def shape_of_type(ty: relax.TensorType) -> list[Dim]:
-    """Extents of a tensor type with known shape, static ones as int."""
-    return [int(dim.value) if hasattr(dim, "value") else dim for dim in ty.shape.values]
 
 
 def _one_projection(rw: Rewriter, parts: Sequence[relax.Expr], shape: list[Dim]) -> relax.Expr | None:

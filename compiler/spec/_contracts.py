@@ -169,8 +169,8 @@ CONTRACTS: dict[str, Contract] = {
     "layer_norm_f32": Contract(1, 4, _norm, frozenset({"epsilon"}), outputs=(1, 2)),
     "rms_norm_f32": Contract(1, 3, _norm, frozenset({"epsilon"}), outputs=(1, 2)),
     "softmax_f32": Contract(1, 1, _same, frozenset({"log"})),
-    "attention_f32": Contract(3, 4, _attention, frozenset({"scale", "causal", "layout"})),
-    "qkv_attention_f32": Contract(1, 2, _qkv, frozenset({"scale", "causal"})),
+    "attention_f32": Contract(3, 4, _attention, frozenset({"scale", "causal", "safe", "layout"})),
+    "qkv_attention_f32": Contract(1, 2, _qkv, frozenset({"scale", "causal", "safe"})),
     "lstm_f32": Contract(3, 7, _unchecked, _RNN, "rnn_f32_nr16_v1", outputs=(1, 2, 3), other_dtypes={6: ("int32",)}),
     "gru_f32": Contract(
         3,

@@ -1,4 +1,5 @@
-"""An oracle for lowered modules: kernel calls by torch's functional operators, generated functions built by TVM unscheduled.
+"""An oracle for lowered modules: kernel calls by torch's functional operators, generated functions built by TVM
+unscheduled.
 
 It shares nothing with the library's kernels, so a pass that writes a wrong kernel call is seen here.
 """
@@ -71,7 +72,9 @@ class _Interpreter:
             return int(expr.value)
         a, b = self._number(expr.a), self._number(expr.b)
         kind = type(expr).__name__
-        return {"Add": a + b, "Sub": a - b, "Mul": a * b, "Max": max(a, b), "Min": min(a, b)}.get(kind) or (a // b if kind == "FloorDiv" else 0)
+        return {"Add": a + b, "Sub": a - b, "Mul": a * b, "Max": max(a, b), "Min": min(a, b)}.get(kind) or (
+            a // b if kind == "FloorDiv" else 0
+        )
 
     def _shape(self, ty: Any) -> list[int]:
         return [self._number(dim) for dim in ty.shape.values]
@@ -108,13 +111,17 @@ class _Interpreter:
         types = list(expr.ty_args[0].fields) if isinstance(expr.ty_args[0], tvm.ir.TupleType) else [expr.ty_args[0]]
         outs = [tvm.runtime.tensor(np.zeros(self._shape(ty), str(ty.dtype))) for ty in types]
         args = [self._evaluate(arg) for arg in expr.args[1]]
-        tensors = [tvm.runtime.tensor(np.ascontiguousarray(arg)) if isinstance(arg, np.ndarray) else arg for arg in args]
+        tensors = [
+            tvm.runtime.tensor(np.ascontiguousarray(arg).reshape(arg.shape)) if isinstance(arg, np.ndarray) else arg
+            for arg in args
+        ]
         self._library[expr.args[0].name_hint](*tensors, *outs)
         results = [out.numpy() for out in outs]
         return results[0] if len(results) == 1 else tuple(results)
 
 
-# ---- the contracts of docs/kernels.md -----------------------------------------------------------------------------------------
+# ---- the contracts of docs/kernels.md
+# -----------------------------------------------------------------------------------------
 
 
 def kernel_result(contract: str, args: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> list[Array]:
@@ -160,7 +167,9 @@ def _epilogue(y: torch.Tensor, bias: Any, residual: Any, attrs: dict[str, Any]) 
         y = y + bias
     if residual is not None:
         assert residual.shape == y.shape
-        return _activation(y, attrs) + residual if _one(attrs, "residual_after", 0) else _activation(y + residual, attrs)
+        return (
+            _activation(y, attrs) + residual if _one(attrs, "residual_after", 0) else _activation(y + residual, attrs)
+        )
     return _activation(y, attrs)
 
 
@@ -180,7 +189,9 @@ def _conv2d(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> tor
     top, left, bottom, right = attrs.get("pads", [0] * 4)
     padded = F.pad(x[0].permute(0, 3, 1, 2), (left, right, top, bottom))
     assert list(x[1].shape[2:]) == attrs["kernel"] and attrs["channels"] == [x[0].shape[3], x[1].shape[0]]
-    y = F.conv2d(padded, x[1], None, attrs.get("strides", [1, 1]), 0, attrs.get("dilations", [1, 1]), _one(attrs, "groups", 1))
+    y = F.conv2d(
+        padded, x[1], None, attrs.get("strides", [1, 1]), 0, attrs.get("dilations", [1, 1]), _one(attrs, "groups", 1)
+    )
     return _epilogue(y.permute(0, 2, 3, 1), x[2], x[3], attrs)
 
 
@@ -188,7 +199,14 @@ def _conv_transpose2d(x: list[Any], attrs: dict[str, Any], shapes: list[list[int
     top, left, bottom, right = attrs.get("pads", [0] * 4)
     strides, dilations = attrs.get("strides", [1, 1]), attrs.get("dilations", [1, 1])
     y = F.conv_transpose2d(
-        x[0].permute(0, 3, 1, 2), x[1], None, strides, 0, attrs.get("output_padding", [0, 0]), _one(attrs, "groups", 1), dilations
+        x[0].permute(0, 3, 1, 2),
+        x[1],
+        None,
+        strides,
+        0,
+        attrs.get("output_padding", [0, 0]),
+        _one(attrs, "groups", 1),
+        dilations,
     )
     y = y[:, :, top : y.shape[2] - bottom, left : y.shape[3] - right]
     return _epilogue(y.permute(0, 2, 3, 1), x[2], None, attrs)
@@ -239,7 +257,8 @@ def _attend(q: Any, k: Any, v: Any, mask: Any, attrs: dict[str, Any]) -> torch.T
         offset = k.shape[2] - q.shape[2] if causal == 2 else 0
         keep = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(offset)
         scores = scores.masked_fill(~keep, -math.inf)
-    return torch.softmax(scores if mask is None else scores + mask, -1) @ v
+    weights = torch.softmax(scores if mask is None else scores + mask, -1)
+    return (weights.nan_to_num(0.0) if _one(attrs, "safe", 0) else weights) @ v
 
 
 def _attention(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.Tensor:
@@ -255,7 +274,10 @@ def _qkv_attention(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]])
 
 
 def _slice(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.Tensor:
-    index = [slice(s, s + (n - 1) * step + 1, step) for s, n, step in zip(attrs["starts"], shapes[0], attrs["steps"], strict=True)]
+    index = [
+        slice(s, s + (n - 1) * step + 1, step)
+        for s, n, step in zip(attrs["starts"], shapes[0], attrs["steps"], strict=True)
+    ]
     return x[0][tuple(index)]
 
 
@@ -276,7 +298,9 @@ def _resize2d(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> t
         return _nearest(image, size, attrs).permute(0, 2, 3, 1)
     assert attrs["coordinates"] in ("half_pixel", "align_corners", "pytorch_half_pixel")
     mode = {"linear": "bilinear", "cubic": "bicubic"}[attrs["mode"]]
-    return F.interpolate(image, size, mode=mode, align_corners=attrs["coordinates"] == "align_corners").permute(0, 2, 3, 1)
+    return F.interpolate(image, size, mode=mode, align_corners=attrs["coordinates"] == "align_corners").permute(
+        0, 2, 3, 1
+    )
 
 
 def _nearest(image: torch.Tensor, size: list[int], attrs: dict[str, Any]) -> torch.Tensor:
