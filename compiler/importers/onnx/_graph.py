@@ -15,12 +15,13 @@ from . import _registry
 from ._dims import AmbiguousDims, Dim, ShapeMath
 from ._errors import broken_model
 from ._fold import fold
-from ._node import Broken, Node, Refused, dims_of, dtype_of, shape_expr
+from ._node import constant, dims_of, dtype_of, shape_expr, Broken, Node, Refused
 from ._values import DTYPES, Value, numpy_dtype
 
 __all__ = ["Graph", "Scope", "Unsupported"]
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+_MAX_BOUND = 64  # numbers of one value that a run may turn into extents
 _MAX_DEPTH = 64  # of subgraphs and functions in each other
 
 
@@ -64,7 +65,8 @@ class Graph:
         self.functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions}
         self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
         self._names: dict[str, int] = {}
-        self._bound: dict[int, list[Dim]] = {}
+        self._bound: dict[int, tuple[Value, list[Dim]]] = {}
+        self._symbol_count = 0
 
     # ---- emitting
 
@@ -86,7 +88,7 @@ class Graph:
             if value.const is not None:
                 if value.const.dtype == object:
                     raise Refused("strings at run time")
-                value.expr = relax.const(np.ascontiguousarray(value.const).reshape(value.const.shape))
+                value.expr = constant(value.const)
             elif value.sym is not None:
                 value.expr = self._materialise(value)
             else:
@@ -119,7 +121,7 @@ class Graph:
         if have == dtype:
             return expression
         if dtype == "bool":
-            zero = relax.const(np.array(0, numpy_dtype(have)))
+            zero = constant(np.array(0, numpy_dtype(have)))
             return self.emit(relax.op.not_equal(expression, zero), place)
         return self.emit(relax.op.astype(expression, dtype), place)
 
@@ -136,7 +138,31 @@ class Graph:
         return Value(dtype_of(result), dims_of(result), expr=result, origin=place)
 
     def bind(self, value: Value, node: Node, what: str) -> list[Dim]:
-        raise Refused(f"{what} that is computed at run time")
+        """New symbols for the elements of a small integer tensor that a run computes; the run refuses negative ones."""
+        if not value.dtype.startswith(("int", "uint")) or value.rank > 1:
+            raise Broken(f"needs {what} as a list of integers")
+        count = value.shape[0] if value.shape else 1
+        if not isinstance(count, int) or count > _MAX_BOUND:
+            raise Refused(f"{what} whose length is only known at run time")
+        if not count:
+            return []
+        if id(value) not in self._bound:
+            x = self.cast(self.expr(value), "int64")
+            if not value.shape:
+                x = self.emit(relax.op.reshape(x, shape_expr([1])))
+            self._bound[id(value)] = (value, self.bind_tensor(x, count, node.place))
+        return list(self._bound[id(value)][1])
+
+    def bind_tensor(self, x: Any, count: int, place: str) -> list[Dim]:
+        """New symbols for the elements of an int64 tensor of shape [count]."""
+        names = []
+        for i in range(count):
+            self._symbol_count += 1
+            names.append(f"{_identifier(place) or 'bound'}_{i}_{self._symbol_count}")
+        symbols = [self.math.symbol(name, derived=True) for name in names]
+        shape = self.bb.emit(relax.op.tensor_to_shape(x), self._name(f"{place}_shape"))
+        self.bb.match_cast(shape, relax.ShapeType(symbols))
+        return symbols
 
     def limit_index(self, value: Value, extent: Dim) -> None:
         """Remember that a graph input is used as an index below `extent`, for the random inputs of verification."""
@@ -253,8 +279,10 @@ class Graph:
         if scope.depth >= _MAX_DEPTH:
             raise broken_model(f"function '{function.name}' calls itself, or functions are nested deeper than {_MAX_DEPTH}")
         opsets = {("" if o.domain in _DEFAULT_DOMAINS else o.domain): o.version for o in function.opset_import}
-        inner = Scope(opsets or scope.opsets, None, scope.depth + 1, f"{place}/")
+        inner = Scope({**scope.opsets, **opsets}, None, scope.depth + 1, f"{place}/")
         inner.attributes = {a.name: a for a in function.attribute_proto}
+        for name, a in _schema_defaults(proto, scope).items():
+            inner.attributes.setdefault(name, a)
         inner.attributes.update({a.name: a for a in _bind_attributes(proto, scope).attribute})
         for i, name in enumerate(function.input):
             if i < len(inputs) and inputs[i] is not None:
@@ -397,6 +425,16 @@ def _bind_attributes(proto: onnx.NodeProto, scope: Scope) -> onnx.NodeProto:
             given.name = a.name
             out.attribute.append(given)
     return out
+
+
+def _schema_defaults(proto: onnx.NodeProto, scope: Scope) -> dict[str, onnx.AttributeProto]:
+    """Default values of an operator's attributes, which its body may refer to."""
+    domain = "" if proto.domain in _DEFAULT_DOMAINS else proto.domain
+    try:
+        schema = onnx.defs.get_schema(proto.op_type, scope.opsets.get(domain, 1), domain)
+    except onnx.defs.SchemaError:
+        return {}
+    return {name: a.default_value for name, a in schema.attributes.items() if a.default_value.name}
 
 
 def _qualified(proto: onnx.NodeProto) -> str:

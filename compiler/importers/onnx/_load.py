@@ -77,8 +77,6 @@ def check_model(model: onnx.ModelProto) -> None:
                     f"the ONNX model needs operator set {opset.version}, the installed onnx knows up to {newest}: update onnx, or export "
                     "for an older set"
                 )
-            if opset.version < 7:
-                raise ImportModelError(f"the ONNX model uses operator set {opset.version}: 7 is the oldest that is read, convert it first")
     total = 0
     for graph, depth in _graphs(model):
         total += len(graph.node)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import tvm
 from onnx import AttributeProto
 from tvm import relax, tirx
 
@@ -17,7 +18,7 @@ from ._values import DTYPES, Value, is_float, numpy_dtype
 if TYPE_CHECKING:
     from ._graph import Graph, Scope
 
-__all__ = ["Node", "Refused", "Broken"]
+__all__ = ["Node", "Refused", "Broken", "constant", "shape_expr", "dims_of", "dtype_of"]
 
 _REQUIRED: Any = object()
 
@@ -204,7 +205,7 @@ class Node:
         return self.graph.te(function, *args, name=name or self.op.lower(), place=self.place)
 
     def scalar_const(self, value: float | int | bool, dtype: str) -> Any:
-        return relax.const(np.array(value, dtype=numpy_dtype(dtype)))
+        return constant(np.array(value, dtype=numpy_dtype(dtype)))
 
     def cast(self, expression: Any, dtype: str) -> Any:
         """Convert with numpy's rules, except that float to integer is what the CPU's truncation gives."""
@@ -218,6 +219,12 @@ class Node:
         if len(have) == len(dims) and all(self.math.same(a, b) for a, b in zip(have, dims, strict=True)):
             return expression
         return self.emit(relax.op.broadcast_to(expression, shape_expr(dims)))
+
+
+def constant(array: npt.NDArray[Any] | np.generic) -> Any:
+    """A Relax constant of exactly the array's type (relax.const alone narrows int64 and float64)."""
+    a = np.asarray(array)
+    return relax.const(tvm.runtime.tensor(np.ascontiguousarray(a).reshape(a.shape)))
 
 
 def shape_expr(dims: Sequence[Dim]) -> Any:

@@ -1,3 +1,3 @@
 """The converters, grouped by theme; importing this package registers them all."""
 
-from . import elementwise, nn, norm, pool, reduce, shape, symbolic  # noqa: F401
+from . import choose, elementwise, nn, norm, pool, reduce, resize, shape, symbolic  # noqa: F401

@@ -9,7 +9,7 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-__all__ = ["imperative", "running"]
+__all__ = ["imperative", "running", "variable", "flat_extents"]
 
 
 def imperative(
@@ -23,13 +23,19 @@ def imperative(
 
     def generate(reads: Any, writes: Any) -> Any:
         with IRBuilder() as ib:
-            write(*[T.buffer_proxy(b) for b in reads], *[T.buffer_proxy(b) for b in writes])
+            with T.seq_scope():
+                write(*[T.buffer_proxy(b) for b in reads], *[T.buffer_proxy(b) for b in writes])
             return ib.get()
 
     result = te.extern(
         [list(s) for s in shapes], list(inputs), generate, name=name, dtype=list(dtypes), in_buffers=ins, out_buffers=outs
     )
     return [result] if not isinstance(result, list | tuple) and not hasattr(result, "__len__") else list(result)
+
+
+def variable(dtype: str) -> Any:
+    """A scalar inside imperative code: read and written as v[0]."""
+    return T.buffer_proxy(T.alloc_buffer((1,), dtype, scope="local"))
 
 
 def flat_extents(shape: Sequence[Any], axis: int) -> tuple[Any, Any, Any]:
@@ -54,17 +60,10 @@ def running(t: Any, axis: int, function: Callable[[Any, Any], Any], identity: An
             with T.serial(0, extent) as k:
                 at = base + (extent - 1 - k if reverse else k) * after
                 previous = at + after if reverse else at - after
-                if exclusive:
-                    with T.If(k == 0):
-                        with T.Then():
-                            T.buffer_store(y.buffer if hasattr(y, "buffer") else y, identity, [at])
-                        with T.Else():
-                            T.buffer_store(y, function(y[previous], x[previous]), [at])
-                else:
-                    with T.If(k == 0):
-                        with T.Then():
-                            T.buffer_store(y, x[at], [at])
-                        with T.Else():
-                            T.buffer_store(y, function(y[previous], x[at]), [at])
+                with T.If(k == 0):
+                    with T.Then():
+                        y[at] = identity if exclusive else x[at]
+                    with T.Else():
+                        y[at] = function(y[previous], x[previous] if exclusive else x[at])
 
     return imperative([t.shape], [t.dtype], [t], write, "running")[0]

@@ -10,7 +10,7 @@ from tvm import te, tirx
 from .._node import Node, dims_of, dtype_of
 from .._values import bits_of, is_float, is_signed
 
-__all__ = ["elementwise", "lowest", "highest", "imm", "cast_expr", "select"]
+__all__ = ["elementwise", "lowest", "highest", "imm", "is_nan", "cast_expr", "select"]
 
 
 def elementwise(n: Node, function: Callable[..., Any], *operands: Any, name: str = "") -> Any:
@@ -77,6 +77,12 @@ def highest(dtype: str) -> Any:
 
 def select(condition: Any, yes: Any, no: Any) -> Any:
     return tirx.Select(condition, yes, no)
+
+
+def is_nan(value: Any) -> Any:
+    """Not `value != value`: the simplifier takes that for False."""
+    kind = str(value.ty.dtype)
+    return tirx.isnan(value if kind in ("float32", "float64") else tirx.Cast("float32", value))
 
 
 def cast_expr(value: Any, dtype: str) -> Any:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
-from .._node import Node, dims_of, dtype_of
+from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import bits_of, is_float, is_int, is_signed
-from ._te import elementwise, highest, imm, lowest, select
+from ._te import elementwise, highest, imm, is_nan, lowest, select
 
 # ---- arithmetic
 
@@ -60,15 +60,25 @@ def _int_div(p: Any, q: Any, dtype: str) -> Any:
     return select(trap, select(q == zero, zero, zero - p), tirx.truncdiv(p, select(trap, one, q)))
 
 
-@op("Mod", since=[10, 13])
+@op("Mod", since=[10, 13, 28])
 def mod(n: Node) -> Any:
     a, b, dtype = _pair(n)
     fmod = n.flag("fmod")
     if is_float(dtype):
-        if not fmod:
+        if not fmod and n.version < 28:
             raise n.broken("must have fmod = 1 for floating point")
         wide = dtype if dtype in ("float32", "float64") else "float32"
-        return elementwise(n, lambda p, q: tirx.Cast(dtype, tirx.fmod(tirx.Cast(wide, p), tirx.Cast(wide, q))), a, b)
+
+        def element(p: Any, q: Any) -> Any:
+            x, y = tirx.Cast(wide, p), tirx.Cast(wide, q)
+            rest, zero = tirx.fmod(x, y), imm(0, wide)
+            if not fmod:
+                # The sign of the divisor, also for zeros.
+                other = tirx.all(rest != zero, (rest < zero) != (y < zero))
+                rest = select(rest == zero, tirx.copysign(zero, y), select(other, rest + y, rest))
+            return tirx.Cast(dtype, rest)
+
+        return elementwise(n, element, a, b)
     return elementwise(n, lambda p, q: _int_mod(p, q, dtype, truncate=fmod), a, b)
 
 
@@ -166,7 +176,7 @@ def _extremum(n: Node, *, greatest: bool) -> Any:
             return select(p > q, p, q) if greatest else select(p < q, p, q)
         # NaN in either operand is the result, as numpy has it.
         wins = p > q if greatest else p < q
-        return select(tirx.any(wins, p != p), p, q)
+        return select(tirx.any(wins, is_nan(p)), p, q)
 
     out = n.x(0)
     for i in range(1, len(n.inputs)):
@@ -262,8 +272,8 @@ def sign(n: Node) -> Any:
 
 
 @op("IsNaN", since=[9, 13, 20])
-def is_nan(n: Node) -> Any:
-    return elementwise(n, lambda v: v != v, n.x(0))
+def is_nan_(n: Node) -> Any:
+    return elementwise(n, is_nan, n.x(0))
 
 
 @op("IsInf", since=[10, 20])
@@ -308,7 +318,7 @@ def elu(n: Node) -> Any:
     return _in_float(n, lambda v, k: select(v < k(0), k(alpha) * (tirx.exp(v) - k(1)), v))
 
 
-@op("Celu", since=[12])
+@op("Celu", since=[12, 28])
 def celu(n: Node) -> Any:
     alpha = n.float_attr("alpha", 1.0)
     return _in_float(n, lambda v, k: tirx.max(v, k(0)) + tirx.min(k(0), k(alpha) * (tirx.exp(v / k(alpha)) - k(1))))
@@ -530,17 +540,19 @@ def bitwise_not(n: Node) -> Any:
     return relax.op.bitwise_not(n.x(0))
 
 
-@op("BitShift", since=[11])
+@op("BitShift", since=[11, 28])
 def bit_shift(n: Node) -> Any:
     a, b, dtype = _pair(n)
     left = n.str_attr("direction") == "LEFT"
     width = bits_of(dtype)
 
     def element(p: Any, q: Any) -> Any:
-        # A shift by the width or more gives 0, which the CPU's instruction does not.
-        far = q >= imm(width, dtype)
+        # A shift by the width or more leaves the sign alone, which the CPU's instruction does not.
+        signed = is_signed(dtype)
+        far = tirx.any(q >= imm(width, dtype), q < imm(0, dtype)) if signed else q >= imm(width, dtype)
         by = select(far, imm(0, dtype), q)
-        return select(far, imm(0, dtype), tirx.shift_left(p, by) if left else tirx.shift_right(p, by))
+        gone = select(p < imm(0, dtype), imm(-1, dtype), imm(0, dtype)) if signed and not left else imm(0, dtype)
+        return select(far, gone, tirx.shift_left(p, by) if left else tirx.shift_right(p, by))
 
     return elementwise(n, element, a, b)
 
@@ -561,12 +573,12 @@ def bit_cast(n: Node) -> Any:
 # ---- conversion
 
 
-@op("Cast", since=[6, 9, 13, 19, 21, 23, 24, 25])
+@op("Cast", since=[6, 9, 13, 19, 21, 23, 24, 25, 28])
 def cast(n: Node) -> Any:
     return convert_dtype(n, n.x(0), n.dtype_attr("to"))
 
 
-@op("CastLike", since=[15, 19, 21, 23, 24, 25])
+@op("CastLike", since=[15, 19, 21, 23, 24, 25, 28])
 def cast_like(n: Node) -> Any:
     return convert_dtype(n, n.x(0), n.dtype(1))
 
@@ -606,7 +618,7 @@ def _to_bfloat16(n: Node, x: Any) -> Any:
         bits = tirx.reinterpret("uint32", v)
         odd = tirx.bitwise_and(tirx.shift_right(bits, imm(16, "uint32")), imm(1, "uint32"))
         rounded = tirx.shift_right(bits + imm(0x7FFF, "uint32") + odd, imm(16, "uint32"))
-        return tirx.reinterpret("bfloat16", tirx.Cast("uint16", select(v != v, imm(0x7FC0, "uint32"), rounded)))
+        return tirx.reinterpret("bfloat16", tirx.Cast("uint16", select(is_nan(v), imm(0x7FC0, "uint32"), rounded)))
 
     return elementwise(n, element, f, name="to_bfloat16")
 
@@ -633,8 +645,8 @@ def dropout(n: Node) -> Any:
     x = n.x(0)
     if len(n.proto.output) < 2:
         return n.value(0)
-    dims = dims_of(x)
-    mask = n.emit(relax.op.full(dims, relax.const(np.array(True)), "bool"))
+    dims = shape_expr(dims_of(x))
+    mask = n.emit(relax.op.full(dims, constant(np.array(True)), "bool"))
     return [n.value(0), mask]
 
 

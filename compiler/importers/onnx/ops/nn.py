@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, dims_of, dtype_of, shape_expr
+from .._node import constant, dims_of, dtype_of, shape_expr, Node
 from .._registry import op
 from .._values import is_float
 from ._te import imm
@@ -90,7 +90,7 @@ def reshape_const(n: Node, x: Any, dims: list[Dim]) -> Any:
     """Reshape, at once where x is a constant."""
     data = getattr(x, "value", None)
     if data is not None and all(isinstance(d, int) for d in dims):
-        return relax.const(np.ascontiguousarray(data.numpy().reshape(dims)))
+        return constant(np.ascontiguousarray(data.numpy().reshape(dims)))
     return n.reshape(x, dims)
 
 
@@ -274,7 +274,7 @@ def gemm(n: Node) -> Any:
     a = n.emit(relax.op.permute_dims(n.x(0), [1, 0])) if n.flag("transA") else n.x(0)
     weight = n.value(1)
     if n.flag("transB"):
-        b = relax.const(np.ascontiguousarray(weight.const.T)) if weight.const is not None else n.emit(relax.op.permute_dims(n.x(1), [1, 0]))
+        b = constant(np.ascontiguousarray(weight.const.T)) if weight.const is not None else n.emit(relax.op.permute_dims(n.x(1), [1, 0]))
     else:
         b = n.x(1)
     y = product(n, a, b)

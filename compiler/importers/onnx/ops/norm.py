@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
-from .._node import Node, dims_of, dtype_of
+from .._node import constant, dims_of, dtype_of, Node
 from .._registry import op
 from ._te import elementwise, imm
 from .reduce import _sum
@@ -141,7 +141,7 @@ def layer_normalization(n: Node) -> Any:
         if n.has(2):
             beta = n.x(2)
         elif all(isinstance(d, int) for d in shape):
-            beta = relax.const(np.zeros(shape, np.float32))
+            beta = constant(np.zeros(shape, np.float32))
         else:
             return _layer_norm(n, axes, epsilon, extra)
         return relax.op.nn.layer_norm(x, n.x(1), beta, axes, epsilon)
@@ -169,7 +169,7 @@ def rms_normalization(n: Node) -> Any:
     axis = n.axis(n.int_attr("axis", -1), rank)
     axes = list(range(axis, rank))
     epsilon = n.float_attr("epsilon", 1e-5)
-    if dtype == "float32" and n.dtype(1) == "float32" and n.shape(1) == dims_of(x)[axis:]:
+    if dtype == "float32" and n.dtype(1) == "float32" and n.shape(1) == dims_of(x)[axis:] and axis > 0:
         return relax.op.nn.rms_norm(x, n.x(1), axes, epsilon)
     wide = "float64" if dtype == "float64" else "float32"
     f = n.cast(x, wide)

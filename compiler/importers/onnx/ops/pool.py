@@ -10,7 +10,7 @@ from .._dims import Dim
 from .._node import Node, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import is_float
-from ._te import imm, lowest
+from ._te import imm, is_nan, lowest
 from .nn import window_attrs, window_pads
 
 
@@ -69,7 +69,7 @@ def max_pool(n: Node) -> Any:
     def body(t: Any, extents: Any, first: Any) -> Any:
         ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
         reducer = te.comm_reducer(
-            lambda a, b: tirx.Select(tirx.any(a > b, a != a) if is_float(dtype) else a > b, a, b), lambda _: lowest(dtype), name="max"
+            lambda a, b: tirx.Select(tirx.any(a > b, is_nan(a)) if is_float(dtype) else a > b, a, b), lambda _: lowest(dtype), name="max"
         )
 
         def element(b: Any, c: Any, *at: Any) -> Any:

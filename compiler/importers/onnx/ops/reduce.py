@@ -11,7 +11,9 @@ from .._dims import Dim
 from .._node import Node, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import is_float
-from ._te import elementwise, highest, imm, lowest
+from ._runtime import axis_mask, bind_vector, int64
+from ._te import elementwise, highest, imm, is_nan, lowest
+from .shape import kept_extents
 
 # Schema versions from which `axes` is an input.
 _AXES_INPUT = {"ReduceSum": 13}
@@ -35,6 +37,9 @@ def reduce_te(
     """Reduce with any associative function; also right where a reduced axis has no element (the identity is the result)."""
     dims = dims_of(x)
     out: list[Dim] = [1 if i in axes else d for i, d in enumerate(dims) if keepdims or i not in axes]
+    if any(isinstance(dims[a], int) and dims[a] == 0 for a in axes):
+        return n.te(lambda shape: te.compute(shape, lambda *i: identity, name="empty"), shape_expr(out), name="empty")
+    maybe_empty = [a for a in axes if not isinstance(dims[a], int)]
     reducer = te.comm_reducer(lambda a, b: function(a, b), lambda t: identity, name=name or "reduce")
 
     def body(t: Any, shape: Any) -> Any:
@@ -53,16 +58,28 @@ def reduce_te(
                     index.append(next(rest))
             return reducer(t(*index), axis=ks)
 
-        return te.compute(shape, element, name=name or n.op.lower())
+        result = te.compute(shape, element, name=name or n.op.lower())
+        if not maybe_empty:
+            return result
+        # A loop of no iterations would leave its result as it found it.
+        empty = tirx.any(*[t.shape[a] == 0 for a in maybe_empty])
+        return te.compute(shape, lambda *i: tirx.if_then_else(empty, identity, result(*i)), name="or_empty")
 
     return n.te(body, x, shape_expr(out), name=name or n.op.lower())
+
+
+def _may_be_empty(n: Node, d: Dim) -> bool:
+    """An extent of 0, or one that the run itself computes (those of inputs are trusted to be at least 1 in this)."""
+    if isinstance(d, int):
+        return d == 0
+    return any(v.name in n.math.derived for v in tirx.analysis.undefined_vars(d))
 
 
 def _sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
     dtype = dtype_of(x)
     if not axes:
         return x
-    if dtype == "float32":
+    if dtype == "float32" and not any(_may_be_empty(n, dims_of(x)[a]) for a in axes):
         return n.emit(relax.op.sum(x, axes, keepdims))
     if dtype in ("float16", "bfloat16"):
         return n.cast(reduce_te(n, n.cast(x, "float32"), axes, keepdims, lambda a, b: a + b, imm(0, "float32"), "sum"), dtype)
@@ -71,14 +88,45 @@ def _sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
 
 def _reduction(function: Callable[[Node, Any, list[int], bool], Any]) -> Callable[[Node], Any]:
     def convert(n: Node) -> Any:
-        axes = _axes(n)
         keepdims = n.flag("keepdims", 1)
+        if n.version >= _AXES_INPUT.get(n.op, 18) and n.has(1) and n.value(1).const is None:
+            return _runtime_axes(n, function, keepdims)
+        axes = _axes(n)
         if axes is None:
             # Reduced over no axes: the elementwise part still applies (the square of ReduceSumSquare).
             axes = []
         return function(n, n.x(0), axes, keepdims)
 
     return convert
+
+
+def _runtime_axes(n: Node, function: Callable[[Node, Any, list[int], bool], Any], keepdims: bool) -> Any:
+    """Axes that a run computes. Split each axis in two, [kept, reduced]: one of the pair has the axis' extent, the other is 1,
+    and which one is bound at run time. Then the reduced halves are axes that are known."""
+    dims = n.shape(0)
+    rank = len(dims)
+    lengths = n.shape(1)
+    count = lengths[0] if lengths else 1
+    if len(lengths) > 1 or not isinstance(count, int):
+        raise n.refuse("axes whose number is only known at run time")
+    if count == 0:
+        return function(n, n.x(0), [] if n.flag("noop_with_empty_axes") else list(range(rank)), keepdims)
+
+    def halves(axes: Any, extents: Any) -> list[Any]:
+        out = []
+        for a in range(rank):
+            gone = axis_mask(axes, count, rank, a)
+            out += [tirx.Select(gone, imm(1, "int64"), int64(extents[a])), tirx.Select(gone, int64(extents[a]), imm(1, "int64"))]
+        return out
+
+    pairs = bind_vector(n, halves, n.x(1), dims=dims, count=2 * rank)
+    split = n.reshape(n.x(0), pairs)
+    y = function(n, split, list(range(1, 2 * rank, 2)), False)
+    y = n.emit(y) if not isinstance(y, relax.Var) else y
+    if keepdims:
+        return y
+    kept = bind_vector(n, lambda axes, e: kept_extents(axes, count, rank, e), n.x(1), dims=dims, count=rank - count)
+    return n.reshape(y, kept)
 
 
 def _reduce_sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
@@ -114,12 +162,13 @@ def _extremum(n: Node, x: Any, axes: list[int], keepdims: bool, *, greatest: boo
     if not axes:
         return x
     if dtype == "bool":
-        wide = n.cast(x, "int8")
-        return n.cast(_extremum(n, wide, axes, keepdims, greatest=greatest), "bool")
+        start = imm(0 if greatest else 1, "int8")
+        wide = reduce_te(n, n.cast(x, "int8"), axes, keepdims, tirx.max if greatest else tirx.min, start, "any" if greatest else "all")
+        return n.cast(wide, "bool")
 
     def pick(a: Any, b: Any) -> Any:
         wins = a > b if greatest else a < b
-        return tirx.Select(tirx.any(wins, a != a) if is_float(dtype) else wins, a, b)
+        return tirx.Select(tirx.any(wins, is_nan(a)) if is_float(dtype) else wins, a, b)
 
     start = lowest(dtype) if greatest else highest(dtype)
     return reduce_te(n, x, axes, keepdims, pick, start, "max" if greatest else "min")
@@ -189,8 +238,8 @@ for _name, _versions, _function in (
     ("ReduceProd", [1, 11, 13, 18], _reduce_prod),
     ("ReduceL1", [1, 11, 13, 18], _reduce_l1),
     ("ReduceL2", [1, 11, 13, 18], _reduce_l2),
-    ("ReduceLogSum", [1, 11, 13, 18], _reduce_log_sum),
-    ("ReduceLogSumExp", [1, 11, 13, 18], _reduce_log_sum_exp),
+    ("ReduceLogSum", [1, 11, 13, 18, 28], _reduce_log_sum),
+    ("ReduceLogSumExp", [1, 11, 13, 18, 28], _reduce_log_sum_exp),
     ("ReduceSumSquare", [1, 11, 13, 18], _reduce_sum_square),
 ):
     op(_name, since=_versions)(_reduction(_function))
@@ -211,8 +260,8 @@ def arg_extremum(n: Node) -> Any:
         (p, v), (q, w) = a, b
         wins = v > w if greatest else v < w
         if is_float(dtype):
-            wins = tirx.any(wins, tirx.all(v != v, w == w))  # the first NaN is the extremum, as in numpy
-        tie = tirx.any(v == w, tirx.all(v != v, w != w)) if is_float(dtype) else v == w
+            wins = tirx.any(wins, tirx.all(is_nan(v), tirx.Not(is_nan(w))))  # the first NaN is the extremum, as in numpy
+        tie = tirx.any(v == w, tirx.all(is_nan(v), is_nan(w))) if is_float(dtype) else v == w
         # Position -1 is the identity: it never wins.
         order = p > q if last else p < q
         take = tirx.any(wins, tirx.all(tie, order))
@@ -253,11 +302,28 @@ def cumprod(n: Node) -> Any:
 
 
 def _scan(n: Node, function: Callable[[Any, Any], Any], identity: int) -> Any:
-    axis = n.axis(int(n.scalar(1, "axis")), n.rank(0))
     exclusive, reverse = n.flag("exclusive"), n.flag("reverse")
     x = n.x(0)
     dtype = dtype_of(x)
+    if n.value(1).const is None:
+        return _runtime_scan(n, x, function, imm(identity, dtype), exclusive=exclusive, reverse=reverse)
+    axis = n.axis(int(n.scalar(1, "axis")), n.rank(0))
     return scan_axis(n, x, axis, function, imm(identity, dtype), exclusive=exclusive, reverse=reverse)
+
+
+def _runtime_scan(n: Node, x: Any, function: Callable[[Any, Any], Any], identity: Any, *, exclusive: bool, reverse: bool) -> Any:
+    """Along an axis that a run chooses: every axis is tried, and the right result kept."""
+    rank = len(dims_of(x))
+    axis = n.cast(n.reshape(n.x(1), []), "int64")
+    out = x
+    for a in range(rank):
+        y = scan_axis(n, x, a, function, identity, exclusive=exclusive, reverse=reverse)
+
+        def keep(new: Any, old: Any, chosen: Any, a: int = a) -> Any:
+            return tirx.Select(tirx.any(chosen == a, chosen == a - rank), new, old)
+
+        out = elementwise(n, keep, y, out, axis, name="choose_axis")
+    return out
 
 
 def scan_axis(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, dims_of, dtype_of, shape_expr
+from .._node import constant, dims_of, dtype_of, shape_expr, Node
 from .._registry import op
 from .._values import is_float
 from ._te import imm
@@ -183,7 +183,7 @@ def _resample_axis(
     out = list(dims_of(x))
     out[axis] = want
     taps = index.shape[1]
-    where = relax.const(index.astype(np.int32))
+    where = constant(index.astype(np.int32))
     if plan.mode == "nearest":
 
         def pick(t: Any, at: Any, dims: Any) -> Any:
@@ -194,7 +194,7 @@ def _resample_axis(
     if not is_float(dtype):
         raise n.refuse(f"mode '{plan.mode}' on {dtype}")
     wide = "float64" if dtype == "float64" else "float32"
-    factors = relax.const(weight.astype(wide))
+    factors = constant(weight.astype(wide))
 
     def blend(t: Any, at: Any, w: Any, dims: Any) -> Any:
         def element(*i: Any) -> Any:
@@ -217,7 +217,7 @@ def _resample_axis(
 def _extrapolate(n: Node, y: Any, axis: int, outside: Array, plan: _Plan) -> Any:
     if not outside.any():
         return y
-    mask = relax.const(outside)
+    mask = constant(outside)
     dtype = dtype_of(y)
 
     def body(t: Any, m: Any) -> Any:

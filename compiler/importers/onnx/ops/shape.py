@@ -8,14 +8,15 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, dims_of, dtype_of, shape_expr
+from .._node import constant, dims_of, dtype_of, shape_expr, Node
 from .._registry import op
 from .._values import Value, numpy_dtype
+from ._runtime import axis_mask, bind_vector, int64, invalid_unless, pick, vector
 from ._te import imm
 
 
 @op("Constant", since=[1, 9, 11, 12, 13, 19, 21, 23, 24, 25])
-def constant(n: Node) -> Any:
+def constant_(n: Node) -> Any:
     for name, dtype in (("value_float", np.float32), ("value_int", np.int64), ("value_floats", np.float32), ("value_ints", np.int64)):
         if n.has_attr(name):
             return np.array(n.attr(name), dtype)
@@ -50,9 +51,11 @@ def size(n: Node) -> Any:
 
 @op("Reshape", since=[5, 13, 14, 19, 21, 23, 24, 25])
 def reshape(n: Node) -> Any:
-    target = n.dims(1, "shape")
     have = n.shape(0)
     allowzero = n.flag("allowzero")
+    if not n.value(1).known:
+        return n.reshape(n.x(0), _runtime_shape(n, have, allowzero))
+    target = n.dims(1, "shape")
     dims: list[Dim] = []
     for i, d in enumerate(target):
         if isinstance(d, int) and d == 0 and not allowzero:
@@ -61,6 +64,33 @@ def reshape(n: Node) -> Any:
             d = have[i]
         dims.append(d)
     return n.reshape(n.x(0), infer_dim(n, have, dims))
+
+
+def _runtime_shape(n: Node, have: tuple[Dim, ...], allowzero: bool) -> list[Dim]:
+    """The extents of a target shape that a run computes, with 0 and -1 resolved there."""
+    length = n.shape(1)[0]
+    if not isinstance(length, int):
+        raise n.refuse("a shape whose length is only known at run time")
+
+    def build(target: Any, dims: Any) -> list[Any]:
+        total: Any = imm(1, "int64")
+        for d in dims:
+            total = total * d
+        wanted = []
+        for k in range(length):
+            t = pick(target, k, length)
+            wanted.append(tirx.Select(t == 0, int64(dims[k]), t) if not allowzero and k < len(have) else t)
+        known: Any = imm(1, "int64")
+        for w in wanted:
+            known = known * tirx.Select(w == -1, imm(1, "int64"), w)
+        rest = tirx.floordiv(total, tirx.max(known, imm(1, "int64")))
+        out = [tirx.Select(w == -1, rest, w) for w in wanted]
+        product: Any = imm(1, "int64")
+        for o in out:
+            product = product * o
+        return [invalid_unless(product == total, o) for o in out]
+
+    return bind_vector(n, build, n.x(1), dims=have, count=length)
 
 
 def infer_dim(n: Node, have: tuple[Dim, ...], dims: list[Dim]) -> list[Dim]:
@@ -129,6 +159,8 @@ def flatten(n: Node) -> Any:
 @op("Squeeze", since=[1, 11, 13, 21, 23, 24, 25])
 def squeeze(n: Node) -> Any:
     dims = n.shape(0)
+    if n.version >= 13 and n.has(1) and n.value(1).const is None:
+        return n.reshape(n.x(0), _runtime_squeeze(n, dims))
     given = n.ints_attr("axes", None) if n.version < 13 else n.ints(1, "axes") if n.has(1) else None
     if given is None:
         if any(not isinstance(d, int) for d in dims):
@@ -141,8 +173,58 @@ def squeeze(n: Node) -> Any:
     return n.reshape(n.x(0), [d for i, d in enumerate(dims) if i not in axes])
 
 
+def _length(n: Node, i: int) -> int:
+    """Static number of elements of a list that a run computes."""
+    dims = n.shape(i)
+    length = dims[0] if dims else 1
+    if len(dims) > 1 or not isinstance(length, int):
+        raise n.refuse(f"input {i} whose length is only known at run time")
+    return length
+
+
+def _runtime_squeeze(n: Node, dims: tuple[Dim, ...]) -> list[Dim]:
+    count = _length(n, 1)
+    rank = len(dims)
+    return bind_vector(n, lambda axes, e: kept_extents(axes, count, rank, e), n.x(1), dims=dims, count=rank - count)
+
+
+def kept_extents(axes: Any, count: int, rank: int, extents: Any) -> list[Any]:
+    """The extents of the axes that are not among `axes`, in order: rank - count of them."""
+    gone = [tirx.Cast("int64", axis_mask(axes, count, rank, a)) for a in range(rank)]
+    out = []
+    for k in range(rank - count):
+        value: Any = imm(-1, "int64")
+        before: Any = imm(0, "int64")
+        for a in range(rank):
+            value = tirx.Select(tirx.all(gone[a] == 0, before == k), int64(extents[a]), value)
+            before = before + (imm(1, "int64") - gone[a])
+        out.append(value)
+    return out
+
+
+def _runtime_unsqueeze(n: Node, dims: tuple[Dim, ...]) -> list[Dim]:
+    count = _length(n, 1)
+    rank = len(dims) + count
+
+    def build(axes: Any, extents: Any) -> list[Any]:
+        out = []
+        before: Any = imm(0, "int64")
+        for a in range(rank):
+            new = axis_mask(axes, count, rank, a)
+            value: Any = imm(-1, "int64")
+            for k in range(len(dims)):
+                value = tirx.Select(before == k, int64(extents[k]), value)
+            out.append(tirx.Select(new, imm(1, "int64"), value))
+            before = before + tirx.Select(new, imm(0, "int64"), imm(1, "int64"))
+        return out
+
+    return bind_vector(n, build, n.x(1), dims=dims, count=rank)
+
+
 @op("Unsqueeze", since=[1, 11, 13, 21, 23, 24, 25])
 def unsqueeze(n: Node) -> Any:
+    if n.version >= 13 and n.value(1).const is None:
+        return n.reshape(n.x(0), _runtime_unsqueeze(n, n.shape(0)))
     given = n.ints_attr("axes") if n.version < 13 else n.ints(1, "axes")
     rank = n.rank(0) + len(given)
     axes = n.axes(given, rank)
@@ -161,8 +243,38 @@ def transpose(n: Node) -> Any:
 
 @op("Expand", since=[8, 13])
 def expand(n: Node) -> Any:
+    if not n.value(1).known:
+        return _runtime_expand(n)
     target = n.dims(1, "shape")
     return n.broadcast_to(n.x(0), n.math.broadcast(n.shape(0), target))
+
+
+def _runtime_expand(n: Node) -> Any:
+    have = n.shape(0)
+    length = _length(n, 1)
+    rank = max(length, len(have))
+    lead = rank - len(have)
+    skip = rank - length
+
+    def build(target: Any, dims: Any) -> list[Any]:
+        out = []
+        for a in range(rank):
+            d = int64(dims[a - lead]) if a >= lead else imm(1, "int64")
+            t = pick(target, a - skip, length) if a >= skip else imm(1, "int64")
+            out.append(tirx.Select(d == 1, t, invalid_unless(tirx.any(t == 1, t == d), d)))
+        return out
+
+    out = bind_vector(n, build, n.x(1), dims=have, count=rank)
+    # Where the input is not 1 the extent stays what it was, and is known.
+    fixed = [have[a - lead] if a >= lead and isinstance(have[a - lead], int) and have[a - lead] != 1 else out[a] for a in range(rank)]
+
+    def body(t: Any, dims: Any) -> Any:
+        def element(*i: Any) -> Any:
+            return t(*[tirx.Select(t.shape[k] == 1, imm(0, "int64"), i[lead + k]) for k in range(len(have))])
+
+        return te.compute(dims, element, name="expand")
+
+    return n.te(body, n.x(0), shape_expr(fixed))
 
 
 @op("Tile", since=[6, 13])
@@ -205,7 +317,7 @@ def split(n: Node) -> Any:
     if n.version < 13 and n.has_attr("split"):
         sizes: list[Dim] = list(n.ints_attr("split"))
     elif n.version >= 13 and n.has(1):
-        sizes = n.dims(1, "split")
+        sizes = n.dims(1, "split") if n.value(1).known else _runtime_sizes(n, dims[axis])
     else:
         count = n.int_attr("num_outputs", outputs) if n.version >= 18 else outputs
         each = n.math.ceildiv(dims[axis], count)
@@ -220,13 +332,28 @@ def split(n: Node) -> Any:
     total: Dim = 0
     for s in sizes:
         total = n.math.add(total, s)
-    n.math.require_same(total, dims[axis])
+    if n.version < 13 or not n.has(1) or n.value(1).known:
+        n.math.require_same(total, dims[axis])
     out = []
     start: Dim = 0
     for s in sizes:
         out.append(take_slice(n, n.x(0), axis, start, s))
         start = n.math.add(start, s)
     return out
+
+
+def _runtime_sizes(n: Node, extent: Dim) -> list[Dim]:
+    """Sizes that a run computes; it refuses those that do not add up to the extent."""
+    count = _length(n, 1)
+
+    def build(split: Any, dims: Any) -> list[Any]:
+        sizes = [pick(split, k, count) for k in range(count)]
+        total: Any = imm(0, "int64")
+        for s in sizes:
+            total = total + s
+        return [invalid_unless(total == dims[0], s) for s in sizes]
+
+    return bind_vector(n, build, n.x(1), dims=[extent], count=count)
 
 
 def take_slice(n: Node, x: Any, axis: int, start: Dim, extent: Dim, step: int = 1) -> Any:
@@ -273,6 +400,10 @@ def slice_bounds(n: Node, *, need_const: bool = False) -> list[tuple[int, Dim, D
 
 @op("Slice", since=[1, 10, 11, 13])
 def slice_(n: Node) -> Any:
+    if n.version >= 10 and not all(n.value(i).known for i in (1, 2) if n.has(i)):
+        return _runtime_slice(n)
+    if n.version >= 10 and not all(n.value(i).const is not None for i in (3, 4) if n.has(i)):
+        return _runtime_slice(n)
     bounds = slice_bounds(n)
     assert bounds is not None
     x = n.x(0)
@@ -295,6 +426,57 @@ def slice_(n: Node) -> Any:
         return te.compute(out, lambda *i: t(*[first[a] + k * strides[a] for a, k in enumerate(i)]), name="slice")
 
     return n.te(body, x, shape_expr(dims), shape_expr(begin))
+
+
+def _runtime_slice(n: Node) -> Any:
+    """Slice with bounds, axes or steps from the run: first index and step are read from a tensor, the counts are bound."""
+    dims = n.shape(0)
+    rank = len(dims)
+    count = _length(n, 1)
+    given = [n.x(i) for i in range(1, 5) if n.has(i)]
+    has_axes, has_steps = n.has(3), n.has(4)
+
+    def normal(*args: Any) -> list[tuple[Any, Any, Any]]:
+        """(first, step, number of elements) of each axis."""
+        *tensors, extents = args
+        starts, ends = tensors[0], tensors[1]
+        axes = tensors[2] if has_axes else None
+        steps = tensors[2 + has_axes] if has_steps else None
+        out = []
+        for a in range(rank):
+            extent = int64(extents[a])
+            first, step, amount = imm(0, "int64"), imm(1, "int64"), extent
+            for k in range(count):
+                axis = pick(axes, k, count) if axes is not None else imm(k, "int64")
+                hit = tirx.any(axis == a, axis == a - rank)
+                s = pick(steps, k, count) if steps is not None else imm(1, "int64")
+                begin, end = pick(starts, k, count), pick(ends, k, count)
+                down = s < 0
+                begin = tirx.Select(begin < 0, begin + extent, begin)
+                end = tirx.Select(end < 0, end + extent, end)
+                low = tirx.Select(down, imm(-1, "int64"), imm(0, "int64"))
+                high = tirx.Select(down, extent - 1, extent)
+                begin = tirx.max(low, tirx.min(begin, high))
+                end = tirx.max(low, tirx.min(end, high))
+                size = tirx.max(tirx.Select(down, imm(0, "int64") - s, s), imm(1, "int64"))
+                length = tirx.Select(down, begin - end, end - begin)
+                number = tirx.floordiv(tirx.max(length, imm(0, "int64")) + size - 1, size)
+                first = tirx.Select(hit, begin, first)
+                step = tirx.Select(hit, s, step)
+                amount = tirx.Select(hit, invalid_unless(s != 0, number), amount)
+            out.append((first, step, amount))
+        return out
+
+    begin = vector(n, lambda *t: [e for f, s, _ in normal(*t) for e in (f, s)], *given, dims=dims, name="slice_begin")
+    out = bind_vector(n, lambda *t: [c for _, _, c in normal(*t)], *given, dims=dims, count=rank)
+    if not has_axes or n.value(3).const is not None:
+        sliced = n.axes(n.ints(3), rank) if has_axes else list(range(count))
+        out = [o if a in sliced else dims[a] for a, o in enumerate(out)]
+
+    def body(t: Any, where: Any, extents: Any) -> Any:
+        return te.compute(extents, lambda *i: t(*[where(2 * a) + k * where(2 * a + 1) for a, k in enumerate(i)]), name="slice")
+
+    return n.te(body, n.x(0), begin, shape_expr(out), name="slice")
 
 
 def _slice_axis(n: Node, extent: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
@@ -346,7 +528,7 @@ def gather(n: Node) -> Any:
             del dims[axis]
             return n.reshape(part, dims)
         if (index >= 0).all():
-            return relax.op.take(n.x(0), relax.const(index), axis)
+            return relax.op.take(n.x(0), constant(index), axis)
     else:
         n.graph.limit_index(value, extent)
         if value.sym is None and axis == 0 and isinstance(extent, int) and n.value(0).const is not None:
@@ -408,7 +590,7 @@ def gather_nd(n: Node) -> Any:
     return n.te(body, n.x(0), n.x(1), shape_expr(out))
 
 
-@op("OneHot", since=[9, 11])
+@op("OneHot", since=[9, 11, 28])
 def one_hot(n: Node) -> Any:
     depth_value = n.value(1)
     depth: Dim = int(depth_value.const.reshape(())) if depth_value.const is not None else n.dims(1, "depth")[0]
@@ -437,14 +619,14 @@ def constant_of_shape(n: Node) -> Any:
     if value is None or value.size != 1:
         raise n.broken("needs a value of one element")
     dims = n.dims(0, "shape")
-    return relax.op.full(shape_expr(dims), relax.const(value.reshape(())), str(value.dtype))
+    return relax.op.full(shape_expr(dims), constant(value.reshape(())), str(value.dtype))
 
 
 @op("Range", since=[11, 27])
 def range_(n: Node) -> Any:
     dtype = n.dtype(0)
     if not all(n.value(i).known for i in range(3)):
-        raise n.refuse("bounds that are computed at run time")
+        return _runtime_range(n)
     start, limit, step = (n.value(i).elements.reshape(-1)[0] for i in range(3))
     if not isinstance(step, int | np.integer | float | np.floating):
         raise n.refuse("a step that is an expression of symbols")
@@ -459,6 +641,30 @@ def range_(n: Node) -> Any:
         return te.compute(dims, lambda i: tirx.Cast(dtype, first[0] + i * step), name="range")
 
     return n.te(body, shape_expr([length]), shape_expr([start]))
+
+
+def _runtime_range(n: Node) -> Any:
+    dtype = n.dtype(0)
+    whole = dtype.startswith(("int", "uint"))
+    bounds = [n.reshape(n.x(i), []) if n.rank(i) else n.x(i) for i in range(3)]
+
+    def build(start: Any, limit: Any, step: Any, _: Any) -> list[Any]:
+        a, b, s = start(), limit(), step()
+        if whole:
+            a, b, s = int64(a), int64(b), int64(s)
+            size = tirx.max(tirx.Select(s < 0, imm(0, "int64") - s, s), imm(1, "int64"))
+            span = tirx.Select(s < 0, a - b, b - a)
+            return [invalid_unless(s != 0, tirx.floordiv(tirx.max(span, imm(0, "int64")) + size - 1, size))]
+        wide = "float64"
+        count = tirx.ceil((tirx.Cast(wide, b) - tirx.Cast(wide, a)) / tirx.Cast(wide, s))
+        return [tirx.Cast("int64", tirx.max(count, imm(0, wide)))]
+
+    length = bind_vector(n, build, *bounds, count=1)
+
+    def body(start: Any, step: Any, dims: Any) -> Any:
+        return te.compute(dims, lambda i: start() + tirx.Cast(dtype, i) * step(), name="range")
+
+    return n.te(body, bounds[0], bounds[2], shape_expr(length))
 
 
 @op("EyeLike", since=[9, 22])
@@ -476,7 +682,7 @@ def eye_like(n: Node) -> Any:
 def trilu(n: Node) -> Any:
     upper = n.flag("upper", 1)
     dtype = n.dtype(0)
-    k = n.x(1) if n.has(1) else relax.const(np.array(0, np.int64))
+    k = n.x(1) if n.has(1) else constant(np.array(0, np.int64))
     if dims_of(k):
         k = n.reshape(k, [])
 
@@ -500,6 +706,8 @@ def pad(n: Node) -> Any:
         pads: list[Dim] = list(n.ints_attr("pads"))
         value: Any = np.array(n.float_attr("value", 0.0), numpy_dtype(dtype))
     else:
+        if not n.value(1).known or (n.version >= 18 and n.has(3) and n.value(3).const is None):
+            return _runtime_pad(n, mode)
         pads = n.dims(1, "pads")
         value = np.zeros((), numpy_dtype(dtype))
         if n.has(2):
@@ -515,6 +723,52 @@ def pad(n: Node) -> Any:
     return pad_tensor(n, n.x(0), before, after, mode, value if value is not None else n.reshape(n.x(2), []))
 
 
+def _runtime_pad(n: Node, mode: str) -> Any:
+    """Pad whose widths (or axes) a run computes: the widths in front are read from a tensor, the extents are bound."""
+    dims, dtype = n.shape(0), n.dtype(0)
+    rank = len(dims)
+    count = _length(n, 1) // 2
+    axes_given = n.version >= 18 and n.has(3)
+    given = [n.x(1), *([n.x(3)] if axes_given else [])]
+
+    def widths(*args: Any) -> tuple[list[Any], list[Any]]:
+        pads = args[0]
+        before, after = [], []
+        for a in range(rank):
+            b: Any = imm(0, "int64")
+            e: Any = imm(0, "int64")
+            for k in range(count):
+                axis = pick(args[1], k, count) if axes_given else imm(k, "int64")
+                hit = tirx.any(axis == a, axis == a - rank)
+                b = tirx.Select(hit, pick(pads, k, 2 * count), b)
+                e = tirx.Select(hit, pick(pads, count + k, 2 * count), e)
+            before.append(b)
+            after.append(e)
+        return before, after
+
+    def extents(*args: Any) -> list[Any]:
+        before, after = widths(*args)
+        return [int64(d) + b + e for d, b, e in zip(args[-1], before, after, strict=True)]
+
+    first = vector(n, lambda *t: widths(*t)[0], *given, dims=dims, name="pad_before")
+    out = bind_vector(n, extents, *given, dims=dims, count=rank)
+    fill = n.x(2) if n.has(2) else constant(np.zeros((), numpy_dtype(dtype)))
+    if dims_of(fill):
+        fill = n.reshape(fill, [])
+
+    def body(t: Any, where: Any, value: Any, shape: Any) -> Any:
+        def element(*i: Any) -> Any:
+            at = [k - where(a) for a, k in enumerate(i)]
+            if mode == "constant":
+                inside = tirx.all(*[c for a, k in enumerate(at) for c in (k >= 0, k < t.shape[a])])
+                return tirx.if_then_else(inside, t(*at), value())
+            return t(*[_outside(k, t.shape[a], mode) for a, k in enumerate(at)])
+
+        return te.compute(shape, element, name="pad")
+
+    return n.te(body, n.x(0), first, fill, shape_expr(out), name="pad")
+
+
 def pad_tensor(n: Node, x: Any, before: list[Dim], after: list[Dim], mode: str, value: Any) -> Any:
     """Pad (or, where negative, crop) each axis. value: numpy scalar or a Relax scalar."""
     have = dims_of(x)
@@ -524,7 +778,7 @@ def pad_tensor(n: Node, x: Any, before: list[Dim], after: list[Dim], mode: str, 
     static = all(isinstance(b, int) and b >= 0 for b in (*before, *after))
     if mode == "constant" and static and isinstance(value, np.ndarray | np.generic) and dtype == "float32":
         widths = [w for pair in zip(before, after, strict=True) for w in pair]
-        return n.emit(relax.op.nn.pad(x, widths, float(value)))
+        return n.emit(relax.op.nn.pad(x, widths, "constant", float(value)))
     dims = [n.math.add(n.math.add(d, b), a) for d, b, a in zip(have, before, after, strict=True)]
     for d in dims:
         if isinstance(d, int) and d < 0:
@@ -563,7 +817,7 @@ def _outside(k: Any, extent: Any, mode: str) -> Any:
     return tirx.Select(r < extent, r, period - r)
 
 
-@op("DepthToSpace", since=[1, 11, 13])
+@op("DepthToSpace", since=[1, 11, 13, 28])
 def depth_to_space(n: Node) -> Any:
     b = n.int_attr("blocksize")
     count, c, h, w = n.shape(0)
@@ -576,11 +830,12 @@ def depth_to_space(n: Node) -> Any:
     return n.reshape(t, [count, inner, n.math.mul(h, b), n.math.mul(w, b)])
 
 
-@op("SpaceToDepth", since=[1, 13])
+@op("SpaceToDepth", since=[1, 13, 28])
 def space_to_depth(n: Node) -> Any:
     b = n.int_attr("blocksize")
     count, c, h, w = n.shape(0)
     hb, wb = n.math.floordiv(h, b), n.math.floordiv(w, b)
     t = n.reshape(n.x(0), [count, c, hb, b, wb, b])
-    t = n.emit(relax.op.permute_dims(t, [0, 3, 5, 1, 2, 4]))
+    column = n.version >= 28 and n.str_attr("mode", "DCR") == "CRD"
+    t = n.emit(relax.op.permute_dims(t, [0, 1, 3, 5, 2, 4] if column else [0, 3, 5, 1, 2, 4]))
     return n.reshape(t, [count, n.math.mul(c, b * b), hb, wb])

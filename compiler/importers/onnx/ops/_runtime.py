@@ -1,0 +1,65 @@
+"""Integers that only a run computes where ONNX lets them decide a shape: normalised by generated code, then bound to new symbols.
+
+Everything that depends on the data (negative axes, -1 in a shape, clamping) is done on small int64 tensors; what becomes an extent
+is bound to a symbol, whose minimum of 0 the runtime checks. So an impossible request is given the value -1: the run refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import te, tirx
+
+from .._dims import Dim
+from .._node import Node, shape_expr
+from ._te import imm
+
+__all__ = ["vector", "bind_vector", "int64", "pick", "invalid_unless", "axis_mask"]
+
+
+def int64(value: Any) -> Any:
+    return imm(value, "int64") if isinstance(value, int) else tirx.Cast("int64", value)
+
+
+def vector(n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), name: str = "") -> Any:
+    """An int64 tensor of rank 1 whose elements are the expressions that build(*tensors, extents) gives."""
+
+    def body(*args: Any) -> Any:
+        items = [int64(e) for e in build(*args)]
+
+        def element(i: Any) -> Any:
+            out = items[-1]
+            for k in range(len(items) - 2, -1, -1):
+                out = tirx.Select(i == k, items[k], out)
+            return out
+
+        return te.compute((len(items),), element, name=name or "numbers")
+
+    return n.te(body, *tensors, shape_expr(dims), name=name or "numbers")
+
+
+def bind_vector(n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), count: int) -> list[Dim]:
+    """New symbols for the `count` expressions of build; none for count 0."""
+    if not count:
+        return []
+    return n.graph.bind_tensor(vector(n, build, *tensors, dims=dims, name="extents"), count, n.place)
+
+
+def pick(tensor: Any, index: int, size: int) -> Any:
+    """Element of a tensor of rank 0 or 1 as int64."""
+    del size
+    return int64(tensor(index) if len(tensor.shape) else tensor())
+
+
+def invalid_unless(condition: Any, value: Any) -> Any:
+    return tirx.Select(condition, int64(value), imm(-1, "int64"))
+
+
+def axis_mask(axes: Any, count: int, rank: int, axis: int) -> Any:
+    """Whether one of the `count` (possibly negative) axes in the tensor is `axis`."""
+    hits = []
+    for k in range(count):
+        a = pick(axes, k, count)
+        hits += [a == axis, a == axis - rank]
+    return tirx.any(*hits) if hits else imm(False, "bool")
