@@ -10,7 +10,7 @@ from tvm import relax, te, tirx
 from .._dims import Dim
 from .._node import constant, dims_of, dtype_of, shape_expr, Node
 from .._registry import op
-from .._values import is_float
+from .._values import is_float, numpy_dtype
 from ._te import imm
 from .shape import pad_tensor
 
@@ -103,7 +103,7 @@ def convolution(
         return n.cast(convolution(n, n.cast(x, "float32"), n.cast(w, "float32"), strides, before, after, dilations, groups), dtype)
     rank = len(strides)
     if not _all_int([*before, *after]) or any(p < 0 for p in (*before, *after)):
-        x = pad_tensor(n, x, [0, 0, *before], [0, 0, *after], "constant", np.zeros((), np.float32))
+        x = pad_tensor(n, x, [0, 0, *before], [0, 0, *after], "constant", np.zeros((), numpy_dtype(dtype_of(x))))
         before, after = [0] * rank, [0] * rank
     if rank == 1:
         # A line is an image of height 1: one set of kernels serves both.
@@ -127,7 +127,7 @@ def _convolution_te(
     rank = len(strides)
     dtype = dtype_of(x)
     if any(p != 0 for p in (*before, *after)):
-        x = pad_tensor(n, x, [0, 0, *before], [0, 0, *after], "constant", np.zeros((), np.float32))
+        x = pad_tensor(n, x, [0, 0, *before], [0, 0, *after], "constant", np.zeros((), numpy_dtype(dtype_of(x))))
     dims, weight = dims_of(x), dims_of(w)
     spatial = [
         n.math.add(n.math.floordiv(n.math.sub(d, (k - 1) * dil + 1), s), 1)

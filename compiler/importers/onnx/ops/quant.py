@@ -1,0 +1,216 @@
+"""Quantized models as they come: QDQ, QLinear*, ConvInteger, MatMulInteger, DynamicQuantizeLinear. Exact in integers first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from .._registry import op
+from .._values import bits_of, is_float, is_int, is_signed, numpy_dtype
+from ._te import elementwise, imm
+from .nn import _convolution_te, window_attrs, window_pads
+
+_VERSIONS = [10, 13, 19, 21, 23, 24, 25, 28]
+
+
+def _range(dtype: str) -> tuple[int, int]:
+    bits = bits_of(dtype)
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if is_signed(dtype) else (0, (1 << bits) - 1)
+
+
+def _parameter(n: Node, x: Any, p: Any, axis: int, block: int) -> Any:
+    """A scale or zero point as a tensor that broadcasts against x: per tensor, per axis, or per block of an axis."""
+    dims, have = dims_of(x), dims_of(p)
+    if not have or (have == (1,) and not block):
+        return n.reshape(p, []) if have else p
+    if len(have) == 1 and not block:
+        axis = n.axis(axis, len(dims))
+        n.math.require_same(have[0], dims[axis])
+        return n.reshape(p, [d if i == axis else 1 for i, d in enumerate(dims)])
+    if not block or len(have) != len(dims):
+        raise n.broken(f"has a scale of shape {list(have)} for data of rank {len(dims)}")
+    axis = n.axis(axis, len(dims))
+
+    def body(t: Any, out: Any) -> Any:
+        def element(*i: Any) -> Any:
+            return t(*[tirx.floordiv(k, block) if a == axis else k for a, k in enumerate(i)])
+
+        return te.compute(out, element, name="blocks")
+
+    return n.te(body, p, shape_expr(dims), name="blocks")
+
+
+@op("DequantizeLinear", since=_VERSIONS)
+def dequantize_linear(n: Node) -> Any:
+    x = n.x(0)
+    axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
+    scale = _parameter(n, x, n.x(1), axis, block)
+    out = n.dtype_attr("output_dtype") if n.int_attr("output_dtype", 0) else dtype_of(scale)
+    wide = "float32" if is_int(dtype_of(x)) and bits_of(dtype_of(x)) <= 16 or dtype_of(x) == "int32" else "float64"
+    if n.has(2):
+        zero = _parameter(n, x, n.x(2), axis, block)
+        return elementwise(
+            n,
+            lambda v, s, z: tirx.Cast(out, tirx.Cast(wide, tirx.Cast("int64", v) - tirx.Cast("int64", z)) * tirx.Cast(wide, s)),
+            x, scale, zero,
+        )  # fmt: skip
+    return elementwise(n, lambda v, s: tirx.Cast(out, tirx.Cast(wide, v) * tirx.Cast(wide, s)), x, scale)
+
+
+@op("QuantizeLinear", since=_VERSIONS)
+def quantize_linear(n: Node) -> Any:
+    x = n.x(0)
+    if n.int_attr("output_dtype", 0):
+        dtype = n.dtype_attr("output_dtype")
+    else:
+        dtype = n.dtype(2) if n.has(2) else "uint8"
+    if not is_int(dtype):
+        raise n.refuse(f"to {dtype}")
+    axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
+    scale = _parameter(n, x, n.x(1), axis, block)
+    zero = _parameter(n, x, n.x(2), axis, block) if n.has(2) else constant(np.zeros((), numpy_dtype(dtype)))
+    return _quantize(n, x, scale, zero, dtype)
+
+
+def _quantize(n: Node, x: Any, scale: Any, zero: Any, dtype: str) -> Any:
+    low, high = _range(dtype)
+    wide = "float64" if dtype_of(x) in ("float64", "int32") or dtype_of(scale) == "float64" else "float32"
+
+    def element(v: Any, s: Any, z: Any) -> Any:
+        q = tirx.nearbyint(tirx.Cast(wide, v) / tirx.Cast(wide, s)) + tirx.Cast(wide, z)
+        return tirx.Cast(dtype, tirx.Cast("int64", tirx.max(imm(low, wide), tirx.min(imm(high, wide), q))))
+
+    return elementwise(n, element, x, scale, zero)
+
+
+@op("DynamicQuantizeLinear", since=11)
+def dynamic_quantize_linear(n: Node) -> Any:
+    from .reduce import reduce_te
+
+    x = n.x(0)
+    axes = list(range(len(dims_of(x))))
+    f = "float32"
+    low = reduce_te(n, x, axes, False, tirx.min, imm(0, f), "lowest")
+    high = reduce_te(n, x, axes, False, tirx.max, imm(0, f), "highest")
+    scale = elementwise(n, lambda a, b: (b - a) / imm(255, f), low, high, name="scale")
+
+    def origin(a: Any, s: Any) -> Any:
+        z = tirx.Select(s == imm(0, f), imm(0, f), (imm(0, f) - a) / tirx.Select(s == imm(0, f), imm(1, f), s))
+        return tirx.Cast("uint8", tirx.Cast("int32", tirx.nearbyint(tirx.max(imm(0, f), tirx.min(imm(255, f), z)))))
+
+    zero = elementwise(n, origin, low, scale, name="zero_point")
+    safe = elementwise(n, lambda s: tirx.Select(s == imm(0, f), imm(1, f), s), scale, name="safe_scale")
+    return [_quantize(n, x, safe, zero, "uint8"), scale, zero]
+
+
+# ---- integer products
+
+
+def _centred(n: Node, i: int, zero: int, axis: int, kind: str = "int32") -> Any:
+    """Input i minus its zero point, in int32. A zero point of rank 1 runs along `axis`."""
+    x = n.x(i)
+    if not n.has(zero):
+        return n.cast(x, kind)
+    z = n.x(zero)
+    dims, have = dims_of(x), dims_of(z)
+    if len(have) == 1 and not (isinstance(have[0], int) and have[0] == 1):
+        z = n.reshape(z, [d if a == axis % len(dims) else 1 for a, d in enumerate(dims)])
+    elif len(have) == 1:
+        z = n.reshape(z, [])
+    return elementwise(n, lambda v, o: tirx.Cast(kind, v) - tirx.Cast(kind, o), x, z, name="centred")
+
+
+def _int_matmul(n: Node, a: Any, b: Any, kind: str = "int32") -> Any:
+    """numpy.matmul of integer tensors."""
+    p, q = list(dims_of(a)), list(dims_of(b))
+    left, right = len(p) == 1, len(q) == 1
+    if left:
+        a, p = n.reshape(a, [1, p[0]]), [1, p[0]]
+    if right:
+        b, q = n.reshape(b, [q[0], 1]), [q[0], 1]
+    n.math.require_same(p[-1], q[-2])
+    batch = n.math.broadcast(p[:-2], q[:-2])
+
+    def body(x: Any, y: Any, out: Any) -> Any:
+        k = te.reduce_axis((0, x.shape[len(p) - 1]), name="k")
+
+        def at(t: Any, dims: list[Any], index: Any, tail: list[Any]) -> Any:
+            lead = len(dims) - 2
+            head = index[len(batch) - lead : len(batch)]
+            return t(*[0 if isinstance(d, int) and d == 1 else i for d, i in zip(dims[:lead], head, strict=True)], *tail)
+
+        return te.compute(out, lambda *i: te.sum(at(x, p, i, [i[-2], k]) * at(y, q, i, [k, i[-1]]), axis=k), name="int_matmul")
+
+    y = n.te(body, a, b, shape_expr([*batch, p[-2], q[-1]]), name="int_matmul")
+    del kind
+    if left or right:
+        tail = ([] if left else [p[-2]]) + ([] if right else [q[-1]])
+        y = n.reshape(y, [*batch, *tail])
+    return y
+
+
+@op("MatMulInteger", since=10)
+def matmul_integer(n: Node) -> Any:
+    return _int_matmul(n, _centred(n, 0, 2, -2), _centred(n, 1, 3, -1))
+
+
+@op("QLinearMatMul", since=[10, 21])
+def qlinear_matmul(n: Node) -> Any:
+    """a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point"""
+    a = _centred(n, 0, 2, -2)
+    b = _centred(n, 3, 5, -1)
+    y = _int_matmul(n, a, b)
+    sa, sb, sy = (_row_scale(n, i, axis, len(dims_of(y))) for i, axis in ((1, -2), (4, -1), (6, -2)))
+    zy = _row_scale(n, 7, -2, len(dims_of(y)))
+    return _requantize(n, y, sa, sb, sy, zy, n.dtype(7))
+
+
+def _row_scale(n: Node, i: int, axis: int, rank: int) -> Any:
+    s = n.x(i)
+    dims = dims_of(s)
+    if len(dims) != 1 or (isinstance(dims[0], int) and dims[0] == 1):
+        return n.reshape(s, []) if len(dims) == 1 else s
+    return n.reshape(s, [dims[0] if a == axis % rank else 1 for a in range(rank)])
+
+
+def _requantize(n: Node, y: Any, sa: Any, sb: Any, sy: Any, zy: Any, dtype: str) -> Any:
+    low, high = _range(dtype)
+    f = "float32" if is_float(dtype_of(sa)) else dtype_of(sa)
+
+    def element(v: Any, a: Any, b: Any, s: Any, z: Any) -> Any:
+        scaled = tirx.Cast(f, v) * (tirx.Cast(f, a) * tirx.Cast(f, b) / tirx.Cast(f, s))
+        q = tirx.nearbyint(scaled) + tirx.Cast(f, z)
+        return tirx.Cast(dtype, tirx.Cast("int64", tirx.max(imm(low, f), tirx.min(imm(high, f), q))))
+
+    return elementwise(n, element, y, sa, sb, sy, zy, name="requantize")
+
+
+def _int_conv(n: Node, x: Any, w: Any) -> Any:
+    weight = dims_of(w)
+    rank = len(weight) - 2
+    kernel = n.ints_attr("kernel_shape", list(weight[2:]))
+    strides, dilations = window_attrs(n, rank, kernel)
+    before, after = window_pads(n, dims_of(x)[2:], kernel, strides, dilations)
+    groups = n.int_attr("group", 1)
+    n.math.require_same(dims_of(x)[1], weight[1] * groups)
+    return _convolution_te(n, x, w, strides, before, after, dilations, groups)
+
+
+@op("ConvInteger", since=10)
+def conv_integer(n: Node) -> Any:
+    return _int_conv(n, _centred(n, 0, 2, 1), _centred(n, 1, 3, 0))
+
+
+@op("QLinearConv", since=10)
+def qlinear_conv(n: Node) -> Any:
+    """x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B"""
+    y = _int_conv(n, _centred(n, 0, 2, 1), _centred(n, 3, 5, 0))
+    rank = len(dims_of(y))
+    if n.has(8):
+        bias = n.reshape(n.x(8), [1, dims_of(n.x(8))[0], *([1] * (rank - 2))])
+        y = elementwise(n, lambda v, b: v + tirx.Cast("int32", b), y, bias, name="bias")
+    scales = [_row_scale(n, 1, 1, rank), _row_scale(n, 4, 1, rank), _row_scale(n, 6, 1, rank), _row_scale(n, 7, 1, rank)]
+    return _requantize(n, y, *scales, n.dtype(7))
