@@ -272,7 +272,7 @@ def _fill(tensor: Any, array: Array, alive: list[Any]) -> None:
 
 def _dtype_name(dtype: Any) -> str:
     if dtype.code in _KINDS and dtype.bits >= 8:
-        return np.dtype(f"{_KINDS[dtype.code]}{dtype.bits // 8}").name
+        return str(np.dtype(f"{_KINDS[dtype.code]}{dtype.bits // 8}").name)
     names = {4: "bfloat", 10: "float8_e4m3fn", 11: "float8_e4m3fnuz", 12: "float8_e5m2", 13: "float8_e5m2fnuz"}
     name = names.get(dtype.code, "uint" if dtype.code == 1 else "int")
     return name if name.startswith("float8") else f"{name}{dtype.bits}"
