@@ -7,21 +7,23 @@ equal. An output that is constant or NaN throughout, for every input that was tr
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+import maas_rt
 from maas_rt._errors import CompileError, Error, VerificationError
 
 from ._configs import VerifyOptions
 from .artifact import Artifact
 from .importers._imported import ImportedModel, SymbolSpec
 
-__all__ = ["Difference", "Report", "compare", "sample_inputs", "verify"]
+__all__ = ["Difference", "Report", "compare", "sample_inputs", "verify", "verify_file"]
 
 Array = npt.NDArray[Any]
 CompileModel = Callable[[ImportedModel], Artifact]
@@ -43,6 +45,20 @@ class Report:
     max_relative_error: float = 0.0
     runs: int = 0
     telling: set[str] = field(default_factory=set)
+    outputs: dict[str, float] = field(default_factory=dict)  # each output's largest error
+    reference: str = "source"
+
+    @property
+    def cases(self) -> int:
+        """On how many inputs both sides ran."""
+        return self.runs
+
+    def note(self, name: str, difference: Difference, reference: Array) -> None:
+        """Count one output's comparison in."""
+        self.outputs[name] = max(self.outputs.get(name, 0.0), difference.error)
+        self.max_relative_error = max(self.max_relative_error, difference.error)
+        if _telling(reference):
+            self.telling.add(name)
 
     def to_manifest(self, model: ImportedModel) -> dict[str, Any]:
         """The manifest's `verified`; the error as the power of ten that bounds it, so that equal compiles stay equal bytes."""
@@ -51,7 +67,7 @@ class Report:
         result: dict[str, Any] = {
             "status": "passed",
             "max_relative_error": bound,
-            "reference": str(model.provenance.get("framework", "source")),
+            "reference": self.reference,
             "runs": self.runs,
         }
         if silent:
@@ -71,8 +87,50 @@ def verify(
     Raises VerificationError that names the first operator whose result differs (found by compiling prefixes of the model with
     `compile_model`) and by how much; CompileError if the source runs on none of the inputs.
     """
-    report = Report()
-    program = _load(artifact)
+    report = Report(reference=str(model.provenance.get("framework", "source")))
+    program = maas_rt.load(artifact.to_bytes())
+    for inputs, difference in _differences(program, model, options, examples, report):
+        raise _blame(model, inputs, difference, options, compile_model)
+    return report
+
+
+def verify_file(
+    path: str | os.PathLike[str],
+    against: Any,
+    *,
+    inputs: Mapping[str, Array] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    factory: str | None = None,
+    options: VerifyOptions | None = None,
+) -> Report:
+    """Compare a finished file with the model that it is said to come from (a path, or what `compile` accepts).
+
+    Raises VerificationError if an output differs; CompileError if the model's inputs or outputs are others than the file's.
+    """
+    from .importers import import_model
+
+    program = maas_rt.load(path)
+    shapes = input_shapes
+    if shapes is None and str(against).lower().endswith(".onnx"):
+        shapes = {info.name: info.shape for info in program.inputs if all(isinstance(each, int) for each in info.shape)} or None
+    model = import_model(against, inputs, input_shapes=shapes, factory=factory)
+    for kind, ours, theirs in (
+        ("inputs", [info.name for info in program.inputs], model.input_names),
+        ("outputs", [info.name for info in program.outputs], model.output_names),
+    ):
+        if ours != theirs:
+            raise CompileError(f"{path} has the {kind} {', '.join(ours)}, and {against} has {', '.join(theirs)}: it is another model")
+    report = Report(reference=str(model.provenance.get("framework", "source")))
+    for _, difference in _differences(program, model, options or VerifyOptions(), inputs, report):
+        detail = difference.detail or f"a relative error of {difference.error:.2g}"
+        raise VerificationError(f"{path} and {against} differ: output {difference.output}, {detail}", "", difference.error)
+    return report
+
+
+def _differences(
+    program: Any, model: ImportedModel, options: VerifyOptions, examples: Mapping[str, Array] | None, report: Report
+) -> Iterator[tuple[dict[str, Array], Difference]]:
+    """(inputs, difference) for each of the sampled inputs on which the two sides disagree."""
     refusal = ""
     for inputs in sample_inputs(model, options, examples):
         try:
@@ -82,10 +140,11 @@ def verify(
             continue
         difference = _check_run(program, inputs, wanted, options, report)
         if difference is not None:
-            raise _blame(model, inputs, difference, options, compile_model)
+            yield inputs, difference
     if report.runs == 0:
-        raise CompileError(f"the source framework ran on none of the inputs drawn for verification ({refusal}): give real ones, or verify=False")
-    return report
+        raise CompileError(
+            f"the source framework ran on none of the inputs drawn for verification ({refusal}): give real ones, or verify=False"
+        )
 
 
 def _check_run(
@@ -96,11 +155,9 @@ def _check_run(
     for name, reference in wanted.items():
         reference = np.asarray(reference)
         difference = compare(name, got[name], reference, options)
-        report.max_relative_error = max(report.max_relative_error, difference.error)
+        report.note(name, difference, reference)
         if difference.error > options.tolerance(str(reference.dtype)) or difference.detail:
             return difference
-        if _telling(reference):
-            report.telling.add(name)
     return None
 
 
@@ -258,7 +315,7 @@ def _prefix_difference(
     try:
         prefix, operator = model.source.prefix(count)
         wanted = prefix.source.run(inputs)
-        got = _run(_load(compile_model(prefix)), inputs)
+        got = _run(maas_rt.load(compile_model(prefix).to_bytes()), inputs)
     except Error:
         return None
     worst: Difference | None = None
@@ -268,12 +325,6 @@ def _prefix_difference(
         if wrong and (worst is None or difference.error > worst.error):
             worst = difference
     return None if worst is None else (operator, worst)
-
-
-def _load(artifact: Artifact) -> Any:
-    import maas_rt
-
-    return maas_rt.load(artifact.to_bytes())
 
 
 def _run(program: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
