@@ -9,8 +9,8 @@ from tvm import relax, tirx
 
 from .._node import constant, dims_of, dtype_of, Node
 from .._registry import op
-from ._te import elementwise, imm
-from .reduce import _sum
+from ._te import elementwise, imm, lowest
+from .reduce import _sum, reduce_te
 
 
 def _half(dtype: str) -> bool:
@@ -243,9 +243,33 @@ def log_softmax(n: Node) -> Any:
 
 def _softmax(n: Node, function: Any) -> Any:
     n.float_only()
+    if n.op == "Softmax" and _half(n.dtype(0)):
+        return _over_axis(n, n.x(0), lambda t, axis: _half_softmax(n, t, axis))
     dtype = n.dtype(0)
     x = n.cast(n.x(0), "float32") if _half(dtype) else n.x(0)
     return n.cast(_over_axis(n, x, lambda t, axis: n.emit(function(t, axis))), dtype)
+
+
+def _half_softmax(n: Node, x: Any, axis: int) -> Any:
+    """Rounded after each step, as numpy computes it; the sum is rounded after each term in bfloat16, at its end in float16."""
+    dtype = dtype_of(x)
+    f = "float32"
+
+    def rounded(v: Any) -> Any:
+        return tirx.Cast(dtype, v)
+
+    top = reduce_te(n, n.cast(x, f), [axis], True, tirx.max, lowest(f), "max")
+    e = elementwise(n, lambda v, t: rounded(tirx.Cast(f, v) - t), x, top, name="below_max")
+    e = elementwise(n, lambda v: rounded(tirx.exp(tirx.Cast(f, v))), e, name="exp")
+    if dtype == "bfloat16":
+
+        def add(a: Any, b: Any) -> Any:
+            return rounded(tirx.Cast(f, a) + tirx.Cast(f, b))
+
+        total = reduce_te(n, e, [axis], True, add, imm(0, dtype), "sum")
+    else:
+        total = n.cast(reduce_te(n, n.cast(e, f), [axis], True, lambda a, b: a + b, imm(0, f), "sum"), dtype)
+    return elementwise(n, lambda v, s: rounded(tirx.Cast(f, v) / tirx.Cast(f, s)), e, total, name="normalise")
 
 
 def _over_axis(n: Node, x: Any, function: Any) -> Any:
