@@ -167,6 +167,8 @@ class BodyBuilder:
         a, b = self.expr(node.a, env), self.expr(node.b, env)
         if isinstance(node, (tirx.Max, tirx.Min)) and dtype_of(node).startswith(("float", "bfloat")):
             return (_math.nan_max if isinstance(node, tirx.Max) else _math.nan_min)(self.let(a), self.let(b), self.let)
+        if isinstance(node, tirx.NE) and dtype_of(a).startswith(("float", "bfloat")):
+            return tirx.Not(tirx.EQ(a, b))  # unordered: NaN differs from everything
         if isinstance(node, (tirx.Div, tirx.FloorDiv, tirx.FloorMod, tirx.Mod)):
             self.body.cost += 4
         self.body.cost += 1
@@ -180,6 +182,10 @@ class BodyBuilder:
             return self.expr(node.args[0], env)
         args = [self.expr(arg, env) if isinstance(arg, tvm.ir.Expr) else arg for arg in node.args]
         dtype = dtype_of(node)
+        if len(args) == 1 and dtype_of(args[0]).startswith(("float", "bfloat")):
+            test = _math.lower_float_test(name, self.let(args[0]))
+            if test is not None:
+                return test
         if dtype in ("float32", "float16", "bfloat16") and args and all(_is_float(arg) for arg in args):
             wide = [self.let(arg if dtype_of(arg) == "float32" else tirx.Cast("float32", arg)) for arg in args]
             value = _math.lower_float32(name, wide, self.let)

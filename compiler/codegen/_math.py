@@ -13,7 +13,7 @@ from typing import Any
 
 from tvm import tirx
 
-__all__ = ["Let", "is_expensive", "lower_float32", "nan_max", "nan_min"]
+__all__ = ["Let", "is_expensive", "is_nan", "lower_float32", "lower_float_test", "nan_max", "nan_min"]
 
 # Binds a value to a variable, so that its uses do not evaluate it again.
 Let = Callable[[Any], Any]
@@ -275,4 +275,21 @@ def _nan_extreme(a: Any, b: Any, let: Let, beats: Callable[[Any, Any], Any]) -> 
         a, b = b, a
     if isinstance(b, tirx.FloatImm) and not math.isnan(float(b.value)):
         return let(_select(beats(b, a), b, a))  # false for a NaN in a, which is then the result
-    return let(_select(tirx.Or(beats(b, a), tirx.NE(b, b)), b, a))
+    return let(_select(tirx.Or(beats(b, a), is_nan(b)), b, a))
+
+
+def is_nan(x: Any) -> Any:
+    """Whether a float is NaN. TVM's own NE is LLVM's ordered comparison, which is false for a NaN; so is not this."""
+    return tirx.Not(tirx.EQ(x, x))
+
+
+def lower_float_test(name: str, x: Any) -> Any | None:
+    """isnan, isinf and isfinite of any float type (x a variable); None for other operators."""
+    infinity = tirx.FloatImm(x.ty, math.inf)
+    if name == "tirx.isnan":
+        return is_nan(x)
+    if name == "tirx.isinf":
+        return tirx.Or(tirx.EQ(x, infinity), tirx.EQ(x, tirx.FloatImm(x.ty, -math.inf)))
+    if name == "tirx.isfinite":
+        return tirx.And(x < infinity, x > tirx.FloatImm(x.ty, -math.inf))
+    return None

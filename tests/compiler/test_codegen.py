@@ -227,6 +227,26 @@ def test_maximum_keeps_nan_on_either_side() -> None:
     np.testing.assert_array_equal(out, np.maximum(a, 0))
 
 
+def test_comparisons_and_tests_of_nan() -> None:
+    x, y = (te.placeholder((5,), F32, name=name) for name in "xy")
+    built = {
+        "differs": (topi.not_equal(x, y), lambda a, b: a != b),
+        "equals": (topi.equal(x, y), lambda a, b: a == b),
+        "less": (topi.less(x, y), lambda a, b: a < b),
+        "at_least": (topi.greater_equal(x, y), lambda a, b: a >= b),
+        "is_nan": (topi.isnan(x), lambda a, b: np.isnan(a)),
+        "is_infinite": (topi.isinf(x), lambda a, b: np.isinf(a)),
+        "is_finite": (topi.isfinite(x), lambda a, b: np.isfinite(a)),
+    }
+    functions = {name: schedule_function(te.create_prim_func([x, y, out])) for name, (out, _) in built.items()}
+    section = CodeSection(build_code(functions, resolve_targets("native")[0]))
+    a, b = np.array([1, np.nan, np.nan, np.inf, -np.inf], F32), np.array([np.nan, np.nan, 1, np.inf, 2], F32)
+    for name, (_, expected) in built.items():
+        out = np.zeros(5, bool)
+        assert section.call(name, [a, b], [out]) == 0
+        np.testing.assert_array_equal(out, expected(a, b), err_msg=name)
+
+
 def test_maximum_of_minus_infinity_is_minus_infinity() -> None:
     x = te.placeholder((3, 40), F32, name="x")
     section = CodeSection(build_code({"f": schedule_function(te.create_prim_func([x, topi.max(x, 1)]))}, resolve_targets("native")[0]))
