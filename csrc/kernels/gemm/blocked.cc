@@ -10,9 +10,9 @@ namespace {
 
 // Measured on Zen 3 (32 KiB L1, 512 KiB L2) for products of 384 to 1536 cubed; the optimum is flat.
 constexpr int64_t kDepth = 384;                // floats of depth a stretch: 24 KiB of weights
-constexpr int64_t kRowBlockBytes = 192 << 10;  // of A
+constexpr int64_t kRowBlockBytes = 256 << 10;  // of A
 constexpr int64_t kMaxBlockRows = 384;
-constexpr int64_t kPointerBytes = 64 << 10;  // of row pointers a block
+constexpr int64_t kPointerBytes = 16 << 10;  // of row pointers a block
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
