@@ -41,7 +41,8 @@ native-tests: $(VENV)/.native  ## the C++ tests (ctest)
 	cd build/editable && "$(CURDIR)/$(BIN)/ctest" --output-on-failure
 
 conformance: $(VENV)/.native  ## other people's suites: prints the counts, writes tests/conformance/results
-	$(BIN)/python -m tests.conformance
+	$(BIN)/python -m tests.conformance onnx
+	$(BIN)/python -m tests.conformance torch_export
 
 sanitize: $(VENV)/.installed  ## the C++ tests under the address, undefined and thread sanitizers
 	for kind in address,undefined thread; do \

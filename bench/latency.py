@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +36,12 @@ def prepare(case: ModelCase, batch: int) -> Path:
         result = module(**inputs)
     np.savez(folder / "expected.npz", *[t.numpy() for t in (result if isinstance(result, tuple) else (result,))])
     compiler.compile(module, inputs, name=case.name).save(folder / "model.mrt")
-    torch.onnx.export(
-        module, (), str(folder / "model.onnx"), kwargs=inputs, input_names=list(inputs), external_data=False, verbose=False
-    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here uses
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (), str(folder / "model.onnx"), kwargs=inputs, input_names=list(inputs), external_data=False, verbose=False
+        )
     return folder
 
 
