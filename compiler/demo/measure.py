@@ -83,7 +83,7 @@ def _eager(work: Path, module: torch.nn.Module, images: Images, labels: Labels) 
     fresh.eval()
     load_ms = (time.perf_counter() - start) * 1e3
     with torch.inference_mode():
-        scores = fresh(torch.from_numpy(images)).numpy()
+        scores: Scores = fresh(torch.from_numpy(images)).numpy()
         one = torch.from_numpy(images[:1])
         latency = _latency(lambda: fresh(one))
     return Row("eager torch", _accuracy(scores, labels), path.stat().st_size, load_ms, latency)
@@ -189,7 +189,8 @@ def _ask(connection: http.client.HTTPConnection, images: Images) -> Scores:
     if response.status != 200:
         raise maas_rt.Error(f"the service answered {response.status}: {answer}")
     output = answer["outputs"][0]
-    return np.asarray(output["data"], np.float32).reshape(output["shape"])
+    scores: Scores = np.asarray(output["data"], np.float32).reshape(output["shape"])
+    return scores
 
 
 def table(rows: list[Row]) -> str:

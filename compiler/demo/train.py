@@ -11,8 +11,8 @@ import sys
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -26,7 +26,8 @@ def train(directory: str, epochs: int) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = fully_shard(build(), mesh=init_device_mesh("cpu", (world,)))
+    model = build()
+    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
     (images, labels), _ = load_digits()
     x, y = torch.from_numpy(images[rank::world]), torch.from_numpy(labels[rank::world])
     batch = 32
@@ -44,7 +45,7 @@ def train(directory: str, epochs: int) -> None:
             total += loss.item()
         if rank == 0:
             print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.3f}", file=sys.stderr, flush=True)
-    dcp.save({"model": get_model_state_dict(model)}, checkpoint_id=directory)
+    save({"model": get_model_state_dict(model)}, checkpoint_id=directory)
     dist.destroy_process_group()
 
 
