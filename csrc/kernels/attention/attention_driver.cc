@@ -67,7 +67,7 @@ Buffers buffers_of(const AttentionProblem& p, const Cut& c, char* base) {
     at += align64(static_cast<size_t>(floats) * sizeof(float));
     return r;
   };
-  const int64_t rows = c.group * c.queries;
+  const int64_t rows = c.tiles == 1 ? kMaxAttentionRows : c.group * c.queries;
   b.k = take(c.packed ? c.tile * p.d : 0);
   b.v = take(c.packed ? c.tile * round16(p.dv) : 0);
   b.s = take(kMaxAttentionRows * c.tile);
@@ -96,95 +96,150 @@ struct Worker {
   const AttentionProblem& p;
   const Cut& c;
   Buffers b;
-  int64_t packed_head = -1;  // batch * kv_heads + kv_head of the tile in scratch, where there is one tile only
+  const Item* next = nullptr;  // what this worker does after the current item
+  int64_t packed_head = -1;    // batch * kv_heads + kv_head of the tile in scratch, where there is one tile only
 
   void run(const Item& item);
-  void tile(const Item& item, int64_t index, int64_t keys_seen);
-  void finish(const Item& item);
+  void tile(const Item& item, int64_t index, int64_t keys_seen, bool last);
+  void start(AttentionTile* t) const;
+  void set_keys(const Item& item, int64_t first_key, AttentionTile* t);
+  void set_queries(const Item& item, int64_t r, AttentionTile* t) const;
+  void prefetch(const Item& item, int64_t r, int64_t count) const;
+  const float* q_row(const Item& item, const Row& row) const {
+    return p.q + item.batch * p.q_strides.batch + row.query * p.q_strides.seq + row.head * p.q_strides.head;
+  }
+  const float* k_row(const Item& item, int64_t n) const {
+    return p.k + item.batch * p.k_strides.batch + item.kv_head * p.k_strides.head + n * p.k_strides.seq;
+  }
+  const float* v_row(const Item& item, int64_t n) const {
+    return p.v + item.batch * p.v_strides.batch + item.kv_head * p.v_strides.head + n * p.v_strides.seq;
+  }
+  const float* mask_row(const Item& item, const Row& row) const {
+    return p.mask + item.batch * p.mask_strides[0] + row.head * p.mask_strides[1] + row.query * p.mask_strides[2];
+  }
+  float* y_row(const Item& item, const Row& row) const {
+    return p.y + item.batch * p.y_strides.batch + row.query * p.y_strides.seq + row.head * p.y_strides.head;
+  }
 };
 
-void Worker::tile(const Item& item, int64_t index, int64_t keys_seen) {
+void prefetch_row(const float* p, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i);
+}
+
+// Asks for what comes next while the rows [r, r + count) keep the multipliers busy: the next rows of q and y, and this
+// block's share of the next head's keys and values. Between two rows of one head lie those of all others; no hardware
+// prefetcher sees through that.
+void Worker::prefetch(const Item& item, int64_t r, int64_t count) const {
+  const int64_t rows = c.group * item.queries;
+  for (int64_t i = r + count; i < r + 2 * count && i < rows; ++i) {
+    const Row row = row_of(c, item, i);
+    prefetch_row(q_row(item, row), p.d);
+    prefetch_row(y_row(item, row), p.dv);
+  }
+  if (next == nullptr || !c.packed || next->first_query != 0) return;
+  const int64_t keys = c.tile < p.sk ? c.tile : p.sk;
+  for (int64_t n = r * keys / rows; n < (r + count) * keys / rows; ++n) {
+    prefetch_row(k_row(*next, n), p.d);
+    prefetch_row(v_row(*next, n), p.dv);
+  }
+}
+
+// Rows that have seen nothing yet.
+void Worker::start(AttentionTile* t) const {
+  for (int i = 0; i < t->rows; ++i) {
+    t->max[i] = -INFINITY;
+    t->sum[i] = 0;
+  }
+}
+
+// Where the keys and values of the tile are: packed into scratch, unless they are there still, or as they came.
+void Worker::set_keys(const Item& item, int64_t first_key, AttentionTile* t) {
+  t->k = k_row(item, first_key);
+  t->v = v_row(item, first_key);
+  t->k_stride = p.k_strides.seq;
+  t->v_stride = p.v_strides.seq;
+  t->packed = c.packed;
+  if (!c.packed) return;
+  const int64_t head = item.batch * p.kv_heads + item.kv_head;
+  if (c.tiles > 1 || packed_head != head) {
+    kernel->pack_k(t->k, t->k_stride, t->keys, p.d, p.scale, b.k);
+    kernel->pack_v(t->v, t->v_stride, t->keys, p.dv, b.v);
+    packed_head = head;
+  }
+  t->k = b.k;
+  t->v = b.v;
+}
+
+// Rows of one head lie at one distance and are used where they are; a block that reaches into the next head is copied.
+void Worker::set_queries(const Item& item, int64_t r, AttentionTile* t) const {
+  const Row from = row_of(c, item, r), to = row_of(c, item, r + t->rows - 1);
+  t->q = q_row(item, from);
+  t->q_stride = p.q_strides.seq;
+  if (from.head == to.head) return;
+  for (int i = 0; i < t->rows; ++i) {
+    const float* q = q_row(item, row_of(c, item, r + i));
+    std::memcpy(b.q + i * p.d, q, static_cast<size_t>(p.d) * sizeof(float));
+  }
+  t->q = b.q;
+  t->q_stride = p.d;
+}
+
+void Worker::tile(const Item& item, int64_t index, int64_t keys_seen, bool last) {
   const int64_t first_key = index * c.tile, rows = c.group * item.queries;
   const int64_t left = p.sk - first_key;
-  const float* k = p.k + item.batch * p.k_strides.batch + item.kv_head * p.k_strides.head + first_key * p.k_strides.seq;
-  const float* v = p.v + item.batch * p.v_strides.batch + item.kv_head * p.v_strides.head + first_key * p.v_strides.seq;
   AttentionTile t{};
   t.d = p.d;
   t.dv = p.dv;
   t.keys = left < c.tile ? left : c.tile;
   if (c.tiles > 1 && keys_seen - first_key < t.keys) t.keys = keys_seen - first_key;
-  t.packed = c.packed;
   t.first = index == 0;
   t.s = b.s;
-  t.q = b.q;
-  if (c.packed) {
-    const int64_t head = item.batch * p.kv_heads + item.kv_head;
-    if (c.tiles > 1 || packed_head != head) {
-      kernel->pack_k(k, p.k_strides.seq, t.keys, p.d, b.k);
-      kernel->pack_v(v, p.v_strides.seq, t.keys, p.dv, b.v);
-      packed_head = head;
-    }
-    t.k = b.k;
-    t.v = b.v;
-  } else {
-    t.k = k;
-    t.v = v;
-    t.k_stride = p.k_strides.seq;
-    t.v_stride = p.v_strides.seq;
-  }
+  t.scale = p.scale;
+  t.safe = p.safe;
+  set_keys(item, first_key, &t);
   t.mask_stride = p.mask_strides[3];
   for (int64_t r = 0; r < rows; r += t.rows) {
     const int64_t rest = rows - r, most = kernel->rows;
     t.rows = static_cast<int>(rest <= most ? rest : rest < 2 * most ? (rest + 1) / 2 : most);
+    const int64_t at = c.tiles == 1 ? 0 : r;  // one tile needs no results to come back to
+    t.max = b.max + at;
+    t.sum = b.sum + at;
+    t.o = b.o + at * round16(p.dv);
+    if (t.first) start(&t);
     int64_t seen = 0;
     for (int i = 0; i < t.rows; ++i) {
       const Row row = row_of(c, item, r + i);
-      const float* q = p.q + item.batch * p.q_strides.batch + row.query * p.q_strides.seq + row.head * p.q_strides.head;
-      kernel->scale(q, p.scale, b.q + i * p.d, p.d);
-      int64_t limit = p.visible(row.query) - first_key;
-      limit = limit < 0 ? 0 : limit < t.keys ? limit : t.keys;
-      t.limit[i] = limit;
-      seen = limit > seen ? limit : seen;
-      t.mask[i] = p.mask == nullptr ? nullptr
-                                    : p.mask + item.batch * p.mask_strides[0] + row.head * p.mask_strides[1] +
-                                          row.query * p.mask_strides[2] + first_key * p.mask_strides[3];
+      const int64_t limit = p.visible(row.query) - first_key;
+      t.limit[i] = limit < 0 ? 0 : limit < t.keys ? limit : t.keys;
+      seen = t.limit[i] > seen ? t.limit[i] : seen;
+      t.y[i] = last ? y_row(item, row) : nullptr;
+      if (p.mask != nullptr) t.mask[i] = mask_row(item, row) + first_key * p.mask_strides[3];
     }
-    t.max = b.max + r;
-    t.sum = b.sum + r;
-    t.o = b.o + r * round16(p.dv);
+    set_queries(item, r, &t);
+    if (last) prefetch(item, r, t.rows);
     if (seen > 0) {
       kernel->tile(t);
-    } else if (t.first) {
-      std::memset(t.o, 0, static_cast<size_t>(t.rows * round16(p.dv)) * sizeof(float));
+      continue;
     }
-  }
-}
-
-// y = o / sum. A row without any visible key has the sum 0: NaN, as the softmax of nothing but -inf, or 0 if safe.
-void Worker::finish(const Item& item) {
-  for (int64_t r = 0; r < c.group * item.queries; ++r) {
-    const Row row = row_of(c, item, r);
-    float* y = p.y + item.batch * p.y_strides.batch + row.query * p.y_strides.seq + row.head * p.y_strides.head;
-    if (b.sum[r] == 0 && (p.safe || p.sk == 0)) {
-      std::memset(y, 0, static_cast<size_t>(p.dv) * sizeof(float));
-    } else {
-      kernel->scale(b.o + r * round16(p.dv), 1.0f / b.sum[r], y, p.dv);
+    if (t.first) std::memset(t.o, 0, static_cast<size_t>(t.rows * round16(p.dv)) * sizeof(float));
+    if (last) {  // what earlier tiles have left, if anything
+      for (int i = 0; i < t.rows; ++i) kernel->finish(t.o + i * round16(p.dv), t.sum[i], p.safe, t.y[i], p.dv);
     }
   }
 }
 
 void Worker::run(const Item& item) {
-  for (int64_t r = 0; r < c.group * item.queries; ++r) {
-    b.max[r] = -INFINITY;
-    b.sum[r] = 0;
+  if (p.sk == 0) {  // the sum of nothing
+    for (int64_t r = 0; r < c.group * item.queries; ++r) {
+      std::memset(y_row(item, row_of(c, item, r)), 0, static_cast<size_t>(p.dv) * sizeof(float));
+    }
+    return;
   }
-  if (p.sk == 0) return finish(item);
-  const int64_t seen = p.visible(item.first_query + item.queries - 1);  // by the last query, which sees most
-  for (int64_t i = 0; i < c.tiles; ++i) {
-    if (i > 0 && i * c.tile >= seen) break;
-    tile(item, i, seen > 0 ? seen : 1);
-  }
-  finish(item);
+  // The last query sees most; tiles behind what it sees are left out.
+  const int64_t seen = p.visible(item.first_query + item.queries - 1);
+  int64_t tiles = (seen + c.tile - 1) / c.tile;
+  if (tiles == 0) tiles = 1;
+  for (int64_t i = 0; i < tiles; ++i) tile(item, i, seen > 0 ? seen : 1, i == tiles - 1);
 }
 
 }  // namespace
@@ -247,7 +302,12 @@ int32_t attention_run(const AttentionParams& params, const AttentionProblem& p, 
   const auto work = [&](int64_t worker) {
     Worker w{params.kernel, p, c,
              buffers_of(p, c, static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes)};
-    for (int64_t i = worker * c.items / workers; i < (worker + 1) * c.items / workers; ++i) w.run(item_of(i));
+    const int64_t end = (worker + 1) * c.items / workers;
+    for (int64_t i = worker * c.items / workers; i < end; ++i) {
+      const Item next = item_of(i + 1);
+      w.next = i + 1 < end ? &next : nullptr;
+      w.run(item_of(i));
+    }
   };
   if (ctx.pool == nullptr || workers == 1) {
     for (int64_t w = 0; w < workers; ++w) work(w);

@@ -11,13 +11,15 @@ constexpr int kMaxAttentionRows = 6;
 struct AttentionTile {
   int rows;
   int64_t d, dv, keys;
-  const float* q;  // [rows][d], scaled
-  // packed: panels of 16 keys, [keys / 16][d][16], padded with zeros, and panels of 16 columns, [dv / 16][keys][16].
-  // Otherwise rows of k and v as they are in memory, with the distances between them.
+  const float* q;  // rows of d
+  int64_t q_stride;
+  // packed: panels of 16 scaled keys, [keys / 16][d][16], padded with zeros, and of 16 columns, [dv / 16][keys][16].
+  // Otherwise rows of k and v as they are in memory, with the distances between them, and the scale.
   bool packed;
   const float* k;
   const float* v;
   int64_t k_stride, v_stride;
+  float scale;
   const float* mask[kMaxAttentionRows];  // of the first key of the tile; null if there is no mask
   int64_t mask_stride;                   // 1, or 0 where one number stands for all keys
   int64_t limit[kMaxAttentionRows];      // keys that the row may see, at most `keys`
@@ -26,6 +28,8 @@ struct AttentionTile {
   float* max;                            // [rows], running maximum, -inf at first
   float* sum;                            // [rows], running sum of p, 0 at first
   float* o;                              // [rows][dv rounded up to 16]
+  float* y[kMaxAttentionRows];           // with the last tile: where o / sum goes; else null
+  bool safe;                             // a sum of 0 gives 0 instead of NaN
 };
 
 struct AttentionKernel {
@@ -34,9 +38,9 @@ struct AttentionKernel {
   const char* qkv_name;
   int rows;  // of the best block
   void (*tile)(const AttentionTile& t);
-  void (*pack_k)(const float* k, int64_t stride, int64_t keys, int64_t d, float* out);
+  void (*pack_k)(const float* k, int64_t stride, int64_t keys, int64_t d, float scale, float* out);
   void (*pack_v)(const float* v, int64_t stride, int64_t keys, int64_t dv, float* out);
-  void (*scale)(const float* x, float factor, float* y, int64_t n);  // y = x * factor
+  void (*finish)(const float* o, float sum, bool safe, float* y, int64_t dv);  // y = o / sum
 };
 
 #define MRT_KERNEL(isa) extern const AttentionKernel kAttentionF32_##isa;

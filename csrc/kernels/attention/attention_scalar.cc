@@ -4,9 +4,9 @@
 namespace mrt {
 namespace {
 
-void pack_k(const float* k, int64_t stride, int64_t keys, int64_t d, float* out) {
+void pack_k(const float* k, int64_t stride, int64_t keys, int64_t d, float scale, float* out) {
   for (int64_t n = 0; n < keys; n += kPanelWidth, out += d * kPanelWidth) {
-    pack_k_edge(k + n * stride, stride, keys - n < kPanelWidth ? keys - n : kPanelWidth, 0, d, out);
+    pack_k_edge(k + n * stride, stride, keys - n < kPanelWidth ? keys - n : kPanelWidth, 0, d, scale, out);
   }
 }
 
@@ -14,6 +14,6 @@ void pack_k(const float* k, int64_t stride, int64_t keys, int64_t d, float* out)
 
 const AttentionKernel kAttentionF32_scalar = {
     Isa::scalar, "attention_f32_scalar",  "qkv_attention_f32_scalar", PanelRows<F32x4>::value, attention_tile<F32x4>,
-    pack_k,      attention_pack_v<F32x4>, attention_scale<F32x4>};
+    pack_k,      attention_pack_v<F32x4>, attention_finish<F32x4>};
 
 }  // namespace mrt

@@ -69,7 +69,7 @@ template <typename V>
 MRT_INLINE void scores_direct(const AttentionTile& t, int64_t keys, int64_t lds) {
   constexpr int w = V::width;
   for (int r = 0; r < t.rows; ++r) {
-    const float* q = t.q + r * t.d;
+    const float* q = t.q + r * t.q_stride;
     for (int64_t n = 0; n < keys; ++n) {
       const float* k = t.k + n * t.k_stride;
       V a = V::zero(), b = a;
@@ -82,7 +82,7 @@ MRT_INLINE void scores_direct(const AttentionTile& t, int64_t keys, int64_t lds)
         const int64_t lanes = t.d - i < w ? t.d - i : w;
         a = fma(V::load(q + i, lanes), V::load(k + i, lanes), a);
       }
-      t.s[r * lds + n] = reduce_add(a + b);
+      t.s[r * lds + n] = reduce_add(a + b) * t.scale;
     }
   }
 }
@@ -118,6 +118,16 @@ MRT_INLINE void values_direct(const AttentionTile& t, int64_t keys, int64_t lds,
   }
 }
 
+// A row without any visible key has the sum 0: 0 * (1 / 0) is NaN, as the softmax of nothing but -inf.
+template <typename V>
+void attention_finish(const float* o, float sum, bool safe, float* y, int64_t dv) {
+  constexpr int w = V::width;
+  const V factor = V::set(safe && sum == 0.0f ? 0.0f : 1.0f / sum);
+  int64_t i = 0;
+  for (; i + w <= dv; i += w) (V::load(o + i) * factor).store(y + i);
+  if (i < dv) (V::load(o + i, dv - i) * factor).store(y + i, dv - i);
+}
+
 template <typename V>
 void attention_tile(const AttentionTile& t) {
   int64_t keys = 0;  // beyond the last row's limit there is nothing to do
@@ -125,20 +135,22 @@ void attention_tile(const AttentionTile& t) {
   const int64_t keys16 = (keys + 15) / 16 * 16, dv16 = (t.dv + 15) / 16 * 16;
   if (t.packed) {
     for (int64_t n = 0; n < keys16; n += kPanelWidth) {
-      panel_rows<V>(t.rows, t.q, t.d, t.k + n * t.d, t.d, nullptr, t.s + n, keys16);
+      panel_rows<V>(t.rows, t.q, t.q_stride, t.k + n * t.d, t.d, nullptr, t.s + n, keys16);
     }
   } else {
     scores_direct<V>(t, keys, keys16);
   }
-  float alpha[kMaxAttentionRows];
+  // The maxima of all rows first: their reductions are chains that would hold up a row's exponentials.
+  float alpha[kMaxAttentionRows], shift[kMaxAttentionRows];
   for (int r = 0; r < t.rows; ++r) {
-    float* s = t.s + r * keys16;
-    const float now = mask_row<V>(s, keys16, t.limit[r], t.mask[r], t.mask_stride);
+    const float now = mask_row<V>(t.s + r * keys16, keys16, t.limit[r], t.mask[r], t.mask_stride);
     const float m = now > t.max[r] ? now : t.max[r];
-    const float shift = m > -__builtin_inff() ? m : 0.0f;
-    alpha[r] = exp_of_shifted(F32x1::set(t.max[r] - shift)).v;
+    shift[r] = m > -__builtin_inff() ? m : 0.0f;
+    alpha[r] = t.first ? 0.0f : exp_of_shifted(F32x1::set(t.max[r] - shift[r])).v;
     t.max[r] = m;
-    t.sum[r] = t.sum[r] * alpha[r] + exp_row<V>(s, keys16, shift);
+  }
+  for (int r = 0; r < t.rows; ++r) {
+    t.sum[r] = t.sum[r] * alpha[r] + exp_row<V>(t.s + r * keys16, keys16, shift[r]);
   }
   const float* scale = t.first ? nullptr : alpha;
   if (t.packed) {
@@ -148,14 +160,9 @@ void attention_tile(const AttentionTile& t) {
   } else {
     values_direct<V>(t, keys, keys16, dv16, scale);
   }
-}
-
-template <typename V>
-void attention_scale(const float* x, float factor, float* y, int64_t n) {
-  constexpr int w = V::width;
-  int64_t i = 0;
-  for (; i + w <= n; i += w) (V::load(x + i) * V::set(factor)).store(y + i);
-  if (i < n) (V::load(x + i, n - i) * V::set(factor)).store(y + i, n - i);
+  for (int r = 0; r < t.rows; ++r) {
+    if (t.y[r] != nullptr) attention_finish<V>(t.o + r * dv16, t.sum[r], t.safe, t.y[r], t.dv);
+  }
 }
 
 // [keys][dv] -> [dv / 16][keys][16]
@@ -176,9 +183,10 @@ void attention_pack_v(const float* v, int64_t stride, int64_t keys, int64_t dv, 
 }
 
 // Keys [n, n + count) of a panel, columns from `begin`, one by one; lanes without a key are zero.
-MRT_INLINE void pack_k_edge(const float* k, int64_t stride, int64_t count, int64_t begin, int64_t d, float* panel) {
+MRT_INLINE void pack_k_edge(const float* k, int64_t stride, int64_t count, int64_t begin, int64_t d, float scale,
+                            float* panel) {
   for (int64_t i = begin; i < d; ++i) {
-    for (int64_t n = 0; n < kPanelWidth; ++n) panel[i * kPanelWidth + n] = n < count ? k[n * stride + i] : 0.0f;
+    for (int64_t n = 0; n < kPanelWidth; ++n) panel[i * kPanelWidth + n] = n < count ? k[n * stride + i] * scale : 0.0f;
   }
 }
 
