@@ -1,0 +1,157 @@
+"""Verification: what counts as agreement, what is refused, and that the first operator at fault is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maas_rt import CompileError, VerificationError
+from maas_rt.compiler import compile
+from maas_rt.compiler._configs import VerifyOptions
+from maas_rt.compiler.importers import SymbolSpec, import_model
+from maas_rt.compiler.verify import Report, _bindings, _fit, compare, sample_inputs, verify_file
+
+OPTIONS = VerifyOptions()
+
+
+def _error(got: Any, wanted: Any) -> float:
+    difference = compare("y", np.asarray(got), np.asarray(wanted), OPTIONS)
+    return float("inf") if difference.detail else difference.error
+
+
+def test_errors_are_relative_to_the_scale() -> None:
+    wanted = np.array([0.0, 100.0], "float32")
+    assert _error(wanted + np.float32(0.001), wanted) == pytest.approx(1e-5, rel=0.1)
+    assert _error(wanted, wanted) == 0
+    assert _error(np.array([1e-3], "float32"), np.zeros(1, "float32")) == pytest.approx(1e-3)
+
+
+def test_nan_and_infinity_must_stand_in_the_same_places() -> None:
+    nan, inf = np.nan, np.inf
+    assert _error(np.float32([nan, 1]), np.float32([nan, 1])) == 0
+    assert _error(np.float32([1, nan]), np.float32([nan, 1])) == inf
+    assert _error(np.float32([1, 1]), np.float32([nan, 1])) == inf
+    assert _error(np.float32([inf, 1]), np.float32([inf, 1])) == 0
+    assert _error(np.float32([-inf, 1]), np.float32([inf, 1])) == inf
+    assert _error(np.float32([3e38, 1]), np.float32([inf, 1])) == inf
+
+
+def test_integers_bools_shapes_and_types_must_be_equal() -> None:
+    assert _error(np.int64([1, 2]), np.int64([1, 2])) == 0
+    assert _error(np.int64([1, 2]), np.int64([1, 3])) == float("inf")
+    assert _error(np.array([True]), np.array([False])) == float("inf")
+    assert _error(np.zeros((2, 1), "float32"), np.zeros((1, 2), "float32")) == float("inf")
+    assert _error(np.zeros(2, "float64"), np.zeros(2, "float32")) == float("inf")
+
+
+def test_tolerances_by_element_type() -> None:
+    assert OPTIONS.tolerance("float32") == 1e-4
+    assert OPTIONS.tolerance("float64") < OPTIONS.tolerance("float32") < OPTIONS.tolerance("float16") < OPTIONS.tolerance("bfloat16")
+    assert OPTIONS.tolerance("int64") == OPTIONS.tolerance("bool") == 0
+
+
+def test_symbols_are_tried_at_their_smallest_and_at_sizes_that_differ() -> None:
+    small, medium = _bindings({"a": SymbolSpec(1, 64), "b": SymbolSpec(0, None), "c": SymbolSpec(32, 512, 32)})
+    assert small == {"a": 1, "b": 1, "c": 32}
+    assert medium["a"] != medium["b"]
+    assert medium["c"] % 32 == 0
+    assert medium["c"] > 32
+    assert _fit(100, SymbolSpec(1, 50, 8)) == 48
+
+
+def test_integer_inputs_stay_inside_what_their_consumers_accept() -> None:
+    module = torch.nn.Embedding(5, 3)
+    model = import_model(module, (torch.zeros(4, dtype=torch.int64),), dynamic={"input": {0: (1, 9)}})
+    drawn = np.concatenate([each["input"] for each in sample_inputs(model, OPTIONS, None)])
+    assert drawn.min() >= 0
+    assert drawn.max() < 5
+    assert len(set(drawn.tolist())) > 1
+
+
+class Chain(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.exp(x)
+        y = torch.sin(y)
+        y = torch.sqrt(y * y + 1)
+        return torch.cos(y)
+
+
+def test_a_wrong_result_is_refused_and_the_operator_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule pass that turns every sine into a cosine: the first difference is at the sine, not where the output is."""
+    from tvm import tirx
+
+    from maas_rt.compiler.codegen import _body
+
+    original = _body.BodyBuilder._call
+
+    def wrong(self: Any, node: Any, env: Any) -> Any:
+        if node.op.name == "tirx.sin":
+            return original(self, tirx.cos(node.args[0]), env)
+        return original(self, node, env)
+
+    monkeypatch.setattr(_body.BodyBuilder, "_call", wrong)
+    with pytest.raises(VerificationError) as caught:
+        compile(Chain(), (torch.randn(4, 5),))
+    assert "sin" in caught.value.operator
+    assert caught.value.relative_error > 1e-2
+    message = str(caught.value)
+    assert "sin" in message
+    assert "nothing was written" in message
+    assert "\n" not in message
+
+
+def test_a_constant_output_is_no_evidence_and_the_manifest_says_so() -> None:
+    class Half(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x * 2, torch.zeros_like(x) + 3
+
+    manifest = compile(Half(), (torch.randn(4, 5),)).manifest
+    assert len(manifest["verified"]["constant_outputs"]) == 1
+    assert manifest["verified"]["constant_outputs"][0] == manifest["outputs"][1]["name"]
+
+
+def test_unverified_artifacts_say_so() -> None:
+    assert compile(Chain(), (torch.randn(4, 5),), verify=False).manifest["verified"] == {"status": "skipped"}
+
+
+def test_a_source_that_runs_on_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maas_rt.compiler.importers.torch.source import TorchSource
+
+    def refuse(self: Any, inputs: Any) -> Any:
+        raise ValueError("no such values\nand a second line")
+
+    monkeypatch.setattr(TorchSource, "run", refuse)
+    with pytest.raises(CompileError, match="no such values") as caught:
+        compile(Chain(), (torch.randn(4, 5),))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_recorded_error_is_a_power_of_ten() -> None:
+    report = Report(max_relative_error=3.2e-7, runs=1, telling={"y"})
+    model = import_model(Chain(), (torch.randn(2, 2),))
+    assert report.to_manifest(model)["max_relative_error"] == 1e-6
+
+
+def test_verify_file(tmp_path: Path) -> None:
+    class Scale(torch.nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.by = by
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.by
+
+    x = torch.randn(3, 4)
+    compile(Scale(2.0), (x,)).save(tmp_path / "m.mrt")
+    same = torch.export.export(Scale(2.0), (x,))
+    report = verify_file(tmp_path / "m.mrt", same)
+    assert report.cases >= 2
+    assert max(report.outputs.values()) <= 1e-6
+    with pytest.raises(VerificationError, match="differ"):
+        verify_file(tmp_path / "m.mrt", torch.export.export(Scale(3.0), (x,)))
+
+
