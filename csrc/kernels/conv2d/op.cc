@@ -43,11 +43,21 @@ Access access_of(const ConvGeometry& g) {
   return {false, false};
 }
 
-// Scratch: zeros for one tap, the padded image, then the pointers of each thread.
+// Lines of the input that so many rows of the output see.
+int64_t strip_lines(const ConvGeometry& g, int64_t rows) {
+  return (rows - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
+}
+
+// Scratch: zeros for one tap, then for each thread a padded strip of the input and row pointers.
 struct Layout {
-  size_t zeros, image, pointers, per_thread;
-  int64_t padded_h, padded_w;
+  size_t zeros, strip, pointers;
+  int64_t padded_w;
+  int64_t strip_rows;  // of the output
 };
+
+// A strip is copied just before it is read: it should still be in L2 (and most of it in L1) then.
+constexpr int64_t kStripBytes = 96 << 10;
+constexpr int64_t kMaxStripBytes = int64_t{1} << 40;
 
 Layout layout_of(const Params& p, const Tensor& x) {
   const ConvGeometry& g = p.g;
@@ -55,10 +65,13 @@ Layout layout_of(const Params& p, const Tensor& x) {
   const int64_t tap = (access.lines ? g.kernel_w : 1) * g.in_channels;  // every group reads its own part of it
   Layout l{};
   l.zeros = align64(static_cast<size_t>(tap) * sizeof(float));
-  l.padded_h = x.shape[1] + g.pad_top + g.pad_bottom;
   l.padded_w = x.shape[2] + g.pad_left + g.pad_right;
-  l.image = access.copied ? align64(static_cast<size_t>(l.padded_h * l.padded_w * g.in_channels) * sizeof(float)) : 0;
-  l.per_thread = product_scratch(p.table->mr, access.lines ? g.kernel_h : g.taps());
+  if (access.copied) {
+    const int64_t line = std::max<int64_t>(1, l.padded_w * g.in_channels) * 4, more = strip_lines(g, 1);
+    l.strip_rows = std::max<int64_t>(1, (kStripBytes / line - more) / g.stride_h + 1);
+    l.strip = align64(static_cast<size_t>(strip_lines(g, l.strip_rows) * line));
+  }
+  l.pointers = product_scratch(p.table->mr, access.lines ? g.kernel_h : g.taps());
   return l;
 }
 
@@ -79,10 +92,14 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
   const Params& p = *static_cast<const Params*>(params);
   MRT_TRY(check_conv(kContract, p.g, false, in, n_in, 4, out, n_out));
   MRT_TRY(check_packed(kContract, in[1], packed_size(p.g)));
-  if (p.table && access_of(p.g).copied) {
-    const Layout l = layout_of(p, in[0]);
-    if (checked_mul(checked_mul(l.padded_h, l.padded_w), p.g.in_channels * 4) < 0) {
-      return fail(MRT_ERROR_SHAPE, "%s: the padded input is too large to address", kContract);
+  const ConvGeometry& g = p.g;
+  if (p.table && access_of(g).copied) {
+    // One row of the output at the least, else kStripBytes: no product of these overflows.
+    const int64_t line = checked_mul(in[0].shape[2] + g.pad_left + g.pad_right, g.in_channels * 4);
+    if (checked_mul(line, strip_lines(g, 1)) < 0 || checked_mul(line, strip_lines(g, 1)) > kMaxStripBytes) {
+      return fail(MRT_ERROR_SHAPE,
+                  "%s: the padded lines that one row of the output sees take more than %" PRId64 " bytes", kContract,
+                  kMaxStripBytes);
     }
   }
   return Status();
@@ -92,26 +109,23 @@ size_t scratch(const void* params, const Tensor* in, int, const Tensor*, int, in
   const Params& p = *static_cast<const Params*>(params);
   if (!p.table) return 0;
   const Layout l = layout_of(p, in[0]);
-  return l.zeros + l.image + l.per_thread * static_cast<size_t>(threads);
+  return l.zeros + (l.strip + l.pointers) * static_cast<size_t>(threads);
 }
 
-void copy_padded(const ConvGeometry& g, const Layout& l, const float* image, int64_t h, int64_t w, float* out,
-                 KernelContext& ctx) {
-  const size_t line = static_cast<size_t>(l.padded_w * g.in_channels), row = static_cast<size_t>(w * g.in_channels);
+// Lines [first, first + lines) of an image, padded to the left and right; lines outside of the image are zero.
+void copy_padded(const ConvGeometry& g, const ConvRows& rows, const float* image, int64_t padded_w, int64_t first,
+                 int64_t lines, float* out) {
+  const size_t line = static_cast<size_t>(padded_w * g.in_channels), row = static_cast<size_t>(rows.line);
   const size_t left = static_cast<size_t>(g.pad_left * g.in_channels);
-  parallel_ranges(ctx, l.padded_h, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* to = out + static_cast<size_t>(i) * line;
-      const int64_t from = i - g.pad_top;
-      if (from < 0 || from >= h) {
-        std::memset(to, 0, line * sizeof(float));
-        continue;
-      }
-      std::memset(to, 0, left * sizeof(float));
-      if (row > 0) std::memcpy(to + left, image + static_cast<size_t>(from) * row, row * sizeof(float));
-      std::memset(to + left + row, 0, (line - left - row) * sizeof(float));
+  for (int64_t i = first; i < first + lines; ++i, out += line) {
+    if (i < 0 || i >= rows.h || row == 0) {
+      std::memset(out, 0, line * sizeof(float));
+      continue;
     }
-  });
+    std::memset(out, 0, left * sizeof(float));
+    std::memcpy(out + left, image + static_cast<size_t>(i) * row, row * sizeof(float));
+    std::memset(out + left + row, 0, (line - left - row) * sizeof(float));
+  }
 }
 
 ConvRows rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, const float* zeros) {
@@ -161,25 +175,35 @@ Product product_of(const Params& p, const Tensor* in, int n_in, const Tensor& y)
   return q;
 }
 
-// One image at a time, each padded into scratch first.
-void run_copied(const Params& p, const Layout& l, Product q, ConvRows rows, float* padded, int64_t images,
-                KernelContext& ctx, char* pointers) {
-  const int64_t h = rows.h, w = rows.w, positions = q.m / images;
-  const float* image = rows.x;
-  rows.x = padded;
-  rows.h = l.padded_h;
-  rows.w = l.padded_w;
-  rows.line = l.padded_w * rows.pixel;
-  rows.pad_top = rows.pad_left = 0;
-  q.m = positions;
-  q.rows_of = conv_rows;
-  q.user = &rows;
-  for (int64_t i = 0; i < images; ++i, image += rows.image) {
-    copy_padded(p.g, l, image, h, w, padded, ctx);
-    run_product(q, ctx, pointers);
-    q.c += positions * q.ldc;
-    if (q.residual) q.residual += positions * q.ldr;
-  }
+// Strip by strip, each padded into scratch first.
+void run_strips(const Params& p, const Layout& l, const Product& product, const ConvRows& rows, int64_t images,
+                KernelContext& ctx, char* scratch) {
+  const ConvGeometry& g = p.g;
+  const int64_t threads = ctx.pool ? ctx.threads : 1;
+  int64_t height = l.strip_rows;
+  if (threads > 1) height = std::min(height, (rows.out_h * images + 4 * threads - 1) / (4 * threads));
+  const int64_t strips = (rows.out_h + height - 1) / height;
+  parallel_items(ctx, images * strips, threads, [&](int64_t worker, int64_t item) {
+    char* const own = scratch + static_cast<size_t>(worker) * (l.strip + l.pointers);
+    const int64_t image = item / strips, begin = item % strips * height, end = std::min(rows.out_h, begin + height);
+    float* const padded = reinterpret_cast<float*>(own);
+    copy_padded(g, rows, rows.x + image * rows.image, l.padded_w, begin * g.stride_h - g.pad_top,
+                strip_lines(g, end - begin), padded);
+    ConvRows r = rows;
+    r.x = padded;
+    r.h = strip_lines(g, end - begin);
+    r.w = l.padded_w;
+    r.line = l.padded_w * r.pixel;
+    r.out_h = end - begin;
+    r.pad_top = r.pad_left = 0;
+    Product q = product;
+    q.m = r.out_h * r.out_w;
+    q.user = &r;
+    const int64_t before = (image * rows.out_h + begin) * r.out_w;
+    q.c += before * q.ldc;
+    if (q.residual) q.residual += before * q.ldr;
+    product_block(q, 0, q.m, 0, panels_of(q.n), own + l.strip);
+  });
 }
 
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
@@ -196,14 +220,9 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   const Layout l = layout_of(p, x);
   char* const scratch = static_cast<char*>(ctx.scratch);
   float* const zeros = reinterpret_cast<float*>(scratch);
-  char* const pointers = scratch + l.zeros + l.image;
   std::memset(zeros, 0, l.zeros);
   const ConvRows rows = rows_of(g, x, y, zeros);
   Product q = product_of(p, in, n_in, y);
-  if (access_of(g).copied) {
-    run_copied(p, l, q, rows, reinterpret_cast<float*>(scratch + l.zeros), x.shape[0], ctx, pointers);
-    return MRT_OK;
-  }
   const bool plain = g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top + g.pad_left == 0 &&
                      g.pad_bottom + g.pad_right == 0;
   if (plain) {
@@ -212,7 +231,11 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     q.rows_of = conv_rows;
     q.user = &rows;
   }
-  run_product(q, ctx, pointers);
+  if (access_of(g).copied) {
+    run_strips(p, l, q, rows, x.shape[0], ctx, scratch + l.zeros);
+  } else {
+    run_product(q, ctx, scratch + l.zeros);
+  }
   return MRT_OK;
 }
 

@@ -1,30 +1,63 @@
 // Row pointers of a convolution; see rows.h.
 #include "kernels/conv2d/rows.h"
 
-namespace mrt {
+#include "kernels/gemm/tile.h"
 
-void conv_rows(const void* user, int64_t m0, int64_t rows, const float** out) {
-  const ConvRows& r = *static_cast<const ConvRows*>(user);
+namespace mrt {
+namespace {
+
+// Where the filter stands for each row of a tile.
+struct Starts {
+  const float* image[kMaxTileRows];
+  int64_t h[kMaxTileRows], w[kMaxTileRows];
+  bool inside;  // no position of the filter is outside of the image in any row
+};
+
+void find_starts(const ConvRows& r, int64_t m0, int64_t rows, Starts* s) {
+  const int64_t last_h = r.h - (r.kernel_h - 1) * r.dilation_h, last_w = r.w - (r.taps_w - 1) * r.dilation_w;
   int64_t ow = m0 % r.out_w, oh = m0 / r.out_w % r.out_h;
   const float* image = r.x + m0 / r.out_w / r.out_h * r.image;
+  s->inside = true;
   for (int64_t i = 0; i < rows; ++i) {
-    const int64_t ih0 = oh * r.stride_h - r.pad_top, iw0 = ow * r.stride_w - r.pad_left;
-    const float** to = out + i;
-    for (int64_t kh = 0; kh < r.kernel_h; ++kh) {
-      const int64_t ih = ih0 + kh * r.dilation_h;
-      // One comparison for both ends: a negative position is a large unsigned one.
-      const bool inside = static_cast<uint64_t>(ih) < static_cast<uint64_t>(r.h);
-      const float* line = inside ? image + ih * r.line : nullptr;
-      for (int64_t kw = 0; kw < r.taps_w; ++kw, to += rows) {
-        const int64_t iw = iw0 + kw * r.dilation_w;
-        *to = inside && static_cast<uint64_t>(iw) < static_cast<uint64_t>(r.w) ? line + iw * r.pixel : r.zeros;
-      }
-    }
+    s->image[i] = image;
+    s->h[i] = oh * r.stride_h - r.pad_top;
+    s->w[i] = ow * r.stride_w - r.pad_left;
+    s->inside = s->inside && s->h[i] >= 0 && s->h[i] < last_h && s->w[i] >= 0 && s->w[i] < last_w;
     if (++ow == r.out_w) {
       ow = 0;
       if (++oh == r.out_h) {
         oh = 0;
         image += r.image;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void conv_rows(const void* user, int64_t m0, int64_t rows, const float** out) {
+  const ConvRows& r = *static_cast<const ConvRows*>(user);
+  Starts s;
+  find_starts(r, m0, rows, &s);
+  if (s.inside) {  // most tiles of most layers: one addition a pointer
+    const float* first[kMaxTileRows];
+    for (int64_t i = 0; i < rows; ++i) first[i] = s.image[i] + s.h[i] * r.line + s.w[i] * r.pixel;
+    for (int64_t kh = 0; kh < r.kernel_h; ++kh) {
+      for (int64_t kw = 0; kw < r.taps_w; ++kw, out += rows) {
+        const int64_t offset = kh * r.dilation_h * r.line + kw * r.dilation_w * r.pixel;
+        for (int64_t i = 0; i < rows; ++i) out[i] = first[i] + offset;
+      }
+    }
+    return;
+  }
+  for (int64_t kh = 0; kh < r.kernel_h; ++kh) {
+    for (int64_t kw = 0; kw < r.taps_w; ++kw, out += rows) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t h = s.h[i] + kh * r.dilation_h, w = s.w[i] + kw * r.dilation_w;
+        // One comparison for both ends: a negative position is a large unsigned one.
+        const bool inside = static_cast<uint64_t>(h) < static_cast<uint64_t>(r.h) &&
+                            static_cast<uint64_t>(w) < static_cast<uint64_t>(r.w);
+        out[i] = inside ? s.image[i] + h * r.line + w * r.pixel : r.zeros;
       }
     }
   }

@@ -7,11 +7,11 @@
 
 namespace mrt {
 
-// One group of a convolution over NHWC. `tap_w` positions of the filter next to each other count as one tap of
-// tap_w * channels floats where the image needs no padding to the left and right (kernel_w, else 1).
+// A convolution over NHWC. `kernel_w` positions of the filter next to each other count as one tap of
+// kernel_w * channels floats (taps_w is 1) where the image needs no padding to the left and right.
 struct ConvRows {
-  const float* x;      // of the first image, at the group's first channel
-  const float* zeros;  // as many as a tap reads
+  const float* x;      // the first image
+  const float* zeros;  // as many as a tap reads in all groups
   int64_t h, w;        // of the input
   int64_t out_h, out_w;
   int64_t pad_top, pad_left;
