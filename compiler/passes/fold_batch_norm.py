@@ -10,8 +10,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ._dims import shape_of
-from ._ops import constant, is_f32
+from ._dims import extents, shape_of
+from ._ops import constant, is_f32, reshape
 from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
 
 __all__ = ["fold_batch_norm"]
@@ -26,20 +26,30 @@ def fold_batch_norm(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def _decompose(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    """batch_norm(x) -> (x * scale + shift, mean, variance), with gamma / sqrt(var + eps) in double precision."""
+    """batch_norm(x) -> (x * scale + shift, mean, variance); with constants, scale and shift are made in double precision."""
     if not is_call(value, "relax.nn.batch_norm") or bool(value.attrs.training) or not is_f32(value.args[0]):
         return None
-    arrays = [array_of(arg) for arg in value.args[1:5]]
-    if any(array is None for array in arrays):
-        return None
-    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in arrays)
-    scale = (gamma if value.attrs.scale else 1.0) / np.sqrt(variance + float(value.attrs.epsilon))
-    shift = (beta if value.attrs.center else 0.0) - mean * scale
-    spread = [-1] + [1] * (value.args[0].ty.ndim - 1 - int(value.attrs.axis) % value.args[0].ty.ndim)
+    x, gamma, beta, mean, variance = value.args
+    attrs, ndim = value.attrs, x.ty.ndim
+    spread = [-1] + [1] * (ndim - 1 - int(attrs.axis) % ndim)
+    arrays = [array.astype(np.float64) for array in map(array_of, value.args[1:5]) if array is not None]
+    if len(arrays) == 4:
+        factor = (arrays[0] if attrs.scale else 1.0) / np.sqrt(arrays[3] + float(attrs.epsilon))
+        offset = (arrays[1] if attrs.center else 0.0) - arrays[2] * factor
+        scale, shift = (constant(np.reshape(v, spread).astype(np.float32)) for v in (factor, offset))
+    else:
+        deviation = rw.emit(
+            relax.op.sqrt(rw.emit(relax.op.add(variance, relax.const(float(attrs.epsilon), "float32"))))
+        )
+        one = gamma if attrs.scale else relax.const(1.0, "float32")
+        scale = rw.emit(relax.op.divide(one, deviation))
+        moved = rw.emit(relax.op.multiply(mean, scale))
+        shift = rw.emit(relax.op.subtract(beta, moved) if attrs.center else relax.op.negative(moved))
+        channels = [extents(mean)[0], *spread[1:]]
+        scale, shift = (rw.emit(reshape(v, channels)) for v in (scale, shift))
     name = str(var.name)
-    scaled = rw.emit(relax.op.multiply(value.args[0], constant(scale.reshape(spread).astype(np.float32))), name)
-    shifted = rw.emit(relax.op.add(scaled, constant(shift.reshape(spread).astype(np.float32))), name)
-    return relax.Tuple([shifted, value.args[3], value.args[4]])
+    scaled = rw.emit(relax.op.multiply(x, scale), name)
+    return relax.Tuple([rw.emit(relax.op.add(scaled, shift), name), mean, variance])
 
 
 def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-__all__ = ["fuse", "legalize"]
+__all__ = ["KEPT", "fuse", "legalize"]
 
-VIEWS = ["relax.reshape"]  # plan/ makes a view of each; canonicalise spelled the others like this one
+# What plan/ reads itself: views (canonicalise spelled the others like this one), and sizes that the data decides.
+KEPT = ["relax.reshape", "relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_shape"]
 
 
 def legalize(mod: tvm.IRModule) -> tvm.IRModule:
     """Operators -> call_tir."""
     mod = relax.transform.ConvertToDataflow(1)(mod) if _has_plain_blocks(mod) else mod
-    mod = relax.transform.DecomposeOpsForInference()(mod)
-    return relax.transform.LegalizeOps(skip_ops=VIEWS)(mod)
+    return relax.transform.LegalizeOps(skip_ops=KEPT)(mod)
 
 
 def fuse(mod: tvm.IRModule) -> tvm.IRModule:

@@ -8,12 +8,13 @@ from tvm import relax
 from ..passes._dims import same_shape, shape_of
 from ..passes._kernel_call import PREFIX, KernelCall, kernel_outputs, read_kernel_call
 from ..passes._ops import dtype_of
+from ..passes.legalize import KEPT
 from ._contracts import CONTRACTS, ShapeError
 
 __all__ = ["SpecError", "check_module"]
 
 LAST = "fuse"  # behind it there are only kernel calls, generated functions, views, and control flow
-_LEFT = ("relax.call_tir", "relax.call_dps_packed", "relax.reshape")
+_LEFT = ("relax.call_tir", "relax.call_dps_packed", *KEPT)
 
 
 class SpecError(AssertionError):

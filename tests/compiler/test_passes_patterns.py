@@ -356,6 +356,14 @@ def test_batch_norm_and_relu_vanish_in_the_convolution() -> None:
     assert counts == {"conv2d_f32": 1, "transpose": 2}
 
 
+def test_batch_norm_of_run_time_statistics_is_computed() -> None:
+    def body(emit: Emit, x: Any, mean: Any, variance: Any) -> Any:
+        return emit(op.nn.batch_norm(x, const(3), const(3, seed=1), mean, variance, axis=1, training=False))[0]
+
+    mod = build(body, (symbol("n"), 3, 4), (3,), (3,))
+    assert set(check(mod, (2, 3, 4), (3,), (3,), low=0.5)[0]) == {"generated"}
+
+
 @pytest.mark.parametrize("kind", ["transposed", "linear", "grouped", "depthwise"])
 def test_batch_norm_folds_into_other_layers(kind: str) -> None:
     n = symbol("n")
