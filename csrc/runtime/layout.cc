@@ -88,10 +88,13 @@ class Builder {
     visit_block(entry_.block);
     ++position_;
     for (const uint32_t v : entry_.outputs) touch(v);
-    MRT_TRY(shape_values());
+    shape_values();
     place_external();
     place_arena();
     point_values();
+    for (const std::vector<uint32_t>* list : {&entry_.inputs, &entry_.outputs})
+      for (const uint32_t v : *list)
+        if (l_.value_errors[v] >= 0) return l_.errors[static_cast<size_t>(l_.value_errors[v])];
     l_.blocks.resize(plan_.blocks.size());
     count_arguments(entry_.block);
     l_.tensors.resize(tensor_count_);
@@ -160,7 +163,7 @@ class Builder {
 
   // ---- shapes ----
 
-  Status shape_values() {
+  void shape_values() {
     const size_t n = plan_.values.size();
     l_.values.assign(n, Tensor());
     size_t total = 0;
@@ -188,11 +191,6 @@ class Builder {
       if (x.storage == static_cast<uint8_t>(Storage::constant)) bytes_[v] = static_cast<size_t>(x.bytes);
       t.bytes = bytes_[v];
     }
-    for (const uint32_t v : entry_.inputs)
-      if (l_.value_errors[v] >= 0) return l_.errors[static_cast<size_t>(l_.value_errors[v])];
-    for (const uint32_t v : entry_.outputs)
-      if (l_.value_errors[v] >= 0) return l_.errors[static_cast<size_t>(l_.value_errors[v])];
-    return Status();
   }
 
   // ---- places ----

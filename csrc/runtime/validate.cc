@@ -226,8 +226,10 @@ class Validator {
                   "a parameter of block '%s' is not an arena value", block.name.c_str());
       for (const u32 v : block.results)
         MRT_CHECK(v < plan_.values.size(), "a result of block '%s' is no value", block.name.c_str());
-      for (const Step& step : block.steps) MRT_TRY(check_step(step));
     }
+    // After all blocks' parameters and results, which steps that run a block look at.
+    for (const Block& block : plan_.blocks)
+      for (const Step& step : block.steps) MRT_TRY(check_step(step));
     return Status();
   }
 

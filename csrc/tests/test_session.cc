@@ -491,3 +491,35 @@ TEST(session, layouts_are_kept_and_dropped) {
       for (int64_t i = 0; i < n; ++i) CHECK(static_cast<float*>(out.data)[i] == 6);
     }
 }
+
+// Two entries that share a constant; runs of both take turns in one session.
+TEST(session, entries) {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n");
+  const uint32_t c = p.constant("c", {2}, {10, 20});
+  const uint32_t x = p.value("x", Storage::input, {p.of(n)}), z = p.value("z", Storage::input, {p.of(n)});
+  const uint32_t more = p.expr(ExprOp::add, p.of(n), p.fixed(2));
+  const uint32_t y = p.value("y", Storage::arena, {more}), w = p.value("w", Storage::arena, {more});
+  const uint32_t front = p.block("front"), back = p.block("back");
+  p.concat(front, "front", {c, x}, y);
+  p.concat(back, "back", {z, c}, w);
+  p.entry("front", {x}, {y}, front);
+  p.entry("back", {z}, {w}, back);
+  Loaded l(p.file());
+  CHECK_OK(l.status);
+  CHECK_EQ(mrt_program_entry_find(l.program, "back"), 1);
+  float data[3] = {1, 2, 3};
+  for (const int64_t extent : {3, 3, 1, 2})
+    for (int32_t e = 0; e < 2; ++e) {
+      const std::vector<int64_t> shape = {extent};
+      const mrt_tensor in = tensor(data, shape);
+      mrt_tensor out = {};
+      mrt_run_options options = {sizeof(options), e, 0, nullptr, nullptr};
+      CHECK_OK(mrt_session_run(l.session, &in, 1, &out, 1, &options));
+      const float* result = static_cast<float*>(out.data);
+      CHECK(out.shape[0] == extent + 2 && result[e == 0 ? 2 : 0] == 1 && result[e == 0 ? 0 : extent] == 10);
+    }
+  mrt_tensor in = {}, out = {};
+  mrt_run_options options = {sizeof(options), 2, 0, nullptr, nullptr};
+  CHECK_EQ(mrt_session_run(l.session, &in, 1, &out, 1, &options), MRT_ERROR_INVALID_ARGUMENT);
+}
