@@ -10,9 +10,10 @@ import numpy.typing as npt
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import constant, dims_of, dtype_of, shape_expr, Node
+from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import is_float
+from ._runtime import bind_vector
 from ._te import imm
 
 Array = npt.NDArray[Any]
@@ -71,30 +72,78 @@ def resize(n: Node) -> Any:
         roi_at, scales_at, sizes_at = 1, 2, 3
     axes = n.axes(n.ints_attr("axes", list(range(rank))), rank)
     have = [n.shape(0)[a] for a in axes]
-    use_scales = n.has(scales_at) and not (n.value(scales_at).shape == (0,))
+    crop = plan.coordinates == "tf_crop_and_resize"
+    use_scales = n.has(scales_at) and n.value(scales_at).shape != (0,)
+    if not use_scales and not n.has(sizes_at):
+        raise n.broken("has neither scales nor sizes")
+    given = [scales_at if use_scales else sizes_at, *([roi_at] if crop else [])]
+    if n.shape(given[0]) != (len(axes),):
+        raise n.broken(f"has scales or sizes of shape {list(n.shape(given[0]))} for {len(axes)} axes")
+    if not all(n.value(i).known for i in given):
+        return _runtime_resize(n, axes, have, use_scales, given, plan)
+    region = [float(v) for v in n.const(roi_at, "roi").reshape(-1)] if crop else None
     if use_scales:
         scales = [float(v) for v in n.const(scales_at, "scales").reshape(-1)]
-        if len(scales) != len(axes):
-            raise n.broken(f"has {len(scales)} scales for {len(axes)} axes")
-        if plan.coordinates != "tf_crop_and_resize":
+        if region is None:
             extents = [_scaled(n, d, s) for d, s in zip(have, scales, strict=True)]
         else:
-            roi = [float(v) for v in n.const(roi_at, "roi").reshape(-1)]
             k = len(axes)
             if not all(isinstance(d, int) for d in have):
                 raise n.refuse("with a region of interest on a dynamic extent")
-            extents = [math.floor(d * (roi[k + i] - roi[i]) * s) for i, (d, s) in enumerate(zip(have, scales, strict=True))]
-    elif n.has(sizes_at):
-        extents = n.dims(sizes_at, "sizes")
-        if len(extents) != len(axes):
-            raise n.broken(f"has {len(extents)} sizes for {len(axes)} axes")
-        scales, extents = _policy(n, have, extents)
+            extents = [math.floor(d * (region[k + i] - region[i]) * s) for i, (d, s) in enumerate(zip(have, scales, strict=True))]
     else:
-        raise n.broken("has neither scales nor sizes")
-    roi_values = None
-    if plan.coordinates == "tf_crop_and_resize":
-        roi_values = [float(v) for v in n.const(roi_at, "roi").reshape(-1)]
-    return _resize(n, n.x(0), axes, extents, scales, plan, roi_values)
+        scales, extents = _policy(n, have, n.dims(sizes_at, "sizes"))
+    return _resize(n, n.x(0), axes, extents, scales, plan, region)
+
+
+def _runtime_resize(n: Node, axes: list[int], have: list[Dim], use_scales: bool, given: list[int], plan: _Plan) -> Any:
+    """Scales, sizes or the region come from the run: extents are bound, factors are read from a tensor in float64."""
+    k = len(axes)
+    f = "float64"
+    policy = n.str_attr("keep_aspect_ratio_policy", "stretch") if not use_scales else "stretch"
+    first = n.cast(n.x(given[0]), f)
+    region = n.cast(n.x(given[1]), f) if len(given) > 1 else None
+
+    def factors(t: Any, dims: Any) -> list[Any]:
+        if use_scales:
+            return [t(i) for i in range(k)]
+        ratios = [t(i) / tirx.Cast(f, dims[i]) for i in range(k)]
+        if policy == "stretch":
+            return ratios
+        best = ratios[0]
+        for r in ratios[1:]:
+            best = tirx.min(best, r) if policy == "not_larger" else tirx.max(best, r)
+        return [best] * k
+
+    def table(t: Any, dims: Any) -> Any:
+        values = factors(t, dims)
+
+        def element(i: Any) -> Any:
+            out = values[-1]
+            for j in range(k - 2, -1, -1):
+                out = tirx.Select(i == j, values[j], out)
+            return out
+
+        return te.compute((k,), element, name="scales")
+
+    def extents(t: Any, *rest: Any) -> list[Any]:
+        dims = rest[-1]
+        values = factors(t, dims)
+        out = []
+        for i in range(k):
+            size = tirx.Cast(f, dims[i])
+            if use_scales:
+                part = rest[0](k + i) - rest[0](i) if region is not None else imm(1, f)
+                out.append(tirx.Cast("int64", tirx.floor(size * part * values[i])))
+            elif policy == "stretch":
+                out.append(tirx.Cast("int64", t(i)))
+            else:
+                out.append(tirx.Cast("int64", tirx.floor(values[i] * size + imm(0.5, f))))
+        return out
+
+    scales = n.te(table, first, shape_expr(have), name="scales")
+    wanted = bind_vector(n, extents, first, *([region] if region is not None else []), dims=have, count=k)
+    return _resize(n, n.x(0), axes, wanted, [(scales, i) for i in range(k)], plan, region)
 
 
 def _scaled(n: Node, d: Dim, scale: float) -> Dim:
@@ -125,8 +174,9 @@ def _policy(n: Node, have: list[Dim], sizes: list[Dim]) -> tuple[list[Any], list
 
 
 def _resize(
-    n: Node, x: Any, axes: list[int], extents: list[Dim], scales: list[Any], plan: _Plan, roi: list[float] | None = None
+    n: Node, x: Any, axes: list[int], extents: list[Dim], scales: list[Any], plan: _Plan, roi: Any = None
 ) -> Any:
+    """scales: a number, None (the ratio of the extents), or (tensor, position). roi: numbers, or a tensor of a run."""
     dims = list(dims_of(x))
     out = list(dims)
     for a, e in zip(axes, extents, strict=True):
@@ -150,7 +200,10 @@ def _resize(
     y = n.cast(x, "float32") if dtype in ("float16", "bfloat16") else x
     for i in moving:
         a = axes[i]
-        region = (roi[i], roi[i + len(axes)]) if roi is not None else (0.0, 1.0)
+        if isinstance(roi, list):
+            region: Any = (roi[i], roi[i + len(axes)])
+        else:
+            region = (0.0, 1.0) if roi is None else (roi, i, i + len(axes))
         y = _resample_axis(n, y, a, dims[a], extents[i], scales[i], plan, region)
     return n.cast(y, dtype) if dtype_of(y) != dtype else y
 
@@ -164,6 +217,8 @@ def _kernel_like(n: Node, x: Any, axes: list[int], scales: list[Any], dims: list
     for a, s in zip(axes, scales, strict=True):
         if s is None:
             continue
+        if isinstance(s, tuple):
+            return False
         if isinstance(dims[a], int) and isinstance(out[a], int):
             if out[a] != s * dims[a]:
                 return False
@@ -172,29 +227,27 @@ def _kernel_like(n: Node, x: Any, axes: list[int], scales: list[Any], dims: list
     return True
 
 
-def _resample_axis(
-    n: Node, x: Any, axis: int, have: Dim, want: Dim, scale: Any, plan: _Plan, region: tuple[float, float]
-) -> Any:
+def _resample_axis(n: Node, x: Any, axis: int, have: Dim, want: Dim, scale: Any, plan: _Plan, region: Any) -> Any:
     """Interpolate along one axis: out[o] = sum over k of weight[o, k] * x[index[o, k]]."""
-    if not isinstance(have, int) or not isinstance(want, int):
-        return _resample_dynamic(n, x, axis, want, scale, plan)
-    index, weight, outside = axis_table(have, want, scale, plan, region)
     dtype = dtype_of(x)
+    if plan.mode != "nearest" and not is_float(dtype):
+        raise n.refuse(f"mode '{plan.mode}' on {dtype}")
+    wide = "float64" if dtype == "float64" else "float32"
+    if isinstance(have, int) and isinstance(want, int) and not isinstance(scale, tuple) and isinstance(region[0], float):
+        index, weight, out_of_range = axis_table(have, want, scale, plan, region)
+        where, factors = constant(index.astype(np.int32)), constant(weight.astype(wide))
+        outside = constant(out_of_range) if out_of_range.any() else None
+        taps: Dim = index.shape[1]
+    else:
+        where, factors, outside, taps = runtime_table(n, have, want, scale, plan, region, wide)
     out = list(dims_of(x))
     out[axis] = want
-    taps = index.shape[1]
-    where = constant(index.astype(np.int32))
     if plan.mode == "nearest":
 
         def pick(t: Any, at: Any, dims: Any) -> Any:
             return te.compute(dims, lambda *i: t(*i[:axis], tirx.Cast("int64", at(i[axis], 0)), *i[axis + 1 :]), name="resize_nearest")
 
-        y = n.te(pick, x, where, shape_expr(out), name="resize_nearest")
-        return _extrapolate(n, y, axis, outside, plan)
-    if not is_float(dtype):
-        raise n.refuse(f"mode '{plan.mode}' on {dtype}")
-    wide = "float64" if dtype == "float64" else "float32"
-    factors = constant(weight.astype(wide))
+        return _extrapolate(n, n.te(pick, x, where, shape_expr(out), name="resize_nearest"), axis, outside, plan)
 
     def blend(t: Any, at: Any, w: Any, dims: Any) -> Any:
         def element(*i: Any) -> Any:
@@ -205,25 +258,23 @@ def _resample_axis(
             return total
 
         def long(*i: Any) -> Any:
-            k = te.reduce_axis((0, taps), name="k")
+            k = te.reduce_axis((0, at.shape[1]), name="k")
             return te.sum(t(*i[:axis], tirx.Cast("int64", at(i[axis], k)), *i[axis + 1 :]) * w(i[axis], k), axis=k)
 
-        return te.compute(dims, element if taps <= 8 else long, name="resize")
+        return te.compute(dims, element if isinstance(taps, int) and taps <= 8 else long, name="resize")
 
-    y = n.te(blend, x, where, factors, shape_expr(out), name="resize")
-    return _extrapolate(n, y, axis, outside, plan)
+    return _extrapolate(n, n.te(blend, x, where, factors, shape_expr(out), name="resize"), axis, outside, plan)
 
 
-def _extrapolate(n: Node, y: Any, axis: int, outside: Array, plan: _Plan) -> Any:
-    if not outside.any():
+def _extrapolate(n: Node, y: Any, axis: int, outside: Any, plan: _Plan) -> Any:
+    if outside is None:
         return y
-    mask = constant(outside)
     dtype = dtype_of(y)
 
     def body(t: Any, m: Any) -> Any:
         return te.compute(t.shape, lambda *i: tirx.Select(m(i[axis]), imm(plan.extrapolation, dtype), t(*i)), name="extrapolate")
 
-    return n.te(body, y, mask)
+    return n.te(body, y, outside)
 
 
 def source_coordinates(have: int, want: int, scale: float, plan: _Plan, region: tuple[float, float]) -> Array:
@@ -317,79 +368,129 @@ def _nearest(x: Array, mode: str) -> Array:
     raise ValueError(f"unknown nearest_mode '{mode}'")
 
 
-def _resample_dynamic(n: Node, x: Any, axis: int, want: Dim, scale: Any, plan: _Plan) -> Any:
-    """The same where an extent is only known at run time: coordinates are computed in float32 there."""
-    if plan.antialias or plan.exclude_outside or plan.coordinates in ("tf_crop_and_resize", "half_pixel_symmetric"):
-        raise n.refuse(f"'{plan.coordinates}', antialias or exclude_outside on a dynamic extent")
-    dtype = dtype_of(x)
-    if plan.mode != "nearest" and not is_float(dtype):
-        raise n.refuse(f"mode '{plan.mode}' on {dtype}")
-    out = list(dims_of(x))
-    out[axis] = want
-    f = "float32"
+def runtime_table(n: Node, have: Dim, want: Dim, scale: Any, plan: _Plan, region: Any, wide: str) -> tuple[Any, Any, Any, Dim]:
+    """`axis_table` by generated code, where extents, scale or region are only known at run time: (index, weight, outside, taps)."""
+    f = "float64"
+    tensors: list[Any] = []
+    read_scale = isinstance(scale, tuple)
+    if read_scale:
+        tensors.append(scale[0])
+    crop = plan.coordinates == "tf_crop_and_resize"
+    read_region = crop and not isinstance(region[0], float)
+    if read_region:
+        tensors.append(region[0])
+    reach = 0 if plan.mode == "nearest" else 1 if plan.mode == "linear" else 2
+    if plan.mode not in ("nearest", "linear", "cubic"):
+        raise n.broken(f"has the unknown mode '{plan.mode}'")
 
-    def body(t: Any, dims: Any) -> Any:
-        have, length = t.shape[axis], dims[axis]
+    def parts(*args: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """(scale, region start, region end, extent in, extent out) in float64."""
+        *given, dims = args
+        h, w = tirx.Cast(f, dims[0]), tirx.Cast(f, dims[1])
+        s = given[0](scale[1]) if read_scale else w / h if scale is None else imm(scale, f)
+        if read_region:
+            start, end = given[-1](region[1]), given[-1](region[2])
+        else:
+            start, end = (imm(v, f) for v in ((0.0, 1.0) if not crop else region))
+        return s, start, end, h, w
 
-        def source(o: Any) -> Any:
-            p = tirx.Cast(f, o)
-            if plan.coordinates == "align_corners":
-                ratio = tirx.Cast(f, have - 1) / tirx.Cast(f, tirx.max(length - 1, imm(1, "int64")))
-                return p * ratio
-            ratio = tirx.Cast(f, have) / tirx.Cast(f, length) if scale is None else imm(1.0 / scale, f)
-            half = imm(0.5, f)
-            if plan.coordinates == "asymmetric":
-                return p * ratio
-            if plan.coordinates == "tf_half_pixel_for_nn":
-                return (p + half) * ratio
-            at = (p + half) * ratio - half
-            return at if plan.coordinates == "half_pixel" else tirx.Select(length > 1, at, imm(0, f))
+    taps: Dim = max(2 * reach, 1)
+    if plan.antialias and reach:
 
-        def inside(k: Any) -> Any:
-            return tirx.max(tirx.min(tirx.Cast("int64", k), have - 1), imm(0, "int64"))
+        def count(*args: Any) -> list[Any]:
+            s = parts(*args)[0]
+            return [tirx.Cast("int64", tirx.ceil(imm(2 * reach, f) * tirx.max(imm(1, f), imm(1, f) / s))) + 1]
 
-        def element(*i: Any) -> Any:
-            s = source(i[axis])
+        taps = bind_vector(n, count, *tensors, dims=[have, want], count=1)[0]
 
-            def read(k: Any) -> Any:
-                return t(*i[:axis], inside(k), *i[axis + 1 :])
+    def coordinate(o: Any, s: Any, start: Any, end: Any, h: Any, w: Any) -> Any:
+        half, one, zero = imm(0.5, f), imm(1, f), imm(0, f)
+        p = tirx.Cast(f, o)
+        length = s * h
+        mode = plan.coordinates
+        if mode == "half_pixel":
+            return (p + half) / s - half
+        if mode == "half_pixel_symmetric":
+            return h / imm(2, f) * (one - w / length) + (p + half) / s - half
+        if mode == "pytorch_half_pixel":
+            return tirx.Select(length > one, (p + half) / s - half, zero)
+        if mode == "asymmetric":
+            return p / s
+        if mode == "align_corners":
+            return tirx.Select(length == one, zero, p * (h - one) / tirx.Select(length == one, one, length - one))
+        if mode == "tf_half_pixel_for_nn":
+            return (p + half) / s
+        if mode == "tf_crop_and_resize":
+            single = tirx.any(w == one, length == one)
+            spread = p * (end - start) * (h - one) / tirx.Select(single, one, length - one) + start * (h - one)
+            return tirx.Select(single, (end + start) * (h - one) / imm(2, f), spread)
+        raise n.broken(f"has the unknown coordinate_transformation_mode '{mode}'")
 
-            half = imm(0.5, f)
-            if plan.mode == "nearest":
-                rounded = {
-                    "floor": lambda: tirx.floor(s),
-                    "ceil": lambda: tirx.ceil(s),
-                    "round_prefer_floor": lambda: tirx.ceil(s - half),
-                    "round_prefer_ceil": lambda: tirx.floor(s + half),
-                }[plan.nearest]()
-                return read(rounded)
-            base = tirx.floor(s)
-            d = s - base
-            if plan.mode == "linear":
-                return read(base) * tirx.Cast(dtype, imm(1, f) - d) + read(base + imm(1, f)) * tirx.Cast(dtype, d)
-            total: Any = None
-            for k, w in zip((-1, 0, 1, 2), _cubic_weights(d, plan.cubic_a), strict=True):
-                v = read(base + imm(k, f)) * tirx.Cast(dtype, w)
-                total = v if total is None else total + v
-            return total
+    def rounded(x: Any) -> Any:
+        half = imm(0.5, f)
+        modes = {
+            "floor": lambda: tirx.floor(x),
+            "ceil": lambda: tirx.ceil(x),
+            "round_prefer_floor": lambda: tirx.ceil(x - half),
+            "round_prefer_ceil": lambda: tirx.floor(x + half),
+        }
+        if plan.nearest not in modes:
+            raise n.broken(f"has the unknown nearest_mode '{plan.nearest}'")
+        return modes[plan.nearest]()
 
-        return te.compute(dims, element, name="resize")
+    def tables(*args: Any) -> list[Any]:
+        *given, dims = args
+        values = parts(*given, dims)
+        s, h = values[0], values[3]
+        width = dims[2]
+        place = te.compute((dims[1],), lambda o: coordinate(o, *values), name="place")
+        stretch = tirx.max(imm(1, f), imm(1, f) / s) if plan.antialias else imm(1, f)
 
-    return n.te(body, x, shape_expr(out), name="resize")
+        def tap(o: Any, k: Any) -> Any:
+            x = place(o)
+            if not reach:
+                return rounded(x)
+            if plan.antialias:
+                wider = tirx.Select(stretch > imm(1, f), tirx.floor(x - imm(reach, f) * stretch) + imm(1, f), tirx.floor(x) - imm(reach - 1, f))
+                return wider + tirx.Cast(f, k)
+            return tirx.floor(x) - imm(reach - 1, f) + tirx.Cast(f, k)
+
+        raw = te.compute((dims[1], width), tap, name="tap")
+
+        def weigh(o: Any, k: Any) -> Any:
+            if not reach:
+                return imm(1, f)
+            v = _filter_te(tirx.abs((place(o) - raw(o, k)) / stretch), plan, f)
+            if plan.exclude_outside:
+                v = tirx.Select(tirx.all(raw(o, k) >= imm(0, f), raw(o, k) < h), v, imm(0, f))
+            return v
+
+        weight = te.compute((dims[1], width), weigh, name="weight")
+        index = te.compute(
+            (dims[1], width), lambda o, k: tirx.Cast("int32", tirx.max(imm(0, f), tirx.min(raw(o, k), h - imm(1, f)))), name="index"
+        )
+        far = te.compute((dims[1],), lambda o: tirx.any(place(o) < imm(0, f), place(o) > h - imm(1, f)), name="outside")
+        if plan.antialias or plan.exclude_outside:
+            k = te.reduce_axis((0, width), name="k")
+            total = te.compute((dims[1],), lambda o: te.sum(weight(o, k), axis=k), name="total")
+            final = te.compute((dims[1], width), lambda o, j: tirx.Cast(wide, weight(o, j) / total(o)), name="normal_weight")
+        else:
+            final = te.compute((dims[1], width), lambda o, j: tirx.Cast(wide, weight(o, j)), name="final_weight")
+        return [index, final, far]
+
+    results = n.te(tables, *tensors, shape_expr([have, want, taps]), name="resize_table")
+    index, weight, far = (n.emit(results[i]) for i in range(3))
+    return index, weight, far if crop else None, taps
 
 
-def _cubic_weights(d: Any, a: float) -> list[Any]:
-    """Weights of the four neighbours at -1, 0, 1, 2 for the fraction d."""
-    f = "float32"
-    k = lambda v: imm(v, f)  # noqa: E731
-
-    def near(t: Any) -> Any:
-        return (k(a + 2) * t - k(a + 3)) * t * t + k(1)
-
-    def far(t: Any) -> Any:
-        return ((k(a) * t - k(5 * a)) * t + k(8 * a)) * t - k(4 * a)
-
-    return [far(d + k(1)), near(d), near(k(1) - d), far(k(2) - d)]
+def _filter_te(d: Any, plan: _Plan, f: str) -> Any:
+    zero, one = imm(0, f), imm(1, f)
+    if plan.mode == "linear":
+        return tirx.max(zero, one - d)
+    a = plan.cubic_a
+    near = (imm(a + 2, f) * d - imm(a + 3, f)) * d * d + one
+    far = ((imm(a, f) * d - imm(5 * a, f)) * d + imm(8 * a, f)) * d - imm(4 * a, f)
+    return tirx.Select(d <= one, near, tirx.Select(d < imm(2, f), far, zero))
 
 
 @op("GridSample", since=[16, 20, 22])
