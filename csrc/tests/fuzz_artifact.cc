@@ -187,27 +187,101 @@ Bytes image_seed() {
   return p.file();
 }
 
+// A constant of ones in a packing of a contract.
+uint32_t packed(PlanBuilder* p, const plan::Step& step, const std::string& name, const std::vector<int64_t>& shape) {
+  int64_t count = 1;
+  for (const int64_t extent : shape) count *= extent;
+  std::vector<float> dense(static_cast<size_t>(count), 0.5f);
+  std::vector<mrt_attr> attrs;
+  for (const plan::Attr& a : step.attrs)
+    attrs.push_back({a.key.c_str(), a.ints.empty() ? nullptr : a.ints.data(), nullptr,
+                     a.ints.empty() ? a.text.c_str() : nullptr, a.ints.size()});
+  const mrt_tensor weight = tensor(dense.data(), shape);
+  const char *contract = step.target.c_str(), *packing = step.packing.c_str();
+  size_t bytes = 0;
+  Bytes result;
+  if (mrt_kernel_packed_bytes(contract, packing, &weight, attrs.data(), attrs.size(), &bytes) == MRT_OK)
+    result.resize(bytes);
+  if (mrt_kernel_pack(contract, packing, &weight, attrs.data(), attrs.size(), result.data(), bytes) != MRT_OK)
+    std::printf("%s: %s\n", contract, mrt_last_error());
+  return p->add_constant(name, shape, result.data(), result.size(), MRT_FLOAT, 32);
+}
+
+// out = contract(in, packed weight, more).
+void weighted(PlanBuilder* p, uint32_t block, const std::string& contract, const std::string& packing, uint32_t in,
+              const std::vector<std::vector<int64_t>>& weights, const std::vector<uint32_t>& more,
+              const std::vector<uint32_t>& outs, const std::vector<plan::Attr>& attrs) {
+  plan::Step step;
+  step.target = contract;
+  step.packing = packing;
+  step.attrs = attrs;
+  std::vector<uint32_t> args = {in};
+  for (size_t i = 0; i < weights.size(); ++i) args.push_back(packed(p, step, contract + std::to_string(i), weights[i]));
+  args.insert(args.end(), more.begin(), more.end());
+  plan::Step& s = p->step(block, StepKind::kernel, contract, contract, args, outs);
+  s.packing = packing;
+  s.attrs = attrs;
+}
+
 Bytes gemm_seed() {
   PlanBuilder p;
   const uint32_t n = p.symbol("n", 1, 8);
-  std::vector<float> dense(5 * 7, 0.5f);
-  const std::vector<int64_t> shape = {5, 7};
-  const int64_t k = 5, width = 7;
-  const mrt_attr attrs[2] = {{"k", &k, nullptr, nullptr, 1}, {"n", &width, nullptr, nullptr, 1}};
-  mrt_tensor weight = tensor(dense.data(), shape);
-  size_t bytes = 0;
-  if (mrt_kernel_packed_bytes("gemm_f32", "gemm_f32_nr16_v1", &weight, attrs, 2, &bytes) != MRT_OK) return {};
-  Bytes packed(bytes);
-  if (mrt_kernel_pack("gemm_f32", "gemm_f32_nr16_v1", &weight, attrs, 2, packed.data(), bytes) != MRT_OK) return {};
-  const uint32_t w = p.add_constant("w", {5, 7}, packed.data(), packed.size(), MRT_FLOAT, 32);
   const uint32_t bias = p.constant("bias", {7}, std::vector<float>(7, 1.0f));
   const uint32_t x = p.value("x", Storage::input, {p.of(n), p.fixed(5)});
   const uint32_t y = p.value("y", Storage::arena, {p.of(n), p.fixed(7)});
   const uint32_t b = p.block("main");
-  plan::Step& s = p.step(b, StepKind::kernel, "gemm", "gemm_f32", {x, w, bias}, {y});
-  s.packing = "gemm_f32_nr16_v1";
-  s.attrs = {ints("k", {5}), ints("n", {7}), text("act", "relu")};
+  weighted(&p, b, "gemm_f32", "gemm_f32_nr16_v1", x, {{5, 7}}, {bias}, {y},
+           {ints("k", {5}), ints("n", {7}), text("act", "relu")});
   p.entry("main", {x}, {y}, b);
+  return p.file();
+}
+
+Bytes convolution_seed() {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n", 1, 3);
+  const auto image = [&](const char* name, int64_t h, int64_t w, int64_t c, Storage storage) {
+    return p.value(name, storage, {p.of(n), p.fixed(h), p.fixed(w), p.fixed(c)});
+  };
+  const uint32_t x = image("x", 6, 7, 3, Storage::input), a = image("a", 6, 7, 5, Storage::arena);
+  const uint32_t d = image("d", 3, 4, 5, Storage::arena), y = image("y", 6, 8, 2, Storage::arena);
+  const uint32_t b = p.block("main");
+  weighted(&p, b, "conv2d_f32", "conv2d_f32_nr16_v1", x, {{5, 3, 3, 3}}, {}, {a},
+           {ints("kernel", {3, 3}), ints("channels", {3, 5}), ints("pads", {1, 1, 1, 1})});
+  weighted(&p, b, "depthwise_conv2d_f32", "depthwise_f32_c8_v1", a, {{5, 1, 3, 3}}, {}, {d},
+           {ints("kernel", {3, 3}), ints("channels", {5, 5}), ints("groups", {5}), ints("pads", {1, 1, 1, 1}),
+            ints("strides", {2, 2})});
+  weighted(&p, b, "conv_transpose2d_f32", "conv_transpose2d_f32_v1", d, {{5, 2, 2, 2}}, {}, {y},
+           {ints("kernel", {2, 2}), ints("channels", {5, 2}), ints("strides", {2, 2})});
+  p.entry("main", {x}, {y}, b);
+  return p.file();
+}
+
+Bytes sequence_seed() {
+  PlanBuilder p;
+  const uint32_t s = p.symbol("s", 1, 5);
+  const uint32_t one = p.fixed(1), two = p.fixed(2), four = p.fixed(4);
+  const uint32_t x = p.value("x", Storage::input, {p.of(s), two, four});
+  const uint32_t y = p.value("y", Storage::arena, {p.of(s), two, four});
+  const uint32_t hn = p.value("hn", Storage::arena, {one, two, four}),
+                 cn = p.value("cn", Storage::arena, {one, two, four});
+  const uint32_t g = p.value("g", Storage::arena, {p.of(s), two, four}),
+                 gn = p.value("gn", Storage::arena, {one, two, four});
+  const uint32_t q = p.view("q", g, {one, p.of(s), two, four}, p.fixed(0));
+  const uint32_t t = p.value("t", Storage::arena, {one, p.of(s), two, four});
+  const uint32_t r = p.value("r", Storage::arena, {one, p.of(s), two, four});
+  const uint32_t b = p.block("main");
+  weighted(&p, b, "lstm_f32", "rnn_f32_nr16_v1", x, {{1, 16, 4}, {1, 16, 4}}, {}, {y, hn, cn},
+           {ints("hidden", {4}), text("direction", "forward")});
+  weighted(&p, b, "gru_f32", "rnn_f32_nr16_v1", y, {{1, 12, 4}, {1, 12, 4}}, {}, {g, gn},
+           {ints("hidden", {4}), text("direction", "reverse"), text("gates", "zrh")});
+  p.step(b, StepKind::kernel, "attention", "attention_f32", {q, q, q}, {t}).attrs.push_back(ints("causal", {1}));
+  p.step(b, StepKind::kernel, "norm", "rms_norm_f32", {t}, {r}).attrs.push_back([] {
+    plan::Attr a;
+    a.key = "epsilon";
+    a.floats = {1e-5};
+    return a;
+  }());
+  p.entry("main", {x}, {r, hn, cn, gn}, b);
   return p.file();
 }
 
@@ -310,7 +384,9 @@ void mutate(Bytes* file, std::mt19937_64& random) {
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 5;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-  std::vector<Bytes> seeds = {movement_seed(), image_seed(), gemm_seed(), control_seed()};
+  std::vector<Bytes> seeds = {movement_seed(),    image_seed(),    gemm_seed(),
+                              convolution_seed(), sequence_seed(), control_seed()};
+  const size_t built_in = seeds.size();
   for (int i = 3; i < argc; ++i) {
     Bytes bytes;
     if (std::FILE* f = std::fopen(argv[i], "rb")) {
@@ -319,7 +395,7 @@ int main(int argc, char** argv) {
     }
     seeds.push_back(bytes);
   }
-  for (size_t i = 0; i < 4; ++i)
+  for (size_t i = 0; i < built_in; ++i)
     if (one(seeds[i].data(), seeds[i].size()) != 1) {
       std::printf("seed %zu does not load: %s\n", i, mrt_last_error());
       return 1;
