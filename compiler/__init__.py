@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from maas_rt._errors import CompileError, InvalidArgumentError, MissingExtraError
+from maas_rt._errors import CompileError, MissingExtraError
 
 if TYPE_CHECKING:
     from ._configs import Progress

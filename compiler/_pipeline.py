@@ -7,11 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax
-
-from maas_rt._errors import CompileError, InvalidArgumentError
 
 from ._configs import CompileOptions, Progress, TargetSpec
 from .artifact import Artifact, make_manifest
@@ -131,7 +128,6 @@ def _manifest(work: _Work) -> None:
 
 def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     assert work.artifact is not None and work.options.verify is not None
-    from .codegen import native_level
     from dataclasses import replace
 
     bare = replace(work.options, verify=None)

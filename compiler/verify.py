@@ -112,18 +112,26 @@ def verify_file(
     program = maas_rt.load(path)
     shapes = input_shapes
     if shapes is None and str(against).lower().endswith(".onnx"):
-        shapes = {info.name: info.shape for info in program.inputs if all(isinstance(each, int) for each in info.shape)} or None
+        shapes = {
+            info.name: [int(each) for each in info.shape]
+            for info in program.inputs
+            if all(isinstance(each, int) for each in info.shape)
+        } or None
     model = import_model(against, inputs, input_shapes=shapes, factory=factory)
     for kind, ours, theirs in (
         ("inputs", [info.name for info in program.inputs], model.input_names),
         ("outputs", [info.name for info in program.outputs], model.output_names),
     ):
         if ours != theirs:
-            raise CompileError(f"{path} has the {kind} {', '.join(ours)}, and {against} has {', '.join(theirs)}: it is another model")
+            raise CompileError(
+                f"{path} has the {kind} {', '.join(ours)}, and {against} has {', '.join(theirs)}: it is another model"
+            )
     report = Report(reference=str(model.provenance.get("framework", "source")))
     for _, difference in _differences(program, model, options or VerifyOptions(), inputs, report):
         detail = difference.detail or f"a relative error of {difference.error:.2g}"
-        raise VerificationError(f"{path} and {against} differ: output {difference.output}, {detail}", "", difference.error)
+        raise VerificationError(
+            f"{path} and {against} differ: output {difference.output}, {detail}", "", difference.error
+        )
     return report
 
 
@@ -298,7 +306,9 @@ def _blame(
         except Exception:  # a source that cannot be cut still gets the whole model's difference reported
             operator = ""
     what = worst.detail or f"a relative error of {worst.error:.2g}"
-    place = f"operator {operator} (number {differ} of {model.source.operators()})" if operator else f"output {worst.output}"
+    place = (
+        f"operator {operator} (number {differ} of {model.source.operators()})" if operator else f"output {worst.output}"
+    )
     total = difference.detail or f"{difference.error:.2g}"
     return VerificationError(
         f"the compiled model differs from {model.provenance.get('framework', 'its source')}: the first difference is at {place}, {what}; "

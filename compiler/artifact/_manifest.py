@@ -29,7 +29,13 @@ _INFIX = {
     ExprOp.OR: "or",
 }
 _CALLS = {ExprOp.MIN: "min", ExprOp.MAX: "max", ExprOp.CEILDIV: "ceildiv"}
-_PREFIX = {DTypeCode.INT: "int", DTypeCode.UINT: "uint", DTypeCode.FLOAT: "float", DTypeCode.BFLOAT: "bfloat", DTypeCode.COMPLEX: "complex"}
+_PREFIX = {
+    DTypeCode.INT: "int",
+    DTypeCode.UINT: "uint",
+    DTypeCode.FLOAT: "float",
+    DTypeCode.BFLOAT: "bfloat",
+    DTypeCode.COMPLEX: "complex",
+}
 
 
 def make_manifest(model: ImportedModel, plan: Plan, targets: Sequence[str]) -> dict[str, Any]:
@@ -79,7 +85,9 @@ def expr_text(plan: Plan, expr: Expr, nested: bool = False) -> str:
         return f"{_CALLS[expr.op]}({expr_text(plan, plan.exprs[expr.a])}, {expr_text(plan, plan.exprs[expr.b])})"
     sign = _INFIX[expr.op]
     left = plan.exprs[expr.a]
-    tight = {ExprOp.ADD: (ExprOp.MUL, ExprOp.ADD, ExprOp.SUB), ExprOp.SUB: (ExprOp.MUL, ExprOp.ADD, ExprOp.SUB)}.get(expr.op, ())
+    tight = {ExprOp.ADD: (ExprOp.MUL, ExprOp.ADD, ExprOp.SUB), ExprOp.SUB: (ExprOp.MUL, ExprOp.ADD, ExprOp.SUB)}.get(
+        expr.op, ()
+    )
     right = plan.exprs[expr.b]
     a = expr_text(plan, left, left.op not in tight)
     b = expr_text(plan, right, right.op != ExprOp.MUL or expr.op not in (ExprOp.ADD, ExprOp.SUB))

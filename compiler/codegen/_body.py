@@ -177,7 +177,8 @@ class BodyBuilder:
     def _call(self, node: Any, env: Mapping[Any, Any]) -> Any:
         name = node.op.name
         if name == "prim.if_then_else":
-            return self._select(*node.args, env, lazy=True)
+            condition, yes, no = node.args
+            return self._select(condition, yes, no, env, lazy=True)
         if name == "prim.likely":
             return self.expr(node.args[0], env)
         args = [self.expr(arg, env) if isinstance(arg, tvm.ir.Expr) else arg for arg in node.args]

@@ -22,8 +22,13 @@ def dynamic_symbols(image: bytes) -> DynamicSymbols:
     """The dynamic symbols of a linked object (System V ABI, chapters 4 and 5). Raises ValueError if it is no such ELF file."""
     if image[:6] != b"\x7fELF\x02\x01":
         raise ValueError("not a 64-bit little-endian ELF file")
-    section_offset, section_size, section_count = struct.unpack_from("<Q", image, 40)[0], *struct.unpack_from("<HH", image, 58)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", image, section_offset + i * section_size) for i in range(section_count)]
+    section_offset, section_size, section_count = (
+        struct.unpack_from("<Q", image, 40)[0],
+        *struct.unpack_from("<HH", image, 58),
+    )
+    sections = [
+        struct.unpack_from("<IIQQQQIIQQ", image, section_offset + i * section_size) for i in range(section_count)
+    ]
     undefined: set[str] = set()
     defined: set[str] = set()
     for _, kind, _, _, offset, size, link, _, _, entry in sections:

@@ -45,7 +45,9 @@ class _Emitter:
         self.kept = [buffer for buffer in inner if buffer not in self.pulled]
         self.flat: dict[Any, Any] = {}
         self.prologue: list[Any] = []
-        self.params = [self._declare(each, parameter=True) if tirx.is_buffer_var(each) else each for each in func.params]
+        self.params = [
+            self._declare(each, parameter=True) if tirx.is_buffer_var(each) else each for each in func.params
+        ]
         for buffer in self.kept:
             self._declare(buffer, parameter=False)
 
@@ -60,7 +62,9 @@ class _Emitter:
             return buffer
         align = max(1, tvm.DataType(str(buffer.dtype)).itemsize)
         given = tirx.decl_buffer(buffer.shape, buffer.dtype, name=name, data_alignment=align, layout=None)
-        self.flat[buffer] = tirx.decl_buffer((size,), buffer.dtype, name=f"{name}_flat", data=given.data, data_alignment=align)
+        self.flat[buffer] = tirx.decl_buffer(
+            (size,), buffer.dtype, name=f"{name}_flat", data=given.data, data_alignment=align
+        )
         self.prologue.append(tirx.DeclBuffer(self.flat[buffer], data=given.data))
         return given
 
@@ -111,8 +115,8 @@ class _Emitter:
                 body.append(emit_reduction(group[0], self.pulled, self.flat, self.analyzer))
             else:
                 body.append(self._spatial(group))
-        attrs = {key: self.func.attrs[key] for key in self.func.attrs.keys() if key in ("tirx.noalias",)}
-        return tirx.PrimFunc(self.params, seq(body), self.func.ret_type, tvm.ir.make_node("ir.DictAttrs", **attrs))
+        func = tirx.PrimFunc(self.params, seq(body), self.func.ret_type)
+        return func.with_attr("tirx.noalias", True)
 
     def _groups(self) -> list[list[Stage]]:
         """Stages that exist, neighbours with the same loops together if the later read the earlier only at their own point."""
@@ -153,11 +157,17 @@ class _Emitter:
 
     def _spatial(self, group: Sequence[Stage]) -> Any:
         loops = [(loop.index, loop.extent) for loop in group[0].loops]
-        lowered = lower_in_loops(loops, [], lambda indices, bound: self._body(group, loops, indices, bound), self.analyzer)
+        lowered = lower_in_loops(
+            loops, [], lambda indices, bound: self._body(group, loops, indices, bound), self.analyzer
+        )
         return nest(lowered.spatial, lambda: lowered.again().stmts, lowered.body.cost)
 
     def _body(
-        self, group: Sequence[Stage], loops: Sequence[tuple[Any, Any]], indices: Sequence[Any] | None, bound: Sequence[Any]
+        self,
+        group: Sequence[Stage],
+        loops: Sequence[tuple[Any, Any]],
+        indices: Sequence[Any] | None,
+        bound: Sequence[Any],
     ) -> Body:
         builder = BodyBuilder(self.pulled, self.flat, loops, indices, bound)
         for stage in group:

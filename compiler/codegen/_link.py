@@ -87,11 +87,23 @@ def link_shared(obj: Path, symbols: list[str]) -> bytes:
             "-z,now",
             f"--version-script={script.name}",
         ]
-        command = [linker, *flags, *(f"-Wl,{flag}" for flag in link), "-o", out.name, stub.name, str(obj.resolve()), "-lm", "-lc"]
+        command = [
+            linker,
+            *flags,
+            *(f"-Wl,{flag}" for flag in link),
+            "-o",
+            out.name,
+            stub.name,
+            str(obj.resolve()),
+            "-lm",
+            "-lc",
+        ]
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if run.returncode != 0 or not out.exists():
             reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
-            raise CompileError(f"{Path(linker).name} could not link the generated code ({reason}): is the C library's development package installed (Debian and Ubuntu: apt install gcc libc6-dev)?")
+            raise CompileError(
+                f"{Path(linker).name} could not link the generated code ({reason}): is the C library's development package installed (Debian and Ubuntu: apt install gcc libc6-dev)?"
+            )
         image = out.read_bytes()
     _check(image, symbols)
     return image
@@ -101,7 +113,11 @@ def _check(image: bytes, symbols: list[str]) -> None:
     found = dynamic_symbols(image)
     foreign = sorted(name for name in found.undefined if name not in _ADMITTED)
     if foreign:
-        raise CompileError(f"the generated code calls {', '.join(foreign)}, which neither libc nor libm has: this is a fault of the compiler, please report it")
+        raise CompileError(
+            f"the generated code calls {', '.join(foreign)}, which neither libc nor libm has: this is a fault of the compiler, please report it"
+        )
     missing = sorted(name for name in symbols if f"__tvm_ffi_{name}" not in found.defined)
     if missing:
-        raise CompileError(f"the generated code lacks {', '.join(missing)}: this is a fault of the compiler, please report it")
+        raise CompileError(
+            f"the generated code lacks {', '.join(missing)}: this is a fault of the compiler, please report it"
+        )

@@ -87,4 +87,3 @@ def _rebuilt(access: Access, loops: Sequence[Range], dropped: Mapping[Any, Any])
             continue
         index = index + (var if constant(stride) == 1 else var * stride)
     return index
-

@@ -133,5 +133,6 @@ def _chunked(loop: Range, make: Callable[[], list[Any]], chunk: int) -> Any:
     begin = task * size
     length = tirx.min(size, extent - begin)
     inner = tirx.For(var, begin, length, tirx.ForKind.SERIAL, seq(make()))
-    return tirx.For(task, tirx.IntImm("int64", 0), tirx.floordiv(extent + (size - 1), size), tirx.ForKind.PARALLEL, inner)
-
+    return tirx.For(
+        task, tirx.IntImm("int64", 0), tirx.floordiv(extent + (size - 1), size), tirx.ForKind.PARALLEL, inner
+    )

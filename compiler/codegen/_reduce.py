@@ -17,7 +17,7 @@ from tvm.sym import Analyzer
 
 from . import _math
 from ._body import Body, BodyBuilder, dtype_of
-from ._lowered import Lowered, Range, lower_in_loops, zero
+from ._lowered import Range, lower_in_loops, zero
 from ._nests import constant, nest, product, seq
 from ._stages import Stage
 
@@ -107,7 +107,10 @@ class _Reduction:
             builder.let(builder.expr(_start(self.stage, number), self.env)) for number in range(len(self.stage.inits))
         ]
         if self.combiner is not None:
-            values = [value if dtype_of(value) == self.combiner.dtype else tirx.Cast(self.combiner.dtype, value) for value in values]
+            values = [
+                value if dtype_of(value) == self.combiner.dtype else tirx.Cast(self.combiner.dtype, value)
+                for value in values
+            ]
         builder.flush()
         return builder.body.stmts, values
 
@@ -149,7 +152,7 @@ class _Reduction:
     def _width(self, most: int) -> int:
         """Elements of `most` bytes of the accumulator's type."""
         assert self.combiner is not None
-        return most // max(1, tvm.DataType(self.combiner.dtype).itemsize)
+        return most // max(1, int(tvm.DataType(self.combiner.dtype).itemsize))
 
     def _in_reduce_loops(self, loops: Sequence[Range], stmts: Sequence[Any]) -> Any:
         body = seq(stmts)

@@ -93,7 +93,11 @@ def _parse_nest(nest: Any) -> Stage | None:
         return None
     block = nest.block
     predicate = nest.predicate
-    if not (isinstance(predicate, tirx.IntImm) and int(predicate.value) == 1) or block.alloc_buffers or block.match_buffers:
+    if (
+        not (isinstance(predicate, tirx.IntImm) and int(predicate.value) == 1)
+        or block.alloc_buffers
+        or block.match_buffers
+    ):
         return None
     reduced: set[Any] = set()
     spatial: set[Any] = set()
@@ -123,7 +127,8 @@ def _parse_nest(nest: Any) -> Stage | None:
 
 
 def _parse_body(body: Any) -> tuple[list[tuple[Any, Any]], list[Store]] | None:
-    binds, stores = [], []
+    binds: list[tuple[Any, Any]] = []
+    stores: list[Store] = []
     for stmt in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
         if isinstance(stmt, tirx.Bind) and not stores:
             binds.append((stmt.var, stmt.value))
@@ -147,7 +152,9 @@ def _is_pure(stage: Stage) -> bool:
                 return False
             if isinstance(node, tvm.ir.TensorLoad) and node.source in written:
                 store = written[node.source]
-                same = all(tvm_ffi.structural_equal(a, b, map_free_vars=False) for a, b in zip(node.indices, store.indices))
+                same = all(
+                    tvm_ffi.structural_equal(a, b, map_free_vars=False) for a, b in zip(node.indices, store.indices)
+                )
                 if not stage.inits or not same:
                     return False
             if isinstance(node, (tirx.Ramp, tirx.Broadcast, tirx.Shuffle, tirx.Reduce)):

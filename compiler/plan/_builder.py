@@ -11,9 +11,24 @@ import tvm
 from tvm import relax, tirx
 
 from maas_rt._errors import CompileError
-from maas_rt._plan import Arg, ArgKind, Attr, Block, Check, Entry, ExprOp, Plan, State, Step, StepKind, Storage, Symbol, Value
+from maas_rt._plan import (
+    Arg,
+    ArgKind,
+    Attr,
+    Block,
+    Check,
+    Entry,
+    ExprOp,
+    Plan,
+    State,
+    Step,
+    StepKind,
+    Storage,
+    Symbol,
+    Value,
+)
 
-from ..importers._imported import ImportedModel, SymbolSpec
+from ..importers._imported import ImportedModel
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
 from ._dtypes import constant_bytes, dtype_code
 from ._exprs import ExprPool
@@ -161,14 +176,23 @@ class PlanBuilder:
             return self._shape_to_tensor(var, value)
         if op == "relax.tensor_to_shape":
             return self._tensor_to_shape(var, value.args[0])
-        if op == "relax.call_pure_packed" and value.args[0].global_symbol == "vm.builtin.tensor_to_shape":  # the same, lowered
+        if (
+            op == "relax.call_pure_packed" and value.args[0].global_symbol == "vm.builtin.tensor_to_shape"
+        ):  # the same, lowered
             return self._tensor_to_shape(var, value.args[1])
         if is_prim(value):
             return NumberSlot(self.pool.lower(value))
-        what = op or getattr(value.op, "global_symbol", None) or getattr(value.op, "name_hint", None) or type(value.op).__name__
+        what = (
+            op
+            or getattr(value.op, "global_symbol", None)
+            or getattr(value.op, "name_hint", None)
+            or type(value.op).__name__
+        )
         if op == "relax.call_dps_packed" or op == "relax.call_pure_packed":
             what = f"{op} of {value.args[0].global_symbol}"
-        raise CompileError(f"the compiler has no step for {what} (binding {var.name}): this operator is not supported yet")
+        raise CompileError(
+            f"the compiler has no step for {what} (binding {var.name}): this operator is not supported yet"
+        )
 
     def _slot(self, expr: Any) -> Slot:
         if isinstance(expr, relax.Var) and expr in self._env:
@@ -179,7 +203,7 @@ class PlanBuilder:
             fields = self._slot(expr.tuple_value)
             if not isinstance(fields, tuple):
                 raise CompileError(f"{expr} takes an element of what is not a tuple")
-            return fields[expr.index]
+            return fields[int(expr.index)]
         if isinstance(expr, tvm.ir.GenericConst):
             return self._constant(expr)
         if isinstance(expr, relax.ShapeExpr):
@@ -195,11 +219,11 @@ class PlanBuilder:
         values = [slot for slot in slots if isinstance(slot, int)]
         numbers = [slot for slot in slots if not isinstance(slot, int)]
         args = [Arg(ArgKind.VALUE, index) for index in values]
-        for slot in numbers:
-            if isinstance(slot, NumberSlot):
-                args.append(Arg(ArgKind.EXPR, slot.expr))
-            elif isinstance(slot, ShapeSlot):
-                args.extend(Arg(ArgKind.EXPR, expr) for expr in slot.exprs)
+        for number in numbers:
+            if isinstance(number, NumberSlot):
+                args.append(Arg(ArgKind.EXPR, number.expr))
+            elif isinstance(number, ShapeSlot):
+                args.extend(Arg(ArgKind.EXPR, expr) for expr in number.exprs)
             else:
                 raise CompileError(f"the generated function of {var.name} takes a tuple")
         outs, slot = self._define(var.name, call.ty_args[0])
@@ -221,7 +245,15 @@ class PlanBuilder:
         outs, slot = self._define(var.name, types[0] if len(types) == 1 else types)
         attrs = [_attr(key, value) for key, value in sorted(kernel.attrs.items())]
         self._block.steps.append(
-            Step(StepKind.KERNEL, kernel.name or var.name, kernel.contract, kernel.packing, args=args, outs=outs, attrs=attrs)
+            Step(
+                StepKind.KERNEL,
+                kernel.name or var.name,
+                kernel.contract,
+                kernel.packing,
+                args=args,
+                outs=outs,
+                attrs=attrs,
+            )
         )
         return slot
 
@@ -357,7 +389,9 @@ class PlanBuilder:
             return slot
         if isinstance(slot, tuple) and len(slot) == 1:
             return self._tensor(slot[0], place)
-        raise CompileError(f"{place} is a {type(slot).__name__.removesuffix('Slot').lower()}, where a tensor was expected")
+        raise CompileError(
+            f"{place} is a {type(slot).__name__.removesuffix('Slot').lower()}, where a tensor was expected"
+        )
 
     def _root(self, index: int) -> int:
         while self.plan.values[index].storage == Storage.VIEW:
@@ -367,7 +401,9 @@ class PlanBuilder:
     def _copy(self, source: int, name: str) -> int:
         value = self.plan.values[source]
         index = len(self.plan.values)
-        self.plan.values.append(Value(name, dtype_code=value.dtype_code, dtype_bits=value.dtype_bits, dims=list(value.dims)))
+        self.plan.values.append(
+            Value(name, dtype_code=value.dtype_code, dtype_bits=value.dtype_bits, dims=list(value.dims))
+        )
         self._step(StepKind.COPY, name, [source], [index])
         return index
 
@@ -390,5 +426,3 @@ def _attr(key: str, value: Any) -> Attr:
 
 def _flatten(slot: Slot) -> list[Slot]:
     return [leaf for field in slot for leaf in _flatten(field)] if isinstance(slot, tuple) else [slot]
-
-

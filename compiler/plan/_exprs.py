@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 from tvm.sym import Analyzer
 
@@ -38,6 +39,7 @@ class ExprPool:
         self.exprs: list[Expr] = []
         self._index: dict[tuple[int, int, int], int] = {}
         self._vars: dict[Any, int] = {}
+        self._known: list[tuple[Any, int]] = []
         self._analyzer = Analyzer()
 
     def const(self, value: int) -> int:
@@ -58,7 +60,13 @@ class ExprPool:
         """From here on `var` means the expression of index `expr`; `minimum` lets simplification use a lower bound."""
         self._vars[var] = expr
         if minimum >= 0:
-            self._analyzer.bind(var, tvm.ir.Range.from_min_extent(tirx.IntImm("int64", minimum), tirx.IntImm("int64", 2**40)))
+            self._analyzer.bind(
+                var, tvm.ir.Range.from_min_extent(tirx.IntImm("int64", minimum), tirx.IntImm("int64", 2**40))
+            )
+
+    def equate(self, expr: Any, index: int) -> None:
+        """From here on the whole expression `expr` means the record `index` (the dimension of an input that it is)."""
+        self._known.append((self._analyzer.simplify(expr), index))
 
     def knows(self, var: tirx.Var) -> bool:
         return var in self._vars
@@ -67,7 +75,11 @@ class ExprPool:
         """The index of `expr`'s record. Raises CompileError for an operation that the plan's expressions lack."""
         if isinstance(expr, int):
             return self.const(expr)
-        return self._lower(self._analyzer.simplify(expr))
+        simple = self._analyzer.simplify(expr)
+        for known, index in self._known:
+            if tvm_ffi.structural_equal(known, simple):
+                return index
+        return self._lower(simple)
 
     def constant_value(self, index: int) -> int | None:
         """The value of a record if it is a constant."""
@@ -79,7 +91,9 @@ class ExprPool:
             return self.const(int(expr.value))
         if isinstance(expr, tirx.Var):
             if expr not in self._vars:
-                raise CompileError(f"the dimension {expr.name} is not bound by any input: give the inputs that it belongs to")
+                raise CompileError(
+                    f"the dimension {expr.name} is not bound by any input: give the inputs that it belongs to"
+                )
             return self._vars[expr]
         if isinstance(expr, tirx.Cast):
             return self._lower(expr.value)
@@ -97,7 +111,9 @@ class ExprPool:
         if isinstance(expr, tirx.Div):  # C's division, used by TVM on what it knows to be non-negative
             return self._fold(ExprOp.FLOORDIV, self._lower(expr.a), self._lower(expr.b))
         if isinstance(expr, tirx.Select) or _is_if(expr):
-            cond, yes, no = (expr.condition, expr.true_value, expr.false_value) if isinstance(expr, tirx.Select) else expr.args
+            cond, yes, no = (
+                (expr.condition, expr.true_value, expr.false_value) if isinstance(expr, tirx.Select) else expr.args
+            )
             return self._select(self._lower(cond), self._lower(yes), self._lower(no))
         raise CompileError(f"the dimension {expr} uses an operation that a plan's shape expressions do not have")
 

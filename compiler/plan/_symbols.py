@@ -33,14 +33,20 @@ def bind_input_symbols(
             spec = specs.get(dim.name, SymbolSpec())
             pool.bind(dim, pool.symbol(_declare(plan, dim.name, spec)), minimum=spec.min)
     for dim in dims:
-        unknown = [var for var in undefined_vars(dim) if not pool.knows(var)] if not isinstance(dim, (int, tirx.IntImm)) else []
+        unknown = (
+            [var for var in undefined_vars(dim) if not pool.knows(var)]
+            if not isinstance(dim, (int, tirx.IntImm))
+            else []
+        )
         if unknown:
             _solve(dim, unknown, specs, plan, pool, checks)
 
 
 def _dims(param: relax.Var) -> list[Any]:
     if not isinstance(param.ty, relax.TensorType) or not isinstance(param.ty.shape, relax.ShapeExpr):
-        raise CompileError(f"the input {param.name} is {param.ty}, and its rank and dimensions must be known, at least by symbols")
+        raise CompileError(
+            f"the input {param.name} is {param.ty}, and its rank and dimensions must be known, at least by symbols"
+        )
     return list(param.ty.shape.values)
 
 
@@ -61,7 +67,9 @@ def _solve(
     linear = detect_linear_equation(dim, [var]) if len(unknown) == 1 else []
     scale = int(linear[0].value) if linear and isinstance(linear[0], tirx.IntImm) else 0
     if scale <= 0:
-        raise CompileError(f"the dimension {dim} cannot be solved for {', '.join(v.name for v in unknown)}: name a dimension of an input for each")
+        raise CompileError(
+            f"the dimension {dim} cannot be solved for {', '.join(v.name for v in unknown)}: name a dimension of an input for each"
+        )
     offset = linear[1]
     spec = specs.get(var.name, SymbolSpec())
     whole_spec = SymbolSpec()
@@ -72,4 +80,6 @@ def _solve(
     whole = tirx.Var(name, "int64")
     pool.bind(whole, pool.symbol(_declare(plan, name, whole_spec)))
     pool.bind(var, pool.lower(tirx.floordiv(whole - offset, scale)), minimum=spec.min)
-    checks.append(Check(pool.lower(whole), pool.lower(dim), f"the dimension {name} must be {scale} times a whole number, plus {offset}"))
+    message = f"the dimension {name} must be {scale} times a whole number, plus {offset}"
+    checks.append(Check(pool.lower(whole), pool.lower(dim), message))
+    pool.equate(dim, pool.lower(whole))

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 _CODES = {"i": 0, "u": 1, "f": 2, "b": 6, "c": 5}
 _DLTENSOR_PTR = 7  # kTVMFFIDLTensorPtr
 _INT = 1  # kTVMFFIInt
@@ -113,5 +111,3 @@ class CodeSection:
 
     def _raised(self, kind: bytes, parts: Any, count: int) -> None:
         self.error = kind.decode() + ": " + b"".join(parts[i] for i in range(count)).decode()
-
-

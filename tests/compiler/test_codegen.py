@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from maas_rt.compiler.codegen import build_code, native_level, resolve_targets, schedule_function
 from tvm import te, tirx, topi
 from tvm.sym import Analyzer
 
-from maas_rt.compiler.codegen import build_code, native_level, resolve_targets, schedule_function
 from tests.compiler._code_section import CodeSection
 
 N = tirx.Var("n", "int64")
@@ -130,7 +130,9 @@ def built(request: pytest.FixtureRequest) -> Built:
     """All cases in one code section (for v2 those of float32, to save time). On a CPU without AVX2 the v3 section is not run."""
     if request.param == "x86-64-v3" and native_level() != "x86-64-v3":
         pytest.skip("this CPU is below x86-64-v3")
-    made = {case.name: _prim_func(case) for case in CASES if request.param == "x86-64-v3" or not case.name.endswith(OTHERS)}
+    made = {
+        case.name: _prim_func(case) for case in CASES if request.param == "x86-64-v3" or not case.name.endswith(OTHERS)
+    }
     functions = {name: schedule_function(func) for name, (func, _) in made.items()}
     image = build_code(functions, resolve_targets(request.param)[0])
     return Built(CodeSection(image), {name: out for name, (_, out) in made.items()})
@@ -166,7 +168,9 @@ def test_against_numpy(built: Built, case: Case) -> None:
         np.testing.assert_array_equal(out, expected)
     else:
         scale = max(float(np.abs(expected.astype("float64")).max()), 1e-30)
-        np.testing.assert_allclose(out.astype("float64") / scale, expected.astype("float64") / scale, rtol=0, atol=case.tolerance)
+        np.testing.assert_allclose(
+            out.astype("float64") / scale, expected.astype("float64") / scale, rtol=0, atol=case.tolerance
+        )
 
 
 SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 88.7, -87.5, -100.0, -103.0, 200.0, -200.0, 3e38, 1e-30, 2.0, 8.0, 1e-9, -1e-9]  # fmt: skip
@@ -249,7 +253,9 @@ def test_comparisons_and_tests_of_nan() -> None:
 
 def test_maximum_of_minus_infinity_is_minus_infinity() -> None:
     x = te.placeholder((3, 40), F32, name="x")
-    section = CodeSection(build_code({"f": schedule_function(te.create_prim_func([x, topi.max(x, 1)]))}, resolve_targets("native")[0]))
+    section = CodeSection(
+        build_code({"f": schedule_function(te.create_prim_func([x, topi.max(x, 1)]))}, resolve_targets("native")[0])
+    )
     out = np.zeros(3, F32)
     section.call("f", [np.full((3, 40), -np.inf, F32)], [out])
     assert (out == -np.inf).all()
@@ -257,7 +263,9 @@ def test_maximum_of_minus_infinity_is_minus_infinity() -> None:
 
 def test_small_work_stays_on_one_thread_and_large_work_does_not() -> None:
     x = te.placeholder((N, 64), F32, name="x")
-    section = CodeSection(build_code({"f": schedule_function(te.create_prim_func([x, topi.add(x, x)]))}, resolve_targets("native")[0]))
+    section = CodeSection(
+        build_code({"f": schedule_function(te.create_prim_func([x, topi.add(x, x)]))}, resolve_targets("native")[0])
+    )
     for rows, launches in ((4, 0), (5000, 1)):
         a = np.ones((rows, 64), F32)
         out = np.zeros_like(a)
@@ -268,7 +276,9 @@ def test_small_work_stays_on_one_thread_and_large_work_does_not() -> None:
 
 def test_inputs_need_no_alignment_beyond_their_elements() -> None:
     x = te.placeholder((999,), F32, name="x")
-    section = CodeSection(build_code({"f": schedule_function(te.create_prim_func([x, topi.exp(x)]))}, resolve_targets("native")[0]))
+    section = CodeSection(
+        build_code({"f": schedule_function(te.create_prim_func([x, topi.exp(x)]))}, resolve_targets("native")[0])
+    )
     a = np.zeros(1001, F32)[1:1000]
     out = np.zeros(1002, F32)[2:1001]
     assert section.call("f", [a], [out]) == 0
@@ -277,6 +287,8 @@ def test_inputs_need_no_alignment_beyond_their_elements() -> None:
 
 def test_a_wrong_shape_is_an_error_with_a_sentence() -> None:
     x = te.placeholder((8, 8), F32, name="x")
-    section = CodeSection(build_code({"f": schedule_function(te.create_prim_func([x, topi.exp(x)]))}, resolve_targets("native")[0]))
+    section = CodeSection(
+        build_code({"f": schedule_function(te.create_prim_func([x, topi.exp(x)]))}, resolve_targets("native")[0])
+    )
     assert section.call("f", [np.zeros((8, 7), F32)], [np.zeros((8, 8), F32)]) != 0
     assert "shape" in section.error

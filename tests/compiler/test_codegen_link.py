@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tvm import te, topi
-
-from maas_rt import CompileError, InvalidArgumentError
 from maas_rt.compiler.codegen import build_code, native_level, resolve_targets, schedule_function
 from maas_rt.compiler.codegen._elf import dynamic_symbols
 from maas_rt.compiler.codegen._link import LOADER_VARIABLES
+from tvm import te, topi
+
+from maas_rt import CompileError, InvalidArgumentError
 
 
 def _functions() -> dict[str, Any]:
@@ -69,8 +69,14 @@ def test_levels_without_avx_hold_no_avx_instruction(images: dict[str, bytes], tm
     for target, image in images.items():
         path = tmp_path / f"{target}.so"
         path.write_bytes(image)
-        text = subprocess.run(["objdump", "-d", "--no-show-raw-insn", str(path)], capture_output=True, text=True, check=True).stdout
-        found[target] = [line for line in text.splitlines() if re.search(r":\s+v[a-z0-9]+\s", line) and not re.search(r"\sver[rw]\s", line)]
+        text = subprocess.run(
+            ["objdump", "-d", "--no-show-raw-insn", str(path)], capture_output=True, text=True, check=True
+        ).stdout
+        found[target] = [
+            line
+            for line in text.splitlines()
+            if re.search(r":\s+v[a-z0-9]+\s", line) and not re.search(r"\sver[rw]\s", line)
+        ]
     assert len(found["x86-64-v3"]) > 100
     assert any("%ymm" in line for line in found["x86-64-v3"])
     assert not found["x86-64-v2"], found["x86-64-v2"][:3]

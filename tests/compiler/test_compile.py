@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from maas_rt.compiler import compile
 
 import maas_rt
 from maas_rt import CompileError, InvalidArgumentError, UnsupportedOperatorError, _container
-from maas_rt.compiler import compile
 
 
 class Mixed(torch.nn.Module):
@@ -136,7 +136,9 @@ def test_v2_runs_with_portable_kernels(tmp_path: Path) -> None:
 
 def test_progress_is_told_in_order() -> None:
     told: list[tuple[str, float]] = []
-    compile(torch.nn.Linear(3, 4), (torch.randn(2, 3),), progress=lambda stage, fraction: told.append((stage, fraction)))
+    compile(
+        torch.nn.Linear(3, 4), (torch.randn(2, 3),), progress=lambda stage, fraction: told.append((stage, fraction))
+    )
     fractions = [fraction for _, fraction in told]
     assert fractions == sorted(fractions)
     assert fractions[0] == 0

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from maas_rt import CompileError, VerificationError
 from maas_rt.compiler import compile
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler.importers import SymbolSpec, import_model
 from maas_rt.compiler.verify import Report, _bindings, _fit, compare, sample_inputs, verify_file
+
+from maas_rt import CompileError, VerificationError
 
 OPTIONS = VerifyOptions()
 
@@ -50,7 +50,12 @@ def test_integers_bools_shapes_and_types_must_be_equal() -> None:
 
 def test_tolerances_by_element_type() -> None:
     assert OPTIONS.tolerance("float32") == 1e-4
-    assert OPTIONS.tolerance("float64") < OPTIONS.tolerance("float32") < OPTIONS.tolerance("float16") < OPTIONS.tolerance("bfloat16")
+    assert (
+        OPTIONS.tolerance("float64")
+        < OPTIONS.tolerance("float32")
+        < OPTIONS.tolerance("float16")
+        < OPTIONS.tolerance("bfloat16")
+    )
     assert OPTIONS.tolerance("int64") == OPTIONS.tolerance("bool") == 0
 
 
@@ -82,9 +87,8 @@ class Chain(torch.nn.Module):
 
 def test_a_wrong_result_is_refused_and_the_operator_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A schedule pass that turns every sine into a cosine: the first difference is at the sine, not where the output is."""
-    from tvm import tirx
-
     from maas_rt.compiler.codegen import _body
+    from tvm import tirx
 
     original = _body.BodyBuilder._call
 
@@ -153,5 +157,3 @@ def test_verify_file(tmp_path: Path) -> None:
     assert max(report.outputs.values()) <= 1e-6
     with pytest.raises(VerificationError, match="differ"):
         verify_file(tmp_path / "m.mrt", torch.export.export(Scale(3.0), (x,)))
-
-
