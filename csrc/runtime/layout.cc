@@ -29,7 +29,7 @@ void row_major(const int64_t* shape, size_t ndim, int64_t* strides) {
   int64_t stride = 1;
   for (size_t d = ndim; d-- > 0;) {
     strides[d] = stride;
-    stride *= shape[d] > 0 ? shape[d] : 1;
+    stride *= shape[d];  // 0 behind an empty extent, as generated functions expect
   }
 }
 
