@@ -1,4 +1,4 @@
-// Softmax of one row in three passes over memory that stays in L1: maximum, exponentials and their sum, scaling.
+// Softmax of rows in three passes over memory that stays in L1: maximum, exponentials and their sum, scaling.
 //
 // The maximum is taken over the numbers that are not NaN; a NaN, two +inf or nothing but -inf make the sum NaN, and so
 // the whole row, as in torch.
@@ -33,32 +33,66 @@ MRT_INLINE float row_max(const float* x, int64_t d) {
   return reduce_max(max(max(m0, m1), max(m2, m3)));
 }
 
+// y = exp(x - m), written unless only the sum is wanted; returns the sum.
 template <typename V>
-void softmax_row(const float* x, float* y, int64_t d, bool log_of) {
+MRT_INLINE float row_exp(const float* x, float* y, int64_t d, float shift, bool write) {
   constexpr int w = V::width;
-  const V m = V::set(row_max<V>(x, d));
-  V sum = V::zero();
+  const V m = V::set(shift);
+  V sum0 = V::zero(), sum1 = sum0;
   int64_t i = 0;
-  for (; i + w <= d; i += w) {
-    const V e = exp_flush(V::load(x + i) - m);
-    if (!log_of) e.store(y + i);
-    sum = sum + e;
+  for (; i + 2 * w <= d; i += 2 * w) {
+    const V e0 = exp_flush(V::load(x + i) - m), e1 = exp_flush(V::load(x + i + w) - m);
+    if (write) {
+      e0.store(y + i);
+      e1.store(y + i + w);
+    }
+    sum0 = sum0 + e0;
+    sum1 = sum1 + e1;
   }
-  if (i < d) {
-    const V e = exp_flush(load_or<V>(x + i, d - i, -__builtin_inff()) - m);
-    if (!log_of) e.store(y + i, d - i);
+  for (; i < d; i += w) {
+    const int64_t n = d - i < w ? d - i : w;
     // Lanes that are not there are exp(-inf) = 0, except where m is infinite too and the row is NaN anyway.
-    sum = sum + e;
+    const V e = exp_flush(load_or<V>(x + i, n, -__builtin_inff()) - m);
+    if (write) e.store(y + i, n);
+    sum0 = sum0 + e;
   }
-  const float total = reduce_add(sum);
-  if (log_of) {
-    const V shift = log(V::set(total));
-    for (i = 0; i + w <= d; i += w) (V::load(x + i) - m - shift).store(y + i);
-    if (i < d) (V::load(x + i, d - i) - m - shift).store(y + i, d - i);
-  } else {
-    const V scale = V::set(1.0f / total);
-    for (i = 0; i + w <= d; i += w) (V::load(y + i) * scale).store(y + i);
-    if (i < d) (V::load(y + i, d - i) * scale).store(y + i, d - i);
+  return reduce_add(sum0 + sum1);
+}
+
+template <typename V>
+MRT_INLINE void row_scale(float* y, int64_t d, float factor) {
+  constexpr int w = V::width;
+  const V f = V::set(factor);
+  int64_t i = 0;
+  for (; i + w <= d; i += w) (V::load(y + i) * f).store(y + i);
+  if (i < d) (V::load(y + i, d - i) * f).store(y + i, d - i);
+}
+
+template <typename V>
+MRT_INLINE void row_log(const float* x, float* y, int64_t d, float shift, float log_sum) {
+  constexpr int w = V::width;
+  const V m = V::set(shift), l = V::set(log_sum);
+  int64_t i = 0;
+  for (; i + w <= d; i += w) (V::load(x + i) - m - l).store(y + i);
+  if (i < d) (V::load(x + i, d - i) - m - l).store(y + i, d - i);
+}
+
+// A few rows go through each pass together, so that the chains at a row's end (reductions, the division) overlap.
+template <typename V>
+void softmax_rows(const float* x, float* y, int64_t rows, int64_t d, bool log_of) {
+  constexpr int64_t kBlock = 4;
+  float m[kBlock], sum[kBlock];
+  for (int64_t r = 0; r < rows; r += kBlock, x += kBlock * d, y += kBlock * d) {
+    const int64_t n = rows - r < kBlock ? rows - r : kBlock;
+    for (int64_t i = 0; i < n; ++i) m[i] = row_max<V>(x + i * d, d);
+    for (int64_t i = 0; i < n; ++i) sum[i] = row_exp<V>(x + i * d, y + i * d, d, m[i], !log_of);
+    for (int64_t i = 0; i < n; ++i) {
+      if (log_of) {
+        row_log<V>(x + i * d, y + i * d, d, m[i], log(F32x1::set(sum[i])).v);
+      } else {
+        row_scale<V>(y + i * d, d, 1.0f / sum[i]);
+      }
+    }
   }
 }
 

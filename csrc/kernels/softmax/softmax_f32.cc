@@ -46,11 +46,11 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   const Params* p = static_cast<const Params*>(params);
   if (has_no_elements(in[0])) return MRT_OK;
   const int64_t d = in[0].shape[in[0].ndim - 1], rows = in[0].extent(0, in[0].ndim - 1);
-  const auto row = p->kernel == nullptr ? softmax_reference : p->kernel->row;
+  const auto softmax = p->kernel == nullptr ? softmax_reference : p->kernel->rows;
   const float* x = in[0].as<float>();
   float* y = out[0].as<float>();
   parallel_ranges(ctx, rows, 8192 / d, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) row(x + i * d, y + i * d, d, p->log != 0);
+    softmax(x + begin * d, y + begin * d, end - begin, d, p->log != 0);
   });
   return MRT_OK;
 }

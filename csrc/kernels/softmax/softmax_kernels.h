@@ -8,14 +8,14 @@ namespace mrt {
 struct SoftmaxKernel {
   Isa isa;
   const char* name;
-  // y = softmax(x) or, with log, log(softmax(x)) of one row of d >= 1 numbers. y may be x.
-  void (*row)(const float* x, float* y, int64_t d, bool log);
+  // y = softmax(x) or, with log, log(softmax(x)) of rows of d >= 1 numbers. y may be x.
+  void (*rows)(const float* x, float* y, int64_t rows, int64_t d, bool log);
 };
 
 #define MRT_KERNEL(isa) extern const SoftmaxKernel kSoftmaxF32_##isa;
 #include "kernels/softmax/kernels.inc"
 #undef MRT_KERNEL
 
-void softmax_reference(const float* x, float* y, int64_t d, bool log);
+void softmax_reference(const float* x, float* y, int64_t rows, int64_t d, bool log);
 
 }  // namespace mrt
