@@ -79,7 +79,8 @@ MRT_INLINE void scale_row(const NormRow& r, const float* s, float mean, float sc
   }
 }
 
-MRT_INLINE float inverse_root(float x) { return 1.0f / sqrt(F32x1::set(x)).v; }
+// Not std::sqrt: that would be a weak symbol where it is not inlined.
+MRT_INLINE float inverse_root(float x) { return 1.0f / __builtin_sqrtf(x); }
 
 template <typename V>
 void layer_norm_row(const NormRow& r) {
