@@ -5,7 +5,9 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-__all__ = ["KEPT", "fuse", "legalize"]
+from ..codegen import LEGALIZE
+
+__all__ = ["KEPT", "fence", "fuse", "legalize"]
 
 # What plan/ reads itself: views (canonicalise spelled the others like this one), and sizes that the data decides.
 KEPT = ["relax.reshape", "relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_shape"]
@@ -14,15 +16,85 @@ KEPT = ["relax.reshape", "relax.shape_of", "relax.shape_to_tensor", "relax.tenso
 def legalize(mod: tvm.IRModule) -> tvm.IRModule:
     """Operators -> call_tir."""
     mod = relax.transform.ConvertToDataflow(1)(mod) if _has_plain_blocks(mod) else mod
-    return relax.transform.LegalizeOps(skip_ops=KEPT)(mod)
+    return relax.transform.LegalizeOps(LEGALIZE, skip_ops=KEPT)(mod)
 
 
 def fuse(mod: tvm.IRModule) -> tvm.IRModule:
     """Neighbouring call_tir -> one; kernel calls and views are opaque to it."""
     mod = relax.transform.AnnotateTIROpPattern()(mod)
+    mod = fence(mod)
     mod = relax.transform.FuseOps()(mod)
     mod = relax.transform.FuseTIR()(mod)
     return relax.transform.DeadCodeElimination(["main"])(mod)
+
+
+def fence(mod: tvm.IRModule) -> tvm.IRModule:
+    """Put each binding that gives a symbol its value into a block of its own.
+
+    Fusion works block by block and knows nothing of symbols: it would move a loop over `n` before the binding of `n`.
+    """
+    out = mod.clone()
+    for gvar, func in mod.functions_items():
+        if isinstance(func, relax.Function) and _binds_symbols(func.body):
+            out.update_func(gvar, _fenced(func))
+    return out
+
+
+def _binds_symbols(body: relax.SeqExpr) -> bool:
+    return any(isinstance(binding, relax.MatchCast) for block in body.blocks for binding in block.bindings)
+
+
+def _fenced(func: relax.Function) -> relax.Function:
+    """Dataflow blocks between the fences; a variable that leaves its block becomes an ordinary one."""
+    parts: list[tuple[bool, list[relax.Binding]]] = []  # (fence, bindings)
+    for block in func.body.blocks:
+        dataflow = isinstance(block, relax.DataflowBlock)
+        for binding in block.bindings:
+            fence_here = isinstance(binding, relax.MatchCast) or not dataflow
+            if not parts or parts[-1][0] != fence_here:
+                parts.append((fence_here, []))
+            parts[-1][1].append(binding)
+    home = {binding.var: i for i, (_, bindings) in enumerate(parts) for binding in bindings}
+    leaving = {
+        var for i, (_, bindings) in enumerate(parts) for b in bindings for var in _read(b.value) if home.get(var) != i
+    }
+    leaving.update(_read(func.body.body))
+    leaving.update(binding.var for fence_here, bindings in parts if fence_here for binding in bindings)
+    names = {
+        var: relax.Var(str(var.name), var.ty) for var in leaving if isinstance(var, relax.DataflowVar) and var in home
+    }
+
+    def renamed(binding: relax.Binding) -> relax.Binding:
+        var, value = names.get(binding.var, binding.var), _renamed(binding.value, names)
+        if isinstance(binding, relax.MatchCast):
+            return relax.MatchCast(var, value, binding.ty)
+        return relax.VarBinding(var, value)
+
+    blocks = [
+        (relax.BindingBlock if fence_here else relax.DataflowBlock)([renamed(binding) for binding in bindings])
+        for fence_here, bindings in parts
+    ]
+    seq = relax.SeqExpr(blocks, _renamed(func.body.body, names))
+    relax.expr._update_type(seq, func.body.ty)
+    return relax.Function(func.params, seq, func.ret_ty, func.is_pure, func.attrs, func.span)
+
+
+def _read(expr: relax.Expr) -> list[relax.Var]:
+    return list(relax.analysis.free_vars(expr))
+
+
+def _renamed(expr: relax.Expr, names: dict[relax.Var, relax.Var]) -> relax.Expr:
+    """`expr`, a binding's value, with other variables of the same types."""
+    if isinstance(expr, tvm.ir.Var):
+        return names.get(expr, expr)
+    if isinstance(expr, relax.Call):
+        args = [_renamed(arg, names) for arg in expr.args]
+        return tvm.ir.Call(expr.op, args, expr.attrs, list(expr.ty_args), expr.span, expr.ty)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([_renamed(field, names) for field in expr.fields])
+    if isinstance(expr, relax.TupleGetItem):
+        return relax.TupleGetItem(_renamed(expr.tuple_value, names), expr.index)
+    return expr  # a constant, a shape; relax.If stands in an ordinary block, among ordinary variables
 
 
 def _has_plain_blocks(mod: tvm.IRModule) -> bool:

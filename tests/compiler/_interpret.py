@@ -55,9 +55,13 @@ class _Interpreter:
                 self._values[binding.var] = value
         return self._evaluate(seq.body)
 
-    def _bind_shape(self, ty: Any, value: Array) -> None:
-        assert str(value.dtype) == str(ty.dtype), (value.dtype, ty)
-        for dim, extent in zip(ty.shape.values, value.shape, strict=True):
+    def _bind_shape(self, ty: Any, value: Any) -> None:
+        if isinstance(ty, relax.ShapeType):
+            dims, extents = ty.values, value
+        else:
+            assert str(value.dtype) == str(ty.dtype), (value.dtype, ty)
+            dims, extents = ty.shape.values, value.shape
+        for dim, extent in zip(dims, extents, strict=True):
             if isinstance(dim, tvm.ir.Var):
                 assert self._symbols.setdefault(dim.name, extent) == extent
             else:
@@ -103,6 +107,8 @@ class _Interpreter:
             return results[0] if len(results) == 1 else tuple(results)
         if isinstance(expr, relax.Call) and str(expr.op.name) == "relax.reshape":
             return self._evaluate(expr.args[0]).reshape(self._shape(relax.TensorType(expr.args[1])))
+        if isinstance(expr, relax.Call) and str(expr.op.name) == "relax.tensor_to_shape":
+            return [int(extent) for extent in self._evaluate(expr.args[0])]
         if isinstance(expr, relax.Call) and str(expr.op.name) == "relax.call_tir":
             return self._call_tir(expr)
         raise NotImplementedError(str(expr))

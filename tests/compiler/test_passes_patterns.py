@@ -14,6 +14,7 @@ from maas_rt.compiler.passes.fold_constants import fold_constants
 from tvm import relax
 from tvm.relax import op
 
+from tests.compiler._interpret import run_lowered
 from tests.compiler._lowering import build, check, const, lower, operators, symbol
 
 Emit = Callable[[Any], Any]
@@ -511,6 +512,25 @@ def test_folding_stops_before_files_swell() -> None:
     assert names == ["relax.broadcast_to", "relax.matmul"] or names == ["relax.matmul", "relax.broadcast_to"]
 
 
+def test_loops_over_a_size_that_the_data_decides_stay_behind_it() -> None:
+    """Fusion must not move a loop over m before the binding that gives m its value."""
+    n, m = symbol("n"), symbol("m")
+    x, size = relax.Var("x", relax.TensorType([n], "float32")), relax.Var("size", relax.TensorType([1], "int64"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, size]):
+        with builder.dataflow():
+            total = builder.emit(op.exp(builder.emit(op.sum(builder.emit(op.square(x))))))
+            builder.match_cast(builder.emit(op.tensor_to_shape(size)), relax.ShapeType([m]))
+            spread = builder.emit(op.multiply(builder.emit(op.broadcast_to(total, relax.ShapeExpr([m]))), total))
+            out = builder.emit_output(relax.Tuple([builder.emit(op.sqrt(spread))]))
+        builder.emit_func_output(out)
+    lowered = lower(builder.get())
+    assert operators(lowered)["generated"] >= 2
+    given = np.array([0.5, -0.25], np.float32)
+    (got,) = run_lowered(lowered, [given, np.array([3])])
+    np.testing.assert_allclose(got, np.full(3, np.exp((given**2).sum()), np.float32), rtol=1e-6)
+
+
 def test_control_flow_keeps_both_branches() -> None:
     """A function with relax.If: passes walk into the branches, and what only a branch needs stays there."""
     from tvm.script import ir as I
@@ -535,8 +555,6 @@ def test_control_flow_keeps_both_branches() -> None:
 
 
 def _run_branches(mod: Any, taken: int) -> Any:
-    from tests.compiler._interpret import run_lowered
-
     lowered = lower(mod)
     x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
     (got,) = run_lowered(lowered, [np.array(bool(taken)), x])
