@@ -30,6 +30,8 @@ class ShapeMath:
         self._analyzer = tvm.sym.Analyzer()
         self.symbols: dict[str, Any] = {}
         self.derived: set[str] = set()  # symbols that the run itself computes; nothing may be unified with them
+        self.local: set[str] = set()  # those of them that a branch of an If computes, and that do not exist outside
+        self.branches = 0  # how many branches enclose what is converted now
 
     def symbol(self, name: str, low: int = 0, high: int | None = None, *, derived: bool = False) -> Any:
         """The variable of this name, made on first use with bounds low <= value (<= high)."""
@@ -40,6 +42,8 @@ class ShapeMath:
             self.symbols[name] = var
             if derived:
                 self.derived.add(name)
+                if self.branches:
+                    self.local.add(name)
         return self.symbols[name]
 
     def simplify(self, value: Dim) -> Dim:

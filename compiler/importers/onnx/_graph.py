@@ -67,6 +67,7 @@ class Graph:
         self._names: dict[str, int] = {}
         self._bound: dict[int, tuple[Value, list[Dim]]] = {}
         self._symbol_count = 0
+        self._materialised: list[Value] = []  # values whose tensor a generated function made, while inside a branch
 
     # ---- emitting
 
@@ -91,6 +92,8 @@ class Graph:
                 value.expr = constant(value.const)
             elif value.sym is not None:
                 value.expr = self._materialise(value)
+                if self.math.branches:
+                    self._materialised.append(value)
             else:
                 raise Broken("a sequence or an optional stands where a tensor is expected")
         return value.expr
@@ -163,6 +166,43 @@ class Graph:
         shape = self.bb.emit(relax.op.tensor_to_shape(x), self._name(f"{place}_shape"))
         self.bb.match_cast(shape, relax.ShapeType(symbols))
         return symbols
+
+    # ---- branches
+
+    def in_block(self, convert: Callable[[], list[Value]]) -> tuple[Any, list[Value]]:
+        """Convert into a block of bindings of its own: (the block, the values). Expressions made in it stay in it."""
+        self.math.branches += 1
+        before = dict(self._bound)
+        self.bb._begin_binding_block()
+        try:
+            values = convert()
+            self._forget_local(values)
+        finally:
+            block = self.bb._end_block()
+            self.math.branches -= 1
+            self._bound = before
+        return block, values
+
+    def _forget_local(self, values: list[Value]) -> None:
+        """Constants and extents of outer values that were first turned into tensors inside a branch are not visible outside."""
+        for value in self._materialised:
+            value.expr = None if value not in values else value.expr
+        self._materialised.clear()
+
+    def seal(self, block: Any, finish: Callable[[], list[Any]]) -> Any:
+        """The body of a branch: its block, then what `finish` emits, and a tuple of the results."""
+        self.math.branches += 1
+        self.bb._begin_binding_block()
+        try:
+            results = finish()
+            outs = [self.bb.emit(r) if isinstance(r, tvm.ir.expr.GenericConst) else r for r in results]
+        finally:
+            last = self.bb._end_block()
+            self.math.branches -= 1
+        return relax.SeqExpr([block, last], relax.Tuple(outs))
+
+    def emit_if(self, condition: Any, then: Any, other: Any, place: str) -> Any:
+        return self.bb.emit(relax.If(condition, then, other), self._name(place))
 
     def limit_index(self, value: Value, extent: Dim) -> None:
         """Remember that a graph input is used as an index below `extent`, for the random inputs of verification."""

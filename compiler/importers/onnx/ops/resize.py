@@ -21,8 +21,11 @@ Array = npt.NDArray[Any]
 
 @op("Upsample", since=[7, 9, 10])
 def upsample(n: Node) -> Any:
-    scales = n.attr("scales") if n.version < 9 else [float(v) for v in n.const(1, "scales").reshape(-1)]
     mode = n.str_attr("mode", "nearest")
+    if n.version >= 9 and n.value(1).const is None:
+        plan = _Plan(mode=mode, coordinates="asymmetric", nearest="floor", cubic_a=-0.75)
+        return _runtime_resize(n, list(range(n.rank(0))), list(n.shape(0)), True, [1], plan)
+    scales = n.attr("scales") if n.version < 9 else [float(v) for v in n.const(1, "scales").reshape(-1)]
     extents: list[Dim] = []
     for d, s in zip(n.shape(0), scales, strict=True):
         extents.append(_scaled(n, d, float(s)))
