@@ -11,7 +11,7 @@ from tvm import tirx
 # An extent or an element of a shape-like value: int, or a tirx expression of dtype int64.
 Dim = Any
 
-__all__ = ["Dim", "ShapeMath", "AmbiguousDims"]
+__all__ = ["Dim", "ShapeMath", "AmbiguousDims", "UndecidedDims"]
 
 
 class AmbiguousDims(Exception):
@@ -21,6 +21,10 @@ class AmbiguousDims(Exception):
         super().__init__(f"{symbol} against {other}")
         self.symbol = symbol
         self.other = other
+
+
+class UndecidedDims(Exception):
+    """Two extents must be equal, and only a run could tell: the node is refused."""
 
 
 class ShapeMath:
@@ -128,7 +132,7 @@ class ShapeMath:
         for x, y in ((a, b), (b, a)):
             if isinstance(x, tirx.Var) and x.name not in self.derived:
                 raise AmbiguousDims(x.name, y)
-        raise ValueError(f"extents {a} and {b} cannot be shown to be equal")
+        raise UndecidedDims(f"extents {a} and {b}, which only a run could show to be equal")
 
     def broadcast_dim(self, a: Dim, b: Dim) -> Dim:
         if isinstance(a, int) and a == 1:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from tvm import relax, tirx
 
 from . import _registry
-from ._dims import AmbiguousDims, Dim, ShapeMath
+from ._dims import AmbiguousDims, Dim, ShapeMath, UndecidedDims
 from ._errors import broken_model
 from ._fold import fold
 from ._node import constant, dims_of, dtype_of, shape_expr, Broken, Node, Refused
@@ -247,7 +247,7 @@ class Graph:
             inputs.append(value)
         try:
             results = self._convert(proto, scope, place, inputs)
-        except Refused as why:
+        except (Refused, UndecidedDims) as why:
             self.unsupported.add(_qualified(proto), str(why), place)
             results = None
         except Broken as why:
