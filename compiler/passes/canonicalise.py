@@ -210,8 +210,10 @@ def _take_one(rw: Rewriter, value: relax.Call, shape: list[Dim] | None) -> relax
     """take of one constant position along an axis as a slice, which fuses, packs and moves better."""
     index = array_of(value.args[1])
     source = shape_of(value.args[0])
-    if index is None or index.size != 1 or source is None or shape is None or value.attrs.axis is None:
+    if source is None or shape is None or value.attrs.axis is None:
         return value
+    if index is None or index.size != 1:
+        return _take_below_permute(rw, value)
     axis = int(value.attrs.axis) % len(source)
     place, extent = int(index.reshape(-1)[0]), source[axis]
     if not isinstance(extent, int) or not -extent <= place < extent:
@@ -219,6 +221,17 @@ def _take_one(rw: Rewriter, value: relax.Call, shape: list[Dim] | None) -> relax
     place %= extent
     part = rw.emit(relax.op.strided_slice(value.args[0], [axis], [place], [place + 1], assume_inbound=True))
     return reshape(part, shape)
+
+
+def _take_below_permute(rw: Rewriter, value: relax.Call) -> relax.Expr:
+    """take(permute(x), indices [K]) as permute(take(x, indices))."""
+    turned, indices = rw.call(value.args[0], "relax.permute_dims"), value.args[1]
+    if turned is None or indices.ty.ndim != 1:
+        return value
+    axes = _axes(turned)
+    axis = axes[int(value.attrs.axis) % len(axes)]
+    inner = rw.emit(relax.op.take(turned.args[0], indices, axis, mode=str(value.attrs.mode)))
+    return _permute_of(rw, inner, axes)
 
 
 def _axes(call: relax.Call) -> list[int]:

@@ -484,6 +484,14 @@ def test_transposes_cancel_across_reshapes_with_symbols() -> None:
     assert counts == {"generated": 1}
 
 
+def test_transposes_around_a_gather_cancel() -> None:
+    def body(emit: Emit, x: Any) -> Any:
+        rows = emit(op.take(emit(op.permute_dims(x, [1, 0])), relax.const(np.array([3, 0, 3])), 0))
+        return op.permute_dims(rows, [1, 0])
+
+    assert check(build(body, (symbol("n"), 5)), (2, 5))[0] == {"gather": 1}
+
+
 def test_a_reshape_across_transposed_axes_is_not_moved() -> None:
     n = symbol("n")
 
