@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from ._dims import Dim
 
-__all__ = ["Value", "DTYPES", "numpy_dtype", "onnx_dtype", "is_float", "is_int", "is_signed", "bits_of", "STRING"]
+__all__ = ["DTYPES", "STRING", "Value", "bits_of", "is_float", "is_int", "is_signed", "numpy_dtype", "onnx_dtype"]
 
 STRING = "string"
 
@@ -42,7 +42,8 @@ def onnx_dtype(name: str) -> int:
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
-        return np.dtype(ml_dtypes.bfloat16)
+        wide: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return wide
     return np.dtype(object) if name == STRING else np.dtype(name)
 
 
@@ -121,7 +122,11 @@ class Value:
     def type_proto(self) -> onnx.TypeProto:
         """The ONNX type of this value, for context-dependent function bodies; unknown extents stay unknown."""
         if self.items is not None:
-            inner = self.items[0].type_proto() if self.items else onnx.helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+            inner = (
+                self.items[0].type_proto()
+                if self.items
+                else onnx.helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+            )
             return onnx.helper.make_sequence_type_proto(inner)
         dims = [d if isinstance(d, int) else None for d in self.shape]
         return onnx.helper.make_tensor_type_proto(onnx_dtype(self.dtype), dims)

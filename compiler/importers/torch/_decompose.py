@@ -23,7 +23,8 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     """The program in functional form, with operators that have a converter kept whole."""
     try:
         with quiet(), torch.no_grad():
-            return program.run_decompositions(_table())
+            decomposed: ExportedProgram = program.run_decompositions(_table())
+            return decomposed
     except Exception as error:
         text = str(error).strip().splitlines()
         raise ImportModelError(

@@ -43,5 +43,6 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     if dense.dtype == torch.bfloat16:
         import ml_dtypes
 
-        return dense.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
+        brain: np.ndarray[Any, Any] = dense.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
+        return brain
     return np.array(dense.numpy(), copy=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.export import Dim
+from torch.utils import _pytree as pytree
 
 from maas_rt._errors import InvalidArgumentError
 
@@ -16,7 +17,7 @@ __all__ = ["dynamic_shapes", "widened"]
 _TEXT = re.compile(r"^(?P<input>[^:=]+):(?P<axis>-?\d+)(?:=(?P<low>\d+)?\.\.(?P<high>\d+)?)?$")
 
 
-def dynamic_shapes(dynamic: Any, names: Sequence[str]) -> dict[str, Any] | None:
+def dynamic_shapes(dynamic: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """torch's dynamic_shapes, one entry for each of forward's arguments; None where nothing is dynamic.
 
     `dynamic` is {"x": {0: (1, 32)}}, {"x": {0: Dim("batch", max=32)}}, "x:0=1..32", or a list of such texts; for an argument that is
@@ -28,10 +29,10 @@ def dynamic_shapes(dynamic: Any, names: Sequence[str]) -> dict[str, Any] | None:
         dynamic = [dynamic]
     if not isinstance(dynamic, Mapping):
         dynamic = _from_texts(dynamic)
-    unknown = [name for name in dynamic if name not in names]
+    unknown = [name for name in dynamic if name not in arguments]
     if unknown:
-        raise InvalidArgumentError(f"there is no input named {unknown[0]!r} to be dynamic: the inputs are {', '.join(names)}")
-    return {name: _nested(dynamic.get(name), name) for name in names}
+        raise InvalidArgumentError(f"there is no input named {unknown[0]!r} to be dynamic: the inputs are {', '.join(arguments)}")
+    return {name: _nested(dynamic.get(name), name, value) for name, value in arguments.items()}
 
 
 def _from_texts(texts: Sequence[str]) -> dict[str, dict[int, Any]]:
@@ -45,16 +46,18 @@ def _from_texts(texts: Sequence[str]) -> dict[str, dict[int, Any]]:
     return found
 
 
-def _nested(spec: Any, name: str) -> Any:
-    if spec is None:
-        return None
-    if isinstance(spec, Mapping) and all(isinstance(key, int) for key in spec):
-        return {axis: _dim(value, name, axis) for axis, value in spec.items()}
-    if isinstance(spec, Mapping):
-        return {key: _nested(value, f"{name}.{key}") for key, value in spec.items()}
-    if isinstance(spec, (tuple, list)):
-        return type(spec)(_nested(value, f"{name}.{i}") for i, value in enumerate(spec))
-    raise InvalidArgumentError(f"the dynamic dimensions of {name!r} are a {type(spec).__name__}: expected {{dim: (min, max)}}")
+def _nested(spec: Any, name: str, value: Any) -> Any:
+    if spec is None:  # nothing below is dynamic; torch wants to see the structure all the same
+        return pytree.tree_map(lambda _: None, value)
+    if isinstance(spec, Mapping) and isinstance(value, torch.Tensor):
+        return {axis: _dim(dim, name, axis) for axis, dim in spec.items()}
+    if isinstance(spec, Mapping) and isinstance(value, Mapping):
+        return {key: _nested(spec.get(key), f"{name}.{key}", item) for key, item in value.items()}
+    if isinstance(spec, (tuple, list)) and isinstance(value, (tuple, list)) and len(spec) == len(value):
+        return type(value)(_nested(part, f"{name}.{i}", item) for i, (part, item) in enumerate(zip(spec, value)))
+    raise InvalidArgumentError(
+        f"the dynamic dimensions of {name!r}, a {type(value).__name__}, are a {type(spec).__name__}: expected {{dim: (min, max)}}"
+    )
 
 
 def _dim(value: Any, name: str, axis: int) -> Any:
@@ -62,6 +65,8 @@ def _dim(value: Any, name: str, axis: int) -> Any:
         return value
     if value is True or value == ():
         return Dim.DYNAMIC
+    if isinstance(value, str) and not value.isidentifier():
+        raise InvalidArgumentError(f"dimension {axis} of {name!r} is called {value!r}: expected a name as batch, or bounds as (1, 32)")
     if isinstance(value, str):
         return Dim(value)
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(v is None or isinstance(v, int) for v in value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -75,7 +75,7 @@ class GraphImporter:
                     if node is self.stop_after:
                         raise StopWalk(_flat(env[node]))
                 elif node.op == "output":
-                    return _flat(fx.map_arg(node.args[0], lambda n: env[n]))
+                    return _flat(fx.map_arg(node.args[0], env.__getitem__))
                 else:
                     self._refuse(node, f"{node.op} {node.target}", "")
                     env[node] = _POISON
@@ -105,7 +105,7 @@ class GraphImporter:
         if name in _CHECKS:
             return None
         if name == "getitem":
-            return self._item(env[node.args[0]], node)
+            return self._item(env[node.all_input_nodes[0]], node)
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
         if any(value is _POISON for value in _flat((args, list(kwargs.values())))):
             return _POISON
@@ -127,7 +127,7 @@ class GraphImporter:
             return converter.function(context, *args)
         bound = bind_arguments(converter, node.target, args, kwargs)
         fakes = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val", n))
-        names = ["x" if a.name == "self" else a.name for a in node.target._schema.arguments]
+        names = ["x" if a.name == "self" else a.name for a in cast(Any, node.target)._schema.arguments]
         renamed = {"x" if key == "self" else key: value for key, value in fakes[1].items()}
         context.fakes = {**dict(zip(names, fakes[0])), **renamed}
         return self._checked(name, converter.function(context, **bound))
@@ -135,7 +135,7 @@ class GraphImporter:
     def _checked(self, name: str, value: Any) -> Any:
         """Hold a converted value to the dtype and shape that torch promises; a converter that differs is refused, not trusted."""
         results, expected = _flat(value), self.context.result
-        fakes = [f for f in (expected if isinstance(expected, (tuple, list)) else [expected])]
+        fakes = list(expected) if isinstance(expected, (tuple, list)) else [expected]
         if len(results) != len(fakes):
             raise NotConvertible(f"it has {len(fakes)} results, of which the converter made {len(results)}")
         for result, fake in zip(results, fakes):
@@ -170,6 +170,9 @@ class GraphImporter:
         return item
 
     def _refuse(self, node: fx.Node, name: str, reason: str) -> None:
+        source = node.meta.get("original_aten")
+        if isinstance(source, torch._ops.OpOverload) and str(source) != name:  # part of what the model's author wrote
+            name, reason = str(source), reason or name
         key = f"{name} [{reason}]" if reason else name
         place, count = self.unsupported.get(key, (_place(node), 0))
         self.unsupported[key] = (place, count + 1)

@@ -139,7 +139,9 @@ class Program:
         except StopWalk as stop:
             found = [_as_tensor(c, value) for value in stop.values if value is not None]
             return [f"output_{i}" for i in range(len(found))], found, dict(state_vars)
-        names, outputs, following = [], [], dict(state_vars)
+        names: list[str] = []
+        outputs: list[Any] = []
+        following = dict(state_vars)
         if importer.unsupported:
             return names, outputs, following
         for entry in self.signature.outputs:

@@ -43,7 +43,7 @@ def import_module(
     module = _copied(module)
     args, kwargs = _arguments(module, examples, input_shapes)
     bound = _bound(module, args, kwargs)
-    shapes = dynamic_shapes(dynamic, list(bound.arguments))
+    shapes = dynamic_shapes(dynamic, bound.arguments)
     wide = inspect.BoundArguments(bound.signature, bound.arguments.copy())
     wide.arguments.update(widened(bound.arguments, shapes))
     program = _exported(module, wide.args, wide.kwargs, shapes)

@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._export.serde import schema
@@ -100,7 +100,7 @@ class _Archive:
         try:
             with quiet():
                 dataclass = _dict_to_dataclass(schema.ExportedProgram, checked)
-                return ExportedProgramDeserializer().deserialize(dataclass, state, constants, examples)  # type: ignore[arg-type]
+                return ExportedProgramDeserializer().deserialize(dataclass, state, constants, examples)
         except Exception as error:  # torch's deserializer raises whatever a malformed program makes of it
             raise RefusedPickleError(f"torch cannot build the program in it ({_first_line(error)})") from error
 
@@ -136,7 +136,7 @@ class _Archive:
         return torch.nn.Parameter(value, requires_grad=False) if entry.get("is_param") else value
 
     def _strided(self, name: str, meta: Any, member: str, flat: dict[tuple[str, torch.dtype], torch.Tensor]) -> torch.Tensor:
-        dtype = _DTYPES.get(meta.get("dtype")) if isinstance(meta, dict) else None
+        dtype = _DTYPES.get(cast(int, meta.get("dtype"))) if isinstance(meta, dict) else None
         if dtype is None:
             raise RefusedPickleError(f"{name} has a dtype that is not supported")
         if (member, dtype) not in flat:

@@ -73,7 +73,11 @@ def _kernel(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bo
     assert c.node is not None
     shape = [*c.shape(q)[:3], c.shape(v)[3]]
     out = relax.TensorType([as_expr(size) for size in shape], "float32")
-    attrs = {"scale": [scale], "causal": int(causal), "layout": "bhsd"}
+    attrs: dict[str, list[int] | list[float] | str | int | float] = {
+        "scale": [scale],
+        "causal": int(causal),
+        "layout": "bhsd",
+    }
     return c.emit(make_kernel_call("attention_f32", [q, k, v, mask], out, attrs, name=c.node.name))
 
 

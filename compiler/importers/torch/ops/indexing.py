@@ -118,29 +118,31 @@ def index(c: Context, x: Expr, indices: list[Expr | None]) -> Expr:
 
 @converts("aten.index_put.default", "aten._unsafe_index_put.default")
 def index_put(c: Context, x: Expr, indices: list[Expr | None], values: Expr, accumulate: bool = False) -> Expr:
-    """x with x[i, j, :] = values; the axes with an index must be the first ones."""
+    """x with x[i, :, j] = values; the axes with an index are merged in front, written, and put back."""
     axes = [a for a, i in enumerate(indices) if i is not None]
     given = [i for i in indices if i is not None]
-    if axes != list(range(len(axes))):
-        raise NotConvertible("an assignment at positions behind a full axis")
     if c.dtype(given[0]) == "bool":
-        return _masked_put(c, x, given, values, accumulate)
+        return _masked_put(c, x, axes, given, values, accumulate)
     shape = c.shape(x)
-    table, _ = _front(c, x, axes)
+    table, order = _front(c, x, axes)
     position = _linear_index(c, given, [shape[a] for a in axes])
-    places = c.shape(position)
-    count = _product(places)
-    inner = c.shape(table)[1:]
-    values = c.reshape(c.broadcast(values, [*places, *inner]), [count, *inner])
+    places, inner = c.shape(position), c.shape(table)[1:]
+    count, lead = _product(places), axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
+    values = c.broadcast(values, [*inner[:lead], *places, *inner[lead:]])
+    if lead:  # the positions come first, as in the table
+        rank = len(places)
+        values = c.permute(values, [*range(lead, lead + rank), *range(lead), *range(lead + rank, c.rank(values))])
+    values = c.reshape(values, [count, *inner])
     flat = c.reshape(c.reshape(position, [count]), [count, *[1] * len(inner)])
     spread = c.broadcast(flat, [count, *inner])
     written = c.emit(OP.scatter_elements(table, spread, values, 0, "add" if accumulate else "update"))
-    return c.reshape(written, shape)
+    moved = c.reshape(written, [shape[a] for a in order])
+    return c.permute(moved, [order.index(a) for a in range(len(order))])
 
 
-def _masked_put(c: Context, x: Expr, given: list[Expr], values: Expr, accumulate: bool) -> Expr:
+def _masked_put(c: Context, x: Expr, axes: list[int], given: list[Expr], values: Expr, accumulate: bool) -> Expr:
     """x[mask] = number."""
-    if len(given) != 1 or accumulate or _product(c.shape(values)) != 1:
+    if axes != [0] or accumulate or _product(c.shape(values)) != 1:
         raise NotConvertible("an assignment of several values through a mask")
     mask = c.reshape(given[0], [*c.shape(given[0]), *[1] * (c.rank(x) - c.rank(given[0]))])
     filling = c.reshape(c.cast(values, c.dtype(x)), [])

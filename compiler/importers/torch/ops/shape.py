@@ -316,10 +316,10 @@ def as_strided(c: Context, x: Expr, size: list[Any], stride: list[Any], storage_
     source = c.fakes["x"]
     if not (source.is_contiguous() and source.storage_offset() == 0):
         raise NotConvertible("a view of memory that is not dense")
-    expected: list[Any] = []
-    for extent in reversed(sizes):
-        expected.insert(0, expected[0] * inner if expected else 1)
-        inner = extent
+    expected: list[Any] = [1]
+    for extent in reversed(sizes[1:]):
+        expected.insert(0, expected[0] * extent)
+    expected = expected[: len(sizes)]
     whole = c.same_dims([_product(c.shape(x))], [_product(sizes)])
     if whole and c.same_dims([offset], [0]) and c.same_dims(strides, expected):
         return c.reshape(x, sizes)
