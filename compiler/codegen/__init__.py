@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ._build import build_code
 from ._collect import GeneratedFunctions, collect_functions
+from ._ordering import LEGALIZE
 from ._schedule import schedule_function, schedule_functions
 from ._targets import TARGETS, TargetSpec, native_level, resolve_targets
 
 __all__ = [
+    "LEGALIZE",
     "TARGETS",
     "GeneratedFunctions",
     "TargetSpec",

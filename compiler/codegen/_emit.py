@@ -13,6 +13,7 @@ from . import _math
 from ._body import Body, BodyBuilder, TooBig
 from ._lowered import lower_in_loops, zero
 from ._nests import constant, nest, product, seq
+from ._realign import element_aligned
 from ._reduce import emit_reduction
 from ._stages import Stage, Stages, walk
 
@@ -52,18 +53,16 @@ class _Emitter:
             self._declare(buffer, parameter=False)
 
     def _declare(self, buffer: Any, parameter: bool) -> Any:
-        """Make the buffer's flat view; for a parameter, the parameter that takes its place, aligned to its elements and no more
-        (TVM counts on 64 bytes, which a caller's tensor need not have)."""
+        """Make the buffer's flat view; for a parameter, the parameter that takes its place."""
         size = product(buffer.shape)
         name = buffer.name
         if not parameter:
             self.flat[buffer] = tirx.decl_buffer((size,), buffer.dtype, name=f"{name}_flat")
             self.prologue.append(tirx.AllocBuffer(self.flat[buffer]))
             return buffer
-        align = max(1, tvm.DataType(str(buffer.dtype)).itemsize)
-        given = tirx.decl_buffer(buffer.shape, buffer.dtype, name=name, data_alignment=align, layout=None)
+        given = element_aligned(buffer)
         self.flat[buffer] = tirx.decl_buffer(
-            (size,), buffer.dtype, name=f"{name}_flat", data=given.data, data_alignment=align
+            (size,), buffer.dtype, name=f"{name}_flat", data=given.data, data_alignment=given.data_alignment
         )
         self.prologue.append(tirx.DeclBuffer(self.flat[buffer], data=given.data))
         return given

@@ -9,6 +9,7 @@ from tvm import s_tir, tirx
 
 from ._collect import GeneratedFunctions
 from ._emit import emit_function
+from ._realign import realign
 from ._stages import parse_stages
 
 __all__ = ["schedule_function", "schedule_functions"]
@@ -50,4 +51,4 @@ def _lower_blocks(func: tirx.PrimFunc) -> tirx.PrimFunc:
         ]
     )(mod)
     lowered = mod["f"].without_attr("global_symbol")
-    return lowered.without_attr("s_tir") if "s_tir" in lowered.attrs else lowered
+    return realign(lowered.without_attr("s_tir") if "s_tir" in lowered.attrs else lowered)

@@ -47,7 +47,7 @@ class WeightsSection:
         from maas_rt import _kernels
 
         dense = np.ascontiguousarray(array)
-        content = hashlib.sha256(memoryview(dense)).digest()
+        content = hashlib.sha256(dense.data).digest()
         cache = (contract, packing, content, dense.shape, repr(sorted(attrs.items())))
         data = self._packed.get(cache)
         if data is None:

@@ -274,10 +274,11 @@ def test_small_work_stays_on_one_thread_and_large_work_does_not() -> None:
         assert section.launches == launches
 
 
-def test_inputs_need_no_alignment_beyond_their_elements() -> None:
+@pytest.mark.parametrize("build", [topi.exp, lambda x: topi.cumsum(topi.full_like(x, 0.0) + x * 0.0, axis=0) + 1.0])
+def test_inputs_need_no_alignment_beyond_their_elements(build: Any) -> None:
     x = te.placeholder((999,), F32, name="x")
     section = CodeSection(
-        build_code({"f": schedule_function(te.create_prim_func([x, topi.exp(x)]))}, resolve_targets("native")[0])
+        build_code({"f": schedule_function(te.create_prim_func([x, build(x)]))}, resolve_targets("native")[0])
     )
     a = np.zeros(1001, F32)[1:1000]
     out = np.zeros(1002, F32)[2:1001]
