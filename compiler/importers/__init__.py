@@ -56,7 +56,9 @@ def import_model(
     )
 
 
-def _import_path(path: Path, example_inputs: Any, dynamic: Any, input_shapes: Any, factory: str | None) -> ImportedModel:
+def _import_path(
+    path: Path, example_inputs: Any, dynamic: Any, input_shapes: Any, factory: str | None
+) -> ImportedModel:
     if not path.exists():
         raise ImportModelError(f"there is no file {path}: give the path of a model")
     suffix = path.suffix.lower()
@@ -83,7 +85,9 @@ def _import_path(path: Path, example_inputs: Any, dynamic: Any, input_shapes: An
             f"{path} holds weights without their architecture: give --model package.module:factory, or export the model to .pt2 or "
             ".onnx"
         )
-    raise ImportModelError(f"{path} is of no known kind: expected .onnx, .pt2, or a checkpoint with --model package.module:factory")
+    raise ImportModelError(
+        f"{path} is of no known kind: expected .onnx, .pt2, or a checkpoint with --model package.module:factory"
+    )
 
 
 def _no_factory(factory: str | None, what: str) -> None:

@@ -28,7 +28,9 @@ class SymbolSpec:
 
     def __post_init__(self) -> None:
         if self.min < 0 or self.multiple < 1 or (self.max is not None and self.max < self.min):
-            raise ValueError(f"impossible bounds of a dimension: min {self.min}, max {self.max}, multiple {self.multiple}")
+            raise ValueError(
+                f"impossible bounds of a dimension: min {self.min}, max {self.max}, multiple {self.multiple}"
+            )
 
 
 @dataclass(frozen=True)

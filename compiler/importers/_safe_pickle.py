@@ -2,6 +2,7 @@
 
 A pickle can only call what it looked up through `find_class`, so a table of harmless stand-ins is the whole defence: none of
 them is the original class or function, and none has side effects. (Python's documentation of pickle, "Restricting Globals".)
+The interpreter is Python's own in Python: the one in C takes memory for a memo index before it looks at it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class RefusedPickleError(Exception):
     """The pickle is broken, or asks for something that is not on the list; the text says which, in a clause."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    dispatch = dict(pickle._Unpickler.dispatch)
+
     def __init__(
         self, data: bytes, allowed: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None
     ) -> None:
@@ -41,18 +44,34 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         try:
             return self._allowed[module, name]
-        except KeyError:
-            raise RefusedPickleError(f"its pickle wants {module}.{name}, which is not one of the few things it may use") from None
+        except (KeyError, TypeError):
+            wanted = f"{module}.{name}"[:80].encode("ascii", "backslashreplace").decode()
+            raise RefusedPickleError(
+                f"its pickle wants {wanted}, which is not one of the few things it may use"
+            ) from None
+
+    def get_extension(self, code: int) -> None:
+        raise RefusedPickleError("its pickle uses the extension registry")
 
     def persistent_load(self, pid: Any, /) -> Any:
         if self._persistent is None:
             raise RefusedPickleError("its pickle refers to data outside itself")
         return self._persistent(pid)
 
+    def load_build(self) -> None:
+        """Attributes are given to objects of the pickle's own only: a stand-in that lives on must not change."""
+        state = self.stack.pop()  # type: ignore[attr-defined]
+        target = self.stack[-1]  # type: ignore[attr-defined]
+        if isinstance(target, OrderedDict):
+            return  # a state dict's version numbers
+        if not getattr(type(target), "takes_state", False):
+            raise RefusedPickleError(f"its pickle changes a {type(target).__name__}")
+        target.__setstate__(state)
 
-def loads(
-    data: bytes, allowed: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None = None
-) -> Any:
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def loads(data: bytes, allowed: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None = None) -> Any:
     """The object in `data`, made of `allowed` (by module and name) and builtin literals; persistent ids go to `persistent`.
 
     Raises RefusedPickleError for everything else, damage included.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ _DTYPES = [
     "float8_e4m3fn float8_e5m2".split(),
 ]
 _MOST_MEMBERS = 1_000_000
+_LARGEST_EXPANSION = 1 << 28  # elements of a tensor that repeats a smaller storage
 
 
 class _StorageType:
@@ -66,7 +68,9 @@ def _read_zip(file: Any, size: int) -> Any:
     if size == 0:
         raise RefusedPickleError("it is empty")
     if not zipfile.is_zipfile(file):
-        raise RefusedPickleError("it is not a file that torch.save writes since torch 1.6 (a zip archive), or it was cut short")
+        raise RefusedPickleError(
+            "it is not a file that torch.save writes since torch 1.6 (a zip archive), or it was cut short"
+        )
     try:
         with zipfile.ZipFile(file) as archive:
             return _Reader(archive, size).load()
@@ -85,7 +89,9 @@ class _Reader:
             raise RefusedPickleError("it has compressed members, which torch.save does not write")
         pickles = [m.filename for m in members if m.filename.endswith("/data.pkl") and m.filename.count("/") == 1]
         if len(pickles) != 1:
-            raise RefusedPickleError("it has no data.pkl, so it is no archive of torch.save (TorchScript is not supported)")
+            raise RefusedPickleError(
+                "it has no data.pkl, so it is no archive of torch.save (TorchScript is not supported)"
+            )
         self._archive = archive
         self._prefix = pickles[0].removesuffix("data.pkl")
         if f"{self._prefix}constants.pkl" in archive.namelist():
@@ -125,6 +131,8 @@ def strided(flat: torch.Tensor, offset: Any, size: Any, stride: Any) -> torch.Te
         raise RefusedPickleError("a tensor in it has an impossible shape")
     if 0 in size:
         return flat.new_empty(list(size))
+    if math.prod(size) > max(flat.numel(), _LARGEST_EXPANSION):
+        raise RefusedPickleError("a tensor in it repeats its storage to an enormous size")
     if offset + sum((n - 1) * s for n, s in zip(size, stride)) >= flat.numel():
         raise RefusedPickleError("a tensor in it reaches beyond its storage")
     return torch.as_strided(flat, list(size), list(stride), offset)
@@ -136,7 +144,9 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: An
     return strided(storage, offset, size, stride)
 
 
-def _rebuild_tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any) -> Any:
+def _rebuild_tensor_v3(
+    storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+) -> Any:
     if not isinstance(dtype, torch.dtype) or not isinstance(storage, torch.Tensor):
         raise RefusedPickleError("a tensor in it has no dtype")
     return strided(storage.view(torch.uint8).view(dtype), offset, size, stride)
@@ -160,6 +170,8 @@ def _size(*parts: Any) -> tuple[int, ...]:
 
 class _Ignored:
     """Stands for an object whose content does not matter (a hook dict, a device)."""
+
+    takes_state = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         return

@@ -35,9 +35,15 @@ def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
     )
     missing = [name for name in missing if not _is_tied(name, wanted, found)]
     if missing or surplus or misshapen:
-        parts = [(_listing("lacks", missing)), (_listing("has no use for", surplus)), (_listing("has another shape of", misshapen))]
+        parts = [
+            (_listing("lacks", missing)),
+            (_listing("has no use for", surplus)),
+            (_listing("has another shape of", misshapen)),
+        ]
         text = "; ".join(part for part in parts if part)
-        raise CheckpointError(f"the checkpoint {path.name} does not fit the model: it {text}", missing, surplus, misshapen)
+        raise CheckpointError(
+            f"the checkpoint {path.name} does not fit the model: it {text}", missing, surplus, misshapen
+        )
     module.load_state_dict(found, strict=False, assign=False)
 
 

@@ -30,6 +30,8 @@ _LARGEST_METADATA = 1 << 30
 class _Record:
     """A dataclass of the metadata: its fields, nothing else."""
 
+    takes_state = True
+
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
             state = {**(state[0] or {}), **state[1]}
@@ -109,7 +111,9 @@ def read_dcp(folder: Path) -> dict[str, torch.Tensor]:
     except RefusedPickleError as reason:
         raise CheckpointError(f"the checkpoint directory {folder.name} is refused: {reason}") from reason
     except OSError as error:
-        raise CheckpointError(f"the checkpoint directory {folder.name} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"the checkpoint directory {folder.name} cannot be read: {error.strerror or error}"
+        ) from error
 
 
 def _read_metadata(folder: Path) -> _Metadata:
@@ -154,32 +158,42 @@ def _places(metadata: _Metadata) -> dict[tuple[str, tuple[int, ...]], _Place]:
 
 
 def _assembled(name: str, entry: _TensorEntry, places: dict[Any, _Place], reader: _Shards) -> torch.Tensor:
-    """The whole tensor from its chunks."""
+    """The whole tensor from its chunks, which must fill it."""
     size = _shape(entry, "size")
-    chunks = _field(entry, "chunks", list)
+    chunks = [_extent(name, chunk, size) for chunk in _field(entry, "chunks", list)]
+    filled = sum(math.prod(extents) for _, extents in chunks)
+    if not chunks or filled != math.prod(size) or filled > reader.total:  # an element takes a byte at least
+        raise RefusedPickleError(f"the chunks of {name} hold {filled} of {math.prod(size)} elements")
     whole: torch.Tensor | None = None
-    filled = 0
-    for chunk in chunks:
-        if not isinstance(chunk, _Chunk):
-            raise RefusedPickleError(f".metadata lists something that is no chunk of {name}")
-        offsets, extents = _shape(chunk, "offsets"), _shape(chunk, "sizes")
-        if len(offsets) != len(size) or len(extents) != len(size) or any(o + e > s for o, e, s in zip(offsets, extents, size)):
-            raise RefusedPickleError(f"a chunk of {name} lies outside of the tensor")
+    for offsets, extents in chunks:
         if (name, offsets) not in places:
             raise RefusedPickleError(f".metadata does not say where the chunk of {name} at {offsets} is stored")
         part = reader.tensor(name, places[name, offsets])
         if tuple(part.shape) != extents:
             raise RefusedPickleError(f"the chunk of {name} at {offsets} has shape {tuple(part.shape)}, not {extents}")
+        if len(chunks) == 1:
+            return part
         if whole is None:
-            whole = part if extents == size else torch.zeros(size, dtype=part.dtype)
-        if whole is not part:
-            if part.dtype != whole.dtype:
-                raise RefusedPickleError(f"the chunks of {name} differ in dtype")
-            whole[tuple(slice(o, o + e) for o, e in zip(offsets, extents))] = part
-        filled += math.prod(extents)
-    if whole is None or filled != math.prod(size):
-        raise RefusedPickleError(f"the chunks of {name} hold {filled} of {math.prod(size)} elements")
+            whole = torch.zeros(size, dtype=part.dtype)
+        if part.dtype != whole.dtype:
+            raise RefusedPickleError(f"the chunks of {name} differ in dtype")
+        whole[tuple(slice(o, o + e) for o, e in zip(offsets, extents))] = part
+    assert whole is not None
     return whole
+
+
+def _extent(name: str, chunk: Any, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Offsets and sizes of a chunk inside its tensor."""
+    if not isinstance(chunk, _Chunk):
+        raise RefusedPickleError(f".metadata lists something that is no chunk of {name}")
+    offsets, extents = _shape(chunk, "offsets"), _shape(chunk, "sizes")
+    if (
+        len(offsets) != len(size)
+        or len(extents) != len(size)
+        or any(o + e > s for o, e, s in zip(offsets, extents, size))
+    ):
+        raise RefusedPickleError(f"a chunk of {name} lies outside of the tensor")
+    return offsets, extents
 
 
 class _Shards:
@@ -187,6 +201,7 @@ class _Shards:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.total = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
     def tensor(self, name: str, place: _Place) -> torch.Tensor:
         file = _field(place, "relative_path", str)

@@ -34,9 +34,7 @@ def test_unary_functions() -> None:
         "sigmoid sign sin sinh square tan tanh trunc logical_not positive frac sinc sgn"
     ).split()
     cases: Cases = {name: getattr(torch, name) for name in names}
-    cases |= {
-        f"small_{n}": lambda x, f=getattr(torch, n): f(x * 1e-4) for n in ("expm1", "log1p", "sin", "tanh", "erf")
-    }
+    cases |= {f"small_{n}": lambda x, f=getattr(torch, n): f(x * 1e-4) for n in ("expm1", "log1p", "sin", "erf")}
     cases |= {
         n: lambda x, f=getattr(torch, n): f(x.abs() + 0.5) for n in ("log", "log2", "log10", "log1p", "sqrt", "rsqrt")
     }
@@ -325,6 +323,10 @@ def test_indexing() -> None:
         ),
         "index_put": lambda x, i: x.clone().index_put((i[0] % 2, torch.arange(3)), torch.tensor(5.0)),
         "accumulate": lambda x, i: x[0].index_put((i[0],), x[1, :3], accumulate=True),
+        "put_behind": lambda x, i: x.index_put((torch.tensor([[0], [1]]), i), x[0, 0, 0] * 2).index_copy(
+            2, i[0, :1], x[:, :, :1] * 9
+        ),
+        "put_apart": lambda x, i: _assigned_apart(x, i),
         "assign": lambda x, i: _assigned(x),
         "mask_assign": lambda x, i: _masked(x),
         "slice_scatter": lambda x, i: (
@@ -348,6 +350,13 @@ def _assigned(x: torch.Tensor) -> torch.Tensor:
     y[:, 1] = 0
     y[0, :, 2] = y[1, :, 2] + 1
     y[..., :1] += 3
+    return y
+
+
+def _assigned_apart(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[torch.tensor([0, 1, 1]), :, torch.tensor([0, 3, 2])] = x[0, :, :3].T + 5
+    y[:, i[0, :2], i[0, :2]] += 2
     return y
 
 

@@ -40,9 +40,10 @@ def supported_cases() -> dict[str, Any]:
 
 def run_case(name: str, case: Any) -> Outcome:
     """Export, compile, run, and compare with the example's module in eager mode."""
-    import maas_rt
     import torch
     from maas_rt.compiler import compile
+
+    import maas_rt
 
     start = time.monotonic()
     try:
@@ -86,7 +87,9 @@ def _difference(expected: list[Any], found: list[Any]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance torch_export", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.conformance torch_export", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--match", default="", help="only cases whose name contains this")
     parser.add_argument("-v", "--verbose", action="store_true", help="print messages")
     options = parser.parse_args(arguments)
@@ -98,7 +101,9 @@ def main(arguments: list[str]) -> int:
             if options.verbose or outcome.result != "pass":
                 print(f"{outcome.result:8} {name}  {outcome.message}")
     counts = {kind: sum(o.result == kind for o in outcomes) for kind in ("pass", "refused", "wrong", "crash")}
-    print("torch export database:", ", ".join(f"{count} {kind}" for kind, count in counts.items()), f"of {len(outcomes)}")
+    print(
+        "torch export database:", ", ".join(f"{count} {kind}" for kind, count in counts.items()), f"of {len(outcomes)}"
+    )
     if not options.match:
         listed = [{k: v for k, v in asdict(o).items() if k != "seconds"} for o in outcomes]
         RESULTS.parent.mkdir(exist_ok=True)

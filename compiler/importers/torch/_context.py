@@ -178,7 +178,9 @@ class Context:
             above = self.bb.emit(relax.op.maximum(tensor, zero))
             below = self.bb.emit(relax.op.maximum(self.bb.emit(relax.op.negative(tensor)), zero))
             tensor = self.bb.emit(relax.op.concat([above, below], axis=0))
-        self.bb.match_cast(self.bb.emit(relax.op.tensor_to_shape(tensor)), relax.ShapeType(list(variables)), name_hint=name)
+        self.bb.match_cast(
+            self.bb.emit(relax.op.tensor_to_shape(tensor)), relax.ShapeType(list(variables)), name_hint=name
+        )
         return self.symbols.convert(symbol)
 
     def cast_plain(self, x: Expr, dtype: str) -> Expr:
@@ -199,7 +201,9 @@ class Context:
 
     def constant_value(self, x: Expr) -> np.ndarray[Any, Any] | None:
         """The numpy array of a constant; None for anything else."""
-        return x.value.numpy() if isinstance(x, tvm.ir.GenericConst) and isinstance(x.value, tvm.runtime.Tensor) else None
+        return (
+            x.value.numpy() if isinstance(x, tvm.ir.GenericConst) and isinstance(x.value, tvm.runtime.Tensor) else None
+        )
 
     def fake_is_f32(self, *names: str) -> bool:
         return all(self.fakes.get(n) is None or self.fakes[n].dtype == torch.float32 for n in names)

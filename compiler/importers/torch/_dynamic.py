@@ -31,7 +31,9 @@ def dynamic_shapes(dynamic: Any, arguments: Mapping[str, Any]) -> dict[str, Any]
         dynamic = _from_texts(dynamic)
     unknown = [name for name in dynamic if name not in arguments]
     if unknown:
-        raise InvalidArgumentError(f"there is no input named {unknown[0]!r} to be dynamic: the inputs are {', '.join(arguments)}")
+        raise InvalidArgumentError(
+            f"there is no input named {unknown[0]!r} to be dynamic: the inputs are {', '.join(arguments)}"
+        )
     return {name: _nested(dynamic.get(name), name, value) for name, value in arguments.items()}
 
 
@@ -40,7 +42,9 @@ def _from_texts(texts: Sequence[str]) -> dict[str, dict[int, Any]]:
     for text in texts:
         match = _TEXT.match(str(text))
         if match is None:
-            raise InvalidArgumentError(f"{text!r} does not name a dynamic dimension: expected input:dim=min..max, as x:0=1..32")
+            raise InvalidArgumentError(
+                f"{text!r} does not name a dynamic dimension: expected input:dim=min..max, as x:0=1..32"
+            )
         low, high = match["low"], match["high"]
         found.setdefault(match["input"], {})[int(match["axis"])] = (int(low) if low else 1, int(high) if high else None)
     return found
@@ -66,7 +70,9 @@ def _dim(value: Any, name: str, axis: int) -> Any:
     if value is True or value == ():
         return Dim.DYNAMIC
     if isinstance(value, str) and not value.isidentifier():
-        raise InvalidArgumentError(f"dimension {axis} of {name!r} is called {value!r}: expected a name as batch, or bounds as (1, 32)")
+        raise InvalidArgumentError(
+            f"dimension {axis} of {name!r} is called {value!r}: expected a name as batch, or bounds as (1, 32)"
+        )
     if isinstance(value, str):
         return Dim(value)
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(v is None or isinstance(v, int) for v in value):
@@ -109,8 +115,8 @@ def _wide(value: torch.Tensor, axis: int, dim: Any, name: str) -> torch.Tensor:
     size = max(2, int(low) if low is not None else 2)
     if high is not None and int(high) < size:
         return value
-    return torch.cat([value.narrow(axis, 0, 1)] * size, dim=axis) if value.shape[axis] else value.new_zeros(
-        [size if i == axis % value.ndim else s for i, s in enumerate(value.shape)]
+    return (
+        torch.cat([value.narrow(axis, 0, 1)] * size, dim=axis)
+        if value.shape[axis]
+        else value.new_zeros([size if i == axis % value.ndim else s for i, s in enumerate(value.shape)])
     )
-
-

@@ -89,7 +89,9 @@ class GraphImporter:
         if not self.unsupported:
             return
         operators = [(name, place, count) for name, (place, count) in self.unsupported.items()]
-        listed = ", ".join(f"{name} ({place}, {count} x)" if place else f"{name} ({count} x)" for name, place, count in operators)
+        listed = ", ".join(
+            f"{name} ({place}, {count} x)" if place else f"{name} ({count} x)" for name, place, count in operators
+        )
         plural = "operators that are" if len(operators) > 1 else "an operator that is"
         raise UnsupportedOperatorError(f"the model uses {plural} not supported: {listed}", operators)
 
@@ -155,7 +157,11 @@ class GraphImporter:
                 expression = size.node.expr  # type: ignore[attr-defined]
                 if expression.is_Symbol:  # a size that the converter computed, which torch only gave a name
                     context.symbols.define(expression, have)
-            elif not context.same_dims([have], [context.dim(size)]) and isinstance(have, int) and isinstance(context.dim(size), int):
+            elif (
+                not context.same_dims([have], [context.dim(size)])
+                and isinstance(have, int)
+                and isinstance(context.dim(size), int)
+            ):
                 raise NotConvertible(f"a result of shape {context.shape(result)} where torch has {tuple(fake.shape)}")
 
     def _item(self, value: Any, node: fx.Node) -> Any:

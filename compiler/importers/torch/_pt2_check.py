@@ -31,7 +31,10 @@ _HIGHER_ORDER = frozenset(
     for name in "cond map_impl wrap_with_set_grad_enabled while_loop scan associative_scan".split()
 )
 _OF_NUMBERS = frozenset(
-    [f"_operator.{n}" for n in "add sub mul floordiv truediv mod pow neg pos eq ne lt le gt ge and_ or_ not_ getitem index".split()]
+    [
+        f"_operator.{n}"
+        for n in "add sub mul floordiv truediv mod pow neg pos eq ne lt le gt ge and_ or_ not_ getitem index".split()
+    ]
     + [f"math.{n}" for n in "ceil floor trunc sqrt pow round exp log".split()]
     + [f"torch.{n}" for n in "sym_int sym_float sym_max sym_min sym_not sym_ite sym_sum _sym_sqrt".split()]
 )
@@ -172,7 +175,10 @@ def _is_expression(node: ast.AST) -> bool:
 
 def _is_call(node: ast.Call) -> bool:
     name = node.func.id if isinstance(node.func, ast.Name) else ""
-    plain = all(k.arg in _ASSUMPTIONS and isinstance(k.value, ast.Constant) and isinstance(k.value.value, int) for k in node.keywords)
+    plain = all(
+        k.arg in _ASSUMPTIONS and isinstance(k.value, ast.Constant) and isinstance(k.value.value, int)
+        for k in node.keywords
+    )
     if name not in _CALLABLE or not plain:
         return False
     if name in ("Symbol", "Float"):
@@ -186,7 +192,12 @@ def _is_call(node: ast.Call) -> bool:
 
 def _is_small(node: ast.AST) -> bool:
     """Whether an exponent is a number from -8 to 8: others could take for ever to evaluate."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Integer" and len(node.args) == 1:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "Integer"
+        and len(node.args) == 1
+    ):
         return _is_small(node.args[0])
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return _is_small(node.operand)
@@ -205,5 +216,7 @@ def _check_tree(text: str) -> None:
         if not isinstance(item, dict) or not isinstance(item.get("children_spec"), list):
             raise RefusedProgramError("its program has a malformed structure of arguments")
         if item.get("type") not in _CONTAINERS:
-            raise RefusedProgramError(f"its arguments or results contain a {str(item['type'])[:60]}, which is no builtin container")
+            raise RefusedProgramError(
+                f"its arguments or results contain a {str(item['type'])[:60]}, which is no builtin container"
+            )
         pending += item["children_spec"]

@@ -55,7 +55,9 @@ def input_ranges(program: ExportedProgram, signature: Signature) -> dict[str, tu
     return found
 
 
-def _uses(node: fx.Node, name: str, origin: dict[fx.Node, str], program: ExportedProgram) -> list[tuple[str, tuple[float, float]]]:
+def _uses(
+    node: fx.Node, name: str, origin: dict[fx.Node, str], program: ExportedProgram
+) -> list[tuple[str, tuple[float, float]]]:
     if name in _INDEXERS:
         table, index, axis = _INDEXERS[name]
         source = node.args[index] if len(node.args) > index else None
@@ -67,7 +69,11 @@ def _uses(node: fx.Node, name: str, origin: dict[fx.Node, str], program: Exporte
     if name in ("aten.index.Tensor", "aten.index_put.default"):
         fake = node.args[0].meta["val"]  # type: ignore[union-attr]
         pairs = enumerate(node.args[1])  # type: ignore[arg-type]
-        return [(origin[i], (0, _lowest(fake.shape[a], program) - 1)) for a, i in pairs if isinstance(i, fx.Node) and i in origin]
+        return [
+            (origin[i], (0, _lowest(fake.shape[a], program) - 1))
+            for a, i in pairs
+            if isinstance(i, fx.Node) and i in origin
+        ]
     if name in ("aten.item.default", "aten._local_scalar_dense.default") and node.args[0] in origin:
         value = node.meta.get("val")
         bounds = program.range_constraints.get(value.node.expr) if isinstance(value, torch.SymInt) else None

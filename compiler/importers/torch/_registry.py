@@ -18,7 +18,17 @@ __all__ = ["CONVERTERS", "Converter", "NotConvertible", "bind_arguments", "conve
 
 # Arguments that say where or how a tensor lies in memory, or that only matter for gradients: no effect on values.
 _WITHOUT_EFFECT = frozenset(
-    {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "implicit", "cudnn_enabled", "cudnn_enable"}
+    {
+        "device",
+        "layout",
+        "pin_memory",
+        "memory_format",
+        "non_blocking",
+        "copy",
+        "implicit",
+        "cudnn_enabled",
+        "cudnn_enable",
+    }
     | {"scale_grad_by_freq", "sparse", "generator", "enable_gqa_hint", "requires_grad"}
 )
 

@@ -85,7 +85,12 @@ class Symbols:
         root = free[0]
         scale = expression.coeff(root, 1) if len(free) == 1 else 0
         offset = sympy.expand(expression - scale * root) if scale else 0
-        if not isinstance(scale, sympy.Integer) or scale < 1 or not isinstance(offset, sympy.Integer) or (scale != 1 and offset != 0):
+        if (
+            not isinstance(scale, sympy.Integer)
+            or scale < 1
+            or not isinstance(offset, sympy.Integer)
+            or (scale != 1 and offset != 0)
+        ):
             raise NotConvertible(f"an input dimension of size {expression}, from which its symbols cannot be found")
         a, b = int(scale), int(offset)
         low, high = self._bounds(root)

@@ -44,7 +44,9 @@ def import_exported_program(
             "an exported program carries its dynamic shapes: give dynamic_shapes to torch.export.export instead of dynamic here"
         )
     if input_shapes:
-        raise InvalidArgumentError("an exported program carries its input shapes: export it with example inputs of that shape")
+        raise InvalidArgumentError(
+            "an exported program carries its input shapes: export it with example inputs of that shape"
+        )
     return Program(program, decompose(program), run, kind).build()
 
 
@@ -71,7 +73,11 @@ class Program:
             values = self._placeholders(context)
         except NotConvertible as reason:
             raise ImportModelError(f"the exported program has {reason}, which is not supported") from None
-        params = [values[i] for i, entry in enumerate(self.signature.placeholders) if entry.kind in ("input", "size", "number")]
+        params = [
+            values[i]
+            for i, entry in enumerate(self.signature.placeholders)
+            if entry.kind in ("input", "size", "number")
+        ]
         state_vars = {e.target: values[i] for i, e in enumerate(self.signature.placeholders) if e.kind == "state"}
         states = [state_vars[name] for name in self.signature.states]
         with builder.function("main", [*params, *states]):

@@ -91,7 +91,9 @@ def build_from_factory(factory: str) -> tuple[torch.nn.Module, Any, Any]:
     function: Any = _imported(module_name, factory)
     for part in attribute.split("."):
         if not hasattr(function, part):
-            raise InvalidArgumentError(f"{module_name} has no {attribute}: give --model package.module:factory with a function in it")
+            raise InvalidArgumentError(
+                f"{module_name} has no {attribute}: give --model package.module:factory with a function in it"
+            )
         function = getattr(function, part)
     built = function()
     parts = tuple(built) if isinstance(built, (tuple, list)) else (built,)
@@ -144,7 +146,9 @@ def _by_name(module: torch.nn.Module, given: dict[str, Any]) -> tuple[tuple[Any,
     flexible = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [name for name in given if name not in parameters]
     if unknown and not flexible:
-        raise InvalidArgumentError(f"the model has no input named {unknown[0]!r}: its inputs are {', '.join(parameters)}")
+        raise InvalidArgumentError(
+            f"the model has no input named {unknown[0]!r}: its inputs are {', '.join(parameters)}"
+        )
     args: list[Any] = []
     for name, parameter in parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) or name not in given:
@@ -174,7 +178,12 @@ def _exported(
         with quiet(), torch.no_grad():
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        text = " ".join(line.strip(" -") for line in str(error).splitlines()[:3] if line.strip())
+        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
         if "onstraint" in str(error) and shapes is not None:
-            raise InvalidArgumentError(f"the model does not work with the dynamic dimensions that were asked for: {text}") from error
+            marked = [line.split(". ")[0] for line in lines if line.startswith("You marked")] or lines[:1]
+            text = "; ".join(dict.fromkeys(marked))
+            raise InvalidArgumentError(
+                f"the model does not work with the dynamic dimensions that were asked for: {text}"
+            ) from error
+        text = " ".join(lines[:2])
         raise ImportModelError(f"torch.export cannot trace the model: {text or type(error).__name__}") from error

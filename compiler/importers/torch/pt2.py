@@ -42,7 +42,9 @@ _DTYPES = {
 }
 
 
-def import_pt2(path: Path, *, dynamic: Any = None, input_shapes: Mapping[str, Sequence[int]] | None = None) -> ImportedModel:
+def import_pt2(
+    path: Path, *, dynamic: Any = None, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> ImportedModel:
     """Import what torch.export.save wrote."""
     return import_exported_program(read_pt2(path), dynamic=dynamic, input_shapes=input_shapes, kind="pt2")
 
@@ -91,7 +93,9 @@ class _Archive:
         models = sorted(n for n in self._names if n.startswith("models/") and n.endswith(".json"))
         if len(models) != 1:
             found = "no program" if not models else f"{len(models)} programs"
-            raise RefusedPickleError(f"it holds {found}: expected one that torch.export.save wrote (torch 2.8 or newer)")
+            raise RefusedPickleError(
+                f"it holds {found}: expected one that torch.export.save wrote (torch 2.8 or newer)"
+            )
         name = models[0].removeprefix("models/").removesuffix(".json")
         checked = checked_program(self._json(models[0]))
         state = self._tensors(f"data/weights/{name}_weights_config.json", "data/weights/")
@@ -121,7 +125,9 @@ class _Archive:
         flat: dict[tuple[str, torch.dtype], torch.Tensor] = {}
         return {str(name): self._tensor(str(name), entry, folder, flat) for name, entry in entries.items()}
 
-    def _tensor(self, name: str, entry: Any, folder: str, flat: dict[tuple[str, torch.dtype], torch.Tensor]) -> torch.Tensor:
+    def _tensor(
+        self, name: str, entry: Any, folder: str, flat: dict[tuple[str, torch.dtype], torch.Tensor]
+    ) -> torch.Tensor:
         member = entry.get("path_name") if isinstance(entry, dict) else None
         if not isinstance(member, str) or folder + member not in self._names:
             raise RefusedPickleError(f"{name} is stored in a member that is not there")
@@ -135,7 +141,9 @@ class _Archive:
             value = self._strided(name, entry.get("tensor_meta"), folder + member, flat)
         return torch.nn.Parameter(value, requires_grad=False) if entry.get("is_param") else value
 
-    def _strided(self, name: str, meta: Any, member: str, flat: dict[tuple[str, torch.dtype], torch.Tensor]) -> torch.Tensor:
+    def _strided(
+        self, name: str, meta: Any, member: str, flat: dict[tuple[str, torch.dtype], torch.Tensor]
+    ) -> torch.Tensor:
         dtype = _DTYPES.get(cast(int, meta.get("dtype"))) if isinstance(meta, dict) else None
         if dtype is None:
             raise RefusedPickleError(f"{name} has a dtype that is not supported")
@@ -159,14 +167,18 @@ class _Archive:
             value = read_torch_bytes(data)
         except RefusedPickleError as reason:
             raise RefusedPickleError(f"its sample inputs: {reason}") from reason
-        if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple) and isinstance(value[1], dict)):
+        if not (
+            isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple) and isinstance(value[1], dict)
+        ):
             raise RefusedPickleError("its sample inputs are not the arguments of a call")
         return value
 
 
 def _integers(values: Any) -> list[int]:
     """[{"as_int": 3}, ...] -> [3, ...]"""
-    if not isinstance(values, list) or not all(isinstance(v, dict) and isinstance(v.get("as_int"), int) for v in values):
+    if not isinstance(values, list) or not all(
+        isinstance(v, dict) and isinstance(v.get("as_int"), int) for v in values
+    ):
         raise RefusedPickleError("a stored tensor has no fixed shape")
     return [v["as_int"] for v in values]
 

@@ -63,7 +63,9 @@ class TorchSource:
         model = self._program.build(stop_after=node)
         source = PrefixSource(self, node, model.output_names)
         kept = {f: getattr(model, f) for f in ("mod", "input_names", "output_names", "states", "symbols", "provenance")}
-        return ImportedModel(**kept, source=source, example_inputs=model.example_inputs), f"{node.name} ({operator_name(node)})"
+        return ImportedModel(
+            **kept, source=source, example_inputs=model.example_inputs
+        ), f"{node.name} ({operator_name(node)})"
 
     def placeholder_values(self, inputs: Mapping[str, Array]) -> list[Any]:
         """A value for each placeholder of the functional graph."""

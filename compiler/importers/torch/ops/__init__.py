@@ -1,6 +1,21 @@
 """The converters, a family of operators a file; importing this package fills the table."""
 
-from . import activation, attention, control, conv, create, elementwise, indexing, linear, norm, pool, reduce, resize, rnn, shape
+from . import (
+    activation,
+    attention,
+    control,
+    conv,
+    create,
+    elementwise,
+    indexing,
+    linear,
+    norm,
+    pool,
+    reduce,
+    resize,
+    rnn,
+    shape,
+)
 
 __all__ = [
     "activation",

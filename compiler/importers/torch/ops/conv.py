@@ -37,7 +37,9 @@ def _finished(c: Context, y: Expr, dtype: str, lone: bool) -> Expr:
     return c.cast(c.reshape(y, c.shape(y)[1:]) if lone else y, dtype)
 
 
-def convolution(c: Context, x: Expr, weight: Expr, bias: Expr | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Expr:
+def convolution(
+    c: Context, x: Expr, weight: Expr, bias: Expr | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Expr:
     """x [N, C, ...], weight [O, C / groups, ...], bias [O]; half precision is accumulated in float32."""
     rank, dtype = c.rank(weight) - 2, c.dtype(x)
     x, lone = _batched(c, x, rank)
@@ -70,7 +72,15 @@ def conv(c: Context, input: Expr, weight: Expr, bias: Any = None, stride: Any = 
 
 
 def transposed(
-    c: Context, x: Expr, weight: Expr, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
+    c: Context,
+    x: Expr,
+    weight: Expr,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
 ) -> Expr:
     """x [N, C, ...], weight [C, O / groups, ...]; grouped ones are computed a group at a time."""
     rank, dtype = c.rank(weight) - 2, c.dtype(x)

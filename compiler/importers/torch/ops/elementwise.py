@@ -80,12 +80,16 @@ _register(_TESTS, _test)
 
 @converts("aten.log2.default")
 def log2(c: Context, x: Expr) -> Expr:
-    return unary(c, x, lambda v: OP.multiply(c.emit(OP.log(v)), c.const(1 / math.log(2), c.dtype(v))), Promotion.INT_TO_FLOAT)
+    return unary(
+        c, x, lambda v: OP.multiply(c.emit(OP.log(v)), c.const(1 / math.log(2), c.dtype(v))), Promotion.INT_TO_FLOAT
+    )
 
 
 @converts("aten.log10.default")
 def log10(c: Context, x: Expr) -> Expr:
-    return unary(c, x, lambda v: OP.multiply(c.emit(OP.log(v)), c.const(1 / math.log(10), c.dtype(v))), Promotion.INT_TO_FLOAT)
+    return unary(
+        c, x, lambda v: OP.multiply(c.emit(OP.log(v)), c.const(1 / math.log(10), c.dtype(v))), Promotion.INT_TO_FLOAT
+    )
 
 
 def _compute(c: Context, x: Expr, function: Callable[[Any], Any]) -> Expr:
@@ -130,7 +134,9 @@ def erfc(c: Context, x: Expr) -> Expr:
 
 @converts("aten.exp2.default")
 def exp2(c: Context, x: Expr) -> Expr:
-    return unary(c, x, lambda v: OP.exp(c.emit(OP.multiply(v, c.const(math.log(2), c.dtype(v))))), Promotion.INT_TO_FLOAT)
+    return unary(
+        c, x, lambda v: OP.exp(c.emit(OP.multiply(v, c.const(math.log(2), c.dtype(v))))), Promotion.INT_TO_FLOAT
+    )
 
 
 @converts("aten.square.default")
@@ -407,7 +413,11 @@ def where(c: Context, condition: Expr, x: Any, other: Any) -> Expr:
 
 @converts("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def masked_fill(c: Context, x: Expr, mask: Expr, value: Any) -> Expr:
-    filling = c.reshape(c.tensor(value, c.dtype(x)), []) if not isinstance(value, (int, float)) else c.const(value, c.dtype(x))
+    filling = (
+        c.reshape(c.tensor(value, c.dtype(x)), [])
+        if not isinstance(value, (int, float))
+        else c.const(value, c.dtype(x))
+    )
     return c.where(fitted(c, mask), filling, fitted(c, x))
 
 

@@ -150,7 +150,9 @@ def _masked_put(c: Context, x: Expr, axes: list[int], given: list[Expr], values:
 
 
 @converts("aten.slice_scatter.default")
-def slice_scatter(c: Context, x: Expr, src: Expr, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Expr:
+def slice_scatter(
+    c: Context, x: Expr, src: Expr, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Expr:
     axis = dim % c.rank(x)
     size, length = c.shape(x)[axis], c.shape(src)[axis]
     begin = clamped(c, start, size) if start is not None else 0

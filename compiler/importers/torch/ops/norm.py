@@ -42,7 +42,9 @@ def _standardised(c: Context, x: Expr, axes: list[int], eps: float) -> Expr:
 
 
 @converts("aten.layer_norm.default")
-def layer_norm(c: Context, input: Expr, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Expr:
+def layer_norm(
+    c: Context, input: Expr, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Expr:
     return normalised(c, input, normalized_shape, weight, bias, eps)
 
 
@@ -91,12 +93,16 @@ def _group_norm_of(c: Context, x: Expr, gamma: Expr, beta: Expr, groups: int, ep
 
 
 @converts("aten.group_norm.default")
-def group_norm(c: Context, input: Expr, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Expr:
+def group_norm(
+    c: Context, input: Expr, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Expr:
     return _group_norm(c, input, num_groups, weight, bias, eps)
 
 
 @converts("aten.native_group_norm.default")
-def native_group_norm(c: Context, input: Expr, weight: Any, bias: Any, N: Any, C: Any, HxW: Any, group: int, eps: float) -> list[Any]:
+def native_group_norm(
+    c: Context, input: Expr, weight: Any, bias: Any, N: Any, C: Any, HxW: Any, group: int, eps: float
+) -> list[Any]:
     return [_group_norm(c, input, group, weight, bias, eps), None, None]
 
 

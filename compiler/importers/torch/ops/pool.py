@@ -15,7 +15,9 @@ _MAX = {1: OP.nn.max_pool1d, 2: OP.nn.max_pool2d, 3: OP.nn.max_pool3d}
 _AVG = {1: OP.nn.avg_pool1d, 2: OP.nn.avg_pool2d, 3: OP.nn.avg_pool3d}
 
 
-def _windows(c: Context, kernel_size: Any, stride: Any, padding: Any, dilation: Any, rank: int) -> tuple[list[int], ...]:
+def _windows(
+    c: Context, kernel_size: Any, stride: Any, padding: Any, dilation: Any, rank: int
+) -> tuple[list[int], ...]:
     kernel = spread(kernel_size, rank)
     strides = spread(stride, rank) if stride not in (None, [], ()) else kernel
     return kernel, strides, spread(padding, rank), spread(dilation, rank)
@@ -57,7 +59,11 @@ def max_pool(c: Context, x: Expr, kernel_size: Any, stride: Any = (), padding: A
     return _max_pool(c, x, rank, kernel_size, stride, padding, dilation, ceil_mode, c.out_shape())
 
 
-@converts("aten.max_pool2d_with_indices.default", "aten.max_pool3d_with_indices.default", "aten.max_pool1d_with_indices.default")
+@converts(
+    "aten.max_pool2d_with_indices.default",
+    "aten.max_pool3d_with_indices.default",
+    "aten.max_pool1d_with_indices.default",
+)
 def max_pool_with_indices(c: Context, x: Expr, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
                           ceil_mode: bool = False) -> list[Any]:  # fmt: skip
     y = _max_pool(c, x, _rank_of(c), kernel_size, stride, padding, dilation, ceil_mode, c.out_shape(0))

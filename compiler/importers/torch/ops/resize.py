@@ -18,7 +18,9 @@ def nearest(c: Context, input: Expr, output_size: Any, scale_factors: Any) -> Ex
     return _resized(c, input, "nearest", False, scale_factors)
 
 
-@converts("aten._upsample_nearest_exact1d.vec", "aten._upsample_nearest_exact2d.vec", "aten._upsample_nearest_exact3d.vec")
+@converts(
+    "aten._upsample_nearest_exact1d.vec", "aten._upsample_nearest_exact2d.vec", "aten._upsample_nearest_exact3d.vec"
+)
 def nearest_exact(c: Context, input: Expr, output_size: Any, scale_factors: Any) -> Expr:
     return _resized(c, input, "nearest-exact", False, scale_factors)
 
@@ -46,7 +48,9 @@ def linear_size(c: Context, x: Expr, output_size: Any, align_corners: bool, scal
 
 
 @converts("aten.upsample_bicubic2d.default")
-def bicubic_size(c: Context, x: Expr, output_size: Any, align_corners: bool, scales_h: Any = None, scales_w: Any = None) -> Expr:
+def bicubic_size(
+    c: Context, x: Expr, output_size: Any, align_corners: bool, scales_h: Any = None, scales_w: Any = None
+) -> Expr:
     return _resized(c, x, "cubic", align_corners, _scales(None, None, scales_h, scales_w))
 
 
@@ -68,7 +72,9 @@ def _resized(c: Context, x: Expr, method: str, align: bool, scales: Any) -> Expr
     dtype = c.dtype(x)
     x = c.cast(x, "float32") if dtype in ("float16", "bfloat16") else x
     for axis, (size, out) in enumerate(zip(sizes, goal)):
-        x = _axis(c, x, axis + 2, _coordinates(size, out, method, align, scales[axis] if scales else None), size, method)
+        x = _axis(
+            c, x, axis + 2, _coordinates(size, out, method, align, scales[axis] if scales else None), size, method
+        )
     return c.cast(x, dtype)
 
 
@@ -141,4 +147,3 @@ def _cubic(t: Any, a: float = -0.75) -> list[Any]:
         return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
     return [far(t + 1), near(t), near(1 - t), far(2 - t)]
-

@@ -20,14 +20,18 @@ def lstm(c: Context, input: Expr, hx: list[Expr], params: list[Expr], has_biases
     """input [S, B, I] (or [B, S, I]); hx: h0, c0 [layers * directions, B, H]. Returns y, hn, cn."""
     if c.shape(hx[0])[-1] != c.shape(hx[1])[-1]:
         raise NotConvertible("projections")
-    return _recurrent(c, "lstm_f32", 4, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    return _recurrent(
+        c, "lstm_f32", 4, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+    )
 
 
 @converts("aten.gru.input")
 def gru(c: Context, input: Expr, hx: Expr, params: list[Expr], has_biases: bool, num_layers: int, dropout: float, train: bool,
         bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
     """input [S, B, I] (or [B, S, I]); hx: h0 [layers * directions, B, H]. Returns y, hn."""
-    return _recurrent(c, "gru_f32", 3, input, [hx], params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    return _recurrent(
+        c, "gru_f32", 3, input, [hx], params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+    )
 
 
 def _recurrent(c: Context, contract: str, gates: int, x: Expr, hx: list[Expr], params: list[Expr], has_biases: bool, layers: int,
@@ -73,7 +77,9 @@ def _layer(c: Context, contract: str, gates: int, x: Expr, starts: list[Any], we
         "gates": "ifgo" if gates == 4 else "rzn",
     }
     constants = [c.const(w, "float32"), c.const(r, "float32"), None if bias is None else c.const(bias, "float32")]
-    call = make_kernel_call(contract, [x, *constants, *starts], outs, attrs, packing="rnn_f32_nr16_v1", name=c.node.name)
+    call = make_kernel_call(
+        contract, [x, *constants, *starts], outs, attrs, packing="rnn_f32_nr16_v1", name=c.node.name
+    )
     both = c.emit(call)
     return [c.emit(relax.TupleGetItem(both, i)) for i in range(len(outs))]
 

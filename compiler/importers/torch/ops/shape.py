@@ -162,7 +162,9 @@ def cat(c: Context, tensors: list[Expr], dim: int = 0) -> Expr:
     if c.rank(tensors[0]) == 0:
         raise NotConvertible("concatenation of numbers")
     rank = len(c.out_shape())
-    parts = [c.cast(t, c.out_dtype()) for t in tensors if c.rank(t) == rank]  # torch skips empty vectors of another rank
+    parts = [
+        c.cast(t, c.out_dtype()) for t in tensors if c.rank(t) == rank
+    ]  # torch skips empty vectors of another rank
     return parts[0] if len(parts) == 1 else c.emit(OP.concat(parts, axis=dim % rank))
 
 
