@@ -2,7 +2,7 @@
 // result or a sentence. Hashes are made right first, so that mutations reach what lies behind them.
 //
 // As a libFuzzer target: fuzz_artifact CORPUS. Standalone (any compiler): fuzz_artifact SECONDS SEED [FILE...] mutates
-// built-in plans and the given files; with
+// built-in plans and the given files; SECONDS 0 instead gives each byte of each plan each of a few values. With
 // MRT_FUZZ_SAVE=PATH the file of each round is written there first, so that the one that crashed is kept.
 #include <algorithm>
 #include <chrono>
@@ -379,6 +379,33 @@ void mutate(Bytes* file, std::mt19937_64& random) {
   if (random() % 64 == 0) file->resize(random() % file->size());
 }
 
+// Each byte of the plan section, each of a few values.
+int every_byte(const std::vector<Bytes>& seeds) {
+  uint64_t rounds = 0, loaded = 0;
+  const char* save = std::getenv("MRT_FUZZ_SAVE");
+  for (const Bytes& seed : seeds) {
+    if (seed.size() < 64 + 2 * 96) continue;
+    const size_t begin = get<uint64_t>(seed, 64 + 96 + 40), end = begin + get<uint64_t>(seed, 64 + 96 + 48);
+    Bytes file(seed.begin(), seed.end());
+    for (size_t at = begin; at < end && end <= seed.size(); ++at) {
+      for (const int value : {0, 1, 2, 3, 4, 6, 8, 16, 64, 128, 255}) {
+        file[at] = static_cast<uint8_t>(value);
+        if (save)
+          if (std::FILE* f = std::fopen(save, "wb")) {
+            std::fwrite(file.data(), 1, file.size(), f);
+            std::fclose(f);
+          }
+        loaded += static_cast<uint64_t>(one(file.data(), file.size()));
+        ++rounds;
+      }
+      file[at] = seed[at];
+    }
+  }
+  std::printf("%llu files, %llu of them loaded and ran\n", static_cast<unsigned long long>(rounds),
+              static_cast<unsigned long long>(loaded));
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -400,6 +427,7 @@ int main(int argc, char** argv) {
       std::printf("seed %zu does not load: %s\n", i, mrt_last_error());
       return 1;
     }
+  if (seconds <= 0) return every_byte(seeds);
   std::printf("fuzzing %.0f s from seed %llu\n", seconds, static_cast<unsigned long long>(seed));
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   uint64_t rounds = 0, loaded = 0;

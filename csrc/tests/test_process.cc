@@ -27,27 +27,20 @@ using plan::Storage;
 #else
 #define MRT_COUNTS_ALLOCATIONS 1
 static std::atomic<int64_t> g_allocations{0};
+static thread_local int64_t t_fail_in = 0;  // this thread's allocation that fails: the n-th from now; 0: none
+static bool fails_now() {
+  g_allocations.fetch_add(1, std::memory_order_relaxed);
+  return t_fail_in > 0 && --t_fail_in == 0;
+}
 extern "C" {
 void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
 void* __libc_realloc(void*, size_t);
 void* __libc_memalign(size_t, size_t);
-void* malloc(size_t n) {
-  g_allocations.fetch_add(1, std::memory_order_relaxed);
-  return __libc_malloc(n);
-}
-void* calloc(size_t n, size_t m) {
-  g_allocations.fetch_add(1, std::memory_order_relaxed);
-  return __libc_calloc(n, m);
-}
-void* realloc(void* p, size_t n) {
-  g_allocations.fetch_add(1, std::memory_order_relaxed);
-  return __libc_realloc(p, n);
-}
-void* aligned_alloc(size_t alignment, size_t n) {
-  g_allocations.fetch_add(1, std::memory_order_relaxed);
-  return __libc_memalign(alignment, n);
-}
+void* malloc(size_t n) { return fails_now() ? nullptr : __libc_malloc(n); }
+void* calloc(size_t n, size_t m) { return fails_now() ? nullptr : __libc_calloc(n, m); }
+void* realloc(void* p, size_t n) { return fails_now() ? nullptr : __libc_realloc(p, n); }
+void* aligned_alloc(size_t alignment, size_t n) { return fails_now() ? nullptr : __libc_memalign(alignment, n); }
 }
 #endif
 
@@ -137,6 +130,73 @@ TEST(process, steady_runs_allocate_nothing) {
   void* volatile memory = std::malloc(16);
   std::free(memory);
   CHECK(g_allocations.load() > before);
+}
+#endif
+
+#if MRT_COUNTS_ALLOCATIONS
+// Each allocation of loading, creating and running fails once: always a status with a sentence, never a crash, and what
+// was made before still works.
+TEST(process, every_allocation_may_fail) {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n"), trips = p.symbol("trips");
+  const uint32_t c = p.constant("c", {2}, {10, 20});
+  const uint32_t three = p.constant("three", {}, std::vector<int64_t>{3}, MRT_INT, 64);
+  const uint32_t yes = p.constant("yes", {}, std::vector<uint8_t>{1}, MRT_BOOL, 8);
+  const uint32_t x = p.value("x", Storage::input, {p.of(n)});
+  const uint32_t more = p.expr(ExprOp::add, p.of(n), p.fixed(2));
+  const uint32_t y = p.value("y", Storage::arena, {more}), i = p.value("i", Storage::arena, {}, MRT_INT, 64);
+  const uint32_t all = p.value("all", Storage::arena, {p.of(trips), more});
+  const uint32_t main = p.block("main"), body = p.block("body");
+  p.concat(main, "join", {x, c}, y);
+  plan::Step& loop = p.step(main, StepKind::loop, "loop", "", {}, {all});
+  loop.args = {{2, 0}, {0, three}};
+  loop.blocks = {body};
+  loop.binds = {trips};
+  p.plan.blocks[body].params = {i};
+  p.plan.blocks[body].results = {yes, y};
+  p.entry("main", {x}, {y, all}, main);
+  const AlignedBytes bytes(p.file());
+  float data[3] = {1, 2, 3};
+  const std::vector<int64_t> shape = {3};
+  const mrt_tensor in = tensor(data, shape);
+  mrt_program* program = nullptr;
+  mrt_session* session = nullptr;
+  const auto attempt = [&](int64_t fail_at, const auto& call) {
+    t_fail_in = fail_at;
+    const mrt_status status = call();
+    const bool reached = t_fail_in == 0;
+    t_fail_in = 0;
+    if (status != MRT_OK) {
+      CHECK(reached);
+      CHECK_EQ(status, MRT_ERROR_OUT_OF_MEMORY);
+      CHECK(*mrt_last_error() != '\0');
+    }
+    return status == MRT_OK && !reached;
+  };
+  int64_t loads = 1, runs = 1;
+  while (!attempt(loads, [&] {
+    mrt_program_free(program);
+    return mrt_program_load_memory(bytes.data(), bytes.size(), nullptr, nullptr, nullptr, &program);
+  }))
+    ++loads;
+  for (int64_t k = 1; !attempt(k,
+                               [&] {
+                                 mrt_session_free(session);
+                                 return mrt_session_create(program, nullptr, &session);
+                               });
+       ++k) {
+  }
+  while (!attempt(runs, [&] {
+    mrt_tensor out[2] = {};
+    return mrt_session_run(session, &in, 1, out, 2, nullptr);
+  }))
+    ++runs;
+  CHECK(loads > 20 && runs > 5);
+  mrt_tensor out[2] = {};
+  CHECK_OK(mrt_session_run(session, &in, 1, out, 2, nullptr));
+  CHECK(out[1].shape[0] == 3 && static_cast<float*>(out[1].data)[14] == 20);
+  mrt_session_free(session);
+  mrt_program_free(program);
 }
 #endif
 
