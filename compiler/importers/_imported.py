@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 import tvm
 
 Array = npt.NDArray[Any]
 
-__all__ = ["Array", "ImportedModel", "SymbolSpec", "StateSpec", "Source"]
+__all__ = ["Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import maas_rt
 import pytest
 import torch
 from maas_rt.compiler.importers import import_model
 from maas_rt.compiler.importers.checkpoint import load_checkpoint, read_checkpoint
 
+import maas_rt
 from tests.compiler._make_checkpoints import build
 
 MAKER = Path(__file__).with_name("_make_checkpoints.py")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
-import maas_rt
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from maas_rt.compiler.importers import ImportedModel, Source, import_model
 from torch import nn
 from torch.export import Dim
 
+import maas_rt
 from tests.compiler._imported_oracle import compare, relative_error, run_imported
 
 

@@ -21,6 +21,7 @@ __all__ = ["decompose", "quiet"]
 
 def decompose(program: ExportedProgram) -> ExportedProgram:
     """The program in functional form, with operators that have a converter kept whole."""
+    _forget_derived_ranges(program)
     try:
         with quiet(), torch.no_grad():
             decomposed: ExportedProgram = program.run_decompositions(_table())
@@ -30,6 +31,18 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         raise ImportModelError(
             f"torch cannot bring the exported program into functional form: {text[0] if text else type(error).__name__}"
         ) from error
+
+
+def _forget_derived_ranges(program: ExportedProgram) -> None:
+    """torch's deserializer files ranges of expressions (2*s0) under symbols, and its own decomposition then fails on them."""
+    for node in program.graph.nodes:
+        fake = node.meta.get("val")
+        for size in fake.shape if isinstance(fake, torch.Tensor) else ():
+            if isinstance(size, torch.SymInt):
+                ranges = getattr(size.node.shape_env, "var_to_range", {})
+                for key in [key for key in ranges if not key.is_Symbol]:
+                    del ranges[key]
+                return
 
 
 def _table() -> Any:

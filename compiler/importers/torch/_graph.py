@@ -60,7 +60,7 @@ class GraphImporter:
 
     def walk(self, module: fx.GraphModule, arguments: Sequence[Any]) -> list[Any]:
         """The values of the graph's outputs, flat, for values of its placeholders."""
-        env: dict[fx.Node, Any] = {}
+        env: dict[Any, Any] = {}
         given = iter(arguments)
         outer = self.context.node, self.context.fakes, self.context.result
         self._depth += 1

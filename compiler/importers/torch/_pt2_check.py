@@ -96,7 +96,7 @@ def _checked_dict(value: dict[Any, Any], key: str, depth: int) -> dict[str, Any]
         return {}
     result: dict[str, Any] = {}
     for name, item in value.items():
-        if not isinstance(name, str) or (key == "tensor_values" or key.startswith("sym_")) and not _is_name(name):
+        if not isinstance(name, str) or ((key == "tensor_values" or key.startswith("sym_")) and not _is_name(name)):
             raise RefusedProgramError("its program names a value in a form that is no identifier")
         if not _PLAIN.fullmatch(name):
             raise RefusedProgramError(f"its program has a field {name[:40]!r}")
@@ -126,7 +126,7 @@ def _check_text(text: str, key: str) -> None:
 
 
 def _is_name(text: str) -> bool:
-    return text == "" or bool(_IDENTIFIER.fullmatch(text)) and not keyword.iskeyword(text)
+    return text == "" or (bool(_IDENTIFIER.fullmatch(text)) and not keyword.iskeyword(text))
 
 
 def _check_target(text: str) -> None:

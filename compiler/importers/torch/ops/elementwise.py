@@ -173,7 +173,7 @@ def fitted(c: Context, x: Expr) -> Expr:
     """x as it is where broadcasting it to the result is plain to see, else broadcast to the result's shape."""
     out, have = c.out_shape(), c.shape(x)
     aligned = out[len(out) - len(have) :] if have else []
-    if all(isinstance(p, int) and p == 1 or c.same_dims([p], [q]) for p, q in zip(have, aligned)):
+    if all((isinstance(p, int) and p == 1) or c.same_dims([p], [q]) for p, q in zip(have, aligned)):
         return x
     return c.broadcast(x, out)
 
