@@ -22,7 +22,13 @@ class Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "bench._worker", peer, str(folder), str(threads), ",".join(map(str, cpus))]
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         answer = self._answer()
         self.error: str | None = answer.get("error") if isinstance(answer, dict) else None

@@ -40,7 +40,13 @@ def prepare(case: ModelCase, batch: int) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module, (), str(folder / "model.onnx"), kwargs=inputs, input_names=list(inputs), external_data=False, verbose=False
+            module,
+            (),
+            str(folder / "model.onnx"),
+            kwargs=inputs,
+            input_names=list(inputs),
+            external_data=False,
+            verbose=False,
         )
     return folder
 
@@ -92,9 +98,10 @@ def first_result(folder: Path, repeats: int = 7) -> dict[str, float]:
     with np.load(folder / "inputs.npz") as file:
         file["x"].astype(np.float32).tofile(raw)
     script = (
-        "import onnxruntime, numpy; s = onnxruntime.InferenceSession({0!r}, providers=['CPUExecutionProvider']); "
-        "s.run(None, {{'x': numpy.fromfile({1!r}, 'float32').reshape(1, 3, 224, 224)}})"
-    ).format(str(folder / "model.onnx"), str(raw))
+        f"import onnxruntime, numpy; s = onnxruntime.InferenceSession({str(folder / 'model.onnx')!r}, "
+        "providers=['CPUExecutionProvider']); "
+        f"s.run(None, {{'x': numpy.fromfile({str(raw)!r}, 'float32').reshape(1, 3, 224, 224)}})"
+    )
     commands = {
         "c": [str(program), str(folder / "model.mrt"), str(raw), "--top", "1"],
         "python_onnxruntime": [sys.executable, "-c", script],
@@ -132,9 +139,18 @@ def main() -> int:
     cases = [every[name] for name in args.models.split(",")] if args.models else list(every.values())
 
     before = machine.peak_gflops()
-    print(f"{'':15}" + "".join(f"{p + ' ms':>12}" for p in PEERS) + "".join(f"{'/' + p[:7]:>8}" for p in PEERS[1:]) + f"{'error':>10}")
+    print(
+        f"{'':15}"
+        + "".join(f"{p + ' ms':>12}" for p in PEERS)
+        + "".join(f"{'/' + p[:7]:>8}" for p in PEERS[1:])
+        + f"{'error':>10}"
+    )
     rows = measure(cases, args.threads, args.batch, args.rounds)
-    start = first_result(WORK / "batch1" / "mobilenet_v2") if args.batch == 1 and "mobilenet_v2" in {c.name for c in cases} else None
+    start = (
+        first_result(WORK / "batch1" / "mobilenet_v2")
+        if args.batch == 1 and "mobilenet_v2" in {c.name for c in cases}
+        else None
+    )
     after = machine.peak_gflops()
     quiet = abs(after - before) <= QUIET * before
 
@@ -149,12 +165,19 @@ def main() -> int:
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"ratios are our time over the peer's, median of {args.rounds} rounds, {args.threads} thread(s), batch {args.batch}; below 1 is faster")
+    print(
+        f"ratios are our time over the peer's, median of {args.rounds} rounds, {args.threads} thread(s), batch {args.batch}; below 1 is faster"
+    )
     if start:
         ratio = start["python_onnxruntime"] / start["c"]
-        print(f"process start to first MobileNetV2 result: C {start['c'] * 1e3:.0f} ms, Python with ONNX Runtime "
-              f"{start['python_onnxruntime'] * 1e3:.0f} ms: {ratio:.1f} times sooner")
-    print(f"FMA peak {before:.1f} GFLOP/s before, {after:.1f} after" + ("" if quiet else ": the machine was not quiet, this run is void"))
+        print(
+            f"process start to first MobileNetV2 result: C {start['c'] * 1e3:.0f} ms, Python with ONNX Runtime "
+            f"{start['python_onnxruntime'] * 1e3:.0f} ms: {ratio:.1f} times sooner"
+        )
+    print(
+        f"FMA peak {before:.1f} GFLOP/s before, {after:.1f} after"
+        + ("" if quiet else ": the machine was not quiet, this run is void")
+    )
     print(f"wrote {args.output}")
     return 0 if quiet else 3
 

@@ -98,7 +98,9 @@ def _narrowed(spec: SymbolSpec, declared: Mapping[str, Any] | None) -> SymbolSpe
     if declared is None:
         return spec
     top = declared.get("max")
-    return replace(spec, min=declared["min"], max=None if top in (None, -1) else top, multiple=declared.get("multiple", 1))
+    return replace(
+        spec, min=declared["min"], max=None if top in (None, -1) else top, multiple=declared.get("multiple", 1)
+    )
 
 
 def _same_names(path: object, program: maas_rt.Model, source: object, model: ImportedModel) -> None:

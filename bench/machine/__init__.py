@@ -20,10 +20,15 @@ SOURCE = Path(__file__).with_name("peak.c")
 def _library() -> ctypes.CDLL:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise RuntimeError("the machine's peak is measured by a small C program: install a C compiler (apt install gcc)")
+        raise RuntimeError(
+            "the machine's peak is measured by a small C program: install a C compiler (apt install gcc)"
+        )
     folder = Path(tempfile.mkdtemp(prefix="maas-rt-bench-"))
     target = folder / "peak.so"
-    subprocess.run([compiler, "-O3", "-funroll-loops", "-mavx2", "-mfma", "-shared", "-fPIC", "-o", str(target), str(SOURCE)], check=True)
+    subprocess.run(
+        [compiler, "-O3", "-funroll-loops", "-mavx2", "-mfma", "-shared", "-fPIC", "-o", str(target), str(SOURCE)],
+        check=True,
+    )
     library = ctypes.CDLL(str(target))
     library.fma_gflops.restype = library.read_gbps.restype = ctypes.c_double
     library.fma_gflops.argtypes = [ctypes.c_long]
@@ -45,5 +50,11 @@ def read_bandwidth(megabytes: int = 256) -> float:
 
 def describe() -> dict[str, object]:
     """The machine for a result's header."""
-    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "system": platform.platform(), "python": platform.python_version()}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }

@@ -88,10 +88,15 @@ ODD_CASES: dict[str, ModelCase] = {
     case.name: case
     for case in (
         ModelCase(
-            "resnet_odd", lambda: convnets.ResNet((40, 72, 136, 264), (1, 2, 1, 1), classes=77, groups=4), _images(193), _BATCH
+            "resnet_odd",
+            lambda: convnets.ResNet((40, 72, 136, 264), (1, 2, 1, 1), classes=77, groups=4),
+            _images(193),
+            _BATCH,
         ),
         ModelCase("mobilenet_odd", lambda: convnets.MobileNetV2(width=0.7, classes=101), _images(151), _BATCH),
-        ModelCase("bert_odd", lambda: transformers.Bert(3, 280, 7, 1000, 9000), _tokens(75, 9000), {"tokens": {0: (1, 32)}}),
+        ModelCase(
+            "bert_odd", lambda: transformers.Bert(3, 280, 7, 1000, 9000), _tokens(75, 9000), {"tokens": {0: (1, 32)}}
+        ),
         ModelCase("vit_odd", lambda: transformers.VisionTransformer(180, 12, 200, 5, 4), _images(180), _BATCH),
     )
 }

@@ -34,7 +34,9 @@ class SeparateAttention(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.scaled_dot_product_attention(self._split(self.q(x)), self._split(self.k(x)), self._split(self.v(x)))
+        y = nn.functional.scaled_dot_product_attention(
+            self._split(self.q(x)), self._split(self.k(x)), self._split(self.v(x))
+        )
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -62,7 +64,13 @@ class Bert(nn.Module):
     """Tokens [batch, length] (int64) to hidden states [batch, length, width] and a pooled vector [batch, width]."""
 
     def __init__(
-        self, layers: int = 6, width: int = 384, heads: int = 12, hidden: int = 1536, vocabulary: int = 30522, length: int = 512
+        self,
+        layers: int = 6,
+        width: int = 384,
+        heads: int = 12,
+        hidden: int = 1536,
+        vocabulary: int = 30522,
+        length: int = 512,
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)

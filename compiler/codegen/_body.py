@@ -120,7 +120,15 @@ class BodyBuilder:
         """Append the store of `value` where the stage puts it."""
         index = self.store_index(store, stage, env)
         self.flush()
+        value = self.stored(value, str(store.buffer.dtype))
+        self.flush()
         self.body.stmts.append(tirx.BufferStore(self.flat[store.buffer], value, [index]))
+
+    def stored(self, value: Any, dtype: str) -> Any:
+        """`value` as the element type of a buffer."""
+        if dtype == "bfloat16":
+            return tirx.Cast(dtype, _math.round_to_bfloat16(self.let(value), self.let))
+        return value if dtype_of(value) == dtype else tirx.Cast(dtype, value)
 
     def flush(self) -> None:
         """Turn pending bindings of the outermost scope into statements."""
@@ -145,10 +153,10 @@ class BodyBuilder:
     def expr(self, node: Any, env: Mapping[Any, Any]) -> Any:
         """`node` with loads bound, producers pulled and intrinsics lowered."""
         if isinstance(node, (tirx.IntImm, tirx.FloatImm)):
-            return node
+            return tirx.FloatImm("float32", float(node.value)) if dtype_of(node) == "bfloat16" else node
         if isinstance(node, tirx.Var):
             value = env.get(node, node)
-            if dtype_of(value) != dtype_of(node):  # loops run in 64 bits
+            if dtype_of(value) != dtype_of(node) and not _is_float(value):  # loops run in 64 bits
                 value = tirx.Cast(dtype_of(node), value)
             self.body.pinned.update(var for var in walk(value) if isinstance(var, tirx.Var) and var in self.extents)
             return value
@@ -157,7 +165,11 @@ class BodyBuilder:
         if isinstance(node, tvm.ir.Call):
             return self._call(node, env)
         if isinstance(node, tirx.Cast):
-            return tirx.Cast(node.ty, self.expr(node.value, env))
+            value = self.expr(node.value, env)
+            if dtype_of(node) == "bfloat16":
+                value = value if dtype_of(value) == "float32" else tirx.Cast("float32", value)
+                return _math.round_to_bfloat16(self.let(value), self.let)
+            return value if dtype_of(value) == dtype_of(node) else tirx.Cast(node.ty, value)
         if isinstance(node, tirx.Not):
             return tirx.Not(self.expr(node.a, env))
         if isinstance(node, tirx.Select):
@@ -190,15 +202,16 @@ class BodyBuilder:
         if dtype in ("float32", "float16", "bfloat16") and args and all(_is_float(arg) for arg in args):
             wide = [self.let(arg if dtype_of(arg) == "float32" else tirx.Cast("float32", arg)) for arg in args]
             value = _math.lower_float32(name, wide, self.let)
+            if value is None and name.startswith("tirx."):
+                self._mark_call(name)
+                value = _math.library_call(name, wide)
+                if value is None:
+                    value = tvm.ir.Call(node.op, wide, ret_ty=tvm.ir.PrimType("float32"), attrs=node.attrs)
             if value is not None:
                 self.body.cost += 6
-                return value if dtype == "float32" else tirx.Cast(dtype, value)
-            if dtype != "float32" and name.startswith("tirx."):
-                call = tvm.ir.Call(node.op, wide, ret_ty=tvm.ir.PrimType("float32"))
-                self._mark_call(name)
-                return tirx.Cast(dtype, call)
+                return tirx.Cast(dtype, value) if dtype == "float16" else value
         self._mark_call(name)
-        return tvm.ir.Call(node.op, args, ret_ty=node.ty, attrs=node.attrs)
+        return _math.library_call(name, args) or tvm.ir.Call(node.op, args, ret_ty=node.ty, attrs=node.attrs)
 
     def _mark_call(self, name: str) -> None:
         if _math.is_expensive(name) and name not in ("tirx.sqrt",):
@@ -240,7 +253,8 @@ class BodyBuilder:
             value = self.values(producer, self._inverse(producer, store, indices))[0]
         else:
             index = self._access(buffer, indices, is_store=False)
-            value = self.let(tirx.BufferLoad(self.flat[buffer], [index]))
+            load = tirx.BufferLoad(self.flat[buffer], [index])
+            value = self.let(tirx.Cast("float32", load) if str(buffer.dtype) == "bfloat16" else load)
         self.scope.loads[key] = value
         return value
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm import tirx
+
+from maas_rt._errors import CompileError
 
 from ._link import link_shared
 from ._targets import TargetSpec
@@ -17,16 +20,36 @@ __all__ = ["build_code"]
 
 def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> bytes:
     """The code section of `target` with one `__tvm_ffi_<name>` for each of `functions` (scheduled already)."""
+    try:
+        module = _to_llvm(functions, target)
+    except tvm.error.TVMError as error:
+        raise CompileError(_culprit(functions, target, error)) from error
+    with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
+        obj = Path(folder) / "code.o"
+        module.write_to_file(str(obj), "o")
+        return link_shared(obj, sorted(functions))
+
+
+def _to_llvm(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> Any:
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in sorted(functions.items())})
     bound = target.to_tvm()
     mod = tirx.transform.BindTarget(bound.with_host(bound))(mod)
     with tvm.transform.PassContext(opt_level=3):
         mod = tvm.ir.transform.Sequential(_lowering())(mod)
-        module = tvm.get_global_func("target.build.llvm")(mod, bound)
-    with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
-        obj = Path(folder) / "code.o"
-        module.write_to_file(str(obj), "o")
-        return link_shared(obj, sorted(functions))
+        return tvm.get_global_func("target.build.llvm")(mod, bound)
+
+
+def _culprit(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec, error: Exception) -> str:
+    """Which function cannot be built, and why, in one sentence."""
+    names = sorted(functions)
+    for name in names if len(names) > 1 else []:
+        try:
+            _to_llvm({name: functions[name]}, target)
+        except tvm.error.TVMError as alone:
+            names, error = [name], alone
+            break
+    reason = str(error).strip().splitlines()[-1][:200]
+    return f"the generated function {', '.join(names)} cannot be built for {target.name} ({reason}): this operator is not supported yet"
 
 
 def _lowering() -> list[tvm.ir.transform.Pass]:

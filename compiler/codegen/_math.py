@@ -13,7 +13,17 @@ from typing import Any
 
 from tvm import tirx
 
-__all__ = ["Let", "is_expensive", "is_nan", "lower_float32", "lower_float_test", "nan_max", "nan_min"]
+__all__ = [
+    "Let",
+    "is_expensive",
+    "is_nan",
+    "library_call",
+    "lower_float32",
+    "lower_float_test",
+    "nan_max",
+    "nan_min",
+    "round_to_bfloat16",
+]
 
 # Binds a value to a variable, so that its uses do not evaluate it again.
 Let = Callable[[Any], Any]
@@ -274,6 +284,22 @@ def lower_float32(name: str, args: Sequence[Any], let: Let) -> Any | None:
         power = _POWERS.get(float(args[1].value))
         return None if power is None else let(power(args[0]))
     return None
+
+
+def library_call(name: str, args: Sequence[Any]) -> Any | None:
+    """libm's function for an intrinsic that TVM's LLVM generator does not know; None for others. float32 and float64."""
+    if name != "tirx.fmod":
+        return None
+    dtype = str(args[0].ty.dtype)
+    return tirx.call_pure_extern(dtype, "fmodf" if dtype == "float32" else "fmod", *args)
+
+
+def round_to_bfloat16(x: Any, let: Let) -> Any:
+    """The float32 that is nearest to x among those that bfloat16 has (ties to even); NaN stays NaN."""
+    bits = let(_bits(x))
+    odd = tirx.BitwiseAnd(tirx.RShift(bits, _i(16)), _i(1))
+    rounded = tirx.BitwiseAnd(bits + (_i(0x7FFF) + odd), _i(-0x10000))
+    return let(_select(tirx.EQ(x, x), _float(rounded), _f(math.nan)))
 
 
 def nan_max(a: Any, b: Any, let: Let) -> Any:

@@ -95,7 +95,7 @@ class _Reduction:
         return body
 
     def _accumulators(self, size: int) -> list[Any]:
-        types = [self.combiner.dtype] if self.combiner else [str(store.buffer.dtype) for store in self.stage.stores]
+        types = [self.combiner.dtype] if self.combiner else [_value_type(store.buffer) for store in self.stage.stores]
         return [tirx.decl_buffer((size,), dtype, name="acc", scope="local") for dtype in types]
 
     def _initial(self) -> tuple[list[Any], list[Any]]:
@@ -115,10 +115,10 @@ class _Reduction:
         return builder.body.stmts, values
 
     def _result(self, store: Any, index: Any, acc: Any, at: Any) -> Any:
-        value = tirx.BufferLoad(acc, [at])
-        if dtype_of(value) != str(store.buffer.dtype):
-            value = tirx.Cast(str(store.buffer.dtype), value)
-        return tirx.BufferStore(self.flat[store.buffer], value, [index])
+        builder = BodyBuilder(self.pulled, self.flat, [])
+        value = builder.stored(tirx.BufferLoad(acc, [at]), str(store.buffer.dtype))
+        builder.flush()
+        return seq([*builder.body.stmts, tirx.BufferStore(self.flat[store.buffer], value, [index])])
 
     # ---- forms -----------------------------------------------------------------------------------------------------
 
@@ -313,13 +313,18 @@ def _combiner(stage: Stage) -> _Combiner | None:
     if own.count(True) != 1:
         return None
     term = sides[own.index(False)]
-    dtype = str(store.buffer.dtype)
+    dtype = _value_type(store.buffer)
     init = _start(stage, 0)
-    if dtype in ("float16", "bfloat16") and isinstance(value, (tirx.Add, tirx.Mul)):
+    if dtype == "float16" and isinstance(value, (tirx.Add, tirx.Mul)):
         dtype = "float32"  # as the frameworks do; the sum of many halves is no half on the way
-        if isinstance(init, tirx.FloatImm):
-            init = tirx.FloatImm(dtype, float(init.value))
+    if isinstance(init, tirx.FloatImm):
+        init = tirx.FloatImm(dtype, float(init.value))
     return _Combiner(type(value), term, dtype, init)
+
+
+def _value_type(buffer: Any) -> str:
+    """The type in which a buffer's elements are computed."""
+    return "float32" if str(buffer.dtype) == "bfloat16" else str(buffer.dtype)
 
 
 def _start(stage: Stage, number: int) -> Any:

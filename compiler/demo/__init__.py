@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-
 from .._progress import reporter
 
 __all__ = ["run"]
@@ -29,7 +28,9 @@ def run(directory: str | Path, *, epochs: int = 12) -> int:
     _say(f"1. train with torch.distributed: two processes, FSDP2 over gloo, {epochs} epochs on 1,437 images of digits")
     _train(checkpoint, epochs)
 
-    _say(f"2. compile the distributed checkpoint: maas-rt compile {checkpoint} --model maas_rt.compiler.demo.model:build")
+    _say(
+        f"2. compile the distributed checkpoint: maas-rt compile {checkpoint} --model maas_rt.compiler.demo.model:build"
+    )
     (_, (images, labels)) = load_digits()
     with reporter() as progress:
         artifact = compiler.compile(
@@ -63,5 +64,3 @@ def _train(checkpoint: Path, epochs: int) -> None:
         check=True,
         env=environment,
     )
-
-

@@ -124,7 +124,9 @@ def _python(target: Path, images: Images, labels: Labels) -> Row:
     load_ms = (time.perf_counter() - start) * 1e3
     scores = np.concatenate([model(images[i : i + 60]) for i in range(0, len(images), 60)])
     one = images[:1]
-    return Row("maas_rt, Python", _accuracy(scores, labels), target.stat().st_size, load_ms, _latency(lambda: model(one)))
+    return Row(
+        "maas_rt, Python", _accuracy(scores, labels), target.stat().st_size, load_ms, _latency(lambda: model(one))
+    )
 
 
 def _c(work: Path, target: Path, images: Images, labels: Labels) -> Row:
@@ -142,7 +144,10 @@ def _c(work: Path, target: Path, images: Images, labels: Labels) -> Row:
     raw = work / "images.f32"
     images.tofile(raw)
     done = subprocess.run(
-        [str(program), str(target), str(raw), "--threads", "1", "--top", "1", "--bench"], check=True, capture_output=True, text=True
+        [str(program), str(target), str(raw), "--threads", "1", "--top", "1", "--bench"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     predicted = np.array([int(m) for m in re.findall(r"^item \d+: class (\d+)", done.stdout, re.M)])
     facts = dict(re.findall(r"^(load_ms|p50_us): ([0-9.]+)$", done.stdout, re.M))

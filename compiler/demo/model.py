@@ -14,7 +14,9 @@ class DigitNet(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.features = nn.Sequential(_block(1, width), _block(width, width), _block(width, 2 * width, 2), nn.Dropout(0.1))
+        self.features = nn.Sequential(
+            _block(1, width), _block(width, width), _block(width, 2 * width, 2), nn.Dropout(0.1)
+        )
         self.head = nn.Linear(2 * width * 16, 10)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -11,13 +11,12 @@ import sys
 
 import torch
 import torch.distributed as dist
+from maas_rt.compiler.demo.data import load_digits
+from maas_rt.compiler.demo.model import build
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-
-from maas_rt.compiler.demo.data import load_digits
-from maas_rt.compiler.demo.model import build
 
 
 def train(directory: str, epochs: int) -> None:

@@ -83,7 +83,7 @@ enum {
 };
 typedef struct mrt_dtype {
   uint8_t code;
-  uint8_t bits; /* of one element: 8, 16, 32, 64; 4 for packed int4 and uint4; bool has 8 */
+  uint8_t bits;   /* of one element: 8, 16, 32, 64; 4 for packed int4 and uint4; bool has 8 */
   uint16_t lanes; /* 1 */
 } mrt_dtype;
 
@@ -103,7 +103,7 @@ typedef struct mrt_tensor {
 
 typedef struct mrt_attr {
   const char* key;
-  const int64_t* ints; /* n values, if not NULL */
+  const int64_t* ints;  /* n values, if not NULL */
   const double* floats; /* n values, if not NULL */
   const char* str;      /* if not NULL */
   size_t n;
@@ -111,7 +111,12 @@ typedef struct mrt_attr {
 
 /* ---- the process ---------------------------------------------------------------------------------------------- */
 
-typedef enum mrt_log_level { MRT_LOG_DEBUG = 0, MRT_LOG_INFO = 1, MRT_LOG_WARNING = 2, MRT_LOG_ERROR = 3 } mrt_log_level;
+typedef enum mrt_log_level {
+  MRT_LOG_DEBUG = 0,
+  MRT_LOG_INFO = 1,
+  MRT_LOG_WARNING = 2,
+  MRT_LOG_ERROR = 3
+} mrt_log_level;
 typedef void (*mrt_log_fn)(void* user, mrt_log_level level, const char* message);
 /* Memory for arenas and weights that are not mapped. alignment is a power of two. */
 typedef void* (*mrt_alloc_fn)(void* user, size_t bytes, size_t alignment);
@@ -192,7 +197,8 @@ typedef struct mrt_value_info {
 } mrt_value_info;
 MRT_API int32_t mrt_program_input_count(const mrt_program* program, int32_t entry);
 MRT_API int32_t mrt_program_output_count(const mrt_program* program, int32_t entry);
-MRT_API mrt_status mrt_program_input_info(const mrt_program* program, int32_t entry, int32_t index, mrt_value_info* out);
+MRT_API mrt_status mrt_program_input_info(const mrt_program* program, int32_t entry, int32_t index,
+                                          mrt_value_info* out);
 MRT_API mrt_status mrt_program_output_info(const mrt_program* program, int32_t entry, int32_t index,
                                            mrt_value_info* out);
 MRT_API int32_t mrt_program_state_count(const mrt_program* program);
@@ -214,8 +220,8 @@ MRT_API void mrt_state_free(mrt_state* state);
 typedef struct mrt_session mrt_session;
 typedef struct mrt_session_options {
   size_t struct_size;
-  int32_t threads; /* 0: mrt_cpu_count(); more than that is lowered to it, with a log line */
-  int32_t profile; /* not 0: record every step */
+  int32_t threads;      /* 0: mrt_cpu_count(); more than that is lowered to it, with a log line */
+  int32_t profile;      /* not 0: record every step */
   int32_t layout_cache; /* shape bindings whose memory layout is kept; 0: the default of 16 */
 } mrt_session_options;
 MRT_API mrt_status mrt_session_create(mrt_program* program, const mrt_session_options* options, mrt_session** out);
@@ -266,7 +272,8 @@ typedef struct mrt_step_record {
 /* records is owned by the session and valid until its next run. */
 MRT_API mrt_status mrt_session_profile(const mrt_session* session, const mrt_step_record** records, size_t* count);
 
-/* ---- kernels: for the compiler and for tests ---------------------------------------------------------------------- */
+/* ---- kernels: for the compiler and for tests ----------------------------------------------------------------------
+ */
 
 /* The registry as JSON: contracts, their versions and packings, the kernels of each with their ISA. */
 MRT_API const char* mrt_kernels_json(void);

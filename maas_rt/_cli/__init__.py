@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"maas-rt {__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show the Python traceback of an error, for bug reports")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show the Python traceback of an error, for bug reports"
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in _COMMANDS.items():
         module = importlib.import_module(f"._{name}", __name__)

@@ -25,9 +25,13 @@ _AGREEMENT = 0.02
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL.mrt")
     parser.add_argument("--threads", type=int, default=1, help="threads of one run (default: 1)")
-    parser.add_argument("--shape", action="append", default=[], metavar="NAME:D0,D1,...", help="shape of a dynamic input")
+    parser.add_argument(
+        "--shape", action="append", default=[], metavar="NAME:D0,D1,...", help="shape of a dynamic input"
+    )
     parser.add_argument("--input", metavar="IN.npz", help="measure on these arrays")
-    parser.add_argument("--seconds", type=float, default=10.0, help="give up waiting for stable figures after this long")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="give up waiting for stable figures after this long"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -37,7 +41,12 @@ def execute(args: argparse.Namespace) -> int:
     load_seconds = time.perf_counter() - start
     shapes = {name: shape for name, shape, _ in map(parse_shape, args.shape)}
     inputs = read_npz(args.input) if args.input else draw_inputs(model, shapes)
-    facts = {"model": args.model, "threads": args.threads, "load_ms": load_seconds * 1e3, **measure(model, inputs, args.seconds)}
+    facts = {
+        "model": args.model,
+        "threads": args.threads,
+        "load_ms": load_seconds * 1e3,
+        **measure(model, inputs, args.seconds),
+    }
     if args.json:
         print(json.dumps(facts, indent=2))
         return 0

@@ -23,7 +23,9 @@ from ._extras import require_compiler
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="MODEL")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.mrt")
-    parser.add_argument("--model", metavar="PACKAGE.MODULE:FACTORY", help="builds the architecture that the weights belong to")
+    parser.add_argument(
+        "--model", metavar="PACKAGE.MODULE:FACTORY", help="builds the architecture that the weights belong to"
+    )
     parser.add_argument(
         "--target",
         default="native",
@@ -45,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", metavar="REAL.npz", help="real inputs: used to trace, and for the check")
     parser.add_argument("--name", help="the model's name (default: the output's file name)")
-    parser.add_argument("--no-verify", action="store_true", help="skip the check against the framework; the file says so")
+    parser.add_argument(
+        "--no-verify", action="store_true", help="skip the check against the framework; the file says so"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
@@ -55,7 +59,9 @@ def execute(args: argparse.Namespace) -> int:
 
     output = Path(args.output)
     if output.is_dir():
-        raise InvalidArgumentError(f"{args.output} is a directory; -o takes the file to write, as {output / 'model.mrt'}")
+        raise InvalidArgumentError(
+            f"{args.output} is a directory; -o takes the file to write, as {output / 'model.mrt'}"
+        )
     if not output.parent.is_dir():
         raise InvalidArgumentError(f"{output.parent} does not exist; create the directory or choose another -o")
     shapes, examples = described_inputs(args)
@@ -76,7 +82,11 @@ def execute(args: argparse.Namespace) -> int:
     error = verified.get("max_relative_error")
     print(
         f"wrote {args.output}: {len(artifact.to_bytes()) / 2**20:.2f} MiB, targets {', '.join(artifact.manifest['targets']) or 'any'}, "
-        + (f"verified (largest relative error {error:.1e})" if error is not None else f"verification {verified['status']}")
+        + (
+            f"verified (largest relative error {error:.1e})"
+            if error is not None
+            else f"verification {verified['status']}"
+        )
     )
     return 0
 

@@ -1,7 +1,7 @@
 """Show what a model.mrt takes, gives and holds.
 
-  maas-rt inspect model.mrt
-  maas-rt inspect model.mrt --json
+maas-rt inspect model.mrt
+maas-rt inspect model.mrt --json
 """
 
 from __future__ import annotations

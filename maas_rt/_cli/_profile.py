@@ -1,7 +1,7 @@
 """Time every step of one run.
 
-  maas-rt profile model.mrt                      a table, slowest first
-  maas-rt profile model.mrt --trace trace.json   also a trace: open it at ui.perfetto.dev
+maas-rt profile model.mrt                      a table, slowest first
+maas-rt profile model.mrt --trace trace.json   also a trace: open it at ui.perfetto.dev
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from ._arrays import draw_inputs, parse_shape, read_npz
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL.mrt")
     parser.add_argument("--threads", type=int, default=1, help="threads of one run (default: 1)")
-    parser.add_argument("--shape", action="append", default=[], metavar="NAME:D0,D1,...", help="shape of a dynamic input")
+    parser.add_argument(
+        "--shape", action="append", default=[], metavar="NAME:D0,D1,...", help="shape of a dynamic input"
+    )
     parser.add_argument("--input", metavar="IN.npz", help="run on these arrays")
     parser.add_argument("--runs", type=int, default=10, help="the fastest of so many runs is shown (default: 10)")
     parser.add_argument("--trace", metavar="TRACE.json", help="write a trace in the Chrome trace event format")

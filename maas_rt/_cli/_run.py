@@ -1,6 +1,6 @@
 """Run a model.mrt on the arrays of an .npz file, and write its outputs to another.
 
-  maas-rt run model.mrt --input in.npz --output out.npz
+maas-rt run model.mrt --input in.npz --output out.npz
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from ._arrays import read_npz, write_npz
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL.mrt")
     parser.add_argument("--input", required=True, metavar="IN.npz", help="arrays by input name (np.savez)")
-    parser.add_argument("--output", metavar="OUT.npz", help="where the outputs go; without it they are summed up on stdout")
-    parser.add_argument("--threads", type=int, default=0, help="threads of one run (default: all that the process may use)")
+    parser.add_argument(
+        "--output", metavar="OUT.npz", help="where the outputs go; without it they are summed up on stdout"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of one run (default: all that the process may use)"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:

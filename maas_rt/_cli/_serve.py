@@ -13,7 +13,9 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="holds NAME.mrt, or NAME/VERSION.mrt")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one (default: 8000)")
     parser.add_argument("--threads", type=int, default=0, help="threads of one inference (default: all)")
     parser.add_argument("--max-body", type=int, default=64, metavar="MIB", help="largest request (default: 64 MiB)")

@@ -1,7 +1,7 @@
 """Compare a model.mrt with the model that it came from, on random, minimal and given inputs.
 
-  maas-rt verify model.mrt --against model.onnx
-  maas-rt verify model.mrt --against checkpoint/ --model package.module:build --input real.npz
+maas-rt verify model.mrt --against model.onnx
+maas-rt verify model.mrt --against checkpoint/ --model package.module:build --input real.npz
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from ._extras import require_compiler
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_file", metavar="MODEL.mrt")
-    parser.add_argument("--against", required=True, metavar="MODEL", help="the source model: .onnx, .pt2 or a checkpoint")
+    parser.add_argument(
+        "--against", required=True, metavar="MODEL", help="the source model: .onnx, .pt2 or a checkpoint"
+    )
     parser.add_argument("--model", metavar="PACKAGE.MODULE:FACTORY", help="builds the architecture of a checkpoint")
     parser.add_argument("--input", metavar="REAL.npz", help="also compare on these arrays")
     parser.add_argument("--input-shape", action="append", default=[], metavar="NAME:D0,D1,...[:DTYPE]")

@@ -31,7 +31,9 @@ def create_app(repository: Repository, max_body: int = 64 << 20) -> web.Applicat
     return app
 
 
-def serve(directory: str, *, host: str = "127.0.0.1", port: int = 8000, threads: int = 0, max_body: int = 64 << 20) -> int:
+def serve(
+    directory: str, *, host: str = "127.0.0.1", port: int = 8000, threads: int = 0, max_body: int = 64 << 20
+) -> int:
     """Serve a directory until SIGINT or SIGTERM; running requests are finished first. Returns the exit status."""
     repository = Repository(directory, threads)
     for name in repository.names():
@@ -48,7 +50,9 @@ async def _serve(app: web.Application, host: str, port: int) -> None:
         try:
             await site.start()
         except OSError as error:
-            raise InvalidArgumentError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+            raise InvalidArgumentError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
+            ) from None
         bound = runner.addresses[0]
         print(f"listening on http://{bound[0]}:{bound[1]}/v2 (stop with Ctrl-C)", file=sys.stderr, flush=True)
         stop = asyncio.Event()

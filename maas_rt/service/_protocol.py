@@ -76,7 +76,9 @@ def _read_tensor(tensor: dict[str, Any], info: TensorInfo) -> Array:
     if not isinstance(shape, list) or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 0 for d in shape):
         raise BadRequest(f'input {info.name!r}: "shape" must be a list of integers of 0 or more')
     if "data" not in tensor:
-        raise BadRequest(f'input {info.name!r} has no "data"; binary and shared-memory tensors are not offered by this server')
+        raise BadRequest(
+            f'input {info.name!r} has no "data"; binary and shared-memory tensors are not offered by this server'
+        )
     flat = _flatten(tensor["data"], info.name)
     if len(flat) != math.prod(shape):
         raise BadRequest(f"input {info.name!r} has {len(flat)} elements, its shape {shape} needs {math.prod(shape)}")
@@ -112,7 +114,9 @@ def requested_outputs(body: dict[str, Any], model: Model) -> list[str]:
     requested = body.get("outputs")
     if not requested:
         return names
-    if not isinstance(requested, list) or not all(isinstance(o, dict) and isinstance(o.get("name"), str) for o in requested):
+    if not isinstance(requested, list) or not all(
+        isinstance(o, dict) and isinstance(o.get("name"), str) for o in requested
+    ):
         raise BadRequest('"outputs" must be a list of objects with a "name"')
     for output in requested:
         if output["name"] not in names:

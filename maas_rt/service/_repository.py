@@ -24,7 +24,9 @@ class Repository:
     def __init__(self, directory: str | Path, threads: int = 0) -> None:
         root = Path(directory)
         if not root.is_dir():
-            raise InvalidArgumentError(f"{root} is not a directory; serve takes one that holds NAME.mrt or NAME/VERSION.mrt")
+            raise InvalidArgumentError(
+                f"{root} is not a directory; serve takes one that holds NAME.mrt or NAME/VERSION.mrt"
+            )
         self._models: dict[str, dict[str, Served]] = {}
         for path in sorted(root.glob("*.mrt")):
             self._add(path, path.stem, "1", threads)
@@ -32,12 +34,16 @@ class Repository:
             if path.stem.isdigit():
                 self._add(path, path.parent.name, path.stem, threads)
         if not self._models:
-            raise InvalidArgumentError(f"{root} holds no model: put NAME.mrt or NAME/VERSION.mrt (as digits/2.mrt) there")
+            raise InvalidArgumentError(
+                f"{root} holds no model: put NAME.mrt or NAME/VERSION.mrt (as digits/2.mrt) there"
+            )
 
     def _add(self, path: Path, name: str, version: str, threads: int) -> None:
         versions = self._models.setdefault(name, {})
         if version in versions:
-            raise InvalidArgumentError(f"{path} and another file are both version {version} of model {name!r}; remove one")
+            raise InvalidArgumentError(
+                f"{path} and another file are both version {version} of model {name!r}; remove one"
+            )
         try:
             versions[version] = Served(name, version, load(path, threads=threads))
         except Error as error:

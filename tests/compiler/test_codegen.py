@@ -231,6 +231,31 @@ def test_maximum_keeps_nan_on_either_side() -> None:
     np.testing.assert_array_equal(out, np.maximum(a, 0))
 
 
+def test_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x, y = (te.placeholder((9, 40), "bfloat16", name=name) for name in "xy")
+    built = {
+        "chain": (topi.multiply(topi.add(x, y), topi.exp(x)), lambda a, b: (a + b) * np.exp(a)),
+        "narrow": (topi.cast(topi.cast(x, "float32") * 1.001, "bfloat16"), lambda a, b: a * np.float32(1.001)),
+        "wide": (topi.cast(topi.maximum(x, y), "float32"), np.maximum),
+        "sum": (topi.sum(x, 1), lambda a, b: a.sum(1)),
+        "max": (topi.max(x, 0), lambda a, b: a.max(0)),
+    }
+    functions = {name: schedule_function(te.create_prim_func([x, y, out])) for name, (out, _) in built.items()}
+    section = CodeSection(build_code(functions, resolve_targets("native")[0]))
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((9, 40)).astype(ml_dtypes.bfloat16) for _ in "ab")
+    a[0, :3] = [np.nan, np.inf, -np.inf]
+    for name, (out, reference) in built.items():
+        dtype = F32 if name == "wide" else ml_dtypes.bfloat16
+        got = np.zeros([int(each) for each in out.shape], dtype)
+        assert section.call(name, [a, b], [got]) == 0, section.error
+        want = np.asarray(reference(a.astype(F32), b.astype(F32)))
+        np.testing.assert_allclose(
+            got.astype(F32), want.astype(dtype).astype(F32), rtol=0.0079 if name in ("chain", "sum") else 0
+        )
+
+
 def test_comparisons_and_tests_of_nan() -> None:
     x, y = (te.placeholder((5,), F32, name=name) for name in "xy")
     built = {

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from maas_rt.compiler import compile
 
 import maas_rt
-from maas_rt.compiler import compile
 
 
 class Ordered(torch.nn.Module):

@@ -110,9 +110,8 @@ class VirtualMachine:
 
     def __init__(self, model: Any) -> None:
         import tvm
-        from tvm import relax
-
         from maas_rt.compiler.importers.onnx import import_onnx
+        from tvm import relax
 
         imported = import_onnx(model)
         self.names = imported.input_names
@@ -133,8 +132,9 @@ class Runtime:
     """The real thing: compile to a file in memory, load it, run it."""
 
     def __init__(self, model: Any) -> None:
-        import maas_rt
         from maas_rt.compiler import compile as compile_model
+
+        import maas_rt
 
         artifact = compile_model(model, verify=False)
         self._model = maas_rt.load(artifact.to_bytes(), threads=1)

@@ -23,7 +23,6 @@ from maas_rt.service import Repository, create_app
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """double.mrt (y = x @ w, dynamic batch) as version 1 of `double`, and as versions 2 and 10 of `many`."""
     import torch
-
     from maas_rt.compiler import compile
 
     torch.manual_seed(0)
@@ -91,7 +90,9 @@ async def test_infer_flat_and_nested(client: TestClient, directory: Path, data: 
 
 
 async def test_only_the_outputs_that_were_asked_for(client: TestClient) -> None:
-    answer = await (await client.post("/v2/models/double/infer", json={**_request(), "outputs": [{"name": "best"}]})).json()
+    answer = await (
+        await client.post("/v2/models/double/infer", json={**_request(), "outputs": [{"name": "best"}]})
+    ).json()
     assert [o["name"] for o in answer["outputs"]] == ["best"]
 
 
@@ -131,7 +132,12 @@ async def test_bad_requests_get_one_sentence_and_400(client: TestClient, body: o
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/v2/models/nope", 404), ("/v2/models/double/versions/3", 404), ("/v1/models", 404), ("/v2/models/double/infer", 405)],
+    [
+        ("/v2/models/nope", 404),
+        ("/v2/models/double/versions/3", 404),
+        ("/v1/models", 404),
+        ("/v2/models/double/infer", 405),
+    ],
 )
 async def test_what_is_not_there(client: TestClient, path: str, status: int) -> None:
     response = await client.get(path)

@@ -11,7 +11,7 @@ from tvm import tirx
 # An extent or an element of a shape-like value: int, or a tirx expression of dtype int64.
 Dim = Any
 
-__all__ = ["Dim", "ShapeMath", "AmbiguousDims", "UndecidedDims"]
+__all__ = ["AmbiguousDims", "Dim", "ShapeMath", "UndecidedDims"]
 
 
 class AmbiguousDims(Exception):
@@ -127,7 +127,7 @@ class ShapeMath:
         """The common extent where a and b must be equal; ValueError if they cannot be, AmbiguousDims if a symbol must give in."""
         if self.same(a, b):
             return a if isinstance(a, int) else b
-        if isinstance(a, int) and isinstance(b, int) or self.compare("==", a, b) is False:
+        if (isinstance(a, int) and isinstance(b, int)) or self.compare("==", a, b) is False:
             raise ValueError(f"extents {a} and {b} differ")
         for x, y in ((a, b), (b, a)):
             if isinstance(x, tirx.Var) and x.name not in self.derived:

@@ -9,7 +9,7 @@ from maas_rt import CompileError, ImportModelError, UnsupportedOperatorError
 if TYPE_CHECKING:
     from ._graph import Unsupported
 
-__all__ = ["broken_model", "unsupported_error", "CompileError"]
+__all__ = ["CompileError", "broken_model", "unsupported_error"]
 
 
 def broken_model(sentence: str) -> ImportModelError:
@@ -22,5 +22,7 @@ def unsupported_error(unsupported: Unsupported) -> UnsupportedOperatorError:
         (operator if reason == "no converter" else f"{operator} ({reason})", places[0], len(places))
         for (operator, reason), places in unsupported.entries.items()
     ]
-    listing = "; ".join(f"{name} at '{place}'" + (f" and {count - 1} more" if count > 1 else "") for name, place, count in entries)
+    listing = "; ".join(
+        f"{name} at '{place}'" + (f" and {count - 1} more" if count > 1 else "") for name, place, count in entries
+    )
     return UnsupportedOperatorError(f"the ONNX model uses operators that are not supported: {listing}", entries)

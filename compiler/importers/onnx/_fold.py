@@ -85,7 +85,9 @@ def _evaluate(node: Node, arrays: list[npt.NDArray[Any] | None]) -> list[Any]:
     ]
     outputs = [onnx.ValueInfoProto(name=f"o{k}") for k in range(count)]
     model = helper.make_model(
-        helper.make_graph([proto], "fold", inputs, outputs), opset_imports=[helper.make_opsetid("", node.opset)], ir_version=10
+        helper.make_graph([proto], "fold", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", node.opset)],
+        ir_version=10,
     )
     with np.errstate(all="ignore"):
         return list(ReferenceEvaluator(model).run(None, {f"i{k}": a for k, a in enumerate(arrays) if a is not None}))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from . import _registry
 from ._dims import AmbiguousDims, Dim, ShapeMath, UndecidedDims
 from ._errors import broken_model
 from ._fold import fold
-from ._node import constant, dims_of, dtype_of, shape_expr, Broken, Node, Refused
+from ._node import Broken, Node, Refused, constant, dims_of, dtype_of, shape_expr
 from ._values import DTYPES, Value, numpy_dtype
 
 __all__ = ["Graph", "Scope", "Unsupported"]
@@ -171,35 +172,35 @@ class Graph:
 
     def in_block(self, convert: Callable[[], list[Value]]) -> tuple[Any, list[Value]]:
         """Convert into a block of bindings of its own: (the block, the values). Expressions made in it stay in it."""
-        self.math.branches += 1
         before = dict(self._bound)
+        values: list[Value] = []
+        with self._branch() as block:
+            values = convert()
+        self._bound = before
+        return block[0], values
+
+    @contextmanager
+    def _branch(self) -> Iterator[list[Any]]:
+        """A block of bindings, given in the list when it ends. Extents of outer values that were turned into tensors in it are
+        not visible outside, so that is forgotten."""
+        block: list[Any] = []
+        self.math.branches += 1
+        outer, self._materialised = self._materialised, []
         self.bb._begin_binding_block()
         try:
-            values = convert()
-            self._forget_local(values)
+            yield block
         finally:
-            block = self.bb._end_block()
+            block.append(self.bb._end_block())
+            for value in self._materialised:
+                value.expr = None
+            self._materialised = outer
             self.math.branches -= 1
-            self._bound = before
-        return block, values
-
-    def _forget_local(self, values: list[Value]) -> None:
-        """Constants and extents of outer values that were first turned into tensors inside a branch are not visible outside."""
-        for value in self._materialised:
-            value.expr = None if value not in values else value.expr
-        self._materialised.clear()
 
     def seal(self, block: Any, finish: Callable[[], list[Any]]) -> Any:
         """The body of a branch: its block, then what `finish` emits, and a tuple of the results."""
-        self.math.branches += 1
-        self.bb._begin_binding_block()
-        try:
-            results = finish()
-            outs = [self.bb.emit(r) if isinstance(r, tvm.ir.expr.GenericConst) else r for r in results]
-        finally:
-            last = self.bb._end_block()
-            self.math.branches -= 1
-        return relax.SeqExpr([block, last], relax.Tuple(outs))
+        with self._branch() as last:
+            results = [self.bb.emit(r) if isinstance(r, tvm.ir.expr.GenericConst) else r for r in finish()]
+        return relax.SeqExpr([block, last[0]], relax.Tuple(results))
 
     def emit_if(self, condition: Any, then: Any, other: Any, place: str) -> Any:
         return self.bb.emit(relax.If(condition, then, other), self._name(place))
@@ -264,7 +265,9 @@ class Graph:
             out = Value("float32", (), poison=True) if results is None else results[i]
             scope.values[name] = out if out is not None else Value("float32", (), poison=True)
 
-    def _convert(self, proto: onnx.NodeProto, scope: Scope, place: str, inputs: list[Value | None]) -> list[Value | None] | None:
+    def _convert(
+        self, proto: onnx.NodeProto, scope: Scope, place: str, inputs: list[Value | None]
+    ) -> list[Value | None] | None:
         domain = "" if proto.domain in _DEFAULT_DOMAINS else proto.domain
         function = self.functions.get((proto.domain, proto.op_type, getattr(proto, "overload", "")))
         poisoned = any(v is not None and v.poison for v in inputs)
@@ -273,13 +276,19 @@ class Graph:
         opset = scope.opsets.get(domain)
         if opset is None:
             if domain == "":
-                raise broken_model(f"node '{place}' ({proto.op_type}) uses the default operator set, which the model does not import")
+                raise broken_model(
+                    f"node '{place}' ({proto.op_type}) uses the default operator set, which the model does not import"
+                )
             opset = 1
         version = _schema_version(proto.op_type, opset, domain)
         converter = _registry.find(domain, proto.op_type, version)
         if poisoned:
             # Whether it would be supported is all that can be said of it.
-            if converter is None and not _has_body(proto.op_type, opset, domain) and not _registry.find_shape_op(proto.op_type):
+            if (
+                converter is None
+                and not _has_body(proto.op_type, opset, domain)
+                and not _registry.find_shape_op(proto.op_type)
+            ):
                 raise Refused(_no_converter(domain, proto.op_type, version))
             return None
         node = Node(self, scope, _bind_attributes(proto, scope), version, opset, place, inputs)
@@ -304,8 +313,12 @@ class Graph:
             out = evaluate(node)
             if out is not None:
                 outs = out if isinstance(out, tuple | list) else [out]
-                return [Value.of_symbols(o, node_dtype(node, o), node.place) if o.dtype == object else Value.of_array(o, node.place)
-                        for o in outs]
+                return [
+                    Value.of_symbols(o, node_dtype(node, o), node.place)
+                    if o.dtype == object
+                    else Value.of_array(o, node.place)
+                    for o in outs
+                ]
         if node.inputs and all(v is None or v.const is not None for v in node.inputs):
             folded = fold(node)
             if folded is not None:
@@ -317,7 +330,9 @@ class Graph:
     ) -> list[Value | None]:
         """Convert a function's body in place of the node that calls it."""
         if scope.depth >= _MAX_DEPTH:
-            raise broken_model(f"function '{function.name}' calls itself, or functions are nested deeper than {_MAX_DEPTH}")
+            raise broken_model(
+                f"function '{function.name}' calls itself, or functions are nested deeper than {_MAX_DEPTH}"
+            )
         opsets = {("" if o.domain in _DEFAULT_DOMAINS else o.domain): o.version for o in function.opset_import}
         inner = Scope({**scope.opsets, **opsets}, None, scope.depth + 1, f"{place}/")
         inner.attributes = {a.name: a for a in function.attribute_proto}

@@ -125,7 +125,11 @@ def _import(
         states=[],
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
         source=OnnxSource(proto, output_names, graph.index_bounds, again),
-        provenance={"framework": "onnx", "kind": "onnx", "opset": {k or "ai.onnx": v for k, v in sorted(opsets.items())}},
+        provenance={
+            "framework": "onnx",
+            "kind": "onnx",
+            "opset": {k or "ai.onnx": v for k, v in sorted(opsets.items())},
+        },
     )
 
 
@@ -160,13 +164,19 @@ def _input(
         graph.unsupported.add(f"input of {name}", "element type is not supported", info.name)
         return Value("float32", (), poison=True)
     if not tensor.HasField("shape") and fixed is None:
-        raise ImportModelError(f"the ONNX model does not say the rank of input '{info.name}': give its shape with input_shapes")
+        raise ImportModelError(
+            f"the ONNX model does not say the rank of input '{info.name}': give its shape with input_shapes"
+        )
     declared = list(tensor.shape.dim) if tensor.HasField("shape") else [None] * len(fixed or ())
     if fixed is not None and len(fixed) != len(declared):
-        raise InvalidArgumentError(f"input_shapes gives {len(fixed)} extents for input '{info.name}', which has rank {len(declared)}")
+        raise InvalidArgumentError(
+            f"input_shapes gives {len(fixed)} extents for input '{info.name}', which has rank {len(declared)}"
+        )
     for axis in dynamic:
         if not -len(declared) <= axis < len(declared):
-            raise InvalidArgumentError(f"dynamic names axis {axis} of input '{info.name}', which has rank {len(declared)}")
+            raise InvalidArgumentError(
+                f"dynamic names axis {axis} of input '{info.name}', which has rank {len(declared)}"
+            )
     wishes = {a % len(declared): w for a, w in dynamic.items()}
     dims: list[Dim] = []
     for axis, d in enumerate(declared):
@@ -190,7 +200,9 @@ def _input_dim(
     if fixed is not None:
         value = declared.dim_value if declared is not None and declared.HasField("dim_value") else None
         if fixed[axis] < 0 or (value and value > 0 and value != fixed[axis]):
-            raise InvalidArgumentError(f"input_shapes gives {fixed[axis]} for axis {axis} of input '{name}', which the model fixes at {value}")
+            raise InvalidArgumentError(
+                f"input_shapes gives {fixed[axis]} for axis {axis} of input '{name}', which the model fixes at {value}"
+            )
         return fixed[axis]
     symbol = declared.dim_param if declared is not None and declared.HasField("dim_param") else ""
     wish = wishes.get(axis)
@@ -241,7 +253,9 @@ def _dynamic(dynamic: Any) -> dict[str, dict[int, Any]]:
         raise InvalidArgumentError("dynamic must be a mapping such as {'x': {0: (1, 32)}}")
     for name, axes in dynamic.items():
         if not isinstance(axes, Mapping):
-            raise InvalidArgumentError(f"dynamic['{name}'] must be a mapping from axes to bounds, such as {{0: (1, 32)}}")
+            raise InvalidArgumentError(
+                f"dynamic['{name}'] must be a mapping from axes to bounds, such as {{0: (1, 32)}}"
+            )
         out[str(name)] = {int(a): w for a, w in axes.items()}
     return out
 
@@ -249,5 +263,3 @@ def _dynamic(dynamic: Any) -> dict[str, dict[int, Any]]:
 def _parameter_name(name: str, number: int) -> str:
     text = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
     return f"{text or 'input'}" if text and not text[0].isdigit() else f"input{number}_{text}"
-
-

@@ -21,7 +21,7 @@ from maas_rt import ImportModelError
 
 from ._errors import broken_model
 
-__all__ = ["read_model", "check_model", "sort_nodes"]
+__all__ = ["check_model", "read_model", "sort_nodes"]
 
 _MAX_FILE = 2 << 30  # protobuf's own limit
 MAX_NODES = 1 << 18
@@ -48,7 +48,9 @@ def read_model(path: Path) -> onnx.ModelProto:
         if not path.is_file():
             raise ImportModelError(f"{path} is not a regular file: give the path of an .onnx file")
         if size > _MAX_FILE:
-            raise ImportModelError(f"{path} has {size} bytes: an ONNX file has at most 2 GiB, weights beyond it go into external data")
+            raise ImportModelError(
+                f"{path} has {size} bytes: an ONNX file has at most 2 GiB, weights beyond it go into external data"
+            )
         raw = path.read_bytes()
     except OSError as why:
         raise ImportModelError(f"cannot read {path}: {why.strerror or why}") from None
@@ -56,7 +58,9 @@ def read_model(path: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(raw)
     except (DecodeError, RecursionError) as why:
-        raise ImportModelError(f"{path} is not an ONNX model: its protobuf cannot be decoded ({str(why).splitlines()[0]})") from None
+        raise ImportModelError(
+            f"{path} is not an ONNX model: its protobuf cannot be decoded ({str(why).splitlines()[0]})"
+        ) from None
     if not model.ByteSize() or not (model.graph.node or model.graph.output):
         raise ImportModelError(f"{path} is not an ONNX model: it holds no graph")
     for tensor in _tensors(model):
@@ -98,7 +102,9 @@ def _check_names(graph: onnx.GraphProto) -> None:
     defined: set[str] = set()
     for info in graph.input:
         if info.name in defined or not info.name:
-            raise broken_model(f"graph '{graph.name}' has two inputs '{info.name}'" if info.name else "a graph input has no name")
+            raise broken_model(
+                f"graph '{graph.name}' has two inputs '{info.name}'" if info.name else "a graph input has no name"
+            )
         defined.add(info.name)
     initial: set[str] = set()
     for tensor in graph.initializer:
@@ -109,7 +115,9 @@ def _check_names(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for name in node.output:
             if name and name in defined:
-                raise broken_model(f"graph '{graph.name}' defines '{name}' twice, again by node '{node.name or node.op_type}'")
+                raise broken_model(
+                    f"graph '{graph.name}' defines '{name}' twice, again by node '{node.name or node.op_type}'"
+                )
             if name:
                 defined.add(name)
     outputs = [o.name for o in graph.output]
@@ -136,7 +144,9 @@ def _check_attributes(node: onnx.NodeProto, opsets: dict[str, int]) -> None:
         if declared is not None and not a.ref_attr_name and int(a.type) != int(declared.type.value):
             want = AttributeProto.AttributeType.Name(int(declared.type.value))
             have = AttributeProto.AttributeType.Name(a.type)
-            raise broken_model(f"attribute '{a.name}' of node '{node.name or node.op_type}' ({node.op_type}) is {have}, expected {want}")
+            raise broken_model(
+                f"attribute '{a.name}' of node '{node.name or node.op_type}' ({node.op_type}) is {have}, expected {want}"
+            )
 
 
 def _check_tensor(tensor: TensorProto) -> None:
@@ -148,7 +158,9 @@ def _check_tensor(tensor: TensorProto) -> None:
             raise broken_model(f"constant '{name}' has a negative dimension ({d})")
         count *= d
         if count > _MAX_TENSOR_BYTES:
-            raise broken_model(f"constant '{name}' has dimensions {list(tensor.dims)}, whose product is beyond all memory")
+            raise broken_model(
+                f"constant '{name}' has dimensions {list(tensor.dims)}, whose product is beyond all memory"
+            )
     if tensor.data_location == TensorProto.EXTERNAL:
         raise broken_model(f"constant '{name}' lies in an external file; load the model from its path")
     if tensor.data_type == TensorProto.STRING:
@@ -161,7 +173,9 @@ def _check_tensor(tensor: TensorProto) -> None:
     else:
         have, want = _stored(tensor, count)
     if have != want:
-        raise broken_model(f"constant '{name}' holds {have} elements or bytes of data where its dimensions {list(tensor.dims)} need {want}")
+        raise broken_model(
+            f"constant '{name}' holds {have} elements or bytes of data where its dimensions {list(tensor.dims)} need {want}"
+        )
 
 
 def _stored(tensor: TensorProto, count: int) -> tuple[int, int]:
@@ -240,17 +254,23 @@ def _load_external(tensor: TensorProto, folder: Path) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise broken_model(f"external data '{location}' of constant '{tensor.name}' is not a regular file")
         if status.st_nlink != 1:
-            raise broken_model(f"external data '{location}' of constant '{tensor.name}' is a hard link to another file: copy it")
+            raise broken_model(
+                f"external data '{location}' of constant '{tensor.name}' is a hard link to another file: copy it"
+            )
         bits = _BITS.get(tensor.data_type)
         if bits is None:
-            raise broken_model(f"constant '{tensor.name}' of element type {tensor.data_type} cannot lie in an external file")
+            raise broken_model(
+                f"constant '{tensor.name}' of element type {tensor.data_type} cannot lie in an external file"
+            )
         count = 1
         for d in tensor.dims:
             count *= max(int(d), 0)
         want = (count * bits + 7) // 8
         length = want if length is None else length
         if length != want:
-            raise broken_model(f"constant '{tensor.name}' states {length} bytes of external data where its dimensions need {want}")
+            raise broken_model(
+                f"constant '{tensor.name}' states {length} bytes of external data where its dimensions need {want}"
+            )
         if offset + length > status.st_size:
             raise broken_model(
                 f"external data '{location}' has {status.st_size} bytes, constant '{tensor.name}' lies at {offset} to {offset + length}"

@@ -12,13 +12,13 @@ import tvm
 from onnx import AttributeProto
 from tvm import relax, tirx
 
-from ._dims import Dim
+from ._dims import Dim, ShapeMath
 from ._values import DTYPES, Value, is_float, numpy_dtype
 
 if TYPE_CHECKING:
     from ._graph import Graph, Scope
 
-__all__ = ["Node", "Refused", "Broken", "constant", "shape_expr", "dims_of", "dtype_of"]
+__all__ = ["Broken", "Node", "Refused", "constant", "dims_of", "dtype_of", "shape_expr"]
 
 _REQUIRED: Any = object()
 
@@ -35,7 +35,14 @@ class Node:
     """One node during conversion. `version` is its operator's schema version, `opset` that of the graph it stands in."""
 
     def __init__(
-        self, graph: Graph, scope: Scope, proto: onnx.NodeProto, version: int, opset: int, place: str, inputs: list[Value | None]
+        self,
+        graph: Graph,
+        scope: Scope,
+        proto: onnx.NodeProto,
+        version: int,
+        opset: int,
+        place: str,
+        inputs: list[Value | None],
     ) -> None:
         self.graph = graph
         self.scope = scope
@@ -45,7 +52,7 @@ class Node:
         self.opset = opset
         self.place = place
         self.inputs = inputs
-        self.math = graph.math
+        self.math: ShapeMath = graph.math
         self._attributes = {a.name: a for a in proto.attribute}
 
     # ---- refusing

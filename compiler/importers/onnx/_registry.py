@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._node import Node
 
-__all__ = ["op", "shape_op", "Converter", "find", "find_shape_op", "supported", "load_all"]
+__all__ = ["Converter", "find", "find_shape_op", "load_all", "op", "shape_op", "supported"]
 
 Convert = Callable[["Node"], Any]
 
@@ -84,4 +84,6 @@ def supported() -> dict[str, list[int]]:
 
 def load_all() -> None:
     """Import every module of operators, once."""
-    from . import ops  # noqa: F401
+    from . import ops
+
+    assert ops

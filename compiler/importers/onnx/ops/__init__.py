@@ -1,3 +1,37 @@
 """The converters, grouped by theme; importing this package registers them all."""
 
-from . import choose, control, elementwise, linalg, nn, norm, pool, quant, reduce, resize, rnn, sequence, shape, symbolic, vision  # noqa: F401
+from . import (
+    choose,
+    control,
+    elementwise,
+    linalg,
+    nn,
+    norm,
+    pool,
+    quant,
+    reduce,
+    resize,
+    rnn,
+    sequence,
+    shape,
+    symbolic,
+    vision,
+)
+
+__all__ = [
+    "choose",
+    "control",
+    "elementwise",
+    "linalg",
+    "nn",
+    "norm",
+    "pool",
+    "quant",
+    "reduce",
+    "resize",
+    "rnn",
+    "sequence",
+    "shape",
+    "symbolic",
+    "vision",
+]

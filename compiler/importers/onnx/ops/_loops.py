@@ -9,7 +9,7 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-__all__ = ["imperative", "running", "variable", "flat_extents"]
+__all__ = ["flat_extents", "imperative", "running", "variable"]
 
 
 def imperative(
@@ -28,7 +28,13 @@ def imperative(
             return ib.get()
 
     result = te.extern(
-        [list(s) for s in shapes], list(inputs), generate, name=name, dtype=list(dtypes), in_buffers=ins, out_buffers=outs
+        [list(s) for s in shapes],
+        list(inputs),
+        generate,
+        name=name,
+        dtype=list(dtypes),
+        in_buffers=ins,
+        out_buffers=outs,
     )
     return [result] if not isinstance(result, list | tuple) and not hasattr(result, "__len__") else list(result)
 
@@ -50,7 +56,9 @@ def flat_extents(shape: Sequence[Any], axis: int) -> tuple[Any, Any, Any]:
     return before, shape[axis], after
 
 
-def running(t: Any, axis: int, function: Callable[[Any, Any], Any], identity: Any, exclusive: bool, reverse: bool) -> Any:
+def running(
+    t: Any, axis: int, function: Callable[[Any, Any], Any], identity: Any, exclusive: bool, reverse: bool
+) -> Any:
     """out[k] = function over t[0..k] (without k if exclusive; from the end if reverse), sequentially along the axis."""
     before, extent, after = flat_extents(t.shape, axis)
 

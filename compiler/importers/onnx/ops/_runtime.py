@@ -15,14 +15,16 @@ from .._dims import Dim
 from .._node import Node, shape_expr
 from ._te import imm
 
-__all__ = ["vector", "bind_vector", "int64", "pick", "invalid_unless", "axis_mask"]
+__all__ = ["axis_mask", "bind_vector", "int64", "invalid_unless", "pick", "vector"]
 
 
 def int64(value: Any) -> Any:
     return imm(value, "int64") if isinstance(value, int) else tirx.Cast("int64", value)
 
 
-def vector(n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), name: str = "") -> Any:
+def vector(
+    n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), name: str = ""
+) -> Any:
     """An int64 tensor of rank 1 whose elements are the expressions that build(*tensors, extents) gives."""
 
     def body(*args: Any) -> Any:
@@ -39,7 +41,9 @@ def vector(n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Se
     return n.te(body, *tensors, shape_expr(dims), name=name or "numbers")
 
 
-def bind_vector(n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), count: int) -> list[Dim]:
+def bind_vector(
+    n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), count: int
+) -> list[Dim]:
     """New symbols for the `count` expressions of build; none for count 0."""
     if not count:
         return []

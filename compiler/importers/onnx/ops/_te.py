@@ -10,7 +10,7 @@ from tvm import te, tirx
 from .._node import Node, dims_of, dtype_of
 from .._values import bits_of, is_float, is_signed
 
-__all__ = ["elementwise", "lowest", "highest", "imm", "is_nan", "cast_expr", "select"]
+__all__ = ["cast_expr", "elementwise", "highest", "imm", "is_nan", "lowest", "select"]
 
 
 def elementwise(n: Node, function: Callable[..., Any], *operands: Any, name: str = "") -> Any:

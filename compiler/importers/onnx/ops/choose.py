@@ -55,7 +55,9 @@ def sort_axis(n: Node, x: Any, axis: int, *, descending: bool) -> list[Any]:
     return [n.emit(out[0]), n.emit(out[1])]
 
 
-def merge_sort(value: Any, order: Any, spare: Any, at: Callable[[Any], Any], extent: Any, stays: Callable[[Any, Any], Any]) -> None:
+def merge_sort(
+    value: Any, order: Any, spare: Any, at: Callable[[Any], Any], extent: Any, stays: Callable[[Any, Any], Any]
+) -> None:
     """Fill order[at(0)..at(extent - 1)] with positions so that value(position) is sorted; spare is as large as order."""
     with T.serial(0, extent) as i:
         order[at(i)] = i
@@ -390,7 +392,10 @@ def unique(n: Node) -> Any:
     out = list(dims)
     out[axis] = count
     values = n.te(
-        lambda t, h, s: te.compute(s, lambda *i: t(*i[:axis], h(i[axis]), *i[axis + 1 :]), name="values"), x, heads, shape_expr(out)
+        lambda t, h, s: te.compute(s, lambda *i: t(*i[:axis], h(i[axis]), *i[axis + 1 :]), name="values"),
+        x,
+        heads,
+        shape_expr(out),
     )
     counts = n.te(lambda g, s: _histogram(g, s), group, shape_expr([count]), name="counts")
     del extent
@@ -445,7 +450,9 @@ def non_max_suppression(n: Node) -> Any:
     _, order = sort_axis(n, scores, 2, descending=True)
 
     def body(b: Any, s: Any, o: Any, most: Any, iou: Any, least: Any, rows: Any) -> list[Any]:
-        def write(box: Any, score: Any, sorted_: Any, top: Any, limit_iou: Any, low: Any, out: Any, kept: Any, number: Any) -> None:
+        def write(
+            box: Any, score: Any, sorted_: Any, top: Any, limit_iou: Any, low: Any, out: Any, kept: Any, number: Any
+        ) -> None:
             found, here, alive = variable("int64"), variable("int64"), variable("bool")
             found[0] = imm(0, "int64")
             with T.serial(0, s.shape[0]) as i, T.serial(0, s.shape[1]) as c:
@@ -503,5 +510,3 @@ def _overlap(box: Any, p: Any, q: Any, centre: bool) -> Any:
     common = tirx.max(tirx.min(y1, v1) - tirx.max(y0, v0), zero) * tirx.max(tirx.min(x1, u1) - tirx.max(x0, u0), zero)
     union = (y1 - y0) * (x1 - x0) + (v1 - v0) * (u1 - u0) - common
     return tirx.Select(union > zero, common / tirx.Select(union > zero, union, imm(1, "float32")), zero)
-
-

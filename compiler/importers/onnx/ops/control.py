@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
-from tvm import relax, te
+from tvm import relax, te, tirx
 
 from .._dims import Dim
 from .._node import Node, dims_of, shape_expr
@@ -33,8 +34,8 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
     """Both branches are converted; where their results' extents differ, a first If computes the extents, which are bound."""
     graph = n.graph
     before = len(graph.unsupported.entries)
-    results = [graph.in_block(lambda b=b, k=k: graph.subgraph(n, b, [], k)) for b, k in zip(branches, ("then", "else"), strict=True)]
-    (then_block, then), (else_block, other) = results
+    then_block, then = graph.in_block(partial(graph.subgraph, n, branches[0], [], "then"))
+    else_block, other = graph.in_block(partial(graph.subgraph, n, branches[1], [], "else"))
     if len(graph.unsupported.entries) > before or any(v.poison for v in (*then, *other)):
         return [Value("float32", (), poison=True) for _ in n.proto.output]
     shapes: list[tuple[Dim, ...]] = []
@@ -53,20 +54,14 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
         shapes.append(a.shape)
     if differs:
         shapes = _bound_shapes(n, flag, then, other)
-    outs = []
-    parts = []
-    for (block, values), label in ((results[0], "then"), (results[1], "else")):
-        outs.append(graph.seal(block, lambda values=values: [_fit(n, graph.expr(v), s) for v, s in zip(values, shapes, strict=True)]))
-        parts.append(label)
-    var = graph.emit_if(flag, outs[0], outs[1], n.place)
-    del then_block, else_block
+    yes = graph.seal(then_block, partial(_fit_all, n, then, shapes))
+    no = graph.seal(else_block, partial(_fit_all, n, other, shapes))
+    var = graph.emit_if(flag, yes, no, n.place)
     return [graph.wrap(n.emit(relax.TupleGetItem(var, k)), n.place) for k in range(len(then))]
 
 
 def _outside(n: Node, d: Dim) -> bool:
     """Whether an extent is made of symbols that exist outside of the branches."""
-    from tvm import tirx
-
     return isinstance(d, int) or all(v.name not in n.math.local for v in tirx.analysis.undefined_vars(d))
 
 
@@ -75,8 +70,6 @@ def _bound_shapes(n: Node, flag: Any, then: list[Value], other: list[Value]) -> 
 
     def body(f: Any, a: Any, b: Any) -> Any:
         def element(i: Any) -> Any:
-            from tvm import tirx
-
             out: Any = tirx.IntImm("int64", 0)
             for k in range(len(a)):
                 out = tirx.Select(i == k, tirx.Select(f(), a[k], b[k]), out)
@@ -93,6 +86,10 @@ def _bound_shapes(n: Node, flag: Any, then: list[Value], other: list[Value]) -> 
         made = [next(symbols) for _ in a.shape]
         out.append(tuple(p if n.math.same(p, q) else s for p, q, s in zip(a.shape, b.shape, made, strict=True)))
     return out
+
+
+def _fit_all(n: Node, values: list[Value], shapes: list[tuple[Dim, ...]]) -> list[Any]:
+    return [_fit(n, n.graph.expr(v), s) for v, s in zip(values, shapes, strict=True)]
 
 
 def _fit(n: Node, x: Any, shape: tuple[Dim, ...]) -> Any:
@@ -185,7 +182,9 @@ def scan(n: Node) -> Any:
             dims = [d for a, d in enumerate(v.shape) if a != axis]
             if v.known:
                 part = np.take(v.elements, at, axis=axis)
-                slices.append(Value.of_array(part) if v.const is not None else Value.of_symbols(np.asarray(part, object), v.dtype))
+                slices.append(
+                    Value.of_array(part) if v.const is not None else Value.of_symbols(np.asarray(part, object), v.dtype)
+                )
             else:
                 slices.append(n.graph.wrap(n.reshape(take_slice(n, n.graph.expr(v), axis, at, 1), dims), n.place))
         results = n.graph.subgraph(n, body, [*states, *slices], str(step))
@@ -198,5 +197,3 @@ def scan(n: Node) -> Any:
     for k, store in enumerate(collected):
         out.append(_stacked(n, store[::-1] if out_reverse[k] else store, body.output[len(states) + k], out_axes[k]))
     return out
-
-

@@ -111,7 +111,9 @@ def pow_(n: Node) -> Any:
     if is_int(dtype_of(b)):
         return _int_pow(n, a, b, base)
     # An integer base to a floating point power: numpy computes in float64 and converts back.
-    return elementwise(n, lambda p, q: tirx.Cast(base, tirx.pow(tirx.Cast("float64", p), tirx.Cast("float64", q))), a, b)
+    return elementwise(
+        n, lambda p, q: tirx.Cast(base, tirx.pow(tirx.Cast("float64", p), tirx.Cast("float64", q))), a, b
+    )
 
 
 def _int_pow(n: Node, a: Any, b: Any, base: str) -> Any:
@@ -130,7 +132,6 @@ def _int_pow(n: Node, a: Any, b: Any, base: str) -> Any:
         result = elementwise(n, step, result, square, b, name="pow_step")
         square = elementwise(n, lambda s: s * s, square, name="square")
     if constant is None and bits_of(kind) > 6:
-
         # Exponents beyond what the steps cover, and negative ones: only 1, -1 and (wrapping) even bases have a simple value.
         def beyond(r: Any, p: Any, q: Any) -> Any:
             one, zero, odd = imm(1, base), imm(0, base), tirx.bitwise_and(q, imm(1, kind)) == imm(1, kind)
@@ -648,5 +649,3 @@ def dropout(n: Node) -> Any:
     dims = shape_expr(dims_of(x))
     mask = n.emit(relax.op.full(dims, constant(np.array(True)), "bool"))
     return [n.value(0), mask]
-
-

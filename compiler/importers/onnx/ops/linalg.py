@@ -58,7 +58,9 @@ def det(n: Node) -> Any:
                             with T.serial(c + 1, size) as r:
                                 value[0] = work[base + r * size + c] / work[base + c * size + c]
                                 with T.serial(c, size) as k:
-                                    work[base + r * size + k] = work[base + r * size + k] - value[0] * work[base + c * size + k]
+                                    work[base + r * size + k] = (
+                                        work[base + r * size + k] - value[0] * work[base + c * size + k]
+                                    )
 
         return imperative([out_shape, t.shape], [wide, wide], [t], write, "det")
 
@@ -95,7 +97,9 @@ def einsum(n: Node) -> Any:
         out = [*head, *([f"_{k}" for k in range(widest)] if dots else []), *tail]
     else:
         every = [c for t in labels for c in t]
-        out = [f"_{k}" for k in range(widest)] + sorted({c for c in every if not c.startswith("_") and every.count(c) == 1})
+        out = [f"_{k}" for k in range(widest)] + sorted(
+            {c for c in every if not c.startswith("_") and every.count(c) == 1}
+        )
     if any(c not in extents for c in out) or len(set(out)) != len(out):
         raise n.broken(f"has the impossible equation '{equation}'")
     summed = [c for c in extents if c not in out]
@@ -129,7 +133,11 @@ def _as_matmul(n: Node, labels: list[list[str]], out: list[str], xs: list[Any], 
     if len(xs) != 2 or dtype_of(xs[0]) != "float32" or any(len(set(t)) != len(t) for t in labels):
         return None
     a, b = labels
-    if any(not n.math.same(d, extents[c]) for t, x in zip(labels, xs, strict=True) for c, d in zip(t, dims_of(x), strict=True)):
+    if any(
+        not n.math.same(d, extents[c])
+        for t, x in zip(labels, xs, strict=True)
+        for c, d in zip(t, dims_of(x), strict=True)
+    ):
         return None
     batch = [c for c in out if c in a and c in b]
     rows = [c for c in out if c in a and c not in b]
@@ -171,7 +179,17 @@ def dft(n: Node) -> Any:
     length = int(n.scalar(1, "dft_length")) if n.has(1) else n.shape(0)[axis]
     if not isinstance(length, int):
         raise n.refuse("of a dynamic extent")
-    return n.cast(_dft(n, n.cast(x, "float64" if dtype == "float64" else "float32"), axis, length, n.flag("inverse"), n.flag("onesided")), dtype)
+    return n.cast(
+        _dft(
+            n,
+            n.cast(x, "float64" if dtype == "float64" else "float32"),
+            axis,
+            length,
+            n.flag("inverse"),
+            n.flag("onesided"),
+        ),
+        dtype,
+    )
 
 
 def _dft(n: Node, x: Any, axis: int, length: int, inverse: bool, onesided: bool) -> Any:
@@ -245,7 +263,13 @@ def stft(n: Node) -> Any:
 
         return te.compute(shape, element, name="frames")
 
-    framed = n.te(body, x, shape_expr([dims[0], frames, length, dims[2]]), *([window] if window is not None else []), name="frames")
+    framed = n.te(
+        body,
+        x,
+        shape_expr([dims[0], frames, length, dims[2]]),
+        *([window] if window is not None else []),
+        name="frames",
+    )
     return _dft(n, framed, 2, length, False, n.flag("onesided", 1))
 
 

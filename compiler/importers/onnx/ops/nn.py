@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import constant, dims_of, dtype_of, shape_expr, Node
+from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import is_float, numpy_dtype
 from ._te import imm
@@ -17,7 +17,9 @@ from .shape import pad_tensor
 # ---- windows
 
 
-def window_pads(n: Node, spatial: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int]) -> tuple[list[Dim], list[Dim]]:
+def window_pads(
+    n: Node, spatial: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int]
+) -> tuple[list[Dim], list[Dim]]:
     """(before, after) of each spatial axis, from `pads` or `auto_pad`."""
     rank = len(kernel)
     auto = n.str_attr("auto_pad", "NOTSET")
@@ -100,7 +102,9 @@ def convolution(
     """N-dimensional convolution of NC... with OI...; half types are computed in float32."""
     dtype = dtype_of(x)
     if dtype in ("float16", "bfloat16"):
-        return n.cast(convolution(n, n.cast(x, "float32"), n.cast(w, "float32"), strides, before, after, dilations, groups), dtype)
+        return n.cast(
+            convolution(n, n.cast(x, "float32"), n.cast(w, "float32"), strides, before, after, dilations, groups), dtype
+        )
     rank = len(strides)
     if not _all_int([*before, *after]) or any(p < 0 for p in (*before, *after)):
         x = pad_tensor(n, x, [0, 0, *before], [0, 0, *after], "constant", np.zeros((), numpy_dtype(dtype_of(x))))
@@ -198,7 +202,9 @@ def _transposed_pads(
     before: list[Dim] = []
     after: list[Dim] = []
     for i in range(rank):
-        full = n.math.add(n.math.mul(n.math.sub(spatial[i], 1), strides[i]), extra[i] + (kernel[i] - 1) * dilations[i] + 1)
+        full = n.math.add(
+            n.math.mul(n.math.sub(spatial[i], 1), strides[i]), extra[i] + (kernel[i] - 1) * dilations[i] + 1
+        )
         want = shape[i + len(shape) - rank] if shape is not None else n.math.mul(spatial[i], strides[i])
         total = n.math.sub(full, want)
         half = n.math.floordiv(total, 2)
@@ -210,7 +216,15 @@ def _transposed_pads(
 
 
 def _conv_transpose_te(
-    n: Node, x: Any, w: Any, strides: list[int], before: list[Dim], after: list[Dim], dilations: list[int], extra: list[int], groups: int
+    n: Node,
+    x: Any,
+    w: Any,
+    strides: list[int],
+    before: list[Dim],
+    after: list[Dim],
+    dilations: list[int],
+    extra: list[int],
+    groups: int,
 ) -> Any:
     """Any rank: each output element gathers the inputs whose window covers it."""
     dims, weight = dims_of(x), dims_of(w)
@@ -237,7 +251,9 @@ def _conv_transpose_te(
 
         return te.compute(out, element, name="conv_transpose")
 
-    return n.te(body, x, w, shape_expr([dims[0], per_out * groups, *spatial]), shape_expr(before), name="conv_transpose")
+    return n.te(
+        body, x, w, shape_expr([dims[0], per_out * groups, *spatial]), shape_expr(before), name="conv_transpose"
+    )
 
 
 # ---- matrix products
@@ -274,7 +290,11 @@ def gemm(n: Node) -> Any:
     a = n.emit(relax.op.permute_dims(n.x(0), [1, 0])) if n.flag("transA") else n.x(0)
     weight = n.value(1)
     if n.flag("transB"):
-        b = constant(np.ascontiguousarray(weight.const.T)) if weight.const is not None else n.emit(relax.op.permute_dims(n.x(1), [1, 0]))
+        b = (
+            constant(np.ascontiguousarray(weight.const.T))
+            if weight.const is not None
+            else n.emit(relax.op.permute_dims(n.x(1), [1, 0]))
+        )
     else:
         b = n.x(1)
     y = product(n, a, b)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
-from .._node import constant, dims_of, dtype_of, Node
+from .._node import Node, constant, dims_of, dtype_of
 from .._registry import op
 from ._te import elementwise, imm, lowest
 from .reduce import _sum, reduce_te
@@ -62,7 +62,16 @@ def _batch_norm_training(n: Node, x: Any, scale: Any, bias: Any, mean: Any, var:
     channels = dims_of(scale)
     dims = [1] * n.rank(0)
     dims[1] = channels[0]
-    y = _affine(n, x, now_mean, now_var, n.reshape(n.cast(scale, wide), dims), n.reshape(n.cast(bias, wide), dims), epsilon, wide)
+    y = _affine(
+        n,
+        x,
+        now_mean,
+        now_var,
+        n.reshape(n.cast(scale, wide), dims),
+        n.reshape(n.cast(bias, wide), dims),
+        epsilon,
+        wide,
+    )
 
     def blend(old: Any, new: Any) -> Any:
         kind = dtype_of(old)
@@ -89,7 +98,9 @@ def instance_normalization(n: Node) -> Any:
         return relax.op.nn.instance_norm(x, n.x(1), n.x(2), 1, axes, epsilon)
     dims = [1, dims_of(n.x(1))[0], *([1] * len(axes))]
     mean, var = _moments(n, n.cast(x, wide), axes)
-    return _affine(n, x, mean, var, n.reshape(n.cast(n.x(1), wide), dims), n.reshape(n.cast(n.x(2), wide), dims), epsilon, wide)
+    return _affine(
+        n, x, mean, var, n.reshape(n.cast(n.x(1), wide), dims), n.reshape(n.cast(n.x(2), wide), dims), epsilon, wide
+    )
 
 
 def _moments(n: Node, f: Any, axes: list[int]) -> tuple[Any, Any]:
@@ -174,7 +185,9 @@ def rms_normalization(n: Node) -> Any:
     wide = "float64" if dtype == "float64" else "float32"
     f = n.cast(x, wide)
     mean = n.emit(relax.op.mean(n.emit(relax.op.multiply(f, f)), axes, True))
-    norm = elementwise(n, lambda v, m: tirx.Cast(dtype, tirx.Cast(wide, v) / tirx.sqrt(m + imm(epsilon, wide))), x, mean)
+    norm = elementwise(
+        n, lambda v, m: tirx.Cast(dtype, tirx.Cast(wide, v) / tirx.sqrt(m + imm(epsilon, wide))), x, mean
+    )
     scale = n.x(1)
     if dtype_of(scale) != dtype:
         norm = n.cast(norm, dtype_of(scale))
@@ -188,7 +201,12 @@ def lrn(n: Node) -> Any:
 
     from .._node import shape_expr
 
-    alpha, beta, bias, size = n.float_attr("alpha", 1e-4), n.float_attr("beta", 0.75), n.float_attr("bias", 1.0), n.int_attr("size")
+    alpha, beta, bias, size = (
+        n.float_attr("alpha", 1e-4),
+        n.float_attr("beta", 0.75),
+        n.float_attr("bias", 1.0),
+        n.int_attr("size"),
+    )
     x, dtype = n.x(0), n.dtype(0)
     wide = "float64" if dtype == "float64" else "float32"
     low = (size - 1) // 2
@@ -305,5 +323,3 @@ def hardmax(n: Node) -> Any:
         return n.te(body, t, best)
 
     return _over_axis(n, n.x(0), function)
-
-

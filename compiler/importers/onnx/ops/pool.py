@@ -38,7 +38,9 @@ def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[D
     return kernel, strides, dilations, before, after, out
 
 
-def _simple(n: Node, before: list[Dim], after: list[Dim], out: list[Dim], kernel: list[int], strides: list[int], dil: list[int]) -> bool:
+def _simple(
+    n: Node, before: list[Dim], after: list[Dim], out: list[Dim], kernel: list[int], strides: list[int], dil: list[int]
+) -> bool:
     """Whether Relax's 2-D pooling says exactly this: no window reaches beyond the padded input."""
     if dtype_of(n.x(0)) != "float32" or len(kernel) != 2 or not all(isinstance(p, int) for p in (*before, *after)):
         return False
@@ -62,14 +64,18 @@ def max_pool(n: Node) -> Any:
     column = n.flag("storage_order")
 
     def place(t: Any, at: tuple[Any, ...], ks: list[Any], first: Any) -> tuple[Any, list[Any]]:
-        where = [i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))]
+        where = [
+            i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))
+        ]
         inside = [c for a, p in enumerate(where) for c in (p >= 0, p < t.shape[2 + a])]
         return tirx.all(*inside), where
 
     def body(t: Any, extents: Any, first: Any) -> Any:
         ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
         reducer = te.comm_reducer(
-            lambda a, b: tirx.Select(tirx.any(a > b, is_nan(a)) if is_float(dtype) else a > b, a, b), lambda _: lowest(dtype), name="max"
+            lambda a, b: tirx.Select(tirx.any(a > b, is_nan(a)) if is_float(dtype) else a > b, a, b),
+            lambda _: lowest(dtype),
+            name="max",
         )
 
         def element(b: Any, c: Any, *at: Any) -> Any:
@@ -120,7 +126,9 @@ def average_pool(n: Node) -> Any:
         ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
 
         def where(at: tuple[Any, ...]) -> list[Any]:
-            return [i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))]
+            return [
+                i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))
+            ]
 
         def total(b: Any, c: Any, *at: Any) -> Any:
             p = where(at)
@@ -139,7 +147,9 @@ def average_pool(n: Node) -> Any:
             return te.sum(tirx.if_then_else(tirx.all(*counted), imm(1, wide), imm(0, wide)), axis=ms)
 
         counts = te.compute(extents[2:], count, name="window_count")
-        return te.compute(extents, lambda b, c, *at: tirx.Cast(dtype, sums(b, c, *at) / counts(*at)), name="average_pool")
+        return te.compute(
+            extents, lambda b, c, *at: tirx.Cast(dtype, sums(b, c, *at) / counts(*at)), name="average_pool"
+        )
 
     return n.te(body, x, shape_expr([dims[0], dims[1], *out]), shape_expr(before), shape_expr(after))
 
@@ -158,7 +168,9 @@ def lp_pool(n: Node) -> Any:
         ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
 
         def total(b: Any, c: Any, *at: Any) -> Any:
-            q = [i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))]
+            q = [
+                i * s + k * d - first[a] for a, (i, s, k, d) in enumerate(zip(at, strides, ks, dilations, strict=True))
+            ]
             inside = tirx.all(*[c for a, v in enumerate(q) for c in (v >= 0, v < t.shape[2 + a])])
             v = tirx.if_then_else(inside, tirx.abs(tirx.Cast(wide, t(b, c, *q))), imm(0, wide))
             return te.sum(_power(v, p, wide), axis=ks)

@@ -49,7 +49,7 @@ def dequantize_linear(n: Node) -> Any:
     axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
     scale = _parameter(n, x, n.x(1), axis, block)
     out = n.dtype_attr("output_dtype") if n.int_attr("output_dtype", 0) else dtype_of(scale)
-    wide = "float32" if is_int(dtype_of(x)) and bits_of(dtype_of(x)) <= 16 or dtype_of(x) == "int32" else "float64"
+    wide = "float32" if (is_int(dtype_of(x)) and bits_of(dtype_of(x)) <= 16) or dtype_of(x) == "int32" else "float64"
     if n.has(2):
         zero = _parameter(n, x, n.x(2), axis, block)
         return elementwise(
@@ -140,9 +140,13 @@ def _int_matmul(n: Node, a: Any, b: Any, kind: str = "int32") -> Any:
         def at(t: Any, dims: list[Any], index: Any, tail: list[Any]) -> Any:
             lead = len(dims) - 2
             head = index[len(batch) - lead : len(batch)]
-            return t(*[0 if isinstance(d, int) and d == 1 else i for d, i in zip(dims[:lead], head, strict=True)], *tail)
+            return t(
+                *[0 if isinstance(d, int) and d == 1 else i for d, i in zip(dims[:lead], head, strict=True)], *tail
+            )
 
-        return te.compute(out, lambda *i: te.sum(at(x, p, i, [i[-2], k]) * at(y, q, i, [k, i[-1]]), axis=k), name="int_matmul")
+        return te.compute(
+            out, lambda *i: te.sum(at(x, p, i, [i[-2], k]) * at(y, q, i, [k, i[-1]]), axis=k), name="int_matmul"
+        )
 
     y = n.te(body, a, b, shape_expr([*batch, p[-2], q[-1]]), name="int_matmul")
     del kind
@@ -212,5 +216,5 @@ def qlinear_conv(n: Node) -> Any:
     if n.has(8):
         bias = n.reshape(n.x(8), [1, dims_of(n.x(8))[0], *([1] * (rank - 2))])
         y = elementwise(n, lambda v, b: v + tirx.Cast("int32", b), y, bias, name="bias")
-    scales = [_row_scale(n, 1, 1, rank), _row_scale(n, 4, 1, rank), _row_scale(n, 6, 1, rank), _row_scale(n, 7, 1, rank)]
-    return _requantize(n, y, *scales, n.dtype(7))
+    sx, sw, sy, zy = (_row_scale(n, i, 1, rank) for i in (1, 4, 6, 7))
+    return _requantize(n, y, sx, sw, sy, zy, n.dtype(7))

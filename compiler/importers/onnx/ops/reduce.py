@@ -82,7 +82,9 @@ def _sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
     if dtype == "float32" and not any(_may_be_empty(n, dims_of(x)[a]) for a in axes):
         return n.emit(relax.op.sum(x, axes, keepdims))
     if dtype in ("float16", "bfloat16"):
-        return n.cast(reduce_te(n, n.cast(x, "float32"), axes, keepdims, lambda a, b: a + b, imm(0, "float32"), "sum"), dtype)
+        return n.cast(
+            reduce_te(n, n.cast(x, "float32"), axes, keepdims, lambda a, b: a + b, imm(0, "float32"), "sum"), dtype
+        )
     return reduce_te(n, x, axes, keepdims, lambda a, b: a + b, imm(0, dtype), "sum")
 
 
@@ -116,7 +118,10 @@ def _runtime_axes(n: Node, function: Callable[[Node, Any, list[int], bool], Any]
         out = []
         for a in range(rank):
             gone = axis_mask(axes, count, rank, a)
-            out += [tirx.Select(gone, imm(1, "int64"), int64(extents[a])), tirx.Select(gone, int64(extents[a]), imm(1, "int64"))]
+            out += [
+                tirx.Select(gone, imm(1, "int64"), int64(extents[a])),
+                tirx.Select(gone, int64(extents[a]), imm(1, "int64")),
+            ]
         return out
 
     pairs = bind_vector(n, halves, n.x(1), dims=dims, count=2 * rank)
@@ -163,7 +168,15 @@ def _extremum(n: Node, x: Any, axes: list[int], keepdims: bool, *, greatest: boo
         return x
     if dtype == "bool":
         start = imm(0 if greatest else 1, "int8")
-        wide = reduce_te(n, n.cast(x, "int8"), axes, keepdims, tirx.max if greatest else tirx.min, start, "any" if greatest else "all")
+        wide = reduce_te(
+            n,
+            n.cast(x, "int8"),
+            axes,
+            keepdims,
+            tirx.max if greatest else tirx.min,
+            start,
+            "any" if greatest else "all",
+        )
         return n.cast(wide, "bool")
 
     def pick(a: Any, b: Any) -> Any:
@@ -217,7 +230,9 @@ def _reduce_log_sum_exp(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any
     kind = dtype_of(wide)
     top = _extremum(n, wide, axes, True, greatest=True)
     # Where the maximum is infinite, subtracting it would make NaN.
-    top = elementwise(n, lambda v: tirx.Select(tirx.any(v == lowest(kind), v == highest(kind)), imm(0, kind), v), top, name="finite")
+    top = elementwise(
+        n, lambda v: tirx.Select(tirx.any(v == lowest(kind), v == highest(kind)), imm(0, kind), v), top, name="finite"
+    )
     shifted = elementwise(n, lambda v, t: tirx.exp(v - t), wide, top, name="exp_shifted")
     total = _sum(n, shifted, axes, True)
     out = elementwise(n, lambda s, t: tirx.log(s) + t, total, top, name="log_sum")
@@ -260,7 +275,9 @@ def arg_extremum(n: Node) -> Any:
         (p, v), (q, w) = a, b
         wins = v > w if greatest else v < w
         if is_float(dtype):
-            wins = tirx.any(wins, tirx.all(is_nan(v), tirx.Not(is_nan(w))))  # the first NaN is the extremum, as in numpy
+            wins = tirx.any(
+                wins, tirx.all(is_nan(v), tirx.Not(is_nan(w)))
+            )  # the first NaN is the extremum, as in numpy
         tie = tirx.any(v == w, tirx.all(is_nan(v), is_nan(w))) if is_float(dtype) else v == w
         # Position -1 is the identity: it never wins.
         order = p > q if last else p < q
@@ -311,7 +328,9 @@ def _scan(n: Node, function: Callable[[Any, Any], Any], identity: int) -> Any:
     return scan_axis(n, x, axis, function, imm(identity, dtype), exclusive=exclusive, reverse=reverse)
 
 
-def _runtime_scan(n: Node, x: Any, function: Callable[[Any, Any], Any], identity: Any, *, exclusive: bool, reverse: bool) -> Any:
+def _runtime_scan(
+    n: Node, x: Any, function: Callable[[Any, Any], Any], identity: Any, *, exclusive: bool, reverse: bool
+) -> Any:
     """Along an axis that a run chooses: every axis is tried, and the right result kept."""
     rank = len(dims_of(x))
     axis = n.cast(n.reshape(n.x(1), []), "int64")
@@ -333,5 +352,3 @@ def scan_axis(
     from ._loops import running
 
     return n.te(lambda t: running(t, axis, function, identity, exclusive, reverse), x)
-
-

@@ -93,7 +93,10 @@ def resize(n: Node) -> Any:
             k = len(axes)
             if not all(isinstance(d, int) for d in have):
                 raise n.refuse("with a region of interest on a dynamic extent")
-            extents = [math.floor(d * (region[k + i] - region[i]) * s) for i, (d, s) in enumerate(zip(have, scales, strict=True))]
+            extents = [
+                math.floor(d * (region[k + i] - region[i]) * s)
+                for i, (d, s) in enumerate(zip(have, scales, strict=True))
+            ]
     else:
         scales, extents = _policy(n, have, n.dims(sizes_at, "sizes"))
     return _resize(n, n.x(0), axes, extents, scales, plan, region)
@@ -167,13 +170,15 @@ def _policy(n: Node, have: list[Dim], sizes: list[Dim]) -> tuple[list[Any], list
     """(scales, extents) of the sizes, under keep_aspect_ratio_policy. A scale of None means: from the extents."""
     policy = n.str_attr("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
-        scales: list[Any] = [s / d if isinstance(s, int) and isinstance(d, int) and d else None for s, d in zip(sizes, have, strict=True)]
+        scales: list[Any] = [
+            s / d if isinstance(s, int) and isinstance(d, int) and d else None for s, d in zip(sizes, have, strict=True)
+        ]
         return scales, sizes
     if not all(isinstance(v, int) for v in (*sizes, *have)):
         raise n.refuse(f"with policy '{policy}' on a dynamic extent")
     ratios = [s / d for s, d in zip(sizes, have, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
-    return [scale] * len(have), [int(math.floor(scale * d + 0.5)) for d in have]
+    return [scale] * len(have), [math.floor(scale * d + 0.5) for d in have]
 
 
 def _resize(
@@ -192,7 +197,12 @@ def _resize(
         return x
     if _kernel_like(n, x, [axes[i] for i in moving], [scales[i] for i in moving], dims, out, plan):
         modes = {"linear": "linear", "nearest": "nearest_neighbor", "cubic": "cubic"}
-        rounding = {"floor": "floor", "ceil": "ceil", "round_prefer_floor": "round_prefer_floor", "round_prefer_ceil": "round_prefer_ceil"}
+        rounding = {
+            "floor": "floor",
+            "ceil": "ceil",
+            "round_prefer_floor": "round_prefer_floor",
+            "round_prefer_ceil": "round_prefer_ceil",
+        }
         return n.emit(
             relax.op.image.resize2d(
                 x, shape_expr(out[2:]), layout="NCHW", method=modes[plan.mode], coordinate_transformation_mode=plan.coordinates,
@@ -211,7 +221,9 @@ def _resize(
     return n.cast(y, dtype) if dtype_of(y) != dtype else y
 
 
-def _kernel_like(n: Node, x: Any, axes: list[int], scales: list[Any], dims: list[Dim], out: list[Dim], plan: _Plan) -> bool:
+def _kernel_like(
+    n: Node, x: Any, axes: list[int], scales: list[Any], dims: list[Dim], out: list[Dim], plan: _Plan
+) -> bool:
     """Whether Relax's resize2d (and the kernel behind it) says the same: it takes its scales from the extents."""
     if len(dims) != 4 or dtype_of(x) != "float32" or any(a < 2 for a in axes) or plan.antialias or plan.exclude_outside:
         return False
@@ -236,7 +248,12 @@ def _resample_axis(n: Node, x: Any, axis: int, have: Dim, want: Dim, scale: Any,
     if plan.mode != "nearest" and not is_float(dtype):
         raise n.refuse(f"mode '{plan.mode}' on {dtype}")
     wide = "float64" if dtype == "float64" else "float32"
-    if isinstance(have, int) and isinstance(want, int) and not isinstance(scale, tuple) and isinstance(region[0], float):
+    if (
+        isinstance(have, int)
+        and isinstance(want, int)
+        and not isinstance(scale, tuple)
+        and isinstance(region[0], float)
+    ):
         index, weight, out_of_range = axis_table(have, want, scale, plan, region)
         where, factors = constant(index.astype(np.int32)), constant(weight.astype(wide))
         outside = constant(out_of_range) if out_of_range.any() else None
@@ -248,7 +265,9 @@ def _resample_axis(n: Node, x: Any, axis: int, have: Dim, want: Dim, scale: Any,
     if plan.mode == "nearest":
 
         def pick(t: Any, at: Any, dims: Any) -> Any:
-            return te.compute(dims, lambda *i: t(*i[:axis], tirx.Cast("int64", at(i[axis], 0)), *i[axis + 1 :]), name="resize_nearest")
+            return te.compute(
+                dims, lambda *i: t(*i[:axis], tirx.Cast("int64", at(i[axis], 0)), *i[axis + 1 :]), name="resize_nearest"
+            )
 
         return _extrapolate(n, n.te(pick, x, where, shape_expr(out), name="resize_nearest"), axis, outside, plan)
 
@@ -275,7 +294,9 @@ def _extrapolate(n: Node, y: Any, axis: int, outside: Any, plan: _Plan) -> Any:
     dtype = dtype_of(y)
 
     def body(t: Any, m: Any) -> Any:
-        return te.compute(t.shape, lambda *i: tirx.Select(m(i[axis]), imm(plan.extrapolation, dtype), t(*i)), name="extrapolate")
+        return te.compute(
+            t.shape, lambda *i: tirx.Select(m(i[axis]), imm(plan.extrapolation, dtype), t(*i)), name="extrapolate"
+        )
 
     return n.te(body, y, outside)
 
@@ -307,7 +328,9 @@ def source_coordinates(have: int, want: int, scale: float, plan: _Plan, region: 
     raise ValueError(f"unknown coordinate_transformation_mode '{mode}'")
 
 
-def axis_table(have: int, want: int, scale: Any, plan: _Plan, region: tuple[float, float]) -> tuple[Array, Array, Array]:
+def axis_table(
+    have: int, want: int, scale: Any, plan: _Plan, region: tuple[float, float]
+) -> tuple[Array, Array, Array]:
     """(index [want, taps], weight [want, taps], outside [want]) of one axis."""
     scale = want / have if scale is None else float(scale)
     x = source_coordinates(have, want, scale, plan, region)
@@ -334,7 +357,7 @@ def _antialias_table(x: Array, have: int, reach: int, stretch: float, plan: _Pla
     """A downscaling filter is stretched by the inverse scale, and its weights normalised."""
     support = reach * stretch
     first = np.floor(x - support) + 1
-    taps = int(math.ceil(2 * support)) + 1
+    taps = math.ceil(2 * support) + 1
     index = first[:, None] + np.arange(taps)[None, :]
     weight = _filter((x[:, None] - index) / stretch, plan)
     weight = weight / weight.sum(axis=1, keepdims=True)
@@ -371,7 +394,9 @@ def _nearest(x: Array, mode: str) -> Array:
     raise ValueError(f"unknown nearest_mode '{mode}'")
 
 
-def runtime_table(n: Node, have: Dim, want: Dim, scale: Any, plan: _Plan, region: Any, wide: str) -> tuple[Any, Any, Any, Dim]:
+def runtime_table(
+    n: Node, have: Dim, want: Dim, scale: Any, plan: _Plan, region: Any, wide: str
+) -> tuple[Any, Any, Any, Dim]:
     """`axis_table` by generated code, where extents, scale or region are only known at run time: (index, weight, outside, taps)."""
     f = "float64"
     tensors: list[Any] = []
@@ -454,7 +479,11 @@ def runtime_table(n: Node, have: Dim, want: Dim, scale: Any, plan: _Plan, region
             if not reach:
                 return rounded(x)
             if plan.antialias:
-                wider = tirx.Select(stretch > imm(1, f), tirx.floor(x - imm(reach, f) * stretch) + imm(1, f), tirx.floor(x) - imm(reach - 1, f))
+                wider = tirx.Select(
+                    stretch > imm(1, f),
+                    tirx.floor(x - imm(reach, f) * stretch) + imm(1, f),
+                    tirx.floor(x) - imm(reach - 1, f),
+                )
                 return wider + tirx.Cast(f, k)
             return tirx.floor(x) - imm(reach - 1, f) + tirx.Cast(f, k)
 
@@ -470,13 +499,17 @@ def runtime_table(n: Node, have: Dim, want: Dim, scale: Any, plan: _Plan, region
 
         weight = te.compute((dims[1], width), weigh, name="weight")
         index = te.compute(
-            (dims[1], width), lambda o, k: tirx.Cast("int32", tirx.max(imm(0, f), tirx.min(raw(o, k), h - imm(1, f)))), name="index"
+            (dims[1], width),
+            lambda o, k: tirx.Cast("int32", tirx.max(imm(0, f), tirx.min(raw(o, k), h - imm(1, f)))),
+            name="index",
         )
         far = te.compute((dims[1],), lambda o: tirx.any(place(o) < imm(0, f), place(o) > h - imm(1, f)), name="outside")
         if plan.antialias or plan.exclude_outside:
             k = te.reduce_axis((0, width), name="k")
             total = te.compute((dims[1],), lambda o: te.sum(weight(o, k), axis=k), name="total")
-            final = te.compute((dims[1], width), lambda o, j: tirx.Cast(wide, weight(o, j) / total(o)), name="normal_weight")
+            final = te.compute(
+                (dims[1], width), lambda o, j: tirx.Cast(wide, weight(o, j) / total(o)), name="normal_weight"
+            )
         else:
             final = te.compute((dims[1], width), lambda o, j: tirx.Cast(wide, weight(o, j)), name="final_weight")
         return [index, final, far]

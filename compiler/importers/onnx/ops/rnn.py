@@ -39,7 +39,13 @@ class _Cell:
         self.wide = "float64" if self.dtype == "float64" else "float32"
         weight = n.shape(1)
         hidden = n.int_attr("hidden_size", weight[1] // self.gates if isinstance(weight[1], int) else 0)
-        if n.rank(0) != 3 or len(weight) != 3 or weight[0] != self.dirs or weight[1] != self.gates * hidden or hidden < 1:
+        if (
+            n.rank(0) != 3
+            or len(weight) != 3
+            or weight[0] != self.dirs
+            or weight[1] != self.gates * hidden
+            or hidden < 1
+        ):
             raise n.broken(f"has weights of shape {list(weight)} for {self.dirs} directions and hidden_size {hidden}")
         self.hidden: int = hidden
         x = n.cast(n.x(0), self.wide)
@@ -60,7 +66,10 @@ class _Cell:
         names = self.n.attr("activations", None) or _DEFAULTS[self.n.op] * self.dirs
         if len(names) != len(_DEFAULTS[self.n.op]) * self.dirs:
             raise self.n.broken(f"has {len(names)} activations")
-        alphas, betas = list(self.n.attr("activation_alpha", None) or []), list(self.n.attr("activation_beta", None) or [])
+        alphas, betas = (
+            list(self.n.attr("activation_alpha", None) or []),
+            list(self.n.attr("activation_beta", None) or []),
+        )
         made = [_activation(self.n, name, alphas, betas, self.wide) for name in names]
         per = len(made) // self.dirs
         return [made[d * per : (d + 1) * per] for d in range(self.dirs)]
@@ -167,8 +176,28 @@ def _loop(cell: _Cell, initial_c: Any, peephole: Any, *, coupled: bool = False, 
                         with T.If(s < length):
                             with T.Then():
                                 t = length - 1 - s if reverse else s
-                                _projections(xb, wb, rb, bb, hn, pre, rec, d, q, t, state, batch, features, hidden, gates, kind)
-                                _step(n.op, functions[d], cell.clip, hn, cn, pre, rec, gated, rb, bb, peep, d, state, hidden, kind, coupled, after)
+                                _projections(
+                                    xb, wb, rb, bb, hn, pre, rec, d, q, t, state, batch, features, hidden, gates, kind
+                                )
+                                _step(
+                                    n.op,
+                                    functions[d],
+                                    cell.clip,
+                                    hn,
+                                    cn,
+                                    pre,
+                                    rec,
+                                    gated,
+                                    rb,
+                                    bb,
+                                    peep,
+                                    d,
+                                    state,
+                                    hidden,
+                                    kind,
+                                    coupled,
+                                    after,
+                                )
                                 with T.serial(0, hidden) as j:
                                     y[((t * len(cell.reverse) + d) * batch + q) * hidden + j] = hn[state + j]
                             with T.Else():
@@ -176,7 +205,14 @@ def _loop(cell: _Cell, initial_c: Any, peephole: Any, *, coupled: bool = False, 
                                     y[((s * len(cell.reverse) + d) * batch + q) * hidden + j] = imm(0, kind)
 
         dirs = len(cell.reverse)
-        shapes = [[steps, dirs, batch, hidden], [dirs, batch, hidden], [dirs, batch, hidden], [gates * hidden], [gates * hidden], [hidden]]
+        shapes = [
+            [steps, dirs, batch, hidden],
+            [dirs, batch, hidden],
+            [dirs, batch, hidden],
+            [gates * hidden],
+            [gates * hidden],
+            [hidden],
+        ]
         return imperative(shapes, [kind] * 6, [x, wt, rt, bt, *rest], write, n.op.lower())
 
     parts = n.te(body, cell.x, w, r, b, *[o for o in optional if o is not None])
@@ -261,7 +297,10 @@ def _activation(n: Node, name: str, alphas: list[float], betas: list[float], kin
         a = alphas.pop(0)
     if b is not None and betas:
         b = betas.pop(0)
-    k = lambda v: imm(0.0 if v is None else v, kind)  # noqa: E731
+
+    def k(v: float | None) -> Any:
+        return imm(0.0 if v is None else v, kind)
+
     one, zero = imm(1, kind), imm(0, kind)
     table: dict[str, Callable[[Any], Any]] = {
         "relu": lambda v: tirx.max(v, zero),
@@ -279,5 +318,3 @@ def _activation(n: Node, name: str, alphas: list[float], betas: list[float], kin
     if key not in table:
         raise n.refuse(f"activation '{name}'")
     return table[key]
-
-

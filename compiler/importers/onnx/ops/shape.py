@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import constant, dims_of, dtype_of, shape_expr, Node
+from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import Value, numpy_dtype
 from ._runtime import axis_mask, bind_vector, int64, invalid_unless, pick, vector
@@ -17,7 +17,12 @@ from ._te import imm
 
 @op("Constant", since=[1, 9, 11, 12, 13, 19, 21, 23, 24, 25])
 def constant_(n: Node) -> Any:
-    for name, dtype in (("value_float", np.float32), ("value_int", np.int64), ("value_floats", np.float32), ("value_ints", np.int64)):
+    for name, dtype in (
+        ("value_float", np.float32),
+        ("value_int", np.int64),
+        ("value_floats", np.float32),
+        ("value_ints", np.int64),
+    ):
         if n.has_attr(name):
             return np.array(n.attr(name), dtype)
     if n.has_attr("value"):
@@ -266,7 +271,10 @@ def _runtime_expand(n: Node) -> Any:
 
     out = bind_vector(n, build, n.x(1), dims=have, count=rank)
     # Where the input is not 1 the extent stays what it was, and is known.
-    fixed = [have[a - lead] if a >= lead and isinstance(have[a - lead], int) and have[a - lead] != 1 else out[a] for a in range(rank)]
+    fixed = [
+        have[a - lead] if a >= lead and isinstance(have[a - lead], int) and have[a - lead] != 1 else out[a]
+        for a in range(rank)
+    ]
 
     def body(t: Any, dims: Any) -> Any:
         def element(*i: Any) -> Any:
@@ -362,7 +370,9 @@ def take_slice(n: Node, x: Any, axis: int, start: Dim, extent: Dim, step: int = 
     if start == 0 and step == 1 and n.math.same(extent, dims[axis]):
         return x
     if isinstance(start, int) and isinstance(extent, int) and isinstance(dims[axis], int) and step > 0:
-        return n.emit(relax.op.strided_slice(x, [axis], [start], [start + (extent - 1) * step + 1 if extent else start], [step]))
+        return n.emit(
+            relax.op.strided_slice(x, [axis], [start], [start + (extent - 1) * step + 1 if extent else start], [step])
+        )
     dims[axis] = extent
 
     def body(t: Any, out: Any, begin: Any) -> Any:
@@ -413,7 +423,9 @@ def slice_(n: Node) -> Any:
     for axis, start, end, step in bounds:
         begin[axis], dims[axis] = _slice_axis(n, dims[axis], start, end, step)
         strides[axis] = step
-    touched = [a for a in range(len(dims)) if begin[a] != 0 or strides[a] != 1 or not n.math.same(dims[a], n.shape(0)[a])]
+    touched = [
+        a for a in range(len(dims)) if begin[a] != 0 or strides[a] != 1 or not n.math.same(dims[a], n.shape(0)[a])
+    ]
     if not touched:
         return n.value(0)
     if all(isinstance(begin[a], int) and isinstance(dims[a], int) and strides[a] > 0 for a in touched):
@@ -474,7 +486,9 @@ def _runtime_slice(n: Node) -> Any:
         out = [o if a in sliced else dims[a] for a, o in enumerate(out)]
 
     def body(t: Any, where: Any, extents: Any) -> Any:
-        return te.compute(extents, lambda *i: t(*[where(2 * a) + k * where(2 * a + 1) for a, k in enumerate(i)]), name="slice")
+        return te.compute(
+            extents, lambda *i: t(*[where(2 * a) + k * where(2 * a + 1) for a, k in enumerate(i)]), name="slice"
+        )
 
     return n.te(body, n.x(0), begin, shape_expr(out), name="slice")
 
@@ -505,7 +519,11 @@ def _from_end(n: Node, value: Dim, extent: Dim) -> Dim:
 
 
 def _clamp(n: Node, value: Dim, low: Dim, high: Dim) -> Dim:
-    return n.math.max(low, n.math.min(value, high)) if n.math.compare(">=", value, low) is not True else n.math.min(value, high)
+    return (
+        n.math.max(low, n.math.min(value, high))
+        if n.math.compare(">=", value, low) is not True
+        else n.math.min(value, high)
+    )
 
 
 # ---- gather and scatter
@@ -791,10 +809,14 @@ def pad_tensor(n: Node, x: Any, before: list[Dim], after: list[Dim], mode: str, 
         def element(*i: Any) -> Any:
             at = [k - first[a] for a, k in enumerate(i)]
             if mode == "constant":
-                inside = [c for a, k in enumerate(at) if not _zero(before[a], after[a]) for c in (k >= 0, k < t.shape[a])]
+                inside = [
+                    c for a, k in enumerate(at) if not _zero(before[a], after[a]) for c in (k >= 0, k < t.shape[a])
+                ]
                 other = scalar[0]() if scalar else imm(value, dtype)
                 return tirx.if_then_else(tirx.all(*inside), t(*at), other) if inside else t(*at)
-            return t(*[_outside(k, t.shape[a], mode) if not _zero(before[a], after[a]) else k for a, k in enumerate(at)])
+            return t(
+                *[_outside(k, t.shape[a], mode) if not _zero(before[a], after[a]) else k for a, k in enumerate(at)]
+            )
 
         return te.compute(out, element, name="pad")
 

@@ -186,7 +186,10 @@ def reshape(n: Node) -> Array | None:
         return None
     data = n.value(0).elements
     allowzero = n.flag("allowzero")
-    dims = [data.shape[i] if d == 0 and not allowzero and i < data.ndim else int(d) for i, d in enumerate(target.reshape(-1))]
+    dims = [
+        data.shape[i] if d == 0 and not allowzero and i < data.ndim else int(d)
+        for i, d in enumerate(target.reshape(-1))
+    ]
     return data.reshape(dims)
 
 
@@ -298,5 +301,3 @@ def constant_of_shape(n: Node) -> Array | None:
         return np.zeros(tuple(int(d) for d in dims), np.float32)
     value = n.graph.tensor(n.attr("value"), n.place).const
     return None if value is None else np.full(tuple(int(d) for d in dims), value.reshape(-1)[0], value.dtype)
-
-

@@ -58,7 +58,10 @@ def roi_align(n: Node) -> Any:
     rows, columns = n.int_attr("output_height", 1), n.int_attr("output_width", 1)
     ratio, scale = n.int_attr("sampling_ratio", 0), n.float_attr("spatial_scale", 1.0)
     highest = n.str_attr("mode", "avg") == "max"
-    half = n.str_attr("coordinate_transformation_mode", "half_pixel" if n.version >= 16 else "output_half_pixel") == "half_pixel"
+    half = (
+        n.str_attr("coordinate_transformation_mode", "half_pixel" if n.version >= 16 else "output_half_pixel")
+        == "half_pixel"
+    )
     dims = dims_of(x)
     count = dims_of(rois)[0]
 
@@ -68,7 +71,12 @@ def roi_align(n: Node) -> Any:
         def write(image: Any, box: Any, batch: Any, out: Any) -> None:
             one, zero = imm(1, wide), imm(0, wide)
             height, width = t.shape[2], t.shape[3]
-            with T.serial(0, shape[0]) as r, T.serial(0, shape[1]) as c, T.serial(0, rows) as ph, T.serial(0, columns) as pw:
+            with (
+                T.serial(0, shape[0]) as r,
+                T.serial(0, shape[1]) as c,
+                T.serial(0, rows) as ph,
+                T.serial(0, columns) as pw,
+            ):
                 offset = imm(0.5, wide) if half else zero
                 x1, y1, x2, y2 = (tirx.Cast(wide, box[r * 4 + k]) * imm(scale, wide) - offset for k in range(4))
                 w, h = x2 - x1, y2 - y1
@@ -83,8 +91,16 @@ def roi_align(n: Node) -> Any:
                 total[0] = zero
                 first[0] = imm(True, "bool")
                 with T.serial(0, grid_h) as iy, T.serial(0, grid_w) as ix:
-                    sy = y1 + tirx.Cast(wide, ph) * bin_h + (tirx.Cast(wide, iy) + imm(0.5, wide)) * bin_h / tirx.Cast(wide, grid_h)
-                    sx = x1 + tirx.Cast(wide, pw) * bin_w + (tirx.Cast(wide, ix) + imm(0.5, wide)) * bin_w / tirx.Cast(wide, grid_w)
+                    sy = (
+                        y1
+                        + tirx.Cast(wide, ph) * bin_h
+                        + (tirx.Cast(wide, iy) + imm(0.5, wide)) * bin_h / tirx.Cast(wide, grid_h)
+                    )
+                    sx = (
+                        x1
+                        + tirx.Cast(wide, pw) * bin_w
+                        + (tirx.Cast(wide, ix) + imm(0.5, wide)) * bin_w / tirx.Cast(wide, grid_w)
+                    )
                     y, x_, gone = variable(wide), variable(wide), variable("bool")
                     fh, fw = tirx.Cast(wide, height), tirx.Cast(wide, width)
                     gone[0] = tirx.any(sy < -one, sy > fh, sx < -one, sx > fw)
@@ -133,7 +149,9 @@ def max_unpool(n: Node) -> Any:
     out = natural
     if n.has(2):
         if not n.value(2).known:
-            out = bind_vector(n, lambda t, _: [t(k) for k in range(len(dims))], n.cast(n.x(2), "int64"), count=len(dims))
+            out = bind_vector(
+                n, lambda t, _: [t(k) for k in range(len(dims))], n.cast(n.x(2), "int64"), count=len(dims)
+            )
         else:
             out = n.dims(2, "output_shape")
 
@@ -239,7 +257,9 @@ def deform_conv(n: Node) -> Any:
             group = tirx.floordiv(c, shape[4])
             tap = (group * kh + i) * kw + j
             y = tirx.Cast(wide, oy * strides[0] - pads[0] + i * dilations[0]) + tirx.Cast(wide, off(b, tap * 2, oy, ox))
-            x_ = tirx.Cast(wide, ox * strides[1] - pads[1] + j * dilations[1]) + tirx.Cast(wide, off(b, tap * 2 + 1, oy, ox))
+            x_ = tirx.Cast(wide, ox * strides[1] - pads[1] + j * dilations[1]) + tirx.Cast(
+                wide, off(b, tap * 2 + 1, oy, ox)
+            )
             low_y, low_x = tirx.floor(y), tirx.floor(x_)
             dy, dx = y - low_y, x_ - low_x
             one, far = imm(1, wide), imm(1e9, wide)
@@ -251,11 +271,17 @@ def deform_conv(n: Node) -> Any:
                     inside = tirx.all(py >= 0, py < t.shape[2], px >= 0, px < t.shape[3])
                     safe_y = tirx.max(tirx.min(py, t.shape[2] - 1), imm(0, "int64"))
                     safe_x = tirx.max(tirx.min(px, t.shape[3] - 1), imm(0, "int64"))
-                    total = total + tirx.Select(inside, wy * wx * tirx.Cast(wide, t(b, c, safe_y, safe_x)), imm(0, wide))
+                    total = total + tirx.Select(
+                        inside, wy * wx * tirx.Cast(wide, t(b, c, safe_y, safe_x)), imm(0, wide)
+                    )
             return total * tirx.Cast(wide, mask(b, tap, oy, ox)) if mask is not None else total
 
         columns = te.compute(sampled, sample, name="sampled")
-        c, i, j = te.reduce_axis((0, per_in), name="c"), te.reduce_axis((0, kh), name="i"), te.reduce_axis((0, kw), name="j")
+        c, i, j = (
+            te.reduce_axis((0, per_in), name="c"),
+            te.reduce_axis((0, kh), name="i"),
+            te.reduce_axis((0, kw), name="j"),
+        )
 
         def element(b: Any, o: Any, oy: Any, ox: Any) -> Any:
             channel = tirx.floordiv(o, per_out) * per_in + c
@@ -271,5 +297,3 @@ def deform_conv(n: Node) -> Any:
 
     extra = [n.x(i) for i in (3, 4) if n.has(i)]
     return n.te(body, x, w, offset, *extra, shape_expr([dims[0], weight[0], *out, per_offset]))
-
-
