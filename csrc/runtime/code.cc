@@ -11,9 +11,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 
-#include "base/arena.h"
 #include "base/thread_pool.h"
+#include "runtime/workspace.h"
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x0010U
@@ -34,110 +36,89 @@ struct ParallelEnv {
 };
 using ParallelBody = int (*)(int32_t task, ParallelEnv* env, void* data);
 
+// The workspace of this thread, and the one of the parallel loop whose task it runs, if any.
+thread_local Workspace t_workspace;
+thread_local Workspace* t_task_workspace = nullptr;
+
+void* alloc_workspace(int, int, uint64_t bytes, int, int) {
+  return (t_task_workspace ? t_task_workspace : &t_workspace)->take(bytes);
+}
+int free_workspace(int, int, void* pointer) {
+  if (pointer) (t_task_workspace ? t_task_workspace : &t_workspace)->give_back(pointer);
+  return 0;
+}
+
+// Workspaces for the tasks of parallel loops belong to the thread that launches them, not to the workers: which worker
+// gets a task is chance, and the first task that comes to it late must not allocate.
+struct TaskWorkspace {
+  Workspace workspace;
+  std::atomic<bool> taken{false};
+};
+struct TaskWorkspaces {
+  std::unique_ptr<TaskWorkspace[]> slots;
+  int32_t count = 0;
+
+  bool reserve(int32_t wanted) {
+    if (wanted <= count) return true;
+    slots.reset(new (std::nothrow) TaskWorkspace[static_cast<size_t>(wanted)]);
+    count = slots ? wanted : 0;
+    return count > 0;
+  }
+  // As many tasks run at a time as there are slots, so one is free.
+  TaskWorkspace* take() const {
+    for (int32_t i = 0;; i = i + 1 < count ? i + 1 : 0)
+      if (!slots[i].taken.exchange(true, std::memory_order_acquire)) return &slots[i];
+  }
+  // What one task needed, any slot may have to hold in the next run.
+  void level() const {
+    size_t peak = 0;
+    for (int32_t i = 0; i < count; ++i) peak = slots[i].workspace.peak() > peak ? slots[i].workspace.peak() : peak;
+    for (int32_t i = 0; i < count; ++i) slots[i].workspace.prepare(peak);
+  }
+};
+thread_local TaskWorkspaces t_task_workspaces;
+
 struct Launch {
   ParallelBody body;
   void* data;
   ParallelEnv env;
+  const TaskWorkspaces* workspaces;
   std::atomic<int> failures;
   char error[sizeof(t_error)];
 };
 
+void run_task(void* user, int32_t task) {
+  Launch* l = static_cast<Launch*>(user);
+  TaskWorkspace* slot = l->workspaces->take();
+  Workspace* outer = t_task_workspace;
+  t_task_workspace = &slot->workspace;
+  const int rc = l->body(task, &l->env, l->data);
+  t_task_workspace = outer;
+  slot->taken.store(false, std::memory_order_release);
+  if (rc == 0) return;
+  if (l->failures.fetch_add(1) == 0) std::memcpy(l->error, t_error, sizeof(t_error));
+  t_error[0] = '\0';
+}
+
 // num_task 0: as many tasks as the session has threads. A task's error moves to the thread that launched.
 int parallel_launch(ParallelBody body, void* data, int32_t num_task) {
-  Launch launch{body, data, {nullptr, num_task > 0 ? num_task : t_threads}, {0}, {0}};
-  const auto run = [](void* user, int32_t task) {
-    Launch* l = static_cast<Launch*>(user);
-    if (l->body(task, &l->env, l->data) == 0) return;
-    if (l->failures.fetch_add(1) == 0) std::memcpy(l->error, t_error, sizeof(t_error));
-    t_error[0] = '\0';
-  };
-  ThreadPool::process()->run(launch.env.num_task, t_threads, run, &launch);
+  ParallelEnv env{nullptr, num_task > 0 ? num_task : t_threads};
+  if (env.num_task <= 1 || t_threads <= 1 || t_task_workspace) {
+    // One thread, or a loop inside of a task: the tasks in order, here.
+    for (int32_t task = 0; task < env.num_task; ++task)
+      if (const int rc = body(task, &env, data)) return rc;
+    return 0;
+  }
+  if (!t_task_workspaces.reserve(t_threads)) {
+    std::snprintf(t_error, sizeof(t_error), "no memory for the workspaces of a parallel loop");
+    return -1;
+  }
+  Launch launch{body, data, env, &t_task_workspaces, {0}, {0}};
+  ThreadPool::process()->run(env.num_task, t_threads, run_task, &launch);
+  t_task_workspaces.level();
   if (launch.failures.load() == 0) return 0;
   std::memcpy(t_error, launch.error, sizeof(t_error));
   return -1;
-}
-
-// Temporary buffers of generated functions: a stack per thread in chunks that are kept, so that a steady run allocates
-// nothing. Buffers are freed in any order; the top is taken back once it is free.
-class Workspace {
- public:
-  ~Workspace() {
-    while (top_) drop();
-  }
-
-  void* take(size_t bytes) {
-    const size_t need = align_up(bytes, kAlignment) + sizeof(Header);
-    if (need < bytes) return nullptr;
-    if (!top_ || top_->size - top_->used < need) {
-      if (!grow(need)) return nullptr;
-    }
-    Header* header = reinterpret_cast<Header*>(reinterpret_cast<uint8_t*>(top_) + top_->used);
-    header->size = need;
-    header->previous = top_->last;
-    header->freed = false;
-    top_->last = header;
-    top_->used += need;
-    live_ += need;
-    if (live_ > peak_) peak_ = live_;
-    return header + 1;
-  }
-
-  void give_back(void* pointer) {
-    (static_cast<Header*>(pointer) - 1)->freed = true;
-    for (;;) {
-      while (top_->last && top_->last->freed) {
-        top_->used -= top_->last->size;
-        live_ -= top_->last->size;
-        top_->last = top_->last->previous;
-      }
-      if (top_->last || !top_->below) break;
-      drop();
-    }
-    // All is free: the lowest chunk stays, and from now on it is as large as all of them were together.
-    if (live_ == 0 && top_->size - sizeof(Chunk) < peak_) grow(peak_);
-  }
-
- private:
-  struct alignas(kAlignment) Header {
-    size_t size;
-    Header* previous;
-    bool freed;
-  };
-  struct alignas(kAlignment) Chunk {
-    size_t size, used;
-    Header* last;
-    Chunk* below;
-  };
-
-  bool grow(size_t need) {
-    if (need > SIZE_MAX / 4) return false;
-    if (top_ && !top_->last) drop();  // an empty chunk that is too small gives way
-    const size_t size = align_up(need + sizeof(Chunk), size_t{1} << 16);
-    Chunk* chunk = static_cast<Chunk*>(std::aligned_alloc(kAlignment, size));
-    if (!chunk) return false;
-    chunk->size = size;
-    chunk->used = sizeof(Chunk);
-    chunk->last = nullptr;
-    chunk->below = top_;
-    top_ = chunk;
-    return true;
-  }
-  void drop() {
-    Chunk* chunk = top_;
-    top_ = chunk->below;
-    std::free(chunk);
-  }
-
-  Chunk* top_ = nullptr;
-  size_t live_ = 0;  // bytes taken and not given back
-  size_t peak_ = 0;
-};
-thread_local Workspace t_workspace;
-
-void* alloc_workspace(int, int, uint64_t bytes, int, int) { return t_workspace.take(bytes); }
-int free_workspace(int, int, void* pointer) {
-  if (pointer) t_workspace.give_back(pointer);
-  return 0;
 }
 
 // "kind: part part part" on one line.
