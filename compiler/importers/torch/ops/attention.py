@@ -96,7 +96,13 @@ def _plain(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: boo
         scores = c.where(admitted, scores, c.const(-math.inf, dtype))
     if mask is not None:
         scores = c.emit(OP.add(scores, mask))
-    weights = c.emit(OP.nn.softmax(scores, -1))
+        # A row that admits nothing gives zeros in torch, not NaN.
+        top = c.emit(OP.max(scores, [-1], True))
+        nothing = c.emit(OP.equal(top, c.const(-math.inf, dtype)))
+        weights = c.emit(OP.nn.softmax(c.where(nothing, c.const(0.0, dtype), scores), -1))
+        weights = c.where(nothing, c.const(0.0, dtype), weights)
+    else:
+        weights = c.emit(OP.nn.softmax(scores, -1))
     return c.cast(c.emit(OP.matmul(weights, v)), result)
 
 
