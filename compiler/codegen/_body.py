@@ -127,7 +127,7 @@ class BodyBuilder:
     def stored(self, value: Any, dtype: str) -> Any:
         """`value` as the element type of a buffer."""
         if dtype == "bfloat16":
-            return tirx.Cast(dtype, _math.round_to_bfloat16(self.let(value), self.let))
+            return _math.to_bfloat16(self.let(value), self.let)
         return value if dtype_of(value) == dtype else tirx.Cast(dtype, value)
 
     def flush(self) -> None:
@@ -254,7 +254,7 @@ class BodyBuilder:
         else:
             index = self._access(buffer, indices, is_store=False)
             load = tirx.BufferLoad(self.flat[buffer], [index])
-            value = self.let(tirx.Cast("float32", load) if str(buffer.dtype) == "bfloat16" else load)
+            value = _math.from_bfloat16(load, self.let) if str(buffer.dtype) == "bfloat16" else self.let(load)
         self.scope.loads[key] = value
         return value
 

@@ -15,6 +15,7 @@ from tvm import tirx
 
 __all__ = [
     "Let",
+    "from_bfloat16",
     "is_expensive",
     "is_nan",
     "library_call",
@@ -23,6 +24,7 @@ __all__ = [
     "nan_max",
     "nan_min",
     "round_to_bfloat16",
+    "to_bfloat16",
 ]
 
 # Binds a value to a variable, so that its uses do not evaluate it again.
@@ -300,6 +302,18 @@ def round_to_bfloat16(x: Any, let: Let) -> Any:
     odd = tirx.BitwiseAnd(tirx.RShift(bits, _i(16)), _i(1))
     rounded = tirx.BitwiseAnd(bits + (_i(0x7FFF) + odd), _i(-0x10000))
     return let(_select(tirx.EQ(x, x), _float(rounded), _f(math.nan)))
+
+
+def to_bfloat16(x: Any, let: Let) -> Any:
+    """x, rounded, as what memory holds. By its bits: TVM's own casts of bfloat16 read the bits as a number."""
+    high = tirx.RShift(tirx.reinterpret("uint32", round_to_bfloat16(x, let)), tirx.IntImm("uint32", 16))
+    return tirx.reinterpret("bfloat16", let(tirx.Cast("uint16", high)))
+
+
+def from_bfloat16(load: Any, let: Let) -> Any:
+    """The float32 that a bfloat16 in memory stands for."""
+    bits = let(tirx.Cast("uint32", tirx.reinterpret("uint16", load)))
+    return let(tirx.reinterpret("float32", tirx.LShift(bits, tirx.IntImm("uint32", 16))))
 
 
 def nan_max(a: Any, b: Any, let: Let) -> Any:

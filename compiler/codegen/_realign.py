@@ -10,6 +10,7 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from . import _math
 from ._stages import as_int64
 
 __all__ = ["element_aligned", "realign"]
@@ -89,7 +90,7 @@ def _expr(node: Any, swap: dict[Any, Any]) -> Any:
         args = [_expr(arg, swap) for arg in node.args]
         return tvm.ir.Call(node.op, args, ret_ty=node.ty, attrs=node.attrs)
     if isinstance(node, tirx.Cast):
-        return tirx.Cast(node.ty, _expr(node.value, swap))
+        return _cast(_expr(node.value, swap), node.ty)
     if isinstance(node, tirx.Not):
         return tirx.Not(_expr(node.a, swap))
     if isinstance(node, tirx.Select):
@@ -102,3 +103,18 @@ def _expr(node: Any, swap: dict[Any, Any]) -> Any:
             return tirx.Not(tirx.EQ(a, b))  # TVM's NE is false for NaN
         return type(node)(a, b)
     raise NotImplementedError(type(node).__name__)
+
+
+def _cast(value: Any, ty: Any) -> Any:
+    """A cast; TVM's own ones of bfloat16 read the bits as a number."""
+    source, target = str(value.ty.dtype), str(ty.dtype)
+    if "bfloat16" not in (source, target) or source == target:
+        return tirx.Cast(ty, value)
+    if source == "bfloat16":
+        value = _math.from_bfloat16(value, _as_is)
+        return value if target == "float32" else tirx.Cast(ty, value)
+    return _math.to_bfloat16(value if source == "float32" else tirx.Cast("float32", value), _as_is)
+
+
+def _as_is(value: Any) -> Any:
+    return value
