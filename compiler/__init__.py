@@ -90,7 +90,15 @@ def _by_name(examples: Sequence[Any] | Mapping[str, Any] | None, names: Sequence
     given = dict(examples) if isinstance(examples, Mapping) else dict(zip(names, examples))
     if set(given) != set(names):
         return None
-    arrays = {}
-    for key, value in given.items():
-        arrays[key] = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-    return arrays
+    return {key: _as_array(value) for key, value in given.items()}
+
+
+def _as_array(value: Any) -> Any:
+    """A torch tensor (bfloat16 included) or anything else as a numpy array."""
+    import numpy as np
+
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    from .importers.torch._dtypes import to_numpy
+
+    return to_numpy(value)
