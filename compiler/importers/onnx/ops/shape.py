@@ -499,8 +499,7 @@ def _slice_axis(n: Node, extent: Dim, start: Dim, end: Dim, step: int) -> tuple[
         r = range(extent)[slice(start, end if not (step < 0 and end < -extent) else None, step)]
         return (r.start if len(r) else 0), len(r)
     low, high = (0, extent) if step > 0 else (-1, n.math.sub(extent, 1))
-    start = _clamp(n, _from_end(n, start, extent), low, high)
-    end = _clamp(n, _from_end(n, end, extent), low, high)
+    start, end = (_bound(n, b, extent, low, high) for b in (start, end))
     if step > 0:
         length = n.math.sub(end, start)
         count = n.math.ceildiv(length, step)
@@ -509,6 +508,13 @@ def _slice_axis(n: Node, extent: Dim, start: Dim, end: Dim, step: int) -> tuple[
         count = n.math.ceildiv(length, -step)
     count = n.math.max(count, 0)
     return start, count
+
+
+def _bound(n: Node, value: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
+    """A slice's bound, counted from the beginning, within [low, high]."""
+    if isinstance(value, int) and abs(value) >= 1 << 30:
+        return low if value < 0 else high  # it only means "from the beginning" or "to the end"
+    return _clamp(n, _from_end(n, value, extent), low, high)
 
 
 def _from_end(n: Node, value: Dim, extent: Dim) -> Dim:
