@@ -75,6 +75,12 @@ def _nothing(*parts: Any) -> None:
     """A layout or a memory format, which a file's content does not depend on."""
 
 
+def _member(owner: Any, name: Any) -> None:
+    """getattr, with which Python 3.11.0 to 3.11.3 pickles a member of an enum (as Debian 12's does): of the listed enum alone."""
+    if owner is not _nothing or not isinstance(name, str):
+        raise RefusedPickleError("its pickle wants an attribute of something that is not a listed enum")
+
+
 _METADATA = "torch.distributed.checkpoint.metadata"
 _ALLOWED: Mapping[tuple[str, str], Any] = {
     (_METADATA, "Metadata"): _Metadata,
@@ -86,6 +92,7 @@ _ALLOWED: Mapping[tuple[str, str], Any] = {
     (_METADATA, "StorageMeta"): _Other,
     (_METADATA, "_MEM_FORMAT_ENCODING"): _nothing,
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _Place,
+    ("builtins", "getattr"): _member,
     ("torch", "Size"): _numbers,
     ("torch.serialization", "_get_layout"): _nothing,
     ("pathlib", "PosixPath"): lambda *parts: "/".join(str(part) for part in parts),

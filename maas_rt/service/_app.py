@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from typing import Any
 
@@ -53,14 +54,11 @@ async def _serve(app: web.Application, host: str, port: int) -> None:
             raise InvalidArgumentError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
             ) from None
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         bound = runner.addresses[0]
         print(f"listening on http://{bound[0]}:{bound[1]}/v2 (stop with Ctrl-C)", file=sys.stderr, flush=True)
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        import signal
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
         await stop.wait()
     finally:
         await runner.cleanup()
