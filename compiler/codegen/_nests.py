@@ -111,19 +111,38 @@ def _parallel(loops: Sequence[Range], make: Callable[[], list[Any]], cost: float
         if taken == 1:
             return _chunked(loops[0], make, chunk)
         last = constant(loops[-1][1])
+        if last is not None and last > 2 * chunk:  # few long rows: cut them as well
+            return _cut_rows(loops, make, chunk)
         if last is None or last > 8:  # the innermost loop stays a loop of its own, for vectors
             taken -= 1
+    return _fused(loops[:taken], lambda: [_serial(loops[taken:], make())])
+
+
+def _fused(loops: Sequence[Range], make: Callable[[], list[Any]]) -> Any:
+    """One parallel loop over all of `loops`."""
     fused = tirx.Var("task", "int64")
     binds = []
     rest: Any = fused
-    for var, extent in reversed(loops[:taken]):
+    for var, extent in reversed(loops):
         outermost = var is loops[0][0]
         part = rest if outermost else tirx.floormod(rest, extent)
         binds.append(tirx.Bind(var, part))
         rest = tirx.floordiv(rest, extent)
-    total = product([extent for _, extent in loops[:taken]])
-    body = seq([*reversed(binds), _serial(loops[taken:], make())])
+    total = product([extent for _, extent in loops])
+    body = seq([*reversed(binds), *make()])
     return tirx.For(fused, tirx.IntImm("int64", 0), total, tirx.ForKind.PARALLEL, body)
+
+
+def _cut_rows(loops: Sequence[Range], make: Callable[[], list[Any]], chunk: int) -> Any:
+    """Parallel over the leading loops and over chunks of the last one."""
+    var, extent = loops[-1]
+    size, part = tirx.IntImm("int64", chunk), tirx.Var("part", "int64")
+
+    def row() -> list[Any]:
+        begin = part * size
+        return [tirx.For(var, begin, tirx.min(size, extent - begin), tirx.ForKind.SERIAL, seq(make()))]
+
+    return _fused([*loops[:-1], (part, tirx.floordiv(extent + (size - 1), size))], row)
 
 
 def _chunked(loop: Range, make: Callable[[], list[Any]], chunk: int) -> Any:

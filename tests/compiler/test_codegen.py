@@ -105,6 +105,7 @@ CASES = [case for dtype in (F32, *OTHERS) for case in _typed_cases(dtype)] + [
     Case("all", (((6, 50), "bool"),), lambda x: topi.all(x, axis=1), lambda x: x.all(1)),
     Case("any", (((6, 50), "bool"),), lambda x: topi.any(x, axis=1), lambda x: x.any(1)),
     Case("parallel_rows", (((N, 1000), F32), ((1000,), F32)), lambda x, y: topi.add(topi.exp(x), y), lambda x, y: np.exp(x) + y, 200, 4e-6),
+    Case("parallel_few_long_rows", (((2, 60001), F32), ((2, 1), F32)), lambda x, y: topi.add(topi.exp(x), y), lambda x, y: np.exp(x) + y, 0, 4e-6),
     Case("parallel_flat", (((200, 1001), F32), ((200, 1001), F32)), lambda x, y: topi.add(topi.exp(x), y), lambda x, y: np.exp(x) + y, 0, 4e-6),
     Case("parallel_sum", (((300, 1000), F32),), lambda x: topi.sum(x, axis=1), lambda x: x.sum(1), 0, 3e-5),
     Case("parallel_sum_columns", (((300, 1001), F32),), lambda x: topi.sum(x, axis=0), lambda x: x.sum(0), 0, 3e-5),
