@@ -27,7 +27,7 @@ def _check(model: maas_rt.Model, module: torch.nn.Module, case: ModelCase, batch
     assert len(outputs) == len(expected)
     for got, want in zip(outputs, expected):
         assert got.shape == want.shape
-        assert want.std() > 0, "a constant output proves nothing"
+        assert want.size == 1 or want.std() > 0, "a constant output proves nothing"
         assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max()
 
 
@@ -66,6 +66,11 @@ def test_dynamic_sequence_and_batch_of_an_encoder() -> None:
             assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max()
 
 
+@pytest.mark.xfail(
+    raises=maas_rt.UnsupportedOperatorError,
+    strict=True,
+    reason="an upsampled size is not yet known to equal the skip connection's where the image size is a symbol",
+)
 def test_dynamic_image_size_of_a_segmenter() -> None:
     case = CASES["unet"]
     module = case.module()
