@@ -26,28 +26,33 @@ def _pair(n: Node) -> tuple[Any, Any, str]:
 
 @op("Add", since=[7, 13, 14])
 def add(n: Node) -> Any:
-    a, b, _ = _pair(n)
-    return relax.op.add(a, b)
+    return arithmetic(n, *_pair(n)[:2], relax.op.add, lambda p, q: p + q)
 
 
 @op("Sub", since=[7, 13, 14])
 def sub(n: Node) -> Any:
-    a, b, _ = _pair(n)
-    return relax.op.subtract(a, b)
+    return arithmetic(n, *_pair(n)[:2], relax.op.subtract, lambda p, q: p - q)
 
 
 @op("Mul", since=[7, 13, 14])
 def mul(n: Node) -> Any:
-    a, b, _ = _pair(n)
-    return relax.op.multiply(a, b)
+    return arithmetic(n, *_pair(n)[:2], relax.op.multiply, lambda p, q: p * q)
 
 
 @op("Div", since=[7, 13, 14])
 def div(n: Node) -> Any:
     a, b, dtype = _pair(n)
     if is_float(dtype):
-        return relax.op.divide(a, b)
+        return arithmetic(n, a, b, relax.op.divide, lambda p, q: p / q)
     return elementwise(n, lambda p, q: _int_div(p, q, dtype), a, b)
+
+
+def arithmetic(n: Node, a: Any, b: Any, function: Callable[[Any, Any], Any], scalar: Callable[[Any, Any], Any]) -> Any:
+    """One operation; bfloat16 is computed in float32 and rounded at once, also where generated code is fused later."""
+    if dtype_of(a) != "bfloat16":
+        return function(a, b)
+    f = "float32"
+    return elementwise(n, lambda p, q: tirx.Cast("bfloat16", scalar(tirx.Cast(f, p), tirx.Cast(f, q))), a, b)
 
 
 def _int_div(p: Any, q: Any, dtype: str) -> Any:
@@ -149,7 +154,10 @@ def _int_pow(n: Node, a: Any, b: Any, base: str) -> Any:
 def sum_(n: Node) -> Any:
     out = n.x(0)
     for i in range(1, len(n.inputs)):
-        out = n.emit(relax.op.add(out, n.x(i)))
+        if n.dtype(i) != n.dtype(0):
+            raise n.broken("has operands of different types")
+        out = arithmetic(n, out, n.x(i), relax.op.add, lambda p, q: p + q)
+        out = out if isinstance(out, relax.Var) else n.emit(out)
     return out
 
 
@@ -538,7 +546,9 @@ def bitwise_xor(n: Node) -> Any:
 
 @op("BitwiseNot", since=[18])
 def bitwise_not(n: Node) -> Any:
-    return relax.op.bitwise_not(n.x(0))
+    dtype = n.dtype(0)
+    ones = imm(-1 if is_signed(dtype) else (1 << bits_of(dtype)) - 1, dtype)
+    return elementwise(n, lambda v: tirx.bitwise_xor(v, ones), n.x(0))
 
 
 @op("BitShift", since=[11, 28])
@@ -590,15 +600,24 @@ def convert_dtype(n: Node, x: Any, to: str) -> Any:
         return x
     if to == "bool":
         return elementwise(n, lambda v: v != imm(0, have), x)
-    if to == "bfloat16":
-        return _to_bfloat16(n, x)
-    if have == "bfloat16" and to != "float32":
-        return convert_dtype(n, _from_bfloat16(n, x), to)
-    if have == "bfloat16":
-        return _from_bfloat16(n, x)
+    if to == "float16" and have == "float64":
+        return relax.op.astype(elementwise(n, _round_to_odd, x, name="round_to_odd"), to)
+    if to in ("float16", "bfloat16") and have != "float32":
+        return n.cast(n.emit(convert_dtype(n, x, "float32")), to)
     if is_float(have) and is_int(to):
         return elementwise(n, lambda v: _float_to_int(v, have, to), x)
     return relax.op.astype(x, to)
+
+
+def _round_to_odd(v: Any) -> Any:
+    """float64 to float32 so that rounding once more, to float16, gives what rounding once would have given."""
+    near = tirx.Cast("float32", v)
+    back = tirx.Cast("float64", near)
+    bits = tirx.reinterpret("uint32", near)
+    above = tirx.abs(back) > tirx.abs(v)
+    odd = tirx.bitwise_or(select(above, bits - imm(1, "uint32"), bits), imm(1, "uint32"))
+    exact = tirx.any(back == v, is_nan(v))
+    return select(exact, near, tirx.reinterpret("float32", odd))
 
 
 def _float_to_int(v: Any, have: str, to: str) -> Any:
@@ -608,28 +627,6 @@ def _float_to_int(v: Any, have: str, to: str) -> Any:
         # A float beyond 2**63 does not fit the signed conversion that narrower types go through.
         return tirx.Cast("uint64", wide)
     return tirx.Cast(to, tirx.Cast("int64", wide)) if to != "int64" else tirx.Cast("int64", wide)
-
-
-def _to_bfloat16(n: Node, x: Any) -> Any:
-    """Round to nearest even on the bits; NaN stays NaN."""
-    have = dtype_of(x)
-    f = x if have == "float32" else n.emit(convert_dtype(n, x, "float32"))
-
-    def element(v: Any) -> Any:
-        bits = tirx.reinterpret("uint32", v)
-        odd = tirx.bitwise_and(tirx.shift_right(bits, imm(16, "uint32")), imm(1, "uint32"))
-        rounded = tirx.shift_right(bits + imm(0x7FFF, "uint32") + odd, imm(16, "uint32"))
-        return tirx.reinterpret("bfloat16", tirx.Cast("uint16", select(is_nan(v), imm(0x7FC0, "uint32"), rounded)))
-
-    return elementwise(n, element, f, name="to_bfloat16")
-
-
-def _from_bfloat16(n: Node, x: Any) -> Any:
-    def element(v: Any) -> Any:
-        wide = tirx.Cast("uint32", tirx.reinterpret("uint16", v))
-        return tirx.reinterpret("float32", tirx.shift_left(wide, imm(16, "uint32")))
-
-    return elementwise(n, element, x, name="from_bfloat16")
 
 
 @op("Identity", since=[1, 13, 14, 16, 19, 21, 23, 24, 25])

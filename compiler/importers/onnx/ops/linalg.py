@@ -176,9 +176,13 @@ def dft(n: Node) -> Any:
     else:
         axis = n.int_attr("axis", 1)
     axis = n.axis(axis, rank)
-    length = int(n.scalar(1, "dft_length")) if n.has(1) else n.shape(0)[axis]
-    if not isinstance(length, int):
+    extent = n.shape(0)[axis]
+    if not isinstance(extent, int):
         raise n.refuse("of a dynamic extent")
+    if n.has(1):
+        length = int(n.scalar(1, "dft_length"))
+    else:  # half a spectrum belongs to a signal of twice its length
+        length = 2 * (extent - 1) if n.flag("inverse") and n.flag("onesided") else extent
     return n.cast(
         _dft(
             n,
