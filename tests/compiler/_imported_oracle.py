@@ -54,16 +54,16 @@ def run_imported(model: ImportedModel, inputs: Mapping[str, Array]) -> dict[str,
 def _pipeline() -> Any:
     """TVM's default without its memory planner, which lets the two branches of an `If` share storage that only one allocates."""
     t = relax.transform
-    names = [
+    passes = [
+        relax.backend.DispatchSortScan,
         t.LegalizeOps,
         t.RewriteDataflowReshape,
         t.ToNonDataflow,
         t.RemovePurityChecking,
-        t.CallTIRRewrite,
-        t.LowerAllocTensor,
     ]
-    names += [t.KillAfterLastUse, t.LowerRuntimeBuiltin, t.ComputePrimValue, t.VMShapeLower, t.AttachGlobalSymbol]
-    return tvm.transform.Sequential([make() for make in names])
+    passes += [t.CallTIRRewrite, t.LowerAllocTensor, t.KillAfterLastUse, t.LowerRuntimeBuiltin, t.ComputePrimValue]
+    passes += [t.VMShapeLower, t.AttachGlobalSymbol]
+    return tvm.transform.Sequential([make() for make in passes])
 
 
 def compare(model: ImportedModel, inputs: Mapping[str, Array] | None = None, bound: float = 1e-5) -> dict[str, str]:

@@ -97,10 +97,10 @@ def _plain(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: boo
     if mask is not None:
         scores = c.emit(OP.add(scores, mask))
         # A row that admits nothing gives zeros in torch, not NaN.
-        top = c.emit(OP.max(scores, [-1], True))
-        nothing = c.emit(OP.equal(top, c.const(-math.inf, dtype)))
-        weights = c.emit(OP.nn.softmax(c.where(nothing, c.const(0.0, dtype), scores), -1))
-        weights = c.where(nothing, c.const(0.0, dtype), weights)
+        admitted = c.emit(OP.greater(scores, c.const(-math.inf, dtype)))
+        some = c.cast(c.emit(OP.max(c.emit(OP.astype(admitted, "int8")), [-1], True)), "bool")
+        weights = c.emit(OP.nn.softmax(c.where(some, scores, c.const(0.0, dtype)), -1))
+        weights = c.where(some, weights, c.const(0.0, dtype))
     else:
         weights = c.emit(OP.nn.softmax(scores, -1))
     return c.cast(c.emit(OP.matmul(weights, v)), result)
