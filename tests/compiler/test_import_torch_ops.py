@@ -174,7 +174,10 @@ def test_other_floats_follow_torch(dtype: torch.dtype) -> None:
             x[None, None], y[None, None], y[None, None], is_causal=True
         ),
         "masked_rows": lambda x, y: F.scaled_dot_product_attention(
-            x[None, None], y[None, None], y[None, None], attn_mask=torch.tensor([[1, 1, 0], [0, 0, 0], [0, 1, 0]]).bool()
+            x[None, None],
+            y[None, None],
+            y[None, None],
+            attn_mask=torch.tensor([[1, 1, 0], [0, 0, 0], [0, 1, 0]]).bool(),
         ),
         "where": lambda x, y: torch.where(x > 0, x, 0.0),
         "zeros": lambda x, y: torch.zeros_like(x) + torch.full_like(x, 2.5),
