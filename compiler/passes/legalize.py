@@ -36,18 +36,29 @@ def fence(mod: tvm.IRModule) -> tvm.IRModule:
     out = mod.clone()
     for gvar, func in mod.functions_items():
         if isinstance(func, relax.Function) and _binds_symbols(func.body):
-            out.update_func(gvar, _fenced(func))
+            body = _fenced(func.body)
+            out.update_func(gvar, relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs, func.span))
     return out
 
 
 def _binds_symbols(body: relax.SeqExpr) -> bool:
-    return any(isinstance(binding, relax.MatchCast) for block in body.blocks for binding in block.bindings)
+    """Whether a binding gives a symbol its value, in a branch of an If too."""
+    for block in body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if isinstance(binding, relax.MatchCast):
+                return True
+            if isinstance(value, relax.If) and (
+                _binds_symbols(value.true_branch) or _binds_symbols(value.false_branch)
+            ):
+                return True
+    return False
 
 
-def _fenced(func: relax.Function) -> relax.Function:
+def _fenced(body: relax.SeqExpr) -> relax.SeqExpr:
     """Dataflow blocks between the fences; a variable that leaves its block becomes an ordinary one."""
     parts: list[tuple[bool, list[relax.Binding]]] = []  # (fence, bindings)
-    for block in func.body.blocks:
+    for block in body.blocks:
         dataflow = isinstance(block, relax.DataflowBlock)
         for binding in block.bindings:
             fence_here = isinstance(binding, relax.MatchCast) or not dataflow
@@ -58,7 +69,7 @@ def _fenced(func: relax.Function) -> relax.Function:
     leaving = {
         var for i, (_, bindings) in enumerate(parts) for b in bindings for var in _read(b.value) if home.get(var) != i
     }
-    leaving.update(_read(func.body.body))
+    leaving.update(_read(body.body))
     leaving.update(binding.var for fence_here, bindings in parts if fence_here for binding in bindings)
     names = {
         var: relax.Var(str(var.name), var.ty) for var in leaving if isinstance(var, relax.DataflowVar) and var in home
@@ -74,9 +85,9 @@ def _fenced(func: relax.Function) -> relax.Function:
         (relax.BindingBlock if fence_here else relax.DataflowBlock)([renamed(binding) for binding in bindings])
         for fence_here, bindings in parts
     ]
-    seq = relax.SeqExpr(blocks, _renamed(func.body.body, names))
-    relax.expr._update_type(seq, func.body.ty)
-    return relax.Function(func.params, seq, func.ret_ty, func.is_pure, func.attrs, func.span)
+    seq = relax.SeqExpr(blocks, _renamed(body.body, names))
+    relax.expr._update_type(seq, body.ty)
+    return seq
 
 
 def _read(expr: relax.Expr) -> list[relax.Var]:
@@ -94,7 +105,12 @@ def _renamed(expr: relax.Expr, names: dict[relax.Var, relax.Var]) -> relax.Expr:
         return relax.Tuple([_renamed(field, names) for field in expr.fields])
     if isinstance(expr, relax.TupleGetItem):
         return relax.TupleGetItem(_renamed(expr.tuple_value, names), expr.index)
-    return expr  # a constant, a shape; relax.If stands in an ordinary block, among ordinary variables
+    if isinstance(expr, relax.If):
+        branches = [_fenced(b) if _binds_symbols(b) else b for b in (expr.true_branch, expr.false_branch)]
+        out = relax.If(_renamed(expr.cond, names), *branches)
+        relax.expr._update_type(out, expr.ty)
+        return out
+    return expr  # a constant, a shape
 
 
 def _has_plain_blocks(mod: tvm.IRModule) -> bool:

@@ -173,7 +173,11 @@ def run_case(case: Any, engine: str) -> tuple[str, str]:
 
 
 def compare(got: list[Any], want: list[Any], rtol: float, atol: float) -> str:
-    """What differs, or ""; the comparison of onnx.backend.test.runner, and exact for everything but floating point."""
+    """What differs, or ""; the comparison of onnx.backend.test.runner, and exact for everything but floating point.
+
+    The absolute tolerance of float32 and float64 is at least two roundings of the output's largest element: where terms of that size
+    cancel, what is left is noise of whoever computed it (the imaginary part of test_dft_inverse_opset19).
+    """
     if len(got) != len(want):
         return f"{len(got)} outputs, expected {len(want)}"
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
@@ -184,7 +188,9 @@ def compare(got: list[Any], want: list[Any], rtol: float, atol: float) -> str:
             return f"output {i} has shape {a.shape}, expected {b.shape}"
         x, y = (v.astype(np.float32) if v.dtype.name == "bfloat16" else v for v in (a, b))
         if x.dtype.kind in "fc":
-            same = np.isclose(x, y, rtol=rtol, atol=atol, equal_nan=True)
+            finite = np.abs(y[np.isfinite(y)])
+            noise = 2 * float(np.finfo(y.dtype).eps) * float(finite.max(initial=0)) if b.dtype in (np.float32, np.float64) else 0.0
+            same = np.isclose(x, y, rtol=rtol, atol=max(atol, noise), equal_nan=True)
         else:
             same = x == y
         if not np.all(same):

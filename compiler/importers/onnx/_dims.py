@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tvm
@@ -35,6 +35,8 @@ class ShapeMath:
         self.symbols: dict[str, Any] = {}
         self.derived: set[str] = set()  # symbols that the run itself computes; nothing may be unified with them
         self.local: set[str] = set()  # those of them that a branch of an If computes, and that do not exist outside
+        self.assumed: list[tuple[Dim, Dim]] = []  # equalities that the run checks
+        self.on_assume: Callable[[Dim, Dim], None] | None = None  # emits such a check
         self.branches = 0  # how many branches enclose what is converted now
 
     def symbol(self, name: str, low: int = 0, high: int | None = None, *, derived: bool = False) -> Any:
@@ -100,7 +102,13 @@ class ShapeMath:
         return out
 
     def same(self, a: Dim, b: Dim) -> bool:
-        """Whether a == b is certain."""
+        """Whether a == b is certain, or was assumed before (and is checked by the run)."""
+        return self.certain(a, b) or any(
+            (self.certain(a, p) and self.certain(b, q)) or (self.certain(a, q) and self.certain(b, p))
+            for p, q in self.assumed
+        )
+
+    def certain(self, a: Dim, b: Dim) -> bool:
         if isinstance(a, int) and isinstance(b, int):
             return a == b
         return bool(self._analyzer.can_prove_equal(_expr(a), _expr(b)))
@@ -124,15 +132,28 @@ class ShapeMath:
         return False if self.proves(no) else None
 
     def require_same(self, a: Dim, b: Dim) -> Dim:
-        """The common extent where a and b must be equal; ValueError if they cannot be, AmbiguousDims if a symbol must give in."""
+        """The common extent where a and b must be equal. ValueError if they cannot be; AmbiguousDims if an input's symbol has to
+        give in; what is left is assumed, and checked by every run."""
         if self.same(a, b):
             return a if isinstance(a, int) else b
         if (isinstance(a, int) and isinstance(b, int)) or self.compare("==", a, b) is False:
             raise ValueError(f"extents {a} and {b} differ")
         for x, y in ((a, b), (b, a)):
-            if isinstance(x, tirx.Var) and x.name not in self.derived:
+            if self._free(x) and (isinstance(y, int) or self._free(y)):
                 raise AmbiguousDims(x.name, y)
-        raise UndecidedDims(f"extents {a} and {b}, which only a run could show to be equal")
+        if self.on_assume is None:
+            raise UndecidedDims(f"extents {a} and {b}, which only a run could show to be equal")
+        self.on_assume(a, b)
+        self.assumed.append((a, b))
+        return a if isinstance(a, int) else b
+
+    def _free(self, d: Dim) -> bool:
+        """Whether an extent is a symbol of the inputs, alone."""
+        return isinstance(d, tirx.Var) and d.name not in self.derived
+
+    def depends_on_run(self, d: Dim) -> bool:
+        """Whether an extent is made of something that the run itself computes."""
+        return not isinstance(d, int) and any(v.name in self.derived for v in tirx.analysis.undefined_vars(d))
 
     def broadcast_dim(self, a: Dim, b: Dim) -> Dim:
         if isinstance(a, int) and a == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,7 @@ class Graph:
     def __init__(self, model: onnx.ModelProto, math: ShapeMath) -> None:
         self.bb = relax.BlockBuilder()
         self.math = math
+        math.on_assume = self.check_equal
         self.unsupported = Unsupported()
         self.functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions}
         self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
@@ -167,6 +168,35 @@ class Graph:
         shape = self.bb.emit(relax.op.tensor_to_shape(x), self._name(f"{place}_shape"))
         self.bb.match_cast(shape, relax.ShapeType(symbols))
         return symbols
+
+    def check_equal(self, a: Dim, b: Dim) -> None:
+        """Every run refuses inputs for which a != b."""
+        if not self.math.depends_on_run(a) and not self.math.depends_on_run(b):
+            if isinstance(b, tirx.Var):
+                a, b = b, a  # a lone variable as the pattern would be a definition
+            self.bb.match_cast(shape_expr([a]), relax.ShapeType(list(shape_expr([b]).values)))
+            return
+
+        def body(dims: Any) -> Any:
+            return tvm.te.compute(
+                (1,), lambda i: tirx.Select(dims[0] == dims[1], dims[0], tirx.IntImm("int64", -1)), name="equal"
+            )
+
+        self.bind_tensor(self.te(body, shape_expr([a, b]), name="equal", place="equal"), 1, "equal")
+
+    def align(self, x: Any, dims: Sequence[Dim]) -> Any:
+        """x, whose extents are known to be those of dims (aligned at the end) or 1, with the same expressions for them."""
+        have = dims_of(x)
+        want = [
+            h if isinstance(h, int) and h == 1 else d for h, d in zip(have, dims[len(dims) - len(have) :], strict=True)
+        ]
+        return self.with_extents(x, want)
+
+    def with_extents(self, x: Any, dims: Sequence[Dim]) -> Any:
+        """x with these expressions for its extents, which are known to be equal to those that it has: a view."""
+        if all(self.math.certain(h, d) for h, d in zip(dims_of(x), dims, strict=True)):
+            return x
+        return self.emit(relax.op.reshape(x, shape_expr(dims)), "same_extents")
 
     # ---- branches
 

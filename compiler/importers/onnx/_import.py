@@ -26,6 +26,7 @@ from ._values import DTYPES, Value
 __all__ = ["import_onnx"]
 
 _MAX_UNIFICATIONS = 256
+_NO_NAMES = ("?", "-1", "None", "none")  # what exporters write for a dimension that they know nothing of
 
 
 def import_onnx(
@@ -205,6 +206,7 @@ def _input_dim(
             )
         return fixed[axis]
     symbol = declared.dim_param if declared is not None and declared.HasField("dim_param") else ""
+    symbol = "" if symbol in _NO_NAMES else symbol
     wish = wishes.get(axis)
     if axis not in wishes and declared is not None and declared.HasField("dim_value") and declared.dim_value >= 0:
         return int(declared.dim_value)

@@ -218,12 +218,17 @@ class Node:
         """Convert with numpy's rules, except that float to integer is what the CPU's truncation gives."""
         return self.graph.cast(expression, dtype, self.place)
 
+    def align(self, *expressions: Any) -> list[Any]:
+        """Operands of one broadcast, with the same expressions for extents that have to be equal."""
+        dims = self.math.broadcast(*(dims_of(e) for e in expressions))
+        return [self.graph.align(e, dims) for e in expressions]
+
     def reshape(self, expression: Any, dims: Sequence[Dim]) -> Any:
         return self.emit(relax.op.reshape(expression, shape_expr(dims)))
 
     def broadcast_to(self, expression: Any, dims: Sequence[Dim]) -> Any:
         have = dims_of(expression)
-        if len(have) == len(dims) and all(self.math.same(a, b) for a, b in zip(have, dims, strict=True)):
+        if len(have) == len(dims) and all(self.math.certain(a, b) for a, b in zip(have, dims, strict=True)):
             return expression
         return self.emit(relax.op.broadcast_to(expression, shape_expr(dims)))
 

@@ -10,7 +10,7 @@ import onnx
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, dims_of, shape_expr
+from .._node import Node, shape_expr
 from .._registry import op
 from .._values import Value
 from .shape import take_slice
@@ -46,7 +46,7 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
         if a.dtype != b.dtype:
             raise n.refuse(f"whose branches give {a.dtype} and {b.dtype}")
         if a.rank != b.rank:
-            raise n.refuse(f"whose branches give ranks {a.rank} and {b.rank}")
+            return _assume_first(n, flag, branches[0])
         outer = all(_outside(n, d) for d in (*a.shape, *b.shape))
         if not outer:
             raise n.refuse("whose branches give sizes that only they know")
@@ -58,6 +58,18 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
     no = graph.seal(else_block, partial(_fit_all, n, other, shapes))
     var = graph.emit_if(flag, yes, no, n.place)
     return [graph.wrap(n.emit(relax.TupleGetItem(var, k)), n.place) for k in range(len(then))]
+
+
+def _assume_first(n: Node, flag: Any, branch: onnx.GraphProto) -> list[Value]:
+    """Branches whose results differ in rank (torch's "if this extent is 1, drop it"): the first is taken, and every run checks that
+    it is the right one."""
+
+    def body(f: Any) -> Any:
+        one = tirx.IntImm("int64", 1)
+        return te.compute((1,), lambda i: tirx.Select(f(), one, tirx.IntImm("int64", -1)), name="first_branch")
+
+    n.graph.bind_tensor(n.te(body, flag, name="first_branch"), 1, f"{n.place} takes its first branch")
+    return n.graph.subgraph(n, branch, [], "then")
 
 
 def _outside(n: Node, d: Dim) -> bool:
@@ -89,14 +101,7 @@ def _bound_shapes(n: Node, flag: Any, then: list[Value], other: list[Value]) -> 
 
 
 def _fit_all(n: Node, values: list[Value], shapes: list[tuple[Dim, ...]]) -> list[Any]:
-    return [_fit(n, n.graph.expr(v), s) for v, s in zip(values, shapes, strict=True)]
-
-
-def _fit(n: Node, x: Any, shape: tuple[Dim, ...]) -> Any:
-    """x as a tensor of a shape that it is known to have when this branch runs."""
-    if all(n.math.same(a, b) for a, b in zip(dims_of(x), shape, strict=True)):
-        return x
-    return n.te(lambda t, s: te.compute(s, lambda *i: t(*i), name="fit"), x, shape_expr(shape), name="fit")
+    return [n.graph.with_extents(n.graph.expr(v), s) for v, s in zip(values, shapes, strict=True)]
 
 
 # ---- loops

@@ -20,8 +20,8 @@ from ._te import elementwise, highest, imm, is_nan, lowest, select
 def _pair(n: Node) -> tuple[Any, Any, str]:
     if n.dtype(0) != n.dtype(1):
         raise n.broken(f"has operands of different types, {n.dtype(0)} and {n.dtype(1)}")
-    n.math.broadcast(n.shape(0), n.shape(1))
-    return n.x(0), n.x(1), n.dtype(0)
+    a, b = n.align(n.x(0), n.x(1))
+    return a, b, n.dtype(0)
 
 
 @op("Add", since=[7, 13, 14])
@@ -156,7 +156,8 @@ def sum_(n: Node) -> Any:
     for i in range(1, len(n.inputs)):
         if n.dtype(i) != n.dtype(0):
             raise n.broken("has operands of different types")
-        out = arithmetic(n, out, n.x(i), relax.op.add, lambda p, q: p + q)
+        out, term = n.align(out, n.x(i))
+        out = arithmetic(n, out, term, relax.op.add, lambda p, q: p + q)
         out = out if isinstance(out, relax.Var) else n.emit(out)
     return out
 
@@ -519,8 +520,7 @@ def where(n: Node) -> Any:
         raise n.broken(f"has branches of different types, {n.dtype(1)} and {n.dtype(2)}")
     if n.dtype(1) == "string":
         raise n.refuse("strings at run time")
-    n.math.broadcast(n.shape(0), n.shape(1), n.shape(2))
-    return relax.op.where(n.x(0), n.x(1), n.x(2))
+    return relax.op.where(*n.align(n.x(0), n.x(1), n.x(2)))
 
 
 # ---- bits

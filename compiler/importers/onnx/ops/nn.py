@@ -272,8 +272,10 @@ def product(n: Node, a: Any, b: Any) -> Any:
     p, q = dims_of(a), dims_of(b)
     if not p or not q:
         raise n.broken("multiplies a scalar")
-    n.math.require_same(p[-1], q[-2] if len(q) > 1 else q[0])
-    n.math.broadcast(p[:-2], q[:-2])
+    inner = n.math.require_same(p[-1], q[-2] if len(q) > 1 else q[0])
+    batch = n.math.broadcast(p[:-2], q[:-2])
+    a = n.graph.align(a, [*batch[len(batch) - len(p[:-2]) :], *p[-2:-1], inner])
+    b = n.graph.align(b, [*batch[len(batch) - len(q[:-2]) :], inner, *q[-1:]] if len(q) > 1 else [inner])
     if dtype in ("float16", "bfloat16"):
         return n.cast(n.emit(relax.op.matmul(n.cast(a, "float32"), n.cast(b, "float32"))), dtype)
     return n.emit(relax.op.matmul(a, b))
@@ -305,5 +307,4 @@ def gemm(n: Node) -> Any:
     c = n.x(2)
     if beta != 1.0:
         c = n.emit(relax.op.multiply(c, n.scalar_const(beta, dtype)))
-    n.math.broadcast(dims_of(y), dims_of(c))
-    return relax.op.add(y, c)
+    return relax.op.add(*n.align(y, c))

@@ -309,12 +309,16 @@ def concat(n: Node) -> Any:
     for i in range(1, len(n.inputs)):
         if n.dtype(i) != dtype or n.rank(i) != rank:
             raise n.broken("has inputs of different types or ranks")
-        for a in range(rank):
-            if a != axis:
-                n.math.require_same(n.shape(0)[a], n.shape(i)[a])
     if len(n.inputs) == 1:
         return n.value(0)
-    return relax.op.concat(n.xs(), axis)
+    common = list(n.shape(0))
+    for i in range(1, len(n.inputs)):
+        common = [d if a == axis else n.math.require_same(d, n.shape(i)[a]) for a, d in enumerate(common)]
+    parts = []
+    for i, x in enumerate(n.xs()):
+        want = [n.shape(i)[a] if a == axis else d for a, d in enumerate(common)]
+        parts.append(n.graph.with_extents(x, want))
+    return relax.op.concat(parts, axis)
 
 
 @op("Split", since=[2, 11, 13, 18])
@@ -512,7 +516,7 @@ def _slice_axis(n: Node, extent: Dim, start: Dim, end: Dim, step: int) -> tuple[
 
 def _bound(n: Node, value: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
     """A slice's bound, counted from the beginning, within [low, high]."""
-    if isinstance(value, int) and abs(value) >= 1 << 30:
+    if isinstance(value, int) and abs(value) >= 10**9:
         return low if value < 0 else high  # it only means "from the beginning" or "to the end"
     return _clamp(n, _from_end(n, value, extent), low, high)
 
@@ -654,10 +658,10 @@ def range_(n: Node) -> Any:
     start, limit, step = (n.value(i).elements.reshape(-1)[0] for i in range(3))
     if not isinstance(step, int | np.integer | float | np.floating):
         raise n.refuse("a step that is an expression of symbols")
-    if not dtype.startswith("int"):
-        raise n.refuse("a range of symbols that are not integers")
+    if any(isinstance(v, float | np.floating) and v != int(v) for v in (start, limit, step)):
+        return _runtime_range(n)
     step = int(step)
-    start, limit = (int(v) if isinstance(v, np.integer) else v for v in (start, limit))
+    start, limit = (int(v) if isinstance(v, np.integer | np.floating | float) else v for v in (start, limit))
     span = n.math.sub(limit, start) if step > 0 else n.math.sub(start, limit)
     length = n.math.max(n.math.ceildiv(span, abs(step)), 0)
 

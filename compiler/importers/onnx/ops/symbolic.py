@@ -16,7 +16,7 @@ import numpy.typing as npt
 from .._dims import Dim
 from .._node import Node
 from .._registry import shape_op
-from .._values import is_int
+from .._values import is_float, is_int
 from .shape import slice_bounds
 
 Array = npt.NDArray[Any]
@@ -39,6 +39,16 @@ def _items(n: Node, i: int) -> Array:
     return e if e.dtype == object else _array([int(v) for v in e.reshape(-1)], e.shape)
 
 
+def _whole(n: Node) -> bool:
+    """Whether all constants among the inputs are whole numbers: extents may be carried as floating point for a while."""
+    for v in n.inputs:
+        if v is not None and v.const is not None and is_float(v.dtype):
+            c = v.const.astype(np.float64)
+            if not np.isfinite(c).all() or (c != np.rint(c)).any() or (np.abs(c) > 1 << 24).any():
+                return False
+    return True
+
+
 def _map(n: Node, function: Callable[..., Dim | None], *arrays: Array) -> Array | None:
     """Elementwise with broadcasting; None as soon as one element is None."""
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
@@ -54,7 +64,7 @@ def _map(n: Node, function: Callable[..., Dim | None], *arrays: Array) -> Array 
 
 def _arithmetic(function: Callable[[Node, Dim, Dim], Dim | None]) -> Callable[[Node], Array | None]:
     def evaluate(n: Node) -> Array | None:
-        if not _symbolic(n) or not is_int(n.dtype(0)):
+        if not _symbolic(n) or not _whole(n) or (n.op in ("Div", "Mod") and not is_int(n.dtype(0))):
             return None
         return _map(n, lambda a, b: function(n, a, b), _items(n, 0), _items(n, 1))
 
@@ -83,7 +93,7 @@ shape_op("Mod")(_arithmetic(_mod))
 
 @shape_op("Max", "Min")
 def extremum(n: Node) -> Array | None:
-    if not _symbolic(n):
+    if not _symbolic(n) or not _whole(n):
         return None
     pick = n.math.max if n.op == "Max" else n.math.min
     out: Array | None = _items(n, 0)
@@ -105,7 +115,7 @@ def abs_(n: Node) -> Array | None:
 
 def _comparison(operator: str) -> Callable[[Node], Array | None]:
     def evaluate(n: Node) -> Array | None:
-        if not _symbolic(n):
+        if not _symbolic(n) or not _whole(n):
             return None
         out = _map(n, lambda a, b: n.math.compare(operator, a, b), _items(n, 0), _items(n, 1))
         return None if out is None else out.astype(bool)
@@ -123,7 +133,7 @@ shape_op("GreaterOrEqual")(_comparison(">="))
 @shape_op("Where")
 def where(n: Node) -> Array | None:
     condition = n.value(0).const
-    if condition is None or not _symbolic(n):
+    if condition is None or not _symbolic(n) or not _whole(n):
         return None
     a, b = _items(n, 1), _items(n, 2)
     return _map(n, lambda c, p, q: p if c else q, condition.astype(object), a, b)
@@ -131,9 +141,16 @@ def where(n: Node) -> Array | None:
 
 @shape_op("Cast")
 def cast(n: Node) -> Array | None:
+    """Extents are far below what float32 holds exactly."""
     if not _symbolic(n):
         return None
-    return n.value(0).elements if is_int(n.dtype_attr("to")) else None
+    to = n.dtype_attr("to")
+    return n.value(0).elements if to in ("int32", "int64", "float32", "float64") else None
+
+
+@shape_op("Floor", "Ceil", "Round")
+def whole(n: Node) -> Array | None:
+    return n.value(0).elements if _symbolic(n) else None
 
 
 @shape_op("Identity")
@@ -155,7 +172,7 @@ def gather(n: Node) -> Array | None:
 
 @shape_op("Concat")
 def concat(n: Node) -> Array | None:
-    if not _symbolic(n):
+    if not _symbolic(n) or not _whole(n):
         return None
     return np.concatenate([_items(n, i) for i in range(len(n.inputs))], axis=n.int_attr("axis"))
 
@@ -274,7 +291,7 @@ def size(n: Node) -> Array:
 
 @shape_op("Range")
 def range_(n: Node) -> Array | None:
-    if not _symbolic(n):
+    if not _symbolic(n) or not _whole(n):
         return None
     start, limit, step = (_items(n, i).reshape(-1)[0] for i in range(3))
     length = n.math.sub(limit, start)
