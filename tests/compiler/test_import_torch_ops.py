@@ -109,6 +109,7 @@ def test_binary_functions_broadcast() -> None:
         "logaddexp": lambda x, y, v: torch.logaddexp(x, y),
         "hypot": lambda x, y, v: torch.hypot(x, y),
         "copysign": lambda x, y, v: torch.copysign(x, y),
+        "fmax": lambda x, y, v: (torch.fmax(x, y / (y > 0)), torch.fmin(x, v)),
         "xlogy": lambda x, y, v: torch.xlogy(x.abs(), y.abs() + 1),
         "logical": lambda x, y, v: torch.stack([(x > 0) & (y > 0), (x > 0) | (y > 0), (x > 0) ^ (y > 0), ~(x > 0) & (y < 9)]),
         "logical_floats": lambda x, y, v: torch.logical_and(x, y) ^ torch.logical_or(x, v),
@@ -340,6 +341,7 @@ def test_indexing() -> None:
             torch.select_scatter(x, x[:, 0], 1, -1),
         ),
         "one_hot": lambda x, i: F.one_hot(i, 5),
+        "isin": lambda x, i: (torch.isin(i, torch.tensor([0, 2])), torch.isin(i, torch.tensor([1]), invert=True)),
         "bag": lambda x, i: (
             F.embedding_bag(i, x[0], mode="sum"),
             F.embedding_bag(i, x[0]),
@@ -425,6 +427,7 @@ def test_matrix_products() -> None:
             torch.einsum("bij->bi", a),
             torch.einsum("bij,bjk->", a, b),
         ),
+        "addbmm": lambda a, b: torch.addbmm(torch.ones(3, 5), a, b, beta=0.5, alpha=2),
         "outer": lambda a, b: torch.outer(a[0, 0], b[0, 0]),
         "bilinear": lambda a, b: F.bilinear(a[0], a[1], torch.ones(3, 4, 4) * 0.1),
         "mv": lambda a, b: torch.mv(a[0], b[0, :, 0]),

@@ -164,7 +164,7 @@ class Context:
         return self.emit(relax.op.take(x, indices, axis=axis))
 
     def zeros(self, shape: Sequence[Dim], dtype: str, value: Any = 0) -> Expr:
-        if all(isinstance(size, int) for size in shape) and int(np.prod([*shape], dtype=np.int64)) <= 4096:
+        if all(isinstance(size, int) for size in shape) and 0 < int(np.prod([*shape], dtype=np.int64)) <= 4096:
             return self.const(np.full([int(size) for size in shape], value, _numpy_dtype(dtype)), dtype)
         return self.emit(relax.op.full(relax.ShapeExpr([as_expr(s) for s in shape]), self.const(value, dtype), dtype))
 

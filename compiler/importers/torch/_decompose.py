@@ -23,14 +23,21 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     """The program in functional form, with operators that have a converter kept whole."""
     _forget_derived_ranges(program)
     try:
-        with quiet(), torch.no_grad():
-            decomposed: ExportedProgram = program.run_decompositions(_table())
-            return decomposed
-    except Exception as error:
-        text = str(error).strip().splitlines()
-        raise ImportModelError(
-            f"torch cannot bring the exported program into functional form: {text[0] if text else type(error).__name__}"
-        ) from error
+        return _decomposed(program, _table(wide=True))
+    except Exception:  # some decompositions outside of torch's core list do not work under export: do without them
+        try:
+            return _decomposed(program, _table(wide=False))
+        except Exception as error:
+            text = str(error).strip().splitlines()
+            raise ImportModelError(
+                f"torch cannot bring the exported program into functional form: {text[0] if text else type(error).__name__}"
+            ) from error
+
+
+def _decomposed(program: ExportedProgram, table: Any) -> ExportedProgram:
+    with quiet(), torch.no_grad():
+        result: ExportedProgram = program.run_decompositions(table)
+        return result
 
 
 def _forget_derived_ranges(program: ExportedProgram) -> None:
@@ -45,9 +52,10 @@ def _forget_derived_ranges(program: ExportedProgram) -> None:
                 return
 
 
-def _table() -> Any:
+def _table(wide: bool) -> Any:
+    """torch's decompositions into core operators, with `wide` all that it has, without those of operators that are converted."""
     table = torch.export.default_decompositions()
-    for operator, function in torch._decomp.decomposition_table.items():
+    for operator, function in torch._decomp.decomposition_table.items() if wide else ():
         if isinstance(operator, torch._ops.OpOverload) and operator not in table and operator.namespace == "aten":
             table[operator] = function
     for operator in [op for op in table if str(op) in CONVERTERS]:

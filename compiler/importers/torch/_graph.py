@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+import tvm
 from torch import fx
 
 from maas_rt._errors import UnsupportedOperatorError
@@ -118,6 +119,10 @@ class GraphImporter:
             return self._call(node, name, args, kwargs)
         except NotConvertible as reason:
             self._refuse(node, name, str(reason))
+        except (tvm.error.TVMError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # A use that its converter did not foresee: refused by name, like any other.
+            first = (str(error).strip().splitlines() or [""])[0]
+            self._refuse(node, name, f"{type(error).__name__}: {first}"[:160])
         return _POISON
 
     def _call(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> Any:

@@ -343,6 +343,23 @@ def minimum(c: Context, x: Expr, other: Expr) -> Expr:
     return binary(c, x, other, OP.minimum)
 
 
+def _ignoring_nan(function: Callable[..., Any]) -> Any:
+    """The larger or the smaller one; where one operand is NaN, the other."""
+
+    def convert(c: Context, x: Expr, other: Expr) -> Expr:
+        compute, result = c.promoted(["x", "other"])
+        a, b = operands(c, x, other, compute)
+        found = c.emit(function(a, b))
+        if is_float(compute):
+            found = c.where(c.emit(OP.isnan(b)), a, c.where(c.emit(OP.isnan(a)), b, found))
+        return c.cast(found, result)
+
+    return convert
+
+
+converts("aten.fmax.default")(_ignoring_nan(OP.maximum))
+converts("aten.fmin.default")(_ignoring_nan(OP.minimum))
+
 _COMPARISONS: dict[str, Callable[..., Any]] = {
     "eq": OP.equal,
     "ne": OP.not_equal,

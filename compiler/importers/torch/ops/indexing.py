@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from tvm import relax
 
 from .._context import Context, Expr
+from .._dtypes import tvm_dtype
 from .._registry import NotConvertible, converts
 from .elementwise import fitted
 from .shape import clamped
@@ -208,3 +210,15 @@ def _bag_length(c: Context) -> int | None:
         return None
     args: Any = node.args  # type: ignore[union-attr]
     return int(args[2]) if args[0] == 0 and isinstance(args[2], int) else None
+
+
+@converts("aten.isin.Tensor_Tensor")
+def isin(c: Context, elements: Expr, test_elements: Expr, invert: bool = False) -> Expr:
+    """Whether each element is among the others, by comparing all with all."""
+    count = _product(c.shape(test_elements))
+    dtype = torch.promote_types(c.fakes["elements"].dtype, c.fakes["test_elements"].dtype)
+    shape = c.shape(elements)
+    others = c.reshape(c.cast(test_elements, tvm_dtype(dtype)), [*[1] * len(shape), count])
+    same = c.emit(OP.equal(c.reshape(c.cast(elements, tvm_dtype(dtype)), [*shape, 1]), others))
+    found = c.cast(c.emit(OP.max(c.emit(OP.astype(same, "int8")), [len(shape)], False)), "bool")
+    return c.emit(OP.logical_not(found)) if invert else found

@@ -56,6 +56,12 @@ def addmm(c: Context, x: Expr, mat1: Any = None, mat2: Any = None, batch1: Any =
     return _added(c, x, product(c, left, right), beta, alpha)
 
 
+@converts("aten.addbmm.default")
+def addbmm(c: Context, x: Expr, batch1: Expr, batch2: Expr, beta: Any = 1, alpha: Any = 1) -> Expr:
+    """beta * x + alpha * the sum over the batch of batch1 @ batch2"""
+    return _added(c, x, c.emit(OP.sum(product(c, batch1, batch2), [0], False)), beta, alpha)
+
+
 @converts("aten.bilinear.default")
 def bilinear(c: Context, input1: Expr, input2: Expr, weight: Expr, bias: Expr | None = None) -> Expr:
     """input1 [..., I], input2 [..., J], weight [O, I, J] -> [..., O]: the outer product, flattened, times the weight."""
