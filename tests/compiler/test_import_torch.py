@@ -296,6 +296,11 @@ def test_all_unsupported_operators_are_listed() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_use_that_no_converter_foresaw_is_refused_by_name() -> None:
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match="unfold"):
+        import_model(lambda_module(lambda x: x.unfold(0, 1, 1)), (torch.tensor(1.0),))
+
+
 def test_dropout_in_training_is_refused() -> None:
     program = torch.export.export(nn.Dropout(0.5).train(), (torch.ones(3),))
     with pytest.raises(maas_rt.UnsupportedOperatorError, match="dropout"):

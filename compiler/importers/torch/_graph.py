@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import tvm
 from torch import fx
 
-from maas_rt._errors import UnsupportedOperatorError
+from maas_rt._errors import CompileError, UnsupportedOperatorError
 
 from . import _scalars, ops  # noqa: F401  (ops fills the table)
 from ._context import Context, is_size
@@ -119,7 +118,9 @@ class GraphImporter:
             return self._call(node, name, args, kwargs)
         except NotConvertible as reason:
             self._refuse(node, name, str(reason))
-        except (tvm.error.TVMError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (StopWalk, CompileError):
+            raise
+        except Exception as error:
             # A use that its converter did not foresee: refused by name, like any other.
             first = (str(error).strip().splitlines() or [""])[0]
             self._refuse(node, name, f"{type(error).__name__}: {first}"[:160])
