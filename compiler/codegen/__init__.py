@@ -6,7 +6,7 @@ from ._build import build_code
 from ._collect import GeneratedFunctions, collect_functions
 from ._ordering import LEGALIZE
 from ._schedule import schedule_function, schedule_functions
-from ._targets import TARGETS, TargetSpec, native_level, resolve_targets
+from ._targets import TARGETS, TargetSpec, native_level, resolve_targets, runs_on_this_cpu
 
 __all__ = [
     "LEGALIZE",
@@ -17,6 +17,7 @@ __all__ = [
     "collect_functions",
     "native_level",
     "resolve_targets",
+    "runs_on_this_cpu",
     "schedule_function",
     "schedule_functions",
 ]

@@ -11,7 +11,7 @@ import tvm
 
 from maas_rt._errors import InvalidArgumentError
 
-__all__ = ["TARGETS", "TargetSpec", "native_level", "resolve_targets"]
+__all__ = ["TARGETS", "TargetSpec", "native_level", "resolve_targets", "runs_on_this_cpu"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ def native_level() -> str:
         if all(feature in present for feature in spec.features):
             return spec.name
     return "x86-64"
+
+
+def runs_on_this_cpu(name: str) -> bool:
+    """Whether this machine runs code of the named level."""
+    names = list(TARGETS)
+    return platform.machine().lower() in ("x86_64", "amd64") and names.index(name) >= names.index(native_level())
 
 
 def resolve_targets(target: str | Sequence[str]) -> list[TargetSpec]:

@@ -234,6 +234,49 @@ def test_loops_of_known_length_are_unrolled() -> None:
     check(proto, {"x": floats(2)})
 
 
+def test_equalities_that_only_a_run_can_show() -> None:
+    """Two ways down and up again: equal for lengths that divide by 4, and refused for others."""
+    pool = {"kernel_shape": [2], "strides": [2]}
+    proto = model(
+        [
+            node("MaxPool", "x", "half", **pool),
+            node("MaxPool", "half", "quarter", **pool),
+            helper.make_node("Resize", ["quarter", "", "twice"], ["up"], mode="nearest"),
+            node("Add", "half up", "y"),
+        ],
+        {"x": (F, [1, 2, "length"])},
+        ["y"],
+        {"twice": np.array([1, 1, 2], np.float32)},
+    )
+    check(proto, {"x": floats(1, 2, 16)}, compiled=True)
+    artifact = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    with pytest.raises(maas_rt.Error):
+        artifact.run({"x": floats(1, 2, 14)})
+
+
+def test_branches_of_other_ranks_assume_the_first() -> None:
+    """torch writes "drop this axis if its extent is 1" so."""
+    then = helper.make_graph([node("Squeeze", "x one", "t")], "then", [], [onnx.ValueInfoProto(name="t")])
+    other = helper.make_graph([node("Identity", "x", "e")], "else", [], [onnx.ValueInfoProto(name="e")])
+    proto = model(
+        [
+            node("Shape", "x", "s", start=1, end=2),
+            node("Equal", "s one", "flags"),
+            node("Squeeze", "flags", "flag"),
+            node("If", "flag", "r", then_branch=then, else_branch=other),
+            node("Relu", "r", "y"),
+        ],
+        {"x": (F, [3, "n"])},
+        ["y"],
+        {"one": np.array([1])},
+    )
+    runnable = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    x = floats(3, 1)
+    np.testing.assert_array_equal(runnable.run({"x": x})["y"], np.maximum(x[:, 0], 0))
+    with pytest.raises(maas_rt.Error):
+        runnable.run({"x": floats(3, 2)})
+
+
 def test_sizes_that_the_data_decides() -> None:
     proto = model(
         [node("NonZero", "x", "where"), node("Transpose", "where", "y", perm=[1, 0])], {"x": (F, [3, 4])}, ["y"]

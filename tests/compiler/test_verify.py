@@ -122,6 +122,15 @@ def test_unverified_artifacts_say_so() -> None:
     assert compile(Chain(), (torch.randn(4, 5),), verify=False).manifest["verified"] == {"status": "skipped"}
 
 
+def test_a_foreign_target_is_verified_by_a_host_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maas_rt.compiler import _pipeline
+
+    monkeypatch.setattr(_pipeline, "runs_on_this_cpu", lambda name: False)
+    manifest = compile(Chain(), (torch.randn(4, 5),), target="x86-64-v2").manifest
+    assert manifest["verified"]["status"] == "host-build"
+    assert manifest["targets"] == ["x86-64-v2"]
+
+
 def test_a_source_that_runs_on_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from maas_rt.compiler.importers.torch.source import TorchSource
 

@@ -189,7 +189,11 @@ def compare(got: list[Any], want: list[Any], rtol: float, atol: float) -> str:
         x, y = (v.astype(np.float32) if v.dtype.name == "bfloat16" else v for v in (a, b))
         if x.dtype.kind in "fc":
             finite = np.abs(y[np.isfinite(y)])
-            noise = 2 * float(np.finfo(y.dtype).eps) * float(finite.max(initial=0)) if b.dtype in (np.float32, np.float64) else 0.0
+            noise = (
+                2 * float(np.finfo(y.dtype).eps) * float(finite.max(initial=0))
+                if b.dtype in (np.float32, np.float64)
+                else 0.0
+            )
             same = np.isclose(x, y, rtol=rtol, atol=max(atol, noise), equal_nan=True)
         else:
             same = x == y

@@ -2,6 +2,7 @@
 
 from . import (
     choose,
+    contrib,
     control,
     elementwise,
     linalg,
@@ -20,6 +21,7 @@ from . import (
 
 __all__ = [
     "choose",
+    "contrib",
     "control",
     "elementwise",
     "linalg",

@@ -123,7 +123,7 @@ def _centred(n: Node, i: int, zero: int, axis: int, kind: str = "int32") -> Any:
     return elementwise(n, lambda v, o: tirx.Cast(kind, v) - tirx.Cast(kind, o), x, z, name="centred")
 
 
-def _int_matmul(n: Node, a: Any, b: Any, kind: str = "int32") -> Any:
+def int_matmul(n: Node, a: Any, b: Any, kind: str = "int32") -> Any:
     """numpy.matmul of integer tensors."""
     p, q = list(dims_of(a)), list(dims_of(b))
     left, right = len(p) == 1, len(q) == 1
@@ -158,7 +158,7 @@ def _int_matmul(n: Node, a: Any, b: Any, kind: str = "int32") -> Any:
 
 @op("MatMulInteger", since=10)
 def matmul_integer(n: Node) -> Any:
-    return _int_matmul(n, _centred(n, 0, 2, -2), _centred(n, 1, 3, -1))
+    return int_matmul(n, _centred(n, 0, 2, -2), _centred(n, 1, 3, -1))
 
 
 @op("QLinearMatMul", since=[10, 21])
@@ -166,7 +166,7 @@ def qlinear_matmul(n: Node) -> Any:
     """a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point"""
     a = _centred(n, 0, 2, -2)
     b = _centred(n, 3, 5, -1)
-    y = _int_matmul(n, a, b)
+    y = int_matmul(n, a, b)
     sa, sb, sy = (_row_scale(n, i, axis, len(dims_of(y))) for i, axis in ((1, -2), (4, -1), (6, -2)))
     zy = _row_scale(n, 7, -2, len(dims_of(y)))
     return _requantize(n, y, sa, sb, sy, zy, n.dtype(7))

@@ -547,56 +547,83 @@ def grid_sample(n: Node) -> Any:
     if mode == "cubic" and k != 2:
         raise n.refuse("cubic in other than two dimensions")
 
-    def body(t: Any, g: Any, out: Any) -> Any:
+    taps = {"nearest": 1, "linear": 2, "cubic": 4}.get(mode, 0)
+    if not taps:
+        raise n.broken(f"has the unknown mode '{mode}'")
+    outer = [dims[0], *where[1:-1]]
+
+    # In stages, each of them small: where a sample lies, which elements it needs, and with what weights.
+    def places(g: Any, extents: Any, shape: Any) -> Any:
+        def element(*i: Any) -> Any:
+            *at, a = i
+            v = tirx.Cast(f, g(*at, k - 1 - a))
+            p = _grid_place(v, _pick_extent(extents, a, k), align, f)
+            return p if mode == "cubic" else _grid_border(p, _pick_extent(extents, a, k), padding, align, f)
+
+        return te.compute(shape, element, name="grid_place")
+
+    place = n.te(places, grid, shape_expr(dims[2:]), shape_expr([*outer, k]), name="grid_place")
+
+    def indices(p: Any, extents: Any, shape: Any) -> Any:
+        """-1 for what lies outside and counts as zero."""
+
+        def element(*i: Any) -> Any:
+            *at, tap = i
+            extent = _pick_extent(extents, at[-1], k)
+            base = tirx.nearbyint(p(*at)) if mode == "nearest" else tirx.floor(p(*at))
+            v = base + tirx.Cast(f, tap - (taps // 2 - 1 if taps > 1 else 0))
+            if mode == "cubic":
+                v = _grid_border(v, extent, padding, align, f)
+            far = imm(1e9, f)
+            whole = tirx.Cast("int64", tirx.max(tirx.min(v, far), -far))
+            return tirx.Select(tirx.all(whole >= 0, whole < extent), whole, imm(-1, "int64"))
+
+        return te.compute(shape, element, name="grid_index")
+
+    index = n.te(indices, place, shape_expr(dims[2:]), shape_expr([*outer, k, taps]), name="grid_index")
+
+    def weights(p: Any, shape: Any) -> Any:
+        def element(*i: Any) -> Any:
+            *at, tap = i
+            d = p(*at) - tirx.floor(p(*at))
+            given = _cubic_f(d, f) if mode == "cubic" else [imm(1, f) - d, d]
+            out = given[-1]
+            for j in range(len(given) - 2, -1, -1):
+                out = tirx.Select(tap == j, given[j], out)
+            return out
+
+        return te.compute(shape, element, name="grid_weight")
+
+    weight = n.te(weights, place, shape_expr([*outer, k, taps]), name="grid_weight") if taps > 1 else None
+
+    def body(t: Any, ix: Any, *rest: Any) -> Any:
+        *w, out = rest
+
         def element(b: Any, c: Any, *at: Any) -> Any:
-            extents = [t.shape[2 + a] for a in range(k)]
-            place = [_grid_place(tirx.Cast(f, g(b, *at, k - 1 - a)), extents[a], align, f) for a in range(k)]
-            if mode != "cubic":
-                place = [_grid_border(p, e, padding, align, f) for p, e in zip(place, extents, strict=True)]
-
-            def read(index: list[Any]) -> Any:
-                if mode == "cubic" and padding != "zeros":
-                    index = [_grid_border(p, e, padding, align, f) for p, e in zip(index, extents, strict=True)]
-                far = imm(1e9, f)
-                whole = [tirx.Cast("int64", tirx.max(tirx.min(p, far), -far)) for p in index]
-                inside = tirx.all(*[q for w, e in zip(whole, extents, strict=True) for q in (w >= 0, w < e)])
-                safe = [tirx.max(tirx.min(w, e - 1), imm(0, "int64")) for w, e in zip(whole, extents, strict=True)]
-                return tirx.Select(inside, tirx.Cast(f, t(b, c, *safe)), imm(0, f))
-
-            if mode == "nearest":
-                return tirx.Cast(dtype, read([tirx.nearbyint(p) for p in place]))
-            base = [tirx.floor(p) for p in place]
-            part = [p - q for p, q in zip(place, base, strict=True)]
-            if mode == "linear":
-                return tirx.Cast(dtype, _corners(read, base, part, f))
-            rows = []
-            for dy in (-1, 0, 1, 2):
-                row: Any = None
-                for dx, w in zip((-1, 0, 1, 2), _cubic_f(part[1], f), strict=True):
-                    v = read([base[0] + imm(dy, f), base[1] + imm(dx, f)]) * w
-                    row = v if row is None else row + v
-                rows.append(row)
             total: Any = None
-            for v, w in zip(rows, _cubic_f(part[0], f), strict=True):
-                total = v * w if total is None else total + v * w
+            for corner in range(taps**k):
+                pick = [corner // taps**a % taps for a in range(k)]
+                found = [ix(b, *at, a, j) for a, j in enumerate(pick)]
+                inside = tirx.all(*[v >= 0 for v in found])
+                safe = [tirx.max(v, imm(0, "int64")) for v in found]
+                value = tirx.Select(inside, tirx.Cast(f, t(b, c, *safe)), imm(0, f))
+                for a, j in enumerate(pick):
+                    value = value * w[0](b, *at, a, j) if w else value
+                total = value if total is None else total + value
             return tirx.Cast(dtype, total)
 
         return te.compute(out, element, name="grid_sample")
 
-    return n.te(body, x, grid, shape_expr([dims[0], dims[1], *where[1:-1]]))
+    given = [weight] if weight is not None else []
+    return n.te(body, x, index, *given, shape_expr([dims[0], dims[1], *where[1:-1]]), name="grid_sample")
 
 
-def _corners(read: Any, base: list[Any], part: list[Any], f: str) -> Any:
-    total: Any = None
-    for corner in range(1 << len(base)):
-        index, weight = [], imm(1, f)
-        for a, (b, p) in enumerate(zip(base, part, strict=True)):
-            up = corner >> a & 1
-            index.append(b + imm(1, f) if up else b)
-            weight = weight * (p if up else imm(1, f) - p)
-        v = read(index) * weight
-        total = v if total is None else total + v
-    return total
+def _pick_extent(extents: Any, axis: Any, count: int) -> Any:
+    """extents[axis] for an axis that is a loop variable."""
+    out = extents[count - 1]
+    for a in range(count - 2, -1, -1):
+        out = tirx.Select(axis == a, extents[a], out)
+    return out
 
 
 def _cubic_f(d: Any, f: str) -> list[Any]:

@@ -559,8 +559,8 @@ def gather(n: Node) -> Any:
             return relax.op.take(n.x(0), constant(index), axis)
     else:
         n.graph.limit_index(value, extent)
-        if value.sym is None and axis == 0 and isinstance(extent, int) and n.value(0).const is not None:
-            # An embedding. Indices from the end are legal in ONNX; the kernel of `take` handles them.
+        if value.sym is None and n.dtype(1) in ("int32", "int64"):
+            # The kernel behind it counts negative indices from the end and refuses those out of range.
             return relax.op.take(n.x(0), n.x(1), axis)
     data_dims, index_dims = n.shape(0), n.shape(1)
     out = [*data_dims[:axis], *index_dims, *data_dims[axis + 1 :]]
