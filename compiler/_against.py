@@ -4,65 +4,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import maas_rt
-from maas_rt._errors import CompileError, InvalidArgumentError, VerificationError
+from maas_rt._errors import InvalidArgumentError, VerificationError
 
 from ._configs import VerifyOptions
 from .importers import ImportedModel, import_model
 from .importers._imported import SymbolSpec
-from .verify import compare, sample_inputs
+from .verify import Report, differences
 
-__all__ = ["FileReport", "verify_file"]
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """The largest relative error of each output, over so many inputs."""
-
-    outputs: dict[str, float]
-    cases: int
-    reference: str
+__all__ = ["verify_file"]
 
 
 def verify_file(
     path: str | os.PathLike[str],
-    source: str | os.PathLike[str],
+    source: Any,
     *,
     inputs: Mapping[str, Any] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
-) -> FileReport:
-    """Run the file and its source on drawn inputs and on `inputs`; raises VerificationError where an output differs by more than its
-    element type allows, InvalidArgumentError if the two do not take and give the same names."""
+) -> Report:
+    """Run the file and its source (a path, or what `compile` accepts) on drawn inputs and on `inputs`.
+
+    Raises VerificationError where an output differs by more than its element type allows, InvalidArgumentError if the two do not take
+    and give the same names, CompileError if the source runs on none of the inputs.
+    """
     program = maas_rt.load(path)
     model = _import_as(program, source, inputs, input_shapes, factory)
     _same_names(path, program, source, model)
-    options = VerifyOptions()
-    worst: dict[str, float] = {}
-    cases = 0
-    for case in sample_inputs(model, options, inputs):
-        wanted = model.source.run(case)
-        got = program.run(case, state=program.state()) if program.manifest["states"] else program.run(case)
-        cases += 1
-        for name, reference in wanted.items():
-            difference = compare(name, got[name], np.asarray(reference), options)
-            if difference.detail or difference.error > options.tolerance(str(np.asarray(reference).dtype)):
-                what = difference.detail or f"a relative error of {difference.error:.2g}"
-                raise VerificationError(f"{path} and {source} differ: output {name!r}, {what}", "", difference.error)
-            worst[name] = max(worst.get(name, 0.0), difference.error)
-    if cases == 0:
-        raise CompileError(f"no inputs could be drawn for {path}; give real ones with --input")
-    return FileReport(worst, cases, str(model.provenance.get("framework", "source")))
+    report = Report(reference=str(model.provenance.get("framework", "source")))
+    for _, difference in differences(program, model, VerifyOptions(), inputs, report):
+        what = difference.detail or f"a relative error of {difference.error:.2g}"
+        raise VerificationError(
+            f"{path} and {source} differ: output {difference.output!r}, {what}", "", difference.error
+        )
+    return report
 
 
 def _import_as(
     program: maas_rt.Model,
-    source: str | os.PathLike[str],
+    source: Any,
     inputs: Mapping[str, Any] | None,
     input_shapes: Mapping[str, Sequence[int]] | None,
     factory: str | None,

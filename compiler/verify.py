@@ -7,9 +7,8 @@ equal. An output that is constant or NaN throughout, for every input that was tr
 
 from __future__ import annotations
 
-import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,7 @@ from ._configs import VerifyOptions
 from .artifact import Artifact
 from .importers._imported import ImportedModel, SymbolSpec
 
-__all__ = ["Difference", "Report", "compare", "sample_inputs", "verify", "verify_file"]
+__all__ = ["Difference", "Report", "compare", "differences", "sample_inputs", "verify"]
 
 Array = npt.NDArray[Any]
 CompileModel = Callable[[ImportedModel], Artifact]
@@ -89,53 +88,12 @@ def verify(
     """
     report = Report(reference=str(model.provenance.get("framework", "source")))
     program = maas_rt.load(artifact.to_bytes())
-    for inputs, difference in _differences(program, model, options, examples, report):
+    for inputs, difference in differences(program, model, options, examples, report):
         raise _blame(model, inputs, difference, options, compile_model)
     return report
 
 
-def verify_file(
-    path: str | os.PathLike[str],
-    against: Any,
-    *,
-    inputs: Mapping[str, Array] | None = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    factory: str | None = None,
-    options: VerifyOptions | None = None,
-) -> Report:
-    """Compare a finished file with the model that it is said to come from (a path, or what `compile` accepts).
-
-    Raises VerificationError if an output differs; CompileError if the model's inputs or outputs are others than the file's.
-    """
-    from .importers import import_model
-
-    program = maas_rt.load(path)
-    shapes = input_shapes
-    if shapes is None and str(against).lower().endswith(".onnx"):
-        shapes = {
-            info.name: [int(each) for each in info.shape]
-            for info in program.inputs
-            if all(isinstance(each, int) for each in info.shape)
-        } or None
-    model = import_model(against, inputs, input_shapes=shapes, factory=factory)
-    for kind, ours, theirs in (
-        ("inputs", [info.name for info in program.inputs], model.input_names),
-        ("outputs", [info.name for info in program.outputs], model.output_names),
-    ):
-        if ours != theirs:
-            raise CompileError(
-                f"{path} has the {kind} {', '.join(ours)}, and {against} has {', '.join(theirs)}: it is another model"
-            )
-    report = Report(reference=str(model.provenance.get("framework", "source")))
-    for _, difference in _differences(program, model, options or VerifyOptions(), inputs, report):
-        detail = difference.detail or f"a relative error of {difference.error:.2g}"
-        raise VerificationError(
-            f"{path} and {against} differ: output {difference.output}, {detail}", "", difference.error
-        )
-    return report
-
-
-def _differences(
+def differences(
     program: Any, model: ImportedModel, options: VerifyOptions, examples: Mapping[str, Array] | None, report: Report
 ) -> Iterator[tuple[dict[str, Array], Difference]]:
     """(inputs, difference) for each of the sampled inputs on which the two sides disagree."""

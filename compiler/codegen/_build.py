@@ -12,6 +12,7 @@ from tvm import tirx
 
 from maas_rt._errors import CompileError
 
+from ._hide import hide_arithmetic
 from ._link import link_shared
 from ._targets import TargetSpec
 
@@ -22,7 +23,7 @@ def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> by
     """The code section of `target` with one `__tvm_ffi_<name>` for each of `functions` (scheduled already)."""
     try:
         module = _to_llvm(functions, target)
-    except tvm.error.TVMError as error:
+    except Exception as error:  # TVM raises what Python class its C++ named
         raise CompileError(_culprit(functions, target, error)) from error
     with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
         obj = Path(folder) / "code.o"
@@ -45,7 +46,7 @@ def _culprit(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec, error: 
     for name in names if len(names) > 1 else []:
         try:
             _to_llvm({name: functions[name]}, target)
-        except tvm.error.TVMError as alone:
+        except Exception as alone:
             names, error = [name], alone
             break
     reason = str(error).strip().splitlines()[-1][:200]
@@ -72,5 +73,6 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
         passes.FP8StorageLegalize(),
         passes.BF16StorageLegalize(),
         passes.LowerTVMBuiltin(),
+        hide_arithmetic,
         passes.LowerIntrin(),
     ]

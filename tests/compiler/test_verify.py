@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from maas_rt.compiler import compile
+from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler.importers import SymbolSpec, import_model
-from maas_rt.compiler.verify import Report, _bindings, _fit, compare, sample_inputs, verify_file
+from maas_rt.compiler.verify import Report, _bindings, _fit, compare, sample_inputs
 
 from maas_rt import CompileError, VerificationError
 
