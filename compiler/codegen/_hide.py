@@ -47,7 +47,7 @@ class _Hide(StatementRewriter):
 
     def var(self, var: Any) -> Any:
         buffer = self.buffers.get(var)
-        return var if buffer is None else tirx.BufferLoad(buffer, [0])
+        return var if buffer is None else _read(buffer, var.ty)
 
     def expr(self, node: Any) -> Any:
         if isinstance(node, tirx.Let):
@@ -79,9 +79,24 @@ class _Hide(StatementRewriter):
         if _is_index(var, value):
             self.before.append(tirx.Bind(var, value))
             return
-        buffer = tirx.decl_buffer((1,), var.ty.dtype, name=var.name, scope="local")
+        buffer = _element(var.name, var.ty)
         self.buffers[var] = buffer
-        self.before += [tirx.AllocBuffer(buffer), tirx.BufferStore(buffer, value, [0])]
+        self.before += [tirx.AllocBuffer(buffer), _write(buffer, value)]
+
+
+def _element(name: str, ty: Any) -> Any:
+    """A local buffer of one element (a vector is one): bools as bytes, of which TVM would not store a vector's right."""
+    return tirx.decl_buffer((1,), str(ty.dtype).replace("bool", "int8"), name=name, scope="local")
+
+
+def _write(buffer: Any, value: Any) -> Any:
+    value = value if str(value.ty.dtype) == str(buffer.dtype) else tirx.Cast(buffer.dtype, value)
+    return tirx.BufferStore(buffer, value, [0])
+
+
+def _read(buffer: Any, ty: Any) -> Any:
+    load = tirx.BufferLoad(buffer, [0])
+    return load if str(ty.dtype) == str(buffer.dtype) else tirx.Cast(ty, load)
 
 
 def _sequence(stmts: list[Any]) -> Any:

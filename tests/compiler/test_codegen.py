@@ -95,11 +95,18 @@ def _layer_norm(x: Any, g: Any, b: Any) -> Any:
     return (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * g + b
 
 
+def _mish(x: Any, lib: Any) -> Any:
+    """Three functions in a chain, each with its argument in several places."""
+    return lib.multiply(x, lib.tanh(lib.log(lib.add(lib.exp(x), np.float32(1)))))
+
+
 F32 = "float32"
 OTHERS = ("float64", "float16", "int32", "int64", "int8", "uint8")
 CASES = [case for dtype in (F32, *OTHERS) for case in _typed_cases(dtype)] + [
     Case("softmax_middle", (((N, 7, 19), F32),), lambda x: topi.nn.softmax(x, 1), lambda x: _softmax(x, 1), 9, 4e-6),
     Case("log_softmax", (((N, 77), F32),), lambda x: topi.nn.log_softmax(x, -1), lambda x: np.log(_softmax(x, -1)), 9, 4e-6),
+    Case("long_chain", (((N, 77), F32),), lambda x: _mish(_mish(x, topi), topi), lambda x: _mish(_mish(x, np), np), 9, 4e-6),
+    Case("long_chain_in_a_branch", (((N, 77), F32),), lambda x: topi.nn.pad(_mish(x, topi), [0, 1], [0, 2]), lambda x: np.pad(_mish(x, np), ((0, 0), (1, 2))), 9, 4e-6),
     Case("conv1d", (((2, 5, 30), F32), ((7, 5, 3), F32)), lambda x, w: topi.nn.conv1d(x, w, 1, 1, 1), _conv1d, 0, 1e-5),
     Case("conv2d", (((N, 5, 14, 15), F32), ((7, 5, 3, 3), F32)), lambda x, w: topi.nn.conv2d(x, w, 1, 1, 1), _conv2d, 2, 1e-5),
     Case("layer_norm", (((N, 64), F32), ((64,), F32), ((64,), F32)), lambda x, g, b: topi.nn.layer_norm(x, g, b, axis=[1]), _layer_norm, 9, 5e-6),
