@@ -211,7 +211,8 @@ class BodyBuilder:
                 self.body.cost += 6
                 return tirx.Cast(dtype, value) if dtype == "float16" else value
         self._mark_call(name)
-        return _math.library_call(name, args) or tvm.ir.Call(node.op, args, ret_ty=node.ty, attrs=node.attrs)
+        value = _math.library_call(name, args)
+        return tvm.ir.Call(node.op, args, ret_ty=node.ty, attrs=node.attrs) if value is None else value
 
     def _mark_call(self, name: str) -> None:
         if _math.is_expensive(name) and name not in ("tirx.sqrt",):

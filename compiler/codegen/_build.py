@@ -49,7 +49,7 @@ def _culprit(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec, error: 
         except Exception as alone:
             names, error = [name], alone
             break
-    reason = str(error).strip().splitlines()[-1][:200]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
     return f"the generated function {', '.join(names)} cannot be built for {target.name} ({reason}): this operator is not supported yet"
 
 

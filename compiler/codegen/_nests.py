@@ -125,9 +125,11 @@ def _fused(loops: Sequence[Range], make: Callable[[], list[Any]]) -> Any:
     rest: Any = fused
     for var, extent in reversed(loops):
         outermost = var is loops[0][0]
-        part = rest if outermost else tirx.floormod(rest, extent)
+        part = rest if outermost else tirx.truncmod(rest, extent)
         binds.append(tirx.Bind(var, part))
-        rest = tirx.floordiv(rest, extent)
+        rest = tirx.truncdiv(
+            rest, extent
+        )  # nothing is negative, which TVM cannot know of a symbol: its floordiv is costly to lower
     total = product([extent for _, extent in loops])
     body = seq([*reversed(binds), *make()])
     return tirx.For(fused, tirx.IntImm("int64", 0), total, tirx.ForKind.PARALLEL, body)

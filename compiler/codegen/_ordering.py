@@ -45,8 +45,8 @@ class _Rows:
             if i == self.axis:
                 indices.append(k)
             else:
-                indices.append(tirx.floormod(rest, self.dims[i]))
-                rest = tirx.floordiv(rest, self.dims[i])
+                indices.append(tirx.truncmod(rest, self.dims[i]))
+                rest = tirx.truncdiv(rest, self.dims[i])
         return indices[::-1]
 
 

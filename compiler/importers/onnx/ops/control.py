@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import tvm
 from tvm import relax, te, tirx
 
 from .._dims import Dim
@@ -46,6 +47,8 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
         if a.dtype != b.dtype:
             raise n.refuse(f"whose branches give {a.dtype} and {b.dtype}")
         if a.rank != b.rank:
+            if _depends_on_data(n, flag):
+                raise n.refuse(f"whose branches give ranks {a.rank} and {b.rank}, and which the data decides")
             return _assume_first(n, flag, branches[0])
         outer = all(_outside(n, d) for d in (*a.shape, *b.shape))
         if not outer:
@@ -58,6 +61,30 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
     no = graph.seal(else_block, partial(_fit_all, n, other, shapes))
     var = graph.emit_if(flag, yes, no, n.place)
     return [graph.wrap(n.emit(relax.TupleGetItem(var, k)), n.place) for k in range(len(then))]
+
+
+def _depends_on_data(n: Node, expression: Any) -> bool:
+    """Whether more than shapes and constants went into a value."""
+    pending, seen = [expression], set()
+    while pending:
+        each = pending.pop()
+        if isinstance(each, relax.Var):
+            if each in seen:
+                continue
+            seen.add(each)
+            bound = n.graph.bb.lookup_binding(each)
+            if bound is None:
+                return True
+            pending.append(bound)
+        elif isinstance(each, relax.Call) and not (isinstance(each.op, tvm.ir.Op) and each.op.name == "relax.shape_of"):
+            pending.extend(each.args)
+        elif isinstance(each, relax.Tuple):
+            pending.extend(each.fields)
+        elif isinstance(each, relax.TupleGetItem):
+            pending.append(each.tuple_value)
+        elif isinstance(each, (relax.If, relax.SeqExpr)):
+            return True
+    return False
 
 
 def _assume_first(n: Node, flag: Any, branch: onnx.GraphProto) -> list[Value]:

@@ -79,7 +79,7 @@ def mod(n: Node) -> Any:
             rest, zero = tirx.fmod(x, y), imm(0, wide)
             if not fmod:
                 # The sign of the divisor, also for zeros.
-                other = tirx.all(rest != zero, (rest < zero) != (y < zero))
+                other = tirx.all(rest != zero, _signs_differ(rest, y))
                 rest = select(rest == zero, tirx.copysign(zero, y), select(other, rest + y, rest))
             return tirx.Cast(dtype, rest)
 
@@ -93,8 +93,13 @@ def _int_mod(p: Any, q: Any, dtype: str, *, truncate: bool) -> Any:
     safe = select(trap, one, q)
     rest = tirx.truncmod(p, safe)
     if is_signed(dtype) and not truncate:
-        rest = select(tirx.all(rest != zero, (rest < zero) != (safe < zero)), rest + safe, rest)
+        rest = select(tirx.all(rest != zero, _signs_differ(rest, safe)), rest + safe, rest)
     return select(trap, zero, rest)
+
+
+def _signs_differ(p: Any, q: Any) -> Any:
+    zero = imm(0, dtype_of(p))
+    return tirx.any(tirx.all(p < zero, q >= zero), tirx.all(p >= zero, q < zero))
 
 
 @op("Pow", since=[7, 12, 13, 15])

@@ -621,7 +621,10 @@ def gather_nd(n: Node) -> Any:
 @op("OneHot", since=[9, 11, 28])
 def one_hot(n: Node) -> Any:
     depth_value = n.value(1)
-    depth: Dim = int(depth_value.const.reshape(())) if depth_value.const is not None else n.dims(1, "depth")[0]
+    if depth_value.known:
+        depth: Dim = int(depth_value.const.reshape(())) if depth_value.const is not None else n.dims(1, "depth")[0]
+    else:
+        (depth,) = bind_vector(n, lambda d, _: [pick(d, 0, 1)], n.x(1), count=1)
     rank = n.rank(0) + 1
     axis = n.axis(n.int_attr("axis", -1), rank)
     dims = list(n.shape(0))
