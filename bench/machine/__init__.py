@@ -37,7 +37,7 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def peak_gflops(repeats: int = 5) -> float:
+def peak_gflops(repeats: int = 50) -> float:
     """The best of `repeats` FMA loops on this thread, f32, in GFLOP/s."""
     return max(_library().fma_gflops(3_000_000) for _ in range(repeats))
 

@@ -66,11 +66,6 @@ def test_dynamic_sequence_and_batch_of_an_encoder() -> None:
             assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max()
 
 
-@pytest.mark.xfail(
-    raises=maas_rt.UnsupportedOperatorError,
-    strict=True,
-    reason="an upsampled size is not yet known to equal the skip connection's where the image size is a symbol",
-)
 def test_dynamic_image_size_of_a_segmenter() -> None:
     case = CASES["unet"]
     module = case.module()

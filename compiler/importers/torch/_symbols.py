@@ -70,7 +70,8 @@ class Symbols:
     def declare(self, size: int | torch.SymInt, fallback: str) -> Dim:
         """The size of an input's dimension: new symbols get a variable, named `fallback` if torch knows no name.
 
-        A derived size whose root is no input dimension of its own (2*s) gets a variable t, and s becomes t//2.
+        A derived size whose root is no input dimension of its own: s + 1 gets a variable t, and s becomes t - 1; 2*s stays, with a
+        variable for s.
         """
         if not isinstance(size, torch.SymInt) or self.knows(size):
             return self.dim(size)
@@ -85,18 +86,16 @@ class Symbols:
         root = free[0]
         scale = expression.coeff(root, 1) if len(free) == 1 else 0
         offset = sympy.expand(expression - scale * root) if scale else 0
-        if (
-            not isinstance(scale, sympy.Integer)
-            or scale < 1
-            or not isinstance(offset, sympy.Integer)
-            or (scale != 1 and offset != 0)
-        ):
+        if not isinstance(scale, sympy.Integer) or scale < 1 or not isinstance(offset, sympy.Integer):
             raise NotConvertible(f"an input dimension of size {expression}, from which its symbols cannot be found")
         a, b = int(scale), int(offset)
+        if (
+            a > 1
+        ):  # all other sizes are multiples of the root too, and prove equal only in its terms; the plan solves for it
+            return self.new(root) * a + b
         low, high = self._bounds(root)
-        spec = SymbolSpec(max(a * low + b, 0), None if high is None else a * high + b, a)
-        variable = self._variable(fallback, spec)
-        self.define(root, tirx.floordiv(variable - b, a) if a > 1 else variable - b)
+        variable = self._variable(fallback, SymbolSpec(max(low + b, 0), None if high is None else high + b))
+        self.define(root, variable - b)
         return variable
 
     def _variable(self, name: str, spec: SymbolSpec) -> Any:

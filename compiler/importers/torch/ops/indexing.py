@@ -35,14 +35,22 @@ def index_select(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
 def gather(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
     if c.rank(x) == 0 or c.rank(index) == 0:
         raise NotConvertible("gather on a number")
-    return c.emit(OP.gather_elements(x, index, dim % c.rank(x)))
+    axis = dim % c.rank(x)
+    return c.emit(OP.gather_elements(x, _bounded(c, index, c.shape(x)[axis]), axis))
+
+
+def _bounded(c: Context, index: Expr, size: Any) -> Expr:
+    """What is out of range, which torch refuses, is clamped: no memory outside may be touched."""
+    last = c.emit(OP.subtract(c.tensor(size, "int64"), c.const(1, "int64")))
+    return c.emit(OP.maximum(c.emit(OP.minimum(c.cast(index, "int64"), last)), c.const(0, "int64")))
 
 
 def _scattered(c: Context, x: Expr, dim: int, index: Expr, src: Expr, reduction: str) -> Expr:
     if c.rank(x) == 0:
         raise NotConvertible("scatter into a number")
     src = _cropped(c, src, c.shape(index))
-    return c.emit(OP.scatter_elements(x, index, src, dim % c.rank(x), reduction))
+    axis = dim % c.rank(x)
+    return c.emit(OP.scatter_elements(x, _bounded(c, index, c.shape(x)[axis]), src, axis, reduction))
 
 
 def _cropped(c: Context, x: Expr, shape: Sequence[Any]) -> Expr:
@@ -127,7 +135,7 @@ def index_put(c: Context, x: Expr, indices: list[Expr | None], values: Expr, acc
         return _masked_put(c, x, axes, given, values, accumulate)
     shape = c.shape(x)
     table, order = _front(c, x, axes)
-    position = _linear_index(c, given, [shape[a] for a in axes])
+    position = _bounded(c, _linear_index(c, given, [shape[a] for a in axes]), _product([shape[a] for a in axes]))
     places, inner = c.shape(position), c.shape(table)[1:]
     count, lead = _product(places), axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
     values = c.broadcast(values, [*inner[:lead], *places, *inner[lead:]])
