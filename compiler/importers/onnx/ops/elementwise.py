@@ -20,26 +20,37 @@ from ._te import elementwise, highest, imm, is_nan, lowest, select
 def _pair(n: Node) -> tuple[Any, Any, str]:
     if n.dtype(0) != n.dtype(1):
         raise n.broken(f"has operands of different types, {n.dtype(0)} and {n.dtype(1)}")
-    a, b = n.align(n.x(0), n.x(1))
+    a, b = n.align(n.x(0), _second(n))
     return a, b, n.dtype(0)
 
 
-@op("Add", since=[7, 13, 14])
+def _second(n: Node) -> Any:
+    """The second operand. Before version 7 its axes are those of the first from `axis` on, where `broadcast` is set."""
+    b = n.x(1)
+    if n.version >= 7 or not n.flag("broadcast") or not n.has_attr("axis"):
+        return b
+    behind = n.rank(0) - n.axis(n.int_attr("axis"), n.rank(0)) - n.rank(1)
+    if behind < 0:
+        raise n.broken(f"has an operand of {n.rank(1)} axes, too many from axis {n.int_attr('axis')} on")
+    return n.reshape(b, [*n.shape(1), *[1] * behind]) if behind else b
+
+
+@op("Add", since=[1, 6, 7, 13, 14])
 def add(n: Node) -> Any:
     return arithmetic(n, *_pair(n)[:2], relax.op.add, lambda p, q: p + q)
 
 
-@op("Sub", since=[7, 13, 14])
+@op("Sub", since=[1, 6, 7, 13, 14])
 def sub(n: Node) -> Any:
     return arithmetic(n, *_pair(n)[:2], relax.op.subtract, lambda p, q: p - q)
 
 
-@op("Mul", since=[7, 13, 14])
+@op("Mul", since=[1, 6, 7, 13, 14])
 def mul(n: Node) -> Any:
     return arithmetic(n, *_pair(n)[:2], relax.op.multiply, lambda p, q: p * q)
 
 
-@op("Div", since=[7, 13, 14])
+@op("Div", since=[1, 6, 7, 13, 14])
 def div(n: Node) -> Any:
     a, b, dtype = _pair(n)
     if is_float(dtype):
@@ -102,9 +113,9 @@ def _signs_differ(p: Any, q: Any) -> Any:
     return tirx.any(tirx.all(p < zero, q >= zero), tirx.all(p >= zero, q < zero))
 
 
-@op("Pow", since=[7, 12, 13, 15])
+@op("Pow", since=[1, 7, 12, 13, 15])
 def pow_(n: Node) -> Any:
-    a, b, base = n.x(0), n.x(1), n.dtype(0)
+    a, b, base = n.x(0), _second(n), n.dtype(0)
     exponent = n.value(1)
     if is_float(base):
         if exponent.const is not None and exponent.const.size == 1:
@@ -155,7 +166,7 @@ def _int_pow(n: Node, a: Any, b: Any, base: str) -> Any:
     return result
 
 
-@op("Sum", since=[8, 13])
+@op("Sum", since=[1, 6, 8, 13])
 def sum_(n: Node) -> Any:
     out = n.x(0)
     for i in range(1, len(n.inputs)):
@@ -167,18 +178,18 @@ def sum_(n: Node) -> Any:
     return out
 
 
-@op("Mean", since=[8, 13])
+@op("Mean", since=[1, 6, 8, 13])
 def mean(n: Node) -> Any:
     total = sum_(n)
     return relax.op.divide(total, n.scalar_const(len(n.inputs), n.dtype(0)))
 
 
-@op("Max", since=[8, 12, 13])
+@op("Max", since=[1, 6, 8, 12, 13])
 def max_(n: Node) -> Any:
     return _extremum(n, greatest=True)
 
 
-@op("Min", since=[8, 12, 13])
+@op("Min", since=[1, 6, 8, 12, 13])
 def min_(n: Node) -> Any:
     return _extremum(n, greatest=False)
 
@@ -216,19 +227,19 @@ def _unary(function: Callable[[Any], Any]) -> Callable[[Node], Any]:
 
 
 for _name, _versions, _function in (
-    ("Exp", [6, 13], relax.op.exp),
-    ("Log", [6, 13], relax.op.log),
-    ("Sqrt", [6, 13], relax.op.sqrt),
+    ("Exp", [1, 6, 13], relax.op.exp),
+    ("Log", [1, 6, 13], relax.op.log),
+    ("Sqrt", [1, 6, 13], relax.op.sqrt),
     ("Sin", [7, 22], relax.op.sin),
     ("Cos", [7, 22], relax.op.cos),
     ("Tan", [7, 22], relax.op.tan),
     ("Sinh", [9, 22], relax.op.sinh),
     ("Cosh", [9, 22], relax.op.cosh),
-    ("Tanh", [6, 13], relax.op.tanh),
-    ("Sigmoid", [6, 13], relax.op.sigmoid),
+    ("Tanh", [1, 6, 13], relax.op.tanh),
+    ("Sigmoid", [1, 6, 13], relax.op.sigmoid),
     ("Erf", [9, 13], relax.op.erf),
-    ("Floor", [6, 13], relax.op.floor),
-    ("Ceil", [6, 13], relax.op.ceil),
+    ("Floor", [1, 6, 13], relax.op.floor),
+    ("Ceil", [1, 6, 13], relax.op.ceil),
 ):
     op(_name, since=_versions)(_unary(_function))
 
@@ -257,17 +268,17 @@ for _name, _versions, _function in (
     op(_name, since=_versions)(_unary_te(_function))
 
 
-@op("Reciprocal", since=[6, 13])
+@op("Reciprocal", since=[1, 6, 13])
 def reciprocal(n: Node) -> Any:
     return relax.op.divide(n.scalar_const(1, n.dtype(0)), n.x(0))
 
 
-@op("Neg", since=[6, 13])
+@op("Neg", since=[1, 6, 13])
 def neg(n: Node) -> Any:
     return relax.op.negative(n.x(0))
 
 
-@op("Abs", since=[6, 13])
+@op("Abs", since=[1, 6, 13])
 def abs_(n: Node) -> Any:
     dtype = n.dtype(0)
     if is_float(dtype):
@@ -308,7 +319,7 @@ def is_inf(n: Node) -> Any:
 # ---- activations
 
 
-@op("Relu", since=[6, 13, 14])
+@op("Relu", since=[1, 6, 13, 14])
 def relu(n: Node) -> Any:
     dtype = n.dtype(0)
     if dtype == "float32":
@@ -316,18 +327,20 @@ def relu(n: Node) -> Any:
     return elementwise(n, lambda v: select(v < imm(0, dtype), imm(0, dtype), v), n.x(0))
 
 
-@op("LeakyRelu", since=[6, 16])
+@op("LeakyRelu", since=[1, 6, 16])
 def leaky_relu(n: Node) -> Any:
     return relax.op.nn.leakyrelu(n.x(0), n.float_attr("alpha", 0.01))
 
 
-@op("PRelu", since=[7, 9, 16])
+@op("PRelu", since=[1, 6, 7, 9, 16])
 def prelu(n: Node) -> Any:
-    zero = imm(0, n.dtype(0))
-    return elementwise(n, lambda v, slope: select(v < zero, v * slope, v), n.x(0), n.x(1))
+    zero, slope = imm(0, n.dtype(0)), n.x(1)
+    if n.version < 7 and n.rank(1) == 1 and n.rank(0) > 2:  # one slope for each channel
+        slope = n.reshape(slope, [*n.shape(1), *[1] * (n.rank(0) - 2)])
+    return elementwise(n, lambda v, by: select(v < zero, v * by, v), n.x(0), slope)
 
 
-@op("Elu", since=[6, 22])
+@op("Elu", since=[1, 6, 22])
 def elu(n: Node) -> Any:
     alpha = n.float_attr("alpha", 1.0)
     return _in_float(n, lambda v, k: select(v < k(0), k(alpha) * (tirx.exp(v) - k(1)), v))
@@ -339,14 +352,14 @@ def celu(n: Node) -> Any:
     return _in_float(n, lambda v, k: tirx.max(v, k(0)) + tirx.min(k(0), k(alpha) * (tirx.exp(v / k(alpha)) - k(1))))
 
 
-@op("Selu", since=[6, 22])
+@op("Selu", since=[1, 6, 22])
 def selu(n: Node) -> Any:
     alpha = n.float_attr("alpha", 1.67326319217681884765625)
     gamma = n.float_attr("gamma", 1.05070102214813232421875)
     return _in_float(n, lambda v, k: k(gamma) * select(v <= k(0), k(alpha) * tirx.exp(v) - k(alpha), v))
 
 
-@op("HardSigmoid", since=[6, 22])
+@op("HardSigmoid", since=[1, 6, 22])
 def hard_sigmoid(n: Node) -> Any:
     alpha, beta = n.float_attr("alpha", 0.2), n.float_attr("beta", 0.5)
     return _in_float(n, lambda v, k: tirx.max(k(0), tirx.min(k(1), k(alpha) * v + k(beta))))
@@ -478,15 +491,15 @@ def _compare(function: Callable[[Any, Any], Any]) -> Callable[[Node], Any]:
 
 
 for _name, _versions, _binary in (
-    ("Greater", [7, 9, 13], relax.op.greater),
-    ("Less", [7, 9, 13], relax.op.less),
+    ("Greater", [1, 7, 9, 13], relax.op.greater),
+    ("Less", [1, 7, 9, 13], relax.op.less),
     ("GreaterOrEqual", [12, 16], relax.op.greater_equal),
     ("LessOrEqual", [12, 16], relax.op.less_equal),
 ):
     op(_name, since=_versions)(_compare(_binary))
 
 
-@op("Equal", since=[7, 11, 13, 19])
+@op("Equal", since=[1, 7, 11, 13, 19])
 def equal(n: Node) -> Any:
     if "string" in (n.dtype(0), n.dtype(1)):
         raise n.refuse("strings at run time")
@@ -496,19 +509,19 @@ def equal(n: Node) -> Any:
     return relax.op.equal(a, b)
 
 
-@op("And", since=[7])
+@op("And", since=[1, 7])
 def and_(n: Node) -> Any:
     a, b, _ = _pair(n)
     return relax.op.logical_and(a, b)
 
 
-@op("Or", since=[7])
+@op("Or", since=[1, 7])
 def or_(n: Node) -> Any:
     a, b, _ = _pair(n)
     return relax.op.logical_or(a, b)
 
 
-@op("Xor", since=[7])
+@op("Xor", since=[1, 7])
 def xor(n: Node) -> Any:
     a, b, _ = _pair(n)
     return elementwise(n, lambda p, q: tirx.Cast("int8", p) != tirx.Cast("int8", q), a, b)
@@ -639,10 +652,12 @@ def identity(n: Node) -> Any:
     return n.inputs[0]
 
 
-@op("Dropout", since=[7, 10, 12, 13, 22])
+@op("Dropout", since=[1, 6, 7, 10, 12, 13, 22])
 def dropout(n: Node) -> Any:
     training = bool(n.scalar(2, "training_mode")) if n.has(2) else False
     ratio = float(n.scalar(1, "ratio")) if n.has(1) and training else 0.0
+    if n.version < 7 and not n.flag("is_test"):
+        training, ratio = True, n.float_attr("ratio", 0.5)
     if training and ratio != 0.0:
         raise n.refuse("in training mode, whose result is random")
     x = n.x(0)

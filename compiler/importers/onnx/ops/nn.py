@@ -281,7 +281,7 @@ def product(n: Node, a: Any, b: Any) -> Any:
     return n.emit(relax.op.matmul(a, b))
 
 
-@op("Gemm", since=[7, 9, 11, 13])
+@op("Gemm", since=[1, 6, 7, 9, 11, 13])
 def gemm(n: Node) -> Any:
     alpha, beta = n.float_attr("alpha", 1.0), n.float_attr("beta", 1.0)
     dtype = n.dtype(0)

@@ -17,12 +17,14 @@ def _half(dtype: str) -> bool:
     return dtype in ("float16", "bfloat16")
 
 
-@op("BatchNormalization", since=[7, 9, 14, 15])
+@op("BatchNormalization", since=[1, 6, 7, 9, 14, 15])
 def batch_normalization(n: Node) -> Any:
     n.float_only()
     epsilon = n.float_attr("epsilon", 1e-5)
     x, dtype = n.x(0), n.dtype(0)
     training = n.flag("training_mode") if n.version >= 14 else len([o for o in n.proto.output if o]) > 1
+    if n.version < 7:
+        training = not n.flag("is_test")
     if n.version < 9 and n.int_attr("spatial", 1) != 1:
         raise n.refuse("with spatial = 0")
     scale, bias, mean, var = (n.x(i) for i in range(1, 5))

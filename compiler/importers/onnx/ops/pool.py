@@ -51,7 +51,7 @@ def _simple(
     return all(p < k for p, k in zip((*before, *after), (*kernel, *kernel), strict=True))
 
 
-@op("MaxPool", since=[8, 10, 11, 12, 22])
+@op("MaxPool", since=[1, 8, 10, 11, 12, 22])
 def max_pool(n: Node) -> Any:
     kernel, strides, dilations, before, after, out = _window(n)
     indices = len(n.proto.output) > 1 and n.proto.output[1]
@@ -110,7 +110,7 @@ def max_pool(n: Node) -> Any:
     return [y, n.te(positions, x, y, shape_expr(shape), shape_expr(before), name="max_pool_positions")]
 
 
-@op("AveragePool", since=[7, 10, 11, 19, 22])
+@op("AveragePool", since=[1, 7, 10, 11, 19, 22])
 def average_pool(n: Node) -> Any:
     n.float_only()
     kernel, strides, dilations, before, after, out = _window(n)
