@@ -86,8 +86,8 @@ def _row(name: str, folder: Path, result: Comparison, threads: int, batch: int) 
 
 
 def _line(row: dict) -> str:
-    times = "".join(f"{row['median_ms'].get(p, float('nan')):>12.3f}" for p in PEERS)
-    ratios = "".join(f"{row['ratio'].get(p, float('nan')):>8.2f}" for p in PEERS[1:])
+    times = "".join(f"{row['median_ms'].get(p, float('nan')):>16.3f}" for p in PEERS)
+    ratios = "".join(f"{row['ratio'].get(p, float('nan')):>13.2f}" for p in PEERS[1:])
     return f"{row['model']:<15}{times}{ratios}{row['relative_error'].get('maas_rt', float('nan')):>10.1e}"
 
 
@@ -141,8 +141,8 @@ def main() -> int:
     before = machine.peak_gflops()
     print(
         f"{'':15}"
-        + "".join(f"{p + ' ms':>12}" for p in PEERS)
-        + "".join(f"{'/' + p[:7]:>8}" for p in PEERS[1:])
+        + "".join(f"{p + ' ms':>16}" for p in PEERS)
+        + "".join(f"{'/' + p:>13}" for p in PEERS[1:])
         + f"{'error':>10}"
     )
     rows = measure(cases, args.threads, args.batch, args.rounds)

@@ -73,6 +73,6 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
         passes.FP8StorageLegalize(),
         passes.BF16StorageLegalize(),
         passes.LowerTVMBuiltin(),
-        hide_arithmetic,
+        hide_arithmetic(),
         passes.LowerIntrin(),
     ]

@@ -19,10 +19,13 @@ from ._statements import StatementRewriter
 __all__ = ["hide_arithmetic"]
 
 
-@tvm.ir.transform.module_pass(opt_level=0, name="maas_rt.hide_arithmetic")
-def hide_arithmetic(mod: tvm.IRModule, context: Any) -> tvm.IRModule:
-    """Runs after vectorisation: a variable's type is what one iteration computes."""
-    return tvm.IRModule({name: _Hide().func(func) for name, func in mod.functions_items()}, attrs=mod.attrs)
+def hide_arithmetic() -> tvm.ir.transform.Pass:
+    """The pass; it runs after vectorisation, when a variable's type is what one iteration computes."""
+
+    def run(mod: tvm.IRModule, context: Any) -> tvm.IRModule:
+        return tvm.IRModule({name: _Hide().func(func) for name, func in mod.functions_items()}, attrs=mod.attrs)
+
+    return tvm.ir.transform.module_pass(run, opt_level=0, name="maas_rt.hide_arithmetic")
 
 
 class _Hide(StatementRewriter):

@@ -1,0 +1,64 @@
+"""Draws bench/results/latency.json: each model's time against each peer's, as docs/latency.svg (`python -m bench.plot`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = {
+    "onnxruntime": ("ONNX Runtime", "#d97706"),
+    "openvino": ("OpenVINO", "#7c3aed"),
+    "torch": ("eager torch", "#64748b"),
+}
+
+
+def draw(result: dict, target: Path) -> None:
+    """One row a model, best first; a dot is the median over the rounds of (maas_rt's time / the peer's)."""
+    rows = sorted(result["rows"], key=lambda row: -row["ratio"]["onnxruntime"])
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.6))
+    for y, row in enumerate(rows):
+        axes.axhline(y, color="#e2e8f0", linewidth=0.8, zorder=0)
+        for peer, (_, color) in PEERS.items():
+            if peer in row["ratio"]:
+                axes.plot(row["ratio"][peer], y, "o", color=color, markersize=7)
+    axes.axvline(1, color="#0f172a", linewidth=1.2)
+    axes.text(1.01, len(rows) - 0.35, "as fast as the peer", fontsize=8, color="#0f172a")
+    axes.set_yticks(range(len(rows)), [f"{row['model']}  ({row['median_ms']['maas_rt']:.3g} ms)" for row in rows])
+    axes.set_xlim(0, 1.2)
+    axes.set_ylim(-0.6, len(rows) - 0.1)
+    axes.set_xlabel("maas_rt's time / the peer's: left of 1 is faster")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(left=False)
+    versions, machine = result["versions"], result["machine"]
+    handles = [
+        plt.Line2D([], [], marker="o", linestyle="", color=color, label=f"{name} {versions[peer]}")
+        for peer, (name, color) in PEERS.items()
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=9, bbox_to_anchor=(0.5, 0.0))
+    row = rows[0]
+    axes.set_title(
+        f"float32, batch {row['batch']}, {row['threads']} thread, {machine['cpu']} (AVX2)", fontsize=10, loc="left"
+    )
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    plt.rcParams["svg.hashsalt"] = "maas_rt"
+    figure.savefig(target, metadata={"Date": None})
+
+
+def main() -> None:
+    result = json.loads((ROOT / "bench" / "results" / "latency.json").read_text())
+    if not result["quiet"]:
+        raise SystemExit(
+            "the machine was not quiet in the recorded run, which is void: run python -m bench.latency again"
+        )
+    draw(result, ROOT / "docs" / "latency.svg")
+
+
+if __name__ == "__main__":
+    main()
