@@ -21,8 +21,8 @@ def read_npz(path: str) -> Arrays:
     """The arrays of an .npz file by name; a lone .npy is called "input". Pickled objects are refused."""
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidArgumentError(f"{path} is not a readable .npz or .npy file: {error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise InvalidArgumentError(f"{path} is not a readable .npz or .npy file: write one with numpy.savez") from None
     if isinstance(loaded, np.ndarray):
         return {"input": loaded}
     with loaded:
