@@ -24,6 +24,7 @@ _COMMANDS = {
     "bench": "measure latency: p50, p90, p99 once they are stable",
     "profile": "time every step; write a trace that Perfetto opens",
     "verify": "compare a model.mrt with the model it came from",
+    "ops": "list the operators that can be compiled, by frontend and version",
     "serve": "serve a directory of .mrt files over HTTP",
     "demo": "train a small classifier with two processes, compile its checkpoint, compare",
 }

@@ -1,0 +1,64 @@
+"""What can be imported, read off the converter tables: the one list that `maas-rt ops` and docs/operators.md show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from maas_rt._errors import InvalidArgumentError
+
+__all__ = ["FRONTENDS", "SupportedOperator", "supported_operators"]
+
+
+@dataclass(frozen=True)
+class SupportedOperator:
+    """An operator with a converter. `versions` are the ONNX schema versions that it implements (empty for torch, and where ONNX
+    has one alone); `dtypes` the element types that its main operand may have by its schema, among those that maas_rt has (torch's
+    schemas name none). A use that its converter does not cover is still refused, by name and with the reason."""
+
+    name: str
+    versions: tuple[int, ...] = ()
+    dtypes: tuple[str, ...] = ()
+
+
+def supported_operators(frontend: str) -> list[SupportedOperator]:
+    """The operators of a frontend, "onnx" or "torch", by name."""
+    if frontend not in FRONTENDS:
+        raise InvalidArgumentError(f"there is no frontend {frontend!r}: expected {' or '.join(FRONTENDS)}")
+    return FRONTENDS[frontend]()
+
+
+def _onnx() -> list[SupportedOperator]:
+    from .importers.onnx._registry import load_all, supported
+
+    load_all()
+    return [
+        SupportedOperator(name, tuple(versions), _onnx_dtypes(name, versions)) for name, versions in supported().items()
+    ]
+
+
+def _onnx_dtypes(name: str, versions: list[int]) -> tuple[str, ...]:
+    import onnx
+
+    from .importers.onnx._values import DTYPES
+
+    domain, _, operator = name.rpartition("::")
+    try:
+        schema = onnx.defs.get_schema(operator, versions[-1] if versions else onnx.defs.onnx_opset_version(), domain)
+    except onnx.defs.SchemaError:  # an operator of another vendor's domain, or one that ONNX took back
+        return ()
+    names = {onnx.TensorProto.DataType.Name(number).lower(): dtype for number, dtype in DTYPES.items()}
+    operands = schema.inputs or schema.outputs
+    allowed = {text.removeprefix("tensor(").removesuffix(")") for text in operands[0].types} if operands else set()
+    return tuple(dtype for text, dtype in names.items() if text in allowed)
+
+
+def _torch() -> list[SupportedOperator]:
+    from .importers.torch import ops
+    from .importers.torch._registry import CONVERTERS
+
+    assert ops  # importing them fills the table
+    return [SupportedOperator(name) for name in sorted(CONVERTERS)]
+
+
+FRONTENDS: dict[str, Callable[[], list[SupportedOperator]]] = {"onnx": _onnx, "torch": _torch}
