@@ -30,6 +30,7 @@ from maas_rt._plan import (
 
 from ..importers._imported import ImportedModel
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
+from ..passes._loops import LoopMark, read_loop_mark
 from ._dtypes import constant_bytes, dtype_code
 from ._exprs import ExprPool
 from ._symbols import bind_input_symbols
@@ -37,8 +38,8 @@ from ._weights import WeightsSection
 
 __all__ = ["PlanBuilder"]
 
-# Bindings that only give another shape to what their first argument holds.
-_VIEWS = frozenset({"relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze"})
+# Bindings that only give another shape, or another type of elements of the same size, to what their first argument holds.
+_VIEWS = frozenset({"relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.memory.view"})
 _PACKED_ARGS: dict[str, tuple[int, ...]] = {"lstm_f32": (1, 2), "gru_f32": (1, 2)}
 _WEIGHT_ARG = (1,)  # every other contract with packed weights
 
@@ -57,8 +58,25 @@ class NumberSlot:
     expr: int
 
 
-# What a Relax variable stands for: a value's index, a tuple of such, a shape, or a number.
-Slot = Union[int, "tuple[Slot, ...]", ShapeSlot, NumberSlot]
+@dataclass(frozen=True, eq=False)
+class LoopSlot:
+    """A loop: the step, which its If completes, and the block that it runs. As a slot: the flag that makes the If."""
+
+    step: Step
+    body: Block
+    home: Block
+
+
+@dataclass(frozen=True)
+class LoopResultSlot:
+    """A result of a loop's body that is no carried value: its slices, by the value that the body gives, or (None) their number."""
+
+    loop: LoopSlot
+    value: int | None
+
+
+# What a Relax variable stands for: a value's index, a tuple of such, a shape, a number, or a part of a loop.
+Slot = Union[int, "tuple[Slot, ...]", ShapeSlot, NumberSlot, LoopSlot, LoopResultSlot]
 
 
 class PlanBuilder:
@@ -165,6 +183,9 @@ class PlanBuilder:
         kernel = read_kernel_call(value)
         if kernel is not None:
             return self._kernel(var, value, kernel)
+        mark = read_loop_mark(value)
+        if mark is not None:
+            return self._open_loop(var, value, mark) if mark.kind == "open" else self._stack(var, mark)
         op = getattr(value.op, "name", None)
         if op == "relax.call_tir":
             return self._code(var, value)
@@ -266,15 +287,63 @@ class PlanBuilder:
 
     def _view(self, var: relax.Var, base: int) -> int:
         dims = self._dims(var.ty, var.name)
-        if dims == self.plan.values[base].dims:
+        source = self.plan.values[base]
+        code, bits = dtype_code(str(var.ty.dtype))
+        if dims == source.dims and (code, bits) == (source.dtype_code, source.dtype_bits):
             return base
         index = self._value(var.name, var.ty, Storage.VIEW)
         self.plan.values[index].base = base
         self.plan.values[index].offset = self.pool.const(0)
         return index
 
+    # ---- control flow ----------------------------------------------------------------------------------------------
+
+    def _open_loop(self, var: relax.Var, call: Any, mark: LoopMark) -> Slot:
+        given = [Arg(ArgKind.VALUE, self._tensor(self._slot(arg), var.name)) for arg in mark.args]
+        leading = [given.pop(0) if present else Arg(ArgKind.ABSENT) for present in (mark.condition, mark.trips)]
+        step = Step(StepKind.LOOP, mark.name, args=[*leading, *given])
+        body = Block(f"{mark.name}.body")
+        types = kernel_outputs(call)[1:]
+        body.params = [self._value(f"{mark.name}.{k}", ty, Storage.ARENA) for k, ty in enumerate(types)]
+        return LoopSlot(step, body, self._block), *body.params
+
+    def _loop(self, var: relax.Var, expr: relax.If, loop: LoopSlot) -> Slot:
+        """The step, without the slices: each is added where it is stacked, so that those that nobody wants cost nothing."""
+        loop.step.blocks.append(len(self.plan.blocks))
+        self.plan.blocks.append(loop.body)
+        outer, self._block = self._block, loop.body
+        flat = _flatten(self._body(expr.true_branch))
+        carried = len(loop.body.params) - 1
+        results = [self._tensor(slot, loop.body.name) for slot in flat[:-1]]
+        self._block = outer
+        loop.body.results = results[: 1 + carried]
+        fields = list(var.ty.fields)
+        outs = [self._value(f"{var.name}.{k}", fields[1 + k], Storage.ARENA) for k in range(carried)]
+        loop.step.outs = list(outs)
+        outer.steps.append(loop.step)
+        slices = [LoopResultSlot(loop, value) for value in results[1 + carried :]]
+        return LoopResultSlot(loop, results[0]), *outs, *slices, LoopResultSlot(loop, None)
+
+    def _stack(self, var: relax.Var, mark: LoopMark) -> int:
+        slot = self._slot(mark.args[0])
+        if not isinstance(slot, LoopResultSlot) or slot.value is None or slot.loop.home is not self._block:
+            raise CompileError(f"{var.name} stacks what is no slice of a loop beside it")
+        index = self._value(var.name, var.ty, Storage.ARENA)
+        slot.loop.body.results.append(slot.value)
+        slot.loop.step.outs.append(index)
+        return index
+
+    def _iterations(self, var: relax.Var, loop: LoopSlot) -> ShapeSlot:
+        if not loop.step.binds:
+            loop.step.binds.append(len(self.plan.symbols))
+            self.plan.symbols.append(Symbol(f"{var.name}.0"))
+        return ShapeSlot((self.pool.symbol(loop.step.binds[0]),))
+
     def _if(self, var: relax.Var, expr: relax.If) -> Slot:
-        condition = self._tensor(self._slot(expr.cond), var.name)
+        flag = self._slot(expr.cond)
+        if isinstance(flag, LoopSlot):
+            return self._loop(var, expr, flag)
+        condition = self._tensor(flag, var.name)
         blocks = []
         for branch, label in ((expr.true_branch, "then"), (expr.false_branch, "else")):
             number = len(self.plan.blocks)
@@ -302,7 +371,10 @@ class PlanBuilder:
         return index
 
     def _tensor_to_shape(self, var: relax.Var, tensor: Any) -> ShapeSlot:
-        source = self._tensor(self._slot(tensor), var.name)
+        slot = self._slot(tensor)
+        if isinstance(slot, LoopResultSlot) and slot.value is None:
+            return self._iterations(var, slot.loop)
+        source = self._tensor(slot, var.name)
         dims = [self.pool.constant_value(dim) for dim in self.plan.values[source].dims]
         count = dims[0] if dims else 1
         if len(dims) > 1 or count is None:

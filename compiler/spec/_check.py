@@ -7,6 +7,7 @@ from tvm import relax
 
 from ..passes._dims import same_shape, shape_of
 from ..passes._kernel_call import PREFIX, KernelCall, kernel_outputs, read_kernel_call
+from ..passes._loops import read_loop_mark
 from ..passes._ops import dtype_of
 from ..passes.legalize import KEPT
 from ._contracts import CONTRACTS, ShapeError
@@ -59,6 +60,8 @@ def _call(value: relax.Call, place: str, last: bool) -> None:
     call = read_kernel_call(value)
     if call is not None:
         _kernel(call, value, place)
+        return
+    if read_loop_mark(value) is not None:
         return
     if isinstance(value.args[0] if value.args else None, relax.ExternFunc):
         symbol = value.args[0].global_symbol

@@ -1,7 +1,8 @@
-"""Subgraphs: If, Loop and Scan. What is known at import is decided or unrolled there; an If that the run decides stays one."""
+"""Subgraphs: If, Loop and Scan. What is known at import is decided or unrolled there; what the run decides stays what it is."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,14 @@ import tvm
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, shape_expr
+from .._loops import Results, run_loop
+from .._node import Node, Refused, shape_expr
 from .._registry import op
 from .._values import Value
 from .shape import take_slice
 
 _IF = [1, 11, 13, 16, 19, 21, 23, 24, 25]
+_UNROLLED = 2_000  # nodes: above it a loop stays a loop, where it can
 _MAX_UNROLLED = 20_000  # nodes
 
 
@@ -136,27 +139,96 @@ def _fit_all(n: Node, values: list[Value], shapes: list[tuple[Dim, ...]]) -> lis
 
 @op("Loop", since=_IF)
 def loop(n: Node) -> Any:
-    """Unrolled where the number of iterations is known: body(i, condition, carried...) -> (condition, carried..., scanned...)."""
+    """body(i, condition, carried...) -> (condition, carried..., scanned...): unrolled where it is short and its end is known."""
     body: onnx.GraphProto = n.attr("body")
-    count: int | None = None
-    if n.has(0):
-        trips = n.value(0)
-        if trips.const is None:
-            raise n.refuse("whose number of iterations is only known at run time")
-        count = int(trips.const.reshape(-1)[0])
+    trips: Value | None = n.value(0) if n.has(0) else None
     condition: Value = n.value(1) if n.has(1) else Value.of_array(np.array(True))
     carried = [v for v in n.inputs[2:] if v is not None]
     if len(carried) != len(n.inputs[2:]):
         raise n.broken("lacks a carried value")
+    if len(body.output) < 1 + len(carried):
+        raise n.broken(f"carries {len(carried)} values, and its body gives {len(body.output) - 1}")
+    known = (trips is None or trips.const is not None) and condition.const is not None
+    if not known or not _ends_at_import(n, body, condition, carried):
+        return _run_loop(n, body, trips, condition, carried)
+    count = None if trips is None else int(trips.const.reshape(-1)[0])  # type: ignore[union-attr]
+    if any(v.items is not None for v in carried):
+        return _unrolled(n, body, count, condition, carried, _MAX_UNROLLED)
+    if count is not None and count * max(len(body.node), 1) > _UNROLLED:
+        try:
+            return _run_loop(n, body, trips, condition, carried)
+        except Refused:
+            pass
+    return _unrolled(n, body, count, condition, carried, _MAX_UNROLLED)
+
+
+def _ends_at_import(n: Node, body: onnx.GraphProto, condition: Value, carried: list[Value]) -> bool:
+    """Whether the body's condition is known without a run; tried out on the first iteration, of which nothing is kept."""
+    if _source(body, body.output[0].name) == body.input[1].name if len(body.input) > 1 else False:
+        return True
+    graph, values = n.graph, [Value.of_array(np.array(0, np.int64)), condition, *carried]
+    entries, assumed = {k: list(v) for k, v in graph.unsupported.entries.items()}, list(n.math.assumed)
+    _, results = graph.in_block(partial(graph.subgraph, n, body, values, "0"))
+    graph.unsupported.entries, n.math.assumed = entries, assumed
+    return results[0].const is not None or results[0].poison
+
+
+def _source(body: onnx.GraphProto, name: str) -> str:
+    """The value that `name` is, behind Identity nodes."""
+    makers = {o: node for node in body.node for o in node.output}
+    while name in makers and makers[name].op_type == "Identity":
+        name = makers[name].input[0]
+    return name
+
+
+def _run_loop(
+    n: Node, body: onnx.GraphProto, trips: Value | None, condition: Value, carried: list[Value]
+) -> list[Value | None]:
+    """As a loop of the plan. What the body hands on as it came is not carried but seen from outside."""
+    names = [info.name for info in body.input[2:]]
+    fixed = {k for k, name in enumerate(names) if _source(body, body.output[1 + k].name) == name}
+    moving = [v for k, v in enumerate(carried) if k not in fixed]
+
+    def convert(number: Value, values: list[Value]) -> Results:
+        given = iter(values)
+        inputs = [v if k in fixed else next(given) for k, v in enumerate(carried)]
+        always = Value.of_array(np.array(True))  # or the iteration would not run
+        results = n.graph.subgraph(n, body, [number, always, *inputs], "body")
+        changed = [v for k, v in enumerate(results[1 : 1 + len(carried)]) if k not in fixed]
+        return Results(results[0], changed, results[1 + len(carried) :], _declared(body, 1 + len(carried)))
+
+    once = condition.const is not None and bool(condition.const.reshape(-1)[0])
+    extent: Dim | None = None
+    if once and trips is not None and trips.known:
+        extent = n.math.max(n.math.simplify(trips.elements.reshape(-1)[0]), 0)
+    out = run_loop(n, convert, moving, trips=trips, condition=None if once else condition, extent=extent)
+    if out is None:
+        return [Value("float32", (), poison=True) for _ in n.proto.output]
+    given = iter(out.carried)
+    return [*[v if k in fixed else next(given) for k, v in enumerate(carried)], *out.slices]
+
+
+def _declared(body: onnx.GraphProto, first: int) -> list[tuple[Dim, ...]]:
+    """The shapes that a body declares for its outputs from the given one on; () where it declares none."""
+    shapes: list[tuple[Dim, ...]] = []
+    for info in body.output[first:]:
+        dims = info.type.tensor_type.shape.dim
+        shapes.append(tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in dims))
+    return shapes
+
+
+def _unrolled(
+    n: Node, body: onnx.GraphProto, count: int | None, condition: Value, carried: list[Value], limit: int
+) -> list[Value | None]:
     scanned: list[list[Value]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
     done = 0
     while count is None or done < count:
         if condition.const is None:
-            raise n.refuse("whose end is only known at run time")
+            raise n.refuse(f"whose end the data decides, though not in the first {done} iterations")
         if not condition.const.reshape(-1)[0]:
             break
-        if (done + 1) * max(len(body.node), 1) > _MAX_UNROLLED:
-            raise n.refuse(f"of more than {_MAX_UNROLLED} operators when unrolled")
+        if (done + 1) * max(len(body.node), 1) > limit:
+            raise n.refuse(f"of more than {limit} operators when unrolled")
         number = Value.of_array(np.array(done, np.int64))
         results = n.graph.subgraph(n, body, [number, condition, *carried], str(done))
         if any(v.poison for v in results):
@@ -165,7 +237,10 @@ def loop(n: Node) -> Any:
         for store, v in zip(scanned, results[1 + len(carried) :], strict=True):
             store.append(v)
         done += 1
-    return [*carried, *[_stacked(n, s, body.output[1 + len(carried) + k]) for k, s in enumerate(scanned)]]
+    return [
+        *carried,
+        *[n.graph.wrap(_stacked(n, s, body.output[1 + len(carried) + k]), n.place) for k, s in enumerate(scanned)],
+    ]
 
 
 def _stacked(n: Node, values: list[Value], info: onnx.ValueInfoProto, axis: int = 0) -> Any:
@@ -190,7 +265,7 @@ def _stacked(n: Node, values: list[Value], info: onnx.ValueInfoProto, axis: int 
 
 @op("Scan", since=_IF[1:] + [9])
 def scan(n: Node) -> Any:
-    """Unrolled over a static extent: body(states..., slices...) -> (states..., rows...)."""
+    """body(states..., slices...) -> (states..., rows...) over an extent: unrolled where it is short."""
     body: onnx.GraphProto = n.attr("body")
     inputs = n.int_attr("num_scan_inputs")
     states = [v for v in n.inputs[: len(n.inputs) - inputs] if v is not None]
@@ -202,30 +277,89 @@ def scan(n: Node) -> Any:
     out_reverse = n.ints_attr("scan_output_directions", [0] * rows)
     axes = [n.axis(a, v.rank) for a, v in zip(in_axes, sources, strict=True)]
     length = sources[0].shape[axes[0]]
-    if not isinstance(length, int):
-        raise n.refuse("over a dynamic extent")
-    if length * max(len(body.node), 1) > _MAX_UNROLLED:
-        raise n.refuse(f"of more than {_MAX_UNROLLED} operators when unrolled")
-    collected: list[list[Value]] = [[] for _ in range(rows)]
-    for step in range(length):
-        slices = []
-        for v, axis, reverse in zip(sources, axes, in_reverse, strict=True):
-            at = length - 1 - step if reverse else step
+    for v, axis in zip(sources[1:], axes[1:], strict=True):
+        length = n.math.require_same(length, v.shape[axis])
+    whole = Scanned(body, states, sources, axes, in_reverse, out_axes, out_reverse, length)
+    nodes = length * max(len(body.node), 1) if isinstance(length, int) else None
+    if nodes is None or nodes > _UNROLLED:
+        try:
+            return _run_scan(n, whole)
+        except Refused:
+            if nodes is None or nodes > _MAX_UNROLLED:
+                raise
+    return _unrolled_scan(n, whole)
+
+
+@dataclass
+class Scanned:
+    """A Scan, its attributes spelled out: for each source its axis and whether it is walked from its end, for each result the same."""
+
+    body: onnx.GraphProto
+    states: list[Value]
+    sources: list[Value]
+    axes: list[int]
+    in_reverse: list[int]
+    out_axes: list[int]
+    out_reverse: list[int]
+    length: Dim
+
+    def slices(self, n: Node, step: Dim) -> list[Value]:
+        out = []
+        for v, axis, reverse in zip(self.sources, self.axes, self.in_reverse, strict=True):
+            at = self.length - 1 - step if reverse else step
             dims = [d for a, d in enumerate(v.shape) if a != axis]
-            if v.known:
+            if v.known and isinstance(at, int):
                 part = np.take(v.elements, at, axis=axis)
-                slices.append(
+                out.append(
                     Value.of_array(part) if v.const is not None else Value.of_symbols(np.asarray(part, object), v.dtype)
                 )
             else:
-                slices.append(n.graph.wrap(n.reshape(take_slice(n, n.graph.expr(v), axis, at, 1), dims), n.place))
-        results = n.graph.subgraph(n, body, [*states, *slices], str(step))
+                out.append(n.graph.wrap(n.reshape(take_slice(n, n.graph.expr(v), axis, at, 1), dims), n.place))
+        return out
+
+
+def _run_scan(n: Node, scan: Scanned) -> list[Any]:
+    """As a loop of the plan."""
+    count = len(scan.states)
+
+    def convert(number: Value, states: list[Value]) -> Results:
+        inputs = [*states, *scan.slices(n, number.elements.reshape(-1)[0])]
+        results = n.graph.subgraph(n, scan.body, inputs, "body")
+        return Results(None, results[:count], results[count:], _declared(scan.body, count))
+
+    length = np.array(scan.length, dtype=object)
+    trips = Value.of_symbols(length, "int64", n.place)
+    out = run_loop(n, convert, scan.states, trips=trips, condition=None, extent=scan.length)
+    if out is None:
+        return [Value("float32", (), poison=True) for _ in n.proto.output]
+    rows = []
+    for v, axis, reverse in zip(out.slices, scan.out_axes, scan.out_reverse, strict=True):
+        x = _reversed(n, v.expr, scan.length) if reverse else v.expr
+        order = list(range(1, v.rank))
+        order.insert(axis if axis >= 0 else axis + v.rank, 0)
+        rows.append(x if order == list(range(v.rank)) else relax.op.permute_dims(x, order))
+    return [*out.carried, *rows]
+
+
+def _reversed(n: Node, x: Any, length: Dim) -> Any:
+    def body(t: Any, extents: Any) -> Any:
+        return te.compute(t.shape, lambda i, *rest: t(extents[0] - 1 - i, *rest), name="reversed")
+
+    return n.te(body, x, shape_expr([length]), name="reversed")
+
+
+def _unrolled_scan(n: Node, scan: Scanned) -> list[Any]:
+    states, count = scan.states, len(scan.states)
+    collected: list[list[Value]] = [[] for _ in scan.out_axes]
+    for step in range(scan.length):
+        results = n.graph.subgraph(n, scan.body, [*states, *scan.slices(n, step)], str(step))
         if any(v.poison for v in results):
             return [Value("float32", (), poison=True) for _ in n.proto.output]
-        states = results[: len(states)]
-        for store, v in zip(collected, results[len(states) :], strict=True):
+        states = results[:count]
+        for store, v in zip(collected, results[count:], strict=True):
             store.append(v)
     out: list[Any] = list(states)
     for k, store in enumerate(collected):
-        out.append(_stacked(n, store[::-1] if out_reverse[k] else store, body.output[len(states) + k], out_axes[k]))
+        parts = store[::-1] if scan.out_reverse[k] else store
+        out.append(_stacked(n, parts, scan.body.output[count + k], scan.out_axes[k]))
     return out

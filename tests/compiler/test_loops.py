@@ -1,0 +1,299 @@
+"""Loops that only the run can end, through the real runtime: from ONNX and torch, compared with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from maas_rt.compiler import compile as compile_model
+from maas_rt.compiler.importers.onnx import import_onnx
+from onnx import TensorProto, helper, numpy_helper
+
+import maas_rt
+from maas_rt._plan import Plan, StepKind, decode, encode
+from tests.compiler.test_import_onnx import agree, floats, model, node
+
+F, I64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+Typed = tuple[str, int, list[Any]]
+
+
+@pytest.fixture(autouse=True)
+def checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The IR is held to its invariants between the passes."""
+    monkeypatch.setenv("MAAS_RT_CHECK", "1")
+
+
+def body(
+    nodes: list[Any], inputs: list[Typed], outputs: list[Typed], constants: dict[str, Any] | None = None
+) -> onnx.GraphProto:
+    return helper.make_graph(
+        nodes,
+        "body",
+        [helper.make_tensor_value_info(*each) for each in inputs],
+        [helper.make_tensor_value_info(*each) for each in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+
+
+def check(proto: onnx.ModelProto, *runs: dict[str, Any], bound: float = 1e-5) -> Plan:
+    """Compile once, run on each of the inputs, compare with ONNX Runtime; the plan."""
+    artifact = compile_model(proto, verify=False)
+    session = onnxruntime.InferenceSession(
+        onnx.shape_inference.infer_shapes(proto).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    program = maas_rt.load(artifact.to_bytes(), threads=1)
+    for inputs in runs:
+        given = {name: np.asarray(value) for name, value in inputs.items()}
+        want = dict(zip([o.name for o in proto.graph.output], session.run(None, given), strict=True))
+        agree(program.run(given), want)
+    return artifact.linear.plan
+
+
+def kinds(plan: Plan, block: int = 0) -> list[StepKind]:
+    return [step.kind for step in plan.blocks[block].steps]
+
+
+def doubling(*, rows: bool = True) -> onnx.GraphProto:
+    """v = 2 v + x while its sum is below 100; the rows are the values on the way."""
+    nodes = [
+        node("Mul", "v two", "twice"),
+        node("Add", "twice x", "next"),
+        node("ReduceSum", "next", "sum", keepdims=0),
+        node("Less", "sum limit", "go"),
+        node("Identity", "next", "row"),
+    ]
+    outputs: list[Typed] = [("go", BOOL, []), ("next", F, [3]), ("row", F, [3])]
+    return body(
+        nodes,
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [3])],
+        outputs[: 3 if rows else 2],
+        {"two": np.float32(2), "limit": np.float32(100)},
+    )
+
+
+def test_a_trip_count_and_a_condition_of_the_run() -> None:
+    proto = model(
+        [node("Loop", "n c x", "last rows", body=doubling())],
+        {"n": (I64, []), "c": (BOOL, []), "x": (F, [3])},
+        ["last", "rows"],
+    )
+    x = np.array([1, 2, 0.5], np.float32)
+    plan = check(proto, *[{"n": n, "c": c, "x": x} for n, c in [(3, True), (100, True), (0, True), (5, False)]])
+    assert kinds(plan).count(StepKind.LOOP) == 1
+    step = next(s for s in plan.blocks[0].steps if s.kind == StepKind.LOOP)
+    assert len(step.binds) == 1 and len(step.outs) == 2
+
+
+def test_slices_that_nobody_reads_are_not_collected() -> None:
+    proto = model([node("Loop", "n  x", "last rows", body=doubling())], {"n": (I64, []), "x": (F, [3])}, ["last"])
+    proto.graph.node[0].input[:] = ["n", "", "x"]
+    plan = check(proto, {"n": 2, "x": floats(3)})
+    step = next(s for s in plan.blocks[0].steps if s.kind == StepKind.LOOP)
+    assert len(step.outs) == 1
+
+
+def test_integers_until_they_are_one() -> None:
+    """Collatz: no trip count at all, an If in the body, two counters of different types that change places with others."""
+    even = body([node("Div", "a two", "half")], [], [("half", I64, [])], {"two": np.int64(2)})
+    odd = body(
+        [node("Mul", "a three", "m"), node("Add", "m one", "more")],
+        [],
+        [("more", I64, [])],
+        {"three": np.int64(3), "one": np.int64(1)},
+    )
+    step = body(
+        [
+            node("Mod", "a two", "rest"),
+            node("Equal", "rest zero", "is_even"),
+            node("If", "is_even", "next", then_branch=even, else_branch=odd),
+            node("Add", "steps one32", "more_steps"),
+            node("Greater", "next one", "go"),
+        ],
+        [("i", I64, []), ("c", BOOL, []), ("a", I64, []), ("before", I64, []), ("steps", TensorProto.INT32, [])],
+        [("go", BOOL, []), ("next", I64, []), ("a", I64, []), ("more_steps", TensorProto.INT32, [])],
+        {"two": np.int64(2), "zero": np.int64(0), "one": np.int64(1), "one32": np.int32(1)},
+    )
+    proto = model(
+        [node("Greater", "x one", "begin"), node("Loop", "none begin x x zero", "last before steps", body=step)],
+        {"x": (I64, [])},
+        ["last", "before", "steps"],
+        {"one": np.int64(1), "zero": np.int32(0)},
+    )
+    proto.graph.node[1].input[0] = ""
+    check(proto, *[{"x": np.int64(x)} for x in (27, 1, 8, 6)])
+
+
+def test_loops_in_loops_see_what_is_around_them() -> None:
+    inner = body(
+        [node("Add", "w x", "w1"), node("Identity", "cc", "cc1"), node("Mul", "w1 scale", "seen")],
+        [("j", I64, []), ("cc", BOOL, []), ("w", F, [2])],
+        [("cc1", BOOL, []), ("w1", F, [2]), ("seen", F, [2])],
+    )
+    outer = body(
+        [
+            node("Loop", "count yes v", "after all", body=inner),
+            node("ReduceSum", "all axis", "total", keepdims=0),
+            node("Add", "total after", "v1"),
+            node("Identity", "c", "c1"),
+            node("Add", "count one", "count1"),
+        ],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [2]), ("count", I64, [])],
+        [("c1", BOOL, []), ("v1", F, [2]), ("count1", I64, []), ("after", F, [2])],
+        {"axis": np.array([0]), "one": np.int64(1), "yes": np.array(True)},
+    )
+    proto = model(
+        [node("Mul", "x x", "scale"), node("Loop", "n yes x m", "last count rows", body=outer)],
+        {"n": (I64, []), "m": (I64, []), "x": (F, [2])},
+        ["last", "count", "rows"],
+        {"yes": np.array(True)},
+    )
+    x = np.array([0.25, -0.5], np.float32)
+    plan = check(proto, *[{"n": n, "m": m, "x": x} for n, m in [(3, 1), (2, 0), (0, 4), (1, 3)]])
+    loops = [step for block in plan.blocks for step in block.steps if step.kind == StepKind.LOOP]
+    assert len(loops) == 2
+
+
+def test_a_loop_in_a_branch() -> None:
+    then = body([node("Loop", "n yes x", "last", body=doubling(rows=False))], [], [("last", F, [3])])
+    other = body([node("Neg", "x", "minus")], [], [("minus", F, [3])])
+    proto = model(
+        [node("If", "flag", "y", then_branch=then, else_branch=other)],
+        {"flag": (BOOL, []), "n": (I64, []), "x": (F, [3])},
+        ["y"],
+        {"yes": np.array(True)},
+    )
+    x = floats(3)
+    check(proto, *[{"flag": f, "n": n, "x": x} for f, n in [(True, 2), (False, 2), (True, 0)]])
+
+
+def test_the_number_of_the_iteration_picks_a_row() -> None:
+    step = body(
+        [
+            node("Gather", "x i", "row", axis=0),
+            node("Unsqueeze", "i axis", "from"),
+            node("Add", "from one", "to"),
+            node("Slice", "x from to axis", "part"),
+            node("Add", "sum part", "sum1"),
+            node("Identity", "c", "c1"),
+        ],
+        [("i", I64, []), ("c", BOOL, []), ("sum", F, [1, 4])],
+        [("c1", BOOL, []), ("sum1", F, [1, 4]), ("row", F, [4])],
+        {"axis": np.array([0]), "one": np.array([1])},
+    )
+    proto = model(
+        [node("Loop", "n yes start", "sum rows", body=step)],
+        {"n": (I64, []), "x": (F, [6, 4])},
+        ["sum", "rows"],
+        {"yes": np.array(True), "start": np.zeros((1, 4), np.float32)},
+    )
+    check(proto, *[{"n": n, "x": floats(6, 4)} for n in (6, 2, 0)])
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes())
+    with pytest.raises(maas_rt.Error):  # there is no seventh row
+        program.run({"n": np.array(7), "x": floats(6, 4)})
+
+
+def cell() -> onnx.GraphProto:
+    """h = tanh(x W + h U): what a Scan over a sequence does in a recurrent network."""
+    return body(
+        [
+            node("MatMul", "x W", "xw"),
+            node("MatMul", "h U", "hu"),
+            node("Add", "xw hu", "sum"),
+            node("Tanh", "sum", "h1"),
+            node("Identity", "h1", "out"),
+        ],
+        [("h", F, [2, 8]), ("x", F, [2, 4])],
+        [("h1", F, [2, 8]), ("out", F, [2, 8])],
+    )
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"scan_input_directions": [1], "scan_output_directions": [1]},
+        {"scan_input_axes": [1], "scan_output_axes": [2]},
+    ],
+)
+def test_scan_over_a_dynamic_extent(attributes: dict[str, Any]) -> None:
+    axis = attributes.get("scan_input_axes", [0])[0]
+    shape: list[Any] = [2, 2, 4]
+    shape[axis] = "t"
+    proto = model(
+        [node("Scan", "h0 xs", "h ys", body=cell(), num_scan_inputs=1, **attributes)],
+        {"h0": (F, [2, 8]), "xs": (F, shape)},
+        ["h", "ys"],
+        {"W": floats(4, 8), "U": floats(8, 8)},
+    )
+    runs = []
+    for length in (5, 1, 3):
+        sizes = [2, 2, 4]
+        sizes[axis] = length
+        runs.append({"h0": floats(2, 8), "xs": floats(*sizes)})
+    plan = check(proto, *runs)
+    inner = next(s for s in plan.blocks[0].steps if s.kind == StepKind.LOOP).blocks[0]
+    assert "gemm_f32" in [step.target for step in plan.blocks[inner].steps]  # the body went through the passes too
+
+
+def test_long_loops_are_not_unrolled() -> None:
+    step = body(
+        [
+            node("Mul", "v half", "m"),
+            node("Add", "m x", "v1"),
+            node("Identity", "c", "c1"),
+            node("Identity", "v1", "r"),
+        ],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [3])],
+        [("c1", BOOL, []), ("v1", F, [3]), ("r", F, [3])],
+        {"half": np.float32(0.5)},
+    )
+    proto = model(
+        [node("Loop", "n yes x", "last rows", body=step)],
+        {"x": (F, [3])},
+        ["last", "rows"],
+        {"n": np.int64(1000), "yes": np.array(True)},
+    )
+    plan = check(proto, {"x": floats(3)})
+    assert kinds(plan).count(StepKind.LOOP) == 1
+
+
+def test_what_a_loop_may_not_carry_is_refused_by_name() -> None:
+    step = body(
+        [node("Concat", "v x", "v1", axis=0), node("Identity", "c", "c1")],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [None])],
+        [("c1", BOOL, []), ("v1", F, [None])],
+    )
+    proto = model([node("Loop", "n  x", "y", body=step)], {"n": (I64, []), "x": (F, [3])}, ["y"])
+    proto.graph.node[0].input[:] = ["n", "", "x"]
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match=r"carries shape \[3\] on as \[6\]"):
+        import_onnx(proto)
+
+
+def test_a_shape_that_has_to_stay_is_checked_by_the_run() -> None:
+    """The body masks its value by a condition: as long as all elements stay, the shape does."""
+    step = body(
+        [
+            node("Greater", "v zero", "mask"),
+            node("Compress", "v mask", "v1", axis=0),
+            node("Identity", "c", "c1"),
+        ],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [3])],
+        [("c1", BOOL, []), ("v1", F, [None])],
+        {"zero": np.float32(0)},
+    )
+    proto = model([node("Loop", "n  x", "y", body=step)], {"n": (I64, []), "x": (F, [3])}, ["y"])
+    proto.graph.node[0].input[:] = ["n", "", "x"]
+    check(proto, {"n": 2, "x": np.array([1, 2, 3], np.float32)})
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes())
+    with pytest.raises(maas_rt.Error, match="expected"):
+        program.run({"n": np.array(2), "x": np.array([1, -2, 3], np.float32)})
+
+
+def test_the_plan_survives_its_encoding() -> None:
+    proto = model([node("Loop", "n  x", "last rows", body=doubling())], {"n": (I64, []), "x": (F, [3])}, ["rows"])
+    proto.graph.node[0].input[:] = ["n", "", "x"]
+    plan = compile_model(proto, verify=False).linear.plan
+    assert decode(encode(plan)) == plan
