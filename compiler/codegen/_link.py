@@ -42,7 +42,7 @@ _LIBM = frozenset(
     for name in (
         "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp10 exp2 expm1 fabs floor fma fmax fmin "
         "fmod frexp hypot ldexp log log10 log1p log2 lrint lround nearbyint nextafter pow remainder rint round roundeven sin sincos "
-        "sinh sqrt tan tanh tgamma lgamma trunc"
+        "sinh sqrt tan tanh tgamma lgamma trunc j0 j1 y0 y1"
     ).split()
 )
 _ADMITTED = _LIBC | _LIBM

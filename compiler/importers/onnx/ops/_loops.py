@@ -1,77 +1,7 @@
-"""Generated functions that are loops with a carried value, which a te.compute cannot say: running sums, sorting."""
+"""Generated functions that are loops with a carried value: those that all importers share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from tvm import te, tirx
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder import tirx as T
+from ..._imperative import flat_extents, imperative, running, variable
 
 __all__ = ["flat_extents", "imperative", "running", "variable"]
-
-
-def imperative(
-    shapes: Sequence[Sequence[Any]], dtypes: Sequence[str], inputs: Sequence[Any], write: Callable[..., None], name: str
-) -> list[Any]:
-    """Outputs that a piece of imperative code fills in: write(*flat input buffers, *flat output buffers).
-
-    Buffers are indexed flat, row-major; `T` of tvm.script gives the loops."""
-    ins = [tirx.decl_buffer(t.shape, t.dtype, f"in{k}") for k, t in enumerate(inputs)]
-    outs = [tirx.decl_buffer(s, d, f"out{k}") for k, (s, d) in enumerate(zip(shapes, dtypes, strict=True))]
-
-    def generate(reads: Any, writes: Any) -> Any:
-        with IRBuilder() as ib:
-            with T.seq_scope():
-                write(*[T.buffer_proxy(b) for b in reads], *[T.buffer_proxy(b) for b in writes])
-            return ib.get()
-
-    result = te.extern(
-        [list(s) for s in shapes],
-        list(inputs),
-        generate,
-        name=name,
-        dtype=list(dtypes),
-        in_buffers=ins,
-        out_buffers=outs,
-    )
-    return [result] if not isinstance(result, list | tuple) and not hasattr(result, "__len__") else list(result)
-
-
-def variable(dtype: str) -> Any:
-    """A scalar inside imperative code: read and written as v[0]."""
-    return T.buffer_proxy(T.alloc_buffer((1,), dtype, scope="local"))
-
-
-def flat_extents(shape: Sequence[Any], axis: int) -> tuple[Any, Any, Any]:
-    """(product before the axis, its extent, product behind it)."""
-    before: Any = tirx.IntImm("int64", 1)
-    after: Any = tirx.IntImm("int64", 1)
-    for i, d in enumerate(shape):
-        if i < axis:
-            before = before * d
-        elif i > axis:
-            after = after * d
-    return before, shape[axis], after
-
-
-def running(
-    t: Any, axis: int, function: Callable[[Any, Any], Any], identity: Any, exclusive: bool, reverse: bool
-) -> Any:
-    """out[k] = function over t[0..k] (without k if exclusive; from the end if reverse), sequentially along the axis."""
-    before, extent, after = flat_extents(t.shape, axis)
-
-    def write(x: Any, y: Any) -> None:
-        with T.serial(0, before) as b, T.serial(0, after) as a:
-            base = b * extent * after + a
-            with T.serial(0, extent) as k:
-                at = base + (extent - 1 - k if reverse else k) * after
-                previous = at + after if reverse else at - after
-                with T.If(k == 0):
-                    with T.Then():
-                        y[at] = identity if exclusive else x[at]
-                    with T.Else():
-                        y[at] = function(y[previous], x[previous] if exclusive else x[at])
-
-    return imperative([t.shape], [t.dtype], [t], write, "running")[0]

@@ -15,6 +15,7 @@ from . import (
     resize,
     rnn,
     shape,
+    special,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "resize",
     "rnn",
     "shape",
+    "special",
 ]
