@@ -34,6 +34,7 @@ def compile(
     factory: str | None = None,
     name: str | None = None,
     progress: Progress | None = None,
+    keep_intermediates: str | None = None,
 ) -> Artifact:
     """Compile `model` into an Artifact, checked against the framework that it came from.
 
@@ -50,6 +51,7 @@ def compile(
         factory: "package.module:function", which builds the architecture that a checkpoint's weights belong to.
         name: the model's name in the manifest.
         progress: called with (stage, fraction done).
+        keep_intermediates: a folder for the inputs and both results of the first operator that differs, as .npz, if one does.
 
     Raises:
         UnsupportedOperatorError: the model has operators without a conversion; it lists all of them.
@@ -70,7 +72,7 @@ def compile(
     options = CompileOptions(
         targets=tuple(target.split(",")) if isinstance(target, str) else tuple(target),
         name=name,
-        verify=VerifyOptions() if verify else None,
+        verify=VerifyOptions(keep_intermediates=keep_intermediates) if verify else None,
         dynamic=dynamic,
         input_shapes=input_shapes,
         factory=factory,

@@ -19,7 +19,8 @@ class VerifyOptions:
     """How an artifact is checked against its source framework.
 
     `seed` draws the inputs; `runs` is how many random inputs each shape binding gets. The tolerances are for the worst
-    element's error against the output's scale, by element type; integers and bools must be equal.
+    element's error against the output's scale, by element type; integers and bools must be equal. Where the two differ, the inputs and
+    both results of the first operator that does are written into the folder `keep_intermediates`.
     """
 
     version: int = 1
@@ -29,9 +30,12 @@ class VerifyOptions:
     float32: float = 1e-4
     float16: float = 1e-2
     bfloat16: float = 8e-2
+    keep_intermediates: str | None = None
 
     def tolerance(self, dtype: str) -> float:
-        """The largest admitted error of an output of `dtype`; 0 for integers and bools."""
+        """The largest admitted error of an output of `dtype`; 0 for integers and bools, a step for what has few of them."""
+        if dtype.startswith(("float8_", "float4_")):
+            return {"float8_e4m3": 0.125, "float8_e5m2": 0.25, "float4_e2m1": 0.5}.get(dtype[:11], 1.0)
         return float(getattr(self, dtype, 0.0))
 
 

@@ -7,6 +7,7 @@ equal. An output that is constant or NaN throughout, for every input that was tr
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -226,16 +227,19 @@ def _draw(
         return rng.integers(0, 2, shape).astype(bool)
     if dtype.startswith(("int", "uint")):
         low, high = bounds if bounds is not None else (0, 3)
-        return rng.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
+        return rng.integers(int(low), int(high), shape, endpoint=True).astype(_numpy_dtype(dtype))
     if bounds is not None:
         values = rng.uniform(bounds[0], bounds[1], shape)
     else:
         values = rng.standard_normal(shape) if number % 2 == 0 else rng.uniform(0.1, 2.0, shape)
-    if dtype == "bfloat16":
-        import ml_dtypes
+    return values.astype(_numpy_dtype(dtype))
 
-        return values.astype(ml_dtypes.bfloat16)
-    return values.astype(dtype)
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    """bfloat16, float8, int4 and their like are ml_dtypes' own."""
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, name, name))
 
 
 # ---- blame ---------------------------------------------------------------------------------------------------------------
@@ -250,49 +254,93 @@ def _blame(
 ) -> VerificationError:
     """The error that names the first operator whose result differs, found by halving the model."""
     agree, differ = 0, model.source.operators()
-    operator, worst = "", difference
+    culprit: _Culprit | None = None
     while differ - agree > 1:
         middle = (agree + differ) // 2
-        found = _prefix_difference(model, middle, inputs, options, compile_model)
+        found = _compare_prefix(model, middle, inputs, options, compile_model)
         if found is None:
             agree = middle
         else:
-            differ, (operator, worst) = middle, found
-    if not operator:
-        try:
-            operator = model.source.prefix(differ)[1]
-        except Exception:  # a source that cannot be cut still gets the whole model's difference reported
-            operator = ""
+            differ, culprit = middle, found
+    if culprit is None:  # no shorter part differs
+        culprit = _compare_prefix(model, differ, inputs, options, compile_model)
+    worst = culprit.difference if culprit is not None else difference
+    operator = culprit.operator if culprit is not None else ""
     what = worst.detail or f"a relative error of {worst.error:.2g}"
     place = (
         f"operator {operator} (number {differ} of {model.source.operators()})" if operator else f"output {worst.output}"
     )
+    if culprit is not None:
+        what += f", {_worst_element(culprit)}, on {_statistics(inputs)}"
+    kept = ""
+    if options.keep_intermediates is not None and culprit is not None:
+        kept = f"; its arrays are in {_keep(options.keep_intermediates, inputs, culprit)}"
     total = difference.detail or f"{difference.error:.2g}"
     return VerificationError(
         f"the compiled model differs from {model.provenance.get('framework', 'its source')}: the first difference is at {place}, {what}; "
-        f"output {difference.output} differs by {total}; nothing was written",
+        f"output {difference.output} differs by {total}; nothing was written{kept}",
         operator,
         worst.error,
     )
 
 
-def _prefix_difference(
+@dataclass(frozen=True)
+class _Culprit:
+    """The last operator of a prefix of the model whose results differ: the worst of them, and all from both sides."""
+
+    operator: str
+    difference: Difference
+    wanted: dict[str, Array]
+    got: dict[str, Array]
+
+
+def _compare_prefix(
     model: ImportedModel, count: int, inputs: Mapping[str, Array], options: VerifyOptions, compile_model: CompileModel
-) -> tuple[str, Difference] | None:
-    """(operator, difference) of the model's first `count` operators; None if they agree or cannot be compared."""
+) -> _Culprit | None:
+    """What differs behind the model's first `count` operators; None if they agree or cannot be compared."""
     try:
         prefix, operator = model.source.prefix(count)
-        wanted = prefix.source.run(inputs)
+        wanted = {name: np.asarray(value) for name, value in prefix.source.run(inputs).items()}
         got = _run(maas_rt.load(compile_model(prefix).to_bytes()), inputs)
     except Error:
         return None
+    except Exception:  # a source that cannot be cut here
+        return None
     worst: Difference | None = None
     for name, reference in wanted.items():
-        difference = compare(name, got[name], np.asarray(reference), options)
-        wrong = difference.detail or difference.error > options.tolerance(str(np.asarray(reference).dtype))
+        difference = compare(name, got[name], reference, options)
+        wrong = difference.detail or difference.error > options.tolerance(str(reference.dtype))
         if wrong and (worst is None or difference.error > worst.error):
             worst = difference
-    return None if worst is None else (operator, worst)
+    return None if worst is None else _Culprit(operator, worst, wanted, got)
+
+
+def _worst_element(culprit: _Culprit) -> str:
+    """Where the two results are furthest apart, and what they are there."""
+    wanted, got = (np.asarray(side[culprit.difference.output]) for side in (culprit.wanted, culprit.got))
+    if wanted.shape != got.shape or wanted.size == 0:
+        return f"{got.dtype}{list(got.shape)} instead of {wanted.dtype}{list(wanted.shape)}"
+    wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
+    apart = np.abs(got.astype(wide) - wanted.astype(wide))
+    at = np.unravel_index(int(np.argmax(np.where(np.isnan(apart), np.inf, apart))), wanted.shape)
+    return f"{got[at]} instead of {wanted[at]} at {list(map(int, at))}"
+
+
+def _statistics(inputs: Mapping[str, Array]) -> str:
+    """The inputs in a few words: element type, shape, smallest and largest value."""
+    parts = []
+    for name, array in inputs.items():
+        span = f" from {array.min():.3g} to {array.max():.3g}" if array.size and array.dtype.kind in "iuf" else ""
+        parts.append(f"{name} {array.dtype}{list(array.shape)}{span}")
+    return ", ".join(parts)
+
+
+def _keep(folder: str, inputs: Mapping[str, Array], culprit: _Culprit) -> str:
+    """Write what was compared: inputs.npz, and the operator's results as source.npz and compiled.npz."""
+    os.makedirs(folder, exist_ok=True)
+    for name, arrays in (("inputs", inputs), ("source", culprit.wanted), ("compiled", culprit.got)):
+        np.savez(os.path.join(folder, f"{name}.npz"), **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]
+    return folder
 
 
 def _run(program: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-verify", action="store_true", help="skip the check against the framework; the file says so"
     )
+    parser.add_argument(
+        "--keep-intermediates",
+        metavar="DIR",
+        help="on a mismatch, write what was compared at the first operator that differs",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
@@ -76,6 +81,7 @@ def execute(args: argparse.Namespace) -> int:
             verify=not args.no_verify,
             name=args.name or output.stem,
             progress=progress,
+            keep_intermediates=args.keep_intermediates,
         )
         artifact.save(output)
     verified = artifact.manifest["verified"]

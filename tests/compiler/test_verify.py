@@ -86,7 +86,7 @@ class Chain(torch.nn.Module):
         return torch.cos(y)
 
 
-def test_a_wrong_result_is_refused_and_the_operator_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_is_refused_and_the_operator_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A schedule pass that turns every sine into a cosine: the first difference is at the sine, not where the output is."""
     from maas_rt.compiler.codegen import _body
     from tvm import tirx
@@ -100,13 +100,17 @@ def test_a_wrong_result_is_refused_and_the_operator_named(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(_body.BodyBuilder, "_call", wrong)
     with pytest.raises(VerificationError) as caught:
-        compile(Chain(), (torch.randn(4, 5),))
+        compile(Chain(), (torch.randn(4, 5),), keep_intermediates=str(tmp_path / "kept"))
     assert "sin" in caught.value.operator
     assert caught.value.relative_error > 1e-2
     message = str(caught.value)
     assert "sin" in message
+    assert "x float32[4, 5] from " in message
     assert "nothing was written" in message
     assert "\n" not in message
+    x, source, compiled = (np.load(tmp_path / "kept" / f"{each}.npz") for each in ("inputs", "source", "compiled"))
+    np.testing.assert_allclose(source[source.files[0]], np.sin(np.exp(x["x"])), rtol=1e-5)
+    np.testing.assert_allclose(compiled[source.files[0]], np.cos(np.exp(x["x"])), rtol=1e-5)
 
 
 def test_a_constant_output_is_no_evidence_and_the_manifest_says_so() -> None:
