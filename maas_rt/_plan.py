@@ -104,6 +104,8 @@ class DTypeCode(IntEnum):
     FLOAT8_E4M3FNUZ = 11
     FLOAT8_E5M2 = 12
     FLOAT8_E5M2FNUZ = 13
+    FLOAT8_E8M0FNU = 14
+    FLOAT4_E2M1FN = 17
 
 
 # What a field is stored as. The annotation of a dataclass field is one of these, a list of one, a record, or an

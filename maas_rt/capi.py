@@ -273,9 +273,17 @@ def _fill(tensor: Any, array: Array, alive: list[Any]) -> None:
 def _dtype_name(dtype: Any) -> str:
     if dtype.code in _KINDS and dtype.bits >= 8:
         return str(np.dtype(f"{_KINDS[dtype.code]}{dtype.bits // 8}").name)
-    names = {4: "bfloat", 10: "float8_e4m3fn", 11: "float8_e4m3fnuz", 12: "float8_e5m2", 13: "float8_e5m2fnuz"}
-    name = names.get(dtype.code, "uint" if dtype.code == 1 else "int")
-    return name if name.startswith("float8") else f"{name}{dtype.bits}"
+    named = {
+        10: "float8_e4m3fn",
+        11: "float8_e4m3fnuz",
+        12: "float8_e5m2",
+        13: "float8_e5m2fnuz",
+        14: "float8_e8m0fnu",
+        17: "float4_e2m1fn",
+    }
+    if dtype.code in named:
+        return named[dtype.code]
+    return f"{({4: 'bfloat', 1: 'uint'}).get(dtype.code, 'int')}{dtype.bits}"
 
 
 def _numpy_dtype(dtype: Any, name: str) -> np.dtype[Any]:

@@ -10,7 +10,7 @@ from ..codegen import LEGALIZE
 __all__ = ["KEPT", "fence", "fuse", "legalize"]
 
 # What plan/ reads itself: views (canonicalise spelled the others like this one), and sizes that the data decides.
-KEPT = ["relax.reshape", "relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_shape"]
+KEPT = ["relax.reshape", "relax.memory.view", "relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_shape"]
 
 
 def legalize(mod: tvm.IRModule) -> tvm.IRModule:

@@ -26,6 +26,8 @@ _NAMED = {
     "float8_e4m3fnuz": (DTypeCode.FLOAT8_E4M3FNUZ, 8),
     "float8_e5m2": (DTypeCode.FLOAT8_E5M2, 8),
     "float8_e5m2fnuz": (DTypeCode.FLOAT8_E5M2FNUZ, 8),
+    "float8_e8m0fnu": (DTypeCode.FLOAT8_E8M0FNU, 8),
+    "float4_e2m1fn": (DTypeCode.FLOAT4_E2M1FN, 4),
 }
 
 

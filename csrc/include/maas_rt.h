@@ -79,11 +79,15 @@ enum {
   MRT_FLOAT8_E4M3FN = 10,
   MRT_FLOAT8_E4M3FNUZ = 11,
   MRT_FLOAT8_E5M2 = 12,
-  MRT_FLOAT8_E5M2FNUZ = 13
+  MRT_FLOAT8_E5M2FNUZ = 13,
+  MRT_FLOAT8_E8M0FNU = 14,
+  MRT_FLOAT4_E2M1FN = 17
 };
+/* A tensor's int2, uint2, int4, uint4 and float4 lie in the low bits of a byte each, as in numpy's ml_dtypes and
+ * DLPack's padded tensors; the other bits are written as 0 and not read. */
 typedef struct mrt_dtype {
   uint8_t code;
-  uint8_t bits;   /* of one element: 8, 16, 32, 64; 4 for packed int4 and uint4; bool has 8 */
+  uint8_t bits;   /* of one element: 2, 4, 8, 16, 32, 64; bool has 8. Elements of 2 and 4 bits take a byte each */
   uint16_t lanes; /* 1 */
 } mrt_dtype;
 

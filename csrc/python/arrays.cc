@@ -63,6 +63,12 @@ constexpr NamedType kNames[] = {
     {"float8_e4m3fnuz", {MRT_FLOAT8_E4M3FNUZ, 8, 1}},
     {"float8_e5m2", {MRT_FLOAT8_E5M2, 8, 1}},
     {"float8_e5m2fnuz", {MRT_FLOAT8_E5M2FNUZ, 8, 1}},
+    {"float8_e8m0fnu", {MRT_FLOAT8_E8M0FNU, 8, 1}},
+    {"float4_e2m1fn", {MRT_FLOAT4_E2M1FN, 4, 1}},
+    {"int4", {MRT_INT, 4, 1}},
+    {"uint4", {MRT_UINT, 4, 1}},
+    {"int2", {MRT_INT, 2, 1}},
+    {"uint2", {MRT_UINT, 2, 1}},
 };
 
 bool numpy_number(int number, mrt_dtype* out) {
@@ -144,7 +150,7 @@ bool from_numpy_dtype(PyObject* descr, mrt_dtype* out) {
 size_t dense_bytes(mrt_dtype dtype, int ndim, const int64_t* shape) {
   size_t n = 1;
   for (int i = 0; i < ndim; ++i) n *= static_cast<size_t>(shape[i]);
-  return dtype.bits >= 8 ? n * (dtype.bits / 8) : (n * dtype.bits + 7) / 8;
+  return n * ((dtype.bits + 7) / 8);
 }
 
 std::string shape_text(int ndim, const int64_t* shape) {
@@ -192,7 +198,7 @@ bool ArrayView::view_numpy(PyObject* array, const char* what, const char* name, 
     return false;
   }
   const bool plain = (a->flags & npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
-  const int64_t size = out->dtype.bits / 8;
+  const int64_t size = (out->dtype.bits + 7) / 8;
   bool usable = (a->flags & npy_api::NPY_ARRAY_ALIGNED_) != 0 && descr->byteorder != '>';
   for (int i = 0; i < a->nd; ++i) {
     shape_[i] = a->dimensions[i];
@@ -236,14 +242,20 @@ bool ArrayView::view_dlpack(PyObject* object, const char* what, const char* name
     return false;
   }
   const DlTensor* t = nullptr;
+  bool padded = false;  // elements of fewer than 8 bits lie in a byte each
   if (PyCapsule_IsValid(owner_, "dltensor")) {
     t = &static_cast<DlManagedTensor*>(PyCapsule_GetPointer(owner_, "dltensor"))->tensor;
   } else if (PyCapsule_IsValid(owner_, "dltensor_versioned")) {
     auto* managed = static_cast<DlManagedTensorVersioned*>(PyCapsule_GetPointer(owner_, "dltensor_versioned"));
     if (managed->major == 1) t = &managed->tensor;
+    padded = (managed->flags & 4) != 0;
   }
   if (!t || t->ndim < 0 || t->ndim > MRT_MAX_RANK) {
     set_invalid("%s '%s' gives no DLPack tensor of at most %d dimensions", what, name, MRT_MAX_RANK);
+    return false;
+  }
+  if (t->bits < 8 && !padded) {
+    set_invalid("%s '%s' packs several elements into a byte and must have one in each: unpack it", what, name);
     return false;
   }
   // The capsule, unread, keeps its promise to delete the tensor when it goes.

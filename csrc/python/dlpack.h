@@ -30,7 +30,7 @@ struct DlManagedTensorVersioned {
   uint32_t minor;
   void* manager;
   void (*deleter)(DlManagedTensorVersioned*);
-  uint64_t flags;  // bit 0: read-only
+  uint64_t flags;  // bit 0: read-only; bit 2: elements of fewer than 8 bits take a byte each
   DlTensor tensor;
 };
 

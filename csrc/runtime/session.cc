@@ -23,8 +23,21 @@ const char* dtype_name(DType t, char* buffer, size_t size) {
                      : t.code == MRT_BOOL    ? "bool"
                      : t.code == MRT_COMPLEX ? "complex"
                                              : "dtype of code and bits ";
-  if (t.code == MRT_BOOL && t.bits == 8)
-    std::snprintf(buffer, size, "bool");
+  constexpr struct {
+    uint8_t code, bits;
+    const char* name;
+  } kNamed[] = {{MRT_BOOL, 8, "bool"},
+                {MRT_FLOAT8_E4M3FN, 8, "float8_e4m3fn"},
+                {MRT_FLOAT8_E4M3FNUZ, 8, "float8_e4m3fnuz"},
+                {MRT_FLOAT8_E5M2, 8, "float8_e5m2"},
+                {MRT_FLOAT8_E5M2FNUZ, 8, "float8_e5m2fnuz"},
+                {MRT_FLOAT8_E8M0FNU, 8, "float8_e8m0fnu"},
+                {MRT_FLOAT4_E2M1FN, 4, "float4_e2m1fn"}};
+  const char* named = nullptr;
+  for (const auto& n : kNamed)
+    if (n.code == t.code && n.bits == t.bits) named = n.name;
+  if (named)
+    std::snprintf(buffer, size, "%s", named);
   else if (base[0] == 'd')
     std::snprintf(buffer, size, "%s%d, %d", base, t.code, t.bits);
   else

@@ -22,7 +22,7 @@ bool known_dtype(u8 code, u8 bits) {
   switch (code) {
     case MRT_INT:
     case MRT_UINT:
-      return bits == 8 || bits == 16 || bits == 32 || bits == 64;
+      return bits == 2 || bits == 4 || bits == 8 || bits == 16 || bits == 32 || bits == 64;
     case MRT_FLOAT:
       return bits == 16 || bits == 32 || bits == 64;
     case MRT_BFLOAT:
@@ -34,7 +34,10 @@ bool known_dtype(u8 code, u8 bits) {
     case MRT_FLOAT8_E4M3FNUZ:
     case MRT_FLOAT8_E5M2:
     case MRT_FLOAT8_E5M2FNUZ:
+    case MRT_FLOAT8_E8M0FNU:
       return bits == 8;
+    case MRT_FLOAT4_E2M1FN:
+      return bits == 4;
     default:
       return false;
   }
@@ -294,9 +297,10 @@ class Validator {
       case StepKind::bind: {
         MRT_CHECK(step.args.size() == 1 && arg_is_value(step, 0) && step.outs.empty() && !step.binds.empty(),
                   "bind step '%s' needs one value and at least one symbol", name);
-        const u8 code = plan_.values[step.args[0].index].dtype_code;
-        MRT_CHECK(code == MRT_INT || code == MRT_UINT || code == MRT_BOOL, "bind step '%s' needs an integer tensor",
-                  name);
+        const Value& v = plan_.values[step.args[0].index];
+        const u8 code = v.dtype_code;
+        MRT_CHECK((code == MRT_INT || code == MRT_UINT || code == MRT_BOOL) && v.dtype_bits >= 8,
+                  "bind step '%s' needs an integer tensor", name);
         return Status();
       }
       case StepKind::shape: {

@@ -65,7 +65,7 @@ void run_all(mrt_program* program) {
     for (int32_t i = 0; i < n; ++i) {
       mrt_value_info info;
       if (mrt_program_input_info(program, e, i, &info) != MRT_OK) return;
-      int64_t bytes = info.dtype.bits / 8;
+      int64_t bytes = (info.dtype.bits + 7) / 8;
       for (int32_t d = 0; d < info.ndim; ++d) {
         const int64_t extent = info.dims[d].extent >= 0 ? info.dims[d].extent : std::max<int64_t>(info.dims[d].min, 3);
         shapes[static_cast<size_t>(i)].push_back(extent);

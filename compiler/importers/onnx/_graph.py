@@ -17,13 +17,17 @@ from ._dims import AmbiguousDims, Dim, ShapeMath, UndecidedDims
 from ._errors import broken_model
 from ._fold import fold
 from ._node import Broken, Node, Refused, constant, dims_of, dtype_of, shape_expr
-from ._values import DTYPES, Value, numpy_dtype
+from ._stored import STORED, from_storage, storage
+from ._values import DTYPES, Value, bits_of, numpy_dtype
 
 __all__ = ["Graph", "Scope", "Unsupported"]
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _MAX_BOUND = 64  # numbers of one value that a run may turn into extents
 _MAX_DEPTH = 64  # of subgraphs and functions in each other
+# What takes types that are only stored: converters that know of them, and those that only move elements.
+_STORED_OPS = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
+_MOVING_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 class Unsupported:
@@ -91,7 +95,7 @@ class Graph:
             if value.const is not None:
                 if value.const.dtype == object:
                     raise Refused("strings at run time")
-                value.expr = constant(value.const)
+                value.expr = constant(storage(value.const) if value.dtype in STORED else value.const)
             elif value.sym is not None:
                 value.expr = self._materialise(value)
                 if self.math.branches:
@@ -99,6 +103,45 @@ class Graph:
             else:
                 raise Broken("a sequence or an optional stands where a tensor is expected")
         return value.expr
+
+    def enter(self, value: Value) -> None:
+        """A parameter of a type that is only stored, as what stands for it inside."""
+        if value.dtype not in STORED or value.expr is None:
+            return
+        inside, bits = STORED[value.dtype], bits_of(value.dtype)
+        raw = self.emit(relax.op.memory.view(value.expr, None, "uint8"), value.origin)
+        if bits == 8:
+            value.expr = raw
+            return
+
+        def body(x: Any) -> Any:
+            def element(*i: Any) -> Any:
+                low = tirx.bitwise_and(x(*i), tirx.IntImm("uint8", (1 << bits) - 1))
+                if inside == "uint8":
+                    return low
+                half = tirx.IntImm("int8", 1 << (bits - 1))
+                return tirx.bitwise_xor(tirx.Cast("int8", low), half) - half
+
+            return tvm.te.compute(x.shape, element, name="unpadded")
+
+        value.expr = self.te(body, raw, name="unpadded", place=value.origin)
+
+    def leave(self, value: Value) -> Any:
+        """An output's expression, of its own type; the bits that a small integer does not have are 0."""
+        x = self.expr(value)
+        if value.dtype not in STORED:
+            return x
+        bits = bits_of(value.dtype)
+
+        def body(x: Any) -> Any:
+            ones = tirx.IntImm("uint8", (1 << bits) - 1)
+            return tvm.te.compute(x.shape, lambda *i: tirx.bitwise_and(tirx.Cast("uint8", x(*i)), ones), name="padded")
+
+        if bits < 8:
+            x = self.te(body, x, name="padded", place=value.origin)
+        elif not isinstance(x, relax.Var):
+            x = self.emit(x, value.origin)
+        return self.emit(relax.op.memory.view(x, None, value.dtype), value.origin)
 
     def _materialise(self, value: Value) -> Any:
         """A generated function that stores the values of symbol expressions into a small tensor."""
@@ -330,9 +373,21 @@ class Graph:
             if body is None:
                 raise Refused(_no_converter(domain, proto.op_type, version))
             return self.call(body, node.proto, scope, place, inputs)
+        moved = self._only_moved(node)
         result = converter.convert(node)
         results = list(result) if isinstance(result, tuple | list) else [result]
-        return [None if r is None else self.wrap(r, place) for r in results]
+        values = [None if r is None else self.wrap(r, place) for r in results]
+        return [None if v is None else _as_stored(v, moved) for v in values] if moved else values
+
+    def _only_moved(self, node: Node) -> str:
+        """The type of input 0, if no arithmetic knows it and the operator does without; "" for usual types."""
+        given = [v for v in node.inputs if v is not None]
+        odd = [v.dtype for g in given for v in [g, *(g.items or [])] if v.dtype in STORED]
+        if not odd or (node.op in _STORED_OPS and node.proto.domain in _DEFAULT_DOMAINS):
+            return ""
+        if node.op in _MOVING_OPS and node.proto.domain in _DEFAULT_DOMAINS and node.dtype(0) in STORED:
+            return node.dtype(0)
+        raise Refused(f"of {odd[0]}")
 
     def _fold(self, node: Node) -> list[Value | None] | None:
         """The results, if they are known without a run."""
@@ -407,7 +462,11 @@ class Graph:
             raise Broken(f"gives {len(inputs)} inputs to a graph that has {len(graph.input)}")
         for info, value in zip(graph.input, inputs, strict=True):
             scope.values[info.name] = value
-        return self.run_graph(graph, scope)
+        results = self.run_graph(graph, scope)
+        odd = [v.dtype for v in results if v.dtype in STORED]
+        if odd:
+            raise Refused(f"whose subgraph gives {odd[0]}")
+        return results
 
     # ---- constants
 
@@ -439,12 +498,21 @@ class Graph:
         return Value.of_array(dense.reshape(dims), where)
 
 
+def _as_stored(value: Value, dtype: str) -> Value:
+    """What a converter made of the stored form of a tensor, as that type again."""
+    if value.dtype == dtype:
+        return value
+    if value.const is not None:
+        return Value.of_array(from_storage(value.const, dtype), value.origin)
+    return Value(dtype, value.shape, expr=value.expr, origin=value.origin)
+
+
 def node_dtype(node: Node, array: Any) -> str:
     """Element type of a shape evaluator's symbolic result: that of its data input, int64 where the operator says so."""
     if node.op in ("Shape", "Size"):
         return "int64"
     if node.op == "Cast":
-        return node.dtype_attr("to")
+        return node.dtype_attr("to", stored=True)
     return node.dtype(1) if node.op == "Where" else node.dtype(0)
 
 

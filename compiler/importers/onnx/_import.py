@@ -94,6 +94,8 @@ def _import(
     ordered = onnx.GraphProto()
     nodes = sort_nodes(proto.graph, set())
     with graph.bb.function("main", parameters):
+        for value in scope.values.values():
+            graph.enter(value)
         for tensor in proto.graph.initializer:
             scope.values[tensor.name] = graph.tensor(tensor, f"initializer '{tensor.name}'")
         for sparse in proto.graph.sparse_initializer:
@@ -109,7 +111,7 @@ def _import(
         if graph.unsupported.entries:
             graph.bb.emit_func_output(relax.Tuple([]))
         else:
-            graph.bb.emit_func_output(relax.Tuple([graph.expr(v) for v in outputs]))
+            graph.bb.emit_func_output(relax.Tuple([graph.leave(v) for v in outputs]))
     if graph.unsupported.entries:
         raise unsupported_error(graph.unsupported)
     mod = relax.transform.ConvertToDataflow(min_size=1)(graph.bb.get())

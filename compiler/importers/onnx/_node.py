@@ -13,6 +13,7 @@ from onnx import AttributeProto
 from tvm import relax, tirx
 
 from ._dims import Dim, ShapeMath
+from ._stored import STORED
 from ._values import DTYPES, Value, is_float, numpy_dtype
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ class Node:
             raise self.broken(f"attribute '{name}' has the wrong type")
         return value
 
-    def dtype_attr(self, name: str, default: Any = _REQUIRED) -> str:
-        """An attribute that names an element type, as text."""
+    def dtype_attr(self, name: str, default: Any = _REQUIRED, *, stored: bool = False) -> str:
+        """An attribute that names an element type, as text; with `stored` also those that no arithmetic knows."""
         number = self.int_attr(name, default)
-        if number not in DTYPES:
+        if number not in DTYPES or (DTYPES[number] in STORED and not stored):
             known = number in onnx.TensorProto.DataType.values()
             text = onnx.TensorProto.DataType.Name(number) if known else f"number {number}"
             raise (self.refuse if known else self.broken)(f"element type {text} is not supported")

@@ -12,6 +12,13 @@ from .._imported import Array, ImportedModel
 __all__ = ["OnnxSource"]
 
 
+# What ONNX Runtime takes from and gives to numpy.
+_EXCHANGED = frozenset(
+    f"tensor({name})"
+    for name in "float double float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool string".split()
+)
+
+
 class OnnxSource:
     """Runs the model with another implementation (`Source` of importers/_imported.py)."""
 
@@ -49,8 +56,9 @@ class OnnxSource:
                 options.intra_op_num_threads = 1
                 try:
                     session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
-                    self.reference = f"onnxruntime {onnxruntime.__version__}"
-                    return session
+                    if all(v.type in _EXCHANGED for v in (*session.get_inputs(), *session.get_outputs())):
+                        self.reference = f"onnxruntime {onnxruntime.__version__}"
+                        return session
                 except Exception:  # it has no kernel for an operator or type: the reference is slower and takes more
                     pass
         from onnx.reference import ReferenceEvaluator

@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from ._dims import Dim
+from ._stored import STORED
 
 __all__ = ["DTYPES", "STRING", "Value", "bits_of", "is_float", "is_int", "is_signed", "numpy_dtype", "onnx_dtype"]
 
@@ -32,6 +33,16 @@ DTYPES: dict[int, str] = {
     TensorProto.UINT32: "uint32",
     TensorProto.UINT64: "uint64",
     TensorProto.BOOL: "bool",
+    TensorProto.FLOAT8E4M3FN: "float8_e4m3fn",
+    TensorProto.FLOAT8E4M3FNUZ: "float8_e4m3fnuz",
+    TensorProto.FLOAT8E5M2: "float8_e5m2",
+    TensorProto.FLOAT8E5M2FNUZ: "float8_e5m2fnuz",
+    TensorProto.FLOAT8E8M0: "float8_e8m0fnu",
+    TensorProto.FLOAT4E2M1: "float4_e2m1fn",
+    TensorProto.INT4: "int4",
+    TensorProto.UINT4: "uint4",
+    TensorProto.INT2: "int2",
+    TensorProto.UINT2: "uint2",
 }
 _TO_ONNX = {name: number for number, name in DTYPES.items()}
 
@@ -41,9 +52,9 @@ def onnx_dtype(name: str) -> int:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        wide: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return wide
+    if name == "bfloat16" or name in STORED:
+        extra: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extra
     return np.dtype(object) if name == STRING else np.dtype(name)
 
 
@@ -67,7 +78,7 @@ def is_signed(dtype: str) -> bool:
 
 
 def bits_of(dtype: str) -> int:
-    return 8 if dtype == "bool" else int(dtype.lstrip("abcdefghijklmnopqrstuvwxyz"))
+    return 8 if dtype == "bool" else int(dtype.lstrip("abcdefghijklmnopqrstuvwxyz").partition("_")[0])
 
 
 @dataclass(slots=True)
@@ -76,7 +87,8 @@ class Value:
 
     const   the value itself, known now
     sym     an object array of Dim: a tensor of integers that are expressions of the symbols (a shape, an axis length)
-    expr    a Relax expression, for what only a run knows (also filled in when a const or sym is first used as a tensor)
+    expr    a Relax expression, for what only a run knows (also filled in when a const or sym is first used as a tensor); its element
+            type is `dtype`, or what stands for that in `_stored.STORED`
     items   a sequence, whose length is known, of other values
     absent  an optional without a value
     """

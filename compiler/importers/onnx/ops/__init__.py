@@ -1,6 +1,7 @@
 """The converters, grouped by theme; importing this package registers them all."""
 
 from . import (
+    cast,
     choose,
     contrib,
     control,
@@ -20,6 +21,7 @@ from . import (
 )
 
 __all__ = [
+    "cast",
     "choose",
     "contrib",
     "control",

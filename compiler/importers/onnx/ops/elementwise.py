@@ -1,4 +1,4 @@
-"""Operators that work element by element: arithmetic, comparison, logic, bits, activations, conversions."""
+"""Operators that work element by element: arithmetic, comparison, logic, bits, activations."""
 
 from __future__ import annotations
 
@@ -584,67 +584,6 @@ def bit_shift(n: Node) -> Any:
         return select(far, gone, tirx.shift_left(p, by) if left else tirx.shift_right(p, by))
 
     return elementwise(n, element, a, b)
-
-
-@op("BitCast", since=[26])
-def bit_cast(n: Node) -> Any:
-    to = n.dtype_attr("to")
-    have = n.dtype(0)
-    if bits_of(have) != bits_of(to):
-        raise n.refuse(f"from {have} to {to}, which differ in size")
-    if have == to:
-        return n.value(0)
-    if "bool" in (have, to):
-        raise n.refuse("of bool")
-    return elementwise(n, lambda v: tirx.reinterpret(to, v), n.x(0))
-
-
-# ---- conversion
-
-
-@op("Cast", since=[6, 9, 13, 19, 21, 23, 24, 25, 28])
-def cast(n: Node) -> Any:
-    return convert_dtype(n, n.x(0), n.dtype_attr("to"))
-
-
-@op("CastLike", since=[15, 19, 21, 23, 24, 25, 28])
-def cast_like(n: Node) -> Any:
-    return convert_dtype(n, n.x(0), n.dtype(1))
-
-
-def convert_dtype(n: Node, x: Any, to: str) -> Any:
-    have = dtype_of(x)
-    if have == to:
-        return x
-    if to == "bool":
-        return elementwise(n, lambda v: v != imm(0, have), x)
-    if to == "float16" and have == "float64":
-        return relax.op.astype(elementwise(n, _round_to_odd, x, name="round_to_odd"), to)
-    if to in ("float16", "bfloat16") and have != "float32":
-        return n.cast(n.emit(convert_dtype(n, x, "float32")), to)
-    if is_float(have) and is_int(to):
-        return elementwise(n, lambda v: _float_to_int(v, have, to), x)
-    return relax.op.astype(x, to)
-
-
-def _round_to_odd(v: Any) -> Any:
-    """float64 to float32 so that rounding once more, to float16, gives what rounding once would have given."""
-    near = tirx.Cast("float32", v)
-    back = tirx.Cast("float64", near)
-    bits = tirx.reinterpret("uint32", near)
-    above = tirx.abs(back) > tirx.abs(v)
-    odd = tirx.bitwise_or(select(above, bits - imm(1, "uint32"), bits), imm(1, "uint32"))
-    exact = tirx.any(back == v, is_nan(v))
-    return select(exact, near, tirx.reinterpret("float32", odd))
-
-
-def _float_to_int(v: Any, have: str, to: str) -> Any:
-    """Truncation as C has it; narrow types keep the low bits of a wide conversion, as numpy does on common CPUs."""
-    wide = v if have in ("float32", "float64") else tirx.Cast("float32", v)
-    if to == "uint64":
-        # A float beyond 2**63 does not fit the signed conversion that narrower types go through.
-        return tirx.Cast("uint64", wide)
-    return tirx.Cast(to, tirx.Cast("int64", wide)) if to != "int64" else tirx.Cast("int64", wide)
 
 
 @op("Identity", since=[1, 13, 14, 16, 19, 21, 23, 24, 25])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from tvm import te, tirx
 
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
-from .._values import bits_of, is_float, is_int, is_signed, numpy_dtype
+from .._stored import STORED, is_code
+from .._values import Value, bits_of, is_float, is_int, is_signed
 from ._te import elementwise, imm
+from .cast import decode, encode
 from .nn import _convolution_te, window_attrs, window_pads
 
 _VERSIONS = [10, 13, 19, 21, 23, 24, 25, 28]
@@ -45,13 +48,18 @@ def _parameter(n: Node, x: Any, p: Any, axis: int, block: int) -> Any:
 
 @op("DequantizeLinear", since=_VERSIONS)
 def dequantize_linear(n: Node) -> Any:
-    x = n.x(0)
+    x = decode(n, n.x(0), n.dtype(0))
     axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
-    scale = _parameter(n, x, n.x(1), axis, block)
-    out = n.dtype_attr("output_dtype") if n.int_attr("output_dtype", 0) else dtype_of(scale)
-    wide = "float32" if (is_int(dtype_of(x)) and bits_of(dtype_of(x)) <= 16) or dtype_of(x) == "int32" else "float64"
+    scale = _parameter(n, x, decode(n, n.x(1), n.dtype(1)), axis, block)
+    out = n.dtype_attr("output_dtype") if n.int_attr("output_dtype", 0) else n.dtype(1)
+    if out in STORED:
+        raise n.refuse(f"to {out}")
+    exact = is_code(n.dtype(0)) or dtype_of(x) == "int32" or (is_int(dtype_of(x)) and bits_of(dtype_of(x)) <= 16)
+    wide = "float32" if exact else "float64"
     if n.has(2):
-        zero = _parameter(n, x, n.x(2), axis, block)
+        zero = _parameter(n, x, decode(n, n.x(2), n.dtype(2)), axis, block)
+        if is_code(n.dtype(0)):
+            return elementwise(n, lambda v, s, z: tirx.Cast(out, (v - z) * tirx.Cast("float32", s)), x, scale, zero)
         return elementwise(
             n,
             lambda v, s, z: tirx.Cast(out, tirx.Cast(wide, tirx.Cast("int64", v) - tirx.Cast("int64", z)) * tirx.Cast(wide, s)),
@@ -64,26 +72,59 @@ def dequantize_linear(n: Node) -> Any:
 def quantize_linear(n: Node) -> Any:
     x = n.x(0)
     if n.int_attr("output_dtype", 0):
-        dtype = n.dtype_attr("output_dtype")
+        dtype = n.dtype_attr("output_dtype", stored=True)
     else:
         dtype = n.dtype(2) if n.has(2) else "uint8"
-    if not is_int(dtype):
+    if not is_int(dtype) and not is_code(dtype):
         raise n.refuse(f"to {dtype}")
     axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
-    scale = _parameter(n, x, n.x(1), axis, block)
-    zero = _parameter(n, x, n.x(2), axis, block) if n.has(2) else constant(np.zeros((), numpy_dtype(dtype)))
-    return _quantize(n, x, scale, zero, dtype)
+    scale = _parameter(n, x, decode(n, n.x(1), n.dtype(1)), axis, block)
+    precision = n.dtype_attr("precision") if n.int_attr("precision", 0) else ""
+    if is_code(dtype):
+        return _quantize_float(n, x, scale, axis, block, precision, dtype)
+    zero = constant(np.zeros((), STORED.get(dtype, dtype)))
+    if n.has(2):
+        zero = _parameter(n, x, n.x(2), axis, block)
+    out = _quantize(n, x, scale, zero, dtype, precision)
+    return Value(dtype, dims_of(out), expr=out, origin=n.place) if dtype in STORED else out
 
 
-def _quantize(n: Node, x: Any, scale: Any, zero: Any, dtype: str) -> Any:
-    low, high = _range(dtype)
+def _quotient(x: Any, scale: Any, precision: str) -> Callable[[Any, Any], Any]:
+    """Their division in the wider of their types, at least float32; rounded to `precision` where the node asks for one."""
     wide = "float64" if dtype_of(x) in ("float64", "int32") or dtype_of(scale) == "float64" else "float32"
+    if precision in ("", wide):
+        return lambda v, s: tirx.Cast(wide, v) / tirx.Cast(wide, s)
+    via = "float64" if precision == "float64" else "float32"
+
+    def quotient(v: Any, s: Any) -> Any:
+        v, s = (tirx.Cast(via, tirx.Cast(precision, t)) for t in (v, s))
+        return tirx.Cast(wide, tirx.Cast(precision, v / s))
+
+    return quotient
+
+
+def _quantize(n: Node, x: Any, scale: Any, zero: Any, dtype: str, precision: str = "") -> Any:
+    low, high = _range(dtype)
+    quotient = _quotient(x, scale, precision)
 
     def element(v: Any, s: Any, z: Any) -> Any:
-        q = tirx.nearbyint(tirx.Cast(wide, v) / tirx.Cast(wide, s)) + tirx.Cast(wide, z)
-        return tirx.Cast(dtype, tirx.Cast("int64", tirx.max(imm(low, wide), tirx.min(imm(high, wide), q))))
+        divided = quotient(v, s)
+        wide = str(divided.ty.dtype)
+        q = tirx.nearbyint(divided) + tirx.Cast(wide, z)
+        clipped = tirx.max(imm(low, wide), tirx.min(imm(high, wide), q))
+        return tirx.Cast(STORED.get(dtype, dtype), tirx.Cast("int64", clipped))
 
     return elementwise(n, element, x, scale, zero)
+
+
+def _quantize_float(n: Node, x: Any, scale: Any, axis: int, block: int, precision: str, dtype: str) -> Value:
+    """To float8 or float4: the quotient, plus the zero point if it is not 0, rounded once."""
+    y = elementwise(n, _quotient(x, scale, precision), x, scale, name="scaled")
+    if n.has(2):
+        zero = _parameter(n, x, decode(n, n.x(2), n.dtype(2)), axis, block)
+        kind = dtype_of(y)
+        y = elementwise(n, lambda v, z: tirx.Select(z == imm(0, "float32"), v, v + tirx.Cast(kind, z)), y, zero)
+    return encode(n, y, dtype, saturate=n.flag("saturate", 1))
 
 
 @op("DynamicQuantizeLinear", since=11)

@@ -10,6 +10,7 @@ from tvm import relax, te, tirx
 from .._dims import Dim
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
+from .._stored import STORED, storage
 from .._values import Value, numpy_dtype
 from ._runtime import axis_mask, bind_vector, int64, invalid_unless, pick, vector
 from ._te import imm
@@ -650,7 +651,11 @@ def constant_of_shape(n: Node) -> Any:
     if value is None or value.size != 1:
         raise n.broken("needs a value of one element")
     dims = n.dims(0, "shape")
-    return relax.op.full(shape_expr(dims), constant(value.reshape(())), str(value.dtype))
+    kind = value.dtype.name
+    if kind in STORED:
+        value = storage(value)
+    out = n.emit(relax.op.full(shape_expr(dims), constant(value.reshape(())), str(value.dtype)))
+    return Value(kind, tuple(dims), expr=out, origin=n.place)
 
 
 @op("Range", since=[11, 27])

@@ -144,7 +144,7 @@ def cast(n: Node) -> Array | None:
     """Extents are far below what float32 holds exactly."""
     if not _symbolic(n):
         return None
-    to = n.dtype_attr("to")
+    to = n.dtype_attr("to", stored=True)
     return n.value(0).elements if to in ("int32", "int64", "float32", "float64") else None
 
 

@@ -1,0 +1,118 @@
+"""Conversions between element types: Cast, CastLike, BitCast; also to and from those that are only stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax, te, tirx
+
+from .._node import Node, constant, dims_of, dtype_of
+from .._registry import op
+from .._stored import STORED, decoded, encode_float8, encode_scale, formats, is_code, wrap_integer
+from .._values import Value, bits_of, is_float, is_int
+from ._te import elementwise, imm, is_nan, select
+
+_CAST = [6, 9, 13, 19, 21, 23, 24, 25, 28]
+
+
+@op("Cast", since=_CAST)
+def cast(n: Node) -> Any:
+    return _convert(n, n.dtype_attr("to", stored=True))
+
+
+@op("CastLike", since=[15, 19, 21, 23, 24, 25, 28])
+def cast_like(n: Node) -> Any:
+    return _convert(n, n.dtype(1))
+
+
+def _convert(n: Node, to: str) -> Any:
+    have = n.dtype(0)
+    if have == to:
+        return n.value(0)
+    if to == "string":
+        raise n.refuse("to string")
+    x = decode(n, n.x(0), have) if have in STORED else n.x(0)
+    if to not in STORED:
+        return convert_dtype(n, x, to)
+    return encode(n, x, to, saturate=n.flag("saturate", 1), rounding=n.str_attr("round_mode", "up"))
+
+
+def decode(n: Node, x: Any, have: str) -> Any:
+    """The numbers of a tensor of a stored type, from what stands for it: float32, or int8 or uint8."""
+    if not is_code(have):
+        return x
+
+    def body(codes: Any, table: Any) -> Any:
+        return te.compute(codes.shape, lambda *i: table(tirx.Cast("int64", codes(*i))), name="decode")
+
+    return n.te(body, x, constant(decoded(have)), name="decode")
+
+
+def encode(n: Node, x: Any, to: str, *, saturate: bool = True, rounding: str = "up") -> Value:
+    """A tensor as one of a stored type; integers keep their low bits."""
+    have = dtype_of(x)
+    if is_code(to):
+        x = n.emit(convert_dtype(n, x, "float32"))  # float64 too, rounded twice as by the reference
+        if to == "float8_e8m0fnu":
+            if rounding not in ("up", "down", "nearest"):
+                raise n.broken(f"has the unknown round_mode '{rounding}'")
+            out = elementwise(n, lambda v: encode_scale(v, saturate, rounding), x, name="encode")
+        else:
+            out = elementwise(n, lambda v: encode_float8(v, formats[to], saturate), x, name="encode")
+    else:
+
+        def element(v: Any) -> Any:
+            return wrap_integer(_float_to_int(v, have, "int64") if is_float(have) else tirx.Cast("int64", v), to)
+
+        out = elementwise(n, element, x, name="encode")
+    return Value(to, dims_of(out), expr=out, origin=n.place)
+
+
+def convert_dtype(n: Node, x: Any, to: str) -> Any:
+    have = dtype_of(x)
+    if have == to:
+        return x
+    if to == "bool":
+        return elementwise(n, lambda v: v != imm(0, have), x)
+    if to == "float16" and have == "float64":
+        return relax.op.astype(elementwise(n, _round_to_odd, x, name="round_to_odd"), to)
+    if to in ("float16", "bfloat16") and have != "float32":
+        return n.cast(n.emit(convert_dtype(n, x, "float32")), to)
+    if is_float(have) and is_int(to):
+        return elementwise(n, lambda v: _float_to_int(v, have, to), x)
+    return relax.op.astype(x, to)
+
+
+def _round_to_odd(v: Any) -> Any:
+    """float64 to float32 so that rounding once more, to float16, gives what rounding once would have given."""
+    near = tirx.Cast("float32", v)
+    back = tirx.Cast("float64", near)
+    bits = tirx.reinterpret("uint32", near)
+    above = tirx.abs(back) > tirx.abs(v)
+    odd = tirx.bitwise_or(select(above, bits - imm(1, "uint32"), bits), imm(1, "uint32"))
+    exact = tirx.any(back == v, is_nan(v))
+    return select(exact, near, tirx.reinterpret("float32", odd))
+
+
+def _float_to_int(v: Any, have: str, to: str) -> Any:
+    """Truncation as C has it; narrow types keep the low bits of a wide conversion, as numpy does on common CPUs."""
+    wide = v if have in ("float32", "float64") else tirx.Cast("float32", v)
+    if to == "uint64":
+        # A float beyond 2**63 does not fit the signed conversion that narrower types go through.
+        return tirx.Cast("uint64", wide)
+    return tirx.Cast(to, tirx.Cast("int64", wide)) if to != "int64" else tirx.Cast("int64", wide)
+
+
+@op("BitCast", since=[26])
+def bit_cast(n: Node) -> Any:
+    to = n.dtype_attr("to")
+    have = n.dtype(0)
+    if bits_of(have) != bits_of(to):
+        raise n.refuse(f"from {have} to {to}, which differ in size")
+    if have == to:
+        return n.value(0)
+    if to == "bool":
+        raise n.refuse("to bool, which not every byte is")
+    if have == "bool":
+        return n.cast(n.x(0), to)  # a byte that is 0 or 1
+    return elementwise(n, lambda v: tirx.reinterpret(to, v), n.x(0))
