@@ -8,9 +8,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from maas_rt.compiler import compile as compile_model
 from maas_rt.compiler.importers.onnx import import_onnx
 from onnx import TensorProto, helper, numpy_helper
+from torch._higher_order_ops import while_loop
+from torch._higher_order_ops.map import map as torch_map
+from torch._higher_order_ops.scan import scan
 
 import maas_rt
 from maas_rt._plan import Plan, StepKind, decode, encode
@@ -297,3 +301,84 @@ def test_the_plan_survives_its_encoding() -> None:
     proto.graph.node[0].input[:] = ["n", "", "x"]
     plan = compile_model(proto, verify=False).linear.plan
     assert decode(encode(plan)) == plan
+
+
+# ---- torch
+
+
+def check_torch(module: torch.nn.Module, *runs: tuple[torch.Tensor, ...], dynamic: Any = None) -> Plan:
+    """Compile once for the first inputs, run on all, compare with torch; the plan."""
+    artifact = compile_model(module, example_inputs=runs[0], dynamic=dynamic, verify=False)
+    program = maas_rt.load(artifact.to_bytes(), threads=1)
+    for inputs in runs:
+        given = {info.name: x.numpy() for info, x in zip(program.inputs, inputs, strict=True)}
+        want = [torch.as_tensor(value).detach().numpy() for value in torch.utils._pytree.tree_leaves(module(*inputs))]
+        got = list(program.run(given).values())
+        agree({str(k): v for k, v in enumerate(got)}, {str(k): v for k, v in enumerate(want)})
+    return artifact.linear.plan
+
+
+class Relax(torch.nn.Module):
+    """x grows through a layer while a counter is below n and its sum below 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, n: torch.Tensor) -> Any:
+        def go(i: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return (i < n) & (x.sum() < 100)
+
+        def step(i: torch.Tensor, x: torch.Tensor) -> Any:
+            return i + 1, torch.relu(self.layer(x)) + x + 1
+
+        return while_loop(go, step, (torch.zeros((), dtype=torch.int64), x))
+
+
+def test_while_loop_with_tensors() -> None:
+    plan = check_torch(Relax(), *[(torch.randn(2, 4), torch.tensor(n)) for n in (3, 0, 1000)])
+    inner = next(s for s in plan.blocks[0].steps if s.kind == StepKind.LOOP).blocks[0]
+    assert "gemm_f32" in [step.target for step in plan.blocks[inner].steps]
+
+
+class Counted(torch.nn.Module):
+    """A Python integer is carried, below zero at first; the body holds a cond and another loop."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        def inner_step(k: torch.Tensor, y: torch.Tensor) -> Any:
+            return k + 1, y * 0.5
+
+        def step(i: int, x: torch.Tensor, flips: torch.Tensor) -> Any:
+            y = torch.cond(x.sum() > 0, lambda v: v - 1.0, lambda v: v + 2.5, (x,))
+            _, z = while_loop(lambda k, y: k < flips, inner_step, (torch.zeros((), dtype=torch.int32), y))
+            return i + 1, z + i, flips + 1
+
+        return while_loop(lambda i, x, flips: i < 4, step, (-2, x, torch.zeros((), dtype=torch.int32)))
+
+
+def test_while_loop_with_an_integer_a_branch_and_a_loop() -> None:
+    check_torch(Counted(), (torch.randn(3, 2),), (torch.full((3, 2), -4.0),))
+
+
+class Recurrent(torch.nn.Module):
+    def forward(self, h: torch.Tensor, xs: torch.Tensor) -> Any:
+        def step(h: torch.Tensor, x: torch.Tensor) -> Any:
+            h = torch.tanh(h + x)
+            return h, torch.cat([h, x])
+
+        return scan(step, h, xs, dim=0)
+
+
+def test_scan_over_a_dynamic_axis() -> None:
+    runs = [(torch.randn(4), torch.randn(length, 4)) for length in (5, 2, 9)]
+    check_torch(Recurrent(), *runs, dynamic={"xs": {0: (2, 64)}})
+
+
+class Mapped(torch.nn.Module):
+    def forward(self, xs: torch.Tensor, y: torch.Tensor) -> Any:
+        return torch_map(lambda x, y: (x @ y, x.sum() > 0), xs, y)
+
+
+def test_map_over_many_elements() -> None:
+    plan = check_torch(Mapped(), (torch.randn(100, 3, 4), torch.randn(4, 2)))
+    assert StepKind.LOOP in kinds(plan)

@@ -107,8 +107,8 @@ class Symbols:
 
     def _bounds(self, symbol: Any) -> tuple[int, int | None]:
         bounds = self._ranges.get(str(symbol))
-        if bounds is None:
-            return 1, None
+        if bounds is None:  # torch keeps no bounds of a number that a nested graph reads from data
+            return (-(2**63), None) if str(symbol).startswith("u") else (1, None)
         low, high = _finite(bounds.lower), _finite(bounds.upper)
         if str(symbol).startswith("u"):
             return -(2**63) if low is None else low, high

@@ -1,12 +1,14 @@
-"""Nested graphs: branches become relax.If, regions that only switch gradients off are inlined, a map is unrolled."""
+"""Nested graphs: branches become relax.If, loops the plan's loop, regions that only switch gradients off are inlined."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from tvm import relax
 
-from .._context import Context, Expr
+from .._context import Context, Expr, is_size
+from .._loops import call_graph, run_loop
 from .._registry import NotConvertible, converts
 
 OP = relax.op
@@ -41,13 +43,77 @@ def grad_region(c: Context, enabled: bool, graph: Any, *operands: Any) -> list[A
 
 @converts("higher_order.map_impl", "higher_order.map")
 def map_(c: Context, graph: Any, mapped: list[Expr], others: Any) -> list[Expr]:
-    """graph for each element of the first axis, unrolled; the results are stacked."""
-    count = c.static_shape_of(mapped[0], [0])[0]
-    if not 0 < count <= _LONGEST_MAP:
-        raise NotConvertible(f"a map over {count} elements (at most {_LONGEST_MAP} are unrolled)")
+    """graph for each element of the first axis; the results are stacked. Unrolled where there are few elements."""
+    count = c.shape(mapped[0])[0]
+    if isinstance(count, int) and 0 < count <= _LONGEST_MAP:
+        return _unrolled_map(c, graph, mapped, others, count)
+
+    def body(number: Expr, _: list[Expr]) -> tuple[None, list[Expr], list[Expr]]:
+        values = call_graph(c, graph, [*_rows(c, mapped, number), *others])
+        return None, [], [c.tensor(value, c.out_dtype(i)) for i, value in enumerate(values)]
+
+    return run_loop(c, body, [], trips=count)[1]
+
+
+def _unrolled_map(c: Context, graph: Any, mapped: list[Expr], others: Any, count: int) -> list[Expr]:
     rows: list[list[Expr]] = []
     for i in range(count):
         parts = [c.reshape(c.slice(x, 0, i, 1), c.shape(x)[1:]) for x in mapped]
         values = c.walk(graph, [*parts, *others])
         rows.append([c.reshape(value, [1, *c.shape(value)]) for value in values])
     return [c.emit(OP.concat(list(column), axis=0)) if count > 1 else column[0] for column in zip(*rows)]
+
+
+def _rows(c: Context, tensors: list[Expr], number: Expr) -> list[Expr]:
+    return [c.take(x, number, 0) for x in tensors]
+
+
+@converts("higher_order.scan")
+def scan(c: Context, graph: Any, start: list[Any], sources: list[Expr], others: Any = ()) -> list[Expr]:
+    """graph(carried..., rows...) -> (carried..., results...) along the first axis of the sources."""
+    count = len(start)
+
+    def body(number: Expr, carried: list[Expr]) -> tuple[None, list[Expr], list[Expr]]:
+        values = call_graph(c, graph, [*carried, *_rows(c, sources, number), *others])
+        kept = [c.tensor(value, c.dtype(first)) for value, first in zip(values, carried)]
+        return None, kept, [c.tensor(value, c.out_dtype(count + i)) for i, value in enumerate(values[count:])]
+
+    first = [_carried(c, value) for value in start]
+    last, rows = run_loop(c, body, first, trips=c.shape(sources[0])[0])
+    return [*last, *rows]
+
+
+@converts("higher_order.while_loop")
+def while_loop(c: Context, test: Any, step: Any, start: Any, others: Any = ()) -> list[Any]:
+    """step on the carried values as long as test holds. Integers among them travel as tensors."""
+    first = [_carried(c, value) for value in start]
+    begin = _condition(c, test, [*start, *others])
+
+    def body(_: Expr, carried: list[Expr]) -> tuple[Expr, list[Expr], list[Expr]]:
+        values = call_graph(c, step, [*carried, *others])
+        kept = [c.tensor(value, c.dtype(before)) for value, before in zip(values, carried)]
+        again = [value if is_size(value) or isinstance(value, int) else kept[i] for i, value in enumerate(values)]
+        return _condition(c, test, [*again, *others]), kept, []
+
+    last, _ = run_loop(c, body, first, condition=begin)
+    return [_size(c, i, value) for i, value in enumerate(last)]
+
+
+def _condition(c: Context, test: Any, arguments: list[Any]) -> Expr:
+    return c.reshape(c.tensor(call_graph(c, test, arguments)[0], "bool"), [])
+
+
+def _carried(c: Context, value: Any) -> Expr:
+    if isinstance(value, bool):
+        return c.const(value, "bool")
+    if isinstance(value, int) or is_size(value):
+        return c.tensor(value, "int64")
+    if isinstance(value, float):
+        raise NotConvertible("it carries a Python float: make it a tensor")
+    return value
+
+
+def _size(c: Context, i: int, value: Expr) -> Any:
+    """Result i of the node: the size that torch has for it, or the tensor."""
+    fake = c.result[i]
+    return c.bind_symbol(fake.node.expr, value, "carried") if isinstance(fake, torch.SymInt) else value
