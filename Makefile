@@ -9,7 +9,7 @@ INDEX  := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch
 APT    := apt-get install -y python3 python3-venv make g++
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-fast lint types native-tests conformance sanitize fuzz bench check-tools clean
+.PHONY: help demo test test-fast test-cross lint types native-tests conformance sanitize fuzz bench check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,6 +23,9 @@ test: lint types native-tests  ## lint, types, C++ tests, then the whole suite
 
 test-fast: $(VENV)/.native  ## the quick part of the suite: no torch, no TVM
 	$(BIN)/python -m pytest -q tests/unit tests/native tests/capi tests/kernels
+
+test-cross: $(VENV)/.native  ## CPUs that this machine is not, under qemu (apt-get install qemu-user-static)
+	$(BIN)/python -m pytest -q -rs tests/cross
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
