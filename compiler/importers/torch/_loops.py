@@ -10,8 +10,9 @@ from torch import fx
 from tvm import relax
 
 from ...passes._loops import close_loop, open_loop, stack_slices
-from ._context import Context, Dim, Expr, as_expr, is_size
+from ._context import Context, Expr, as_expr, is_size
 from ._registry import NotConvertible
+from ._symbols import Dim
 
 __all__ = ["call_graph", "run_loop"]
 
