@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def samples_of(op: Any) -> tuple[list[Sample], str]:
         leaves, spec = torch.utils._pytree.tree_flatten(((sample.input, *sample.args), sample.kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         size = sum(t.numel() for t in tensors)
-        if any(t.layout != torch.strided or t.numel() == 0 for t in tensors) or not tensors or size > LARGEST:
+        if any(t.layout != torch.strided or t.numel() == 0 for t in tensors) or size > LARGEST:
             continue
         form = str(spec), *[(t.ndim, t.dtype) if isinstance(t, torch.Tensor) else repr(t) for t in leaves]
         if form not in forms or size < forms[form][0]:
@@ -117,9 +118,13 @@ def _eager(op: Any, spec: Any, leaves: list[Any], seed: int) -> list[Any]:
     """The leaves of the operator's result as numpy."""
     import torch
 
-    torch.manual_seed(seed)
+    seeded = torch.manual_seed
     args, kwargs = torch.utils._pytree.tree_unflatten([_copy(leaf) for leaf in leaves], spec)
-    with torch.no_grad():
+    seeded(seed)
+    with (
+        torch.no_grad(),
+        mock.patch("torch.manual_seed", lambda _: seeded(seed)),
+    ):  # (some samples bring a seed of their own)
         return [_array(leaf) for leaf in torch.utils._pytree.tree_leaves(op.op(*args, **kwargs)) if leaf is not None]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ._symbols import Dim, Symbols
 __all__ = ["Context", "Expr", "Promotion"]
 
 Expr = Any  # a Relax expression that is a tensor
+_OPAQUE = 8  # TVM's kOpaque
 _ANALYZER = tvm.sym.Analyzer()
 
 
@@ -168,6 +170,15 @@ class Context:
             return self.const(np.full([int(size) for size in shape], value, _numpy_dtype(dtype)), dtype)
         return self.emit(relax.op.full(relax.ShapeExpr([as_expr(s) for s in shape]), self.const(value, dtype), dtype))
 
+    def generated(self, build: Callable[..., Any], *args: Any, name: str) -> list[Expr]:
+        """The results of a generated function: `build` gets te tensors for the arguments (a list of extents for a list of sizes),
+        and gives one or several; loops of its own are not fused with others."""
+        given = [relax.ShapeExpr([as_expr(size) for size in a]) if isinstance(a, list) else a for a in args]
+        found = self.bb.emit_te(build, *given, primfunc_name_hint=name, primfunc_attrs={"op_pattern": _OPAQUE})
+        if not isinstance(found.ty, relax.TupleType):
+            return [found]
+        return [self.emit(relax.TupleGetItem(found, i)) for i in range(len(found.ty.fields))]
+
     def bind_symbol(self, symbol: Any, x: Expr, name: str) -> Dim:
         """Give a symbol the value of an integer tensor with one element; returns what stands for the symbol."""
         tensor = self.bb.emit(relax.op.reshape(self.cast_plain(x, "int64"), [1]))
@@ -190,6 +201,11 @@ class Context:
         return self.emit(relax.op.where(condition, a, b))
 
     # Questions.
+
+    def used(self, index: int) -> bool:
+        """Whether anything reads this result of the node."""
+        users = self.node.users if self.node is not None else ()
+        return any(user.target is not operator.getitem or user.args[1] == index for user in users)
 
     def same_dims(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:
         return len(a) == len(b) and all(same_dim(p, q) for p, q in zip(a, b))

@@ -58,7 +58,7 @@ def each(c: Context, tensors: list[Expr], dtype: str, function: Callable[..., An
 
         return imperative([inputs[0].shape], [dtype], list(inputs), write, "special")[0]
 
-    return c.reshape(c.bb.emit_te(build, *flat), shape)
+    return c.reshape(c.generated(build, *flat, name="special")[0], shape)
 
 
 def _unary(*names: str) -> Any:
