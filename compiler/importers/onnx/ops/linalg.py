@@ -171,6 +171,8 @@ def dft(n: Node) -> Any:
     n.float_only()
     x, dtype = n.x(0), n.dtype(0)
     rank = n.rank(0)
+    if any(n.has(i) and n.value(i).const is None for i in (1, 2)) or not isinstance(n.shape(0)[-1], int):
+        return _runtime_dft(n)
     if n.version >= 20:
         axis = int(n.scalar(2, "axis")) if n.has(2) else -2
     else:
@@ -178,7 +180,7 @@ def dft(n: Node) -> Any:
     axis = n.axis(axis, rank)
     extent = n.shape(0)[axis]
     if not isinstance(extent, int):
-        raise n.refuse("of a dynamic extent")
+        return _runtime_dft(n)
     if n.has(1):
         length = int(n.scalar(1, "dft_length"))
     else:  # half a spectrum belongs to a signal of twice its length
@@ -241,16 +243,97 @@ def _dft(n: Node, x: Any, axis: int, length: int, inverse: bool, onesided: bool)
     return n.te(body, x, table, shape_expr(out), name="dft")
 
 
+def _runtime_dft(n: Node) -> Any:
+    """An axis, an extent or a length that only a run knows: one computed vector gives them and the result's extents."""
+    x, rank, parts = n.x(0), n.rank(0), n.shape(0)[-1]
+    if parts not in (1, 2):
+        raise n.broken(f"needs a last dimension of 1 or 2, not {parts}")
+    inverse, onesided = n.flag("inverse"), n.flag("onesided")
+    default = -2 if n.version >= 20 else n.int_attr("axis", 1)
+    axis_of = n.x(2) if n.has(2) else constant(np.array(default, np.int64))
+    given = [n.x(1)] if n.has(1) else []
+
+    def plan(axis: Any, dims: Any, *length: Any) -> Any:
+        def at(t: Any) -> Any:
+            return tirx.Cast("int64", t(*[0] * len(t.shape)))
+
+        zero = tirx.IntImm("int64", 0)
+
+        def element(i: Any) -> Any:
+            a = tirx.Select(at(axis) < zero, at(axis) + rank, at(axis))
+            extent = zero
+            for d in range(rank - 1):
+                extent = tirx.Select(a == d, dims[d], extent)
+            total = at(length[0]) if length else (extent - 1) * 2 if inverse and onesided else extent
+            bins = tirx.floordiv(total, 2) + 1 if onesided and not inverse else total
+            legal = tirx.all(a >= zero, a < rank - 1, total > zero)
+            out = tirx.Select(legal, a, tirx.IntImm("int64", -1))  # a run refuses to bind what is negative
+            out = tirx.Select(i == 1, total, out)
+            for d in range(rank - 1):
+                out = tirx.Select(i == d + 2, tirx.Select(a == d, bins, dims[d]), out)
+            return out
+
+        return te.compute((rank + 1,), element, name="dft_plan")
+
+    vector = n.te(plan, axis_of, shape_expr(n.shape(0)), *given, name="dft_plan")
+    axis, length, *out = n.graph.bind_tensor(vector, rank + 1, n.place)
+    wide = "float64" if n.dtype(0) == "float64" else "float32"
+    return n.cast(_any_dft(n, n.cast(x, wide), axis, length, out, inverse, onesided), n.dtype(0))
+
+
+def _any_dft(n: Node, x: Any, axis: Dim, length: Dim, out: list[Any], inverse: bool, onesided: bool) -> Any:
+    """The transform along an axis that is a number or a symbol, with the roots computed as they are needed, in float64."""
+    kind, rank = dtype_of(x), len(dims_of(x))
+    parts = dims_of(x)[-1]
+    real_out = inverse and onesided
+
+    def body(t: Any, dims: Any, shape: Any) -> Any:
+        axis, total = dims[0], dims[1]
+        k = te.reduce_axis((0, total), name="k")
+
+        def read(i: tuple[Any, ...], position: Any, part: int) -> Any:
+            if part >= int(parts):
+                return imm(0, kind)
+            inside: Any = tirx.IntImm("bool", 1)
+            index = []
+            for d in range(rank - 1):
+                index.append(tirx.Select(axis == d, position, i[d]))
+                inside = tirx.all(inside, tirx.any(axis != d, position < t.shape[d]))
+            return tirx.if_then_else(inside, t(*index, part), imm(0, kind))
+
+        def element(*i: Any) -> Any:
+            bin_: Any = tirx.IntImm("int64", 0)
+            for d in range(rank - 1):
+                bin_ = tirx.Select(axis == d, tirx.Cast("int64", i[d]), bin_)
+            at = tirx.Cast("int64", k.var)
+            phase = tirx.Cast("float64", tirx.floormod(bin_ * at, total)) / tirx.Cast("float64", total)
+            angle = phase * imm((1 if inverse else -1) * 2 * math.pi, "float64")
+            scale = imm(1, "float64") / tirx.Cast("float64", total) if inverse else imm(1, "float64")
+            c, s = (tirx.Cast(kind, f(angle) * scale) for f in (tirx.cos, tirx.sin))
+            if real_out:  # the other half of the spectrum is the conjugate of this one
+                lower = at <= tirx.floordiv(total, 2)
+                mirror = tirx.Select(lower, at, total - at)
+                real, imag = read(i, mirror, 0), read(i, mirror, 1) * tirx.Select(lower, imm(1, kind), imm(-1, kind))
+            else:
+                real, imag = read(i, at, 0), read(i, at, 1)
+            return te.sum(tirx.Select(i[-1] == 0, real * c - imag * s, real * s + imag * c), axis=k)
+
+        return te.compute(shape, element, name="dft")
+
+    return n.te(body, x, shape_expr([axis, length]), shape_expr([*out, 1 if real_out else 2]), name="dft")
+
+
 @op("STFT", since=17)
 def stft(n: Node) -> Any:
     """signal [B, L, 1 or 2], frame_step, window?, frame_length? -> [B, frames, bins, 2]"""
     n.float_only()
     x = n.x(0)
-    step = int(n.scalar(1, "frame_step"))
+    step = n.dims(1, "frame_step")[0]
     window = n.x(2) if n.has(2) else None
+    length: Dim
     if n.has(3):
-        length = int(n.scalar(3, "frame_length"))
-    elif window is not None and isinstance(dims_of(window)[0], int):
+        length = n.dims(3, "frame_length")[0]
+    elif window is not None:
         length = dims_of(window)[0]
     else:
         raise n.broken("has neither a window nor a frame_length")
@@ -260,9 +343,9 @@ def stft(n: Node) -> Any:
         dims = [*dims, 1]
     frames = n.math.add(n.math.floordiv(n.math.sub(dims[1], length), step), 1)
 
-    def body(t: Any, shape: Any, *w: Any) -> Any:
+    def body(t: Any, shape: Any, steps: Any, *w: Any) -> Any:
         def element(b: Any, f: Any, k: Any, part: Any) -> Any:
-            value = t(b, f * step + k, part)
+            value = t(b, f * steps[0] + k, part)
             return value * w[0](k) if w else value
 
         return te.compute(shape, element, name="frames")
@@ -271,10 +354,15 @@ def stft(n: Node) -> Any:
         body,
         x,
         shape_expr([dims[0], frames, length, dims[2]]),
+        shape_expr([step]),
         *([window] if window is not None else []),
         name="frames",
     )
-    return _dft(n, framed, 2, length, False, n.flag("onesided", 1))
+    onesided = n.flag("onesided", 1)
+    if isinstance(length, int):
+        return _dft(n, framed, 2, length, False, onesided)
+    bins = n.math.add(n.math.floordiv(length, 2), 1) if onesided else length
+    return _any_dft(n, framed, 2, length, [dims[0], frames, bins], False, onesided)
 
 
 @op("MelWeightMatrix", since=17)
