@@ -6,6 +6,7 @@
 
 #include "base/cpu.h"
 #include "base/thread_pool.h"
+#include "runtime/attrs.h"
 
 namespace mrt {
 
@@ -357,6 +358,7 @@ Status Executor::run_loop(const StepRun& s) {
     MRT_TRY(scalar(1, &t));
     std::memcpy(&limit, t->data, sizeof(limit));
   }
+  MRT_TRY(bind_extents(step, true));
   for (size_t i = 2; i < step.args.size(); ++i) MRT_TRY(copy_value(step, step.args[i].index, body.params[i - 1]));
   int64_t iteration = 0;
   for (; go_on && iteration < limit; ++iteration) {
@@ -383,12 +385,38 @@ Status Executor::loop_body(const StepRun& s, int64_t iteration, bool* go_on) {
   return carry(s);
 }
 
+namespace {
+
+// How many extents the iterations of a loop may change: pairs (carried value, axis).
+size_t changing_extents(const plan::Step& step, const int64_t** pairs) {
+  size_t n = 0;
+  return StepAttrs(step).ints("extents", pairs, &n) ? n / 2 : 0;
+}
+
+}  // namespace
+
+// Gives the symbols of those extents the values that they have in what is carried next.
+Status Executor::bind_extents(const plan::Step& step, bool start) {
+  const plan::Block& body = plan_.blocks[step.blocks[0]];
+  const int64_t* pairs = nullptr;
+  const size_t n = changing_extents(step, &pairs);
+  for (size_t i = 0; i < n; ++i) {
+    const size_t k = static_cast<size_t>(pairs[2 * i]);
+    const uint32_t v = start ? step.args[k + 2].index : body.results[k + 1];
+    const Tensor* t = &l_->values[v];
+    if (start) MRT_TRY(read(v, &t));
+    MRT_TRY(bind_symbol(step, step.binds[i], t->shape[pairs[2 * i + 1]]));
+  }
+  return Status();
+}
+
 // Results become the next iteration's parameters: all are set aside before the first parameter is overwritten, unless
-// no result is a parameter or looks into one.
+// no result is a parameter or looks into one, and no shape changes.
 Status Executor::carry(const StepRun& s) {
   const plan::Block& body = plan_.blocks[s.step->blocks[0]];
   const size_t n = s.step->args.size() - 2;
-  bool apart = true;
+  const int64_t* pairs = nullptr;
+  bool apart = changing_extents(*s.step, &pairs) == 0;
   size_t total = 0;
   for (size_t i = 1; i <= n; ++i) {
     if (body.results[i] == body.params[i]) continue;
@@ -412,6 +440,7 @@ Status Executor::carry(const StepRun& s) {
     if (t.bytes > 0) std::memcpy(staging_.data() + at, t.data, t.bytes);
     at += align_up(t.bytes, kAlignment);
   }
+  MRT_TRY(bind_extents(*s.step, false));
   at = 0;
   for (size_t i = 1; i <= n; ++i) {
     if (body.results[i] == body.params[i]) continue;
@@ -471,7 +500,9 @@ Status Executor::finish_loop(const StepRun& s, int64_t iterations) {
   const plan::Step& step = *s.step;
   const plan::Block& body = plan_.blocks[step.blocks[0]];
   const size_t carried = step.args.size() - 2;
-  if (!step.binds.empty()) MRT_TRY(bind_symbol(step, step.binds[0], iterations));
+  const int64_t* pairs = nullptr;
+  const size_t extents = changing_extents(step, &pairs);
+  if (step.binds.size() > extents) MRT_TRY(bind_symbol(step, step.binds[extents], iterations));
   for (size_t i = 0; i < carried; ++i) MRT_TRY(copy_value(step, body.params[i + 1], step.outs[i]));
   for (size_t i = carried; i < step.outs.size(); ++i) {
     const uint32_t out = step.outs[i];

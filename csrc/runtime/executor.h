@@ -47,6 +47,7 @@ class Executor {
 
   struct Scan;
   Status loop_body(const StepRun& s, int64_t iterations, bool* go_on);
+  Status bind_extents(const plan::Step& step, bool start);
   Status carry(const StepRun& s);
   Status append_scans(const StepRun& s, int64_t iteration);
   Status finish_loop(const StepRun& s, int64_t iterations);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/kernel.h"
+#include "runtime/attrs.h"
 #include "runtime/expr.h"
 
 namespace mrt {
@@ -382,7 +383,7 @@ class Validator {
     const Block& body = plan_.blocks[step.blocks[0]];
     const size_t carried = step.args.size() - 2;
     MRT_CHECK(body.params.size() == carried + 1 && body.results.size() >= carried + 1 &&
-                  step.outs.size() == body.results.size() - 1 && step.binds.size() <= 1,
+                  step.outs.size() == body.results.size() - 1,
               "loop step '%s' and its body disagree on the number of values", name);
     const auto is_scalar = [&](u32 v, u8 code, u8 bits) {
       return plan_.values[v].dtype_code == code && plan_.values[v].dtype_bits == bits;
@@ -395,12 +396,31 @@ class Validator {
       MRT_TRY(same_dtype(step, body.results[i + 1], body.params[i + 1]));
       MRT_TRY(same_dtype(step, body.params[i + 1], step.outs[i]));
     }
+    MRT_TRY(check_extents(step, body, carried));
     for (size_t i = carried; i < step.outs.size(); ++i) {
       MRT_TRY(same_dtype(step, body.results[i + 1], step.outs[i]));
       MRT_CHECK(plan_.values[step.outs[i]].dims.size() == plan_.values[body.results[i + 1]].dims.size() + 1 &&
                     plan_.values[step.outs[i]].storage == static_cast<u8>(Storage::arena),
                 "scan output '%s' of loop step '%s' has not one dimension more than a slice",
                 plan_.values[step.outs[i]].name.c_str(), name);
+    }
+    return Status();
+  }
+
+  // The extents that iterations may change: each has a symbol; one more symbol may take the number of iterations.
+  Status check_extents(const Step& step, const Block& body, size_t carried) {
+    const i64* pairs = nullptr;
+    size_t n = 0;
+    StepAttrs(step).ints("extents", &pairs, &n);
+    MRT_CHECK(n % 2 == 0 && n / 2 <= step.binds.size() && step.binds.size() - n / 2 <= 1,
+              "loop step '%s' does not bind one symbol for each of its extents", step.name.c_str());
+    for (size_t i = 0; i < n; i += 2) {
+      const bool known = pairs[i] >= 0 && static_cast<u64>(pairs[i]) < carried && pairs[i + 1] >= 0;
+      MRT_CHECK(known, "an extent of loop step '%s' is of no carried value", step.name.c_str());
+      const size_t k = static_cast<size_t>(pairs[i]);
+      for (const u32 v : {step.args[k + 2].index, body.params[k + 1], body.results[k + 1], step.outs[k]})
+        MRT_CHECK(static_cast<u64>(pairs[i + 1]) < plan_.values[v].dims.size(),
+                  "an extent of loop step '%s' is of no axis of '%s'", step.name.c_str(), plan_.values[v].name.c_str());
     }
     return Status();
   }

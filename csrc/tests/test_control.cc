@@ -138,6 +138,64 @@ TEST(control, loop_with_fixed_scan) {
   }
 }
 
+namespace {
+
+// v = v ++ v ++ x, `trips` times: from 1 element to 2 * size + 2 each time.
+PlanBuilder growing(const std::vector<int64_t>& extents) {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n");
+  const uint32_t trips = p.value("trips", Storage::input, {}, MRT_INT, 64);
+  const uint32_t x = p.value("x", Storage::input, {p.fixed(2)});
+  const uint32_t one = p.constant("one", {1}, {1});
+  const uint32_t yes = p.constant("yes", {}, std::vector<uint8_t>{1}, MRT_BOOL, 8);
+  const uint32_t i = p.value("i", Storage::arena, {}, MRT_INT, 64);
+  const uint32_t v = p.value("v", Storage::arena, {p.of(n)});
+  const uint32_t more = p.expr(ExprOp::add, p.expr(ExprOp::add, p.of(n), p.of(n)), p.fixed(2));
+  const uint32_t longer = p.value("longer", Storage::arena, {more});
+  const uint32_t last = p.value("last", Storage::arena, {p.of(n)});
+  const uint32_t main = p.block("main"), body = p.block("body");
+  plan::Step& loop = p.step(main, StepKind::loop, "growing", "", {}, {last});
+  loop.args = {kAbsent, {static_cast<uint8_t>(ArgKind::value), trips}, {0, one}};
+  loop.blocks = {body};
+  loop.binds = {n};
+  loop.attrs.push_back(ints("extents", extents));
+  p.plan.blocks[body].params = {i, v};
+  p.concat(body, "join", {v, v, x}, longer);
+  p.plan.blocks[body].results = {yes, longer};
+  p.entry("main", {trips, x}, {last}, main);
+  return p;
+}
+
+}  // namespace
+
+TEST(control, loop_that_changes_a_shape) {
+  Loaded l(growing({0, 0}).file());
+  CHECK_OK(l.status);
+  float x[2] = {5, 6};
+  const std::vector<int64_t> shape = {2};
+  for (int64_t trips : {3, 0, 1, 6, 2}) {
+    std::vector<float> want = {1};
+    for (int64_t i = 0; i < trips; ++i) {
+      std::vector<float> next = want;
+      next.insert(next.end(), want.begin(), want.end());
+      next.insert(next.end(), x, x + 2);
+      want = next;
+    }
+    std::vector<mrt_tensor> out(1);
+    CHECK_OK(run(l, {tensor(&trips, {}, MRT_INT), tensor(x, shape)}, &out));
+    CHECK_EQ(out[0].shape[0], static_cast<int64_t>(want.size()));
+    CHECK(std::memcmp(out[0].data, want.data(), want.size() * 4) == 0);
+  }
+}
+
+TEST(control, extents_of_nothing_are_refused) {
+  for (const std::vector<int64_t>& wrong :
+       std::vector<std::vector<int64_t>>{{0}, {1, 0}, {0, 1}, {-1, 0}, {0, -1}, {0, 0, 0, 0}}) {
+    Loaded l(growing(wrong).file());
+    CHECK_EQ(l.status, MRT_ERROR_FORMAT);
+  }
+}
+
 TEST(control, loop_bound_is_checked) {
   Loaded l(fibonacci(true, true, 0).file());
   int64_t trips = 1001;
