@@ -17,11 +17,12 @@ __all__ = ["dynamic_shapes", "widened"]
 _TEXT = re.compile(r"^(?P<input>[^:=]+):(?P<axis>-?\d+)(?:=(?P<low>\d+)?\.\.(?P<high>\d+)?)?$")
 
 
-def dynamic_shapes(dynamic: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+def dynamic_shapes(dynamic: Any, arguments: Mapping[str, Any], rest: str | None = None) -> dict[str, Any] | None:
     """torch's dynamic_shapes, one entry for each of forward's arguments; None where nothing is dynamic.
 
     `dynamic` is {"x": {0: (1, 32)}}, {"x": {0: Dim("batch", max=32)}}, "x:0=1..32", or a list of such texts; for an argument that is
-    a list or a dict, the same nested. Dimensions of different inputs may turn out to be one: torch finds out.
+    a list or a dict, the same nested. The arguments that `**rest` takes are named like the others. Dimensions of different inputs may
+    turn out to be one: torch finds out.
     """
     if not dynamic:
         return None
@@ -29,6 +30,12 @@ def dynamic_shapes(dynamic: Any, arguments: Mapping[str, Any]) -> dict[str, Any]
         dynamic = [dynamic]
     if not isinstance(dynamic, Mapping):
         dynamic = _from_texts(dynamic)
+    if rest is not None and rest in arguments:
+        inner = {name: spec for name, spec in dynamic.items() if name in arguments[rest] and name not in arguments}
+        dynamic = {
+            **{name: spec for name, spec in dynamic.items() if name not in inner},
+            **({rest: inner} if inner else {}),
+        }
     unknown = [name for name in dynamic if name not in arguments]
     if unknown:
         raise InvalidArgumentError(

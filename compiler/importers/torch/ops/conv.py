@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax
 
 from .._context import Context, Expr
-from .._registry import NotConvertible, converts
+from .._registry import converts
 
 OP = relax.op
 _PLAIN = {1: OP.nn.conv1d, 2: OP.nn.conv2d, 3: OP.nn.conv3d}
@@ -91,9 +91,21 @@ def transposed(
     strides, dilations = spread(stride, rank), spread(dilation, rank)
     pads, extra = spread(padding, rank) * 2, spread(output_padding, rank)
     if rank != 2 and any(d != 1 for d in dilations):
-        raise NotConvertible("a dilation")
+        weight, dilations = _dilated(c, weight, dilations), [1] * rank
     y = c.emit(_TRANSPOSED[rank](x, weight, strides, pads, extra, dilations, groups))
     return _finished(c, _biased(c, y, bias, rank), dtype, lone)
+
+
+def _dilated(c: Context, weight: Expr, dilations: list[int]) -> Expr:
+    """The kernel with zeros between its elements."""
+    for axis, dilation in enumerate(dilations, 2):
+        if dilation != 1:
+            before, (size, *after) = c.shape(weight)[:axis], c.static_shape(weight)[axis:]
+            apart = c.reshape(weight, [*before, size, 1, *after])
+            widths = [0] * (2 * (axis + 1)) + [0, dilation - 1] + [0] * (2 * len(after))
+            spaced = c.reshape(c.emit(OP.nn.pad(apart, widths, "constant", 0.0)), [*before, size * dilation, *after])
+            weight = c.slice(spaced, axis, 0, (size - 1) * dilation + 1)
+    return weight
 
 
 @converts("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")

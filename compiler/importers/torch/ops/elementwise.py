@@ -154,6 +154,37 @@ def bitwise_not(c: Context, x: Expr) -> Expr:
     return c.emit(OP.logical_not(x) if c.dtype(x) == "bool" else OP.bitwise_not(x))
 
 
+@converts("aten.round.decimals")
+def round_decimals(c: Context, x: Expr, decimals: int = 0) -> Expr:
+    if not is_float(c.dtype(x)):
+        return x
+    scale = c.const(10.0 ** abs(decimals), c.dtype(x))
+    there, back = (OP.multiply, OP.divide) if decimals > 0 else (OP.divide, OP.multiply)
+    return c.emit(back(c.emit(OP.round(c.emit(there(x, scale)))), scale))
+
+
+@converts("aten.signbit.default")
+def signbit(c: Context, x: Expr) -> Expr:
+    """Whether the sign is minus; that of -0.0 is found through 1 / x."""
+    dtype = c.dtype(x)
+    if dtype == "bool":
+        return c.emit(OP.logical_and(x, c.const(False, "bool")))
+    zero = c.const(0, dtype)
+    below = c.emit(OP.less(x, zero))
+    if not is_float(dtype):
+        return below
+    return c.emit(OP.logical_or(below, c.emit(OP.less(c.emit(OP.divide(c.const(1.0, dtype), x)), zero))))
+
+
+@converts("aten.angle.default")
+def angle(c: Context, x: Expr) -> Expr:
+    """0 or pi; NaN stays."""
+    compute, result = c.promoted(["x"], Promotion.INT_TO_FLOAT)
+    x = c.cast(x, compute)
+    side = c.where(c.emit(OP.less(x, c.const(0.0, compute))), c.const(math.pi, compute), c.const(0.0, compute))
+    return c.cast(c.where(c.emit(OP.isnan(x)), x, side), result)
+
+
 # Two operands, broadcast.
 
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tvm import relax
+from tvm import relax, te, tirx
 
 from .._context import Context, Expr
 from .._dtypes import tvm_dtype
 from .._registry import NotConvertible, converts
 from .elementwise import fitted
+from .scatter import coordinates
 from .shape import clamped
 
 OP = relax.op
@@ -34,7 +35,9 @@ def index_select(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
 @converts("aten.gather.default")
 def gather(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
     if c.rank(x) == 0 or c.rank(index) == 0:
-        raise NotConvertible("gather on a number")
+        flat = c.reshape(x, [1]) if c.rank(x) == 0 else x
+        place = c.reshape(index, [1]) if c.rank(index) == 0 else index
+        return c.reshape(c.take(flat, _bounded(c, place, c.shape(flat)[0]), 0), c.out_shape())
     axis = dim % c.rank(x)
     return c.emit(OP.gather_elements(x, _bounded(c, index, c.shape(x)[axis]), axis))
 
@@ -46,8 +49,9 @@ def _bounded(c: Context, index: Expr, size: Any) -> Expr:
 
 
 def _scattered(c: Context, x: Expr, dim: int, index: Expr, src: Expr, reduction: str) -> Expr:
-    if c.rank(x) == 0:
-        raise NotConvertible("scatter into a number")
+    if c.rank(x) == 0 or c.rank(index) == 0:
+        wide = [v if c.rank(v) else c.reshape(v, [1]) for v in (x, index, src)]
+        return c.reshape(_scattered(c, wide[0], dim, wide[1], wide[2], reduction), c.shape(x))
     src = _cropped(c, src, c.shape(index))
     axis = dim % c.rank(x)
     return c.emit(OP.scatter_elements(x, _bounded(c, index, c.shape(x)[axis]), src, axis, reduction))
@@ -73,6 +77,26 @@ def scatter_value(c: Context, x: Expr, dim: int, index: Expr, value: Any) -> Exp
 @converts("aten.scatter_add.default")
 def scatter_add(c: Context, x: Expr, dim: int, index: Expr, src: Expr) -> Expr:
     return _scattered(c, x, dim, index, src, "add")
+
+
+@converts("aten.scatter.reduce")
+def scatter_reduce_src(c: Context, x: Expr, dim: int, index: Expr, src: Expr, reduce: str) -> Expr:
+    return _scattered(c, x, dim, index, src, {"add": "add", "multiply": "mul"}[reduce])
+
+
+@converts("aten.scatter.value_reduce")
+def scatter_reduce_value(c: Context, x: Expr, dim: int, index: Expr, value: Any, reduce: str) -> Expr:
+    src = c.broadcast(c.reshape(c.tensor(value, c.dtype(x)), [1] * c.rank(index)), c.shape(index))
+    return _scattered(c, x, dim, index, src, {"add": "add", "multiply": "mul"}[reduce])
+
+
+def _unmasked(c: Context, indices: Sequence[Expr | None], size: Any) -> list[Expr | None]:
+    """The indices with each mask as the positions of what is true in it; torch calls their number `size`."""
+    out: list[Expr | None] = []
+    for i in indices:
+        masked = i is not None and c.dtype(i) in ("bool", "uint8")
+        out += coordinates(c, c.cast(i, "bool"), size) if masked else [i]
+    return out
 
 
 def _wrapped(c: Context, index: Expr, size: Any) -> Expr:
@@ -112,6 +136,12 @@ def _front(c: Context, x: Expr, axes: list[int]) -> tuple[Expr, list[int]]:
 def index(c: Context, x: Expr, indices: list[Expr | None]) -> Expr:
     """x[i, :, j, ...]: the axes with an index are merged and read at once; the read axes stay in place if they are adjacent, else
     come first (numpy's rule)."""
+    masks = [i for i in indices if i is not None and c.dtype(i) in ("bool", "uint8")]
+    if masks:
+        unknown = [s for s in c.result.shape if not c.symbols.knows(s)]
+        if len(masks) > 1 or len(unknown) != 1 or c.rank(masks[0]) == 0:
+            raise NotConvertible("indexing by a mask of this form")
+        indices = _unmasked(c, indices, unknown[0])
     axes = [a for a, i in enumerate(indices) if i is not None]
     given = [i for i in indices if i is not None]
     if len(axes) == 1:
@@ -131,6 +161,8 @@ def index_put(c: Context, x: Expr, indices: list[Expr | None], values: Expr, acc
     """x with x[i, :, j] = values; the axes with an index are merged in front, written, and put back."""
     axes = [a for a, i in enumerate(indices) if i is not None]
     given = [i for i in indices if i is not None]
+    if not given:
+        raise NotConvertible("no index")
     if c.dtype(given[0]) == "bool":
         return _masked_put(c, x, axes, given, values, accumulate)
     shape = c.shape(x)
@@ -167,7 +199,7 @@ def slice_scatter(
     size, length = c.shape(x)[axis], c.shape(src)[axis]
     begin = clamped(c, start, size) if start is not None else 0
     if step != 1:
-        raise NotConvertible("an assignment to a slice with a step")
+        return _strided_scatter(c, x, src, axis, begin, step)
     if c.same_dims([length], [size]):
         return src
     after = begin + length
@@ -178,6 +210,24 @@ def slice_scatter(
     if not c.same_dims([after], [size]):
         parts.append(c.slice(x, axis, after, size - after))
     return c.emit(OP.concat(parts, axis=axis))
+
+
+def _strided_scatter(c: Context, x: Expr, src: Expr, axis: int, begin: Any, step: int) -> Expr:
+    if not isinstance(begin, int):
+        raise NotConvertible("an assignment to a slice with a step, from a dynamic position")
+
+    def build(values: Any, new: Any) -> Any:
+        count = new.shape[axis]
+
+        def element(*i: Any) -> Any:
+            off = i[axis] - begin
+            here = tirx.all(off >= 0, tirx.floormod(off, step) == 0, tirx.floordiv(off, step) < count)
+            place = [tirx.floordiv(off, step) if a == axis else p for a, p in enumerate(i)]
+            return tirx.if_then_else(here, new(*place), values(*i))
+
+        return te.compute(values.shape, element, name="strided_scatter")
+
+    return c.generated(build, x, src, name="strided_scatter")[0]
 
 
 @converts("aten.select_scatter.default")

@@ -28,7 +28,7 @@ def normalised(c: Context, x: Expr, shape: Sequence[Any], weight: Any, bias: Any
         raise NotConvertible("a dynamic normalised shape")
     gamma, beta = _or_fill(c, weight, shape, 1.0, dtype), _or_fill(c, bias, shape, 0.0, dtype)
     axes = list(range(-len(shape), 0))
-    if dtype == "float64":  # TVM's operator takes float32 and float16
+    if dtype == "float64" or eps < 0:  # TVM's operator takes float32 and float16
         return c.emit(OP.add(c.emit(OP.multiply(_standardised(c, x, axes, eps), gamma)), beta))
     return c.cast(c.emit(OP.nn.layer_norm(c.cast(x, dtype), gamma, beta, axes, eps)), result)
 
@@ -50,7 +50,21 @@ def layer_norm(
 
 @converts("aten.native_layer_norm.default")
 def native_layer_norm(c: Context, input: Expr, normalized_shape: Any, weight: Any, bias: Any, eps: float) -> list[Any]:
-    return [normalised(c, input, normalized_shape, weight, bias, eps), None, None]
+    y = normalised(c, input, normalized_shape, weight, bias, eps)
+    axes = list(range(c.rank(input) - len(normalized_shape), c.rank(input)))
+    return [y, *_moments(c, c.cast(input, _working(c.dtype(input))), axes, eps)]
+
+
+def _moments(c: Context, x: Expr, axes: list[int], eps: float) -> list[Any]:
+    """The mean and 1 / sqrt(variance + eps) over the axes, as results 1 and 2; None where nothing reads them."""
+    if not c.used(1) and not c.used(2):
+        return [None, None]
+    center = c.emit(OP.mean(x, axes, True))
+    off = c.emit(OP.subtract(x, center))
+    variance = c.emit(OP.mean(c.emit(OP.multiply(off, off)), axes, True))
+    root = c.emit(OP.sqrt(c.emit(OP.add(variance, c.const(eps, c.dtype(x))))))
+    scale = c.emit(OP.divide(c.const(1.0, c.dtype(x)), root))
+    return [c.cast(c.reshape(v, c.out_shape(i)), c.out_dtype(i)) for i, v in ((1, center), (2, scale))]
 
 
 @converts("aten.rms_norm.default")
@@ -83,7 +97,7 @@ def _group_norm(c: Context, x: Expr, groups: int, weight: Any, bias: Any, eps: f
 
 
 def _group_norm_of(c: Context, x: Expr, gamma: Expr, beta: Expr, groups: int, eps: float) -> Expr:
-    if c.dtype(x) == "float64":
+    if c.dtype(x) == "float64" or eps < 0:
         shape, rank = c.shape(x), c.rank(x)
         split = c.reshape(x, [shape[0], groups, shape[1] // groups, *shape[2:]])
         y = c.reshape(_standardised(c, split, list(range(2, rank + 1)), eps), shape)
@@ -103,7 +117,10 @@ def group_norm(
 def native_group_norm(
     c: Context, input: Expr, weight: Any, bias: Any, N: Any, C: Any, HxW: Any, group: int, eps: float
 ) -> list[Any]:
-    return [_group_norm(c, input, group, weight, bias, eps), None, None]
+    y = _group_norm(c, input, group, weight, bias, eps)
+    shape = c.shape(input)
+    split = c.reshape(c.cast(input, _working(c.dtype(input))), [shape[0], group, shape[1] // group, *shape[2:]])
+    return [y, *_moments(c, split, list(range(2, c.rank(split))), eps)]
 
 
 @converts("aten.instance_norm.default")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from tvm import relax
+from tvm import relax, tirx
+from tvm.script.ir_builder import tirx as T
 
+from ..._imperative import imperative
 from .._context import Context, Expr
 from .._registry import NotConvertible, converts
 from .conv import spread
+from .ordering import is_nan
 
 OP = relax.op
 _MAX = {1: OP.nn.max_pool1d, 2: OP.nn.max_pool2d, 3: OP.nn.max_pool3d}
@@ -66,8 +70,73 @@ def max_pool(c: Context, x: Expr, kernel_size: Any, stride: Any = (), padding: A
 )
 def max_pool_with_indices(c: Context, x: Expr, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
                           ceil_mode: bool = False) -> list[Any]:  # fmt: skip
-    y = _max_pool(c, x, _rank_of(c), kernel_size, stride, padding, dilation, ceil_mode, c.out_shape(0))
-    return [y, None]
+    rank = _rank_of(c)
+    if c.used(1):
+        kernel, strides, pads, dilations = _windows(c, kernel_size, stride, padding, dilation, rank)
+
+        def window(axis: int, i: Any, _: Any, __: Any) -> tuple[Any, Any, Any]:
+            return i * strides[axis] - pads[axis], kernel[axis], dilations[axis]
+
+        return _max_with_positions(c, x, rank, window)
+    return [_max_pool(c, x, rank, kernel_size, stride, padding, dilation, ceil_mode, c.out_shape(0)), None]
+
+
+def _max_with_positions(c: Context, x: Expr, rank: int, window: Callable[..., tuple[Any, Any, Any]]) -> list[Expr]:
+    """The largest element of each window, and where it stands in its flat plane: the first of equal ones, NaN above all.
+    window(axis, output position, input size, output size) is (begin, count, step)."""
+    dtype, shape, out = c.dtype(x), c.shape(x), c.out_shape(0)
+    lead: Any = 1
+    for size in shape[: len(shape) - rank]:
+        lead = lead * size
+    planes = c.reshape(x, [lead, *shape[len(shape) - rank :]])
+
+    def build(values: Any, extents: Any) -> Any:
+        ins, outs = list(values.shape)[1:], list(extents)[1:]
+        total, plane = _times(outs), _times(ins)
+
+        def write(source: Any, best: Any, where: Any) -> None:
+            with T.serial(0, extents[0] * total) as flat:
+                rest, places = tirx.floormod(flat, total), []
+                for axis in range(rank - 1, -1, -1):
+                    places.insert(0, tirx.floormod(rest, outs[axis]))
+                    rest = tirx.floordiv(rest, outs[axis])
+                spans = [window(axis, places[axis], ins[axis], outs[axis]) for axis in range(rank)]
+                best[flat] = -tirx.infinity(dtype)
+                where[flat] = tirx.IntImm("int64", -1)
+                with T.serial(0, _times([count for _, count, _ in spans])) as tap:
+                    left, at, inside = tap, [], []
+                    for begin, count, step in reversed(spans):
+                        at.insert(0, begin + tirx.floormod(left, count) * step)
+                        left = tirx.floordiv(left, count)
+                    for position, size in zip(at, ins):
+                        inside += [position >= 0, position < size]
+                    place: Any = tirx.IntImm("int64", 0)
+                    for position, size in zip(at, ins):
+                        place = place * size + position
+                    with T.If(tirx.all(*inside)):
+                        with T.Then():
+                            value = source[tirx.floordiv(flat, total) * plane + place]
+                            with T.If(tirx.any(where[flat] < 0, value > best[flat], is_nan(value))):
+                                with T.Then():
+                                    best[flat] = value
+                                    where[flat] = place
+
+        return imperative([list(extents), list(extents)], [dtype, "int64"], [values], write, "max_with_positions")
+
+    found = c.generated(build, planes, [lead, *out[len(out) - rank :]], name="max_with_positions")
+    return [c.reshape(y, out) for y in found]
+
+
+def _times(sizes: list[Any]) -> Any:
+    total: Any = tirx.IntImm("int64", 1)
+    for size in sizes:
+        total = total * size
+    return total
+
+
+def _adaptive_window(_: int, i: Any, size: Any, count: Any) -> tuple[Any, Any, Any]:
+    begin = tirx.floordiv(i * size, count)
+    return begin, tirx.floordiv((i + 1) * size + count - 1, count) - begin, 1
 
 
 def _rank_of(c: Context) -> int:
@@ -110,6 +179,8 @@ def adaptive_avg_pool(c: Context, x: Expr, output_size: Any) -> Expr:
 
 @converts("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool3d.default")
 def adaptive_max_pool(c: Context, x: Expr, output_size: Any) -> list[Any]:
+    if c.used(1):
+        return _max_with_positions(c, x, _rank_of(c), _adaptive_window)
     return [_adaptive(c, x, _rank_of(c), c.out_shape(0), OP.max, _MAX), None]
 
 

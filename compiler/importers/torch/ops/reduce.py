@@ -175,17 +175,23 @@ def _running(c: Context, x: Expr, dim: int, function: Callable[..., Any]) -> Exp
 def topk(c: Context, x: Expr, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> list[Expr]:
     if not isinstance(k, int):
         raise NotConvertible("a dynamic number of elements")
+    if c.rank(x) == 0:
+        return [x, c.const(0, "int64")]
     both = c.emit(OP.topk(x, k, dim % c.rank(x), "both", largest, "int64"))
     return [c.emit(relax.TupleGetItem(both, 0)), c.emit(relax.TupleGetItem(both, 1))]
 
 
 @converts("aten.argsort.default", "aten.argsort.stable")
 def argsort(c: Context, x: Expr, dim: int = -1, descending: bool = False, stable: Any = None) -> Expr:
+    if c.rank(x) == 0:
+        return c.const(0, "int64")
     return c.emit(OP.argsort(x, dim % c.rank(x), descending, "int64"))
 
 
 @converts("aten.sort.default", "aten.sort.stable")
 def sort(c: Context, x: Expr, dim: int = -1, descending: bool = False, stable: Any = None) -> list[Expr]:
+    if c.rank(x) == 0:
+        return [x, c.const(0, "int64")]
     axis = dim % c.rank(x)
     order = c.emit(OP.argsort(x, axis, descending, "int64"))
     return [c.emit(OP.gather_elements(x, order, axis)), order]
@@ -195,11 +201,19 @@ def sort(c: Context, x: Expr, dim: int = -1, descending: bool = False, stable: A
 def vector_norm(c: Context, x: Expr, ord: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Expr:
     result = c.out_dtype()
     x = c.cast(x, _half(result))
-    if not is_float(c.dtype(x)) or c.rank(x) == 0 or ord not in (1, 2, float("inf")):
+    if not is_float(c.dtype(x)):
         raise NotConvertible(f"a norm of order {ord}")
     size = c.emit(OP.abs(x))
-    if ord == float("inf"):
-        return c.cast(_reduced(c, size, dim, keepdim, OP.max), result)
+    if ord == 0:
+        filled = c.cast(c.emit(OP.not_equal(x, c.const(0.0, c.dtype(x)))), c.dtype(x))
+        return c.cast(_reduced(c, filled, dim, keepdim, OP.sum), result)
+    if c.rank(x) == 0:
+        return c.cast(size, result)
+    if ord in (float("inf"), float("-inf")):
+        return c.cast(_reduced(c, size, dim, keepdim, OP.max if ord > 0 else OP.min), result)
+    if ord not in (1, 2):
+        powers = _reduced(c, c.emit(OP.power(size, c.const(float(ord), c.dtype(x)))), dim, keepdim, OP.sum)
+        return c.cast(c.emit(OP.power(powers, c.const(1 / ord, c.dtype(x)))), result)
     if ord == 1:
         return c.cast(_reduced(c, size, dim, keepdim, OP.sum), result)
     squares = _reduced(c, c.emit(OP.multiply(x, x)), dim, keepdim, OP.sum)

@@ -333,9 +333,11 @@ def as_strided(c: Context, x: Expr, size: list[Any], stride: list[Any], storage_
     return c.reshape(c.take(c.reshape(x, [_product(c.shape(x))]), c.const(positions, "int64"), 0), sizes)
 
 
-@converts("aten.unfold.default")
+@converts("aten.unfold.default", "aten.unfold_copy.default")
 def unfold(c: Context, x: Expr, dimension: int, size: int, step: int) -> Expr:
     """Windows of `size` elements, `step` apart, as a new last axis."""
+    if c.rank(x) == 0:
+        return c.reshape(x, c.out_shape())
     axis = dimension % c.rank(x)
     count = c.out_shape()[axis]
     if not isinstance(count, int):

@@ -41,9 +41,10 @@ def _pick(condition: Any, yes: Any, no: Any) -> Any:
     return tirx.if_then_else(condition, yes, no)
 
 
-def each(c: Context, tensors: list[Expr], dtype: str, function: Callable[..., Any], compute: str = "float64") -> Expr:
+def each(c: Context, tensors: list[Expr], dtype: str, function: Callable[..., Any], compute: str = "float64",
+         shape: Any = None) -> Expr:  # fmt: skip
     """function(*elements, scratch) for each element of the broadcast tensors; `scratch` are variables of type `compute`."""
-    shape = c.out_shape()
+    shape = c.out_shape() if shape is None else shape
     flat = [c.broadcast(t, shape) if shape else c.reshape(t, [1]) for t in tensors]
 
     def build(*inputs: Any) -> Any:
@@ -73,6 +74,33 @@ def _unary(*names: str) -> Any:
         return function
 
     return register
+
+
+@converts("aten.nextafter.default")
+def nextafter(c: Context, x: Expr, other: Expr) -> Expr:
+    dtype = c.out_dtype()
+    if dtype not in ("float32", "float64"):
+        raise NotConvertible(f"dtype {dtype}")
+    name = "nextafterf" if dtype == "float32" else "nextafter"
+    return each(c, [x, other], dtype, lambda a, b, v: tirx.call_pure_extern(dtype, name, a, b), compute=dtype)
+
+
+@converts("aten.frexp.Tensor")
+def frexp(c: Context, x: Expr) -> list[Expr]:
+    """x = mantissa * 2^exponent with the mantissa in [0.5, 1): the exponent by logarithm, put right where that rounded."""
+    if c.dtype(x) != "float32":
+        raise NotConvertible(f"dtype {c.dtype(x)}")
+
+    def exponent(value: Any, v: Scratch) -> Any:
+        good = tirx.all(value != 0.0, _m("fabs", value) < tirx.infinity("float64"))
+        v[0][0] = _pick(good, _m("floor", _m("log2", _m("fabs", _pick(good, value, 1.0)))) + 1.0, 0.0)
+        v[1][0] = _m("fabs", value) * _m("exp2", -v[0][0])
+        more = _pick(v[1][0] >= 1.0, 1.0, _pick(v[1][0] < 0.5, -1.0, 0.0))
+        return v[0][0] + _pick(good, more, 0.0)
+
+    shape = c.out_shape(0)
+    mantissa = each(c, [x], c.dtype(x), lambda a, v: a * _m("exp2", -exponent(a, v)), shape=shape)
+    return [mantissa, each(c, [x], "int32", exponent, shape=shape)]
 
 
 # The gamma function and its relatives.
