@@ -47,7 +47,7 @@ def compile(
         dynamic: dimensions that vary, as {"x": {0: (1, 32)}} or ["x:0=1..32"].
         recipe: reserved for compression, which does not exist yet.
         verify: False leaves the check out, and the manifest says "skipped".
-        input_shapes: fixes the shapes of an ONNX model's inputs, by name.
+        input_shapes: fixes the shapes of an ONNX model's inputs, by name; a list of shapes for a sequence, None for an optional without a value.
         factory: "package.module:function", which builds the architecture that a checkpoint's weights belong to.
         name: the model's name in the manifest.
         progress: called with (stage, fraction done).

@@ -108,13 +108,13 @@ def _array(value: Any) -> Any:
 class VirtualMachine:
     """Runs an imported function in TVM's own virtual machine: the development oracle."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, shapes: dict[str, Any]) -> None:
         import tvm
         from maas_rt.compiler.importers.onnx import import_onnx
         from tvm import relax
 
-        imported = import_onnx(model)
-        self.names = imported.input_names
+        imported = import_onnx(model, input_shapes=shapes)
+        self.names, self.outputs = imported.input_names, imported.output_names
         self._device = tvm.cpu()
         with tvm.transform.PassContext(opt_level=1):
             self._vm = relax.VirtualMachine(relax.build(imported.mod, "llvm"), self._device)
@@ -131,18 +131,19 @@ class VirtualMachine:
 class Runtime:
     """The real thing: compile to a file in memory, load it, run it."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, shapes: dict[str, Any]) -> None:
         from maas_rt.compiler import compile as compile_model
 
         import maas_rt
 
-        artifact = compile_model(model, verify=False)
+        artifact = compile_model(model, verify=False, input_shapes=shapes)
         self._model = maas_rt.load(artifact.to_bytes(), threads=1)
         self.names = [i.name for i in self._model.inputs]
+        self.outputs = [o.name for o in self._model.outputs]
 
     def run(self, inputs: dict[str, Any]) -> list[Any]:
         out = self._model.run({n: inputs[n] for n in self.names})
-        return [out[o.name] for o in self._model.outputs]
+        return [out[name] for name in self.outputs]
 
 
 ENGINES = {"vm": VirtualMachine, "runtime": Runtime}
@@ -153,11 +154,16 @@ def run_case(case: Any, engine: str) -> tuple[str, str]:
 
     try:
         model, sets = model_and_data(case)
-        program = ENGINES[engine](model)
         initial = {t.name for t in model.graph.initializer}
-        names = [i.name for i in model.graph.input if i.name not in initial]
+        infos = [i for i in model.graph.input if i.name not in initial]
+        shapes = structure(infos, sets[0][0]) if sets else {}
+        program = ENGINES[engine](model, shapes)
         for number, (inputs, outputs) in enumerate(sets):
-            got = program.run(dict(zip(names, inputs, strict=False)))
+            given: dict[str, Any] = {}
+            for info, value in zip(infos, inputs, strict=False):
+                listed = isinstance(value, list)
+                given.update({f"{info.name}.{k}": v for k, v in enumerate(value)} if listed else {info.name: value})
+            got = gathered(program.run(given), program.outputs, [o.name for o in model.graph.output], outputs)
             why = compare(got, outputs, case.rtol, case.atol)
             if why:
                 return "wrong", f"data set {number}: {why}"
@@ -172,6 +178,30 @@ def run_case(case: Any, engine: str) -> tuple[str, str]:
     return "pass", ""
 
 
+def structure(infos: list[Any], inputs: list[Any]) -> dict[str, Any]:
+    """What an import has to be told of sequences and optionals: how many elements of which shapes, or that there is nothing."""
+    shapes: dict[str, Any] = {}
+    for info, value in zip(infos, inputs, strict=False):
+        if info.type.WhichOneof("value") in ("sequence_type", "optional_type"):
+            if isinstance(value, list):
+                shapes[info.name] = [np.shape(v) for v in value]
+            else:
+                shapes[info.name] = None if value is None else np.shape(value)
+    return shapes
+
+
+def gathered(got: list[Any], names: list[str], outputs: list[str], want: list[Any]) -> list[Any]:
+    """A run's results with the elements of a sequence as a list again."""
+    if len(names) == len(outputs) and not any(isinstance(w, list) for w in want):
+        return got
+    by_name = dict(zip(names, got, strict=True))
+    out: list[Any] = []
+    for name in outputs:
+        elements = [by_name[n] for n in names if n.rpartition(".")[0] == name]
+        out.append(by_name.get(name, elements))
+    return out
+
+
 def compare(got: list[Any], want: list[Any], rtol: float, atol: float) -> str:
     """What differs, or ""; the comparison of onnx.backend.test.runner, and exact for everything but floating point.
 
@@ -181,6 +211,11 @@ def compare(got: list[Any], want: list[Any], rtol: float, atol: float) -> str:
     if len(got) != len(want):
         return f"{len(got)} outputs, expected {len(want)}"
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        if isinstance(b, list):
+            why = compare(a, b, rtol, atol) if isinstance(a, list) else "no sequence"
+            if why:
+                return f"output {i}: {why}"
+            continue
         b = np.asarray(b)
         if a.dtype != b.dtype:
             return f"output {i} is {a.dtype}, expected {b.dtype}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def import_onnx(
     model: onnx.ModelProto | str | os.PathLike[str],
     *,
     dynamic: Any = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_shapes: Mapping[str, Any] | None = None,
 ) -> ImportedModel:
     """Import an ONNX model as one Relax function.
 
@@ -42,7 +42,9 @@ def import_onnx(
         dynamic: symbolic dimensions by input name and axis, {"x": {0: (1, 32)}}; a value is (min, max), a SymbolSpec, a
             symbol's name, or None for no bounds. Dimensions that the model itself names (dim_param) or leaves open are
             symbols without being asked for.
-        input_shapes: extents by input name; they fix what the model leaves open.
+        input_shapes: extents by input name; they fix what the model leaves open. A sequence's is a list of shapes, one for each
+            element (that many elements it has in every run, as inputs "name.0", "name.1", ...); an optional's is what it
+            has inside, or None if it has nothing. An output that is a sequence becomes "name.0", "name.1", ... too.
 
     Raises:
         ImportModelError: the file is broken, hostile, or of an operator set that is not known.
@@ -52,7 +54,7 @@ def import_onnx(
     _registry.load_all()
     proto = model if isinstance(model, onnx.ModelProto) else read_model(Path(model))
     check_model(proto)
-    fixed = {name: tuple(int(d) for d in dims) for name, dims in (input_shapes or {}).items()}
+    fixed = {name: _shape(name, dims) for name, dims in (input_shapes or {}).items()}
     wanted = _dynamic(dynamic)
     equal: dict[str, Dim] = {}  # symbols that turned out to equal another symbol or a number
     for _ in range(_MAX_UNIFICATIONS):
@@ -71,7 +73,7 @@ def import_onnx(
 
 
 def _import(
-    proto: onnx.ModelProto, wanted: dict[str, dict[int, Any]], fixed: dict[str, tuple[int, ...]], equal: dict[str, Dim]
+    proto: onnx.ModelProto, wanted: dict[str, dict[int, Any]], fixed: dict[str, Any], equal: dict[str, Dim]
 ) -> ImportedModel:
     math = ShapeMath()
     graph = Graph(proto, math)
@@ -85,16 +87,22 @@ def _import(
             if name not in names:
                 raise InvalidArgumentError(f"{what} names input '{name}', the model has {', '.join(names) or 'none'}")
     specs: dict[str, SymbolSpec] = {}
-    parameters = []
-    for number, info in enumerate(infos):
-        value = _input(info, number, math, wanted.get(info.name, {}), fixed.get(info.name), equal, specs, graph)
+    given_values: dict[str, Value] = {}  # the parameters: tensors, and elements of sequences
+    for info in infos:
+        if info.type.WhichOneof("value") in ("sequence_type", "optional_type"):
+            value = _composite(info, fixed, given_values, graph)
+        else:
+            wishes = wanted.get(info.name, {})
+            if info.name in given_values:
+                raise broken_model(f"two inputs have the name '{info.name}'")
+            value = _input(info, len(given_values), math, wishes, fixed.get(info.name), equal, specs, graph)
+            given_values[info.name] = value
         scope.values[info.name] = value
-        if value.expr is not None:
-            parameters.append(value.expr)
+    parameters = [v.expr for v in given_values.values() if v.expr is not None]
     ordered = onnx.GraphProto()
     nodes = sort_nodes(proto.graph, set())
     with graph.bb.function("main", parameters):
-        for value in scope.values.values():
+        for value in given_values.values():
             graph.enter(value)
         for tensor in proto.graph.initializer:
             scope.values[tensor.name] = graph.tensor(tensor, f"initializer '{tensor.name}'")
@@ -103,37 +111,88 @@ def _import(
         del ordered
         graph.run_nodes(nodes, scope)
         outputs = [graph.result(o.name, scope, proto.graph.name) for o in proto.graph.output]
+        results: dict[str, Value] = {}
         for info, value in zip(proto.graph.output, outputs, strict=True):
-            if not value.poison and (value.items is not None or value.absent):
-                graph.unsupported.add("sequence or optional", "as an output of the model", info.name)
+            if value.items is None:
+                results[info.name] = value
+            else:
+                results.update({f"{info.name}.{k}": item for k, item in enumerate(value.items)})
+            if any(v.absent or v.items is not None for v in (value.items if value.items is not None else [value])):
+                graph.unsupported.add("optional or nested sequence", "as an output of the model", info.name)
             elif not value.poison and value.dtype == "string":
                 graph.unsupported.add("string", "as an output of the model", info.name)
         if graph.unsupported.entries:
             graph.bb.emit_func_output(relax.Tuple([]))
         else:
-            graph.bb.emit_func_output(relax.Tuple([graph.leave(v) for v in outputs]))
+            graph.bb.emit_func_output(relax.Tuple([graph.leave(v) for v in results.values()]))
     if graph.unsupported.entries:
         raise unsupported_error(graph.unsupported)
     mod = relax.transform.ConvertToDataflow(min_size=1)(graph.bb.get())
     mod = relax.transform.DeadCodeElimination()(mod)
-    output_names = [o.name for o in proto.graph.output]
 
     def again(cut: onnx.ModelProto) -> ImportedModel:
         return import_onnx(cut, dynamic={k: dict(v) for k, v in wanted.items()}, input_shapes=fixed)
 
     return ImportedModel(
         mod=mod,
-        input_names=names,
-        output_names=output_names,
+        input_names=list(given_values),
+        output_names=list(results),
         states=[],
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
-        source=OnnxSource(proto, output_names, graph.index_bounds, again),
+        source=OnnxSource(proto, names, graph.index_bounds, again),
         provenance={
             "framework": "onnx",
             "kind": "onnx",
             "opset": {k or "ai.onnx": v for k, v in sorted(opsets.items())},
         },
     )
+
+
+def _shape(name: str, given: Any) -> Any:
+    """A shape as a tuple, a sequence's as a tuple of such, None as it is."""
+    if given is None:
+        return None
+    items = list(given)
+    if items and all(isinstance(i, list | tuple) for i in items):
+        return tuple(_shape(name, i) for i in items)
+    return tuple(int(d) for d in items)
+
+
+def _composite(info: onnx.ValueInfoProto, fixed: dict[str, Any], parameters: dict[str, Value], graph: Graph) -> Value:
+    """A sequence or an optional, whose structure input_shapes gives; its tensors become parameters."""
+    kind = info.type
+    if info.name not in fixed:
+        what = kind.WhichOneof("value")
+        graph.unsupported.add(f"input of {what}", "unless input_shapes says what is in it", info.name)
+        return Value("float32", (), poison=True)
+    shape = fixed[info.name]
+    if kind.WhichOneof("value") == "optional_type":
+        if shape is None:
+            return Value("float32", (), absent=True)
+        kind = kind.optional_type.elem_type
+    in_sequence = kind.WhichOneof("value") == "sequence_type"
+    if in_sequence:
+        kind = kind.sequence_type.elem_type
+    shapes = shape if in_sequence else (shape,)
+    if kind.WhichOneof("value") != "tensor_type":
+        graph.unsupported.add(f"input of {kind.WhichOneof('value')} in another", "it has no tensors", info.name)
+        return Value("float32", (), poison=True)
+    if shape is None or not all(isinstance(s, tuple) and all(isinstance(d, int) for d in s) for s in shapes):
+        raise InvalidArgumentError(f"input_shapes for input '{info.name}' must be a list of shapes, one an element")
+    items = []
+    for k, each in enumerate(shapes):
+        element = onnx.ValueInfoProto(name=f"{info.name}.{k}" if in_sequence else info.name, type=kind)
+        if element.name in parameters:
+            raise broken_model(f"an input has the name of an element of '{info.name}'")
+        value = _input(element, len(parameters), graph.math, {}, each, {}, {}, graph)
+        parameters[element.name] = value
+        items.append(value)
+    if not in_sequence:
+        return items[0]
+    if any(v.poison for v in items):
+        return Value("float32", (), poison=True)
+    empty = DTYPES.get(kind.tensor_type.elem_type, "float32")
+    return Value(items[0].dtype if items else empty, (), items=items)
 
 
 def _used_symbols(mod: tvm.IRModule) -> list[str]:

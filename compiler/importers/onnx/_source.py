@@ -25,12 +25,13 @@ class OnnxSource:
     def __init__(
         self,
         model: onnx.ModelProto,
-        outputs: list[str],
+        inputs: list[str],
         ranges: dict[str, tuple[float, float]],
         again: Callable[[onnx.ModelProto], ImportedModel],
     ) -> None:
         self._model = model
-        self._outputs = outputs
+        self._inputs = inputs
+        self._outputs = [o.name for o in model.graph.output]
         self._ranges = ranges
         self._again = again
         self._session: Any = None
@@ -39,8 +40,20 @@ class OnnxSource:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._session is None:
             self._session = self._open()
-        results = self._session.run(self._outputs, dict(inputs))
-        return dict(zip(self._outputs, results, strict=True))
+        results = self._session.run(self._outputs, {name: self._given(name, inputs) for name in self._inputs})
+        out: dict[str, Array] = {}
+        for name, result in zip(self._outputs, results, strict=True):
+            parts = {f"{name}.{k}": r for k, r in enumerate(result)} if isinstance(result, list) else {name: result}
+            out.update(parts)
+        return out
+
+    def _given(self, name: str, inputs: Mapping[str, Array]) -> Any:
+        """An input, a sequence's elements "name.0", "name.1", ... as a list, or None for an optional without a value."""
+        if name in inputs:
+            return inputs[name]
+        info = next(i for i in self._model.graph.input if i.name == name)
+        elements = [inputs[f"{name}.{k}"] for k in range(len(inputs)) if f"{name}.{k}" in inputs]
+        return elements if elements or info.type.HasField("sequence_type") else None
 
     def _open(self) -> Any:
         raw = self._model.SerializeToString() if self._model.ByteSize() < (1 << 31) - 1024 else None

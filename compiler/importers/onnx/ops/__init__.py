@@ -17,6 +17,7 @@ from . import (
     sequence,
     shape,
     symbolic,
+    text,
     vision,
 )
 
@@ -37,5 +38,6 @@ __all__ = [
     "sequence",
     "shape",
     "symbolic",
+    "text",
     "vision",
 ]

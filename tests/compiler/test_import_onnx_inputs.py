@@ -1,0 +1,114 @@
+"""Sequences and optionals at a model's boundary, transforms whose axis a run gives, and n-grams, through the ONNX importer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from maas_rt.compiler import compile as compile_model
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+import maas_rt
+from tests.compiler.test_import_onnx import floats, model, node
+
+F, I64 = TensorProto.FLOAT, TensorProto.INT64
+
+
+def with_sequence(nodes: list[Any], outputs: list[str]) -> onnx.ModelProto:
+    """A model whose input "s" is a sequence of float tensors and whose input "o" is an optional of one."""
+    proto = model(nodes, {}, outputs)
+    tensor = helper.make_tensor_type_proto(F, None)
+    proto.graph.input.append(helper.make_value_info("s", helper.make_sequence_type_proto(tensor)))
+    proto.graph.input.append(helper.make_value_info("o", helper.make_optional_type_proto(tensor)))
+    return proto
+
+
+def test_a_sequence_is_as_many_inputs_as_it_has_elements() -> None:
+    proto = with_sequence(
+        [
+            node("ConcatFromSequence", "s", "y", axis=0),
+            node("OptionalHasElement", "o", "has"),
+            node("Identity", "s", "t"),
+        ],
+        ["y", "has", "t"],
+    )
+    artifact = compile_model(proto, input_shapes={"s": [(2, 3), (1, 3)], "o": None})  # verified against the reference
+    program = maas_rt.load(artifact.to_bytes(), threads=1)
+    assert [i.name for i in program.inputs] == ["s.0", "s.1"]
+    a, b = floats(2, 3), floats(1, 3)
+    got = program.run({"s.0": a, "s.1": b})
+    np.testing.assert_array_equal(got["y"], np.concatenate([a, b]))
+    np.testing.assert_array_equal(got["t.1"], b)
+    assert not got["has"]
+
+
+def test_an_optional_that_is_given_is_an_input() -> None:
+    proto = with_sequence([node("OptionalGetElement", "o", "y")], ["y"])
+    program = maas_rt.load(compile_model(proto, input_shapes={"s": [], "o": (4,)}, verify=False).to_bytes(), threads=1)
+    np.testing.assert_array_equal(program.run({"o": np.arange(4, dtype=np.float32)})["y"], np.arange(4))
+
+
+def test_without_its_structure_a_sequence_is_refused_by_name() -> None:
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match="sequence_type .unless input_shapes"):
+        compile_model(with_sequence([node("SequenceLength", "s", "y")], ["y"]), verify=False)
+
+
+@pytest.mark.parametrize("shapes", [{"s": [3], "o": None}, {"s": [(1,), (2,)], "o": [(1,)]}, {"s": None, "o": None}])
+def test_structures_that_do_not_fit(shapes: dict[str, Any]) -> None:
+    proto = with_sequence([node("SequenceLength", "s", "y")], ["y"])
+    with pytest.raises(maas_rt.InvalidArgumentError, match="list of shapes"):
+        compile_model(proto, input_shapes=shapes, verify=False)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"onesided": 1}, {"inverse": 1}])
+@pytest.mark.parametrize("axis", [0, 1, -2])
+def test_the_axis_of_a_transform_may_come_at_run_time(attributes: dict[str, int], axis: int) -> None:
+    proto = model(
+        [helper.make_node("DFT", ["x", "", "axis"], ["y"], **attributes)],
+        {"x": (F, ["n", 6, "m", 2]), "axis": (I64, [])},
+        ["y"],
+        opset=20,
+    )
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    x = (
+        floats(5, 6, 4, 2)
+        if not attributes.get("onesided")
+        else np.stack([floats(5, 6, 4), np.zeros((5, 6, 4), np.float32)], -1)
+    )
+    z = x[..., 0] + 1j * x[..., 1]
+    want = np.fft.ifft(z, axis=axis % 4) if attributes.get("inverse") else np.fft.fft(z, axis=axis % 4)
+    if attributes.get("onesided"):
+        want = np.fft.rfft(x[..., 0], axis=axis % 4)
+    got = program.run({"x": x, "axis": np.array(axis)})["y"]
+    np.testing.assert_allclose(got, np.stack([want.real, want.imag], -1), atol=1e-4)
+
+
+def test_an_axis_that_does_not_exist_is_refused_by_the_run() -> None:
+    proto = model(
+        [helper.make_node("DFT", ["x", "", "axis"], ["y"])], {"x": (F, [2, 4, 2]), "axis": (I64, [])}, ["y"], opset=20
+    )
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    with pytest.raises(maas_rt.Error):
+        program.run({"x": floats(2, 4, 2), "axis": np.array(2)})
+
+
+@pytest.mark.parametrize("mode", ["TF", "IDF", "TFIDF"])
+@pytest.mark.parametrize("skips", [0, 2])
+def test_n_grams(mode: str, skips: int) -> None:
+    proto = model(
+        [
+            node(
+                "TfIdfVectorizer", "x", "y", mode=mode, max_skip_count=skips, min_gram_length=1, max_gram_length=3,
+                ngram_counts=[0, 2, 6], ngram_indexes=[0, 1, 2, 3, 4], weights=[1.0, 0.5, 2.0, 3.0, 0.25],
+                pool_int64s=[1, 2, 1, 2, 2, 1, 1, 2, 1],
+            )
+        ],
+        {"x": (I64, ["n", "c"])},
+        ["y"],
+    )  # fmt: skip
+    x = np.random.default_rng(3).integers(0, 4, (4, 9))
+    got = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1).run({"x": x})["y"]
+    np.testing.assert_array_equal(got, ReferenceEvaluator(proto).run(None, {"x": x})[0])
