@@ -108,6 +108,48 @@ def index_reduce(c: Context, x: Expr, dim: int, index: Expr, source: Expr, reduc
     return c.reshape(c.generated(build, *given, name="index_reduce")[0], shape)
 
 
+@converts("aten.scatter_reduce.two")
+def scatter_reduce(c: Context, x: Expr, dim: int, index: Expr, src: Expr, reduce: str, include_self: bool = True) -> Expr:  # fmt: skip
+    """out[.., index[i], ..] = src[i] joined with what is there, for all positions i of index."""
+    shape = c.shape(x)
+    given = [v if c.rank(v) else c.reshape(v, [1]) for v in (x, index, src)]
+    axis, dtype = dim % c.rank(given[0]), c.dtype(x)
+    join = combination({"mean": "sum"}.get(reduce, reduce), dtype)
+
+    def build(values: Any, places: Any, new: Any) -> Any:
+        def write(old: Any, at: Any, source: Any, out: Any, seen: Any) -> None:
+            with T.serial(0, product(values.shape)) as i:
+                out[i] = old[i]
+                seen[i] = _integer(1 if include_self else 0)
+            with T.serial(0, product(places.shape)) as i:
+                position, rest = [], i
+                for size in reversed(places.shape):
+                    position.insert(0, tirx.floormod(rest, size))
+                    rest = tirx.floordiv(rest, size)
+                value = source[_offset(position, new.shape)]
+                position[axis] = _inside(at[i], values.shape[axis])
+                place = _offset(position, values.shape)
+                out[place] = tirx.if_then_else(seen[place] == 0, value, join(out[place], value))
+                seen[place] = seen[place] + 1
+            if reduce == "mean":
+                with T.serial(0, product(values.shape)) as i:
+                    count = tirx.Cast(dtype, tirx.max(seen[i], _integer(1)))
+                    out[i] = out[i] / count if is_float(dtype) else tirx.floordiv(out[i], count)
+
+        return imperative(
+            [values.shape, values.shape], [dtype, "int64"], [values, places, new], write, "scatter_reduce"
+        )
+
+    return c.reshape(c.generated(build, *given, name="scatter_reduce")[0], shape)
+
+
+def _offset(position: Sequence[Any], shape: Sequence[Any]) -> Any:
+    total: Any = _integer(0)
+    for p, size in zip(position, shape):
+        total = total * size + p
+    return total
+
+
 # Masks, and sizes that the data decides.
 
 
