@@ -112,3 +112,19 @@ def test_n_grams(mode: str, skips: int) -> None:
     x = np.random.default_rng(3).integers(0, 4, (4, 9))
     got = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1).run({"x": x})["y"]
     np.testing.assert_array_equal(got, ReferenceEvaluator(proto).run(None, {"x": x})[0])
+
+
+def test_steps_of_an_optimiser_for_two_tensors() -> None:
+    domain = "ai.onnx.preview.training"
+    adam = node("Adam", "r t a b ga gb va vb ha hb", "a1 b1 va1 vb1 ha1 hb1", epsilon=1e-3, norm_coefficient=0.1)
+    adam.domain = domain
+    kinds = {name: (F, [2, "n"]) for name in "a ga va ha".split()} | {name: (F, [3]) for name in "b gb vb hb".split()}
+    proto = model([adam], {"r": (F, []), "t": (I64, []), **kinds}, list(adam.output))
+    proto.opset_import.append(helper.make_opsetid(domain, 1))
+    inputs = {name: np.abs(floats(*([2, 4] if "n" in dims else [3]))) for name, (_, dims) in kinds.items()}
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    for step in (0, 3):
+        given = {"r": np.array(0.1, np.float32), "t": np.array(step), **inputs}
+        want = ReferenceEvaluator(proto).run(None, given)
+        for name, value in zip(adam.output, want, strict=True):
+            np.testing.assert_allclose(program.run(given)[name], value, rtol=1e-4, atol=1e-6)

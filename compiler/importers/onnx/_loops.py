@@ -1,4 +1,4 @@
-"""Loops that the run ends: the body is converted once, over carried values of a fixed shape."""
+"""Loops that the run ends: the body is converted once, and again with symbols for the extents that it turns out to change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
-from ...passes._loops import OpenLoop, close_loop, open_loop, stack_slices
+from ...passes._loops import OpenLoop, close_loop, hide_value, open_loop, show_value, stack_slices
 from ._dims import Dim
 from ._node import Node, constant
 from ._values import Value
@@ -28,7 +28,10 @@ class Results:
     condition: Value | None
     carried: list[Value]
     slices: list[Value]
-    declared: list[Shape] = field(default_factory=list)  # what the body says of the slices' shapes
+    kept: list[Shape] = field(
+        default_factory=list
+    )  # the shapes that the body declares for the carried values (None: unknown)
+    declared: list[Shape] = field(default_factory=list)  # and for the slices
 
     @property
     def all(self) -> list[Value]:
@@ -36,6 +39,14 @@ class Results:
 
 
 LoopBody = Callable[[Value, list[Value]], Results]
+
+
+class _Changes(Exception):
+    """The body changes these extents (carried value, axis) of what it carries."""
+
+    def __init__(self, axes: set[tuple[int, int]]) -> None:
+        super().__init__()
+        self.axes = axes
 
 
 def run_loop(
@@ -50,26 +61,46 @@ def run_loop(
     """The carried values after the last iteration, and all slices along a new first axis. None if the body holds refused operators.
 
     The loop ends after `trips` iterations (int64, one element; None: no limit), before the first one that `condition` or the body's
-    condition forbids. `extent`: the number of iterations where it is known not to depend on a condition.
+    condition forbids. `extent`: the number of iterations where it is known not to depend on a condition. An extent that the body
+    changes becomes a symbol, and the body is converted again.
     """
     graph, math = n.graph, n.math
     for value in start:
         if value.items is not None or value.absent:
             raise n.refuse("that carries a sequence or an optional, and whose end is only known at run time")
-    before, outer, assumed = len(graph.unsupported.entries), set(math.local), list(math.assumed)
+    entries, assumed, bound = _copied(graph.unsupported.entries), list(math.assumed), dict(graph._bound)
     go = None if condition is None else n.reshape(n.cast(graph.expr(condition), "bool"), [])
     limit = None if trips is None else n.reshape(n.cast(graph.expr(trips), "int64"), [])
-    loop = open_loop(n.emit, n.place, go, limit, [graph.expr(v) for v in start])
+    axes: list[tuple[int, int]] = []
+    while True:
+        try:
+            return _attempt(n, body, start, go, limit, extent, axes)
+        except _Changes as found:
+            axes = sorted({*axes, *found.axes})
+            graph.unsupported.entries, math.assumed, graph._bound = _copied(entries), list(assumed), dict(bound)
+
+
+def _copied(entries: dict[tuple[str, str], list[str]]) -> dict[tuple[str, str], list[str]]:
+    return {key: list(places) for key, places in entries.items()}
+
+
+def _attempt(
+    n: Node, body: LoopBody, start: list[Value], go: Any, limit: Any, extent: Dim | None, axes: list[tuple[int, int]]
+) -> Results | None:
+    """Convert the body with new symbols for the extents of `axes`. Raises _Changes if there are more."""
+    graph, math = n.graph, n.math
+    before, outer, assumed = len(graph.unsupported.entries), set(math.local), list(math.assumed)
+    loop = open_loop(n.emit, n.place, go, limit, [graph.expr(v) for v in start], axes)
     held: list[Results] = []
     shapes: list[Shape] = []  # of the slices
 
     def convert() -> list[Value]:
-        inputs = [Value(v.dtype, v.shape, expr=x, origin=n.place) for v, x in zip(start, loop.values, strict=True)]
-        results = body(_number(n, loop), inputs)
+        results = body(_number(n, loop), _shown(n, loop.values, loop.extents, start, axes))
         held.append(results)
         if len(graph.unsupported.entries) == before and not any(v.poison for v in results.all):
-            _check_carried(n, start, results.carried, math.local - outer)
-            shapes.extend(_slice_shapes(n, results, math.local - outer))
+            local = math.local - outer
+            _check_carried(n, start, results, local, axes)
+            shapes.extend(_slice_shapes(n, results, local))
         return results.all
 
     block, _ = graph.in_block(convert)
@@ -78,12 +109,26 @@ def run_loop(
         return None
     if results.condition is not None and results.condition.const is not None and results.condition.const.all():
         results.condition = None
-    sealed = graph.seal(block, partial(_finish, n, loop, start, results, shapes))
+    sealed = graph.seal(block, partial(_finish, n, loop, start, results, shapes, axes))
     math.assumed = assumed  # what the body checks holds only where it ran
-    closed = graph.bb.emit(
-        close_loop(loop, sealed, [field.ty for field in sealed.body.fields], partial(_alone, n)), "loop"
-    )
-    return _results(n, loop, closed, len(start), results, extent if results.condition is None else None)
+    types = [field.ty for field in sealed.body.fields]
+    closed = graph.bb.emit(close_loop(loop, sealed, types, partial(_alone, n)), "loop")
+    return _results(n, loop, closed, start, axes, extent if results.condition is None else None)
+
+
+def _shown(n: Node, values: list[Any], extents: Any, start: list[Value], axes: list[tuple[int, int]]) -> list[Value]:
+    """Carried values with their types; the extents that iterations change are bound to new symbols first."""
+    symbols = n.graph.bind_tensor(extents, len(axes), f"{n.place}_extents") if axes else []
+    out = []
+    for k, (value, x) in enumerate(zip(start, values, strict=True)):
+        shape = list(value.shape)
+        for (number, axis), symbol in zip(axes, symbols, strict=True):
+            if number == k:
+                shape[axis] = symbol
+        if any(number == k for number, _ in axes):
+            x = n.emit(show_value(x, [_expr(d) for d in shape], value.dtype))
+        out.append(Value(value.dtype, tuple(shape), expr=x, origin=n.place))
+    return out
 
 
 def _number(n: Node, loop: OpenLoop) -> Value:
@@ -94,23 +139,31 @@ def _number(n: Node, loop: OpenLoop) -> Value:
     return number
 
 
-def _check_carried(n: Node, start: list[Value], results: list[Value], local: set[str]) -> None:
-    """Carried values keep their types. An extent that only an iteration knows is checked to stay as it was by every iteration."""
-    for value, result in zip(start, results, strict=True):
+def _check_carried(n: Node, start: list[Value], results: Results, local: set[str], axes: list[tuple[int, int]]) -> None:
+    """Carried values keep their types and ranks. An extent that the body declares to be fixed, and that only an iteration knows, is
+    checked by every iteration; any other that is not the same raises _Changes."""
+    changes: set[tuple[int, int]] = set()
+    for k, (value, result) in enumerate(zip(start, results.carried, strict=True)):
         if result.items is not None or result.absent:
             raise n.refuse("that carries a sequence or an optional, and whose end is only known at run time")
         if value.dtype != result.dtype:
             raise n.broken(f"starts with {value.dtype} where its body gives {result.dtype}")
-        same = value.rank == result.rank
-        for a, b in zip(value.shape, result.shape):
-            if same and not n.math.same(a, b):
-                same = _is_local(b, local) and n.math.compare("==", a, b) is None
-                if same:
-                    _assume(n, a, b)
-        if not same:
+        if value.rank != result.rank:
             raise n.refuse(
                 f"whose end is only known at run time, and whose body carries shape {_text(value.shape)} on as {_text(result.shape)}"
             )
+        declared = (
+            results.kept[k] if k < len(results.kept) and len(results.kept[k]) == value.rank else (None,) * value.rank
+        )
+        for axis, (a, b) in enumerate(zip(value.shape, result.shape, strict=True)):
+            if (k, axis) in axes or n.math.same(a, b):
+                continue
+            if declared[axis] == a and _is_local(b, local) and n.math.compare("==", a, b) is None:
+                _assume(n, a, b)
+            else:
+                changes.add((k, axis))
+    if changes:
+        raise _Changes(changes)
 
 
 def _slice_shapes(n: Node, results: Results, local: set[str]) -> list[Shape]:
@@ -148,14 +201,22 @@ def _is_local(d: Dim, local: set[str]) -> bool:
     return not isinstance(d, int) and any(v.name in local for v in tirx.analysis.undefined_vars(d))
 
 
-def _finish(n: Node, loop: OpenLoop, start: list[Value], results: Results, shapes: list[Shape]) -> list[Any]:
+def _finish(
+    n: Node, loop: OpenLoop, start: list[Value], results: Results, shapes: list[Shape], axes: list[tuple[int, int]]
+) -> list[Any]:
     graph = n.graph
     go = constant(np.array(True)) if results.condition is None else graph.expr(results.condition)
-    carried = [graph.with_extents(graph.expr(r), s.shape) for r, s in zip(results.carried, start, strict=True)]
+    carried = []
+    for k, (result, first) in enumerate(zip(results.carried, start, strict=True)):
+        changing = {axis for number, axis in axes if number == k}
+        shape = [result.shape[axis] if axis in changing else d for axis, d in enumerate(first.shape)]
+        x = graph.with_extents(graph.expr(result), shape)
+        carried.append(n.emit(hide_value(x)) if changing else x)
     return [
         n.reshape(n.cast(go, "bool"), []) if results.condition is not None else go,
         *carried,
         *[graph.with_extents(graph.expr(v), s) for v, s in zip(results.slices, shapes, strict=True)],
+        *([loop.extents] if loop.extents is not None else []),
         n.reshape(loop.number, [1]),
     ]
 
@@ -172,13 +233,17 @@ def _alone(n: Node, expression: Any) -> Any:
     return relax.SeqExpr([block], made[0])
 
 
-def _results(n: Node, loop: OpenLoop, closed: Any, count: int, body: Results, extent: Dim | None) -> Results:
+def _results(
+    n: Node, loop: OpenLoop, closed: Any, start: list[Value], axes: list[tuple[int, int]], extent: Dim | None
+) -> Results:
     items = [n.emit(relax.TupleGetItem(closed, k)) for k in range(len(closed.ty.fields))]
-    carried, slices = items[1 : 1 + count], items[1 + count : -1]
+    count = len(start)
+    carried = _shown(n, items[1 : 1 + count], items[-2], start, axes)
+    slices = items[1 + count : -2 if axes else -1]
     if slices and extent is None:
         extent = n.graph.bind_tensor(items[-1], 1, f"{n.place}_iterations")[0]
     whole = [n.emit(stack_slices(loop, k, each, _expr(extent))) for k, each in enumerate(slices)]
-    return Results(None, [n.graph.wrap(x, n.place) for x in carried], [n.graph.wrap(x, n.place) for x in whole])
+    return Results(None, carried, [n.graph.wrap(x, n.place) for x in whole])
 
 
 def _expr(extent: Dim) -> Any:

@@ -3,6 +3,7 @@
 from . import (
     cast,
     choose,
+    classic,
     contrib,
     control,
     elementwise,
@@ -18,12 +19,14 @@ from . import (
     shape,
     symbolic,
     text,
+    training,
     vision,
 )
 
 __all__ = [
     "cast",
     "choose",
+    "classic",
     "contrib",
     "control",
     "elementwise",
@@ -39,5 +42,6 @@ __all__ = [
     "shape",
     "symbolic",
     "text",
+    "training",
     "vision",
 ]

@@ -195,7 +195,9 @@ def _run_loop(
         always = Value.of_array(np.array(True))  # or the iteration would not run
         results = n.graph.subgraph(n, body, [number, always, *inputs], "body")
         changed = [v for k, v in enumerate(results[1 : 1 + len(carried)]) if k not in fixed]
-        return Results(results[0], changed, results[1 + len(carried) :], _declared(body, 1 + len(carried)))
+        shapes = _declared(body)[1:]
+        kept = [d for k, d in enumerate(shapes[: len(carried)]) if k not in fixed]
+        return Results(results[0], changed, results[1 + len(carried) :], kept, shapes[len(carried) :])
 
     once = condition.const is not None and bool(condition.const.reshape(-1)[0])
     extent: Dim | None = None
@@ -208,10 +210,10 @@ def _run_loop(
     return [*[v if k in fixed else next(given) for k, v in enumerate(carried)], *out.slices]
 
 
-def _declared(body: onnx.GraphProto, first: int) -> list[tuple[Dim, ...]]:
-    """The shapes that a body declares for its outputs from the given one on; () where it declares none."""
+def _declared(body: onnx.GraphProto) -> list[tuple[Dim, ...]]:
+    """The shapes that a body declares for its outputs; () where it declares none."""
     shapes: list[tuple[Dim, ...]] = []
-    for info in body.output[first:]:
+    for info in body.output:
         dims = info.type.tensor_type.shape.dim
         shapes.append(tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in dims))
     return shapes
@@ -325,7 +327,8 @@ def _run_scan(n: Node, scan: Scanned) -> list[Any]:
     def convert(number: Value, states: list[Value]) -> Results:
         inputs = [*states, *scan.slices(n, number.elements.reshape(-1)[0])]
         results = n.graph.subgraph(n, scan.body, inputs, "body")
-        return Results(None, results[:count], results[count:], _declared(scan.body, count))
+        shapes = _declared(scan.body)
+        return Results(None, results[:count], results[count:], shapes[:count], shapes[count:])
 
     length = np.array(scan.length, dtype=object)
     trips = Value.of_symbols(length, "int64", n.place)
