@@ -9,6 +9,11 @@
 branch is the body, its second only has the same type. Why an If and not a function for the body: a branch sees the values and the symbols
 around it, every pass walks branches already, and none moves a binding out of one; a function would need its captures and its symbols as
 parameters, and TVM inlines and outlines functions by rules of its own. The markers are opaque to all passes; `plan/` reads them as one step.
+
+Extents that iterations change. No type outside of the body can name them, so such a value travels as an int64 [1] that stands for it:
+
+    opened[k] is given its type in the body by "loop.value", once a match_cast has named the extents in tensor_to_shape(opened[2]);
+    "loop.carry" hides the next value again; behind the loop the same pair, tensor_to_shape(closed[-2]) and "loop.value", tells what came of it.
 """
 
 from __future__ import annotations
@@ -21,50 +26,84 @@ from typing import Any
 import tvm
 from tvm import relax
 
-__all__ = ["LoopMark", "OpenLoop", "close_loop", "open_loop", "read_loop_mark", "stack_slices"]
+__all__ = [
+    "LoopMark",
+    "OpenLoop",
+    "close_loop",
+    "hide_value",
+    "open_loop",
+    "read_loop_mark",
+    "show_value",
+    "stack_slices",
+]
 
 PREFIX = "loop."
 _CALL = tvm.ir.Op.get("relax.call_dps_packed")
+_HIDDEN = relax.TensorType([1], "int64")
 Emit = Callable[[Any], Any]
+
+
+Axes = Sequence[tuple[int, int]]  # of carried values whose extents iterations change: (number of the value, axis)
 
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """What the body starts from: `flag` makes the If, `number` is the iteration (int64, rank 0), `values` are the carried ones."""
+    """What the body starts from: `flag` makes the If, `number` is the iteration (int64, rank 0), `values` are the carried ones or, where
+    their shape changes, what stands for them; `extents` (int64 [len(axes)], None without) are those of `axes`."""
 
     name: str
     flag: relax.Expr
     number: relax.Expr
     values: list[relax.Expr]
+    extents: relax.Expr | None
 
 
 @dataclass(frozen=True)
 class LoopMark:
-    """One marker as the plan reads it: kind "open", "skip" or "stack"; the condition and the trip count may be absent."""
+    """One marker as the plan reads it: kind "open", "skip", "stack", "value" or "carry"; the condition and the trip count may be absent."""
 
     kind: str
     args: list[relax.Expr]
     condition: bool
     trips: bool
     name: str
+    axes: list[tuple[int, int]]
 
 
 def open_loop(
-    emit: Emit, name: str, condition: relax.Expr | None, trips: relax.Expr | None, start: Sequence[relax.Expr]
+    emit: Emit,
+    name: str,
+    condition: relax.Expr | None,
+    trips: relax.Expr | None,
+    start: Sequence[relax.Expr],
+    axes: Axes = (),
 ) -> OpenLoop:
-    """Begin a loop. `condition` bool and `trips` int64, both of rank 0 (None: true, no limit); `name` is the loop's alone."""
-    types = [relax.TensorType([], "bool"), relax.TensorType([], "int64"), *[value.ty for value in start]]
+    """Begin a loop. `condition` bool and `trips` int64, both of rank 0 (None: true, no limit); `name` is for profiles."""
+    changing = {k for k, _ in axes}
+    types = [relax.TensorType([], "bool"), relax.TensorType([], "int64")]
+    types += [relax.TensorType([len(axes)], "int64")] if axes else []
+    types += [_HIDDEN if k in changing else value.ty for k, value in enumerate(start)]
     given = [each for each in (condition, trips) if each is not None]
-    opened = emit(
-        _mark("open", name, [*given, *start], types, condition=condition is not None, trips=trips is not None)
-    )
-    flag, number, *values = [emit(relax.TupleGetItem(opened, k)) for k in range(len(types))]
-    return OpenLoop(name, flag, number, values)
+    has = {"condition": condition is not None, "trips": trips is not None}
+    opened = emit(_mark("open", name, [*given, *start], types, axes=axes, **has))
+    items = [emit(relax.TupleGetItem(opened, k)) for k in range(len(types))]
+    first = 3 if axes else 2
+    return OpenLoop(name, items[0], items[1], items[first:], items[2] if axes else None)
 
 
 def close_loop(loop: OpenLoop, body: relax.SeqExpr, types: Sequence[Any], skip: Callable[[Any], Any]) -> relax.If:
     """The loop's If. `types` are those of the body's results; `skip` puts an expression into a block of bindings of its own."""
     return relax.If(loop.flag, body, skip(_mark("skip", loop.name, [], list(types))))
+
+
+def show_value(hidden: relax.Expr, shape: Sequence[Any], dtype: str) -> relax.Call:
+    """The carried value that `hidden` stands for, where its extents have names."""
+    return _mark("value", "", [hidden], [relax.TensorType(relax.ShapeExpr(list(shape)), dtype)])
+
+
+def hide_value(value: relax.Expr) -> relax.Call:
+    """What stands for a value whose shape differs from that which the iteration was given."""
+    return _mark("carry", "", [value], [_HIDDEN])
 
 
 def stack_slices(loop: OpenLoop, number: int, slices: relax.Expr, extent: Any) -> relax.Call:
@@ -82,12 +121,20 @@ def read_loop_mark(expr: Any) -> LoopMark | None:
         return None
     fields = list(expr.args[1])
     meta = json.loads(str(fields[-1].value))
-    return LoopMark(symbol[len(PREFIX) :], fields[:-1], meta["condition"], meta["trips"], meta["name"])
+    axes = [(int(k), int(axis)) for k, axis in meta["axes"]]
+    return LoopMark(symbol[len(PREFIX) :], fields[:-1], meta["condition"], meta["trips"], meta["name"], axes)
 
 
 def _mark(
-    kind: str, name: str, args: list[Any], types: list[Any], *, condition: bool = False, trips: bool = False
+    kind: str,
+    name: str,
+    args: list[Any],
+    types: list[Any],
+    *,
+    condition: bool = False,
+    trips: bool = False,
+    axes: Axes = (),
 ) -> relax.Call:
-    meta = {"condition": condition, "name": name, "trips": trips}
+    meta = {"axes": [list(each) for each in axes], "condition": condition, "name": name, "trips": trips}
     text = tvm.ir.StringImm(json.dumps(meta, sort_keys=True, separators=(",", ":")))
     return relax.op.call_dps_packed(PREFIX + kind, relax.Tuple([*args, text]), types if len(types) > 1 else types[0])

@@ -185,7 +185,7 @@ class PlanBuilder:
             return self._kernel(var, value, kernel)
         mark = read_loop_mark(value)
         if mark is not None:
-            return self._open_loop(var, value, mark) if mark.kind == "open" else self._stack(var, mark)
+            return self._loop_mark(var, value, mark)
         op = getattr(value.op, "name", None)
         if op == "relax.call_tir":
             return self._code(var, value)
@@ -298,31 +298,65 @@ class PlanBuilder:
 
     # ---- control flow ----------------------------------------------------------------------------------------------
 
+    def _loop_mark(self, var: relax.Var, call: Any, mark: LoopMark) -> Slot:
+        if mark.kind == "open":
+            return self._open_loop(var, call, mark)
+        if mark.kind == "stack":
+            return self._stack(var, mark)
+        if mark.kind in ("value", "carry"):  # the plan's types name every extent, so that these change nothing
+            return self._tensor(self._slot(mark.args[0]), var.name)
+        raise CompileError(f"{var.name} is a part of a loop in a place of its own")
+
     def _open_loop(self, var: relax.Var, call: Any, mark: LoopMark) -> Slot:
         given = [Arg(ArgKind.VALUE, self._tensor(self._slot(arg), var.name)) for arg in mark.args]
         leading = [given.pop(0) if present else Arg(ArgKind.ABSENT) for present in (mark.condition, mark.trips)]
         step = Step(StepKind.LOOP, mark.name, args=[*leading, *given])
+        extents = []
+        for k, axis in mark.axes:
+            step.binds.append(len(self.plan.symbols))
+            self.plan.symbols.append(Symbol(f"{var.name}.{k}.{axis}"))
+            extents.append(self.pool.symbol(step.binds[-1]))
+        if mark.axes:
+            step.attrs.append(Attr("extents", ints=[each for pair in mark.axes for each in pair]))
         body = Block(f"{mark.name}.body")
-        types = kernel_outputs(call)[1:]
-        body.params = [self._value(f"{mark.name}.{k}", ty, Storage.ARENA) for k, ty in enumerate(types)]
-        return LoopSlot(step, body, self._block), *body.params
+        body.params = [self._value(f"{mark.name}.number", kernel_outputs(call)[1], Storage.ARENA)]
+        for k, arg in enumerate(given):
+            body.params.append(self._like(arg.index, f"{mark.name}.{k}"))
+            for (value, axis), extent in zip(mark.axes, extents):
+                if value == k:
+                    self.plan.values[-1].dims[axis] = extent
+        shape = [ShapeSlot(tuple(extents))] if mark.axes else []
+        return LoopSlot(step, body, self._block), body.params[0], *shape, *body.params[1:]
+
+    def _like(self, index: int, name: str) -> int:
+        """A new value of another's type."""
+        other = self.plan.values[index]
+        value = Value(name, dtype_code=other.dtype_code, dtype_bits=other.dtype_bits, dims=list(other.dims))
+        self.plan.values.append(value)
+        return len(self.plan.values) - 1
 
     def _loop(self, var: relax.Var, expr: relax.If, loop: LoopSlot) -> Slot:
         """The step, without the slices: each is added where it is stacked, so that those that nobody wants cost nothing."""
         loop.step.blocks.append(len(self.plan.blocks))
         self.plan.blocks.append(loop.body)
         outer, self._block = self._block, loop.body
-        flat = _flatten(self._body(expr.true_branch))
-        carried = len(loop.body.params) - 1
+        flat = list(self._results(expr.true_branch))
+        iterations = LoopResultSlot(loop, None)
+        shape = [flat.pop(-2)] if loop.step.attrs else []
         results = [self._tensor(slot, loop.body.name) for slot in flat[:-1]]
         self._block = outer
+        carried = len(loop.body.params) - 1
         loop.body.results = results[: 1 + carried]
-        fields = list(var.ty.fields)
-        outs = [self._value(f"{var.name}.{k}", fields[1 + k], Storage.ARENA) for k in range(carried)]
+        outs = [self._like(param, f"{var.name}.{k}") for k, param in enumerate(loop.body.params[1:])]
         loop.step.outs = list(outs)
         outer.steps.append(loop.step)
         slices = [LoopResultSlot(loop, value) for value in results[1 + carried :]]
-        return LoopResultSlot(loop, results[0]), *outs, *slices, LoopResultSlot(loop, None)
+        return LoopResultSlot(loop, results[0]), *outs, *slices, *shape, iterations
+
+    def _results(self, branch: Any) -> tuple[Slot, ...]:
+        slot = self._body(branch)
+        assert isinstance(slot, tuple)
+        return slot
 
     def _stack(self, var: relax.Var, mark: LoopMark) -> int:
         slot = self._slot(mark.args[0])
@@ -334,10 +368,11 @@ class PlanBuilder:
         return index
 
     def _iterations(self, var: relax.Var, loop: LoopSlot) -> ShapeSlot:
-        if not loop.step.binds:
+        extents = sum(len(attr.ints) for attr in loop.step.attrs) // 2
+        if len(loop.step.binds) == extents:
             loop.step.binds.append(len(self.plan.symbols))
             self.plan.symbols.append(Symbol(f"{var.name}.0"))
-        return ShapeSlot((self.pool.symbol(loop.step.binds[0]),))
+        return ShapeSlot((self.pool.symbol(loop.step.binds[-1]),))
 
     def _if(self, var: relax.Var, expr: relax.If) -> Slot:
         flag = self._slot(expr.cond)
@@ -374,6 +409,8 @@ class PlanBuilder:
         slot = self._slot(tensor)
         if isinstance(slot, LoopResultSlot) and slot.value is None:
             return self._iterations(var, slot.loop)
+        if isinstance(slot, ShapeSlot):  # what a loop says of the values that it carries
+            return slot
         source = self._tensor(slot, var.name)
         dims = [self.pool.constant_value(dim) for dim in self.plan.values[source].dims]
         count = dims[0] if dims else 1

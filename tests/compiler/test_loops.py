@@ -89,6 +89,7 @@ def test_a_trip_count_and_a_condition_of_the_run() -> None:
     assert kinds(plan).count(StepKind.LOOP) == 1
     step = next(s for s in plan.blocks[0].steps if s.kind == StepKind.LOOP)
     assert len(step.binds) == 1 and len(step.outs) == 2
+    assert compile_model(proto).manifest["verified"]["status"] == "passed"
 
 
 def test_slices_that_nobody_reads_are_not_collected() -> None:
@@ -264,36 +265,130 @@ def test_long_loops_are_not_unrolled() -> None:
     assert kinds(plan).count(StepKind.LOOP) == 1
 
 
-def test_what_a_loop_may_not_carry_is_refused_by_name() -> None:
-    step = body(
-        [node("Concat", "v x", "v1", axis=0), node("Identity", "c", "c1")],
-        [("i", I64, []), ("c", BOOL, []), ("v", F, [None])],
-        [("c1", BOOL, []), ("v1", F, [None])],
+def concatenating(*, declared: list[Any], stop: bool = False) -> onnx.GraphProto:
+    """v = v ++ v[0:1] ++ x, and how many elements it has."""
+    nodes = [
+        node("Slice", "v zero one", "head"),
+        node("Concat", "v head x", "v1", axis=0),
+        node("Size", "v1", "size"),
+        node("Less", "size limit", "go") if stop else node("Identity", "c", "go"),
+    ]
+    return body(
+        nodes,
+        [("i", I64, []), ("c", BOOL, []), ("v", F, declared)],
+        [("go", BOOL, []), ("v1", F, declared), ("size", I64, [])],
+        {"zero": np.array([0]), "one": np.array([1]), "limit": np.int64(20)},
     )
-    proto = model([node("Loop", "n  x", "y", body=step)], {"n": (I64, []), "x": (F, [3])}, ["y"])
-    proto.graph.node[0].input[:] = ["n", "", "x"]
-    with pytest.raises(maas_rt.UnsupportedOperatorError, match=r"carries shape \[3\] on as \[6\]"):
-        import_onnx(proto)
 
 
-def test_a_shape_that_has_to_stay_is_checked_by_the_run() -> None:
-    """The body masks its value by a condition: as long as all elements stay, the shape does."""
-    step = body(
+def growing(step: onnx.GraphProto, *more: Any) -> onnx.ModelProto:
+    proto = model(
+        [node("Loop", "n none x", "long sizes", body=step), node("Mul", "long two", "y"), *more],
+        {"n": (I64, []), "x": (F, [3])},
+        ["y", "sizes"],
+        {"two": np.float32(2)},
+    )
+    proto.graph.node[0].input[1] = ""
+    return proto
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_what_is_carried_may_grow(stop: bool) -> None:
+    plan = check(
+        growing(concatenating(declared=[None], stop=stop)), *[{"n": n, "x": floats(3)} for n in (3, 0, 1, 7, 2)]
+    )
+    step = next(s for s in plan.blocks[0].steps if s.kind == StepKind.LOOP)
+    assert [attr.key for attr in step.attrs] == ["extents"] and len(step.binds) == 2
+
+
+def test_what_grows_in_a_loop_in_a_loop() -> None:
+    """Each outer iteration begins an inner one from what the last has left, and shrinks it a little."""
+    inner = body(
+        [node("Concat", "w x", "w1", axis=0), node("Identity", "cc", "cc1")],
+        [("j", I64, []), ("cc", BOOL, []), ("w", F, [None])],
+        [("cc1", BOOL, []), ("w1", F, [None])],
+    )
+    outer = body(
         [
-            node("Greater", "v zero", "mask"),
-            node("Compress", "v mask", "v1", axis=0),
+            node("Add", "i count", "times"),
+            node("Loop", "times yes v", "long", body=inner),
+            node("Slice", "long one end", "v1"),
+            node("ReduceSum", "long axis", "sum", keepdims=0),
             node("Identity", "c", "c1"),
         ],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [None])],
+        [("c1", BOOL, []), ("v1", F, [None]), ("sum", F, [])],
+        {
+            "axis": np.array([0]),
+            "one": np.array([1]),
+            "end": np.array([1000]),
+            "yes": np.array(True),
+            "count": np.int64(1),
+        },
+    )
+    proto = model(
+        [node("Loop", "n yes start", "last sums", body=outer)],
+        {"n": (I64, []), "x": (F, ["k"]), "start": (F, ["k"])},
+        ["last", "sums"],
+        {"yes": np.array(True)},
+    )
+    check(proto, *[{"n": n, "x": floats(k), "start": floats(k)} for n, k in [(4, 3), (0, 2), (2, 5), (4, 3)]])
+
+
+def test_a_filter_shrinks_what_is_carried() -> None:
+    step = body(
+        [
+            node("Sub", "v one", "less"),
+            node("Greater", "less zero", "mask"),
+            node("Compress", "less mask", "v1", axis=0),
+            node("ReduceSum", "v1", "sum", keepdims=0),
+            node("Greater", "sum zero", "go"),
+        ],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [None])],
+        [("go", BOOL, []), ("v1", F, [None])],
+        {"zero": np.float32(0), "one": np.float32(1)},
+    )
+    proto = model([node("Loop", "none none x", "y", body=step)], {"x": (F, ["k"])}, ["y"])
+    proto.graph.node[0].input[:] = ["", "", "x"]
+    check(proto, *[{"x": np.array(x, np.float32)} for x in ([1.5, 3.5, 0.25], [2, 2, 2, 2.5], [0.5], [9.0, -1.0])])
+
+
+def test_a_shape_that_is_declared_fixed_is_checked_by_the_run() -> None:
+    step = body(
+        [node("Greater", "v zero", "mask"), node("Compress", "v mask", "v1", axis=0), node("Identity", "c", "c1")],
         [("i", I64, []), ("c", BOOL, []), ("v", F, [3])],
-        [("c1", BOOL, []), ("v1", F, [None])],
+        [("c1", BOOL, []), ("v1", F, [3])],
         {"zero": np.float32(0)},
     )
-    proto = model([node("Loop", "n  x", "y", body=step)], {"n": (I64, []), "x": (F, [3])}, ["y"])
-    proto.graph.node[0].input[:] = ["n", "", "x"]
+    proto = model([node("Loop", "n none x", "y", body=step)], {"n": (I64, []), "x": (F, [3])}, ["y"])
+    proto.graph.node[0].input[1] = ""
     check(proto, {"n": 2, "x": np.array([1, 2, 3], np.float32)})
     program = maas_rt.load(compile_model(proto, verify=False).to_bytes())
     with pytest.raises(maas_rt.Error, match="expected"):
         program.run({"n": np.array(2), "x": np.array([1, -2, 3], np.float32)})
+
+
+def test_what_a_loop_may_not_carry_is_refused_by_name() -> None:
+    ranks = body(
+        [node("Unsqueeze", "v zero", "v1"), node("Identity", "c", "c1")],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, None)],  # type: ignore[list-item]
+        [("c1", BOOL, []), ("v1", F, None)],  # type: ignore[list-item]
+        {"zero": np.array([0])},
+    )
+    slices = concatenating(declared=[None])
+    slices.node.append(node("Identity", "v1", "part"))
+    slices.output[2].CopyFrom(helper.make_tensor_value_info("part", F, [None]))
+    inside = concatenating(declared=[None])
+    inside.node.append(node("NoSuchThing", "v1", "none"))
+    for step, outputs, reason in [
+        (ranks, "long", r"carries shape \[3\] on as \[1, 3\]"),
+        (slices, "long sizes", "collects results whose size only an iteration knows"),
+        (inside, "long sizes", "NoSuchThing"),
+    ]:
+        proto = model([node("Loop", "n none x", outputs, body=step)], {"n": (I64, []), "x": (F, [3])}, ["long"])
+        proto.graph.node[0].input[1] = ""
+        with pytest.raises(maas_rt.UnsupportedOperatorError, match=reason):
+            import_onnx(proto)
 
 
 def test_the_plan_survives_its_encoding() -> None:
@@ -339,6 +434,8 @@ def test_while_loop_with_tensors() -> None:
     plan = check_torch(Relax(), *[(torch.randn(2, 4), torch.tensor(n)) for n in (3, 0, 1000)])
     inner = next(s for s in plan.blocks[0].steps if s.kind == StepKind.LOOP).blocks[0]
     assert "gemm_f32" in [step.target for step in plan.blocks[inner].steps]
+    artifact = compile_model(Relax(), example_inputs=(torch.randn(2, 4), torch.tensor(3)))
+    assert artifact.manifest["verified"]["status"] == "passed"
 
 
 class Counted(torch.nn.Module):
