@@ -288,11 +288,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--match", default="", help="only operators with one of these names (add,mul)")
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th operator, beginning with the i-th")
     parser.add_argument("--fresh", action="store_true", help="do not use what a run of the same sources left")
-    parser.add_argument("--retry", action="store_true", help="only operators that did not pass when last run")
+    parser.add_argument(
+        "--retry", action="store_true", help="only operators that did not pass when last run; counts all"
+    )
     parser.add_argument("--update", action="store_true", help="write results/torch_opinfo.json")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each operator that does not pass")
     options = parser.parse_args(arguments)
-    last: dict[str, str] = json.loads(LAST.read_text()) if LAST.exists() else {}
+    last: dict[str, dict[str, Any]] = json.loads(LAST.read_text()) if LAST.exists() else {}
     chosen = _chosen(operators(), options, last)
     cache = ROOT / "build" / "conformance" / f"torch-opinfo-{source_hash('torch_opinfo')}.jsonl"
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -303,16 +305,17 @@ def main(arguments: list[str]) -> int:
     with cache.open("a") as log:
         for outcome in outcomes_of({name: op for name, op in chosen.items() if name not in done}):
             done[outcome.name] = outcome
-            last[outcome.name] = outcome.result
             log.write(json.dumps(asdict(outcome)) + "\n")
             log.flush()
             if outcome.result in ("wrong", "crash") or (options.verbose and outcome.result != "pass"):
                 print(f"{outcome.result:8} {outcome.name}: {outcome.message}", flush=True)
-    LAST.write_text(json.dumps({**last, **{n: o.result for n, o in done.items()}}, indent=0, sort_keys=True))
-    return _judge([done[name] for name in chosen], options)
+    last |= {name: asdict(outcome) for name, outcome in done.items()}
+    LAST.write_text(json.dumps(last, indent=0, sort_keys=True))
+    shown = last if options.retry and not options.match and options.shard == "1/1" else chosen
+    return _judge([done[name] if name in done else Outcome(**last[name]) for name in shown], options)
 
 
-def _chosen(known: dict[str, Any], options: Any, last: dict[str, str]) -> dict[str, Any]:
+def _chosen(known: dict[str, Any], options: Any, last: dict[str, dict[str, Any]]) -> dict[str, Any]:
     part, parts = (int(p) for p in options.shard.split("/"))
     words = [w for w in options.match.split(",") if w]
     wanted: Callable[[str], bool] = lambda name: not words or any(w in (name, name.split(".")[-1]) for w in words)  # noqa: E731
@@ -320,7 +323,7 @@ def _chosen(known: dict[str, Any], options: Any, last: dict[str, str]) -> dict[s
     return {
         name: op
         for i, (name, op) in enumerate(known.items())
-        if i % parts == part - 1 and wanted(name) and last.get(name) not in settled
+        if i % parts == part - 1 and wanted(name) and last.get(name, {}).get("result") not in settled
     }
 
 

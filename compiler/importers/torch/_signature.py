@@ -30,7 +30,7 @@ __all__ = ["Entry", "OutputEntry", "Signature", "example_inputs", "leaf_names", 
 @dataclass
 class Entry:
     """A placeholder. kind: `input` (tensor), `size` (int that varies), `number` (float that varies), `fixed` (a number or text that
-    was frozen at export), `constant` (weight), `state` (a buffer that the program changes)."""
+    was frozen at export), `constant` (weight), `state` (a buffer that the program changes), `token` (orders calls that have effects)."""
 
     kind: str
     name: str
@@ -79,6 +79,8 @@ def read_signature(program: ExportedProgram) -> Signature:
                 states[target] = tensor
             else:
                 entries.append(Entry("constant", name, fakes.get(name), target, tensor))
+        elif spec.kind is InputKind.TOKEN:  # orders calls with effects; the only ones that are known are checks
+            entries.append(Entry("token", name, value=False))
         else:
             raise ImportModelError(
                 f"the exported program takes {name!r}, an input of kind {spec.kind.name.lower()}, which is not supported"

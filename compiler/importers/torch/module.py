@@ -43,8 +43,7 @@ def import_module(
     module = _copied(module)
     args, kwargs = _arguments(module, examples, input_shapes)
     bound = _bound(module, args, kwargs)
-    rest = next((name for name, p in bound.signature.parameters.items() if p.kind is p.VAR_KEYWORD), None)
-    shapes = dynamic_shapes(dynamic, bound.arguments, rest)
+    shapes = dynamic_shapes(dynamic, bound.arguments)
     wide = inspect.BoundArguments(bound.signature, bound.arguments.copy())
     wide.arguments.update(widened(bound.arguments, shapes))
     program = _exported(module, wide.args, wide.kwargs, shapes)
@@ -155,7 +154,23 @@ def _by_name(module: torch.nn.Module, given: dict[str, Any]) -> tuple[tuple[Any,
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) or name not in given:
             break
         args.append(given.pop(name))
+    if flexible and unknown:
+        _spell_out(module, unknown)
     return tuple(args), given
+
+
+def _spell_out(module: torch.nn.Module, names: Sequence[str]) -> None:
+    """Give forward's `**more` the names that it is called with: torch.export cannot make their dimensions dynamic otherwise."""
+    forward = module.forward
+    signature = inspect.signature(forward)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    call.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    module.forward = call
 
 
 def _bound(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:

@@ -41,6 +41,14 @@ def grad_region(c: Context, enabled: bool, graph: Any, *operands: Any) -> list[A
     return list(c.walk(graph, operands))
 
 
+@converts("higher_order.with_effects")
+def with_effects(c: Context, token: Any, operator: Any, *arguments: Any) -> list[Any]:
+    """A check of a factorisation, which raises in torch where a matrix is singular; here the result is not finite then."""
+    if str(operator) != "aten._linalg_check_errors.default":
+        raise NotConvertible(f"the effects of {operator}")
+    return [token]
+
+
 @converts("higher_order.map_impl", "higher_order.map")
 def map_(c: Context, graph: Any, mapped: list[Expr], others: Any) -> list[Expr]:
     """graph for each element of the first axis; the results are stacked. Unrolled where there are few elements."""

@@ -12,7 +12,7 @@ from .._context import Context, Expr
 from .._dtypes import tvm_dtype
 from .._registry import NotConvertible, converts
 from .elementwise import fitted
-from .scatter import coordinates
+from .scatter import coordinates, masked_scatter
 from .shape import clamped
 
 OP = relax.op
@@ -183,7 +183,9 @@ def index_put(c: Context, x: Expr, indices: list[Expr | None], values: Expr, acc
 
 
 def _masked_put(c: Context, x: Expr, axes: list[int], given: list[Expr], values: Expr, accumulate: bool) -> Expr:
-    """x[mask] = number."""
+    """x[mask] = number, or as many values as the mask is true."""
+    if axes == [0] and not accumulate and c.rank(given[0]) == c.rank(x) and _product(c.shape(values)) != 1:
+        return masked_scatter(c, x, given[0], values)
     if axes != [0] or accumulate or _product(c.shape(values)) != 1:
         raise NotConvertible("an assignment of several values through a mask")
     mask = c.reshape(given[0], [*c.shape(given[0]), *[1] * (c.rank(x) - c.rank(given[0]))])

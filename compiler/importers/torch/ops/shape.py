@@ -241,6 +241,12 @@ def padded(c: Context, x: Expr, pad: Sequence[Any], mode: str, value: Any) -> Ex
     before, after = [0] * rank, [0] * rank
     for i in range(len(pad) // 2):
         before[rank - 1 - i], after[rank - 1 - i] = int(pad[2 * i]), int(pad[2 * i + 1])
+    if mode == "replicate" and any(amount < 0 for amount in [*before, *after]):
+        for axis, size in enumerate(c.static_shape(x)):
+            if before[axis] or after[axis]:
+                positions = np.clip(np.arange(-before[axis], size + after[axis]), 0, size - 1)
+                x = c.take(x, c.const(positions, "int64"), axis)
+        return x
     for axis in range(rank):
         cut = max(-before[axis], 0) + max(-after[axis], 0)
         if cut:
