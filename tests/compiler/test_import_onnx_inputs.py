@@ -128,3 +128,14 @@ def test_steps_of_an_optimiser_for_two_tensors() -> None:
         want = ReferenceEvaluator(proto).run(None, given)
         for name, value in zip(adam.output, want, strict=True):
             np.testing.assert_allclose(program.run(given)[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_oracle_of_integer_products_does_not_saturate() -> None:
+    """uint8 times int8 near their ends: pairs of products leave 16 bits, which ONNX Runtime clips on some CPUs unless it is told."""
+    weight = np.full((16, 4), 127, np.int8)
+    nodes = [
+        node("DynamicQuantizeLinear", "x", "q s z"), node("MatMulInteger", "q w z wz", "i"), node("Cast", "i", "f", to=F),
+        node("Mul", "f s", "y"),
+    ]  # fmt: skip
+    proto = model(nodes, {"x": (F, ["n", 16])}, ["y"], {"w": weight, "wz": np.array(0, np.int8)})
+    assert compile_model(onnx.shape_inference.infer_shapes(proto)).to_bytes()

@@ -12,6 +12,7 @@ from .._imported import Array, ImportedModel
 __all__ = ["OnnxSource"]
 
 
+_INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
 # What ONNX Runtime takes from and gives to numpy.
 _EXCHANGED = frozenset(
     f"tensor({name})"
@@ -65,7 +66,12 @@ class OnnxSource:
             else:
                 options = onnxruntime.SessionOptions()
                 options.log_severity_level = 4
-                options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+                levels = onnxruntime.GraphOptimizationLevel
+                options.graph_optimization_level = levels.ORT_ENABLE_BASIC
+                if any(node.op_type in _INTEGER_PRODUCTS for node in self._model.graph.node):
+                    # Without this, sums of two products of uint8 and int8 saturate in 16 bits on CPUs without VNNI.
+                    options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED
+                    options.add_session_config_entry("session.x64quantprecision", "1")
                 options.intra_op_num_threads = 1
                 try:
                     session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])

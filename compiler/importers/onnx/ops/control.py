@@ -21,6 +21,7 @@ from .shape import take_slice
 _IF = [1, 11, 13, 16, 19, 21, 23, 24, 25]
 _UNROLLED = 2_000  # nodes: above it a loop stays a loop, where it can
 _MAX_UNROLLED = 20_000  # nodes
+_MAX_BATCH = 64  # of a Scan whose sequences are scanned one by one
 
 
 @op("If", since=_IF)
@@ -281,15 +282,46 @@ def scan(n: Node) -> Any:
     length = sources[0].shape[axes[0]]
     for v, axis in zip(sources[1:], axes[1:], strict=True):
         length = n.math.require_same(length, v.shape[axis])
-    whole = Scanned(body, states, sources, axes, in_reverse, out_axes, out_reverse, length)
-    nodes = length * max(len(body.node), 1) if isinstance(length, int) else None
+    return _scan(n, Scanned(body, states, sources, axes, in_reverse, out_axes, out_reverse, length))
+
+
+def _scan(n: Node, whole: Scanned, label: str = "") -> list[Any]:
+    nodes = whole.length * max(len(whole.body.node), 1) if isinstance(whole.length, int) else None
     if nodes is None or nodes > _UNROLLED:
         try:
-            return _run_scan(n, whole)
+            return _run_scan(n, whole, f"{label}body")
         except Refused:
             if nodes is None or nodes > _MAX_UNROLLED:
                 raise
-    return _unrolled_scan(n, whole)
+    return _unrolled_scan(n, whole, label)
+
+
+@op("Scan", since=8)
+def scan_of_batches(n: Node) -> Any:
+    """The first form: everything has a batch axis in front, and the sequence is the axis behind it. One Scan for each of the batch."""
+    if n.has(0):
+        raise n.refuse("with lengths of the sequences")
+    body: onnx.GraphProto = n.attr("body")
+    inputs = n.int_attr("num_scan_inputs")
+    given = [n.value(i) for i in range(1, len(n.inputs))]
+    count = len(given) - inputs
+    rows = len(body.output) - count
+    reverse = n.ints_attr("directions", [0] * inputs)
+    batch, length = (n.math.simplify(d) for d in given[-1].shape[:2])
+    if not isinstance(batch, int) or not 0 < batch <= _MAX_BATCH:
+        raise n.refuse(f"over a batch of {batch}")
+    for v in given:
+        n.math.require_same(batch, v.shape[0])
+    columns: list[list[Value]] = [[] for _ in body.output]
+    for b in range(batch):
+        one = [n.graph.wrap(n.reshape(take_slice(n, n.graph.expr(v), 0, b, 1), v.shape[1:]), n.place) for v in given]
+        zeros = [0] * max(inputs, rows)
+        whole = Scanned(body, one[:count], one[count:], zeros[:inputs], reverse, zeros[:rows], zeros[:rows], length)
+        for column, result in zip(columns, _scan(n, whole, f"{b}/"), strict=True):
+            column.append(n.graph.wrap(result, n.place))
+    if any(v.poison for column in columns for v in column):
+        return [Value("float32", (), poison=True) for _ in n.proto.output]
+    return [_stacked(n, column, info) for column, info in zip(columns, body.output, strict=True)]
 
 
 @dataclass
@@ -320,13 +352,13 @@ class Scanned:
         return out
 
 
-def _run_scan(n: Node, scan: Scanned) -> list[Any]:
+def _run_scan(n: Node, scan: Scanned, label: str) -> list[Any]:
     """As a loop of the plan."""
     count = len(scan.states)
 
     def convert(number: Value, states: list[Value]) -> Results:
         inputs = [*states, *scan.slices(n, number.elements.reshape(-1)[0])]
-        results = n.graph.subgraph(n, scan.body, inputs, "body")
+        results = n.graph.subgraph(n, scan.body, inputs, label)
         shapes = _declared(scan.body)
         return Results(None, results[:count], results[count:], shapes[:count], shapes[count:])
 
@@ -351,11 +383,11 @@ def _reversed(n: Node, x: Any, length: Dim) -> Any:
     return n.te(body, x, shape_expr([length]), name="reversed")
 
 
-def _unrolled_scan(n: Node, scan: Scanned) -> list[Any]:
+def _unrolled_scan(n: Node, scan: Scanned, label: str) -> list[Any]:
     states, count = scan.states, len(scan.states)
     collected: list[list[Value]] = [[] for _ in scan.out_axes]
     for step in range(scan.length):
-        results = n.graph.subgraph(n, scan.body, [*states, *scan.slices(n, step)], str(step))
+        results = n.graph.subgraph(n, scan.body, [*states, *scan.slices(n, step)], f"{label}{step}")
         if any(v.poison for v in results):
             return [Value("float32", (), poison=True) for _ in n.proto.output]
         states = results[:count]
