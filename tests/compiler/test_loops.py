@@ -243,6 +243,27 @@ def test_scan_over_a_dynamic_extent(attributes: dict[str, Any]) -> None:
     assert "gemm_f32" in [step.target for step in plan.blocks[inner].steps]  # the body went through the passes too
 
 
+def test_the_first_scan_has_a_batch() -> None:
+    """Operator set 8: batch and sequence in front of every slice. Lengths of the sequences are refused."""
+    step = body(
+        [node("Add", "h x", "h1"), node("Mul", "h1 x", "out")],
+        [("h", F, [3]), ("x", F, [3])],
+        [("h1", F, [3]), ("out", F, [3])],
+    )
+    inputs = {"h0": (F, [2, 3]), "xs": (F, [2, "t", 3])}
+    proto = model([node("Scan", "none h0 xs", "h ys", body=step, num_scan_inputs=1)], inputs, ["h", "ys"], opset=8)
+    lengths = model(
+        [node("Scan", "lens h0 xs", "h ys", body=step, num_scan_inputs=1)],
+        {**inputs, "lens": (I64, [2])},
+        ["h", "ys"],
+        opset=8,
+    )
+    proto.graph.node[0].input[0] = ""
+    check(proto, *[{"h0": floats(2, 3), "xs": floats(2, t, 3)} for t in (4, 1)])
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match="lengths of the sequences"):
+        import_onnx(lengths)
+
+
 def test_long_loops_are_not_unrolled() -> None:
     step = body(
         [
