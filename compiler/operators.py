@@ -40,6 +40,8 @@ def _onnx() -> list[SupportedOperator]:
 def _onnx_dtypes(name: str, versions: list[int]) -> tuple[str, ...]:
     import onnx
 
+    from .importers.onnx._graph import MOVING_OPS, STORED_OPS
+    from .importers.onnx._stored import STORED
     from .importers.onnx._values import DTYPES
 
     domain, _, operator = name.rpartition("::")
@@ -50,7 +52,8 @@ def _onnx_dtypes(name: str, versions: list[int]) -> tuple[str, ...]:
     names = {onnx.TensorProto.DataType.Name(number).lower(): dtype for number, dtype in DTYPES.items()}
     operands = schema.inputs or schema.outputs
     allowed = {text.removeprefix("tensor(").removesuffix(")") for text in operands[0].types} if operands else set()
-    return tuple(dtype for text, dtype in names.items() if text in allowed)
+    stored = operator in STORED_OPS | MOVING_OPS | {"Constant", "ConstantOfShape"}
+    return tuple(dtype for text, dtype in names.items() if text in allowed and (stored or dtype not in STORED))
 
 
 def _torch() -> list[SupportedOperator]:

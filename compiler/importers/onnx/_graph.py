@@ -20,14 +20,14 @@ from ._node import Broken, Node, Refused, constant, dims_of, dtype_of, shape_exp
 from ._stored import STORED, from_storage, storage
 from ._values import DTYPES, Value, bits_of, numpy_dtype
 
-__all__ = ["Graph", "Scope", "Unsupported"]
+__all__ = ["MOVING_OPS", "STORED_OPS", "Graph", "Scope", "Unsupported"]
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _MAX_BOUND = 64  # numbers of one value that a run may turn into extents
 _MAX_DEPTH = 64  # of subgraphs and functions in each other
 # What takes types that are only stored: converters that know of them, and those that only move elements.
-_STORED_OPS = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
-_MOVING_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+STORED_OPS = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
+MOVING_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 class Unsupported:
@@ -383,9 +383,9 @@ class Graph:
         """The type of input 0, if no arithmetic knows it and the operator does without; "" for usual types."""
         given = [v for v in node.inputs if v is not None]
         odd = [v.dtype for g in given for v in [g, *(g.items or [])] if v.dtype in STORED]
-        if not odd or (node.op in _STORED_OPS and node.proto.domain in _DEFAULT_DOMAINS):
+        if not odd or (node.op in STORED_OPS and node.proto.domain in _DEFAULT_DOMAINS):
             return ""
-        if node.op in _MOVING_OPS and node.proto.domain in _DEFAULT_DOMAINS and node.dtype(0) in STORED:
+        if node.op in MOVING_OPS and node.proto.domain in _DEFAULT_DOMAINS and node.dtype(0) in STORED:
             return node.dtype(0)
         raise Refused(f"of {odd[0]}")
 
