@@ -130,6 +130,18 @@ def test_derived_dimensions() -> None:
     assert compare(model, {"x": np.arange(10, dtype=np.float32)}) == {}
 
 
+def test_keyword_arguments_of_no_name_may_be_dynamic() -> None:
+    class Open(nn.Module):
+        def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+            return inputs["a"][:, 1:] * inputs["b"][:, -1:]
+
+    model = import_model(
+        Open(), {"a": torch.ones(2, 4), "b": torch.ones(2, 4)}, dynamic=["a:0=1..8", "b:0=1..8", "a:1=2..9"]
+    )
+    draw = np.random.default_rng(0).standard_normal
+    assert compare(model, {"a": draw((5, 7), np.float32), "b": draw((5, 4), np.float32)}) == {}
+
+
 def test_image_size_may_vary() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()

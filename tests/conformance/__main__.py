@@ -1,11 +1,11 @@
-"""python -m tests.conformance SUITE ...: other people's test suites against this project (`onnx`, `torch_export`)."""
+"""python -m tests.conformance SUITE ...: other people's test suites against this project (`onnx`, `torch_export`, `torch_opinfo`, `transformers`)."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-SUITES = {"onnx": "onnx_backend", "torch_export": "torch_export_db"}
+SUITES = {"onnx": "onnx_backend", "torch_export": "torch_export_db", "torch_opinfo": "torch_opinfo", "transformers": "transformers_models"}
 
 
 def main() -> int:

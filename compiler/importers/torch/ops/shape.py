@@ -107,7 +107,7 @@ def clamped(c: Context, index: Any, size: Any) -> Any:
         return size if index else 0
     if isinstance(index, int) and index < 0:
         return tirx.max(as_expr(size) + index, as_expr(0))
-    if may_be_negative(c, index):
+    if not isinstance(index, int) and may_be_negative(c, index):
         index = tirx.if_then_else(index < 0, index + size, index)
         return tirx.max(tirx.min(index, as_expr(size)), as_expr(0))
     return tirx.min(as_expr(index), as_expr(size))
