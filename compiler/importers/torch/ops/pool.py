@@ -96,7 +96,8 @@ def _max_with_positions(c: Context, x: Expr, rank: int, window: Callable[..., tu
 
         def write(source: Any, best: Any, where: Any) -> None:
             with T.serial(0, extents[0] * total) as flat:
-                rest, places = tirx.floormod(flat, total), []
+                places: list[Any] = []
+                rest = tirx.floormod(flat, total)
                 for axis in range(rank - 1, -1, -1):
                     places.insert(0, tirx.floormod(rest, outs[axis]))
                     rest = tirx.floordiv(rest, outs[axis])
@@ -104,7 +105,9 @@ def _max_with_positions(c: Context, x: Expr, rank: int, window: Callable[..., tu
                 best[flat] = -tirx.infinity(dtype)
                 where[flat] = tirx.IntImm("int64", -1)
                 with T.serial(0, _times([count for _, count, _ in spans])) as tap:
-                    left, at, inside = tap, [], []
+                    at: list[Any] = []
+                    inside: list[Any] = []
+                    left = tap
                     for begin, count, step in reversed(spans):
                         at.insert(0, begin + tirx.floormod(left, count) * step)
                         left = tirx.floordiv(left, count)

@@ -122,7 +122,8 @@ def scatter_reduce(c: Context, x: Expr, dim: int, index: Expr, src: Expr, reduce
                 out[i] = old[i]
                 seen[i] = _integer(1 if include_self else 0)
             with T.serial(0, product(places.shape)) as i:
-                position, rest = [], i
+                position: list[Any] = []
+                rest = i
                 for size in reversed(places.shape):
                     position.insert(0, tirx.floormod(rest, size))
                     rest = tirx.floordiv(rest, size)

@@ -62,7 +62,7 @@ def each(c: Context, tensors: list[Expr], dtype: str, function: Callable[..., An
     return c.reshape(c.generated(build, *flat, name="special")[0], shape)
 
 
-def _unary(*names: str) -> Any:
+def _unary(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register function(x, scratch)."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -392,7 +392,7 @@ _AI1 = -(3 ** (-1 / 3)) / math.gamma(1 / 3)
 
 
 def _airy_u(k: int) -> float:
-    return math.gamma(3 * k + 0.5) / (54**k * math.factorial(k) * math.gamma(k + 0.5))
+    return math.gamma(3 * k + 0.5) / (54.0**k * math.factorial(k) * math.gamma(k + 0.5))
 
 
 # Orthogonal polynomials: three-term recurrences, in the arithmetic of the result as torch has them.
