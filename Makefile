@@ -44,8 +44,11 @@ native-tests: $(VENV)/.native  ## the C++ tests (ctest)
 	cd build/editable && "$(CURDIR)/$(BIN)/ctest" --output-on-failure
 
 conformance: $(VENV)/.native  ## other people's suites: prints the counts, writes tests/conformance/results
+	$(PIP) install -q -c constraints.txt transformers
 	$(BIN)/python -m tests.conformance onnx
 	$(BIN)/python -m tests.conformance torch_export
+	$(BIN)/python -m tests.conformance transformers
+	$(BIN)/python -m tests.conformance torch_opinfo
 
 sanitize: $(VENV)/.installed  ## the C++ tests under the address, undefined and thread sanitizers
 	for kind in address,undefined thread; do \
