@@ -31,6 +31,7 @@ __all__ = [
     "OpenLoop",
     "close_loop",
     "hide_value",
+    "is_loop",
     "open_loop",
     "read_loop_mark",
     "show_value",
@@ -123,6 +124,14 @@ def read_loop_mark(expr: Any) -> LoopMark | None:
     meta = json.loads(str(fields[-1].value))
     axes = [(int(k), int(axis)) for k, axis in meta["axes"]]
     return LoopMark(symbol[len(PREFIX) :], fields[:-1], meta["condition"], meta["trips"], meta["name"], axes)
+
+
+def is_loop(expr: relax.If) -> bool:
+    """Whether an If is a loop: its second branch is the "loop.skip"."""
+    seq = expr.false_branch
+    bindings = [binding for block in seq.blocks for binding in block.bindings] if isinstance(seq, relax.SeqExpr) else []
+    mark = read_loop_mark(bindings[0].value) if bindings else None
+    return mark is not None and mark.kind == "skip"
 
 
 def _mark(

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from ._loops import is_loop
+
 __all__ = ["Rewriter", "Rule", "array_of", "call_of", "is_call", "rewrite", "rewrite_function", "scalar_of"]
 
 Array = npt.NDArray[Any]
@@ -301,6 +303,9 @@ class Rewriter:
                         if isinstance(value, relax.If):
                             walk(value.true_branch)
                             walk(value.false_branch)
+                            if is_loop(value):  # each iteration is a use: nothing is moved in from outside
+                                for operand in relax.analysis.free_vars(value.true_branch):
+                                    self._counts[operand] = self._counts.get(operand, 0) + 1
                     for operand in used(value):
                         self._counts[operand] = self._counts.get(operand, 0) + 1
                         self._users.setdefault(operand, []).append((var, value))

@@ -412,6 +412,23 @@ def test_what_a_loop_may_not_carry_is_refused_by_name() -> None:
             import_onnx(proto)
 
 
+def test_what_stands_before_a_loop_stays_there() -> None:
+    """The product has one reader, an addition in the body: it is no epilogue of the product's kernel."""
+    step = body(
+        [node("Add", "p v", "s"), node("Relu", "s", "v1"), node("Identity", "c", "c1")],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [4, 8])],
+        [("c1", BOOL, []), ("v1", F, [4, 8])],
+    )
+    proto = model(
+        [node("MatMul", "x W", "p"), node("Loop", "n yes v0", "y", body=step)],
+        {"n": (I64, []), "x": (F, [4, 8]), "v0": (F, [4, 8])},
+        ["y"],
+        {"W": floats(8, 8), "yes": np.array(True)},
+    )
+    plan = check(proto, {"n": 3, "x": floats(4, 8), "v0": floats(4, 8)})
+    assert [step.target for step in plan.blocks[0].steps if step.kind == StepKind.KERNEL] == ["gemm_f32"]
+
+
 def test_the_plan_survives_its_encoding() -> None:
     proto = model([node("Loop", "n  x", "last rows", body=doubling())], {"n": (I64, []), "x": (F, [3])}, ["rows"])
     proto.graph.node[0].input[:] = ["n", "", "x"]
