@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-SUITES = {"onnx": "onnx_backend", "torch_export": "torch_export_db", "torch_opinfo": "torch_opinfo", "transformers": "transformers_models"}
+SUITES = {
+    "onnx": "onnx_backend",
+    "torch_export": "torch_export_db",
+    "torch_opinfo": "torch_opinfo",
+    "transformers": "transformers_models",
+}
 
 
 def main() -> int:
