@@ -335,6 +335,10 @@ def _judge(outcomes: list[Outcome], options: Any) -> int:
 
         listed = {o.name: f"{o.result}: {o.message}".rstrip(": ") for o in outcomes if o.result != "pass"}
         payload = {"counts": counts, "not_passing": listed, "torch": torch.__version__.split("+")[0]}
+        if options.retry:
+            payload["note"] = (
+                "each operator's latest outcome: those that had passed were not run again with the latest sources"
+            )
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(payload, indent=1, sort_keys=True) + "\n")
     return 1 if counts["wrong"] or counts["crash"] or (not options.retry and counts["share"] < 0.8) else 0
