@@ -310,9 +310,16 @@ def test_all_unsupported_operators_are_listed() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_use_that_no_converter_foresaw_is_refused_by_name() -> None:
-    with pytest.raises(maas_rt.UnsupportedOperatorError, match="unfold"):
-        import_model(lambda_module(lambda x: x.unfold(0, 1, 1)), (torch.tensor(1.0),))
+def test_a_use_that_no_converter_foresaw_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maas_rt.compiler.importers.torch._registry import CONVERTERS, Converter
+
+    def surprised(c: Any, x: Any) -> Any:
+        raise IndexError("list index out of range")
+
+    name = "aten.relu.default"
+    monkeypatch.setitem(CONVERTERS, name, Converter(name, surprised, ("x",)))
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match=r"aten\.relu\.default \[IndexError: list index"):
+        import_model(nn.ReLU(), (torch.ones(3),))
 
 
 def test_dropout_in_training_is_refused() -> None:
