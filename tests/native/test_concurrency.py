@@ -53,30 +53,29 @@ def test_a_run_lets_other_python_threads_go_on(endless: maas_rt.Model) -> None:
 def test_a_session_serves_one_run_at_a_time(endless: maas_rt.Model) -> None:
     session = endless.session()
     token = maas_rt.CancelToken()
-    errors: list[BaseException] = []
+    refused: list[maas_rt.Error] = []  # whoever comes second, either thread
 
     def work() -> None:
         try:
             session.run({"x": X4}, cancel=token)
+        except maas_rt.CancelledError:
+            pass
         except maas_rt.Error as error:
-            errors.append(error)
+            refused.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
-    busy = None
-    for _ in range(2000):
+    give_up = time.monotonic() + 60
+    while not refused and time.monotonic() < give_up:
         try:
-            session.run({"x": X4}, deadline=0.001)
+            session.run({"x": X4}, deadline=0.05)
         except maas_rt.DeadlineExceededError:
-            time.sleep(0.001)  # the thread had not begun
+            time.sleep(0.001)  # the thread had not begun: let it
         except maas_rt.Error as error:
-            busy = error
-            break
+            refused.append(error)
     token.cancel()
     thread.join()
-    assert busy is not None
-    assert busy.status == "MRT_ERROR_BUSY"
-    assert [type(error) for error in errors] in ([maas_rt.CancelledError], [maas_rt.Error])
+    assert [error.status for error in refused[:1]] == ["MRT_ERROR_BUSY"]
 
 
 def test_a_run_is_cancelled_from_another_thread(endless: maas_rt.Model) -> None:
