@@ -20,7 +20,7 @@ class VerifyOptions:
 
     `seed` draws the inputs; `runs` is how many random inputs each shape binding gets. The tolerances are for the worst
     element's error against the output's scale, by element type; integers and bools must be equal. Where the two differ, the inputs and
-    both results of the first operator that does are written into the folder `keep_intermediates`.
+    both results of the first operator that does are written into the folder `keep_intermediates`. Either side has `seconds` for a run.
     """
 
     version: int = 1
@@ -30,6 +30,7 @@ class VerifyOptions:
     float32: float = 1e-4
     float16: float = 1e-2
     bfloat16: float = 8e-2
+    seconds: float = 300.0
     keep_intermediates: str | None = None
 
     def tolerance(self, dtype: str) -> float:

@@ -2,7 +2,8 @@
 
 Rules. The error of a float output is its worst element's against the output's scale: max |got - want| / max |want|, within the
 tolerance of its element type (VerifyOptions). NaNs must stand in the same places, infinities must be equal, integers and bools must be
-equal. An output that is constant or NaN throughout, for every input that was tried, is no evidence: the manifest lists it.
+equal. An output that is constant or NaN throughout, for every input that was tried, is no evidence: the manifest lists it. Either
+side has VerifyOptions.seconds for a run: a loop whose end the data decides may have none on inputs that were drawn.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 import maas_rt
-from maas_rt._errors import CompileError, Error, VerificationError
+from maas_rt._errors import CompileError, DeadlineExceededError, Error, VerificationError
 
 from ._configs import VerifyOptions
+from ._deadline import OverdueError, within
 from .artifact import Artifact
-from .importers._imported import ImportedModel, SymbolSpec
+from .importers._imported import ImportedModel, Source, SymbolSpec
 
 __all__ = ["Difference", "Report", "compare", "differences", "sample_inputs", "verify"]
 
@@ -44,6 +46,7 @@ class Report:
 
     max_relative_error: float = 0.0
     runs: int = 0
+    unfinished: int = 0  # inputs on which the source did not come to an end in its time
     telling: set[str] = field(default_factory=set)
     outputs: dict[str, float] = field(default_factory=dict)  # each output's largest error
     reference: str = "source"
@@ -72,6 +75,8 @@ class Report:
         }
         if silent:
             result["constant_outputs"] = silent
+        if self.unfinished:
+            result["unfinished"] = self.unfinished
         return result
 
 
@@ -97,11 +102,16 @@ def verify(
 def differences(
     program: Any, model: ImportedModel, options: VerifyOptions, examples: Mapping[str, Array] | None, report: Report
 ) -> Iterator[tuple[dict[str, Array], Difference]]:
-    """(inputs, difference) for each of the sampled inputs on which the two sides disagree."""
+    """(inputs, difference) for each of the sampled inputs on which the two sides disagree. Where the source does not come to an end
+    in its time, no more are drawn: what ran before counts, such as the examples, which come first."""
     refusal = ""
     for inputs in sample_inputs(model, options, examples):
         try:
-            wanted = model.source.run(inputs)
+            wanted = _run_source(model.source, inputs, options)
+        except OverdueError:
+            report.unfinished += 1
+            refusal = f"it did not finish within {options.seconds:g} s, as where a loop has no end on random numbers"
+            break
         except Exception as error:  # the framework's own complaint about these values, of whatever class
             refusal = refusal or str(error).strip().split("\n", 1)[0]
             continue
@@ -110,14 +120,20 @@ def differences(
             yield inputs, difference
     if report.runs == 0:
         raise CompileError(
-            f"the source framework ran on none of the inputs drawn for verification ({refusal}): give real ones, or verify=False"
+            f"the source framework ran on none of the inputs drawn for verification ({refusal}): give real ones (--input real.npz, "
+            "example_inputs), or leave it out (--no-verify, verify=False)"
         )
 
 
 def _check_run(
     program: Any, inputs: Mapping[str, Array], wanted: Mapping[str, Array], options: VerifyOptions, report: Report
 ) -> Difference | None:
-    got = _run(program, inputs)
+    try:
+        got = _run(program, inputs, options)
+    except DeadlineExceededError:
+        raise VerificationError(
+            f"the compiled model did not finish within {options.seconds:g} s on inputs on which its source did; nothing was written"
+        ) from None
     report.runs += 1
     for name, reference in wanted.items():
         reference = np.asarray(reference)
@@ -300,8 +316,8 @@ def _compare_prefix(
     """What differs behind the model's first `count` operators; None if they agree or cannot be compared."""
     try:
         prefix, operator = model.source.prefix(count)
-        wanted = {name: np.asarray(value) for name, value in prefix.source.run(inputs).items()}
-        got = _run(maas_rt.load(compile_model(prefix).to_bytes()), inputs)
+        wanted = {name: np.asarray(value) for name, value in _run_source(prefix.source, inputs, options).items()}
+        got = _run(maas_rt.load(compile_model(prefix).to_bytes()), inputs, options)
     except Error:
         return None
     except Exception:  # a source that cannot be cut here
@@ -343,10 +359,15 @@ def _keep(folder: str, inputs: Mapping[str, Array], culprit: _Culprit) -> str:
     return folder
 
 
-def _run(program: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def _run_source(source: Source, inputs: Mapping[str, Array], options: VerifyOptions) -> dict[str, Array]:
+    """The source's outputs. Raises OverdueError after `options.seconds`."""
+    return within(options.seconds, lambda: source.run(inputs), source.interrupt)
+
+
+def _run(program: Any, inputs: Mapping[str, Array], options: VerifyOptions) -> dict[str, Array]:
     """Outputs by name, states (if any) at their initial values."""
     wanted = {info.name for info in program.inputs}
     given = {name: array for name, array in inputs.items() if name in wanted}
-    has_states = bool(program.manifest["states"])
-    result: dict[str, Array] = program.run(given, state=program.state()) if has_states else program.run(given)
+    state = program.state() if program.manifest["states"] else None
+    result: dict[str, Array] = program.run(given, state=state, deadline=options.seconds)
     return result

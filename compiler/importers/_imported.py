@@ -47,6 +47,9 @@ class Source(Protocol):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for inputs by name; states start from their initial values, and are not changed by a run."""
 
+    def interrupt(self) -> None:
+        """From another thread, while `run` is in native code that sees no Python exception: have it return soon, or raise."""
+
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         """Inclusive bounds of the values that an input accepts (an embedding's rows); inputs without bounds are absent."""
 

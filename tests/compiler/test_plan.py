@@ -30,6 +30,9 @@ class _NoSource:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         raise AssertionError("not run")
 
+    def interrupt(self) -> None:
+        raise AssertionError("not run")
+
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return {}
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from maas_rt.compiler import compile
+from maas_rt.compiler import _configs, compile
 from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._configs import VerifyOptions
+from maas_rt.compiler._deadline import OverdueError, within
 from maas_rt.compiler.importers import SymbolSpec, import_model
 from maas_rt.compiler.verify import Report, _bindings, _fit, compare, sample_inputs
+from onnx import helper
 
 from maas_rt import CompileError, VerificationError
 
@@ -171,3 +176,87 @@ def test_verify_file(tmp_path: Path) -> None:
     assert max(report.outputs.values()) <= 1e-6
     with pytest.raises(VerificationError, match="differ"):
         verify_file(tmp_path / "m.mrt", torch.export.export(Scale(3.0), (x,)))
+
+
+# ---- loops without an end
+
+
+def _endless() -> onnx.ModelProto:
+    """do y = x while max(y) >= 0: an end after one iteration where all of x is negative, else none."""
+    bool_, float_ = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Mul", ["v", "one"], ["w"]),
+            helper.make_node("ReduceMax", ["w"], ["top"], keepdims=0),
+            helper.make_node("Less", ["top", "zero"], ["all"]),
+            helper.make_node("Not", ["all"], ["more"]),
+        ],
+        "body",
+        [info("i", onnx.TensorProto.INT64, []), info("c", bool_, []), info("v", float_, [3])],
+        [info("more", bool_, []), info("w", float_, [3])],
+    )
+    constants = [
+        helper.make_tensor("one", float_, [], [1.0]),
+        helper.make_tensor("zero", float_, [], [0.0]),
+        helper.make_tensor("true", bool_, [], [True]),
+    ]
+    loop = helper.make_node("Loop", ["", "true", "x"], ["y"], body=body)
+    graph = helper.make_graph([loop], "g", [info("x", float_, [3])], [info("y", float_, [3])], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_configs, "VerifyOptions", partial(VerifyOptions, seconds=1.0))
+
+
+@pytest.mark.parametrize("reference", ["onnxruntime", "onnx.reference"])
+def test_a_loop_without_an_end_on_drawn_inputs(monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
+    _impatient(monkeypatch)
+    if reference == "onnx.reference":
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(CompileError, match="did not finish within 1 s.*--input real.npz.*--no-verify") as caught:
+        compile(_endless())
+    assert "\n" not in str(caught.value)
+    manifest = compile(_endless(), {"x": np.float32([-1, -2, -3])}).manifest
+    assert manifest["verified"]["runs"] == 1
+    assert manifest["verified"]["unfinished"] == 1
+
+
+def test_torch_loops_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Until(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.while_loop(lambda v: (v * v).sum() >= 0, lambda v: (v.sin(),), (x,))[0]
+
+    _impatient(monkeypatch)
+    program = torch.export.export(Until(), (torch.randn(3),))
+    with pytest.raises(CompileError, match="did not finish within 1 s"):
+        compile(program)
+
+
+def test_an_artifact_that_does_not_finish_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maas_rt.compiler.importers.onnx._source import OnnxSource
+
+    _impatient(monkeypatch)
+    monkeypatch.setattr(OnnxSource, "run", lambda self, inputs: {"y": inputs["x"]})
+    with pytest.raises(VerificationError, match="the compiled model did not finish within 1 s"):
+        compile(_endless())
+
+
+def test_the_limit_leaves_results_and_errors_as_they_are() -> None:
+    assert within(5.0, lambda: 7) == 7
+    with pytest.raises(KeyError):
+        within(5.0, lambda: {}[1])
+    with pytest.raises(OverdueError):
+        within(0.1, _swallowing)
+
+
+def _swallowing() -> None:
+    """Goes on although it was told once to end."""
+    for _ in range(2):
+        try:
+            while True:
+                pass
+        except BaseException:
+            continue
+    raise ValueError("ended late")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import onnx
@@ -35,18 +36,24 @@ class OnnxSource:
         self._outputs = [o.name for o in model.graph.output]
         self._ranges = ranges
         self._again = again
-        self._session: Any = None
+        self._session: Callable[[dict[str, Any]], list[Any]] | None = None
+        self._options: Any = None  # of ONNX Runtime's run that is under way
         self.reference = ""  # which implementation ran, after the first run
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._session is None:
             self._session = self._open()
-        results = self._session.run(self._outputs, {name: self._given(name, inputs) for name in self._inputs})
+        results = self._session({name: self._given(name, inputs) for name in self._inputs})
         out: dict[str, Array] = {}
         for name, result in zip(self._outputs, results, strict=True):
             parts = {f"{name}.{k}": r for k, r in enumerate(result)} if isinstance(result, list) else {name: result}
             out.update(parts)
         return out
+
+    def interrupt(self) -> None:
+        options = self._options
+        if options is not None:
+            options.terminate = True
 
     def _given(self, name: str, inputs: Mapping[str, Array]) -> Any:
         """An input, a sequence's elements "name.0", "name.1", ... as a list, or None for an optional without a value."""
@@ -56,7 +63,7 @@ class OnnxSource:
         elements = [inputs[f"{name}.{k}"] for k in range(len(inputs)) if f"{name}.{k}" in inputs]
         return elements if elements or info.type.HasField("sequence_type") else None
 
-    def _open(self) -> Any:
+    def _open(self) -> Callable[[dict[str, Any]], list[Any]]:
         raw = self._model.SerializeToString() if self._model.ByteSize() < (1 << 31) - 1024 else None
         if raw is not None:
             try:
@@ -77,13 +84,21 @@ class OnnxSource:
                     session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
                     if all(v.type in _EXCHANGED for v in (*session.get_inputs(), *session.get_outputs())):
                         self.reference = f"onnxruntime {onnxruntime.__version__}"
-                        return session
+                        return partial(self._run_session, session, onnxruntime.RunOptions)
                 except Exception:  # it has no kernel for an operator or type: the reference is slower and takes more
                     pass
         from onnx.reference import ReferenceEvaluator
 
         self.reference = f"onnx.reference {onnx.__version__}"
-        return ReferenceEvaluator(self._model)
+        return partial(ReferenceEvaluator(self._model).run, self._outputs)
+
+    def _run_session(self, session: Any, options: Callable[[], Any], inputs: dict[str, Any]) -> list[Any]:
+        self._options = options()
+        try:
+            results: list[Any] = session.run(self._outputs, inputs, self._options)
+            return results
+        finally:
+            self._options = None
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return dict(self._ranges)

@@ -52,6 +52,9 @@ class TorchSource:
         users = [e for e in self._program.signature.outputs if e.kind == "output" or (e.kind == "none" and e.name)]
         return {entry.name: as_array(value) for entry, value in zip(users, values) if entry.kind == "output"}
 
+    def interrupt(self) -> None:
+        """Nothing to do: torch's loops are Python's."""
+
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return input_ranges(self._program.functional, self._program.signature)
 
@@ -129,6 +132,9 @@ class PrefixSource:
                 values = [v for v in pytree.tree_leaves(reached.value) if v is not None]
                 return {name: as_array(value) for name, value in zip(self._names, values)}
         raise AssertionError("the node is in the graph")
+
+    def interrupt(self) -> None:
+        self._whole.interrupt()
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return self._whole.input_ranges()

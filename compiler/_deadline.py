@@ -1,0 +1,76 @@
+"""A time limit for code that is not ours, such as a source framework whose loop may never end on inputs that were drawn."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["OverdueError", "within"]
+
+T = TypeVar("T")
+_AGAIN = 1.0  # seconds until the exception is raised once more, where a callback swallowed it
+
+
+class OverdueError(Exception):
+    """What was to be run did not finish in its time."""
+
+
+class _Stop(BaseException):
+    """Raised inside of what runs; not an Exception, so that nothing on the way takes it for one of its own."""
+
+
+def within(seconds: float, run: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
+    """`run()`, with an exception raised in it after `seconds`, and `interrupt` called from another thread for what is native code
+    and would not see one. Raises OverdueError then."""
+    watch = _Watch(seconds, interrupt)
+    try:
+        try:
+            return run()
+        finally:
+            watch.stop()
+    except _Stop:
+        watch.stop()  # it may have come in the call above, in its place
+        raise OverdueError from None
+    except Exception as error:
+        if watch.expired:  # native code's own words for having been interrupted
+            raise OverdueError from error
+        raise
+
+
+class _Watch:
+    """A thread that waits for the end or for the limit."""
+
+    def __init__(self, seconds: float, interrupt: Callable[[], None] | None) -> None:
+        self.expired = False
+        self._watched = threading.get_ident()
+        self._interrupt = interrupt
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._seconds = seconds
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def stop(self) -> None:
+        """After this nothing is raised any more."""
+        self._done.set()
+        with self._lock:
+            _raise_in(self._watched, None)
+
+    def _wait(self) -> None:
+        delay = self._seconds
+        while not self._done.wait(delay):
+            with self._lock:
+                if self._done.is_set():
+                    return
+                self.expired = True
+                _raise_in(self._watched, _Stop)
+            if self._interrupt is not None:
+                self._interrupt()
+            delay = _AGAIN
+
+
+def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
+    """Have a thread raise `exception` before its next bytecode, or take that back."""
+    what = ctypes.py_object(exception) if exception is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
