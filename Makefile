@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+VISION ?= .venv-vision
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # TORCH=cpu takes torch's CPU build (about 0.7 GB installed) instead of PyPI's default, a CUDA build of several GB.
@@ -9,7 +10,7 @@ INDEX  := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch
 APT    := apt-get install -y python3 python3-venv make g++
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-fast test-cross lint types native-tests conformance sanitize fuzz bench check-tools clean
+.PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision sanitize fuzz bench check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +50,11 @@ conformance: $(VENV)/.native  ## other people's suites: prints the counts, write
 	$(BIN)/python -m tests.conformance torch_export
 	$(BIN)/python -m tests.conformance transformers
 	$(BIN)/python -m tests.conformance torch_opinfo
+	$(MAKE) conformance-vision
+
+conformance-vision: $(VISION)/.installed  ## torchvision and timm, in an environment of their own (torch with torchvision: 5 GB)
+	$(VISION)/bin/python -m tests.conformance torchvision
+	$(VISION)/bin/python -m tests.conformance timm
 
 sanitize: $(VENV)/.installed  ## the C++ tests under the address, undefined and thread sanitizers
 	for kind in address,undefined thread; do \
@@ -82,5 +88,14 @@ $(VENV)/.native: $(NATIVE) $(VENV)/.installed
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 	touch $(VENV)/.native
 
+# Behind its own packages this environment sees those of the main one, the project among them: nothing is built twice.
+$(VISION)/.installed: tests/conformance/vision-requirements.txt | $(VENV)/.native
+	test -x $(VISION)/bin/python || $(BIN)/python -m venv $(VISION)
+	main=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  own=$$($(VISION)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  echo "import site; site.addsitedir(\"$$main\")" > "$$own/main-environment.pth"
+	$(VISION)/bin/python -m pip --disable-pip-version-check install -q $(INDEX) -r tests/conformance/vision-requirements.txt
+	touch $@
+
 clean:  ## remove what was built, and the environment
-	rm -rf build dist $(VENV) maas_rt/*.so
+	rm -rf build dist $(VENV) $(VISION) maas_rt/*.so

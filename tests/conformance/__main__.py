@@ -1,4 +1,4 @@
-"""python -m tests.conformance SUITE ...: other people's test suites against this project (`onnx`, `torch_export`, `torch_opinfo`, `transformers`)."""
+"""python -m tests.conformance SUITE ...: other people's test suites against this project (the names are in SUITES)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sys
 
 SUITES = {
     "onnx": "onnx_backend",
+    "timm": "timm_models",
     "torch_export": "torch_export_db",
     "torch_opinfo": "torch_opinfo",
+    "torchvision": "torchvision_models",
     "transformers": "transformers_models",
 }
 
