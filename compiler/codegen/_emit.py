@@ -15,9 +15,11 @@ from ._lowered import lower_in_loops, zero
 from ._nests import constant, nest, product, seq
 from ._realign import element_aligned
 from ._reduce import emit_reduction
-from ._stages import Stage, Stages, walk
+from ._stages import Stage, Stages, children, walk
 
 __all__ = ["emit_function"]
+
+_MAX_REACH = 600  # Python frames that building the body of a chain of pulled stages may take
 
 
 def emit_function(func: tirx.PrimFunc, stages: Stages) -> tirx.PrimFunc:
@@ -38,11 +40,18 @@ class _Emitter:
             for store in stage.stores:
                 writers.setdefault(store.buffer, []).append(stage)
         inner = [buffer for buffer in stages.intermediates if buffer in writers]
-        self.pulled = {}
+        self.loaded = {id(stage): _loaded(stage) for stage in self.stages}
+        self.readers: dict[Any, list[Stage]] = {}
+        for stage in self.stages:
+            for buffer in dict.fromkeys(self.loaded[id(stage)]):
+                self.readers.setdefault(buffer, []).append(stage)
+        self.pulled: dict[Any, Stage] = {}
+        self.costly: set[Any] = set()  # of the pulled ones
+        self.reach: dict[Any, int] = {}
         if pull:
             for buffer in inner:  # in the order of computation, so that a producer's own cost is known
                 if len(writers[buffer]) == 1 and self._is_pullable(buffer, writers[buffer][0]):
-                    self.pulled[buffer] = writers[buffer][0]
+                    self._pull(buffer, writers[buffer][0])
         self.kept = [buffer for buffer in inner if buffer not in self.pulled]
         self.flat: dict[Any, Any] = {}
         self.prologue: list[Any] = []
@@ -83,27 +92,36 @@ class _Emitter:
         loops = {loop.var for loop in stage.loops if constant(loop.extent) != 1}
         if len(set(written)) != len(written) or not loops <= set(written):
             return False
+        if self._reach(stage) > _MAX_REACH:
+            return False
         if not self._is_costly(stage):
             return True
-        consumers = [each for each in self.stages if each is not stage and _reads(each, buffer)]
+        consumers = [each for each in self.readers.get(buffer, ()) if each is not stage]
         made = product([loop.extent for loop in stage.loops])
         return len(consumers) == 1 and all(
             self.analyzer.can_prove(product([loop.extent for loop in each.loops]) <= made) for each in consumers
         )
 
+    def _pull(self, buffer: Any, stage: Stage) -> None:
+        self.pulled[buffer] = stage
+        self.reach[buffer] = self._reach(stage)
+        if self._is_costly(stage):
+            self.costly.add(buffer)
+
+    def _reach(self, stage: Stage) -> int:
+        """About how deep the recursion gets that lowers a stage with all that is pulled into it."""
+        below = max((self.reach.get(buffer, 0) for buffer in self.loaded[id(stage)]), default=0)
+        values = [value for _, value in stage.binds] + [store.value for store in stage.stores]
+        return below + 3 + 2 * max(_height(value) for value in values)
+
     def _is_costly(self, stage: Stage) -> bool:
         """Whether a value takes a library function or a chain of them, its pulled producers included."""
-        pending, seen = [stage], set()
-        while pending:
-            each = pending.pop()
-            for value in (*(value for _, value in each.binds), *(store.value for store in each.stores)):
-                for node in walk(value):
-                    if isinstance(node, tvm.ir.Call) and _math.is_expensive(node.op.name):
-                        return True
-                    if isinstance(node, tvm.ir.TensorLoad) and node.source in self.pulled and node.source not in seen:
-                        seen.add(node.source)
-                        pending.append(self.pulled[node.source])
-        return False
+        values = (*(value for _, value in stage.binds), *(store.value for store in stage.stores))
+        return any(buffer in self.costly for buffer in self.loaded[id(stage)]) or any(
+            isinstance(node, tvm.ir.Call) and _math.is_expensive(node.op.name)
+            for value in values
+            for node in walk(value)
+        )
 
     # ---- nests -----------------------------------------------------------------------------------------------------
 
@@ -146,7 +164,7 @@ class _Emitter:
         pending = [stage]
         while pending:
             each = pending.pop()
-            for buffer in _loaded(each):
+            for buffer in self.loaded[id(each)]:
                 if buffer in found:
                     continue
                 found.add(buffer)
@@ -179,8 +197,14 @@ class _Emitter:
         return builder.body
 
 
-def _reads(stage: Stage, buffer: Any) -> bool:
-    return buffer in _loaded(stage)
+def _height(expr: Any) -> int:
+    """How many operations are nested in each other."""
+    top, pending = 0, [(expr, 1)]
+    while pending:
+        node, height = pending.pop()
+        top = max(top, height)
+        pending += [(each, height + 1) for each in children(node)]
+    return top
 
 
 def _loaded(stage: Stage) -> list[Any]:
