@@ -38,6 +38,9 @@ def compile(
 ) -> Artifact:
     """Compile `model` into an Artifact, checked against the framework that it came from.
 
+    A complex input or output of a torch model is a real one in the artifact, with a last axis of 2: real part first, as
+    torch.view_as_real gives it (complex64 is float32 [..., 2]).
+
     Args:
         model: an nn.Module, an ExportedProgram, an onnx.ModelProto, or the path of an .onnx file, a .pt2 or (with `factory`) a
             checkpoint: .safetensors, .pt, or a DCP directory.
@@ -96,11 +99,12 @@ def _by_name(examples: Sequence[Any] | Mapping[str, Any] | None, names: Sequence
 
 
 def _as_array(value: Any) -> Any:
-    """A torch tensor (bfloat16 included) or anything else as a numpy array."""
+    """A torch tensor (bfloat16 included) or anything else as a numpy array; complex numbers as pairs along a last axis."""
     import numpy as np
 
     if not hasattr(value, "detach"):
-        return np.asarray(value)
+        array = np.asarray(value)
+        return np.stack([array.real, array.imag], axis=-1) if array.dtype.kind == "c" else array
     from .importers.torch._dtypes import to_numpy
 
     return to_numpy(value)

@@ -14,7 +14,7 @@ __all__ = ["FRONTENDS", "SupportedOperator", "supported_operators"]
 class SupportedOperator:
     """An operator with a converter. `versions` are the ONNX schema versions that it implements (empty for torch, and where ONNX
     has one alone); `dtypes` the element types that its main operand may have by its schema, among those that maas_rt has (torch's
-    schemas name none). A use that its converter does not cover is still refused, by name and with the reason."""
+    schemas name none; "complex" is said where complex numbers, which are pairs of real ones, may go in or out). A use that its converter does not cover is still refused, by name and with the reason."""
 
     name: str
     versions: tuple[int, ...] = ()
@@ -57,11 +57,13 @@ def _onnx_dtypes(name: str, versions: list[int]) -> tuple[str, ...]:
 
 
 def _torch() -> list[SupportedOperator]:
-    from .importers.torch import ops
+    from .importers.torch import _complex, ops
     from .importers.torch._registry import CONVERTERS
 
-    assert ops  # importing them fills the table
-    return [SupportedOperator(name) for name in sorted(CONVERTERS)]
+    assert ops  # importing them fills the tables
+    pairs = set(_complex.names())
+    names = sorted(pairs | set(CONVERTERS))
+    return [SupportedOperator(name, dtypes=("complex",) if name in pairs else ()) for name in names]
 
 
 FRONTENDS: dict[str, Callable[[], list[SupportedOperator]]] = {"onnx": _onnx, "torch": _torch}

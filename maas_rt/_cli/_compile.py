@@ -6,6 +6,8 @@ MODEL is an .onnx file, a .pt2 (torch.export.save), or weights: .safetensors, .p
   maas-rt compile model.onnx -o model.mrt
   maas-rt compile model.onnx -o model.mrt --dynamic input:0=1..32
   maas-rt compile checkpoint/ -o model.mrt --model package.module:build --input-shape x:1,3,224,224
+
+A complex input or output of a torch model is a real array with a last axis of 2 in model.mrt: real part first, as torch.view_as_real has it.
 """
 
 from __future__ import annotations

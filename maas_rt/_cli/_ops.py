@@ -75,4 +75,6 @@ def _markdown(tables: dict[str, list[SupportedOperator]]) -> str:
             ]
         else:
             lines.append(", ".join(f"`{o.name}`" for o in found))
+            lines += ["", "Of these, with complex numbers (as pairs of real ones):", ""]
+            lines.append(", ".join(f"`{o.name}`" for o in found if "complex" in o.dtypes))
     return "\n".join(lines) + "\n"

@@ -179,6 +179,11 @@ class Context:
             return [found]
         return [self.emit(relax.TupleGetItem(found, i)) for i in range(len(found.ty.fields))]
 
+    def emit_te(self, build: Callable[..., Any], *args: Any) -> Expr:
+        """A tensor expression that may be fused with its neighbours; a list of sizes arrives as a list of extents."""
+        given = [relax.ShapeExpr([as_expr(size) for size in a]) if isinstance(a, list) else a for a in args]
+        return self.bb.emit_te(build, *given)
+
     def bind_symbol(self, symbol: Any, x: Expr, name: str) -> Dim:
         """Give a symbol the value of an integer tensor with one element; returns what stands for the symbol."""
         tensor = self.bb.emit(relax.op.reshape(self.cast_plain(x, "int64"), [1]))

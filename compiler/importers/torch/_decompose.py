@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from maas_rt._errors import ImportModelError
 
 from . import ops  # noqa: F401  (fills the table)
+from ._complex import WHOLE
 from ._registry import CONVERTERS
 
 __all__ = ["decompose", "quiet"]
@@ -58,7 +59,7 @@ def _table(wide: bool) -> Any:
     for operator, function in torch._decomp.decomposition_table.items() if wide else ():
         if isinstance(operator, torch._ops.OpOverload) and operator not in table and operator.namespace == "aten":
             table[operator] = function
-    for operator in [op for op in table if str(op) in CONVERTERS]:
+    for operator in [op for op in table if str(op) in CONVERTERS or str(op) in WHOLE]:
         table.pop(operator)
     return table
 

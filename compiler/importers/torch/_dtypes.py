@@ -36,10 +36,12 @@ def is_float(dtype: str) -> bool:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """A copy of the tensor's values, dense and row-major; bfloat16 as ml_dtypes.bfloat16."""
+    """A copy of the tensor's values, dense and row-major; bfloat16 as ml_dtypes.bfloat16, complex ones as pairs [..., 2]."""
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise NotConvertible(f"a tensor of layout {tensor.layout}")
     dense = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+    if dense.is_complex():
+        dense = torch.view_as_real(dense)
     if dense.dtype == torch.bfloat16:
         import ml_dtypes
 

@@ -12,9 +12,8 @@ from torch import fx
 
 from maas_rt._errors import CompileError, UnsupportedOperatorError
 
-from . import _scalars, ops  # noqa: F401  (ops fills the table)
+from . import _complex, _scalars, ops  # noqa: F401  (ops fills the table)
 from ._context import Context, is_size
-from ._dtypes import tvm_dtype
 from ._registry import NotConvertible, bind_arguments, find_converter
 
 __all__ = ["GraphImporter", "StopWalk", "operator_name"]
@@ -99,7 +98,7 @@ class GraphImporter:
         value: Any = module
         for part in path.split("."):
             value = getattr(value, part)
-        return self.context.tensor_const(value) if isinstance(value, torch.Tensor) else value
+        return _complex.constant(self.context, value) if isinstance(value, torch.Tensor) else value
 
     def _convert(self, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         context = self.context
@@ -129,15 +128,20 @@ class GraphImporter:
     def _call(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> Any:
         context = self.context
         converter = find_converter(node.target)
-        if converter is None:
-            raise NotConvertible("")
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+        values = _flat((args, list(kwargs.values())))
+        if isinstance(node.target, torch._ops.HigherOrderOperator) and converter is not None:
+            if any(isinstance(value, _complex.Pair) for value in values):
+                raise NotConvertible("complex numbers")
             return converter.function(context, *args)
-        bound = bind_arguments(converter, node.target, args, kwargs)
         fakes = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val", n))
         names = ["x" if a.name == "self" else a.name for a in cast(Any, node.target)._schema.arguments]
         renamed = {"x" if key == "self" else key: value for key, value in fakes[1].items()}
         context.fakes = {**dict(zip(names, fakes[0])), **renamed}
+        if _complex.concerned(node.target, values, context.result):
+            return self._checked(name, _complex.convert(context, node.target, args, kwargs))
+        if converter is None:
+            raise NotConvertible("")
+        bound = bind_arguments(converter, node.target, args, kwargs)
         return self._checked(name, converter.function(context, **bound))
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -149,9 +153,17 @@ class GraphImporter:
         for result, fake in zip(results, fakes):
             if result is None or is_size(result) or not isinstance(fake, torch.Tensor):
                 continue
-            if self.context.dtype(result) != tvm_dtype(fake.dtype):
-                raise NotConvertible(f"result of dtype {self.context.dtype(result)} where torch has {fake.dtype}")
-            self._check_shape(result, fake)
+            if isinstance(result, _complex.Pair) != _complex.is_complex(fake):
+                raise NotConvertible(
+                    f"a {'complex' if _complex.is_complex(fake) else 'real'} result that it does not give"
+                )
+            parts = [result.real, result.imag] if isinstance(result, _complex.Pair) else [result]
+            for part in parts:
+                if part is None:
+                    continue
+                if self.context.dtype(part) != _complex.part_dtype(fake.dtype):
+                    raise NotConvertible(f"result of dtype {self.context.dtype(part)} where torch has {fake.dtype}")
+                self._check_shape(part, fake)
         return value
 
     def _check_shape(self, result: Any, fake: torch.Tensor) -> None:

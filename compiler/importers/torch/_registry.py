@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["CONVERTERS", "Converter", "NotConvertible", "bind_arguments", "converts", "find_converter"]
+__all__ = ["CONVERTERS", "Converter", "NotConvertible", "bind_arguments", "converts", "described", "find_converter"]
 
 # Arguments that say where or how a tensor lies in memory, or that only matter for gradients: no effect on values.
 _WITHOUT_EFFECT = frozenset(
@@ -53,14 +53,18 @@ def converts(*names: str) -> Callable[[F], F]:
     """Register the function for operator overloads, as "aten.add.Tensor"."""
 
     def register(function: F) -> F:
-        parameters = tuple(inspect.signature(function).parameters)[1:]
         for name in names:
             if name in CONVERTERS:
                 raise ValueError(f"two converters for {name}")
-            CONVERTERS[name] = Converter(name, function, parameters)
+            CONVERTERS[name] = described(name, function)
         return function
 
     return register
+
+
+def described(name: str, function: Callable[..., Any]) -> Converter:
+    """The table's entry for a function."""
+    return Converter(name, function, tuple(inspect.signature(function).parameters)[1:])
 
 
 def find_converter(target: Any) -> Converter | None:

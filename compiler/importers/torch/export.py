@@ -14,9 +14,10 @@ from tvm import relax
 from maas_rt._errors import ImportModelError, InvalidArgumentError
 
 from .._imported import ImportedModel, StateSpec
+from . import _complex
 from ._context import Context, as_expr, is_size
 from ._decompose import decompose
-from ._dtypes import to_numpy, tvm_dtype
+from ._dtypes import to_numpy
 from ._graph import GraphImporter, StopWalk
 from ._registry import NotConvertible
 from ._signature import Entry, Signature, example_inputs, read_signature, symbol_names
@@ -81,7 +82,7 @@ class Program:
         state_vars = {e.target: values[i] for i, e in enumerate(self.signature.placeholders) if e.kind == "state"}
         states = [state_vars[name] for name in self.signature.states]
         with builder.function("main", [*params, *states]):
-            self._bind_sizes(context, values)
+            self._bind_parameters(context, values)
             names, outputs, following = self._body(importer, values, state_vars)
             outputs = [] if importer.unsupported else [*outputs, *(following[name] for name in self.signature.states)]
             builder.emit_func_output(relax.Tuple(outputs))
@@ -113,24 +114,29 @@ class Program:
         values: list[Any] = []
         for i, entry in enumerate(entries):
             if entry.kind == "input":
-                values.append(_variable(entry, shapes[i], tvm_dtype(entry.fake.dtype)))
+                values.append(_variable(entry, shapes[i], entry.fake))
             elif entry.kind == "state":
-                values.append(_variable(entry, list(entry.tensor.shape), tvm_dtype(entry.tensor.dtype)))
+                values.append(_variable(entry, list(entry.tensor.shape), entry.tensor))
             elif entry.kind in ("size", "number"):
-                values.append(_variable(entry, [], "int64" if entry.kind == "size" else "float64"))
+                number = torch.empty([], dtype=torch.int64 if entry.kind == "size" else torch.float64)
+                values.append(_variable(entry, [], number))
             elif entry.kind == "constant":
                 key = _storage_key(entry.tensor)
                 if key not in constants:
-                    constants[key] = c.tensor_const(entry.tensor)
+                    constants[key] = _complex.constant(c, entry.tensor)
                 values.append(constants[key])
             else:
                 values.append(entry.value)
         return values
 
-    def _bind_sizes(self, c: Context, values: list[Any]) -> None:
-        """Give the symbols of integer inputs their values: they arrive as tensors of rank 0."""
+    def _bind_parameters(self, c: Context, values: list[Any]) -> None:
+        """Give the symbols of integer inputs their values, which arrive as tensors of rank 0; take complex tensors apart."""
         for i, entry in enumerate(self.signature.placeholders):
-            if entry.kind == "size":
+            if entry.kind in ("input", "state") and _complex.is_complex(
+                entry.fake if entry.kind == "input" else entry.tensor
+            ):
+                values[i] = _complex.separated(c, values[i])
+            elif entry.kind == "size":
                 values[i] = c.bind_symbol(entry.fake.node.expr, values[i], entry.name)
             elif entry.kind == "number":
                 c.scalar_tensors[str(entry.fake.node.expr)] = values[i]
@@ -155,12 +161,14 @@ class Program:
                 names.append(entry.name)
                 outputs.append(_as_tensor(c, results[entry.position]))
             elif entry.kind == "state":
-                following[entry.name] = results[entry.position]
+                following[entry.name] = _as_tensor(c, results[entry.position])
         return names, outputs, following
 
 
-def _variable(entry: Entry, shape: Sequence[Any], dtype: str) -> Any:
-    return relax.Var(entry.name, relax.TensorType([as_expr(size) for size in shape], dtype))
+def _variable(entry: Entry, shape: Sequence[Any], like: torch.Tensor) -> Any:
+    """A parameter; one for a complex tensor has its parts along a last axis."""
+    sizes = [*shape, 2] if _complex.is_complex(like) else shape
+    return relax.Var(entry.name, relax.TensorType([as_expr(size) for size in sizes], _complex.part_dtype(like.dtype)))
 
 
 def _is_plain(size: Any) -> bool:
@@ -181,5 +189,7 @@ def _as_tensor(c: Context, value: Any) -> Any:
         return c.const(value, "float64")
     if isinstance(value, int) or is_size(value):
         return c.tensor(value, "int64")
+    if isinstance(value, _complex.Pair):
+        return _complex.joined(c, value)
     assert isinstance(value, tvm.ir.Expr)
     return value

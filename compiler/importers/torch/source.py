@@ -97,7 +97,8 @@ class TorchSource:
             if entry.kind == "fixed":
                 leaves.append(entry.value)
             elif entry.kind == "input":
-                leaves.append(from_numpy(inputs[entry.name]))
+                value = from_numpy(inputs[entry.name])
+                leaves.append(torch.view_as_complex(value) if entry.fake.is_complex() else value)
             else:
                 leaves.append(np.asarray(inputs[entry.name]).item())
         return leaves

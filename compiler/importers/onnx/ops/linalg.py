@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import tirx as T
 
+from ..._dft import any_dft, complex_dft, half_to_real, real_dft
 from .._dims import Dim
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
@@ -199,48 +199,41 @@ def dft(n: Node) -> Any:
 
 
 def _dft(n: Node, x: Any, axis: int, length: int, inverse: bool, onesided: bool) -> Any:
+    """The transform of an axis of fixed size, cut or filled with zeros to the length that it needs."""
     dims = list(dims_of(x))
-    parts = dims[-1]
+    parts, rank = dims[-1], len(dims) - 1
     if parts not in (1, 2):
         raise n.broken(f"needs a last dimension of 1 or 2, not {parts}")
-    kind = dtype_of(x)
-    bins = length // 2 + 1 if onesided and not inverse else length
-    total = length
-    if onesided and inverse:
-        # The other half of the spectrum is the conjugate of this one; the result is real.
-        total = length
-    angle = (1 if inverse else -1) * 2 * math.pi * np.outer(np.arange(bins), np.arange(total)) / length
+    if axis == rank:
+        raise n.broken(f"transforms axis {axis}, which holds the parts of a complex number")
+    needed = length // 2 + 1 if onesided and inverse else length
+    front = [a for a in range(rank) if a != axis]
+
+    def part(i: int) -> Any:
+        value = n.reshape(n.emit(relax.op.strided_slice(x, [rank], [i], [i + 1])), dims[:-1])
+        value = n.emit(relax.op.permute_dims(value, [*front, axis]))
+        if needed < dims[axis]:
+            return n.emit(relax.op.strided_slice(value, [rank - 1], [0], [needed]))
+        widths = [0] * (2 * rank - 1) + [needed - dims[axis]]
+        return n.emit(relax.op.nn.pad(value, widths, "constant", 0.0)) if widths[-1] else value
+
+    def back(value: Any) -> Any:
+        back_at = [*range(axis), rank - 1, *range(axis, rank - 1)]
+        value = n.emit(relax.op.permute_dims(value, back_at))
+        return n.reshape(value, [*dims_of(value), 1])
+
+    real, imag = part(0), part(1) if parts == 2 else None
     scale = 1 / length if inverse else 1.0
-    table = constant(np.stack([np.cos(angle) * scale, np.sin(angle) * scale], axis=-1).astype(kind))
-    real_out = onesided and inverse
-    out = [*dims]
-    out[axis] = bins
-    out[-1] = 1 if real_out else 2
-    half = total // 2 + 1
-
-    def body(t: Any, roots: Any, shape: Any) -> Any:
-        k = te.reduce_axis((0, total), name="k")
-
-        def read(i: tuple[Any, ...], at: Any, part: int) -> Any:
-            index = list(i)
-            index[axis] = at
-            index[-1] = part
-            value = t(*index) if part < parts else imm(0, kind)
-            return tirx.if_then_else(at < t.shape[axis], value, imm(0, kind))
-
-        def element(*i: Any) -> Any:
-            real, imag = read(i, k, 0), read(i, k, 1)
-            if real_out:
-                mirror = tirx.Select(k < half, k, total - k)
-                sign = tirx.Select(k < half, imm(1, kind), imm(-1, kind))
-                real, imag = read(i, mirror, 0), read(i, mirror, 1) * sign
-            c, s = roots(i[axis], k, 0), roots(i[axis], k, 1)
-            value = tirx.Select(i[-1] == 0, real * c - imag * s, real * s + imag * c)
-            return te.sum(value, axis=k)
-
-        return te.compute(shape, element, name="dft")
-
-    return n.te(body, x, table, shape_expr(out), name="dft")
+    if onesided and inverse:  # the other half of the spectrum is the conjugate of this one; the result is real
+        return back(half_to_real(n.emit, real, imag, length, scale))
+    if onesided and imag is None:
+        found = real_dft(n.emit, real, scale)
+    else:
+        found = complex_dft(n.emit, real, imag, inverse, scale)
+    values = [back(value) for value in found]
+    if onesided:
+        values = [n.emit(relax.op.strided_slice(v, [axis], [0], [length // 2 + 1])) for v in values]
+    return n.emit(relax.op.concat(values, axis=rank))
 
 
 def _runtime_dft(n: Node) -> Any:
@@ -282,43 +275,11 @@ def _runtime_dft(n: Node) -> Any:
 
 
 def _any_dft(n: Node, x: Any, axis: Dim, length: Dim, out: list[Any], inverse: bool, onesided: bool) -> Any:
-    """The transform along an axis that is a number or a symbol, with the roots computed as they are needed, in float64."""
-    kind, rank = dtype_of(x), len(dims_of(x))
-    parts = dims_of(x)[-1]
+    """The transform along an axis that is a number or a symbol."""
     real_out = inverse and onesided
 
     def body(t: Any, dims: Any, shape: Any) -> Any:
-        axis, total = dims[0], dims[1]
-        k = te.reduce_axis((0, total), name="k")
-
-        def read(i: tuple[Any, ...], position: Any, part: int) -> Any:
-            if part >= int(parts):
-                return imm(0, kind)
-            inside: Any = tirx.IntImm("bool", 1)
-            index = []
-            for d in range(rank - 1):
-                index.append(tirx.Select(axis == d, position, i[d]))
-                inside = tirx.all(inside, tirx.any(axis != d, position < t.shape[d]))
-            return tirx.if_then_else(inside, t(*index, part), imm(0, kind))
-
-        def element(*i: Any) -> Any:
-            bin_: Any = tirx.IntImm("int64", 0)
-            for d in range(rank - 1):
-                bin_ = tirx.Select(axis == d, tirx.Cast("int64", i[d]), bin_)
-            at = tirx.Cast("int64", k.var)
-            phase = tirx.Cast("float64", tirx.floormod(bin_ * at, total)) / tirx.Cast("float64", total)
-            angle = phase * imm((1 if inverse else -1) * 2 * math.pi, "float64")
-            scale = imm(1, "float64") / tirx.Cast("float64", total) if inverse else imm(1, "float64")
-            c, s = (tirx.Cast(kind, f(angle) * scale) for f in (tirx.cos, tirx.sin))
-            if real_out:  # the other half of the spectrum is the conjugate of this one
-                lower = at <= tirx.floordiv(total, 2)
-                mirror = tirx.Select(lower, at, total - at)
-                real, imag = read(i, mirror, 0), read(i, mirror, 1) * tirx.Select(lower, imm(1, kind), imm(-1, kind))
-            else:
-                real, imag = read(i, at, 0), read(i, at, 1)
-            return te.sum(tirx.Select(i[-1] == 0, real * c - imag * s, real * s + imag * c), axis=k)
-
-        return te.compute(shape, element, name="dft")
+        return any_dft(t, dims[0], dims[1], list(shape), inverse, real_out, normalised=True)
 
     return n.te(body, x, shape_expr([axis, length]), shape_expr([*out, 1 if real_out else 2]), name="dft")
 

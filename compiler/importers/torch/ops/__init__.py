@@ -3,6 +3,7 @@
 from . import (
     activation,
     attention,
+    complex,
     control,
     conv,
     create,
@@ -24,6 +25,7 @@ from . import (
 __all__ = [
     "activation",
     "attention",
+    "complex",
     "control",
     "conv",
     "create",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 
 from .._context import Context, Expr, as_dim, as_expr
 from .._registry import NotConvertible, converts
@@ -331,12 +331,16 @@ def as_strided(c: Context, x: Expr, size: list[Any], stride: list[Any], storage_
     whole = c.same_dims([_product(c.shape(x))], [_product(sizes)])
     if whole and c.same_dims([offset], [0]) and c.same_dims(strides, expected):
         return c.reshape(x, sizes)
-    if not all(isinstance(v, int) for v in [*sizes, *strides, offset, *c.shape(x)]) or _product(sizes) > 1 << 20:
-        raise NotConvertible("a view with strides of its own and a dynamic size")
-    positions = np.full([1] * len(sizes), offset, np.int64)
-    for axis, (extent, step) in enumerate(zip(sizes, strides)):
-        positions = positions + (np.arange(extent) * step).reshape([-1, *[1] * (len(sizes) - axis - 1)])
-    return c.reshape(c.take(c.reshape(x, [_product(c.shape(x))]), c.const(positions, "int64"), 0), sizes)
+    if not all(isinstance(v, int) for v in [*strides, offset]):
+        raise NotConvertible("a view with strides that are dynamic")
+
+    def build(t: Any, extents: Any) -> Any:
+        def element(*index: Any) -> Any:
+            return t(offset + sum(i * step for i, step in zip(index, strides)))
+
+        return te.compute(tuple(extents), element, name="as_strided")
+
+    return c.emit_te(build, c.reshape(x, [_product(c.shape(x))]), sizes)
 
 
 @converts("aten.unfold.default", "aten.unfold_copy.default")
@@ -345,13 +349,38 @@ def unfold(c: Context, x: Expr, dimension: int, size: int, step: int) -> Expr:
     if c.rank(x) == 0:
         return c.reshape(x, c.out_shape())
     axis = dimension % c.rank(x)
-    count = c.out_shape()[axis]
-    if not isinstance(count, int):
-        raise NotConvertible("windows over a dynamic size")
-    positions = np.arange(count)[:, None] * step + np.arange(size)[None, :]
-    y = c.take(x, c.const(positions, "int64"), axis)
-    rank = c.rank(y)
-    return c.permute(y, [*range(axis + 1), *range(axis + 2, rank), axis + 1])
+
+    def build(t: Any, extents: Any) -> Any:
+        def element(*index: Any) -> Any:
+            return t(*index[:axis], index[axis] * step + index[-1], *index[axis + 1 : -1])
+
+        return te.compute(tuple(extents), element, name="unfold")
+
+    return c.emit_te(build, x, c.out_shape())
+
+
+@converts("aten.unfold_backward.default")
+def unfold_backward(c: Context, grad_in: Expr, input_sizes: list[Any], dim: int, size: int, step: int) -> Expr:
+    """The sum of what windows say about each element: overlap and add. Elements in no window are 0."""
+    shape = c.out_shape()
+    if not shape:
+        return c.reshape(grad_in, shape)
+    axis, dtype = dim % len(shape), c.dtype(grad_in)
+    windows = c.broadcast(grad_in, [*shape[:axis], c.shape(grad_in)[axis], *shape[axis + 1 :], size])
+
+    def build(t: Any, extents: Any) -> Any:
+        before = te.reduce_axis((0, -(-size // step)), name="before")
+
+        def element(*index: Any) -> Any:
+            window = tirx.floordiv(index[axis], step) - before
+            offset = index[axis] - window * step
+            inside = tirx.all(window >= 0, window < t.shape[axis], offset < size)
+            value = t(*index[:axis], window, *index[axis + 1 :], offset)
+            return te.sum(tirx.if_then_else(inside, value, tirx.const(0, dtype)), axis=before)
+
+        return te.compute(tuple(extents), element, name="overlap_add")
+
+    return c.emit_te(build, windows, shape)
 
 
 @converts("aten.diagonal.default", "aten.diagonal_copy.default")
