@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,14 @@ def test_an_interrupt_in_the_middle_leaves_no_file(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(root)], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+        [sys.executable, "-c", INTERRUPTED, str(root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        preexec_fn=partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        ),  # a job in the background inherits that it is ignored
     )
     assert process.stdout is not None
     for line in process.stdout:

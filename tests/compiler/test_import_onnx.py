@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import maas_rt
 from tests.compiler._imported_oracle import run_imported
 
-F, I64 = TensorProto.FLOAT, TensorProto.INT64
+F, I64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 RNG = np.random.default_rng(7)
 
 
@@ -275,6 +275,80 @@ def test_branches_of_other_ranks_assume_the_first() -> None:
     np.testing.assert_array_equal(runnable.run({"x": x})["y"], np.maximum(x[:, 0], 0))
     with pytest.raises(maas_rt.Error):
         runnable.run({"x": floats(3, 2)})
+
+
+def test_the_assumed_branch_inside_of_another_branch() -> None:
+    """The voice detectors' form: an If on the data around the If on an extent, which is assumed, and checked, where it runs."""
+    drop = helper.make_graph([node("Squeeze", "r one", "t")], "drop", [], [onnx.ValueInfoProto(name="t")])
+    keep = helper.make_graph([node("Identity", "r", "e")], "keep", [], [onnx.ValueInfoProto(name="e")])
+    then = helper.make_graph(
+        [
+            node("Relu", "x", "r"),
+            node("Shape", "r", "s"),
+            node("Gather", "s one", "n"),
+            node("Equal", "n one", "flags"),
+            node("If", "flags", "dropped", then_branch=drop, else_branch=keep),
+        ],
+        "then",
+        [],
+        [onnx.ValueInfoProto(name="dropped")],
+    )
+    other = helper.make_graph(
+        [node("ReduceSum", "x one", "sums", keepdims=0)], "else", [], [onnx.ValueInfoProto(name="sums")]
+    )
+    proto = model(
+        [node("If", "flag", "y", then_branch=then, else_branch=other)],
+        {"flag": (BOOL, []), "x": (F, [3, "n"])},
+        ["y"],
+        {"one": np.array([1])},
+    )
+    runnable = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    x, wide = floats(3, 1), floats(3, 2)
+    yes, no = np.array(True), np.array(False)
+    np.testing.assert_array_equal(runnable.run({"flag": yes, "x": x})["y"], np.maximum(x[:, 0], 0))
+    np.testing.assert_allclose(runnable.run({"flag": no, "x": wide})["y"], wide.sum(1), rtol=1e-6)
+    with pytest.raises(maas_rt.Error):
+        runnable.run({"flag": yes, "x": wide})
+
+
+def test_branches_with_one_element_follow_the_declared_rank() -> None:
+    """Paddle's exporter takes a list of one number for a number."""
+    info = helper.make_tensor_value_info
+    constants = [numpy_helper.from_array(np.array(2, np.float32), "two")]
+    then = helper.make_graph([node("Identity", "two", "t")], "then", [], [info("t", F, [])], constants)
+    other = helper.make_graph([node("Identity", "x", "e")], "else", [], [info("e", F, [])])
+    branches = {"then_branch": then, "else_branch": other}
+    proto = model([node("If", "flag", "y", **branches)], {"flag": (BOOL, []), "x": (F, [1])}, ["y"])
+    runnable = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    for flag, want in ((True, 2.0), (False, 5.0)):
+        got = runnable.run({"flag": np.array(flag), "x": np.float32([5])})["y"]
+        assert got.shape == ()
+        assert float(got) == want
+    other.output[0].CopyFrom(info("e", F, [1]))
+    proto = model([node("If", "flag", "y", **branches)], {"flag": (BOOL, []), "x": (F, [1])}, ["y"])
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match="ranks 0 and 1"):
+        import_onnx(proto)
+
+
+def test_squeeze_without_axes_keeps_what_is_dynamic() -> None:
+    proto = model([node("Squeeze", "x", "y")], {"x": (F, [1, "n", 1, 3])}, ["y"])
+    check(proto, {"x": floats(1, 2, 1, 3)}, compiled=True)
+    runnable = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    with pytest.raises(maas_rt.Error):
+        runnable.run({"x": floats(1, 1, 1, 3)})  # the rank would be another
+
+
+def test_a_state_says_what_the_batch_is() -> None:
+    weights = recurrent("GRU", 3, 4, 5, 1)
+    proto = model(
+        [node("GRU", "x w r b none h", "y", hidden_size=4), node("Squeeze", "y", "flat")],
+        {"x": (F, [7, "batch", 5]), "h": (F, [1, 1, 4])},
+        ["flat"],
+        {name: weights[name] for name in ("w", "r", "b")},
+    )
+    proto.graph.node[0].input[4] = ""
+    imported = check(proto, {"x": floats(7, 1, 5), "h": floats(1, 1, 4)}, compiled=True)
+    assert imported.symbols == {}
 
 
 def test_sizes_that_the_data_decides() -> None:

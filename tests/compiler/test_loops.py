@@ -389,6 +389,38 @@ def test_a_shape_that_is_declared_fixed_is_checked_by_the_run() -> None:
         program.run({"n": np.array(2), "x": np.array([1, -2, 3], np.float32)})
 
 
+@pytest.mark.parametrize("read_after", [True, False])
+def test_what_the_body_defines_may_start_as_anything(read_after: bool) -> None:
+    """Paddle's exporter carries what is defined inside of a loop, with a number for its start; no iteration is then an error."""
+    step = body(
+        [node("Add", "v x", "v1"), node("Concat", "v1 v1", "both", axis=0), node("Less", "i two", "c1")],
+        [("i", I64, []), ("c", BOOL, []), ("v", F, [3]), ("undefined", F, [6])],
+        [("c1", BOOL, []), ("v1", F, [3]), ("both", F, [6])],
+        {"two": np.array(2)},
+    )
+    proto = model(
+        [
+            node("Loop", "n none x start", "last pair", body=step),
+            node("Identity", "pair" if read_after else "last", "y"),
+        ],
+        {"n": (I64, []), "x": (F, [3])},
+        ["last", "y"],
+        {"start": np.float32(0)},
+    )
+    proto.graph.node[0].input[1] = ""
+    x = np.array([1, 2, 3], np.float32)
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes())
+    for n, times in ((1, 2), (9, 4)):
+        got = program.run({"n": np.array(n), "x": x})
+        np.testing.assert_array_equal(got["last"], times * x)
+        np.testing.assert_array_equal(got["y"], np.tile(times * x, 2) if read_after else times * x)
+    if read_after:
+        with pytest.raises(maas_rt.Error):
+            program.run({"n": np.array(0), "x": x})
+    else:
+        np.testing.assert_array_equal(program.run({"n": np.array(0), "x": x})["y"], x)
+
+
 def test_what_a_loop_may_not_carry_is_refused_by_name() -> None:
     ranks = body(
         [node("Unsqueeze", "v zero", "v1"), node("Identity", "c", "c1")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler._deadline import OverdueError, within
 from maas_rt.compiler.importers import SymbolSpec, import_model
-from maas_rt.compiler.verify import Report, _bindings, _fit, compare, sample_inputs
+from maas_rt.compiler.verify import Report, _bindings, _check_run, _fit, compare, sample_inputs
 from onnx import helper
 
 from maas_rt import CompileError, VerificationError
@@ -151,6 +151,48 @@ def test_a_source_that_runs_on_nothing_is_an_error(monkeypatch: pytest.MonkeyPat
     with pytest.raises(CompileError, match="no such values") as caught:
         compile(Chain(), (torch.randn(4, 5),))
     assert "\n" not in str(caught.value)
+
+
+def test_usual_sizes_are_drawn_where_small_ones_do_not_run() -> None:
+    """Down by pooling and up again: only even sizes add up, and nothing in the file says so."""
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Resize", ["half", "", "twice"], ["up"], mode="nearest"),
+        helper.make_node("Add", ["x", "up"], ["y"]),
+    ]
+    f = onnx.TensorProto.FLOAT
+    twice = helper.make_tensor("twice", f, [4], [1.0, 1.0, 2.0, 2.0])
+    sides = ["n", 1, "h", "w"]
+    graph = helper.make_graph(nodes, "g", [info("x", f, sides)], [info("y", f, sides)], [twice])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    assert compile(model).manifest["verified"]["runs"] == 1
+    drawn = [each["x"].shape for each in sample_inputs(import_model(model), OPTIONS, None, enough=lambda: False)]
+    assert (2, 1, 64, 64) in drawn
+    assert max(np.prod(shape) for shape in drawn) < 1 << 24
+
+
+@pytest.mark.parametrize(("steep", "passes"), [(1e6, True), (1.0, False)])
+def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, passes: bool) -> None:
+    class Steep:
+        def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            return {"y": np.sin(inputs["x"].astype(np.float64) * steep).astype(np.float32)}
+
+        def interrupt(self) -> None: ...
+
+    class Off:
+        inputs = (type("Info", (), {"name": "x"}),)
+        manifest: ClassVar[dict[str, Any]] = {"states": []}
+
+        def run(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
+            return {"y": source.run(inputs)["y"] + np.float32(0.01)}
+
+    source: Any = Steep()
+    inputs = {"x": np.linspace(1, 2, 50, dtype=np.float32)}
+    report = Report()
+    difference = _check_run(Off(), source, inputs, source.run(inputs), OPTIONS, report)
+    assert (difference is None) == passes
+    assert report.unsteady == ({"y"} if passes else set())
 
 
 def test_the_recorded_error_is_a_power_of_ten() -> None:

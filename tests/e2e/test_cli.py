@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +203,10 @@ def test_an_unknown_isa_is_refused_and_a_known_one_runs(folder: Path) -> None:
 
 def test_interrupting_a_compile_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "maas_rt", "compile", str(folder / "net.pt2"), "-o", str(tmp_path / "net.mrt")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heeding = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a job in the background inherits that it is ignored
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     time.sleep(2.0)  # inside the imports or the compile, which take longer together
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

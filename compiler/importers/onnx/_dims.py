@@ -37,7 +37,8 @@ class ShapeMath:
         self.local: set[str] = set()  # those of them that a branch of an If computes, and that do not exist outside
         self.assumed: list[tuple[Dim, Dim]] = []  # equalities that the run checks
         self.on_assume: Callable[[Dim, Dim], None] | None = None  # emits such a check
-        self.branches = 0  # how many branches enclose what is converted now
+        self.branches = 0  # how many branches and loop bodies enclose what is converted now
+        self.choices = 0  # how many of them are branches, which a run may leave out
 
     def symbol(self, name: str, low: int = 0, high: int | None = None, *, derived: bool = False) -> Any:
         """The variable of this name, made on first use with bounds low <= value (<= high)."""
@@ -133,13 +134,13 @@ class ShapeMath:
 
     def require_same(self, a: Dim, b: Dim) -> Dim:
         """The common extent where a and b must be equal. ValueError if they cannot be; AmbiguousDims if an input's symbol has to
-        give in; what is left is assumed, and checked by every run."""
+        give in (not to a branch, which may not run); what is left is assumed, and checked by every run that comes there."""
         if self.same(a, b):
             return a if isinstance(a, int) else b
         if (isinstance(a, int) and isinstance(b, int)) or self.compare("==", a, b) is False:
             raise ValueError(f"extents {a} and {b} differ")
         for x, y in ((a, b), (b, a)):
-            if self._free(x) and (isinstance(y, int) or self._free(y)):
+            if not self.choices and self._free(x) and (isinstance(y, int) or self._free(y)):
                 raise AmbiguousDims(x.name, y)
         if self.on_assume is None:
             raise UndecidedDims(f"extents {a} and {b}, which only a run could show to be equal")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +29,7 @@ _FOLDABLE = frozenset(
     Sub Sum Tan Tanh Tile TopK Transpose Trilu Unique Unsqueeze Where Xor""".split()
 )
 _MAX_ELEMENTS = 1 << 26
+_MAX_PRODUCTS = 1 << 32  # of a matrix product
 
 
 def fold(node: Node) -> list[npt.NDArray[Any]] | None:
@@ -38,8 +41,14 @@ def fold(node: Node) -> list[npt.NDArray[Any]] | None:
         return None
     if any(a.type == onnx.AttributeProto.GRAPH for a in node.proto.attribute):
         return None
+    if node.op == "OneHot" and (arrays[1] is None or arrays[1].size != 1 or arrays[1].reshape(-1)[0] < 0):
+        raise ValueError("its depth is not one number of at least 0")
     try:
         outputs = _evaluate(node, arrays)
+    except (
+        TypeError
+    ):  # the reference stumbles over an input's form, such as a depth of OneHot in a list: the converter knows
+        return None
     except Exception as why:
         raise ValueError(f"its constant inputs do not fit its operator: {why}") from why
     out = []
@@ -54,18 +63,54 @@ def fold(node: Node) -> list[npt.NDArray[Any]] | None:
 
 
 def _explodes(node: Node, arrays: list[npt.NDArray[Any] | None]) -> bool:
-    """Whether a small constant asks for a huge result (Expand, Tile, ConstantOfShape, Range, Pad of a hostile size)."""
-    first = arrays[0]
-    size = 1 if first is None else max(first.size, 1)
-    second = arrays[1] if len(arrays) > 1 else None
-    if node.op == "ConstantOfShape" and first is not None:
-        return int(np.prod(np.abs(first.astype(object)), initial=1)) > _MAX_ELEMENTS
-    if node.op in ("Expand", "Tile", "OneHot", "Pad") and second is not None:
-        return size * int(np.prod(np.abs(second.astype(object)) + 1, initial=1)) > _MAX_ELEMENTS
-    if node.op == "Range" and all(a is not None and a.size == 1 for a in arrays):
-        start, limit, delta = (float(a.reshape(())) for a in arrays[:3])  # type: ignore[union-attr]
-        return not delta or abs((limit - start) / delta) > _MAX_ELEMENTS
-    return False
+    """Whether small constants ask for a huge result, or for a huge effort (Expand, Tile, Range, an outer product of a hostile size)."""
+    given = [a for a in arrays if a is not None]
+    if node.op == "MatMul" and len(given) == 2:
+        columns = given[1].shape[-1] if given[1].ndim > 1 else 1
+        rows = given[0].shape[-2] if given[0].ndim > 1 else 1
+        batch = _broadcast_size(given[0].shape[:-2], given[1].shape[:-2])
+        inner = given[0].shape[-1] if given[0].ndim else 1
+        return batch * rows * columns > _MAX_ELEMENTS or batch * rows * columns * inner > _MAX_PRODUCTS
+    if node.op == "Range" and len(given) == 3 and all(a.size == 1 for a in given):
+        start, limit, delta = (float(a.reshape(())) for a in given)
+        return not delta or not abs((limit - start) / delta) <= _MAX_ELEMENTS
+    return _result_size(node, given) > _MAX_ELEMENTS
+
+
+def _result_size(node: Node, given: list[npt.NDArray[Any]]) -> int:
+    """No result has more elements than this."""
+    sizes = [max(a.size, 1) for a in given]
+    if node.op == "ConstantOfShape":
+        return _volume(given[0])
+    if node.op == "Expand" and len(given) > 1:
+        return _broadcast_size(given[0].shape, [int(d) for d in given[1].reshape(-1)])
+    if node.op == "Tile" and len(given) > 1:
+        return sizes[0] * _volume(given[1])
+    if node.op == "OneHot" and len(given) > 1:
+        return sizes[0] * _volume(given[1])
+    if node.op == "Pad" and len(given) > 1:
+        widths = [abs(int(w)) for w in given[1].reshape(-1)]
+        return math.prod(d + sum(widths) for d in given[0].shape)
+    if node.op == "Gather" and len(given) > 1:
+        axis = node.int_attr("axis", 0)
+        row = math.prod(d for a, d in enumerate(given[0].shape) if a != axis % max(given[0].ndim, 1))
+        return sizes[1] * row
+    if node.op == "GatherND" and len(given) > 1:
+        return sizes[0] * sizes[1]
+    if node.op in ("Concat", "NonZero", "Unique", "TopK"):
+        return sum(sizes) * max(given[0].ndim, 1)
+    return _broadcast_size(*(a.shape for a in given))
+
+
+def _volume(extents: npt.NDArray[Any]) -> int:
+    return math.prod(abs(int(d)) for d in extents.reshape(-1))
+
+
+def _broadcast_size(*shapes: Sequence[int]) -> int:
+    """Elements of what the shapes broadcast to; no less than any of them has where they do not."""
+    rank = max(map(len, shapes), default=0)
+    wide = [(1,) * (rank - len(s)) + tuple(s) for s in shapes]
+    return max(math.prod(max(abs(d) for d in dims) for dims in zip(*wide, strict=True)), 1)
 
 
 def _evaluate(node: Node, arrays: list[npt.NDArray[Any] | None]) -> list[Any]:

@@ -16,7 +16,9 @@ from . import _registry
 from ._dims import AmbiguousDims, Dim, ShapeMath, UndecidedDims
 from ._errors import broken_model
 from ._fold import fold
-from ._node import Broken, Node, Refused, constant, dims_of, dtype_of, shape_expr
+from ._load import MAX_NODES, names_read
+from ._node import Broken, Node, Refused, check_extents, constant, dims_of, dtype_of, shape_expr
+from ._schema import check_types
 from ._stored import STORED, from_storage, storage
 from ._values import DTYPES, Value, bits_of, numpy_dtype
 
@@ -24,6 +26,7 @@ __all__ = ["MOVING_OPS", "STORED_OPS", "Graph", "Scope", "Unsupported"]
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _MAX_BOUND = 64  # numbers of one value that a run may turn into extents
+_FOLDED = 1 << 30  # bytes of results of constants that any model may come to
 _MAX_DEPTH = 64  # of subgraphs and functions in each other
 # What takes types that are only stored: converters that know of them, and those that only move elements.
 STORED_OPS = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
@@ -69,22 +72,32 @@ class Graph:
         math.on_assume = self.check_equal
         self.unsupported = Unsupported()
         self.functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions}
+        self.read = names_read(model.graph, *model.functions)  # to tell results that nobody wants
         self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
         self._names: dict[str, int] = {}
         self._bound: dict[int, tuple[Value, list[Dim]]] = {}
         self._symbol_count = 0
+        self._folded = 0  # bytes of results that are known without a run
+        self._may_fold = max(_FOLDED, 4 * sum(t.ByteSize() for t in model.graph.initializer))
+        self._converted = 0  # nodes, each time that one is written out
+        self._specified = 0  # how many bodies of the specification's own enclose what is converted now
         self._materialised: list[Value] = []  # values whose tensor a generated function made, while inside a branch
 
     # ---- emitting
 
     def emit(self, expression: Any, place: str = "") -> Any:
         var = self.bb.emit(expression, self._name(place))
-        if isinstance(var.ty, relax.TensorType) and not isinstance(var.ty.shape, relax.ShapeExpr):
-            raise Refused("its result's shape could not be determined")
+        if isinstance(var.ty, relax.TensorType):
+            if not isinstance(var.ty.shape, relax.ShapeExpr):
+                raise Refused("its result's shape could not be determined")
+            check_extents(dims_of(var))
         return var
 
     def te(self, function: Callable[..., Any], *args: Any, name: str, place: str = "") -> Any:
-        return self.bb.emit_te(function, *args, primfunc_name_hint=_identifier(name), name_hint=self._name(place))
+        var = self.bb.emit_te(function, *args, primfunc_name_hint=_identifier(name), name_hint=self._name(place))
+        for each in var.ty.fields if isinstance(var.ty, relax.TupleType) else [var.ty]:
+            check_extents([int(d) if isinstance(d, tirx.IntImm) else d for d in each.shape.values])
+        return var
 
     def _name(self, place: str) -> str:
         return _identifier(place) or "v"
@@ -213,19 +226,24 @@ class Graph:
         return symbols
 
     def check_equal(self, a: Dim, b: Dim) -> None:
-        """Every run refuses inputs for which a != b."""
-        if not self.math.depends_on_run(a) and not self.math.depends_on_run(b):
+        """Every run that comes here refuses inputs for which a != b."""
+        everywhere = not self.math.choices  # what inputs' extents alone decide is checked when a run begins
+        if everywhere and not self.math.depends_on_run(a) and not self.math.depends_on_run(b):
             if isinstance(b, tirx.Var):
                 a, b = b, a  # a lone variable as the pattern would be a definition
             self.bb.match_cast(shape_expr([a]), relax.ShapeType(list(shape_expr([b]).values)))
             return
 
-        def body(dims: Any) -> Any:
-            return tvm.te.compute(
-                (1,), lambda i: tirx.Select(dims[0] == dims[1], dims[0], tirx.IntImm("int64", -1)), name="equal"
-            )
+        self.check(lambda dims: dims[0] == dims[1], shape_expr([a, b]), place="equal")
 
-        self.bind_tensor(self.te(body, shape_expr([a, b]), name="equal", place="equal"), 1, "equal")
+    def check(self, condition: Callable[..., Any], *args: Any, place: str) -> None:
+        """Every run refuses inputs for which condition(args as te sees them) is false: a negative extent, which the run never binds."""
+
+        def body(*given: Any) -> Any:
+            one, never = tirx.IntImm("int64", 1), tirx.IntImm("int64", -1)
+            return tvm.te.compute((1,), lambda i: tirx.Select(condition(*given), one, never), name="check")
+
+        self.bind_tensor(self.te(body, *args, name="check", place=place), 1, place)
 
     def align(self, x: Any, dims: Sequence[Dim]) -> Any:
         """x, whose extents are known to be those of dims (aligned at the end) or 1, with the same expressions for them."""
@@ -237,18 +255,24 @@ class Graph:
 
     def with_extents(self, x: Any, dims: Sequence[Dim]) -> Any:
         """x with these expressions for its extents, which are known to be equal to those that it has: a view."""
-        if all(self.math.certain(h, d) for h, d in zip(dims_of(x), dims, strict=True)):
+        have = dims_of(x)
+        if len(have) == len(dims) and all(self.math.certain(h, d) for h, d in zip(have, dims, strict=True)):
             return x
         return self.emit(relax.op.reshape(x, shape_expr(dims)), "same_extents")
 
     # ---- branches
 
-    def in_block(self, convert: Callable[[], list[Value]]) -> tuple[Any, list[Value]]:
-        """Convert into a block of bindings of its own: (the block, the values). Expressions made in it stay in it."""
+    def in_block(self, convert: Callable[[], list[Value]], *, choice: bool = False) -> tuple[Any, list[Value]]:
+        """Convert into a block of bindings of its own: (the block, the values). Expressions made in it stay in it. A `choice` is
+        a block that a run may leave out."""
         before = dict(self._bound)
         values: list[Value] = []
-        with self._branch() as block:
-            values = convert()
+        self.math.choices += choice
+        try:
+            with self._branch() as block:
+                values = convert()
+        finally:
+            self.math.choices -= choice
         self._bound = before
         return block[0], values
 
@@ -311,6 +335,9 @@ class Graph:
             self.run_node(proto, scope, number)
 
     def run_node(self, proto: onnx.NodeProto, scope: Scope, number: int) -> None:
+        self._converted += 1
+        if self._converted > MAX_NODES:
+            raise broken_model(f"it has more than {MAX_NODES} nodes when its functions and loops are written out")
         label = proto.name or (proto.output[0] if proto.output else "") or f"{proto.op_type}_{number}"
         place = scope.prefix + label
         inputs: list[Value | None] = []
@@ -355,6 +382,8 @@ class Graph:
             opset = 1
         version = _schema_version(proto.op_type, opset, domain)
         converter = _registry.find(domain, proto.op_type, version)
+        if not self._specified:
+            check_types(proto.op_type, opset, domain, inputs)
         if poisoned:
             # Whether it would be supported is all that can be said of it.
             if (
@@ -372,7 +401,11 @@ class Graph:
             body = _function_body(node, domain)
             if body is None:
                 raise Refused(_no_converter(domain, proto.op_type, version))
-            return self.call(body, node.proto, scope, place, inputs)
+            self._specified += 1
+            try:
+                return self.call(body, node.proto, scope, place, inputs)
+            finally:
+                self._specified -= 1
         moved = self._only_moved(node)
         result = converter.convert(node)
         results = list(result) if isinstance(result, tuple | list) else [result]
@@ -404,9 +437,10 @@ class Graph:
                     else Value.of_array(o, node.place)
                     for o in outs
                 ]
-        if node.inputs and all(v is None or v.const is not None for v in node.inputs):
+        if self._folded < self._may_fold and node.inputs and all(v is None or v.const is not None for v in node.inputs):
             folded = fold(node)
             if folded is not None:
+                self._folded += sum(a.nbytes for a in folded)
                 return [Value.of_array(a, node.place) for a in folded]
         return None
 

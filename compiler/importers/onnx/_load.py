@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -20,8 +20,9 @@ from onnx import AttributeProto, TensorProto
 from maas_rt import ImportModelError
 
 from ._errors import broken_model
+from ._schema import check_attributes, check_counts
 
-__all__ = ["check_model", "read_model", "sort_nodes"]
+__all__ = ["check_model", "names_read", "read_model", "sort_nodes"]
 
 _MAX_FILE = 2 << 30  # protobuf's own limit
 MAX_NODES = 1 << 18
@@ -75,6 +76,8 @@ def check_model(model: onnx.ModelProto) -> None:
     if not model.opset_import:
         raise broken_model("it imports no operator set")
     for opset in model.opset_import:
+        if opset.version < 1:
+            raise broken_model(f"it imports version {opset.version} of operator set '{opset.domain or 'ai.onnx'}'")
         if opset.domain in ("", "ai.onnx"):
             if opset.version > newest:
                 raise ImportModelError(
@@ -89,12 +92,35 @@ def check_model(model: onnx.ModelProto) -> None:
         if total > MAX_NODES:
             raise broken_model(f"it has more than {MAX_NODES} nodes")
         _check_names(graph)
+    defined: set[tuple[str, str, str]] = set()
+    for function in model.functions:
+        key = (function.domain, function.name, getattr(function, "overload", ""))
+        if key in defined:
+            raise broken_model(f"function '{function.name}' is defined twice")
+        defined.add(key)
     for tensor in _tensors(model):
         _check_tensor(tensor)
-    opsets = {o.domain: o.version for o in model.opset_import}
-    for graph, _ in _graphs(model):
-        for node in graph.node:
-            _check_attributes(node, opsets)
+    opsets = _versions(model.opset_import)
+    _check_nodes(model.graph.node, opsets, defined)
+    for function in model.functions:
+        _check_nodes(function.node, {**opsets, **_versions(function.opset_import)}, defined)
+
+
+def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
+
+
+def _check_nodes(nodes: Iterable[onnx.NodeProto], opsets: dict[str, int], functions: set[tuple[str, str, str]]) -> None:
+    """Every node, those of subgraphs too, against what the specification says of its operator."""
+    stack = [iter(nodes)]
+    while stack:
+        for node in stack.pop():
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            local = (node.domain, node.op_type, getattr(node, "overload", "")) in functions
+            version = 0 if local else opsets.get(domain, 0)
+            check_attributes(node, version, domain)
+            check_counts(node, version, domain)
+            stack.extend(iter(g.node) for g in _attribute_graphs(node))
 
 
 def _check_names(graph: onnx.GraphProto) -> None:
@@ -123,30 +149,6 @@ def _check_names(graph: onnx.GraphProto) -> None:
     outputs = [o.name for o in graph.output]
     if len(set(outputs)) != len(outputs):
         raise broken_model(f"graph '{graph.name}' names an output twice")
-
-
-def _check_attributes(node: onnx.NodeProto, opsets: dict[str, int]) -> None:
-    domain = node.domain if node.domain != "ai.onnx" else ""
-    version = opsets.get(domain, opsets.get("ai.onnx", 0) if not domain else 0)
-    seen: set[str] = set()
-    for a in node.attribute:
-        if a.name in seen:
-            raise broken_model(f"node '{node.name or node.op_type}' carries attribute '{a.name}' twice")
-        seen.add(a.name)
-    if not version or not node.attribute:
-        return
-    try:
-        schema = onnx.defs.get_schema(node.op_type, version, domain)
-    except onnx.defs.SchemaError:
-        return
-    for a in node.attribute:
-        declared = schema.attributes.get(a.name)
-        if declared is not None and not a.ref_attr_name and int(a.type) != int(declared.type.value):
-            want = AttributeProto.AttributeType.Name(int(declared.type.value))
-            have = AttributeProto.AttributeType.Name(a.type)
-            raise broken_model(
-                f"attribute '{a.name}' of node '{node.name or node.op_type}' ({node.op_type}) is {have}, expected {want}"
-            )
 
 
 def _check_tensor(tensor: TensorProto) -> None:
@@ -365,6 +367,19 @@ def sort_nodes(graph: onnx.GraphProto, outer: set[str]) -> list[onnx.NodeProto]:
     if len(out) != len(nodes):
         stuck = next(n for i, n in enumerate(nodes) if waits[i])
         raise broken_model(f"node '{stuck.name or stuck.op_type}' ({stuck.op_type}) is part of a cycle")
+    return out
+
+
+def names_read(*graphs: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
+    """Every name that a node or a result of the graphs, or of subgraphs in them, reads, whatever it names there."""
+    out: set[str] = set()
+    stack = list(graphs)
+    while stack:
+        graph = stack.pop()
+        out.update(o if isinstance(o, str) else o.name for o in graph.output)
+        for node in graph.node:
+            out.update(node.input)
+            stack.extend(_attribute_graphs(node))
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -49,6 +49,16 @@ class _Changes(Exception):
         self.axes = axes
 
 
+class _Replaces(Exception):
+    """The body gives carried value `number`, of which it reads nothing, this type and shape, which its start has not."""
+
+    def __init__(self, number: int, dtype: str, shape: Shape) -> None:
+        super().__init__()
+        self.number = number
+        self.dtype = dtype
+        self.shape = shape
+
+
 def run_loop(
     n: Node,
     body: LoopBody,
@@ -57,12 +67,14 @@ def run_loop(
     trips: Value | None,
     condition: Value | None,
     extent: Dim | None = None,
+    unread: Collection[int] = (),
 ) -> Results | None:
     """The carried values after the last iteration, and all slices along a new first axis. None if the body holds refused operators.
 
     The loop ends after `trips` iterations (int64, one element; None: no limit), before the first one that `condition` or the body's
     condition forbids. `extent`: the number of iterations where it is known not to depend on a condition. An extent that the body
-    changes becomes a symbol, and the body is converted again.
+    changes becomes a symbol, and the body is converted again. `unread`: carried values of which the body reads nothing; these may
+    start as anything, if every run iterates at least once, which it checks.
     """
     graph, math = n.graph, n.math
     for value in start:
@@ -74,9 +86,14 @@ def run_loop(
     axes: list[tuple[int, int]] = []
     while True:
         try:
-            return _attempt(n, body, start, go, limit, extent, axes)
-        except _Changes as found:
-            axes = sorted({*axes, *found.axes})
+            return _attempt(n, body, start, go, limit, extent, axes, unread)
+        except (_Changes, _Replaces) as found:
+            if isinstance(found, _Changes):
+                axes = sorted({*axes, *found.axes})
+            else:
+                _check_iterates(n, go, limit)
+                zeros = n.broadcast_to(n.scalar_const(0, found.dtype), found.shape)
+                start = [graph.wrap(zeros, n.place) if k == found.number else v for k, v in enumerate(start)]
             graph.unsupported.entries, math.assumed, graph._bound = _copied(entries), list(assumed), dict(bound)
 
 
@@ -84,8 +101,22 @@ def _copied(entries: dict[tuple[str, str], list[str]]) -> dict[tuple[str, str], 
     return {key: list(places) for key, places in entries.items()}
 
 
+def _check_iterates(n: Node, go: Any, limit: Any) -> None:
+    if go is not None:
+        n.graph.check(lambda g: g(), go, place=f"{n.place} iterates")
+    if limit is not None:
+        n.graph.check(lambda count: count() > 0, limit, place=f"{n.place} iterates")
+
+
 def _attempt(
-    n: Node, body: LoopBody, start: list[Value], go: Any, limit: Any, extent: Dim | None, axes: list[tuple[int, int]]
+    n: Node,
+    body: LoopBody,
+    start: list[Value],
+    go: Any,
+    limit: Any,
+    extent: Dim | None,
+    axes: list[tuple[int, int]],
+    unread: Collection[int],
 ) -> Results | None:
     """Convert the body with new symbols for the extents of `axes`. Raises _Changes if there are more."""
     graph, math = n.graph, n.math
@@ -99,7 +130,7 @@ def _attempt(
         held.append(results)
         if len(graph.unsupported.entries) == before and not any(v.poison for v in results.all):
             local = math.local - outer
-            _check_carried(n, start, results, local, axes)
+            _check_carried(n, start, results, local, axes, unread)
             shapes.extend(_slice_shapes(n, results, local))
         return results.all
 
@@ -139,13 +170,23 @@ def _number(n: Node, loop: OpenLoop) -> Value:
     return number
 
 
-def _check_carried(n: Node, start: list[Value], results: Results, local: set[str], axes: list[tuple[int, int]]) -> None:
-    """Carried values keep their types and ranks. An extent that the body declares to be fixed, and that only an iteration knows, is
+def _check_carried(
+    n: Node,
+    start: list[Value],
+    results: Results,
+    local: set[str],
+    axes: list[tuple[int, int]],
+    unread: Collection[int],
+) -> None:
+    """Carried values keep their types and ranks, or raise _Replaces if the body does not read them. An extent that the body declares to be fixed, and that only an iteration knows, is
     checked by every iteration; any other that is not the same raises _Changes."""
     changes: set[tuple[int, int]] = set()
     for k, (value, result) in enumerate(zip(start, results.carried, strict=True)):
         if result.items is not None or result.absent:
             raise n.refuse("that carries a sequence or an optional, and whose end is only known at run time")
+        kept = value.dtype == result.dtype and value.rank == result.rank
+        if k in unread and not kept and not any(_is_local(d, local) for d in result.shape):
+            raise _Replaces(k, result.dtype, result.shape)
         if value.dtype != result.dtype:
             raise n.broken(f"starts with {value.dtype} where its body gives {result.dtype}")
         if value.rank != result.rank:

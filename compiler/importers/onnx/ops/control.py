@@ -12,6 +12,7 @@ import tvm
 from tvm import relax, te, tirx
 
 from .._dims import Dim
+from .._load import names_read
 from .._loops import Results, run_loop
 from .._node import Node, Refused, shape_expr
 from .._registry import op
@@ -39,8 +40,11 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
     """Both branches are converted; where their results' extents differ, a first If computes the extents, which are bound."""
     graph = n.graph
     before = len(graph.unsupported.entries)
-    then_block, then = graph.in_block(partial(graph.subgraph, n, branches[0], [], "then"))
-    else_block, other = graph.in_block(partial(graph.subgraph, n, branches[1], [], "else"))
+    assumed = list(n.math.assumed)
+    then_block, then = graph.in_block(partial(graph.subgraph, n, branches[0], [], "then"), choice=True)
+    n.math.assumed = list(assumed)  # what a branch checks holds where it ran
+    else_block, other = graph.in_block(partial(graph.subgraph, n, branches[1], [], "else"), choice=True)
+    n.math.assumed = assumed
     if len(graph.unsupported.entries) > before or any(v.poison for v in (*then, *other)):
         return [Value("float32", (), poison=True) for _ in n.proto.output]
     shapes: list[tuple[Dim, ...]] = []
@@ -51,9 +55,13 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
         if a.dtype != b.dtype:
             raise n.refuse(f"whose branches give {a.dtype} and {b.dtype}")
         if a.rank != b.rank:
-            if _depends_on_data(n, flag):
+            if not _depends_on_data(n, flag):
+                return _assume_first(n, flag, branches[0])
+            rank = _declared_rank(branches, len(shapes))
+            if rank is None or any(n.math.product(v.shape) != 1 for v in (a, b)):
                 raise n.refuse(f"whose branches give ranks {a.rank} and {b.rank}, and which the data decides")
-            return _assume_first(n, flag, branches[0])
+            shapes.append((1,) * rank)
+            continue
         outer = all(_outside(n, d) for d in (*a.shape, *b.shape))
         if not outer:
             raise n.refuse("whose branches give sizes that only they know")
@@ -76,6 +84,10 @@ def _depends_on_data(n: Node, expression: Any) -> bool:
             if each in seen:
                 continue
             seen.add(each)
+            if isinstance(each.ty, tvm.ir.PrimType):  # a symbol among a generated function's arguments
+                if n.math.depends_on_run(each):
+                    return True
+                continue
             bound = n.graph.bb.lookup_binding(each)
             if bound is None:
                 return True
@@ -91,15 +103,21 @@ def _depends_on_data(n: Node, expression: Any) -> bool:
     return False
 
 
+def _declared_rank(branches: tuple[onnx.GraphProto, onnx.GraphProto], k: int) -> int | None:
+    """The rank that both branches declare for result k: exporters that do not tell a number from a list of one write such."""
+    ranks = {_rank(b.output[k]) for b in branches}
+    return ranks.pop() if len(ranks) == 1 else None
+
+
+def _rank(info: onnx.ValueInfoProto) -> int | None:
+    tensor = info.type.tensor_type
+    return len(tensor.shape.dim) if tensor.HasField("shape") else None
+
+
 def _assume_first(n: Node, flag: Any, branch: onnx.GraphProto) -> list[Value]:
     """Branches whose results differ in rank (torch's "if this extent is 1, drop it"): the first is taken, and every run checks that
     it is the right one."""
-
-    def body(f: Any) -> Any:
-        one = tirx.IntImm("int64", 1)
-        return te.compute((1,), lambda i: tirx.Select(f(), one, tirx.IntImm("int64", -1)), name="first_branch")
-
-    n.graph.bind_tensor(n.te(body, flag, name="first_branch"), 1, f"{n.place} takes its first branch")
+    n.graph.check(lambda f: f(), flag, place=f"{n.place} takes its first branch")
     return n.graph.subgraph(n, branch, [], "then")
 
 
@@ -185,30 +203,52 @@ def _source(body: onnx.GraphProto, name: str) -> str:
 def _run_loop(
     n: Node, body: onnx.GraphProto, trips: Value | None, condition: Value, carried: list[Value]
 ) -> list[Value | None]:
-    """As a loop of the plan. What the body hands on as it came is not carried but seen from outside."""
+    """As a loop of the plan. What the body hands on as it came is not carried but seen from outside; what neither the body nor
+    anything after the loop reads (exporters carry whatever the loop's body defines) is not carried at all."""
     names = [info.name for info in body.input[2:]]
     fixed = {k for k, name in enumerate(names) if _source(body, body.output[1 + k].name) == name}
-    moving = [v for k, v in enumerate(carried) if k not in fixed]
+    read = names_read(body)
+    unread = {k for k, name in enumerate(names) if name not in read}
+    still = fixed | {k for k in unread if n.proto.output[k] not in n.graph.read}
+    places = [k for k in range(len(carried)) if k not in still]
+    moving = [carried[k] for k in places]
 
     def convert(number: Value, values: list[Value]) -> Results:
         given = iter(values)
-        inputs = [v if k in fixed else next(given) for k, v in enumerate(carried)]
+        inputs = [v if k in still else next(given) for k, v in enumerate(carried)]
         always = Value.of_array(np.array(True))  # or the iteration would not run
         results = n.graph.subgraph(n, body, [number, always, *inputs], "body")
-        changed = [v for k, v in enumerate(results[1 : 1 + len(carried)]) if k not in fixed]
+        changed = [_of_rank(n, results[1 + k], carried[k].rank, body.output[1 + k]) for k in places]
         shapes = _declared(body)[1:]
-        kept = [d for k, d in enumerate(shapes[: len(carried)]) if k not in fixed]
+        kept = [d for k, d in enumerate(shapes[: len(carried)]) if k not in still]
         return Results(results[0], changed, results[1 + len(carried) :], kept, shapes[len(carried) :])
 
     once = condition.const is not None and bool(condition.const.reshape(-1)[0])
     extent: Dim | None = None
     if once and trips is not None and trips.known:
         extent = n.math.max(n.math.simplify(trips.elements.reshape(-1)[0]), 0)
-    out = run_loop(n, convert, moving, trips=trips, condition=None if once else condition, extent=extent)
+    out = run_loop(
+        n,
+        convert,
+        moving,
+        trips=trips,
+        condition=None if once else condition,
+        extent=extent,
+        unread=[at for at, k in enumerate(places) if k in unread],
+    )
     if out is None:
         return [Value("float32", (), poison=True) for _ in n.proto.output]
     given = iter(out.carried)
-    return [*[v if k in fixed else next(given) for k, v in enumerate(carried)], *out.slices]
+    return [*[v if k in still else next(given) for k, v in enumerate(carried)], *out.slices]
+
+
+def _of_rank(n: Node, value: Value, rank: int, declared: onnx.ValueInfoProto) -> Value:
+    """One element with the rank of what it replaces, if the body declares that rank (see _declared_rank)."""
+    if value.items is not None or value.absent or value.poison or value.rank == rank or _rank(declared) != rank:
+        return value
+    return (
+        n.graph.wrap(n.reshape(n.graph.expr(value), [1] * rank), n.place) if n.math.product(value.shape) == 1 else value
+    )
 
 
 def _declared(body: onnx.GraphProto) -> list[tuple[Dim, ...]]:
@@ -271,6 +311,8 @@ def scan(n: Node) -> Any:
     """body(states..., slices...) -> (states..., rows...) over an extent: unrolled where it is short."""
     body: onnx.GraphProto = n.attr("body")
     inputs = n.int_attr("num_scan_inputs")
+    if not 0 < inputs <= len(n.inputs) or len(body.input) != len(n.inputs):
+        raise n.broken(f"scans {inputs} of {len(n.inputs)} inputs with a body that takes {len(body.input)}")
     states = [v for v in n.inputs[: len(n.inputs) - inputs] if v is not None]
     sources = [n.value(i) for i in range(len(n.inputs) - inputs, len(n.inputs))]
     rows = len(body.output) - len(states)

@@ -59,7 +59,12 @@ class _Cell:
         if not self.n.has(i):
             return None
         s = self.n.cast(self.n.x(i), self.wide)
-        return self.n.emit(relax.op.permute_dims(s, [1, 0, 2])) if self.batch_first else s
+        s = self.n.emit(relax.op.permute_dims(s, [1, 0, 2])) if self.batch_first else s
+        if self.n.rank(i) != 3:
+            raise self.n.broken(f"has an initial state of rank {self.n.rank(i)}")
+        for have, want in zip(dims_of(s), (self.dirs, self.batch, self.hidden), strict=True):
+            self.n.math.require_same(have, want)
+        return s
 
     def activations(self) -> list[list[Callable[[Any], Any]]]:
         """Functions of each direction, with their alpha and beta."""

@@ -169,9 +169,10 @@ def squeeze(n: Node) -> Any:
         return n.reshape(n.x(0), _runtime_squeeze(n, dims))
     given = n.ints_attr("axes", None) if n.version < 13 else n.ints(1, "axes") if n.has(1) else None
     if given is None:
-        if any(not isinstance(d, int) for d in dims):
-            raise n.refuse("without axes on a dynamic shape")
-        axes = [i for i, d in enumerate(dims) if d == 1]
+        for i, d in enumerate(dims):
+            if n.math.compare("==", d, 1) is None:
+                n.graph.check(lambda dims: dims[0] != 1, shape_expr([d]), place=f"{n.place} keeps axis {i}")
+        axes = [i for i, d in enumerate(dims) if n.math.same(d, 1)]
     else:
         axes = n.axes(given, len(dims))
     for a in axes:
@@ -666,6 +667,8 @@ def range_(n: Node) -> Any:
     start, limit, step = (n.value(i).elements.reshape(-1)[0] for i in range(3))
     if not isinstance(step, int | np.integer | float | np.floating):
         raise n.refuse("a step that is an expression of symbols")
+    if step == 0 or any(isinstance(v, float | np.floating) and not np.isfinite(v) for v in (start, limit, step)):
+        raise n.broken(f"goes from {start} to {limit} in steps of {step}")
     if any(isinstance(v, float | np.floating) and v != int(v) for v in (start, limit, step)):
         return _runtime_range(n)
     step = int(step)
@@ -860,6 +863,8 @@ def _outside(k: Any, extent: Any, mode: str) -> Any:
 @op("DepthToSpace", since=[1, 11, 13, 28])
 def depth_to_space(n: Node) -> Any:
     b = n.int_attr("blocksize")
+    if n.rank(0) != 4 or b < 1:
+        raise n.broken(f"takes blocks of {b} from a tensor of rank {n.rank(0)}")
     count, c, h, w = n.shape(0)
     inner = n.math.floordiv(c, b * b)
     if n.str_attr("mode", "DCR") == "DCR":
@@ -873,6 +878,8 @@ def depth_to_space(n: Node) -> Any:
 @op("SpaceToDepth", since=[1, 13, 28])
 def space_to_depth(n: Node) -> Any:
     b = n.int_attr("blocksize")
+    if n.rank(0) != 4 or b < 1:
+        raise n.broken(f"takes blocks of {b} from a tensor of rank {n.rank(0)}")
     count, c, h, w = n.shape(0)
     hb, wb = n.math.floordiv(h, b), n.math.floordiv(w, b)
     t = n.reshape(n.x(0), [count, c, hb, b, wb, b])
