@@ -6,6 +6,7 @@ swell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
 __all__ = ["evaluate", "fold_constants"]
 
 SMALL = 1 << 16  # bytes: a result of at most this size is always kept as a constant
-GROWTH = 2  # beyond that it may be this many times its inputs
+GROWTH = 2  # beyond that it may be this many times its inputs,
+LARGE = 1 << 29  # and beyond that no larger than they
 
 _UNARY = names(
     "abs ceil cos exp floor log negative sin sqrt square tanh tan sign logical_not isnan isinf isfinite trunc"
@@ -68,8 +70,9 @@ def evaluate(value: relax.Call, typed: relax.Expr) -> Array | None:
                 inputs.append(array)
             elif isinstance(part, tvm.ir.Var):
                 return None
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if size > SMALL and size > GROWTH * sum(array.nbytes for array in inputs):
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    made_of = sum(array.nbytes for array in inputs)
+    if size > SMALL and (size > GROWTH * made_of or (size > LARGE and size > made_of)):
         return None
     name = str(value.op.name).removeprefix("relax.")
     with np.errstate(all="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from ._values import DTYPES, Value, is_float, numpy_dtype
 if TYPE_CHECKING:
     from ._graph import Graph, Scope
 
-__all__ = ["Broken", "Node", "Refused", "constant", "dims_of", "dtype_of", "shape_expr"]
+__all__ = ["Broken", "Node", "Refused", "check_extents", "constant", "dims_of", "dtype_of", "shape_expr"]
 
 _REQUIRED: Any = object()
+_MAX_ELEMENTS = 1 << 40
 
 
 class Refused(Exception):
@@ -225,6 +227,9 @@ class Node:
         return [self.graph.align(e, dims) for e in expressions]
 
     def reshape(self, expression: Any, dims: Sequence[Dim]) -> Any:
+        have = dims_of(expression)
+        if all(isinstance(d, int) and d >= 0 for d in (*have, *dims)) and math.prod(have) != math.prod(dims):
+            raise self.broken(f"would need {list(have)} as {list(dims)}, which has another number of elements")
         return self.emit(relax.op.reshape(expression, shape_expr(dims)))
 
     def broadcast_to(self, expression: Any, dims: Sequence[Dim]) -> Any:
@@ -240,7 +245,18 @@ def constant(array: npt.NDArray[Any] | np.generic) -> Any:
     return relax.const(tvm.runtime.tensor(np.ascontiguousarray(a).reshape(a.shape)))
 
 
+def check_extents(dims: Sequence[Dim]) -> None:
+    """A tensor of these extents can exist, as far as they are known."""
+    known = [d for d in dims if isinstance(d, int)]
+    if any(d < 0 for d in known):
+        raise Broken(f"has a result with a negative extent: {list(dims)}")
+    if math.prod(known) > _MAX_ELEMENTS:
+        raise Broken(f"has a result of extents {list(dims)}, whose product is beyond all memory")
+
+
 def shape_expr(dims: Sequence[Dim]) -> Any:
+    if any(isinstance(d, int) and not -(1 << 63) <= d < 1 << 63 for d in dims):
+        raise Broken(f"has extents beyond 64 bits: {list(dims)}")
     return relax.ShapeExpr([tirx.IntImm("int64", d) if isinstance(d, int) else d for d in dims])
 
 

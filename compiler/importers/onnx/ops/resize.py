@@ -85,8 +85,12 @@ def resize(n: Node) -> Any:
     if not all(n.value(i).known for i in given):
         return _runtime_resize(n, axes, have, use_scales, given, plan)
     region = [float(v) for v in n.const(roi_at, "roi").reshape(-1)] if crop else None
+    if region is not None and (len(region) != 2 * len(axes) or not all(map(math.isfinite, region))):
+        raise n.broken(f"has the region of interest {region}")
     if use_scales:
         scales = [float(v) for v in n.const(scales_at, "scales").reshape(-1)]
+        if any(not 0 < s < math.inf for s in scales):
+            raise n.broken(f"has scales {scales}")
         if region is None:
             extents = [_scaled(n, d, s) for d, s in zip(have, scales, strict=True)]
         else:

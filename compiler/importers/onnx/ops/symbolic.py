@@ -22,6 +22,9 @@ from .shape import slice_bounds
 Array = npt.NDArray[Any]
 
 
+_MAX_GATHERED = 1 << 24
+
+
 def _symbolic(n: Node) -> bool:
     """Whether some input holds expressions (else constant folding does the node) and all of them are integers."""
     return any(v is not None and v.sym is not None for v in n.inputs)
@@ -165,6 +168,8 @@ def gather(n: Node) -> Array | None:
     if indices is None:
         return None
     axis = n.axis(n.int_attr("axis", 0), data.ndim)
+    if data.size * indices.size > _MAX_GATHERED:
+        return None
     if indices.size and (indices.min() < -data.shape[axis] or indices.max() >= data.shape[axis]):
         raise n.broken(f"has an index out of range for {data.shape[axis]} elements")
     return np.asarray(np.take(data, indices.astype(np.int64), axis=axis), dtype=data.dtype)

@@ -1,0 +1,108 @@
+"""What the ONNX specification says of a node, held against it: numbers of inputs and outputs, attributes, element types.
+
+What onnx has no schema for (other domains, unknown operators) is left to the converters, which refuse it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import onnx
+from onnx import AttributeProto
+
+from ._errors import broken_model
+from ._node import Broken
+from ._values import Value, onnx_dtype
+
+__all__ = ["check_attributes", "check_counts", "check_types"]
+
+_VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
+
+
+@dataclass(frozen=True)
+class _Rules:
+    inputs: tuple[int, int]  # fewest and most
+    outputs: tuple[int, int]
+    required: tuple[str, ...]
+    kinds: dict[str, int]  # types of attributes
+    types: tuple[
+        tuple[str, frozenset[str], bool], ...
+    ]  # of each input: the constraint's name, what it allows, one for all
+    variadic: bool
+
+
+@lru_cache(maxsize=4096)
+def _rules(name: str, opset: int, domain: str) -> _Rules | None:
+    try:
+        schema = onnx.defs.get_schema(name, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+    if schema.deprecated:
+        return None
+    return _Rules(
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        tuple(a.name for a in schema.attributes.values() if a.required),
+        {a.name: int(a.type.value) for a in schema.attributes.values()},
+        tuple((p.type_str, frozenset(p.types), p.is_homogeneous) for p in schema.inputs),
+        bool(schema.inputs) and schema.inputs[-1].option == _VARIADIC,
+    )
+
+
+def check_counts(node: onnx.NodeProto, opset: int, domain: str) -> None:
+    """As many inputs and outputs as the operator takes."""
+    rules = _rules(node.op_type, opset, domain)
+    if rules is None:
+        return
+    for what, given, (low, high) in (("input", node.input, rules.inputs), ("output", node.output, rules.outputs)):
+        if not low <= len(given) <= high:
+            wanted = f"{low}" if low == high else f"{low} or more" if high > 1 << 30 else f"{low} to {high}"
+            raise broken_model(
+                f"node '{node.name or node.op_type}' ({node.op_type}) has {len(given)} {what}{'s' * (len(given) != 1)}, the operator has {wanted}"
+            )
+
+
+def check_attributes(node: onnx.NodeProto, opset: int, domain: str) -> None:
+    """Every attribute once, with the type that the operator declares, and all that it needs."""
+    label = node.name or node.op_type
+    seen: set[str] = set()
+    for a in node.attribute:
+        if a.name in seen:
+            raise broken_model(f"node '{label}' carries attribute '{a.name}' twice")
+        seen.add(a.name)
+    rules = _rules(node.op_type, opset, domain)
+    if rules is None:
+        return
+    for a in node.attribute:
+        declared = rules.kinds.get(a.name)
+        if declared is not None and not a.ref_attr_name and int(a.type) != declared:
+            names = AttributeProto.AttributeType
+            have = names.Name(a.type) if a.type in names.values() else f"of the unknown type {a.type}"
+            raise broken_model(
+                f"attribute '{a.name}' of node '{label}' ({node.op_type}) is {have}, expected {names.Name(declared)}"
+            )
+    for name in rules.required:
+        if name not in seen:
+            raise broken_model(f"node '{label}' ({node.op_type}) has no attribute '{name}'")
+
+
+def check_types(name: str, opset: int, domain: str, inputs: Sequence[Value | None]) -> None:
+    """Element types of the inputs, as far as they are tensors: each one that the operator takes, equal where it says so."""
+    rules = _rules(name, opset, domain)
+    if rules is None or not rules.types:
+        return
+    bound: dict[str, str] = {}
+    for i, value in enumerate(inputs):
+        if i >= len(rules.types) and not rules.variadic:
+            return
+        variable, allowed, same = rules.types[min(i, len(rules.types) - 1)]
+        if value is None or value.poison or value.absent or value.items is not None:
+            continue
+        dtype = onnx.TensorProto.DataType.Name(onnx_dtype(value.dtype)).lower()
+        if f"tensor({dtype})" not in allowed:
+            kinds = sorted(t[7:-1] for t in allowed if t.startswith("tensor("))
+            raise Broken(f"has input {i} of {dtype}, expected {', '.join(kinds) or 'no tensor'}")
+        if same and bound.setdefault(variable, dtype) != dtype:
+            raise Broken(f"has inputs of {bound[variable]} and {dtype}, which must be of one type")
