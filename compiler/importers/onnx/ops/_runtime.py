@@ -15,7 +15,7 @@ from .._dims import Dim
 from .._node import Node, shape_expr
 from ._te import imm
 
-__all__ = ["axis_mask", "bind_vector", "int64", "invalid_unless", "pick", "vector"]
+__all__ = ["axis_mask", "bind_vector", "int64", "invalid_unless", "list_length", "pick", "vector"]
 
 
 def int64(value: Any) -> Any:
@@ -67,3 +67,12 @@ def axis_mask(axes: Any, count: int, rank: int, axis: int) -> Any:
         a = pick(axes, k, count)
         hits += [a == axis, a == axis - rank]
     return tirx.any(*hits) if hits else imm(False, "bool")
+
+
+def list_length(n: Node, i: int) -> int:
+    """Static number of elements of a list that a run computes."""
+    dims = n.shape(i)
+    length = dims[0] if dims else 1
+    if len(dims) > 1 or not isinstance(length, int):
+        raise n.refuse(f"input {i} whose length is only known at run time")
+    return length

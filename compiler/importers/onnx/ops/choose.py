@@ -14,7 +14,7 @@ from .._registry import op
 from .._values import is_float
 from ._loops import flat_extents, imperative, variable
 from ._te import elementwise, imm, is_nan
-from .shape import take_slice
+from .indexing import take_slice
 
 # ---- order
 

@@ -17,7 +17,7 @@ from .._loops import Results, run_loop
 from .._node import Node, Refused, shape_expr
 from .._registry import op
 from .._values import Value
-from .shape import take_slice
+from .indexing import take_slice
 
 _IF = [1, 11, 13, 16, 19, 21, 23, 24, 25]
 _UNROLLED = 2_000  # nodes: above it a loop stays a loop, where it can

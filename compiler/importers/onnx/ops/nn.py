@@ -12,7 +12,7 @@ from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import is_float, numpy_dtype
 from ._te import imm
-from .shape import pad_tensor
+from .making import pad_tensor
 
 # ---- windows
 

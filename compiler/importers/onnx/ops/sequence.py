@@ -11,7 +11,7 @@ from .._dims import Dim
 from .._node import Node
 from .._registry import op
 from .._values import Value
-from .shape import take_slice
+from .indexing import take_slice
 
 
 def _sequence(items: list[Value], dtype: str = "") -> Value:
