@@ -17,7 +17,7 @@ from .._dims import Dim
 from .._node import Node
 from .._registry import shape_op
 from .._values import is_float, is_int
-from .shape import slice_bounds
+from .indexing import slice_bounds
 
 Array = npt.NDArray[Any]
 
