@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax, te, tirx
 
+from ..._grid_sample import TAPS
+from ..._grid_sample import grid_sample as grid_sample_at
 from .._dims import Dim
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
@@ -546,124 +548,8 @@ def grid_sample(n: Node) -> Any:
     k = len(dims) - 2
     if len(where) != k + 2 or where[-1] != k:
         raise n.broken(f"has a grid of shape {list(where)} for data of rank {len(dims)}")
-    dtype = dtype_of(x)
-    f = "float64" if dtype == "float64" else "float32"
+    if mode not in TAPS:
+        raise n.broken(f"has the unknown mode '{mode}'")
     if mode == "cubic" and k != 2:
         raise n.refuse("cubic in other than two dimensions")
-
-    taps = {"nearest": 1, "linear": 2, "cubic": 4}.get(mode, 0)
-    if not taps:
-        raise n.broken(f"has the unknown mode '{mode}'")
-    outer = [dims[0], *where[1:-1]]
-
-    # In stages, each of them small: where a sample lies, which elements it needs, and with what weights.
-    def places(g: Any, extents: Any, shape: Any) -> Any:
-        def element(*i: Any) -> Any:
-            *at, a = i
-            v = tirx.Cast(f, g(*at, k - 1 - a))
-            p = _grid_place(v, _pick_extent(extents, a, k), align, f)
-            return p if mode == "cubic" else _grid_border(p, _pick_extent(extents, a, k), padding, align, f)
-
-        return te.compute(shape, element, name="grid_place")
-
-    place = n.te(places, grid, shape_expr(dims[2:]), shape_expr([*outer, k]), name="grid_place")
-
-    def indices(p: Any, extents: Any, shape: Any) -> Any:
-        """-1 for what lies outside and counts as zero."""
-
-        def element(*i: Any) -> Any:
-            *at, tap = i
-            extent = _pick_extent(extents, at[-1], k)
-            base = tirx.nearbyint(p(*at)) if mode == "nearest" else tirx.floor(p(*at))
-            v = base + tirx.Cast(f, tap - (taps // 2 - 1 if taps > 1 else 0))
-            if mode == "cubic":
-                v = _grid_border(v, extent, padding, align, f)
-            far = imm(1e9, f)
-            whole = tirx.Cast("int64", tirx.max(tirx.min(v, far), -far))
-            return tirx.Select(tirx.all(whole >= 0, whole < extent), whole, imm(-1, "int64"))
-
-        return te.compute(shape, element, name="grid_index")
-
-    index = n.te(indices, place, shape_expr(dims[2:]), shape_expr([*outer, k, taps]), name="grid_index")
-
-    def weights(p: Any, shape: Any) -> Any:
-        def element(*i: Any) -> Any:
-            *at, tap = i
-            d = p(*at) - tirx.floor(p(*at))
-            given = _cubic_f(d, f) if mode == "cubic" else [imm(1, f) - d, d]
-            out = given[-1]
-            for j in range(len(given) - 2, -1, -1):
-                out = tirx.Select(tap == j, given[j], out)
-            return out
-
-        return te.compute(shape, element, name="grid_weight")
-
-    weight = n.te(weights, place, shape_expr([*outer, k, taps]), name="grid_weight") if taps > 1 else None
-
-    def body(t: Any, ix: Any, *rest: Any) -> Any:
-        *w, out = rest
-
-        def element(b: Any, c: Any, *at: Any) -> Any:
-            total: Any = None
-            for corner in range(taps**k):
-                pick = [corner // taps**a % taps for a in range(k)]
-                found = [ix(b, *at, a, j) for a, j in enumerate(pick)]
-                inside = tirx.all(*[v >= 0 for v in found])
-                safe = [tirx.max(v, imm(0, "int64")) for v in found]
-                value = tirx.Select(inside, tirx.Cast(f, t(b, c, *safe)), imm(0, f))
-                for a, j in enumerate(pick):
-                    value = value * w[0](b, *at, a, j) if w else value
-                total = value if total is None else total + value
-            return tirx.Cast(dtype, total)
-
-        return te.compute(out, element, name="grid_sample")
-
-    given = [weight] if weight is not None else []
-    return n.te(body, x, index, *given, shape_expr([dims[0], dims[1], *where[1:-1]]), name="grid_sample")
-
-
-def _pick_extent(extents: Any, axis: Any, count: int) -> Any:
-    """extents[axis] for an axis that is a loop variable."""
-    out = extents[count - 1]
-    for a in range(count - 2, -1, -1):
-        out = tirx.Select(axis == a, extents[a], out)
-    return out
-
-
-def _cubic_f(d: Any, f: str) -> list[Any]:
-    a = -0.75
-    one = imm(1, f)
-
-    def near(t: Any) -> Any:
-        return (imm(a + 2, f) * t - imm(a + 3, f)) * t * t + one
-
-    def far(t: Any) -> Any:
-        return ((imm(a, f) * t - imm(5 * a, f)) * t + imm(8 * a, f)) * t - imm(4 * a, f)
-
-    return [far(d + one), near(d), near(one - d), far(imm(2, f) - d)]
-
-
-def _grid_place(v: Any, extent: Any, align: bool, f: str) -> Any:
-    """From [-1, 1] to the index of an element."""
-    one, two = imm(1, f), imm(2, f)
-    size = tirx.Cast(f, extent)
-    return (v + one) / two * (size - one) if align else ((v + one) * size - one) / two
-
-
-def _grid_border(p: Any, extent: Any, padding: str, align: bool, f: str) -> Any:
-    if padding == "zeros":
-        return p
-    size = tirx.Cast(f, extent)
-    zero, one, half = imm(0, f), imm(1, f), imm(0.5, f)
-    if padding == "border":
-        return tirx.max(zero, tirx.min(p, size - one))
-    # reflection about the centres of the outer elements, or about their outer edges
-    low, high = (zero, size - one) if align else (-half, size - half)
-    span = high - low
-    safe = tirx.Select(span > zero, span, one)
-    d = tirx.abs(p - low)
-    turns = tirx.floor(d / safe)
-    rest = d - turns * safe
-    even = tirx.floor(turns / imm(2, f)) * imm(2, f) == turns
-    mirrored = tirx.Select(even, rest + low, high - rest)
-    return tirx.max(zero, tirx.min(tirx.Select(span > zero, mirrored, zero), size - one))
+    return grid_sample_at(n.te, x, grid, mode, padding, align)

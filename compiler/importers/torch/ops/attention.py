@@ -23,7 +23,7 @@ def attention(c: Context, query: Expr, key: Expr, value: Expr, attn_mask: Any = 
     """
     if dropout_p > 0:
         raise NotConvertible("dropout, which is random: call eval() before the export")
-    q, k, v = (_four(c, x) for x in (query, key, value))
+    q, k, v = (_four(c, _spread(c, x)) for x in (query, key, value))
     mask = None if attn_mask is None else _additive(c, attn_mask, q)
     factor = float(scale) if scale is not None else 1.0 / math.sqrt(c.static_shape_of(q, [3])[0])
     if c.dtype(q) != "float32":
@@ -33,6 +33,15 @@ def attention(c: Context, query: Expr, key: Expr, value: Expr, attn_mask: Any = 
     else:
         y = _whole(c, q, k, v, mask, is_causal, factor)
     return c.reshape(y, c.out_shape())
+
+
+def _spread(c: Context, x: Expr) -> Expr:
+    """x with its axes before the heads broadcast to those of the result."""
+    lead, shape = c.out_shape()[:-3], c.shape(x)
+    if not lead or len(shape) < 3:
+        return x
+    whole = [*[1] * (len(lead) + 3 - len(shape)), *shape]
+    return c.broadcast(c.reshape(x, whole), [*lead, *shape[-3:]])
 
 
 def _four(c: Context, x: Expr) -> Expr:

@@ -176,3 +176,19 @@ def bernoulli(c: Context, x: Expr, p: float = 0.5) -> Expr:
     if p not in (0, 1):
         raise NotConvertible("it is random")
     return _filled(c, p)
+
+
+@converts("aten.rrelu_with_noise_functional.default")
+def rrelu(c: Context, x: Expr, noise: Expr, lower: float = 0.125, upper: float = 1 / 3, training: bool = False) -> list[Any]:  # fmt: skip
+    """Outside of training the slope is the middle of its range."""
+    if training:
+        raise NotConvertible("random slopes: call eval() before the export")
+    steep = c.emit(OP.multiply(x, c.const((lower + upper) / 2, c.dtype(x))))
+    return [c.where(c.emit(OP.greater(x, c.const(0.0, c.dtype(x)))), x, steep), noise]
+
+
+@converts("aten.randint.default", "aten.randint.low")
+def randint(c: Context, high: Any, size: Any, low: Any = 0, dtype: Any = None) -> Expr:
+    if not (isinstance(high, int) and isinstance(low, int) and high - low == 1) and 0 not in c.out_shape():
+        raise NotConvertible("it is random")
+    return _filled(c, low)

@@ -12,6 +12,7 @@ from .._context import Context, Expr
 from .._dtypes import tvm_dtype
 from .._registry import NotConvertible, converts
 from .elementwise import fitted
+from .reduce import vector_norm
 from .scatter import coordinates, masked_scatter
 from .shape import clamped
 
@@ -139,6 +140,10 @@ def index(c: Context, x: Expr, indices: list[Expr | None]) -> Expr:
     masks = [i for i in indices if i is not None and c.dtype(i) in ("bool", "uint8")]
     if masks:
         unknown = [s for s in c.result.shape if not c.symbols.knows(s)]
+        if (
+            not unknown and sum(i is not None for i in indices) == 1
+        ):  # a mask whose number of true elements was asked before
+            unknown = [c.result.shape[next(a for a, i in enumerate(indices) if i is not None)]]
         if len(masks) > 1 or len(unknown) != 1 or c.rank(masks[0]) == 0:
             raise NotConvertible("indexing by a mask of this form")
         indices = _unmasked(c, indices, unknown[0])
@@ -154,6 +159,27 @@ def index(c: Context, x: Expr, indices: list[Expr | None]) -> Expr:
     count = c.rank(read) - (c.rank(x) - len(axes))  # axes of the positions
     leading = list(range(count, count + axes[0]))
     return c.permute(read, [*leading, *range(count), *range(count + axes[0], c.rank(read))])
+
+
+@converts("aten.take.default")
+def take(c: Context, x: Expr, index: Expr) -> Expr:
+    """Elements of x, flat."""
+    count = _product(c.shape(x))
+    return c.take(c.reshape(x, [count]), _wrapped(c, index, count), 0)
+
+
+@converts("aten.embedding_renorm.default")
+def embedding_renorm(c: Context, x: Expr, indices: Expr, max_norm: float, norm_type: float) -> Expr:
+    """Rows that indices name, and whose norm is above max_norm, scaled down to it."""
+    rows, dtype = c.shape(x)[0], c.dtype(x)
+    size = vector_norm(c, x, norm_type, [1], True)
+    scale = c.emit(OP.divide(c.const(max_norm, dtype), c.emit(OP.add(size, c.const(1e-7, dtype)))))
+    places = c.cast(c.reshape(indices, [_product(c.shape(indices))]), "int64")
+    ones = c.zeros(c.shape(places), "int8", 1)
+    named = c.emit(OP.scatter_elements(c.zeros([rows], "int8"), places, ones, 0, "update"))
+    large = c.emit(OP.greater(size, c.const(max_norm, dtype)))
+    chosen = c.emit(OP.logical_and(large, c.cast(c.reshape(named, [rows, 1]), "bool")))
+    return c.where(chosen, c.emit(OP.multiply(x, scale)), x)
 
 
 @converts("aten.index_put.default", "aten._unsafe_index_put.default")
@@ -183,14 +209,23 @@ def index_put(c: Context, x: Expr, indices: list[Expr | None], values: Expr, acc
 
 
 def _masked_put(c: Context, x: Expr, axes: list[int], given: list[Expr], values: Expr, accumulate: bool) -> Expr:
-    """x[mask] = number, or as many values as the mask is true."""
-    if axes == [0] and not accumulate and c.rank(given[0]) == c.rank(x) and _product(c.shape(values)) != 1:
-        return masked_scatter(c, x, given[0], values)
-    if axes != [0] or accumulate or _product(c.shape(values)) != 1:
-        raise NotConvertible("an assignment of several values through a mask")
-    mask = c.reshape(given[0], [*c.shape(given[0]), *[1] * (c.rank(x) - c.rank(given[0]))])
-    filling = c.reshape(c.cast(values, c.dtype(x)), [])
-    return c.where(fitted(c, mask), filling, x)
+    """x[mask] = values: the same for each row of x that the mask chooses, or as many as there are."""
+    if axes != [0]:
+        raise NotConvertible("an assignment through a mask beside other indices")
+    shape, rank = c.shape(x), c.rank(given[0])
+    inner, values = shape[rank:], c.cast(values, c.dtype(x))
+    mask = fitted(c, c.reshape(given[0], [*c.shape(given[0]), *[1] * len(inner)]))
+    extra = c.rank(values) - len(inner)
+    if extra <= 0 or c.same_dims(c.shape(values)[:extra], [1] * extra):
+        new = c.reshape(
+            values, [*[1] * (len(shape) - c.rank(values) + max(extra, 0)), *c.shape(values)[max(extra, 0) :]]
+        )
+        return c.where(mask, c.emit(OP.add(x, new)) if accumulate else new, x)
+    if extra > 1 or not c.same_dims(c.shape(values)[1:], inner):
+        raise NotConvertible("an assignment of values of this form through a mask")
+    base = c.zeros(shape, c.dtype(x)) if accumulate else x
+    found = masked_scatter(c, base, mask, values)
+    return c.emit(OP.add(x, found)) if accumulate else found
 
 
 @converts("aten.slice_scatter.default")

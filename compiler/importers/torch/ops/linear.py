@@ -71,3 +71,48 @@ def bilinear(c: Context, input1: Expr, input2: Expr, weight: Expr, bias: Expr | 
     outer = c.reshape(c.emit(OP.multiply(left, right)), [*lead, rows * columns])
     flat = c.reshape(weight, [count, rows * columns])
     return _plus(c, product(c, outer, c.swap(flat, 0, 1)), bias)
+
+
+@converts(
+    "torch_nn._linear_cross_entropy_batch_chunked.default",
+    "torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default",
+)
+def linear_cross_entropy(c: Context, input: Expr, linear_weight: Expr, target: Expr, linear_bias: Any = None, weight: Any = None,
+                         reduction: str = "none", ignore_index: int = -100, label_smoothing: float = 0.0, batch_chunk_size: Any = None,
+                         acc_policy: Any = None, acc_dtype: Any = None, allow_retain_graph: Any = None,
+                         compute_input_grad: bool = False, compute_linear_weight_grad: bool = False,
+                         compute_linear_bias_grad: bool = False) -> Any:  # fmt: skip
+    """The cross entropy of a linear layer's result [N, C] and classes [N]: torch goes through it in chunks, to the same effect."""
+    dtype = c.dtype(input)
+    if (
+        dtype not in ("float32", "float64")
+        or compute_input_grad
+        or compute_linear_weight_grad
+        or compute_linear_bias_grad
+    ):
+        raise NotConvertible(f"{dtype}, or gradients")
+    if c.dtype(target) not in ("int64", "int32") or c.rank(input) != 2:
+        raise NotConvertible("targets that are not one class a row")
+    rows, classes = c.shape(input)[0], c.shape(linear_weight)[0]
+    scores = c.emit(OP.nn.log_softmax(linear(c, input, linear_weight, linear_bias), 1))
+    zero = c.const(0, "int64")
+    target = c.cast(target, "int64")
+    counts = c.emit(OP.not_equal(target, c.const(ignore_index, "int64")))
+    safe = c.reshape(c.where(counts, target, zero), [rows, 1])
+    chosen = c.reshape(c.emit(OP.gather_elements(scores, safe, 1)), [rows])
+    each = c.cast(counts, dtype)
+    if weight is not None:
+        each = c.emit(OP.multiply(each, c.take(weight, c.reshape(safe, [rows]), 0)))
+        scores = c.emit(OP.multiply(scores, weight))
+    loss = c.emit(OP.multiply(each, c.emit(OP.negative(chosen))))
+    if label_smoothing:
+        spread = c.emit(OP.multiply(c.emit(OP.sum(scores, [1], False)), c.cast(counts, dtype)))
+        share = c.emit(OP.divide(c.const(-label_smoothing, dtype), c.tensor(classes, dtype)))
+        kept = c.emit(OP.multiply(loss, c.const(1 - label_smoothing, dtype)))
+        loss = c.emit(OP.add(kept, c.emit(OP.multiply(spread, share))))
+    if "no_reduction" in str(c.node.target if c.node is not None else ""):
+        return loss
+    total = c.emit(OP.sum(loss, None, False))
+    if reduction == "mean":
+        total = c.emit(OP.divide(total, c.emit(OP.sum(each, None, False))))
+    return [total, None, None, None]

@@ -145,4 +145,5 @@ def _batch_norm(c: Context, x: Expr, weight: Any, bias: Any, mean: Expr, var: Ex
 @converts("aten._native_batch_norm_legit_no_training.default")
 def batch_norm(c: Context, input: Expr, weight: Any, bias: Any, running_mean: Expr, running_var: Expr, momentum: float,
                eps: float) -> list[Any]:  # fmt: skip
-    return [_batch_norm(c, input, weight, bias, running_mean, running_var, eps), None, None]
+    nothing = [c.zeros([0], c.out_dtype(i)) if c.used(i) else None for i in (1, 2)]  # statistics that were not measured
+    return [_batch_norm(c, input, weight, bias, running_mean, running_var, eps), *nothing]

@@ -146,7 +146,13 @@ def _chosen(c: Context, x: Expr, dim: int, keepdim: bool, choose: Callable[[Any,
         targets[0](0, sources[0](place))
         targets[1](0, sources[1](place))
 
-    found = lines(c, [values, order], axis, [c.dtype(x), "int64"], write, "order_statistic", extent=1)
+    return _one_of_each_line(c, values, order, axis, keepdim, write, "order_statistic")
+
+
+def _one_of_each_line(c: Context, values: Expr, order: Expr, axis: int, keepdim: bool, write: Callable[..., None],
+                      name: str) -> list[Expr]:  # fmt: skip
+    """An element of each line, and its position, as write(readers of both, writers of both, length) finds them."""
+    found = lines(c, [values, order], axis, [c.dtype(values), "int64"], write, name, extent=1)
     shape = c.shape(found[0])
     return found if keepdim else [c.reshape(y, [*shape[:axis], *shape[axis + 1 :]]) for y in found]
 
@@ -216,9 +222,7 @@ def mode(c: Context, x: Expr, dim: int = -1, keepdim: bool = False) -> list[Expr
                     targets[0](0, sources[0](i))
                     targets[1](0, sources[1](i))
 
-    found = lines(c, [values, order], axis, [c.dtype(x), "int64"], write, "mode", extent=1)
-    shape = c.shape(found[0])
-    return found if keepdim else [c.reshape(y, [*shape[:axis], *shape[axis + 1 :]]) for y in found]
+    return _one_of_each_line(c, values, order, axis, keepdim, write, "mode")
 
 
 # Search.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from ..._grid_sample import grid_sample
 from .._context import Context, Expr, as_expr
 from .._registry import NotConvertible, converts
 
@@ -147,3 +148,65 @@ def _cubic(t: Any, a: float = -0.75) -> list[Any]:
         return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
     return [far(t + 1), near(t), near(1 - t), far(2 - t)]
+
+
+# Antialiased: where an axis shrinks, the filter is stretched over all that falls into one output element.
+
+
+@converts("aten._upsample_bilinear2d_aa.default", "aten._upsample_bicubic2d_aa.default", "aten._upsample_bilinear2d_aa.vec",
+          "aten._upsample_bicubic2d_aa.vec")  # fmt: skip
+def antialiased(c: Context, align_corners: bool, x: Any = None, input: Any = None, output_size: Any = None, scales_h: Any = None,
+                scales_w: Any = None, scale_factors: Any = None) -> Expr:  # fmt: skip
+    """One product with a matrix of weights for each axis."""
+    value = x if x is not None else input
+    dtype, cubic = c.dtype(value), "bicubic" in str(c.node.target if c.node is not None else "")
+    if dtype not in ("float16", "bfloat16", "float32", "float64"):
+        raise NotConvertible(f"antialiasing of {dtype}")
+    sizes, goal = c.static_shape_of(value, [2, 3]), c.out_shape()[2:]
+    if not all(isinstance(size, int) for size in goal):
+        raise NotConvertible("antialiasing to a dynamic size")
+    found = c.cast(value, "float32") if dtype in ("float16", "bfloat16") else value
+    for axis, scale in zip((3, 2), [*reversed(scale_factors or [scales_h, scales_w])]):
+        weights = _weights(sizes[axis - 2], goal[axis - 2], cubic, align_corners, scale)
+        table = c.const(weights.T if axis == 3 else weights, c.dtype(found))
+        found = c.emit(OP.matmul(found, table) if axis == 3 else OP.matmul(table, found))
+    return c.cast(found, dtype)
+
+
+def _weights(size: int, out: int, cubic: bool, align: bool, scale: Any) -> Any:
+    """[out, size]: what each input element counts in each output element."""
+    ratio = size / out if scale is None else 1.0 / scale
+    if align:
+        ratio = (size - 1) / (out - 1) if out > 1 else 0.0
+    wide = max(ratio, 1.0)
+    support = (2.0 if cubic else 1.0) * wide
+    table = np.zeros((out, size))
+    for i in range(out):
+        center = ratio * (i + 0.5)
+        begin, end = max(int(center - support + 0.5), 0), min(int(center + support + 0.5), size)
+        t = np.abs((np.arange(begin, end) - center + 0.5) / wide)
+        if cubic:
+            a = -0.5
+            near, far = ((a + 2) * t - (a + 3)) * t * t + 1, ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+            weights = np.where(t < 1, near, np.where(t < 2, far, 0.0))
+        else:
+            weights = np.maximum(1 - t, 0.0)
+        table[i, begin:end] = weights / weights.sum() if weights.sum() else 0.0
+    return table
+
+
+# At places that are data.
+
+
+@converts("aten.grid_sampler_2d.default", "aten.grid_sampler_3d.default")
+def grid_sampler(c: Context, input: Expr, grid: Expr, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Expr:  # fmt: skip
+    """input [N, C, (D,) H, W], grid [N, (D',) H', W', 2 or 3] of x, y(, z)"""
+    mode = ("linear", "nearest", "cubic")[interpolation_mode]
+    if mode == "cubic" and c.rank(input) != 4:
+        raise NotConvertible("cubic in other than two dimensions")
+    padding = ("zeros", "border", "reflection")[padding_mode]
+
+    def emit(function: Any, *args: Any, name: str) -> Any:
+        return c.bb.emit_te(function, *args, primfunc_name_hint=name)
+
+    return grid_sample(emit, input, grid, mode, padding, align_corners)

@@ -212,8 +212,10 @@ def nonzero_static(c: Context, x: Expr, size: Any, fill_value: int = -1) -> Expr
     """The first `size` positions, filled up."""
     rank, flat = c.rank(x), _flat(c, _mask(c, x))
     extents = [c.dim(s) for s in c.fakes["x"].shape]
-    if not isinstance(size, int) or not all(isinstance(e, int) for e in extents) or rank == 0 or size == 0:
-        raise NotConvertible("a dynamic size or a number")
+    if not isinstance(size, int) or not all(isinstance(e, int) for e in extents):
+        raise NotConvertible("a dynamic size")
+    if rank == 0 or size == 0:
+        return c.zeros([size, rank], "int64")
 
     def build(flags: Any) -> Any:
         def write(source: Any, out: Any) -> None:
@@ -285,3 +287,106 @@ def diagonal_scatter(c: Context, x: Expr, src: Expr, offset: int = 0, dim1: int 
         return te.compute(values.shape, element, name="diagonal_scatter")
 
     return c.generated(build, x, src, name="diagonal_scatter")[0]
+
+
+@converts("aten.as_strided_scatter.default", "prims.as_strided_scatter.default")
+def as_strided_scatter(c: Context, x: Expr, src: Expr, size: list[Any], stride: list[Any], storage_offset: Any = None) -> Expr:  # fmt: skip
+    """x with src at the places of a view; where places coincide, the last one in row-major order stays."""
+    numbers = [*size, *stride, storage_offset or 0]
+    if (
+        not all(isinstance(v, int) for v in numbers)
+        or not c.fakes["x"].is_contiguous()
+        or c.fakes["x"].storage_offset()
+    ):
+        raise NotConvertible("a view of memory that is not dense, or with strides that are dynamic")
+    count = product(size)
+    flat = [_flat(c, x), c.reshape(c.broadcast(src, size), [count])]
+
+    def build(values: Any, new: Any) -> Any:
+        def write(old: Any, source: Any, out: Any) -> None:
+            with T.serial(0, values.shape[0]) as i:
+                out[i] = old[i]
+            with T.serial(0, count) as i:
+                place, rest = _integer(storage_offset or 0), i
+                for extent, step in zip(reversed(size), reversed(stride)):
+                    place = place + tirx.floormod(rest, extent) * step
+                    rest = tirx.floordiv(rest, extent)
+                out[place] = source[i]
+
+        return imperative([values.shape], [c.dtype(x)], [values, new], write, "as_strided_scatter")[0]
+
+    return c.reshape(c.generated(build, *flat, name="as_strided_scatter")[0], c.shape(x))
+
+
+@converts("aten.repeat_interleave.Tensor")
+def repeat_interleave(c: Context, repeats: Expr, output_size: Any = None) -> Expr:
+    """The number i as often as repeats[i] says."""
+    size, dtype = c.result.shape[0], c.dtype(repeats)
+    if c.symbols.knows(size):
+        count = c.dim(size)
+    else:
+        assert c.node is not None
+        total = c.emit(OP.sum(c.cast(repeats, "int64"), [0], False))
+        count = c.bind_symbol(size.node.expr, total, c.node.name)
+
+    def build(times: Any, extents: Any) -> Any:
+        def write(source: Any, out: Any) -> None:
+            at = variable("int64")
+            at[0] = _integer(0)
+            with T.serial(0, times.shape[0]) as i, T.serial(0, tirx.Cast("int64", source[i])):
+                with T.If(at[0] < extents[0]):
+                    with T.Then():
+                        out[at[0]] = tirx.Cast(dtype, i)
+                        at[0] = at[0] + 1
+
+        return imperative([[extents[0]]], [dtype], [times], write, "repeat_interleave")[0]
+
+    return c.generated(build, repeats, [count], name="repeat_interleave")[0]
+
+
+@converts("aten.segment_reduce.default")
+def segment_reduce(c: Context, data: Expr, reduce: str, lengths: Any = None, offsets: Any = None, axis: int = 0,
+                   unsafe: bool = False, initial: Any = None) -> Expr:  # fmt: skip
+    """Segments of an axis, one behind the other, each joined into one element; lengths [..., S] or offsets [..., S + 1]."""
+    dtype, shape = c.dtype(data), c.shape(data)
+    if dtype not in ("float32", "float64"):
+        raise NotConvertible(f"segments of {dtype}")
+    limits = offsets if lengths is None else lengths
+    axis, count = axis % len(shape), c.out_shape()[axis % len(shape)]
+    given = [c.reshape(data, [product(shape[:axis]), shape[axis], product(shape[axis + 1 :])]),
+             c.cast(c.reshape(limits, [product(shape[:axis]), c.shape(limits)[-1]]), "int64")]  # fmt: skip
+    join = combination({"mean": "sum", "max": "amax", "min": "amin"}.get(reduce, reduce), dtype)
+    infinity = tirx.infinity(dtype)
+    start = {"max": -infinity, "min": infinity, "prod": tirx.FloatImm(dtype, 1.0)}.get(
+        reduce, tirx.FloatImm(dtype, 0.0)
+    )
+    if initial is not None:
+        start = tirx.FloatImm(dtype, float(initial))
+
+    def build(values: Any, limits: Any, extents: Any) -> Any:
+        before, length, after = values.shape
+        segments, width = extents[0], limits.shape[1]
+
+        def write(source: Any, bounds: Any, out: Any) -> None:
+            total, begin, end = variable(dtype), variable("int64"), variable("int64")
+            with T.serial(0, before) as b, T.serial(0, after) as a:
+                end[0] = _integer(0)
+                with T.serial(0, segments) as s:
+                    if lengths is None:
+                        begin[0] = bounds[b * width + s]
+                        end[0] = tirx.min(bounds[b * width + s + 1], length)
+                    else:
+                        begin[0] = end[0]
+                        end[0] = tirx.min(end[0] + bounds[b * width + s], length)
+                    total[0] = start
+                    with T.serial(0, tirx.max(end[0] - begin[0], _integer(0))) as i:
+                        total[0] = join(total[0], source[(b * length + begin[0] + i) * after + a])
+                    if reduce == "mean":
+                        many = tirx.Cast(dtype, end[0] - begin[0])
+                        none = infinity - infinity if initial is None else total[0]
+                        total[0] = tirx.if_then_else(end[0] > begin[0], total[0] / many, none)
+                    out[(b * segments + s) * after + a] = total[0]
+
+        return imperative([[before, segments, after]], [dtype], [values, limits], write, "segment_reduce")[0]
+
+    return c.reshape(c.generated(build, *given, [count], name="segment_reduce")[0], c.out_shape())
