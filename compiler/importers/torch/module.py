@@ -21,6 +21,7 @@ from .._imported import ImportedModel
 from ..checkpoint import load_checkpoint
 from ._decompose import decompose, quiet
 from ._dynamic import dynamic_shapes, widened
+from ._libraries import traceable_libraries
 from .export import Program
 from .source import from_numpy
 
@@ -191,7 +192,7 @@ def _exported(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> torch.export.ExportedProgram:
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), traceable_libraries():
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]

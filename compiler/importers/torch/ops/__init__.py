@@ -23,6 +23,7 @@ from . import (
     scatter,
     shape,
     special,
+    vision,
 )
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     "scatter",
     "shape",
     "special",
+    "vision",
 ]

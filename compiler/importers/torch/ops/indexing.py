@@ -140,9 +140,7 @@ def index(c: Context, x: Expr, indices: list[Expr | None]) -> Expr:
     masks = [i for i in indices if i is not None and c.dtype(i) in ("bool", "uint8")]
     if masks:
         unknown = [s for s in c.result.shape if not c.symbols.knows(s)]
-        if (
-            not unknown and sum(i is not None for i in indices) == 1
-        ):  # a mask whose number of true elements was asked before
+        if not unknown and sum(i is not None for i in indices) == 1:  # how many are true was asked before
             unknown = [c.result.shape[next(a for a, i in enumerate(indices) if i is not None)]]
         if len(masks) > 1 or len(unknown) != 1 or c.rank(masks[0]) == 0:
             raise NotConvertible("indexing by a mask of this form")

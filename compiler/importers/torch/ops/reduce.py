@@ -173,10 +173,10 @@ def _running(c: Context, x: Expr, dim: int, function: Callable[..., Any]) -> Exp
 
 @converts("aten.topk.default")
 def topk(c: Context, x: Expr, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> list[Expr]:
-    if not isinstance(k, int):
-        raise NotConvertible("a dynamic number of elements")
     if c.rank(x) == 0:
         return [x, c.const(0, "int64")]
+    if not isinstance(k, int):
+        return [c.slice(part, dim % c.rank(x), 0, k) for part in sort(c, x, dim, descending=largest)]
     both = c.emit(OP.topk(x, k, dim % c.rank(x), "both", largest, "int64"))
     return [c.emit(relax.TupleGetItem(both, 0)), c.emit(relax.TupleGetItem(both, 1))]
 
