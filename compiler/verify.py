@@ -117,7 +117,8 @@ def differences(
     in its time, no more are drawn: what ran before counts, such as the examples, which come first."""
     refusal = ""
     given = _given(model, examples) is not None
-    for number, inputs in enumerate(sample_inputs(model, options, examples, enough=lambda: report.runs > 0)):
+    drawn = sample_inputs(model, options, examples, enough=lambda: report.runs > 0)
+    for number, inputs in enumerate(_in_memory(drawn, model)):
         try:
             wanted = _run_source(model.source, inputs, options)
         except OverdueError:
@@ -226,6 +227,18 @@ def compare(name: str, got: Array, wanted: Array, options: VerifyOptions) -> Dif
 
 
 # ---- inputs --------------------------------------------------------------------------------------------------------------
+
+
+def _in_memory(inputs: Iterator[dict[str, Array]], model: ImportedModel) -> Iterator[dict[str, Array]]:
+    """The same; CompileError where they are beyond this machine's memory."""
+    try:
+        yield from inputs
+    except MemoryError:
+        shapes = ", ".join(f"{n} {p.ty.shape}" for n, p in zip(model.input_names, model.mod["main"].params))
+        raise CompileError(
+            f"this machine's memory does not hold the inputs that verification would draw ({shapes}): fix smaller ones with input_shapes, "
+            "or leave it out (--no-verify, verify=False)"
+        ) from None
 
 
 def sample_inputs(

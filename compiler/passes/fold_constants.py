@@ -22,7 +22,8 @@ __all__ = ["evaluate", "fold_constants"]
 
 SMALL = 1 << 16  # bytes: a result of at most this size is always kept as a constant
 GROWTH = 2  # beyond that it may be this many times its inputs,
-LARGE = 1 << 29  # and beyond that no larger than they
+LARGE = 1 << 28  # and beyond that no larger than they;
+TOTAL = 1 << 30  # all of them together may come to this, or to four times the constants that there are
 
 _UNARY = names(
     "abs ceil cos exp floor log negative sin sqrt square tanh tan sign logical_not isnan isinf isfinite trunc"
@@ -41,14 +42,32 @@ _REDUCE: dict[str, Callable[..., Array]] = {
 
 
 def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
-    return rewrite(mod, _fold)
+    made, limit = 0, max(TOTAL, 4 * _constant_bytes(mod))
+
+    def fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+        nonlocal made
+        if made > limit or not is_call(value) or not isinstance(var.ty, relax.TensorType):
+            return None
+        result = evaluate(value, var)
+        if result is None:
+            return None
+        made += result.nbytes
+        return constant(result)
+
+    return rewrite(mod, fold)
 
 
-def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    if not is_call(value) or not isinstance(var.ty, relax.TensorType):
-        return None
-    result = evaluate(value, var)
-    return None if result is None else constant(result)
+def _constant_bytes(mod: tvm.IRModule) -> int:
+    """What the module's constants hold, each counted once."""
+    sizes: dict[Any, int] = {}
+
+    def visit(node: Any) -> None:
+        array = array_of(node) if isinstance(node, tvm.ir.GenericConst) else None
+        if array is not None:
+            sizes[node] = array.nbytes
+
+    relax.analysis.post_order_visit(mod["main"], visit)
+    return sum(sizes.values())
 
 
 def evaluate(value: relax.Call, typed: relax.Expr) -> Array | None:
