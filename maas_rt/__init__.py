@@ -28,6 +28,7 @@ from maas_rt._errors import (
     VerificationError,
 )
 from maas_rt._profile import Profile, StepRecord
+from maas_rt._strings import decode_strings, encode_strings
 from maas_rt._tensor_info import TensorInfo
 from maas_rt._version import __version__
 
@@ -57,6 +58,8 @@ __all__ = [
     "UnsupportedOperatorError",
     "VerificationError",
     "__version__",
+    "decode_strings",
+    "encode_strings",
     "load",
 ]
 

@@ -8,6 +8,7 @@ MODEL is an .onnx file, a .pt2 (torch.export.save), or weights: .safetensors, .p
   maas-rt compile checkpoint/ -o model.mrt --model package.module:build --input-shape x:1,3,224,224
 
 A complex input or output of a torch model is a real array with a last axis of 2 in model.mrt: real part first, as torch.view_as_real has it.
+A tensor of strings is one of uint8 with a last axis of UTF-8 bytes, padded with zeros: maas_rt.encode_strings and decode_strings.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from ._load import MAX_NODES, names_read
 from ._node import Broken, Node, Refused, check_extents, constant, dims_of, dtype_of, shape_expr
 from ._schema import check_types
 from ._stored import STORED, from_storage, storage
-from ._values import DTYPES, Value, bits_of, numpy_dtype
+from ._strings import MOVED, bytes_of, canonical, is_string, moved
+from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
 
 __all__ = ["MOVING_OPS", "STORED_OPS", "Graph", "Scope", "Unsupported"]
 
@@ -30,6 +31,7 @@ _FOLDED = 1 << 30  # bytes of results of constants that any model may come to
 _MAX_DEPTH = 64  # of subgraphs and functions in each other
 # What takes types that are only stored: converters that know of them, and those that only move elements.
 STORED_OPS = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
+STRING_OPS = frozenset({"RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"})
 MOVING_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
@@ -106,8 +108,8 @@ class Graph:
         """A value as a Relax tensor expression."""
         if value.expr is None:
             if value.const is not None:
-                if value.const.dtype == object:
-                    raise Refused("strings at run time")
+                if value.dtype == STRING:
+                    return bytes_of(value)
                 value.expr = constant(storage(value.const) if value.dtype in STORED else value.const)
             elif value.sym is not None:
                 value.expr = self._materialise(value)
@@ -142,6 +144,13 @@ class Graph:
     def leave(self, value: Value) -> Any:
         """An output's expression, of its own type; the bits that a small integer does not have are 0."""
         x = self.expr(value)
+        if value.dtype == STRING and value.const is None:
+            return canonical(
+                lambda *a, name: self.te(*a, name=name, place=value.origin),
+                lambda t: self.bind_tensor(t, 1, f"{value.origin}_bytes")[0],
+                lambda t, dims: self.emit(relax.op.reshape(t, shape_expr(dims)), value.origin),
+                x,
+            )
         if value.dtype not in STORED:
             return x
         bits = bits_of(value.dtype)
@@ -397,6 +406,8 @@ class Graph:
         known = self._fold(node)
         if known is not None:
             return known
+        if any(is_string(v) or any(is_string(i) for i in v.items or []) for v in inputs if v is not None):
+            return self._convert_strings(node, domain, converter)
         if converter is None:
             body = _function_body(node, domain)
             if body is None:
@@ -411,6 +422,25 @@ class Graph:
         results = list(result) if isinstance(result, tuple | list) else [result]
         values = [None if r is None else self.wrap(r, place) for r in results]
         return [None if v is None else _as_stored(v, moved) for v in values] if moved else values
+
+    def _convert_strings(self, node: Node, domain: str, converter: _registry.Converter | None) -> list[Value | None]:
+        """A node that some of its inputs are strings of."""
+        special = _registry.find_string_op(domain, node.op)
+        if converter is not None and node.op in STRING_OPS:
+            special = converter.convert
+        elif (
+            special is None
+            and converter is not None
+            and node.op in MOVED
+            and domain == ""
+            and is_string(node.inputs[0])
+        ):
+            return list(moved(node, converter.convert))
+        if special is None:
+            raise Refused("of strings")
+        result = special(node)
+        results = list(result) if isinstance(result, tuple | list) else [result]
+        return [None if r is None else self.wrap(r, node.place) for r in results]
 
     def _only_moved(self, node: Node) -> str:
         """The type of input 0, if no arithmetic knows it and the operator does without; "" for usual types."""

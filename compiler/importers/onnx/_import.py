@@ -21,7 +21,7 @@ from ._graph import Graph, Scope
 from ._load import check_model, read_model, sort_nodes
 from ._node import shape_expr
 from ._source import OnnxSource
-from ._values import DTYPES, Value
+from ._values import DTYPES, STRING, Value
 
 __all__ = ["import_onnx"]
 
@@ -119,8 +119,6 @@ def _import(
                 results.update({f"{info.name}.{k}": item for k, item in enumerate(value.items)})
             if any(v.absent or v.items is not None for v in (value.items if value.items is not None else [value])):
                 graph.unsupported.add("optional or nested sequence", "as an output of the model", info.name)
-            elif not value.poison and value.dtype == "string":
-                graph.unsupported.add("string", "as an output of the model", info.name)
         if graph.unsupported.entries:
             graph.bb.emit_func_output(relax.Tuple([]))
         else:
@@ -220,7 +218,8 @@ def _input(
         graph.unsupported.add(f"input of {kind or 'no type'}", "only tensors can be inputs", info.name)
         return Value("float32", (), poison=True)
     tensor = info.type.tensor_type
-    if tensor.elem_type not in DTYPES:
+    text = tensor.elem_type == onnx.TensorProto.STRING
+    if tensor.elem_type not in DTYPES and not text:
         names = onnx.TensorProto.DataType
         name = names.Name(tensor.elem_type) if tensor.elem_type in names.values() else str(tensor.elem_type)
         graph.unsupported.add(f"input of {name}", "element type is not supported", info.name)
@@ -243,9 +242,21 @@ def _input(
     dims: list[Dim] = []
     for axis, d in enumerate(declared):
         dims.append(_input_dim(info.name, axis, d, math, wishes, fixed, equal, specs))
+    if text:  # see _strings.py
+        width = _fresh_symbol(f"{info.name}_bytes", math, specs)
+        var = relax.Var(_parameter_name(info.name, number), relax.TensorType(shape_expr([*dims, width]), "uint8"))
+        graph.index_bounds[info.name] = (ord("a"), ord("z"))  # for the inputs that verification draws
+        return Value(STRING, tuple(dims), expr=var, origin=info.name)
     dtype = DTYPES[tensor.elem_type]
     var = relax.Var(_parameter_name(info.name, number), relax.TensorType(shape_expr(dims), dtype))
     return Value(dtype, tuple(dims), expr=var, origin=info.name)
+
+
+def _fresh_symbol(name: str, math: ShapeMath, specs: dict[str, SymbolSpec]) -> Dim:
+    while name in specs:
+        name += "_"
+    specs[name] = SymbolSpec(min=1)
+    return math.symbol(name, 1)
 
 
 def _input_dim(

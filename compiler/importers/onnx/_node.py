@@ -230,6 +230,8 @@ class Node:
         have = dims_of(expression)
         if all(isinstance(d, int) and d >= 0 for d in (*have, *dims)) and math.prod(have) != math.prod(dims):
             raise self.broken(f"would need {list(have)} as {list(dims)}, which has another number of elements")
+        if any(isinstance(d, int) and d == 0 for d in dims):  # which Relax reads as "the extent that it has"
+            return self.emit(relax.op.zeros(shape_expr(dims), dtype_of(expression)))
         return self.emit(relax.op.reshape(expression, shape_expr(dims)))
 
     def broadcast_to(self, expression: Any, dims: Sequence[Dim]) -> Any:

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._node import Node
 
-__all__ = ["Converter", "find", "find_shape_op", "load_all", "op", "shape_op", "supported"]
+__all__ = [
+    "Converter",
+    "find",
+    "find_shape_op",
+    "find_string_op",
+    "load_all",
+    "op",
+    "shape_op",
+    "string_op",
+    "supported",
+]
 
 Convert = Callable[["Node"], Any]
 
@@ -31,6 +41,7 @@ class Converter:
 
 _CONVERTERS: dict[tuple[str, str], list[Converter]] = {}
 _SHAPE_OPS: dict[str, Convert] = {}
+_STRING_OPS: dict[tuple[str, str], Convert] = {}
 
 
 def op(*names: str, since: int | list[int] | None = None, domain: str = "") -> Callable[[Convert], Convert]:
@@ -57,6 +68,16 @@ def shape_op(*names: str) -> Callable[[Convert], Convert]:
     return register
 
 
+def string_op(name: str, *, domain: str = "") -> Callable[[Convert], Convert]:
+    """Register what converts an operator of numbers where its inputs are strings."""
+
+    def register(function: Convert) -> Convert:
+        _STRING_OPS[domain, name] = function
+        return function
+
+    return register
+
+
 def find(domain: str, name: str, version: int) -> Converter | None:
     """The converter of an operator whose schema has this version."""
     for converter in _CONVERTERS.get((domain, name), ()):
@@ -67,6 +88,10 @@ def find(domain: str, name: str, version: int) -> Converter | None:
 
 def known(domain: str, name: str) -> bool:
     return (domain, name) in _CONVERTERS
+
+
+def find_string_op(domain: str, name: str) -> Convert | None:
+    return _STRING_OPS.get((domain, name))
 
 
 def find_shape_op(name: str) -> Convert | None:

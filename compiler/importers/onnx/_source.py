@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import onnx
+
+from maas_rt._strings import decode_strings, encode_strings
 
 from .._imported import Array, ImportedModel
 
@@ -34,6 +37,7 @@ class OnnxSource:
         self._model = model
         self._inputs = inputs
         self._outputs = [o.name for o in model.graph.output]
+        self._texts = {i.name for i in model.graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.STRING}
         self._ranges = ranges
         self._again = again
         self._session: Callable[[dict[str, Any]], list[Any]] | None = None
@@ -47,7 +51,7 @@ class OnnxSource:
         out: dict[str, Array] = {}
         for name, result in zip(self._outputs, results, strict=True):
             parts = {f"{name}.{k}": r for k, r in enumerate(result)} if isinstance(result, list) else {name: result}
-            out.update(parts)
+            out.update({name: _encoded(part) for name, part in parts.items()})
         return out
 
     def interrupt(self) -> None:
@@ -58,7 +62,7 @@ class OnnxSource:
     def _given(self, name: str, inputs: Mapping[str, Array]) -> Any:
         """An input, a sequence's elements "name.0", "name.1", ... as a list, or None for an optional without a value."""
         if name in inputs:
-            return inputs[name]
+            return decode_strings(inputs[name]) if name in self._texts else inputs[name]
         info = next(i for i in self._model.graph.input if i.name == name)
         elements = [inputs[f"{name}.{k}"] for k in range(len(inputs)) if f"{name}.{k}" in inputs]
         return elements if elements or info.type.HasField("sequence_type") else None
@@ -121,3 +125,8 @@ class OnnxSource:
         del cut.graph.output[:]
         cut.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in last.output if name)
         return self._again(cut), f"{last.name or last.output[0]} ({last.op_type})"
+
+
+def _encoded(result: Any) -> Any:
+    """A result; strings as the compiled model gives them."""
+    return encode_strings(result) if isinstance(result, np.ndarray) and result.dtype.kind in "OUS" else result

@@ -1,0 +1,379 @@
+"""Operators on strings: comparing, concatenating, normalising, splitting, matching, looking up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+from tvm.script.ir_builder import tirx as T
+
+from maas_rt._strings import encode_strings
+
+from .._dims import Dim
+from .._node import Node, constant, dims_of, shape_expr
+from .._regex import PatternError, automaton
+from .._registry import op, string_op
+from .._strings import bytes_of, string_value, width_of
+from .._values import Value
+from ._loops import imperative, variable
+from ._te import imm
+
+_WHITE = b" \t\n\v\f\r"
+
+
+def _byte(value: int) -> Any:
+    return imm(value, "uint8")
+
+
+def _at(x: Any, index: Sequence[Any], dims: Sequence[Dim], k: Any, width: Any) -> Any:
+    """Byte k of a string of a broadcast tensor; 0 behind its end."""
+    own = list(index)[len(index) - len(dims) :]
+    place = [imm(0, "int64") if isinstance(d, int) and d == 1 else i for i, d in zip(own, dims, strict=True)]
+    return tirx.Select(k < width, x(*place, tirx.max(tirx.min(k, width - 1), 0)), _byte(0))
+
+
+def _equal(n: Node, a: Any, b: Any) -> Any:
+    """Whether two tensors of strings are equal, element by element, broadcast: bool."""
+    dims = n.math.broadcast(dims_of(a)[:-1], dims_of(b)[:-1])
+    dims_a, dims_b = dims_of(a)[:-1], dims_of(b)[:-1]
+
+    def body(x: Any, y: Any, extents: Any) -> Any:
+        wide_x, wide_y = x.shape[-1], y.shape[-1]
+        k = te.reduce_axis((0, tirx.max(wide_x, wide_y)), name="k")
+
+        def same(*i: Any) -> Any:
+            at = tirx.Cast("int64", k.var)
+            equal = _at(x, i, dims_a, at, wide_x) == _at(y, i, dims_b, at, wide_y)
+            return te.min(tirx.Cast("int32", equal), axis=k)
+
+        return te.compute(extents, same, name="same_bytes")
+
+    return n.cast(n.te(body, a, b, shape_expr(dims), name="equal_strings"), "bool")
+
+
+@string_op("Equal")
+def equal(n: Node) -> Any:
+    return _equal(n, bytes_of(n.value(0)), bytes_of(n.value(1)))
+
+
+@string_op("Concat")
+def concat(n: Node) -> Any:
+    values = [n.value(i) for i in range(len(n.inputs))]
+    axis = n.axis(n.int_attr("axis"), values[0].rank)
+    width: Dim = 1
+    for v in values:
+        width = n.math.max(width, width_of(bytes_of(v)))
+    return string_value(n.emit(relax.op.concat([_widened(n, bytes_of(v), width) for v in values], axis)), n.place)
+
+
+def _widened(n: Node, x: Any, width: Dim) -> Any:
+    dims = dims_of(x)[:-1]
+
+    def body(x: Any, extents: Any) -> Any:
+        return te.compute(extents, lambda *i: _at(x, i[:-1], dims, i[-1], x.shape[-1]), name="widened")
+
+    return n.te(body, x, shape_expr([*dims, width]), name="widened")
+
+
+@op("StringConcat", since=20)
+def string_concat(n: Node) -> Any:
+    given = [bytes_of(n.value(i)) for i in range(2)]
+    dims = n.math.broadcast(*(dims_of(x)[:-1] for x in given))
+    count = n.math.product(dims)
+    rows = [n.reshape(n.broadcast_to(x, [*dims, width_of(x)]), [count, width_of(x)]) for x in given]
+    width = n.math.add(*(width_of(x) for x in given))
+
+    def body(x: Any, y: Any) -> Any:
+        rows, wide = x.shape[0], x.shape[1] + y.shape[1]
+
+        def write(x_bytes: Any, y_bytes: Any, out: Any) -> None:
+            end = variable("int64")
+            with T.serial(0, rows) as row:
+                with T.serial(0, wide) as k:
+                    out[row * wide + k] = _byte(0)
+                end[0] = imm(0, "int64")
+                for part, of in ((x_bytes, x.shape[1]), (y_bytes, y.shape[1])):
+                    with T.serial(0, of) as k:
+                        with T.If(part[row * of + k] != _byte(0)):
+                            with T.Then():
+                                out[row * wide + end[0]] = part[row * of + k]
+                                end[0] = end[0] + 1
+
+        return imperative([[rows, wide]], ["uint8"], [x, y], write, "string_concat")[0]
+
+    return string_value(n.reshape(n.te(body, *rows, name="string_concat"), [*dims, width]), n.place)
+
+
+# ---- normalising
+
+
+@op("StringNormalizer", since=10)
+def string_normalizer(n: Node) -> Any:
+    """[C] or [1, C]: without the stop words, in another case. Beyond ASCII a case is not known: a run refuses such strings."""
+    change = n.str_attr("case_change_action", "NONE")
+    sensitive = n.flag("is_case_sensitive")
+    stop = list(n.attr("stopwords", []) or [])
+    value = n.value(0)
+    if change not in ("NONE", "LOWER", "UPPER") or value.rank not in (1, 2):
+        raise n.broken(f"has case_change_action '{change}' and an input of rank {value.rank}")
+    x = bytes_of(value)
+    if value.rank == 2:
+        n.math.require_same(value.shape[0], 1)
+        x = n.reshape(x, [value.shape[1], width_of(x)])
+    if change != "NONE" or (stop and not sensitive):
+        _check_ascii(n, x)
+    if stop and not sensitive:
+        stop = [word.lower() for word in stop]
+    if stop:
+        words = n.reshape(constant(encode_strings(stop)), [1, len(stop), encode_strings(stop).shape[-1]])
+        compared = x if sensitive else _cased(n, x, "LOWER")
+        each = n.reshape(compared, [dims_of(x)[0], 1, width_of(x)])
+        x = _kept(n, x, n.emit(relax.op.max(n.cast(_equal(n, each, words), "int32"), axis=[1])))
+    if change != "NONE":
+        x = _cased(n, x, change)
+    if value.rank == 2:
+        x = n.reshape(x, [1, *dims_of(x)])
+    return string_value(x, n.place)
+
+
+def _check_ascii(n: Node, x: Any) -> None:
+    def largest(x: Any) -> Any:
+        i = te.reduce_axis((0, x.shape[0]), name="i")
+        k = te.reduce_axis((0, x.shape[1]), name="k")
+        return te.compute((), lambda: te.max(tirx.Cast("int32", x(i, k)), axis=[i, k]), name="largest")
+
+    n.graph.check(lambda m: m() < 0x80, n.te(largest, x, name="largest_byte"), place=f"{n.place} changes ASCII's case")
+
+
+def _cased(n: Node, x: Any, change: str) -> Any:
+    first, last, by = (b"A", b"Z", 32) if change == "LOWER" else (b"a", b"z", -32)
+
+    def body(x: Any) -> Any:
+        def element(*i: Any) -> Any:
+            c = tirx.Cast("int32", x(*i))
+            return tirx.Cast("uint8", tirx.Select(tirx.all(c >= first[0], c <= last[0]), c + by, c))
+
+        return te.compute(x.shape, element, name=change.lower())
+
+    return n.te(body, x, name=change.lower())
+
+
+def _kept(n: Node, x: Any, dropped: Any) -> Any:
+    """The rows of [C, bytes] where `dropped` is 0; one empty string if there is none."""
+
+    def count(flags: Any) -> Any:
+        def write(flags: Any, out: Any) -> None:
+            out[0] = imm(0, "int64")
+            with T.serial(0, total) as c:
+                out[0] = out[0] + tirx.Cast("int64", flags[c] == 0)
+            out[0] = tirx.max(out[0], 1)
+
+        total = flags.shape[0]
+        return imperative([[1]], ["int64"], [flags], write, "kept_rows")[0]
+
+    rows = n.graph.bind_tensor(n.te(count, dropped, name="kept_rows"), 1, n.place)[0]
+
+    def copy(x: Any, flags: Any, extents: Any) -> Any:
+        total, wide = x.shape
+
+        def write(x: Any, flags: Any, out: Any) -> None:
+            row = variable("int64")
+            row[0] = imm(0, "int64")
+            with T.serial(0, extents[0]) as r, T.serial(0, wide) as k:
+                out[r * wide + k] = _byte(0)
+            with T.serial(0, total) as c:
+                with T.If(flags[c] == 0):
+                    with T.Then():
+                        with T.serial(0, wide) as k:
+                            out[row[0] * wide + k] = x[c * wide + k]
+                        row[0] = row[0] + 1
+
+        return imperative([extents], ["uint8"], [x, flags], write, "kept")[0]
+
+    return n.te(copy, x, dropped, shape_expr([rows, width_of(x)]), name="kept")
+
+
+# ---- splitting
+
+
+@op("StringSplit", since=20)
+def string_split(n: Node) -> Any:
+    """[...] -> ([..., most pieces], how many each has): at a delimiter, or at runs of ASCII's white space."""
+    delimiter = n.str_attr("delimiter", "").encode()
+    most = n.int_attr("maxsplit", -1)
+    value = n.value(0)
+    x = bytes_of(value)
+    count, width = n.math.product(value.shape), width_of(x)
+    flat = n.reshape(x, [count, width])
+
+    def find(x: Any) -> list[Any]:
+        rows, wide = x.shape
+        slots = wide + 1
+
+        def write(x: Any, starts: Any, ends: Any, numbers: Any) -> None:
+            pieces, start, free = variable("int64"), variable("int64"), variable("int64")
+
+            def add(row: Any, end: Any) -> None:
+                starts[row * slots + pieces[0]] = start[0]
+                ends[row * slots + pieces[0]] = end
+                pieces[0] = pieces[0] + 1
+
+            may = (lambda: pieces[0] < most) if most >= 0 else (lambda: imm(True, "bool"))
+            with T.serial(0, rows) as row:
+                base = row * wide
+                length = variable("int64")
+                length[0] = imm(0, "int64")
+                with T.serial(0, wide) as k:
+                    length[0] = length[0] + tirx.Cast("int64", x[base + k] != _byte(0))
+                pieces[0], start[0], free[0] = imm(0, "int64"), imm(0, "int64"), imm(0, "int64")
+                if delimiter:
+                    _at_delimiter(
+                        x, base, wide, length, delimiter, start, free, may, lambda end, row=row: add(row, end)
+                    )
+                    add(row, length[0])
+                else:
+                    _at_white(x, base, wide, length, start, free, may, lambda end, row=row: add(row, end))
+                    with T.If(free[0] == 1):
+                        with T.Then():
+                            add(row, length[0])
+                numbers[row] = pieces[0]
+
+        return imperative([[rows, slots], [rows, slots], [rows]], ["int64"] * 3, [x], write, "string_split")
+
+    parts = n.te(find, flat, name="string_split")
+    starts, ends, numbers = (n.emit(parts[k]) for k in range(3))
+
+    def largest(numbers: Any) -> Any:
+        i = te.reduce_axis((0, numbers.shape[0]), name="i")
+        top = te.compute((), lambda: te.max(numbers(i), axis=i), name="top")
+        return te.compute((1,), lambda _: tirx.max(top(), 0), name="most_pieces")
+
+    pieces = n.graph.bind_tensor(n.te(largest, numbers, name="most_pieces"), 1, n.place)[0]
+
+    def cut(x: Any, starts: Any, ends: Any, numbers: Any, extents: Any) -> Any:
+        wide = x.shape[1]
+
+        def element(row: Any, piece: Any, k: Any) -> Any:
+            at = starts(row, piece) + k
+            inside = tirx.all(piece < numbers(row), at < ends(row, piece))
+            return tirx.Select(inside, x(row, tirx.max(tirx.min(at, wide - 1), 0)), _byte(0))
+
+        return te.compute(extents, element, name="pieces")
+
+    y = n.te(cut, flat, starts, ends, numbers, shape_expr([count, pieces, width]), name="pieces")
+    return [string_value(n.reshape(y, [*value.shape, pieces, width]), n.place), n.reshape(numbers, value.shape)]
+
+
+def _at_delimiter(
+    x: Any, base: Any, wide: Any, length: Any, delimiter: bytes, start: Any, free: Any, may: Any, add: Any
+) -> None:
+    """add(end) for each piece that a delimiter ends; `free` is the first byte that no delimiter has taken."""
+    with T.serial(0, wide) as k:
+        match = tirx.all(k >= free[0], k + len(delimiter) <= length[0], may())
+        for t, byte in enumerate(delimiter):
+            match = tirx.all(match, x[base + tirx.min(k + t, wide - 1)] == _byte(byte))
+        with T.If(match):
+            with T.Then():
+                add(tirx.Cast("int64", k))
+                start[0] = tirx.Cast("int64", k) + len(delimiter)
+                free[0] = tirx.Cast("int64", k) + len(delimiter)
+
+
+def _at_white(x: Any, base: Any, wide: Any, length: Any, start: Any, inside: Any, may: Any, add: Any) -> None:
+    """add(end) for each piece that white space ends; `inside` says whether a piece is open."""
+    with T.serial(0, wide) as k:
+        white = tirx.any(*[x[base + k] == _byte(c) for c in _WHITE])
+        with T.If(k < length[0]):
+            with T.Then():
+                with T.If(tirx.all(inside[0] == 0, tirx.Not(white))):
+                    with T.Then():
+                        start[0] = tirx.Cast("int64", k)
+                        inside[0] = imm(1, "int64")
+                    with T.Else():
+                        with T.If(tirx.all(inside[0] == 1, white, may())):
+                            with T.Then():
+                                add(tirx.Cast("int64", k))
+                                inside[0] = imm(0, "int64")
+
+
+# ---- matching and looking up
+
+
+@op("RegexFullMatch", since=20)
+def regex_full_match(n: Node) -> Any:
+    """Whether all of a string matches: one step of an automaton a byte."""
+    try:
+        table, accepts = automaton(n.str_attr("pattern"))
+    except PatternError as why:
+        raise n.refuse(f"whose pattern {why}") from None
+    value = n.value(0)
+    x = n.reshape(bytes_of(value), [n.math.product(value.shape), width_of(bytes_of(value))])
+
+    def body(x: Any, table: Any, accepts: Any) -> Any:
+        rows, wide = x.shape
+
+        def write(x: Any, table: Any, accepts: Any, y: Any) -> None:
+            state = variable("int64")
+            with T.serial(0, rows) as row:
+                state[0] = imm(0, "int64")
+                with T.serial(0, wide) as k:
+                    with T.If(x[row * wide + k] != _byte(0)):
+                        with T.Then():
+                            byte = tirx.Cast("int64", x[row * wide + k])
+                            state[0] = tirx.Cast("int64", table[state[0] * 256 + byte])
+                y[row] = accepts[state[0]]
+
+        return imperative([[rows]], ["bool"], [x, table, accepts], write, "regex")[0]
+
+    y = n.te(body, x, constant(table.reshape(-1)), constant(accepts), name="regex")
+    return n.reshape(y, value.shape)
+
+
+@string_op("LabelEncoder", domain="ai.onnx.ml")
+def label_encoder(n: Node) -> Any:
+    """Strings to what stands for them; the first of equal keys counts."""
+    keys = list(_table(n, "keys_"))
+    values = np.asarray(_table(n, "values_"))
+    if len(keys) != len(values) or not all(isinstance(key, str) for key in keys):
+        raise n.broken(f"has {len(keys)} keys and {len(values)} values")
+    value = n.value(0)
+    found: Any = None
+    if keys:
+        codes = encode_strings(keys)
+        each = n.reshape(bytes_of(value), [*value.shape, 1, width_of(bytes_of(value))])
+        hits = n.cast(_equal(n, each, constant(codes)), "int32")
+        found = n.emit(relax.op.argmax(hits, axis=-1))
+        missing = n.emit(relax.op.equal(relax.op.max(hits, axis=[-1]), n.scalar_const(0, "int32")))
+        found = n.emit(relax.op.where(missing, n.scalar_const(len(keys), "int64"), found))
+    else:
+        found = n.broadcast_to(n.scalar_const(0, "int64"), value.shape)
+    default = _default(n, values)
+    flat = n.reshape(found, [n.math.product(value.shape)])
+    if values.dtype.kind in "OUS":
+        rows = constant(encode_strings([*values.tolist(), default]))
+        out = n.emit(relax.op.take(rows, flat, axis=0))
+        return string_value(n.reshape(out, [*value.shape, int(dims_of(rows)[-1])]), n.place)
+    table = constant(np.concatenate([values.reshape(-1), np.array([default], values.dtype)]))
+    return n.reshape(n.emit(relax.op.take(table, flat, axis=0)), value.shape)
+
+
+def _table(n: Node, prefix: str) -> Any:
+    for suffix in ("strings", "int64s", "floats"):
+        if n.has_attr(prefix + suffix):
+            kind = {"strings": object, "int64s": np.int64, "floats": np.float32}[suffix]
+            return np.array(n.attr(prefix + suffix), dtype=kind)
+    if n.has_attr(f"{prefix}tensor"):
+        found: Value = n.graph.tensor(n.attr(f"{prefix}tensor"), n.place)
+        return found.elements.reshape(-1)
+    raise n.broken(f"has no {prefix}*")
+
+
+def _default(n: Node, values: Any) -> Any:
+    if n.has_attr("default_tensor"):
+        found: Value = n.graph.tensor(n.attr("default_tensor"), n.place)
+        return found.elements.reshape(-1)[0]
+    if values.dtype.kind in "OUS":
+        return n.str_attr("default_string", "_Unused")
+    return n.int_attr("default_int64", -1) if values.dtype.kind == "i" else n.float_attr("default_float", -0.0)
