@@ -39,6 +39,8 @@ def test_exported_names() -> None:
         "UnsupportedOperatorError",
         "VerificationError",
         "__version__",
+        "decode_strings",
+        "encode_strings",
         "load",
     ]
     for name in maas_rt.__all__:
