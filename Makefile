@@ -51,6 +51,7 @@ conformance: $(VENV)/.native  ## other people's suites: prints the counts, write
 	$(BIN)/python -m tests.conformance transformers
 	$(BIN)/python -m tests.conformance torch_opinfo
 	$(MAKE) conformance-vision
+	$(BIN)/python -m tests.conformance table
 
 conformance-vision: $(VISION)/.installed  ## torchvision and timm, in an environment of their own (torch with torchvision: 5 GB)
 	$(VISION)/bin/python -m tests.conformance torchvision

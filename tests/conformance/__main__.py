@@ -1,4 +1,4 @@
-"""python -m tests.conformance SUITE ...: other people's test suites against this project (the names are in SUITES)."""
+"""python -m tests.conformance SUITE ...: other people's test suites against this project, and the table of their results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 SUITES = {
     "onnx": "onnx_backend",
+    "table": "table",
     "timm": "timm_models",
     "torch_export": "torch_export_db",
     "torch_opinfo": "torch_opinfo",
