@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx
 
-__all__ = ["any_dft", "complex_dft", "half_to_real", "real_dft"]
+__all__ = ["any_dft", "complex_dft", "half_to_real", "real_dft", "root_tables"]
 
 OP = relax.op
 Emit = Callable[[Any], Any]  # binds a Relax expression to a variable
@@ -69,14 +69,34 @@ def half_to_real(emit: Emit, real: Any, imag: Any, length: int, scale: float = 1
     return _product(emit, [real, imag], [cos.T * twice, weights])
 
 
-def any_dft(
-    t: Any, axis: Any, total: Any, shape: Sequence[Any], inverse: bool, real_out: bool, normalised: bool
-) -> Any:
+def root_tables(rows: Any, columns: Any, length: Any, inverse: bool, half: bool, dtype: str) -> list[Any]:
+    """As tensor expressions: cosines and sines of 2 pi r k / length, [rows, columns], for a length that may be a symbol. `half`: rows
+    are the first half of a real signal's spectrum, and each counts for its conjugate too."""
+
+    def phase(r: Any, k: Any) -> Any:
+        turns = tirx.floormod(tirx.Cast("int64", r) * tirx.Cast("int64", k), length)
+        part = tirx.Cast("float64", turns) / tirx.Cast("float64", length)
+        return part * _number((1 if inverse else -1) * 2 * math.pi, "float64")
+
+    def element(function: Callable[[Any], Any], at_ends: float) -> Callable[[Any, Any], Any]:
+        def value(r: Any, k: Any) -> Any:
+            alone = tirx.any(r == 0, r * 2 == length)  # frequencies that are their own conjugates
+            times = tirx.Select(alone, _number(at_ends, "float64"), _number(2, "float64"))
+            found = function(phase(r, k))
+            return tirx.Cast(dtype, found * times if half else found)
+
+        return value
+
+    cosines = te.compute((rows, columns), element(tirx.cos, 1.0), name="cosines")
+    return [cosines, te.compute((rows, columns), element(tirx.sin, 0.0), name="sines")]
+
+
+def any_dft(t: Any, axis: Any, total: Any, shape: Sequence[Any], inverse: bool, real_out: bool) -> Any:
     """As a tensor expression: the transform along an axis and of a length that may be symbols, with roots computed as needed, in
     float64.
 
     `t` is [..., 1 or 2], parts last, cut or filled with zeros to `total` elements; `shape` that of the result, parts included.
-    `real_out`: t is half a spectrum, and the result is real. `normalised`: divided by the length where it is inverse.
+    `real_out`: t is half a spectrum, and the result is real. An inverse is divided by the length.
     """
     kind, rank, parts = str(t.dtype), len(t.shape), int(t.shape[len(t.shape) - 1])
     k = te.reduce_axis((0, total), name="k")
@@ -99,7 +119,7 @@ def any_dft(
         phase = tirx.Cast("float64", tirx.floormod(bin_ * at, total)) / tirx.Cast("float64", total)
         angle = phase * _number((1 if inverse else -1) * 2 * math.pi, "float64")
         one = _number(1, "float64")
-        scale = one / tirx.Cast("float64", total) if inverse and normalised else one
+        scale = one / tirx.Cast("float64", total) if inverse else one
         c, s = (tirx.Cast(kind, f(angle) * scale) for f in (tirx.cos, tirx.sin))
         if real_out:  # the other half of the spectrum is the conjugate of this one
             lower = at <= tirx.floordiv(total, 2)

@@ -58,7 +58,7 @@ def test_arithmetic_and_conversions() -> None:
             "product": lambda x, z, w: (z * w, z * x, x * 2j, z * (1 - 2j), z.square(), 3 * z),
             "sum": lambda x, z, w: (z + w * 2 + x - 1j, torch.sub(z, w, alpha=2), 1 - z, torch.add(x, z[0], alpha=3)),
             "quotient": lambda x, z, w: (z / w, 1 / z, x / w, z / x, z / 2j),
-            "powers": lambda x, z, w: (z**2, z**-1, z**0.5, z**2.5, z**w, 2**z, torch.rsqrt(z)),
+            "powers": lambda x, z, w: (z**2, z**-1, z**0.5, z**2.5, z**w, 2**z, torch.rsqrt(z), (z * 0) ** 2.5, (z * 0) ** 0),
             "size": lambda x, z, w: (z.abs(), z.angle(), z.sgn(), (z * 0).sgn(), z.norm(dim=1), torch.linalg.vector_norm(z, 1)),
             "conjugates": lambda x, z, w: (z.conj().imag, z.conj() * w, z.mH @ w, z.conj().conj(), torch.conj_physical(z)),
             "compare": lambda x, z, w: torch.stack([z == z, z != w, z.isnan(), z.isfinite(), z.isreal(), z.bool(), (z * 0).bool()]),
@@ -151,7 +151,14 @@ def test_transforms_along_dynamic_axes() -> None:
     class Mixed(torch.nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, ...]:
             half = torch.fft.rfft(x, norm="ortho")
-            return half, torch.fft.fft2(x).real, torch.fft.irfft(half, n=x.shape[1], norm="ortho")
+            whole = torch.fft.ifft(torch.complex(x, x.flip(0)), dim=0)
+            return (
+                half,
+                whole,
+                torch.fft.fft2(x).real,
+                torch.fft.irfft(half, n=x.shape[1], norm="ortho"),
+                torch.fft.hfft(half[0]),
+            )
 
     artifact = compile(Mixed(), torch.randn(2, 12, generator=DRAW), dynamic={"x": {0: (2, 9), 1: (4, 40)}})
     x = torch.randn(3, 7, generator=DRAW)

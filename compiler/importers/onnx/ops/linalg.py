@@ -279,7 +279,7 @@ def _any_dft(n: Node, x: Any, axis: Dim, length: Dim, out: list[Any], inverse: b
     real_out = inverse and onesided
 
     def body(t: Any, dims: Any, shape: Any) -> Any:
-        return any_dft(t, dims[0], dims[1], list(shape), inverse, real_out, normalised=True)
+        return any_dft(t, dims[0], dims[1], list(shape), inverse, real_out)
 
     return n.te(body, x, shape_expr([axis, length]), shape_expr([*out, 1 if real_out else 2]), name="dft")
 

@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from torch._prims_common import elementwise_dtypes
 from tvm import relax
 
-from ..._dft import any_dft, complex_dft, half_to_real, real_dft
+from ..._dft import complex_dft, half_to_real, real_dft, root_tables
 from .._complex import Pair, converts_complex, imaginary, is_complex, joined, part_dtype, separated
-from .._context import Context, Expr
+from .._context import Context, Expr, Promotion
 from .._dtypes import tvm_dtype
 from .._registry import NotConvertible
 from . import linear, reduce
@@ -215,7 +216,8 @@ def _quotient(c: Context, a: Pair, b: Pair) -> Pair:
         return Pair(c.emit(OP.divide(a.real, b.real)), None if a.imag is None else c.emit(OP.divide(a.imag, b.real)))
     wide = c.emit(OP.greater_equal(c.emit(OP.abs(b.real)), c.emit(OP.abs(b.imag))))
     large, small = c.where(wide, b.real, b.imag), c.where(wide, b.imag, b.real)
-    ratio = c.emit(OP.divide(small, large))
+    zero = c.emit(OP.equal(large, c.const(0.0, c.dtype(large))))
+    ratio = c.emit(OP.divide(small, c.where(zero, c.const(1.0, c.dtype(large)), large)))
     below = c.emit(OP.add(large, c.emit(OP.multiply(small, ratio))))
     other = imaginary(c, a)
     first, second = c.where(wide, a.real, other), c.where(wide, other, a.real)
@@ -256,20 +258,23 @@ def pow_tensor(c: Context, x: Any, exponent: Any) -> Pair:
 
 
 def _power(c: Context, x: Pair, exponent: Pair) -> Pair:
-    """exp(exponent log x); 0 to a power is 0, and 1 for the power 0."""
+    """exp(exponent log x); 0 to a power with a positive real part is 0, to the power 0 it is 1, and NaN else."""
     found = exp(c, _times(c, exponent, log(c, x)))
     dtype = c.dtype(x.real)
     zero = c.emit(OP.logical_not(_nonzero(c, x)))
-    whole = c.where(_nonzero(c, exponent), c.const(0.0, dtype), c.const(1.0, dtype))
-    return _done(c, c.where(zero, whole, found.real), c.where(zero, c.const(0.0, dtype), imaginary(c, found)))
+    none, one, nan = (c.const(v, dtype) for v in (0.0, 1.0, math.nan))
+    ends = c.where(c.emit(OP.greater(exponent.real, none)), none, nan)
+    real = c.where(_nonzero(c, exponent), ends, one)
+    imag = c.where(_nonzero(c, exponent), ends, none)
+    return _done(c, c.where(zero, real, found.real), c.where(zero, imag, imaginary(c, found)))
 
 
 # Comparison and tests.
 
 
 def _equal(c: Context, x: Any, other: Any) -> Expr:
-    dtypes = [fake.dtype for fake in (c.fakes["x"], c.fakes["other"]) if is_complex(fake)]
-    dtype = part_dtype(max(dtypes, key=lambda d: d.itemsize)) if dtypes else "float32"
+    kind, _ = elementwise_dtypes(c.fakes["x"], c.fakes["other"], type_promotion_kind=Promotion.DEFAULT)
+    dtype = part_dtype(kind)
     a, b = _operands(c, x, other, dtype=dtype)
     same = [c.emit(OP.equal(a.real, b.real)), c.emit(OP.equal(imaginary(c, a), imaginary(c, b)))]
     return c.broadcast(c.emit(OP.logical_and(*same)), c.out_shape())
@@ -502,7 +507,7 @@ def _along(c: Context, x: Pair, axis: int, inverse: bool, scale: Any) -> Pair:
     """The transform of one axis."""
     size = c.shape(x.real)[axis]
     if not isinstance(size, int):
-        return _multiplied(c, _dynamic(c, x, axis, size, c.shape(x.real), inverse, False), scale)
+        return _multiplied(c, _dynamic(c, x, axis, size, inverse), scale)
     inner, outer = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
     real, imag = complex_dft(c.emit, _moved(c, x.real, axis), _moved(c, x.imag, axis), inverse, inner)
     return _multiplied(c, Pair(_moved(c, real, axis, True), _moved(c, imag, axis, True)), outer)
@@ -512,16 +517,51 @@ def _multiplied(c: Context, x: Pair, scale: Any) -> Pair:
     return x if isinstance(scale, float) and scale == 1.0 else _times(c, x, _pair(c, scale, c.dtype(x.real)))
 
 
-def _dynamic(c: Context, x: Pair, axis: int, total: Any, shape: list[Any], inverse: bool, real_out: bool) -> Pair:
-    """The transform of an axis whose size is dynamic: roots are computed as they are needed."""
-    both = joined(c, x)
-    out = [*shape, 1 if real_out else 2]
+def _tables(
+    c: Context, rows: Any, columns: Any, length: Any, inverse: bool, half: bool, dtype: str
+) -> tuple[Expr, Expr]:
+    """Roots of unity for a size that is dynamic."""
 
-    def build(t: Any, extents: Any, sizes: Any) -> Any:
-        return any_dft(t, axis, extents[0], list(sizes), inverse, real_out, normalised=False)
+    def build(extents: Any) -> Any:
+        return root_tables(extents[0], extents[1], extents[2], inverse, half, dtype)
 
-    found = c.generated(build, both, [total], out, name="dft")[0]
-    return Pair(c.reshape(found, shape), None) if real_out else separated(c, found)
+    cosines, sines = c.generated(build, [rows, columns, length], name="roots")
+    return cosines, sines
+
+
+def _rows_of(c: Context, x: Expr, axis: int) -> Expr:
+    """The axis last, and all others merged into one before it."""
+    moved = _moved(c, x, axis)
+    shape = c.shape(moved)
+    return c.reshape(moved, [_count(c, shape, list(range(len(shape) - 1))), shape[-1]])
+
+
+def _back(c: Context, rows: Expr | None, like: Expr, axis: int) -> Expr:
+    """`_rows_of` undone."""
+    shape = c.shape(like)
+    wide = c.reshape(rows, [*shape[:axis], *shape[axis + 1 :], c.shape(rows)[1]])
+    return _moved(c, wide, axis, True)
+
+
+def _dynamic(c: Context, x: Pair, axis: int, columns: Any, inverse: bool) -> Pair:
+    """The first `columns` elements of the transform of an axis whose size is dynamic."""
+    size, dtype = c.shape(x.real)[axis], c.dtype(x.real)
+    roots = Pair(*_tables(c, size, columns, size, inverse, False, dtype))
+    rows = Pair(_rows_of(c, x.real, axis), None if x.imag is None else _rows_of(c, x.imag, axis))
+    found = _product(c, rows, roots)
+    return Pair(_back(c, found.real, x.real, axis), _back(c, found.imag, x.real, axis))
+
+
+def _dynamic_to_real(c: Context, x: Pair, axis: int, size: Any) -> Expr:
+    """The real signal of a dynamic size whose spectrum begins with x."""
+    bins = size // 2 + 1
+    cosines, sines = _tables(c, bins, size, size, True, True, c.dtype(x.real))
+    real = c.slice(x.real, axis, 0, bins)
+    total = linear.product(c, _rows_of(c, real, axis), cosines)
+    if x.imag is not None:
+        imag = linear.product(c, _rows_of(c, c.slice(x.imag, axis, 0, bins), axis), sines)
+        total = c.emit(OP.subtract(total, imag))
+    return _back(c, total, real, axis)
 
 
 def _computed(c: Context, x: Any, dtype: Any) -> Pair:
@@ -558,8 +598,7 @@ def fft_r2c(c: Context, x: Expr, dim: list[int], normalization: int, onesided: b
         real, imag = real_dft(c.emit, _moved(c, value.real, last), inner)
         value = _multiplied(c, Pair(_moved(c, real, last, True), _moved(c, imag, last, True)), outer)
     else:
-        half = [*shape[:last], c.out_shape()[last], *shape[last + 1 :]]
-        value = _multiplied(c, _dynamic(c, value, last, size, half, False, False), scale)
+        value = _multiplied(c, _dynamic(c, value, last, c.out_shape()[last], False), scale)
     for axis in axes[:-1]:
         value = _along(c, value, axis, False, 1.0)
     return value
@@ -575,8 +614,7 @@ def fft_c2r(c: Context, x: Pair, dim: list[int], normalization: int, last_dim_si
         x = _along(c, x, axis, True, 1.0)
     size = out[last]
     if not isinstance(size, int):
-        whole = [*c.shape(x.real)[:last], size, *c.shape(x.real)[last + 1 :]]
-        return _multiplied(c, _dynamic(c, x, last, size, whole, True, True), scale).real
+        return _multiplied(c, Pair(_dynamic_to_real(c, x, last, size), None), scale).real
     inner, outer = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
     bins = size // 2 + 1
     parts = [None if p is None else c.slice(_moved(c, p, last), rank - 1, 0, bins) for p in (x.real, x.imag)]
