@@ -75,6 +75,7 @@ class Graph:
         self.unsupported = Unsupported()
         self.functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions}
         self.read = names_read(model.graph, *model.functions)  # to tell results that nobody wants
+        self.read_by_nodes = names_read(model.graph, *model.functions, results=False)
         self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
         self._names: dict[str, int] = {}
         self._bound: dict[int, tuple[Value, list[Dim]]] = {}

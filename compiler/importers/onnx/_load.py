@@ -370,13 +370,15 @@ def sort_nodes(graph: onnx.GraphProto, outer: set[str]) -> list[onnx.NodeProto]:
     return out
 
 
-def names_read(*graphs: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
-    """Every name that a node or a result of the graphs, or of subgraphs in them, reads, whatever it names there."""
+def names_read(*graphs: onnx.GraphProto | onnx.FunctionProto, results: bool = True) -> set[str]:
+    """Every name that a node or a result of the graphs, or of subgraphs in them, reads, whatever it names there; without `results` not
+    those that are only results of the first graph."""
     out: set[str] = set()
     stack = list(graphs)
     while stack:
         graph = stack.pop()
-        out.update(o if isinstance(o, str) else o.name for o in graph.output)
+        if results or graph is not graphs[0]:
+            out.update(o if isinstance(o, str) else o.name for o in graph.output)
         for node in graph.node:
             out.update(node.input)
             stack.extend(_attribute_graphs(node))

@@ -34,7 +34,7 @@ class OnnxSource:
         ranges: dict[str, tuple[float, float]],
         again: Callable[[onnx.ModelProto], ImportedModel],
     ) -> None:
-        self._model = model
+        self._model = _without_maps(model)
         self._inputs = inputs
         self._outputs = [o.name for o in model.graph.output]
         self._texts = {i.name for i in model.graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.STRING}
@@ -130,3 +130,22 @@ class OnnxSource:
 def _encoded(result: Any) -> Any:
     """A result; strings as the compiled model gives them."""
     return encode_strings(result) if isinstance(result, np.ndarray) and result.dtype.kind in "OUS" else result
+
+
+def _without_maps(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, where ZipMap makes maps of a matrix, with the matrix as the result, which is what the importer gives."""
+    zips = {n.output[0] for n in model.graph.node if n.op_type == "ZipMap" and n.domain == "ai.onnx.ml" and n.output}
+    if not zips:
+        return model
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    for node in out.graph.node:
+        if node.output and node.output[0] in zips:
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
+    for info in out.graph.output:
+        if info.name in zips:
+            info.type.CopyFrom(onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None))
+    if not any(o.domain in ("", "ai.onnx") for o in out.opset_import):
+        out.opset_import.append(onnx.helper.make_opsetid("", 13))
+    return out

@@ -20,9 +20,11 @@ from . import (
     sequence,
     shape,
     strings,
+    svm,
     symbolic,
     text,
     training,
+    trees,
     vision,
 )
 
@@ -46,8 +48,10 @@ __all__ = [
     "sequence",
     "shape",
     "strings",
+    "svm",
     "symbolic",
     "text",
     "training",
+    "trees",
     "vision",
 ]
