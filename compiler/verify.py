@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,12 +128,11 @@ def differences(
         except Exception as error:  # the framework's own complaint about these values, of whatever class
             refusal = refusal or str(error).strip().split("\n", 1)[0]
             continue
+        example = given and number == 0
         try:
-            difference = _check_run(program, model.source, inputs, wanted, options, report)
-        except (
-            InvalidArgumentError
-        ) as error:  # sizes that the model was compiled not to take, whatever the source makes of them
-            if given and number == 0:
+            difference = _check_run(program, model.source, inputs, wanted, options, report, drawn=not example)
+        except InvalidArgumentError as error:  # sizes that the model is not for, whatever the source makes of them
+            if example:
                 raise VerificationError(f"the compiled model refuses inputs that its source takes: {error}") from None
             refusal = refusal or f"the compiled model refuses them: {error}"
             continue
@@ -153,13 +152,20 @@ def _check_run(
     wanted: Mapping[str, Array],
     options: VerifyOptions,
     report: Report,
+    *,
+    drawn: bool = False,
 ) -> Difference | None:
+    """The first output that differs. Raises InvalidArgumentError for drawn inputs that the model does not take, or that leave nothing
+    of an output (a window larger than the image, for which frameworks round the extent differently)."""
     try:
         got = _run(program, inputs, options)
     except DeadlineExceededError:
         raise VerificationError(
             f"the compiled model did not finish within {options.seconds:g} s on inputs on which its source did; nothing was written"
         ) from None
+    for name, reference in wanted.items():
+        if drawn and np.size(reference) and not np.size(got[name]):
+            raise InvalidArgumentError(f"they leave nothing of output '{name}', whose shape is {np.shape(got[name])}")
     report.runs += 1
     movement: dict[str, float] | None = None
     for name, reference in wanted.items():
@@ -249,14 +255,15 @@ def sample_inputs(
     enough: Callable[[], bool] = lambda: True,
 ) -> Iterator[dict[str, Array]]:
     """Inputs by name: the examples, then `options.runs` random ones for the smallest binding of the symbols, and one for the
-    medium one; as long as these are not `enough` (networks that halve an image five times want its sizes to be round, and do
-    not say so), one for each of the usual sizes."""
+    medium one; as long as these are not `enough` (a network may want an image's sides to be round, and not say so), one for each
+    of the usual sizes."""
     given = _given(model, examples)
     if given is not None:
         yield {name: np.asarray(array) for name, array in given.items()}
     ranges = model.source.input_ranges()
-    common = _bindings(model.symbols)
-    for order, binding in enumerate([*common, *_usual_bindings(model)]):
+    inner = _inner_symbols(model)
+    common = _bindings(model.symbols, inner)
+    for order, binding in enumerate([*common, *_usual_bindings(model, inner)]):
         if order >= len(common) and enough():
             return
         for number in range(options.runs if order == 0 else 1):
@@ -273,33 +280,43 @@ def _given(model: ImportedModel, examples: Mapping[str, Array] | None) -> Mappin
     return given if given is not None and set(given) == set(model.input_names) else None
 
 
-def _bindings(symbols: Mapping[str, SymbolSpec]) -> list[dict[str, int]]:
-    """Extents for the symbols: all at their smallest (at least 1), then all at medium sizes that differ from each other."""
+def _bindings(symbols: Mapping[str, SymbolSpec], inner: Set[str] = frozenset()) -> list[dict[str, int]]:
+    """Extents for the symbols: all at their smallest (at least 1), then all at medium sizes that differ from each other. The `inner`
+    ones, sides of images and lengths of sequences, are of a usual size where nothing bounds them: a network that halves its input
+    five times is not made for an extent of 1, and what frameworks make of it is no evidence."""
     if not symbols:
         return [{}]
     smallest, medium = {}, {}
     for number, (name, spec) in enumerate(sorted(symbols.items())):
-        smallest[name] = _fit(max(spec.min, 1), spec)
-        medium[name] = _fit(max(spec.min + 2 * spec.multiple, spec.multiple * (3 + 2 * number)), spec)
+        if name in inner and spec.max is None and spec.min <= 2:
+            smallest[name], medium[name] = _fit(_USUAL_SIZES[0], spec), _fit(96 + 32 * number, spec)
+        else:
+            smallest[name] = _fit(max(spec.min, 1), spec)
+            medium[name] = _fit(max(spec.min + 2 * spec.multiple, spec.multiple * (3 + 2 * number)), spec)
     return [smallest, medium] if medium != smallest else [smallest]
+
+
+def _inner_symbols(model: ImportedModel) -> set[str]:
+    """Symbols that are not only some input's first extent."""
+    shapes = [list(param.ty.shape.values) for param in model.mod["main"].params]
+    return {var.name for shape in shapes for d in shape[1:] for var in _symbols_of(d)}
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 160 else text[:160].rstrip() + " ..."
 
 
-def _usual_bindings(model: ImportedModel) -> list[dict[str, int]]:
-    """All symbols at one of the usual sizes, except those that are nothing but some input's first extent: these are 2."""
+def _usual_bindings(model: ImportedModel, inner: Set[str]) -> list[dict[str, int]]:
+    """All inner symbols at one of the usual sizes, the others 2; then sizes that differ from each other, and the smallest."""
     if not model.symbols:
         return []
-    shapes = [list(param.ty.shape.values) for param in model.mod["main"].params]
-    inner = {var.name for shape in shapes for d in shape[1:] for var in _symbols_of(d)}
-    out = []
-    for size in _USUAL_SIZES:
-        binding = {name: _fit(size if name in inner else 2, spec) for name, spec in model.symbols.items()}
-        if sum(math.prod(_shape(param, binding)) for param in model.mod["main"].params) <= _MAX_DRAWN:
-            out.append(binding)
-    return out
+    out = [
+        {name: _fit(size if name in inner else 2, spec) for name, spec in model.symbols.items()}
+        for size in _USUAL_SIZES
+    ]
+    out += reversed(_bindings(model.symbols))
+    params = model.mod["main"].params
+    return [b for b in out if sum(math.prod(_shape(param, b)) for param in params) <= _MAX_DRAWN]
 
 
 def _fit(extent: int, spec: SymbolSpec) -> int:

@@ -154,21 +154,23 @@ def test_a_source_that_runs_on_nothing_is_an_error(monkeypatch: pytest.MonkeyPat
 
 
 def test_usual_sizes_are_drawn_where_small_ones_do_not_run() -> None:
-    """Down by pooling and up again: only even sizes add up, and nothing in the file says so."""
+    """Down by pooling and up again: only multiples of 256 add up, and nothing in the file says so."""
     info = helper.make_tensor_value_info
     nodes = [
-        helper.make_node("MaxPool", ["x"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Resize", ["half", "", "twice"], ["up"], mode="nearest"),
+        helper.make_node("MaxPool", ["x"], ["half"], kernel_shape=[2, 2], strides=[256, 256]),
+        helper.make_node("Resize", ["half", "", "back"], ["up"], mode="nearest"),
         helper.make_node("Add", ["x", "up"], ["y"]),
     ]
     f = onnx.TensorProto.FLOAT
-    twice = helper.make_tensor("twice", f, [4], [1.0, 1.0, 2.0, 2.0])
+    back = helper.make_tensor("back", f, [4], [1.0, 1.0, 256.0, 256.0])
     sides = ["n", 1, "h", "w"]
-    graph = helper.make_graph(nodes, "g", [info("x", f, sides)], [info("y", f, sides)], [twice])
+    graph = helper.make_graph(nodes, "g", [info("x", f, sides)], [info("y", f, sides)], [back])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     assert compile(model).manifest["verified"]["runs"] == 1
     drawn = [each["x"].shape for each in sample_inputs(import_model(model), OPTIONS, None, enough=lambda: False)]
-    assert (2, 1, 64, 64) in drawn
+    assert drawn[0] == (1, 1, 64, 64)
+    assert (2, 1, 256, 256) in drawn
+    assert drawn[-1] == (1, 1, 1, 1)
     assert max(np.prod(shape) for shape in drawn) < 1 << 24
 
 
@@ -302,3 +304,14 @@ def _swallowing() -> None:
         except BaseException:
             continue
     raise ValueError("ended late")
+
+
+def test_drawn_inputs_that_leave_nothing_are_no_evidence() -> None:
+    """A window larger than the image: ONNX's formula gives no element, ONNX Runtime rounds to one."""
+    info = helper.make_tensor_value_info
+    pool = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[3, 2], strides=[3, 2])
+    f = onnx.TensorProto.FLOAT
+    graph = helper.make_graph([pool], "g", [info("x", f, [1, 2, 3, "w"])], [info("y", f, [1, 2, 1, "v"])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    verified = compile(model, dynamic={"x": {3: (1, 9)}}).manifest["verified"]
+    assert verified["runs"] == 1  # the medium size alone
