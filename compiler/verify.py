@@ -307,13 +307,19 @@ def _short(text: str) -> str:
 
 
 def _usual_bindings(model: ImportedModel, inner: Set[str]) -> list[dict[str, int]]:
-    """All inner symbols at one of the usual sizes, the others 2; then sizes that differ from each other, and the smallest."""
+    """All inner symbols at one of the usual sizes, the others 2; one at a usual size, the others 1 (batches in places of their own, next
+    to a length); then sizes that differ from each other, and the smallest."""
     if not model.symbols:
         return []
     out = [
         {name: _fit(size if name in inner else 2, spec) for name, spec in model.symbols.items()}
         for size in _USUAL_SIZES
     ]
+    for long in sorted(inner) if 1 < len(model.symbols) <= 4 else ():
+        out += [
+            {name: _fit(size if name == long else 1, spec) for name, spec in model.symbols.items()}
+            for size in _USUAL_SIZES
+        ]
     out += reversed(_bindings(model.symbols))
     params = model.mod["main"].params
     return [b for b in out if sum(math.prod(_shape(param, b)) for param in params) <= _MAX_DRAWN]
