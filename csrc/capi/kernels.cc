@@ -124,6 +124,7 @@ Status run_kernel(const char* contract, const char* isa, const mrt_tensor* input
     MRT_TRY(to_tensor(outputs[i], ("output " + std::to_string(i)).c_str(), &out[i]));
   const int n_in = static_cast<int>(input_count), n_out = static_cast<int>(output_count);
   threads = threads < 1 ? 1 : threads;
+  MRT_TRY(check_counts(*op, static_cast<size_t>(n_in), static_cast<size_t>(n_out)));
   MRT_TRY(op->check(params.data(), in.data(), n_in, out.data(), n_out));
   mrt::Arena scratch;
   const size_t bytes = op->scratch(params.data(), in.data(), n_in, out.data(), n_out, threads);

@@ -85,11 +85,6 @@ Status attr_choice(const Attrs& attrs, const char* contract, const char* key, co
               list.c_str());
 }
 
-Status check_count(const char* contract, const char* kind, int n, int lo, int hi) {
-  if (n >= lo && n <= hi) return Status();
-  return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: %d %s, expected %d to %d", contract, n, kind, lo, hi);
-}
-
 int64_t checked_mul(int64_t a, int64_t b) {
   int64_t r;
   if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &r) || r >= (int64_t{1} << 62)) return -1;

@@ -34,8 +34,6 @@ Status attr_choice(const Attrs& attrs, const char* contract, const char* key, co
 // ---- tensors
 // ----------------------------------------------------------------------------------------------------------
 
-// Between lo and hi tensors of a kind ("inputs", "outputs").
-Status check_count(const char* contract, const char* kind, int n, int lo, int hi);
 // Present, ndim dimensions (-1: any), no negative extent, a byte size that fits in 63 bits and that `bytes` covers.
 Status check_tensor(const char* contract, const char* name, const Tensor& t, int32_t ndim);
 // The same, of float32.

@@ -35,6 +35,11 @@ struct KernelContext {
   const char* error;  // a kernel that returns MRT_ERROR_RUN points it at a static sentence
 };
 
+// How many tensors an operator takes and gives. Inputs up to the fewest are needed; those behind may be absent.
+struct Counts {
+  int32_t min_in, max_in, min_out, max_out;
+};
+
 // One operator contract. All functions are called with inputs in the contract's order; a Tensor whose data is null and
 // whose ndim is -1 is an absent optional input. Shapes of all tensors are filled in before `scratch` and `run`.
 struct Operator {
@@ -60,11 +65,15 @@ struct Operator {
   // Name of the kernel that run uses with these params (for profiles), and the work of one run.
   const char* (*kernel_name)(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out);
   double (*flops)(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out);
+
+  Counts counts;  // held to at load: `check` and what follows may rely on it
 };
 
 // All contracts of this build (kernels/registry.cc), sorted by name.
 const Operator* const* operators(size_t* count);
 const Operator* find_operator(const char* contract);
+// As many inputs and outputs as the operator takes.
+Status check_counts(const Operator& op, size_t n_in, size_t n_out);
 // The best ISA that this CPU, this build and MAAS_RT_ISA allow.
 Isa bound_isa();
 

@@ -65,4 +65,13 @@ const Operator* find_operator(const char* contract) {
   return nullptr;
 }
 
+Status check_counts(const Operator& op, size_t n_in, size_t n_out) {
+  const auto fits = [&](const char* kind, size_t n, int32_t lo, int32_t hi) {
+    if (n >= static_cast<size_t>(lo) && n <= static_cast<size_t>(hi)) return Status();
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: %zu %s, expected %d to %d", op.contract, n, kind, lo, hi);
+  };
+  MRT_TRY(fits("inputs", n_in, op.counts.min_in, op.counts.max_in));
+  return fits("outputs", n_out, op.counts.min_out, op.counts.max_out);
+}
+
 }  // namespace mrt

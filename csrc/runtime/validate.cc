@@ -348,8 +348,17 @@ class Validator {
                   "step '%s' (%s) has weights in packing '%s', which this runtime does not know; use a "
                   "newer one",
                   name, op->contract, step.packing.c_str());
+    const Counts& n = op->counts;
+    MRT_CHECK(step.args.size() >= static_cast<size_t>(n.min_in) && step.args.size() <= static_cast<size_t>(n.max_in),
+              "kernel step '%s' (%s) has %zu arguments, expected %d to %d", name, op->contract, step.args.size(),
+              n.min_in, n.max_in);
+    MRT_CHECK(step.outs.size() >= static_cast<size_t>(n.min_out) && step.outs.size() <= static_cast<size_t>(n.max_out),
+              "kernel step '%s' (%s) has %zu outputs, expected %d to %d", name, op->contract, step.outs.size(),
+              n.min_out, n.max_out);
     for (size_t i = 0; i < step.args.size(); ++i) {
       const Arg& a = step.args[i];
+      MRT_CHECK(i >= static_cast<size_t>(n.min_in) || a.kind != static_cast<u8>(ArgKind::absent),
+                "argument %zu of kernel step '%s' (%s) is absent, but it is needed", i, name, op->contract);
       MRT_CHECK(a.kind != static_cast<u8>(ArgKind::expression), "kernel step '%s' has an expression as argument", name);
       const bool packed = op->packings && is_packed_input(op->contract, i);
       if (a.kind != static_cast<u8>(ArgKind::value) || !packed) continue;

@@ -523,3 +523,16 @@ TEST(session, entries) {
   mrt_run_options options = {sizeof(options), 2, 0, nullptr, nullptr};
   CHECK_EQ(mrt_session_run(l.session, &in, 1, &out, 1, &options), MRT_ERROR_INVALID_ARGUMENT);
 }
+
+TEST(session, a_kernel_step_with_the_wrong_number_of_tensors_does_not_load) {
+  for (const int broken : {0, 1}) {
+    PlanBuilder p = concat_plan();
+    plan::Step& step = p.plan.blocks[0].steps[0];
+    if (broken == 0) step.args.clear();
+    if (broken == 1) step.args[0].kind = static_cast<uint8_t>(plan::ArgKind::absent);
+    Loaded l(p.file());
+    CHECK_EQ(l.status, MRT_ERROR_FORMAT);
+    const std::string message = mrt_last_error();
+    CHECK(message.find("(concat)") != std::string::npos && message.find(step.name) != std::string::npos);
+  }
+}

@@ -31,7 +31,7 @@ int64_t conv_extent(int64_t in, int64_t pad_begin, int64_t pad_end, int64_t kern
 
 // Ranks, extents and types of x, bias, residual (max_inputs 4) and y. The weight is the caller's.
 Status check_conv(const char* contract, const ConvGeometry& g, bool transposed, const Tensor* in, int n_in,
-                  int max_inputs, const Tensor* out, int n_out);
+                  const Tensor* out);
 
 // The weight that is to be packed: extents as given in four dimensions, kernel, channels and groups as in attrs.
 Status check_conv_weight(const char* contract, const ConvGeometry& g, const Tensor& weight, int64_t d0, int64_t d1);

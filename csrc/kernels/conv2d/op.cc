@@ -88,9 +88,9 @@ int64_t packed_size(const ConvGeometry& g) {
   return checked_mul(packed_panel_bytes(checked_mul(g.taps(), g.group_in()), g.group_out()), g.groups);
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_conv(kContract, p.g, false, in, n_in, 4, out, n_out));
+  MRT_TRY(check_conv(kContract, p.g, false, in, n_in, out));
   MRT_TRY(check_packed(kContract, in[1], packed_size(p.g)));
   const ConvGeometry& g = p.g;
   if (p.table && access_of(g).copied) {
@@ -294,7 +294,8 @@ const char* const kKernels[] = {
 
 }  // namespace
 
-extern const Operator kConv2dF32Operator = {kContract, kPackings, kKernels,     sizeof(Params), prepare,     check,
-                                            scratch,   run,       packed_bytes, pack,           kernel_name, flops};
+extern const Operator kConv2dF32Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
+                                            check,       scratch,   run,         packed_bytes,   pack,
+                                            kernel_name, flops,     {2, 4, 1, 1}};
 
 }  // namespace mrt

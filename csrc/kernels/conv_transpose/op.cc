@@ -70,9 +70,9 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   return Status();
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_conv(kContract, p.g, true, in, n_in, 3, out, n_out));
+  MRT_TRY(check_conv(kContract, p.g, true, in, n_in, out));
   return check_packed(kContract, in[1], packed_size(p.g));
 }
 
@@ -308,8 +308,8 @@ const char* const kKernels[] = {
 
 }  // namespace
 
-extern const Operator kConvTranspose2dF32Operator = {kContract,    kPackings, kKernels,    sizeof(Params),
-                                                     prepare,      check,     scratch,     run,
-                                                     packed_bytes, pack,      kernel_name, flops};
+extern const Operator kConvTranspose2dF32Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
+                                                     check,       scratch,   run,         packed_bytes,   pack,
+                                                     kernel_name, flops,     {2, 3, 1, 1}};
 
 }  // namespace mrt

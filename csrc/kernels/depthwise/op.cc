@@ -51,9 +51,9 @@ int64_t packed_size(const ConvGeometry& g) {
                      kChannelBlock * static_cast<int64_t>(sizeof(float)));
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_conv(kContract, p.g, false, in, n_in, 4, out, n_out));
+  MRT_TRY(check_conv(kContract, p.g, false, in, n_in, out));
   return check_packed(kContract, in[1], packed_size(p.g));
 }
 
@@ -275,8 +275,8 @@ const DepthwiseTable* depthwise_table(Isa isa) {
   return kernel_of(tables, isa);
 }
 
-extern const Operator kDepthwiseConv2dF32Operator = {kContract,    kPackings, kKernels,    sizeof(Params),
-                                                     prepare,      check,     scratch,     run,
-                                                     packed_bytes, pack,      kernel_name, flops};
+extern const Operator kDepthwiseConv2dF32Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
+                                                     check,       scratch,   run,         packed_bytes,   pack,
+                                                     kernel_name, flops,     {2, 4, 1, 1}};
 
 }  // namespace mrt

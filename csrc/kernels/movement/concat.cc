@@ -19,9 +19,7 @@ Status prepare(const Attrs& attrs, Isa isa, void* params) {
   return attr_int(attrs, kContract, "axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, &p->axis);
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
-  MRT_TRY(check_count(kContract, "inputs", n_in, 1, INT32_MAX));
-  MRT_TRY(check_count(kContract, "outputs", n_out, 1, 1));
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   MRT_TRY(check_movable(kContract, "y", out[0], -1));
   int32_t axis;
   MRT_TRY(check_axis(kContract, static_cast<const Params*>(params)->axis, out[0].ndim, &axis));
@@ -91,7 +89,8 @@ double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
 }  // namespace
 
 extern const Operator kConcatOperator;
-const Operator kConcatOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare,     check,
-                                  scratch,   run,     nullptr, nullptr,        kernel_name, flops};
+const Operator kConcatOperator = {
+    kContract, nullptr,     kNames, sizeof(Params),      prepare, check, scratch, run, nullptr,
+    nullptr,   kernel_name, flops,  {1, INT32_MAX, 1, 1}};
 
 }  // namespace mrt

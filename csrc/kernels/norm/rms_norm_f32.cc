@@ -37,7 +37,7 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) { return 4.
 }  // namespace
 
 extern const Operator kRmsNormF32Operator;
-const Operator kRmsNormF32Operator = {kContract, nullptr, kNames,  sizeof(NormParams), prepare, check, scratch,
-                                      run,       nullptr, nullptr, kernel_name,        flops};
+const Operator kRmsNormF32Operator = {kContract, nullptr, kNames,  sizeof(NormParams), prepare, check,       scratch,
+                                      run,       nullptr, nullptr, kernel_name,        flops,   {1, 3, 1, 2}};
 
 }  // namespace mrt

@@ -53,8 +53,8 @@ double flops(const void* params, const Tensor* in, int, const Tensor* out, int) 
 }  // namespace
 
 extern const Operator kGruF32Operator;
-const Operator kGruF32Operator = {kContract.name, kRnnPackings, kNames,      sizeof(RnnParams),
-                                  prepare,        check,        scratch,     run,
-                                  packed_bytes,   pack,         kernel_name, flops};
+const Operator kGruF32Operator = {kContract.name, kRnnPackings, kNames,      sizeof(RnnParams), prepare,
+                                  check,          scratch,      run,         packed_bytes,      pack,
+                                  kernel_name,    flops,        {3, 6, 1, 2}};
 
 }  // namespace mrt

@@ -54,8 +54,8 @@ double flops(const void* params, const Tensor* in, int, const Tensor* out, int) 
 }  // namespace
 
 extern const Operator kLstmF32Operator;
-const Operator kLstmF32Operator = {kContract.name, kRnnPackings, kNames,      sizeof(RnnParams),
-                                   prepare,        check,        scratch,     run,
-                                   packed_bytes,   pack,         kernel_name, flops};
+const Operator kLstmF32Operator = {kContract.name, kRnnPackings, kNames,      sizeof(RnnParams), prepare,
+                                   check,          scratch,      run,         packed_bytes,      pack,
+                                   kernel_name,    flops,        {3, 7, 1, 3}};
 
 }  // namespace mrt

@@ -278,8 +278,6 @@ Status rnn_prepare(const RnnContract& c, const Attrs& attrs, Isa isa, RnnParams*
 
 Status rnn_check(const RnnContract& c, const RnnParams& p, const Tensor* in, int n_in, const Tensor* out, int n_out) {
   const char* name = c.name;
-  MRT_TRY(check_count(name, "inputs", n_in, 3, c.inputs));
-  MRT_TRY(check_count(name, "outputs", n_out, 1, c.c0 >= 0 ? 3 : 2));
   MRT_TRY(check_f32(name, "x", in[0], 3));
   const int64_t dirs = p.direction == 2 ? 2 : 1, rows = c.gates * p.hidden;
   const int64_t steps = in[0].shape[0], batch = in[0].shape[1];
