@@ -244,16 +244,17 @@ class Graph:
             self.bb.match_cast(shape_expr([a]), relax.ShapeType(list(shape_expr([b]).values)))
             return
 
-        self.check(lambda dims: dims[0] == dims[1], shape_expr([a, b]), place="equal")
+        self.check(lambda dims: dims[0] == dims[1], shape_expr([a, b]), place=f"{_text(a)} is {_text(b)}")
 
     def check(self, condition: Callable[..., Any], *args: Any, place: str) -> None:
-        """Every run refuses inputs for which condition(args as te sees them) is false: a negative extent, which the run never binds."""
+        """Every run refuses inputs for which condition(args as te sees them) is false: a negative extent, which no run binds. The
+        runtime knows such a check by its name, and cites the rest of it (csrc/runtime/executor.cc)."""
 
         def body(*given: Any) -> Any:
             one, never = tirx.IntImm("int64", 1), tirx.IntImm("int64", -1)
             return tvm.te.compute((1,), lambda i: tirx.Select(condition(*given), one, never), name="check")
 
-        self.bind_tensor(self.te(body, *args, name="check", place=place), 1, place)
+        self.bind_tensor(self.te(body, *args, name="check", place=place), 1, f"assumed {place[-45:]}")
 
     def align(self, x: Any, dims: Sequence[Dim]) -> Any:
         """x, whose extents are known to be those of dims (aligned at the end) or 1, with the same expressions for them."""
@@ -663,6 +664,10 @@ def _no_converter(domain: str, name: str, version: int) -> str:
     if _registry.known(domain, name):
         return f"version {version} of this operator has no converter"
     return "no converter" if version or domain else "no such operator in this operator set"
+
+
+def _text(extent: Dim) -> str:
+    return str(extent).replace("T.int64", "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -69,10 +69,15 @@ def axis_mask(axes: Any, count: int, rank: int, axis: int) -> Any:
     return tirx.any(*hits) if hits else imm(False, "bool")
 
 
+_MAX_LIST = 64  # far beyond any rank
+
+
 def list_length(n: Node, i: int) -> int:
     """Static number of elements of a list that a run computes."""
     dims = n.shape(i)
     length = dims[0] if dims else 1
     if len(dims) > 1 or not isinstance(length, int):
         raise n.refuse(f"input {i} whose length is only known at run time")
+    if length > _MAX_LIST:
+        raise n.refuse(f"input {i} as a list of {length} numbers that a run computes")
     return length

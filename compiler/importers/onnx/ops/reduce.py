@@ -11,7 +11,7 @@ from .._dims import Dim
 from .._node import Node, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import is_float
-from ._runtime import axis_mask, bind_vector, int64
+from ._runtime import axis_mask, bind_vector, int64, list_length
 from ._te import elementwise, highest, imm, is_nan, lowest
 from .shape import kept_extents
 
@@ -107,10 +107,7 @@ def _runtime_axes(n: Node, function: Callable[[Node, Any, list[int], bool], Any]
     and which one is bound at run time. Then the reduced halves are axes that are known."""
     dims = n.shape(0)
     rank = len(dims)
-    lengths = n.shape(1)
-    count = lengths[0] if lengths else 1
-    if len(lengths) > 1 or not isinstance(count, int):
-        raise n.refuse("axes whose number is only known at run time")
+    count = list_length(n, 1)
     if count == 0:
         return function(n, n.x(0), [] if n.flag("noop_with_empty_axes") else list(range(rank)), keepdims)
 

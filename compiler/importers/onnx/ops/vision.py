@@ -196,6 +196,11 @@ def col2im(n: Node) -> Any:
     dilations = n.ints_attr("dilations", [1] * k)
     pads = n.ints_attr("pads", [0] * (2 * k))
     dims = dims_of(x)
+    sizes = [d for d in (*image, *block) if isinstance(d, int)]
+    if len(dims) != 3 or (len(block), len(strides), len(dilations), len(pads)) != (k, k, k, 2 * k):
+        raise n.broken(f"has a block, strides, dilations or pads that do not fit an image of {k} axes")
+    if any(v < 1 for v in (*sizes, *strides, *dilations)) or any(p < 0 for p in pads):
+        raise n.broken("has an image, a block, strides or dilations below 1, or pads below 0")
     area = n.math.product(block)
     channels = n.math.floordiv(dims[1], area)
     steps = []
