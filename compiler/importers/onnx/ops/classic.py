@@ -142,8 +142,8 @@ def normalizer(n: Node) -> Any:
 
         def part(r: Any) -> Any:
             v = t(r, k)
-            if norm == "MAX":
-                return te.max(v, axis=k)
+            if norm == "MAX":  # of what is a number
+                return te.max(tirx.Select(is_nan(v), tirx.min_value(kind), v), axis=k)
             return te.sum(tirx.abs(v) if norm == "L1" else v * v, axis=k)
 
         size, zero = te.compute((rows,), part, name="size"), imm(0, kind)
