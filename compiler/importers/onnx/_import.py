@@ -44,7 +44,8 @@ def import_onnx(
             symbols without being asked for.
         input_shapes: extents by input name; they fix what the model leaves open. A sequence's is a list of shapes, one for each
             element (that many elements it has in every run, as inputs "name.0", "name.1", ...); an optional's is what it
-            has inside, or None if it has nothing. An output that is a sequence becomes "name.0", "name.1", ... too.
+            has inside, or None if it has nothing. An output that is a sequence becomes "name.0", "name.1", ... too;
+            the maps that ZipMap makes of a matrix are the matrix.
 
     Raises:
         ImportModelError: the file is broken, hostile, or of an operator set that is not known.
