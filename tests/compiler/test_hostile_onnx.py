@@ -165,6 +165,15 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "Loop of an empty body": ("'Loop'", lambda: one("Loop", "n flag x", "a", body=graph([], [], []))),
     "Scan of more than it has": ("'Scan'", lambda: one("Scan", "x", "a", num_scan_inputs=5, body=graph([], [], ["x"]))),
     "Scan of a negative number": ("'Scan'", lambda: one("Scan", "x", "a", num_scan_inputs=-1, body=graph([], [], ["x"]))),
+    "a flag that is neither": ("'keepdims'", lambda: one("ReduceMax", "x", keepdims=2)),
+    "LRN over no channels": ("'LRN'", lambda: one("LRN", "x", size=0)),
+    "as many axes as memory has bytes": (
+        "ReduceSum", lambda: model([node("ReduceSum", "x axes", "y")], {"x": (F, [2, 3]), "axes": (I64, [2**62])}, ["y"]),
+    ),
+    "Col2Im of blocks of nothing": (
+        "'Col2Im_y'",
+        lambda: model([node("Col2Im", "x image block", "y")], {"x": (F, [1, 4, 4])}, ["y"], {"image": np.array([3, 3]), "block": np.array([0, 2])}),
+    ),
     # operator sets
     "operator set of the future": ("999", lambda: edited(relu(), lambda m: setattr(m.opset_import[0], "version", 999))),
     "operator set zero": ("0", lambda: edited(relu(), lambda m: setattr(m.opset_import[0], "version", 0))),

@@ -100,7 +100,10 @@ class Node:
         return int(self._typed(name, default, int))
 
     def flag(self, name: str, default: int = 0) -> bool:
-        return bool(self._typed(name, default, int))
+        value = self._typed(name, default, int)
+        if value not in (0, 1):  # implementations do not agree on what others mean
+            raise self.broken(f"attribute '{name}' is {value}, expected 0 or 1")
+        return bool(value)
 
     def float_attr(self, name: str, default: Any = _REQUIRED) -> float:
         return float(self._typed(name, default, (float, int)))

@@ -211,6 +211,8 @@ def lrn(n: Node) -> Any:
     )
     x, dtype = n.x(0), n.dtype(0)
     wide = "float64" if dtype == "float64" else "float32"
+    if size < 1 or n.rank(0) < 2:
+        raise n.broken(f"normalises over {size} channels of a tensor of rank {n.rank(0)}")
     low = (size - 1) // 2
 
     def body(t: Any, dims: Any) -> Any:
