@@ -397,3 +397,14 @@ def test_encoders_of_strings() -> None:
     program = maas_rt.load(compile_model(proto, verify=False).to_bytes())
     with pytest.raises(maas_rt.Error, match="category"):
         program.run({"s": maas_rt.encode_strings([["a", "q"]])})
+
+
+def test_encoders_of_the_first_version_and_binarizers() -> None:
+    nodes = [
+        node("LabelEncoder", "s", "place", classes_strings=["bb", "a"]),
+        node("LabelEncoder", "i", "text", classes_strings=["bb", "a"], default_string="none"),
+    ]
+    proto = model(nodes, {"s": (TEXT, ["n"]), "i": (I64, ["n"])}, {"place": I64, "text": TEXT}, version=1)
+    check(proto, {"s": np.array(["a", "x", "bb"], object), "i": np.array([1, 5, 0])})
+    whole = model([node("Binarizer", "x", "y", threshold=1.5)], {"x": (I32, ["n"])}, {"y": I32})
+    check(whole, {"x": np.array([1, 2, -3], np.int32)}, reference=True)

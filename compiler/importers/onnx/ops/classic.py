@@ -49,10 +49,11 @@ def array_string_extractor(n: Node) -> Any:
 
 @op("Binarizer", since=1, domain=DOMAIN)
 def binarizer(n: Node) -> Any:
-    kind, threshold = n.dtype(0), n.float_attr("threshold", 0.0)
-    if kind not in ("float32", "float64"):
-        raise n.refuse(f"of {kind}")
-    return elementwise(n, lambda v: tirx.Select(v > imm(threshold, kind), imm(1, kind), imm(0, kind)), n.x(0))
+    """1 for what is above the threshold, else 0."""
+    kind = n.dtype(0)
+    wide = kind if is_float(kind) else "float64"
+    threshold = imm(n.float_attr("threshold", 0.0), wide)
+    return elementwise(n, lambda v: tirx.Select(v > threshold, imm(1, kind), imm(0, kind)), n.cast(n.x(0), wide))
 
 
 def _floats(n: Node, name: str) -> Array:
@@ -288,6 +289,15 @@ def label_encoder(n: Node) -> Any:
     order = np.argsort(keys[~nans], kind="stable")
     found = _looked_up(n, keys[~nans][order], values[~nans][order], default, values[nans][0] if nans.any() else default)
     return found if texts is None else _texts(n, found, [*texts, _default_text(n)])
+
+
+@op("LabelEncoder", since=1, domain=DOMAIN)
+def label_encoder_of_classes(n: Node) -> Any:
+    """Positions to the classes at them."""
+    texts = n.attr("classes_strings")
+    count = len(texts)
+    found = _looked_up(n, np.arange(count), np.arange(count), np.int64(count), np.int64(0))
+    return _texts(n, found, [*texts, n.str_attr("default_string", "_Unused")])
 
 
 @op("CategoryMapper", since=1, domain=DOMAIN)

@@ -334,8 +334,11 @@ def regex_full_match(n: Node) -> Any:
 @string_op("LabelEncoder", domain="ai.onnx.ml")
 def label_encoder(n: Node) -> Any:
     """Strings to what stands for them; the first of equal keys counts."""
-    keys = list(_table(n, "keys_"))
-    values = np.asarray(_table(n, "values_"))
+    if n.version == 1:
+        keys = list(n.attr("classes_strings"))
+        values = np.arange(len(keys))
+    else:
+        keys, values = list(_table(n, "keys_")), np.asarray(_table(n, "values_"))
     if len(keys) != len(values) or not all(isinstance(key, str) for key in keys):
         raise n.broken(f"has {len(keys)} keys and {len(values)} values")
     value = n.value(0)

@@ -184,7 +184,7 @@ def _sums(n: Node, scores: Any, base: Array, kind: str) -> Any:
     if not base.size:
         return scores
     if base.size != dims_of(scores)[1]:
-        raise n.broken(f"has {base.size} base values for {dims_of(scores)[1]} scores")
+        raise n.refuse(f"with {base.size} base values for {dims_of(scores)[1]} scores")
 
     def body(t: Any, b: Any) -> Any:
         return te.compute(t.shape, lambda r, c: t(r, c) + b(c), name="based")
