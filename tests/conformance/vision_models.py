@@ -204,12 +204,13 @@ def _child(case: Case, modes: list[str], pipe: Any) -> None:
     os._exit(0)
 
 
-def outcomes_of(cases: list[Case]) -> Iterator[Outcome]:
+def outcomes_of(cases: list[Case], end: float) -> Iterator[Outcome]:
     import tvm  # noqa: F401  (imported once, before the forks)
     from maas_rt.compiler import _pipeline, importers  # noqa: F401
 
     for case in cases:
-        yield _outcome(case)
+        if time.monotonic() < end:
+            yield _outcome(case)
 
 
 def _outcome(case: Case) -> Outcome:
@@ -253,6 +254,7 @@ def main(suite: str, cases: list[Case], versions: Mapping[str, str], arguments: 
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th model, beginning with the i-th")
     parser.add_argument("--fresh", action="store_true", help="do not use what a run of the same sources left")
     parser.add_argument("--retry", action="store_true", help="only models that did not pass when last run; counts all")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no model after so long; what is left is said")
     parser.add_argument("--update", action="store_true", help=f"write results/{suite}.json")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every model")
     options = parser.parse_args(arguments)
@@ -272,7 +274,8 @@ def main(suite: str, cases: list[Case], versions: Mapping[str, str], arguments: 
     }
     done = {**{c.name: last[c.name] for c in chosen if c.name in last and last[c.name].passed()}, **done}
     with cache.open("a") as log, latest.open("a") as again:
-        for outcome in outcomes_of([case for case in chosen if case.name not in done]):
+        end = time.monotonic() + options.minutes * 60
+        for outcome in outcomes_of([case for case in chosen if case.name not in done], end):
             done[outcome.name] = outcome
             for file in (log, again):
                 file.write(json.dumps(asdict(outcome)) + "\n")
@@ -284,7 +287,8 @@ def main(suite: str, cases: list[Case], versions: Mapping[str, str], arguments: 
                     f"{outcome.name:44} fixed: {outcome.fixed:13} dynamic: {outcome.dynamic:13} {times} s  {said}",
                     flush=True,
                 )
-    return _judge(suite, [done[case.name] for case in chosen], versions, options)
+    left = [case.name for case in chosen if case.name not in done]
+    return _judge(suite, [done[case.name] for case in chosen if case.name in done], left, versions, options)
 
 
 def _read(path: Path) -> dict[str, Outcome]:
@@ -306,11 +310,13 @@ def counted(outcomes: list[Outcome], mode: str) -> dict[str, int]:
     return {kind: sum(getattr(o, mode) == kind for o in outcomes) for kind in KINDS}
 
 
-def _judge(suite: str, outcomes: list[Outcome], versions: Mapping[str, str], options: Any) -> int:
+def _judge(suite: str, outcomes: list[Outcome], left: list[str], versions: Mapping[str, str], options: Any) -> int:
     counts = {mode: counted(outcomes, mode) for mode in MODES}
     for mode in MODES:
         shown = ", ".join(f"{value} {kind}" for kind, value in counts[mode].items() if value)
         print(f"{suite}, {mode} batch: {len(outcomes)} models: {shown}")
+    if left:
+        print(f"{suite}: {len(left)} models were not run: {', '.join(left[:8])}{', ...' * (len(left) > 8)}")
     if options.update and not options.match and options.shard == "1/1":
         listed = {
             o.name: {
@@ -321,12 +327,17 @@ def _judge(suite: str, outcomes: list[Outcome], versions: Mapping[str, str], opt
             for o in outcomes
             if (o.fixed, o.dynamic) != ("pass", "pass")
         }
-        payload = {
+        payload: dict[str, Any] = {
             "counts": counts,
             "models": [o.name for o in outcomes],
             "not_passing": listed,
+            "not_run": left,
             "versions": dict(versions),
         }
+        if options.retry:
+            payload["note"] = (
+                "each model's latest outcome: those that had passed were not run again with the latest sources"
+            )
         path = Path(__file__).resolve().parent / "results" / f"{suite}.json"
         path.write_text(json.dumps(payload, indent=1, sort_keys=True) + "\n")
     return 1 if any(counts[mode][kind] for mode in MODES for kind in ("wrong", "crash")) else 0

@@ -36,9 +36,49 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
 
 
 def _decomposed(program: ExportedProgram, table: Any) -> ExportedProgram:
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), _functional_activations(program):
         result: ExportedProgram = program.run_decompositions(table)
         return result
+
+
+@contextlib.contextmanager
+def _functional_activations(program: ExportedProgram) -> Iterator[None]:
+    """While it is made functional, the program has `relu` in place of a `relu_` whose operand nobody else sees.
+
+    torch makes writes functional by computing them once more on symbolic shapes, which takes longer than all else."""
+    changed = [(node, node.target) for node in program.graph.nodes]
+    changed = [(node, target) for node, target in changed if _unseen_write(node)]
+    try:
+        for node, target in changed:
+            node.target = _functional_form(target)
+        yield
+    finally:
+        for node, target in changed:
+            node.target = target
+
+
+def _functional_form(target: Any) -> Any:
+    """aten.relu.default for aten.relu_.default; None where there is none that is converted."""
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return None
+    name, overload = target._schema.name.removeprefix("aten::"), target._overloadname
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    form = getattr(packet, overload, None)
+    return form if str(form) in CONVERTERS else None
+
+
+def _unseen_write(node: torch.fx.Node) -> bool:
+    """Whether the node overwrites its only tensor, which another operator made for it alone: as large, and of the same type."""
+    operand = node.args[0] if node.op == "call_function" and node.args else None
+    if _functional_form(node.target) is None or node.all_input_nodes != [operand]:
+        return False
+    assert isinstance(operand, torch.fx.Node)
+    made = operand.op == "call_function" and isinstance(operand.target, torch._ops.OpOverload)
+    fresh = made and all(result.alias_info is None for result in operand.target._schema.returns)  # type: ignore[union-attr]
+    before, after = operand.meta.get("val"), node.meta.get("val")
+    if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor) or not before.is_floating_point():
+        return False
+    return fresh and before.dtype == after.dtype and list(operand.users) == [node]
 
 
 def _forget_derived_ranges(program: ExportedProgram) -> None:
@@ -54,12 +94,14 @@ def _forget_derived_ranges(program: ExportedProgram) -> None:
 
 
 def _table(wide: bool) -> Any:
-    """torch's decompositions into core operators, with `wide` all that it has, without those of operators that are converted."""
+    """torch's decompositions into core operators, with `wide` all that it has, without those of operators that are converted; a
+    converted operator's form that works in place counts as converted: torch makes the program functional."""
     table = torch.export.default_decompositions()
     for operator, function in torch._decomp.decomposition_table.items() if wide else ():
         if isinstance(operator, torch._ops.OpOverload) and operator not in table and operator.namespace == "aten":
             table[operator] = function
-    for operator in [op for op in table if str(op) in CONVERTERS or str(op) in WHOLE]:
+    known = CONVERTERS.keys() | WHOLE
+    for operator in [op for op in table if str(op) in known or str(op).replace("_.", ".", 1) in known]:
         table.pop(operator)
     return table
 

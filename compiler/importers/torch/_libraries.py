@@ -30,7 +30,8 @@ def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, i
         common = extent[:, 0] * extent[:, 1]
         overlap = common / (areas[best] + areas[left] - common)
         left = left[~((overlap.double() > iou_threshold) & (idxs[left] == idxs[best]))]
-    return torch.stack(kept) if kept else scores.new_empty([0], dtype=torch.int64)
+    found: torch.Tensor = torch.stack(kept) if kept else scores.new_empty([0], dtype=torch.int64)
+    return found
 
 
 @batched_nms.register_fake
@@ -52,8 +53,8 @@ def _length(value: Any) -> Any:
 
 def _decoded(coder: Any, codes: torch.Tensor, boxes: Any) -> torch.Tensor:
     """BoxCoder.decode, whose own asks whether there are any boxes: codes [N, 4 * C], boxes [N, 4] in parts -> [N, C, 4]."""
-    found: torch.Tensor = coder.decode_single(codes, torch.cat(list(boxes)))
-    return found.unflatten(1, (-1, 4))
+    found: torch.Tensor = coder.decode_single(codes, torch.cat(list(boxes))).unflatten(1, (-1, 4))
+    return found
 
 
 @contextlib.contextmanager
