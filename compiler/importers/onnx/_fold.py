@@ -93,7 +93,7 @@ def _result_size(node: Node, given: list[npt.NDArray[Any]]) -> int:
         return math.prod(d + sum(widths) for d in given[0].shape)
     if node.op == "Gather" and len(given) > 1:
         axis = node.int_attr("axis", 0)
-        row = math.prod(d for a, d in enumerate(given[0].shape) if a != axis % max(given[0].ndim, 1))
+        row: int = math.prod(d for a, d in enumerate(given[0].shape) if a != axis % max(given[0].ndim, 1))
         return sizes[1] * row
     if node.op == "GatherND" and len(given) > 1:
         return sizes[0] * sizes[1]
@@ -110,7 +110,8 @@ def _broadcast_size(*shapes: Sequence[int]) -> int:
     """Elements of what the shapes broadcast to; no less than any of them has where they do not."""
     rank = max(map(len, shapes), default=0)
     wide = [(1,) * (rank - len(s)) + tuple(s) for s in shapes]
-    return max(math.prod(max(abs(d) for d in dims) for dims in zip(*wide, strict=True)), 1)
+    total: int = math.prod(max(abs(d) for d in dims) for dims in zip(*wide, strict=True))
+    return max(total, 1)
 
 
 def _evaluate(node: Node, arrays: list[npt.NDArray[Any] | None]) -> list[Any]:
