@@ -168,12 +168,17 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "a flag that is neither": ("'keepdims'", lambda: one("ReduceMax", "x", keepdims=2)),
     "LRN over no channels": ("'LRN'", lambda: one("LRN", "x", size=0)),
     "as many axes as memory has bytes": (
-        "ReduceSum", lambda: model([node("ReduceSum", "x axes", "y")], {"x": (F, [2, 3]), "axes": (I64, [2**62])}, ["y"]),
+        "ReduceSum", lambda: model([node("ReduceSum", "x axes", "y")], {"x": (F, [2, 3]), "axes": (I64, [2**20])}, ["y"]),
     ),
     "Col2Im of blocks of nothing": (
         "'Col2Im_y'",
         lambda: model([node("Col2Im", "x image block", "y")], {"x": (F, [1, 4, 4])}, ["y"], {"image": np.array([3, 3]), "block": np.array([0, 2])}),
     ),
+    "STFT of a vector": ("'STFT_y'", lambda: model([node("STFT", "w step w", "y")], {"x": (F, [2])}, ["y"], {"w": floats(16), "step": np.int64(4)})),
+    "Resize of nothing": (
+        "Resize", lambda: model([helper.make_node("Resize", ["x", "", "s"], ["y"])], {"x": (F, [2, 0])}, ["y"], {"s": np.float32([1, 2])}),
+    ),
+    "an input that nothing reads, beyond all memory": ("'z'", lambda: model([node("Relu", "x", "y")], {"x": (F, [2]), "z": (F, [2**62])}, ["y"])),
     # operator sets
     "operator set of the future": ("999", lambda: edited(relu(), lambda m: setattr(m.opset_import[0], "version", 999))),
     "operator set zero": ("0", lambda: edited(relu(), lambda m: setattr(m.opset_import[0], "version", 0))),

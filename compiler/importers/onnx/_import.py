@@ -19,7 +19,7 @@ from ._dims import AmbiguousDims, Dim, ShapeMath
 from ._errors import broken_model, unsupported_error
 from ._graph import Graph, Scope
 from ._load import check_model, read_model, sort_nodes
-from ._node import shape_expr
+from ._node import Broken, check_extents, shape_expr
 from ._source import OnnxSource
 from ._values import DTYPES, STRING, Value
 
@@ -248,6 +248,10 @@ def _input(
         var = relax.Var(_parameter_name(info.name, number), relax.TensorType(shape_expr([*dims, width]), "uint8"))
         graph.index_bounds[info.name] = (ord("a"), ord("z"))  # for the inputs that verification draws
         return Value(STRING, tuple(dims), expr=var, origin=info.name)
+    try:
+        check_extents(dims)
+    except Broken as why:
+        raise broken_model(f"input '{info.name}' {why}") from None
     dtype = DTYPES[tensor.elem_type]
     var = relax.Var(_parameter_name(info.name, number), relax.TensorType(shape_expr(dims), dtype))
     return Value(dtype, tuple(dims), expr=var, origin=info.name)

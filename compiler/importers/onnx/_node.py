@@ -254,9 +254,9 @@ def check_extents(dims: Sequence[Dim]) -> None:
     """A tensor of these extents can exist, as far as they are known."""
     known = [d for d in dims if isinstance(d, int)]
     if any(d < 0 for d in known):
-        raise Broken(f"has a result with a negative extent: {list(dims)}")
+        raise Broken(f"has a result or value with a negative extent: {list(dims)}")
     if math.prod(known) > _MAX_ELEMENTS:
-        raise Broken(f"has a result of extents {list(dims)}, whose product is beyond all memory")
+        raise Broken(f"has extents {list(dims)}, whose product is beyond all memory")
 
 
 def shape_expr(dims: Sequence[Dim]) -> Any:

@@ -299,6 +299,8 @@ def stft(n: Node) -> Any:
     else:
         raise n.broken("has neither a window nor a frame_length")
     dims = list(dims_of(x))
+    if not 2 <= len(dims) <= 3:
+        raise n.broken(f"takes a signal of rank 2 or 3, not {len(dims)}")
     if len(dims) == 2:
         x = n.reshape(x, [*dims, 1])
         dims = [*dims, 1]

@@ -77,6 +77,8 @@ def resize(n: Node) -> Any:
         roi_at, scales_at, sizes_at = 1, 2, 3
     axes = n.axes(n.ints_attr("axes", list(range(rank))), rank)
     have = [n.shape(0)[a] for a in axes]
+    if any(isinstance(d, int) and d < 1 for d in have):
+        raise n.refuse("of an axis without elements")
     crop = plan.coordinates == "tf_crop_and_resize"
     use_scales = n.has(scales_at) and n.value(scales_at).shape != (0,)
     if not use_scales and not n.has(sizes_at):
