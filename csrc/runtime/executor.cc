@@ -167,12 +167,14 @@ bool load_integer(const Tensor& t, size_t i, int64_t* out) {
 
 Status Executor::bind_symbol(const plan::Step& step, uint32_t symbol, int64_t value) {
   const plan::Symbol& s = plan_.symbols[symbol];
-  if (value < 0 && s.name.rfind("assumed_", 0) == 0)  // the compiler's name for a check, which a negative value fails
+  if (value < 0 && s.name.rfind("assumed_", 0) == 0) {  // the compiler's name for a check, which a negative value fails
+    const std::string what = s.name.substr(8, s.name.rfind("_shape") - 8);
     return fail(
         MRT_ERROR_INVALID_ARGUMENT,
-        "the inputs break what this model was compiled to assume: '%s' (at step '%s'); compile it with the shapes "
-        "that it will get (--input-shape, input_shapes)",
-        s.name.c_str() + 8, step.name.c_str());
+        "the inputs break what this model was compiled to assume, '%s': compile it for the shapes that it will get "
+        "(--input-shape, input_shapes)",
+        what.c_str());
+  }
   if (!symbol_allows(s, value))
     return fail(MRT_ERROR_RUN, "step '%s' gives '%s' the value %lld, expected %s", step.name.c_str(), s.name.c_str(),
                 static_cast<long long>(value), symbol_range(s).c_str());
