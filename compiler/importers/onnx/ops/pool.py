@@ -26,7 +26,9 @@ def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[D
         padded = n.math.add(n.math.add(d, before[i]), after[i])
         room = n.math.sub(padded, (kernel[i] - 1) * dilations[i] + 1)
         if isinstance(room, int) and room < 0:
-            raise n.broken(f"has a window of {(kernel[i] - 1) * dilations[i] + 1} over {padded} elements, padding included")
+            raise n.broken(
+                f"has a window of {(kernel[i] - 1) * dilations[i] + 1} over {padded} elements, padding included"
+            )
         if not ceil:
             out.append(n.math.add(n.math.floordiv(room, strides[i]), 1))
             continue
