@@ -287,6 +287,7 @@ def main(suite: str, cases: list[Case], versions: Mapping[str, str], arguments: 
                     f"{outcome.name:44} fixed: {outcome.fixed:13} dynamic: {outcome.dynamic:13} {times} s  {said}",
                     flush=True,
                 )
+    done = {**last, **done}
     left = [case.name for case in chosen if case.name not in done]
     return _judge(suite, [done[case.name] for case in chosen if case.name in done], left, versions, options)
 
