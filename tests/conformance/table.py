@@ -23,11 +23,8 @@ ONNX = {
     "node, opset 28": "ONNX node cases, opset 28 (not released)",
     "node, other domains": "ONNX node cases of other domains",
 }
-MODELS = {
-    "transformers": "transformers, tiny configurations",
-    "torchvision": "torchvision, random weights",
-    "timm": "timm, one small model of each family",
-}
+TINY = "transformers, tiny configurations"
+VISION = {"torchvision": "torchvision, random weights", "timm": "timm, one small model of each family"}
 MODES = {"fixed": "fixed shapes", "dynamic": "dynamic batch, and sequence where it has one"}
 
 
@@ -53,10 +50,14 @@ def table() -> str:
     rows.append(_row("torch export database", _count([c["result"] for c in _read("torch_export")["cases"]])))
     counted = "torch OpInfo, float32, operators that torch.export accepts and whose result is not random"
     rows.append(_row(counted, _read("torch_opinfo")["counts"]))
-    for suite, label in MODELS.items():
-        cases = _read(suite).get("cases", [])
-        for mode, text in MODES.items() if cases else ():
-            rows.append(_row(f"{label}, {text}", _count([c[mode] for c in cases])))
+    for mode, text in MODES.items():
+        rows.append(_row(f"{TINY}, {text}", _count([c[mode] for c in _read("transformers")["cases"]])))
+    for suite, label in VISION.items():
+        found = _read(suite)
+        for mode, text in MODES.items():
+            listed = len(found["models"]) + len(found["not_run"])
+            run = f"{len(found['models'])} of {listed} run" if found["not_run"] else f"all {listed}"
+            rows.append(_row(f"{label}, {text}, {run}", found["counts"][mode]))
     return HEAD + "\n".join(rows) + "\n"
 
 
