@@ -174,8 +174,10 @@ def test_usual_sizes_are_drawn_where_small_ones_do_not_run() -> None:
     assert max(np.prod(shape) for shape in drawn) < 1 << 24
 
 
-@pytest.mark.parametrize(("steep", "passes"), [(1e6, True), (1.0, False)])
-def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, passes: bool) -> None:
+@pytest.mark.parametrize(
+    ("steep", "by", "passes"), [(1e6, 0.01, True), (1.0, 0.01, False), (1e-7, 1e-7, True), (1e-7, 2e-7, False)]
+)
+def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, by: float, passes: bool) -> None:
     class Steep:
         def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
             return {"y": np.sin(inputs["x"].astype(np.float64) * steep).astype(np.float32)}
@@ -187,7 +189,7 @@ def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, p
         manifest: ClassVar[dict[str, Any]] = {"states": []}
 
         def run(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
-            return {"y": source.run(inputs)["y"] + np.float32(0.01)}
+            return {"y": source.run(inputs)["y"] + np.float32(by)}
 
     source: Any = Steep()
     inputs = {"x": np.linspace(1, 2, 50, dtype=np.float32)}
