@@ -14,6 +14,7 @@ A tensor of strings is one of uint8 with a last axis of UTF-8 bytes, padded with
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def execute(args: argparse.Namespace) -> int:
         artifact.save(output)
     verified = artifact.manifest["verified"]
     error = verified.get("max_relative_error")
+    silent = sorted({*verified.get("constant_outputs", []), *verified.get("ill_conditioned_outputs", [])})
     print(
         f"wrote {args.output}: {len(artifact.to_bytes()) / 2**20:.2f} MiB, targets {', '.join(artifact.manifest['targets']) or 'any'}, "
         + (
@@ -97,6 +99,10 @@ def execute(args: argparse.Namespace) -> int:
             else f"verification {verified['status']}"
         )
     )
+    if silent:
+        print(
+            f"drawn inputs tell little of {', '.join(silent)}: --input real.npz verifies on real ones", file=sys.stderr
+        )
     return 0
 
 
