@@ -364,8 +364,8 @@ BOMBS: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "Loop of 10^12 trips of a constant": lambda: loop(10**12, _body(node("Neg", "v", "w")), "d w", carried="trips"),
     "Loop of a negative number of trips": lambda: loop(-5, _body(node("Neg", "v", "w")), "d w"),
     "functions that double": lambda: functions({f"F{k}": [f"F{k + 1}"] * 2 if k < 40 else [] for k in range(41)}),
-    "If in If, 40 deep": lambda: _nested(30),
-    "If in If, 70 deep in memory": lambda: _wire(40),
+    "If in If, 30 deep": lambda: _nested(30),
+    "If in If, 40 deep": lambda: _wire(40),
     "10^4 nested subgraphs": lambda: _wire(10_000),
     "10^6 nodes": lambda: _chain(10**6, "Identity"),
     "10^5 nodes": lambda: _chain(10**5, "Identity"),
@@ -376,8 +376,7 @@ COMPILE = {
     "10^5 nodes",
     "2 * 10^3 nodes that compute",
     "Loop of a negative number of trips",
-    "If in If, 40 deep",
-    "If in If, 70 deep in memory",
+    "If in If, 30 deep",
 }
 
 
