@@ -139,12 +139,13 @@ def test_quantized_and_back_with_verification(kind: int) -> None:
 
 def test_arithmetic_on_them_is_refused_by_name() -> None:
     proto = model(
-        [node("Cast", "x", "q", to=TensorProto.INT4), node("Concat", "q q", "c", axis=0), node("Cast", "c", "y", to=1)],
+        [node("Cast", "x", "q", to=TensorProto.INT4), node("Pad", "q pads", "c"), node("Cast", "c", "y", to=1)],
         {"x": (F, [4])},
         ["y"],
+        {"pads": np.array([1, 1])},
         opset=21,
     )
-    with pytest.raises(maas_rt.UnsupportedOperatorError, match="Concat .of int4."):
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match="Pad .of int4."):
         compile_model(proto, verify=False)
 
 
