@@ -378,6 +378,7 @@ COMPILE = {
     "Loop of a negative number of trips",
     "If in If, 30 deep",
 }
+EITHER = {"forty large constants"}  # as the allocator has memory left or not
 
 
 @pytest.fixture(scope="module")
@@ -403,4 +404,5 @@ def test_bounded_time_and_memory(exploded: dict[str, Any], name: str) -> None:
         assert "Error" in entry["error"], entry
         assert "\n" not in entry["message"]
     assert entry["seconds"] < 300
-    assert bool(entry["error"]) == (name not in COMPILE), entry
+    if name not in EITHER:
+        assert bool(entry["error"]) == (name not in COMPILE), entry
