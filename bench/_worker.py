@@ -1,4 +1,7 @@
-"""One peer, one model, one process: answers commands on stdin with JSON on stdout. Started by bench._harness."""
+"""One peer, one model, one process: answers commands on stdin with JSON on stdout. Started by bench._harness.
+
+It imports numpy and its peer: it runs in whichever environment has that peer.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bench._peers import PEERS
+from bench.peers import PEERS
 
 
 def main() -> None:
@@ -20,32 +25,42 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
     with np.load(folder / "inputs.npz") as file:
         inputs = {name: file[name] for name in file.files}
-    start = time.perf_counter()
+    before, start = _peak_memory(), time.perf_counter()
     try:
-        call, outputs = PEERS[peer](folder, inputs, threads)
-    except Exception as error:  # a peer that cannot run a model is a result, not a crash
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
-        return
-    call()
-    np.savez(folder / f"outputs.{peer}.npz", *outputs())
-    for _ in range(2):
+        call, outputs = PEERS[peer].load(folder, inputs, threads)
         call()
-    print(json.dumps({"ready": time.perf_counter() - start}), file=answers, flush=True)
+        facts = {"ready": time.perf_counter() - start, "memory": _peak_memory() - before}
+        np.savez(folder / f"outputs.{peer}.npz", *outputs())
+        for _ in range(2):
+            call()
+    except Exception as error:  # a peer that cannot run a model is a result, not a crash
+        reason = f"{type(error).__name__}: {error}"
+        print(json.dumps({"error": reason[:2000]}), file=answers, flush=True)
+        return
+    print(json.dumps(facts), file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(_time(call, float(line))), file=answers, flush=True)
+        print(json.dumps(time_calls(call, float(line))), file=answers, flush=True)
 
 
-def _time(call, seconds: float) -> list[float]:
-    """Times of single calls for about `seconds`, at least 3; the first, which refills the caches, is dropped."""
+def time_calls(call: Callable[[], Any], seconds: float) -> list[float]:
+    """Times of single calls for about `seconds`, at least 2; the first, which refills the caches, is dropped."""
     clock = time.perf_counter
     call()
     times: list[float] = []
     end = clock() + seconds
-    while len(times) < 3 or (clock() < end and len(times) < 20000):
+    while len(times) < 2 or (clock() < end and len(times) < 20000):
         start = clock()
         call()
         times.append(clock() - start)
     return times
+
+
+def _peak_memory() -> int:
+    """Bytes: the most that this process has held in memory so far (VmHWM)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError("/proc/self/status has no VmHWM: peak memory is measured on Linux only")
 
 
 if __name__ == "__main__":

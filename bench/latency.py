@@ -4,67 +4,39 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import statistics
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from bench import _peers, machine
-from bench._harness import ROOT, Comparison, compare
+from bench import machine, peers
+from bench._agreement import relative_error
+from bench._formats import FORMATS
+from bench._harness import QUIET, ROOT, Comparison, compare
 from bench.models import CASES, ODD_CASES, ModelCase
 
 PEERS = ["maas_rt", "onnxruntime", "openvino", "torch"]
 WORK = ROOT / "build" / "bench"
-QUIET = 0.05  # the FMA loop's rate may differ so much before and after, else the run is void
 
 
 def prepare(case: ModelCase, batch: int) -> Path:
     """Compile and export a case into build/bench/NAME: model.mrt, model.onnx, inputs.npz, expected.npz."""
-    from maas_rt import compiler
-
     folder = WORK / f"batch{batch}" / case.name
     folder.mkdir(parents=True, exist_ok=True)
-    module, inputs = case.module(), case.inputs(batch)
-    np.savez(folder / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
-    with torch.inference_mode():
-        result = module(**inputs)
-    np.savez(folder / "expected.npz", *[t.numpy() for t in (result if isinstance(result, tuple) else (result,))])
-    compiler.compile(module, inputs, name=case.name).save(folder / "model.mrt")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here uses
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (),
-            str(folder / "model.onnx"),
-            kwargs=inputs,
-            input_names=list(inputs),
-            external_data=False,
-            verbose=False,
-        )
+    for kind in ("torch", "mrt", "onnx"):
+        FORMATS[kind](case.name, batch, folder)
     return folder
-
-
-def agreement(folder: Path, peer: str) -> float:
-    """Largest error of a peer's outputs against eager torch, relative to the output's scale."""
-    with np.load(folder / "expected.npz") as expected, np.load(folder / f"outputs.{peer}.npz") as got:
-        return max(
-            float(np.abs(got[k] - expected[k]).max() / max(np.abs(expected[k]).max(), 1e-30)) for k in expected.files
-        )
 
 
 def measure(cases: list[ModelCase], threads: int, batch: int, rounds: int) -> list[dict[str, object]]:
     rows = []
     for case in cases:
         folder = prepare(case, batch)
-        peers = PEERS + (["maas_rt_c"] if case.name == "mlp" else [])
-        result = compare(folder, peers, threads, rounds)
+        names = PEERS + (["maas_rt_c"] if case.name == "mlp" else [])
+        result = compare(folder, names, threads, rounds)
         rows.append(_row(case.name, folder, result, threads, batch))
         print(_line(rows[-1]), flush=True)
     return rows
@@ -80,7 +52,7 @@ def _row(name: str, folder: Path, result: Comparison, threads: int, batch: int) 
         "ratio": {peer: statistics.median(result.ratios(peer)) for peer in result.rounds if peer != "maas_rt"},
         "best_peer": result.best_peer(),
         "ratio_to_best": result.best_ratio(),
-        "relative_error": {peer: agreement(folder, peer) for peer in result.rounds},
+        "relative_error": {peer: relative_error(folder, peer) for peer in result.rounds},
         "failed": result.errors,
     }
 
@@ -159,7 +131,7 @@ def main() -> int:
         "machine": machine.describe(),
         "peak_gflops": [before, after],
         "quiet": quiet,
-        "versions": {peer: _peers.version(peer) for peer in PEERS},
+        "versions": {peer: peers.version(peer) for peer in PEERS},
         "rows": rows,
         "first_result_seconds": start,
     }

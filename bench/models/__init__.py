@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from bench.models import convnets, mlp, recommender, tagger, transformers, unet
+from bench.models import convnets, crnn, detector, mlp, mobilenets, recommender, tagger, transformers, unet
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ def _vectors(width: int) -> Callable[[int], dict[str, torch.Tensor]]:
     return make
 
 
+def _text_lines(batch: int) -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(batch, 1, 32, 100, generator=torch.Generator().manual_seed(batch))}
+
+
 _BATCH = {"x": {0: (1, 32)}}
 
 CASES: dict[str, ModelCase] = {
@@ -100,3 +104,28 @@ ODD_CASES: dict[str, ModelCase] = {
         ModelCase("vit_odd", lambda: transformers.VisionTransformer(180, 12, 200, 5, 4), _images(180), _BATCH),
     )
 }
+
+# What `python -m bench.gauntlet` races. Random weights; the sizes are the papers' but for the detector (320 px, not 640) and
+# U-Net (128 px and half of the paper's width), which would take minutes at the papers'.
+GAUNTLET: dict[str, ModelCase] = {
+    case.name: case
+    for case in (
+        ModelCase("mlp", mlp.Mlp, _vectors(64)),
+        ModelCase("dlrm", recommender.Dlrm, recommender.example_inputs),
+        ModelCase("mobilenet_v3_large", mobilenets.MobileNetV3Large, _images(224)),
+        ModelCase("mobilenet_v2", convnets.MobileNetV2, _images(224)),
+        ModelCase("efficientnet_lite0", mobilenets.EfficientNetLite0, _images(224)),
+        ModelCase("resnet50", convnets.ResNet50, _images(224)),
+        ModelCase("yolo", detector.Yolo, _images(320)),
+        ModelCase("unet_deep", unet.DeepUNet, _images(128)),
+        ModelCase("crnn", crnn.Crnn, _text_lines),
+        ModelCase("vit_tiny", transformers.VisionTransformer, _images(224)),
+        ModelCase("deit_small", lambda: transformers.VisionTransformer(width=384, heads=6), _images(224)),
+        ModelCase("minilm_16", transformers.Bert, _tokens(16, 30522)),
+        ModelCase("minilm_128", transformers.Bert, _tokens(128, 30522)),
+        ModelCase("minilm_384", transformers.Bert, _tokens(384, 30522)),
+        ModelCase("bert_base", lambda: transformers.Bert(12, 768, 12, 3072), _tokens(128, 30522)),
+    )
+}
+
+EVERY: dict[str, ModelCase] = {**CASES, **ODD_CASES, **GAUNTLET}

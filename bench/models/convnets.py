@@ -1,4 +1,4 @@
-"""Convolutional classifiers: ResNet-18 (He et al. 2015, arXiv:1512.03385) and MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381)."""
+"""Convolutional classifiers: ResNet-18 and ResNet-50 (He et al. 2015, arXiv:1512.03385) and MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,39 @@ class ResNet18(ResNet):
 
     def __init__(self) -> None:
         super().__init__((64, 128, 256, 512), (2, 2, 2, 2))
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up to four times the width, and a shortcut; the stride is in the 3x3, as the published weights have it."""
+
+    def __init__(self, c_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.reduce = _conv_bn(c_in, width, 1)
+        self.filter = _conv_bn(width, width, 3, stride)
+        self.expand = _conv_bn(width, 4 * width, 1)
+        self.shortcut = nn.Identity() if stride == 1 and c_in == 4 * width else _conv_bn(c_in, 4 * width, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.expand(torch.relu(self.filter(torch.relu(self.reduce(x)))))
+        return torch.relu(y + self.shortcut(x))
+
+
+class ResNet50(nn.Module):
+    """25.6 M parameters, 4.1 G multiply-adds at 224 x 224."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        channels = 64
+        for stage, (width, depth) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+            for i in range(depth):
+                layers.append(Bottleneck(channels, width, 2 if stage and i == 0 else 1))
+                channels = 4 * width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
 
 
 class InvertedResidual(nn.Module):

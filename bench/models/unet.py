@@ -40,3 +40,27 @@ class UNet(nn.Module):
         for grow, block in zip(self.ups, self.up):
             x = block(torch.cat([skips.pop(), grow(x)], 1))
         return self.head(x)
+
+
+class DeepUNet(nn.Module):
+    """The paper's four levels with learned up-convolutions, padded; `width` is 64 in the paper. [batch, 3, h, w], h, w multiples of 16."""
+
+    def __init__(self, width: int = 32, classes: int = 2) -> None:
+        super().__init__()
+        widths = [width << level for level in range(5)]
+        self.down = nn.ModuleList(_double(a, b) for a, b in zip([3, *widths], widths[:-1]))
+        self.bottom = _double(widths[-2], widths[-1])
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, 2) for w in reversed(widths[:-1]))
+        self.up = nn.ModuleList(_double(2 * w, w) for w in reversed(widths[:-1]))
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+            x = nn.functional.max_pool2d(x, 2)
+        x = self.bottom(x)
+        for grow, block in zip(self.grow, self.up):
+            x = block(torch.cat([skips.pop(), grow(x)], 1))
+        return self.head(x)
