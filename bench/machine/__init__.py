@@ -8,12 +8,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 SOURCE = Path(__file__).with_name("peak.c")
+READ_SIZES = tuple(1 << n for n in (15, 18, 20, 22, 24, 26, 28))  # bytes: from the first cache to memory
 
 
 @lru_cache(maxsize=1)
@@ -32,20 +35,52 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(target))
     library.fma_gflops.restype = library.read_gbps.restype = ctypes.c_double
     library.fma_gflops.argtypes = [ctypes.c_long]
-    library.read_gbps.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.read_gbps.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     shutil.rmtree(folder)
     return library
 
 
-def peak_gflops(repeats: int = 50) -> float:
-    """The best of `repeats` FMA loops on this thread, f32, in GFLOP/s."""
-    return max(_library().fma_gflops(3_000_000) for _ in range(repeats))
+def peak_gflops(repeats: int = 50, cpus: Sequence[int] | None = None) -> float:
+    """The best of `repeats` FMA loops, f32, in GFLOP/s: of this thread, or of a thread on each of `cpus` at the same time."""
+    return max(_together(lambda _: _library().fma_gflops(3_000_000), cpus) for _ in range(repeats))
 
 
-def read_bandwidth(megabytes: int = 256) -> float:
-    """GB/s of reading a buffer larger than the caches, on this thread."""
-    data = np.ones(megabytes << 18, np.float32)
-    return max(_library().read_gbps(data.ctypes.data, data.nbytes) for _ in range(3))
+def read_bandwidth(bytes_: int = 1 << 28, cpus: Sequence[int] | None = None, repeats: int = 3) -> float:
+    """GB/s of reading `bytes_` that were just written: of this thread, or of a thread on each of `cpus`, which share them."""
+    parts = max(1, len(cpus or ()))
+    data = np.ones((parts, bytes_ // parts // 128 * 32), np.float32)
+    passes = max(1, (1 << 23) // data.nbytes)
+
+    def read(part: int) -> float:
+        rate: float = _library().read_gbps(data[part].ctypes.data, data[part].nbytes, passes)
+        return rate
+
+    return max(_together(read, cpus) for _ in range(repeats))
+
+
+def bandwidth_by_size(cpus: Sequence[int]) -> dict[int, float]:
+    """Read bandwidth in GB/s of buffers of READ_SIZES bytes."""
+    return {size: read_bandwidth(size, cpus, 5) for size in READ_SIZES}
+
+
+def _together(work: Callable[[int], float], cpus: Sequence[int] | None) -> float:
+    """The sum of the rates that `work(part)` reports, one part on each of `cpus`, started at once."""
+    if cpus is None:
+        return work(0)
+    rates = [0.0] * len(cpus)
+    barrier = threading.Barrier(len(cpus))
+
+    def run(part: int, cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})  # of this thread alone
+        barrier.wait()
+        rates[part] = work(part)
+
+    threads = [threading.Thread(target=run, args=(part, cpu)) for part, cpu in enumerate(cpus)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(rates)
 
 
 def describe() -> dict[str, object]:

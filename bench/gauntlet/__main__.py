@@ -1,0 +1,204 @@
+"""maas_rt against its peers on every model, in one interleaved run; the protocol is in bench/README.md.
+
+Ratios are speeds: the peer's time over ours, above 1 where we are quicker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import _environments, machine
+from bench._environments import ROOT
+from bench._harness import OURS, QUIET
+from bench.gauntlet import _extras, _prepare, _table
+from bench.gauntlet._progress import Progress
+from bench.gauntlet._row import Rates, measure
+from bench.gauntlet._store import Store, write_json
+from bench.models import GAUNTLET
+from bench.peers import PEERS
+
+DEFAULT_PEERS = [peer for peer in PEERS if peer != "maas_rt_c"]
+RESULT = ROOT / "bench" / "results" / "gauntlet.json"
+LOCAL = ROOT / "bench" / "results" / "local" / "gauntlet.json"
+RUNNING = _prepare.WORK / "run.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    store = Store(RUNNING, _header(options), options.resume)
+    rows = [
+        (batch, threads, model)
+        for batch, threads, model in itertools.product(options.batch, options.threads, options.models)
+        if not store.has((model, "fp32", threads, batch))
+    ]
+    extras = [name for name in options.extras if name not in store.extras]
+    try:
+        _prepare_all(options)
+        if options.prepare:
+            return 0
+        before = {str(threads): Rates.now(threads) for threads in options.threads}
+        _measure_all(options, store, rows, extras)
+        after = {str(threads): Rates.now(threads) for threads in options.threads}
+    except KeyboardInterrupt:
+        done, of = len(store.rows), len(options.batch) * len(options.threads) * len(options.models)
+        print(f"\ninterrupted; {done} of {of} rows are kept: go on with --resume", file=sys.stderr)
+        return 130
+    return _report(options, store, before, after)
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gauntlet", description=__doc__)
+    parser.add_argument("--models", type=_names(GAUNTLET), default=list(GAUNTLET), help="comma-separated; default: all")
+    parser.add_argument("--peers", type=_names(PEERS), default=DEFAULT_PEERS, help="comma-separated; default: all")
+    parser.add_argument("--threads", type=_numbers, default=[1, 2], help="comma-separated; default: 1,2")
+    parser.add_argument("--batch", type=_numbers, default=[1, 8], help="comma-separated; default: 1,8")
+    parser.add_argument("--rounds", type=int, default=8, help="at least 2: one to choose the best peer, one to compare")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of one peer in one round; at least two calls")
+    parser.add_argument("--extras", type=_names(_extras.EXTRAS), default=list(_extras.EXTRAS), help="further rows")
+    parser.add_argument("--no-extras", dest="extras", action="store_const", const=[], help="the models only")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 rounds, 1 thread, batch 1, no further rows: is it alive?"
+    )
+    parser.add_argument("--prepare", action="store_true", help="make the models ready, measure nothing")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument("--output", type=Path, help="default: bench/results/gauntlet.json, for a part of it local/")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.rounds, options.threads, options.batch, options.extras = 2, [1], [1], []
+    options.whole = (
+        (options.models, options.peers, options.threads, options.batch, options.extras)
+        == (list(GAUNTLET), DEFAULT_PEERS, [1, 2], [1, 8], list(_extras.EXTRAS))
+    )  # fmt: skip
+    if OURS not in options.peers:
+        options.peers = [OURS, *options.peers]
+    if options.rounds < 2:
+        parser.error("--rounds: at least 2 are needed, one to choose the best peer and one to compare with it")
+    cores = int(str(machine.describe()["cores"]))
+    if max(options.threads) > cores:
+        parser.error(f"--threads: {max(options.threads)} is more than the {cores} cores that this process may use")
+    return options
+
+
+def _names(known: Any) -> Any:
+    def parse(given: str) -> list[str]:
+        names = given.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _numbers(given: str) -> list[int]:
+    numbers = [int(number) for number in given.split(",")]
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError("expected whole numbers from 1 on, comma-separated")
+    return numbers
+
+
+def _header(options: argparse.Namespace) -> dict[str, Any]:
+    peers = [PEERS[name] for name in options.peers]
+    return {
+        "machine": machine.describe(),
+        "versions": {peer.name: _environments.version(peer.package, peer.environment) for peer in peers},
+        "settings": {peer.name: peer.settings for peer in peers},
+        "program": _prepare.key("mrt"),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+    }
+
+
+def _prepare_all(options: argparse.Namespace) -> None:
+    cases = list(itertools.product(options.models, options.batch))
+    progress = Progress(len(cases))
+    for model, batch in cases:
+        progress.begin("")
+        prepared = _prepare.prepare(model, batch, options.peers, progress.told)
+        failed = f"; not {', '.join(prepared.failed)}" if prepared.failed else ""
+        progress.end(f"{model}, batch {batch}: ready{failed}")
+
+
+def _measure_all(
+    options: argparse.Namespace, store: Store, rows: list[tuple[int, int, str]], extras: list[str]
+) -> None:
+    progress = Progress(len(rows) + len(extras))
+    for batch, threads, model in rows:
+        progress.begin(f"{model}, {threads} threads, batch {batch}:")
+        prepared = _prepare.prepare(model, batch, options.peers, progress.told)
+        store.add_row(measure(prepared, options.peers, threads, options.rounds, options.seconds, progress.told))
+        progress.end(_line(store.rows[-1]))
+    for name in extras:
+        progress.begin(f"{name}:")
+        store.add_extra(name, _extras.EXTRAS[name](progress.told))
+        progress.end(f"{name}: {store.extras[name]}")
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row for the terminal: our time, and each peer's speed against it."""
+    ours = row["median_ms"].get(OURS)
+    head = f"{row['model']:18} t{row['threads']} b{row['batch']} " + (f"{ours:9.3f} ms" if ours else "     failed ")
+    cells = []
+    for peer, speed in row["speed"].items():
+        sign = "!" if peer in row["wrong"] else "*" if peer == row["best_peer"] else ""
+        cells.append(f"{peer} {speed:.2f}{sign}")
+    tail = ", ".join(cells + [f"{peer} -" for peer in row["failed"]])
+    state = "" if row["quiet"] else " VOID: the machine was not quiet"
+    return f"{head} {100 * row['share_of_roofline'].get(OURS, 0):4.0f} % of the roofline | {tail}{state}"
+
+
+def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates], after: dict[str, Rates]) -> int:
+    moved = max(before[threads].moved(after[threads]) for threads in before)
+    void = [row for row in store.rows if not row["quiet"]]
+    quiet = moved <= QUIET and not void
+    table = _table.lines(store.rows, store.extras)
+    result = {
+        "command": "python -m bench.gauntlet",
+        **store.run["header"],
+        "quiet": quiet,
+        "rates": {threads: [before[threads].record(), after[threads].record()] for threads in before},
+        "meaning": "speed is the peer's time over ours, above 1 where we are quicker; speed_to_best is against the peer that was "
+        "quickest on the even rounds, compared on the odd ones; a peer whose outputs are wrong is not compared with",
+        "table": _table.records(table),
+        "rows": store.rows,
+        "extras": store.extras,
+    }
+    output = options.output or (RESULT if options.whole else LOCAL)
+    write_json(output, result)
+    _failures(store.rows)
+    for threads, rates in before.items():
+        largest = max(rates.bandwidth)
+        print(
+            f"{threads} thread(s): FMA {rates.gflops:.1f} GFLOP/s before, {after[threads].gflops:.1f} after; memory "
+            f"{rates.bandwidth[largest]:.1f} GB/s before, {after[threads].bandwidth[largest]:.1f} after"
+        )
+    print(_table.text(table))
+    if not quiet:
+        print(
+            f"VOID: the machine was not quiet: its rates moved by {moved:.0%} from first to last, and {len(void)} of "
+            f"{len(store.rows)} rows moved by more than {QUIET:.0%}; --resume measures those again"
+        )
+    print(f"wrote {output}")
+    return 0 if quiet else 3
+
+
+def _failures(rows: list[dict[str, Any]]) -> None:
+    """Each reason once: which peer does not run which model, and why."""
+    seen = {}
+    for row in rows:
+        for peer, reason in row["failed"].items():
+            seen.setdefault((peer, reason), []).append(f"{row['model']} t{row['threads']} b{row['batch']}")
+        for peer in row["wrong"]:
+            reason = f"wrong outputs, relative error {row['relative_error'][peer]:.1e}"
+            seen.setdefault((peer, reason), []).append(f"{row['model']} t{row['threads']} b{row['batch']}")
+    for (peer, reason), where in sorted(seen.items()):
+        print(f"{peer} does not count on {', '.join(where)}: {reason}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

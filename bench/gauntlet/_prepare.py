@@ -1,0 +1,164 @@
+"""Models made ready for every peer, once: what is in build/bench/gauntlet already, from the same sources and tools, is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench import _environments
+from bench._environments import ROOT
+from bench.gauntlet._work import Work
+from bench.peers import PEERS
+
+WORK = ROOT / "build" / "bench" / "gauntlet"
+CONVERT_SECONDS = 1200.0
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How a format is made: in which environment, from which other format, by which packages, from which of our sources."""
+
+    environment: str = "main"
+    after: str | None = "torch"
+    packages: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+MAKERS: dict[str, Maker] = {
+    "torch": Maker(after=None, packages=("torch",), sources=("bench/models",)),
+    "mrt": Maker(sources=("compiler", "maas_rt")),
+    "onnx": Maker(packages=("onnx", "onnxscript")),
+    "inductor": Maker(),
+    "torchscript": Maker(),
+    "ncnn": Maker("ncnn", after="torchscript", packages=("pnnx",)),
+    "mnn": Maker("mnn", after="onnx", packages=("MNN",)),
+    "tflite": Maker("litert_convert", packages=("litert-torch",)),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One model at one batch size, for some peers: its folder, its work, and why some formats could not be made."""
+
+    model: str
+    batch: int
+    folder: Path
+    work: Work
+    failed: dict[str, str]
+
+    def failure(self, peer: str) -> str | None:
+        return self.failed.get(PEERS[peer].format)
+
+
+def prepare(model: str, batch: int, peers: Iterable[str], told: Callable[[str], None]) -> Prepared:
+    """Make every format that `peers` load, each in a process of its own; a format that cannot be made is a recorded reason."""
+    formats = {PEERS[peer].format for peer in peers} | {"torch"}
+    folder = WORK / f"batch{batch}" / model
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = {}
+    for kind in sorted(formats, key=list(MAKERS).index):
+        reason = _ready(kind, model, batch, folder, told)
+        if reason is not None:
+            failed[kind] = reason
+    if "torch" in failed:
+        raise RuntimeError(f"{model} does not run in torch: {failed['torch']}")
+    if batch > 1 and "ncnn" in formats:
+        # A batch is a loop over the items, with the conversion of a batch of one.
+        single = prepare(model, 1, ["ncnn"], told)
+        failed = {**failed, "ncnn": single.failed["ncnn"]} if "ncnn" in single.failed else failed
+        for name in ("model.ncnn.param", "model.ncnn.bin"):
+            if (single.folder / name).exists() and not (folder / name).exists():
+                os.symlink(single.folder / name, folder / name)
+    return Prepared(model, batch, folder, _work(model, batch, folder), failed)
+
+
+def _ready(kind: str, model: str, batch: int, folder: Path, told: Callable[[str], None]) -> str | None:
+    """Make one format unless it is there, or its failure is known; the reason if it cannot be made."""
+    maker = MAKERS[kind]
+    if kind == "ncnn" and batch > 1:
+        return None
+    if maker.after is not None:
+        reason = _ready(maker.after, model, batch, folder, told)
+        if reason is not None:
+            return f"no {maker.after} file to convert: {reason}"
+    records = _records(folder)
+    if records.get(kind, {}).get("key") != key(kind):
+        told(f"{model}, batch {batch}: making {kind}")
+        records[kind] = {"key": key(kind), **_make(kind, model, batch, folder)}
+        (folder / "records.json").write_text(json.dumps(records, indent=1) + "\n")
+    reason = records[kind]["error"]
+    return None if reason is None else str(reason)
+
+
+def _records(folder: Path) -> dict[str, Any]:
+    path = folder / "records.json"
+    records: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return records
+
+
+def _make(kind: str, model: str, batch: int, folder: Path) -> dict[str, Any]:
+    command = [_environments.python(MAKERS[kind].environment), "-m", "bench._formats"]
+    command += [kind, model, str(batch), str(folder)]
+    log, start, error = folder / f"{kind}.log", time.perf_counter(), None
+    with log.open("w") as out:
+        try:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            status = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=out, stderr=out, timeout=CONVERT_SECONDS
+            ).returncode
+            error = None if status == 0 else reason_in(log.read_text(errors="replace"), status)
+        except subprocess.TimeoutExpired:
+            error = f"not done within {CONVERT_SECONDS:.0f} s"
+    return {"seconds": time.perf_counter() - start, "error": error}
+
+
+def reason_in(log: str, status: int) -> str:
+    """The line of a converter's log that says why it failed: the last one that names an error, else the last."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if status < 0:
+        return f"its converter crashed with signal {-status}" + (f" after: {lines[-1][:300]}" if lines else "")
+    named = [line for line in lines if "Error" in line.split(":")[0] or line.startswith("error:")]
+    return (named or lines or [f"status {status}, with no message"])[-1][:500]
+
+
+@cache
+def key(kind: str) -> str:
+    """What a format depends on, hashed: our sources, the versions of its packages, and the format that it is made from."""
+    maker = MAKERS[kind]
+    digest = hashlib.sha256(key(maker.after).encode() if maker.after else b"1")
+    for package in maker.packages:
+        found = (
+            metadata.version(package)
+            if maker.environment == "main"
+            else _environments.version(package, maker.environment)
+        )
+        digest.update(f"{package} {found}\n".encode())
+    for source in maker.sources:
+        for path in sorted((ROOT / source).rglob("*")):
+            if path.is_file() and path.suffix in (".py", ".so", ".h"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _work(model: str, batch: int, folder: Path) -> Work:
+    """Counted once; cheap beside a conversion, but it runs eager torch."""
+    path = folder / "work.json"
+    if path.exists():
+        record = json.loads(path.read_text())
+        if record["key"] == key("torch"):
+            return Work(record["flops"], record["bytes"])
+    from bench.gauntlet._work import work_of
+    from bench.models import EVERY
+
+    work = work_of(EVERY[model].module(), EVERY[model].inputs(batch))
+    path.write_text(json.dumps({"key": key("torch"), "flops": work.flops, "bytes": work.bytes}) + "\n")
+    return work

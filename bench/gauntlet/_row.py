@@ -1,0 +1,110 @@
+"""One line of the result: one model, precision, thread count and batch, with every peer in one interleaved run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench import machine
+from bench._agreement import relative_error
+from bench._harness import OURS, QUIET, Comparison, compare, pinned
+from bench.gauntlet._prepare import Prepared
+
+TOLERANCE = {"fp32": 1e-4}  # of the output's scale
+FAR_BEHIND = 2.5  # a peer that takes this many times the quickest one's time after three rounds cannot be the best one
+TRIES = 2  # of a row, before it is left as void
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine can do at `threads` threads at one moment."""
+
+    gflops: float
+    bandwidth: dict[int, float]
+
+    @classmethod
+    def now(cls, threads: int) -> Rates:
+        cpus = pinned(threads)
+        return cls(machine.peak_gflops(20, cpus), machine.bandwidth_by_size(cpus))
+
+    def moved(self, other: Rates) -> float:
+        """By how much they differ, as a share: the FMA loop's, or the read rate of memory, whichever moved more."""
+        largest = max(self.bandwidth)
+        pairs = ((self.gflops, other.gflops), (self.bandwidth[largest], other.bandwidth[largest]))
+        return max(abs(b - a) / a for a, b in pairs)
+
+    def best(self, other: Rates) -> Rates:
+        """The higher of each rate: a disturbance can only slow a loop."""
+        both = {size: max(rate, other.bandwidth[size]) for size, rate in self.bandwidth.items()}
+        return Rates(max(self.gflops, other.gflops), both)
+
+    def record(self) -> dict[str, Any]:
+        return {"fma_gflops": self.gflops, "read_gbps": {str(size): rate for size, rate in self.bandwidth.items()}}
+
+
+def measure(
+    prepared: Prepared, peers: list[str], threads: int, rounds: int, seconds: float, told: Callable[[str], None]
+) -> dict[str, Any]:
+    """A row; taken again, once, if the machine was not quiet."""
+    row: dict[str, Any] = {}
+    for _ in range(TRIES):
+        before = Rates.now(threads)
+        able = [peer for peer in peers if prepared.failure(peer) is None]
+        result = compare(prepared.folder, able, threads, rounds, seconds, FAR_BEHIND, told)
+        after = Rates.now(threads)
+        row = row_of(prepared, peers, threads, result, before, after)
+        if row["quiet"]:
+            break
+        told(f"the machine's rates moved by {row['rates_moved']:.0%}")
+    return row
+
+
+def row_of(
+    prepared: Prepared, peers: list[str], threads: int, result: Comparison, before: Rates, after: Rates
+) -> dict[str, Any]:
+    errors = {peer: relative_error(prepared.folder, peer) for peer in result.rounds}
+    return assemble(
+        {"model": prepared.model, "precision": "fp32", "threads": threads, "batch": prepared.batch},
+        result,
+        errors,
+        {**result.errors, **{p: reason for p in peers if (reason := prepared.failure(p)) is not None}},
+        prepared.work.least_seconds(before.best(after).gflops, before.best(after).bandwidth),
+    ) | {
+        "flops": prepared.work.flops,
+        "bytes": prepared.work.bytes,
+        "rates": [before.record(), after.record()],
+        "rates_moved": before.moved(after),
+        "quiet": before.moved(after) <= QUIET,
+    }
+
+
+def assemble(
+    row: dict[str, Any], result: Comparison, errors: dict[str, float], failed: dict[str, str], least_seconds: float
+) -> dict[str, Any]:
+    """The figures of a row. A peer whose outputs differ by more than the tolerance is marked wrong and is not compared with."""
+    tolerance = TOLERANCE[row["precision"]]
+    wrong = sorted(peer for peer, error in errors.items() if not error <= tolerance)
+    right = [peer for peer in result.rounds if peer not in wrong]
+    counted = OURS in right
+    best = result.best_peer(among=right) if counted else None
+    ratio = result.best_ratio(among=right) if counted else None
+    return row | {
+        "median_ms": {peer: result.median(peer) * 1e3 for peer in result.rounds},
+        "spread": {peer: max(times) / min(times) for peer, times in result.rounds.items()},
+        "rounds": {peer: len(times) for peer, times in result.rounds.items()},
+        "speed": {
+            peer: 1 / statistics.median(result.ratios(peer))
+            for peer in result.rounds
+            if peer != OURS and OURS in result.rounds
+        },
+        "best_peer": best,
+        "speed_to_best": 1 / ratio if ratio else None,
+        "relative_error": errors,
+        "wrong": wrong,
+        "failed": failed,
+        "memory_bytes": {p: facts["memory"] for p, facts in result.facts.items() if "memory" in facts},
+        "roofline_ms": least_seconds * 1e3,
+        "share_of_roofline": {peer: least_seconds / result.median(peer) for peer in result.rounds},
+    }
