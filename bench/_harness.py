@@ -34,10 +34,12 @@ class Worker:
         threads: int,
         cpus: list[int],
         command: Sequence[str] | None = None,
+        label: str | None = None,
         deadline: float = START_SECONDS,
     ) -> None:
-        """Starts `command`, by default bench._worker in the peer's environment, and waits for its first answer."""
-        self.peer = peer
+        """Starts `command`, by default bench._worker in the peer's environment, and waits for its first answer. `label` is what the
+        results call it, where a peer runs twice."""
+        self.peer = label or peer
         self.facts: dict[str, Any] = {}
         self.error: str | None = None
         environment = {

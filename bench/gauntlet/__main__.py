@@ -15,7 +15,7 @@ from typing import Any
 from bench import _environments, machine
 from bench._environments import ROOT
 from bench._harness import OURS, QUIET
-from bench.gauntlet import _extras, _prepare, _table
+from bench.gauntlet import _prepare, _table, extras
 from bench.gauntlet._progress import Progress
 from bench.gauntlet._row import Rates, measure
 from bench.gauntlet._store import Store, write_json
@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for batch, threads, model in itertools.product(options.batch, options.threads, options.models)
         if not store.has((model, "fp32", threads, batch))
     ]
-    extras = [name for name in options.extras if name not in store.extras]
+    further = [name for name in options.extras if name not in store.extras]
     try:
         _prepare_all(options)
         if options.prepare:
             return 0
         before = {str(threads): Rates.now(threads) for threads in options.threads}
-        _measure_all(options, store, rows, extras)
+        _measure_all(options, store, rows, further)
         after = {str(threads): Rates.now(threads) for threads in options.threads}
     except KeyboardInterrupt:
         done, of = len(store.rows), len(options.batch) * len(options.threads) * len(options.models)
@@ -59,7 +59,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=_numbers, default=[1, 8], help="comma-separated; default: 1,8")
     parser.add_argument("--rounds", type=int, default=8, help="at least 2: one to choose the best peer, one to compare")
     parser.add_argument("--seconds", type=float, default=0.2, help="of one peer in one round; at least two calls")
-    parser.add_argument("--extras", type=_names(_extras.EXTRAS), default=list(_extras.EXTRAS), help="further rows")
+    parser.add_argument("--extras", type=_names(extras.NAMES), default=list(extras.NAMES), help="further rows")
     parser.add_argument("--no-extras", dest="extras", action="store_const", const=[], help="the models only")
     parser.add_argument(
         "--quick", action="store_true", help="2 rounds, 1 thread, batch 1, no further rows: is it alive?"
@@ -72,7 +72,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         options.rounds, options.threads, options.batch, options.extras = 2, [1], [1], []
     options.whole = (
         (options.models, options.peers, options.threads, options.batch, options.extras)
-        == (list(GAUNTLET), DEFAULT_PEERS, [1, 2], [1, 8], list(_extras.EXTRAS))
+        == (list(GAUNTLET), DEFAULT_PEERS, [1, 2], [1, 8], list(extras.NAMES))
     )  # fmt: skip
     if OURS not in options.peers:
         options.peers = [OURS, *options.peers]
@@ -125,17 +125,17 @@ def _prepare_all(options: argparse.Namespace) -> None:
 
 
 def _measure_all(
-    options: argparse.Namespace, store: Store, rows: list[tuple[int, int, str]], extras: list[str]
+    options: argparse.Namespace, store: Store, rows: list[tuple[int, int, str]], further: list[str]
 ) -> None:
-    progress = Progress(len(rows) + len(extras))
+    progress = Progress(len(rows) + len(further))
     for batch, threads, model in rows:
         progress.begin(f"{model}, {threads} threads, batch {batch}:")
         prepared = _prepare.prepare(model, batch, options.peers, progress.told)
         store.add_row(measure(prepared, options.peers, threads, options.rounds, options.seconds, progress.told))
         progress.end(_line(store.rows[-1]))
-    for name in extras:
+    for name in further:
         progress.begin(f"{name}:")
-        store.add_extra(name, _extras.EXTRAS[name](progress.told))
+        store.add_extra(name, extras.measure(name, progress.told))
         progress.end(f"{name}: {store.extras[name]}")
 
 

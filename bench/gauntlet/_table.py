@@ -146,7 +146,7 @@ def _overhead(overhead: dict[str, Any] | None) -> list[Line]:
 
 
 def _others(rows: Sequence[dict[str, Any]], extras: dict[str, Any]) -> list[Line]:
-    compile_, library = extras.get("compile"), extras.get("library")
+    compile_, library = extras.get("compile_time"), extras.get("library")
     memory = {
         row["model"]: row["memory_bytes"]["maas_rt"] / row["memory_bytes"]["onnxruntime"]
         for row in rows
