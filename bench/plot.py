@@ -1,7 +1,8 @@
-"""Draws bench/results/latency.json: each model's time against each peer's, as docs/latency.svg (`python -m bench.plot`)."""
+"""Draws a recorded run: bench/results/latency.json as docs/latency.svg (`python -m bench.plot`), and with `gauntlet` the gauntlet's."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+
+from bench.gauntlet import _picture
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {
@@ -52,12 +55,20 @@ def draw(result: dict, target: Path) -> None:
 
 
 def main() -> None:
-    result = json.loads((ROOT / "bench" / "results" / "latency.json").read_text())
-    if not result["quiet"]:
+    parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
+    parser.add_argument("run", nargs="?", choices=["latency", "gauntlet"], default="latency")
+    parser.add_argument("--input", type=Path, help="default: bench/results/RUN.json")
+    parser.add_argument("--output", type=Path, help="default: docs/RUN.svg")
+    options = parser.parse_args()
+    source = options.input or ROOT / "bench" / "results" / f"{options.run}.json"
+    result = json.loads(source.read_text())
+    if not result["quiet"] and options.output is None:
         raise SystemExit(
-            "the machine was not quiet in the recorded run, which is void: run python -m bench.latency again"
+            f"the machine was not quiet in the recorded run, which is void: run python -m bench.{options.run} again "
+            "(with --output FILE it is drawn all the same)"
         )
-    draw(result, ROOT / "docs" / "latency.svg")
+    drawing = {"latency": draw, "gauntlet": _picture.draw}[options.run]
+    drawing(result, options.output or ROOT / "docs" / f"{options.run}.svg")
 
 
 if __name__ == "__main__":

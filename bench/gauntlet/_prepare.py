@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import _environments
 from bench._environments import ROOT
-from bench.gauntlet._work import Work
+from bench.gauntlet._roofline import Work
 from bench.peers import PEERS
 
 WORK = ROOT / "build" / "bench" / "gauntlet"

@@ -1,27 +1,14 @@
-"""The least work of a model: floating-point operations by the formulas of its operators, and the bytes that no program can avoid."""
+"""Counts the least work of a model: floating-point operations by the formulas of its operators, and bytes that no program can avoid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-
-@dataclass(frozen=True)
-class Work:
-    """Of one call: `flops` counts a multiply-add as two; `bytes` is weights + inputs + outputs, of a table only the rows that are read."""
-
-    flops: float
-    bytes: float
-
-    def least_seconds(self, peak_gflops: float, bandwidth: dict[int, float]) -> float:
-        """The roofline's bound. `bandwidth`: GB/s by buffer size; the largest size that these bytes fill counts, since they may stay in
-        the caches from call to call."""
-        sizes = [size for size in bandwidth if size <= self.bytes] or [min(bandwidth)]
-        return max(self.flops / (peak_gflops * 1e9), self.bytes / (bandwidth[max(sizes)] * 1e9))
+from bench.gauntlet._roofline import Work
 
 
 def work_of(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Work:
