@@ -10,7 +10,7 @@ INDEX  := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch
 APT    := apt-get install -y python3 python3-venv make g++
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision sanitize fuzz bench check-tools clean
+.PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision sanitize fuzz bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -75,6 +75,10 @@ fuzz: $(VENV)/.native  ## mutated files against the runtime, under sanitizers, a
 
 bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON
 	$(BIN)/python -m bench.latency
+
+gauntlet: $(VENV)/.native  ## every model against every peer (about an hour, and as long again the first time); writes JSON and docs/gauntlet.svg
+	$(BIN)/python -m bench.gauntlet
+	$(BIN)/python -m bench.plot gauntlet
 
 check-tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
