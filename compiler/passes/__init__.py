@@ -8,6 +8,7 @@ import tvm
 
 from ._kernel_call import AttrValue, KernelCall, kernel_outputs, make_kernel_call, read_kernel_call
 from .canonicalise import canonicalise
+from .choose_winograd import choose_winograd
 from .fold_batch_norm import fold_batch_norm
 from .fold_constants import fold_constants
 from .fuse_epilogues import fuse_epilogues
@@ -61,6 +62,7 @@ def lowering_passes(target: tvm.target.Target | None = None) -> list[tuple[str, 
         ("lower matmuls", lower_matmuls),
         ("fuse epilogues", fuse_epilogues),
         ("fuse residual norms", fuse_residual_norms),
+        ("choose winograd", choose_winograd),
         ("canonicalise kernels", canonicalise),
         ("lower movement", lower_movement),
         ("legalize", for_target(legalize)),

@@ -160,6 +160,7 @@ CONTRACTS: dict[str, Contract] = {
     "gemm_f32": Contract(2, 4, _gemm, _EPILOGUE | {"n", "k", "w_trans"}, "gemm_f32_nr16_v1"),
     "matmul_f32": Contract(2, 3, _matmul, _EPILOGUE | {"trans_a", "trans_b", "alpha"}),
     "conv2d_f32": Contract(2, 4, _conv, _CONV, "conv2d_f32_nr16_v1"),
+    "conv2d_winograd_f32": Contract(2, 4, _conv, _CONV | {"tile"}, "conv2d_winograd_f32_nr16_v1"),
     "depthwise_conv2d_f32": Contract(2, 4, _conv, _CONV, "depthwise_f32_c8_v1"),
     "conv_transpose2d_f32": Contract(2, 3, _conv_transpose, _CONV | {"output_padding"}, "conv_transpose2d_f32_v1"),
     "pool2d_f32": Contract(

@@ -8,6 +8,7 @@ namespace mrt {
 extern const Operator kAttentionF32Operator;
 extern const Operator kConcatOperator;
 extern const Operator kConv2dF32Operator;
+extern const Operator kConv2dWinogradF32Operator;
 extern const Operator kConvTranspose2dF32Operator;
 extern const Operator kDepthwiseConv2dF32Operator;
 extern const Operator kGatherOperator;
@@ -32,6 +33,7 @@ const Operator* const kOperators[] = {
     &kAttentionF32Operator,
     &kConcatOperator,
     &kConv2dF32Operator,
+    &kConv2dWinogradF32Operator,
     &kConvTranspose2dF32Operator,
     &kDepthwiseConv2dF32Operator,
     &kGatherOperator,

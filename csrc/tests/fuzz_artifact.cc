@@ -243,11 +243,14 @@ Bytes convolution_seed() {
     return p.value(name, storage, {p.of(n), p.fixed(h), p.fixed(w), p.fixed(c)});
   };
   const uint32_t x = image("x", 6, 7, 3, Storage::input), a = image("a", 6, 7, 5, Storage::arena);
+  const uint32_t e = image("e", 6, 7, 5, Storage::arena);
   const uint32_t d = image("d", 3, 4, 5, Storage::arena), y = image("y", 6, 8, 2, Storage::arena);
   const uint32_t b = p.block("main");
   weighted(&p, b, "conv2d_f32", "conv2d_f32_nr16_v1", x, {{5, 3, 3, 3}}, {}, {a},
            {ints("kernel", {3, 3}), ints("channels", {3, 5}), ints("pads", {1, 1, 1, 1})});
-  weighted(&p, b, "depthwise_conv2d_f32", "depthwise_f32_c8_v1", a, {{5, 1, 3, 3}}, {}, {d},
+  weighted(&p, b, "conv2d_winograd_f32", "conv2d_winograd_f32_nr16_v1", a, {{5, 5, 3, 3}}, {}, {e},
+           {ints("kernel", {3, 3}), ints("channels", {5, 5}), ints("pads", {1, 1, 1, 1}), ints("tile", {2})});
+  weighted(&p, b, "depthwise_conv2d_f32", "depthwise_f32_c8_v1", e, {{5, 1, 3, 3}}, {}, {d},
            {ints("kernel", {3, 3}), ints("channels", {5, 5}), ints("groups", {5}), ints("pads", {1, 1, 1, 1}),
             ints("strides", {2, 2})});
   weighted(&p, b, "conv_transpose2d_f32", "conv_transpose2d_f32_v1", d, {{5, 2, 2, 2}}, {}, {y},

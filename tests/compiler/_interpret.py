@@ -331,6 +331,7 @@ _CONTRACTS = {
     "gemm_f32": _gemm,
     "matmul_f32": _matmul,
     "conv2d_f32": _conv2d,
+    "conv2d_winograd_f32": _conv2d,
     "depthwise_conv2d_f32": _conv2d,
     "conv_transpose2d_f32": _conv_transpose2d,
     "pool2d_f32": _pool2d,

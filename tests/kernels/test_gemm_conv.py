@@ -250,6 +250,69 @@ def test_conv2d(g: dict[str, Any], bias: bool, ep: dict[str, Any], threads: int,
     check_conv("conv2d_f32", "conv2d_f32_nr16_v1", g, bias, ep, threads, seed)
 
 
+@st.composite
+def winograd_geometries(draw: st.DrawFn) -> dict[str, Any]:
+    extent, channels = st.integers(1, 15), st.one_of(st.integers(1, 20), st.sampled_from([24, 33, 64]))
+    pads = draw(st.sampled_from([[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [0, 1, 2, 3], [3, 0, 1, 0]]))
+    return {
+        "x": (draw(st.integers(1, 2)), draw(extent), draw(extent)),
+        "pads": pads,
+        "kernel": [3, 3],
+        "channels": [draw(channels), draw(channels)],
+        "tile": draw(st.sampled_from([2, 4])),
+    }
+
+
+PLAIN = {"strides": [1, 1], "dilations": [1, 1], "groups": 1}
+
+
+@quick
+@given(g=winograd_geometries(), bias=st.booleans(), ep=epilogues(), threads=st.integers(1, 2), seed=SEEDS)
+def test_conv2d_winograd(g: dict[str, Any], bias: bool, ep: dict[str, Any], threads: int, seed: int) -> None:
+    g = {**PLAIN, **g}
+    assume(fits(g))
+    check_conv("conv2d_winograd_f32", "conv2d_winograd_f32_nr16_v1", g, bias, ep, threads, seed)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(
+    ("x", "o"), [((1, 56, 56, 24), 40), ((1, 7, 7, 200), 70), ((1, 14, 14, 128), 96), ((3, 30, 29, 16), 16)]
+)
+def test_conv2d_winograd_at_shapes_of_real_layers(x: tuple[int, ...], o: int, tile: int) -> None:
+    g = {**PLAIN, "x": x[:3], "pads": [1] * 4, "kernel": [3, 3], "channels": [x[3], o], "tile": tile}
+    check_conv("conv2d_winograd_f32", "conv2d_winograd_f32_nr16_v1", g, True, {"act": "relu", "_residual": True}, 2, 1)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("isa", ISAS)
+def test_conv2d_winograd_keeps_what_is_not_finite_where_it_belongs(isa: str, tile: int) -> None:
+    rng = np.random.default_rng(3)
+    x, w = uniform(rng, 1, 17, 19, 9), uniform(rng, 5, 9, 3, 3)
+    x[0, 3, 4, 2], x[0, 12, 12, 0], x[0, 0, 0, 8] = np.inf, np.nan, -np.inf
+    g = {**PLAIN, "x": (1, 17, 19), "pads": [1] * 4, "kernel": [3, 3], "channels": [9, 5], "tile": tile}
+    attrs = {**{key: value for key, value in g.items() if key != "x"}, "act": "relu"}
+    packed = _kernels.pack("conv2d_winograd_f32", "conv2d_winograd_f32_nr16_v1", w, attrs)
+    got = _kernels.run("conv2d_winograd_f32", [x, packed], [(1, 17, 19, 5)], attrs, isa=isa)[0]
+    image, filters = torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(w)
+    want = F.relu(F.conv2d(image, filters, padding=1)).permute(0, 2, 3, 1).numpy()
+    assert (np.isnan(got) == np.isnan(want)).all() and (np.isposinf(got) == np.isposinf(want)).all()
+    finite = np.isfinite(want)
+    assert 0 < finite.sum() < want.size
+    np.testing.assert_allclose(got[finite], want[finite], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change", [{"tile": 3}, {"tile": 6}, {"strides": [2, 1]}, {"dilations": [1, 2]}, {"groups": 2}, {"kernel": [3, 1]}]
+)
+def test_conv2d_winograd_refuses(change: dict[str, Any]) -> None:
+    attrs: dict[str, Any] = {"kernel": [3, 3], "channels": [8, 16]}
+    packing = "conv2d_winograd_f32_nr16_v1"
+    packed = _kernels.pack("conv2d_winograd_f32", packing, np.ones((16, 8, 3, 3), np.float32), attrs)
+    with pytest.raises(Error, match="conv2d_winograd_f32"):
+        x = np.ones((1, 8, 8, 8), np.float32)
+        _kernels.run("conv2d_winograd_f32", [x, packed], [(1, 6, 6, 16)], {**attrs, **change})
+
+
 @quick
 @given(g=geometries(depthwise=True), bias=st.booleans(), ep=epilogues(), threads=st.integers(1, 2), seed=SEEDS)
 def test_depthwise_conv2d(g: dict[str, Any], bias: bool, ep: dict[str, Any], threads: int, seed: int) -> None:

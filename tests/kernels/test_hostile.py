@@ -28,6 +28,7 @@ def weight(contract: str, packing: str, attrs: dict[str, Any], *shape: int) -> b
 
 GEMM = {"n": 17, "k": 9}
 CONV = {"strides": [2, 1], "pads": [1, 0, 1, 2], "dilations": [1, 1], "groups": 2, "kernel": [3, 2], "channels": [4, 6]}
+WINOGRAD = {"pads": [1, 0, 1, 2], "kernel": [3, 3], "channels": [4, 6], "tile": 2}
 DEPTHWISE = {**CONV, "groups": 5, "channels": [5, 5]}
 TRANSPOSED = {**CONV, "output_padding": [1, 0]}
 LSTM = {"hidden": 5, "direction": "bidirectional"}
@@ -45,6 +46,15 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         [ones(1, 5, 6, 4), weight("conv2d_f32", "conv2d_f32_nr16_v1", CONV, 6, 2, 3, 2), ones(6)],
         [(1, 3, 7, 6)],
         CONV,
+    ),
+    "conv2d_winograd_f32": (
+        [
+            ones(1, 5, 6, 4),
+            weight("conv2d_winograd_f32", "conv2d_winograd_f32_nr16_v1", WINOGRAD, 6, 4, 3, 3),
+            ones(6),
+        ],
+        [(1, 5, 6, 6)],
+        WINOGRAD,
     ),
     "depthwise_conv2d_f32": (
         [ones(1, 5, 6, 5), weight("depthwise_conv2d_f32", "depthwise_f32_c8_v1", DEPTHWISE, 5, 1, 3, 2), ones(5)],

@@ -71,7 +71,8 @@ Layout layout_of(const Params& p, const Tensor& x) {
     l.strip_rows = std::max<int64_t>(1, (kStripBytes / line - more) / g.stride_h + 1);
     l.strip = align64(static_cast<size_t>(strip_lines(g, l.strip_rows) * line));
   }
-  l.pointers = product_scratch(p.table->mr, access.lines ? g.kernel_h : g.taps());
+  l.pointers = product_scratch(p.table->mr, access.lines ? g.kernel_h : g.taps(),
+                               access.lines ? g.kernel_w * g.in_channels : g.group_in());
   return l;
 }
 

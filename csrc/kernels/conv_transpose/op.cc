@@ -81,7 +81,7 @@ size_t zeros_bytes(const ConvGeometry& g) { return align64(static_cast<size_t>(g
 size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
   if (!p.table) return 0;
-  return zeros_bytes(p.g) + product_scratch(p.table->mr, p.g.taps()) * static_cast<size_t>(threads);
+  return zeros_bytes(p.g) + product_scratch(p.table->mr, p.g.taps(), p.g.group_in()) * static_cast<size_t>(threads);
 }
 
 // ---- one row of one phase ----
@@ -229,7 +229,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   }
   std::memset(zeros, 0, zeros_bytes(g));
   char* const pointers = static_cast<char*>(ctx.scratch) + zeros_bytes(g);
-  const size_t per_thread = product_scratch(p.table->mr, g.taps());
+  const size_t per_thread = product_scratch(p.table->mr, g.taps(), g.group_in());
   const int64_t phases = std::min(g.stride_h, y.shape[1]), images = y.shape[0];
   const int64_t pieces = ctx.threads > 1 ? std::max<int64_t>(1, 4 * int64_t{ctx.threads} / phases) : 1;
   parallel_items(ctx, phases * pieces, ctx.threads, [&](int64_t worker, int64_t item) {

@@ -1,18 +1,23 @@
-// Cache blocking. The loops, from the outside: blocks of rows whose part of A stays in L2; panels of 16 columns;
-// stretches of the depth whose weights stay in L1; tiles of rows. So weights are read once a block of rows, and an
-// unfinished sum of a block, 16 columns wide, waits in L1 between two stretches.
+// Cache blocking. The loops, from the outside: blocks of rows; stretches of the depth, so that a block's part of A stays
+// in L2; panels of 16 columns, whose part of the weights stays in L1; tiles of rows. So weights are read once a block of
+// rows, and unfinished sums wait in y between two stretches. (K. Goto and R. van de Geijn, "Anatomy of High-Performance
+// Matrix Multiplication", 2008.)
 #include "kernels/gemm/blocked.h"
+
+#include <cstring>
 
 #include "kernels/checks.h"
 
 namespace mrt {
 namespace {
 
-// Measured on Zen 3 (32 KiB L1, 512 KiB L2) for products of 384 to 1536 cubed; the optimum is flat.
-constexpr int64_t kDepth = 384;                // floats of depth a stretch: 24 KiB of weights
-constexpr int64_t kRowBlockBytes = 256 << 10;  // of A
+// Measured on Zen 3 (32 KiB L1, 512 KiB L2) for products of 384 to 2048 cubed; the optimum is flat.
+constexpr int64_t kDepth = 384;  // floats of depth a stretch: 24 KiB of weights
+constexpr int64_t kMaxStretch = kDepth + kDepth / 2;
+constexpr int64_t kRowBlockBytes = 256 << 10;  // of A, in one stretch
 constexpr int64_t kMaxBlockRows = 384;
 constexpr int64_t kPointerBytes = 16 << 10;  // of row pointers a block
+constexpr int64_t kCopyPanels = 8;           // panels that a copy of A has to serve to be worth it
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -23,13 +28,6 @@ int64_t block_limit(int32_t mr, int64_t taps) {
   const int64_t pointers = kPointerBytes / (8 * taps) / mr * mr;
   return max64(mr, min64(kMaxBlockRows / mr * mr, pointers));
 }
-int64_t block_rows(const Product& p) {
-  const int64_t mr = p.table->mr;
-  const int64_t row_bytes = max64(1, p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc * 4);
-  const int64_t wanted = max64(8 * mr, kRowBlockBytes / row_bytes / mr * mr);
-  return min64(wanted, block_limit(p.table->mr, p.taps));
-}
-
 // A block of rows in tiles of nearly equal height: 49 rows are 4 tiles of 6 and 5 of 5, not 8 of 6 and a slow one of 1.
 struct Tiles {
   int64_t count, height, taller;  // `taller` tiles have height + 1 rows
@@ -46,10 +44,10 @@ class Depth {
  public:
   Depth(int64_t taps, int64_t kc) : taps_(taps), kc_(kc) {
     if (kc >= kDepth) {
-      parts_ = ceil_div(kc, kDepth + kDepth / 2);
+      parts_ = ceil_div(kc, kMaxStretch);
       count_ = taps * parts_;
     } else {
-      count_ = max64(1, ceil_div(taps * kc, kDepth + kDepth / 2));
+      count_ = max64(1, ceil_div(taps * kc, kMaxStretch));
       count_ = min64(count_, taps);
     }
   }
@@ -67,6 +65,21 @@ class Depth {
   int64_t taps_, kc_, count_, parts_ = 0;
 };
 
+// Rows of a block: a multiple of mr, between 8 tiles (or what the pointers' scratch holds) and kMaxBlockRows.
+int64_t block_rows(const Product& p) {
+  const int64_t mr = p.table->mr;
+  const int64_t row = p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc * 4;
+  const int64_t stretch = max64(1, row / Depth(p.taps, p.kc).count());
+  return min64(max64(8 * mr, kRowBlockBytes / stretch / mr * mr), block_limit(p.table->mr, p.taps));
+}
+
+// The rows of A lie as far apart as y's depth, in few sets of a cache if that is a power of two: a stretch of them is
+// copied where enough panels use it.
+bool may_copy(int64_t taps, int64_t kc) { return taps == 1 && kc > kMaxStretch; }
+size_t pointer_bytes(int32_t mr, int64_t taps) {
+  return align64(static_cast<size_t>(block_limit(mr, taps)) * static_cast<size_t>(taps) * sizeof(float*));
+}
+
 void fill_pointers(const Product& p, const Tiles& tiles, int64_t m0, const float** out) {
   for (int64_t t = 0; t < tiles.count; ++t) {
     const int64_t rows = tiles.rows(t);
@@ -80,61 +93,80 @@ void fill_pointers(const Product& p, const Tiles& tiles, int64_t m0, const float
   }
 }
 
-// One panel over a block of rows.
-void panel_block(const Product& p, const Tiles& tiles, int64_t m0, int64_t panel, const float* const* pointers) {
+void copy_stretch(const Product& p, const Stretch& part, int64_t m0, int64_t rows, float* to, const float** pointers) {
+  for (int64_t i = 0; i < rows; ++i, to += part.kc) {
+    std::memcpy(to, p.a + (m0 + i) * p.lda + part.offset, static_cast<size_t>(part.kc) * sizeof(float));
+    pointers[i] = to;
+  }
+}
+
+// One block of rows: its tiles and where their rows of A are.
+struct RowBlock {
+  Tiles tiles;
+  int64_t m0, rows;
+  const float* const* pointers;
+  bool copied;  // the pointers are to the stretch, not to the row
+};
+
+// One panel over one stretch of a block of rows. `ahead`: floats from the stretch's weights to the next that are read.
+void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part, bool first, bool last, int64_t panel,
+                    int64_t ahead) {
   const Epilogue& e = *p.epilogue;
-  const int64_t k = p.taps * p.kc, group_panels = panels_of(p.n), group = panel / group_panels;
-  const int64_t first = panel % group_panels * kPanel, column = group * p.n + first;
-  const Depth depth(p.taps, p.kc);
+  const int64_t group_panels = panels_of(p.n), group = panel / group_panels;
+  const int64_t column = group * p.n + panel % group_panels * kPanel;
   const bool after_tile = !e.clamp_only();  // the activation runs over the block when its sums are complete
+  float* const c = p.c + block.m0 * p.ldc + column;
+  const float* const r = p.residual ? p.residual + block.m0 * p.ldr + column : nullptr;
+  const float* const tile_residual = after_tile && e.residual_after ? nullptr : r;
   TileCall call{};
   call.ldw = p.ldw > 0 ? p.ldw : kPanel;
-  const float* const w = p.w + panel * (p.ldw > 0 ? p.panel_step : k * kPanel);
+  call.w = p.w + panel * (p.ldw > 0 ? p.panel_step : p.taps * p.kc * kPanel);
+  call.w += (part.tap * p.kc + part.offset) * call.ldw;
   call.ldc = p.ldc;
   call.ldr = p.ldr;
-  call.n = min64(kPanel, p.n - first);
+  call.n = min64(kPanel, p.n - panel % group_panels * kPanel);
   call.bias = p.bias ? p.bias + column : nullptr;
   call.lo = e.lo;
   call.hi = e.hi;
   call.residual_after = e.residual_after;
-  float* const c = p.c + m0 * p.ldc + column;
-  const float* const r = p.residual ? p.residual + m0 * p.ldr + column : nullptr;
-  const float* const tile_residual = after_tile && e.residual_after ? nullptr : r;
-  for (int64_t s = 0; s < depth.count(); ++s) {
-    const Stretch part = depth[s];
-    call.first = s == 0;
-    call.last = s + 1 == depth.count();
-    call.taps = part.taps;
-    call.kc = part.kc;
-    call.a_offset = group * p.group_a + part.offset;
-    call.w = w + (part.tap * p.kc + part.offset) * call.ldw;
-    const float* const* a = pointers;
-    int64_t row = 0;
-    for (int64_t t = 0; t < tiles.count; ++t) {
-      const int64_t rows = tiles.rows(t);
-      call.a = a + part.tap * rows;
-      call.c = c + row * p.ldc;
-      call.residual = tile_residual ? tile_residual + row * p.ldr : nullptr;
-      p.table->tile[rows](call);
-      a += rows * p.taps;
-      row += rows;
-    }
+  call.first = first;
+  call.last = last;
+  call.taps = part.taps;
+  call.kc = part.kc;
+  call.a_offset = block.copied ? 0 : group * p.group_a + part.offset;
+  const float* const* a = block.pointers;
+  int64_t row = 0;
+  for (int64_t t = 0; t < block.tiles.count; ++t) {
+    const int64_t rows = block.tiles.rows(t);
+    // The last tile fetches what the first one of the next panel will read. A single tile reads memory in order anyway.
+    call.ahead = t > 0 && t + 1 == block.tiles.count ? ahead : 0;
+    call.a = a + part.tap * rows;
+    call.c = c + row * p.ldc;
+    call.residual = tile_residual ? tile_residual + row * p.ldr : nullptr;
+    p.table->tile[rows](call);
+    a += rows * p.taps;
+    row += rows;
   }
-  if (after_tile) {
-    const int64_t rows = tiles.height * tiles.count + tiles.taller;
-    p.epilogue_table->apply(e, c, p.ldc, rows, call.n, e.residual_after ? r : nullptr, p.ldr);
+  if (last && after_tile) {
+    p.epilogue_table->apply(e, c, p.ldc, block.rows, call.n, e.residual_after ? r : nullptr, p.ldr);
   }
 }
 
 }  // namespace
 
-size_t product_scratch(int32_t mr, int64_t taps) {
-  return align64(static_cast<size_t>(block_limit(mr, taps)) * static_cast<size_t>(taps) * sizeof(float*));
+size_t product_scratch(int32_t mr, int64_t taps, int64_t kc) {
+  // block_rows' least and most; a stretch is one float longer than the mean of them at most.
+  const int64_t copy = max64(8 * mr * kMaxStretch, kRowBlockBytes / 4 + kMaxBlockRows);
+  return pointer_bytes(mr, taps) + (may_copy(taps, kc) ? align64(static_cast<size_t>(copy) * sizeof(float)) : 0);
 }
 
 void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
   if (m0 >= m1 || p0 >= p1) return;
-  const float** pointers = static_cast<const float**>(scratch);
+  const float** const pointers = static_cast<const float**>(scratch);
+  float* const copy = reinterpret_cast<float*>(static_cast<char*>(scratch) + pointer_bytes(p.table->mr, p.taps));
+  const bool copied = may_copy(p.taps, p.kc) && !p.rows_of && p.groups <= 1 && p1 - p0 >= kCopyPanels;
+  const Depth depth(p.taps, p.kc);
+  const int64_t panel_floats = p.ldw > 0 ? p.panel_step : p.taps * p.kc * kPanel;
   const int64_t blocks = ceil_div(m1 - m0, block_rows(p));
   const int64_t all_tiles = ceil_div(m1 - m0, p.table->mr);
   int64_t begin = m0;
@@ -142,9 +174,15 @@ void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t
     // Blocks of nearly equal numbers of tiles.
     const int64_t end = b + 1 == blocks ? m1 : min64(m1, m0 + all_tiles * (b + 1) / blocks * p.table->mr);
     if (end <= begin) continue;
-    const Tiles tiles(end - begin, p.table->mr);
-    fill_pointers(p, tiles, begin, pointers);
-    for (int64_t panel = p0; panel < p1; ++panel) panel_block(p, tiles, begin, panel, pointers);
+    const RowBlock block{Tiles(end - begin, p.table->mr), begin, end - begin, pointers, copied};
+    if (!copied) fill_pointers(p, block.tiles, begin, pointers);
+    for (int64_t s = 0; s < depth.count(); ++s) {
+      const Stretch part = depth[s];
+      if (copied) copy_stretch(p, part, begin, block.rows, copy, pointers);
+      for (int64_t panel = p0; panel < p1; ++panel) {
+        multiply_panel(p, block, part, s == 0, s + 1 == depth.count(), panel, panel + 1 < p1 ? panel_floats : 0);
+      }
+    }
     begin = end;
   }
 }
@@ -160,7 +198,7 @@ void run_product(const Product& p, KernelContext& ctx, void* scratch) {
   const int64_t row_pieces = min64(ceil_div(p.m, 4 * mr), max64(wanted, ceil_div(p.m, block_rows(p))));
   const int64_t column_pieces = min64(panels, ceil_div(wanted, row_pieces));
   const int64_t tiles = ceil_div(p.m, mr);
-  const size_t bytes = product_scratch(p.table->mr, p.taps);
+  const size_t bytes = product_scratch(p.table->mr, p.taps, p.kc);
   parallel_items(ctx, row_pieces * column_pieces, threads, [&](int64_t worker, int64_t item) {
     const int64_t i = item / column_pieces, j = item % column_pieces;
     product_block(p, min64(p.m, tiles * i / row_pieces * mr), min64(p.m, tiles * (i + 1) / row_pieces * mr),

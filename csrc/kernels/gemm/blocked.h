@@ -35,7 +35,7 @@ struct Product {
 };
 
 // Bytes of scratch that each of the workers of run_product (or the caller of product_block) needs.
-size_t product_scratch(int32_t mr, int64_t taps);
+size_t product_scratch(int32_t mr, int64_t taps, int64_t kc);
 
 // Rows [m0, m1) and panels [p0, p1), counted through all groups, on the caller's thread.
 void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);

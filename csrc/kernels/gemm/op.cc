@@ -60,7 +60,7 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
 
 size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.table ? product_scratch(p.table->mr, 1) * static_cast<size_t>(threads) : 0;
+  return p.table ? product_scratch(p.table->mr, 1, p.k) * static_cast<size_t>(threads) : 0;
 }
 
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {

@@ -80,7 +80,7 @@ MRT_INLINE void tile_body(const TileCall& g) {
 
   const float* w = g.w;
   const float* const* a = g.a;
-  const int64_t ldw = g.ldw;
+  const int64_t ldw = g.ldw, ahead = g.ahead;
   for (int64_t tap = g.taps; tap > 0; --tap, a += MR) {
     const float* row[MR];
 #pragma GCC unroll 16
@@ -89,6 +89,7 @@ MRT_INLINE void tile_body(const TileCall& g) {
       V b[NV];
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) b[j] = V::load(w + j * V::width);
+      __builtin_prefetch(w + ahead);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
         const V x = V::set(row[i][k]);

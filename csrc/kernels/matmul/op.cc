@@ -100,7 +100,7 @@ Layout layout_of(const Params& p, const Shape& s) {
   const bool copy_a = p.trans_a || (l.direct && p.alpha != 1.0f);
   l.a = copy_a ? checked_mul(checked_mul(s.m, s.k), 4) : 0;
   if (l.a >= 0) l.a = static_cast<int64_t>(align64(static_cast<size_t>(l.a)));
-  l.pointers = static_cast<int64_t>(product_scratch(p.table->mr, 1));
+  l.pointers = static_cast<int64_t>(product_scratch(p.table->mr, 1, s.k));
   return l;
 }
 

@@ -1,0 +1,63 @@
+"""3 x 3 convolutions to Winograd's algorithm, where an estimate from past measurements says that it is faster.
+
+The estimate adds up, for the direct way and for tiles of 2 x 2 and 4 x 4 outputs, what the products take at the rate that
+the kernels reach, what reading the weights once from memory takes, and what the transforms move through the caches. Its
+constants were fitted to layers of 4 to 224 pixels and 3 to 512 channels, with cold caches (one core of Zen 3 at 100
+GFLOP/s and 20 GB/s); what counts is their ratio.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._dims import extents
+from ._kernel_call import KernelCall, make_kernel_call, read_kernel_call
+from ._rewrite import Rewriter, array_of, rewrite
+
+__all__ = ["choose_winograd"]
+
+PACKING = "conv2d_winograd_f32_nr16_v1"
+
+_DIRECT, _PRODUCT = 1 / 90e9, 1 / 80e9  # seconds a floating-point operation
+_WEIGHT, _MOVED = 1 / 20e9, 1 / 10e9  # seconds a byte: of weights, and into and out of transformed tiles
+_GAIN = 0.9  # of the direct way's time: less is needed
+_UNKNOWN = 32  # an image's extent that only a run knows; of a batch 1 is taken
+
+
+def choose_winograd(mod: tvm.IRModule) -> tvm.IRModule:
+    return rewrite(mod, _choose)
+
+
+def _choose(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    call = read_kernel_call(value)
+    if call is None or call.contract != "conv2d_f32" or not _is_plain(call):
+        return None
+    weight = array_of(call.args[1])
+    if weight is None or not np.isfinite(weight).all():
+        return None
+    n, height, width, _ = (extent if isinstance(extent, int) else None for extent in extents(var))
+    tile = _best_tile(n or 1, height or _UNKNOWN, width or _UNKNOWN, weight.shape[1], weight.shape[0])
+    if tile is None:
+        return None
+    attrs = {**call.attrs, "tile": [tile]}
+    return make_kernel_call("conv2d_winograd_f32", call.args, var.ty, attrs, packing=PACKING, name=call.name)
+
+
+def _is_plain(call: KernelCall) -> bool:
+    wanted = {"kernel": [3, 3], "strides": [1, 1], "dilations": [1, 1], "groups": [1]}
+    return all(call.attrs.get(key, value) == value for key, value in wanted.items())
+
+
+def _best_tile(n: int, height: int, width: int, channels: int, out: int) -> int | None:
+    """2 or 4, or None for the direct way."""
+    pairs = channels * out
+    direct = n * height * width * 18 * pairs * _DIRECT + 36 * pairs * _WEIGHT
+    times = {}
+    for tile in (2, 4):
+        tiles, positions = n * -(-height // tile) * -(-width // tile), (tile + 2) ** 2
+        moved = 4 * tiles * positions * (channels + out)
+        times[tile] = tiles * positions * 2 * pairs * _PRODUCT + 4 * positions * pairs * _WEIGHT + moved * _MOVED
+    best = min(times, key=lambda tile: times[tile])
+    return best if times[best] < _GAIN * direct else None

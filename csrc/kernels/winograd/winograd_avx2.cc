@@ -1,0 +1,11 @@
+// Winograd transforms with AVX2 and FMA: eight channels.
+#include "kernels/winograd/generic.h"
+
+namespace mrt {
+
+const WinogradKernel kWinogradF32_avx2 = {Isa::avx2,
+                                          {"conv2d_winograd_f32_2x2_avx2", "conv2d_winograd_f32_4x4_avx2"},
+                                          {input_tile<F32x8, 2>, input_tile<F32x8, 4>},
+                                          {output_tile<F32x8, 2>, output_tile<F32x8, 4>}};
+
+}  // namespace mrt
