@@ -56,6 +56,65 @@ def write_onnx(model: str, batch: int, folder: Path) -> None:
         )
 
 
+def write_qdq(model: str, batch: int, folder: Path) -> None:
+    """model.onnx of int8 (QuantizeLinear, DequantizeLinear) from f32.onnx, by ONNX Runtime's static quantization, and what it should give.
+
+    Activations u8, weights s8 by channel, ranges by minimum and maximum over 16 inputs drawn like the model's own. tolerance.json has the
+    error of the file as it is defined, run without any optimisation, against f32: what is allowed to a runtime.
+    """
+    import json
+
+    import onnxruntime
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from bench._agreement import scaled_rms
+
+    class Drawn(quantization.CalibrationDataReader):
+        def __init__(self, count: int) -> None:
+            self._left = iter([_like(model, batch, seed) for seed in range(count)])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._left, None)
+
+    quant_pre_process(str(folder / "f32.onnx"), str(folder / "folded.onnx"), skip_symbolic_shape=True)
+    quantization.quantize_static(
+        str(folder / "folded.onnx"),
+        str(folder / "model.onnx"),
+        Drawn(16),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        calibrate_method=quantization.CalibrationMethod.MinMax,
+    )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    with np.load(folder / "inputs.npz") as inputs, np.load(folder / "expected.npz") as expected:
+        got = session.run(None, {name: inputs[name] for name in inputs.files})
+        error = scaled_rms([expected[name] for name in expected.files], got)
+    (folder / "tolerance.json").write_text(json.dumps({"rms_error_of_the_file": error}) + "\n")
+
+
+def write_mrt_int8(model: str, batch: int, folder: Path) -> None:
+    """model.mrt from the quantized model.onnx, as any quantized model arrives."""
+    from maas_rt import compiler
+
+    compiler.compile(folder / "model.onnx", name=model).save(folder / "model.mrt")
+
+
+def _like(model: str, batch: int, seed: int) -> dict[str, np.ndarray]:
+    """Inputs for calibration: normal numbers for real inputs, the case's own whole numbers turned around."""
+    rng, (_, inputs) = np.random.default_rng(seed), _built(model, batch)
+    return {
+        name: rng.standard_normal(value.shape, np.float32)
+        if value.is_floating_point()
+        else rng.permuted(value.numpy(), axis=0 if model == "dlrm" else None)
+        for name, value in inputs.items()
+    }
+
+
 def write_torchscript(model: str, batch: int, folder: Path) -> None:
     """model.pt: traced, which is what pnnx reads."""
     import torch

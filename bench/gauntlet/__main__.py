@@ -18,7 +18,7 @@ from bench._harness import OURS, QUIET
 from bench.gauntlet import _prepare, _table, extras
 from bench.gauntlet._progress import Progress
 from bench.gauntlet._row import Rates, measure
-from bench.gauntlet._store import Store, write_json
+from bench.gauntlet._store import Key, Store, write_json
 from bench.models import GAUNTLET
 from bench.peers import PEERS
 
@@ -26,16 +26,16 @@ DEFAULT_PEERS = [peer for peer in PEERS if peer != "maas_rt_c"]
 RESULT = ROOT / "bench" / "results" / "gauntlet.json"
 LOCAL = ROOT / "bench" / "results" / "local" / "gauntlet.json"
 RUNNING = _prepare.WORK / "run.json"
+PRECISIONS = ("fp32", "int8")
+# What is timed in int8 too.
+QUANTIZED = ("mobilenet_v2", "efficientnet_lite0", "resnet50", "vit_tiny", "minilm_128", "bert_base")
+INT8_PEERS = ("maas_rt", "onnxruntime", "openvino")  # those that read the quantized ONNX file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     store = Store(RUNNING, _header(options), options.resume)
-    rows = [
-        (batch, threads, model)
-        for batch, threads, model in itertools.product(options.batch, options.threads, options.models)
-        if not store.has((model, "fp32", threads, batch))
-    ]
+    rows = [key for key in _rows(options) if not store.has(key)]
     further = [name for name in options.extras if name not in store.extras]
     try:
         _prepare_all(options)
@@ -45,10 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _measure_all(options, store, rows, further)
         after = {str(threads): Rates.now(threads) for threads in options.threads}
     except KeyboardInterrupt:
-        done, of = len(store.rows), len(options.batch) * len(options.threads) * len(options.models)
-        print(f"\ninterrupted; {done} of {of} rows are kept: go on with --resume", file=sys.stderr)
+        print(
+            f"\ninterrupted; {len(store.rows)} of {len(_rows(options))} rows are kept: go on with --resume",
+            file=sys.stderr,
+        )
         return 130
     return _report(options, store, before, after)
+
+
+def _rows(options: argparse.Namespace) -> list[Key]:
+    """All rows of a run, in their order: model, precision, threads, batch."""
+    settings = itertools.product(options.precision, options.batch, options.threads, options.models)
+    return [
+        (model, precision, threads, batch)
+        for precision, batch, threads, model in settings
+        if precision == "fp32" or model in QUANTIZED
+    ]
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,6 +69,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", type=_names(PEERS), default=DEFAULT_PEERS, help="comma-separated; default: all")
     parser.add_argument("--threads", type=_numbers, default=[1, 2], help="comma-separated; default: 1,2")
     parser.add_argument("--batch", type=_numbers, default=[1, 8], help="comma-separated; default: 1,8")
+    parser.add_argument("--precision", type=_names(PRECISIONS), default=list(PRECISIONS), help="default: fp32,int8")
     parser.add_argument("--rounds", type=int, default=8, help="at least 2: one to choose the best peer, one to compare")
     parser.add_argument("--seconds", type=float, default=0.2, help="of one peer in one round; at least two calls")
     parser.add_argument("--extras", type=_names(extras.NAMES), default=list(extras.NAMES), help="further rows")
@@ -70,10 +83,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.quick:
         options.rounds, options.threads, options.batch, options.extras = 2, [1], [1], []
-    options.whole = (
-        (options.models, options.peers, options.threads, options.batch, options.extras)
-        == (list(GAUNTLET), DEFAULT_PEERS, [1, 2], [1, 8], list(extras.NAMES))
-    )  # fmt: skip
+        options.precision = ["fp32"]
+    given = (options.models, options.peers, options.threads, options.batch, options.precision, options.extras)
+    options.whole = given == (list(GAUNTLET), DEFAULT_PEERS, [1, 2], [1, 8], list(PRECISIONS), list(extras.NAMES))
     if OURS not in options.peers:
         options.peers = [OURS, *options.peers]
     if options.rounds < 2:
@@ -115,23 +127,30 @@ def _header(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prepare_all(options: argparse.Namespace) -> None:
-    cases = list(itertools.product(options.models, options.batch))
+    cases = list(dict.fromkeys((model, precision, batch) for model, precision, _, batch in _rows(options)))
     progress = Progress(len(cases))
-    for model, batch in cases:
+    for model, precision, batch in cases:
         progress.begin("")
-        prepared = _prepare.prepare(model, batch, options.peers, progress.told)
+        prepared = _prepared(options, model, precision, batch, progress)
         failed = f"; not {', '.join(prepared.failed)}" if prepared.failed else ""
-        progress.end(f"{model}, batch {batch}: ready{failed}")
+        progress.end(f"{model}, {precision}, batch {batch}: ready{failed}")
 
 
-def _measure_all(
-    options: argparse.Namespace, store: Store, rows: list[tuple[int, int, str]], further: list[str]
-) -> None:
+def _prepared(
+    options: argparse.Namespace, model: str, precision: str, batch: int, progress: Progress
+) -> _prepare.Prepared:
+    if precision == "int8":
+        return _prepare.prepare_int8(model, batch, progress.told)
+    return _prepare.prepare(model, batch, options.peers, progress.told)
+
+
+def _measure_all(options: argparse.Namespace, store: Store, rows: list[Key], further: list[str]) -> None:
     progress = Progress(len(rows) + len(further))
-    for batch, threads, model in rows:
-        progress.begin(f"{model}, {threads} threads, batch {batch}:")
-        prepared = _prepare.prepare(model, batch, options.peers, progress.told)
-        store.add_row(measure(prepared, options.peers, threads, options.rounds, options.seconds, progress.told))
+    for model, precision, threads, batch in rows:
+        progress.begin(f"{model}, {precision}, {threads} threads, batch {batch}:")
+        peers = [peer for peer in options.peers if precision == "fp32" or peer in INT8_PEERS]
+        prepared = _prepared(options, model, precision, batch, progress)
+        store.add_row(measure(prepared, peers, threads, options.rounds, options.seconds, progress.told))
         progress.end(_line(store.rows[-1]))
     for name in further:
         progress.begin(f"{name}:")
@@ -142,7 +161,9 @@ def _measure_all(
 def _line(row: dict[str, Any]) -> str:
     """A row for the terminal: our time, and each peer's speed against it."""
     ours = row["median_ms"].get(OURS)
-    head = f"{row['model']:18} t{row['threads']} b{row['batch']} " + (f"{ours:9.3f} ms" if ours else "     failed ")
+    head = f"{row['model']:18} {row['precision']} t{row['threads']} b{row['batch']} " + (
+        f"{ours:9.3f} ms" if ours else "     failed "
+    )
     cells = []
     for peer, speed in row["speed"].items():
         sign = "!" if peer in row["wrong"] else "*" if peer == row["best_peer"] else ""
@@ -189,15 +210,16 @@ def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates],
 
 def _failures(rows: list[dict[str, Any]]) -> None:
     """Each reason once: which peer does not run which model, and why."""
-    seen = {}
+    seen: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        for peer, reason in row["failed"].items():
-            seen.setdefault((peer, reason), []).append(f"{row['model']} t{row['threads']} b{row['batch']}")
+        where = f"{row['model']} {row['precision']} t{row['threads']} b{row['batch']}"
+        reasons = dict(row["failed"])
         for peer in row["wrong"]:
-            reason = f"wrong outputs, relative error {row['relative_error'][peer]:.1e}"
-            seen.setdefault((peer, reason), []).append(f"{row['model']} t{row['threads']} b{row['batch']}")
-    for (peer, reason), where in sorted(seen.items()):
-        print(f"{peer} does not count on {', '.join(where)}: {reason}")
+            reasons[peer] = f"wrong outputs, error {row['relative_error'][peer]:.1e} of {row['tolerance']:.1e} allowed"
+        for peer, reason in reasons.items():
+            seen.setdefault((peer, reason), []).append(where)
+    for (peer, reason), places in sorted(seen.items()):
+        print(f"{peer} does not count on {', '.join(places)}: {reason}")
 
 
 if __name__ == "__main__":

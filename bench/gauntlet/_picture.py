@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 COLORS = {
     "onnxruntime": ("ONNX Runtime", "#d97706", "o"),
@@ -104,13 +105,13 @@ def _mark(axes: Axes, speed: float, y: float, peer: str, best: bool) -> None:
 def _legend(figure: Any, result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     shown = {peer for row in rows for peer in row["speed"]}
     handles = [
-        plt.Line2D([], [], marker=shape, linestyle="", color=color, label=f"{name} {result['versions'][peer]}")
+        Line2D([], [], marker=shape, linestyle="", color=color, label=f"{name} {result['versions'][peer]}")
         for peer, (name, color, shape) in COLORS.items()
         if peer in shown
     ]
-    ring = {"marker": "o", "linestyle": "", "color": "white", "markeredgecolor": "#0f172a", "markeredgewidth": 1.3}
+    ring: dict[str, Any] = {"marker": "o", "linestyle": "", "color": "white", "markeredgecolor": "#0f172a"}
     handles += [
-        plt.Line2D([], [], **ring, label="the best peer of the model"),
-        plt.Line2D([], [], marker=">", linestyle="", color="#94a3b8", label=f"more than {RIGHT:g} times slower"),
+        Line2D([], [], **ring, label="the best peer of the model"),
+        Line2D([], [], marker=">", linestyle="", color="#94a3b8", label=f"more than {RIGHT:g} times slower"),
     ]
     figure.legend(handles=handles, loc="lower center", ncols=min(5, len(handles)), frameon=False, fontsize=8.5)

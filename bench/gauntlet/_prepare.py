@@ -21,6 +21,7 @@ from bench.peers import PEERS
 
 WORK = ROOT / "build" / "bench" / "gauntlet"
 CONVERT_SECONDS = 1200.0
+FP32_TOLERANCE = 1e-4  # of the output's scale
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,33 @@ MAKERS: dict[str, Maker] = {
     "torch": Maker(after=None, packages=("torch",), sources=("bench/models",)),
     "mrt": Maker(sources=("compiler", "maas_rt")),
     "onnx": Maker(packages=("onnx", "onnxscript")),
-    "inductor": Maker(),
     "torchscript": Maker(),
     "ncnn": Maker("ncnn", after="torchscript", packages=("pnnx",)),
     "mnn": Maker("mnn", after="onnx", packages=("MNN",)),
     "tflite": Maker("litert_convert", packages=("litert-torch",)),
+    "qdq": Maker(after="onnx", packages=("onnxruntime",)),
+    "mrt_int8": Maker(after="qdq", sources=("compiler", "maas_rt")),
 }
+INT8 = {"onnx": "qdq", "mrt": "mrt_int8"}  # what is made in place of a format where a model is quantized
+INT8_SLACK = 1.5  # a runtime may differ from f32 by this many times the error of the quantized file as it is defined
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One model at one batch size, for some peers: its folder, its work, and why some formats could not be made."""
+    """One model at one batch size, for some peers: its folder, its work, why some formats could not be made, and the error that is
+    allowed: of fp32 the largest relative to the output's scale, of int8 the root mean square's."""
 
     model: str
     batch: int
     folder: Path
     work: Work
     failed: dict[str, str]
+    precision: str = "fp32"
+    tolerance: float = FP32_TOLERANCE
 
     def failure(self, peer: str) -> str | None:
-        return self.failed.get(PEERS[peer].format)
+        kind = PEERS[peer].format
+        return self.failed.get(kind if self.precision == "fp32" else INT8[kind])
 
 
 def prepare(model: str, batch: int, peers: Iterable[str], told: Callable[[str], None]) -> Prepared:
@@ -81,6 +89,25 @@ def prepare(model: str, batch: int, peers: Iterable[str], told: Callable[[str], 
     return Prepared(model, batch, folder, _work(model, batch, folder), failed)
 
 
+def prepare_int8(model: str, batch: int, told: Callable[[str], None]) -> Prepared:
+    """The same of the quantized model, in a folder of its own, where model.onnx is the quantized file; for peers that read ONNX, and us."""
+    full = prepare(model, batch, ["onnxruntime"], told)
+    folder = WORK / "int8" / f"batch{batch}" / model
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in (("inputs.npz", "inputs.npz"), ("expected.npz", "expected.npz"), ("f32.onnx", "model.onnx")):
+        (folder / name).unlink(missing_ok=True)
+        os.symlink(full.folder / source, folder / name)
+    failed = {"qdq": full.failed["onnx"]} if "onnx" in full.failed else {}
+    for kind in INT8.values():
+        reason = _made(kind, model, batch, folder, told) if "qdq" not in failed else failed["qdq"]
+        if reason is not None:
+            failed[kind] = reason
+    error = (
+        0.0 if "qdq" in failed else float(json.loads((folder / "tolerance.json").read_text())["rms_error_of_the_file"])
+    )
+    return Prepared(model, batch, folder, full.work, failed, "int8", INT8_SLACK * error)
+
+
 def _ready(kind: str, model: str, batch: int, folder: Path, told: Callable[[str], None]) -> str | None:
     """Make one format unless it is there, or its failure is known; the reason if it cannot be made."""
     maker = MAKERS[kind]
@@ -90,6 +117,11 @@ def _ready(kind: str, model: str, batch: int, folder: Path, told: Callable[[str]
         reason = _ready(maker.after, model, batch, folder, told)
         if reason is not None:
             return f"no {maker.after} file to convert: {reason}"
+    return _made(kind, model, batch, folder, told)
+
+
+def _made(kind: str, model: str, batch: int, folder: Path, told: Callable[[str], None]) -> str | None:
+    """The same of one format whose source is there."""
     records = _records(folder)
     if records.get(kind, {}).get("key") != key(kind):
         told(f"{model}, batch {batch}: making {kind}")

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import machine
-from bench._agreement import relative_error
+from bench._agreement import quantized_error, relative_error
 from bench._harness import OURS, QUIET, Comparison, compare, pinned
 from bench.gauntlet._prepare import Prepared
 
-TOLERANCE = {"fp32": 1e-4}  # of the output's scale
 FAR_BEHIND = 2.5  # a peer that takes this many times the quickest one's time after three rounds cannot be the best one
 TRIES = 2  # of a row, before it is left as void
 
@@ -64,13 +63,15 @@ def measure(
 def row_of(
     prepared: Prepared, peers: list[str], threads: int, result: Comparison, before: Rates, after: Rates
 ) -> dict[str, Any]:
-    errors = {peer: relative_error(prepared.folder, peer) for peer in result.rounds}
+    error_of = relative_error if prepared.precision == "fp32" else quantized_error
+    errors = {peer: error_of(prepared.folder, peer) for peer in result.rounds}
     return assemble(
-        {"model": prepared.model, "precision": "fp32", "threads": threads, "batch": prepared.batch},
+        {"model": prepared.model, "precision": prepared.precision, "threads": threads, "batch": prepared.batch},
         result,
         errors,
         {**result.errors, **{p: reason for p in peers if (reason := prepared.failure(p)) is not None}},
         prepared.work.least_seconds(before.best(after).gflops, before.best(after).bandwidth),
+        prepared.tolerance,
     ) | {
         "flops": prepared.work.flops,
         "bytes": prepared.work.bytes,
@@ -81,10 +82,14 @@ def row_of(
 
 
 def assemble(
-    row: dict[str, Any], result: Comparison, errors: dict[str, float], failed: dict[str, str], least_seconds: float
+    row: dict[str, Any],
+    result: Comparison,
+    errors: dict[str, float],
+    failed: dict[str, str],
+    least_seconds: float,
+    tolerance: float,
 ) -> dict[str, Any]:
     """The figures of a row. A peer whose outputs differ by more than the tolerance is marked wrong and is not compared with."""
-    tolerance = TOLERANCE[row["precision"]]
     wrong = sorted(peer for peer, error in errors.items() if not error <= tolerance)
     right = [peer for peer in result.rounds if peer not in wrong]
     counted = OURS in right
@@ -102,6 +107,7 @@ def assemble(
         "best_peer": best,
         "speed_to_best": 1 / ratio if ratio else None,
         "relative_error": errors,
+        "tolerance": tolerance,
         "wrong": wrong,
         "failed": failed,
         "memory_bytes": {p: facts["memory"] for p, facts in result.facts.items() if "memory" in facts},

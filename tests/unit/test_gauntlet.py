@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench._agreement import largest_error
+from bench._agreement import largest_error, scaled_rms
 from bench._harness import Comparison
 from bench.gauntlet import _table
 from bench.gauntlet._prepare import reason_in
@@ -38,7 +38,7 @@ def test_one_round_chooses_but_compares_nothing() -> None:
 
 def test_a_wrong_peer_is_marked_and_not_compared_with() -> None:
     result = Comparison({"maas_rt": [2.0, 2.0], "right": [3.0, 3.0], "quick": [1.0, 1.0]}, {}, {"right": {"memory": 5}})
-    row = assemble(HEAD, result, {"maas_rt": 1e-6, "right": 1e-6, "quick": 1.1e-4}, {"absent": "no"}, 1.0)
+    row = assemble(HEAD, result, {"maas_rt": 1e-6, "right": 1e-6, "quick": 1.1e-4}, {"absent": "no"}, 1.0, 1e-4)
     assert row["wrong"] == ["quick"]
     assert row["best_peer"] == "right"
     assert row["speed_to_best"] == pytest.approx(1.5)
@@ -51,14 +51,14 @@ def test_a_wrong_peer_is_marked_and_not_compared_with() -> None:
 @pytest.mark.parametrize("error", [1.1e-4, math.inf, math.nan])
 def test_a_row_does_not_count_where_we_are_wrong(error: float) -> None:
     result = Comparison({"maas_rt": [1.0, 1.0], "a": [3.0, 3.0]}, {})
-    row = assemble(HEAD, result, {"maas_rt": error, "a": 0.0}, {}, 1.0) | {"quiet": True}
+    row = assemble(HEAD, result, {"maas_rt": error, "a": 0.0}, {}, 1.0, 1e-4) | {"quiet": True}
     assert row["wrong"] == ["maas_rt"]
     assert row["speed_to_best"] is None
     assert _table.counted([row]) == []
 
 
 def test_a_row_does_not_count_where_we_do_not_run() -> None:
-    row = assemble(HEAD, Comparison({"a": [3.0, 3.0]}, {"maas_rt": "x"}), {"a": 0.0}, {"maas_rt": "x"}, 1.0)
+    row = assemble(HEAD, Comparison({"a": [3.0, 3.0]}, {"maas_rt": "x"}), {"a": 0.0}, {"maas_rt": "x"}, 1.0, 1e-4)
     assert row["speed_to_best"] is None
     assert row["speed"] == {}
 
@@ -69,6 +69,14 @@ def test_agreement_is_relative_to_the_scale_and_ignores_axes_of_one() -> None:
     assert largest_error([expected], [expected.T]) == 0.0
     assert largest_error([np.ones((2, 3))], [np.ones((3, 2))]) == math.inf
     assert largest_error([expected], []) == math.inf
+
+
+def test_the_error_of_quantization_is_of_the_worst_output() -> None:
+    expected = [np.full((2, 2), 4.0), np.array([3.0, -4.0])]
+    assert scaled_rms(expected, [np.full((2, 2), 4.0), np.array([3.0, -3.0])]) == pytest.approx(1 / 5)
+    assert scaled_rms(expected, [np.full((2, 2), 5.0), np.array([3.0, -4.0])]) == pytest.approx(1 / 4)
+    assert scaled_rms(expected, [np.full((2, 2), np.nan), np.array([3.0, -4.0])]) == math.inf
+    assert scaled_rms(expected, expected[:1]) == math.inf
 
 
 def test_values_that_are_not_finite_must_be_the_same_on_both_sides() -> None:
