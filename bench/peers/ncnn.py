@@ -19,7 +19,7 @@ def load(folder: Path, inputs: Arrays, threads: int) -> Loaded:
     option.lightmode = option.use_packing_layout = True
     option.use_winograd_convolution = option.use_sgemm_convolution = True
     option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = False
-    option.use_bf16_storage = False
+    option.use_bf16_packed = option.use_bf16_storage = False
     for name, status in (
         ("model.ncnn.param", net.load_param(str(folder / "model.ncnn.param"))),
         ("model.ncnn.bin", net.load_model(str(folder / "model.ncnn.bin"))),
