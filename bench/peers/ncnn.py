@@ -25,7 +25,10 @@ def load(folder: Path, inputs: Arrays, threads: int) -> Loaded:
         ("model.ncnn.bin", net.load_model(str(folder / "model.ncnn.bin"))),
     ):
         if status != 0:
-            raise RuntimeError(f"ncnn does not load {name} (status {status}): an operator that it lacks")
+            unknown = ", ".join(_not_converted(folder / "model.ncnn.param")) or "none by their names"
+            raise RuntimeError(
+                f"ncnn does not load {name} (status {status}); operators that pnnx did not convert: {unknown}"
+            )
     items = [_mats(ncnn, inputs, i) for i in range(len(next(iter(inputs.values()))))]
     names = list(net.output_names())
 
@@ -42,6 +45,12 @@ def load(folder: Path, inputs: Arrays, threads: int) -> Loaded:
         return [np.stack([np.array(mat) for mat in mats]) for mats in zip(*call())]
 
     return call, outputs
+
+
+def _not_converted(path: Path) -> list[str]:
+    """Operators that pnnx left under torch's names (`torch.sum`, `Tensor.index`, `aten::...`), for which ncnn has no layer."""
+    kinds = {line.split()[0] for line in path.read_text().splitlines()[2:] if line.strip()}
+    return sorted(kind for kind in kinds if "." in kind or "::" in kind)
 
 
 def _mats(ncnn: Any, inputs: Arrays, item: int) -> dict[str, Any]:
