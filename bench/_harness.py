@@ -139,21 +139,20 @@ def compare(
     rounds: int = 10,
     seconds: float = 0.3,
     far_behind: float | None = None,
+    budget: float | None = None,
     told: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
     """Time `peers` on the model prepared in `folder`, interleaved, `rounds` times.
 
-    With `far_behind`, a peer whose time is more than that many times the quickest peer's after three rounds is timed no more.
+    With `far_behind`, a peer whose time is more than that many times the quickest peer's after three rounds is timed no more. With
+    `budget`, seconds, no further rounds are begun after that long, once there were four.
     """
-    started = time.perf_counter()
     workers: list[Worker] = []
     try:
         for peer in peers:
             told(f"loading {peer}")
             workers.append(Worker(peer, folder, threads, pinned(threads)))
-        result = race(workers, rounds, seconds, far_behind, told)
-        told(f"done in {time.perf_counter() - started:.0f} s")
-        return result
+        return race(workers, rounds, seconds, far_behind, budget, told)
     finally:
         for worker in workers:
             worker.close()
@@ -164,13 +163,17 @@ def race(
     rounds: int,
     seconds: float,
     far_behind: float | None = None,
+    budget: float | None = None,
     told: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
     """The rounds, over workers that were started already; every other round in the opposite order."""
     errors = {worker.peer: worker.error for worker in workers if worker.error}
     running = [worker for worker in workers if not worker.error]
     measured: dict[str, list[float]] = {worker.peer: [] for worker in running}
+    start = time.monotonic()
     for number in range(rounds):
+        if budget and number >= 4 and number % 2 == 0 and time.monotonic() - start > budget:
+            break
         told(f"round {number + 1} of {rounds}")
         for worker in list(running if number % 2 == 0 else reversed(running)):
             try:

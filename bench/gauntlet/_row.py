@@ -13,6 +13,7 @@ from bench._harness import OURS, QUIET, Comparison, compare, pinned
 from bench.gauntlet._prepare import Prepared
 
 FAR_BEHIND = 2.5  # a peer that takes this many times the quickest one's time after three rounds cannot be the best one
+BUDGET = 45.0  # seconds of timing a row, after which it ends once it has four rounds
 TRIES = 2  # of a row, before it is left as void
 
 
@@ -51,7 +52,7 @@ def measure(
     for _ in range(TRIES):
         before = Rates.now(threads)
         able = [peer for peer in peers if prepared.failure(peer) is None]
-        result = compare(prepared.folder, able, threads, rounds, seconds, FAR_BEHIND, told)
+        result = compare(prepared.folder, able, threads, rounds, seconds, FAR_BEHIND, BUDGET, told)
         after = Rates.now(threads)
         row = row_of(prepared, peers, threads, result, before, after)
         if row["quiet"]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench._agreement import largest_error, scaled_rms
-from bench._harness import Comparison
+from bench._harness import Comparison, race
 from bench.gauntlet import _table
 from bench.gauntlet._prepare import reason_in
 from bench.gauntlet._roofline import Work
@@ -183,3 +183,40 @@ def test_the_reason_of_a_failed_conversion_is_the_line_that_names_the_error() ->
     assert reason_in("one\ntwo\n", 1) == "two"
     assert reason_in("", 3) == "status 3, with no message"
     assert reason_in("pass 3\n", -11) == "its converter crashed with signal 11 after: pass 3"
+
+
+class _Scripted:
+    """A worker that answers with times from a list, then fails."""
+
+    def __init__(self, peer: str, times: list[float], error: str | None = None) -> None:
+        self.peer, self.error, self.facts, self._times = peer, error, {}, iter(times)
+
+    def time(self, seconds: float) -> list[float]:
+        value = next(self._times, None)
+        if value is None:
+            raise RuntimeError(f"{self.peer}: ended")
+        return [value]
+
+
+def test_a_peer_far_behind_is_timed_no_more_after_three_rounds() -> None:
+    workers: list[Any] = [
+        _Scripted(name, [t] * 6) for name, t in (("maas_rt", 9.0), ("a", 1.0), ("b", 2.4), ("c", 2.6))
+    ]
+    result = race(workers, 6, 0.0, far_behind=2.5)
+    assert {peer: len(times) for peer, times in result.rounds.items()} == {"maas_rt": 6, "a": 6, "b": 6, "c": 3}
+
+
+def test_a_budget_ends_a_race_after_four_rounds() -> None:
+    workers: list[Any] = [_Scripted("maas_rt", [1.0] * 9), _Scripted("a", [1.0] * 9)]
+    assert len(race(workers, 8, 0.0, budget=1e-9).rounds["a"]) == 4
+
+
+def test_a_peer_that_ends_or_does_not_load_is_a_reason_and_the_others_go_on() -> None:
+    workers: list[Any] = [
+        _Scripted("maas_rt", [1.0] * 4),
+        _Scripted("a", [1.0]),
+        _Scripted("b", [], error="no such file"),
+    ]
+    result = race(workers, 4, 0.0)
+    assert result.rounds == {"maas_rt": [1.0] * 4}
+    assert result.errors == {"a": "a: ended", "b": "no such file"}
