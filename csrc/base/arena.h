@@ -5,11 +5,20 @@
 #include <cstdint>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "base/hooks.h"
 
 namespace mrt {
 
 constexpr size_t kAlignment = 64;  // a cache line; generated code reads whole vectors from tensors' starts
+
+// A buffer that spans whole pages of this size asks the system for them: a convolution over lines far apart touches
+// more small pages than the CPU keeps translations for (measured on Zen 3: 0.88 to 0.97 of its peak for 3 x 3 of 64
+// channels). The rest of the buffer stays on small pages, so that no memory is taken for it.
+constexpr size_t kHugePage = size_t{2} << 20;
 
 constexpr size_t align_up(size_t n, size_t alignment) { return (n + alignment - 1) & ~(alignment - 1); }
 
@@ -34,9 +43,13 @@ class Arena {
     bytes_ = 0;
     if (bytes > SIZE_MAX / 2) return false;
     const size_t rounded = align_up(bytes, kAlignment);
-    data_ = static_cast<uint8_t*>(allocate(rounded, kAlignment));
+    data_ = static_cast<uint8_t*>(allocate(rounded, rounded >= kHugePage ? kHugePage : kAlignment));
     if (!data_) return false;
     bytes_ = rounded;
+#if defined(MADV_HUGEPAGE)
+    // A hint: a system that does not know it, or has no such pages, is as right without.
+    if (rounded >= kHugePage) (void)madvise(data_, rounded / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
     return true;
   }
 
