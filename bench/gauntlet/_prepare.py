@@ -26,12 +26,14 @@ FP32_TOLERANCE = 1e-4  # of the output's scale
 
 @dataclass(frozen=True)
 class Maker:
-    """How a format is made: in which environment, from which other format, by which packages, from which of our sources."""
+    """How a format is made: in which environment, from which other format, by which packages, from which of our sources. `revision` is
+    raised when the way in bench/_formats.py changes."""
 
     environment: str = "main"
     after: str | None = "torch"
     packages: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    revision: int = 1
 
 
 MAKERS: dict[str, Maker] = {
@@ -40,7 +42,7 @@ MAKERS: dict[str, Maker] = {
     "onnx": Maker(packages=("onnx", "onnxscript")),
     "torchscript": Maker(),
     "ncnn": Maker("ncnn", after="torchscript", packages=("pnnx",)),
-    "mnn": Maker("mnn", after="onnx", packages=("MNN",)),
+    "mnn": Maker("mnn", after="onnx", packages=("MNN",), revision=2),
     "tflite": Maker("litert_convert", packages=("litert-torch",)),
     "qdq": Maker(after="onnx", packages=("onnxruntime",)),
     "mrt_int8": Maker(after="qdq", sources=("compiler", "maas_rt")),
@@ -167,6 +169,7 @@ def key(kind: str) -> str:
     """What a format depends on, hashed: our sources, the versions of its packages, and the format that it is made from."""
     maker = MAKERS[kind]
     digest = hashlib.sha256(key(maker.after).encode() if maker.after else b"1")
+    digest.update(f"revision {maker.revision}\n".encode() if maker.revision > 1 else b"")
     for package in maker.packages:
         found = (
             metadata.version(package)
