@@ -44,7 +44,7 @@ MAKERS: dict[str, Maker] = {
     "ncnn": Maker("ncnn", after="torchscript", packages=("pnnx",)),
     "mnn": Maker("mnn", after="onnx", packages=("MNN",), revision=2),
     "tflite": Maker("litert_convert", packages=("litert-torch",)),
-    "qdq": Maker(after="onnx", packages=("onnxruntime",)),
+    "qdq": Maker(after="onnx", packages=("onnxruntime",), revision=2),
     "mrt_int8": Maker(after="qdq", sources=("compiler", "maas_rt")),
 }
 INT8 = {"onnx": "qdq", "mrt": "mrt_int8"}  # what is made in place of a format where a model is quantized
