@@ -157,9 +157,10 @@ def write_mnn(model: str, batch: int, folder: Path) -> None:
     import _tools
 
     target = folder / "model.mnn"
-    # No --keepInputFormat: with it, MNN 3.6.1 computes ResNet-50 wrong, differently from call to call.
+    # No --keepInputFormat: with it, MNN 3.6.1 computes ResNet-50 wrong, differently from call to call. Recurrent layers as operators: made
+    # into loops, they crash the converter.
     command = ["mnnconvert", "-f", "ONNX", "--modelFile", str(folder / "model.onnx"), "--MNNModel", str(target)]
-    _tools.mnnconvert([*command, "--bizCode", "bench"])
+    _tools.mnnconvert([*command, "--bizCode", "bench", "--useOriginRNNImpl"])
     if not target.exists():
         raise RuntimeError("mnnconvert wrote no model; its messages are in the log beside this")
 

@@ -42,7 +42,7 @@ MAKERS: dict[str, Maker] = {
     "onnx": Maker(packages=("onnx", "onnxscript")),
     "torchscript": Maker(),
     "ncnn": Maker("ncnn", after="torchscript", packages=("pnnx",)),
-    "mnn": Maker("mnn", after="onnx", packages=("MNN",), revision=2),
+    "mnn": Maker("mnn", after="onnx", packages=("MNN",), revision=3),
     "tflite": Maker("litert_convert", packages=("litert-torch",)),
     "qdq": Maker(after="onnx", packages=("onnxruntime",), revision=2),
     "mrt_int8": Maker(after="qdq", sources=("compiler", "maas_rt")),

@@ -1,6 +1,6 @@
 """The runtimes that are compared. Each module here loads a prepared model and offers one call on fixed inputs.
 
-Nothing of the project is imported here, and the runtime itself only in `load`: a worker runs in whichever environment holds its peer.
+Nothing of maas_rt is imported here, and each runtime only in its `load`: a worker runs in whichever environment holds its peer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,14 @@ PEERS: dict[str, Peer] = {
             "as ncnn has no batch axis",
             environment="ncnn",
         ),
-        Peer("mnn", "MNN", "MNN", "mnn", "precision, memory and power high", environment="mnn"),
+        Peer(
+            "mnn",
+            "MNN",
+            "MNN",
+            "mnn",
+            "precision, memory and power high; the highest Winograd level within 1e-4",
+            environment="mnn",
+        ),
         Peer("litert", "LiteRT", "ai-edge-litert", "tflite", "XNNPACK delegate (the default)", environment="litert"),
     )
 }
