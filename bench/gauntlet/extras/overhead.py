@@ -25,7 +25,14 @@ def measure(told: Callable[[str], None]) -> dict[str, Any]:
     with np.load(folder / "inputs.npz") as inputs:
         inputs["x"].astype(np.float32).tofile(folder / "input.f32")
     cpus = pinned(1)
-    command = ["taskset", "-c", str(cpus[0]), str(build()), str(folder / "model.mrt"), str(folder / "input.f32")]
+    command = [
+        "taskset",
+        "-c",
+        str(cpus[0]),
+        str(build(WORK / "call")),
+        str(folder / "model.mrt"),
+        str(folder / "input.f32"),
+    ]
     workers = [
         Worker(OURS, folder, 1, cpus, command=command, label="c"),
         Worker(OURS, folder, 1, cpus, label="python"),
@@ -44,11 +51,11 @@ def measure(told: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def build() -> Path:
-    """The C program, linked to the library of the installed package."""
+def build(program: Path) -> Path:
+    """The C program, linked to the library of the installed package, at the path `program`."""
     import maas_rt
 
-    package, program = Path(maas_rt.__file__).resolve().parent, WORK / "call"
+    package = Path(maas_rt.__file__).resolve().parent
     subprocess.run(
         ["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(SOURCE)]
         + [f"-I{ROOT / 'csrc' / 'include'}", f"-L{package}", "-lmaas_rt", f"-Wl,-rpath,{package}"],
