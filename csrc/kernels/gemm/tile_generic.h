@@ -89,7 +89,7 @@ MRT_INLINE void tile_body(const TileCall& g) {
       V b[NV];
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) b[j] = V::load(w + j * V::width);
-      __builtin_prefetch(w + ahead);
+      if (MR > 2) __builtin_prefetch(w + ahead);  // a tile of few rows has no time for it
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
         const V x = V::set(row[i][k]);
