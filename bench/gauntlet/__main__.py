@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from bench.peers import PEERS
 DEFAULT_PEERS = [peer for peer in PEERS if peer != "maas_rt_c"]
 RESULT = ROOT / "bench" / "results" / "gauntlet.json"
 LOCAL = ROOT / "bench" / "results" / "local" / "gauntlet.json"
-RUNNING = _prepare.WORK / "run.json"
+RUNNING = {True: _prepare.WORK / "run.json", False: _prepare.WORK / "run-of-a-part.json"}
 PRECISIONS = ("fp32", "int8")
 # What is timed in int8 too.
 QUANTIZED = ("mobilenet_v2", "efficientnet_lite0", "resnet50", "vit_tiny", "minilm_128", "bert_base")
@@ -34,7 +35,7 @@ INT8_PEERS = ("maas_rt", "onnxruntime", "openvino")  # those that read the quant
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
-    store = Store(RUNNING, _header(options), options.resume)
+    store = Store(RUNNING[options.whole], _header(options), options.resume)
     rows = [key for key in _rows(options) if not store.has(key)]
     further = [name for name in options.extras if name not in store.extras]
     try:
@@ -154,8 +155,15 @@ def _measure_all(options: argparse.Namespace, store: Store, rows: list[Key], fur
         progress.end(_line(store.rows[-1]))
     for name in further:
         progress.begin(f"{name}:")
-        store.add_extra(name, extras.measure(name, progress.told))
-        progress.end(f"{name}: {store.extras[name]}")
+        try:
+            store.add_extra(name, extras.measure(name, progress.told))
+            progress.end(f"{name}: {store.extras[name]}")
+        except (
+            RuntimeError,
+            OSError,
+            subprocess.CalledProcessError,
+        ) as error:  # the rows stand without it; --resume tries again
+            progress.end(f"{name} was not measured: {error}")
 
 
 def _line(row: dict[str, Any]) -> str:
