@@ -70,6 +70,15 @@ def cpu_isa() -> str:
     return _native.cpu_isa()
 
 
+def machine_rates(threads: int = 1) -> tuple[float, float]:
+    """GFLOP/s of float32 multiply-adds and GB/s read from memory that so many threads reach at most; takes about 50 ms.
+
+    Raises:
+        InvalidArgumentError: fewer than one thread, or more than the process may use.
+    """
+    return _native.machine_rates(threads)
+
+
 def cpu_level() -> str:
     """The named level of this CPU: "x86-64-v3", "x86-64-v2", "x86-64", "aarch64"."""
     return _native.cpu_level()

@@ -37,10 +37,15 @@ class Profile:
             return 0
         return max(r.start_ns + r.duration_ns for r in self.records) - min(r.start_ns for r in self.records)
 
-    def table(self) -> str:
-        """The steps as text, slowest first: time, share, work per second, kernel, name."""
+    def table(self, rates: tuple[float, float] | None = None) -> str:
+        """The steps as text, slowest first: time, share, work per second, share of the roofline, kernel, name.
+
+        `rates` are the machine's GFLOP/s and GB/s. A step's share of the roofline is the least time that they allow for its
+        operations and bytes, over its own (S. Williams and others, "Roofline", 2009): more than 100 % says that its data was
+        still in a cache, or that its algorithm (Winograd's) takes fewer operations than the operator's formula.
+        """
         total = sum(r.duration_ns for r in self.records) or 1
-        rows = [("time", "share", "GFLOP/s", "GB/s", "kernel", "step")]
+        rows = [("time", "share", "GFLOP/s", "GB/s", "roofline", "kernel", "step")]
         for r in sorted(self.records, key=lambda r: -r.duration_ns):
             ns = max(r.duration_ns, 1)
             rows.append(
@@ -49,15 +54,17 @@ class Profile:
                     f"{100 * r.duration_ns / total:.1f} %",
                     f"{r.flops / ns:.1f}" if r.flops else "",
                     f"{r.bytes / ns:.1f}" if r.bytes else "",
+                    f"{100 * _least_ns(r, rates) / ns:.0f} %" if rates and (r.flops or r.bytes) else "",
                     r.kernel,
                     r.name,
                 )
             )
-        rows.append((f"{total / 1e3:.1f} µs", "100.0 %", "", "", "", f"{len(self.records)} steps"))
-        widths = [max(len(row[i]) for row in rows) for i in range(6)]
+        rows.append((f"{total / 1e3:.1f} µs", "100.0 %", "", "", "", "", f"{len(self.records)} steps"))
+        widths = [max(len(row[i]) for row in rows) for i in range(7)]
+        shown = [i for i in range(7) if rates or i != 4]
         lines = []
         for row in rows:
-            cells = [row[i].rjust(widths[i]) if i < 4 else row[i].ljust(widths[i]) for i in range(6)]
+            cells = [row[i].rjust(widths[i]) if i < 5 else row[i].ljust(widths[i]) for i in shown]
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
 
@@ -78,3 +85,8 @@ class Profile:
             for r in self.records
         ]
         Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}), encoding="utf-8")
+
+
+def _least_ns(record: StepRecord, rates: tuple[float, float]) -> float:
+    gflops, gbps = rates
+    return max(record.flops / gflops, record.bytes / gbps)

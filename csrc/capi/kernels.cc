@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "capi/boundary.h"
 #include "kernels/kernel.h"
+#include "kernels/machine/machine.h"
 #include "runtime/attrs.h"
 #include "runtime/layout.h"
 #include "runtime/strided.h"
@@ -179,6 +180,20 @@ mrt_status mrt_kernel_run(const char* contract, const char* isa, const mrt_tenso
                           int32_t threads) {
   return mrt::guard([&]() -> Status {
     return run_kernel(contract, isa, inputs, input_count, outputs, output_count, attrs, attr_count, threads);
+  });
+}
+
+mrt_status mrt_machine_rates(int32_t threads, double* gflops, double* gbps) {
+  return mrt::guard([&]() -> Status {
+    if (!gflops || !gbps) return mrt::null_argument("mrt_machine_rates", gflops ? "gbps" : "gflops");
+    if (threads < 1 || threads > mrt_cpu_count())
+      return fail(MRT_ERROR_INVALID_ARGUMENT, "mrt_machine_rates: %d threads, expected 1 to the %d of this process",
+                  threads, mrt_cpu_count());
+    mrt::MachineRates rates{};
+    MRT_TRY(mrt::machine_rates(threads, &rates));
+    *gflops = rates.gflops;
+    *gbps = rates.gbps;
+    return Status();
   });
 }
 

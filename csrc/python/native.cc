@@ -7,6 +7,11 @@ PYBIND11_MODULE(_native, m) {
   m.def("version", [] { return std::string(mrt_version()); });
   m.def("cpu_count", mrt_cpu_count);
   m.def("cpu_isa", [] { return std::string(mrt_cpu_isa()); });
+  m.def("machine_rates", [](int threads) {
+    double gflops = 0, gbps = 0;
+    maas_rt_python::check(mrt_machine_rates(threads, &gflops, &gbps));
+    return std::make_pair(gflops, gbps);
+  });
   m.def("cpu_level", [] { return std::string(mrt_cpu_level()); });
   define_program(m);
   define_runner(m);

@@ -1,4 +1,4 @@
-"""Time every step of one run.
+"""Time every step of one run, and hold it against what this machine can do at most.
 
 maas-rt profile model.mrt                      a table, slowest first
 maas-rt profile model.mrt --trace trace.json   also a trace: open it at ui.perfetto.dev
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+from .. import _kernels
 from .._model import load
 from ._arrays import draw_inputs, parse_shape, read_npz
 
@@ -29,7 +30,10 @@ def execute(args: argparse.Namespace) -> int:
     inputs = read_npz(args.input) if args.input else draw_inputs(model, shapes)
     profiles = [model.profile(inputs) for _ in range(max(1, args.runs))]
     best = min(profiles, key=lambda profile: profile.total_ns)
-    print(best.table())
+    threads = min(max(1, args.threads), _kernels.cpu_count())
+    rates = _kernels.machine_rates(threads)
+    print(best.table(rates))
+    print(f"roofline: {rates[0]:.1f} GFLOP/s and {rates[1]:.1f} GB/s, measured now with {threads} thread(s)")
     if args.trace:
         best.trace(args.trace)
         print(f"wrote {args.trace}; open it at ui.perfetto.dev")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import maas_rt
+from maas_rt import Profile, StepRecord, _kernels
 from tests import _tiny
 
 RNG = np.random.default_rng(1)
@@ -208,6 +209,23 @@ def test_a_profile_names_every_step(mlp: maas_rt.Model, tmp_path: Path) -> None:
     assert "gemm" in profile.table()
     profile.trace(tmp_path / "trace.json")
     assert "traceEvents" in (tmp_path / "trace.json").read_text()
+
+
+def test_a_profile_is_held_against_the_roofline() -> None:
+    step = StepRecord("linear", "gemm", 0, 1000, flops=50e3, bytes=4e3)  # 1 us at 50 GFLOP/s and 4 GB/s
+    moved = StepRecord("copy", "concat", 1000, 1000, flops=0.0, bytes=10e3)
+    lines = Profile((step, moved)).table((100.0, 20.0)).splitlines()
+    assert "roofline" in lines[0]
+    assert "50 %" in lines[1] and "linear" in lines[1]
+    assert "50 %" in lines[2] and "copy" in lines[2]
+    assert "roofline" not in Profile((step, moved)).table()
+
+
+def test_the_machine_has_rates() -> None:
+    gflops, gbps = _kernels.machine_rates(1)
+    assert 0.1 < gflops < 1e4 and 0.1 < gbps < 1e4
+    with pytest.raises(maas_rt.InvalidArgumentError, match="threads, expected 1 to"):
+        _kernels.machine_rates(_kernels.cpu_count() + 1)
 
 
 def test_native_types_cannot_be_misused(mlp: maas_rt.Model) -> None:
