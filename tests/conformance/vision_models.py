@@ -9,12 +9,14 @@ other exception, a signal, the time limit); not_exported (torch.export itself re
 
 Random weights alone would test little: layer scales of 1e-6 silence whole blocks, zero-initialised branches and heads are constant. So
 each parameter whose elements are all equal is drawn anew, and batch norms take their statistics from a batch. An output that is not
-finite, or the same for two inputs, fails as a crash. What was run is cached under build/conformance/ by a hash of the sources.
+finite, or the same for two inputs, fails as a crash. Random weights also make some models so sensitive that torch's own float32 result is
+further than the bound from its float64 one: within ten times of that distance is rounding, and passes. What was run is cached under build/conformance/ by a hash of the sources.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import multiprocessing
@@ -153,9 +155,20 @@ def _compare(case: Case, mode: str, module: Any, expected: Mapping[int, tuple[An
                     "wrong",
                     f"output {i}, batch {batch}: {f.dtype}{list(f.shape)} instead of {w.dtype}{list(w.shape)}",
                 )
-            if not relative_error(f, w) <= BOUND:
+            if not relative_error(f, w) <= BOUND and not _is_rounding(module, arguments, i, f, w):
                 return "wrong", f"output {i}, batch {batch}: differs by {relative_error(f, w):.3g} of its scale"
     return "pass", ""
+
+
+def _is_rounding(module: Any, arguments: tuple[Any, ...], output: int, found: Any, wanted: Any) -> bool:
+    """Whether torch's float32 result is as far from its float64 one, to a factor of ten, as ours is."""
+    import torch
+
+    with torch.inference_mode():
+        exact = _leaves(
+            copy.deepcopy(module).double()(*(a.double() if a.is_floating_point() else a for a in arguments))
+        )[output]
+    return found.dtype.kind == "f" and relative_error(found, exact) <= 10 * relative_error(wanted, exact)
 
 
 def _names(module: Any) -> list[str]:
