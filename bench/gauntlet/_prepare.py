@@ -48,6 +48,8 @@ MAKERS: dict[str, Maker] = {
     "mrt_int8": Maker(after="qdq", sources=("compiler", "maas_rt")),
 }
 INT8 = {"onnx": "qdq", "mrt": "mrt_int8"}  # what is made in place of a format where a model is quantized
+OURS = ("mrt", "mrt_int8")
+_tried: set[tuple[str, Path]] = set()  # in this process: a failure of ours is not believed from a record alone
 INT8_SLACK = 1.5  # a runtime may differ from f32 by this many times the error of the quantized file as it is defined
 
 
@@ -125,7 +127,10 @@ def _ready(kind: str, model: str, batch: int, folder: Path, told: Callable[[str]
 def _made(kind: str, model: str, batch: int, folder: Path, told: Callable[[str], None]) -> str | None:
     """The same of one format whose source is there."""
     records = _records(folder)
-    if records.get(kind, {}).get("key") != key(kind):
+    known = records.get(kind, {})
+    again = kind in OURS and known.get("error") and (kind, folder) not in _tried  # perhaps the library was being built
+    if known.get("key") != key(kind) or again:
+        _tried.add((kind, folder))
         told(f"{model}, batch {batch}: making {kind}")
         records[kind] = {"key": key(kind), **_make(kind, model, batch, folder)}
         (folder / "records.json").write_text(json.dumps(records, indent=1) + "\n")
