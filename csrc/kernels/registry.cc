@@ -13,6 +13,7 @@ extern const Operator kConvTranspose2dF32Operator;
 extern const Operator kDepthwiseConv2dF32Operator;
 extern const Operator kGatherOperator;
 extern const Operator kGemmF32Operator;
+extern const Operator kGemmU8S8Operator;
 extern const Operator kGlobalAvgPoolF32Operator;
 extern const Operator kGruF32Operator;
 extern const Operator kLayerNormF32Operator;
@@ -38,6 +39,7 @@ const Operator* const kOperators[] = {
     &kDepthwiseConv2dF32Operator,
     &kGatherOperator,
     &kGemmF32Operator,
+    &kGemmU8S8Operator,
     &kGlobalAvgPoolF32Operator,
     &kGruF32Operator,
     &kLayerNormF32Operator,

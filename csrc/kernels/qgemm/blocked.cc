@@ -1,0 +1,162 @@
+// Cache blocking of 8-bit products: kernels/gemm/blocked.cc with a quarter of the bytes. Sums of a block of rows, 16
+// columns wide, wait in L1 until they are complete; the finish then runs over the block.
+#include "kernels/qgemm/blocked.h"
+
+#include "kernels/checks.h"
+
+namespace mrt {
+namespace {
+
+constexpr int64_t kStretch = 6 * kQSegment;    // groups: 24 KiB of weights
+constexpr int64_t kRowBlockBytes = 192 << 10;  // of A
+constexpr int64_t kMaxBlockRows = 96;          // 6 KiB of sums
+constexpr int64_t kPointerBytes = 16 << 10;
+
+int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+
+int64_t block_limit(int64_t taps) {
+  return max64(kQMaxRows, min64(kMaxBlockRows, kPointerBytes / (8 * max64(1, taps)) / kQMaxRows * kQMaxRows));
+}
+int64_t block_rows(const QProduct& p) {
+  const int64_t row_bytes = max64(1, p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc);
+  const int64_t wanted = max64(8 * kQMaxRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
+  return min64(wanted, block_limit(p.taps));
+}
+
+// A stretch of the depth: whole taps, or groups of one.
+struct Stretch {
+  int64_t tap, taps, g0, g1;
+  bool tail;
+};
+
+class Depth {
+ public:
+  explicit Depth(const QPanelLayout& l) : whole_(l.kc / kQGroup), tail_(l.kc % kQGroup != 0), taps_(l.taps) {
+    parts_ = whole_ > kStretch ? ceil_div(whole_, kStretch) : 1;
+    each_ = parts_ > 1 ? 1 : max64(1, kStretch / max64(1, l.groups));
+    count_ = parts_ > 1 ? taps_ * parts_ : ceil_div(taps_, each_);
+  }
+  int64_t count() const { return count_; }
+  Stretch operator[](int64_t i) const {
+    if (parts_ == 1) return {i * each_, min64(each_, taps_ - i * each_), 0, whole_, tail_};
+    const int64_t part = i % parts_, begin = part * kStretch;
+    return {i / parts_, 1, begin, min64(whole_, begin + kStretch), tail_ && part + 1 == parts_};
+  }
+
+ private:
+  int64_t whole_;
+  bool tail_;
+  int64_t taps_, parts_, each_, count_;
+};
+
+void fill_pointers(const QProduct& p, int64_t m0, int64_t m1, const uint8_t** out) {
+  for (int64_t m = m0; m < m1; m += kQMaxRows) {
+    const int64_t rows = min64(kQMaxRows, m1 - m);
+    if (p.rows_of) {
+      p.rows_of(p.user, m, rows, out);
+    } else {
+      for (int64_t i = 0; i < rows; ++i) out[i] = p.a + (m + i) * p.lda;
+    }
+    out += rows * p.taps;
+  }
+}
+
+void finish_block(const QProduct& p, int64_t m0, int64_t rows, int64_t column, const int32_t* sums, int32_t* acc) {
+  alignas(64) int32_t offset[kQPanel];
+  for (int64_t j = 0; j < kQPanel; ++j) {
+    offset[j] = static_cast<int32_t>(static_cast<uint32_t>(sums[j]) * static_cast<uint32_t>(p.a_zero));
+  }
+  QFinishCall f = p.finish;
+  f.acc = acc;
+  f.rows = rows;
+  f.n = min64(kQPanel, p.n - column % p.n);
+  f.offset = offset;
+  f.scale += column;
+  if (f.bias) f.bias += column;
+  if (f.residual) f.residual += m0 * f.ldr + column;
+  f.y = static_cast<char*>(f.y) + (m0 * f.ldy + column) * (f.quantized ? 1 : 4);
+  p.table->finish(f);
+}
+
+void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m1, int64_t panel,
+                 const uint8_t* const* pointers, int32_t* acc) {
+  const int64_t group_panels = ceil_div(p.n, kQPanel), group = panel / group_panels;
+  const char* const packed = p.w + panel * l.bytes;
+  const QMasks* const masks = reinterpret_cast<const QMasks*>(packed + l.masks_at);
+  const int8_t* const w = reinterpret_cast<const int8_t*>(packed + l.weights_at);
+  const Depth depth(l);
+  QTileCall call{};
+  call.kc = l.kc;
+  call.a_offset = group * p.group_a;
+  call.tap_bytes = l.groups * kQPanel * kQGroup;
+  call.tap_masks = l.segments;
+  for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
+    const Stretch part = depth.count() > 0 ? depth[s] : Stretch{};
+    call.first = s == 0;
+    call.taps = part.taps;
+    call.g0 = part.g0;
+    call.g1 = part.g1;
+    call.tail = part.tail;
+    call.w = w + part.tap * call.tap_bytes;
+    call.masks = masks + part.tap * l.segments;
+    const uint8_t* const* a = pointers;
+    for (int64_t m = m0; m < m1; m += kQMaxRows) {
+      const int64_t rows = min64(kQMaxRows, m1 - m);
+      call.a = a + part.tap * rows;
+      call.acc = acc + (m - m0) * kQPanel;
+      p.table->tile[rows](call);
+      a += rows * p.taps;
+    }
+  }
+  finish_block(p, m0, m1 - m0, group * p.n + panel % group_panels * kQPanel, reinterpret_cast<const int32_t*>(packed),
+               acc);
+}
+
+size_t pointer_bytes(int64_t taps) {
+  return align64(static_cast<size_t>(block_limit(taps)) * static_cast<size_t>(taps) * sizeof(uint8_t*));
+}
+
+}  // namespace
+
+size_t q_product_scratch(int64_t taps) {
+  return pointer_bytes(taps) + static_cast<size_t>(block_limit(taps) * kQPanel) * sizeof(int32_t);
+}
+
+void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
+  if (m0 >= m1 || p0 >= p1) return;
+  const uint8_t** const pointers = static_cast<const uint8_t**>(scratch);
+  int32_t* const acc = reinterpret_cast<int32_t*>(static_cast<char*>(scratch) + pointer_bytes(p.taps));
+  const QPanelLayout layout = q_panel_layout(p.taps, p.kc);
+  const int64_t blocks = ceil_div(m1 - m0, block_rows(p)), tiles = ceil_div(m1 - m0, kQMaxRows);
+  for (int64_t b = 0, begin = m0; b < blocks; ++b) {
+    const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * kQMaxRows);
+    if (end <= begin) continue;
+    fill_pointers(p, begin, end, pointers);
+    for (int64_t panel = p0; panel < p1; ++panel) panel_block(p, layout, begin, end, panel, pointers, acc);
+    begin = end;
+  }
+}
+
+void run_q_product(const QProduct& p, KernelContext& ctx, void* scratch) {
+  const int64_t panels = max64(1, p.groups) * ceil_div(p.n, kQPanel), threads = ctx.pool ? ctx.threads : 1;
+  if (p.m == 0 || panels == 0) return;
+  const double work =
+      static_cast<double>(p.m) * static_cast<double>(panels * kQPanel) * static_cast<double>(p.taps * p.kc);
+  if (threads <= 1 || work < 131072.0) return q_product_block(p, 0, p.m, 0, panels, scratch);
+  // Pieces: rows first, then columns until every thread has a few.
+  const int64_t wanted = 4 * threads, tiles = ceil_div(p.m, kQMaxRows);
+  const int64_t row_pieces = min64(ceil_div(p.m, 4 * kQMaxRows), max64(wanted, ceil_div(p.m, block_rows(p))));
+  const int64_t column_pieces = min64(panels, ceil_div(wanted, row_pieces));
+  const size_t bytes = align64(q_product_scratch(p.taps));
+  parallel_items(ctx, row_pieces * column_pieces, threads, [&](int64_t worker, int64_t item) {
+    const int64_t i = item / column_pieces, j = item % column_pieces;
+    q_product_block(p, min64(p.m, tiles * i / row_pieces * kQMaxRows),
+                    min64(p.m, tiles * (i + 1) / row_pieces * kQMaxRows), panels * j / column_pieces,
+                    panels * (j + 1) / column_pieces,
+                    static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes);
+  });
+}
+
+}  // namespace mrt

@@ -1,0 +1,48 @@
+// The loops around the tile of 8-bit products: blocks that fit the caches, and threads.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/qgemm/pack.h"
+#include "kernels/qgemm/tile.h"
+
+namespace mrt {
+
+// What turns sums into results: the attributes and operands that gemm_u8s8 and conv2d_u8s8 share.
+struct QOutput {
+  Epilogue epilogue;
+  double scale;   // of a quantized y
+  int64_t zero;   // of a quantized y
+  int64_t y_max;  // the largest value of a quantized y; -1: the type's
+};
+Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out);
+// Types and shapes of scale [n], bias? [n], residual? like y, and the type of y against the attributes.
+Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in, const Tensor& y);
+Status check_u8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
+Status check_s8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
+
+// y [m, n] = finish(A [m, taps * kc] * W), W packed as pack.h says.
+struct QProduct {
+  const QTileTable* table;
+  int64_t m, n, taps, kc;
+  int64_t groups;   // products side by side, each with its n columns of y and its panels; 0: one
+  int64_t group_a;  // bytes from the rows of A of one group to the next's
+  // As in Product (kernels/gemm/blocked.h), over bytes.
+  void (*rows_of)(const void* user, int64_t m0, int64_t rows, const uint8_t** out);
+  const void* user;
+  const uint8_t* a;
+  int64_t lda;
+  int64_t row_bytes;  // of A that one row adds to the cache
+  int64_t a_zero;
+  const char* w;
+  QFinishCall finish;  // scale, bias, residual, y of column 0 and row 0, and all that does not change
+};
+
+// Fills in what of `finish` comes from attributes and operands (in[2], in[3], in[4]).
+QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Tensor& y, int64_t columns);
+
+size_t q_product_scratch(int64_t taps);  // of each worker
+void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);
+void run_q_product(const QProduct& p, KernelContext& ctx, void* scratch);
+
+}  // namespace mrt

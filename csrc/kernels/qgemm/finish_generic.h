@@ -1,0 +1,129 @@
+// From 32-bit sums to results, written once for every vector width. Included by one file per ISA.
+//
+// Multiplication and addition are separate (no FMA), so that every ISA and the reference round alike: a quantized
+// result is the same everywhere.
+#pragma once
+
+#include "kernels/epilogue/epilogue_generic.h"
+#include "kernels/qgemm/tile.h"
+#include "simd/vec.h"
+
+namespace mrt {
+namespace {
+
+template <typename V>
+MRT_INLINE typename V::Int load_int(const int32_t* p) {
+  typename V::Int r;
+  std::memcpy(&r.v, p, sizeof(r.v));
+  return r;
+}
+
+// A row of 16 floats, the first n of which exist.
+struct Row16 {
+  alignas(64) float v[kQPanel];
+};
+MRT_INLINE void load_row16(const float* p, int64_t n, float fill, Row16* out) {
+  for (int64_t j = 0; j < kQPanel; ++j) out->v[j] = j < n ? p[j] : fill;
+}
+
+// 16 floats to bytes. A NaN becomes the lower bound: max(x, lo) is lo where either is NaN.
+template <typename V>
+MRT_INLINE void quantize_row(const QFinishCall& c, const V* x, uint8_t* y) {
+  alignas(64) int32_t q[kQPanel];
+  const V inverse = V::set(c.inverse), lo = V::set(c.lo), hi = V::set(c.hi);
+  const typename V::Int zero = V::Int::set(c.zero);
+#pragma GCC unroll 16
+  for (int j = 0; j < static_cast<int>(kQPanel) / V::width; ++j) {
+    const typename V::Int i = min(max(x[j] * inverse, lo), hi).to_int() + zero;
+    std::memcpy(q + j * V::width, &i.v, sizeof(i.v));
+  }
+  uint8_t bytes[kQPanel];
+  for (int64_t j = 0; j < kQPanel; ++j) bytes[j] = static_cast<uint8_t>(q[j]);
+  if (c.n == kQPanel) {
+    std::memcpy(y, bytes, kQPanel);
+  } else {
+    for (int64_t j = 0; j < c.n; ++j) y[j] = bytes[j];
+  }
+}
+
+// Scale, bias, residual and clamping in registers; `kLast`: and the result, else the floats replace the sums.
+template <typename V, bool kLast>
+MRT_INLINE void finish_rows(const QFinishCall& c) {
+  constexpr int NV = static_cast<int>(kQPanel) / V::width;
+  const Epilogue& e = *c.epilogue;
+  Row16 scale, bias, residual;
+  load_row16(c.scale, c.n, 0.0f, &scale);
+  load_row16(c.bias ? c.bias : c.scale, c.bias ? c.n : 0, 0.0f, &bias);
+  const V lo = V::set(e.lo), hi = V::set(e.hi);
+  const bool before = c.residual && !e.residual_after, after = kLast && c.residual && e.residual_after;
+  for (int64_t i = 0; i < c.rows; ++i) {
+    int32_t* const acc = c.acc + i * kQPanel;
+    V x[NV];
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; ++j) {
+      const int64_t at = j * V::width;
+      x[j] = V::from_int(load_int<V>(acc + at) - load_int<V>(c.offset + at));
+      x[j] = x[j] * V::load(scale.v + at) + V::load(bias.v + at);
+    }
+    const float* r = residual.v;
+    if (c.residual) {
+      if (c.n == kQPanel) {
+        r = c.residual + i * c.ldr;
+      } else {
+        load_row16(c.residual + i * c.ldr, c.n, 0.0f, &residual);
+      }
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; ++j) {
+      if (before) x[j] = x[j] + V::load(r + j * V::width);
+      x[j] = min(hi, max(lo, x[j]));
+      if (after) x[j] = x[j] + V::load(r + j * V::width);
+    }
+    if (kLast && c.quantized) {
+      quantize_row<V>(c, x, static_cast<uint8_t*>(c.y) + i * c.ldy);
+      continue;
+    }
+    float* const y = kLast ? static_cast<float*>(c.y) + i * c.ldy : reinterpret_cast<float*>(acc);
+    const int64_t n = kLast ? c.n : kQPanel;
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; ++j) {
+      const int64_t left = n - j * V::width;
+      if (left >= V::width) {
+        x[j].store(y + j * V::width);
+      } else if (left > 0) {
+        x[j].store(y + j * V::width, left);
+      }
+    }
+  }
+}
+
+// The floats that lie where the sums were, as results.
+template <typename V>
+MRT_INLINE void store_rows(const QFinishCall& c) {
+  constexpr int NV = static_cast<int>(kQPanel) / V::width;
+  for (int64_t i = 0; i < c.rows; ++i) {
+    const float* const from = reinterpret_cast<const float*>(c.acc) + i * kQPanel;
+    if (!c.quantized) {
+      float* const y = static_cast<float*>(c.y) + i * c.ldy;
+      for (int64_t j = 0; j < c.n; ++j) y[j] = from[j];
+      continue;
+    }
+    V x[NV];
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; ++j) x[j] = V::load(from + j * V::width);
+    quantize_row<V>(c, x, static_cast<uint8_t*>(c.y) + i * c.ldy);
+  }
+}
+
+template <typename V>
+void q_finish(const QFinishCall& c) {
+  const Epilogue& e = *c.epilogue;
+  if (e.clamp_only()) return finish_rows<V, true>(c);
+  finish_rows<V, false>(c);
+  apply_epilogue<V>(e, reinterpret_cast<float*>(c.acc), kQPanel, c.rows, c.n, e.residual_after ? c.residual : nullptr,
+                    c.ldr);
+  store_rows<V>(c);
+}
+
+}  // namespace
+}  // namespace mrt

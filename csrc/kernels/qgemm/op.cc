@@ -1,0 +1,144 @@
+// gemm_u8s8: y [..., n] = finish(a [..., k] * w [k, n]), a of uint8, w of int8 packed ahead of time; sums are exact.
+#include <cinttypes>
+#include <cstring>
+
+#include "kernels/checks.h"
+#include "kernels/gemm/pack.h"
+#include "kernels/qgemm/blocked.h"
+#include "kernels/qgemm/reference.h"
+
+namespace mrt {
+namespace {
+
+constexpr const char* kContract = "gemm_u8s8";
+constexpr const char* kPacking = "gemm_u8s8_nr16_v1";
+constexpr int64_t kMaxExtent = int64_t{1} << 40;
+
+struct Params {
+  const QTileTable* table;  // null: the reference
+  QOutput output;
+  int64_t n, k, a_zero;
+};
+
+Status prepare(const Attrs& attrs, Isa isa, void* out) {
+  Params& p = *static_cast<Params*>(out);
+  p.n = p.k = -1;
+  p.a_zero = 0;
+  MRT_TRY(attr_int(attrs, kContract, "n", 0, kMaxExtent, &p.n));
+  MRT_TRY(attr_int(attrs, kContract, "k", 0, kQMaxDepth, &p.k));
+  if (p.n < 0 || p.k < 0) {
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attributes 'n' and 'k' are needed, %s is absent", kContract,
+                p.n < 0 ? "'n'" : "'k'");
+  }
+  MRT_TRY(attr_int(attrs, kContract, "a_zero", 0, 255, &p.a_zero));
+  MRT_TRY(decode_q_output(attrs, kContract, &p.output));
+  p.table = q_tile_table(isa);
+  return Status();
+}
+
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  MRT_TRY(check_u8(kContract, "a", in[0], -1));
+  MRT_TRY(check_tensor(kContract, "y", out[0], -1));
+  const int32_t last = in[0].ndim - 1;
+  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kContract);
+  MRT_TRY(check_extent(kContract, "a", in[0], last, p.k));
+  if (out[0].ndim != in[0].ndim) {
+    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kContract, out[0].ndim, in[0].ndim);
+  }
+  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kContract, "y", out[0], i, in[0].shape[i]));
+  MRT_TRY(check_extent(kContract, "y", out[0], last, p.n));
+  MRT_TRY(check_packed(kContract, in[1], q_packed_bytes(1, p.k, p.n)));
+  return check_q_operands(kContract, p.output, p.n, in, n_in, out[0]);
+}
+
+size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
+  const Params& p = *static_cast<const Params*>(params);
+  return p.table ? align64(q_product_scratch(1)) * static_cast<size_t>(threads) : 0;
+}
+
+int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
+  const Params& p = *static_cast<const Params*>(params);
+  if (has_no_elements(out[0])) return MRT_OK;
+  const int64_t m = in[0].extent(0, in[0].ndim - 1);
+  const QFinishCall finish = q_finish_call(p.output, in, n_in, out[0], p.n);
+  if (!p.table) {
+    qgemm_reference(finish, m, p.n, p.k, in[0].as<const uint8_t>(), p.a_zero, in[1].as<const char>());
+    return MRT_OK;
+  }
+  QProduct product{};
+  product.table = p.table;
+  product.m = m;
+  product.n = p.n;
+  product.taps = 1;
+  product.kc = p.k;
+  product.a = in[0].as<const uint8_t>();
+  product.lda = p.k;
+  product.a_zero = p.a_zero;
+  product.w = in[1].as<const char>();
+  product.finish = finish;
+  run_q_product(product, ctx, ctx.scratch);
+  return MRT_OK;
+}
+
+// ---- packing ----
+
+struct Packing {
+  bool trans;
+  int64_t k, n, a_max;
+};
+
+Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, Packing* out) {
+  MRT_TRY(check_packing_name(kContract, packing, kPacking));
+  MRT_TRY(check_s8(kContract, "weight", weight, 2));
+  int64_t trans = 0;
+  out->a_max = 255;
+  MRT_TRY(attr_int(attrs, kContract, "w_trans", 0, 1, &trans));
+  MRT_TRY(attr_int(attrs, kContract, "a_max", 0, 255, &out->a_max));
+  out->trans = trans != 0;
+  out->k = weight.shape[out->trans ? 1 : 0];
+  out->n = weight.shape[out->trans ? 0 : 1];
+  return q_check_depth(kContract, 1, out->k);
+}
+
+Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+  Packing p;
+  MRT_TRY(decode_packing(packing, weight, attrs, &p));
+  const int64_t bytes = q_packed_bytes(1, p.k, p.n);
+  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  *out = static_cast<size_t>(bytes);
+  return Status();
+}
+
+Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+  Packing p;
+  MRT_TRY(decode_packing(packing, weight, attrs, &p));
+  const QSource source{weight.as<const int8_t>(), 0, p.trans ? 1 : p.n, p.trans ? p.k : 1, p.n, p.a_max};
+  q_pack_panels(source, q_panel_layout(1, p.k), static_cast<char*>(out));
+  return Status();
+}
+
+const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  return p.table ? p.table->gemm_name : "gemm_u8s8_reference";
+}
+
+double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  return 2.0 * element_count(out[0]) * static_cast<double>(p.k);
+}
+
+const char* const kPackings[] = {kPacking, nullptr};
+const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX2)
+    "gemm_u8s8_4x16_avx2",
+#endif
+    "gemm_u8s8_4x16_scalar", nullptr};
+
+}  // namespace
+
+extern const Operator kGemmU8S8Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
+                                           check,       scratch,   run,         packed_bytes,   pack,
+                                           kernel_name, flops,     {3, 5, 1, 1}};
+
+}  // namespace mrt

@@ -1,0 +1,86 @@
+// Attributes and operands of what follows a product of 8-bit integers; see blocked.h.
+#include <cmath>
+
+#include "kernels/checks.h"
+#include "kernels/qgemm/blocked.h"
+
+namespace mrt {
+namespace {
+
+constexpr DType kUint8{MRT_UINT, 8};
+constexpr DType kInt8{MRT_INT, 8};
+
+Status check_byte(const char* contract, const char* name, const Tensor& t, int32_t ndim, DType dtype) {
+  MRT_TRY(check_tensor(contract, name, t, ndim));
+  if (t.dtype == dtype) return Status();
+  return fail(MRT_ERROR_DTYPE, "%s: %s has elements of type code %d with %d bits, expected %s", contract, name,
+              t.dtype.code, t.dtype.bits, dtype == kUint8 ? "uint8" : "int8");
+}
+
+}  // namespace
+
+Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out) {
+  out->scale = 1.0;
+  out->zero = 0;
+  out->y_max = -1;
+  MRT_TRY(decode_epilogue(attrs, contract, true, &out->epilogue));
+  MRT_TRY(attr_float(attrs, contract, "y_scale", &out->scale));
+  MRT_TRY(attr_int(attrs, contract, "y_zero", -128, 255, &out->zero));
+  MRT_TRY(attr_int(attrs, contract, "y_max", 0, 255, &out->y_max));
+  const float scale = static_cast<float>(out->scale);
+  if (scale > 0.0f && std::isfinite(1.0f / scale)) return Status();
+  return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_scale is %g, expected a number above 0 whose inverse is finite",
+              contract, out->scale);
+}
+
+Status check_u8(const char* contract, const char* name, const Tensor& t, int32_t ndim) {
+  return check_byte(contract, name, t, ndim, kUint8);
+}
+Status check_s8(const char* contract, const char* name, const Tensor& t, int32_t ndim) {
+  return check_byte(contract, name, t, ndim, kInt8);
+}
+
+Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in,
+                        const Tensor& y) {
+  const bool is_signed = y.dtype == kInt8;
+  if (y.dtype != kFloat32 && y.dtype != kUint8 && !is_signed) {
+    return fail(MRT_ERROR_DTYPE, "%s: y has elements of type code %d with %d bits, expected float32, uint8 or int8",
+                contract, y.dtype.code, y.dtype.bits);
+  }
+  const int64_t lo = is_signed ? -128 : 0, hi = is_signed ? 127 : 255;
+  if (y.dtype != kFloat32 && (o.zero < lo || o.zero > hi)) {
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_zero is %d, which y's type does not hold", contract,
+                static_cast<int>(o.zero));
+  }
+  MRT_TRY(check_f32(contract, "scale", in[2], 1));
+  MRT_TRY(check_extent(contract, "scale", in[2], 0, n));
+  if (present(in, n_in, 3)) {
+    MRT_TRY(check_f32(contract, "bias", in[3], 1));
+    MRT_TRY(check_extent(contract, "bias", in[3], 0, n));
+  }
+  if (present(in, n_in, 4)) {
+    MRT_TRY(check_f32(contract, "residual", in[4], -1));
+    MRT_TRY(check_same_shape(contract, "residual", in[4], y));
+  }
+  return Status();
+}
+
+QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Tensor& y, int64_t columns) {
+  QFinishCall f{};
+  f.scale = in[2].as<const float>();
+  f.bias = present(in, n_in, 3) ? in[3].as<const float>() : nullptr;
+  f.residual = present(in, n_in, 4) ? in[4].as<const float>() : nullptr;
+  f.ldr = f.ldy = columns;
+  f.epilogue = &o.epilogue;
+  f.y = y.data;
+  f.quantized = y.dtype != kFloat32;
+  const bool is_signed = y.dtype == kInt8;
+  const int64_t hi = is_signed ? 127 : 255, most = o.y_max >= 0 && o.y_max < hi ? o.y_max : hi;
+  f.inverse = 1.0f / static_cast<float>(o.scale);
+  f.zero = static_cast<int32_t>(o.zero);
+  f.lo = static_cast<float>((is_signed ? -128 : 0) - o.zero);
+  f.hi = static_cast<float>(most - o.zero);
+  return f;
+}
+
+}  // namespace mrt

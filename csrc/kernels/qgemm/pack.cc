@@ -1,0 +1,113 @@
+// Packing of int8 weights and the proof which groups may be summed in 16 bits; see pack.h.
+#include "kernels/qgemm/pack.h"
+
+#include <cinttypes>
+#include <cstring>
+
+#include "kernels/checks.h"
+
+namespace mrt {
+namespace {
+
+int64_t up64(int64_t bytes) { return (bytes + 63) & ~int64_t{63}; }
+
+// Where weight k of a tap stands in the tap's groups, in k's.
+int64_t place_of(const QPanelLayout& l, int64_t k) {
+  const int64_t whole = l.kc / kQGroup * kQGroup;
+  return k < whole || l.kc < kQGroup ? k : k + kQGroup - l.kc % kQGroup;
+}
+
+// The largest sum, in size, of the products of these weights (count of them, `step` apart) with activations up to
+// a_max. Products of one sign add up, those of the other can be zero at the same time.
+int32_t worst(const int8_t* w, int64_t count, int64_t step, int64_t a_max) {
+  int32_t up = 0, down = 0;
+  for (int64_t i = 0; i < count; ++i) (w[i * step] > 0 ? up : down) += w[i * step];
+  return static_cast<int32_t>(a_max) * (up > -down ? up : -down);
+}
+
+// 16 bits hold -32768 too, but one bound for both signs is simpler to trust.
+constexpr int32_t kFits = 32767;
+
+// Whether vpmaddubsw of the group saturates for no activations.
+bool is_single(const int8_t* group, int64_t a_max) {
+  for (int64_t pair = 0; pair < 2 * kQPanel; ++pair) {
+    if (worst(group + 2 * pair, 2, 1, a_max) > kFits) return false;
+  }
+  return true;
+}
+
+// Whether the sums of the group and the next do not overflow either: pair p of both.
+bool is_double(const int8_t* group, int64_t a_max) {
+  for (int64_t pair = 0; pair < 2 * kQPanel; ++pair) {
+    const int8_t four[4] = {group[2 * pair], group[2 * pair + 1], group[64 + 2 * pair], group[64 + 2 * pair + 1]};
+    if (worst(four, 4, 1, a_max) > kFits) return false;
+  }
+  return is_single(group, a_max) && is_single(group + 64, a_max);
+}
+
+void classify(const int8_t* w, int64_t whole, int64_t a_max, QMasks* masks) {
+  for (int64_t g = 0; g < whole; ++g) {
+    QMasks& m = masks[g / kQSegment];
+    const int64_t bit = g % kQSegment;
+    if (!is_single(w + g * 64, a_max)) m.wide |= uint64_t{1} << bit;
+    if (bit % 2 == 0 && g + 1 < whole && is_double(w + g * 64, a_max)) m.doubled |= uint64_t{1} << bit;
+  }
+}
+
+}  // namespace
+
+QPanelLayout q_panel_layout(int64_t taps, int64_t kc) {
+  QPanelLayout l{};
+  l.taps = taps;
+  l.kc = kc;
+  l.groups = (kc + kQGroup - 1) / kQGroup;
+  l.segments = (l.groups + kQSegment - 1) / kQSegment;
+  l.masks_at = kQPanel * static_cast<int64_t>(sizeof(int32_t));
+  l.weights_at = l.masks_at + up64(taps * l.segments * static_cast<int64_t>(sizeof(QMasks)));
+  l.bytes = l.weights_at + taps * l.groups * kQPanel * kQGroup;
+  return l;
+}
+
+void q_pack_panels(const QSource& s, const QPanelLayout& l, char* out) {
+  std::memset(out, 0, static_cast<size_t>((s.n + kQPanel - 1) / kQPanel * l.bytes));
+  for (int64_t first = 0; first < s.n; first += kQPanel, out += l.bytes) {
+    int32_t* const sums = reinterpret_cast<int32_t*>(out);
+    QMasks* const masks = reinterpret_cast<QMasks*>(out + l.masks_at);
+    int8_t* const w = reinterpret_cast<int8_t*>(out + l.weights_at);
+    const int64_t columns = s.n - first < kQPanel ? s.n - first : kQPanel;
+    for (int64_t t = 0; t < l.taps; ++t) {
+      int8_t* const tap = w + t * l.groups * 64;
+      for (int64_t j = 0; j < columns; ++j) {
+        for (int64_t k = 0; k < l.kc; ++k) {
+          const int8_t value = s.src[t * s.stride_tap + k * s.stride_k + (first + j) * s.stride_n];
+          const int64_t at = place_of(l, k);
+          tap[at / kQGroup * 64 + j * kQGroup + at % kQGroup] = value;
+          sums[j] += value;
+        }
+      }
+      classify(tap, l.kc / kQGroup, s.a_max, masks + t * l.segments);
+    }
+  }
+}
+
+int64_t q_packed_bytes(int64_t taps, int64_t kc, int64_t n) {
+  if (n < 0 || taps < 0 || kc < 0) return -1;
+  return checked_mul(q_panel_layout(taps, kc).bytes, n / kQPanel + (n % kQPanel != 0));
+}
+
+Status q_check_depth(const char* contract, int64_t taps, int64_t kc) {
+  const int64_t depth = checked_mul(taps, kc);
+  if (depth >= 0 && depth <= kQMaxDepth) return Status();
+  return fail(MRT_ERROR_INVALID_ARGUMENT,
+              "%s: sums of %" PRId64 " x %" PRId64 " products do not fit in 32 bits, expected at most %" PRId64,
+              contract, taps, kc, kQMaxDepth);
+}
+
+int8_t q_packed_weight(const char* packed, const QPanelLayout& l, int64_t tap, int64_t k, int64_t n) {
+  const char* const panel = packed + n / kQPanel * l.bytes + l.weights_at;
+  const int64_t at = place_of(l, k);
+  const int64_t offset = (tap * l.groups + at / kQGroup) * 64 + n % kQPanel * kQGroup + at % kQGroup;
+  return reinterpret_cast<const int8_t*>(panel)[offset];
+}
+
+}  // namespace mrt

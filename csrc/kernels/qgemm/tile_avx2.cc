@@ -1,0 +1,124 @@
+// Tiles of 4 x 16 with AVX2: 8 accumulators, and the weights of a group in two (wide: four) registers.
+#include "kernels/qgemm/finish_generic.h"
+
+namespace mrt {
+namespace {
+
+MRT_INLINE __m256i broadcast4(const uint8_t* p) {
+  int32_t v;
+  std::memcpy(&v, p, 4);
+  return _mm256_set1_epi32(v);
+}
+MRT_INLINE __m256i load32(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+// Two groups whose sums of four products fit in 16 bits.
+template <int MR>
+MRT_INLINE void step_double(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, __m256i (&acc)[MR][2]) {
+  const __m256i one = _mm256_set1_epi16(1);
+  const __m256i w0 = load32(w), w1 = load32(w + 32), w2 = load32(w + 64), w3 = load32(w + 96);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    const __m256i x = broadcast4(row[i] + k), y = broadcast4(row[i] + k + 4);
+    const __m256i s0 = _mm256_add_epi16(_mm256_maddubs_epi16(x, w0), _mm256_maddubs_epi16(y, w2));
+    const __m256i s1 = _mm256_add_epi16(_mm256_maddubs_epi16(x, w1), _mm256_maddubs_epi16(y, w3));
+    acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(s0, one));
+    acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(s1, one));
+  }
+}
+
+template <int MR>
+MRT_INLINE void step_single(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, __m256i (&acc)[MR][2]) {
+  const __m256i one = _mm256_set1_epi16(1);
+  const __m256i w0 = load32(w), w1 = load32(w + 32);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    const __m256i x = broadcast4(row[i] + k);
+    acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w0), one));
+    acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w1), one));
+  }
+}
+
+// Even and odd bytes as 16-bit numbers of their own; two products add up in 32 bits.
+template <int MR, typename Load>
+MRT_INLINE void step_wide(const int8_t* w, __m256i (&acc)[MR][2], Load load) {
+  const __m256i low = _mm256_set1_epi16(255);
+  const __m256i w0 = load32(w), w1 = load32(w + 32);
+  const __m256i e0 = _mm256_srai_epi16(_mm256_slli_epi16(w0, 8), 8), o0 = _mm256_srai_epi16(w0, 8);
+  const __m256i e1 = _mm256_srai_epi16(_mm256_slli_epi16(w1, 8), 8), o1 = _mm256_srai_epi16(w1, 8);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    const __m256i x = load(i), e = _mm256_and_si256(x, low), o = _mm256_srli_epi16(x, 8);
+    acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_add_epi32(_mm256_madd_epi16(e, e0), _mm256_madd_epi16(o, o0)));
+    acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_add_epi32(_mm256_madd_epi16(e, e1), _mm256_madd_epi16(o, o1)));
+  }
+}
+
+// The first `count` bits set.
+MRT_INLINE uint64_t low_bits(int64_t count) { return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1; }
+
+// One segment: the groups of each kind in turn, by the bits of its mask.
+template <int MR>
+MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w, QMasks masks,
+                        __m256i (&acc)[MR][2]) {
+  const uint64_t all = low_bits(groups);
+  uint64_t twice = masks.doubled & 0x5555555555555555u & (all >> 1);
+  const uint64_t pairs = twice | twice << 1;
+  for (; twice != 0; twice &= twice - 1) {
+    const int64_t g = __builtin_ctzll(twice);
+    step_double<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
+  }
+  for (uint64_t m = all & ~masks.wide & ~pairs; m != 0; m &= m - 1) {
+    const int64_t g = __builtin_ctzll(m);
+    step_single<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
+  }
+  for (uint64_t m = all & masks.wide & ~pairs; m != 0; m &= m - 1) {
+    const int64_t g = __builtin_ctzll(m);
+    step_wide<MR>(w + g * 64, acc, [&](int i) { return broadcast4(row[i] + k0 + g * kQGroup); });
+  }
+}
+
+// The last kc % 4 bytes: read with those before them (whose weights are zero), or alone where there are none.
+MRT_INLINE __m256i load_tail(const uint8_t* row, int64_t kc) {
+  if (kc >= kQGroup) return broadcast4(row + kc - kQGroup);
+  uint8_t bytes[kQGroup] = {};
+  for (int64_t k = 0; k < kc; ++k) bytes[k] = row[k];
+  return broadcast4(bytes);
+}
+
+template <int MR>
+void tile(const QTileCall& c) {
+  __m256i acc[MR][2];
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+  for (int64_t t = 0; t < c.taps; ++t) {
+    const uint8_t* row[MR];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) row[i] = c.a[t * MR + i] + c.a_offset;
+    const int8_t* const w = c.w + t * c.tap_bytes;
+    const QMasks* const masks = c.masks + t * c.tap_masks;
+    for (int64_t g = c.g0; g < c.g1; g += kQSegment) {
+      segment<MR>(row, g * kQGroup, c.g1 - g, w + g * 64, masks[g / kQSegment], acc);
+    }
+    if (c.tail) {
+      step_wide<MR>(w + c.kc / kQGroup * 64, acc, [&](int i) { return load_tail(row[i], c.kc); });
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    for (int j = 0; j < 2; ++j) {
+      __m256i* const to = reinterpret_cast<__m256i*>(c.acc + i * kQPanel) + j;
+      _mm256_storeu_si256(to, c.first ? acc[i][j] : _mm256_add_epi32(acc[i][j], _mm256_loadu_si256(to)));
+    }
+  }
+}
+
+}  // namespace
+
+extern const QTileTable kQTileAvx2 = {Isa::avx2,
+                                      4,
+                                      {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
+                                      q_finish<F32x8>,
+                                      "gemm_u8s8_4x16_avx2",
+                                      "conv2d_u8s8_4x16_avx2"};
+
+}  // namespace mrt

@@ -1,0 +1,53 @@
+// Tiles of up to 4 x 16 in plain C++, which the compiler vectorises for the baseline; the kinds of groups do not
+// matter.
+#include "kernels/qgemm/finish_generic.h"
+
+namespace mrt {
+namespace {
+
+MRT_INLINE void add_group(const uint8_t* a, int64_t count, const int8_t* w, int32_t (&acc)[kQPanel]) {
+  int16_t x[kQGroup] = {};
+  for (int64_t k = 0; k < count; ++k) x[k] = a[k];
+  for (int64_t j = 0; j < kQPanel; ++j) {
+    int32_t sum = 0;
+    for (int64_t k = 0; k < kQGroup; ++k) sum += x[k] * w[j * kQGroup + k];
+    acc[j] = static_cast<int32_t>(static_cast<uint32_t>(acc[j]) + static_cast<uint32_t>(sum));
+  }
+}
+
+void row_sum(const QTileCall& c, int64_t rows, int64_t i, int32_t (&acc)[kQPanel]) {
+  const int64_t whole = c.kc / kQGroup;
+  for (int64_t t = 0; t < c.taps; ++t) {
+    const uint8_t* const a = c.a[t * rows + i] + c.a_offset;
+    const int8_t* const w = c.w + t * c.tap_bytes;
+    for (int64_t g = c.g0; g < c.g1; ++g) add_group(a + g * kQGroup, kQGroup, w + g * 64, acc);
+    if (!c.tail) continue;
+    if (c.kc >= kQGroup) {
+      add_group(a + c.kc - kQGroup, kQGroup, w + whole * 64, acc);
+    } else {
+      add_group(a, c.kc, w + whole * 64, acc);
+    }
+  }
+}
+
+template <int MR>
+void tile(const QTileCall& c) {
+  for (int i = 0; i < MR; ++i) {
+    int32_t* const out = c.acc + i * kQPanel;
+    int32_t acc[kQPanel] = {};
+    if (!c.first) std::memcpy(acc, out, sizeof(acc));
+    row_sum(c, MR, i, acc);
+    std::memcpy(out, acc, sizeof(acc));
+  }
+}
+
+}  // namespace
+
+extern const QTileTable kQTileScalar = {Isa::scalar,
+                                        4,
+                                        {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
+                                        q_finish<F32x4>,
+                                        "gemm_u8s8_4x16_scalar",
+                                        "conv2d_u8s8_4x16_scalar"};
+
+}  // namespace mrt
