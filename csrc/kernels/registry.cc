@@ -8,6 +8,7 @@ namespace mrt {
 extern const Operator kAttentionF32Operator;
 extern const Operator kConcatOperator;
 extern const Operator kConv2dF32Operator;
+extern const Operator kConv2dU8S8Operator;
 extern const Operator kConv2dWinogradF32Operator;
 extern const Operator kConvTranspose2dF32Operator;
 extern const Operator kDepthwiseConv2dF32Operator;
@@ -34,6 +35,7 @@ const Operator* const kOperators[] = {
     &kAttentionF32Operator,
     &kConcatOperator,
     &kConv2dF32Operator,
+    &kConv2dU8S8Operator,
     &kConv2dWinogradF32Operator,
     &kConvTranspose2dF32Operator,
     &kDepthwiseConv2dF32Operator,

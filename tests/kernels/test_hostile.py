@@ -23,7 +23,7 @@ def ones(*shape: int) -> NDArray[np.float32]:
 
 
 def weight(contract: str, packing: str, attrs: dict[str, Any], *shape: int) -> bytes:
-    return _kernels.pack(contract, packing, ones(*shape), attrs)
+    return _kernels.pack(contract, packing, ones(*shape).astype(np.int8 if "s8" in contract else np.float32), attrs)
 
 
 GEMM = {"n": 17, "k": 9}
@@ -55,6 +55,22 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         ],
         [(1, 5, 6, 6)],
         WINOGRAD,
+    ),
+    "gemm_u8s8": (
+        [
+            np.ones((3, 9), np.uint8),
+            weight("gemm_u8s8", "gemm_u8s8_nr16_v1", GEMM, 9, 17),
+            ones(17),
+            ones(17),
+            ones(3, 17),
+        ],
+        [(3, 17)],
+        {**GEMM, "a_zero": 3, "act": "clip", "act_args": [0.0, 6.0], "residual_after": 1, "y_scale": 0.5, "y_zero": 9},
+    ),
+    "conv2d_u8s8": (
+        [np.ones((1, 5, 6, 4), np.uint8), weight("conv2d_u8s8", "conv2d_u8s8_nr16_v1", CONV, 6, 2, 3, 2), ones(6)],
+        [(1, 3, 7, 6)],
+        {**CONV, "a_zero": 3, "y_scale": 0.5, "y_zero": 9},
     ),
     "depthwise_conv2d_f32": (
         [ones(1, 5, 6, 5), weight("depthwise_conv2d_f32", "depthwise_f32_c8_v1", DEPTHWISE, 5, 1, 3, 2), ones(5)],

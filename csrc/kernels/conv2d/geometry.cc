@@ -12,7 +12,7 @@ constexpr int64_t kMaxStep = int64_t{1} << 20;  // strides, pads, dilations, ker
 constexpr int64_t kMaxTaps = int64_t{1} << 18;  // positions of a filter: bounds the scratch of row pointers
 
 Status check_image(const char* contract, const char* name, const Tensor& t, int64_t channels) {
-  MRT_TRY(check_f32(contract, name, t, 4));
+  MRT_TRY(check_tensor(contract, name, t, 4));
   for (int32_t i = 0; i < 4; ++i) {
     if (t.shape[i] > kMaxConvExtent) {
       return fail(MRT_ERROR_SHAPE, "%s: %s has extent %" PRId64 " in dimension %d, expected at most %" PRId64, contract,
@@ -65,11 +65,11 @@ int64_t conv_extent(int64_t in, int64_t pad_begin, int64_t pad_end, int64_t kern
   return room < 0 ? 0 : room / stride + 1;
 }
 
-Status check_conv(const char* contract, const ConvGeometry& g, bool transposed, const Tensor* in, int n_in,
-                  const Tensor* out) {
-  MRT_TRY(check_image(contract, "x", in[0], g.in_channels));
-  MRT_TRY(check_image(contract, "y", out[0], g.out_channels));
-  const int64_t *x = in[0].shape, *y = out[0].shape;
+Status check_conv_images(const char* contract, const ConvGeometry& g, bool transposed, const Tensor& input,
+                         const Tensor& output) {
+  MRT_TRY(check_image(contract, "x", input, g.in_channels));
+  MRT_TRY(check_image(contract, "y", output, g.out_channels));
+  const int64_t *x = input.shape, *y = output.shape;
   int64_t h, w;
   if (transposed) {
     h = transposed_extent(x[1], g.pad_top, g.pad_bottom, g.kernel_h, g.stride_h, g.dilation_h, g.output_padding_h);
@@ -84,6 +84,14 @@ Status check_conv(const char* contract, const ConvGeometry& g, bool transposed, 
                 " x %" PRId64 " x %" PRId64,
                 contract, y[0], y[1], y[2], x[0], h, w);
   }
+  return Status();
+}
+
+Status check_conv(const char* contract, const ConvGeometry& g, bool transposed, const Tensor* in, int n_in,
+                  const Tensor* out) {
+  MRT_TRY(check_f32(contract, "x", in[0], 4));
+  MRT_TRY(check_f32(contract, "y", out[0], 4));
+  MRT_TRY(check_conv_images(contract, g, transposed, in[0], out[0]));
   if (present(in, n_in, 2)) {
     MRT_TRY(check_f32(contract, "bias", in[2], 1));
     MRT_TRY(check_extent(contract, "bias", in[2], 0, g.out_channels));
@@ -97,6 +105,11 @@ Status check_conv(const char* contract, const ConvGeometry& g, bool transposed, 
 
 Status check_conv_weight(const char* contract, const ConvGeometry& g, const Tensor& weight, int64_t d0, int64_t d1) {
   MRT_TRY(check_f32(contract, "weight", weight, 4));
+  return check_conv_filter(contract, g, weight, d0, d1);
+}
+
+Status check_conv_filter(const char* contract, const ConvGeometry& g, const Tensor& weight, int64_t d0, int64_t d1) {
+  MRT_TRY(check_tensor(contract, "weight", weight, 4));
   MRT_TRY(check_extent(contract, "weight", weight, 0, d0));
   MRT_TRY(check_extent(contract, "weight", weight, 1, d1));
   MRT_TRY(check_extent(contract, "weight", weight, 2, g.kernel_h));

@@ -229,7 +229,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   if (plain) {
     q.a = rows.x;
   } else {
-    q.rows_of = conv_rows;
+    q.rows_of = conv_rows<float>;
     q.user = &rows;
   }
   if (access_of(g).copied) {

@@ -7,16 +7,18 @@ namespace mrt {
 namespace {
 
 // Where the filter stands for each row of a tile.
+template <typename T>
 struct Starts {
-  const float* image[kMaxTileRows];
+  const T* image[kMaxTileRows];
   int64_t h[kMaxTileRows], w[kMaxTileRows];
   bool inside;  // no position of the filter is outside of the image in any row
 };
 
-void find_starts(const ConvRows& r, int64_t m0, int64_t rows, Starts* s) {
+template <typename T>
+void find_starts(const ConvRowsOf<T>& r, int64_t m0, int64_t rows, Starts<T>* s) {
   const int64_t last_h = r.h - (r.kernel_h - 1) * r.dilation_h, last_w = r.w - (r.taps_w - 1) * r.dilation_w;
   int64_t ow = m0 % r.out_w, oh = m0 / r.out_w % r.out_h;
-  const float* image = r.x + m0 / r.out_w / r.out_h * r.image;
+  const T* image = r.x + m0 / r.out_w / r.out_h * r.image;
   s->inside = true;
   for (int64_t i = 0; i < rows; ++i) {
     s->image[i] = image;
@@ -35,12 +37,13 @@ void find_starts(const ConvRows& r, int64_t m0, int64_t rows, Starts* s) {
 
 }  // namespace
 
-void conv_rows(const void* user, int64_t m0, int64_t rows, const float** out) {
-  const ConvRows& r = *static_cast<const ConvRows*>(user);
-  Starts s;
+template <typename T>
+void conv_rows(const void* user, int64_t m0, int64_t rows, const T** out) {
+  const ConvRowsOf<T>& r = *static_cast<const ConvRowsOf<T>*>(user);
+  Starts<T> s;
   find_starts(r, m0, rows, &s);
   if (s.inside) {  // most tiles of most layers: one addition a pointer
-    const float* first[kMaxTileRows];
+    const T* first[kMaxTileRows];
     for (int64_t i = 0; i < rows; ++i) first[i] = s.image[i] + s.h[i] * r.line + s.w[i] * r.pixel;
     for (int64_t kh = 0; kh < r.kernel_h; ++kh) {
       for (int64_t kw = 0; kw < r.taps_w; ++kw, out += rows) {
@@ -62,5 +65,8 @@ void conv_rows(const void* user, int64_t m0, int64_t rows, const float** out) {
     }
   }
 }
+
+template void conv_rows<float>(const void*, int64_t, int64_t, const float**);
+template void conv_rows<uint8_t>(const void*, int64_t, int64_t, const uint8_t**);
 
 }  // namespace mrt

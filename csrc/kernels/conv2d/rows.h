@@ -8,19 +8,22 @@
 namespace mrt {
 
 // A convolution over NHWC. `kernel_w` positions of the filter next to each other count as one tap of
-// kernel_w * channels floats (taps_w is 1) where the image needs no padding to the left and right.
-struct ConvRows {
-  const float* x;      // the first image
-  const float* zeros;  // as many as a tap reads in all groups
-  int64_t h, w;        // of the input
+// kernel_w * channels elements (taps_w is 1) where the image needs no padding to the left and right.
+template <typename T>
+struct ConvRowsOf {
+  const T* x;      // the first image
+  const T* zeros;  // what padding reads: as many as a tap in all groups
+  int64_t h, w;    // of the input
   int64_t out_h, out_w;
   int64_t pad_top, pad_left;
   int64_t stride_h, stride_w, dilation_h, dilation_w;
   int64_t kernel_h, taps_w;
-  int64_t pixel, line, image;  // floats from one to the next
+  int64_t pixel, line, image;  // elements from one to the next
 };
+using ConvRows = ConvRowsOf<float>;
 
-// A Product::rows_of; user is a ConvRows.
-void conv_rows(const void* user, int64_t m0, int64_t rows, const float** out);
+// A Product::rows_of; user is a ConvRowsOf<T>. Of float and uint8_t.
+template <typename T>
+void conv_rows(const void* user, int64_t m0, int64_t rows, const T** out);
 
 }  // namespace mrt

@@ -26,24 +26,41 @@ MRT_INLINE void load_row16(const float* p, int64_t n, float fill, Row16* out) {
   for (int64_t j = 0; j < kQPanel; ++j) out->v[j] = j < n ? p[j] : fill;
 }
 
+// The low bytes of 16 integers from -128 to 255.
+template <typename I>
+MRT_INLINE void store_bytes(const I* q, int64_t n, uint8_t* y) {
+  alignas(64) int32_t wide[kQPanel];
+#pragma GCC unroll 16
+  for (int j = 0; j < static_cast<int>(kQPanel) / I::width; ++j) {
+    std::memcpy(wide + j * I::width, &q[j].v, sizeof(q[j].v));
+  }
+  for (int64_t j = 0; j < n; ++j) y[j] = static_cast<uint8_t>(wide[j]);
+}
+#if defined(MRT_SIMD_AVX2)
+MRT_INLINE void store_bytes(const I32x8* q, int64_t n, uint8_t* y) {
+  // Packing works within halves of a register: 0-3 8-11 | 4-7 12-15, put in order as 64-bit pieces.
+  const __m256i low = _mm256_set1_epi32(255);
+  const __m256i w =
+      _mm256_permute4x64_epi64(_mm256_packus_epi32(_mm256_and_si256(q[0].v, low), _mm256_and_si256(q[1].v, low)), 0xd8);
+  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
+  if (n == kQPanel) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y), bytes);
+  } else {
+    std::memcpy(y, &bytes, static_cast<size_t>(n));
+  }
+}
+#endif
+
 // 16 floats to bytes. A NaN becomes the lower bound: max(x, lo) is lo where either is NaN.
 template <typename V>
 MRT_INLINE void quantize_row(const QFinishCall& c, const V* x, uint8_t* y) {
-  alignas(64) int32_t q[kQPanel];
+  constexpr int NV = static_cast<int>(kQPanel) / V::width;
   const V inverse = V::set(c.inverse), lo = V::set(c.lo), hi = V::set(c.hi);
   const typename V::Int zero = V::Int::set(c.zero);
+  typename V::Int q[NV];
 #pragma GCC unroll 16
-  for (int j = 0; j < static_cast<int>(kQPanel) / V::width; ++j) {
-    const typename V::Int i = min(max(x[j] * inverse, lo), hi).to_int() + zero;
-    std::memcpy(q + j * V::width, &i.v, sizeof(i.v));
-  }
-  uint8_t bytes[kQPanel];
-  for (int64_t j = 0; j < kQPanel; ++j) bytes[j] = static_cast<uint8_t>(q[j]);
-  if (c.n == kQPanel) {
-    std::memcpy(y, bytes, kQPanel);
-  } else {
-    for (int64_t j = 0; j < c.n; ++j) y[j] = bytes[j];
-  }
+  for (int j = 0; j < NV; ++j) q[j] = min(max(x[j] * inverse, lo), hi).to_int() + zero;
+  store_bytes(q, c.n, y);
 }
 
 // Scale, bias, residual and clamping in registers; `kLast`: and the result, else the floats replace the sums.

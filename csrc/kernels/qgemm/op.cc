@@ -113,8 +113,9 @@ Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attr
 Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
   Packing p;
   MRT_TRY(decode_packing(packing, weight, attrs, &p));
-  const QSource source{weight.as<const int8_t>(), 0, p.trans ? 1 : p.n, p.trans ? p.k : 1, p.n, p.a_max};
-  q_pack_panels(source, q_panel_layout(1, p.k), static_cast<char*>(out));
+  const QSource source{weight.as<const int8_t>(), p.trans ? p.k : 1, p.n, p.a_max};
+  const int64_t step = p.trans ? 1 : p.n;
+  q_pack_panels(source, q_panel_layout(1, p.k), [=](int64_t, int64_t k) { return k * step; }, static_cast<char*>(out));
   return Status();
 }
 

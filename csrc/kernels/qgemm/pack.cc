@@ -2,7 +2,6 @@
 #include "kernels/qgemm/pack.h"
 
 #include <cinttypes>
-#include <cstring>
 
 #include "kernels/checks.h"
 
@@ -10,12 +9,6 @@ namespace mrt {
 namespace {
 
 int64_t up64(int64_t bytes) { return (bytes + 63) & ~int64_t{63}; }
-
-// Where weight k of a tap stands in the tap's groups, in k's.
-int64_t place_of(const QPanelLayout& l, int64_t k) {
-  const int64_t whole = l.kc / kQGroup * kQGroup;
-  return k < whole || l.kc < kQGroup ? k : k + kQGroup - l.kc % kQGroup;
-}
 
 // The largest sum, in size, of the products of these weights (count of them, `step` apart) with activations up to
 // a_max. Products of one sign add up, those of the other can be zero at the same time.
@@ -68,25 +61,14 @@ QPanelLayout q_panel_layout(int64_t taps, int64_t kc) {
   return l;
 }
 
-void q_pack_panels(const QSource& s, const QPanelLayout& l, char* out) {
-  std::memset(out, 0, static_cast<size_t>((s.n + kQPanel - 1) / kQPanel * l.bytes));
-  for (int64_t first = 0; first < s.n; first += kQPanel, out += l.bytes) {
-    int32_t* const sums = reinterpret_cast<int32_t*>(out);
-    QMasks* const masks = reinterpret_cast<QMasks*>(out + l.masks_at);
-    int8_t* const w = reinterpret_cast<int8_t*>(out + l.weights_at);
-    const int64_t columns = s.n - first < kQPanel ? s.n - first : kQPanel;
-    for (int64_t t = 0; t < l.taps; ++t) {
-      int8_t* const tap = w + t * l.groups * 64;
-      for (int64_t j = 0; j < columns; ++j) {
-        for (int64_t k = 0; k < l.kc; ++k) {
-          const int8_t value = s.src[t * s.stride_tap + k * s.stride_k + (first + j) * s.stride_n];
-          const int64_t at = place_of(l, k);
-          tap[at / kQGroup * 64 + j * kQGroup + at % kQGroup] = value;
-          sums[j] += value;
-        }
-      }
-      classify(tap, l.kc / kQGroup, s.a_max, masks + t * l.segments);
-    }
+void q_describe_panel(const QPanelLayout& l, int64_t a_max, char* panel) {
+  int32_t* const sums = reinterpret_cast<int32_t*>(panel);
+  QMasks* const masks = reinterpret_cast<QMasks*>(panel + l.masks_at);
+  const int8_t* const w = reinterpret_cast<const int8_t*>(panel + l.weights_at);
+  for (int64_t t = 0; t < l.taps; ++t) {
+    const int8_t* const tap = w + t * l.groups * kQPanel * kQGroup;
+    for (int64_t i = 0; i < l.groups * kQPanel * kQGroup; ++i) sums[i / kQGroup % kQPanel] += tap[i];
+    classify(tap, l.kc / kQGroup, a_max, masks + t * l.segments);
   }
 }
 
@@ -105,7 +87,7 @@ Status q_check_depth(const char* contract, int64_t taps, int64_t kc) {
 
 int8_t q_packed_weight(const char* packed, const QPanelLayout& l, int64_t tap, int64_t k, int64_t n) {
   const char* const panel = packed + n / kQPanel * l.bytes + l.weights_at;
-  const int64_t at = place_of(l, k);
+  const int64_t at = q_place_of(l, k);
   const int64_t offset = (tap * l.groups + at / kQGroup) * 64 + n % kQPanel * kQGroup + at % kQGroup;
   return reinterpret_cast<const int8_t*>(panel)[offset];
 }

@@ -26,14 +26,37 @@ struct QPanelLayout {
 };
 QPanelLayout q_panel_layout(int64_t taps, int64_t kc);
 
-// The element (tap, k, n) of the weight is at src[tap * stride_tap + k * stride_k + n * stride_n]; activations are at
-// most a_max.
+// Weights of n columns, stride_n apart; activations are at most a_max.
 struct QSource {
   const int8_t* src;
-  int64_t stride_tap, stride_k, stride_n;
+  int64_t stride_n;
   int64_t n, a_max;
 };
-void q_pack_panels(const QSource& s, const QPanelLayout& l, char* out);
+// Sums and kinds of a panel whose weights are written.
+void q_describe_panel(const QPanelLayout& l, int64_t a_max, char* panel);
+// Where weight k of a tap stands in the tap's groups, in k's.
+inline int64_t q_place_of(const QPanelLayout& l, int64_t k) {
+  const int64_t whole = l.kc / kQGroup * kQGroup;
+  return k < whole || l.kc < kQGroup ? k : k + kQGroup - l.kc % kQGroup;
+}
+
+// All panels; at(tap, k) is the element's offset in a column.
+template <typename At>
+void q_pack_panels(const QSource& s, const QPanelLayout& l, At at, char* out) {
+  for (int64_t first = 0; first < s.n; first += kQPanel, out += l.bytes) {
+    int8_t* const w = reinterpret_cast<int8_t*>(out + l.weights_at);
+    for (int64_t i = 0; i < l.bytes; ++i) out[i] = 0;
+    const int64_t columns = s.n - first < kQPanel ? s.n - first : kQPanel;
+    for (int64_t t = 0; t < l.taps; ++t) {
+      for (int64_t k = 0; k < l.kc; ++k) {
+        const int64_t place = q_place_of(l, k), offset = at(t, k);
+        int8_t* const to = w + (t * l.groups + place / kQGroup) * kQPanel * kQGroup + place % kQGroup;
+        for (int64_t j = 0; j < columns; ++j) to[j * kQGroup] = s.src[(first + j) * s.stride_n + offset];
+      }
+    }
+    q_describe_panel(l, s.a_max, out);
+  }
+}
 
 // Bytes of all panels of `n` columns, -1 if that does not fit in 62 bits; depth is checked by q_check_depth.
 int64_t q_packed_bytes(int64_t taps, int64_t kc, int64_t n);

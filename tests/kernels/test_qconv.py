@@ -1,0 +1,118 @@
+"""Convolutions of 8-bit integers: the reference against torch's in double (exact), every ISA against the reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from maas_rt import Error, _kernels
+from tests.kernels._support import epilogues
+from tests.kernels.test_qgemm import SEEDS, WEIGHTS, Array, activations, check_all, output_attrs, weights
+
+quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> dict[str, Any]:
+    """An image, a filter and how it moves; few channels (lines are copied), odd ones, several groups."""
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    c = draw(st.one_of(st.integers(1, 20), st.sampled_from([33, 64, 260]))) * groups
+    extent = st.integers(1, 12)
+    return {
+        "x": (draw(st.integers(1, 2)), draw(extent), draw(extent)),
+        "strides": draw(st.sampled_from([[1, 1], [1, 1], [2, 2], [1, 3]])),
+        "pads": draw(st.sampled_from([[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [0, 1, 2, 3], [3, 0, 1, 0]])),
+        "dilations": draw(st.sampled_from([[1, 1], [1, 1], [2, 1], [1, 2]])),
+        "kernel": list(draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (5, 5), (2, 3), (7, 1), (1, 4), (7, 7)]))),
+        "groups": groups,
+        "channels": [c, draw(st.one_of(st.integers(1, 20), st.sampled_from([33, 64]))) * groups],
+    }
+
+
+def exact(x: Array, zero: int, w: Array, g: dict[str, Any]) -> Array:
+    top, left, bottom, right = g["pads"]
+    image = torch.from_numpy(x.astype(np.float64) - zero).permute(0, 3, 1, 2)
+    padded = F.pad(image, (left, right, top, bottom))
+    (h, width), (kh, kw), (dh, dw) = padded.shape[2:], g["kernel"], g["dilations"]
+    if h < dh * (kh - 1) + 1 or width < dw * (kw - 1) + 1:  # the filter does not fit anywhere
+        sizes = [(h - dh * (kh - 1) - 1) // g["strides"][0] + 1, (width - dw * (kw - 1) - 1) // g["strides"][1] + 1]
+        return np.zeros((x.shape[0], *(max(0, size) for size in sizes), w.shape[0]))
+    acc = F.conv2d(padded, torch.from_numpy(w.astype(np.float64)), None, g["strides"], 0, g["dilations"], g["groups"])
+    return acc.permute(0, 2, 3, 1).numpy()
+
+
+@quick
+@given(
+    g=geometries(),
+    kind=WEIGHTS,
+    worst=st.booleans(),
+    zero=st.sampled_from([0, 0, 128, 255, 37]),
+    bias=st.booleans(),
+    ep=epilogues(),
+    dtype=st.sampled_from([np.float32, np.uint8, np.int8]),
+    threads=st.integers(1, 2),
+    seed=SEEDS,
+)
+def test_conv2d(
+    g: dict[str, Any], kind: str, worst: bool, zero: int, bias: bool, ep: dict[str, Any], dtype: type, threads: int,
+    seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    (c, o), (kh, kw) = g["channels"], g["kernel"]
+    x, w = activations(rng, worst, *g["x"], c), weights(kind, rng, o, c // g["groups"], kh, kw)
+    acc = exact(x, zero, w, g)
+    scale = (rng.uniform(0.5, 1, o) * 2 / max(1, np.abs(acc).max(initial=1))).astype(np.float32)
+    b = rng.uniform(-1, 1, o).astype(np.float32) if bias else None
+    r = rng.uniform(-1, 1, acc.shape).astype(np.float32) if ep["_residual"] else None
+    attrs = {key: value for key, value in {**g, **ep}.items() if not key.startswith("_") and key != "x"}
+    attrs |= {"a_zero": zero} | output_attrs(rng, dtype, 0.013)
+    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v1", w, attrs)
+    check_all("conv2d_u8s8", [x, packed, scale, b, r], acc, attrs, dtype, threads)
+
+
+@pytest.mark.parametrize(
+    ("c", "kernel", "stride", "pad", "size"),
+    [(3, 7, 2, 3, 61), (64, 3, 1, 1, 23), (256, 1, 2, 0, 15), (512, 3, 1, 1, 7), (4, 3, 2, 1, 40)],
+)
+def test_layers_as_they_are_in_models(c: int, kernel: int, stride: int, pad: int, size: int) -> None:
+    """Several blocks of rows, several strips, several stretches of the depth; two threads."""
+    rng = np.random.default_rng(c)
+    g = {"kernel": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4, "dilations": [1, 1], "groups": 1}
+    g |= {"channels": [c, 48]}
+    x, w = activations(rng, False, 2, size, size, c), weights("normal", rng, 48, c, kernel, kernel)
+    acc = exact(x, 7, w, g)
+    scale = np.full(48, 1e-3, np.float32)
+    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v1", w, g)
+    attrs = {**g, "a_zero": 7, "y_scale": 0.5, "y_zero": 100, "act": "relu"}
+    for threads in (1, 2):
+        check_all("conv2d_u8s8", [x, packed, scale, None, None], acc, attrs, np.uint8, threads)
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        ({"kernel": [0, 3]}, None),
+        ({"kernel": [2**17, 1]}, None),
+        ({"groups": 3}, None),
+        ({"channels": [8, 17]}, None),
+        ({"channels": [8, 2**40]}, None),
+        ({"dilations": [2**30, 1]}, None),
+        ({"a_zero": -1}, None),
+        ({"kernel": [5, 5]}, (1, 4, 4, 16)),  # more weights than there are
+        ({}, (1, 7, 6, 16)),
+        ({}, (2, 6, 6, 16)),
+    ],
+)
+def test_conv2d_refuses(change: dict[str, Any], shape: tuple[int, ...] | None) -> None:
+    attrs: dict[str, Any] = {"kernel": [3, 3], "channels": [8, 16]}
+    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v1", np.ones((16, 8, 3, 3), np.int8), attrs)
+    with pytest.raises(Error, match="conv2d_u8s8"):
+        x = np.ones((1, 8, 8, 8), np.uint8)
+        inputs = [x, packed, np.ones(16, np.float32)]
+        _kernels.run("conv2d_u8s8", inputs, [shape or (1, 6, 6, 16)], {**attrs, **change})
