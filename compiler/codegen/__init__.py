@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ._build import build_code
 from ._collect import GeneratedFunctions, collect_functions
-from ._ordering import LEGALIZE
+from ._ordering import LEGALIZE as _ORDERING
+from ._quantize import LEGALIZE as _QUANTIZE
 from ._schedule import schedule_function, schedule_functions
 from ._targets import TARGETS, TargetSpec, native_level, resolve_targets, runs_on_this_cpu
 
@@ -21,3 +22,5 @@ __all__ = [
     "schedule_function",
     "schedule_functions",
 ]
+
+LEGALIZE = {**_ORDERING, **_QUANTIZE}

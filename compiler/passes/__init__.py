@@ -12,12 +12,14 @@ from .choose_winograd import choose_winograd
 from .fold_batch_norm import fold_batch_norm
 from .fold_constants import fold_constants
 from .fuse_epilogues import fuse_epilogues
+from .fuse_quantize import fuse_quantize
 from .fuse_residual_norms import fuse_residual_norms
 from .layout import channels_last
 from .legalize import fuse, legalize
 from .lower_convolutions import lower_convolutions
 from .lower_matmuls import lower_matmuls
 from .lower_movement import lower_movement
+from .lower_quantized import lower_quantized, unsigned_activations
 from .match_attention import match_attention, pack_attention
 from .match_norms import match_norms
 
@@ -51,6 +53,7 @@ def lowering_passes(target: tvm.target.Target | None = None) -> list[tuple[str, 
         ("fold constants", fold_constants),
         ("fold batch norm", fold_batch_norm),
         ("canonicalise constants", canonicalise),
+        ("unsigned activations", unsigned_activations),
         ("match norms", match_norms),
         ("match attention", match_attention),
         ("channels last", channels_last),
@@ -58,9 +61,11 @@ def lowering_passes(target: tvm.target.Target | None = None) -> list[tuple[str, 
         ("fold layout constants", fold_constants),
         ("match norms of channels", match_norms),
         ("pack attention", pack_attention),
+        ("lower quantized", lower_quantized),
         ("lower convolutions", lower_convolutions),
         ("lower matmuls", lower_matmuls),
         ("fuse epilogues", fuse_epilogues),
+        ("fuse quantize", fuse_quantize),
         ("fuse residual norms", fuse_residual_norms),
         ("choose winograd", choose_winograd),
         ("canonicalise kernels", canonicalise),

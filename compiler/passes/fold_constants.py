@@ -18,7 +18,7 @@ from ._dims import static_shape
 from ._ops import constant, dtype_of, names, slice_of
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
 
-__all__ = ["evaluate", "fold_constants"]
+__all__ = ["dequantized", "evaluate", "fold_constants"]
 
 SMALL = 1 << 16  # bytes: a result of at most this size is always kept as a constant
 GROWTH = 2  # beyond that it may be this many times its inputs,
@@ -132,6 +132,25 @@ def _astype(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> A
     return x[0].astype(dtype)
 
 
+def _dequantize(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    """Biases; weights of 8 bits stay what they are for `lower_quantized`."""
+    return dequantized(call) if x[0].dtype == np.int32 else None
+
+
+def dequantized(call: relax.Call) -> Array | None:
+    """(x - zero) * scale of constants, rounded as the generated code does."""
+    parts = [array_of(arg) for arg in call.args]
+    if any(part is None for part in parts):
+        return None
+    x, scale, zero = (part for part in parts if part is not None)
+    if scale.ndim:
+        dims = [1] * x.ndim
+        dims[int(call.attrs.axis) % x.ndim] = scale.size
+        scale, zero = scale.reshape(dims), zero.reshape(dims)
+    result: Array = (x.astype(np.int64) - zero.astype(np.int64)).astype(np.float32) * scale
+    return result
+
+
 def _permute(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array:
     return np.transpose(x[0], None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes])
 
@@ -182,6 +201,7 @@ _EVALUATORS: dict[str, Callable[[relax.Call, list[Array], list[int], str], Array
     "arange": _arange,
     "full": _full,
     "strided_slice": _slice,
+    "dequantize": _dequantize,
     "zeros": lambda call, x, shape, dtype: np.zeros(shape, dtype),
     "ones": lambda call, x, shape, dtype: np.ones(shape, dtype),
     "zeros_like": lambda call, x, shape, dtype: np.zeros(shape, dtype),

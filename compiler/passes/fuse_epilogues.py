@@ -26,6 +26,8 @@ _SLOTS: dict[str, tuple[int, int | None]] = {
     "conv2d_f32": (2, 3),
     "depthwise_conv2d_f32": (2, 3),
     "conv_transpose2d_f32": (2, None),
+    "gemm_u8s8": (3, 4),
+    "conv2d_u8s8": (3, 4),
 }
 
 

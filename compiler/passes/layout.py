@@ -16,6 +16,7 @@ from tvm import relax
 from ._dims import extents, same, shape_of
 from ._ops import constant, is_f32, names, permute, regroup, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
+from .lower_quantized import quantized_constant
 
 __all__ = ["channels_last"]
 
@@ -179,6 +180,8 @@ class _Layout:
         known = self._known(value.args[0]) if value.args else None
         if known is None:
             return None
+        if name in ("relax.quantize", "relax.dequantize"):  # by one scale; others stay in their logical form
+            return call_of(name, [known, *value.args[1:]], value.attrs) if value.args[1].ty.ndim == 0 else None
         place = to_last(known.ty.ndim).index  # of a logical axis in the channels-last form
         if name in ("relax.nn.softmax", "relax.nn.log_softmax"):
             op = relax.op.nn.softmax if name == "relax.nn.softmax" else relax.op.nn.log_softmax
@@ -276,7 +279,7 @@ def _conv2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | No
     """Both directions of convolution, with constant weights (which kernels want packed)."""
     attrs = value.attrs
     forward = is_call(value, "relax.nn.conv2d")
-    if array_of(value.args[1]) is None or not is_f32(*value.args):
+    if not is_f32(*value.args) or not (array_of(value.args[1]) is not None or quantized_constant(rw, value.args[1])):
         return None
     if str(attrs.data_layout) != "NCHW" or str(attrs.kernel_layout) != ("OIHW" if forward else "IOHW"):
         return None

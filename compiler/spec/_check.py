@@ -98,13 +98,13 @@ def _outputs(call: KernelCall, value: relax.Call, where: str) -> None:
     contract, outs = CONTRACTS[call.contract], kernel_outputs(value)
     if len(outs) not in contract.outputs:
         raise SpecError(f"{where} has {len(outs)} outputs, of {contract.outputs}")
-    dtype = "float32" if contract.float32 else dtype_of(call.args[0])
+    dtypes = contract.out_dtypes or ("float32" if contract.float32 else dtype_of(call.args[0]),)
     try:
         shapes = contract.shapes(call.args, call.attrs)
     except (ShapeError, ValueError, KeyError) as error:
         raise SpecError(f"{where}: {error}") from error
     for out, shape in zip(outs, shapes, strict=False):
-        if str(out.dtype) != dtype:
-            raise SpecError(f"{where} gives {dtype}, and the IR says {out.dtype}")
+        if str(out.dtype) not in dtypes:
+            raise SpecError(f"{where} gives {' or '.join(dtypes)}, and the IR says {out.dtype}")
         if shape is not None and not same_shape(shape_of(relax.Var("out", out)), shape):
             raise SpecError(f"{where} gives {shape}, and the IR says {out}")

@@ -38,6 +38,7 @@ class Contract:
     float32: bool = True
     outputs: tuple[int, ...] = (1,)
     other_dtypes: dict[int, tuple[str, ...]] = field(default_factory=dict)  # input -> dtypes, where not float32
+    out_dtypes: tuple[str, ...] = ()  # of the outputs, where not only float32 (or the first input's)
 
 
 def _one(attrs: Attrs, key: str, default: int) -> int:
@@ -156,7 +157,23 @@ def _unchecked(args: Args, attrs: Attrs) -> list[Shape | None]:
 
 _RNN = frozenset({"hidden", "direction", "gates"})
 
+_QUANTIZED = frozenset({"a_zero", "a_max", "y_scale", "y_zero", "y_max"})
+_U8S8: dict[int, tuple[str, ...]] = {0: ("uint8",), 1: ("int8",)}
+_BYTES = ("float32", "uint8", "int8")
+
 CONTRACTS: dict[str, Contract] = {
+    "gemm_u8s8": Contract(
+        3,
+        5,
+        _gemm,
+        _EPILOGUE | _QUANTIZED | {"n", "k", "w_trans"},
+        "gemm_u8s8_nr16_v1",
+        other_dtypes=_U8S8,
+        out_dtypes=_BYTES,
+    ),
+    "conv2d_u8s8": Contract(
+        3, 5, _conv, _CONV | _QUANTIZED, "conv2d_u8s8_nr16_v1", other_dtypes=_U8S8, out_dtypes=_BYTES
+    ),
     "gemm_f32": Contract(2, 4, _gemm, _EPILOGUE | {"n", "k", "w_trans"}, "gemm_f32_nr16_v1"),
     "matmul_f32": Contract(2, 3, _matmul, _EPILOGUE | {"trans_a", "trans_b", "alpha"}),
     "conv2d_f32": Contract(2, 4, _conv, _CONV, "conv2d_f32_nr16_v1"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm import te, tirx
+from tvm import relax, te, tirx
 
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
@@ -46,8 +46,32 @@ def _parameter(n: Node, x: Any, p: Any, axis: int, block: int) -> Any:
     return n.te(body, p, shape_expr(dims), name="blocks")
 
 
+def _constants(n: Node, dtype: str, axis: int) -> tuple[Any, Any] | None:
+    """Scale and zero point where the passes can read them: known, float32 and `dtype`, one or one for each index of an axis."""
+    scale = n.value(1).const
+    zero = n.value(2).const if n.has(2) else np.zeros((), dtype)
+    if scale is None or zero is None or scale.dtype != np.float32 or str(zero.dtype) != dtype:
+        return None
+    if scale.size == 1 and zero.size == 1:
+        return constant(scale.reshape(())), constant(zero.reshape(()))
+    extent = n.shape(0)[n.axis(axis, n.rank(0))] if scale.ndim == 1 and n.rank(0) else None
+    if extent != scale.size or zero.shape not in ((), scale.shape):
+        return None
+    return constant(scale), constant(np.broadcast_to(zero, scale.shape))
+
+
 @op("DequantizeLinear", since=_VERSIONS)
 def dequantize_linear(n: Node) -> Any:
+    known = None
+    if (
+        n.dtype(0) in ("int8", "uint8", "int32")
+        and not n.int_attr("block_size", 0)
+        and not n.int_attr("output_dtype", 0)
+    ):
+        known = _constants(n, n.dtype(0), n.int_attr("axis", 1))
+    if known is not None:
+        axis = n.axis(n.int_attr("axis", 1), n.rank(0)) if known[0].ty.ndim else -1
+        return n.emit(relax.op.dequantize(n.x(0), *known, axis=axis, out_dtype="float32"))
     x = decode(n, n.x(0), n.dtype(0))
     axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
     scale = _parameter(n, x, decode(n, n.x(1), n.dtype(1)), axis, block)
@@ -78,6 +102,11 @@ def quantize_linear(n: Node) -> Any:
     if not is_int(dtype) and not is_code(dtype):
         raise n.refuse(f"to {dtype}")
     axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
+    known = None
+    if dtype in ("int8", "uint8") and dtype_of(x) == "float32" and not block and not n.int_attr("precision", 0):
+        known = _constants(n, dtype, axis)
+    if known is not None and known[0].ty.ndim == 0:
+        return n.emit(relax.op.quantize(x, *known, axis=-1, out_dtype=dtype))
     scale = _parameter(n, x, decode(n, n.x(1), n.dtype(1)), axis, block)
     precision = n.dtype_attr("precision") if n.int_attr("precision", 0) else ""
     if is_code(dtype):

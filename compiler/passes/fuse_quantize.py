@@ -1,0 +1,44 @@
+"""quantize behind a kernel on 8-bit integers into the kernel: between such layers no float tensor is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._dims import same_shape, shape_of, shape_of_type
+from ._kernel_call import make_kernel_call, read_kernel_call
+from ._ops import dtype_of, reshape
+from ._rewrite import Rewriter, array_of, is_call, rewrite
+
+__all__ = ["fuse_quantize"]
+
+_KERNELS = ("gemm_u8s8", "conv2d_u8s8")
+
+
+def fuse_quantize(mod: tvm.IRModule) -> tvm.IRModule:
+    return rewrite(mod, _fuse)
+
+
+def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if not is_call(value, "relax.quantize") or dtype_of(var) not in ("uint8", "int8"):
+        return None
+    scale, zero, source = array_of(value.args[1]), array_of(value.args[2]), value.args[0]
+    if scale is None or zero is None or scale.size != 1 or not rw.single_use(source):
+        return None
+    while (view := rw.call(source, "relax.reshape")) is not None:
+        source = view.args[0]
+        if not rw.single_use(source):
+            return None
+    call = read_kernel_call(rw.definition(source))
+    number = np.float32(scale.reshape(-1)[0])
+    with np.errstate(all="ignore"):
+        usable = number > 0 and np.isfinite(number) and np.isfinite(np.float32(1) / number)
+    if call is None or call.contract not in _KERNELS or not usable:
+        return None
+    attrs = {**call.attrs, "y_scale": float(number), "y_zero": int(zero.reshape(-1)[0])}
+    ty = relax.TensorType(source.ty.shape, dtype_of(var))
+    fused = make_kernel_call(call.contract, call.args, ty, attrs, packing=call.packing, name=call.name)
+    if same_shape(shape_of_type(ty), shape_of(var)):
+        return fused
+    return reshape(rw.emit(fused, str(var.name)), shape_of(var) or [])

@@ -1,0 +1,234 @@
+"""Convolutions and matrix products between quantized tensors, as kernels on 8-bit integers.
+
+What arrives is ONNX's QDQ form: `op(dequantize(x), dequantize(w))`. A product of what both dequantize is exact in the kernel, so
+its result is at least as near to the formula as that of a float product. Weights of 8 bits stay dequantize calls of constants
+until here; those that no kernel took become float constants at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._dims import shape_of
+from ._kernel_call import AttrValue, make_kernel_call
+from ._ops import constant, dtype_of, is_f32, permute, reshape
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
+from .fold_constants import dequantized
+
+__all__ = ["QCONV_PACKING", "QGEMM_PACKING", "lower_quantized", "quantized_constant", "unsigned_activations"]
+
+QCONV_PACKING = "conv2d_u8s8_nr16_v1"
+QGEMM_PACKING = "gemm_u8s8_nr16_v1"
+MAX_DEPTH = 65536  # sums of so many products of 8 bits fit in 32
+_MOVES = ("relax.reshape", "relax.permute_dims")
+
+
+# ---- int8 activations as uint8
+# ------------------------------------------------------------------------------------
+
+
+def unsigned_activations(mod: tvm.IRModule) -> tvm.IRModule:
+    """Activations of int8 that are only dequantized again as uint8: 128 more, and so is their zero point. And
+    quantize(move(dequantize(q))) with the same scale and zero point as move(q)."""
+    return rewrite(rewrite(mod, _unsigned), _moved)
+
+
+def _unsigned(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if is_call(value, "relax.quantize") and dtype_of(var) == "int8" and scalar_of(value.args[1]) is not None:
+        users = rw.users(var)
+        if len(users) != rw.count_of(var) or not all(is_call(use, "relax.dequantize") for _, use in users):
+            return None
+        q = rw.emit(_requantized(value.args[0], value.args[1], value.args[2]), str(var.name))
+        for user, use in users:
+            if scalar_of(use.args[1]) is None:
+                continue
+            rw.alias(user, rw.emit(_dequantized(q, use.args[1], use.args[2]), str(user.name)))
+        kept = [use for _, use in users if scalar_of(use.args[1]) is None]
+        return None if kept else q
+    return None
+
+
+def _raised(zero: relax.Expr) -> relax.Expr:
+    value = array_of(zero)
+    assert value is not None
+    return constant((value.astype(np.int16) + 128).astype(np.uint8))
+
+
+def _requantized(x: relax.Expr, scale: relax.Expr, zero: relax.Expr) -> relax.Expr:
+    return relax.op.quantize(x, scale, _raised(zero), axis=-1, out_dtype="uint8")
+
+
+def _dequantized(q: relax.Expr, scale: relax.Expr, zero: relax.Expr) -> relax.Expr:
+    return relax.op.dequantize(q, scale, _raised(zero), axis=-1, out_dtype="float32")
+
+
+def _moved(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if not is_call(value, "relax.quantize") or scalar_of(value.args[1]) is None:
+        return None
+    moves: list[Callable[[relax.Expr], relax.Expr]] = []
+    source = value.args[0]
+    while (move := rw.call(source, *_MOVES)) is not None:
+        moves.append(_again(move))
+        source = move.args[0]
+    inner = rw.call(source, "relax.dequantize")
+    if inner is None or dtype_of(inner.args[0]) != dtype_of(var):
+        return None
+    if any(scalar_of(a) is None or scalar_of(a) != scalar_of(b) for a, b in zip(inner.args[1:], value.args[1:])):
+        return None
+    q = inner.args[0]
+    for again in reversed(moves):
+        q = rw.emit(again(q), str(var.name))
+    return q
+
+
+def _again(move: relax.Call) -> Callable[[relax.Expr], relax.Expr]:
+    if is_call(move, "relax.reshape"):
+        shape = shape_of(move) or []
+        return lambda q: reshape(q, shape)
+    axes = move.attrs.axes
+    order = list(reversed(range(move.ty.ndim))) if axes is None else [int(axis) % move.ty.ndim for axis in axes]
+    return lambda q: permute(q, order)
+
+
+# ---- kernels
+# -------------------------------------------------------------------------------------------------------
+
+
+def lower_quantized(mod: tvm.IRModule) -> tvm.IRModule:
+    return rewrite(rewrite(mod, _lower), _fold_weights)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """int8 weights about 0, and the scale of each output channel (or one)."""
+
+    values: Array
+    scale: Array
+
+
+def quantized_constant(rw: Rewriter, expr: relax.Expr) -> bool:
+    """Whether `expr` is weights of 8 bits that are dequantized."""
+    call = rw.call(expr, "relax.dequantize")
+    return call is not None and array_of(call.args[0]) is not None and is_f32(expr)
+
+
+def _weight(rw: Rewriter, expr: relax.Expr, axis: int) -> _Weight | None:
+    """The weights behind `expr` if their scales run along `axis` (or are one) and int8 holds them without their zero point."""
+    call = rw.call(expr, "relax.dequantize")
+    if call is None or any(array_of(arg) is None for arg in call.args):
+        return None
+    values, scale, zero = (np.asarray(array_of(arg)) for arg in call.args)
+    if values.dtype.itemsize != 1 or (scale.ndim and int(call.attrs.axis) % values.ndim != axis):
+        return None
+    dims = [1] * values.ndim
+    if zero.ndim:
+        dims[axis] = zero.size
+    centred = values.astype(np.int32) - zero.astype(np.int32).reshape(dims)
+    if centred.size == 0 or centred.min() < -128 or centred.max() > 127:
+        return None
+    return _Weight(centred.astype(np.int8), scale.astype(np.float32))
+
+
+def _activations(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, np.float32, int] | None:
+    """(q, scale, zero) of a uint8 tensor that is dequantized by one scale, and perhaps moved then: q is moved instead."""
+    moves: list[Callable[[relax.Expr], relax.Expr]] = []
+    while (move := rw.call(expr, *_MOVES)) is not None:
+        moves.append(_again(move))
+        expr = move.args[0]
+    call = rw.call(expr, "relax.dequantize")
+    if call is None or dtype_of(call.args[0]) != "uint8" or array_of(call.args[0]) is not None:
+        return None
+    scale, zero = array_of(call.args[1]), array_of(call.args[2])
+    if scale is None or zero is None or scale.size != 1:
+        return None
+    q = call.args[0]
+    for again in reversed(moves):
+        q = rw.emit(again(q))
+    return q, np.float32(scale.reshape(-1)[0]), int(zero.reshape(-1)[0])
+
+
+def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if is_call(value, "relax.nn.conv2d") and is_f32(value):
+        return _conv2d(rw, var, value)
+    if is_call(value, "relax.matmul") and is_f32(value):
+        return _matmul(rw, var, value)
+    if is_call(value, "relax.permute_dims"):
+        return _turn(rw, value)
+    if is_call(value, "relax.take"):
+        return _take(rw, value)
+    return None
+
+
+def _scales(x: np.float32, w: _Weight, n: int) -> relax.Expr:
+    return constant(np.ascontiguousarray(np.broadcast_to(x * w.scale, (n,)).astype(np.float32)))
+
+
+def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    attrs = value.attrs
+    x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 0)
+    if x is None or weight is None or str(attrs.data_layout) != "NHWC" or str(attrs.kernel_layout) != "OIHW":
+        return None
+    q, scale, zero = x
+    out, depth, *kernel = weight.values.shape
+    groups = int(attrs.groups)
+    if depth * kernel[0] * kernel[1] > MAX_DEPTH or out // groups < 4:  # depthwise: a panel for each channel
+        return None
+    strides, pads = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]
+    common: dict[str, AttrValue | int] = {"a_zero": zero}
+    if groups == 1 and kernel == [1, 1] and strides == [1, 1] and not any(pads):
+        matrix = constant(weight.values.reshape(out, depth))
+        args = [q, matrix, _scales(scale, weight, out)]
+        common |= {"n": out, "k": depth, "w_trans": 1}
+        return make_kernel_call("gemm_u8s8", args, var.ty, common, packing=QGEMM_PACKING, name=str(var.name))
+    common |= {"strides": strides, "pads": pads, "dilations": [int(d) for d in attrs.dilation]}
+    common |= {"groups": groups, "kernel": kernel, "channels": [depth * groups, out]}
+    args = [q, constant(weight.values), _scales(scale, weight, out)]
+    return make_kernel_call("conv2d_u8s8", args, var.ty, common, packing=QCONV_PACKING, name=str(var.name))
+
+
+def _matmul(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 1)
+    if x is None or weight is None or weight.values.ndim != 2 or value.args[0].ty.ndim < 2:
+        return None
+    q, scale, zero = x
+    k, n = weight.values.shape
+    if k > MAX_DEPTH:
+        return None
+    args = [q, constant(weight.values), _scales(scale, weight, n)]
+    return make_kernel_call(
+        "gemm_u8s8", args, var.ty, {"n": n, "k": k, "a_zero": zero}, packing=QGEMM_PACKING, name=str(var.name)
+    )
+
+
+def _turn(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    """permute(dequantize(constant)) as dequantize(permuted constant)."""
+    call = rw.call(value.args[0], "relax.dequantize")
+    array = array_of(call.args[0]) if call is not None else None
+    if call is None or array is None:
+        return None
+    axes = value.attrs.axes
+    order = list(reversed(range(array.ndim))) if axes is None else [int(axis) % array.ndim for axis in axes]
+    axis = order.index(int(call.attrs.axis) % array.ndim)
+    turned = constant(np.ascontiguousarray(array.transpose(order)))
+    return relax.op.dequantize(turned, call.args[1], call.args[2], axis=axis, out_dtype="float32")
+
+
+def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    """Rows of a dequantized table: dequantize the rows, not the table."""
+    call = rw.call(value.args[0], "relax.dequantize")
+    if call is None or array_of(call.args[0]) is None or scalar_of(call.args[1]) is None:
+        return None
+    rows = rw.emit(relax.op.take(call.args[0], value.args[1], value.attrs.axis, str(value.attrs.mode)))
+    return relax.op.dequantize(rows, call.args[1], call.args[2], axis=-1, out_dtype="float32")
+
+
+def _fold_weights(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if not is_call(value, "relax.dequantize") or array_of(value.args[0]) is None:
+        return None
+    folded = dequantized(value)
+    return None if folded is None else constant(folded)
