@@ -5,7 +5,8 @@ tolerance of its element type (VerifyOptions). NaNs must stand in the same place
 equal. An output that moves by more than that in the source itself, when its float inputs move by a few roundings (a sigmoid whose
 largest result is 1e-6, a network that rounds to 8 bits between its layers), may differ by as much as _STEADY such movements: no
 implementation can do better; the manifest lists it. So may a float32 output by one rounding of 1, for a sigmoid or softmax is no more
-exact than that in most frameworks. An output that is constant or NaN throughout, for every input that was tried, is
+exact than that in most frameworks. Of a model that is quantized, which swallows such movements of its inputs whole and now and then
+rounds a tie the other way, the scales are moved as well, by _TIES roundings. An output that is constant or NaN throughout, for every input that was tried, is
 no evidence: the manifest lists it too. Either side has VerifyOptions.seconds for a run: a loop whose end the data decides may have
 none on inputs that were drawn.
 """
@@ -36,6 +37,7 @@ _USUAL_SIZES = (64, 256, 32, 16, 512, 128, 1024, 4096, 16_000)  # images, sequen
 _MAX_DRAWN = 1 << 23  # elements of one run's inputs at a usual size
 _STEADY = 4.0
 _EPSILON = float(np.finfo(np.float32).eps)
+_TIES = 64  # enough for some of a thousand numbers to be rounded to 8 bits the other way
 _ROUNDINGS = 8  # by as much, relatively, two ways to add up a layer's products differ
 
 Array = npt.NDArray[Any]
@@ -195,10 +197,11 @@ def _is_noise(difference: Difference, reference: Array) -> bool:
 def _movement(
     source: Source, inputs: Mapping[str, Array], wanted: Mapping[str, Array], options: VerifyOptions
 ) -> dict[str, float]:
-    """How much each of the source's own outputs moves, against its scale, where each float input moves by _ROUNDINGS of its type."""
+    """How much each of the source's own outputs moves, against its scale, where each float input moves by _ROUNDINGS of its type (and
+    scales of quantizations by _TIES)."""
     rng = np.random.default_rng(options.seed)
     most = dict.fromkeys(wanted, 0.0)
-    for _ in range(2):
+    for again in (source, source.moved(_TIES * _EPSILON) or source):
         moved: dict[str, Array] = {}
         for name, x in inputs.items():
             if x.dtype.kind == "f":
@@ -206,7 +209,7 @@ def _movement(
                 x = (x * (1 + step)).astype(x.dtype)
             moved[name] = x
         try:
-            results = _run_source(source, moved, options)
+            results = _run_source(again, moved, options)
         except Exception:  # it ran on the inputs as they were; this is no evidence of anything
             continue
         for name, reference in wanted.items():

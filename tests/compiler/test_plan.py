@@ -33,6 +33,9 @@ class _NoSource:
     def interrupt(self) -> None:
         raise AssertionError("not run")
 
+    def moved(self, share: float) -> None:
+        return None
+
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return {}
 

@@ -16,6 +16,7 @@ from .._imported import Array, ImportedModel
 __all__ = ["OnnxSource"]
 
 
+_SCALES = {"QuantizeLinear": (1,), "DequantizeLinear": (1,), "QLinearConv": (1, 4, 6), "QLinearMatMul": (1, 4, 6)}
 _INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
 # What ONNX Runtime takes from and gives to numpy.
 _EXCHANGED = frozenset(
@@ -53,6 +54,26 @@ class OnnxSource:
             parts = {f"{name}.{k}": r for k, r in enumerate(result)} if isinstance(result, list) else {name: result}
             out.update({name: _encoded(part) for name, part in parts.items()})
         return out
+
+    def moved(self, share: float) -> OnnxSource | None:
+        """The model with each scale of a quantization moved by this share of it, one way or the other; None if it has none."""
+        places = {
+            node.input[i]
+            for node in self._model.graph.node
+            for i in _SCALES.get(node.op_type, ())
+            if i < len(node.input)
+        }
+        if not places:
+            return None
+        other = onnx.ModelProto()
+        other.CopyFrom(self._model)
+        rng = np.random.default_rng(0)
+        for tensor in other.graph.initializer:
+            if tensor.name in places and tensor.data_type == onnx.TensorProto.FLOAT:
+                value = onnx.numpy_helper.to_array(tensor)
+                step = rng.choice([-share, share], value.shape)
+                tensor.CopyFrom(onnx.numpy_helper.from_array((value * (1 + step)).astype(np.float32), tensor.name))
+        return OnnxSource(other, self._inputs, self._ranges, self._again)
 
     def interrupt(self) -> None:
         options = self._options

@@ -55,6 +55,9 @@ class TorchSource:
     def interrupt(self) -> None:
         """Nothing to do: torch's loops are Python's."""
 
+    def moved(self, share: float) -> None:
+        return None
+
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return input_ranges(self._program.functional, self._program.signature)
 
@@ -136,6 +139,9 @@ class PrefixSource:
 
     def interrupt(self) -> None:
         self._whole.interrupt()
+
+    def moved(self, share: float) -> None:
+        return None
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return self._whole.input_ranges()

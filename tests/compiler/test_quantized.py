@@ -1,0 +1,166 @@
+"""Quantized models as they arrive: which layers run on 8-bit kernels, and that results are ONNX Runtime's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from maas_rt.compiler import compile as compile_model
+from onnx import TensorProto
+
+import maas_rt
+from tests.compiler.test_import_onnx import model, node
+
+F, U8, I8 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8
+RNG = np.random.default_rng(7)
+
+
+class Qdq:
+    """A model in QDQ form, built layer by layer; `dtype` is that of the activations."""
+
+    def __init__(self, dtype: type, per_channel: bool = True) -> None:
+        self.dtype, self.per_channel = dtype, per_channel
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {}
+        self.count = 0
+
+    def name(self, stem: str, value: Any = None) -> str:
+        self.count += 1
+        name = f"{stem}{self.count}"
+        if value is not None:
+            self.constants[name] = value
+        return name
+
+    def add(self, op: str, inputs: str, **attributes: Any) -> str:
+        out = self.name("t")
+        self.nodes.append(node(op, inputs, out, **attributes))
+        return out
+
+    def quantized(self, x: str, scale: float, zero: int) -> str:
+        """x through QuantizeLinear and DequantizeLinear."""
+        s, z = self.name("s", np.float32(scale)), self.name("z", self.dtype(zero))
+        return self.add("DequantizeLinear", f"{self.add('QuantizeLinear', f'{x} {s} {z}')} {s} {z}")
+
+    def weight(self, *shape: int, axis: int = 0, dtype: type = np.int8) -> str:
+        info = np.iinfo(dtype)
+        w = self.name("w", RNG.integers(info.min, info.max + 1, shape).astype(dtype))
+        extent = shape[axis] if self.per_channel else 1
+        middle = 0 if dtype is np.int8 else 128
+        s = RNG.uniform(0.5, 1, extent).astype(np.float32) * 0.01
+        if not self.per_channel:
+            return self.add(
+                "DequantizeLinear", f"{w} {self.name('ws', s.reshape(()))} {self.name('wz', dtype(middle))}"
+            )
+        zeros = self.name("wz", np.full(extent, middle, dtype))
+        return self.add("DequantizeLinear", f"{w} {self.name('ws', s)} {zeros}", axis=axis)
+
+    def bias(self, extent: int) -> str:
+        b = self.name("b", RNG.integers(-5000, 5000, extent).astype(np.int32))
+        s = self.name("bs", np.full(extent, 2e-4, np.float32))
+        return self.add("DequantizeLinear", f"{b} {s} {self.name('bz', np.zeros(extent, np.int32))}", axis=0)
+
+    def proto(self, dims: list[Any], y: str) -> onnx.ModelProto:
+        self.nodes.append(node("Identity", y, "y"))
+        proto = model(self.nodes, {"x": (F, dims)}, ["y"], self.constants)
+        return onnx.shape_inference.infer_shapes(proto)
+
+
+def runs(proto: onnx.ModelProto, x: Any, step: float, want: dict[str, int]) -> None:
+    """Compiled (and so verified), with these kernels, equal to ONNX Runtime but for ties, and what follows from them."""
+    artifact = compile_model(proto)
+    counts = Counter(s.target for block in artifact.linear.plan.blocks for s in block.steps)
+    assert {name: counts[name] for name in want} == want
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    (expected,) = onnxruntime.InferenceSession(proto.SerializeToString(), options).run(None, {"x": x})
+    assert len(np.unique(expected)) > 20
+    for threads in (1, 2):
+        got = maas_rt.load(artifact.to_bytes(), threads=threads).run({"x": x})["y"]
+        steps = np.abs(got - expected) / step
+        assert steps.max() <= 2.001 and (steps > 0.5).mean() < 0.05, (steps.max(), (steps > 0.5).mean())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_convolutions(dtype: type, per_channel: bool) -> None:
+    zero = 20 if dtype is np.uint8 else -108
+    q = Qdq(dtype, per_channel)
+    x = q.quantized("x", 0.02, zero + 108)
+    y = q.add("Conv", f"{x} {q.weight(16, 3, 7, 7)} {q.bias(16)}", strides=[2, 2], pads=[3, 3, 3, 3])
+    y = a = q.quantized(q.add("Relu", y), 0.05, zero - 20)
+    y = q.quantized(q.add("Conv", f"{y} {q.weight(24, 16, 1, 1)}"), 0.05, zero)
+    y = q.quantized(q.add("Conv", f"{y} {q.weight(16, 12, 3, 3)}", group=2, pads=[1, 1, 1, 1]), 0.1, zero)
+    y = q.quantized(q.add("Relu", q.add("Add", f"{y} {a}")), 0.1, zero - 20)
+    y = q.quantized(q.add("Conv", f"{y} {q.weight(16, 1, 3, 3)}", group=16, pads=[1, 1, 1, 1]), 0.1, zero)
+    y = q.quantized(q.add("GlobalAveragePool", y), 0.02, zero)
+    y = q.quantized(q.add("Flatten", y), 0.02, zero)
+    y = q.quantized(q.add("Gemm", f"{y} {q.weight(33, 16)} {q.bias(33)}", transB=1), 0.05, zero)
+    proto = q.proto([2, 3, 20, 20], y)
+    image = RNG.standard_normal((2, 3, 20, 20)).astype(np.float32)
+    runs(proto, image, 0.05, {"conv2d_u8s8": 2, "gemm_u8s8": 2, "conv2d_f32": 0, "depthwise_conv2d_f32": 1})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_matrix_products(dtype: type) -> None:
+    """Batches, any length, weights of uint8 about 128, GELU between two layers, a residual."""
+    zero = 128 if dtype is np.uint8 else 0
+    q = Qdq(dtype)
+    x = q.quantized("x", 0.02, zero)
+    y = q.add("MatMul", f"{x} {q.weight(48, 64, axis=1)}")
+    y = q.quantized(q.add("Add", f"{y} {q.bias(64)}"), 0.02, zero)
+    half, root = q.name("c", np.float32(0.5)), q.name("c", np.float32(2**0.5))
+    one = q.name("c", np.float32(1))
+    inner = q.add("Add", f"{q.add('Erf', q.add('Div', f'{y} {root}'))} {one}")
+    y = q.quantized(q.add("Mul", f"{q.add('Mul', f'{y} {inner}')} {half}"), 0.02, zero)
+    y = q.quantized(q.add("MatMul", f"{y} {q.weight(64, 48, axis=1, dtype=np.uint8)}"), 0.05, zero)
+    y = q.quantized(q.add("Add", f"{y} {x}"), 0.05, zero)
+    proto = q.proto(["n", "s", 48], y)
+    data = RNG.standard_normal((2, 9, 48)).astype(np.float32)
+    runs(proto, data, 0.05, {"gemm_u8s8": 2, "gemm_f32": 0})
+
+
+def test_weights_that_int8_does_not_hold_are_multiplied_in_float() -> None:
+    q = Qdq(np.uint8, per_channel=False)
+    w = q.name("w", RNG.integers(0, 256, (48, 8)).astype(np.uint8))
+    s, z = q.name("s", np.float32(0.01)), q.name("z", np.uint8(30))
+    x = q.quantized("x", 0.02, 100)
+    y = q.quantized(q.add("MatMul", f"{x} {q.add('DequantizeLinear', f'{w} {s} {z}')}"), 0.05, 100)
+    runs(q.proto([5, 48], y), RNG.standard_normal((5, 48)).astype(np.float32), 0.05, {"gemm_u8s8": 0, "gemm_f32": 1})
+
+
+def test_a_tensor_that_others_read_stays_there() -> None:
+    """An int8 tensor that is an output too keeps its type; a float one behind a layer is written for its other reader."""
+    s, z = np.float32(0.02), np.int8(3)
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "d"),
+        node("DequantizeLinear", "w ws", "wd", axis=1), node("MatMul", "d wd", "m"),
+        node("QuantizeLinear", "m s z", "p"), node("DequantizeLinear", "p s z", "y"),
+    ]  # fmt: skip
+    constants = {
+        "s": s, "z": z, "w": RNG.integers(-127, 128, (8, 24)).astype(np.int8), "ws": np.full(24, 0.01, np.float32),
+    }  # fmt: skip
+    proto = onnx.shape_inference.infer_shapes(model(nodes, {"x": (F, [4, 8])}, ["y", "m", "q"], constants))
+    artifact = compile_model(proto)
+    x = RNG.standard_normal((4, 8)).astype(np.float32)
+    got = maas_rt.load(artifact.to_bytes(), threads=1).run({"x": x})
+    want = dict(
+        zip(("y", "m", "q"), onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x}), strict=True)
+    )
+    np.testing.assert_array_equal(got["q"], want["q"])
+    np.testing.assert_allclose(got["m"], want["m"], rtol=1e-5, atol=1e-5)
+    assert np.abs(got["y"] - want["y"]).max() <= 0.0201
+
+
+def test_a_table_is_read_by_rows() -> None:
+    nodes = [node("DequantizeLinear", "w s z", "t"), node("Gather", "t i", "y")]
+    constants = {"w": RNG.integers(-128, 128, (1000, 64)).astype(np.int8), "s": np.float32(0.1), "z": np.int8(5)}
+    proto = onnx.shape_inference.infer_shapes(model(nodes, {"i": (TensorProto.INT64, ["n"])}, ["y"], constants))
+    artifact = compile_model(proto)
+    assert artifact.linear.weights.size < 100_000
+    i = np.array([0, 999, 17])
+    got = maas_rt.load(artifact.to_bytes(), threads=1).run({"i": i})["y"]
+    np.testing.assert_array_equal(got, (constants["w"][i].astype(np.float32) - 5) * np.float32(0.1))
