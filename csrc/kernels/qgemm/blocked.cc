@@ -85,6 +85,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
   const int64_t group_panels = ceil_div(p.n, kQPanel), group = panel / group_panels;
   const char* const packed = p.w + panel * l.bytes;
   const QMasks* const masks = reinterpret_cast<const QMasks*>(packed + l.masks_at);
+  const QOrder* const orders = reinterpret_cast<const QOrder*>(packed + l.orders_at);
   const int8_t* const w = reinterpret_cast<const int8_t*>(packed + l.weights_at);
   const Depth depth(l);
   QTileCall call{};
@@ -92,6 +93,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
   call.a_offset = group * p.group_a;
   call.tap_bytes = l.groups * kQPanel * kQGroup;
   call.tap_masks = l.segments;
+  call.tap_orders = l.groups;
   for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
     const Stretch part = depth.count() > 0 ? depth[s] : Stretch{};
     call.first = s == 0;
@@ -101,6 +103,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
     call.tail = part.tail;
     call.w = w + part.tap * call.tap_bytes;
     call.masks = masks + part.tap * l.segments;
+    call.orders = orders + part.tap * l.groups;
     const uint8_t* const* a = pointers;
     for (int64_t m = m0; m < m1; m += kQMaxRows) {
       const int64_t rows = min64(kQMaxRows, m1 - m);

@@ -3,6 +3,7 @@
 // A product has `taps` stretches of kc k's each. Per panel of 16 columns, every part aligned to 64 bytes:
 //   int32 sums[16]                     of each column's weights (what a zero point of the activations multiplies)
 //   QMasks masks[taps][segments]       kinds of the groups, see tile.h; segments = ceil(kc / 256)
+//   QOrder orders[taps][ceil(kc / 4)]  of shuffled groups
 //   int8 w[taps][ceil(kc / 4)][16][4]  missing columns zero. The last kc % 4 weights of a tap stand at the end of their
 //                                      group, behind zeros, if kc >= 4, so that a row is read from kc - 4; else at its
 //                                      beginning
@@ -22,7 +23,7 @@ struct QPanelLayout {
   int64_t taps, kc;
   int64_t groups;    // of a tap, the last part included
   int64_t segments;  // of a tap
-  int64_t masks_at, weights_at, bytes;
+  int64_t masks_at, orders_at, weights_at, bytes;
 };
 QPanelLayout q_panel_layout(int64_t taps, int64_t kc);
 

@@ -3,11 +3,13 @@
 //
 // Four k's at a time, a *group*: 4 bytes of a row against 16 x 4 weights. `vpmaddubsw` adds two products in 16 bits and
 // saturates, so a group may use it only where the weights prove that it cannot: packing (pack.h) sorts the groups into
-//   wide    each product is made in 32 bits (`vpmaddwd`): any weights
-//   single  255 * (w0 + w1) fits in 16 bits for both pairs of every column
-//   double  the same for the sums over two groups next to each other, which are added in 16 bits before they are
+//   wide      each product is made in 32 bits (`vpmaddwd`): any weights
+//   single    255 * (w0 + w1) fits in 16 bits for both pairs of every column
+//   shuffled  the same of two groups next to each other whose eight k's are paired otherwise: of Gaussian weights most
+//             groups hold one pair in 16 columns that is too large, and nearly all eights can be paired so that none is
+//   doubled   the same for the sums over two groups next to each other, which are added in 16 bits before they are
 //   widened
-// Measured on Zen 3, tiles of 4 rows, rate of multiplications against fp32's FMA loop: wide 1.3, single 1.97, double
+// Measured on Zen 3, tiles of 4 rows, rate of multiplications against fp32's FMA loop: wide 1.3, single 1.97, doubled
 // 2.5. (vpsignb with |a - 128|, which is exact for all weights but -128, reaches 1.3 as well and needs more registers.)
 #pragma once
 
@@ -23,10 +25,16 @@ constexpr int64_t kQGroup = 4;     // k's of a group
 constexpr int64_t kQSegment = 64;  // groups that one pair of masks describes
 constexpr int kQMaxRows = 4;
 
-// Kinds of the groups of a segment, a bit each; a group in neither is single. Bits behind the last group are ignored,
-// and so is a bit of `doubled` at an odd group: it says that this group and the next are double.
+// Kinds of the groups of a segment, a bit each; a group in none is single. A bit of `doubled` or `shuffled` stands at
+// an even group and speaks of this one and the next. All other bits are ignored.
 struct QMasks {
-  uint64_t wide, doubled;
+  uint64_t wide, doubled, shuffled;
+};
+constexpr uint64_t kQEven = 0x5555555555555555u;
+
+// Which of the eight k's of its pair of groups stand in a group, a byte each; only read where the pair is shuffled.
+struct QOrder {
+  uint8_t k[kQGroup];
 };
 
 struct QTileCall {
@@ -39,6 +47,8 @@ struct QTileCall {
   int64_t tap_bytes;        // of weights from one tap to the next
   const QMasks* masks;      // segment 0 of the first tap
   int64_t tap_masks;        // from one tap to the next
+  const QOrder* orders;     // group 0 of the first tap
+  int64_t tap_orders;       // from one tap to the next
   int32_t* acc;             // [rows][16]
   bool first;               // acc is written, else added to
 };

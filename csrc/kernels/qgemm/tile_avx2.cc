@@ -38,6 +38,25 @@ MRT_INLINE void step_single(const uint8_t* const (&row)[MR], int64_t k, const in
   }
 }
 
+// Two groups whose eight k's are put in the order in which their weights are paired.
+template <int MR>
+MRT_INLINE void step_shuffled(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, const QOrder* order,
+                              __m256i (&acc)[MR][2]) {
+  const __m256i one = _mm256_set1_epi16(1);
+  const __m256i m0 = broadcast4(order[0].k), m1 = broadcast4(order[1].k);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    int64_t eight;
+    std::memcpy(&eight, row[i] + k, 8);
+    const __m256i v = _mm256_set1_epi64x(eight);
+    const __m256i x = _mm256_shuffle_epi8(v, m0), y = _mm256_shuffle_epi8(v, m1);
+    acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(x, load32(w)), one));
+    acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(x, load32(w + 32)), one));
+    acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(y, load32(w + 64)), one));
+    acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(y, load32(w + 96)), one));
+  }
+}
+
 // Even and odd bytes as 16-bit numbers of their own; two products add up in 32 bits.
 template <int MR, typename Load>
 MRT_INLINE void step_wide(const int8_t* w, __m256i (&acc)[MR][2], Load load) {
@@ -59,19 +78,23 @@ MRT_INLINE uint64_t low_bits(int64_t count) { return count >= 64 ? ~uint64_t{0} 
 // One segment: the groups of each kind in turn, by the bits of its mask.
 template <int MR>
 MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w, QMasks masks,
-                        __m256i (&acc)[MR][2]) {
-  const uint64_t all = low_bits(groups);
-  uint64_t twice = masks.doubled & 0x5555555555555555u & (all >> 1);
-  const uint64_t pairs = twice | twice << 1;
-  for (; twice != 0; twice &= twice - 1) {
-    const int64_t g = __builtin_ctzll(twice);
+                        const QOrder* orders, __m256i (&acc)[MR][2]) {
+  const uint64_t all = low_bits(groups), even = kQEven & (all >> 1);
+  const uint64_t doubled = masks.doubled & even, shuffled = masks.shuffled & even & ~doubled;
+  const uint64_t alone = all & ~((doubled | shuffled) * 3);
+  for (uint64_t m = doubled; m != 0; m &= m - 1) {
+    const int64_t g = __builtin_ctzll(m);
     step_double<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
   }
-  for (uint64_t m = all & ~masks.wide & ~pairs; m != 0; m &= m - 1) {
+  for (uint64_t m = alone & ~masks.wide; m != 0; m &= m - 1) {
     const int64_t g = __builtin_ctzll(m);
     step_single<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
   }
-  for (uint64_t m = all & masks.wide & ~pairs; m != 0; m &= m - 1) {
+  for (uint64_t m = shuffled; m != 0; m &= m - 1) {
+    const int64_t g = __builtin_ctzll(m);
+    step_shuffled<MR>(row, k0 + g * kQGroup, w + g * 64, orders + g, acc);
+  }
+  for (uint64_t m = alone & masks.wide; m != 0; m &= m - 1) {
     const int64_t g = __builtin_ctzll(m);
     step_wide<MR>(w + g * 64, acc, [&](int i) { return broadcast4(row[i] + k0 + g * kQGroup); });
   }
@@ -96,8 +119,9 @@ void tile(const QTileCall& c) {
     for (int i = 0; i < MR; ++i) row[i] = c.a[t * MR + i] + c.a_offset;
     const int8_t* const w = c.w + t * c.tap_bytes;
     const QMasks* const masks = c.masks + t * c.tap_masks;
+    const QOrder* const orders = c.orders + t * c.tap_orders;
     for (int64_t g = c.g0; g < c.g1; g += kQSegment) {
-      segment<MR>(row, g * kQGroup, c.g1 - g, w + g * 64, masks[g / kQSegment], acc);
+      segment<MR>(row, g * kQGroup, c.g1 - g, w + g * 64, masks[g / kQSegment], orders + g, acc);
     }
     if (c.tail) {
       step_wide<MR>(w + c.kc / kQGroup * 64, acc, [&](int i) { return load_tail(row[i], c.kc); });

@@ -15,12 +15,26 @@ MRT_INLINE void add_group(const uint8_t* a, int64_t count, const int8_t* w, int3
   }
 }
 
+// The bytes of whole group g of a tap in the order of its weights.
+MRT_INLINE void load_group(const uint8_t* a, int64_t g, int64_t whole, const QMasks* masks, const QOrder* orders,
+                           uint8_t (&out)[kQGroup]) {
+  const int64_t first = g & ~int64_t{1};
+  const bool shuffled = masks[g / kQSegment].shuffled >> (first % kQSegment) & 1;
+  for (int64_t k = 0; k < kQGroup; ++k) {
+    out[k] = shuffled && first + 1 < whole ? a[first * kQGroup + (orders[g].k[k] & 7)] : a[g * kQGroup + k];
+  }
+}
+
 void row_sum(const QTileCall& c, int64_t rows, int64_t i, int32_t (&acc)[kQPanel]) {
   const int64_t whole = c.kc / kQGroup;
   for (int64_t t = 0; t < c.taps; ++t) {
     const uint8_t* const a = c.a[t * rows + i] + c.a_offset;
     const int8_t* const w = c.w + t * c.tap_bytes;
-    for (int64_t g = c.g0; g < c.g1; ++g) add_group(a + g * kQGroup, kQGroup, w + g * 64, acc);
+    for (int64_t g = c.g0; g < c.g1; ++g) {
+      uint8_t group[kQGroup];
+      load_group(a, g, whole, c.masks + t * c.tap_masks, c.orders + t * c.tap_orders, group);
+      add_group(group, kQGroup, w + g * 64, acc);
+    }
     if (!c.tail) continue;
     if (c.kc >= kQGroup) {
       add_group(a + c.kc - kQGroup, kQGroup, w + whole * 64, acc);
