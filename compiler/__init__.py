@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 from maas_rt._errors import CompileError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ._configs import Progress
+    from ._configs import Int8, Progress, Recipe
     from .artifact import Artifact
 
-__all__ = ["Artifact", "compile"]
+__all__ = ["Artifact", "Int8", "Recipe", "compile"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("Int8", "Recipe"):
+        from . import _configs
+
+        return getattr(_configs, name)
     if name == "Artifact":  # behind the import of tvm, which takes a second
         from .artifact import Artifact
 
@@ -28,7 +32,7 @@ def compile(
     *,
     target: str | Sequence[str] = "native",
     dynamic: Any = None,
-    recipe: Any = None,
+    recipe: Recipe | None = None,
     verify: bool = True,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
@@ -49,6 +53,7 @@ def compile(
         target: "native", "x86-64-v3", "x86-64-v2", "x86-64"; several, as a sequence or with commas, go into one file.
         dynamic: dimensions that vary, as {"x": {0: (1, 32)}} or ["x:0=1..32"].
         recipe: reserved for compression, which does not exist yet.
+        recipe: a maas_rt.compiler.Recipe, what is done to the model besides compiling it: `Recipe(quantize=Int8(calibration=[...]))`.
         verify: False leaves the check out, and the manifest says "skipped".
         input_shapes: fixes the shapes of an ONNX model's inputs, by name; a list of shapes for a sequence, None for an optional without a value.
         factory: "package.module:function", which builds the architecture that a checkpoint's weights belong to.
@@ -62,16 +67,16 @@ def compile(
         VerificationError: the compiled model computes something else; it names the first operator that differs.
         CompileError: anything else that stands in the way, in one sentence.
     """
-    if recipe is not None:
-        raise CompileError("compression does not exist yet, so a recipe cannot be applied: leave out recipe")
     try:
-        from ._configs import CompileOptions, VerifyOptions
+        from ._configs import CompileOptions, Recipe, VerifyOptions
         from ._pipeline import compile_imported
         from .importers import import_model
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "maas_rt":
             raise
         raise MissingExtraError("maas_rt.compiler", "compiler", error.name) from error
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise CompileError(f"recipe is a {type(recipe).__name__}, expected a maas_rt.compiler.Recipe")
     options = CompileOptions(
         targets=tuple(target.split(",")) if isinstance(target, str) else tuple(target),
         name=name,
@@ -79,6 +84,7 @@ def compile(
         dynamic=dynamic,
         input_shapes=input_shapes,
         factory=factory,
+        recipe=recipe,
     )
     options.resolved_targets()  # an unknown target is refused before any work
     if progress is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from ._calibrate import quantized, recipe_of, verify_quantized
 from ._configs import CompileOptions, Progress, TargetSpec
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
@@ -45,6 +46,7 @@ def compile_imported(
     """Everything after import. Raises CompileError and its subclasses; see `maas_rt.compiler.compile`."""
     work = _Work(model, options, options.resolved_targets(), model.mod)
     stages: list[tuple[str, float, Callable[[_Work], None]]] = [  # name, rough share of the time, what it does
+        *([("quantize", 40, _quantize)] if options.recipe is not None and options.recipe.quantize is not None else []),
         ("lower", 30, _lower),
         ("collect generated functions", 1, _collect),
         ("schedule", 15, _schedule),
@@ -72,6 +74,13 @@ def run_stages(
         progress("done", 1.0)
     assert work.artifact is not None
     return work.artifact
+
+
+def _quantize(work: _Work) -> None:
+    """Ranges from a build in float, which is held to the source on the calibration inputs; then the module with them."""
+    assert work.options.recipe is not None and work.options.recipe.quantize is not None
+    host = replace(work.options, verify=None, targets=("native",), recipe=None)
+    work.mod = quantized(work.model, work.options, lambda model: compile_imported(model, host))
 
 
 def _lower(work: _Work) -> None:
@@ -124,6 +133,8 @@ def _manifest(work: _Work) -> None:
     assert work.linear is not None
     manifest = make_manifest(work.model, work.linear.plan, list(work.code))
     work.artifact = Artifact(work.linear, work.code, manifest)
+    if work.options.recipe is not None and work.options.recipe.quantize is not None:
+        work.artifact = work.artifact.with_manifest(recipe=recipe_of(work.options.recipe))
 
 
 def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
@@ -132,6 +143,14 @@ def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     runs_here = not work.code or any(runs_on_this_cpu(name) for name in work.code)
     host = replace(work.options, verify=None, targets=("native",))
     artifact = work.artifact if runs_here else compile_imported(work.model, host)
+
+    if work.options.recipe is not None and work.options.recipe.quantize is not None:
+        artifact = work.artifact if runs_here else compile_imported(work.model, host)
+        found = verify_quantized(artifact, work.model, work.options, examples)
+        work.artifact = work.artifact.with_manifest(
+            verified={**found, "status": "passed" if runs_here else "host-build"}
+        )
+        return
 
     def compile_prefix(model: ImportedModel) -> Artifact:
         return compile_imported(model, host)

@@ -9,7 +9,7 @@ from tvm import relax
 from ._dims import same_shape, shape_of, shape_of_type
 from ._kernel_call import make_kernel_call, read_kernel_call
 from ._ops import dtype_of, reshape
-from ._rewrite import Rewriter, array_of, is_call, rewrite
+from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
 
 __all__ = ["fuse_quantize"]
 
@@ -20,7 +20,19 @@ def fuse_quantize(mod: tvm.IRModule) -> tvm.IRModule:
     return rewrite(mod, _fuse)
 
 
+def _cap(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    """minimum(kernel's uint8, c): the kernel stops at c."""
+    bound, source = scalar_of(value.args[1]), value.args[0]
+    call = read_kernel_call(rw.definition(source)) if rw.single_use(source) else None
+    if bound is None or call is None or call.contract not in _KERNELS or "y_max" in call.attrs:
+        return None
+    attrs = {**call.attrs, "y_max": int(bound)}
+    return make_kernel_call(call.contract, call.args, source.ty, attrs, packing=call.packing, name=call.name)
+
+
 def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if is_call(value, "relax.minimum") and dtype_of(var) == "uint8":
+        return _cap(rw, var, value)
     if not is_call(value, "relax.quantize") or dtype_of(var) not in ("uint8", "int8"):
         return None
     scale, zero, source = array_of(value.args[1]), array_of(value.args[2]), value.args[0]

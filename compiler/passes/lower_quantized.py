@@ -134,8 +134,21 @@ def _weight(rw: Rewriter, expr: relax.Expr, axis: int) -> _Weight | None:
     return _Weight(centred.astype(np.int8), scale.astype(np.float32))
 
 
-def _activations(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, np.float32, int] | None:
-    """(q, scale, zero) of a uint8 tensor that is dequantized by one scale, and perhaps moved then: q is moved instead."""
+@dataclass(frozen=True)
+class _Activations:
+    """A uint8 tensor, its scale, its zero point, and the largest value that it can hold."""
+
+    q: relax.Expr
+    scale: np.float32
+    zero: int
+    most: int
+
+    def attrs(self) -> dict[str, AttrValue | int]:
+        return {"a_zero": self.zero, **({"a_max": self.most} if self.most < 255 else {})}
+
+
+def _activations(rw: Rewriter, expr: relax.Expr) -> _Activations | None:
+    """The operand of a uint8 tensor that is dequantized by one scale, and perhaps moved then: q is moved instead."""
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
     while (move := rw.call(expr, *_MOVES)) is not None:
         moves.append(_again(move))
@@ -146,10 +159,19 @@ def _activations(rw: Rewriter, expr: relax.Expr) -> tuple[relax.Expr, np.float32
     scale, zero = array_of(call.args[1]), array_of(call.args[2])
     if scale is None or zero is None or scale.size != 1:
         return None
-    q = call.args[0]
+    q, most = call.args[0], cap_of(rw, call.args[0])
     for again in reversed(moves):
         q = rw.emit(again(q))
-    return q, np.float32(scale.reshape(-1)[0]), int(zero.reshape(-1)[0])
+    return _Activations(q, np.float32(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]), most)
+
+
+def cap_of(rw: Rewriter, q: relax.Expr) -> int:
+    """The largest value of a uint8 tensor, as far as its definition says: minimum(q, c), perhaps moved."""
+    while (move := rw.call(q, *_MOVES)) is not None:
+        q = move.args[0]
+    capped = rw.call(q, "relax.minimum")
+    bound = scalar_of(capped.args[1]) if capped is not None else None
+    return 255 if bound is None else int(bound)
 
 
 def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -173,13 +195,13 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 0)
     if x is None or weight is None or str(attrs.data_layout) != "NHWC" or str(attrs.kernel_layout) != "OIHW":
         return None
-    q, scale, zero = x
+    q, scale = x.q, x.scale
     out, depth, *kernel = weight.values.shape
     groups = int(attrs.groups)
     if depth * kernel[0] * kernel[1] > MAX_DEPTH or out // groups < 4:  # depthwise: a panel for each channel
         return None
     strides, pads = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]
-    common: dict[str, AttrValue | int] = {"a_zero": zero}
+    common = x.attrs()
     if groups == 1 and kernel == [1, 1] and strides == [1, 1] and not any(pads):
         matrix = constant(weight.values.reshape(out, depth))
         args = [q, matrix, _scales(scale, weight, out)]
@@ -195,14 +217,12 @@ def _matmul(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 1)
     if x is None or weight is None or weight.values.ndim != 2 or value.args[0].ty.ndim < 2:
         return None
-    q, scale, zero = x
     k, n = weight.values.shape
     if k > MAX_DEPTH:
         return None
-    args = [q, constant(weight.values), _scales(scale, weight, n)]
-    return make_kernel_call(
-        "gemm_u8s8", args, var.ty, {"n": n, "k": k, "a_zero": zero}, packing=QGEMM_PACKING, name=str(var.name)
-    )
+    args = [x.q, constant(weight.values), _scales(x.scale, weight, n)]
+    attrs = {"n": n, "k": k, **x.attrs()}
+    return make_kernel_call("gemm_u8s8", args, var.ty, attrs, packing=QGEMM_PACKING, name=str(var.name))
 
 
 def _turn(rw: Rewriter, value: relax.Call) -> relax.Expr | None:

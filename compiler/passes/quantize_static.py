@@ -1,0 +1,119 @@
+"""Static quantization: convolutions and products with constant weights between quantize and dequantize, as QDQ models arrive.
+
+Per-channel symmetric weights of int8, asymmetric activations of uint8 with the ranges that calibration saw (min-max). B. Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018). `lower_quantized` makes
+kernels of them. Activations of 7 bits are capped at 127: then no sum of two products leaves 16 bits, whatever the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._ops import constant, is_f32
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
+
+__all__ = ["probed", "quantize_static"]
+
+Range = tuple[float, float]  # the least and the greatest value of an activation
+
+
+def _weight_axis(value: relax.Expr) -> int | None:
+    """The axis of the output channels of what can be quantized: a layer with a constant weight that the kernels take."""
+    if not is_call(value, "relax.nn.conv2d", "relax.matmul") or not is_f32(value, *value.args):
+        return None
+    weight = array_of(value.args[1])
+    if weight is None or weight.size == 0 or not np.isfinite(weight).all() or array_of(value.args[0]) is not None:
+        return None
+    if is_call(value, "relax.matmul"):
+        return 1 if weight.ndim == 2 and value.args[0].ty.ndim >= 2 and weight.shape[0] <= 65536 else None
+    plain = str(value.attrs.data_layout) == "NCHW" and str(value.attrs.kernel_layout) == "OIHW"
+    wide = weight.shape[0] // int(value.attrs.groups) >= 4  # else depthwise, which stays in float
+    return 0 if plain and wide and weight[0].size <= 65536 else None
+
+
+def _sites(func: relax.Function) -> list[relax.Expr]:
+    """The activations of the layers to quantize, each once, in order; none within branches."""
+    found: dict[relax.Expr, None] = {}
+    for block in func.body.blocks:
+        for binding in block.bindings:
+            if _weight_axis(binding.value) is not None:
+                found.setdefault(binding.value.args[0])
+    return list(found)
+
+
+def probed(mod: tvm.IRModule) -> tuple[tvm.IRModule, int]:
+    """The module with the least and the greatest value of each activation as further results; and how many activations there are."""
+    func = mod["main"]
+    sites = _sites(func)
+    builder = relax.BlockBuilder()
+    bindings = [binding for block in func.body.blocks for binding in block.bindings]
+    tuples = {b.var: b.value for b in bindings if isinstance(b.value, relax.Tuple)}
+    body = tuples.get(func.body.body, func.body.body)
+    results = list(body.fields) if isinstance(body, relax.Tuple) else []
+    if not results:
+        return mod, 0
+    for site in sites:
+        for reduce in (relax.op.min, relax.op.max):
+            value = builder.normalize(reduce(site))
+            var = relax.Var(f"calibration{len(results)}", value.ty)
+            bindings.append(relax.VarBinding(var, value))
+            results.append(var)
+    out = builder.normalize(relax.Tuple(results))
+    last = relax.Var("gv", out.ty)
+    bindings.append(relax.VarBinding(last, out))
+    seq = relax.SeqExpr([relax.DataflowBlock(bindings)], last)
+    relax.expr._update_type(seq, last.ty)
+    whole = relax.Function(func.params, seq, None, func.is_pure, func.attrs, func.span)
+    changed = mod.clone()
+    changed.update_func(mod.get_global_var("main"), whole)
+    return changed, len(sites)
+
+
+def quantize_static(mod: tvm.IRModule, ranges: Sequence[Range], bits: int) -> tvm.IRModule:
+    """`ranges`: of the activations as `probed` counts them; `bits`: 7 or 8 for activations."""
+    func = mod["main"]
+    of = dict(zip(_sites(func), ranges, strict=True))
+    layers = {
+        binding.var: of[binding.value.args[0]]
+        for block in func.body.blocks
+        for binding in block.bindings
+        if _weight_axis(binding.value) is not None
+    }
+
+    def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+        axis = _weight_axis(value)
+        if axis is None or var not in layers:
+            return None
+        x = _activation(rw, value.args[0], layers[var], bits)
+        weight = array_of(value.args[1])
+        assert weight is not None
+        return tvm.ir.Call(value.op, [x, _weight(rw, weight, axis)], value.attrs, list(value.ty_args), value.span)
+
+    return rewrite(mod, rule)
+
+
+def _activation(rw: Rewriter, x: relax.Expr, seen: Range, bits: int) -> relax.Expr:
+    most = 127 if bits == 7 else 255
+    low, high = min(seen[0], 0.0), max(seen[1], 0.0)  # zero (padding, a relu's floor) is always exact
+    step = np.float32((high - low) / most) or np.float32(1.0)
+    zero = int(np.clip(np.rint(-low / float(step)), 0, most))
+    scale, offset = constant(np.asarray(step, np.float32)), constant(np.asarray(zero, np.uint8))
+    q = rw.emit(relax.op.quantize(x, scale, offset, axis=-1, out_dtype="uint8"))
+    if bits == 7:
+        q = rw.emit(relax.op.minimum(q, constant(np.asarray(most, np.uint8))))
+    return rw.emit(relax.op.dequantize(q, scale, offset, axis=-1, out_dtype="float32"))
+
+
+def _weight(rw: Rewriter, weight: Array, axis: int) -> relax.Expr:
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(weight).max(axis=others)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    scale = np.maximum(scale, np.finfo(np.float32).tiny)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    values = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    zero = constant(np.zeros(scale.shape, np.int8))
+    return rw.emit(relax.op.dequantize(constant(values), constant(scale), zero, axis=axis, out_dtype="float32"))
