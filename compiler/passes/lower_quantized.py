@@ -148,21 +148,24 @@ class _Activations:
 
 
 def _activations(rw: Rewriter, expr: relax.Expr) -> _Activations | None:
-    """The operand of a uint8 tensor that is dequantized by one scale, and perhaps moved then: q is moved instead."""
+    """The tensor of 8 bits behind a float one: dequantized by one scale, and perhaps moved then (q is moved instead)."""
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
     while (move := rw.call(expr, *_MOVES)) is not None:
         moves.append(_again(move))
         expr = move.args[0]
     call = rw.call(expr, "relax.dequantize")
-    if call is None or dtype_of(call.args[0]) != "uint8" or array_of(call.args[0]) is not None:
+    if call is None or dtype_of(call.args[0]) not in ("uint8", "int8") or array_of(call.args[0]) is not None:
         return None
     scale, zero = array_of(call.args[1]), array_of(call.args[2])
     if scale is None or zero is None or scale.size != 1:
         return None
-    q, most = call.args[0], cap_of(rw, call.args[0])
+    q, most, offset = call.args[0], cap_of(rw, call.args[0]), int(zero.reshape(-1)[0])
+    if dtype_of(q) == "int8":  # others read it, or it is an input: `unsigned_activations` left it
+        wide = rw.emit(relax.op.add(rw.emit(relax.op.astype(q, "int16")), constant(np.asarray(128, np.int16))))
+        q, most, offset = rw.emit(relax.op.astype(wide, "uint8")), 255, offset + 128
     for again in reversed(moves):
         q = rw.emit(again(q))
-    return _Activations(q, np.float32(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]), most)
+    return _Activations(q, np.float32(scale.reshape(-1)[0]), offset, most)
 
 
 def cap_of(rw: Rewriter, q: relax.Expr) -> int:

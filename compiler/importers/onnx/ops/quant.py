@@ -14,7 +14,7 @@ from .._stored import STORED, is_code
 from .._values import Value, bits_of, is_float, is_int, is_signed
 from ._te import elementwise, imm
 from .cast import decode, encode
-from .nn import _convolution_te, window_attrs, window_pads
+from .nn import _convolution_te, convolution, window_attrs, window_pads
 
 _VERSIONS = [10, 13, 19, 21, 23, 24, 25, 28]
 
@@ -231,9 +231,51 @@ def matmul_integer(n: Node) -> Any:
     return int_matmul(n, _centred(n, 0, 2, -2), _centred(n, 1, 3, -1))
 
 
+def _operand(n: Node, i: int, axis: int) -> tuple[Any, Any] | None:
+    """Scale and zero point of the quantized input i, which are the inputs behind it: constants, one or one for each index of `axis`."""
+    scale, zero = n.value(i + 1).const, n.value(i + 2).const
+    if scale is None or zero is None or scale.dtype != np.float32 or n.dtype(i) not in ("uint8", "int8"):
+        return None
+    extent = n.shape(i)[axis] if axis >= 0 else 1
+    if scale.size not in (1, extent) or zero.size not in (1, scale.size):
+        return None
+    if scale.size == 1:
+        return constant(scale.reshape(())), constant(zero.reshape(()))
+    return constant(scale.reshape(-1)), constant(np.broadcast_to(zero.reshape(-1), (scale.size,)))
+
+
+def _held_by_int8(n: Node, i: int) -> bool:
+    """Whether the weights at input i are constants that int8 holds when their zero point is taken from them."""
+    w, zero = n.value(i).const, n.value(i + 2).const
+    if w is None or zero is None or w.size == 0 or w.dtype.itemsize != 1:
+        return False
+    low, high = int(w.min()) - int(zero.max()), int(w.max()) - int(zero.min())
+    return low >= -128 and high <= 127
+
+
+def _as_qdq(n: Node, weight_axis: int, y: tuple[int, int], layer: Callable[[Any, Any, Any], Any]) -> Any | None:
+    """layer(x, w, scales) between dequantize and quantize, the form that the kernels on 8-bit integers are made from; None where a
+    scale comes at run time, or where they do not hold the weights. `y`: the inputs with the result's scale and zero point."""
+    x, w = _operand(n, 0, -1), _operand(n, 3, weight_axis)
+    scale, zero = n.value(y[0]).const, n.value(y[1]).const
+    if x is None or w is None or not _held_by_int8(n, 3) or scale is None or zero is None:
+        return None
+    if scale.size != 1 or zero.size != 1 or scale.dtype != np.float32:
+        return None
+    a = n.emit(relax.op.dequantize(n.x(0), *x, axis=-1, out_dtype="float32"))
+    b = n.emit(relax.op.dequantize(n.x(3), *w, axis=weight_axis if w[0].ty.ndim else -1, out_dtype="float32"))
+    out = layer(a, b, n.value(1).const.reshape(()) * n.value(4).const.reshape(-1))  # type: ignore[union-attr]
+    parameters = constant(scale.reshape(())), constant(zero.reshape(()))
+    return n.emit(relax.op.quantize(out, *parameters, axis=-1, out_dtype=n.dtype(y[1])))
+
+
 @op("QLinearMatMul", since=[10, 21])
 def qlinear_matmul(n: Node) -> Any:
     """a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point"""
+    if n.rank(0) >= 2 and n.rank(3) == 2:
+        known = _as_qdq(n, 1, (6, 7), lambda a, b, _: n.emit(relax.op.matmul(a, b)))
+        if known is not None:
+            return known
     a = _centred(n, 0, 2, -2)
     b = _centred(n, 3, 5, -1)
     y = int_matmul(n, a, b)
@@ -273,6 +315,22 @@ def _int_conv(n: Node, x: Any, w: Any) -> Any:
     return _convolution_te(n, x, w, strides, before, after, dilations, groups)
 
 
+def _qdq_conv(n: Node, x: Any, w: Any, scales: Any, groups: int) -> Any:
+    """The float convolution of dequantized operands, and its bias, whose scale is the product of theirs."""
+    weight = dims_of(w)
+    kernel = n.ints_attr("kernel_shape", list(weight[2:]))
+    strides, dilations = window_attrs(n, 2, kernel)
+    before, after = window_pads(n, dims_of(x)[2:], kernel, strides, dilations)
+    n.math.require_same(dims_of(x)[1], weight[1] * groups)
+    y = convolution(n, x, w, strides, before, after, dilations, groups)
+    if not n.has(8):
+        return y
+    scale = constant(np.ascontiguousarray(np.broadcast_to(scales, (weight[0],)).astype(np.float32)))
+    zeros = constant(np.zeros(weight[0], np.int32))
+    bias = n.emit(relax.op.dequantize(n.x(8), scale, zeros, axis=0, out_dtype="float32"))
+    return n.emit(relax.op.add(y, n.reshape(bias, [1, weight[0], 1, 1])))
+
+
 @op("ConvInteger", since=10)
 def conv_integer(n: Node) -> Any:
     return _int_conv(n, _centred(n, 0, 2, 1), _centred(n, 1, 3, 0))
@@ -281,6 +339,17 @@ def conv_integer(n: Node) -> Any:
 @op("QLinearConv", since=10)
 def qlinear_conv(n: Node) -> Any:
     """x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B"""
+    groups = n.int_attr("group", 1)
+    if (
+        n.rank(0) == 4
+        and n.rank(3) == 4
+        and groups > 0
+        and n.value(3).const is not None
+        and n.shape(3)[0] // groups >= 4
+    ):
+        known = _as_qdq(n, 0, (6, 7), lambda x, w, scales: _qdq_conv(n, x, w, scales, groups))
+        if known is not None:
+            return known
     y = _int_conv(n, _centred(n, 0, 2, 1), _centred(n, 3, 5, 0))
     rank = len(dims_of(y))
     if n.has(8):
