@@ -52,7 +52,6 @@ def compile(
             artifact is verified on them beside drawn ones.
         target: "native", "x86-64-v3", "x86-64-v2", "x86-64"; several, as a sequence or with commas, go into one file.
         dynamic: dimensions that vary, as {"x": {0: (1, 32)}} or ["x:0=1..32"].
-        recipe: reserved for compression, which does not exist yet.
         recipe: a maas_rt.compiler.Recipe, what is done to the model besides compiling it: `Recipe(quantize=Int8(calibration=[...]))`.
         verify: False leaves the check out, and the manifest says "skipped".
         input_shapes: fixes the shapes of an ONNX model's inputs, by name; a list of shapes for a sequence, None for an optional without a value.

@@ -1,7 +1,7 @@
-// Cache blocking. The loops, from the outside: blocks of rows; stretches of the depth, so that a block's part of A stays
-// in L2; panels of 16 columns, whose part of the weights stays in L1; tiles of rows. So weights are read once a block of
-// rows, and unfinished sums wait in y between two stretches. (K. Goto and R. van de Geijn, "Anatomy of High-Performance
-// Matrix Multiplication", 2008.)
+// Cache blocking. The loops, from the outside: blocks of rows; stretches of the depth, so that a block's part of A
+// stays in L2; panels of 16 columns, whose part of the weights stays in L1; tiles of rows. So weights are read once a
+// block of rows, and unfinished sums wait in y between two stretches. (K. Goto and R. van de Geijn, "Anatomy of
+// High-Performance Matrix Multiplication", 2008.)
 #include "kernels/gemm/blocked.h"
 
 #include <cstring>
