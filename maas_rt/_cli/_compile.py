@@ -6,6 +6,7 @@ MODEL is an .onnx file, a .pt2 (torch.export.save), or weights: .safetensors, .p
   maas-rt compile model.onnx -o model.mrt
   maas-rt compile model.onnx -o model.mrt --dynamic input:0=1..32
   maas-rt compile checkpoint/ -o model.mrt --model package.module:build --input-shape x:1,3,224,224
+  maas-rt compile model.onnx -o model.mrt --int8 first.npz second.npz     8-bit weights and activations, ranges from these inputs
 
 A complex input or output of a torch model is a real array with a last axis of 2 in model.mrt: real part first, as torch.view_as_real has it.
 A tensor of strings is one of uint8 with a last axis of UTF-8 bytes, padded with zeros: maas_rt.encode_strings and decode_strings.
@@ -50,6 +51,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fix an input's shape (ONNX), or describe an example input (weights), as x:1,3,224,224 or ids:1,128:int64",
     )
     parser.add_argument("--input", metavar="REAL.npz", help="real inputs: used to trace, and for the check")
+    parser.add_argument(
+        "--int8",
+        nargs="+",
+        metavar="CALIBRATION.npz",
+        help="convolutions and matrix products in 8-bit integers, their ranges from these inputs, one set a file",
+    )
+    parser.add_argument(
+        "--int8-bits",
+        type=int,
+        choices=(7, 8),
+        default=7,
+        help="of activations: 7 is faster on CPUs without VNNI, 8 more accurate (default: 7)",
+    )
+    parser.add_argument(
+        "--int8-tolerance",
+        type=float,
+        default=0.1,
+        help="largest error on the calibration inputs, against an output's scale (default: 0.1)",
+    )
     parser.add_argument("--name", help="the model's name (default: the output's file name)")
     parser.add_argument(
         "--no-verify", action="store_true", help="skip the check against the framework; the file says so"
@@ -74,12 +94,18 @@ def execute(args: argparse.Namespace) -> int:
     if not output.parent.is_dir():
         raise InvalidArgumentError(f"{output.parent} does not exist; create the directory or choose another -o")
     shapes, examples = described_inputs(args)
+    recipe = None
+    if args.int8:
+        calibration = [read_npz(path) for path in args.int8]
+        int8 = compiler.Int8(calibration, activation_bits=args.int8_bits, tolerance=args.int8_tolerance)
+        recipe = compiler.Recipe(quantize=int8)
     with _progress.reporter(enabled=not args.quiet) as progress:
         artifact = compiler.compile(
             args.source,
             examples,
             target=args.target,
             dynamic=args.dynamic or None,
+            recipe=recipe,
             input_shapes=shapes,
             factory=args.model,
             verify=not args.no_verify,

@@ -71,6 +71,12 @@ def _text(facts: dict[str, Any]) -> str:
         + (f", largest relative error {verified['max_relative_error']:.2g}" if "max_relative_error" in verified else "")
         + (f" against {verified['reference']}" if verified.get("reference") else ""),
     ]
+    quantize = (manifest.get("recipe") or {}).get("quantize")
+    if quantize:
+        lines.append(
+            f"recipe    {quantize['kind']}, {quantize['activation_bits']} bits of activations, calibrated on "
+            f"{quantize['calibration_inputs']} inputs"
+        )
     for title in ("inputs", "outputs", "states"):
         for entry in manifest.get(title) or []:
             lines.append(f"{title[:-1]:<9} {_tensor(entry)}")

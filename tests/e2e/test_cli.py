@@ -104,6 +104,25 @@ def test_compile_weights_with_a_factory(folder: Path, weights: str) -> None:
     np.testing.assert_allclose(y, np.load(folder / "expected.npz")["y"], rtol=1e-5, atol=1e-6)
 
 
+def test_compile_to_eight_bits(folder: Path) -> None:
+    wide = "import torch; torch.manual_seed(0); n = torch.nn.Sequential(torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Linear(64, 5))"
+    export = "torch.export.save(torch.export.export(n.eval(), (torch.ones(4, 6),)), 'wide.pt2')"
+    subprocess.run([sys.executable, "-c", f"{wide}; {export}"], cwd=folder, check=True)
+    for number in range(2):
+        np.savez(
+            folder / f"c{number}.npz",
+            input=np.random.default_rng(number).standard_normal((4, 6)).astype(np.float32),
+        )
+    done = run(folder, "compile", "wide.pt2", "-o", "wide.mrt", "--int8", "c0.npz", "c1.npz", "--int8-bits", "8")
+    assert done.returncode == 0, done.stderr
+    quantized = json.loads(run(folder, "inspect", "wide.mrt", "--json").stdout)["manifest"]["recipe"]["quantize"]
+    assert (quantized["activation_bits"], quantized["calibration_inputs"]) == (8, 2)
+    assert "recipe    int8, 8 bits of activations, calibrated on 2 inputs" in run(folder, "inspect", "wide.mrt").stdout
+    refused = run(folder, "compile", "wide.pt2", "-o", "no.mrt", "--int8", "c0.npz", "--int8-tolerance", "1e-9")
+    assert "the recipe admits 1e-09" in _one_sentence(refused, "compile")
+    assert not (folder / "no.mrt").exists()
+
+
 def test_run_reads_and_writes_npz(folder: Path) -> None:
     done = run(folder, "run", "net.mrt", "--input", "real.npz", "--output", "out.npz")
     assert done.returncode == 0, done.stderr
