@@ -114,8 +114,8 @@ def test_a_wrong_result_is_refused_and_the_operator_named(monkeypatch: pytest.Mo
     assert "nothing was written" in message
     assert "\n" not in message
     x, source, compiled = (np.load(tmp_path / "kept" / f"{each}.npz") for each in ("inputs", "source", "compiled"))
-    np.testing.assert_allclose(source[source.files[0]], np.sin(np.exp(x["x"])), rtol=1e-5)
-    np.testing.assert_allclose(compiled[source.files[0]], np.cos(np.exp(x["x"])), rtol=1e-5)
+    np.testing.assert_allclose(source[source.files[0]], np.sin(np.exp(x["x"])), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(compiled[source.files[0]], np.cos(np.exp(x["x"])), rtol=1e-5, atol=1e-4)
 
 
 def test_a_constant_output_is_no_evidence_and_the_manifest_says_so() -> None:
@@ -183,6 +183,9 @@ def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, b
             return {"y": np.sin(inputs["x"].astype(np.float64) * steep).astype(np.float32)}
 
         def interrupt(self) -> None: ...
+
+        def moved(self, share: float) -> None:
+            """It quantizes nothing."""
 
     class Off:
         inputs = (type("Info", (), {"name": "x"}),)
