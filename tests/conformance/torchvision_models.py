@@ -57,7 +57,8 @@ def _detector(name: str) -> Case:
         name,
         lambda: models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **options),
         images,
-        False,
+        batched=False,
+        detections=True,
     )
 
 
