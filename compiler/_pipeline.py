@@ -145,7 +145,6 @@ def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     artifact = work.artifact if runs_here else compile_imported(work.model, host)
 
     if work.options.recipe is not None and work.options.recipe.quantize is not None:
-        artifact = work.artifact if runs_here else compile_imported(work.model, host)
         found = verify_quantized(artifact, work.model, work.options, examples)
         work.artifact = work.artifact.with_manifest(
             verified={**found, "status": "passed" if runs_here else "host-build"}
