@@ -22,8 +22,8 @@ from .fold_constants import dequantized
 
 __all__ = ["QCONV_PACKING", "QGEMM_PACKING", "lower_quantized", "quantized_constant", "unsigned_activations"]
 
-QCONV_PACKING = "conv2d_u8s8_nr16_v1"
-QGEMM_PACKING = "gemm_u8s8_nr16_v1"
+QCONV_PACKING = "conv2d_u8s8_nr16_v2"
+QGEMM_PACKING = "gemm_u8s8_nr16_v2"
 MAX_DEPTH = 65536  # sums of so many products of 8 bits fit in 32
 _MOVES = ("relax.reshape", "relax.permute_dims")
 

@@ -59,7 +59,7 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
     "gemm_u8s8": (
         [
             np.ones((3, 9), np.uint8),
-            weight("gemm_u8s8", "gemm_u8s8_nr16_v1", GEMM, 9, 17),
+            weight("gemm_u8s8", "gemm_u8s8_nr16_v2", GEMM, 9, 17),
             ones(17),
             ones(17),
             ones(3, 17),
@@ -68,7 +68,7 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         {**GEMM, "a_zero": 3, "act": "clip", "act_args": [0.0, 6.0], "residual_after": 1, "y_scale": 0.5, "y_zero": 9},
     ),
     "conv2d_u8s8": (
-        [np.ones((1, 5, 6, 4), np.uint8), weight("conv2d_u8s8", "conv2d_u8s8_nr16_v1", CONV, 6, 2, 3, 2), ones(6)],
+        [np.ones((1, 5, 6, 4), np.uint8), weight("conv2d_u8s8", "conv2d_u8s8_nr16_v2", CONV, 6, 2, 3, 2), ones(6)],
         [(1, 3, 7, 6)],
         {**CONV, "a_zero": 3, "y_scale": 0.5, "y_zero": 9},
     ),

@@ -72,7 +72,7 @@ def test_conv2d(
     r = rng.uniform(-1, 1, acc.shape).astype(np.float32) if ep["_residual"] else None
     attrs = {key: value for key, value in {**g, **ep}.items() if not key.startswith("_") and key != "x"}
     attrs |= {"a_zero": zero} | output_attrs(rng, dtype, 0.013)
-    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v1", w, attrs)
+    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v2", w, attrs)
     check_all("conv2d_u8s8", [x, packed, scale, b, r], acc, attrs, dtype, threads)
 
 
@@ -88,7 +88,7 @@ def test_layers_as_they_are_in_models(c: int, kernel: int, stride: int, pad: int
     x, w = activations(rng, False, 2, size, size, c), weights("normal", rng, 48, c, kernel, kernel)
     acc = exact(x, 7, w, g)
     scale = np.full(48, 1e-3, np.float32)
-    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v1", w, g)
+    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v2", w, g)
     attrs = {**g, "a_zero": 7, "y_scale": 0.5, "y_zero": 100, "act": "relu"}
     for threads in (1, 2):
         check_all("conv2d_u8s8", [x, packed, scale, None, None], acc, attrs, np.uint8, threads)
@@ -111,7 +111,7 @@ def test_layers_as_they_are_in_models(c: int, kernel: int, stride: int, pad: int
 )
 def test_conv2d_refuses(change: dict[str, Any], shape: tuple[int, ...] | None) -> None:
     attrs: dict[str, Any] = {"kernel": [3, 3], "channels": [8, 16]}
-    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v1", np.ones((16, 8, 3, 3), np.int8), attrs)
+    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v2", np.ones((16, 8, 3, 3), np.int8), attrs)
     with pytest.raises(Error, match="conv2d_u8s8"):
         x = np.ones((1, 8, 8, 8), np.uint8)
         inputs = [x, packed, np.ones(16, np.float32)]

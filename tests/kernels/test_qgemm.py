@@ -123,7 +123,7 @@ def test_gemm(
     r = rng.uniform(-1, 1, (m, n)).astype(np.float32) if ep["_residual"] else None
     attrs = {key: value for key, value in ep.items() if not key.startswith("_")}
     attrs |= {"n": n, "k": k, "w_trans": int(trans), "a_zero": zero} | output_attrs(rng, dtype, 0.013)
-    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v1", np.ascontiguousarray(w.T) if trans else w, attrs)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", np.ascontiguousarray(w.T) if trans else w, attrs)
     check_all("gemm_u8s8", [a, packed, scale, b, r], acc, attrs, dtype, threads)
 
 
@@ -136,7 +136,7 @@ def test_sums_are_exact_at_the_worst(kind: str, k: int) -> None:
     for a in (activations(rng, True, 5, k), activations(rng, False, 5, k)):
         for zero in (0, 255):
             attrs = {"n": 17, "k": k, "a_zero": zero}
-            packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v1", w, attrs)
+            packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", w, attrs)
             acc = (a.astype(np.int64) - zero) @ w.astype(np.int64)
             for low in (0.0, -1.0):  # the low 12 bits: float32 of a sum below 2^31 keeps 24 of its bits
                 scale = np.full(17, 1.0, np.float32)
@@ -152,7 +152,7 @@ def test_activations_up_to_a_bound(a_max: int, kind: str) -> None:
     w, a = weights(kind, rng, k, n), np.full((6, k), a_max, np.uint8)
     a[3:] = rng.integers(0, a_max + 1, (3, k))
     attrs = {"n": n, "k": k, "a_max": a_max, "a_zero": 1}
-    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v1", w, attrs)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", w, attrs)
     acc = (a.astype(np.int64) - 1) @ w.astype(np.int64)
     check_all("gemm_u8s8", [a, packed, np.ones(n, np.float32), None, None], acc, attrs, np.float32)
 
@@ -160,7 +160,7 @@ def test_activations_up_to_a_bound(a_max: int, kind: str) -> None:
 def test_rounds_half_to_even_and_saturates() -> None:
     a = np.arange(1, 9, dtype=np.uint8).reshape(8, 1)
     attrs = {"n": 1, "k": 1, "y_scale": 2.0, "y_zero": 0}
-    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v1", np.ones((1, 1), np.int8), attrs)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", np.ones((1, 1), np.int8), attrs)
     for isa in ["reference", *isas_of("gemm_u8s8")]:
         (got,) = _kernels.run("gemm_u8s8", [a, packed, np.ones(1, np.float32)], [((8, 1), np.uint8)], attrs, isa=isa)
         assert got.ravel().tolist() == [0, 1, 2, 2, 2, 3, 4, 4], isa
@@ -179,7 +179,7 @@ def test_a_damaged_packing_stays_within_its_bytes() -> None:
     """Whatever the masks and sums say, every ISA runs and reads no further (seen by the address sanitizer)."""
     rng = np.random.default_rng(0)
     attrs = {"n": 17, "k": 263}
-    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v1", weights("any", rng, 263, 17), attrs)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", weights("any", rng, 263, 17), attrs)
     for _ in range(5):
         for isa in ["reference", *isas_of("gemm_u8s8")]:
             noise = rng.integers(0, 256, len(packed)).astype(np.uint8).tobytes()
@@ -205,7 +205,7 @@ def test_a_damaged_packing_stays_within_its_bytes() -> None:
 )
 def test_gemm_refuses(change: dict[str, Any], dtype: type, words: str) -> None:
     attrs = {"n": 17, "k": 8}
-    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v1", np.ones((8, 17), np.int8), attrs)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", np.ones((8, 17), np.int8), attrs)
     inputs = [np.ones((3, 8), np.uint8), packed, np.ones(17, np.float32)]
     with pytest.raises(Error, match=words):
         _kernels.run("gemm_u8s8", inputs, [((3, 17), dtype)], {**attrs, **change})
@@ -213,7 +213,7 @@ def test_gemm_refuses(change: dict[str, Any], dtype: type, words: str) -> None:
 
 def test_other_types_are_refused() -> None:
     attrs = {"n": 4, "k": 4}
-    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v1", np.ones((4, 4), np.int8), attrs)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", np.ones((4, 4), np.int8), attrs)
     for inputs in (
         [np.ones((3, 4), np.int8), packed, np.ones(4, np.float32)],
         [np.ones((3, 4), np.uint8), packed, np.ones(4, np.float64)],
@@ -223,4 +223,4 @@ def test_other_types_are_refused() -> None:
         with pytest.raises(Error, match="gemm_u8s8"):
             _kernels.run("gemm_u8s8", inputs, [(3, 4)], attrs)
     with pytest.raises(Error, match="int8"):
-        _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v1", np.ones((4, 4), np.float32), attrs)
+        _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", np.ones((4, 4), np.float32), attrs)

@@ -1,5 +1,5 @@
 // conv2d_u8s8: a convolution over NHWC of uint8 with int8 weights, as a product whose rows are read where they lie
-// (kernels/conv2d/op.cc); padding is the zero point of x.
+// (kernels/conv2d/op.cc), or gathered where a pixel has few channels; padding is the zero point of x.
 #include <algorithm>
 #include <cinttypes>
 #include <cstring>
@@ -15,7 +15,7 @@ namespace mrt {
 namespace {
 
 constexpr const char* kContract = "conv2d_u8s8";
-constexpr const char* kPacking = "conv2d_u8s8_nr16_v1";
+constexpr const char* kPacking = "conv2d_u8s8_nr16_v2";
 
 struct Params {
   const QTileTable* table;  // null: the reference
@@ -24,52 +24,46 @@ struct Params {
   int64_t x_zero;
 };
 
-// Taps of fewer bytes than this are mostly padding of groups of four: whole lines of the filter are read instead, from
-// a padded copy if need be.
+// Taps of fewer bytes than this are mostly padding of groups of four.
 constexpr int64_t kFewChannels = 16;
+constexpr int64_t kShortLine = 32;
 
-// How the input is read; which of them is fixed by the attributes, since weights are packed for it.
-struct Access {
-  bool lines;   // a tap is kernel_w pixels
-  bool copied;  // from a padded copy in scratch
+// How the input is read; fixed by the attributes, since weights are packed for it.
+enum class Access {
+  taps,      // a tap of the product is a position of the filter
+  lines,     // it is kernel_w pixels
+  gathered,  // there is one, the whole filter, whose pixels are copied together
 };
 Access access_of(const ConvGeometry& g) {
-  const bool contiguous = g.groups == 1 && g.dilation_w == 1 && g.kernel_w > 1;
-  if (contiguous && g.pad_left == 0 && g.pad_right == 0) return {true, false};
-  if (contiguous && g.in_channels < kFewChannels) return {true, true};
-  return {false, false};
+  if (g.groups != 1 || g.dilation_w != 1 || g.kernel_w == 1) return Access::taps;
+  const bool padded = g.pad_left != 0 || g.pad_right != 0;
+  if (g.in_channels < kFewChannels && (padded || g.kernel_w * g.in_channels < kShortLine)) return Access::gathered;
+  return padded ? Access::taps : Access::lines;
 }
-int64_t taps_of(const ConvGeometry& g) { return access_of(g).lines ? g.kernel_h : g.taps(); }
-int64_t depth_of(const ConvGeometry& g) { return access_of(g).lines ? g.kernel_w * g.in_channels : g.group_in(); }
+int64_t taps_of(const ConvGeometry& g) {
+  const Access access = access_of(g);
+  return access == Access::taps ? g.taps() : access == Access::lines ? g.kernel_h : 1;
+}
+int64_t depth_of(const ConvGeometry& g) { return g.taps() / std::max<int64_t>(1, taps_of(g)) * g.group_in(); }
 
 int64_t packed_size(const ConvGeometry& g) {
   return checked_mul(q_packed_bytes(taps_of(g), depth_of(g), g.group_out()), g.groups);
 }
 
-// Lines of the input that so many rows of the output see.
-int64_t strip_lines(const ConvGeometry& g, int64_t rows) {
-  return (rows - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
-}
-
-// Scratch: a tap of zero points, then for each thread a padded strip of the input and the product's own.
+// Scratch: a tap of zero points, then for each thread the rows it gathered and the product's own.
 struct Layout {
-  size_t zeros, strip, product;
-  int64_t padded_w;
-  int64_t strip_rows;  // of the output
+  size_t zeros, gathered, product;
+  int64_t rows;  // that are gathered at a time
 };
-constexpr int64_t kStripBytes = 64 << 10;
-constexpr int64_t kMaxStripBytes = int64_t{1} << 40;
+constexpr int64_t kGatheredBytes = 64 << 10;
 
-Layout layout_of(const Params& p, const Tensor& x) {
-  const ConvGeometry& g = p.g;
-  const Access access = access_of(g);
+Layout layout_of(const ConvGeometry& g) {
   Layout l{};
-  l.zeros = align64(static_cast<size_t>((access.lines ? g.kernel_w : 1) * g.in_channels));
-  l.padded_w = x.shape[2] + g.pad_left + g.pad_right;
-  if (access.copied) {
-    const int64_t line = std::max<int64_t>(1, l.padded_w * g.in_channels);
-    l.strip_rows = std::max<int64_t>(1, (kStripBytes / line - strip_lines(g, 1)) / g.stride_h + 1);
-    l.strip = align64(static_cast<size_t>(strip_lines(g, l.strip_rows) * line));
+  l.zeros = align64(static_cast<size_t>((access_of(g) == Access::lines ? g.kernel_w : 1) * g.in_channels));
+  if (access_of(g) == Access::gathered) {
+    const int64_t depth = std::max<int64_t>(1, depth_of(g));
+    l.rows = std::max<int64_t>(kQMaxRows, kGatheredBytes / depth / kQMaxRows * kQMaxRows);
+    l.gathered = align64(static_cast<size_t>(l.rows * depth + kShortLine));
   }
   l.product = align64(q_product_scratch(taps_of(g)));
   return l;
@@ -96,40 +90,14 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
   MRT_TRY(check_u8(kContract, "x", in[0], 4));
   MRT_TRY(check_conv_images(kContract, g, false, in[0], out[0]));
   MRT_TRY(check_packed(kContract, in[1], packed_size(g)));
-  if (p.table && access_of(g).copied) {
-    const int64_t line = checked_mul(in[0].shape[2] + g.pad_left + g.pad_right, g.in_channels);
-    if (checked_mul(line, strip_lines(g, 1)) < 0 || checked_mul(line, strip_lines(g, 1)) > kMaxStripBytes) {
-      return fail(MRT_ERROR_SHAPE,
-                  "%s: the padded lines that one row of the output sees take more than %" PRId64 " bytes", kContract,
-                  kMaxStripBytes);
-    }
-  }
   return check_q_operands(kContract, p.output, g.out_channels, in, n_in, out[0]);
 }
 
-size_t scratch(const void* params, const Tensor* in, int, const Tensor*, int, int32_t threads) {
+size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
   if (!p.table) return 0;
-  const Layout l = layout_of(p, in[0]);
-  return l.zeros + (l.strip + l.product) * static_cast<size_t>(threads);
-}
-
-// Lines [first, first + lines) of an image with padding on all sides.
-void copy_padded(const Params& p, const ConvRowsOf<uint8_t>& rows, const uint8_t* image, int64_t padded_w,
-                 int64_t first, int64_t lines, uint8_t* out) {
-  const ConvGeometry& g = p.g;
-  const size_t line = static_cast<size_t>(padded_w * g.in_channels), row = static_cast<size_t>(rows.line);
-  const size_t left = static_cast<size_t>(g.pad_left * g.in_channels);
-  const int zero = static_cast<int>(p.x_zero);
-  for (int64_t i = first; i < first + lines; ++i, out += line) {
-    if (i < 0 || i >= rows.h || row == 0) {
-      std::memset(out, zero, line);
-      continue;
-    }
-    std::memset(out, zero, left);
-    std::memcpy(out + left, image + static_cast<size_t>(i) * row, row);
-    std::memset(out + left + row, zero, line - left - row);
-  }
+  const Layout l = layout_of(p.g);
+  return l.zeros + (l.gathered + l.product) * static_cast<size_t>(threads);
 }
 
 ConvRowsOf<uint8_t> rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, const uint8_t* zeros) {
@@ -147,7 +115,7 @@ ConvRowsOf<uint8_t> rows_of(const ConvGeometry& g, const Tensor& x, const Tensor
   r.dilation_h = g.dilation_h;
   r.dilation_w = g.dilation_w;
   r.kernel_h = g.kernel_h;
-  r.taps_w = access_of(g).lines ? 1 : g.kernel_w;
+  r.taps_w = access_of(g) == Access::lines ? 1 : g.kernel_w;
   r.pixel = g.in_channels;
   r.line = r.w * r.pixel;
   r.image = r.h * r.line;
@@ -178,32 +146,64 @@ void skip_rows(QFinishCall* f, int64_t m) {
   if (f->residual) f->residual += m * f->ldr;
 }
 
-// Strip by strip, each padded into scratch first.
-void run_strips(const Params& p, const Layout& l, const QProduct& product, const ConvRowsOf<uint8_t>& rows,
-                int64_t images, KernelContext& ctx, char* scratch) {
-  const ConvGeometry& g = p.g;
-  const int64_t threads = ctx.pool ? ctx.threads : 1;
-  int64_t height = l.strip_rows;
-  if (threads > 1) height = std::min(height, (rows.out_h * images + 4 * threads - 1) / (4 * threads));
-  const int64_t strips = (rows.out_h + height - 1) / height;
-  parallel_items(ctx, images * strips, threads, [&](int64_t worker, int64_t item) {
-    char* const own = scratch + static_cast<size_t>(worker) * (l.strip + l.product);
-    const int64_t image = item / strips, begin = item % strips * height, end = std::min(rows.out_h, begin + height);
-    uint8_t* const padded = reinterpret_cast<uint8_t*>(own);
-    copy_padded(p, rows, rows.x + image * rows.image, l.padded_w, begin * g.stride_h - g.pad_top,
-                strip_lines(g, end - begin), padded);
-    ConvRowsOf<uint8_t> r = rows;
-    r.x = padded;
-    r.h = strip_lines(g, end - begin);
-    r.w = l.padded_w;
-    r.line = l.padded_w * r.pixel;
-    r.out_h = end - begin;
-    r.pad_top = r.pad_left = 0;
+// kernel_w pixels of the line at `line` (null: outside of the image) from pixel `iw` on; behind them up to kShortLine
+// bytes may be written.
+void gather_line(const ConvRowsOf<uint8_t>& r, const uint8_t* line, int64_t iw, int64_t kernel_w, const uint8_t* end,
+                 int zero, uint8_t* out) {
+  const int64_t bytes = kernel_w * r.pixel;
+  if (line && iw >= 0 && iw + kernel_w <= r.w) {
+    const uint8_t* const from = line + iw * r.pixel;
+    if (bytes <= kShortLine && end - from >= kShortLine) {
+      std::memcpy(out, from, kShortLine);  // of a fixed size: two moves
+    } else {
+      std::memcpy(out, from, static_cast<size_t>(bytes));
+    }
+    return;
+  }
+  std::memset(out, zero, static_cast<size_t>(bytes));
+  const int64_t first = std::max<int64_t>(iw, 0), last = std::min(iw + kernel_w, r.w);
+  if (line && first < last) {
+    std::memcpy(out + (first - iw) * r.pixel, line + first * r.pixel, static_cast<size_t>((last - first) * r.pixel));
+  }
+}
+
+// What rows [m0, m1) of y see, one after another.
+void gather(const ConvGeometry& g, const ConvRowsOf<uint8_t>& r, const uint8_t* end, int zero, int64_t m0, int64_t m1,
+            uint8_t* out) {
+  int64_t ow = m0 % r.out_w, oh = m0 / r.out_w % r.out_h, n = m0 / r.out_w / r.out_h;
+  for (int64_t m = m0; m < m1; ++m) {
+    const int64_t top = oh * g.stride_h - g.pad_top, left = ow * g.stride_w - g.pad_left;
+    for (int64_t kh = 0; kh < g.kernel_h; ++kh, out += g.kernel_w * r.pixel) {
+      const int64_t ih = top + kh * g.dilation_h;
+      const uint8_t* const line = ih >= 0 && ih < r.h ? r.x + n * r.image + ih * r.line : nullptr;
+      gather_line(r, line, left, g.kernel_w, end, zero, out);
+    }
+    if (++ow < r.out_w) continue;
+    ow = 0;
+    if (++oh < r.out_h) continue;
+    oh = 0;
+    ++n;
+  }
+}
+
+// A block of rows at a time, each gathered first.
+void run_gathered(const Params& p, const QProduct& product, const ConvRowsOf<uint8_t>& rows, const uint8_t* end,
+                  KernelContext& ctx, char* scratch) {
+  const Layout l = layout_of(p.g);
+  const int64_t threads = ctx.pool ? ctx.threads : 1, panels = (product.n + kQPanel - 1) / kQPanel;
+  const int64_t each = threads > 1 ? std::min(l.rows, (product.m + 4 * threads - 1) / (4 * threads)) : l.rows;
+  parallel_items(ctx, (product.m + each - 1) / each, threads, [&](int64_t worker, int64_t item) {
+    char* const own = scratch + static_cast<size_t>(worker) * (l.gathered + l.product);
+    const int64_t begin = item * each, count = std::min(product.m - begin, each);
+    uint8_t* const matrix = reinterpret_cast<uint8_t*>(own);
+    gather(p.g, rows, end, static_cast<int>(p.x_zero), begin, begin + count, matrix);
     QProduct q = product;
-    q.m = r.out_h * r.out_w;
-    q.user = &r;
-    skip_rows(&q.finish, (image * rows.out_h + begin) * r.out_w);
-    q_product_block(q, 0, q.m, 0, q.n / kQPanel + (q.n % kQPanel != 0), own + l.strip);
+    q.m = count;
+    q.a = matrix;
+    q.lda = q.kc;
+    q.rows_of = nullptr;
+    skip_rows(&q.finish, begin);
+    q_product_block(q, 0, count, 0, panels, own + l.gathered);
   });
 }
 
@@ -217,11 +217,15 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     qconv2d_reference(g, taps_of(g), p.x_zero, finish, x, in[1].as<const char>(), y);
     return MRT_OK;
   }
-  const Layout l = layout_of(p, x);
   char* const scratch = static_cast<char*>(ctx.scratch);
-  std::memset(scratch, static_cast<int>(p.x_zero), l.zeros);
+  char* const behind = scratch + layout_of(g).zeros;
+  std::memset(scratch, static_cast<int>(p.x_zero), layout_of(g).zeros);
   const ConvRowsOf<uint8_t> rows = rows_of(g, x, y, reinterpret_cast<const uint8_t*>(scratch));
   QProduct q = product_of(p, in, finish, y);
+  if (access_of(g) == Access::gathered) {
+    run_gathered(p, q, rows, rows.x + x.shape[0] * rows.image, ctx, behind);
+    return MRT_OK;
+  }
   const bool plain = g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top + g.pad_left == 0 &&
                      g.pad_bottom + g.pad_right == 0;
   if (plain) {
@@ -230,11 +234,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     q.rows_of = conv_rows<uint8_t>;
     q.user = &rows;
   }
-  if (access_of(g).copied) {
-    run_strips(p, l, q, rows, x.shape[0], ctx, scratch + l.zeros);
-  } else {
-    run_q_product(q, ctx, scratch + l.zeros);
-  }
+  run_q_product(q, ctx, behind);
   return MRT_OK;
 }
 
@@ -263,7 +263,7 @@ Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attr
   return decode_packing(packing, weight, attrs, &p, out);
 }
 
-// OIHW as products of taps: a position of the filter, or a line of it, in which k runs over pixels and channels.
+// OIHW as products of taps: a position of the filter, a line of it or all of it, where k runs over pixels and channels.
 Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
   Packing p;
   size_t bytes = 0;

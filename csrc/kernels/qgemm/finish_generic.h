@@ -51,16 +51,64 @@ MRT_INLINE void store_bytes(const I32x8* q, int64_t n, uint8_t* y) {
 }
 #endif
 
-// 16 floats to bytes. A NaN becomes the lower bound: max(x, lo) is lo where either is NaN.
+// 16 floats, the bounds of which are met, to bytes.
 template <typename V>
-MRT_INLINE void quantize_row(const QFinishCall& c, const V* x, uint8_t* y) {
+MRT_INLINE void store_quantized(const V* x, typename V::Int zero, int64_t n, uint8_t* y) {
   constexpr int NV = static_cast<int>(kQPanel) / V::width;
-  const V inverse = V::set(c.inverse), lo = V::set(c.lo), hi = V::set(c.hi);
-  const typename V::Int zero = V::Int::set(c.zero);
   typename V::Int q[NV];
 #pragma GCC unroll 16
-  for (int j = 0; j < NV; ++j) q[j] = min(max(x[j] * inverse, lo), hi).to_int() + zero;
-  store_bytes(q, c.n, y);
+  for (int j = 0; j < NV; ++j) q[j] = x[j].to_int() + zero;
+  store_bytes(q, n, y);
+}
+
+// The same of any floats. A NaN becomes the lower bound: max(x, lo) is lo where either is NaN.
+template <typename V>
+MRT_INLINE void quantize_row(const QFinishCall& c, V* x, uint8_t* y) {
+  constexpr int NV = static_cast<int>(kQPanel) / V::width;
+  const V inverse = V::set(c.inverse), lo = V::set(c.lo), hi = V::set(c.hi);
+#pragma GCC unroll 16
+  for (int j = 0; j < NV; ++j) x[j] = min(max(x[j] * inverse, lo), hi);
+  store_quantized<V>(x, V::Int::set(c.zero), c.n, y);
+}
+
+MRT_INLINE float clamped(float x, float lo, float hi) {
+  const float above = x > lo ? x : lo;
+  return above < hi ? above : hi;
+}
+
+// Nothing but a scale, a bias and bounds on the way to bytes, which is what most layers of a quantized model have.
+template <typename V>
+MRT_INLINE void finish_folded(const QFinishCall& c) {
+  constexpr int NV = static_cast<int>(kQPanel) / V::width;
+  Row16 scales, biases;
+  for (int64_t j = 0; j < kQPanel; ++j) {
+    scales.v[j] = j < c.n ? c.scale[j] * c.inverse : 0.0f;
+    biases.v[j] = c.bias && j < c.n ? c.bias[j] * c.inverse : 0.0f;
+  }
+  V scale[NV], bias[NV];
+  typename V::Int offset[NV];
+#pragma GCC unroll 16
+  for (int j = 0; j < NV; ++j) {
+    scale[j] = V::load(scales.v + j * V::width);
+    bias[j] = V::load(biases.v + j * V::width);
+    offset[j] = load_int<V>(c.offset + j * V::width);
+  }
+  const V lo = V::set(clamped(c.epilogue->lo * c.inverse, c.lo, c.hi));
+  const V hi = V::set(clamped(c.epilogue->hi * c.inverse, c.lo, c.hi));
+  const typename V::Int zero = V::Int::set(c.zero);
+  // In locals: a byte that is stored may alias whatever is behind a pointer.
+  const int32_t* acc = c.acc;
+  uint8_t* y = static_cast<uint8_t*>(c.y);
+  const int64_t n = c.n, ldy = c.ldy;
+  for (int64_t left = c.rows; left > 0; --left, acc += kQPanel, y += ldy) {
+    V x[NV];
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; ++j) {
+      x[j] = V::from_int(load_int<V>(acc + j * V::width) - offset[j]) * scale[j];
+      x[j] = min(max(x[j] + bias[j], lo), hi);
+    }
+    store_quantized<V>(x, zero, n, y);
+  }
 }
 
 // Scale, bias, residual and clamping in registers; `kLast`: and the result, else the floats replace the sums.
@@ -135,6 +183,7 @@ MRT_INLINE void store_rows(const QFinishCall& c) {
 template <typename V>
 void q_finish(const QFinishCall& c) {
   const Epilogue& e = *c.epilogue;
+  if (c.folds()) return finish_folded<V>(c);
   if (e.clamp_only()) return finish_rows<V, true>(c);
   finish_rows<V, false>(c);
   apply_epilogue<V>(e, reinterpret_cast<float*>(c.acc), kQPanel, c.rows, c.n, e.residual_after ? c.residual : nullptr,

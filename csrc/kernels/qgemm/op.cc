@@ -11,7 +11,7 @@ namespace mrt {
 namespace {
 
 constexpr const char* kContract = "gemm_u8s8";
-constexpr const char* kPacking = "gemm_u8s8_nr16_v1";
+constexpr const char* kPacking = "gemm_u8s8_nr16_v2";
 constexpr int64_t kMaxExtent = int64_t{1} << 40;
 
 struct Params {

@@ -1,9 +1,9 @@
-// Packing of int8 weights: `gemm_u8s8_nr16_v1` and, a product per tap, `conv2d_u8s8_nr16_v1`.
+// Packing of int8 weights: `gemm_u8s8_nr16_v2` and, a product per tap, `conv2d_u8s8_nr16_v2`.
 //
 // A product has `taps` stretches of kc k's each. Per panel of 16 columns, every part aligned to 64 bytes:
 //   int32 sums[16]                     of each column's weights (what a zero point of the activations multiplies)
 //   QMasks masks[taps][segments]       kinds of the groups, see tile.h; segments = ceil(kc / 256)
-//   QOrder orders[taps][ceil(kc / 4)]  of shuffled groups
+//   QOrder orders[taps][ceil(kc / 4)]  of ordered windows
 //   int8 w[taps][ceil(kc / 4)][16][4]  missing columns zero. The last kc % 4 weights of a tap stand at the end of their
 //                                      group, behind zeros, if kc >= 4, so that a row is read from kc - 4; else at its
 //                                      beginning

@@ -5,9 +5,29 @@
 
 namespace mrt {
 
+namespace {
+
+float clamped(float x, float lo, float hi) {
+  const float above = x > lo ? x : lo;
+  return above < hi ? above : hi;
+}
+
+void store_byte(const QFinishCall& f, float x, int64_t row, int64_t column) {
+  const int32_t q = static_cast<int32_t>(std::nearbyint(x)) + f.zero;
+  static_cast<uint8_t*>(f.y)[row * f.ldy + column] = static_cast<uint8_t>(q);
+}
+
+}  // namespace
+
 // The activations that are not clamps are computed in double precision, everything else in float as kernels do.
 void q_reference_element(const QFinishCall& f, int64_t sum, int64_t row, int64_t column) {
   const Epilogue& e = *f.epilogue;
+  if (f.folds()) {
+    const float scale = f.scale[column] * f.inverse, bias = f.bias ? f.bias[column] * f.inverse : 0.0f;
+    const float lo = clamped(e.lo * f.inverse, f.lo, f.hi), hi = clamped(e.hi * f.inverse, f.lo, f.hi);
+    const float x = static_cast<float>(sum) * scale;
+    return store_byte(f, clamped(x + bias, lo, hi), row, column);
+  }
   const float product = static_cast<float>(sum) * f.scale[column];
   float x = product + (f.bias ? f.bias[column] : 0.0f);
   const float* r = f.residual ? f.residual + row * f.ldr + column : nullptr;
@@ -18,10 +38,7 @@ void q_reference_element(const QFinishCall& f, int64_t sum, int64_t row, int64_t
     static_cast<float*>(f.y)[row * f.ldy + column] = x;
     return;
   }
-  const float scaled = x * f.inverse;
-  const float above = scaled > f.lo ? scaled : f.lo, clamped = above < f.hi ? above : f.hi;
-  const int32_t q = static_cast<int32_t>(std::nearbyint(clamped)) + f.zero;
-  static_cast<uint8_t*>(f.y)[row * f.ldy + column] = static_cast<uint8_t>(q);
+  store_byte(f, clamped(x * f.inverse, f.lo, f.hi), row, column);
 }
 
 void qgemm_reference(const QFinishCall& f, int64_t m, int64_t n, int64_t k, const uint8_t* a, int64_t a_zero,

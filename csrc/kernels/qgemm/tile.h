@@ -5,10 +5,11 @@
 // saturates, so a group may use it only where the weights prove that it cannot: packing (pack.h) sorts the groups into
 //   wide      each product is made in 32 bits (`vpmaddwd`): any weights
 //   single    255 * (w0 + w1) fits in 16 bits for both pairs of every column
-//   shuffled  the same of two groups next to each other whose eight k's are paired otherwise: of Gaussian weights most
-//             groups hold one pair in 16 columns that is too large, and nearly all eights can be paired so that none is
 //   doubled   the same for the sums over two groups next to each other, which are added in 16 bits before they are
-//   widened
+//             widened
+// Of the 16 k's of four groups, a *window*, any four can be the ones whose products are added in 16 bits: where the
+// groups as they stand are not doubled (of 16 columns one nearly always holds a sum that is too large), packing looks
+// for an order of the window in which they are, and a row is read through that order (`vpshufb`).
 // Measured on Zen 3, tiles of 4 rows, rate of multiplications against fp32's FMA loop: wide 1.3, single 1.97, doubled
 // 2.5. (vpsignb with |a - 128|, which is exact for all weights but -128, reaches 1.3 as well and needs more registers.)
 #pragma once
@@ -22,17 +23,20 @@ namespace mrt {
 
 constexpr int64_t kQPanel = 16;    // columns of a packed panel
 constexpr int64_t kQGroup = 4;     // k's of a group
+constexpr int64_t kQWindow = 4;    // groups of a window
 constexpr int64_t kQSegment = 64;  // groups that one pair of masks describes
 constexpr int kQMaxRows = 4;
 
-// Kinds of the groups of a segment, a bit each; a group in none is single. A bit of `doubled` or `shuffled` stands at
-// an even group and speaks of this one and the next. All other bits are ignored.
+// Kinds of the groups of a segment, a bit each; a group in none is single. A bit of `doubled` stands at an even group
+// and speaks of this one and the next, a bit of `ordered` at the first group of a whole window, in which `wide` is
+// ignored. All other bits are ignored.
 struct QMasks {
-  uint64_t wide, doubled, shuffled;
+  uint64_t wide, doubled, ordered;
 };
 constexpr uint64_t kQEven = 0x5555555555555555u;
+constexpr uint64_t kQFirst = 0x1111111111111111u;  // of each window
 
-// Which of the eight k's of its pair of groups stand in a group, a byte each; only read where the pair is shuffled.
+// Which k's of its window stand in a group, a byte each: their own where a window is whole and not ordered.
 struct QOrder {
   uint8_t k[kQGroup];
 };
@@ -53,7 +57,9 @@ struct QTileCall {
   bool first;               // acc is written, else added to
 };
 
-// What becomes of complete sums: y = quantize(act((acc - offset) * scale + bias [+ residual])), 16 columns wide.
+// What becomes of complete sums, 16 columns wide: y = act((acc - offset) * scale + bias [+ residual]), and where y is
+// quantized, q = clamp(y * inverse, lo, hi) rounded half to even, plus zero. Where y is quantized and no more is done
+// than a clamp (see `folds`), `inverse` is multiplied into scale, bias and the bounds instead, once.
 struct QFinishCall {
   int32_t* acc;  // [rows][16]; overwritten
   int64_t rows, n;
@@ -66,8 +72,9 @@ struct QFinishCall {
   void* y;  // the first element: float, or a byte where `quantized`
   int64_t ldy;
   bool quantized;
-  float inverse, lo, hi;  // q = clamp(x * inverse, lo, hi) rounded half to even,
-  int32_t zero;           // plus zero
+  float inverse, lo, hi;
+  int32_t zero;
+  bool folds() const { return quantized && !residual && epilogue->clamp_only(); }
 };
 
 struct QTileTable {

@@ -11,49 +11,47 @@ MRT_INLINE __m256i broadcast4(const uint8_t* p) {
 }
 MRT_INLINE __m256i load32(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 
-// Two groups whose sums of four products fit in 16 bits.
-template <int MR>
-MRT_INLINE void step_double(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, __m256i (&acc)[MR][2]) {
+MRT_INLINE __m256i load16_twice(const uint8_t* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+// Two groups whose sums of four products fit in 16 bits. `k` is where they are in the row; where their window is
+// ordered, it is the beginning of the window, and `order` says what to take from it.
+template <int MR, bool kOrdered>
+MRT_INLINE void step_double(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, const QOrder* order,
+                            __m256i (&acc)[MR][2]) {
   const __m256i one = _mm256_set1_epi16(1);
-  const __m256i w0 = load32(w), w1 = load32(w + 32), w2 = load32(w + 64), w3 = load32(w + 96);
+  const __m256i m0 = kOrdered ? broadcast4(order[0].k) : one, m1 = kOrdered ? broadcast4(order[1].k) : one;
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
-    const __m256i x = broadcast4(row[i] + k), y = broadcast4(row[i] + k + 4);
-    const __m256i s0 = _mm256_add_epi16(_mm256_maddubs_epi16(x, w0), _mm256_maddubs_epi16(y, w2));
-    const __m256i s1 = _mm256_add_epi16(_mm256_maddubs_epi16(x, w1), _mm256_maddubs_epi16(y, w3));
+    __m256i x, y;
+    if (kOrdered) {
+      const __m256i window = load16_twice(row[i] + k);
+      x = _mm256_shuffle_epi8(window, m0);
+      y = _mm256_shuffle_epi8(window, m1);
+    } else {
+      x = broadcast4(row[i] + k);
+      y = broadcast4(row[i] + k + kQGroup);
+    }
+    const __m256i s0 = _mm256_add_epi16(_mm256_maddubs_epi16(x, load32(w)), _mm256_maddubs_epi16(y, load32(w + 64)));
+    const __m256i s1 =
+        _mm256_add_epi16(_mm256_maddubs_epi16(x, load32(w + 32)), _mm256_maddubs_epi16(y, load32(w + 96)));
     acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(s0, one));
     acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(s1, one));
   }
 }
 
-template <int MR>
-MRT_INLINE void step_single(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, __m256i (&acc)[MR][2]) {
+// One group whose sums of two products do; ordered: its window begins at `k`.
+template <int MR, bool kOrdered>
+MRT_INLINE void step_single(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, const QOrder* order,
+                            __m256i (&acc)[MR][2]) {
   const __m256i one = _mm256_set1_epi16(1);
-  const __m256i w0 = load32(w), w1 = load32(w + 32);
+  const __m256i w0 = load32(w), w1 = load32(w + 32), m = kOrdered ? broadcast4(order->k) : one;
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
-    const __m256i x = broadcast4(row[i] + k);
+    const __m256i x = kOrdered ? _mm256_shuffle_epi8(load16_twice(row[i] + k), m) : broadcast4(row[i] + k);
     acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w0), one));
     acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w1), one));
-  }
-}
-
-// Two groups whose eight k's are put in the order in which their weights are paired.
-template <int MR>
-MRT_INLINE void step_shuffled(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, const QOrder* order,
-                              __m256i (&acc)[MR][2]) {
-  const __m256i one = _mm256_set1_epi16(1);
-  const __m256i m0 = broadcast4(order[0].k), m1 = broadcast4(order[1].k);
-#pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i) {
-    int64_t eight;
-    std::memcpy(&eight, row[i] + k, 8);
-    const __m256i v = _mm256_set1_epi64x(eight);
-    const __m256i x = _mm256_shuffle_epi8(v, m0), y = _mm256_shuffle_epi8(v, m1);
-    acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(x, load32(w)), one));
-    acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(x, load32(w + 32)), one));
-    acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(y, load32(w + 64)), one));
-    acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(y, load32(w + 96)), one));
   }
 }
 
@@ -75,29 +73,38 @@ MRT_INLINE void step_wide(const int8_t* w, __m256i (&acc)[MR][2], Load load) {
 // The first `count` bits set.
 MRT_INLINE uint64_t low_bits(int64_t count) { return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1; }
 
+// Calls step(g) for each bit g that is set.
+template <typename Step>
+MRT_INLINE void for_each(uint64_t bits, Step step) {
+  for (; bits != 0; bits &= bits - 1) step(static_cast<int64_t>(__builtin_ctzll(bits)));
+}
+
 // One segment: the groups of each kind in turn, by the bits of its mask.
 template <int MR>
 MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w, QMasks masks,
                         const QOrder* orders, __m256i (&acc)[MR][2]) {
-  const uint64_t all = low_bits(groups), even = kQEven & (all >> 1);
-  const uint64_t doubled = masks.doubled & even, shuffled = masks.shuffled & even & ~doubled;
-  const uint64_t alone = all & ~((doubled | shuffled) * 3);
-  for (uint64_t m = doubled; m != 0; m &= m - 1) {
-    const int64_t g = __builtin_ctzll(m);
-    step_double<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
+  const uint64_t all = low_bits(groups), doubled = masks.doubled & kQEven & (all >> 1);
+  const uint64_t ordered = (masks.ordered & kQFirst & (all >> (kQWindow - 1))) * 15;  // a bit for each group
+  const uint64_t plain = doubled & ~ordered, pairs = doubled & ordered;
+  const auto k_of = [&](int64_t g) { return k0 + g * kQGroup; };
+  const auto window_of = [&](int64_t g) { return k0 + (g & -kQWindow) * kQGroup; };
+  // Where all is doubled, one loop without a search for bits. An order stands in every whole window.
+  if (plain * 3 == all) {
+    for (int64_t g = 0; g < groups; g += 2) step_double<MR, false>(row, k_of(g), w + g * 64, orders, acc);
+    return;
   }
-  for (uint64_t m = alone & ~masks.wide; m != 0; m &= m - 1) {
-    const int64_t g = __builtin_ctzll(m);
-    step_single<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
+  if ((plain | pairs) * 3 == all && groups % kQWindow == 0) {
+    for (int64_t g = 0; g < groups; g += 2) step_double<MR, true>(row, window_of(g), w + g * 64, orders + g, acc);
+    return;
   }
-  for (uint64_t m = shuffled; m != 0; m &= m - 1) {
-    const int64_t g = __builtin_ctzll(m);
-    step_shuffled<MR>(row, k0 + g * kQGroup, w + g * 64, orders + g, acc);
-  }
-  for (uint64_t m = alone & masks.wide; m != 0; m &= m - 1) {
-    const int64_t g = __builtin_ctzll(m);
-    step_wide<MR>(w + g * 64, acc, [&](int i) { return broadcast4(row[i] + k0 + g * kQGroup); });
-  }
+  const uint64_t alone = all & ~((plain | pairs) * 3);
+  for_each(plain, [&](int64_t g) { step_double<MR, false>(row, k_of(g), w + g * 64, orders, acc); });
+  for_each(pairs, [&](int64_t g) { step_double<MR, true>(row, window_of(g), w + g * 64, orders + g, acc); });
+  for_each(alone & ~ordered & ~masks.wide,
+           [&](int64_t g) { step_single<MR, false>(row, k_of(g), w + g * 64, orders, acc); });
+  for_each(alone & ordered, [&](int64_t g) { step_single<MR, true>(row, window_of(g), w + g * 64, orders + g, acc); });
+  for_each(alone & ~ordered & masks.wide,
+           [&](int64_t g) { step_wide<MR>(w + g * 64, acc, [&](int i) { return broadcast4(row[i] + k_of(g)); }); });
 }
 
 // The last kc % 4 bytes: read with those before them (whose weights are zero), or alone where there are none.
@@ -121,7 +128,8 @@ void tile(const QTileCall& c) {
     const QMasks* const masks = c.masks + t * c.tap_masks;
     const QOrder* const orders = c.orders + t * c.tap_orders;
     for (int64_t g = c.g0; g < c.g1; g += kQSegment) {
-      segment<MR>(row, g * kQGroup, c.g1 - g, w + g * 64, masks[g / kQSegment], orders + g, acc);
+      const int64_t groups = c.g1 - g < kQSegment ? c.g1 - g : kQSegment;
+      segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, acc);
     }
     if (c.tail) {
       step_wide<MR>(w + c.kc / kQGroup * 64, acc, [&](int i) { return load_tail(row[i], c.kc); });

@@ -18,10 +18,10 @@ MRT_INLINE void add_group(const uint8_t* a, int64_t count, const int8_t* w, int3
 // The bytes of whole group g of a tap in the order of its weights.
 MRT_INLINE void load_group(const uint8_t* a, int64_t g, int64_t whole, const QMasks* masks, const QOrder* orders,
                            uint8_t (&out)[kQGroup]) {
-  const int64_t first = g & ~int64_t{1};
-  const bool shuffled = masks[g / kQSegment].shuffled >> (first % kQSegment) & 1;
+  const int64_t window = g & -kQWindow;
+  const bool ordered = window + kQWindow <= whole && masks[g / kQSegment].ordered >> (window % kQSegment) & 1;
   for (int64_t k = 0; k < kQGroup; ++k) {
-    out[k] = shuffled && first + 1 < whole ? a[first * kQGroup + (orders[g].k[k] & 7)] : a[g * kQGroup + k];
+    out[k] = ordered ? a[window * kQGroup + (orders[g].k[k] & 15)] : a[g * kQGroup + k];
   }
 }
 
