@@ -34,12 +34,14 @@ class ModelCase:
 
 
 def _draw_weights(module: torch.nn.Module) -> None:
-    """Give batch norms statistics that differ from the identity, so that folding them is tested, and convolutions weights of a normal
-    distribution, as the models' authors draw them and as trained ones are near to (torch's default is uniform; the speed of an 8-bit
-    product depends on it)."""
+    """Give batch norms statistics that differ from the identity, so that folding them is tested, and convolutions and linear layers
+    weights of a normal distribution, as the models' authors draw them and as trained ones are near to (torch's default is uniform; the
+    speed of an 8-bit product depends on it)."""
     for part in module.modules():
         if isinstance(part, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(part, torch.nn.Linear):
+            torch.nn.init.normal_(part.weight, 0.0, (3 * part.in_features) ** -0.5)
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
             torch.nn.init.uniform_(part.weight, 0.6, 1.4)
             torch.nn.init.uniform_(part.bias, -0.2, 0.2)

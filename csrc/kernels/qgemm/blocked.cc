@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t kStretch = 6 * kQSegment;    // groups: 24 KiB of weights
 constexpr int64_t kRowBlockBytes = 192 << 10;  // of A
-constexpr int64_t kMaxBlockRows = 96;          // 6 KiB of sums
+constexpr int64_t kRowsOfSums = 96;            // 6 KiB of sums
+constexpr int64_t kMaxBlockRows = 512;         // where sums stay in registers
 constexpr int64_t kPointerBytes = 16 << 10;
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -18,11 +19,6 @@ int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 int64_t block_limit(int64_t taps) {
   return max64(kQMaxRows, min64(kMaxBlockRows, kPointerBytes / (8 * max64(1, taps)) / kQMaxRows * kQMaxRows));
-}
-int64_t block_rows(const QProduct& p) {
-  const int64_t row_bytes = max64(1, p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc);
-  const int64_t wanted = max64(8 * kQMaxRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
-  return min64(wanted, block_limit(p.taps));
 }
 
 // A stretch of the depth: whole taps, or groups of one.
@@ -51,6 +47,13 @@ class Depth {
   int64_t taps_, parts_, each_, count_;
 };
 
+int64_t block_rows(const QProduct& p, const QPanelLayout& l) {
+  const bool in_registers = p.table->folds && p.finish.folds() && p.n >= kQPanel && Depth(l).count() == 1;
+  const int64_t row_bytes = max64(1, p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc);
+  const int64_t wanted = max64(8 * kQMaxRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
+  return min64(wanted, min64(in_registers ? kMaxBlockRows : kRowsOfSums, block_limit(p.taps)));
+}
+
 void fill_pointers(const QProduct& p, int64_t m0, int64_t m1, const uint8_t** out) {
   for (int64_t m = m0; m < m1; m += kQMaxRows) {
     const int64_t rows = min64(kQMaxRows, m1 - m);
@@ -63,8 +66,9 @@ void fill_pointers(const QProduct& p, int64_t m0, int64_t m1, const uint8_t** ou
   }
 }
 
-void finish_block(const QProduct& p, int64_t m0, int64_t rows, int64_t column, const int32_t* sums, int32_t* acc) {
-  alignas(64) int32_t offset[kQPanel];
+// The finish of the 16 columns from `column` on, of rows from m0 on; offset [16] is filled in.
+QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t column, const int32_t* sums, int32_t* acc,
+                      int32_t* offset) {
   for (int64_t j = 0; j < kQPanel; ++j) {
     offset[j] = static_cast<int32_t>(static_cast<uint32_t>(sums[j]) * static_cast<uint32_t>(p.a_zero));
   }
@@ -77,7 +81,7 @@ void finish_block(const QProduct& p, int64_t m0, int64_t rows, int64_t column, c
   if (f.bias) f.bias += column;
   if (f.residual) f.residual += m0 * f.ldr + column;
   f.y = static_cast<char*>(f.y) + (m0 * f.ldy + column) * (f.quantized ? 1 : 4);
-  p.table->finish(f);
+  return f;
 }
 
 void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m1, int64_t panel,
@@ -88,7 +92,13 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
   const QOrder* const orders = reinterpret_cast<const QOrder*>(packed + l.orders_at);
   const int8_t* const w = reinterpret_cast<const int8_t*>(packed + l.weights_at);
   const Depth depth(l);
+  alignas(64) int32_t offset[kQPanel];
+  const QFinishCall finish = finish_of(p, m0, m1 - m0, group * p.n + panel % group_panels * kQPanel,
+                                       reinterpret_cast<const int32_t*>(packed), acc, offset);
+  const bool folds = p.table->folds && finish.folds() && finish.n == kQPanel;
+  const QFolded folded = folds ? q_fold(finish) : QFolded{};
   QTileCall call{};
+  call.ldy = finish.ldy;
   call.kc = l.kc;
   call.a_offset = group * p.group_a;
   call.tap_bytes = l.groups * kQPanel * kQGroup;
@@ -97,6 +107,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
   for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
     const Stretch part = depth.count() > 0 ? depth[s] : Stretch{};
     call.first = s == 0;
+    call.folded = folds && s + 1 >= depth.count() ? &folded : nullptr;
     call.taps = part.taps;
     call.g0 = part.g0;
     call.g1 = part.g1;
@@ -109,12 +120,12 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
       const int64_t rows = min64(kQMaxRows, m1 - m);
       call.a = a + part.tap * rows;
       call.acc = acc + (m - m0) * kQPanel;
+      call.y = static_cast<uint8_t*>(finish.y) + (m - m0) * finish.ldy;
       p.table->tile[rows](call);
       a += rows * p.taps;
     }
   }
-  finish_block(p, m0, m1 - m0, group * p.n + panel % group_panels * kQPanel, reinterpret_cast<const int32_t*>(packed),
-               acc);
+  if (!folds) p.table->finish(finish);
 }
 
 size_t pointer_bytes(int64_t taps) {
@@ -132,7 +143,7 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
   const uint8_t** const pointers = static_cast<const uint8_t**>(scratch);
   int32_t* const acc = reinterpret_cast<int32_t*>(static_cast<char*>(scratch) + pointer_bytes(p.taps));
   const QPanelLayout layout = q_panel_layout(p.taps, p.kc);
-  const int64_t blocks = ceil_div(m1 - m0, block_rows(p)), tiles = ceil_div(m1 - m0, kQMaxRows);
+  const int64_t blocks = ceil_div(m1 - m0, block_rows(p, layout)), tiles = ceil_div(m1 - m0, kQMaxRows);
   for (int64_t b = 0, begin = m0; b < blocks; ++b) {
     const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * kQMaxRows);
     if (end <= begin) continue;
@@ -150,7 +161,8 @@ void run_q_product(const QProduct& p, KernelContext& ctx, void* scratch) {
   if (threads <= 1 || work < 131072.0) return q_product_block(p, 0, p.m, 0, panels, scratch);
   // Pieces: rows first, then columns until every thread has a few.
   const int64_t wanted = 4 * threads, tiles = ceil_div(p.m, kQMaxRows);
-  const int64_t row_pieces = min64(ceil_div(p.m, 4 * kQMaxRows), max64(wanted, ceil_div(p.m, block_rows(p))));
+  const int64_t row_pieces =
+      min64(ceil_div(p.m, 4 * kQMaxRows), max64(wanted, ceil_div(p.m, block_rows(p, q_panel_layout(p.taps, p.kc)))));
   const int64_t column_pieces = min64(panels, ceil_div(wanted, row_pieces));
   const size_t bytes = align64(q_product_scratch(p.taps));
   parallel_items(ctx, row_pieces * column_pieces, threads, [&](int64_t worker, int64_t item) {

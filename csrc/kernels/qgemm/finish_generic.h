@@ -71,31 +71,21 @@ MRT_INLINE void quantize_row(const QFinishCall& c, V* x, uint8_t* y) {
   store_quantized<V>(x, V::Int::set(c.zero), c.n, y);
 }
 
-MRT_INLINE float clamped(float x, float lo, float hi) {
-  const float above = x > lo ? x : lo;
-  return above < hi ? above : hi;
-}
-
 // Nothing but a scale, a bias and bounds on the way to bytes, which is what most layers of a quantized model have.
 template <typename V>
 MRT_INLINE void finish_folded(const QFinishCall& c) {
   constexpr int NV = static_cast<int>(kQPanel) / V::width;
-  Row16 scales, biases;
-  for (int64_t j = 0; j < kQPanel; ++j) {
-    scales.v[j] = j < c.n ? c.scale[j] * c.inverse : 0.0f;
-    biases.v[j] = c.bias && j < c.n ? c.bias[j] * c.inverse : 0.0f;
-  }
+  const QFolded f = q_fold(c);
   V scale[NV], bias[NV];
-  typename V::Int offset[NV];
+  typename V::Int start[NV];
 #pragma GCC unroll 16
   for (int j = 0; j < NV; ++j) {
-    scale[j] = V::load(scales.v + j * V::width);
-    bias[j] = V::load(biases.v + j * V::width);
-    offset[j] = load_int<V>(c.offset + j * V::width);
+    scale[j] = V::load(f.scale + j * V::width);
+    bias[j] = V::load(f.bias + j * V::width);
+    start[j] = load_int<V>(f.start + j * V::width);
   }
-  const V lo = V::set(clamped(c.epilogue->lo * c.inverse, c.lo, c.hi));
-  const V hi = V::set(clamped(c.epilogue->hi * c.inverse, c.lo, c.hi));
-  const typename V::Int zero = V::Int::set(c.zero);
+  const V lo = V::set(f.lo), hi = V::set(f.hi);
+  const typename V::Int zero = V::Int::set(f.zero);
   // In locals: a byte that is stored may alias whatever is behind a pointer.
   const int32_t* acc = c.acc;
   uint8_t* y = static_cast<uint8_t*>(c.y);
@@ -104,7 +94,7 @@ MRT_INLINE void finish_folded(const QFinishCall& c) {
     V x[NV];
 #pragma GCC unroll 16
     for (int j = 0; j < NV; ++j) {
-      x[j] = V::from_int(load_int<V>(acc + j * V::width) - offset[j]) * scale[j];
+      x[j] = V::from_int(load_int<V>(acc + j * V::width) + start[j]) * scale[j];
       x[j] = min(max(x[j] + bias[j], lo), hi);
     }
     store_quantized<V>(x, zero, n, y);

@@ -83,4 +83,21 @@ QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Te
   return f;
 }
 
+QFolded q_fold(const QFinishCall& f) {
+  const auto clamped = [&](float x) {
+    const float above = x > f.lo ? x : f.lo;
+    return above < f.hi ? above : f.hi;
+  };
+  QFolded out{};
+  for (int64_t j = 0; j < f.n; ++j) {
+    out.start[j] = static_cast<int32_t>(-static_cast<uint32_t>(f.offset[j]));
+    out.scale[j] = f.scale[j] * f.inverse;
+    out.bias[j] = f.bias ? f.bias[j] * f.inverse : 0.0f;
+  }
+  out.lo = clamped(f.epilogue->lo * f.inverse);
+  out.hi = clamped(f.epilogue->hi * f.inverse);
+  out.zero = f.zero;
+  return out;
+}
+
 }  // namespace mrt

@@ -41,22 +41,6 @@ struct QOrder {
   uint8_t k[kQGroup];
 };
 
-struct QTileCall {
-  const uint8_t* const* a;  // [taps][rows]
-  int64_t a_offset;         // bytes, added to each of them
-  int64_t taps, kc;         // kc bytes can be read from each pointer
-  int64_t g0, g1;           // the whole groups of every tap to do; g0 is a multiple of kQSegment
-  bool tail;                // and the kc % 4 bytes behind the last whole group
-  const int8_t* w;          // group 0 of the first tap
-  int64_t tap_bytes;        // of weights from one tap to the next
-  const QMasks* masks;      // segment 0 of the first tap
-  int64_t tap_masks;        // from one tap to the next
-  const QOrder* orders;     // group 0 of the first tap
-  int64_t tap_orders;       // from one tap to the next
-  int32_t* acc;             // [rows][16]
-  bool first;               // acc is written, else added to
-};
-
 // What becomes of complete sums, 16 columns wide: y = act((acc - offset) * scale + bias [+ residual]), and where y is
 // quantized, q = clamp(y * inverse, lo, hi) rounded half to even, plus zero. Where y is quantized and no more is done
 // than a clamp (see `folds`), `inverse` is multiplied into scale, bias and the bounds instead, once.
@@ -77,9 +61,40 @@ struct QFinishCall {
   bool folds() const { return quantized && !residual && epilogue->clamp_only(); }
 };
 
+// The finish of a whole panel where `folds` says that it is one multiplication, one addition and bounds:
+// q = clamp((acc + start) * scale + bias, lo, hi) rounded half to even, plus zero.
+struct QFolded {
+  alignas(64) int32_t start[kQPanel];
+  float scale[kQPanel], bias[kQPanel];
+  float lo, hi;
+  int32_t zero;
+};
+// Columns [0, f.n) of it; the others are zero.
+QFolded q_fold(const QFinishCall& f);
+
+struct QTileCall {
+  const uint8_t* const* a;  // [taps][rows]
+  int64_t a_offset;         // bytes, added to each of them
+  int64_t taps, kc;         // kc bytes can be read from each pointer
+  int64_t g0, g1;           // the whole groups of every tap to do; g0 is a multiple of kQSegment
+  bool tail;                // and the kc % 4 bytes behind the last whole group
+  const int8_t* w;          // group 0 of the first tap
+  int64_t tap_bytes;        // of weights from one tap to the next
+  const QMasks* masks;      // segment 0 of the first tap
+  int64_t tap_masks;        // from one tap to the next
+  const QOrder* orders;     // group 0 of the first tap
+  int64_t tap_orders;       // from one tap to the next
+  int32_t* acc;             // [rows][16]
+  bool first;               // acc is written, else added to
+  const QFolded* folded;    // not null: the sums are complete, and become bytes at y (only where the table `folds`)
+  uint8_t* y;               // [rows][16], ldy apart
+  int64_t ldy;
+};
+
 struct QTileTable {
   Isa isa;
   int32_t mr;
+  bool folds;                                     // whether tiles take QTileCall::folded
   void (*tile[kQMaxRows + 1])(const QTileCall&);  // by number of rows; [0] is unused
   void (*finish)(const QFinishCall&);
   const char* gemm_name;

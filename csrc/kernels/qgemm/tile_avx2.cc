@@ -11,6 +11,7 @@ MRT_INLINE __m256i broadcast4(const uint8_t* p) {
 }
 MRT_INLINE __m256i load32(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 
+MRT_INLINE __m256i load_sums(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 MRT_INLINE __m256i load16_twice(const uint8_t* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -115,6 +116,36 @@ MRT_INLINE __m256i load_tail(const uint8_t* row, int64_t kc) {
   return broadcast4(bytes);
 }
 
+// Sums to bytes, two rows at a time.
+template <int MR>
+MRT_INLINE void store_folded(const QFolded& f, uint8_t* y, int64_t ldy, const __m256i (&acc)[MR][2]) {
+  const __m256 lo = _mm256_set1_ps(f.lo), hi = _mm256_set1_ps(f.hi);
+  const __m256i zero = _mm256_set1_epi16(static_cast<int16_t>(f.zero)), low = _mm256_set1_epi16(255);
+  const auto row = [&](int i) {
+    __m256i q[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m256i start = _mm256_load_si256(reinterpret_cast<const __m256i*>(f.start) + j);
+      const __m256 sum = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[i][j], start));
+      const __m256 x =
+          _mm256_add_ps(_mm256_mul_ps(sum, _mm256_load_ps(f.scale + 8 * j)), _mm256_load_ps(f.bias + 8 * j));
+      q[j] = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(x, lo), hi));
+    }
+    return _mm256_and_si256(_mm256_add_epi16(_mm256_packs_epi32(q[0], q[1]), zero), low);
+  };
+  // Packing works within halves of a register: fours of columns 0, 8 of both rows | 4, 12 of both.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; i += 2) {
+    const __m256i first = row(i), second = i + 1 < MR ? row(i + 1) : first;
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), order);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i * ldy), _mm256_castsi256_si128(bytes));
+    if (i + 1 < MR) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(y + (i + 1) * ldy), _mm256_extracti128_si256(bytes, 1));
+    }
+  }
+}
+
 template <int MR>
 void tile(const QTileCall& c) {
   __m256i acc[MR][2];
@@ -135,12 +166,18 @@ void tile(const QTileCall& c) {
       step_wide<MR>(w + c.kc / kQGroup * 64, acc, [&](int i) { return load_tail(row[i], c.kc); });
     }
   }
+  if (!c.first) {
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) {
+      acc[i][0] = _mm256_add_epi32(acc[i][0], load_sums(c.acc + i * kQPanel));
+      acc[i][1] = _mm256_add_epi32(acc[i][1], load_sums(c.acc + i * kQPanel + 8));
+    }
+  }
+  if (c.folded) return store_folded<MR>(*c.folded, c.y, c.ldy, acc);
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
-    for (int j = 0; j < 2; ++j) {
-      __m256i* const to = reinterpret_cast<__m256i*>(c.acc + i * kQPanel) + j;
-      _mm256_storeu_si256(to, c.first ? acc[i][j] : _mm256_add_epi32(acc[i][j], _mm256_loadu_si256(to)));
-    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(c.acc + i * kQPanel), acc[i][0]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(c.acc + i * kQPanel + 8), acc[i][1]);
   }
 }
 
@@ -148,6 +185,7 @@ void tile(const QTileCall& c) {
 
 extern const QTileTable kQTileAvx2 = {Isa::avx2,
                                       4,
+                                      true,
                                       {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
                                       q_finish<F32x8>,
                                       "gemm_u8s8_4x16_avx2",

@@ -59,6 +59,7 @@ void tile(const QTileCall& c) {
 
 extern const QTileTable kQTileScalar = {Isa::scalar,
                                         4,
+                                        false,
                                         {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
                                         q_finish<F32x4>,
                                         "gemm_u8s8_4x16_scalar",
