@@ -28,6 +28,7 @@ _SLOTS: dict[str, tuple[int, int | None]] = {
     "conv_transpose2d_f32": (2, None),
     "gemm_u8s8": (3, 4),
     "conv2d_u8s8": (3, 4),
+    "depthwise_conv2d_u8s8": (3, 4),
 }
 
 

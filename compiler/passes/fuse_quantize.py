@@ -13,7 +13,7 @@ from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
 
 __all__ = ["fuse_quantize"]
 
-_KERNELS = ("gemm_u8s8", "conv2d_u8s8")
+_KERNELS = ("gemm_u8s8", "conv2d_u8s8", "depthwise_conv2d_u8s8")
 
 
 def fuse_quantize(mod: tvm.IRModule) -> tvm.IRModule:

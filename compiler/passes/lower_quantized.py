@@ -24,6 +24,8 @@ __all__ = ["QCONV_PACKING", "QGEMM_PACKING", "lower_quantized", "quantized_const
 
 QCONV_PACKING = "conv2d_u8s8_nr16_v2"
 QGEMM_PACKING = "gemm_u8s8_nr16_v2"
+QDEPTHWISE_PACKING = "depthwise_u8s8_c8_v1"
+MAX_TAPS = 512  # of a depthwise filter: sums of so many products are exact in float32
 MAX_DEPTH = 65536  # sums of so many products of 8 bits fit in 32
 _MOVES = ("relax.reshape", "relax.permute_dims")
 
@@ -201,7 +203,9 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     q, scale = x.q, x.scale
     out, depth, *kernel = weight.values.shape
     groups = int(attrs.groups)
-    if depth * kernel[0] * kernel[1] > MAX_DEPTH or out // groups < 4:  # depthwise: a panel for each channel
+    depthwise = depth == 1 and out == groups and kernel[0] * kernel[1] <= MAX_TAPS
+    # Few outputs a group: a panel for each.
+    if depth * kernel[0] * kernel[1] > MAX_DEPTH or (out // groups < 4 and not depthwise):
         return None
     strides, pads = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]
     common = x.attrs()
@@ -213,7 +217,8 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     common |= {"strides": strides, "pads": pads, "dilations": [int(d) for d in attrs.dilation]}
     common |= {"groups": groups, "kernel": kernel, "channels": [depth * groups, out]}
     args = [q, constant(weight.values), _scales(scale, weight, out)]
-    return make_kernel_call("conv2d_u8s8", args, var.ty, common, packing=QCONV_PACKING, name=str(var.name))
+    contract, packing = ("depthwise_conv2d_u8s8", QDEPTHWISE_PACKING) if depthwise else ("conv2d_u8s8", QCONV_PACKING)
+    return make_kernel_call(contract, args, var.ty, common, packing=packing, name=str(var.name))
 
 
 def _matmul(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:

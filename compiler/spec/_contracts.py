@@ -174,6 +174,9 @@ CONTRACTS: dict[str, Contract] = {
     "conv2d_u8s8": Contract(
         3, 5, _conv, _CONV | _QUANTIZED, "conv2d_u8s8_nr16_v2", other_dtypes=_U8S8, out_dtypes=_BYTES
     ),
+    "depthwise_conv2d_u8s8": Contract(
+        3, 5, _conv, _CONV | _QUANTIZED, "depthwise_u8s8_c8_v1", other_dtypes=_U8S8, out_dtypes=_BYTES
+    ),
     "gemm_f32": Contract(2, 4, _gemm, _EPILOGUE | {"n", "k", "w_trans"}, "gemm_f32_nr16_v1"),
     "matmul_f32": Contract(2, 3, _matmul, _EPILOGUE | {"trans_a", "trans_b", "alpha"}),
     "conv2d_f32": Contract(2, 4, _conv, _CONV, "conv2d_f32_nr16_v1"),

@@ -12,6 +12,7 @@ extern const Operator kConv2dU8S8Operator;
 extern const Operator kConv2dWinogradF32Operator;
 extern const Operator kConvTranspose2dF32Operator;
 extern const Operator kDepthwiseConv2dF32Operator;
+extern const Operator kDepthwiseConv2dU8S8Operator;
 extern const Operator kGatherOperator;
 extern const Operator kGemmF32Operator;
 extern const Operator kGemmU8S8Operator;
@@ -39,6 +40,7 @@ const Operator* const kOperators[] = {
     &kConv2dWinogradF32Operator,
     &kConvTranspose2dF32Operator,
     &kDepthwiseConv2dF32Operator,
+    &kDepthwiseConv2dU8S8Operator,
     &kGatherOperator,
     &kGemmF32Operator,
     &kGemmU8S8Operator,

@@ -102,7 +102,7 @@ def test_convolutions(dtype: type, per_channel: bool) -> None:
     y = q.quantized(q.add("Gemm", f"{y} {q.weight(33, 16)} {q.bias(33)}", transB=1), 0.05, zero)
     proto = q.proto([2, 3, 20, 20], y)
     image = RNG.standard_normal((2, 3, 20, 20)).astype(np.float32)
-    runs(proto, image, 0.05, {"conv2d_u8s8": 2, "gemm_u8s8": 2, "conv2d_f32": 0, "depthwise_conv2d_f32": 1})
+    runs(proto, image, 0.05, {"conv2d_u8s8": 2, "gemm_u8s8": 2, "conv2d_f32": 0, "depthwise_conv2d_u8s8": 1})
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])

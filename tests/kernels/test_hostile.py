@@ -72,6 +72,15 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         [(1, 3, 7, 6)],
         {**CONV, "a_zero": 3, "y_scale": 0.5, "y_zero": 9},
     ),
+    "depthwise_conv2d_u8s8": (
+        [
+            np.ones((1, 5, 6, 5), np.uint8),
+            weight("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", DEPTHWISE, 5, 1, 3, 2),
+            ones(5),
+        ],
+        [(1, 3, 7, 5)],
+        {**DEPTHWISE, "a_zero": 3, "y_scale": 0.5, "y_zero": 9},
+    ),
     "depthwise_conv2d_f32": (
         [ones(1, 5, 6, 5), weight("depthwise_conv2d_f32", "depthwise_f32_c8_v1", DEPTHWISE, 5, 1, 3, 2), ones(5)],
         [(1, 3, 7, 5)],

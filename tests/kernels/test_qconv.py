@@ -76,6 +76,45 @@ def test_conv2d(
     check_all("conv2d_u8s8", [x, packed, scale, b, r], acc, attrs, dtype, threads)
 
 
+@quick
+@given(
+    g=geometries(),
+    c=st.one_of(st.integers(1, 40), st.sampled_from([64, 100])),
+    kind=WEIGHTS,
+    worst=st.booleans(),
+    zero=st.sampled_from([0, 128, 255, 37]),
+    bias=st.booleans(),
+    ep=epilogues(),
+    dtype=st.sampled_from([np.float32, np.uint8, np.int8]),
+    threads=st.integers(1, 2),
+    seed=SEEDS,
+)
+def test_depthwise(
+    g: dict[str, Any], c: int, kind: str, worst: bool, zero: int, bias: bool, ep: dict[str, Any], dtype: type,
+    threads: int, seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    g = {**g, "groups": c, "channels": [c, c]}
+    x, w = activations(rng, worst, *g["x"], c), weights(kind, rng, c, 1, *g["kernel"])
+    acc = exact(x, zero, w, g)
+    scale = (rng.uniform(0.5, 1, c) * 2 / max(1, np.abs(acc).max(initial=1))).astype(np.float32)
+    b = rng.uniform(-1, 1, c).astype(np.float32) if bias else None
+    r = rng.uniform(-1, 1, acc.shape).astype(np.float32) if ep["_residual"] else None
+    attrs = {key: value for key, value in {**g, **ep}.items() if not key.startswith("_") and key != "x"}
+    attrs |= {"a_zero": zero} | output_attrs(rng, dtype, 0.013)
+    packed = _kernels.pack("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", w, g)
+    check_all("depthwise_conv2d_u8s8", [x, packed, scale, b, r], acc, attrs, dtype, threads)
+
+
+@pytest.mark.parametrize("change", [{"kernel": [513, 1]}, {"groups": 4}, {"channels": [8, 16]}, {"a_zero": 256}])
+def test_depthwise_refuses(change: dict[str, Any]) -> None:
+    attrs: dict[str, Any] = {"kernel": [3, 3], "channels": [8, 8]}
+    packed = _kernels.pack("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", np.ones((8, 1, 3, 3), np.int8), attrs)
+    with pytest.raises(Error, match="depthwise_conv2d_u8s8"):
+        inputs = [np.ones((1, 8, 8, 8), np.uint8), packed, np.ones(8, np.float32)]
+        _kernels.run("depthwise_conv2d_u8s8", inputs, [(1, 6, 6, 8)], {**attrs, **change})
+
+
 @pytest.mark.parametrize(
     ("c", "kernel", "stride", "pad", "size"),
     [(3, 7, 2, 3, 61), (64, 3, 1, 1, 23), (256, 1, 2, 0, 15), (512, 3, 1, 1, 7), (4, 3, 2, 1, 40)],

@@ -1,12 +1,9 @@
 // depthwise_conv2d_f32: one filter a channel over NHWC.
-//
-// A row of the output is cut into stretches of pixels that see the same columns of the filter: the inner one sees all,
-// those at the edges fewer. Positions outside the image are left out, so nothing is padded.
 #include <algorithm>
 
 #include "kernels/checks.h"
 #include "kernels/conv2d/geometry.h"
-#include "kernels/depthwise/row.h"
+#include "kernels/depthwise/lines.h"
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm/pack.h"
 
@@ -22,109 +19,24 @@ struct Params {
   ConvGeometry g;
 };
 
-Status decode_depthwise(const Attrs& attrs, ConvGeometry* g) {
-  MRT_TRY(decode_conv(attrs, kContract, g));
-  // groups may be left out: it can only be the number of channels.
-  const int64_t* values = nullptr;
-  size_t n = 0;
-  if (!attrs.ints("groups", &values, &n)) g->groups = g->in_channels;
-  if (g->groups != g->in_channels || g->in_channels != g->out_channels) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: groups, input and output channels differ, expected one number",
-                kContract);
-  }
-  return Status();
-}
-
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  MRT_TRY(decode_depthwise(attrs, &p.g));
+  MRT_TRY(decode_depthwise(attrs, kContract, &p.g));
   MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
   p.table = depthwise_table(isa);
   p.epilogue_table = epilogue_table(isa);
   return Status();
 }
 
-int64_t blocks_of(int64_t channels) { return channels / kChannelBlock + (channels % kChannelBlock != 0); }
-
-int64_t packed_size(const ConvGeometry& g) {
-  return checked_mul(checked_mul(blocks_of(g.in_channels), g.taps()),
-                     kChannelBlock * static_cast<int64_t>(sizeof(float)));
-}
-
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   MRT_TRY(check_conv(kContract, p.g, false, in, n_in, out));
-  return check_packed(kContract, in[1], packed_size(p.g));
-}
-
-size_t tap_scratch(const ConvGeometry& g) {
-  return align64(static_cast<size_t>(g.taps()) * (sizeof(float*) + sizeof(int64_t)));
+  return check_packed(kContract, in[1], depthwise_packed_bytes(p.g));
 }
 
 size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.table ? tap_scratch(p.g) * static_cast<size_t>(threads) : 0;
-}
-
-// ---- one row of the output ----
-
-struct Image {
-  const ConvGeometry* g;
-  const DepthwiseTable* table;
-  const float* x;
-  int64_t h, w, out_w;
-};
-
-// The positions of the filter along one axis that lie inside [0, extent) when the first is at `start`.
-struct Range {
-  int64_t begin, end;
-};
-Range inside(int64_t start, int64_t extent, int64_t kernel, int64_t dilation) {
-  const int64_t begin = start >= 0 ? 0 : (-start + dilation - 1) / dilation;
-  const int64_t end = start >= extent ? 0 : (extent - start + dilation - 1) / dilation;
-  return {std::min(begin, kernel), std::min(end, kernel)};
-}
-
-// The pixels from ow on that see the same columns of the filter as ow does.
-int64_t stretch(const Image& m, int64_t ow, const Range& columns) {
-  const ConvGeometry& g = *m.g;
-  const bool whole = columns.begin == 0 && columns.end == g.kernel_w;
-  if (!whole) return 1;
-  const int64_t last = m.w - (g.kernel_w - 1) * g.dilation_w - 1 + g.pad_left;  // of the start of a whole filter
-  return std::min(last / g.stride_w + 1, m.out_w) - ow;
-}
-
-void row(const Image& m, DepthwiseRow d, int64_t n, int64_t oh, char* scratch) {
-  const ConvGeometry& g = *m.g;
-  const float** taps = reinterpret_cast<const float**>(scratch);
-  int64_t* offsets = reinterpret_cast<int64_t*>(taps + g.taps());
-  d.taps = taps;
-  d.weight_offset = offsets;
-  const int64_t ih = oh * g.stride_h - g.pad_top;
-  const Range lines = inside(ih, m.h, g.kernel_h, g.dilation_h);
-  float* const y = d.y;
-  const float* const residual = d.residual;
-  for (int64_t ow = 0; ow < m.out_w; ow += d.count) {
-    const int64_t iw = ow * g.stride_w - g.pad_left;
-    const Range columns = inside(iw, m.w, g.kernel_w, g.dilation_w);
-    d.count = stretch(m, ow, columns);
-    d.n_taps = 0;
-    for (int64_t kh = lines.begin; kh < lines.end; ++kh) {
-      const float* line = m.x + ((n * m.h + ih + kh * g.dilation_h) * m.w + iw) * d.pixel;
-      for (int64_t kw = columns.begin; kw < columns.end; ++kw, ++d.n_taps) {
-        taps[d.n_taps] = line + kw * g.dilation_w * d.pixel;
-        offsets[d.n_taps] = (kh * g.kernel_w + kw) * kChannelBlock;
-      }
-    }
-    d.y = y + ow * d.channels;
-    d.residual = residual ? residual + ow * d.channels : nullptr;
-    d.n_lines = std::max<int64_t>(0, lines.end - lines.begin);
-    const bool whole = columns.begin == 0 && columns.end == g.kernel_w && g.dilation_w == 1 && d.n_lines > 0;
-    auto kernel = m.table->any;
-    if (whole && g.stride_w <= 2 && g.kernel_w == 3) kernel = m.table->k3[g.stride_w - 1];
-    if (whole && g.stride_w <= 2 && g.kernel_w == 5) kernel = m.table->k5[g.stride_w - 1];
-    kernel(d);
-  }
+  return p.table ? depthwise_scratch(p.g) * static_cast<size_t>(threads) : 0;
 }
 
 // ---- the reference ----
@@ -178,7 +90,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   const Epilogue& e = p.epilogue;
   const bool after = !e.clamp_only();
   const int64_t channels = g.in_channels, out_h = y.shape[1], row_size = y.shape[2] * channels;
-  const Image image{&g, p.table, x.as<const float>(), x.shape[1], x.shape[2], y.shape[2]};
+  const int64_t h = x.shape[1], line = x.shape[2] * channels;
+  const DepthwiseImage image{&g, p.table, h, x.shape[2], y.shape[2]};
   DepthwiseRow common{};
   common.pixel = common.channels = channels;
   common.step = g.stride_w * channels;
@@ -191,7 +104,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   const int64_t rows = y.shape[0] * out_h;
   // Pieces of rows, several a thread where there are enough.
   const int64_t pieces = ctx.threads > 1 ? std::min<int64_t>(rows, 4 * int64_t{ctx.threads}) : 1;
-  const size_t per_thread = tap_scratch(g);
+  const size_t per_thread = depthwise_scratch(g);
   const int64_t chunk = channel_chunk(g, x.shape[1], x.shape[2]), chunks = (channels + chunk - 1) / chunk;
   parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
     const int64_t begin = rows * piece / pieces, end = rows * (piece + 1) / pieces;
@@ -203,7 +116,14 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
         d.y = y.as<float>() + r * row_size;
         const float* from = residual ? residual + r * row_size : nullptr;
         d.residual = after && e.residual_after ? nullptr : from;
-        row(image, d, r / out_h, r % out_h, static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * per_thread);
+        char* const own = static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * per_thread;
+        const float** const lines = depthwise_lines(own);
+        const int64_t first = r % out_h * g.stride_h - g.pad_top;
+        for (int64_t kh = 0; kh < g.kernel_h; ++kh) {
+          const int64_t ih = first + kh * g.dilation_h;
+          lines[kh] = ih >= 0 && ih < h ? x.as<const float>() + (r / out_h * h + ih) * line : nullptr;
+        }
+        depthwise_row(image, d, r % out_h, own);
         if (after) {
           const float* added = e.residual_after && from ? from + d.c0 : nullptr;
           p.epilogue_table->apply(e, d.y + d.c0, channels, y.shape[2], d.c1 - d.c0, added, channels);
@@ -218,9 +138,9 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
   MRT_TRY(check_packing_name(kContract, packing, "depthwise_f32_c8_v1"));
-  MRT_TRY(decode_depthwise(attrs, g));
+  MRT_TRY(decode_depthwise(attrs, kContract, g));
   MRT_TRY(check_conv_weight(kContract, *g, weight, g->in_channels, 1));
-  const int64_t size = packed_size(*g);
+  const int64_t size = depthwise_packed_bytes(*g);
   if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
   *bytes = static_cast<size_t>(size);
   return Status();
@@ -231,19 +151,11 @@ Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attr
   return decode_packing(packing, weight, attrs, &g, out);
 }
 
-// [C, 1, kh, kw] to [ceil(C / 8)][kh * kw][8].
 Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
   ConvGeometry g;
   size_t bytes = 0;
   MRT_TRY(decode_packing(packing, weight, attrs, &g, &bytes));
-  const float* w = weight.as<const float>();
-  float* to = static_cast<float*>(out);
-  for (int64_t block = 0; block < blocks_of(g.in_channels); ++block)
-    for (int64_t t = 0; t < g.taps(); ++t)
-      for (int64_t j = 0; j < kChannelBlock; ++j) {
-        const int64_t c = block * kChannelBlock + j;
-        *to++ = c < g.in_channels ? w[c * g.taps() + t] : 0.0f;
-      }
+  depthwise_pack(g, weight.as<const float>(), static_cast<float*>(out));
   return Status();
 }
 
@@ -265,15 +177,6 @@ const char* const kKernels[] = {
     "depthwise_conv2d_f32_4x4_scalar", nullptr};
 
 }  // namespace
-
-const DepthwiseTable* depthwise_table(Isa isa) {
-  static const DepthwiseTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX2)
-      &kDepthwiseAvx2,
-#endif
-      &kDepthwiseScalar, nullptr};
-  return kernel_of(tables, isa);
-}
 
 extern const Operator kDepthwiseConv2dF32Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
                                                      check,       scratch,   run,         packed_bytes,   pack,

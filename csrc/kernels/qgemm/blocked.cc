@@ -74,6 +74,7 @@ QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t colum
   }
   QFinishCall f = p.finish;
   f.acc = acc;
+  f.ld = kQPanel;
   f.rows = rows;
   f.n = min64(kQPanel, p.n - column % p.n);
   f.offset = offset;

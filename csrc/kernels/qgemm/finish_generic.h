@@ -72,10 +72,10 @@ MRT_INLINE void quantize_row(const QFinishCall& c, V* x, uint8_t* y) {
 }
 
 // Nothing but a scale, a bias and bounds on the way to bytes, which is what most layers of a quantized model have.
-template <typename V>
+template <typename V, bool kFloats>
 MRT_INLINE void finish_folded(const QFinishCall& c) {
   constexpr int NV = static_cast<int>(kQPanel) / V::width;
-  const QFolded f = q_fold(c);
+  const QFolded f = c.folded ? *c.folded : q_fold(c);
   V scale[NV], bias[NV];
   typename V::Int start[NV];
 #pragma GCC unroll 16
@@ -89,12 +89,13 @@ MRT_INLINE void finish_folded(const QFinishCall& c) {
   // In locals: a byte that is stored may alias whatever is behind a pointer.
   const int32_t* acc = c.acc;
   uint8_t* y = static_cast<uint8_t*>(c.y);
-  const int64_t n = c.n, ldy = c.ldy;
-  for (int64_t left = c.rows; left > 0; --left, acc += kQPanel, y += ldy) {
+  const int64_t n = c.n, ldy = c.ldy, ld = c.ld;
+  for (int64_t left = c.rows; left > 0; --left, acc += ld, y += ldy) {
     V x[NV];
 #pragma GCC unroll 16
     for (int j = 0; j < NV; ++j) {
-      x[j] = V::from_int(load_int<V>(acc + j * V::width) + start[j]) * scale[j];
+      const typename V::Int sum = load_int<V>(acc + j * V::width);
+      x[j] = (kFloats ? V::from_bits(sum) : V::from_int(sum + start[j])) * scale[j];
       x[j] = min(max(x[j] + bias[j], lo), hi);
     }
     store_quantized<V>(x, zero, n, y);
@@ -112,7 +113,7 @@ MRT_INLINE void finish_rows(const QFinishCall& c) {
   const V lo = V::set(e.lo), hi = V::set(e.hi);
   const bool before = c.residual && !e.residual_after, after = kLast && c.residual && e.residual_after;
   for (int64_t i = 0; i < c.rows; ++i) {
-    int32_t* const acc = c.acc + i * kQPanel;
+    int32_t* const acc = c.acc + i * c.ld;
     V x[NV];
 #pragma GCC unroll 16
     for (int j = 0; j < NV; ++j) {
@@ -157,7 +158,7 @@ template <typename V>
 MRT_INLINE void store_rows(const QFinishCall& c) {
   constexpr int NV = static_cast<int>(kQPanel) / V::width;
   for (int64_t i = 0; i < c.rows; ++i) {
-    const float* const from = reinterpret_cast<const float*>(c.acc) + i * kQPanel;
+    const float* const from = reinterpret_cast<const float*>(c.acc) + i * c.ld;
     if (!c.quantized) {
       float* const y = static_cast<float*>(c.y) + i * c.ldy;
       for (int64_t j = 0; j < c.n; ++j) y[j] = from[j];
@@ -173,10 +174,10 @@ MRT_INLINE void store_rows(const QFinishCall& c) {
 template <typename V>
 void q_finish(const QFinishCall& c) {
   const Epilogue& e = *c.epilogue;
-  if (c.folds()) return finish_folded<V>(c);
+  if (c.folds()) return c.floats ? finish_folded<V, true>(c) : finish_folded<V, false>(c);
   if (e.clamp_only()) return finish_rows<V, true>(c);
   finish_rows<V, false>(c);
-  apply_epilogue<V>(e, reinterpret_cast<float*>(c.acc), kQPanel, c.rows, c.n, e.residual_after ? c.residual : nullptr,
+  apply_epilogue<V>(e, reinterpret_cast<float*>(c.acc), c.ld, c.rows, c.n, e.residual_after ? c.residual : nullptr,
                     c.ldr);
   store_rows<V>(c);
 }

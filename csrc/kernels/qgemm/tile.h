@@ -44,8 +44,11 @@ struct QOrder {
 // What becomes of complete sums, 16 columns wide: y = act((acc - offset) * scale + bias [+ residual]), and where y is
 // quantized, q = clamp(y * inverse, lo, hi) rounded half to even, plus zero. Where y is quantized and no more is done
 // than a clamp (see `folds`), `inverse` is multiplied into scale, bias and the bounds instead, once.
+struct QFolded;
 struct QFinishCall {
-  int32_t* acc;  // [rows][16]; overwritten
+  int32_t* acc;  // [rows][16], ld apart; overwritten
+  int64_t ld;
+  bool floats;  // acc holds floats (whole numbers) and offset is 0; only where `folds`
   int64_t rows, n;
   const int32_t* offset;  // [16], zero point of a times the sums of the columns
   const float* scale;     // [n]
@@ -58,6 +61,7 @@ struct QFinishCall {
   bool quantized;
   float inverse, lo, hi;
   int32_t zero;
+  const QFolded* folded;  // q_fold of this, where a caller has it already; else null
   bool folds() const { return quantized && !residual && epilogue->clamp_only(); }
 };
 

@@ -1,0 +1,280 @@
+// depthwise_conv2d_u8s8: one int8 filter a channel over NHWC of uint8.
+//
+// The sums are whole numbers below 2^24, which float arithmetic gets right: lines of the image become floats, a few
+// channels at a time and once each, the float kernel runs over them, and its sums are finished like those of
+// gemm_u8s8. (Products of bytes as such would need them in pairs along the filter, which lie `channels` apart.)
+#include <algorithm>
+#include <cinttypes>
+
+#include "kernels/checks.h"
+#include "kernels/depthwise/lines.h"
+#include "kernels/gemm/pack.h"
+#include "kernels/qdepthwise/convert.h"
+#include "kernels/qgemm/blocked.h"
+#include "kernels/qgemm/reference.h"
+
+namespace mrt {
+namespace {
+
+constexpr const char* kContract = "depthwise_conv2d_u8s8";
+constexpr const char* kPacking = "depthwise_u8s8_c8_v1";
+constexpr int64_t kMaxTaps = 512;         // 255 * 128 * 512 < 2^24
+constexpr int64_t kNearBytes = 64 << 10;  // of lines and sums, as floats, of the channels that are done at a time
+
+struct Params {
+  const DepthwiseTable* table;  // null: the reference
+  const QDepthwiseTable* convert;
+  const QTileTable* tiles;  // for the finish
+  QOutput output;
+  ConvGeometry g;
+  int64_t x_zero;
+};
+
+Status decode(const Attrs& attrs, ConvGeometry* g) {
+  MRT_TRY(decode_depthwise(attrs, kContract, g));
+  if (g->taps() <= kMaxTaps) return Status();
+  return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a filter of %" PRId64 " positions, expected at most %" PRId64, kContract,
+              g->taps(), kMaxTaps);
+}
+
+Status prepare(const Attrs& attrs, Isa isa, void* out) {
+  Params& p = *static_cast<Params*>(out);
+  MRT_TRY(decode(attrs, &p.g));
+  p.x_zero = 0;
+  MRT_TRY(attr_int(attrs, kContract, "a_zero", 0, 255, &p.x_zero));
+  MRT_TRY(decode_q_output(attrs, kContract, &p.output));
+  p.table = depthwise_table(isa);
+  p.convert = q_depthwise_table(isa);
+  p.tiles = q_tile_table(isa);
+  return Status();
+}
+
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  MRT_TRY(check_u8(kContract, "x", in[0], 4));
+  MRT_TRY(check_conv_images(kContract, p.g, false, in[0], out[0]));
+  MRT_TRY(check_packed(kContract, in[1], depthwise_packed_bytes(p.g)));
+  return check_q_operands(kContract, p.output, p.g.out_channels, in, n_in, out[0]);
+}
+
+// Scratch of a thread: that of a row, the lines it has as floats and which these are, a row's sums and their finish.
+struct Layout {
+  int64_t chunk;  // channels at a time
+  int64_t slots;  // lines
+  size_t row, lines, tags, sums, folded;
+  size_t all() const { return row + lines + tags + sums + folded; }
+};
+Layout layout_of(const ConvGeometry& g, const Tensor& x, const Tensor& y) {
+  Layout l{};
+  l.slots = std::max<int64_t>(1, std::min(x.shape[1], (g.kernel_h - 1) * g.dilation_h + 1));
+  const int64_t channel = std::max<int64_t>(1, l.slots * x.shape[2] + y.shape[2]) * static_cast<int64_t>(sizeof(float));
+  const int64_t most = (g.in_channels + kQPanel - 1) / kQPanel * kQPanel;
+  l.chunk = std::min(most, std::max(kQPanel, kNearBytes / channel / kQPanel * kQPanel));
+  l.row = depthwise_scratch(g);
+  l.lines = align64(static_cast<size_t>(l.slots * x.shape[2] * l.chunk) * sizeof(float));
+  l.tags = align64(static_cast<size_t>(l.slots) * sizeof(int64_t));
+  l.sums = align64(static_cast<size_t>(y.shape[2] * l.chunk) * sizeof(float));
+  l.folded = align64(static_cast<size_t>(l.chunk / kQPanel) * sizeof(QFolded));
+  return l;
+}
+
+size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int, int32_t threads) {
+  const Params& p = *static_cast<const Params*>(params);
+  return p.table ? layout_of(p.g, in[0], out[0]).all() * static_cast<size_t>(threads) : 0;
+}
+
+struct Call {
+  const Params* p;
+  const Tensor *x, *y;
+  const float* w;
+  QFinishCall finish;  // of row and channel 0
+  Layout layout;
+};
+
+// The lines of the image that row r of the output sees, channels [c0, c0 + n), as floats.
+void fill_lines(const Call& call, int64_t r, int64_t c0, int64_t n, char* own) {
+  const ConvGeometry& g = call.p->g;
+  const Layout& l = call.layout;
+  const int64_t h = call.x->shape[1], w = call.x->shape[2], out_h = call.y->shape[1];
+  float* const floats = reinterpret_cast<float*>(own + l.row);
+  int64_t* const tags = reinterpret_cast<int64_t*>(own + l.row + l.lines);
+  const float** const lines = depthwise_lines(own);
+  const int64_t first = r % out_h * g.stride_h - g.pad_top;
+  for (int64_t kh = 0; kh < g.kernel_h; ++kh) {
+    const int64_t ih = first + kh * g.dilation_h;
+    lines[kh] = nullptr;
+    if (ih < 0 || ih >= h) continue;
+    const int64_t slot = ih % l.slots, line = r / out_h * h + ih;
+    float* const to = floats + slot * w * l.chunk;
+    if (tags[slot] != line) {
+      const uint8_t* const from = call.x->as<const uint8_t>() + line * w * g.in_channels + c0;
+      call.p->convert->widen(from, w, g.in_channels, n, static_cast<int32_t>(call.p->x_zero), to, l.chunk);
+      tags[slot] = line;
+    }
+    lines[kh] = to;
+  }
+}
+
+// The finish of a row's sums of the 16 channels from c0 + c on, without where they go.
+QFinishCall finish_of(const Call& call, int64_t c0, int64_t c, int64_t n) {
+  static const int32_t kNoOffset[kQPanel] = {};
+  QFinishCall f = call.finish;
+  f.ld = call.layout.chunk;
+  f.floats = f.folds();
+  f.offset = kNoOffset;
+  f.rows = call.y->shape[2];
+  f.n = std::min(kQPanel, n - c);
+  f.scale += c0 + c;
+  if (f.bias) f.bias += c0 + c;
+  return f;
+}
+
+// Row r of y, channels [c0, c0 + n), from its sums; `folded` of each 16 of them.
+void finish_row(const Call& call, int64_t r, int64_t c0, int64_t n, float* sums, const QFolded* folded) {
+  for (int64_t c = 0; c < n; c += kQPanel) {
+    QFinishCall f = finish_of(call, c0, c, n);
+    f.acc = reinterpret_cast<int32_t*>(sums + c);
+    if (f.folds()) f.folded = folded + c / kQPanel;
+    const int64_t at = r * call.y->shape[2] * call.p->g.in_channels + c0 + c;
+    if (f.residual) f.residual += at;
+    f.y = static_cast<char*>(f.y) + at * (f.quantized ? 1 : 4);
+    call.p->tiles->finish(f);
+  }
+}
+
+// Rows [begin, end) of y.
+void run_rows(const Call& call, int64_t begin, int64_t end, char* own) {
+  const Params& p = *call.p;
+  const ConvGeometry& g = p.g;
+  const Layout& l = call.layout;
+  const int64_t channels = g.in_channels, out_w = call.y->shape[2];
+  const DepthwiseImage image{&g, p.table, call.x->shape[1], call.x->shape[2], out_w};
+  int64_t* const tags = reinterpret_cast<int64_t*>(own + l.row + l.lines);
+  float* const sums = reinterpret_cast<float*>(own + l.row + l.lines + l.tags);
+  QFolded* const folded = reinterpret_cast<QFolded*>(own + l.row + l.lines + l.tags + l.sums);
+  DepthwiseRow d{};
+  d.pixel = l.chunk;
+  d.step = g.stride_w * l.chunk;
+  d.channels = l.chunk;
+  d.w_block = g.taps() * kChannelBlock;
+  d.lo = -__builtin_inff();
+  d.hi = __builtin_inff();
+  d.y = sums;
+  for (int64_t c0 = 0; c0 < channels; c0 += l.chunk) {
+    std::fill(tags, tags + l.slots, int64_t{-1});
+    const int64_t n = std::min(l.chunk, channels - c0);
+    for (int64_t c = 0; c < n && call.finish.folds(); c += kQPanel)
+      folded[c / kQPanel] = q_fold(finish_of(call, c0, c, n));
+    for (int64_t r = begin; r < end; ++r) {
+      fill_lines(call, r, c0, n, own);
+      d.c1 = n;
+      d.w = call.w + c0 / kChannelBlock * d.w_block;
+      depthwise_row(image, d, r % call.y->shape[1], own);
+      if (!call.finish.folds()) p.convert->to_ints(sums, out_w * l.chunk);
+      finish_row(call, r, c0, n, sums, folded);
+    }
+  }
+}
+
+void reference(const Params& p, const Tensor& x, const float* w, const QFinishCall& f, const Tensor& y) {
+  const ConvGeometry& g = p.g;
+  const int64_t h = x.shape[1], width = x.shape[2], channels = g.in_channels;
+  const uint8_t* in = x.as<const uint8_t>();
+  int64_t row = 0;
+  for (int64_t n = 0; n < y.shape[0]; ++n)
+    for (int64_t oh = 0; oh < y.shape[1]; ++oh)
+      for (int64_t ow = 0; ow < y.shape[2]; ++ow, ++row)
+        for (int64_t c = 0; c < channels; ++c) {
+          int64_t sum = 0;
+          for (int64_t t = 0; t < g.taps(); ++t) {
+            const int64_t ih = oh * g.stride_h - g.pad_top + t / g.kernel_w * g.dilation_h;
+            const int64_t iw = ow * g.stride_w - g.pad_left + t % g.kernel_w * g.dilation_w;
+            if (ih < 0 || ih >= h || iw < 0 || iw >= width) continue;
+            const float weight = w[(c / kChannelBlock * g.taps() + t) * kChannelBlock + c % kChannelBlock];
+            if (!(weight >= -128.0f && weight <= 127.0f)) continue;  // not what packing writes
+            sum += (in[((n * h + ih) * width + iw) * channels + c] - p.x_zero) * static_cast<int64_t>(weight);
+          }
+          q_reference_element(f, sum, row, c);
+        }
+}
+
+int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
+  const Params& p = *static_cast<const Params*>(params);
+  const Tensor &x = in[0], &y = out[0];
+  if (has_no_elements(y)) return MRT_OK;
+  const QFinishCall finish = q_finish_call(p.output, in, n_in, y, p.g.out_channels);
+  if (!p.table) {
+    reference(p, x, in[1].as<const float>(), finish, y);
+    return MRT_OK;
+  }
+  const Call call{&p, &x, &y, in[1].as<const float>(), finish, layout_of(p.g, x, y)};
+  const int64_t rows = y.shape[0] * y.shape[1];
+  const int64_t pieces = ctx.threads > 1 ? std::min<int64_t>(rows, 4 * int64_t{ctx.threads}) : 1;
+  parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
+    run_rows(call, rows * piece / pieces, rows * (piece + 1) / pieces,
+             static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * call.layout.all());
+  });
+  return MRT_OK;
+}
+
+// ---- packing ----
+
+Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
+  MRT_TRY(check_packing_name(kContract, packing, kPacking));
+  MRT_TRY(decode(attrs, g));
+  int64_t a_max = 255;  // any: the sums are exact whatever x holds
+  MRT_TRY(attr_int(attrs, kContract, "a_max", 0, 255, &a_max));
+  MRT_TRY(check_s8(kContract, "weight", weight, 4));
+  MRT_TRY(check_conv_filter(kContract, *g, weight, g->in_channels, 1));
+  const int64_t size = depthwise_packed_bytes(*g);
+  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  *bytes = static_cast<size_t>(size);
+  return Status();
+}
+
+Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+  ConvGeometry g;
+  return decode_packing(packing, weight, attrs, &g, out);
+}
+
+Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+  ConvGeometry g;
+  size_t bytes = 0;
+  MRT_TRY(decode_packing(packing, weight, attrs, &g, &bytes));
+  depthwise_pack(g, weight.as<const int8_t>(), static_cast<float*>(out));
+  return Status();
+}
+
+const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  return p.table ? p.convert->name : "depthwise_conv2d_u8s8_reference";
+}
+
+double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  return 2.0 * element_count(out[0]) * static_cast<double>(p.g.taps());
+}
+
+const char* const kPackings[] = {kPacking, nullptr};
+const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX2)
+    "depthwise_conv2d_u8s8_4x8_avx2",
+#endif
+    "depthwise_conv2d_u8s8_4x4_scalar", nullptr};
+
+}  // namespace
+
+const QDepthwiseTable* q_depthwise_table(Isa isa) {
+  static const QDepthwiseTable* const tables[] = {
+#if defined(MRT_KERNELS_AVX2)
+      &kQDepthwiseAvx2,
+#endif
+      &kQDepthwiseScalar, nullptr};
+  return kernel_of(tables, isa);
+}
+
+extern const Operator kDepthwiseConv2dU8S8Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
+                                                      check,       scratch,   run,         packed_bytes,   pack,
+                                                      kernel_name, flops,     {3, 5, 1, 1}};
+
+}  // namespace mrt
