@@ -31,8 +31,9 @@ def _weight_axis(value: relax.Expr) -> int | None:
     if is_call(value, "relax.matmul"):
         return 1 if weight.ndim == 2 and value.args[0].ty.ndim >= 2 and weight.shape[0] <= 65536 else None
     plain = str(value.attrs.data_layout) == "NCHW" and str(value.attrs.kernel_layout) == "OIHW"
-    wide = weight.shape[0] // int(value.attrs.groups) >= 4  # else depthwise, which stays in float
-    return 0 if plain and wide and weight[0].size <= 65536 else None
+    groups = int(value.attrs.groups)
+    depthwise = weight.shape[1] == 1 and weight.shape[0] == groups
+    return 0 if plain and (depthwise or weight.shape[0] // groups >= 4) and weight[0].size <= 65536 else None
 
 
 def _sites(func: relax.Function) -> list[relax.Expr]:
