@@ -35,6 +35,11 @@ LARGEST = 20_000  # bytes of a model to begin with
 COMPILED = 8  # one model of so many is compiled, not only imported
 NUMBERS = (0, 1, 2, 3, 5, 7, 64, 1000, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1)
 REALS = (0.0, 1.0, 0.5, 2.0, 1e-30, 1e30, float("inf"), float("nan"))
+# What a finding says where the reference (onnx.reference) is known to differ from ONNX's text on mutated models.
+REFERENCE_FAULTS = (
+    ("(OneHot)", "depth float"),  # a depth that is no whole number is rounded up, where the text casts it (down)
+    ("(DequantizeLinear)", "x_zero_point float4"),  # a zero point of float4 is ignored, where the text subtracts it
+)
 
 
 # ---- mutations
@@ -303,7 +308,9 @@ def check(raw: bytes, compiled: bool | None = None) -> str:
         else:
             import_onnx(model)
     except maas_rt.VerificationError as error:
-        raise AssertionError(f"a wrong number: {error}") from error
+        if not any(all(part in str(error) for part in parts) for parts in REFERENCE_FAULTS):
+            raise AssertionError(f"a wrong number: {error}") from error
+        return str(error)
     except (maas_rt.CompileError, maas_rt.InvalidArgumentError) as error:
         assert "\n" not in str(error), f"more than one line: {error}"
         return str(error)
