@@ -213,6 +213,8 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "Conv of stride zero": ("'Conv_y'", lambda: model([node("Conv", "x w", "y", strides=[0, 0])], {"x": (F, [1, 1, 4, 4])}, ["y"], {"w": floats(1, 1, 2, 2)})),
     "MaxPool of stride zero": ("'MaxPool_y'", lambda: model([node("MaxPool", "x", "y", kernel_shape=[2, 2], strides=[0, 0])], {"x": (F, [1, 1, 4, 4])}, ["y"])),
     "MaxPool larger than its image": ("'MaxPool_y'", lambda: model([node("MaxPool", "x", "y", kernel_shape=[9, 9])], {"x": (F, [1, 1, 4, 4])}, ["y"])),
+    "LpPool of order zero": ("'LpPool_y'", lambda: model([node("LpPool", "x", "y", kernel_shape=[2, 2], p=0)], {"x": (F, [1, 1, 4, 4])}, ["y"])),
+    "GlobalLpPool of a negative order": ("'GlobalLpPool_y'", lambda: model([node("GlobalLpPool", "x", "y", p=-1)], {"x": (F, [1, 1, 4, 4])}, ["y"])),
     "Conv of no groups": ("'Conv_y'", lambda: model([node("Conv", "x w", "y", group=0)], {"x": (F, [1, 1, 4, 4])}, ["y"], {"w": floats(1, 1, 2, 2)})),
     "DepthToSpace by zero": ("'DepthToSpace_y'", lambda: model([node("DepthToSpace", "x", "y", blocksize=0)], {"x": (F, [1, 4, 4, 4])}, ["y"])),
 }  # fmt: skip

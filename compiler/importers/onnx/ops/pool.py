@@ -162,7 +162,7 @@ def average_pool(n: Node) -> Any:
 def lp_pool(n: Node) -> Any:
     n.float_only()
     kernel, strides, dilations, before, _, out = _window(n)
-    p = n.int_attr("p", 2)
+    p = _exponent(n)
     x = n.x(0)
     dtype = dtype_of(x)
     wide = "float64" if dtype == "float64" else "float32"
@@ -183,6 +183,13 @@ def lp_pool(n: Node) -> Any:
         return te.compute(extents, lambda *i: tirx.Cast(dtype, _root(sums(*i), p, wide)), name="lp_pool")
 
     return n.te(body, x, shape_expr([dims[0], dims[1], *out]), shape_expr(before))
+
+
+def _exponent(n: Node) -> int:
+    p = n.int_attr("p", 2)
+    if p < 1:
+        raise n.broken(f"has p = {p}, expected 1 or more")
+    return p
 
 
 def _power(v: Any, p: int, dtype: str) -> Any:
@@ -214,7 +221,7 @@ def global_lp_pool(n: Node) -> Any:
     from .reduce import _sum
 
     n.float_only()
-    p = n.int_attr("p", 2)
+    p = _exponent(n)
     dtype = n.dtype(0)
     wide = "float64" if dtype == "float64" else "float32"
     powers = elementwise(n, lambda v: _power(tirx.abs(tirx.Cast(wide, v)), p, wide), n.x(0))
