@@ -47,6 +47,23 @@ def exact(x: Array, zero: int, w: Array, g: dict[str, Any]) -> Array:
     return acc.permute(0, 2, 3, 1).numpy()
 
 
+def check_layer(
+    contract: str, packing: str, g: dict[str, Any], kind: str, worst: bool, zero: int, bias: bool, ep: dict[str, Any],
+    dtype: type, threads: int, seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    (c, o), (kh, kw) = g["channels"], g["kernel"]
+    x, w = activations(rng, worst, *g["x"], c), weights(kind, rng, o, c // g["groups"], kh, kw)
+    acc = exact(x, zero, w, g)
+    scale = (rng.uniform(0.5, 1, o) * 2 / max(1, np.abs(acc).max(initial=1))).astype(np.float32)
+    b = rng.uniform(-1, 1, o).astype(np.float32) if bias else None
+    r = rng.uniform(-1, 1, acc.shape).astype(np.float32) if ep["_residual"] else None
+    attrs = {key: value for key, value in {**g, **ep}.items() if not key.startswith("_") and key != "x"}
+    attrs |= {"a_zero": zero} | output_attrs(rng, dtype, 0.013)
+    packed = _kernels.pack(contract, packing, w, g)
+    check_all(contract, [x, packed, scale, b, r], acc, attrs, dtype, threads)
+
+
 @quick
 @given(
     g=geometries(),
@@ -63,17 +80,7 @@ def test_conv2d(
     g: dict[str, Any], kind: str, worst: bool, zero: int, bias: bool, ep: dict[str, Any], dtype: type, threads: int,
     seed: int,
 ) -> None:  # fmt: skip
-    rng = np.random.default_rng(seed)
-    (c, o), (kh, kw) = g["channels"], g["kernel"]
-    x, w = activations(rng, worst, *g["x"], c), weights(kind, rng, o, c // g["groups"], kh, kw)
-    acc = exact(x, zero, w, g)
-    scale = (rng.uniform(0.5, 1, o) * 2 / max(1, np.abs(acc).max(initial=1))).astype(np.float32)
-    b = rng.uniform(-1, 1, o).astype(np.float32) if bias else None
-    r = rng.uniform(-1, 1, acc.shape).astype(np.float32) if ep["_residual"] else None
-    attrs = {key: value for key, value in {**g, **ep}.items() if not key.startswith("_") and key != "x"}
-    attrs |= {"a_zero": zero} | output_attrs(rng, dtype, 0.013)
-    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v2", w, attrs)
-    check_all("conv2d_u8s8", [x, packed, scale, b, r], acc, attrs, dtype, threads)
+    check_layer("conv2d_u8s8", "conv2d_u8s8_nr16_v2", g, kind, worst, zero, bias, ep, dtype, threads, seed)
 
 
 @quick
@@ -93,17 +100,8 @@ def test_depthwise(
     g: dict[str, Any], c: int, kind: str, worst: bool, zero: int, bias: bool, ep: dict[str, Any], dtype: type,
     threads: int, seed: int,
 ) -> None:  # fmt: skip
-    rng = np.random.default_rng(seed)
     g = {**g, "groups": c, "channels": [c, c]}
-    x, w = activations(rng, worst, *g["x"], c), weights(kind, rng, c, 1, *g["kernel"])
-    acc = exact(x, zero, w, g)
-    scale = (rng.uniform(0.5, 1, c) * 2 / max(1, np.abs(acc).max(initial=1))).astype(np.float32)
-    b = rng.uniform(-1, 1, c).astype(np.float32) if bias else None
-    r = rng.uniform(-1, 1, acc.shape).astype(np.float32) if ep["_residual"] else None
-    attrs = {key: value for key, value in {**g, **ep}.items() if not key.startswith("_") and key != "x"}
-    attrs |= {"a_zero": zero} | output_attrs(rng, dtype, 0.013)
-    packed = _kernels.pack("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", w, g)
-    check_all("depthwise_conv2d_u8s8", [x, packed, scale, b, r], acc, attrs, dtype, threads)
+    check_layer("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", g, kind, worst, zero, bias, ep, dtype, threads, seed)
 
 
 @pytest.mark.parametrize("change", [{"kernel": [513, 1]}, {"groups": 4}, {"channels": [8, 16]}, {"a_zero": 256}])
