@@ -345,8 +345,8 @@ class Validator {
     }
     if (!known)
       return fail(MRT_ERROR_VERSION,
-                  "step '%s' (%s) has weights in packing '%s', which this runtime does not know; use a "
-                  "newer one",
+                  "step '%s' (%s) has weights in packing '%s', which this runtime does not know; compile the "
+                  "model with the maas_rt that runs it",
                   name, op->contract, step.packing.c_str());
     const Counts& n = op->counts;
     MRT_CHECK(step.args.size() >= static_cast<size_t>(n.min_in) && step.args.size() <= static_cast<size_t>(n.max_in),
