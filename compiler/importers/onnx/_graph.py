@@ -603,8 +603,14 @@ def _has_body(name: str, opset: int, domain: str) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
+# Attributes of such operators that are no or yes, whatever the operator: definitions take other numbers for either.
+_FLAGS = ("align_corners", "interleaved", "is_causal", "periodic", "saturate")
+
+
 def _function_body(node: Node, domain: str) -> onnx.FunctionProto | None:
     """The operator's definition by other operators, where the specification gives one for this node."""
+    for name in _FLAGS:
+        node.flag(name)
     try:
         schema = onnx.defs.get_schema(node.op, node.opset, domain)
     except onnx.defs.SchemaError:
