@@ -204,7 +204,7 @@ def _movement(
     for again in (source, source.moved(_TIES * _EPSILON) or source):
         moved: dict[str, Array] = {}
         for name, x in inputs.items():
-            if x.dtype.kind == "f":
+            if x.dtype in (np.float16, np.float32, np.float64):  # of 8 bits, every value is another number
                 step = np.finfo(x.dtype).eps * _ROUNDINGS * rng.choice([-1, 1], x.shape)
                 x = (x * (1 + step)).astype(x.dtype)
             moved[name] = x

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +17,7 @@ from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler._deadline import OverdueError, within
 from maas_rt.compiler.importers import SymbolSpec, import_model
-from maas_rt.compiler.verify import Report, _bindings, _check_run, _fit, compare, sample_inputs
+from maas_rt.compiler.verify import Report, _bindings, _check_run, _fit, _movement, compare, sample_inputs
 from onnx import helper
 
 from maas_rt import CompileError, VerificationError
@@ -200,6 +201,20 @@ def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, b
     difference = _check_run(Off(), source, inputs, source.run(inputs), OPTIONS, report)
     assert (difference is None) == passes
     assert report.unsteady == ({"y"} if passes else set())
+
+
+def test_inputs_of_eight_bits_are_not_moved() -> None:
+    class Widen:
+        def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            return {"y": inputs["x"].astype(np.float32)}
+
+        def interrupt(self) -> None: ...
+
+        def moved(self, share: float) -> None: ...
+
+    source: Any = Widen()
+    inputs = {"x": np.arange(1, 5).astype(ml_dtypes.float8_e5m2)}
+    assert _movement(source, inputs, source.run(inputs), OPTIONS) == {"y": 0.0}
 
 
 def test_the_recorded_error_is_a_power_of_ten() -> None:
