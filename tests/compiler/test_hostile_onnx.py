@@ -216,9 +216,18 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "LpPool of order zero": ("'LpPool_y'", lambda: model([node("LpPool", "x", "y", kernel_shape=[2, 2], p=0)], {"x": (F, [1, 1, 4, 4])}, ["y"])),
     "GlobalLpPool of a negative order": ("'GlobalLpPool_y'", lambda: model([node("GlobalLpPool", "x", "y", p=-1)], {"x": (F, [1, 1, 4, 4])}, ["y"])),
     "RotaryEmbedding interleaved by eight": ("'RotaryEmbedding_y'", lambda: unary("RotaryEmbedding", {"i": floats(1, 2, 3, 4), "c": floats(1, 3, 2), "s": floats(1, 3, 2)}, "i c s", interleaved=8)),
+    "ConvTranspose to a shape of one number": ("'ConvTranspose_y'", lambda: _transposed(output_shape=[1000])),
+    "ConvTranspose padded by one number": ("'ConvTranspose_y'", lambda: _transposed(pads=[1])),
+    "ConvTranspose with output_padding of one number": ("'ConvTranspose_y'", lambda: _transposed(output_padding=[1])),
+    "ConvTranspose of negative groups": ("'ConvTranspose_y'", lambda: _transposed(group=-6)),
     "Conv of no groups": ("'Conv_y'", lambda: model([node("Conv", "x w", "y", group=0)], {"x": (F, [1, 1, 4, 4])}, ["y"], {"w": floats(1, 1, 2, 2)})),
     "DepthToSpace by zero": ("'DepthToSpace_y'", lambda: model([node("DepthToSpace", "x", "y", blocksize=0)], {"x": (F, [1, 4, 4, 4])}, ["y"])),
 }  # fmt: skip
+
+
+def _transposed(**attributes: Any) -> onnx.ModelProto:
+    nodes = [node("ConvTranspose", "x w", "y", **attributes)]
+    return model(nodes, {"x": (F, [1, 1, 4, 4])}, ["y"], {"w": floats(1, 1, 2, 2)})
 
 
 def _resize(scales: np.ndarray) -> onnx.ModelProto:

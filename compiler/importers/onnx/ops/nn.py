@@ -168,6 +168,10 @@ def conv_transpose(n: Node) -> Any:
     groups = n.int_attr("group", 1)
     strides, dilations = window_attrs(n, rank, kernel)
     extra = n.ints_attr("output_padding", [0] * rank)
+    if len(extra) != rank or min(extra, default=0) < 0:
+        raise n.broken(f"has output_padding {extra}, expected {rank} numbers from 0 on")
+    if groups < 1 or weight[0] % groups:
+        raise n.broken(f"has {groups} groups of {weight[0]} channels")
     n.math.require_same(dims[1], weight[0])
     before, after = _transposed_pads(n, dims[2:], kernel, strides, dilations, extra)
     simple = dtype_of(x) == "float32" and _all_int([*before, *after]) and all(p >= 0 for p in (*before, *after))
@@ -196,8 +200,12 @@ def _transposed_pads(
     rank = len(kernel)
     auto = n.str_attr("auto_pad", "NOTSET")
     shape = n.ints_attr("output_shape", None)
+    if shape is not None and len(shape) not in (rank, rank + 2):
+        raise n.broken(f"has output_shape {shape}, expected {rank} numbers")
     if shape is None and auto in ("NOTSET", "", "VALID"):
         pads = n.ints_attr("pads", [0] * (2 * rank)) if auto != "VALID" else [0] * (2 * rank)
+        if len(pads) != 2 * rank:
+            raise n.broken(f"has pads {pads}, expected {2 * rank} numbers")
         return list(pads[:rank]), list(pads[rank:])
     before: list[Dim] = []
     after: list[Dim] = []
