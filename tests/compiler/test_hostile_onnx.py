@@ -220,6 +220,7 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "ConvTranspose padded by one number": ("'ConvTranspose_y'", lambda: _transposed(pads=[1])),
     "ConvTranspose with output_padding of one number": ("'ConvTranspose_y'", lambda: _transposed(output_padding=[1])),
     "ConvTranspose of negative groups": ("'ConvTranspose_y'", lambda: _transposed(group=-6)),
+    "NegativeLogLikelihoodLoss by no reduction": ("'NegativeLogLikelihoodLoss_y'", lambda: unary("NegativeLogLikelihoodLoss", {"t": np.array([0, 1])}, "x t", reduction="->")),
     "Conv of no groups": ("'Conv_y'", lambda: model([node("Conv", "x w", "y", group=0)], {"x": (F, [1, 1, 4, 4])}, ["y"], {"w": floats(1, 1, 2, 2)})),
     "DepthToSpace by zero": ("'DepthToSpace_y'", lambda: model([node("DepthToSpace", "x", "y", blocksize=0)], {"x": (F, [1, 4, 4, 4])}, ["y"])),
 }  # fmt: skip

@@ -605,12 +605,17 @@ def _has_body(name: str, opset: int, domain: str) -> bool:
 
 # Attributes of such operators that are no or yes, whatever the operator: definitions take other numbers for either.
 _FLAGS = ("align_corners", "interleaved", "is_causal", "periodic", "saturate")
+# And those that are one of a few words.
+_WORDS = {"approximate": ("none", "tanh"), "reduction": ("none", "mean", "sum")}
 
 
 def _function_body(node: Node, domain: str) -> onnx.FunctionProto | None:
     """The operator's definition by other operators, where the specification gives one for this node."""
     for name in _FLAGS:
         node.flag(name)
+    for name, words in _WORDS.items():
+        if node.str_attr(name, words[0]) not in words:
+            raise node.broken(f"attribute '{name}' is '{node.str_attr(name)}', expected {', '.join(words)}")
     try:
         schema = onnx.defs.get_schema(node.op, node.opset, domain)
     except onnx.defs.SchemaError:
