@@ -7,7 +7,8 @@ until here; those that no kernel took become float constants at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,15 @@ from ._ops import constant, dtype_of, is_f32, permute, reshape
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
 from .fold_constants import dequantized
 
-__all__ = ["QCONV_PACKING", "QGEMM_PACKING", "lower_quantized", "quantized_constant", "unsigned_activations"]
+__all__ = [
+    "MAX_DEPTH",
+    "QCONV_PACKING",
+    "QGEMM_PACKING",
+    "conv_contract",
+    "lower_quantized",
+    "quantized_constant",
+    "unsigned_activations",
+]
 
 QCONV_PACKING = "conv2d_u8s8_nr16_v2"
 QGEMM_PACKING = "gemm_u8s8_nr16_v2"
@@ -195,6 +204,16 @@ def _scales(x: np.float32, w: _Weight, n: int) -> relax.Expr:
     return constant(np.ascontiguousarray(np.broadcast_to(x * w.scale, (n,)).astype(np.float32)))
 
 
+def conv_contract(shape: Sequence[int], groups: int) -> str | None:
+    """The kernel for int8 filters of this shape, OIHW; None where there is none."""
+    out, depth, *kernel = shape
+    taps = math.prod(kernel)
+    if depth == 1 and out == groups and taps <= MAX_TAPS:
+        return "depthwise_conv2d_u8s8"
+    # With few outputs a group, each would be a panel.
+    return "conv2d_u8s8" if depth * taps <= MAX_DEPTH and out // groups >= 4 else None
+
+
 def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     attrs = value.attrs
     x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 0)
@@ -203,9 +222,8 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     q, scale = x.q, x.scale
     out, depth, *kernel = weight.values.shape
     groups = int(attrs.groups)
-    depthwise = depth == 1 and out == groups and kernel[0] * kernel[1] <= MAX_TAPS
-    # Few outputs a group: a panel for each.
-    if depth * kernel[0] * kernel[1] > MAX_DEPTH or (out // groups < 4 and not depthwise):
+    contract = conv_contract(weight.values.shape, groups)
+    if contract is None:
         return None
     strides, pads = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]
     common = x.attrs()
@@ -217,7 +235,7 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     common |= {"strides": strides, "pads": pads, "dilations": [int(d) for d in attrs.dilation]}
     common |= {"groups": groups, "kernel": kernel, "channels": [depth * groups, out]}
     args = [q, constant(weight.values), _scales(scale, weight, out)]
-    contract, packing = ("depthwise_conv2d_u8s8", QDEPTHWISE_PACKING) if depthwise else ("conv2d_u8s8", QCONV_PACKING)
+    packing = QCONV_PACKING if contract == "conv2d_u8s8" else QDEPTHWISE_PACKING
     return make_kernel_call(contract, args, var.ty, common, packing=packing, name=str(var.name))
 
 

@@ -15,6 +15,7 @@ from tvm import relax
 
 from ._ops import constant, is_f32
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
+from .lower_quantized import MAX_DEPTH, conv_contract
 
 __all__ = ["probed", "quantize_static"]
 
@@ -29,11 +30,9 @@ def _weight_axis(value: relax.Expr) -> int | None:
     if weight is None or weight.size == 0 or not np.isfinite(weight).all() or array_of(value.args[0]) is not None:
         return None
     if is_call(value, "relax.matmul"):
-        return 1 if weight.ndim == 2 and value.args[0].ty.ndim >= 2 and weight.shape[0] <= 65536 else None
+        return 1 if weight.ndim == 2 and value.args[0].ty.ndim >= 2 and weight.shape[0] <= MAX_DEPTH else None
     plain = str(value.attrs.data_layout) == "NCHW" and str(value.attrs.kernel_layout) == "OIHW"
-    groups = int(value.attrs.groups)
-    depthwise = weight.shape[1] == 1 and weight.shape[0] == groups
-    return 0 if plain and (depthwise or weight.shape[0] // groups >= 4) and weight[0].size <= 65536 else None
+    return 0 if plain and conv_contract(weight.shape, int(value.attrs.groups)) else None
 
 
 def _sites(func: relax.Function) -> list[relax.Expr]:
