@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from maas_rt._errors import CompileError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ._configs import Int8, Progress, Recipe
+    from ._configs import Int8, Progress, Recipe, Tune
     from .artifact import Artifact
 
-__all__ = ["Artifact", "Int8", "Recipe", "compile"]
+__all__ = ["Artifact", "Int8", "Recipe", "Tune", "compile"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Int8", "Recipe"):
+    if name in ("Int8", "Recipe", "Tune"):
         from . import _configs
 
         return getattr(_configs, name)
@@ -33,6 +33,7 @@ def compile(
     target: str | Sequence[str] = "native",
     dynamic: Any = None,
     recipe: Recipe | None = None,
+    tune: Tune | None = None,
     verify: bool = True,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
@@ -53,6 +54,7 @@ def compile(
         target: "native", "x86-64-v3", "x86-64-v2", "x86-64"; several, as a sequence or with commas, go into one file.
         dynamic: dimensions that vary, as {"x": {0: (1, 32)}} or ["x:0=1..32"].
         recipe: a maas_rt.compiler.Recipe, what is done to the model besides compiling it: `Recipe(quantize=Int8(calibration=[...]))`.
+        tune: a maas_rt.compiler.Tune: the ways that there are to do a step are timed here, and the quickest is taken.
         verify: False leaves the check out, and the manifest says "skipped".
         input_shapes: fixes the shapes of an ONNX model's inputs, by name; a list of shapes for a sequence, None for an optional without a value.
         factory: "package.module:function", which builds the architecture that a checkpoint's weights belong to.
@@ -67,7 +69,7 @@ def compile(
         CompileError: anything else that stands in the way, in one sentence.
     """
     try:
-        from ._configs import CompileOptions, Recipe, VerifyOptions
+        from ._configs import CompileOptions, Recipe, Tune, VerifyOptions
         from ._pipeline import compile_imported
         from .importers import import_model
     except ModuleNotFoundError as error:
@@ -76,6 +78,8 @@ def compile(
         raise MissingExtraError("maas_rt.compiler", "compiler", error.name) from error
     if recipe is not None and not isinstance(recipe, Recipe):
         raise CompileError(f"recipe is a {type(recipe).__name__}, expected a maas_rt.compiler.Recipe")
+    if tune is not None and not isinstance(tune, Tune):
+        raise CompileError(f"tune is a {type(tune).__name__}, expected a maas_rt.compiler.Tune")
     options = CompileOptions(
         targets=tuple(target.split(",")) if isinstance(target, str) else tuple(target),
         name=name,
@@ -84,8 +88,9 @@ def compile(
         input_shapes=input_shapes,
         factory=factory,
         recipe=recipe,
+        tune=tune,
     )
-    options.resolved_targets()  # an unknown target is refused before any work
+    options.check()  # what cannot be is refused before any work
     if progress is not None:
         progress("import", 0.0)
     imported = import_model(model, example_inputs, dynamic=dynamic, input_shapes=input_shapes, factory=factory)

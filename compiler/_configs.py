@@ -8,9 +8,9 @@ from typing import Any
 
 from maas_rt._errors import InvalidArgumentError
 
-from .codegen import TargetSpec, resolve_targets
+from .codegen import TargetSpec, resolve_targets, runs_on_this_cpu
 
-__all__ = ["CompileOptions", "Int8", "Progress", "Recipe", "TargetSpec", "VerifyOptions"]
+__all__ = ["CompileOptions", "Int8", "Progress", "Recipe", "TargetSpec", "Tune", "VerifyOptions"]
 
 # Called with (the stage's name, the fraction that is done, 0 to 1).
 Progress = Callable[[str, float], None]
@@ -76,6 +76,26 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Tune:
+    """Where a step can be done in several ways, all of them are timed on this machine, and the file takes the quickest.
+
+    `budget` is in seconds, `threads` those of a run. Times are kept in the folder `cache` (None: $XDG_CACHE_HOME/maas_rt/tune, or
+    ~/.cache/maas_rt/tune) by CPU, library and shapes: what is there is not timed again, and an interrupted run goes on.
+    """
+
+    budget: float = 600.0
+    threads: int = 1
+    cache: str | None = None
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.budget > 0:
+            raise InvalidArgumentError(f"Tune: budget is {self.budget!r}, expected seconds above 0")
+        if self.threads < 1:
+            raise InvalidArgumentError(f"Tune: threads is {self.threads!r}, expected at least 1")
+
+
+@dataclass(frozen=True)
 class CompileOptions:
     """Everything that decides an artifact's bytes besides the model, and whether it is verified."""
 
@@ -87,6 +107,15 @@ class CompileOptions:
     input_shapes: Mapping[str, Sequence[int]] | None = None
     factory: str | None = None
     recipe: Recipe | None = None
+    tune: Tune | None = None
 
     def resolved_targets(self) -> list[TargetSpec]:
         return resolve_targets(self.targets)
+
+    def check(self) -> None:
+        """Raises InvalidArgumentError for a target that does not exist, or that cannot be tuned for here."""
+        targets = self.resolved_targets()
+        if self.tune is not None and not runs_on_this_cpu(targets[0].name):
+            raise InvalidArgumentError(
+                f"tuning times kernels on this CPU, which does not run {targets[0].name}: tune on a machine that does, or leave it out"
+            )

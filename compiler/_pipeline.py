@@ -15,8 +15,9 @@ from ._configs import CompileOptions, Progress, TargetSpec
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
 from .importers import ImportedModel
-from .passes import lowering_passes
+from .passes import Pass, lowering_passes
 from .plan import LinearPlan, build_plan
+from .tune import Tuning, tune
 from .verify import verify
 
 __all__ = ["compile_imported", "run_stages"]
@@ -34,6 +35,8 @@ class _Work:
     code: dict[str, bytes] = field(default_factory=dict)
     linear: LinearPlan | None = None
     artifact: Artifact | None = None
+    tuning: Tuning | None = None
+    told: Progress = lambda what, fraction: None  # of the stage that runs; of a long one, from within
 
 
 def compile_imported(
@@ -47,7 +50,7 @@ def compile_imported(
     work = _Work(model, options, options.resolved_targets(), model.mod)
     stages: list[tuple[str, float, Callable[[_Work], None]]] = [  # name, rough share of the time, what it does
         *([("quantize", 40, _quantize)] if options.recipe is not None and options.recipe.quantize is not None else []),
-        ("lower", 30, _lower),
+        ("lower", 30 if options.tune is None else 600, _lower),
         ("collect generated functions", 1, _collect),
         ("schedule", 15, _schedule),
         ("build code", 24, _build),
@@ -68,6 +71,7 @@ def run_stages(
     for name, share, stage in stages:
         if progress is not None:
             progress(name, done / total)
+            work.told = _within(progress, done / total, share / total)
         stage(work)
         done += share
     if progress is not None:
@@ -76,10 +80,14 @@ def run_stages(
     return work.artifact
 
 
+def _within(progress: Progress, begin: float, share: float) -> Progress:
+    return lambda what, fraction: progress(what, begin + share * fraction)
+
+
 def _quantize(work: _Work) -> None:
     """Ranges from a build in float, which is held to the source on the calibration inputs; then the module with them."""
     assert work.options.recipe is not None and work.options.recipe.quantize is not None
-    host = replace(work.options, verify=None, targets=("native",), recipe=None)
+    host = replace(work.options, verify=None, targets=("native",), recipe=None, tune=None)
     work.mod = quantized(work.model, work.options, lambda model: compile_imported(model, host))
 
 
@@ -88,11 +96,23 @@ def _lower(work: _Work) -> None:
     check = _checker()
     mod = check("imported", work.mod)
     with best, tvm.transform.PassContext(opt_level=3):
-        for name, stage in lowering_passes(best):
+        for name, stage in lowering_passes(best, _tuning_pass(work)):
             mod = check(name, stage(mod))
         mod = relax.transform.RewriteDataflowReshape()(mod)
         mod = relax.transform.DeadCodeElimination(["main"])(mod)
     work.mod = mod
+
+
+def _tuning_pass(work: _Work) -> Pass | None:
+    options = work.options.tune
+    if options is None:
+        return None
+
+    def stage(mod: tvm.IRModule) -> tvm.IRModule:
+        tuned, work.tuning = tune(mod, options, work.told)
+        return tuned
+
+    return stage
 
 
 def _checker() -> Callable[[str, tvm.IRModule], tvm.IRModule]:
@@ -135,13 +155,15 @@ def _manifest(work: _Work) -> None:
     work.artifact = Artifact(work.linear, work.code, manifest)
     if work.options.recipe is not None and work.options.recipe.quantize is not None:
         work.artifact = work.artifact.with_manifest(recipe=recipe_of(work.options.recipe))
+    if work.tuning is not None:
+        work.artifact = work.artifact.with_manifest(tuning=work.tuning.to_manifest())
 
 
 def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     """Where no target runs on this CPU, a build for this CPU is verified in the artifact's place, and the manifest says so."""
     assert work.artifact is not None and work.options.verify is not None
     runs_here = not work.code or any(runs_on_this_cpu(name) for name in work.code)
-    host = replace(work.options, verify=None, targets=("native",))
+    host = replace(work.options, verify=None, targets=("native",), tune=None)
     artifact = work.artifact if runs_here else compile_imported(work.model, host)
 
     if work.options.recipe is not None and work.options.recipe.quantize is not None:

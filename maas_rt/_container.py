@@ -159,6 +159,11 @@ def save(path: str | os.PathLike[str], sections: Iterable[Section]) -> None:
     Raises:
         Error: the file could not be written (no such folder, no space left, ...).
     """
+    write_whole(path, write(sections))
+
+
+def write_whole(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryview]) -> None:
+    """The same of any bytes, piece by piece."""
     target = Path(path)
     if target.is_dir():
         raise Error(f"{target} is a directory and must be the name of a file")
@@ -166,7 +171,7 @@ def save(path: str | os.PathLike[str], sections: Iterable[Section]) -> None:
     try:
         handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
-            for piece in write(sections):
+            for piece in pieces:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())

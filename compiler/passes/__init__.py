@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 import tvm
 
-from ._kernel_call import AttrValue, KernelCall, kernel_outputs, make_kernel_call, read_kernel_call
+from ._kernel_call import (
+    AttrValue,
+    KernelCall,
+    kernel_outputs,
+    make_kernel_call,
+    read_kernel_call,
+    remake_kernel_call,
+)
 from .canonicalise import canonicalise
 from .choose_winograd import choose_winograd
 from .fold_batch_norm import fold_batch_norm
@@ -34,13 +41,15 @@ __all__ = [
     "lowering_passes",
     "make_kernel_call",
     "read_kernel_call",
+    "remake_kernel_call",
 ]
 
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
 
 
-def lowering_passes(target: tvm.target.Target | None = None) -> list[tuple[str, Pass]]:
-    """All passes in order. `target` is what generated code is legalized for; None: the current target."""
+def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None = None) -> list[tuple[str, Pass]]:
+    """All passes in order. `target` is what generated code is legalized for; None: the current target. `tune` stands where every
+    kernel call has been made and fused."""
 
     def for_target(stage: Pass) -> Pass:
         def run(mod: tvm.IRModule) -> tvm.IRModule:
@@ -71,6 +80,7 @@ def lowering_passes(target: tvm.target.Target | None = None) -> list[tuple[str, 
         ("fuse quantize", fuse_quantize),
         ("fuse residual norms", fuse_residual_norms),
         ("choose winograd", choose_winograd),
+        *([("tune", tune)] if tune is not None else []),
         ("canonicalise kernels", canonicalise),
         ("lower movement", lower_movement),
         ("legalize", for_target(legalize)),

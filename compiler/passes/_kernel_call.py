@@ -2,7 +2,7 @@
 
 The call's arguments are the present tensors in the contract's order, then one `StringImm` with JSON (sorted keys):
 `absent` (positions of optional inputs that are not given), `attrs`, `name` (the source operators, for profiles),
-`packing` ("" if the kernel takes no packed weights). Weights are dense constants here; `plan/` packs them. TVM's
+`packing` ("" if the kernel takes no packed weights), `hint` (a tuned choice, absent if there is none). Weights are dense constants here; `plan/` packs them. TVM's
 passes treat such a call as opaque and leave it alone.
 """
 
@@ -17,7 +17,15 @@ from typing import Any
 import tvm
 from tvm import relax
 
-__all__ = ["PREFIX", "AttrValue", "KernelCall", "kernel_outputs", "make_kernel_call", "read_kernel_call"]
+__all__ = [
+    "PREFIX",
+    "AttrValue",
+    "KernelCall",
+    "kernel_outputs",
+    "make_kernel_call",
+    "read_kernel_call",
+    "remake_kernel_call",
+]
 
 PREFIX = "mrt."
 AttrValue = list[int] | list[float] | str
@@ -34,6 +42,7 @@ class KernelCall:
     attrs: dict[str, AttrValue] = field(default_factory=dict)
     packing: str = ""
     name: str = ""
+    hint: str = ""
 
 
 def make_kernel_call(
@@ -44,6 +53,7 @@ def make_kernel_call(
     *,
     packing: str = "",
     name: str = "",
+    hint: str = "",
 ) -> relax.Call:
     """The call expression. One TensorType in `out` gives a tensor, a sequence of two or more a tuple.
 
@@ -59,6 +69,7 @@ def make_kernel_call(
         "attrs": {key: _listed(value) for key, value in (attrs or {}).items()},
         "name": name,
         "packing": packing,
+        **({"hint": hint} if hint else {}),
     }
     text = tvm.ir.StringImm(json.dumps(meta, sort_keys=True, separators=(",", ":")))
     outs = [out] if isinstance(out, relax.TensorType) else list(out)
@@ -77,7 +88,14 @@ def read_kernel_call(expr: relax.Expr) -> KernelCall | None:
     present = iter(fields[:-1])
     absent = set(meta["absent"])
     args = [None if i in absent else next(present) for i in range(len(fields) - 1 + len(absent))]
-    return KernelCall(symbol[len(PREFIX) :], args, meta["attrs"], meta["packing"], meta["name"])
+    return KernelCall(symbol[len(PREFIX) :], args, meta["attrs"], meta["packing"], meta["name"], meta.get("hint", ""))
+
+
+def remake_kernel_call(call: KernelCall, out: relax.TensorType | Sequence[relax.TensorType]) -> relax.Call:
+    """The call expression of a KernelCall."""
+    return make_kernel_call(
+        call.contract, call.args, out, call.attrs, packing=call.packing, name=call.name, hint=call.hint
+    )
 
 
 def kernel_outputs(call: relax.Call) -> list[relax.TensorType]:

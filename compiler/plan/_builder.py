@@ -271,6 +271,7 @@ class PlanBuilder:
                 kernel.name or var.name,
                 kernel.contract,
                 kernel.packing,
+                kernel.hint,
                 args=args,
                 outs=outs,
                 attrs=attrs,

@@ -1,8 +1,10 @@
 // The checks that drivers share; see checks.h.
 #include "kernels/checks.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 namespace mrt {
@@ -45,6 +47,28 @@ Status attr_list(const Attrs& attrs, const char* contract, const char* key, size
     out[i] = values[i];
   }
   *n = static_cast<int32_t>(count);
+  return Status();
+}
+
+Status hint_int(const Attrs& attrs, const char* contract, const char* key, int64_t lo, int64_t hi, int64_t* out) {
+  const char* hint = nullptr;
+  if (!attrs.text("hint", &hint)) return Status();
+  const size_t length = std::strlen(key);
+  for (const char* at = hint; *at != '\0';) {
+    const size_t word = std::strcspn(at, " ");
+    if (word > length && std::strncmp(at, key, length) == 0 && at[length] == '=') {
+      char* end = nullptr;
+      const long long value = std::strtoll(at + length + 1, &end, 10);  // of text too long for it, the nearest there is
+      if (end != at + word || value < lo || value > hi) {
+        return fail(MRT_ERROR_INVALID_ARGUMENT,
+                    "%s: the hint says %.*s, expected a number from %" PRId64 " to %" PRId64, contract,
+                    static_cast<int>(std::min<size_t>(word, 64)), at, lo, hi);
+      }
+      *out = value;
+    }
+    at += word;
+    at += std::strspn(at, " ");
+  }
   return Status();
 }
 

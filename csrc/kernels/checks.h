@@ -31,6 +31,9 @@ Status attr_float(const Attrs& attrs, const char* contract, const char* key, dou
 // *out is the index of the text in choices (null-terminated).
 Status attr_choice(const Attrs& attrs, const char* contract, const char* key, const char* const* choices, int32_t* out);
 
+// The number that the step's hint, "key=number key=number", gives to `key`. Other keys are another version's.
+Status hint_int(const Attrs& attrs, const char* contract, const char* key, int64_t lo, int64_t hi, int64_t* out);
+
 // ---- tensors
 // ----------------------------------------------------------------------------------------------------------
 

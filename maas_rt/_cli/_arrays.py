@@ -45,6 +45,11 @@ def write_npz(path: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         raise
 
 
+def counted(n: int, thing: str) -> str:
+    """ "1 step", "2 steps"."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
 def parse_shape(text: str) -> tuple[str, tuple[int, ...], str | None]:
     """`name:1,3,224,224` or `name:1,128:int64` -> (name, shape, dtype or None)."""
     parts = text.rsplit(":", 2)

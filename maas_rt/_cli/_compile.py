@@ -7,6 +7,7 @@ MODEL is an .onnx file, a .pt2 (torch.export.save), or weights: .safetensors, .p
   maas-rt compile model.onnx -o model.mrt --dynamic input:0=1..32
   maas-rt compile checkpoint/ -o model.mrt --model package.module:build --input-shape x:1,3,224,224
   maas-rt compile model.onnx -o model.mrt --int8 first.npz second.npz     8-bit weights and activations, ranges from these inputs
+  maas-rt compile model.onnx -o model.mrt --tune --budget 5m              the quickest kernels for this CPU, by measurement
 
 A complex input or output of a torch model is a real array with a last axis of 2 in model.mrt: real part first, as torch.view_as_real has it.
 A tensor of strings is one of uint8 with a last axis of UTF-8 bytes, padded with zeros: maas_rt.encode_strings and decode_strings.
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import InvalidArgumentError
-from ._arrays import Arrays, parse_shape, read_npz
+from ._arrays import Arrays, counted, parse_shape, read_npz
 from ._extras import require_compiler
 
 
@@ -70,6 +71,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help="largest error on the calibration inputs, against an output's scale (default: 0.1)",
     )
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="time the ways that there are to do each step on this machine and take the quickest; Ctrl-C keeps what was timed",
+    )
+    parser.add_argument(
+        "--budget", type=parse_duration, default=600.0, metavar="TIME", help="of --tune, as 90s, 10m, 1h (default: 10m)"
+    )
+    parser.add_argument(
+        "--tune-threads", type=int, default=1, metavar="N", help="threads of a run that is timed (default: 1)"
+    )
+    parser.add_argument("--tune-cache", metavar="DIR", help="where times are kept (default: ~/.cache/maas_rt/tune)")
     parser.add_argument("--name", help="the model's name (default: the output's file name)")
     parser.add_argument(
         "--no-verify", action="store_true", help="skip the check against the framework; the file says so"
@@ -80,6 +93,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="on a mismatch, write what was compared at the first operator that differs",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "10m", "1h" or a plain number of seconds."""
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+    try:
+        seconds = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected one as 90s, 10m or 1h")
+    return seconds
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -99,21 +124,32 @@ def execute(args: argparse.Namespace) -> int:
         calibration = [read_npz(path) for path in args.int8]
         int8 = compiler.Int8(calibration, activation_bits=args.int8_bits, tolerance=args.int8_tolerance)
         recipe = compiler.Recipe(quantize=int8)
-    with _progress.reporter(enabled=not args.quiet) as progress:
-        artifact = compiler.compile(
-            args.source,
-            examples,
-            target=args.target,
-            dynamic=args.dynamic or None,
-            recipe=recipe,
-            input_shapes=shapes,
-            factory=args.model,
-            verify=not args.no_verify,
-            name=args.name or output.stem,
-            progress=progress,
-            keep_intermediates=args.keep_intermediates,
+    tune = compiler.Tune(budget=args.budget, threads=args.tune_threads, cache=args.tune_cache) if args.tune else None
+    try:
+        with _progress.reporter(enabled=not args.quiet) as progress:
+            artifact = compiler.compile(
+                args.source,
+                examples,
+                target=args.target,
+                dynamic=args.dynamic or None,
+                recipe=recipe,
+                tune=tune,
+                input_shapes=shapes,
+                factory=args.model,
+                verify=not args.no_verify,
+                name=args.name or output.stem,
+                progress=progress,
+                keep_intermediates=args.keep_intermediates,
+            )
+            artifact.save(output)
+    except KeyboardInterrupt:
+        if tune is None:
+            raise
+        print(
+            "maas-rt compile: interrupted; nothing was written, and what was timed is kept: the same command goes on from there",
+            file=sys.stderr,
         )
-        artifact.save(output)
+        return 130
     verified = artifact.manifest["verified"]
     error = verified.get("max_relative_error")
     silent = sorted({*verified.get("constant_outputs", []), *verified.get("ill_conditioned_outputs", [])})
@@ -125,6 +161,12 @@ def execute(args: argparse.Namespace) -> int:
             else f"verification {verified['status']}"
         )
     )
+    tuning = artifact.manifest.get("tuning")
+    if tuning is not None:
+        print(
+            f"tuned {counted(len(tuning['steps']), 'step')} for {tuning['cpu']}, {counted(tuning['threads'], 'thread')}"
+            + (f"; {tuning['untuned']} more by estimate, the budget was spent" if tuning["untuned"] else "")
+        )
     if silent:
         print(
             f"drawn inputs tell little of {', '.join(silent)}: --input real.npz verifies on real ones", file=sys.stderr

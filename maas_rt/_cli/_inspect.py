@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import _container, _plan
 from .._model import load
+from ._arrays import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +77,12 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(
             f"recipe    {quantize['kind']}, {quantize['activation_bits']} bits of activations, calibrated on "
             f"{quantize['calibration_inputs']} inputs"
+        )
+    tuning = manifest.get("tuning")
+    if tuning:
+        lines.append(
+            f"tuned     for {tuning['cpu']}, {counted(tuning['threads'], 'thread')}: {counted(len(tuning['steps']), 'step')}"
+            + (f", {tuning['untuned']} more by estimate" if tuning["untuned"] else "")
         )
     for title in ("inputs", "outputs", "states"):
         for entry in manifest.get(title) or []:

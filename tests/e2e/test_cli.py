@@ -123,6 +123,22 @@ def test_compile_to_eight_bits(folder: Path) -> None:
     assert not (folder / "no.mrt").exists()
 
 
+def test_compile_with_tuning(folder: Path) -> None:
+    export = "torch.export.save(torch.export.export(torch.nn.Linear(6, 64).eval(), (torch.ones(4, 6),)), 'linear.pt2')"
+    subprocess.run([sys.executable, "-c", f"import torch; {export}"], cwd=folder, check=True)
+    command = ["compile", "linear.pt2", "-o", "tuned.mrt", "--tune", "--budget", "1m", "--tune-cache", "times"]
+    done = run(folder, *command)
+    assert done.returncode == 0, done.stderr
+    assert "tuned 1 step for " in done.stdout and "1 thread\n" in done.stdout
+    kept = [json.loads(path.read_text()) for path in (folder / "times").iterdir()]
+    assert [entry["key"]["task"]["contract"] for entry in kept] == ["gemm_f32"] and len(kept[0]["seconds"]) > 2
+    tuning = json.loads(run(folder, "inspect", "tuned.mrt", "--json").stdout)["manifest"]["tuning"]
+    assert list(tuning["steps"].values()) == [kept[0]["choice"]]
+    assert f"tuned     for {tuning['cpu']}, 1 thread: 1 step" in run(folder, "inspect", "tuned.mrt").stdout
+    wrong = run(folder, *command[:-3], "soon")
+    assert wrong.returncode == 2 and "'soon' is no time; expected one as 90s, 10m or 1h" in wrong.stderr
+
+
 def test_run_reads_and_writes_npz(folder: Path) -> None:
     done = run(folder, "run", "net.mrt", "--input", "real.npz", "--output", "out.npz")
     assert done.returncode == 0, done.stderr

@@ -397,3 +397,45 @@ def test_conv_transpose2d(g: dict[str, Any], extra: int, bias: bool, ep: dict[st
     del attrs["x"]
     packed = _kernels.pack("conv_transpose2d_f32", "conv_transpose2d_f32_v1", w, attrs)
     check_all("conv_transpose2d_f32", [x, packed, b], activate(acc.permute(0, 2, 3, 1), attrs).numpy(), attrs, depth)
+
+
+# ---- hints: other blockings, the same results ----
+
+PRODUCT_HINTS = [
+    "depth=64",
+    "depth=4096 rows_kib=16",
+    "rows_kib=4096",
+    "depth=100 rows_kib=17",
+    "colour=blue depth=256",
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("hint", PRODUCT_HINTS)
+def test_products_cut_otherwise_are_the_same(hint: str, threads: int) -> None:
+    rng = np.random.default_rng(5)
+    for m, n, k in [(1, 17, 700), (50, 160, 1000), (401, 40, 90), (97, 150, 65)]:
+        a, w = uniform(rng, m, k), uniform(rng, k, n) / np.float32(k**0.5)
+        packed = _kernels.pack("gemm_f32", "gemm_f32_nr16_v1", w)
+        want = (torch.from_numpy(a).double() @ torch.from_numpy(w).double()).numpy()
+        check_all("gemm_f32", [a, packed], want, {"n": n, "k": k, "hint": hint}, k, threads)
+    g = {**PLAIN, "x": (2, 13, 14), "pads": [1] * 4, "kernel": [3, 3], "channels": [70, 36], "hint": hint}
+    check_conv("conv2d_f32", "conv2d_f32_nr16_v1", g, True, {"act": "relu", "_residual": True}, threads, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("hint", ["block_kib=64", "block_kib=16384"])
+def test_winograd_in_other_blocks_is_the_same(hint: str, tile: int, threads: int) -> None:
+    g = {**PLAIN, "x": (2, 33, 30), "pads": [1] * 4, "kernel": [3, 3], "channels": [24, 40], "tile": tile, "hint": hint}
+    check_conv("conv2d_winograd_f32", "conv2d_winograd_f32_nr16_v1", g, True, {"_residual": False}, threads, 1)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    ["depth=63", "depth=4097", "depth=", "depth=1e3", "depth=99999999999999999999", "rows_kib=-1", "rows_kib=16x"],
+)
+def test_a_hint_that_cannot_be_is_refused(hint: str) -> None:
+    packed = _kernels.pack("gemm_f32", "gemm_f32_nr16_v1", np.ones((8, 8), np.float32))
+    with pytest.raises(Error, match=r"gemm_f32: the hint says .*, expected a number from"):
+        _kernels.run("gemm_f32", [np.ones((1, 8), np.float32), packed], [(1, 8)], {"n": 8, "k": 8, "hint": hint})

@@ -23,6 +23,7 @@ struct Params {
   const TileTable* table;  // null: the reference
   const EpilogueTable* epilogue_table;
   Epilogue epilogue;
+  Blocking blocking;
   ConvGeometry g;
 };
 
@@ -72,7 +73,7 @@ Layout layout_of(const Params& p, const Tensor& x) {
     l.strip = align64(static_cast<size_t>(strip_lines(g, l.strip_rows) * line));
   }
   l.pointers = product_scratch(p.table->mr, access.lines ? g.kernel_h : g.taps(),
-                               access.lines ? g.kernel_w * g.in_channels : g.group_in());
+                               access.lines ? g.kernel_w * g.in_channels : g.group_in(), p.blocking);
   return l;
 }
 
@@ -80,6 +81,8 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode_conv(attrs, kContract, &p.g));
   MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  p.blocking = Blocking();
+  MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
   p.table = tile_table(isa);
   p.epilogue_table = epilogue_table(isa);
   return Status();
@@ -160,6 +163,7 @@ Product product_of(const Params& p, const Tensor* in, int n_in, const Tensor& y)
   q.table = p.table;
   q.epilogue_table = p.epilogue_table;
   q.epilogue = &p.epilogue;
+  q.blocking = p.blocking;
   q.m = y.shape[0] * y.shape[1] * y.shape[2];
   q.n = g.group_out();
   q.taps = lines ? g.kernel_h : g.taps();

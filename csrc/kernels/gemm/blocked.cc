@@ -11,10 +11,6 @@
 namespace mrt {
 namespace {
 
-// Measured on Zen 3 (32 KiB L1, 512 KiB L2) for products of 384 to 2048 cubed; the optimum is flat.
-constexpr int64_t kDepth = 384;  // floats of depth a stretch: 24 KiB of weights
-constexpr int64_t kMaxStretch = kDepth + kDepth / 2;
-constexpr int64_t kRowBlockBytes = 256 << 10;  // of A, in one stretch
 constexpr int64_t kMaxBlockRows = 384;
 constexpr int64_t kPointerBytes = 16 << 10;  // of row pointers a block
 constexpr int64_t kCopyPanels = 8;           // panels that a copy of A has to serve to be worth it
@@ -42,12 +38,12 @@ struct Stretch {
 
 class Depth {
  public:
-  Depth(int64_t taps, int64_t kc) : taps_(taps), kc_(kc) {
-    if (kc >= kDepth) {
-      parts_ = ceil_div(kc, kMaxStretch);
+  Depth(int64_t taps, int64_t kc, const Blocking& blocking) : taps_(taps), kc_(kc) {
+    if (kc >= blocking.depth) {
+      parts_ = ceil_div(kc, blocking.max_stretch());
       count_ = taps * parts_;
     } else {
-      count_ = max64(1, ceil_div(taps * kc, kMaxStretch));
+      count_ = max64(1, ceil_div(taps * kc, blocking.max_stretch()));
       count_ = min64(count_, taps);
     }
   }
@@ -69,13 +65,13 @@ class Depth {
 int64_t block_rows(const Product& p) {
   const int64_t mr = p.table->mr;
   const int64_t row = p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc * 4;
-  const int64_t stretch = max64(1, row / Depth(p.taps, p.kc).count());
-  return min64(max64(8 * mr, kRowBlockBytes / stretch / mr * mr), block_limit(p.table->mr, p.taps));
+  const int64_t stretch = max64(1, row / Depth(p.taps, p.kc, p.blocking).count());
+  return min64(max64(8 * mr, p.blocking.row_bytes / stretch / mr * mr), block_limit(p.table->mr, p.taps));
 }
 
 // The rows of A lie as far apart as y's depth, in few sets of a cache if that is a power of two: a stretch of them is
 // copied where enough panels use it.
-bool may_copy(int64_t taps, int64_t kc) { return taps == 1 && kc > kMaxStretch; }
+bool may_copy(int64_t taps, int64_t kc, const Blocking& blocking) { return taps == 1 && kc > blocking.max_stretch(); }
 size_t pointer_bytes(int32_t mr, int64_t taps) {
   return align64(static_cast<size_t>(block_limit(mr, taps)) * static_cast<size_t>(taps) * sizeof(float*));
 }
@@ -154,18 +150,27 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
 
 }  // namespace
 
-size_t product_scratch(int32_t mr, int64_t taps, int64_t kc) {
+Status decode_blocking(const Attrs& attrs, const char* contract, Blocking* out) {
+  int64_t rows_kib = out->row_bytes >> 10;
+  MRT_TRY(hint_int(attrs, contract, "depth", 64, 4096, &out->depth));
+  MRT_TRY(hint_int(attrs, contract, "rows_kib", 16, 4096, &rows_kib));
+  out->row_bytes = rows_kib << 10;
+  return Status();
+}
+
+size_t product_scratch(int32_t mr, int64_t taps, int64_t kc, const Blocking& blocking) {
   // block_rows' least and most; a stretch is one float longer than the mean of them at most.
-  const int64_t copy = max64(8 * mr * kMaxStretch, kRowBlockBytes / 4 + kMaxBlockRows);
-  return pointer_bytes(mr, taps) + (may_copy(taps, kc) ? align64(static_cast<size_t>(copy) * sizeof(float)) : 0);
+  const int64_t copy = max64(8 * mr * blocking.max_stretch(), blocking.row_bytes / 4 + kMaxBlockRows);
+  return pointer_bytes(mr, taps) +
+         (may_copy(taps, kc, blocking) ? align64(static_cast<size_t>(copy) * sizeof(float)) : 0);
 }
 
 void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
   if (m0 >= m1 || p0 >= p1) return;
   const float** const pointers = static_cast<const float**>(scratch);
   float* const copy = reinterpret_cast<float*>(static_cast<char*>(scratch) + pointer_bytes(p.table->mr, p.taps));
-  const bool copied = may_copy(p.taps, p.kc) && !p.rows_of && p.groups <= 1 && p1 - p0 >= kCopyPanels;
-  const Depth depth(p.taps, p.kc);
+  const bool copied = may_copy(p.taps, p.kc, p.blocking) && !p.rows_of && p.groups <= 1 && p1 - p0 >= kCopyPanels;
+  const Depth depth(p.taps, p.kc, p.blocking);
   const int64_t panel_floats = p.ldw > 0 ? p.panel_step : p.taps * p.kc * kPanel;
   const int64_t blocks = ceil_div(m1 - m0, block_rows(p));
   const int64_t all_tiles = ceil_div(m1 - m0, p.table->mr);
@@ -198,7 +203,7 @@ void run_product(const Product& p, KernelContext& ctx, void* scratch) {
   const int64_t row_pieces = min64(ceil_div(p.m, 4 * mr), max64(wanted, ceil_div(p.m, block_rows(p))));
   const int64_t column_pieces = min64(panels, ceil_div(wanted, row_pieces));
   const int64_t tiles = ceil_div(p.m, mr);
-  const size_t bytes = product_scratch(p.table->mr, p.taps, p.kc);
+  const size_t bytes = product_scratch(p.table->mr, p.taps, p.kc, p.blocking);
   parallel_items(ctx, row_pieces * column_pieces, threads, [&](int64_t worker, int64_t item) {
     const int64_t i = item / column_pieces, j = item % column_pieces;
     product_block(p, min64(p.m, tiles * i / row_pieces * mr), min64(p.m, tiles * (i + 1) / row_pieces * mr),

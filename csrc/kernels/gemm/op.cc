@@ -16,6 +16,7 @@ struct Params {
   const TileTable* table;  // null: the reference
   const EpilogueTable* epilogue_table;
   Epilogue epilogue;
+  Blocking blocking;
   int64_t n, k;
 };
 
@@ -29,6 +30,8 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
                 p.n < 0 ? "'n'" : "'k'");
   }
   MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  p.blocking = Blocking();
+  MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
   p.table = tile_table(isa);
   p.epilogue_table = epilogue_table(isa);
   return Status();
@@ -60,7 +63,7 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
 
 size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.table ? product_scratch(p.table->mr, 1, p.k) * static_cast<size_t>(threads) : 0;
+  return p.table ? product_scratch(p.table->mr, 1, p.k, p.blocking) * static_cast<size_t>(threads) : 0;
 }
 
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
@@ -79,6 +82,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   product.table = p.table;
   product.epilogue_table = p.epilogue_table;
   product.epilogue = &p.epilogue;
+  product.blocking = p.blocking;
   product.m = m;
   product.n = p.n;
   product.taps = 1;

@@ -22,13 +22,18 @@ namespace {
 constexpr const char* kContract = "conv2d_winograd_f32";
 constexpr const char* kPacking = "conv2d_winograd_f32_nr16_v1";
 
+// Measured on Zen 3: a block's inputs and products should not be much larger than L2, but its weights, which every
+// block reads anew, want many tiles to be used for. A step's hint may say otherwise: "block_kib=320".
+constexpr int64_t kBlockKib = 640;
+
 struct Params {
   const WinogradKernel* kernel;  // null: the reference
   const TileTable* table;
   const EpilogueTable* epilogue_table;
   Epilogue epilogue;
   ConvGeometry g;
-  int64_t m;  // outputs along a side of a tile
+  int64_t m;            // outputs along a side of a tile
+  int64_t block_bytes;  // of inputs and products of a block of tiles
 
   int64_t side() const { return m + 2; }
   int64_t positions() const { return side() * side(); }
@@ -52,6 +57,9 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode(attrs, &p.g, &p.m));
   MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  int64_t block_kib = kBlockKib;
+  MRT_TRY(hint_int(attrs, kContract, "block_kib", 64, 16384, &block_kib));
+  p.block_bytes = block_kib << 10;
   p.kernel = winograd_kernel(isa);
   p.table = tile_table(isa);
   p.epilogue_table = epilogue_table(isa);
@@ -81,9 +89,6 @@ struct Block {
   int64_t positions;
 };
 
-// Measured on Zen 3: a block's inputs and products should not be much larger than L2, but its weights, which every
-// block reads anew, want many tiles to be used for.
-constexpr int64_t kBlockBytes = 640 << 10;
 constexpr int64_t kFewestTiles = 24;
 
 Block block_of(const Params& p, int64_t tiles) {
@@ -92,7 +97,7 @@ Block block_of(const Params& p, int64_t tiles) {
   b.input_row = (p.g.in_channels + 7) / 8 * 8;
   b.output_row = (p.g.out_channels + 7) / 8 * 8;
   const int64_t tile_bytes = b.positions * (b.input_row + b.output_row) * static_cast<int64_t>(sizeof(float));
-  const int64_t most = std::max(kFewestTiles, kBlockBytes / std::max<int64_t>(1, tile_bytes));
+  const int64_t most = std::max(kFewestTiles, p.block_bytes / std::max<int64_t>(1, tile_bytes));
   const int64_t blocks = std::max<int64_t>(1, (tiles + most - 1) / most);
   b.tiles = (tiles + blocks - 1) / blocks;
   b.input_position = b.tiles * b.input_row + 16;

@@ -1,0 +1,118 @@
+"""What can be tried at a step: other algorithms for the same convolution, and other blockings of a product."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax
+
+from ..passes._dims import extents, shape_of_type
+from ..passes._kernel_call import KernelCall
+from ..passes._rewrite import array_of
+from ..passes.choose_winograd import TILES, UNKNOWN, direct_of, is_winograd_able, winograd_of
+
+__all__ = ["Task", "algorithms", "argument_types", "blockings", "label", "task_of"]
+
+TUNED = ("conv2d_f32", "conv2d_winograd_f32", "gemm_f32")
+_PRODUCT_HINTS = ("depth=256", "depth=768", "rows_kib=128", "rows_kib=512")
+_WINOGRAD_HINTS = ("block_kib=320", "block_kib=1280", "block_kib=2560")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step, or several alike: the call as the estimates have it, and its extents with a number for each symbol."""
+
+    call: KernelCall
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+
+    @property
+    def weight(self) -> npt.NDArray[Any]:
+        weight = array_of(self.call.args[1])
+        assert weight is not None  # task_of makes no other
+        return weight
+
+    @property
+    def flops(self) -> float:
+        """Every weight meets every row, or pixel."""
+        return 2.0 * float(np.prod(self.y[:-1], dtype=np.float64)) * self.weight.size
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What a time depends on besides the machine; steps with the same key are one task."""
+        direct = direct_of(self.call)
+        return {
+            "contract": direct.contract,
+            "attrs": direct.attrs,
+            "x": list(self.x),
+            "y": list(self.y),
+            "operands": [arg is not None for arg in self.call.args[2:]],
+            "finite": self.call.contract == "gemm_f32" or is_winograd_able(direct),
+        }
+
+    @property
+    def text(self) -> str:
+        return json.dumps(self.key, sort_keys=True)
+
+
+def task_of(call: KernelCall | None, out: Any) -> Task | None:
+    """The task that a kernel call is; None where there is nothing to choose. A batch that only a run knows counts as 1."""
+    if call is None or call.contract not in TUNED or array_of(call.args[1]) is None:
+        return None
+    x, y = _numbers(extents(call.args[0])), _numbers(shape_of_type(out))
+    if call.contract != "gemm_f32":
+        y = (x[0], *_spatial(call, x), y[3])
+    return None if 0 in x or 0 in y else Task(call, x, y)
+
+
+def algorithms(task: Task) -> list[KernelCall]:
+    """The call as it is, then the other contracts that give the same result, without hints."""
+    others = [direct := direct_of(task.call)]
+    if is_winograd_able(direct):
+        others += [winograd_of(direct, tile) for tile in TILES]
+    return [task.call, *(other for other in others if label(other) != label(task.call))]
+
+
+def blockings(call: KernelCall) -> list[KernelCall]:
+    """The call, then the same with other blockings."""
+    hints = _WINOGRAD_HINTS if call.contract == "conv2d_winograd_f32" else _PRODUCT_HINTS
+    return [call, *(replace(call, hint=hint) for hint in hints)]
+
+
+def label(call: KernelCall) -> str:
+    """A candidate's name among those of its task: "conv2d_winograd_f32 tile=4 block_kib=320"."""
+    tile = [f"tile={call.attrs['tile'][0]}"] if "tile" in call.attrs else []
+    return " ".join([call.contract, *tile, *([call.hint] if call.hint else [])])
+
+
+def _numbers(dims: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(dim if isinstance(dim, int) else 1 if i == 0 else UNKNOWN for i, dim in enumerate(dims))
+
+
+def _spatial(call: KernelCall, x: Sequence[int]) -> tuple[int, int]:
+    """Height and width of a convolution's output."""
+    kernel, strides, pads, dilations = (
+        [int(value) for value in call.attrs[key]] for key in ("kernel", "strides", "pads", "dilations")
+    )
+    sizes = [
+        max(0, (x[1 + i] + pads[i] + pads[2 + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1)
+        for i in (0, 1)
+    ]
+    return sizes[0], sizes[1]
+
+
+def argument_types(task: Task) -> list[relax.TensorType | None]:
+    """Of each operand a type with numbers; None where the operand is absent."""
+    types: list[relax.TensorType | None] = []
+    for position, arg in enumerate(task.call.args):
+        shape = {0: task.x, 3: task.y}.get(position)
+        if arg is None:
+            types.append(None)
+        else:
+            types.append(relax.TensorType(shape or extents(arg), "float32"))
+    return types

@@ -1,0 +1,85 @@
+"""Candidates of one step timed against each other: each a file of one step, run in turns, as cold as it is in its model."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+import maas_rt
+
+from ..artifact import Artifact, make_manifest
+from ..importers import ImportedModel
+from ..passes import KernelCall, remake_kernel_call
+from ..passes._rewrite import array_of
+from ..plan import build_plan
+from ._candidates import Task, argument_types
+
+__all__ = ["Bench"]
+
+_ROUNDS = 10  # even: one half chooses, the other confirms
+_GAIN = 0.97  # of the first candidate's time: less is needed for another one
+_SWEEP_BYTES = 64 << 20  # more than the caches that matter hold
+
+
+class Bench:
+    """Times candidates at `threads` threads. Between two runs as many bytes are read as the model's weights take, at most 64 MiB: a
+    step of a large model finds its own in memory, one of a small model in a cache."""
+
+    def __init__(self, threads: int, weight_bytes: int) -> None:
+        self._threads = threads
+        self.swept = min(
+            1 << weight_bytes.bit_length(), _SWEEP_BYTES
+        )  # about: times serve models of about the same size
+        self._sweep: npt.NDArray[np.float32] = np.ones(self.swept // 4 + 1, np.float32)
+
+    def quickest(self, task: Task, calls: Sequence[KernelCall]) -> tuple[int, list[float]]:
+        """(index of the candidate to take, median seconds of each): the first one, unless another is quicker by 3 % in both halves of
+        the rounds."""
+        sessions = [maas_rt.load(_file(task, call)).session(self._threads, profile=True) for call in calls]
+        rng = np.random.default_rng(0)
+        inputs = {info.name: _values(rng, [int(n) for n in info.shape]) for info in sessions[0].inputs}
+        times: list[list[float]] = [[] for _ in calls]
+        for number in range(_ROUNDS + 1):
+            for session, own in zip(sessions, times):
+                self._sweep.sum()
+                for array in inputs.values():  # the step before it has just written them
+                    array.sum()
+                seconds = session.profiled(inputs).records[-1].duration_ns * 1e-9
+                if number > 0:  # the first run takes memory, and first touches it
+                    own.append(seconds)
+        ratios = [[a / b for a, b in zip(own, times[0])] for own in times]
+        best = min(range(len(calls)), key=lambda i: statistics.median(ratios[i][0::2]))
+        halves = [statistics.median(ratios[best][half::2]) for half in (0, 1)]
+        return (best if max(halves) < _GAIN else 0), [statistics.median(own) for own in times]
+
+
+def _values(rng: np.random.Generator, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _file(task: Task, call: KernelCall) -> bytes:
+    """A file whose only step is the call; operands that the step's neighbours make are inputs."""
+    builder = relax.BlockBuilder()
+    params: list[relax.Var] = []
+    args: list[relax.Expr | None] = []
+    for position, (arg, ty) in enumerate(zip(call.args, argument_types(task))):
+        if ty is None or array_of(arg) is not None:
+            args.append(arg)
+            continue
+        params.append(relax.Var(f"x{position}", ty))
+        args.append(params[-1])
+    with builder.function("main", params):
+        out = relax.TensorType(list(task.y), "float32")
+        result = builder.emit(remake_kernel_call(replace(call, args=args), out))
+        builder.emit_func_output(relax.Tuple([result]))
+    mod: tvm.IRModule = builder.get()
+    names = [str(var.name) for var in params]
+    model = ImportedModel(mod, names, ["y"], source=None)  # type: ignore[arg-type]  # nobody verifies it
+    linear = build_plan(model, mod, {}, "step")
+    return Artifact(linear, {}, make_manifest(model, linear.plan, [])).to_bytes()

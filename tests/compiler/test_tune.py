@@ -1,0 +1,169 @@
+"""Tuning: what is tried, that the choice reaches the plan and changes no result, and that measurements are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from maas_rt.compiler import Tune
+from maas_rt.compiler import compile as compile_model
+from maas_rt.compiler.passes import KernelCall
+from maas_rt.compiler.tune._candidates import Task, label
+from maas_rt.compiler.tune._measure import Bench
+from torch import nn
+
+import maas_rt
+from maas_rt import InvalidArgumentError
+
+X = np.random.default_rng(0).standard_normal((1, 24, 20, 20)).astype(np.float32)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(24, 40, 3, 1, 1), nn.ReLU(), nn.Conv2d(40, 40, 3, 1, 1), nn.SiLU(), nn.Conv2d(40, 40, 3, 1, 1), nn.SiLU(),
+        nn.Conv2d(40, 48, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10),
+    ]  # fmt: skip
+    return nn.Sequential(*layers).eval()
+
+
+def tuned(cache: Path, **options: Any) -> Any:
+    return compile_model(network(), [torch.from_numpy(X)], tune=Tune(cache=str(cache), **options))
+
+
+def steps(artifact: Any) -> list[tuple[str, str]]:
+    every = [step for block in artifact.linear.plan.blocks for step in block.steps]
+    return [(step.target, step.hint) for step in every if step.target.startswith(("conv2d", "gemm"))]
+
+
+class Scripted:
+    """Bench.quickest replaced: takes the last candidate whose label ends with one of `wanted`, and records what it was asked."""
+
+    def __init__(self, *wanted: str) -> None:
+        self.wanted = wanted
+        self.asked: list[tuple[str, list[str]]] = []
+
+    def __call__(self, bench: Bench, task: Task, calls: Sequence[KernelCall]) -> tuple[int, list[float]]:
+        labels = [label(call) for call in calls]
+        self.asked.append((task.text, labels))
+        chosen = [i for i, each in enumerate(labels) if each.endswith(self.wanted)]
+        return (chosen[-1] if chosen else 0), [1.0] * len(calls)
+
+
+def script(monkeypatch: pytest.MonkeyPatch, *wanted: str) -> Scripted:
+    scripted = Scripted(*wanted)
+    monkeypatch.setattr(Bench, "quickest", lambda bench, task, calls: scripted(bench, task, calls))
+    return scripted
+
+
+def test_measured_choices_change_no_result(tmp_path: Path) -> None:
+    artifact = tuned(tmp_path)  # verified by the compile itself
+    tuning = artifact.manifest["tuning"]
+    assert tuning["untuned"] == 0 and len(tuning["steps"]) == 5 and tuning["threads"] == 1 and tuning["cpu"]
+    assert len(list(tmp_path.iterdir())) == 4  # the second and the third convolution are alike
+    with torch.no_grad():
+        want = network()(torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(maas_rt.load(artifact, threads=1)(X), want, rtol=1e-4, atol=1e-5)
+
+
+def test_choices_travel_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = script(monkeypatch, "tile=2", "block_kib=320", "depth=256")
+    artifact = tuned(tmp_path)
+    winograd = ("conv2d_winograd_f32", "block_kib=320")
+    assert steps(artifact) == [winograd, winograd, winograd, ("conv2d_f32", "depth=256"), ("gemm_f32", "depth=256")]
+    assert sorted(set(artifact.manifest["tuning"]["steps"].values())) == [
+        "conv2d_f32 depth=256",
+        "conv2d_winograd_f32 tile=2 block_kib=320",
+        "gemm_f32 depth=256",
+    ]
+    algorithms = [set(labels) for _, labels in scripted.asked if any("tile=4" in each for each in labels)]
+    assert {"conv2d_f32", "conv2d_winograd_f32 tile=2", "conv2d_winograd_f32 tile=4"} in algorithms
+
+
+def test_what_was_timed_is_not_timed_again_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = script(monkeypatch, "tile=4", "rows_kib=128")
+    first = tuned(tmp_path).to_bytes()
+    asked = len(scripted.asked)
+    assert tuned(tmp_path).to_bytes() == first and len(scripted.asked) == asked
+    tuned(tmp_path, threads=2)
+    assert len(scripted.asked) == 2 * asked  # other threads are another measurement
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}', None])
+def test_a_damaged_cache_is_timed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None) -> None:
+    scripted = script(monkeypatch)
+    tuned(tmp_path)
+    asked = len(scripted.asked)
+    for path in tmp_path.iterdir():
+        entry = json.loads(path.read_text())
+        path.write_text(json.dumps({**entry, "choice": "conv9d"}) if damage is None else damage)
+    tuned(tmp_path)
+    assert len(scripted.asked) == 2 * asked
+
+
+def test_a_spent_budget_leaves_the_rest_to_the_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch)
+    artifact = tuned(tmp_path, budget=1e-9)
+    assert artifact.manifest["tuning"] == {**artifact.manifest["tuning"], "steps": {}, "untuned": 5}
+    plain = compile_model(network(), [torch.from_numpy(X)], verify=False)
+    assert steps(artifact) == steps(plain) and "tuning" not in plain.manifest
+
+
+def test_an_interruption_keeps_what_was_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = script(monkeypatch)
+
+    def interrupted(bench: Bench, task: Task, calls: Sequence[KernelCall]) -> tuple[int, list[float]]:
+        if len({text for text, _ in scripted.asked} | {task.text}) > 2:
+            raise KeyboardInterrupt
+        return scripted(bench, task, calls)
+
+    monkeypatch.setattr(Bench, "quickest", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    before = {text for text, _ in scripted.asked}
+    later = script(monkeypatch)
+    assert tuned(tmp_path).manifest["tuning"]["untuned"] == 0
+    assert before.isdisjoint(text for text, _ in later.asked)
+
+
+def test_a_dynamic_batch_and_image_are_tuned_at_usual_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = script(monkeypatch, "tile=4", "block_kib=1280", "depth=768")
+    dynamic = ["input:0=1..8", "input:2=16..64", "input:3=16..64"]
+    artifact = compile_model(
+        network(), [torch.from_numpy(X)], dynamic=dynamic, tune=Tune(cache=str(tmp_path)), verify=False
+    )
+    first = next(json.loads(text) for text, _ in scripted.asked if '"channels": [24, 40]' in text)
+    assert first["x"] == [1, 32, 32, 24] and first["y"] == [1, 32, 32, 40]
+    assert ("conv2d_winograd_f32", "block_kib=1280") in steps(artifact)
+
+
+def test_progress_says_how_long_it_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch)
+    told: list[tuple[str, float]] = []
+    compile_model(
+        network(), [torch.from_numpy(X)], verify=False, tune=Tune(cache=str(tmp_path)), progress=lambda *each: told.append(each)
+    )  # fmt: skip
+    said = [what for what, _ in told if what.startswith("tune ")]
+    assert said[0] == "tune 1 of 4, at most 10 min" and said[3].startswith("tune 4 of 4, about ")
+    assert [fraction for _, fraction in told] == sorted(fraction for _, fraction in told)
+
+
+@pytest.mark.parametrize("wrong", [{"budget": 0}, {"budget": -1.0}, {"threads": 0}])
+def test_what_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="Tune: "):
+        Tune(**wrong)
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(maas_rt.Error, match=r"file/cache, where tuning keeps its times, could not be made"):
+        tuned(tmp_path / "file" / "cache")
