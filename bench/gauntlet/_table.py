@@ -71,6 +71,8 @@ def lines(rows: Sequence[dict[str, Any]], extras: dict[str, Any]) -> list[Line]:
         *_int8(rows),
         *_gemm(extras.get("gemm")),
         *_scaling(extras.get("scaling")),
+        _together(extras.get("together")),
+        _cliffs(extras.get("cliffs")),
         *_overhead(extras.get("overhead")),
         *_others(rows, extras),
     ]
@@ -132,6 +134,22 @@ def _scaling(scaling: dict[str, Any] | None) -> list[Line]:
         Line(f"2 threads against 1: {model}", 1.75, 1.9, (scaling or {}).get(model, {}).get("speed"))
         for model in ("resnet50", "bert_base")
     ]
+
+
+def _together(together: dict[str, Any] | None) -> Line:
+    title = "two models at once, throughput against one after the other: the lowest"
+    if not together:
+        return Line(title, 0.9, 1.0, None)
+    pair = min(together, key=lambda each: float(together[each]["throughput"]))
+    return Line(title, 0.9, 1.0, together[pair]["throughput"], pair)
+
+
+def _cliffs(cliffs: dict[str, Any] | None) -> Line:
+    title = "time per item at batch or sequence n + 1, against n: the highest"
+    if not cliffs:
+        return Line(title, 1.5, 1.25, None, at_most=True)
+    case = max(cliffs, key=lambda each: float(cliffs[each]["worst_step"]))
+    return Line(title, 1.5, 1.25, cliffs[case]["worst_step"], f"{case}, at {cliffs[case]['at']}", at_most=True)
 
 
 def _overhead(overhead: dict[str, Any] | None) -> list[Line]:

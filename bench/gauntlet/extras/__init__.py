@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-NAMES = ("scaling", "overhead", "gemm", "compile_time", "library")
+NAMES = ("scaling", "together", "cliffs", "overhead", "gemm", "compile_time", "library")
 
 
 def measure(name: str, told: Callable[[str], None]) -> dict[str, Any]:
