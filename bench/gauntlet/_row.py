@@ -30,10 +30,11 @@ class Rates:
         return cls(machine.peak_gflops(20, cpus), machine.bandwidth_by_size(cpus))
 
     def moved(self, other: Rates) -> float:
-        """By how much they differ, as a share: the FMA loop's, or the read rate of memory, whichever moved more."""
+        """By how much they differ, as a share: the FMA loop's, or a third of what the read rate of memory does, which on an idle machine
+        varies by so much more; whichever moved more."""
         largest = max(self.bandwidth)
-        pairs = ((self.gflops, other.gflops), (self.bandwidth[largest], other.bandwidth[largest]))
-        return max(abs(b - a) / a for a, b in pairs)
+        memory = (other.bandwidth[largest] - self.bandwidth[largest]) / self.bandwidth[largest]
+        return max(abs(other.gflops - self.gflops) / self.gflops, abs(memory) / 3)
 
     def best(self, other: Rates) -> Rates:
         """The higher of each rate: a disturbance can only slow a loop."""
