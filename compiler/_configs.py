@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maas_rt._errors import InvalidArgumentError
+from maas_rt._kernels import cpu_count
 
 from .codegen import TargetSpec, resolve_targets, runs_on_this_cpu
 
@@ -91,8 +92,10 @@ class Tune:
     def __post_init__(self) -> None:
         if not self.budget > 0:
             raise InvalidArgumentError(f"Tune: budget is {self.budget!r}, expected seconds above 0")
-        if self.threads < 1:
-            raise InvalidArgumentError(f"Tune: threads is {self.threads!r}, expected at least 1")
+        if not isinstance(self.threads, int) or not 1 <= self.threads <= cpu_count():
+            raise InvalidArgumentError(
+                f"Tune: threads is {self.threads!r}, expected 1 to {cpu_count()}, the CPUs that this process may use"
+            )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from ._configs import VerifyOptions
 from ._deadline import OverdueError, within
 from .artifact import Artifact
 from .importers._imported import ImportedModel, Source, SymbolSpec
+from .passes._dims import evaluated
 
 __all__ = ["Difference", "Report", "compare", "differences", "sample_inputs", "verify"]
 
@@ -307,10 +308,10 @@ def _bindings(symbols: Mapping[str, SymbolSpec], inner: Set[str] = frozenset()) 
     smallest, medium = {}, {}
     for number, (name, spec) in enumerate(sorted(symbols.items())):
         if name in inner and spec.max is None and spec.min <= 2:
-            smallest[name], medium[name] = _fit(_USUAL_SIZES[0], spec), _fit(96 + 32 * number, spec)
+            smallest[name], medium[name] = spec.nearest(_USUAL_SIZES[0]), spec.nearest(96 + 32 * number)
         else:
-            smallest[name] = _fit(max(spec.min, 1), spec)
-            medium[name] = _fit(max(spec.min + 2 * spec.multiple, spec.multiple * (3 + 2 * number)), spec)
+            smallest[name] = spec.nearest(max(spec.min, 1))
+            medium[name] = spec.nearest(max(spec.min + 2 * spec.multiple, spec.multiple * (3 + 2 * number)))
     return [smallest, medium] if medium != smallest else [smallest]
 
 
@@ -330,12 +331,12 @@ def _usual_bindings(model: ImportedModel, inner: Set[str]) -> list[dict[str, int
     if not model.symbols:
         return []
     out = [
-        {name: _fit(size if name in inner else 2, spec) for name, spec in model.symbols.items()}
+        {name: spec.nearest(size if name in inner else 2) for name, spec in model.symbols.items()}
         for size in _USUAL_SIZES
     ]
     for long in sorted(inner) if 1 < len(model.symbols) <= 4 else ():
         out += [
-            {name: _fit(size if name == long else 1, spec) for name, spec in model.symbols.items()}
+            {name: spec.nearest(size if name == long else 1) for name, spec in model.symbols.items()}
             for size in _USUAL_SIZES
         ]
     out += reversed(_bindings(model.symbols))
@@ -343,29 +344,8 @@ def _usual_bindings(model: ImportedModel, inner: Set[str]) -> list[dict[str, int
     return [b for b in out if sum(math.prod(_shape(param, b)) for param in params) <= _MAX_DRAWN]
 
 
-def _fit(extent: int, spec: SymbolSpec) -> int:
-    """The extent nearest above `extent` that the symbol allows, else the largest below."""
-    fitted = -(-extent // spec.multiple) * spec.multiple
-    if spec.max is not None and fitted > spec.max:
-        fitted = spec.max // spec.multiple * spec.multiple
-    return fitted
-
-
 def _shape(param: Any, binding: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(_evaluate(extent, binding) for extent in param.ty.shape.values)
-
-
-def _evaluate(extent: Any, binding: Mapping[str, int]) -> int:
-    """An extent's value where the symbols are as `binding` says (2 for one that has no bounds)."""
-    from tvm import tirx
-    from tvm.sym import Analyzer
-
-    if isinstance(extent, (int, tirx.IntImm)):
-        return int(extent)
-    analyzer = Analyzer()
-    for var in _symbols_of(extent):
-        analyzer.bind(var, tirx.IntImm(str(var.ty.dtype), binding.get(var.name, 2)))
-    return int(analyzer.simplify(extent))
+    return tuple(evaluated(extent, lambda name: binding.get(name, 2)) for extent in param.ty.shape.values)
 
 
 def _symbols_of(extent: Any) -> list[Any]:

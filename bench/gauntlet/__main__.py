@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import _environments, machine
 from bench._environments import ROOT
-from bench._harness import OURS, QUIET
+from bench._harness import OURS
 from bench.gauntlet import _prepare, _table, extras
 from bench.gauntlet._progress import Progress
 from bench.gauntlet._row import Rates, measure
@@ -183,9 +183,9 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates], after: dict[str, Rates]) -> int:
-    moved = max(before[threads].moved(after[threads]) for threads in before)
+    restless = [str(moved) for threads in before if not (moved := before[threads].moved(after[threads])).quiet]
     void = [row for row in store.rows if not row["quiet"]]
-    quiet = moved <= QUIET and len(void) <= FEW * len(store.rows)
+    quiet = not restless and few_are_void(store.rows)
     table = _table.lines(store.rows, store.extras)
     result = {
         "command": "python -m bench.gauntlet",
@@ -212,12 +212,19 @@ def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates],
         names = ", ".join(f"{row['model']} {row['precision']} t{row['threads']} b{row['batch']}" for row in void)
         print(f"the machine was not quiet in {len(void)} of {len(store.rows)} rows, which do not count: {names}")
     if not quiet:
-        print(
-            f"VOID: the machine was not quiet: its rates moved by {moved:.0%} from first to last (at most {QUIET:.0%}), or more than "
-            f"{FEW:.0%} of the rows do not count; --resume measures those again"
+        why = (
+            f"its rates moved from first to last: {'; '.join(restless)}"
+            if restless
+            else f"more than {FEW:.0%} of the rows do not count"
         )
+        print(f"VOID: the machine was not quiet: {why}; --resume measures rows that do not count again")
     print(f"wrote {output}")
     return 0 if quiet else 3
+
+
+def few_are_void(rows: list[dict[str, Any]]) -> bool:
+    """Whether a run of these rows counts."""
+    return sum(not row["quiet"] for row in rows) <= FEW * len(rows)
 
 
 def _failures(rows: list[dict[str, Any]]) -> None:

@@ -14,7 +14,23 @@ from bench.gauntlet._prepare import Prepared
 
 FAR_BEHIND = 2.5  # a peer that takes this many times the quickest one's time after three rounds cannot be the best one
 BUDGET = 45.0  # seconds of timing a row, after which it ends once it has four rounds
+QUIET_MEMORY = 3 * QUIET
 TRIES = 2  # of a row, before it is left as void
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Changes of the FMA loop's rate and of the rate of reading memory; the latter varies by more on an idle machine, too."""
+
+    arithmetic: float
+    memory: float
+
+    @property
+    def quiet(self) -> bool:
+        return self.arithmetic <= QUIET and self.memory <= QUIET_MEMORY
+
+    def __str__(self) -> str:
+        return f"arithmetic by {self.arithmetic:.0%} (at most {QUIET:.0%}), memory by {self.memory:.0%} (at most {QUIET_MEMORY:.0%})"
 
 
 @dataclass(frozen=True)
@@ -29,12 +45,11 @@ class Rates:
         cpus = pinned(threads)
         return cls(machine.peak_gflops(20, cpus), machine.bandwidth_by_size(cpus))
 
-    def moved(self, other: Rates) -> float:
-        """By how much they differ, as a share: the FMA loop's, or a third of what the read rate of memory does, which on an idle machine
-        varies by so much more; whichever moved more."""
+    def moved(self, other: Rates) -> Moved:
+        """By how much they differ, as shares."""
         largest = max(self.bandwidth)
-        memory = (other.bandwidth[largest] - self.bandwidth[largest]) / self.bandwidth[largest]
-        return max(abs(other.gflops - self.gflops) / self.gflops, abs(memory) / 3)
+        memory, after = self.bandwidth[largest], other.bandwidth[largest]
+        return Moved(abs(other.gflops - self.gflops) / self.gflops, abs(after - memory) / memory)
 
     def best(self, other: Rates) -> Rates:
         """The higher of each rate: a disturbance can only slow a loop."""
@@ -58,7 +73,7 @@ def measure(
         row = row_of(prepared, peers, threads, result, before, after)
         if row["quiet"]:
             break
-        told(f"the machine's rates moved by {row['rates_moved']:.0%}")
+        told(f"the machine's rates moved: {before.moved(after)}")
     return row
 
 
@@ -78,8 +93,8 @@ def row_of(
         "flops": prepared.work.flops,
         "bytes": prepared.work.bytes,
         "rates": [before.record(), after.record()],
-        "rates_moved": before.moved(after),
-        "quiet": before.moved(after) <= QUIET,
+        "rates_moved": {"arithmetic": before.moved(after).arithmetic, "memory": before.moved(after).memory},
+        "quiet": before.moved(after).quiet,
     }
 
 

@@ -31,6 +31,13 @@ class SymbolSpec:
                 f"impossible bounds of a dimension: min {self.min}, max {self.max}, multiple {self.multiple}"
             )
 
+    def nearest(self, extent: int) -> int:
+        """The least allowed extent that is not below `extent`, else the largest that there is."""
+        fitted = -(-max(extent, self.min) // self.multiple) * self.multiple
+        if self.max is not None and fitted > self.max:
+            fitted = self.max // self.multiple * self.multiple
+        return fitted
+
 
 @dataclass(frozen=True)
 class StateSpec:

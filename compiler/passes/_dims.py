@@ -5,7 +5,7 @@ What is no polynomial (a floor division, a minimum) is an atom, known by its sim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tvm
@@ -14,6 +14,7 @@ from tvm import relax
 __all__ = [
     "Dim",
     "Poly",
+    "evaluated",
     "extent",
     "extents",
     "poly",
@@ -63,6 +64,20 @@ def static_shape(expr: relax.Expr) -> list[int] | None:
     """As `shape_of`, None also where an extent is symbolic."""
     shape = shape_of(expr)
     return None if shape is None or any(not isinstance(dim, int) for dim in shape) else shape
+
+
+def evaluated(dim: Dim, value_of: Callable[[str], int]) -> int:
+    """An extent where each symbol has the value that its name stands for; ValueError where that is not enough."""
+    dim = extent(dim)
+    if isinstance(dim, int):
+        return dim
+    analyzer = tvm.sym.Analyzer()
+    for var in tvm.tirx.analysis.undefined_vars(dim):
+        analyzer.bind(var, tvm.tirx.IntImm(str(var.ty.dtype), value_of(str(var.name))))
+    value = extent(analyzer.simplify(dim))
+    if not isinstance(value, int):
+        raise ValueError(f"{dim} has no value where its symbols have some")
+    return value
 
 
 def poly(dim: Dim) -> Poly:

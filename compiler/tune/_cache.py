@@ -62,18 +62,23 @@ class Cache:
         key = self._key(task)
         try:
             entry = json.loads(self._path(key).read_text(encoding="utf-8"))
-            return str(entry["choice"]) if entry["key"] == key else None
+            return str(entry["choice"]) if _text(entry["key"]) == _text(key) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(self, task: Mapping[str, Any], choice: str, seconds: Mapping[str, float]) -> None:
-        """Keep a choice, with what each candidate took; raises maas_rt.Error where the folder cannot be written."""
-        key = self._key(task)
-        text = json.dumps({"key": key, "choice": choice, "seconds": dict(seconds)}, indent=1, sort_keys=True) + "\n"
+    def check_writable(self) -> None:
+        """Raises maas_rt.Error where a choice could not be kept."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Error(f"{self._folder}, where tuning keeps its times, could not be made: {error.strerror}") from error
+        if not os.access(self._folder, os.W_OK):
+            raise Error(f"{self._folder}, where tuning keeps its times, cannot be written")
+
+    def put(self, task: Mapping[str, Any], choice: str, seconds: Mapping[str, float]) -> None:
+        """Keep a choice, with what each candidate took."""
+        key = self._key(task)
+        text = json.dumps({"key": key, "choice": choice, "seconds": dict(seconds)}, indent=1, sort_keys=True) + "\n"
         _container.write_whole(self._path(key), [text.encode()])
 
     def _key(self, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,4 +86,8 @@ class Cache:
         return key
 
     def _path(self, key: Mapping[str, Any]) -> Path:
-        return self._folder / (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32] + ".json")
+        return self._folder / (hashlib.sha256(_text(key).encode()).hexdigest()[:32] + ".json")
+
+
+def _text(key: Any) -> str:
+    return json.dumps(key, sort_keys=True)

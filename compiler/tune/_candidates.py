@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tvm
 from tvm import relax
 
-from ..passes._dims import extents, shape_of_type
+from ..importers import SymbolSpec
+from ..passes._dims import evaluated, extents, shape_of
 from ..passes._kernel_call import KernelCall
 from ..passes._rewrite import array_of
 from ..passes.choose_winograd import TILES, UNKNOWN, direct_of, is_winograd_able, winograd_of
 
-__all__ = ["Task", "algorithms", "argument_types", "blockings", "label", "task_of"]
+__all__ = ["Sizes", "Task", "algorithms", "argument_types", "blockings", "label", "task_of"]
 
 TUNED = ("conv2d_f32", "conv2d_winograd_f32", "gemm_f32")
 _PRODUCT_HINTS = ("depth=256", "depth=768", "rows_kib=128", "rows_kib=512")
@@ -42,7 +45,7 @@ class Task:
         """Every weight meets every row, or pixel."""
         return 2.0 * float(np.prod(self.y[:-1], dtype=np.float64)) * self.weight.size
 
-    @property
+    @cached_property
     def key(self) -> dict[str, Any]:
         """What a time depends on besides the machine; steps with the same key are one task."""
         direct = direct_of(self.call)
@@ -52,21 +55,36 @@ class Task:
             "x": list(self.x),
             "y": list(self.y),
             "operands": [arg is not None for arg in self.call.args[2:]],
-            "finite": self.call.contract == "gemm_f32" or is_winograd_able(direct),
+            "winograd": is_winograd_able(direct),
         }
 
-    @property
+    @cached_property
     def text(self) -> str:
         return json.dumps(self.key, sort_keys=True)
 
 
-def task_of(call: KernelCall | None, out: Any) -> Task | None:
-    """The task that a kernel call is; None where there is nothing to choose. A batch that only a run knows counts as 1."""
+class Sizes:
+    """Numbers for extents that only a run knows: a symbol that is the first extent of one of main's inputs, a batch, counts as 1, any
+    other as 32, or the nearest that its bounds admit."""
+
+    def __init__(self, main: relax.Function, symbols: Mapping[str, SymbolSpec]) -> None:
+        first = [shape[0] for param in main.params if (shape := shape_of(param))]
+        self._batches = {str(dim.name) for dim in first if isinstance(dim, tvm.tirx.Var)}
+        self._symbols = symbols
+
+    def number(self, dim: Any) -> int:
+        return evaluated(
+            dim, lambda name: self._symbols.get(name, SymbolSpec()).nearest(1 if name in self._batches else UNKNOWN)
+        )
+
+
+def task_of(call: KernelCall | None, sizes: Sizes) -> Task | None:
+    """The task that a kernel call is; None where there is nothing to choose."""
     if call is None or call.contract not in TUNED or array_of(call.args[1]) is None:
         return None
-    x, y = _numbers(extents(call.args[0])), _numbers(shape_of_type(out))
-    if call.contract != "gemm_f32":
-        y = (x[0], *_spatial(call, x), y[3])
+    x = tuple(sizes.number(dim) for dim in extents(call.args[0]))
+    columns = call.attrs["n" if call.contract == "gemm_f32" else "channels"][-1]
+    y = (*x[:-1], int(columns)) if call.contract == "gemm_f32" else (x[0], *_spatial(call, x), int(columns))
     return None if 0 in x or 0 in y else Task(call, x, y)
 
 
@@ -88,10 +106,6 @@ def label(call: KernelCall) -> str:
     """A candidate's name among those of its task: "conv2d_winograd_f32 tile=4 block_kib=320"."""
     tile = [f"tile={call.attrs['tile'][0]}"] if "tile" in call.attrs else []
     return " ".join([call.contract, *tile, *([call.hint] if call.hint else [])])
-
-
-def _numbers(dims: Sequence[Any]) -> tuple[int, ...]:
-    return tuple(dim if isinstance(dim, int) else 1 if i == 0 else UNKNOWN for i, dim in enumerate(dims))
 
 
 def _spatial(call: KernelCall, x: Sequence[int]) -> tuple[int, int]:

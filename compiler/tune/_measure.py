@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -24,6 +25,8 @@ __all__ = ["Bench"]
 
 _ROUNDS = 10  # even: one half chooses, the other confirms
 _GAIN = 0.97  # of the first candidate's time: less is needed for another one
+_FEWEST = 4  # rounds that say anything
+_MEMORY = 256 << 20  # of weights, dense; packed for Winograd they take up to four times as much
 _SWEEP_BYTES = 64 << 20  # more than the caches that matter hold
 
 
@@ -38,14 +41,37 @@ class Bench:
         )  # about: times serve models of about the same size
         self._sweep: npt.NDArray[np.float32] = np.ones(self.swept // 4 + 1, np.float32)
 
-    def quickest(self, task: Task, calls: Sequence[KernelCall]) -> tuple[int, list[float]]:
+    def quickest(self, task: Task, calls: Sequence[KernelCall], until: float) -> tuple[int, list[float]] | None:
         """(index of the candidate to take, median seconds of each): the first one, unless another is quicker by 3 % in both halves of
-        the rounds."""
+        the rounds. None where the monotonic clock passed `until` before there were enough rounds.
+
+        Large weights are packed for two candidates at a time, the first one and another.
+        """
+        if task.weight.nbytes * len(calls) <= _MEMORY:
+            groups = [list(calls)]
+        else:
+            groups = [[calls[0], other] for other in calls[1:]]
+        ratios: list[list[float]] = [[1.0, 1.0]]
+        seconds: list[float] = []
+        for group in groups:
+            times = self._race(task, group, until)
+            if times is None:
+                return None
+            ratios += [[a / b for a, b in zip(own, times[0])] for own in times[1:]]
+            seconds += [statistics.median(own) for own in times[len(seconds) > 0 :]]
+        best = min(range(len(calls)), key=lambda i: statistics.median(ratios[i][0::2]))
+        halves = [statistics.median(ratios[best][half::2]) for half in (0, 1)]
+        return (best if max(halves) < _GAIN else 0), seconds
+
+    def _race(self, task: Task, calls: Sequence[KernelCall], until: float) -> list[list[float]] | None:
+        """Seconds by candidate and round."""
         sessions = [maas_rt.load(_file(task, call)).session(self._threads, profile=True) for call in calls]
         rng = np.random.default_rng(0)
         inputs = {info.name: _values(rng, [int(n) for n in info.shape]) for info in sessions[0].inputs}
         times: list[list[float]] = [[] for _ in calls]
         for number in range(_ROUNDS + 1):
+            if time.monotonic() > until:
+                return times if number > _FEWEST else None
             for session, own in zip(sessions, times):
                 self._sweep.sum()
                 for array in inputs.values():  # the step before it has just written them
@@ -53,10 +79,7 @@ class Bench:
                 seconds = session.profiled(inputs).records[-1].duration_ns * 1e-9
                 if number > 0:  # the first run takes memory, and first touches it
                     own.append(seconds)
-        ratios = [[a / b for a, b in zip(own, times[0])] for own in times]
-        best = min(range(len(calls)), key=lambda i: statistics.median(ratios[i][0::2]))
-        halves = [statistics.median(ratios[best][half::2]) for half in (0, 1)]
-        return (best if max(halves) < _GAIN else 0), [statistics.median(own) for own in times]
+        return times
 
 
 def _values(rng: np.random.Generator, shape: Sequence[int]) -> npt.NDArray[np.float32]:

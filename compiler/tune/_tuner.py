@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import tvm
 from tvm import relax
 
 from .._configs import Progress, Tune
-from ..passes import KernelCall, kernel_outputs, read_kernel_call, remake_kernel_call
+from ..importers import SymbolSpec
+from ..passes import KernelCall, read_kernel_call, remake_kernel_call
 from ..passes._rewrite import rewrite
 from ._cache import Cache, cpu_name, default_cache
-from ._candidates import Task, algorithms, blockings, label, task_of
+from ._candidates import Sizes, Task, algorithms, blockings, label, task_of
 from ._measure import Bench
 
 __all__ = ["Tuning", "tune"]
@@ -23,48 +25,52 @@ __all__ = ["Tuning", "tune"]
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came of it: by the name of each step what it is done with, and how many steps the budget left to the estimates."""
+    """What came of it: (name, what it is done with) of each step in the plan's order, and how many the budget left to the estimates."""
 
     threads: int
-    steps: dict[str, str]
+    steps: list[tuple[str, str]]
     untuned: int
 
     def to_manifest(self) -> dict[str, Any]:
         """Without times: the same cache gives the same bytes."""
-        return {"cpu": cpu_name(), "threads": self.threads, "steps": self.steps, "untuned": self.untuned}
+        steps = [{"name": name, "choice": choice} for name, choice in self.steps]
+        return {"cpu": cpu_name(), "threads": self.threads, "steps": steps, "untuned": self.untuned}
 
 
-def tune(mod: tvm.IRModule, options: Tune, told: Progress) -> tuple[tvm.IRModule, Tuning]:
-    """`mod` with the quickest candidate at each step that has several.
+def tune(
+    mod: tvm.IRModule, symbols: Mapping[str, SymbolSpec], options: Tune, told: Progress
+) -> tuple[tvm.IRModule, Tuning]:
+    """`mod` with the quickest candidate at each step that has several; `symbols` bounds its symbolic dimensions.
 
     An interruption loses the task that is being timed; what was timed before is in the cache, and is not timed again.
     """
-    steps = _steps(mod)
+    sizes = Sizes(mod["main"], symbols)
+    steps = _steps(mod, sizes)
     tasks = {task.text: task for task in steps}
     bench = Bench(options.threads, sum(task.weight.nbytes for task in steps))
     cache = Cache(Path(options.cache) if options.cache else default_cache(), options.threads, bench.swept)
-    choices: dict[str, KernelCall] = {}
-    for text, task in tasks.items():
-        known = _candidate(task, cache.get(task.key))
-        if known is not None:
-            choices[text] = known
+    choices = {text: known for text, task in tasks.items() if (known := _kept(cache, task)) is not None}
     uses = Counter(task.text for task in steps)
     left = [task for text, task in tasks.items() if text not in choices]
     left.sort(key=lambda task: -task.flops * uses[task.text])
+    if left:
+        cache.check_writable()
     clock = _Clock(options.budget, sum(_cost(task) for task in left))
     for number, task in enumerate(left, 1):
-        if clock.spent():
-            break
         told(f"tune {number} of {len(left)}, {clock.left()}", clock.fraction())
-        choices[task.text], seconds = _chosen(bench, task)
-        cache.put(task.key, label(choices[task.text]), seconds)
+        choice = _kept(cache, task)  # perhaps another process has timed it meanwhile
+        if choice is None:
+            choice = _chosen(bench, cache, task, clock.until)
+        if choice is None:
+            break
+        choices[task.text] = choice
         clock.done(_cost(task))
     tuning = Tuning(
         options.threads,
-        {task.call.name: label(choices[task.text]) for task in steps if task.text in choices},
+        [(task.call.name, label(choices[task.text])) for task in steps if task.text in choices],
         sum(task.text not in choices for task in steps),
     )
-    return rewrite(mod, lambda rw, var, value: _replaced(choices, var, value)), tuning
+    return rewrite(mod, lambda rw, var, value: _replaced(choices, sizes, var, value)), tuning
 
 
 def _cost(task: Task) -> float:
@@ -82,8 +88,9 @@ class _Clock:
     def done(self, cost: float) -> None:
         self._done += cost
 
-    def spent(self) -> bool:
-        return time.monotonic() - self._start >= self._budget
+    @property
+    def until(self) -> float:
+        return self._start + self._budget
 
     def fraction(self) -> float:
         return max(self._done / self._cost, min(1.0, (time.monotonic() - self._start) / self._budget))
@@ -91,39 +98,46 @@ class _Clock:
     def left(self) -> str:
         elapsed = time.monotonic() - self._start
         if not self._done:
-            return f"at most {_duration(self._budget)}"
-        return f"about {_duration(min(self._budget - elapsed, elapsed / self._done * (self._cost - self._done)))} left"
+            return f"budget {_duration(self._budget)}"
+        left = min(self._budget - elapsed, elapsed / self._done * (self._cost - self._done))
+        return f"about {_duration(max(0.0, left))} left"
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _chosen(bench: Bench, task: Task) -> tuple[KernelCall, dict[str, float]]:
-    """First the algorithm, then its blocking; and the times of all that was tried."""
-    best, seconds = _quickest(bench, task, algorithms(task))
-    best, more = _quickest(bench, task, blockings(best))
-    return best, {**seconds, **more}
+def _chosen(bench: Bench, cache: Cache, task: Task, until: float) -> KernelCall | None:
+    """First the algorithm, then its blocking, kept with the times of all that was tried; None where the time was not enough."""
+    best, seconds = task.call, dict[str, float]()
+    for stage in ("algorithm", "blocking"):
+        calls = algorithms(task) if stage == "algorithm" else blockings(best)
+        found = bench.quickest(task, calls, until) if len(calls) > 1 else (0, [])
+        if found is None:
+            return None
+        best = calls[found[0]]
+        seconds.update(zip(map(label, calls), found[1]))
+    kept = _kept(cache, task)
+    if kept is not None:  # by another process: one choice for all files
+        return kept
+    cache.put(task.key, label(best), seconds)
+    return best
 
 
-def _quickest(bench: Bench, task: Task, calls: list[KernelCall]) -> tuple[KernelCall, dict[str, float]]:
-    index, times = bench.quickest(task, calls) if len(calls) > 1 else (0, [])
-    return calls[index], {label(call): seconds for call, seconds in zip(calls, times)}
-
-
-def _candidate(task: Task, name: str | None) -> KernelCall | None:
-    """The candidate of that label: what a cache says is taken only where it is one."""
+def _kept(cache: Cache, task: Task) -> KernelCall | None:
+    """The candidate that the cache names: what it says is taken only where it is one."""
+    name = cache.get(task.key)
     if name is None:
         return None
     every = {label(call): call for algorithm in algorithms(task) for call in blockings(algorithm)}
     return every.get(name)
 
 
-def _steps(mod: tvm.IRModule) -> list[Task]:
+def _steps(mod: tvm.IRModule, sizes: Sizes) -> list[Task]:
     found: list[Task] = []
 
     def visit(expr: relax.Expr) -> None:
-        task = _task(expr)
+        task = task_of(read_kernel_call(expr), sizes)
         if task is not None:
             found.append(task)
 
@@ -133,13 +147,8 @@ def _steps(mod: tvm.IRModule) -> list[Task]:
     return found
 
 
-def _task(value: relax.Expr) -> Task | None:
-    call = read_kernel_call(value)
-    return None if call is None else task_of(call, kernel_outputs(value)[0])
-
-
-def _replaced(choices: dict[str, KernelCall], var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    task = _task(value)
+def _replaced(choices: dict[str, KernelCall], sizes: Sizes, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    task = task_of(read_kernel_call(value), sizes)
     choice = choices.get(task.text) if task is not None else None
     if task is None or choice is None or label(choice) == label(task.call):
         return None

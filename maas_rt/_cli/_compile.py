@@ -77,11 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time the ways that there are to do each step on this machine and take the quickest; Ctrl-C keeps what was timed",
     )
     parser.add_argument(
-        "--budget", type=parse_duration, default=600.0, metavar="TIME", help="of --tune, as 90s, 10m, 1h (default: 10m)"
+        "--budget", type=parse_duration, metavar="TIME", help="of --tune, as 90s, 10m, 1h (default: 10m)"
     )
-    parser.add_argument(
-        "--tune-threads", type=int, default=1, metavar="N", help="threads of a run that is timed (default: 1)"
-    )
+    parser.add_argument("--tune-threads", type=int, metavar="N", help="threads of a run that is timed (default: 1)")
     parser.add_argument("--tune-cache", metavar="DIR", help="where times are kept (default: ~/.cache/maas_rt/tune)")
     parser.add_argument("--name", help="the model's name (default: the output's file name)")
     parser.add_argument(
@@ -124,7 +122,11 @@ def execute(args: argparse.Namespace) -> int:
         calibration = [read_npz(path) for path in args.int8]
         int8 = compiler.Int8(calibration, activation_bits=args.int8_bits, tolerance=args.int8_tolerance)
         recipe = compiler.Recipe(quantize=int8)
-    tune = compiler.Tune(budget=args.budget, threads=args.tune_threads, cache=args.tune_cache) if args.tune else None
+    chosen = {"budget": args.budget, "threads": args.tune_threads, "cache": args.tune_cache}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    if given and not args.tune:
+        raise InvalidArgumentError("--budget, --tune-threads and --tune-cache are for --tune, which is not given")
+    tune = compiler.Tune(**given) if args.tune else None
     try:
         with _progress.reporter(enabled=not args.quiet) as progress:
             artifact = compiler.compile(

@@ -17,7 +17,7 @@ from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler._deadline import OverdueError, within
 from maas_rt.compiler.importers import SymbolSpec, import_model
-from maas_rt.compiler.verify import Report, _bindings, _check_run, _fit, _movement, compare, sample_inputs
+from maas_rt.compiler.verify import Report, _bindings, _check_run, _movement, compare, sample_inputs
 from onnx import helper
 
 from maas_rt import CompileError, VerificationError
@@ -72,7 +72,7 @@ def test_symbols_are_tried_at_their_smallest_and_at_sizes_that_differ() -> None:
     assert medium["a"] != medium["b"]
     assert medium["c"] % 32 == 0
     assert medium["c"] > 32
-    assert _fit(100, SymbolSpec(1, 50, 8)) == 48
+    assert SymbolSpec(1, 50, 8).nearest(100) == 48
 
 
 def test_integer_inputs_stay_inside_what_their_consumers_accept() -> None:

@@ -133,7 +133,7 @@ def test_compile_with_tuning(folder: Path) -> None:
     kept = [json.loads(path.read_text()) for path in (folder / "times").iterdir()]
     assert [entry["key"]["task"]["contract"] for entry in kept] == ["gemm_f32"] and len(kept[0]["seconds"]) > 2
     tuning = json.loads(run(folder, "inspect", "tuned.mrt", "--json").stdout)["manifest"]["tuning"]
-    assert list(tuning["steps"].values()) == [kept[0]["choice"]]
+    assert [step["choice"] for step in tuning["steps"]] == [kept[0]["choice"]]
     assert f"tuned     for {tuning['cpu']}, 1 thread: 1 step" in run(folder, "inspect", "tuned.mrt").stdout
     wrong = run(folder, *command[:-3], "soon")
     assert wrong.returncode == 2 and "'soon' is no time; expected one as 90s, 10m or 1h" in wrong.stderr
@@ -216,6 +216,7 @@ def test_help_teaches(folder: Path, command: str) -> None:
         (["compile", "net.pt2", "-o", "a.mrt", "--target", "z80"], "z80"),
         (["compile", "net.pt2", "-o", "a.mrt", "--dynamic", "x"], "x"),
         (["compile", "cli_net.py", "-o", "a.mrt"], "cli_net.py"),
+        (["compile", "net.pt2", "-o", "a.mrt", "--budget", "1m"], "--tune, which is not given"),
         (["compile", "empty.onnx", "-o", "a.mrt"], "empty.onnx"),
         (["compile", "empty.pt2", "-o", "a.mrt"], "empty.pt2"),
     ],

@@ -414,7 +414,7 @@ PRODUCT_HINTS = [
 @pytest.mark.parametrize("hint", PRODUCT_HINTS)
 def test_products_cut_otherwise_are_the_same(hint: str, threads: int) -> None:
     rng = np.random.default_rng(5)
-    for m, n, k in [(1, 17, 700), (50, 160, 1000), (401, 40, 90), (97, 150, 65)]:
+    for m, n, k in [(1, 17, 700), (50, 160, 1000), (401, 40, 90), (97, 150, 65), (60, 160, 6151), (401, 160, 1009)]:
         a, w = uniform(rng, m, k), uniform(rng, k, n) / np.float32(k**0.5)
         packed = _kernels.pack("gemm_f32", "gemm_f32_nr16_v1", w)
         want = (torch.from_numpy(a).double() @ torch.from_numpy(w).double()).numpy()
@@ -436,6 +436,15 @@ def test_winograd_in_other_blocks_is_the_same(hint: str, tile: int, threads: int
     ["depth=63", "depth=4097", "depth=", "depth=1e3", "depth=99999999999999999999", "rows_kib=-1", "rows_kib=16x"],
 )
 def test_a_hint_that_cannot_be_is_refused(hint: str) -> None:
+    x = np.ones((1, 8, 8, 8), np.float32)
+    g = {"kernel": [3, 3], "channels": [8, 8], "pads": [1] * 4}
+    for contract, packing, own in [
+        ("conv2d_f32", "conv2d_f32_nr16_v1", hint),
+        ("conv2d_winograd_f32", "conv2d_winograd_f32_nr16_v1", "block_kib=63"),
+    ]:
+        w = _kernels.pack(contract, packing, np.ones((8, 8, 3, 3), np.float32), g)
+        with pytest.raises(Error, match=f"{contract}: the hint says .*, expected a number from"):
+            _kernels.run(contract, [x, w], [(1, 8, 8, 8)], {**g, "hint": own})
     packed = _kernels.pack("gemm_f32", "gemm_f32_nr16_v1", np.ones((8, 8), np.float32))
     with pytest.raises(Error, match=r"gemm_f32: the hint says .*, expected a number from"):
         _kernels.run("gemm_f32", [np.ones((1, 8), np.float32), packed], [(1, 8)], {"n": 8, "k": 8, "hint": hint})

@@ -39,13 +39,13 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
     "gemm_f32": (
         [ones(3, 9), weight("gemm_f32", "gemm_f32_nr16_v1", GEMM, 9, 17), ones(17), ones(3, 17)],
         [(3, 17)],
-        {**GEMM, "act": "clip", "act_args": [0.0, 6.0], "residual_after": 1},
+        {**GEMM, "act": "clip", "act_args": [0.0, 6.0], "residual_after": 1, "hint": "depth=64 rows_kib=16"},
     ),
     "matmul_f32": ([ones(2, 3, 5), ones(1, 5, 7), ones(7)], [(2, 3, 7)], {"trans_a": 0, "trans_b": 0, "alpha": 0.5}),
     "conv2d_f32": (
         [ones(1, 5, 6, 4), weight("conv2d_f32", "conv2d_f32_nr16_v1", CONV, 6, 2, 3, 2), ones(6)],
         [(1, 3, 7, 6)],
-        CONV,
+        {**CONV, "hint": "depth=4096"},
     ),
     "conv2d_winograd_f32": (
         [
@@ -54,7 +54,7 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
             ones(6),
         ],
         [(1, 5, 6, 6)],
-        WINOGRAD,
+        {**WINOGRAD, "hint": "block_kib=64"},
     ),
     "gemm_u8s8": (
         [

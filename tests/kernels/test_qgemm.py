@@ -237,3 +237,36 @@ def test_other_types_are_refused() -> None:
             _kernels.run("gemm_u8s8", inputs, [(3, 4)], attrs)
     with pytest.raises(Error, match="int8"):
         _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", np.ones((4, 4), np.float32), attrs)
+
+
+def by_windows(rng: np.random.Generator, k: int, n: int) -> NDArray[np.int8]:
+    """Windows of 16 k's in turn: doubled as they stand; doubled in an order only (large weights side by side); mixed; any."""
+    w = rng.integers(-30, 31, (k, n)).astype(np.int8)
+    for begin in range(0, k, 16):
+        kind = begin // 16 % 4
+        if kind == 1:
+            w[begin : begin + 4] = 100
+            w[begin + 4 : begin + 16] = rng.integers(-9, 10, w[begin + 4 : begin + 16].shape)
+        if kind == 2:
+            w[begin : begin + 16 : 5] = -128
+        if kind == 3:
+            w[begin : begin + 16] = rng.integers(-128, 128, w[begin : begin + 16].shape)
+    return w
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("zero", [0, 128])
+@pytest.mark.parametrize("k", [12, 16, 20, 24, 28, 32, 60, 64, 68, 232, 252, 256, 1540, 3072])
+@pytest.mark.parametrize("windows", [1, 2, 4])
+def test_gemm_of_one_and_of_several_kinds_of_windows(windows: int, k: int, zero: int, dtype: type) -> None:
+    rng = np.random.default_rng(k)
+    kinds = by_windows(rng, 64 * windows, 33)[: 16 * windows]
+    w = np.ascontiguousarray(np.tile(kinds, (-(-k // len(kinds)), 1))[:k])
+    for m, n in [(4, 16), (9, 33), (13, 16), (530, 16)]:
+        a, part = activations(rng, False, m, k), np.ascontiguousarray(w[:, :n])
+        acc = (a.astype(np.int64) - zero) @ part.astype(np.int64)
+        scale = (rng.uniform(0.5, 1, n) * 2 / max(1, np.abs(acc).max())).astype(np.float32)
+        bias = rng.uniform(-1, 1, n).astype(np.float32)
+        attrs = {"n": n, "k": k, "a_zero": zero} | output_attrs(rng, dtype, 0.013)
+        packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", part, attrs)
+        check_all("gemm_u8s8", [a, packed, scale, bias, None], acc, attrs, dtype)

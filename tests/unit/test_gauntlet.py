@@ -13,6 +13,7 @@ import pytest
 from bench._agreement import largest_error, scaled_rms
 from bench._harness import Comparison, race
 from bench.gauntlet import _table
+from bench.gauntlet.__main__ import few_are_void
 from bench.gauntlet._prepare import reason_in
 from bench.gauntlet._roofline import Work
 from bench.gauntlet._row import Rates, assemble
@@ -94,11 +95,20 @@ def test_roofline_is_the_slower_of_arithmetic_and_reading() -> None:
     assert Work(0, 100).least_seconds(50.0, bandwidth) == pytest.approx(100 / 100e9)
 
 
-def test_rates_that_move_in_memory_or_arithmetic_make_a_run_void() -> None:
-    quiet = Rates(100.0, {1: 50.0, 2: 10.0})
-    assert quiet.moved(Rates(104.0, {1: 1.0, 2: 10.0})) == pytest.approx(0.04)
-    assert quiet.moved(Rates(100.0, {1: 50.0, 2: 8.0})) == pytest.approx(0.2)
-    assert quiet.best(Rates(90.0, {1: 60.0, 2: 9.0})) == Rates(100.0, {1: 60.0, 2: 10.0})
+def test_rates_that_move_in_memory_or_arithmetic_make_a_row_void() -> None:
+    before = Rates(100.0, {1: 50.0, 2: 10.0})
+    for rates, quiet in [((104.0, 10.0), True), ((94.0, 10.0), False), ((100.0, 8.6), True), ((100.0, 8.4), False)]:
+        moved = before.moved(Rates(rates[0], {1: 1.0, 2: rates[1]}))
+        assert moved.quiet is quiet
+        assert (moved.arithmetic, moved.memory) == pytest.approx((abs(rates[0] / 100 - 1), abs(rates[1] / 10 - 1)))
+    assert "memory by 16% (at most 15%)" in str(moved)
+    assert before.best(Rates(90.0, {1: 60.0, 2: 9.0})) == Rates(100.0, {1: 60.0, 2: 10.0})
+
+
+def test_a_run_with_few_void_rows_counts() -> None:
+    rows = [{"quiet": True}] * 9
+    assert few_are_void([*rows, {"quiet": False}])
+    assert not few_are_void([*rows, {"quiet": False}, {"quiet": False}])
 
 
 def _row(model: str, speed: float, **others: Any) -> dict[str, Any]:
@@ -124,6 +134,17 @@ def test_table_takes_geometric_means_of_what_counts_only() -> None:
     assert (slowest.measured, slowest.verdict) == (0.5, "MISSED")
     assert slowest.note.startswith("y,")
     assert table["libmaas_rt.so, stripped"].verdict == "not measured"
+
+
+def test_the_lowest_pair_and_the_highest_step_count() -> None:
+    together = {"a with b": {"throughput": 1.1}, "a with a": {"throughput": 0.95}}
+    cliffs = {"x": {"worst_step": 1.1, "at": 3}, "y": {"worst_step": 1.6, "at": 17}}
+    found = {
+        line.note: (line.measured, line.verdict)
+        for line in _table.lines([], {"together": together, "cliffs": cliffs})
+        if line.note
+    }
+    assert found == {"a with a": (0.95, "reached"), "y, at 17": (1.6, "MISSED")}
 
 
 @pytest.mark.parametrize(

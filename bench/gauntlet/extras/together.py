@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bench._harness import OURS, pinned
@@ -29,13 +29,11 @@ def _pair(pair: tuple[str, str], told: Callable[[str], None]) -> dict[str, Any]:
         for each in work:
             each()
         alone = time.perf_counter() - start
-        threads = [threading.Thread(target=each) for each in work]
-        start = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        rounds.append(alone / (time.perf_counter() - start))
+        with ThreadPoolExecutor(len(work)) as pool:
+            start = time.perf_counter()
+            for done in [pool.submit(each) for each in work]:
+                done.result()
+            rounds.append(alone / (time.perf_counter() - start))
     return {"throughput": statistics.median(rounds), "lowest": min(rounds), "highest": max(rounds)}
 
 

@@ -108,6 +108,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
   for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
     const Stretch part = depth.count() > 0 ? depth[s] : Stretch{};
     call.first = s == 0;
+    call.start = folds && s == 0 ? folded.start : nullptr;
     call.folded = folds && s + 1 >= depth.count() ? &folded : nullptr;
     call.taps = part.taps;
     call.g0 = part.g0;
@@ -116,14 +117,16 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
     call.w = w + part.tap * call.tap_bytes;
     call.masks = masks + part.tap * l.segments;
     call.orders = orders + part.tap * l.groups;
-    const uint8_t* const* a = pointers;
-    for (int64_t m = m0; m < m1; m += kQMaxRows) {
+    // Whole tiles, then what is left of one.
+    for (int64_t m = m0; m < m1;) {
       const int64_t rows = min64(kQMaxRows, m1 - m);
-      call.a = a + part.tap * rows;
+      call.tiles = (m1 - m) / rows;
+      call.tile_pointers = rows * p.taps;
+      call.a = pointers + (m - m0) * p.taps + part.tap * rows;
       call.acc = acc + (m - m0) * kQPanel;
       call.y = static_cast<uint8_t*>(finish.y) + (m - m0) * finish.ldy;
       p.table->tile[rows](call);
-      a += rows * p.taps;
+      m += call.tiles * rows;
     }
   }
   if (!folds) p.table->finish(finish);

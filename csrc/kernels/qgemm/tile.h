@@ -76,8 +76,11 @@ struct QFolded {
 // Columns [0, f.n) of it; the others are zero.
 QFolded q_fold(const QFinishCall& f);
 
+// Tiles of the same height, one below the other.
 struct QTileCall {
-  const uint8_t* const* a;  // [taps][rows]
+  int64_t tiles;
+  const uint8_t* const* a;  // [taps][rows] of the first tile
+  int64_t tile_pointers;    // of a, from one tile to the next
   int64_t a_offset;         // bytes, added to each of them
   int64_t taps, kc;         // kc bytes can be read from each pointer
   int64_t g0, g1;           // the whole groups of every tap to do; g0 is a multiple of kQSegment
@@ -88,10 +91,12 @@ struct QTileCall {
   int64_t tap_masks;        // from one tap to the next
   const QOrder* orders;     // group 0 of the first tap
   int64_t tap_orders;       // from one tap to the next
-  int32_t* acc;             // [rows][16]
+  int32_t* acc;             // [tiles * rows][16]
   bool first;               // acc is written, else added to
-  const QFolded* folded;    // not null: the sums are complete, and become bytes at y (only where the table `folds`)
-  uint8_t* y;               // [rows][16], ldy apart
+  const int32_t* start;     // null, or [16] that sums begin with where they are the first
+  const QFolded* folded;    // not null: the sums, with its start, are complete, and become bytes at y (only where the
+                            // table `folds`)
+  uint8_t* y;               // [tiles * rows][16], ldy apart
   int64_t ldy;
 };
 
@@ -99,7 +104,7 @@ struct QTileTable {
   Isa isa;
   int32_t mr;
   bool folds;                                     // whether tiles take QTileCall::folded
-  void (*tile[kQMaxRows + 1])(const QTileCall&);  // by number of rows; [0] is unused
+  void (*tile[kQMaxRows + 1])(const QTileCall&);  // by a tile's number of rows; [0] is unused
   void (*finish)(const QFinishCall&);
   const char* gemm_name;
   const char* conv2d_name;

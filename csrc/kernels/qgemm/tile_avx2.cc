@@ -80,31 +80,47 @@ MRT_INLINE void for_each(uint64_t bits, Step step) {
   for (; bits != 0; bits &= bits - 1) step(static_cast<int64_t>(__builtin_ctzll(bits)));
 }
 
-// One segment: the groups of each kind in turn, by the bits of its mask.
+// The groups of a segment by kind, a bit each; those in none of these are single or wide.
+struct Kinds {
+  uint64_t all, ordered, plain, pairs;  // `plain` and `pairs`, at even groups: doubled, the latter ordered
+  Kinds(QMasks masks, int64_t groups) : all(low_bits(groups)) {
+    const uint64_t doubled = masks.doubled & kQEven & (all >> 1);
+    ordered = (masks.ordered & kQFirst & (all >> (kQWindow - 1))) * 15;  // a bit for each group
+    plain = doubled & ~ordered;
+    pairs = doubled & ordered;
+  }
+  // All is doubled as it stands, or through the orders of its windows, all of them whole; of one that is not ordered
+  // that is the order that it has.
+  bool all_plain() const { return plain * 3 == all; }
+  bool all_ordered() const { return (plain | pairs) * 3 == all && (all & kQFirst) * 15 == all; }
+};
+
+template <int MR, bool kOrdered>
+MRT_INLINE void all_doubled(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w,
+                            const QOrder* orders, __m256i (&acc)[MR][2]) {
+  for (int64_t g = 0; g < groups; g += 2) {
+    const int64_t at = kOrdered ? g & -kQWindow : g;
+    step_double<MR, kOrdered>(row, k0 + at * kQGroup, w + g * 64, orders + g, acc);
+  }
+}
+
+// One segment: where all is doubled, one loop without a search for bits; else the groups of each kind in turn.
 template <int MR>
 MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w, QMasks masks,
                         const QOrder* orders, __m256i (&acc)[MR][2]) {
-  const uint64_t all = low_bits(groups), doubled = masks.doubled & kQEven & (all >> 1);
-  const uint64_t ordered = (masks.ordered & kQFirst & (all >> (kQWindow - 1))) * 15;  // a bit for each group
-  const uint64_t plain = doubled & ~ordered, pairs = doubled & ordered;
+  const Kinds kinds(masks, groups);
+  if (kinds.all_plain()) return all_doubled<MR, false>(row, k0, groups, w, orders, acc);
+  if (kinds.all_ordered()) return all_doubled<MR, true>(row, k0, groups, w, orders, acc);
   const auto k_of = [&](int64_t g) { return k0 + g * kQGroup; };
   const auto window_of = [&](int64_t g) { return k0 + (g & -kQWindow) * kQGroup; };
-  // Where all is doubled, one loop without a search for bits. An order stands in every whole window.
-  if (plain * 3 == all) {
-    for (int64_t g = 0; g < groups; g += 2) step_double<MR, false>(row, k_of(g), w + g * 64, orders, acc);
-    return;
-  }
-  if ((plain | pairs) * 3 == all && groups % kQWindow == 0) {
-    for (int64_t g = 0; g < groups; g += 2) step_double<MR, true>(row, window_of(g), w + g * 64, orders + g, acc);
-    return;
-  }
-  const uint64_t alone = all & ~((plain | pairs) * 3);
-  for_each(plain, [&](int64_t g) { step_double<MR, false>(row, k_of(g), w + g * 64, orders, acc); });
-  for_each(pairs, [&](int64_t g) { step_double<MR, true>(row, window_of(g), w + g * 64, orders + g, acc); });
-  for_each(alone & ~ordered & ~masks.wide,
+  const uint64_t alone = kinds.all & ~((kinds.plain | kinds.pairs) * 3);
+  for_each(kinds.plain, [&](int64_t g) { step_double<MR, false>(row, k_of(g), w + g * 64, orders, acc); });
+  for_each(kinds.pairs, [&](int64_t g) { step_double<MR, true>(row, window_of(g), w + g * 64, orders + g, acc); });
+  for_each(alone & ~kinds.ordered & ~masks.wide,
            [&](int64_t g) { step_single<MR, false>(row, k_of(g), w + g * 64, orders, acc); });
-  for_each(alone & ordered, [&](int64_t g) { step_single<MR, true>(row, window_of(g), w + g * 64, orders + g, acc); });
-  for_each(alone & ~ordered & masks.wide,
+  for_each(alone & kinds.ordered,
+           [&](int64_t g) { step_single<MR, true>(row, window_of(g), w + g * 64, orders + g, acc); });
+  for_each(alone & ~kinds.ordered & masks.wide,
            [&](int64_t g) { step_wide<MR>(w + g * 64, acc, [&](int i) { return broadcast4(row[i] + k_of(g)); }); });
 }
 
@@ -116,7 +132,7 @@ MRT_INLINE __m256i load_tail(const uint8_t* row, int64_t kc) {
   return broadcast4(bytes);
 }
 
-// Sums to bytes, two rows at a time.
+// Sums, which began with f.start, to bytes; two rows at a time.
 template <int MR>
 MRT_INLINE void store_folded(const QFolded& f, uint8_t* y, int64_t ldy, const __m256i (&acc)[MR][2]) {
   const __m256 lo = _mm256_set1_ps(f.lo), hi = _mm256_set1_ps(f.hi);
@@ -125,8 +141,7 @@ MRT_INLINE void store_folded(const QFolded& f, uint8_t* y, int64_t ldy, const __
     __m256i q[2];
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
-      const __m256i start = _mm256_load_si256(reinterpret_cast<const __m256i*>(f.start) + j);
-      const __m256 sum = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[i][j], start));
+      const __m256 sum = _mm256_cvtepi32_ps(acc[i][j]);
       const __m256 x =
           _mm256_add_ps(_mm256_mul_ps(sum, _mm256_load_ps(f.scale + 8 * j)), _mm256_load_ps(f.bias + 8 * j));
       q[j] = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(x, lo), hi));
@@ -146,18 +161,30 @@ MRT_INLINE void store_folded(const QFolded& f, uint8_t* y, int64_t ldy, const __
   }
 }
 
-template <int MR>
-void tile(const QTileCall& c) {
+// What a tile's depth is made of.
+enum class Depth { any, plain, ordered };  // plain, ordered: one segment of one tap, all of it doubled
+
+template <int MR, Depth kDepth>
+MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y) {
   __m256i acc[MR][2];
+  const __m256i start0 = c.start ? load_sums(c.start) : _mm256_setzero_si256();
+  const __m256i start1 = c.start ? load_sums(c.start + 8) : _mm256_setzero_si256();
 #pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
-  for (int64_t t = 0; t < c.taps; ++t) {
+  for (int i = 0; i < MR; ++i) {
+    acc[i][0] = start0;
+    acc[i][1] = start1;
+  }
+  for (int64_t t = 0; t < (kDepth == Depth::any ? c.taps : 1); ++t) {
     const uint8_t* row[MR];
 #pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) row[i] = c.a[t * MR + i] + c.a_offset;
+    for (int i = 0; i < MR; ++i) row[i] = a[t * MR + i] + c.a_offset;
     const int8_t* const w = c.w + t * c.tap_bytes;
-    const QMasks* const masks = c.masks + t * c.tap_masks;
     const QOrder* const orders = c.orders + t * c.tap_orders;
+    if (kDepth != Depth::any) {
+      all_doubled<MR, kDepth == Depth::ordered>(row, c.g0 * kQGroup, c.g1 - c.g0, w + c.g0 * 64, orders + c.g0, acc);
+      continue;
+    }
+    const QMasks* const masks = c.masks + t * c.tap_masks;
     for (int64_t g = c.g0; g < c.g1; g += kQSegment) {
       const int64_t groups = c.g1 - g < kQSegment ? c.g1 - g : kQSegment;
       segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, acc);
@@ -169,16 +196,34 @@ void tile(const QTileCall& c) {
   if (!c.first) {
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
-      acc[i][0] = _mm256_add_epi32(acc[i][0], load_sums(c.acc + i * kQPanel));
-      acc[i][1] = _mm256_add_epi32(acc[i][1], load_sums(c.acc + i * kQPanel + 8));
+      acc[i][0] = _mm256_add_epi32(acc[i][0], load_sums(sums + i * kQPanel));
+      acc[i][1] = _mm256_add_epi32(acc[i][1], load_sums(sums + i * kQPanel + 8));
     }
   }
-  if (c.folded) return store_folded<MR>(*c.folded, c.y, c.ldy, acc);
+  if (c.folded) return store_folded<MR>(*c.folded, y, c.ldy, acc);
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(c.acc + i * kQPanel), acc[i][0]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(c.acc + i * kQPanel + 8), acc[i][1]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + i * kQPanel), acc[i][0]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + i * kQPanel + 8), acc[i][1]);
   }
+}
+
+template <int MR, Depth kDepth>
+void tiles(const QTileCall& call) {
+  const QTileCall c = call;  // of our own: what is stored through y could be anything, and all would be read again
+  for (int64_t t = 0; t < c.tiles; ++t) {
+    one_tile<MR, kDepth>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy);
+  }
+}
+
+template <int MR>
+void tile(const QTileCall& c) {
+  if (MR == kQMaxRows && c.taps == 1 && !c.tail && c.g1 > c.g0 && c.g1 - c.g0 <= kQSegment) {
+    const Kinds kinds(c.masks[c.g0 / kQSegment], c.g1 - c.g0);
+    if (kinds.all_plain()) return tiles<MR, Depth::plain>(c);
+    if (kinds.all_ordered()) return tiles<MR, Depth::ordered>(c);
+  }
+  tiles<MR, Depth::any>(c);
 }
 
 }  // namespace

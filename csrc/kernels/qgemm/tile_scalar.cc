@@ -25,10 +25,10 @@ MRT_INLINE void load_group(const uint8_t* a, int64_t g, int64_t whole, const QMa
   }
 }
 
-void row_sum(const QTileCall& c, int64_t rows, int64_t i, int32_t (&acc)[kQPanel]) {
+void row_sum(const QTileCall& c, const uint8_t* const* pointers, int64_t rows, int64_t i, int32_t (&acc)[kQPanel]) {
   const int64_t whole = c.kc / kQGroup;
   for (int64_t t = 0; t < c.taps; ++t) {
-    const uint8_t* const a = c.a[t * rows + i] + c.a_offset;
+    const uint8_t* const a = pointers[t * rows + i] + c.a_offset;
     const int8_t* const w = c.w + t * c.tap_bytes;
     for (int64_t g = c.g0; g < c.g1; ++g) {
       uint8_t group[kQGroup];
@@ -46,11 +46,12 @@ void row_sum(const QTileCall& c, int64_t rows, int64_t i, int32_t (&acc)[kQPanel
 
 template <int MR>
 void tile(const QTileCall& c) {
-  for (int i = 0; i < MR; ++i) {
+  for (int64_t i = 0; i < c.tiles * MR; ++i) {
     int32_t* const out = c.acc + i * kQPanel;
     int32_t acc[kQPanel] = {};
+    if (c.start) std::memcpy(acc, c.start, sizeof(acc));
     if (!c.first) std::memcpy(acc, out, sizeof(acc));
-    row_sum(c, MR, i, acc);
+    row_sum(c, c.a + i / MR * c.tile_pointers, MR, i % MR, acc);
     std::memcpy(out, acc, sizeof(acc));
   }
 }
