@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--output", type=Path, help="default: bench/results/gauntlet.json, for a part of it local/")
     options = parser.parse_args(argv)
+    options.given = list(sys.argv[1:] if argv is None else argv)
     if options.quick:
         options.rounds, options.threads, options.batch, options.extras = 2, [1], [1], []
         options.precision = ["fp32"]
@@ -188,7 +190,7 @@ def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates],
     quiet = not restless and few_are_void(store.rows)
     table = _table.lines(store.rows, store.extras)
     result = {
-        "command": "python -m bench.gauntlet",
+        "command": shlex.join(["python", "-m", "bench.gauntlet", *options.given]),
         **store.run["header"],
         "quiet": quiet,
         "rates": {threads: [before[threads].record(), after[threads].record()] for threads in before},
