@@ -211,7 +211,7 @@ def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates],
         )
     print(_table.text(table))
     if void:
-        names = ", ".join(f"{row['model']} {row['precision']} t{row['threads']} b{row['batch']}" for row in void)
+        names = ", ".join(map(_where, void))
         print(f"the machine was not quiet in {len(void)} of {len(store.rows)} rows, which do not count: {names}")
     if not quiet:
         why = (
@@ -229,11 +229,15 @@ def few_are_void(rows: list[dict[str, Any]]) -> bool:
     return sum(not row["quiet"] for row in rows) <= FEW * len(rows)
 
 
+def _where(row: dict[str, Any]) -> str:
+    return f"{row['model']} {row['precision']} t{row['threads']} b{row['batch']}"
+
+
 def _failures(rows: list[dict[str, Any]]) -> None:
     """Each reason once: which peer does not run which model, and why."""
     seen: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        where = f"{row['model']} {row['precision']} t{row['threads']} b{row['batch']}"
+        where = _where(row)
         reasons = dict(row["failed"])
         for peer in row["wrong"]:
             reasons[peer] = f"wrong outputs, error {row['relative_error'][peer]:.1e} of {row['tolerance']:.1e} allowed"

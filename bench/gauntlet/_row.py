@@ -82,6 +82,7 @@ def row_of(
 ) -> dict[str, Any]:
     error_of = relative_error if prepared.precision == "fp32" else quantized_error
     errors = {peer: error_of(prepared.folder, peer) for peer in result.rounds}
+    moved = before.moved(after)
     return assemble(
         {"model": prepared.model, "precision": prepared.precision, "threads": threads, "batch": prepared.batch},
         result,
@@ -93,8 +94,8 @@ def row_of(
         "flops": prepared.work.flops,
         "bytes": prepared.work.bytes,
         "rates": [before.record(), after.record()],
-        "rates_moved": {"arithmetic": before.moved(after).arithmetic, "memory": before.moved(after).memory},
-        "quiet": before.moved(after).quiet,
+        "rates_moved": {"arithmetic": moved.arithmetic, "memory": moved.memory},
+        "quiet": moved.quiet,
     }
 
 
