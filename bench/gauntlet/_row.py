@@ -5,17 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bench import machine
 from bench._agreement import quantized_error, relative_error
 from bench._harness import OURS, QUIET, Comparison, compare, pinned
 from bench.gauntlet._prepare import Prepared
 
+T = TypeVar("T")
 FAR_BEHIND = 2.5  # a peer that takes this many times the quickest one's time after three rounds cannot be the best one
 BUDGET = 45.0  # seconds of timing a row, after which it ends once it has four rounds
 QUIET_MEMORY = 3 * QUIET
-TRIES = 2  # of a row, before it is left as void
+TRIES = 2  # of what is measured, before it is left as void
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,27 @@ class Rates:
         return {"fma_gflops": self.gflops, "read_gbps": {str(size): rate for size, rate in self.bandwidth.items()}}
 
 
+def settled(threads: int, run: Callable[[], T], told: Callable[[str], None]) -> tuple[T, Rates, Rates]:
+    """What `run` gives, and the machine's rates before and after; run again, once, if the machine was not quiet."""
+    for left in reversed(range(TRIES)):
+        before = Rates.now(threads)
+        result = run()
+        after = Rates.now(threads)
+        if left == 0 or (moved := before.moved(after)).quiet:
+            break
+        told(f"the machine's rates moved: {moved}")
+    return result, before, after
+
+
 def measure(
     prepared: Prepared, peers: list[str], threads: int, rounds: int, seconds: float, told: Callable[[str], None]
 ) -> dict[str, Any]:
-    """A row; taken again, once, if the machine was not quiet."""
-    row: dict[str, Any] = {}
-    for _ in range(TRIES):
-        before = Rates.now(threads)
-        able = [peer for peer in peers if prepared.failure(peer) is None]
-        result = compare(prepared.folder, able, threads, rounds, seconds, FAR_BEHIND, BUDGET, told)
-        after = Rates.now(threads)
-        row = row_of(prepared, peers, threads, result, before, after)
-        if row["quiet"]:
-            break
-        told(f"the machine's rates moved: {before.moved(after)}")
-    return row
+    """A row."""
+    able = [peer for peer in peers if prepared.failure(peer) is None]
+    result, before, after = settled(
+        threads, lambda: compare(prepared.folder, able, threads, rounds, seconds, FAR_BEHIND, BUDGET, told), told
+    )
+    return row_of(prepared, peers, threads, result, before, after)
 
 
 def row_of(

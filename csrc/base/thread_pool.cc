@@ -57,28 +57,61 @@ void word_wake(std::atomic<uint32_t>*) {
 }
 #endif
 
+// The indices that one thread of a run begins with: the first in the low half, the end in the high one. Its thread
+// takes them from the front, others that have none left from the back. The same run cut the same way therefore gives a
+// thread the same indices, whose data are in its caches from the step before; and nobody waits for a late thread.
+struct alignas(64) Share {
+  std::atomic<uint64_t> ends{0};
+
+  void set(int64_t begin, int64_t end) {
+    ends.store(static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin), std::memory_order_relaxed);
+  }
+  // The next index, or -1.
+  int32_t take(bool front) {
+    uint64_t now = ends.load(std::memory_order_relaxed);
+    for (;;) {
+      const uint64_t begin = now & UINT32_MAX, end = now >> 32;
+      if (begin >= end) return -1;
+      const uint64_t next = front ? now + 1 : now - (uint64_t{1} << 32);
+      if (ends.compare_exchange_weak(now, next, std::memory_order_relaxed))
+        return static_cast<int32_t>(front ? begin : end - 1);
+    }
+  }
+};
+
 struct Job {
   ThreadPool::Task task = nullptr;
   void* user = nullptr;
-  int32_t count = 0;
-  std::atomic<int32_t> next{0};
+  Share* share = nullptr;
+  int32_t shares = 0;
 
-  void drain() {
-    for (int32_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
-         i = next.fetch_add(1, std::memory_order_relaxed))
-      task(user, i);
+  void set(int32_t count, ThreadPool::Task run, void* with, Share* of, int32_t parts) {
+    task = run;
+    user = with;
+    share = of;
+    shares = parts;
+    for (int64_t i = 0; i < parts; ++i) share[i].set(count * i / parts, count * (i + 1) / parts);
+  }
+  // What the thread number `worker` does: its own share, then what is left of the others'.
+  void drain(int32_t worker) {
+    const int32_t own = worker % shares;
+    for (int32_t i = 0; i < shares; ++i) {
+      Share& from = share[own + i < shares ? own + i : own + i - shares];
+      for (int32_t index; (index = from.take(i == 0)) >= 0;) task(user, worker, index);
+    }
   }
 };
 
 struct alignas(64) Worker {
   std::atomic<uint32_t> word{kIdle};
   Job* job = nullptr;
+  int32_t number = 0;
 };
 
 thread_local bool t_inside = false;  // this thread is running a task of the pool
 
 void run_alone(int32_t count, ThreadPool::Task task, void* user) {
-  for (int32_t i = 0; i < count; ++i) task(user, i);
+  for (int32_t i = 0; i < count; ++i) task(user, 0, i);
 }
 
 void* worker_main(void* argument) {
@@ -100,7 +133,7 @@ void* worker_main(void* argument) {
     }
     uint32_t posted = kPosted;
     if (!self->word.compare_exchange_strong(posted, kRunning, std::memory_order_acq_rel)) continue;  // taken back
-    self->job->drain();
+    self->job->drain(self->number);
     if (self->word.exchange(kIdle, std::memory_order_acq_rel) == kAwaited) word_wake(&self->word);
   }
   return nullptr;
@@ -113,13 +146,15 @@ struct ThreadPool::Impl {
   std::atomic<bool> started{false};
   int32_t workers = 0;
   Worker* worker = nullptr;
+  Share* share = nullptr;  // one a worker and one for the caller
   Job job;
 
   void start() {
     const int32_t wanted = cpu_count() - 1;
     if (!worker && wanted > 0) worker = new (std::nothrow) Worker[static_cast<size_t>(wanted)];
+    if (!share && worker) share = new (std::nothrow) Share[static_cast<size_t>(wanted) + 1];
     workers = 0;
-    if (worker) {
+    if (worker && share) {
       sigset_t all, old;
       sigfillset(&all);
       pthread_sigmask(SIG_SETMASK, &all, &old);  // the host's signal handlers run on the host's threads
@@ -128,6 +163,7 @@ struct ThreadPool::Impl {
       pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
       for (int32_t i = 0; i < wanted; ++i) {
         worker[i].word.store(kIdle);
+        worker[i].number = i + 1;
         pthread_t thread;
         if (pthread_create(&thread, &attr, worker_main, &worker[i]) != 0) break;  // fewer workers, same results
 #if defined(__linux__)
@@ -148,7 +184,7 @@ struct ThreadPool::Impl {
       worker[i].job = &job;
       if (worker[i].word.exchange(kPosted, std::memory_order_acq_rel) == kParked) word_wake(&worker[i].word);
     }
-    job.drain();
+    job.drain(0);
     for (int32_t i = 0; i < helpers; ++i) {
       std::atomic<uint32_t>& word = worker[i].word;
       uint32_t posted = kPosted;
@@ -182,18 +218,19 @@ void ThreadPool::run(int32_t count, int32_t threads, Task task, void* user) {
   if (count <= 0) return;
   if (count == 1 || threads <= 1 || t_inside) return run_alone(count, task, user);
   if (const mrt_parallel_fn parallel = hooks().parallel) {
-    Job job;
-    job.task = task;
-    job.user = user;
-    job.count = count;
     // The host decides on threads; the session's limit holds by asking for no more tasks than that.
-    const auto drain = [](void* p, int32_t) {
+    constexpr int32_t kMost = 16;
+    const int32_t tasks = count < threads ? count : threads;
+    Share share[kMost];
+    Job job;
+    job.set(count, task, user, share, tasks < kMost ? tasks : kMost);
+    const auto drain = [](void* p, int32_t worker) {
       const bool outer = t_inside;
       t_inside = true;
-      static_cast<Job*>(p)->drain();
+      static_cast<Job*>(p)->drain(worker);
       t_inside = outer;
     };
-    parallel(hooks().user, drain, &job, count < threads ? count : threads);
+    parallel(hooks().user, drain, &job, tasks);
     return;
   }
   Impl& impl = *impl_;
@@ -205,10 +242,7 @@ void ThreadPool::run(int32_t count, int32_t threads, Task task, void* user) {
   if (helpers <= 0) {
     run_alone(count, task, user);
   } else {
-    impl.job.task = task;
-    impl.job.user = user;
-    impl.job.count = count;
-    impl.job.next.store(0, std::memory_order_relaxed);
+    impl.job.set(count, task, user, impl.share, helpers + 1);
     impl.run(helpers);
   }
   t_inside = false;

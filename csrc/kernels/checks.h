@@ -4,7 +4,7 @@
 // before, and each failure is one sentence that names the contract and the operand.
 #pragma once
 
-#include <atomic>
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/kernel.h"
@@ -62,6 +62,8 @@ inline double element_count(const Tensor& t) {
 // a * b, or -1 where that (or an operand) is not in [0, 2^62).
 int64_t checked_mul(int64_t a, int64_t b);
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+
 // ---- kernels
 // ------------------------------------------------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, F&& body) {
     return;
   }
   const int64_t size = (n + pieces - 1) / pieces;
-  ctx.pool->parallel(static_cast<int32_t>((n + size - 1) / size), ctx.threads, [&](int32_t i) {
+  ctx.pool->parallel(static_cast<int32_t>((n + size - 1) / size), ctx.threads, [&](int32_t, int32_t i) {
     const int64_t begin = i * size, end = begin + size;
     body(begin, end < n ? end : n);
   });
@@ -101,14 +103,12 @@ void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, F&& body) {
 template <typename F>
 void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, F&& body) {
   if (workers > n) workers = n;
-  if (ctx.pool == nullptr || workers <= 1) {
+  if (ctx.pool == nullptr || workers <= 1 || n > INT32_MAX) {
     for (int64_t i = 0; i < n; ++i) body(0, i);
     return;
   }
-  std::atomic<int64_t> next{0};
-  ctx.pool->parallel(static_cast<int32_t>(workers), ctx.threads, [&](int32_t worker) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(worker, i);
-  });
+  ctx.pool->parallel(static_cast<int32_t>(n), static_cast<int32_t>(std::min<int64_t>(workers, ctx.threads)),
+                     [&](int32_t worker, int32_t item) { body(worker, static_cast<int64_t>(item)); });
 }
 
 // Scratch is handed out in pieces of whole cache lines.

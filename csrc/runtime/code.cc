@@ -87,7 +87,7 @@ struct Launch {
   char error[sizeof(t_error)];
 };
 
-void run_task(void* user, int32_t task) {
+void run_task(void* user, int32_t, int32_t task) {
   Launch* l = static_cast<Launch*>(user);
   TaskWorkspace* slot = l->workspaces->take();
   Workspace* outer = t_task_workspace;

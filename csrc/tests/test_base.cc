@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -77,18 +78,47 @@ TEST(sha256, instructions_agree_with_portable) {
 TEST(pool, every_index_once) {
   for (const int32_t count : {0, 1, 2, 7, 100, 10000}) {
     std::vector<std::atomic<int>> seen(static_cast<size_t>(count));
-    ThreadPool::process()->parallel(count, 8, [&](int32_t i) { seen[static_cast<size_t>(i)].fetch_add(1); });
+    ThreadPool::process()->parallel(count, 8, [&](int32_t, int32_t i) { seen[static_cast<size_t>(i)].fetch_add(1); });
     int wrong = 0;
     for (const auto& s : seen) wrong += s.load() != 1;
     CHECK_EQ(wrong, 0);
   }
 }
 
+// A worker's number is below the threads asked for, and no two tasks with the same number run at once.
+TEST(pool, a_worker_is_one_thread_at_a_time) {
+  for (const int32_t threads : {1, 2, 3, 8}) {
+    std::atomic<int> inside[8] = {}, shared{0}, out_of_range{0};
+    ThreadPool::process()->parallel(500, threads, [&](int32_t worker, int32_t) {
+      if (worker < 0 || worker >= threads) return void(out_of_range.fetch_add(1));
+      if (inside[worker].fetch_add(1) != 0) shared.fetch_add(1);
+      std::this_thread::yield();
+      inside[worker].fetch_sub(1);
+    });
+    CHECK_EQ(shared.load(), 0);
+    CHECK_EQ(out_of_range.load(), 0);
+  }
+}
+
+// One thread that is held up loses what it has not begun to the others.
+TEST(pool, what_is_left_goes_to_idle_threads) {
+  std::atomic<int> done{0}, before_first{0};
+  const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  ThreadPool::process()->parallel(64, 2, [&](int32_t, int32_t index) {
+    while (index == 0 && cpu_count() > 1 && done.load() < 63 && std::chrono::steady_clock::now() < late)
+      std::this_thread::yield();
+    if (index == 0) before_first = done.load();
+    done.fetch_add(1);
+  });
+  CHECK_EQ(done.load(), 64);
+  CHECK_EQ(before_first.load(), cpu_count() > 1 ? 63 : 0);
+}
+
 TEST(pool, nested_runs_on_the_caller) {
   std::atomic<int> total{0};
-  ThreadPool::process()->parallel(4, 4, [&](int32_t) {
+  ThreadPool::process()->parallel(4, 4, [&](int32_t, int32_t) {
     const auto self = std::this_thread::get_id();
-    ThreadPool::process()->parallel(10, 4, [&](int32_t) {
+    ThreadPool::process()->parallel(10, 4, [&](int32_t, int32_t) {
       CHECK(std::this_thread::get_id() == self);
       total.fetch_add(1);
     });
@@ -101,7 +131,8 @@ TEST(pool, many_callers) {
   std::vector<std::thread> callers;
   for (int t = 0; t < 4; ++t)
     callers.emplace_back([&] {
-      for (int i = 0; i < 300; ++i) ThreadPool::process()->parallel(5, 4, [&](int32_t) { total.fetch_add(1); });
+      for (int i = 0; i < 300; ++i)
+        ThreadPool::process()->parallel(5, 4, [&](int32_t, int32_t) { total.fetch_add(1); });
     });
   for (std::thread& t : callers) t.join();
   CHECK_EQ(total.load(), 4 * 300 * 5);
@@ -109,7 +140,7 @@ TEST(pool, many_callers) {
 
 TEST(pool, survives_fork) {
   std::atomic<int> total{0};
-  const auto work = [&] { ThreadPool::process()->parallel(100, 4, [&](int32_t) { total.fetch_add(1); }); };
+  const auto work = [&] { ThreadPool::process()->parallel(100, 4, [&](int32_t, int32_t) { total.fetch_add(1); }); };
   work();
   const pid_t child = fork();
   if (child == 0) {

@@ -30,6 +30,14 @@ def numbers(seed: int, shape: Any, dtype: Any) -> NDArray[Any]:
     return raw.view(dtype).reshape(shape)
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4, 5])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 5461, 5462, 70001])
+def test_transpose_of_few_rows(channels: int, columns: int) -> None:
+    """The channels of an image, cut along its pixels: one more and one less than what a piece of work or a store takes."""
+    x = np.arange(2 * channels * columns, dtype=np.float32).reshape(2, channels, columns)
+    check_moved("transpose", [x], np.ascontiguousarray(x.transpose(0, 2, 1)), {"perm": (0, 2, 1)}, threads=2)
+
+
 @quick
 @given(shape=shapes(6), dtype=DTYPES, order=st.randoms(use_true_random=False), seed=SEEDS)
 def test_transpose(shape: list[int], dtype: Any, order: Any, seed: int) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 from bench._harness import OURS, Worker, pinned, race
 from bench.gauntlet._prepare import prepare
+from bench.gauntlet._row import settled
 
 MODELS = ("resnet50", "bert_base")
 ROUNDS, SECONDS = 12, 0.5
 
 
 def measure(told: Callable[[str], None]) -> dict[str, Any]:
-    """Per model: the median over the rounds of (time of one thread / time of two), and the times."""
+    """Per model: the median over the rounds of (time of one thread / time of two), the times, and whether the machine was quiet."""
     if len(pinned(2)) < 2:
         return {model: {"speed": None, "reason": "this process may use one core only"} for model in MODELS}
     return {model: _scaling(model, told) for model in MODELS}
@@ -24,7 +25,7 @@ def _scaling(model: str, told: Callable[[str], None]) -> dict[str, Any]:
     folder = prepare(model, 1, [OURS], told).folder
     workers = [Worker(OURS, folder, threads, pinned(threads), label=f"{threads}") for threads in (1, 2)]
     try:
-        result = race(workers, ROUNDS, SECONDS, told=told)
+        result, before, after = settled(2, lambda: race(workers, ROUNDS, SECONDS, told=told), told)
     finally:
         for worker in workers:
             worker.close()
@@ -33,4 +34,5 @@ def _scaling(model: str, told: Callable[[str], None]) -> dict[str, Any]:
     return {
         "speed": statistics.median(result.ratios("2", ours="1")),
         "median_ms": {threads: result.median(threads) * 1e3 for threads in ("1", "2")},
+        "quiet": before.moved(after).quiet,
     }

@@ -298,22 +298,18 @@ int32_t attention_run(const AttentionParams& params, const AttentionProblem& p, 
     const int64_t head = i / c.chunks, first = i % c.chunks * c.queries;
     return Item{head / p.kv_heads, head % p.kv_heads, first, p.sq - first < c.queries ? p.sq - first : c.queries};
   };
-  // A worker takes one run of items, so that the packed tile of a head is used again.
-  const auto work = [&](int64_t worker) {
+  // Items in runs, so that the packed tile of a head is used again.
+  const int64_t runs = workers == 1 ? 1 : c.items < 4 * workers ? c.items : 4 * workers;
+  parallel_items(ctx, runs, workers, [&](int64_t worker, int64_t run) {
     Worker w{params.kernel, p, c,
              buffers_of(p, c, static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes)};
-    const int64_t end = (worker + 1) * c.items / workers;
-    for (int64_t i = worker * c.items / workers; i < end; ++i) {
+    const int64_t end = (run + 1) * c.items / runs;
+    for (int64_t i = run * c.items / runs; i < end; ++i) {
       const Item next = item_of(i + 1);
       w.next = i + 1 < end ? &next : nullptr;
       w.run(item_of(i));
     }
-  };
-  if (ctx.pool == nullptr || workers == 1) {
-    for (int64_t w = 0; w < workers; ++w) work(w);
-  } else {
-    ctx.pool->parallel(static_cast<int32_t>(workers), ctx.threads, [&](int32_t w) { work(w); });
-  }
+  });
   return MRT_OK;
 }
 

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/checks.h"
+#include "kernels/gemm/pieces.h"
 
 namespace mrt {
 namespace {
@@ -17,7 +18,6 @@ constexpr int64_t kCopyPanels = 8;           // panels that a copy of A has to s
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 // Rows of a block: a multiple of mr, between 8 tiles (or what the pointers' scratch holds) and kMaxBlockRows.
 int64_t block_limit(int32_t mr, int64_t taps) {
@@ -198,17 +198,11 @@ void run_product(const Product& p, KernelContext& ctx, void* scratch) {
   const double work =
       static_cast<double>(p.m) * static_cast<double>(panels * kPanel) * static_cast<double>(p.taps * p.kc);
   if (threads <= 1 || work < 65536.0) return product_block(p, 0, p.m, 0, panels, scratch);
-  // Pieces: rows first, then columns until every thread has a few.
-  const int64_t wanted = 4 * threads, mr = p.table->mr;
-  const int64_t row_pieces = min64(ceil_div(p.m, 4 * mr), max64(wanted, ceil_div(p.m, block_rows(p))));
-  const int64_t column_pieces = min64(panels, ceil_div(wanted, row_pieces));
-  const int64_t tiles = ceil_div(p.m, mr);
+  const Pieces pieces(p.m, p.table->mr, ceil_div(p.m, block_rows(p)), panels * kPanel, panels, threads);
   const size_t bytes = product_scratch(p.table->mr, p.taps, p.kc, p.blocking);
-  parallel_items(ctx, row_pieces * column_pieces, threads, [&](int64_t worker, int64_t item) {
-    const int64_t i = item / column_pieces, j = item % column_pieces;
-    product_block(p, min64(p.m, tiles * i / row_pieces * mr), min64(p.m, tiles * (i + 1) / row_pieces * mr),
-                  panels * j / column_pieces, panels * (j + 1) / column_pieces,
-                  static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes);
+  parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
+    const Pieces::Piece x = pieces[item];
+    product_block(p, x.m0, x.m1, x.p0, x.p1, static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes);
   });
 }
 

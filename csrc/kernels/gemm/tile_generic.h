@@ -78,6 +78,10 @@ MRT_INLINE void tile_body(const TileCall& g) {
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) acc[u][i][j] = V::zero();
 
+  if (MR > 2 && g.taps * g.kc >= 64) {  // long enough for the rows of C to arrive
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) __builtin_prefetch(g.c + i * g.ldc, 1);
+  }
   const float* w = g.w;
   const float* const* a = g.a;
   const int64_t ldw = g.ldw, ahead = g.ahead;

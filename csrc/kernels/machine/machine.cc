@@ -2,6 +2,7 @@
 #include "kernels/machine/machine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 
 #include "base/arena.h"
@@ -28,7 +29,7 @@ double fastest(int32_t threads, F&& body) {
   double best = 1e30;
   for (int r = 0; r < kRepeats; ++r) {
     const auto start = std::chrono::steady_clock::now();
-    ThreadPool::process()->parallel(threads, threads, [&](int32_t i) { body(i); });
+    ThreadPool::process()->parallel(threads, threads, [&](int32_t, int32_t i) { body(i); });
     best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   return std::max(best, 1e-9);

@@ -116,15 +116,20 @@ void copy_tiles(const Problem& q, void (*tile)(const T*, int64_t, T*, int64_t, i
   const uint32_t skip = 1u << row | 1u << col;
   int64_t outer = 1;
   for (int32_t d = 0; d < q.rank; ++d) outer *= (skip >> d & 1) != 0 ? 1 : q.extent[d];
-  const int64_t rows = q.extent[row], cols = q.extent[col], blocks = (rows + kTileRows - 1) / kTileRows;
-  const int64_t bytes = cols * (rows < kTileRows ? rows : kTileRows) * static_cast<int64_t>(sizeof(T));
-  parallel_ranges(ctx, outer * blocks, kMoveGrain / bytes, [&](int64_t begin, int64_t end) {
+  const int64_t rows = q.extent[row], cols = q.extent[col];
+  const int64_t size = static_cast<int64_t>(sizeof(T)), row_blocks = ceil_div(rows, kTileRows);
+  // A picture of few rows (the channels of an image) is wide enough to be cut along its columns, too.
+  const int64_t line = (rows < kTileRows ? rows : kTileRows) * size;
+  const int64_t width = ceil_div(kMoveGrain, line * kTileRows) * kTileRows, col_blocks = ceil_div(cols, width);
+  const int64_t bytes = line * (cols < width ? cols : width);
+  parallel_ranges(ctx, outer * row_blocks * col_blocks, kMoveGrain / bytes, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       int64_t from, to;
-      offsets_of(q, skip, i / blocks, &from, &to);
-      const int64_t r = i % blocks * kTileRows, n = rows - r < kTileRows ? rows - r : kTileRows;
-      tile(static_cast<const T*>(x) + from + r * q.x_stride[row], q.x_stride[row], static_cast<T*>(y) + to + r,
-           q.y_stride[col], n, cols);
+      offsets_of(q, skip, i / col_blocks / row_blocks, &from, &to);
+      const int64_t r = i / col_blocks % row_blocks * kTileRows, n = rows - r < kTileRows ? rows - r : kTileRows;
+      const int64_t c = i % col_blocks * width, m = cols - c < width ? cols - c : width;
+      tile(static_cast<const T*>(x) + from + r * q.x_stride[row] + c, q.x_stride[row],
+           static_cast<T*>(y) + to + r + c * q.y_stride[col], q.y_stride[col], n, m);
     }
   });
 }

@@ -3,6 +3,7 @@
 #include "kernels/qgemm/blocked.h"
 
 #include "kernels/checks.h"
+#include "kernels/gemm/pieces.h"
 
 namespace mrt {
 namespace {
@@ -15,7 +16,6 @@ constexpr int64_t kPointerBytes = 16 << 10;
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 int64_t block_limit(int64_t taps) {
   return max64(kQMaxRows, min64(kMaxBlockRows, kPointerBytes / (8 * max64(1, taps)) / kQMaxRows * kQMaxRows));
@@ -163,18 +163,12 @@ void run_q_product(const QProduct& p, KernelContext& ctx, void* scratch) {
   const double work =
       static_cast<double>(p.m) * static_cast<double>(panels * kQPanel) * static_cast<double>(p.taps * p.kc);
   if (threads <= 1 || work < 131072.0) return q_product_block(p, 0, p.m, 0, panels, scratch);
-  // Pieces: rows first, then columns until every thread has a few.
-  const int64_t wanted = 4 * threads, tiles = ceil_div(p.m, kQMaxRows);
-  const int64_t row_pieces =
-      min64(ceil_div(p.m, 4 * kQMaxRows), max64(wanted, ceil_div(p.m, block_rows(p, q_panel_layout(p.taps, p.kc)))));
-  const int64_t column_pieces = min64(panels, ceil_div(wanted, row_pieces));
+  const int64_t blocks = ceil_div(p.m, block_rows(p, q_panel_layout(p.taps, p.kc)));
+  const Pieces pieces(p.m, kQMaxRows, blocks, panels * kQPanel, panels, threads);
   const size_t bytes = align64(q_product_scratch(p.taps));
-  parallel_items(ctx, row_pieces * column_pieces, threads, [&](int64_t worker, int64_t item) {
-    const int64_t i = item / column_pieces, j = item % column_pieces;
-    q_product_block(p, min64(p.m, tiles * i / row_pieces * kQMaxRows),
-                    min64(p.m, tiles * (i + 1) / row_pieces * kQMaxRows), panels * j / column_pieces,
-                    panels * (j + 1) / column_pieces,
-                    static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes);
+  parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
+    const Pieces::Piece x = pieces[item];
+    q_product_block(p, x.m0, x.m1, x.p0, x.p1, static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes);
   });
 }
 

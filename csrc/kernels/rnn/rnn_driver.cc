@@ -349,7 +349,7 @@ int32_t rnn_run(const RnnContract& c, const RnnParams& params, const Tensor* in,
   if (cut.tasks == 1 || ctx.pool == nullptr) {
     for (int64_t i = 0; i < cut.tasks; ++i) work(i);
   } else {
-    ctx.pool->parallel(static_cast<int32_t>(cut.tasks), ctx.threads, [&](int32_t i) { work(i); });
+    ctx.pool->parallel(static_cast<int32_t>(cut.tasks), ctx.threads, [&](int32_t, int32_t i) { work(i); });
   }
   return MRT_OK;
 }

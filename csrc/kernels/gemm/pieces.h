@@ -1,0 +1,42 @@
+// A matrix product cut into pieces for the threads of a run.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/checks.h"
+
+namespace mrt {
+
+// Rows first, then columns until every thread has a few. A thread begins with one stretch of the pieces: of a product
+// with more columns than rows a stretch of columns, so that it reads a part of the weights and not all of them, else a
+// stretch of rows, which it also wrote in the step before.
+class Pieces {
+ public:
+  // m rows in tiles of `tile_rows`, in at least `blocks` blocks; n columns (of all groups) in `panels` panels.
+  Pieces(int64_t m, int64_t tile_rows, int64_t blocks, int64_t n, int64_t panels, int64_t threads)
+      : m_(m), tile_rows_(tile_rows), tiles_(ceil_div(m, tile_rows)), panels_(panels), by_columns_(n > m) {
+    const int64_t wanted = 4 * threads;
+    rows_ = std::min(ceil_div(m, 4 * tile_rows), std::max(wanted, blocks));
+    columns_ = ceil_div(wanted, rows_);
+    if (columns_ > 1) columns_ = ceil_div(columns_, threads) * threads;
+    columns_ = std::min(panels, columns_);
+  }
+
+  struct Piece {
+    int64_t m0, m1, p0, p1;
+  };
+  int64_t count() const { return rows_ * columns_; }
+  Piece operator[](int64_t item) const {
+    const int64_t i = by_columns_ ? item % rows_ : item / columns_, j = by_columns_ ? item / rows_ : item % columns_;
+    return {row(i), row(i + 1), panels_ * j / columns_, panels_ * (j + 1) / columns_};
+  }
+
+ private:
+  int64_t row(int64_t i) const { return std::min(m_, tiles_ * i / rows_ * tile_rows_); }
+
+  int64_t m_, tile_rows_, tiles_, panels_, rows_, columns_;
+  bool by_columns_;
+};
+
+}  // namespace mrt
