@@ -109,7 +109,7 @@ def _tuning_pass(work: _Work) -> Pass | None:
         return None
 
     def stage(mod: tvm.IRModule) -> tvm.IRModule:
-        tuned, work.tuning = tune(mod, work.model.symbols, options, work.told)
+        tuned, work.tuning = tune(mod, work.model.symbols, options, work.targets[0], work.told)
         return tuned
 
     return stage

@@ -18,6 +18,7 @@ from .canonicalise import canonicalise
 from .choose_winograd import choose_winograd
 from .fold_batch_norm import fold_batch_norm
 from .fold_constants import fold_constants
+from .fold_lookups import fold_lookups
 from .fuse_epilogues import fuse_epilogues
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_norms import fuse_residual_norms
@@ -78,6 +79,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         ("lower matmuls", lower_matmuls),
         ("fuse epilogues", fuse_epilogues),
         ("fuse quantize", fuse_quantize),
+        ("fold lookups", fold_lookups),
         ("fuse residual norms", fuse_residual_norms),
         ("choose winograd", choose_winograd),
         *([("tune", tune)] if tune is not None else []),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tvm import relax
 
 from ._activations import recognise
 from ._dims import Dim, extents, same, same_shape, shape_of, shape_of_type
-from ._kernel_call import AttrValue, KernelCall, make_kernel_call, read_kernel_call
+from ._kernel_call import AttrValue, KernelCall, read_kernel_call, remake_kernel_call
 from ._ops import constant, is_f32, reshape
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
 from .fuse_residual_norms import RESIDUAL
@@ -56,15 +56,8 @@ class _Source:
         self, rw: Rewriter, var: relax.Var, args: list[relax.Expr | None] | None = None, **attrs: Any
     ) -> relax.Expr:
         """The same call with other arguments or attributes, as the value of `var`."""
-        call = self.call
-        fused = make_kernel_call(
-            call.contract,
-            call.args if args is None else args,
-            self.ty,
-            {**call.attrs, **attrs},
-            packing=call.packing,
-            name=call.name,
-        )
+        call = replace(self.call, attrs={**self.call.attrs, **attrs})
+        fused = remake_kernel_call(call if args is None else replace(call, args=args), self.ty)
         if same_shape(shape_of_type(self.ty), shape_of(var)):
             return fused
         return reshape(rw.emit(fused, str(var.name)), extents(var))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import tvm
 from tvm import relax
 
 from ._dims import same_shape, shape_of, shape_of_type
-from ._kernel_call import make_kernel_call, read_kernel_call
+from ._kernel_call import read_kernel_call, remake_kernel_call
 from ._ops import dtype_of, reshape
 from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
 
 __all__ = ["fuse_quantize"]
 
-_KERNELS = ("gemm_u8s8", "conv2d_u8s8", "depthwise_conv2d_u8s8")
+_KERNELS = ("gemm_u8s8", "conv2d_u8s8", "depthwise_conv2d_u8s8", "matmul_u8")
 
 
 def fuse_quantize(mod: tvm.IRModule) -> tvm.IRModule:
@@ -26,8 +28,7 @@ def _cap(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     call = read_kernel_call(rw.definition(source)) if rw.single_use(source) else None
     if bound is None or call is None or call.contract not in _KERNELS or "y_max" in call.attrs:
         return None
-    attrs = {**call.attrs, "y_max": int(bound)}
-    return make_kernel_call(call.contract, call.args, source.ty, attrs, packing=call.packing, name=call.name)
+    return remake_kernel_call(replace(call, attrs={**call.attrs, "y_max": [int(bound)]}), source.ty)
 
 
 def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -48,9 +49,9 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         usable = number > 0 and np.isfinite(number) and np.isfinite(np.float32(1) / number)
     if call is None or call.contract not in _KERNELS or not usable:
         return None
-    attrs = {**call.attrs, "y_scale": float(number), "y_zero": int(zero.reshape(-1)[0])}
+    attrs = {**call.attrs, "y_scale": [float(number)], "y_zero": [int(zero.reshape(-1)[0])]}
     ty = relax.TensorType(source.ty.shape, dtype_of(var))
-    fused = make_kernel_call(call.contract, call.args, ty, attrs, packing=call.packing, name=call.name)
+    fused = remake_kernel_call(replace(call, attrs=attrs), ty)
     if same_shape(shape_of_type(ty), shape_of(var)):
         return fused
     return reshape(rw.emit(fused, str(var.name)), shape_of(var) or [])

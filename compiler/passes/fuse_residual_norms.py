@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import tvm
 from tvm import relax
 
 from ._dims import same_shape, shape_of
-from ._kernel_call import make_kernel_call, read_kernel_call
+from ._kernel_call import read_kernel_call, remake_kernel_call
 from ._ops import is_f32
 from ._rewrite import Rewriter, array_of, is_call, rewrite
 
@@ -44,13 +46,12 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         ):
             continue
         args = [a, *vectors, *[None] * (place - 1 - len(vectors)), b]
+        fused = replace(call, args=args)
         if len(rw.users(var)) == 1 and rw.count_of(var) == 1:
-            out = rw.emit(make_kernel_call(call.contract, args, user.ty, call.attrs, name=call.name), str(user.name))
+            out = rw.emit(remake_kernel_call(fused, user.ty), str(user.name))
             rw.alias(user, out)
             return out  # the sum itself has no other use
-        both = rw.emit(
-            make_kernel_call(call.contract, args, [user.ty, var.ty], call.attrs, name=call.name), str(user.name)
-        )
+        both = rw.emit(remake_kernel_call(fused, [user.ty, var.ty]), str(user.name))
         rw.alias(user, rw.emit(relax.TupleGetItem(both, 0), str(user.name)))
         return relax.TupleGetItem(both, 1)
     return None

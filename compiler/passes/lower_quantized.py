@@ -240,8 +240,14 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
 
 
 def _matmul(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    if value.args[0].ty.ndim < 2:
+        return None
     x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 1)
-    if x is None or weight is None or weight.values.ndim != 2 or value.args[0].ty.ndim < 2:
+    if x is None:
+        return None
+    if weight is None and not quantized_constant(rw, value.args[1]):
+        return _product(rw, var, value, x)
+    if weight is None or weight.values.ndim != 2:
         return None
     k, n = weight.values.shape
     if k > MAX_DEPTH:
@@ -249,6 +255,15 @@ def _matmul(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     args = [x.q, constant(weight.values), _scales(x.scale, weight, n)]
     attrs = {"n": n, "k": k, **x.attrs()}
     return make_kernel_call("gemm_u8s8", args, var.ty, attrs, packing=QGEMM_PACKING, name=str(var.name))
+
+
+def _product(rw: Rewriter, var: relax.Var, value: relax.Call, x: _Activations) -> relax.Expr | None:
+    """A product of two tensors that only a run knows, as in attention."""
+    other = _activations(rw, value.args[1]) if value.args[1].ty.ndim >= 2 else None
+    if other is None:
+        return None
+    attrs = {"a_zero": x.zero, "b_zero": other.zero, "scale": float(x.scale * other.scale)}
+    return make_kernel_call("matmul_u8", [x.q, other.q], var.ty, attrs, name=str(var.name))
 
 
 def _turn(rw: Rewriter, value: relax.Call) -> relax.Expr | None:

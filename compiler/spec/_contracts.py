@@ -159,7 +159,8 @@ _RNN = frozenset({"hidden", "direction", "gates"})
 
 _QUANTIZED = frozenset({"a_zero", "a_max", "y_scale", "y_zero", "y_max"})
 _U8S8: dict[int, tuple[str, ...]] = {0: ("uint8",), 1: ("int8",)}
-_BYTES = ("float32", "uint8", "int8")
+_EIGHT_BITS = ("uint8", "int8")
+_BYTES = ("float32", *_EIGHT_BITS)
 
 CONTRACTS: dict[str, Contract] = {
     "gemm_u8s8": Contract(
@@ -176,6 +177,14 @@ CONTRACTS: dict[str, Contract] = {
     ),
     "depthwise_conv2d_u8s8": Contract(
         3, 5, _conv, _CONV | _QUANTIZED, "depthwise_u8s8_c8_v1", other_dtypes=_U8S8, out_dtypes=_BYTES
+    ),
+    "matmul_u8": Contract(
+        2,
+        2,
+        _matmul,
+        frozenset({"a_zero", "b_zero", "scale", "y_scale", "y_zero", "y_max"}),
+        other_dtypes={0: ("uint8",), 1: ("uint8",)},
+        out_dtypes=_BYTES,
     ),
     "gemm_f32": Contract(2, 4, _gemm, _EPILOGUE | {"n", "k", "w_trans"}, "gemm_f32_nr16_v1"),
     "matmul_f32": Contract(2, 3, _matmul, _EPILOGUE | {"trans_a", "trans_b", "alpha"}),
@@ -207,6 +216,9 @@ CONTRACTS: dict[str, Contract] = {
     "slice": Contract(1, 1, _unchecked, frozenset({"starts", "steps"}), float32=False),
     "pad": Contract(1, 1, _unchecked, frozenset({"before", "value", "mode"}), float32=False),
     "gather": Contract(2, 2, _gather, frozenset({"axis"}), float32=False, other_dtypes={1: ("int32", "int64")}),
+    "lookup": Contract(
+        2, 2, _same, float32=False, other_dtypes={0: _EIGHT_BITS, 1: _EIGHT_BITS}, out_dtypes=_EIGHT_BITS
+    ),
     "resize2d_f32": Contract(
         1, 1, _unchecked, frozenset({"mode", "coordinates", "nearest_rounding", "cubic_a", "scales"})
     ),

@@ -17,7 +17,7 @@ from maas_rt._errors import Error
 
 __all__ = ["Cache", "cpu_name", "default_cache"]
 
-_VERSION = 1  # of what is timed and how
+_VERSION = 2  # of what is timed and how
 
 
 def default_cache() -> Path:

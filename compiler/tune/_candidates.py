@@ -18,6 +18,7 @@ from ..passes._dims import evaluated, extents, shape_of
 from ..passes._kernel_call import KernelCall
 from ..passes._rewrite import array_of
 from ..passes.choose_winograd import TILES, UNKNOWN, direct_of, is_winograd_able, winograd_of
+from ._generated import GENERATED, MOST_OPERATIONS, is_expressible
 
 __all__ = ["Sizes", "Task", "algorithms", "argument_types", "blockings", "label", "task_of"]
 
@@ -89,15 +90,19 @@ def task_of(call: KernelCall | None, sizes: Sizes) -> Task | None:
 
 
 def algorithms(task: Task) -> list[KernelCall]:
-    """The call as it is, then the other contracts that give the same result, without hints."""
+    """The call as it is, then the other contracts that give the same result, without hints; of a small step generated code, too."""
     others = [direct := direct_of(task.call)]
     if is_winograd_able(direct):
         others += [winograd_of(direct, tile) for tile in TILES]
+    if task.flops <= MOST_OPERATIONS and is_expressible(direct):
+        others.append(replace(direct, contract=GENERATED))
     return [task.call, *(other for other in others if label(other) != label(task.call))]
 
 
 def blockings(call: KernelCall) -> list[KernelCall]:
     """The call, then the same with other blockings."""
+    if call.contract == GENERATED:
+        return [call]
     hints = _WINOGRAD_HINTS if call.contract == "conv2d_winograd_f32" else _PRODUCT_HINTS
     return [call, *(replace(call, hint=hint) for hint in hints)]
 

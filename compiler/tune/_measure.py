@@ -14,12 +14,16 @@ from tvm import relax
 
 import maas_rt
 
+from .._configs import TargetSpec
 from ..artifact import Artifact, make_manifest
+from ..codegen import build_code, collect_functions, schedule_functions
 from ..importers import ImportedModel
 from ..passes import KernelCall, remake_kernel_call
 from ..passes._rewrite import array_of
+from ..passes.legalize import fuse, legalize
 from ..plan import build_plan
 from ._candidates import Task, argument_types
+from ._generated import GENERATED, as_operators
 
 __all__ = ["Bench"]
 
@@ -34,8 +38,8 @@ class Bench:
     """Times candidates at `threads` threads. Between two runs as many bytes are read as the model's weights take, at most 64 MiB: a
     step of a large model finds its own in memory, one of a small model in a cache."""
 
-    def __init__(self, threads: int, weight_bytes: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, weight_bytes: int, target: TargetSpec) -> None:
+        self._threads, self._target = threads, target
         self.swept = min(
             1 << weight_bytes.bit_length(), _SWEEP_BYTES
         )  # about: times serve models of about the same size
@@ -65,7 +69,9 @@ class Bench:
 
     def _race(self, task: Task, calls: Sequence[KernelCall], until: float) -> list[list[float]] | None:
         """Seconds by candidate and round."""
-        sessions = [maas_rt.load(_file(task, call)).session(self._threads, profile=True) for call in calls]
+        sessions = [
+            maas_rt.load(_file(task, call, self._target)).session(self._threads, profile=True) for call in calls
+        ]
         rng = np.random.default_rng(0)
         inputs = {info.name: _values(rng, [int(n) for n in info.shape]) for info in sessions[0].inputs}
         times: list[list[float]] = [[] for _ in calls]
@@ -76,7 +82,7 @@ class Bench:
                 self._sweep.sum()
                 for array in inputs.values():  # the step before it has just written them
                     array.sum()
-                seconds = session.profiled(inputs).records[-1].duration_ns * 1e-9
+                seconds = sum(record.duration_ns for record in session.profiled(inputs).records) * 1e-9
                 if number > 0:  # the first run takes memory, and first touches it
                     own.append(seconds)
         return times
@@ -86,8 +92,8 @@ def _values(rng: np.random.Generator, shape: Sequence[int]) -> npt.NDArray[np.fl
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def _file(task: Task, call: KernelCall) -> bytes:
-    """A file whose only step is the call; operands that the step's neighbours make are inputs."""
+def _file(task: Task, call: KernelCall, target: TargetSpec) -> bytes:
+    """A file that does nothing but the call; operands that the step's neighbours make are inputs."""
     builder = relax.BlockBuilder()
     params: list[relax.Var] = []
     args: list[relax.Expr | None] = []
@@ -99,10 +105,19 @@ def _file(task: Task, call: KernelCall) -> bytes:
         args.append(params[-1])
     with builder.function("main", params):
         out = relax.TensorType(list(task.y), "float32")
-        result = builder.emit(remake_kernel_call(replace(call, args=args), out))
+        if call.contract == GENERATED:
+            result = as_operators(call, args, builder.emit)
+        else:
+            result = builder.emit(remake_kernel_call(replace(call, args=args), out))
         builder.emit_func_output(relax.Tuple([result]))
     mod: tvm.IRModule = builder.get()
+    symbols: dict[str, str] = {}
+    code: dict[str, bytes] = {}
+    if call.contract == GENERATED:
+        mod = relax.transform.RewriteDataflowReshape()(fuse(legalize(mod)))
+        generated = schedule_functions(collect_functions(mod))
+        symbols, code = generated.symbols, {target.name: build_code(generated.functions, target)}
     names = [str(var.name) for var in params]
     model = ImportedModel(mod, names, ["y"], source=None)  # type: ignore[arg-type]  # nobody verifies it
-    linear = build_plan(model, mod, {}, "step")
-    return Artifact(linear, {}, make_manifest(model, linear.plan, [])).to_bytes()
+    linear = build_plan(model, mod, symbols, "step")
+    return Artifact(linear, code, make_manifest(model, linear.plan, list(code))).to_bytes()

@@ -12,12 +12,13 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from .._configs import Progress, Tune
+from .._configs import Progress, TargetSpec, Tune
 from ..importers import SymbolSpec
 from ..passes import KernelCall, read_kernel_call, remake_kernel_call
-from ..passes._rewrite import rewrite
+from ..passes._rewrite import Rewriter, rewrite
 from ._cache import Cache, cpu_name, default_cache
 from ._candidates import Sizes, Task, algorithms, blockings, label, task_of
+from ._generated import GENERATED, as_operators
 from ._measure import Bench
 
 __all__ = ["Tuning", "tune"]
@@ -38,16 +39,17 @@ class Tuning:
 
 
 def tune(
-    mod: tvm.IRModule, symbols: Mapping[str, SymbolSpec], options: Tune, told: Progress
+    mod: tvm.IRModule, symbols: Mapping[str, SymbolSpec], options: Tune, target: TargetSpec, told: Progress
 ) -> tuple[tvm.IRModule, Tuning]:
-    """`mod` with the quickest candidate at each step that has several; `symbols` bounds its symbolic dimensions.
+    """`mod` with the quickest candidate at each step that has several; `symbols` bounds its symbolic dimensions, `target` is what
+    generated code is made for.
 
     An interruption loses the task that is being timed; what was timed before is in the cache, and is not timed again.
     """
     sizes = Sizes(mod["main"], symbols)
     steps = _steps(mod, sizes)
     tasks = {task.text: task for task in steps}
-    bench = Bench(options.threads, sum(task.weight.nbytes for task in steps))
+    bench = Bench(options.threads, sum(task.weight.nbytes for task in steps), target)
     cache = Cache(Path(options.cache) if options.cache else default_cache(), options.threads, bench.swept)
     choices = {text: known for text, task in tasks.items() if (known := _kept(cache, task)) is not None}
     uses = Counter(task.text for task in steps)
@@ -70,7 +72,7 @@ def tune(
         [(task.call.name, label(choices[task.text])) for task in steps if task.text in choices],
         sum(task.text not in choices for task in steps),
     )
-    return rewrite(mod, lambda rw, var, value: _replaced(choices, sizes, var, value)), tuning
+    return rewrite(mod, lambda rw, var, value: _replaced(choices, sizes, rw, var, value)), tuning
 
 
 def _cost(task: Task) -> float:
@@ -147,10 +149,14 @@ def _steps(mod: tvm.IRModule, sizes: Sizes) -> list[Task]:
     return found
 
 
-def _replaced(choices: dict[str, KernelCall], sizes: Sizes, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+def _replaced(
+    choices: dict[str, KernelCall], sizes: Sizes, rw: Rewriter, var: relax.Var, value: relax.Expr
+) -> relax.Expr | None:
     task = task_of(read_kernel_call(value), sizes)
     choice = choices.get(task.text) if task is not None else None
     if task is None or choice is None or label(choice) == label(task.call):
         return None
+    if choice.contract == GENERATED:
+        return as_operators(task.call, task.call.args, rw.emit)
     own = replace(task.call, contract=choice.contract, packing=choice.packing, attrs=choice.attrs, hint=choice.hint)
     return remake_kernel_call(own, var.ty)

@@ -19,8 +19,10 @@ extern const Operator kGemmU8S8Operator;
 extern const Operator kGlobalAvgPoolF32Operator;
 extern const Operator kGruF32Operator;
 extern const Operator kLayerNormF32Operator;
+extern const Operator kLookupOperator;
 extern const Operator kLstmF32Operator;
 extern const Operator kMatmulF32Operator;
+extern const Operator kMatmulU8Operator;
 extern const Operator kPadOperator;
 extern const Operator kPool2dF32Operator;
 extern const Operator kQkvAttentionF32Operator;
@@ -47,8 +49,10 @@ const Operator* const kOperators[] = {
     &kGlobalAvgPoolF32Operator,
     &kGruF32Operator,
     &kLayerNormF32Operator,
+    &kLookupOperator,
     &kLstmF32Operator,
     &kMatmulF32Operator,
+    &kMatmulU8Operator,
     &kPadOperator,
     &kPool2dF32Operator,
     &kQkvAttentionF32Operator,

@@ -121,7 +121,74 @@ def test_matrix_products(dtype: type) -> None:
     y = q.quantized(q.add("Add", f"{y} {x}"), 0.05, zero)
     proto = q.proto(["n", "s", 48], y)
     data = RNG.standard_normal((2, 9, 48)).astype(np.float32)
-    runs(proto, data, 0.05, {"gemm_u8s8": 2, "gemm_f32": 0})
+    runs(proto, data, 0.05, {"gemm_u8s8": 2, "gemm_f32": 0, "lookup": 1})
+
+
+def _hardswish(q: Qdq, x: str) -> str:
+    bounds = f"{q.name('c', np.float32(0))} {q.name('c', np.float32(6))}"
+    gate = q.add("Clip", f"{q.add('Add', f'{x} ' + q.name('c', np.float32(3)))} {bounds}")
+    return q.add("Div", f"{q.add('Mul', f'{x} {gate}')} {q.name('c', np.float32(6))}")
+
+
+FUNCTIONS = {
+    "Sigmoid": lambda q, x: q.add("Sigmoid", x),
+    "Tanh": lambda q, x: q.add("Tanh", x),
+    "silu": lambda q, x: q.add("Mul", f"{x} {q.add('Sigmoid', x)}"),
+    "hardswish": _hardswish,
+    "LeakyRelu": lambda q, x: q.add("LeakyRelu", x, alpha=0.1),
+    "Exp": lambda q, x: q.add("Exp", q.add("Neg", q.add("Abs", x))),
+    "reshaped": lambda q, x: q.add("Sigmoid", q.add("Reshape", f"{x} {q.name('c', np.array([0, 0, 2, 12]))}")),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_of_one_tensor_are_tables(function: str, dtype: type) -> None:
+    zero = 128 if dtype is np.uint8 else 0
+    q = Qdq(dtype)
+    x = q.quantized("x", 0.03, zero)
+    y = q.quantized(q.add("MatMul", f"{x} {q.weight(16, 24, axis=1)}"), 0.03, zero)
+    y = q.quantized(FUNCTIONS[function](q, y), 0.02, zero - 20)
+    y = q.add("Reshape", f"{y} {q.name('c', np.array([0, 0, 24]))}")
+    y = q.quantized(q.add("MatMul", f"{y} {q.weight(24, 16, axis=1)}"), 0.05, zero)
+    proto = q.proto(["n", "s", 16], y)
+    data = RNG.standard_normal((2, 9, 16)).astype(np.float32)
+    runs(proto, data, 0.05, {"gemm_u8s8": 2, "lookup": 1})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_products_of_activations(dtype: type) -> None:
+    """Attention as exporters write it: scores and their products with values stay in 8 bits, over any length."""
+    zero = 128 if dtype is np.uint8 else 0
+    q = Qdq(dtype)
+    x = q.quantized("x", 0.03, zero)
+
+    def heads(scale: float, order: list[int]) -> str:
+        y = q.quantized(q.add("MatMul", f"{x} {q.weight(32, 32, axis=1)}"), scale, zero)
+        y = q.add("Reshape", f"{y} {q.name('c', np.array([0, 0, 4, 8]))}")
+        return q.quantized(q.add("Transpose", y, perm=order), scale, zero)
+
+    query, key, value = heads(0.03, [0, 2, 1, 3]), heads(0.03, [0, 2, 3, 1]), heads(0.03, [0, 2, 1, 3])
+    query = q.quantized(q.add("Mul", f"{query} {q.name('c', np.float32(0.35))}"), 0.01, zero)
+    scores = q.quantized(q.add("MatMul", f"{query} {key}"), 0.05, zero)
+    weights = q.quantized(q.add("Softmax", scores, axis=-1), 1 / 255, zero - 128)
+    y = q.quantized(q.add("MatMul", f"{weights} {value}"), 0.03, zero)
+    y = q.add("Reshape", f"{q.add('Transpose', y, perm=[0, 2, 1, 3])} {q.name('c', np.array([0, 0, 32]))}")
+    y = q.quantized(q.add("MatMul", f"{q.quantized(y, 0.03, zero)} {q.weight(32, 24, axis=1)}"), 0.05, zero)
+    data = RNG.standard_normal((2, 19, 32)).astype(np.float32)
+    kernels = {"matmul_u8": 2, "matmul_f32": 0, "gemm_u8s8": 4, "lookup": 1}
+    runs(q.proto(["n", "s", 32], y), data, 0.05, kernels)
+
+
+def test_functions_of_two_tensors_are_none() -> None:
+    q = Qdq(np.uint8)
+    x = q.quantized("x", 0.03, 128)
+    a = q.quantized(q.add("MatMul", f"{x} {q.weight(16, 24, axis=1)}"), 0.03, 128)
+    b = q.quantized(q.add("MatMul", f"{x} {q.weight(16, 24, axis=1)}"), 0.03, 128)
+    y = q.quantized(q.add("Mul", f"{a} {q.add('Sigmoid', b)}"), 0.02, 128)
+    y = q.quantized(q.add("MatMul", f"{y} {q.weight(24, 16, axis=1)}"), 0.05, 128)
+    data = RNG.standard_normal((9, 16)).astype(np.float32)
+    runs(q.proto([9, 16], y), data, 0.05, {"gemm_u8s8": 3, "lookup": 0})
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])

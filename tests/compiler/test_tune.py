@@ -244,3 +244,40 @@ def test_a_filter_with_a_nan_has_no_winograd_candidate(tmp_path: Path, monkeypat
     scripted = script(monkeypatch)
     compile_model(module.eval(), [torch.ones(1, 8, 9, 9)], tune=Tune(cache=str(tmp_path)), verify=False)
     assert scripted.asked and not any("winograd" in each for _, labels in scripted.asked for each in labels)
+
+
+ACTS: dict[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "clip": nn.ReLU6,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_small_product_may_be_generated_code(
+    act: str, residual: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.act = nn.Linear(24, 24), nn.Linear(24, 24), ACTS[act]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.act(self.first(x))
+            return self.act(self.second(y) + x) if residual else self.second(y)
+
+    scripted = script(monkeypatch, "generated")
+    artifact = compile_model(Block().eval(), [torch.randn(7, 24)], tune=Tune(cache=str(tmp_path)))  # verified
+    assert any("generated" in labels for _, labels in scripted.asked)
+    assert {step["choice"] for step in artifact.manifest["tuning"]["steps"]} == {"generated"}
+    targets = {step.target for block in artifact.linear.plan.blocks for step in block.steps}
+    assert "gemm_f32" not in targets and targets
+
+
+def test_a_large_product_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = script(monkeypatch)
+    compile_model(nn.Linear(256, 512).eval(), [torch.randn(64, 256)], tune=Tune(cache=str(tmp_path)), verify=False)
+    assert all("generated" not in labels for _, labels in scripted.asked) and scripted.asked

@@ -123,6 +123,12 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
     "slice": ([ones(6, 7, 3)], [(2, 3, 3)], {"starts": [4, 1, 0], "steps": [-3, 2, 1]}),
     "pad": ([ones(3, 4, 2)], [(5, 7, 2)], {"before": [1, 2, 0], "mode": "reflect", "value": 1.0}),
     "gather": ([ones(5, 4, 3), np.array([[0, -4], [3, 1]], np.int64)], [(5, 2, 2, 3)], {"axis": 1}),
+    "matmul_u8": (
+        [np.ones((2, 5, 7), np.uint8), np.ones((2, 7, 18), np.uint8)],
+        [(2, 5, 18)],
+        {"a_zero": 3, "b_zero": 250, "scale": 0.5, "y_scale": 0.5, "y_zero": 9},
+    ),
+    "lookup": ([np.ones((3, 5), np.uint8), np.ones(256, np.uint8)], [((3, 5), np.uint8)], {}),
     "resize2d_f32": (
         [ones(1, 4, 5, 3)],
         [(1, 7, 9, 3)],
@@ -152,6 +158,11 @@ def bent_array(draw: st.DrawFn, x: Any) -> Any:
     return np.ones(shape, x.dtype)
 
 
+def output(given: Any) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of an output: float32 where only a shape is given."""
+    return given if given and isinstance(given[0], tuple) else (tuple(given), np.float32)
+
+
 @st.composite
 def bent(draw: st.DrawFn, contract: str) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """A good call with one to three things wrong with it."""
@@ -164,12 +175,13 @@ def bent(draw: st.DrawFn, contract: str) -> tuple[list[Any], list[Any], dict[str
                 inputs[i] = bent_array(draw, inputs[i])
         elif what == "output" and shapes:
             i = draw(st.integers(0, len(shapes) - 1))
-            shape = list(shapes[i])
+            given, dtype = output(shapes[i])
+            shape = list(given)
             if shape and draw(st.booleans()):
                 shape[draw(st.integers(0, len(shape) - 1))] = draw(st.integers(0, 9))
             else:
                 shape = shape[1:] if draw(st.booleans()) else [1, *shape]
-            shapes[i] = tuple(shape)
+            shapes[i] = (tuple(shape), dtype)
         elif what == "count":
             inputs = inputs[: draw(st.integers(0, len(inputs)))] + [None] * draw(st.integers(0, 2))
         elif attrs:
@@ -210,7 +222,7 @@ def test_bent_calls_are_refused_or_run(contract: str, data: st.DataObject) -> No
         message = str(error)
         assert message and "\n" not in message, message
     else:
-        assert [y.shape for y in outputs] == [tuple(s) for s in shapes]
+        assert [y.shape for y in outputs] == [output(s)[0] for s in shapes]
 
 
 def test_every_contract_is_here() -> None:

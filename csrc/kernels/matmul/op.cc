@@ -3,11 +3,11 @@
 // b is packed into panels in scratch, as weights are ahead of time; a product of few rows reads b where it lies,
 // because packing would cost more than it saves. Where b has no batch dimensions the batch is part of the rows.
 #include <algorithm>
-#include <cinttypes>
 
 #include "kernels/checks.h"
 #include "kernels/gemm/blocked.h"
 #include "kernels/gemm/pack.h"
+#include "kernels/matmul/batch.h"
 
 namespace mrt {
 namespace {
@@ -58,33 +58,6 @@ Shape shape_of(const Params& p, const Tensor* in, const Tensor& y) {
   return s;
 }
 
-// Which of an operand's matrices product number `index` of y uses.
-int64_t matrix_of(const Tensor& t, const Tensor& y, int64_t index) {
-  int64_t matrix = 0, step = 1;
-  for (int32_t i = t.ndim - 3, j = y.ndim - 3; i >= 0; --i, --j) {
-    if (t.shape[i] != 1) matrix += index % y.shape[j] * step;
-    index /= y.shape[j];
-    step *= t.shape[i];
-  }
-  return matrix;
-}
-
-Status check_batch(const Tensor& a, const Tensor& b, const Tensor& y) {
-  const int32_t rank = std::max(a.ndim, b.ndim);
-  if (y.ndim != rank) {
-    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected %d", kContract, y.ndim, rank);
-  }
-  for (int32_t i = 3; i <= rank; ++i) {
-    const int64_t da = i <= a.ndim ? a.shape[a.ndim - i] : 1, db = i <= b.ndim ? b.shape[b.ndim - i] : 1;
-    if (da != db && da != 1 && db != 1) {
-      return fail(MRT_ERROR_SHAPE, "%s: extents %" PRId64 " of a and %" PRId64 " of b do not broadcast", kContract, da,
-                  db);
-    }
-    MRT_TRY(check_extent(kContract, "y", y, rank - i, da == 1 ? db : da));
-  }
-  return Status();
-}
-
 // ---- scratch, of each thread: packed b, packed (or scaled) a, row pointers ----
 
 struct Layout {
@@ -110,11 +83,7 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
   MRT_TRY(check_f32(kContract, "b", in[1], -1));
   MRT_TRY(check_f32(kContract, "y", out[0], -1));
   const Tensor &a = in[0], &b = in[1], &y = out[0];
-  if (a.ndim < 2 || b.ndim < 2) {
-    return fail(MRT_ERROR_SHAPE, "%s: a has %d and b has %d dimensions, expected at least two", kContract, a.ndim,
-                b.ndim);
-  }
-  MRT_TRY(check_batch(a, b, y));
+  MRT_TRY(check_batch(kContract, a, b, y));
   const int64_t m = a.shape[a.ndim - (p.trans_a ? 1 : 2)], k = a.shape[a.ndim - (p.trans_a ? 2 : 1)];
   MRT_TRY(check_extent(kContract, "b", b, b.ndim - (p.trans_b ? 1 : 2), k));
   const int64_t n = b.shape[b.ndim - (p.trans_b ? 2 : 1)];

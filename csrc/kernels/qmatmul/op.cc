@@ -1,0 +1,226 @@
+// matmul_u8: y = finish((a - a_zero) * (b - b_zero)) of two uint8 operands that only a run knows, batch dimensions
+// broadcast; sums are exact. y of float32 is scale times the sum, one of 8 bits is quantized from that.
+#include <algorithm>
+
+#include "kernels/matmul/batch.h"
+#include "kernels/qgemm/blocked.h"
+#include "kernels/qgemm/reference.h"
+#include "kernels/qmatmul/qmatmul_kernels.h"
+
+namespace mrt {
+namespace {
+
+constexpr const char* kContract = "matmul_u8";
+constexpr int64_t kMaxDepth = 32768;  // 255 * 255 * kMaxDepth fits in 32 bits with a sign; deeper ones are references
+constexpr int64_t kBlockRows = 48;    // of a that one piece of parallel work takes at least
+
+struct Params {
+  const QMatmulKernel* kernel;  // null: the reference
+  const QTileTable* table;      // its finish
+  QOutput output;
+  int64_t a_zero, b_zero;
+  float scale[kPairPanel];
+};
+
+const QMatmulKernel* const kTables[] = {
+#define MRT_KERNEL(isa) &kQMatmul_##isa,
+#include "kernels/qmatmul/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+
+Status prepare(const Attrs& attrs, Isa isa, void* out) {
+  Params& p = *static_cast<Params*>(out);
+  double scale = 1.0;
+  p.a_zero = p.b_zero = 0;
+  MRT_TRY(attr_int(attrs, kContract, "a_zero", 0, 255, &p.a_zero));
+  MRT_TRY(attr_int(attrs, kContract, "b_zero", 0, 255, &p.b_zero));
+  MRT_TRY(attr_float(attrs, kContract, "scale", &scale));
+  MRT_TRY(decode_q_output(attrs, kContract, &p.output));
+  std::fill(p.scale, p.scale + kPairPanel, static_cast<float>(scale));
+  p.kernel = kernel_of(kTables, isa);
+  p.table = q_tile_table(isa);
+  return Status();
+}
+
+Status check_output(const Params& p, const Tensor& y) {
+  const bool is_signed = y.dtype.code == MRT_INT;
+  if (y.dtype != kFloat32 && (y.dtype.bits != 8 || (!is_signed && y.dtype.code != MRT_UINT))) {
+    return fail(MRT_ERROR_DTYPE, "%s: y has elements of type code %d with %d bits, expected float32, uint8 or int8",
+                kContract, y.dtype.code, y.dtype.bits);
+  }
+  const int64_t lo = is_signed ? -128 : 0, hi = is_signed ? 127 : 255;
+  if (y.dtype != kFloat32 && (p.output.zero < lo || p.output.zero > hi)) {
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_zero is %d, which y's type does not hold", kContract,
+                static_cast<int>(p.output.zero));
+  }
+  return Status();
+}
+
+// The extents of one product.
+struct Shape {
+  int64_t m, n, k;
+};
+Shape shape_of(const Tensor* in) {
+  return {in[0].shape[in[0].ndim - 2], in[1].shape[in[1].ndim - 1], in[0].shape[in[0].ndim - 1]};
+}
+
+// ---- scratch, of each worker: which b it has, that b in panels, the rows of a that it works on, their sums ----
+
+struct Layout {
+  int64_t b, a, acc;  // bytes; b is -1 where there are too many
+  int64_t panels, pairs;
+
+  static constexpr int64_t kHeader = 64;
+  int64_t all() const { return kHeader + b + a + acc; }
+};
+
+Layout layout_of(const Shape& s) {
+  Layout l{};
+  l.panels = ceil_div(s.n, kPairPanel);
+  l.pairs = pairs_of(s.k);
+  const int64_t pair = 2 * static_cast<int64_t>(sizeof(int16_t));
+  l.b = checked_mul(checked_mul(l.panels, l.pairs), kPairPanel * pair);
+  l.a = static_cast<int64_t>(align64(static_cast<size_t>(kBlockRows * l.pairs * pair)));
+  l.acc = kBlockRows * kPairPanel * static_cast<int64_t>(sizeof(int32_t));
+  return l;
+}
+
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  const Tensor &a = in[0], &b = in[1], &y = out[0];
+  MRT_TRY(check_u8(kContract, "a", a, -1));
+  MRT_TRY(check_u8(kContract, "b", b, -1));
+  MRT_TRY(check_tensor(kContract, "y", y, -1));
+  MRT_TRY(check_output(p, y));
+  MRT_TRY(check_batch(kContract, a, b, y));
+  const Shape s = shape_of(in);
+  MRT_TRY(check_extent(kContract, "b", b, b.ndim - 2, s.k));
+  MRT_TRY(check_extent(kContract, "y", y, y.ndim - 2, s.m));
+  MRT_TRY(check_extent(kContract, "y", y, y.ndim - 1, s.n));
+  if (!has_no_elements(y) && layout_of(s).b < 0) {
+    return fail(MRT_ERROR_SHAPE, "%s: b is too large to pack", kContract);
+  }
+  return Status();
+}
+
+size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int, int32_t threads) {
+  const Params& p = *static_cast<const Params*>(params);
+  if (p.kernel == nullptr || has_no_elements(out[0])) return 0;
+  return static_cast<size_t>(layout_of(shape_of(in)).all()) * static_cast<size_t>(threads);
+}
+
+// ---- the product ----
+
+QFinishCall finish_of(const Params& p, const Tensor& y, int64_t columns) {
+  const Tensor operands[3] = {};
+  QFinishCall f = q_finish_call(p.output, operands, 0, y, columns);
+  f.scale = p.scale;
+  return f;
+}
+
+void pack(const Params& p, const Shape& s, const Layout& l, const uint8_t* b, int16_t* out) {
+  for (int64_t panel = 0; panel < l.panels; ++panel) {
+    const int64_t column = panel * kPairPanel;
+    p.kernel->pack(b + column, s.k, s.n, std::min(kPairPanel, s.n - column), static_cast<int32_t>(p.b_zero),
+                   out + column * 2 * l.pairs);
+  }
+}
+
+// Rows [m0, m1) of one product; b is packed already.
+void rows_of_product(const Params& p, const Shape& s, const Layout& l, const uint8_t* a, int64_t m0, int64_t m1,
+                     QFinishCall f, int64_t row, char* scratch) {
+  static const int32_t no_offset[kPairPanel] = {};
+  const int16_t* const packed = reinterpret_cast<const int16_t*>(scratch);
+  int16_t* const wide = reinterpret_cast<int16_t*>(scratch + l.b);
+  int32_t* const acc = reinterpret_cast<int32_t*>(scratch + l.b + l.a);
+  const int64_t lda = 2 * l.pairs;
+  const size_t element = f.quantized ? 1 : sizeof(float);
+  char* const y = static_cast<char*>(f.y);
+  f.acc = acc;
+  f.ld = kPairPanel;
+  f.offset = no_offset;
+  for (int64_t begin = m0; begin < m1; begin += kBlockRows) {
+    const int64_t rows = std::min(kBlockRows, m1 - begin);
+    for (int64_t i = 0; i < rows; ++i) {
+      p.kernel->widen(a + (begin + i) * s.k, s.k, static_cast<int32_t>(p.a_zero), wide + i * lda);
+    }
+    for (int64_t panel = 0; panel < l.panels; ++panel) {
+      for (int64_t i = 0; i < rows; i += p.kernel->rows) {
+        p.kernel->tile(wide + i * lda, lda, std::min<int64_t>(p.kernel->rows, rows - i), l.pairs,
+                       packed + panel * lda * kPairPanel, acc + i * kPairPanel);
+      }
+      f.rows = rows;
+      f.n = std::min(kPairPanel, s.n - panel * kPairPanel);
+      f.y = y + static_cast<size_t>((row + begin) * f.ldy + panel * kPairPanel) * element;
+      p.table->finish(f);
+    }
+  }
+}
+
+void reference(const Params& p, const Shape& s, const uint8_t* a, const uint8_t* b, QFinishCall f, int64_t row) {
+  for (int64_t i = 0; i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n; ++j) {
+      int64_t sum = 0;
+      for (int64_t d = 0; d < s.k; ++d) sum += (a[i * s.k + d] - p.a_zero) * (b[d * s.n + j] - p.b_zero);
+      QFinishCall column = f;  // one scale for all columns: each is the first one of its own
+      const size_t at = static_cast<size_t>((row + i) * f.ldy + j) * (f.quantized ? 1 : sizeof(float));
+      column.y = static_cast<char*>(f.y) + at;
+      q_reference_element(column, sum, 0, 0);
+    }
+  }
+}
+
+int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, KernelContext& ctx) {
+  const Params& p = *static_cast<const Params*>(params);
+  const Tensor &a = in[0], &b = in[1], &y = out[0];
+  if (has_no_elements(y)) return MRT_OK;
+  const Shape s = shape_of(in);
+  const int64_t batch = y.extent(0, y.ndim - 2);
+  const QFinishCall finish = finish_of(p, y, s.n);
+  const auto matrix_a = [&](int64_t i) { return a.as<const uint8_t>() + matrix_of(a, y, i) * s.m * s.k; };
+  const auto matrix_b = [&](int64_t i) { return b.as<const uint8_t>() + matrix_of(b, y, i) * s.k * s.n; };
+  if (p.kernel == nullptr || s.k > kMaxDepth) {
+    for (int64_t i = 0; i < batch; ++i) reference(p, s, matrix_a(i), matrix_b(i), finish, i * s.m);
+    return MRT_OK;
+  }
+  const Layout l = layout_of(s);
+  const int64_t threads = ctx.pool ? ctx.threads : 1;
+  const int64_t blocks = threads > 1 && batch < 4 * threads ? ceil_div(s.m, kBlockRows) : 1;
+  const auto own = [&](int64_t worker) {
+    return static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * static_cast<size_t>(l.all());
+  };
+  // A worker's pieces lie side by side, so it packs most b once.
+  for (int64_t w = 0; w < threads; ++w) *reinterpret_cast<const uint8_t**>(own(w)) = nullptr;
+  parallel_items(ctx, batch * blocks, threads, [&](int64_t worker, int64_t item) {
+    const int64_t product = item / blocks, block = item % blocks;
+    const uint8_t** const packed = reinterpret_cast<const uint8_t**>(own(worker));
+    char* const rest = own(worker) + Layout::kHeader;
+    if (*packed != matrix_b(product)) pack(p, s, l, *packed = matrix_b(product), reinterpret_cast<int16_t*>(rest));
+    rows_of_product(p, s, l, matrix_a(product), s.m * block / blocks, s.m * (block + 1) / blocks, finish, product * s.m,
+                    rest);
+  });
+  return MRT_OK;
+}
+
+const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+  const QMatmulKernel* kernel = static_cast<const Params*>(params)->kernel;
+  return kernel == nullptr ? "matmul_u8_reference" : kernel->name;
+}
+
+double flops(const void*, const Tensor* in, int, const Tensor* out, int) {
+  return 2.0 * element_count(out[0]) * static_cast<double>(shape_of(in).k);
+}
+
+const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX2)
+    "matmul_u8_6x16_avx2",
+#endif
+    "matmul_u8_4x16_scalar", nullptr};
+
+}  // namespace
+
+extern const Operator kMatmulU8Operator;
+const Operator kMatmulU8Operator = {kContract, nullptr, kKernels, sizeof(Params), prepare, check,       scratch,
+                                    run,       nullptr, nullptr,  kernel_name,    flops,   {2, 2, 1, 1}};
+
+}  // namespace mrt

@@ -1,0 +1,32 @@
+// The inner functions of products of two uint8 operands that every instruction set fills in.
+//
+// Neither operand is known ahead, so no sum of two products can be proved to fit in 16 bits: both are widened to 16
+// bits about their zero points, and two products are added in 32 (`vpmaddwd`), which is exact.
+#pragma once
+
+#include "kernels/checks.h"
+
+namespace mrt {
+
+constexpr int64_t kPairPanel = 16;  // columns of a panel of b
+
+// Depth in pairs: an odd depth is filled up with zeros.
+inline int64_t pairs_of(int64_t k) { return k / 2 + k % 2; }
+
+struct QMatmulKernel {
+  Isa isa;
+  const char* name;
+  int32_t rows;  // of a tile, at most
+  // out[i] = x[i] - zero for i < n, then zeros up to an even n.
+  void (*widen)(const uint8_t* x, int64_t n, int32_t zero, int16_t* out);
+  // A panel of b [k][n], columns [0, columns): out[pairs_of(k)][kPairPanel][2], less the zero point, zeros elsewhere.
+  void (*pack)(const uint8_t* b, int64_t k, int64_t ldb, int64_t columns, int32_t zero, int16_t* out);
+  // acc[rows][kPairPanel] = a [rows][2 * pairs], lda apart, times a panel.
+  void (*tile)(const int16_t* a, int64_t lda, int64_t rows, int64_t pairs, const int16_t* panel, int32_t* acc);
+};
+
+#define MRT_KERNEL(isa) extern const QMatmulKernel kQMatmul_##isa;
+#include "kernels/qmatmul/kernels.inc"
+#undef MRT_KERNEL
+
+}  // namespace mrt
