@@ -131,7 +131,7 @@ def test_compile_with_tuning(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "tuned 1 step for " in done.stdout and "1 thread\n" in done.stdout
     kept = [json.loads(path.read_text()) for path in (folder / "times").iterdir()]
-    assert [entry["key"]["task"]["contract"] for entry in kept] == ["gemm_f32"] and len(kept[0]["seconds"]) > 2
+    assert [entry["key"]["task"]["contract"] for entry in kept] == ["gemm_f32"] and len(kept[0]["seconds"]) >= 2
     tuning = json.loads(run(folder, "inspect", "tuned.mrt", "--json").stdout)["manifest"]["tuning"]
     assert [step["choice"] for step in tuning["steps"]] == [kept[0]["choice"]]
     assert f"tuned     for {tuning['cpu']}, 1 thread: 1 step" in run(folder, "inspect", "tuned.mrt").stdout
