@@ -108,8 +108,10 @@ def _tuning_pass(work: _Work) -> Pass | None:
     if options is None:
         return None
 
+    here = replace(work.options, targets=("native",)).resolved_targets()[0]  # what is timed runs on this CPU
+
     def stage(mod: tvm.IRModule) -> tvm.IRModule:
-        tuned, work.tuning = tune(mod, work.model.symbols, options, work.targets[0], work.told)
+        tuned, work.tuning = tune(mod, work.model.symbols, options, here, work.told)
         return tuned
 
     return stage

@@ -41,8 +41,8 @@ class Tuning:
 def tune(
     mod: tvm.IRModule, symbols: Mapping[str, SymbolSpec], options: Tune, target: TargetSpec, told: Progress
 ) -> tuple[tvm.IRModule, Tuning]:
-    """`mod` with the quickest candidate at each step that has several; `symbols` bounds its symbolic dimensions, `target` is what
-    generated code is made for.
+    """`mod` with the quickest candidate at each step that has several; `symbols` bounds its symbolic dimensions, `target` is
+    this CPU, which candidates of generated code are made for.
 
     An interruption loses the task that is being timed; what was timed before is in the cache, and is not timed again.
     """
