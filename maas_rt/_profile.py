@@ -10,10 +10,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One executed step.
+    """One execution of a step.
 
     `start_ns` counts on the monotonic clock. `flops` follows the operator's formula (0: unknown), `bytes` counts each
-    operand read or written once.
+    operand read or written once. Steps that treat every image of a batch alone may run several times, each time on a few
+    images, by `lanes` threads side by side, of which this was number `lane`.
     """
 
     name: str
@@ -22,6 +23,8 @@ class StepRecord:
     duration_ns: int
     flops: float
     bytes: float
+    lane: int = 0
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,28 @@ class Profile:
     def table(self, rates: tuple[float, float] | None = None) -> str:
         """The steps as text, slowest first: time, share, work per second, share of the roofline, kernel, name.
 
+        A step that ran several times has one line, and what its lanes did at the same time counts once.
         `rates` are the machine's GFLOP/s and GB/s. A step's share of the roofline is the least time that they allow for its
         operations and bytes, over its own (S. Williams and others, "Roofline", 2009): more than 100 % says that its data was
         still in a cache, or that its algorithm (Winograd's) takes fewer operations than the operator's formula.
         """
-        total = sum(r.duration_ns for r in self.records) or 1
+        steps = _steps(self.records)
+        total = sum(step.ns for step in steps) or 1
         rows = [("time", "share", "GFLOP/s", "GB/s", "roofline", "kernel", "step")]
-        for r in sorted(self.records, key=lambda r: -r.duration_ns):
-            ns = max(r.duration_ns, 1)
+        for step in sorted(steps, key=lambda step: -step.ns):
+            ns = max(step.ns, 1)
             rows.append(
                 (
-                    f"{r.duration_ns / 1e3:.1f} µs",
-                    f"{100 * r.duration_ns / total:.1f} %",
-                    f"{r.flops / ns:.1f}" if r.flops else "",
-                    f"{r.bytes / ns:.1f}" if r.bytes else "",
-                    f"{100 * _least_ns(r, rates) / ns:.0f} %" if rates and (r.flops or r.bytes) else "",
-                    r.kernel,
-                    r.name,
+                    f"{step.ns / 1e3:.1f} µs",
+                    f"{100 * step.ns / total:.1f} %",
+                    f"{step.flops / ns:.1f}" if step.flops else "",
+                    f"{step.bytes / ns:.1f}" if step.bytes else "",
+                    f"{100 * _least_ns(step, rates) / ns:.0f} %" if rates and (step.flops or step.bytes) else "",
+                    step.kernel,
+                    step.name if step.times == 1 else f"{step.name} ({step.times} times)",
                 )
             )
-        rows.append((f"{total / 1e3:.1f} µs", "100.0 %", "", "", "", "", f"{len(self.records)} steps"))
+        rows.append((f"{total / 1e3:.1f} µs", "100.0 %", "", "", "", "", f"{len(steps)} steps"))
         widths = [max(len(row[i]) for row in rows) for i in range(7)]
         shown = [i for i in range(7) if rates or i != 4]
         lines = []
@@ -75,7 +80,7 @@ class Profile:
             {
                 "ph": "X",
                 "pid": 1,
-                "tid": 1,
+                "tid": 1 + r.lane,
                 "name": r.name or r.kernel,
                 "cat": "step",
                 "ts": (r.start_ns - begin) / 1e3,
@@ -87,6 +92,29 @@ class Profile:
         Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}), encoding="utf-8")
 
 
-def _least_ns(record: StepRecord, rates: tuple[float, float]) -> float:
+@dataclass
+class _Step:
+    """All executions of the steps of one name and kernel, together."""
+
+    name: str
+    kernel: str
+    times: int = 0
+    ns: float = 0
+    flops: float = 0
+    bytes: float = 0
+
+
+def _steps(records: tuple[StepRecord, ...]) -> list[_Step]:
+    steps: dict[tuple[str, str], _Step] = {}
+    for r in records:
+        step = steps.setdefault((r.name, r.kernel), _Step(r.name, r.kernel))
+        step.times += 1
+        step.ns += r.duration_ns / r.lanes
+        step.flops += r.flops
+        step.bytes += r.bytes
+    return list(steps.values())
+
+
+def _least_ns(step: _Step, rates: tuple[float, float]) -> float:
     gflops, gbps = rates
-    return max(record.flops / gflops, record.bytes / gbps)
+    return max(step.flops / gflops, step.bytes / gbps)

@@ -264,14 +264,16 @@ MRT_API mrt_status mrt_session_run_async(mrt_session* session, const mrt_tensor*
 /* Bytes of arena and scratch that the session holds now. */
 MRT_API size_t mrt_session_memory(const mrt_session* session);
 
-/* One executed step of the last profiled run. */
+/* One execution of a step in the last profiled run. Steps that treat every image of a batch alone may run several
+ * times, each time on a few images, and by `lanes` threads side by side. */
 typedef struct mrt_step_record {
   const char* name;   /* the step's name in the plan */
   const char* kernel; /* the kernel or generated function that ran, as "gemm_f32_6x16_avx2" */
   int64_t start_ns;   /* CLOCK_MONOTONIC */
   int64_t duration_ns;
-  double flops; /* floating-point operations by the formula of the operator; 0 if unknown */
-  double bytes; /* read and written, each operand once */
+  double flops;        /* floating-point operations by the formula of the operator; 0 if unknown */
+  double bytes;        /* read and written, each operand once */
+  int32_t lane, lanes; /* the thread among those that ran at the same time, and their number; 0 of 1 elsewhere */
 } mrt_step_record;
 /* records is owned by the session and valid until its next run. */
 MRT_API mrt_status mrt_session_profile(const mrt_session* session, const mrt_step_record** records, size_t* count);

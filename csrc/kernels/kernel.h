@@ -67,7 +67,17 @@ struct Operator {
   double (*flops)(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out);
 
   Counts counts;  // held to at load: `check` and what follows may rely on it
+
+  // Bit k: input k has the batch of the outputs as its outermost dimension. What is computed for one index of it
+  // depends on that index of these inputs, and on the others as a whole. 0, or no function: there is no such dimension.
+  uint32_t (*batched)(const void* params, const Tensor* in, int n_in) = nullptr;
 };
+
+// `batched` of an operator for which neither attributes nor shapes matter.
+template <uint32_t inputs>
+uint32_t batched_inputs(const void*, const Tensor*, int) {
+  return inputs;
+}
 
 // All contracts of this build (kernels/registry.cc), sorted by name.
 const Operator* const* operators(size_t* count);

@@ -504,7 +504,7 @@ PyObject* records(PyObject* self, PyObject*) {
     py::list out;
     for (size_t i = 0; i < count; ++i) {
       const mrt_step_record& s = steps[i];
-      out.append(py::make_tuple(s.name, s.kernel, s.start_ns, s.duration_ns, s.flops, s.bytes));
+      out.append(py::make_tuple(s.name, s.kernel, s.start_ns, s.duration_ns, s.flops, s.bytes, s.lane, s.lanes));
     }
     return out.release().ptr();
   } catch (py::error_already_set& error) {

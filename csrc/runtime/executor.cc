@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/cpu.h"
@@ -74,25 +75,80 @@ Status Executor::check_stop() const {
 
 // Depth of blocks is bounded by validation.
 Status Executor::run_block(uint32_t block) {
-  for (StepRun& s : l_->blocks[block].steps) {
+  BlockRun& b = l_->blocks[block];
+  StepRun* const steps = b.steps.data();
+  const Worker worker{pool_, threads_, scratch_, &records_, 0, 1};
+  size_t next = 0;
+  for (RepeatRun& repeat : b.repeats) {
+    MRT_TRY(run_steps(steps + next, steps + repeat.first, worker));
+    MRT_TRY(run_repeat(&repeat, worker));
+    next = repeat.last + 1;
+  }
+  return run_steps(steps + next, steps + b.steps.size(), worker);
+}
+
+Status Executor::run_steps(StepRun* begin, StepRun* end, const Worker& worker) {
+  for (StepRun* s = begin; s != end; ++s) {
     if (watch_) MRT_TRY(check_stop());
     if (!profile_) {
-      MRT_TRY(run_step(&s));
+      MRT_TRY(run_step(s, worker));
       continue;
     }
     const int64_t start = monotonic_ns();
-    MRT_TRY(run_step(&s));
-    record(s, start);
+    MRT_TRY(run_step(s, worker));
+    record(*s, start, worker);
   }
   return Status();
 }
 
-Status Executor::run_step(StepRun* s) {
+Status Executor::run_repeat(RepeatRun* repeat, const Worker& all) {
+  const auto once = [&](RepeatRun::Lane* lane, int32_t number, const Worker& worker) {
+    if (!lane->status.ok()) return;
+    const size_t at = static_cast<size_t>(number);
+    for (const RepeatRun::Move& move : lane->moves) *move.data = move.whole->as<uint8_t>() + at * move.bytes;
+    lane->status = run_steps(lane->steps.data(), lane->steps.data() + lane->steps.size(), worker);
+  };
+  const int32_t lanes = static_cast<int32_t>(repeat->lanes.size());
+  // Of all that a lane may do, so that nothing is allocated on another thread or in a later run.
+  const size_t records = static_cast<size_t>(repeat->count) * repeat->lanes[0].steps.size();
+  for (RepeatRun::Lane& lane : repeat->lanes) {
+    lane.status = Status();
+    lane.records.clear();
+    if (profile_ && lanes > 1) lane.records.reserve(std::min(kMaxRecords, records));
+  }
+  if (lanes == 1) {
+    for (int32_t i = 0; i < repeat->count; ++i) once(&repeat->lanes[0], i, all);
+    return repeat->lanes[0].status;
+  }
+  pool_->parallel(repeat->count, lanes, [&](int32_t number, int32_t i) {
+    const size_t at = static_cast<size_t>(number);
+    RepeatRun::Lane* lane = &repeat->lanes[at];
+    try {  // a task must not throw: the sentence of an error is text, for which there may be no memory
+      once(lane, i, {nullptr, 1, scratch_ + at * repeat->scratch, &lane->records, number, lanes});
+    } catch (...) {
+      lane->status = Status(MRT_ERROR_OUT_OF_MEMORY, {});
+    }
+  });
+  for (RepeatRun::Lane& lane : repeat->lanes) {
+    const size_t room = kMaxRecords - std::min(kMaxRecords, records_.size());
+    const auto end = lane.records.begin() + static_cast<std::ptrdiff_t>(std::min(room, lane.records.size()));
+    records_.insert(records_.end(), lane.records.begin(), end);
+  }
+  for (RepeatRun::Lane& lane : repeat->lanes) {
+    if (lane.status.code() == MRT_ERROR_OUT_OF_MEMORY)
+      return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the error of a step behind '%s'",
+                  lane.steps[0].step->name.c_str());
+    MRT_TRY(lane.status);
+  }
+  return Status();
+}
+
+Status Executor::run_step(StepRun* s, const Worker& worker) {
   if (s->bad >= 0) return l_->errors[static_cast<size_t>(s->bad)];
   if (s->dynamic && (s->kind == StepKind::kernel || s->kind == StepKind::code)) MRT_TRY(complete(s));
   switch (s->kind) {
     case StepKind::kernel:
-      return run_kernel(s);
+      return run_kernel(s, worker);
     case StepKind::code:
       return run_code(s);
     case StepKind::copy:
@@ -111,8 +167,8 @@ Status Executor::run_step(StepRun* s) {
   return fail(MRT_ERROR_INTERNAL, "step '%s' is of a kind that this runtime does not run", s->step->name.c_str());
 }
 
-Status Executor::run_kernel(StepRun* s) {
-  KernelContext context{pool_, threads_, s->dynamic ? dynamic_scratch_.data() : scratch_, nullptr};
+Status Executor::run_kernel(StepRun* s, const Worker& worker) {
+  KernelContext context{worker.pool, worker.threads, s->dynamic ? dynamic_scratch_.data() : worker.scratch, nullptr};
   const int32_t rc = s->info.op->run(s->info.params, s->in, s->n_in, s->out, s->n_out, context);
   if (rc == MRT_OK) return Status();
   return fail(rc == MRT_ERROR_RUN ? MRT_ERROR_RUN : MRT_ERROR_INTERNAL, "step '%s' (%s): %s", s->step->name.c_str(),
@@ -532,20 +588,27 @@ Status Executor::finish_loop(const StepRun& s, int64_t iterations) {
 // ---- profile
 // -----------------------------------------------------------------------------------------------------------
 
-void Executor::record(const StepRun& s, int64_t start) {
-  if (s.kind == StepKind::branch || s.kind == StepKind::loop || records_.size() >= kMaxRecords) return;
+void Executor::record(const StepRun& s, int64_t start, const Worker& worker) const {
+  if (s.kind == StepKind::branch || s.kind == StepKind::loop || worker.records->size() >= kMaxRecords) return;
   static const char* const kNames[] = {"kernel", "code", "copy", "bind", "if", "loop", "launch", "shape"};
-  mrt_step_record r{s.step->name.c_str(), kNames[static_cast<size_t>(s.kind)], start, monotonic_ns() - start, 0, 0};
+  mrt_step_record r{
+      s.step->name.c_str(), kNames[static_cast<size_t>(s.kind)], start, monotonic_ns() - start, 0, 0, worker.lane,
+      worker.lanes};
   if (s.kind == StepKind::kernel) {
     r.kernel = s.info.op->kernel_name(s.info.params, s.in, s.n_in, s.out, s.n_out);
     r.flops = s.info.op->flops(s.info.params, s.in, s.n_in, s.out, s.n_out);
   } else if (s.kind == StepKind::code) {
     r.kernel = s.step->target.c_str();
   }
-  for (const plan::Arg& a : s.step->args)
-    if (a.kind == static_cast<uint8_t>(ArgKind::value)) r.bytes += static_cast<double>(l_->values[a.index].bytes);
-  for (const uint32_t v : s.step->outs) r.bytes += static_cast<double>(l_->values[v].bytes);
-  records_.push_back(r);
+  if (s.kind == StepKind::kernel) {
+    for (int32_t i = 0; i < s.n_in; ++i) r.bytes += s.in[i].absent() ? 0 : static_cast<double>(s.in[i].bytes);
+    for (int32_t i = 0; i < s.n_out; ++i) r.bytes += static_cast<double>(s.out[i].bytes);
+  } else {
+    for (const plan::Arg& a : s.step->args)
+      if (a.kind == static_cast<uint8_t>(ArgKind::value)) r.bytes += static_cast<double>(l_->values[a.index].bytes);
+    for (const uint32_t v : s.step->outs) r.bytes += static_cast<double>(l_->values[v].bytes);
+  }
+  worker.records->push_back(r);
 }
 
 }  // namespace mrt

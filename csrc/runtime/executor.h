@@ -35,9 +35,20 @@ class Executor {
   size_t memory() const;
 
  private:
+  // Who runs steps: all threads on each, or one lane of a stretch on its own.
+  struct Worker {
+    ThreadPool* pool;
+    int32_t threads;
+    uint8_t* scratch;
+    std::vector<mrt_step_record>* records;
+    int32_t lane, lanes;
+  };
+
   Status run_block(uint32_t block);
-  Status run_step(StepRun* s);
-  Status run_kernel(StepRun* s);
+  Status run_steps(StepRun* begin, StepRun* end, const Worker& worker);
+  Status run_repeat(RepeatRun* repeat, const Worker& all);
+  Status run_step(StepRun* s, const Worker& worker);
+  Status run_kernel(StepRun* s, const Worker& worker);
   Status run_code(StepRun* s);
   Status run_copy(const StepRun& s);
   Status run_bind(const StepRun& s);
@@ -59,7 +70,7 @@ class Executor {
   Status bind_symbol(const plan::Step& step, uint32_t symbol, int64_t value);
   Status copy_value(const plan::Step& step, uint32_t from, uint32_t to);
   Status check_stop() const;
-  void record(const StepRun& s, int64_t start);
+  void record(const StepRun& s, int64_t start, const Worker& worker) const;
   bool is_dynamic(uint32_t value) const { return info_->dynamic_values[value] != 0; }
 
   const Program& program_;

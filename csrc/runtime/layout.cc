@@ -4,6 +4,7 @@
 
 #include "base/arena.h"
 #include "runtime/memory_plan.h"
+#include "runtime/micro_batch.h"
 #include "runtime/validate.h"
 
 namespace mrt {
@@ -89,6 +90,7 @@ class Builder {
     ++position_;
     for (const uint32_t v : entry_.outputs) touch(v);
     shape_values();
+    find_cuts();
     place_external();
     place_arena();
     point_values();
@@ -114,7 +116,8 @@ class Builder {
   // The value is read or written now; its root must live.
   void touch(uint32_t v) {
     const uint32_t r = program_.root(v);
-    uses_[v] = uses_[r] = 1;
+    ++uses_[v];
+    if (r != v) ++uses_[r];
     Lifetime& life = life_[r];
     if (life.last == 0) life.first = position_;
     life.last = position_;
@@ -125,6 +128,7 @@ class Builder {
     const plan::Block& block = plan_.blocks[b];
     for (const plan::Step& step : block.steps) {
       ++position_;
+      if (b == entry_.block) step_position_.push_back(position_);
       for (const plan::Arg& a : step.args)
         if (a.kind == static_cast<uint8_t>(ArgKind::value)) touch(a.index);
       for (const uint32_t v : step.outs) touch(v);
@@ -193,6 +197,80 @@ class Builder {
     }
   }
 
+  // ---- steps that run a few images at a time ----
+
+  void find_cuts() {
+    cuts_ = find_micro_batches({&program_, &info_, threads_, &l_.values, &l_.value_errors, &uses_});
+    cut_of_.assign(plan_.values.size(), nullptr);
+    size_t tensors = 0;
+    for (const MicroBatch& cut : cuts_) {
+      for (const uint32_t r : cut.inner) cut_of_[r] = &cut;
+      for (size_t i = cut.first; i <= cut.last; ++i) {
+        const plan::Step& step = plan_.blocks[entry_.block].steps[i];
+        tensors += (step.args.size() + step.outs.size()) * static_cast<size_t>(cut.lanes);
+        for (const plan::Arg& a : step.args)
+          if (a.kind == static_cast<uint8_t>(ArgKind::value)) outlive(a.index, cut);
+        for (const uint32_t v : step.outs) outlive(v, cut);
+      }
+    }
+    l_.cut_extents.reserve(tensors);
+    tensor_count_ += tensors;
+    for (uint32_t v = 0; v < plan_.values.size(); ++v)
+      if (const MicroBatch* cut = cut_of_[program_.root(v)]) bytes_[v] = cut_bytes(bytes_[v], *cut);
+  }
+
+  // What does not live within one time alone lives through all of them.
+  void outlive(uint32_t v, const MicroBatch& cut) {
+    const uint32_t r = program_.root(v);
+    if (cut_of_[r]) return;
+    life_[r].first = std::min(life_[r].first, step_position_[cut.first]);
+    life_[r].last = std::max(life_[r].last, step_position_[cut.last]);
+  }
+
+  static size_t cut_bytes(size_t bytes, const MicroBatch& cut) {
+    return bytes / static_cast<size_t>(cut.batch) * static_cast<size_t>(cut.group);
+  }
+  Status build_repeat(const MicroBatch& cut, uint32_t b) {
+    l_.blocks[b].repeats.push_back({cut.first, cut.last, static_cast<int32_t>(cut.batch / cut.group), 0, {}});
+    RepeatRun& repeat = l_.blocks[b].repeats.back();
+    repeat.lanes.resize(static_cast<size_t>(cut.lanes));
+    for (lane_ = 0; lane_ < repeat.lanes.size(); ++lane_) {
+      RepeatRun::Lane& lane = repeat.lanes[lane_];
+      lane.steps.resize(cut.last - cut.first + 1);
+      for (size_t i = cut.first; i <= cut.last; ++i) {
+        StepRun* s = &lane.steps[i - cut.first];
+        begin_step(b, i, s);
+        MRT_TRY(in_step(check_values(*s->step), *s));
+        build_kernel(s);
+        cut_step(cut, &lane, s);
+        MRT_TRY(in_step(measure(s, cut.lanes == 1 ? threads_ : 1), *s));
+        repeat.scratch = std::max(repeat.scratch, align_up(s->scratch, kAlignment));
+      }
+    }
+    lane_ = 0;
+    l_.scratch_bytes = std::max(l_.scratch_bytes, repeat.scratch * repeat.lanes.size());
+    return Status();
+  }
+
+  // The step's tensors become those of the first few images, and what has the others is noted.
+  void cut_step(const MicroBatch& cut, RepeatRun::Lane* lane, StepRun* s) {
+    const uint32_t batched = batched_arguments(s->info, s->in, s->n_in, s->out, s->n_out);
+    for (int32_t k = 0; k < s->n_in; ++k)
+      if ((batched >> k & 1) != 0 && !s->in[k].absent())
+        cut_tensor(cut, s->step->args[static_cast<size_t>(k)].index, lane, &s->in[k]);
+    for (int32_t k = 0; k < s->n_out; ++k) cut_tensor(cut, s->step->outs[static_cast<size_t>(k)], lane, &s->out[k]);
+  }
+
+  void cut_tensor(const MicroBatch& cut, uint32_t v, RepeatRun::Lane* lane, Tensor* t) {
+    l_.cut_extents.emplace_back();
+    int64_t* shape = l_.cut_extents.back().data();
+    std::copy_n(t->shape, t->ndim, shape);
+    shape[0] = cut.group;
+    t->shape = shape;
+    t->bytes = cut_bytes(t->bytes, cut);
+    if (!cut_of_[program_.root(v)]) lane->moves.push_back({&t->data, &l_.values[v], t->bytes});
+  }
+
   // ---- places ----
 
   // Inputs, then outputs that can be written in place, then the states.
@@ -234,17 +312,41 @@ class Builder {
 
   void place_arena() {
     std::vector<uint32_t> which;
-    std::vector<Lifetime> lives;
-    for (uint32_t v = 0; v < plan_.values.size(); ++v) {
-      if (!uses_[v] || is_dynamic(v) || external_of_[v] >= 0 || bytes_[v] == 0) continue;
-      if (value(v).storage != static_cast<uint8_t>(Storage::arena)) continue;
-      which.push_back(v);
-      life_[v].bytes = bytes_[v];
-      lives.push_back(life_[v]);
+    for (uint32_t v = 0; v < plan_.values.size(); ++v)
+      if (!cut_of_[v] && is_in_arena(v)) which.push_back(v);
+    std::vector<Lifetime> lives = lives_of(which);
+    const size_t values = lives.size();
+    // Of a stretch that runs a few images at a time one piece of the arena, in which each lane has its own layout.
+    arena_offset_.assign(plan_.values.size(), 0);
+    for (const MicroBatch& cut : cuts_) {
+      std::vector<Lifetime> inner = lives_of(cut.inner);
+      const size_t bytes = plan_memory(&inner);
+      for (size_t i = 0; i < inner.size(); ++i) arena_offset_[cut.inner[i]] = inner[i].offset;
+      lane_bytes_.push_back(bytes);
+      Lifetime all;
+      all.bytes = bytes * static_cast<size_t>(cut.lanes);
+      all.first = step_position_[cut.first];
+      all.last = step_position_[cut.last];
+      lives.push_back(all);
     }
     l_.arena_bytes = plan_memory(&lives);
-    arena_offset_.assign(plan_.values.size(), 0);
-    for (size_t i = 0; i < which.size(); ++i) arena_offset_[which[i]] = lives[i].offset;
+    for (size_t i = 0; i < values; ++i) arena_offset_[which[i]] = lives[i].offset;
+    for (size_t i = 0; i < cuts_.size(); ++i)
+      for (const uint32_t v : cuts_[i].inner) arena_offset_[v] += lives[values + i].offset;
+  }
+
+  bool is_in_arena(uint32_t v) const {
+    return uses_[v] && !is_dynamic(v) && external_of_[v] < 0 && bytes_[v] > 0 &&
+           value(v).storage == static_cast<uint8_t>(Storage::arena);
+  }
+
+  std::vector<Lifetime> lives_of(const std::vector<uint32_t>& which) const {
+    std::vector<Lifetime> lives;
+    for (const uint32_t v : which) {
+      lives.push_back(life_[v]);
+      lives.back().bytes = bytes_[v];
+    }
+    return lives;
   }
 
   // Fills the pointer in, or remembers where it has to be filled in.
@@ -258,6 +360,7 @@ class Builder {
     } else if (value(r).storage == static_cast<uint8_t>(Storage::constant)) {
       *where = const_cast<uint8_t*>(program_.constant(value(r))) + offset;
     } else {
+      if (const MicroBatch* cut = cut_of_[r]) offset += lane_ * lane_bytes_[static_cast<size_t>(cut - cuts_.data())];
       l_.arena_patches.push_back({where, arena_offset_[r] + offset});
     }
   }
@@ -298,17 +401,18 @@ class Builder {
   }
 
   Status build_block(uint32_t b, bool always) {
-    const plan::Block& block = plan_.blocks[b];
     std::vector<StepRun>& steps = l_.blocks[b].steps;
-    steps.resize(block.steps.size());
+    steps.resize(plan_.blocks[b].steps.size());
+    auto cut = b == entry_.block ? cuts_.begin() : cuts_.end();
     for (size_t i = 0; i < steps.size(); ++i) {
       StepRun& s = steps[i];
-      s.step = &block.steps[i];
-      s.info = program_.step_info(b, i);
-      s.kind = static_cast<StepKind>(s.step->kind);
-      Status status = build_step(&s);
+      begin_step(b, i, &s);
+      if (cut != cuts_.end() && i >= cut->first) {
+        if (i == cut->last) MRT_TRY(build_repeat(*cut++, b));
+        continue;
+      }
+      Status status = in_step(build_step(&s), s);
       if (!status.ok()) {
-        status = fail(status.code(), "step '%s': %s", s.step->name.c_str(), status.message().c_str());
         if (always) return status;
         s.bad = static_cast<int32_t>(l_.errors.size());
         l_.errors.push_back(std::move(status));
@@ -318,14 +422,21 @@ class Builder {
     return Status();
   }
 
+  void begin_step(uint32_t b, size_t i, StepRun* s) const {
+    s->step = &plan_.blocks[b].steps[i];
+    s->info = program_.step_info(b, i);
+    s->kind = static_cast<StepKind>(s->step->kind);
+  }
+
+  static Status in_step(const Status& status, const StepRun& s) {
+    if (status.ok()) return status;
+    return fail(status.code(), "step '%s': %s", s.step->name.c_str(), status.message().c_str());
+  }
+
   Status build_step(StepRun* s) {
-    const auto check = [&](uint32_t v) {
-      s->dynamic = s->dynamic || is_dynamic(v);
-      return l_.value_errors[v] < 0 ? Status() : l_.errors[static_cast<size_t>(l_.value_errors[v])];
-    };
-    Status status;
+    Status status = check_values(*s->step);
     for (const plan::Arg& a : s->step->args) {
-      if (a.kind == static_cast<uint8_t>(ArgKind::value) && status.ok()) status = check(a.index);
+      if (a.kind == static_cast<uint8_t>(ArgKind::value)) s->dynamic = s->dynamic || is_dynamic(a.index);
       if (a.kind == static_cast<uint8_t>(ArgKind::expression)) {
         s->dynamic = s->dynamic || info_.dynamic_exprs[a.index];
         if (status.ok() && !info_.dynamic_exprs[a.index] && l_.bindings.exprs[a.index].known != Known::yes)
@@ -333,18 +444,32 @@ class Builder {
                         program_.exprs().text(a.index).c_str());
       }
     }
-    for (const uint32_t v : s->step->outs)
-      if (status.ok()) status = check(v);
+    for (const uint32_t v : s->step->outs) s->dynamic = s->dynamic || is_dynamic(v);
     // Arrays are handed out in any case: they were counted.
     if (s->kind == StepKind::kernel) build_kernel(s);
     if (s->kind == StepKind::code) build_code(s);
     MRT_TRY(status);
-    if (s->dynamic) return Status();
-    if (s->kind == StepKind::kernel) {
-      MRT_TRY(s->info.op->check(s->info.params, s->in, s->n_in, s->out, s->n_out));
-      s->scratch = s->info.op->scratch(s->info.params, s->in, s->n_in, s->out, s->n_out, threads_);
-      l_.scratch_bytes = std::max(l_.scratch_bytes, s->scratch);
-    }
+    if (s->dynamic || s->kind != StepKind::kernel) return Status();
+    MRT_TRY(measure(s, threads_));
+    l_.scratch_bytes = std::max(l_.scratch_bytes, s->scratch);
+    return Status();
+  }
+
+  // What is wrong with a value that the step names.
+  Status check_values(const plan::Step& step) const {
+    const auto check = [&](uint32_t v) {
+      return l_.value_errors[v] < 0 ? Status() : l_.errors[static_cast<size_t>(l_.value_errors[v])];
+    };
+    for (const plan::Arg& a : step.args)
+      if (a.kind == static_cast<uint8_t>(ArgKind::value)) MRT_TRY(check(a.index));
+    for (const uint32_t v : step.outs) MRT_TRY(check(v));
+    return Status();
+  }
+
+  static Status measure(StepRun* s, int32_t threads) {
+    const StepInfo& info = s->info;
+    MRT_TRY(info.op->check(info.params, s->in, s->n_in, s->out, s->n_out));
+    s->scratch = info.op->scratch(info.params, s->in, s->n_in, s->out, s->n_out, threads);
     return Status();
   }
 
@@ -412,7 +537,12 @@ class Builder {
   uint32_t position_ = 1;
   int loop_depth_ = 0;
   std::vector<uint32_t> touched_;
-  std::vector<uint8_t> uses_;
+  std::vector<uint32_t> uses_;           // by value; of a root those of its views as well
+  std::vector<uint32_t> step_position_;  // of the entry's block
+  std::vector<MicroBatch> cuts_;
+  std::vector<const MicroBatch*> cut_of_;  // by root: where it holds a few images only
+  std::vector<size_t> lane_bytes_;         // by cut: the arena's bytes of one lane
+  size_t lane_ = 0;                        // whose part of such a value is meant
   std::vector<Lifetime> life_;
   std::vector<size_t> bytes_;
   std::vector<int32_t> external_of_;  // by root: its slot, or -1

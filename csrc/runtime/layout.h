@@ -5,6 +5,7 @@
 // step has bound a symbol: the executor allocates it then).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -34,8 +35,30 @@ struct StepRun {
   size_t scratch = 0;
 };
 
+// Steps [first, last] in a row, `count` times, each time on the next few images of a batch.
+struct RepeatRun {
+  // *data = whole->data + (which time) * bytes
+  struct Move {
+    void** data;
+    const Tensor* whole;
+    size_t bytes;
+  };
+  // What a thread that does some of the times has for its own.
+  struct Lane {
+    std::vector<StepRun> steps;
+    std::vector<Move> moves;
+    std::vector<mrt_step_record> records;
+    Status status;
+  };
+  size_t first, last;
+  int32_t count;
+  size_t scratch;           // of a lane
+  std::vector<Lane> lanes;  // one: all threads work on each step
+};
+
 struct BlockRun {
   std::vector<StepRun> steps;
+  std::vector<RepeatRun> repeats;  // ascending, without overlap
 };
 
 // A pointer to be filled in: *where = base + offset.
@@ -76,9 +99,10 @@ struct Layout {
 
   size_t arena_bytes = 0, scratch_bytes = 0, input_total = 0, output_total = 0;
 
-  std::vector<Tensor> tensors;  // behind StepRun::in, out
-  std::vector<FfiAny> ffi;      // behind StepRun::ffi
-  std::vector<DlTensor> dl;     // behind StepRun::dl
+  std::vector<Tensor> tensors;                                 // behind StepRun::in, out
+  std::vector<std::array<int64_t, MRT_MAX_RANK>> cut_extents;  // behind the shapes of those of a few images
+  std::vector<FfiAny> ffi;                                     // behind StepRun::ffi
+  std::vector<DlTensor> dl;                                    // behind StepRun::dl
 
   void set_external(size_t slot, uint8_t* base) {
     if (external_base[slot] == base) return;

@@ -109,11 +109,15 @@ double flops(const void* params, const Tensor* in, int, const Tensor* out, int) 
   return attention_flops(problem_of(*static_cast<const AttentionParams*>(params), in, out[0]));
 }
 
+// A mask may have the batch too, or be broadcast over it.
+uint32_t batched(const void*, const Tensor* in, int n_in) { return present(in, n_in, 3) ? 0 : 0b111; }
+
 }  // namespace
 
 extern const Operator kAttentionF32Operator;
-const Operator kAttentionF32Operator = {
-    kContract,   nullptr, kNames,      sizeof(AttentionParams), prepare, check, scratch, run, nullptr, nullptr,
-    kernel_name, flops,   {3, 4, 1, 1}};
+const Operator kAttentionF32Operator = {kContract,    nullptr, kNames,      sizeof(AttentionParams),
+                                        prepare,      check,   scratch,     run,
+                                        nullptr,      nullptr, kernel_name, flops,
+                                        {3, 4, 1, 1}, batched};
 
 }  // namespace mrt

@@ -76,11 +76,15 @@ double flops(const void* params, const Tensor* in, int, const Tensor* out, int) 
   return attention_flops(problem_of(*static_cast<const AttentionParams*>(params), in[0], out[0]));
 }
 
+// A mask may have the batch too, or be broadcast over it.
+uint32_t batched(const void*, const Tensor* in, int n_in) { return present(in, n_in, 1) ? 0 : 0b1; }
+
 }  // namespace
 
 extern const Operator kQkvAttentionF32Operator;
-const Operator kQkvAttentionF32Operator = {
-    kContract,   nullptr, kNames,      sizeof(AttentionParams), prepare, check, scratch, run, nullptr, nullptr,
-    kernel_name, flops,   {1, 2, 1, 1}};
+const Operator kQkvAttentionF32Operator = {kContract,    nullptr, kNames,      sizeof(AttentionParams),
+                                           prepare,      check,   scratch,     run,
+                                           nullptr,      nullptr, kernel_name, flops,
+                                           {1, 2, 1, 1}, batched};
 
 }  // namespace mrt

@@ -308,8 +308,8 @@ const char* const kKernels[] = {
 
 }  // namespace
 
-extern const Operator kConvTranspose2dF32Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
-                                                     check,       scratch,   run,         packed_bytes,   pack,
-                                                     kernel_name, flops,     {2, 3, 1, 1}};
+extern const Operator kConvTranspose2dF32Operator = {kContract,   kPackings, kKernels,     sizeof(Params),     prepare,
+                                                     check,       scratch,   run,          packed_bytes,       pack,
+                                                     kernel_name, flops,     {2, 3, 1, 1}, batched_inputs<0b1>};
 
 }  // namespace mrt

@@ -178,8 +178,8 @@ const char* const kKernels[] = {
 
 }  // namespace
 
-extern const Operator kDepthwiseConv2dF32Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
-                                                     check,       scratch,   run,         packed_bytes,   pack,
-                                                     kernel_name, flops,     {2, 4, 1, 1}};
+extern const Operator kDepthwiseConv2dF32Operator = {
+    kContract, kPackings,    kKernels, sizeof(Params), prepare, check,        scratch,
+    run,       packed_bytes, pack,     kernel_name,    flops,   {2, 4, 1, 1}, batched_inputs<0b1001>};
 
 }  // namespace mrt

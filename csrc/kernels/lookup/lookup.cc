@@ -70,7 +70,8 @@ double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
 }  // namespace
 
 extern const Operator kLookupOperator;
-const Operator kLookupOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                                  run,       nullptr, nullptr, kernel_name,    flops,   {2, 2, 1, 1}};
+const Operator kLookupOperator = {
+    kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
+    run,       nullptr, nullptr, kernel_name,    flops,   {2, 2, 1, 1}, batched_inputs<0b1>};
 
 }  // namespace mrt

@@ -86,11 +86,17 @@ const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, i
 
 double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
 
+uint32_t batched(const void* params, const Tensor* in, int n_in) {
+  const int64_t axis = static_cast<const Params*>(params)->axis;
+  if (n_in > 32 || axis == 0 || axis == -in[0].ndim) return 0;
+  return static_cast<uint32_t>((uint64_t{1} << n_in) - 1);
+}
+
 }  // namespace
 
 extern const Operator kConcatOperator;
 const Operator kConcatOperator = {
-    kContract, nullptr,     kNames, sizeof(Params),      prepare, check, scratch, run, nullptr,
-    nullptr,   kernel_name, flops,  {1, INT32_MAX, 1, 1}};
+    kContract, nullptr,     kNames, sizeof(Params),       prepare, check, scratch, run, nullptr,
+    nullptr,   kernel_name, flops,  {1, INT32_MAX, 1, 1}, batched};
 
 }  // namespace mrt

@@ -198,10 +198,15 @@ const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, i
 
 double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
 
+uint32_t batched(const void* params, const Tensor*, int) {
+  const Params& p = *static_cast<const Params*>(params);
+  return p.rank > 0 && p.perm[0] == 0 ? 1 : 0;
+}
+
 }  // namespace
 
 extern const Operator kTransposeOperator;
-const Operator kTransposeOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                                     run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}};
+const Operator kTransposeOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
+                                     run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}, batched};
 
 }  // namespace mrt

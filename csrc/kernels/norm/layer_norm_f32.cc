@@ -38,7 +38,8 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) { return 8.
 }  // namespace
 
 extern const Operator kLayerNormF32Operator;
-const Operator kLayerNormF32Operator = {kContract, nullptr, kNames,  sizeof(NormParams), prepare, check,       scratch,
-                                        run,       nullptr, nullptr, kernel_name,        flops,   {1, 4, 1, 2}};
+const Operator kLayerNormF32Operator = {
+    kContract, nullptr, kNames,  sizeof(NormParams), prepare, check,        scratch,
+    run,       nullptr, nullptr, kernel_name,        flops,   {1, 4, 1, 2}, batched_inputs<0b1001>};
 
 }  // namespace mrt

@@ -37,7 +37,8 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) { return 4.
 }  // namespace
 
 extern const Operator kRmsNormF32Operator;
-const Operator kRmsNormF32Operator = {kContract, nullptr, kNames,  sizeof(NormParams), prepare, check,       scratch,
-                                      run,       nullptr, nullptr, kernel_name,        flops,   {1, 3, 1, 2}};
+const Operator kRmsNormF32Operator = {
+    kContract, nullptr, kNames,  sizeof(NormParams), prepare, check,        scratch,
+    run,       nullptr, nullptr, kernel_name,        flops,   {1, 3, 1, 2}, batched_inputs<0b101>};
 
 }  // namespace mrt

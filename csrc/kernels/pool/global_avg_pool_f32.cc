@@ -62,7 +62,8 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) { return el
 }  // namespace
 
 extern const Operator kGlobalAvgPoolF32Operator;
-const Operator kGlobalAvgPoolF32Operator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                                            run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}};
+const Operator kGlobalAvgPoolF32Operator = {
+    kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
+    run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}, batched_inputs<0b1>};
 
 }  // namespace mrt

@@ -136,7 +136,8 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 const PoolKernel* pool_kernel(Isa isa) { return kernel_of(kTables, isa); }
 
 extern const Operator kPool2dF32Operator;
-const Operator kPool2dF32Operator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                                     run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}};
+const Operator kPool2dF32Operator = {
+    kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
+    run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}, batched_inputs<0b1>};
 
 }  // namespace mrt

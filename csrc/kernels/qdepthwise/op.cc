@@ -273,8 +273,8 @@ const QDepthwiseTable* q_depthwise_table(Isa isa) {
   return kernel_of(tables, isa);
 }
 
-extern const Operator kDepthwiseConv2dU8S8Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
-                                                      check,       scratch,   run,         packed_bytes,   pack,
-                                                      kernel_name, flops,     {3, 5, 1, 1}};
+extern const Operator kDepthwiseConv2dU8S8Operator = {
+    kContract, kPackings,    kKernels, sizeof(Params), prepare, check,        scratch,
+    run,       packed_bytes, pack,     kernel_name,    flops,   {3, 5, 1, 1}, batched_inputs<0b10001>};
 
 }  // namespace mrt

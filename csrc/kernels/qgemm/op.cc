@@ -138,8 +138,8 @@ const char* const kKernels[] = {
 
 }  // namespace
 
-extern const Operator kGemmU8S8Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
-                                           check,       scratch,   run,         packed_bytes,   pack,
-                                           kernel_name, flops,     {3, 5, 1, 1}};
+extern const Operator kGemmU8S8Operator = {kContract,   kPackings, kKernels,     sizeof(Params),         prepare,
+                                           check,       scratch,   run,          packed_bytes,           pack,
+                                           kernel_name, flops,     {3, 5, 1, 1}, batched_inputs<0b10001>};
 
 }  // namespace mrt

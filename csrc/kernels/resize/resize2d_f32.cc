@@ -155,7 +155,8 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 }  // namespace
 
 extern const Operator kResize2dF32Operator;
-const Operator kResize2dF32Operator = {kContract, nullptr, kNames,  sizeof(ResizeParams), prepare, check,       scratch,
-                                       run,       nullptr, nullptr, kernel_name,          flops,   {1, 1, 1, 1}};
+const Operator kResize2dF32Operator = {
+    kContract, nullptr, kNames,  sizeof(ResizeParams), prepare, check,        scratch,
+    run,       nullptr, nullptr, kernel_name,          flops,   {1, 1, 1, 1}, batched_inputs<0b1>};
 
 }  // namespace mrt

@@ -64,7 +64,8 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) { return 12
 }  // namespace
 
 extern const Operator kSoftmaxF32Operator;
-const Operator kSoftmaxF32Operator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                                      run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}};
+const Operator kSoftmaxF32Operator = {
+    kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
+    run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}, batched_inputs<0b1>};
 
 }  // namespace mrt

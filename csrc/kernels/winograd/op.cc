@@ -372,8 +372,8 @@ const WinogradKernel* winograd_kernel(Isa isa) {
   return kernel_of(kernels, isa);
 }
 
-extern const Operator kConv2dWinogradF32Operator = {kContract,   kPackings, kKernels,    sizeof(Params), prepare,
-                                                    check,       scratch,   run,         packed_bytes,   pack,
-                                                    kernel_name, flops,     {2, 4, 1, 1}};
+extern const Operator kConv2dWinogradF32Operator = {
+    kContract, kPackings,    kKernels, sizeof(Params), prepare, check,        scratch,
+    run,       packed_bytes, pack,     kernel_name,    flops,   {2, 4, 1, 1}, batched_inputs<0b1001>};
 
 }  // namespace mrt
