@@ -57,13 +57,20 @@ conformance-vision: $(VISION)/.installed  ## torchvision and timm, in an environ
 	$(VISION)/bin/python -m tests.conformance torchvision
 	$(VISION)/bin/python -m tests.conformance timm
 
-sanitize: $(VENV)/.installed  ## the C++ tests under the address, undefined and thread sanitizers
+SANITIZED := build/sanitize-address
+sanitize: $(VENV)/.native  ## the C++ tests under the address, undefined and thread sanitizers, and every kernel under the first two
 	for kind in address,undefined thread; do \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/sanitize-$${kind%%,*} -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	    -DMAAS_RT_BUILD_TESTS=ON -DMAAS_RT_SANITIZE=$$kind >/dev/null && \
+	    -DMAAS_RT_BUILD_TESTS=ON -DMAAS_RT_SANITIZE=$$kind -DMAAS_RT_BUILD_PYTHON=$$([ $$kind = thread ] && echo OFF || echo ON) \
+	    -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" >/dev/null && \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize-$${kind%%,*} && \
 	  (cd build/sanitize-$${kind%%,*} && "$(CURDIR)/$(BIN)/ctest" --output-on-failure) || exit 1; \
 	done
+	rm -rf $(SANITIZED)/package && mkdir $(SANITIZED)/package && cp -r maas_rt $(SANITIZED)/package
+	cp $(SANITIZED)/libmaas_rt.so $(SANITIZED)/_native*.so $(SANITIZED)/package/maas_rt
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(BIN)/python -m pytest -q -o "pythonpath=$(SANITIZED)/package ." tests/kernels tests/native
 
 fuzz: $(VENV)/.native  ## mutated files against the runtime, under sanitizers, and mutated ONNX models against the importer, FUZZ_SECONDS (60) each
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMAAS_RT_FUZZ=ON \

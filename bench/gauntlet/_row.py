@@ -14,7 +14,7 @@ from bench.gauntlet._prepare import Prepared
 
 T = TypeVar("T")
 FAR_BEHIND = 2.5  # a peer that takes this many times the quickest one's time after three rounds cannot be the best one
-BUDGET = 45.0  # seconds of timing a row, after which it ends once it has four rounds
+BUDGET = 30.0  # seconds of timing a row, after which it ends once it has four rounds
 QUIET_MEMORY = 3 * QUIET
 TRIES = 2  # of what is measured, before it is left as void
 
