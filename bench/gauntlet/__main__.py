@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import _environments, machine
 from bench._environments import ROOT
-from bench._harness import OURS
+from bench._harness import OURS, QUIET
 from bench.gauntlet import _prepare, _table, extras
 from bench.gauntlet._progress import Progress
 from bench.gauntlet._row import Rates, measure
@@ -185,7 +185,8 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates], after: dict[str, Rates]) -> int:
-    restless = [str(moved) for threads in before if not (moved := before[threads].moved(after[threads])).quiet]
+    moved = (before[threads].moved(after[threads]) for threads in before)
+    restless = [f"arithmetic by {each.arithmetic:.0%}" for each in moved if each.arithmetic > QUIET]
     void = [row for row in store.rows if not row["quiet"]]
     quiet = not restless and few_are_void(store.rows)
     table = _table.lines(store.rows, store.extras)
@@ -215,7 +216,7 @@ def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates],
         print(f"the machine was not quiet in {len(void)} of {len(store.rows)} rows, which do not count: {names}")
     if not quiet:
         why = (
-            f"its rates moved from first to last: {'; '.join(restless)}"
+            f"its rate moved from first to last, {'; '.join(restless)} (at most {QUIET:.0%})"
             if restless
             else f"more than {FEW:.0%} of the rows do not count"
         )
