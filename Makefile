@@ -83,7 +83,7 @@ fuzz: $(VENV)/.native  ## mutated files against the runtime, under sanitizers, a
 bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON
 	$(BIN)/python -m bench.latency
 
-gauntlet: $(VENV)/.native  ## every model against every peer (about an hour, and as long again the first time); writes JSON and docs/gauntlet.svg
+gauntlet: $(VENV)/.native  ## every model against every peer (about 80 minutes, and half an hour to prepare the first time); writes JSON and docs/gauntlet.svg
 	$(BIN)/python -m bench.gauntlet
 	$(BIN)/python -m bench.plot gauntlet
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def draw(result: dict[str, Any], target: Path) -> None:
     for axes, (batch, threads) in zip(grid.flat, settings):
         here = {row["model"]: row for row in rows if (row["batch"], row["threads"]) == (batch, threads)}
         _panel(axes, [here.get(model) for model in models])
-        mean = statistics.geometric_mean([row["speed_to_best"] for row in here.values()])
+        counted = [row["speed_to_best"] for row in here.values() if row["quiet"]] or [math.nan]
+        mean = statistics.geometric_mean(counted)
         threads_text = "1 thread" if threads == 1 else f"{threads} threads"
         axes.set_title(
             f"batch {batch}, {threads_text}: {mean:.2f} × the best peer (geometric mean)", fontsize=9.5, loc="left"
