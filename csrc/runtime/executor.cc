@@ -597,13 +597,10 @@ void Executor::record(const StepRun& s, int64_t start, const Worker& worker) con
   if (s.kind == StepKind::kernel) {
     r.kernel = s.info.op->kernel_name(s.info.params, s.in, s.n_in, s.out, s.n_out);
     r.flops = s.info.op->flops(s.info.params, s.in, s.n_in, s.out, s.n_out);
-  } else if (s.kind == StepKind::code) {
-    r.kernel = s.step->target.c_str();
-  }
-  if (s.kind == StepKind::kernel) {
     for (int32_t i = 0; i < s.n_in; ++i) r.bytes += s.in[i].absent() ? 0 : static_cast<double>(s.in[i].bytes);
     for (int32_t i = 0; i < s.n_out; ++i) r.bytes += static_cast<double>(s.out[i].bytes);
   } else {
+    if (s.kind == StepKind::code) r.kernel = s.step->target.c_str();
     for (const plan::Arg& a : s.step->args)
       if (a.kind == static_cast<uint8_t>(ArgKind::value)) r.bytes += static_cast<double>(l_->values[a.index].bytes);
     for (const uint32_t v : s.step->outs) r.bytes += static_cast<double>(l_->values[v].bytes);

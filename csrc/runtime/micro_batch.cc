@@ -14,6 +14,7 @@ namespace {
 constexpr double kBudget = 2e6;          // bytes that a step reads and writes of a micro-batch
 constexpr size_t kLongest = 256;         // steps of a stretch, which are compared with one another
 constexpr double kLeast = kBudget / 16;  // less is not worth the calls
+
 // A step that can be cut.
 struct Cut {
   int64_t batch = 0;
