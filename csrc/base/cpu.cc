@@ -32,8 +32,11 @@ CpuFeatures detect() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
   const unsigned c1 = c;
-  unsigned b7 = 0, c81 = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) b7 = b;
+  unsigned b7 = 0, c7 = 0, c81 = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+    b7 = b;
+    c7 = c;
+  }
   if (__get_cpuid(0x80000001u, &a, &b, &c, &d)) c81 = c;
   const auto has = [](unsigned word, int bit) { return ((word >> bit) & 1u) != 0; };
   const bool ssse3 = has(c1, 9), sse41 = has(c1, 19);
@@ -41,7 +44,11 @@ CpuFeatures detect() {
   const bool ymm_saved = has(c1, 27) && (read_xcr0() & 6u) == 6u;
   const bool avx2 = ymm_saved && has(c1, 28) && has(b7, 5) && has(c1, 12) && has(c1, 29);
   const bool v3 = v2 && avx2 && has(b7, 3) && has(b7, 8) && has(c1, 22) && has(c81, 5);
+  // Upper halves, upper registers and masks beside what AVX saves.
+  const bool zmm_saved = ymm_saved && (read_xcr0() & 0xe0u) == 0xe0u;
+  const bool avx512 = has(b7, 16) && has(b7, 17) && has(b7, 30) && has(b7, 31);  // F, DQ, BW, VL
   f.avx2_fma = avx2;
+  f.avx512_vnni = avx2 && zmm_saved && avx512 && has(c7, 11);
   f.sha = ssse3 && sse41 && has(b7, 29);
   f.level = v3 ? 3 : v2 ? 2 : 1;
   return f;
@@ -136,22 +143,27 @@ struct IsaChoice {
   Status status;
 };
 
+constexpr Isa kBestFirst[] = {Isa::avx512vnni, Isa::avx2, Isa::scalar};
+
 IsaChoice choose_isa() {
   IsaChoice choice;
-  const Isa best = cpu_features().avx2_fma ? Isa::avx2 : Isa::scalar;
-  choice.isa = best;
+  for (const Isa isa : kBestFirst) {
+    if (isa > choice.isa && cpu_runs(isa)) choice.isa = isa;
+  }
   const char* wanted = std::getenv("MAAS_RT_ISA");
   if (!wanted || !*wanted) return choice;
-  if (std::strcmp(wanted, "scalar") == 0) {
-    choice.isa = Isa::scalar;
-  } else if (std::strcmp(wanted, "avx2") == 0) {
-    if (best < Isa::avx2)
-      choice.status = fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is 'avx2', but this CPU has only '%s'; unset it",
-                           isa_name(static_cast<int>(best)));
-  } else {
-    choice.status =
-        fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', expected 'scalar' or 'avx2'; correct or unset it", wanted);
+  for (const Isa isa : kBestFirst) {
+    if (std::strcmp(wanted, isa_name(isa)) != 0) continue;
+    if (isa > choice.isa) {
+      choice.status = fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', but this CPU has only '%s'; unset it", wanted,
+                           isa_name(choice.isa));
+    } else {
+      choice.isa = isa;
+    }
+    return choice;
   }
+  choice.status = fail(MRT_ERROR_TARGET,
+                       "MAAS_RT_ISA is '%s', expected 'scalar', 'avx2' or 'avx512vnni'; correct or unset it", wanted);
   return choice;
 }
 
@@ -206,14 +218,30 @@ int32_t cpu_count() {
 const Status& isa_status() { return isa_choice().status; }
 Isa bound_isa() { return isa_choice().isa; }
 
-const char* isa_name(int isa) {
-  switch (static_cast<Isa>(isa)) {
+bool cpu_runs(Isa isa) {
+  const CpuFeatures& f = cpu_features();
+  switch (isa) {
+    case Isa::reference:
+    case Isa::scalar:
+      return true;
+    case Isa::avx2:
+      return f.avx2_fma;
+    case Isa::avx512vnni:
+      return f.avx512_vnni;
+  }
+  return false;
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
     case Isa::reference:
       return "reference";
     case Isa::scalar:
       return "scalar";
     case Isa::avx2:
       return "avx2";
+    case Isa::avx512vnni:
+      return "avx512vnni";
   }
   return "unknown";
 }

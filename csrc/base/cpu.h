@@ -7,10 +7,13 @@
 
 namespace mrt {
 
+enum class Isa : uint8_t;  // kernels/kernel.h
+
 struct CpuFeatures {
-  bool avx2_fma = false;  // AVX2, FMA, F16C, and an operating system that saves the registers
-  bool sha = false;       // SHA-NI with SSSE3 and SSE4.1
-  int level = 0;          // x86-64 psABI level: 1 to 3; 0 on other architectures
+  bool avx2_fma = false;     // AVX2, FMA, F16C, and an operating system that saves the registers
+  bool avx512_vnni = false;  // beside those AVX-512 F, BW, DQ, VL and VNNI, and a system that saves their registers
+  bool sha = false;          // SHA-NI with SSSE3 and SSE4.1
+  int level = 0;             // x86-64 psABI level: 1 to 3; 0 on other architectures
 };
 const CpuFeatures& cpu_features();
 
@@ -24,6 +27,7 @@ int32_t cpu_count();
 
 // An error if MAAS_RT_ISA holds a value that no build of this library knows, or one above what this CPU has.
 const Status& isa_status();
-const char* isa_name(int isa);  // of an mrt::Isa
+const char* isa_name(Isa isa);
+bool cpu_runs(Isa isa);  // whether this CPU has that instruction set
 
 }  // namespace mrt

@@ -25,7 +25,10 @@ using mrt::Operator;
 // A kernel's name ends in its instruction set; one that has no such ending is portable.
 Isa isa_of(const char* kernel) {
   const char* end = std::strrchr(kernel, '_');
-  return end && std::strcmp(end, "_avx2") == 0 ? Isa::avx2 : Isa::scalar;
+  for (const Isa isa : {Isa::avx2, Isa::avx512vnni}) {
+    if (end && std::strcmp(end + 1, mrt::isa_name(isa)) == 0) return isa;
+  }
+  return Isa::scalar;
 }
 
 std::string registry_json() {
@@ -36,7 +39,7 @@ std::string registry_json() {
     const Operator& op = *all[i];
     json += (i ? ",\"" : "\"") + std::string(op.contract) + "\":{\"kernels\":[";
     for (const char* const* k = op.kernels; *k; ++k)
-      json += std::string(k == op.kernels ? "" : ",") + "{\"isa\":\"" + mrt::isa_name(static_cast<int>(isa_of(*k))) +
+      json += std::string(k == op.kernels ? "" : ",") + "{\"isa\":\"" + mrt::isa_name(isa_of(*k)) +
               "\",\"name\":\"" + *k + "\"}";
     json += "],\"packings\":[";
     for (const char* const* p = op.packings; p && *p; ++p)
@@ -89,17 +92,16 @@ Status packing_of(const char* contract, const char* packing, const mrt_tensor* w
 Status choose_isa(const Operator& op, const char* isa, Isa* out) {
   *out = mrt::bound_isa();
   if (!isa || !*isa) return mrt::isa_status();
-  for (const Isa candidate : {Isa::reference, Isa::scalar, Isa::avx2}) {
-    if (std::strcmp(isa, mrt::isa_name(static_cast<int>(candidate))) != 0) continue;
+  for (const Isa candidate : {Isa::reference, Isa::scalar, Isa::avx2, Isa::avx512vnni}) {
+    if (std::strcmp(isa, mrt::isa_name(candidate)) != 0) continue;
     *out = candidate;
-    if (candidate != Isa::avx2) return Status();
-    bool built = false;
-    for (const char* const* k = op.kernels; *k; ++k) built = built || isa_of(*k) == Isa::avx2;
-    if (built && mrt::cpu_features().avx2_fma) return Status();
+    bool built = candidate <= Isa::scalar;
+    for (const char* const* k = op.kernels; *k; ++k) built = built || isa_of(*k) == candidate;
+    if (built && mrt::cpu_runs(candidate)) return Status();
     return fail(MRT_ERROR_TARGET, "contract '%s' has no kernel for '%s' on this CPU or in this build", op.contract,
                 isa);
   }
-  return fail(MRT_ERROR_TARGET, "isa is '%s', expected 'reference', 'scalar' or 'avx2'", isa);
+  return fail(MRT_ERROR_TARGET, "isa is '%s', expected 'reference', 'scalar', 'avx2' or 'avx512vnni'", isa);
 }
 
 Status run_kernel(const char* contract, const char* isa, const mrt_tensor* inputs, size_t input_count,

@@ -75,7 +75,7 @@ int32_t mrt_cpu_count(void) {
 }
 
 const char* mrt_cpu_isa(void) {
-  return mrt::guard_value("scalar", [] { return mrt::isa_name(static_cast<int>(mrt::bound_isa())); });
+  return mrt::guard_value("scalar", [] { return mrt::isa_name(mrt::bound_isa()); });
 }
 
 const char* mrt_cpu_level(void) {

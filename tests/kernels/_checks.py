@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maas_rt import _kernels
-from tests.kernels._support import ISAS
+from tests.kernels._support import isas_of
 
 Array = NDArray[Any]
 
@@ -20,14 +20,6 @@ SEEDS = st.integers(0, 2**32 - 1)
 # Around the vectors (4, 8), the panels (16), two of them, and primes.
 SIZES = st.one_of(st.integers(0, 18), st.sampled_from([31, 32, 33, 37, 63, 64, 65, 101]))
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def isas_of(contract: str) -> list[str]:
-    """The instruction sets of a contract that this machine can run, best first; never none."""
-    built = [kernel["isa"] for kernel in _kernels.describe()["contracts"][contract]["kernels"]]
-    able = [isa for isa in built if isa in ISAS]
-    assert able, f"no kernel of {contract} can run here: the library has {built}, this machine {ISAS}"
-    return able
 
 
 def normal(rng: np.random.Generator, *shape: int, special: bool = False) -> NDArray[np.float32]:

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from maas_rt import _kernels
 
 # Everything that this machine can run, the best first; forcing one by name is what proves that it ran.
-ISAS = ["avx2", "scalar"] if _kernels.cpu_isa() == "avx2" else ["scalar"]
+_ALL = ["avx512vnni", "avx2", "scalar"]
+ISAS = _ALL[_ALL.index(_kernels.cpu_isa()) :]
+
+
+def isas_of(contract: str) -> list[str]:
+    """The instruction sets of a contract that this machine can run, best first; never none."""
+    built = [kernel["isa"] for kernel in _kernels.describe()["contracts"][contract]["kernels"]]
+    able = [isa for isa in built if isa in ISAS]
+    assert able, f"no kernel of {contract} can run here: the library has {built}, this machine {ISAS}"
+    return able
+
 
 # name -> act_args choices, function of a float64 tensor
 ACTIVATIONS: dict[str, tuple[list[list[float]], Any]] = {

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maas_rt import Error, _kernels
-from tests.kernels._checks import isas_of
+from tests.kernels._support import isas_of
 
 
 def ones(*shape: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from maas_rt import _kernels
-from tests.kernels._checks import isas_of
+from tests.kernels._support import isas_of
 
 Double = NDArray[np.float64]
 

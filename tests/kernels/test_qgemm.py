@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maas_rt import Error, _kernels
-from tests.kernels._checks import isas_of
-from tests.kernels._support import activate, assert_close, epilogues
+from tests.kernels._support import activate, assert_close, epilogues, isas_of
 
 Array = NDArray[Any]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maas_rt import Error, _kernels
-from tests.kernels._checks import SEEDS, isas_of
+from tests.kernels._checks import SEEDS
+from tests.kernels._support import isas_of
 from tests.kernels.test_qgemm import folded
 
 # Around the tile (6 x 16), pairs of the depth, a block of 48 rows.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maas_rt import Error, _kernels
-from tests.kernels._checks import SEEDS, assert_same, check_kernel, isas_of, normal, quick
+from tests.kernels._checks import SEEDS, assert_same, check_kernel, normal, quick
+from tests.kernels._support import isas_of
 
 Array = NDArray[np.float32]
 PACKING = "rnn_f32_nr16_v1"

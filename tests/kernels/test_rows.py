@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maas_rt import Error, _kernels
-from tests.kernels._checks import SEEDS, SIZES, assert_same, check_kernel, isas_of, normal, quick
+from tests.kernels._checks import SEEDS, SIZES, assert_same, check_kernel, normal, quick
+from tests.kernels._support import isas_of
 
 ROWS = st.integers(0, 5)
 

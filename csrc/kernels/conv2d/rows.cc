@@ -1,16 +1,21 @@
 // Row pointers of a convolution; see rows.h.
 #include "kernels/conv2d/rows.h"
 
+#include <algorithm>
+
 #include "kernels/gemm/tile.h"
+#include "kernels/qgemm/tile.h"
 
 namespace mrt {
 namespace {
 
+constexpr int kMostRows = std::max<int>(kMaxTileRows, kQMaxRows);
+
 // Where the filter stands for each row of a tile.
 template <typename T>
 struct Starts {
-  const T* image[kMaxTileRows];
-  int64_t h[kMaxTileRows], w[kMaxTileRows];
+  const T* image[kMostRows];
+  int64_t h[kMostRows], w[kMostRows];
   bool inside;  // no position of the filter is outside of the image in any row
 };
 
@@ -43,7 +48,7 @@ void conv_rows(const void* user, int64_t m0, int64_t rows, const T** out) {
   Starts<T> s;
   find_starts(r, m0, rows, &s);
   if (s.inside) {  // most tiles of most layers: one addition a pointer
-    const T* first[kMaxTileRows];
+    const T* first[kMostRows];
     for (int64_t i = 0; i < rows; ++i) first[i] = s.image[i] + s.h[i] * r.line + s.w[i] * r.pixel;
     for (int64_t kh = 0; kh < r.kernel_h; ++kh) {
       for (int64_t kw = 0; kw < r.taps_w; ++kw, out += rows) {

@@ -10,8 +10,9 @@ namespace {
 
 constexpr int64_t kStretch = 6 * kQSegment;    // groups: 24 KiB of weights
 constexpr int64_t kRowBlockBytes = 192 << 10;  // of A
-constexpr int64_t kRowsOfSums = 96;            // 6 KiB of sums
-constexpr int64_t kMaxBlockRows = 512;         // where sums stay in registers
+constexpr int64_t kLeastRows = 32;
+constexpr int64_t kRowsOfSums = 96;     // 6 KiB of sums
+constexpr int64_t kMaxBlockRows = 512;  // where sums stay in registers
 constexpr int64_t kPointerBytes = 16 << 10;
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -50,13 +51,13 @@ class Depth {
 int64_t block_rows(const QProduct& p, const QPanelLayout& l) {
   const bool in_registers = p.table->folds && p.finish.folds() && p.n >= kQPanel && Depth(l).count() == 1;
   const int64_t row_bytes = max64(1, p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc);
-  const int64_t wanted = max64(8 * kQMaxRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
+  const int64_t wanted = max64(kLeastRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
   return min64(wanted, min64(in_registers ? kMaxBlockRows : kRowsOfSums, block_limit(p.taps)));
 }
 
 void fill_pointers(const QProduct& p, int64_t m0, int64_t m1, const uint8_t** out) {
-  for (int64_t m = m0; m < m1; m += kQMaxRows) {
-    const int64_t rows = min64(kQMaxRows, m1 - m);
+  for (int64_t m = m0; m < m1; m += p.table->mr) {
+    const int64_t rows = min64(p.table->mr, m1 - m);
     if (p.rows_of) {
       p.rows_of(p.user, m, rows, out);
     } else {
@@ -119,7 +120,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
     call.orders = orders + part.tap * l.groups;
     // Whole tiles, then what is left of one.
     for (int64_t m = m0; m < m1;) {
-      const int64_t rows = min64(kQMaxRows, m1 - m);
+      const int64_t rows = min64(p.table->mr, m1 - m);
       call.tiles = (m1 - m) / rows;
       call.tile_pointers = rows * p.taps;
       call.a = pointers + (m - m0) * p.taps + part.tap * rows;
@@ -147,9 +148,9 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
   const uint8_t** const pointers = static_cast<const uint8_t**>(scratch);
   int32_t* const acc = reinterpret_cast<int32_t*>(static_cast<char*>(scratch) + pointer_bytes(p.taps));
   const QPanelLayout layout = q_panel_layout(p.taps, p.kc);
-  const int64_t blocks = ceil_div(m1 - m0, block_rows(p, layout)), tiles = ceil_div(m1 - m0, kQMaxRows);
+  const int64_t blocks = ceil_div(m1 - m0, block_rows(p, layout)), tiles = ceil_div(m1 - m0, p.table->mr);
   for (int64_t b = 0, begin = m0; b < blocks; ++b) {
-    const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * kQMaxRows);
+    const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * p.table->mr);
     if (end <= begin) continue;
     fill_pointers(p, begin, end, pointers);
     for (int64_t panel = p0; panel < p1; ++panel) panel_block(p, layout, begin, end, panel, pointers, acc);
@@ -164,7 +165,7 @@ void run_q_product(const QProduct& p, KernelContext& ctx, void* scratch) {
       static_cast<double>(p.m) * static_cast<double>(panels * kQPanel) * static_cast<double>(p.taps * p.kc);
   if (threads <= 1 || work < 131072.0) return q_product_block(p, 0, p.m, 0, panels, scratch);
   const int64_t blocks = ceil_div(p.m, block_rows(p, q_panel_layout(p.taps, p.kc)));
-  const Pieces pieces(p.m, kQMaxRows, blocks, panels * kQPanel, panels, threads);
+  const Pieces pieces(p.m, p.table->mr, blocks, panels * kQPanel, panels, threads);
   const size_t bytes = align64(q_product_scratch(p.taps));
   parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
     const Pieces::Piece x = pieces[item];

@@ -7,6 +7,9 @@ namespace mrt {
 
 const QTileTable* q_tile_table(Isa isa) {
   static const QTileTable* const tables[] = {
+#if defined(MRT_KERNELS_AVX512VNNI)
+      &kQTileAvx512vnni,
+#endif
 #if defined(MRT_KERNELS_AVX2)
       &kQTileAvx2,
 #endif

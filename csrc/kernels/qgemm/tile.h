@@ -25,7 +25,7 @@ constexpr int64_t kQPanel = 16;    // columns of a packed panel
 constexpr int64_t kQGroup = 4;     // k's of a group
 constexpr int64_t kQWindow = 4;    // groups of a window
 constexpr int64_t kQSegment = 64;  // groups that one pair of masks describes
-constexpr int kQMaxRows = 4;
+constexpr int kQMaxRows = 8;       // of any table
 
 // Kinds of the groups of a segment, a bit each; a group in none is single. A bit of `doubled` stands at an even group
 // and speaks of this one and the next, a bit of `ordered` at the first group of a whole window, in which `wide` is
@@ -102,15 +102,16 @@ struct QTileCall {
 
 struct QTileTable {
   Isa isa;
-  int32_t mr;
+  int32_t mr;                                     // rows of a tile, at most
   bool folds;                                     // whether tiles take QTileCall::folded
-  void (*tile[kQMaxRows + 1])(const QTileCall&);  // by a tile's number of rows; [0] is unused
+  void (*tile[kQMaxRows + 1])(const QTileCall&);  // by a tile's number of rows, 1 to mr
   void (*finish)(const QFinishCall&);
   const char* gemm_name;
   const char* conv2d_name;
 };
 extern const QTileTable kQTileScalar;
 extern const QTileTable kQTileAvx2;
+extern const QTileTable kQTileAvx512vnni;
 const QTileTable* q_tile_table(Isa isa);  // null for the reference
 
 }  // namespace mrt

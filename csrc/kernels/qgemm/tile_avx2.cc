@@ -4,6 +4,8 @@
 namespace mrt {
 namespace {
 
+constexpr int kRows = 4;
+
 MRT_INLINE __m256i broadcast4(const uint8_t* p) {
   int32_t v;
   std::memcpy(&v, p, 4);
@@ -218,7 +220,7 @@ void tiles(const QTileCall& call) {
 
 template <int MR>
 void tile(const QTileCall& c) {
-  if (MR == kQMaxRows && c.taps == 1 && !c.tail && c.g1 > c.g0 && c.g1 - c.g0 <= kQSegment) {
+  if (MR == kRows && c.taps == 1 && !c.tail && c.g1 > c.g0 && c.g1 - c.g0 <= kQSegment) {
     const Kinds kinds(c.masks[c.g0 / kQSegment], c.g1 - c.g0);
     if (kinds.all_plain()) return tiles<MR, Depth::plain>(c);
     if (kinds.all_ordered()) return tiles<MR, Depth::ordered>(c);
@@ -229,7 +231,7 @@ void tile(const QTileCall& c) {
 }  // namespace
 
 extern const QTileTable kQTileAvx2 = {Isa::avx2,
-                                      4,
+                                      kRows,
                                       true,
                                       {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
                                       q_finish<F32x8>,

@@ -212,6 +212,9 @@ double flops(const void*, const Tensor* in, int, const Tensor* out, int) {
 }
 
 const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX512VNNI)
+    "matmul_u8_8x16_avx512vnni",
+#endif
 #if defined(MRT_KERNELS_AVX2)
     "matmul_u8_6x16_avx2",
 #endif

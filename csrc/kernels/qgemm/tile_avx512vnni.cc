@@ -1,0 +1,138 @@
+// Tiles of 8 x 16 with AVX-512 VNNI: a group of weights is one register, and `vpdpbusd` adds its four products in 32
+// bits, so the kinds of groups do not matter. Where a window is ordered, its row is put into that order once, in
+// memory, from where its groups are broadcast: a broadcast is a load, while a shuffle of a whole register takes the
+// place of a product. Measured on Zen 4 against tile_avx2.cc: 1.55 times as fast where nothing is ordered, 1.85 times
+// where all is.
+#include "kernels/qgemm/finish_generic.h"
+
+namespace mrt {
+namespace {
+
+constexpr int kRows = 8;
+constexpr int64_t kWindowBytes = kQWindow * kQGroup;
+
+MRT_INLINE __m512i broadcast4(const uint8_t* p) {
+  int32_t v;
+  std::memcpy(&v, p, 4);
+  return _mm512_set1_epi32(v);
+}
+MRT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
+
+template <int MR>
+MRT_INLINE void step(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, __m512i (&acc)[MR]) {
+  const __m512i weights = load64(w);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], broadcast4(row[i] + k), weights);
+}
+
+// A whole window from `k` on, through its order.
+template <int MR>
+MRT_INLINE void step_ordered(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, const QOrder* orders,
+                             __m512i (&acc)[MR]) {
+  alignas(64) uint8_t window[MR][kWindowBytes];
+  const __m128i order = _mm_loadu_si128(reinterpret_cast<const __m128i*>(orders));
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + k));
+    _mm_store_si128(reinterpret_cast<__m128i*>(window[i]), _mm_shuffle_epi8(bytes, order));
+  }
+#pragma GCC unroll 4
+  for (int g = 0; g < static_cast<int>(kQWindow); ++g) {
+    const __m512i weights = load64(w + g * 64);
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) {
+      acc[i] = _mm512_dpbusd_epi32(acc[i], broadcast4(window[i] + g * kQGroup), weights);
+    }
+  }
+}
+
+// Groups [0, groups) of a segment; `masks.ordered` has a bit for each window.
+template <int MR>
+MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w, QMasks masks,
+                        const QOrder* orders, __m512i (&acc)[MR]) {
+  const int64_t windows = groups / kQWindow;
+  for (int64_t v = 0; v < windows; ++v) {
+    const int64_t g = v * kQWindow, k = k0 + g * kQGroup;
+    if (masks.ordered >> g & 1) {
+      step_ordered<MR>(row, k, w + g * 64, orders + g, acc);
+      continue;
+    }
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kQWindow; ++i) step<MR>(row, k + i * kQGroup, w + (g + i) * 64, acc);
+  }
+  for (int64_t g = windows * kQWindow; g < groups; ++g) step<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
+}
+
+// The last kc % 4 bytes: read with those before them (whose weights are zero), or alone where there are none.
+MRT_INLINE __m512i load_tail(const uint8_t* row, int64_t kc) {
+  if (kc >= kQGroup) return broadcast4(row + kc - kQGroup);
+  uint8_t bytes[kQGroup] = {};
+  for (int64_t k = 0; k < kc; ++k) bytes[k] = row[k];
+  return broadcast4(bytes);
+}
+
+// Sums, which began with f.start, to bytes.
+template <int MR>
+MRT_INLINE void store_folded(const QFolded& f, uint8_t* y, int64_t ldy, const __m512i (&acc)[MR]) {
+  const __m512 scale = _mm512_loadu_ps(f.scale), bias = _mm512_loadu_ps(f.bias);
+  const __m512 lo = _mm512_set1_ps(f.lo), hi = _mm512_set1_ps(f.hi);
+  const __m512i zero = _mm512_set1_epi32(f.zero);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    const __m512 x = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[i]), scale), bias);
+    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(x, lo), hi));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i * ldy), _mm512_cvtepi32_epi8(_mm512_add_epi32(q, zero)));
+  }
+}
+
+template <int MR>
+MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y) {
+  __m512i acc[MR];
+  const __m512i start = c.start ? load64(c.start) : _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) acc[i] = start;
+  for (int64_t t = 0; t < c.taps; ++t) {
+    const uint8_t* row[MR];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) row[i] = a[t * MR + i] + c.a_offset;
+    const int8_t* const w = c.w + t * c.tap_bytes;
+    const QOrder* const orders = c.orders + t * c.tap_orders;
+    const QMasks* const masks = c.masks + t * c.tap_masks;
+    for (int64_t g = c.g0; g < c.g1; g += kQSegment) {
+      const int64_t groups = c.g1 - g < kQSegment ? c.g1 - g : kQSegment;
+      segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, acc);
+    }
+    if (!c.tail) continue;
+    const __m512i weights = load64(w + c.kc / kQGroup * 64);
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], load_tail(row[i], c.kc), weights);
+  }
+  if (!c.first) {
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) acc[i] = _mm512_add_epi32(acc[i], load64(sums + i * kQPanel));
+  }
+  if (c.folded) return store_folded<MR>(*c.folded, y, c.ldy, acc);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) _mm512_storeu_si512(sums + i * kQPanel, acc[i]);
+}
+
+template <int MR>
+void tile(const QTileCall& call) {
+  const QTileCall c = call;  // of our own: what is stored through y could be anything, and all would be read again
+  for (int64_t t = 0; t < c.tiles; ++t) {
+    one_tile<MR>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy);
+  }
+}
+
+}  // namespace
+
+extern const QTileTable kQTileAvx512vnni = {
+    Isa::avx512vnni,
+    kRows,
+    true,
+    {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
+    q_finish<F32x8>,
+    "gemm_u8s8_8x16_avx512vnni",
+    "conv2d_u8s8_8x16_avx512vnni"};
+
+}  // namespace mrt
