@@ -39,8 +39,8 @@ std::string registry_json() {
     const Operator& op = *all[i];
     json += (i ? ",\"" : "\"") + std::string(op.contract) + "\":{\"kernels\":[";
     for (const char* const* k = op.kernels; *k; ++k)
-      json += std::string(k == op.kernels ? "" : ",") + "{\"isa\":\"" + mrt::isa_name(isa_of(*k)) +
-              "\",\"name\":\"" + *k + "\"}";
+      json += std::string(k == op.kernels ? "" : ",") + "{\"isa\":\"" + mrt::isa_name(isa_of(*k)) + "\",\"name\":\"" +
+              *k + "\"}";
     json += "],\"packings\":[";
     for (const char* const* p = op.packings; p && *p; ++p)
       json += std::string(p == op.packings ? "\"" : ",\"") + *p + "\"";

@@ -391,8 +391,8 @@ TEST(process, isa_from_the_environment) {
     close(pipes[0]);
     int status = -1;
     waitpid(child, &status, 0);
-    const bool runs = isa == "scalar" || (isa == "avx2" && cpu_runs(Isa::avx2)) ||
-                      (isa == "avx512vnni" && cpu_runs(Isa::avx512vnni));
+    const bool runs =
+        isa == "scalar" || (isa == "avx2" && cpu_runs(Isa::avx2)) || (isa == "avx512vnni" && cpu_runs(Isa::avx512vnni));
     CHECK_SAYS(text, runs ? "isa=" + isa + " loaded" : "refused: MAAS_RT_ISA is '" + isa + "'");
   }
 }

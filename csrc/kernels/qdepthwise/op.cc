@@ -10,6 +10,7 @@
 #include "kernels/depthwise/lines.h"
 #include "kernels/gemm/pack.h"
 #include "kernels/qdepthwise/convert.h"
+#include "kernels/qdepthwise/quads.h"
 #include "kernels/qgemm/blocked.h"
 #include "kernels/qgemm/reference.h"
 
@@ -24,6 +25,7 @@ constexpr int64_t kNearBytes = 64 << 10;  // of lines and sums, as floats, of th
 struct Params {
   const DepthwiseTable* table;  // null: the reference
   const QDepthwiseTable* convert;
+  const QuadTable* quads;   // not null: lines become quads, not floats
   const QTileTable* tiles;  // for the finish
   QOutput output;
   ConvGeometry g;
@@ -45,6 +47,7 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(decode_q_output(attrs, kContract, &p.output));
   p.table = depthwise_table(isa);
   p.convert = q_depthwise_table(isa);
+  p.quads = quad_table(isa, p.g);
   p.tiles = q_tile_table(isa);
   return Status();
 }
@@ -80,7 +83,10 @@ Layout layout_of(const ConvGeometry& g, const Tensor& x, const Tensor& y) {
 
 size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.table ? layout_of(p.g, in[0], out[0]).all() * static_cast<size_t>(threads) : 0;
+  if (!p.table || has_no_elements(out[0])) return 0;
+  const size_t each =
+      p.quads ? quad_scratch(p.g, in[0].shape[1], out[0].shape[2]) : layout_of(p.g, in[0], out[0]).all();
+  return each * static_cast<size_t>(threads);
 }
 
 struct Call {
@@ -207,12 +213,24 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     reference(p, x, in[1].as<const float>(), finish, y);
     return MRT_OK;
   }
-  const Call call{&p, &x, &y, in[1].as<const float>(), finish, layout_of(p.g, x, y)};
   const int64_t rows = y.shape[0] * y.shape[1];
   const int64_t pieces = ctx.threads > 1 ? std::min<int64_t>(rows, 4 * int64_t{ctx.threads}) : 1;
+  const size_t bytes = scratch(params, in, n_in, out, 1, 1);
+  const Call call{&p, &x, &y, in[1].as<const float>(), finish, layout_of(p.g, x, y)};
+  const QuadImage image{&p.g,       p.quads,
+                        p.tiles,    x.as<const uint8_t>(),
+                        call.w,     static_cast<uint8_t>(p.x_zero),
+                        x.shape[1], x.shape[2],
+                        y.shape[1], y.shape[2],
+                        finish};
   parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
-    run_rows(call, rows * piece / pieces, rows * (piece + 1) / pieces,
-             static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * call.layout.all());
+    const int64_t begin = rows * piece / pieces, end = rows * (piece + 1) / pieces;
+    char* const own = static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes;
+    if (p.quads) {
+      quad_rows(image, begin, end, own);
+    } else {
+      run_rows(call, begin, end, own);
+    }
   });
   return MRT_OK;
 }
@@ -247,7 +265,7 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
 
 const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.table ? p.convert->name : "depthwise_conv2d_u8s8_reference";
+  return p.quads ? p.quads->name : p.table ? p.convert->name : "depthwise_conv2d_u8s8_reference";
 }
 
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
@@ -257,6 +275,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 const char* const kPackings[] = {kPacking, nullptr};
 const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX512VNNI)
+    "depthwise_conv2d_u8s8_8x16_avx512vnni",
+#endif
 #if defined(MRT_KERNELS_AVX2)
     "depthwise_conv2d_u8s8_4x8_avx2",
 #endif
