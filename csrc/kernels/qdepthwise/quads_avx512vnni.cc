@@ -1,6 +1,7 @@
 // Depthwise rows over quads with AVX-512 VNNI: a quad is one register.
 #include "kernels/depthwise/row.h"
 #include "kernels/qdepthwise/quads.h"
+#include "kernels/qgemm/fold_avx512.h"
 #include "simd/vec.h"
 
 namespace mrt {
@@ -87,27 +88,31 @@ MRT_INLINE void pixels(const QuadRow& r, int64_t p) {
     for (int i = 0; i < PX; ++i) _mm512_storeu_si512(r.acc + (p + i) * kQPanel, acc[i]);
     return;
   }
-  const __m512 scale = _mm512_loadu_ps(r.folded->scale), bias = _mm512_loadu_ps(r.folded->bias);
-  const __m512 lo = _mm512_set1_ps(r.folded->lo), hi = _mm512_set1_ps(r.folded->hi);
-  const __m512i zero = _mm512_set1_epi32(r.folded->zero);
-#pragma GCC unroll 8
-  for (int i = 0; i < PX; ++i) {
-    const __m512 x = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[i]), scale), bias);
-    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(x, lo), hi));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(r.y + (p + i) * r.ldy),
-                     _mm512_cvtepi32_epi8(_mm512_add_epi32(q, zero)));
-  }
+  FoldedStore (*r.folded)(acc, r.y + p * r.ldy, r.ldy);
 }
 
 void row(const QuadRow& call) {
   const QuadRow r = call;  // of our own: what is stored through y could be anything
   int64_t p = 0;
   for (; p + 8 <= r.pixels; p += 8) pixels<8>(r, p);
-  if (p + 4 <= r.pixels) {
-    pixels<4>(r, p);
-    p += 4;
+  switch (r.pixels - p) {  // together: a pixel alone waits for its own sums
+    case 7:
+      return pixels<7>(r, p);
+    case 6:
+      return pixels<6>(r, p);
+    case 5:
+      return pixels<5>(r, p);
+    case 4:
+      return pixels<4>(r, p);
+    case 3:
+      return pixels<3>(r, p);
+    case 2:
+      return pixels<2>(r, p);
+    case 1:
+      return pixels<1>(r, p);
+    default:
+      return;
   }
-  for (; p < r.pixels; ++p) pixels<1>(r, p);
 }
 
 }  // namespace
