@@ -143,7 +143,7 @@ struct IsaChoice {
   Status status;
 };
 
-constexpr Isa kBestFirst[] = {Isa::avx512vnni, Isa::avx2, Isa::scalar};
+constexpr Isa kBestFirst[] = {Isa::avx512, Isa::avx2, Isa::scalar};
 
 IsaChoice choose_isa() {
   IsaChoice choice;
@@ -162,8 +162,8 @@ IsaChoice choose_isa() {
     }
     return choice;
   }
-  choice.status = fail(MRT_ERROR_TARGET,
-                       "MAAS_RT_ISA is '%s', expected 'scalar', 'avx2' or 'avx512vnni'; correct or unset it", wanted);
+  choice.status =
+      fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', expected 'scalar', 'avx2' or 'avx512'; correct or unset it", wanted);
   return choice;
 }
 
@@ -226,7 +226,7 @@ bool cpu_runs(Isa isa) {
       return true;
     case Isa::avx2:
       return f.avx2_fma;
-    case Isa::avx512vnni:
+    case Isa::avx512:
       return f.avx512_vnni;
   }
   return false;
@@ -240,8 +240,8 @@ const char* isa_name(Isa isa) {
       return "scalar";
     case Isa::avx2:
       return "avx2";
-    case Isa::avx512vnni:
-      return "avx512vnni";
+    case Isa::avx512:
+      return "avx512";
   }
   return "unknown";
 }

@@ -143,7 +143,7 @@ MRT_API mrt_status mrt_set_hooks(const mrt_hooks* hooks);
 
 /* CPUs that this process may use: the affinity mask, capped by the cgroup quota (rounded up); at least 1. */
 MRT_API int32_t mrt_cpu_count(void);
-/* The instruction set that kernels are bound to: "avx512vnni", "avx2", "scalar". MAAS_RT_ISA may lower it; an unknown
+/* The instruction set that kernels are bound to: "avx512", "avx2", "scalar". MAAS_RT_ISA may lower it; an unknown
  * value of MAAS_RT_ISA makes every load fail with a sentence that says so. */
 MRT_API const char* mrt_cpu_isa(void);
 /* The named level of this CPU: "x86-64-v3", "x86-64-v2", "x86-64", "aarch64". */

@@ -15,7 +15,7 @@
 namespace mrt {
 
 // Instruction sets in rising order; `reference` is the scalar oracle and is never bound at load.
-enum class Isa : uint8_t { reference = 0, scalar = 1, avx2 = 2, avx512vnni = 3 };
+enum class Isa : uint8_t { reference = 0, scalar = 1, avx2 = 2, avx512 = 3 };
 
 // The attributes of a step, by name. Lookups happen in prepare, never in run.
 class Attrs {

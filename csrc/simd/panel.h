@@ -24,6 +24,12 @@ struct PanelRows<F32x8> {
   static constexpr int value = 6;
 };
 #endif
+#if defined(MRT_SIMD_AVX512)
+template <>
+struct PanelRows<F32x16> {
+  static constexpr int value = 6;
+};
+#endif
 
 // acc[r] += sum over d < k of a_r[d] * panel[d], a_r = a + r * lda.
 template <typename V, int R>

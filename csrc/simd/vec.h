@@ -3,6 +3,7 @@
 //   F32x1  one lane, plain C++
 //   F32x4  four lanes by the compiler's vector extension: SSE2, NEON, or whatever the baseline of the target has
 //   F32x8  AVX2 with FMA and F16C; only where the file is compiled for it
+//   F32x16 AVX-512 F, BW, DQ and VL; the same
 //
 // Everything is in an anonymous namespace: a file compiled with wider flags must not leave a symbol that the linker
 // could pick for code that runs on an older CPU. Include this in .cc files (and in headers that only they include).
@@ -21,6 +22,9 @@
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 #define MRT_SIMD_AVX2 1
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define MRT_SIMD_AVX512 1
+#endif
 #endif
 
 // Helpers must vanish into their callers, at -O0 and in debug builds as well.
@@ -345,6 +349,89 @@ MRT_INLINE float reduce_min(F32x8 a) {
 }
 
 #endif  // MRT_SIMD_AVX2
+
+// ---- sixteen lanes, AVX-512
+// -----------------------------------------------------------------------------------------
+
+#if defined(MRT_SIMD_AVX512)
+
+struct I32x16 {
+  static constexpr int width = 16;
+  __m512i v;
+  static MRT_INLINE I32x16 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
+  friend MRT_INLINE I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+  friend MRT_INLINE I32x16 operator-(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+  friend MRT_INLINE I32x16 operator&(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
+  friend MRT_INLINE I32x16 operator|(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+  friend MRT_INLINE I32x16 operator^(I32x16 a, I32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+  template <int n>
+  MRT_INLINE I32x16 shl() const {
+    return {_mm512_slli_epi32(v, n)};
+  }
+  template <int n>
+  MRT_INLINE I32x16 shr() const {
+    return {_mm512_srli_epi32(v, n)};
+  }
+  template <int n>
+  MRT_INLINE I32x16 sar() const {
+    return {_mm512_srai_epi32(v, n)};
+  }
+};
+
+struct M32x16 {
+  __mmask16 v;
+  friend MRT_INLINE M32x16 operator&(M32x16 a, M32x16 b) { return {_kand_mask16(a.v, b.v)}; }
+  friend MRT_INLINE M32x16 operator|(M32x16 a, M32x16 b) { return {_kor_mask16(a.v, b.v)}; }
+  friend MRT_INLINE M32x16 operator~(M32x16 a) { return {_knot_mask16(a.v)}; }
+  MRT_INLINE bool any() const { return v != 0; }
+  MRT_INLINE bool all() const { return v == 0xffff; }
+};
+
+MRT_INLINE __mmask16 first_lanes16(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+
+struct F32x16 {
+  using Int = I32x16;
+  using Mask = M32x16;
+  static constexpr int width = 16;
+  __m512 v;
+  static MRT_INLINE F32x16 zero() { return {_mm512_setzero_ps()}; }
+  static MRT_INLINE F32x16 set(float x) { return {_mm512_set1_ps(x)}; }
+  static MRT_INLINE F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static MRT_INLINE F32x16 load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes16(n), p)}; }
+  static MRT_INLINE F32x16 from_int(I32x16 i) { return {_mm512_cvtepi32_ps(i.v)}; }
+  static MRT_INLINE F32x16 from_bits(I32x16 i) { return {_mm512_castsi512_ps(i.v)}; }
+  MRT_INLINE I32x16 bits() const { return {_mm512_castps_si512(v)}; }
+  MRT_INLINE I32x16 to_int() const { return {_mm512_cvtps_epi32(v)}; }
+  MRT_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+  MRT_INLINE void store(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, first_lanes16(n), v); }
+  friend MRT_INLINE F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+  friend MRT_INLINE F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+  friend MRT_INLINE F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  friend MRT_INLINE F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+  friend MRT_INLINE F32x16 operator-(F32x16 a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+  friend MRT_INLINE M32x16 operator<(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+  friend MRT_INLINE M32x16 operator<=(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
+  friend MRT_INLINE M32x16 operator>(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+  friend MRT_INLINE M32x16 operator>=(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
+  friend MRT_INLINE M32x16 operator==(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+  friend MRT_INLINE M32x16 operator!=(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ)}; }
+};
+MRT_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+MRT_INLINE F32x16 select(M32x16 m, F32x16 a, F32x16 b) { return {_mm512_mask_blend_ps(m.v, b.v, a.v)}; }
+MRT_INLINE F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+MRT_INLINE F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+MRT_INLINE F32x16 abs(F32x16 a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
+MRT_INLINE F32x16 sqrt(F32x16 a) { return {_mm512_sqrt_ps(a.v)}; }
+MRT_INLINE F32x16 round(F32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+MRT_INLINE F32x16 floor(F32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
+MRT_INLINE F32x16 is_nan_or(F32x16 x, F32x16 other) { return select(x != x, x, other); }
+MRT_INLINE F32x8 low_half(F32x16 a) { return {_mm512_castps512_ps256(a.v)}; }
+MRT_INLINE F32x8 high_half(F32x16 a) { return {_mm512_extractf32x8_ps(a.v, 1)}; }
+MRT_INLINE float reduce_add(F32x16 a) { return reduce_add(low_half(a) + high_half(a)); }
+MRT_INLINE float reduce_max(F32x16 a) { return reduce_max(max(low_half(a), high_half(a))); }
+MRT_INLINE float reduce_min(F32x16 a) { return reduce_min(min(low_half(a), high_half(a))); }
+
+#endif  // MRT_SIMD_AVX512
 
 }  // namespace
 }  // namespace mrt

@@ -11,7 +11,7 @@ import sys
 
 
 def problems(path: str) -> list[str]:
-    isa = re.search(r"_(avx2|avx512vnni|shani)\.cc\.o", path)
+    isa = re.search(r"_(avx2|avx512|shani)\.cc\.o", path)
     if isa is None:
         return []
     lines = subprocess.run(["nm", "--defined-only", "-C", path], check=True, capture_output=True, text=True).stdout
@@ -30,7 +30,7 @@ def problems(path: str) -> list[str]:
 
 
 def main() -> int:
-    objects = [path for path in sys.argv[1:] if re.search(r"_(avx2|avx512vnni|shani)\.cc\.o", path)]
+    objects = [path for path in sys.argv[1:] if re.search(r"_(avx2|avx512|shani)\.cc\.o", path)]
     found = [problem for path in objects for problem in problems(path)]
     print("\n".join(found) if found else f"{len(objects)} objects, nothing shared")
     return 1 if found or not objects else 0

@@ -16,6 +16,7 @@ constexpr const char* kContract = "attention_f32";
 const char* const kNames[] = {
 #define MRT_KERNEL(isa) kAttentionName_##isa,
 #define kAttentionName_avx2 "attention_f32_6x16_avx2"
+#define kAttentionName_avx512 "attention_f32_6x16_avx512"
 #define kAttentionName_scalar "attention_f32_scalar"
 #include "kernels/attention/kernels.inc"
 #undef MRT_KERNEL

@@ -41,10 +41,12 @@ MRT_INLINE float mask_row(float* s, int64_t keys16, int64_t limit, const float* 
   }
   for (int64_t n = limit; n < keys16; ++n) s[n] = -__builtin_inff();
   V m0 = V::set(-__builtin_inff()), m1 = m0;
-  for (int64_t n = 0; n < keys16; n += 2 * w) {  // a NaN is left to the exponential
+  int64_t n = 0;
+  for (; n + 2 * w <= keys16; n += 2 * w) {  // a NaN is left to the exponential
     m0 = max(V::load(s + n), m0);
     m1 = max(V::load(s + n + w), m1);
   }
+  if (n < keys16) m0 = max(V::load(s + n), m0);
   return reduce_max(max(m0, m1));
 }
 
@@ -54,12 +56,18 @@ MRT_INLINE float exp_row(float* s, int64_t keys16, float shift) {
   constexpr int w = V::width;
   const V m = V::set(shift);
   V a = V::zero(), b = a;
-  for (int64_t n = 0; n < keys16; n += 2 * w) {
+  int64_t n = 0;
+  for (; n + 2 * w <= keys16; n += 2 * w) {
     const V e0 = exp_of_shifted(V::load(s + n) - m), e1 = exp_of_shifted(V::load(s + n + w) - m);
     e0.store(s + n);
     e1.store(s + n + w);
     a = a + e0;
     b = b + e1;
+  }
+  if (n < keys16) {
+    const V e0 = exp_of_shifted(V::load(s + n) - m);
+    e0.store(s + n);
+    a = a + e0;
   }
   return reduce_add(a + b);
 }
@@ -110,10 +118,10 @@ MRT_INLINE void values_direct(const AttentionTile& t, int64_t keys, int64_t lds,
       float* o = t.o + r * dv16 + i;
       if (alpha != nullptr) {
         a = fma(V::load(o), V::set(alpha[r]), a);
-        b = fma(V::load(o + w), V::set(alpha[r]), b);
+        if (i + w < dv16) b = fma(V::load(o + w), V::set(alpha[r]), b);
       }
       a.store(o);
-      b.store(o + w);
+      if (i + w < dv16) b.store(o + w);
     }
   }
 }

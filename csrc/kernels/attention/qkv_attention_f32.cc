@@ -12,6 +12,7 @@ constexpr const char* kContract = "qkv_attention_f32";
 const char* const kNames[] = {
 #define MRT_KERNEL(isa) kAttentionName_##isa,
 #define kAttentionName_avx2 "qkv_attention_f32_6x16_avx2"
+#define kAttentionName_avx512 "qkv_attention_f32_6x16_avx512"
 #define kAttentionName_scalar "qkv_attention_f32_scalar"
 #include "kernels/attention/kernels.inc"
 #undef MRT_KERNEL

@@ -292,6 +292,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 const char* const kPackings[] = {"conv2d_f32_nr16_v1", nullptr};
 const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX512)
+    "conv2d_f32_8x16_avx512",
+#endif
 #if defined(MRT_KERNELS_AVX2)
     "conv2d_f32_6x16_avx2",
 #endif

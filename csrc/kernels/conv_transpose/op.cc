@@ -301,6 +301,9 @@ double flops(const void* params, const Tensor* in, int, const Tensor*, int) {
 
 const char* const kPackings[] = {"conv_transpose2d_f32_v1", nullptr};
 const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX512)
+    "conv_transpose2d_f32_8x16_avx512",
+#endif
 #if defined(MRT_KERNELS_AVX2)
     "conv_transpose2d_f32_6x16_avx2",
 #endif

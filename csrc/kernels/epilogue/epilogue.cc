@@ -116,6 +116,9 @@ double epilogue_reference(const Epilogue& e, double x) {
 
 const EpilogueTable* epilogue_table(Isa isa) {
   static const EpilogueTable* const tables[] = {
+#if defined(MRT_KERNELS_AVX512)
+      &kEpilogueAvx512,
+#endif
 #if defined(MRT_KERNELS_AVX2)
       &kEpilogueAvx2,
 #endif

@@ -46,6 +46,7 @@ struct EpilogueTable {
 };
 extern const EpilogueTable kEpilogueScalar;
 extern const EpilogueTable kEpilogueAvx2;
+extern const EpilogueTable kEpilogueAvx512;
 const EpilogueTable* epilogue_table(Isa isa);  // null for the reference
 
 // Reads act, act_args and residual_after; a contract without residual refuses the last.

@@ -7,6 +7,9 @@ namespace mrt {
 
 const TileTable* tile_table(Isa isa) {
   static const TileTable* const tables[] = {
+#if defined(MRT_KERNELS_AVX512)
+      &kTileAvx512,
+#endif
 #if defined(MRT_KERNELS_AVX2)
       &kTileAvx2,
 #endif

@@ -32,12 +32,12 @@ struct TileCall {
   bool residual_after;  // the residual is added after clamping
 };
 
-constexpr int kMaxTileRows = 6;
+constexpr int kMaxTileRows = 8;  // of any table
 
 struct TileTable {
   Isa isa;
-  int32_t mr;                                       // rows of the widest tile
-  void (*tile[kMaxTileRows + 1])(const TileCall&);  // by number of rows; [0] is unused
+  int32_t mr;                                       // rows of a tile, at most
+  void (*tile[kMaxTileRows + 1])(const TileCall&);  // by number of rows, 1 to mr
   const char* gemm_name;
   const char* matmul_name;
   const char* conv2d_name;
@@ -45,6 +45,7 @@ struct TileTable {
 };
 extern const TileTable kTileScalar;
 extern const TileTable kTileAvx2;
+extern const TileTable kTileAvx512;
 const TileTable* tile_table(Isa isa);  // null for the reference
 
 }  // namespace mrt

@@ -128,11 +128,10 @@ MRT_INLINE void tile_body(const TileCall& g) {
 template <typename V, int MR, int KU, int KUHalf>
 void tile(const TileCall& g) {
   constexpr int full = kPanel / V::width;
-  if (g.n > kPanel / 2) {
-    tile_body<V, MR, full, KU>(g);
-  } else {
-    tile_body<V, MR, full / 2, KUHalf>(g);
+  if constexpr (full > 1) {
+    if (g.n <= kPanel / 2) return tile_body<V, MR, full / 2, KUHalf>(g);
   }
+  tile_body<V, MR, full, KU>(g);
 }
 
 }  // namespace

@@ -241,6 +241,9 @@ double flops(const void* params, const Tensor* in, int, const Tensor* out, int) 
 }
 
 const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX512)
+    "matmul_f32_8x16_avx512",
+#endif
 #if defined(MRT_KERNELS_AVX2)
     "matmul_f32_6x16_avx2",
 #endif

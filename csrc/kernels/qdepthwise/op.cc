@@ -275,8 +275,8 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 const char* const kPackings[] = {kPacking, nullptr};
 const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512VNNI)
-    "depthwise_conv2d_u8s8_8x16_avx512vnni",
+#if defined(MRT_KERNELS_AVX512)
+    "depthwise_conv2d_u8s8_8x16_avx512",
 #endif
 #if defined(MRT_KERNELS_AVX2)
     "depthwise_conv2d_u8s8_4x8_avx2",

@@ -174,8 +174,8 @@ class Rows {
 
 const QuadTable* quad_table(Isa isa, const ConvGeometry& g) {
   static const QuadTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX512VNNI)
-      &kQuadAvx512vnni,
+#if defined(MRT_KERNELS_AVX512)
+      &kQuadAvx512,
 #endif
       nullptr};
   return g.dilation_w == 1 && g.stride_w <= 2 ? kernel_of(tables, isa) : nullptr;

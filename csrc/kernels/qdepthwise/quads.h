@@ -46,7 +46,7 @@ struct QuadTable {
   void (*row)(const QuadRow&);
   const char* name;
 };
-extern const QuadTable kQuadAvx512vnni;
+extern const QuadTable kQuadAvx512;
 // Null where the instruction set has none, or where another way is better for this geometry.
 const QuadTable* quad_table(Isa isa, const ConvGeometry& g);
 

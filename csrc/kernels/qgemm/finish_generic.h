@@ -4,7 +4,7 @@
 // result is the same everywhere.
 #pragma once
 
-#include "kernels/epilogue/epilogue_generic.h"
+#include "kernels/epilogue/epilogue.h"
 #include "kernels/qgemm/tile.h"
 #include "simd/vec.h"
 
@@ -171,14 +171,15 @@ MRT_INLINE void store_rows(const QFinishCall& c) {
   }
 }
 
-template <typename V>
+// `activations`: those of the same instruction set, which are large enough to be there once.
+template <typename V, const EpilogueTable* activations>
 void q_finish(const QFinishCall& c) {
   const Epilogue& e = *c.epilogue;
   if (c.folds()) return c.floats ? finish_folded<V, true>(c) : finish_folded<V, false>(c);
   if (e.clamp_only()) return finish_rows<V, true>(c);
   finish_rows<V, false>(c);
-  apply_epilogue<V>(e, reinterpret_cast<float*>(c.acc), c.ld, c.rows, c.n, e.residual_after ? c.residual : nullptr,
-                    c.ldr);
+  activations->apply(e, reinterpret_cast<float*>(c.acc), c.ld, c.rows, c.n, e.residual_after ? c.residual : nullptr,
+                     c.ldr);
   store_rows<V>(c);
 }
 

@@ -131,8 +131,8 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 const char* const kPackings[] = {kPacking, nullptr};
 const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512VNNI)
-    "gemm_u8s8_8x16_avx512vnni",
+#if defined(MRT_KERNELS_AVX512)
+    "gemm_u8s8_8x16_avx512",
 #endif
 #if defined(MRT_KERNELS_AVX2)
     "gemm_u8s8_4x16_avx2",

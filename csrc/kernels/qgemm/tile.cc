@@ -7,8 +7,8 @@ namespace mrt {
 
 const QTileTable* q_tile_table(Isa isa) {
   static const QTileTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX512VNNI)
-      &kQTileAvx512vnni,
+#if defined(MRT_KERNELS_AVX512)
+      &kQTileAvx512,
 #endif
 #if defined(MRT_KERNELS_AVX2)
       &kQTileAvx2,

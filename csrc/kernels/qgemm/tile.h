@@ -111,7 +111,7 @@ struct QTileTable {
 };
 extern const QTileTable kQTileScalar;
 extern const QTileTable kQTileAvx2;
-extern const QTileTable kQTileAvx512vnni;
+extern const QTileTable kQTileAvx512;
 const QTileTable* q_tile_table(Isa isa);  // null for the reference
 
 }  // namespace mrt

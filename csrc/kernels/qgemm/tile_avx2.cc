@@ -234,7 +234,7 @@ extern const QTileTable kQTileAvx2 = {Isa::avx2,
                                       kRows,
                                       true,
                                       {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
-                                      q_finish<F32x8>,
+                                      q_finish<F32x8, &kEpilogueAvx2>,
                                       "gemm_u8s8_4x16_avx2",
                                       "conv2d_u8s8_4x16_avx2"};
 

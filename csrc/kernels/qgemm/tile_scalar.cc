@@ -62,7 +62,7 @@ extern const QTileTable kQTileScalar = {Isa::scalar,
                                         4,
                                         false,
                                         {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
-                                        q_finish<F32x4>,
+                                        q_finish<F32x4, &kEpilogueScalar>,
                                         "gemm_u8s8_4x16_scalar",
                                         "conv2d_u8s8_4x16_scalar"};
 

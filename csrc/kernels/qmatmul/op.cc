@@ -212,8 +212,8 @@ double flops(const void*, const Tensor* in, int, const Tensor* out, int) {
 }
 
 const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512VNNI)
-    "matmul_u8_8x16_avx512vnni",
+#if defined(MRT_KERNELS_AVX512)
+    "matmul_u8_8x16_avx512",
 #endif
 #if defined(MRT_KERNELS_AVX2)
     "matmul_u8_6x16_avx2",

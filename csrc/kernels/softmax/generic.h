@@ -9,7 +9,7 @@
 namespace mrt {
 namespace {
 
-alignas(32) const float kLaneIndex[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+alignas(64) const float kLaneIndex[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // The first n lanes from p, the others hold `fill`.
 template <typename V>

@@ -356,6 +356,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 const char* const kPackings[] = {kPacking, nullptr};
 const char* const kKernels[] = {
+#if defined(MRT_KERNELS_AVX512)
+    "conv2d_winograd_f32_avx512",
+#endif
 #if defined(MRT_KERNELS_AVX2)
     "conv2d_winograd_f32_avx2",
 #endif

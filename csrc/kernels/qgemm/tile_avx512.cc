@@ -147,13 +147,13 @@ void tile(const QTileCall& c) {
 
 }  // namespace
 
-extern const QTileTable kQTileAvx512vnni = {
-    Isa::avx512vnni,
+extern const QTileTable kQTileAvx512 = {
+    Isa::avx512,
     kRows,
     true,
     {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
-    q_finish<F32x8>,
-    "gemm_u8s8_8x16_avx512vnni",
-    "conv2d_u8s8_8x16_avx512vnni"};
+    q_finish<F32x8, &kEpilogueAvx512>,
+    "gemm_u8s8_8x16_avx512",
+    "conv2d_u8s8_8x16_avx512"};
 
 }  // namespace mrt

@@ -1,0 +1,6 @@
+// Activations with AVX-512.
+#include "kernels/epilogue/epilogue_generic.h"
+
+namespace mrt {
+extern const EpilogueTable kEpilogueAvx512 = {Isa::avx512, apply_epilogue<F32x16>};
+}  // namespace mrt

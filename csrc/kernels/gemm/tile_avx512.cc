@@ -1,0 +1,15 @@
+// Tiles of 8 x 16 with AVX-512: a row of weights is one register, and each of 8 sums takes its element of A from
+// memory. (Twelve rows need more general registers than there are, and are slower.)
+#include "kernels/gemm/tile_generic.h"
+
+namespace mrt {
+extern const TileTable kTileAvx512 = {
+    Isa::avx512,
+    8,
+    {nullptr, tile<F32x16, 1, 8, 8>, tile<F32x16, 2, 4, 4>, tile<F32x16, 3, 2, 2>, tile<F32x16, 4, 2, 2>,
+     tile<F32x16, 5, 1, 1>, tile<F32x16, 6, 1, 1>, tile<F32x16, 7, 1, 1>, tile<F32x16, 8, 1, 1>},
+    "gemm_f32_8x16_avx512",
+    "matmul_f32_8x16_avx512",
+    "conv2d_f32_8x16_avx512",
+    "conv_transpose2d_f32_8x16_avx512"};
+}  // namespace mrt

@@ -1,0 +1,11 @@
+// Winograd transforms with AVX-512: sixteen channels.
+#include "kernels/winograd/generic.h"
+
+namespace mrt {
+
+const WinogradKernel kWinogradF32_avx512 = {Isa::avx512,
+                                            {"conv2d_winograd_f32_2x2_avx512", "conv2d_winograd_f32_4x4_avx512"},
+                                            {input_tile<F32x16, 2>, input_tile<F32x16, 4>},
+                                            {output_tile<F32x16, 2>, output_tile<F32x16, 4>}};
+
+}  // namespace mrt
