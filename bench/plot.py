@@ -47,7 +47,9 @@ def draw(result: dict, target: Path) -> None:
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=9, bbox_to_anchor=(0.5, 0.0))
     row = rows[0]
     axes.set_title(
-        f"float32, batch {row['batch']}, {row['threads']} thread, {machine['cpu']} (AVX2)", fontsize=10, loc="left"
+        f"float32, batch {row['batch']}, {row['threads']} thread, {machine['cpu']} ({machine.get('isa', 'avx2')})",
+        fontsize=10,
+        loc="left",
     )
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     plt.rcParams["svg.hashsalt"] = "maas_rt"

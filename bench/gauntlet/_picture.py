@@ -52,7 +52,9 @@ def draw(result: dict[str, Any], target: Path) -> None:
     for axes in grid[-1]:
         axes.set_xlabel("peer's time / maas_rt's: right of 1, maas_rt is faster", fontsize=9)
     _legend(figure, result, rows)
-    figure.suptitle(f"float32, {result['machine']['cpu']}", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(
+        f"float32, {result['machine']['cpu']} ({result['machine'].get('isa', 'avx2')})", x=0.01, ha="left", fontsize=10
+    )
     figure.tight_layout(rect=(0, 0.75 / (height * vertical + 0.7), 1, 1))
     plt.rcParams["svg.hashsalt"] = "maas_rt"
     figure.savefig(target, metadata={"Date": None})

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from maas_rt import _kernels
+
 SOURCE = Path(__file__).with_name("peak.c")
 READ_SIZES = tuple(1 << n for n in (15, 18, 20, 22, 24, 26, 28))  # bytes: from the first cache to memory
 
@@ -89,6 +91,7 @@ def describe() -> dict[str, object]:
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     return {
         "cpu": model,
+        "isa": _kernels.cpu_isa(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
