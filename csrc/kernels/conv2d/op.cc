@@ -81,9 +81,9 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode_conv(attrs, kContract, &p.g));
   MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
-  p.blocking = Blocking();
-  MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
   p.table = tile_table(isa);
+  p.blocking = p.table ? p.table->blocking : Blocking();
+  MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
   p.epilogue_table = epilogue_table(isa);
   return Status();
 }

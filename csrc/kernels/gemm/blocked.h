@@ -8,14 +8,6 @@
 
 namespace mrt {
 
-// How a product is cut into blocks. Measured on Zen 3 (32 KiB L1, 512 KiB L2) for products of 384 to 2048 cubed, where
-// the optimum is flat; a step's hint may say otherwise: "depth=768 rows_kib=128".
-struct Blocking {
-  int64_t depth = 384;            // floats of depth a stretch: 24 KiB of weights
-  int64_t row_bytes = 256 << 10;  // of A in one stretch of a block of rows
-
-  int64_t max_stretch() const { return depth + depth / 2; }
-};
 Status decode_blocking(const Attrs& attrs, const char* contract, Blocking* out);
 
 // y [m, n] = epilogue(A [m, taps * kc] * W), W packed in panels of 16 columns, [ceil(n / 16)][taps * kc][16], or where

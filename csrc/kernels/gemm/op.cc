@@ -30,9 +30,9 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
                 p.n < 0 ? "'n'" : "'k'");
   }
   MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
-  p.blocking = Blocking();
-  MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
   p.table = tile_table(isa);
+  p.blocking = p.table ? p.table->blocking : Blocking();
+  MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
   p.epilogue_table = epilogue_table(isa);
   return Status();
 }

@@ -32,6 +32,15 @@ struct TileCall {
   bool residual_after;  // the residual is added after clamping
 };
 
+// How a product is cut into blocks; a step's hint may say otherwise: "depth=768 rows_kib=128". These are for products
+// of 384 to 2048 cubed on Zen 3 (32 KiB L1, 512 KiB L2), where the optimum is flat.
+struct Blocking {
+  int64_t depth = 384;            // floats of depth a stretch: 24 KiB of weights
+  int64_t row_bytes = 256 << 10;  // of A in one stretch of a block of rows
+
+  int64_t max_stretch() const { return depth + depth / 2; }
+};
+
 constexpr int kMaxTileRows = 8;  // of any table
 
 struct TileTable {
@@ -42,6 +51,7 @@ struct TileTable {
   const char* matmul_name;
   const char* conv2d_name;
   const char* conv_transpose2d_name;
+  Blocking blocking;  // that suits its tiles, of gemm and conv2d
 };
 extern const TileTable kTileScalar;
 extern const TileTable kTileAvx2;

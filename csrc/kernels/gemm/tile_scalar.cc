@@ -9,5 +9,6 @@ extern const TileTable kTileScalar = {
     "gemm_f32_3x16_scalar",
     "matmul_f32_3x16_scalar",
     "conv2d_f32_3x16_scalar",
-    "conv_transpose2d_f32_3x16_scalar"};
+    "conv_transpose2d_f32_3x16_scalar",
+    Blocking()};
 }  // namespace mrt
