@@ -8,15 +8,20 @@
 
 namespace mrt {
 
-// Rows first, then columns until every thread has a few. A thread begins with one stretch of the pieces: of a product
-// with more columns than rows a stretch of columns, so that it reads a part of the weights and not all of them, else a
-// stretch of rows, which it also wrote in the step before.
+// A few for every thread, which begins with one stretch of them. A product with more columns than rows is cut by
+// columns, and by rows only where there are too few: each weight is read once, by one thread. Others are cut by rows,
+// and then by columns: a thread has the rows that it also wrote in the step before.
 class Pieces {
  public:
   // m rows in tiles of `tile_rows`, in at least `blocks` blocks; n columns (of all groups) in `panels` panels.
   Pieces(int64_t m, int64_t tile_rows, int64_t blocks, int64_t n, int64_t panels, int64_t threads)
       : m_(m), tile_rows_(tile_rows), tiles_(ceil_div(m, tile_rows)), panels_(panels), by_columns_(n > m) {
     const int64_t wanted = 4 * threads;
+    if (by_columns_) {
+      columns_ = std::min(panels, wanted);
+      rows_ = std::min(ceil_div(m, 4 * tile_rows), ceil_div(wanted, columns_));
+      return;
+    }
     rows_ = std::min(ceil_div(m, 4 * tile_rows), std::max(wanted, blocks));
     columns_ = ceil_div(wanted, rows_);
     if (columns_ > 1) columns_ = ceil_div(columns_, threads) * threads;
