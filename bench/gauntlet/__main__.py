@@ -73,7 +73,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=_numbers, default=[1, 2], help="comma-separated; default: 1,2")
     parser.add_argument("--batch", type=_numbers, default=[1, 8], help="comma-separated; default: 1,8")
     parser.add_argument("--precision", type=_names(PRECISIONS), default=list(PRECISIONS), help="default: fp32,int8")
-    parser.add_argument("--rounds", type=int, default=20, help="at least 2: one to choose the best peer, one to compare")
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="at least 2: one to choose the best peer, one to compare"
+    )
     parser.add_argument("--seconds", type=float, default=0.08, help="of one peer in one round; at least two calls")
     parser.add_argument("--extras", type=_names(extras.NAMES), default=list(extras.NAMES), help="further rows")
     parser.add_argument("--no-extras", dest="extras", action="store_const", const=[], help="the models only")
