@@ -1,4 +1,5 @@
-// From 32-bit sums to results, written once for every vector width. Included by one file per ISA.
+// What the tiles of every ISA share: bytes of a row, and from 32-bit sums to results for every vector width. Included
+// by one file per ISA.
 //
 // Multiplication and addition are separate (no FMA), so that every ISA and the reference round alike: a quantized
 // result is the same everywhere.
@@ -16,6 +17,20 @@ MRT_INLINE typename V::Int load_int(const int32_t* p) {
   typename V::Int r;
   std::memcpy(&r.v, p, sizeof(r.v));
   return r;
+}
+
+// Four bytes of a row, to be broadcast.
+MRT_INLINE int32_t four_bytes(const uint8_t* p) {
+  int32_t v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+// The last kc % 4: with those before them (whose weights are zero), or alone where there are none.
+MRT_INLINE int32_t tail_bytes(const uint8_t* row, int64_t kc) {
+  if (kc >= kQGroup) return four_bytes(row + kc - kQGroup);
+  uint8_t bytes[kQGroup] = {};
+  for (int64_t k = 0; k < kc; ++k) bytes[k] = row[k];
+  return four_bytes(bytes);
 }
 
 // A row of 16 floats, the first n of which exist.

@@ -6,11 +6,7 @@ namespace {
 
 constexpr int kRows = 4;
 
-MRT_INLINE __m256i broadcast4(const uint8_t* p) {
-  int32_t v;
-  std::memcpy(&v, p, 4);
-  return _mm256_set1_epi32(v);
-}
+MRT_INLINE __m256i broadcast4(const uint8_t* p) { return _mm256_set1_epi32(four_bytes(p)); }
 MRT_INLINE __m256i load32(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 
 MRT_INLINE __m256i load_sums(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
@@ -126,14 +122,6 @@ MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t gro
            [&](int64_t g) { step_wide<MR>(w + g * 64, acc, [&](int i) { return broadcast4(row[i] + k_of(g)); }); });
 }
 
-// The last kc % 4 bytes: read with those before them (whose weights are zero), or alone where there are none.
-MRT_INLINE __m256i load_tail(const uint8_t* row, int64_t kc) {
-  if (kc >= kQGroup) return broadcast4(row + kc - kQGroup);
-  uint8_t bytes[kQGroup] = {};
-  for (int64_t k = 0; k < kc; ++k) bytes[k] = row[k];
-  return broadcast4(bytes);
-}
-
 // Sums, which began with f.start, to bytes; two rows at a time.
 template <int MR>
 MRT_INLINE void store_folded(const QFolded& f, uint8_t* y, int64_t ldy, const __m256i (&acc)[MR][2]) {
@@ -192,7 +180,7 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
       segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, acc);
     }
     if (c.tail) {
-      step_wide<MR>(w + c.kc / kQGroup * 64, acc, [&](int i) { return load_tail(row[i], c.kc); });
+      step_wide<MR>(w + c.kc / kQGroup * 64, acc, [&](int i) { return _mm256_set1_epi32(tail_bytes(row[i], c.kc)); });
     }
   }
   if (!c.first) {

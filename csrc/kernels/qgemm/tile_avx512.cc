@@ -12,11 +12,7 @@ namespace {
 constexpr int kRows = 8;
 constexpr int64_t kWindowBytes = kQWindow * kQGroup;
 
-MRT_INLINE __m512i broadcast4(const uint8_t* p) {
-  int32_t v;
-  std::memcpy(&v, p, 4);
-  return _mm512_set1_epi32(v);
-}
+MRT_INLINE __m512i broadcast4(const uint8_t* p) { return _mm512_set1_epi32(four_bytes(p)); }
 MRT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
 
 template <int MR>
@@ -65,14 +61,6 @@ MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t gro
   for (int64_t g = windows * kQWindow; g < groups; ++g) step<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
 }
 
-// The last kc % 4 bytes: read with those before them (whose weights are zero), or alone where there are none.
-MRT_INLINE __m512i load_tail(const uint8_t* row, int64_t kc) {
-  if (kc >= kQGroup) return broadcast4(row + kc - kQGroup);
-  uint8_t bytes[kQGroup] = {};
-  for (int64_t k = 0; k < kc; ++k) bytes[k] = row[k];
-  return broadcast4(bytes);
-}
-
 template <int MR>
 MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y) {
   __m512i acc[MR];
@@ -93,7 +81,8 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
     if (!c.tail) continue;
     const __m512i weights = load64(w + c.kc / kQGroup * 64);
 #pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], load_tail(row[i], c.kc), weights);
+    for (int i = 0; i < MR; ++i)
+      acc[i] = _mm512_dpbusd_epi32(acc[i], _mm512_set1_epi32(tail_bytes(row[i], c.kc)), weights);
   }
   if (!c.first) {
 #pragma GCC unroll 8
