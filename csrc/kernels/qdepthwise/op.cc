@@ -215,23 +215,27 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   }
   const int64_t rows = y.shape[0] * y.shape[1];
   const int64_t pieces = ctx.threads > 1 ? std::min<int64_t>(rows, 4 * int64_t{ctx.threads}) : 1;
-  const size_t bytes = scratch(params, in, n_in, out, 1, 1);
-  const Call call{&p, &x, &y, in[1].as<const float>(), finish, layout_of(p.g, x, y)};
-  const QuadImage image{&p.g,       p.quads,
-                        p.tiles,    x.as<const uint8_t>(),
-                        call.w,     static_cast<uint8_t>(p.x_zero),
-                        x.shape[1], x.shape[2],
-                        y.shape[1], y.shape[2],
-                        finish};
-  parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
-    const int64_t begin = rows * piece / pieces, end = rows * (piece + 1) / pieces;
-    char* const own = static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes;
-    if (p.quads) {
-      quad_rows(image, begin, end, own);
-    } else {
-      run_rows(call, begin, end, own);
-    }
-  });
+  // rows_of(begin, end, scratch) in pieces, with as much scratch for each worker.
+  const auto in_pieces = [&](size_t bytes, auto&& rows_of) {
+    parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
+      rows_of(rows * piece / pieces, rows * (piece + 1) / pieces,
+              static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes);
+    });
+  };
+  const float* const w = in[1].as<const float>();
+  if (p.quads) {
+    const QuadImage image{&p.g,       p.quads,
+                          p.tiles,    x.as<const uint8_t>(),
+                          w,          static_cast<uint8_t>(p.x_zero),
+                          x.shape[1], x.shape[2],
+                          y.shape[1], y.shape[2],
+                          finish};
+    in_pieces(quad_scratch(p.g, x.shape[1], y.shape[2]),
+              [&](int64_t begin, int64_t end, char* own) { quad_rows(image, begin, end, own); });
+  } else {
+    const Call call{&p, &x, &y, w, finish, layout_of(p.g, x, y)};
+    in_pieces(call.layout.all(), [&](int64_t begin, int64_t end, char* own) { run_rows(call, begin, end, own); });
+  }
   return MRT_OK;
 }
 
