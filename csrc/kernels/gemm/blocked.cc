@@ -104,9 +104,15 @@ struct RowBlock {
   bool copied;  // the pointers are to the stretch, not to the row
 };
 
-// One panel over one stretch of a block of rows. `ahead`: floats from the stretch's weights to the next that are read.
+// The weights of a panel, from where a stretch begins.
+const float* weights_of(const Product& p, int64_t panel, const Stretch& part) {
+  const int64_t row = part.tap * p.kc + part.offset;
+  return p.ldw > 0 ? p.w + panel * p.panel_step + row * p.ldw : p.w + (panel * p.taps * p.kc + row) * kPanel;
+}
+
+// One panel over one stretch of a block of rows. `next`: the packed weights that are read after it; null if not known.
 void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part, bool first, bool last, int64_t panel,
-                    int64_t ahead) {
+                    const float* next) {
   const Epilogue& e = *p.epilogue;
   const int64_t group_panels = panels_of(p.n), group = panel / group_panels;
   const int64_t column = group * p.n + panel % group_panels * kPanel;
@@ -116,8 +122,7 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
   const float* const tile_residual = after_tile && e.residual_after ? nullptr : r;
   TileCall call{};
   call.ldw = p.ldw > 0 ? p.ldw : kPanel;
-  call.w = p.w + panel * (p.ldw > 0 ? p.panel_step : p.taps * p.kc * kPanel);
-  call.w += (part.tap * p.kc + part.offset) * call.ldw;
+  call.w = weights_of(p, panel, part);
   call.ldc = p.ldc;
   call.ldr = p.ldr;
   call.n = min64(kPanel, p.n - panel % group_panels * kPanel);
@@ -131,11 +136,13 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
   call.kc = part.kc;
   call.a_offset = block.copied ? 0 : group * p.group_a + part.offset;
   const float* const* a = block.pointers;
+  const int64_t fetch_step = ceil_div(64, block.tiles.count);
   int64_t row = 0;
   for (int64_t t = 0; t < block.tiles.count; ++t) {
     const int64_t rows = block.tiles.rows(t);
-    // The last tile fetches what the first one of the next panel will read. A single tile reads memory in order anyway.
-    call.ahead = t > 0 && t + 1 == block.tiles.count ? ahead : 0;
+    // Each tile fetches its share of what the first one of the next panel will read.
+    call.fetch = next ? next + part.taps * part.kc * t / block.tiles.count * kPanel : call.w;
+    call.fetch_step = next ? fetch_step : 0;
     call.a = a + part.tap * rows;
     call.c = c + row * p.ldc;
     call.residual = tile_residual ? tile_residual + row * p.ldr : nullptr;
@@ -171,7 +178,6 @@ void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t
   float* const copy = reinterpret_cast<float*>(static_cast<char*>(scratch) + pointer_bytes(p.table->mr, p.taps));
   const bool copied = may_copy(p.taps, p.kc, p.blocking) && !p.rows_of && p.groups <= 1 && p1 - p0 >= kCopyPanels;
   const Depth depth(p.taps, p.kc, p.blocking);
-  const int64_t panel_floats = p.ldw > 0 ? p.panel_step : p.taps * p.kc * kPanel;
   const int64_t blocks = ceil_div(m1 - m0, block_rows(p));
   const int64_t all_tiles = ceil_div(m1 - m0, p.table->mr);
   int64_t begin = m0;
@@ -185,7 +191,12 @@ void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t
       const Stretch part = depth[s];
       if (copied) copy_stretch(p, part, begin, block.rows, copy, pointers);
       for (int64_t panel = p0; panel < p1; ++panel) {
-        multiply_panel(p, block, part, s == 0, s + 1 == depth.count(), panel, panel + 1 < p1 ? panel_floats : 0);
+        const bool last = s + 1 == depth.count();
+        const float* const next = p.ldw > 0        ? nullptr
+                                  : panel + 1 < p1 ? weights_of(p, panel + 1, part)
+                                  : !last          ? weights_of(p, p0, depth[s + 1])
+                                                   : nullptr;
+        multiply_panel(p, block, part, s == 0, last, panel, next);
       }
     }
     begin = end;

@@ -19,7 +19,8 @@ struct TileCall {
   int64_t taps, kc;       // kc floats are read from each pointer
   const float* w;         // [taps * kc] rows of 16 floats, ldw apart
   int64_t ldw;
-  int64_t ahead;  // floats from a row of w to what is fetched into cache meanwhile; 0: nothing
+  const float* fetch;  // what is fetched into cache meanwhile: fetch_step bytes for each row of w
+  int64_t fetch_step;
   float* c;
   int64_t ldc;
   int64_t n;              // columns to store, 1 to 16

@@ -84,7 +84,8 @@ MRT_INLINE void tile_body(const TileCall& g) {
   }
   const float* w = g.w;
   const float* const* a = g.a;
-  const int64_t ldw = g.ldw, ahead = g.ahead;
+  const char* fetch = reinterpret_cast<const char*>(g.fetch);
+  const int64_t ldw = g.ldw, fetch_step = g.fetch_step;
   for (int64_t tap = g.taps; tap > 0; --tap, a += MR) {
     const float* row[MR];
 #pragma GCC unroll 16
@@ -93,7 +94,10 @@ MRT_INLINE void tile_body(const TileCall& g) {
       V b[NV];
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) b[j] = V::load(w + j * V::width);
-      if (MR > 2) __builtin_prefetch(w + ahead);  // a tile of few rows has no time for it
+      if (MR > 2) {  // a tile of few rows has no time for it
+        __builtin_prefetch(fetch);
+        fetch += fetch_step;
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
         const V x = V::set(row[i][k]);
