@@ -86,7 +86,8 @@ QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t colum
   return f;
 }
 
-void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m1, int64_t panel,
+// `next`: the panel that is read after it; null if not known.
+void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m1, int64_t panel, const char* next,
                  const uint8_t* const* pointers, int32_t* acc) {
   const int64_t group_panels = ceil_div(p.n, kQPanel), group = panel / group_panels;
   const char* const packed = p.w + panel * l.bytes;
@@ -106,6 +107,10 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
   call.tap_bytes = l.groups * kQPanel * kQGroup;
   call.tap_masks = l.segments;
   call.tap_orders = l.groups;
+  // Every tile fetches its share of the next panel.
+  const int64_t windows = ceil_div(m1 - m0, p.table->mr) * l.taps * (l.kc / (kQGroup * kQWindow));
+  call.fetch = next ? next : packed;
+  call.fetch_step = next && windows > 0 ? ceil_div(l.bytes, windows) : 0;
   for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
     const Stretch part = depth.count() > 0 ? depth[s] : Stretch{};
     call.first = s == 0;
@@ -127,6 +132,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
       call.acc = acc + (m - m0) * kQPanel;
       call.y = static_cast<uint8_t*>(finish.y) + (m - m0) * finish.ldy;
       p.table->tile[rows](call);
+      call.fetch += call.tiles * call.tile_fetch();
       m += call.tiles * rows;
     }
   }
@@ -153,7 +159,10 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
     const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * p.table->mr);
     if (end <= begin) continue;
     fill_pointers(p, begin, end, pointers);
-    for (int64_t panel = p0; panel < p1; ++panel) panel_block(p, layout, begin, end, panel, pointers, acc);
+    for (int64_t panel = p0; panel < p1; ++panel) {
+      const char* const next = panel + 1 < p1 ? p.w + (panel + 1) * layout.bytes : nullptr;
+      panel_block(p, layout, begin, end, panel, next, pointers, acc);
+    }
     begin = end;
   }
 }

@@ -98,6 +98,10 @@ struct QTileCall {
                             // table `folds`)
   uint8_t* y;               // [tiles * rows][16], ldy apart
   int64_t ldy;
+  // What is fetched into cache meanwhile: fetch_step bytes for each whole window of each tile.
+  const char* fetch;
+  int64_t fetch_step;
+  int64_t tile_fetch() const { return taps * ((g1 - g0) / kQWindow) * fetch_step; }
 };
 
 struct QTileTable {

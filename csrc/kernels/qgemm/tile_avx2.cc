@@ -201,7 +201,9 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
 template <int MR, Depth kDepth>
 void tiles(const QTileCall& call) {
   const QTileCall c = call;  // of our own: what is stored through y could be anything, and all would be read again
+  const char* fetch = c.fetch;
   for (int64_t t = 0; t < c.tiles; ++t) {
+    for (const char* const end = fetch + c.tile_fetch(); fetch < end; fetch += 64) __builtin_prefetch(fetch);
     one_tile<MR, kDepth>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy);
   }
 }

@@ -15,6 +15,24 @@ constexpr int64_t kWindowBytes = kQWindow * kQGroup;
 MRT_INLINE __m512i broadcast4(const uint8_t* p) { return _mm512_set1_epi32(four_bytes(p)); }
 MRT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
 
+// Fetches into cache what comes next, a step at a time.
+class Fetch {
+ public:
+  MRT_INLINE explicit Fetch(const QTileCall& c) : at_(c.fetch), step_(c.fetch_step) {}
+  MRT_INLINE void operator()() {
+    __builtin_prefetch(at_);
+    if (step_ > 64) {  // of few tiles
+#pragma GCC unroll 4
+      for (int i = 1; i <= static_cast<int>(kQWindow); ++i) __builtin_prefetch(at_ + i * 64);
+    }
+    at_ += step_;
+  }
+
+ private:
+  const char* at_;
+  int64_t step_;
+};
+
 template <int MR>
 MRT_INLINE void step(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, __m512i (&acc)[MR]) {
   const __m512i weights = load64(w);
@@ -47,10 +65,11 @@ MRT_INLINE void step_ordered(const uint8_t* const (&row)[MR], int64_t k, const i
 // Groups [0, groups) of a segment; `masks.ordered` has a bit for each window.
 template <int MR>
 MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w, QMasks masks,
-                        const QOrder* orders, __m512i (&acc)[MR]) {
+                        const QOrder* orders, __m512i (&acc)[MR], Fetch& fetch) {
   const int64_t windows = groups / kQWindow;
   for (int64_t v = 0; v < windows; ++v) {
     const int64_t g = v * kQWindow, k = k0 + g * kQGroup;
+    fetch();
     if (masks.ordered >> g & 1) {
       step_ordered<MR>(row, k, w + g * 64, orders + g, acc);
       continue;
@@ -62,7 +81,7 @@ MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t gro
 }
 
 template <int MR>
-MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y) {
+MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y, Fetch& fetch) {
   __m512i acc[MR];
   const __m512i start = c.start ? load64(c.start) : _mm512_setzero_si512();
 #pragma GCC unroll 8
@@ -76,7 +95,7 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
     const QMasks* const masks = c.masks + t * c.tap_masks;
     for (int64_t g = c.g0; g < c.g1; g += kQSegment) {
       const int64_t groups = c.g1 - g < kQSegment ? c.g1 - g : kQSegment;
-      segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, acc);
+      segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, acc, fetch);
     }
     if (!c.tail) continue;
     const __m512i weights = load64(w + c.kc / kQGroup * 64);
@@ -96,8 +115,9 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
 template <int MR>
 void tiles(const QTileCall& call) {
   const QTileCall c = call;  // of our own: what is stored through y could be anything, and all would be read again
+  Fetch fetch(c);
   for (int64_t t = 0; t < c.tiles; ++t) {
-    one_tile<MR>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy);
+    one_tile<MR>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy, fetch);
   }
 }
 
@@ -112,6 +132,7 @@ void short_tiles(const QTileCall& c) {
   const QMasks masks = c.masks[c.g0 / kQSegment];
   const __m512i start = c.start ? load64(c.start) : _mm512_setzero_si512();
   const FoldedStore store(*c.folded);
+  Fetch fetch(c);
   const uint8_t* const* a = c.a;
   uint8_t* y = c.y;
   for (int64_t t = 0; t < tiles; ++t, a += pointers, y += MR * ldy) {
@@ -122,7 +143,7 @@ void short_tiles(const QTileCall& c) {
       acc[i] = start;
       row[i] = a[i] + offset;
     }
-    segment<MR>(row, 0, groups, w, masks, orders, acc);
+    segment<MR>(row, 0, groups, w, masks, orders, acc, fetch);
     store(acc, y, ldy);
   }
 }
