@@ -82,7 +82,7 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(decode_conv(attrs, kContract, &p.g));
   MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
   p.table = tile_table(isa);
-  p.blocking = p.table ? p.table->blocking : Blocking();
+  p.blocking = !p.table ? Blocking() : p.g.taps() == 1 ? p.table->blocking : p.table->taps_blocking;
   MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
   p.epilogue_table = epilogue_table(isa);
   return Status();

@@ -52,7 +52,8 @@ struct TileTable {
   const char* matmul_name;
   const char* conv2d_name;
   const char* conv_transpose2d_name;
-  Blocking blocking;  // that suits its tiles, of gemm and conv2d
+  Blocking blocking;       // that suits its tiles, of gemm and of conv2d with one tap
+  Blocking taps_blocking;  // of conv2d with several
 };
 extern const TileTable kTileScalar;
 extern const TileTable kTileAvx2;

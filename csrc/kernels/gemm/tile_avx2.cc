@@ -10,5 +10,6 @@ extern const TileTable kTileAvx2 = {Isa::avx2,
                                     "matmul_f32_6x16_avx2",
                                     "conv2d_f32_6x16_avx2",
                                     "conv_transpose2d_f32_6x16_avx2",
+                                    Blocking(),
                                     Blocking()};
 }  // namespace mrt

@@ -1,6 +1,8 @@
 // Tiles of 8 x 16 with AVX-512: a row of weights is one register, and each of 8 sums takes its element of A from
-// memory. (Twelve rows need more general registers than there are, and are slower.) The blocking is for Zen 4 (1 MiB
-// L2): 5 to 10 % above that of AVX2 for products of 1024 to 2048 cubed and for the 128 rows of BERT-base.
+// memory. (Twelve rows need more general registers than there are, and are slower.) The blockings are for Zen 4
+// (1 MiB L2): with the next panel fetched in time its weights need not stay in L1, and a product of up to 2304 deep is
+// 6 to 10 % faster in one stretch, whose rows are not copied and whose sums are not read again, than in two; a
+// convolution of 3 x 3 is 1 to 3 % slower so.
 #include "kernels/gemm/tile_generic.h"
 
 namespace mrt {
@@ -13,5 +15,6 @@ extern const TileTable kTileAvx512 = {
     "matmul_f32_8x16_avx512",
     "conv2d_f32_8x16_avx512",
     "conv_transpose2d_f32_8x16_avx512",
+    {1536, 384 << 10},
     {512, 512 << 10}};
 }  // namespace mrt

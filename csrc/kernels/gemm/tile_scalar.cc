@@ -10,5 +10,6 @@ extern const TileTable kTileScalar = {
     "matmul_f32_3x16_scalar",
     "conv2d_f32_3x16_scalar",
     "conv_transpose2d_f32_3x16_scalar",
+    Blocking(),
     Blocking()};
 }  // namespace mrt
