@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from maas_rt import _kernels, _native
 
 Array = NDArray[np.float32]
+
+HUGE_PAGE = 2 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,32 @@ class Case:
         return np.ascontiguousarray(result.transpose(0, 3, 1, 2)) if result.ndim == 4 else result
 
 
-def aligned(packed: bytes) -> NDArray[np.uint8]:
-    """Packed weights on a cache line, as a program maps them."""
-    room = np.empty(len(packed) + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    room[start : start + len(packed)] = np.frombuffer(packed, np.uint8)
-    return room[start : start + len(packed)]
+def placed(data: bytes | NDArray[Any]) -> NDArray[Any]:
+    """A copy where a session would have it: on a cache line, and what is large on huge pages."""
+    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+    large = array.nbytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE")
+    alignment = HUGE_PAGE if large else 64
+    memory = mmap.mmap(-1, array.nbytes + alignment)
+    if large:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    room = np.frombuffer(memory, np.uint8)
+    start = -room.ctypes.data % alignment
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def gemm(m: int, n: int, k: int, act: str = "none") -> Case:
     rng = np.random.default_rng(1)
     a, w, b = (rng.standard_normal(shape, np.float32) for shape in ((m, k), (k, n), (n,)))
     attrs = {"n": n, "k": k, "act": act}
-    packed = aligned(_kernels.pack("gemm_f32", "gemm_f32_nr16_v1", w, attrs))
+    packed = placed(_kernels.pack("gemm_f32", "gemm_f32_nr16_v1", w, attrs))
     name = f"gemm {m} x {n} x {k}" + (f" {act}" if act != "none" else "")
     return Case(
         name,
         "gemm_f32",
-        [a, packed, b],
-        np.empty((m, n), np.float32),
+        [placed(a), packed, b],
+        placed(np.zeros((m, n), np.float32)),
         attrs,
         2.0 * m * n * k,
         "Gemm",
@@ -83,14 +93,14 @@ def conv(size: int, c: int, o: int, kernel: int, stride: int = 1, groups: int = 
     contract, packing = (
         ("depthwise_conv2d_f32", "depthwise_f32_c8_v1") if depthwise else ("conv2d_f32", "conv2d_f32_nr16_v1")
     )
-    packed = aligned(_kernels.pack(contract, packing, w, attrs))
+    packed = placed(_kernels.pack(contract, packing, w, attrs))
     kind = "dw" if depthwise else f"g{groups}" if groups > 1 else ""
     name = f"conv {kernel}x{kernel} s{stride} {c}>{o} @{size} {kind}".strip()
     flops = 2.0 * out * out * o * (c // groups) * kernel * kernel
     onnx = {"strides": [stride] * 2, "pads": [pad] * 4, "kernel_shape": [kernel] * 2, "group": groups, "act": act}
-    y = np.empty((1, out, out, o), np.float32)
+    y = np.zeros((1, out, out, o), np.float32)
     nchw = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    return Case(name, contract, [x, packed, b], y, attrs, flops, "Conv", onnx, nchw, [w, b])
+    return Case(name, contract, [placed(x), packed, b], placed(y), attrs, flops, "Conv", onnx, nchw, [w, b])
 
 
 def square() -> list[Case]:
