@@ -4,6 +4,7 @@
 // High-Performance Matrix Multiplication", 2008.)
 #include "kernels/gemm/blocked.h"
 
+#include <array>
 #include <cstring>
 
 #include "kernels/checks.h"
@@ -29,6 +30,11 @@ struct Tiles {
   int64_t count, height, taller;  // `taller` tiles have height + 1 rows
   Tiles(int64_t rows, int64_t mr) : count(ceil_div(rows, mr)), height(rows / count), taller(rows % count) {}
   int64_t rows(int64_t i) const { return height + (i < taller); }
+
+  struct Run {
+    int64_t tiles, rows;  // of each
+  };
+  std::array<Run, 2> runs() const { return {Run{taller, height + 1}, Run{count - taller, height}}; }
 };
 
 // A stretch of the depth: whole taps [tap, tap + taps), or part of one.
@@ -135,20 +141,22 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
   call.taps = part.taps;
   call.kc = part.kc;
   call.a_offset = block.copied ? 0 : group * p.group_a + part.offset;
+  // Each tile fetches its share of what the first one of the next panel will read.
+  call.fetch = reinterpret_cast<const char*>(next ? next : call.w);
+  call.fetch_step = next ? ceil_div(64, block.tiles.count) : 0;
   const float* const* a = block.pointers;
-  const int64_t fetch_step = ceil_div(64, block.tiles.count);
   int64_t row = 0;
-  for (int64_t t = 0; t < block.tiles.count; ++t) {
-    const int64_t rows = block.tiles.rows(t);
-    // Each tile fetches its share of what the first one of the next panel will read.
-    call.fetch = next ? next + part.taps * part.kc * t / block.tiles.count * kPanel : call.w;
-    call.fetch_step = next ? fetch_step : 0;
+  for (const auto& [tiles, rows] : block.tiles.runs()) {
+    if (tiles == 0) continue;
+    call.tiles = tiles;
+    call.tile_pointers = rows * p.taps;
     call.a = a + part.tap * rows;
     call.c = c + row * p.ldc;
     call.residual = tile_residual ? tile_residual + row * p.ldr : nullptr;
     p.table->tile[rows](call);
-    a += rows * p.taps;
-    row += rows;
+    call.fetch += tiles * part.taps * part.kc * call.fetch_step;
+    a += tiles * call.tile_pointers;
+    row += tiles * rows;
   }
   if (last && after_tile) {
     p.epilogue_table->apply(e, c, p.ldc, block.rows, call.n, e.residual_after ? r : nullptr, p.ldr);

@@ -13,15 +13,18 @@ namespace mrt {
 
 constexpr int64_t kPanel = 16;  // columns of a packed panel; part of the packings' format
 
+// Tiles of the same height, one below the other.
 struct TileCall {
-  const float* const* a;  // [taps][rows]
+  int64_t tiles;
+  const float* const* a;  // [taps][rows] of the first tile
+  int64_t tile_pointers;  // of a, from one tile to the next
   int64_t a_offset;       // floats, added to each of them
   int64_t taps, kc;       // kc floats are read from each pointer
   const float* w;         // [taps * kc] rows of 16 floats, ldw apart
   int64_t ldw;
-  const float* fetch;  // what is fetched into cache meanwhile: fetch_step bytes for each row of w
+  const char* fetch;  // what is fetched into cache meanwhile: fetch_step bytes for each row of w and tile
   int64_t fetch_step;
-  float* c;
+  float* c;  // [tiles * rows][n], ldc apart
   int64_t ldc;
   int64_t n;              // columns to store, 1 to 16
   const float* bias;      // null, or n floats

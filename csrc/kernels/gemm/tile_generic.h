@@ -37,8 +37,7 @@ MRT_INLINE void add_rows(const float* p, int64_t stride, int64_t n, V (&acc)[MR]
 // Bias or the earlier sum, residual, clamping, and the store. Conditions are outside of the loops, and members are read
 // before the stores, which the compiler must take to alias them.
 template <typename V, int MR, int NV, bool kFull>
-MRT_INLINE void finish_tile(const TileCall& g, V (&acc)[MR][NV]) {
-  float* const c = g.c;
+MRT_INLINE void finish_tile(const TileCall& g, float* c, const float* residual, V (&acc)[MR][NV]) {
   const int64_t ldc = g.ldc, n = g.n;
   if (!g.first) {
     add_rows<V, MR, NV, kFull>(c, ldc, n, acc);
@@ -46,13 +45,13 @@ MRT_INLINE void finish_tile(const TileCall& g, V (&acc)[MR][NV]) {
     add_rows<V, MR, NV, kFull>(g.bias, 0, n, acc);
   }
   if (g.last) {
-    if (g.residual && !g.residual_after) add_rows<V, MR, NV, kFull>(g.residual, g.ldr, n, acc);
+    if (residual && !g.residual_after) add_rows<V, MR, NV, kFull>(residual, g.ldr, n, acc);
     const V lo = V::set(g.lo), hi = V::set(g.hi);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) acc[i][j] = min(hi, max(lo, acc[i][j]));
-    if (g.residual && g.residual_after) add_rows<V, MR, NV, kFull>(g.residual, g.ldr, n, acc);
+    if (residual && g.residual_after) add_rows<V, MR, NV, kFull>(residual, g.ldr, n, acc);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
@@ -68,8 +67,21 @@ MRT_INLINE void finish_tile(const TileCall& g, V (&acc)[MR][NV]) {
   }
 }
 
+// The same of tiles that are not full, row by row from where their sums were stored: one function for all heights.
+template <typename V, int NV>
+__attribute__((noinline)) void finish_partial(const TileCall& g, float* c, const float* residual, const float* sums,
+                                              int rows) {
+  for (int i = 0; i < rows; ++i, sums += NV * V::width) {
+    V acc[1][NV];
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; ++j) acc[0][j] = V::load(sums + j * V::width);
+    finish_tile<V, 1, NV, false>(g, c + i * g.ldc, residual ? residual + i * g.ldr : nullptr, acc);
+  }
+}
+
 template <typename V, int MR, int NV, int KU>
-MRT_INLINE void tile_body(const TileCall& g) {
+MRT_INLINE void one_tile(const TileCall& g, const float* const* a, float* c, const float* residual,
+                         const char** fetch) {
   V acc[KU][MR][NV];
 #pragma GCC unroll 16
   for (int u = 0; u < KU; ++u)
@@ -80,11 +92,10 @@ MRT_INLINE void tile_body(const TileCall& g) {
 
   if (MR > 2 && g.taps * g.kc >= 64) {  // long enough for the rows of C to arrive
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) __builtin_prefetch(g.c + i * g.ldc, 1);
+    for (int i = 0; i < MR; ++i) __builtin_prefetch(c + i * g.ldc, 1);
   }
   const float* w = g.w;
-  const float* const* a = g.a;
-  const char* fetch = reinterpret_cast<const char*>(g.fetch);
+  const char* next = *fetch;
   const int64_t ldw = g.ldw, fetch_step = g.fetch_step;
   for (int64_t tap = g.taps; tap > 0; --tap, a += MR) {
     const float* row[MR];
@@ -95,8 +106,8 @@ MRT_INLINE void tile_body(const TileCall& g) {
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) b[j] = V::load(w + j * V::width);
       if (MR > 2) {  // a tile of few rows has no time for it
-        __builtin_prefetch(fetch);
-        fetch += fetch_step;
+        __builtin_prefetch(next);
+        next += fetch_step;
       }
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
@@ -115,6 +126,7 @@ MRT_INLINE void tile_body(const TileCall& g) {
       for (; k < g.kc; ++k) step(k, acc[0]);
     }
   }
+  *fetch = next;
 #pragma GCC unroll 16
   for (int u = 1; u < KU; ++u)
 #pragma GCC unroll 16
@@ -122,9 +134,28 @@ MRT_INLINE void tile_body(const TileCall& g) {
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) acc[0][i][j] = acc[0][i][j] + acc[u][i][j];
   if (g.n == NV * V::width) {
-    finish_tile<V, MR, NV, true>(g, acc[0]);
+    finish_tile<V, MR, NV, true>(g, c, residual, acc[0]);
   } else {
-    finish_tile<V, MR, NV, false>(g, acc[0]);
+    alignas(64) float sums[MR][NV * V::width];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < NV; ++j) acc[0][i][j].store(sums[i] + j * V::width);
+    finish_partial<V, NV>(g, c, residual, sums[0], MR);
+  }
+}
+
+template <typename V, int MR, int NV, int KU>
+MRT_INLINE void all_tiles(const TileCall& g) {
+  const float* const* a = g.a;
+  const float* residual = g.residual;
+  const char* fetch = g.fetch;
+  float* c = g.c;
+  for (int64_t t = g.tiles; t > 0; --t) {
+    one_tile<V, MR, NV, KU>(g, a, c, residual, &fetch);
+    a += g.tile_pointers;
+    c += MR * g.ldc;
+    if (residual) residual += MR * g.ldr;
   }
 }
 
@@ -133,9 +164,9 @@ template <typename V, int MR, int KU, int KUHalf>
 void tile(const TileCall& g) {
   constexpr int full = kPanel / V::width;
   if constexpr (full > 1) {
-    if (g.n <= kPanel / 2) return tile_body<V, MR, full / 2, KUHalf>(g);
+    if (g.n <= kPanel / 2) return all_tiles<V, MR, full / 2, KUHalf>(g);
   }
-  tile_body<V, MR, full, KU>(g);
+  all_tiles<V, MR, full, KU>(g);
 }
 
 }  // namespace
