@@ -4,7 +4,6 @@
 // High-Performance Matrix Multiplication", 2008.)
 #include "kernels/gemm/blocked.h"
 
-#include <array>
 #include <cstring>
 
 #include "kernels/checks.h"
@@ -25,18 +24,6 @@ int64_t block_limit(int32_t mr, int64_t taps) {
   const int64_t pointers = kPointerBytes / (8 * taps) / mr * mr;
   return max64(mr, min64(kMaxBlockRows / mr * mr, pointers));
 }
-// A block of rows in tiles of nearly equal height: 49 rows are 4 tiles of 6 and 5 of 5, not 8 of 6 and a slow one of 1.
-struct Tiles {
-  int64_t count, height, taller;  // `taller` tiles have height + 1 rows
-  Tiles(int64_t rows, int64_t mr) : count(ceil_div(rows, mr)), height(rows / count), taller(rows % count) {}
-  int64_t rows(int64_t i) const { return height + (i < taller); }
-
-  struct Run {
-    int64_t tiles, rows;  // of each
-  };
-  std::array<Run, 2> runs() const { return {Run{taller, height + 1}, Run{count - taller, height}}; }
-};
-
 // A stretch of the depth: whole taps [tap, tap + taps), or part of one.
 struct Stretch {
   int64_t tap, taps, offset, kc;

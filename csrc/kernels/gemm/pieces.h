@@ -1,12 +1,26 @@
-// A matrix product cut into pieces for the threads of a run.
+// A matrix product cut into pieces for the threads of a run, and a block of its rows into tiles.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "kernels/checks.h"
 
 namespace mrt {
+
+// A block of rows in tiles of nearly equal height: 49 rows are 4 tiles of 6 and 5 of 5, not 8 of 6 and a slow one of 1.
+struct Tiles {
+  int64_t count, height, taller;  // `taller` tiles have height + 1 rows
+  Tiles(int64_t rows, int64_t mr) : count(ceil_div(rows, mr)), height(rows / count), taller(rows % count) {}
+  int64_t rows(int64_t i) const { return height + (i < taller); }
+  int64_t total() const { return count * height + taller; }
+
+  struct Run {
+    int64_t tiles, rows;  // of each
+  };
+  std::array<Run, 2> runs() const { return {Run{taller, height + 1}, Run{count - taller, height}}; }
+};
 
 // A few for every thread, which begins with one stretch of them. A product with more columns than rows is cut by
 // columns, and by rows only where there are too few: each weight is read once, by one thread. Others are cut by rows,

@@ -146,39 +146,71 @@ void skip_rows(QFinishCall* f, int64_t m) {
   if (f->residual) f->residual += m * f->ldr;
 }
 
-// kernel_w pixels of the line at `line` (null: outside of the image) from pixel `iw` on; behind them up to kShortLine
-// bytes may be written.
-void gather_line(const ConvRowsOf<uint8_t>& r, const uint8_t* line, int64_t iw, int64_t kernel_w, const uint8_t* end,
-                 int zero, uint8_t* out) {
-  const int64_t bytes = kernel_w * r.pixel;
-  if (line && iw >= 0 && iw + kernel_w <= r.w) {
-    const uint8_t* const from = line + iw * r.pixel;
-    if (bytes <= kShortLine && end - from >= kShortLine) {
-      std::memcpy(out, from, kShortLine);  // of a fixed size: two moves
-    } else {
-      std::memcpy(out, from, static_cast<size_t>(bytes));
-    }
-    return;
-  }
-  std::memset(out, zero, static_cast<size_t>(bytes));
+// kernel_w pixels of the line at `line` (null: outside of the image) from pixel `iw` on.
+void gather_line(const ConvRowsOf<uint8_t>& r, const uint8_t* line, int64_t iw, int64_t kernel_w, int zero,
+                 uint8_t* out) {
   const int64_t first = std::max<int64_t>(iw, 0), last = std::min(iw + kernel_w, r.w);
+  if (!line || last - first < kernel_w) std::memset(out, zero, static_cast<size_t>(kernel_w * r.pixel));
   if (line && first < last) {
     std::memcpy(out + (first - iw) * r.pixel, line + first * r.pixel, static_cast<size_t>((last - first) * r.pixel));
   }
+}
+
+// The same for every line of the filter and `count` pixels of y, of which all lies inside of the image: one move, or
+// two, of a fixed size a line, of which what is too much is written over by the next.
+template <int64_t kBytes>
+uint8_t* gather_inside(const uint8_t* const* lines, int64_t n_lines, int64_t bytes, int64_t at, int64_t step,
+                       int64_t count, uint8_t* out) {
+  for (; count > 0; --count, at += step) {
+    for (int64_t i = 0; i < n_lines; ++i, out += bytes) std::memcpy(out, lines[i] + at, kBytes);
+  }
+  return out;
+}
+
+// What pixels [ow, ow_end) of a row of y see, one after another.
+uint8_t* gather_row(const ConvGeometry& g, const ConvRowsOf<uint8_t>& r, const uint8_t* end, int zero,
+                    const uint8_t* image, int64_t oh, int64_t ow, int64_t ow_end, uint8_t* out) {
+  constexpr int64_t kMostLines = 16;
+  const int64_t bytes = g.kernel_w * r.pixel, top = oh * g.stride_h - g.pad_top;
+  const auto line_of = [&](int64_t kh) {
+    const int64_t ih = top + kh * g.dilation_h;
+    return ih >= 0 && ih < r.h ? image + ih * r.line : nullptr;
+  };
+  const auto start_of = [&](int64_t pixel) { return pixel * g.stride_w - g.pad_left; };
+  // Those between the padding of both sides.
+  const int64_t inside = (g.pad_left + g.stride_w - 1) / g.stride_w;
+  const int64_t inside_end = r.w < g.kernel_w ? 0 : std::min(ow_end, (r.w - g.kernel_w + g.pad_left) / g.stride_w + 1);
+  const uint8_t* lines[kMostLines];
+  bool whole = bytes <= kShortLine && g.kernel_h <= kMostLines;
+  for (int64_t kh = 0; whole && kh < g.kernel_h; ++kh) {
+    lines[kh] = line_of(kh);
+    whole = lines[kh] && end - lines[kh] >= start_of(inside_end) * r.pixel + kShortLine;
+  }
+  while (ow < ow_end) {
+    if (whole && ow >= inside && ow < inside_end) {
+      const int64_t at = start_of(ow) * r.pixel, step = g.stride_w * r.pixel;
+      out = bytes <= kShortLine / 2
+                ? gather_inside<kShortLine / 2>(lines, g.kernel_h, bytes, at, step, inside_end - ow, out)
+                : gather_inside<kShortLine>(lines, g.kernel_h, bytes, at, step, inside_end - ow, out);
+      ow = inside_end;
+      continue;
+    }
+    for (int64_t kh = 0; kh < g.kernel_h; ++kh, out += bytes) {
+      gather_line(r, line_of(kh), start_of(ow), g.kernel_w, zero, out);
+    }
+    ++ow;
+  }
+  return out;
 }
 
 // What rows [m0, m1) of y see, one after another.
 void gather(const ConvGeometry& g, const ConvRowsOf<uint8_t>& r, const uint8_t* end, int zero, int64_t m0, int64_t m1,
             uint8_t* out) {
   int64_t ow = m0 % r.out_w, oh = m0 / r.out_w % r.out_h, n = m0 / r.out_w / r.out_h;
-  for (int64_t m = m0; m < m1; ++m) {
-    const int64_t top = oh * g.stride_h - g.pad_top, left = ow * g.stride_w - g.pad_left;
-    for (int64_t kh = 0; kh < g.kernel_h; ++kh, out += g.kernel_w * r.pixel) {
-      const int64_t ih = top + kh * g.dilation_h;
-      const uint8_t* const line = ih >= 0 && ih < r.h ? r.x + n * r.image + ih * r.line : nullptr;
-      gather_line(r, line, left, g.kernel_w, end, zero, out);
-    }
-    if (++ow < r.out_w) continue;
+  while (m0 < m1) {
+    const int64_t count = std::min(m1 - m0, r.out_w - ow);
+    out = gather_row(g, r, end, zero, r.x + n * r.image, oh, ow, ow + count, out);
+    m0 += count;
     ow = 0;
     if (++oh < r.out_h) continue;
     oh = 0;

@@ -55,15 +55,16 @@ int64_t block_rows(const QProduct& p, const QPanelLayout& l) {
   return min64(wanted, min64(in_registers ? kMaxBlockRows : kRowsOfSums, block_limit(p.taps)));
 }
 
-void fill_pointers(const QProduct& p, int64_t m0, int64_t m1, const uint8_t** out) {
-  for (int64_t m = m0; m < m1; m += p.table->mr) {
-    const int64_t rows = min64(p.table->mr, m1 - m);
+void fill_pointers(const QProduct& p, const Tiles& tiles, int64_t m, const uint8_t** out) {
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    const int64_t rows = tiles.rows(t);
     if (p.rows_of) {
       p.rows_of(p.user, m, rows, out);
     } else {
       for (int64_t i = 0; i < rows; ++i) out[i] = p.a + (m + i) * p.lda;
     }
     out += rows * p.taps;
+    m += rows;
   }
 }
 
@@ -87,8 +88,8 @@ QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t colum
 }
 
 // `next`: the panel that is read after it; null if not known.
-void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m1, int64_t panel, const char* next,
-                 const uint8_t* const* pointers, int32_t* acc) {
+void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Tiles& tiles, int64_t panel,
+                 const char* next, const uint8_t* const* pointers, int32_t* acc) {
   const int64_t group_panels = ceil_div(p.n, kQPanel), group = panel / group_panels;
   const char* const packed = p.w + panel * l.bytes;
   const QMasks* const masks = reinterpret_cast<const QMasks*>(packed + l.masks_at);
@@ -96,7 +97,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
   const int8_t* const w = reinterpret_cast<const int8_t*>(packed + l.weights_at);
   const Depth depth(l);
   alignas(64) int32_t offset[kQPanel];
-  const QFinishCall finish = finish_of(p, m0, m1 - m0, group * p.n + panel % group_panels * kQPanel,
+  const QFinishCall finish = finish_of(p, m0, tiles.total(), group * p.n + panel % group_panels * kQPanel,
                                        reinterpret_cast<const int32_t*>(packed), acc, offset);
   const bool folds = p.table->folds && finish.folds() && finish.n == kQPanel;
   const QFolded folded = folds ? q_fold(finish) : QFolded{};
@@ -108,7 +109,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
   call.tap_masks = l.segments;
   call.tap_orders = l.groups;
   // Every tile fetches its share of the next panel.
-  const int64_t windows = ceil_div(m1 - m0, p.table->mr) * l.taps * (l.kc / (kQGroup * kQWindow));
+  const int64_t windows = tiles.count * l.taps * (l.kc / (kQGroup * kQWindow));
   call.fetch = next ? next : packed;
   call.fetch_step = next && windows > 0 ? ceil_div(l.bytes, windows) : 0;
   for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
@@ -123,17 +124,17 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, int64_t m
     call.w = w + part.tap * call.tap_bytes;
     call.masks = masks + part.tap * l.segments;
     call.orders = orders + part.tap * l.groups;
-    // Whole tiles, then what is left of one.
-    for (int64_t m = m0; m < m1;) {
-      const int64_t rows = min64(p.table->mr, m1 - m);
-      call.tiles = (m1 - m) / rows;
+    int64_t row = 0;
+    for (const auto& [count, rows] : tiles.runs()) {
+      if (count == 0) continue;
+      call.tiles = count;
       call.tile_pointers = rows * p.taps;
-      call.a = pointers + (m - m0) * p.taps + part.tap * rows;
-      call.acc = acc + (m - m0) * kQPanel;
-      call.y = static_cast<uint8_t*>(finish.y) + (m - m0) * finish.ldy;
+      call.a = pointers + row * p.taps + part.tap * rows;
+      call.acc = acc + row * kQPanel;
+      call.y = static_cast<uint8_t*>(finish.y) + row * finish.ldy;
       p.table->tile[rows](call);
-      call.fetch += call.tiles * call.tile_fetch();
-      m += call.tiles * rows;
+      call.fetch += count * call.tile_fetch();
+      row += count * rows;
     }
   }
   if (!folds) p.table->finish(finish);
@@ -158,10 +159,11 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
   for (int64_t b = 0, begin = m0; b < blocks; ++b) {
     const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * p.table->mr);
     if (end <= begin) continue;
-    fill_pointers(p, begin, end, pointers);
+    const Tiles in_block(end - begin, p.table->mr);
+    fill_pointers(p, in_block, begin, pointers);
     for (int64_t panel = p0; panel < p1; ++panel) {
       const char* const next = panel + 1 < p1 ? p.w + (panel + 1) * layout.bytes : nullptr;
-      panel_block(p, layout, begin, end, panel, next, pointers, acc);
+      panel_block(p, layout, begin, in_block, panel, next, pointers, acc);
     }
     begin = end;
   }

@@ -40,6 +40,16 @@ MRT_INLINE void step(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w
   for (int i = 0; i < MR; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], broadcast4(row[i] + k), weights);
 }
 
+// The last kc % 4 bytes of rows of kc.
+template <int MR>
+MRT_INLINE void step_tail(const uint8_t* const (&row)[MR], int64_t kc, const int8_t* w, __m512i (&acc)[MR]) {
+  const __m512i weights = load64(w);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    acc[i] = _mm512_dpbusd_epi32(acc[i], _mm512_set1_epi32(tail_bytes(row[i], kc)), weights);
+  }
+}
+
 // A whole window from `k` on, through its order.
 template <int MR>
 MRT_INLINE void step_ordered(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, const QOrder* orders,
@@ -98,10 +108,7 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
       segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, acc, fetch);
     }
     if (!c.tail) continue;
-    const __m512i weights = load64(w + c.kc / kQGroup * 64);
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i)
-      acc[i] = _mm512_dpbusd_epi32(acc[i], _mm512_set1_epi32(tail_bytes(row[i], c.kc)), weights);
+    step_tail<MR>(row, c.kc, w + c.kc / kQGroup * 64, acc);
   }
   if (!c.first) {
 #pragma GCC unroll 8
@@ -126,7 +133,7 @@ void tiles(const QTileCall& call) {
 template <int MR>
 void short_tiles(const QTileCall& c) {
   const int64_t tiles = c.tiles, pointers = c.tile_pointers, offset = c.a_offset + c.g0 * kQGroup, ldy = c.ldy;
-  const int64_t groups = c.g1 - c.g0;
+  const int64_t groups = c.g1 - c.g0, kc = c.tail ? c.kc : 0;
   const int8_t* const w = c.w + c.g0 * 64;
   const QOrder* const orders = c.orders + c.g0;
   const QMasks masks = c.masks[c.g0 / kQSegment];
@@ -144,13 +151,14 @@ void short_tiles(const QTileCall& c) {
       row[i] = a[i] + offset;
     }
     segment<MR>(row, 0, groups, w, masks, orders, acc, fetch);
+    if (kc > 0) step_tail<MR>(row, kc - c.g0 * kQGroup, w + groups * 64, acc);
     store(acc, y, ldy);
   }
 }
 
 template <int MR>
 void tile(const QTileCall& c) {
-  const bool one_segment = c.taps == 1 && !c.tail && c.g1 > c.g0 && c.g1 - c.g0 <= kQSegment;
+  const bool one_segment = c.taps == 1 && c.g1 > c.g0 && c.g1 - c.g0 <= kQSegment;
   if (MR == kRows && one_segment && c.first && c.folded) return short_tiles<kRows>(c);
   tiles<MR>(c);
 }
