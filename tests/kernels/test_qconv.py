@@ -83,6 +83,21 @@ def test_conv2d(
     check_layer("conv2d_u8s8", "conv2d_u8s8_nr16_v2", g, kind, worst, zero, bias, ep, dtype, threads, seed)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("strides", [[1, 1], [2, 2]])
+@pytest.mark.parametrize("kernel", [(3, 3), (7, 7), (2, 10), (17, 2)])
+@pytest.mark.parametrize("c", [1, 3, 4, 15])
+def test_short_filters_of_images_wider_than_a_move(
+    c: int, kernel: tuple[int, int], strides: list[int], threads: int
+) -> None:
+    """Lines of the filter are copied by moves of 16 or 32 bytes, at most 16 lines at a time, where none ends behind the image."""
+    g = {"x": (2, 23, 37), "strides": strides, "pads": [1, 2, 3, 0], "dilations": [1, 1], "kernel": list(kernel), "groups": 1, "channels": [c, 20]}  # fmt: skip
+    ep = {"act": "relu", "_residual": False}
+    check_layer(
+        "conv2d_u8s8", "conv2d_u8s8_nr16_v2", g, "any", False, 37, True, ep, np.uint8, threads, c + 100 * kernel[0]
+    )
+
+
 @quick
 @given(
     g=geometries(),
