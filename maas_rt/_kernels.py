@@ -43,7 +43,7 @@ def run(
         inputs: in the contract's order; None is an absent optional input, bytes are a packed weight.
         out_shapes: one shape for each output, or (shape, dtype) where that is not float32.
         attrs: ints, floats, text, or lists of the first two.
-        isa: None for what a load would bind, "reference" for the scalar oracle, else "scalar", "avx2", ...
+        isa: None for what a load would bind, "reference" for the scalar oracle, else "scalar", "avx2" or "avx512"
 
     Raises:
         InvalidArgumentError: shapes or attributes that the contract refuses. TargetError: this CPU or build lacks isa.
@@ -66,7 +66,7 @@ def cpu_count() -> int:
 
 
 def cpu_isa() -> str:
-    """The instruction set that kernels are bound to: "avx2", "scalar", ..."""
+    """The instruction set that kernels are bound to: "avx512", "avx2" or "scalar"."""
     return _native.cpu_isa()
 
 
