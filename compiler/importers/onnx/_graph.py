@@ -13,6 +13,14 @@ from onnx import numpy_helper
 from tvm import relax, tirx
 
 from . import _registry
+from ._definitions import (
+    DEFAULT_DOMAINS,
+    bind_attributes,
+    function_body,
+    has_body,
+    schema_defaults,
+    schema_version,
+)
 from ._dims import AmbiguousDims, Dim, ShapeMath, UndecidedDims
 from ._errors import broken_model
 from ._fold import fold
@@ -25,7 +33,6 @@ from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
 
 __all__ = ["MOVING_OPS", "STORED_OPS", "Graph", "Scope", "Unsupported"]
 
-_DEFAULT_DOMAINS = ("", "ai.onnx")
 _MAX_BOUND = 64  # numbers of one value that a run may turn into extents
 _FOLDED = 1 << 30  # bytes of results of constants that any model may come to
 _MAX_DEPTH = 64  # of subgraphs and functions in each other
@@ -379,7 +386,7 @@ class Graph:
     def _convert(
         self, proto: onnx.NodeProto, scope: Scope, place: str, inputs: list[Value | None]
     ) -> list[Value | None] | None:
-        domain = "" if proto.domain in _DEFAULT_DOMAINS else proto.domain
+        domain = "" if proto.domain in DEFAULT_DOMAINS else proto.domain
         function = self.functions.get((proto.domain, proto.op_type, getattr(proto, "overload", "")))
         poisoned = any(v is not None and v.poison for v in inputs)
         if function is not None:
@@ -391,7 +398,7 @@ class Graph:
                     f"node '{place}' ({proto.op_type}) uses the default operator set, which the model does not import"
                 )
             opset = 1
-        version = _schema_version(proto.op_type, opset, domain)
+        version = schema_version(proto.op_type, opset, domain)
         converter = _registry.find(domain, proto.op_type, version)
         if not self._specified:
             check_types(proto.op_type, opset, domain, inputs)
@@ -399,19 +406,19 @@ class Graph:
             # Whether it would be supported is all that can be said of it.
             if (
                 converter is None
-                and not _has_body(proto.op_type, opset, domain)
+                and not has_body(proto.op_type, opset, domain)
                 and not _registry.find_shape_op(proto.op_type)
             ):
                 raise Refused(_no_converter(domain, proto.op_type, version))
             return None
-        node = Node(self, scope, _bind_attributes(proto, scope), version, opset, place, inputs)
+        node = Node(self, scope, bind_attributes(proto, scope.attributes), version, opset, place, inputs)
         known = self._fold(node)
         if known is not None:
             return known
         if any(is_string(v) or any(is_string(i) for i in v.items or []) for v in inputs if v is not None):
             return self._convert_strings(node, domain, converter)
         if converter is None:
-            body = _function_body(node, domain)
+            body = function_body(node, domain)
             if body is None:
                 raise Refused(_no_converter(domain, proto.op_type, version))
             self._specified += 1
@@ -448,9 +455,9 @@ class Graph:
         """The type of input 0, if no arithmetic knows it and the operator does without; "" for usual types."""
         given = [v for v in node.inputs if v is not None]
         odd = [v.dtype for g in given for v in [g, *(g.items or [])] if v.dtype in STORED]
-        if not odd or (node.op in STORED_OPS and node.proto.domain in _DEFAULT_DOMAINS):
+        if not odd or (node.op in STORED_OPS and node.proto.domain in DEFAULT_DOMAINS):
             return ""
-        if node.op in MOVING_OPS and node.proto.domain in _DEFAULT_DOMAINS and node.dtype(0) in STORED:
+        if node.op in MOVING_OPS and node.proto.domain in DEFAULT_DOMAINS and node.dtype(0) in STORED:
             return node.dtype(0)
         raise Refused(f"of {odd[0]}")
 
@@ -484,12 +491,12 @@ class Graph:
             raise broken_model(
                 f"function '{function.name}' calls itself, or functions are nested deeper than {_MAX_DEPTH}"
             )
-        opsets = {("" if o.domain in _DEFAULT_DOMAINS else o.domain): o.version for o in function.opset_import}
+        opsets = {("" if o.domain in DEFAULT_DOMAINS else o.domain): o.version for o in function.opset_import}
         inner = Scope({**scope.opsets, **opsets}, None, scope.depth + 1, f"{place}/")
         inner.attributes = {a.name: a for a in function.attribute_proto}
-        for name, a in _schema_defaults(proto, scope).items():
+        for name, a in schema_defaults(proto, scope.opsets).items():
             inner.attributes.setdefault(name, a)
-        inner.attributes.update({a.name: a for a in _bind_attributes(proto, scope).attribute})
+        inner.attributes.update({a.name: a for a in bind_attributes(proto, scope.attributes).attribute})
         for i, name in enumerate(function.input):
             if i < len(inputs) and inputs[i] is not None:
                 inner.values[name] = inputs[i]  # type: ignore[assignment]
@@ -582,93 +589,8 @@ def node_dtype(node: Node, array: Any) -> str:
     return node.dtype(1) if node.op == "Where" else node.dtype(0)
 
 
-def _schema_version(name: str, opset: int, domain: str) -> int:
-    key = (name, opset, domain)
-    if key not in _VERSIONS:
-        try:
-            _VERSIONS[key] = onnx.defs.get_schema(name, opset, domain).since_version
-        except onnx.defs.SchemaError:
-            _VERSIONS[key] = 0
-    return _VERSIONS[key]
-
-
-_VERSIONS: dict[tuple[str, int, str], int] = {}
-
-
-def _has_body(name: str, opset: int, domain: str) -> bool:
-    try:
-        schema = onnx.defs.get_schema(name, opset, domain)
-    except onnx.defs.SchemaError:
-        return False
-    return bool(schema.has_function or schema.has_context_dependent_function)
-
-
-# Attributes of such operators that are no or yes, whatever the operator: definitions take other numbers for either.
-_FLAGS = ("align_corners", "interleaved", "is_causal", "periodic", "saturate")
-# And those that are one of a few words.
-_WORDS = {"approximate": ("none", "tanh"), "reduction": ("none", "mean", "sum")}
-
-
-def _function_body(node: Node, domain: str) -> onnx.FunctionProto | None:
-    """The operator's definition by other operators, where the specification gives one for this node."""
-    for name in _FLAGS:
-        node.flag(name)
-    for name, words in _WORDS.items():
-        if node.str_attr(name, words[0]) not in words:
-            raise node.broken(f"attribute '{name}' is '{node.str_attr(name)}', expected {', '.join(words)}")
-    try:
-        schema = onnx.defs.get_schema(node.op, node.opset, domain)
-    except onnx.defs.SchemaError:
-        return None
-    if schema.has_function:
-        body = schema.get_function_with_opset_version(_newest(schema.function_opset_versions, node.opset))
-        return onnx.FunctionProto.FromString(body) if isinstance(body, bytes) else body
-    if not schema.has_context_dependent_function:
-        return None
-    versions = schema.context_dependent_function_opset_versions
-    types = [(v.type_proto() if v is not None else onnx.TypeProto()).SerializeToString() for v in node.inputs]
-    raw = schema.get_context_dependent_function_with_opset_version(
-        _newest(versions, node.opset), node.proto.SerializeToString(), types
-    )
-    body = onnx.FunctionProto.FromString(raw)
-    return body if body.node else None
-
-
-def _newest(versions: list[int], limit: int) -> int:
-    fitting = [v for v in versions if v <= limit]
-    return max(fitting) if fitting else min(versions)
-
-
-def _bind_attributes(proto: onnx.NodeProto, scope: Scope) -> onnx.NodeProto:
-    """Inside a function body: attributes that refer to those of the call take their values, or vanish."""
-    if scope.attributes is None or not any(a.ref_attr_name for a in proto.attribute):
-        return proto
-    out = onnx.NodeProto()
-    out.CopyFrom(proto)
-    del out.attribute[:]
-    for a in proto.attribute:
-        if not a.ref_attr_name:
-            out.attribute.append(a)
-        elif a.ref_attr_name in scope.attributes:
-            given = onnx.AttributeProto()
-            given.CopyFrom(scope.attributes[a.ref_attr_name])
-            given.name = a.name
-            out.attribute.append(given)
-    return out
-
-
-def _schema_defaults(proto: onnx.NodeProto, scope: Scope) -> dict[str, onnx.AttributeProto]:
-    """Default values of an operator's attributes, which its body may refer to."""
-    domain = "" if proto.domain in _DEFAULT_DOMAINS else proto.domain
-    try:
-        schema = onnx.defs.get_schema(proto.op_type, scope.opsets.get(domain, 1), domain)
-    except onnx.defs.SchemaError:
-        return {}
-    return {name: a.default_value for name, a in schema.attributes.items() if a.default_value.name}
-
-
 def _qualified(proto: onnx.NodeProto) -> str:
-    return proto.op_type if proto.domain in _DEFAULT_DOMAINS else f"{proto.domain}::{proto.op_type}"
+    return proto.op_type if proto.domain in DEFAULT_DOMAINS else f"{proto.domain}::{proto.op_type}"
 
 
 def _no_converter(domain: str, name: str, version: int) -> str:
