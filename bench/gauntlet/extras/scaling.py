@@ -11,7 +11,7 @@ from bench.gauntlet._prepare import prepare
 from bench.gauntlet._row import settled
 
 MODELS = ("resnet50", "bert_base")
-ROUNDS, SECONDS = 12, 0.5
+ROUNDS, SECONDS = 30, 0.2  # short ones: the speed of a shared machine changes within seconds
 
 
 def measure(told: Callable[[str], None]) -> dict[str, Any]:
