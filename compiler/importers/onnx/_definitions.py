@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import onnx
 
 from ._node import Node
@@ -11,18 +13,13 @@ __all__ = ["DEFAULT_DOMAINS", "bind_attributes", "function_body", "has_body", "s
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
+@cache
 def schema_version(name: str, opset: int, domain: str) -> int:
     """The version of an operator that an operator set has; 0: none."""
-    key = (name, opset, domain)
-    if key not in _VERSIONS:
-        try:
-            _VERSIONS[key] = onnx.defs.get_schema(name, opset, domain).since_version
-        except onnx.defs.SchemaError:
-            _VERSIONS[key] = 0
-    return _VERSIONS[key]
-
-
-_VERSIONS: dict[tuple[str, int, str], int] = {}
+    try:
+        return int(onnx.defs.get_schema(name, opset, domain).since_version)
+    except onnx.defs.SchemaError:
+        return 0
 
 
 def has_body(name: str, opset: int, domain: str) -> bool:

@@ -24,6 +24,7 @@ int64_t block_limit(int32_t mr, int64_t taps) {
   const int64_t pointers = kPointerBytes / (8 * taps) / mr * mr;
   return max64(mr, min64(kMaxBlockRows / mr * mr, pointers));
 }
+
 // A stretch of the depth: whole taps [tap, tap + taps), or part of one.
 struct Stretch {
   int64_t tap, taps, offset, kc;
@@ -69,19 +70,6 @@ size_t pointer_bytes(int32_t mr, int64_t taps) {
   return align64(static_cast<size_t>(block_limit(mr, taps)) * static_cast<size_t>(taps) * sizeof(float*));
 }
 
-void fill_pointers(const Product& p, const Tiles& tiles, int64_t m0, const float** out) {
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int64_t rows = tiles.rows(t);
-    if (p.rows_of) {
-      p.rows_of(p.user, m0, rows, out);
-    } else {
-      for (int64_t i = 0; i < rows; ++i) out[i] = p.a + (m0 + i) * p.lda;
-    }
-    out += rows * p.taps;
-    m0 += rows;
-  }
-}
-
 void copy_stretch(const Product& p, const Stretch& part, int64_t m0, int64_t rows, float* to, const float** pointers) {
   for (int64_t i = 0; i < rows; ++i, to += part.kc) {
     std::memcpy(to, p.a + (m0 + i) * p.lda + part.offset, static_cast<size_t>(part.kc) * sizeof(float));
@@ -92,7 +80,7 @@ void copy_stretch(const Product& p, const Stretch& part, int64_t m0, int64_t row
 // One block of rows: its tiles and where their rows of A are.
 struct RowBlock {
   Tiles tiles;
-  int64_t m0, rows;
+  int64_t m0;
   const float* const* pointers;
   bool copied;  // the pointers are to the stretch, not to the row
 };
@@ -146,7 +134,7 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
     row += tiles * rows;
   }
   if (last && after_tile) {
-    p.epilogue_table->apply(e, c, p.ldc, block.rows, call.n, e.residual_after ? r : nullptr, p.ldr);
+    p.epilogue_table->apply(e, c, p.ldc, block.tiles.total(), call.n, e.residual_after ? r : nullptr, p.ldr);
   }
 }
 
@@ -180,11 +168,11 @@ void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t
     // Blocks of nearly equal numbers of tiles.
     const int64_t end = b + 1 == blocks ? m1 : min64(m1, m0 + all_tiles * (b + 1) / blocks * p.table->mr);
     if (end <= begin) continue;
-    const RowBlock block{Tiles(end - begin, p.table->mr), begin, end - begin, pointers, copied};
+    const RowBlock block{Tiles(end - begin, p.table->mr), begin, pointers, copied};
     if (!copied) fill_pointers(p, block.tiles, begin, pointers);
     for (int64_t s = 0; s < depth.count(); ++s) {
       const Stretch part = depth[s];
-      if (copied) copy_stretch(p, part, begin, block.rows, copy, pointers);
+      if (copied) copy_stretch(p, part, begin, block.tiles.total(), copy, pointers);
       for (int64_t panel = p0; panel < p1; ++panel) {
         const bool last = s + 1 == depth.count();
         const float* const next = p.ldw > 0        ? nullptr

@@ -22,6 +22,21 @@ struct Tiles {
   std::array<Run, 2> runs() const { return {Run{taller, height + 1}, Run{count - taller, height}}; }
 };
 
+// The pointers to the rows of A from m on, tile by tile, of a Product or a QProduct (see Product::rows_of).
+template <typename P, typename T>
+void fill_pointers(const P& p, const Tiles& tiles, int64_t m, const T** out) {
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    const int64_t rows = tiles.rows(t);
+    if (p.rows_of) {
+      p.rows_of(p.user, m, rows, out);
+    } else {
+      for (int64_t i = 0; i < rows; ++i) out[i] = p.a + (m + i) * p.lda;
+    }
+    out += rows * p.taps;
+    m += rows;
+  }
+}
+
 // A few for every thread, which begins with one stretch of them. A product with more columns than rows is cut by
 // columns, and by rows only where there are too few: each weight is read once, by one thread. Others are cut by rows,
 // and then by columns: a thread has the rows that it also wrote in the step before.

@@ -55,19 +55,6 @@ int64_t block_rows(const QProduct& p, const QPanelLayout& l) {
   return min64(wanted, min64(in_registers ? kMaxBlockRows : kRowsOfSums, block_limit(p.taps)));
 }
 
-void fill_pointers(const QProduct& p, const Tiles& tiles, int64_t m, const uint8_t** out) {
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int64_t rows = tiles.rows(t);
-    if (p.rows_of) {
-      p.rows_of(p.user, m, rows, out);
-    } else {
-      for (int64_t i = 0; i < rows; ++i) out[i] = p.a + (m + i) * p.lda;
-    }
-    out += rows * p.taps;
-    m += rows;
-  }
-}
-
 // The finish of the 16 columns from `column` on, of rows from m0 on; offset [16] is filled in.
 QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t column, const int32_t* sums, int32_t* acc,
                       int32_t* offset) {
