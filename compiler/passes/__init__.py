@@ -65,6 +65,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         ("canonicalise", canonicalise),
         ("fold constants", fold_constants),
         ("fold batch norm", fold_batch_norm),
+        ("fold batch norm of constants", fold_constants),
         ("canonicalise constants", canonicalise),
         ("unsigned activations", unsigned_activations),
         ("match norms", match_norms),

@@ -38,6 +38,8 @@ _REDUCE: dict[str, Callable[..., Array]] = {
     "max": np.max,
     "min": np.min,
     "prod": np.prod,
+    "variance": np.var,
+    "std": np.std,
 }
 
 

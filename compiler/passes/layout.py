@@ -2,7 +2,7 @@
 
 One forward walk. What was computed channels-last is remembered beside its logical [N, C, spatial...] form, which is a
 transpose that nobody may use and that then disappears; an operator with a channels-last operand computes
-channels-last if it knows how. Transposes stay at the borders only. Convolutions in one dimension become
+channels-last if it knows how. Transposes stay at the borders only. Convolutions in one and in three dimensions become
 two-dimensional ones here.
 """
 
@@ -17,6 +17,7 @@ from ._dims import extents, same, shape_of
 from ._ops import constant, is_f32, names, permute, regroup, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
 from .lower_quantized import quantized_constant
+from .volumes import convolve_volume, pool_volume
 
 __all__ = ["channels_last"]
 
@@ -114,7 +115,7 @@ class _Layout:
             return None
         name = str(value.op.name)
         anchor = _ANCHORS.get(name)
-        if anchor is not None and is_f32(value) and value.ty.ndim == 4:
+        if anchor is not None and is_f32(value):
             last = anchor(self, rw, value)
             return None if last is None else self._result(rw, var, last)
         if name == "relax.matmul":
@@ -323,6 +324,22 @@ def _adaptive_pool2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.
     return relax.op.nn.adaptive_avg_pool2d(layout.wanted(rw, value.args[0]), size, "NHWC")
 
 
+def _conv3d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    attrs, weight = value.attrs, array_of(value.args[1])
+    if weight is None or 0 in weight.shape or not is_f32(*value.args):
+        return None
+    if str(attrs.data_layout) != "NCDHW" or str(attrs.kernel_layout) != "OIDHW":
+        return None
+    return convolve_volume(rw, layout.wanted(rw, value.args[0], 5), weight, attrs)
+
+
+def _pool3d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    if str(value.attrs.layout) != "NCDHW":
+        return None
+    op = relax.op.nn.max_pool2d if is_call(value, "relax.nn.max_pool3d") else relax.op.nn.avg_pool2d
+    return pool_volume(rw, layout.wanted(rw, value.args[0], 5), op, value.attrs)
+
+
 def _resize2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     attrs = value.attrs
     if str(attrs.layout) != "NCHW":
@@ -347,6 +364,9 @@ _ANCHORS: dict[str, Callable[[_Layout, Rewriter, relax.Call], relax.Expr | None]
     "relax.nn.max_pool2d": _pool2d,
     "relax.nn.avg_pool2d": _pool2d,
     "relax.nn.adaptive_avg_pool2d": _adaptive_pool2d,
+    "relax.nn.conv3d": _conv3d,
+    "relax.nn.max_pool3d": _pool3d,
+    "relax.nn.avg_pool3d": _pool3d,
     "relax.image.resize2d": _resize2d,
 }
 

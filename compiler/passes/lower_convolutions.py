@@ -19,6 +19,7 @@ DEPTHWISE_PACKING = "depthwise_f32_c8_v1"
 TRANSPOSED_PACKING = "conv_transpose2d_f32_v1"
 GEMM_PACKING = "gemm_f32_nr16_v1"
 
+MOST_FILTERS = 8  # a channel; of more a tile of 16 columns makes better use
 _METHODS = {"nearest_neighbor": "nearest", "linear": "linear", "cubic": "cubic"}
 _COORDINATES = ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
 _ROUNDING = {name: name for name in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")} | {
@@ -86,7 +87,7 @@ def _conv2d(var: relax.Var, value: relax.Call) -> relax.Expr | None:
         "kernel": kernel,
         "channels": [channels, out],
     }
-    if groups == channels == out and groups > 1:
+    if groups == channels > 1 and 0 < out <= MOST_FILTERS * channels:
         contract, packing = "depthwise_conv2d_f32", DEPTHWISE_PACKING
     else:
         contract, packing = "conv2d_f32", CONV_PACKING
@@ -158,13 +159,14 @@ def _global_average(rw: Rewriter, var: relax.Var, x: relax.Expr) -> relax.Expr:
 
 
 def _mean_over_space(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
-    """A mean over all axes between the first and the last, which is what pooling does to [N, H, W, C] and [N, S, C]."""
+    """A mean over all axes between the first and the last, which is what pooling does to [N, H, W, C]."""
     shape = shape_of(value.args[0])
-    if shape is None or len(shape) not in (3, 4) or value.attrs.axis is None:
+    if shape is None or len(shape) not in (3, 4, 5) or value.attrs.axis is None:
         return None
     if sorted(int(axis) % len(shape) for axis in value.attrs.axis) != list(range(1, len(shape) - 1)):
         return None
-    x = value.args[0] if len(shape) == 4 else rw.emit(reshape(value.args[0], [shape[0], shape[1], 1, shape[2]]))
+    rows, columns = shape[1] * math.prod(shape[2:-2]), shape[-2] if len(shape) > 3 else 1
+    x = rw.emit(reshape(value.args[0], [shape[0], rows, columns, shape[-1]]))
     return reshape(_global_average(rw, var, x), extents(var))
 
 

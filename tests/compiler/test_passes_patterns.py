@@ -365,7 +365,20 @@ def test_batch_norm_of_run_time_statistics_is_computed() -> None:
     assert set(check(mod, (2, 3, 4), (3,), (3,), low=0.5)[0]) == {"generated"}
 
 
-@pytest.mark.parametrize("kind", ["transposed", "linear", "grouped", "depthwise"])
+def test_weights_that_are_computed_from_constants_are_weights() -> None:
+    """Standardized weights arrive as a batch norm of constants (timm's StdConv2d)."""
+
+    def body(emit: Emit, x: Any) -> Any:
+        flat = emit(op.reshape(const(8, 4, 3, 3), (1, 8, 36)))
+        mean = emit(op.mean(flat, [0, 2]))
+        spread = emit(op.variance(flat, [0, 2]))
+        normed = emit(emit(op.nn.batch_norm(flat, const(8), const(8, seed=1), mean, spread, axis=1, training=False))[0])
+        return op.nn.conv2d(x, emit(op.reshape(normed, (8, 4, 3, 3))))
+
+    assert check(build(body, (2, 4, 6, 5)), (2, 4, 6, 5))[0] == {"conv2d_f32": 1, "transpose": 2}
+
+
+@pytest.mark.parametrize("kind", ["transposed", "linear", "grouped", "depthwise", "repeated"])
 def test_batch_norm_folds_into_other_layers(kind: str) -> None:
     n = symbol("n")
 
@@ -374,7 +387,8 @@ def test_batch_norm_folds_into_other_layers(kind: str) -> None:
             return op.add(emit(op.multiply(emit(op.matmul(x, const(6, 5))), const(5, seed=1))), const(5, seed=2))
         if kind == "transposed":
             return _batch_norm(emit, emit(op.nn.conv2d_transpose(x, const(6, 4, 2, 2), strides=2)), 4)
-        return _batch_norm(emit, _conv(emit, x, 6, 6, groups=2 if kind == "grouped" else 6), 6)
+        out = 18 if kind == "repeated" else 6
+        return _batch_norm(emit, _conv(emit, x, 6, out, groups=2 if kind == "grouped" else 6), out)
 
     shape = (6,) if kind == "linear" else (6, 5, 4)
     counts, _ = check(build(body, (n, *shape)), (2, *shape))
@@ -383,6 +397,7 @@ def test_batch_norm_folds_into_other_layers(kind: str) -> None:
         "linear": "gemm_f32",
         "grouped": "conv2d_f32",
         "depthwise": "depthwise_conv2d_f32",
+        "repeated": "depthwise_conv2d_f32",
     }[kind]
     assert counts[contract] == 1 and "generated" not in counts
 
@@ -426,6 +441,42 @@ def test_one_dimension_runs_as_two() -> None:
 
     counts, _ = check(build(body, (symbol("n"), 4, 16)), (2, 4, 16))
     assert counts == {"transpose": 1, "conv2d_f32": 2, "pool2d_f32": 1, "global_avg_pool_f32": 1}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "groups", "options"),
+    [
+        ((3, 3, 3), 1, {"padding": 1}),
+        ((3, 1, 1), 1, {"padding": (1, 0, 0)}),
+        ((1, 3, 3), 2, {"padding": (0, 1, 1)}),
+        ((2, 3, 1), 2, {"strides": (2, 1, 2), "padding": (1, 0, 0, 0, 2, 1), "dilation": (2, 1, 1)}),
+        ((3, 3, 3), 4, {"padding": 1, "strides": (1, 2, 2)}),
+    ],
+)
+def test_volumes_run_as_images(kernel: tuple[int, ...], groups: int, options: dict[str, Any]) -> None:
+    """And what follows a convolution stays channels-last."""
+    weight = const(8, 4 // groups, *kernel)
+
+    def body(emit: Emit, x: Any) -> Any:
+        y = emit(op.nn.conv3d(x, weight, groups=groups, **options))
+        y = emit(op.nn.relu(emit(op.add(y, const(1, 8, 1, 1, 1, seed=1)))))
+        return op.mean(y, [2, 3, 4])
+
+    counts, calls = check(build(body, (symbol("n"), 4, 5, 6, 7)), (2, 4, 5, 6, 7))
+    assert counts["transpose"] == 1 and counts["global_avg_pool_f32"] == 1
+    (layer,) = [call for call in calls if "conv2d" in call.contract or call.contract == "gemm_f32"]
+    assert "relu" in str(layer.attrs)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_pooling_of_volumes(ceil: bool) -> None:
+    def body(emit: Emit, x: Any) -> Any:
+        y = emit(op.nn.max_pool3d(x, (3, 3, 2), (2, 1, 2), (1, 1, 1, 1, 1, 1), (1, 1, 1), ceil))
+        y = emit(op.nn.avg_pool3d(y, (2, 2, 3), (1, 2, 2), (1, 0, 1, 1, 0, 1), (1, 1, 1), ceil, not ceil))
+        return op.nn.max_pool3d(y, (1, 2, 2), (1, 2, 2))
+
+    counts, _ = check(build(body, (symbol("n"), 3, 5, 9, 8)), (2, 3, 5, 9, 8))
+    assert counts == {"pool2d_f32": 5, "transpose": 2}
 
 
 def test_weights_that_are_inputs_stay_generated() -> None:
