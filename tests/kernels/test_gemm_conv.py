@@ -203,6 +203,7 @@ def geometries(draw: st.DrawFn, depthwise: bool = False) -> dict[str, Any]:
     kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (5, 5), (2, 3), (7, 1), (1, 4)]))
     groups = 1 if depthwise else draw(st.sampled_from([1, 1, 2, 3]))
     channels = st.one_of(st.integers(1, 20), st.sampled_from([24, 33, 64]))
+    filters = st.sampled_from([1, 1, 2, 3, 4, 9])  # of a channel, where each has its own
     c = draw(channels)
     return {
         "x": (draw(st.integers(1, 2)), draw(extent), draw(extent)),
@@ -211,7 +212,7 @@ def geometries(draw: st.DrawFn, depthwise: bool = False) -> dict[str, Any]:
         "dilations": draw(st.sampled_from([[1, 1], [1, 1], [2, 1], [1, 2], [3, 3]])),
         "kernel": list(kernel),
         "groups": c if depthwise else groups,
-        "channels": [c, c] if depthwise else [c * groups, draw(channels) * groups],
+        "channels": [c, c * draw(filters)] if depthwise else [c * groups, draw(channels) * groups],
     }
 
 
@@ -318,6 +319,15 @@ def test_conv2d_winograd_refuses(change: dict[str, Any]) -> None:
 def test_depthwise_conv2d(g: dict[str, Any], bias: bool, ep: dict[str, Any], threads: int, seed: int) -> None:
     assume(fits(g))
     check_conv("depthwise_conv2d_f32", "depthwise_f32_c8_v1", g, bias, ep, threads, seed)
+
+
+@pytest.mark.parametrize("dilation", [[5, 5], [9, 3], [30, 30]])
+@pytest.mark.parametrize(("c", "o"), [(20, 33), (130, 17), (600, 20)])
+def test_dilations_that_reach_beyond_the_image(dilation: list[int], c: int, o: int) -> None:
+    """Tiles leave out positions of the filter that see padding alone."""
+    h, w = dilation
+    g = {**PLAIN, "x": (2, 13, 11), "pads": [h, w, h, w], "dilations": dilation, "kernel": [3, 3], "channels": [c, o]}
+    check_conv("conv2d_f32", "conv2d_f32_nr16_v1", g, True, {"act": "relu", "_residual": True}, 2, 1)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ GEMM = {"n": 17, "k": 9}
 CONV = {"strides": [2, 1], "pads": [1, 0, 1, 2], "dilations": [1, 1], "groups": 2, "kernel": [3, 2], "channels": [4, 6]}
 WINOGRAD = {"pads": [1, 0, 1, 2], "kernel": [3, 3], "channels": [4, 6], "tile": 2}
 DEPTHWISE = {**CONV, "groups": 5, "channels": [5, 5]}
+REPEATED = {**DEPTHWISE, "channels": [5, 15]}
 TRANSPOSED = {**CONV, "output_padding": [1, 0]}
 LSTM = {"hidden": 5, "direction": "bidirectional"}
 RNN = "rnn_f32_nr16_v1"
@@ -82,9 +83,9 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         {**DEPTHWISE, "a_zero": 3, "y_scale": 0.5, "y_zero": 9},
     ),
     "depthwise_conv2d_f32": (
-        [ones(1, 5, 6, 5), weight("depthwise_conv2d_f32", "depthwise_f32_c8_v1", DEPTHWISE, 5, 1, 3, 2), ones(5)],
-        [(1, 3, 7, 5)],
-        DEPTHWISE,
+        [ones(1, 5, 6, 5), weight("depthwise_conv2d_f32", "depthwise_f32_c8_v1", REPEATED, 15, 1, 3, 2), ones(15)],
+        [(1, 3, 7, 15)],
+        REPEATED,
     ),
     "conv_transpose2d_f32": (
         [ones(1, 3, 4, 4), weight("conv_transpose2d_f32", "conv_transpose2d_f32_v1", TRANSPOSED, 4, 3, 3, 2), ones(6)],

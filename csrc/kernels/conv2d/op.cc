@@ -155,6 +155,20 @@ ConvRows rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, const 
   return r;
 }
 
+// What part of the filter's positions along one axis lies inside of [0, in), over all outputs.
+double inside(int64_t in, int64_t out, int64_t pad, int64_t kernel, int64_t stride, int64_t dilation) {
+  int64_t sum = 0;
+  for (int64_t k = 0; k < kernel; ++k) {
+    const int64_t before = std::max<int64_t>(0, pad - k * dilation), end = in + pad - k * dilation;
+    sum += std::max<int64_t>(0, std::min(out, ceil_div(std::max<int64_t>(0, end), stride)) - ceil_div(before, stride));
+  }
+  return static_cast<double>(sum) / static_cast<double>(out * kernel);
+}
+
+// Below this much of the filter inside of the image its positions are done one by one, so that each tile can leave out
+// those that lie outside; it costs some 5 % to have the sums wait in y between them.
+constexpr double kMostlyInside = 0.75;
+
 // The product over all images; its rows of A are the caller's.
 Product product_of(const Params& p, const Tensor* in, int n_in, const Tensor& y) {
   const ConvGeometry& g = p.g;
@@ -171,6 +185,12 @@ Product product_of(const Params& p, const Tensor* in, int n_in, const Tensor& y)
   q.groups = g.groups;
   q.group_a = g.group_in();
   q.lda = g.in_channels;
+  if (!lines && g.dilation_h * g.dilation_w > 1 &&
+      inside(in[0].shape[1], y.shape[1], g.pad_top, g.kernel_h, g.stride_h, g.dilation_h) *
+              inside(in[0].shape[2], y.shape[2], g.pad_left, g.kernel_w, g.stride_w, g.dilation_w) <
+          kMostlyInside) {
+    q.blocking.depth = std::min(q.blocking.depth, std::max<int64_t>(1, q.kc));
+  }
   q.row_bytes = std::min(q.taps * q.kc * g.groups, g.stride_h * g.stride_w * g.in_channels) * 4;
   q.w = in[1].as<const float>();
   q.c = y.as<float>();
@@ -235,6 +255,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   } else {
     q.rows_of = conv_rows<float>;
     q.user = &rows;
+    q.zeros = zeros;
   }
   if (access_of(g).copied) {
     run_strips(p, l, q, rows, x.shape[0], ctx, scratch + l.zeros);

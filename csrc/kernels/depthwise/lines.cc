@@ -5,28 +5,31 @@
 #include "kernels/depthwise/lines.h"
 
 #include <algorithm>
-
-#include "kernels/checks.h"
+#include <cinttypes>
 
 namespace mrt {
 
-Status decode_depthwise(const Attrs& attrs, const char* contract, ConvGeometry* g) {
+Status decode_depthwise(const Attrs& attrs, const char* contract, int64_t most, ConvGeometry* g) {
   MRT_TRY(decode_conv(attrs, contract, g));
   // groups may be left out: it can only be the number of channels.
   const int64_t* values = nullptr;
   size_t n = 0;
   if (!attrs.ints("groups", &values, &n)) g->groups = g->in_channels;
-  if (g->groups != g->in_channels || g->in_channels != g->out_channels) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: groups, input and output channels differ, expected one number",
-                contract);
-  }
-  return Status();
+  // decode_conv leaves the numbers of channels multiples of groups.
+  if (g->groups == g->in_channels && g->in_channels <= g->out_channels && g->out_channels <= most * g->in_channels)
+    return Status();
+  return fail(MRT_ERROR_INVALID_ARGUMENT,
+              "%s: %" PRId64 " input and %" PRId64 " output channels in %" PRId64
+              " groups, expected one group for "
+              "each input channel and %s",
+              contract, g->in_channels, g->out_channels, g->groups,
+              most == 1 ? "as many output channels" : "a multiple of them as output channels");
 }
 
 int64_t depthwise_blocks(int64_t channels) { return channels / kChannelBlock + (channels % kChannelBlock != 0); }
 
 int64_t depthwise_packed_bytes(const ConvGeometry& g) {
-  return checked_mul(checked_mul(depthwise_blocks(g.in_channels), g.taps()),
+  return checked_mul(checked_mul(depthwise_blocks(g.out_channels), g.taps()),
                      kChannelBlock * static_cast<int64_t>(sizeof(float)));
 }
 
@@ -35,6 +38,18 @@ size_t depthwise_scratch(const ConvGeometry& g) {
                  static_cast<size_t>(g.taps()) * (sizeof(float*) + sizeof(int64_t)));
 }
 const float** depthwise_lines(char* scratch) { return reinterpret_cast<const float**>(scratch); }
+
+namespace {
+constexpr int64_t kNearBytes = 64 << 10;  // of lines and what goes with them, of the channels that are done at a time
+constexpr int64_t kChunkStep = 16;        // a cache line, and a panel of the finish of 8 bits
+}  // namespace
+
+LineRing::LineRing(const ConvGeometry& g, int64_t h, int64_t w, int64_t more)
+    : slots(std::max<int64_t>(1, std::min(h, (g.kernel_h - 1) * g.dilation_h + 1))), width(w) {
+  const int64_t channel = std::max<int64_t>(1, slots * w + more) * static_cast<int64_t>(sizeof(float));
+  const int64_t most = (g.out_channels + kChunkStep - 1) / kChunkStep * kChunkStep;
+  chunk = std::min(most, std::max(kChunkStep, kNearBytes / channel / kChunkStep * kChunkStep));
+}
 
 namespace {
 

@@ -1,5 +1,8 @@
-// depthwise_conv2d_f32: one filter a channel over NHWC.
+// depthwise_conv2d_f32: filters of one channel each over NHWC, as many of each channel.
+//
+// Where there are several, lines of the image are made in which each channel stands as often.
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/checks.h"
 #include "kernels/conv2d/geometry.h"
@@ -21,7 +24,7 @@ struct Params {
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  MRT_TRY(decode_depthwise(attrs, kContract, &p.g));
+  MRT_TRY(decode_depthwise(attrs, kContract, kMaxConvExtent, &p.g));
   MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
   p.table = depthwise_table(isa);
   p.epilogue_table = epilogue_table(isa);
@@ -34,9 +37,15 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
   return check_packed(kContract, in[1], depthwise_packed_bytes(p.g));
 }
 
-size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
+// Filters of each channel.
+int64_t repeats(const ConvGeometry& g) { return g.in_channels == 0 ? 1 : g.out_channels / g.in_channels; }
+LineRing ring_of(const ConvGeometry& g, const Tensor& x) { return LineRing(g, x.shape[1], x.shape[2], 0); }
+
+size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.table ? depthwise_scratch(p.g) * static_cast<size_t>(threads) : 0;
+  if (!p.table || has_no_elements(out[0])) return 0;
+  const size_t lines = repeats(p.g) > 1 ? ring_of(p.g, in[0]).bytes() : 0;
+  return (depthwise_scratch(p.g) + lines) * static_cast<size_t>(threads);
 }
 
 // ---- the reference ----
@@ -44,7 +53,7 @@ size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32
 void reference(const Params& p, const Tensor& x, const float* w, const float* bias, const float* residual,
                const Tensor& y) {
   const ConvGeometry& g = p.g;
-  const int64_t h = x.shape[1], width = x.shape[2], channels = g.in_channels;
+  const int64_t h = x.shape[1], width = x.shape[2], channels = g.out_channels;
   const float* in = x.as<const float>();
   int64_t index = 0;
   for (int64_t n = 0; n < y.shape[0]; ++n)
@@ -57,7 +66,8 @@ void reference(const Params& p, const Tensor& x, const float* w, const float* bi
             const int64_t iw = ow * g.stride_w - g.pad_left + t % g.kernel_w * g.dilation_w;
             if (ih < 0 || ih >= h || iw < 0 || iw >= width) continue;
             const float weight = w[(c / kChannelBlock * g.taps() + t) * kChannelBlock + c % kChannelBlock];
-            sum += static_cast<double>(in[((n * h + ih) * width + iw) * channels + c]) * static_cast<double>(weight);
+            sum += static_cast<double>(in[((n * h + ih) * width + iw) * g.in_channels + c / repeats(g)]) *
+                   static_cast<double>(weight);
           }
           y.as<float>()[index] =
               epilogue_reference(p.epilogue, sum, bias ? bias + c : nullptr, residual ? residual + index : nullptr);
@@ -76,6 +86,34 @@ int64_t channel_chunk(const ConvGeometry& g, int64_t height, int64_t width) {
   return std::max(kStep, static_cast<int64_t>(kLineBytes / lines) / kStep * kStep);
 }
 
+// Channels [c, c + n) of the output's, each from the input channel that its filter sees.
+void repeat_channels(const ConvGeometry& g, const float* x, int64_t pixels, int64_t c, int64_t n, float* to,
+                     int64_t ldo) {
+  constexpr int64_t kStored = 4;  // copies at once: what is too much of one channel, the next one overwrites
+  const int64_t times = repeats(g), before = std::min(n, (times - c % times) % times);
+  for (int64_t p = 0; p < pixels; ++p, x += g.in_channels, to += ldo) {
+    const float* from = x + c / times;
+    int64_t i = before;
+    if (before > 0) std::fill_n(to, before, *from++);
+    for (; times == 2 && i + 4 <= n; i += 4, from += 2) {
+      const float pairs[] = {from[0], from[0], from[1], from[1]};
+      std::memcpy(to + i, pairs, sizeof pairs);
+    }
+    for (; i + std::max(times, kStored) <= n; i += times, ++from) {
+      const float value = *from;
+      for (int64_t j = 0; j < times; j += kStored) {
+        const int64_t at = i + std::min(j, std::max<int64_t>(0, times - kStored));
+        const float copies[kStored] = {value, value, value, value};
+        std::memcpy(to + at, copies, sizeof copies);
+      }
+    }
+    for (int64_t j = 0; i < n; ++i) {
+      to[i] = *from;
+      if (++j == times) j = 0, ++from;
+    }
+  }
+}
+
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
   const Params& p = *static_cast<const Params*>(params);
   const Tensor &x = in[0], &y = out[0];
@@ -88,45 +126,52 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   }
   const ConvGeometry& g = p.g;
   const Epilogue& e = p.epilogue;
-  const bool after = !e.clamp_only();
-  const int64_t channels = g.in_channels, out_h = y.shape[1], row_size = y.shape[2] * channels;
-  const int64_t h = x.shape[1], line = x.shape[2] * channels;
+  const bool after = !e.clamp_only(), repeated = repeats(g) > 1;
+  const int64_t channels = g.out_channels, out_h = y.shape[1], row_size = y.shape[2] * channels;
+  const int64_t h = x.shape[1], line = x.shape[2] * g.in_channels;
   const DepthwiseImage image{&g, p.table, h, x.shape[2], y.shape[2]};
+  const LineRing ring = ring_of(g, x);
   DepthwiseRow common{};
-  common.pixel = common.channels = channels;
-  common.step = g.stride_w * channels;
-  common.w = in[1].as<const float>();
+  common.pixel = repeated ? ring.chunk : g.in_channels;
+  common.step = g.stride_w * common.pixel;
+  common.channels = channels;
   common.w_block = g.taps() * kChannelBlock;
-  common.bias = bias;
   common.lo = e.lo;
   common.hi = e.hi;
   common.residual_after = e.residual_after;
   const int64_t rows = y.shape[0] * out_h;
   // Pieces of rows, several a thread where there are enough.
   const int64_t pieces = ctx.threads > 1 ? std::min<int64_t>(rows, 4 * int64_t{ctx.threads}) : 1;
-  const size_t per_thread = depthwise_scratch(g);
-  const int64_t chunk = channel_chunk(g, x.shape[1], x.shape[2]), chunks = (channels + chunk - 1) / chunk;
+  const size_t for_row = depthwise_scratch(g), per_thread = for_row + (repeated ? ring.bytes() : 0);
+  const int64_t chunk = repeated ? ring.chunk : channel_chunk(g, x.shape[1], x.shape[2]);
   parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
     const int64_t begin = rows * piece / pieces, end = rows * (piece + 1) / pieces;
-    for (int64_t i = 0; i < chunks; ++i) {
+    char* const own = static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * per_thread;
+    const float** const lines = depthwise_lines(own);
+    for (int64_t c = 0; c < channels; c += chunk) {
       DepthwiseRow d = common;
-      d.c0 = i * chunk;
-      d.c1 = std::min(channels, d.c0 + chunk);
+      d.n = std::min(channels - c, chunk);
+      d.w = in[1].as<const float>() + c / kChannelBlock * d.w_block;
+      d.bias = bias ? bias + c : nullptr;
+      if (repeated) ring.forget(own + for_row);
       for (int64_t r = begin; r < end; ++r) {
-        d.y = y.as<float>() + r * row_size;
-        const float* from = residual ? residual + r * row_size : nullptr;
+        d.y = y.as<float>() + r * row_size + c;
+        const float* from = residual ? residual + r * row_size + c : nullptr;
         d.residual = after && e.residual_after ? nullptr : from;
-        char* const own = static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * per_thread;
-        const float** const lines = depthwise_lines(own);
-        const int64_t first = r % out_h * g.stride_h - g.pad_top;
-        for (int64_t kh = 0; kh < g.kernel_h; ++kh) {
-          const int64_t ih = first + kh * g.dilation_h;
-          lines[kh] = ih >= 0 && ih < h ? x.as<const float>() + (r / out_h * h + ih) * line : nullptr;
+        if (repeated) {
+          ring.fill(g, h, out_h, r, own + for_row, lines, [&](int64_t i, float* to) {
+            repeat_channels(g, x.as<const float>() + i * line, ring.width, c, d.n, to, ring.chunk);
+          });
+        } else {
+          const int64_t first = r % out_h * g.stride_h - g.pad_top;
+          for (int64_t kh = 0; kh < g.kernel_h; ++kh) {
+            const int64_t ih = first + kh * g.dilation_h;
+            lines[kh] = ih >= 0 && ih < h ? x.as<const float>() + (r / out_h * h + ih) * line + c : nullptr;
+          }
         }
         depthwise_row(image, d, r % out_h, own);
         if (after) {
-          const float* added = e.residual_after && from ? from + d.c0 : nullptr;
-          p.epilogue_table->apply(e, d.y + d.c0, channels, y.shape[2], d.c1 - d.c0, added, channels);
+          p.epilogue_table->apply(e, d.y, channels, y.shape[2], d.n, e.residual_after ? from : nullptr, channels);
         }
       }
     }
@@ -138,8 +183,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
   MRT_TRY(check_packing_name(kContract, packing, "depthwise_f32_c8_v1"));
-  MRT_TRY(decode_depthwise(attrs, kContract, g));
-  MRT_TRY(check_conv_weight(kContract, *g, weight, g->in_channels, 1));
+  MRT_TRY(decode_depthwise(attrs, kContract, kMaxConvExtent, g));
+  MRT_TRY(check_conv_weight(kContract, *g, weight, g->out_channels, 1));
   const int64_t size = depthwise_packed_bytes(*g);
   if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
   *bytes = static_cast<size_t>(size);

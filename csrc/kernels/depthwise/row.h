@@ -13,16 +13,16 @@ struct DepthwiseRow {
   const float* const* taps;      // first pixel's input at each position of the filter that lies inside the image
   const int64_t* weight_offset;  // of that position in a block of w, in floats
   int64_t n_taps;
-  int64_t n_lines;  // where the positions are whole lines of the filter: how many; then taps[i * K] starts line i
-  int64_t step;     // floats from one output pixel's input to the next's
-  int64_t pixel;    // floats from one input pixel to the next
-  int64_t count;    // output pixels
-  int64_t channels;
-  int64_t c0, c1;  // the channels to compute; c0 is a multiple of 8
+  int64_t n_lines;   // where the positions are whole lines of the filter: how many; then taps[i * K] starts line i
+  int64_t step;      // floats from one output pixel's input to the next's
+  int64_t pixel;     // floats from one input pixel to the next
+  int64_t count;     // output pixels
+  int64_t channels;  // floats from one output pixel to the next
+  int64_t n;         // channels to compute, of all pointers here the first
   const float* w;
   int64_t w_block;    // floats of one block of 8 channels
-  const float* bias;  // null or [channels]
-  float* y;           // pixels are `channels` floats apart
+  const float* bias;  // null or [n]
+  float* y;
   const float* residual;
   float lo, hi;
   bool residual_after;

@@ -85,15 +85,15 @@ MRT_INLINE void fixed_channels(const DepthwiseRow& d, int64_t p, int64_t c, int6
 // K is 0 for any filter.
 template <typename V, int K, int S, int PX>
 MRT_INLINE void pixels(const DepthwiseRow& d, int64_t p) {
-  int64_t c = d.c0;
-  for (; c + V::width <= d.c1; c += V::width) {
+  int64_t c = 0;
+  for (; c + V::width <= d.n; c += V::width) {
     if constexpr (K == 0) {
       any_channels<V, PX, true>(d, p, c, V::width);
     } else {
       fixed_channels<V, K, S, PX, true>(d, p, c, V::width);
     }
   }
-  if (c < d.c1) any_channels<V, PX, false>(d, p, c, d.c1 - c);
+  if (c < d.n) any_channels<V, PX, false>(d, p, c, d.n - c);
 }
 
 template <typename V, int K, int S>

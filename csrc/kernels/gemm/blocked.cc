@@ -4,6 +4,7 @@
 // High-Performance Matrix Multiplication", 2008.)
 #include "kernels/gemm/blocked.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/checks.h"
@@ -91,6 +92,19 @@ const float* weights_of(const Product& p, int64_t panel, const Stretch& part) {
   return p.ldw > 0 ? p.w + panel * p.panel_step + row * p.ldw : p.w + (panel * p.taps * p.kc + row) * kPanel;
 }
 
+// How many tiles from the first on are alike, of `tiles` with `pointers` each, `step` apart: either all of a tile's
+// pointers are to `zeros`, which `*only` says, or not.
+int64_t alike(const float* const* a, int64_t tiles, int64_t step, int64_t pointers, const float* zeros, bool* only) {
+  const auto nothing = [=](int64_t t) {
+    const float* const* const begin = a + t * step;
+    return std::all_of(begin, begin + pointers, [=](const float* row) { return row == zeros; });
+  };
+  *only = nothing(0);
+  int64_t n = 1;
+  while (n < tiles && nothing(n) == *only) ++n;
+  return n;
+}
+
 // One panel over one stretch of a block of rows. `next`: the packed weights that are read after it; null if not known.
 void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part, bool first, bool last, int64_t panel,
                     const float* next) {
@@ -119,19 +133,22 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
   // Each tile fetches its share of what the first one of the next panel will read.
   call.fetch = reinterpret_cast<const char*>(next ? next : call.w);
   call.fetch_step = next ? ceil_div(64, block.tiles.count) : 0;
+  const bool skips = p.zeros && !first && !last;  // those begin and finish the sums
   const float* const* a = block.pointers;
   int64_t row = 0;
   for (const auto& [tiles, rows] : block.tiles.runs()) {
-    if (tiles == 0) continue;
-    call.tiles = tiles;
     call.tile_pointers = rows * p.taps;
-    call.a = a + part.tap * rows;
-    call.c = c + row * p.ldc;
-    call.residual = tile_residual ? tile_residual + row * p.ldr : nullptr;
-    p.table->tile[rows](call);
-    call.fetch += tiles * part.taps * part.kc * call.fetch_step;
-    a += tiles * call.tile_pointers;
-    row += tiles * rows;
+    for (int64_t left = tiles; left > 0; left -= call.tiles) {
+      call.a = a + part.tap * rows;
+      bool padding = false;  // far from the image, as positions of a dilated filter are
+      call.tiles = skips ? alike(call.a, left, call.tile_pointers, part.taps * rows, p.zeros, &padding) : left;
+      call.c = c + row * p.ldc;
+      call.residual = tile_residual ? tile_residual + row * p.ldr : nullptr;
+      if (!padding) p.table->tile[rows](call);
+      call.fetch += call.tiles * part.taps * part.kc * call.fetch_step;
+      a += call.tiles * call.tile_pointers;
+      row += call.tiles * rows;
+    }
   }
   if (last && after_tile) {
     p.epilogue_table->apply(e, c, p.ldc, block.tiles.total(), call.n, e.residual_after ? r : nullptr, p.ldr);

@@ -24,6 +24,7 @@ struct Product {
   // them in, or, where it is null, row i starts at a + i * lda and there is one tap.
   void (*rows_of)(const void* user, int64_t m0, int64_t rows, const float** out);
   const void* user;
+  const float* zeros;  // where pointers to nothing but zeros point, all of them; or null
   const float* a;
   int64_t lda;
   int64_t row_bytes;  // of A that one row adds to the cache: less than it reads where rows overlap; 0: taps * kc * 4

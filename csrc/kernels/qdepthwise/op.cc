@@ -19,8 +19,7 @@ namespace {
 
 constexpr const char* kContract = "depthwise_conv2d_u8s8";
 constexpr const char* kPacking = "depthwise_u8s8_c8_v1";
-constexpr int64_t kMaxTaps = 512;         // 255 * 128 * 512 < 2^24
-constexpr int64_t kNearBytes = 64 << 10;  // of lines and sums, as floats, of the channels that are done at a time
+constexpr int64_t kMaxTaps = 512;  // 255 * 128 * 512 < 2^24
 
 struct Params {
   const DepthwiseTable* table;  // null: the reference
@@ -33,7 +32,7 @@ struct Params {
 };
 
 Status decode(const Attrs& attrs, ConvGeometry* g) {
-  MRT_TRY(decode_depthwise(attrs, kContract, g));
+  MRT_TRY(decode_depthwise(attrs, kContract, 1, g));
   if (g->taps() <= kMaxTaps) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a filter of %" PRId64 " positions, expected at most %" PRId64, kContract,
               g->taps(), kMaxTaps);
@@ -60,32 +59,23 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
   return check_q_operands(kContract, p.output, p.g.out_channels, in, n_in, out[0]);
 }
 
-// Scratch of a thread: that of a row, the lines it has as floats and which these are, a row's sums and their finish.
+// Scratch of a thread: that of a row, the lines it has as floats, a row's sums and their finish.
 struct Layout {
-  int64_t chunk;  // channels at a time
-  int64_t slots;  // lines
-  size_t row, lines, tags, sums, folded;
-  size_t all() const { return row + lines + tags + sums + folded; }
+  LineRing ring;
+  size_t row, sums, folded;
+
+  Layout(const ConvGeometry& g, const Tensor& x, const Tensor& y)
+      : ring(g, x.shape[1], x.shape[2], y.shape[2]),
+        row(depthwise_scratch(g)),
+        sums(align64(static_cast<size_t>(y.shape[2] * ring.chunk) * sizeof(float))),
+        folded(align64(static_cast<size_t>(ring.chunk / kQPanel) * sizeof(QFolded))) {}
+  size_t all() const { return row + ring.bytes() + sums + folded; }
 };
-Layout layout_of(const ConvGeometry& g, const Tensor& x, const Tensor& y) {
-  Layout l{};
-  l.slots = std::max<int64_t>(1, std::min(x.shape[1], (g.kernel_h - 1) * g.dilation_h + 1));
-  const int64_t channel = std::max<int64_t>(1, l.slots * x.shape[2] + y.shape[2]) * static_cast<int64_t>(sizeof(float));
-  const int64_t most = (g.in_channels + kQPanel - 1) / kQPanel * kQPanel;
-  l.chunk = std::min(most, std::max(kQPanel, kNearBytes / channel / kQPanel * kQPanel));
-  l.row = depthwise_scratch(g);
-  l.lines = align64(static_cast<size_t>(l.slots * x.shape[2] * l.chunk) * sizeof(float));
-  l.tags = align64(static_cast<size_t>(l.slots) * sizeof(int64_t));
-  l.sums = align64(static_cast<size_t>(y.shape[2] * l.chunk) * sizeof(float));
-  l.folded = align64(static_cast<size_t>(l.chunk / kQPanel) * sizeof(QFolded));
-  return l;
-}
 
 size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
   if (!p.table || has_no_elements(out[0])) return 0;
-  const size_t each =
-      p.quads ? quad_scratch(p.g, in[0].shape[1], out[0].shape[2]) : layout_of(p.g, in[0], out[0]).all();
+  const size_t each = p.quads ? quad_scratch(p.g, in[0].shape[1], out[0].shape[2]) : Layout(p.g, in[0], out[0]).all();
   return each * static_cast<size_t>(threads);
 }
 
@@ -99,33 +89,21 @@ struct Call {
 
 // The lines of the image that row r of the output sees, channels [c0, c0 + n), as floats.
 void fill_lines(const Call& call, int64_t r, int64_t c0, int64_t n, char* own) {
-  const ConvGeometry& g = call.p->g;
-  const Layout& l = call.layout;
-  const int64_t h = call.x->shape[1], w = call.x->shape[2], out_h = call.y->shape[1];
-  float* const floats = reinterpret_cast<float*>(own + l.row);
-  int64_t* const tags = reinterpret_cast<int64_t*>(own + l.row + l.lines);
-  const float** const lines = depthwise_lines(own);
-  const int64_t first = r % out_h * g.stride_h - g.pad_top;
-  for (int64_t kh = 0; kh < g.kernel_h; ++kh) {
-    const int64_t ih = first + kh * g.dilation_h;
-    lines[kh] = nullptr;
-    if (ih < 0 || ih >= h) continue;
-    const int64_t slot = ih % l.slots, line = r / out_h * h + ih;
-    float* const to = floats + slot * w * l.chunk;
-    if (tags[slot] != line) {
-      const uint8_t* const from = call.x->as<const uint8_t>() + line * w * g.in_channels + c0;
-      call.p->convert->widen(from, w, g.in_channels, n, static_cast<int32_t>(call.p->x_zero), to, l.chunk);
-      tags[slot] = line;
-    }
-    lines[kh] = to;
-  }
+  const Params& p = *call.p;
+  const LineRing& ring = call.layout.ring;
+  const int64_t w = ring.width, channels = p.g.in_channels;
+  ring.fill(p.g, call.x->shape[1], call.y->shape[1], r, own + call.layout.row, depthwise_lines(own),
+            [&](int64_t line, float* to) {
+              const uint8_t* const from = call.x->as<const uint8_t>() + line * w * channels + c0;
+              p.convert->widen(from, w, channels, n, static_cast<int32_t>(p.x_zero), to, ring.chunk);
+            });
 }
 
 // The finish of a row's sums of the 16 channels from c0 + c on, without where they go.
 QFinishCall finish_of(const Call& call, int64_t c0, int64_t c, int64_t n) {
   static const int32_t kNoOffset[kQPanel] = {};
   QFinishCall f = call.finish;
-  f.ld = call.layout.chunk;
+  f.ld = call.layout.ring.chunk;
   f.floats = f.folds();
   f.offset = kNoOffset;
   f.rows = call.y->shape[2];
@@ -153,30 +131,30 @@ void run_rows(const Call& call, int64_t begin, int64_t end, char* own) {
   const Params& p = *call.p;
   const ConvGeometry& g = p.g;
   const Layout& l = call.layout;
-  const int64_t channels = g.in_channels, out_w = call.y->shape[2];
+  const int64_t channels = g.in_channels, out_w = call.y->shape[2], chunk = l.ring.chunk;
   const DepthwiseImage image{&g, p.table, call.x->shape[1], call.x->shape[2], out_w};
-  int64_t* const tags = reinterpret_cast<int64_t*>(own + l.row + l.lines);
-  float* const sums = reinterpret_cast<float*>(own + l.row + l.lines + l.tags);
-  QFolded* const folded = reinterpret_cast<QFolded*>(own + l.row + l.lines + l.tags + l.sums);
+  char* const lines = own + l.row;
+  float* const sums = reinterpret_cast<float*>(lines + l.ring.bytes());
+  QFolded* const folded = reinterpret_cast<QFolded*>(lines + l.ring.bytes() + l.sums);
   DepthwiseRow d{};
-  d.pixel = l.chunk;
-  d.step = g.stride_w * l.chunk;
-  d.channels = l.chunk;
+  d.pixel = chunk;
+  d.step = g.stride_w * chunk;
+  d.channels = chunk;
   d.w_block = g.taps() * kChannelBlock;
   d.lo = -__builtin_inff();
   d.hi = __builtin_inff();
   d.y = sums;
-  for (int64_t c0 = 0; c0 < channels; c0 += l.chunk) {
-    std::fill(tags, tags + l.slots, int64_t{-1});
-    const int64_t n = std::min(l.chunk, channels - c0);
+  for (int64_t c0 = 0; c0 < channels; c0 += chunk) {
+    l.ring.forget(lines);
+    const int64_t n = std::min(chunk, channels - c0);
     for (int64_t c = 0; c < n && call.finish.folds(); c += kQPanel)
       folded[c / kQPanel] = q_fold(finish_of(call, c0, c, n));
     for (int64_t r = begin; r < end; ++r) {
       fill_lines(call, r, c0, n, own);
-      d.c1 = n;
+      d.n = n;
       d.w = call.w + c0 / kChannelBlock * d.w_block;
       depthwise_row(image, d, r % call.y->shape[1], own);
-      if (!call.finish.folds()) p.convert->to_ints(sums, out_w * l.chunk);
+      if (!call.finish.folds()) p.convert->to_ints(sums, out_w * chunk);
       finish_row(call, r, c0, n, sums, folded);
     }
   }
@@ -233,7 +211,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     in_pieces(quad_scratch(p.g, x.shape[1], y.shape[2]),
               [&](int64_t begin, int64_t end, char* own) { quad_rows(image, begin, end, own); });
   } else {
-    const Call call{&p, &x, &y, w, finish, layout_of(p.g, x, y)};
+    const Call call{&p, &x, &y, w, finish, Layout(p.g, x, y)};
     in_pieces(call.layout.all(), [&](int64_t begin, int64_t end, char* own) { run_rows(call, begin, end, own); });
   }
   return MRT_OK;
