@@ -76,7 +76,7 @@ def make_kernel_call(
     return relax.op.call_dps_packed(PREFIX + contract, relax.Tuple([*present, text]), outs)
 
 
-def read_kernel_call(expr: relax.Expr) -> KernelCall | None:
+def read_kernel_call(expr: relax.Expr | None) -> KernelCall | None:
     """What `make_kernel_call` put into `expr`; None if it is anything else."""
     if not isinstance(expr, relax.Call) or not _CALL.same_as(expr.op) or not isinstance(expr.args[0], relax.ExternFunc):
         return None

@@ -35,8 +35,11 @@ def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         return None
     if found.cheap and all(is_call(use, "relax.dequantize") for _, use in rw.users(var)):
         return None  # one loop over floats, which the user's dequantize joins, is as quick
-    table = constant(_quantized(found.values, scale, zero, dtype_of(var)))
-    return make_kernel_call("lookup", [rw.emit(reshape(found.q, shape)), table], var.ty, name=str(var.name))
+    table = _quantized(found.values, scale, zero, dtype_of(var))
+    q = reshape(found.q, shape)
+    if dtype_of(found.q) == dtype_of(var) and np.array_equal(table.view(np.uint8), np.arange(ENTRIES)):
+        return q
+    return make_kernel_call("lookup", [rw.emit(q), constant(table)], var.ty, name=str(var.name))
 
 
 def _quantized(x: Array, scale: float, zero: float, dtype: str) -> Array:

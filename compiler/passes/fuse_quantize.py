@@ -12,10 +12,9 @@ from ._dims import same_shape, shape_of, shape_of_type
 from ._kernel_call import read_kernel_call, remake_kernel_call
 from ._ops import dtype_of, reshape
 from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
+from .lower_quantized import KERNELS
 
 __all__ = ["fuse_quantize"]
-
-_KERNELS = ("gemm_u8s8", "conv2d_u8s8", "depthwise_conv2d_u8s8", "matmul_u8")
 
 
 def fuse_quantize(mod: tvm.IRModule) -> tvm.IRModule:
@@ -26,7 +25,7 @@ def _cap(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     """minimum(kernel's uint8, c): the kernel stops at c."""
     bound, source = scalar_of(value.args[1]), value.args[0]
     call = read_kernel_call(rw.definition(source)) if rw.single_use(source) else None
-    if bound is None or call is None or call.contract not in _KERNELS or "y_max" in call.attrs:
+    if bound is None or call is None or call.contract not in KERNELS or "y_max" in call.attrs:
         return None
     return remake_kernel_call(replace(call, attrs={**call.attrs, "y_max": [int(bound)]}), source.ty)
 
@@ -47,7 +46,7 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     number = np.float32(scale.reshape(-1)[0])
     with np.errstate(all="ignore"):
         usable = number > 0 and np.isfinite(number) and np.isfinite(np.float32(1) / number)
-    if call is None or call.contract not in _KERNELS or not usable:
+    if call is None or call.contract not in KERNELS or not usable:
         return None
     attrs = {**call.attrs, "y_scale": [float(number)], "y_zero": [int(zero.reshape(-1)[0])]}
     ty = relax.TensorType(source.ty.shape, dtype_of(var))

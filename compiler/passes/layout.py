@@ -16,7 +16,7 @@ from tvm import relax
 from ._dims import extents, same, shape_of
 from ._ops import constant, is_f32, names, permute, regroup, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
-from .lower_quantized import quantized_constant
+from .lower_quantized import moved_weights, quantized_constant
 from .volumes import convolve_volume, pool_volume
 
 __all__ = ["channels_last"]
@@ -61,11 +61,12 @@ def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.E
         return None
     name, attrs = str(value.op.name), value.attrs
     if name in ("relax.nn.conv1d", "relax.nn.conv1d_transpose"):
-        weight = array_of(value.args[1])
         kernel = "OIW" if name == "relax.nn.conv1d" else "IOW"
-        if weight is None or str(attrs.data_layout) != "NCW" or str(attrs.kernel_layout) != kernel:
+        if str(attrs.data_layout) != "NCW" or str(attrs.kernel_layout) != kernel:
             return None
-        wide = constant(weight[:, :, None, :])
+        wide = _wide_filter(rw, value.args[1])
+        if wide is None:
+            return None
         common = {
             "strides": (1, int(attrs.strides[0])),
             "dilation": (1, int(attrs.dilation[0])),
@@ -98,6 +99,16 @@ def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.E
             rw.emit(relax.op.nn.adaptive_avg_pool2d(x, (1, int(attrs.output_size[0]))), str(var.name)), shape
         )
     return None
+
+
+def _wide_filter(rw: Rewriter, filters: relax.Expr) -> relax.Expr | None:
+    """Constant filters [O, I, W], dequantized ones too, as [O, I, 1, W]."""
+    array = array_of(filters)
+    if array is not None:
+        return constant(array[:, :, None, :])
+    out, depth, width = extents(filters)
+    wide = moved_weights(rw, relax.op.reshape(filters, (out, depth, 1, width)))
+    return None if wide is None else rw.emit(wide, "filters")
 
 
 # ---- the walk

@@ -12,7 +12,7 @@ from ._kernel_call import AttrValue, make_kernel_call
 from ._ops import constant, is_f32, reshape
 from ._rewrite import Rewriter, array_of, is_call, rewrite
 
-__all__ = ["lower_convolutions"]
+__all__ = ["lower_convolutions", "windows_of"]
 
 CONV_PACKING = "conv2d_f32_nr16_v1"
 DEPTHWISE_PACKING = "depthwise_f32_c8_v1"
@@ -120,16 +120,21 @@ def _pool2d(var: relax.Var, value: relax.Call) -> relax.Expr | None:
     if str(attrs.layout) != "NHWC":
         return None
     average = is_call(value, "relax.nn.avg_pool2d")
-    pool: dict[str, AttrValue | int] = {
-        "mode": "avg" if average else "max",
+    pool: dict[str, AttrValue | int] = {"mode": "avg" if average else "max", **windows_of(value)}
+    if average:
+        pool["count_include_pad"] = int(bool(attrs.count_include_pad))
+    return make_kernel_call("pool2d_f32", [value.args[0]], var.ty, pool, name=str(var.name))
+
+
+def windows_of(pool: relax.Call) -> dict[str, AttrValue | int]:
+    """The attributes of a two-dimensional pooling that its kernels share."""
+    attrs = pool.attrs
+    return {
         "kernel": _ints(attrs.pool_size),
         "strides": _ints(attrs.strides),
         "pads": _ints(attrs.padding),
         "dilations": _ints(attrs.dilation),
     }
-    if average:
-        pool["count_include_pad"] = int(bool(attrs.count_include_pad))
-    return make_kernel_call("pool2d_f32", [value.args[0]], var.ty, pool, name=str(var.name))
 
 
 def _adaptive_pool2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:

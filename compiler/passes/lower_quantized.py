@@ -15,25 +15,30 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ._dims import shape_of
-from ._kernel_call import AttrValue, make_kernel_call
+from ._dims import shape_of, static_shape
+from ._kernel_call import AttrValue, make_kernel_call, read_kernel_call
 from ._ops import constant, dtype_of, is_f32, permute, reshape
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
 from .fold_constants import dequantized
+from .lower_convolutions import windows_of
 
 __all__ = [
+    "KERNELS",
     "MAX_DEPTH",
     "QCONV_PACKING",
     "QGEMM_PACKING",
     "conv_contract",
     "lower_quantized",
+    "moved_weights",
     "quantized_constant",
     "unsigned_activations",
 ]
 
+KERNELS = ("gemm_u8s8", "conv2d_u8s8", "depthwise_conv2d_u8s8", "matmul_u8")  # that give floats or 8 bits
 QCONV_PACKING = "conv2d_u8s8_nr16_v2"
 QGEMM_PACKING = "gemm_u8s8_nr16_v2"
 QDEPTHWISE_PACKING = "depthwise_u8s8_c8_v1"
+PANEL = 16  # outputs side by side in these packings
 MAX_TAPS = 512  # of a depthwise filter: sums of so many products are exact in float32
 MAX_DEPTH = 65536  # sums of so many products of 8 bits fit in 32
 _MOVES = ("relax.reshape", "relax.permute_dims")
@@ -45,7 +50,7 @@ _MOVES = ("relax.reshape", "relax.permute_dims")
 
 def unsigned_activations(mod: tvm.IRModule) -> tvm.IRModule:
     """Activations of int8 that are only dequantized again as uint8: 128 more, and so is their zero point. And
-    quantize(move(dequantize(q))) with the same scale and zero point as move(q)."""
+    quantize(move(dequantize(q))) with the same scale and zero point as move(q), and moves of weights into them."""
     return rewrite(rewrite(mod, _unsigned), _moved)
 
 
@@ -79,6 +84,8 @@ def _dequantized(q: relax.Expr, scale: relax.Expr, zero: relax.Expr) -> relax.Ex
 
 
 def _moved(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if is_call(value, *_MOVES):
+        return moved_weights(rw, value)
     if not is_call(value, "relax.quantize") or scalar_of(value.args[1]) is None:
         return None
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
@@ -180,9 +187,15 @@ def _activations(rw: Rewriter, expr: relax.Expr) -> _Activations | None:
 
 
 def cap_of(rw: Rewriter, q: relax.Expr) -> int:
-    """The largest value of a uint8 tensor, as far as its definition says: minimum(q, c), perhaps moved."""
-    while (move := rw.call(q, *_MOVES)) is not None:
-        q = move.args[0]
+    """The largest value of a uint8 tensor, as far as its definition says: minimum(q, c), perhaps moved or pooled."""
+    while True:
+        move, kernel = rw.call(q, *_MOVES), read_kernel_call(rw.definition(q))
+        if move is not None:
+            q = move.args[0]
+        elif kernel is not None and kernel.contract == "max_pool2d_u8":
+            q = kernel.args[0]
+        else:
+            break
     capped = rw.call(q, "relax.minimum")
     bound = scalar_of(capped.args[1]) if capped is not None else None
     return 255 if bound is None else int(bound)
@@ -193,8 +206,14 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
         return _conv2d(rw, var, value)
     if is_call(value, "relax.matmul") and is_f32(value):
         return _matmul(rw, var, value)
-    if is_call(value, "relax.permute_dims"):
-        return _turn(rw, value)
+    if is_call(value, "relax.nn.max_pool2d") and is_f32(value):
+        return _max_pool(rw, var, value)
+    if is_call(value, "relax.quantize"):
+        return _quantize(rw, var, value)
+    if is_call(value, "relax.minimum") and dtype_of(var) == "uint8":
+        return _capped_behind(rw, var, value)
+    if is_call(value, *_MOVES):
+        return moved_weights(rw, value)
     if is_call(value, "relax.take"):
         return _take(rw, value)
     return None
@@ -210,8 +229,30 @@ def conv_contract(shape: Sequence[int], groups: int) -> str | None:
     taps = math.prod(kernel)
     if depth == 1 and out == groups and taps <= MAX_TAPS:
         return "depthwise_conv2d_u8s8"
+    together = _groups_together(shape, groups)
     # With few outputs a group, each would be a panel.
-    return "conv2d_u8s8" if depth * taps <= MAX_DEPTH and out // groups >= 4 else None
+    return "conv2d_u8s8" if depth * together * taps <= MAX_DEPTH and out // groups * together >= 4 else None
+
+
+def _groups_together(shape: Sequence[int], groups: int) -> int:
+    """How many groups make one whose outputs fill a panel of the packing as well as can be."""
+    out, depth, *kernel = shape
+    most = min(PANEL // max(1, out // groups), MAX_DEPTH // max(1, depth * math.prod(kernel)))
+    return max((n for n in range(1, most + 1) if groups % n == 0), default=1)
+
+
+def _together(weights: Array, groups: int) -> tuple[Array, int]:
+    """Filters of a grouped convolution for fewer groups: zeros where a filter does not see a channel. The sums are the same,
+    exactly, and a panel of 16 outputs that was a quarter full takes as long as a full one."""
+    n = _groups_together(weights.shape, groups)
+    if n == 1:
+        return weights, groups
+    out, depth, *kernel = weights.shape
+    own = weights.reshape(groups // n, n, out // groups, depth, *kernel)
+    wide = np.zeros((groups // n, n, out // groups, n, depth, *kernel), weights.dtype)
+    for i in range(n):
+        wide[:, i, :, i] = own[:, i]
+    return wide.reshape(out, n * depth, *kernel), groups // n
 
 
 def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
@@ -219,22 +260,23 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 0)
     if x is None or weight is None or str(attrs.data_layout) != "NHWC" or str(attrs.kernel_layout) != "OIHW":
         return None
-    q, scale = x.q, x.scale
-    out, depth, *kernel = weight.values.shape
-    groups = int(attrs.groups)
-    contract = conv_contract(weight.values.shape, groups)
+    q, scale, values, groups = x.q, x.scale, weight.values, int(attrs.groups)
+    contract = conv_contract(values.shape, groups)
     if contract is None:
         return None
+    if contract == "conv2d_u8s8":
+        values, groups = _together(values, groups)
+    out, depth, *kernel = values.shape
     strides, pads = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]
     common = x.attrs()
     if groups == 1 and kernel == [1, 1] and strides == [1, 1] and not any(pads):
-        matrix = constant(weight.values.reshape(out, depth))
+        matrix = constant(values.reshape(out, depth))
         args = [q, matrix, _scales(scale, weight, out)]
         common |= {"n": out, "k": depth, "w_trans": 1}
         return make_kernel_call("gemm_u8s8", args, var.ty, common, packing=QGEMM_PACKING, name=str(var.name))
     common |= {"strides": strides, "pads": pads, "dilations": [int(d) for d in attrs.dilation]}
     common |= {"groups": groups, "kernel": kernel, "channels": [depth * groups, out]}
-    args = [q, constant(weight.values), _scales(scale, weight, out)]
+    args = [q, constant(values), _scales(scale, weight, out)]
     packing = QCONV_PACKING if contract == "conv2d_u8s8" else QDEPTHWISE_PACKING
     return make_kernel_call(contract, args, var.ty, common, packing=packing, name=str(var.name))
 
@@ -266,17 +308,95 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call, x: _Activations) -
     return make_kernel_call("matmul_u8", [x.q, other.q], var.ty, attrs, name=str(var.name))
 
 
-def _turn(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
-    """permute(dequantize(constant)) as dequantize(permuted constant)."""
+def _max_pool(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    """max_pool(dequantize(q)) as dequantize(max_pool(q)): which element is the largest does not change."""
+    x = _activations(rw, value.args[0])
+    if x is None or not x.scale > 0 or str(value.attrs.layout) != "NHWC":
+        return None
+    ty = relax.TensorType(var.ty.shape, "uint8")
+    name = str(var.name)
+    q = rw.emit(make_kernel_call("max_pool2d_u8", [x.q], ty, windows_of(value), name=name), name)
+    zero = constant(np.asarray(x.zero, np.uint8))
+    return relax.op.dequantize(q, constant(np.asarray(x.scale)), zero, axis=-1, out_dtype="float32")
+
+
+def _quantize(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    """Before what only moves or selects, so that this happens to bytes."""
+    for rule in (_moved, _pooled_behind, _joined_behind):
+        result = rule(rw, var, value)
+        if result is not None:
+            return result
+    return None
+
+
+def _joined_behind(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    """quantize(concat(x, ...)) as concat(quantize(x), ...), where one of them was quantized before."""
+    join = rw.call(value.args[0], "relax.concat")
+    if join is None or scalar_of(value.args[1]) is None or not rw.single_use(value.args[0]):
+        return None
+    parts = list(join.args[0].fields) if isinstance(join.args[0], relax.Tuple) else []
+    if all(rw.call(part, "relax.dequantize") is None for part in parts):
+        return None
+    dtype, name = dtype_of(var), str(var.name)
+    bytes_ = [rw.emit(relax.op.quantize(part, *value.args[1:], axis=-1, out_dtype=dtype), name) for part in parts]
+    return relax.op.concat(bytes_, None if join.attrs.axis is None else int(join.attrs.axis))
+
+
+def _pooled_behind(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    """quantize(max_pool(x)) as max_pool(quantize(x)), where x comes from a kernel on 8 bits, which then quantizes."""
+    pool, scale = rw.call(value.args[0], "relax.nn.max_pool2d"), scalar_of(value.args[1])
+    if pool is None or scale is None or not scale > 0 or dtype_of(var) != "uint8" or not rw.single_use(value.args[0]):
+        return None
+    if str(pool.attrs.layout) != "NHWC" or not _ends_in_kernel(rw, pool.args[0]):
+        return None
+    q = rw.emit(relax.op.quantize(pool.args[0], *value.args[1:], axis=-1, out_dtype="uint8"), str(var.name))
+    return make_kernel_call("max_pool2d_u8", [q], var.ty, windows_of(pool), name=str(var.name))
+
+
+def _capped_behind(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    """minimum(max_pool(q), c) as max_pool(minimum(q, c)): the kernel before takes the bound in."""
+    pool, source = read_kernel_call(rw.definition(value.args[0])), value.args[0]
+    if pool is None or pool.contract != "max_pool2d_u8" or not rw.single_use(source):
+        return None
+    capped = rw.emit(relax.op.minimum(pool.args[0], value.args[1]), str(var.name))
+    return make_kernel_call(pool.contract, [capped], var.ty, pool.attrs, name=pool.name)
+
+
+def _ends_in_kernel(rw: Rewriter, x: relax.Expr) -> bool:
+    """Whether nobody else reads `x`, and it is a product of 8 bits or that with constants (a bias) and an activation."""
+    while rw.single_use(x):
+        kernel, step = read_kernel_call(rw.definition(x)), rw.call(x)
+        if kernel is not None:
+            return kernel.contract in KERNELS
+        if step is None or not step.args:
+            return False
+        if any(array_of(arg) is None for arg in step.args[1:] if isinstance(arg.ty, relax.TensorType)):
+            return False
+        x = step.args[0]
+    return False
+
+
+def moved_weights(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    """permute(dequantize(constant)) or reshape(dequantize(constant)) as dequantize(moved constant)."""
     call = rw.call(value.args[0], "relax.dequantize")
     array = array_of(call.args[0]) if call is not None else None
-    if call is None or array is None:
+    shape = static_shape(value)
+    if call is None or array is None or shape is None:
         return None
-    axes = value.attrs.axes
-    order = list(reversed(range(array.ndim))) if axes is None else [int(axis) % array.ndim for axis in axes]
-    axis = order.index(int(call.attrs.axis) % array.ndim)
-    turned = constant(np.ascontiguousarray(array.transpose(order)))
-    return relax.op.dequantize(turned, call.args[1], call.args[2], axis=axis, out_dtype="float32")
+    axis = int(call.attrs.axis) % array.ndim
+    if is_call(value, "relax.permute_dims"):
+        axes = value.attrs.axes
+        order = list(reversed(range(array.ndim))) if axes is None else [int(a) % array.ndim for a in axes]
+        moved, places = array.transpose(order), [order.index(axis)]
+    else:  # the axis of the scales has to stay one axis
+        before = math.prod(array.shape[:axis])
+        moved = array.reshape(shape)
+        places = [i for i, n in enumerate(shape) if n == array.shape[axis] and math.prod(shape[:i]) == before]
+    if call.args[1].ty.ndim == 0 and call.args[2].ty.ndim == 0:
+        places = [-1]
+    if not places:
+        return None
+    return relax.op.dequantize(constant(moved), call.args[1], call.args[2], axis=places[0], out_dtype="float32")
 
 
 def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:

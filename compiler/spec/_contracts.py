@@ -195,6 +195,14 @@ CONTRACTS: dict[str, Contract] = {
     "pool2d_f32": Contract(
         1, 1, _pool, frozenset({"mode", "kernel", "strides", "pads", "dilations", "count_include_pad"})
     ),
+    "max_pool2d_u8": Contract(
+        1,
+        1,
+        _pool,
+        frozenset({"kernel", "strides", "pads", "dilations"}),
+        other_dtypes={0: ("uint8",)},
+        out_dtypes=("uint8",),
+    ),
     "global_avg_pool_f32": Contract(1, 1, _global_pool),
     "layer_norm_f32": Contract(1, 4, _norm, frozenset({"epsilon"}), outputs=(1, 2)),
     "rms_norm_f32": Contract(1, 3, _norm, frozenset({"epsilon"}), outputs=(1, 2)),

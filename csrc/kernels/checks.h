@@ -40,8 +40,10 @@ Status hint_int(const Attrs& attrs, const char* contract, const char* key, int64
 
 // Present, ndim dimensions (-1: any), no negative extent, a byte size that fits in 63 bits and that `bytes` covers.
 Status check_tensor(const char* contract, const char* name, const Tensor& t, int32_t ndim);
-// The same, of float32.
+// The same, of one type.
 Status check_f32(const char* contract, const char* name, const Tensor& t, int32_t ndim);
+Status check_u8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
+Status check_s8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
 Status check_extent(const char* contract, const char* name, const Tensor& t, int32_t dim, int64_t expected);
 Status check_same_shape(const char* contract, const char* name, const Tensor& t, const Tensor& like);
 

@@ -23,6 +23,7 @@ extern const Operator kLookupOperator;
 extern const Operator kLstmF32Operator;
 extern const Operator kMatmulF32Operator;
 extern const Operator kMatmulU8Operator;
+extern const Operator kMaxPool2dU8Operator;
 extern const Operator kPadOperator;
 extern const Operator kPool2dF32Operator;
 extern const Operator kQkvAttentionF32Operator;
@@ -53,6 +54,7 @@ const Operator* const kOperators[] = {
     &kLstmF32Operator,
     &kMatmulF32Operator,
     &kMatmulU8Operator,
+    &kMaxPool2dU8Operator,
     &kPadOperator,
     &kPool2dF32Operator,
     &kQkvAttentionF32Operator,

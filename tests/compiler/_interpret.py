@@ -335,6 +335,7 @@ _CONTRACTS = {
     "depthwise_conv2d_f32": _conv2d,
     "conv_transpose2d_f32": _conv_transpose2d,
     "pool2d_f32": _pool2d,
+    "max_pool2d_u8": lambda x, attrs, shapes: _pool2d(x, {"mode": "max", **attrs}, shapes).to(torch.uint8),
     "global_avg_pool_f32": lambda x, attrs, shapes: x[0].mean((1, 2)),
     "layer_norm_f32": lambda x, attrs, shapes: _norm(x, attrs, shapes, True),
     "rms_norm_f32": lambda x, attrs, shapes: _norm(x, attrs, shapes, False),

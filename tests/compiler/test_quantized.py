@@ -259,3 +259,22 @@ def test_a_table_is_read_by_rows() -> None:
     i = np.array([0, 999, 17])
     got = maas_rt.load(artifact.to_bytes(), threads=1).run({"i": i})["y"]
     np.testing.assert_array_equal(got, (constants["w"][i].astype(np.float32) - 5) * np.float32(0.1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_signals_maxima_and_branches_stay_in_bytes(dtype: type) -> None:
+    """Convolutions over one axis, maximum pooling, branches of several scales that are joined."""
+    zero = 20 if dtype is np.uint8 else -108
+    q = Qdq(dtype)
+    y = q.quantized("x", 0.02, zero + 108)
+    y = q.quantized(q.add("Relu", q.add("Conv", f"{y} {q.weight(16, 3, 5)}", strides=[2], pads=[2, 2])), 0.05, zero)
+    y = q.quantized(q.add("MaxPool", y, kernel_shape=[3], strides=[2], ceil_mode=1), 0.05, zero)
+    a = q.quantized(q.add("Conv", f"{y} {q.weight(8, 16, 1)} {q.bias(8)}"), 0.05, zero)
+    b = q.quantized(q.add("Conv", f"{y} {q.weight(24, 16, 3)}", pads=[2, 2], dilations=[2]), 0.1, zero + 9)
+    y = q.quantized(q.add("Concat", f"{a} {b} {y}", axis=1), 0.1, zero + 9)
+    y = q.quantized(q.add("Conv", f"{y} {q.weight(36, 4, 3)}", pads=[1, 1], group=12), 0.1, zero)  # 4 groups as one
+    y = q.quantized(q.add("Conv", f"{y} {q.weight(12, 36, 3)}", pads=[1, 1]), 0.1, zero)
+    proto = q.proto([2, 3, 41], y)
+    signal = RNG.standard_normal((2, 3, 41)).astype(np.float32)
+    want = {"conv2d_u8s8": 4, "gemm_u8s8": 1, "max_pool2d_u8": 1, "concat": 1, "lookup": 2, "pool2d_f32": 0}
+    runs(proto, signal, 0.1, want)

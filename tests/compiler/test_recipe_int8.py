@@ -18,7 +18,7 @@ import maas_rt
 def network() -> nn.Module:
     torch.manual_seed(0)
     layers = [
-        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 1),
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 1, 1), nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 1),
         nn.ReLU6(), nn.Conv2d(32, 32, 3, 1, 1, groups=32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 40), nn.GELU(),
         nn.Linear(40, 10),
     ]  # fmt: skip
@@ -47,6 +47,7 @@ def test_layers_run_on_eight_bits(name: str, bits: int) -> None:
     counts = Counter(s.target for s in steps)
     assert (counts["conv2d_u8s8"], counts["gemm_u8s8"], counts["depthwise_conv2d_u8s8"]) == (2, 3, 1)
     assert (counts["conv2d_f32"], counts["gemm_f32"], counts["depthwise_conv2d_f32"]) == (0, 0, 0)
+    assert counts["max_pool2d_u8"] == 1 and counts["pool2d_f32"] == 0  # behind the first layer's quantization
     kernels = [{a.key: a.ints for a in s.attrs} for s in steps if s.target.endswith("u8s8")]
     assert all(k.get("a_max") == ([127] if bits == 7 else None) for k in kernels)
     assert sum("y_scale" in {a.key for a in s.attrs} for s in steps) == 4  # between these layers no float is written

@@ -97,6 +97,11 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         [(1, 5, 3, 9)],
         {"mode": "avg", "kernel": [3, 2], "strides": [1, 2], "pads": [1, 0, 1, 1], "dilations": [1, 1]},
     ),
+    "max_pool2d_u8": (
+        [np.ones((1, 5, 6, 9), np.uint8)],
+        [((1, 5, 3, 9), np.uint8)],
+        {"kernel": [3, 2], "strides": [1, 2], "pads": [1, 0, 1, 1], "dilations": [1, 1]},
+    ),
     "global_avg_pool_f32": ([ones(2, 3, 4, 9)], [(2, 9)], {}),
     "layer_norm_f32": ([ones(3, 9), ones(9), ones(9), ones(3, 9)], [(3, 9), (3, 9)], {"epsilon": 1e-5}),
     "rms_norm_f32": ([ones(3, 9), ones(9), ones(3, 9)], [(3, 9), (3, 9)], {"epsilon": 1e-5}),

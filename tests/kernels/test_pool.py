@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from maas_rt import Error, _kernels
 from tests.kernels._checks import SEEDS, check_kernel, normal, quick
+from tests.kernels._support import isas_of
 
 CHANNELS = st.one_of(st.integers(0, 17), st.sampled_from([31, 32, 33, 64, 67]))
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -93,6 +94,13 @@ def test_pool2d(
     with np.errstate(invalid="ignore"):
         want = windows(x, (out[0], out[1]), attrs)
     check_kernel("pool2d_f32", [x], [want], attrs, kernel[0] * kernel[1], 2)
+    if mode == "max":
+        q = np.random.default_rng(seed).integers(0, 256, x.shape, np.uint8)
+        want = np.maximum(windows(q.astype(np.float32), (out[0], out[1]), attrs), 0).astype(np.uint8)
+        attrs = {key: value for key, value in attrs.items() if key not in ("mode", "count_include_pad")}
+        for isa in ["reference", *isas_of("max_pool2d_u8")]:
+            (got,) = _kernels.run("max_pool2d_u8", [q], [(want.shape, np.uint8)], attrs, isa=isa, threads=2)
+            np.testing.assert_array_equal(got, want, err_msg=isa)
 
 
 @pytest.mark.parametrize("ceil", [False, True])

@@ -1,6 +1,8 @@
 // Pooling of one window, vectorised over channels: four vectors of channels are kept in registers over all taps.
 #pragma once
 
+#include <cstring>
+
 #include "kernels/pool/pool_kernels.h"
 #include "simd/vec.h"
 
@@ -65,6 +67,46 @@ void pool_max(const PoolWindow& w) {
 template <typename V>
 void pool_sum(const PoolWindow& w, float divisor) {
   pool_window<V, SumOf<V>>(w, divisor, true);
+}
+
+// ---- bytes ----
+
+template <int kWidth>
+struct Bytes {
+  typedef uint8_t Lanes __attribute__((vector_size(kWidth)));
+  Lanes v;
+  static MRT_INLINE Bytes load(const uint8_t* p, int64_t n = kWidth) {
+    Bytes b{};
+    std::memcpy(&b.v, p, static_cast<size_t>(n));
+    return b;
+  }
+  MRT_INLINE void store(uint8_t* p, int64_t n = kWidth) const { std::memcpy(p, &v, static_cast<size_t>(n)); }
+  MRT_INLINE void raise(const Bytes& x) { v = v > x.v ? v : x.v; }
+};
+
+// Channels [i, i + n * width), the last vector of `lanes` lanes.
+template <typename B, int n, int kWidth>
+MRT_INLINE void max_channels(const PoolWindowOf<uint8_t>& w, int64_t i, int64_t lanes) {
+  B acc[n] = {};
+  for (int64_t r = 0; r < w.rows; ++r) {
+    const uint8_t* x = w.x + r * w.row_stride + i;
+    for (int64_t k = 0; k < w.cols; ++k, x += w.col_stride) {
+      for (int j = 0; j + 1 < n; ++j) acc[j].raise(B::load(x + j * kWidth));
+      const uint8_t* const last = x + (n - 1) * kWidth;
+      acc[n - 1].raise(lanes == kWidth ? B::load(last) : B::load(last, lanes));
+    }
+  }
+  for (int j = 0; j + 1 < n; ++j) acc[j].store(w.y + i + j * kWidth);
+  acc[n - 1].store(w.y + i + (n - 1) * kWidth, lanes);
+}
+
+template <int kWidth>
+void pool_max_bytes(const PoolWindowOf<uint8_t>& w) {
+  using B = Bytes<kWidth>;
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= w.c; i += 2 * kWidth) max_channels<B, 2, kWidth>(w, i, kWidth);
+  for (; i + kWidth <= w.c; i += kWidth) max_channels<B, 1, kWidth>(w, i, kWidth);
+  if (i < w.c) max_channels<B, 1, kWidth>(w, i, w.c - i);
 }
 
 }  // namespace

@@ -18,8 +18,6 @@ struct QOutput {
 Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out);
 // Types and shapes of scale [n], bias? [n], residual? like y, and the type of y against the attributes.
 Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in, const Tensor& y);
-Status check_u8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
-Status check_s8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
 
 // y [m, n] = finish(A [m, taps * kc] * W), W packed as pack.h says.
 struct QProduct {

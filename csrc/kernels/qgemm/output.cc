@@ -9,14 +9,6 @@ namespace {
 
 constexpr DType kUint8{MRT_UINT, 8};
 constexpr DType kInt8{MRT_INT, 8};
-
-Status check_byte(const char* contract, const char* name, const Tensor& t, int32_t ndim, DType dtype) {
-  MRT_TRY(check_tensor(contract, name, t, ndim));
-  if (t.dtype == dtype) return Status();
-  return fail(MRT_ERROR_DTYPE, "%s: %s has elements of type code %d with %d bits, expected %s", contract, name,
-              t.dtype.code, t.dtype.bits, dtype == kUint8 ? "uint8" : "int8");
-}
-
 }  // namespace
 
 Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out) {
@@ -31,13 +23,6 @@ Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out) {
   if (scale > 0.0f && std::isfinite(1.0f / scale)) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_scale is %g, expected a number above 0 whose inverse is finite",
               contract, out->scale);
-}
-
-Status check_u8(const char* contract, const char* name, const Tensor& t, int32_t ndim) {
-  return check_byte(contract, name, t, ndim, kUint8);
-}
-Status check_s8(const char* contract, const char* name, const Tensor& t, int32_t ndim) {
-  return check_byte(contract, name, t, ndim, kInt8);
 }
 
 Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in,

@@ -119,9 +119,14 @@ def convolution(
         return n.reshape(y, [out[0], out[1], out[3]])
     if rank == 2 and dtype == "float32":
         return n.emit(relax.op.nn.conv2d(x, w, strides, [*before, *after], dilations, groups))
-    if rank == 3 and dtype == "float32" and groups == 1:
+    if rank == 3 and dtype == "float32" and (groups == 1 or _becomes_images(x, w)):
         return n.emit(relax.op.nn.conv3d(x, w, strides, [*before, *after], dilations, groups))
     return _convolution_te(n, x, w, strides, before, after, dilations, groups)
+
+
+def _becomes_images(x: Any, w: Any) -> bool:
+    """Whether a pass makes a convolution over volumes one over images, which TVM's own lowering does not do for groups."""
+    return getattr(w, "value", None) is not None and isinstance(dims_of(x)[2], int)
 
 
 def _convolution_te(

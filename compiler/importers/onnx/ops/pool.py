@@ -42,25 +42,34 @@ def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[D
     return kernel, strides, dilations, before, after, out
 
 
-def _simple(
+def _as_relax(
     n: Node, before: list[Dim], after: list[Dim], out: list[Dim], kernel: list[int], strides: list[int], dil: list[int]
-) -> bool:
-    """Whether Relax's 2-D pooling says exactly this: no window reaches beyond the padded input."""
-    if dtype_of(n.x(0)) != "float32" or len(kernel) != 2 or not all(isinstance(p, int) for p in (*before, *after)):
-        return False
-    for i, d in enumerate(n.shape(0)[2:]):
-        room = n.math.sub(n.math.add(n.math.add(d, before[i]), after[i]), (kernel[i] - 1) * dil[i] + 1)
-        if not n.math.same(out[i], n.math.add(n.math.floordiv(room, strides[i]), 1)):
-            return False
-    return all(p < k for p, k in zip((*before, *after), (*kernel, *kernel), strict=True))
+) -> bool | None:
+    """Whether Relax's pooling, over one to three axes, rounds its extents up to say exactly this; None where it cannot."""
+    pads = [p for p in (*before, *after) if isinstance(p, int)]
+    if dtype_of(n.x(0)) != "float32" or len(kernel) > 3 or len(pads) != 2 * len(kernel):
+        return None
+    if not all(p < k for p, k in zip(pads, (*kernel, *kernel), strict=True)):
+        return None
+    rooms = [
+        n.math.sub(n.math.add(n.math.add(d, before[i]), after[i]), (kernel[i] - 1) * dil[i] + 1)
+        for i, d in enumerate(n.shape(0)[2:])
+    ]
+    for ceil, divide in ((False, n.math.floordiv), (True, n.math.ceildiv)):
+        counts = (n.math.add(divide(room, stride), 1) for room, stride in zip(rooms, strides, strict=True))
+        if all(n.math.same(a, b) for a, b in zip(out, counts, strict=True)):
+            return ceil
+    return None
 
 
 @op("MaxPool", since=[1, 8, 10, 11, 12, 22])
 def max_pool(n: Node) -> Any:
     kernel, strides, dilations, before, after, out = _window(n)
     indices = len(n.proto.output) > 1 and n.proto.output[1]
-    if not indices and _simple(n, before, after, out, kernel, strides, dilations):
-        return relax.op.nn.max_pool2d(n.x(0), kernel, strides, [*before, *after], dilations)
+    ceil = _as_relax(n, before, after, out, kernel, strides, dilations)
+    if not indices and ceil is not None:
+        pool = (relax.op.nn.max_pool1d, relax.op.nn.max_pool2d, relax.op.nn.max_pool3d)[len(kernel) - 1]
+        return pool(n.x(0), kernel, strides, [*before, *after], dilations, ceil)
     x = n.x(0)
     dims = dims_of(x)
     dtype = dtype_of(x)
@@ -119,8 +128,10 @@ def average_pool(n: Node) -> Any:
     n.float_only()
     kernel, strides, dilations, before, after, out = _window(n)
     include = n.flag("count_include_pad")
-    if _simple(n, before, after, out, kernel, strides, dilations) and all(d == 1 for d in dilations):
-        return relax.op.nn.avg_pool2d(n.x(0), kernel, strides, [*before, *after], (1, 1), False, include)
+    ceil = _as_relax(n, before, after, out, kernel, strides, dilations)
+    if ceil is not None and all(d == 1 for d in dilations):
+        pool = (relax.op.nn.avg_pool1d, relax.op.nn.avg_pool2d, relax.op.nn.avg_pool3d)[len(kernel) - 1]
+        return pool(n.x(0), kernel, strides, [*before, *after], dilations, ceil, include)
     x = n.x(0)
     dtype = dtype_of(x)
     wide = "float64" if dtype == "float64" else "float32"
