@@ -3,7 +3,7 @@
 // Sequences do not depend on each other, nor do directions: a task is some sequences in one direction and needs no
 // other. A task takes the steps in chunks: one product of the inputs of all steps of a chunk with W (which is where the
 // panels are worth their packing), then step by step the product of h with R, and the gates. Where there is one task
-// only, its products are split over threads by panels.
+// only, as of few sequences and many units, its products are split over threads by panels.
 #include "kernels/rnn/rnn_driver.h"
 
 #include <cinttypes>
@@ -15,6 +15,8 @@ namespace {
 constexpr int64_t kChunkRows = 96;
 constexpr int64_t kLimit = 1 << 20;            // of `hidden`
 constexpr int64_t kProductGrain = 128 * 1024;  // multiply-adds that are worth waking a thread for
+constexpr int64_t kFewRows = 6;                // of a product, which then takes as long as reading its weights does
+constexpr int64_t kNearBytes = 512 << 10;      // of weights that stay in the cache of a core from step to step
 
 const RnnKernel* const kTables[] = {
 #define MRT_KERNEL(isa) &kRnnF32_##isa,
@@ -33,6 +35,9 @@ Cut cut_of(const RnnProblem& p, int32_t threads) {
   Cut c;
   c.parts = (threads + p.dirs - 1) / p.dirs;
   if (c.parts > p.batch) c.parts = p.batch;
+  // Threads that share few sequences would each read all weights in each step: better a part of the weights each.
+  const int64_t bytes = p.width() * p.hidden * static_cast<int64_t>(sizeof(float));
+  if (p.dirs == 1 && p.batch < kFewRows * c.parts && bytes > kNearBytes) c.parts = 1;
   c.batch = (p.batch + c.parts - 1) / c.parts;
   c.parts = (p.batch + c.batch - 1) / c.batch;
   c.chunk = kChunkRows / c.batch > 0 ? kChunkRows / c.batch : 1;
