@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -715,3 +716,19 @@ def test_strings_stay_where_they_are_known() -> None:
     )
     x, x2 = floats(2), floats(2)
     agree(run_imported(import_onnx(proto), {"x": x, "x2": x2}), {"y": np.array([x[0], x2[1]])})
+
+
+@pytest.mark.parametrize(("data", "indices", "axis"), [((1, 100), (1, 40), 1), ((70, 5, 3), (6, 4, 3), 0)])
+def test_elements_gathered_from_long_constants(data: tuple[int, ...], indices: tuple[int, ...], axis: int) -> None:
+    """onnx's reference, which folds constants, takes 32 of them at most (Electra's positions are 512)."""
+    drawn = np.random.default_rng(0).integers(-data[axis], data[axis], indices)
+    constants = {"d": np.arange(math.prod(data), dtype=np.float32).reshape(data), "i": drawn}
+    nodes = [node("GatherElements", "d i", "g", axis=axis), node("Add", "x g", "y")]
+    check(model(nodes, {"x": (F, list(indices))}, ["y"], constants), {"x": floats(*indices)})
+
+
+def test_indices_that_do_not_fit_their_constant_are_refused() -> None:
+    constants = {"d": np.ones((3, 4), np.float32), "i": np.zeros((3, 5), np.int64)}
+    proto = model([node("GatherElements", "d i", "g"), node("Add", "x g", "y")], {"x": (F, [3, 5])}, ["y"], constants)
+    with pytest.raises(maas_rt.ImportModelError, match=r"\[3, 5\] into \[3, 4\]"):
+        import_onnx(proto)

@@ -114,9 +114,22 @@ def _broadcast_size(*shapes: Sequence[int]) -> int:
     return max(total, 1)
 
 
+def _gather_elements(data: npt.NDArray[Any], indices: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """What onnx's reference gives up on, or gets wrong, for more than 32 elements along the axis (np.choose has no more)."""
+    axis %= data.ndim
+    near = data[tuple(slice(None) if d == axis else slice(n) for d, n in enumerate(indices.shape))]
+    if near.ndim != indices.ndim or any(n != near.shape[d] for d, n in enumerate(indices.shape) if d != axis):
+        raise ValueError(f"indices of shape {list(indices.shape)} into {list(data.shape)}")
+    return np.take_along_axis(near, indices, axis)
+
+
 def _evaluate(node: Node, arrays: list[npt.NDArray[Any] | None]) -> list[Any]:
     from onnx.reference import ReferenceEvaluator
 
+    if node.op == "GatherElements":
+        data, indices = arrays
+        assert data is not None and indices is not None
+        return [_gather_elements(data, indices, node.int_attr("axis", 0))]
     proto = onnx.NodeProto()
     proto.CopyFrom(node.proto)
     del proto.input[:]

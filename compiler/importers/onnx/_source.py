@@ -99,7 +99,9 @@ class OnnxSource:
                 options = onnxruntime.SessionOptions()
                 options.log_severity_level = 4
                 levels = onnxruntime.GraphOptimizationLevel
-                options.graph_optimization_level = levels.ORT_ENABLE_BASIC
+                # The file as it is written: weights that a model standardizes itself, folded by ONNX Runtime, give results that
+                # differ by 4e-4 of their scale (BiT).
+                options.graph_optimization_level = levels.ORT_DISABLE_ALL
                 if any(node.op_type in _INTEGER_PRODUCTS for node in self._model.graph.node):
                     # Without this, sums of two products of uint8 and int8 saturate in 16 bits on CPUs without VNNI.
                     options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED

@@ -19,11 +19,9 @@ Status decode_depthwise(const Attrs& attrs, const char* contract, int64_t most, 
   if (g->groups == g->in_channels && g->in_channels <= g->out_channels && g->out_channels <= most * g->in_channels)
     return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT,
-              "%s: %" PRId64 " input and %" PRId64 " output channels in %" PRId64
-              " groups, expected one group for "
-              "each input channel and %s",
-              contract, g->in_channels, g->out_channels, g->groups,
-              most == 1 ? "as many output channels" : "a multiple of them as output channels");
+              "%s: groups %" PRId64 " and output channels %" PRId64 " of %" PRId64 " input channels, expected %s",
+              contract, g->groups, g->out_channels, g->in_channels,
+              most == 1 ? "one number" : "as many groups and a multiple as output channels");
 }
 
 int64_t depthwise_blocks(int64_t channels) { return channels / kChannelBlock + (channels % kChannelBlock != 0); }
