@@ -20,6 +20,7 @@ TRANSPOSED_PACKING = "conv_transpose2d_f32_v1"
 GEMM_PACKING = "gemm_f32_nr16_v1"
 
 MOST_FILTERS = 8  # a channel; of more a tile of 16 columns makes better use
+MOST_LINES = 64  # of the image, which the kernel for several filters a channel keeps as it reads them
 _METHODS = {"nearest_neighbor": "nearest", "linear": "linear", "cubic": "cubic"}
 _COORDINATES = ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
 _ROUNDING = {name: name for name in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")} | {
@@ -87,7 +88,8 @@ def _conv2d(var: relax.Var, value: relax.Call) -> relax.Expr | None:
         "kernel": kernel,
         "channels": [channels, out],
     }
-    if groups == channels > 1 and 0 < out <= MOST_FILTERS * channels:
+    near = out == channels or (kernel[0] - 1) * dilations[0] < MOST_LINES
+    if groups == channels > 1 and 0 < out <= MOST_FILTERS * channels and near:
         contract, packing = "depthwise_conv2d_f32", DEPTHWISE_PACKING
     else:
         contract, packing = "conv2d_f32", CONV_PACKING

@@ -98,10 +98,18 @@ def _moved(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
         return None
     if any(scalar_of(a) is None or scalar_of(a) != scalar_of(b) for a, b in zip(inner.args[1:], value.args[1:])):
         return None
+    if not _gives_back(np.float32(scalar_of(value.args[1]) or 0)):
+        return None
     q = inner.args[0]
     for again in reversed(moves):
         q = rw.emit(again(q), str(var.name))
     return q
+
+
+def _gives_back(scale: np.float32) -> bool:
+    """Whether quantizing what was dequantized by this scale gives the same number."""
+    with np.errstate(over="ignore"):
+        return bool(scale != 0 and np.isfinite(np.float32(255) * scale))
 
 
 def _again(move: relax.Call) -> Callable[[relax.Expr], relax.Expr]:
@@ -310,9 +318,11 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call, x: _Activations) -
 
 def _max_pool(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     """max_pool(dequantize(q)) as dequantize(max_pool(q)): which element is the largest does not change."""
-    x = _activations(rw, value.args[0])
-    if x is None or not x.scale > 0 or str(value.attrs.layout) != "NHWC":
+    x, attrs = _activations(rw, value.args[0]), value.attrs
+    if x is None or not x.scale > 0 or str(attrs.layout) != "NHWC":
         return None
+    if any(int(p) for p in attrs.padding) and any(int(d) != 1 for d in attrs.dilation):
+        return None  # a window may see padding alone: then the largest is no number of 8 bits
     ty = relax.TensorType(var.ty.shape, "uint8")
     name = str(var.name)
     q = rw.emit(make_kernel_call("max_pool2d_u8", [x.q], ty, windows_of(value), name=name), name)
@@ -358,12 +368,15 @@ def _capped_behind(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Exp
     pool, source = read_kernel_call(rw.definition(value.args[0])), value.args[0]
     if pool is None or pool.contract != "max_pool2d_u8" or not rw.single_use(source):
         return None
+    if scalar_of(value.args[1]) is None:
+        return None
     capped = rw.emit(relax.op.minimum(pool.args[0], value.args[1]), str(var.name))
     return make_kernel_call(pool.contract, [capped], var.ty, pool.attrs, name=pool.name)
 
 
 def _ends_in_kernel(rw: Rewriter, x: relax.Expr) -> bool:
-    """Whether nobody else reads `x`, and it is a product of 8 bits or that with constants (a bias) and an activation."""
+    """Whether nobody else reads `x`, and it is a product of 8 bits or that with operators of constants alone behind it (a bias, an
+    activation): then the kernel probably quantizes."""
     while rw.single_use(x):
         kernel, step = read_kernel_call(rw.definition(x)), rw.call(x)
         if kernel is not None:
@@ -383,20 +396,22 @@ def moved_weights(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     shape = static_shape(value)
     if call is None or array is None or shape is None:
         return None
-    axis = int(call.attrs.axis) % array.ndim
+    scalar = call.args[1].ty.ndim == 0 and call.args[2].ty.ndim == 0
+    axis = 0 if scalar else int(call.attrs.axis) % array.ndim  # of the scales
     if is_call(value, "relax.permute_dims"):
         axes = value.attrs.axes
         order = list(reversed(range(array.ndim))) if axes is None else [int(a) % array.ndim for a in axes]
-        moved, places = array.transpose(order), [order.index(axis)]
+        moved, places = array.transpose(order), [i for i, a in enumerate(order) if a == axis]
     else:  # the axis of the scales has to stay one axis
         before = math.prod(array.shape[:axis])
         moved = array.reshape(shape)
-        places = [i for i, n in enumerate(shape) if n == array.shape[axis] and math.prod(shape[:i]) == before]
-    if call.args[1].ty.ndim == 0 and call.args[2].ty.ndim == 0:
-        places = [-1]
-    if not places:
+        places = [
+            i for i, n in enumerate(shape) if not scalar and n == array.shape[axis] and math.prod(shape[:i]) == before
+        ]
+    if not scalar and not places:
         return None
-    return relax.op.dequantize(constant(moved), call.args[1], call.args[2], axis=places[0], out_dtype="float32")
+    place = -1 if scalar else places[0]
+    return relax.op.dequantize(constant(moved), call.args[1], call.args[2], axis=place, out_dtype="float32")
 
 
 def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:

@@ -278,3 +278,29 @@ def test_signals_maxima_and_branches_stay_in_bytes(dtype: type) -> None:
     signal = RNG.standard_normal((2, 3, 41)).astype(np.float32)
     want = {"conv2d_u8s8": 4, "gemm_u8s8": 1, "max_pool2d_u8": 1, "concat": 1, "lookup": 2, "pool2d_f32": 0}
     runs(proto, signal, 0.1, want)
+
+
+def test_what_bytes_cannot_say_stays_in_floats() -> None:
+    """A window over padding alone, scales that give nothing back, a constant without axes; in whole numbers, so without ties."""
+    constants = {
+        "s": np.float32(0.05), "z": np.uint8(20), "s2": np.float32(0.5), "z2": np.uint8(100), "zero": np.float32(0),
+        "huge": np.float32(1e37), "c": np.int8(5), "sc": np.float32(0.5), "zc": np.int8(1), "shape": np.array([1, 1, 1, 1]),
+    }  # fmt: skip
+    nodes = [
+        node("DequantizeLinear", "x s z", "d"),
+        node("MaxPool", "d", "m", kernel_shape=[2, 2], dilations=[3, 3], pads=[1] * 4),
+        node("QuantizeLinear", "m s2 z2", "y"),
+        node("DequantizeLinear", "x zero z", "d0"), node("QuantizeLinear", "d0 zero z", "y0"),
+        node("DequantizeLinear", "x huge z", "d1"), node("QuantizeLinear", "d1 huge z", "y1"),
+        node("DequantizeLinear", "c sc zc", "e"), node("Reshape", "e shape", "f"), node("Mul", "d f", "y2"),
+    ]  # fmt: skip
+    proto = onnx.shape_inference.infer_shapes(
+        model(nodes, {"x": (U8, [1, 3, 2, 2])}, ["y", "y0", "y1", "y2"], constants)
+    )
+    x = np.random.default_rng(0).integers(0, 256, (1, 3, 2, 2), np.uint8)
+    got = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1).run({"x": x})
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    for name, want in zip(("y", "y0", "y1", "y2"), session.run(None, {"x": x}), strict=True):
+        np.testing.assert_array_equal(got[name], want, err_msg=name)

@@ -321,6 +321,18 @@ def test_depthwise_conv2d(g: dict[str, Any], bias: bool, ep: dict[str, Any], thr
     check_conv("depthwise_conv2d_f32", "depthwise_f32_c8_v1", g, bias, ep, threads, seed)
 
 
+@pytest.mark.parametrize("channels", [[2, 3], [5, 7], [4, 2], [3, 0]])
+@pytest.mark.parametrize("groups", [{}, {"groups": 1}, {"groups": 5}])
+def test_depthwise_conv2d_refuses(channels: list[int], groups: dict[str, int]) -> None:
+    attrs = {"kernel": [1, 1], "channels": channels, **groups}
+    with pytest.raises(Error, match="depthwise_conv2d_f32"):
+        filters = np.ones((channels[1], 1, 1, 1), np.float32)
+        _kernels.pack("depthwise_conv2d_f32", "depthwise_f32_c8_v1", filters, attrs)
+    with pytest.raises(Error, match="depthwise_conv2d_f32"):
+        x = np.ones((1, 2, 2, channels[0]), np.float32)
+        _kernels.run("depthwise_conv2d_f32", [x, bytes(1 << 12)], [(1, 2, 2, channels[1])], attrs)
+
+
 @pytest.mark.parametrize("dilation", [[5, 5], [9, 3], [30, 30]])
 @pytest.mark.parametrize(("c", "o"), [(20, 33), (130, 17), (600, 20)])
 def test_dilations_that_reach_beyond_the_image(dilation: list[int], c: int, o: int) -> None:

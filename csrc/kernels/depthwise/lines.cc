@@ -15,12 +15,11 @@ Status decode_depthwise(const Attrs& attrs, const char* contract, int64_t most, 
   const int64_t* values = nullptr;
   size_t n = 0;
   if (!attrs.ints("groups", &values, &n)) g->groups = g->in_channels;
-  // decode_conv leaves the numbers of channels multiples of groups.
-  if (g->groups == g->in_channels && g->in_channels <= g->out_channels && g->out_channels <= most * g->in_channels)
-    return Status();
+  const int64_t c = g->in_channels, out = g->out_channels;
+  if (g->groups == c && c <= out && out <= most * c && (c == 0 || out % c == 0)) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT,
               "%s: groups %" PRId64 " and output channels %" PRId64 " of %" PRId64 " input channels, expected %s",
-              contract, g->groups, g->out_channels, g->in_channels,
+              contract, g->groups, out, c,
               most == 1 ? "one number" : "as many groups and a multiple as output channels");
 }
 

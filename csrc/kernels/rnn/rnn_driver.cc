@@ -6,6 +6,7 @@
 // only, as of few sequences and many units, its products are split over threads by panels.
 #include "kernels/rnn/rnn_driver.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstring>
 
@@ -37,7 +38,7 @@ Cut cut_of(const RnnProblem& p, int32_t threads) {
   if (c.parts > p.batch) c.parts = p.batch;
   // Threads that share few sequences would each read all weights in each step: better a part of the weights each.
   const int64_t bytes = p.width() * p.hidden * static_cast<int64_t>(sizeof(float));
-  if (p.dirs == 1 && p.batch < kFewRows * c.parts && bytes > kNearBytes) c.parts = 1;
+  if (p.dirs == 1 && p.batch < kFewRows * std::min<int64_t>(c.parts, 2) && bytes > kNearBytes) c.parts = 1;
   c.batch = (p.batch + c.parts - 1) / c.parts;
   c.parts = (p.batch + c.batch - 1) / c.batch;
   c.chunk = kChunkRows / c.batch > 0 ? kChunkRows / c.batch : 1;

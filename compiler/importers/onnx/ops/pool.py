@@ -49,7 +49,7 @@ def _as_relax(
     pads = [p for p in (*before, *after) if isinstance(p, int)]
     if dtype_of(n.x(0)) != "float32" or len(kernel) > 3 or len(pads) != 2 * len(kernel):
         return None
-    if not all(p < k for p, k in zip(pads, (*kernel, *kernel), strict=True)):
+    if not all(0 <= p < k for p, k in zip(pads, (*kernel, *kernel), strict=True)):
         return None
     rooms = [
         n.math.sub(n.math.add(n.math.add(d, before[i]), after[i]), (kernel[i] - 1) * dil[i] + 1)
