@@ -16,7 +16,7 @@ from maas_rt._errors import CompileError, InvalidArgumentError, VerificationErro
 from ._configs import CompileOptions, Int8, Recipe, VerifyOptions
 from .artifact import Artifact
 from .importers import ImportedModel
-from .passes import canonicalise, fold_batch_norm, fold_constants
+from .passes import FOLDING
 from .passes.quantize_static import Range, probed, quantize_static
 from .verify import Report, compare
 
@@ -38,7 +38,7 @@ def quantized(
     if model.states:
         raise CompileError("a model with states cannot be quantized by calibration yet: leave out recipe")
     mod = model.mod
-    for stage in (canonicalise, fold_constants, fold_batch_norm, canonicalise):
+    for _, stage in FOLDING:
         mod = stage(mod)
     wide, count = probed(mod)
     if count == 0:

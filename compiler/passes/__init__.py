@@ -32,12 +32,10 @@ from .match_attention import match_attention, pack_attention
 from .match_norms import match_norms
 
 __all__ = [
+    "FOLDING",
     "AttrValue",
     "KernelCall",
     "Pass",
-    "canonicalise",
-    "fold_batch_norm",
-    "fold_constants",
     "kernel_outputs",
     "lowering_passes",
     "make_kernel_call",
@@ -46,6 +44,16 @@ __all__ = [
 ]
 
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
+
+
+# What comes first of all, before layers are matched or quantized: weights are constants behind it.
+FOLDING: list[tuple[str, Pass]] = [
+    ("canonicalise", canonicalise),
+    ("fold constants", fold_constants),
+    ("fold batch norm", fold_batch_norm),
+    ("fold batch norm of constants", fold_constants),
+    ("canonicalise constants", canonicalise),
+]
 
 
 def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None = None) -> list[tuple[str, Pass]]:
@@ -62,11 +70,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         return run
 
     return [
-        ("canonicalise", canonicalise),
-        ("fold constants", fold_constants),
-        ("fold batch norm", fold_batch_norm),
-        ("fold batch norm of constants", fold_constants),
-        ("canonicalise constants", canonicalise),
+        *FOLDING,
         ("unsigned activations", unsigned_activations),
         ("match norms", match_norms),
         ("match attention", match_attention),

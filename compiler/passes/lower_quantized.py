@@ -396,22 +396,25 @@ def moved_weights(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     shape = static_shape(value)
     if call is None or array is None or shape is None:
         return None
-    scalar = call.args[1].ty.ndim == 0 and call.args[2].ty.ndim == 0
-    axis = 0 if scalar else int(call.attrs.axis) % array.ndim  # of the scales
+    order = None  # of a transpose
     if is_call(value, "relax.permute_dims"):
         axes = value.attrs.axes
-        order = list(reversed(range(array.ndim))) if axes is None else [int(a) % array.ndim for a in axes]
-        moved, places = array.transpose(order), [i for i, a in enumerate(order) if a == axis]
-    else:  # the axis of the scales has to stay one axis
-        before = math.prod(array.shape[:axis])
-        moved = array.reshape(shape)
-        places = [
-            i for i, n in enumerate(shape) if not scalar and n == array.shape[axis] and math.prod(shape[:i]) == before
-        ]
-    if not scalar and not places:
-        return None
-    place = -1 if scalar else places[0]
-    return relax.op.dequantize(constant(moved), call.args[1], call.args[2], axis=place, out_dtype="float32")
+        order = list(reversed(range(array.ndim))) if axes is None else [int(axis) % array.ndim for axis in axes]
+    moved = constant(array.reshape(shape) if order is None else array.transpose(order))
+    place = -1
+    if call.args[1].ty.ndim or call.args[2].ty.ndim:
+        axis = int(call.attrs.axis) % array.ndim
+        found = _same_axis(array.shape, axis, shape) if order is None else order.index(axis)
+        if found is None:
+            return None
+        place = found
+    return relax.op.dequantize(moved, call.args[1], call.args[2], axis=place, out_dtype="float32")
+
+
+def _same_axis(before: Sequence[int], axis: int, after: Sequence[int]) -> int | None:
+    """Where a reshape leaves an axis that it keeps as one; None if it does not."""
+    ahead = math.prod(before[:axis])
+    return next((i for i, n in enumerate(after) if n == before[axis] and math.prod(after[:i]) == ahead), None)
 
 
 def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:

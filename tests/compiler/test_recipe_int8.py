@@ -10,9 +10,11 @@ import pytest
 import torch
 from maas_rt.compiler import Int8, Recipe
 from maas_rt.compiler import compile as compile_model
+from onnx import TensorProto
 from torch import nn
 
 import maas_rt
+from tests.compiler.test_import_onnx import model, node
 
 
 def network() -> nn.Module:
@@ -93,3 +95,20 @@ def test_nothing_to_quantize() -> None:
         compile_model(nn.ReLU(), [x], recipe=Recipe(quantize=Int8([{"input": x.numpy()}])))
     with pytest.raises(maas_rt.CompileError, match="expected a maas_rt.compiler.Recipe"):
         compile_model(nn.ReLU(), [x], recipe={"quantize": "int8"})  # type: ignore[arg-type]
+
+
+def test_weights_that_the_model_standardizes_are_quantized() -> None:
+    """As a batch norm of constants, which is how torch exports timm's StdConv2d."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.standard_normal((1, 8, 27)), "gain": rng.uniform(0.5, 1, 8), "zero": np.zeros(8), "mean": rng.uniform(-0.1, 0.1, 8),
+        "spread": rng.uniform(0.5, 1, 8),
+    }  # fmt: skip
+    arrays = {name: value.astype(np.float32) for name, value in constants.items()} | {"shape": np.array([8, 3, 3, 3])}
+    nodes = [
+        node("BatchNormalization", "w gain zero mean spread", "v"), node("Reshape", "v shape", "k"), node("Conv", "x k", "y"),
+    ]  # fmt: skip
+    proto = model(nodes, {"x": (TensorProto.FLOAT, [1, 3, 9, 9])}, ["y"], arrays)
+    inputs = [{"x": rng.standard_normal((1, 3, 9, 9)).astype(np.float32)} for _ in range(2)]
+    artifact = compile_model(proto, recipe=Recipe(quantize=Int8(inputs, tolerance=0.05)))
+    assert [s.target for block in artifact.linear.plan.blocks for s in block.steps].count("conv2d_u8s8") == 1
