@@ -49,6 +49,7 @@ conformance: $(VENV)/.native  ## other people's suites: prints the counts, write
 	$(BIN)/python -m tests.conformance onnx
 	$(BIN)/python -m tests.conformance torch_export
 	$(BIN)/python -m tests.conformance transformers
+	$(BIN)/python -m tests.conformance contrib
 	$(BIN)/python -m tests.conformance torch_opinfo
 	$(MAKE) conformance-vision
 	$(BIN)/python -m tests.conformance table

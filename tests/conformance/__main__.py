@@ -6,6 +6,7 @@ import importlib
 import sys
 
 SUITES = {
+    "contrib": "contrib",
     "onnx": "onnx_backend",
     "table": "table",
     "timm": "timm_models",
