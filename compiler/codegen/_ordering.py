@@ -1,7 +1,5 @@
-"""What runs along an axis in order, which TVM leaves to libraries: sort, argsort, topk, cumsum and cumprod, as functions of our own.
-
-Sorting is a stable bottom-up merge sort of positions (D. Knuth, The Art of Computer Programming 3, 5.2.4), a row at a time, rows in
-parallel. NaN is the largest value, as in torch and numpy. `LEGALIZE` is for relax.transform.LegalizeOps.
+"""Running sums and products along an axis, which TVM leaves to libraries, as functions of our own. `LEGALIZE` is for
+relax.transform.LegalizeOps.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from typing import Any
 import tvm
 from tvm import relax, s_tir, tirx
 
-from . import _math
 from ._body import dtype_of
 from ._nests import seq
 
@@ -72,9 +69,9 @@ def _function(buffers: Sequence[Any], rows: _Rows, body: Sequence[Any]) -> tirx.
     return tirx.PrimFunc(list(buffers), root).with_attr("tirx.noalias", True).with_attr("s_tir", True)
 
 
-def _loop(extent: Any, make: Callable[[Any], list[Any]], begin: Any = _ZERO) -> Any:
+def _loop(extent: Any, make: Callable[[Any], list[Any]]) -> Any:
     var = tirx.Var("k", "int64")
-    return tirx.For(var, begin, extent, tirx.ForKind.SERIAL, seq(make(var)))
+    return tirx.For(var, _ZERO, extent, tirx.ForKind.SERIAL, seq(make(var)))
 
 
 class _Cell:
@@ -113,91 +110,6 @@ def _scan(ty: Any, axis: int, dtype: str, exclusive: bool, product: bool) -> tir
     return _function([x, y], rows, body)
 
 
-# ---- sorting ------------------------------------------------------------------------------------------------------------------
-
-
-def _before(a: Any, b: Any, descending: bool) -> Any:
-    """Whether a must stand before b: strictly, NaN last in ascending and first in descending order."""
-    if descending:
-        a, b = b, a
-    if not dtype_of(a).startswith(("float", "bfloat")):
-        return a < b
-    return tirx.Or(a < b, tirx.And(_math.is_nan(b), tirx.Not(_math.is_nan(a))))
-
-
-def _sorted(ty: Any, axis: int, descending: bool, keep: int | None, values: bool, indices: str | None) -> tirx.PrimFunc:
-    """Sort rows; of each the first `keep` elements (None: all), as values and as positions of type `indices`."""
-    rows = _rows(ty, axis)
-    n = rows.length
-    x = tirx.decl_buffer(rows.dims, str(ty.dtype), name="x")
-    dims = [*rows.dims]
-    if keep is not None:
-        dims[rows.axis] = tirx.IntImm("int64", keep)
-    out = tirx.decl_buffer(dims, str(ty.dtype), name="values") if values else None
-    positions = tirx.decl_buffer(dims, indices, name="positions") if indices else None
-    order = tirx.decl_buffer((n * 2,), "int64", name="order")  # two halves: from one, into the other
-    begin, into, width = _Cell("from"), _Cell("into"), _Cell("width")
-    left, right = _Cell("left"), _Cell("right")
-
-    def key(position: Any) -> Any:
-        return tirx.BufferLoad(x, rows.at(position))
-
-    def at(half: _Cell, k: Any) -> Any:
-        return tirx.BufferLoad(order, [half.value + k])
-
-    def merge(chunk: Any) -> list[Any]:
-        low = chunk * width.value * 2
-        middle, high = tirx.Var("middle", "int64"), tirx.Var("high", "int64")
-
-        def take(k: Any) -> list[Any]:
-            stays = tirx.Not(_before(key(at(begin, right.value)), key(at(begin, left.value)), descending))
-            yes, no = tirx.IntImm("bool", 1), tirx.IntImm("bool", 0)
-            from_left = tirx.if_then_else(left.value < middle, tirx.if_then_else(right.value < high, stays, yes), no)
-            spot = [into.value + k]
-            return [
-                tirx.IfThenElse(
-                    from_left,
-                    seq([tirx.BufferStore(order, at(begin, left.value), spot), left.set(left.value + 1)]),
-                    seq([tirx.BufferStore(order, at(begin, right.value), spot), right.set(right.value + 1)]),
-                )
-            ]
-
-        return [
-            tirx.Bind(middle, tirx.min(low + width.value, n)),
-            tirx.Bind(high, tirx.min(low + width.value * 2, n)),
-            left.set(low),
-            right.set(middle),
-            _loop(high - low, take, begin=low),
-        ]
-
-    def put(k: Any) -> list[Any]:
-        stores = []
-        if out is not None:
-            stores.append(tirx.BufferStore(out, key(at(begin, k)), rows.at(k)))
-        if positions is not None:
-            position = at(begin, k)
-            stores.append(
-                tirx.BufferStore(
-                    positions, position if indices == "int64" else tirx.Cast(indices, position), rows.at(k)
-                )
-            )
-        return stores
-
-    chunks = tirx.floordiv(n + width.value * 2 - 1, width.value * 2)
-    passes = seq([_loop(chunks, merge), begin.set(into.value), into.set(n - into.value), width.set(width.value * 2)])
-    body = [
-        tirx.AllocBuffer(order),
-        *(cell.alloc for cell in (begin, into, width, left, right)),
-        _loop(n, lambda k: [tirx.BufferStore(order, k, [k])]),
-        begin.set(_ZERO),
-        into.set(n),
-        width.set(_ONE),
-        tirx.While(width.value < n, passes),
-        _loop(dims[rows.axis], put),
-    ]
-    return _function([x, *(each for each in (out, positions) if each is not None)], rows, body)
-
-
 # ---- legalization -----------------------------------------------------------------------------------------------------------
 
 
@@ -218,29 +130,6 @@ def _legalize_scan(product: bool) -> Callable[[Any, Any], Any]:
     return legalize
 
 
-def _legalize_sort(builder: relax.BlockBuilder, call: Any) -> Any:
-    if not _static_rank(call):
-        return call
-    func = _sorted(call.args[0].ty, int(call.attrs.axis), bool(call.attrs.descending), None, True, None)
-    return _call(builder, call, func, "sort")
-
-
-def _legalize_argsort(builder: relax.BlockBuilder, call: Any) -> Any:
-    if not _static_rank(call):
-        return call
-    func = _sorted(call.args[0].ty, int(call.attrs.axis), bool(call.attrs.descending), None, False, str(call.ty.dtype))
-    return _call(builder, call, func, "argsort")
-
-
-def _legalize_topk(builder: relax.BlockBuilder, call: Any) -> Any:
-    attrs = call.attrs
-    if not _static_rank(call) or int(attrs.k) < 1:
-        return call
-    values, indices = attrs.ret_type != "indices", str(attrs.dtype) if attrs.ret_type != "values" else None
-    func = _sorted(call.args[0].ty, int(attrs.axis), bool(attrs.largest), int(attrs.k), values, indices)
-    return _call(builder, call, func, "topk")
-
-
 def _static_rank(call: Any) -> bool:
     ty = call.args[0].ty
     return isinstance(ty.shape, relax.ShapeExpr) and len(ty.shape.values) > 0
@@ -249,7 +138,4 @@ def _static_rank(call: Any) -> bool:
 LEGALIZE: dict[str, Callable[[Any, Any], Any]] = {
     "relax.cumsum": _legalize_scan(product=False),
     "relax.cumprod": _legalize_scan(product=True),
-    "relax.sort": _legalize_sort,
-    "relax.argsort": _legalize_argsort,
-    "relax.topk": _legalize_topk,
 }

@@ -151,6 +151,12 @@ def _gather(args: Args, attrs: Attrs) -> list[Shape | None]:
     return [[*x[:axis], *extents(args[1]), *x[axis + 1 :]]]
 
 
+def _top_k(args: Args, attrs: Attrs) -> list[Shape | None]:
+    x, axis = extents(args[0]), _one(attrs, "axis", -1)
+    _need(-len(x) <= axis < len(x), f"axis {axis} of {len(x)}")
+    return [None, None]  # the extent along the axis is the number that is asked for
+
+
 def _unchecked(args: Args, attrs: Attrs) -> list[Shape | None]:
     return [None, None, None]
 
@@ -161,6 +167,14 @@ _QUANTIZED = frozenset({"a_zero", "a_max", "y_scale", "y_zero", "y_max"})
 _U8S8: dict[int, tuple[str, ...]] = {0: ("uint8",), 1: ("int8",)}
 _EIGHT_BITS = ("uint8", "int8")
 _BYTES = ("float32", *_EIGHT_BITS)
+_ORDERED = (
+    "bool",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+)
 
 CONTRACTS: dict[str, Contract] = {
     "gemm_u8s8": Contract(
@@ -226,6 +240,9 @@ CONTRACTS: dict[str, Contract] = {
     "gather": Contract(2, 2, _gather, frozenset({"axis"}), float32=False, other_dtypes={1: ("int32", "int64")}),
     "lookup": Contract(
         2, 2, _same, float32=False, other_dtypes={0: _EIGHT_BITS, 1: _EIGHT_BITS}, out_dtypes=_EIGHT_BITS
+    ),
+    "top_k": Contract(
+        1, 1, _top_k, frozenset({"axis", "largest", "pick", "k"}), float32=False, outputs=(2,), out_dtypes=_ORDERED
     ),
     "resize2d_f32": Contract(
         1, 1, _unchecked, frozenset({"mode", "coordinates", "nearest_rounding", "cubic_a", "scales"})

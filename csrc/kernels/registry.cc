@@ -31,6 +31,7 @@ extern const Operator kResize2dF32Operator;
 extern const Operator kRmsNormF32Operator;
 extern const Operator kSliceOperator;
 extern const Operator kSoftmaxF32Operator;
+extern const Operator kTopKOperator;
 extern const Operator kTransposeOperator;
 
 namespace {
@@ -62,6 +63,7 @@ const Operator* const kOperators[] = {
     &kRmsNormF32Operator,
     &kSliceOperator,
     &kSoftmaxF32Operator,
+    &kTopKOperator,
     &kTransposeOperator,
 };
 constexpr size_t kCount = sizeof(kOperators) / sizeof(kOperators[0]);

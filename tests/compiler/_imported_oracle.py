@@ -116,7 +116,7 @@ def relative_error(found: Array, expected: Array) -> float:
 
 
 def _register_kernels() -> None:
-    for contract in ("lstm_f32", "gru_f32", "attention_f32"):
+    for contract in ("lstm_f32", "gru_f32", "attention_f32", "top_k"):
         tvm.register_global_func(f"mrt.{contract}", _kernel(contract), override=True)
 
 

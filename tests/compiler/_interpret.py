@@ -327,6 +327,23 @@ def _nearest(image: torch.Tensor, size: list[int], attrs: dict[str, Any]) -> tor
     return picked
 
 
+def _top_k(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> list[torch.Tensor]:
+    line, axis = x[0], _one(attrs, "axis", -1)
+    pick, first, count = attrs.get("pick", "first"), _one(attrs, "k", 0), shapes[0][_one(attrs, "axis", -1)]
+    values, order = torch.sort(line, stable=True, dim=axis, descending=bool(_one(attrs, "largest", 1)))
+    if pick != "first":
+        assert count == 1
+        missing = int(line.isnan().sum())
+        assert missing == 0 or pick == "kth" or line.ndim == 1
+        middle = line.shape[axis] - missing if missing and pick == "median" else (line.shape[axis] - 1) // 2
+        if pick == "nanmedian":
+            middle = max(line.shape[axis] - missing - 1, 0) // 2
+        first = first if pick == "kth" else middle
+    else:
+        first = 0
+    return [part.narrow(axis, first, count) for part in (values, order)]
+
+
 _CONTRACTS = {
     "gemm_f32": _gemm,
     "matmul_f32": _matmul,
@@ -348,4 +365,5 @@ _CONTRACTS = {
     "pad": _pad,
     "gather": _gather,
     "resize2d_f32": _resize2d,
+    "top_k": _top_k,
 }

@@ -135,6 +135,7 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         {"a_zero": 3, "b_zero": 250, "scale": 0.5, "y_scale": 0.5, "y_zero": 9},
     ),
     "lookup": ([np.ones((3, 5), np.uint8), np.ones(256, np.uint8)], [((3, 5), np.uint8)], {}),
+    "top_k": ([ones(3, 40, 2)], [(3, 7, 2), ((3, 7, 2), np.int64)], {"axis": 1, "largest": 1, "pick": "first", "k": 2}),
     "resize2d_f32": (
         [ones(1, 4, 5, 3)],
         [(1, 7, 9, 3)],

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm import te, tirx
+from tvm import relax, te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from ..._top_k import first_of_lines
+from .._node import Node, constant, dims_of, shape_expr
 from .._registry import op
 from .._values import is_float
 from ._loops import flat_extents, imperative, variable
@@ -26,71 +27,13 @@ def top_k(n: Node) -> Any:
     extent = n.shape(0)[axis]
     if n.math.compare(">", k, extent):
         raise n.broken(f"asks for {k} of {extent} elements")
-    values, positions = sort_axis(n, n.x(0), axis, descending=n.flag("largest", 1))
-    return [take_slice(n, values, axis, 0, k), take_slice(n, positions, axis, 0, k)]
+    return first_of_axis(n, n.x(0), axis, k, largest=bool(n.flag("largest", 1)))
 
 
-def sort_axis(n: Node, x: Any, axis: int, *, descending: bool) -> list[Any]:
-    """(sorted values, their positions), stable: ties keep the smaller position first. A merge sort of each line, bottom up."""
-    dtype = dtype_of(x)
-
-    def stays(a: Any, b: Any) -> Any:
-        """Whether a, which stands before b, stays before it; NaN counts as the largest value."""
-        before = a >= b if descending else a <= b
-        return tirx.any(before, is_nan(a if descending else b)) if is_float(dtype) else before
-
-    def body(t: Any) -> list[Any]:
-        before, extent, after = flat_extents(t.shape, axis)
-
-        def write(source: Any, values: Any, order: Any, spare: Any) -> None:
-            with T.serial(0, before) as b, T.serial(0, after) as a:
-                base = b * extent * after + a
-                merge_sort(lambda p: source[base + p * after], order, spare, lambda p: base + p * after, extent, stays)
-                with T.serial(0, extent) as i:
-                    values[base + i * after] = source[base + order[base + i * after] * after]
-
-        return imperative([t.shape, t.shape, t.shape], [dtype, "int64", "int64"], [t], write, "sort")
-
-    out = n.te(body, x, name="sort")
-    return [n.emit(out[0]), n.emit(out[1])]
-
-
-def merge_sort(
-    value: Any, order: Any, spare: Any, at: Callable[[Any], Any], extent: Any, stays: Callable[[Any, Any], Any]
-) -> None:
-    """Fill order[at(0)..at(extent - 1)] with positions so that value(position) is sorted; spare is as large as order."""
-    with T.serial(0, extent) as i:
-        order[at(i)] = i
-    width, left, right = variable("int64"), variable("int64"), variable("int64")
-    width[0] = imm(1, "int64")
-    with T.While(width[0] < extent):
-        with T.serial(0, tirx.floordiv(extent + width[0] * 2 - 1, width[0] * 2)) as run:
-            low = run * width[0] * 2
-            middle = tirx.min(low + width[0], extent)
-            high = tirx.min(low + width[0] * 2, extent)
-            left[0] = low
-            right[0] = middle
-            with T.serial(0, high - low) as k:
-                with T.If(tirx.all(left[0] < middle, right[0] < high)):
-                    with T.Then():
-                        with T.If(stays(value(order[at(left[0])]), value(order[at(right[0])]))):
-                            with T.Then():
-                                spare[at(low + k)] = order[at(left[0])]
-                                left[0] = left[0] + 1
-                            with T.Else():
-                                spare[at(low + k)] = order[at(right[0])]
-                                right[0] = right[0] + 1
-                    with T.Else():
-                        with T.If(left[0] < middle):
-                            with T.Then():
-                                spare[at(low + k)] = order[at(left[0])]
-                                left[0] = left[0] + 1
-                            with T.Else():
-                                spare[at(low + k)] = order[at(right[0])]
-                                right[0] = right[0] + 1
-        with T.serial(0, extent) as i:
-            order[at(i)] = spare[at(i)]
-        width[0] = width[0] * 2
+def first_of_axis(n: Node, x: Any, axis: int, k: Any, *, largest: bool) -> list[Any]:
+    """(values, positions) of the first k elements of each line in order; ties by position, NaN above everything."""
+    both = n.emit(first_of_lines(x, axis, k, largest=largest, name=n.place))
+    return [n.emit(relax.TupleGetItem(both, i)) for i in range(2)]
 
 
 # ---- scatter
@@ -385,7 +328,7 @@ def unique(n: Node) -> Any:
     heads = take_slice(n, first, 0, 0, count)
     if not ordered:
         # In the order of first occurrence: the groups are numbered anew by their first positions.
-        _, order = sort_axis(n, heads, 0, descending=False)
+        _, order = first_of_axis(n, heads, 0, count, largest=False)
         heads = n.te(lambda h, o: te.compute(o.shape, lambda i: h(o(i)), name="by_first"), heads, order)
         rank_of = n.te(_inverse, order, name="inverse")
         group = n.te(lambda g, r: te.compute(g.shape, lambda i: r(g(i)), name="renumber"), group, rank_of)
@@ -447,7 +390,7 @@ def non_max_suppression(n: Node) -> Any:
     has_threshold = n.has(4)
     batches, classes, spatial = n.shape(1)
     total = n.math.product([batches, classes, spatial])
-    _, order = sort_axis(n, scores, 2, descending=True)
+    _, order = first_of_axis(n, scores, 2, spatial, largest=True)
 
     def body(b: Any, s: Any, o: Any, most: Any, iou: Any, least: Any, rows: Any) -> list[Any]:
         def write(

@@ -10,9 +10,11 @@ from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..._imperative import flat_extents, imperative, variable
+from ..._top_k import place_in_lines
 from .._context import Context, Expr
 from .._dtypes import is_float
 from .._registry import NotConvertible, converts
+from .reduce import first_of_axis
 
 OP = relax.op
 
@@ -121,49 +123,36 @@ def logcumsumexp(c: Context, x: Expr, dim: int) -> Expr:
     return lines(c, [x], dim % max(c.rank(x), 1), [dtype], write, "logcumsumexp")[0]
 
 
-# Order statistics: sorted lines, NaN last.
+# Order statistics; NaN stands last.
 
 
 def sorted_lines(c: Context, x: Expr, axis: int) -> tuple[Expr, Expr]:
-    order = c.emit(OP.argsort(x, axis, False, "int64"))
-    return c.emit(OP.gather_elements(x, order, axis)), order
+    values, order = first_of_axis(c, x, axis, c.shape(x)[axis], largest=False)
+    return values, order
 
 
-def _chosen(c: Context, x: Expr, dim: int, keepdim: bool, choose: Callable[[Any, Any], Any]) -> list[Expr]:
-    """The element of each line, and its position in the line, that stands at choose(length, count of NaN) in sorted order."""
+def _chosen(c: Context, x: Expr, dim: int, keepdim: bool, pick: str, place: int = 0) -> list[Expr]:
+    """The element of each line, and its position in the line, that `pick` names: see place_in_lines."""
     rank = c.rank(x)
     if rank == 0:
         return [x, c.const(0, "int64")]
     axis = dim % rank
-    values, order = sorted_lines(c, x, axis)
+    assert c.node is not None
+    both = c.emit(place_in_lines(x, axis, pick, place=place, name=c.node.name))
+    found = [c.emit(relax.TupleGetItem(both, i)) for i in range(2)]
+    return found if keepdim else [_without(c, y, axis) for y in found]
 
-    def write(sources: Any, targets: Any, length: Any) -> None:
-        missing = variable("int64")
-        missing[0] = _integer(0)
-        with T.serial(0, length) as i:
-            missing[0] = missing[0] + tirx.Cast("int64", is_nan(sources[0](i)))
-        place = tirx.max(choose(length, missing[0]), _integer(0))
-        targets[0](0, sources[0](place))
-        targets[1](0, sources[1](place))
 
-    return _one_of_each_line(c, values, order, axis, keepdim, write, "order_statistic")
+def _without(c: Context, y: Expr, axis: int) -> Expr:
+    shape = c.shape(y)
+    return c.reshape(y, [*shape[:axis], *shape[axis + 1 :]])
 
 
 def _one_of_each_line(c: Context, values: Expr, order: Expr, axis: int, keepdim: bool, write: Callable[..., None],
                       name: str) -> list[Expr]:  # fmt: skip
     """An element of each line, and its position, as write(readers of both, writers of both, length) finds them."""
     found = lines(c, [values, order], axis, [c.dtype(values), "int64"], write, name, extent=1)
-    shape = c.shape(found[0])
-    return found if keepdim else [c.reshape(y, [*shape[:axis], *shape[axis + 1 :]]) for y in found]
-
-
-def _middle(length: Any, missing: Any) -> Any:
-    """torch's median: the lower one, NaN if there is one."""
-    return tirx.if_then_else(missing > 0, length - missing, tirx.floordiv(length - 1, 2))
-
-
-def _middle_of_numbers(length: Any, missing: Any) -> Any:
-    return tirx.floordiv(length - missing - 1, 2)
+    return found if keepdim else [_without(c, y, axis) for y in found]
 
 
 def _flat(c: Context, x: Expr) -> Expr:
@@ -175,29 +164,29 @@ def _flat(c: Context, x: Expr) -> Expr:
 
 @converts("aten.median.default")
 def median(c: Context, x: Expr) -> Expr:
-    return _chosen(c, _flat(c, x), 0, False, _middle)[0]
+    return _chosen(c, _flat(c, x), 0, False, "median")[0]
 
 
 @converts("aten.nanmedian.default")
 def nanmedian(c: Context, x: Expr) -> Expr:
-    return _chosen(c, _flat(c, x), 0, False, _middle_of_numbers)[0]
+    return _chosen(c, _flat(c, x), 0, False, "nanmedian")[0]
 
 
 @converts("aten.median.dim")
 def median_dim(c: Context, x: Expr, dim: int, keepdim: bool = False) -> list[Expr]:
-    return _chosen(c, x, dim, keepdim, _middle)
+    return _chosen(c, x, dim, keepdim, "median")
 
 
 @converts("aten.nanmedian.dim")
 def nanmedian_dim(c: Context, x: Expr, dim: int, keepdim: bool = False) -> list[Expr]:
-    return _chosen(c, x, dim, keepdim, _middle_of_numbers)
+    return _chosen(c, x, dim, keepdim, "nanmedian")
 
 
 @converts("aten.kthvalue.default")
 def kthvalue(c: Context, x: Expr, k: Any, dim: int = -1, keepdim: bool = False) -> list[Expr]:
     if not isinstance(k, int):
         raise NotConvertible("a dynamic position")
-    return _chosen(c, x, dim, keepdim, lambda length, missing: _integer(k - 1))
+    return _chosen(c, x, dim, keepdim, "kth", k - 1)
 
 
 @converts("aten.mode.default")

@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import relax
 
+from ..._top_k import first_of_lines
 from .._context import Context, Expr
 from .._dtypes import is_float
 from .._registry import NotConvertible, converts
@@ -175,17 +176,21 @@ def _running(c: Context, x: Expr, dim: int, function: Callable[..., Any]) -> Exp
 def topk(c: Context, x: Expr, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> list[Expr]:
     if c.rank(x) == 0:
         return [x, c.const(0, "int64")]
-    if not isinstance(k, int):
-        return [c.slice(part, dim % c.rank(x), 0, k) for part in sort(c, x, dim, descending=largest)]
-    both = c.emit(OP.topk(x, k, dim % c.rank(x), "both", largest, "int64"))
-    return [c.emit(relax.TupleGetItem(both, 0)), c.emit(relax.TupleGetItem(both, 1))]
+    return first_of_axis(c, x, dim % c.rank(x), k, largest)
+
+
+def first_of_axis(c: Context, x: Expr, axis: int, k: Any, largest: bool) -> list[Expr]:
+    """(values, positions) of the first k elements of each line in order; ties by position, NaN above everything."""
+    assert c.node is not None
+    both = c.emit(first_of_lines(x, axis, k, largest=largest, name=c.node.name))
+    return [c.emit(relax.TupleGetItem(both, i)) for i in range(2)]
 
 
 @converts("aten.argsort.default", "aten.argsort.stable")
 def argsort(c: Context, x: Expr, dim: int = -1, descending: bool = False, stable: Any = None) -> Expr:
     if c.rank(x) == 0:
         return c.const(0, "int64")
-    return c.emit(OP.argsort(x, dim % c.rank(x), descending, "int64"))
+    return sort(c, x, dim, descending)[1]
 
 
 @converts("aten.sort.default", "aten.sort.stable")
@@ -193,8 +198,7 @@ def sort(c: Context, x: Expr, dim: int = -1, descending: bool = False, stable: A
     if c.rank(x) == 0:
         return [x, c.const(0, "int64")]
     axis = dim % c.rank(x)
-    order = c.emit(OP.argsort(x, axis, descending, "int64"))
-    return [c.emit(OP.gather_elements(x, order, axis)), order]
+    return first_of_axis(c, x, axis, c.shape(x)[axis], descending)
 
 
 @converts("aten.linalg_vector_norm.default")

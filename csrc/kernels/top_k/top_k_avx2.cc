@@ -1,0 +1,8 @@
+// top_k, AVX2.
+#include "kernels/top_k/generic.h"
+
+namespace mrt {
+
+const TopKKernel kTopK_avx2 = {Isa::avx2, "top_k_avx2", narrow, wide};
+
+}  // namespace mrt

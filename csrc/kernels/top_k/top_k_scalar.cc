@@ -1,0 +1,8 @@
+// top_k, portable.
+#include "kernels/top_k/generic.h"
+
+namespace mrt {
+
+const TopKKernel kTopK_scalar = {Isa::scalar, "top_k_scalar", narrow, wide};
+
+}  // namespace mrt
