@@ -14,6 +14,7 @@ import maas_rt
 from maas_rt._errors import CompileError, InvalidArgumentError, VerificationError
 
 from ._configs import CompileOptions, Int8, Recipe, VerifyOptions
+from ._reference import Reference
 from .artifact import Artifact
 from .importers import ImportedModel
 from .passes import FOLDING
@@ -46,10 +47,11 @@ def quantized(
     names = [f"calibration.{i}" for i in range(2 * count)]
     artifact = compile_float(replace(model, mod=wide, output_names=[*model.output_names, *names]))
     program = maas_rt.load(artifact.to_bytes())
+    reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
     seen: list[Range] = [(np.inf, -np.inf)] * count
     for number, inputs in enumerate(_inputs(model, recipe)):
         results = program.run(inputs)
-        _held(results, model, inputs, options.verify, number)
+        _held(results, reference, inputs, options.verify, number)
         for i in range(count):
             low, high = (float(results[names[2 * i + side]]) for side in (0, 1))
             if not np.isfinite([low, high]).all():
@@ -67,9 +69,10 @@ def verify_quantized(
     recipe = _int8(options)
     program = maas_rt.load(artifact.to_bytes())
     report = Report(reference=str(model.provenance.get("framework", "source")))
+    reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]
     for inputs in [*given, *_inputs(model, recipe)]:
-        wanted, got = model.source.run(inputs), program.run(inputs)
+        wanted, got = reference.run(inputs), program.run(inputs)
         report.runs += 1
         for name in model.output_names:
             difference = compare(name, got[name], np.asarray(wanted[name]), options.verify or VerifyOptions())
@@ -109,7 +112,7 @@ def _inputs(model: ImportedModel, recipe: Int8) -> list[dict[str, Array]]:
 
 def _held(
     results: Mapping[str, Array],
-    model: ImportedModel,
+    reference: Reference,
     inputs: Mapping[str, Array],
     options: VerifyOptions | None,
     number: int,
@@ -117,10 +120,9 @@ def _held(
     """The build in float is the source's equal: what 8 bits change is measured against that."""
     if options is None:
         return
-    wanted = model.source.run(inputs)
-    for name in model.output_names:
-        difference = compare(name, results[name], np.asarray(wanted[name]), options)
-        if difference.error > options.tolerance(str(np.asarray(wanted[name]).dtype)) or difference.detail:
+    for name, expected in reference.run(inputs).items():
+        difference = compare(name, results[name], np.asarray(expected), options)
+        if difference.error > options.tolerance(str(np.asarray(expected).dtype)) or difference.detail:
             raise VerificationError(
                 f"the compiled model differs from its source before it is quantized: output {name} by {difference.error:.3g} of its "
                 f"scale on calibration input {number}; nothing was written"

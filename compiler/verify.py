@@ -18,6 +18,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ from maas_rt._errors import CompileError, DeadlineExceededError, Error, InvalidA
 
 from ._configs import VerifyOptions
 from ._deadline import OverdueError, within
+from ._reference import Reference, first_line
 from .artifact import Artifact
 from .importers._imported import ImportedModel, Source, SymbolSpec
+from .oracle import OracleError
 from .passes._dims import evaluated
 
 __all__ = ["Difference", "Report", "compare", "differences", "sample_inputs", "verify"]
@@ -67,6 +70,7 @@ class Report:
     )  # outputs that one rounding of the inputs moves by more than the tolerance
     outputs: dict[str, float] = field(default_factory=dict)  # each output's largest error
     reference: str = "source"
+    because: str = ""  # why it is not the source's first implementation
 
     @property
     def cases(self) -> int:
@@ -90,6 +94,8 @@ class Report:
             "reference": self.reference,
             "runs": self.runs,
         }
+        if self.because:
+            result["reference_because"] = self.because
         if silent:
             result["constant_outputs"] = silent
         if self.unsteady:
@@ -123,34 +129,78 @@ def differences(
 ) -> Iterator[tuple[dict[str, Array], Difference]]:
     """(inputs, difference) for each of the sampled inputs on which the two sides disagree. Where the source does not come to an end
     in its time, no more are drawn: what ran before counts, such as the examples, which come first."""
+    reference: Reference | None = Reference(model.source, options.seconds)
     refusal = ""
+    while reference is not None:
+        try:
+            yield from _differences(program, model, reference, options, examples, report)
+            return
+        except _NothingRanError as error:
+            refusal = refusal or str(error)
+            report.because = _short(refusal)
+            # An implementation may be right to refuse drawn inputs: the next is asked of all where this one ran on none.
+            reference = reference.following() if error.refused else None
+    raise CompileError(
+        f"the source framework ran on none of the inputs drawn for verification ({_short(refusal)}): give real ones "
+        "(--input real.npz, example_inputs), or leave it out (--no-verify, verify=False)"
+    )
+
+
+class _NothingRanError(Exception):
+    """The source ran on none of the inputs; what it said. `refused`: it said so itself, in its time."""
+
+    def __init__(self, text: str, refused: bool) -> None:
+        super().__init__(text)
+        self.refused = refused
+
+
+def _differences(
+    program: Any,
+    model: ImportedModel,
+    reference: Reference,
+    options: VerifyOptions,
+    examples: Mapping[str, Array] | None,
+    report: Report,
+) -> Iterator[tuple[dict[str, Array], Difference]]:
+    """The same of one implementation (and of the next, for inputs that were given). Raises _NothingRanError; CompileError where none
+    takes the model at all."""
+    refusal, refused = "", True
     given = _given(model, examples) is not None
     drawn = sample_inputs(model, options, examples, enough=lambda: report.runs > 0)
     for number, inputs in enumerate(_in_memory(drawn, model)):
+        example = given and number == 0
         try:
-            wanted = _run_source(model.source, inputs, options)
+            wanted = reference.run(inputs, insist=example)
         except OverdueError:
             report.unfinished += 1
             refusal = f"it did not finish within {options.seconds:g} s, as where a loop has no end on random numbers"
+            refused = False
             break
-        except Exception as error:  # the framework's own complaint about these values, of whatever class
-            refusal = refusal or str(error).strip().split("\n", 1)[0]
+        except OracleError as error:
+            if error.opening:
+                raise CompileError(
+                    f"the source framework does not take the model, so that there is nothing to verify against ({_short(str(error))}): "
+                    "leave it out (--no-verify, verify=False)"
+                ) from None
+            refusal = refusal or first_line(error)
             continue
-        example = given and number == 0
+        except Exception as error:  # the framework's own complaint about these values, of whatever class
+            refusal = refusal or first_line(error)
+            continue
         try:
-            difference = _check_run(program, model.source, inputs, wanted, options, report, drawn=not example)
+            difference = _check_run(program, reference.source, inputs, wanted, options, report, drawn=not example)
         except InvalidArgumentError as error:  # sizes that the model is not for, whatever the source makes of them
             if example:
                 raise VerificationError(f"the compiled model refuses inputs that its source takes: {error}") from None
             refusal = refusal or f"the compiled model refuses them: {error}"
             continue
+        if reference.source is not model.source:
+            report.reference = reference.source.reference
+            report.because = report.because or _short(reference.because)
         if difference is not None:
             yield inputs, difference
     if report.runs == 0:
-        raise CompileError(
-            f"the source framework ran on none of the inputs drawn for verification ({_short(refusal)}): give real ones "
-            "(--input real.npz, example_inputs), or leave it out (--no-verify, verify=False)"
-        )
+        raise _NothingRanError(refusal, refused)
 
 
 def _check_run(
@@ -210,7 +260,7 @@ def _movement(
                 x = (x * (1 + step)).astype(x.dtype)
             moved[name] = x
         try:
-            results = _run_source(again, moved, options)
+            results = within(options.seconds, partial(again.run, moved), again.interrupt)
         except Exception:  # it ran on the inputs as they were; this is no evidence of anything
             continue
         for name, reference in wanted.items():
@@ -435,7 +485,8 @@ def _compare_prefix(
     """What differs behind the model's first `count` operators; None if they agree or cannot be compared."""
     try:
         prefix, operator = model.source.prefix(count)
-        wanted = {name: np.asarray(value) for name, value in _run_source(prefix.source, inputs, options).items()}
+        results = Reference(prefix.source, options.seconds).run(inputs)
+        wanted = {name: np.asarray(value) for name, value in results.items()}
         got = _run(maas_rt.load(compile_model(prefix).to_bytes()), inputs, options)
     except Error:
         return None
@@ -476,11 +527,6 @@ def _keep(folder: str, inputs: Mapping[str, Array], culprit: _Culprit) -> str:
     for name, arrays in (("inputs", inputs), ("source", culprit.wanted), ("compiled", culprit.got)):
         np.savez(os.path.join(folder, f"{name}.npz"), **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]
     return folder
-
-
-def _run_source(source: Source, inputs: Mapping[str, Array], options: VerifyOptions) -> dict[str, Array]:
-    """The source's outputs. Raises OverdueError after `options.seconds`."""
-    return within(options.seconds, lambda: source.run(inputs), source.interrupt)
 
 
 def _run(program: Any, inputs: Mapping[str, Array], options: VerifyOptions) -> dict[str, Array]:

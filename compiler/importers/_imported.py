@@ -51,11 +51,21 @@ class StateSpec:
 class Source(Protocol):
     """The source framework's own execution of the model: the oracle of verification."""
 
+    @property
+    def reference(self) -> str:
+        """Which implementation it is."""
+
+    def open(self) -> None:
+        """Get ready to run; `run` does it where it was not called. Raises what says why the framework does not take the model."""
+
+    def another(self) -> Source | None:
+        """The same model in the next of the framework's implementations; None if there is none."""
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for inputs by name; states start from their initial values, and are not changed by a run."""
 
     def interrupt(self) -> None:
-        """From another thread, while `run` is in native code that sees no Python exception: have it return soon, or raise."""
+        """From another thread, while `open` or `run` is in native code that sees no Python exception: have it return soon, or raise."""
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         """Inclusive bounds of the values that an input accepts (an embedding's rows); inputs without bounds are absent."""

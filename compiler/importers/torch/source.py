@@ -52,6 +52,16 @@ class TorchSource:
         users = [e for e in self._program.signature.outputs if e.kind == "output" or (e.kind == "none" and e.name)]
         return {entry.name: as_array(value) for entry, value in zip(users, values) if entry.kind == "output"}
 
+    @property
+    def reference(self) -> str:
+        return f"torch {torch.__version__}"
+
+    def open(self) -> None:
+        """Nothing to do: the module is there."""
+
+    def another(self) -> None:
+        return None
+
     def interrupt(self) -> None:
         """Nothing to do: torch's loops are Python's."""
 
@@ -136,6 +146,15 @@ class PrefixSource:
                 values = [v for v in pytree.tree_leaves(reached.value) if v is not None]
                 return {name: as_array(value) for name, value in zip(self._names, values)}
         raise AssertionError("the node is in the graph")
+
+    @property
+    def reference(self) -> str:
+        return self._whole.reference
+
+    def open(self) -> None: ...
+
+    def another(self) -> None:
+        return None
 
     def interrupt(self) -> None:
         self._whole.interrupt()
