@@ -18,6 +18,13 @@ __all__ = ["INTEGER_PRODUCTS", "products_are_exact"]
 
 # Operator -> the place of its weights.
 INTEGER_PRODUCTS = {"ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
+_SAME_KERNEL = {
+    "DynamicQuantizeMatMul": "MatMulInteger",
+    "MatMulIntegerToFloat": "MatMulInteger",
+    "QAttention": "MatMulInteger",
+    "QGemm": "QLinearMatMul",
+}
+INTEGER_PRODUCTS |= {name: INTEGER_PRODUCTS[like] for name, like in _SAME_KERNEL.items()}
 _DEPTH = 64
 
 
@@ -29,7 +36,7 @@ def products_are_exact(model: onnx.ModelProto) -> bool | None:
         for node in graph.node
         if node.op_type in INTEGER_PRODUCTS
     }
-    return all(_exact(name, constant) for name, constant in found) if found else None
+    return all(_exact(_SAME_KERNEL.get(name, name), constant) for name, constant in found) if found else None
 
 
 def _is_constant(node: onnx.NodeProto, graph: Any) -> bool:

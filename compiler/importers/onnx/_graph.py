@@ -37,7 +37,9 @@ _MAX_BOUND = 64  # numbers of one value that a run may turn into extents
 _FOLDED = 1 << 30  # bytes of results of constants that any model may come to
 _MAX_DEPTH = 64  # of subgraphs and functions in each other
 # What takes types that are only stored: converters that know of them, and those that only move elements.
-STORED_OPS = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
+STORED_OPS = frozenset(
+    {"Cast", "CastLike", "DequantizeLinear", "GatherBlockQuantized", "QuantizeLinear", "Shape", "Size"}
+)
 STRING_OPS = frozenset({"RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"})
 MOVING_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
@@ -455,7 +457,7 @@ class Graph:
         """The type of input 0, if no arithmetic knows it and the operator does without; "" for usual types."""
         given = [v for v in node.inputs if v is not None]
         odd = [v.dtype for g in given for v in [g, *(g.items or [])] if v.dtype in STORED]
-        if not odd or (node.op in STORED_OPS and node.proto.domain in DEFAULT_DOMAINS):
+        if not odd or (node.op in STORED_OPS and node.proto.domain in (*DEFAULT_DOMAINS, "com.microsoft")):
             return ""
         if node.op in MOVING_OPS and node.proto.domain in DEFAULT_DOMAINS and node.dtype(0) in STORED:
             return node.dtype(0)

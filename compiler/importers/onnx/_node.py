@@ -206,6 +206,25 @@ class Node:
         if not is_float(self.dtype(i)):
             raise self.broken(f"input {i} must be floating point, not {self.dtype(i)}")
 
+    # ---- other nodes in its place
+
+    def given(self, *inputs: Any, **attributes: Any) -> Node:
+        """This node with other inputs (values, expressions, or None for one that is left out) and other attributes: for a converter
+        of an operator that this one is made of."""
+        proto = self.proto
+        if attributes:
+            proto = onnx.NodeProto()
+            proto.CopyFrom(self.proto)
+            del proto.attribute[:]
+            proto.attribute.extend(a for a in self.proto.attribute if a.name not in attributes)
+            proto.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+        values = [None if x is None else self.graph.wrap(x, self.place) for x in inputs]
+        return Node(self.graph, self.scope, proto, self.version, self.opset, self.place, values)
+
+    def expr_of(self, result: Any) -> Any:
+        """What a converter gave, which has one result, as a Relax expression."""
+        return self.graph.expr(self.graph.wrap(result, self.place))
+
     # ---- emitting
 
     def emit(self, expression: Any) -> Any:

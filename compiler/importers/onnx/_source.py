@@ -18,7 +18,11 @@ from .._imported import Array, ImportedModel
 __all__ = ["OnnxSource"]
 
 
-_SCALES = {"QuantizeLinear": (1,), "DequantizeLinear": (1,), "QLinearConv": (1, 4, 6), "QLinearMatMul": (1, 4, 6)}
+_SCALES = {
+    "QuantizeLinear": (1,), "DequantizeLinear": (1,), "QLinearConv": (1, 4, 6), "QLinearMatMul": (1, 4, 6), "QGemm": (1, 4, 7),
+    "QLinearAdd": (1, 4, 6), "QLinearMul": (1, 4, 6), "QLinearWhere": (2, 5, 7), "QAttention": (3, 4),
+    **dict.fromkeys(["QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool", "QLinearGlobalAveragePool"], (1, 3)),
+}  # fmt: skip
 
 
 class OnnxSource:
@@ -32,7 +36,7 @@ class OnnxSource:
         again: Callable[[onnx.ModelProto], ImportedModel],
         implementations: tuple[str, ...] | None = None,
     ) -> None:
-        self._model = _without_maps(model)
+        self._model = _unrounded(_without_maps(model))
         self._inputs = inputs
         self._ranges = ranges
         self._again = again
@@ -121,6 +125,23 @@ class OnnxSource:
 def _installed() -> tuple[str, ...]:
     """The implementations, in the order in which they are asked."""
     return ("onnxruntime", "onnx.reference") if importlib.util.find_spec("onnxruntime") else ("onnx.reference",)
+
+
+def _unrounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without leave to round a product's activations to 8 bits, of which the importer makes no use."""
+
+    def lenient(node: onnx.NodeProto) -> bool:
+        return node.op_type == "MatMulNBits" and any(a.name == "accuracy_level" and a.i > 1 for a in node.attribute)
+
+    if not any(map(lenient, model.graph.node)):
+        return model
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    for node in filter(lenient, out.graph.node):
+        kept = [a for a in node.attribute if a.name != "accuracy_level"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    return out
 
 
 def _without_maps(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, dims_of, dtype_of, shape_expr
+from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import is_float
 from ._te import imm, is_nan, lowest
@@ -64,6 +65,12 @@ def _as_relax(
 
 @op("MaxPool", since=[1, 8, 10, 11, 12, 22])
 def max_pool(n: Node) -> Any:
+    if n.dtype(0) in ("uint8", "int8") and n.rank(0) == 4 and len([o for o in n.proto.output if o]) == 1:
+        # As floats, the form that the kernel on bytes is made from.
+        one, zero = constant(np.ones((), np.float32)), constant(np.zeros((), n.dtype(0)))
+        x = n.emit(relax.op.dequantize(n.x(0), one, zero, axis=-1, out_dtype="float32"))
+        y = n.expr_of(max_pool(n.given(x)))
+        return relax.op.quantize(y, one, zero, axis=-1, out_dtype=n.dtype(0))
     kernel, strides, dilations, before, after, out = _window(n)
     indices = len(n.proto.output) > 1 and n.proto.output[1]
     ceil = _as_relax(n, before, after, out, kernel, strides, dilations)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm import relax, te, tirx
 
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
-from .._stored import STORED, is_code
-from .._values import Value, bits_of, is_float, is_int, is_signed
+from .._stored import STORED, from_storage, is_code
+from .._values import Value, bits_of, is_float, is_int, is_signed, numpy_dtype
+from ._blocks import dequantized
 from ._te import elementwise, imm
 from .cast import decode, encode
 from .nn import _convolution_te, convolution, window_attrs, window_pads
@@ -19,7 +21,7 @@ from .nn import _convolution_te, convolution, window_attrs, window_pads
 _VERSIONS = [10, 13, 19, 21, 23, 24, 25, 28]
 
 
-def _range(dtype: str) -> tuple[int, int]:
+def integer_range(dtype: str) -> tuple[int, int]:
     bits = bits_of(dtype)
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if is_signed(dtype) else (0, (1 << bits) - 1)
 
@@ -47,31 +49,57 @@ def _parameter(n: Node, x: Any, p: Any, axis: int, block: int) -> Any:
 
 
 def _constants(n: Node, dtype: str, axis: int) -> tuple[Any, Any] | None:
-    """Scale and zero point where the passes can read them: known, float32 and `dtype`, one or one for each index of an axis."""
+    """Scale (float32) and zero point where the passes can read them: known, one or one for each index of an axis."""
     scale = n.value(1).const
-    zero = n.value(2).const if n.has(2) else np.zeros((), dtype)
-    if scale is None or zero is None or scale.dtype != np.float32 or str(zero.dtype) != dtype:
+    zero = n.value(2).const if n.has(2) else np.zeros((), numpy_dtype(dtype))
+    if scale is None or zero is None or scale.dtype.itemsize > 4 or str(zero.dtype) != dtype:
         return None
+    scale, zero = scale.astype(np.float32), zero.astype(STORED.get(dtype, dtype))
     if scale.size == 1 and zero.size == 1:
         return constant(scale.reshape(())), constant(zero.reshape(()))
     extent = n.shape(0)[n.axis(axis, n.rank(0))] if scale.ndim == 1 and n.rank(0) else None
     if extent != scale.size or zero.shape not in ((), scale.shape):
         return None
-    return constant(scale), constant(np.broadcast_to(zero, scale.shape))
+    return constant(scale), constant(np.ascontiguousarray(np.broadcast_to(zero, scale.shape)))
+
+
+def _known_dequantized(n: Node) -> Any | None:
+    """Input 0 by scales and zero points that are known, as the passes can read it."""
+    axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
+    out = n.dtype_attr("output_dtype") if n.int_attr("output_dtype", 0) else n.dtype(1)
+    if out not in ("float32", "float16", "bfloat16"):
+        return None
+    if block:
+        y = _known_blocks(n, axis, block)
+        return None if y is None else n.cast(y, out)
+    known = _constants(n, n.dtype(0), axis)
+    if known is None:
+        return None
+    axis = n.axis(axis, n.rank(0)) if known[0].ty.ndim else -1
+    return n.cast(n.emit(relax.op.dequantize(n.x(0), *known, axis=axis, out_dtype="float32")), out)
+
+
+def _known_blocks(n: Node, axis: int, block: int) -> Any | None:
+    """A constant that is quantized in blocks."""
+    x, scale = n.value(0).const, n.value(1).const
+    zero = n.value(2).const if n.has(2) else np.zeros(n.shape(1), numpy_dtype(n.dtype(0)))
+    if x is None or scale is None or zero is None or x.dtype.itemsize != 1 or not is_float(n.dtype(1)):
+        return None
+    axis = n.axis(axis, x.ndim)
+    wanted = tuple(-(-d // block) if a == axis else d for a, d in enumerate(x.shape))
+    if scale.shape != wanted or zero.shape != wanted or n.dtype(1) == "float64":
+        return None
+    kind = STORED.get(n.dtype(0), n.dtype(0))
+    return dequantized(n, x.astype(kind), scale.astype(np.float32), zero.astype(kind), axis, block)
 
 
 @op("DequantizeLinear", since=_VERSIONS)
+@op("DequantizeLinear", domain="com.microsoft")
 def dequantize_linear(n: Node) -> Any:
-    known = None
-    if (
-        n.dtype(0) in ("int8", "uint8", "int32")
-        and not n.int_attr("block_size", 0)
-        and not n.int_attr("output_dtype", 0)
-    ):
-        known = _constants(n, n.dtype(0), n.int_attr("axis", 1))
-    if known is not None:
-        axis = n.axis(n.int_attr("axis", 1), n.rank(0)) if known[0].ty.ndim else -1
-        return n.emit(relax.op.dequantize(n.x(0), *known, axis=axis, out_dtype="float32"))
+    if n.dtype(0) in ("int8", "uint8", "int32", "int4", "uint4", "int2", "uint2"):
+        known = _known_dequantized(n)
+        if known is not None:
+            return known
     x = decode(n, n.x(0), n.dtype(0))
     axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
     scale = _parameter(n, x, decode(n, n.x(1), n.dtype(1)), axis, block)
@@ -93,6 +121,7 @@ def dequantize_linear(n: Node) -> Any:
 
 
 @op("QuantizeLinear", since=_VERSIONS)
+@op("QuantizeLinear", domain="com.microsoft")
 def quantize_linear(n: Node) -> Any:
     x = n.x(0)
     if n.int_attr("output_dtype", 0):
@@ -102,8 +131,12 @@ def quantize_linear(n: Node) -> Any:
     if not is_int(dtype) and not is_code(dtype):
         raise n.refuse(f"to {dtype}")
     axis, block = n.int_attr("axis", 1), n.int_attr("block_size", 0)
+    folded = _quantized_constant(n, dtype, axis, block)
+    if folded is not None:
+        return folded
     known = None
-    if dtype in ("int8", "uint8") and dtype_of(x) == "float32" and not block and not n.int_attr("precision", 0):
+    f32 = dtype_of(x) == "float32" and n.dtype(1) == "float32"
+    if dtype in ("int8", "uint8") and f32 and not block and not n.int_attr("precision", 0):
         known = _constants(n, dtype, axis)
     if known is not None and known[0].ty.ndim == 0:
         return n.emit(relax.op.quantize(x, *known, axis=-1, out_dtype=dtype))
@@ -116,6 +149,41 @@ def quantize_linear(n: Node) -> Any:
         zero = _parameter(n, x, n.x(2), axis, block)
     out = _quantize(n, x, scale, zero, dtype, precision)
     return Value(dtype, dims_of(out), expr=out, origin=n.place) if dtype in STORED else out
+
+
+def _quantized_constant(n: Node, dtype: str, axis: int, block: int) -> Any | None:
+    """Weights that a model quantizes at every run, as models from quantization-aware training do, quantized here."""
+    x, scale = n.value(0).const, n.value(1).const
+    zero = n.value(2).const if n.has(2) else np.zeros((), numpy_dtype(dtype))
+    if x is None or scale is None or zero is None or is_code(dtype) or n.int_attr("precision", 0):
+        return None
+    if x.dtype != np.float32 or scale.dtype != np.float32 or bits_of(dtype) > 16:
+        return None
+    low, high = integer_range(dtype)
+    with np.errstate(all="ignore"):
+        q = np.rint(x / _spread(n, scale, x.shape, axis, block)) + _spread(n, zero, x.shape, axis, block).astype(
+            np.float32
+        )
+    if np.isnan(q).any():
+        return None
+    kind = STORED.get(dtype, dtype)
+    out = np.clip(q, low, high).astype(kind)
+    return Value.of_array(from_storage(out, dtype) if dtype in STORED else out, n.place)
+
+
+def _spread(n: Node, p: npt.NDArray[Any], shape: tuple[int, ...], axis: int, block: int) -> npt.NDArray[Any]:
+    """A constant scale or zero point so that it broadcasts against data of this shape."""
+    if p.size == 1 and not (block and p.ndim == len(shape)):
+        return p.reshape(())
+    axis = n.axis(axis, len(shape))
+    if not block:
+        if p.shape != (shape[axis],):
+            raise n.broken(f"has a scale of shape {list(p.shape)} for data of shape {list(shape)}")
+        return p.reshape([d if a == axis else 1 for a, d in enumerate(shape)])
+    if p.shape != tuple(-(-d // block) if a == axis else d for a, d in enumerate(shape)):
+        raise n.broken(f"has a scale of shape {list(p.shape)} for blocks of {block} in data of shape {list(shape)}")
+    out: npt.NDArray[Any] = np.take(p, np.arange(shape[axis]) // block, axis=axis)
+    return out
 
 
 def _quotient(x: Any, scale: Any, precision: str) -> Callable[[Any, Any], Any]:
@@ -133,7 +201,7 @@ def _quotient(x: Any, scale: Any, precision: str) -> Callable[[Any, Any], Any]:
 
 
 def _quantize(n: Node, x: Any, scale: Any, zero: Any, dtype: str, precision: str = "") -> Any:
-    low, high = _range(dtype)
+    low, high = integer_range(dtype)
     quotient = _quotient(x, scale, precision)
 
     def element(v: Any, s: Any, z: Any) -> Any:
@@ -179,7 +247,7 @@ def dynamic_quantize_linear(n: Node) -> Any:
 # ---- integer products
 
 
-def _centred(n: Node, i: int, zero: int, axis: int, kind: str = "int32") -> Any:
+def centred(n: Node, i: int, zero: int, axis: int, kind: str = "int32") -> Any:
     """Input i minus its zero point, in int32. A zero point of rank 1 runs along `axis`."""
     x = n.x(i)
     if not n.has(zero):
@@ -228,7 +296,7 @@ def int_matmul(n: Node, a: Any, b: Any, kind: str = "int32") -> Any:
 
 @op("MatMulInteger", since=10)
 def matmul_integer(n: Node) -> Any:
-    return int_matmul(n, _centred(n, 0, 2, -2), _centred(n, 1, 3, -1))
+    return int_matmul(n, centred(n, 0, 2, -2), centred(n, 1, 3, -1))
 
 
 def _operand(n: Node, i: int, axis: int) -> tuple[Any, Any] | None:
@@ -276,8 +344,8 @@ def qlinear_matmul(n: Node) -> Any:
         known = _as_qdq(n, 1, (6, 7), lambda a, b, _: n.emit(relax.op.matmul(a, b)))
         if known is not None:
             return known
-    a = _centred(n, 0, 2, -2)
-    b = _centred(n, 3, 5, -1)
+    a = centred(n, 0, 2, -2)
+    b = centred(n, 3, 5, -1)
     y = int_matmul(n, a, b)
     sa, sb, sy = (_row_scale(n, i, axis, len(dims_of(y))) for i, axis in ((1, -2), (4, -1), (6, -2)))
     zy = _row_scale(n, 7, -2, len(dims_of(y)))
@@ -293,7 +361,7 @@ def _row_scale(n: Node, i: int, axis: int, rank: int) -> Any:
 
 
 def _requantize(n: Node, y: Any, sa: Any, sb: Any, sy: Any, zy: Any, dtype: str) -> Any:
-    low, high = _range(dtype)
+    low, high = integer_range(dtype)
     f = "float32" if is_float(dtype_of(sa)) else dtype_of(sa)
 
     def element(v: Any, a: Any, b: Any, s: Any, z: Any) -> Any:
@@ -333,7 +401,7 @@ def _qdq_conv(n: Node, x: Any, w: Any, scales: Any, groups: int) -> Any:
 
 @op("ConvInteger", since=10)
 def conv_integer(n: Node) -> Any:
-    return _int_conv(n, _centred(n, 0, 2, 1), _centred(n, 1, 3, 0))
+    return _int_conv(n, centred(n, 0, 2, 1), centred(n, 1, 3, 0))
 
 
 @op("QLinearConv", since=10)
@@ -350,7 +418,7 @@ def qlinear_conv(n: Node) -> Any:
         known = _as_qdq(n, 0, (6, 7), lambda x, w, scales: _qdq_conv(n, x, w, scales, groups))
         if known is not None:
             return known
-    y = _int_conv(n, _centred(n, 0, 2, 1), _centred(n, 3, 5, 0))
+    y = _int_conv(n, centred(n, 0, 2, 1), centred(n, 3, 5, 0))
     rank = len(dims_of(y))
     if n.has(8):
         bias = n.reshape(n.x(8), [1, dims_of(n.x(8))[0], *([1] * (rank - 2))])

@@ -1,0 +1,50 @@
+"""Constants that are quantized in blocks along an axis, in the one form that lowering knows them by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax
+
+from .._node import Node, constant, shape_expr
+
+__all__ = ["dequantized", "unpacked"]
+
+Array = npt.NDArray[Any]
+
+
+def unpacked(packed: Array, bits: int, count: int) -> Array:
+    """`count` numbers of 2, 4 or 8 bits along the last axis of bytes, the first in a byte's lowest bits."""
+    if bits == 8:
+        return packed[..., :count]
+    each = 8 // bits
+    parts = [(packed >> np.uint8(bits * i)) & np.uint8((1 << bits) - 1) for i in range(each)]
+    return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], packed.shape[-1] * each)[..., :count]
+
+
+def dequantized(n: Node, values: Array, scale: Array, zero: Array, axis: int, block: int) -> Any:
+    """(values - zero) · scale in float32 for `values` of uint8 or int8 with scales and zero points (of their type) for each `block` of
+    numbers along `axis`, the last block possibly shorter.
+
+    As reshape(dequantize(q [blocks, block], axis=0)), the blocked axis last; a slice and a transpose follow where they are needed.
+    """
+    rank, extent = values.ndim, values.shape[axis]
+    order = [*(a for a in range(rank) if a != axis), axis]
+    blocks = -(-extent // block)
+    rows = values.transpose(order)
+    if blocks * block > extent:  # what is cut off again
+        rows = np.pad(rows, [(0, 0)] * (rank - 1) + [(0, blocks * block - extent)])
+    lead = list(rows.shape[:-1])
+    count = math.prod(lead) * blocks
+    q = constant(np.ascontiguousarray(rows).reshape(count, block))
+    s = constant(np.ascontiguousarray(scale.transpose(order)).reshape(count).astype(np.float32))
+    z = constant(np.ascontiguousarray(zero.transpose(order)).reshape(count).astype(values.dtype))
+    y = n.emit(relax.op.dequantize(q, s, z, axis=0, out_dtype="float32"))
+    y = n.emit(relax.op.reshape(y, shape_expr([*lead, blocks * block])))
+    if blocks * block > extent:
+        y = n.emit(relax.op.strided_slice(y, [rank - 1], [0], [extent], assume_inbound=True))
+    back = [order.index(a) for a in range(rank)]
+    return y if back == list(range(rank)) else n.emit(relax.op.permute_dims(y, back))
