@@ -25,6 +25,7 @@ from .fuse_residual_norms import fuse_residual_norms
 from .layout import channels_last
 from .legalize import fuse, legalize
 from .lower_convolutions import lower_convolutions
+from .lower_integer_products import lower_integer_products
 from .lower_matmuls import lower_matmuls
 from .lower_movement import lower_movement
 from .lower_quantized import lower_quantized, unsigned_activations
@@ -79,6 +80,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         ("fold layout constants", fold_constants),
         ("match norms of channels", match_norms),
         ("pack attention", pack_attention),
+        ("lower integer products", lower_integer_products),
         ("lower quantized", lower_quantized),
         ("lower convolutions", lower_convolutions),
         ("lower matmuls", lower_matmuls),

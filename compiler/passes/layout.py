@@ -9,12 +9,15 @@ two-dimensional ones here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import tvm
 from tvm import relax
 
 from ._dims import extents, same, shape_of
-from ._ops import constant, is_f32, names, permute, regroup, reshape, slice_of
+from ._integers import known_integers
+from ._kernel_call import kernel_outputs, read_kernel_call, remake_kernel_call
+from ._ops import constant, dtype_of, is_f32, names, permute, regroup, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
 from .lower_quantized import moved_weights, quantized_constant
 from .volumes import convolve_volume, pool_volume
@@ -126,7 +129,7 @@ class _Layout:
             return None
         name = str(value.op.name)
         anchor = _ANCHORS.get(name)
-        if anchor is not None and is_f32(value):
+        if anchor is not None and (is_f32(value) or _of_integers(rw, value)):
             last = anchor(self, rw, value)
             return None if last is None else self._result(rw, var, last)
         if name == "relax.matmul":
@@ -135,6 +138,8 @@ class _Layout:
             return self._split(rw, var, value)
         if name in _REDUCE:
             return self._reduce(rw, var, name, value)
+        if name == "relax.call_dps_packed":
+            return self._dynamic_quantize(rw, var, value)
         last = self._follow(rw, var, name, value)
         return None if last is None else self._result(rw, var, last)
 
@@ -246,6 +251,18 @@ class _Layout:
         fields = [rw.emit(relax.TupleGetItem(parts, i)) for i in range(len(parts.ty.fields))]
         return relax.Tuple([self._result(rw, var, field) for field in fields])
 
+    def _dynamic_quantize(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+        """Quantization by the range of all elements, whose order does not matter."""
+        call = read_kernel_call(value)
+        known = self._known(call.args[0]) if call is not None and call.contract == "dynamic_quantize_u8" else None
+        if call is None or known is None:
+            return None
+        _, *numbers = kernel_outputs(value)
+        types = [relax.TensorType(known.ty.shape, "uint8"), *numbers]
+        parts = rw.emit(remake_kernel_call(replace(call, args=[known]), types), str(var.name))
+        fields = [rw.emit(relax.TupleGetItem(parts, i)) for i in range(3)]
+        return relax.Tuple([self._result(rw, var, fields[0]), *fields[1:]])
+
     def _reshape(self, var: relax.Var, value: relax.Call, known: relax.Expr) -> relax.Expr | None:
         """A reshape that keeps N and C and only regroups the spatial axes, as between [N, C, L] and [N, C, 1, L]."""
         before, after = shape_of(value.args[0]), shape_of(var)
@@ -291,7 +308,8 @@ def _conv2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | No
     """Both directions of convolution, with constant weights (which kernels want packed)."""
     attrs = value.attrs
     forward = is_call(value, "relax.nn.conv2d")
-    if not is_f32(*value.args) or not (array_of(value.args[1]) is not None or quantized_constant(rw, value.args[1])):
+    weights = value.args[1]
+    if is_f32(*value.args) and array_of(weights) is None and not quantized_constant(rw, weights):
         return None
     if str(attrs.data_layout) != "NCHW" or str(attrs.kernel_layout) != ("OIHW" if forward else "IOHW"):
         return None
@@ -308,6 +326,15 @@ def _conv2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | No
         return relax.op.nn.conv2d(x, value.args[1], **common)
     extra = [int(p) for p in attrs.output_padding]
     return relax.op.nn.conv2d_transpose(x, value.args[1], output_padding=extra, **common)
+
+
+def _of_integers(rw: Rewriter, value: relax.Call) -> bool:
+    """Whether this is a convolution of integers with known filters."""
+    return (
+        is_call(value, "relax.nn.conv2d")
+        and dtype_of(value) == "int32"
+        and known_integers(rw, value.args[1]) is not None
+    )
 
 
 def _pool2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:

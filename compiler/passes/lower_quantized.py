@@ -26,11 +26,14 @@ __all__ = [
     "KERNELS",
     "MAX_DEPTH",
     "QCONV_PACKING",
+    "QDEPTHWISE_PACKING",
     "QGEMM_PACKING",
     "conv_contract",
+    "groups_together",
     "lower_quantized",
     "moved_weights",
     "quantized_constant",
+    "together",
     "unsigned_activations",
 ]
 
@@ -237,27 +240,30 @@ def conv_contract(shape: Sequence[int], groups: int) -> str | None:
     taps = math.prod(kernel)
     if depth == 1 and out == groups and taps <= MAX_TAPS:
         return "depthwise_conv2d_u8s8"
-    together = _groups_together(shape, groups)
+    together = groups_together(shape, groups)
     # With few outputs a group, each would be a panel.
     return "conv2d_u8s8" if depth * together * taps <= MAX_DEPTH and out // groups * together >= 4 else None
 
 
-def _groups_together(shape: Sequence[int], groups: int) -> int:
+def groups_together(shape: Sequence[int], groups: int) -> int:
     """How many groups make one whose outputs fill a panel of the packing as well as can be."""
     out, depth, *kernel = shape
     most = min(PANEL // max(1, out // groups), MAX_DEPTH // max(1, depth * math.prod(kernel)))
     return max((n for n in range(1, most + 1) if groups % n == 0), default=1)
 
 
-def _together(weights: Array, groups: int) -> tuple[Array, int]:
-    """Filters of a grouped convolution for fewer groups: zeros where a filter does not see a channel. The sums are the same,
-    exactly, and a panel of 16 outputs that was a quarter full takes as long as a full one."""
-    n = _groups_together(weights.shape, groups)
+def together(weights: Array, groups: int, zeros: Array | None = None) -> tuple[Array, int]:
+    """Filters of a grouped convolution for fewer groups: zero points (`zeros` of each output, else 0) where a filter does not see a
+    channel. The sums are the same, exactly, and a panel of 16 outputs that was a quarter full takes as long as a full one."""
+    n = groups_together(weights.shape, groups)
     if n == 1:
         return weights, groups
     out, depth, *kernel = weights.shape
-    own = weights.reshape(groups // n, n, out // groups, depth, *kernel)
-    wide = np.zeros((groups // n, n, out // groups, n, depth, *kernel), weights.dtype)
+    per_group = out // groups
+    own = weights.reshape(groups // n, n, per_group, depth, *kernel)
+    wide = np.zeros((groups // n, n, per_group, n, depth, *kernel), weights.dtype)
+    if zeros is not None:
+        wide += zeros.reshape(groups // n, n, per_group, 1, 1, *[1] * len(kernel))
     for i in range(n):
         wide[:, i, :, i] = own[:, i]
     return wide.reshape(out, n * depth, *kernel), groups // n
@@ -273,7 +279,7 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     if contract is None:
         return None
     if contract == "conv2d_u8s8":
-        values, groups = _together(values, groups)
+        values, groups = together(values, groups)
     out, depth, *kernel = values.shape
     strides, pads = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]
     common = x.attrs()

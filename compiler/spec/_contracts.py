@@ -120,6 +120,10 @@ def _same(args: Args, attrs: Attrs) -> list[Shape | None]:
     return [extents(args[0])]
 
 
+def _dynamic_quantize(args: Args, attrs: Attrs) -> list[Shape | None]:
+    return [extents(args[0]), [], []]
+
+
 def _attention(args: Args, attrs: Attrs) -> list[Shape | None]:
     q, v = extents(args[0]), extents(args[2])
     _need(len(q) == len(v) == 4, "attention of other than four axes")
@@ -164,9 +168,9 @@ def _unchecked(args: Args, attrs: Attrs) -> list[Shape | None]:
 _RNN = frozenset({"hidden", "direction", "gates"})
 
 _QUANTIZED = frozenset({"a_zero", "a_max", "y_scale", "y_zero", "y_max"})
-_U8S8: dict[int, tuple[str, ...]] = {0: ("uint8",), 1: ("int8",)}
+_U8S8: dict[int, tuple[str, ...]] = {0: ("uint8",), 1: ("int8",), 6: ("uint8",), 7: ("int8",)}
 _EIGHT_BITS = ("uint8", "int8")
-_BYTES = ("float32", *_EIGHT_BITS)
+_BYTES = ("float32", *_EIGHT_BITS, "int32")
 _ORDERED = (
     "bool",
     "float16",
@@ -179,7 +183,7 @@ _ORDERED = (
 CONTRACTS: dict[str, Contract] = {
     "gemm_u8s8": Contract(
         3,
-        5,
+        8,
         _gemm,
         _EPILOGUE | _QUANTIZED | {"n", "k", "w_trans"},
         "gemm_u8s8_nr16_v2",
@@ -187,19 +191,20 @@ CONTRACTS: dict[str, Contract] = {
         out_dtypes=_BYTES,
     ),
     "conv2d_u8s8": Contract(
-        3, 5, _conv, _CONV | _QUANTIZED, "conv2d_u8s8_nr16_v2", other_dtypes=_U8S8, out_dtypes=_BYTES
+        3, 8, _conv, _CONV | _QUANTIZED, "conv2d_u8s8_nr16_v2", other_dtypes=_U8S8, out_dtypes=_BYTES
     ),
     "depthwise_conv2d_u8s8": Contract(
-        3, 5, _conv, _CONV | _QUANTIZED, "depthwise_u8s8_c8_v1", other_dtypes=_U8S8, out_dtypes=_BYTES
+        3, 7, _conv, _CONV | _QUANTIZED, "depthwise_u8s8_c8_v1", other_dtypes=_U8S8, out_dtypes=_BYTES
     ),
     "matmul_u8": Contract(
         2,
-        2,
+        5,
         _matmul,
         frozenset({"a_zero", "b_zero", "scale", "y_scale", "y_zero", "y_max"}),
-        other_dtypes={0: ("uint8",), 1: ("uint8",)},
+        other_dtypes={0: ("uint8",), 1: ("uint8",), 3: ("uint8",), 4: ("uint8",)},
         out_dtypes=_BYTES,
     ),
+    "dynamic_quantize_u8": Contract(1, 1, _dynamic_quantize, outputs=(3,), out_dtypes=("uint8", "float32")),
     "gemm_f32": Contract(2, 4, _gemm, _EPILOGUE | {"n", "k", "w_trans"}, "gemm_f32_nr16_v1"),
     "matmul_f32": Contract(2, 3, _matmul, _EPILOGUE | {"trans_a", "trans_b", "alpha"}),
     "conv2d_f32": Contract(2, 4, _conv, _CONV, "conv2d_f32_nr16_v1"),

@@ -13,6 +13,7 @@ extern const Operator kConv2dWinogradF32Operator;
 extern const Operator kConvTranspose2dF32Operator;
 extern const Operator kDepthwiseConv2dF32Operator;
 extern const Operator kDepthwiseConv2dU8S8Operator;
+extern const Operator kDynamicQuantizeU8Operator;
 extern const Operator kGatherOperator;
 extern const Operator kGemmF32Operator;
 extern const Operator kGemmU8S8Operator;
@@ -45,6 +46,7 @@ const Operator* const kOperators[] = {
     &kConvTranspose2dF32Operator,
     &kDepthwiseConv2dF32Operator,
     &kDepthwiseConv2dU8S8Operator,
+    &kDynamicQuantizeU8Operator,
     &kGatherOperator,
     &kGemmF32Operator,
     &kGemmU8S8Operator,

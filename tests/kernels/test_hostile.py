@@ -64,12 +64,16 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
             ones(17),
             ones(17),
             ones(3, 17),
+            np.ones((), np.float32),
+            np.ones((), np.uint8),
+            np.ones(17, np.int8),
         ],
         [(3, 17)],
         {**GEMM, "a_zero": 3, "act": "clip", "act_args": [0.0, 6.0], "residual_after": 1, "y_scale": 0.5, "y_zero": 9},
     ),
     "conv2d_u8s8": (
-        [np.ones((1, 5, 6, 4), np.uint8), weight("conv2d_u8s8", "conv2d_u8s8_nr16_v2", CONV, 6, 2, 3, 2), ones(6)],
+        [np.ones((1, 5, 6, 4), np.uint8), weight("conv2d_u8s8", "conv2d_u8s8_nr16_v2", CONV, 6, 2, 3, 2), ones(6)]
+        + [ones(6), ones(1, 3, 7, 6), np.ones((), np.float32), np.ones((), np.uint8), np.ones(6, np.int8)],
         [(1, 3, 7, 6)],
         {**CONV, "a_zero": 3, "y_scale": 0.5, "y_zero": 9},
     ),
@@ -97,6 +101,7 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         [(1, 5, 3, 9)],
         {"mode": "avg", "kernel": [3, 2], "strides": [1, 2], "pads": [1, 0, 1, 1], "dilations": [1, 1]},
     ),
+    "dynamic_quantize_u8": ([ones(3, 17)], [((3, 17), np.uint8), (), ((), np.uint8)], {}),
     "max_pool2d_u8": (
         [np.ones((1, 5, 6, 9), np.uint8)],
         [((1, 5, 3, 9), np.uint8)],
@@ -130,7 +135,8 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
     "pad": ([ones(3, 4, 2)], [(5, 7, 2)], {"before": [1, 2, 0], "mode": "reflect", "value": 1.0}),
     "gather": ([ones(5, 4, 3), np.array([[0, -4], [3, 1]], np.int64)], [(5, 2, 2, 3)], {"axis": 1}),
     "matmul_u8": (
-        [np.ones((2, 5, 7), np.uint8), np.ones((2, 7, 18), np.uint8)],
+        [np.ones((2, 5, 7), np.uint8), np.ones((2, 7, 18), np.uint8)]
+        + [np.ones((), np.float32), np.ones((), np.uint8), np.ones((), np.uint8)],
         [(2, 5, 18)],
         {"a_zero": 3, "b_zero": 250, "scale": 0.5, "y_scale": 0.5, "y_zero": 9},
     ),
@@ -160,8 +166,9 @@ def bent_array(draw: st.DrawFn, x: Any) -> Any:
         return np.ones(shape, draw(st.sampled_from([np.float64, np.int32, np.uint8, np.float16, np.complex128])))
     elif how == "drop":
         return None
-    elif x.dtype.kind == "i":
-        return np.full_like(x, draw(st.sampled_from([-(2**31), -6, -1, 0, 5, 2**31 - 1])))
+    elif x.dtype.kind in "iu":
+        number = draw(st.sampled_from([-(2**31), -6, -1, 0, 5, 2**31 - 1]))
+        return np.full_like(x, np.clip(number, max(-(2**31), np.iinfo(x.dtype).min), np.iinfo(x.dtype).max))
     return np.ones(shape, x.dtype)
 
 

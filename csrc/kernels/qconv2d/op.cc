@@ -90,6 +90,7 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
   MRT_TRY(check_u8(kContract, "x", in[0], 4));
   MRT_TRY(check_conv_images(kContract, g, false, in[0], out[0]));
   MRT_TRY(check_packed(kContract, in[1], packed_size(g)));
+  MRT_TRY(q_check_zeros(kContract, g.taps() * g.group_in(), in, n_in));
   return check_q_operands(kContract, p.output, g.out_channels, in, n_in, out[0]);
 }
 
@@ -122,7 +123,7 @@ ConvRowsOf<uint8_t> rows_of(const ConvGeometry& g, const Tensor& x, const Tensor
   return r;
 }
 
-QProduct product_of(const Params& p, const Tensor* in, const QFinishCall& finish, const Tensor& y) {
+QProduct product_of(const Params& p, const Tensor* in, int n_in, const QFinishCall& finish, const Tensor& y) {
   const ConvGeometry& g = p.g;
   QProduct q{};
   q.table = p.table;
@@ -134,7 +135,8 @@ QProduct product_of(const Params& p, const Tensor* in, const QFinishCall& finish
   q.group_a = g.group_in();
   q.lda = g.in_channels;
   q.row_bytes = std::min(q.taps * q.kc * g.groups, g.stride_h * g.stride_w * g.in_channels);
-  q.a_zero = p.x_zero;
+  q.a_zero = q_a_zero(in, n_in, p.x_zero);
+  q.w_zero = q_w_zero(in, n_in);
   q.w = in[1].as<const char>();
   q.finish = finish;
   return q;
@@ -228,7 +230,7 @@ void run_gathered(const Params& p, const QProduct& product, const ConvRowsOf<uin
     char* const own = scratch + static_cast<size_t>(worker) * (l.gathered + l.product);
     const int64_t begin = item * each, count = std::min(product.m - begin, each);
     uint8_t* const matrix = reinterpret_cast<uint8_t*>(own);
-    gather(p.g, rows, end, static_cast<int>(p.x_zero), begin, begin + count, matrix);
+    gather(p.g, rows, end, static_cast<int>(product.a_zero), begin, begin + count, matrix);
     QProduct q = product;
     q.m = count;
     q.a = matrix;
@@ -246,14 +248,15 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   if (has_no_elements(y)) return MRT_OK;
   const QFinishCall finish = q_finish_call(p.output, in, n_in, y, g.out_channels);
   if (!p.table) {
-    qconv2d_reference(g, taps_of(g), p.x_zero, finish, x, in[1].as<const char>(), y);
+    qconv2d_reference(g, taps_of(g), q_a_zero(in, n_in, p.x_zero), finish, x, in[1].as<const char>(),
+                      q_w_zero(in, n_in), y);
     return MRT_OK;
   }
   char* const scratch = static_cast<char*>(ctx.scratch);
   char* const behind = scratch + layout_of(g).zeros;
-  std::memset(scratch, static_cast<int>(p.x_zero), layout_of(g).zeros);
+  std::memset(scratch, static_cast<int>(q_a_zero(in, n_in, p.x_zero)), layout_of(g).zeros);
   const ConvRowsOf<uint8_t> rows = rows_of(g, x, y, reinterpret_cast<const uint8_t*>(scratch));
-  QProduct q = product_of(p, in, finish, y);
+  QProduct q = product_of(p, in, n_in, finish, y);
   if (access_of(g) == Access::gathered) {
     run_gathered(p, q, rows, rows.x + x.shape[0] * rows.image, ctx, behind);
     return MRT_OK;
@@ -339,6 +342,6 @@ const char* const kKernels[] = {
 
 extern const Operator kConv2dU8S8Operator = {kContract,   kPackings, kKernels,     sizeof(Params),         prepare,
                                              check,       scratch,   run,          packed_bytes,           pack,
-                                             kernel_name, flops,     {3, 5, 1, 1}, batched_inputs<0b10001>};
+                                             kernel_name, flops,     {3, 8, 1, 1}, batched_inputs<0b10001>};
 
 }  // namespace mrt

@@ -6,7 +6,7 @@
 namespace mrt {
 
 void qconv2d_reference(const ConvGeometry& g, int64_t taps, int64_t x_zero, const QFinishCall& f, const Tensor& x,
-                       const char* w, const Tensor& y) {
+                       const char* w, const int8_t* w_zero, const Tensor& y) {
   const int64_t h = x.shape[1], width = x.shape[2], c = g.group_in(), o = g.group_out();
   const int64_t positions = g.taps() / taps;  // of the filter in a tap
   const QPanelLayout l = q_panel_layout(taps, positions * c);
@@ -17,7 +17,7 @@ void qconv2d_reference(const ConvGeometry& g, int64_t taps, int64_t x_zero, cons
     for (int64_t oh = 0; oh < y.shape[1]; ++oh)
       for (int64_t ow = 0; ow < y.shape[2]; ++ow, ++row)
         for (int64_t channel = 0; channel < g.out_channels; ++channel) {
-          const int64_t group = channel / o;
+          const int64_t group = channel / o, zero = w_zero ? w_zero[channel] : 0;
           int64_t sum = 0;
           for (int64_t position = 0; position < g.taps(); ++position) {
             const int64_t ih = oh * g.stride_h - g.pad_top + position / g.kernel_w * g.dilation_h;
@@ -27,7 +27,7 @@ void qconv2d_reference(const ConvGeometry& g, int64_t taps, int64_t x_zero, cons
             for (int64_t i = 0; i < c; ++i) {
               const int64_t k = position % positions * c + i;
               sum += (pixel[i] - x_zero) *
-                     q_packed_weight(w + group * group_bytes, l, position / positions, k, channel % o);
+                     (q_packed_weight(w + group * group_bytes, l, position / positions, k, channel % o) - zero);
             }
           }
           q_reference_element(f, sum, row, channel);

@@ -6,8 +6,8 @@
 
 namespace mrt {
 
-// x, y in NHWC; w packed as conv2d_u8s8_nr16_v1 with so many taps.
+// x, y in NHWC; w packed as conv2d_u8s8_nr16_v2 with so many taps, its zero points null or [O].
 void qconv2d_reference(const ConvGeometry& g, int64_t taps, int64_t x_zero, const QFinishCall& f, const Tensor& x,
-                       const char* w, const Tensor& y);
+                       const char* w, const int8_t* w_zero, const Tensor& y);
 
 }  // namespace mrt

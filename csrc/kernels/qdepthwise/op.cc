@@ -183,7 +183,8 @@ void reference(const Params& p, const Tensor& x, const float* w, const QFinishCa
 }
 
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
-  const Params& p = *static_cast<const Params*>(params);
+  Params p = *static_cast<const Params*>(params);
+  p.x_zero = q_a_zero(in, n_in, p.x_zero);
   const Tensor &x = in[0], &y = out[0];
   if (has_no_elements(y)) return MRT_OK;
   const QFinishCall finish = q_finish_call(p.output, in, n_in, y, p.g.out_channels);
@@ -278,6 +279,6 @@ const QDepthwiseTable* q_depthwise_table(Isa isa) {
 
 extern const Operator kDepthwiseConv2dU8S8Operator = {
     kContract, kPackings,    kKernels, sizeof(Params), prepare, check,        scratch,
-    run,       packed_bytes, pack,     kernel_name,    flops,   {3, 5, 1, 1}, batched_inputs<0b10001>};
+    run,       packed_bytes, pack,     kernel_name,    flops,   {3, 7, 1, 1}, batched_inputs<0b10001>};
 
 }  // namespace mrt

@@ -48,25 +48,37 @@ class Depth {
   int64_t taps_, parts_, each_, count_;
 };
 
+// Whether tiles turn their sums into bytes.
+bool folds(const QProduct& p) { return p.table->folds && p.finish.folds() && !p.w_zero; }
+
 int64_t block_rows(const QProduct& p, const QPanelLayout& l) {
-  const bool in_registers = p.table->folds && p.finish.folds() && p.n >= kQPanel && Depth(l).count() == 1;
+  const bool in_registers = folds(p) && p.n >= kQPanel && Depth(l).count() == 1;
   const int64_t row_bytes = max64(1, p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc);
   const int64_t wanted = max64(kLeastRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
   return min64(wanted, min64(in_registers ? kMaxBlockRows : kRowsOfSums, block_limit(p.taps)));
 }
 
-// The finish of the 16 columns from `column` on, of rows from m0 on; offset [16] is filled in.
+// What the finish of a panel reads beside the operands.
+struct PanelOperands {
+  alignas(64) int32_t offset[kQPanel];
+  alignas(64) int32_t w_zero[kQPanel];
+};
+
+// The finish of the 16 columns from `column` on, of rows from m0 on; `own` is filled in.
 QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t column, const int32_t* sums, int32_t* acc,
-                      int32_t* offset) {
-  for (int64_t j = 0; j < kQPanel; ++j) {
-    offset[j] = static_cast<int32_t>(static_cast<uint32_t>(sums[j]) * static_cast<uint32_t>(p.a_zero));
-  }
+                      const int32_t* row_sums, PanelOperands* own) {
   QFinishCall f = p.finish;
+  f.n = min64(kQPanel, p.n - column % p.n);
+  for (int64_t j = 0; j < kQPanel; ++j) {
+    own->offset[j] = static_cast<int32_t>(static_cast<uint32_t>(sums[j]) * static_cast<uint32_t>(p.a_zero));
+    own->w_zero[j] = p.w_zero && j < f.n ? p.w_zero[column + j] : 0;
+  }
   f.acc = acc;
   f.ld = kQPanel;
   f.rows = rows;
-  f.n = min64(kQPanel, p.n - column % p.n);
-  f.offset = offset;
+  f.offset = own->offset;
+  f.w_zero = p.w_zero ? own->w_zero : nullptr;
+  f.row_sums = row_sums;
   f.scale += column;
   if (f.bias) f.bias += column;
   if (f.residual) f.residual += m0 * f.ldr + column;
@@ -76,18 +88,18 @@ QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t colum
 
 // `next`: the panel that is read after it; null if not known.
 void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Tiles& tiles, int64_t panel,
-                 const char* next, const uint8_t* const* pointers, int32_t* acc) {
+                 const char* next, const uint8_t* const* pointers, const int32_t* row_sums, int32_t* acc) {
   const int64_t group_panels = ceil_div(p.n, kQPanel), group = panel / group_panels;
   const char* const packed = p.w + panel * l.bytes;
   const QMasks* const masks = reinterpret_cast<const QMasks*>(packed + l.masks_at);
   const QOrder* const orders = reinterpret_cast<const QOrder*>(packed + l.orders_at);
   const int8_t* const w = reinterpret_cast<const int8_t*>(packed + l.weights_at);
   const Depth depth(l);
-  alignas(64) int32_t offset[kQPanel];
+  PanelOperands own;
   const QFinishCall finish = finish_of(p, m0, tiles.total(), group * p.n + panel % group_panels * kQPanel,
-                                       reinterpret_cast<const int32_t*>(packed), acc, offset);
-  const bool folds = p.table->folds && finish.folds() && finish.n == kQPanel;
-  const QFolded folded = folds ? q_fold(finish) : QFolded{};
+                                       reinterpret_cast<const int32_t*>(packed), acc, row_sums, &own);
+  const bool in_tiles = folds(p) && finish.n == kQPanel;
+  const QFolded folded = in_tiles ? q_fold(finish) : QFolded{};
   QTileCall call{};
   call.ldy = finish.ldy;
   call.kc = l.kc;
@@ -102,8 +114,8 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
   for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
     const Stretch part = depth.count() > 0 ? depth[s] : Stretch{};
     call.first = s == 0;
-    call.start = folds && s == 0 ? folded.start : nullptr;
-    call.folded = folds && s + 1 >= depth.count() ? &folded : nullptr;
+    call.start = in_tiles && s == 0 ? folded.start : nullptr;
+    call.folded = in_tiles && s + 1 >= depth.count() ? &folded : nullptr;
     call.taps = part.taps;
     call.g0 = part.g0;
     call.g1 = part.g1;
@@ -124,7 +136,23 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
       row += count * rows;
     }
   }
-  if (!folds) p.table->finish(finish);
+  if (!in_tiles) p.table->finish(finish);
+}
+
+// Of each row of a block, what all taps of a group see less the zero point of each.
+void sum_rows(const QProduct& p, const Tiles& tiles, const uint8_t* const* pointers, int64_t offset, int32_t* out) {
+  const uint32_t zeros = static_cast<uint32_t>(p.taps * p.kc) * static_cast<uint32_t>(p.a_zero);
+  for (const auto& [count, rows] : tiles.runs()) {
+    for (int64_t tile = 0; tile < count; ++tile, pointers += rows * p.taps) {
+      for (int64_t i = 0; i < rows; ++i) {
+        uint32_t sum = 0;
+        for (int64_t t = 0; t < p.taps; ++t) {
+          sum += static_cast<uint32_t>(p.table->row_sum(pointers[t * rows + i] + offset, p.kc));
+        }
+        *out++ = static_cast<int32_t>(sum - zeros);
+      }
+    }
+  }
 }
 
 size_t pointer_bytes(int64_t taps) {
@@ -134,14 +162,16 @@ size_t pointer_bytes(int64_t taps) {
 }  // namespace
 
 size_t q_product_scratch(int64_t taps) {
-  return pointer_bytes(taps) + static_cast<size_t>(block_limit(taps) * kQPanel) * sizeof(int32_t);
+  return pointer_bytes(taps) + static_cast<size_t>(block_limit(taps) * (kQPanel + 1)) * sizeof(int32_t);
 }
 
 void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
   if (m0 >= m1 || p0 >= p1) return;
   const uint8_t** const pointers = static_cast<const uint8_t**>(scratch);
   int32_t* const acc = reinterpret_cast<int32_t*>(static_cast<char*>(scratch) + pointer_bytes(p.taps));
+  int32_t* const row_sums = acc + block_limit(p.taps) * kQPanel;
   const QPanelLayout layout = q_panel_layout(p.taps, p.kc);
+  const int64_t group_panels = ceil_div(p.n, kQPanel);
   const int64_t blocks = ceil_div(m1 - m0, block_rows(p, layout)), tiles = ceil_div(m1 - m0, p.table->mr);
   for (int64_t b = 0, begin = m0; b < blocks; ++b) {
     const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * p.table->mr);
@@ -149,8 +179,11 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
     const Tiles in_block(end - begin, p.table->mr);
     fill_pointers(p, in_block, begin, pointers);
     for (int64_t panel = p0; panel < p1; ++panel) {
+      if (p.w_zero && (panel == p0 || panel % group_panels == 0)) {
+        sum_rows(p, in_block, pointers, panel / group_panels * p.group_a, row_sums);
+      }
       const char* const next = panel + 1 < p1 ? p.w + (panel + 1) * layout.bytes : nullptr;
-      panel_block(p, layout, begin, in_block, panel, next, pointers, acc);
+      panel_block(p, layout, begin, in_block, panel, next, pointers, row_sums, acc);
     }
     begin = end;
   }

@@ -8,7 +8,9 @@
 
 namespace mrt {
 
-// What turns sums into results: the attributes and operands that gemm_u8s8 and conv2d_u8s8 share.
+// What turns sums into results: the attributes and operands that gemm_u8s8 and conv2d_u8s8 share. Inputs from 2 on are
+// scale [n], bias? [n], residual? like y, and what only a run knows of its operands: a_scale? float32 [], a_zero?
+// uint8 [], w_zero? int8 [n].
 struct QOutput {
   Epilogue epilogue;
   double scale;   // of a quantized y
@@ -16,7 +18,7 @@ struct QOutput {
   int64_t y_max;  // the largest value of a quantized y; -1: the type's
 };
 Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out);
-// Types and shapes of scale [n], bias? [n], residual? like y, and the type of y against the attributes.
+// Types and shapes of these inputs, and the type of y against the attributes.
 Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in, const Tensor& y);
 
 // y [m, n] = finish(A [m, taps * kc] * W), W packed as pack.h says.
@@ -32,12 +34,19 @@ struct QProduct {
   int64_t lda;
   int64_t row_bytes;  // of A that one row adds to the cache
   int64_t a_zero;
+  const int8_t* w_zero;  // null, or the zero point of each column of all groups
   const char* w;
   QFinishCall finish;  // scale, bias, residual, y of column 0 and row 0, and all that does not change
 };
 
-// Fills in what of `finish` comes from attributes and operands (in[2], in[3], in[4]).
+// Fills in what of `finish` comes from attributes and operands (in[2] to in[5]).
 QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Tensor& y, int64_t columns);
+
+// The zero point of the activations that a run gives, else `fixed`; and those of the weights, or null.
+int64_t q_a_zero(const Tensor* in, int n_in, int64_t fixed);
+const int8_t* q_w_zero(const Tensor* in, int n_in);
+// With zero points of the weights a factor is up to 255 as well: sums of `depth` products must still fit in 32 bits.
+Status q_check_zeros(const char* contract, int64_t depth, const Tensor* in, int n_in);
 
 size_t q_product_scratch(int64_t taps);  // of each worker
 void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);

@@ -117,6 +117,47 @@ MRT_INLINE void finish_folded(const QFinishCall& c) {
   }
 }
 
+MRT_INLINE int32_t sum_of(const uint8_t* a, int64_t n) {
+  int32_t sum = 0;
+  int64_t i = 0;
+#if defined(MRT_SIMD_AVX2)
+  __m256i sums = _mm256_setzero_si256();
+  for (; i + 32 <= n; i += 32) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + i));
+    sums = _mm256_add_epi64(sums, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+  }
+  const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  sum = _mm_cvtsi128_si32(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
+#endif
+  for (; i < n; ++i) sum += a[i];
+  return sum;
+}
+int32_t q_row_sum(const uint8_t* a, int64_t n) { return sum_of(a, n); }
+
+// Takes the weights' zero points out of the sums.
+MRT_INLINE void without_zeros(const QFinishCall& c) {
+  alignas(64) uint32_t zero[kQPanel];
+  std::memcpy(zero, c.w_zero, sizeof(zero));
+  for (int64_t i = 0; i < c.rows; ++i) {
+    uint32_t acc[kQPanel];
+    int32_t* const row = c.acc + i * c.ld;
+    std::memcpy(acc, row, sizeof(acc));
+    const uint32_t sum = static_cast<uint32_t>(c.row_sums[i]);
+    for (int64_t j = 0; j < kQPanel; ++j) acc[j] -= sum * zero[j];
+    std::memcpy(row, acc, sizeof(acc));
+  }
+}
+
+MRT_INLINE void store_sums(const QFinishCall& c) {
+  for (int64_t i = 0; i < c.rows; ++i) {
+    const int32_t* const acc = c.acc + i * c.ld;
+    int32_t* const y = static_cast<int32_t*>(c.y) + i * c.ldy;
+    for (int64_t j = 0; j < c.n; ++j) {
+      y[j] = static_cast<int32_t>(static_cast<uint32_t>(acc[j]) - static_cast<uint32_t>(c.offset[j]));
+    }
+  }
+}
+
 // Scale, bias, residual and clamping in registers; `kLast`: and the result, else the floats replace the sums.
 template <typename V, bool kLast>
 MRT_INLINE void finish_rows(const QFinishCall& c) {
@@ -124,6 +165,7 @@ MRT_INLINE void finish_rows(const QFinishCall& c) {
   const Epilogue& e = *c.epilogue;
   Row16 scale, bias, residual;
   load_row16(c.scale, c.n, 0.0f, &scale);
+  for (int64_t j = 0; j < kQPanel; ++j) scale.v[j] *= c.a_scale;
   load_row16(c.bias ? c.bias : c.scale, c.bias ? c.n : 0, 0.0f, &bias);
   const V lo = V::set(e.lo), hi = V::set(e.hi);
   const bool before = c.residual && !e.residual_after, after = kLast && c.residual && e.residual_after;
@@ -190,6 +232,8 @@ MRT_INLINE void store_rows(const QFinishCall& c) {
 template <typename V, const EpilogueTable* activations>
 void q_finish(const QFinishCall& c) {
   const Epilogue& e = *c.epilogue;
+  if (c.w_zero) without_zeros(c);
+  if (c.sums) return store_sums(c);
   if (c.folds()) return c.floats ? finish_folded<V, true>(c) : finish_folded<V, false>(c);
   if (e.clamp_only()) return finish_rows<V, true>(c);
   finish_rows<V, false>(c);

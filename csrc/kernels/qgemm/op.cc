@@ -1,4 +1,5 @@
 // gemm_u8s8: y [..., n] = finish(a [..., k] * w [k, n]), a of uint8, w of int8 packed ahead of time; sums are exact.
+// The zero point and the scale of a may be known to the run alone.
 #include <cinttypes>
 #include <cstring>
 
@@ -49,6 +50,7 @@ Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, 
   for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kContract, "y", out[0], i, in[0].shape[i]));
   MRT_TRY(check_extent(kContract, "y", out[0], last, p.n));
   MRT_TRY(check_packed(kContract, in[1], q_packed_bytes(1, p.k, p.n)));
+  MRT_TRY(q_check_zeros(kContract, p.k, in, n_in));
   return check_q_operands(kContract, p.output, p.n, in, n_in, out[0]);
 }
 
@@ -63,7 +65,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   const int64_t m = in[0].extent(0, in[0].ndim - 1);
   const QFinishCall finish = q_finish_call(p.output, in, n_in, out[0], p.n);
   if (!p.table) {
-    qgemm_reference(finish, m, p.n, p.k, in[0].as<const uint8_t>(), p.a_zero, in[1].as<const char>());
+    qgemm_reference(finish, m, p.n, p.k, in[0].as<const uint8_t>(), q_a_zero(in, n_in, p.a_zero),
+                    in[1].as<const char>(), q_w_zero(in, n_in));
     return MRT_OK;
   }
   QProduct product{};
@@ -74,7 +77,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   product.kc = p.k;
   product.a = in[0].as<const uint8_t>();
   product.lda = p.k;
-  product.a_zero = p.a_zero;
+  product.a_zero = q_a_zero(in, n_in, p.a_zero);
+  product.w_zero = q_w_zero(in, n_in);
   product.w = in[1].as<const char>();
   product.finish = finish;
   run_q_product(product, ctx, ctx.scratch);
@@ -143,6 +147,6 @@ const char* const kKernels[] = {
 
 extern const Operator kGemmU8S8Operator = {kContract,   kPackings, kKernels,     sizeof(Params),         prepare,
                                            check,       scratch,   run,          packed_bytes,           pack,
-                                           kernel_name, flops,     {3, 5, 1, 1}, batched_inputs<0b10001>};
+                                           kernel_name, flops,     {3, 8, 1, 1}, batched_inputs<0b10001>};
 
 }  // namespace mrt

@@ -1,4 +1,5 @@
 // Attributes and operands of what follows a product of 8-bit integers; see blocked.h.
+#include <cinttypes>
 #include <cmath>
 
 #include "kernels/checks.h"
@@ -9,7 +10,43 @@ namespace {
 
 constexpr DType kUint8{MRT_UINT, 8};
 constexpr DType kInt8{MRT_INT, 8};
+constexpr DType kInt32{MRT_INT, 32};
+constexpr int kAScale = 5, kAZero = 6, kWZero = 7;
+
+// y is the sums: nothing may stand between.
+Status check_sums(const char* contract, const QOutput& o, const Tensor* in, int n_in) {
+  const Epilogue& e = o.epilogue;
+  const bool none = e.clamp_only() && !(e.lo > -__builtin_inff()) && !(e.hi < __builtin_inff());
+  if (none && !present(in, n_in, 3) && !present(in, n_in, 4) && !present(in, n_in, kAScale)) return Status();
+  return fail(MRT_ERROR_INVALID_ARGUMENT,
+              "%s: y of int32 is the sums alone, without bias, residual, activation or scale", contract);
+}
+
+Status check_run_operands(const char* contract, int64_t n, const Tensor* in, int n_in) {
+  if (present(in, n_in, kAScale)) MRT_TRY(check_f32(contract, "a_scale", in[kAScale], 0));
+  if (present(in, n_in, kAZero)) MRT_TRY(check_u8(contract, "a_zero", in[kAZero], 0));
+  if (present(in, n_in, kWZero)) {
+    MRT_TRY(check_s8(contract, "w_zero", in[kWZero], 1));
+    MRT_TRY(check_extent(contract, "w_zero", in[kWZero], 0, n));
+  }
+  return Status();
+}
 }  // namespace
+
+int64_t q_a_zero(const Tensor* in, int n_in, int64_t fixed) {
+  return present(in, n_in, kAZero) ? *in[kAZero].as<const uint8_t>() : fixed;
+}
+const int8_t* q_w_zero(const Tensor* in, int n_in) {
+  return present(in, n_in, kWZero) ? in[kWZero].as<const int8_t>() : nullptr;
+}
+
+Status q_check_zeros(const char* contract, int64_t depth, const Tensor* in, int n_in) {
+  if (!present(in, n_in, kWZero) || depth <= kQMaxDepth / 2) return Status();
+  return fail(MRT_ERROR_INVALID_ARGUMENT,
+              "%s: with zero points of the weights sums of %" PRId64
+              " products do not fit in 32 bits, expected at most %" PRId64,
+              contract, depth, kQMaxDepth / 2);
+}
 
 Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out) {
   out->scale = 1.0;
@@ -28,12 +65,15 @@ Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out) {
 Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in,
                         const Tensor& y) {
   const bool is_signed = y.dtype == kInt8;
-  if (y.dtype != kFloat32 && y.dtype != kUint8 && !is_signed) {
-    return fail(MRT_ERROR_DTYPE, "%s: y has elements of type code %d with %d bits, expected float32, uint8 or int8",
-                contract, y.dtype.code, y.dtype.bits);
+  if (y.dtype == kInt32) {
+    MRT_TRY(check_sums(contract, o, in, n_in));
+  } else if (y.dtype != kFloat32 && y.dtype != kUint8 && !is_signed) {
+    return fail(MRT_ERROR_DTYPE,
+                "%s: y has elements of type code %d with %d bits, expected float32, uint8, int8 or int32", contract,
+                y.dtype.code, y.dtype.bits);
   }
   const int64_t lo = is_signed ? -128 : 0, hi = is_signed ? 127 : 255;
-  if (y.dtype != kFloat32 && (o.zero < lo || o.zero > hi)) {
+  if (y.dtype.bits == 8 && (o.zero < lo || o.zero > hi)) {
     return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_zero is %d, which y's type does not hold", contract,
                 static_cast<int>(o.zero));
   }
@@ -47,7 +87,7 @@ Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const
     MRT_TRY(check_f32(contract, "residual", in[4], -1));
     MRT_TRY(check_same_shape(contract, "residual", in[4], y));
   }
-  return Status();
+  return check_run_operands(contract, n, in, n_in);
 }
 
 QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Tensor& y, int64_t columns) {
@@ -55,10 +95,12 @@ QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Te
   f.scale = in[2].as<const float>();
   f.bias = present(in, n_in, 3) ? in[3].as<const float>() : nullptr;
   f.residual = present(in, n_in, 4) ? in[4].as<const float>() : nullptr;
+  f.a_scale = present(in, n_in, kAScale) ? *in[kAScale].as<const float>() : 1.0f;
   f.ldr = f.ldy = columns;
   f.epilogue = &o.epilogue;
   f.y = y.data;
-  f.quantized = y.dtype != kFloat32;
+  f.quantized = y.dtype.bits == 8;
+  f.sums = y.dtype == kInt32;
   const bool is_signed = y.dtype == kInt8;
   const int64_t hi = is_signed ? 127 : 255, most = o.y_max >= 0 && o.y_max < hi ? o.y_max : hi;
   f.inverse = 1.0f / static_cast<float>(o.scale);
@@ -76,7 +118,7 @@ QFolded q_fold(const QFinishCall& f) {
   QFolded out{};
   for (int64_t j = 0; j < f.n; ++j) {
     out.start[j] = static_cast<int32_t>(-static_cast<uint32_t>(f.offset[j]));
-    out.scale[j] = f.scale[j] * f.inverse;
+    out.scale[j] = f.scale[j] * f.a_scale * f.inverse;
     out.bias[j] = f.bias ? f.bias[j] * f.inverse : 0.0f;
   }
   out.lo = clamped(f.epilogue->lo * f.inverse);

@@ -22,13 +22,18 @@ void store_byte(const QFinishCall& f, float x, int64_t row, int64_t column) {
 // The activations that are not clamps are computed in double precision, everything else in float as kernels do.
 void q_reference_element(const QFinishCall& f, int64_t sum, int64_t row, int64_t column) {
   const Epilogue& e = *f.epilogue;
+  if (f.sums) {
+    static_cast<int32_t*>(f.y)[row * f.ldy + column] = static_cast<int32_t>(static_cast<uint32_t>(sum));
+    return;
+  }
+  const float from_sum = f.scale[column] * f.a_scale;
   if (f.folds()) {
-    const float scale = f.scale[column] * f.inverse, bias = f.bias ? f.bias[column] * f.inverse : 0.0f;
+    const float scale = from_sum * f.inverse, bias = f.bias ? f.bias[column] * f.inverse : 0.0f;
     const float lo = clamped(e.lo * f.inverse, f.lo, f.hi), hi = clamped(e.hi * f.inverse, f.lo, f.hi);
     const float x = static_cast<float>(sum) * scale;
     return store_byte(f, clamped(x + bias, lo, hi), row, column);
   }
-  const float product = static_cast<float>(sum) * f.scale[column];
+  const float product = static_cast<float>(sum) * from_sum;
   float x = product + (f.bias ? f.bias[column] : 0.0f);
   const float* r = f.residual ? f.residual + row * f.ldr + column : nullptr;
   if (r && !e.residual_after) x = x + *r;
@@ -42,12 +47,13 @@ void q_reference_element(const QFinishCall& f, int64_t sum, int64_t row, int64_t
 }
 
 void qgemm_reference(const QFinishCall& f, int64_t m, int64_t n, int64_t k, const uint8_t* a, int64_t a_zero,
-                     const char* w) {
+                     const char* w, const int8_t* w_zero) {
   const QPanelLayout l = q_panel_layout(1, k);
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       int64_t sum = 0;
-      for (int64_t d = 0; d < k; ++d) sum += (a[i * k + d] - a_zero) * q_packed_weight(w, l, 0, d, j);
+      const int64_t zero = w_zero ? w_zero[j] : 0;
+      for (int64_t d = 0; d < k; ++d) sum += (a[i * k + d] - a_zero) * (q_packed_weight(w, l, 0, d, j) - zero);
       q_reference_element(f, sum, i, j);
     }
   }

@@ -41,24 +41,29 @@ struct QOrder {
   uint8_t k[kQGroup];
 };
 
-// What becomes of complete sums, 16 columns wide: y = act((acc - offset) * scale + bias [+ residual]), and where y is
-// quantized, q = clamp(y * inverse, lo, hi) rounded half to even, plus zero. Where y is quantized and no more is done
-// than a clamp (see `folds`), `inverse` is multiplied into scale, bias and the bounds instead, once.
+// What becomes of complete sums, 16 columns wide: y = act((acc - offset) * (scale * a_scale) + bias [+ residual]), and
+// where y is quantized, q = clamp(y * inverse, lo, hi) rounded half to even, plus zero. Where y is quantized and no
+// more is done than a clamp (see `folds`), `inverse` is multiplied into scale, bias and the bounds instead, once. With
+// `w_zero` each sum is less row_sums[i] * w_zero[j] first.
 struct QFolded;
 struct QFinishCall {
   int32_t* acc;  // [rows][16], ld apart; overwritten
   int64_t ld;
   bool floats;  // acc holds floats (whole numbers) and offset is 0; only where `folds`
   int64_t rows, n;
-  const int32_t* offset;  // [16], zero point of a times the sums of the columns
-  const float* scale;     // [n]
-  const float* bias;      // null or [n]
-  const float* residual;  // null, or [rows][n], ldr apart
+  const int32_t* offset;    // [16], zero point of a times the sums of the columns
+  const int32_t* w_zero;    // null, or [16], zero points of the weights, and
+  const int32_t* row_sums;  // [rows], of a less its zero point
+  const float* scale;       // [n]
+  float a_scale;            // of the activations, where only a run knows it; else 1
+  const float* bias;        // null or [n]
+  const float* residual;    // null, or [rows][n], ldr apart
   int64_t ldr;
   const Epilogue* epilogue;
   void* y;  // the first element: float, or a byte where `quantized`
   int64_t ldy;
   bool quantized;
+  bool sums;  // y is the sums themselves, int32
   float inverse, lo, hi;
   int32_t zero;
   const QFolded* folded;  // q_fold of this, where a caller has it already; else null
@@ -110,6 +115,7 @@ struct QTileTable {
   bool folds;                                     // whether tiles take QTileCall::folded
   void (*tile[kQMaxRows + 1])(const QTileCall&);  // by a tile's number of rows, 1 to mr
   void (*finish)(const QFinishCall&);
+  int32_t (*row_sum)(const uint8_t* a, int64_t n);  // of n bytes
   const char* gemm_name;
   const char* conv2d_name;
 };

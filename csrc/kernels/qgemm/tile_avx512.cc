@@ -171,6 +171,7 @@ extern const QTileTable kQTileAvx512 = {
     true,
     {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
     q_finish<F32x8, &kEpilogueAvx512>,
+    q_row_sum,
     "gemm_u8s8_8x16_avx512",
     "conv2d_u8s8_8x16_avx512"};
 

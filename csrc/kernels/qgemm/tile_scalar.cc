@@ -63,6 +63,7 @@ extern const QTileTable kQTileScalar = {Isa::scalar,
                                         false,
                                         {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
                                         q_finish<F32x4, &kEpilogueScalar>,
+                                        q_row_sum,
                                         "gemm_u8s8_4x16_scalar",
                                         "conv2d_u8s8_4x16_scalar"};
 

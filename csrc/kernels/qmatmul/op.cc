@@ -1,6 +1,8 @@
 // matmul_u8: y = finish((a - a_zero) * (b - b_zero)) of two uint8 operands that only a run knows, batch dimensions
-// broadcast; sums are exact. y of float32 is scale times the sum, one of 8 bits is quantized from that.
+// broadcast; sums are exact. y of float32 is scale times the sum, one of 8 bits is quantized from that, one of int32 is
+// the sum. The scale and the zero points may be known to the run alone: in[2] to in[4].
 #include <algorithm>
+#include <iterator>
 
 #include "kernels/matmul/batch.h"
 #include "kernels/qgemm/blocked.h"
@@ -12,7 +14,8 @@ namespace {
 
 constexpr const char* kContract = "matmul_u8";
 constexpr int64_t kMaxDepth = 32768;  // 255 * 255 * kMaxDepth fits in 32 bits with a sign; deeper ones are references
-constexpr int64_t kBlockRows = 48;    // of a that one piece of parallel work takes at least
+constexpr int kScale = 2, kAZero = 3, kBZero = 4;
+constexpr int64_t kBlockRows = 48;  // of a that one piece of parallel work takes at least
 
 struct Params {
   const QMatmulKernel* kernel;  // null: the reference
@@ -44,12 +47,14 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
 
 Status check_output(const Params& p, const Tensor& y) {
   const bool is_signed = y.dtype.code == MRT_INT;
-  if (y.dtype != kFloat32 && (y.dtype.bits != 8 || (!is_signed && y.dtype.code != MRT_UINT))) {
-    return fail(MRT_ERROR_DTYPE, "%s: y has elements of type code %d with %d bits, expected float32, uint8 or int8",
-                kContract, y.dtype.code, y.dtype.bits);
+  const bool is_sums = is_signed && y.dtype.bits == 32;
+  if (y.dtype != kFloat32 && !is_sums && (y.dtype.bits != 8 || (!is_signed && y.dtype.code != MRT_UINT))) {
+    return fail(MRT_ERROR_DTYPE,
+                "%s: y has elements of type code %d with %d bits, expected float32, uint8, int8 or int32", kContract,
+                y.dtype.code, y.dtype.bits);
   }
   const int64_t lo = is_signed ? -128 : 0, hi = is_signed ? 127 : 255;
-  if (y.dtype != kFloat32 && (p.output.zero < lo || p.output.zero > hi)) {
+  if (y.dtype.bits == 8 && (p.output.zero < lo || p.output.zero > hi)) {
     return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_zero is %d, which y's type does not hold", kContract,
                 static_cast<int>(p.output.zero));
   }
@@ -85,13 +90,16 @@ Layout layout_of(const Shape& s) {
   return l;
 }
 
-Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   const Tensor &a = in[0], &b = in[1], &y = out[0];
   MRT_TRY(check_u8(kContract, "a", a, -1));
   MRT_TRY(check_u8(kContract, "b", b, -1));
   MRT_TRY(check_tensor(kContract, "y", y, -1));
   MRT_TRY(check_output(p, y));
+  if (present(in, n_in, kScale)) MRT_TRY(check_f32(kContract, "scale", in[kScale], 0));
+  if (present(in, n_in, kAZero)) MRT_TRY(check_u8(kContract, "a_zero", in[kAZero], 0));
+  if (present(in, n_in, kBZero)) MRT_TRY(check_u8(kContract, "b_zero", in[kBZero], 0));
   MRT_TRY(check_batch(kContract, a, b, y));
   const Shape s = shape_of(in);
   MRT_TRY(check_extent(kContract, "b", b, b.ndim - 2, s.k));
@@ -170,8 +178,17 @@ void reference(const Params& p, const Shape& s, const uint8_t* a, const uint8_t*
   }
 }
 
-int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, KernelContext& ctx) {
-  const Params& p = *static_cast<const Params*>(params);
+// With what only a run knows.
+Params bound(const Params& fixed, const Tensor* in, int n_in) {
+  Params p = fixed;
+  if (present(in, n_in, kScale)) std::fill(std::begin(p.scale), std::end(p.scale), *in[kScale].as<const float>());
+  if (present(in, n_in, kAZero)) p.a_zero = *in[kAZero].as<const uint8_t>();
+  if (present(in, n_in, kBZero)) p.b_zero = *in[kBZero].as<const uint8_t>();
+  return p;
+}
+
+int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
+  const Params p = bound(*static_cast<const Params*>(params), in, n_in);
   const Tensor &a = in[0], &b = in[1], &y = out[0];
   if (has_no_elements(y)) return MRT_OK;
   const Shape s = shape_of(in);
@@ -224,6 +241,6 @@ const char* const kKernels[] = {
 
 extern const Operator kMatmulU8Operator;
 const Operator kMatmulU8Operator = {kContract, nullptr, kKernels, sizeof(Params), prepare, check,       scratch,
-                                    run,       nullptr, nullptr,  kernel_name,    flops,   {2, 2, 1, 1}};
+                                    run,       nullptr, nullptr,  kernel_name,    flops,   {2, 5, 1, 1}};
 
 }  // namespace mrt

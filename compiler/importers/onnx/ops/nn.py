@@ -117,7 +117,7 @@ def convolution(
         y = convolution(n, x4, w4, [1, *strides], [0, *before], [0, *after], [1, *dilations], groups)
         out = dims_of(y)
         return n.reshape(y, [out[0], out[1], out[3]])
-    if rank == 2 and dtype == "float32":
+    if rank == 2 and dtype in ("float32", "int32"):
         return n.emit(relax.op.nn.conv2d(x, w, strides, [*before, *after], dilations, groups))
     if rank == 3 and dtype == "float32" and (groups == 1 or _becomes_images(x, w)):
         return n.emit(relax.op.nn.conv3d(x, w, strides, [*before, *after], dilations, groups))

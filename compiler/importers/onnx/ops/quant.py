@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax, te, tirx
 
+from ....passes._kernel_call import make_kernel_call
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._stored import STORED, from_storage, is_code
@@ -16,7 +17,7 @@ from .._values import Value, bits_of, is_float, is_int, is_signed, numpy_dtype
 from ._blocks import dequantized
 from ._te import elementwise, imm
 from .cast import decode, encode
-from .nn import _convolution_te, convolution, window_attrs, window_pads
+from .nn import convolution, product, window_attrs, window_pads
 
 _VERSIONS = [10, 13, 19, 21, 23, 24, 25, 28]
 
@@ -226,22 +227,18 @@ def _quantize_float(n: Node, x: Any, scale: Any, axis: int, block: int, precisio
 
 @op("DynamicQuantizeLinear", since=11)
 def dynamic_quantize_linear(n: Node) -> Any:
-    from .reduce import reduce_te
+    return dynamic_quantized(n, n.x(0))
 
-    x = n.x(0)
-    axes = list(range(len(dims_of(x))))
-    f = "float32"
-    low = reduce_te(n, x, axes, False, tirx.min, imm(0, f), "lowest")
-    high = reduce_te(n, x, axes, False, tirx.max, imm(0, f), "highest")
-    scale = elementwise(n, lambda a, b: (b - a) / imm(255, f), low, high, name="scale")
 
-    def origin(a: Any, s: Any) -> Any:
-        z = tirx.Select(s == imm(0, f), imm(0, f), (imm(0, f) - a) / tirx.Select(s == imm(0, f), imm(1, f), s))
-        return tirx.Cast("uint8", tirx.Cast("int32", tirx.nearbyint(tirx.max(imm(0, f), tirx.min(imm(255, f), z)))))
-
-    zero = elementwise(n, origin, low, scale, name="zero_point")
-    safe = elementwise(n, lambda s: tirx.Select(s == imm(0, f), imm(1, f), s), scale, name="safe_scale")
-    return [_quantize(n, x, safe, zero, "uint8"), scale, zero]
+def dynamic_quantized(n: Node, x: Any) -> list[Any]:
+    """x as uint8 by its own range, the scale and the zero point."""
+    shape = shape_expr(dims_of(x))
+    types = [
+        relax.TensorType(of, dtype)
+        for of, dtype in ((shape, "uint8"), (shape_expr([]), "float32"), (shape_expr([]), "uint8"))
+    ]
+    call = n.emit(make_kernel_call("dynamic_quantize_u8", [x], types, name=n.place))
+    return [n.emit(relax.TupleGetItem(call, k)) for k in range(3)]
 
 
 # ---- integer products
@@ -250,7 +247,7 @@ def dynamic_quantize_linear(n: Node) -> Any:
 def centred(n: Node, i: int, zero: int, axis: int, kind: str = "int32") -> Any:
     """Input i minus its zero point, in int32. A zero point of rank 1 runs along `axis`."""
     x = n.x(i)
-    if not n.has(zero):
+    if not n.has(zero) or _all_zero(n.value(zero).const):
         return n.cast(x, kind)
     z = n.x(zero)
     dims, have = dims_of(x), dims_of(z)
@@ -258,40 +255,16 @@ def centred(n: Node, i: int, zero: int, axis: int, kind: str = "int32") -> Any:
         z = n.reshape(z, [d if a == axis % len(dims) else 1 for a, d in enumerate(dims)])
     elif len(have) == 1:
         z = n.reshape(z, [])
-    return elementwise(n, lambda v, o: tirx.Cast(kind, v) - tirx.Cast(kind, o), x, z, name="centred")
+    return n.emit(relax.op.subtract(n.cast(x, kind), n.cast(z, kind)))
 
 
-def int_matmul(n: Node, a: Any, b: Any, kind: str = "int32") -> Any:
-    """numpy.matmul of integer tensors."""
-    p, q = list(dims_of(a)), list(dims_of(b))
-    left, right = len(p) == 1, len(q) == 1
-    if left:
-        a, p = n.reshape(a, [1, p[0]]), [1, p[0]]
-    if right:
-        b, q = n.reshape(b, [q[0], 1]), [q[0], 1]
-    n.math.require_same(p[-1], q[-2])
-    batch = n.math.broadcast(p[:-2], q[:-2])
+def _all_zero(value: Any) -> bool:
+    return value is not None and not value.any()
 
-    def body(x: Any, y: Any, out: Any) -> Any:
-        k = te.reduce_axis((0, x.shape[len(p) - 1]), name="k")
 
-        def at(t: Any, dims: list[Any], index: Any, tail: list[Any]) -> Any:
-            lead = len(dims) - 2
-            head = index[len(batch) - lead : len(batch)]
-            return t(
-                *[0 if isinstance(d, int) and d == 1 else i for d, i in zip(dims[:lead], head, strict=True)], *tail
-            )
-
-        return te.compute(
-            out, lambda *i: te.sum(at(x, p, i, [i[-2], k]) * at(y, q, i, [k, i[-1]]), axis=k), name="int_matmul"
-        )
-
-    y = n.te(body, a, b, shape_expr([*batch, p[-2], q[-1]]), name="int_matmul")
-    del kind
-    if left or right:
-        tail = ([] if left else [p[-2]]) + ([] if right else [q[-1]])
-        y = n.reshape(y, [*batch, *tail])
-    return y
+def int_matmul(n: Node, a: Any, b: Any) -> Any:
+    """numpy.matmul of integer tensors: the form in which lower_integer_products knows a product of two `centred` operands."""
+    return product(n, a, b)
 
 
 @op("MatMulInteger", since=10)
@@ -380,7 +353,7 @@ def _int_conv(n: Node, x: Any, w: Any) -> Any:
     before, after = window_pads(n, dims_of(x)[2:], kernel, strides, dilations)
     groups = n.int_attr("group", 1)
     n.math.require_same(dims_of(x)[1], weight[1] * groups)
-    return _convolution_te(n, x, w, strides, before, after, dilations, groups)
+    return convolution(n, x, w, strides, before, after, dilations, groups)
 
 
 def _qdq_conv(n: Node, x: Any, w: Any, scales: Any, groups: int) -> Any:

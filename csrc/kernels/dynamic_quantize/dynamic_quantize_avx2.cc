@@ -1,0 +1,9 @@
+#include "kernels/dynamic_quantize/generic.h"
+
+namespace mrt {
+
+extern const DynamicQuantizeKernel kDynamicQuantize_avx2;
+const DynamicQuantizeKernel kDynamicQuantize_avx2 = {Isa::avx2, "dynamic_quantize_u8_avx2", value_range<F32x8>,
+                                                     to_bytes<F32x8>};
+
+}  // namespace mrt

@@ -1,0 +1,9 @@
+#include "kernels/dynamic_quantize/generic.h"
+
+namespace mrt {
+
+extern const DynamicQuantizeKernel kDynamicQuantize_scalar;
+const DynamicQuantizeKernel kDynamicQuantize_scalar = {Isa::scalar, "dynamic_quantize_u8_scalar", value_range<F32x4>,
+                                                       to_bytes<F32x4>};
+
+}  // namespace mrt
