@@ -210,7 +210,8 @@ MRT_API mrt_status mrt_program_state_info(const mrt_program* program, int32_t in
 
 /* ---- states ----------------------------------------------------------------------------------------------------- */
 
-/* What a model remembers from one run to the next (running statistics, recurrent state, KV cache). */
+/* What a model remembers from one run to the next (running statistics, recurrent state, KV cache). A run that succeeds
+ * writes all of its state; one that fails, is cancelled or passes its deadline leaves all of it as it was. */
 typedef struct mrt_state mrt_state;
 MRT_API mrt_status mrt_state_create(mrt_program* program, mrt_state** out); /* holds the declared initial values */
 MRT_API mrt_status mrt_state_clone(const mrt_state* state, mrt_state** out);

@@ -25,8 +25,12 @@ class Executor {
  public:
   Executor(const Program& program, int32_t threads, bool profile);
 
-  // Pointers of the layout are filled in. `scratch` has layout->scratch_bytes.
+  // Pointers of the layout are filled in. `scratch` has layout->scratch_bytes. What waits for commit() is not done yet.
   Status run(Layout* layout, uint8_t* scratch, const RunControl& control);
+
+  // Whether commit() after this run can be done in full; then does it: nothing in it can fail.
+  Status check_commit();
+  void commit();
 
   // A value's tensor after the run (and within it).
   Status read(uint32_t value, const Tensor** out);
@@ -51,6 +55,7 @@ class Executor {
   Status run_kernel(StepRun* s, const Worker& worker);
   Status run_code(StepRun* s);
   Status run_copy(const StepRun& s);
+  Status check_copy(const StepRun& s, const Tensor** from, Tensor** to);
   Status run_bind(const StepRun& s);
   Status run_shape(const StepRun& s);
   Status run_branch(const StepRun& s);

@@ -89,6 +89,7 @@ class Builder {
     visit_block(entry_.block);
     ++position_;
     for (const uint32_t v : entry_.outputs) touch(v);
+    keep_next_states();
     shape_values();
     find_cuts();
     place_external();
@@ -163,6 +164,23 @@ class Builder {
     }
     --loop_depth_;
     if (loop_depth_ == 0) touched_.clear();
+  }
+
+  // What becomes of the states is there to the end of the run.
+  void keep_next_states() {
+    const std::vector<plan::Step>& steps = plan_.blocks[entry_.block].steps;
+    for (size_t i = 0; i < steps.size(); ++i)
+      if (info_.commit.deferred[i]) touch(steps[i].args[0].index);
+    for (uint32_t s = 0; s < plan_.states.size(); ++s) {
+      if (!info_.commit.staged[s]) continue;
+      l_.staged.push_back(s);
+      const uint32_t v = plan_.states[s].value;
+      touch(v);
+      life_[v].first = 1;
+    }
+  }
+  bool is_staged(uint32_t v) const {
+    return value(v).storage == static_cast<uint8_t>(Storage::state) && info_.commit.staged[value(v).base];
   }
 
   // ---- shapes ----
@@ -304,7 +322,7 @@ class Builder {
     }
     l_.state_slot = static_cast<uint32_t>(l_.external.size());
     for (const plan::State& s : plan_.states) {
-      external_of_[s.value] = static_cast<int32_t>(l_.external.size());
+      if (!is_staged(s.value)) external_of_[s.value] = static_cast<int32_t>(l_.external.size());
       l_.external.emplace_back();
     }
     l_.external_base.assign(l_.external.size(), nullptr);
@@ -337,7 +355,7 @@ class Builder {
 
   bool is_in_arena(uint32_t v) const {
     return uses_[v] && !is_dynamic(v) && external_of_[v] < 0 && bytes_[v] > 0 &&
-           value(v).storage == static_cast<uint8_t>(Storage::arena);
+           (value(v).storage == static_cast<uint8_t>(Storage::arena) || is_staged(v));
   }
 
   std::vector<Lifetime> lives_of(const std::vector<uint32_t>& which) const {
@@ -407,6 +425,10 @@ class Builder {
     for (size_t i = 0; i < steps.size(); ++i) {
       StepRun& s = steps[i];
       begin_step(b, i, &s);
+      if (b == entry_.block && info_.commit.deferred[i]) {
+        s.deferred = true;
+        l_.deferred.push_back(&s);
+      }
       if (cut != cuts_.end() && i >= cut->first) {
         if (i == cut->last) MRT_TRY(build_repeat(*cut++, b));
         continue;

@@ -24,9 +24,10 @@ struct StepRun {
   const plan::Step* step = nullptr;
   StepInfo info;
   plan::StepKind kind = plan::StepKind::copy;
-  bool dynamic = false;  // arguments are completed just before the step
-  int32_t bad = -1;      // not -1: index of the error that running it would be
-  Tensor* in = nullptr;  // kernel steps
+  bool dynamic = false;   // arguments are completed just before the step
+  bool deferred = false;  // a copy into a state: it waits for the end of the run
+  int32_t bad = -1;       // not -1: index of the error that running it would be
+  Tensor* in = nullptr;   // kernel steps
   Tensor* out = nullptr;
   FfiAny* ffi = nullptr;        // code steps: args.size() + outs.size() of them
   DlTensor* dl = nullptr;       // one per tensor among them
@@ -95,7 +96,9 @@ struct Layout {
   std::vector<size_t> input_offsets;  // of the aligned copy of an input, in the session's memory for inputs
   std::vector<size_t> input_bytes;
   std::vector<OutputPlace> outputs;
-  uint32_t state_slot = 0;  // slot of the first state
+  uint32_t state_slot = 0;         // slot of the first state
+  std::vector<uint32_t> staged;    // states whose value is in the arena while the run goes on
+  std::vector<StepRun*> deferred;  // steps that write the other states at its end, in order
 
   size_t arena_bytes = 0, scratch_bytes = 0, input_total = 0, output_total = 0;
 

@@ -146,6 +146,7 @@ void Program::describe_entry(const plan::Entry& entry) {
   EntryInfo info;
   info.entry = &entry;
   info.uses_states = !entry.reads.empty() || !entry.writes.empty();
+  info.commit = plan_commit(plan_, entry, roots_);
   for (const uint32_t v : entry.inputs) {
     info.input_texts.push_back(describe_value(v, plan_.values[v].name));
     std::vector<InputDim> dims;

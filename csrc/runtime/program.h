@@ -13,6 +13,7 @@
 #include "base/tensor.h"
 #include "kernels/kernel.h"
 #include "runtime/code.h"
+#include "runtime/commit.h"
 #include "runtime/expr.h"
 
 namespace mrt {
@@ -47,6 +48,7 @@ struct EntryInfo {
   // Marks by symbol, expression, value: only a step decides it, so that it is not known before the run.
   std::vector<uint8_t> dynamic_symbols, dynamic_exprs, dynamic_values;
   bool uses_states = false;
+  CommitPlan commit;
 };
 
 class Program {

@@ -76,6 +76,7 @@ Session::Session(Program* program, int32_t threads, bool profile, int32_t layout
     extents = std::max(extents, n);
   }
   in_place_.assign(outputs, 0);
+  results_.assign(outputs, nullptr);
   last_.assign(extents, -1);
   program->exprs().reset(&bindings_);
 }
@@ -99,7 +100,12 @@ Status Session::run(const RunRequest& r) {
   const size_t memory = arena_.bytes() + inputs_.bytes() + outputs_.bytes() + executor_.memory();
   memory_.store(memory, std::memory_order_relaxed);
   MRT_TRY(status);
-  return deliver(r);
+  // All that can fail comes before the states change.
+  MRT_TRY(complete_outputs(r));
+  MRT_TRY(executor_.check_commit());
+  commit_states(r);
+  deliver(r);
+  return Status();
 }
 
 Status Session::check_input(const mrt_tensor& t, const ValueText& text) const {
@@ -284,8 +290,7 @@ uint8_t* Session::session_output(const OutputPlace& place) {
 }
 
 // Whether the caller's tensor takes the value: dtype, and room by bytes or else by shape.
-Status Session::check_room(const mrt_tensor& t, const OutputPlace& place, const Tensor& value, const char* name) const {
-  (void)place;
+Status Session::check_room(const mrt_tensor& t, const Tensor& value, const char* name) const {
   if (t.dtype.bits != 0 && (t.dtype.code != value.dtype.code || t.dtype.bits != value.dtype.bits)) {
     char have[40], want[40];
     return fail(MRT_ERROR_DTYPE, "output '%s' is to be written as %s, expected %s", name,
@@ -315,7 +320,7 @@ Status Session::place_outputs(const RunRequest& r) {
     const mrt_tensor& t = r.outputs[i];
     in_place_[i] = 0;
     if (t.data && !place.dynamic)
-      MRT_TRY(check_room(t, place, layout_->values[place.value], info.output_texts[i].name.c_str()));
+      MRT_TRY(check_room(t, layout_->values[place.value], info.output_texts[i].name.c_str()));
     if (place.external < 0) continue;
     if (t.data && aligned(t.data, info.output_texts[i].dtype) && is_contiguous(t.shape, t.strides, t.ndim) &&
         !overlaps_input(r, t.data, place.bytes)) {
@@ -340,45 +345,64 @@ Status Session::place_states(const RunRequest& r) {
                 info.entry->name.c_str());
   for (size_t s = 0; s < program_->plan().states.size(); ++s)
     layout_->set_external(layout_->state_slot + s, r.state->data(s));
+  for (const uint32_t s : layout_->staged)
+    if (void* value = staged_value(s)) std::memcpy(value, r.state->data(s), r.state->bytes(s));
+  return Status();
+}
+
+void Session::commit_states(const RunRequest& r) {
+  executor_.commit();
+  for (const uint32_t s : layout_->staged)
+    if (const void* value = staged_value(s)) std::memcpy(r.state->data(s), value, r.state->bytes(s));
+}
+
+void* Session::staged_value(uint32_t state) const { return layout_->values[program_->plan().states[state].value].data; }
+
+// What the run computed: finds every output's value, and room for it.
+Status Session::complete_outputs(const RunRequest& r) {
+  const EntryInfo& info = program_->entries()[r.entry];
+  for (size_t i = 0; i < r.output_count; ++i) {
+    const OutputPlace& place = layout_->outputs[i];
+    const mrt_tensor& t = r.outputs[i];
+    const char* name = info.output_texts[i].name.c_str();
+    results_[i] = &layout_->values[place.value];
+    if (place.dynamic) {
+      MRT_TRY(executor_.read(place.value, &results_[i]));
+      if (t.data) MRT_TRY(check_room(t, *results_[i], name));
+    } else if (!t.data && place.external < 0 && !session_output(place)) {
+      return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes of output '%s'", place.bytes, name);
+    }
+  }
   return Status();
 }
 
 // Copies what was not written in place, and tells the caller what came out.
-Status Session::deliver(const RunRequest& r) {
-  const EntryInfo& info = program_->entries()[r.entry];
+void Session::deliver(const RunRequest& r) {
   for (size_t i = 0; i < r.output_count; ++i) {
     const OutputPlace& place = layout_->outputs[i];
     mrt_tensor& t = r.outputs[i];
-    const Tensor* value = &layout_->values[place.value];
-    if (place.dynamic) {
-      MRT_TRY(executor_.read(place.value, &value));
-      if (t.data) MRT_TRY(check_room(t, place, *value, info.output_texts[i].name.c_str()));
-    }
+    const Tensor& value = *results_[i];
     if (!t.data) {
-      t.data = value->data;
+      t.data = value.data;
       t.strides = nullptr;
-      t.bytes = value->bytes;
+      t.bytes = value.bytes;
       // What is not the session's to give away (a constant, an input, a state) is copied.
       if (place.external < 0 && !place.dynamic) {
         t.data = session_output(place);
-        if (!t.data)
-          return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes of output '%s'", place.bytes,
-                      info.output_texts[i].name.c_str());
-        if (place.bytes > 0) std::memcpy(t.data, value->data, place.bytes);
+        if (place.bytes > 0) std::memcpy(t.data, value.data, place.bytes);
         t.bytes = place.bytes;
       }
-    } else if (!in_place_[i] && value->bytes > 0) {
-      if (is_contiguous(value->shape, t.strides, value->ndim))
-        std::memmove(t.data, value->data, value->bytes);
+    } else if (!in_place_[i] && value.bytes > 0) {
+      if (is_contiguous(value.shape, t.strides, value.ndim))
+        std::memmove(t.data, value.data, value.bytes);
       else
-        copy_strided<false>(value->as<uint8_t>(), static_cast<uint8_t*>(t.data), value->shape, t.strides, value->ndim,
-                            value->dtype.bytes());
+        copy_strided<false>(value.as<uint8_t>(), static_cast<uint8_t*>(t.data), value.shape, t.strides, value.ndim,
+                            value.dtype.bytes());
     }
-    t.dtype = {value->dtype.code, value->dtype.bits, 1};
-    t.ndim = value->ndim;
-    t.shape = value->shape;
+    t.dtype = {value.dtype.code, value.dtype.bits, 1};
+    t.ndim = value.ndim;
+    t.shape = value.shape;
   }
-  return Status();
 }
 
 }  // namespace mrt

@@ -61,9 +61,12 @@ class Session {
   Status place_inputs(const RunRequest& request);
   Status place_outputs(const RunRequest& request);
   Status place_states(const RunRequest& request);
-  Status check_room(const mrt_tensor& tensor, const OutputPlace& place, const Tensor& value, const char* name) const;
+  void* staged_value(uint32_t state) const;
+  Status check_room(const mrt_tensor& tensor, const Tensor& value, const char* name) const;
   bool overlaps_input(const RunRequest& request, const void* data, size_t bytes) const;
-  Status deliver(const RunRequest& request);
+  Status complete_outputs(const RunRequest& request);
+  void commit_states(const RunRequest& request);
+  void deliver(const RunRequest& request);
   uint8_t* session_output(const OutputPlace& place);
 
   std::atomic<int> references_{1};
@@ -80,7 +83,8 @@ class Session {
   std::vector<int64_t> last_;  // extents of the last run's inputs, one after the other
   Bindings bindings_;          // scratch of bind()
   Arena arena_, inputs_, outputs_;
-  std::vector<uint8_t> in_place_;  // by output: this run writes it straight into the caller's memory
+  std::vector<uint8_t> in_place_;       // by output: this run writes it straight into the caller's memory
+  std::vector<const Tensor*> results_;  // by output: what the run computed
 };
 
 }  // namespace mrt

@@ -116,3 +116,10 @@ EXPORT int __tvm_ffi_always_fails(void* self, const Any* args, int32_t n, Any* r
   (void)self, (void)args, (void)n, (void)ret;
   return bad("it is wrong\n", "on purpose");
 }
+
+/* Sets the byte that its first argument is: a cancel flag, so that the run ends behind this step. */
+EXPORT int __tvm_ffi_raises_flag(void* self, const Any* args, int32_t n, Any* ret) {
+  (void)self, (void)n, (void)ret;
+  *(uint8_t*)args[0].v.t->data = 1;
+  return 0;
+}
