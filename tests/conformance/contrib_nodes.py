@@ -19,7 +19,8 @@ Array = np.ndarray[Any, Any]
 @dataclass(frozen=True)
 class Case:
     """`inputs` are arrays or None for what is left out; those whose numbers are in `constants` are initializers; `outputs` says which
-    are asked for; an axis of a graph input that is in `dynamic` is open, as (input, axis)."""
+    are asked for; an axis of a graph input that is in `dynamic` is open, as (input, axis). `expected` are the results where ONNX Runtime has no
+    kernel for CPUs; `oracle` is a case that says the same and that it has a kernel for; outputs in `floats` have to be declared as float32."""
 
     name: str
     op: str
@@ -31,6 +32,9 @@ class Case:
     domain: str = DOMAIN
     opset: int = 17
     tolerance: float = 2e-5
+    expected: Sequence[Array] = ()
+    oracle: Case | None = None
+    floats: frozenset[int] = frozenset()
 
     def model(self) -> onnx.ModelProto:
         node = helper.make_node(
@@ -44,7 +48,7 @@ class Case:
             [node],
             "case",
             [self._info(k, x) for k, x in enumerate(self.inputs) if x is not None and k not in self.constants],
-            [onnx.ValueInfoProto(name=f"o{k}") for k, wanted in enumerate(self.outputs) if wanted],
+            [self._result(k) for k, wanted in enumerate(self.outputs) if wanted],
             [numpy_helper.from_array(x, f"i{k}") for k, x in enumerate(self.inputs) if x is not None and k in self.constants],
         )  # fmt: skip
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(DOMAIN, 1)]
@@ -52,6 +56,11 @@ class Case:
 
     def feeds(self) -> dict[str, Array]:
         return {f"i{k}": x for k, x in enumerate(self.inputs) if x is not None and k not in self.constants}
+
+    def _result(self, k: int) -> onnx.ValueInfoProto:
+        if k in self.floats:
+            return helper.make_tensor_value_info(f"o{k}", onnx.TensorProto.FLOAT, None)
+        return onnx.ValueInfoProto(name=f"o{k}")
 
     def _info(self, k: int, x: Array) -> onnx.ValueInfoProto:
         dims = [f"d{k}_{a}" if (k, a) in self.dynamic else d for a, d in enumerate(x.shape)]
@@ -61,6 +70,6 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them, in a fixed order; numbers are drawn anew for each theme, so that one case more changes no other theme."""
-    from . import contrib_nodes_float
+    from . import contrib_nodes_attention, contrib_nodes_float
 
-    return [*contrib_nodes_float.cases()]
+    return [*contrib_nodes_float.cases(), *contrib_nodes_attention.cases()]

@@ -44,6 +44,10 @@ STRING_OPS = frozenset({"RegexFullMatch", "StringConcat", "StringNormalizer", "S
 MOVING_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
+# What ONNX Runtime's optimizer writes at level "all": weights in blocks as wide as the vectors of the machine that it ran on.
+_LAYOUTS = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
+
+
 class Unsupported:
     """Operators that were refused: (operator, reason) -> places."""
 
@@ -400,6 +404,9 @@ class Graph:
                     f"node '{place}' ({proto.op_type}) uses the default operator set, which the model does not import"
                 )
             opset = 1
+        same = _registry.same(domain, proto.op_type)
+        if same is not None:
+            proto, domain, opset = _renamed(proto, same.name), "", same.version
         version = schema_version(proto.op_type, opset, domain)
         converter = _registry.find(domain, proto.op_type, version)
         if not self._specified:
@@ -409,7 +416,7 @@ class Graph:
             if (
                 converter is None
                 and not has_body(proto.op_type, opset, domain)
-                and not _registry.find_shape_op(proto.op_type)
+                and not (domain == "" and _registry.find_shape_op(proto.op_type))
             ):
                 raise Refused(_no_converter(domain, proto.op_type, version))
             return None
@@ -467,7 +474,7 @@ class Graph:
         """The results, if they are known without a run."""
         if not all(v is None or v.known for v in node.inputs):
             return None
-        evaluate = _registry.find_shape_op(node.op)
+        evaluate = _registry.find_shape_op(node.op) if node.proto.domain in DEFAULT_DOMAINS else None
         if evaluate is not None and node.inputs:
             out = evaluate(node)
             if out is not None:
@@ -595,7 +602,17 @@ def _qualified(proto: onnx.NodeProto) -> str:
     return proto.op_type if proto.domain in DEFAULT_DOMAINS else f"{proto.domain}::{proto.op_type}"
 
 
+def _renamed(proto: onnx.NodeProto, name: str) -> onnx.NodeProto:
+    """The node as one of the default domain."""
+    out = onnx.NodeProto()
+    out.CopyFrom(proto)
+    out.op_type, out.domain = name, ""
+    return out
+
+
 def _no_converter(domain: str, name: str, version: int) -> str:
+    if domain in _LAYOUTS:
+        return "a layout of ONNX Runtime's for one kind of CPU: save the optimized model at level ORT_ENABLE_EXTENDED"
     if _registry.known(domain, name):
         return f"version {version} of this operator has no converter"
     return "no converter" if version or domain else "no such operator in this operator set"

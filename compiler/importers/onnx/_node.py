@@ -58,6 +58,10 @@ class Node:
         self.math: ShapeMath = graph.math
         self._attributes = {a.name: a for a in proto.attribute}
 
+    def with_inputs(self, inputs: list[Value | None]) -> Node:
+        """The same node with other inputs."""
+        return Node(self.graph, self.scope, self.proto, self.version, self.opset, self.place, inputs)
+
     # ---- refusing
 
     def refuse(self, why: str) -> Refused:

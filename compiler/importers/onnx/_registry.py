@@ -23,6 +23,8 @@ __all__ = [
     "find_string_op",
     "load_all",
     "op",
+    "same",
+    "same_as",
     "shape_op",
     "string_op",
     "supported",
@@ -54,6 +56,26 @@ def op(*names: str, since: int | list[int] | None = None, domain: str = "") -> C
         return function
 
     return register
+
+
+@dataclass(frozen=True)
+class Same:
+    """An operator of the default domain, at a version of its schema."""
+
+    name: str
+    version: int
+
+
+_SAME: dict[tuple[str, str], Same] = {}
+
+
+def same_as(domain: str, name: str, version: int, of: str = "") -> None:
+    """The operator `name` of another domain is the default domain's of this name, or `of`, at schema `version`."""
+    _SAME[domain, name] = Same(of or name, version)
+
+
+def same(domain: str, name: str) -> Same | None:
+    return _SAME.get((domain, name))
 
 
 def shape_op(*names: str) -> Callable[[Convert], Convert]:
@@ -104,6 +126,8 @@ def supported() -> dict[str, list[int]]:
     for (domain, name), converters in sorted(_CONVERTERS.items()):
         key = f"{domain}::{name}" if domain else name
         out[key] = sorted({v for c in converters for v in c.since})
+    for domain, name in sorted(_SAME):
+        out[f"{domain}::{name}"] = []
     return out
 
 

@@ -9,7 +9,7 @@ from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as T
 
 from .._node import Node, constant
-from .._registry import op
+from .._registry import op, same_as
 from ._loops import imperative, variable
 from ._te import elementwise, imm
 from .quant import dynamic_quantize_linear, int_matmul
@@ -131,3 +131,9 @@ def _quantize_state(h: Any, q: Any, first: Any, count: Any) -> Any:
         level = tirx.nearbyint(h[first + i] / scale[0]) + origin[0]
         q[i] = tirx.Cast("int32", tirx.max(zero, tirx.min(imm(255, f), level)) - origin[0])
     return scale
+
+
+# What was there before ONNX had it.
+same_as(_MS, "GatherND", 12)
+same_as(_MS, "GridSample", 16)
+same_as(_MS, "Trilu", 14)

@@ -138,62 +138,67 @@ def group_normalization(n: Node) -> Any:
     return elementwise(n, lambda v, p, q: tirx.Cast(dtype, v * p + q), n.reshape(norm, list(dims)), s, b)
 
 
-@op("LayerNormalization", since=[17])
+@op("LayerNormalization", since=[0, 17])  # 0: below opset 17, where ONNX Runtime's optimizer writes it all the same
 def layer_normalization(n: Node) -> Any:
     n.float_only()
-    x, dtype = n.x(0), n.dtype(0)
-    rank = n.rank(0)
-    axis = n.axis(n.int_attr("axis", -1), rank)
-    axes = list(range(axis, rank))
+    axis = n.axis(n.int_attr("axis", -1), n.rank(0))
     epsilon = n.float_attr("epsilon", 1e-5)
-    dims = dims_of(x)
     extra = any(n.proto.output[1:])
-    full = n.shape(1) == dims[axis:] and (not n.has(2) or n.shape(2) == dims[axis:])
-    if dtype == "float32" and full and not extra and n.dtype(1) == "float32":
+    return layer_norm(n, n.x(0), n.x(1), n.x(2) if n.has(2) else None, axis, epsilon, extra)
+
+
+def layer_norm(n: Node, x: Any, scale: Any, bias: Any | None, axis: int, epsilon: float, extra: bool = False) -> Any:
+    """Over the axes from `axis` on; with `extra`, [y, mean, 1 / deviation]."""
+    dims = dims_of(x)
+    axes = list(range(axis, len(dims)))
+    full = dims_of(scale) == dims[axis:] and (bias is None or dims_of(bias) == dims[axis:])
+    if dtype_of(x) == "float32" and full and not extra and dtype_of(scale) == "float32":
         shape = tuple(dims[axis:])
-        if n.has(2):
-            beta = n.x(2)
-        elif all(isinstance(d, int) for d in shape):
-            beta = constant(np.zeros(shape, np.float32))
-        else:
-            return _layer_norm(n, axes, epsilon, extra)
-        return relax.op.nn.layer_norm(x, n.x(1), beta, axes, epsilon)
-    return _layer_norm(n, axes, epsilon, extra)
+        if bias is None and all(isinstance(d, int) for d in shape):
+            bias = constant(np.zeros(shape, np.float32))
+        if bias is not None:
+            return relax.op.nn.layer_norm(x, scale, bias, axes, epsilon)
+    return _layer_norm(n, x, scale, bias, axes, epsilon, extra)
 
 
-def _layer_norm(n: Node, axes: list[int], epsilon: float, extra: bool) -> Any:
+def _layer_norm(n: Node, x: Any, scale: Any, bias: Any | None, axes: list[int], epsilon: float, extra: bool) -> Any:
     """By the formula, with the statistics as outputs where they are asked for."""
-    dtype = n.dtype(0)
+    dtype = dtype_of(x)
     wide = "float64" if dtype == "float64" else "float32"
-    mean, var = _moments(n, n.cast(n.x(0), wide), axes)
+    mean, var = _moments(n, n.cast(x, wide), axes)
     inverse = elementwise(n, lambda v: imm(1, wide) / tirx.sqrt(v + imm(epsilon, wide)), var, name="inverse_deviation")
-    norm = elementwise(n, lambda v, m, s: tirx.Cast(dtype, (tirx.Cast(wide, v) - m) * s), n.x(0), mean, inverse)
-    y = n.emit(relax.op.multiply(norm, n.cast(n.x(1), dtype)))
-    if n.has(2):
-        y = n.emit(relax.op.add(y, n.cast(n.x(2), dtype)))
+    norm = elementwise(n, lambda v, m, s: tirx.Cast(dtype, (tirx.Cast(wide, v) - m) * s), x, mean, inverse)
+    y = n.emit(relax.op.multiply(norm, n.cast(scale, dtype)))
+    if bias is not None:
+        y = n.emit(relax.op.add(y, n.cast(bias, dtype)))
     return [y, mean, inverse] if extra else y
 
 
 @op("RMSNormalization", since=[23])
 def rms_normalization(n: Node) -> Any:
     n.float_only()
-    x, dtype = n.x(0), n.dtype(0)
-    rank = n.rank(0)
-    axis = n.axis(n.int_attr("axis", -1), rank)
-    axes = list(range(axis, rank))
-    epsilon = n.float_attr("epsilon", 1e-5)
-    if dtype == "float32" and n.dtype(1) == "float32" and n.shape(1) == dims_of(x)[axis:] and axis > 0:
-        return relax.op.nn.rms_norm(x, n.x(1), axes, epsilon)
+    axis = n.axis(n.int_attr("axis", -1), n.rank(0))
+    return rms_norm(n, n.x(0), n.x(1), axis, n.float_attr("epsilon", 1e-5))
+
+
+def rms_norm(n: Node, x: Any, scale: Any, axis: int, epsilon: float, extra: bool = False) -> Any:
+    """Over the axes from `axis` on; with `extra`, [y, 1 / root of the mean square]."""
+    dtype, dims = dtype_of(x), dims_of(x)
+    axes = list(range(axis, len(dims)))
+    if dtype == "float32" and dtype_of(scale) == "float32" and dims_of(scale) == dims[axis:] and axis > 0 and not extra:
+        return relax.op.nn.rms_norm(x, scale, axes, epsilon)
     wide = "float64" if dtype == "float64" else "float32"
     f = n.cast(x, wide)
     mean = n.emit(relax.op.mean(n.emit(relax.op.multiply(f, f)), axes, True))
     norm = elementwise(
         n, lambda v, m: tirx.Cast(dtype, tirx.Cast(wide, v) / tirx.sqrt(m + imm(epsilon, wide))), x, mean
     )
-    scale = n.x(1)
     if dtype_of(scale) != dtype:
         norm = n.cast(norm, dtype_of(scale))
-    return relax.op.multiply(norm, scale)
+    y = n.emit(relax.op.multiply(norm, scale))
+    if not extra:
+        return y
+    return [y, elementwise(n, lambda m: imm(1, wide) / tirx.sqrt(m + imm(epsilon, wide)), mean, name="inverse_root")]
 
 
 @op("LRN", since=[1, 13])
