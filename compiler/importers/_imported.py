@@ -70,8 +70,9 @@ class Source(Protocol):
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         """Inclusive bounds of the values that an input accepts (an embedding's rows); inputs without bounds are absent."""
 
-    def moved(self, share: float) -> Source | None:
-        """The same model with each scale of a quantization moved by this share of it; None if it quantizes nothing."""
+    def moved(self, share: float, trial: int = 0) -> Source | None:
+        """The same model with each scale of a quantization, or what is quantized, moved by this share of it, in another way for each
+        `trial`; None if it quantizes nothing."""
 
     def operators(self) -> int:
         """How many operators the source has: `prefix` accepts 1 to this many."""

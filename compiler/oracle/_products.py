@@ -19,6 +19,7 @@ __all__ = ["INTEGER_PRODUCTS", "products_are_exact"]
 # Operator -> the place of its weights.
 INTEGER_PRODUCTS = {"ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
 _SAME_KERNEL = {
+    "DynamicQuantizeLSTM": "MatMulInteger",
     "DynamicQuantizeMatMul": "MatMulInteger",
     "MatMulIntegerToFloat": "MatMulInteger",
     "QAttention": "MatMulInteger",

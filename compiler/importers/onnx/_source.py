@@ -24,6 +24,9 @@ _SCALES = {
     **dict.fromkeys(["QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool", "QLinearGlobalAveragePool"], (1, 3)),
 }  # fmt: skip
 
+# What finds the scale of its first input itself, at each run.
+_OWN_SCALES = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul"})
+
 
 class OnnxSource:
     """Runs the model with another implementation (`Source` of importers/_imported.py)."""
@@ -67,24 +70,22 @@ class OnnxSource:
             self._oracle = Oracle(self._implementations[0], self._model.SerializeToString(), outputs, texts)
         return self._oracle
 
-    def moved(self, share: float) -> OnnxSource | None:
-        """The model with each scale of a quantization moved by this share of it, one way or the other; None if it has none."""
-        places = {
-            node.input[i]
-            for node in self._model.graph.node
-            for i in _SCALES.get(node.op_type, ())
-            if i < len(node.input)
-        }
-        if not places:
+    def moved(self, share: float, trial: int = 0) -> OnnxSource | None:
+        """The model with each scale of a quantization moved by this share of it, one way or the other, and with each number of what is
+        quantized by a scale of its own making moved by up to this share; None if it has neither."""
+        nodes = self._model.graph.node
+        places = {node.input[i] for node in nodes for i in _SCALES.get(node.op_type, ()) if i < len(node.input)}
+        if not places and not any(node.op_type in _OWN_SCALES for node in nodes):
             return None
         other = onnx.ModelProto()
         other.CopyFrom(self._model)
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(trial)
         for tensor in other.graph.initializer:
             if tensor.name in places and tensor.data_type == onnx.TensorProto.FLOAT:
                 value = onnx.numpy_helper.to_array(tensor)
                 step = rng.choice([-share, share], value.shape)
                 tensor.CopyFrom(onnx.numpy_helper.from_array((value * (1 + step)).astype(np.float32), tensor.name))
+        _move_quantized(other.graph, share, trial)
         return OnnxSource(other, self._inputs, self._ranges, self._again, self._implementations)
 
     def interrupt(self) -> None:
@@ -142,6 +143,27 @@ def _unrounded(model: onnx.ModelProto) -> onnx.ModelProto:
         del node.attribute[:]
         node.attribute.extend(kept)
     return out
+
+
+def _move_quantized(graph: onnx.GraphProto, share: float, trial: int) -> None:
+    """Each input of _OWN_SCALES times numbers near 1, drawn where it runs."""
+    nodes: list[onnx.NodeProto] = []
+    for number, node in enumerate(graph.node):
+        if node.op_type in _OWN_SCALES:
+            noise, moved = f"{node.input[0]}/noise{number}", f"{node.input[0]}/moved{number}"
+            about = {"low": 1.0 - share, "high": 1.0 + share, "seed": float(1 + 1000 * trial + number)}
+            nodes.append(onnx.helper.make_node("RandomUniformLike", [node.input[0]], [noise], **about))
+            nodes.append(onnx.helper.make_node("Mul", [node.input[0], noise], [moved]))
+            changed = onnx.NodeProto()
+            changed.CopyFrom(node)
+            changed.input[0] = moved
+            nodes.append(changed)
+        else:
+            nodes.append(node)
+    if len(nodes) > len(graph.node):
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(nodes)
 
 
 def _without_maps(model: onnx.ModelProto) -> onnx.ModelProto:

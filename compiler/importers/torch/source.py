@@ -65,7 +65,7 @@ class TorchSource:
     def interrupt(self) -> None:
         """Nothing to do: torch's loops are Python's."""
 
-    def moved(self, share: float) -> None:
+    def moved(self, share: float, trial: int = 0) -> None:
         return None
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
@@ -159,7 +159,7 @@ class PrefixSource:
     def interrupt(self) -> None:
         self._whole.interrupt()
 
-    def moved(self, share: float) -> None:
+    def moved(self, share: float, trial: int = 0) -> None:
         return None
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:

@@ -1,0 +1,141 @@
+"""Verification of models that quantize: a tie that is rounded the other way passes, a number that is wrong does not."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import pytest
+from maas_rt.compiler import compile
+from maas_rt.compiler._configs import VerifyOptions
+from maas_rt.compiler.importers import import_model
+from maas_rt.compiler.verify import _EPSILON, Report, _steps, differences
+from onnx import TensorProto, helper
+
+OPTIONS = VerifyOptions()
+WIDTH = 48
+
+
+def _network(plant: str = "", fixed: bool = False) -> onnx.ModelProto:
+    """Three layers as quantize_dynamic writes them, with a softmax over all tokens between; `plant` is what is wrong in the second."""
+    rng = np.random.default_rng(3)
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, np.ndarray] = {"floor": np.float32(-30000), "ceiling": np.float32(30000)}
+    last = "x"
+    for i in range(3):
+        weight, scale, zero = rng.integers(-127, 128, (WIDTH, WIDTH)).astype("int8"), np.float32(0.0021), np.int8(0)
+        if i == 1 and plant == "scale":
+            scale = np.float32(scale * np.float32(1.01))
+        if i == 1 and plant == "column":
+            weight[:, [3, 4]] = weight[:, [4, 3]]
+        if i == 1 and plant == "zero point":
+            zero = np.int8(1)
+        constants |= {
+            f"w{i}": weight,
+            f"s{i}": scale,
+            f"z{i}": zero,
+            f"b{i}": rng.standard_normal(WIDTH).astype("float32"),
+        }
+        nodes += [
+            helper.make_node("DynamicQuantizeLinear", [last], [f"q{i}", f"qs{i}", f"qz{i}"]),
+            helper.make_node("MatMulInteger", [f"q{i}", f"w{i}", f"qz{i}", f"z{i}"], [f"p{i}"]),
+            helper.make_node("Cast", [f"p{i}"], [f"f{i}"], to=TensorProto.FLOAT),
+        ]
+        sums = f"f{i}"
+        if i == 1 and plant == "saturation":
+            nodes.append(helper.make_node("Clip", [sums, "floor", "ceiling"], ["clipped"]))
+            sums = "clipped"
+        nodes += [
+            helper.make_node("Mul", [f"qs{i}", f"s{i}"], [f"both{i}"]),
+            helper.make_node("Mul", [sums, f"both{i}"], [f"m{i}"]),
+            helper.make_node("Add", [f"m{i}", f"b{i}"], [f"a{i}"]),
+            helper.make_node("Transpose", [f"a{i}"], [f"t{i}"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", [f"a{i}", f"t{i}"], [f"c{i}"]),
+            helper.make_node("Softmax", [f"c{i}"], [f"u{i}"]),
+            helper.make_node("MatMul", [f"u{i}", f"a{i}"], [f"v{i}"]),
+            helper.make_node("LayerNormalization", [f"v{i}", "one"], ["y" if i == 2 else f"l{i}"]),
+        ]
+        last = f"l{i}"
+    constants["one"] = np.ones(WIDTH, "float32")
+    shape = [8, 512, WIDTH] if fixed else ["b", "s", WIDTH]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+class _Implementation:
+    """Another implementation of a model: its roundings before each quantization are not ONNX Runtime's."""
+
+    inputs = (type("Info", (), {"name": "x"}),)
+    manifest: ClassVar[dict[str, Any]] = {"states": []}
+
+    def __init__(self, model: onnx.ModelProto, share: float) -> None:
+        moved = import_model(model).source.moved(share, 5)
+        assert moved is not None
+        self._source = moved
+
+    def run(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return self._source.run(inputs)
+
+
+def _found(program: Any, model: onnx.ModelProto) -> tuple[Report, bool]:
+    report = Report()
+    return report, any(True for _ in differences(program, import_model(model), OPTIONS, None, report))
+
+
+def test_ties_that_are_rounded_the_other_way_pass() -> None:
+    report, differs = _found(_Implementation(_network(), 8 * _EPSILON), _network())
+    assert not differs
+    assert report.unsteady == {"y"}  # there were some,
+    assert report.outputs["y"] < 1e-5  # and inputs without
+
+
+def test_without_an_input_far_from_ties_the_movement_decides() -> None:
+    report, differs = _found(_Implementation(_network(fixed=True), 2 * _EPSILON), _network(fixed=True))
+    assert not differs
+    assert report.unsteady == {"y"}
+
+
+@pytest.mark.parametrize("plant", ["scale", "column", "zero point", "saturation"])
+def test_what_is_wrong_is_refused(plant: str) -> None:
+    _, differs = _found(_Implementation(_network(plant), _EPSILON), _network())
+    assert differs
+
+
+def test_a_network_as_quantize_dynamic_writes_it_compiles() -> None:
+    assert compile(_network()).manifest["verified"]["status"] == "passed"
+
+
+def test_integers_may_be_off_by_one_step() -> None:
+    wanted = np.arange(200, dtype="uint8")
+    off = wanted.copy()
+    off[7] += 1
+    assert _steps(off, wanted) == 1 / 200
+    assert _steps(wanted, wanted) == 0
+    off[8] += 2
+    assert _steps(off, wanted) is None
+    assert _steps(off, wanted, 255) == 2 / 200
+    assert _steps(np.int32([1]), np.int32([2])) is None
+    assert _steps(np.int8([-128]), np.int8([127])) is None
+
+
+@pytest.mark.parametrize(("shift", "passes"), [(0, True), (1, False)])
+def test_an_output_of_eight_bits(shift: int, passes: bool) -> None:
+    """Its ties may fall the other way; a zero point may not."""
+    model = _network()
+    model.graph.node.append(helper.make_node("DynamicQuantizeLinear", ["y"], ["i", "is", "iz"]))
+    model.graph.output.append(helper.make_tensor_value_info("i", TensorProto.UINT8, None))
+
+    class Shifted(_Implementation):
+        def run(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
+            results = self._source.run(inputs)
+            return {**results, "i": results["i"] + np.uint8(shift)}
+
+    _, differs = _found(Shifted(model, 8 * _EPSILON), model)
+    assert differs != passes
