@@ -69,6 +69,7 @@ class Report:
 
     max_relative_error: float = 0.0
     runs: int = 0
+    refused: int = 0  # drawn inputs that the source, or the compiled model, refused
     unfinished: int = 0  # inputs on which the source did not come to an end in its time
     telling: set[str] = field(default_factory=set)
     unsteady: set[str] = field(
@@ -189,9 +190,11 @@ def _differences(
                     "leave it out (--no-verify, verify=False)"
                 ) from None
             refusal = refusal or first_line(error)
+            report.refused += 1
             continue
         except Exception as error:  # the framework's own complaint about these values, of whatever class
             refusal = refusal or first_line(error)
+            report.refused += 1
             continue
         try:
             difference = _check_run(program, reference.source, inputs, wanted, options, report, drawn=not example)
@@ -199,6 +202,7 @@ def _differences(
             if example:
                 raise VerificationError(f"the compiled model refuses inputs that its source takes: {error}") from None
             refusal = refusal or f"the compiled model refuses them: {error}"
+            report.refused += 1
             continue
         if reference.source is not model.source:
             report.reference = reference.source.reference
@@ -208,6 +212,8 @@ def _differences(
     if report.runs == 0:
         raise _NothingRanError(refusal, refused)
     yield from _far_from_ties(program, model, reference, options, report)
+    if model.asked and (report.refused or 0 in model.asked.values()):
+        yield from _at_asked_minimum(program, model, reference, options, report)
 
 
 def _far_from_ties(
@@ -252,6 +258,34 @@ def _small_inputs(model: ImportedModel, options: VerifyOptions) -> Iterator[dict
             {n: spec.nearest(size if n in inner else 1) for n, spec in model.symbols.items()},
             2 * number,
         )
+
+
+def _at_asked_minimum(
+    program: Any, model: ImportedModel, reference: Reference, options: VerifyOptions, report: Report
+) -> Iterator[tuple[dict[str, Array], Difference]]:
+    """As `differences`, where every extent has the least value that the caller asked for. What torch itself refuses there cannot be
+    kept; of other frameworks' runtimes a refusal of so small a tensor is no evidence."""
+    inputs = _drawn(model, options, _bindings(model.symbols)[0] | model.asked, 0)
+    sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+    decisive = model.provenance.get("framework") == "torch"
+    asked = f"the smallest sizes that were asked for ({sizes}) are none that"
+    advice = "ask for a larger minimum (--dynamic, dynamic)"
+    try:
+        wanted = reference.run(inputs, insist=False)
+    except Exception as error:
+        if decisive:
+            raise InvalidArgumentError(
+                f"{asked} torch runs this model on ({_short(first_line(error))}): {advice}"
+            ) from error
+        return
+    try:
+        difference = _check_run(program, reference.source, inputs, wanted, options, report, drawn=True)
+    except InvalidArgumentError as error:
+        if decisive:
+            raise InvalidArgumentError(f"{asked} the compiled model takes ({error}): {advice}") from None
+        return
+    if difference is not None:
+        yield inputs, difference
 
 
 def _check_run(

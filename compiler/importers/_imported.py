@@ -100,3 +100,4 @@ class ImportedModel:
     symbols: dict[str, SymbolSpec] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)  # JSON-able: framework, kind, opset; no paths, no times
     example_inputs: dict[str, Array] | None = None  # inputs that came with the model, by name
+    asked: dict[str, int] = field(default_factory=dict)  # smallest extents that the caller asked for, by symbol

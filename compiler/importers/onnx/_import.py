@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tvm import relax
 
 from maas_rt import ImportModelError, InvalidArgumentError
 
+from .._dynamic import asked_bounds, contradiction, hold, requested
 from .._imported import ImportedModel, SymbolSpec
 from . import _registry
 from ._dims import AmbiguousDims, Dim, ShapeMath
@@ -57,10 +58,15 @@ def import_onnx(
     check_model(proto)
     fixed = {name: _shape(name, dims) for name, dims in (input_shapes or {}).items()}
     wanted = _dynamic(dynamic)
+    for name, axes in wanted.items():
+        for axis, wish in axes.items():
+            shape = fixed.get(name)
+            if shape is not None and -len(shape) <= axis < len(shape):
+                raise contradiction(name, axis, shape[axis], "lets it vary")
     equal: dict[str, Dim] = {}  # symbols that turned out to equal another symbol or a number
     for _ in range(_MAX_UNIFICATIONS):
         try:
-            return _import(proto, wanted, fixed, equal)
+            return hold(_import(proto, wanted, fixed, equal), asked_bounds(wanted))
         except AmbiguousDims as found:
             other = found.other if isinstance(found.other, int) else str(found.other)
             if found.symbol in equal:
@@ -87,7 +93,7 @@ def _import(
         for name in given:
             if name not in names:
                 raise InvalidArgumentError(f"{what} names input '{name}', the model has {', '.join(names) or 'none'}")
-    specs: dict[str, SymbolSpec] = {}
+    specs = _asked_specs(infos, wanted, equal)
     given_values: dict[str, Value] = {}  # the parameters: tensors, and elements of sequences
     for info in infos:
         if info.type.WhichOneof("value") in ("sequence_type", "optional_type"):
@@ -282,32 +288,54 @@ def _input_dim(
                 f"input_shapes gives {fixed[axis]} for axis {axis} of input '{name}', which the model fixes at {value}"
             )
         return fixed[axis]
-    symbol = declared.dim_param if declared is not None and declared.HasField("dim_param") else ""
-    symbol = "" if symbol in _NO_NAMES else symbol
     wish = wishes.get(axis)
     if axis not in wishes and declared is not None and declared.HasField("dim_value") and declared.dim_value >= 0:
         return int(declared.dim_value)
-    spec = _spec(wish)
-    symbol = wish if isinstance(wish, str) else symbol or f"{name}_dim{axis}"
-    if symbol not in specs or spec is not None:
-        specs[symbol] = spec or SymbolSpec()
+    _spec(wish)  # refuses what is neither bounds nor a name
+    symbol = _resolved(_symbol_name(name, axis, declared, wish), equal)
+    if isinstance(symbol, int):
+        if axis in wishes:
+            raise InvalidArgumentError(
+                f"axis {axis} of input '{name}' cannot be dynamic: the model only works where it is {symbol}"
+            )
+        return symbol
+    bounds = specs.setdefault(symbol, SymbolSpec())
+    return bounds.min if bounds.min == bounds.max else math.symbol(symbol, bounds.min, bounds.max)
+
+
+def _symbol_name(name: str, axis: int, declared: Any, wish: Any) -> str:
+    """What an open dimension of an input is called: by the caller, by the model, or by its place."""
+    symbol = declared.dim_param if declared is not None and declared.HasField("dim_param") else ""
+    symbol = "" if symbol in _NO_NAMES else symbol
+    return wish if isinstance(wish, str) else symbol or f"{name}_dim{axis}"
+
+
+def _resolved(symbol: str, equal: dict[str, Dim]) -> Any:
+    """The symbol or the number that a symbol turned out to be equal to."""
     seen = set()
     while symbol in equal:
         if symbol in seen:
             raise broken_model(f"dimension '{symbol}' meets contradictory extents")
         seen.add(symbol)
-        other = equal[symbol]
-        if isinstance(other, int):
-            if axis in wishes:
-                raise InvalidArgumentError(
-                    f"axis {axis} of input '{name}' cannot be dynamic: the model only works where it is {other}"
-                )
-            return other
-        if symbol in specs and other not in specs:
-            specs[other] = specs[symbol]
-        symbol = other
-    bounds = specs[symbol]
-    return math.symbol(symbol, bounds.min, bounds.max)
+        symbol = equal[symbol]
+    return symbol
+
+
+def _asked_specs(
+    infos: Sequence[onnx.ValueInfoProto], wanted: dict[str, dict[int, Any]], equal: dict[str, Dim]
+) -> dict[str, SymbolSpec]:
+    """The bounds that were asked for, by symbol, so that each axis of one symbol has them; `hold` judges contradictions."""
+    specs: dict[str, SymbolSpec] = {}
+    for info in infos:
+        dims = info.type.tensor_type.shape.dim
+        for axis, wish in wanted.get(info.name, {}).items():
+            spec = _spec(wish)
+            if spec is not None and -len(dims) <= axis < len(dims):
+                axis %= len(dims)
+                symbol = _resolved(_symbol_name(info.name, axis, dims[axis], wish), equal)
+                if not isinstance(symbol, int):
+                    specs.setdefault(symbol, spec)
+    return specs
 
 
 def _spec(wish: Any) -> SymbolSpec | None:
@@ -326,16 +354,12 @@ def _spec(wish: Any) -> SymbolSpec | None:
 def _dynamic(dynamic: Any) -> dict[str, dict[int, Any]]:
     """`dynamic` in its one form, {input: {axis: wish}}."""
     out: dict[str, dict[int, Any]] = {}
-    if dynamic is None:
-        return out
-    if not isinstance(dynamic, Mapping):
-        raise InvalidArgumentError("dynamic must be a mapping such as {'x': {0: (1, 32)}}")
-    for name, axes in dynamic.items():
-        if not isinstance(axes, Mapping):
+    for name, axes in requested(dynamic).items():
+        if not isinstance(axes, Mapping) or not all(isinstance(axis, int) for axis in axes):
             raise InvalidArgumentError(
                 f"dynamic['{name}'] must be a mapping from axes to bounds, such as {{0: (1, 32)}}"
             )
-        out[str(name)] = {int(a): w for a, w in axes.items()}
+        out[name] = dict(axes)
     return out
 
 

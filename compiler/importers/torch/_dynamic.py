@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,24 +11,21 @@ from torch.utils import _pytree as pytree
 
 from maas_rt._errors import InvalidArgumentError
 
+from .._dynamic import span
+
 __all__ = ["dynamic_shapes", "widened"]
 
-_TEXT = re.compile(r"^(?P<input>[^:=]+):(?P<axis>-?\d+)(?:=(?P<low>\d+)?\.\.(?P<high>\d+)?)?$")
-
-
-def dynamic_shapes(dynamic: Any, arguments: Mapping[str, Any], rest: str | None = None) -> dict[str, Any] | None:
+def dynamic_shapes(
+    dynamic: Mapping[str, Any], arguments: Mapping[str, Any], rest: str | None = None
+) -> dict[str, Any] | None:
     """torch's dynamic_shapes, one entry for each of forward's arguments; None where nothing is dynamic.
 
-    `dynamic` is {"x": {0: (1, 32)}}, {"x": {0: Dim("batch", max=32)}}, "x:0=1..32", or a list of such texts; for an argument that is
-    a list or a dict, the same nested. The arguments that `**rest` takes are named like the others. Dimensions of different inputs may
-    turn out to be one: torch finds out.
+    `dynamic` is {"x": {0: (1, 32)}} or {"x": {0: Dim("batch", max=32)}}; for an argument that is a list or a dict, the same nested.
+    The arguments that `**rest` takes are named like the others. Dimensions of different inputs may turn out to be one: torch finds out.
     """
     if not dynamic:
         return None
-    if isinstance(dynamic, str):
-        dynamic = [dynamic]
-    if not isinstance(dynamic, Mapping):
-        dynamic = _from_texts(dynamic)
+    dynamic = dict(dynamic)
     if rest is not None and rest in arguments:
         inner = {name: spec for name, spec in dynamic.items() if name in arguments[rest] and name not in arguments}
         dynamic = {
@@ -44,24 +40,11 @@ def dynamic_shapes(dynamic: Any, arguments: Mapping[str, Any], rest: str | None 
     return {name: _nested(dynamic.get(name), name, value) for name, value in arguments.items()}
 
 
-def _from_texts(texts: Sequence[str]) -> dict[str, dict[int, Any]]:
-    found: dict[str, dict[int, Any]] = {}
-    for text in texts:
-        match = _TEXT.match(str(text))
-        if match is None:
-            raise InvalidArgumentError(
-                f"{text!r} does not name a dynamic dimension: expected input:dim=min..max, as x:0=1..32"
-            )
-        low, high = match["low"], match["high"]
-        found.setdefault(match["input"], {})[int(match["axis"])] = (int(low) if low else 1, int(high) if high else None)
-    return found
-
-
 def _nested(spec: Any, name: str, value: Any) -> Any:
     if spec is None:  # nothing below is dynamic; torch wants to see the structure all the same
         return pytree.tree_map(lambda _: None, value)
     if isinstance(spec, Mapping) and isinstance(value, torch.Tensor):
-        return {axis: _dim(dim, name, axis) for axis, dim in spec.items()}
+        return {axis: _dim(dim, name, axis, value) for axis, dim in spec.items()}
     if isinstance(spec, Mapping) and isinstance(value, Mapping):
         return {key: _nested(spec.get(key), f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(spec, (tuple, list)) and isinstance(value, (tuple, list)) and len(spec) == len(value):
@@ -71,7 +54,9 @@ def _nested(spec: Any, name: str, value: Any) -> Any:
     )
 
 
-def _dim(value: Any, name: str, axis: int) -> Any:
+def _dim(value: Any, name: str, axis: Any, tensor: torch.Tensor) -> Any:
+    if not isinstance(axis, int):
+        raise InvalidArgumentError(f"{axis!r} is no dimension of {name!r}: expected its number, as in {{0: (1, 32)}}")
     if value is None or isinstance(value, type(Dim.DYNAMIC)) or hasattr(value, "__name__"):
         return value
     if value is True or value == ():
@@ -86,6 +71,14 @@ def _dim(value: Any, name: str, axis: int) -> Any:
         low, high = value
         if (low or 0) < 0 or (high is not None and high < max(low or 1, 1)):
             raise InvalidArgumentError(f"dimension {axis} of {name!r} is to be in {low}..{high}, which is empty")
+        extent = tensor.shape[axis] if -tensor.ndim <= axis < tensor.ndim else 0
+        if extent > 1 and not (low or 0) <= extent <= (extent if high is None else high):
+            raise InvalidArgumentError(
+                f"dimension {axis} of {name!r} is to be in {span(low or 0, high)}, and the example input has {extent} there: give one "
+                "that lies within (example_inputs, input_shapes)"
+            )
+        if low == high and extent == low:
+            return None
         return Dim.DYNAMIC(min=low, max=high)
     raise InvalidArgumentError(f"dimension {axis} of {name!r} has the bounds {value!r}: expected (min, max)")
 

@@ -13,6 +13,7 @@ from tvm import relax
 
 from maas_rt._errors import ImportModelError, InvalidArgumentError
 
+from .._dynamic import asked_bounds, hold, requested
 from .._imported import ImportedModel, StateSpec
 from . import _complex
 from ._context import Context, as_expr, is_size
@@ -37,18 +38,37 @@ def import_exported_program(
 ) -> ImportedModel:
     """Import a program that torch.export made.
 
-    `run` executes the source for verification, from the flat list of its inputs (default: the program itself). Raises
+    `dynamic` narrows dimensions that the program leaves open. `run` executes the source for verification, from the flat list of its inputs (default: the program itself). Raises
     UnsupportedOperatorError with every operator that has no converter.
     """
-    if dynamic:
-        raise InvalidArgumentError(
-            "an exported program carries its dynamic shapes: give dynamic_shapes to torch.export.export instead of dynamic here"
-        )
+    wishes = requested(dynamic)
     if input_shapes:
         raise InvalidArgumentError(
             "an exported program carries its input shapes: export it with example inputs of that shape"
         )
-    return Program(program, decompose(program), run, kind).build()
+    model = Program(program, decompose(program), run, kind).build()
+    axes = [(name, axis) for name, wish in wishes.items() for axis in (wish if isinstance(wish, Mapping) else ())]
+    unknown = [name for name in wishes if name not in model.input_names]
+    if unknown:
+        raise InvalidArgumentError(
+            f"there is no input named {unknown[0]!r} to be dynamic: the inputs are {', '.join(model.input_names)}"
+        )
+    for name, axis in axes:
+        _dynamic_already(model, name, axis)
+    return hold(model, asked_bounds(wishes), lambda asked: "the exported program carries its dynamic shapes")
+
+
+def _dynamic_already(model: ImportedModel, name: str, axis: Any) -> None:
+    """InvalidArgumentError unless the program was exported with that dimension open."""
+    shape = list(model.mod["main"].params[model.input_names.index(name)].ty.shape.values)
+    if not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+        raise InvalidArgumentError(f"input {name!r} has {len(shape)} dimensions, and dimension {axis} is to be dynamic")
+    fixed = getattr(shape[axis], "value", None)
+    if fixed is not None:
+        raise InvalidArgumentError(
+            f"the exported program fixes dimension {axis} of input {name!r} at {fixed}: give torch.export.export "
+            f"dynamic_shapes={{{name!r}: {{{axis}: torch.export.Dim.DYNAMIC}}}}, or leave --dynamic (dynamic) out"
+        )
 
 
 class Program:

@@ -17,11 +17,13 @@ from torch.utils import _pytree as pytree
 
 from maas_rt._errors import ImportModelError, InvalidArgumentError
 
+from .._dynamic import Asked, asked_bounds, hold, requested
 from .._imported import ImportedModel
 from ..checkpoint import load_checkpoint
 from ._decompose import decompose, quiet
 from ._dynamic import dynamic_shapes, widened
 from ._libraries import traceable_libraries
+from ._narrowing import narrowed_by
 from .export import Program
 from .source import from_numpy
 
@@ -44,7 +46,8 @@ def import_module(
     module = _copied(module)
     args, kwargs = _arguments(module, examples, input_shapes)
     bound = _bound(module, args, kwargs)
-    shapes = dynamic_shapes(dynamic, bound.arguments)
+    wishes = requested(dynamic)
+    shapes = dynamic_shapes(wishes, bound.arguments)
     wide = inspect.BoundArguments(bound.signature, bound.arguments.copy())
     wide.arguments.update(widened(bound.arguments, shapes))
     program = _exported(module, wide.args, wide.kwargs, shapes)
@@ -62,7 +65,11 @@ def import_module(
 
     built = Program(program, decompose(program), run, kind)
     built.examples = (args, kwargs)
-    return built.build()
+
+    def cause(asked: Asked) -> str:
+        return narrowed_by(lambda: _exported(module, wide.args, wide.kwargs, shapes), asked.input, asked.axis)
+
+    return hold(built.build(), asked_bounds(wishes), cause, empty=True)
 
 
 def import_checkpoint(
