@@ -66,9 +66,11 @@ def compile(
         UnsupportedOperatorError: the model has operators without a conversion; it lists all of them.
         ImportModelError, CheckpointError: the source cannot be read, or does not fit the architecture.
         VerificationError: the compiled model computes something else; it names the first operator that differs.
-        CompileError: anything else that stands in the way, in one sentence.
+        CompileError: anything else that stands in the way, in one sentence. No other exception leaves this function but Ctrl-C and
+            what `progress` raises.
     """
     try:
+        from ._boundary import boundary
         from ._configs import CompileOptions, Recipe, Tune, VerifyOptions
         from ._pipeline import compile_imported
         from .importers import import_model
@@ -80,21 +82,23 @@ def compile(
         raise CompileError(f"recipe is a {type(recipe).__name__}, expected a maas_rt.compiler.Recipe")
     if tune is not None and not isinstance(tune, Tune):
         raise CompileError(f"tune is a {type(tune).__name__}, expected a maas_rt.compiler.Tune")
-    options = CompileOptions(
-        targets=tuple(target.split(",")) if isinstance(target, str) else tuple(target),
-        name=name,
-        verify=VerifyOptions(keep_intermediates=keep_intermediates) if verify else None,
-        dynamic=dynamic,
-        input_shapes=input_shapes,
-        factory=factory,
-        recipe=recipe,
-        tune=tune,
-    )
-    options.check()  # what cannot be is refused before any work
+    with boundary("options"):
+        options = CompileOptions(
+            targets=tuple(target.split(",")) if isinstance(target, str) else tuple(target),
+            name=name,
+            verify=VerifyOptions(keep_intermediates=keep_intermediates) if verify else None,
+            dynamic=dynamic,
+            input_shapes=input_shapes,
+            factory=factory,
+            recipe=recipe,
+            tune=tune,
+        )
+        options.check()  # what cannot be is refused before any work
     if progress is not None:
         progress("import", 0.0)
     imported = import_model(model, example_inputs, dynamic=dynamic, input_shapes=input_shapes, factory=factory)
-    examples = _by_name(example_inputs, imported.input_names)
+    with boundary("read the example inputs"):
+        examples = _by_name(example_inputs, imported.input_names)
     return compile_imported(imported, options, examples=examples, progress=progress)
 
 

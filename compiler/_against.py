@@ -12,6 +12,7 @@ import numpy as np
 import maas_rt
 from maas_rt._errors import InvalidArgumentError, VerificationError
 
+from ._boundary import boundary
 from ._configs import VerifyOptions
 from .importers import ImportedModel, import_model
 from .importers._imported import SymbolSpec
@@ -20,6 +21,7 @@ from .verify import Report, differences
 __all__ = ["verify_file"]
 
 
+@boundary("verify")
 def verify_file(
     path: str | os.PathLike[str],
     source: Any,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from ._boundary import boundary
 from ._calibrate import quantized, recipe_of, verify_quantized
 from ._configs import CompileOptions, Progress, TargetSpec
+from ._deep import deep
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
 from .importers import ImportedModel
@@ -21,6 +24,8 @@ from .tune import Tuning, tune
 from .verify import verify
 
 __all__ = ["compile_imported", "run_stages"]
+
+_SOURCE_RUNS = "verify"  # on the caller's own thread, where the source framework finds what the caller set for it
 
 
 @dataclass
@@ -58,7 +63,7 @@ def compile_imported(
         ("write manifest", 1, _manifest),
     ]
     if options.verify is not None:
-        stages.append(("verify", 19, lambda work: _verify(work, examples)))
+        stages.append((_SOURCE_RUNS, 19, lambda work: _verify(work, examples)))
     return run_stages(work, stages, progress)
 
 
@@ -72,7 +77,11 @@ def run_stages(
         if progress is not None:
             progress(name, done / total)
             work.told = _within(progress, done / total, share / total)
-        stage(work)
+        with boundary(name):
+            if name == _SOURCE_RUNS:
+                stage(work)
+            else:
+                deep(partial(stage, work))
         done += share
     if progress is not None:
         progress("done", 1.0)
@@ -97,7 +106,8 @@ def _lower(work: _Work) -> None:
     mod = check("imported", work.mod)
     with best, tvm.transform.PassContext(opt_level=3):
         for name, stage in lowering_passes(best, _tuning_pass(work)):
-            mod = check(name, stage(mod))
+            with boundary(f"lower: {name}"):
+                mod = check(name, stage(mod))
         mod = relax.transform.RewriteDataflowReshape()(mod)
         mod = relax.transform.DeadCodeElimination(["main"])(mod)
     work.mod = mod

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ._boundary import first_line
 from ._deadline import OverdueError, within
 from .importers._imported import Array, Source
 from .oracle import OracleEndedError, OracleError
 
-__all__ = ["Reference", "first_line"]
+__all__ = ["Reference"]
 
 
 class Reference:
@@ -66,7 +67,3 @@ class Reference:
             text = f"{self._first.reference} did not open the model within {self._seconds:g} s"
             raise OracleError(text, opening=True) from None
         self._is_open = True
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

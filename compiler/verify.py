@@ -29,9 +29,10 @@ import numpy.typing as npt
 import maas_rt
 from maas_rt._errors import CompileError, DeadlineExceededError, Error, InvalidArgumentError, VerificationError
 
+from ._boundary import first_line
 from ._configs import VerifyOptions
 from ._deadline import OverdueError, within
-from ._reference import Reference, first_line
+from ._reference import Reference
 from .artifact import Artifact
 from .importers._imported import ImportedModel, Source, SymbolSpec
 from .oracle import OracleError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._build import build_code
 from ._collect import GeneratedFunctions, collect_functions
+from ._fill import LEGALIZE as _FILL
 from ._ordering import LEGALIZE as _ORDERING
 from ._quantize import LEGALIZE as _QUANTIZE
 from ._schedule import schedule_function, schedule_functions
@@ -23,4 +24,4 @@ __all__ = [
     "schedule_functions",
 ]
 
-LEGALIZE = {**_ORDERING, **_QUANTIZE}
+LEGALIZE = {**_FILL, **_ORDERING, **_QUANTIZE}

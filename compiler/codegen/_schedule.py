@@ -7,6 +7,7 @@ from typing import Any
 import tvm
 from tvm import s_tir, tirx
 
+from .._boundary import boundary
 from ._collect import GeneratedFunctions
 from ._emit import emit_function
 from ._realign import realign
@@ -17,9 +18,11 @@ __all__ = ["schedule_function", "schedule_functions"]
 
 def schedule_functions(generated: GeneratedFunctions) -> GeneratedFunctions:
     """The same functions, scheduled, with their parameters in the plan's order."""
-    return GeneratedFunctions(
-        generated.symbols, {name: schedule_function(func) for name, func in generated.functions.items()}
-    )
+    scheduled = {}
+    for name, func in generated.functions.items():
+        with boundary("schedule", f"the generated function {name}"):
+            scheduled[name] = schedule_function(func)
+    return GeneratedFunctions(generated.symbols, scheduled)
 
 
 def schedule_function(func: tirx.PrimFunc) -> tirx.PrimFunc:

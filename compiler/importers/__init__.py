@@ -9,6 +9,7 @@ from typing import Any
 
 from maas_rt._errors import ImportModelError, InvalidArgumentError
 
+from .._boundary import boundary
 from ._imported import ImportedModel, Source, StateSpec, SymbolSpec
 
 __all__ = ["ImportedModel", "Source", "StateSpec", "SymbolSpec", "import_model"]
@@ -16,6 +17,7 @@ __all__ = ["ImportedModel", "Source", "StateSpec", "SymbolSpec", "import_model"]
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
+@boundary("import")
 def import_model(
     model: Any,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,

@@ -127,9 +127,13 @@ def hold(
     for each, name, spec in found:
         other = first.setdefault(name, each) if name else each
         if not other.agrees(each):
-            raise _narrowed(other, each.spec(), f"it has to equal dimension {each.axis} of input '{each.input}', asked to be {each}")
+            raise _narrowed(
+                other, each.spec(), f"it has to equal dimension {each.axis} of input '{each.input}', asked to be {each}"
+            )
         low, high = spec.min if each.low is None else each.low, spec.max if each.high is None else each.high
-        if low < (0 if empty and spec.min == 1 else spec.min) or (spec.max is not None and (high is None or high > spec.max)):
+        if low < (0 if empty and spec.min == 1 else spec.min) or (
+            spec.max is not None and (high is None or high > spec.max)
+        ):
             raise _narrowed(each, spec, cause(each))
         if name:
             known = symbols[name]

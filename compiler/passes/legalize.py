@@ -24,8 +24,55 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
     mod = relax.transform.AnnotateTIROpPattern()(mod)
     mod = fence(mod)
     mod = relax.transform.FuseOps()(mod)
+    mod = sizes_together(mod)
     mod = relax.transform.FuseTIR()(mod)
     return relax.transform.DeadCodeElimination(["main"])(mod)
+
+
+def sizes_together(mod: tvm.IRModule) -> tvm.IRModule:
+    """FuseOps gives a fused function the sizes that its tensors do not show as a last parameter of their own, a shape; FuseTIR takes that,
+    or numbers, but not both. So where there are both, the numbers go into the shape."""
+    together = {}
+    out = mod.clone()
+    for gvar, func in mod.functions_items():
+        if (
+            not isinstance(func, relax.Function)
+            or not func.params
+            or not isinstance(func.params[-1].ty, relax.ShapeType)
+        ):
+            continue
+        numbers = [i for i, p in enumerate(func.params) if isinstance(p.ty, tvm.ir.PrimType)]
+        if not numbers:
+            continue
+        together[gvar.name_hint] = numbers
+        values = [*(func.params[i] for i in numbers), *func.params[-1].ty.values]
+        params = [p for i, p in enumerate(func.params[:-1]) if i not in numbers]
+        params.append(relax.Var(str(func.params[-1].name), relax.ShapeType(values)))
+        out.update_func(gvar, relax.Function(params, func.body, func.ret_ty, func.is_pure, func.attrs, func.span))
+    if not together:
+        return mod
+    calls = _SizesTogether(together)
+    for gvar, func in mod.functions_items():
+        if isinstance(func, relax.Function) and gvar.name_hint not in together:
+            out.update_func(gvar, calls.visit_expr(func))
+    return out
+
+
+@relax.expr_functor.mutator
+class _SizesTogether(relax.PyExprMutator):  # type: ignore[misc]
+    """Calls of such functions: which of the arguments are the numbers, by the function's name."""
+
+    def __init__(self, together: dict[str, list[int]]) -> None:
+        super().__init__()
+        self._together = together
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        numbers = self._together.get(call.op.name_hint) if isinstance(call.op, tvm.ir.GlobalVar) else None
+        if numbers is None:
+            return call
+        shape = relax.ShapeExpr([*(call.args[i] for i in numbers), *call.args[-1].values])
+        args = [*(arg for i, arg in enumerate(call.args[:-1]) if i not in numbers), shape]
+        return tvm.ir.Call(call.op, args, call.attrs, list(call.ty_args), call.span, call.ty)
 
 
 def fence(mod: tvm.IRModule) -> tvm.IRModule:

@@ -12,6 +12,9 @@ import tvm
 from onnx import numpy_helper
 from tvm import relax, tirx
 
+from maas_rt._errors import Error
+
+from ..._boundary import fault, first_line
 from . import _registry
 from ._definitions import (
     DEFAULT_DOMAINS,
@@ -377,10 +380,12 @@ class Graph:
             results = None
         except Broken as why:
             raise broken_model(f"node '{place}' ({proto.op_type}) {why}") from None
-        except AmbiguousDims:
+        except (AmbiguousDims, Error):
             raise
         except ValueError as why:
-            raise broken_model(f"node '{place}' ({proto.op_type}): {_first_line(why)}") from why
+            raise broken_model(f"node '{place}' ({proto.op_type}): {first_line(why)}") from why
+        except Exception as why:
+            raise fault(why, "import", f"node '{place}' ({_qualified(proto)})") from why
         for i, name in enumerate(proto.output):
             if not name:
                 continue
@@ -620,11 +625,6 @@ def _no_converter(domain: str, name: str, version: int) -> str:
 
 def _text(extent: Dim) -> str:
     return str(extent).replace("T.int64", "")
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _identifier(text: str) -> str:

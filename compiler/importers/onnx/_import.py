@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tvm import relax
 
 from maas_rt import ImportModelError, InvalidArgumentError
 
+from ..._boundary import boundary
+from ..._deep import deep
 from .._dynamic import asked_bounds, contradiction, hold, requested
 from .._imported import ImportedModel, SymbolSpec
 from . import _registry
@@ -30,6 +33,7 @@ _MAX_UNIFICATIONS = 256
 _NO_NAMES = ("?", "-1", "None", "none")  # what exporters write for a dimension that they know nothing of
 
 
+@boundary("import")
 def import_onnx(
     model: onnx.ModelProto | str | os.PathLike[str],
     *,
@@ -59,14 +63,15 @@ def import_onnx(
     fixed = {name: _shape(name, dims) for name, dims in (input_shapes or {}).items()}
     wanted = _dynamic(dynamic)
     for name, axes in wanted.items():
-        for axis, wish in axes.items():
+        for axis in axes:
             shape = fixed.get(name)
             if shape is not None and -len(shape) <= axis < len(shape):
                 raise contradiction(name, axis, shape[axis], "lets it vary")
     equal: dict[str, Dim] = {}  # symbols that turned out to equal another symbol or a number
     for _ in range(_MAX_UNIFICATIONS):
         try:
-            return hold(_import(proto, wanted, fixed, equal), asked_bounds(wanted))
+            imported = deep(partial(_import, proto, wanted, fixed, equal))
+            return hold(imported, asked_bounds(wanted))
         except AmbiguousDims as found:
             other = found.other if isinstance(found.other, int) else str(found.other)
             if found.symbol in equal:

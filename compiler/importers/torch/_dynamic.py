@@ -15,6 +15,7 @@ from .._dynamic import span
 
 __all__ = ["dynamic_shapes", "widened"]
 
+
 def dynamic_shapes(
     dynamic: Mapping[str, Any], arguments: Mapping[str, Any], rest: str | None = None
 ) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from torch import fx
 
 from maas_rt._errors import CompileError, UnsupportedOperatorError
 
+from ..._boundary import first_line
 from . import _complex, _scalars, ops  # noqa: F401  (ops fills the table)
 from ._context import Context, is_size
 from ._registry import NotConvertible, bind_arguments, find_converter
@@ -55,6 +56,7 @@ class GraphImporter:
         self.stop_after = stop_after
         self.unsupported: dict[str, tuple[str, int]] = {}
         self._depth = 0
+        self._fault: Exception | None = None  # the first that a converter did not mean to raise
         context.walk = self.walk
 
     def walk(self, module: fx.GraphModule, arguments: Sequence[Any]) -> list[Any]:
@@ -92,7 +94,7 @@ class GraphImporter:
             f"{name} ({place}, {count} x)" if place else f"{name} ({count} x)" for name, place, count in operators
         )
         plural = "operators that are" if len(operators) > 1 else "an operator that is"
-        raise UnsupportedOperatorError(f"the model uses {plural} not supported: {listed}", operators)
+        raise UnsupportedOperatorError(f"the model uses {plural} not supported: {listed}", operators) from self._fault
 
     def _attribute(self, module: fx.GraphModule, path: str) -> Any:
         value: Any = module
@@ -121,8 +123,9 @@ class GraphImporter:
             raise
         except Exception as error:
             # A use that its converter did not foresee: refused by name, like any other.
-            first = (str(error).strip().splitlines() or [""])[0]
-            self._refuse(node, name, f"{type(error).__name__}: {first}"[:160])
+            self._fault = self._fault or error
+            what = f"{type(error).__name__}: {first_line(error, 160)}"
+            self._refuse(node, name, f"{what}; this is a fault of maas_rt, please report it with the model")
         return _POISON
 
     def _call(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> Any:

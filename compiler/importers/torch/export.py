@@ -66,8 +66,8 @@ def _dynamic_already(model: ImportedModel, name: str, axis: Any) -> None:
     fixed = getattr(shape[axis], "value", None)
     if fixed is not None:
         raise InvalidArgumentError(
-            f"the exported program fixes dimension {axis} of input {name!r} at {fixed}: give torch.export.export "
-            f"dynamic_shapes={{{name!r}: {{{axis}: torch.export.Dim.DYNAMIC}}}}, or leave --dynamic (dynamic) out"
+            f"an exported program carries its dynamic shapes, and this one fixes dimension {axis} of input {name!r} at {fixed}: give "
+            f"torch.export.export dynamic_shapes={{{name!r}: {{{axis}: torch.export.Dim.DYNAMIC}}}}, or leave dynamic (--dynamic) out"
         )
 
 

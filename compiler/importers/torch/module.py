@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from maas_rt._errors import ImportModelError, InvalidArgumentError
+from maas_rt._errors import CompileError, ImportModelError, InvalidArgumentError
 
+from ..._boundary import first_line
 from .._dynamic import Asked, asked_bounds, hold, requested
 from .._imported import ImportedModel
 from ..checkpoint import load_checkpoint
@@ -103,7 +104,12 @@ def build_from_factory(factory: str) -> tuple[torch.nn.Module, Any, Any]:
                 f"{module_name} has no {attribute}: give --model package.module:factory with a function in it"
             )
         function = getattr(function, part)
-    built = function()
+    try:
+        built = function()
+    except Exception as error:  # the author's code
+        raise CompileError(
+            f"--model {factory}: the function raised {type(error).__name__}: {first_line(error)}"
+        ) from error
     parts = tuple(built) if isinstance(built, (tuple, list)) else (built,)
     if not parts or len(parts) > 3 or not isinstance(parts[0], torch.nn.Module):
         raise InvalidArgumentError(f"{factory} returned a {type(built).__name__}: expected a torch.nn.Module")
@@ -115,8 +121,8 @@ def _imported(name: str, factory: str) -> Any:
     sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise InvalidArgumentError(f"--model {factory}: cannot import {name}: {error}") from error
+    except Exception as error:  # whatever the author's code raises while it is imported
+        raise InvalidArgumentError(f"--model {factory}: cannot import {name}: {first_line(error)}") from error
     finally:
         sys.path.remove(here)
 

@@ -1,0 +1,136 @@
+"""Bounds of dimensions: how they are written, and that what was asked for is kept, or refused with the reason before anything is compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from maas_rt.compiler import compile
+from maas_rt.compiler.importers import import_model
+from onnx import TensorProto, helper
+from torch import nn
+
+import maas_rt
+
+
+def add(*shapes: list[Any]) -> onnx.ModelProto:
+    """The sum of the inputs x, z, ..., of these shapes."""
+    names = ["x", "z"][: len(shapes)]
+    inputs = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in zip(names, shapes, strict=True)
+    ]
+    node = helper.make_node("Sum", names, ["y"])
+    graph = helper.make_graph(
+        [node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(shapes[0]))]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+X = {"x": torch.ones(4, 8)}
+
+
+@pytest.mark.parametrize("dynamic", ["x:0=1..32", ["x:0=1..32"], {"x": {0: (1, 32)}}])
+def test_one_way_to_write_bounds_for_every_source(dynamic: Any, tmp_path: Path) -> None:
+    program = torch.export.export(
+        Lambda(torch.relu), (X["x"],), dynamic_shapes=({0: torch.export.Dim("n", min=1, max=64)},)
+    )
+    torch.export.save(program, tmp_path / "m.pt2")
+    onnx.save(add(["n", 8]), tmp_path / "m.onnx")
+    onnx.save(add([4, 8]), tmp_path / "fixed.onnx")
+    for source, examples in (
+        (Lambda(torch.relu), X),
+        (program, None),
+        (tmp_path / "m.pt2", None),
+        (tmp_path / "m.onnx", None),
+        (tmp_path / "fixed.onnx", None),
+    ):
+        model = import_model(source, examples, dynamic=dynamic)
+        assert [(spec.min, spec.max) for spec in model.symbols.values()] == [(1, 32)], source
+
+
+def test_names_with_colons_are_names() -> None:
+    proto = add(["n", 8])
+    proto.graph.input[0].name = proto.graph.node[0].input[0] = "serving:0"
+    assert [spec.max for spec in import_model(proto, dynamic="serving:0:0=1..32").symbols.values()] == [32]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (add(["n", 8]), {"dynamic": "x:0=1..32", "input_shapes": {"x": (64, 8)}}, "gives 64 for dimension 0"),
+        (add(["n", 8]), {"dynamic": "x:0=1..32", "input_shapes": {"x": (4, 8)}}, "leave one of the two out"),
+        (add(["n", 8]), {"dynamic": 3}, "expected a mapping"),
+        (add(["n", 8]), {"dynamic": ["x:0=1..4", "x:0=1..5"]}, "asked for twice"),
+        (
+            add(["n", 8], ["n", 8]),
+            {"dynamic": ["x:0=1..32", "z:0=1..8"]},
+            "has to equal dimension 0 of input 'z'.*ask for x:0=1..8",
+        ),
+        (
+            add(["n", 8], ["m", 8]),
+            {"dynamic": ["x:0=1..32", "z:0=1..8"]},
+            "has to equal dimension 0 of input 'z'.*ask for x:0=1..8",
+        ),
+        (
+            Lambda(lambda x: torch.cdist(x, x)),
+            {"example_inputs": X, "dynamic": "x:0=1..64"},
+            r"holds for 1..25 alone: cdist at test_bounds.py:\d+ narrows it; ask for x:0=1..25",
+        ),
+        (
+            Lambda(lambda x: x[:10] if x.shape[0] > 10 else x),
+            {"example_inputs": X, "dynamic": "x:0=1..64"},
+            r"holds for 1..10 alone: its size is compared \(.* <= 10\) at test_bounds.py",
+        ),
+        (Lambda(torch.relu), {"input_shapes": {"x": (4, 8)}, "dynamic": "x:0=8..64"}, "the example input has 4 there"),
+        (Lambda(torch.relu), {"example_inputs": X, "dynamic": "x:0=3..3"}, "the example input has 4 there"),
+        (
+            torch.export.export(Lambda(torch.relu), (X["x"],), dynamic_shapes=({0: torch.export.Dim("n", max=32)},)),
+            {"dynamic": "x:0=1..64"},
+            "ask for x:0=1..32",
+        ),
+        (torch.export.export(Lambda(torch.relu), (X["x"],)), {"dynamic": "x:0=1..64"}, "fixes dimension 0"),
+        (torch.export.export(Lambda(torch.relu), (X["x"],)), {"dynamic": "y:0=1..64"}, "no input named 'y'"),
+    ],
+)
+def test_bounds_that_cannot_be_kept(source: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match=words) as caught:
+        import_model(source, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_bounds_of_one_dimension_that_agree() -> None:
+    model = import_model(add(["n", 8], ["m", 8]), dynamic=["x:0=2..32", "z:0=2..32"])
+    assert [(spec.min, spec.max) for spec in model.symbols.values()] == [(2, 32)]
+    assert import_model(add(["n", 8]), dynamic="x:0=3..3").symbols == {}
+
+
+@pytest.mark.parametrize(
+    "function", [torch.relu, lambda x: x.sum(0), lambda x: x.T @ x], ids=["relu", "sum", "product"]
+)
+def test_zero_is_kept_where_it_is_asked_for(function: Any) -> None:
+    model = maas_rt.load(compile(Lambda(function), X, dynamic={"x": {0: (0, 64)}}).to_bytes())
+    assert model.inputs[0].bounds[0] == (0, 64)
+    for rows in (0, 1, 5):
+        x = torch.randn(rows, 8)
+        np.testing.assert_allclose(model(x.numpy()), function(x).numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "dynamic"), [(lambda x: x.amax(0), "x:0=0..64"), (lambda x: x[:, 1], "x:1=1..8")], ids=["max", "index"]
+)
+def test_a_minimum_that_torch_refuses(function: Any, dynamic: str) -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match="are none that torch runs this model on"):
+        compile(Lambda(function), X, dynamic=dynamic)
