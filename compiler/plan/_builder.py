@@ -40,7 +40,7 @@ __all__ = ["PlanBuilder"]
 
 # Bindings that only give another shape, or another type of elements of the same size, to what their first argument holds.
 _VIEWS = frozenset({"relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.memory.view"})
-_PACKED_ARGS: dict[str, tuple[int, ...]] = {"lstm_f32": (1, 2), "gru_f32": (1, 2)}
+_PACKED_ARGS: dict[str, tuple[int, ...]] = {"lstm_f32": (1, 2), "gru_f32": (1, 2), "lstm_u8s8": (1, 2)}
 _WEIGHT_ARG = (1,)  # every other contract with packed weights
 
 

@@ -229,6 +229,15 @@ CONTRACTS: dict[str, Contract] = {
     "attention_f32": Contract(3, 4, _attention, frozenset({"scale", "causal", "safe", "layout"})),
     "qkv_attention_f32": Contract(1, 2, _qkv, frozenset({"scale", "causal", "safe"})),
     "lstm_f32": Contract(3, 7, _unchecked, _RNN, "rnn_f32_nr16_v1", outputs=(1, 2, 3), other_dtypes={6: ("int32",)}),
+    "lstm_u8s8": Contract(
+        3,
+        11,
+        _unchecked,
+        _RNN,
+        "rnn_u8s8_nr16_v1",
+        outputs=(1, 2, 3),
+        other_dtypes={1: ("int8",), 2: ("int8",), 6: ("int32",), 9: ("int8",), 10: ("int8",)},
+    ),
     "gru_f32": Contract(
         3,
         6,

@@ -22,6 +22,7 @@ extern const Operator kGruF32Operator;
 extern const Operator kLayerNormF32Operator;
 extern const Operator kLookupOperator;
 extern const Operator kLstmF32Operator;
+extern const Operator kLstmU8S8Operator;
 extern const Operator kMatmulF32Operator;
 extern const Operator kMatmulU8Operator;
 extern const Operator kMaxPool2dU8Operator;
@@ -55,6 +56,7 @@ const Operator* const kOperators[] = {
     &kLayerNormF32Operator,
     &kLookupOperator,
     &kLstmF32Operator,
+    &kLstmU8S8Operator,
     &kMatmulF32Operator,
     &kMatmulU8Operator,
     &kMaxPool2dU8Operator,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from maas_rt.compiler import compile as compile_model
 from onnx import TensorProto
@@ -173,3 +174,39 @@ def test_an_embedding_of_bytes_stays_bytes() -> None:
     i = RNG.integers(0, 5000, (3, 4))
     want = (constants["w"][i].astype(np.float32) - 117) * np.float32(0.02)
     np.testing.assert_allclose(maas_rt.load(artifact.to_bytes()).run({"i": i})["y"], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("dtype", "batch", "states"), [(np.int8, 1, False), (np.uint8, 3, True)])
+def test_dynamic_quantize_lstm(direction: str, dtype: type, batch: int, states: bool) -> None:
+    """Against ONNX Runtime, the only definition that there is; weights of seven bits, so that its sums are exact everywhere."""
+    dirs, hidden, steps, features = 1 + (direction == "bidirectional"), 20, 7, 9
+    middle = 0 if dtype is np.int8 else 117
+    constants: dict[str, Any] = {
+        name: RNG.integers(middle - 60, middle + 61, (dirs, k, 4 * hidden)).astype(dtype)
+        for name, k in (("w", features), ("r", hidden))
+    }
+    constants["b"] = RNG.normal(0, 0.3, (dirs, 8 * hidden)).astype(np.float32)
+    for name in "wr":
+        constants[name + "s"] = RNG.uniform(0.003, 0.006, dirs).astype(np.float32)
+        constants[name + "z"] = np.full(dirs, middle, dtype)
+    given = ""
+    if states:
+        constants |= {name: RNG.uniform(-1, 1, (dirs, batch, hidden)).astype(np.float32) for name in ("h0", "c0")}
+        given = "h0 c0"
+    inputs = ["x", "w", "r", "b", "", *(given.split() or ["", ""]), "", "ws", "wz", "rs", "rz"]
+    lstm = onnx.helper.make_node(
+        "DynamicQuantizeLSTM", inputs, ["y", "h", "c"], domain="com.microsoft", hidden_size=hidden, direction=direction
+    )
+    proto = model([lstm], {"x": (F, [steps, batch, features])}, ["y", "h", "c"], constants)
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    artifact = compile_model(proto, verify=False)
+    counts = Counter(s.target for block in artifact.linear.plan.blocks for s in block.steps)
+    assert counts["lstm_u8s8"] == 1 and not set(counts) - {"lstm_u8s8", "transpose", ""}  # "": a view
+    x = RNG.normal(0, 1, (steps, batch, features)).astype(np.float32)
+    got = maas_rt.load(artifact.to_bytes()).run({"x": x})
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    for name, want in zip(("y", "h", "c"), session.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(got[name], want, rtol=0, atol=0.01)

@@ -123,6 +123,14 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         [(4, 3, 10), (2, 3, 5), (2, 3, 5)],
         LSTM,
     ),
+    "lstm_u8s8": (
+        [ones(4, 3, 6)]
+        + [weight("lstm_u8s8", "rnn_u8s8_nr16_v1", LSTM, 2, 20, k) for k in (6, 5)]
+        + [ones(2, 40), ones(2, 3, 5), ones(2, 3, 5), np.array([4, 0, 2], np.int32), ones(2, 20), ones(2, 20)]
+        + [np.ones((2, 20), np.int8)] * 2,
+        [(4, 3, 10), (2, 3, 5), (2, 3, 5)],
+        LSTM,
+    ),
     "gru_f32": (
         [ones(4, 3, 6), weight("gru_f32", RNN, {}, 2, 15, 6), weight("gru_f32", RNN, {}, 2, 15, 5), ones(2, 30)]
         + [ones(2, 3, 5), np.array([4, 0, 2], np.int32)],

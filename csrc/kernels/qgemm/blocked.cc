@@ -161,6 +161,37 @@ size_t pointer_bytes(int64_t taps) {
 
 }  // namespace
 
+void q_panel_sums(const QTileTable& table, const QPanelLayout& l, const char* packed, int64_t panels,
+                  const uint8_t* const* row_at, int64_t rows, int32_t* acc) {
+  if (rows == 1 && table.row) {
+    return table.row({row_at[0], l.kc, panels, packed, l.bytes, l.orders_at, l.weights_at, acc});
+  }
+  const Tiles tiles(rows, table.mr);
+  QTileCall call{};
+  call.taps = 1;
+  call.kc = l.kc;
+  call.g1 = l.kc / kQGroup;
+  call.tail = l.kc % kQGroup != 0;
+  call.first = true;
+  for (int64_t p = 0; p < panels; ++p, packed += l.bytes) {
+    call.w = reinterpret_cast<const int8_t*>(packed + l.weights_at);
+    call.masks = reinterpret_cast<const QMasks*>(packed + l.masks_at);
+    call.orders = reinterpret_cast<const QOrder*>(packed + l.orders_at);
+    call.fetch = packed;
+    const uint8_t* const* a = row_at;
+    for (const auto& [count, height] : tiles.runs()) {
+      if (count == 0) continue;
+      call.tiles = count;
+      call.tile_pointers = height;
+      call.a = a;
+      call.acc = acc;
+      table.tile[height](call);
+      a += count * height;
+      acc += count * height * kQPanel;
+    }
+  }
+}
+
 size_t q_product_scratch(int64_t taps) {
   return pointer_bytes(taps) + static_cast<size_t>(block_limit(taps) * (kQPanel + 1)) * sizeof(int32_t);
 }

@@ -48,6 +48,10 @@ const int8_t* q_w_zero(const Tensor* in, int n_in);
 // With zero points of the weights a factor is up to 255 as well: sums of `depth` products must still fit in 32 bits.
 Status q_check_zeros(const char* contract, int64_t depth, const Tensor* in, int n_in);
 
+// The sums of panels one behind the other, acc [panels][rows][16], for rows of l.kc bytes; one tap.
+void q_panel_sums(const QTileTable& table, const QPanelLayout& l, const char* packed, int64_t panels,
+                  const uint8_t* const* row_at, int64_t rows, int32_t* acc);
+
 size_t q_product_scratch(int64_t taps);  // of each worker
 void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);
 void run_q_product(const QProduct& p, KernelContext& ctx, void* scratch);

@@ -109,6 +109,15 @@ struct QTileCall {
   int64_t tile_fetch() const { return taps * ((g1 - g0) / kQWindow) * fetch_step; }
 };
 
+// One row and panels one behind the other.
+struct QRowCall {
+  const uint8_t* a;
+  int64_t kc, panels;
+  const char* packed;                    // the first panel,
+  int64_t bytes, orders_at, weights_at;  // of each; see pack.h
+  int32_t* acc;                          // [panels][16]
+};
+
 struct QTileTable {
   Isa isa;
   int32_t mr;                                     // rows of a tile, at most
@@ -116,6 +125,7 @@ struct QTileTable {
   void (*tile[kQMaxRows + 1])(const QTileCall&);  // by a tile's number of rows, 1 to mr
   void (*finish)(const QFinishCall&);
   int32_t (*row_sum)(const uint8_t* a, int64_t n);  // of n bytes
+  void (*row)(const QRowCall&);                     // null where nothing is better than tiles of one row
   const char* gemm_name;
   const char* conv2d_name;
 };

@@ -226,6 +226,7 @@ extern const QTileTable kQTileAvx2 = {Isa::avx2,
                                       {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
                                       q_finish<F32x8, &kEpilogueAvx2>,
                                       q_row_sum,
+                                      nullptr,
                                       "gemm_u8s8_4x16_avx2",
                                       "conv2d_u8s8_4x16_avx2"};
 

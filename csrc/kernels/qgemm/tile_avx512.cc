@@ -11,6 +11,11 @@ namespace {
 
 constexpr int kRows = 8;
 constexpr int64_t kWindowBytes = kQWindow * kQGroup;
+// Sums that take turns, so that few rows do not wait for each other's.
+template <int MR>
+constexpr int kTurns = MR == 1   ? 4
+                       : MR == 2 ? 2
+                                 : 1;
 
 MRT_INLINE __m512i broadcast4(const uint8_t* p) { return _mm512_set1_epi32(four_bytes(p)); }
 MRT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
@@ -53,7 +58,7 @@ MRT_INLINE void step_tail(const uint8_t* const (&row)[MR], int64_t kc, const int
 // A whole window from `k` on, through its order.
 template <int MR>
 MRT_INLINE void step_ordered(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, const QOrder* orders,
-                             __m512i (&acc)[MR]) {
+                             __m512i (&acc)[kTurns<MR>][MR]) {
   alignas(64) uint8_t window[MR][kWindowBytes];
   const __m128i order = _mm_loadu_si128(reinterpret_cast<const __m128i*>(orders));
 #pragma GCC unroll 8
@@ -67,7 +72,8 @@ MRT_INLINE void step_ordered(const uint8_t* const (&row)[MR], int64_t k, const i
     const __m512i weights = load64(w + g * 64);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
-      acc[i] = _mm512_dpbusd_epi32(acc[i], broadcast4(window[i] + g * kQGroup), weights);
+      __m512i& sum = acc[g % kTurns<MR>][i];
+      sum = _mm512_dpbusd_epi32(sum, broadcast4(window[i] + g * kQGroup), weights);
     }
   }
 }
@@ -75,7 +81,7 @@ MRT_INLINE void step_ordered(const uint8_t* const (&row)[MR], int64_t k, const i
 // Groups [0, groups) of a segment; `masks.ordered` has a bit for each window.
 template <int MR>
 MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w, QMasks masks,
-                        const QOrder* orders, __m512i (&acc)[MR], Fetch& fetch) {
+                        const QOrder* orders, __m512i (&acc)[kTurns<MR>][MR], Fetch& fetch) {
   const int64_t windows = groups / kQWindow;
   for (int64_t v = 0; v < windows; ++v) {
     const int64_t g = v * kQWindow, k = k0 + g * kQGroup;
@@ -85,17 +91,18 @@ MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t gro
       continue;
     }
 #pragma GCC unroll 4
-    for (int64_t i = 0; i < kQWindow; ++i) step<MR>(row, k + i * kQGroup, w + (g + i) * 64, acc);
+    for (int64_t i = 0; i < kQWindow; ++i) step<MR>(row, k + i * kQGroup, w + (g + i) * 64, acc[i % kTurns<MR>]);
   }
-  for (int64_t g = windows * kQWindow; g < groups; ++g) step<MR>(row, k0 + g * kQGroup, w + g * 64, acc);
+  for (int64_t g = windows * kQWindow; g < groups; ++g) step<MR>(row, k0 + g * kQGroup, w + g * 64, acc[0]);
 }
 
 template <int MR>
 MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y, Fetch& fetch) {
-  __m512i acc[MR];
+  __m512i turns[kTurns<MR>][MR];
+  __m512i(&acc)[MR] = turns[0];
   const __m512i start = c.start ? load64(c.start) : _mm512_setzero_si512();
 #pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i) acc[i] = start;
+  for (int i = 0; i < MR * kTurns<MR>; ++i) turns[i / MR][i % MR] = i < MR ? start : _mm512_setzero_si512();
   for (int64_t t = 0; t < c.taps; ++t) {
     const uint8_t* row[MR];
 #pragma GCC unroll 8
@@ -105,11 +112,13 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
     const QMasks* const masks = c.masks + t * c.tap_masks;
     for (int64_t g = c.g0; g < c.g1; g += kQSegment) {
       const int64_t groups = c.g1 - g < kQSegment ? c.g1 - g : kQSegment;
-      segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, acc, fetch);
+      segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, turns, fetch);
     }
     if (!c.tail) continue;
     step_tail<MR>(row, c.kc, w + c.kc / kQGroup * 64, acc);
   }
+#pragma GCC unroll 8
+  for (int i = MR; i < MR * kTurns<MR>; ++i) acc[i % MR] = _mm512_add_epi32(acc[i % MR], turns[i / MR][i % MR]);
   if (!c.first) {
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) acc[i] = _mm512_add_epi32(acc[i], load64(sums + i * kQPanel));
@@ -143,16 +152,44 @@ void short_tiles(const QTileCall& c) {
   const uint8_t* const* a = c.a;
   uint8_t* y = c.y;
   for (int64_t t = 0; t < tiles; ++t, a += pointers, y += MR * ldy) {
-    __m512i acc[MR];
+    static_assert(kTurns<MR> == 1, "tiles of many rows have sums enough");
+    __m512i turns[1][MR];
+    __m512i(&acc)[MR] = turns[0];
     const uint8_t* row[MR];
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
       acc[i] = start;
       row[i] = a[i] + offset;
     }
-    segment<MR>(row, 0, groups, w, masks, orders, acc, fetch);
+    segment<MR>(row, 0, groups, w, masks, orders, turns, fetch);
     if (kc > 0) step_tail<MR>(row, kc - c.g0 * kQGroup, w + groups * 64, acc);
     store(acc, y, ldy);
+  }
+}
+
+// Every whole window through its order, which is its own where it is not ordered: a branch for each window and panel
+// would be guessed wrong as often as right.
+void row_of_panels(const QRowCall& c) {
+  const int64_t whole = c.kc / kQGroup, windows = whole / kQWindow;
+  const char* packed = c.packed;
+  for (int64_t p = 0; p < c.panels; ++p, packed += c.bytes) {
+    const int8_t* w = reinterpret_cast<const int8_t*>(packed + c.weights_at);
+    const char* orders = packed + c.orders_at;
+    const uint8_t* const row[1] = {c.a};
+    __m512i acc[kQWindow][1] = {};
+    for (int64_t v = 0; v < windows; ++v, w += kQWindow * 64, orders += kWindowBytes) {
+      const __m512i window =
+          _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(c.a + v * kWindowBytes)));
+#pragma GCC unroll 4
+      for (int g = 0; g < static_cast<int>(kQWindow); ++g) {
+        const __m512i order = _mm512_set1_epi32(four_bytes(reinterpret_cast<const uint8_t*>(orders) + g * kQGroup));
+        acc[g][0] = _mm512_dpbusd_epi32(acc[g][0], _mm512_shuffle_epi8(window, order), load64(w + g * 64));
+      }
+    }
+    for (int64_t g = windows * kQWindow; g < whole; ++g, w += 64) step<1>(row, g * kQGroup, w, acc[g % kQWindow]);
+    if (c.kc % kQGroup != 0) step_tail<1>(row, c.kc, w, acc[3]);
+    const __m512i a = _mm512_add_epi32(acc[0][0], acc[1][0]), b = _mm512_add_epi32(acc[2][0], acc[3][0]);
+    _mm512_storeu_si512(c.acc + p * kQPanel, _mm512_add_epi32(a, b));
   }
 }
 
@@ -172,6 +209,7 @@ extern const QTileTable kQTileAvx512 = {
     {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
     q_finish<F32x8, &kEpilogueAvx512>,
     q_row_sum,
+    row_of_panels,
     "gemm_u8s8_8x16_avx512",
     "conv2d_u8s8_8x16_avx512"};
 

@@ -64,6 +64,7 @@ extern const QTileTable kQTileScalar = {Isa::scalar,
                                         {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
                                         q_finish<F32x4, &kEpilogueScalar>,
                                         q_row_sum,
+                                        nullptr,
                                         "gemm_u8s8_4x16_scalar",
                                         "conv2d_u8s8_4x16_scalar"};
 

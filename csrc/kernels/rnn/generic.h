@@ -62,6 +62,31 @@ void lstm_cell(const LstmCell& cell) {
   });
 }
 
+void add_sums(const RnnSums& s) {
+  for (int64_t p = 0; p < s.panels; ++p) {
+    uint32_t offset[kRnnPanel], zeros[kRnnPanel];
+    float scale[kRnnPanel];
+    std::memcpy(offset, s.packed + p * s.panel_bytes, sizeof(offset));
+    for (int j = 0; j < kRnnPanel; ++j) {
+      offset[j] *= s.a_zero;
+      scale[j] = s.scale[p * kRnnPanel + j] * s.a_scale;
+      zeros[j] = s.row_sums == nullptr ? 0 : static_cast<uint32_t>(s.zeros[p * kRnnPanel + j]);
+    }
+    for (int64_t i = 0; i < s.rows; ++i) {
+      const uint32_t row = s.row_sums == nullptr ? 0 : static_cast<uint32_t>(s.row_sums[i]);
+      uint32_t acc[kRnnPanel];
+      float c[kRnnPanel];
+      float* const to = s.c + i * s.ldc + p * kRnnPanel;
+      std::memcpy(acc, s.acc + (p * s.rows + i) * kRnnPanel, sizeof(acc));
+      std::memcpy(c, to, sizeof(c));
+      for (int j = 0; j < kRnnPanel; ++j) {
+        c[j] += static_cast<float>(static_cast<int32_t>(acc[j] - offset[j] - row * zeros[j])) * scale[j];
+      }
+      std::memcpy(to, c, sizeof(c));
+    }
+  }
+}
+
 template <typename V>
 void gru_cell(const GruCell& cell) {
   for_units<V>(cell.hidden, [&](int64_t j, int64_t n) __attribute__((always_inline)) {

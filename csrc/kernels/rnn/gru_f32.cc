@@ -8,7 +8,7 @@
 namespace mrt {
 namespace {
 
-constexpr RnnContract kContract = {"gru_f32", 3, 4, -1, 5, 6, {"zrh", "rzn", nullptr}};
+constexpr RnnContract kContract = {"gru_f32", 3, 4, -1, 5, 6, {"zrh", "rzn", nullptr}, 0};
 
 const char* const kNames[] = {
 #define MRT_KERNEL(isa) "gru_f32_" #isa,

@@ -9,7 +9,7 @@
 namespace mrt {
 namespace {
 
-constexpr RnnContract kContract = {"lstm_f32", 4, 4, 5, 6, 7, {"iofc", "ifgo", nullptr}};
+constexpr RnnContract kContract = {"lstm_f32", 4, 4, 5, 6, 7, {"iofc", "ifgo", nullptr}, 0};
 
 const char* const kNames[] = {
 #define MRT_KERNEL(isa) "lstm_f32_" #isa,

@@ -1,4 +1,5 @@
-// LSTM and GRU as the formulas say them, in double precision, on the packed weights.
+// LSTM and GRU as the formulas say them, in double precision, on the packed weights. Products of bytes are whole
+// numbers, scaled in float32.
 #include <cmath>
 
 #include "kernels/rnn/rnn_kernels.h"
@@ -12,44 +13,61 @@ double sigma(double x) { return 1 / (1 + std::exp(-x)); }
 struct Lane {
   const RnnProblem& p;
   int64_t d, b;
+  ByteScale h_scale;  // of weights of bytes
   float* h() const { return p.hn + (d * p.batch + b) * p.hidden; }
   float* c() const { return p.cn + (d * p.batch + b) * p.hidden; }
+  // Row `row` of weights [*, k] times v.
+  template <typename F>
+  double product(const RnnWeights& w, int64_t row, int64_t k, const ByteScale& s, F&& v) const {
+    double sum = 0;
+    if (w.bytes == nullptr) {
+      const float* panels = w.panels + d * p.width() * k;
+      for (int64_t i = 0; i < k; ++i) sum += static_cast<double>(panels[p.packed_at(row, i, k)]) * v(i);
+      return sum;
+    }
+    const QPanelLayout layout = q_panel_layout(1, k);
+    const char* packed = w.bytes + d * (p.width() / kRnnPanel) * layout.bytes;
+    const int64_t at = d * p.gates * p.hidden + row, zero = w.zeros == nullptr ? 0 : w.zeros[at];
+    int64_t whole = 0;
+    for (int64_t i = 0; i < k; ++i) {
+      const float x = static_cast<float>(v(i));
+      uint8_t q = 0;
+      quantize_reference(&x, 1, byte_divisor(s), s.zero, &q);
+      whole += (q - int64_t{s.zero}) * (q_packed_weight(packed, layout, 0, i, row) - zero);
+    }
+    return static_cast<float>(whole) * (w.scale[at] * s.scale);
+  }
   // Row `row` of W x_t.
   double input(int64_t t, int64_t row) const {
     const float* x = p.x + (t * p.batch + b) * p.inputs;
-    const float* w = p.w + d * p.width() * p.inputs;
-    double sum = 0;
-    for (int64_t i = 0; i < p.inputs; ++i) sum += static_cast<double>(w[p.packed_at(row, i, p.inputs)]) * x[i];
-    return sum;
+    return product(p.w, row, p.inputs, p.x_scale, [&](int64_t i) { return static_cast<double>(x[i]); });
   }
   // Row `row` of R v.
   template <typename F>
   double recurrent(int64_t row, F&& v) const {
-    const float* r = p.r + d * p.width() * p.hidden;
-    double sum = 0;
-    for (int64_t i = 0; i < p.hidden; ++i) sum += r[p.packed_at(row, i, p.hidden)] * v(i);
-    return sum;
+    return product(p.r, row, p.hidden, h_scale, v);
   }
   double bias(int64_t which, int64_t row) const {  // 0: of W, 1: of R
     return p.bias == nullptr ? 0.0 : p.bias[(d * 2 + which) * p.gates * p.hidden + row];
   }
 };
 
-// Walks every sequence in every direction; step(lane, t, out) writes the new h to out, [hidden].
+// Walks every sequence in every direction, step by step; step(lane, t, out) writes the new h to out, [hidden].
 template <typename F>
 void walk(const RnnProblem& p, F&& step) {
   for (int64_t d = 0; d < p.dirs; ++d) {
-    for (int64_t b = 0; b < p.batch; ++b) {
-      const Lane lane{p, d, b};
-      for (int64_t j = 0; j < p.hidden; ++j) {
-        lane.h()[j] = p.h0 == nullptr ? 0.0f : p.h0[(d * p.batch + b) * p.hidden + j];
-        if (p.gates == 4) lane.c()[j] = p.c0 == nullptr ? 0.0f : p.c0[(d * p.batch + b) * p.hidden + j];
-      }
-      const int64_t length = p.lengths == nullptr ? p.steps : p.lengths[b];
-      for (int64_t i = 0; i < p.steps; ++i) {
-        const int64_t t = p.backward(d) ? p.steps - 1 - i : i;
+    const int64_t state = p.batch * p.hidden;
+    for (int64_t j = 0; j < state; ++j) {
+      p.hn[d * state + j] = p.h0 == nullptr ? 0.0f : p.h0[d * state + j];
+      if (p.gates == 4) p.cn[d * state + j] = p.c0 == nullptr ? 0.0f : p.c0[d * state + j];
+    }
+    for (int64_t i = 0; i < p.steps; ++i) {
+      const int64_t t = p.backward(d) ? p.steps - 1 - i : i;
+      const ByteScale h_scale = byte_scale(range_reference(p.hn + d * state, state));
+      for (int64_t b = 0; b < p.batch; ++b) {
+        const Lane lane{p, d, b, h_scale};
         float* out = p.y + (t * p.batch + b) * p.dirs * p.hidden + d * p.hidden;
-        if (t < length) {
+        if (t < (p.lengths == nullptr ? p.steps : p.lengths[b])) {
           step(lane, t, out);
           for (int64_t j = 0; j < p.hidden; ++j) lane.h()[j] = out[j];
         } else {

@@ -10,6 +10,8 @@
 #include <cinttypes>
 #include <cstring>
 
+#include "kernels/qgemm/blocked.h"
+
 namespace mrt {
 namespace {
 
@@ -34,7 +36,7 @@ struct Cut {
 
 Cut cut_of(const RnnProblem& p, int32_t threads) {
   Cut c;
-  c.parts = (threads + p.dirs - 1) / p.dirs;
+  c.parts = p.w.bytes == nullptr ? (threads + p.dirs - 1) / p.dirs : 1;  // bytes: h has one range
   if (c.parts > p.batch) c.parts = p.batch;
   // Threads that share few sequences would each read all weights in each step: better a part of the weights each.
   const int64_t bytes = p.width() * p.hidden * static_cast<int64_t>(sizeof(float));
@@ -49,17 +51,29 @@ Cut cut_of(const RnnProblem& p, int32_t threads) {
 
 struct Buffers {
   float *pre, *rec, *rec_h, *reset, *bias, *rec_bias, *h, *c;
+  // Of weights of bytes: rows of bytes, where they are and their sums; sums of panels; scales and zero points of W and
+  // R for whole panels.
+  uint8_t* rows;
+  const uint8_t** row_at;
+  int32_t *row_sums, *acc, *zeros[2];
+  float* scale[2];
   size_t bytes;
 };
+
+constexpr int64_t kAccRows = kChunkRows;  // rows of sums of one panel, or of fewer rows of several
+
+// The most sequences or steps that a product has.
+int64_t most_rows(const Cut& c) { return c.chunk * c.batch; }
 
 Buffers buffers_of(const RnnProblem& p, const Cut& c, char* base) {
   Buffers b;
   size_t at = 0;
-  const auto take = [&](int64_t floats) {
-    float* r = base == nullptr ? nullptr : reinterpret_cast<float*>(base + at);
-    at += align64(static_cast<size_t>(floats) * sizeof(float));
+  const auto take_bytes = [&](int64_t bytes) {
+    char* r = base == nullptr ? nullptr : base + at;
+    at += align64(static_cast<size_t>(bytes));
     return r;
   };
+  const auto take = [&](int64_t floats) { return reinterpret_cast<float*>(take_bytes(floats * 4)); };
   const bool gru = p.gates == 3;
   b.pre = take(c.chunk * c.batch * p.width());
   b.rec = take(gru ? c.batch * p.width() : 0);
@@ -69,6 +83,17 @@ Buffers buffers_of(const RnnProblem& p, const Cut& c, char* base) {
   b.rec_bias = take(p.width());
   b.h = take(c.batch * p.hidden);
   b.c = take(gru ? 0 : c.batch * p.hidden);
+  if (p.w.bytes != nullptr) {
+    const int64_t rows = most_rows(c);
+    b.rows = reinterpret_cast<uint8_t*>(take_bytes(std::max(rows * p.inputs, c.batch * p.hidden)));
+    b.row_at = reinterpret_cast<const uint8_t**>(take_bytes(rows * static_cast<int64_t>(sizeof(uint8_t*))));
+    b.row_sums = reinterpret_cast<int32_t*>(take(rows));
+    b.acc = reinterpret_cast<int32_t*>(take(std::max(rows, kAccRows) * kRnnPanel));
+    for (int i = 0; i < 2; ++i) {
+      b.scale[i] = take(p.width());
+      b.zeros[i] = reinterpret_cast<int32_t*>(take(p.width()));
+    }
+  }
   b.bytes = at;
   return b;
 }
@@ -81,11 +106,13 @@ struct Task {
   int64_t dir, first, count;  // sequences [first, first + count)
   KernelContext* split;       // not null: products may use threads
 
-  const float* w() const { return p.w + dir * p.width() * p.inputs; }
-  const float* r() const { return p.r + dir * p.width() * p.hidden; }
-  void product(const float* a, int64_t lda, int64_t rows, int64_t k, const float* panels, int64_t begin, int64_t end,
-               float* c);
+  enum Which { kInput, kRecurrent };
+  const RnnWeights& weights(Which which) const { return which == kInput ? p.w : p.r; }
+  int64_t depth(Which which) const { return which == kInput ? p.inputs : p.hidden; }
+  void product(Which which, const float* a, int64_t rows, int64_t begin, int64_t end, float* c);
+  void product_of_bytes(Which which, const float* a, int64_t rows, int64_t begin, int64_t end, float* c);
   void start();
+  void start_bytes(Which which);
   void project(int64_t t, int64_t steps);
   void lstm_step(float* pre, int64_t t);
   void gru_step(float* pre, int64_t t);
@@ -94,16 +121,53 @@ struct Task {
   bool over(int64_t b, int64_t t) const { return p.lengths != nullptr && t >= p.lengths[first + b]; }
 };
 
-// c[rows][width] += a * panels [begin, end).
-void Task::product(const float* a, int64_t lda, int64_t rows, int64_t k, const float* panels, int64_t begin,
-                   int64_t end, float* c) {
+// c[rows][width] += a * panels [begin, end) of W or R; rows of a lie one behind the other.
+void Task::product(Which which, const float* a, int64_t rows, int64_t begin, int64_t end, float* c) {
+  if (weights(which).bytes != nullptr) return product_of_bytes(which, a, rows, begin, end, c);
+  const int64_t k = depth(which);
+  const float* const panels = weights(which).panels + dir * p.width() * k;
   const auto some = [&](int64_t from, int64_t to) {
-    kernel->product(a, lda, rows, k, panels + from * k * kRnnPanel, to - from, c + from * kRnnPanel, p.width());
+    kernel->product(a, k, rows, k, panels + from * k * kRnnPanel, to - from, c + from * kRnnPanel, p.width());
   };
   const int64_t panel_work = rows * k * kRnnPanel;
   if (split == nullptr || (end - begin) * panel_work < 2 * kProductGrain) return some(begin, end);
   parallel_ranges(*split, end - begin, kProductGrain / (panel_work > 0 ? panel_work : 1),
                   [&](int64_t from, int64_t to) { some(begin + from, begin + to); });
+}
+
+// The same in bytes: rows of h (or of what the reset gate leaves of it) by their own range.
+void Task::product_of_bytes(Which which, const float* a, int64_t rows, int64_t begin, int64_t end, float* c) {
+  const int64_t k = depth(which);
+  const ByteScale s = which == kInput ? p.x_scale : byte_scale(p.quantize->range(a, rows * k));
+  p.quantize->quantize(a, rows * k, byte_divisor(s), s.zero, buf.rows);
+  const bool zeros = weights(which).zeros != nullptr;
+  for (int64_t i = 0; i < rows; ++i) {
+    buf.row_at[i] = buf.rows + i * k;
+    if (!zeros) continue;
+    const uint32_t sum = static_cast<uint32_t>(p.tiles->row_sum(buf.row_at[i], k));
+    buf.row_sums[i] = static_cast<int32_t>(sum - static_cast<uint32_t>(k) * s.zero);
+  }
+  const QPanelLayout layout = q_panel_layout(1, k);
+  const char* const packed = weights(which).bytes + dir * (p.width() / kRnnPanel) * layout.bytes;
+  const int64_t together = std::max<int64_t>(1, kAccRows / rows);
+  for (int64_t panel = begin; panel < end; panel += together) {
+    const int64_t panels = std::min(together, end - panel);
+    q_panel_sums(*p.tiles, layout, packed + panel * layout.bytes, panels, buf.row_at, rows, buf.acc);
+    const int64_t column = panel * kRnnPanel;
+    kernel->add_sums({buf.acc, panels, rows, packed + panel * layout.bytes, layout.bytes, s.zero,
+                      zeros ? buf.row_sums : nullptr, buf.zeros[which] + column, buf.scale[which] + column, s.scale,
+                      c + column, p.width()});
+  }
+}
+
+// Scales and zero points of W or R for whole panels; columns that do not exist have 0.
+void Task::start_bytes(Which which) {
+  const int64_t n = p.gates * p.hidden;
+  const RnnWeights& w = weights(which);
+  for (int64_t i = 0; i < p.width(); ++i) {
+    buf.scale[which][i] = i < n ? w.scale[dir * n + i] : 0.0f;
+    buf.zeros[which][i] = w.zeros != nullptr && i < n ? w.zeros[dir * n + i] : 0;
+  }
 }
 
 // Initial states and the rows that products are added to. The LSTM's biases belong together; of the GRU's, that of R
@@ -130,6 +194,9 @@ void Task::start() {
   };
   load(buf.h, p.h0);
   if (p.gates == 4) load(buf.c, p.c0);
+  if (p.w.bytes == nullptr) return;
+  start_bytes(kInput);
+  start_bytes(kRecurrent);
 }
 
 void fill_rows(float* to, int64_t rows, const float* row, int64_t width) {
@@ -141,14 +208,14 @@ void Task::project(int64_t t, int64_t steps) {
   const int64_t panels = p.width() / kRnnPanel;
   fill_rows(buf.pre, steps * count, buf.bias, p.width());
   const float* x = p.x + (t * p.batch + first) * p.inputs;
-  if (count == p.batch) return product(x, p.inputs, steps * count, p.inputs, w(), 0, panels, buf.pre);
+  if (count == p.batch) return product(kInput, x, steps * count, 0, panels, buf.pre);
   for (int64_t s = 0; s < steps; ++s) {
-    product(x + s * p.batch * p.inputs, p.inputs, count, p.inputs, w(), 0, panels, buf.pre + s * count * p.width());
+    product(kInput, x + s * p.batch * p.inputs, count, 0, panels, buf.pre + s * count * p.width());
   }
 }
 
 void Task::lstm_step(float* pre, int64_t t) {
-  product(buf.h, p.hidden, count, p.hidden, r(), 0, p.width() / kRnnPanel, pre);
+  product(kRecurrent, buf.h, count, 0, p.width() / kRnnPanel, pre);
   const int64_t n = p.hidden;
   for (int64_t b = 0; b < count; ++b) {
     if (over(b, t)) continue;
@@ -176,11 +243,11 @@ void Task::gru_step(float* pre, int64_t t) {
   };
   fill_rows(buf.rec, count, buf.rec_bias, p.width());
   const int64_t gates_end = p.reset_after ? panels : (2 * n + kRnnPanel - 1) / kRnnPanel;
-  product(buf.h, n, count, n, r(), 0, gates_end, buf.rec);
+  product(kRecurrent, buf.h, count, 0, gates_end, buf.rec);
   if (!p.reset_after) {
     for (int64_t b = 0; b < count; ++b) kernel->gru_reset(cell_of(b), buf.reset + b * n);
     fill_rows(buf.rec_h, count, buf.rec_bias, p.width());
-    product(buf.reset, n, count, n, r(), 2 * n / kRnnPanel, panels, buf.rec_h);
+    product(kRecurrent, buf.reset, count, 2 * n / kRnnPanel, panels, buf.rec_h);
   }
   for (int64_t b = 0; b < count; ++b) {
     if (!over(b, t)) kernel->gru(cell_of(b));
@@ -240,8 +307,16 @@ RnnProblem problem_of(const RnnContract& c, const RnnParams& params, const Tenso
   p.torch_order = params.torch_order != 0;
   p.reset_after = params.reset_after != 0;
   p.x = data(0);
-  p.w = data(1);
-  p.r = data(2);
+  p.tiles = params.tiles;
+  p.quantize = params.quantize;
+  if (c.w_scale == 0) {
+    p.w.panels = data(1);
+    p.r.panels = data(2);
+  } else {
+    const auto zeros = [&](int i) { return present(in, n_in, i) ? in[i].as<const int8_t>() : nullptr; };
+    p.w = {nullptr, in[1].as<const char>(), data(c.w_scale), zeros(c.w_scale + 2)};
+    p.r = {nullptr, in[2].as<const char>(), data(c.w_scale + 1), zeros(c.w_scale + 3)};
+  }
   p.bias = data(3);
   p.h0 = data(c.h0);
   p.c0 = data(c.c0);
@@ -255,10 +330,33 @@ RnnProblem problem_of(const RnnContract& c, const RnnParams& params, const Tenso
 Status check_weight(const RnnContract& c, const char* name, const Tensor& t, int64_t dirs, int64_t rows, int64_t k) {
   if (t.absent()) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: %s is absent, but it is needed", c.name, name);
   const int64_t width = (rows + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
-  const int64_t bytes = checked_mul(checked_mul(width, k), dirs * 4);
+  const int64_t bytes =
+      c.w_scale == 0 ? checked_mul(checked_mul(width, k), dirs * 4) : checked_mul(q_packed_bytes(1, k, rows), dirs);
   if (bytes < 0 || static_cast<uint64_t>(bytes) != t.bytes) {
     return fail(MRT_ERROR_SHAPE, "%s: %s holds %zu bytes, expected %" PRId64 " in packing '%s'", c.name, name, t.bytes,
-                bytes, kRnnPackings[0]);
+                bytes, (c.w_scale == 0 ? kRnnPackings : kRnnBytePackings)[0]);
+  }
+  return Status();
+}
+
+Status check_dims(const char* contract, const char* name, const Tensor& t, int32_t ndim, const int64_t* dims);
+
+// What belongs to weights of bytes, [dirs, rows] each.
+Status check_bytes(const RnnContract& c, const Tensor* in, int n_in, const int64_t (&dims)[2], int64_t inputs,
+                   int64_t hidden) {
+  static const char* const kNames[] = {"w_scale", "r_scale", "w_zero", "r_zero"};
+  for (int i = 0; i < 4; ++i) {
+    const int at = c.w_scale + i;
+    if (i < 2) {
+      if (!present(in, n_in, at))
+        return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: %s is absent, but it is needed", c.name, kNames[i]);
+      MRT_TRY(check_dims(c.name, kNames[i], in[at], 2, dims));
+      continue;
+    }
+    MRT_TRY(q_check_depth(c.name, present(in, n_in, at) ? 2 : 1, i == 2 ? inputs : hidden));
+    if (!present(in, n_in, at)) continue;
+    MRT_TRY(check_s8(c.name, kNames[i], in[at], 2));
+    for (int32_t d = 0; d < 2; ++d) MRT_TRY(check_extent(c.name, kNames[i], in[at], d, dims[d]));
   }
   return Status();
 }
@@ -274,6 +372,8 @@ Status check_dims(const char* contract, const char* name, const Tensor& t, int32
 Status rnn_prepare(const RnnContract& c, const Attrs& attrs, Isa isa, RnnParams* p) {
   static const char* const kDirections[] = {"forward", "reverse", "bidirectional", nullptr};
   p->kernel = kernel_of(kTables, isa);
+  p->tiles = c.w_scale == 0 ? nullptr : q_tile_table(isa);
+  p->quantize = c.w_scale == 0 ? nullptr : dynamic_quantize_kernel(isa);
   MRT_TRY(attr_int(attrs, c.name, "hidden", 1, kLimit, &p->hidden));
   if (p->hidden == 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'hidden' is missing", c.name);
   MRT_TRY(attr_choice(attrs, c.name, "direction", kDirections, &p->direction));
@@ -290,10 +390,15 @@ Status rnn_check(const RnnContract& c, const RnnParams& p, const Tensor* in, int
   MRT_TRY(check_weight(c, "w", in[1], dirs, rows, in[0].shape[2]));
   MRT_TRY(check_weight(c, "r", in[2], dirs, rows, p.hidden));
   // An empty x may claim any batch; scratch must not overflow for it.
-  if (checked_mul(checked_mul(batch, rows + kRnnPanel), 64 * dirs) < 0) {
+  if (checked_mul(checked_mul(batch, rows + kRnnPanel), 64 * dirs) < 0 ||
+      checked_mul(checked_mul(batch, in[0].shape[2]), 64) < 0) {
     return fail(MRT_ERROR_SHAPE, "%s: a batch of %" PRId64 " is too large", name, batch);
   }
   const int64_t bias[] = {dirs, 2 * rows}, state[] = {dirs, batch, p.hidden}, y[] = {steps, batch, dirs * p.hidden};
+  if (c.w_scale != 0) {
+    const int64_t each[2] = {dirs, rows};
+    MRT_TRY(check_bytes(c, in, n_in, each, in[0].shape[2], p.hidden));
+  }
   if (present(in, n_in, 3)) MRT_TRY(check_dims(name, "bias", in[3], 2, bias));
   if (present(in, n_in, c.h0)) MRT_TRY(check_dims(name, "h0", in[c.h0], 3, state));
   if (c.c0 >= 0 && present(in, n_in, c.c0)) MRT_TRY(check_dims(name, "c0", in[c.c0], 3, state));
@@ -333,6 +438,10 @@ int32_t rnn_run(const RnnContract& c, const RnnParams& params, const Tensor* in,
       ctx.error = "lstm, gru: a length is out of range; lengths must lie between 0 and the number of steps of x";
       return MRT_ERROR_RUN;
     }
+  }
+  if (p.w.bytes != nullptr) {
+    const int64_t n = p.steps * p.batch * p.inputs;
+    p.x_scale = byte_scale(params.quantize == nullptr ? range_reference(p.x, n) : params.quantize->range(p.x, n));
   }
   char* scratch = static_cast<char*>(ctx.scratch);
   if (params.kernel == nullptr) {

@@ -1,4 +1,4 @@
-// What lstm_f32 and gru_f32 share: attributes, shapes, packing, and the walk over time.
+// What recurrent layers share: attributes, shapes, packing, and the walk over time.
 #pragma once
 
 #include "kernels/rnn/rnn_kernels.h"
@@ -7,6 +7,8 @@ namespace mrt {
 
 struct RnnParams {
   const RnnKernel* kernel;
+  const QTileTable* tiles;  // of weights of bytes
+  const DynamicQuantizeKernel* quantize;
   int64_t hidden, reset_after;
   int32_t direction;  // forward, reverse, bidirectional
   int32_t torch_order;
@@ -18,9 +20,11 @@ struct RnnContract {
   int64_t gates;
   int h0, c0, lengths, inputs;  // c0 -1: there is no cell state
   const char* orders[3];        // of the gates: ONNX's, torch's
+  int w_scale;                  // not 0: weights are bytes; w_scale, r_scale, and w_zero? and r_zero? follow each other
 };
 
 extern const char* const kRnnPackings[];
+extern const char* const kRnnBytePackings[];
 
 Status rnn_prepare(const RnnContract& c, const Attrs& attrs, Isa isa, RnnParams* p);
 Status rnn_check(const RnnContract& c, const RnnParams& p, const Tensor* in, int n_in, const Tensor* out, int n_out);

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "kernels/checks.h"
+#include "kernels/dynamic_quantize/dynamic_quantize_kernels.h"
+#include "kernels/qgemm/pack.h"
 
 namespace mrt {
 
@@ -25,29 +27,60 @@ struct GruCell {
   float* h;          // [hidden], in and out
 };
 
+// What a product of bytes adds: c[i][16 p + j] += (acc - a_zero * (sum of weights) - row_sums[i] * zeros) * (scale *
+// a_scale) of column 16 p + j.
+struct RnnSums {
+  const int32_t* acc;  // [panels][rows][16]
+  int64_t panels, rows;
+  const char* packed;  // the first panel, which begins with the sums of its columns' weights
+  int64_t panel_bytes;
+  uint32_t a_zero;
+  const int32_t* row_sums;  // null where there are no zeros
+  const int32_t* zeros;     // [panels * 16]
+  const float* scale;       // [panels * 16]
+  float a_scale;
+  float* c;
+  int64_t ldc;
+};
+
 struct RnnKernel {
   Isa isa;
   const char* lstm_name;
   const char* gru_name;
+  const char* lstm_u8_name;
   // c[rows][panels * 16] += a[rows][k] * panels, each [k][16].
   void (*product)(const float* a, int64_t lda, int64_t rows, int64_t k, const float* panels, int64_t count, float* c,
                   int64_t ldc);
   void (*lstm)(const LstmCell& cell);
   void (*gru)(const GruCell& cell);
   void (*gru_reset)(const GruCell& cell, float* out);  // out = r h
+  void (*add_sums)(const RnnSums& sums);
 };
 
 #define MRT_KERNEL(isa) extern const RnnKernel kRnnF32_##isa;
 #include "kernels/rnn/kernels.inc"
 #undef MRT_KERNEL
 
-// What both contracts come down to. Pointers of absent tensors are null.
+// W or R of all directions: floats in panels, or bytes with a scale and, it may be, a zero point for each row of gates.
+struct RnnWeights {
+  const float* panels;
+  const char* bytes;    // not null: packed as pack.h of qgemm says, and
+  const float* scale;   // [dirs, gates * hidden]
+  const int8_t* zeros;  // null, or the same
+};
+
+// What the contracts come down to. Pointers of absent tensors are null.
 struct RnnProblem {
   int64_t steps, batch, inputs, hidden, dirs, gates;
   bool reversed;     // the only direction is the reverse one
   bool torch_order;  // order of the gates: i f g o and r z n, else i o f c and z r h
   bool reset_after;
-  const float *x, *w, *r, *bias, *h0, *c0;
+  RnnWeights w, r;
+  // Of weights of bytes: x is quantized by the range of all of it, h in each step by that of all sequences.
+  const QTileTable* tiles;
+  const DynamicQuantizeKernel* quantize;
+  ByteScale x_scale;
+  const float *x, *bias, *h0, *c0;
   const int32_t* lengths;
   float *y, *hn, *cn;
 

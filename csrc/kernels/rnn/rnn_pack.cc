@@ -1,7 +1,8 @@
 // Packing of recurrent weights: rnn_f32_nr16_v1.
 //
 // [dirs, gates * hidden, k] becomes, for each direction, panels of 16 rows: [ceil(rows / 16)][k][16], rows that do not
-// exist as zeros. A step's products then read the weights front to back.
+// exist as zeros. A step's products then read the weights front to back. rnn_u8s8_nr16_v1 is the same of int8 in panels
+// of gemm_u8s8_nr16_v2.
 #include <cstring>
 
 #include "kernels/rnn/rnn_driver.h"
@@ -9,20 +10,25 @@
 namespace mrt {
 
 const char* const kRnnPackings[] = {"rnn_f32_nr16_v1", nullptr};
+const char* const kRnnBytePackings[] = {"rnn_u8s8_nr16_v1", nullptr};
 
 Status rnn_packed_bytes(const RnnContract& c, const char* packing, const Tensor& weight, size_t* out) {
-  if (packing == nullptr || std::strcmp(packing, kRnnPackings[0]) != 0) {
+  const bool in_bytes = c.w_scale != 0;
+  const char* const expected = (in_bytes ? kRnnBytePackings : kRnnPackings)[0];
+  if (packing == nullptr || std::strcmp(packing, expected) != 0) {
     return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: packing '%.64s' does not exist, expected '%s'", c.name,
-                packing == nullptr ? "" : packing, kRnnPackings[0]);
+                packing == nullptr ? "" : packing, expected);
   }
-  MRT_TRY(check_f32(c.name, "the weight", weight, 3));
+  MRT_TRY((in_bytes ? check_s8 : check_f32)(c.name, "the weight", weight, 3));
   if (weight.shape[0] < 1 || weight.shape[0] > 2 || weight.shape[1] == 0 || weight.shape[1] % c.gates != 0) {
     return fail(MRT_ERROR_SHAPE, "%s: the weight has shape [%lld, %lld, ...], expected [1 or 2, %lld * hidden, ...]",
                 c.name, static_cast<long long>(weight.shape[0]), static_cast<long long>(weight.shape[1]),
                 static_cast<long long>(c.gates));
   }
   const int64_t rows = (weight.shape[1] + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
-  const int64_t bytes = checked_mul(checked_mul(rows, weight.shape[2]), weight.shape[0] * 4);
+  if (in_bytes) MRT_TRY(q_check_depth(c.name, 1, weight.shape[2]));
+  const int64_t bytes = in_bytes ? checked_mul(q_packed_bytes(1, weight.shape[2], weight.shape[1]), weight.shape[0])
+                                 : checked_mul(checked_mul(rows, weight.shape[2]), weight.shape[0] * 4);
   if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the weight is too large", c.name);
   *out = static_cast<size_t>(bytes);
   return Status();
@@ -33,6 +39,16 @@ Status rnn_pack(const RnnContract& c, const char* packing, const Tensor& weight,
   MRT_TRY(rnn_packed_bytes(c, packing, weight, &bytes));
   const int64_t dirs = weight.shape[0], rows = weight.shape[1], k = weight.shape[2];
   const int64_t width = (rows + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
+  if (c.w_scale != 0) {
+    const QPanelLayout layout = q_panel_layout(1, k);
+    for (int64_t d = 0; d < dirs; ++d) {
+      const QSource source{weight.as<const int8_t>() + d * rows * k, k, rows, 255};
+      q_pack_panels(
+          source, layout, [](int64_t, int64_t i) { return i; },
+          static_cast<char*>(out) + d * q_packed_bytes(1, k, rows));
+    }
+    return Status();
+  }
   const float* from = weight.as<float>();
   float* to = static_cast<float*>(out);
   if (bytes > 0) std::memset(to, 0, bytes);
