@@ -29,8 +29,10 @@ from .lower_integer_products import lower_integer_products
 from .lower_matmuls import lower_matmuls
 from .lower_movement import lower_movement
 from .lower_quantized import lower_quantized, unsigned_activations
+from .lower_weights import lower_weights
 from .match_attention import match_attention, pack_attention
 from .match_norms import match_norms
+from .recognise_weights import recognise_weights
 
 __all__ = [
     "FOLDING",
@@ -50,6 +52,7 @@ Pass = Callable[[tvm.IRModule], tvm.IRModule]
 # What comes first of all, before layers are matched or quantized: weights are constants behind it.
 FOLDING: list[tuple[str, Pass]] = [
     ("canonicalise", canonicalise),
+    ("recognise weights", recognise_weights),
     ("fold constants", fold_constants),
     ("fold batch norm", fold_batch_norm),
     ("fold batch norm of constants", fold_constants),
@@ -82,6 +85,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         ("pack attention", pack_attention),
         ("lower integer products", lower_integer_products),
         ("lower quantized", lower_quantized),
+        ("lower weights", lower_weights),
         ("lower convolutions", lower_convolutions),
         ("lower matmuls", lower_matmuls),
         ("fuse epilogues", fuse_epilogues),

@@ -22,6 +22,7 @@ __all__ = ["fuse_epilogues"]
 # contract -> (position of the bias, position of the residual or None)
 _SLOTS: dict[str, tuple[int, int | None]] = {
     "gemm_f32": (2, 3),
+    "gemm_f32q": (4, 5),
     "matmul_f32": (2, None),
     "conv2d_f32": (2, 3),
     "depthwise_conv2d_f32": (2, 3),

@@ -2,7 +2,7 @@
 
 What arrives is ONNX's QDQ form: `op(dequantize(x), dequantize(w))`. A product of what both dequantize is exact in the kernel, so
 its result is at least as near to the formula as that of a float product. Weights of 8 bits stay dequantize calls of constants
-until here; those that no kernel took become float constants at the end.
+until here; `lower_weights` sees those that no kernel took.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from ._dims import shape_of, static_shape
 from ._kernel_call import AttrValue, make_kernel_call, read_kernel_call
 from ._ops import constant, dtype_of, is_f32, permute, reshape
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
-from .fold_constants import dequantized
 from .lower_convolutions import windows_of
 
 __all__ = [
@@ -129,7 +128,7 @@ def _again(move: relax.Call) -> Callable[[relax.Expr], relax.Expr]:
 
 
 def lower_quantized(mod: tvm.IRModule) -> tvm.IRModule:
-    return rewrite(rewrite(mod, _lower), _fold_weights)
+    return rewrite(mod, _lower)
 
 
 @dataclass(frozen=True)
@@ -225,8 +224,6 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
         return _capped_behind(rw, var, value)
     if is_call(value, *_MOVES):
         return moved_weights(rw, value)
-    if is_call(value, "relax.take"):
-        return _take(rw, value)
     return None
 
 
@@ -421,19 +418,3 @@ def _same_axis(before: Sequence[int], axis: int, after: Sequence[int]) -> int | 
     """Where a reshape leaves an axis that it keeps as one; None if it does not."""
     ahead = math.prod(before[:axis])
     return next((i for i, n in enumerate(after) if n == before[axis] and math.prod(after[:i]) == ahead), None)
-
-
-def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
-    """Rows of a dequantized table: dequantize the rows, not the table."""
-    call = rw.call(value.args[0], "relax.dequantize")
-    if call is None or array_of(call.args[0]) is None or scalar_of(call.args[1]) is None:
-        return None
-    rows = rw.emit(relax.op.take(call.args[0], value.args[1], value.attrs.axis, str(value.attrs.mode)))
-    return relax.op.dequantize(rows, call.args[1], call.args[2], axis=-1, out_dtype="float32")
-
-
-def _fold_weights(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    if not is_call(value, "relax.dequantize") or array_of(value.args[0]) is None:
-        return None
-    folded = dequantized(value)
-    return None if folded is None else constant(folded)

@@ -16,6 +16,7 @@ extern const Operator kDepthwiseConv2dU8S8Operator;
 extern const Operator kDynamicQuantizeU8Operator;
 extern const Operator kGatherOperator;
 extern const Operator kGemmF32Operator;
+extern const Operator kGemmF32QOperator;
 extern const Operator kGemmU8S8Operator;
 extern const Operator kGlobalAvgPoolF32Operator;
 extern const Operator kGruF32Operator;
@@ -50,6 +51,7 @@ const Operator* const kOperators[] = {
     &kDynamicQuantizeU8Operator,
     &kGatherOperator,
     &kGemmF32Operator,
+    &kGemmF32QOperator,
     &kGemmU8S8Operator,
     &kGlobalAvgPoolF32Operator,
     &kGruF32Operator,

@@ -224,7 +224,7 @@ def test_weights_that_int8_does_not_hold_are_multiplied_in_float() -> None:
     s, z = q.name("s", np.float32(0.01)), q.name("z", np.uint8(30))
     x = q.quantized("x", 0.02, 100)
     y = q.quantized(q.add("MatMul", f"{x} {q.add('DequantizeLinear', f'{w} {s} {z}')}"), 0.05, 100)
-    runs(q.proto([5, 48], y), RNG.standard_normal((5, 48)).astype(np.float32), 0.05, {"gemm_u8s8": 0, "gemm_f32": 1})
+    runs(q.proto([5, 48], y), RNG.standard_normal((5, 48)).astype(np.float32), 0.05, {"gemm_u8s8": 0, "gemm_f32q": 1})
 
 
 def test_a_tensor_that_others_read_stays_there() -> None:

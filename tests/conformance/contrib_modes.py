@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from .contrib_families import HEADS, HIDDEN, Family
+from .contrib_modes_quantized import quantized
 
 __all__ = ["MODES", "Mode"]
 
@@ -88,4 +89,5 @@ MODES = [
     Mode("transformers optimizer, multi-head", _optimizer(mha=True)),
     Mode("transformers optimizer, float16", _optimizer(half=True), 2e-2),
     Mode("float16", _half, 2e-2),
+    *(Mode(*mode) for mode in quantized(_level, _optimizer())),
 ]

@@ -23,7 +23,12 @@ def ones(*shape: int) -> NDArray[np.float32]:
 
 
 def weight(contract: str, packing: str, attrs: dict[str, Any], *shape: int) -> bytes:
-    return _kernels.pack(contract, packing, ones(*shape).astype(np.int8 if "s8" in contract else np.float32), attrs)
+    return _kernels.pack(
+        contract,
+        packing,
+        ones(*shape).astype(np.int8 if "s8" in contract or contract == "gemm_f32q" else np.float32),
+        attrs,
+    )
 
 
 GEMM = {"n": 17, "k": 9}
@@ -56,6 +61,18 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
         ],
         [(1, 5, 6, 6)],
         {**WINOGRAD, "hint": "block_kib=64"},
+    ),
+    "gemm_f32q": (
+        [
+            ones(3, 9),
+            weight("gemm_f32q", "gemm_f32q_nr16_v1", {**GEMM, "bits": 4}, 9, 17),
+            ones(3, 17),
+            np.ones((3, 17), np.int8),
+            ones(17),
+            ones(3, 17),
+        ],
+        [(3, 17)],
+        {**GEMM, "bits": 4, "group": 4, "act": "clip", "act_args": [0.0, 6.0], "residual_after": 1},
     ),
     "gemm_u8s8": (
         [

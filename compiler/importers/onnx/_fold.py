@@ -34,7 +34,7 @@ _MAX_PRODUCTS = 1 << 32  # of a matrix product
 
 def fold(node: Node) -> list[npt.NDArray[Any]] | None:
     """The node's results, or None if it is better converted. Raises ValueError if the reference refuses the node."""
-    if node.op not in _FOLDABLE or node.proto.domain not in ("", "ai.onnx"):
+    if node.op not in _FOLDABLE or node.proto.domain not in ("", "ai.onnx") or _grows(node):
         return None
     arrays = [v.const if v is not None else None for v in node.inputs]
     if any(a is not None and a.size > _MAX_ELEMENTS for a in arrays) or _explodes(node, arrays):
@@ -60,6 +60,14 @@ def fold(node: Node) -> list[npt.NDArray[Any]] | None:
             return None
         out.append(a)
     return out
+
+
+def _grows(node: Node) -> bool:
+    """Weights of 8 bits that are converted to floats: passes know what to do with them as they are stored."""
+    given = node.inputs[0] if node.op in ("Cast", "CastLike") and node.inputs else None
+    return (
+        given is not None and given.dtype in ("int8", "uint8") and given.const is not None and given.const.size >= 1024
+    )
 
 
 def _explodes(node: Node, arrays: list[npt.NDArray[Any] | None]) -> bool:

@@ -105,9 +105,10 @@ int64_t alike(const float* const* a, int64_t tiles, int64_t step, int64_t pointe
   return n;
 }
 
-// One panel over one stretch of a block of rows. `next`: the packed weights that are read after it; null if not known.
+// One panel, whose weights for the stretch are at `w`, over one stretch of a block of rows. `next`: the packed weights
+// that are read after it; null if not known.
 void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part, bool first, bool last, int64_t panel,
-                    const float* next) {
+                    const float* w, const float* next) {
   const Epilogue& e = *p.epilogue;
   const int64_t group_panels = panels_of(p.n), group = panel / group_panels;
   const int64_t column = group * p.n + panel % group_panels * kPanel;
@@ -117,7 +118,7 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
   const float* const tile_residual = after_tile && e.residual_after ? nullptr : r;
   TileCall call{};
   call.ldw = p.ldw > 0 ? p.ldw : kPanel;
-  call.w = weights_of(p, panel, part);
+  call.w = w;
   call.ldc = p.ldc;
   call.ldr = p.ldr;
   call.n = min64(kPanel, p.n - panel % group_panels * kPanel);
@@ -165,17 +166,21 @@ Status decode_blocking(const Attrs& attrs, const char* contract, Blocking* out) 
   return Status();
 }
 
-size_t product_scratch(int32_t mr, int64_t taps, int64_t kc, const Blocking& blocking) {
+size_t product_scratch(int32_t mr, int64_t taps, int64_t kc, const Blocking& blocking, bool unpacks) {
   // block_rows' least and most; a stretch is one float longer than the mean of them at most.
   const int64_t copy = max64(8 * mr * blocking.max_stretch(), blocking.row_bytes / 4 + kMaxBlockRows);
+  const int64_t stretch = min64(taps * kc, blocking.max_stretch()) + 1;
   return pointer_bytes(mr, taps) +
-         (may_copy(taps, kc, blocking) ? align64(static_cast<size_t>(copy) * sizeof(float)) : 0);
+         (may_copy(taps, kc, blocking) ? align64(static_cast<size_t>(copy) * sizeof(float)) : 0) +
+         (unpacks ? static_cast<size_t>(stretch * kPanel) * sizeof(float) : 0);
 }
 
 void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
   if (m0 >= m1 || p0 >= p1) return;
   const float** const pointers = static_cast<const float**>(scratch);
   float* const copy = reinterpret_cast<float*>(static_cast<char*>(scratch) + pointer_bytes(p.table->mr, p.taps));
+  float* const unpacked =
+      reinterpret_cast<float*>(static_cast<char*>(scratch) + product_scratch(p.table->mr, p.taps, p.kc, p.blocking));
   const bool copied = may_copy(p.taps, p.kc, p.blocking) && !p.rows_of && p.groups <= 1 && p1 - p0 >= kCopyPanels;
   const Depth depth(p.taps, p.kc, p.blocking);
   const int64_t blocks = ceil_div(m1 - m0, block_rows(p));
@@ -192,11 +197,13 @@ void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t
       if (copied) copy_stretch(p, part, begin, block.tiles.total(), copy, pointers);
       for (int64_t panel = p0; panel < p1; ++panel) {
         const bool last = s + 1 == depth.count();
-        const float* const next = p.ldw > 0        ? nullptr
-                                  : panel + 1 < p1 ? weights_of(p, panel + 1, part)
-                                  : !last          ? weights_of(p, p0, depth[s + 1])
-                                                   : nullptr;
-        multiply_panel(p, block, part, s == 0, last, panel, next);
+        if (p.unpack) p.unpack(p.packed, panel, part.tap * p.kc + part.offset, part.taps * part.kc, unpacked);
+        const float* const w = p.unpack ? unpacked : weights_of(p, panel, part);
+        const float* const next = p.ldw > 0 || p.unpack ? nullptr
+                                  : panel + 1 < p1      ? weights_of(p, panel + 1, part)
+                                  : !last               ? weights_of(p, p0, depth[s + 1])
+                                                        : nullptr;
+        multiply_panel(p, block, part, s == 0, last, panel, w, next);
       }
     }
     begin = end;
@@ -210,7 +217,7 @@ void run_product(const Product& p, KernelContext& ctx, void* scratch) {
       static_cast<double>(p.m) * static_cast<double>(panels * kPanel) * static_cast<double>(p.taps * p.kc);
   if (threads <= 1 || work < 65536.0) return product_block(p, 0, p.m, 0, panels, scratch);
   const Pieces pieces(p.m, p.table->mr, ceil_div(p.m, block_rows(p)), panels * kPanel, panels, threads);
-  const size_t bytes = product_scratch(p.table->mr, p.taps, p.kc, p.blocking);
+  const size_t bytes = product_scratch(p.table->mr, p.taps, p.kc, p.blocking, p.unpack != nullptr);
   parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
     const Pieces::Piece x = pieces[item];
     product_block(p, x.m0, x.m1, x.p0, x.p1, static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes);

@@ -31,6 +31,9 @@ struct Product {
   const float* w;
   int64_t ldw;         // floats from one row of a panel to the next; 0: packed panels, 16
   int64_t panel_step;  // floats from one panel to the next, where ldw is not 0
+  // Weights that are not floats yet, in w's place: rows [row, row + rows) of a panel, as [rows][16].
+  void (*unpack)(const void* packed, int64_t panel, int64_t row, int64_t rows, float* out);
+  const void* packed;
   float* c;
   int64_t ldc;
   const float* bias;      // null or [n]
@@ -38,8 +41,9 @@ struct Product {
   int64_t ldr;
 };
 
-// Bytes of scratch that each of the workers of run_product (or the caller of product_block) needs.
-size_t product_scratch(int32_t mr, int64_t taps, int64_t kc, const Blocking& blocking = {});
+// Bytes of scratch that each of the workers of run_product (or the caller of product_block) needs; `unpacks`: there is
+// a Product::unpack.
+size_t product_scratch(int32_t mr, int64_t taps, int64_t kc, const Blocking& blocking = {}, bool unpacks = false);
 
 // Rows [m0, m1) and panels [p0, p1), counted through all groups, on the caller's thread.
 void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);

@@ -199,10 +199,14 @@ def qlinear_softmax(n: Node) -> Any:
         length = dims[axis]
         order = [*(a for a in range(rank) if a != axis), axis] if axis != rank - 1 else None
         x = n.emit(relax.op.permute_dims(x, order)) if order else x
-    if not isinstance(length, int):
-        raise n.refuse("along an axis whose length is only known at run time")
-    step = min(float(0xFFFFFFFF) / max(length, 1), float(0x7FFFFF))
-    table = constant((step * np.exp((np.arange(256) - 255.0) * np.float64(np.float32(scale)))).astype(np.int64))
+    exponentials = constant(np.exp((np.arange(256) - 255.0) * np.float64(np.float32(scale))))
+
+    def steps(t: Any, extents: Any) -> Any:
+        most = imm(0xFFFFFFFF, "float64") / tirx.Cast("float64", tirx.max(extents[0], 1))
+        step = tirx.min(most, imm(0x7FFFFF, "float64"))
+        return te.compute(t.shape, lambda i: tirx.Cast("int64", step * t(i)), name="table")
+
+    table = n.te(steps, exponentials, shape_expr([length]), name="table")
     levels = int(np.floor(np.float32(1.0) / np.float32(out_scale)))
     zero = _scalar(n, 4, dtype)
     last = len(dims_of(x)) - 1

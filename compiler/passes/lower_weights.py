@@ -1,0 +1,213 @@
+"""Weights of few bits in front of floats: products on them as they are stored (`gemm_f32q`), and rows of tables that are dequantized when
+they have been taken.
+
+What such weights look like is `dequantize` of a constant, or that moved: blocks of an axis with a scale each are rows that are
+dequantized, then reshaped (`importers/onnx/ops/_blocks.py`). What no kernel and no table takes becomes floats at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._dims import Dim, extents, static_shape
+from ._kernel_call import AttrValue, make_kernel_call
+from ._ops import constant, is_f32, reshape, slice_of
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
+from .fold_constants import dequantized, evaluate
+
+__all__ = ["GEMMQ_PACKING", "lower_weights"]
+
+GEMMQ_PACKING = "gemm_f32q_nr16_v1"
+_MOVES = ("relax.reshape", "relax.permute_dims", "relax.strided_slice")
+_ENTRIES = 1 << 31  # scales that are told apart by 32 bits
+
+_Taken = Callable[[Array], relax.Expr]  # rows of a constant
+
+
+def lower_weights(mod: tvm.IRModule) -> tvm.IRModule:
+    return rewrite(rewrite(mod, _lower), _fold)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Numbers of 8 bits, the scales and zero points that there are, and which of them belongs to each number."""
+
+    values: Array
+    scale: Array
+    zero: Array
+    which: Array
+
+    def moved(self, call: relax.Call) -> _Stored | None:
+        """What a reshape, transpose or slice makes of it."""
+        if is_call(call, "relax.reshape"):
+            shape = static_shape(call)
+            if shape is None:
+                return None
+            return _Stored(self.values.reshape(shape), self.scale, self.zero, self.which.reshape(shape))
+        if is_call(call, "relax.permute_dims"):
+            axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
+            return _Stored(self.values.transpose(axes), self.scale, self.zero, self.which.transpose(axes))
+        index = [slice(None)] * self.values.ndim
+        for axis, low, high, stride in slice_of(call):
+            if low is None or high is None or stride is None or stride < 1:
+                return None
+            index[axis] = slice(low, high, stride)
+        return _Stored(self.values[tuple(index)], self.scale, self.zero, self.which[tuple(index)])
+
+
+def _stored(rw: Rewriter, expr: relax.Expr) -> _Stored | None:
+    """The weights behind `expr`, a dequantized constant or that moved."""
+    moves: list[relax.Call] = []
+    while (move := rw.call(expr, *_MOVES)) is not None:
+        moves.append(move)
+        expr = move.args[0]
+    call = rw.call(expr, "relax.dequantize")
+    arrays = [array_of(arg) for arg in call.args] if call is not None else [None]
+    if call is None or any(array is None for array in arrays) or not is_f32(expr):
+        return None
+    values, scale, zero = (np.asarray(array) for array in arrays)
+    if values.dtype not in (np.int8, np.uint8) or values.size == 0 or scale.size >= _ENTRIES:
+        return None
+    dims = [1] * values.ndim
+    count = max(scale.size, zero.size)
+    if scale.ndim or zero.ndim:
+        dims[int(call.attrs.axis) % values.ndim] = count
+    which = np.broadcast_to(np.arange(count, dtype=np.int32).reshape(dims), values.shape)
+    scale, zero = (np.broadcast_to(part.reshape(-1), (count,)) for part in (scale.astype(np.float32), zero))
+    found: _Stored | None = _Stored(values, scale, zero, which)
+    for move in reversed(moves):
+        found = found.moved(move) if found is not None else None
+    return found
+
+
+def _block(which: Array) -> int:
+    """Rows in a row that share their scales, column by column; the last may be fewer."""
+    changes = np.flatnonzero((which[1:] != which[:-1]).any(axis=1))
+    block = int(changes[0]) + 1 if changes.size else len(which)
+    heads = which[::block]
+    for i in range(0, len(which), block):
+        if not (which[i : i + block] == heads[i // block]).all():
+            return 1
+    return block
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """int8 numbers [rows, columns] that `bits` hold, and the scale and the zero point (none: 0) of each block of rows and column."""
+
+    values: Array
+    scale: Array
+    zero: Array | None
+    bits: int
+    block: int
+
+
+def _matrix(weights: _Stored) -> _Matrix:
+    """Of two axes."""
+    values, block = weights.values.astype(np.int16), _block(weights.which)
+    heads = weights.which[::block]
+    scale, zero = weights.scale[heads], weights.zero[heads].astype(np.int16)
+    low, high = int(values.min()), int(values.max())
+    bits = 4 if high - low < 16 else 8
+    least = -(1 << (bits - 1))
+    common = int(zero.flat[0])
+    symmetric = bool((zero == common).all()) and low - common >= least and high - common < -least
+    middle = common if symmetric else low - least if bits == 4 else 128 if weights.values.dtype == np.uint8 else 0
+    if not symmetric and bits == 4 and (zero.min() - middle < -128 or zero.max() - middle > 127):
+        bits, middle = 8, 128 if weights.values.dtype == np.uint8 else 0
+    moved = np.ascontiguousarray((values - middle).astype(np.int8))
+    origin = None if symmetric else np.ascontiguousarray((zero - middle).astype(np.int8))
+    return _Matrix(moved, np.ascontiguousarray(scale), origin, bits, block)
+
+
+def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if is_call(value, "relax.matmul") and is_f32(value, *value.args):
+        return _product(rw, var, value)
+    if is_call(value, "relax.take") and is_f32(value):
+        return _take(rw, value)
+    return None
+
+
+def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    x, w = value.args
+    if x.ty.ndim < 2 or w.ty.ndim != 2 or any(isinstance(d, int) and d == 0 for d in extents(x)):
+        return None
+    weights = _stored(rw, w)
+    if weights is None:
+        return None
+    matrix = _matrix(weights)
+    k, n = matrix.values.shape
+    attrs: dict[str, AttrValue | int] = {"n": n, "k": k, "bits": matrix.bits}
+    if matrix.block < k:
+        attrs["group"] = matrix.block
+    zero = None if matrix.zero is None else constant(matrix.zero)
+    args = [x, constant(matrix.values), constant(matrix.scale), zero]
+    return make_kernel_call("gemm_f32q", args, var.ty, attrs, packing=GEMMQ_PACKING, name=str(var.name))
+
+
+def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
+    """Rows of a table: dequantize the rows, not the table."""
+    weights = _stored(rw, value.args[0])
+    if weights is None or value.attrs.axis is None:
+        return None
+    axis = int(value.attrs.axis) % weights.values.ndim
+    if weights.scale.size == 1:
+        table, parts = (
+            constant(np.ascontiguousarray(weights.values)),
+            (weights.scale.reshape(()), weights.zero.reshape(())),
+        )
+        rows = rw.emit(relax.op.take(table, value.args[1], axis, str(value.attrs.mode)))
+        return relax.op.dequantize(rows, *map(constant, parts), axis=-1, out_dtype="float32")
+    if axis or weights.values.ndim < 2:
+        return None
+    shape, mode, index = weights.values.shape, str(value.attrs.mode), value.args[1]
+    own, rest = extents(index), list(shape[1:])
+    flat = _Stored(
+        weights.values.reshape(shape[0], -1), weights.scale, weights.zero, weights.which.reshape(shape[0], -1)
+    )
+    block = _block(flat.which.T)
+    length = flat.values.shape[1]
+    if length % block:
+        return None
+    blocks = length // block
+    heads = flat.which[:, ::block]
+
+    def taken(table: Array) -> relax.Expr:
+        return rw.emit(relax.op.take(constant(np.ascontiguousarray(table)), index, 0, mode))
+
+    rows = rw.emit(relax.op.astype(_rows(rw, taken, flat.values, own), "float32"))
+    rows = rw.emit(reshape(rows, [*own, blocks, block]))
+    scale = weights.scale[heads][..., None]
+    zero = weights.zero[heads][..., None]
+    if zero.any():
+        origin = constant(zero[0]) if (zero == zero[0]).all() else taken(zero)
+        rows = rw.emit(relax.op.subtract(rows, rw.emit(relax.op.astype(origin, "float32"))))
+    rows = rw.emit(relax.op.multiply(rows, constant(scale[0]) if (scale == scale[0]).all() else taken(scale)))
+    return reshape(rows, [*own, *rest])
+
+
+def _rows(rw: Rewriter, taken: _Taken, values: Array, own: Sequence[Dim]) -> relax.Expr:
+    """Rows of the table; two numbers a byte where 4 bits hold them."""
+    if values.dtype != np.uint8 or values.shape[1] % 2 or values.max() > 15:
+        return taken(values)
+    both = taken(values[:, ::2] | values[:, 1::2] << np.uint8(4))
+    low = rw.emit(relax.op.bitwise_and(both, constant(np.asarray(15, np.uint8))))
+    high = rw.emit(relax.op.right_shift(both, constant(np.asarray(4, np.uint8))))
+    parts = [rw.emit(reshape(part, [*own, values.shape[1] // 2, 1])) for part in (low, high)]
+    return rw.emit(reshape(rw.emit(relax.op.concat(parts, -1)), [*own, values.shape[1]]))
+
+
+def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    """What is left, as floats; and what moves them."""
+    if is_call(value, "relax.dequantize") and array_of(value.args[0]) is not None:
+        folded = dequantized(value)
+    elif is_call(value, *_MOVES) and array_of(value.args[0]) is not None:
+        folded = evaluate(value, var)
+    else:
+        return None
+    return None if folded is None else constant(folded)

@@ -1,0 +1,124 @@
+"""Weights of 8 bits that a model turns into floats by itself, `(float(q) - zero) * scale`, as dequantize of the constant.
+
+The same numbers: float32 holds q, zero and their difference exactly, and there is one product. `float(q)` alone is dequantized by 1,
+where what reads it may go on so: a product whose result is scaled behind it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ._ops import constant, dtype_of, is_f32, permute, reshape
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
+
+__all__ = ["recognise_weights"]
+
+_LEAST = 1024  # elements of what is worth it
+_READERS = ("relax.subtract", "relax.multiply", "relax.matmul", "relax.permute_dims", "relax.reshape", "relax.take")
+
+
+def recognise_weights(mod: tvm.IRModule) -> tvm.IRModule:
+    return rewrite(rewrite(mod, _converted), _scaled)
+
+
+def _converted(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if not is_call(value, "relax.astype") or not is_f32(value) or dtype_of(value.args[0]) not in ("int8", "uint8"):
+        return None
+    array, users = array_of(value.args[0]), rw.users(var)
+    if array is None or array.size < _LEAST or array.ndim < 2 or len(users) != rw.count_of(var):
+        return None
+    if not all(is_call(use, *_READERS) for _, use in users):
+        return None
+    one, zero = constant(np.ones((), np.float32)), constant(np.zeros((), array.dtype))
+    return relax.op.dequantize(value.args[0], one, zero, axis=-1, out_dtype="float32")
+
+
+def _scaled(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    if not is_call(value, "relax.subtract", "relax.multiply") or not is_f32(value):
+        return None
+    for operand, other in ((value.args[0], value.args[1]), (value.args[1], value.args[0])):
+        found, factor = _weights(rw, operand), array_of(other)
+        if found is None or factor is None or factor.size == 0 or not np.isfinite(factor).all():
+            continue
+        values, zero = found
+        if np.broadcast_shapes(values.shape, factor.shape) != values.shape:
+            continue
+        factor = factor.reshape([1] * (values.ndim - factor.ndim) + list(factor.shape))
+        if is_call(value, "relax.multiply"):
+            return _dequantized(rw, values, factor, zero)
+        info = np.iinfo(values.dtype)
+        if not zero.any() and operand.same_as(value.args[0]) and _integers(factor, info.min, info.max):
+            return _dequantized(rw, values, np.ones([1] * values.ndim, np.float32), factor)
+    return None
+
+
+def _integers(array: Array, low: int, high: int) -> bool:
+    return bool((array == np.rint(array)).all() and low <= array.min() and array.max() <= high)
+
+
+def _weights(rw: Rewriter, expr: relax.Expr) -> tuple[Array, Array] | None:
+    """The numbers and zero points (of as many axes) of weights that are dequantized by 1, perhaps moved as _dequantized does."""
+    moves = []
+    while (move := rw.call(expr, "relax.reshape", "relax.permute_dims")) is not None:
+        moves.append(move)
+        expr = move.args[0]
+    call = rw.call(expr, "relax.dequantize")
+    if call is None or any(array_of(arg) is None for arg in call.args):
+        return None
+    values, scale, zero = (np.asarray(array_of(arg)) for arg in call.args)
+    if values.dtype.itemsize != 1 or values.ndim < 2 or not (scale == 1).all():
+        return None
+    dims = [1] * values.ndim
+    if zero.ndim:
+        dims[int(call.attrs.axis) % values.ndim] = zero.size
+    zero = zero.reshape(dims)
+    if moves and zero.any():
+        zero = np.ascontiguousarray(np.broadcast_to(zero, values.shape))
+    for move in reversed(moves):
+        if is_call(move, "relax.reshape"):
+            shape = [int(d) for d in move.ty.shape.values]
+            zero = zero.reshape(shape) if zero.size > 1 else zero.reshape([1] * len(shape))
+            values = values.reshape(shape)
+        else:
+            axes = None if move.attrs.axes is None else [int(axis) for axis in move.attrs.axes]
+            values, zero = values.transpose(axes), zero.transpose(axes)
+    return values, _narrow(zero)
+
+
+def _narrow(zero: Array) -> Array:
+    """Without the axes along which it is the same."""
+    for axis in range(zero.ndim):
+        first = zero.take([0], axis)
+        if zero.shape[axis] > 1 and (zero == first).all():
+            zero = first
+    return zero
+
+
+def _dequantized(rw: Rewriter, values: Array, scale: Array, zero: Array) -> relax.Expr:
+    """dequantize along one axis, the axes of scales and zero points merged into it; and what puts the axes back."""
+    own = [a for a in range(values.ndim) if max(scale.shape[a], zero.shape[a]) > 1]
+    zero = zero.astype(values.dtype)
+    if len(own) < 2:
+        count = values.shape[own[0]] if own else 1
+        shape = [count] if own else []
+        parts = [
+            constant(np.ascontiguousarray(np.broadcast_to(p.reshape(-1), (count,)).reshape(shape)))
+            for p in (scale, zero)
+        ]
+        return relax.op.dequantize(
+            constant(np.ascontiguousarray(values)), *parts, axis=own[0] if own else -1, out_dtype="float32"
+        )
+    order = [*own, *(a for a in range(values.ndim) if a not in own)]
+    lead = [values.shape[a] for a in own]
+    rows = np.ascontiguousarray(values.transpose(order)).reshape(math.prod(lead), -1)
+    spread = [1 if a not in own else values.shape[a] for a in range(values.ndim)]
+    parts = [
+        constant(np.ascontiguousarray(np.broadcast_to(p, spread).transpose(order)).reshape(-1)) for p in (scale, zero)
+    ]
+    y = rw.emit(relax.op.dequantize(constant(rows), *parts, axis=0, out_dtype="float32"))
+    y = rw.emit(reshape(y, [values.shape[a] for a in order]))
+    return permute(y, [order.index(a) for a in range(values.ndim)])

@@ -1,0 +1,117 @@
+"""What ONNX Runtime's quantizers write: dynamic, static (QDQ and QOperator), blocks of 4 and 8 bits; as written, and optimized behind that.
+
+Results differ by what a few activations on the other side of a rounding tie do, so by steps, not by rounding errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from .contrib_families import Family
+
+__all__ = ["quantized"]
+
+Make = Callable[[Family, Path, Path], "Path | None"]
+STEPS = 3e-2  # of a result's scale
+_SAMPLES = 4
+
+
+class _Samples:
+    """Inputs to calibrate with."""
+
+    def __init__(self, family: Family) -> None:
+        self._rows: Iterator[Any] = iter([family.feeds(seed) for seed in range(_SAMPLES)])
+
+    def get_next(self) -> Any:
+        return next(self._rows, None)
+
+
+def _prepared(source: Path, folder: Path) -> Path:
+    """As the quantizers' guide has it, but without a symbolic optimizer's own dependencies."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    path = folder / "prepared.onnx"
+    quant_pre_process(str(source), str(path), skip_symbolic_shape=True, skip_optimization=True)
+    return path
+
+
+def _dynamic(before: Make | None = None, **options: Any) -> Make:
+    def make(family: Family, source: Path, folder: Path) -> Path | None:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        made = before(family, source, folder) if before is not None else source
+        if made is None:
+            return None
+        given = {key: getattr(QuantType, value) if key == "weight_type" else value for key, value in options.items()}
+        extra = {
+            "DefaultTensorType": onnx.TensorProto.FLOAT
+        }  # what onnx cannot infer behind ONNX Runtime's own operators
+        quantize_dynamic(str(made), str(folder / "dynamic.onnx"), extra_options=extra, **given)
+        return folder / "dynamic.onnx"
+
+    return make
+
+
+def _static(form: str, activations: str = "QUInt8", weights: str = "QInt8", **options: Any) -> Make:
+    def make(family: Family, source: Path, folder: Path) -> Path | None:
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+        quantize_static(
+            str(_prepared(source, folder)), str(folder / "static.onnx"), _Samples(family),
+            quant_format=getattr(QuantFormat, form), activation_type=getattr(QuantType, activations),
+            weight_type=getattr(QuantType, weights), **options,
+        )  # fmt: skip
+        return folder / "static.onnx"
+
+    return make
+
+
+def _blocks(bits: int, form: str = "QOperator", **options: Any) -> Make:
+    def make(family: Family, source: Path, folder: Path) -> Path | None:
+        from onnxruntime.quantization import QuantFormat
+        from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+        settings = DefaultWeightOnlyQuantConfig(
+            block_size=32, bits=bits, quant_format=getattr(QuantFormat, form), **options
+        )
+        quantizer = MatMulNBitsQuantizer(onnx.load(source), algo_config=settings)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(folder / "blocks.onnx"))
+        return folder / "blocks.onnx"
+
+    return make
+
+
+def _then(first: Make, second: Make) -> Make:
+    def make(family: Family, source: Path, folder: Path) -> Path | None:
+        made = first(family, source, folder)
+        return None if made is None else second(family, made, folder)
+
+    return make
+
+
+def quantized(level: Callable[[str], Make], optimizer: Make) -> list[tuple[str, Make, float]]:
+    """(name, maker, tolerance) of each mode; `level` is ONNX Runtime's own optimizer, `optimizer` the transformers optimizer."""
+    extended, everything = level("ORT_ENABLE_EXTENDED"), level("ORT_ENABLE_ALL")
+    return [
+        ("dynamic int8", _dynamic(weight_type="QInt8"), STEPS),
+        ("dynamic uint8", _dynamic(weight_type="QUInt8"), STEPS),
+        ("dynamic int8, per channel", _dynamic(weight_type="QInt8", per_channel=True), STEPS),
+        ("dynamic int8, all", _then(_dynamic(weight_type="QInt8"), everything), STEPS),
+        ("transformers optimizer, dynamic int8", _dynamic(optimizer, weight_type="QInt8"), STEPS),
+        ("static QDQ", _static("QDQ"), STEPS),
+        ("static QDQ, per channel, int8", _static("QDQ", "QInt8", per_channel=True), STEPS),
+        ("static QDQ, extended", _then(_static("QDQ"), extended), STEPS),
+        ("static QDQ, all", _then(_static("QDQ", per_channel=True), everything), STEPS),
+        ("static QOperator", _static("QOperator"), STEPS),
+        ("static QOperator, int8", _static("QOperator", "QInt8"), STEPS),
+        ("static QOperator, per channel", _static("QOperator", per_channel=True), STEPS),
+        ("4 bits", _blocks(4), 1e-4),
+        ("4 bits, symmetric", _blocks(4, is_symmetric=True), 1e-4),
+        ("8 bits", _blocks(8), 1e-4),
+        ("4 bits, QDQ", _blocks(4, "QDQ"), 1e-4),
+    ]
