@@ -39,6 +39,22 @@ def _prepared(source: Path, folder: Path) -> Path:
     return path
 
 
+def _before_indices(path: Path) -> list[str]:
+    """Nodes whose floats are cast to integers: quantized they give other indices, and T5's buckets, logarithms of 0 among them, have an
+    infinite scale."""
+    graph = onnx.load(path, load_external_data=False).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    found: dict[str, None] = {}
+    open_ = [node for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.INT64]
+    while open_:
+        for name in open_.pop().input:
+            node = makers.get(name)
+            if node is not None and node.name not in found and node.op_type != "Cast":
+                found[node.name] = None
+                open_.append(node)
+    return list(found)
+
+
 def _dynamic(before: Make | None = None, **options: Any) -> Make:
     def make(family: Family, source: Path, folder: Path) -> Path | None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -60,8 +76,9 @@ def _static(form: str, activations: str = "QUInt8", weights: str = "QInt8", **op
     def make(family: Family, source: Path, folder: Path) -> Path | None:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+        prepared = _prepared(source, folder)
         quantize_static(
-            str(_prepared(source, folder)), str(folder / "static.onnx"), _Samples(family),
+            str(prepared), str(folder / "static.onnx"), _Samples(family), nodes_to_exclude=_before_indices(prepared),
             quant_format=getattr(QuantFormat, form), activation_type=getattr(QuantType, activations),
             weight_type=getattr(QuantType, weights), **options,
         )  # fmt: skip
