@@ -6,6 +6,7 @@ from ._build import build_code
 from ._collect import GeneratedFunctions, collect_functions
 from ._fill import LEGALIZE as _FILL
 from ._ordering import LEGALIZE as _ORDERING
+from ._pointwise import is_pointwise
 from ._quantize import LEGALIZE as _QUANTIZE
 from ._schedule import schedule_function, schedule_functions
 from ._targets import TARGETS, TargetSpec, native_level, resolve_targets, runs_on_this_cpu
@@ -17,6 +18,7 @@ __all__ = [
     "TargetSpec",
     "build_code",
     "collect_functions",
+    "is_pointwise",
     "native_level",
     "resolve_targets",
     "runs_on_this_cpu",

@@ -10,7 +10,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-__all__ = ["Loop", "Stage", "Stages", "Store", "as_int64", "parse_stages", "replace_vars", "walk"]
+__all__ = ["Loop", "Stage", "Stages", "Store", "as_int64", "children", "parse_stages", "replace_vars", "walk"]
 
 
 @dataclass(frozen=True)

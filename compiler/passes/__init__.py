@@ -22,6 +22,7 @@ from .fold_lookups import fold_lookups
 from .fuse_epilogues import fuse_epilogues
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_norms import fuse_residual_norms
+from .hoist_invariants import hoist_invariants
 from .layout import channels_last
 from .legalize import fuse, legalize
 from .lower_convolutions import lower_convolutions
@@ -75,6 +76,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
 
     return [
         *FOLDING,
+        ("hoist invariants", hoist_invariants),
         ("unsigned activations", unsigned_activations),
         ("match norms", match_norms),
         ("match attention", match_attention),

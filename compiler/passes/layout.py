@@ -14,7 +14,8 @@ from dataclasses import replace
 import tvm
 from tvm import relax
 
-from ._dims import extents, same, shape_of
+from ..codegen import is_pointwise
+from ._dims import extents, same, same_shape, shape_of
 from ._integers import known_integers
 from ._kernel_call import kernel_outputs, read_kernel_call, remake_kernel_call
 from ._ops import constant, dtype_of, is_f32, names, permute, regroup, reshape, slice_of
@@ -37,7 +38,13 @@ _REDUCE = {"relax." + name: name for name in ("sum", "mean", "max", "min", "prod
 
 
 def channels_last(mod: tvm.IRModule) -> tvm.IRModule:
-    return rewrite(rewrite(mod, _two_dimensional), _Layout())
+    return rewrite(rewrite(mod, _two_dimensional), _Layout(_pointwise_functions(mod)))
+
+
+def _pointwise_functions(mod: tvm.IRModule) -> frozenset[str]:
+    """The importers' generated functions that compute each element of their result from the same elements of their operands."""
+    functions = mod.functions_items()
+    return frozenset(str(g.name_hint) for g, f in functions if isinstance(f, tvm.tirx.PrimFunc) and is_pointwise(f))
 
 
 def to_last(ndim: int) -> list[int]:
@@ -121,7 +128,8 @@ def _wide_filter(rw: Rewriter, filters: relax.Expr) -> relax.Expr | None:
 class _Layout:
     """The rule; `_last` knows the channels-last form of a rewritten variable."""
 
-    def __init__(self) -> None:
+    def __init__(self, pointwise: frozenset[str]) -> None:
+        self._pointwise = pointwise
         self._last: dict[relax.Var, relax.Expr] = {}
 
     def __call__(self, rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -140,6 +148,8 @@ class _Layout:
             return self._reduce(rw, var, name, value)
         if name == "relax.call_dps_packed":
             return self._dynamic_quantize(rw, var, value)
+        if name == "relax.call_tir":
+            return self._generated(rw, var, value)
         last = self._follow(rw, var, name, value)
         return None if last is None else self._result(rw, var, last)
 
@@ -250,6 +260,20 @@ class _Layout:
         parts = rw.emit(relax.op.split(known, plain, axis), str(var.name))
         fields = [rw.emit(relax.TupleGetItem(parts, i)) for i in range(len(parts.ty.fields))]
         return relax.Tuple([self._result(rw, var, field) for field in fields])
+
+    def _generated(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+        """A function of single elements runs on them in any order: what lies channels-last is given to it as if it did not."""
+        operands, shape = list(value.args[1].fields), shape_of(var)
+        if str(value.args[0].name_hint) not in self._pointwise or shape is None or len(shape) < 3:
+            return None
+        if not any(self._known(operand) is not None for operand in operands):
+            return None
+        if any(not same_shape(shape_of(operand), shape) for operand in operands):
+            return None
+        views = [rw.emit(reshape(self.wanted(rw, operand, len(shape)), shape)) for operand in operands]
+        call = tvm.ir.Call(value.op, [value.args[0], relax.Tuple(views), *value.args[2:]], value.attrs, value.ty_args)
+        out = rw.emit(call, str(var.name))
+        return self._result(rw, var, reshape(out, [shape[axis] for axis in to_last(len(shape))]))
 
     def _dynamic_quantize(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
         """Quantization by the range of all elements, whose order does not matter."""

@@ -734,3 +734,24 @@ def test_indices_that_do_not_fit_their_constant_are_refused() -> None:
     proto = model([node("GatherElements", "d i", "g"), node("Add", "x g", "y")], {"x": (F, [3, 5])}, ["y"], constants)
     with pytest.raises(maas_rt.ImportModelError, match=r"\[3, 5\] into \[3, 4\]"):
         import_onnx(proto)
+
+
+def test_activations_between_convolutions_keep_the_layout() -> None:
+    """Those that an epilogue knows become one; any other function of single elements runs on what lies channels-last."""
+    names = ["HardSwish", "HardSigmoid", "Elu", "Softplus", "ThresholdedRelu", "Mish"]
+    nodes, last = [], "x"
+    for i, name in enumerate(names):
+        nodes += [node("Conv", f"{last} w", f"c{i}", pads=[1, 1, 1, 1]), node(name, f"c{i}", f"a{i}")]
+        last = f"a{i}"
+    proto = model(
+        [*nodes, node("Conv", f"{last} w", "y", pads=[1, 1, 1, 1])],
+        {"x": (TensorProto.FLOAT, [1, 4, "h", 6])},
+        ["y"],
+        {"w": floats(4, 4, 3, 3) * np.float32(0.2)},
+        opset=22,
+    )
+    artifact = compile_model(proto)
+    steps = artifact.linear.plan.blocks[0].steps
+    assert [step.target for step in steps].count("transpose") == 2
+    acts = [attr.text for step in steps for attr in step.attrs if attr.key == "act"]
+    assert acts[:2] == ["hardswish", "clip"]  # its line is folded into the filters

@@ -444,6 +444,32 @@ def test_what_a_loop_may_not_carry_is_refused_by_name() -> None:
             import_onnx(proto)
 
 
+@pytest.mark.parametrize("trips", [0, 3])
+def test_what_no_iteration_changes_is_computed_once(trips: int) -> None:
+    """h = tanh(h + memory W + B), with a projection of the memory that no step changes."""
+    nodes = [
+        node("MatMul", "memory W", "projected"),
+        node("Add", "projected B", "biased"),
+        node("Add", "h biased", "sum"),
+        node("Tanh", "sum", "next"),
+        node("Identity", "c", "more"),
+    ]
+    loop = body(
+        nodes,
+        [("i", I64, []), ("c", BOOL, []), ("h", F, ["rows", 8])],
+        [("more", BOOL, []), ("next", F, ["rows", 8])],
+        {"W": floats(16, 8), "B": floats(8)},
+    )
+    proto = model(
+        [node("Loop", "trips go h0", "h", body=loop)],
+        {"trips": (I64, []), "go": (BOOL, []), "h0": (F, ["rows", 8]), "memory": (F, ["rows", 16])},
+        ["h"],
+    )
+    plan = check(proto, {"trips": trips, "go": True, "h0": floats(5, 8), "memory": floats(5, 16)})
+    kernels = [[step.target for step in block.steps if step.kind == StepKind.KERNEL] for block in plan.blocks]
+    assert kernels[0] == ["gemm_f32"] and not any(kernels[1:])
+
+
 def test_what_stands_before_a_loop_stays_there() -> None:
     """The product has one reader, an addition in the body: it is no epilogue of the product's kernel."""
     step = body(

@@ -362,12 +362,22 @@ def selu(n: Node) -> Any:
 @op("HardSigmoid", since=[1, 6, 22])
 def hard_sigmoid(n: Node) -> Any:
     alpha, beta = n.float_attr("alpha", 0.2), n.float_attr("beta", 0.5)
+    if n.dtype(0) == "float32":  # in operators that an epilogue is recognised by
+        return _clipped_line(n, alpha, beta)
     return _in_float(n, lambda v, k: tirx.max(k(0), tirx.min(k(1), k(alpha) * v + k(beta))))
 
 
 @op("HardSwish", since=[14, 22])
 def hard_swish(n: Node) -> Any:
+    if n.dtype(0) == "float32":
+        return relax.op.multiply(n.x(0), n.emit(_clipped_line(n, 1 / 6, 0.5)))
     return _in_float(n, lambda v, k: v * tirx.max(k(0), tirx.min(k(1), v * k(1 / 6) + k(0.5))))
+
+
+def _clipped_line(n: Node, slope: float, height: float) -> Any:
+    """max(0, min(1, slope * x + height)) of float32."""
+    scaled = n.emit(relax.op.multiply(n.x(0), n.scalar_const(slope, "float32")))
+    return relax.op.clip(n.emit(relax.op.add(scaled, n.scalar_const(height, "float32"))), 0.0, 1.0)
 
 
 @op("Softplus", since=[1, 22])
