@@ -2,12 +2,13 @@
 
     Error(RuntimeError)
      ├─ InvalidArgumentError(Error, ValueError)        a shape, dtype, name or option is wrong
-     ├─ FormatError                                    not a model.mrt, damaged, made for a newer runtime, hash differs
+     ├─ FormatError                                    not a model.mrt, damaged, newer, written to while it was mapped
+     ├─ ModelNotFoundError(Error, FileNotFoundError)   there is no file of that name
      ├─ TargetError                                    this CPU lacks what the file needs
      ├─ CodeRefusedError                               the file holds code and code="refuse"
      ├─ SignatureError                                 the signature is missing or was not accepted
-     ├─ CancelledError                                 cancelled between two steps
-     ├─ DeadlineExceededError(Error, TimeoutError)     the deadline passed between two steps
+     ├─ CancelledError                                 cancelled before it was complete
+     ├─ DeadlineExceededError(Error, TimeoutError)     the deadline passed before it was complete
      ├─ MissingExtraError(Error, ImportError)          an optional dependency is missing; says the pip line
      └─ CompileError                                   raised by maas_rt.compiler
          ├─ UnsupportedOperatorError                   .operators: all of them
@@ -21,6 +22,7 @@ carries its status name in `.status`.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -39,6 +41,21 @@ class FormatError(Error):
     """The file is not a model.mrt that this runtime reads: foreign, damaged, or of a newer format."""
 
 
+class ModelNotFoundError(Error, FileNotFoundError):
+    """There is no file of that name; `filename` holds it."""
+
+    def __init__(self, filename: str, what: str = "a model.mrt file") -> None:
+        super().__init__(f"{filename!r} does not exist: give the path of {what}")
+        self.errno = errno.ENOENT
+        self.filename = filename
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[type[ModelNotFoundError], tuple[str]]:
+        return type(self), (str(self.filename),)
+
+
 class TargetError(Error):
     """This CPU or operating system lacks what the file was compiled for."""
 
@@ -52,11 +69,11 @@ class SignatureError(Error):
 
 
 class CancelledError(Error):
-    """The run was cancelled between two steps."""
+    """The run was cancelled before it was complete."""
 
 
 class DeadlineExceededError(Error, TimeoutError):
-    """The deadline passed between two steps of the run."""
+    """The deadline passed before the run was complete."""
 
 
 class MissingExtraError(Error, ImportError):
@@ -135,6 +152,7 @@ _BY_STATUS: dict[str, type[Error]] = {
     "MRT_ERROR_FORMAT": FormatError,
     "MRT_ERROR_VERSION": FormatError,
     "MRT_ERROR_HASH": FormatError,
+    "MRT_ERROR_CHANGED": FormatError,
     "MRT_ERROR_CODE_REFUSED": CodeRefusedError,
     "MRT_ERROR_SIGNATURE": SignatureError,
     "MRT_ERROR_TARGET": TargetError,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from maas_rt import _native
 from maas_rt._errors import InvalidArgumentError
 from maas_rt._native import CancelToken, State
 from maas_rt._profile import Profile, StepRecord
+from maas_rt._program import open_bytes, open_file
 from maas_rt._tensor_info import TensorInfo
 
 Array = NDArray[Any]
@@ -78,6 +80,9 @@ class Session(_Runnable):
     A second run at the same time raises Error with status MRT_ERROR_BUSY.
     """
 
+    def __reduce__(self) -> NoReturn:
+        raise InvalidArgumentError("a Session holds memory of its process: copy or send its Model, and make one there")
+
     def profiled(self, inputs: Mapping[str, Any], **options: Any) -> Profile:
         """Runs once and returns its steps; only for a session that was made with profile=True."""
         self.run(dict(inputs), **options)
@@ -90,11 +95,23 @@ class Model(_Runnable):
     `m(x)` takes inputs in order or by name and returns the output, or a dict if there are several. `m.run(dict)` takes
     and returns dicts and has the options `out`, `deadline`, `cancel`, `state` and `entry`. Inputs are numpy arrays, or
     anything with __dlpack__ (CPU) or __array_interface__, used in place where their layout allows.
+
+    A model does not change, so a copy is the model itself. It can be pickled and sent to another process: by the path of
+    its file, or as bytes if it was loaded from bytes.
     """
 
     _threads: int
     _profiled: Session | None
     _lock: threading.Lock
+
+    def __copy__(self) -> Model:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _new_model, (self._program, self._threads)
 
     def session(self, threads: int | None = None, *, profile: bool = False) -> Session:
         """A session of one's own. threads: of one run; None: as the model was loaded."""
@@ -113,7 +130,8 @@ class Model(_Runnable):
     ) -> Future[dict[str, Array]]:
         """Starts a run on a thread of this process and returns its future; `asyncio.wrap_future` makes it awaitable.
 
-        The options are run's; the deadline counts from now. Inputs and buffers must not be changed until it is done.
+        The options are run's; the deadline counts from now. Inputs and buffers must not be changed until it is done. When
+        the interpreter exits, what waits is dropped and what runs is cancelled.
         """
         given = dict(inputs)
         buffers = None if out is None else dict(out)
@@ -140,6 +158,7 @@ def load(
     code: str = "allow",
     verify: str = "default",
     check_signature: Callable[[bytes, bytes], bool] | None = None,
+    copy: bool = False,
 ) -> Model:
     """Loads a compiled model: a path, the file's bytes, or a maas_rt.compiler.Artifact.
 
@@ -149,24 +168,32 @@ def load(
             signature) or "refuse".
         verify: "default" hashes everything but the weights, "full" the weights too.
         check_signature: called with the signed bytes and the signature; returns whether to accept it.
+        copy: read the file instead of mapping it. A mapped file must not be written to while the model is in use (rename a
+            new file over it instead): a run notices that and raises FormatError, but a file that is cut short while a run
+            reads it ends the process. A copy costs memory and the time to read it, and nothing can happen to it.
 
     Raises:
+        ModelNotFoundError: there is no such file (it is a FileNotFoundError too).
         FormatError, CodeRefusedError, SignatureError, TargetError: the file is refused, before any of it is run.
         Error: the file cannot be read.
     """
     wanted = 0 if threads is None else _check_threads(threads)
     if isinstance(model, (str, os.PathLike)):
-        program = _native.Program.load_file(os.fsdecode(model), code, verify, check_signature)
+        program = open_file(os.fsdecode(model), code, verify, check_signature, copy)
     elif isinstance(model, (bytes, bytearray, memoryview)):
-        program = _native.Program.load_bytes(model, code, verify, check_signature)
+        program = open_bytes(model, code, verify, check_signature)
     elif isinstance(model, _ArtifactLike):
-        program = _native.Program.load_bytes(model.to_bytes(), code, verify, check_signature)
+        program = open_bytes(model.to_bytes(), code, verify, check_signature)
     else:
         raise InvalidArgumentError(
             f"load takes a path, bytes or a maas_rt.compiler.Artifact, and got a {type(model).__name__}"
         )
-    loaded = Model(program, wanted)
-    loaded._threads = wanted
+    return _new_model(program, wanted)
+
+
+def _new_model(program: _native.Program, threads: int) -> Model:
+    loaded = Model(program, threads)
+    loaded._threads = threads
     loaded._profiled = None
     loaded._lock = threading.Lock()
     return loaded
@@ -187,8 +214,20 @@ def _executor() -> ThreadPoolExecutor:
     global _pool
     with _pool_lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(_native.cpu_count(), thread_name_prefix="maas_rt")
+            _pool = ThreadPoolExecutor(
+                _native.cpu_count(), thread_name_prefix="maas_rt", initializer=_native.mark_background_thread
+            )
         return _pool
+
+
+def _at_exit() -> None:
+    _native.stop_background_runs()
+    if _pool is not None:
+        _pool.shutdown(wait=False, cancel_futures=True)
+
+
+# Before concurrent.futures' own hook, which was registered first and waits for all that was submitted.
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)
 
 
 def _after_fork() -> None:

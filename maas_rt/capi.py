@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maas_rt._capi_ffi import check, ffi, lib, text
-from maas_rt._errors import InvalidArgumentError
+from maas_rt._errors import Error, InvalidArgumentError, ModelNotFoundError
 from maas_rt._tensor_info import TensorInfo
 
 __all__ = ["CancelToken", "Model", "load", "version"]
@@ -180,11 +180,17 @@ class Model:
 
 
 def load(
-    model: str | os.PathLike[str] | bytes, *, threads: int | None = None, code: str = "allow", verify: str = "default"
+    model: str | os.PathLike[str] | bytes,
+    *,
+    threads: int | None = None,
+    code: str = "allow",
+    verify: str = "default",
+    copy: bool = False,
 ) -> Model:
     """Loads a path or a file's bytes; the options are those of maas_rt.load.
 
     Raises:
+        ModelNotFoundError: there is no such file.
         FormatError, CodeRefusedError, SignatureError, TargetError: the file is refused.
         Error: it cannot be read.
     """
@@ -199,9 +205,15 @@ def load(
     options.struct_size = ffi.sizeof("mrt_load_options")
     options.code = _CODE_POLICY[code]
     options.verify = _VERIFY[verify]
+    options.copy = bool(copy)
     out = ffi.new("mrt_program**")
     if isinstance(model, (str, os.PathLike)):
-        check(lib.mrt_program_load(os.fsencode(model), options, out))
+        try:
+            check(lib.mrt_program_load(os.fsencode(model), options, out))
+        except Error:
+            if not os.path.exists(model):
+                raise ModelNotFoundError(os.fsdecode(model)) from None
+            raise
         return Model(ffi.gc(out[0], lib.mrt_program_free), int(wanted))
     if not isinstance(model, (bytes, bytearray, memoryview)):
         raise InvalidArgumentError(f"load takes a path or bytes, and got a {type(model).__name__}")

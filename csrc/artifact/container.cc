@@ -10,6 +10,7 @@
 
 #include "artifact/utf8.h"
 #include "base/cpu.h"
+#include "base/hooks.h"
 #include "base/sha256.h"
 
 namespace mrt {
@@ -61,44 +62,96 @@ const char* section_name(SectionKind kind) {
 // -------------------------------------------------------------------------------------------------------
 
 FileBytes::~FileBytes() {
-  if (mapped_)
-    munmap(const_cast<uint8_t*>(data_), size_);
-  else if (release_)
-    release_(user_);
+  if (kind_ == Kind::mapped) munmap(const_cast<uint8_t*>(data_), size_);
+  if (kind_ == Kind::copied) mrt::release(const_cast<uint8_t*>(data_), size_);
+  if (fd_ >= 0) close(fd_);
+  if (release_) release_(user_);
 }
 
 void FileBytes::swap(FileBytes& other) {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
-  std::swap(mapped_, other.mapped_);
+  std::swap(kind_, other.kind_);
+  std::swap(fd_, other.fd_);
+  std::swap(stamp_, other.stamp_);
   std::swap(release_, other.release_);
   std::swap(user_, other.user_);
 }
 
-Status FileBytes::map(const char* path, FileBytes* out) {
-  // Not blocking: a pipe by that name is refused below instead of waited for.
-  const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return fail(MRT_ERROR_IO, "'%s' cannot be opened: %s", path, std::strerror(errno));
-  Status status;
+bool FileBytes::stamp_of(int fd, Stamp* out) {
   struct stat info;
-  void* data = nullptr;
-  if (fstat(fd, &info) != 0) {
-    status = fail(MRT_ERROR_IO, "'%s' cannot be read: %s", path, std::strerror(errno));
-  } else if (!S_ISREG(info.st_mode)) {
-    status = fail(MRT_ERROR_IO, "'%s' is %s, expected a model.mrt file", path,
-                  S_ISDIR(info.st_mode) ? "a directory" : "not a regular file");
-  } else if (info.st_size == 0) {
-    status = fail(MRT_ERROR_FORMAT, "'%s' is empty, expected a model.mrt file", path);
-  } else {
-    data = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED) status = fail(MRT_ERROR_IO, "'%s' cannot be mapped: %s", path, std::strerror(errno));
-  }
-  close(fd);
-  if (!status.ok()) return status;
-  FileBytes mapped(data, static_cast<size_t>(info.st_size), nullptr, nullptr);
-  mapped.mapped_ = true;
-  *out = std::move(mapped);
+  if (fstat(fd, &info) != 0) return false;
+#if defined(__APPLE__)
+  const timespec& modified = info.st_mtimespec;
+#else
+  const timespec& modified = info.st_mtim;
+#endif
+  *out = {static_cast<int64_t>(info.st_size), static_cast<int64_t>(modified.tv_sec),
+          static_cast<int64_t>(modified.tv_nsec)};
+  return true;
+}
+
+Status FileBytes::open_file(const char* path, int* fd, Stamp* stamp) {
+  // Not blocking: a pipe by that name is refused below instead of waited for.
+  *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (*fd < 0) return fail(MRT_ERROR_IO, "'%s' cannot be opened: %s", path, std::strerror(errno));
+  struct stat info;
+  if (fstat(*fd, &info) != 0 || !stamp_of(*fd, stamp))
+    return fail(MRT_ERROR_IO, "'%s' cannot be read: %s", path, std::strerror(errno));
+  if (!S_ISREG(info.st_mode))
+    return fail(MRT_ERROR_IO, "'%s' is %s, expected a model.mrt file", path,
+                S_ISDIR(info.st_mode) ? "a directory" : "not a regular file");
+  if (stamp->size == 0) return fail(MRT_ERROR_FORMAT, "'%s' is empty, expected a model.mrt file", path);
   return Status();
+}
+
+Status FileBytes::map(const char* path, FileBytes* out) {
+  FileBytes file;
+  MRT_TRY(open_file(path, &file.fd_, &file.stamp_));
+  const size_t size = static_cast<size_t>(file.stamp_.size);
+  void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd_, 0);
+  if (data == MAP_FAILED) return fail(MRT_ERROR_IO, "'%s' cannot be mapped: %s", path, std::strerror(errno));
+  file.data_ = static_cast<const uint8_t*>(data);
+  file.size_ = size;
+  file.kind_ = Kind::mapped;
+  *out = std::move(file);
+  return Status();
+}
+
+Status FileBytes::copy(const char* path, FileBytes* out) {
+  FileBytes source, file;  // closes the descriptor at the end
+  MRT_TRY(open_file(path, &source.fd_, &source.stamp_));
+  const size_t size = static_cast<size_t>(source.stamp_.size);
+  uint8_t* data = static_cast<uint8_t*>(allocate(size, kWeightsAlignment));
+  if (!data) return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for a copy of the %zu bytes of '%s'", size, path);
+  file.data_ = data;
+  file.size_ = size;
+  file.kind_ = Kind::copied;
+  constexpr size_t kPiece = size_t{1} << 30;
+  for (size_t at = 0; at < size;) {
+    const ssize_t n = pread(source.fd_, data + at, size - at < kPiece ? size - at : kPiece, static_cast<off_t>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(MRT_ERROR_IO, "'%s' cannot be read: %s", path, std::strerror(errno));
+    if (n == 0) break;  // it became shorter
+    at += static_cast<size_t>(n);
+  }
+  MRT_TRY(source.check_stamp(source.fd_, path));
+  *out = std::move(file);
+  return Status();
+}
+
+Status FileBytes::check_unchanged(const char* name) const { return mapped() ? check_stamp(fd_, name) : Status(); }
+
+Status FileBytes::check_stamp(int fd, const char* name) const {
+  Stamp now;
+  if (!stamp_of(fd, &now)) return fail(MRT_ERROR_CHANGED, "'%s' cannot be looked at: %s", name, std::strerror(errno));
+  if (now.size == stamp_.size && now.seconds == stamp_.seconds && now.nanoseconds == stamp_.nanoseconds)
+    return Status();
+  return fail(MRT_ERROR_CHANGED,
+              "'%s' was changed since it was opened (%lld bytes then, %lld now), so that its weights are not what was "
+              "loaded: load it again; load a copy (copy=True, the load option copy), or replace files by renaming "
+              "another over them",
+              name, static_cast<long long>(stamp_.size), static_cast<long long>(now.size));
 }
 
 // ---- Container

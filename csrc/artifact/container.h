@@ -30,7 +30,7 @@ struct Section {
   uint8_t hash[32];
 };
 
-// Bytes of a file: mapped (and unmapped at the end), or borrowed (and given back through `release`).
+// Bytes of a file: mapped (and unmapped at the end), copied, or borrowed (and given back through `release`).
 class FileBytes {
  public:
   FileBytes() = default;
@@ -43,15 +43,29 @@ class FileBytes {
   }
   ~FileBytes();
   static Status map(const char* path, FileBytes* out);
+  // A copy in the library's own memory, which nobody can change.
+  static Status copy(const char* path, FileBytes* out);
 
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  // Whether the bytes are those of a file that others may write to; then whether one did since it was mapped.
+  bool mapped() const { return kind_ == Kind::mapped; }
+  Status check_unchanged(const char* name) const;
 
  private:
+  enum class Kind : uint8_t { borrowed, mapped, copied };
+  struct Stamp {
+    int64_t size = 0, seconds = 0, nanoseconds = 0;  // of the last modification
+  };
+  static Status open_file(const char* path, int* fd, Stamp* stamp);
+  static bool stamp_of(int fd, Stamp* out);
+  Status check_stamp(int fd, const char* name) const;
   void swap(FileBytes& other);
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
-  bool mapped_ = false;
+  Kind kind_ = Kind::borrowed;
+  int fd_ = -1;  // of a mapped file: a path may come to name another
+  Stamp stamp_;
   void (*release_)(void*) = nullptr;
   void* user_ = nullptr;
 };
@@ -70,6 +84,7 @@ class Container {
   const Section* signature() const { return signature_; }
   const std::vector<Section>& sections() const { return sections_; }
   const uint8_t* data(const Section& section) const { return bytes_.data() + section.offset; }
+  const FileBytes& bytes() const { return bytes_; }
 
   // The best code section for this CPU, null if the file holds none; an error names the levels if none fits.
   Status choose_code(const Section** out) const;

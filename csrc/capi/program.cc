@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "base/arena.h"
+#include "base/hooks.h"
 #include "capi/boundary.h"
 #include "capi/handles.h"
 
@@ -16,17 +17,20 @@ const mrt::EntryInfo* entry_of(const mrt_program* program, int32_t entry) {
   return static_cast<size_t>(entry) < entries.size() ? &entries[static_cast<size_t>(entry)] : nullptr;
 }
 
-Status load(mrt::FileBytes bytes, const char* name, const mrt_load_options* options, mrt_program** out) {
-  mrt_load_options read;
-  if (!mrt::read_options(options, &read)) return mrt::bad_options("mrt_load_options");
-  if (read.code < MRT_CODE_ALLOW || read.code > MRT_CODE_REFUSE)
+Status read_load_options(const mrt_load_options* options, mrt_load_options* out) {
+  if (!mrt::read_options(options, out)) return mrt::bad_options("mrt_load_options");
+  if (out->code < MRT_CODE_ALLOW || out->code > MRT_CODE_REFUSE)
     return fail(MRT_ERROR_INVALID_ARGUMENT, "load option code is %d, expected a value of mrt_code_policy",
-                static_cast<int>(read.code));
-  if (read.verify < MRT_VERIFY_DEFAULT || read.verify > MRT_VERIFY_FULL)
+                static_cast<int>(out->code));
+  if (out->verify < MRT_VERIFY_DEFAULT || out->verify > MRT_VERIFY_FULL)
     return fail(MRT_ERROR_INVALID_ARGUMENT, "load option verify is %d, expected a value of mrt_verify",
-                static_cast<int>(read.verify));
+                static_cast<int>(out->verify));
+  return Status();
+}
+
+Status load(mrt::FileBytes bytes, const char* name, const mrt_load_options& options, mrt_program** out) {
   std::unique_ptr<mrt::Program> program;
-  MRT_TRY(mrt::Program::load(std::move(bytes), name, read, &program));
+  MRT_TRY(mrt::Program::load(std::move(bytes), name, options, &program));
   *out = reinterpret_cast<mrt_program*>(program.release());
   return Status();
 }
@@ -51,26 +55,31 @@ mrt_status mrt_program_load(const char* path, const mrt_load_options* options, m
     if (!out) return mrt::null_argument("mrt_program_load", "out");
     *out = nullptr;
     if (!path) return mrt::null_argument("mrt_program_load", "path");
+    mrt_load_options read;
+    MRT_TRY(read_load_options(options, &read));
+    mrt::freeze_hooks();  // a copy is made with the host's allocator
     mrt::FileBytes bytes;
-    MRT_TRY(mrt::FileBytes::map(path, &bytes));
-    return load(std::move(bytes), path, options, out);
+    MRT_TRY(read.copy ? mrt::FileBytes::copy(path, &bytes) : mrt::FileBytes::map(path, &bytes));
+    return load(std::move(bytes), path, read, out);
   });
 }
 
 mrt_status mrt_program_load_memory(const void* data, size_t bytes, const mrt_load_options* options,
                                    void (*release)(void*), void* release_user, mrt_program** out) {
   return mrt::guard([&]() -> Status {
-    if (!out) return mrt::null_argument("mrt_program_load_memory", "out");
-    *out = nullptr;
     // Where loading fails the bytes are given back too: from here on they are the library's to give back.
     mrt::FileBytes borrowed(data, bytes, release, release_user);
+    if (!out) return mrt::null_argument("mrt_program_load_memory", "out");
+    *out = nullptr;
     if (!data) return mrt::null_argument("mrt_program_load_memory", "data");
     if (reinterpret_cast<uintptr_t>(data) % mrt::kAlignment != 0)
       return fail(MRT_ERROR_INVALID_ARGUMENT,
                   "mrt_program_load_memory: data is not aligned to %zu bytes; copy it to "
                   "aligned memory",
                   mrt::kAlignment);
-    return load(std::move(borrowed), "(memory)", options, out);
+    mrt_load_options read;
+    MRT_TRY(read_load_options(options, &read));
+    return load(std::move(borrowed), "(memory)", read, out);
   });
 }
 

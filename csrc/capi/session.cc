@@ -59,7 +59,7 @@ Status make_request(mrt_session* session, const mrt_tensor* inputs, size_t input
           output_count,
           static_cast<uint32_t>(o.entry),
           state,
-          {o.cancel ? &o.cancel->set : nullptr, o.deadline_ns}};
+          {o.cancel ? &o.cancel->set : nullptr, o.deadline_ns, o.poll, o.poll_user}};
   return Status();
 }
 
@@ -116,6 +116,8 @@ mrt_status mrt_session_create(mrt_program* program, const mrt_session_options* o
     if (o.threads < 0 || o.layout_cache < 0)
       return fail(MRT_ERROR_INVALID_ARGUMENT, "session option %s is %d, expected 0 or more",
                   o.threads < 0 ? "threads" : "layout_cache", o.threads < 0 ? o.threads : o.layout_cache);
+    MRT_TRY(to_program(program)->check_unchanged());
+    MRT_TRY(to_program(program)->check_unchanged());
     int32_t threads = o.threads > 0 ? o.threads : mrt::cpu_count();
     if (threads > mrt::cpu_count()) {
       char message[120];

@@ -51,10 +51,11 @@ enum {
   MRT_ERROR_HASH = 103,           /* a section's SHA-256 differs from the table */
   MRT_ERROR_CODE_REFUSED = 104,   /* the file holds code and the load options refuse it */
   MRT_ERROR_SIGNATURE = 105,      /* the signature is missing or was not accepted */
+  MRT_ERROR_CHANGED = 106,        /* the mapped file was written to after it was loaded */
   MRT_ERROR_TARGET = 200,         /* this CPU or operating system lacks what the file was compiled for */
   MRT_ERROR_OUT_OF_MEMORY = 201,
-  MRT_ERROR_CANCELLED = 300, /* cancelled between two steps */
-  MRT_ERROR_DEADLINE = 301,  /* the deadline passed between two steps */
+  MRT_ERROR_CANCELLED = 300, /* cancelled before it was complete */
+  MRT_ERROR_DEADLINE = 301,  /* the deadline passed before it was complete */
   MRT_ERROR_RUN = 302,       /* a step reported an error (an index out of range in a gather, a failed check) */
   MRT_ERROR_INTERNAL = 900
 };
@@ -165,9 +166,15 @@ typedef struct mrt_load_options {
   mrt_verify verify; /* DEFAULT: everything but the weights is hashed; FULL: the weights too */
   mrt_signature_fn check_signature;
   void* signature_user;
+  int32_t copy; /* not 0: read the file into memory of the library instead of mapping it */
 } mrt_load_options;
 
-/* Map a file. options may be NULL. */
+/* Map a file. options may be NULL.
+ * A mapped file must stay as it is while the program lives: a deployment renames a new file over the old one, which
+ * goes on being mapped, and never writes into it. A run on a file whose size or time of modification has changed fails
+ * with MRT_ERROR_CHANGED, before and after its steps; but pages of a file that is cut short while a run reads them end
+ * the process (SIGBUS), as with every mapped file. With `copy` the program has its own memory, and what was checked
+ * when it was loaded is what runs, whatever becomes of the file. */
 MRT_API mrt_status mrt_program_load(const char* path, const mrt_load_options* options, mrt_program** out);
 /* Use a file's bytes in memory. They are borrowed and must outlive the program; data must be 64-byte aligned, else
  * MRT_ERROR_INVALID_ARGUMENT. release (may be NULL) is called with release_user when the program is gone, or at
@@ -232,19 +239,26 @@ typedef struct mrt_session_options {
 MRT_API mrt_status mrt_session_create(mrt_program* program, const mrt_session_options* options, mrt_session** out);
 MRT_API void mrt_session_free(mrt_session* session);
 
-/* Cancels runs that were given it: any thread may set it, the run stops between two steps. */
+/* Cancels runs that were given it: any thread may set it. A run looks at it, at its deadline and at `poll` between two
+ * steps, and within steps that take long between the pieces that their work is cut into, each of which takes well below
+ * a second for all but a few operators (a sort of a very long line, a product with one very large row). */
 typedef struct mrt_cancel mrt_cancel;
 MRT_API mrt_status mrt_cancel_create(mrt_cancel** out);
 MRT_API void mrt_cancel_set(mrt_cancel* cancel);
 MRT_API void mrt_cancel_clear(mrt_cancel* cancel);
 MRT_API void mrt_cancel_free(mrt_cancel* cancel);
 
+/* Whether the host wants a run to end (a signal came, a client went away). Must not use the session that runs. */
+typedef int32_t (*mrt_poll_fn)(void* user);
+
 typedef struct mrt_run_options {
   size_t struct_size;
   int32_t entry;       /* 0: the first */
-  int64_t deadline_ns; /* CLOCK_MONOTONIC time after which the run stops between steps; 0: none */
+  int64_t deadline_ns; /* CLOCK_MONOTONIC time after which the run stops; 0: none */
   mrt_cancel* cancel;  /* may be NULL */
   mrt_state* state;    /* needed if the program has states */
+  mrt_poll_fn poll;    /* may be NULL: asked about every 50 ms, on the thread that runs; not 0 cancels the run */
+  void* poll_user;
 } mrt_run_options;
 
 /* Run once. inputs: input_count tensors in the program's order, any strides. outputs: output_count tensors; where

@@ -83,35 +83,44 @@ const Table* kernel_of(const Table* const* tables, Isa isa) {
 // ---- threads
 // ------------------------------------------------------------------------------------------------------------
 
-// body(begin, end) over [0, n) in pieces of at least `grain`; one thread where there is one piece.
-template <typename F>
-void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, F&& body) {
-  if (grain < 1) grain = 1;
-  const int64_t threads = ctx.pool == nullptr ? 1 : ctx.threads;
-  int64_t pieces = n / grain;
-  if (pieces > threads * 4) pieces = threads * 4;
-  if (threads <= 1 || pieces <= 1) {
-    if (n > 0) body(static_cast<int64_t>(0), n);
-    return;
-  }
-  const int64_t size = (n + pieces - 1) / pieces;
-  ctx.pool->parallel(static_cast<int32_t>((n + size - 1) / size), ctx.threads, [&](int32_t, int32_t i) {
-    const int64_t begin = i * size, end = begin + size;
-    body(begin, end < n ? end : n);
-  });
-}
-
-// body(worker, item) for items [0, n), handed out one by one to at most `workers` workers, each of which has its own
-// number (and so its own scratch).
+// body(worker, item) for items [0, n) on at most `workers` threads. A run that has to end meanwhile leaves the kernel
+// from here: what the other items would have written is never read.
 template <typename F>
 void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, F&& body) {
+  Watch* const watch = ctx.watch;
   if (workers > n) workers = n;
   if (ctx.pool == nullptr || workers <= 1 || n > INT32_MAX) {
-    for (int64_t i = 0; i < n; ++i) body(0, i);
+    for (int64_t i = 0; i < n; ++i) {
+      if (watch != nullptr && watch->stop()) throw_stopped();
+      body(0, i);
+    }
     return;
   }
   ctx.pool->parallel(static_cast<int32_t>(n), static_cast<int32_t>(std::min<int64_t>(workers, ctx.threads)),
-                     [&](int32_t worker, int32_t item) { body(worker, static_cast<int64_t>(item)); });
+                     [&](int32_t worker, int32_t item) {
+                       if (watch == nullptr || !watch->stop()) body(worker, static_cast<int64_t>(item));
+                     });
+  if (watch != nullptr && watch->stopped()) throw_stopped();
+}
+
+// body(begin, end) over [0, n) in pieces of at least `grain`; one thread where there is one piece. Where the run may
+// have to end meanwhile, a piece is at most a few hundred grains.
+template <typename F>
+void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, F&& body) {
+  constexpr int64_t kMostGrains = 256;
+  if (grain < 1) grain = 1;
+  const int64_t threads = ctx.pool == nullptr ? 1 : ctx.threads, grains = n / grain;
+  int64_t pieces = threads <= 1 ? 1 : std::min(grains, threads * 4);
+  if (ctx.watch != nullptr) pieces = std::max(pieces, grains / kMostGrains);
+  if (pieces <= 1) {
+    if (n > 0) body(static_cast<int64_t>(0), n);
+    return;
+  }
+  const int64_t size = ceil_div(n, pieces);
+  parallel_items(ctx, ceil_div(n, size), threads, [&](int64_t, int64_t i) {
+    const int64_t begin = i * size, end = begin + size;
+    body(begin, end < n ? end : n);
+  });
 }
 
 // Scratch is handed out in pieces of whole cache lines.

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
+#include "base/watch.h"
 
 namespace mrt {
 
@@ -29,10 +30,11 @@ class Attrs {
 
 // What a run gives a kernel besides tensors.
 struct KernelContext {
-  ThreadPool* pool;   // may be null: one thread
-  int32_t threads;    // at most so many of it, at least 1
-  void* scratch;      // 64-byte aligned; as many bytes as the kernel's `scratch` asked for at these shapes
-  const char* error;  // a kernel that returns MRT_ERROR_RUN points it at a static sentence
+  ThreadPool* pool;        // may be null: one thread
+  int32_t threads;         // at most so many of it, at least 1
+  void* scratch;           // 64-byte aligned; as many bytes as the kernel's `scratch` asked for at these shapes
+  const char* error;       // a kernel that returns MRT_ERROR_RUN points it at a static sentence
+  Watch* watch = nullptr;  // what may end the run meanwhile: parallel_items and parallel_ranges ask it
 };
 
 // How many tensors an operator takes and gives. Inputs up to the fewest are needed; those behind may be absent.
@@ -55,7 +57,7 @@ struct Operator {
   Status (*check)(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out);
   // Bytes of scratch that run needs at these shapes and this number of threads.
   size_t (*scratch)(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out, int32_t threads);
-  // MRT_OK or MRT_ERROR_RUN with ctx.error. Does not allocate, does not throw.
+  // MRT_OK or MRT_ERROR_RUN with ctx.error. Does not allocate; throws nothing but Stopped, out of parallel_*.
   int32_t (*run)(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out, KernelContext& ctx);
 
   // Packing, portable; null where packings is null. `weight` is dense row-major float32 as the contract states.

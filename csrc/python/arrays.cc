@@ -186,11 +186,30 @@ PyObject* new_array(const py::object& descr, int ndim, const int64_t* shape, siz
   return array;
 }
 
+namespace {
+
+// A string, or a list or tuple that begins with one, at whatever depth.
+bool is_text(PyObject* object) {
+  for (int depth = 0; depth < MRT_MAX_RANK; ++depth) {
+    if (PyUnicode_Check(object) || PyBytes_Check(object)) return true;
+    if (!(PyList_Check(object) || PyTuple_Check(object)) || PySequence_Fast_GET_SIZE(object) == 0) return false;
+    object = PySequence_Fast_GET_ITEM(object, 0);
+  }
+  return false;
+}
+
+}  // namespace
+
 bool ArrayView::view_numpy(PyObject* array, const char* what, const char* name, mrt_tensor* out) {
   const auto* a = array_proxy(array);
   const auto* descr = array_descriptor1_proxy(a->descr);
   if (!from_numpy_dtype(a->descr, &out->dtype)) {
-    set_invalid("%s '%s' has dtype %S, which is no tensor's: convert it", what, name, a->descr);
+    if (std::strchr("OSU", descr->kind)) {
+      set_invalid("%s '%s' has dtype %S: a tensor of strings is given as their bytes, by maas_rt.encode_strings", what,
+                  name, a->descr);
+    } else {
+      set_invalid("%s '%s' has dtype %S, which is no tensor's: convert it", what, name, a->descr);
+    }
     return false;
   }
   if (a->nd > MRT_MAX_RANK) {
@@ -285,8 +304,13 @@ bool ArrayView::view(PyObject* object, const char* what, const char* name, mrt_t
       return false;
     }
   }
-  set_invalid("%s '%s' is a %s and must be an array: numpy's, or any with __dlpack__ or __array_interface__", what,
-              name, Py_TYPE(object)->tp_name);
+  if (is_text(object)) {
+    set_invalid("%s '%s' is text (a %s): a tensor of strings is given as their bytes, by maas_rt.encode_strings", what,
+                name, Py_TYPE(object)->tp_name);
+  } else {
+    set_invalid("%s '%s' is a %s and must be an array: numpy's, or any with __dlpack__ or __array_interface__", what,
+                name, Py_TYPE(object)->tp_name);
+  }
   return false;
 }
 

@@ -76,6 +76,11 @@ mrt_load_options load_options(const std::string& code, const std::string& verify
   return options;
 }
 
+// What pickle asks of an object is answered in Python.
+py::object in_python(const char* function, const py::object& self) {
+  return py::module_::import("maas_rt._program").attr(function)(self);
+}
+
 py::tuple infos(const std::vector<ValueSpec>& values) {
   py::tuple out(values.size());
   for (size_t i = 0; i < values.size(); ++i) out[i] = values[i].info;
@@ -137,7 +142,10 @@ std::shared_ptr<Program> Program::load_bytes(py::buffer data, mrt_load_options o
   status = mrt_program_load_memory(copy, bytes, &options, [](void* p) { std::free(p); }, copy, &handle);
   Py_END_ALLOW_THREADS;
   check(status);  // on failure the library has released the copy
-  return std::shared_ptr<Program>(new Program(handle));
+  std::shared_ptr<Program> program(new Program(handle));
+  program->data_ = copy;
+  program->bytes_ = bytes;
+  return program;
 }
 
 int Program::find_entry(PyObject* name) const {
@@ -189,10 +197,13 @@ void define_program(py::module_& m) {
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", "A loaded file; immutable, shared, thread-safe.")
       .def_static(
           "load_file",
-          [](const std::string& path, const std::string& code, const std::string& verify, py::object checker) {
-            return Program::load_file(path, load_options(code, verify, checker));
+          [](const std::string& path, const std::string& code, const std::string& verify, py::object checker,
+             bool copy) {
+            mrt_load_options options = load_options(code, verify, checker);
+            options.copy = copy;
+            return Program::load_file(path, options);
           },
-          py::arg("path"), py::arg("code"), py::arg("verify"), py::arg("check_signature"))
+          py::arg("path"), py::arg("code"), py::arg("verify"), py::arg("check_signature"), py::arg("copy"))
       .def_static(
           "load_bytes",
           [](py::buffer data, const std::string& code, const std::string& verify, py::object checker) {
@@ -208,13 +219,20 @@ void define_program(py::module_& m) {
                              })
       .def("inputs", [](const Program& p, size_t entry) { return infos(p.entries().at(entry).inputs); })
       .def("outputs", [](const Program& p, size_t entry) { return infos(p.entries().at(entry).outputs); })
-      .def("states", [](const Program& p) { return infos(p.states()); });
+      .def("states", [](const Program& p) { return infos(p.states()); })
+      .def("data", &Program::data)
+      .def_readwrite("source", &Program::source)
+      .def("__reduce__", [](py::object self) { return in_python("reduce_program", self); });
 
   py::class_<State>(m, "State", "What a model remembers between runs; index it by name for a view.")
       .def(py::init<std::shared_ptr<Program>>())
       .def("clone", &State::clone, "A copy that goes its own way.")
       .def("reset", &State::reset, "Back to the initial values.")
       .def("__getitem__", &State::value)
+      .def_property_readonly("program", &State::shared_program)
+      .def("__copy__", &State::clone)
+      .def("__deepcopy__", [](const State& s, const py::object&) { return s.clone(); })
+      .def("__reduce__", [](py::object self) { return in_python("reduce_state", self); })
       .def("keys", [](const State& s) {
         py::tuple names(s.program().states().size());
         for (size_t i = 0; i < names.size(); ++i) names[i] = s.program().states()[i].name;

@@ -27,6 +27,9 @@ class Program {
   mrt_program* handle() const { return handle_; }
   const std::vector<EntrySpec>& entries() const { return entries_; }
   const std::vector<ValueSpec>& states() const { return states_; }
+  // The bytes of a program that came as bytes; where it came from, for maas_rt._program.
+  py::bytes data() const { return py::bytes(static_cast<const char*>(data_), bytes_); }
+  py::object source = py::none();
   // Index of an entry point; -1 with a Python error set if there is none of that name.
   int find_entry(PyObject* name) const;
 
@@ -34,6 +37,8 @@ class Program {
   explicit Program(mrt_program* handle);
 
   mrt_program* handle_;
+  const void* data_ = nullptr;
+  size_t bytes_ = 0;
   std::vector<EntrySpec> entries_;
   std::vector<ValueSpec> states_;
 };
@@ -48,6 +53,7 @@ class State {
 
   mrt_state* handle() const { return handle_; }
   const Program& program() const { return *program_; }
+  const std::shared_ptr<Program>& shared_program() const { return program_; }
   std::unique_ptr<State> clone() const;
   void reset();
   // A writable view of one value; `self` is kept alive by it.

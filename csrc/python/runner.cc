@@ -2,6 +2,7 @@
 // a small model costs less than pybind11's dispatch.
 //
 // Sessions are taken from and given back to the runner's pool while the GIL is held, so the pool needs no lock.
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <ctime>
@@ -201,6 +202,41 @@ bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, const mrt_te
   return true;
 }
 
+// The time of a run without the GIL.
+class Released {
+ public:
+  Released() : thread_(PyEval_SaveThread()) {}
+  ~Released() { end(); }
+  Released(const Released&) = delete;
+  Released& operator=(const Released&) = delete;
+  void end() {
+    if (thread_) PyEval_RestoreThread(thread_);
+    thread_ = nullptr;
+  }
+  // Python's signal handlers run here; whether one raised.
+  bool check_signals() {
+    PyEval_RestoreThread(thread_);
+    const bool raised = PyErr_CheckSignals() != 0;
+    thread_ = PyEval_SaveThread();
+    return raised;
+  }
+
+ private:
+  PyThreadState* thread_;
+};
+
+unsigned long g_main_thread = 0;         // the one on which Python runs signal handlers
+std::atomic<bool> g_exiting{false};      // the interpreter is about to end
+thread_local bool t_background = false;  // this thread is one of those that run_async starts runs on
+
+// What asks whether a run on this thread has to end; null where nothing can.
+mrt_poll_fn interruption() {
+  if (PyThread_get_thread_ident() == g_main_thread)
+    return [](void* released) -> int32_t { return static_cast<Released*>(released)->check_signals(); };
+  if (t_background) return [](void*) -> int32_t { return g_exiting.load(std::memory_order_relaxed); };
+  return nullptr;
+}
+
 // Runs on `inputs` (borrowed, in the entry's order). Returns a dict by name, or, for a call of a model with one output,
 // that output.
 PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, bool call) {
@@ -227,11 +263,19 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, 
   options.deadline_ns = args.deadline_ns;
   options.cancel = args.cancel;
   options.state = args.state;
-  mrt_status status;
-  Py_BEGIN_ALLOW_THREADS;
-  status = mrt_session_run(lease.session(), in.data(), n_in, out.data(), n_out, &options);
-  Py_END_ALLOW_THREADS;
+  Released released;
+  options.poll = interruption();
+  options.poll_user = &released;
+  const mrt_status status = mrt_session_run(lease.session(), in.data(), n_in, out.data(), n_out, &options);
+  released.end();
   if (status != MRT_OK) {
+    if (PyErr_Occurred()) return nullptr;  // of a signal's handler
+    if (!args.state && std::strstr(mrt_last_error(), "mrt_state_create")) {
+      set_invalid(
+          "the model keeps a state from run to run: make one with state = model.state() and give it to every "
+          "run, as in model.run(inputs, state=state)");
+      return nullptr;
+    }
     set_status_error(status);
     return nullptr;
   }
@@ -558,6 +602,12 @@ void define_runner(py::module_& m) {
   auto type = py::reinterpret_steal<py::object>(PyType_FromSpec(&spec));
   if (!type) throw py::error_already_set();
   m.add_object("Runner", type);
+  g_main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+#if !defined(_WIN32)
+  pthread_atfork(nullptr, nullptr, [] { g_main_thread = PyThread_get_thread_ident(); });
+#endif
+  m.def("mark_background_thread", [] { t_background = true; });
+  m.def("stop_background_runs", [] { g_exiting.store(true); });
 }
 
 }  // namespace maas_rt_python

@@ -27,7 +27,8 @@ namespace {
 // ---- what generated functions call
 // -----------------------------------------------------------------------------------
 
-thread_local int32_t t_threads = 1;
+thread_local int32_t t_threads = 1, t_pieces = 1;
+thread_local Watch* t_watch = nullptr;
 thread_local char t_error[512];
 
 struct ParallelEnv {
@@ -83,12 +84,14 @@ struct Launch {
   void* data;
   ParallelEnv env;
   const TaskWorkspaces* workspaces;
+  Watch* watch;
   std::atomic<int> failures;
   char error[sizeof(t_error)];
 };
 
 void run_task(void* user, int32_t, int32_t task) {
   Launch* l = static_cast<Launch*>(user);
+  if (l->watch && l->watch->stop()) return;
   TaskWorkspace* slot = l->workspaces->take();
   Workspace* outer = t_task_workspace;
   t_task_workspace = &slot->workspace;
@@ -100,22 +103,26 @@ void run_task(void* user, int32_t, int32_t task) {
   t_error[0] = '\0';
 }
 
-// num_task 0: as many tasks as the session has threads. A task's error moves to the thread that launched.
+// num_task 0: as many tasks as the session has threads, or more where the work is long. A task's error moves to the
+// thread that launched; so does a run that has to end.
 int parallel_launch(ParallelBody body, void* data, int32_t num_task) {
-  ParallelEnv env{nullptr, num_task > 0 ? num_task : t_threads};
+  ParallelEnv env{nullptr, num_task > 0 ? num_task : t_watch && t_pieces > t_threads ? t_pieces : t_threads};
   if (env.num_task <= 1 || t_threads <= 1 || t_task_workspace) {
     // One thread, or a loop inside of a task: the tasks in order, here.
-    for (int32_t task = 0; task < env.num_task; ++task)
+    for (int32_t task = 0; task < env.num_task; ++task) {
+      if (t_watch && t_watch->stop()) return -1;
       if (const int rc = body(task, &env, data)) return rc;
+    }
     return 0;
   }
   if (!t_task_workspaces.reserve(t_threads)) {
     std::snprintf(t_error, sizeof(t_error), "no memory for the workspaces of a parallel loop");
     return -1;
   }
-  Launch launch{body, data, env, &t_task_workspaces, {0}, {0}};
+  Launch launch{body, data, env, &t_task_workspaces, t_watch, {0}, {0}};
   ThreadPool::process()->run(env.num_task, t_threads, run_task, &launch);
   t_task_workspaces.level();
+  if (t_watch && t_watch->stopped()) return -1;
   if (launch.failures.load() == 0) return 0;
   std::memcpy(t_error, launch.error, sizeof(t_error));
   return -1;
@@ -234,8 +241,16 @@ Status CodeModule::find(const std::string& symbol, CodeFunction* out) const {
   return Status();
 }
 
-CodeThreads::CodeThreads(int32_t threads) : outer_(t_threads) { t_threads = threads; }
-CodeThreads::~CodeThreads() { t_threads = outer_; }
+CodeRun::CodeRun(int32_t threads, Watch* watch) : outer_threads_(t_threads), outer_watch_(t_watch) {
+  t_threads = threads;
+  t_watch = watch->active() ? watch : nullptr;
+}
+CodeRun::~CodeRun() {
+  t_threads = outer_threads_;
+  t_watch = outer_watch_;
+}
+
+void set_code_pieces(int32_t pieces) { t_pieces = pieces; }
 
 const char* take_code_error() {
   thread_local char taken[sizeof(t_error)];

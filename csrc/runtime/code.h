@@ -10,6 +10,7 @@
 
 #include "artifact/container.h"
 #include "base/status.h"
+#include "base/watch.h"
 
 namespace mrt {
 
@@ -56,15 +57,20 @@ class CodeModule {
   std::string name_;
 };
 
-// The number of threads that parallel loops of generated functions may use on this thread, while the object lives.
-class CodeThreads {
+// What generated functions on this thread find while the object lives: the number of threads that their parallel loops
+// may use, and what may end the run between two pieces of such a loop.
+class CodeRun {
  public:
-  explicit CodeThreads(int32_t threads);
-  ~CodeThreads();
+  CodeRun(int32_t threads, Watch* watch);
+  ~CodeRun();
 
  private:
-  int32_t outer_;
+  int32_t outer_threads_;
+  Watch* outer_watch_;
 };
+
+// Into how many pieces at least the next function on this thread may cut its parallel loops.
+void set_code_pieces(int32_t pieces);
 
 // What the last generated function on this thread reported, as one line; empty if nothing. Clears it.
 const char* take_code_error();

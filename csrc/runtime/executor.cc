@@ -1,7 +1,5 @@
 #include "runtime/executor.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -19,12 +17,6 @@ namespace {
 // Records of one profiled run; a loop that runs longer keeps the first ones.
 constexpr size_t kMaxRecords = 1 << 20;
 }  // namespace
-
-int64_t monotonic_ns() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<int64_t>(now.tv_sec) * 1000000000 + now.tv_nsec;
-}
 
 Executor::Executor(const Program& program, int32_t threads, bool profile)
     : program_(program),
@@ -47,8 +39,7 @@ Status Executor::run(Layout* layout, uint8_t* scratch, const RunControl& control
   l_ = layout;
   info_ = &program_.entries()[layout->entry];
   scratch_ = scratch;
-  control_ = control;
-  watch_ = control.cancel || control.deadline_ns != 0;
+  watch_.begin(control);
   if (profile_) records_.clear();
   // What steps bound in the last run has no value until they bind it again.
   if (!dynamic_.empty()) {
@@ -58,16 +49,9 @@ Status Executor::run(Layout* layout, uint8_t* scratch, const RunControl& control
       program_.exprs().evaluate_dependents(s, &l_->bindings);
     }
   }
-  const CodeThreads code_threads(threads_);
-  return run_block(info_->entry->block);
-}
-
-Status Executor::check_stop() const {
-  if (control_.cancel && control_.cancel->load(std::memory_order_relaxed))
-    return Status(MRT_ERROR_CANCELLED, "the run was cancelled");
-  if (control_.deadline_ns != 0 && monotonic_ns() >= control_.deadline_ns)
-    return Status(MRT_ERROR_DEADLINE, "the deadline passed before the run was complete");
-  return Status();
+  const CodeRun code_run(threads_, &watch_);
+  MRT_TRY(run_block(info_->entry->block));
+  return watch_.status();  // what stopped within the last step
 }
 
 // ---- steps
@@ -90,7 +74,7 @@ Status Executor::run_block(uint32_t block) {
 Status Executor::run_steps(StepRun* begin, StepRun* end, const Worker& worker) {
   for (StepRun* s = begin; s != end; ++s) {
     if (s->deferred) continue;
-    if (watch_) MRT_TRY(check_stop());
+    MRT_TRY(check_stop());
     if (!profile_) {
       MRT_TRY(run_step(s, worker));
       continue;
@@ -170,7 +154,13 @@ Status Executor::run_step(StepRun* s, const Worker& worker) {
 
 Status Executor::run_kernel(StepRun* s, const Worker& worker) {
   KernelContext context{worker.pool, worker.threads, s->dynamic ? dynamic_scratch_.data() : worker.scratch, nullptr};
-  const int32_t rc = s->info.op->run(s->info.params, s->in, s->n_in, s->out, s->n_out, context);
+  if (watch_.active()) context.watch = &watch_;
+  int32_t rc = MRT_OK;
+  try {
+    rc = s->info.op->run(s->info.params, s->in, s->n_in, s->out, s->n_out, context);
+  } catch (const Stopped&) {
+    return watch_.status();
+  }
   if (rc == MRT_OK) return Status();
   return fail(rc == MRT_ERROR_RUN ? MRT_ERROR_RUN : MRT_ERROR_INTERNAL, "step '%s' (%s): %s", s->step->name.c_str(),
               s->info.op->contract, context.error ? context.error : "the kernel failed without saying why");
@@ -178,8 +168,10 @@ Status Executor::run_kernel(StepRun* s, const Worker& worker) {
 
 Status Executor::run_code(StepRun* s) {
   FfiAny result{};
+  set_code_pieces(s->pieces);
   if (s->info.function(nullptr, s->ffi, s->n_ffi, &result) == 0) return Status();
   const char* reason = take_code_error();
+  if (watch_.stopped()) return watch_.status();
   return fail(MRT_ERROR_RUN, "step '%s' (%s): %s", s->step->name.c_str(), s->step->target.c_str(),
               *reason ? reason : "the generated function failed without saying why");
 }
@@ -351,7 +343,9 @@ Status Executor::complete(StepRun* s) {
   };
   const bool kernel = s->kind == StepKind::kernel;
   int32_t at = 0;
+  size_t bytes = 0;
   const auto set = [&](const Tensor& t) {
+    bytes += t.bytes;
     if (kernel) {
       s->in[at++] = t;  // out follows in
     } else {
@@ -374,6 +368,7 @@ Status Executor::complete(StepRun* s) {
     set(*t);
   }
   if (!kernel) {
+    s->pieces = code_pieces(bytes);
     for (const plan::Arg& a : s->step->args) {
       if (a.kind != static_cast<uint8_t>(ArgKind::expression)) continue;
       const ExprValue& e = l_->bindings.exprs[a.index];
@@ -447,7 +442,7 @@ Status Executor::run_loop(const StepRun& s) {
   for (size_t i = 2; i < step.args.size(); ++i) MRT_TRY(copy_value(step, step.args[i].index, body.params[i - 1]));
   int64_t iteration = 0;
   for (; go_on && iteration < limit; ++iteration) {
-    if (watch_) MRT_TRY(check_stop());
+    MRT_TRY(check_stop());
     MRT_TRY(loop_body(s, iteration, &go_on));
   }
   return finish_loop(s, iteration);

@@ -2,24 +2,17 @@
 // keeps to be used again, so that a run like the one before allocates nothing.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "base/arena.h"
 #include "base/status.h"
+#include "base/watch.h"
 #include "runtime/layout.h"
 #include "runtime/program.h"
 
 namespace mrt {
-
-int64_t monotonic_ns();
-
-struct RunControl {
-  const std::atomic<bool>* cancel = nullptr;
-  int64_t deadline_ns = 0;
-};
 
 class Executor {
  public:
@@ -74,7 +67,7 @@ class Executor {
   Status complete(StepRun* s);
   Status bind_symbol(const plan::Step& step, uint32_t symbol, int64_t value);
   Status copy_value(const plan::Step& step, uint32_t from, uint32_t to);
-  Status check_stop() const;
+  Status check_stop() { return watch_.stop() ? watch_.status() : Status(); }
   void record(const StepRun& s, int64_t start, const Worker& worker) const;
   bool is_dynamic(uint32_t value) const { return info_->dynamic_values[value] != 0; }
 
@@ -86,8 +79,7 @@ class Executor {
   Layout* l_ = nullptr;
   const EntryInfo* info_ = nullptr;
   uint8_t* scratch_ = nullptr;
-  RunControl control_;
-  bool watch_ = false;
+  Watch watch_;
   std::vector<Arena> dynamic_;  // by value, where the program has any
   Arena dynamic_scratch_;
   Arena staging_;

@@ -524,11 +524,17 @@ class Builder {
     ffi_used_ += static_cast<size_t>(s->n_ffi);
     dl_used_ += static_cast<size_t>(s->n_ffi);
     int32_t at = 0;
+    size_t bytes = 0;
+    const auto add = [&](uint32_t v) {
+      set_dl(s, at++, v);
+      bytes += l_.values[v].bytes;
+    };
     for (const plan::Arg& a : s->step->args)
-      if (a.kind == static_cast<uint8_t>(ArgKind::value)) set_dl(s, at++, a.index);
+      if (a.kind == static_cast<uint8_t>(ArgKind::value)) add(a.index);
     s->n_in = at;
-    for (const uint32_t v : s->step->outs) set_dl(s, at++, v);
+    for (const uint32_t v : s->step->outs) add(v);
     s->n_out = at - s->n_in;
+    s->pieces = code_pieces(bytes);
     for (const plan::Arg& a : s->step->args) {
       if (a.kind != static_cast<uint8_t>(ArgKind::expression)) continue;
       FfiAny& any = s->ffi[at++];

@@ -5,6 +5,7 @@
 // step has bound a symbol: the executor allocates it then).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -33,6 +34,7 @@ struct StepRun {
   DlTensor* dl = nullptr;       // one per tensor among them
   int32_t n_in = 0, n_out = 0;  // kernel: of in, out; code: tensors in, tensors out
   int32_t n_ffi = 0;
+  int32_t pieces = 1;  // code: into which it may be cut where the run may have to end meanwhile
   size_t scratch = 0;
 };
 
@@ -119,6 +121,9 @@ struct Layout {
 Status build_layout(const Program& program, uint32_t entry, const Bindings& bindings, int32_t threads,
                     std::unique_ptr<Layout>* out);
 
+// Into how many pieces a generated function is worth cutting that works on so many bytes: each is work of many
+// microseconds.
+inline int32_t code_pieces(size_t bytes) { return static_cast<int32_t>(std::min<size_t>(1 + (bytes >> 20), 64)); }
 // Bytes of a dense tensor; false on overflow or above kMaxTensorBytes.
 bool tensor_bytes(DType dtype, const int64_t* shape, size_t ndim, size_t* out);
 // Row-major strides in elements.

@@ -36,6 +36,7 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
     p->state_bytes_.push_back(size);
   }
   for (const plan::Entry& entry : p->plan_.entries) p->describe_entry(entry);
+  MRT_TRY(p->check_unchanged());
   *out = std::move(p);
   return Status();
 }

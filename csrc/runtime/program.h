@@ -61,6 +61,10 @@ class Program {
     if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
+  // Whether the file that the program looks into may be written to by others; then whether it was.
+  bool mapped() const { return container_.bytes().mapped(); }
+  Status check_unchanged() const { return container_.bytes().check_unchanged(container_.name().c_str()); }
+
   const std::string& manifest() const { return container_.manifest(); }
   const plan::Plan& plan() const { return plan_; }
   const ExprTable& exprs() const { return exprs_; }

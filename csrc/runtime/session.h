@@ -49,6 +49,7 @@ class Session {
  private:
   ~Session() { program_->release(); }
 
+  Status check_file();
   Status check_input(const mrt_tensor& tensor, const ValueText& text) const;
   bool same_shapes(const RunRequest& request) const;
   Status select_layout(const RunRequest& request);
@@ -83,6 +84,7 @@ class Session {
   std::vector<int64_t> last_;  // extents of the last run's inputs, one after the other
   Bindings bindings_;          // scratch of bind()
   Arena arena_, inputs_, outputs_;
+  int64_t file_checked_ns_ = 0;
   std::vector<uint8_t> in_place_;       // by output: this run writes it straight into the caller's memory
   std::vector<const Tensor*> results_;  // by output: what the run computed
 };

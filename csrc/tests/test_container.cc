@@ -162,6 +162,18 @@ TEST(container, misaligned_memory) {
   CHECK_EQ(released, 1);
   mrt_program_free(program);
   CHECK_EQ(released, 2);
+  // Whatever is wrong, what was lent is given back, once.
+  mrt_load_options options = {};  // without struct_size
+  CHECK_EQ(mrt_program_load_memory(bytes.data(), bytes.size(), nullptr, release, &released, nullptr),
+           MRT_ERROR_INVALID_ARGUMENT);
+  CHECK_EQ(mrt_program_load_memory(bytes.data(), bytes.size(), &options, release, &released, &program),
+           MRT_ERROR_INVALID_ARGUMENT);
+  options = {sizeof(options), static_cast<mrt_code_policy>(9)};
+  CHECK_EQ(mrt_program_load_memory(bytes.data(), bytes.size(), &options, release, &released, &program),
+           MRT_ERROR_INVALID_ARGUMENT);
+  CHECK_EQ(mrt_program_load_memory(nullptr, 0, nullptr, release, &released, &program), MRT_ERROR_INVALID_ARGUMENT);
+  CHECK_EQ(mrt_program_load_memory(bytes.data(), 10, nullptr, release, &released, &program), MRT_ERROR_FORMAT);
+  CHECK_EQ(released, 7);
 }
 
 TEST(container, signature) {

@@ -45,7 +45,7 @@ class Repository:
                 f"{path} and another file are both version {version} of model {name!r}; remove one"
             )
         try:
-            versions[version] = Served(name, version, load(path, threads=threads))
+            versions[version] = Served(name, version, load(path, threads=threads, copy=True))
         except Error as error:
             raise type(error)(f"{path}: {error}") if str(path) not in str(error) else error from None
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hmac
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +42,68 @@ def test_the_bytes_may_change_after_loading() -> None:
     model = maas_rt.load(data)
     data[:] = bytes(len(data))
     np.testing.assert_allclose(model(X), 0.25)
+
+
+def test_a_mapped_file_that_is_written_to_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "model.mrt"
+    x, want = np.ones((1, 16), np.float32), _tiny.reference_mlp(np.ones((1, 16), np.float32))
+    other = bytearray(_tiny.mlp())
+    other[-400:] = bytes(400)  # other weights, which no hash of a plain load covers
+    for change in (lambda: path.write_bytes(other), lambda: os.truncate(path, 100), lambda: os.utime(path)):
+        path.write_bytes(_tiny.mlp())
+        mapped, copied = maas_rt.load(path), maas_rt.load(path, copy=True)
+        session = mapped.session()
+        np.testing.assert_allclose(mapped(x), want, rtol=1e-5, atol=1e-6)
+        change()
+        for run in (mapped, session):
+            with pytest.raises(maas_rt.FormatError, match=r"model.mrt' was changed since it was opened .*copy=True"):
+                run(x)
+        with pytest.raises(maas_rt.FormatError, match="was changed"):
+            mapped.session()
+        np.testing.assert_allclose(copied(x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_file_may_be_replaced_by_renaming_or_removed(tmp_path: Path) -> None:
+    path = tmp_path / "model.mrt"
+    path.write_bytes(DATA)
+    model = maas_rt.load(path)
+    (tmp_path / "new.mrt").write_bytes(_tiny.mlp())
+    os.replace(tmp_path / "new.mrt", path)
+    np.testing.assert_allclose(model(X), 0.25)
+    path.unlink()
+    np.testing.assert_allclose(model(X), 0.25)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent.mrt' does not exist") as caught:
+        maas_rt.load(tmp_path / "absent.mrt")
+    assert isinstance(caught.value, maas_rt.ModelNotFoundError)
+    assert isinstance(caught.value, maas_rt.Error)
+    assert caught.value.errno == errno.ENOENT
+    assert caught.value.filename == str(tmp_path / "absent.mrt")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_model_is_sent_by_its_path_or_as_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "model.mrt"
+    path.write_bytes(DATA)
+    program = f"import pickle, numpy, maas_rt; m = pickle.load(open({str(tmp_path / 'pickle')!r}, 'rb')); print(m(numpy.zeros((2, 4), numpy.float32)).sum())"
+    for source in (path, DATA):
+        sent = pickle.dumps(maas_rt.load(source, threads=1))
+        assert (len(sent) > len(DATA)) == (source is DATA)
+        (tmp_path / "pickle").write_bytes(sent)
+        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert run.stdout == "2.0\n", run.stderr
+    sent = pickle.dumps(maas_rt.load(path))
+    path.write_bytes(_tiny.mlp())
+    with pytest.raises(maas_rt.FormatError, match="is another file now"):
+        pickle.loads(sent)
+
+
+@pytest.mark.parametrize("text", ["abc", b"abc", ["a"], (["a"],), np.array(["a"]), np.array(["a"], object)])
+def test_text_is_pointed_to_encode_strings(text: Any) -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match="input 'x' .*maas_rt.encode_strings"):
+        maas_rt.load(DATA)(text)
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -68,4 +70,27 @@ def test_a_failed_run_leaves_the_state_as_it_was(model: maas_rt.Model) -> None:
     state = model.state()
     with pytest.raises(maas_rt.InvalidArgumentError):
         model.run({"x": ONE[:, :3]}, state=state)
+    np.testing.assert_array_equal(model.run({"x": ONE}, state=state)["y"], 11)
+
+
+def test_the_sentence_for_a_state_that_is_missing_is_pythons(model: maas_rt.Model) -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match=r"state = model.state\(\)"):
+        model(ONE)
+
+
+def test_states_and_models_are_copied_and_pickled(model: maas_rt.Model) -> None:
+    state = model.state()
+    model.run({"x": ONE}, state=state)
+    together, carried = pickle.loads(pickle.dumps((model, state)))
+    for m, s in ((model, copy.copy(state)), (model, copy.deepcopy(state)), (together, carried)):
+        np.testing.assert_array_equal(m.run({"x": ONE}, state=s)["y"], 12)
+    np.testing.assert_array_equal(state["sum"], 11)
+    assert copy.copy(model) is model
+    assert copy.deepcopy(model) is model
+    with pytest.raises(maas_rt.InvalidArgumentError, match="send its Model"):
+        pickle.dumps(model.session())
+
+
+def test_a_state_that_comes_alone_fits_the_model_of_the_same_file(model: maas_rt.Model) -> None:
+    state = pickle.loads(pickle.dumps(model.state()))
     np.testing.assert_array_equal(model.run({"x": ONE}, state=state)["y"], 11)

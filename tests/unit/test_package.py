@@ -29,6 +29,7 @@ def test_exported_names() -> None:
         "InvalidArgumentError",
         "MissingExtraError",
         "Model",
+        "ModelNotFoundError",
         "Profile",
         "Session",
         "SignatureError",

@@ -105,6 +105,7 @@ struct Task {
   Buffers buf;
   int64_t dir, first, count;  // sequences [first, first + count)
   KernelContext* split;       // not null: products may use threads
+  Watch* watch;               // not null: the run may have to end between two steps
 
   enum Which { kInput, kRecurrent };
   const RnnWeights& weights(Which which) const { return which == kInput ? p.w : p.r; }
@@ -272,6 +273,7 @@ void Task::run() {
   start();
   const bool backward = p.backward(dir);
   for (int64_t done = 0; done < p.steps; done += cut.chunk) {
+    if (watch != nullptr && watch->stop()) return;
     const int64_t steps = p.steps - done < cut.chunk ? p.steps - done : cut.chunk;
     const int64_t t0 = backward ? p.steps - done - steps : done;
     project(t0, steps);
@@ -458,14 +460,12 @@ int32_t rnn_run(const RnnContract& c, const RnnParams& params, const Tensor* in,
     const int64_t part = i % cut.parts, first = part * cut.batch;
     const int64_t count = p.batch - first < cut.batch ? p.batch - first : cut.batch;
     Task task{params.kernel, p,     cut,   buffers_of(p, cut, scratch + static_cast<size_t>(i) * bytes),
-              i / cut.parts, first, count, cut.tasks == 1 && ctx.pool != nullptr && ctx.threads > 1 ? &ctx : nullptr};
+              i / cut.parts, first, count, cut.tasks == 1 && ctx.pool != nullptr && ctx.threads > 1 ? &ctx : nullptr,
+              ctx.watch};
     task.run();
   };
-  if (cut.tasks == 1 || ctx.pool == nullptr) {
-    for (int64_t i = 0; i < cut.tasks; ++i) work(i);
-  } else {
-    ctx.pool->parallel(static_cast<int32_t>(cut.tasks), ctx.threads, [&](int32_t, int32_t i) { work(i); });
-  }
+  parallel_items(ctx, cut.tasks, ctx.threads, [&](int64_t, int64_t i) { work(i); });
+  if (ctx.watch != nullptr && ctx.watch->stopped()) throw_stopped();
   return MRT_OK;
 }
 
