@@ -10,7 +10,7 @@ INDEX  := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch
 APT    := apt-get install -y python3 python3-venv make g++
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision sanitize fuzz bench gauntlet check-tools clean
+.PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision sanitize ulp fuzz bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -72,6 +72,9 @@ sanitize: $(VENV)/.native  ## the C++ tests under the address, undefined and thr
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  $(BIN)/python -m pytest -q -o "pythonpath=$(SANITIZED)/package ." tests/kernels tests/native
+
+ulp: $(VENV)/.native  ## worst errors of every function of a number, densely; writes docs/accuracy.md
+	$(BIN)/python -m tests.accuracy
 
 fuzz: $(VENV)/.native  ## mutated files against the runtime, under sanitizers, and mutated ONNX models against the importer, FUZZ_SECONDS (60) each
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMAAS_RT_FUZZ=ON \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._build import build_code
 from ._collect import GeneratedFunctions, collect_functions
+from ._exact import LEGALIZE as _EXACT
 from ._fill import LEGALIZE as _FILL
 from ._ordering import LEGALIZE as _ORDERING
 from ._pointwise import is_pointwise
@@ -26,4 +27,4 @@ __all__ = [
     "schedule_functions",
 ]
 
-LEGALIZE = {**_FILL, **_ORDERING, **_QUANTIZE}
+LEGALIZE = {**_EXACT, **_FILL, **_ORDERING, **_QUANTIZE}

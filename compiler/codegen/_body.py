@@ -128,7 +128,7 @@ class BodyBuilder:
         """`value` as the element type of a buffer."""
         if dtype == "bfloat16":
             return _math.to_bfloat16(self.let(value), self.let)
-        return value if dtype_of(value) == dtype else tirx.Cast(dtype, value)
+        return value if dtype_of(value) == dtype else _math.cast(value, dtype, self.let)
 
     def flush(self) -> None:
         """Turn pending bindings of the outermost scope into statements."""
@@ -169,7 +169,7 @@ class BodyBuilder:
             if dtype_of(node) == "bfloat16":
                 value = value if dtype_of(value) == "float32" else tirx.Cast("float32", value)
                 return _math.round_to_bfloat16(self.let(value), self.let)
-            return value if dtype_of(value) == dtype_of(node) else tirx.Cast(node.ty, value)
+            return value if dtype_of(value) == dtype_of(node) else _math.cast(value, node.ty, self.let)
         if isinstance(node, tirx.Not):
             return tirx.Not(self.expr(node.a, env))
         if isinstance(node, tirx.Select):
@@ -193,26 +193,36 @@ class BodyBuilder:
             return self._select(condition, yes, no, env, lazy=True)
         if name == "prim.likely":
             return self.expr(node.args[0], env)
-        args = [self.expr(arg, env) if isinstance(arg, tvm.ir.Expr) else arg for arg in node.args]
+        function = _math.function_name(node)
+        operands = node.args if function == name else node.args[1:]  # a library function's name comes first
+        args = [self.expr(arg, env) if isinstance(arg, tvm.ir.Expr) else arg for arg in operands]
         dtype = dtype_of(node)
         if len(args) == 1 and dtype_of(args[0]).startswith(("float", "bfloat")):
-            test = _math.lower_float_test(name, self.let(args[0]))
+            test = _math.lower_float_test(function, self.let(args[0]))
             if test is not None:
                 return test
         if dtype in ("float32", "float16", "bfloat16") and args and all(_is_float(arg) for arg in args):
             wide = [self.let(arg if dtype_of(arg) == "float32" else tirx.Cast("float32", arg)) for arg in args]
-            value = _math.lower_float32(name, wide, self.let)
+            value = _math.lower_float32(function, wide, self.let)
             if value is None and name.startswith("tirx."):
-                self._mark_call(name)
-                value = _math.library_call(name, wide)
-                if value is None:
-                    value = tvm.ir.Call(node.op, wide, ret_ty=tvm.ir.PrimType("float32"), attrs=node.attrs)
+                value = self._library(node, function, wide, "float32")
             if value is not None:
                 self.body.cost += 6
                 return tirx.Cast(dtype, value) if dtype == "float16" else value
-        self._mark_call(name)
-        value = _math.library_call(name, args)
-        return tvm.ir.Call(node.op, args, ret_ty=node.ty, attrs=node.attrs) if value is None else value
+        if dtype == "float64":
+            value = _math.lower_float64(function, [self.let(arg) for arg in args], self.let)
+            if value is not None:
+                self._mark_call(name)
+                return value
+        return self._library(node, function, args, dtype)
+
+    def _library(self, node: Any, function: str, args: list[Any], dtype: str) -> Any:
+        """A call that stays one."""
+        self._mark_call(node.op.name)
+        value = _math.library_call(function, args)
+        if value is None and function != node.op.name:
+            return tirx.call_pure_extern(dtype, node.args[0].value, *args)
+        return tvm.ir.Call(node.op, args, ret_ty=tvm.ir.PrimType(dtype), attrs=node.attrs) if value is None else value
 
     def _mark_call(self, name: str) -> None:
         if _math.is_expensive(name) and name not in ("tirx.sqrt",):

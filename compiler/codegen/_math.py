@@ -2,7 +2,8 @@
 
 The formulas and polynomials are those of csrc/simd/math.h, where their errors stand: range reduction after W. J. Cody and W. Waite,
 Software Manual for the Elementary Functions (1980), rounding by a magic number, weighted minimax polynomials (C. L. Lawson's
-iteration, 1961). NaN in, NaN out; infinities and zeros as in C's math.h. Functions that are not here are libm's.
+iteration, 1961). NaN in, NaN out; infinities and zeros as in C's math.h. Functions that are not here are libm's, by name: TVM's own rules
+make some of them (tanh, atanh) differences that lose all digits of a small argument. docs/accuracy.md has the worst errors.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from tvm import tirx
 
 __all__ = [
     "Let",
+    "cast",
     "from_bfloat16",
+    "function_name",
     "is_expensive",
     "is_nan",
     "library_call",
     "lower_float32",
+    "lower_float64",
     "lower_float_test",
     "nan_max",
     "nan_min",
@@ -123,13 +127,6 @@ def _expm1_reduced(r: Any) -> Any:
     return _horner(_EXPM1, r) * (r * r) + r
 
 
-def _exp_flush(x: Any, let: Let) -> Any:
-    """e^x; results below 2^-126.5 are 0. For sigmoid."""
-    x = let(_at_most(88.8, let(_at_least(-88.2, x))))
-    r, z = _reduce_ln2(x, let)
-    return let((_expm1_reduced(r) + _f(1.0)) * _pow2_of_rounded(z))
-
-
 def _exp(x: Any, let: Let) -> Any:
     """e^x over the whole range, denormal results included."""
     x = let(_at_most(89.0, let(_at_least(-105.0, x))))
@@ -157,6 +154,10 @@ def _expm1(x: Any, let: Let) -> Any:
     half = let(_pow2_of_rounded(z - _f(1.0)))  # 2^(n-1), so that n = 128 does not overflow on the way
     y = let(_expm1_reduced(r) * half + (half - _f(0.5)))
     return let(y + y)
+
+
+def _expm1_of_any(x: Any, let: Let) -> Any:
+    return let(_select(let(_abs(x)) < _f(1e-8), x, _expm1(x, let)))  # keeps -0 and denormals
 
 
 def _log1p_reduced(f: Any) -> Any:
@@ -214,7 +215,10 @@ def _tanh(x: Any, let: Let) -> Any:
 
 
 def _sigmoid(x: Any, let: Let) -> Any:
-    return let(_f(1.0) / (_f(1.0) + _exp_flush(let(_f(0.0) - x), let)))
+    """1 / (1 + e^-x) with both sides of the quotient times 2^-64, so that e^-x has room up to 2^150 and results may be denormal."""
+    r, z = _reduce_ln2(let(_at_most(104.5, let(_at_least(-43.0, let(_f(0.0) - x))))), let)
+    raised = let((_expm1_reduced(r) + _f(1.0)) * _float(_shl(_bits(z), 23) + _i(0x1F800000)))
+    return let(_f(2.0**-64) / (raised + _f(2.0**-64)))
 
 
 def _erf(x: Any, let: Let) -> Any:
@@ -241,6 +245,7 @@ def _fabs(x: Any, let: Let) -> Any:
 _UNARY: dict[str, Callable[[Any, Let], Any]] = {
     "tirx.exp": _exp,
     "tirx.exp2": _exp2,
+    "expm1": _expm1_of_any,
     "tirx.log": _log,
     "tirx.log2": _log_base(1.0 / math.log(2.0)),
     "prim.log2": _log_base(1.0 / math.log(2.0)),
@@ -253,17 +258,28 @@ _UNARY: dict[str, Callable[[Any, Let], Any]] = {
     "tirx.fabs": _fabs,
     "tirx.abs": _fabs,
 }
+
+
+def _root(x: Any) -> Any:
+    """x^0.5, which is a square root but at -0 and at -infinity."""
+    root = _select(x.equal(_f(-math.inf)), _f(math.inf), tirx.sqrt(x))
+    return _select(x.equal(_f(0.0)), _f(0.0), root)
+
+
 # Powers that are cheaper, and no less exact, as arithmetic.
 _POWERS: dict[float, Callable[[Any], Any]] = {
-    0.5: tirx.sqrt,
+    0.5: _root,
     1.0: lambda x: x,
     2.0: lambda x: x * x,
     3.0: lambda x: x * x * x,
     4.0: lambda x: (x * x) * (x * x),
     -1.0: lambda x: _f(1.0) / x,
-    -0.5: lambda x: _f(1.0) / tirx.sqrt(x),
-    -2.0: lambda x: _f(1.0) / (x * x),
+    -0.5: lambda x: _f(1.0) / _root(x),
+    -2.0: lambda x: (_f(1.0) / x) * (_f(1.0) / x),  # x * x may leave the range where the result does not
 }
+_LIBRARY = frozenset(
+    "acos acosh asin asinh atan atan2 atanh cosh erf erfc expm1 fmod hypot log10 log1p log2 sinh tan tanh".split()
+)
 _CHEAP = frozenset(
     {
         "prim.if_then_else", "prim.likely", "prim.ceil", "tirx.floor", "tirx.ceil", "tirx.round", "tirx.trunc", "tirx.nearbyint", "tirx.fabs",
@@ -288,12 +304,45 @@ def lower_float32(name: str, args: Sequence[Any], let: Let) -> Any | None:
     return None
 
 
+def lower_float64(name: str, args: Sequence[Any], let: Let) -> Any | None:
+    """The value of the intrinsic `name` for float64 arguments where neither libm nor LLVM has it; None for others."""
+    if name != "tirx.sigmoid":
+        return None
+    x, one = args[0], tirx.FloatImm("float64", 1.0)
+    e = let(tirx.exp(let(_select(x > tirx.FloatImm("float64", 0.0), -x, x))))  # of -|x|, which cannot overflow
+    return let(_select(x > tirx.FloatImm("float64", 0.0), one, e) / (one + e))
+
+
+def function_name(node: Any) -> str:
+    """What a call computes: the intrinsic's name, or that of libm's function without the f of float32."""
+    name = str(node.op.name)
+    if name != "tirx.call_pure_extern":
+        return name
+    called = str(node.args[0].value)
+    return called.removesuffix("f") if str(node.ty.dtype) == "float32" else called
+
+
 def library_call(name: str, args: Sequence[Any]) -> Any | None:
-    """libm's function for an intrinsic that TVM's LLVM generator does not know; None for others. float32 and float64."""
-    if name != "tirx.fmod":
+    """libm's function for an intrinsic; None for those that LLVM has itself, or turns into libm's. float32 and float64."""
+    called = name.removeprefix("tirx.")
+    if called not in _LIBRARY:
         return None
     dtype = str(args[0].ty.dtype)
-    return tirx.call_pure_extern(dtype, "fmodf" if dtype == "float32" else "fmod", *args)
+    return tirx.call_pure_extern(dtype, called + "f" if dtype == "float32" else called, *args)
+
+
+def cast(value: Any, ty: Any, let: Let) -> Any:
+    """A cast between types that are not bfloat16. From float64 to float16, for which a CPU may have no instruction (and libgcc's function
+    is not in libc), through the float32 that rounds to odd: rounding it once more gives what rounding once would have given."""
+    if str(value.ty.dtype) != "float64" or str(getattr(ty, "dtype", ty)) != "float16":
+        return tirx.Cast(ty, value)
+    value = let(value)
+    near = let(tirx.Cast("float32", value))
+    back, bits = let(tirx.Cast("float64", near)), _bits(near)
+    above = tirx.abs(back) > tirx.abs(value)
+    odd = _float(tirx.BitwiseOr(_select(above, bits - _i(1), bits), _i(1)))
+    exact = tirx.Or(tirx.EQ(back, value), is_nan(value))
+    return tirx.Cast(ty, let(_select(exact, near, odd)))
 
 
 def round_to_bfloat16(x: Any, let: Let) -> Any:

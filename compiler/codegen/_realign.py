@@ -56,6 +56,9 @@ class _Realign(StatementRewriter):
     def leave(self, node: Any) -> Any:
         if isinstance(node, tirx.Cast):
             return _cast(node.value, node.ty)
+        if isinstance(node, tvm.ir.Call) and isinstance(node.op, tvm.ir.Op):
+            called = _math.library_call(str(node.op.name), list(node.args))
+            return node if called is None else called
         if isinstance(node, tirx.NE) and str(node.a.ty.dtype).startswith(("float", "bfloat")):
             return tirx.Not(tirx.EQ(node.a, node.b))  # TVM's NE is false for NaN
         return node
@@ -65,7 +68,8 @@ def _cast(value: Any, ty: Any) -> Any:
     """A cast; TVM's own ones of bfloat16 read the bits as a number."""
     source, target = str(value.ty.dtype), str(ty.dtype)
     if "bfloat16" not in (source, target) or source == target:
-        return tirx.Cast(ty, value)
+        once = tirx.Var("value", value.ty)  # a cast may read it several times
+        return tirx.Let(once, value, _math.cast(once, ty, _as_is)) if target == "float16" else tirx.Cast(ty, value)
     if source == "bfloat16":
         value = _math.from_bfloat16(value, _as_is)
         return value if target == "float32" else tirx.Cast(ty, value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tvm import relax
 
-from ._rewrite import Rewriter, is_call, scalar_of
+from ._rewrite import Rewriter, is_call, scalar_of, within_ulps
 
 __all__ = ["Activation", "recognise"]
 
@@ -33,6 +33,10 @@ _WHOLE = {
     "relax.sqrt": "sqrt",
     "relax.abs": "abs",
 }
+
+
+# (x + 3) / 6 as a x + b: the float32 below 1/6, three times which is a float32, so that the line is exactly 0 at -3.
+_SIXTH = float.fromhex("0x1.555554p-3")
 
 
 def recognise(rw: Rewriter, value: relax.Expr) -> Activation | None:
@@ -154,7 +158,8 @@ def _scaled(rw: Rewriter, expr: relax.Expr) -> tuple[float, relax.Expr]:
 
 
 def _near(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-4 * abs(b)
+    """Whether a number of a float32 model stands for b: products of a few rounded constants do, other constants do not."""
+    return within_ulps(a, b, 4, "float32")
 
 
 def _product(rw: Rewriter, value: relax.Call) -> Activation | None:
@@ -163,7 +168,7 @@ def _product(rw: Rewriter, value: relax.Call) -> Activation | None:
         clipped = _clip(rw, rw.definition(rest[0])) if rw.single_use(rest[0]) else None
         line = _line(rw, clipped[0]) if clipped is not None and clipped[1:] == (0.0, 6.0) else None
         if line is not None and line[1:] == (1.0, 3.0):
-            return Activation(line[0], "hardsigmoid", [1 / 6, 0.5])
+            return Activation(line[0], "hardsigmoid", [_SIXTH, 3 * _SIXTH])
     if len(rest) != 2:
         return None
     for x, gate in (rest, reversed(rest)):
@@ -234,13 +239,13 @@ def _power(rw: Rewriter, expr: relax.Expr, x: relax.Expr, exponent: int) -> int:
     number, rest = _factors(rw, rw.definition(expr))
     if not rw.single_use(expr) or not _near(number, 0.044715):
         return 0
-    uses = degree = 0
+    uses, degree = 0, 0.0
     for item in rest:
         power = rw.definition(item)
         if item.same_as(x):
             uses, degree = uses + 1, degree + 1
         elif is_call(power, "relax.power") and power.args[0].same_as(x) and rw.single_use(item):
-            uses, degree = uses + 1, degree + int(scalar_of(power.args[1]) or 0)
+            uses, degree = uses + 1, degree + (scalar_of(power.args[1]) or 0.0)
         elif is_call(power, "relax.square") and power.args[0].same_as(x) and rw.single_use(item):
             uses, degree = uses + 1, degree + 2
         else:

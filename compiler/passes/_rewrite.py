@@ -17,7 +17,17 @@ from tvm import relax
 
 from ._loops import is_loop
 
-__all__ = ["Rewriter", "Rule", "array_of", "call_of", "is_call", "rewrite", "rewrite_function", "scalar_of"]
+__all__ = [
+    "Rewriter",
+    "Rule",
+    "array_of",
+    "call_of",
+    "is_call",
+    "rewrite",
+    "rewrite_function",
+    "scalar_of",
+    "within_ulps",
+]
 
 Array = npt.NDArray[Any]
 Rule = Callable[["Rewriter", relax.Var, relax.Expr], "relax.Expr | None"]
@@ -71,6 +81,12 @@ def scalar_of(expr: relax.Expr | None) -> float | None:
     """The value of a constant with one element (of any rank), None of anything else."""
     value = array_of(expr) if _elements(expr) == 1 else None
     return float(value.reshape(-1)[0]) if value is not None and value.dtype.kind in "fiub" else None
+
+
+def within_ulps(a: float, b: float, ulps: int, dtype: str) -> bool:
+    """Whether a is b but for so many units in the last place of `dtype`. What a pattern wants of a constant: a near number is another
+    function, which the pattern must leave alone."""
+    return abs(a - b) <= ulps * float(np.spacing(np.asarray(abs(b), dtype)))
 
 
 def _elements(expr: relax.Expr | None) -> int:

@@ -99,9 +99,17 @@ def _join_shift(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     inner = rw.call(source, "relax.add")
     if inner is not None and rw.single_use(source):
         base, first = _with_constant(inner)
-        if base is not None and first is not None and _vector(first) and _vector(shift):
+        # Of a layer's result alone: elsewhere (x + c) - c may be meant to round.
+        if base is not None and first is not None and _of_layer(rw, base) and _vector(first) and _vector(shift):
             return relax.op.add(base, constant((first + shift).astype(np.float32)))
     return relax.op.add(source, constant(shift.astype(np.float32))) if is_call(value, "relax.subtract") else None
+
+
+def _of_layer(rw: Rewriter, expr: relax.Expr) -> bool:
+    """Whether a convolution or a product computes it, up to views."""
+    while (view := rw.call(expr, "relax.reshape", "relax.permute_dims")) is not None:
+        expr = view.args[0]
+    return rw.call(expr, *_OUT_AXIS, *_TRANSPOSED) is not None
 
 
 def _vector(array: Array) -> bool:

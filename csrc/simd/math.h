@@ -134,9 +134,15 @@ MRT_INLINE V tanh(V x) {
   return with_sign_of(e / (e + V::set(2.0f)), x);
 }
 
+// 1 / (1 + e^-x) with both sides of the quotient times 2^-64, so that e^-x has room up to 2^150 and results may be
+// denormal.
 template <typename V>
 MRT_INLINE V sigmoid(V x) {
-  return V::set(1.0f) / (V::set(1.0f) + exp_flush(-x));
+  V z;
+  const V r = reduce_ln2(min(V::set(104.5f), max(V::set(-43.0f), -x)), &z);
+  const V scale = V::from_bits(z.bits().template shl<23>() + V::Int::set(0x1f800000));
+  const V one = V::set(5.42101086e-20f);
+  return one / fma(expm1_reduced(r) + V::set(1.0f), scale, one);
 }
 
 // 2^-p for p >= 0; 0 from 126.5 up. Error of the polynomial 1.9e-9.

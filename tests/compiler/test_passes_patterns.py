@@ -201,6 +201,106 @@ def test_activations_join_the_product_before_them(name: str) -> None:
     assert call.attrs["act"] == act and call.args[2] is not None
 
 
+def _near_gelu(emit: Emit, x: Any, root: float = 2**0.5, half: float = 0.5, one: float = 1.0) -> Any:
+    wave = emit(op.add(emit(op.erf(emit(op.divide(x, scalar(root))))), scalar(one)))
+    return op.multiply(emit(op.multiply(x, wave)), scalar(half))
+
+
+def _near_gelu_tanh(
+    emit: Emit, x: Any, cubic: float = 0.044715, root: float = (2 / math.pi) ** 0.5, power: float = 3.0
+) -> Any:
+    inner = emit(op.add(x, emit(op.multiply(scalar(cubic), emit(op.power(emit(op.abs(x)), scalar(power)))))))
+    if power == 3.0:
+        inner = emit(op.add(x, emit(op.multiply(scalar(cubic), emit(op.power(x, scalar(power)))))))
+    wave = emit(op.tanh(emit(op.multiply(inner, scalar(root)))))
+    return op.multiply(emit(op.multiply(scalar(0.5), x)), emit(op.add(wave, scalar(1.0))))
+
+
+def _near_hardswish(emit: Emit, x: Any, sixth: float = 1 / 6, three: float = 3.0, six: float = 6.0) -> Any:
+    clipped = emit(op.clip(emit(op.add(x, scalar(three))), 0.0, six))
+    return op.multiply(emit(op.multiply(x, clipped)), scalar(sixth))
+
+
+def _near_line(emit: Emit, x: Any, slope: float = 1 / 6, half: float = 0.5, top: float = 1.0) -> Any:
+    line = emit(op.add(emit(op.multiply(x, scalar(slope))), scalar(half)))
+    return op.multiply(x, emit(op.clip(line, 0.0, top)))
+
+
+def _near_softplus(emit: Emit, x: Any, one: float = 1.0) -> Any:
+    return op.log(emit(op.add(emit(op.exp(x)), scalar(one))))
+
+
+def _near_silu(emit: Emit, x: Any, beta: float = 1.0) -> Any:
+    return op.multiply(x, emit(op.sigmoid(emit(op.multiply(x, scalar(beta))))))
+
+
+NEAR: list[tuple[Callable[..., Any], str, dict[str, float]]] = [
+    (_near_gelu, "gelu", {"root": 1.4143}),
+    (_near_gelu, "gelu", {"half": 0.50001}),
+    (_near_gelu, "gelu", {"one": 1.00001}),
+    (_near_gelu_tanh, "gelu_tanh", {"cubic": 0.044717}),
+    (_near_gelu_tanh, "gelu_tanh", {"root": 0.79789}),
+    (_near_gelu_tanh, "gelu_tanh", {"power": 3.2}),
+    (_near_hardswish, "hardswish", {"sixth": 0.16668}),
+    (_near_hardswish, "hardswish", {"three": 3.0001}),
+    (_near_hardswish, "hardswish", {"six": 6.0001}),
+    (_near_line, "hardswish", {"slope": 0.16668}),
+    (_near_line, "hardswish", {"half": 0.50001}),
+    (_near_line, "hardswish", {"top": 1.0001}),
+    (_near_softplus, "softplus", {"one": 1.00001}),
+    (_near_silu, "silu", {"beta": 1.00001}),
+]
+
+
+def _acts(cases: list[tuple[Callable[..., Any], dict[str, float]]], tolerance: float = 2e-5) -> list[Any]:
+    """The activation of each of several products, all in one function."""
+
+    def body(emit: Emit, x: Any) -> Any:
+        return [
+            activation(emit, emit(op.matmul(x, const(6, 5, low=-2, high=2, seed=i))), **changed)
+            for i, (activation, changed) in enumerate(cases)
+        ]
+
+    _, calls = check(build(body, (symbol("n"), 6)), (40, 6), low=-1, high=1, tolerance=tolerance)
+    return [call.attrs.get("act") for call in calls]
+
+
+def test_a_near_constant_is_another_function() -> None:
+    """Taken for what it is near to it would be off by up to 1e-4, which no tolerance sees."""
+    acts = _acts([(activation, changed) for activation, _, changed in NEAR], tolerance=2e-6)
+    assert len(acts) == len(NEAR) and not {act for _, act, _ in NEAR} & set(acts)
+
+
+def test_constants_that_only_round_are_the_same_function() -> None:
+    same = [(activation, {}, act) for activation, act, _ in NEAR[::3] if act not in ("silu", "softplus")]
+    same += [(_near_gelu, {"root": 1.4142135381698608}, "gelu"), (_near_hardswish, {"sixth": 0.16666667}, "hardswish")]
+    assert sorted(_acts([(activation, changed) for activation, changed, _ in same])) == sorted(act for *_, act in same)
+
+
+def test_sums_and_near_scales_are_no_means_and_no_roots() -> None:
+    """A sum times nearly 1/n, and an attention scale of nearly 1/sqrt(d), keep their own numbers."""
+    factor = 0.125001
+
+    def body(emit: Emit, x: Any, q: Any, k: Any, v: Any) -> Any:
+        d = emit(op.subtract(x, emit(op.multiply(emit(op.sum(x, [-1], True)), scalar(factor)))))
+        root = emit(op.sqrt(emit(op.add(emit(op.mean(emit(op.square(d)), [-1], True)), scalar(1e-5)))))
+        scores = emit(op.multiply(emit(op.matmul(q, k)), scalar(factor)))
+        return [op.divide(d, root), op.matmul(emit(op.nn.softmax(scores, -1)), v)]
+
+    shapes = [(3, 8), (1, 2, 5, 64), (1, 2, 64, 5), (1, 2, 5, 64)]
+    counts, calls = check(build(body, *shapes), *shapes, low=1, high=2)
+    assert "layer_norm_f32" not in counts
+    assert [call.attrs["scale"] for call in calls if "attention" in call.contract] == [[float(np.float32(factor))]]
+
+
+def test_rounding_by_a_magic_number_stays() -> None:
+    def body(emit: Emit, x: Any) -> Any:
+        return op.subtract(emit(op.add(x, scalar(12582912.0))), scalar(12582912.0))
+
+    (got,) = run_lowered(lower(build(body, (6,))), [np.float32([0.4, 0.6, 1.5, 2.5, -0.7, 100.2])])
+    np.testing.assert_array_equal(got, np.float32([0, 1, 2, 2, -1, 100]))
+
+
 def test_a_product_that_is_used_twice_keeps_its_value() -> None:
     def body(emit: Emit, x: Any) -> Any:
         y = emit(op.matmul(x, const(6, 5)))

@@ -57,7 +57,8 @@ void apply_epilogue(const Epilogue& e, float* c, int64_t ldc, int64_t rows, int6
     case Act::silu:
       MRT_ACT(silu(x));
     case Act::hardswish:
-      MRT_ACT(x * min(W::set(1.0f), max(W::zero(), fma(x, W::set(1.0f / 6.0f), W::set(0.5f)))));
+      // The float below 1/6 and three times it: so the line is exactly 0 at -3, where x / 6 and 0.5 would cancel.
+      MRT_ACT(x * min(W::set(1.0f), max(W::zero(), fma(x, W::set(0x1.555554p-3f), W::set(0x1.fffffep-2f)))));
     case Act::hardsigmoid:
       MRT_ACT(min(W::set(1.0f), max(W::zero(), fma(x, W::set(e.a), W::set(e.b)))));
     case Act::softplus:

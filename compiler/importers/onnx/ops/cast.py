@@ -10,7 +10,7 @@ from .._node import Node, constant, dims_of, dtype_of
 from .._registry import op
 from .._stored import STORED, decoded, encode_float8, encode_scale, formats, is_code, wrap_integer
 from .._values import Value, bits_of, is_float, is_int
-from ._te import elementwise, imm, is_nan, select
+from ._te import elementwise, imm
 
 _CAST = [6, 9, 13, 19, 21, 23, 24, 25, 28]
 
@@ -74,24 +74,11 @@ def convert_dtype(n: Node, x: Any, to: str) -> Any:
         return x
     if to == "bool":
         return elementwise(n, lambda v: v != imm(0, have), x)
-    if to == "float16" and have == "float64":
-        return relax.op.astype(elementwise(n, _round_to_odd, x, name="round_to_odd"), to)
-    if to in ("float16", "bfloat16") and have != "float32":
+    if to in ("float16", "bfloat16") and have != "float32" and (to, have) != ("float16", "float64"):
         return n.cast(n.emit(convert_dtype(n, x, "float32")), to)
     if is_float(have) and is_int(to):
         return elementwise(n, lambda v: _float_to_int(v, have, to), x)
     return relax.op.astype(x, to)
-
-
-def _round_to_odd(v: Any) -> Any:
-    """float64 to float32 so that rounding once more, to float16, gives what rounding once would have given."""
-    near = tirx.Cast("float32", v)
-    back = tirx.Cast("float64", near)
-    bits = tirx.reinterpret("uint32", near)
-    above = tirx.abs(back) > tirx.abs(v)
-    odd = tirx.bitwise_or(select(above, bits - imm(1, "uint32"), bits), imm(1, "uint32"))
-    exact = tirx.any(back == v, is_nan(v))
-    return select(exact, near, tirx.reinterpret("float32", odd))
 
 
 def _float_to_int(v: Any, have: str, to: str) -> Any:

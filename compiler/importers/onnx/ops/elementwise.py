@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
+from ... import _elementary as elementary
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import bits_of, is_float, is_int, is_signed
@@ -123,8 +124,6 @@ def pow_(n: Node) -> Any:
             e = float(exponent.const.reshape(()))
             if e == 2.0 and len(exponent.shape) <= n.rank(0):
                 return relax.op.multiply(a, a)
-            if e == 0.5 and len(exponent.shape) <= n.rank(0) and base == "float32":
-                return relax.op.sqrt(a)
         if dtype_of(b) == base and base in ("float32", "float64"):
             return relax.op.power(a, b)
         wide = "float64" if base == "float64" or (is_int(dtype_of(b)) and bits_of(dtype_of(b)) > 16) else "float32"
@@ -343,20 +342,20 @@ def prelu(n: Node) -> Any:
 @op("Elu", since=[1, 6, 22])
 def elu(n: Node) -> Any:
     alpha = n.float_attr("alpha", 1.0)
-    return _in_float(n, lambda v, k: select(v < k(0), k(alpha) * (tirx.exp(v) - k(1)), v))
+    return _in_float(n, lambda v, k: elementary.elu(v, alpha))
 
 
 @op("Celu", since=[12, 28])
 def celu(n: Node) -> Any:
     alpha = n.float_attr("alpha", 1.0)
-    return _in_float(n, lambda v, k: tirx.max(v, k(0)) + tirx.min(k(0), k(alpha) * (tirx.exp(v / k(alpha)) - k(1))))
+    return _in_float(n, lambda v, k: elementary.elu(v, alpha, 1.0, 1.0 / alpha))
 
 
 @op("Selu", since=[1, 6, 22])
 def selu(n: Node) -> Any:
     alpha = n.float_attr("alpha", 1.67326319217681884765625)
     gamma = n.float_attr("gamma", 1.05070102214813232421875)
-    return _in_float(n, lambda v, k: k(gamma) * select(v <= k(0), k(alpha) * tirx.exp(v) - k(alpha), v))
+    return _in_float(n, lambda v, k: elementary.elu(v, alpha, gamma))
 
 
 @op("HardSigmoid", since=[1, 6, 22])
@@ -369,9 +368,11 @@ def hard_sigmoid(n: Node) -> Any:
 
 @op("HardSwish", since=[14, 22])
 def hard_swish(n: Node) -> Any:
-    if n.dtype(0) == "float32":
-        return relax.op.multiply(n.x(0), n.emit(_clipped_line(n, 1 / 6, 0.5)))
-    return _in_float(n, lambda v, k: v * tirx.max(k(0), tirx.min(k(1), v * k(1 / 6) + k(0.5))))
+    if n.dtype(0) == "float32":  # x + 3 first: x / 6 and 0.5 would cancel near -3
+        x = n.x(0)
+        clipped = n.emit(relax.op.clip(n.emit(relax.op.add(x, n.scalar_const(3.0, "float32"))), 0.0, 6.0))
+        return relax.op.multiply(n.emit(relax.op.multiply(x, clipped)), n.scalar_const(1 / 6, "float32"))
+    return _in_float(n, lambda v, k: v * tirx.max(k(0), tirx.min(k(1), (v + k(3)) * k(1 / 6))))
 
 
 def _clipped_line(n: Node, slope: float, height: float) -> Any:
@@ -382,8 +383,7 @@ def _clipped_line(n: Node, slope: float, height: float) -> Any:
 
 @op("Softplus", since=[1, 22])
 def softplus(n: Node) -> Any:
-    # log(1 + exp(v)) without overflow.
-    return _in_float(n, lambda v, k: tirx.max(v, k(0)) + tirx.log1p(tirx.exp(select(v < k(0), v, k(0) - v))))
+    return _in_float(n, lambda v, k: elementary.softplus(v))
 
 
 @op("Softsign", since=[1, 22])
@@ -423,10 +423,7 @@ def gelu(n: Node) -> Any:
 
 @op("Mish", since=[18, 22])
 def mish(n: Node) -> Any:
-    def element(v: Any, k: Callable[[float], Any]) -> Any:
-        return v * tirx.tanh(tirx.max(v, k(0)) + tirx.log1p(tirx.exp(select(v < k(0), v, k(0) - v))))
-
-    return _in_float(n, element)
+    return _in_float(n, lambda v, k: elementary.mish(v))
 
 
 @op("Swish", since=[24])

@@ -10,6 +10,7 @@ from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as T
 
 from ....passes._kernel_call import make_kernel_call
+from ... import _elementary as elementary
 from .._node import Node, constant, dims_of, shape_expr
 from .._registry import op
 from ._loops import imperative, variable
@@ -316,9 +317,9 @@ def _activation(n: Node, name: str, alphas: list[float], betas: list[float], kin
         "thresholdedrelu": lambda v: tirx.Select(v > k(a), v, zero),
         "scaledtanh": lambda v: k(a) * tirx.tanh(k(b) * v),
         "hardsigmoid": lambda v: tirx.max(zero, tirx.min(one, k(a) * v + k(b))),
-        "elu": lambda v: tirx.Select(v >= zero, v, k(a) * (tirx.exp(v) - one)),
+        "elu": lambda v: elementary.elu(v, 1.0 if a is None else a),
         "softsign": lambda v: v / (one + tirx.abs(v)),
-        "softplus": lambda v: tirx.max(v, zero) + tirx.log1p(tirx.exp(zero - tirx.abs(v))),
+        "softplus": elementary.softplus,
     }
     if key not in table:
         raise n.refuse(f"activation '{name}'")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from tvm import relax
+from tvm import relax, tirx
 
+from ... import _elementary as elementary
 from .._context import Context, Expr
 from .._dtypes import tvm_dtype
 from .._registry import converts
-from .elementwise import unary
+from .elementwise import computed, unary
 
 OP = relax.op
 
@@ -62,48 +64,39 @@ def leaky_relu(c: Context, x: Expr, negative_slope: Any = 0.01) -> Expr:
 
 @converts("aten.elu.default")
 def elu(c: Context, x: Expr, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Expr:
-    return unary(c, x, lambda v: _elu(c, v, float(alpha), float(scale), float(input_scale)))
-
-
-def _elu(c: Context, x: Expr, alpha: float, scale: float, input_scale: float) -> Expr:
-    dtype = c.dtype(x)
-    scaled = x if input_scale == 1 else c.emit(OP.multiply(x, c.const(input_scale, dtype)))
-    below = c.emit(OP.minimum(scaled, c.const(0.0, dtype)))  # so that exp cannot overflow where it is not taken
-    negative = c.emit(OP.subtract(c.emit(OP.exp(below)), c.const(1.0, dtype)))
-    negative = c.emit(OP.multiply(negative, c.const(alpha * scale, dtype)))
-    positive = x if scale == 1 else c.emit(OP.multiply(x, c.const(scale, dtype)))
-    return OP.where(c.emit(OP.greater(x, c.const(0.0, dtype))), positive, negative)
+    return computed(c, x, lambda v: elementary.elu(v, float(alpha), float(scale), float(input_scale)))
 
 
 @converts("aten.selu.default")
 def selu(c: Context, x: Expr) -> Expr:
-    return unary(c, x, lambda v: _elu(c, v, 1.6732632423543772, 1.0507009873554805, 1.0))
+    return computed(c, x, lambda v: elementary.elu(v, 1.6732632423543772, 1.0507009873554805))
 
 
 @converts("aten.celu.default")
 def celu(c: Context, x: Expr, alpha: Any = 1.0) -> Expr:
-    return unary(c, x, lambda v: _elu(c, v, float(alpha), 1.0, 1.0 / float(alpha)))
+    return computed(c, x, lambda v: elementary.elu(v, float(alpha), 1.0, 1.0 / float(alpha)))
 
 
 @converts("aten.softplus.default")
 def softplus(c: Context, x: Expr, beta: Any = 1, threshold: Any = 20) -> Expr:
-    return unary(c, x, lambda v: _softplus(c, v, float(beta), float(threshold)))
+    def element(v: Any) -> Any:
+        number = functools.partial(tirx.FloatImm, v.ty.dtype)
+        scaled = v if beta == 1 else v * number(float(beta))
+        total = elementary.softplus(scaled)
+        total = total if beta == 1 else total / number(float(beta))
+        return tirx.Select(scaled > number(float(threshold)), v, total)
 
-
-def _softplus(c: Context, x: Expr, beta: float, threshold: float) -> Expr:
-    # log(1 + e^bx) / b = (max(bx, 0) + log(1 + e^-|bx|)) / b, which cannot overflow.
-    dtype = c.dtype(x)
-    bx = x if beta == 1 else c.emit(OP.multiply(x, c.const(beta, dtype)))
-    tail = c.emit(OP.exp(c.emit(OP.negative(c.emit(OP.abs(bx))))))
-    tail = c.emit(OP.log(c.emit(OP.add(tail, c.const(1.0, dtype)))))
-    total = c.emit(OP.add(c.emit(OP.maximum(bx, c.const(0.0, dtype))), tail))
-    total = total if beta == 1 else c.emit(OP.multiply(total, c.const(1 / beta, dtype)))
-    return OP.where(c.emit(OP.greater(bx, c.const(threshold, dtype))), x, total)
+    return computed(c, x, element)
 
 
 @converts("aten.mish.default")
 def mish(c: Context, x: Expr) -> Expr:
-    return unary(c, x, lambda v: OP.multiply(v, c.emit(OP.tanh(c.emit(_softplus(c, v, 1.0, 20.0))))))
+    return computed(c, x, elementary.mish)
+
+
+@converts("aten.log_sigmoid.default")
+def log_sigmoid(c: Context, x: Expr) -> Expr:
+    return computed(c, x, elementary.log_sigmoid)
 
 
 @converts("aten.prelu.default", "aten._prelu_kernel.default")

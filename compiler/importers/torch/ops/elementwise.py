@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import relax, te, tirx
 
+from ..._elementary import erfc, expm1
 from .._context import Context, Expr, Promotion
 from .._dtypes import is_float, tvm_dtype
 from .._registry import NotConvertible, converts
@@ -78,65 +81,41 @@ _register(_ROUNDING, _round_like)
 _register(_TESTS, _test)
 
 
-@converts("aten.log2.default")
-def log2(c: Context, x: Expr) -> Expr:
-    return unary(
-        c, x, lambda v: OP.multiply(c.emit(OP.log(v)), c.const(1 / math.log(2), c.dtype(v))), Promotion.INT_TO_FLOAT
-    )
-
-
-@converts("aten.log10.default")
-def log10(c: Context, x: Expr) -> Expr:
-    return unary(
-        c, x, lambda v: OP.multiply(c.emit(OP.log(v)), c.const(1 / math.log(10), c.dtype(v))), Promotion.INT_TO_FLOAT
-    )
-
-
 def _compute(c: Context, x: Expr, function: Callable[[Any], Any]) -> Expr:
     """An elementwise function that Relax has no operator for, as a tensor expression."""
 
     def build(value: Any) -> Any:
         return te.compute(value.shape, lambda *index: function(value(*index)), name="elementwise")
 
-    return c.bb.emit_te(build, x)
+    return c.emit_te(build, x)
 
 
-@converts("aten.log1p.default")
-def log1p(c: Context, x: Expr) -> Expr:
-    compute, result = c.promoted(["x"], Promotion.INT_TO_FLOAT)
-    return c.cast(_compute(c, c.cast(x, compute), tirx.log1p), result)
+def computed(c: Context, x: Expr, function: Callable[[Any], Any], kind: Any = Promotion.INT_TO_FLOAT) -> Expr:
+    """function of each element of x, as an expression of TIR in the dtype that torch computes in."""
+    compute, result = c.promoted(["x"], kind)
+    return c.cast(_compute(c, c.cast(x, compute), function), result)
 
 
-@converts("aten.expm1.default")
-def expm1(c: Context, x: Expr) -> Expr:
-    # exp(x) - 1 loses everything for small x: there, the series x (1 + x/2 (1 + x/3 (...))), exact to the last digit below 0.5.
-    compute, result = c.promoted(["x"], Promotion.INT_TO_FLOAT)
-    x = c.cast(x, compute)
-    one = c.const(1.0, compute)
-    series = one
-    for term in range(16 if compute == "float64" else 9, 1, -1):
-        series = c.emit(OP.add(one, c.emit(OP.multiply(c.emit(OP.multiply(x, c.const(1 / term, compute))), series))))
-    small = c.emit(OP.multiply(x, series))
-    large = c.emit(OP.subtract(c.emit(OP.exp(x)), one))
-    near = c.emit(OP.less(c.emit(OP.abs(x)), c.const(0.5, compute)))
-    return c.cast(c.where(near, small, large), result)
+def _scalar(function: Callable[[Any], Any]) -> Any:
+    return lambda c, x: computed(c, x, function)
+
+
+_register(
+    {
+        "erfc": erfc,
+        "exp2": tirx.exp2,
+        "expm1": expm1,
+        "log10": tirx.log10,
+        "log1p": tirx.log1p,
+        "log2": tirx.log2,
+    },
+    _scalar,
+)
 
 
 @converts("aten.reciprocal.default")
 def reciprocal(c: Context, x: Expr) -> Expr:
     return unary(c, x, lambda v: OP.divide(c.const(1.0, c.dtype(v)), v), Promotion.INT_TO_FLOAT)
-
-
-@converts("aten.erfc.default")
-def erfc(c: Context, x: Expr) -> Expr:
-    return unary(c, x, lambda v: OP.subtract(c.const(1.0, c.dtype(v)), c.emit(OP.erf(v))), Promotion.INT_TO_FLOAT)
-
-
-@converts("aten.exp2.default")
-def exp2(c: Context, x: Expr) -> Expr:
-    return unary(
-        c, x, lambda v: OP.exp(c.emit(OP.multiply(v, c.const(math.log(2), c.dtype(v))))), Promotion.INT_TO_FLOAT
-    )
 
 
 @converts("aten.square.default")
@@ -261,10 +240,38 @@ def div_mode(c: Context, x: Expr, other: Any, rounding_mode: str | None) -> Expr
 @converts("aten.floor_divide.default", "aten.floor_divide.Scalar")
 def floor_divide(c: Context, x: Expr, other: Any) -> Expr:
     compute, result = c.promoted(["x", "other"])
-    a, b = operands(c, x, other, compute)
-    if not is_float(compute):
-        return c.cast(c.emit(OP.floor_divide(a, b)), result)
-    return c.cast(c.emit(OP.floor(c.emit(OP.divide(a, b)))), result)
+    if is_float(compute):
+        return _paired(c, x, other, _floor_quotient)
+    return c.cast(c.emit(OP.floor_divide(*operands(c, x, other, compute))), result)
+
+
+def _paired(c: Context, x: Any, other: Any, function: Callable[[Any, Any], Any]) -> Expr:
+    """function of each two elements, as an expression of TIR in the dtype that torch computes in; a number is first rounded to the
+    result's dtype, as in torch."""
+    compute, result = c.promoted(["x", "other"])
+    a, b = (c.broadcast(c.cast(v, compute), c.out_shape()) for v in operands(c, x, other, result))
+
+    def build(p: Any, q: Any) -> Any:
+        return te.compute(p.shape, lambda *index: function(p(*index), q(*index)), name="elementwise")
+
+    return c.cast(c.emit_te(build, a, b), result)
+
+
+def _floor_rest(p: Any, q: Any) -> Any:
+    """p - q floor(p / q), exact: what libm's fmod leaves, moved to the side of the divisor."""
+    rest, zero = tirx.fmod(p, q), tirx.FloatImm(p.ty.dtype, 0.0)
+    other_side = tirx.all(rest != zero, tirx.any(tirx.all(rest < zero, q > zero), tirx.all(rest > zero, q < zero)))
+    return tirx.Select(other_side, rest + q, rest)
+
+
+def _floor_quotient(p: Any, q: Any) -> Any:
+    """floor(p / q) of the exact quotient, which the rounded one may have crossed; as c10's div_floor_floating."""
+    number = functools.partial(tirx.FloatImm, p.ty.dtype)
+    quotient = (p - _floor_rest(p, q)) / q
+    whole = tirx.floor(quotient)
+    whole = tirx.Select(quotient - whole > number(0.5), whole + number(1.0), whole)
+    whole = tirx.Select(quotient.equal(number(0.0)), tirx.copysign(number(0.0), p / q), whole)
+    return tirx.Select(q.equal(number(0.0)), p / q, whole)
 
 
 def _truncated(c: Context, x: Expr, other: Any) -> Expr:
@@ -282,16 +289,16 @@ def _truncated(c: Context, x: Expr, other: Any) -> Expr:
 @converts("aten.remainder.Tensor", "aten.remainder.Scalar")
 def remainder(c: Context, x: Expr, other: Any) -> Expr:
     compute, result = c.promoted(["x", "other"])
-    a, b = operands(c, x, other, compute)
-    if not is_float(compute):
-        return c.cast(c.emit(OP.floor_mod(a, b)), result)
-    whole = c.emit(OP.floor(c.emit(OP.divide(a, b))))
-    return c.cast(c.emit(OP.subtract(a, c.emit(OP.multiply(b, whole)))), result)
+    if is_float(compute):
+        return _paired(c, x, other, _floor_rest)
+    return c.cast(c.emit(OP.floor_mod(*operands(c, x, other, compute))), result)
 
 
 @converts("aten.fmod.Tensor", "aten.fmod.Scalar")
 def fmod(c: Context, x: Expr, other: Any) -> Expr:
     compute, result = c.promoted(["x", "other"])
+    if is_float(compute):
+        return _paired(c, x, other, tirx.fmod)
     a, b = operands(c, x, other, compute)
     whole = c.cast(_truncated(c, x, other), compute)
     return c.cast(c.emit(OP.subtract(a, c.emit(OP.multiply(b, whole)))), result)
@@ -301,18 +308,25 @@ def fmod(c: Context, x: Expr, other: Any) -> Expr:
 def pow_scalar(c: Context, x: Expr, exponent: Any) -> Expr:
     compute, result = c.promoted(["x", "exponent"])
     x = c.cast(x, compute)
-    if exponent in (1, 2, 3, 4) or (isinstance(exponent, int) and 0 < exponent <= 16):
+    # Each multiplication rounds: beyond 8 of them libm's pow is nearer, for floats.
+    if exponent in (1, 2, 3, 4) or (isinstance(exponent, int) and 0 < exponent <= (8 if is_float(compute) else 16)):
         total = x
         for _ in range(int(exponent) - 1):
             total = c.emit(OP.multiply(total, x))
         return c.cast(total, result)
     if not is_float(compute):
         raise NotConvertible(f"an integer power of {exponent}")
-    if exponent in (0.5, -0.5, -1):
+    if exponent == -1 or (exponent in (0.5, -0.5) and result != "float16"):  # where torch takes roots
         one = c.const(1.0, compute)
         root = x if exponent == -1 else c.emit(OP.sqrt(x))
         return c.cast(root if exponent == 0.5 else c.emit(OP.divide(one, root)), result)
-    return c.cast(c.emit(OP.power(x, c.tensor(exponent, compute))), result)
+    if result == "bfloat16":  # torch rounds it
+        return c.cast(c.emit(OP.power(x, c.cast(c.tensor(exponent, result), compute))), result)
+    if (
+        compute == "float32" and float(np.float32(exponent)) != exponent
+    ):  # as 1 / 3: x to its rounding is another number
+        compute = "float64"
+    return c.cast(c.emit(OP.power(c.cast(x, compute), c.tensor(exponent, compute))), result)
 
 
 @converts("aten.pow.Tensor_Tensor")
@@ -338,14 +352,7 @@ def atan2(c: Context, x: Expr, other: Expr) -> Expr:
 
 @converts("aten.hypot.default")
 def hypot(c: Context, x: Expr, other: Expr) -> Expr:
-    """sqrt(a^2 + b^2), scaled by the larger one so that squares do not overflow."""
-    compute, result = c.promoted(["x", "other"])
-    a, b = (c.emit(OP.abs(v)) for v in operands(c, x, other, compute))
-    large, small = c.emit(OP.maximum(a, b)), c.emit(OP.minimum(a, b))
-    safe = c.where(c.emit(OP.greater(large, c.const(0.0, compute))), large, c.const(1.0, compute))
-    ratio = c.emit(OP.divide(small, safe))
-    root = c.emit(OP.sqrt(c.emit(OP.add(c.const(1.0, compute), c.emit(OP.multiply(ratio, ratio))))))
-    return c.cast(c.emit(OP.multiply(large, root)), result)
+    return _paired(c, x, other, tirx.hypot)
 
 
 @converts("aten.copysign.Tensor", "aten.copysign.Scalar")

@@ -113,16 +113,16 @@ def _lgamma(x: Any, v: Scratch) -> Any:
 
 @_unary("digamma")
 def _digamma(x: Any, v: Scratch) -> Any:
-    """Reflection for x < 0, recurrence up to 10, then the asymptotic series."""
+    """Reflection for x < 0, recurrence up to 12, then the asymptotic series."""
     total, y = v[:2]
     total[0] = _pick(x < 0.0, _f(-math.pi) / _m("tan", _f(math.pi) * (x - _m("trunc", x))), 0.0)
     y[0] = _pick(x < 0.0, _f(1.0) - x, x)
-    with T.While(tirx.all(y[0] < 10.0, y[0] != 0.0)):
+    with T.While(tirx.all(y[0] < 12.0, y[0] != 0.0)):
         total[0] = total[0] - _f(1.0) / y[0]
         y[0] = y[0] + 1.0
     square = _f(1.0) / (y[0] * y[0])
     series: Any = _f(0.0)
-    for k in range(6, 0, -1):
+    for k in range(8, 0, -1):
         series = square * (series + float(_bernoulli(2 * k) / (2 * k)))
     found = total[0] + _m("log", y[0]) - _f(0.5) / y[0] - series
     pole = tirx.all(x < 0.0, _m("floor", x) == x)
@@ -232,33 +232,34 @@ for _name, _upper in (("igamma", False), ("igammac", True)):
 # The error function and the normal distribution.
 
 
-def _erfc_inverse(q: Any, v: Scratch) -> Any:
-    """z >= 0 with erfc(z) = q in (0, 1]: S. Winitzki's approximation, then three steps of Halley's method."""
+def _erf_inverse(y: Any, q: Any, v: Scratch) -> Any:
+    """z >= 0 with erf(z) = y and erfc(z) = q = 1 - y, both given so that neither has lost a digit: S. Winitzki's approximation, then
+    three steps of Halley's method on the smaller of the two."""
     z, step = v[:2]
-    log = _m("log", q * (_f(2.0) - q))
+    log = _m("log1p", -y * y)
+    log = _pick(y < 0.5, log, _m("log", q * (_f(2.0) - q)))
     half = _f(2 / (math.pi * 0.147)) + log * 0.5
     z[0] = _m("sqrt", _m("sqrt", half * half - log / 0.147) - half)
     for _ in range(3):
-        step[0] = (_m("erfc", z[0]) - q) * _m("exp", z[0] * z[0]) * (-math.sqrt(math.pi) / 2)
+        far = _pick(y < 0.5, _m("erf", z[0]) - y, q - _m("erfc", z[0]))
+        step[0] = far * _m("exp", z[0] * z[0]) * (math.sqrt(math.pi) / 2)
         z[0] = z[0] - step[0] / (z[0] * step[0] + 1.0)
-    return z[0]
+    return _pick(y < 1e-4, y * (y * y * (math.pi / 12) + 1.0) * (math.sqrt(math.pi) / 2), z[0])
 
 
 @_unary("erfinv")
 def _erfinv(y: Any, v: Scratch) -> Any:
     size = v[2]
     size[0] = _m("fabs", y)
-    z = _m("copysign", _erfc_inverse(_f(1.0) - size[0], v), y)
-    small = y * (y * y * (math.pi / 12) + 1.0) * (math.sqrt(math.pi) / 2)
-    inside = _pick(size[0] < 1e-4, small, z)
-    return _pick(size[0] > 1.0, math.nan, _pick(size[0] == 1.0, _m("copysign", _not_finite(math.inf), y), inside))
+    z = _m("copysign", _erf_inverse(size[0], _f(1.0) - size[0], v), y)
+    return _pick(size[0] > 1.0, math.nan, _pick(size[0] == 1.0, _m("copysign", _not_finite(math.inf), y), z))
 
 
 @_unary("special_ndtri")
 def _ndtri(p: Any, v: Scratch) -> Any:
     q = v[2]
     q[0] = _pick(p < 0.5, p, _f(1.0) - p) * 2.0
-    z = _erfc_inverse(q[0], v) * math.sqrt(2)
+    z = _erf_inverse(_m("fabs", p * 2.0 - 1.0), q[0], v) * math.sqrt(2)
     z = _pick(q[0] == 0.0, math.inf, _pick(q[0] < 0.0, math.nan, z))
     return _pick(p < 0.5, -z, z)
 
@@ -266,8 +267,14 @@ def _ndtri(p: Any, v: Scratch) -> Any:
 def _scaled_erfc(x: Any) -> Any:
     """exp(x^2) erfc(x)"""
     square = _f(1.0) / (x * x)
-    far = (_f(1.0) - square * 0.5 * (_f(1.0) - square * 1.5 * (_f(1.0) - square * 2.5))) / (x * math.sqrt(math.pi))
-    return _pick(x > 20.0, far, _m("exp", x * x) * _m("erfc", x))
+    series: Any = _f(1.0)
+    for k in range(10, 0, -1):
+        series = _f(1.0) - series * square * (k - 0.5)
+    far = series * (1 / math.sqrt(math.pi)) / x
+    # What x * x has lost by its rounding is put back: e^(s + t) = e^s (1 + t) for a small t.
+    near = _m("exp", x * x) * _m("erfc", x)
+    near = _pick(x > -26.0, near * (_m("fma", x, x, -(x * x)) + 1.0), near)
+    return _pick(x > 26.0, far, near)
 
 
 @_unary("special_erfcx")

@@ -1,0 +1,58 @@
+"""Functions of one number in the forms that lose no digits, for all importers: what Relax and TIR have no operator for, or have as a
+difference of near numbers.
+
+x is an expression of float32 or float64; so is the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+__all__ = ["elu", "erfc", "expm1", "log_sigmoid", "mish", "softplus"]
+
+
+def library(name: str, x: Any) -> Any:
+    """libm's function of the dtype of x."""
+    dtype = str(x.ty.dtype)
+    return tirx.call_pure_extern(dtype, name + "f" if dtype == "float32" else name, x)
+
+
+def expm1(x: Any) -> Any:
+    """e^x - 1."""
+    return library("expm1", x)
+
+
+def erfc(x: Any) -> Any:
+    """1 - erf(x)."""
+    return library("erfc", x)
+
+
+def elu(x: Any, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> Any:
+    """scale * (x, or alpha (e^(input_scale x) - 1) below 0)."""
+    zero = _number(0.0, x)
+    inside = tirx.Select(x > zero, zero, x)  # so that nothing overflows where it is not taken
+    below = expm1(inside if input_scale == 1.0 else inside * _number(input_scale, x)) * _number(alpha * scale, x)
+    return tirx.Select(x > zero, x if scale == 1.0 else x * _number(scale, x), below)
+
+
+def softplus(x: Any) -> Any:
+    """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)"""
+    zero = _number(0.0, x)
+    return tirx.max(x, zero) + tirx.log1p(tirx.exp(tirx.Select(x < zero, x, zero - x)))
+
+
+def log_sigmoid(x: Any) -> Any:
+    """-softplus(-x) = min(x, 0) - log(1 + e^-|x|)"""
+    zero = _number(0.0, x)
+    return tirx.min(x, zero) - tirx.log1p(tirx.exp(tirx.Select(x < zero, x, zero - x)))
+
+
+def mish(x: Any) -> Any:
+    """x tanh(softplus(x))"""
+    return x * tirx.tanh(softplus(x))
+
+
+def _number(value: float, like: Any) -> Any:
+    return tirx.FloatImm(str(like.ty.dtype), value)
