@@ -10,23 +10,33 @@ from typing import Any
 
 from tvm import tirx
 
-__all__ = ["elu", "erfc", "expm1", "log_sigmoid", "mish", "softplus"]
+__all__ = ["elu", "erfc", "expm1", "fmod", "hypot", "log_sigmoid", "mish", "softplus"]
 
 
-def library(name: str, x: Any) -> Any:
+def _library(name: str, x: Any, *more: Any) -> Any:
     """libm's function of the dtype of x."""
     dtype = str(x.ty.dtype)
-    return tirx.call_pure_extern(dtype, name + "f" if dtype == "float32" else name, x)
+    return tirx.call_pure_extern(dtype, name + "f" if dtype == "float32" else name, x, *more)
 
 
 def expm1(x: Any) -> Any:
     """e^x - 1."""
-    return library("expm1", x)
+    return _library("expm1", x)
 
 
 def erfc(x: Any) -> Any:
     """1 - erf(x)."""
-    return library("erfc", x)
+    return _library("erfc", x)
+
+
+def fmod(x: Any, y: Any) -> Any:
+    """x - y trunc(x / y), exact."""
+    return _library("fmod", x, y)
+
+
+def hypot(x: Any, y: Any) -> Any:
+    """sqrt(x^2 + y^2), whatever the squares are."""
+    return _library("hypot", x, y)
 
 
 def elu(x: Any, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> Any:

@@ -49,6 +49,7 @@ def grid_sample(emit: Callable[..., Any], x: Any, grid: Any, mode: str, padding:
             if mode == "cubic":
                 v = _border(v, extent, padding, align, f)
             far = _imm(1e9, f)
+            v = tirx.Select(tirx.isnan(v), -far, v)
             whole = tirx.Cast("int64", tirx.max(tirx.min(v, far), -far))
             return tirx.Select(tirx.all(whole >= 0, whole < extent), whole, tirx.IntImm("int64", -1))
 
@@ -130,19 +131,20 @@ def _place(v: Any, extent: Any, align: bool, f: str) -> Any:
 
 
 def _border(p: Any, extent: Any, padding: str, align: bool, f: str) -> Any:
+    """The place that stands for p. NaN, and an infinity that is reflected, is the first element, as torch has it."""
     if padding == "zeros":
         return p
     size = tirx.Cast(f, extent)
     zero, one, half = _imm(0, f), _imm(1, f), _imm(0.5, f)
-    if padding == "border":
-        return tirx.max(zero, tirx.min(p, size - one))
-    # reflection about the centres of the outer elements, or about their outer edges
-    low, high = (zero, size - one) if align else (-half, size - half)
-    span = high - low
-    safe = tirx.Select(span > zero, span, one)
-    d = tirx.abs(p - low)
-    turns = tirx.floor(d / safe)
-    rest = d - turns * safe
-    even = tirx.floor(turns / _imm(2, f)) * _imm(2, f) == turns
-    mirrored = tirx.Select(even, rest + low, high - rest)
-    return tirx.max(zero, tirx.min(tirx.Select(span > zero, mirrored, zero), size - one))
+    if padding == "reflection":
+        # about the centres of the outer elements, or about their outer edges
+        low, high = (zero, size - one) if align else (-half, size - half)
+        span = high - low
+        safe = tirx.Select(span > zero, span, one)
+        d = tirx.abs(p - low)
+        turns = tirx.floor(d / safe)
+        rest = d - turns * safe
+        even = tirx.floor(turns / _imm(2, f)) * _imm(2, f) == turns
+        mirrored = tirx.Select(even, rest + low, high - rest)
+        p = tirx.Select(span > zero, mirrored, zero)
+    return tirx.Select(p > zero, tirx.min(p, size - one), zero)

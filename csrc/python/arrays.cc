@@ -102,6 +102,19 @@ void chain_invalid(const char* what, const char* name) {
   Py_XDECREF(trace);
 }
 
+// torch's views that are conjugated or negated only when they are read: `bit` asks, `resolve` computes. DLPack says
+// nothing of them. object is replaced by what was computed; false with a Python error.
+bool resolve_view(py::object* object, const char* bit, const char* resolve) {
+  if (!PyObject_HasAttrString(object->ptr(), bit) || !PyObject_HasAttrString(object->ptr(), resolve)) return true;
+  try {
+    if (py::bool_(object->attr(bit)())) *object = object->attr(resolve)();
+    return true;
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return false;
+  }
+}
+
 }  // namespace
 
 std::string dtype_name(mrt_dtype dtype) {
@@ -282,6 +295,13 @@ bool ArrayView::view_dlpack(PyObject* object, const char* what, const char* name
     shape_[i] = t->shape[i];
     if (t->strides) strides_[i] = t->strides[i];
   }
+  bool empty = false;
+  for (int i = 0; i < t->ndim; ++i) empty = empty || t->shape[i] == 0;
+  if (!t->data && !empty) {
+    set_invalid("%s '%s' is a tensor without memory, whose elements are only implied: give one that holds them", what,
+                name);
+    return false;
+  }
   out->data = static_cast<char*>(t->data) + t->byte_offset;
   out->dtype = {t->code, t->bits, t->lanes};
   out->ndim = t->ndim;
@@ -293,7 +313,14 @@ bool ArrayView::view_dlpack(PyObject* object, const char* what, const char* name
 
 bool ArrayView::view(PyObject* object, const char* what, const char* name, mrt_tensor* out) {
   if (is_numpy(object)) return view_numpy(object, what, name, out);
-  if (PyObject_HasAttrString(object, "__dlpack__")) return view_dlpack(object, what, name, out);
+  if (PyObject_HasAttrString(object, "__dlpack__")) {
+    auto plain = py::reinterpret_borrow<py::object>(object);
+    if (!resolve_view(&plain, "is_conj", "resolve_conj") || !resolve_view(&plain, "is_neg", "resolve_neg")) {
+      chain_invalid(what, name);
+      return false;
+    }
+    return view_dlpack(plain.ptr(), what, name, out);
+  }
   if (PyObject_HasAttrString(object, "__array_interface__")) {
     try {
       const py::object array = py::module_::import("numpy").attr("asarray")(py::handle(object));
@@ -328,6 +355,16 @@ bool ArrayView::view_writable(PyObject* object, const char* name, mrt_tensor* ou
     if (*copy) return true;
     if (!view_numpy(object, "the buffer for output", name, out)) return false;
   } else if (PyObject_HasAttrString(object, "__dlpack__")) {
+    auto plain = py::reinterpret_borrow<py::object>(object);
+    if (!resolve_view(&plain, "is_conj", "resolve_conj") || !resolve_view(&plain, "is_neg", "resolve_neg")) {
+      chain_invalid("the buffer for output", name);
+      return false;
+    }
+    if (plain.ptr() != object) {
+      set_invalid(
+          "the buffer for output '%s' is a view that is negated or conjugated when it is read: give a plain one", name);
+      return false;
+    }
     if (!view_dlpack(object, "the buffer for output", name, out)) return false;
     if (PyCapsule_IsValid(owner_, "dltensor_versioned") &&
         (static_cast<DlManagedTensorVersioned*>(PyCapsule_GetPointer(owner_, "dltensor_versioned"))->flags & 1)) {

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from maas_rt.compiler.importers.torch.module import import_module
 
 import maas_rt
+from maas_rt import compiler
 from tests.compiler._imported_oracle import compare, import_functions
 
 Cases = dict[str, Callable[..., Any]]
@@ -109,6 +111,29 @@ def test_sampling_at_places(dims: int) -> None:
                     x, g * 1.5, m, p, a
                 )
     check(cases, draw(2, 3, *(4, 5, 6)[:dims]), draw(2, *(3, 2, 4)[:dims], dims, seed=1).tanh(), bound=2e-5)
+
+
+def test_sampling_at_places_that_are_none() -> None:
+    """NaN and what is reflected from infinity is the first element in torch; nothing outside of the tensor is read."""
+    nan, inf = float("nan"), float("inf")
+    places = torch.tensor(
+        [[nan, nan], [nan, 0.2], [0.3, nan], [inf, 0.0], [-inf, 0.5], [0.0, inf], [1e30, 0.3], [3e9, 0.2], [1.7, -2.4]]
+    )
+
+    class Each(torch.nn.Module):
+        def forward(self, x: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(
+                F.grid_sample(x, g if mode != "bicubic" else g[:, :, :6], mode, padding, align)
+                for mode in ("bilinear", "nearest", "bicubic")
+                for padding in ("zeros", "border", "reflection")
+                for align in (False, True)
+            )
+
+    args = draw(1, 2, 2, 3), places.reshape(1, 1, -1, 2)
+    model = maas_rt.load(compiler.compile(Each(), args, verify=False))
+    given = {info.name: x.numpy() for info, x in zip(model.inputs, args)}
+    for got, want in zip(model.run(given).values(), Each()(*args)):
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_reads_and_writes() -> None:

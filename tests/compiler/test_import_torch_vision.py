@@ -155,3 +155,17 @@ def test_a_library_that_branches_on_data_is_traced(monkeypatch: pytest.MonkeyPat
     agree(Chosen(), boxes(20), torch.rand(20, generator=torch.Generator().manual_seed(2)))
     assert library.batched_nms is batched_nms
     np.testing.assert_equal(_libraries._length([1, 2]), 2)
+
+
+def test_boxes_of_images_that_are_not_there() -> None:
+    """roi_align of torchvision reads out of bounds there; here the nearest image."""
+
+    class Boxes(torch.nn.Module):
+        def forward(self, x: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+            return torch.ops.torchvision.roi_align.default(x, boxes, 1.0, 2, 2, 2, False)
+
+    x, box = torch.arange(32.0).reshape(2, 1, 4, 4), [0.0, 0.0, 2.0, 2.0]
+    given = torch.tensor([[which, *box] for which in (0.0, 1.0, -7e8, 5e9, float("nan"))])
+    model = maas_rt.load(compile(Boxes(), [x, given], verify=False))
+    got = model(x.numpy(), given.numpy())
+    np.testing.assert_array_equal(got[2:], got[[0, 1, 0]])

@@ -190,3 +190,16 @@ def test_many_inputs_and_outputs() -> None:
     arrays = {f"x{i}": np.full((2, 1), i, np.float32) for i in range(40)}
     for results in (model.run(arrays), model(**arrays), model(*arrays.values())):
         assert [int(results[f"y{i}"][0, 0]) for i in range(40)] == list(range(40))
+
+
+def test_torch_views_that_are_negated_or_conjugated_when_they_are_read(softmax: maas_rt.Model) -> None:
+    """DLPack hands out their memory as it lies there, and says nothing of the bit."""
+    torch = pytest.importorskip("torch")
+    z = torch.complex(torch.zeros(6, 4), torch.from_numpy(X))
+    for view in (z.conj().imag, torch._neg_view(torch.from_numpy(X)), (z * 1j).conj().conj().real):
+        np.testing.assert_array_equal(softmax(view), softmax(view.resolve_neg().clone().numpy()))
+    out = torch._neg_view(torch.zeros(6, 4))
+    with pytest.raises(maas_rt.InvalidArgumentError, match="negated or conjugated when it is read"):
+        softmax.run({softmax.inputs[0].name: X}, out={softmax.outputs[0].name: out})
+    with pytest.raises(maas_rt.InvalidArgumentError, match="without memory"):
+        softmax(torch._efficientzerotensor((6, 4)))

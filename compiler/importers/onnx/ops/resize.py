@@ -508,7 +508,9 @@ def runtime_table(
         weight = te.compute((dims[1], width), weigh, name="weight")
         index = te.compute(
             (dims[1], width),
-            lambda o, k: tirx.Cast("int32", tirx.max(imm(0, f), tirx.min(raw(o, k), h - imm(1, f)))),
+            lambda o, k: tirx.Cast(  # the first element for NaN, which no comparison is true for
+                "int32", tirx.Select(raw(o, k) > imm(0, f), tirx.min(raw(o, k), h - imm(1, f)), imm(0, f))
+            ),
             name="index",
         )
         far = te.compute((dims[1],), lambda o: tirx.any(place(o) < imm(0, f), place(o) > h - imm(1, f)), name="outside")

@@ -86,7 +86,9 @@ def roi_align(n: Node) -> Any:
                 grid_h = imm(ratio, "int64") if ratio > 0 else tirx.Cast("int64", tirx.ceil(h / imm(rows, wide)))
                 grid_w = imm(ratio, "int64") if ratio > 0 else tirx.Cast("int64", tirx.ceil(w / imm(columns, wide)))
                 samples = tirx.max(grid_h * grid_w, imm(1, "int64"))
-                base = (tirx.Cast("int64", batch[r]) * t.shape[1] + c) * height
+                # An image that is not there reads the nearest one: of memory nothing but the tensor is read.
+                at_image = tirx.max(imm(0, "int64"), tirx.min(tirx.Cast("int64", batch[r]), t.shape[0] - 1))
+                base = (at_image * t.shape[1] + c) * height
                 total, first = variable(wide), variable("bool")
                 total[0] = zero
                 first[0] = imm(True, "bool")

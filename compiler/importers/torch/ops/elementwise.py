@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from ..._elementary import erfc, expm1
+from ... import _elementary as elementary
 from .._context import Context, Expr, Promotion
 from .._dtypes import is_float, tvm_dtype
 from .._registry import NotConvertible, converts
@@ -102,9 +102,9 @@ def _scalar(function: Callable[[Any], Any]) -> Any:
 
 _register(
     {
-        "erfc": erfc,
+        "erfc": elementary.erfc,
         "exp2": tirx.exp2,
-        "expm1": expm1,
+        "expm1": elementary.expm1,
         "log10": tirx.log10,
         "log1p": tirx.log1p,
         "log2": tirx.log2,
@@ -259,7 +259,7 @@ def _paired(c: Context, x: Any, other: Any, function: Callable[[Any, Any], Any])
 
 def _floor_rest(p: Any, q: Any) -> Any:
     """p - q floor(p / q), exact: what libm's fmod leaves, moved to the side of the divisor."""
-    rest, zero = tirx.fmod(p, q), tirx.FloatImm(p.ty.dtype, 0.0)
+    rest, zero = elementary.fmod(p, q), tirx.FloatImm(p.ty.dtype, 0.0)
     other_side = tirx.all(rest != zero, tirx.any(tirx.all(rest < zero, q > zero), tirx.all(rest > zero, q < zero)))
     return tirx.Select(other_side, rest + q, rest)
 
@@ -298,7 +298,7 @@ def remainder(c: Context, x: Expr, other: Any) -> Expr:
 def fmod(c: Context, x: Expr, other: Any) -> Expr:
     compute, result = c.promoted(["x", "other"])
     if is_float(compute):
-        return _paired(c, x, other, tirx.fmod)
+        return _paired(c, x, other, elementary.fmod)
     a, b = operands(c, x, other, compute)
     whole = c.cast(_truncated(c, x, other), compute)
     return c.cast(c.emit(OP.subtract(a, c.emit(OP.multiply(b, whole)))), result)
@@ -352,7 +352,7 @@ def atan2(c: Context, x: Expr, other: Expr) -> Expr:
 
 @converts("aten.hypot.default")
 def hypot(c: Context, x: Expr, other: Expr) -> Expr:
-    return _paired(c, x, other, tirx.hypot)
+    return _paired(c, x, other, elementary.hypot)
 
 
 @converts("aten.copysign.Tensor", "aten.copysign.Scalar")

@@ -113,7 +113,10 @@ def roi_align(c: Context, input: Expr, rois: Expr, spatial_scale: float, pooled_
                 fixed = sampling_ratio > 0
                 grid_h = _whole(sampling_ratio) if fixed else tirx.Cast("int64", tirx.ceil(bin_h))
                 grid_w = _whole(sampling_ratio) if fixed else tirx.Cast("int64", tirx.ceil(bin_w))
-                base = (tirx.Cast("int64", box[r * 5]) * features.shape[1] + channel) * height
+                # An image that is not there, NaN too, reads the nearest one: of memory nothing but the tensor is read.
+                last = tirx.Cast(dtype, features.shape[0] - 1)
+                which = tirx.Select(box[r * 5] > real(0.0), tirx.min(box[r * 5], last), real(0.0))
+                base = (tirx.Cast("int64", which) * features.shape[1] + channel) * height
                 with T.serial(0, pooled_height) as ph, T.serial(0, pooled_width) as pw:
                     total = variable(dtype)
                     total[0] = real(0.0)
