@@ -444,7 +444,11 @@ def sample_inputs(
 
 
 def _drawn(model: ImportedModel, options: VerifyOptions, binding: Mapping[str, int], number: int) -> dict[str, Array]:
-    """The random inputs of this number for a binding of the symbols."""
+    """The random inputs of this number for a binding of the symbols, as far as the model does not say that their sizes belong together."""
+    binding = dict(binding)
+    for name, extent in model.sizes.items():
+        if name in binding:
+            binding[name] = model.symbols[name].nearest(evaluated(extent, lambda other: binding.get(other, 2)))
     ranges = model.source.input_ranges()
     text = f"{options.seed}/{number}/{sorted(binding.items())}"
     rng = np.random.default_rng(zlib.crc32(text.encode()))

@@ -101,3 +101,6 @@ class ImportedModel:
     provenance: dict[str, Any] = field(default_factory=dict)  # JSON-able: framework, kind, opset; no paths, no times
     example_inputs: dict[str, Array] | None = None  # inputs that came with the model, by name
     asked: dict[str, int] = field(default_factory=dict)  # smallest extents that the caller asked for, by symbol
+    sizes: dict[str, Any] = field(
+        default_factory=dict
+    )  # symbol -> the extent (of others, it may be) that verification draws

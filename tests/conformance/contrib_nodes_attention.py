@@ -222,6 +222,29 @@ def _group_query() -> list[Case]:
         local = {**turned, "local_window_size": window}
         out.append(Case(f"{name} window {window}", name, [*prompt, None, None, *whole, *tables], local, PRESENT))
         out.append(Case(f"{name} window {window}, step", name, [*step, *past, *grown, *tables], local, PRESENT))
+    slide = {**turned, "sliding_window_cache": 1, "local_window_size": 4}
+    window = [draw(BATCH, groups, 6, depth) for _ in range(2)]
+    for total in (6, 9, 12):  # those that fill it: what is behind the rows that count is not defined
+        out.append(
+            Case(
+                f"{name} window cache, step to {total}",
+                name,
+                [*step, *window, *lengths(total, total), *tables],
+                slide,
+                PRESENT,
+            )
+        )
+    for count in (6, 9):
+        first = new(count)
+        out.append(
+            Case(
+                f"{name} window cache, prompt of {count}",
+                name,
+                [*first, *window, *lengths(count, count), *tables],
+                slide,
+                PRESENT,
+            )
+        )
     axes = frozenset({(i, 1) for i in range(3)} | {(3, 2), (4, 2)})
     tables_known = frozenset({7, 8})
     out.append(

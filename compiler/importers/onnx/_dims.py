@@ -148,6 +148,17 @@ class ShapeMath:
         self.assumed.append((a, b))
         return a if isinstance(a, int) else b
 
+    def relations(self) -> dict[str, Dim]:
+        """The symbols of inputs that every run has to find equal to an expression of others."""
+        out: dict[str, Dim] = {}
+        for a, b in self.assumed:
+            for x, y in ((a, b), (b, a)):
+                others = set() if isinstance(y, int) else {v.name for v in tirx.analysis.undefined_vars(y)}
+                if self._free(x) and x.name not in {*out, *others} and not others & self.derived:
+                    out[x.name] = y
+                    break
+        return out
+
     def _free(self, d: Dim) -> bool:
         """Whether an extent is a symbol of the inputs, alone."""
         return isinstance(d, tirx.Var) and d.name not in self.derived

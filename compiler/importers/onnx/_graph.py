@@ -80,6 +80,10 @@ class Scope:
             scope = scope.parent
         return None
 
+    def root(self) -> Scope:
+        """The scope of the model's own graph."""
+        return self if self.parent is None else self.parent.root()
+
 
 class Graph:
     """The state of one import: the block builder, the symbols, what was refused so far."""
@@ -93,6 +97,9 @@ class Graph:
         self.read = names_read(model.graph, *model.functions)  # to tell results that nobody wants
         self.read_by_nodes = names_read(model.graph, *model.functions, results=False)
         self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
+        self.sizes: dict[
+            str, Dim
+        ] = {}  # a symbol of the inputs -> an extent of it that suits the model, for verification's inputs
         self._names: dict[str, int] = {}
         self._bound: dict[int, tuple[Value, list[Dim]]] = {}
         self._symbol_count = 0
@@ -336,6 +343,24 @@ class Graph:
         name = value.origin
         low, high = self.index_bounds.get(name, (0, extent - 1))
         self.index_bounds[name] = (0, min(high, extent - 1)) if name else (low, high)
+
+    def suggest_size(self, extent: Dim, size: Dim) -> None:
+        """Remember an extent that suits the model, where it is a symbol of the inputs, for the random inputs of verification."""
+        if isinstance(extent, tirx.Var) and extent.name not in self.math.derived:
+            self.sizes.setdefault(extent.name, size)
+
+    def suggest_values(self, x: Any, value: int, inputs: Iterable[Value]) -> None:
+        """The same of the elements of the inputs that an expression is computed of."""
+        if isinstance(x, relax.Var):
+            made = self.bb.lookup_binding(x)
+            if made is not None:
+                self.suggest_values(made, value, inputs)
+            else:
+                origins = [v.origin for v in inputs if v.expr is not None and v.expr.same_as(x)]
+                self.index_bounds.update(dict.fromkeys(origins, (value, value)))
+        elif isinstance(x, relax.Call | relax.Tuple):
+            for part in x.args if isinstance(x, relax.Call) else x.fields:
+                self.suggest_values(part, value, inputs)
 
     # ---- graphs
 

@@ -149,6 +149,7 @@ def _import(
         output_names=list(results),
         states=[],
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
+        sizes={**graph.sizes, **math.relations()},
         source=OnnxSource(proto, names, graph.index_bounds, again),
         provenance={
             "framework": "onnx",

@@ -31,6 +31,9 @@ from .norm import rms_norm
 _MS = "com.microsoft"
 _F = "float32"
 
+# Keys in the cache and behind it, in the inputs that verification draws, and the widest window that it fills.
+_PAST, _NEW, _WINDOW = 3, 5, 512
+
 # ---- rotary positions
 
 
@@ -106,17 +109,44 @@ def group_query_attention(n: Node) -> Any:
     batch, length = dims_of(q)[:2]
     total = n.dims(6, "total_sequence_length")[0]
     lengths = n.cast(n.reshape(n.x(5), [batch]), "int64")
+    _suggest_inputs(n, batch, length, total)
     past = _past_lengths(n, lengths, length, total)
+    sliding = n.flag("sliding_window_cache")
     if n.flag("do_rotary"):
         positions = _positions(n, past, length, total)
         q, k = (_rotated(n, x, positions, n.x(7), n.x(8), n.flag("rotary_interleaved")) for x in (q, k))
-    room = n.math.max(total, n.shape(3)[2]) if n.has(3) else total
-    k, v = (_extended(n, n.x(i) if n.has(i) else None, x, past, room) for i, x in ((3, k), (4, v)))
-    mask = _window_mask(n, past, lengths, length, room)
+    if sliding:
+        resident, room = _resident(n, past), n.math.add(n.shape(3)[2], length)
+    else:
+        resident, room = past, n.math.max(total, n.shape(3)[2]) if n.has(3) else total
+    k, v = (_extended(n, n.x(i) if n.has(i) else None, x, resident, room) for i, x in ((3, k), (4, v)))
+    mask = _window_mask(n, past, resident, lengths, length, room)
     keys, values = (n.emit(relax.op.permute_dims(x, HEADS_FIRST)) for x in (k, v))
     y, products = _attended(n, q, keys, values, mask)
+    if sliding:
+        k, v = (_slid(n, x, resident, lengths, length) for x in (k, v))
     present = [n.cast(x, n.dtype(0)) for x in (k, v)]
     return [n.cast(merged(n, y), n.dtype(0)), *present, products][: len(n.proto.output)]
+
+
+def _suggest_inputs(n: Node, batch: Dim, length: Dim, total: Dim) -> None:
+    """Inputs that belong together: a sequence of some keys in the cache and some behind them, none of which is padding; a cache of the
+    window alone is full."""
+    past = _PAST if n.has(3) else 0
+    window = n.int_attr("local_window_size", -1) if n.flag("sliding_window_cache") else 0
+    if _NEW < window <= _WINDOW:
+        past = window - _NEW
+    n.graph.suggest_size(batch, 1)
+    n.graph.suggest_size(length, _NEW)
+    if n.has(3):
+        n.graph.suggest_size(n.shape(3)[2], max(past + _NEW, window) if window else past)
+    n.graph.suggest_size(total, past + _NEW)
+    inputs = list(n.scope.root().values.values())
+    if not n.value(5).known:
+        itself = n.graph.bb.lookup_binding(n.x(5)) is None
+        n.graph.suggest_values(n.x(5), past + _NEW - 1 if itself else 1, inputs)  # else it counts a mask's ones
+    if not n.value(6).known:
+        n.graph.suggest_values(n.x(6), past + _NEW, inputs)
 
 
 def _refuse_rare(n: Node) -> None:
@@ -126,8 +156,6 @@ def _refuse_rare(n: Node) -> None:
             raise n.refuse("with a quantized cache")
     if n.has(12) or n.has(13):
         raise n.refuse("with a quantized cache")
-    if n.flag("sliding_window_cache"):
-        raise n.refuse("with a cache of the window alone")
 
 
 def _attended(n: Node, q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any]:
@@ -204,7 +232,11 @@ def _extended(n: Node, old: Any, new: Any, past: Any, room: Dim, *, rest: bool =
     """[B, H, room, D]: of each sequence the cached rows of old [B, H, P, D], then those of new [B, S, H, D], then zeros, or with `rest`
     what the cache holds there."""
     batch, length, heads, depth = dims_of(new)
-    given = [] if old is None else [in_float32(n, old)]
+    given = []
+    if old is not None:
+        for axis, size in ((0, batch), (1, heads), (3, depth)):
+            n.math.require_same(dims_of(old)[axis], size)
+        given = [in_float32(n, old)]
 
     def body(t: Any, lengths: Any, shape: Any, size: Any, *cache: Any) -> Any:
         def element(b: Any, h: Any, s: Any, d: Any) -> Any:
@@ -223,8 +255,52 @@ def _extended(n: Node, old: Any, new: Any, past: Any, room: Dim, *, rest: bool =
     return n.te(body, new, past, dims, shape_expr([length]), *given, name="cache")
 
 
-def _window_mask(n: Node, past: Any, lengths: Any, length: Dim, room: Dim) -> Any:
-    """[B, 1 or H, S, T]: the bias of keys that a query sees, -inf elsewhere."""
+def _kept(count: Any, capacity: Any, window: int) -> Any:
+    """How many of `count` keys a cache of the window alone holds; it makes room for some at once when it is full."""
+    group = capacity - window + 1
+    over = tirx.max(count - capacity, imm(0, "int64"))
+    return count - group * tirx.floordiv(over + group - 1, group)
+
+
+def _resident(n: Node, past: Any) -> Any:
+    """int64 [B]: how many of the keys before are still in a cache [B, Hkv, C, D] of the window alone."""
+    window = n.int_attr("local_window_size", -1)
+    if window < 1 or not n.has(3):
+        raise n.broken("has a cache of the window alone, but no window or no cache")
+    capacity = n.shape(3)[2]
+    enough = n.math.compare(">=", capacity, window)
+    if enough is False:
+        raise n.broken(f"has a cache of {capacity} keys for a window of {window}")
+    if enough is None:
+        n.graph.check(lambda d: d[0] >= window, shape_expr([capacity]), place=f"{n.place} has a cache of its window")
+
+    def body(t: Any, dims: Any) -> Any:
+        return te.compute(t.shape, lambda b: _kept(t(b), dims[0], window), name="resident")
+
+    return n.te(body, past, shape_expr([capacity]), name="resident")
+
+
+def _slid(n: Node, x: Any, resident: Any, lengths: Any, length: Dim) -> Any:
+    """The cache of the window alone after a step: the last rows of x [B, Hkv, C + S, D], of which resident + S count."""
+    batch, heads, _, depth = dims_of(x)
+    capacity, window = n.shape(3)[2], n.int_attr("local_window_size")
+
+    def body(t: Any, before: Any, last: Any, shape: Any, size: Any) -> Any:
+        def element(b: Any, h: Any, i: Any, d: Any) -> Any:
+            kept = _kept(last(b) + 1, shape[2], window)
+            at = i + before(b) + size[0] - kept
+            inside = tirx.all(i < kept, at >= 0, at < t.shape[2])
+            return tirx.if_then_else(inside, t(b, h, tirx.if_then_else(inside, at, imm(0, "int64")), d), imm(0, _F))
+
+        return te.compute(shape, element, name="window")
+
+    return n.te(
+        body, x, resident, lengths, shape_expr([batch, heads, capacity, depth]), shape_expr([length]), name="window"
+    )
+
+
+def _window_mask(n: Node, past: Any, resident: Any, lengths: Any, length: Dim, room: Dim) -> Any:
+    """[B, 1 or H, S, T]: the bias of keys that a query sees, -inf elsewhere. Row 0 of the keys is number past - resident."""
     window, causal = n.int_attr("local_window_size", -1), n.flag("causal", 1)
     bias = [in_float32(n, n.x(10))] if n.has(10) else []
     dims = n.shape(10) if bias else (1, 1, 1, 1)
@@ -232,9 +308,9 @@ def _window_mask(n: Node, past: Any, lengths: Any, length: Dim, room: Dim) -> An
     if len(dims) != 4:
         raise n.broken(f"has an attention bias of rank {len(dims)}")
 
-    def body(before: Any, last: Any, shape: Any, *added: Any) -> Any:
-        def element(b: Any, h: Any, s: Any, t: Any) -> Any:
-            at = before(b) + s
+    def body(before: Any, rows: Any, last: Any, shape: Any, *added: Any) -> Any:
+        def element(b: Any, h: Any, s: Any, row: Any) -> Any:
+            at, t = before(b) + s, row + before(b) - rows(b)
             sees = [t <= at] if causal else [t <= last(b)]
             if window > 0:
                 sees.append(t > at - window)
@@ -248,7 +324,7 @@ def _window_mask(n: Node, past: Any, lengths: Any, length: Dim, room: Dim) -> An
         return te.compute(shape, element, name="mask")
 
     shape = shape_expr([dims_of(past)[0], heads, length, room])
-    return n.te(body, past, lengths, shape, *bias, name="mask")
+    return n.te(body, past, resident, lengths, shape, *bias, name="mask")
 
 
 @op("DecoderMaskedMultiHeadAttention", domain=_MS)
