@@ -48,8 +48,8 @@ class Depth {
   int64_t taps_, parts_, each_, count_;
 };
 
-// Whether tiles turn their sums into bytes.
-bool folds(const QProduct& p) { return p.table->folds && p.finish.folds() && !p.w_zero; }
+// Whether tiles turn their sums into results.
+bool folds(const QProduct& p) { return p.table->folds && (p.finish.folds() || p.finish.plain_floats()) && !p.w_zero; }
 
 int64_t block_rows(const QProduct& p, const QPanelLayout& l) {
   const bool in_registers = folds(p) && p.n >= kQPanel && Depth(l).count() == 1;
@@ -101,7 +101,8 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
   const bool in_tiles = folds(p) && finish.n == kQPanel;
   const QFolded folded = in_tiles ? q_fold(finish) : QFolded{};
   QTileCall call{};
-  call.ldy = finish.ldy;
+  call.ldy = finish.ldy * (finish.quantized ? 1 : 4);
+  call.ldr = finish.ldr;
   call.kc = l.kc;
   call.a_offset = group * p.group_a;
   call.tap_bytes = l.groups * kQPanel * kQGroup;
@@ -130,7 +131,8 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
       call.tile_pointers = rows * p.taps;
       call.a = pointers + row * p.taps + part.tap * rows;
       call.acc = acc + row * kQPanel;
-      call.y = static_cast<uint8_t*>(finish.y) + row * finish.ldy;
+      call.y = static_cast<uint8_t*>(finish.y) + row * call.ldy;
+      call.residual = finish.residual ? finish.residual + row * finish.ldr : nullptr;
       p.table->tile[rows](call);
       call.fetch += count * call.tile_fetch();
       row += count * rows;

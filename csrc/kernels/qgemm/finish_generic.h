@@ -158,6 +158,26 @@ MRT_INLINE void store_sums(const QFinishCall& c) {
   }
 }
 
+// A tile's sums, which began with f.start, as floats; sum(i, j) is vector j of row i.
+template <typename V, int MR, typename Sum>
+MRT_INLINE void store_floats(const QFolded& f, uint8_t* y, int64_t ldy, const float* residual, int64_t ldr, Sum sum) {
+  constexpr int NV = static_cast<int>(kQPanel) / V::width;
+  const V lo = V::set(f.lo), hi = V::set(f.hi);
+  const bool before = residual && !f.residual_after, after = residual && f.residual_after;
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) {
+    const V scale = V::load(f.scale + j * V::width), bias = V::load(f.bias + j * V::width);
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) {
+      V x = V::from_int(sum(i, j)) * scale + bias;
+      if (before) x = x + V::load(residual + i * ldr + j * V::width);
+      x = min(hi, max(lo, x));
+      if (after) x = x + V::load(residual + i * ldr + j * V::width);
+      x.store(reinterpret_cast<float*>(y + i * ldy) + j * V::width);
+    }
+  }
+}
+
 // Scale, bias, residual and clamping in registers; `kLast`: and the result, else the floats replace the sums.
 template <typename V, bool kLast>
 MRT_INLINE void finish_rows(const QFinishCall& c) {

@@ -118,9 +118,17 @@ QFolded q_fold(const QFinishCall& f) {
   QFolded out{};
   for (int64_t j = 0; j < f.n; ++j) {
     out.start[j] = static_cast<int32_t>(-static_cast<uint32_t>(f.offset[j]));
-    out.scale[j] = f.scale[j] * f.a_scale * f.inverse;
-    out.bias[j] = f.bias ? f.bias[j] * f.inverse : 0.0f;
+    out.scale[j] = f.scale[j] * f.a_scale;
+    out.bias[j] = f.bias ? f.bias[j] : 0.0f;
+    if (!f.quantized) continue;
+    out.scale[j] *= f.inverse;
+    out.bias[j] *= f.inverse;
   }
+  out.floats = !f.quantized;
+  out.residual_after = f.epilogue->residual_after;
+  out.lo = f.epilogue->lo;
+  out.hi = f.epilogue->hi;
+  if (out.floats) return out;
   out.lo = clamped(f.epilogue->lo * f.inverse);
   out.hi = clamped(f.epilogue->hi * f.inverse);
   out.zero = f.zero;

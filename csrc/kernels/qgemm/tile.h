@@ -68,15 +68,19 @@ struct QFinishCall {
   int32_t zero;
   const QFolded* folded;  // q_fold of this, where a caller has it already; else null
   bool folds() const { return quantized && !residual && epilogue->clamp_only(); }
+  // Whether floats are made of sums by no more than that and a residual.
+  bool plain_floats() const { return !quantized && !sums && epilogue->clamp_only(); }
 };
 
-// The finish of a whole panel where `folds` says that it is one multiplication, one addition and bounds:
-// q = clamp((acc + start) * scale + bias, lo, hi) rounded half to even, plus zero.
+// The finish of a whole panel where it is one multiplication, one addition and bounds (see `folds`):
+// q = clamp((acc + start) * scale + bias, lo, hi) rounded half to even, plus zero; `floats`: these before they are
+// rounded, with a residual before the bounds or behind them.
 struct QFolded {
   alignas(64) int32_t start[kQPanel];
   float scale[kQPanel], bias[kQPanel];
   float lo, hi;
   int32_t zero;
+  bool floats, residual_after;
 };
 // Columns [0, f.n) of it; the others are zero.
 QFolded q_fold(const QFinishCall& f);
@@ -99,10 +103,12 @@ struct QTileCall {
   int32_t* acc;             // [tiles * rows][16]
   bool first;               // acc is written, else added to
   const int32_t* start;     // null, or [16] that sums begin with where they are the first
-  const QFolded* folded;    // not null: the sums, with its start, are complete, and become bytes at y (only where the
-                            // table `folds`)
-  uint8_t* y;               // [tiles * rows][16], ldy apart
+  const QFolded* folded;    // not null: the sums, with its start, are complete, and become bytes or floats at y (only
+                            // where the table `folds`)
+  uint8_t* y;               // [tiles * rows][16], ldy bytes apart
   int64_t ldy;
+  const float* residual;  // of floats: null, or like y, ldr floats apart
+  int64_t ldr;
   // What is fetched into cache meanwhile: fetch_step bytes for each whole window of each tile.
   const char* fetch;
   int64_t fetch_step;

@@ -155,7 +155,8 @@ MRT_INLINE void store_folded(const QFolded& f, uint8_t* y, int64_t ldy, const __
 enum class Depth { any, plain, ordered };  // plain, ordered: one segment of one tap, all of it doubled
 
 template <int MR, Depth kDepth>
-MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y) {
+MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y,
+                         const float* residual) {
   __m256i acc[MR][2];
   const __m256i start0 = c.start ? load_sums(c.start) : _mm256_setzero_si256();
   const __m256i start1 = c.start ? load_sums(c.start + 8) : _mm256_setzero_si256();
@@ -190,6 +191,10 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
       acc[i][1] = _mm256_add_epi32(acc[i][1], load_sums(sums + i * kQPanel + 8));
     }
   }
+  if (c.folded && c.folded->floats) {
+    return store_floats<F32x8, MR>(*c.folded, y, c.ldy, residual, c.ldr,
+                                   [&](int i, int j) { return I32x8{acc[i][j]}; });
+  }
   if (c.folded) return store_folded<MR>(*c.folded, y, c.ldy, acc);
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
@@ -204,7 +209,8 @@ void tiles(const QTileCall& call) {
   const char* fetch = c.fetch;
   for (int64_t t = 0; t < c.tiles; ++t) {
     for (const char* const end = fetch + c.tile_fetch(); fetch < end; fetch += 64) __builtin_prefetch(fetch);
-    one_tile<MR, kDepth>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy);
+    one_tile<MR, kDepth>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy,
+                         c.residual ? c.residual + t * MR * c.ldr : nullptr);
   }
 }
 

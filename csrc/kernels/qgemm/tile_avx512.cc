@@ -97,7 +97,8 @@ MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t gro
 }
 
 template <int MR>
-MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y, Fetch& fetch) {
+MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y, const float* residual,
+                         Fetch& fetch) {
   __m512i turns[kTurns<MR>][MR];
   __m512i(&acc)[MR] = turns[0];
   const __m512i start = c.start ? load64(c.start) : _mm512_setzero_si512();
@@ -123,6 +124,9 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) acc[i] = _mm512_add_epi32(acc[i], load64(sums + i * kQPanel));
   }
+  if (c.folded && c.folded->floats) {
+    return store_floats<F32x16, MR>(*c.folded, y, c.ldy, residual, c.ldr, [&](int i, int) { return I32x16{acc[i]}; });
+  }
   if (c.folded) return FoldedStore(*c.folded)(acc, y, c.ldy);
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) _mm512_storeu_si512(sums + i * kQPanel, acc[i]);
@@ -133,7 +137,8 @@ void tiles(const QTileCall& call) {
   const QTileCall c = call;  // of our own: what is stored through y could be anything, and all would be read again
   Fetch fetch(c);
   for (int64_t t = 0; t < c.tiles; ++t) {
-    one_tile<MR>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy, fetch);
+    one_tile<MR>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy,
+                 c.residual ? c.residual + t * MR * c.ldr : nullptr, fetch);
   }
 }
 
@@ -196,7 +201,7 @@ void row_of_panels(const QRowCall& c) {
 template <int MR>
 void tile(const QTileCall& c) {
   const bool one_segment = c.taps == 1 && c.g1 > c.g0 && c.g1 - c.g0 <= kQSegment;
-  if (MR == kRows && one_segment && c.first && c.folded) return short_tiles<kRows>(c);
+  if (MR == kRows && one_segment && c.first && c.folded && !c.folded->floats) return short_tiles<kRows>(c);
   tiles<MR>(c);
 }
 
