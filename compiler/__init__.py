@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from maas_rt._errors import CompileError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ._configs import Int8, Progress, Recipe, Tune
+    from ._configs import Int8, Progress, Recipe, Tune, Weights
     from .artifact import Artifact
 
-__all__ = ["Artifact", "Int8", "Recipe", "Tune", "compile"]
+__all__ = ["Artifact", "Int8", "Recipe", "Tune", "Weights", "compile"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Int8", "Recipe", "Tune"):
+    if name in ("Int8", "Recipe", "Tune", "Weights"):
         from . import _configs
 
         return getattr(_configs, name)
@@ -37,6 +37,7 @@ def compile(
     verify: bool = True,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
+    weights: Weights | None = None,
     name: str | None = None,
     progress: Progress | None = None,
     keep_intermediates: str | None = None,
@@ -48,7 +49,7 @@ def compile(
 
     Args:
         model: an nn.Module, an ExportedProgram, an onnx.ModelProto, or the path of an .onnx file, a .pt2 or (with `factory`) a
-            checkpoint: .safetensors, .pt, or a DCP directory.
+            checkpoint: a file, the directory that training left (docs/checkpoints.md lists them), or a list of files.
         example_inputs: a sequence in the order of the inputs or a mapping by name; an nn.Module is traced on them, and the
             artifact is verified on them beside drawn ones.
         target: "native", "x86-64-v3", "x86-64-v2", "x86-64"; several, as a sequence or with commas, go into one file.
@@ -58,6 +59,7 @@ def compile(
         verify: False leaves the check out, and the manifest says "skipped".
         input_shapes: fixes the shapes of an ONNX model's inputs, by name; a list of shapes for a sequence, None for an optional without a value.
         factory: "package.module:function", which builds the architecture that a checkpoint's weights belong to.
+        weights: a maas_rt.compiler.Weights: which nest or prefix of the checkpoint is the model, where its names alone do not tell.
         name: the model's name in the manifest.
         progress: called with (stage, fraction done).
         keep_intermediates: a folder for the inputs and both results of the first operator that differs, as .npz, if one does.
@@ -96,7 +98,9 @@ def compile(
         options.check()  # what cannot be is refused before any work
     if progress is not None:
         progress("import", 0.0)
-    imported = import_model(model, example_inputs, dynamic=dynamic, input_shapes=input_shapes, factory=factory)
+    imported = import_model(
+        model, example_inputs, dynamic=dynamic, input_shapes=input_shapes, factory=factory, weights=weights
+    )
     with boundary("read the example inputs"):
         examples = _by_name(example_inputs, imported.input_names)
     return compile_imported(imported, options, examples=examples, progress=progress)

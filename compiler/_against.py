@@ -13,7 +13,7 @@ import maas_rt
 from maas_rt._errors import InvalidArgumentError, VerificationError
 
 from ._boundary import boundary
-from ._configs import VerifyOptions
+from ._configs import VerifyOptions, Weights
 from .importers import ImportedModel, import_model
 from .importers._imported import SymbolSpec
 from .verify import Report, differences
@@ -29,6 +29,7 @@ def verify_file(
     inputs: Mapping[str, Any] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
+    weights: Weights | None = None,
 ) -> Report:
     """Run the file and its source (a path, or what `compile` accepts) on drawn inputs and on `inputs`.
 
@@ -36,7 +37,7 @@ def verify_file(
     and give the same names, CompileError if the source runs on none of the inputs.
     """
     program = maas_rt.load(path)
-    model = _import_as(program, source, inputs, input_shapes, factory)
+    model = _import_as(program, source, inputs, input_shapes, factory, weights)
     _same_names(path, program, source, model)
     report = Report(reference=str(model.provenance.get("framework", "source")))
     for _, difference in differences(program, model, VerifyOptions(), inputs, report):
@@ -53,6 +54,7 @@ def _import_as(
     inputs: Mapping[str, Any] | None,
     input_shapes: Mapping[str, Sequence[int]] | None,
     factory: str | None,
+    weights: Weights | None,
 ) -> ImportedModel:
     """The source with the shapes that the file has: fixed where it is fixed, within its bounds where it is dynamic."""
     examples, dynamic = inputs, None
@@ -67,7 +69,7 @@ def _import_as(
     elif input_shapes is None and str(source).endswith(".onnx"):
         fixed = {info.name: info.shape for info in program.inputs if all(isinstance(d, int) for d in info.shape)}
         input_shapes = {name: [int(d) for d in shape] for name, shape in fixed.items()} or None
-    model = import_model(source, examples, dynamic=dynamic, input_shapes=input_shapes, factory=factory)
+    model = import_model(source, examples, dynamic=dynamic, input_shapes=input_shapes, factory=factory, weights=weights)
     declared = program.manifest.get("symbols") or {}
     symbols = {name: _narrowed(spec, declared.get(name)) for name, spec in model.symbols.items()}
     return replace(model, symbols=symbols)

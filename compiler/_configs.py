@@ -11,7 +11,7 @@ from maas_rt._kernels import cpu_count
 
 from .codegen import TargetSpec, resolve_targets, runs_on_this_cpu
 
-__all__ = ["CompileOptions", "Int8", "Progress", "Recipe", "TargetSpec", "Tune", "VerifyOptions"]
+__all__ = ["CompileOptions", "Int8", "Progress", "Recipe", "TargetSpec", "Tune", "VerifyOptions", "Weights"]
 
 # Called with (the stage's name, the fraction that is done, 0 to 1).
 Progress = Callable[[str, float], None]
@@ -96,6 +96,20 @@ class Tune:
             raise InvalidArgumentError(
                 f"Tune: threads is {self.threads!r}, expected 1 to {cpu_count()}, the CPUs that this process may use"
             )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which tensors of a checkpoint are the model's, where its names alone do not tell.
+
+    `key` is the nest to take, as "model_ema" or "app.model"; `prefix` is cut off the names, and what lacks it is left out;
+    `ignore_surplus` leaves out what the model has no use for.
+    """
+
+    key: str | None = None
+    prefix: str | None = None
+    ignore_surplus: bool = False
+    version: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maas_rt._errors import ImportModelError, InvalidArgumentError
 
 from .._boundary import boundary
 from ._imported import ImportedModel, Source, StateSpec, SymbolSpec
 
+if TYPE_CHECKING:
+    from .._configs import Weights
+
 __all__ = ["ImportedModel", "Source", "StateSpec", "SymbolSpec", "import_model"]
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".json")
 
 
 @boundary("import")
@@ -25,15 +28,26 @@ def import_model(
     dynamic: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
+    weights: Weights | None = None,
 ) -> ImportedModel:
     """Import `model`: an nn.Module, an ExportedProgram, an onnx.ModelProto, or a path to a .pt2, an .onnx, or (with `factory`,
-    "package.module:function") to a checkpoint: .safetensors, .pt, .pth or a DCP directory.
+    "package.module:function") to a checkpoint: a file, a directory, or a list of files; `weights` chooses among what it holds.
 
     `dynamic` names symbolic dimensions: {"x": {0: (1, 32)}}, {"x": {0: Dim}}, or strings "x:0=1..32".
     Raises ImportModelError, UnsupportedOperatorError, CheckpointError or InvalidArgumentError.
     """
+    if weights is not None and factory is None:
+        raise InvalidArgumentError(
+            "weights chooses among those of a checkpoint, which needs its architecture: give --model"
+        )
+    if isinstance(model, (list, tuple)) and model and all(isinstance(part, (str, os.PathLike)) for part in model):
+        if len(model) > 1:
+            return _import_files(
+                [Path(part) for part in model], example_inputs, dynamic, input_shapes, factory, weights
+            )
+        model = model[0]
     if isinstance(model, (str, os.PathLike)):
-        return _import_path(Path(model), example_inputs, dynamic, input_shapes, factory)
+        return _import_path(Path(model), example_inputs, dynamic, input_shapes, factory, weights)
     root = type(model).__module__.partition(".")[0]
     if root == "onnx" and type(model).__name__ == "ModelProto":
         _no_factory(factory, "an onnx.ModelProto")
@@ -58,8 +72,35 @@ def import_model(
     )
 
 
+def _import_files(
+    paths: list[Path],
+    example_inputs: Any,
+    dynamic: Any,
+    input_shapes: Any,
+    factory: str | None,
+    weights: Weights | None,
+) -> ImportedModel:
+    absent = next((path for path in paths if not path.exists()), None)
+    if absent is not None:
+        raise ImportModelError(f"there is no file {absent}: give the path of a model")
+    if factory is None:
+        raise ImportModelError(
+            "several files are one checkpoint's, which needs its architecture: give --model package.module:factory"
+        )
+    from .torch.module import import_checkpoint
+
+    return import_checkpoint(
+        paths, factory, example_inputs, dynamic=dynamic, input_shapes=input_shapes, weights=weights
+    )
+
+
 def _import_path(
-    path: Path, example_inputs: Any, dynamic: Any, input_shapes: Any, factory: str | None
+    path: Path,
+    example_inputs: Any,
+    dynamic: Any,
+    input_shapes: Any,
+    factory: str | None,
+    weights: Weights | None,
 ) -> ImportedModel:
     if not path.exists():
         raise ImportModelError(f"there is no file {path}: give the path of a model")
@@ -81,7 +122,9 @@ def _import_path(
     if factory is not None:
         from .torch.module import import_checkpoint
 
-        return import_checkpoint(path, factory, example_inputs, dynamic=dynamic, input_shapes=input_shapes)
+        return import_checkpoint(
+            path, factory, example_inputs, dynamic=dynamic, input_shapes=input_shapes, weights=weights
+        )
     if suffix in CHECKPOINT_SUFFIXES:
         raise ImportModelError(
             f"{path} holds weights without their architecture: give --model package.module:factory, or export the model to .pt2 or "

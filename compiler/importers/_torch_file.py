@@ -1,22 +1,25 @@
-"""Reads what torch.save wrote (the zip form, since torch 1.6) without torch.load: tensors, numbers, and containers of them."""
+"""Reads what torch.save wrote (the zip form, since torch 1.6, and the one before) without torch.load: tensors, numbers, and
+containers of them."""
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from maas_rt._errors import CheckpointError
+from ._contents import Stored, read_into
+from ._files import open_regular
+from ._safe_pickle import Inert, InertKind, RefusedPickleError, load_from, loads
 
-from ._safe_pickle import RefusedPickleError, loads
-
-__all__ = ["read_torch_bytes", "read_torch_file", "strided", "tensor_bytes"]
+__all__ = ["empty_list", "empty_mapping", "open_torch_file", "read_torch_bytes", "strided", "tensor_bytes"]
 
 _STORAGES: dict[str, torch.dtype] = {
     "DoubleStorage": torch.float64,
@@ -39,6 +42,21 @@ _DTYPES = [
 ]
 _MOST_MEMBERS = 1_000_000
 _LARGEST_EXPANSION = 1 << 28  # elements of a tensor that repeats a smaller storage
+_LARGEST_PICKLE = 1 << 28
+_DEEPEST = 100
+_MOST_DIMENSIONS = 64  # torch's own limit
+_MAGIC = 0x1950A86A20F9469CFC6C  # what the form before torch 1.6 begins with, pickled
+_FOREIGN = {
+    b"\x1f\x8b": "compressed with gzip: decompress it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: decompress it first (zstd -d)",
+    b"BZh": "compressed with bzip2: decompress it first",
+    b"\xfd7zXZ": "compressed with xz: decompress it first",
+    b"\x89HDF": "an HDF5 file, as Keras writes: load it in torch, and save the module's state_dict() with torch.save",
+    b"GGUF": "a GGUF file, whose weights llama.cpp has quantized: give the .safetensors that it was made from",
+    b"\x93NUMPY": "an array of numpy: save the module's state_dict() with torch.save",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with git lfs pull",
+    b"<": "a page of HTML or XML, not the file that was to be downloaded",
+}
 
 
 class _StorageType:
@@ -48,75 +66,191 @@ class _StorageType:
         self.dtype = dtype
 
 
-def read_torch_file(path: Path) -> Any:
-    """The object that torch.save wrote to `path`. Raises CheckpointError, in one sentence, for anything that is not that."""
-    try:
-        with open(path, "rb") as file:
-            return _read_zip(file, path.stat().st_size)
-    except RefusedPickleError as reason:
-        raise CheckpointError(f"{path.name} is refused: {reason}") from reason
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror or error}") from error
+@dataclass(frozen=True, eq=False)
+class _Storage:
+    """Elements of one type in the file, as a flat tensor when they are read."""
+
+    dtype: torch.dtype
+    count: int
+    read: Callable[[], torch.Tensor]
 
 
-def read_torch_bytes(data: bytes) -> Any:
-    """The object in the bytes of such a file; raises RefusedPickleError."""
-    return _read_zip(io.BytesIO(data), len(data))
+def open_torch_file(path: Path, kinds: set[str]) -> Any:
+    """The object that torch.save wrote to `path`, its tensors Stored and what is not known of it Inert; the names of what these stand
+    for are added to `kinds`. Raises RefusedPickleError."""
+    file = open_regular(path)
+    return _read(file, os.fstat(file.fileno()).st_size, kinds)
 
 
-def _read_zip(file: Any, size: int) -> Any:
+def read_torch_bytes(data: bytes | memoryview) -> Any:
+    """The object in the bytes of such a file, of tensors and plain data alone; raises RefusedPickleError."""
+    return _read_tensors(_read(io.BytesIO(data), len(data), None))
+
+
+def _read_tensors(value: Any) -> Any:
+    """The value with its tensors read; what it has twice is read once."""
+    done: dict[int, Any] = {}
+
+    def read(item: Any, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise RefusedPickleError("its pickle is nested too deeply")
+        if id(item) not in done:
+            kind = type(item)
+            if isinstance(item, Stored):
+                done[id(item)] = item.read()
+            elif kind in (dict, OrderedDict):
+                done[id(item)] = kind((key, read(inner, depth + 1)) for key, inner in item.items())
+            elif kind in (list, tuple):
+                done[id(item)] = kind(read(inner, depth + 1) for inner in item)
+            else:
+                return item
+        return done[id(item)]
+
+    return read(value, 0)
+
+
+def _read(file: IO[bytes], size: int, inert: set[str] | None) -> Any:
     if size == 0:
         raise RefusedPickleError("it is empty")
-    if not zipfile.is_zipfile(file):
-        raise RefusedPickleError(
-            "it is not a file that torch.save writes since torch 1.6 (a zip archive), or it was cut short"
-        )
     try:
-        with zipfile.ZipFile(file) as archive:
-            return _Reader(archive, size).load()
+        if zipfile.is_zipfile(file):
+            return _Archive(zipfile.ZipFile(file), size, inert).load()
+        return _Legacy(file, size, inert).load()
     except (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise RefusedPickleError(f"it is damaged ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
+        raise RefusedPickleError(f"it is damaged ({_first_line(error)})") from error
 
 
-class _Reader:
-    """One archive: `data.pkl` and a member for each storage."""
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
-    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+
+class _Archive:
+    """The zip form: `data.pkl` and a member for each storage."""
+
+    def __init__(self, archive: zipfile.ZipFile, size: int, inert: set[str] | None) -> None:
         members = archive.infolist()
         if len(members) > _MOST_MEMBERS or sum(m.file_size for m in members) > size:
             raise RefusedPickleError("its members claim to be larger than the file")
         if any(m.compress_type != zipfile.ZIP_STORED for m in members):
             raise RefusedPickleError("it has compressed members, which torch.save does not write")
-        pickles = [m.filename for m in members if m.filename.endswith("/data.pkl") and m.filename.count("/") == 1]
+        pickles = [m for m in members if m.filename.endswith("/data.pkl") and m.filename.count("/") == 1]
         if len(pickles) != 1:
             raise RefusedPickleError(
-                "it has no data.pkl, so it is no archive of torch.save (TorchScript is not supported)"
+                "it has no data.pkl, so it is no archive of torch.save: give what torch.save(module.state_dict(), path) wrote"
             )
+        if pickles[0].file_size > _LARGEST_PICKLE:
+            raise RefusedPickleError("its data.pkl is larger than 256 MiB")
         self._archive = archive
-        self._prefix = pickles[0].removesuffix("data.pkl")
-        if f"{self._prefix}constants.pkl" in archive.namelist():
+        self._inert = inert
+        self._prefix = pickles[0].filename.removesuffix("data.pkl")
+        self._sizes = {m.filename: m.file_size for m in members}
+        if f"{self._prefix}constants.pkl" in self._sizes:
             raise RefusedPickleError("it is a TorchScript archive: save the state dict instead")
         order = f"{self._prefix}byteorder"
-        if order in archive.namelist() and archive.read(order) != b"little":
+        if self._sizes.get(order, 99) < 16 and archive.read(order) != b"little":
             raise RefusedPickleError("it was written on a big-endian machine")
         self._storages: dict[str, torch.Tensor] = {}
 
     def load(self) -> Any:
-        return loads(self._archive.read(f"{self._prefix}data.pkl"), _GLOBALS, self._storage)
+        return loads(self._archive.read(f"{self._prefix}data.pkl"), _GLOBALS, self._storage, inert=self._inert)
 
-    def _storage(self, pid: Any) -> torch.Tensor:
-        """('storage', type, key, location, elements) -> the elements as a flat tensor."""
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
-            raise RefusedPickleError("its pickle refers to something that is not a storage")
-        _, kind, key, _, count = pid
-        if not isinstance(key, str) or not key.isalnum() or not isinstance(count, int) or count < 0:
-            raise RefusedPickleError("its pickle names a storage in an unknown way")
-        if key not in self._storages:
-            self._storages[key] = tensor_bytes(self._archive.read(f"{self._prefix}data/{key}"))
-        flat = self._storages[key]
-        if count * kind.dtype.itemsize > flat.numel():
+    def _storage(self, pid: Any) -> _Storage | Inert:
+        """('storage', type, key, location, elements)."""
+        if isinstance(pid, tuple) and len(pid) == 5 and isinstance(pid[1], InertKind):
+            return pid[1]()  # of a quantized tensor
+        dtype, key, count = _storage_id(pid, 5)
+        member = f"{self._prefix}data/{key}"
+        if member not in self._sizes or count * dtype.itemsize > self._sizes[member]:
             raise RefusedPickleError(f"storage {key} is shorter than its pickle says")
-        return flat[: count * kind.dtype.itemsize].view(kind.dtype)
+        return _Storage(dtype, count, lambda: self._bytes(member)[: count * dtype.itemsize].view(dtype))
+
+    def _bytes(self, member: str) -> torch.Tensor:
+        """The storage, read once: tensors that share it still do."""
+        if member not in self._storages:
+            try:
+                with self._archive.open(member) as stream:
+                    self._storages[member] = read_into(stream, self._sizes[member])
+                    stream.read(1)  # the end, where the checksum is compared
+            except (zipfile.BadZipFile, EOFError, ValueError, OSError, NotImplementedError, RuntimeError) as error:
+                raise RefusedPickleError(f"it is damaged ({_first_line(error)})") from error
+        return self._storages[member]
+
+
+class _Legacy:
+    """The form before torch 1.6: pickles (a number, a version, the machine, the object, the storages' keys), then the storages."""
+
+    def __init__(self, file: IO[bytes], size: int, inert: set[str] | None) -> None:
+        file.seek(0)
+        self._file = file
+        self._size = size
+        self._inert = inert
+        self._known: dict[str, tuple[torch.dtype, int]] = {}
+        self._places: dict[str, int] = {}
+        self._storages: dict[str, torch.Tensor] = {}
+
+    def load(self) -> Any:
+        start = self._file.read(64)
+        self._file.seek(0)
+        foreign = next((what for magic, what in _FOREIGN.items() if start.lstrip().startswith(magic)), None)
+        if foreign is not None:
+            raise RefusedPickleError(f"it is {foreign}")
+        try:
+            magic, version = self._pickle(), self._pickle()
+        except RefusedPickleError:
+            magic, version = None, None
+        if magic != _MAGIC or version != 1001:
+            raise RefusedPickleError(
+                "it is nothing that torch.save writes, or it was cut short: give what torch.save(module.state_dict(), path) wrote"
+            )
+        machine = self._pickle()
+        if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+            raise RefusedPickleError("it was written on a big-endian machine")
+        value = load_from(self._file, self._size, _GLOBALS, self._storage, inert=self._inert)
+        keys = self._pickle()
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise RefusedPickleError("it does not list its storages")
+        for key in keys:
+            if key not in self._known or key in self._places:
+                raise RefusedPickleError("it lists storages that it has no use for")
+            count = int.from_bytes(self._file.read(8), "little", signed=True)
+            dtype, needed = self._known[key]
+            self._places[key] = self._file.tell()
+            end = self._file.tell() + count * dtype.itemsize
+            if count < needed or end > self._size:
+                raise RefusedPickleError(f"storage {key} is shorter than its pickle says")
+            self._file.seek(end)
+        if set(self._known) != set(self._places):
+            raise RefusedPickleError("it was cut short")
+        return value
+
+    def _pickle(self) -> Any:
+        return load_from(self._file, min(self._size, 1 << 24), {})
+
+    def _storage(self, pid: Any) -> _Storage:
+        """('storage', type, key, location, elements, view); a module's source comes as ('module', class, file, source)."""
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], InertKind):
+            return pid[1]  # type: ignore[return-value]
+        if not isinstance(pid, tuple) or len(pid) != 6 or pid[5] is not None:
+            raise RefusedPickleError("its pickle refers to something that is not a storage")
+        dtype, key, count = _storage_id(pid[:5], 5)
+        if self._known.setdefault(key, (dtype, count)) != (dtype, count):
+            raise RefusedPickleError(f"its pickle describes storage {key} twice")
+        return _Storage(dtype, count, lambda: self._bytes(key, dtype, count))
+
+    def _bytes(self, key: str, dtype: torch.dtype, count: int) -> torch.Tensor:
+        if key not in self._storages:
+            self._file.seek(self._places[key])
+            self._storages[key] = read_into(self._file, count * dtype.itemsize)
+        return self._storages[key].view(dtype)
+
+
+def _storage_id(pid: Any, length: int) -> tuple[torch.dtype, str, int]:
+    if not (isinstance(pid, tuple) and len(pid) == length and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
+        raise RefusedPickleError("its pickle refers to something that is not a storage")
+    _, kind, key, _, count = pid
+    if not isinstance(key, str) or not key.isalnum() or not isinstance(count, int) or not 0 <= count < 2**48:
+        raise RefusedPickleError("its pickle names a storage in an unknown way")
+    return kind.dtype, key, count
 
 
 def tensor_bytes(data: bytes) -> torch.Tensor:
@@ -126,30 +260,71 @@ def tensor_bytes(data: bytes) -> torch.Tensor:
 
 def strided(flat: torch.Tensor, offset: Any, size: Any, stride: Any) -> torch.Tensor:
     """A view of a flat tensor, after checking that it stays inside; raises RefusedPickleError."""
-    numbers = [offset, *size, *stride] if isinstance(size, Sequence) and isinstance(stride, Sequence) else [None]
-    if not all(isinstance(n, int) and 0 <= n < 2**48 for n in numbers) or len(size) != len(stride):
-        raise RefusedPickleError("a tensor in it has an impossible shape")
+    _check_view(flat.numel(), offset, size, stride)
     if 0 in size:
         return flat.new_empty(list(size))
-    if math.prod(size) > max(flat.numel(), _LARGEST_EXPANSION):
-        raise RefusedPickleError("a tensor in it repeats its storage to an enormous size")
-    if offset + sum((n - 1) * s for n, s in zip(size, stride)) >= flat.numel():
-        raise RefusedPickleError("a tensor in it reaches beyond its storage")
     return torch.as_strided(flat, list(size), list(stride), offset)
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
-    if not isinstance(storage, torch.Tensor):
+def _check_view(count: int, offset: Any, size: Any, stride: Any) -> None:
+    """That a view of `count` elements stays inside, and is of a shape that torch could have."""
+    if not isinstance(size, Sequence) or not isinstance(stride, Sequence) or len(size) > _MOST_DIMENSIONS:
+        raise RefusedPickleError("a tensor in it has an impossible shape")
+    numbers = [offset, *size, *stride] if len(size) == len(stride) else [None]
+    if not all(isinstance(n, int) and 0 <= n < 2**48 for n in numbers):
+        raise RefusedPickleError("a tensor in it has an impossible shape")
+    if 0 in size:
+        return
+    if math.prod(size) > max(count, _LARGEST_EXPANSION):
+        raise RefusedPickleError("a tensor in it repeats its storage to an enormous size")
+    if offset + sum((n - 1) * s for n, s in zip(size, stride)) >= count:
+        raise RefusedPickleError("a tensor in it reaches beyond its storage")
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
+) -> Stored:
+    """torch._utils._rebuild_tensor_v2; `metadata` has the bits that make a view conjugate or negative."""
+    if not isinstance(storage, _Storage):
         raise RefusedPickleError("a tensor in it has no storage")
-    return strided(storage, offset, size, stride)
+    return _stored(storage, storage.dtype, storage.count, offset, size, stride, metadata)
 
 
 def _rebuild_tensor_v3(
-    storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
-) -> Any:
-    if not isinstance(dtype, torch.dtype) or not isinstance(storage, torch.Tensor):
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+) -> Stored:
+    if not isinstance(dtype, torch.dtype) or not isinstance(storage, _Storage):
         raise RefusedPickleError("a tensor in it has no dtype")
-    return strided(storage.view(torch.uint8).view(dtype), offset, size, stride)
+    count = storage.count * storage.dtype.itemsize // dtype.itemsize
+    return _stored(storage, dtype, count, offset, size, stride, metadata)
+
+
+def _stored(
+    storage: _Storage, dtype: torch.dtype, count: int, offset: Any, size: Any, stride: Any, metadata: Any
+) -> Stored:
+    _check_view(count, offset, size, stride)
+    bits = metadata or {}
+    if not isinstance(bits, dict) or not all(key in ("conj", "neg") and type(on) is bool for key, on in bits.items()):
+        raise RefusedPickleError("a tensor in it has bits that are not known")
+    conjugate, negative = bits.get("conj", False), bits.get("neg", False)
+    if (conjugate and not dtype.is_complex) or (negative and not (dtype.is_complex or dtype.is_floating_point)):
+        raise RefusedPickleError("a tensor in it has bits that its dtype cannot have")
+
+    def read() -> torch.Tensor:
+        flat = storage.read()
+        flat = flat if dtype == storage.dtype else flat.view(torch.uint8)[: count * dtype.itemsize].view(dtype)
+        tensor = strided(flat, offset, size, stride)
+        tensor = tensor.conj().resolve_conj() if conjugate else tensor
+        return -tensor if negative else tensor
+
+    return Stored(tuple(size), dtype, read)
 
 
 def _rebuild_parameter(data: Any, *rest: Any) -> Any:
@@ -157,14 +332,25 @@ def _rebuild_parameter(data: Any, *rest: Any) -> Any:
 
 
 def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
-    """torch._tensor._rebuild_from_type_v2: a tensor with Python attributes, which are left out."""
-    if function not in (_rebuild_tensor, _rebuild_tensor_v3, _rebuild_parameter):
+    """torch._tensor._rebuild_from_type_v2: a tensor with Python attributes, which are left out, or of a class of its own."""
+    if isinstance(kind, InertKind):
+        return kind()
+    if function not in (_rebuild_tensor, _rebuild_tensor_v3, _rebuild_parameter) or not isinstance(arguments, tuple):
         raise RefusedPickleError("a tensor in it is rebuilt in an unknown way")
     return function(*arguments)
 
 
+def _member(owner: Any, name: Any) -> Inert:
+    """getattr, with which Python 3.11.0 to 3.11.3 pickles a member of an enum."""
+    if not isinstance(owner, InertKind) or not isinstance(name, str):
+        raise RefusedPickleError("its pickle wants an attribute of something that is not an enum")
+    return owner()
+
+
 def _size(*parts: Any) -> tuple[int, ...]:
     values = parts[0] if len(parts) == 1 and isinstance(parts[0], (tuple, list)) else parts
+    if len(values) > _MOST_DIMENSIONS:
+        raise RefusedPickleError("a tensor in it has an impossible shape")
     return tuple(int(value) for value in values)
 
 
@@ -185,12 +371,23 @@ def _encode(text: Any, encoding: Any = "utf-8", *rest: Any) -> bytes:
     return str(text).encode("latin1" if encoding == "latin1" else "utf-8")
 
 
+def empty_mapping(*args: Any) -> OrderedDict[Any, Any]:
+    """collections.defaultdict, whose items follow."""
+    return OrderedDict()
+
+
+def empty_list(*args: Any) -> list[Any]:
+    """collections.deque, whose items follow."""
+    return []
+
+
 _GLOBALS: Mapping[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _rebuild_parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
     ("torch", "Tensor"): _Ignored,
     ("torch.nn.parameter", "Parameter"): _Ignored,
@@ -198,7 +395,10 @@ _GLOBALS: Mapping[tuple[str, str], Any] = {
     ("torch", "Size"): _size,
     ("torch", "device"): _Ignored,
     ("_codecs", "encode"): _encode,
+    ("builtins", "getattr"): _member,
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): empty_mapping,
+    ("collections", "deque"): empty_list,
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGES.items()},
     **{("torch.storage", name): _StorageType(dtype) for name, dtype in _STORAGES.items()},
     **{("torch", name): getattr(torch, name) for group in _DTYPES for name in group if hasattr(torch, name)},

@@ -1,7 +1,8 @@
 """Compile a trained model into one file, model.mrt, checked against the framework it came from.
 
-MODEL is an .onnx file, a .pt2 (torch.export.save), or weights: .safetensors, .pt, or the directory of a torch.distributed checkpoint
-(DCP); for weights --model names the function that builds the architecture.
+MODEL is an .onnx file, a .pt2 (torch.export.save), or weights: a file (.safetensors, .pt, .ckpt, an index.json), several files of one
+checkpoint, or the directory that training left (torch.distributed's DCP, save_pretrained, accelerate, Lightning, DeepSpeed:
+docs/checkpoints.md); for weights --model names the function that builds the architecture.
 
   maas-rt compile model.onnx -o model.mrt
   maas-rt compile model.onnx -o model.mrt --dynamic input:0=1..32
@@ -24,14 +25,16 @@ import numpy as np
 from .._errors import InvalidArgumentError
 from ._arrays import Arrays, counted, parse_shape, read_npz
 from ._extras import require_compiler
+from ._weights import add_weights_arguments, chosen_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="MODEL")
+    parser.add_argument("source", metavar="MODEL", nargs="+")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.mrt")
     parser.add_argument(
         "--model", metavar="PACKAGE.MODULE:FACTORY", help="builds the architecture that the weights belong to"
     )
+    add_weights_arguments(parser)
     parser.add_argument(
         "--target",
         default="native",
@@ -130,7 +133,7 @@ def execute(args: argparse.Namespace) -> int:
     try:
         with _progress.reporter(enabled=not args.quiet) as progress:
             artifact = compiler.compile(
-                args.source,
+                args.source if len(args.source) > 1 else args.source[0],
                 examples,
                 target=args.target,
                 dynamic=args.dynamic or None,
@@ -138,6 +141,7 @@ def execute(args: argparse.Namespace) -> int:
                 tune=tune,
                 input_shapes=shapes,
                 factory=args.model,
+                weights=chosen_weights(args, compiler),
                 verify=not args.no_verify,
                 name=args.name or output.stem,
                 progress=progress,

@@ -10,6 +10,7 @@ import argparse
 
 from ._compile import described_inputs
 from ._extras import require_compiler
+from ._weights import add_weights_arguments, chosen_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against", required=True, metavar="MODEL", help="the source model: .onnx, .pt2 or a checkpoint"
     )
     parser.add_argument("--model", metavar="PACKAGE.MODULE:FACTORY", help="builds the architecture of a checkpoint")
+    add_weights_arguments(parser)
     parser.add_argument("--input", metavar="REAL.npz", help="also compare on these arrays")
     parser.add_argument("--input-shape", action="append", default=[], metavar="NAME:D0,D1,...[:DTYPE]")
 
 
 def execute(args: argparse.Namespace) -> int:
-    require_compiler()
+    compiler = require_compiler()
     from ..compiler._against import verify_file
 
     shapes, examples = described_inputs(args)
@@ -33,6 +35,7 @@ def execute(args: argparse.Namespace) -> int:
         inputs=examples,
         input_shapes=shapes,
         factory=args.model,
+        weights=chosen_weights(args, compiler),
     )
     for name, error in report.outputs.items():
         print(f"{name}: largest relative error {error:.2e}")

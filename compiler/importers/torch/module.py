@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from maas_rt._errors import CompileError, ImportModelError, InvalidArgumentError
 
 from ..._boundary import first_line
+from ..._configs import Weights
 from .._dynamic import Asked, asked_bounds, hold, requested
 from .._imported import ImportedModel
 from ..checkpoint import load_checkpoint
@@ -37,15 +38,25 @@ def import_module(
     *,
     dynamic: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-    kind: str = "module",
 ) -> ImportedModel:
     """Import a module, traced with example inputs: a tensor, a tuple of them, or a dict by forward's argument names.
 
     The module itself is left as it is: weights and training flags belong to a copy. `dynamic`: see `_dynamic.dynamic_shapes`.
     Without examples, `input_shapes` gives float32 inputs by name.
     """
-    module = _copied(module)
+    return _imported_module(_copied(module), examples, dynamic, input_shapes, "module")
+
+
+def _imported_module(
+    module: torch.nn.Module,
+    examples: Any,
+    dynamic: Any,
+    input_shapes: Mapping[str, Sequence[int]] | None,
+    kind: str,
+) -> ImportedModel:
+    """The module, in eval mode and on the CPU, which may be changed."""
     args, kwargs = _arguments(module, examples, input_shapes)
+    _settle(module, args, kwargs)
     bound = _bound(module, args, kwargs)
     wishes = requested(dynamic)
     shapes = dynamic_shapes(wishes, bound.arguments)
@@ -74,22 +85,25 @@ def import_module(
 
 
 def import_checkpoint(
-    path: Path,
+    path: Path | Sequence[Path],
     factory: str,
     examples: Any = None,
     *,
     dynamic: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    weights: Weights | None = None,
 ) -> ImportedModel:
     """Build the architecture with "package.module:factory", fill it from a checkpoint, and import it.
 
     The factory takes no arguments and returns the module, or (module, example inputs), or (module, example inputs, dynamic).
     """
     module, own_examples, own_dynamic = build_from_factory(factory)
-    load_checkpoint(module, path)
+    load_checkpoint(module, path, weights)
     if examples is None and not input_shapes:
         examples = own_examples
-    return import_module(module, examples, dynamic=dynamic or own_dynamic, input_shapes=input_shapes, kind="checkpoint")
+    return _imported_module(
+        module.cpu().eval(), examples, dynamic or own_dynamic, input_shapes, "checkpoint"
+    )  # the module is ours alone: no copy
 
 
 def build_from_factory(factory: str) -> tuple[torch.nn.Module, Any, Any]:
@@ -134,6 +148,18 @@ def _copied(module: torch.nn.Module) -> torch.nn.Module:
         raise ImportModelError(
             f"the module cannot be copied ({type(error).__name__}: {error}): export it with torch.export.export, and compile that"
         ) from error
+
+
+def _settle(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A first call, which makes lazy modules (LazyLinear) what they become."""
+    if any(isinstance(part, torch.nn.modules.lazy.LazyModuleMixin) for part in module.modules()):
+        try:
+            with torch.no_grad():
+                module(*args, **kwargs)
+        except Exception as error:
+            raise ImportModelError(
+                f"the model's lazy modules need a first call, which fails on the example inputs: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _arguments(

@@ -1,0 +1,119 @@
+"""One file that torch.save wrote, as Contents: read here without torch, and again by torch.load(weights_only=True)."""
+
+from __future__ import annotations
+
+import _compat_pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._contents import Location, Stored
+from ._safe_pickle import Inert, RefusedPickleError
+from ._torch_file import empty_list, empty_mapping, open_torch_file
+
+__all__ = ["SavedFile", "described"]
+
+# What is not a state dict, by the name of what was pickled, and what to do instead.
+_INSTEAD = (
+    ("torch.distributed.tensor.", "one rank's part of a DTensor"),
+    ("torch.distributed._tensor.", "one rank's part of a DTensor"),
+    ("torch.distributed._shard.", "one rank's part of a ShardedTensor"),
+    ("torch.distributed.device_mesh.", "one rank's part of a DTensor"),
+)
+_WHOLE = (
+    "save the whole with torch.distributed.checkpoint.save, or with get_model_state_dict(model, "
+    "options=StateDictOptions(full_state_dict=True)) and torch.save"
+)
+
+
+class SavedFile:
+    """The file; raises RefusedPickleError where it holds no names with tensors, with what to do instead."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._path = path
+        self._loaded: Any = None
+        self._kinds: set[str] = set()
+        value = open_torch_file(path, self._kinds)
+        if isinstance(value, Inert):
+            raise RefusedPickleError(f"it holds {described(value)}")
+        if isinstance(value, (list, tuple)) and any(isinstance(part, Mapping) for part in value[:16]):
+            value = dict(enumerate(value[:16]))  # (state dict, optimizer's, epoch)
+        if not isinstance(value, Mapping):
+            what = "tensor without a name" if isinstance(value, Stored) else type(value).__name__
+            raise RefusedPickleError(
+                f"it holds a {what}: expected a state dict, names with tensors, as torch.save(module.state_dict(), path) writes"
+            )
+        self.tree: Mapping[Any, Any] = value
+
+    def again(self, locations: Sequence[Location]) -> list[Any]:
+        if self._loaded is None:
+            self._loaded = self._by_torch()
+        return [_at(self._loaded, location) for location in locations]
+
+    def _by_torch(self) -> Any:
+        """The file by torch's restricted unpickler, which gets the same inert stand-ins for classes that it does not know."""
+        stand_ins: list[Any] = [(_stand_in(kind), _today(kind)) for kind in sorted(self._kinds)]
+        stand_ins += [(empty_mapping, "collections.defaultdict"), (empty_list, "collections.deque")]
+        for mapped in (True, False):  # the form before torch 1.6 cannot be mapped
+            try:
+                with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    return torch.load(self._path, map_location="cpu", weights_only=True, mmap=mapped)
+            except Exception:
+                continue
+        return {}
+
+
+def _today(kind: str) -> str:
+    """A name of Python 2, which pickles up to protocol 2 use, as Python 3 has it."""
+    module, _, name = kind.rpartition(".")
+    module, name = _compat_pickle.NAME_MAPPING.get(
+        (module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
+    )
+    return f"{module}.{name}"
+
+
+def _stand_in(kind: str) -> type[Inert]:
+    """A class of its own for each name: torch's unpickler gives state to objects of a listed class alone."""
+
+    class StandIn(Inert):
+        def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:
+            return object.__new__(cls)
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(kind)
+
+    return StandIn
+
+
+def described(value: Any) -> str:
+    """An object that is not read, in words, with what to do instead of saving it."""
+    kind = value.kind if isinstance(value, Inert) else type(value).__name__
+    state = value.state if isinstance(value, Inert) else None
+    part = next((what for prefix, what in _INSTEAD if kind.startswith(prefix)), None)
+    if part is not None:
+        return f"{part}: {_WHOLE}"
+    if isinstance(state, Mapping) and "_modules" in state and "_parameters" in state:
+        return f"a whole pickled module ({kind}), which only running its code could load: save its state_dict() instead"
+    if kind == "torch._utils._rebuild_sparse_tensor":
+        return "a sparse tensor: save it as to_dense()"
+    if kind == "torch._utils._rebuild_qtensor":
+        return "a quantized tensor: save the float weights that it was made from, or export the quantized model to .pt2"
+    if kind == "torch._utils._rebuild_meta_tensor_no_storage":
+        return "a tensor of the meta device, which has no values: save after the weights are loaded"
+    return f"a {kind}, which is not read"
+
+
+def _at(value: Any, location: Location) -> Any:
+    for key in location:
+        if (isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)) or (
+            isinstance(value, Mapping) and key in value
+        ):
+            value = value[key]
+        else:
+            return None
+    return value
