@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +37,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
 
 
 def _decomposed(program: ExportedProgram, table: Any) -> ExportedProgram:
-    with quiet(), torch.no_grad(), _functional_activations(program):
+    with quiet(), torch.no_grad(), _functional_activations(program), _silent_observers(program):
         result: ExportedProgram = program.run_decompositions(table)
         return result
 
@@ -55,6 +56,60 @@ def _functional_activations(program: ExportedProgram) -> Iterator[None]:
     finally:
         for node, target in changed:
             node.target = target
+
+
+@contextlib.contextmanager
+def _silent_observers(program: ExportedProgram) -> Iterator[None]:
+    """While it is made functional, a fake quantization whose observer is switched off is one without an observer: it writes nothing."""
+    changed = []
+    for node in program.graph.nodes:
+        if str(node.target) in (
+            "aten.fused_moving_avg_obs_fake_quant.default",
+            "aten._fused_moving_avg_obs_fq_helper.default",
+        ):
+            form = _without_observer(program, node)
+            if form is not None:
+                changed.append((node, node.target, node.args))
+                node.target, node.args = form
+    try:
+        yield
+    finally:
+        for node, target, args in changed:
+            node.target, node.args = target, args
+
+
+def _without_observer(program: ExportedProgram, node: torch.fx.Node) -> tuple[Any, tuple[Any, ...]] | None:
+    """The operator and its arguments; None where the observer is on, or not known to be off."""
+    x, observes, quantizes, _, _, scale, zero, _, low, high, axis, *rest = node.args
+    switches = [_buffer(program, each) for each in (observes, quantizes)]
+    if any(each is None for each in switches) or bool(switches[0].any()):  # type: ignore[union-attr]
+        return None
+    whole = "helper" not in str(node.target)
+    aten = torch.ops.aten
+    if not switches[1].any():  # type: ignore[union-attr]
+        return (aten.alias.default, (x,)) if whole else None
+    if rest and rest[0]:
+        form = aten.fake_quantize_per_channel_affine if whole else aten.fake_quantize_per_channel_affine_cachemask
+        return form.default, (x, scale, zero, axis, low, high)
+    if whole:
+        return aten.fake_quantize_per_tensor_affine.tensor_qparams, (x, scale, zero, low, high)
+    return aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default, (
+        x,
+        scale,
+        zero,
+        quantizes,
+        low,
+        high,
+    )
+
+
+def _buffer(program: ExportedProgram, node: Any) -> torch.Tensor | None:
+    """The value of a placeholder that is one of the program's buffers or constants."""
+    name = node.name if isinstance(node, torch.fx.Node) and node.op == "placeholder" else ""
+    signature = program.graph_signature
+    target = signature.inputs_to_buffers.get(name, "") or signature.inputs_to_lifted_tensor_constants.get(name, "")
+    found = program.state_dict.get(target, program.constants.get(target)) if target else None
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def _functional_form(target: Any) -> Any:
@@ -100,10 +155,32 @@ def _table(wide: bool) -> Any:
     for operator, function in torch._decomp.decomposition_table.items() if wide else ():
         if isinstance(operator, torch._ops.OpOverload) and operator not in table and operator.namespace == "aten":
             table[operator] = function
+    table.update(_quantized_decomposed())
     known = CONVERTERS.keys() | WHOLE
     for operator in [op for op in table if str(op) in known or str(op).replace("_.", ".", 1) in known]:
         table.pop(operator)
     return table
+
+
+def _quantized_decomposed() -> dict[Any, Any]:
+    """Definitions of PT2E's operators for scales of tokens and groups, as torch's own library of them has it, if it is loaded."""
+    library = sys.modules.get("torch.ao.quantization.fx._decomposed")
+    names = {
+        "choose_qparams_per_token.default": "choose_qparams_per_token",
+        "_choose_qparams_per_token_asymmetric_impl.default": "_choose_qparams_per_token_asymmetric_impl",
+        "choose_qparams_per_token_asymmetric.default": "_choose_qparams_per_token_asymmetric_impl",
+        "quantize_per_token.default": "quantize_per_token",
+        "dequantize_per_token.default": "dequantize_per_token",
+        "quantize_per_channel_group.default": "quantize_per_channel_group",
+        "dequantize_per_channel_group.default": "dequantize_per_channel_group",
+    }
+    found = {}
+    for name, function in names.items():
+        packet = getattr(torch.ops.quantized_decomposed, name.partition(".")[0], None) if library is not None else None
+        operator, definition = getattr(packet, name.partition(".")[2], None), getattr(library, function, None)
+        if operator is not None and definition is not None:
+            found[operator] = definition
+    return found
 
 
 @contextlib.contextmanager
