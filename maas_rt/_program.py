@@ -29,8 +29,9 @@ class Source:
     copy: bool
 
 
-# What this process has opened and still uses, so that a model and its states that arrive one by one fit together.
-_opened: weakref.WeakValueDictionary[bytes, _native.Program] = weakref.WeakValueDictionary()
+# What this process opened first of each source and still uses, so that a model and its states that arrive one by one fit
+# together.
+_opened: weakref.WeakValueDictionary[Source, _native.Program] = weakref.WeakValueDictionary()
 
 
 def open_file(path: str, code: str, verify: str, check_signature: Checker | None, copy: bool) -> _native.Program:
@@ -57,7 +58,7 @@ def open_bytes(
 
 def _remember(program: _native.Program, source: Source) -> _native.Program:
     program.source = source
-    _opened[source.identity] = program
+    _opened.setdefault(source, program)
     return program
 
 
@@ -68,8 +69,8 @@ def reduce_program(program: _native.Program) -> tuple[Any, ...]:
 
 
 def _receive(source: Source, data: bytes | None) -> _native.Program:
-    found = _opened.get(source.identity)
-    if found is not None and found.source == source:
+    found = _opened.get(source)
+    if found is not None:
         return found
     if source.path is None:
         assert data is not None

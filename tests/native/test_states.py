@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,10 @@ def test_states_and_models_are_copied_and_pickled(model: maas_rt.Model) -> None:
         pickle.dumps(model.session())
 
 
-def test_a_state_that_comes_alone_fits_the_model_of_the_same_file(model: maas_rt.Model) -> None:
-    state = pickle.loads(pickle.dumps(model.state()))
-    np.testing.assert_array_equal(model.run({"x": ONE}, state=state)["y"], 11)
+def test_a_state_that_comes_alone_fits_the_model_of_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.mrt"
+    path.write_bytes(_tiny.accumulator())
+    model = maas_rt.load(path)
+    state = model.state()
+    model.run({"x": ONE}, state=state)
+    np.testing.assert_array_equal(model.run({"x": ONE}, state=pickle.loads(pickle.dumps(state)))["y"], 12)
