@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .._errors import Error
+from .._errors import Error, MissingExtraError
 
 _EPILOG = """\
 the usual way:
@@ -63,6 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
         return 0
+    except ModuleNotFoundError as error:
+        if args.traceback or not error.name or error.name.partition(".")[0] == "maas_rt":
+            raise
+        extra = "serve" if args.command == "serve" else "compiler"
+        missing = MissingExtraError(f"maas-rt {args.command}", extra, error.name)
+        print(f"maas-rt {args.command}: error: {error if isinstance(error, Error) else missing}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        if args.traceback:
+            raise
+        print(f"maas-rt {args.command}: error: not enough memory", file=sys.stderr)
+        return 1
     except (Error, OSError) as error:
         if args.traceback:
             raise

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import InvalidArgumentError
-from .._model import Model, TensorInfo
+from .._model import Model, State, TensorInfo
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -80,12 +80,42 @@ def draw_inputs(model: Model, shapes: Mapping[str, tuple[int, ...]], seed: int =
 
 def _draw(info: TensorInfo, given: tuple[int, ...] | None, rng: np.random.Generator) -> NDArray[np.generic]:
     shape = given if given is not None else smallest_shape(info)
-    dtype = np.dtype(info.dtype)
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(dtype)
-    return np.zeros(shape, dtype)  # an index that every table has
+    try:
+        dtype = np.dtype(info.dtype)
+    except TypeError:
+        raise InvalidArgumentError(
+            f"input {info.name!r} is {info.dtype}, which numpy alone does not have: install ml_dtypes, and give --input"
+        ) from None
+    try:
+        if dtype.kind == "f":
+            return rng.standard_normal(shape).astype(dtype)
+        if dtype.kind == "b":
+            return rng.integers(0, 2, shape).astype(dtype)
+        return np.zeros(shape, dtype)  # an index that every table has
+    except (MemoryError, OverflowError, ValueError):
+        raise InvalidArgumentError(
+            f"--shape {info.name}:{','.join(map(str, shape))} is more than this machine's memory holds: choose less"
+        ) from None
+
+
+def make_state(model: Model, path: str | None = None) -> State | None:
+    """What a run of the model needs: None for most; for one that keeps states, the initial ones, or those of an .npz file."""
+    if not model.states:
+        return None
+    state = model.state()
+    arrays = read_npz(path) if path is not None else {}
+    if path is not None and set(arrays) != set(state.keys()):
+        raise InvalidArgumentError(
+            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}, expected the model's states {', '.join(state.keys())}"
+        )
+    for name, array in arrays.items():
+        value = state[name]
+        if array.shape != value.shape or array.dtype != value.dtype:
+            raise InvalidArgumentError(
+                f"{path}: state {name!r} is {array.dtype}{list(array.shape)}, expected {value.dtype}{list(value.shape)}"
+            )
+        value[...] = array
+    return state
 
 
 def smallest_shape(info: TensorInfo) -> tuple[int, ...]:

@@ -1,14 +1,18 @@
 """Run a model.mrt on the arrays of an .npz file, and write its outputs to another.
 
 maas-rt run model.mrt --input in.npz --output out.npz
+maas-rt run model.mrt --input in.npz --state state.npz     a model that keeps a state goes on from the one in the file
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 
+from .._errors import InvalidArgumentError
 from .._model import load
-from ._arrays import read_npz, write_npz
+from .._program import state_values
+from ._arrays import make_state, read_npz, write_npz
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="IN.npz", help="arrays by input name (np.savez)")
     parser.add_argument(
         "--output", metavar="OUT.npz", help="where the outputs go; without it they are summed up on stdout"
+    )
+    parser.add_argument(
+        "--state",
+        metavar="STATE.npz",
+        help="of a model that keeps a state: begin with the one in this file, or anew if there is none, and write it there afterwards",
     )
     parser.add_argument(
         "--threads", type=int, default=0, help="threads of one run (default: all that the process may use)"
@@ -27,9 +36,14 @@ def execute(args: argparse.Namespace) -> int:
     arrays = read_npz(args.input)
     if set(arrays) == {"input"} and len(model.inputs) == 1:
         arrays = {model.inputs[0].name: arrays["input"]}
-    outputs = model.run(arrays)
+    state = make_state(model, args.state if args.state and os.path.exists(args.state) else None)
+    if args.state and state is None:
+        raise InvalidArgumentError(f"{args.model} keeps no state from run to run: leave --state away")
+    outputs = model.run(arrays, state=state)
     if args.output:
         write_npz(args.output, outputs)
+    if args.state and state is not None:
+        write_npz(args.state, state_values(state))
     for name, value in outputs.items():
         print(f"{name}: {value.dtype}{list(value.shape)}" + ("" if args.output else f"\n{value}"))
     if args.output:

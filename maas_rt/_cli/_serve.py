@@ -16,12 +16,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0 picks a free one (default: 8000)")
+    parser.add_argument("--port", type=port, default=8000, help="0 picks a free one (default: 8000)")
     parser.add_argument("--threads", type=int, default=0, help="threads of one inference (default: all)")
-    parser.add_argument("--max-body", type=int, default=64, metavar="MIB", help="largest request (default: 64 MiB)")
+    parser.add_argument(
+        "--max-body", type=mebibytes, default=64 << 20, metavar="MIB", help="largest request (default: 64 MiB)"
+    )
+
+
+def port(text: str) -> int:
+    """A TCP port, or 0."""
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
+    return number
+
+
+def mebibytes(text: str) -> int:
+    """A size in MiB, in bytes."""
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 0 < number < 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size in MiB; expected 1 or more")
+    return number << 20
 
 
 def execute(args: argparse.Namespace) -> int:
     from ..service import serve
 
-    return serve(args.directory, host=args.host, port=args.port, threads=args.threads, max_body=args.max_body << 20)
+    return serve(args.directory, host=args.host, port=args.port, threads=args.threads, max_body=args.max_body)

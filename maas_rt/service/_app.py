@@ -6,13 +6,14 @@ import asyncio
 import json
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from .._errors import Error, InvalidArgumentError
 from .._version import __version__
-from ._protocol import BadRequest, read_inputs, requested_outputs, tensor_metadata, write_outputs
+from ._protocol import BadRequest, read_inputs, refuse_constant, requested_outputs, tensor_metadata, write_outputs
 from ._repository import Repository, Served
 
 _REPOSITORY = web.AppKey("repository", Repository)
@@ -36,6 +37,8 @@ def serve(
     directory: str, *, host: str = "127.0.0.1", port: int = 8000, threads: int = 0, max_body: int = 64 << 20
 ) -> int:
     """Serve a directory until SIGINT or SIGTERM; running requests are finished first. Returns the exit status."""
+    if not 0 <= port <= 65535:
+        raise InvalidArgumentError(f"port is {port} and must be 0 to 65535; 0 picks a free one")
     repository = Repository(directory, threads)
     for name in repository.names():
         print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
@@ -75,7 +78,8 @@ async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamRespo
     except InvalidArgumentError as error:
         return _error(400, str(error))
     except Error as error:
-        return _error(500, str(error))
+        # What a step refuses lies in the request's data: an index that its table does not have, a size beyond the model's.
+        return _error(400 if error.status == "MRT_ERROR_RUN" else 500, str(error))
     except web.HTTPRequestEntityTooLarge as error:
         return _error(413, f"the request is larger than this server accepts: {error.text}")
     except web.HTTPException as error:
@@ -128,7 +132,7 @@ async def _metadata(request: web.Request) -> web.Response:
 async def _infer(request: web.Request) -> web.Response:
     served = _served(request)
     try:
-        body = json.loads(await request.read())
+        body = json.loads(await request.read(), parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         raise BadRequest("the body is not valid JSON in UTF-8") from None
     inputs = read_inputs(body, served.model)
@@ -136,8 +140,9 @@ async def _infer(request: web.Request) -> web.Response:
     identifier = body.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise BadRequest('"id" must be a string')
-    outputs = await asyncio.wrap_future(served.model.run_async(inputs))
+    state = served.model.state() if served.model.states else None  # every request begins anew
+    outputs = await asyncio.wrap_future(served.model.run_async(inputs, state=state))
     response = {"model_name": served.name, "model_version": served.version, "outputs": write_outputs(outputs, names)}
     if identifier is not None:
         response["id"] = identifier
-    return web.json_response(response)
+    return web.json_response(response, dumps=partial(json.dumps, allow_nan=False))

@@ -32,6 +32,10 @@ _DATATYPES = {
 }
 
 
+# What JSON's numbers lack is text in both directions, as in protobuf's JSON; as bare words it would be no JSON.
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
 class BadRequest(Exception):
     """The request is wrong; the text says what and where."""
 
@@ -82,7 +86,12 @@ def _read_tensor(tensor: dict[str, Any], info: TensorInfo) -> Array:
     flat = _flatten(tensor["data"], info.name)
     if len(flat) != math.prod(shape):
         raise BadRequest(f"input {info.name!r} has {len(flat)} elements, its shape {shape} needs {math.prod(shape)}")
-    return _convert(flat, np.dtype(info.dtype), info.name).reshape(shape)
+    if len(shape) != len(info.shape):
+        raise BadRequest(f"input {info.name!r} has shape {shape}, the model takes {len(info.shape)} dimensions")
+    try:
+        return _convert(flat, np.dtype(info.dtype), info.name).reshape(shape)
+    except (OverflowError, ValueError):
+        raise BadRequest(f"input {info.name!r} has shape {shape}, which is beyond any tensor's") from None
 
 
 def _flatten(data: Any, name: str) -> list[Any]:
@@ -97,15 +106,21 @@ def _flatten(data: Any, name: str) -> list[Any]:
 
 def _convert(flat: list[Any], dtype: np.dtype[Any], name: str) -> Array:
     wanted = {"b": bool, "i": int, "u": int}.get(dtype.kind)
+    named = False  # values that JSON's numbers do not have
     for value in flat:
-        fits = type(value) is wanted if wanted else type(value) in (int, float)
+        special = wanted is None and type(value) is str and value in _NON_FINITE
+        named = named or special
+        fits = special or (type(value) is wanted if wanted else type(value) in (int, float))
         if not fits:
             raise BadRequest(f"input {name!r}: {value!r} is no {dtype.name} value")
     try:
         with np.errstate(over="ignore"):
-            return np.asarray(flat, dtype=dtype)
+            array = np.asarray([_NON_FINITE.get(v, v) for v in flat] if named else flat, dtype=dtype)
     except (OverflowError, ValueError):
         raise BadRequest(f"input {name!r}: a value does not fit into {dtype.name}") from None
+    if wanted is None and np.isinf(array).sum() != sum(v in ("Infinity", "-Infinity") for v in flat):
+        raise BadRequest(f"input {name!r}: a value does not fit into {dtype.name}")
+    return array
 
 
 def requested_outputs(body: dict[str, Any], model: Model) -> list[str]:
@@ -132,5 +147,19 @@ def write_outputs(outputs: dict[str, Array], names: list[str]) -> list[dict[str,
         datatype = _DATATYPES.get(value.dtype.name)
         if datatype is None or datatype == "BF16":
             raise BadRequest(f"output {name!r} is {value.dtype.name}, which JSON tensors cannot carry")
-        result.append({"name": name, "datatype": datatype, "shape": list(value.shape), "data": value.ravel().tolist()})
+        result.append({"name": name, "datatype": datatype, "shape": list(value.shape), "data": _json_numbers(value)})
     return result
+
+
+def _json_numbers(value: Array) -> list[Any]:
+    numbers: list[Any] = value.ravel().tolist()
+    if value.dtype.kind != "f" or np.isfinite(value).all():
+        return numbers
+    return [
+        v if math.isfinite(v) else "NaN" if math.isnan(v) else "Infinity" if v > 0 else "-Infinity" for v in numbers
+    ]
+
+
+def refuse_constant(word: str) -> float:
+    """For json.loads, which takes NaN and Infinity for numbers."""
+    raise BadRequest(f'{word} is not JSON: send "NaN", "Infinity" and "-Infinity" as text')

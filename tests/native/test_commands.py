@@ -1,0 +1,111 @@
+"""Commands on models written by hand: states, mistakes, and an installation that has numpy alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maas_rt._cli import main
+from tests import _tiny
+
+ONE = np.ones((1, 4), np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "sum.mrt").write_bytes(_tiny.accumulator())
+    (tmp_path / "mlp.mrt").write_bytes(_tiny.mlp())
+    np.savez(tmp_path / "one.npz", x=ONE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments: str) -> int:
+    try:
+        return main(list(arguments))
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+@pytest.mark.usefixtures("folder")
+def test_models_with_states_run_from_their_initial_ones() -> None:
+    assert command("bench", "sum.mrt", "--seconds", "0.1") == 0
+    assert command("profile", "sum.mrt", "--runs", "2") == 0
+    for _ in range(2):
+        assert command("run", "sum.mrt", "--input", "one.npz", "--output", "out.npz") == 0
+        np.testing.assert_array_equal(np.load("out.npz")["y"], 11)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_state_goes_on_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    for expected in (11, 12, 13):
+        assert command("run", "sum.mrt", "--input", "one.npz", "--output", "out.npz", "--state", "state.npz") == 0
+        np.testing.assert_array_equal(np.load("out.npz")["y"], expected)
+        np.testing.assert_array_equal(np.load("state.npz")["sum"], expected)
+    for wrong, part in (
+        ({"sum": ONE[0]}, "state 'sum' is float32[4], expected float32[1, 4]"),
+        ({"x": ONE}, "holds x"),
+    ):
+        np.savez("wrong.npz", **wrong)
+        assert command("run", "sum.mrt", "--input", "one.npz", "--state", "wrong.npz") == 1
+        assert part in capsys.readouterr().err
+    np.savez("in.npz", x=np.ones((1, 16), np.float32))
+    assert command("run", "mlp.mrt", "--input", "in.npz", "--state", "state.npz") == 1
+    assert "keeps no state" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["serve", ".", "--port", "99999"], "'99999' is no port"),
+        (["serve", ".", "--max-body", "-1"], "'-1' is no size"),
+        (["bench", "mlp.mrt", "--shape", "x:99999999999999999999,16"], "choose less"),
+        (["run", "absent.mrt", "--input", "one.npz"], "'absent.mrt' does not exist"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*arguments) != 0
+    message = capsys.readouterr().err
+    assert part in message
+    assert "Traceback" not in message
+
+
+WITH_NUMPY_ALONE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in ("numpy", "maas_rt"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from maas_rt._cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "part"),
+    [
+        (["inspect", "mlp.mrt"], 0, ""),
+        (["bench", "sum.mrt", "--seconds", "0.1"], 0, ""),
+        (["ops"], 1, "pip install 'maas-rt[compiler]'"),
+        (["demo"], 1, "pip install 'maas-rt[compiler]'"),
+        (["verify", "mlp.mrt", "--against", "mlp.mrt"], 1, "pip install 'maas-rt[compiler]'"),
+        (["compile", "one.npz", "-o", "out.mrt"], 1, "pip install 'maas-rt[compiler]'"),
+        (["serve", "."], 1, "pip install 'maas-rt[serve]'"),
+    ],
+)
+def test_with_numpy_alone(folder: Path, arguments: list[str], status: int, part: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_NUMPY_ALONE, *arguments], capture_output=True, text=True, cwd=folder, timeout=60
+    )
+    assert done.returncode == status, done.stderr
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
