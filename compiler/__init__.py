@@ -103,7 +103,7 @@ def compile(
     )
     with boundary("read the example inputs"):
         examples = _by_name(example_inputs, imported.input_names)
-    return compile_imported(imported, options, examples=examples, progress=progress)
+    return compile_imported(imported, options, examples=examples, progress=progress, last=True)
 
 
 def _by_name(examples: Sequence[Any] | Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any] | None:

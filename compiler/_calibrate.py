@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import tvm
 
-import maas_rt
 from maas_rt._errors import CompileError, InvalidArgumentError, VerificationError
 
 from ._configs import CompileOptions, Int8, Recipe, VerifyOptions
@@ -46,7 +45,7 @@ def quantized(
         raise CompileError("the model has no convolution or matrix product with constant weights: leave out recipe")
     names = [f"calibration.{i}" for i in range(2 * count)]
     artifact = compile_float(replace(model, mod=wide, output_names=[*model.output_names, *names]))
-    program = maas_rt.load(artifact.to_bytes())
+    program = artifact.loaded()
     reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
     seen: list[Range] = [(np.inf, -np.inf)] * count
     for number, inputs in enumerate(_inputs(model, recipe)):
@@ -67,7 +66,7 @@ def verify_quantized(
 ) -> dict[str, Any]:
     """What the manifest says; raises VerificationError where an output's error is above the recipe's tolerance."""
     recipe = _int8(options)
-    program = maas_rt.load(artifact.to_bytes())
+    program = artifact.loaded()
     report = Report(reference=str(model.provenance.get("framework", "source")))
     reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ class _Work:
     linear: LinearPlan | None = None
     artifact: Artifact | None = None
     tuning: Tuning | None = None
+    last: bool = False  # nobody compiles the model again
     told: Progress = lambda what, fraction: None  # of the stage that runs; of a long one, from within
 
 
@@ -50,9 +52,11 @@ def compile_imported(
     *,
     examples: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    last: bool = False,
 ) -> Artifact:
-    """Everything after import. Raises CompileError and its subclasses; see `maas_rt.compiler.compile`."""
-    work = _Work(model, options, options.resolved_targets(), model.mod)
+    """Everything after import. Raises CompileError and its subclasses; see `maas_rt.compiler.compile`. With `last` the model gives its
+    weights away: nothing is compiled from it again."""
+    work = _Work(model, options, options.resolved_targets(), model.mod, last=last)
     stages: list[tuple[str, float, Callable[[_Work], None]]] = [  # name, rough share of the time, what it does
         *([("quantize", 40, _quantize)] if options.recipe is not None and options.recipe.quantize is not None else []),
         ("lower", 30 if options.tune is None else 600, _lower),
@@ -178,6 +182,10 @@ def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     host = replace(work.options, verify=None, targets=("native",), tune=None)
     artifact = work.artifact if runs_here else compile_imported(work.model, host)
 
+    work.mod, work.generated = tvm.IRModule(), None
+    if work.last:
+        work.model.drop_weights()
+        gc.collect()
     if work.options.recipe is not None and work.options.recipe.quantize is not None:
         found = verify_quantized(artifact, work.model, work.options, examples)
         work.artifact = work.artifact.with_manifest(

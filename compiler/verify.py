@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import maas_rt
 from maas_rt._errors import CompileError, DeadlineExceededError, Error, InvalidArgumentError, VerificationError
 
 from ._boundary import first_line
@@ -126,7 +125,7 @@ def verify(
     `compile_model`) and by how much; CompileError if the source runs on none of the inputs.
     """
     report = Report(reference=str(model.provenance.get("framework", "source")))
-    program = maas_rt.load(artifact.to_bytes())
+    program = artifact.loaded()
     for inputs, difference in differences(program, model, options, examples, report):
         raise _blame(model, inputs, difference, options, compile_model)
     return report
@@ -601,7 +600,7 @@ def _compare_prefix(
         prefix, operator = model.source.prefix(count)
         results = Reference(prefix.source, options.seconds).run(inputs)
         wanted = {name: np.asarray(value) for name, value in results.items()}
-        got = _run(maas_rt.load(compile_model(prefix).to_bytes()), inputs, options)
+        got = _run(compile_model(prefix).loaded(), inputs, options)
     except Error:
         return None
     except Exception:  # a source that cannot be cut here

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Protocol
 
 from maas_rt._errors import Error, FormatError, InvalidArgumentError
 
@@ -31,6 +32,17 @@ _ENTRY = struct.Struct("<II32sQQ32s8x")
 Buffer = bytes | bytearray | memoryview
 
 
+class Stream(Protocol):
+    """Data that is not in memory at once; its size and hash are known."""
+
+    size: int
+
+    @property
+    def sha256(self) -> bytes: ...
+
+    def pieces(self) -> Iterable[bytes | memoryview]: ...
+
+
 class SectionKind(IntEnum):
     MANIFEST = 1
     PLAN = 2
@@ -45,18 +57,35 @@ class SectionKind(IntEnum):
 class Section:
     """A part of a file to be written.
 
-    `data` is one buffer, or several that follow each other; flags bit 0: a reader that does not know the kind skips it.
+    `data` is one buffer, several that follow each other, or a stream of such; flags bit 0: a reader that does not know the kind skips it.
     """
 
     kind: int
-    data: Buffer | Sequence[Buffer]
+    data: Buffer | Sequence[Buffer] | Stream
     target: str = ""
     flags: int = 0
 
-    def pieces(self) -> list[memoryview]:
+    def pieces(self) -> Iterator[memoryview]:
         """The data as flat byte views, nothing copied."""
-        parts: Sequence[Buffer] = [self.data] if isinstance(self.data, (bytes, bytearray, memoryview)) else self.data
-        return [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        for part in self._parts():
+            if memoryview(part).nbytes:
+                yield memoryview(part).cast("B")
+
+    def _parts(self) -> Iterable[Buffer]:
+        data = self.data
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            return [data]
+        return data.pieces() if hasattr(data, "pieces") else data
+
+    def measured(self) -> tuple[int, bytes]:
+        """(bytes, SHA-256)."""
+        if not isinstance(self.data, (bytes, bytearray, memoryview, Sequence)):
+            return self.data.size, self.data.sha256
+        digest, size = hashlib.sha256(), 0
+        for piece in self.pieces():
+            digest.update(piece)
+            size += piece.nbytes
+        return size, digest.digest()
 
 
 @dataclass(frozen=True)
@@ -95,16 +124,16 @@ class Container:
         return found.data
 
 
-def write(sections: Iterable[Section]) -> Iterator[bytes | memoryview]:
+def write(sections: Iterable[Section], weights_at: int = 0) -> Iterator[bytes | memoryview]:
     """The bytes of a file with these sections, in this order, piece by piece: header and table, then data and gaps.
 
-    The same sections give the same bytes.
+    The same sections give the same bytes. Weights are at `weights_at` if that is given, and there is room before it.
 
     Raises:
         InvalidArgumentError: sections that FORMAT.md does not allow beside each other, or a target of over 32 bytes.
     """
     parts = list(sections)
-    table, offsets, total = _layout(parts)
+    table, offsets, total = _layout(parts, weights_at)
     yield _HEADER.pack(MAGIC, FORMAT_VERSION, len(parts), total, hashlib.sha256(table).digest()) + table
     at = _HEADER.size + len(table)
     for part, offset in zip(parts, offsets, strict=True):
@@ -131,7 +160,7 @@ def signed(sections: Iterable[Section], size: int, sign: Callable[[bytes], bytes
     return [*parts[:-1], Section(SectionKind.SIGNATURE, signature)]
 
 
-def _layout(parts: list[Section]) -> tuple[bytes, list[int], int]:
+def _layout(parts: list[Section], weights_at: int = 0) -> tuple[bytes, list[int], int]:
     """The section table, where each section begins, and the file's size."""
     _check_kinds([(each.kind, each.target) for each in parts], InvalidArgumentError)
     at = _HEADER.size + _ENTRY.size * len(parts)
@@ -141,14 +170,10 @@ def _layout(parts: list[Section]) -> tuple[bytes, list[int], int]:
         target = part.target.encode("utf-8")
         if len(target) > 32 or b"\0" in target:
             raise InvalidArgumentError(f"the section target {part.target!r} must be at most 32 bytes without NUL")
-        digest = hashlib.sha256()
-        size = 0
-        for piece in part.pieces():
-            digest.update(piece)
-            size += piece.nbytes
-        at = _aligned(at, part.kind)
+        size, digest = part.measured()
+        at = _aligned(max(at, weights_at) if part.kind == SectionKind.WEIGHTS else at, part.kind)
         offsets.append(at)
-        table += _ENTRY.pack(part.kind, part.flags, target, at, size, digest.digest())
+        table += _ENTRY.pack(part.kind, part.flags, target, at, size, digest)
         at += size
     return bytes(table), offsets, at
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import maas_rt
 from maas_rt import _container
 from maas_rt._plan import encode
 
-from ..plan import LinearPlan
+from ..plan import ROOM, LinearPlan
 
 __all__ = ["Artifact"]
 
@@ -41,12 +43,29 @@ class Artifact:
         parts = [_container.Section(kinds.MANIFEST, manifest), _container.Section(kinds.PLAN, encode(self.linear.plan))]
         parts += [_container.Section(kinds.CODE, image, target) for target, image in self.code.items()]
         if self.linear.weights.size:
-            parts.append(_container.Section(kinds.WEIGHTS, self.linear.weights.chunks))
+            parts.append(_container.Section(kinds.WEIGHTS, self.linear.weights))
         return parts
 
     def to_bytes(self) -> bytes:
         """The file. Equal artifacts give equal bytes."""
         return b"".join(_container.write(self.sections()))
+
+    def loaded(self) -> maas_rt.Model:
+        """The model, ready to run as it is now; the weights of a large one are mapped from the temporary file that they are in."""
+        file = self.linear.weights.file
+        if file is None or not os.path.exists(f"/proc/self/fd/{file}") or self.linear.weights.taken:
+            return maas_rt.load(self.to_bytes())
+        *before, weights = self.sections()
+        head = io.BytesIO()
+        for piece in _container.write([*before, weights], ROOM):
+            if head.tell() + len(piece) > ROOM:
+                break
+            head.write(piece)
+        if head.tell() != ROOM:  # more than there is room for
+            return maas_rt.load(self.to_bytes())
+        os.pwrite(file, head.getbuffer(), 0)
+        self.linear.weights.taken = True  # what is mapped is not written again
+        return maas_rt.load(f"/proc/self/fd/{file}")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file beside `path`, flush it to the disk and rename it into place: whatever happens, no half file is left.

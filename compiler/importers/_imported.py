@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 import tvm
+from tvm import relax
 
 Array = npt.NDArray[Any]
 
@@ -104,3 +105,10 @@ class ImportedModel:
     sizes: dict[str, Any] = field(
         default_factory=dict
     )  # symbol -> the extent (of others, it may be) that verification draws
+
+    def drop_weights(self) -> None:
+        """Keep of `mod` no more than its parameters' types: when nothing is compiled from it any more, its weights are let go."""
+        parameters = self.mod["main"].params
+        body = relax.SeqExpr([], relax.Tuple([]))
+        main = relax.Function(parameters, body, relax.TupleType([]), True)
+        object.__setattr__(self, "mod", tvm.IRModule({"main": main}))

@@ -129,8 +129,17 @@ def _worker() -> _Worker:
 class Oracle:
     """A model opened by one implementation ("onnxruntime", "onnx.reference") in the worker."""
 
-    def __init__(self, implementation: str, model: bytes, outputs: Sequence[str], texts: Sequence[str]) -> None:
-        """`model` is a serialized onnx.ModelProto; `texts` are its inputs of strings, which are given and come as encoded ones."""
+    def __init__(
+        self,
+        implementation: str,
+        model: bytes,
+        outputs: Sequence[str],
+        texts: Sequence[str],
+        weights: Sequence[Sequence[Any]] = (),
+        files: Sequence[int] = (),
+    ) -> None:
+        """`model` is a serialized onnx.ModelProto; `texts` are its inputs of strings, which are given and come as encoded ones;
+        `weights` are the initializers whose data is not in it: name, element type, dimensions, which of `files`, offset, bytes."""
         self.implementation = implementation
         self.version = ""  # known once it is open
         self._request = {
@@ -138,9 +147,10 @@ class Oracle:
             "implementation": implementation,
             "outputs": list(outputs),
             "texts": list(texts),
-            "weights": [],
+            "weights": list(weights),
         }
         self._model = model
+        self._files = list(files)
         self._worker: _Worker | None = None
         self._session = 0
         self._drop: weakref.finalize[[int], Oracle] | None = None
@@ -170,7 +180,7 @@ class Oracle:
         self._worker, self._session = worker, worker.number()
         limit = int(free_memory() * _SHARE)
         request = {**self._request, "session": self._session, "memory": limit}
-        return worker.ask(request, [np.frombuffer(self._model, np.uint8)])[0]
+        return worker.ask(request, [np.frombuffer(self._model, np.uint8)], self._files)[0]
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Outputs by name; a sequence's elements as "name.0", "name.1". An input is an array, a list of arrays, or None.

@@ -43,16 +43,20 @@ def open_session(request: Mapping[str, Any], arrays: Sequence[Array], files: Seq
 
 
 def _weights(listed: Iterable[Sequence[Any]], files: Sequence[int]) -> dict[str, Array]:
-    """The initializers whose data did not come with the model, as views of mapped files."""
-    maps = [
-        mmap.mmap(each, os.fstat(each).st_size, access=mmap.ACCESS_COPY) if os.fstat(each).st_size else b""
-        for each in files
-    ]
+    """The initializers whose data did not come with the model: views of mapped files, copies where they are not aligned there."""
+    maps: dict[int, mmap.mmap] = {}
     out: dict[str, Array] = {}
     for name, data_type, dims, file, offset, size in listed:
-        raw = np.frombuffer(maps[file], np.uint8, size, offset)
         kind = onnx.helper.tensor_dtype_to_np_dtype(data_type)
-        out[name] = (raw if raw.ctypes.data % kind.itemsize == 0 else raw.copy()).view(kind).reshape(dims)
+        if offset % kind.itemsize:
+            array = np.empty(size // kind.itemsize, kind)
+            if os.preadv(files[file], [array.view(np.uint8).data], offset) != size:
+                raise ValueError("a file of the model was cut off")
+        else:
+            if file not in maps:
+                maps[file] = mmap.mmap(files[file], os.fstat(files[file]).st_size, access=mmap.ACCESS_COPY)
+            array = np.frombuffer(maps[file], np.uint8, size, offset).view(kind)
+        out[name] = array.reshape(dims)
     return out
 
 

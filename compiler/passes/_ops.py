@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from tvm import relax
 
+from .._constants import constant_of
 from ._dims import Dim, product, same_shape, shape_of
 from ._rewrite import Array
 
@@ -55,7 +55,7 @@ def is_f32(*exprs: relax.Expr) -> bool:
 
 def constant(value: Array) -> relax.Expr:
     """A Relax constant of exactly this array's dtype and shape (rank 0 included)."""
-    return relax.const(np.ascontiguousarray(value).reshape(value.shape), str(value.dtype))
+    return constant_of(value)
 
 
 def reshape(x: relax.Expr, shape: Sequence[Dim]) -> relax.Expr:

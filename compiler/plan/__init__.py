@@ -11,9 +11,9 @@ from maas_rt._plan import Plan
 
 from ..importers._imported import ImportedModel
 from ._builder import PlanBuilder
-from ._weights import WeightsSection
+from ._weights import ROOM, WeightsSection
 
-__all__ = ["LinearPlan", "build_plan"]
+__all__ = ["ROOM", "LinearPlan", "build_plan"]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from maas_rt._plan import (
 from ..importers._imported import ImportedModel
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
 from ..passes._loops import LoopMark, read_loop_mark
+from ..passes._rewrite import array_of
 from ._dtypes import constant_bytes, dtype_code
 from ._exprs import ExprPool
 from ._symbols import bind_input_symbols
@@ -282,7 +283,7 @@ class PlanBuilder:
     def _packed(self, var: relax.Var, kernel: KernelCall, expr: Any) -> int:
         if not isinstance(expr, tvm.ir.GenericConst):
             raise CompileError(f"{kernel.contract} ({var.name}) packs its weight, which is not a constant")
-        array = expr.value.numpy()
+        array = self._value_of(expr)
         place = self.weights.add_packed(kernel.contract, kernel.packing, array, kernel.attrs)
         return self._stored(place, expr.ty, f"{var.name}.{kernel.packing}")
 
@@ -481,7 +482,12 @@ class PlanBuilder:
         return [self.pool.lower(extent) for extent in ty.shape.values]
 
     def _constant(self, constant: Any) -> int:
-        return self._array(constant.value.numpy(), constant.ty, f"constant{len(self._constants)}")
+        return self._array(self._value_of(constant), constant.ty, f"constant{len(self._constants)}")
+
+    def _value_of(self, constant: Any) -> Any:
+        array = array_of(constant)
+        assert array is not None
+        return array
 
     def _array(self, array: Any, ty: Any, name: str) -> int:
         return self._stored(self.weights.add(constant_bytes(array)), ty, name)

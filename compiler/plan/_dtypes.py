@@ -41,6 +41,6 @@ def dtype_code(dtype: str) -> tuple[DTypeCode, int]:
     return _CODES[match.group(1)], int(match.group(2))
 
 
-def constant_bytes(array: npt.NDArray[Any]) -> bytes:
-    """Row-major bytes of a constant."""
-    return np.ascontiguousarray(array).tobytes()
+def constant_bytes(array: npt.NDArray[Any]) -> memoryview:
+    """Row-major bytes of a constant, not copied where they are so already."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

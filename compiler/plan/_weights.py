@@ -1,10 +1,16 @@
-"""The weights section: constants as they are, and packed for the kernels that use them, each stored once."""
+"""The weights section: constants as they are, and packed for the kernels that use them, each stored once.
+
+A small section is in memory; a large one goes to a temporary file, piece by piece as it is made, so that packed weights are never
+in memory beside those that they were made of. That file has room for what comes before the weights of a model.mrt, so that it can be
+loaded as one.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,31 +18,46 @@ import numpy.typing as npt
 
 from maas_rt._errors import CompileError
 
-__all__ = ["ALIGNMENT", "WeightsSection"]
+__all__ = ["ALIGNMENT", "ROOM", "WeightsSection"]
 
 ALIGNMENT = 64  # of each constant in the section: a cache line, and the widest vector
+ROOM = 1 << 23  # bytes of the temporary file before the section
+_IN_MEMORY = 1 << 25
+_PIECE = 1 << 22
+
+Buffer = bytes | memoryview
 
 
-@dataclass
 class WeightsSection:
     """Bytes and where they are. Equal content (and packing) is stored once, whatever constant it came from."""
 
-    chunks: list[bytes] = field(default_factory=list)
-    size: int = 0
-    _stored: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-    _packed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.size = 0
+        self.taken = False  # the temporary file is mapped, as a model
+        self._chunks: list[bytes] = []  # while it is small
+        self._file: Any = None  # then
+        self._digest = hashlib.sha256()
+        self._stored: dict[bytes, tuple[int, int]] = {}
+        self._packed: dict[tuple[Any, ...], tuple[int, int]] = {}
 
-    def add(self, data: bytes) -> tuple[int, int]:
+    @property
+    def sha256(self) -> bytes:
+        """Of the whole section."""
+        return self._digest.digest()
+
+    @property
+    def file(self) -> int | None:
+        """The temporary file, where the section is at ROOM; None while it is in memory."""
+        return None if self._file is None else self._file.fileno()
+
+    def add(self, data: Buffer) -> tuple[int, int]:
         """(offset, size) of `data` in the section."""
         digest = hashlib.sha256(data).digest()
         place = self._stored.get(digest)
         if place is None:
-            gap = -self.size % ALIGNMENT
-            if gap:
-                self.chunks.append(bytes(gap))
-            place = (self.size + gap, len(data))
-            self.chunks.append(data)
-            self.size = place[0] + place[1]
+            self._append(bytes(-self.size % ALIGNMENT))
+            place = (self.size, len(data))
+            self._append(data)
             self._stored[digest] = place
         return place
 
@@ -49,14 +70,53 @@ class WeightsSection:
         dense = np.ascontiguousarray(array)
         content = hashlib.sha256(dense.data).digest()
         cache = (contract, packing, content, dense.shape, repr(sorted(attrs.items())))
-        data = self._packed.get(cache)
-        if data is None:
+        place = self._packed.get(cache)
+        if place is None:
             try:
-                data = bytes(_kernels.pack(contract, packing, dense, dict(attrs)))
+                data = _kernels.pack(contract, packing, dense, dict(attrs))
             except Exception as error:
                 raise CompileError(f"the weight of {contract} could not be packed as {packing}: {error}") from error
-            self._packed[cache] = data
-        return self.add(data)
+            place = self._packed[cache] = self.add(data)
+        return place
 
-    def __bytes__(self) -> bytes:
-        return b"".join(self.chunks)
+    def pieces(self) -> Iterator[Buffer]:
+        """The bytes in order."""
+        yield from self._chunks
+        if self._file is not None:
+            for at in range(0, self.size, _PIECE):
+                yield os.pread(self._file.fileno(), min(_PIECE, self.size - at), ROOM + at)
+
+    def _append(self, data: Buffer) -> None:
+        if self._file is None and self.size + len(data) > _IN_MEMORY:
+            self._file = _temporary()
+            at = 0
+            for chunk in self._chunks:
+                self._write(chunk, at)
+                at += len(chunk)
+            self._chunks = []
+        if self._file is not None:
+            self._write(data, self.size)
+        elif len(data):
+            self._chunks.append(bytes(data))
+        self._digest.update(data)
+        self.size += len(data)
+
+    def _write(self, data: Buffer, at: int) -> None:
+        view = memoryview(data)
+        try:
+            while len(view):
+                count = os.pwrite(self._file.fileno(), view[: 1 << 26], ROOM + at)
+                view, at = view[count:], at + count
+        except OSError as error:
+            raise CompileError(
+                f"{tempfile.gettempdir()} does not hold the packed weights ({error.strerror}): set TMPDIR to a folder that does"
+            ) from None
+
+
+def _temporary() -> Any:
+    try:
+        return tempfile.TemporaryFile(prefix="maas_rt.")
+    except OSError as error:
+        raise CompileError(
+            f"no file can be made in {tempfile.gettempdir()} for the packed weights ({error.strerror}): set TMPDIR to a folder for it"
+        ) from None

@@ -16,6 +16,7 @@ from maas_rt._errors import Error
 
 from ..._boundary import fault, first_line
 from . import _registry
+from ._data import Data
 from ._definitions import (
     DEFAULT_DOMAINS,
     bind_attributes,
@@ -88,8 +89,9 @@ class Scope:
 class Graph:
     """The state of one import: the block builder, the symbols, what was refused so far."""
 
-    def __init__(self, model: onnx.ModelProto, math: ShapeMath) -> None:
+    def __init__(self, model: onnx.ModelProto, math: ShapeMath, data: Data) -> None:
         self.bb = relax.BlockBuilder()
+        self.data = data
         self.math = math
         math.on_assume = self.check_equal
         self.unsupported = Unsupported()
@@ -104,7 +106,7 @@ class Graph:
         self._bound: dict[int, tuple[Value, list[Dim]]] = {}
         self._symbol_count = 0
         self._folded = 0  # bytes of results that are known without a run
-        self._may_fold = max(_FOLDED, 4 * sum(t.ByteSize() for t in model.graph.initializer))
+        self._may_fold = max(_FOLDED, 4 * (data.nbytes + sum(t.ByteSize() for t in model.graph.initializer)))
         self._converted = 0  # nodes, each time that one is written out
         self._specified = 0  # how many bodies of the specification's own enclose what is converted now
         self._materialised: list[Value] = []  # values whose tensor a generated function made, while inside a branch
@@ -587,6 +589,8 @@ class Graph:
             return Value.of_array(np.array(numpy_helper.to_array(tensor), dtype=object), where)
         if tensor.data_type not in DTYPES:
             return Value("float32", (), poison=True) if self._refuse_tensor(tensor, where) else Value("float32", ())
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return Value.of_array(self.data.array(tensor), where)
         return Value.of_array(np.asarray(numpy_helper.to_array(tensor)), where)
 
     def _refuse_tensor(self, tensor: onnx.TensorProto, where: str) -> bool:

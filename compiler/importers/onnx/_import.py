@@ -19,6 +19,7 @@ from ..._deep import deep
 from .._dynamic import asked_bounds, contradiction, hold, requested
 from .._imported import ImportedModel, SymbolSpec
 from . import _registry
+from ._data import Data, without_data
 from ._dims import AmbiguousDims, Dim, ShapeMath
 from ._errors import broken_model, unsupported_error
 from ._graph import Graph, Scope
@@ -58,8 +59,17 @@ def import_onnx(
         InvalidArgumentError: `dynamic` or `input_shapes` do not fit the model's inputs.
     """
     _registry.load_all()
-    proto = model if isinstance(model, onnx.ModelProto) else read_model(Path(model))
-    check_model(proto)
+    if isinstance(model, onnx.ModelProto):
+        check_model(model)
+        return _import_checked(*without_data(model), dynamic, input_shapes)
+    proto, data = read_model(Path(model))
+    check_model(proto, data)
+    return _import_checked(proto, data, dynamic, input_shapes)
+
+
+def _import_checked(
+    proto: onnx.ModelProto, data: Data, dynamic: Any, input_shapes: Mapping[str, Any] | None
+) -> ImportedModel:
     fixed = {name: _shape(name, dims) for name, dims in (input_shapes or {}).items()}
     wanted = _dynamic(dynamic)
     for name, axes in wanted.items():
@@ -70,7 +80,7 @@ def import_onnx(
     equal: dict[str, Dim] = {}  # symbols that turned out to equal another symbol or a number
     for _ in range(_MAX_UNIFICATIONS):
         try:
-            imported = deep(partial(_import, proto, wanted, fixed, equal))
+            imported = deep(partial(_import, proto, data, wanted, fixed, equal))
             return hold(imported, asked_bounds(wanted))
         except AmbiguousDims as found:
             other = found.other if isinstance(found.other, int) else str(found.other)
@@ -85,10 +95,14 @@ def import_onnx(
 
 
 def _import(
-    proto: onnx.ModelProto, wanted: dict[str, dict[int, Any]], fixed: dict[str, Any], equal: dict[str, Dim]
+    proto: onnx.ModelProto,
+    data: Data,
+    wanted: dict[str, dict[int, Any]],
+    fixed: dict[str, Any],
+    equal: dict[str, Dim],
 ) -> ImportedModel:
     math = ShapeMath()
-    graph = Graph(proto, math)
+    graph = Graph(proto, math, data)
     opsets = {("" if o.domain in ("", "ai.onnx") else o.domain): o.version for o in proto.opset_import}
     scope = Scope(opsets)
     initial = {t.name for t in proto.graph.initializer} | {s.values.name for s in proto.graph.sparse_initializer}
@@ -140,8 +154,11 @@ def _import(
     mod = relax.transform.ConvertToDataflow(min_size=1)(graph.bb.get())
     mod = relax.transform.DeadCodeElimination()(mod)
 
+    data.check_unchanged()
+
     def again(cut: onnx.ModelProto) -> ImportedModel:
-        return import_onnx(cut, dynamic={k: dict(v) for k, v in wanted.items()}, input_shapes=fixed)
+        check_model(cut, data)
+        return _import_checked(cut, data, {k: dict(v) for k, v in wanted.items()}, fixed)
 
     return ImportedModel(
         mod=mod,
@@ -150,7 +167,7 @@ def _import(
         states=[],
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
         sizes={**graph.sizes, **math.relations()},
-        source=OnnxSource(proto, names, graph.index_bounds, again),
+        source=OnnxSource(proto, data, names, graph.index_bounds, again),
         provenance={
             "framework": "onnx",
             "kind": "onnx",

@@ -8,6 +8,7 @@ file must be a regular one with a link count of 1, and what a tensor asks for mu
 from __future__ import annotations
 
 import heapq
+import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from onnx import AttributeProto, TensorProto
 
 from maas_rt import ImportModelError
 
+from ._data import LARGE_FILE, Data, is_kept, skeleton
 from ._errors import broken_model
 from ._schema import check_attributes, check_counts
 
@@ -42,8 +44,9 @@ for _name, _bits in (("FLOAT8E8M0", 8), ("UINT2", 2), ("INT2", 2)):
         _BITS[getattr(TensorProto, _name)] = _bits
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """Parse a file and load its external data; ImportModelError if it is not an ONNX model or reaches outside of its folder."""
+def read_model(path: Path) -> tuple[onnx.ModelProto, Data]:
+    """Parse a file and find its external data, which is loaded where it is small, as the file's own large initializers are;
+    ImportModelError if it is not an ONNX model or reaches outside of its folder."""
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -52,25 +55,59 @@ def read_model(path: Path) -> onnx.ModelProto:
             raise ImportModelError(
                 f"{path} has {size} bytes: an ONNX file has at most 2 GiB, weights beyond it go into external data"
             )
-        raw = path.read_bytes()
+        data = Data()
+        raw, places, fd = _read(path, size)
     except OSError as why:
         raise ImportModelError(f"cannot read {path}: {why.strerror or why}") from None
     model = onnx.ModelProto()
     try:
         model.ParseFromString(raw)
+        del raw
+        own = [(model.graph.initializer[number], *place) for number, place in places.items()]
+        own = [each for each in own if each[0].data_location != TensorProto.EXTERNAL]
+        _load_externals(model, path.resolve().parent, data)
+        for tensor, offset, length in own:
+            if not (is_kept(tensor, length) and data.place(tensor, fd, offset, length)):
+                tensor.raw_data = _read_at(fd, offset, length)
     except (DecodeError, RecursionError) as why:
         raise ImportModelError(
             f"{path} is not an ONNX model: its protobuf cannot be decoded ({str(why).splitlines()[0]})"
         ) from None
+    finally:
+        if fd >= 0:
+            os.close(fd)
     if not model.ByteSize() or not (model.graph.node or model.graph.output):
         raise ImportModelError(f"{path} is not an ONNX model: it holds no graph")
-    for tensor in _tensors(model):
+    return model, data
+
+
+def _load_externals(model: onnx.ModelProto, folder: Path, data: Data) -> None:
+    for tensor in _tensors(model, of_main=False):
         if tensor.data_location == TensorProto.EXTERNAL:
-            _load_external(tensor, path.resolve().parent)
-    return model
+            _load_external(tensor, folder, None)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            _load_external(tensor, folder, data)
 
 
-def check_model(model: onnx.ModelProto) -> None:
+def _read(path: Path, size: int) -> tuple[bytes, dict[int, tuple[int, int]], int]:
+    """(the protobuf, the places of what it lacks of its initializers, the file that these are in or -1)."""
+    if size < LARGE_FILE:
+        return path.read_bytes(), {}, -1
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+            found = skeleton(view)
+    except BaseException:
+        os.close(fd)
+        raise
+    if found is None:
+        os.close(fd)
+        return path.read_bytes(), {}, -1
+    return found[0], found[1], fd
+
+
+def check_model(model: onnx.ModelProto, data: Data | None = None) -> None:
     """Everything that can be said without converting: opsets, sizes of constants, names defined once, attribute types, nesting."""
     newest = onnx.defs.onnx_opset_version()
     if not model.opset_import:
@@ -99,7 +136,7 @@ def check_model(model: onnx.ModelProto) -> None:
             raise broken_model(f"function '{function.name}' is defined twice")
         defined.add(key)
     for tensor in _tensors(model):
-        _check_tensor(tensor)
+        _check_tensor(tensor, data)
     opsets = _versions(model.opset_import)
     _check_nodes(model.graph.node, opsets, defined)
     for function in model.functions:
@@ -151,7 +188,7 @@ def _check_names(graph: onnx.GraphProto) -> None:
         raise broken_model(f"graph '{graph.name}' names an output twice")
 
 
-def _check_tensor(tensor: TensorProto) -> None:
+def _check_tensor(tensor: TensorProto, data: Data | None) -> None:
     """The stored data has the size that dims and data_type say."""
     name = tensor.name or "without a name"
     count = 1
@@ -163,11 +200,13 @@ def _check_tensor(tensor: TensorProto) -> None:
             raise broken_model(
                 f"constant '{name}' has dimensions {list(tensor.dims)}, whose product is beyond all memory"
             )
-    if tensor.data_location == TensorProto.EXTERNAL:
+    if tensor.data_location == TensorProto.EXTERNAL and data is not None and name in data:
+        have: float = data.size(name)
+        want: float = count * _BITS[tensor.data_type] // 8
+    elif tensor.data_location == TensorProto.EXTERNAL:
         raise broken_model(f"constant '{name}' lies in an external file; load the model from its path")
-    if tensor.data_type == TensorProto.STRING:
-        have: float = len(tensor.string_data)
-        want: float = count
+    elif tensor.data_type == TensorProto.STRING:
+        have, want = len(tensor.string_data), count
     elif tensor.data_type not in _BITS:
         raise broken_model(f"constant '{name}' has the unknown element type {tensor.data_type}")
     elif tensor.HasField("raw_data"):
@@ -216,12 +255,14 @@ def _attribute_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from a.graphs
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+def _tensors(model: onnx.ModelProto, *, of_main: bool = True) -> Iterator[TensorProto]:
+    """Every tensor; without `of_main` not the initializers of the model's own graph."""
     nodes: list[onnx.NodeProto] = [n for f in model.functions for n in f.node]
     for graph, depth in _graphs(model):
         if depth > MAX_GRAPH_DEPTH:
             raise broken_model(f"its graphs are nested deeper than {MAX_GRAPH_DEPTH}")
-        yield from graph.initializer
+        if depth or of_main:
+            yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield sparse.values
             yield sparse.indices
@@ -240,8 +281,8 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 # ---- external data
 
 
-def _load_external(tensor: TensorProto, folder: Path) -> None:
-    """Replace the reference by the data."""
+def _load_external(tensor: TensorProto, folder: Path, data: Data | None) -> None:
+    """Replace the reference by the data; what is large is left to `data`, if that is given."""
     info = {e.key: e.value for e in tensor.external_data}
     location = info.get("location", "")
     try:
@@ -277,6 +318,10 @@ def _load_external(tensor: TensorProto, folder: Path) -> None:
             raise broken_model(
                 f"external data '{location}' has {status.st_size} bytes, constant '{tensor.name}' lies at {offset} to {offset + length}"
             )
+        if data is not None and is_kept(tensor, length):
+            if not data.place(tensor, fd, offset, length):
+                data.keep(tensor, _read_at(fd, offset, length))
+            return
         tensor.raw_data = _read_at(fd, offset, length)
     finally:
         os.close(fd)

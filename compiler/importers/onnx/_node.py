@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import tvm
 from onnx import AttributeProto
 from tvm import relax, tirx
 
+from ..._constants import constant_of
 from ._dims import Dim, ShapeMath
 from ._stored import STORED
 from ._values import DTYPES, Value, is_float, numpy_dtype
@@ -269,8 +269,7 @@ class Node:
 
 def constant(array: npt.NDArray[Any] | np.generic) -> Any:
     """A Relax constant of exactly the array's type (relax.const alone narrows int64 and float64)."""
-    a = np.asarray(array)
-    return relax.const(tvm.runtime.tensor(np.ascontiguousarray(a).reshape(a.shape)))
+    return constant_of(np.asarray(array))
 
 
 def check_extents(dims: Sequence[Dim]) -> None:

@@ -14,6 +14,7 @@ import onnx
 
 from ...oracle import Oracle, start_worker
 from .._imported import Array, ImportedModel
+from ._data import Data
 
 __all__ = ["OnnxSource"]
 
@@ -34,12 +35,14 @@ class OnnxSource:
     def __init__(
         self,
         model: onnx.ModelProto,
+        data: Data,
         inputs: list[str],
         ranges: dict[str, tuple[float, float]],
         again: Callable[[onnx.ModelProto], ImportedModel],
         implementations: tuple[str, ...] | None = None,
     ) -> None:
         self._model = _unrounded(_without_maps(model))
+        self._data = data
         self._inputs = inputs
         self._ranges = ranges
         self._again = again
@@ -60,14 +63,17 @@ class OnnxSource:
 
     def another(self) -> OnnxSource | None:
         rest = self._implementations[1:]
-        return OnnxSource(self._model, self._inputs, self._ranges, self._again, rest) if rest else None
+        return OnnxSource(self._model, self._data, self._inputs, self._ranges, self._again, rest) if rest else None
 
     def _opened(self) -> Oracle:
         if self._oracle is None:
             outputs = [o.name for o in self._model.graph.output]
             string = onnx.TensorProto.STRING
             texts = [i.name for i in self._model.graph.input if i.type.tensor_type.elem_type == string]
-            self._oracle = Oracle(self._implementations[0], self._model.SerializeToString(), outputs, texts)
+            weights = list(self._data.listed(self._model.graph))
+            self._oracle = Oracle(
+                self._implementations[0], self._model.SerializeToString(), outputs, texts, weights, self._data.files
+            )
         return self._oracle
 
     def moved(self, share: float, trial: int = 0) -> OnnxSource | None:
@@ -81,12 +87,12 @@ class OnnxSource:
         other.CopyFrom(self._model)
         rng = np.random.default_rng(trial)
         for tensor in other.graph.initializer:
-            if tensor.name in places and tensor.data_type == onnx.TensorProto.FLOAT:
+            if tensor.name in places and tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in self._data:
                 value = onnx.numpy_helper.to_array(tensor)
                 step = rng.choice([-share, share], value.shape)
                 tensor.CopyFrom(onnx.numpy_helper.from_array((value * (1 + step)).astype(np.float32), tensor.name))
         _move_quantized(other.graph, share, trial)
-        return OnnxSource(other, self._inputs, self._ranges, self._again, self._implementations)
+        return OnnxSource(other, self._data, self._inputs, self._ranges, self._again, self._implementations)
 
     def interrupt(self) -> None:
         if self._oracle is not None:

@@ -1,0 +1,27 @@
+"""Arrays as Relax constants, without a copy of what is large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+import tvm_ffi
+from tvm import relax
+
+__all__ = ["constant_of"]
+
+_LARGE = 1 << 16  # bytes
+
+
+def constant_of(array: npt.NDArray[Any]) -> Any:
+    """A Relax constant of exactly the array's type and shape, rank 0 included (relax.const alone narrows int64 and float64). A large
+    one stays where it is: nobody may write to the array any more."""
+    dense = np.ascontiguousarray(array).reshape(array.shape)
+    if dense.nbytes >= _LARGE and dense.flags.writeable and dense.flags.aligned:
+        try:
+            return relax.const(tvm_ffi.from_dlpack(dense))
+        except (BufferError, TypeError, RuntimeError):  # a type that numpy's DLPack does not know, such as bfloat16
+            pass
+    return relax.const(tvm.runtime.tensor(dense))
