@@ -1,7 +1,7 @@
 """The frameworks that a model is held against, in a process of their own: what they do there harms nobody here.
 
-A framework may end its process (ONNX Runtime does, on an LSTM of batch 0), take all memory, or never return. So one worker process
-for each thread that asks runs them, and answers with arrays over a socket:
+A framework may end its process (ONNX Runtime does, on an LSTM of batch 0), take all memory, or never return. So a worker process,
+one for each thread that asks at the same time, runs them, and answers with arrays over a socket:
 
     _wire.py      what goes over the socket: JSON and the bytes of arrays, never a pickle
     _sessions.py  the implementations: ONNX Runtime, ONNX's own reference

@@ -38,7 +38,7 @@ class OracleEndedError(OracleError):
 
 
 class _Worker:
-    """One process. Used by the thread that started it; killed from any."""
+    """One process. Used by one thread at a time; killed from any."""
 
     def __init__(self) -> None:
         if not sys.executable:
@@ -58,6 +58,7 @@ class _Worker:
         self._numbers = itertools.count(1)
         self._closed: list[int] = []  # sessions that nobody asks any more, told with the next request
         self.owner = os.getpid()
+        self.busy = True
         self.end = weakref.finalize(self, _end, self._process, ours, self.owner)
 
     def number(self) -> int:
@@ -110,20 +111,39 @@ def _end(process: subprocess.Popen[bytes], link: socket.socket, owner: int) -> N
         process.wait()
 
 
-_mine = threading.local()  # a thread's own worker, so that what one waits for does not stop another
+_workers: list[_Worker] = []  # those that are there; more than one where several threads ask at once
+_lock = threading.Lock()
+
+
+def _forget() -> None:
+    """In a fork: the workers are the other process's."""
+    global _lock
+    _lock = threading.Lock()
+    _workers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def start_worker() -> None:
-    """Have this thread's worker begin to start, if it has none: its imports then overlap with what is done meanwhile."""
+    """Have a worker begin to start, if there is none: its imports then overlap with what is done meanwhile."""
     if sys.executable:
-        _worker()
+        _borrowed(None).busy = False
 
 
-def _worker() -> _Worker:
-    worker: _Worker | None = getattr(_mine, "worker", None)
-    if worker is None or not worker.usable():
-        worker = _mine.worker = _Worker()
-    return worker
+def _borrowed(preferred: _Worker | None) -> _Worker:
+    """A worker that nobody else asks; the preferred one if it can be."""
+    with _lock:
+        _workers[:] = [worker for worker in _workers if worker.usable()]
+        free = [worker for worker in _workers if not worker.busy]
+        if not free:
+            worker = _Worker()
+            _workers.append(worker)
+            return worker
+        worker = preferred if preferred in free else free[0]
+        worker.busy = True
+        return worker
 
 
 class Oracle:
@@ -157,58 +177,62 @@ class Oracle:
 
     def open(self) -> None:
         """Raises OracleError, with `opening`, where the implementation does not take the model; OracleEndedError where it ends itself."""
-        current: object = getattr(_mine, "worker", None)
-        if self._worker is not None and self._worker is current and self._worker.usable():
-            return
-        try:
-            answer = self._open_in(_worker())
-        except OracleEndedError as error:
-            if self._worker is None or not self._worker.idled_out():
-                raise OracleEndedError(
-                    f"{self.implementation} {error} when it opened the model", opening=True
-                ) from None
-            answer = self._open_in(_worker())
-        if "error" in answer:
-            raise OracleError(f"{self.implementation}: {answer['error']}", opening=True)
-        assert self._worker is not None
-        self.version = answer["version"]
-        self._drop = weakref.finalize(self, self._worker.forget, self._session)
-
-    def _open_in(self, worker: _Worker) -> dict[str, Any]:
-        if self._drop is not None:
-            self._drop.detach()
-        self._worker, self._session = worker, worker.number()
-        limit = int(free_memory() * _SHARE)
-        request = {**self._request, "session": self._session, "memory": limit}
-        return worker.ask(request, [np.frombuffer(self._model, np.uint8)], self._files)[0]
+        self._ask(None, [])
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Outputs by name; a sequence's elements as "name.0", "name.1". An input is an array, a list of arrays, or None.
 
         Raises OracleError with the implementation's words, OracleEndedError where it ended its process.
         """
-        self.open()
-        assert self._worker is not None
         given, arrays = [], []
         for name, value in inputs.items():
             several = value if isinstance(value, list) else [] if value is None else [value]
             kind = "list" if isinstance(value, list) else "none" if value is None else "array"
             given.append([name, kind, len(several)])
             arrays += several
+        return self._ask({"do": "run", "inputs": given}, arrays)
+
+    def _ask(self, request: dict[str, Any] | None, arrays: Sequence[Array]) -> dict[str, Array]:
+        """Have the model open in a worker, and this request answered there."""
+        worker = _borrowed(self._worker)
+        opening = True
         try:
-            answer, results = self._worker.ask({"do": "run", "session": self._session, "inputs": given}, arrays)
+            if worker is not self._worker:
+                self._open_in(worker)
+            opening = False
+            if request is None:
+                return {}
+            answer, results = worker.ask({**request, "session": self._session}, arrays)
         except OracleEndedError as error:
-            if self._worker.idled_out():
-                return self.run(inputs)
-            raise OracleEndedError(f"{self.implementation} {error} on these inputs") from None
+            self._worker = None
+            if worker.idled_out():
+                return self._ask(request, arrays)
+            place = "when it opened the model" if opening else "on these inputs"
+            raise OracleEndedError(f"{self.implementation} {error} {place}", opening=opening) from None
+        finally:
+            worker.busy = False
         if "error" in answer:
             raise OracleError(f"{self.implementation}: {answer['error']}")
         return dict(zip(answer["names"], results, strict=True))
 
+    def _open_in(self, worker: _Worker) -> None:
+        if self._drop is not None:
+            self._drop()  # the session that it has elsewhere
+        session = worker.number()
+        request = {**self._request, "session": session, "memory": int(free_memory() * _SHARE)}
+        self._worker = worker  # to be interrupted from now on
+        answer, _ = worker.ask(request, [np.frombuffer(self._model, np.uint8)], self._files)
+        if "error" in answer:
+            self._worker = None
+            raise OracleError(f"{self.implementation}: {answer['error']}", opening=True)
+        self.version, self._session = answer["version"], session
+        self._drop = weakref.finalize(self, worker.forget, session)
+
     def interrupt(self) -> None:
         """From another thread: what it does now ends, by the end of its process."""
-        if self._worker is not None:
-            self._worker.kill()
+        worker = self._worker
+        if worker is not None and worker.busy:
+            worker.kill()
 
 
 def free_memory() -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
 import sys
+import threading
+import time
 from typing import Any
 
 from ._wire import Array, ClosedError, receive, send
@@ -16,7 +17,6 @@ __all__ = ["IDLE_EXIT", "main"]
 
 IDLE_EXIT = 75
 _IDLE = 120.0  # seconds without a request, after which it ends; the next request starts another
-_PR_SET_PDEATHSIG = 1
 
 
 def main(fd: int) -> None:
@@ -67,16 +67,22 @@ def _one_line(error: Exception) -> str:
 
 
 def _settle() -> None:
-    """It ends with the thread that started it; an interrupt from the terminal is that one's to handle; when memory runs out it is the one
+    """It ends with the process that started it; an interrupt from the terminal is that one's to handle; when memory runs out it is the one
     to be ended; and it leaves no core file."""
     import resource
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
+
+
+def _follow(parent: int) -> None:
+    """End where nobody waits for an answer any more."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
 
 
 def _limit(memory: int) -> None:
