@@ -62,27 +62,49 @@ void lstm_cell(const LstmCell& cell) {
   });
 }
 
+// In the vector types themselves: through memory, what is stored in halves and loaded as a whole would wait for it.
+MRT_INLINE I32x4 times(I32x4 a, uint32_t b) { return {(i32x4_t)((u32x4_t)a.v * b)}; }
+#if defined(MRT_SIMD_AVX2)
+MRT_INLINE I32x8 times(I32x8 a, uint32_t b) {
+  return {_mm256_mullo_epi32(a.v, _mm256_set1_epi32(static_cast<int32_t>(b)))};
+}
+#endif
+#if defined(MRT_SIMD_AVX512)
+MRT_INLINE I32x16 times(I32x16 a, uint32_t b) {
+  return {_mm512_mullo_epi32(a.v, _mm512_set1_epi32(static_cast<int32_t>(b)))};
+}
+#endif
+template <typename I>
+MRT_INLINE I load_ints(const void* p) {
+  I r;
+  std::memcpy(&r.v, p, sizeof(r.v));
+  return r;
+}
+
+template <typename V>
 void add_sums(const RnnSums& s) {
+  using I = typename V::Int;
+  constexpr int NV = kRnnPanel / V::width;
   for (int64_t p = 0; p < s.panels; ++p) {
-    uint32_t offset[kRnnPanel], zeros[kRnnPanel];
-    float scale[kRnnPanel];
-    std::memcpy(offset, s.packed + p * s.panel_bytes, sizeof(offset));
-    for (int j = 0; j < kRnnPanel; ++j) {
-      offset[j] *= s.a_zero;
-      scale[j] = s.scale[p * kRnnPanel + j] * s.a_scale;
-      zeros[j] = s.row_sums == nullptr ? 0 : static_cast<uint32_t>(s.zeros[p * kRnnPanel + j]);
+    const char* const weight_sums = s.packed + p * s.panel_bytes;
+    I offset[NV], zeros[NV];
+    V scale[NV];
+    for (int j = 0; j < NV; ++j) {
+      const int64_t at = p * kRnnPanel + j * V::width;
+      offset[j] = times(load_ints<I>(weight_sums + j * sizeof(I)), s.a_zero);
+      zeros[j] = load_ints<I>(s.zeros + at);
+      scale[j] = V::load(s.scale + at) * V::set(s.a_scale);
     }
     for (int64_t i = 0; i < s.rows; ++i) {
+      const int32_t* const acc = s.acc + (p * s.rows + i) * kRnnPanel;
+      float* const c = s.c + i * s.ldc + p * kRnnPanel;
       const uint32_t row = s.row_sums == nullptr ? 0 : static_cast<uint32_t>(s.row_sums[i]);
-      uint32_t acc[kRnnPanel];
-      float c[kRnnPanel];
-      float* const to = s.c + i * s.ldc + p * kRnnPanel;
-      std::memcpy(acc, s.acc + (p * s.rows + i) * kRnnPanel, sizeof(acc));
-      std::memcpy(c, to, sizeof(c));
-      for (int j = 0; j < kRnnPanel; ++j) {
-        c[j] += static_cast<float>(static_cast<int32_t>(acc[j] - offset[j] - row * zeros[j])) * scale[j];
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) {
+        I sum = load_ints<I>(acc + j * V::width) - offset[j];
+        if (s.row_sums != nullptr) sum = sum - times(zeros[j], row);
+        (V::load(c + j * V::width) + V::from_int(sum) * scale[j]).store(c + j * V::width);
       }
-      std::memcpy(to, c, sizeof(c));
     }
   }
 }

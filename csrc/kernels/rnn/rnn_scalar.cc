@@ -5,6 +5,6 @@ namespace mrt {
 
 const RnnKernel kRnnF32_scalar = {Isa::scalar,        "lstm_f32_scalar",  "gru_f32_scalar",
                                   "lstm_u8s8_scalar", rnn_product<F32x4>, lstm_cell<F32x4>,
-                                  gru_cell<F32x4>,    gru_reset<F32x4>,   add_sums};
+                                  gru_cell<F32x4>,    gru_reset<F32x4>,   add_sums<F32x4>};
 
 }  // namespace mrt
