@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
+
+from maas_rt._errors import Error
 
 from .._progress import reporter
 
@@ -58,9 +63,29 @@ def _say(text: str) -> None:
 
 def _train(checkpoint: Path, epochs: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        + ["-m", "maas_rt.compiler.demo.train", str(checkpoint), str(epochs)],
-        check=True,
-        env=environment,
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "maas_rt.compiler.demo.train", str(checkpoint), str(epochs)]
+    kept: deque[str] = deque(maxlen=400)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        assert process.stderr is not None
+        for line in process.stderr:  # progress is shown; torchrun's reports are kept, for the one sentence of a failure
+            if line.startswith("epoch "):
+                _say(line.rstrip())
+            else:
+                kept.append(line.rstrip())
+    if process.returncode:
+        raise Error(f"training did not finish: {failure(list(kept), process.returncode)}: run it again")
+
+
+def failure(lines: list[str], status: int) -> str:
+    """What ended the training, from what torchrun wrote on stderr and its exit status."""
+    codes = [int(found[1]) for line in lines if (found := re.search(r"exitcode\s*:\s*(-?\d+)", line))]
+    ranks = [found[1] for line in lines if (found := re.search(r"\brank\s*:\s*(\d+)", line))]
+    code = codes[-1] if codes else status
+    who = f"its process of rank {ranks[-1]}" if ranks and codes else "torchrun"
+    if code < 0:
+        why = " (the system does so where memory runs out)" if -code == signal.SIGKILL else ""
+        return f"{who} was ended by signal {-code}{why}"
+    said = [found[1] for line in lines if (found := re.match(r"(?:\[rank\d+\]: ?)?(\w*(?:Error|Exception)\b.*)", line))]
+    own = [line for line in said if not line.startswith("ChildFailedError")]
+    return f"{who} ended with status {code}" + (f", {own[0][:200]}" if own else "")

@@ -330,7 +330,7 @@ class _Loading:
         parts = {_fraction(text) for text in fit.misshapen}
         if len(parts) == 1 and None not in parts and not fit.missing:
             return (
-                f"each is 1/{parts.pop()} of the model's: if this is one rank's part of tensor parallelism, save the whole with "
+                f"each is about 1/{parts.pop()} of the model's: if this is one rank's part of tensor parallelism, save the whole with "
                 "torch.distributed.checkpoint"
             )
         if fit.surplus and not fit.missing and not fit.misshapen:
@@ -351,15 +351,15 @@ def _listing(what: str, names: list[str]) -> str:
 
 
 def _fraction(text: str) -> int | None:
-    """Of "name (checkpoint (2, 4), model (8, 4))": 4, if one extent is an even part of the model's and the others are equal."""
+    """Of "name (checkpoint (2, 4), model (8, 4))": 4, if one extent is a part of the model's, about that, and the others are equal."""
     found = re.search(r"checkpoint \((.*?)\), model \((.*?)\)\)", text)
     if found is None:
         return None
     theirs, ours = ([int(n) for n in part.split(",") if n.strip()] for part in found.groups())
     differing = [(a, b) for a, b in zip(theirs, ours) if a != b]
-    if len(theirs) != len(ours) or len(differing) != 1 or differing[0][0] == 0 or differing[0][1] % differing[0][0]:
+    if len(theirs) != len(ours) or len(differing) != 1 or not 0 < differing[0][0] < differing[0][1]:
         return None
-    return differing[0][1] // differing[0][0]
+    return max(2, round(differing[0][1] / differing[0][0]))
 
 
 def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -10,9 +10,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 
@@ -40,6 +42,9 @@ def main(folder: Path) -> None:
         {"model": state, "optimizer": optimizer.state_dict(), "step": 3}, checkpoint_id=str(folder / "fsdp2_nested")
     )
     dcp.save(state, checkpoint_id=str(folder / "fsdp2"))
+    dcp.async_save(state, checkpoint_id=str(folder / "fsdp2_async")).result()
+    writer = HuggingFaceStorageWriter(path=str(folder / "fsdp2_hf"), save_distributed=True)
+    dcp.save(state, storage_writer=writer)
     full: dict[str, Any] = get_model_state_dict(
         sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
@@ -48,6 +53,9 @@ def main(folder: Path) -> None:
         parallel = build()
         parallelize_module(parallel, mesh, {"0": ColwiseParallel(), "3": RowwiseParallel()})
         dcp.save(get_model_state_dict(parallel), checkpoint_id=str(folder / "tensor_parallel"))
+        torch.save(parallel.state_dict(), folder / f"dtensor_rank{dist.get_rank()}.pt")
+        local = {k: v.to_local() if isinstance(v, DTensor) else v for k, v in parallel.state_dict().items()}
+        torch.save(local, folder / f"local_rank{dist.get_rank()}.pt")
 
     wrapped = nn.parallel.DistributedDataParallel(build())
     if dist.get_rank() == 0:

@@ -64,6 +64,24 @@ def test_sharded_directories_are_put_together(trained: Path) -> None:
         assert all(torch.equal(value, expected[name]) for name, value in fresh.state_dict().items())
 
 
+def test_other_writers_of_the_same_state(trained: Path) -> None:
+    expected = torch.load(trained / "fsdp_full.pt", weights_only=True)
+    for name in ("fsdp2_async", "fsdp2_hf"):
+        fresh = _blank()
+        load_checkpoint(fresh, trained / name)
+        assert all(torch.equal(value, expected[key]) for key, value in fresh.state_dict().items())
+
+
+def test_one_ranks_part_is_told(trained: Path) -> None:
+    for name, words in (("dtensor_rank0.pt", "DTensor"), ("local_rank1.pt", "tensor parallelism")):
+        if (trained / name).exists():
+            text = refused(lambda path: load_checkpoint(build(), path), trained / name)
+            assert words in text, text
+    if (trained / "local_rank0.pt").exists():
+        with pytest.raises(maas_rt.CheckpointError, match=r"is in local_rank0\.pt and in local_rank1\.pt"):
+            load_checkpoint(build(), [trained / "local_rank0.pt", trained / "local_rank1.pt"])
+
+
 def test_an_optimizer_beside_the_model_is_left_out(trained: Path) -> None:
     fresh = _blank()
     load_checkpoint(fresh, trained / "fsdp2_nested")

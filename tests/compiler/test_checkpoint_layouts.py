@@ -155,6 +155,14 @@ def wide() -> nn.Module:
     return nn.ModuleDict({"a": nn.Linear(3, 5), "bn": nn.BatchNorm1d(5), "b": nn.Linear(5, 7), "t": nn.Linear(5, 7)})
 
 
+def test_deepspeed_without_zero(tmp_path: Path) -> None:
+    """Stage 0: one file with the module and the optimizer, under the tag that accelerate gives it."""
+    (tmp_path / "pytorch_model").mkdir()
+    (tmp_path / "latest").write_text("pytorch_model")
+    torch.save({"module": STATE, "optimizer": {"state": {}}}, tmp_path / "pytorch_model/mp_rank_00_model_states.pt")
+    filled_with(tmp_path, STATE)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("world", [1, 3])
 def test_deepspeed(tmp_path: Path, stage: int, world: int) -> None:
