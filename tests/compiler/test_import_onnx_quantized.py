@@ -62,7 +62,7 @@ class Model:
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
         artifact = compile_model(proto, verify=False)
         got = maas_rt.load(artifact.to_bytes(), threads=1).run(self.inputs)
-        makers = {node.output[0]: node for node in self.nodes}
+        makers = {name: node for node in self.nodes for name in node.output}
         for output, want in zip(self.outputs, session.run(None, self.inputs), strict=True):
             y, node = got[output.name], makers[output.name]
             assert (y.dtype, y.shape) == (want.dtype, want.shape), node
@@ -147,6 +147,39 @@ def test_products(per_column: bool) -> None:
         channels_last=1,
         pads=[1] * 4,
     )
+    m.check()
+
+
+@pytest.mark.parametrize("per_column", [False, True])
+def test_attention(per_column: bool) -> None:
+    """Lengths of sequences, a cache, scales of a run; and the embeddings in front of it."""
+    batch, length, width, heads = 2, 5, 8, 2
+    w, bias = numbers(width, 3 * width, dtype=np.int8), RNG.standard_normal(3 * width).astype(np.float32)
+    columns = RNG.uniform(0.005, 0.01, 3 * width).astype(np.float32)
+    scale, zero = (columns, np.zeros(3 * width, np.int8)) if per_column else (columns[0], np.int8(2))
+    mask = (np.arange(length) < np.array([[5], [3]])).astype(np.int32)
+    m = Model(
+        x=numbers(batch, length, width), mask=mask, s=np.array(0.02, np.float32), z=np.array(120, np.uint8),
+        past=RNG.standard_normal((2, batch, heads, 3, width // heads)).astype(np.float32), ids=RNG.integers(0, 20, (batch, length)).astype(np.int32),
+        kinds=RNG.integers(0, 2, (batch, length)).astype(np.int32),
+    )  # fmt: skip
+    x = (np.float32(0.02), np.uint8(120))
+    for causal in (0, 1):
+        more = {"num_heads": heads, "unidirectional": causal}
+        m.add("QAttention", "x", w, bias, x[0], scale, "mask", x[1], zero, **more)
+        m.add("QAttention", "x", w, bias, "s", scale, "", "z", zero, **more)
+        m.add("QAttention", "x", w, bias, x[0], scale, "", x[1], zero, "past", **more)
+        name = m.nodes[-1].output[0]
+        m.nodes[-1].output.append(f"{name}_present")
+        m.outputs.append(helper.make_tensor_value_info(f"{name}_present", F, None))
+    tables = [numbers(20, width), numbers(10, width), numbers(2, width), numbers(width), numbers(width)]
+    scales, zeros = (
+        [np.float32(v) for v in RNG.uniform(0.01, 0.02, 5)],
+        [np.uint8(v) for v in RNG.integers(100, 140, 5)],
+    )
+    m.add("QEmbedLayerNormalization", "ids", "kinds", *tables, "mask", *scales, *zeros, epsilon=1e-12)
+    m.nodes[-1].output.append("admitted")
+    m.outputs.append(helper.make_tensor_value_info("admitted", TensorProto.INT32, None))
     m.check()
 
 

@@ -166,13 +166,18 @@ def attention_bias(n: Node, i: int) -> Any:
 def attention(n: Node) -> Any:
     """input [B, S, I], weights [I, q + k + v], bias?, mask_index?, past? [2, B, H, P, D], attention_bias? -> y [B, S, v], present."""
     n.float_only()
+    projected = product(n, in_float32(n, n.x(0)), in_float32(n, n.x(1)))
+    return attention_of(n, added(n, projected, n.x(2) if n.has(2) else None), n.dtype(0))
+
+
+def attention_of(n: Node, joint: Any, dtype: str) -> Any:
+    """What an Attention node makes of its joint projection [B, S, q + k + v]; its inputs from the mask on are read."""
     if n.flag("do_rotary"):
         raise n.refuse("with do_rotary, whose angles it does not give")
     if n.flag("past_present_share_buffer") or n.has(6):
         raise n.refuse("with a cache that is shared with its result")
     heads = n.int_attr("num_heads")
-    batch = n.shape(0)[0]
-    joint = added(n, product(n, in_float32(n, n.x(0)), in_float32(n, n.x(1))), n.x(2) if n.has(2) else None)
+    batch = dims_of(joint)[0]
     q, k, v = (split_heads(n, x, heads) for x in _three(n, joint))
     present = None
     if n.has(4):
@@ -181,10 +186,10 @@ def attention(n: Node) -> Any:
     if any(n.proto.output[1:]):
         parts = [n.emit(relax.op.permute_dims(x, HEADS_FIRST)) for x in (k, v)]
         stacked = n.emit(relax.op.concat([n.reshape(x, [1, *dims_of(x)]) for x in parts], 0))
-        present = n.cast(stacked, n.dtype(0))
+        present = n.cast(stacked, dtype)
     total = dims_of(k)[1]
     mask = combined(n, key_mask(n, 3, batch, total), attention_bias(n, 5))
-    y = n.cast(merged(n, attend(n, q, k, v, mask, causal=n.flag("unidirectional"))), n.dtype(0))
+    y = n.cast(merged(n, attend(n, q, k, v, mask, causal=n.flag("unidirectional"))), dtype)
     return [y, present] if present is not None else y
 
 

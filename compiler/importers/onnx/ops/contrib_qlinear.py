@@ -17,6 +17,8 @@ from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import Value
 from ._te import elementwise, imm
+from .contrib_attention import attention_of
+from .contrib_norm import embed_layer_normalization
 from .nn import product
 from .pool import average_pool, max_pool
 from .quant import (
@@ -356,7 +358,7 @@ def _scaled_product(n: Node, a: Any, b: int, scale: Any, zero_a: Any, zero_b: in
     origin = n.inputs[zero_b] if n.has(zero_b) else None
     total = n.expr_of(matmul_integer(n.given(a, n.value(b), zero_a, origin)))
     y = n.emit(relax.op.multiply(*n.align(n.cast(total, "float32"), scale)))
-    return relax.op.add(*n.align(y, n.x(bias))) if n.has(bias) else y
+    return relax.op.add(*n.align(y, n.x(bias))) if bias >= 0 and n.has(bias) else y
 
 
 def _column_scale(n: Node, i: int) -> Any:
@@ -403,3 +405,37 @@ def reduce_sum_integer(n: Node) -> Any:
     rank = n.rank(0)
     axes = n.axes(n.ints_attr("axes", None) or list(range(rank)), rank)
     return reduce_te(n, n.cast(n.x(0), kind), axes, n.flag("keepdims", 1), lambda a, b: a + b, imm(0, kind), "total")
+
+
+# ---- transformers
+
+
+@op("QAttention", domain=MS)
+def qattention(n: Node) -> Any:
+    """input, weight [I, 3 H], bias, input_scale, weight_scale, mask_index, input_zero_point, weight_zero_point, past -> y, present: as
+    Attention, its projection a product of integers."""
+    _bytes_only(n, 0, 1)
+    known = [n.value(i).const is not None for i in (1, 3, 4)]
+    if all(known):
+        x = _as_float(n, 0, 3, 6)
+        w = n.expr_of(dequantize_linear(n.given(n.value(1), n.value(4), n.inputs[7] if n.has(7) else None, axis=1)))
+        joint = product(n, x, w)
+    else:
+        factor = n.emit(relax.op.multiply(_scalar(n, 3), _column_scale(n, 4)))
+        zero = n.inputs[6] if n.has(6) else None
+        joint = n.expr_of(_scaled_product(n, n.value(0), 1, factor, zero, 7, -1))
+    joint = n.emit(relax.op.add(*n.align(joint, n.x(2))))
+    given = (n.inputs[i] if n.has(i) else None for i in (5, 8))
+    return attention_of(n.given(None, None, None, *given), joint, "float32")
+
+
+@op("QEmbedLayerNormalization", domain=MS)
+def qembed_layer_normalization(n: Node) -> Any:
+    """ids, segments?, five tables (word, position, segment?, gamma, beta), mask?, their scales, their zero points: as EmbedLayerNormalization"""
+    _bytes_only(n, 2, 3, 5, 6)
+    tables = [
+        n.expr_of(dequantize_linear(n.given(n.value(i), n.value(i + 6), n.value(i + 11)))) if n.has(i) else None
+        for i in range(2, 7)
+    ]
+    segments, mask = (n.inputs[i] if n.has(i) else None for i in (1, 7))
+    return embed_layer_normalization(n.given(n.value(0), segments, *tables, mask))
