@@ -50,6 +50,8 @@ def fold(node: Node) -> list[npt.NDArray[Any]] | None:
     ):  # the reference stumbles over an input's form, such as a depth of OneHot in a list: the converter knows
         return None
     except Exception as why:
+        if any(a is not None and a.size == 0 for a in arrays):  # the reference is not made for tensors without elements
+            return None
         raise ValueError(f"its constant inputs do not fit its operator: {why}") from why
     out = []
     for o in outputs:

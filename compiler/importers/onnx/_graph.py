@@ -26,6 +26,7 @@ from ._definitions import (
     schema_version,
 )
 from ._dims import AmbiguousDims, Dim, ShapeMath, UndecidedDims
+from ._empty import empty_results, empty_value, is_empty
 from ._errors import broken_model
 from ._fold import fold
 from ._load import MAX_NODES, names_read
@@ -231,6 +232,8 @@ class Graph:
             return Value.of_array(result.value.numpy(), place)
         if not isinstance(result, relax.Var):
             result = self.emit(result, place)
+        if is_empty(dims_of(result)):
+            return empty_value(dims_of(result), dtype_of(result), place)
         return Value(dtype_of(result), dims_of(result), expr=result, origin=place)
 
     def bind(self, value: Value, node: Node, what: str) -> list[Dim]:
@@ -453,7 +456,9 @@ class Graph:
                 raise Refused(_no_converter(domain, proto.op_type, version))
             return None
         node = Node(self, scope, bind_attributes(proto, scope.attributes), version, opset, place, inputs)
-        known = self._fold(node)
+        known = empty_results(node)
+        if known is None:
+            known = self._fold(node)
         if known is not None:
             return known
         if any(is_string(v) or any(is_string(i) for i in v.items or []) for v in inputs if v is not None):

@@ -21,11 +21,13 @@ from .._imported import ImportedModel, SymbolSpec
 from . import _registry
 from ._data import Data, without_data
 from ._dims import AmbiguousDims, Dim, ShapeMath
+from ._empty import empty_value, is_empty
 from ._errors import broken_model, unsupported_error
 from ._graph import Graph, Scope
 from ._load import check_model, read_model, sort_nodes
 from ._node import Broken, check_extents, shape_expr
 from ._source import OnnxSource
+from ._stored import STORED
 from ._values import DTYPES, STRING, Value
 
 __all__ = ["import_onnx"]
@@ -283,7 +285,10 @@ def _input(
         raise broken_model(f"input '{info.name}' {why}") from None
     dtype = DTYPES[tensor.elem_type]
     var = relax.Var(_parameter_name(info.name, number), relax.TensorType(shape_expr(dims), dtype))
-    return Value(dtype, tuple(dims), expr=var, origin=info.name)
+    value = Value(dtype, tuple(dims), expr=var, origin=info.name)
+    if is_empty(dims) and dtype not in STORED:  # what it holds is known: nothing
+        value.const = empty_value(dims, dtype, info.name).const
+    return value
 
 
 def _fresh_symbol(name: str, math: ShapeMath, specs: dict[str, SymbolSpec]) -> Dim:

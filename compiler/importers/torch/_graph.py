@@ -15,6 +15,7 @@ from maas_rt._errors import CompileError, UnsupportedOperatorError
 from ..._boundary import first_line
 from . import _complex, _scalars, ops  # noqa: F401  (ops fills the table)
 from ._context import Context, is_size
+from ._empty import result_of_nothing
 from ._registry import NotConvertible, bind_arguments, find_converter
 
 __all__ = ["GraphImporter", "StopWalk", "operator_name"]
@@ -140,6 +141,9 @@ class GraphImporter:
         names = ["x" if a.name == "self" else a.name for a in cast(Any, node.target)._schema.arguments]
         renamed = {"x" if key == "self" else key: value for key, value in fakes[1].items()}
         context.fakes = {**dict(zip(names, fakes[0])), **renamed}
+        nothing = result_of_nothing(context, node)
+        if nothing is not None:
+            return self._checked(name, nothing)
         if _complex.concerned(node.target, values, context.result):
             return self._checked(name, _complex.convert(context, node.target, args, kwargs))
         if converter is None:

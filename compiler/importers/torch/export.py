@@ -19,6 +19,7 @@ from . import _complex
 from ._context import Context, as_expr, is_size
 from ._decompose import decompose
 from ._dtypes import to_numpy
+from ._empty import is_empty
 from ._graph import GraphImporter, StopWalk
 from ._registry import NotConvertible
 from ._signature import Entry, Signature, example_inputs, read_signature, symbol_names
@@ -156,6 +157,8 @@ class Program:
                 entry.fake if entry.kind == "input" else entry.tensor
             ):
                 values[i] = _complex.separated(c, values[i])
+            elif entry.kind == "input" and is_empty(entry.fake):
+                values[i] = c.tensor_const(torch.zeros(entry.fake.shape, dtype=entry.fake.dtype))
             elif entry.kind == "size":
                 values[i] = c.bind_symbol(entry.fake.node.expr, values[i], entry.name)
             elif entry.kind == "number":

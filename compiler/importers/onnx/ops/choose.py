@@ -10,6 +10,7 @@ from tvm import relax, te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..._top_k import first_of_lines
+from .._empty import empty_value, is_empty
 from .._node import Node, constant, dims_of, shape_expr
 from .._registry import op
 from .._values import is_float
@@ -67,6 +68,8 @@ def scatter_elements(n: Node) -> Any:
     combine = _combine(reduction, dtype)
     for a in range(n.rank(0)):
         n.math.require_same(n.shape(1)[a], n.shape(2)[a])
+    if is_empty(n.shape(1)):
+        return n.value(0)
 
     def body(data: Any, indices: Any, updates: Any) -> Any:
         extents = data.shape
@@ -390,6 +393,8 @@ def non_max_suppression(n: Node) -> Any:
     has_threshold = n.has(4)
     batches, classes, spatial = n.shape(1)
     total = n.math.product([batches, classes, spatial])
+    if is_empty(n.shape(1)):
+        return empty_value([0, 3], "int64", n.place)
     _, order = first_of_axis(n, scores, 2, spatial, largest=True)
 
     def body(b: Any, s: Any, o: Any, most: Any, iou: Any, least: Any, rows: Any) -> list[Any]:

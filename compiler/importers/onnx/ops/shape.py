@@ -218,7 +218,48 @@ def expand(n: Node) -> Any:
     if not n.value(1).known:
         return _runtime_expand(n)
     target = n.dims(1, "shape")
-    return n.broadcast_to(n.x(0), n.math.broadcast(n.shape(0), target))
+    have = n.shape(0)
+    lead = len(target) - len(have)
+    # An open extent that meets a known one is 1, or equal to it: the run finds out.
+    open_axes = [a for a, d in enumerate(have) if a + lead >= 0 and _may_be_one(n, d, target[a + lead])]
+    if open_axes:
+        return _expand_open(n, open_axes, target)
+    return n.broadcast_to(n.x(0), n.math.broadcast(have, target))
+
+
+def _may_be_one(n: Node, have: Dim, target: Dim) -> bool:
+    return not isinstance(have, int) and isinstance(target, int) and target != 1 and not n.math.proves(have > 1)
+
+
+def _expand_open(n: Node, axes: list[int], target: list[Dim]) -> Any:
+    """Expand of a tensor whose extent on `axes` is an expression of symbols, to numbers."""
+    have = n.shape(0)
+    rank = max(len(have), len(target))
+    target = [1] * (rank - len(target)) + list(target)
+    lead = rank - len(have)
+    for a in axes:
+        want = target[a + lead]
+        n.graph.check(
+            lambda dims, want=want: tirx.any(dims[0] == 1, dims[0] == want),
+            shape_expr([have[a]]),
+            place=f"{have[a]} is 1 or {want}",
+        )
+    known = [1 if a in axes else d for a, d in enumerate(have)]
+    out = n.math.broadcast(known, target)
+
+    def body(t: Any, dims: Any) -> Any:
+        def element(*i: Any) -> Any:
+            at = []
+            for a, d in enumerate(have):
+                last = t.shape[a] - 1
+                at.append(
+                    tirx.min(i[a + lead], last) if a in axes else 0 if isinstance(d, int) and d == 1 else i[a + lead]
+                )
+            return t(*at)
+
+        return te.compute(dims, element, name="expand")
+
+    return n.te(body, n.x(0), shape_expr(out))
 
 
 def _runtime_expand(n: Node) -> Any:

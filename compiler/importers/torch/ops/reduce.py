@@ -71,7 +71,8 @@ def amin(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
 
 @converts("aten.any.default", "aten.any.dim", "aten.any.dims")
 def any_(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
-    return c.cast(_extreme(c, c.cast(x, "bool"), dim, keepdim, OP.max), c.out_dtype())
+    ones = _reduced(c, c.emit(OP.astype(c.cast(x, "bool"), "int8")), dim, keepdim, OP.max)
+    return c.cast(c.emit(OP.greater(ones, c.const(0, "int8"))), c.out_dtype())  # the greatest of nothing is below 0
 
 
 @converts("aten.all.default", "aten.all.dim", "aten.all.dims")
