@@ -736,3 +736,37 @@ def test_linear_algebra() -> None:
         "inverse": lambda x, b: torch.linalg.inv(positive(x)),
     }  # fmt: skip
     check(cases, draw(2, 4, 4), draw(2, 4, 2, seed=1), bound=1e-4)
+
+
+class Divisions(torch.nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        modes = [torch.div(a, d, rounding_mode=mode) for d in (b, 3) for mode in ("trunc", "floor")]
+        rests = [rest(a, d) for d in (b, 3) for rest in (torch.fmod, torch.remainder)]
+        return *modes, *rests, torch.floor_divide(a, b), torch.fmod(a, 2.5), torch.remainder(a, 2.5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64", "float32", "float64"])
+def test_division_over_the_whole_range(dtype: str) -> None:
+    """The smallest integer too, whose magnitude is no number of its type; and floats whose quotient is rounded up to a whole number."""
+    draw = np.random.default_rng(0)
+    if dtype.startswith("float"):
+        a, b = (draw.standard_normal(200) * 10.0 ** draw.integers(-3, 9, 200) for _ in "ab")
+        a[:4], b[:4] = (-(2.0**31), 1.0, -6.0, 0.3), (2.5, 0.1, 3.0, 0.1)
+    else:
+        info = np.iinfo(dtype)
+        a, b = (draw.integers(info.min, info.max, 200, dtype=dtype, endpoint=True) for _ in "ab")
+        a[:3] = info.min, info.max, 0
+        b[(b == 0) | (b == np.array(-1).astype(dtype))] = 7
+    given = torch.from_numpy(a.astype(dtype)), torch.from_numpy(b.astype(dtype))
+    model = maas_rt.load(compile(Divisions(), given, verify=False).to_bytes())
+    for got, want in zip(model.run({"a": given[0].numpy(), "b": given[1].numpy()}).values(), Divisions()(*given)):
+        np.testing.assert_array_equal(got, want.numpy(), strict=True)
+
+
+def test_division_by_zero_does_not_end_the_process() -> None:
+    a = np.array([1, -5, np.iinfo(np.int32).min, 7], np.int32)
+    given = torch.from_numpy(a), torch.ones(4, dtype=torch.int32)
+    model = maas_rt.load(compile(Divisions(), given).to_bytes())
+    got = list(model.run({"a": a, "b": np.array([0, 0, -1, -1], np.int32)}).values())
+    assert got[0].tolist() == got[1].tolist() == [0, 0, a[2], -7]
+    assert got[4].tolist() == got[5].tolist() == [0, 0, 0, 0]

@@ -38,7 +38,9 @@ def empty_results(node: Node) -> list[Value | None] | None:
     given = [v for v in node.inputs if v is not None]
     if any(v.items is not None or v.absent or v.dtype not in DTYPES.values() for v in given):
         return None
-    if not all(isinstance(d, int) for v in given for d in v.shape):  # what a run has to check, its converter has checked
+    if not all(
+        isinstance(d, int) for v in given for d in v.shape
+    ):  # what a run has to check, its converter has checked
         return None
     if not any(is_empty(v.shape) for v in given) and not (node.op in _MAKERS and any(_has_zero(v) for v in given)):
         return None

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import relax, tirx
 
 from ... import _elementary as elementary
+from ..._division import int_rest, int_truncated, signs_differ
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import bits_of, is_float, is_int, is_signed
@@ -56,7 +57,7 @@ def div(n: Node) -> Any:
     a, b, dtype = _pair(n)
     if is_float(dtype):
         return arithmetic(n, a, b, relax.op.divide, lambda p, q: p / q)
-    return elementwise(n, lambda p, q: _int_div(p, q, dtype), a, b)
+    return elementwise(n, lambda p, q: int_truncated(p, q, dtype), a, b)
 
 
 def arithmetic(n: Node, a: Any, b: Any, function: Callable[[Any, Any], Any], scalar: Callable[[Any, Any], Any]) -> Any:
@@ -65,16 +66,6 @@ def arithmetic(n: Node, a: Any, b: Any, function: Callable[[Any, Any], Any], sca
         return function(a, b)
     f = "float32"
     return elementwise(n, lambda p, q: tirx.Cast("bfloat16", scalar(tirx.Cast(f, p), tirx.Cast(f, q))), a, b)
-
-
-def _int_div(p: Any, q: Any, dtype: str) -> Any:
-    """Truncating division that cannot trap: x / 0 is 0 and x / -1 is -x (with wrap-around), as numpy has it."""
-    zero, one = imm(0, dtype), imm(1, dtype)
-    if not is_signed(dtype):
-        return select(q == zero, zero, tirx.truncdiv(p, select(q == zero, one, q)))
-    minus = imm(-1, dtype)
-    trap = tirx.any(q == zero, q == minus)
-    return select(trap, select(q == zero, zero, zero - p), tirx.truncdiv(p, select(trap, one, q)))
 
 
 @op("Mod", since=[10, 13, 28])
@@ -91,27 +82,12 @@ def mod(n: Node) -> Any:
             rest, zero = tirx.fmod(x, y), imm(0, wide)
             if not fmod:
                 # The sign of the divisor, also for zeros.
-                other = tirx.all(rest != zero, _signs_differ(rest, y))
+                other = tirx.all(rest != zero, signs_differ(rest, y, zero))
                 rest = select(rest == zero, tirx.copysign(zero, y), select(other, rest + y, rest))
             return tirx.Cast(dtype, rest)
 
         return elementwise(n, element, a, b)
-    return elementwise(n, lambda p, q: _int_mod(p, q, dtype, truncate=fmod), a, b)
-
-
-def _int_mod(p: Any, q: Any, dtype: str, *, truncate: bool) -> Any:
-    zero, one = imm(0, dtype), imm(1, dtype)
-    trap = tirx.any(q == zero, q == imm(-1, dtype)) if is_signed(dtype) else q == zero
-    safe = select(trap, one, q)
-    rest = tirx.truncmod(p, safe)
-    if is_signed(dtype) and not truncate:
-        rest = select(tirx.all(rest != zero, _signs_differ(rest, safe)), rest + safe, rest)
-    return select(trap, zero, rest)
-
-
-def _signs_differ(p: Any, q: Any) -> Any:
-    zero = imm(0, dtype_of(p))
-    return tirx.any(tirx.all(p < zero, q >= zero), tirx.all(p >= zero, q < zero))
+    return elementwise(n, lambda p, q: int_rest(p, q, dtype, truncate=fmod), a, b)
 
 
 @op("Pow", since=[1, 7, 12, 13, 15])

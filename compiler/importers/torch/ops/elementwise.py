@@ -11,6 +11,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ... import _elementary as elementary
+from ..._division import int_floor, int_rest, int_truncated
 from .._context import Context, Expr, Promotion
 from .._dtypes import is_float, tvm_dtype
 from .._registry import NotConvertible, converts
@@ -242,7 +243,9 @@ def floor_divide(c: Context, x: Expr, other: Any) -> Expr:
     compute, result = c.promoted(["x", "other"])
     if is_float(compute):
         return _paired(c, x, other, _floor_quotient)
-    return c.cast(c.emit(OP.floor_divide(*operands(c, x, other, compute))), result)
+    if _is_plain(other):
+        return c.cast(c.emit(OP.floor_divide(*operands(c, x, other, compute))), result)
+    return _paired(c, x, other, lambda p, q: int_floor(p, q, compute))
 
 
 def _paired(c: Context, x: Any, other: Any, function: Callable[[Any, Any], Any]) -> Expr:
@@ -276,14 +279,9 @@ def _floor_quotient(p: Any, q: Any) -> Any:
 
 def _truncated(c: Context, x: Expr, other: Any) -> Expr:
     compute, result = c.promoted(["x", "other"])
-    a, b = operands(c, x, other, compute)
     if is_float(compute):
-        return c.cast(c.emit(OP.trunc(c.emit(OP.divide(a, b)))), result)
-    # Integers: the quotient of the magnitudes has the truncated result's magnitude.
-    size = c.emit(OP.floor_divide(c.emit(OP.abs(a)), c.emit(OP.abs(b))))
-    zero = c.const(0, compute)
-    opposite = c.emit(OP.logical_xor(c.emit(OP.less(a, zero)), c.emit(OP.less(b, zero))))
-    return c.cast(c.where(opposite, c.emit(OP.negative(size)), size), result)
+        return c.cast(c.emit(OP.trunc(c.emit(OP.divide(*operands(c, x, other, compute))))), result)
+    return _paired(c, x, other, lambda p, q: int_truncated(p, q, compute))
 
 
 @converts("aten.remainder.Tensor", "aten.remainder.Scalar")
@@ -291,17 +289,22 @@ def remainder(c: Context, x: Expr, other: Any) -> Expr:
     compute, result = c.promoted(["x", "other"])
     if is_float(compute):
         return _paired(c, x, other, _floor_rest)
-    return c.cast(c.emit(OP.floor_mod(*operands(c, x, other, compute))), result)
+    if _is_plain(other):
+        return c.cast(c.emit(OP.floor_mod(*operands(c, x, other, compute))), result)
+    return _paired(c, x, other, lambda p, q: int_rest(p, q, compute, truncate=False))
 
 
 @converts("aten.fmod.Tensor", "aten.fmod.Scalar")
 def fmod(c: Context, x: Expr, other: Any) -> Expr:
-    compute, result = c.promoted(["x", "other"])
+    compute, _ = c.promoted(["x", "other"])
     if is_float(compute):
         return _paired(c, x, other, elementary.fmod)
-    a, b = operands(c, x, other, compute)
-    whole = c.cast(_truncated(c, x, other), compute)
-    return c.cast(c.emit(OP.subtract(a, c.emit(OP.multiply(b, whole)))), result)
+    return _paired(c, x, other, lambda p, q: int_rest(p, q, compute, truncate=True))
+
+
+def _is_plain(divisor: Any) -> bool:
+    """Whether a divisor is a number with which no division of integers traps or wraps around."""
+    return isinstance(divisor, int) and not isinstance(divisor, bool) and divisor > 0
 
 
 @converts("aten.pow.Tensor_Scalar")
