@@ -262,15 +262,22 @@ def _paired(c: Context, x: Any, other: Any, function: Callable[[Any, Any], Any])
 
 def _floor_rest(p: Any, q: Any) -> Any:
     """p - q floor(p / q), exact: what libm's fmod leaves, moved to the side of the divisor."""
-    rest, zero = elementary.fmod(p, q), tirx.FloatImm(p.ty.dtype, 0.0)
-    other_side = tirx.all(rest != zero, tirx.any(tirx.all(rest < zero, q > zero), tirx.all(rest > zero, q < zero)))
-    return tirx.Select(other_side, rest + q, rest)
+    rest = elementary.fmod(p, q)
+    return tirx.Select(_other_side(rest, q), rest + q, rest)
+
+
+def _other_side(rest: Any, q: Any) -> Any:
+    """Whether what fmod leaves has another sign than the divisor."""
+    zero = tirx.FloatImm(rest.ty.dtype, 0.0)
+    return tirx.all(rest != zero, tirx.any(tirx.all(rest < zero, q > zero), tirx.all(rest > zero, q < zero)))
 
 
 def _floor_quotient(p: Any, q: Any) -> Any:
-    """floor(p / q) of the exact quotient, which the rounded one may have crossed; as c10's div_floor_floating."""
+    """floor(p / q) of the exact quotient, which the rounded one may have crossed; step by step c10's div_floor_floating."""
     number = functools.partial(tirx.FloatImm, p.ty.dtype)
-    quotient = (p - _floor_rest(p, q)) / q
+    rest = elementary.fmod(p, q)
+    quotient = (p - rest) / q
+    quotient = tirx.Select(_other_side(rest, q), quotient - number(1.0), quotient)
     whole = tirx.floor(quotient)
     whole = tirx.Select(quotient - whole > number(0.5), whole + number(1.0), whole)
     whole = tirx.Select(quotient.equal(number(0.0)), tirx.copysign(number(0.0), p / q), whole)
