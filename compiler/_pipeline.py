@@ -16,6 +16,7 @@ from ._boundary import boundary
 from ._calibrate import quantized, recipe_of, verify_quantized
 from ._configs import CompileOptions, Progress, TargetSpec
 from ._deep import deep
+from ._depth import half_tolerances
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
 from .importers import ImportedModel
@@ -196,6 +197,7 @@ def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     def compile_prefix(model: ImportedModel) -> Artifact:
         return compile_imported(model, host)
 
-    report = verify(artifact, work.model, work.options.verify, compile_prefix, examples)
+    options = half_tolerances(work.options.verify, work.model.mod)
+    report = verify(artifact, work.model, options, compile_prefix, examples)
     status = "passed" if runs_here else "host-build"
     work.artifact = work.artifact.with_manifest(verified={**report.to_manifest(work.model), "status": status})

@@ -23,6 +23,7 @@ from .fuse_epilogues import fuse_epilogues
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_norms import fuse_residual_norms
 from .hoist_invariants import hoist_invariants
+from .keep_wide import keep_wide
 from .layout import channels_last
 from .legalize import fuse, legalize
 from .lower_convolutions import lower_convolutions
@@ -53,6 +54,7 @@ Pass = Callable[[tvm.IRModule], tvm.IRModule]
 # What comes first of all, before layers are matched or quantized: weights are constants behind it.
 FOLDING: list[tuple[str, Pass]] = [
     ("canonicalise", canonicalise),
+    ("keep wide", keep_wide),
     ("recognise weights", recognise_weights),
     ("fold constants", fold_constants),
     ("fold batch norm", fold_batch_norm),

@@ -78,6 +78,10 @@ def convert_dtype(n: Node, x: Any, to: str) -> Any:
         return n.cast(n.emit(convert_dtype(n, x, "float32")), to)
     if is_float(have) and is_int(to):
         return elementwise(n, lambda v: _float_to_int(v, have, to), x)
+    if (
+        to in ("float16", "bfloat16") and have == "float32"
+    ):  # relax.astype would be an importer's own, which passes may drop
+        return elementwise(n, lambda v: tirx.Cast(to, v), x)
     return relax.op.astype(x, to)
 
 

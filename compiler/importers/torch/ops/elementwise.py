@@ -518,14 +518,21 @@ def clamp_max(c: Context, x: Expr, max: Any) -> Expr:
 
 @converts("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout")
 def to_dtype(c: Context, x: Expr, dtype: Any = None) -> Expr:
-    return x if dtype is None else c.cast(x, tvm_dtype(dtype))
+    return x if dtype is None else _converted(c, x, tvm_dtype(dtype))
+
+
+def _converted(c: Context, x: Expr, dtype: str) -> Expr:
+    """A conversion that the model asks for. To a half type it rounds: relax.astype would be an importer's own, which passes may drop."""
+    if dtype in ("float16", "bfloat16") and c.dtype(x) == "float32":
+        return _compute(c, x, lambda v: tirx.Cast(dtype, v))
+    return c.cast(x, dtype)
 
 
 @converts("prims.convert_element_type.default")
 def convert_element_type(c: Context, a: Expr, dtype: Any) -> Expr:
-    return c.cast(a, tvm_dtype(dtype))
+    return _converted(c, a, tvm_dtype(dtype))
 
 
 @converts("aten.type_as.default", "aten.to.other")
 def type_as(c: Context, x: Expr, other: Expr) -> Expr:
-    return c.cast(x, c.dtype(other))
+    return _converted(c, x, c.dtype(other))
