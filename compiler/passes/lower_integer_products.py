@@ -32,6 +32,7 @@ from .lower_quantized import (
 
 __all__ = ["lower_integer_products"]
 
+MAX_WIDE_TAPS = 256  # of a depthwise filter of bytes less a zero point: sums of so many products are exact in float32
 _SCALE, _A_SCALE, _A_ZERO, _W_ZERO = 2, 5, 6, 7  # operands of products with weights
 _PRODUCT_SCALE = 2  # of matmul_u8: scale, then a_zero and b_zero
 
@@ -109,8 +110,11 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     if x is None or known is None or w is None:
         return None
     groups, contract = int(attrs.groups), conv_contract(known.shape, int(attrs.groups))
-    if contract == "depthwise_conv2d_u8s8" and w.zeros is not None:
-        contract = "conv2d_u8s8"
+    wide = contract == "depthwise_conv2d_u8s8" and w.zeros is not None
+    if wide and known[0].size <= MAX_WIDE_TAPS:
+        w = Weights(known.astype(np.int16), None)
+    elif wide:
+        contract, wide = "conv2d_u8s8", False
     if contract is None or known[0].size * groups_together(known.shape, groups) > _deepest(w):
         return None
     if contract == "conv2d_u8s8":
@@ -127,6 +131,8 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
         "dilations": [int(d) for d in attrs.dilation],
     }
     geometry |= {"groups": groups, "kernel": kernel, "channels": [depth * groups, out]}
+    if wide:
+        geometry["w_wide"] = 1
     packing = QCONV_PACKING if contract == "conv2d_u8s8" else QDEPTHWISE_PACKING
     return _with_weights(contract, packing, var, x, w, out, geometry)
 

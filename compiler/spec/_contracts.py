@@ -194,7 +194,13 @@ CONTRACTS: dict[str, Contract] = {
         3, 8, _conv, _CONV | _QUANTIZED, "conv2d_u8s8_nr16_v2", other_dtypes=_U8S8, out_dtypes=_BYTES
     ),
     "depthwise_conv2d_u8s8": Contract(
-        3, 7, _conv, _CONV | _QUANTIZED, "depthwise_u8s8_c8_v1", other_dtypes=_U8S8, out_dtypes=_BYTES
+        3,
+        7,
+        _conv,
+        _CONV | _QUANTIZED | {"w_wide"},
+        "depthwise_u8s8_c8_v1",
+        other_dtypes={**_U8S8, 1: ("int8", "int16")},
+        out_dtypes=_BYTES,
     ),
     "matmul_u8": Contract(
         2,

@@ -101,7 +101,8 @@ def test_several_products_share_one_quantization_and_a_residual_is_fused() -> No
         (np.int8, 0, (20, 3, 3, 3), 1, {"conv2d_u8s8": 1, "transpose": 1}),
         (np.uint8, 119, (20, 6, 1, 1), 1, {"gemm_u8s8": 1, "transpose": 2}),
         (np.int8, 0, (8, 1, 3, 3), 8, {"depthwise_conv2d_u8s8": 1, "transpose": 2}),
-        (np.uint8, 119, (8, 1, 3, 3), 8, {"conv2d_u8s8": 1, "transpose": 2}),
+        (np.uint8, 119, (8, 1, 3, 3), 8, {"depthwise_conv2d_u8s8": 1, "transpose": 2}),
+        (np.uint8, 119, (8, 1, 17, 17), 8, {"conv2d_u8s8": 1, "transpose": 2}),
         (np.uint8, 119, (8, 4, 5), 1, {"conv2d_u8s8": 1, "transpose": 2}),
     ],
 )

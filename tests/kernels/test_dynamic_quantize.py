@@ -135,19 +135,32 @@ def test_conv2d(channels: int, out: int, kernel: int, pad: int, stride: int, gro
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise(stride: int) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_depthwise(stride: int, wide: bool) -> None:
+    """`wide`: bytes less their zero point."""
     rng = np.random.default_rng(stride)
     x = rng.integers(0, 256, (2, 9, 11, 19)).astype(np.uint8)
-    w = rng.integers(-128, 128, (19, 1, 3, 3)).astype(np.int8)
+    x[1] = 255
+    w = rng.integers(-255, 256, (19, 1, 3, 3)).astype(np.int16) if wide else rng.integers(-128, 128, (19, 1, 3, 3))
+    w[0] = w.max()
     a_zero, a_scale = np.array(77, np.uint8), np.array(0.0173, F)
     sums = convolved(x.astype(np.int64) - 77, w.astype(np.int64), 1, stride, 19)
     attrs = {"kernel": [3, 3], "channels": [19, 19], "groups": 19, "pads": [1] * 4, "strides": [stride] * 2}
-    packed = _kernels.pack("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", w, attrs)
+    attrs["w_wide"] = int(wide)
+    stored = w if wide else w.astype(np.int8)
+    packed = _kernels.pack("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", stored, attrs)
     scale = rng.uniform(0.5, 1, 19).astype(F)
     want = sums.astype(F) * (scale * a_scale)
     contract = "depthwise_conv2d_u8s8"
     product(contract, [x, packed, scale, None, None, a_scale, a_zero], want.shape, F, attrs, want)
     product(contract, [x, packed, scale, None, None, None, a_zero], want.shape, np.int32, attrs, sums)
+
+
+def test_wide_filters_are_refused_where_sums_would_not_be_exact() -> None:
+    attrs = {"kernel": [17, 17], "channels": [1, 1], "groups": 1, "w_wide": 1}
+    for w, words in ((np.ones((1, 1, 17, 17), np.int16), "256"), (np.full((1, 1, 3, 3), 256, np.int16), "255")):
+        with pytest.raises(Error, match=words):
+            _kernels.pack("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", w, {**attrs, "kernel": list(w.shape[2:])})
 
 
 def test_products_of_two_operands_of_a_run() -> None:

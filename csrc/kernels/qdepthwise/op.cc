@@ -19,7 +19,9 @@ namespace {
 
 constexpr const char* kContract = "depthwise_conv2d_u8s8";
 constexpr const char* kPacking = "depthwise_u8s8_c8_v1";
-constexpr int64_t kMaxTaps = 512;  // 255 * 128 * 512 < 2^24
+constexpr int64_t kMaxTaps = 512;      // 255 * 128 * 512 < 2^24
+constexpr int64_t kMaxWideTaps = 256;  // 255 * 255 * 256 < 2^24
+constexpr DType kInt16{MRT_INT, 16};
 
 struct Params {
   const DepthwiseTable* table;  // null: the reference
@@ -29,24 +31,28 @@ struct Params {
   QOutput output;
   ConvGeometry g;
   int64_t x_zero;
+  int64_t wide;  // weights are bytes less a zero point: up to 255 either way, as only floats hold them here
 };
 
-Status decode(const Attrs& attrs, ConvGeometry* g) {
+Status decode(const Attrs& attrs, ConvGeometry* g, int64_t* wide) {
   MRT_TRY(decode_depthwise(attrs, kContract, 1, g));
-  if (g->taps() <= kMaxTaps) return Status();
+  *wide = 0;
+  MRT_TRY(attr_int(attrs, kContract, "w_wide", 0, 1, wide));
+  const int64_t most = *wide ? kMaxWideTaps : kMaxTaps;
+  if (g->taps() <= most) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a filter of %" PRId64 " positions, expected at most %" PRId64, kContract,
-              g->taps(), kMaxTaps);
+              g->taps(), most);
 }
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  MRT_TRY(decode(attrs, &p.g));
+  MRT_TRY(decode(attrs, &p.g, &p.wide));
   p.x_zero = 0;
   MRT_TRY(attr_int(attrs, kContract, "a_zero", 0, 255, &p.x_zero));
   MRT_TRY(decode_q_output(attrs, kContract, &p.output));
   p.table = depthwise_table(isa);
   p.convert = q_depthwise_table(isa);
-  p.quads = quad_table(isa, p.g);
+  p.quads = p.wide ? nullptr : quad_table(isa, p.g);
   p.tiles = q_tile_table(isa);
   return Status();
 }
@@ -163,6 +169,7 @@ void run_rows(const Call& call, int64_t begin, int64_t end, char* own) {
 void reference(const Params& p, const Tensor& x, const float* w, const QFinishCall& f, const Tensor& y) {
   const ConvGeometry& g = p.g;
   const int64_t h = x.shape[1], width = x.shape[2], channels = g.in_channels;
+  const float least = p.wide ? -255.0f : -128.0f, most = p.wide ? 255.0f : 127.0f;
   const uint8_t* in = x.as<const uint8_t>();
   int64_t row = 0;
   for (int64_t n = 0; n < y.shape[0]; ++n)
@@ -175,7 +182,7 @@ void reference(const Params& p, const Tensor& x, const float* w, const QFinishCa
             const int64_t iw = ow * g.stride_w - g.pad_left + t % g.kernel_w * g.dilation_w;
             if (ih < 0 || ih >= h || iw < 0 || iw >= width) continue;
             const float weight = w[(c / kChannelBlock * g.taps() + t) * kChannelBlock + c % kChannelBlock];
-            if (!(weight >= -128.0f && weight <= 127.0f)) continue;  // not what packing writes
+            if (!(weight >= least && weight <= most)) continue;  // not what packing writes
             sum += (in[((n * h + ih) * width + iw) * channels + c] - p.x_zero) * static_cast<int64_t>(weight);
           }
           q_reference_element(f, sum, row, c);
@@ -220,12 +227,28 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
+Status check_wide(const Tensor& weight) {
+  MRT_TRY(check_tensor(kContract, "weight", weight, 4));
+  if (weight.dtype != kInt16) {
+    return fail(MRT_ERROR_DTYPE, "%s: weight has type code %d with %d bits, expected int16 where w_wide is 1",
+                kContract, weight.dtype.code, weight.dtype.bits);
+  }
+  const int16_t* const w = weight.as<const int16_t>();
+  for (int64_t i = 0; i < weight.elements(); ++i) {
+    if (w[i] < -255 || w[i] > 255) {
+      return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a weight is %d, expected -255 to 255", kContract, w[i]);
+    }
+  }
+  return Status();
+}
+
 Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
+  int64_t wide = 0;
   MRT_TRY(check_packing_name(kContract, packing, kPacking));
-  MRT_TRY(decode(attrs, g));
+  MRT_TRY(decode(attrs, g, &wide));
   int64_t a_max = 255;  // any: the sums are exact whatever x holds
   MRT_TRY(attr_int(attrs, kContract, "a_max", 0, 255, &a_max));
-  MRT_TRY(check_s8(kContract, "weight", weight, 4));
+  MRT_TRY(wide ? check_wide(weight) : check_s8(kContract, "weight", weight, 4));
   MRT_TRY(check_conv_filter(kContract, *g, weight, g->in_channels, 1));
   const int64_t size = depthwise_packed_bytes(*g);
   if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
@@ -242,7 +265,11 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
   ConvGeometry g;
   size_t bytes = 0;
   MRT_TRY(decode_packing(packing, weight, attrs, &g, &bytes));
-  depthwise_pack(g, weight.as<const int8_t>(), static_cast<float*>(out));
+  if (weight.dtype == kInt16) {
+    depthwise_pack(g, weight.as<const int16_t>(), static_cast<float*>(out));
+  } else {
+    depthwise_pack(g, weight.as<const int8_t>(), static_cast<float*>(out));
+  }
   return Status();
 }
 
