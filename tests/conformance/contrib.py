@@ -190,7 +190,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--part", choices=("nodes", "models"), help="only this one")
     parser.add_argument("--match", default="", help="only cases whose name contains this")
-    parser.add_argument("--update", action="store_true", help="write results/contrib.json")
+    parser.add_argument("--update", action="store_true", help="write what ran into results/contrib.json")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every case")
     options = parser.parse_args(arguments)
 
@@ -207,7 +207,10 @@ def main(arguments: list[str]) -> int:
                 parts[part] = run(options.match, report)
     for part, outcomes in parts.items():
         print(f"contrib {part}: {counts(outcomes)} of {len(outcomes)} in {time.monotonic() - began:.0f} s")
-    if options.update and not options.match and options.part is None:
-        listed = {part: {"counts": counts(found), "cases": [asdict(o) for o in found]} for part, found in parts.items()}
+    if options.update and not options.match:
+        listed = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        listed |= {
+            part: {"counts": counts(found), "cases": [asdict(o) for o in found]} for part, found in parts.items()
+        }
         RESULTS.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n")
     return 1 if any(o.result in ("wrong", "crash") for found in parts.values() for o in found) else 0

@@ -278,15 +278,15 @@ def _part(n: Node, packed: Any, j: int) -> Any:
 
 
 def with_bias(n: Node, q: Any, k: Any, v: Any, *, only_query: bool) -> list[Any]:
+    """q, k, v [B, S, H, D] and their parts of the bias, added where the product behind which they stand adds it itself."""
     out, start = [], 0
-    bias = n.x(3)
     for number, x in enumerate((q, k, v)):
         heads, depth = dims_of(x)[2:]
         if not isinstance(heads, int) or not isinstance(depth, int):
             raise n.refuse("with heads whose depth is only known at run time")
         if number == 0 or not only_query:
-            part = n.reshape(take_slice(n, bias, 0, start, heads * depth), [heads, depth])
-            x = added(n, x, part)
+            part = take_slice(n, n.x(3), 0, start, heads * depth)
+            x = split_heads(n, added(n, merged(n, x), part), heads)
         start += heads * depth
         out.append(x)
     return out
