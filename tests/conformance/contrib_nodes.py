@@ -70,6 +70,6 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them, in a fixed order; numbers are drawn anew for each theme, so that one case more changes no other theme."""
-    from . import contrib_nodes_attention, contrib_nodes_float
+    from . import contrib_nodes_attention, contrib_nodes_float, contrib_nodes_rare
 
-    return [*contrib_nodes_float.cases(), *contrib_nodes_attention.cases()]
+    return [*contrib_nodes_float.cases(), *contrib_nodes_attention.cases(), *contrib_nodes_rare.cases()]

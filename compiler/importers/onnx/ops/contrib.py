@@ -10,7 +10,7 @@ from tvm import relax
 from ....passes._integers import split_weights
 from ....passes._kernel_call import make_kernel_call
 from .._node import Node, constant, shape_expr
-from .._registry import op, same_as
+from .._registry import op
 
 _MS = "com.microsoft"
 
@@ -63,9 +63,3 @@ def _split(n: Node, weights: Any, zero: int, dirs: int, rows: int) -> tuple[Any,
         raise n.refuse("with weights that do not fit in 8 bits beside their zero points")
     zeros = None if split.zeros is None else constant(split.zeros.reshape(dirs, rows))
     return constant(np.ascontiguousarray(split.values.reshape(dirs, rows, depth))), zeros
-
-
-# What was there before ONNX had it.
-same_as(_MS, "GatherND", 12)
-same_as(_MS, "GridSample", 16)
-same_as(_MS, "Trilu", 14)
