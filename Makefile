@@ -8,6 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # TORCH=cpu takes torch's CPU build (about 0.7 GB installed) instead of PyPI's default, a CUDA build of several GB.
 INDEX  := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 APT    := apt-get install -y python3 python3-venv make g++
+JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
 .PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision sanitize ulp fuzz bench gauntlet check-tools clean
@@ -19,8 +20,8 @@ help:  ## this list
 demo: $(VENV)/.native  ## train a classifier with two processes, compile its checkpoint, compare every way to run it
 	$(BIN)/maas-rt demo
 
-test: lint types native-tests  ## lint, types, C++ tests, then the whole suite
-	$(BIN)/python -m pytest -q
+test: lint types native-tests  ## lint, types, C++ tests, then the whole suite, in JOBS processes (one a core, 4 at most)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-fast: $(VENV)/.native  ## the quick part of the suite: no torch, no TVM
 	$(BIN)/python -m pytest -q tests/unit tests/native tests/capi tests/kernels
