@@ -142,6 +142,10 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | No
         return None
     matrix = _matrix(weights)
     k, n = matrix.values.shape
+    if (
+        k * n * matrix.bits + matrix.scale.size * 40 > 24 * k * n
+    ):  # with as many scales as numbers, floats are no larger
+        return None
     attrs: dict[str, AttrValue | int] = {"n": n, "k": k, "bits": matrix.bits}
     if matrix.block < k:
         attrs["group"] = matrix.block

@@ -1,7 +1,7 @@
 """Weights of 8 bits that a model turns into floats by itself, `(float(q) - zero) * scale`, as dequantize of the constant.
 
 The same numbers: float32 holds q, zero and their difference exactly, and there is one product. `float(q)` alone is dequantized by 1,
-where what reads it may go on so: a product whose result is scaled behind it.
+where what reads it may go on so: a product whose result is scaled behind it. Other readers get floats.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def _converted(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | 
     if not is_call(value, "relax.astype") or not is_f32(value) or dtype_of(value.args[0]) not in ("int8", "uint8"):
         return None
     array, users = array_of(value.args[0]), rw.users(var)
-    if array is None or array.size < _LEAST or array.ndim < 2 or len(users) != rw.count_of(var):
+    if array is None or array.size < _LEAST:
         return None
-    if not all(is_call(use, *_READERS) for _, use in users):
-        return None
+    goes_on = len(users) == rw.count_of(var) and all(is_call(use, *_READERS) for _, use in users)
+    if array.ndim < 2 or not goes_on:
+        return constant(array.astype(np.float32))
     one, zero = constant(np.ones((), np.float32)), constant(np.zeros((), array.dtype))
     return relax.op.dequantize(value.args[0], one, zero, axis=-1, out_dtype="float32")
 

@@ -99,6 +99,22 @@ def test_a_convolution_gets_floats() -> None:
     assert steps["conv2d_f32"] == 1
 
 
+def test_what_is_no_weight_of_a_product_is_floats_when_it_is_compiled() -> None:
+    """Filters that are cast, numbers that are added, as many scales as numbers: no conversion at every run."""
+    filters = RNG.integers(-128, 128, (64, 16, 3, 3)).astype(np.int8)
+    nodes = [CAST, node("Conv", "x c", "y")]
+    steps, _, _ = compiled(nodes, {"q": filters}, x=RNG.standard_normal((1, 16, 7, 7)).astype(np.float32))
+    assert steps["conv2d_f32"] + steps["conv2d_winograd_f32"] == 1
+    big = RNG.integers(-128, 128, (200, 200)).astype(np.int8)
+    steps, _, _ = compiled(
+        [CAST, node("Add", "x c", "y")], {"q": big}, x=RNG.standard_normal((200, 200)).astype(np.float32)
+    )
+    assert sum(steps.values()) == 1
+    nodes = [node("DequantizeLinear", "q s", "w", axis=0), node("MatMul", "x w", "y")]
+    steps, _, _ = compiled(nodes, {"q": Q, "s": scales(K)}, x=RNG.standard_normal((5, K)).astype(np.float32))
+    assert steps["gemm_f32"] == 1
+
+
 TABLE = RNG.integers(-128, 128, (50, 64)).astype(np.int8)
 TABLES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "rows": ([node("DequantizeLinear", "q s", "w", axis=0)], {"q": TABLE, "s": scales(50)}),

@@ -65,8 +65,10 @@ def fold(node: Node) -> list[npt.NDArray[Any]] | None:
 
 
 def _grows(node: Node) -> bool:
-    """Weights of 8 bits that are converted to floats: passes know what to do with them as they are stored."""
-    given = node.inputs[0] if node.op in ("Cast", "CastLike") and node.inputs else None
+    """Weights of 8 bits that are converted to float32: passes know what to do with them as they are stored."""
+    if node.op != "Cast" or not node.inputs or node.attr("to", 0) != onnx.TensorProto.FLOAT:
+        return False
+    given = node.inputs[0]
     return (
         given is not None and given.dtype in ("int8", "uint8") and given.const is not None and given.const.size >= 1024
     )
