@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from maas_rt._errors import FormatError, InvalidArgumentError
 
 PLAN_VERSION = 1
+MAX_RANK = 12  # MRT_MAX_RANK of maas_rt.h
 
 
 class ExprOp(IntEnum):

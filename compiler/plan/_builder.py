@@ -12,6 +12,7 @@ from tvm import relax, tirx
 
 from maas_rt._errors import CompileError
 from maas_rt._plan import (
+    MAX_RANK,
     Arg,
     ArgKind,
     Attr,
@@ -479,6 +480,11 @@ class PlanBuilder:
     def _dims(self, ty: Any, name: str) -> list[int]:
         if not isinstance(ty.shape, relax.ShapeExpr):
             raise CompileError(f"the shape of {name} is not known at compile time, not even by symbols")
+        if len(ty.shape.values) > MAX_RANK:
+            raise CompileError(
+                f"the result of operator {name} has {len(ty.shape.values)} dimensions, and a tensor of the runtime has at most {MAX_RANK}: "
+                "merge neighbouring ones with a reshape before it"
+            )
         return [self.pool.lower(extent) for extent in ty.shape.values]
 
     def _constant(self, constant: Any) -> int:

@@ -134,3 +134,69 @@ def test_zero_is_kept_where_it_is_asked_for(function: Any) -> None:
 def test_a_minimum_that_torch_refuses(function: Any, dynamic: str) -> None:
     with pytest.raises(maas_rt.InvalidArgumentError, match="are none that torch runs this model on"):
         compile(Lambda(function), X, dynamic=dynamic)
+
+
+# ---- bounds of slices, and of ranks
+
+
+def sliced(bounds: str, **more: Any) -> onnx.ModelProto:
+    """b [1, w] sliced along axis 1 by names out of d = n - t of x [n, t] (of either sign), -d, and constants."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Split", ["s"], ["n", "t"], num_outputs=2),
+        helper.make_node("Sub", ["n", "t"], ["d"]),
+        helper.make_node("Neg", ["d"], ["minus_d"]),
+        helper.make_node("Slice", ["b", *bounds.split()], ["y"]),
+    ]
+    constants = {"zero": 0, "axis": 1, "end": 2**63 - 1, "begin": -(2**63), "one": 1, "back": -1, "three": 3} | more
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "t"]),
+            helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, "w"]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, None])],
+        [onnx.numpy_helper.from_array(np.array([v], np.int64), k) for k, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "python"),
+    [
+        ("d end axis", lambda d: slice(d, None)),
+        ("zero d axis", lambda d: slice(0, d)),
+        ("d minus_d axis", lambda d: slice(d, -d)),
+        ("d end axis three", lambda d: slice(d, None, 3)),
+        ("d begin axis back", lambda d: slice(max(d, -12), None, -1)),
+        ("end d axis back", lambda d: slice(None, d, -1)),
+    ],
+)
+def test_slices_whose_bounds_have_either_sign(bounds: str, python: Any) -> None:
+    """With a negative step ONNX begins at the first element where a start lies before it; numpy does not."""
+    model = maas_rt.load(compile(sliced(bounds), verify=False).to_bytes())
+    b = np.arange(12, dtype=np.float32)[None]
+    for rows, columns in ((1, 1), (1, 2), (9, 2), (2, 9), (30, 1), (1, 30), (13, 1), (1, 13)):
+        x = np.zeros((rows, columns), np.float32)
+        np.testing.assert_array_equal(model.run({"x": x, "b": b})["y"], b[:, python(rows - columns)], bounds)
+
+
+@pytest.mark.parametrize("extent", [12, 0, "w"])
+def test_slices_backwards_from_before_the_beginning(extent: Any) -> None:
+    proto = sliced("start begin axis back", start=-19)
+    proto.graph.input[1].CopyFrom(helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, extent]))
+    model = maas_rt.load(compile(proto, verify=False).to_bytes())
+    b = np.arange(extent or 0 if extent != "w" else 12, dtype=np.float32)[None]
+    np.testing.assert_array_equal(model.run({"x": np.zeros((1, 1), np.float32), "b": b})["y"], b[:, :1])
+
+
+def test_more_dimensions_than_the_runtime_has() -> None:
+    from maas_rt._plan import MAX_RANK
+
+    header = Path(maas_rt.__file__).parent / "include" / "maas_rt.h"
+    assert f"#define MRT_MAX_RANK {MAX_RANK}\n" in header.read_text()
+    fits = compile(Lambda(lambda x: x.reshape([1] * 10 + [4, 8]) * 2), X)
+    assert maas_rt.load(fits.to_bytes())(X["x"].numpy()).shape == (*[1] * 10, 4, 8)
+    with pytest.raises(maas_rt.CompileError, match="operator view has 13 dimensions, .* at most 12"):
+        compile(Lambda(lambda x: x.reshape([1] * 11 + [4, 8]) * 2), X)

@@ -165,7 +165,7 @@ def _runtime_slice(n: Node) -> Any:
                 end = tirx.Select(end < 0, end + extent, end)
                 low = tirx.Select(down, imm(-1, "int64"), imm(0, "int64"))
                 high = tirx.Select(down, extent - 1, extent)
-                begin = tirx.max(low, tirx.min(begin, high))
+                begin = tirx.min(tirx.max(begin, imm(0, "int64")), high)  # with a negative step, too
                 end = tirx.max(low, tirx.min(end, high))
                 size = tirx.max(tirx.Select(down, imm(0, "int64") - s, s), imm(1, "int64"))
                 length = tirx.Select(down, begin - end, end - begin)
@@ -193,10 +193,14 @@ def _runtime_slice(n: Node) -> Any:
 def _slice_axis(n: Node, extent: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
     """(first index, number of elements) of numpy's slice of one axis."""
     if isinstance(extent, int) and isinstance(start, int) and isinstance(end, int):
-        r = range(extent)[slice(start, end if not (step < 0 and end < -extent) else None, step)]
+        r = range(extent)[
+            slice(first_bound(start, extent, step), end if not (step < 0 and end < -extent) else None, step)
+        ]
         return (r.start if len(r) else 0), len(r)
     low, high = (0, extent) if step > 0 else (-1, n.math.sub(extent, 1))
-    start, end = (_bound(n, b, extent, low, high) for b in (start, end))
+    start, end = _bound(n, start, extent, 0, high), _bound(n, end, extent, low, high)
+    if step < 0:
+        start = n.math.min(start, high)  # of no elements at all
     if step > 0:
         length = n.math.sub(end, start)
         count = n.math.ceildiv(length, step)
@@ -207,6 +211,11 @@ def _slice_axis(n: Node, extent: Dim, start: Dim, end: Dim, step: int) -> tuple[
     return start, count
 
 
+def first_bound(start: int, extent: int, step: int) -> int:
+    """Where a slice begins, as Python counts: with a negative step ONNX begins at the first element where a start lies before it."""
+    return max(start, -extent) if step < 0 else start
+
+
 def _bound(n: Node, value: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
     """A slice's bound, counted from the beginning, within [low, high]."""
     if isinstance(value, int) and abs(value) >= 10**9:
@@ -215,10 +224,11 @@ def _bound(n: Node, value: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
 
 
 def _from_end(n: Node, value: Dim, extent: Dim) -> Dim:
-    negative = n.math.compare("<", value, 0)
-    if negative is None:
-        raise n.refuse("with a bound that may be negative or not")
-    return n.math.add(value, extent) if negative else value
+    """A bound or an index that counts from the end where it is negative, from the beginning."""
+    negative: Any = n.math.compare("<", value, 0)
+    if negative is None:  # only a run knows: 1 if it is, else 0
+        negative = n.math.min(n.math.max(n.math.sub(0, value), 0), 1)
+    return n.math.add(value, n.math.mul(extent, int(negative) if isinstance(negative, bool) else negative))
 
 
 def _clamp(n: Node, value: Dim, low: Dim, high: Dim) -> Dim:

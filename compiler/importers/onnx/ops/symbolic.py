@@ -17,7 +17,7 @@ from .._dims import Dim
 from .._node import Node
 from .._registry import shape_op
 from .._values import is_float, is_int
-from .indexing import slice_bounds
+from .indexing import first_bound, slice_bounds
 
 Array = npt.NDArray[Any]
 
@@ -236,7 +236,7 @@ def slice_(n: Node) -> Array | None:
         return None
     index: list[slice] = [slice(None)] * data.ndim
     for axis, start, end, step in bounds:
-        index[axis] = slice(start, end, step)
+        index[axis] = slice(first_bound(start, data.shape[axis], step), end, step)
     return data[tuple(index)]
 
 
