@@ -78,6 +78,36 @@ def cases() -> list[Case]:
     for axis, window, step in ((-1, 3, 2), (2, 2, 1), (1, 1, 1)):
         how = {"dim": axis, "size": window, "step": step}
         out.append(Case(f"UnfoldTensor {axis} {window} {step}", "UnfoldTensor", [x], how))
+    return [*out, *_texts()]
+
+
+def _texts() -> list[Case]:
+    texts = np.array([["The quick, brown fox!", "a b"], ["née  Ünal. so? so", "one"]], dtype=object)
+    how: dict[str, Any] = {"mark": 0, "pad_value": "#", "mincharnum": 1}
+    word, usual = "[a-zA-Z0-9_]+", [" ", "[.]", "\\?", ",", ";", ":", "\\!"]
+    out = [
+        Case("Tokenizer words", "Tokenizer", [texts], {**how, "tokenexp": word}),
+        Case("Tokenizer words of two", "Tokenizer", [texts], {**how, "tokenexp": word, "mincharnum": 2}),
+        Case("Tokenizer \\w", "Tokenizer", [texts[:, 0].copy()], {**how, "tokenexp": "\\w+"}),
+        Case("Tokenizer separators", "Tokenizer", [texts], {**how, "separators": usual}),
+        Case("Tokenizer long padding", "Tokenizer", [texts], {**how, "separators": [" "], "pad_value": "a rather long word, in fact"}),
+    ]  # fmt: skip
+    words = np.array([["the", "fox", "the", "x"], ["fox", "fox", "the", "fox"]], dtype=object)
+    grams = {
+        "pool_strings": ["the", "fox", "the", "fox", "fox", "the"],
+        "ngram_counts": [0, 2],
+        "ngram_indexes": [0, 1, 2, 3],
+    }
+    for mode in ("TF", "IDF", "TFIDF"):
+        more = {
+            **grams,
+            "mode": mode,
+            "min_gram_length": 1,
+            "max_gram_length": 2,
+            "max_skip_count": 0,
+            "weights": [1.0, 2.0, 0.5, 3.0],
+        }
+        out.append(Case(f"TfIdfVectorizer of strings {mode}", "TfIdfVectorizer", [words], more, domain=""))
     return out
 
 

@@ -245,12 +245,26 @@ def string_split(n: Node) -> Any:
     parts = n.te(find, flat, name="string_split")
     starts, ends, numbers = (n.emit(parts[k]) for k in range(3))
 
+    pieces = most_pieces(n, numbers)
+    y = cut_pieces(n, flat, starts, ends, numbers, [count, pieces, width])
+    return [string_value(n.reshape(y, [*value.shape, pieces, width]), n.place), n.reshape(numbers, value.shape)]
+
+
+def most_pieces(n: Node, numbers: Any) -> Dim:
+    """The largest of the numbers of pieces that a run finds in each string."""
+
     def largest(numbers: Any) -> Any:
         i = te.reduce_axis((0, numbers.shape[0]), name="i")
         top = te.compute((), lambda: te.max(numbers(i), axis=i), name="top")
         return te.compute((1,), lambda _: tirx.max(top(), 0), name="most_pieces")
 
-    pieces = n.graph.bind_tensor(n.te(largest, numbers, name="most_pieces"), 1, n.place)[0]
+    return n.graph.bind_tensor(n.te(largest, numbers, name="most_pieces"), 1, n.place)[0]
+
+
+def cut_pieces(
+    n: Node, flat: Any, starts: Any, ends: Any, numbers: Any, dims: Sequence[Dim], filling: bytes = b""
+) -> Any:
+    """[strings, pieces, bytes] of flat [strings, bytes]: each string's pieces from `starts` to `ends`, then the filling."""
 
     def cut(x: Any, starts: Any, ends: Any, numbers: Any, extents: Any) -> Any:
         wide = x.shape[1]
@@ -258,12 +272,14 @@ def string_split(n: Node) -> Any:
         def element(row: Any, piece: Any, k: Any) -> Any:
             at = starts(row, piece) + k
             inside = tirx.all(piece < numbers(row), at < ends(row, piece))
-            return tirx.Select(inside, x(row, tirx.max(tirx.min(at, wide - 1), 0)), _byte(0))
+            out = _byte(0)
+            for place, byte in enumerate(filling):
+                out = tirx.Select(tirx.all(piece >= numbers(row), k == place), _byte(byte), out)
+            return tirx.Select(inside, x(row, tirx.max(tirx.min(at, wide - 1), 0)), out)
 
         return te.compute(extents, element, name="pieces")
 
-    y = n.te(cut, flat, starts, ends, numbers, shape_expr([count, pieces, width]), name="pieces")
-    return [string_value(n.reshape(y, [*value.shape, pieces, width]), n.place), n.reshape(numbers, value.shape)]
+    return n.te(cut, flat, starts, ends, numbers, shape_expr(dims), name="pieces")
 
 
 def _at_delimiter(
@@ -331,6 +347,18 @@ def regex_full_match(n: Node) -> Any:
     return n.reshape(y, value.shape)
 
 
+def places_of(n: Node, value: Value, keys: Sequence[str]) -> Any:
+    """int64: where each string stands among the keys, the first of equal ones; how many keys there are, if it is none of them."""
+    if not keys:
+        return n.broadcast_to(n.scalar_const(0, "int64"), value.shape)
+    codes = encode_strings(list(keys))
+    each = n.reshape(bytes_of(value), [*value.shape, 1, width_of(bytes_of(value))])
+    hits = n.cast(_equal(n, each, constant(codes)), "int32")
+    found = n.emit(relax.op.argmax(hits, axis=-1))
+    missing = n.emit(relax.op.equal(relax.op.max(hits, axis=[-1]), n.scalar_const(0, "int32")))
+    return n.emit(relax.op.where(missing, n.scalar_const(len(keys), "int64"), found))
+
+
 @string_op("LabelEncoder", domain="ai.onnx.ml")
 def label_encoder(n: Node) -> Any:
     """Strings to what stands for them; the first of equal keys counts."""
@@ -342,16 +370,7 @@ def label_encoder(n: Node) -> Any:
     if len(keys) != len(values) or not all(isinstance(key, str) for key in keys):
         raise n.broken(f"has {len(keys)} keys and {len(values)} values")
     value = n.value(0)
-    found: Any = None
-    if keys:
-        codes = encode_strings(keys)
-        each = n.reshape(bytes_of(value), [*value.shape, 1, width_of(bytes_of(value))])
-        hits = n.cast(_equal(n, each, constant(codes)), "int32")
-        found = n.emit(relax.op.argmax(hits, axis=-1))
-        missing = n.emit(relax.op.equal(relax.op.max(hits, axis=[-1]), n.scalar_const(0, "int32")))
-        found = n.emit(relax.op.where(missing, n.scalar_const(len(keys), "int64"), found))
-    else:
-        found = n.broadcast_to(n.scalar_const(0, "int64"), value.shape)
+    found = places_of(n, value, keys)
     default = _default(n, values)
     flat = n.reshape(found, [n.math.product(value.shape)])
     if values.dtype.kind in "OUS":

@@ -1,4 +1,4 @@
-"""Counting n-grams of numbers: TfIdfVectorizer."""
+"""Counting n-grams of numbers or strings: TfIdfVectorizer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 from tvm import te, tirx
 
 from .._node import Node, constant, dims_of, shape_expr
-from .._registry import op
+from .._registry import op, string_op
+from .strings import places_of
 
 
 def _pool(n: Node) -> tuple[list[tuple[int, ...]], list[int]]:
     """The n-grams that are looked for, and the column of each."""
-    if n.has_attr("pool_strings"):
-        raise n.refuse("of strings")
-    pool, starts, columns = n.ints_attr("pool_int64s"), n.ints_attr("ngram_counts"), n.ints_attr("ngram_indexes")
+    starts, columns = n.ints_attr("ngram_counts"), n.ints_attr("ngram_indexes")
+    pool = n.ints_attr("pool_int64s") if not n.has_attr("pool_strings") else _numbered(n)[1]
     shortest, longest = n.int_attr("min_gram_length"), n.int_attr("max_gram_length")
     grams: list[tuple[int, ...]] = []
     kept: list[int] = []
@@ -33,6 +33,22 @@ def _pool(n: Node) -> tuple[list[tuple[int, ...]], list[int]]:
     if len(set(grams)) != len(grams) or len(set(kept)) != len(kept):
         raise n.refuse("with an n-gram or a column that occurs twice")
     return grams, kept
+
+
+def _numbered(n: Node) -> tuple[list[str], list[int]]:
+    """The words of a pool of strings, each once, and the pool as their numbers."""
+    pool = list(n.attr("pool_strings"))
+    words = list(dict.fromkeys(pool))
+    number = {word: k for k, word in enumerate(words)}
+    return words, [number[word] for word in pool]
+
+
+@string_op("TfIdfVectorizer")
+def tf_idf_vectorizer_of_strings(n: Node) -> Any:
+    if not n.has_attr("pool_strings"):
+        raise n.broken("counts numbers in strings")
+    words = n.graph.wrap(places_of(n, n.value(0), _numbered(n)[0]), n.place)
+    return tf_idf_vectorizer(n.with_inputs([words]))
 
 
 @op("TfIdfVectorizer", since=9)
