@@ -184,13 +184,27 @@ def counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
     return {key: found.count(key) for key in OUTCOMES}
 
 
+def record(parts: Mapping[str, list[Outcome]]) -> None:
+    """Write outcomes into the results, in the place of those of the same names."""
+    listed = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part, found in parts.items():
+        kept = {case["name"]: case for case in listed.get(part, {}).get("cases", [])}
+        kept |= {o.name: asdict(o) for o in found}
+        results = [case["result"] for case in kept.values()]
+        totals = {key: results.count(key) for key in OUTCOMES}
+        listed[part] = {"counts": totals, "cases": sorted(kept.values(), key=lambda case: str(case["name"]))}
+    RESULTS.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.conformance contrib", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--part", choices=("nodes", "models"), help="only this one")
     parser.add_argument("--match", default="", help="only cases whose name contains this")
-    parser.add_argument("--update", action="store_true", help="write what ran into results/contrib.json")
+    parser.add_argument(
+        "--update", action="store_true", help="write what ran into results/contrib.json; the rest of it stays"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="print every case")
     options = parser.parse_args(arguments)
 
@@ -207,10 +221,6 @@ def main(arguments: list[str]) -> int:
                 parts[part] = run(options.match, report)
     for part, outcomes in parts.items():
         print(f"contrib {part}: {counts(outcomes)} of {len(outcomes)} in {time.monotonic() - began:.0f} s")
-    if options.update and not options.match:
-        listed = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        listed |= {
-            part: {"counts": counts(found), "cases": [asdict(o) for o in found]} for part, found in parts.items()
-        }
-        RESULTS.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n")
+    if options.update:
+        record(parts)
     return 1 if any(o.result in ("wrong", "crash") for found in parts.values() for o in found) else 0

@@ -24,6 +24,10 @@ ONNX = {
     "node, other domains": "ONNX node cases of other domains",
 }
 TINY = "transformers, tiny configurations"
+CONTRIB = {
+    "nodes": "ONNX Runtime's own operators (com.microsoft), one by one",
+    "models": "what ONNX Runtime's optimizers and quantizers make of 12 families of models",
+}
 VISION = {"torchvision": "torchvision, random weights", "timm": "timm, one small model of each family"}
 MODES = {"fixed": "fixed shapes", "dynamic": "dynamic batch, and sequence where it has one"}
 
@@ -52,6 +56,8 @@ def table() -> str:
     rows.append(_row(counted, _read("torch_opinfo")["counts"]))
     for mode, text in MODES.items():
         rows.append(_row(f"{TINY}, {text}", _count([c[mode] for c in _read("transformers")["cases"]])))
+    recorded = _read("contrib")
+    rows += [_row(label, recorded[part]["counts"]) for part, label in CONTRIB.items() if part in recorded]
     for suite, label in VISION.items():
         found = _read(suite)
         for mode, text in MODES.items():
