@@ -14,6 +14,7 @@ from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Promotion
 from torch._prims_common import elementwise_dtypes
 from tvm import relax, tirx
 
+from ..._constants import constant_of
 from ._dtypes import to_numpy, tvm_dtype
 from ._registry import NotConvertible
 from ._symbols import Dim, Symbols
@@ -91,7 +92,9 @@ class Context:
         return relax.const(np.array(value, dtype=_numpy_dtype(dtype), order="C"), dtype)
 
     def tensor_const(self, tensor: torch.Tensor) -> Expr:
-        return relax.const(to_numpy(tensor), tvm_dtype(tensor.dtype))
+        """A tensor's values; those of a large one stay where they are."""
+        tvm_dtype(tensor.dtype)  # refuses what there is no type for
+        return constant_of(to_numpy(tensor, copy=False))
 
     def sizes_tensor(self, sizes: Sequence[Dim]) -> Expr:
         """int64 [len(sizes)]: symbolic sizes as data."""

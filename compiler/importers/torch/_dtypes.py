@@ -35,8 +35,8 @@ def is_float(dtype: str) -> bool:
     return "float" in dtype
 
 
-def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """A copy of the tensor's values, dense and row-major; bfloat16 as ml_dtypes.bfloat16, complex ones as pairs [..., 2]."""
+def to_numpy(tensor: torch.Tensor, *, copy: bool = True) -> np.ndarray[Any, Any]:
+    """A copy of the tensor's values (or, where it can be, a view of them), dense and row-major; bfloat16 as ml_dtypes.bfloat16, complex ones as pairs [..., 2]."""
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise NotConvertible(f"a tensor of layout {tensor.layout}")
     dense = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
@@ -47,4 +47,4 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
 
         brain: np.ndarray[Any, Any] = dense.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
         return brain
-    return np.array(dense.numpy(), copy=True)
+    return np.array(dense.numpy(), copy=True) if copy else dense.numpy()

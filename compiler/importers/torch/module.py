@@ -31,6 +31,8 @@ from .source import from_numpy
 
 __all__ = ["build_from_factory", "import_checkpoint", "import_module"]
 
+_LARGE = 1 << 16  # elements
+
 
 def import_module(
     module: torch.nn.Module,
@@ -41,7 +43,8 @@ def import_module(
 ) -> ImportedModel:
     """Import a module, traced with example inputs: a tensor, a tuple of them, or a dict by forward's argument names.
 
-    The module itself is left as it is: weights and training flags belong to a copy. `dynamic`: see `_dynamic.dynamic_shapes`.
+    The module itself is left as it is: buffers and training flags belong to a copy, which shares large parameters, as nothing here
+    writes to them. `dynamic`: see `_dynamic.dynamic_shapes`.
     Without examples, `input_shapes` gives float32 inputs by name.
     """
     return _imported_module(_copied(module), examples, dynamic, input_shapes, "module")
@@ -142,12 +145,17 @@ def _imported(name: str, factory: str) -> Any:
 
 
 def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    shared = {id(each): each for each in module.parameters() if type(each) is torch.nn.Parameter and _is_large(each)}
     try:
-        return copy.deepcopy(module).cpu().eval()
+        return copy.deepcopy(module, shared).cpu().eval()
     except Exception as error:
         raise ImportModelError(
             f"the module cannot be copied ({type(error).__name__}: {error}): export it with torch.export.export, and compile that"
         ) from error
+
+
+def _is_large(parameter: torch.nn.Parameter) -> bool:
+    return parameter.device.type == "cpu" and parameter.numel() >= _LARGE
 
 
 def _settle(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
