@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -176,6 +178,13 @@ def _manifest(work: _Work) -> None:
         work.artifact = work.artifact.with_manifest(tuning=work.tuning.to_manifest())
 
 
+def _return_memory() -> None:
+    """What is free goes back to the system; the C library keeps it otherwise."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     """Where no target runs on this CPU, a build for this CPU is verified in the artifact's place, and the manifest says so."""
     assert work.artifact is not None and work.options.verify is not None
@@ -186,7 +195,8 @@ def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     work.mod, work.generated = tvm.IRModule(), None
     if work.last:
         work.model.drop_weights()
-        gc.collect()
+        if work.artifact.linear.weights.file is not None:
+            _return_memory()
     if work.options.recipe is not None and work.options.recipe.quantize is not None:
         found = verify_quantized(artifact, work.model, work.options, examples)
         work.artifact = work.artifact.with_manifest(
