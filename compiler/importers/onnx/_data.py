@@ -169,7 +169,7 @@ def _copy_fields(source: Message, target: Message, leave_out: str) -> None:
     for field, value in source.ListFields():
         if field.name == leave_out:
             continue
-        if field.label == field.LABEL_REPEATED:
+        if hasattr(value, "extend"):  # repeated
             getattr(target, field.name).extend(value)
         elif field.message_type is not None:
             getattr(target, field.name).CopyFrom(value)
