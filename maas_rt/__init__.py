@@ -35,6 +35,24 @@ from maas_rt._version import __version__
 
 if TYPE_CHECKING:
     from maas_rt._model import CancelToken, Model, Session, State, load
+    from maas_rt._onnxruntime import (  # noqa: F401
+        ExecutionMode,
+        GraphOptimizationLevel,
+        InferenceSession,
+        IOBinding,
+        ModelMetadata,
+        NodeArg,
+        OrtValue,
+        RunOptions,
+        SessionOptions,
+        get_all_providers,
+        get_available_providers,
+        get_device,
+        get_version_string,
+        set_default_logger_severity,
+        set_default_logger_verbosity,
+        set_seed,
+    )
 
 __all__ = [
     "CancelToken",
@@ -68,10 +86,34 @@ __all__ = [
 _NATIVE = frozenset({"CancelToken", "Model", "Session", "State", "load"})
 
 
+# What scripts for ONNX Runtime find with `import maas_rt as ort`; not in __all__, for the names are another package's.
+_ONNXRUNTIME = frozenset(
+    {
+        "ExecutionMode",
+        "GraphOptimizationLevel",
+        "IOBinding",
+        "InferenceSession",
+        "ModelMetadata",
+        "NodeArg",
+        "OrtValue",
+        "RunOptions",
+        "SessionOptions",
+        "get_all_providers",
+        "get_available_providers",
+        "get_device",
+        "get_version_string",
+        "set_default_logger_severity",
+        "set_default_logger_verbosity",
+        "set_seed",
+    }
+)
+
+
 def __getattr__(name: str) -> object:
-    if name not in _NATIVE:
+    module = "maas_rt._model" if name in _NATIVE else "maas_rt._onnxruntime" if name in _ONNXRUNTIME else None
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module("maas_rt._model"), name)
+    value: object = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
 

@@ -28,6 +28,7 @@ from ._load import check_model, read_model, sort_nodes
 from ._node import Broken, check_extents, shape_expr
 from ._source import OnnxSource
 from ._stored import STORED
+from ._strings import is_string
 from ._values import DTYPES, STRING, Value
 
 __all__ = ["import_onnx"]
@@ -162,6 +163,7 @@ def _import(
         check_model(cut, data)
         return _import_checked(cut, data, {k: dict(v) for k, v in wanted.items()}, fixed)
 
+    texts = sorted(name for name, value in {**given_values, **results}.items() if is_string(value))
     return ImportedModel(
         mod=mod,
         input_names=list(given_values),
@@ -174,6 +176,7 @@ def _import(
             "framework": "onnx",
             "kind": "onnx",
             "opset": {k or "ai.onnx": v for k, v in sorted(opsets.items())},
+            **({"strings": texts} if texts else {}),
         },
     )
 

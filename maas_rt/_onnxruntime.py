@@ -1,0 +1,545 @@
+"""The names of ONNX Runtime's Python package over this runtime, so that a script changes one import.
+
+    import maas_rt as ort
+    session = ort.InferenceSession("model.mrt")
+    (y,) = session.run(None, {"x": x})
+
+A model is a model.mrt (a path or its bytes). An .onnx file is compiled first, in memory, where the compiler is installed;
+`maas-rt compile` does that once for all. There is one provider, the CPU. Options that mean nothing here are accepted, and
+named once in a warning; tensors of strings are given and returned as numpy arrays of str.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from maas_rt import _native
+from maas_rt._errors import InvalidArgumentError, MissingExtraError
+from maas_rt._model import CancelToken, Model, TensorInfo, load
+from maas_rt._strings import decode_strings, encode_strings
+
+__all__ = [
+    "ExecutionMode",
+    "GraphOptimizationLevel",
+    "IOBinding",
+    "InferenceSession",
+    "ModelMetadata",
+    "NodeArg",
+    "OrtValue",
+    "RunOptions",
+    "SessionOptions",
+    "get_all_providers",
+    "get_available_providers",
+    "get_device",
+    "get_version_string",
+    "set_default_logger_severity",
+    "set_default_logger_verbosity",
+    "set_seed",
+]
+
+_PROVIDER = "CPUExecutionProvider"
+_TYPES = {"float32": "float", "float64": "double"}  # the others are called alike
+
+_warned: set[str] = set()
+
+
+def _warn_once(what: str) -> None:
+    if what not in _warned:
+        _warned.add(what)
+        warnings.warn(f"maas_rt: {what}", UserWarning, stacklevel=3)
+
+
+class GraphOptimizationLevel(enum.IntEnum):
+    """Accepted; a compiled model is as it is."""
+
+    ORT_DISABLE_ALL = 0
+    ORT_ENABLE_BASIC = 1
+    ORT_ENABLE_EXTENDED = 2
+    ORT_ENABLE_LAYOUT = 3
+    ORT_ENABLE_ALL = 99
+
+
+class ExecutionMode(enum.IntEnum):
+    """Accepted; steps run one after the other, each on all threads of the session."""
+
+    ORT_SEQUENTIAL = 0
+    ORT_PARALLEL = 1
+
+
+class _Options:
+    """Attributes of ONNX Runtime's options with their defaults; one that it does not have is named in a warning."""
+
+    _defaults: Mapping[str, Any] = {}
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_entries", {})
+        for name, value in self._defaults.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not hasattr(self, name):
+            _warn_once(f"{type(self).__name__} has no option {name!r}; it is ignored")
+        object.__setattr__(self, name, value)
+
+
+class SessionOptions(_Options):
+    """`intra_op_num_threads` is the number of threads of a run (0: all CPUs of the process); the rest means nothing here."""
+
+    _defaults: Mapping[str, Any] = {
+        "intra_op_num_threads": 0,
+        "inter_op_num_threads": 0,
+        "graph_optimization_level": GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "execution_mode": ExecutionMode.ORT_SEQUENTIAL,
+        "execution_order": 0,
+        "enable_cpu_mem_arena": True,
+        "enable_mem_pattern": True,
+        "enable_mem_reuse": True,
+        "enable_profiling": False,
+        "log_severity_level": -1,
+        "log_verbosity_level": 0,
+        "logid": "",
+        "optimized_model_filepath": "",
+        "profile_file_prefix": "onnxruntime_profile_",
+        "use_deterministic_compute": False,
+        "use_per_session_threads": True,
+    }
+    intra_op_num_threads: int
+    _entries: dict[str, str]
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        """Kept, and of no effect."""
+        self._entries[key] = value
+
+    def get_session_config_entry(self, key: str) -> str:
+        """What add_session_config_entry was given."""
+        if key not in self._entries:
+            raise InvalidArgumentError(f"the session options have no entry {key!r}")
+        return self._entries[key]
+
+    def add_free_dimension_override_by_name(self, name: str, extent: int) -> None:
+        """Of no effect: dimensions are fixed when a model is compiled."""
+        _warn_once(f"the dimension {name!r} is not fixed to {extent}: compile the model with --input-shape for that")
+
+    def register_custom_ops_library(self, path: str) -> None:
+        """Refused: a compiled model has all of its operators."""
+        raise InvalidArgumentError(f"{path}: libraries of custom operators cannot be used by a compiled model")
+
+
+class RunOptions(_Options):
+    """`terminate = True`, from any thread, ends the runs that were given these options."""
+
+    _defaults: Mapping[str, Any] = {
+        "log_severity_level": -1,
+        "log_verbosity_level": 0,
+        "logid": "",
+        "only_execute_path_to_fetches": False,
+    }
+    _entries: dict[str, str]
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_cancel", CancelToken())
+        super().__init__()
+
+    @property
+    def terminate(self) -> bool:
+        """Whether runs with these options end."""
+        return bool(self._token.cancelled)
+
+    @terminate.setter
+    def terminate(self, on: bool) -> None:
+        self._token.cancel() if on else self._token.clear()
+
+    @property
+    def _token(self) -> CancelToken:
+        token: CancelToken = vars(self)["_cancel"]
+        return token
+
+    def add_run_config_entry(self, key: str, value: str) -> None:
+        """Kept, and of no effect."""
+        self._entries[key] = value
+
+    def get_run_config_entry(self, key: str) -> str:
+        """What add_run_config_entry was given."""
+        if key not in self._entries:
+            raise InvalidArgumentError(f"the run options have no entry {key!r}")
+        return self._entries[key]
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output as ONNX Runtime describes it: type as "tensor(float)", a shape of numbers and names."""
+
+    name: str
+    type: str
+    shape: list[int | str]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What the file says about itself."""
+
+    producer_name: str = "maas_rt"
+    graph_name: str = ""
+    graph_description: str = ""
+    description: str = ""
+    domain: str = ""
+    version: int = 0
+    custom_metadata_map: dict[str, str] = field(default_factory=dict)
+
+
+def _element_type(dtype: str) -> str:
+    return _TYPES.get(dtype, dtype)
+
+
+class OrtValue:
+    """A tensor, over a numpy array."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    @staticmethod
+    def ortvalue_from_numpy(numpy_obj: Any, device_type: str = "cpu", device_id: int = 0) -> OrtValue:
+        """A tensor over this array, which must stay as it is meanwhile."""
+        _check_device(device_type)
+        return OrtValue(np.asarray(numpy_obj))
+
+    @staticmethod
+    def ortvalue_from_shape_and_type(
+        shape: Sequence[int], element_type: Any, device_type: str = "cpu", device_id: int = 0
+    ) -> OrtValue:
+        """A tensor of this shape and numpy element type, of any contents."""
+        _check_device(device_type)
+        return OrtValue(np.empty(tuple(shape), np.dtype(element_type)))
+
+    def numpy(self) -> Any:
+        """The array."""
+        return self._array
+
+    def shape(self) -> list[int]:
+        """Its extents."""
+        return list(self._array.shape)
+
+    def data_type(self) -> str:
+        """As "tensor(float)"."""
+        return f"tensor({'string' if self._array.dtype.kind in 'OSU' else _element_type(self._array.dtype.name)})"
+
+    def device_name(self) -> str:
+        """ "cpu"."""
+        return "cpu"
+
+    def is_tensor(self) -> bool:
+        """True: there is nothing else."""
+        return True
+
+    def has_value(self) -> bool:
+        """True."""
+        return True
+
+    def data_ptr(self) -> int:
+        """The address of its first element."""
+        return int(self._array.ctypes.data)
+
+    def tensor_size_in_bytes(self) -> int:
+        """Bytes of its elements."""
+        return int(self._array.nbytes)
+
+    def update_inplace(self, numpy_obj: Any) -> None:
+        """Writes other elements over its own."""
+        if numpy_obj.shape != self._array.shape or numpy_obj.dtype != self._array.dtype:
+            raise InvalidArgumentError(
+                f"a value of {numpy_obj.dtype}{list(numpy_obj.shape)} cannot replace one of "
+                f"{self._array.dtype}{list(self._array.shape)}"
+            )
+        self._array[...] = numpy_obj
+
+
+def _check_device(device: str) -> None:
+    if device.lower() != "cpu":
+        raise InvalidArgumentError(f"there is no device {device!r}; this runtime has 'cpu'")
+
+
+def _over(pointer: int, shape: Sequence[int], element_type: Any) -> Any:
+    dtype = np.dtype(element_type)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return np.frombuffer((ctypes.c_byte * size).from_address(pointer), dtype).reshape(tuple(shape))
+
+
+class IOBinding:
+    """Inputs and outputs by name, for run_with_iobinding; made by a session."""
+
+    def __init__(self, session: InferenceSession) -> None:
+        self._session = session
+        self._inputs: dict[str, Any] = {}
+        self._buffers: dict[str, Any] = {}  # None: an array of the run's
+        self._results: list[OrtValue] = []
+
+    def bind_cpu_input(self, name: str, arr_on_cpu: Any) -> None:
+        """An array as input."""
+        self._inputs[name] = arr_on_cpu
+
+    def bind_input(
+        self, name: str, device_type: str, device_id: int, element_type: Any, shape: Sequence[int], buffer_ptr: int
+    ) -> None:
+        """Memory as input."""
+        _check_device(device_type)
+        self._inputs[name] = _over(buffer_ptr, shape, element_type)
+
+    def bind_ortvalue_input(self, name: str, ortvalue: OrtValue) -> None:
+        """A tensor as input."""
+        self._inputs[name] = ortvalue.numpy()
+
+    def bind_output(
+        self,
+        name: str,
+        device_type: str = "cpu",
+        device_id: int = 0,
+        element_type: Any = None,
+        shape: Sequence[int] | None = None,
+        buffer_ptr: int | None = None,
+    ) -> None:
+        """Memory that an output is written to, or None for an array of the run's own."""
+        _check_device(device_type)
+        given = buffer_ptr is not None and shape is not None and element_type is not None
+        self._buffers[name] = _over(buffer_ptr, shape, element_type) if given else None  # type: ignore[arg-type]
+
+    def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None:
+        """A tensor that an output is written to."""
+        self._buffers[name] = ortvalue.numpy()
+
+    def clear_binding_inputs(self) -> None:
+        """Forgets the inputs."""
+        self._inputs.clear()
+
+    def clear_binding_outputs(self) -> None:
+        """Forgets the outputs."""
+        self._buffers.clear()
+        self._results.clear()
+
+    def synchronize_inputs(self) -> None:
+        """Nothing to wait for."""
+
+    def synchronize_outputs(self) -> None:
+        """Nothing to wait for."""
+
+    def get_outputs(self) -> list[OrtValue]:
+        """Results of the last run, in the order in which outputs were bound."""
+        return list(self._results)
+
+    def copy_outputs_to_cpu(self) -> list[Any]:
+        """The same as arrays."""
+        return [value.numpy() for value in self._results]
+
+    def _run(self, options: RunOptions | None) -> None:
+        names = list(self._buffers) or [info.name for info in self._session.get_outputs()]
+        buffers = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        results = self._session._run(names, self._inputs, options, buffers)
+        self._results = [OrtValue(result) for result in results]
+
+
+class InferenceSession:
+    """A model that is run by `run`; many threads may do so at once.
+
+    Args:
+        path_or_bytes: a model.mrt, or an .onnx file, which is compiled first.
+        sess_options: of which intra_op_num_threads counts.
+        providers: accepted; what is not the CPU is named in a warning.
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: str | bytes | os.PathLike[str],
+        sess_options: SessionOptions | None = None,
+        providers: Iterable[Any] | None = None,
+        provider_options: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._options = sess_options if sess_options is not None else SessionOptions()
+        for name in kwargs:
+            _warn_once(f"InferenceSession has no option {name!r}; it is ignored")
+        self.set_providers(list(providers or []))
+        self._model = _load(path_or_bytes, int(self._options.intra_op_num_threads))
+        self._texts = frozenset((self._model.manifest.get("source") or {}).get("strings", ()))
+
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: RunOptions | None = None
+    ) -> list[Any]:
+        """Runs on arrays by input name; returns the outputs of these names, in their order (None: all)."""
+        return self._run(output_names, input_feed, run_options, {})
+
+    def run_with_ort_values(
+        self,
+        output_names: Sequence[str] | None,
+        input_dict: Mapping[str, OrtValue],
+        run_options: RunOptions | None = None,
+    ) -> list[OrtValue]:
+        """The same with tensors instead of arrays."""
+        return [OrtValue(result) for result in self._run(output_names, input_dict, run_options, {})]
+
+    def run_async(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        callback: Callable[[list[Any], Any, str], None],
+        user_data: Any = None,
+        run_options: RunOptions | None = None,
+    ) -> None:
+        """Runs on another thread, which calls callback(outputs, user_data, error sentence or "")."""
+        names = self._check_names(output_names)
+        future = self._model.run_async(self._feed(input_feed), state=self._state(), cancel=_cancel(run_options))
+
+        def done(finished: Any) -> None:
+            error = finished.exception()
+            callback([] if error else self._pick(finished.result(), names), user_data, str(error) if error else "")
+
+        future.add_done_callback(done)
+
+    def io_binding(self) -> IOBinding:
+        """An empty binding."""
+        return IOBinding(self)
+
+    def run_with_iobinding(self, iobinding: IOBinding, run_options: RunOptions | None = None) -> None:
+        """Runs on what is bound; the results are the binding's."""
+        iobinding._run(run_options)
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The inputs."""
+        return [self._node(info) for info in self._model.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The outputs."""
+        return [self._node(info) for info in self._model.outputs]
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """None: weights are fixed when a model is compiled."""
+        return []
+
+    def get_modelmeta(self) -> ModelMetadata:
+        """What the file says about itself."""
+        manifest = self._model.manifest
+        return ModelMetadata(graph_name=str(manifest.get("name", "")))
+
+    def get_session_options(self) -> SessionOptions:
+        """The options that it was made with."""
+        return self._options
+
+    def get_providers(self) -> list[str]:
+        """["CPUExecutionProvider"]."""
+        return [_PROVIDER]
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        """None are set."""
+        return {_PROVIDER: {}}
+
+    def set_providers(self, providers: Sequence[Any], provider_options: Any = None) -> None:
+        """Accepted; what is not the CPU is named in a warning."""
+        for provider in providers:
+            name = provider[0] if isinstance(provider, tuple) else provider
+            if name != _PROVIDER:
+                _warn_once(f"there is no provider {name!r}: models run on the CPU ({_PROVIDER})")
+
+    def enable_fallback(self) -> None:
+        """Of no effect: there is one provider."""
+
+    def disable_fallback(self) -> None:
+        """Of no effect: there is one provider."""
+
+    def _run(
+        self,
+        output_names: Sequence[str] | None,
+        feed: Mapping[str, Any],
+        options: RunOptions | None,
+        buffers: dict[str, Any],
+    ) -> list[Any]:
+        names = self._check_names(output_names)
+        inputs = self._feed(feed)
+        return self._pick(
+            self._model.run(inputs, out=buffers or None, state=self._state(), cancel=_cancel(options)), names
+        )
+
+    def _state(self) -> Any:
+        return self._model.state() if self._model.states else None  # every run begins anew
+
+    def _check_names(self, names: Sequence[str] | None) -> list[str]:
+        known = [info.name for info in self._model.outputs]
+        for name in names or []:
+            if name not in known:
+                raise InvalidArgumentError(f"the model has no output {name!r}; its outputs are: {', '.join(known)}")
+        return list(names) if names else known
+
+    def _feed(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._array(name, value) for name, value in feed.items()}
+
+    def _array(self, name: str, value: Any) -> Any:
+        if isinstance(value, OrtValue):
+            value = value.numpy()
+        if name in self._texts:
+            array = np.asarray(value)
+            return array if array.dtype == np.uint8 else encode_strings(array.astype(object))
+        return np.asarray(value) if isinstance(value, (list, tuple, int, float, bool)) else value
+
+    def _pick(self, results: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+        return [decode_strings(results[name]) if name in self._texts else results[name] for name in names]
+
+    def _node(self, info: TensorInfo) -> NodeArg:
+        if info.name in self._texts:
+            return NodeArg(info.name, "tensor(string)", list(info.shape[:-1]))
+        return NodeArg(info.name, f"tensor({_element_type(info.dtype)})", list(info.shape))
+
+
+def _cancel(options: RunOptions | None) -> CancelToken | None:
+    return None if options is None else options._token
+
+
+def _load(model: str | bytes | os.PathLike[str], threads: int) -> Model:
+    if not isinstance(model, (str, os.PathLike)) or not os.fsdecode(model).endswith(".onnx"):
+        return load(model, threads=threads)
+    path = os.fsdecode(model)
+    try:
+        from maas_rt.compiler import compile
+
+        artifact = compile(path)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{path} is compiled first, which", "compiler", error.name or "its extra") from error
+    _warn_once(f"{path} was compiled in memory: `maas-rt compile {path} -o MODEL.mrt` does that once")
+    return load(artifact, threads=threads)
+
+
+def get_available_providers() -> list[str]:
+    """["CPUExecutionProvider"]."""
+    return [_PROVIDER]
+
+
+def get_all_providers() -> list[str]:
+    """["CPUExecutionProvider"]."""
+    return [_PROVIDER]
+
+
+def get_device() -> str:
+    """ "CPU"."""
+    return "CPU"
+
+
+def set_default_logger_severity(severity: int) -> None:
+    """Of no effect: this runtime logs nothing."""
+
+
+def set_default_logger_verbosity(verbosity: int) -> None:
+    """Of no effect: this runtime logs nothing."""
+
+
+def set_seed(seed: int) -> None:
+    """Of no effect on a compiled model."""
+    _warn_once(f"set_seed({seed}) has no effect on compiled models")
+
+
+def get_version_string() -> str:
+    """This runtime's version."""
+    return str(_native.version())

@@ -1,0 +1,145 @@
+"""A script for ONNX Runtime changes one import: the same calls give the same answers from both."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from maas_rt.compiler import compile
+from onnx import TensorProto, helper
+
+import maas_rt
+from tests import _tiny
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """two.onnx (x, n -> sum, twice) and words.onnx (strings), each beside its .mrt."""
+    folder = tmp_path_factory.mktemp("onnxruntime")
+    info = helper.make_tensor_value_info
+    two = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["twice"]), helper.make_node("Cast", ["n"], ["m"], to=TensorProto.DOUBLE)],
+        "two",
+        [info("x", TensorProto.FLOAT, ["batch", 3]), info("n", TensorProto.INT64, [2])],
+        [info("twice", TensorProto.FLOAT, ["batch", 3]), info("m", TensorProto.DOUBLE, [2])],
+    )
+    words = helper.make_graph(
+        [helper.make_node("StringConcat", ["a", "b"], ["c"])],
+        "words",
+        [info("a", TensorProto.STRING, ["n"]), info("b", TensorProto.STRING, ["n"])],
+        [info("c", TensorProto.STRING, ["n"])],
+    )
+    for graph in (two, words):
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+        onnx.save(model, folder / f"{graph.name}.onnx")
+        compile(model, name=graph.name).save(folder / f"{graph.name}.mrt")
+    return folder
+
+
+def script(ort: Any, path: Path) -> dict[str, Any]:
+    """What a user's script does, and all that it sees."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
+    feed = {"x": X, "n": np.array([3, 4])}
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", X)
+    binding.bind_ortvalue_input("n", ort.OrtValue.ortvalue_from_numpy(feed["n"]))
+    binding.bind_output("m")
+    into = np.zeros((2, 3), np.float32)
+    binding.bind_output("twice", "cpu", 0, np.float32, (2, 3), into.ctypes.data)
+    session.run_with_iobinding(binding)
+    value = ort.OrtValue.ortvalue_from_numpy(X)
+    by_value = session.run_with_ort_values(["twice"], {"x": value, "n": ort.OrtValue.ortvalue_from_numpy(feed["n"])})
+    arrived, later = threading.Event(), []
+    session.run_async(None, feed, lambda out, data, error: (later.append((out, data, error)), arrived.set()), 7)
+    assert arrived.wait(30)
+    return {
+        "all": session.run(None, feed),
+        "some": session.run(["m"], feed, ort.RunOptions()),
+        "inputs": [(i.name, i.type, i.shape) for i in session.get_inputs()],
+        "outputs": [(o.name, o.type, o.shape) for o in session.get_outputs()],
+        "providers": session.get_providers(),
+        "name": session.get_modelmeta().graph_name,
+        "bound": binding.copy_outputs_to_cpu(),
+        "into": into,
+        "value": (value.shape(), value.data_type(), value.device_name(), by_value[0].numpy()),
+        "later": later[0],
+        "entry": options.get_session_config_entry("session.intra_op.allow_spinning"),
+    }
+
+
+def test_a_script_changes_one_import(folder: Path) -> None:
+    ours, theirs = script(maas_rt, folder / "two.mrt"), script(onnxruntime, folder / "two.onnx")
+    assert ours.keys() == theirs.keys()
+    for key, want in theirs.items():
+        np.testing.assert_equal(ours[key], want, err_msg=key)
+
+
+def test_strings_are_strings(folder: Path) -> None:
+    words = np.array(["ab", "cde", ""], object), np.array(["x", "", "öz"], object)
+    ours, theirs = (
+        (s.run(None, dict(zip(("a", "b"), words))), [(i.type, i.shape) for i in s.get_inputs()])
+        for s in (
+            maas_rt.InferenceSession(folder / "words.mrt"),
+            onnxruntime.InferenceSession(folder / "words.onnx"),
+        )
+    )
+    assert ours[1] == theirs[1]
+    np.testing.assert_array_equal(ours[0][0], theirs[0][0])
+
+
+def test_an_onnx_file_is_compiled_and_says_so(folder: Path) -> None:
+    with pytest.warns(UserWarning, match="compiled in memory: `maas-rt compile"):
+        session = maas_rt.InferenceSession(folder / "two.onnx")
+    np.testing.assert_array_equal(session.run(["twice"], {"x": X, "n": np.array([1, 2])})[0], 2 * X)
+
+
+def test_what_means_nothing_here_is_said_once() -> None:
+    data = _tiny.softmax()
+    for expected in (1, 0):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            options = maas_rt.SessionOptions()
+            options.some_new_option = 3  # type: ignore[attr-defined]
+            maas_rt.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        assert [str(w.message) for w in caught] == expected * [
+            "maas_rt: SessionOptions has no option 'some_new_option'; it is ignored"
+        ]
+    with pytest.warns(UserWarning, match="no provider 'CUDAExecutionProvider'"):
+        maas_rt.InferenceSession(data, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert maas_rt.get_available_providers() == ["CPUExecutionProvider"]
+
+
+def test_threads_and_termination() -> None:
+    options, run = maas_rt.SessionOptions(), maas_rt.RunOptions()
+    options.intra_op_num_threads = 1
+    session = maas_rt.InferenceSession(_tiny.endless(), options)
+    assert session._model._threads == 1
+    timer = threading.Timer(0.2, setattr, (run, "terminate", True))
+    timer.start()
+    with pytest.raises(maas_rt.CancelledError):
+        session.run(None, {"x": np.ones((1, 4), np.float32)}, run)
+    timer.join()
+
+
+def test_mistakes() -> None:
+    session = maas_rt.InferenceSession(_tiny.softmax())
+    with pytest.raises(maas_rt.InvalidArgumentError, match="no output 'z'; its outputs are: y"):
+        session.run(["z"], {"x": np.zeros((1, 4), np.float32)})
+    with pytest.raises(maas_rt.InvalidArgumentError, match="input 'x' is missing"):
+        session.run(None, {})
+    with pytest.raises(FileNotFoundError):
+        maas_rt.InferenceSession("absent.mrt")
