@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -59,6 +60,37 @@ class Arena {
  private:
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// An arena that keeps its old blocks when it grows, so that no address it ever gave out comes to be another's while it
+// lives: whether a pointer is one of its own has an answer. It grows by doubling: what is kept is no more than what is
+// used.
+class KeptArena {
+ public:
+  bool reserve(size_t bytes) {
+    if (bytes <= now_.bytes()) return true;
+    Arena larger;
+    if (bytes > SIZE_MAX / 2 || !larger.reserve(bytes < 2 * now_.bytes() ? 2 * now_.bytes() : bytes)) return false;
+    if (now_.data()) old_.push_back(std::move(now_));
+    now_ = std::move(larger);
+    return true;
+  }
+  uint8_t* data() const { return now_.data(); }
+  size_t bytes() const {
+    size_t total = now_.bytes();
+    for (const Arena& a : old_) total += a.bytes();
+    return total;
+  }
+  bool owns(const void* p) const {
+    for (const Arena& a : old_)
+      if (within(a, p)) return true;
+    return within(now_, p);
+  }
+
+ private:
+  static bool within(const Arena& a, const void* p) { return a.data() && p >= a.data() && p < a.data() + a.bytes(); }
+  Arena now_;
+  std::vector<Arena> old_;
 };
 
 }  // namespace mrt

@@ -264,8 +264,10 @@ typedef struct mrt_run_options {
 /* Run once. inputs: input_count tensors in the program's order, any strides. outputs: output_count tensors; where
  * data is NULL the session's memory is used and the tensor is filled in (data, shape, dtype; valid until the session's
  * next run or its end); where data is not NULL the result is written there: bytes (or shape) says how much room
- * there is, and shape, ndim, dtype are filled in. `shape` then points to memory of the session. options may be NULL.
- * After its first run at a shape a session allocates nothing. */
+ * there is, and shape, ndim, dtype are filled in. `shape` then points to memory of the session. A tensor that a run
+ * filled in with session memory may be handed in again as it is: it counts as one whose data is NULL. The same inputs
+ * of the same shapes give the same bits; an element may differ in the last place between batches of different sizes,
+ * for which other tiles fit. options may be NULL. After its first run at a shape a session allocates nothing. */
 MRT_API mrt_status mrt_session_run(mrt_session* session, const mrt_tensor* inputs, size_t input_count,
                                    mrt_tensor* outputs, size_t output_count, const mrt_run_options* options);
 

@@ -31,8 +31,14 @@ Executor::Executor(const Program& program, int32_t threads, bool profile)
 
 size_t Executor::memory() const {
   size_t total = dynamic_scratch_.bytes() + staging_.bytes();
-  for (const Arena& a : dynamic_) total += a.bytes();
+  for (const KeptArena& a : dynamic_) total += a.bytes();
   return total;
+}
+
+bool Executor::owns(const void* p) const {
+  for (const KeptArena& a : dynamic_)
+    if (a.owns(p)) return true;
+  return false;
 }
 
 Status Executor::run(Layout* layout, uint8_t* scratch, const RunControl& control) {
@@ -560,15 +566,12 @@ Status Executor::append_scans(const StepRun& s, int64_t iteration) {
       return fail(MRT_ERROR_RUN, "loop step '%s': the slices of '%s' differ in size", step.name.c_str(),
                   plan_.values[out].name.c_str());
     const size_t need = whole.bytes + slice->bytes;
-    Arena& buffer = dynamic_[out];
-    if (need > buffer.bytes()) {
-      Arena larger;
-      if (!larger.reserve(2 * need))
-        return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for %zu bytes of '%s'", 2 * need,
-                    plan_.values[out].name.c_str());
-      if (whole.bytes > 0) std::memcpy(larger.data(), buffer.data(), whole.bytes);
-      buffer = std::move(larger);
-    }
+    KeptArena& buffer = dynamic_[out];
+    const uint8_t* before = buffer.data();
+    if (!buffer.reserve(need))
+      return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for %zu bytes of '%s'", need, plan_.values[out].name.c_str());
+    // The old block is still there.
+    if (buffer.data() != before && whole.bytes > 0) std::memcpy(buffer.data(), before, whole.bytes);
     if (slice->bytes > 0) std::memcpy(buffer.data() + whole.bytes, slice->data, slice->bytes);
     whole.data = buffer.data();
     whole.bytes = need;

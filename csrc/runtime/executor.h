@@ -30,6 +30,8 @@ class Executor {
 
   const std::vector<mrt_step_record>& records() const { return records_; }
   size_t memory() const;
+  // Whether it lies in memory of a value whose size only the data decides, now or before.
+  bool owns(const void* p) const;
 
  private:
   // Who runs steps: all threads on each, or one lane of a stretch on its own.
@@ -80,7 +82,7 @@ class Executor {
   const EntryInfo* info_ = nullptr;
   uint8_t* scratch_ = nullptr;
   Watch watch_;
-  std::vector<Arena> dynamic_;  // by value, where the program has any
+  std::vector<KeptArena> dynamic_;  // by value, where the program has any
   Arena dynamic_scratch_;
   Arena staging_;
   std::vector<mrt_step_record> records_;

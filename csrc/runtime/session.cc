@@ -77,8 +77,14 @@ Session::Session(Program* program, int32_t threads, bool profile, int32_t layout
   }
   in_place_.assign(outputs, 0);
   results_.assign(outputs, nullptr);
+  issued_.assign(outputs, nullptr);
   last_.assign(extents, -1);
   program->exprs().reset(&bindings_);
+}
+
+Session::~Session() {
+  for (IssuedOutput* record : issued_) give_back_issued(record);
+  program_->release();
 }
 
 // ---- shapes
@@ -91,6 +97,7 @@ Status Session::run(const RunRequest& r) {
                 info.entry->name.c_str(), info.input_texts.size(), info.output_texts.size(), r.input_count,
                 r.output_count);
   if (program_->mapped()) MRT_TRY(check_file());
+  forget_own_outputs(r);
   for (size_t i = 0; i < r.input_count; ++i) MRT_TRY(check_input(r.inputs[i], info.input_texts[i]));
   if (!same_shapes(r)) MRT_TRY(select_layout(r));
   layout_->last_used = ++clock_;
@@ -269,7 +276,9 @@ Status Session::place_inputs(const RunRequest& r) {
     if (!t.data && bytes > 0)
       return fail(MRT_ERROR_INVALID_ARGUMENT, "input '%s' has no data", info.input_texts[i].name.c_str());
     const bool dense = is_contiguous(t.shape, t.strides, t.ndim);
-    if (bytes > 0 && dense && aligned(t.data, info.input_texts[i].dtype)) {
+    // What this session gave away may be given to it, but is about to be written anew.
+    const bool own = outputs_.owns(t.data) || executor_.owns(t.data);
+    if (bytes > 0 && dense && !own && aligned(t.data, info.input_texts[i].dtype)) {
       layout_->set_external(i, static_cast<uint8_t*>(t.data));
       continue;
     }
@@ -294,6 +303,18 @@ bool Session::overlaps_input(const RunRequest& r, const void* data, size_t bytes
     if (in < begin + bytes && begin < in + layout_->input_bytes[i]) return true;
   }
   return false;
+}
+
+// A tensor that a run filled in with session memory is no buffer of the caller's, whichever session it was.
+void Session::forget_own_outputs(const RunRequest& r) const {
+  for (size_t i = 0; i < r.output_count; ++i) {
+    mrt_tensor& t = r.outputs[i];
+    if (!t.data || !(outputs_.owns(t.data) || executor_.owns(t.data) || is_issued(t))) continue;
+    t.data = nullptr;
+    t.shape = t.strides = nullptr;
+    t.ndim = 0;
+    t.bytes = 0;
+  }
 }
 
 uint8_t* Session::session_output(const OutputPlace& place) {
@@ -377,6 +398,8 @@ Status Session::complete_outputs(const RunRequest& r) {
     const OutputPlace& place = layout_->outputs[i];
     const mrt_tensor& t = r.outputs[i];
     const char* name = info.output_texts[i].name.c_str();
+    if (!issued_[i] && !(issued_[i] = take_issued()))
+      return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the shape of output '%s'", name);
     results_[i] = &layout_->values[place.value];
     if (place.dynamic) {
       MRT_TRY(executor_.read(place.value, &results_[i]));
@@ -394,7 +417,8 @@ void Session::deliver(const RunRequest& r) {
     const OutputPlace& place = layout_->outputs[i];
     mrt_tensor& t = r.outputs[i];
     const Tensor& value = *results_[i];
-    if (!t.data) {
+    const bool own = !t.data;
+    if (own) {
       t.data = value.data;
       t.strides = nullptr;
       t.bytes = value.bytes;
@@ -411,9 +435,12 @@ void Session::deliver(const RunRequest& r) {
         copy_strided<false>(value.as<uint8_t>(), static_cast<uint8_t*>(t.data), value.shape, t.strides, value.ndim,
                             value.dtype.bytes());
     }
+    issued_[i]->data.store(own ? t.data : nullptr, std::memory_order_relaxed);
+    issued_[i]->bytes.store(t.bytes, std::memory_order_relaxed);
     t.dtype = {value.dtype.code, value.dtype.bits, 1};
     t.ndim = value.ndim;
-    t.shape = value.shape;
+    std::copy_n(value.shape, value.ndim, issued_[i]->shape);
+    t.shape = issued_[i]->shape;
   }
 }
 

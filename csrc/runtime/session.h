@@ -9,6 +9,7 @@
 #include "base/arena.h"
 #include "base/status.h"
 #include "runtime/executor.h"
+#include "runtime/issued.h"
 #include "runtime/layout.h"
 #include "runtime/program.h"
 #include "runtime/state.h"
@@ -47,7 +48,7 @@ class Session {
   size_t memory() const { return memory_.load(std::memory_order_relaxed); }
 
  private:
-  ~Session() { program_->release(); }
+  ~Session();
 
   Status check_file();
   Status check_input(const mrt_tensor& tensor, const ValueText& text) const;
@@ -69,6 +70,7 @@ class Session {
   void commit_states(const RunRequest& request);
   void deliver(const RunRequest& request);
   uint8_t* session_output(const OutputPlace& place);
+  void forget_own_outputs(const RunRequest& request) const;
 
   std::atomic<int> references_{1};
   std::atomic<bool> busy_{false};
@@ -83,8 +85,10 @@ class Session {
   uint64_t clock_ = 0;
   std::vector<int64_t> last_;  // extents of the last run's inputs, one after the other
   Bindings bindings_;          // scratch of bind()
-  Arena arena_, inputs_, outputs_;
+  Arena arena_, inputs_;
+  KeptArena outputs_;
   int64_t file_checked_ns_ = 0;
+  std::vector<IssuedOutput*> issued_;   // by output: its shape as the caller sees it, and what was given away last
   std::vector<uint8_t> in_place_;       // by output: this run writes it straight into the caller's memory
   std::vector<const Tensor*> results_;  // by output: what the run computed
 };

@@ -1,0 +1,71 @@
+#include "runtime/issued.h"
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <new>
+
+namespace mrt {
+namespace {
+
+// Records that came back wait behind so many others.
+constexpr size_t kWaiting = 4096;
+constexpr size_t kBlock = 512, kBlocks = 4096;
+
+struct Table {
+  std::mutex mutex;
+  std::atomic<IssuedOutput*> blocks[kBlocks] = {};
+  std::atomic<size_t> used{0};  // of all blocks
+  std::deque<IssuedOutput*> free;
+};
+
+// Never freed: tensors of a caller may point into it.
+Table& table() {
+  static Table* const table = new Table;
+  return *table;
+}
+
+}  // namespace
+
+IssuedOutput* take_issued() {
+  Table& t = table();
+  const std::lock_guard<std::mutex> lock(t.mutex);
+  const size_t used = t.used.load(std::memory_order_relaxed);
+  if (t.free.size() > kWaiting || used == kBlock * kBlocks) {
+    if (t.free.empty()) return nullptr;
+    IssuedOutput* record = t.free.front();
+    t.free.pop_front();
+    return record;
+  }
+  std::atomic<IssuedOutput*>& block = t.blocks[used / kBlock];
+  if (!block.load(std::memory_order_relaxed)) block.store(new IssuedOutput[kBlock], std::memory_order_release);
+  t.used.store(used + 1, std::memory_order_release);
+  return block.load(std::memory_order_relaxed) + used % kBlock;
+}
+
+void give_back_issued(IssuedOutput* record) {
+  if (!record) return;
+  Table& t = table();
+  const std::lock_guard<std::mutex> lock(t.mutex);
+  try {
+    t.free.push_back(record);
+  } catch (const std::bad_alloc&) {  // it is not used again
+  }
+}
+
+bool is_issued(const mrt_tensor& tensor) {
+  const Table& t = table();
+  const size_t blocks = (t.used.load(std::memory_order_acquire) + kBlock - 1) / kBlock;
+  const uintptr_t shape = reinterpret_cast<uintptr_t>(tensor.shape);
+  for (size_t i = 0; i < blocks; ++i) {
+    const IssuedOutput* block = t.blocks[i].load(std::memory_order_acquire);
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(block);
+    if (shape < begin || shape >= begin + kBlock * sizeof(IssuedOutput)) continue;
+    const IssuedOutput& record = block[(shape - begin) / sizeof(IssuedOutput)];
+    return tensor.data == record.data.load(std::memory_order_relaxed) &&
+           tensor.bytes == record.bytes.load(std::memory_order_relaxed);
+  }
+  return false;
+}
+
+}  // namespace mrt
