@@ -120,7 +120,7 @@ def _bias(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> r
     """A constant per column; of a view only if its last axis is the kernel's."""
     place = _SLOTS[source.call.contract][0]
     shape, vector, args = shape_of(var), array_of(other), source.slot(place)
-    if args is None or vector is None or shape is None or source.act != "none":
+    if args is None or vector is None or not shape or source.act != "none":  # a result of rank 0 has no columns
         return None
     if not same(shape[-1], shape_of_type(source.ty)[-1]):
         return None

@@ -180,7 +180,7 @@ def stack(c: Context, tensors: list[Expr], dim: int = 0) -> Expr:
 
 @converts("aten.flip.default")
 def flip(c: Context, x: Expr, dims: list[int]) -> Expr:
-    for dim in dims:
+    for dim in dims if c.rank(x) else ():
         x = c.emit(OP.flip(x, dim % c.rank(x)))
     return x
 

@@ -1,0 +1,224 @@
+"""Fuzzes whole compiles: small ONNX models, mutated, and torch modules put together at random. A result, or a maas_rt.Error of one
+sentence; anything else that leaves `compile` is a finding, as are a crash, a hang, and "a fault of maas_rt".
+
+python -m tests.fuzz_compile SECONDS [SEED]    prints all that it finds; the inputs of each kind are in build/fuzz_compile
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from tests.fuzz_onnx import corpus, mutate, prepare
+
+SECONDS = 120  # of one compile
+X = torch.Tensor
+SIZES = (0, 1, 2, 3, 4, 8)
+
+# What a step makes of a tensor; `r` draws its numbers.
+STEPS: dict[str, Callable[[X, random.Random], X]] = {
+    "relu": lambda x, r: torch.relu(x),
+    "add": lambda x, r: x + r.choice((0, 1, -2.5, x)),
+    "outer": lambda x, r: x.unsqueeze(-1) * x.unsqueeze(-2),
+    "divide": lambda x, r: torch.div(x, r.choice((2, -3, 0.5)), rounding_mode=r.choice((None, "floor", "trunc"))),
+    "remainder": lambda x, r: r.choice((torch.remainder, torch.fmod))(x, r.choice((2, -3, 0.7))),
+    "cast": lambda x, r: x.to(r.choice((torch.int32, torch.int64, torch.uint8, torch.int8, torch.bool, torch.float64, torch.float16))),
+    "float": lambda x, r: x.float(),
+    "softmax": lambda x, r: x.float().softmax(_axis(x, r)),
+    "sum": lambda x, r: x.sum(_axis(x, r), keepdim=r.random() < 0.5),
+    "mean": lambda x, r: x.float().mean(_axis(x, r), keepdim=r.random() < 0.5),
+    "extreme": lambda x, r: r.choice((torch.amax, torch.amin))(x, _axis(x, r)),
+    "any": lambda x, r: r.choice((torch.any, torch.all))(x, _axis(x, r)),
+    "position": lambda x, r: r.choice((torch.argmax, torch.argmin))(x, _axis(x, r)),
+    "cumsum": lambda x, r: x.cumsum(_axis(x, r)),
+    "sort": lambda x, r: x.sort(_axis(x, r))[r.randrange(2)],
+    "topk": lambda x, r: x.topk(r.choice((0, 1, 2)), _axis(x, r))[r.randrange(2)],
+    "transpose": lambda x, r: x.transpose(_axis(x, r), _axis(x, r)),
+    "flatten": lambda x, r: x.flatten(),
+    "flip": lambda x, r: x.flip(_axis(x, r)),
+    "roll": lambda x, r: x.roll(r.randrange(-3, 4), _axis(x, r)),
+    "repeat": lambda x, r: x.repeat([r.choice((0, 1, 2)) for _ in range(x.ndim)]),
+    "slice": lambda x, r: x.narrow(_axis(x, r), 0, 1),
+    "step": lambda x, r: x[r.randrange(3) :: r.choice((1, 2))],
+    "unsqueeze": lambda x, r: x.unsqueeze(r.randrange(-x.ndim - 1, x.ndim + 1)),
+    "squeeze": lambda x, r: x.squeeze(),
+    "cat": lambda x, r: torch.cat([x, x], _axis(x, r)),
+    "stack": lambda x, r: torch.stack([x, x], _axis(x, r)),
+    "pad": lambda x, r: torch.nn.functional.pad(x, (r.randrange(3), r.randrange(3)), value=r.choice((0.0, float("-inf")))),
+    "where": lambda x, r: torch.where(x > 0, x, r.choice((0, float("nan"), float("-inf")))),
+    "mask": lambda x, r: x.masked_fill(x > 0, r.choice((1, 0))),
+    "select": lambda x, r: x[x > 0],
+    "nonzero": lambda x, r: x.nonzero(),
+    "triu": lambda x, r: r.choice((torch.triu, torch.tril))(x, r.randrange(-1, 2)),
+    "full": lambda x, r: x + torch.full_like(x, r.choice((1, -1))),
+    "arange": lambda x, r: x + torch.arange(x.shape[-1]),
+    "matmul": lambda x, r: x.float() @ x.float().transpose(-1, -2),
+    "norm": lambda x, r: torch.nn.functional.layer_norm(x.float(), x.shape[-1:]),
+    "gather": lambda x, r: x.gather(_axis(x, r), torch.zeros([1] * x.ndim, dtype=torch.int64)),
+    "clamp": lambda x, r: x.clamp(r.choice((None, 0)), 1),
+    "exp": lambda x, r: r.choice((torch.exp, torch.log, torch.sqrt, torch.tanh, torch.sigmoid, torch.erf, torch.expm1))(x),
+    "pow": lambda x, r: x ** r.choice((2, 3, 0.5)),
+    "bits": lambda x, r: r.choice((torch.bitwise_and, torch.bitwise_or, torch.bitwise_xor))(x.to(torch.int32), 5),
+    "unique": lambda x, r: torch.unique(x),
+    "einsum": lambda x, r: torch.einsum("...i,...i->...", x.float(), x.float()),
+    "size": lambda x, r: x * x.shape[_axis(x, r)],
+    "var": lambda x, r: x.float().var(_axis(x, r)),
+}  # fmt: skip
+
+
+def _axis(x: X, r: random.Random) -> int:
+    return r.randrange(-x.ndim, x.ndim) if x.ndim else 0
+
+
+class Drawn(torch.nn.Module):
+    """A few steps of a seed, each as often as it is traced with the same numbers."""
+
+    def __init__(self, seed: str, names: list[str]) -> None:
+        super().__init__()
+        self.seed, self.names = seed, names
+
+    def forward(self, x: X) -> X:
+        draw = random.Random(self.seed)
+        for name in self.names:
+            x = STEPS[name](x, draw)
+        return x
+
+
+def torch_case(seed: str) -> tuple[Drawn, X, Any]:
+    """A module that runs, its input, and which dimensions vary. Steps that do not fit are left out."""
+    r = random.Random(seed)
+    dynamic = r.random() < 0.5
+    shape = [r.choice(SIZES[2:] if dynamic else SIZES) for _ in range(r.randrange(1, 4))]
+    x = torch.randn(shape) if r.random() < 0.7 else torch.randint(0, 5, shape)
+    names: list[str] = []
+    for _ in range(r.randrange(1, 7)):
+        names.append(r.choice(sorted(STEPS)))
+        try:
+            fits = Drawn(seed, names)(x).numel() < 100_000
+        except Exception:
+            fits = False
+        if not fits:
+            names.pop()
+    return Drawn(seed, names), x, {"x": {r.randrange(x.ndim): (r.choice((0, 1, 2)), 16)}} if dynamic else None
+
+
+def outcome(compiled: Callable[[], Any]) -> str:
+    """ "" for a result or a refusal as it should be, else what is wrong with it."""
+    import maas_rt
+
+    try:
+        compiled()
+    except maas_rt.Error as error:
+        text = str(error)
+        if "\n" in text or "fault of maas_rt" in text:
+            cause = error.__cause__
+            where = [
+                f"{Path(f.filename).name}:{f.lineno}"
+                for f in traceback.extract_tb(cause.__traceback__ if cause else None)
+            ]
+            return f"{text[:400]!r} at {' '.join(where[-3:])}"
+        if isinstance(error, maas_rt.VerificationError):
+            return f"a wrong number, or a doubtful reference: {text[:400]}"
+        return ""
+    except Exception as error:
+        where = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+        return f"{type(error).__name__}: {str(error)[:300]} at {' '.join(where[-4:])}"
+    return ""
+
+
+def check(seed: str, models: list[bytes]) -> str:
+    """Draw a case, compile it, judge how that ended."""
+    from maas_rt.compiler import compile
+
+    r = random.Random(seed)
+    if r.random() < 0.5:
+        module, x, dynamic = torch_case(seed)
+        found = outcome(lambda: compile(module, {"x": x}, dynamic=dynamic))
+        return f"{found} [torch {module.names} on {list(x.shape)} {x.dtype}, dynamic {dynamic}]" if found else ""
+    model = onnx.ModelProto.FromString(r.choice(models))
+    mutate(model, r)
+    found = outcome(lambda: compile(model))
+    return f"{found} [onnx]" if found else ""
+
+
+def _work(seed: int, until: float, models: list[bytes], now: Any, found: Any) -> None:
+    prepare()
+    number = 0
+    while time.monotonic() < until:
+        name = f"{seed}/{number}"
+        number += 1
+        now.put((time.monotonic(), name))
+        what = check(name, models)
+        if what:
+            found.put((what, name))
+    now.put((time.monotonic(), None))
+
+
+def fuzz(seconds: float, seed: int) -> int:
+    """For so long, in processes that are replaced when one crashes or hangs. The number of kinds of findings."""
+    context = multiprocessing.get_context("spawn")
+    models = corpus()
+    until = time.monotonic() + seconds
+    kinds: dict[str, int] = {}
+    done = 0
+
+    def report(what: str, name: str) -> None:
+        kind = what.partition(" [")[0].rpartition(" at ")[2] or what
+        kinds[kind] = kinds.get(kind, 0) + 1
+        if kinds[kind] == 1:
+            print(f"{name}: {what}", flush=True)
+
+    while time.monotonic() < until:
+        now, found = context.Queue(), context.Queue()
+        worker = context.Process(target=_work, args=(seed, until, models, now, found))
+        worker.start()
+        started, name, finished = until + SECONDS, "", False  # until the first case: imports may take long
+        while not finished:
+            try:
+                started, name = now.get(timeout=1)
+                done += name is not None
+                finished = name is None
+            except Exception:  # nothing new for a second
+                if not worker.is_alive():
+                    report(f"the process ended with {worker.exitcode}", name)
+                    break
+                if time.monotonic() - started > SECONDS:
+                    worker.kill()
+                    report(f"no end within {SECONDS} s", name)
+                    break
+            while not found.empty():
+                report(*found.get())
+        worker.join(5)
+        while not found.empty():
+            report(*found.get())
+        seed += 1
+    print(f"{done} compiles, {sum(kinds.values())} findings of {len(kinds)} kinds")
+    return len(kinds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", nargs="?", type=int, default=60)
+    parser.add_argument("seed", nargs="?", type=int, default=int(time.time()))
+    parser.add_argument("--case", help="one case again, as SEED/NUMBER")
+    args = parser.parse_args()
+    if args.case:
+        prepare()
+        print(check(args.case, corpus()) or "as it should be")
+        return 0
+    print(f"seed {args.seed}", flush=True)
+    return 1 if fuzz(args.seconds, args.seed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
