@@ -2,7 +2,7 @@
 
 An operator on float16 becomes the same on float32 with casts around it, and a cast to a half type whose result is cast back goes. Only
 casts that an importer made take part, relax.astype; a model's own cast to a half type is meant to round, and is generated code
-from the start. Weights stay what they are: an operator that only moves elements is widened where its source is wide already.
+from the start. So are the operands and the result of a product of two run-time tensors. Weights stay what they are: an operator that only moves elements is widened where its source is wide already.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def _widen(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     if not is_call(value):
         return None
     if is_call(value, "relax.astype"):
-        return _source(rw, value.args[0]) if dtype_of(var) == "float32" else None
+        if dtype_of(var) != "float32" or _feeds_two_tensors(rw, var):
+            return None
+        return _source(rw, value.args[0])
     name = str(value.op.name)
     if name not in _CALCULATES | _MOVES or dtype_of(var) not in _HALVES:
         return None
@@ -45,12 +47,34 @@ def _widen(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     return relax.op.astype(rw.emit(call_of(name, args, value.attrs), str(var.name)), dtype_of(var))
 
 
+def _feeds_two_tensors(rw: Rewriter, var: relax.Var) -> bool:
+    """Whether it goes, perhaps moved, into a product of two run-time tensors."""
+    return any(
+        _of_two_tensors(rw, user) or (is_call(user) and str(user.op.name) in _MOVES and _feeds_two_tensors(rw, moved))
+        for moved, user in rw.users(var)
+    )
+
+
+def _of_two_tensors(rw: Rewriter, value: relax.Expr | None) -> bool:
+    """A product of two run-time tensors, as in attention, whose operands and result ONNX's definition of Attention rounds."""
+    return is_call(value, "relax.matmul") and not any(_is_weight(rw, arg) for arg in value.args)
+
+
+def _is_weight(rw: Rewriter, expr: relax.Expr) -> bool:
+    """Whether it is a constant, perhaps cast or moved."""
+    mapped = rw.mapped(expr)
+    expr = expr if mapped is None else mapped
+    while (call := rw.call(expr, "relax.astype", "relax.permute_dims", "relax.reshape")) is not None:
+        expr = call.args[0]
+    return array_of(expr) is not None
+
+
 def _source(rw: Rewriter, expr: relax.Expr) -> relax.Expr | None:
     """The float32 of which a tensor of half precision is the rounding, if it is one that an importer's cast made."""
     cast = rw.call(expr, "relax.astype")
-    return (
-        cast.args[0] if cast is not None and dtype_of(expr) in _HALVES and dtype_of(cast.args[0]) == "float32" else None
-    )
+    if cast is None or dtype_of(expr) not in _HALVES or dtype_of(cast.args[0]) != "float32":
+        return None
+    return None if _of_two_tensors(rw, rw.definition(cast.args[0])) else cast.args[0]
 
 
 def _wide(rw: Rewriter, expr: relax.Expr) -> relax.Expr:

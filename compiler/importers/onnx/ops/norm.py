@@ -285,7 +285,9 @@ def _half_softmax(n: Node, x: Any, axis: int) -> Any:
     def rounded(v: Any) -> Any:
         return tirx.Cast(dtype, v)
 
-    top = reduce_te(n, n.cast(x, f), [axis], True, tirx.max, lowest(f), "max")
+    # The same rounded numbers for all steps: relax.astype of x may become what x was rounded from (passes/keep_wide.py).
+    wide = elementwise(n, lambda v: tirx.Cast(f, v), x, name="wide")
+    top = reduce_te(n, wide, [axis], True, tirx.max, lowest(f), "max")
     e = elementwise(n, lambda v, t: rounded(tirx.Cast(f, v) - t), x, top, name="below_max")
     e = elementwise(n, lambda v: rounded(tirx.exp(tirx.Cast(f, v))), e, name="exp")
     if dtype == "bfloat16":
