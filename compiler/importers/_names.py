@@ -9,8 +9,8 @@ model's names are found is a candidate. What fits exactly is taken; two that fit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from maas_rt._errors import CheckpointError
@@ -31,14 +31,19 @@ WEIGHT_NESTS = frozenset(
 )
 # Of these, averages of the weights: taken if nothing else fits, or by name.
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow|teacher|polyak)([._]|$)|_avg([._]|$)")
-# What is known not to be weights, by the first word, whatever it nests.
-_NOT_WEIGHTS = frozenset(
+# What an optimizer and its like keep, which has names and shapes of weights, and is never taken for them.
+_OPTIMIZER = frozenset(
     "optimizer optimizers optim opt optimizer_state optimizer_state_dict optimizer_states optim_state_dict opt_state lr_scheduler "
-    "lr_schedulers lr_scheduler_state_dict scheduler schedulers scheduler_state_dict sched train_state trainer_state trainer rng "
-    "rng_state rng_states random_states cuda_rng_state torch_rng_state numpy_rng_state python_rng_state dataloader sampler scaler "
-    "grad_scaler amp amp_scaler loss losses criterion loss_fn step steps global_step iter iteration epoch epochs num_batches metrics "
-    "metric history best best_acc best_acc1 best_loss best_score best_metric acc acc1 callbacks loops fit_loop hyper_parameters "
-    "hparams args config cfg options n_averaged num_updates ema_num_updates decay version torch_version timestamp date time".split()
+    "lr_schedulers lr_scheduler_state_dict scheduler schedulers scheduler_state_dict sched exp_avg exp_avg_sq momentum_buffer grad "
+    "grads gradients".split()
+)
+# What else is known not to be weights, by the first word, whatever it nests.
+_NOT_WEIGHTS = _OPTIMIZER | frozenset(
+    "train_state trainer_state trainer rng rng_state rng_states random_states cuda_rng_state torch_rng_state numpy_rng_state "
+    "python_rng_state dataloader sampler scaler grad_scaler amp amp_scaler loss losses criterion loss_fn step steps global_step iter "
+    "iteration epoch epochs num_batches metrics metric history best best_acc best_acc1 best_loss best_score best_metric acc acc1 "
+    "callbacks loops fit_loop hyper_parameters hparams args config cfg options n_averaged num_updates ema_num_updates decay version "
+    "torch_version timestamp date time".split()
 )
 # And by the last: counters that AveragedModel and thop leave among a module's buffers.
 _COUNTERS = frozenset("n_averaged total_ops total_params".split())
@@ -79,6 +84,7 @@ class Names:
 
     def __init__(self, contents: Contents, key: str | None = None, prefix: str | None = None) -> None:
         self._file = contents.name
+        self._plain: Callable[[str], str] = _plain
         self._asked = key is not None or prefix is not None
         everything = [
             Entry(name, _plain(name), location, leaf)
@@ -105,6 +111,11 @@ class Names:
 
     def fits(self, shapes: Mapping[str, tuple[int, ...] | None]) -> list[Fit]:
         """How each candidate fits names with their shapes (None for any)."""
+        if len({_plain(name) for name in shapes}) < len(
+            shapes
+        ):  # the model has wrappers' words in names that differ by them alone
+            self.entries = [replace(entry, plain=entry.name) for entry in self.entries]
+            self._plain = str
         found = [self._fit(shapes, prefix, "") for prefix in self._prefixes(shapes)]
         if not any(fit.faults() == 0 for fit in found):
             # The model wraps what was saved: its own names have a common beginning that the checkpoint's lack.
@@ -127,7 +138,7 @@ class Names:
 
     def _prefixes(self, shapes: Mapping[str, Any]) -> list[str]:
         """Prefixes under which names of the model are found, those of most names first."""
-        wanted = sorted((_plain(name) for name in shapes), key=lambda name: (-name.count("."), name))
+        wanted = sorted((self._plain(name) for name in shapes), key=lambda name: (-name.count("."), name))
         probes = wanted[:: max(1, len(wanted) // _PROBES)][:_PROBES]
         counts: dict[str, int] = {}
         for probe in probes:
@@ -135,7 +146,7 @@ class Names:
                 if entry.plain == probe or entry.plain.endswith("." + probe):
                     prefix = entry.plain[: len(entry.plain) - len(probe)]
                     counts[prefix] = counts.get(prefix, 0) + 1
-        usable = [p for p in counts if self._asked or not _NOT_WEIGHTS & set(p.split("."))]
+        usable = [p for p in counts if self._asked or not _OPTIMIZER & set(p.split("."))]
         ordered = sorted(usable, key=lambda prefix: (-counts[prefix], prefix.count("."), prefix))[:_MOST_PREFIXES]
         known = sorted({nest + "." for nest in WEIGHT_NESTS} & {_first(e.plain) + "." for e in self.entries})
         return list(dict.fromkeys([*ordered, "", *known]))
@@ -144,8 +155,8 @@ class Names:
         fit = Fit(prefix)
         by_plain: dict[str, list[str]] = {}
         for name in shapes:
-            by_plain.setdefault(_plain(name), []).append(name)
-        outer_plain = _plain(outer.rstrip("."))
+            by_plain.setdefault(self._plain(name), []).append(name)
+        outer_plain = self._plain(outer.rstrip("."))
         outer_plain += "." if outer_plain else ""
         rivals: list[Entry] = []
         for entry in self.entries:

@@ -56,8 +56,12 @@ class SavedFile:
 
     def _by_torch(self) -> Any:
         """The file by torch's restricted unpickler, which gets the same inert stand-ins for classes that it does not know."""
-        stand_ins: list[Any] = [(_stand_in(kind), _today(kind)) for kind in sorted(self._kinds)]
+        stand_ins: list[Any] = []
+        for kind in sorted(self._kinds):
+            stand_ins += [(_stand_in(kind), name) for name in {kind, _today(kind)}]
         stand_ins += [(empty_mapping, "collections.defaultdict"), (empty_list, "collections.deque")]
+        member = _stand_in("a member of a class")
+        stand_ins += [(lambda owner, name: member, "builtins.getattr"), (member, "maas_rt.member")]
         for mapped in (True, False):  # the form before torch 1.6 cannot be mapped
             try:
                 with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
@@ -69,7 +73,7 @@ class SavedFile:
 
 
 def _today(kind: str) -> str:
-    """A name of Python 2, which pickles up to protocol 2 use, as Python 3 has it."""
+    """A name of Python 2, which pickles up to protocol 2 use, as Python 3 has it; torch looks some up by the one, some by the other."""
     module, _, name = kind.rpartition(".")
     module, name = _compat_pickle.NAME_MAPPING.get(
         (module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name)

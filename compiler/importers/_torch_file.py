@@ -7,7 +7,7 @@ import io
 import math
 import os
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +144,7 @@ class _Archive:
         self._inert = inert
         self._prefix = pickles[0].filename.removesuffix("data.pkl")
         self._sizes = {m.filename: m.file_size for m in members}
+        self._uses: Counter[str] = Counter()
         if f"{self._prefix}constants.pkl" in self._sizes:
             raise RefusedPickleError("it is a TorchScript archive: save the state dict instead")
         order = f"{self._prefix}byteorder"
@@ -162,18 +163,22 @@ class _Archive:
         member = f"{self._prefix}data/{key}"
         if member not in self._sizes or count * dtype.itemsize > self._sizes[member]:
             raise RefusedPickleError(f"storage {key} is shorter than its pickle says")
+        self._uses[member] += 1
         return _Storage(dtype, count, lambda: self._bytes(member)[: count * dtype.itemsize].view(dtype))
 
     def _bytes(self, member: str) -> torch.Tensor:
-        """The storage, read once: tensors that share it still do."""
-        if member not in self._storages:
-            try:
-                with self._archive.open(member) as stream:
-                    self._storages[member] = read_into(stream, self._sizes[member])
-                    stream.read(1)  # the end, where the checksum is compared
-            except (zipfile.BadZipFile, EOFError, ValueError, OSError, NotImplementedError, RuntimeError) as error:
-                raise RefusedPickleError(f"it is damaged ({_first_line(error)})") from error
-        return self._storages[member]
+        """The storage; one that several tensors share is read once, and they still do."""
+        if member in self._storages:
+            return self._storages[member]
+        try:
+            with self._archive.open(member) as stream:
+                storage = read_into(stream, self._sizes[member])
+                stream.read(1)  # the end, where the checksum is compared
+        except (zipfile.BadZipFile, EOFError, ValueError, OSError, NotImplementedError, RuntimeError) as error:
+            raise RefusedPickleError(f"it is damaged ({_first_line(error)})") from error
+        if self._uses[member] > 1:
+            self._storages[member] = storage
+        return storage
 
 
 class _Legacy:
@@ -185,6 +190,7 @@ class _Legacy:
         self._size = size
         self._inert = inert
         self._known: dict[str, tuple[torch.dtype, int]] = {}
+        self._uses: Counter[str] = Counter()
         self._places: dict[str, int] = {}
         self._storages: dict[str, torch.Tensor] = {}
 
@@ -235,13 +241,17 @@ class _Legacy:
         dtype, key, count = _storage_id(pid[:5], 5)
         if self._known.setdefault(key, (dtype, count)) != (dtype, count):
             raise RefusedPickleError(f"its pickle describes storage {key} twice")
+        self._uses[key] += 1
         return _Storage(dtype, count, lambda: self._bytes(key, dtype, count))
 
     def _bytes(self, key: str, dtype: torch.dtype, count: int) -> torch.Tensor:
-        if key not in self._storages:
-            self._file.seek(self._places[key])
-            self._storages[key] = read_into(self._file, count * dtype.itemsize)
-        return self._storages[key].view(dtype)
+        if key in self._storages:
+            return self._storages[key]
+        self._file.seek(self._places[key])
+        storage = read_into(self._file, count * dtype.itemsize).view(dtype)
+        if self._uses[key] > 1:
+            self._storages[key] = storage
+        return storage
 
 
 def _storage_id(pid: Any, length: int) -> tuple[torch.dtype, str, int]:
@@ -340,11 +350,11 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> 
     return function(*arguments)
 
 
-def _member(owner: Any, name: Any) -> Inert:
-    """getattr, with which Python 3.11.0 to 3.11.3 pickles a member of an enum."""
+def _member(owner: Any, name: Any) -> InertKind:
+    """getattr, with which members of classes are pickled: those of an enum by Python 3.11.0 to 3.11.3, nested classes by protocol 2."""
     if not isinstance(owner, InertKind) or not isinstance(name, str):
-        raise RefusedPickleError("its pickle wants an attribute of something that is not an enum")
-    return owner()
+        raise RefusedPickleError("its pickle wants an attribute of something that is no class")
+    return InertKind(f"{owner.name}.{name[:80]}")
 
 
 def _size(*parts: Any) -> tuple[int, ...]:
@@ -396,6 +406,7 @@ _GLOBALS: Mapping[tuple[str, str], Any] = {
     ("torch", "device"): _Ignored,
     ("_codecs", "encode"): _encode,
     ("builtins", "getattr"): _member,
+    ("__builtin__", "getattr"): _member,
     ("collections", "OrderedDict"): OrderedDict,
     ("collections", "defaultdict"): empty_mapping,
     ("collections", "deque"): empty_list,

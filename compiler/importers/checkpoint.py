@@ -29,7 +29,7 @@ from ._saved import described
 __all__ = ["load_checkpoint", "read_checkpoint"]
 
 _LISTED = 20
-_GROUP = 1 << 28  # bytes of weights that are in memory beside the module at a time
+_GROUP = 1 << 26  # bytes of weights that are in memory beside the module at a time
 _TRIED = 3  # candidates that the module's load hooks are tried on
 Source = Path | Sequence[Path]
 
@@ -130,12 +130,19 @@ class _Loading:
         return tuple(value.shape) if isinstance(value, torch.Tensor) and name not in self._lazy else None
 
     def _forgive(self, fit: Fit) -> None:
-        """What is missing, but is the same memory as a weight that is there; and what is surplus, if that is to be ignored."""
+        """What is missing, but is the same memory as a weight that is there; what is surplus, but is a buffer that the model makes
+        itself, as it was saved once; and all that is surplus, if that is to be ignored."""
         for name in list(fit.missing):
             other = next((n for n in self._tied(name) if n in fit.chosen), None)
             if other is not None:
                 fit.missing.remove(name)
                 fit.chosen[name] = fit.chosen[other]
+        unsaved = {name: value for name, value in self._module.named_buffers() if name not in self._state}
+        for name, entry in fit.rest.items():
+            mine = unsaved.get(name)
+            if mine is not None and entry in fit.surplus and isinstance(entry.leaf, Stored) and not mine.is_meta:
+                if entry.shape() == tuple(mine.shape) and same_bits(entry.leaf.read(), mine):
+                    fit.surplus.remove(entry)
         if self._weights.ignore_surplus:
             fit.surplus.clear()
 
@@ -402,7 +409,7 @@ def _with_versions(values: Mapping[str, Any], versions: Mapping[str, Any]) -> di
 
 
 def _groups(state: Mapping[str, Entry]) -> Iterator[dict[str, Entry]]:
-    """The names in pieces of some 256 MiB, those of one module together."""
+    """The names in pieces of some 64 MiB, those of one module together."""
     modules: dict[str, dict[str, Entry]] = {}
     for name, entry in state.items():
         modules.setdefault(name.rpartition(".")[0], {})[name] = entry

@@ -103,6 +103,7 @@ _ALLOWED: Mapping[tuple[str, str], Any] = {
     ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"): _nothing,
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _Place,
     ("builtins", "getattr"): _member,
+    ("__builtin__", "getattr"): _member,
     ("torch", "Size"): _numbers,
     ("torch.serialization", "_get_layout"): _nothing,
     **{

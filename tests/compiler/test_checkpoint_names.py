@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import enum
+import functools
 import io
 import pickle
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,8 +48,15 @@ def optimizer() -> dict[str, Any]:
     return chosen.state_dict()
 
 
+class Kind(enum.Enum):
+    ONE = 1
+
+
 class Mine:
     """A class that only the training script has."""
+
+    class Inner:
+        pass
 
     def __init__(self) -> None:
         self.lr = 0.1
@@ -65,6 +75,14 @@ def beside() -> dict[str, Any]:
         "seen": collections.defaultdict(list, {"a": [1]}),
         "last": collections.deque([1, 2]),
         "array": np.arange(3),
+        "enum": Kind.ONE,
+        "nested": Mine.Inner(),
+        "function": nn.functional.relu,
+        "partial": functools.partial(nn.Linear, 3),
+        "pattern": re.compile("a"),
+        "generator": np.random.default_rng(0),
+        "error": ValueError("x"),
+        "keys": {(1, 2): 3, 1.5: 2, None: 1, b"x": 0},
         "types": (Mine, float, torch.float16, complex(1, 2), slice(1, 2), {1, 2}),
     }
 
@@ -161,6 +179,27 @@ def test_a_model_that_wraps_what_was_saved(tmp_path: Path) -> None:
     filled_with(tmp_path / "w.pt", under("inner."), Outer)
 
 
+class Alike(nn.Module):
+    """Names that differ by a wrapper's word alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(2, 2)
+        self.weight, self.bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
+        self.register_buffer("position_ids", torch.arange(4), persistent=False)
+
+
+def test_names_that_are_the_models_own(tmp_path: Path) -> None:
+    """A submodule that is called `module`, wrapped or not; a buffer that was saved once, and is made by the model now."""
+    state = filled(Alike())
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    for saved in (state, wrapped, {"model": wrapped, "epoch": 1}, {**state, "position_ids": torch.arange(4)}):
+        torch.save(saved, tmp_path / "w.pt")
+        filled_with(tmp_path / "w.pt", state, Alike)
+    torch.save({**state, "position_ids": torch.arange(4) + 1}, tmp_path / "w.pt")
+    assert "position_ids" in refusal(tmp_path / "w.pt", Alike)
+
+
 CHOSEN: list[tuple[Any, Weights]] = [
     ({"model": OTHER, "model_ema": STATE}, Weights(key="model_ema")),
     ({"a": {"model": OTHER, "ema": STATE}}, Weights(key="a.ema")),
@@ -179,6 +218,7 @@ def test_what_is_ambiguous_is_chosen_by_the_user(tmp_path: Path, saved: Any, wei
 
 
 REFUSED: list[tuple[Any, Weights | None, list[str]]] = [
+    ({"best": OTHER, "last": STATE}, None, ["--key", "best", "last"]),
     ({"generator": STATE, "discriminator": OTHER}, None, ["--key", "generator", "discriminator"]),
     ({**STATE, **under("module.", OTHER)}, None, ["module.0.weight", "--ignore-surplus"]),
     ({**under("trunk."), "head.weight": torch.ones(1)}, None, ["head.weight", "--ignore-surplus"]),
