@@ -210,4 +210,5 @@ def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     options = half_tolerances(work.options.verify, work.model.mod)
     report = verify(artifact, work.model, options, compile_prefix, examples)
     status = "passed" if runs_here else "host-build"
-    work.artifact = work.artifact.with_manifest(verified={**report.to_manifest(work.model), "status": status})
+    verified = work.artifact.with_manifest(verified={**report.to_manifest(work.model), "status": status})
+    work.artifact = replace(verified, measured_error=report.max_relative_error)

@@ -14,6 +14,7 @@
          ├─ UnsupportedOperatorError                   .operators: all of them
          ├─ CheckpointError                            .missing, .surplus, .misshapen
          ├─ ImportModelError                           the source file is broken, hostile or not understood
+         │   └─ SourceNotFoundError(ImportModelError, FileNotFoundError)   there is no such file
          └─ VerificationError                          .operator, .relative_error
 
 Each message is one sentence: what was wrong, where, what was expected, what to do. What the native library reports
@@ -129,6 +130,21 @@ class CheckpointError(CompileError):
 
 class ImportModelError(CompileError):
     """The source model is broken, hostile, or not understood."""
+
+
+class SourceNotFoundError(ImportModelError, FileNotFoundError):
+    """There is no file of the model that was to be compiled; `filename` holds its name."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(f"there is no file {filename}: give the path of a model")
+        self.errno = errno.ENOENT
+        self.filename = filename
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[type[SourceNotFoundError], tuple[str]]:
+        return type(self), (str(self.filename),)
 
 
 class VerificationError(CompileError):

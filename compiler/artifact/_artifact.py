@@ -26,6 +26,7 @@ class Artifact:
     linear: LinearPlan
     code: Mapping[str, bytes]  # by target, best first; empty if no step needs generated code
     _manifest: dict[str, Any]
+    measured_error: float | None = None  # the largest relative error, of which the manifest has the power of ten
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maas_rt._errors import ImportModelError, InvalidArgumentError
+from maas_rt._errors import ImportModelError, InvalidArgumentError, SourceNotFoundError
 
 from .._boundary import boundary
 from ._imported import ImportedModel, Source, StateSpec, SymbolSpec
@@ -82,7 +82,7 @@ def _import_files(
 ) -> ImportedModel:
     absent = next((path for path in paths if not path.exists()), None)
     if absent is not None:
-        raise ImportModelError(f"there is no file {absent}: give the path of a model")
+        raise SourceNotFoundError(str(absent))
     if factory is None:
         raise ImportModelError(
             "several files are one checkpoint's, which needs its architecture: give --model package.module:factory"
@@ -103,7 +103,7 @@ def _import_path(
     weights: Weights | None,
 ) -> ImportedModel:
     if not path.exists():
-        raise ImportModelError(f"there is no file {path}: give the path of a model")
+        raise SourceNotFoundError(str(path))
     suffix = path.suffix.lower()
     if factory is None and path.is_dir():
         raise ImportModelError(

@@ -157,10 +157,10 @@ def execute(args: argparse.Namespace) -> int:
         )
         return 130
     verified = artifact.manifest["verified"]
-    error = verified.get("max_relative_error")
+    error = artifact.measured_error if artifact.measured_error is not None else verified.get("max_relative_error")
     silent = sorted({*verified.get("constant_outputs", []), *verified.get("ill_conditioned_outputs", [])})
     print(
-        f"wrote {args.output}: {len(artifact.to_bytes()) / 2**20:.2f} MiB, targets {', '.join(artifact.manifest['targets']) or 'any'}, "
+        f"wrote {args.output}: {output.stat().st_size / 2**20:.2f} MiB, targets {', '.join(artifact.manifest['targets']) or 'any'}, "
         + (
             f"verified (largest relative error {error:.1e})"
             if error is not None

@@ -346,6 +346,12 @@ def test_wrong_arguments_are_one_sentence(given: tuple[Any, ...], words: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_file_is_a_file_not_found() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        import_model("no/such/file.onnx")
+    assert isinstance(caught.value, maas_rt.Error) and caught.value.filename == "no/such/file.onnx"
+
+
 def test_an_exported_program_says_its_own_shapes() -> None:
     program = torch.export.export(nn.Linear(2, 2), (torch.ones(3, 2),))
     with pytest.raises(maas_rt.InvalidArgumentError, match="carries its dynamic shapes"):
