@@ -346,6 +346,20 @@ def test_wrong_arguments_are_one_sentence(given: tuple[Any, ...], words: str) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("index", [1, -2])
+def test_a_second_element_has_to_be_there(index: int) -> None:
+    """torch's least size of 2 is an assumption for some models, which run with 1 as well, and what it found out for others."""
+
+    class Second(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x[:, index] * 2 + x[:, 0], y + 1
+
+    dims = {"x": {1: torch.export.Dim.DYNAMIC}, "y": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(Second(), (torch.ones(3, 4), torch.ones(5)), dynamic_shapes=dims)
+    bounds = sorted(spec.min for spec in import_model(program).symbols.values())
+    assert bounds == [1, 2]
+
+
 def test_a_missing_file_is_a_file_not_found() -> None:
     with pytest.raises(FileNotFoundError) as caught:
         import_model("no/such/file.onnx")

@@ -158,6 +158,8 @@ class Context:
         if self.same_dims([length], [self.shape(x)[axis]]) and step == 1:
             return x
         end = begin + (length - 1) * step + 1 if step != 1 else begin + length
+        if isinstance(end, int) and end == 2:
+            self.symbols.has_second(self.shape(x)[axis])
         return self.emit(
             relax.op.strided_slice(
                 x, [axis], [as_expr(begin)], [as_expr(end)], [as_expr(step)], assume_inbound=step == 1

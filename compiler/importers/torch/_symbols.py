@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -97,6 +98,13 @@ class Symbols:
         variable = self._variable(fallback, SymbolSpec(max(low + b, 0), None if high is None else high + b))
         self.define(root, variable - b)
         return variable
+
+    def has_second(self, size: Dim) -> None:
+        """An operator reads a second element along a dimension of this size. torch reports a least size of 2 where it found that out as
+        where it only assumed it (`_bounds`): this tells which."""
+        spec = self.specs.get(str(size.name)) if isinstance(size, tirx.Var) else None
+        if spec is not None and spec.min == 1 and spec.max != 1:
+            self.specs[str(size.name)] = replace(spec, min=2)
 
     def _variable(self, name: str, spec: SymbolSpec) -> Any:
         name = re.sub(r"\W", "_", name)

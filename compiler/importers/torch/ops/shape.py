@@ -124,6 +124,8 @@ def select(c: Context, x: Expr, dim: int, index: Any) -> Expr:
     index = as_dim(index)
     if not isinstance(index, int) and may_be_negative(c, index):
         raise NotConvertible("a position that only the data decides")
+    if index == -2:
+        c.symbols.has_second(c.shape(x)[axis])
     begin = index + c.shape(x)[axis] if isinstance(index, int) and index < 0 else index
     return c.reshape(c.slice(x, axis, begin, 1), c.out_shape())
 
