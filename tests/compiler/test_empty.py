@@ -42,6 +42,7 @@ NODES = [
     ("pool", "MaxPool", "image", {"kernel_shape": [2, 2]}),
     ("norm", "BatchNormalization", "image g g g g", {}),
     ("resize", "Resize", "image  scales", {}),
+    ("resize_f", "Resize", "f  two_scales", {}),
     ("lstm lstm_h", "LSTM", "steps lw lr", {"hidden_size": 3}),
     ("gru gru_h", "GRU", "steps gw gr", {"hidden_size": 3}),
     ("rnn rnn_h", "RNN", "steps rw rr", {"hidden_size": 3}),
@@ -65,7 +66,7 @@ CONSTANTS = {
     "zero": np.array(0), "two_two": np.array([2, 2]), "none_two": np.array([0, 2]), "none": np.array([0]), "three_none_four": np.array([3, 0, 4]),
     "zero_axis": np.array([0]), "one_axis": np.array([1]), "w05": values(0, 5), "row": values(5), "w45": values(4, 5), "w34": values(3, 4),
     "ones4": np.array([1, 1, 1, 1]), "no_index": np.zeros(0, np.int64), "no_rows": np.zeros((0, 5), np.int64), "no_updates": values(0, 5),
-    "w14": values(1, 4), "filter": values(3, 2, 3, 3), "g": np.ones(2, F32), "scales": np.array([1, 1, 2, 2], F32), "lw": values(1, 12, 2),
+    "w14": values(1, 4), "filter": values(3, 2, 3, 3), "g": np.ones(2, F32), "scales": np.array([1, 1, 2, 2], F32), "two_scales": np.array([1, 2], F32), "lw": values(1, 12, 2),
     "lr": values(1, 12, 3), "gw": values(1, 9, 2), "gr": values(1, 9, 3), "rw": values(1, 3, 2), "rr": values(1, 3, 3), "scale": F32(0.5),
 }  # fmt: skip
 

@@ -175,9 +175,6 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
         lambda: model([node("Col2Im", "x image block", "y")], {"x": (F, [1, 4, 4])}, ["y"], {"image": np.array([3, 3]), "block": np.array([0, 2])}),
     ),
     "STFT of a vector": ("'STFT_y'", lambda: model([node("STFT", "w step w", "y")], {"x": (F, [2])}, ["y"], {"w": floats(16), "step": np.int64(4)})),
-    "Resize of nothing": (
-        "Resize", lambda: model([helper.make_node("Resize", ["x", "", "s"], ["y"])], {"x": (F, [2, 0])}, ["y"], {"s": np.float32([1, 2])}),
-    ),
     "an input that nothing reads, beyond all memory": ("'z'", lambda: model([node("Relu", "x", "y")], {"x": (F, [2]), "z": (F, [2**62])}, ["y"])),
     # operator sets
     "operator set of the future": ("999", lambda: edited(relu(), lambda m: setattr(m.opset_import[0], "version", 999))),

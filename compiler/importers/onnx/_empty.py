@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["empty_results", "empty_value", "is_empty"]
 
 # What makes tensors without elements of others that have some, if its small inputs say so.
-_MAKERS = frozenset({"ConstantOfShape", "Expand", "OneHot", "Resize", "Tile", "TopK"})
+_MAKERS = frozenset({"ConstantOfShape", "Expand", "OneHot", "Tile", "TopK"})
 _SMALL = 64  # elements of an input that may be a shape, repeats, axes
 
 
