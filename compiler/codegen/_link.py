@@ -6,8 +6,10 @@ where tvm was imported first). A hidden definition is linked in that calls throu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -98,7 +100,7 @@ def link_shared(obj: Path, symbols: list[str]) -> bytes:
             "-lm",
             "-lc",
         ]
-        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        run = _run(command, folder)
         if run.returncode != 0 or not out.exists():
             reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
             raise CompileError(
@@ -107,6 +109,20 @@ def link_shared(obj: Path, symbols: list[str]) -> bytes:
         image = out.read_bytes()
     _check(image, symbols)
     return image
+
+
+def _run(command: list[str], folder: str) -> subprocess.CompletedProcess[str]:
+    """The linker in a session of its own, which an interrupt ends with all its children: they write into `folder`."""
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def _check(image: bytes, symbols: list[str]) -> None:
