@@ -77,13 +77,13 @@ def _model(
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
-def test_a_layout_of_one_kind_of_cpu_is_refused_with_what_to_do() -> None:
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 4, 4])
-    node = helper.make_node("ReorderOutput", ["x"], ["y"], domain="com.microsoft.nchwc", channels=16)
+def test_a_layout_of_one_kind_of_device_is_refused_with_what_to_do() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 4, 16])
+    node = helper.make_node("MaxPool", ["x"], ["y"], domain="com.ms.internal.nhwc", kernel_shape=[2, 2])
     with pytest.raises(
-        maas_rt.UnsupportedOperatorError, match="one kind of CPU: save the optimized model at level ORT_ENABLE_EXTENDED"
+        maas_rt.UnsupportedOperatorError, match="kind of device: save the optimized model at level ORT_ENABLE_EXTENDED"
     ):
-        import_onnx(_model([node], [x], ["y"], [], "com.microsoft.nchwc"))
+        import_onnx(_model([node], [x], ["y"], [], "com.ms.internal.nhwc"))
 
 
 def test_the_name_of_an_operator_means_nothing_in_another_domain() -> None:

@@ -107,11 +107,11 @@ def _blocks(bits: int, form: str = "QOperator", **options: Any) -> Make:
     return make
 
 
-def _then(first: Make, second: Make, *, transformers: bool = False) -> Make:
-    """One tool behind the other. ONNX Runtime's last level writes convolutions for one kind of CPU: it is for `transformers` alone."""
+def _then(first: Make, second: Make) -> Make:
+    """One tool behind the other."""
 
     def make(family: Family, source: Path, folder: Path) -> Path | None:
-        made = first(family, source, folder) if family.transformer or not transformers else None
+        made = first(family, source, folder)
         return None if made is None else second(family, made, folder)
 
     return make
@@ -140,12 +140,12 @@ def quantized(level: Callable[[str], Make], optimizer: Make) -> list[tuple[str, 
         ("dynamic int8", _dynamic(weight_type="QInt8"), STEPS),
         ("dynamic uint8", _dynamic(weight_type="QUInt8"), STEPS),
         ("dynamic int8, per channel", _dynamic(weight_type="QInt8", per_channel=True), STEPS),
-        ("dynamic int8, all", _then(_dynamic(weight_type="QInt8"), everything, transformers=True), STEPS),
+        ("dynamic int8, all", _then(_dynamic(weight_type="QInt8"), everything), STEPS),
         ("transformers optimizer, dynamic int8", _dynamic(optimizer, weight_type="QInt8"), STEPS),
         ("static QDQ", _static("QDQ"), STEPS),
         ("static QDQ, per channel, int8", _static("QDQ", "QInt8", per_channel=True), STEPS),
         ("static QDQ, extended", _then(_static("QDQ"), extended), STEPS),
-        ("static QDQ, all", _then(_static("QDQ", per_channel=True), everything, transformers=True), STEPS),
+        ("static QDQ, all", _then(_static("QDQ", per_channel=True), everything), STEPS),
         ("static QOperator", _static("QOperator"), STEPS),
         ("static QOperator, int8", _static("QOperator", "QInt8"), STEPS),
         ("static QOperator, per channel", _static("QOperator", per_channel=True), STEPS),

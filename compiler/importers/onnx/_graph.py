@@ -49,8 +49,8 @@ STRING_OPS = frozenset({"RegexFullMatch", "StringConcat", "StringNormalizer", "S
 MOVING_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
-# What ONNX Runtime's optimizer writes at level "all": weights in blocks as wide as the vectors of the machine that it ran on.
-_LAYOUTS = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
+# What ONNX Runtime makes of a model for one kind of device, and never saves to be read elsewhere.
+_LAYOUTS = frozenset({"com.ms.internal.nhwc"})
 
 
 class Unsupported:
@@ -651,7 +651,9 @@ def _renamed(proto: onnx.NodeProto, name: str) -> onnx.NodeProto:
 
 def _no_converter(domain: str, name: str, version: int) -> str:
     if domain in _LAYOUTS:
-        return "a layout of ONNX Runtime's for one kind of CPU: save the optimized model at level ORT_ENABLE_EXTENDED"
+        return (
+            "a layout of ONNX Runtime's for one kind of device: save the optimized model at level ORT_ENABLE_EXTENDED"
+        )
     if _registry.known(domain, name):
         return f"version {version} of this operator has no converter"
     return "no converter" if version or domain else "no such operator in this operator set"

@@ -23,9 +23,10 @@ from ._data import Data, without_data
 from ._dims import AmbiguousDims, Dim, ShapeMath
 from ._empty import empty_value, is_empty
 from ._errors import broken_model, unsupported_error
-from ._graph import Graph, Scope
+from ._graph import Graph, Scope, Unsupported
 from ._load import check_model, read_model, sort_nodes
-from ._node import Broken, check_extents, shape_expr
+from ._nchwc import NCHWC, with_blocks
+from ._node import Broken, Refused, check_extents, shape_expr
 from ._source import OnnxSource
 from ._stored import STORED
 from ._strings import is_string
@@ -105,6 +106,8 @@ def _import(
     equal: dict[str, Dim],
 ) -> ImportedModel:
     math = ShapeMath()
+    written = proto
+    proto = _with_blocks(proto, data)
     graph = Graph(proto, math, data)
     opsets = {("" if o.domain in ("", "ai.onnx") else o.domain): o.version for o in proto.opset_import}
     scope = Scope(opsets)
@@ -171,7 +174,7 @@ def _import(
         states=[],
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
         sizes={**graph.sizes, **math.relations()},
-        source=OnnxSource(proto, data, names, graph.index_bounds, again),
+        source=OnnxSource(written, data, names, graph.index_bounds, again),
         provenance={
             "framework": "onnx",
             "kind": "onnx",
@@ -179,6 +182,18 @@ def _import(
             **({"strings": texts} if texts else {}),
         },
     )
+
+
+def _with_blocks(proto: onnx.ModelProto, data: Data) -> onnx.ModelProto:
+    def array(tensor: onnx.TensorProto) -> Any:
+        return data.array(tensor) if tensor.name in data else onnx.numpy_helper.to_array(tensor)
+
+    try:
+        return with_blocks(proto, array)
+    except Refused as why:
+        found = Unsupported()
+        found.add(f"{NCHWC}::Conv", str(why), "the graph")
+        raise unsupported_error(found) from None
 
 
 def _shape(name: str, given: Any) -> Any:

@@ -24,7 +24,7 @@ from ._data import LARGE_FILE, Data, is_kept, skeleton
 from ._errors import broken_model
 from ._schema import check_attributes, check_counts
 
-__all__ = ["check_model", "names_read", "read_model", "sort_nodes"]
+__all__ = ["check_model", "graphs_of", "names_read", "read_model", "sort_nodes"]
 
 _MAX_FILE = 2 << 30  # protobuf's own limit
 MAX_NODES = 1 << 18
@@ -122,7 +122,7 @@ def check_model(model: onnx.ModelProto, data: Data | None = None) -> None:
                     "for an older set"
                 )
     total = 0
-    for graph, depth in _graphs(model):
+    for graph, depth in graphs_of(model):
         total += len(graph.node)
         if depth > MAX_GRAPH_DEPTH:
             raise broken_model(f"its graphs are nested deeper than {MAX_GRAPH_DEPTH}")
@@ -234,7 +234,7 @@ def _stored(tensor: TensorProto, count: int) -> tuple[int, int]:
     return len(tensor.int32_data), -(-count // per)
 
 
-def _graphs(model: onnx.ModelProto) -> Iterator[tuple[onnx.GraphProto, int]]:
+def graphs_of(model: onnx.ModelProto) -> Iterator[tuple[onnx.GraphProto, int]]:
     """Every graph and its depth, without recursion."""
     stack = [(model.graph, 0)]
     for function in model.functions:
@@ -258,7 +258,7 @@ def _attribute_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def _tensors(model: onnx.ModelProto, *, of_main: bool = True) -> Iterator[TensorProto]:
     """Every tensor; without `of_main` not the initializers of the model's own graph."""
     nodes: list[onnx.NodeProto] = [n for f in model.functions for n in f.node]
-    for graph, depth in _graphs(model):
+    for graph, depth in graphs_of(model):
         if depth > MAX_GRAPH_DEPTH:
             raise broken_model(f"its graphs are nested deeper than {MAX_GRAPH_DEPTH}")
         if depth or of_main:

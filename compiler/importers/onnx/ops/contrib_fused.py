@@ -16,7 +16,7 @@ from .._registry import op
 from ._te import elementwise, imm
 from .nn import conv, gemm, product
 
-__all__ = ["activated", "added", "in_float32"]
+__all__ = ["activated", "added", "behind_conv", "in_float32"]
 
 _MS = "com.microsoft"
 _HALF = ("float16", "bfloat16")
@@ -247,10 +247,11 @@ def _turned(n: Node, i: int, *, batch: bool, last: bool) -> Any:
 @op("FusedConv", domain=_MS)
 def fused_conv(n: Node) -> Any:
     """activation(conv(X, W) + B + Z)."""
-    return _behind_conv(n, conv(n))
+    return behind_conv(n, conv(n))
 
 
-def _behind_conv(n: Node, y: Any) -> Any:
+def behind_conv(n: Node, y: Any) -> Any:
+    """A convolution's result, what a fused one adds to it (input 3), and its activation."""
     name, numbers = n.str_attr("activation", ""), list(n.attr("activation_params", []))
     y = added(n, y, n.x(3) if n.has(3) else None)
     return activated(n, y, name, dict(zip(("alpha", "beta"), numbers, strict=False))) if name else y
@@ -266,4 +267,4 @@ def nhwc_conv(n: Node) -> Any:
         n.graph.wrap(n.emit(relax.op.permute_dims(n.x(i), first)), f"{n.place}_{names[i]}") for i in (0, 3) if n.has(i)
     ]
     inner = n.with_inputs([turned[0], *n.inputs[1:3], *turned[1:]])
-    return relax.op.permute_dims(_behind_conv(inner, conv(inner)), last)
+    return relax.op.permute_dims(behind_conv(inner, conv(inner)), last)
