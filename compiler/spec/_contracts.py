@@ -167,6 +167,13 @@ def _unchecked(args: Args, attrs: Attrs) -> list[Shape | None]:
 
 _RNN = frozenset({"hidden", "direction", "gates"})
 
+_RANDOM = {  # what follows the family's name, and the dtype of what is drawn
+    "uniform_f32": "float32",
+    "uniform_f64": "float64",
+    "normal_f32": "float32",
+    "normal_f64": "float64",
+    "bits_u64": "uint64",
+}
 _QUANTIZED = frozenset({"a_zero", "a_max", "y_scale", "y_zero", "y_max"})
 _U8S8: dict[int, tuple[str, ...]] = {0: ("uint8",), 1: ("int8",), 6: ("uint8",), 7: ("int8",)}
 _EIGHT_BITS = ("uint8", "int8")
@@ -272,6 +279,17 @@ CONTRACTS: dict[str, Contract] = {
     "top_k": Contract(
         1, 1, _top_k, frozenset({"axis", "largest", "pick", "k"}), float32=False, outputs=(2,), out_dtypes=_ORDERED
     ),
+    **{
+        f"random_{kind}": Contract(
+            1,
+            2,
+            _unchecked,
+            frozenset({"number"}),
+            other_dtypes={0: ("uint64",), 1: ("int64",)},
+            out_dtypes=(dtype,),
+        )
+        for kind, dtype in _RANDOM.items()
+    },
     "resize2d_f32": Contract(
         1, 1, _unchecked, frozenset({"mode", "coordinates", "nearest_rounding", "cubic_a", "scales"})
     ),

@@ -138,24 +138,22 @@ Status check_tensor(const char* contract, const char* name, const Tensor& t, int
   return Status();
 }
 
-namespace {
-Status check_of(const char* contract, const char* name, const Tensor& t, int32_t ndim, DType dtype,
-                const char* expected) {
+Status check_dtype(const char* contract, const char* name, const Tensor& t, int32_t ndim, DType dtype,
+                   const char* expected) {
   MRT_TRY(check_tensor(contract, name, t, ndim));
   if (t.dtype == dtype) return Status();
   return fail(MRT_ERROR_DTYPE, "%s: %s has elements of type code %d with %d bits, expected %s", contract, name,
               t.dtype.code, t.dtype.bits, expected);
 }
-}  // namespace
 
 Status check_f32(const char* contract, const char* name, const Tensor& t, int32_t ndim) {
-  return check_of(contract, name, t, ndim, kFloat32, "float32");
+  return check_dtype(contract, name, t, ndim, kFloat32, "float32");
 }
 Status check_u8(const char* contract, const char* name, const Tensor& t, int32_t ndim) {
-  return check_of(contract, name, t, ndim, {MRT_UINT, 8}, "uint8");
+  return check_dtype(contract, name, t, ndim, {MRT_UINT, 8}, "uint8");
 }
 Status check_s8(const char* contract, const char* name, const Tensor& t, int32_t ndim) {
-  return check_of(contract, name, t, ndim, {MRT_INT, 8}, "int8");
+  return check_dtype(contract, name, t, ndim, {MRT_INT, 8}, "int8");
 }
 
 Status check_extent(const char* contract, const char* name, const Tensor& t, int32_t dim, int64_t expected) {

@@ -40,7 +40,9 @@ Status hint_int(const Attrs& attrs, const char* contract, const char* key, int64
 
 // Present, ndim dimensions (-1: any), no negative extent, a byte size that fits in 63 bits and that `bytes` covers.
 Status check_tensor(const char* contract, const char* name, const Tensor& t, int32_t ndim);
-// The same, of one type.
+// The same, of one type, which a message calls `expected`.
+Status check_dtype(const char* contract, const char* name, const Tensor& t, int32_t ndim, DType dtype,
+                   const char* expected);
 Status check_f32(const char* contract, const char* name, const Tensor& t, int32_t ndim);
 Status check_u8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
 Status check_s8(const char* contract, const char* name, const Tensor& t, int32_t ndim);

@@ -30,6 +30,11 @@ extern const Operator kMaxPool2dU8Operator;
 extern const Operator kPadOperator;
 extern const Operator kPool2dF32Operator;
 extern const Operator kQkvAttentionF32Operator;
+extern const Operator kRandomBitsU64Operator;
+extern const Operator kRandomNormalF32Operator;
+extern const Operator kRandomNormalF64Operator;
+extern const Operator kRandomUniformF32Operator;
+extern const Operator kRandomUniformF64Operator;
 extern const Operator kResize2dF32Operator;
 extern const Operator kRmsNormF32Operator;
 extern const Operator kSliceOperator;
@@ -65,6 +70,11 @@ const Operator* const kOperators[] = {
     &kPadOperator,
     &kPool2dF32Operator,
     &kQkvAttentionF32Operator,
+    &kRandomBitsU64Operator,
+    &kRandomNormalF32Operator,
+    &kRandomNormalF64Operator,
+    &kRandomUniformF32Operator,
+    &kRandomUniformF64Operator,
     &kResize2dF32Operator,
     &kRmsNormF32Operator,
     &kSliceOperator,

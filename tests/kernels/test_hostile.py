@@ -39,6 +39,7 @@ REPEATED = {**DEPTHWISE, "channels": [5, 15]}
 TRANSPOSED = {**CONV, "output_padding": [1, 0]}
 LSTM = {"hidden": 5, "direction": "bidirectional"}
 RNN = "rnn_f32_nr16_v1"
+RANDOM = {"uniform_f32": "f4", "uniform_f64": "f8", "normal_f32": "f4", "normal_f64": "f8", "bits_u64": "u8"}
 
 # contract -> inputs, shapes of the outputs, attributes
 CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
@@ -167,6 +168,14 @@ CALLS: dict[str, tuple[list[Any], list[tuple[int, ...]], dict[str, Any]]] = {
     ),
     "lookup": ([np.ones((3, 5), np.uint8), np.ones(256, np.uint8)], [((3, 5), np.uint8)], {}),
     "top_k": ([ones(3, 40, 2)], [(3, 7, 2), ((3, 7, 2), np.int64)], {"axis": 1, "largest": 1, "pick": "first", "k": 2}),
+    **{
+        f"random_{kind}": (
+            [np.ones(1, np.uint64), np.ones(1, np.int64)],
+            [((3, 100), np.dtype(dtype))],
+            {"number": 3},
+        )
+        for kind, dtype in RANDOM.items()
+    },
     "resize2d_f32": (
         [ones(1, 4, 5, 3)],
         [(1, 7, 9, 3)],
