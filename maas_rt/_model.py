@@ -53,6 +53,11 @@ class _Runnable(_native.Runner):
         return tuple(TensorInfo(*info) for info in self._program.states())
 
     @property
+    def draws(self) -> bool:
+        """Whether runs draw random numbers (dropout, sampling, noise): from the seed that run is given, or one of the system's."""
+        return self._program.draws
+
+    @property
     def entries(self) -> tuple[str, ...]:
         """Names of the entry points."""
         return self._program.entries
@@ -83,6 +88,14 @@ class Session(_Runnable):
     def __reduce__(self) -> NoReturn:
         raise InvalidArgumentError("a Session holds memory of its process: copy or send its Model, and make one there")
 
+    @property
+    def seed(self) -> int:
+        """The seed that the last run drew its random numbers from, given or not: with it a run can be repeated.
+
+        InvalidArgumentError where the model draws none.
+        """
+        return self._seed()
+
     def profiled(self, inputs: Mapping[str, Any], **options: Any) -> Profile:
         """Runs once and returns its steps; only for a session that was made with profile=True."""
         self.run(dict(inputs), **options)
@@ -93,7 +106,7 @@ class Model(_Runnable):
     """A loaded model. Many threads may call it at once: each run takes a session from a pool.
 
     `m(x)` takes inputs in order or by name and returns the output, or a dict if there are several. `m.run(dict)` takes
-    and returns dicts and has the options `out`, `deadline`, `cancel`, `state` and `entry`. Inputs are numpy arrays, or
+    and returns dicts and has the options `out`, `deadline`, `cancel`, `state`, `entry` and `seed`. Inputs are numpy arrays, or
     anything with __dlpack__ (CPU) or __array_interface__, used in place where their layout allows.
 
     A model does not change, so a copy is the model itself. It can be pickled and sent to another process: by the path of
@@ -127,6 +140,7 @@ class Model(_Runnable):
         cancel: CancelToken | None = None,
         state: State | None = None,
         entry: str | None = None,
+        seed: int | None = None,
     ) -> Future[dict[str, Array]]:
         """Starts a run on a thread of this process and returns its future; `asyncio.wrap_future` makes it awaitable.
 
@@ -139,7 +153,7 @@ class Model(_Runnable):
 
         def work() -> dict[str, Array]:
             left = None if until is None else until - time.monotonic()
-            return self.run(given, out=buffers, deadline=left, cancel=cancel, state=state, entry=entry)
+            return self.run(given, out=buffers, deadline=left, cancel=cancel, state=state, entry=entry, seed=seed)
 
         return _executor().submit(work)
 

@@ -73,6 +73,7 @@ class Storage(IntEnum):
     CONSTANT = 2
     VIEW = 3
     STATE = 4
+    SEED = 5
 
 
 class ArgKind(IntEnum):

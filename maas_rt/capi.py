@@ -73,6 +73,11 @@ class Model:
         self._idle.append(self._new_session())
 
     @property
+    def draws(self) -> bool:
+        """Whether runs draw random numbers, which a seed decides."""
+        return bool(lib.mrt_program_draws(self._program))
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """What the file says about itself."""
         manifest: dict[str, Any] = json.loads(text(lib.mrt_program_manifest(self._program)))
@@ -97,12 +102,14 @@ class Model:
         out: Mapping[str, Array] | None = None,
         deadline: float | None = None,
         cancel: CancelToken | None = None,
+        seed: int | None = None,
     ) -> dict[str, Array]:
         """Runs on a dict of arrays by input name and returns a dict by output name.
 
         Args:
             out: writable contiguous numpy arrays that results are written into.
             deadline: seconds from now after which the run stops between two steps.
+            seed: of the random numbers that the model draws, an integer from 0 to 2**64 - 1; None: the system gives one.
         """
         for name in inputs:
             if all(name != info.name for info in self.inputs):
@@ -125,6 +132,8 @@ class Model:
                 outs[i].bytes = out[info.name].nbytes
         options = ffi.new("mrt_run_options*")
         options.struct_size = ffi.sizeof("mrt_run_options")
+        if seed is not None:
+            options.seeded, options.seed = 1, _check_seed(seed)
         options.cancel = cancel._handle if cancel is not None else ffi.NULL
         if deadline is not None:
             options.deadline_ns = max(1, time.monotonic_ns() + int(deadline * 1e9))
@@ -232,6 +241,12 @@ def _aligned(data: bytes | bytearray | memoryview) -> tuple[NDArray[np.uint8], i
     begin = -room.ctypes.data % 64
     room[begin : begin + source.size] = source
     return room, begin, source.size
+
+
+def _check_seed(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise InvalidArgumentError(f"seed is {seed!r} and must be an integer from 0 to 2**64 - 1")
+    return int(seed)
 
 
 def _as_array(name: str, value: Any) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from maas_rt._plan import DTypeCode, Expr, ExprOp, Plan
+from maas_rt._plan import DTypeCode, Expr, ExprOp, Plan, Storage
 from maas_rt._version import __version__
 
 from ..importers._imported import ImportedModel
@@ -56,6 +56,7 @@ def make_manifest(model: ImportedModel, plan: Plan, targets: Sequence[str]) -> d
         },
         "entries": [each.name for each in plan.entries],
         "states": [_tensor(plan, state.value) for state in plan.states],
+        **({"draws": True} if any(value.storage == Storage.SEED for value in plan.values) else {}),
         "source": provenance,
         "recipe": None,
         "metrics": {},

@@ -15,7 +15,9 @@ from tvm import relax
 
 Array = npt.NDArray[Any]
 
-__all__ = ["Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
+__all__ = ["SEED", "Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
+
+SEED = "seed"  # the parameter of main that holds the run's seed, and main's attribute that says which parameter it is
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ class Source(Protocol):
 class ImportedModel:
     """One Relax function `main` and what its types cannot say.
 
-    `mod["main"]` takes the run-time inputs in the order of `input_names`, then the current values of `states`; it returns a
-    tuple, always: the outputs in the order of `output_names`, then the next values of `states`. Weights are
+    `mod["main"]` takes the run-time inputs in the order of `input_names`, then the current values of `states`, and last, if it draws
+    random numbers, the run's seed (uint64 [1]; main's attribute SEED is its position); it returns a tuple, always: the outputs in the order of `output_names`, then the next values of `states`. Weights are
     `relax.Constant`s (one for tied weights), symbolic dimensions `tirx.Var`s, one for each key of `symbols`. A binding's
     variable is named after the source's operator where there is one.
     """
@@ -106,9 +108,15 @@ class ImportedModel:
         default_factory=dict
     )  # symbol -> the extent (of others, it may be) that verification draws
 
+    @property
+    def draws(self) -> bool:
+        """Whether main takes a seed."""
+        attrs = self.mod["main"].attrs
+        return attrs is not None and SEED in attrs
+
     def drop_weights(self) -> None:
         """Keep of `mod` no more than its parameters' types: when nothing is compiled from it any more, its weights are let go."""
         parameters = self.mod["main"].params
         body = relax.SeqExpr([], relax.Tuple([]))
-        main = relax.Function(parameters, body, relax.TupleType([]), True)
+        main = relax.Function(parameters, body, relax.TupleType([]), True, self.mod["main"].attrs)
         object.__setattr__(self, "mod", tvm.IRModule({"main": main}))

@@ -29,7 +29,8 @@ from maas_rt._plan import (
     Value,
 )
 
-from ..importers._imported import ImportedModel
+from ..importers._imported import SEED, ImportedModel
+from ..passes._dims import static_shape
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
 from ..passes._loops import LoopMark, read_loop_mark
 from ..passes._rewrite import array_of
@@ -99,7 +100,7 @@ class PlanBuilder:
 
     def build(self, function: relax.Function) -> Plan:
         plan, model = self.plan, self.model
-        names = [*model.input_names, *(state.name for state in model.states)]
+        names = [*model.input_names, *(state.name for state in model.states), *([SEED] if model.draws else [])]
         if len(names) != len(function.params):
             raise CompileError(f"main has {len(function.params)} parameters, and the importer named {len(names)}")
         bind_input_symbols(function.params, model.symbols, plan, self.pool, self._checks)
@@ -108,6 +109,8 @@ class PlanBuilder:
             self._state(param, spec, index)
             for index, (param, spec) in enumerate(zip(function.params[len(inputs) :], model.states))
         ]
+        if model.draws:
+            self._seed(function.params[-1], function.body)
         plan.blocks.append(self._block)
         self._block.name = "main"
         results = self._body(function.body)
@@ -136,6 +139,14 @@ class PlanBuilder:
         self.plan.states.append(State(spec.name, index, init))
         self._env[param] = index
         return index
+
+    def _seed(self, param: relax.Var, body: relax.Expr) -> None:
+        """The run's seed, if anything is left that draws from it."""
+        type_ = param.ty
+        if not isinstance(type_, relax.TensorType) or str(type_.dtype) != "uint64" or static_shape(param) != [1]:
+            raise CompileError(f"the seed {param.name} of main is {type_}, expected uint64 of shape [1]")
+        if any(each.same_as(param) for each in relax.analysis.free_vars(body)):
+            self._env[param] = self._value(param.name, type_, Storage.SEED)
 
     def _outputs(self, slots: Sequence[Slot]) -> list[int]:
         """Each output a value of its own that a step defines: what is an input, a constant, a view or given twice is copied."""

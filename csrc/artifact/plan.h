@@ -37,7 +37,7 @@ enum class ExprOp : u8 {
 };
 constexpr u8 kExprOpCount = 16;
 enum class ValueKind : u8 { tensor, optional, sequence, string, state };
-enum class Storage : u8 { arena, input, constant, view, state };
+enum class Storage : u8 { arena, input, constant, view, state, seed };
 enum class ArgKind : u8 { value, expression, absent };
 enum class StepKind : u8 { kernel, code, copy, bind, branch, loop, launch, shape };
 

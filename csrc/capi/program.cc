@@ -142,6 +142,8 @@ mrt_status mrt_program_output_info(const mrt_program* program, int32_t entry, in
   });
 }
 
+int32_t mrt_program_draws(const mrt_program* program) { return program && to_program(program)->seed() >= 0 ? 1 : 0; }
+
 int32_t mrt_program_state_count(const mrt_program* program) {
   return program ? static_cast<int32_t>(to_program(program)->states().size()) : 0;
 }

@@ -59,6 +59,7 @@ Status make_request(mrt_session* session, const mrt_tensor* inputs, size_t input
           output_count,
           static_cast<uint32_t>(o.entry),
           state,
+          o.seeded != 0 ? std::optional<uint64_t>(o.seed) : std::nullopt,
           {o.cancel ? &o.cancel->set : nullptr, o.deadline_ns, o.poll, o.poll_user}};
   return Status();
 }
@@ -173,6 +174,16 @@ mrt_status mrt_session_run_async(mrt_session* session, const mrt_tensor* inputs,
 }
 
 size_t mrt_session_memory(const mrt_session* session) { return session ? to_session(session)->memory() : 0; }
+
+mrt_status mrt_session_seed(const mrt_session* session, uint64_t* out) {
+  return mrt::guard([&]() -> Status {
+    if (!session || !out) return fail(MRT_ERROR_INVALID_ARGUMENT, "mrt_session_seed: session or out is NULL");
+    if (to_session(session)->program()->seed() < 0)
+      return fail(MRT_ERROR_INVALID_ARGUMENT, "the program draws no random numbers, so that its runs have no seed");
+    *out = to_session(session)->seed();
+    return Status();
+  });
+}
 
 mrt_status mrt_session_profile(const mrt_session* session, const mrt_step_record** records, size_t* count) {
   return mrt::guard([&]() -> Status {

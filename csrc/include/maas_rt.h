@@ -212,6 +212,8 @@ MRT_API mrt_status mrt_program_input_info(const mrt_program* program, int32_t en
                                           mrt_value_info* out);
 MRT_API mrt_status mrt_program_output_info(const mrt_program* program, int32_t entry, int32_t index,
                                            mrt_value_info* out);
+/* 1 if runs draw random numbers (dropout, sampling, noise), which mrt_run_options.seed decides; else 0. */
+MRT_API int32_t mrt_program_draws(const mrt_program* program);
 MRT_API int32_t mrt_program_state_count(const mrt_program* program);
 MRT_API mrt_status mrt_program_state_info(const mrt_program* program, int32_t index, mrt_value_info* out);
 
@@ -259,6 +261,9 @@ typedef struct mrt_run_options {
   mrt_state* state;    /* needed if the program has states */
   mrt_poll_fn poll;    /* may be NULL: asked about every 50 ms, on the thread that runs; not 0 cancels the run */
   void* poll_user;
+  int32_t seeded; /* not 0: the run draws its random numbers from `seed`; 0: from a seed that the system gives */
+  uint64_t seed;  /* the same seed and inputs give the same numbers on every CPU and number of threads; a program that
+                     draws none takes no notice */
 } mrt_run_options;
 
 /* Run once. inputs: input_count tensors in the program's order, any strides. outputs: output_count tensors; where
@@ -277,6 +282,10 @@ typedef void (*mrt_done_fn)(void* user, mrt_status status, const char* message);
 MRT_API mrt_status mrt_session_run_async(mrt_session* session, const mrt_tensor* inputs, size_t input_count,
                                          mrt_tensor* outputs, size_t output_count, const mrt_run_options* options,
                                          mrt_done_fn done, void* user);
+
+/* The seed of the session's last run, so that it can be run again with the same random numbers. Refused with
+ * MRT_ERROR_INVALID_ARGUMENT where the program draws none. */
+MRT_API mrt_status mrt_session_seed(const mrt_session* session, uint64_t* out);
 
 /* Bytes of arena and scratch that the session holds now. */
 MRT_API size_t mrt_session_memory(const mrt_session* session);

@@ -219,6 +219,7 @@ void define_program(py::module_& m) {
                              })
       .def("inputs", [](const Program& p, size_t entry) { return infos(p.entries().at(entry).inputs); })
       .def("outputs", [](const Program& p, size_t entry) { return infos(p.entries().at(entry).outputs); })
+      .def_property_readonly("draws", [](const Program& p) { return mrt_program_draws(p.handle()) != 0; })
       .def("states", [](const Program& p) { return infos(p.states()); })
       .def("data", &Program::data)
       .def_readwrite("source", &Program::source)

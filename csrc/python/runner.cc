@@ -43,6 +43,8 @@ struct RunArgs {
   int64_t deadline_ns = 0;
   mrt_cancel* cancel = nullptr;
   mrt_state* state = nullptr;
+  bool seeded = false;
+  uint64_t seed = 0;
 };
 
 // n elements on the stack, or on the heap where a model has very many inputs.
@@ -263,6 +265,8 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, 
   options.deadline_ns = args.deadline_ns;
   options.cancel = args.cancel;
   options.state = args.state;
+  options.seeded = args.seeded;
+  options.seed = args.seed;
   Released released;
   options.poll = interruption();
   options.poll_user = &released;
@@ -366,6 +370,19 @@ bool read_deadline(PyObject* value, int64_t* out) {
   return true;
 }
 
+bool read_seed(PyObject* value, RunArgs* out) {
+  const auto number =
+      py::reinterpret_steal<py::object>(PyIndex_Check(value) && !PyBool_Check(value) ? PyNumber_Index(value) : nullptr);
+  if (number) out->seed = PyLong_AsUnsignedLongLong(number.ptr());
+  if (!number || PyErr_Occurred()) {
+    PyErr_Clear();
+    set_invalid("seed is %R and must be an integer from 0 to 2**64 - 1", value);
+    return false;
+  }
+  out->seeded = true;
+  return true;
+}
+
 bool read_option(RunnerState& state, PyObject* name, PyObject* value, RunArgs* out) {
   if (PyUnicode_CompareWithASCIIString(name, "out") == 0) {
     if (value != Py_None && !PyDict_Check(value)) {
@@ -379,8 +396,9 @@ bool read_option(RunnerState& state, PyObject* name, PyObject* value, RunArgs* o
   const bool deadline = PyUnicode_CompareWithASCIIString(name, "deadline") == 0;
   const bool cancel = PyUnicode_CompareWithASCIIString(name, "cancel") == 0;
   const bool model_state = PyUnicode_CompareWithASCIIString(name, "state") == 0;
-  if (!(entry || deadline || cancel || model_state)) {
-    set_invalid("run has no option %R; it has out, deadline, cancel, state, entry", name);
+  const bool seed = PyUnicode_CompareWithASCIIString(name, "seed") == 0;
+  if (!(entry || deadline || cancel || model_state || seed)) {
+    set_invalid("run has no option %R; it has out, deadline, cancel, state, entry, seed", name);
     return false;
   }
   if (value == Py_None) return true;
@@ -389,6 +407,7 @@ bool read_option(RunnerState& state, PyObject* name, PyObject* value, RunArgs* o
     return out->entry >= 0;
   }
   if (deadline) return read_deadline(value, &out->deadline_ns);
+  if (seed) return read_seed(value, out);
   if (cancel) {
     if (!py::isinstance<CancelToken>(value)) {
       set_invalid("cancel is a %s and must be a maas_rt.CancelToken", Py_TYPE(value)->tp_name);
@@ -425,7 +444,7 @@ bool check_out_names(const EntrySpec& entry, PyObject* out) {
   return true;
 }
 
-// runner.run({name: array}, out=, deadline=, cancel=, state=, entry=)
+// runner.run({name: array}, out=, deadline=, cancel=, state=, entry=, seed=)
 PyObject* run_method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   RunnerState* state = state_of(self);
   if (!state) return nullptr;
@@ -557,6 +576,20 @@ PyObject* records(PyObject* self, PyObject*) {
   return nullptr;
 }
 
+PyObject* seed(PyObject* self, PyObject*) {
+  RunnerState* state = state_of(self);
+  if (!state) return nullptr;
+  uint64_t seed = 0;
+  if (!state->exclusive || state->idle.empty()) {
+    set_invalid("only a session has the seed of its last run");
+    return nullptr;
+  }
+  const mrt_status status = mrt_session_seed(state->idle.front(), &seed);
+  if (status == MRT_OK) return PyLong_FromUnsignedLongLong(seed);
+  set_status_error(status);
+  return nullptr;
+}
+
 template <typename F>
 PyCFunction as_method(F function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
@@ -564,14 +597,16 @@ PyCFunction as_method(F function) {
 
 PyMethodDef methods[] = {
     {"run", as_method(run_method), METH_FASTCALL | METH_KEYWORDS,
-     "run(inputs, *, out=None, deadline=None, cancel=None, state=None, entry=None) -> dict\n\n"
+     "run(inputs, *, out=None, deadline=None, cancel=None, state=None, entry=None, seed=None) -> dict\n\n"
      "Runs on a dict of arrays by input name and returns a dict of arrays by output name.\n\n"
      "out: dict of writable arrays that results are written into. deadline: seconds from now after which the run "
      "stops\n"
-     "between two steps. cancel: a CancelToken. state: a State of this model. entry: name of an entry point."},
+     "between two steps. cancel: a CancelToken. state: a State of this model. entry: name of an entry point. seed: of\n"
+     "the random numbers that the model draws, an integer from 0 to 2**64 - 1; None: the system gives one."},
     {"memory", as_method(memory), METH_NOARGS, "Bytes of arenas and scratch that idle sessions hold."},
     {"_records", as_method(records), METH_NOARGS,
      "Steps of the last run: (name, kernel, start, duration, flops, bytes)."},
+    {"_seed", seed, METH_NOARGS, "The seed of a session's last run."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyGetSetDef getters[] = {{"_program", program, nullptr, nullptr, nullptr},

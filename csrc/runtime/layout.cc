@@ -325,6 +325,11 @@ class Builder {
       if (!is_staged(s.value)) external_of_[s.value] = static_cast<int32_t>(l_.external.size());
       l_.external.emplace_back();
     }
+    const int64_t seed = program_.seed();
+    if (seed >= 0 && uses_[static_cast<size_t>(seed)] != 0) {
+      l_.seed_slot = external_of_[static_cast<size_t>(seed)] = static_cast<int32_t>(l_.external.size());
+      l_.external.emplace_back();
+    }
     l_.external_base.assign(l_.external.size(), nullptr);
   }
 

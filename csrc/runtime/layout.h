@@ -1,8 +1,8 @@
 // Everything about one entry at one binding of its input symbols, worked out once: shapes, memory, argument arrays.
 //
 // A value is in one of these places: a constant (in the mapped file), the arena (at an offset), external (an input, an
-// output that is written in place, a state: the run fills the pointer in), or dynamic (its shape is known only when a
-// step has bound a symbol: the executor allocates it then).
+// output that is written in place, a state, the seed: the run fills the pointer in), or dynamic (its shape is known
+// only when a step has bound a symbol: the executor allocates it then).
 #pragma once
 
 #include <algorithm>
@@ -93,12 +93,13 @@ struct Layout {
 
   std::vector<Patch> arena_patches;
   uint8_t* arena_base = nullptr;             // what they were last filled with
-  std::vector<std::vector<Patch>> external;  // by slot: inputs, outputs in place, states
+  std::vector<std::vector<Patch>> external;  // by slot: inputs, outputs in place, states, the seed
   std::vector<uint8_t*> external_base;
   std::vector<size_t> input_offsets;  // of the aligned copy of an input, in the session's memory for inputs
   std::vector<size_t> input_bytes;
   std::vector<OutputPlace> outputs;
   uint32_t state_slot = 0;         // slot of the first state
+  int32_t seed_slot = -1;          // of the run's seed; -1: nothing reads it
   std::vector<uint32_t> staged;    // states whose value is in the arena while the run goes on
   std::vector<StepRun*> deferred;  // steps that write the other states at its end, in order
 

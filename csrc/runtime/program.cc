@@ -29,6 +29,8 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
   MRT_TRY(p->load_code());
   MRT_TRY(in_file(p->prepare_kernels()));
   p->find_roots();
+  for (size_t v = 0; v < p->plan_.values.size(); ++v)
+    if (p->plan_.values[v].storage == static_cast<uint8_t>(Storage::seed)) p->seed_ = static_cast<int64_t>(v);
   for (const plan::State& s : p->plan_.states) {
     p->state_texts_.push_back(p->describe_value(s.value, s.name));
     size_t size = p->state_texts_.back().dtype.bytes();

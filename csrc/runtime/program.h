@@ -74,6 +74,8 @@ class Program {
   // The value that a view, or a view of a view, looks into in the end; a value itself if it is none.
   uint32_t root(uint32_t value) const { return roots_[value]; }
   const uint8_t* constant(const plan::Value& value) const { return container_.weights() + value.offset; }
+  // The value that stands for the run's seed; -1: the program draws no random numbers.
+  int64_t seed() const { return seed_; }
   // Bytes of a state's value, whose dims are fixed.
   size_t state_bytes(size_t state) const { return state_bytes_[state]; }
 
@@ -95,6 +97,7 @@ class Program {
   std::vector<std::vector<StepInfo>> steps_;
   std::vector<std::unique_ptr<uint64_t[]>> params_;
   std::vector<uint32_t> roots_;
+  int64_t seed_ = -1;
   std::vector<EntryInfo> entries_;
   std::vector<ValueText> state_texts_;
   std::vector<size_t> state_bytes_;

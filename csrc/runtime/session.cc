@@ -1,5 +1,8 @@
 #include "runtime/session.h"
 
+#include <sys/random.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -104,6 +107,7 @@ Status Session::run(const RunRequest& r) {
   MRT_TRY(place_inputs(r));
   MRT_TRY(place_outputs(r));
   MRT_TRY(place_states(r));
+  MRT_TRY(place_seed(r));
   const Status status = executor_.run(layout_, arena_.data() + layout_->arena_bytes, r.control);
   const size_t memory = arena_.bytes() + inputs_.bytes() + outputs_.bytes() + executor_.memory();
   memory_.store(memory, std::memory_order_relaxed);
@@ -380,6 +384,17 @@ Status Session::place_states(const RunRequest& r) {
     layout_->set_external(layout_->state_slot + s, r.state->data(s));
   for (const uint32_t s : layout_->staged)
     if (void* value = staged_value(s)) std::memcpy(value, r.state->data(s), r.state->bytes(s));
+  return Status();
+}
+
+Status Session::place_seed(const RunRequest& r) {
+  if (layout_->seed_slot < 0) return Status();
+  if (r.seed) {
+    seed_ = *r.seed;
+  } else if (getentropy(&seed_, sizeof(seed_)) != 0) {
+    return fail(MRT_ERROR_RUN, "the operating system gives no random number for a seed; set one in mrt_run_options");
+  }
+  layout_->set_external(static_cast<size_t>(layout_->seed_slot), reinterpret_cast<uint8_t*>(&seed_));
   return Status();
 }
 

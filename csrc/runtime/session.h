@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/arena.h"
@@ -23,6 +24,7 @@ struct RunRequest {
   size_t output_count;
   uint32_t entry;
   State* state;
+  std::optional<uint64_t> seed;  // none: one is drawn where the program needs it
   RunControl control;
 };
 
@@ -44,6 +46,8 @@ class Session {
   Program* program() const { return program_; }
   bool profiles() const { return profile_; }
   const std::vector<mrt_step_record>& records() const { return executor_.records(); }
+  // Of the last run that drew random numbers.
+  uint64_t seed() const { return seed_; }
   // May be read while another thread runs.
   size_t memory() const { return memory_.load(std::memory_order_relaxed); }
 
@@ -63,6 +67,7 @@ class Session {
   Status place_inputs(const RunRequest& request);
   Status place_outputs(const RunRequest& request);
   Status place_states(const RunRequest& request);
+  Status place_seed(const RunRequest& request);
   void* staged_value(uint32_t state) const;
   Status check_room(const mrt_tensor& tensor, const Tensor& value, const char* name) const;
   bool overlaps_input(const RunRequest& request, const void* data, size_t bytes) const;
@@ -88,6 +93,7 @@ class Session {
   Arena arena_, inputs_;
   KeptArena outputs_;
   int64_t file_checked_ns_ = 0;
+  uint64_t seed_ = 0;
   std::vector<IssuedOutput*> issued_;   // by output: its shape as the caller sees it, and what was given away last
   std::vector<uint8_t> in_place_;       // by output: this run writes it straight into the caller's memory
   std::vector<const Tensor*> results_;  // by output: what the run computed

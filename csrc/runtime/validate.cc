@@ -115,7 +115,7 @@ class Validator {
     MRT_CHECK(v.space <= 1, "value '%s' has memory space %d, which does not exist", name, v.space);
     MRT_CHECK(known_dtype(v.dtype_code, v.dtype_bits), "value '%s' has the unknown dtype code %d with %d bits", name,
               v.dtype_code, v.dtype_bits);
-    MRT_CHECK(v.storage <= static_cast<u8>(Storage::state), "value '%s' has storage %d, which does not exist", name,
+    MRT_CHECK(v.storage <= static_cast<u8>(Storage::seed), "value '%s' has storage %d, which does not exist", name,
               v.storage);
     MRT_CHECK(v.dims.size() <= MRT_MAX_RANK, "value '%s' has %zu dimensions, at most %d are allowed", name,
               v.dims.size(), MRT_MAX_RANK);
@@ -131,10 +131,22 @@ class Validator {
       case Storage::state:
         MRT_CHECK(v.base < plan_.states.size(), "value '%s' names no state", name);
         return fixed_bytes(v, nullptr);
+      case Storage::seed:
+        return check_seed(v);
       case Storage::arena:
       case Storage::input:
         return Status();
     }
+    return Status();
+  }
+
+  Status check_seed(const Value& v) {
+    i64 extent = 0;
+    MRT_CHECK(v.dtype_code == MRT_UINT && v.dtype_bits == 64 && v.dims.size() == 1 &&
+                  exprs_.constant(v.dims[0], &extent) && extent == 1,
+              "the seed '%s' is not uint64 of shape [1]", v.name.c_str());
+    MRT_CHECK(!has_seed_, "it has a second seed, '%s'", v.name.c_str());
+    has_seed_ = true;
     return Status();
   }
 
@@ -251,7 +263,8 @@ class Validator {
       MRT_CHECK(v < plan_.values.size(), "an output of step '%s' is no value", name);
       const u8 storage = plan_.values[root_[v]].storage;
       MRT_CHECK(storage == static_cast<u8>(Storage::arena) || storage == static_cast<u8>(Storage::state),
-                "step '%s' writes into '%s', which is an input or a constant", name, plan_.values[v].name.c_str());
+                "step '%s' writes into '%s', which is an input, a constant or the seed", name,
+                plan_.values[v].name.c_str());
     }
     for (const u32 s : step.binds)
       MRT_CHECK(s < plan_.symbols.size(), "step '%s' binds a symbol that does not exist", name);
@@ -459,7 +472,9 @@ class Validator {
         defined_[plan_.states[s].value] = 1;
       }
     for (size_t i = 0; i < plan_.values.size(); ++i)
-      if (plan_.values[i].storage == static_cast<u8>(Storage::constant)) defined_[i] = 1;
+      if (plan_.values[i].storage == static_cast<u8>(Storage::constant) ||
+          plan_.values[i].storage == static_cast<u8>(Storage::seed))
+        defined_[i] = 1;
     symbols_.assign(plan_.symbols.size(), 0);
     std::unordered_set<std::string> input_names;
     for (const u32 v : entry.inputs) {
@@ -599,6 +614,7 @@ class Validator {
   const Plan& plan_;
   const size_t weights_size_;
   ExprTable exprs_;
+  bool has_seed_ = false;
   std::vector<u32> root_;
   std::vector<u32> used_;
   std::vector<u8> defined_;

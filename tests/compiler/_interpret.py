@@ -7,6 +7,7 @@ It shares nothing with the library's kernels, so a pass that writes a wrong kern
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 import tvm
 from maas_rt.compiler.passes import kernel_outputs, read_kernel_call
 from tvm import relax
+
+from tests.kernels import _philox
 
 Array = npt.NDArray[Any]
 
@@ -344,6 +347,15 @@ def _top_k(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> list
     return [part.narrow(axis, first, count) for part in (values, order)]
 
 
+_RANDOM = {"uniform_f32": "f4", "uniform_f64": "f8", "normal_f32": "f4", "normal_f64": "f8", "bits_u64": "u8"}
+
+
+def _random(kind: str, x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.Tensor:
+    seed, draw = int(x[0].item()), 0 if x[1] is None else int(x[1].item())
+    drawn = getattr(_philox, kind)(math.prod(shapes[0]), seed, _one(attrs, "number", 0), draw)
+    return torch.from_numpy(drawn.reshape(shapes[0]).astype(_RANDOM[kind]))
+
+
 _CONTRACTS = {
     "gemm_f32": _gemm,
     "matmul_f32": _matmul,
@@ -366,4 +378,5 @@ _CONTRACTS = {
     "gather": _gather,
     "resize2d_f32": _resize2d,
     "top_k": _top_k,
+    **{f"random_{kind}": partial(_random, kind) for kind in _RANDOM},
 }
