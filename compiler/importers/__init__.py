@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImportedModel", "Source", "StateSpec", "SymbolSpec", "import_model"]
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".json")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".json", ".gz", ".bz2", ".xz", ".zst")
 
 
 @boundary("import")

@@ -21,8 +21,10 @@ __all__ = [
     "Location",
     "Merged",
     "NotPlainError",
+    "Sliced",
     "Stored",
     "StoredValue",
+    "agreed",
     "leaves",
     "materialised",
     "read_into",
@@ -32,6 +34,7 @@ __all__ = [
 Location = tuple[Any, ...]  # the keys that lead to a leaf
 _DEEPEST = 24
 _MOST_LEAVES = 1_000_000
+_LONGEST_NAMES = 1 << 28  # characters of all names together
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,13 @@ class StoredValue:
     """Something else in a file of its own: a number, a string, a container of them."""
 
     read: Callable[[], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Sliced:
+    """A tensor of which several files have each a slice, or each the whole: `whole` joins them to the model's shape, or says why not."""
+
+    whole: Callable[[tuple[int, ...]], Stored | str]
 
 
 class Listed(dict[Any, Any]):
@@ -108,21 +118,41 @@ class Merged:
         return found
 
 
+def agreed(file: Contents, location: Location, stored: Stored) -> Stored:
+    """A tensor of a part, compared with its library's own reading when it is first read."""
+    checked: list[bool] = []
+
+    def read() -> torch.Tensor:
+        value = stored.read()
+        if not checked:
+            other = file.again([location])[0]
+            if other is not None and not (isinstance(other, torch.Tensor) and same_bits(value, other)):
+                raise RefusedPickleError(
+                    f"{file.name} is read in another way by the library that wrote it: please report this"
+                )
+            checked.append(True)
+        return value
+
+    return Stored(stored.shape, stored.dtype, read)
+
+
 def leaves(tree: Mapping[Any, Any]) -> Iterator[tuple[Location, Any]]:
     """Every leaf with the keys that lead to it; a module's extra state is a leaf, whatever it is. Nests of many levels are cut off."""
-    count = 0
-    waiting: list[tuple[Location, Mapping[Any, Any]]] = [((), tree)]
+    count, length = 0, 0
+    waiting: list[tuple[Location, Mapping[Any, Any], int]] = [((), tree, 0)]
     while waiting:
-        location, node = waiting.pop()
+        location, node, characters = waiting.pop()
         inner = []
         for key, value in node.items():
             count += 1
-            if count > _MOST_LEAVES:
+            size = characters + (len(key) if isinstance(key, str) else 1)
+            length += size
+            if count > _MOST_LEAVES or length > _LONGEST_NAMES:
                 raise RefusedPickleError("it nests more names than a checkpoint has")
             here = (*location, key)
             if isinstance(value, Mapping) and not str(key).endswith("_extra_state"):
                 if len(here) < _DEEPEST:
-                    inner.append((here, value))
+                    inner.append((here, value, size))
             else:
                 yield here, value
         waiting.extend(reversed(inner))

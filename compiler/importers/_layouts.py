@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._contents import Contents, Merged
+from ._compressed import Unpacked, compression
+from ._contents import Contents, Merged, Stored, leaves
 from ._deepspeed import DeepSpeedCheckpoint
 from ._files import open_regular, plain_name, read_json
+from ._ranks import Ranks, has_parts, numbered
 from ._safe_pickle import RefusedPickleError
 from ._safetensors import SafetensorsFile, SafetensorsShards
 from ._saved import SavedFile
@@ -17,7 +19,7 @@ from .dcp import DistributedCheckpoint
 
 __all__ = ["open_contents"]
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".model")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".model", ".gz", ".bz2", ".xz", ".zst")
 # One file of weights, under the names that tools give it; the first that is there is taken.
 _WHOLE = (
     "model.safetensors",
@@ -49,10 +51,7 @@ _OTHERS = {
 def open_contents(path: Path | Sequence[Path]) -> Contents:
     """A file, a directory, or several files of one checkpoint. Raises RefusedPickleError: a clause that says what it is instead."""
     if not isinstance(path, Path):
-        merged = Merged(" and ".join(part.name for part in path))
-        for part in path:
-            merged.add(open_contents(part))
-        return merged
+        return _several(" and ".join(part.name for part in path), path)
     if path.is_dir():
         return _directory(path)
     if path.name.endswith(".json"):
@@ -60,8 +59,47 @@ def open_contents(path: Path | Sequence[Path]) -> Contents:
     return _file(path)
 
 
+def _several(name: str, paths: Sequence[Path]) -> Contents:
+    """Parts of one checkpoint: of its names, or of its tensors, by rank."""
+    parts = {path: open_contents(path) if path.is_dir() else _opened(path) for path in paths}
+    if any(has_parts(part) for part in parts.values()):
+        return Ranks(name, list(parts.values()))
+    ordered = numbered(paths)
+    if ordered is not None and _have_the_same_names(list(parts.values())):
+        return Ranks(name, [parts[path] for path in ordered])
+    merged = Merged(name)
+    for part in parts.values():
+        merged.add(part)
+    return merged
+
+
+def _have_the_same_names(parts: Sequence[Contents]) -> bool:
+    seen: set[Any] = set()
+    for part in parts:
+        here = {location for location, leaf in leaves(part.tree) if isinstance(leaf, Stored)}
+        if here & seen:
+            return True
+        seen |= here
+    return False
+
+
 def _file(path: Path) -> Contents:
+    """One file, which may be all that there is of its tensors, or one rank's part."""
+    contents = _opened(path)
+    return Ranks(path.name, [contents]) if has_parts(contents) else contents
+
+
+def _opened(path: Path) -> Contents:
     """By its first bytes, since some tools name safetensors .bin."""
+    with open_regular(path) as stream:
+        start = stream.read(9)
+    packed = compression(start)
+    if packed is not None:
+        return Unpacked(path, packed, _unpacked)
+    return _unpacked(path)
+
+
+def _unpacked(path: Path) -> Contents:
     with open_regular(path) as stream:
         start = stream.read(9)
     if path.suffix.lower() == ".safetensors" or (len(start) == 9 and start[8:] == b"{" and start[4:8] == b"\0" * 4):
@@ -223,17 +261,11 @@ def _single(folder: Path, names: Sequence[str]) -> Contents | None:
     """The only file of weights that is there; several of consolidated.NN.pth are ranks of tensor parallelism."""
     ranks = [name for name in names if re.fullmatch(r"consolidated\.\d\d\.pth", name)]
     if len(ranks) > 1:
-        raise RefusedPickleError(
-            f"it holds {len(ranks)} ranks of tensor parallelism (consolidated.NN.pth), each with its slice of the weights: convert it to "
-            "safetensors with the model's own conversion script"
-        )
+        return _several(folder.name, [folder / name for name in ranks])
     if "adapter_config.json" in names:
         return None
     found = [n for n in names if n.lower().endswith(_SUFFIXES) and not _BESIDE.match(n) and (folder / n).is_file()]
-    local = [n for n in found if re.search(r"[_-]rank[_-]?\d+\.", n)]
+    local = [n for n in found if re.search(r"(^|[_.-])(rank|tp|mp|shard|part)[_-]?\d+\.", n)]
     if len(local) > 1 and len(local) == len(found):
-        raise RefusedPickleError(
-            f"it holds a file of each rank ({', '.join(local[:4])}), each with its slice of the weights: save with "
-            "torch.distributed.checkpoint.save, or a full state dict"
-        )
+        return _several(folder.name, [folder / name for name in local])
     return _file(folder / found[0]) if len(found) == 1 else None

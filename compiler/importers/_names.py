@@ -15,7 +15,7 @@ from typing import Any
 
 from maas_rt._errors import CheckpointError
 
-from ._contents import Contents, Location, Stored, leaves
+from ._contents import Contents, Location, Sliced, Stored, leaves
 from ._safe_pickle import Inert
 
 __all__ = ["WEIGHT_NESTS", "Entry", "Fit", "Names"]
@@ -89,7 +89,7 @@ class Names:
         everything = [
             Entry(name, _plain(name), location, leaf)
             for location, leaf in leaves(contents.tree)
-            if isinstance(leaf, (Stored, Inert)) or str(location[-1]).endswith("_extra_state")
+            if isinstance(leaf, (Stored, Sliced, Inert)) or str(location[-1]).endswith("_extra_state")
             for name in [".".join(map(str, location))]
         ]
         self.nests = sorted({_first(entry.name) for entry in everything if "." in entry.name})
@@ -187,7 +187,13 @@ class Names:
                 fit.surplus.append(entry)
         for name, shape in shapes.items():
             chosen = fit.chosen.get(name)
-            if chosen is None:
+            if chosen is not None and isinstance(chosen.leaf, Sliced) and shape is not None:
+                whole = chosen.leaf.whole(shape)
+                if isinstance(whole, str):
+                    fit.misshapen.append(f"{name} ({whole})")
+                    continue
+                fit.chosen[name] = replace(chosen, leaf=whole)
+            elif chosen is None:
                 fit.missing.append(name)
             elif shape is not None and chosen.shape() is not None and chosen.shape() != shape:
                 fit.misshapen.append(f"{name} (checkpoint {chosen.shape()}, model {shape})")

@@ -49,12 +49,13 @@ class RefusedPickleError(Exception):
 
 
 class Inert:
-    """Stands for an object of a class that is not read: it knows the class's name and its state, and does nothing."""
+    """Stands for an object of a class that is not read: it knows the class's name, what it was made with and its state, and does nothing."""
 
     takes_state = True
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, args: tuple[Any, ...] = ()) -> None:
         self.kind = kind
+        self.args = args
         self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
@@ -76,7 +77,7 @@ class InertKind:
         self.name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Inert:
-        return Inert(self.name)
+        return Inert(self.name, args)
 
 
 class _Unpickler(pickle._Unpickler):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import _compat_pickle
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ._contents import Location, Stored
+from ._modules import scripted_state, unfolded
 from ._safe_pickle import Inert, RefusedPickleError
-from ._torch_file import empty_list, empty_mapping, open_torch_file
+from ._sharded import DTENSORS, SHARDED_TENSORS, fields
+from ._torch_file import Scripted, empty_list, empty_mapping, open_torch_file
 
 __all__ = ["SavedFile", "described"]
 
@@ -38,10 +41,10 @@ class SavedFile:
         self._loaded: Any = None
         self._kinds: set[str] = set()
         value = open_torch_file(path, self._kinds)
+        self._scripted = isinstance(value, Scripted)
+        value = scripted_state(value.module, value.declared) if isinstance(value, Scripted) else unfolded(value)
         if isinstance(value, Inert):
             raise RefusedPickleError(f"it holds {described(value)}")
-        if isinstance(value, (list, tuple)) and any(isinstance(part, Mapping) for part in value[:16]):
-            value = dict(enumerate(value[:16]))  # (state dict, optimizer's, epoch)
         if not isinstance(value, Mapping):
             what = "tensor without a name" if isinstance(value, Stored) else type(value).__name__
             raise RefusedPickleError(
@@ -58,18 +61,40 @@ class SavedFile:
         """The file by torch's restricted unpickler, which gets the same inert stand-ins for classes that it does not know."""
         stand_ins: list[Any] = []
         for kind in sorted(self._kinds):
-            stand_ins += [(_stand_in(kind), name) for name in {kind, _today(kind)}]
+            made = _stand_in_tensor() if kind in (*DTENSORS, *SHARDED_TENSORS) else _stand_in(kind)
+            stand_ins += [(made, name) for name in {kind, _today(kind)}]
         stand_ins += [(empty_mapping, "collections.defaultdict"), (empty_list, "collections.deque")]
         member = _stand_in("a member of a class")
         stand_ins += [(lambda owner, name: member, "builtins.getattr"), (member, "maas_rt.member")]
-        for mapped in (True, False):  # the form before torch 1.6 cannot be mapped
+        for mapped in (False,) if self._scripted else (True, False):  # the form before torch 1.6 cannot be mapped
             try:
-                with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+                with _only_safe(stand_ins), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    return torch.load(self._path, map_location="cpu", weights_only=True, mmap=mapped)
+                    return self._loaded_by_torch(mapped)
             except Exception:
                 continue
         return {}
+
+    def _loaded_by_torch(self, mapped: bool) -> Any:
+        if not self._scripted:
+            return unfolded(torch.load(self._path, map_location="cpu", weights_only=True, mmap=mapped))
+        # torch.load knows TorchScript by its constants.pkl and refuses; the rest of the archive is as torch.save's.
+        reader = torch._C.PyTorchFileReader(str(self._path))
+        loaded = torch.serialization._load(reader, "cpu", torch._weights_only_unpickler, encoding="utf-8")
+        return scripted_state(loaded, None)
+
+
+@contextlib.contextmanager
+def _only_safe(stand_ins: list[Any]) -> Iterator[None]:
+    """These classes for torch's restricted unpickler, in the place of those that libraries have listed for it."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        torch.serialization.add_safe_globals(stand_ins)
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def _today(kind: str) -> str:
@@ -85,11 +110,27 @@ def _stand_in(kind: str) -> type[Inert]:
     """A class of its own for each name: torch's unpickler gives state to objects of a listed class alone."""
 
     class StandIn(Inert):
-        def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:
-            return object.__new__(cls)
+        def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:  # a pickle makes some objects without __init__
+            made = object.__new__(cls)
+            Inert.__init__(made, kind, args)
+            return made
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(kind)
+            return
+
+    return StandIn
+
+
+def _stand_in_tensor() -> type[torch.Tensor]:
+    """The same for a tensor that wraps others, which torch rebuilds as a tensor."""
+
+    class StandIn(torch.Tensor):
+        def __setstate__(self, state: Any) -> None:
+            self.saved = state
+
+        @classmethod
+        def __torch_dispatch__(cls, *args: Any, **kwargs: Any) -> Any:
+            raise NotImplementedError
 
     return StandIn
 
@@ -97,12 +138,9 @@ def _stand_in(kind: str) -> type[Inert]:
 def described(value: Any) -> str:
     """An object that is not read, in words, with what to do instead of saving it."""
     kind = value.kind if isinstance(value, Inert) else type(value).__name__
-    state = value.state if isinstance(value, Inert) else None
     part = next((what for prefix, what in _INSTEAD if kind.startswith(prefix)), None)
     if part is not None:
         return f"{part}: {_WHOLE}"
-    if isinstance(state, Mapping) and "_modules" in state and "_parameters" in state:
-        return f"a whole pickled module ({kind}), which only running its code could load: save its state_dict() instead"
     if kind == "torch._utils._rebuild_sparse_tensor":
         return "a sparse tensor: save it as to_dense()"
     if kind == "torch._utils._rebuild_qtensor":
@@ -114,6 +152,9 @@ def described(value: Any) -> str:
 
 def _at(value: Any, location: Location) -> Any:
     for key in location:
+        if isinstance(value, Inert) or hasattr(value, "saved"):
+            state = value.state if isinstance(value, Inert) else value.saved
+            value = fields(state) or state
         if (isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)) or (
             isinstance(value, Mapping) and key in value
         ):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from ._contents import Stored, read_into
 from ._files import open_regular
 from ._safe_pickle import Inert, InertKind, RefusedPickleError, load_from, loads
 
-__all__ = ["empty_list", "empty_mapping", "open_torch_file", "read_torch_bytes", "strided", "tensor_bytes"]
+__all__ = ["Scripted", "empty_list", "empty_mapping", "open_torch_file", "read_torch_bytes", "strided", "tensor_bytes"]
 
 _STORAGES: dict[str, torch.dtype] = {
     "DoubleStorage": torch.float64,
@@ -43,6 +44,9 @@ _DTYPES = [
 _MOST_MEMBERS = 1_000_000
 _LARGEST_EXPANSION = 1 << 28  # elements of a tensor that repeats a smaller storage
 _LARGEST_PICKLE = 1 << 28
+_LARGEST_SOURCE = 1 << 26
+# A class of TorchScript: its name, and the lists at its head.
+_DECLARED = re.compile(r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]$", re.MULTILINE)
 _DEEPEST = 100
 _MOST_DIMENSIONS = 64  # torch's own limit
 _MAGIC = 0x1950A86A20F9469CFC6C  # what the form before torch 1.6 begins with, pickled
@@ -64,6 +68,14 @@ class _StorageType:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Scripted:
+    """What torch.jit.save wrote: the module, and of each class the attributes that are parameters and buffers."""
+
+    module: Any
+    declared: Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +141,13 @@ class _Archive:
 
     def __init__(self, archive: zipfile.ZipFile, size: int, inert: set[str] | None) -> None:
         members = archive.infolist()
-        if len(members) > _MOST_MEMBERS or sum(m.file_size for m in members) > size:
+        sources = [
+            m for m in members if m.filename.partition("/")[2].startswith("code/")
+        ]  # TorchScript compresses them
+        stored = [m for m in members if m not in sources] if sources else members
+        if len(members) > _MOST_MEMBERS or sum(m.file_size for m in stored) > size:
             raise RefusedPickleError("its members claim to be larger than the file")
-        if any(m.compress_type != zipfile.ZIP_STORED for m in members):
+        if any(m.compress_type != zipfile.ZIP_STORED for m in stored):
             raise RefusedPickleError("it has compressed members, which torch.save does not write")
         pickles = [m for m in members if m.filename.endswith("/data.pkl") and m.filename.count("/") == 1]
         if len(pickles) != 1:
@@ -145,15 +161,28 @@ class _Archive:
         self._prefix = pickles[0].filename.removesuffix("data.pkl")
         self._sizes = {m.filename: m.file_size for m in members}
         self._uses: Counter[str] = Counter()
-        if f"{self._prefix}constants.pkl" in self._sizes:
-            raise RefusedPickleError("it is a TorchScript archive: save the state dict instead")
+        self._scripted = f"{self._prefix}constants.pkl" in self._sizes
+        self._sources = [m for m in sources if m.filename.endswith(".py")]
         order = f"{self._prefix}byteorder"
         if self._sizes.get(order, 99) < 16 and archive.read(order) != b"little":
             raise RefusedPickleError("it was written on a big-endian machine")
         self._storages: dict[str, torch.Tensor] = {}
 
     def load(self) -> Any:
-        return loads(self._archive.read(f"{self._prefix}data.pkl"), _GLOBALS, self._storage, inert=self._inert)
+        value = loads(self._archive.read(f"{self._prefix}data.pkl"), _GLOBALS, self._storage, inert=self._inert)
+        return Scripted(value, self._declared()) if self._scripted else value
+
+    def _declared(self) -> dict[str, frozenset[str]]:
+        """Of each class in the archive's sources, the attributes that are its parameters and buffers."""
+        if sum(m.file_size for m in self._sources) > _LARGEST_SOURCE:
+            raise RefusedPickleError("its code is larger than 64 MiB")
+        found = {}
+        for member in self._sources:
+            where = member.filename.removeprefix(f"{self._prefix}code/").removesuffix(".py").replace("/", ".")
+            text = self._archive.read(member).decode("utf-8", "replace")
+            for name, parameters, buffers in _DECLARED.findall(text):
+                found[f"{where}.{name}"] = frozenset(re.findall(r'"([^"]*)"', f"{parameters} {buffers}"))
+        return found
 
     def _storage(self, pid: Any) -> _Storage | Inert:
         """('storage', type, key, location, elements)."""
@@ -344,7 +373,9 @@ def _rebuild_parameter(data: Any, *rest: Any) -> Any:
 def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     """torch._tensor._rebuild_from_type_v2: a tensor with Python attributes, which are left out, or of a class of its own."""
     if isinstance(kind, InertKind):
-        return kind()
+        made = kind()
+        made.state = state
+        return made
     if function not in (_rebuild_tensor, _rebuild_tensor_v3, _rebuild_parameter) or not isinstance(arguments, tuple):
         raise RefusedPickleError("a tensor in it is rebuilt in an unknown way")
     return function(*arguments)

@@ -20,8 +20,9 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from maas_rt._errors import CheckpointError
 
 from .._configs import Weights
-from ._contents import Contents, NotPlainError, Stored, leaves, materialised, same_bits
+from ._contents import Contents, NotPlainError, Sliced, Stored, leaves, materialised, same_bits
 from ._layouts import open_contents
+from ._modules import LiveState
 from ._names import WEIGHT_NESTS, Entry, Fit, Names
 from ._safe_pickle import Inert, RefusedPickleError
 from ._saved import described
@@ -53,7 +54,7 @@ def load_checkpoint(module: torch.nn.Module, path: Source, weights: Weights | No
     contents = _opened(path)
     with _Refusals(contents.name):
         names = Names(contents, weights.key, weights.prefix)
-        if not any(isinstance(entry.leaf, Stored) for entry in names.entries):
+        if not any(isinstance(entry.leaf, (Stored, Sliced)) for entry in names.entries):
             raise RefusedPickleError(_without_tensors(names))
         _Loading(module, contents, names, weights).load()
 
@@ -178,6 +179,8 @@ class _Loading:
         """The state dict that load_state_dict takes without a fault, tried on a copy without memory: its pre-hooks may rename names or
         add some. What it found becomes the fit's."""
         state = {**fit.rest, **fit.chosen}
+        if any(isinstance(entry.leaf, Sliced) for entry in state.values()):
+            return None  # no hook tells its shape
         try:
             twin = _twin(self._module)
             values: dict[str, Any] = {
@@ -280,6 +283,9 @@ class _Loading:
             node: Any = self._contents.tree
             for key in entry.location[:-1]:
                 node = node[key]
+            if isinstance(node, LiveState):
+                versions |= self._own_versions(name)
+                continue
             told = nodes.setdefault(id(node), getattr(node, "_metadata", None) or {})
             module, own = name.rpartition(".")[0], str(entry.location[-1]).rpartition(".")[0]
             if isinstance(told, Mapping) and isinstance(told.get(own), Mapping):
@@ -287,6 +293,15 @@ class _Loading:
                 if isinstance(version, int):
                     versions[module] = {"version": version}
         return versions
+
+    def _own_versions(self, name: str) -> dict[str, Any]:
+        """The version that the class of a weight's module has today."""
+        owner = name.rpartition(".")[0]
+        try:
+            version = getattr(self._module.get_submodule(owner), "_version", None)
+        except AttributeError:
+            return {}
+        return {owner: {"version": version}} if isinstance(version, int) else {}
 
     def _check_filled(self) -> None:
         """Nothing is left without a value: on the meta device, or of a size that only a first call would tell."""

@@ -77,9 +77,15 @@ def test_one_ranks_part_is_told(trained: Path) -> None:
         if (trained / name).exists():
             text = refused(lambda path: load_checkpoint(build(), path), trained / name)
             assert words in text, text
-    if (trained / "local_rank0.pt").exists():
-        with pytest.raises(maas_rt.CheckpointError, match=r"is in local_rank0\.pt and in local_rank1\.pt"):
-            load_checkpoint(build(), [trained / "local_rank0.pt", trained / "local_rank1.pt"])
+
+
+@pytest.mark.parametrize("kind", ["dtensor", "local"])
+def test_a_file_of_each_rank_is_joined(trained: Path, kind: str) -> None:
+    files = sorted(trained.glob(f"{kind}_rank*.pt"))
+    for paths in (files, files[::-1]) if files else ():
+        fresh = _blank()
+        load_checkpoint(fresh, paths)
+        assert all(torch.equal(value, build().state_dict()[key]) for key, value in fresh.state_dict().items())
 
 
 def test_an_optimizer_beside_the_model_is_left_out(trained: Path) -> None:

@@ -212,8 +212,6 @@ def test_megatron(tmp_path: Path) -> None:
         (["saved_model.pb"], "tf2onnx"),
         (["flax_model.msgpack"], "from_flax"),
         (["a.pt", "b.pt"], "a.pt, b.pt"),
-        (["consolidated.00.pth", "consolidated.01.pth"], "tensor parallelism"),
-        (["model_rank_0.pt", "model_rank_1.pt"], "each rank"),
         (["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"], "tensor parallelism"),
         (["layer_00-model_states.pt", "mp_rank_00_model_states.pt"], "pipeline"),
         (["__0_0.distcp"], ".metadata"),
