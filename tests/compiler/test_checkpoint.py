@@ -73,7 +73,7 @@ def test_other_writers_of_the_same_state(trained: Path) -> None:
 
 
 def test_one_ranks_part_is_told(trained: Path) -> None:
-    for name, words in (("dtensor_rank0.pt", "DTensor"), ("local_rank1.pt", "tensor parallelism")):
+    for name, words in (("dtensor_rank0.pt", "parts of 2 ranks"), ("local_rank1.pt", "tensor parallelism")):
         if (trained / name).exists():
             text = refused(lambda path: load_checkpoint(build(), path), trained / name)
             assert words in text, text
