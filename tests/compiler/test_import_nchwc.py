@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from maas_rt.compiler import compile
-from maas_rt.compiler.importers.onnx import import_onnx
+from maas_rt.compiler.importers.onnx import _nchwc, import_onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import maas_rt
@@ -97,10 +97,22 @@ def test_trained_filters_tell_the_size_of_a_block_themselves(block: int) -> None
     assert difference(compiled(_blocked(filters, 1, block), x), want, 1e-6) == ""
 
 
-def test_filters_that_tell_nothing_are_refused() -> None:
+@pytest.mark.parametrize("block", [8, 16])
+def test_filters_that_tell_nothing_are_of_this_machine(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nchwc, "_own_size", lambda: block)
     filters = [_draw(32, 3, 3, 3), _draw(32, 32, 3, 3), _draw(16, 32, 1, 1)]
+    x = {"x": _draw(1, 3, 8, 8)}
+    want = compiled(_plain(filters, 1), x)
+    with pytest.warns(UserWarning, match=f"taken as {block}, as ONNX Runtime does on this machine"):
+        assert difference(compiled(_blocked(filters, 1, block), x), want, 1e-6) == ""
+
+
+def test_filters_that_hint_at_another_machine_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nchwc, "_own_size", lambda: 16)
+    size = np.exp(0.3 * np.random.default_rng(0).standard_normal((32, 1, 1, 1))).astype(np.float32)
+    filters = [size * _draw(32, 3, 3, 3), _draw(32, 32, 1, 1) * size, _draw(16, 32, 1, 1)]
     with pytest.raises(maas_rt.UnsupportedOperatorError, match="of 8 or of 16 channels.*ORT_ENABLE_EXTENDED"):
-        import_onnx(_blocked(filters, 1, 16))
+        import_onnx(_blocked(filters, 1, 8))
 
 
 def test_an_operator_that_looks_into_blocks_is_refused() -> None:

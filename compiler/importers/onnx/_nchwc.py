@@ -2,12 +2,16 @@
 
 Here such a tensor is [N, C, H, W], C rounded up to blocks, as its shape says in the file too. So only filters are put back in order, and
 what the file reshapes into blocks and back stays as it is. b is as wide as the vectors of the machine that saved the file, and the
-file does not hold it: it follows from numbers of channels, else from the filters themselves.
+file does not hold it: it follows from numbers of channels, else from the filters themselves, unless nobody trained them: then the file
+is taken to be of this machine, as ONNX Runtime takes all.
 """
 
 from __future__ import annotations
 
+import platform
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,9 @@ _ELEMENTWISE = frozenset({
     "Add", "Clip", "Elu", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Mul", "QuickGelu", "Relu", "Selu",
     "Sigmoid", "Softplus", "Softsign", "Sum", "Tanh", "ThresholdedRelu",
 })  # fmt: skip
-_CERTAIN = 20  # standard deviations of a likelihood, of weights with longer tails than a Gaussian's
+# Standard deviations of a likelihood, of weights with longer tails than a Gaussian's.
+_CERTAIN = 20
+_LEANING = 4
 
 Array = npt.NDArray[Any]
 
@@ -124,17 +130,35 @@ def _chosen(
     if not sizes:
         raise Refused("convolutions contradict each other in how wide their blocks of channels are")
     names = {n.input[1]: None for g in graphs for n in g.node if n.domain == NCHWC and n.op_type == "Conv"}
-    if len(sizes) > 1 and names:
-        filters = [array(tensors[name]) for name in names]
-        wide, narrow = (sum(_likelihood(w, b) for w in filters) for b in (16, 8))
-        if abs(wide - narrow) > _CERTAIN * np.sqrt(sum(w.shape[0] for w in filters)):
-            return 16 if wide > narrow else 8
-    if len(sizes) > 1 and names:
+    if len(sizes) == 1 or not names:  # without filters nothing depends on it
+        return max(sizes)
+    filters = [array(tensors[name]) for name in names]
+    wide, narrow = (sum(_likelihood(w, b) for w in filters) for b in (16, 8))
+    lead, deviation = abs(wide - narrow), np.sqrt(sum(w.shape[0] for w in filters))
+    likely = 16 if wide > narrow else 8
+    if lead > _CERTAIN * deviation:
+        return likely
+    own = _own_size()
+    if likely != own and lead > _LEANING * deviation:
         raise Refused(
             "its filters could be in blocks of 8 or of 16 channels, which the file does not say: save the optimized model at level "
             "ORT_ENABLE_EXTENDED"
         )
-    return max(sizes)  # without filters nothing depends on it
+    warnings.warn(
+        f"the file does not say how wide its blocks of channels are, and its filters do not tell: taken as {own}, as ONNX Runtime does "
+        "on this machine",
+        stacklevel=2,
+    )
+    return own
+
+
+def _own_size() -> int:
+    """How wide ONNX Runtime's blocks are on this machine."""
+    try:
+        processor = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        processor = ""
+    return 16 if "avx512f" in processor or platform.machine() == "aarch64" else 8
 
 
 def _likelihood(w: Array, block: int) -> float:
