@@ -102,14 +102,14 @@ def span(low: int, high: int | None) -> str:
 def hold(
     model: ImportedModel,
     asked: Sequence[Asked],
-    cause: Callable[[Asked], str] = lambda _: "",
+    cause: Callable[[Asked, str], str] = lambda asked, symbol: "",
     *,
     empty: bool = False,
 ) -> ImportedModel:
     """The model, with the bounds of its symbols no wider than what was asked for.
 
-    Raises InvalidArgumentError, before anything is compiled, where they are narrower; `cause` may say what made them so. `empty`: a
-    minimum of 1 is the framework's assumption, and where 0 was asked for, verification tries it.
+    Raises InvalidArgumentError, before anything is compiled, where they are narrower; `cause` may say what made the bounds of a
+    symbol so. `empty`: a minimum of 1 is the framework's assumption, and where 0 was asked for, verification tries it.
     """
     symbols = dict(model.symbols)
     shapes = {name: list(param.ty.shape.values) for name, param in zip(model.input_names, model.mod["main"].params)}
@@ -134,7 +134,7 @@ def hold(
         if low < (0 if empty and spec.min == 1 else spec.min) or (
             spec.max is not None and (high is None or high > spec.max)
         ):
-            raise _narrowed(each, spec, cause(each))
+            raise _narrowed(each, spec, cause(each, name))
         if name:
             known = symbols[name]
             symbols[name] = replace(known, min=low if each.low is not None else known.min, max=_least(high, known.max))

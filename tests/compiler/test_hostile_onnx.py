@@ -188,6 +188,15 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "functions that call each other": ("'A'", lambda: functions({"A": ["B"], "B": ["A"]})),
     "functions that double": ("nodes", lambda: functions({f"F{k}": [f"F{k + 1}"] * 2 if k < 40 else [] for k in range(41)})),
     "function defined twice": ("'A'", lambda: edited(functions({"A": []}), lambda m: m.functions.append(m.functions[0]))),
+    "Identity of nothing in a function": ("'Identity'", lambda: edited(functions({"A": []}), lambda m: m.functions[0].node.insert(0, helper.make_node("Identity", [], ["z"])))),
+    "Identity of an input that is left out": ("lacks input 0", lambda: edited(relu(), lambda m: m.graph.node[0].CopyFrom(helper.make_node("Identity", [""], m.graph.node[0].output)))),
+    # words that no operator set has
+    "ScatterElements by no reduction": ("reduction 'nearest'", lambda: unary("ScatterElements", {"i": np.array([[0, 1]]), "u": floats(1, 2)}, "x i u", reduction="nearest")),
+    "ScatterND by no reduction": ("reduction ''", lambda: unary("ScatterND", {"i": np.array([[0]]), "u": floats(1, 3)}, "x i u", reduction="")),
+    "Gelu by no approximation": ("'erf', expected none, tanh", lambda: unary("Gelu", {}, "x", approximate="erf")),
+    "DepthToSpace in no order": ("mode 'RDC'", lambda: model([node("DepthToSpace", "x", "y", blocksize=2, mode="RDC")], {"x": (F, [1, 4, 4, 4])}, ["y"])),
+    "ConvTranspose padded in no way": ("auto_pad 'SAME'", lambda: _transposed(auto_pad="SAME")),
+    "Resize in no mode": ("mode 'bilinear'", lambda: model([helper.make_node("Resize", ["x", "", "s"], ["y"], mode="bilinear")], {"x": (F, [2, 3])}, ["y"], {"s": np.float32([1, 2])})),
     # sizes that constants ask for
     "Reshape to another size": ("'Reshape_y'", lambda: unary("Reshape", {"s": np.array([4, 2**40])}, "x s")),
     "Reshape to a negative size": ("'Reshape_y'", lambda: unary("Reshape", {"s": np.array([-2, -3])}, "x s")),

@@ -115,6 +115,13 @@ class Node:
     def str_attr(self, name: str, default: Any = _REQUIRED) -> str:
         return str(self._typed(name, default, str))
 
+    def choice(self, name: str, default: str, *others: str) -> str:
+        """A string attribute that is one of some words."""
+        value = self.str_attr(name, default)
+        if value not in (default, *others):
+            raise self.broken(f"has the unknown {name} '{value}'")
+        return value
+
     def ints_attr(self, name: str, default: Any = _REQUIRED) -> Any:
         return self._typed(name, default, list)
 

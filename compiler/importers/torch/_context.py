@@ -12,7 +12,7 @@ import tvm
 import tvm.sym
 from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Promotion
 from torch._prims_common import elementwise_dtypes
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 
 from ..._constants import constant_of
 from ._dtypes import to_numpy, tvm_dtype
@@ -149,8 +149,14 @@ class Context:
         return self.permute(x, axes)
 
     def broadcast(self, x: Expr, shape: Sequence[Dim]) -> Expr:
-        if self.same_dims(self.shape(x), shape):
+        have = self.shape(x)
+        if self.same_dims(have, shape):
             return x
+        for size, wanted in zip(reversed(have), reversed(shape)):
+            if isinstance(wanted, int) and wanted == 1 and not isinstance(size, int):
+                raise NotConvertible(
+                    f"a size {size} that is 1 in the example inputs, which torch took for fixed: give larger ones"
+                )
         return self.emit(relax.op.broadcast_to(x, relax.ShapeExpr([as_expr(size) for size in shape])))
 
     def slice(self, x: Expr, axis: int, begin: Dim, length: Dim, step: int = 1) -> Expr:
@@ -160,11 +166,17 @@ class Context:
         end = begin + (length - 1) * step + 1 if step != 1 else begin + length
         if isinstance(end, int) and end == 2:
             self.symbols.has_second(self.shape(x)[axis])
-        return self.emit(
-            relax.op.strided_slice(
-                x, [axis], [as_expr(begin)], [as_expr(end)], [as_expr(step)], assume_inbound=step == 1
+        if step == 1 or all(isinstance(each, int) for each in (begin, length, self.shape(x)[axis])):
+            bounds = ([axis], [as_expr(begin)], [as_expr(end)], [as_expr(step)])
+            return self.emit(relax.op.strided_slice(x, *bounds, assume_inbound=step == 1))
+        shape = [length if a == axis else size for a, size in enumerate(self.shape(x))]
+
+        def build(source: Any, sizes: Any, first: Any) -> Any:  # the length as it is known, not as Relax would infer it
+            return te.compute(
+                sizes, lambda *i: source(*i[:axis], first[0] + i[axis] * step, *i[axis + 1 :]), name="slice"
             )
-        )
+
+        return self.emit_te(build, x, shape, [begin])
 
     def take(self, x: Expr, indices: Expr, axis: int) -> Expr:
         """x indexed along the axis by an integer tensor of any rank."""

@@ -10,6 +10,8 @@ import sympy
 import torch
 from torch.utils._sympy import functions as tf
 from tvm import tirx
+from tvm.ir import Range
+from tvm.sym import Analyzer
 
 from .._imported import SymbolSpec
 from ._registry import NotConvertible
@@ -28,6 +30,7 @@ class Symbols:
         self._defined: dict[str, Dim] = {}
         self.specs: dict[str, SymbolSpec] = {}
         self.read: set[str] = set()  # variables whose difference may be negative
+        self.narrowed: dict[str, str] = {}  # variables that are at least 2, and what said so
 
     def dim(self, size: int | torch.SymInt) -> Dim:
         """A size as torch gives it, as an int or a TIR expression."""
@@ -99,12 +102,27 @@ class Symbols:
         self.define(root, variable - b)
         return variable
 
-    def has_second(self, size: Dim) -> None:
-        """An operator reads a second element along a dimension of this size. torch reports a least size of 2 where it found that out as
-        where it only assumed it (`_bounds`): this tells which."""
+    def has_second(self, size: Dim, why: str = "") -> None:
+        """An operator reads a second element along a dimension of this size, or does what `why` says that asks for two. torch reports a
+        least size of 2 where it found that out as where it only assumed it (`_bounds`): this tells which."""
         spec = self.specs.get(str(size.name)) if isinstance(size, tirx.Var) else None
         if spec is not None and spec.min == 1 and spec.max != 1:
             self.specs[str(size.name)] = replace(spec, min=2)
+            self.narrowed[str(size.name)] = why
+
+    def is_not_one(self, size: Dim) -> None:
+        """An operator drops a dimension of this size where it is 1: bounds that begin at 1 begin at 2 instead."""
+        self.has_second(size, "squeeze drops it where it is 1")
+        if isinstance(size, int):
+            return
+        analyzer = Analyzer()
+        for variable in tirx.analysis.undefined_vars(size):
+            spec = self.specs[str(variable.name)]
+            analyzer.bind(variable, Range(_as_expr(spec.min), _as_expr(2**40 if spec.max is None else spec.max + 1)))
+        if not analyzer.can_prove(size != 1):
+            raise NotConvertible(
+                f"a dimension of size {size}, which is dropped where it is 1: name those that are to be dropped"
+            )
 
     def _variable(self, name: str, spec: SymbolSpec) -> Any:
         name = re.sub(r"\W", "_", name)

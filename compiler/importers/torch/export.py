@@ -19,7 +19,7 @@ from . import _complex
 from ._context import Context, as_expr, is_size
 from ._decompose import decompose
 from ._dtypes import to_numpy
-from ._empty import is_empty
+from ._empty import is_empty, nothing
 from ._graph import GraphImporter, StopWalk
 from ._registry import NotConvertible
 from ._signature import Entry, Signature, example_inputs, read_signature, symbol_names
@@ -56,7 +56,7 @@ def import_exported_program(
         )
     for name, axis in axes:
         _dynamic_already(model, name, axis)
-    return hold(model, asked_bounds(wishes), lambda asked: "the exported program carries its dynamic shapes")
+    return hold(model, asked_bounds(wishes), lambda asked, symbol: "the exported program carries its dynamic shapes")
 
 
 def _dynamic_already(model: ImportedModel, name: str, axis: Any) -> None:
@@ -84,6 +84,7 @@ class Program:
         self.kind = kind
         self.examples: Any = original.example_inputs  # (args, kwargs), or None
         self.source = TorchSource(self, run)
+        self.narrowed: dict[str, str] = {}  # symbols with narrower bounds than torch found, and why
 
     def build(self, stop_after: fx.Node | None = None) -> ImportedModel:
         """The model, or what leads to the results of the node `stop_after`."""
@@ -108,6 +109,7 @@ class Program:
             outputs = [] if importer.unsupported else [*outputs, *(following[name] for name in self.signature.states)]
             builder.emit_func_output(relax.Tuple(outputs))
         importer.raise_unsupported()
+        self.narrowed = symbols.narrowed
         module = relax.transform.ConvertToDataflow(1)(builder.get())
         return ImportedModel(
             mod=relax.transform.DeadCodeElimination()(module),
@@ -158,7 +160,7 @@ class Program:
             ):
                 values[i] = _complex.separated(c, values[i])
             elif entry.kind == "input" and is_empty(entry.fake):
-                values[i] = c.tensor_const(torch.zeros(entry.fake.shape, dtype=entry.fake.dtype))
+                values[i] = nothing(c, entry.fake)
             elif entry.kind == "size":
                 values[i] = c.bind_symbol(entry.fake.node.expr, values[i], entry.name)
             elif entry.kind == "number":

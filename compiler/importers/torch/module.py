@@ -81,8 +81,10 @@ def _imported_module(
     built = Program(program, decompose(program), run, kind)
     built.examples = (args, kwargs)
 
-    def cause(asked: Asked) -> str:
-        return narrowed_by(lambda: _exported(module, wide.args, wide.kwargs, shapes), asked.input, asked.axis)
+    def cause(asked: Asked, symbol: str) -> str:
+        return built.narrowed.get(symbol) or narrowed_by(
+            lambda: _exported(module, wide.args, wide.kwargs, shapes), asked.input, asked.axis
+        )
 
     return hold(built.build(), asked_bounds(wishes), cause, empty=True)
 

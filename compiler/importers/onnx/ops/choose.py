@@ -46,6 +46,9 @@ _COMBINE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+_REDUCTIONS = ("add", "mul", "max", "min")
+
+
 def _combine(reduction: str, dtype: str) -> Callable[[Any, Any], Any]:
     if reduction in _COMBINE:
         return _COMBINE[reduction]
@@ -61,7 +64,7 @@ def _combine(reduction: str, dtype: str) -> Callable[[Any, Any], Any]:
 @op("ScatterElements", since=[11, 13, 16, 18])
 def scatter_elements(n: Node) -> Any:
     axis = n.axis(n.int_attr("axis", 0), n.rank(0))
-    reduction = n.str_attr("reduction", "none")
+    reduction = n.choice("reduction", "none", *_REDUCTIONS)
     dtype = n.dtype(0)
     if dtype == "bool" and reduction != "none":
         raise n.refuse(f"reduction '{reduction}' on bool")
@@ -91,7 +94,7 @@ def scatter_elements(n: Node) -> Any:
 
 @op("ScatterND", since=[11, 13, 16, 18])
 def scatter_nd(n: Node) -> Any:
-    reduction = n.str_attr("reduction", "none")
+    reduction = n.choice("reduction", "none", *_REDUCTIONS)
     dtype = n.dtype(0)
     if dtype == "bool" and reduction != "none":
         raise n.refuse(f"reduction '{reduction}' on bool")
@@ -134,7 +137,7 @@ def tensor_scatter(n: Node) -> Any:
     """A cache [B, ..., L, ...] takes an update [B, ..., S, ...] at write_indices[b] (0 where absent) of `axis`."""
     rank = n.rank(0)
     axis = n.axis(n.int_attr("axis", -2), rank)
-    circular = n.str_attr("mode", "linear") == "circular"
+    circular = n.choice("mode", "linear", "circular") == "circular"
     dtype = n.dtype(0)
     given = n.has(2)
 

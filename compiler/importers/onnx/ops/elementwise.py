@@ -391,7 +391,7 @@ def shrink(n: Node) -> Any:
 @op("Gelu", since=[20])
 def gelu(n: Node) -> Any:
     n.float_only()
-    function = relax.op.nn.gelu_tanh if n.str_attr("approximate", "none") == "tanh" else relax.op.nn.gelu
+    function = relax.op.nn.gelu_tanh if n.choice("approximate", "none", "tanh") == "tanh" else relax.op.nn.gelu
     if n.dtype(0) in ("float16", "bfloat16"):
         return n.cast(n.emit(function(n.cast(n.x(0), "float32"))), n.dtype(0))
     return function(n.x(0))
@@ -571,6 +571,8 @@ def bit_shift(n: Node) -> Any:
 
 @op("Identity", since=[1, 13, 14, 16, 19, 21, 23, 24, 25])
 def identity(n: Node) -> Any:
+    if not n.has(0):
+        raise n.broken("lacks input 0")
     return n.inputs[0]
 
 

@@ -16,13 +16,15 @@ from .making import pad_tensor
 
 # ---- windows
 
+_AUTO_PADS = ("", "VALID", "SAME_UPPER", "SAME_LOWER")
+
 
 def window_pads(
     n: Node, spatial: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int]
 ) -> tuple[list[Dim], list[Dim]]:
     """(before, after) of each spatial axis, from `pads` or `auto_pad`."""
     rank = len(kernel)
-    auto = n.str_attr("auto_pad", "NOTSET")
+    auto = n.choice("auto_pad", "NOTSET", *_AUTO_PADS)
     if auto in ("NOTSET", ""):
         pads = n.ints_attr("pads", [0] * (2 * rank))
         if len(pads) != 2 * rank:
@@ -30,8 +32,6 @@ def window_pads(
         return list(pads[:rank]), list(pads[rank:])
     if auto == "VALID":
         return [0] * rank, [0] * rank
-    if auto not in ("SAME_UPPER", "SAME_LOWER"):
-        raise n.broken(f"has the unknown auto_pad '{auto}'")
     before: list[Dim] = []
     after: list[Dim] = []
     for d, k, s, dil in zip(spatial, kernel, strides, dilations, strict=True):
@@ -203,7 +203,7 @@ def _transposed_pads(
     n: Node, spatial: tuple[Dim, ...], kernel: list[int], strides: list[int], dilations: list[int], extra: list[int]
 ) -> tuple[list[Dim], list[Dim]]:
     rank = len(kernel)
-    auto = n.str_attr("auto_pad", "NOTSET")
+    auto = n.choice("auto_pad", "NOTSET", *_AUTO_PADS)
     shape = n.ints_attr("output_shape", None)
     if shape is not None and len(shape) not in (rank, rank + 2):
         raise n.broken(f"has output_shape {shape}, expected {rank} numbers")

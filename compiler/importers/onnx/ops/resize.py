@@ -20,10 +20,17 @@ from ._te import imm
 
 Array = npt.NDArray[Any]
 
+# The words of each attribute, the default first.
+_MODES = ("nearest", "linear", "cubic")
+_COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn",
+                "tf_crop_and_resize")  # fmt: skip
+_NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+_POLICIES = ("stretch", "not_larger", "not_smaller")
+
 
 @op("Upsample", since=[7, 9, 10])
 def upsample(n: Node) -> Any:
-    mode = n.str_attr("mode", "nearest")
+    mode = n.choice("mode", "nearest", "linear")
     if n.version >= 9 and n.value(1).const is None:
         plan = _Plan(mode=mode, coordinates="asymmetric", nearest="floor", cubic_a=-0.75)
         return _runtime_resize(n, list(range(n.rank(0))), list(n.shape(0)), True, [1], plan)
@@ -62,13 +69,13 @@ class _Plan:
 def resize(n: Node) -> Any:
     rank = n.rank(0)
     if n.version == 10:
-        plan = _Plan(n.str_attr("mode", "nearest"), "asymmetric", "floor", -0.75)
+        plan = _Plan(n.choice("mode", "nearest", "linear"), "asymmetric", "floor", -0.75)
         scales_at, sizes_at, roi_at = 1, 99, 99
     else:
         plan = _Plan(
-            n.str_attr("mode", "nearest"),
-            n.str_attr("coordinate_transformation_mode", "half_pixel"),
-            n.str_attr("nearest_mode", "round_prefer_floor"),
+            n.choice("mode", *_MODES),
+            n.choice("coordinate_transformation_mode", *_COORDINATES),
+            n.choice("nearest_mode", *_NEAREST),
             n.float_attr("cubic_coeff_a", -0.75),
             exclude_outside=n.flag("exclude_outside"),
             antialias=n.flag("antialias"),
@@ -114,7 +121,7 @@ def _runtime_resize(n: Node, axes: list[int], have: list[Dim], use_scales: bool,
     """Scales, sizes or the region come from the run: extents are bound, factors are read from a tensor in float64."""
     k = len(axes)
     f = "float64"
-    policy = n.str_attr("keep_aspect_ratio_policy", "stretch") if not use_scales else "stretch"
+    policy = n.choice("keep_aspect_ratio_policy", *_POLICIES) if not use_scales else "stretch"
     first = n.cast(n.x(given[0]), f)
     region = n.cast(n.x(given[1]), f) if len(given) > 1 else None
 
@@ -176,7 +183,7 @@ def _scaled(n: Node, d: Dim, scale: float) -> Dim:
 
 def _policy(n: Node, have: list[Dim], sizes: list[Dim]) -> tuple[list[Any], list[Dim]]:
     """(scales, extents) of the sizes, under keep_aspect_ratio_policy. A scale of None means: from the extents."""
-    policy = n.str_attr("keep_aspect_ratio_policy", "stretch")
+    policy = n.choice("keep_aspect_ratio_policy", *_POLICIES)
     if policy == "stretch":
         scales: list[Any] = [
             s / d if isinstance(s, int) and isinstance(d, int) and d else None for s, d in zip(sizes, have, strict=True)
@@ -545,7 +552,7 @@ def grid_sample(n: Node) -> Any:
     n.float_only()
     mode = n.str_attr("mode", "bilinear" if n.version == 16 else "linear")
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
-    padding = n.str_attr("padding_mode", "zeros")
+    padding = n.choice("padding_mode", "zeros", "border", "reflection")
     align = n.flag("align_corners")
     x, grid = n.x(0), n.x(1)
     dims, where = dims_of(x), dims_of(grid)

@@ -336,7 +336,7 @@ def depth_to_space(n: Node) -> Any:
         raise n.broken(f"takes blocks of {b} from a tensor of rank {n.rank(0)}")
     count, c, h, w = n.shape(0)
     inner = n.math.floordiv(c, b * b)
-    if n.str_attr("mode", "DCR") == "DCR":
+    if n.choice("mode", "DCR", "CRD") == "DCR":
         split_dims, perm = [count, b, b, inner, h, w], [0, 3, 4, 1, 5, 2]
     else:
         split_dims, perm = [count, inner, b, b, h, w], [0, 1, 4, 2, 5, 3]
@@ -352,6 +352,6 @@ def space_to_depth(n: Node) -> Any:
     count, c, h, w = n.shape(0)
     hb, wb = n.math.floordiv(h, b), n.math.floordiv(w, b)
     t = n.reshape(n.x(0), [count, c, hb, b, wb, b])
-    column = n.version >= 28 and n.str_attr("mode", "DCR") == "CRD"
+    column = n.version >= 28 and n.choice("mode", "DCR", "CRD") == "CRD"
     t = n.emit(relax.op.permute_dims(t, [0, 1, 3, 5, 2, 4] if column else [0, 3, 5, 1, 2, 4]))
     return n.reshape(t, [count, n.math.mul(c, b * b), hb, wb])

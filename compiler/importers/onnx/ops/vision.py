@@ -57,11 +57,9 @@ def roi_align(n: Node) -> Any:
     wide = "float64" if dtype == "float64" else "float32"
     rows, columns = n.int_attr("output_height", 1), n.int_attr("output_width", 1)
     ratio, scale = n.int_attr("sampling_ratio", 0), n.float_attr("spatial_scale", 1.0)
-    highest = n.str_attr("mode", "avg") == "max"
-    half = (
-        n.str_attr("coordinate_transformation_mode", "half_pixel" if n.version >= 16 else "output_half_pixel")
-        == "half_pixel"
-    )
+    highest = n.choice("mode", "avg", "max") == "max"
+    places = ("half_pixel", "output_half_pixel") if n.version >= 16 else ("output_half_pixel", "half_pixel")
+    half = n.choice("coordinate_transformation_mode", *places) == "half_pixel"
     dims = dims_of(x)
     count = dims_of(rois)[0]
 

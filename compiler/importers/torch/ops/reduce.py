@@ -136,9 +136,8 @@ def _variance(c: Context, x: Expr, dim: Any, correction: Any, keepdim: bool) -> 
     if isinstance(count, int):
         scaled = c.emit(OP.divide(total, c.const(float(max(count - correction, 0)), dtype)))
     else:
-        scaled = c.emit(
-            OP.divide(total, c.emit(OP.subtract(c.tensor(count, dtype), c.const(float(correction), dtype))))
-        )
+        freedom = c.emit(OP.subtract(c.tensor(count, dtype), c.const(float(correction), dtype)))
+        scaled = c.emit(OP.divide(total, c.emit(OP.maximum(freedom, c.const(0.0, dtype)))))
     middle = center if keepdim else c.reshape(center, c.shape(scaled))
     return scaled, middle
 

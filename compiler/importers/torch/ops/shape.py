@@ -31,9 +31,6 @@ def identity(c: Context, x: Expr) -> Expr:
     "aten.view.default",
     "aten.reshape.default",
     "aten._unsafe_view.default",
-    "aten.squeeze.default",
-    "aten.squeeze.dim",
-    "aten.squeeze.dims",
     "aten.unsqueeze.default",
     "aten.flatten.using_ints",
     "aten.unflatten.int",
@@ -44,6 +41,15 @@ def identity(c: Context, x: Expr) -> Expr:
 def reshape(c: Context, x: Expr, size: Any = None, shape: Any = None, dim: Any = None, start_dim: Any = None,
             end_dim: Any = None, sizes: Any = None, other: Any = None, stride: Any = None) -> Expr:  # fmt: skip
     """All of these are fully told by the result's shape."""
+    return c.reshape(x, c.out_shape())
+
+
+@converts("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims")
+def squeeze(c: Context, x: Expr, dim: Any = None) -> Expr:
+    """torch takes a symbolic extent for one that is not 1, and keeps it; where it is 1, the module itself would have dropped it."""
+    axes = range(c.rank(x)) if dim is None else [dim] if isinstance(dim, int) else dim
+    for axis in axes if c.rank(x) else ():
+        c.symbols.is_not_one(c.shape(x)[axis])
     return c.reshape(x, c.out_shape())
 
 
@@ -108,7 +114,7 @@ def clamped(c: Context, index: Any, size: Any) -> Any:
     if isinstance(index, int) and index < 0:
         return tirx.max(as_expr(size) + index, as_expr(0))
     if not isinstance(index, int) and may_be_negative(c, index):
-        index = tirx.if_then_else(index < 0, index + size, index)
+        index = tirx.Select(index < 0, index + size, index)
         return tirx.max(tirx.min(index, as_expr(size)), as_expr(0))
     return tirx.min(as_expr(index), as_expr(size))
 
@@ -200,11 +206,12 @@ def roll(c: Context, x: Expr, shifts: list[int], dims: Sequence[int] = ()) -> Ex
 
 def _rolled(c: Context, x: Expr, shift: Any, axis: int) -> Expr:
     size, shift = c.shape(x)[axis], as_dim(shift)
-    if isinstance(size, int) and isinstance(shift, int):
-        shift = shift % size if size else 0
-    if isinstance(shift, int) and shift == 0:
+    if shift == 0 if isinstance(shift, int) else size == 0:
         return x
-    cut = size - shift if not (isinstance(shift, int) and shift < 0) else -shift
+    if isinstance(size, int) and isinstance(shift, int):
+        cut = -shift % max(size, 1)
+    else:  # by more than the extent too, which may be 0
+        cut = tirx.floormod(as_expr(0 - shift), tirx.max(as_expr(size), as_expr(1)))
     return c.emit(OP.concat([c.slice(x, axis, cut, size - cut), c.slice(x, axis, 0, cut)], axis=axis))
 
 

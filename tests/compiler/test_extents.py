@@ -1,0 +1,196 @@
+"""Extents that vary, as numbers of the model: positions, fills, slices, rolls and moments whose sizes only a run knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as tf
+from maas_rt.compiler import compile
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+import maas_rt
+
+F32 = np.float32
+
+
+def graph(nodes: list[onnx.NodeProto], constants: dict[str, Any], **inputs: list[Any]) -> onnx.ModelProto:
+    """What the last nodes make is the output; inputs are float32."""
+    read = {name for node in nodes for name in node.input}
+    outputs = [name for node in nodes for name in node.output if name not in read]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in inputs.items()],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(proto)
+
+
+def node(text: str, **attributes: Any) -> onnx.NodeProto:
+    """ "y = Add a b" """
+    made, _, call = text.partition(" = ")
+    op, *given = call.split()
+    return helper.make_node(op, given, made.split(), **attributes)
+
+
+def size(tensor: str) -> list[onnx.NodeProto]:
+    return [node(f"{tensor}_s = Shape {tensor}"), node(f"{tensor}_n = Gather {tensor}_s one", axis=0)]
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(x)
+
+
+def test_positions_behind_what_is_cached() -> None:
+    """x is [1, t], p is [1, q]: the positions q to q + t - 1 of every decoder with past key values, and other sums with two symbols."""
+    nodes = [
+        *size("x"),
+        *size("p"),
+        node("r = Range zero x_n one"),
+        node("e = Add x_n p_n"),
+        node("behind = Range p_n e one"),
+        node("plus = Add r p_n"),
+        node("times = Mul r p_n"),
+        node("twice = Mul plus plus"),
+        node("f = Cast plus", to=TensorProto.FLOAT),
+        node("shifted = Add x f"),
+        node("total = Mul e p_n"),
+        node("back = Range e p_n minus"),
+    ]
+    proto = graph(nodes, {"zero": 0, "one": 1, "minus": -1}, x=[1, "t"], p=[1, "q"])
+    reference, model = ReferenceEvaluator(proto), maas_rt.load(compile(proto, verify=False).to_bytes())
+    for t, q in ((1, 1), (3, 5), (4, 2), (1, 0), (0, 3)):
+        feeds = {"x": np.ones((1, t), F32), "p": np.ones((1, q), F32)}
+        got = model.run(feeds)
+        for name, want in zip(reference.output_names, reference.run(None, feeds), strict=True):
+            np.testing.assert_array_equal(got[name], want, f"{name} {t} {q}")
+
+
+class Behind(nn.Module):
+    def forward(self, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        return x + torch.arange(64.0)[:, None][torch.arange(x.shape[1]) + p.shape[1]]
+
+
+def test_positions_behind_what_is_cached_in_torch() -> None:
+    dynamic = ["x:1=1..16", "p:1=1..40"]
+    artifact = compile(Behind(), (torch.ones(1, 2, 1), torch.ones(1, 3, 1)), dynamic=dynamic)
+    model = maas_rt.load(artifact.to_bytes())
+    for t, q in ((1, 1), (4, 7)):
+        x, p = torch.ones(1, t, 1), torch.ones(1, q, 1)
+        np.testing.assert_array_equal(model(x.numpy(), p.numpy()), Behind()(x, p).numpy())
+
+
+FILLS = [float("-inf"), float("inf"), float("nan"), 1.5]
+
+
+@pytest.mark.parametrize("dims", [["n", "n"], [3, 3]], ids=["open", "known"])
+def test_fills_of_what_is_no_number(dims: list[Any]) -> None:
+    """Every causal mask is one: ConstantOfShape, Expand, Where and Trilu of -inf, inf and nan."""
+    nodes, constants = [node("s = Shape x"), node("b = Greater x zero")], {"zero": F32(0), "up": np.int64(1)}
+    for i, value in enumerate(FILLS):
+        constants[f"v{i}"] = F32(value)
+        nodes += [
+            node(f"c{i} = ConstantOfShape s", value=numpy_helper.from_array(np.array([value], F32))),
+            node(f"e{i} = Expand v{i} s"),
+            node(f"w{i} = Where b x c{i}"),
+            node(f"u{i} = Where b v{i} x"),
+            node(f"t{i} = Trilu c{i} up"),
+            node(f"q{i} = Equal e{i} x"),
+        ]
+    nodes += [node("m = Add x t0"), node("y = Softmax m", axis=-1)]
+    proto = graph(nodes, constants, x=dims)
+    reference, model = ReferenceEvaluator(proto), maas_rt.load(compile(proto, verify=False).to_bytes())
+    for n in (3,) if dims == [3, 3] else (1, 3, 9):
+        x = np.linspace(-1, 1, n * n, dtype=F32).reshape(n, n)
+        got = model.run({"x": x})
+        for name, want in zip(reference.output_names, reference.run(None, {"x": x}), strict=True):
+            np.testing.assert_allclose(got[name], want, rtol=1e-5, err_msg=f"{name} {n}")
+
+
+def _fills(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    n = x.shape[0]
+    made = [torch.full((n, n), v) for v in FILLS]
+    masked = [torch.where(x > 0, x, v) for v in FILLS] + [x.masked_fill(x > 0, v) for v in FILLS]
+    padded = [tf.pad(x, (1, 0), value=v) for v in FILLS]
+    return *made, *masked, *padded, (x @ x.T + made[0].triu(1)).softmax(-1)
+
+
+def test_fills_of_what_is_no_number_in_torch() -> None:
+    module = Lambda(_fills)
+    model = maas_rt.load(compile(module, (torch.ones(3, 3),), dynamic={"x": {0: (1, 16), 1: (1, 16)}}).to_bytes())
+    for n in (1, 2, 7):
+        x = torch.linspace(-1, 1, n * n).reshape(n, n)
+        for got, want in zip(model.run({"x": x.numpy()}).values(), module(x), strict=True):
+            np.testing.assert_allclose(got, want.numpy(), rtol=1e-5)
+
+
+ANY_ROWS = {
+    "roll": lambda x: x.roll(5, 0),
+    "roll back": lambda x: x.roll((-3, 1), (0, 1)),
+    "roll flat": lambda x: x.roll(-7),
+    "every second": lambda x: x[1::2] + 1,
+    "backwards": lambda x: x.flip(0)[::2],
+    "variance": lambda x: x.var(0),
+    "deviation": lambda x: x.std(0, correction=2),
+    "moments": lambda x: torch.stack(torch.var_mean(x, 0, correction=0)),
+    "nothing kept": lambda x: x[:, :0].mean(1),
+    "nothing summed": lambda x: x[:, 4:].sum(1) + x[:, :0].prod(1),
+    "nothing chosen": lambda x: torch.cat([x[:, :0].softmax(0), x], 1),
+    "nothing multiplied": lambda x: x[:, :0] @ x[:, :0].T,
+    "nothing seen": lambda x: torch.stack([(x[:, :0] > 0).any(1), (x[:, :0] > 0).all(1)]),
+    "variance of nothing": lambda x: x[:, :0].var(1),
+}
+
+
+def test_any_number_of_rows() -> None:
+    """Shifts beyond the extent, moments of 1 row and of none, and axes of a fixed 0 beside one that varies."""
+    module = Lambda(lambda x: {name: function(x) for name, function in ANY_ROWS.items()})
+    model = maas_rt.load(compile(module, (torch.ones(6, 4),), dynamic={"x": {0: (0, 16)}}).to_bytes())
+    for rows in (0, 1, 2, 3, 8):
+        x = torch.linspace(-2, 2, rows * 4).reshape(rows, 4)
+        for (case, want), got in zip(module(x).items(), model.run({"x": x.numpy()}).values(), strict=True):
+            assert got.shape == want.shape, f"{case} {rows}"
+            np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-6, err_msg=f"{case} {rows}")
+
+
+def test_a_size_that_is_1_in_the_example_alone() -> None:
+    with pytest.raises(maas_rt.CompileError, match=r"is 1 in the example inputs.*: give larger ones"):
+        compile(Lambda(lambda x: x[1::2] + 1), (torch.ones(3, 4),), dynamic={"x": {0: (0, 16)}})
+
+
+def test_a_rest_behind_a_norm_of_every_second_row() -> None:
+    module = Lambda(lambda x: tf.layer_norm(x[1::2], (4,)).remainder(0.7))
+    model = maas_rt.load(compile(module, (torch.ones(6, 4),), dynamic={"x": {0: (4, 16)}}).to_bytes())
+    for rows in (4, 7, 16):
+        x = torch.linspace(-2, 2, rows * 4).reshape(rows, 4)
+        np.testing.assert_allclose(model(x.numpy()), module(x).numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [lambda x: x.squeeze(), lambda x: x.squeeze(0), lambda x: x.squeeze((0, 1))])
+def test_a_rank_that_depends_on_an_extent(function: Any) -> None:
+    """torch.export takes an extent that varies for one that is not 1, where the module itself would drop it."""
+    module, x = Lambda(function), torch.ones(3, 1, 2)
+    with pytest.raises(maas_rt.InvalidArgumentError, match=r"squeeze drops it where it is 1; ask for x:0=2\.\.8"):
+        compile(module, (x,), dynamic={"x": {0: (1, 8)}})
+    model = maas_rt.load(compile(module, (x,), dynamic={"x": {0: (2, 8)}}).to_bytes())
+    assert model(np.ones((8, 1, 2), F32)).shape == tuple(function(torch.ones(8, 1, 2)).shape)
+    with pytest.raises(maas_rt.InvalidArgumentError):
+        model(np.ones((1, 1, 2), F32))
+
+
+def test_a_rank_that_depends_on_the_data() -> None:
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match="dropped where it is 1"):
+        compile(Lambda(lambda x: x[x > 0].squeeze()), (torch.randn(8),))
