@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ._adapters import Adapted, has_adapters
 from ._compressed import Unpacked, compression
 from ._contents import Contents, Merged, Stored, leaves
 from ._deepspeed import DeepSpeedCheckpoint
 from ._files import open_regular, plain_name, read_json
+from ._megatron import Megatron, megatron_ranks
 from ._ranks import Ranks, has_parts, numbered
 from ._safe_pickle import RefusedPickleError
 from ._safetensors import SafetensorsFile, SafetensorsShards
@@ -39,6 +41,7 @@ _BESIDE = re.compile(
     r"(optim|optimizer|scheduler|lr_scheduler|rng|rng_state|random_states|scaler|sampler|dl_state|training_args|trainer_state|"
     r"train_state|meta|args|dataloader|loss_scaler|custom_checkpoint)([._-].*)?$"
 )
+_ADAPTER = "adapter_config.json"
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.[a-z]+)$")
 _CHUNKED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors$")
 _OTHERS = {
@@ -60,7 +63,10 @@ def open_contents(path: Path | Sequence[Path]) -> Contents:
 
 
 def _several(name: str, paths: Sequence[Path]) -> Contents:
-    """Parts of one checkpoint: of its names, or of its tensors, by rank."""
+    """Parts of one checkpoint: of its names, or of its tensors, by rank; or weights, and an adapter that changes them."""
+    adapters = [path for path in paths if _is_adapter(path)]
+    if adapters:
+        return _adapted(name, adapters, [path for path in paths if path not in adapters])
     parts = {path: open_contents(path) if path.is_dir() else _opened(path) for path in paths}
     if any(has_parts(part) for part in parts.values()):
         return Ranks(name, list(parts.values()))
@@ -71,6 +77,27 @@ def _several(name: str, paths: Sequence[Path]) -> Contents:
     for part in parts.values():
         merged.add(part)
     return merged
+
+
+def _is_adapter(path: Path) -> bool:
+    """Whether this is a folder of PEFT, or the configuration of one."""
+    return path.name == _ADAPTER or (path / _ADAPTER).exists()
+
+
+def _adapted(name: str, adapters: Sequence[Path], others: Sequence[Path]) -> Contents:
+    if len(adapters) > 1:
+        raise RefusedPickleError("it is several adapters of PEFT: merge them with PEFT, or give one")
+    folder = adapters[0] if adapters[0].is_dir() else adapters[0].parent
+    config = read_json(folder / _ADAPTER)
+    base = open_contents(list(others) if len(others) > 1 else others[0]) if others else None
+    if base is not None and has_adapters(base):
+        return Adapted(name, base, config, None)
+    weights = next(
+        (folder / n for n in ("adapter_model.safetensors", "adapter_model.bin") if (folder / n).exists()), None
+    )
+    if weights is None:
+        raise RefusedPickleError(f"{folder.name} has no adapter_model.safetensors beside its adapter_config.json")
+    return Adapted(name, _opened(weights), config, base)
 
 
 def _have_the_same_names(parts: Sequence[Contents]) -> bool:
@@ -109,6 +136,10 @@ def _unpacked(path: Path) -> Contents:
 
 def _directory(folder: Path) -> Contents:
     names = sorted(file.name for file in folder.iterdir())
+    if _ADAPTER in names and not any(name.startswith("adapter_model.") for name in names):
+        found = _hugging_face(folder, names) or _single(folder, names)
+        if found is not None and has_adapters(found):  # a wrapped model's own state dict
+            return Adapted(folder.name, found, read_json(folder / _ADAPTER), None)
     for layout in (_distributed, _hugging_face, _deepspeed, _megatron, _inner, _single):
         found = layout(folder, names)
         if found is not None:
@@ -120,10 +151,10 @@ def _unknown(folder: Path, names: Sequence[str]) -> str:
     other = next((what for name, what in _OTHERS.items() if name in names), None)
     if other is not None:
         return f"it holds {other}"
-    if "adapter_config.json" in names:
+    if _ADAPTER in names:
         return (
-            "it holds adapters of PEFT without the model that they change: load both with PEFT, and save "
-            "merge_and_unload().state_dict()"
+            f"it holds adapters of PEFT without the model that they change: give both, as maas-rt compile BASE {folder.name}, or load both "
+            "with PEFT, and save merge_and_unload().state_dict()"
         )
     if any(name.endswith(".distcp") for name in names):
         return "it has no file .metadata, so torch.distributed.checkpoint did not write or finish it"
@@ -229,12 +260,9 @@ def _megatron(folder: Path, names: Sequence[str]) -> Contents | None:
         if not inner.is_dir():
             raise RefusedPickleError(f"latest_checkpointed_iteration.txt names {inner.name}, which is not there")
         return _directory(inner)
-    ranks = [name for name in names if re.fullmatch(r"mp_rank_\d\d(_\d\d\d)*", name)]
+    ranks = megatron_ranks(names)
     if len(ranks) > 1:
-        raise RefusedPickleError(
-            "it holds ranks of Megatron's tensor or pipeline parallelism, each with its slice of the weights: join them with Megatron's "
-            "tools/checkpoint/convert.py (--target-tensor-parallel-size 1 --target-pipeline-parallel-size 1)"
-        )
+        return Megatron(folder, ranks, _opened)
     if ranks:
         inner = folder / ranks[0]
         file = next((inner / n for n in ("model_optim_rng.pt", "model_rng.pt") if (inner / n).exists()), None)
@@ -262,7 +290,7 @@ def _single(folder: Path, names: Sequence[str]) -> Contents | None:
     ranks = [name for name in names if re.fullmatch(r"consolidated\.\d\d\.pth", name)]
     if len(ranks) > 1:
         return _several(folder.name, [folder / name for name in ranks])
-    if "adapter_config.json" in names:
+    if any(name.startswith("adapter_model.") for name in names):
         return None
     found = [n for n in names if n.lower().endswith(_SUFFIXES) and not _BESIDE.match(n) and (folder / n).is_file()]
     local = [n for n in found if re.search(r"(^|[_.-])(rank|tp|mp|shard|part)[_-]?\d+\.", n)]

@@ -19,7 +19,7 @@ from ._safe_pickle import RefusedPickleError
 from ._sharded import Chunk, Part, part_of
 from ._tiles import check_tiling
 
-__all__ = ["Ranks", "has_parts", "numbered"]
+__all__ = ["Ranks", "has_parts", "matrices_by_name", "numbered"]
 
 _MOST_RANKS = 4096
 # Weights that hold several matrices: a rank's slice of each, and so not one slice of the whole.
@@ -49,14 +49,22 @@ def numbered(paths: Sequence[Path]) -> list[Path] | None:
     return [path for _, path in sorted(zip(ranks, paths))]
 
 
-class Ranks:
-    """Those files as one Contents, in the order of their ranks; `plain` says whether a fused weight's slices are one slice of the whole."""
+def matrices_by_name(name: str) -> int:
+    """One, unless its name is of those that several matrices are kept under."""
+    return 0 if _FUSED.search(name) else 1
 
-    def __init__(self, name: str, files: Sequence[Contents], plain: Callable[[str], bool] | None = None) -> None:
+
+class Ranks:
+    """Those files as one Contents, in the order of their ranks.
+
+    `matrices` gives how many a weight of that name holds one behind the other, of each of which a rank has a slice; 0 if it is not known.
+    """
+
+    def __init__(self, name: str, files: Sequence[Contents], matrices: Callable[[str], int] | None = None) -> None:
         if len(files) > _MOST_RANKS:
             raise RefusedPickleError(f"it has {len(files)} files of ranks, more than are read")
         self.name = name
-        self._plain = plain if plain is not None else lambda name: not _FUSED.search(name)
+        self._matrices = matrices if matrices is not None else matrices_by_name
         self.tree: dict[Any, Any] = {}
         found: dict[Location, list[tuple[Contents, Any]]] = {}
         for file in files:
@@ -133,12 +141,19 @@ class Ranks:
         cut = [a for a, size in enumerate(shape) if any(tensor.shape[a] != size for tensor in tensors)]
         if len(cut) != 1 or sum(tensor.shape[cut[0]] for tensor in tensors) != shape[cut[0]]:
             return f"files {_shapes(tensors)}, model {shape}"
-        if cut[0] == 0 and not self._plain(name):
+        (axis,) = cut
+        count = self._matrices(name) if axis == 0 else 1
+        if count == 0 or any(tensor.shape[axis] % count for tensor in tensors):
             return (
                 f"files {_shapes(tensors)}, model {shape}; by its name it may hold several matrices, of which each file has a slice: join it with "
                 "the tool that wrote it"
             )
-        return Stored(shape, tensors[0].dtype, lambda: torch.cat([tensor.read() for tensor in tensors], cut[0]))
+
+        def read() -> torch.Tensor:
+            slices = [tensor.read().chunk(count, axis) for tensor in tensors]
+            return torch.cat([rank[index] for index in range(count) for rank in slices], axis)
+
+        return Stored(shape, tensors[0].dtype, read)
 
     def again(self, locations: Sequence[Location]) -> list[Any]:
         """Nothing: each part is compared with its library's reading when it is read."""

@@ -336,7 +336,10 @@ class _Loading:
         if inert is not None:
             return f"{inert.name} is {described(inert.leaf)}"
         if any("lora_" in entry.name for entry in self._names.entries):
-            return "it has adapters of PEFT, which change other weights: load them with PEFT, and save merge_and_unload().state_dict()"
+            return (
+                "it has adapters of PEFT, which change other weights: give their folder with its adapter_config.json too, or load them with "
+                "PEFT, and save merge_and_unload().state_dict()"
+            )
         if not fit.chosen:
             there = [entry.name for entry in self._names.entries if isinstance(entry.leaf, Stored)]
             wanted = fit.missing[0] if fit.missing else ""

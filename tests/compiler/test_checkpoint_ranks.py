@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -263,3 +265,85 @@ def test_a_whole_dtensor_in_one_file(tmp_path: Path) -> None:
         )
     filled_with(tmp_path / "w.pt", state, odd)
     assert open_contents(tmp_path / "w.pt").name == "w.pt"
+
+
+# Megatron-LM, by hand: its layout is documented in megatron/training/checkpointing.py and megatron/core/tensor_parallel/layers.py.
+
+
+class Gated(nn.Module):
+    """A decoder's names, two layers of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.ModuleDict({"word_embeddings": nn.Embedding(8, 4)})
+        layer = {"linear_qkv": (12, 4), "linear_proj": (4, 4), "linear_fc1": (16, 4), "linear_fc2": (4, 8)}
+        self.decoder = nn.ModuleDict(
+            {
+                "layers": nn.ModuleList(
+                    [nn.ModuleDict({n: nn.Linear(i, o) for n, (o, i) in layer.items()}) for _ in range(3)]
+                )
+            }
+        )
+        self.final = nn.LayerNorm(4)
+
+
+def megatron(
+    folder: Path, state: Mapping[str, torch.Tensor], stages: Sequence[int], *, gated: bool, version: float = 3.0
+) -> Path:
+    """Two ranks of tensor parallelism, and a pipeline of stages with so many layers."""
+    (folder / "iter_0000007").mkdir(parents=True)
+    (folder / "latest_checkpointed_iteration.txt").write_text("7")
+    start = 0
+    for stage, layers in enumerate(stages):
+        for rank in range(2):
+            part = {}
+            for name, value in state.items():
+                words = name.split(".")
+                number = (
+                    int(words[2]) if words[0] == "decoder" else {"embedding": 0, "final": sum(stages) - 1}[words[0]]
+                )
+                if not start <= number < start + layers:
+                    continue
+                if words[0] == "decoder":
+                    words[2] = str(number - start)
+                kind = words[-2]
+                if kind == "linear_fc1" and gated:
+                    value = torch.cat([half.chunk(2)[rank] for half in value.chunk(2)])
+                elif kind in ("linear_qkv", "word_embeddings", "linear_fc1"):
+                    value = value.chunk(2)[rank].clone()
+                elif kind in ("linear_proj", "linear_fc2") and value.ndim == 2:
+                    value = value.chunk(2, 1)[rank].clone()
+                part[".".join(words)] = value
+            inner = folder / "iter_0000007" / (f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if len(stages) > 1 else ""))
+            inner.mkdir()
+            saved = {
+                "args": argparse.Namespace(swiglu=gated),
+                "checkpoint_version": version,
+                "iteration": 7,
+                "model": part,
+            }
+            torch.save(
+                {**saved, "optimizer": {"a": torch.ones(rank + 1)}, "rng_state": [rank]}, inner / "model_optim_rng.pt"
+            )
+        start += layers
+    return folder
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("stages", [(3,), (1, 2), (1, 1, 1)])
+def test_megatron(tmp_path: Path, stages: Sequence[int], gated: bool) -> None:
+    state = filled(Gated())
+    filled_with(megatron(tmp_path, state, stages, gated=gated), state, Gated)
+
+
+def test_megatron_that_is_told(tmp_path: Path) -> None:
+    state = filled(Gated())
+    assert "several matrices" in refusal(
+        megatron(tmp_path / "old", state, (3,), gated=True, version=1.0), Gated, longest=1500
+    )
+    folder = megatron(tmp_path / "short", state, (1, 2), gated=True)
+    shutil.rmtree(folder / "iter_0000007/mp_rank_01_001")
+    assert "lacks some of its ranks" in refusal(folder, Gated)
+    folder = megatron(tmp_path / "experts", state, (3,), gated=True)
+    (folder / "iter_0000007/mp_rank_01").rename(folder / "iter_0000007/mp_rank_00_000_001")
+    assert "convert.py" in refusal(folder, Gated)
