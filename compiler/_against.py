@@ -39,7 +39,7 @@ def verify_file(
     program = maas_rt.load(path)
     model = _import_as(program, source, inputs, input_shapes, factory, weights)
     _same_names(path, program, source, model)
-    report = Report(reference=str(model.provenance.get("framework", "source")))
+    report = Report(reference=str(model.provenance.get("framework", "source")), noise=model.source.noise)
     for _, difference in differences(program, model, VerifyOptions(), inputs, report):
         what = difference.detail or f"a relative error of {difference.error:.2g}"
         raise VerificationError(

@@ -18,7 +18,7 @@ from .artifact import Artifact
 from .importers import ImportedModel
 from .passes import FOLDING
 from .passes.quantize_static import Range, probed, quantize_static
-from .verify import Report, compare
+from .verify import Report, compare, run_compiled
 
 __all__ = ["quantized", "recipe_of", "verify_quantized"]
 
@@ -49,7 +49,7 @@ def quantized(
     reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
     seen: list[Range] = [(np.inf, -np.inf)] * count
     for number, inputs in enumerate(_inputs(model, recipe)):
-        results = program.run(inputs)
+        results = run_compiled(program, inputs, options.verify or VerifyOptions())
         _held(results, reference, inputs, options.verify, number)
         for i in range(count):
             low, high = (float(results[names[2 * i + side]]) for side in (0, 1))
@@ -67,11 +67,11 @@ def verify_quantized(
     """What the manifest says; raises VerificationError where an output's error is above the recipe's tolerance."""
     recipe = _int8(options)
     program = artifact.loaded()
-    report = Report(reference=str(model.provenance.get("framework", "source")))
+    report = Report(reference=str(model.provenance.get("framework", "source")), noise=model.source.noise)
     reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]
     for inputs in [*given, *_inputs(model, recipe)]:
-        wanted, got = reference.run(inputs), program.run(inputs)
+        wanted, got = reference.run(inputs), run_compiled(program, inputs, options.verify or VerifyOptions())
         report.runs += 1
         for name in model.output_names:
             difference = compare(name, got[name], np.asarray(wanted[name]), options.verify or VerifyOptions())

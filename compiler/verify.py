@@ -9,7 +9,8 @@ exact than that in most frameworks. Of a model that is quantized, which swallows
 rounds a tie the other way, the scales (or what is quantized) are moved as well, by _TIES roundings; numbers of 8 bits may be off by one step, as few of
 them as there. Since one tie may move such an output by a hundredth, there must be inputs, drawn small so that no tie is near, on which it
 agrees by its tolerance: where the source stands still under _NEAR roundings and the two differ _MISSES times, the model is refused. An output that is constant or NaN throughout, for every input that was tried, is
-no evidence: the manifest lists it too. Either side has VerifyOptions.seconds for a run: a loop whose end the data decides may have
+no evidence: the manifest lists it too. A model that draws random numbers is run with one seed, and its source is given the same
+numbers, computed apart from the kernels (importers/_philox.py). Either side has VerifyOptions.seconds for a run: a loop whose end the data decides may have
 none on inputs that were drawn.
 """
 
@@ -34,10 +35,11 @@ from ._deadline import OverdueError, within
 from ._reference import Reference
 from .artifact import Artifact
 from .importers._imported import ImportedModel, Source, SymbolSpec
+from .importers._philox import SHARED_SEED
 from .oracle import OracleError
 from .passes._dims import evaluated
 
-__all__ = ["Difference", "Report", "compare", "differences", "sample_inputs", "verify"]
+__all__ = ["Difference", "Report", "compare", "differences", "run_compiled", "sample_inputs", "verify"]
 
 _USUAL_SIZES = (64, 256, 32, 16, 512, 128, 1024, 4096, 16_000)  # images, sequences, sound
 _MAX_DRAWN = 1 << 23  # elements of one run's inputs at a usual size
@@ -78,6 +80,7 @@ class Report:
     outputs: dict[str, float] = field(default_factory=dict)  # each output's largest error
     reference: str = "source"
     because: str = ""  # why it is not the source's first implementation
+    noise: str = ""  # how the random numbers that the model draws reached the source
 
     @property
     def cases(self) -> int:
@@ -103,6 +106,8 @@ class Report:
         }
         if self.because:
             result["reference_because"] = self.because
+        if self.noise:
+            result["noise"] = self.noise
         if silent:
             result["constant_outputs"] = silent
         if self.unsteady:
@@ -124,7 +129,7 @@ def verify(
     Raises VerificationError that names the first operator whose result differs (found by compiling prefixes of the model with
     `compile_model`) and by how much; CompileError if the source runs on none of the inputs.
     """
-    report = Report(reference=str(model.provenance.get("framework", "source")))
+    report = Report(reference=str(model.provenance.get("framework", "source")), noise=model.source.noise)
     program = artifact.loaded()
     for inputs, difference in differences(program, model, options, examples, report):
         raise _blame(model, inputs, difference, options, compile_model)
@@ -224,7 +229,7 @@ def _far_from_ties(
     missed = dict.fromkeys(pending, 0)
     for trial, inputs in enumerate(_small_inputs(model, options) if pending else ()):
         try:
-            wanted, got = reference.run(inputs, insist=False), _run(program, inputs, options)
+            wanted, got = reference.run(inputs, insist=False), run_compiled(program, inputs, options)
             near = reference.source.moved(_NEAR * _EPSILON, trial)
             if near is None:  # nothing is quantized
                 return
@@ -301,7 +306,7 @@ def _check_run(
     """The first output that differs. Raises InvalidArgumentError for drawn inputs that the model does not take, or that leave nothing
     of an output (a window larger than the image, for which frameworks round the extent differently)."""
     try:
-        got = _run(program, inputs, options)
+        got = run_compiled(program, inputs, options)
     except DeadlineExceededError:
         raise VerificationError(
             f"the compiled model did not finish within {options.seconds:g} s on inputs on which its source did; nothing was written"
@@ -600,7 +605,7 @@ def _compare_prefix(
         prefix, operator = model.source.prefix(count)
         results = Reference(prefix.source, options.seconds).run(inputs)
         wanted = {name: np.asarray(value) for name, value in results.items()}
-        got = _run(compile_model(prefix).loaded(), inputs, options)
+        got = run_compiled(compile_model(prefix).loaded(), inputs, options)
     except Error:
         return None
     except Exception:  # a source that cannot be cut here
@@ -645,10 +650,11 @@ def _keep(folder: str, inputs: Mapping[str, Array], culprit: _Culprit) -> str:
     return folder
 
 
-def _run(program: Any, inputs: Mapping[str, Array], options: VerifyOptions) -> dict[str, Array]:
-    """Outputs by name, states (if any) at their initial values."""
+def run_compiled(program: Any, inputs: Mapping[str, Array], options: VerifyOptions) -> dict[str, Array]:
+    """Outputs by name, states (if any) at their initial values, random numbers those that the source is given."""
     wanted = {info.name for info in program.inputs}
     given = {name: array for name, array in inputs.items() if name in wanted}
     state = program.state() if program.manifest["states"] else None
-    result: dict[str, Array] = program.run(given, state=state, deadline=options.seconds)
+    seed = {"seed": SHARED_SEED} if program.manifest.get("draws") else {}
+    result: dict[str, Array] = program.run(given, state=state, deadline=options.seconds, **seed)
     return result

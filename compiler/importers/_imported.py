@@ -13,11 +13,14 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from ._philox import SHARED_SEED
+
 Array = npt.NDArray[Any]
 
-__all__ = ["SEED", "Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
+__all__ = ["SEED", "SHARED_NOISE", "Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
 
 SEED = "seed"  # the parameter of main that holds the run's seed, and main's attribute that says which parameter it is
+SHARED_NOISE = f"shared, seed {SHARED_SEED}"  # a source is given what the kernels draw of that seed
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ class Source(Protocol):
 
     def interrupt(self) -> None:
         """From another thread, while `open` or `run` is in native code that sees no Python exception: have it return soon, or raise."""
+
+    @property
+    def noise(self) -> str:
+        """How the random numbers that the model draws reach it; "" if it draws none."""
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         """Inclusive bounds of the values that an input accepts (an embedding's rows); inputs without bounds are absent."""

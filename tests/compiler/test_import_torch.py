@@ -298,14 +298,14 @@ def test_all_unsupported_operators_are_listed() -> None:
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> Any:
             y = torch.linalg.svd(x).U
-            z = torch.rand_like(x) + torch.linalg.eigvals(x).real
+            z = torch.poisson(x) + torch.linalg.eigvals(x).real
             return y.sum() + torch.linalg.eigh(x).eigenvectors.sum() + z + torch.linalg.eigvals(x + 1).real
 
     with pytest.raises(maas_rt.UnsupportedOperatorError) as caught:
         import_model(Odd(), (torch.ones(3, 3),))
     names = {operator.name.split(" ")[0]: operator for operator in caught.value.operators}
     assert any("linalg_eig.default" in name and operator.uses == 2 for name, operator in names.items())
-    assert all(any(part in name for name in names) for part in ("svd", "rand", "eigh"))
+    assert all(any(part in name for name in names) for part in ("svd", "poisson", "eigh"))
     assert all("test_import_torch.py" in operator.place for operator in names.values())
     assert "\n" not in str(caught.value)
 
@@ -322,10 +322,9 @@ def test_a_use_that_no_converter_foresaw_is_refused_by_name(monkeypatch: pytest.
         import_model(nn.ReLU(), (torch.ones(3),))
 
 
-def test_dropout_in_training_is_refused() -> None:
+def test_dropout_in_training_draws() -> None:
     program = torch.export.export(nn.Dropout(0.5).train(), (torch.ones(3),))
-    with pytest.raises(maas_rt.UnsupportedOperatorError, match="dropout"):
-        import_model(program)
+    assert import_model(program).draws and not import_model(nn.Dropout(0.5).train(), (torch.ones(3),)).draws
 
 
 @pytest.mark.parametrize(

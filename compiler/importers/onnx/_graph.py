@@ -15,6 +15,7 @@ from tvm import relax, tirx
 from maas_rt._errors import Error
 
 from ..._boundary import fault, first_line
+from .._noise import Noise
 from . import _registry
 from ._data import Data
 from ._definitions import (
@@ -26,6 +27,7 @@ from ._definitions import (
     schema_version,
 )
 from ._dims import AmbiguousDims, Dim, ShapeMath, UndecidedDims
+from ._drawing import Draw
 from ._empty import empty_results, empty_value, is_empty
 from ._errors import broken_model
 from ._fold import fold
@@ -99,6 +101,8 @@ class Graph:
         self.functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions}
         self.read = names_read(model.graph, *model.functions)  # to tell results that nobody wants
         self.read_by_nodes = names_read(model.graph, *model.functions, results=False)
+        self.noise = Noise()
+        self.draws: dict[int, Draw] = {}  # what each node that draws draws, by its number
         self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
         self.sizes: dict[
             str, Dim

@@ -18,6 +18,7 @@ from ..._boundary import boundary
 from ..._deep import deep
 from .._dynamic import asked_bounds, contradiction, hold, requested
 from .._imported import ImportedModel, SymbolSpec
+from .._noise import with_seed
 from . import _registry
 from ._data import Data, without_data
 from ._dims import AmbiguousDims, Dim, ShapeMath
@@ -27,6 +28,7 @@ from ._graph import Graph, Scope, Unsupported
 from ._load import check_model, read_model, sort_nodes
 from ._nchwc import NCHWC, with_blocks
 from ._node import Broken, Refused, check_extents, shape_expr
+from ._sharing import numbered
 from ._source import OnnxSource
 from ._stored import STORED
 from ._strings import is_string
@@ -74,6 +76,7 @@ def import_onnx(
 def _import_checked(
     proto: onnx.ModelProto, data: Data, dynamic: Any, input_shapes: Mapping[str, Any] | None
 ) -> ImportedModel:
+    proto = numbered(proto)
     fixed = {name: _shape(name, dims) for name, dims in (input_shapes or {}).items()}
     wanted = _dynamic(dynamic)
     for name, axes in wanted.items():
@@ -157,7 +160,7 @@ def _import(
             graph.bb.emit_func_output(relax.Tuple([graph.leave(v) for v in results.values()]))
     if graph.unsupported.entries:
         raise unsupported_error(graph.unsupported)
-    mod = relax.transform.ConvertToDataflow(min_size=1)(graph.bb.get())
+    mod = relax.transform.ConvertToDataflow(min_size=1)(with_seed(graph.bb.get(), graph.noise))
     mod = relax.transform.DeadCodeElimination()(mod)
 
     data.check_unchanged()
@@ -174,7 +177,7 @@ def _import(
         states=[],
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
         sizes={**graph.sizes, **math.relations()},
-        source=OnnxSource(written, data, names, graph.index_bounds, again),
+        source=OnnxSource(written, data, names, graph.index_bounds, again, draws=graph.draws),
         provenance={
             "framework": "onnx",
             "kind": "onnx",

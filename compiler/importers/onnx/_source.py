@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...oracle import Oracle, start_worker
-from .._imported import Array, ImportedModel
+from ...oracle import Oracle, OracleError, start_worker
+from .._imported import SHARED_NOISE, Array, ImportedModel
 from ._data import Data
+from ._drawing import Draw
+from ._sharing import CannotShareError, Tables, shared
 
 __all__ = ["OnnxSource"]
 
@@ -40,13 +42,17 @@ class OnnxSource:
         ranges: dict[str, tuple[float, float]],
         again: Callable[[onnx.ModelProto], ImportedModel],
         implementations: tuple[str, ...] | None = None,
+        draws: Mapping[int, Draw] | None = None,
     ) -> None:
+        """`draws`: what each node that draws random numbers draws, by its number (_sharing.numbered)."""
         self._model = _unrounded(_without_maps(model))
         self._data = data
         self._inputs = inputs
         self._ranges = ranges
         self._again = again
         self._implementations = implementations if implementations is not None else _installed()
+        self._draws = dict(draws or {})
+        self._tables: Tables | None = None
         self._oracle: Oracle | None = None
         start_worker()
 
@@ -59,20 +65,41 @@ class OnnxSource:
         self._opened().open()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return self._opened().run({name: self._given(name, inputs) for name in self._inputs})
+        oracle, given = self._opened(), {name: self._given(name, inputs) for name in self._inputs}
+        while self._tables is not None:
+            try:
+                return oracle.run({**given, **self._tables.inputs()})
+            except OracleError as error:
+                if error.opening or not self._tables.grow(str(error)):
+                    raise
+        return oracle.run(given)
+
+    @property
+    def noise(self) -> str:
+        return SHARED_NOISE if self._draws else ""
 
     def another(self) -> OnnxSource | None:
         rest = self._implementations[1:]
-        return OnnxSource(self._model, self._data, self._inputs, self._ranges, self._again, rest) if rest else None
+        return self._like(self._model, rest) if rest else None
+
+    def _like(self, model: onnx.ModelProto, implementations: tuple[str, ...]) -> OnnxSource:
+        return OnnxSource(model, self._data, self._inputs, self._ranges, self._again, implementations, self._draws)
 
     def _opened(self) -> Oracle:
         if self._oracle is None:
-            outputs = [o.name for o in self._model.graph.output]
+            model = self._model
+            if self._draws:
+                try:
+                    model, self._tables = shared(model, self._draws)
+                except CannotShareError as why:
+                    text = f"{self._implementations[0]} cannot be given the same random numbers: {why}"
+                    raise OracleError(text, opening=True) from None
+            outputs = [o.name for o in model.graph.output]
             string = onnx.TensorProto.STRING
-            texts = [i.name for i in self._model.graph.input if i.type.tensor_type.elem_type == string]
-            weights = list(self._data.listed(self._model.graph))
+            texts = [i.name for i in model.graph.input if i.type.tensor_type.elem_type == string]
+            weights = list(self._data.listed(model.graph))
             self._oracle = Oracle(
-                self._implementations[0], self._model.SerializeToString(), outputs, texts, weights, self._data.files
+                self._implementations[0], model.SerializeToString(), outputs, texts, weights, self._data.files
             )
         return self._oracle
 
@@ -92,7 +119,7 @@ class OnnxSource:
                 step = rng.choice([-share, share], value.shape)
                 tensor.CopyFrom(onnx.numpy_helper.from_array((value * (1 + step)).astype(np.float32), tensor.name))
         _move_quantized(other.graph, share, trial)
-        return OnnxSource(other, self._data, self._inputs, self._ranges, self._again, self._implementations)
+        return self._like(other, self._implementations)
 
     def interrupt(self) -> None:
         if self._oracle is not None:

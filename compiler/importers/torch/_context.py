@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch._prims_common import elementwise_dtypes
 from tvm import relax, te, tirx
 
 from ..._constants import constant_of
+from .._noise import Noise
 from ._dtypes import to_numpy, tvm_dtype
 from ._registry import NotConvertible
 from ._symbols import Dim, Symbols
@@ -37,6 +38,8 @@ class Context:
         self.node: torch.fx.Node | None = None
         self.fakes: dict[str, Any] = {}
         self.result: Any = None  # the node's meta["val"]
+        self.noise = Noise()
+        self.numbers: Mapping[torch.fx.Node, int] = {}  # of the random operators; set by the importer
         self.walk: Any = None  # runs a nested graph: (module, arguments) -> values; set by the importer
 
     # Types.

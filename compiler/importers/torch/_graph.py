@@ -16,7 +16,7 @@ from ..._boundary import first_line
 from . import _complex, _scalars, ops  # noqa: F401  (ops fills the table)
 from ._context import Context, is_size
 from ._empty import result_of_nothing
-from ._registry import NotConvertible, bind_arguments, find_converter
+from ._registry import NotConvertible, argument_name, bind_arguments, find_converter
 
 __all__ = ["GraphImporter", "StopWalk", "operator_name"]
 
@@ -138,8 +138,8 @@ class GraphImporter:
                 raise NotConvertible("complex numbers")
             return converter.function(context, *args)
         fakes = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val", n))
-        names = ["x" if a.name == "self" else a.name for a in cast(Any, node.target)._schema.arguments]
-        renamed = {"x" if key == "self" else key: value for key, value in fakes[1].items()}
+        names = [argument_name(a.name) for a in cast(Any, node.target)._schema.arguments]
+        renamed = {argument_name(key): value for key, value in fakes[1].items()}
         context.fakes = {**dict(zip(names, fakes[0])), **renamed}
         nothing = result_of_nothing(context, node)
         if nothing is not None:

@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["CONVERTERS", "Converter", "NotConvertible", "bind_arguments", "converts", "described", "find_converter"]
+__all__ = [
+    "CONVERTERS",
+    "Converter",
+    "NotConvertible",
+    "argument_name",
+    "bind_arguments",
+    "converts",
+    "described",
+    "find_converter",
+]
 
 # Arguments that say where or how a tensor lies in memory, or that only matter for gradients: no effect on values.
 _WITHOUT_EFFECT = frozenset(
@@ -67,6 +76,11 @@ def described(name: str, function: Callable[..., Any]) -> Converter:
     return Converter(name, function, tuple(inspect.signature(function).parameters)[1:])
 
 
+def argument_name(name: str) -> str:
+    """What a converter calls an argument of the schema: two have names that mean something in Python."""
+    return {"self": "x", "from": "from_"}.get(name, name)
+
+
 def find_converter(target: Any) -> Converter | None:
     """The converter of a graph node's target; None where there is none."""
     if isinstance(target, torch._ops.OpOverload):
@@ -83,7 +97,7 @@ def bind_arguments(converter: Converter, target: Any, args: tuple[Any, ...], kwa
     """
     bound: dict[str, Any] = {}
     for position, spec in enumerate(target._schema.arguments):
-        name = "x" if spec.name == "self" else spec.name
+        name = argument_name(spec.name)
         if position < len(args):
             value, given = args[position], True
         elif spec.name in kwargs:

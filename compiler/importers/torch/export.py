@@ -15,9 +15,11 @@ from maas_rt._errors import ImportModelError, InvalidArgumentError
 
 from .._dynamic import asked_bounds, hold, requested
 from .._imported import ImportedModel, StateSpec
+from .._noise import with_seed
 from . import _complex
 from ._context import Context, as_expr, is_size
 from ._decompose import decompose
+from ._drawn import numbers_of
 from ._dtypes import to_numpy
 from ._empty import is_empty, nothing
 from ._graph import GraphImporter, StopWalk
@@ -83,6 +85,7 @@ class Program:
         self.signature: Signature = read_signature(functional)
         self.kind = kind
         self.examples: Any = original.example_inputs  # (args, kwargs), or None
+        self.numbers = numbers_of(functional.graph_module)
         self.source = TorchSource(self, run)
         self.narrowed: dict[str, str] = {}  # symbols with narrower bounds than torch found, and why
 
@@ -91,6 +94,7 @@ class Program:
         builder = relax.BlockBuilder()
         symbols = Symbols(dict(self.functional.range_constraints), symbol_names(self.functional))
         context = Context(builder, symbols)
+        context.numbers = self.numbers
         importer = GraphImporter(context, stop_after)
         try:
             values = self._placeholders(context)
@@ -110,7 +114,7 @@ class Program:
             builder.emit_func_output(relax.Tuple(outputs))
         importer.raise_unsupported()
         self.narrowed = symbols.narrowed
-        module = relax.transform.ConvertToDataflow(1)(builder.get())
+        module = relax.transform.ConvertToDataflow(1)(with_seed(builder.get(), context.noise))
         return ImportedModel(
             mod=relax.transform.DeadCodeElimination()(module),
             input_names=[e.name for e in self.signature.placeholders if e.kind in ("input", "size", "number")],

@@ -10,7 +10,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from .._imported import Array, ImportedModel
+from .._imported import SHARED_NOISE, Array, ImportedModel
+from ._drawn import SharedRun
 from ._dtypes import to_numpy
 from ._graph import operator_name
 from ._ranges import input_ranges
@@ -45,12 +46,25 @@ class TorchSource:
         self._module: Any = None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self._program.numbers:
+            return self._run_shared(inputs)
         leaves = self._leaves(inputs)
         with torch.no_grad():
             result = self._run(leaves) if self._run is not None else self._run_program(leaves)
         values = pytree.tree_flatten(result)[0]
         users = [e for e in self._program.signature.outputs if e.kind == "output" or (e.kind == "none" and e.name)]
         return {entry.name: as_array(value) for entry, value in zip(users, values) if entry.kind == "output"}
+
+    def _run_shared(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The functional graph, in which the random operators are known, with the noise that the kernels make."""
+        with torch.no_grad():
+            values = SharedRun(self.graph, self._program.numbers).run(*self.placeholder_values(inputs))
+        outputs = [e for e in self._program.signature.outputs if e.kind == "output"]
+        return {entry.name: as_array(values[entry.position]) for entry in outputs}
+
+    @property
+    def noise(self) -> str:
+        return SHARED_NOISE if self._program.numbers else ""
 
     @property
     def reference(self) -> str:
@@ -88,13 +102,21 @@ class TorchSource:
         leaves = iter(self._leaves(inputs))
         values = []
         for entry in self._program.signature.placeholders:
-            values.append(entry.tensor.detach().clone() if entry.kind in ("constant", "state") else next(leaves))
+            if entry.kind == "token":
+                values.append(entry.value)
+            else:
+                values.append(entry.tensor.detach().clone() if entry.kind in ("constant", "state") else next(leaves))
         return values
 
     @property
     def graph(self) -> fx.GraphModule:
         module: fx.GraphModule = self._program.functional.graph_module
         return module
+
+    @property
+    def numbers(self) -> Mapping[fx.Node, int]:
+        """Of the random operators."""
+        return self._program.numbers
 
     def _nodes(self) -> list[fx.Node]:
         """The operators: nodes whose result is a tensor, or several."""
@@ -138,7 +160,7 @@ class PrefixSource:
         self._names = names
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        interpreter = _Until(self._whole.graph, self._node)
+        interpreter = _Until(self._whole.graph, self._whole.numbers, self._node)
         with torch.no_grad():
             try:
                 interpreter.run(*self._whole.placeholder_values(inputs))
@@ -146,6 +168,10 @@ class PrefixSource:
                 values = [v for v in pytree.tree_leaves(reached.value) if v is not None]
                 return {name: as_array(value) for name, value in zip(self._names, values)}
         raise AssertionError("the node is in the graph")
+
+    @property
+    def noise(self) -> str:
+        return self._whole.noise
 
     @property
     def reference(self) -> str:
@@ -178,11 +204,10 @@ class _ReachedError(Exception):
         self.value = value
 
 
-class _Until(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, last: fx.Node) -> None:
-        super().__init__(module)
+class _Until(SharedRun):
+    def __init__(self, module: fx.GraphModule, numbers: Mapping[fx.Node, int], last: fx.Node) -> None:
+        super().__init__(module, numbers)
         self._last = last
-        self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

@@ -187,7 +187,8 @@ def _ends_at_import(n: Node, body: onnx.GraphProto, condition: Value, carried: l
         return True
     graph, values = n.graph, [Value.of_array(np.array(0, np.int64)), condition, *carried]
     entries, assumed = {k: list(v) for k, v in graph.unsupported.entries.items()}, list(n.math.assumed)
-    _, results = graph.in_block(partial(graph.subgraph, n, body, values, "0"))
+    with graph.noise.iteration(0):
+        _, results = graph.in_block(partial(graph.subgraph, n, body, values, "0"))
     graph.unsupported.entries, n.math.assumed = entries, assumed
     return results[0].const is not None or results[0].poison
 
@@ -217,7 +218,8 @@ def _run_loop(
         given = iter(values)
         inputs = [v if k in still else next(given) for k, v in enumerate(carried)]
         always = Value.of_array(np.array(True))  # or the iteration would not run
-        results = n.graph.subgraph(n, body, [number, always, *inputs], "body")
+        with n.graph.noise.iteration(number.expr):
+            results = n.graph.subgraph(n, body, [number, always, *inputs], "body")
         changed = [_of_rank(n, results[1 + k], carried[k].rank, body.output[1 + k]) for k in places]
         shapes = _declared(body)[1:]
         kept = [d for k, d in enumerate(shapes[: len(carried)]) if k not in still]
@@ -273,7 +275,8 @@ def _unrolled(
         if (done + 1) * max(len(body.node), 1) > limit:
             raise n.refuse(f"of more than {limit} operators when unrolled")
         number = Value.of_array(np.array(done, np.int64))
-        results = n.graph.subgraph(n, body, [number, condition, *carried], str(done))
+        with n.graph.noise.iteration(done):
+            results = n.graph.subgraph(n, body, [number, condition, *carried], str(done))
         if any(v.poison for v in results):
             return [Value("float32", (), poison=True) for _ in n.proto.output]
         condition, carried = results[0], results[1 : 1 + len(carried)]
@@ -359,7 +362,9 @@ def scan_of_batches(n: Node) -> Any:
         one = [n.graph.wrap(n.reshape(take_slice(n, n.graph.expr(v), 0, b, 1), v.shape[1:]), n.place) for v in given]
         zeros = [0] * max(inputs, rows)
         whole = Scanned(body, one[:count], one[count:], zeros[:inputs], reverse, zeros[:rows], zeros[:rows], length)
-        for column, result in zip(columns, _scan(n, whole, f"{b}/"), strict=True):
+        with n.graph.noise.iteration(b):
+            scanned = _scan(n, whole, f"{b}/")
+        for column, result in zip(columns, scanned, strict=True):
             column.append(n.graph.wrap(result, n.place))
     if any(v.poison for column in columns for v in column):
         return [Value("float32", (), poison=True) for _ in n.proto.output]
@@ -400,7 +405,8 @@ def _run_scan(n: Node, scan: Scanned, label: str) -> list[Any]:
 
     def convert(number: Value, states: list[Value]) -> Results:
         inputs = [*states, *scan.slices(n, number.elements.reshape(-1)[0])]
-        results = n.graph.subgraph(n, scan.body, inputs, label)
+        with n.graph.noise.iteration(number.expr):
+            results = n.graph.subgraph(n, scan.body, inputs, label)
         shapes = _declared(scan.body)
         return Results(None, results[:count], results[count:], shapes[:count], shapes[count:])
 
@@ -429,7 +435,8 @@ def _unrolled_scan(n: Node, scan: Scanned, label: str) -> list[Any]:
     states, count = scan.states, len(scan.states)
     collected: list[list[Value]] = [[] for _ in scan.out_axes]
     for step in range(scan.length):
-        results = n.graph.subgraph(n, scan.body, [*states, *scan.slices(n, step)], f"{label}{step}")
+        with n.graph.noise.iteration(step):
+            results = n.graph.subgraph(n, scan.body, [*states, *scan.slices(n, step)], f"{label}{step}")
         if any(v.poison for v in results):
             return [Value("float32", (), poison=True) for _ in n.proto.output]
         states = results[:count]

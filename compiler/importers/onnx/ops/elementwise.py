@@ -15,6 +15,7 @@ from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import bits_of, is_float, is_int, is_signed
 from ._te import elementwise, highest, imm, is_nan, lowest, select
+from .random import dropped
 
 # ---- arithmetic
 
@@ -578,12 +579,12 @@ def identity(n: Node) -> Any:
 
 @op("Dropout", since=[1, 6, 7, 10, 12, 13, 22])
 def dropout(n: Node) -> Any:
-    training = bool(n.scalar(2, "training_mode")) if n.has(2) else False
-    ratio = float(n.scalar(1, "ratio")) if n.has(1) and training else 0.0
-    if n.version < 7 and not n.flag("is_test"):
-        training, ratio = True, n.float_attr("ratio", 0.5)
-    if training and ratio != 0.0:
-        raise n.refuse("in training mode, whose result is random")
+    if n.has(2) and (n.value(2).const is None or bool(n.scalar(2))):
+        known = float(n.scalar(1)) if n.has(1) and n.value(1).const is not None else None
+        if known != 0.0:
+            return dropped(n)
+    if n.version < 7 and not n.flag("is_test") and n.float_attr("ratio", 0.5) != 0.0:
+        raise n.refuse("in training mode, before operator set 12")
     x = n.x(0)
     if len(n.proto.output) < 2:
         return n.value(0)

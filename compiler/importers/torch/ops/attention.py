@@ -10,6 +10,7 @@ from tvm import relax, tirx
 from ....passes._kernel_call import make_kernel_call
 from .._context import Context, Expr, as_expr
 from .._registry import NotConvertible, converts
+from .random import thinned
 
 OP = relax.op
 
@@ -21,13 +22,11 @@ def attention(c: Context, query: Expr, key: Expr, value: Expr, attn_mask: Any = 
 
     torch counts the causal mask from the upper left corner. A mask of bools admits where it is true.
     """
-    if dropout_p > 0:
-        raise NotConvertible("dropout, which is random: call eval() before the export")
     q, k, v = (_four(c, _spread(c, x)) for x in (query, key, value))
     mask = None if attn_mask is None else _additive(c, attn_mask, q)
     factor = float(scale) if scale is not None else 1.0 / math.sqrt(c.static_shape_of(q, [3])[0])
-    if c.dtype(q) != "float32":
-        y = _plain(c, q, k, v, mask, is_causal, factor)
+    if c.dtype(q) != "float32" or dropout_p > 0:
+        y = _plain(c, q, k, v, mask, is_causal, factor, dropout_p)
     elif not c.same_dims(c.shape(q)[:2], c.shape(k)[:2]):
         y = _kernel(c, q, k, v, mask, is_causal, factor)
     else:
@@ -90,8 +89,10 @@ def _kernel(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bo
     return c.emit(make_kernel_call("attention_f32", [q, k, v, mask], out, attrs, name=c.node.name))
 
 
-def _plain(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bool, scale: float) -> Expr:
-    """softmax(q kT * scale + mask) v in pieces, for dtypes that the kernel does not take."""
+def _plain(
+    c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bool, scale: float, dropout: float
+) -> Expr:
+    """softmax(q kT * scale + mask) v in pieces, for dtypes that the kernel does not take, and for dropout of the weights."""
     result = c.dtype(q)
     dtype = "float32" if result in ("float16", "bfloat16") else result
     groups = c.shape(q)[1] // c.shape(k)[1] if not c.same_dims([c.shape(q)[1]], [c.shape(k)[1]]) else 1
@@ -112,6 +113,8 @@ def _plain(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: boo
         weights = c.where(some, weights, c.const(0.0, dtype))
     else:
         weights = c.emit(OP.nn.softmax(scores, -1))
+    if dropout > 0:
+        weights = thinned(c, weights, None, dropout)
     return c.cast(c.emit(OP.matmul(weights, v)), result)
 
 

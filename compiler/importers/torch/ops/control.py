@@ -57,7 +57,8 @@ def map_(c: Context, graph: Any, mapped: list[Expr], others: Any) -> list[Expr]:
         return _unrolled_map(c, graph, mapped, others, count)
 
     def body(number: Expr, _: list[Expr]) -> tuple[None, list[Expr], list[Expr]]:
-        values = call_graph(c, graph, [*_rows(c, mapped, number), *others])
+        with c.noise.iteration(number):
+            values = call_graph(c, graph, [*_rows(c, mapped, number), *others])
         return None, [], [c.tensor(value, c.out_dtype(i)) for i, value in enumerate(values)]
 
     return run_loop(c, body, [], trips=count)[1]
@@ -67,7 +68,8 @@ def _unrolled_map(c: Context, graph: Any, mapped: list[Expr], others: Any, count
     rows: list[list[Expr]] = []
     for i in range(count):
         parts = [c.reshape(c.slice(x, 0, i, 1), c.shape(x)[1:]) for x in mapped]
-        values = c.walk(graph, [*parts, *others])
+        with c.noise.iteration(i):
+            values = c.walk(graph, [*parts, *others])
         rows.append([c.reshape(value, [1, *c.shape(value)]) for value in values])
     return [c.emit(OP.concat(list(column), axis=0)) if count > 1 else column[0] for column in zip(*rows)]
 
@@ -82,7 +84,8 @@ def scan(c: Context, graph: Any, start: list[Any], sources: list[Expr], others: 
     count = len(start)
 
     def body(number: Expr, carried: list[Expr]) -> tuple[None, list[Expr], list[Expr]]:
-        values = call_graph(c, graph, [*carried, *_rows(c, sources, number), *others])
+        with c.noise.iteration(number):
+            values = call_graph(c, graph, [*carried, *_rows(c, sources, number), *others])
         kept = [c.tensor(value, c.dtype(first)) for value, first in zip(values, carried)]
         return None, kept, [c.tensor(value, c.out_dtype(count + i)) for i, value in enumerate(values[count:])]
 
@@ -95,20 +98,23 @@ def scan(c: Context, graph: Any, start: list[Any], sources: list[Expr], others: 
 def while_loop(c: Context, test: Any, step: Any, start: Any, others: Any = ()) -> list[Any]:
     """step on the carried values as long as test holds. Integers among them travel as tensors."""
     first = [_carried(c, value) for value in start]
-    begin = _condition(c, test, [*start, *others])
+    begin = _condition(c, test, [*start, *others], None)
 
-    def body(_: Expr, carried: list[Expr]) -> tuple[Expr, list[Expr], list[Expr]]:
-        values = call_graph(c, step, [*carried, *others])
+    def body(number: Expr, carried: list[Expr]) -> tuple[Expr, list[Expr], list[Expr]]:
+        with c.noise.iteration(number):
+            values = call_graph(c, step, [*carried, *others])
         kept = [c.tensor(value, c.dtype(before)) for value, before in zip(values, carried)]
         again = [value if is_size(value) or isinstance(value, int) else kept[i] for i, value in enumerate(values)]
-        return _condition(c, test, [*again, *others]), kept, []
+        return _condition(c, test, [*again, *others], number), kept, []
 
     last, _ = run_loop(c, body, first, condition=begin)
     return [_size(c, i, value) for i, value in enumerate(last)]
 
 
-def _condition(c: Context, test: Any, arguments: list[Any]) -> Expr:
-    return c.reshape(c.tensor(call_graph(c, test, arguments)[0], "bool"), [])
+def _condition(c: Context, test: Any, arguments: list[Any], done: Expr | None) -> Expr:
+    """Whether another iteration follows on that of number `done`, or the first one."""
+    with c.noise.iteration(0) if done is None else c.noise.iteration(done, after=1):
+        return c.reshape(c.tensor(call_graph(c, test, arguments)[0], "bool"), [])
 
 
 def _carried(c: Context, value: Any) -> Expr:

@@ -157,38 +157,3 @@ def item(c: Context, x: Expr) -> Any:
         c.scalar_tensors[str(value.node.expr)] = scalar
         return c.cast(scalar, "float64" if isinstance(value, torch.SymFloat) else "bool")
     return value
-
-
-# Random operators: only where chance has no part in them.
-
-
-@converts("aten.native_dropout.default")
-def native_dropout(c: Context, input: Expr, p: float, train: Any = None) -> list[Expr]:
-    kept = 1 if not train or p == 0 else 0
-    if kept == 0 and p != 1:
-        raise NotConvertible("dropout, which is random: call eval() before the export")
-    mask = c.zeros(c.out_shape(1), "bool", bool(kept))
-    return [input if kept else c.emit(OP.multiply(input, c.const(0.0, c.dtype(input)))), mask]
-
-
-@converts("aten.bernoulli.p")
-def bernoulli(c: Context, x: Expr, p: float = 0.5) -> Expr:
-    if p not in (0, 1):
-        raise NotConvertible("it is random")
-    return _filled(c, p)
-
-
-@converts("aten.rrelu_with_noise_functional.default")
-def rrelu(c: Context, x: Expr, noise: Expr, lower: float = 0.125, upper: float = 1 / 3, training: bool = False) -> list[Any]:  # fmt: skip
-    """Outside of training the slope is the middle of its range."""
-    if training:
-        raise NotConvertible("random slopes: call eval() before the export")
-    steep = c.emit(OP.multiply(x, c.const((lower + upper) / 2, c.dtype(x))))
-    return [c.where(c.emit(OP.greater(x, c.const(0.0, c.dtype(x)))), x, steep), noise]
-
-
-@converts("aten.randint.default", "aten.randint.low")
-def randint(c: Context, high: Any, size: Any, low: Any = 0, dtype: Any = None) -> Expr:
-    if not (isinstance(high, int) and isinstance(low, int) and high - low == 1) and 0 not in c.out_shape():
-        raise NotConvertible("it is random")
-    return _filled(c, low)
