@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import itertools
+import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +50,8 @@ __all__ = [
 _PROVIDER = "CPUExecutionProvider"
 _TYPES = {"float32": "float", "float64": "double"}  # the others are called alike
 
+_seed: int | None = None  # what set_seed set
+_SEED_STEP = 0x9E3779B97F4A7C15  # from a run's seed to the next one's: far, so that sessions of near seeds share none
 _warned: set[str] = set()
 
 
@@ -366,6 +370,7 @@ class InferenceSession:
             _warn_once(f"InferenceSession has no option {name!r}; it is ignored")
         self.set_providers(list(providers or []))
         self._model = _load(path_or_bytes, int(self._options.intra_op_num_threads))
+        self._seed, self._runs = _seed, itertools.count()
         self._texts = frozenset((self._model.manifest.get("source") or {}).get("strings", ()))
 
     def run(
@@ -393,7 +398,7 @@ class InferenceSession:
     ) -> None:
         """Runs on another thread, which calls callback(outputs, user_data, error sentence or "")."""
         names = self._check_names(output_names)
-        future = self._model.run_async(self._feed(input_feed), state=self._state(), cancel=_cancel(run_options))
+        future = self._model.run_async(self._feed(input_feed), **self._options_of(run_options))
 
         def done(finished: Any) -> None:
             error = finished.exception()
@@ -460,12 +465,15 @@ class InferenceSession:
     ) -> list[Any]:
         names = self._check_names(output_names)
         inputs = self._feed(feed)
-        return self._pick(
-            self._model.run(inputs, out=buffers or None, state=self._state(), cancel=_cancel(options)), names
-        )
+        return self._pick(self._model.run(inputs, out=buffers or None, **self._options_of(options)), names)
 
-    def _state(self) -> Any:
-        return self._model.state() if self._model.states else None  # every run begins anew
+    def _options_of(self, options: RunOptions | None) -> dict[str, Any]:
+        """Of one run: every run begins anew, and draws random numbers of its own."""
+        return {
+            "state": self._model.state() if self._model.states else None,
+            "cancel": _cancel(options),
+            "seed": None if self._seed is None else (self._seed + next(self._runs) * _SEED_STEP) % 2**64,
+        }
 
     def _check_names(self, names: Sequence[str] | None) -> list[str]:
         known = [info.name for info in self._model.outputs]
@@ -536,8 +544,12 @@ def set_default_logger_verbosity(verbosity: int) -> None:
 
 
 def set_seed(seed: int) -> None:
-    """Of no effect on a compiled model."""
-    _warn_once(f"set_seed({seed}) has no effect on compiled models")
+    """Sessions made from now on draw this seed's random numbers: others in each run, the same ones in the same run of each session."""
+    global _seed
+    try:
+        _seed = operator.index(seed) % 2**64
+    except TypeError:
+        raise InvalidArgumentError(f"seed is {seed!r} and must be an integer") from None
 
 
 def get_version_string() -> str:

@@ -244,6 +244,18 @@ def gather() -> bytes:
     return b.file(rows)
 
 
+def noise() -> bytes:
+    """x [n, k] -> y, normal noise of the shape of x."""
+    b = Builder("noise")
+    b.symbol("n", 0)
+    b.symbol("k", 0)
+    b.input("x", ["n", "k"])
+    seed = b.value("seed", [1], "uint64", storage=Storage.SEED)
+    y = b.value("y", ["n", "k"])
+    b.kernel("random_normal_f32", [seed], [y], number=1)
+    return b.file(y)
+
+
 def endless() -> bytes:
     """x [1, 4] -> never: a loop without a limit, which only a deadline or a cancel token ends."""
     b = Builder("endless")

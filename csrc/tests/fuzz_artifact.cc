@@ -325,6 +325,21 @@ Bytes control_seed() {
   return p.file();
 }
 
+Bytes random_seed() {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n", 0, 200);
+  const uint32_t x = p.value("x", Storage::input, {p.of(n)});
+  const uint32_t draw = p.constant("draw", {}, std::vector<int64_t>{7}, MRT_INT, 64);
+  const uint32_t seed = p.value("seed", Storage::seed, {p.fixed(1)}, MRT_UINT, 64);
+  const uint32_t y = p.value("y", Storage::arena, {p.of(n), p.fixed(3)});
+  const uint32_t bits = p.value("bits", Storage::arena, {p.of(n)}, MRT_UINT, 64);
+  const uint32_t b = p.block("main");
+  p.step(b, StepKind::kernel, "noise", "random_normal_f32", {seed, draw}, {y}).attrs = {ints("number", {3})};
+  p.step(b, StepKind::kernel, "bits", "random_bits_u64", {seed}, {bits});
+  p.entry("main", {x}, {y, bits, seed}, b);
+  return p.file();
+}
+
 const int64_t kInteresting[] = {0,
                                 1,
                                 2,
@@ -414,8 +429,8 @@ int every_byte(const std::vector<Bytes>& seeds) {
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 5;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-  std::vector<Bytes> seeds = {movement_seed(),    image_seed(),    gemm_seed(),
-                              convolution_seed(), sequence_seed(), control_seed()};
+  std::vector<Bytes> seeds = {movement_seed(), image_seed(),   gemm_seed(),  convolution_seed(),
+                              sequence_seed(), control_seed(), random_seed()};
   const size_t built_in = seeds.size();
   for (int i = 3; i < argc; ++i) {
     Bytes bytes;

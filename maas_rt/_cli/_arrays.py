@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import zipfile
@@ -43,6 +44,16 @@ def write_npz(path: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """The option --seed of a command that runs models."""
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the random numbers that the model draws, 0 to 2**64 - 1 (default: another one for each run)",
+    )
 
 
 def counted(n: int, thing: str) -> str:

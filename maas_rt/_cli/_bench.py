@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .._model import Model, load
-from ._arrays import Arrays, draw_inputs, make_state, parse_shape, read_npz
+from ._arrays import Arrays, add_seed, draw_inputs, make_state, parse_shape, read_npz
 
 _WINDOWS = 5  # of which the medians must agree
 _AGREEMENT = 0.02
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=10.0, help="give up waiting for stable figures after this long"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_seed(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -45,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
         "model": args.model,
         "threads": args.threads,
         "load_ms": load_seconds * 1e3,
-        **measure(model, inputs, args.seconds),
+        **measure(model, inputs, args.seconds, args.seed),
     }
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -57,13 +58,13 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(model: Model, inputs: Arrays, seconds: float) -> dict[str, Any]:
+def measure(model: Model, inputs: Arrays, seconds: float, seed: int | None = None) -> dict[str, Any]:
     """Latency in milliseconds: p50, p90, p99 over the last windows, and whether their medians agreed within 2 %."""
     state = make_state(model)
     for _ in range(3):
-        model.run(inputs, state=state)
+        model.run(inputs, state=state, seed=seed)
     begin = time.perf_counter()
-    model.run(inputs, state=state)
+    model.run(inputs, state=state, seed=seed)
     single = max(time.perf_counter() - begin, 1e-7)
     per_window = max(5, min(2000, int(0.1 / single)))
     windows: list[list[float]] = []
@@ -72,7 +73,7 @@ def measure(model: Model, inputs: Arrays, seconds: float) -> dict[str, Any]:
         window = []
         for _ in range(per_window):
             t0 = time.perf_counter()
-            model.run(inputs, state=state)
+            model.run(inputs, state=state, seed=seed)
             window.append(time.perf_counter() - t0)
         windows.append(window)
         medians = [float(np.median(w)) for w in windows[-_WINDOWS:]]

@@ -87,6 +87,8 @@ def _text(facts: dict[str, Any]) -> str:
     for title in ("inputs", "outputs", "states"):
         for entry in manifest.get(title) or []:
             lines.append(f"{title[:-1]:<9} {_tensor(entry)}")
+    if manifest.get("draws"):
+        lines.append(f"{'draws':<9} random numbers: a run takes a seed")
     for name, symbol in sorted((manifest.get("symbols") or {}).items()):
         top = "" if symbol.get("max") in (None, -1) else symbol["max"]
         lines.append(f"{'dimension':<9} {name} = {symbol['min']}..{top}")

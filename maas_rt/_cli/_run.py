@@ -2,6 +2,7 @@
 
 maas-rt run model.mrt --input in.npz --output out.npz
 maas-rt run model.mrt --input in.npz --state state.npz     a model that keeps a state goes on from the one in the file
+maas-rt run model.mrt --input in.npz --seed 42             a model that draws random numbers draws these
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from .._errors import InvalidArgumentError
 from .._model import load
 from .._program import state_values
-from ._arrays import make_state, read_npz, write_npz
+from ._arrays import add_seed, make_state, read_npz, write_npz
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=0, help="threads of one run (default: all that the process may use)"
     )
+    add_seed(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -39,13 +41,16 @@ def execute(args: argparse.Namespace) -> int:
     state = make_state(model, args.state if args.state and os.path.exists(args.state) else None)
     if args.state and state is None:
         raise InvalidArgumentError(f"{args.model} keeps no state from run to run: leave --state away")
-    outputs = model.run(arrays, state=state)
+    session = model.session()
+    outputs = session.run(arrays, state=state, seed=args.seed)
     if args.output:
         write_npz(args.output, outputs)
     if args.state and state is not None:
         write_npz(args.state, state_values(state))
     for name, value in outputs.items():
         print(f"{name}: {value.dtype}{list(value.shape)}" + ("" if args.output else f"\n{value}"))
+    if model.draws and args.seed is None:
+        print(f"seed {session.seed}: --seed {session.seed} draws the same random numbers again")
     if args.output:
         print(f"wrote {args.output}")
     return 0

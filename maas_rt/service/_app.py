@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import signal
 import sys
 from functools import partial
@@ -13,10 +14,19 @@ from aiohttp import web
 
 from .._errors import Error, InvalidArgumentError
 from .._version import __version__
-from ._protocol import BadRequest, read_inputs, refuse_constant, requested_outputs, tensor_metadata, write_outputs
+from ._protocol import (
+    BadRequest,
+    read_inputs,
+    read_seed,
+    refuse_constant,
+    requested_outputs,
+    tensor_metadata,
+    write_outputs,
+)
 from ._repository import Repository, Served
 
 _REPOSITORY = web.AppKey("repository", Repository)
+_SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
 
 
 def create_app(repository: Repository, max_body: int = 64 << 20) -> web.Application:
@@ -140,9 +150,18 @@ async def _infer(request: web.Request) -> web.Response:
     identifier = body.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise BadRequest('"id" must be a string')
+    seed = read_seed(body)
+    if seed is None and served.model.draws:
+        seed = secrets.randbits(_SEED_BITS)
     state = served.model.state() if served.model.states else None  # every request begins anew
-    outputs = await asyncio.wrap_future(served.model.run_async(inputs, state=state))
-    response = {"model_name": served.name, "model_version": served.version, "outputs": write_outputs(outputs, names)}
+    outputs = await asyncio.wrap_future(served.model.run_async(inputs, state=state, seed=seed))
+    response: dict[str, Any] = {
+        "model_name": served.name,
+        "model_version": served.version,
+        "outputs": write_outputs(outputs, names),
+    }
+    if served.model.draws:
+        response["parameters"] = {"seed": seed}
     if identifier is not None:
         response["id"] = identifier
     return web.json_response(response, dumps=partial(json.dumps, allow_nan=False))

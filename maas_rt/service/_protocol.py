@@ -139,6 +139,19 @@ def requested_outputs(body: dict[str, Any], model: Model) -> list[str]:
     return [output["name"] for output in requested]
 
 
+def read_seed(body: dict[str, Any]) -> int | None:
+    """`seed` among the request's `parameters`; None without. Parameters that this server does not know are ignored."""
+    parameters = body.get("parameters")
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        raise BadRequest('"parameters" must be an object')
+    seed = parameters.get("seed")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
+        raise BadRequest(f'the parameter "seed" is {seed!r} and must be an integer from 0 to 2**64 - 1')
+    return seed
+
+
 def write_outputs(outputs: dict[str, Array], names: list[str]) -> list[dict[str, Any]]:
     """The response's `outputs`: flat row-major data."""
     result = []

@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import maas_rt
 from maas_rt.service import Repository, create_app
+from tests import _tiny
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +185,37 @@ def test_a_directory_with_a_bad_file_or_none_is_one_sentence(tmp_path: Path, con
     assert done.stderr.startswith("maas-rt serve: error: ")
     assert done.stderr.count("\n") == 1
     assert ("bad.mrt" if content is not None else "holds no model") in done.stderr
+
+
+# ---- seeds ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_seed_among_the_parameters(tmp_path: Path) -> None:
+    """A model that draws random numbers is given the seed of a request, and tells the one that it used."""
+    (tmp_path / "noise.mrt").write_bytes(_tiny.noise())
+    (tmp_path / "mlp.mrt").write_bytes(_tiny.mlp())
+    x = {"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [0.0] * 6}
+    row = {"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0.0] * 16}
+    async with TestClient(TestServer(create_app(Repository(tmp_path)))) as client:
+
+        async def infer(model: str, tensor: object, **fields: object) -> tuple[int, dict]:
+            response = await client.post(f"/v2/models/{model}/infer", json={"inputs": [tensor], **fields})
+            return response.status, await response.json()
+
+        _, given = await infer("noise", x, parameters={"seed": 42, "priority": 1})
+        assert given["parameters"] == {"seed": 42}
+        _, same = await infer("noise", x, parameters={"seed": 42})
+        assert same == given
+        _, drawn = await infer("noise", x)
+        _, other = await infer("noise", x, parameters={})
+        assert len({str(each["outputs"]) for each in (given, drawn, other)}) == 3
+        assert 0 <= drawn["parameters"]["seed"] < 2**53
+        _, again = await infer("noise", x, parameters=drawn["parameters"])
+        assert again == drawn
+        status, plain = await infer("mlp", row, parameters={"seed": 1})
+        assert status == 200 and "parameters" not in plain
+        for wrong in (-1, 2**64, 1.5, "42", True, [1]):
+            status, body = await infer("noise", x, parameters={"seed": wrong})
+            assert status == 400 and 'the parameter "seed"' in body["error"]
+        status, body = await infer("noise", x, parameters=[1])
+        assert (status, body["error"]) == (400, '"parameters" must be an object')
