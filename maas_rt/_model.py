@@ -92,7 +92,7 @@ class Session(_Runnable):
     def seed(self) -> int:
         """The seed that the last run drew its random numbers from, given or not: with it a run can be repeated.
 
-        InvalidArgumentError where the model draws none.
+        InvalidArgumentError where the model draws none, or nothing was run yet.
         """
         return self._seed()
 

@@ -180,7 +180,9 @@ mrt_status mrt_session_seed(const mrt_session* session, uint64_t* out) {
     if (!session || !out) return fail(MRT_ERROR_INVALID_ARGUMENT, "mrt_session_seed: session or out is NULL");
     if (to_session(session)->program()->seed() < 0)
       return fail(MRT_ERROR_INVALID_ARGUMENT, "the program draws no random numbers, so that its runs have no seed");
-    *out = to_session(session)->seed();
+    const std::optional<uint64_t> seed = to_session(session)->seed();
+    if (!seed) return fail(MRT_ERROR_INVALID_ARGUMENT, "no run of the session has drawn random numbers yet");
+    *out = *seed;
     return Status();
   });
 }

@@ -284,7 +284,7 @@ MRT_API mrt_status mrt_session_run_async(mrt_session* session, const mrt_tensor*
                                          mrt_done_fn done, void* user);
 
 /* The seed of the session's last run, so that it can be run again with the same random numbers. Refused with
- * MRT_ERROR_INVALID_ARGUMENT where the program draws none. */
+ * MRT_ERROR_INVALID_ARGUMENT where the program draws none, and before the first run. */
 MRT_API mrt_status mrt_session_seed(const mrt_session* session, uint64_t* out);
 
 /* Bytes of arena and scratch that the session holds now. */

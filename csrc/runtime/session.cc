@@ -389,12 +389,11 @@ Status Session::place_states(const RunRequest& r) {
 
 Status Session::place_seed(const RunRequest& r) {
   if (layout_->seed_slot < 0) return Status();
-  if (r.seed) {
-    seed_ = *r.seed;
-  } else if (getentropy(&seed_, sizeof(seed_)) != 0) {
+  uint64_t seed = r.seed.value_or(0);
+  if (!r.seed && getentropy(&seed, sizeof(seed)) != 0)
     return fail(MRT_ERROR_RUN, "the operating system gives no random number for a seed; set one in mrt_run_options");
-  }
-  layout_->set_external(static_cast<size_t>(layout_->seed_slot), reinterpret_cast<uint8_t*>(&seed_));
+  seed_ = seed;
+  layout_->set_external(static_cast<size_t>(layout_->seed_slot), reinterpret_cast<uint8_t*>(&*seed_));
   return Status();
 }
 

@@ -46,8 +46,8 @@ class Session {
   Program* program() const { return program_; }
   bool profiles() const { return profile_; }
   const std::vector<mrt_step_record>& records() const { return executor_.records(); }
-  // Of the last run that drew random numbers.
-  uint64_t seed() const { return seed_; }
+  // Of the last run that drew random numbers; none before there is one.
+  std::optional<uint64_t> seed() const { return seed_; }
   // May be read while another thread runs.
   size_t memory() const { return memory_.load(std::memory_order_relaxed); }
 
@@ -93,7 +93,7 @@ class Session {
   Arena arena_, inputs_;
   KeptArena outputs_;
   int64_t file_checked_ns_ = 0;
-  uint64_t seed_ = 0;
+  std::optional<uint64_t> seed_;
   std::vector<IssuedOutput*> issued_;   // by output: its shape as the caller sees it, and what was given away last
   std::vector<uint8_t> in_place_;       // by output: this run writes it straight into the caller's memory
   std::vector<const Tensor*> results_;  // by output: what the run computed

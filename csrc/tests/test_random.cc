@@ -63,6 +63,9 @@ TEST(random, a_given_seed_decides) {
   CHECK_OK(l.status);
   CHECK_EQ(mrt_program_draws(l.program), 1);
   CHECK_EQ(mrt_program_input_count(l.program, 0), 1);
+  uint64_t none = 0;
+  CHECK_EQ(mrt_session_seed(l.session, &none), MRT_ERROR_INVALID_ARGUMENT);
+  CHECK_SAYS(mrt_last_error(), "no run of the session");
   for (const uint64_t seed : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 32, ~uint64_t{0}}) {
     const mrt_run_options options = seeded(seed);
     for (int i = 0; i < 2; ++i) {
