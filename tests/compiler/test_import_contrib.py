@@ -86,6 +86,22 @@ def test_a_layout_of_one_kind_of_device_is_refused_with_what_to_do() -> None:
         import_onnx(_model([node], [x], ["y"], [], "com.ms.internal.nhwc"))
 
 
+@pytest.mark.parametrize(
+    ("domain", "name", "what"),
+    [
+        ("com.microsoft", "BeamSearch", "export the decoder by itself, with its past key values"),
+        ("com.microsoft", "EPContext", "give the model that it was made from"),
+        ("com.microsoft", "RemovePadding", "before convert_to_packing_mode"),
+        ("ai.onnx.contrib", "BertTokenizer", "do it in the program, and export the model without it"),
+    ],
+)
+def test_what_is_no_step_of_a_model_is_refused_with_what_to_do(domain: str, name: str, what: str) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.INT32, [1, 4])
+    node = helper.make_node(name, ["x"], ["y"], domain=domain)
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match=what):
+        import_onnx(_model([node], [x], ["y"], [], domain))
+
+
 def test_the_name_of_an_operator_means_nothing_in_another_domain() -> None:
     weights = [helper.make_tensor(name, TensorProto.INT64, [1], [3]) for name in "ab"]
     node = helper.make_node("Add", ["a", "b"], ["y"], domain="com.example")

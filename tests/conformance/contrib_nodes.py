@@ -70,6 +70,7 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them, in a fixed order; numbers are drawn anew for each theme, so that one case more changes no other theme."""
-    from . import contrib_nodes_attention, contrib_nodes_float, contrib_nodes_rare
+    from . import contrib_nodes_attention, contrib_nodes_float, contrib_nodes_rare, contrib_nodes_recent
 
-    return [*contrib_nodes_float.cases(), *contrib_nodes_attention.cases(), *contrib_nodes_rare.cases()]
+    themes = (contrib_nodes_float, contrib_nodes_attention, contrib_nodes_rare, contrib_nodes_recent)
+    return [case for theme in themes for case in theme.cases()]

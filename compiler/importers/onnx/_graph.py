@@ -51,8 +51,26 @@ STRING_OPS = frozenset({"RegexFullMatch", "StringConcat", "StringNormalizer", "S
 MOVING_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
-# What ONNX Runtime makes of a model for one kind of device, and never saves to be read elsewhere.
-_LAYOUTS = frozenset({"com.ms.internal.nhwc"})
+# What to do instead of operators that no converter is meant for, by domain, and by name in com.microsoft.
+_EXTENSIONS = (
+    "a step of onnxruntime-extensions before or behind the model: do it in the program, and export the model without it"
+)
+_DOMAINS = {
+    "ai.onnx.contrib": _EXTENSIONS,
+    "com.microsoft.extensions": _EXTENSIONS,
+    "com.ms.internal.nhwc": "a layout of ONNX Runtime's for one kind of device: save the optimized model at level ORT_ENABLE_EXTENDED",
+}
+_INSTEAD = {
+    **dict.fromkeys(
+        ["BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"],
+        "a whole decoding loop: export the decoder by itself, with its past key values, and choose tokens in the program",
+    ),
+    **dict.fromkeys(["EPContext", "Snpe"], "compiled for another device: give the model that it was made from"),
+    **dict.fromkeys(
+        ["PackedAttention", "PackedMultiHeadAttention", "RemovePadding", "RestorePadding"],
+        "a form for GPUs that has no padding: give the model as it was before convert_to_packing_mode",
+    ),
+}
 
 
 class Unsupported:
@@ -654,10 +672,10 @@ def _renamed(proto: onnx.NodeProto, name: str) -> onnx.NodeProto:
 
 
 def _no_converter(domain: str, name: str, version: int) -> str:
-    if domain in _LAYOUTS:
-        return (
-            "a layout of ONNX Runtime's for one kind of device: save the optimized model at level ORT_ENABLE_EXTENDED"
-        )
+    if domain in _DOMAINS:
+        return _DOMAINS[domain]
+    if domain == "com.microsoft" and name in _INSTEAD:
+        return _INSTEAD[name]
     if _registry.known(domain, name):
         return f"version {version} of this operator has no converter"
     return "no converter" if version or domain else "no such operator in this operator set"

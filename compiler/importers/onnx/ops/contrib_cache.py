@@ -68,15 +68,51 @@ def rotary_embedding(n: Node) -> Any:
     return n.cast(y, n.dtype(0))
 
 
+@op("MRotaryEmbedding", domain=_MS)
+def multimodal_rotary_embedding(n: Node) -> Any:
+    """input [B, S, H D] or [B, H, S, D], position_ids [3, B, S] of time, height and width, cos and sin [rows, R / 2], whose columns
+    `mrope_section` divides among the three."""
+    n.float_only()
+    if n.flag("is_packed_batching") or n.float_attr("scale", 1.0) != 1.0:
+        raise n.refuse("of packed batches or with a scale")
+    x, half = in_float32(n, n.x(0)), n.shape(2)[1]
+    sections, layout = n.ints_attr("mrope_section"), n.int_attr("mrope_layout", 0)
+    if len(sections) != 3 or sum(sections) != half or layout not in (0, 1):
+        raise n.broken(f"divides {half} angles into {sections} by the layout {layout}")
+    stream = np.repeat(np.arange(3), sections)
+    if layout:
+        column = np.arange(half)
+        stream = np.where((column % 3 > 0) & (column < 3 * np.array(sections)[column % 3]), column % 3, 0)
+    if n.rank(0) == 4:
+        x = n.emit(relax.op.permute_dims(x, HEADS_FIRST))
+    else:
+        x = split_heads(n, x, n.int_attr("num_heads", 0) or n.shape(0)[2] // (2 * half))
+    positions = n.emit(relax.op.permute_dims(n.cast(n.x(1), "int64"), [1, 2, 0]))
+
+    def body(t: Any, p: Any, which: Any) -> Any:
+        shape = (p.shape[0], p.shape[1], t.shape[1])
+        return te.compute(shape, lambda b, s, c: t(p(b, s, which(c)), c), name="angles")
+
+    which = constant(stream.astype(np.int64))
+    cos, sin = (n.te(body, in_float32(n, n.x(i)), positions, which, name="angles") for i in (2, 3))
+    y = _turned(n, x, cos, sin, n.flag("interleaved"))
+    y = n.emit(relax.op.permute_dims(y, HEADS_FIRST)) if n.rank(0) == 4 else merged(n, y)
+    return n.cast(y, n.dtype(0))
+
+
 def _rotated(n: Node, x: Any, positions: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
-    """x [B, S, H, D] with its first elements turned by pairs, by the angles of positions [B or 1, S]. A run refuses a position that
-    the tables have no row for."""
-    depth = dims_of(x)[3]
-    half = dims_of(cos)[1]
+    """x [B, S, H, D] turned by the angles of positions [B or 1, S]. A run refuses a position that the tables have no row for."""
+    cos, sin = (n.emit(relax.op.take(in_float32(n, t), positions, axis=0)) for t in (cos, sin))
+    return _turned(n, x, cos, sin, interleaved)
+
+
+def _turned(n: Node, x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
+    """x [B, S, H, D] with its first elements turned by pairs, by the angles of cos and sin [B or 1, S or 1, R / 2]."""
+    depth, dims = dims_of(x)[3], dims_of(cos)
+    half = dims[2]
     if not isinstance(depth, int) or not isinstance(half, int) or 2 * half > depth:
         raise n.broken(f"rotates heads of {depth} elements by {half} angles")
-    rows = [n.emit(relax.op.take(in_float32(n, t), positions, axis=0)) for t in (cos, sin)]
-    one = [isinstance(d, int) and d == 1 for d in dims_of(positions)]
+    one = [isinstance(d, int) and d == 1 for d in dims[:2]]
 
     def body(t: Any, c: Any, s: Any) -> Any:
         def element(b: Any, i: Any, h: Any, d: Any) -> Any:
@@ -90,7 +126,7 @@ def _rotated(n: Node, x: Any, positions: Any, cos: Any, sin: Any, interleaved: b
 
         return te.compute(t.shape, element, name="rotary")
 
-    return n.te(body, x, *rows, name="rotary")
+    return n.te(body, x, cos, sin, name="rotary")
 
 
 # ---- a cache

@@ -15,9 +15,10 @@ from .._values import Value, numpy_dtype
 from ._loops import imperative, variable
 from ._te import elementwise, imm, is_nan
 from .choose import unique
+from .contrib_fused import added, in_float32
 from .indexing import gather
 from .making import range_
-from .nn import conv_transpose
+from .nn import conv_transpose, product
 
 _MS = "com.microsoft"
 
@@ -186,6 +187,68 @@ def _buckets(count: int, furthest: int) -> Any:
         logs = np.log(far.astype(np.float32) / np.float32(exact)) / np.log(np.float32(furthest) / np.float32(exact))
     wide = exact + np.where(far > 0, logs * np.float32(count - exact), 0).astype(np.int64)
     return np.where(far < exact, far, np.minimum(wide, count - 1)).astype(np.int64)
+
+
+@op("GatedRelativePositionBias", domain=_MS)
+def gated_relative_position_bias(n: Node) -> Any:
+    """query [B, S, H D], its bias [H D], rel_pos [1, H, S, S], weight [D, 2 R] and bias [2 R] of the gates, eco_a [1, H, 1, 1] -> rel_pos
+    times a gate of each query (Chi and others, 2021: XLM-E)."""
+    n.float_only()
+    if n.has(6):
+        raise n.refuse("of sequences without padding")
+    heads = n.int_attr("num_heads")
+    batch, length, width = n.shape(0)
+    gates = n.shape(3)[1]
+    if not isinstance(width, int) or heads < 1 or width % heads or not isinstance(gates, int) or gates % 2:
+        raise n.broken(f"splits {width} columns into {heads} heads, and {gates} gates into halves")
+    x = added(n, in_float32(n, n.x(0)), n.x(1))
+    x = n.emit(relax.op.permute_dims(n.reshape(x, [batch, length, heads, width // heads]), [0, 2, 1, 3]))
+    y = added(n, product(n, x, in_float32(n, n.x(3))), n.x(4))
+    y = n.reshape(y, [batch, heads, length, 2, gates // 2])
+    y = n.emit(relax.op.sigmoid(n.emit(relax.op.sum(y, [4]))))
+
+    def body(g: Any, a: Any, p: Any) -> Any:
+        def element(b: Any, h: Any, q: Any, k: Any) -> Any:
+            inner = g(b, h, q, 1) * a(0, h, 0, 0) - imm(1, "float32")
+            return (g(b, h, q, 0) * inner + imm(2, "float32")) * p(0, h, q, k)
+
+        return te.compute((g.shape[0], g.shape[1], g.shape[2], p.shape[3]), element, name="gated_bias")
+
+    return n.cast(n.te(body, y, in_float32(n, n.x(5)), in_float32(n, n.x(2)), name="gated_bias"), n.dtype(0))
+
+
+@op("NGramRepeatBlock", domain=_MS)
+def ngram_repeat_block(n: Node) -> Any:
+    """input_ids [B, S], scores [B, V]: -inf for a token with which the last ones would repeat `ngram_size` tokens that came before."""
+    size = n.int_attr("ngram_size")
+    if size < 1:
+        raise n.broken(f"has an ngram_size of {size}")
+    n.float_only(1)
+    dtype = n.dtype(1)
+    n.math.require_same(n.shape(0)[0], n.shape(1)[0])
+
+    def body(ids: Any, scores: Any) -> list[Any]:
+        length, words = ids.shape[1], scores.shape[1]
+
+        def write(ids: Any, scores: Any, out: Any) -> None:
+            same = variable("int64")
+            with T.serial(0, scores_rows) as b:
+                with T.serial(0, words) as v:
+                    out[b * words + v] = scores[b * words + v]
+                with T.serial(0, tirx.max(length - (size - 1), imm(0, "int64"))) as i:
+                    same[0] = imm(1, "int64")
+                    with T.serial(0, imm(size - 1, "int64")) as k:
+                        first, last = ids[b * length + i + k], ids[b * length + length - (size - 1) + k]
+                        same[0] = tirx.Select(first == last, same[0], imm(0, "int64"))
+                    token = ids[b * length + i + size - 1]
+                    with T.If(tirx.all(same[0] == imm(1, "int64"), token >= 0, token < words)):
+                        with T.Then():
+                            out[b * words + token] = imm(float("-inf"), dtype)
+
+        scores_rows = scores.shape[0]
+        return imperative([scores.shape], [dtype], [ids, scores], write, "ngrams")
+
+    return n.emit(n.te(body, n.cast(n.x(0), "int64"), n.x(1), name="ngrams"))
 
 
 @op("UnfoldTensor", domain=_MS)
