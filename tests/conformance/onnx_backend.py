@@ -4,8 +4,8 @@
     python -m tests.conformance onnx --kind node --shard 1/4 one quarter of the node cases
     python -m tests.conformance onnx --match attention -v    some, with their messages
 
-Outcomes: pass; refused (UnsupportedOperatorError, or an ImportModelError that names what is not supported); wrong (a result differs);
-crash (any other exception, a signal, or a timeout). What was run is cached under build/conformance/ by a hash of the sources, so that an
+Outcomes: pass; refused (UnsupportedOperatorError, or an ImportModelError that names what is not supported); random (the model draws: its
+results have the types and shapes that are expected, and other numbers than the generator that made the case); wrong (a result differs); crash (any other exception, a signal, or a timeout). What was run is cached under build/conformance/ by a hash of the sources, so that an
 interrupted run goes on where it stopped.
 """
 
@@ -38,7 +38,7 @@ class Outcome:
     name: str
     kind: str
     opset: int
-    result: str  # pass, refused, wrong, crash
+    result: str  # pass, refused, random, wrong, crash
     message: str = ""
     seconds: float = 0.0
 
@@ -115,6 +115,7 @@ class VirtualMachine:
 
         imported = import_onnx(model, input_shapes=shapes)
         self.names, self.outputs = imported.input_names, imported.output_names
+        self.draws = False  # TVM's machine has no kernels that draw
         self._device = tvm.cpu()
         with tvm.transform.PassContext(opt_level=1):
             self._vm = relax.VirtualMachine(relax.build(imported.mod, "llvm"), self._device)
@@ -140,6 +141,8 @@ class Runtime:
         self._model = maas_rt.load(artifact.to_bytes(), threads=1)
         self.names = [i.name for i in self._model.inputs]
         self.outputs = [o.name for o in self._model.outputs]
+        steps = [step for block in artifact.linear.plan.blocks for step in block.steps]
+        self.draws = any(step.target.startswith("random_") for step in steps)
 
     def run(self, inputs: dict[str, Any]) -> list[Any]:
         out = self._model.run({n: inputs[n] for n in self.names})
@@ -166,6 +169,8 @@ def run_case(case: Any, engine: str) -> tuple[str, str]:
                 given.update({name: as_bytes(part) for name, part in parts.items()})
             got = gathered(program.run(given), program.outputs, [o.name for o in model.graph.output], outputs)
             why = compare(got, [as_bytes(o) for o in outputs], case.rtol, case.atol)
+            if why and program.draws and _alike(got, outputs):
+                return "random", "it draws random numbers, which no two generators share"
             if why:
                 return "wrong", f"data set {number}: {why}"
     except maas_rt.UnsupportedOperatorError as error:
@@ -177,6 +182,11 @@ def run_case(case: Any, engine: str) -> tuple[str, str]:
         first = (str(error).strip().splitlines() or [""])[-1]
         return "crash", f"{type(error).__name__}: {first[:300]} ({Path(where.filename).name}:{where.lineno})"
     return "pass", ""
+
+
+def _alike(got: list[Any], want: list[Any]) -> bool:
+    """Whether the results have the types and shapes of those that are wanted."""
+    return [(a.dtype, a.shape) for a in got] == [(np.asarray(b).dtype, np.shape(b)) for b in want]
 
 
 def as_bytes(value: Any) -> Any:
@@ -426,16 +436,16 @@ def summary(outcomes: list[Outcome]) -> dict[str, dict[str, int]]:
         row = o.kind
         if o.kind == "node":
             row = "node, opset <= 27" if 0 < o.opset <= 27 else "node, opset 28" if o.opset else "node, other domains"
-        counts = table.setdefault(row, {"cases": 0, "pass": 0, "refused": 0, "wrong": 0, "crash": 0})
+        counts = table.setdefault(row, {"cases": 0, "pass": 0, "refused": 0, "random": 0, "wrong": 0, "crash": 0})
         counts["cases"] += 1
         counts[o.result] += 1
     return dict(sorted(table.items()))
 
 
 def print_table(table: dict[str, dict[str, int]]) -> None:
-    print(f"{'kind':24}{'cases':>8}{'pass':>8}{'refused':>9}{'wrong':>7}{'crash':>7}")
+    print(f"{'kind':24}{'cases':>8}{'pass':>8}{'refused':>9}{'random':>8}{'wrong':>7}{'crash':>7}")
     for kind, c in table.items():
-        print(f"{kind:24}{c['cases']:8}{c['pass']:8}{c['refused']:9}{c['wrong']:7}{c['crash']:7}")
+        print(f"{kind:24}{c['cases']:8}{c['pass']:8}{c['refused']:9}{c['random']:8}{c['wrong']:7}{c['crash']:7}")
 
 
 def judge(outcomes: list[Outcome], table: dict[str, dict[str, int]], options: Any, *, complete: bool) -> int:

@@ -34,7 +34,7 @@ def _expected_failures() -> frozenset[str]:
 def test_sample(name: str) -> None:
     result, message = suite.run_case(_cases()[name], "runtime")
     if name in _expected_failures():
-        assert result == "refused", (
+        assert result in ("refused", "random"), (
             f"{result}: {message}: if it passes now, run `python -m tests.conformance onnx --update`"
         )
     else:
