@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from maas_rt import _native
 from maas_rt._errors import InvalidArgumentError
 from maas_rt._native import CancelToken, State
+from maas_rt._options import check_resident
 from maas_rt._profile import Profile, StepRecord
 from maas_rt._program import open_bytes, open_file
 from maas_rt._tensor_info import TensorInfo
@@ -173,6 +174,7 @@ def load(
     verify: str = "default",
     check_signature: Callable[[bytes, bytes], bool] | None = None,
     copy: bool = False,
+    resident: int | None = None,
 ) -> Model:
     """Loads a compiled model: a path, the file's bytes, or a maas_rt.compiler.Artifact.
 
@@ -185,6 +187,9 @@ def load(
         copy: read the file instead of mapping it. A mapped file must not be written to while the model is in use (rename a
             new file over it instead): a run notices that and raises FormatError, but a file that is cut short while a run
             reads it ends the process. A copy costs memory and the time to read it, and nothing can happen to it.
+        resident: so many bytes of a mapped file's weights may stay in memory: where a run has read as many, the pages are
+            handed back to the system and fetched again when they are used. For a model that is larger than its share of
+            the memory; it costs time. None: the system decides.
 
     Raises:
         ModelNotFoundError: there is no such file (it is a FileNotFoundError too).
@@ -192,8 +197,9 @@ def load(
         Error: the file cannot be read.
     """
     wanted = 0 if threads is None else _check_threads(threads)
+    kept = check_resident(resident, copy or not isinstance(model, (str, os.PathLike)))
     if isinstance(model, (str, os.PathLike)):
-        program = open_file(os.fsdecode(model), code, verify, check_signature, copy)
+        program = open_file(os.fsdecode(model), code, verify, check_signature, copy, kept)
     elif isinstance(model, (bytes, bytearray, memoryview)):
         program = open_bytes(model, code, verify, check_signature)
     elif isinstance(model, _ArtifactLike):

@@ -21,7 +21,12 @@ def kernel_run(
 class Program:
     @staticmethod
     def load_file(
-        path: str | bytes, code: str, verify: str, check_signature: Callable[[bytes, bytes], bool] | None, copy: bool
+        path: str | bytes,
+        code: str,
+        verify: str,
+        check_signature: Callable[[bytes, bytes], bool] | None,
+        copy: bool,
+        resident: int,
     ) -> Program: ...
     @staticmethod
     def load_bytes(

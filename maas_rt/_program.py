@@ -27,6 +27,7 @@ class Source:
     verify: str
     check_signature: Checker | None
     copy: bool
+    resident: int
 
 
 # What this process opened first of each source and still uses, so that a model and its states that arrive one by one fit
@@ -34,17 +35,20 @@ class Source:
 _opened: weakref.WeakValueDictionary[Source, _native.Program] = weakref.WeakValueDictionary()
 
 
-def open_file(path: str, code: str, verify: str, check_signature: Checker | None, copy: bool) -> _native.Program:
+def open_file(
+    path: str, code: str, verify: str, check_signature: Checker | None, copy: bool, resident: int
+) -> _native.Program:
     """Opens a file; ModelNotFoundError where there is none."""
     try:
-        program = _native.Program.load_file(os.fsencode(path), code, verify, check_signature, copy)
+        program = _native.Program.load_file(os.fsencode(path), code, verify, check_signature, copy, resident)
     except Error as error:
         if error.status == "MRT_ERROR_IO" and not os.path.exists(path):
             raise ModelNotFoundError(path) from None
         raise
     with open(path, "rb") as file:
         identity = file.read(_HEADER_BYTES)[_TABLE_HASH]
-    return _remember(program, Source(os.path.abspath(path), identity, code, verify, check_signature, copy))
+    source = Source(os.path.abspath(path), identity, code, verify, check_signature, copy, resident)
+    return _remember(program, source)
 
 
 def open_bytes(
@@ -53,7 +57,7 @@ def open_bytes(
     """Opens the bytes of a file; they are copied."""
     program = _native.Program.load_bytes(data, code, verify, check_signature)
     identity = bytes(memoryview(data).cast("B")[_TABLE_HASH])
-    return _remember(program, Source(None, identity, code, verify, check_signature, True))
+    return _remember(program, Source(None, identity, code, verify, check_signature, True, 0))
 
 
 def _remember(program: _native.Program, source: Source) -> _native.Program:
@@ -75,7 +79,7 @@ def _receive(source: Source, data: bytes | None) -> _native.Program:
     if source.path is None:
         assert data is not None
         return open_bytes(data, source.code, source.verify, source.check_signature)
-    program = open_file(source.path, source.code, source.verify, source.check_signature, source.copy)
+    program = open_file(source.path, source.code, source.verify, source.check_signature, source.copy, source.resident)
     if program.source.identity != source.identity:
         raise FormatError(
             f"{source.path!r} is another file now than when the model was loaded that was sent here by its path: load "

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from maas_rt._capi_ffi import check, ffi, lib, text
 from maas_rt._errors import Error, InvalidArgumentError, ModelNotFoundError
+from maas_rt._options import check_resident
 from maas_rt._tensor_info import TensorInfo
 
 __all__ = ["CancelToken", "Model", "load", "version"]
@@ -195,6 +196,7 @@ def load(
     code: str = "allow",
     verify: str = "default",
     copy: bool = False,
+    resident: int | None = None,
 ) -> Model:
     """Loads a path or a file's bytes; the options are those of maas_rt.load.
 
@@ -215,6 +217,7 @@ def load(
     options.code = _CODE_POLICY[code]
     options.verify = _VERIFY[verify]
     options.copy = bool(copy)
+    options.resident_bytes = check_resident(resident, copy or not isinstance(model, (str, os.PathLike)))
     out = ffi.new("mrt_program**")
     if isinstance(model, (str, os.PathLike)):
         try:

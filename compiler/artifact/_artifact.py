@@ -18,6 +18,8 @@ from ..plan import ROOM, LinearPlan
 
 __all__ = ["Artifact"]
 
+_RESIDENT = 1 << 26  # bytes of packed weights that stay in memory while a model runs from its temporary file
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -66,7 +68,7 @@ class Artifact:
             return maas_rt.load(self.to_bytes())
         os.pwrite(file, head.getbuffer(), 0)
         self.linear.weights.taken = True  # what is mapped is not written again
-        return maas_rt.load(f"/proc/self/fd/{file}")
+        return maas_rt.load(f"/proc/self/fd/{file}", resident=_RESIDENT)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file beside `path`, flush it to the disk and rename it into place: whatever happens, no half file is left.

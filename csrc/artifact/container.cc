@@ -140,6 +140,10 @@ Status FileBytes::copy(const char* path, FileBytes* out) {
   return Status();
 }
 
+void FileBytes::let_go() const {
+  if (mapped()) (void)madvise(const_cast<uint8_t*>(data_), size_, MADV_DONTNEED);
+}
+
 Status FileBytes::check_unchanged(const char* name) const { return mapped() ? check_stamp(fd_, name) : Status(); }
 
 Status FileBytes::check_stamp(int fd, const char* name) const {

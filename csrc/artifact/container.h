@@ -51,6 +51,8 @@ class FileBytes {
   // Whether the bytes are those of a file that others may write to; then whether one did since it was mapped.
   bool mapped() const { return kind_ == Kind::mapped; }
   Status check_unchanged(const char* name) const;
+  // Hands the pages of a mapped file back to the system. Whoever reads them at the same time finds them again.
+  void let_go() const;
 
  private:
   enum class Kind : uint8_t { borrowed, mapped, copied };

@@ -46,6 +46,11 @@ Status info_of(const std::vector<mrt::ValueText>& values, int32_t index, const c
   return Status();
 }
 
+Status not_mapped() {
+  return fail(MRT_ERROR_INVALID_ARGUMENT,
+              "resident_bytes is for a mapped file, whose pages can be fetched again; load a path, without copy");
+}
+
 }  // namespace
 
 extern "C" {
@@ -59,6 +64,7 @@ mrt_status mrt_program_load(const char* path, const mrt_load_options* options, m
     MRT_TRY(read_load_options(options, &read));
     mrt::freeze_hooks();  // a copy is made with the host's allocator
     mrt::FileBytes bytes;
+    if (read.copy && read.resident_bytes != 0) return not_mapped();
     MRT_TRY(read.copy ? mrt::FileBytes::copy(path, &bytes) : mrt::FileBytes::map(path, &bytes));
     return load(std::move(bytes), path, read, out);
   });
@@ -79,6 +85,7 @@ mrt_status mrt_program_load_memory(const void* data, size_t bytes, const mrt_loa
                   mrt::kAlignment);
     mrt_load_options read;
     MRT_TRY(read_load_options(options, &read));
+    if (read.resident_bytes != 0) return not_mapped();
     return load(std::move(borrowed), "(memory)", read, out);
   });
 }

@@ -167,6 +167,10 @@ typedef struct mrt_load_options {
   mrt_signature_fn check_signature;
   void* signature_user;
   int32_t copy; /* not 0: read the file into memory of the library instead of mapping it */
+  /* Not 0: so many bytes of a mapped file's weights may stay in the process's memory. Whenever steps have read as many,
+   * the pages are handed back to the system, which fetches them again as they are used: a run takes longer, and one
+   * step may still need more. MRT_ERROR_INVALID_ARGUMENT for bytes that are not mapped. */
+  size_t resident_bytes;
 } mrt_load_options;
 
 /* Map a file. options may be NULL.

@@ -197,13 +197,15 @@ void define_program(py::module_& m) {
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", "A loaded file; immutable, shared, thread-safe.")
       .def_static(
           "load_file",
-          [](const std::string& path, const std::string& code, const std::string& verify, py::object checker,
-             bool copy) {
+          [](const std::string& path, const std::string& code, const std::string& verify, py::object checker, bool copy,
+             size_t resident) {
             mrt_load_options options = load_options(code, verify, checker);
             options.copy = copy;
+            options.resident_bytes = resident;
             return Program::load_file(path, options);
           },
-          py::arg("path"), py::arg("code"), py::arg("verify"), py::arg("check_signature"), py::arg("copy"))
+          py::arg("path"), py::arg("code"), py::arg("verify"), py::arg("check_signature"), py::arg("copy"),
+          py::arg("resident"))
       .def_static(
           "load_bytes",
           [](py::buffer data, const std::string& code, const std::string& verify, py::object checker) {

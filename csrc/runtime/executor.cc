@@ -81,13 +81,10 @@ Status Executor::run_steps(StepRun* begin, StepRun* end, const Worker& worker) {
   for (StepRun* s = begin; s != end; ++s) {
     if (s->deferred) continue;
     MRT_TRY(check_stop());
-    if (!profile_) {
-      MRT_TRY(run_step(s, worker));
-      continue;
-    }
-    const int64_t start = monotonic_ns();
+    const int64_t start = profile_ ? monotonic_ns() : 0;
     MRT_TRY(run_step(s, worker));
-    record(*s, start, worker);
+    if (profile_) record(*s, start, worker);
+    if (s->info.weights != 0) program_.count_weights(s->info.weights);
   }
   return Status();
 }

@@ -31,6 +31,8 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
   p->find_roots();
   for (size_t v = 0; v < p->plan_.values.size(); ++v)
     if (p->plan_.values[v].storage == static_cast<uint8_t>(Storage::seed)) p->seed_ = static_cast<int64_t>(v);
+  p->resident_ = options.resident_bytes;
+  if (p->resident_ != 0) p->find_weights();
   for (const plan::State& s : p->plan_.states) {
     p->state_texts_.push_back(p->describe_value(s.value, s.name));
     size_t size = p->state_texts_.back().dtype.bytes();
@@ -107,6 +109,22 @@ Status Program::prepare_kernels() {
     }
   }
   return Status();
+}
+
+void Program::find_weights() {
+  for (size_t b = 0; b < plan_.blocks.size(); ++b)
+    for (size_t i = 0; i < plan_.blocks[b].steps.size(); ++i)
+      for (const plan::Arg& a : plan_.blocks[b].steps[i].args) {
+        if (a.kind != static_cast<uint8_t>(plan::ArgKind::value)) continue;
+        const plan::Value& v = plan_.values[root(a.index)];
+        if (v.storage == static_cast<uint8_t>(Storage::constant)) steps_[b][i].weights += static_cast<size_t>(v.bytes);
+      }
+}
+
+void Program::count_weights(size_t bytes) const {
+  if (counted_.fetch_add(bytes, std::memory_order_relaxed) + bytes < resident_) return;
+  counted_.store(0, std::memory_order_relaxed);
+  container_.bytes().let_go();
 }
 
 void Program::find_roots() {

@@ -23,6 +23,7 @@ struct StepInfo {
   const Operator* op = nullptr;     // kernel steps
   const void* params = nullptr;     // prepared
   CodeFunction function = nullptr;  // code steps
+  size_t weights = 0;               // bytes of constants that it reads, where they are counted
 };
 
 // One dimension of an input, and how it gives a symbol its value: extent = scale * symbol + offset.
@@ -73,6 +74,8 @@ class Program {
   const StepInfo& step_info(uint32_t block, size_t step) const { return steps_[block][step]; }
   // The value that a view, or a view of a view, looks into in the end; a value itself if it is none.
   uint32_t root(uint32_t value) const { return roots_[value]; }
+  // A step has read so many bytes of weights: what is more than the process may keep is handed back.
+  void count_weights(size_t bytes) const;
   const uint8_t* constant(const plan::Value& value) const { return container_.weights() + value.offset; }
   // The value that stands for the run's seed; -1: the program draws no random numbers.
   int64_t seed() const { return seed_; }
@@ -85,6 +88,7 @@ class Program {
   Status load_code();
   Status prepare_kernels();
   void find_roots();
+  void find_weights();
   void describe_entry(const plan::Entry& entry);
   void mark_dynamic(EntryInfo* info, uint32_t block);
   ValueText describe_value(uint32_t value, const std::string& name) const;
@@ -101,6 +105,8 @@ class Program {
   std::vector<EntryInfo> entries_;
   std::vector<ValueText> state_texts_;
   std::vector<size_t> state_bytes_;
+  size_t resident_ = 0;  // bytes of weights that may stay in memory; 0: any
+  mutable std::atomic<size_t> counted_{0};
 };
 
 }  // namespace mrt

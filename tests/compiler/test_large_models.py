@@ -178,9 +178,9 @@ def test_a_temporary_folder_that_is_full_is_told_of(monkeypatch: pytest.MonkeyPa
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process its peak")
 def test_a_compile_takes_two_and_a_half_times_its_weights() -> None:
     """128 MiB of products, and a transposed table: python -m bench.memory has more."""
-    code = "import json, bench.memory as m, tempfile, os; d = tempfile.mkdtemp(); p = os.path.join(d, 'm.onnx'); " \
-           "w = m._onnx_model(p, [('embedding', (8192, 2048)), *[('product', (2048, 2048))] * 4, ('tied', ())], False); " \
-           "r = m._measure(p); import shutil; shutil.rmtree(d); print(json.dumps([w, r]))"  # fmt: skip
+    code = "import json, bench.memory as m, bench._large as l, tempfile; d = tempfile.TemporaryDirectory(); " \
+           "l.SOURCES['t'] = s = l.onnx_source([('embedding', (8192, 2048)), *[('product', (2048, 2048))] * 4, ('tied', ())]); " \
+           "w = s.write(d.name); r = m._measure('t', d.name); d.cleanup(); print(json.dumps([w, r]))"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     weights, found = json.loads(done.stdout.splitlines()[-1])
     assert found["verified"] == "passed"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import maas_rt
+import maas_rt.capi
 from maas_rt import _container, _plan
 from tests import _tiny
 
@@ -61,6 +62,49 @@ def test_a_mapped_file_that_is_written_to_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(maas_rt.FormatError, match="was changed"):
             mapped.session()
         np.testing.assert_allclose(copied(x), want, rtol=1e-5, atol=1e-6)
+
+
+def _in_memory(path: Path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    found, total = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            found = line.endswith(str(path))
+        elif found and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is mapped")
+def test_a_mapped_files_weights_stay_in_memory_as_far_as_is_asked(tmp_path: Path) -> None:
+    rng, path, size, layers = np.random.default_rng(0), tmp_path / "model.mrt", 512, 8
+    b = _tiny.Builder()
+    last = b.input("x", [1, size])
+    for i in range(layers):
+        y = b.value(f"y{i}", [1, size])
+        b.gemm(last, rng.normal(0, size**-0.5, (size, size)).astype(np.float32), y)
+        last = y
+    path.write_bytes(b.file(last))
+    x, one = rng.normal(size=(1, size)).astype(np.float32), 4 * size * size
+    want = maas_rt.load(path.read_bytes(), threads=1)(x)
+    free = maas_rt.load(path, threads=1)
+    np.testing.assert_array_equal(free(x), want)
+    assert _in_memory(path) >= layers * one
+    del free
+    for load, threads in ((maas_rt.load, 1), (maas_rt.load, 2), (maas_rt.capi.load, 1)):
+        model = load(path, threads=threads, resident=2 * one)
+        for _ in range(2):
+            np.testing.assert_array_equal(model(x), want)
+            assert _in_memory(path) <= 2 * one
+        del model
+    for source, options in ((path.read_bytes(), {}), (path, {"copy": True})):
+        for load in (maas_rt.load, maas_rt.capi.load):
+            with pytest.raises(maas_rt.InvalidArgumentError, match="mapped file.* load a path, without copy"):
+                load(source, resident=one, **options)
+    for wrong in (0, -1, 1.5, True):
+        for load in (maas_rt.load, maas_rt.capi.load):
+            with pytest.raises(maas_rt.InvalidArgumentError, match="resident is .* number of bytes above 0"):
+                load(path, resident=wrong)
 
 
 def test_a_file_may_be_replaced_by_renaming_or_removed(tmp_path: Path) -> None:
