@@ -85,9 +85,16 @@ def _nhwc_convolutions() -> list[Case]:
     plain = np.einsum("nhwc,mc->nhwm", x, w[:, :, 0, 0])
     weights = frozenset({1, 2})
     relu, nothing = {"activation": "Relu"}, np.float32(0)
+    # As onnxruntime.transformers writes NhwcConv for GPUs, its weights have channels last too.
+    last, cube = np.ascontiguousarray(w.transpose(0, 2, 3, 1)), draw(2, 3, 3, 3)
+    windows = np.lib.stride_tricks.sliding_window_view(x[..., :3], (3, 3), (1, 2))
+    wide = np.einsum("nhwcij,mijc->nhwm", windows, cube)
+    three = np.ascontiguousarray(x[..., :3])
     return [
-        Case("NhwcConv", "NhwcConv", [x, w], expected=[plain], constants=weights),
-        Case("NhwcConv bias", "NhwcConv", [x, w, b], expected=[plain + b], constants=weights),
+        Case("NhwcConv", "NhwcConv", [x, last], expected=[plain], constants=weights),
+        Case("NhwcConv bias", "NhwcConv", [x, last, b], {"kernel_shape": [1, 1]}, expected=[plain + b], constants=weights),
+        Case("NhwcConv of three by three by three", "NhwcConv", [three, cube], {"kernel_shape": [3, 3]}, expected=[wide], constants=weights),
+        Case("NhwcConv weights given", "NhwcConv", [x, last], expected=[plain]),
         Case("NhwcFusedConv", "NhwcFusedConv", [x, w, b], relu, expected=[np.maximum(plain + b, nothing)], constants=weights),
         Case("NhwcFusedConv Z", "NhwcFusedConv", [x, w, b, z], relu, expected=[np.maximum(plain + b + z, nothing)], constants=weights),
         Case("NhwcFusedConv Z without bias", "NhwcFusedConv", [x, w, None, z], relu, expected=[np.maximum(plain + z, nothing)], constants=weights),

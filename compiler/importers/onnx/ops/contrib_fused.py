@@ -257,8 +257,21 @@ def behind_conv(n: Node, y: Any) -> Any:
     return activated(n, y, name, dict(zip(("alpha", "beta"), numbers, strict=False))) if name else y
 
 
-@op("NhwcConv", "NhwcFusedConv", domain=_MS)
+@op("NhwcConv", domain=_MS)
 def nhwc_conv(n: Node) -> Any:
+    """Conv with data, result and, as the transformers optimizer writes them, the weights with channels last: [M, kH, kW, C/group]."""
+    order = [0, n.rank(1) - 1, *range(1, n.rank(1) - 1)]
+    known = n.value(1).const
+    w = (
+        n.emit(relax.op.permute_dims(n.x(1), order))
+        if known is None
+        else constant(np.ascontiguousarray(known.transpose(order)))
+    )
+    return nhwc_fused_conv(n.with_inputs([n.value(0), n.graph.wrap(w, f"{n.place}_W"), *n.inputs[2:]]))
+
+
+@op("NhwcFusedConv", domain=_MS)
+def nhwc_fused_conv(n: Node) -> Any:
     """FusedConv with data, Z and result as [N, H, W, C]; the weights stay [M, C/group, kH, kW]."""
     rank = n.rank(0)
     first, last = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
