@@ -1,6 +1,7 @@
 // The seed of a run: given, drawn, told; and what a plan may do with it.
 #include <cstddef>
 #include <cstring>
+#include <future>
 #include <vector>
 
 #include "base/cpu.h"
@@ -93,6 +94,26 @@ TEST(random, a_run_without_a_seed_draws_one) {
     for (const uint64_t other : seen) CHECK(other != told);
     seen.push_back(told);
   }
+}
+
+TEST(random, asynchronous_runs_have_their_own_seed) {
+  Loaded l(NoisePlan().file());
+  float x = 0;
+  const std::vector<int64_t> shape = {1};
+  const mrt_tensor in = tensor(&x, shape);
+  mrt_tensor out[2] = {};
+  std::promise<mrt_status> done;
+  {
+    const mrt_run_options options = seeded(21);  // read before the call returns
+    CHECK_OK(mrt_session_run_async(
+        l.session, &in, 1, out, 2, &options,
+        [](void* user, mrt_status status, const char*) {
+          static_cast<std::promise<mrt_status>*>(user)->set_value(status);
+        },
+        &done));
+  }
+  CHECK_EQ(done.get_future().get(), MRT_OK);
+  CHECK_EQ(*static_cast<uint64_t*>(out[0].data), expected(21));
 }
 
 TEST(random, a_program_that_draws_nothing) {
