@@ -83,6 +83,15 @@ def test_conv2d(
     check_layer("conv2d_u8s8", "conv2d_u8s8_nr16_v2", g, kind, worst, zero, bias, ep, dtype, threads, seed)
 
 
+@pytest.mark.parametrize(("c", "kernel"), [(16, (3, 3)), (23, (3, 3)), (150, (2, 2)), (1605, (1, 2))])
+def test_rows_of_many_tiles(c: int, kernel: tuple[int, int]) -> None:
+    """Where weights are put in order for them: of whole taps, of taps that end in a part of a group, and of parts of a tap."""
+    g = {"x": (1, 11, 13), "strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "kernel": list(kernel), "groups": 1, "channels": [c, 20]}  # fmt: skip
+    for dtype in (np.float32, np.uint8):
+        ep = {"act": "relu", "_residual": False}
+        check_layer("conv2d_u8s8", "conv2d_u8s8_nr16_v2", g, "normal", False, 37, True, ep, dtype, 1, c)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("strides", [[1, 1], [2, 2]])
 @pytest.mark.parametrize("kernel", [(3, 3), (7, 7), (2, 10), (17, 2)])

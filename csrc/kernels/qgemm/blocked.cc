@@ -2,6 +2,8 @@
 // columns wide, wait in L1 until they are complete; the finish then runs over the block.
 #include "kernels/qgemm/blocked.h"
 
+#include <cstring>
+
 #include "kernels/checks.h"
 #include "kernels/gemm/pieces.h"
 
@@ -14,6 +16,8 @@ constexpr int64_t kLeastRows = 32;
 constexpr int64_t kRowsOfSums = 96;     // 6 KiB of sums
 constexpr int64_t kMaxBlockRows = 512;  // where sums stay in registers
 constexpr int64_t kPointerBytes = 16 << 10;
+constexpr int64_t kTilesInOrder = 8;  // so many pay for putting their weights in order; measured on Zen 4
+constexpr int64_t kStretchBytes = (kStretch + 1) * kQPanel * kQGroup;  // with the last part of a tap
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -86,9 +90,37 @@ QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t colum
   return f;
 }
 
+// Whether most windows of a panel are ordered.
+bool mostly_ordered(const QPanelLayout& l, const QMasks* masks) {
+  int64_t ordered = 0;
+  for (int64_t s = 0; s < l.taps * l.segments; ++s) ordered += __builtin_popcountll(masks[s].ordered & kQFirst);
+  return 2 * ordered > l.taps * (l.kc / (kQGroup * kQWindow));
+}
+
+// Makes the call one of its stretch alone, whose weights lie in `room` with all k's in order.
+void put_in_order(const QTileTable& table, QTileCall* call, int8_t* room) {
+  static const QMasks kNone[kStretch / kQSegment] = {};
+  const int64_t bytes = kQPanel * kQGroup, groups = call->g1 - call->g0, windows = groups / kQWindow;
+  for (int64_t t = 0; t < call->taps; ++t) {
+    const int8_t* const from = call->w + t * call->tap_bytes + call->g0 * bytes;
+    int8_t* const to = room + t * call->tap_bytes;
+    const int64_t whole = windows * kQWindow * bytes;
+    table.in_order(from, call->orders + t * call->tap_orders + call->g0, windows, to);
+    std::memcpy(to + whole, from + whole, static_cast<size_t>((groups + call->tail) * bytes - whole));
+  }
+  call->a_offset += call->g0 * kQGroup;
+  call->kc -= call->g0 * kQGroup;
+  call->g1 = groups;
+  call->g0 = 0;
+  call->w = room;
+  call->masks = kNone;
+  call->tap_masks = 0;
+}
+
 // `next`: the panel that is read after it; null if not known.
 void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Tiles& tiles, int64_t panel,
-                 const char* next, const uint8_t* const* pointers, const int32_t* row_sums, int32_t* acc) {
+                 const char* next, const uint8_t* const* pointers, const int32_t* row_sums, int32_t* acc,
+                 int8_t* room) {
   const int64_t group_panels = ceil_div(p.n, kQPanel), group = panel / group_panels;
   const char* const packed = p.w + panel * l.bytes;
   const QMasks* const masks = reinterpret_cast<const QMasks*>(packed + l.masks_at);
@@ -103,27 +135,29 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
   QTileCall call{};
   call.ldy = finish.ldy * (finish.quantized ? 1 : 4);
   call.ldr = finish.ldr;
-  call.kc = l.kc;
-  call.a_offset = group * p.group_a;
   call.tap_bytes = l.groups * kQPanel * kQGroup;
-  call.tap_masks = l.segments;
   call.tap_orders = l.groups;
   // Every tile fetches its share of the next panel.
   const int64_t windows = tiles.count * l.taps * (l.kc / (kQGroup * kQWindow));
   call.fetch = next ? next : packed;
   call.fetch_step = next && windows > 0 ? ceil_div(l.bytes, windows) : 0;
+  const bool in_order = p.table->in_order && tiles.count >= kTilesInOrder && mostly_ordered(l, masks);
   for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
     const Stretch part = depth.count() > 0 ? depth[s] : Stretch{};
     call.first = s == 0;
     call.start = in_tiles && s == 0 ? folded.start : nullptr;
     call.folded = in_tiles && s + 1 >= depth.count() ? &folded : nullptr;
+    call.kc = l.kc;
+    call.a_offset = group * p.group_a;
     call.taps = part.taps;
     call.g0 = part.g0;
     call.g1 = part.g1;
     call.tail = part.tail;
     call.w = w + part.tap * call.tap_bytes;
     call.masks = masks + part.tap * l.segments;
+    call.tap_masks = l.segments;
     call.orders = orders + part.tap * l.groups;
+    if (in_order) put_in_order(*p.table, &call, room);
     int64_t row = 0;
     for (const auto& [count, rows] : tiles.runs()) {
       if (count == 0) continue;
@@ -161,6 +195,10 @@ size_t pointer_bytes(int64_t taps) {
   return align64(static_cast<size_t>(block_limit(taps)) * static_cast<size_t>(taps) * sizeof(uint8_t*));
 }
 
+size_t sum_bytes(int64_t taps) {
+  return align64(static_cast<size_t>(block_limit(taps) * (kQPanel + 1)) * sizeof(int32_t));
+}
+
 }  // namespace
 
 void q_panel_sums(const QTileTable& table, const QPanelLayout& l, const char* packed, int64_t panels,
@@ -195,7 +233,7 @@ void q_panel_sums(const QTileTable& table, const QPanelLayout& l, const char* pa
 }
 
 size_t q_product_scratch(int64_t taps) {
-  return pointer_bytes(taps) + static_cast<size_t>(block_limit(taps) * (kQPanel + 1)) * sizeof(int32_t);
+  return pointer_bytes(taps) + sum_bytes(taps) + static_cast<size_t>(kStretchBytes);
 }
 
 void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
@@ -203,6 +241,7 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
   const uint8_t** const pointers = static_cast<const uint8_t**>(scratch);
   int32_t* const acc = reinterpret_cast<int32_t*>(static_cast<char*>(scratch) + pointer_bytes(p.taps));
   int32_t* const row_sums = acc + block_limit(p.taps) * kQPanel;
+  int8_t* const room = reinterpret_cast<int8_t*>(acc) + sum_bytes(p.taps);
   const QPanelLayout layout = q_panel_layout(p.taps, p.kc);
   const int64_t group_panels = ceil_div(p.n, kQPanel);
   const int64_t blocks = ceil_div(m1 - m0, block_rows(p, layout)), tiles = ceil_div(m1 - m0, p.table->mr);
@@ -216,7 +255,7 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
         sum_rows(p, in_block, pointers, panel / group_panels * p.group_a, row_sums);
       }
       const char* const next = panel + 1 < p1 ? p.w + (panel + 1) * layout.bytes : nullptr;
-      panel_block(p, layout, begin, in_block, panel, next, pointers, row_sums, acc);
+      panel_block(p, layout, begin, in_block, panel, next, pointers, row_sums, acc, room);
     }
     begin = end;
   }

@@ -132,6 +132,8 @@ struct QTileTable {
   void (*finish)(const QFinishCall&);
   int32_t (*row_sum)(const uint8_t* a, int64_t n);  // of n bytes
   void (*row)(const QRowCall&);                     // null where nothing is better than tiles of one row
+  // Weights of whole windows with their k's in order again; null where tiles need the order that they are stored in.
+  void (*in_order)(const int8_t* w, const QOrder* orders, int64_t windows, int8_t* out);
   const char* gemm_name;
   const char* conv2d_name;
 };

@@ -268,6 +268,7 @@ extern const QTileTable kQTileAvx2 = {Isa::avx2,
                                       q_finish<F32x8, &kEpilogueAvx2>,
                                       q_row_sum,
                                       row_of_panels,
+                                      nullptr,
                                       "gemm_u8s8_4x16_avx2",
                                       "conv2d_u8s8_4x16_avx2"};
 

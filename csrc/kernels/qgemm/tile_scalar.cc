@@ -65,6 +65,7 @@ extern const QTileTable kQTileScalar = {Isa::scalar,
                                         q_finish<F32x4, &kEpilogueScalar>,
                                         q_row_sum,
                                         nullptr,
+                                        nullptr,
                                         "gemm_u8s8_4x16_scalar",
                                         "conv2d_u8s8_4x16_scalar"};
 
