@@ -18,7 +18,7 @@ from tests.kernels._support import isas_of
 
 Array = NDArray[np.float32]
 
-# Around the rows of a block (6, 2), a panel of keys (16), and the queries that are too few to pack for (3).
+# Around the rows of a block (6, 2), a panel of keys (16), and the queries that are too few to pack for (8, of which 3 go one by one).
 POSITIONS = st.one_of(st.integers(1, 18), st.sampled_from([31, 33, 47, 48, 49]))
 WIDTHS = st.one_of(st.integers(1, 17), st.sampled_from([24, 32, 33, 64]))
 

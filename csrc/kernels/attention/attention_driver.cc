@@ -1,8 +1,9 @@
 // The walk over heads, queries and tiles of keys; see attention_driver.h.
 //
 // One item of work is some queries of all heads that share a key head. Per tile of at most kTileKeys keys, keys and
-// values are packed into scratch once and used by all rows of the item; where all keys fit in one tile, the packed tile
-// serves the next item of the same head too. A score matrix never exists: six rows of one tile are all there is of it.
+// values are packed into scratch once and used by all rows of the item, unless these are few; where all keys fit in one
+// tile, the packed tile serves the next item of the same head too. A score matrix never exists: six rows of one tile
+// are all there is of it.
 #include "kernels/attention/attention_driver.h"
 
 #include <cinttypes>
@@ -14,7 +15,7 @@ namespace {
 
 constexpr int64_t kTileKeys = 384;  // packed keys and values of 64 columns: 192 KiB, a part of L2
 constexpr int64_t kItemRows = 512;  // their running results: 128 KiB at 64 columns
-constexpr int64_t kDirectRows = 3;  // so few rows are not worth packing for
+constexpr int64_t kDirectRows = 8;  // so few rows are not worth packing for
 
 const AttentionKernel* const kTables[] = {
 #define MRT_KERNEL(isa) &kAttentionF32_##isa,
@@ -55,7 +56,7 @@ Cut cut_of(const AttentionProblem& p, int32_t threads) {
 
 // The parts of a worker's scratch.
 struct Buffers {
-  float *k, *v, *s, *q, *max, *sum, *o;
+  float *k, *v, *s, *q, *columns, *max, *sum, *o;
   size_t bytes;
 };
 
@@ -72,6 +73,7 @@ Buffers buffers_of(const AttentionProblem& p, const Cut& c, char* base) {
   b.v = take(c.packed ? c.tile * round16(p.dv) : 0);
   b.s = take(kMaxAttentionRows * c.tile);
   b.q = take(kMaxAttentionRows * p.d);
+  b.columns = take(c.packed ? 0 : kMaxAttentionRows * p.d);
   b.max = take(rows);
   b.sum = take(rows);
   b.o = take(rows * round16(p.dv));
@@ -101,6 +103,7 @@ struct Worker {
 
   void run(const Item& item);
   void tile(const Item& item, int64_t index, int64_t keys_seen, bool last);
+  int rows_of_block(int64_t rest) const;
   void start(AttentionTile* t) const;
   void set_keys(const Item& item, int64_t first_key, AttentionTile* t);
   void set_queries(const Item& item, int64_t r, AttentionTile* t) const;
@@ -184,6 +187,12 @@ void Worker::set_queries(const Item& item, int64_t r, AttentionTile* t) const {
   t->q_stride = p.d;
 }
 
+// Packed: full blocks, and the last two of about the same size. As they are: a block costs as much as a full one.
+int Worker::rows_of_block(int64_t rest) const {
+  const int64_t most = c.packed ? kernel->rows : kernel->direct_rows;
+  return static_cast<int>(rest <= most ? rest : c.packed && rest < 2 * most ? (rest + 1) / 2 : most);
+}
+
 void Worker::tile(const Item& item, int64_t index, int64_t keys_seen, bool last) {
   const int64_t first_key = index * c.tile, rows = c.group * item.queries;
   const int64_t left = p.sk - first_key;
@@ -194,13 +203,13 @@ void Worker::tile(const Item& item, int64_t index, int64_t keys_seen, bool last)
   if (c.tiles > 1 && keys_seen - first_key < t.keys) t.keys = keys_seen - first_key;
   t.first = index == 0;
   t.s = b.s;
+  t.columns = b.columns;
   t.scale = p.scale;
   t.safe = p.safe;
   set_keys(item, first_key, &t);
   t.mask_stride = p.mask_strides[3];
   for (int64_t r = 0; r < rows; r += t.rows) {
-    const int64_t rest = rows - r, most = kernel->rows;
-    t.rows = static_cast<int>(rest <= most ? rest : rest < 2 * most ? (rest + 1) / 2 : most);
+    t.rows = rows_of_block(rows - r);
     const int64_t at = c.tiles == 1 ? 0 : r;  // one tile needs no results to come back to
     t.max = b.max + at;
     t.sum = b.sum + at;

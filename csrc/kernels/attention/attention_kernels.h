@@ -5,7 +5,7 @@
 
 namespace mrt {
 
-constexpr int kMaxAttentionRows = 6;
+constexpr int kMaxAttentionRows = 8;
 
 // A few rows of queries against one tile of keys: s = q k^T + mask, p = exp(s - max), o = o * exp(old max - max) + p v.
 struct AttentionTile {
@@ -20,6 +20,7 @@ struct AttentionTile {
   const float* v;
   int64_t k_stride, v_stride;
   float scale;
+  float* columns;                        // of keys as they are: room for [d][8] of the queries
   const float* mask[kMaxAttentionRows];  // of the first key of the tile; null if there is no mask
   int64_t mask_stride;                   // 1, or 0 where one number stands for all keys
   int64_t limit[kMaxAttentionRows];      // keys that the row may see, at most `keys`
@@ -36,7 +37,8 @@ struct AttentionKernel {
   Isa isa;
   const char* name;
   const char* qkv_name;
-  int rows;  // of the best block
+  int rows;         // of the best block with packed keys,
+  int direct_rows;  // and with keys as they are
   void (*tile)(const AttentionTile& t);
   void (*pack_k)(const float* k, int64_t stride, int64_t keys, int64_t d, float scale, float* out);
   void (*pack_v)(const float* v, int64_t stride, int64_t keys, int64_t dv, float* out);

@@ -7,6 +7,7 @@
 #include "kernels/attention/attention_kernels.h"
 #include "simd/math.h"
 #include "simd/panel.h"
+#include "simd/transpose8x8.h"
 
 namespace mrt {
 namespace {
@@ -72,9 +73,88 @@ MRT_INLINE float exp_row(float* s, int64_t keys16, float shift) {
   return reduce_add(a + b);
 }
 
-// s[r][n] = q[r] . k[n] straight from memory: for one or two queries packing would cost more than it saves.
+// Keys and values as they are in memory: for few queries packing would cost more than it saves.
+
+constexpr int kDotRows = 3;  // so many rows are multiplied one by one; more of them side by side in a register
+
 template <typename V>
-MRT_INLINE void scores_direct(const AttentionTile& t, int64_t keys, int64_t lds) {
+struct Narrow {  // eight lanes where there are more: eight queries fill them, and a sum over them is cheaper
+  using type = F32x4;
+};
+#if defined(MRT_SIMD_AVX2)
+template <>
+struct Narrow<F32x8> {
+  using type = F32x8;
+};
+#endif
+#if defined(MRT_SIMD_AVX512)
+template <>
+struct Narrow<F32x16> {
+  using type = F32x8;
+};
+#endif
+
+// to[c][r] = from[r][c], w rows and columns.
+template <typename L>
+MRT_INLINE void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  if constexpr (L::width == 8) {
+#if defined(MRT_SIMD_AVX2)
+    transpose8x8(from, from_stride, to, to_stride);
+#endif
+  } else {
+    for (int r = 0; r < L::width; ++r) {
+      for (int c = 0; c < L::width; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+    }
+  }
+}
+
+// The queries as [d][w]; zeros where there is no row.
+template <typename L>
+MRT_INLINE void queries_side_by_side(const AttentionTile& t) {
+  constexpr int w = L::width;
+  int64_t i = 0;
+  if (t.rows == w) {
+    for (; i + w <= t.d; i += w) transpose_square<L>(t.q + i, t.q_stride, t.columns + i * w, w);
+  }
+  for (; i < t.d; ++i) {
+    for (int r = 0; r < w; ++r) t.columns[i * w + r] = r < t.rows ? t.q[r * t.q_stride + i] : 0.0f;
+  }
+}
+
+// s[r][n] = q[r] . k[n]: w keys at a time, each number of which is multiplied with all queries.
+template <typename L>
+MRT_INLINE void scores_side_by_side(const AttentionTile& t, int64_t keys, int64_t lds) {
+  constexpr int w = L::width;
+  queries_side_by_side<L>(t);
+  const L scale = L::set(t.scale);
+  for (int64_t n = 0; n < keys; n += w) {
+    const float* k[w];
+    L acc[w];
+#pragma GCC unroll 8
+    for (int j = 0; j < w; ++j) {
+      k[j] = t.k + (n + j < keys ? n + j : keys - 1) * t.k_stride;
+      acc[j] = L::zero();
+    }
+    if (n + 2 * w <= keys) {
+      for (int j = 0; j < w; ++j) {
+        for (int64_t i = 0; i < t.d; i += 16) __builtin_prefetch(k[j] + w * t.k_stride + i);
+      }
+    }
+    for (int64_t i = 0; i < t.d; ++i) {
+      const L q = L::load(t.columns + i * w);
+#pragma GCC unroll 8
+      for (int j = 0; j < w; ++j) acc[j] = fma(q, L::set(k[j][i]), acc[j]);
+    }
+    alignas(64) float block[w * w];
+#pragma GCC unroll 8
+    for (int j = 0; j < w; ++j) (acc[j] * scale).store(block + j * w);
+    transpose_square<L>(block, w, t.s + n, lds);
+  }
+}
+
+// The same for one row after the other.
+template <typename V>
+MRT_INLINE void scores_by_rows(const AttentionTile& t, int64_t keys, int64_t lds) {
   constexpr int w = V::width;
   for (int r = 0; r < t.rows; ++r) {
     const float* q = t.q + r * t.q_stride;
@@ -95,34 +175,64 @@ MRT_INLINE void scores_direct(const AttentionTile& t, int64_t keys, int64_t lds)
   }
 }
 
-// o[r] = o[r] * alpha[r] + sum over n of p[r][n] v[n].
+// o[r] = o[r] * alpha[r] + sum over n of p[r][n] v[n] of R rows and N vectors of columns from `column` on.
+template <typename V, int R, int N, bool kWhole>
+MRT_INLINE void values_block(const AttentionTile& t, const float* p, int64_t keys, int64_t lds, int64_t column,
+                             float* o, int64_t dv16, const float* alpha) {
+  constexpr int w = V::width;
+  V acc[R][N];
+#pragma GCC unroll 8
+  for (int i = 0; i < R * N; ++i) acc[i / N][i % N] = V::zero();
+  const float* v = t.v + column;
+  for (int64_t n = 0; n < keys; ++n, v += t.v_stride) {
+    V x[N];
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) {
+      const int64_t left = t.dv - column - j * w;
+      x[j] = kWhole ? V::load(v + j * w) : left > 0 ? V::load(v + j * w, left < w ? left : w) : V::zero();
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const V weight = V::set(p[r * lds + n]);
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) acc[r][j] = fma(weight, x[j], acc[r][j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) {
+      if (!kWhole && column + j * w >= dv16) break;
+      float* const to = o + r * dv16 + column + j * w;
+      if (alpha != nullptr) acc[r][j] = fma(V::load(to), V::set(alpha[r]), acc[r][j]);
+      acc[r][j].store(to);
+    }
+  }
+}
+
+template <typename V, int R>
+void values_rows(const AttentionTile& t, const float* p, int64_t keys, int64_t lds, float* o, int64_t dv16,
+                 const float* alpha) {
+  constexpr int vectors = V::width == 16 ? 4 : R == 1 ? 8 : R == 2 ? 4 : 2, columns = vectors * V::width;
+  for (int64_t i = 0; i < t.dv; i += columns) {
+    if (i + columns <= t.dv) {
+      values_block<V, R, vectors, true>(t, p, keys, lds, i, o, dv16, alpha);
+    } else {
+      values_block<V, R, vectors, false>(t, p, keys, lds, i, o, dv16, alpha);
+    }
+  }
+}
+
 template <typename V>
 MRT_INLINE void values_direct(const AttentionTile& t, int64_t keys, int64_t lds, int64_t dv16, const float* alpha) {
-  constexpr int w = V::width;
-  for (int r = 0; r < t.rows; ++r) {
-    const float* p = t.s + r * lds;
-    for (int64_t i = 0; i < t.dv; i += 2 * w) {
-      const int64_t left = t.dv - i, l0 = left < w ? left : w, l1 = left - l0 < w ? left - l0 : w;
-      V a = V::zero(), b = a;
-      for (int64_t n = 0; n < keys; ++n) {
-        const V x = V::set(p[n]);
-        const float* v = t.v + n * t.v_stride + i;
-        if (l1 == w) {
-          a = fma(x, V::load(v), a);
-          b = fma(x, V::load(v + w), b);
-        } else {
-          a = fma(x, V::load(v, l0), a);
-          if (l1 > 0) b = fma(x, V::load(v + w, l1), b);
-        }
-      }
-      float* o = t.o + r * dv16 + i;
-      if (alpha != nullptr) {
-        a = fma(V::load(o), V::set(alpha[r]), a);
-        if (i + w < dv16) b = fma(V::load(o + w), V::set(alpha[r]), b);
-      }
-      a.store(o);
-      if (i + w < dv16) b.store(o + w);
-    }
+  for (int r = 0, step; r < t.rows; r += step) {
+    step = next_rows(t.rows - r, 4);
+    const float *const p = t.s + r * lds, *const a = alpha == nullptr ? nullptr : alpha + r;
+    float* const o = t.o + r * dv16;
+    if (step == 1) values_rows<V, 1>(t, p, keys, lds, o, dv16, a);
+    if (step == 2) values_rows<V, 2>(t, p, keys, lds, o, dv16, a);
+    if (step == 3) values_rows<V, 3>(t, p, keys, lds, o, dv16, a);
+    if (step == 4) values_rows<V, 4>(t, p, keys, lds, o, dv16, a);
   }
 }
 
@@ -145,8 +255,10 @@ void attention_tile(const AttentionTile& t) {
     for (int64_t n = 0; n < keys16; n += kPanelWidth) {
       panel_rows<V>(t.rows, t.q, t.q_stride, t.k + n * t.d, t.d, nullptr, t.s + n, keys16);
     }
+  } else if (t.rows > kDotRows) {
+    scores_side_by_side<typename Narrow<V>::type>(t, keys, keys16);
   } else {
-    scores_direct<V>(t, keys, keys16);
+    scores_by_rows<typename Narrow<V>::type>(t, keys, keys16);
   }
   // The maxima of all rows first: their reductions are chains that would hold up a row's exponentials.
   float alpha[kMaxAttentionRows], shift[kMaxAttentionRows];

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "kernels/attention/generic.h"
-#include "simd/transpose8x8.h"
 
 namespace mrt {
 namespace {
