@@ -11,6 +11,7 @@ from maas_rt._plan import Plan
 
 from ..importers._imported import ImportedModel
 from ._builder import PlanBuilder
+from ._order import compute_late
 from ._weights import ROOM, WeightsSection
 
 __all__ = ["ROOM", "LinearPlan", "build_plan"]
@@ -29,4 +30,5 @@ def build_plan(model: ImportedModel, mod: tvm.IRModule, functions: Mapping[str, 
     the code section. Raises CompileError that names the first binding that has no step."""
     builder = PlanBuilder(model, functions, name)
     plan = builder.build(mod["main"])
+    compute_late(plan)
     return LinearPlan(plan, builder.weights)

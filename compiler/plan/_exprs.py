@@ -13,7 +13,7 @@ from tvm.sym import Analyzer
 from maas_rt._errors import CompileError
 from maas_rt._plan import Expr, ExprOp
 
-__all__ = ["ExprPool"]
+__all__ = ["ExprPool", "computed"]
 
 _BINARY: dict[type[Any], ExprOp] = {
     tirx.Add: ExprOp.ADD,
@@ -162,6 +162,12 @@ _EVALUATE: dict[ExprOp, Callable[[int, int], int]] = {
     ExprOp.NOT: lambda a, _: int(not a),
     ExprOp.CEILDIV: lambda a, b: -(-a // b),
 }
+
+
+def computed(op: ExprOp, a: int, b: int) -> int:
+    """What an operator of two numbers gives; a quotient by 0, which a run refuses, is 0 here."""
+    divides = op in (ExprOp.FLOORDIV, ExprOp.FLOORMOD, ExprOp.CEILDIV)
+    return 0 if divides and b == 0 else _EVALUATE[op](a, b)
 
 
 def _is_if(expr: Any) -> bool:

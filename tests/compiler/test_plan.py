@@ -172,6 +172,39 @@ def test_equal_constants_are_stored_once_and_packed_once() -> None:
     assert len({step.args[1].index for step in steps}) == 1
 
 
+def test_what_is_large_is_computed_shortly_before_it_is_read() -> None:
+    """Products of one memory for each layer, all written down first, as quantizers of ONNX do; `small` is no larger than what it reads."""
+    memory, x = _tensor("memory", (tirx.Var("s", "int64"), 64)), _tensor("x", (64, 64))
+    rng = np.random.default_rng(0)
+
+    def build(b: relax.BlockBuilder) -> Any:
+        def product(a: Any, name: str, rows: Any, wide: int = 64, deep: int = 64) -> Any:
+            weight = relax.const(rng.standard_normal((deep, wide)).astype("float32"))
+            call = make_kernel_call(
+                "gemm_f32", [a, weight], relax.TensorType((rows, wide), "float32"), {"n": wide, "k": deep},
+                packing="gemm_f32_nr16_v1", name=name,
+            )  # fmt: skip
+            return b.emit(call, name)
+
+        rows = memory.ty.shape[0]
+        keys = [product(memory, f"k{i}", rows, 512) for i in range(3)]
+        small = product(keys[0], "small", rows, 64, 512)
+        y = x
+        for i, key in enumerate(keys):
+            y = product(y, f"layer{i}", 64)
+            summed = b.emit(relax.op.sum(key, [0, 1]))
+            y = b.emit(relax.op.add(y, summed))
+        return relax.Tuple([b.emit(relax.op.add(y, b.emit(relax.op.sum(small, [0, 1]))))])
+
+    model = _model(_function(build, memory, x), ["memory", "x"], ["y"])
+    artifact = _compile(model)
+    names = [step.name for step in artifact.linear.plan.blocks[0].steps if step.kind == StepKind.KERNEL]
+    assert names == ["k0", "small", "layer0", "layer1", "k1", "layer2", "k2"]
+    feeds = {"memory": rng.standard_normal((300, 64)), "x": rng.standard_normal((64, 64))}
+    feeds = {name: value.astype("float32") for name, value in feeds.items()}
+    assert maas_rt.load(artifact.to_bytes()).run(feeds)["y"].shape == (64, 64)
+
+
 def test_absent_arguments_and_attributes_reach_the_step() -> None:
     x = _tensor("x", (2, 8))
     gamma = relax.const(np.ones(8, "float32"))
