@@ -14,6 +14,7 @@ import onnx
 
 from ...oracle import Oracle, OracleError, start_worker
 from .._imported import SHARED_NOISE, Array, ImportedModel
+from ._by_definition import by_definition
 from ._data import Data
 from ._drawing import Draw
 from ._sharing import CannotShareError, Tables, shared
@@ -45,7 +46,7 @@ class OnnxSource:
         draws: Mapping[int, Draw] | None = None,
     ) -> None:
         """`draws`: what each node that draws random numbers draws, by its number (_sharing.numbered)."""
-        self._model = _unrounded(_without_maps(model))
+        self._model = by_definition(_unrounded(_without_maps(model)), data)
         self._data = data
         self._inputs = inputs
         self._ranges = ranges

@@ -76,8 +76,13 @@ def matmul_nbits(n: Node) -> Any:
     if group.min() < 0 or group.max() >= blocks:
         raise n.broken(f"has a g_idx beyond its {blocks} blocks")
     a, dtype = n.x(0), n.dtype(0)
-    plain = bool((group == np.arange(k) // block).all())
-    if plain and (zero == np.rint(zero)).all() and zero.min() >= 0 and zero.max() <= 255:
+    order = np.argsort(
+        group, kind="stable"
+    )  # of the k's by their groups: where these are blocks, the weights stay as they are
+    blocked = bool((group[order] == np.arange(k) // block).all())
+    if blocked and (zero == np.rint(zero)).all() and zero.min() >= 0 and zero.max() <= 255:
+        if (order != np.arange(k)).any():
+            q, a = q[:, order], n.emit(relax.op.take(a, constant(order.astype(np.int32)), n.rank(0) - 1))
         w = dequantized(n, q, scale, zero.astype(np.uint8), 1, block)
     else:
         w = constant((q.astype(np.float32) - zero[:, group]) * scale[:, group])
