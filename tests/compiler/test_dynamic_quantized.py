@@ -178,8 +178,13 @@ def test_an_embedding_of_bytes_stays_bytes() -> None:
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-@pytest.mark.parametrize(("dtype", "batch", "states"), [(np.int8, 1, False), (np.uint8, 3, True)])
-def test_dynamic_quantize_lstm(direction: str, dtype: type, batch: int, states: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "batch", "states", "lengths", "per_channel"),
+    [(np.int8, 1, False, None, False), (np.uint8, 3, True, None, False), (np.int8, 4, True, [7, 1, 5, 3], True), (np.uint8, 2, False, [4, 6], False)],
+)  # fmt: skip
+def test_dynamic_quantize_lstm(
+    direction: str, dtype: type, batch: int, states: bool, lengths: list[int] | None, per_channel: bool
+) -> None:
     """Against ONNX Runtime, the only definition that there is; weights of seven bits, so that its sums are exact everywhere."""
     dirs, hidden, steps, features = 1 + (direction == "bidirectional"), 20, 7, 9
     middle = 0 if dtype is np.int8 else 117
@@ -189,13 +194,28 @@ def test_dynamic_quantize_lstm(direction: str, dtype: type, batch: int, states: 
     }
     constants["b"] = RNG.normal(0, 0.3, (dirs, 8 * hidden)).astype(np.float32)
     for name in "wr":
-        constants[name + "s"] = RNG.uniform(0.003, 0.006, dirs).astype(np.float32)
-        constants[name + "z"] = np.full(dirs, middle, dtype)
+        shape = (dirs, 4 * hidden) if per_channel else (dirs,)
+        constants[name + "s"] = RNG.uniform(0.003, 0.006, shape).astype(np.float32)
+        constants[name + "z"] = np.full(shape, middle, dtype)
+    if lengths is not None:
+        constants["lengths"] = np.array(lengths, np.int32)
     given = ""
     if states:
         constants |= {name: RNG.uniform(-1, 1, (dirs, batch, hidden)).astype(np.float32) for name in ("h0", "c0")}
         given = "h0 c0"
-    inputs = ["x", "w", "r", "b", "", *(given.split() or ["", ""]), "", "ws", "wz", "rs", "rz"]
+    inputs = [
+        "x",
+        "w",
+        "r",
+        "b",
+        "lengths" if lengths else "",
+        *(given.split() or ["", ""]),
+        "",
+        "ws",
+        "wz",
+        "rs",
+        "rz",
+    ]
     lstm = onnx.helper.make_node(
         "DynamicQuantizeLSTM", inputs, ["y", "h", "c"], domain="com.microsoft", hidden_size=hidden, direction=direction
     )
@@ -211,3 +231,26 @@ def test_dynamic_quantize_lstm(direction: str, dtype: type, batch: int, states: 
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
     for name, want in zip(("y", "h", "c"), session.run(None, {"x": x}), strict=True):
         np.testing.assert_allclose(got[name], want, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "peepholes", "words"),
+    [
+        ({"clip": 0.5}, False, "a clip"), ({"input_forget": 1}, True, "peepholes and coupled gates"),
+        ({"activations": ["Sigmoid", "Relu", "Tanh"]}, False, "other activations"),
+    ],
+)  # fmt: skip
+def test_what_dynamic_quantize_lstm_does_not_have_is_refused(
+    attributes: dict[str, Any], peepholes: bool, words: str
+) -> None:
+    constants: dict[str, Any] = {name: weights(np.int8, 1, 4, 16) for name in "wr"}
+    constants |= {name: np.ones(1, np.float32) for name in ("ws", "rs")} | {name: np.zeros(1, np.int8) for name in ("wz", "rz")}  # fmt: skip
+    constants["p"] = np.ones((1, 12), np.float32)
+    inputs = ["x", "w", "r", "", "", "", "", "p" if peepholes else "", "ws", "wz", "rs", "rz"]
+    lstm = onnx.helper.make_node(
+        "DynamicQuantizeLSTM", inputs, ["y"], domain="com.microsoft", hidden_size=4, **attributes
+    )
+    proto = model([lstm], {"x": (F, [2, 1, 4])}, ["y"], constants)
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(maas_rt.Error, match=words):
+        compile_model(proto, verify=False)

@@ -24,8 +24,11 @@ def dynamic_quantize_lstm(n: Node) -> Any:
     """
     names = n.attr("activations", None)
     usual = names is None or [a.lower() for a in names] == ["sigmoid", "tanh", "tanh"] * (len(names) // 3)
-    if n.has(4) or n.has(7) or n.has_attr("clip") or n.flag("input_forget") or not usual:
-        raise n.refuse("with lengths, peepholes, clip, coupled gates or other activations")
+    others = {
+        "peepholes": n.has(7), "a clip": n.has_attr("clip"), "coupled gates": n.flag("input_forget"), "other activations": not usual,
+    }  # fmt: skip
+    if any(others.values()):
+        raise n.refuse(f"with {' and '.join(name for name, asked in others.items() if asked)}")
     hidden = n.int_attr("hidden_size")
     direction = n.str_attr("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
@@ -39,7 +42,8 @@ def dynamic_quantize_lstm(n: Node) -> Any:
     (w_values, w_zero), (r_values, r_zero) = (_split(n, array, i, dirs, rows) for array, i in ((w, 9), (r, 11)))
     w_scale, r_scale = (constant(_rows(n.const(i, "scale").astype(np.float32), dirs, rows)) for i in (8, 10))
     states = [n.x(i) if n.has(i) else None for i in (5, 6)]
-    args = [n.x(0), w_values, r_values, bias, *states, None, w_scale, r_scale, w_zero, r_zero]
+    lengths = n.cast(n.x(4), "int32") if n.has(4) else None
+    args = [n.x(0), w_values, r_values, bias, *states, lengths, w_scale, r_scale, w_zero, r_zero]
     state = relax.TensorType(shape_expr([dirs, batch, hidden]), "float32")
     out = [relax.TensorType(shape_expr([steps, batch, dirs * hidden]), "float32"), state, state]
     attrs: dict[str, str | int] = {"hidden": hidden, "direction": direction, "gates": "iofc"}
