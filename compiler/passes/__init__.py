@@ -15,6 +15,7 @@ from ._kernel_call import (
     remake_kernel_call,
 )
 from .canonicalise import canonicalise
+from .centre_products import centre_products
 from .choose_winograd import choose_winograd
 from .fold_batch_norm import fold_batch_norm
 from .fold_constants import fold_constants
@@ -87,6 +88,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         ("fold layout constants", fold_constants),
         ("match norms of channels", match_norms),
         ("pack attention", pack_attention),
+        ("centre products", centre_products),
         ("lower integer products", lower_integer_products),
         ("lower quantized", lower_quantized),
         ("lower weights", lower_weights),

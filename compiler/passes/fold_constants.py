@@ -193,6 +193,14 @@ def _slice(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Ar
     return _as_array(x[0][tuple(index)])
 
 
+def _sum(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
+    """Of integers: a sum of floats depends on its order."""
+    if x[0].dtype.kind not in "iu":
+        return None
+    axes = None if call.attrs.axis is None else tuple(int(axis) for axis in call.attrs.axis)
+    return np.asarray(x[0].sum(axis=axes, dtype=x[0].dtype, keepdims=bool(call.attrs.keepdims)))
+
+
 _EVALUATORS: dict[str, Callable[[relax.Call, list[Array], list[int], str], Array | None]] = {
     "divide": _divide,
     "astype": _astype,
@@ -204,6 +212,7 @@ _EVALUATORS: dict[str, Callable[[relax.Call, list[Array], list[int], str], Array
     "full": _full,
     "strided_slice": _slice,
     "dequantize": _dequantize,
+    "sum": _sum,
     "zeros": lambda call, x, shape, dtype: np.zeros(shape, dtype),
     "ones": lambda call, x, shape, dtype: np.ones(shape, dtype),
     "zeros_like": lambda call, x, shape, dtype: np.zeros(shape, dtype),

@@ -12,37 +12,55 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ._dims import static_shape
 from ._ops import constant, dtype_of, is_f32, permute, reshape
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
+from .fold_constants import evaluate
 
 __all__ = ["recognise_weights"]
 
 _LEAST = 1024  # elements of what is worth it
-_READERS = ("relax.subtract", "relax.multiply", "relax.matmul", "relax.permute_dims", "relax.reshape", "relax.take")
+_MOVES = ("relax.reshape", "relax.permute_dims")
+_FACTORS = ("relax.add", "relax.subtract", "relax.multiply")
+_READERS = (*_FACTORS, *_MOVES, "relax.matmul", "relax.take")
 
 
 def recognise_weights(mod: tvm.IRModule) -> tvm.IRModule:
-    return rewrite(rewrite(mod, _converted), _scaled)
+    return rewrite(rewrite(rewrite(mod, _converted), _scaled), _otherwise)
 
 
 def _converted(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if not is_call(value, "relax.astype") or not is_f32(value) or dtype_of(value.args[0]) not in ("int8", "uint8"):
         return None
-    array, users = array_of(value.args[0]), rw.users(var)
-    if array is None or array.size < _LEAST:
+    array, users = _moved_constant(rw, value.args[0]), rw.users(var)
+    if array is None:
         return None
     goes_on = len(users) == rw.count_of(var) and all(is_call(use, *_READERS) for _, use in users)
-    if array.ndim < 2 or not goes_on:
+    if array.ndim < 2 or array.size < _LEAST or not goes_on:
         return constant(array.astype(np.float32))
     one, zero = constant(np.ones((), np.float32)), constant(np.zeros((), array.dtype))
-    return relax.op.dequantize(value.args[0], one, zero, axis=-1, out_dtype="float32")
+    return relax.op.dequantize(constant(array), one, zero, axis=-1, out_dtype="float32")
+
+
+def _moved_constant(rw: Rewriter, expr: relax.Expr) -> Array | None:
+    """A constant, perhaps behind moves."""
+    move = rw.call(expr, *_MOVES)
+    if move is None:
+        return array_of(expr)
+    array, shape = _moved_constant(rw, move.args[0]), static_shape(move)
+    if array is None or shape is None:
+        return None
+    if is_call(move, "relax.reshape"):
+        return array.reshape(shape)
+    axes = move.attrs.axes
+    return np.ascontiguousarray(array.transpose(None if axes is None else [int(axis) for axis in axes]))
 
 
 def _scaled(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    if not is_call(value, "relax.subtract", "relax.multiply") or not is_f32(value):
+    if not is_call(value, *_FACTORS) or not is_f32(value):
         return None
     for operand, other in ((value.args[0], value.args[1]), (value.args[1], value.args[0])):
-        found, factor = _weights(rw, operand), array_of(other)
+        found, factor = _weights(rw, operand), _moved_constant(rw, other)
         if found is None or factor is None or factor.size == 0 or not np.isfinite(factor).all():
             continue
         values, zero = found
@@ -52,9 +70,28 @@ def _scaled(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | Non
         if is_call(value, "relax.multiply"):
             return _dequantized(rw, values, factor, zero)
         info = np.iinfo(values.dtype)
-        if not zero.any() and operand.same_as(value.args[0]) and _integers(factor, info.min, info.max):
+        factor = -factor if is_call(value, "relax.add") else factor
+        first = is_call(value, "relax.add") or operand.same_as(value.args[0])
+        if not zero.any() and first and _integers(factor, info.min, info.max):
             return _dequantized(rw, values, np.ones([1] * values.ndim, np.float32), factor)
     return None
+
+
+def _otherwise(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+    """What else is computed of such weights and constants alone (a zero point that is no whole number) as floats, not by every run."""
+    if not is_call(value, *_FACTORS, "relax.divide") or not is_f32(value):
+        return None
+    known = []
+    for arg in value.args:
+        array = _moved_constant(rw, arg)
+        weights = _weights(rw, arg) if array is None else None
+        known.append(array if weights is None else weights[0].astype(np.float32) - weights[1].astype(np.float32))
+    if any(array is None for array in known):
+        return None
+    folded = evaluate(
+        tvm.ir.Call(value.op, [constant(np.ascontiguousarray(array)) for array in known], value.attrs, []), var
+    )
+    return None if folded is None else constant(folded)
 
 
 def _integers(array: Array, low: int, high: int) -> bool:
@@ -64,7 +101,7 @@ def _integers(array: Array, low: int, high: int) -> bool:
 def _weights(rw: Rewriter, expr: relax.Expr) -> tuple[Array, Array] | None:
     """The numbers and zero points (of as many axes) of weights that are dequantized by 1, perhaps moved as _dequantized does."""
     moves = []
-    while (move := rw.call(expr, "relax.reshape", "relax.permute_dims")) is not None:
+    while (move := rw.call(expr, *_MOVES)) is not None:
         moves.append(move)
         expr = move.args[0]
     call = rw.call(expr, "relax.dequantize")
@@ -76,7 +113,7 @@ def _weights(rw: Rewriter, expr: relax.Expr) -> tuple[Array, Array] | None:
     dims = [1] * values.ndim
     if zero.ndim:
         dims[int(call.attrs.axis) % values.ndim] = zero.size
-    zero = zero.reshape(dims)
+    zero = zero.reshape(dims) if zero.any() else np.zeros([1] * values.ndim, values.dtype)
     if moves and zero.any():
         zero = np.ascontiguousarray(np.broadcast_to(zero, values.shape))
     for move in reversed(moves):

@@ -87,6 +87,31 @@ def _tokens(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, z: torch.Tensor) 
     return F.linear(x, pt2e.dequantize_per_channel(w, s, z, 0, -127, 127, torch.int8))
 
 
+def _symmetric(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, z: torch.Tensor) -> Any:
+    scale, zero = pt2e.choose_qparams_symmetric(x, -127, 127, torch.finfo(torch.float32).eps, torch.int8)
+    q = pt2e.quantize_per_tensor(x, scale, zero, -127, 127, torch.int8)
+    x = pt2e.dequantize_per_tensor(q, scale, zero, -127, 127, torch.int8)
+    return F.linear(x, pt2e.dequantize_per_channel(w, s, z, 0, -127, 127, torch.int8))
+
+
+def _rows(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, z: torch.Tensor) -> Any:
+    """Int8DynamicActivationInt8Weight as torchao exports it for a CPU."""
+    scale = (x.abs().amax(-1, keepdim=True) / 127.5).clamp(min=1e-7)
+    q = torch.clamp(torch.round(x / scale), -128, 127).to(torch.int8)
+    acc = torch._int_mm((q.to(torch.int32) + 128).to(torch.uint8), w.t())
+    acc = acc - w.t().sum(0, keepdim=True, dtype=torch.int32) * 128
+    return acc.to(torch.float32) * scale * s
+
+
+def _unbounded(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, z: torch.Tensor) -> Any:
+    """Right, if slowly: a zero point of 300 or more would not be what a byte says."""
+    zero = (x[:, :1] * 200).round().to(torch.int32)
+    q = (x * 20).round().clamp(0, 255).to(torch.uint8)
+    return F.linear(
+        (q.to(torch.float32) - zero.float()) * 0.05, pt2e.dequantize_per_channel(w, s, z, 0, -127, 127, torch.int8)
+    )
+
+
 GROUPS = {"w": INT8 % 8, "s": torch.rand(N, 3), "z": torch.zeros(N, 3)}
 STORED = {"w": INT8, "s": SCALES, "z": ZEROS}
 FLOATS = {"w": W, "s": SCALES, "z": ZEROS}
@@ -112,8 +137,16 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], dict[str, torch.Tensor], str, int]
     ),
     "16 bits stay floats": (lambda x, w: F.linear(fake(x, 1e-4, 0, -32768, 32767), w), {"w": W}, "gemm_f32", 32),
     "pt2e": (_static, {**STORED, "b": torch.arange(N, dtype=torch.int32) * 9 - 300}, "gemm_u8s8", 8),
-    "pt2e, dynamic": (_dynamic, STORED, "gemm_f32q", 8),
-    "pt2e, tokens": (_tokens, STORED, "gemm_f32q", 8),
+    "pt2e, dynamic": (_dynamic, STORED, "gemm_u8s8", 8),
+    "pt2e, dynamic and symmetric": (_symmetric, STORED, "gemm_u8s8", 8),
+    "pt2e, tokens": (_tokens, STORED, "gemm_u8s8", 8),
+    "torchao, rows": (_rows, STORED, "gemm_u8s8", 8),
+    "torchao, weights": (lambda x, w, s, z: (x @ w.t().to(x.dtype)) * s, STORED, "gemm_f32q", 8),
+    "torchao, zero points": (
+        lambda x, w, s, z: F.linear(x, (w.float() - z.float()[:, None]) * s[:, None]), {**STORED, "z": INT8[:, 0] // 2}, "gemm_f32q", 8,
+    ),
+    "no whole zero point": (lambda x, w, s, z: F.linear(x, (w.float() - 0.5) * s[:, None]), STORED, "gemm_f32", 32),
+    "a zero point that 8 bits may not hold": (_unbounded, STORED, "gemm_f32q", 8),
     "pt2e, groups": (
         lambda x, w, s, z: F.linear(x, pt2e.dequantize_per_channel_group(w, s, z, -8, 7, torch.int8, 32, torch.float32)),
         GROUPS, "gemm_f32q", 4,
@@ -160,3 +193,14 @@ def test_a_layer_of_quantization_aware_training() -> None:
     net.apply(q.disable_fake_quant)
     found, _ = steps(net, draw(2, 3, 12, 12))
     assert found["conv2d_f32"] == 1
+
+
+@pytest.mark.parametrize("kind", ["Linear", "LSTM", "GRU"])
+def test_weights_that_torch_packed_are_refused_by_name(kind: str) -> None:
+    """torch.ao.quantization.quantize_dynamic: torch.export cannot read them."""
+    part = nn.Linear(8, 8) if kind == "Linear" else getattr(nn, kind)(8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(part), {type(part)}, dtype=torch.qint8)
+        with pytest.raises(maas_rt.Error, match=rf"^0 \(torch.ao.nn.quantized.dynamic.{kind}\) .* PT2E"):
+            compile_model(model, (draw(3, 2, 8),))

@@ -237,6 +237,18 @@ def _as_torch(value: Any) -> Any:
     return value.detach() if isinstance(value, torch.Tensor) else value
 
 
+def _packed(module: torch.nn.Module) -> str | None:
+    """The first part of the kind that torch.ao's eager quantization makes, by its name and type."""
+    for name, part in module.named_modules():
+        home = type(part).__module__
+        if (
+            home.startswith(("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized."))
+            and ".reference." not in home
+        ):
+            return f"{name or 'the model'} ({home.split('.modules')[0]}.{type(part).__name__})"
+    return None
+
+
 def _exported(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> torch.export.ExportedProgram:
@@ -250,6 +262,12 @@ def _exported(
             text = "; ".join(dict.fromkeys(marked))
             raise InvalidArgumentError(
                 f"the model does not work with the dynamic dimensions that were asked for: {text}"
+            ) from error
+        packed = _packed(module)
+        if packed is not None:
+            raise ImportModelError(
+                f"{packed} has weights that torch packed for kernels of its own, which torch.export cannot read: compile the float model, with "
+                "a recipe of maas_rt.compiler or quantized by PT2E or quantize_ of torchao, whose operators an export keeps"
             ) from error
         text = " ".join(lines[:2])
         raise ImportModelError(f"torch.export cannot trace the model: {text or type(error).__name__}") from error

@@ -262,6 +262,13 @@ def convert_element_type(c: Context, input: Expr, dtype: Any) -> Expr:
     return c.cast(input, tvm_dtype(dtype))
 
 
+@converts("aten._int_mm.default")
+def int_mm(c: Context, x: Expr, mat2: Expr) -> Expr:
+    """Of 8-bit integers, summed in 32."""
+    wide = [c.cast(part, "int32") for part in (x, mat2)]
+    return c.emit(OP.matmul(*wide, "int32"))
+
+
 # ---- scales that a run computes
 
 
