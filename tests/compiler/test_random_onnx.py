@@ -86,10 +86,10 @@ def test_each_operator_and_type() -> None:
             node("RandomNormal", "", "own", shape=[300], seed=3.5),
             node("RandomNormal", "", "same", shape=[200], seed=3.5),
         ],
-        [info("x", ["n", 256]), info("chances", ["n", 256], F64), info("logits", [2, 4]), info("ratio", []), info("training", [], B)],
+        [info("x", ["n", 256]), info("chances", ["n", 256], F64), info("logits", ["rows", "classes"]), info("ratio", []), info("training", [], B)],
         [
             info("normal", [300]), info("uniform", [300], F64), info("normal_like", ["n", 256]), info("uniform_like", ["n", 256], F16),
-            info("normal_double", ["n", 256], F64), info("coins", ["n", 256], I32), info("chosen", [2, 20_000], I32),
+            info("normal_double", ["n", 256], F64), info("coins", ["n", 256], I32), info("chosen", ["rows", 20_000], I32),
             info("dropped", ["n", 256]), info("mask", ["n", 256], B), info("own", [300]), info("same", [200]),
         ],
     )  # fmt: skip

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from maas_rt.compiler import Int8, Recipe, compile
 from maas_rt.compiler._against import verify_file
+from maas_rt.compiler._configs import CompileOptions
+from maas_rt.compiler._pipeline import compile_imported
 from maas_rt.compiler.importers import import_model
 from maas_rt.compiler.importers._noise import Noise
 from onnx import helper
@@ -99,6 +101,27 @@ def test_loops_of_torch(count: int) -> None:
     assert (out["output_0"] == x.numpy()).all() == (count == 0)
 
 
+class Recurrent(nn.Module):
+    """Dropout between layers; torch's own decomposition of RNN forgets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes: dict[str, Any] = {"input_size": 3, "hidden_size": 4, "num_layers": 2, "dropout": 0.4}
+        self.rnn, self.gru = nn.RNN(**sizes, bidirectional=True), nn.GRU(**sizes)
+        self.lstm = nn.LSTM(**sizes, bidirectional=True, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.rnn(x)[0], self.gru(x)[0], self.lstm(x)[0]
+
+
+def test_dropout_between_recurrent_layers() -> None:
+    artifact = compile(exported(Recurrent(), torch.randn(5, 2, 3)))
+    assert artifact.manifest["draws"] and artifact.manifest["verified"]["max_relative_error"] <= 1e-5
+    model, x = maas_rt.load(artifact), np.ones((5, 2, 3), np.float32)
+    one, two, again = (model.run({"x": x}, seed=seed) for seed in (1, 2, 1))
+    assert all((one[name] == again[name]).all() and (one[name] != two[name]).any() for name in one)
+
+
 class Rare(nn.Module):
     """In half precision, of sizes that a run decides, of a range that is a size."""
 
@@ -177,6 +200,20 @@ def test_files_recipes_and_prefixes(tmp_path: Path) -> None:
     cut, name = imported.source.prefix(2)
     assert name == "sample (RandomNormalLike)" and cut.draws and not imported.source.prefix(1)[0].draws
     assert np.allclose(x @ np.zeros((8, 4)) + cut.source.run({"x": x})["noise"], whole["y"] - imported.source.prefix(1)[0].source.run({"x": x})["mean"], atol=1e-5)  # fmt: skip
+
+
+def test_a_source_that_draws_unseen_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the importer took for steady: a comparison with a model that moves says nothing."""
+    imported = import_model(nn.Linear(3, 64), (torch.ones(2, 3),))
+    steady = imported.source.run
+    noise = np.random.default_rng(0)
+    monkeypatch.setattr(
+        imported.source,
+        "run",
+        lambda inputs: {k: v + noise.standard_normal(v.shape, np.float32) for k, v in steady(inputs).items()},
+    )
+    with pytest.raises(maas_rt.VerificationError, match="gives another output output_0 each time"):
+        compile_imported(imported, CompileOptions())
 
 
 def test_a_model_without_chance_is_as_before() -> None:

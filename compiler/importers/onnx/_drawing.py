@@ -148,8 +148,7 @@ def _multinomial(
     x = w.cast(inputs[0], "float64")
     weights = w("Exp", w("Sub", x, w.reduced("ReduceMax", x)))
     sums = w("CumSum", weights, w.const(1, "int64"))  # [rows, classes]
-    end = w.const([np.iinfo(np.int64).max], "int64")
-    whole = w("Slice", sums, w.const([-1], "int64"), end, w.const([1], "int64"))
+    whole = w("Gather", sums, w.const([-1], "int64"), axis=-1)
     aims = w("Mul", u, whole)  # [rows, samples]
     shape = w("Shape", sums)
     one, zero, two = (w.const([k], "int64") for k in (1, 0, 2))

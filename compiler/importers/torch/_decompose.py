@@ -156,10 +156,32 @@ def _table(wide: bool) -> Any:
         if isinstance(operator, torch._ops.OpOverload) and operator not in table and operator.namespace == "aten":
             table[operator] = function
     table.update(_quantized_decomposed())
+    for operator in (torch.ops.aten.rnn_tanh.input, torch.ops.aten.rnn_relu.input):
+        if operator in table:
+            table[operator] = _with_dropout(operator, table[operator])
     known = CONVERTERS.keys() | WHOLE
     for operator in [op for op in table if str(op) in known or str(op).replace("_.", ".", 1) in known]:
         table.pop(operator)
     return table
+
+
+def _with_dropout(operator: Any, decomposed: Any) -> Any:
+    """torch's decomposition of a recurrent network, which forgets the dropout between layers in training."""
+
+    def decompose_layers(input: Any, hx: Any, params: Any, has_biases: bool, num_layers: int, dropout: float, train: bool,
+                         bidirectional: bool, batch_first: bool) -> Any:  # fmt: skip
+        if not train or dropout == 0 or num_layers == 1:
+            return decomposed(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+        count, directions, ends = len(params) // num_layers, 1 + bidirectional, []
+        for layer in range(num_layers):
+            own, start = params[layer * count : (layer + 1) * count], hx[layer * directions : (layer + 1) * directions]
+            input, end = operator(input, start, own, has_biases, 1, 0.0, False, bidirectional, batch_first)
+            ends.append(end)
+            if layer < num_layers - 1:
+                input = torch.dropout(input, dropout, True)
+        return input, torch.cat(ends)
+
+    return decompose_layers
 
 
 def _quantized_decomposed() -> dict[Any, Any]:

@@ -27,8 +27,13 @@ class GivenNoise:
     """What one call of a random operator draws; `dtype` is that of its first result."""
 
     def __init__(self, number: int, iterations: Sequence[int], dtype: torch.dtype) -> None:
+        self._iterations = list(iterations)
         self._place = {"key": SHARED_SEED, "number": number, "draw": combined(iterations)}
         self.dtype = dtype
+
+    def at(self, part: int) -> GivenNoise:
+        """What the same call draws for one of several parts of it."""
+        return GivenNoise(self._place["number"], [*self._iterations, part], self.dtype)
 
     def uniform(self, shape: Sequence[int], wide: bool = False) -> Tensor:
         return self._made("uniform", shape, wide)
@@ -243,6 +248,26 @@ def _attention(given: GivenNoise, query: Tensor, key: Tensor, value: Tensor, att
     return (thinned(weights, kept, dropout_p) @ value.to(wide)).to(query.dtype)
 
 
+@_draws("aten.lstm.input", "aten.gru.input")
+def _recurrent(given: GivenNoise, input: Tensor, hx: Any, params: list[Tensor], has_biases: bool, num_layers: int, dropout: float,
+               train: bool, bidirectional: bool, batch_first: bool) -> tuple[Tensor, ...]:  # fmt: skip
+    """A layer at a time, dropout of what each hands to the next, time in front."""
+    states = hx if isinstance(hx, (list, tuple)) else [hx]
+    cell = torch.ops.aten.gru.input if len(states) == 1 else torch.ops.aten.lstm.input
+    turned, ends = batch_first and input.dim() == 3, []
+    x, directions = (input.transpose(0, 1) if turned else input), 1 + bidirectional
+    count = directions * (4 if has_biases else 2)
+    for layer in range(num_layers):
+        own = params[layer * count : (layer + 1) * count]
+        starts = [h[layer * directions : (layer + 1) * directions] for h in states]
+        first = starts if len(starts) > 1 else starts[0]
+        x, *last = cell(x, first, own, has_biases, 1, 0.0, False, bidirectional, False)
+        ends.append(last)
+        if layer < num_layers - 1:
+            x = thinned(x, given.at(layer).uniform(x.shape) >= dropout, dropout)
+    return (x.transpose(0, 1) if turned else x, *[torch.cat(each) for each in zip(*ends)])
+
+
 # ---- running ---------------------------------------------------------------------------------------------------------------
 
 
@@ -256,10 +281,20 @@ def numbers_of(module: fx.GraphModule) -> dict[fx.Node, int]:
 
 
 def _may_draw(node: fx.Node) -> bool:
-    if str(node.target) != "aten.scaled_dot_product_attention.default":
-        return True
-    p = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
-    return bool(p != 0)
+    """Whether an operator that has dropout as an option uses it."""
+    if str(node.target) == "aten.scaled_dot_product_attention.default":
+        return bool(_argument(node, 4, "dropout_p") or 0.0)
+    if str(node.target) in ("aten.lstm.input", "aten.gru.input"):
+        return (
+            bool(_argument(node, 5, "dropout"))
+            and bool(_argument(node, 6, "train"))
+            and _argument(node, 4, "num_layers") != 1
+        )
+    return True
+
+
+def _argument(node: fx.Node, position: int, name: str) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name)
 
 
 def _nodes(module: fx.GraphModule) -> Any:

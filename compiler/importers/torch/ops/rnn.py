@@ -1,4 +1,4 @@
-"""LSTM and GRU as calls of their kernels, a layer at a time."""
+"""LSTM and GRU as calls of their kernels, a layer at a time; in training with dropout of what a layer hands to the next."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tvm import relax
 from ....passes._kernel_call import make_kernel_call
 from .._context import Context, Expr, as_expr
 from .._registry import NotConvertible, converts
+from .random import thinned
 
 OP = relax.op
 
@@ -36,8 +37,6 @@ def gru(c: Context, input: Expr, hx: Expr, params: list[Expr], has_biases: bool,
 
 def _recurrent(c: Context, contract: str, gates: int, x: Expr, hx: list[Expr], params: list[Expr], has_biases: bool, layers: int,
                dropout: float, train: bool, bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
-    if train and dropout > 0:
-        raise NotConvertible("dropout in training mode, which is random: call eval() before the export")
     if c.dtype(x) != "float32":
         raise NotConvertible(f"dtype {c.dtype(x)}")
     lone = c.rank(x) == 2
@@ -53,6 +52,9 @@ def _recurrent(c: Context, contract: str, gates: int, x: Expr, hx: list[Expr], p
         starts = [_start(c, h, layer * directions, directions) for h in hx]
         x, *last = _layer(c, contract, gates, x, starts, [own[i * width : (i + 1) * width] for i in range(directions)])
         finals.append(last)
+        if train and dropout > 0 and layer < layers - 1:
+            with c.noise.iteration(layer):  # of the operator's one number, a draw for each layer
+                x = thinned(c, x, None, dropout)
     ends = [parts[0] if layers == 1 else c.emit(OP.concat(parts, axis=0)) for parts in (list(p) for p in zip(*finals))]
     if lone:
         shape = c.shape(x)
