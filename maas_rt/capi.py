@@ -136,6 +136,7 @@ class Model:
         if seed is not None:
             options.seeded, options.seed = 1, _check_seed(seed)
         options.cancel = cancel._handle if cancel is not None else ffi.NULL
+        options.exact_outputs = 1
         if deadline is not None:
             options.deadline_ns = max(1, time.monotonic_ns() + int(deadline * 1e9))
         session = self._take()
@@ -147,15 +148,9 @@ class Model:
                 self._idle.append(session)
 
     def _result(self, info: TensorInfo, tensor: Any, out: Mapping[str, Array] | None) -> Array:
-        shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
         if out and info.name in out:
-            buffer = out[info.name]
-            if buffer.shape != shape:
-                raise InvalidArgumentError(
-                    f"the buffer for output {info.name!r} has shape {buffer.shape} and the result has {shape}: give a "
-                    "buffer of that shape"
-                )
-            return buffer
+            return out[info.name]
+        shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
         array = np.empty(shape, _numpy_dtype(tensor.dtype, info.name))
         ffi.memmove(ffi.cast("void*", array.ctypes.data), tensor.data, array.nbytes)
         return array

@@ -60,7 +60,8 @@ Status make_request(mrt_session* session, const mrt_tensor* inputs, size_t input
           static_cast<uint32_t>(o.entry),
           state,
           o.seeded != 0 ? std::optional<uint64_t>(o.seed) : std::nullopt,
-          {o.cancel ? &o.cancel->set : nullptr, o.deadline_ns, o.poll, o.poll_user}};
+          {o.cancel ? &o.cancel->set : nullptr, o.deadline_ns, o.poll, o.poll_user},
+          o.exact_outputs != 0};
   return Status();
 }
 

@@ -247,7 +247,7 @@ MRT_API void mrt_session_free(mrt_session* session);
 
 /* Cancels runs that were given it: any thread may set it. A run looks at it, at its deadline and at `poll` between two
  * steps, and within steps that take long between the pieces that their work is cut into, each of which takes well below
- * a second for all but a few operators (a sort of a very long line, a product with one very large row). */
+ * a second. */
 typedef struct mrt_cancel mrt_cancel;
 MRT_API mrt_status mrt_cancel_create(mrt_cancel** out);
 MRT_API void mrt_cancel_set(mrt_cancel* cancel);
@@ -268,13 +268,18 @@ typedef struct mrt_run_options {
   int32_t seeded; /* not 0: the run draws its random numbers from `seed`; 0: from a seed that the system gives */
   uint64_t seed;  /* the same seed and inputs give the same numbers on every CPU and number of threads; a program that
                      draws none takes no notice */
+  int32_t exact_outputs; /* not 0: an output whose data is not NULL must have exactly the result's ndim and shape, else
+                          * the run fails with MRT_ERROR_SHAPE */
 } mrt_run_options;
 
 /* Run once. inputs: input_count tensors in the program's order, any strides. outputs: output_count tensors; where
  * data is NULL the session's memory is used and the tensor is filled in (data, shape, dtype; valid until the session's
  * next run or its end); where data is not NULL the result is written there: bytes (or shape) says how much room
  * there is, and shape, ndim, dtype are filled in. `shape` then points to memory of the session. A tensor that a run
- * filled in with session memory may be handed in again as it is: it counts as one whose data is NULL. The same inputs
+ * filled in with session memory may be handed in again as it is: it counts as one whose data is NULL. An output may be
+ * written over an input; two outputs that share memory, or one in memory of the run's state, are refused. A buffer that
+ * turns out too small for a size that the run decides fails the run, state and all; what a failed run leaves in buffers
+ * is of no use. The same inputs
  * of the same shapes give the same bits; an element may differ in the last place between batches of different sizes,
  * for which other tiles fit. options may be NULL. After its first run at a shape a session allocates nothing. */
 MRT_API mrt_status mrt_session_run(mrt_session* session, const mrt_tensor* inputs, size_t input_count,

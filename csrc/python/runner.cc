@@ -2,6 +2,7 @@
 // a small model costs less than pybind11's dispatch.
 //
 // Sessions are taken from and given back to the runner's pool while the GIL is held, so the pool needs no lock.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -115,7 +116,7 @@ std::string names_of(const std::vector<ValueSpec>& values) {
 
 // Where one output of a run goes.
 struct Output {
-  py::object array;    // the result that the caller gets
+  py::object array;    // the result, and what the caller gets
   py::object copy_to;  // the caller's buffer, if the result must be copied into it
   bool given = false;  // array is the caller's buffer
   ArrayView view;
@@ -134,6 +135,36 @@ bool check_buffer(const ValueSpec& spec, const mrt_tensor& tensor) {
                 shape_text(tensor.ndim, tensor.shape).c_str(), PyTuple_GetItem(spec.info.ptr(), 2));
   }
   return fits;
+}
+
+// A new array that the result is written into, of a shape that is known.
+bool write_into_new(const ValueSpec& spec, int ndim, const py::ssize_t* shape, Output* output, mrt_tensor* tensor) {
+  tensor->bytes = dense_bytes(spec.dtype, ndim, shape);
+  output->array = py::reinterpret_steal<py::object>(new_array(spec.descr, ndim, shape, tensor->bytes));
+  if (!output->array) return false;
+  const auto* array = py::detail::array_proxy(output->array.ptr());
+  tensor->data = array->data;
+  tensor->dtype = spec.dtype;
+  tensor->ndim = ndim;
+  tensor->shape = array->dimensions;
+  return true;
+}
+
+// The same for a caller's buffer that the result is to be copied into.
+bool write_into_like(const ValueSpec& spec, Output* output, mrt_tensor* tensor) {
+  const auto* like = py::detail::array_proxy(output->copy_to.ptr());
+  try {
+    const py::object dtype = output->copy_to.attr("dtype");
+    if (!dtype.equal(spec.descr)) {
+      set_invalid("the buffer for output '%s' has dtype %S and must have %S", spec.text.c_str(), dtype.ptr(),
+                  spec.descr.ptr());
+      return false;
+    }
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return false;
+  }
+  return write_into_new(spec, like->nd, like->dimensions, output, tensor) && check_buffer(spec, *tensor);
 }
 
 // Before the run: the caller's buffer, or a new array where the shape is known; else the session's memory.
@@ -155,31 +186,37 @@ bool prepare_output(const ValueSpec& spec, PyObject* buffer, Output* output, mrt
                 dtype_name(spec.dtype).c_str());
     return false;
   }
-  if (!spec.fixed) return true;
-  output->array = py::reinterpret_steal<py::object>(
-      new_array(spec.descr, static_cast<int>(spec.shape.size()), spec.shape.data(), spec.bytes));
-  if (!output->array) return false;
-  tensor->data = py::detail::array_proxy(output->array.ptr())->data;
-  tensor->dtype = spec.dtype;
-  tensor->ndim = static_cast<int32_t>(spec.shape.size());
-  tensor->shape = spec.shape.data();
-  tensor->bytes = spec.bytes;
+  if (output->copy_to) return write_into_like(spec, output, tensor);
+  return !spec.fixed || write_into_new(spec, static_cast<int>(spec.shape.size()), spec.shape.data(), output, tensor);
+}
+
+// Buffers that results are copied into share no memory with others; those that a run writes into are the library's to
+// check.
+bool check_apart(const EntrySpec& entry, const RunArgs& args, Output* outputs) {
+  try {
+    const size_t n = entry.outputs.size();
+    for (size_t i = 0; i < n; ++i) {
+      if (!outputs[i].copy_to) continue;
+      for (size_t j = 0; j < n; ++j) {
+        PyObject* other = i == j ? nullptr : PyDict_GetItemWithError(args.out, entry.outputs[j].name.ptr());
+        if (!other || !is_numpy(other)) continue;
+        if (!py::module_::import("numpy").attr("shares_memory")(outputs[i].copy_to, py::handle(other)).cast<bool>())
+          continue;
+        set_invalid("the buffers for outputs '%s' and '%s' share memory: give each its own",
+                    entry.outputs[std::min(i, j)].text.c_str(), entry.outputs[std::max(i, j)].text.c_str());
+        return false;
+      }
+    }
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return false;
+  }
   return true;
 }
 
 // After the run: a copy where the result lies in the session's memory, and the caller's buffers filled.
-bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, const mrt_tensor& before, Output* output) {
-  if (output->given) {
-    bool same_shape = tensor.ndim == before.ndim;
-    const auto* shape = before.shape;
-    for (int i = 0; same_shape && i < tensor.ndim; ++i) same_shape = tensor.shape[i] == shape[i];
-    if (!same_shape) {
-      set_invalid("the buffer for output '%s' has shape %s and the result has %s: give a buffer of that shape",
-                  spec.text.c_str(), shape_text(before.ndim, shape).c_str(),
-                  shape_text(tensor.ndim, tensor.shape).c_str());
-    }
-    return same_shape;
-  }
+bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, Output* output) {
+  if (output->given) return true;
   if (!output->array) {
     const size_t bytes = dense_bytes(spec.dtype, tensor.ndim, tensor.shape);
     output->array = py::reinterpret_steal<py::object>(new_array(spec.descr, tensor.ndim, tensor.shape, bytes));
@@ -188,12 +225,6 @@ bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, const mrt_te
   }
   if (output->copy_to) {
     try {
-      const py::tuple have = output->copy_to.attr("shape"), want = output->array.attr("shape");
-      if (!have.equal(want) || !output->copy_to.attr("dtype").equal(output->array.attr("dtype"))) {
-        set_invalid("the buffer for output '%s' has shape %S and dtype %S and must have %S and %S", spec.text.c_str(),
-                    have.ptr(), output->copy_to.attr("dtype").ptr(), want.ptr(), output->array.attr("dtype").ptr());
-        return false;
-      }
       py::module_::import("numpy").attr("copyto")(output->copy_to, output->array);
     } catch (py::error_already_set& error) {
       error.restore();
@@ -250,13 +281,13 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, 
     if (!views[i].view(inputs[i], "input", entry.inputs[i].text.c_str(), &in[i])) return nullptr;
   }
   Few<Output, 4> outputs(n_out);
-  Few<mrt_tensor, 4> out(n_out), before(args.out ? n_out : 0);
+  Few<mrt_tensor, 4> out(n_out);
   for (size_t i = 0; i < n_out; ++i) {
     PyObject* buffer = args.out ? PyDict_GetItemWithError(args.out, entry.outputs[i].name.ptr()) : nullptr;
     if (!buffer && args.out && PyErr_Occurred()) return nullptr;
     if (!prepare_output(entry.outputs[i], buffer, &outputs[i], &out[i])) return nullptr;
-    if (args.out) before[i] = out[i];
   }
+  if (args.out && !check_apart(entry, args, outputs.data())) return nullptr;
   Lease lease(state);
   if (!lease.session()) return nullptr;
   mrt_run_options options{};
@@ -267,6 +298,7 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, 
   options.state = args.state;
   options.seeded = args.seeded;
   options.seed = args.seed;
+  options.exact_outputs = 1;
   Released released;
   options.poll = interruption();
   options.poll_user = &released;
@@ -284,7 +316,7 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, 
     return nullptr;
   }
   for (size_t i = 0; i < n_out; ++i) {
-    if (!finish_output(entry.outputs[i], out[i], args.out ? before[i] : out[i], &outputs[i])) return nullptr;
+    if (!finish_output(entry.outputs[i], out[i], &outputs[i])) return nullptr;
   }
   if (call && n_out == 1) return outputs[0].array.release().ptr();
   PyObject* dict = PyDict_New();

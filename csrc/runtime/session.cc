@@ -79,6 +79,8 @@ Session::Session(Program* program, int32_t threads, bool profile, int32_t layout
     extents = std::max(extents, n);
   }
   in_place_.assign(outputs, 0);
+  written_.assign(outputs, Span());
+  loose_.assign(outputs, 0);
   results_.assign(outputs, nullptr);
   issued_.assign(outputs, nullptr);
   last_.assign(extents, -1);
@@ -280,9 +282,7 @@ Status Session::place_inputs(const RunRequest& r) {
     if (!t.data && bytes > 0)
       return fail(MRT_ERROR_INVALID_ARGUMENT, "input '%s' has no data", info.input_texts[i].name.c_str());
     const bool dense = is_contiguous(t.shape, t.strides, t.ndim);
-    // What this session gave away may be given to it, but is about to be written anew.
-    const bool own = outputs_.owns(t.data) || executor_.owns(t.data);
-    if (bytes > 0 && dense && !own && aligned(t.data, info.input_texts[i].dtype)) {
+    if (bytes > 0 && dense && aligned(t.data, info.input_texts[i].dtype) && !must_copy(r, i, span_of(t.data, bytes))) {
       layout_->set_external(i, static_cast<uint8_t*>(t.data));
       continue;
     }
@@ -300,12 +300,35 @@ Status Session::place_inputs(const RunRequest& r) {
   return Status();
 }
 
-bool Session::overlaps_input(const RunRequest& r, const void* data, size_t bytes) const {
-  const uint8_t* begin = static_cast<const uint8_t*>(data);
-  for (size_t i = 0; i < r.input_count; ++i) {
-    const uint8_t* in = layout_->external_base[i];
-    if (in < begin + bytes && begin < in + layout_->input_bytes[i]) return true;
+// Whether the run may write over an input that is still to be read.
+bool Session::must_copy(const RunRequest& r, size_t input, const Span& span) const {
+  // What this session gave away may be given to it, but is about to be written anew.
+  const void* data = r.inputs[input].data;
+  if (outputs_.owns(data) || executor_.owns(data) || overlaps_state(r, span)) return true;
+  // Results are delivered one after the other, and one may be the input itself.
+  const EntryInfo& info = program_->entries()[r.entry];
+  bool delivered = false, over = false;
+  for (size_t i = 0; i < r.output_count; ++i) {
+    const mrt_tensor& t = r.outputs[i];
+    size_t room = t.bytes;
+    if (t.data && room == 0 && t.shape && t.ndim > 0 && t.ndim <= MRT_MAX_RANK)
+      (void)tensor_bytes(info.output_texts[i].dtype, t.shape, static_cast<size_t>(t.ndim), &room);
+    over = over || (t.data && span.overlaps(span_of(t.data, std::max<size_t>(room, layout_->outputs[i].bytes))));
+    delivered = delivered || program_->root(layout_->outputs[i].value) == info.entry->inputs[input];
   }
+  return over && delivered;
+}
+
+bool Session::overlaps_input(const RunRequest& r, const Span& span) const {
+  for (size_t i = 0; i < r.input_count; ++i)
+    if (span.overlaps(span_of(layout_->external_base[i], layout_->input_bytes[i]))) return true;
+  return false;
+}
+
+bool Session::overlaps_state(const RunRequest& r, const Span& span) const {
+  if (!r.state) return false;
+  for (size_t s = 0; s < program_->plan().states.size(); ++s)
+    if (span.overlaps(span_of(r.state->data(s), r.state->bytes(s)))) return true;
   return false;
 }
 
@@ -326,8 +349,10 @@ uint8_t* Session::session_output(const OutputPlace& place) {
   return outputs_.data() + place.session_offset;
 }
 
-// Whether the caller's tensor takes the value: dtype, and room by bytes or else by shape.
-Status Session::check_room(const mrt_tensor& t, const Tensor& value, const char* name) const {
+// Whether the caller's tensor takes the value: dtype, and room by bytes or else by shape, which no other output takes.
+Status Session::check_room(const RunRequest& r, size_t output, const Tensor& value) {
+  const mrt_tensor& t = r.outputs[output];
+  const char* name = program_->entries()[r.entry].output_texts[output].name.c_str();
   if (t.dtype.bits != 0 && (t.dtype.code != value.dtype.code || t.dtype.bits != value.dtype.bits)) {
     char have[40], want[40];
     return fail(MRT_ERROR_DTYPE, "output '%s' is to be written as %s, expected %s", name,
@@ -341,6 +366,13 @@ Status Session::check_room(const mrt_tensor& t, const Tensor& value, const char*
     return fail(MRT_ERROR_SHAPE, "output '%s' has strides for the shape %s, expected %s", name,
                 has_shape ? shape_text(t.shape, t.ndim).c_str() : "of another rank",
                 shape_text(value.shape, value.ndim).c_str());
+  if (r.exact_outputs && !same)
+    return fail(MRT_ERROR_SHAPE,
+                "the buffer for output '%s' has shape %s and the result has %s: give a buffer of that shape", name,
+                has_shape ? shape_text(t.shape, t.ndim).c_str() : "of another rank",
+                shape_text(value.shape, value.ndim).c_str());
+  written_[output] = span_of(t.data, value.bytes, value.shape, t.strides, value.ndim, value.dtype.bytes());
+  MRT_TRY(check_apart(r, output));
   if (t.strides) return Status();
   size_t room = t.bytes;
   if (room == 0 && (!has_shape || !tensor_bytes(value.dtype, t.shape, static_cast<size_t>(t.ndim), &room))) room = 0;
@@ -349,18 +381,32 @@ Status Session::check_room(const mrt_tensor& t, const Tensor& value, const char*
               room, value.bytes, shape_text(value.shape, value.ndim).c_str());
 }
 
+// Of the outputs whose memory is known so far.
+Status Session::check_apart(const RunRequest& r, size_t output) const {
+  const std::vector<ValueText>& texts = program_->entries()[r.entry].output_texts;
+  for (size_t i = 0; i < r.output_count; ++i)
+    if (i != output && written_[output].overlaps(written_[i]))
+      return fail(MRT_ERROR_INVALID_ARGUMENT, "the buffers for outputs '%s' and '%s' share memory: give each its own",
+                  texts[i].name.c_str(), texts[output].name.c_str());
+  if (overlaps_state(r, written_[output]))
+    return fail(MRT_ERROR_INVALID_ARGUMENT,
+                "the buffer for output '%s' lies in the run's state: give memory of its own",
+                texts[output].name.c_str());
+  return Status();
+}
+
 // Decides for each output whether steps write it into the caller's memory, into the session's, or elsewhere.
 Status Session::place_outputs(const RunRequest& r) {
   const EntryInfo& info = program_->entries()[r.entry];
+  std::fill(written_.begin(), written_.end(), Span());
   for (size_t i = 0; i < r.output_count; ++i) {
     const OutputPlace& place = layout_->outputs[i];
     const mrt_tensor& t = r.outputs[i];
     in_place_[i] = 0;
-    if (t.data && !place.dynamic)
-      MRT_TRY(check_room(t, layout_->values[place.value], info.output_texts[i].name.c_str()));
+    if (t.data && !place.dynamic) MRT_TRY(check_room(r, i, layout_->values[place.value]));
     if (place.external < 0) continue;
     if (t.data && aligned(t.data, info.output_texts[i].dtype) && is_contiguous(t.shape, t.strides, t.ndim) &&
-        !overlaps_input(r, t.data, place.bytes)) {
+        !overlaps_input(r, written_[i])) {
       in_place_[i] = 1;
       layout_->set_external(static_cast<size_t>(place.external), static_cast<uint8_t*>(t.data));
       continue;
@@ -408,20 +454,29 @@ void* Session::staged_value(uint32_t state) const { return layout_->values[progr
 // What the run computed: finds every output's value, and room for it.
 Status Session::complete_outputs(const RunRequest& r) {
   const EntryInfo& info = program_->entries()[r.entry];
+  const size_t behind = align_up(layout_->output_total + 1, kAlignment);
+  size_t total = behind;
   for (size_t i = 0; i < r.output_count; ++i) {
     const OutputPlace& place = layout_->outputs[i];
     const mrt_tensor& t = r.outputs[i];
     const char* name = info.output_texts[i].name.c_str();
+    loose_[i] = 0;
     if (!issued_[i] && !(issued_[i] = take_issued()))
       return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the shape of output '%s'", name);
     results_[i] = &layout_->values[place.value];
     if (place.dynamic) {
       MRT_TRY(executor_.read(place.value, &results_[i]));
-      if (t.data) MRT_TRY(check_room(t, *results_[i], name));
+      if (t.data) MRT_TRY(check_room(r, i, *results_[i]));
+      if (!t.data && !executor_.owns(results_[i]->data)) {
+        loose_[i] = total;
+        total += align_up(std::max<size_t>(results_[i]->bytes, 1), kAlignment);
+      }
     } else if (!t.data && place.external < 0 && !session_output(place)) {
       return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes of output '%s'", place.bytes, name);
     }
   }
+  if (total > behind && !outputs_.reserve(total))
+    return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes of the outputs", total);
   return Status();
 }
 
@@ -437,10 +492,9 @@ void Session::deliver(const RunRequest& r) {
       t.strides = nullptr;
       t.bytes = value.bytes;
       // What is not the session's to give away (a constant, an input, a state) is copied.
-      if (place.external < 0 && !place.dynamic) {
-        t.data = session_output(place);
-        if (place.bytes > 0) std::memcpy(t.data, value.data, place.bytes);
-        t.bytes = place.bytes;
+      if (loose_[i] > 0 || (place.external < 0 && !place.dynamic)) {
+        t.data = loose_[i] > 0 ? outputs_.data() + loose_[i] : session_output(place);
+        if (value.bytes > 0) std::memcpy(t.data, value.data, value.bytes);
       }
     } else if (!in_place_[i] && value.bytes > 0) {
       if (is_contiguous(value.shape, t.strides, value.ndim))

@@ -13,6 +13,7 @@
 #include "runtime/issued.h"
 #include "runtime/layout.h"
 #include "runtime/program.h"
+#include "runtime/span.h"
 #include "runtime/state.h"
 
 namespace mrt {
@@ -26,6 +27,7 @@ struct RunRequest {
   State* state;
   std::optional<uint64_t> seed;  // none: one is drawn where the program needs it
   RunControl control;
+  bool exact_outputs;
 };
 
 class Session {
@@ -69,8 +71,11 @@ class Session {
   Status place_states(const RunRequest& request);
   Status place_seed(const RunRequest& request);
   void* staged_value(uint32_t state) const;
-  Status check_room(const mrt_tensor& tensor, const Tensor& value, const char* name) const;
-  bool overlaps_input(const RunRequest& request, const void* data, size_t bytes) const;
+  Status check_room(const RunRequest& request, size_t output, const Tensor& value);
+  Status check_apart(const RunRequest& request, size_t output) const;
+  bool overlaps_input(const RunRequest& request, const Span& span) const;
+  bool must_copy(const RunRequest& request, size_t input, const Span& span) const;
+  bool overlaps_state(const RunRequest& request, const Span& span) const;
   Status complete_outputs(const RunRequest& request);
   void commit_states(const RunRequest& request);
   void deliver(const RunRequest& request);
@@ -96,6 +101,8 @@ class Session {
   std::optional<uint64_t> seed_;
   std::vector<IssuedOutput*> issued_;   // by output: its shape as the caller sees it, and what was given away last
   std::vector<uint8_t> in_place_;       // by output: this run writes it straight into the caller's memory
+  std::vector<Span> written_;           // by output: what of the caller's memory it takes; empty until that is known
+  std::vector<size_t> loose_;           // by output: where its copy lies behind those that the layout knows; 0: none
   std::vector<const Tensor*> results_;  // by output: what the run computed
 };
 

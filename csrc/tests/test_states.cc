@@ -106,6 +106,20 @@ StatePlan written_in_a_loop() {
   return p;
 }
 
+// y is the positive elements of x: how many there are is known only when everything has been computed.
+StatePlan finds_its_size() {
+  StatePlan p;
+  const uint32_t n = p.symbol("n", 0, 100), number = p.value("number", Storage::arena, {}, MRT_INT, 64);
+  const uint32_t found = p.value("found", Storage::arena, {p.of(n)});
+  p.code(p.main, "add", {p.states[0], p.x}, {p.y});
+  p.copy(p.y, p.states[0]);
+  p.code(p.main, "count_positive", {p.x}, {number});
+  p.step(p.main, StepKind::bind, "size", "", {number}, {}).binds = {n};
+  p.code(p.main, "take_positive", {p.x}, {found});
+  p.finish(found);
+  return p;
+}
+
 struct Run {
   mrt_status status;
   Values y;
@@ -202,21 +216,90 @@ TEST(states, a_run_that_ends_at_any_step_leaves_all_as_they_were) {
 }
 
 TEST(states, a_run_that_cannot_deliver_leaves_them_as_they_were) {
-  // The size of this output is known only when everything has been computed.
-  StatePlan p;
-  const uint32_t n = p.symbol("n", 0, 100), number = p.value("number", Storage::arena, {}, MRT_INT, 64);
-  const uint32_t found = p.value("found", Storage::arena, {p.of(n)});
-  p.code(p.main, "add", {p.states[0], p.x}, {p.y});
-  p.copy(p.y, p.states[0]);
-  p.code(p.main, "count_positive", {p.x}, {number});
-  p.step(p.main, StepKind::bind, "size", "", {number}, {}).binds = {n};
-  p.code(p.main, "take_positive", {p.x}, {found});
-  p.finish(found);
-  Runner r(p.file());
+  Runner r(finds_its_size().file());
   Values y;
   float small[1] = {0}, large[kExtent] = {0};
   CHECK_EQ(r.run(5, &y, small, sizeof(small)), MRT_ERROR_CAPACITY);
   CHECK(r.states() == Values({1, 10, 100}));
   CHECK_OK(r.run(5, &y, large, sizeof(large)));
   CHECK(r.states() == Values({6, 10, 100}) && y == Values({5, 5}));
+}
+
+TEST(states, a_result_that_the_callers_tensor_does_not_fit_leaves_them_as_they_were) {
+  struct Case {
+    std::vector<int64_t> shape;
+    mrt_dtype dtype;
+    bool exact;
+    mrt_status status;
+  };
+  const mrt_dtype f32 = {MRT_FLOAT, 32, 1}, f64 = {MRT_FLOAT, 64, 1}, i32 = {MRT_INT, 32, 1};
+  const Case cases[] = {
+      {{3}, f32, true, MRT_ERROR_SHAPE},
+      {{1, 2}, f32, true, MRT_ERROR_SHAPE},
+      {{}, f32, true, MRT_ERROR_SHAPE},
+      {{1}, f32, true, MRT_ERROR_SHAPE},
+      {{1}, f32, false, MRT_ERROR_CAPACITY},
+      {{0}, f32, false, MRT_ERROR_CAPACITY},
+      {{-1}, f32, false, MRT_ERROR_CAPACITY},
+      {{2}, f64, false, MRT_ERROR_DTYPE},
+      {{2}, i32, true, MRT_ERROR_DTYPE},
+      {{2}, f32, true, MRT_OK},
+      {{3}, f32, false, MRT_OK},
+      {{2, 2}, f32, false, MRT_OK},
+  };
+  for (const bool later : {false, true}) {  // of a shape that is known before the run, and after it
+    for (const Case& c : cases) {
+      const std::vector<uint8_t> file = (later ? finds_its_size() : copies_at_the_end()).file();
+      Loaded l(file);
+      CHECK_OK(l.status);
+      mrt_state* state = nullptr;
+      CHECK_OK(mrt_state_create(l.program, &state));
+      float x[kExtent] = {5, 5};
+      uint8_t flag = 0;
+      double room[8] = {0};
+      const std::vector<int64_t> shape = {kExtent}, one = {1};
+      const mrt_tensor in[2] = {tensor(x, shape), {&flag, {MRT_UINT, 8, 1}, 1, one.data(), nullptr, 0}};
+      mrt_tensor out = {room, c.dtype, static_cast<int32_t>(c.shape.size()), c.shape.data(), nullptr, 0};
+      mrt_run_options options = {};
+      options.struct_size = sizeof(options);
+      options.state = state;
+      options.exact_outputs = c.exact;
+      CHECK_EQ(mrt_session_run(l.session, in, 2, &out, 1, &options), c.status);
+      mrt_tensor view = {};
+      CHECK_OK(mrt_state_value(state, 0, &view));
+      CHECK_EQ(*static_cast<float*>(view.data), c.status == MRT_OK ? 6.0f : 1.0f);
+      mrt_state_free(state);
+    }
+  }
+}
+
+TEST(states, their_memory_is_an_input_but_no_output) {
+  for (const auto& make : kPlans) {
+    Loaded l(make().file());
+    mrt_state* state = nullptr;
+    CHECK_OK(mrt_state_create(l.program, &state));
+    mrt_tensor a = {}, b = {}, c = {};
+    CHECK_OK(mrt_state_value(state, 0, &a));
+    CHECK_OK(mrt_state_value(state, 1, &b));
+    CHECK_OK(mrt_state_value(state, 2, &c));
+    uint8_t flag = 0;
+    const std::vector<int64_t> one = {1};
+    const mrt_tensor raise = {&flag, {MRT_UINT, 8, 1}, 1, one.data(), nullptr, 0};
+    mrt_run_options options = {};
+    options.struct_size = sizeof(options);
+    options.state = state;
+    const mrt_tensor of_b[2] = {b, raise};  // x = b = 10
+    mrt_tensor out = {};
+    CHECK_OK(mrt_session_run(l.session, of_b, 2, &out, 1, &options));
+    const float* y = static_cast<float*>(out.data);
+    CHECK(y[0] == 11 && y[1] == 11);
+    const auto first = [](const mrt_tensor& t) { return *static_cast<float*>(t.data); };
+    CHECK(first(a) == 11 && first(b) == 21 && first(c) == 1);
+    for (mrt_tensor into : {a, b, c}) {
+      CHECK_EQ(mrt_session_run(l.session, of_b, 2, &into, 1, &options), MRT_ERROR_INVALID_ARGUMENT);
+      CHECK_SAYS(mrt_last_error(), "lies in the run's state");
+      CHECK(first(a) == 11 && first(b) == 21 && first(c) == 1);
+    }
+    mrt_state_free(state);
+  }
 }

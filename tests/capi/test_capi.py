@@ -103,7 +103,7 @@ def test_mistakes_give_one_sentence(sentence: str, arguments: dict[str, Any]) ->
     ("sentence", "buffer"),
     [
         ("float64 and must have float32", np.zeros((2, 4))),
-        (r"shape \(3, 4\)", np.zeros((3, 4), np.float32)),
+        (r"shape \[3, 4\]", np.zeros((3, 4), np.float32)),
         ("contiguous", np.zeros((4, 2), np.float32).T),
         ("contiguous", [0.0]),
     ],

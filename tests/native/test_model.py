@@ -145,7 +145,7 @@ def test_a_mistake_gives_one_sentence(mlp: maas_rt.Model, sentence: str, mistake
         (np.zeros((2, 8), np.float64), "dtype float64 and must have float32"),
         (np.zeros((2, 9), np.float32), r"shape \(2, 9\) and must have \('batch', 8\)"),
         (np.zeros((2, 8, 1), np.float32), r"shape \(2, 8, 1\)"),
-        (np.zeros((3, 8), np.float32), r"shape \(3, 8\) and the result has \(2, 8\)"),
+        (np.zeros((3, 8), np.float32), r"shape \[3, 8\] and the result has \[2, 8\]"),
         (read_only(np.zeros((2, 8), np.float32)), "read-only"),
         (np.zeros((2, 16), np.float64)[:, ::2], "dtype float64"),
         ([0.0], "is a list and must be a writable array"),

@@ -99,3 +99,53 @@ def test_a_state_that_comes_alone_fits_the_model_of_the_same_file(tmp_path: Path
     state = model.state()
     model.run({"x": ONE}, state=state)
     np.testing.assert_array_equal(model.run({"x": ONE}, state=pickle.loads(pickle.dumps(state)))["y"], 12)
+
+
+def test_a_buffer_that_the_result_does_not_fit_leaves_the_state() -> None:
+    b = _tiny.Builder("a state, and an output of open size")
+    b.symbol("n", 1, 64)
+    x, z, total = b.input("x", ["n", 4]), b.input("z", [1, 4]), b.state("sum", np.full((1, 4), 10, np.float32))
+    y, following = b.value("y", ["n", 4]), b.value("following", [1, 4])
+    b.kernel("softmax_f32", [x], [y])
+    b.gemm(z, np.eye(4, dtype=np.float32), following, residual=total)
+    b.copy(following, total)
+    model = maas_rt.load(b.file(y, following), threads=1)
+    state = model.state()
+    inputs = {"x": np.zeros((2, 4), np.float32), "z": ONE}
+    wrong = [np.zeros((3, 4), np.float32), np.zeros((1, 4), np.float32), np.zeros((4, 3), np.float32).T]
+    for buffer in wrong:
+        with pytest.raises(maas_rt.InvalidArgumentError, match="shape"):
+            model.run(inputs, out={"y": buffer}, state=state)
+        with pytest.raises(maas_rt.InvalidArgumentError, match="shape"):
+            model.run_async(inputs, out={"y": buffer}, state=state).result()
+        np.testing.assert_array_equal(state["sum"], 10)
+    with pytest.raises(maas_rt.InvalidArgumentError, match="'following' lies in the run's state"):
+        model.run(inputs, out={"following": state["sum"]}, state=state)
+    np.testing.assert_array_equal(state["sum"], 10)
+    strided = np.zeros((4, 2), np.float32).T
+    assert model.run(inputs, out={"y": strided}, state=state)["y"] is strided
+    np.testing.assert_array_equal(strided, 0.25)
+    np.testing.assert_array_equal(state["sum"], 11)
+    model.run({"x": inputs["x"], "z": state["sum"]}, state=state)  # its own memory as an input
+    np.testing.assert_array_equal(state["sum"], 22)
+
+
+def test_two_outputs_in_one_buffer_are_refused() -> None:
+    b = _tiny.Builder("two outputs")
+    x = b.input("x", [2, 4])
+    y, z = b.value("y", [2, 4]), b.value("z", [2, 4])
+    b.kernel("softmax_f32", [x], [y])
+    b.kernel("softmax_f32", [y], [z])
+    model = maas_rt.load(b.file(y, z), threads=1)
+    memory, data = np.zeros((3, 8), np.float32), np.eye(2, 4, dtype=np.float32)
+    expected = model.run({"x": data})
+    for one, other in [(memory[0], memory[0]), (memory.ravel()[:8], memory.ravel()[7:15])]:
+        with pytest.raises(maas_rt.InvalidArgumentError, match="'y' and 'z' share memory"):
+            model.run({"x": data}, out={"y": one.reshape(2, 4), "z": other.reshape(2, 4)})
+    with pytest.raises(maas_rt.InvalidArgumentError, match="'y' and 'z' share memory"):
+        model.run({"x": data}, out={"y": memory[:2, ::2], "z": memory[1:, ::2]})
+    for one, other in [(memory[:2, ::2], memory[:2, 1::2]), (memory[:2, :4], memory[1:, 4:])]:
+        got = model.run({"x": data}, out={"y": one, "z": other})
+        assert got["y"] is one
+        for name, value in expected.items():
+            np.testing.assert_array_equal(got[name], value)
