@@ -12,8 +12,10 @@ from tvm import tirx
 
 from maas_rt._errors import CompileError
 
+from .._deep import heed
 from ._hide import hide_arithmetic
 from ._link import link_shared
+from ._stops import with_stops
 from ._targets import TargetSpec
 
 __all__ = ["build_code"]
@@ -21,18 +23,22 @@ __all__ = ["build_code"]
 
 def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> bytes:
     """The code section of `target` with one `__tvm_ffi_<name>` for each of `functions` (scheduled already)."""
+    heed()
     try:
         module = _to_llvm(functions, target)
     except Exception as error:  # TVM raises what Python class its C++ named
         raise CompileError(_culprit(functions, target, error)) from error
     with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
         obj = Path(folder) / "code.o"
+        heed()
         module.write_to_file(str(obj), "o")
         return link_shared(obj, sorted(functions))
 
 
 def _to_llvm(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> Any:
-    mod = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in sorted(functions.items())})
+    mod = tvm.IRModule(
+        {name: with_stops(func).with_attr("global_symbol", name) for name, func in sorted(functions.items())}
+    )
     bound = target.to_tvm()
     mod = tirx.transform.BindTarget(bound.with_host(bound))(mod)
     with tvm.transform.PassContext(opt_level=3):

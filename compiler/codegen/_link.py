@@ -1,7 +1,8 @@
 """Links an object file into a code section: a shared object that needs libc and libm only.
 
 TVM's object calls `TVMFFIErrorSetRaisedFromCStrParts`, whose provider differs from process to process (absent, or TVM's own
-where tvm was imported first). A hidden definition is linked in that calls through a variable which the loader fills.
+where tvm was imported first). A hidden definition is linked in that calls through a variable which the loader fills; another is
+what long loops ask whether the run has to end (_stops.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ LOADER_VARIABLES = (
     "__TVMBackendAllocWorkspace",
     "__TVMBackendFreeWorkspace",
     "__mrt_error_set_raised",
+    "__mrt_stopped",
 )
 
 _STUB = """\
@@ -34,6 +36,9 @@ set_raised_fn __mrt_error_set_raised;
 __attribute__((visibility("hidden"))) void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int count) {
   if (__mrt_error_set_raised) __mrt_error_set_raised(kind, parts, count);
 }
+typedef int (*stopped_fn)(void);
+stopped_fn __mrt_stopped;
+__attribute__((visibility("hidden"))) int mrt_stopped(void) { return __mrt_stopped ? __mrt_stopped() : 0; }
 """
 
 # The libc and libm functions that generated code may call.

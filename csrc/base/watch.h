@@ -41,6 +41,26 @@ class Watch {
   std::atomic<mrt_status> reason_{MRT_OK};
 };
 
+// Asks a watch (or none) once in so many pieces of work that the question costs nothing beside them, and that they take
+// some milliseconds at most.
+class Pace {
+ public:
+  // `work`: operations of one piece.
+  Pace(Watch* watch, double work)
+      : watch_(watch), every_(work < kBetween ? static_cast<int64_t>(kBetween / (work < 1 ? 1 : work)) : 1) {}
+  // Before each piece: whether the run has to end.
+  bool stop() {
+    if (watch_ == nullptr || --left_ > 0) return false;
+    left_ = every_;
+    return watch_->stop();
+  }
+
+ private:
+  static constexpr double kBetween = 1 << 23;
+  Watch* watch_;
+  int64_t every_, left_ = 1;
+};
+
 // Leaves a step whose run has to end, from between two of its pieces. Thrown on the thread that runs the step, by
 // parallel_items and parallel_ranges alone; the executor catches it.
 struct Stopped {};

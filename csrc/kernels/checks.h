@@ -85,8 +85,15 @@ const Table* kernel_of(const Table* const* tables, Isa isa) {
 // ---- threads
 // ------------------------------------------------------------------------------------------------------------
 
+// Into how many pieces work of so many operations has to be cut at least, so that each takes some milliseconds: 1 where
+// nothing can end the run meanwhile.
+inline int64_t pieces_to_leave(const KernelContext& ctx, double work) {
+  constexpr double kPiece = 1 << 26, kMost = 1 << 20;
+  return ctx.watch == nullptr ? 1 : 1 + static_cast<int64_t>(std::min(work / kPiece, kMost));
+}
+
 // body(worker, item) for items [0, n) on at most `workers` threads. A run that has to end meanwhile leaves the kernel
-// from here: what the other items would have written is never read.
+// from here, also if an item was left halfway: what it and the others would have written is never read.
 template <typename F>
 void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, F&& body) {
   Watch* const watch = ctx.watch;
@@ -96,6 +103,7 @@ void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, F&& body) {
       if (watch != nullptr && watch->stop()) throw_stopped();
       body(0, i);
     }
+    if (watch != nullptr && watch->stopped()) throw_stopped();
     return;
   }
   ctx.pool->parallel(static_cast<int32_t>(n), static_cast<int32_t>(std::min<int64_t>(workers, ctx.threads)),
@@ -106,14 +114,14 @@ void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, F&& body) {
 }
 
 // body(begin, end) over [0, n) in pieces of at least `grain`; one thread where there is one piece. Where the run may
-// have to end meanwhile, a piece is at most a few hundred grains.
+// have to end meanwhile, a piece is at most a few hundred grains, and one item where that alone is a grain or more.
 template <typename F>
 void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, F&& body) {
   constexpr int64_t kMostGrains = 256;
   if (grain < 1) grain = 1;
   const int64_t threads = ctx.pool == nullptr ? 1 : ctx.threads, grains = n / grain;
   int64_t pieces = threads <= 1 ? 1 : std::min(grains, threads * 4);
-  if (ctx.watch != nullptr) pieces = std::max(pieces, grains / kMostGrains);
+  if (ctx.watch != nullptr) pieces = std::max(pieces, grain == 1 ? n : grains / kMostGrains);
   if (pieces <= 1) {
     if (n > 0) body(static_cast<int64_t>(0), n);
     return;

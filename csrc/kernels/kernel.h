@@ -34,7 +34,7 @@ struct KernelContext {
   int32_t threads;         // at most so many of it, at least 1
   void* scratch;           // 64-byte aligned; as many bytes as the kernel's `scratch` asked for at these shapes
   const char* error;       // a kernel that returns MRT_ERROR_RUN points it at a static sentence
-  Watch* watch = nullptr;  // what may end the run meanwhile: parallel_items and parallel_ranges ask it
+  Watch* watch = nullptr;  // what may end the run meanwhile: parallel_items and parallel_ranges ask it, and long items
 };
 
 // How many tensors an operator takes and gives. Inputs up to the fewest are needed; those behind may be absent.

@@ -93,9 +93,12 @@ void run_task(void* user, int32_t, int32_t task) {
   Launch* l = static_cast<Launch*>(user);
   if (l->watch && l->watch->stop()) return;
   TaskWorkspace* slot = l->workspaces->take();
-  Workspace* outer = t_task_workspace;
+  Workspace* const outer = t_task_workspace;
+  Watch* const outer_watch = t_watch;
   t_task_workspace = &slot->workspace;
+  t_watch = l->watch;
   const int rc = l->body(task, &l->env, l->data);
+  t_watch = outer_watch;
   t_task_workspace = outer;
   slot->taken.store(false, std::memory_order_release);
   if (rc == 0) return;
@@ -127,6 +130,9 @@ int parallel_launch(ParallelBody body, void* data, int32_t num_task) {
   std::memcpy(t_error, launch.error, sizeof(t_error));
   return -1;
 }
+
+// Long loops ask between two iterations: not 0, the function is to return an error, whatever it says.
+int stopped() { return t_watch && t_watch->stop(); }
 
 // "kind: part part part" on one line.
 void set_raised(const char* kind, const char** parts, int32_t count) {
@@ -229,6 +235,7 @@ Status CodeModule::load(const Container& container, const Section& section) {
   set_variable(handle_, "__TVMBackendAllocWorkspace", alloc_workspace);
   set_variable(handle_, "__TVMBackendFreeWorkspace", free_workspace);
   set_variable(handle_, "__mrt_error_set_raised", set_raised);
+  set_variable(handle_, "__mrt_stopped", stopped);
   return Status();
 }
 

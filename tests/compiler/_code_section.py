@@ -41,16 +41,20 @@ _LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctype
 _ALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int)
 _FREE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 _RAISE = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_char_p), ctypes.c_int)
+_STOPPED = ctypes.CFUNCTYPE(ctypes.c_int)
 
 
 class CodeSection:
-    """A code section in memory; `launches` counts its parallel loops, `tasks` is into how many parts each is cut."""
+    """A code section in memory; `launches` counts its parallel loops, `tasks` is into how many parts each is cut; `questions` counts how
+    often it asked whether to stop, which it is told to after `most_questions`, if that is not negative."""
 
     def __init__(self, image: bytes, tasks: int = 3) -> None:
         self.launches = 0
         self.workspace = 0
         self.error = ""
         self.tasks = tasks
+        self.questions = 0
+        self.most_questions = -1
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "code.so"
         path.write_bytes(image)
@@ -64,6 +68,7 @@ class CodeSection:
             "__TVMBackendAllocWorkspace": _ALLOC(self._alloc),
             "__TVMBackendFreeWorkspace": _FREE(self._free),
             "__mrt_error_set_raised": _RAISE(self._raised),
+            "__mrt_stopped": _STOPPED(self._stopped),
         }
         for name, hook in self._hooks.items():
             try:
@@ -108,6 +113,10 @@ class CodeSection:
     def _free(self, kind: int, device: int, pointer: int) -> int:
         self._libc.free(pointer)
         return 0
+
+    def _stopped(self) -> int:
+        self.questions += 1
+        return int(0 <= self.most_questions < self.questions)
 
     def _raised(self, kind: bytes, parts: Any, count: int) -> None:
         self.error = kind.decode() + ": " + b"".join(parts[i] for i in range(count)).decode()

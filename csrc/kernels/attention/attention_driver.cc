@@ -308,7 +308,9 @@ int32_t attention_run(const AttentionParams& params, const AttentionProblem& p, 
     return Item{head / p.kv_heads, head % p.kv_heads, first, p.sq - first < c.queries ? p.sq - first : c.queries};
   };
   // Items in runs, so that the packed tile of a head is used again.
-  const int64_t runs = workers == 1 ? 1 : c.items < 4 * workers ? c.items : 4 * workers;
+  const int64_t wanted = workers == 1 ? 1 : 4 * workers;
+  const int64_t to_leave = ctx.watch == nullptr ? 1 : pieces_to_leave(ctx, attention_flops(p));
+  const int64_t runs = std::min(c.items, std::max(wanted, to_leave));
   parallel_items(ctx, runs, workers, [&](int64_t worker, int64_t run) {
     Worker w{params.kernel, p, c,
              buffers_of(p, c, static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes)};

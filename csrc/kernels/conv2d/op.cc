@@ -224,6 +224,7 @@ void run_strips(const Params& p, const Layout& l, const Product& product, const 
     Product q = product;
     q.m = r.out_h * r.out_w;
     q.user = &r;
+    q.watch = ctx.watch;
     const int64_t before = (image * rows.out_h + begin) * r.out_w;
     q.c += before * q.ldc;
     if (q.residual) q.residual += before * q.ldr;

@@ -231,7 +231,9 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   char* const pointers = static_cast<char*>(ctx.scratch) + zeros_bytes(g);
   const size_t per_thread = product_scratch(p.table->mr, g.taps(), g.group_in());
   const int64_t phases = std::min(g.stride_h, y.shape[1]), images = y.shape[0];
-  const int64_t pieces = ctx.threads > 1 ? std::max<int64_t>(1, 4 * int64_t{ctx.threads} / phases) : 1;
+  const double work = element_count(y) * static_cast<double>(g.taps() * g.group_in());
+  const int64_t wanted = std::max<int64_t>(ctx.threads > 1 ? 4 * int64_t{ctx.threads} : 1, pieces_to_leave(ctx, work));
+  const int64_t pieces = std::max<int64_t>(1, wanted / phases);
   parallel_items(ctx, phases * pieces, ctx.threads, [&](int64_t worker, int64_t item) {
     const int64_t first = item / pieces, piece = item % pieces;
     const int64_t rows = (y.shape[1] - first - 1) / g.stride_h + 1, all = rows * images;

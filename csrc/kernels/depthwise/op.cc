@@ -141,7 +141,9 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   common.residual_after = e.residual_after;
   const int64_t rows = y.shape[0] * out_h;
   // Pieces of rows, several a thread where there are enough.
-  const int64_t pieces = ctx.threads > 1 ? std::min<int64_t>(rows, 4 * int64_t{ctx.threads}) : 1;
+  const double work = element_count(y) * static_cast<double>(g.taps());
+  const int64_t wanted = ctx.threads > 1 ? 4 * int64_t{ctx.threads} : 1;
+  const int64_t pieces = std::min(rows, std::max(wanted, pieces_to_leave(ctx, work)));
   const size_t for_row = depthwise_scratch(g), per_thread = for_row + (repeated ? ring.bytes() : 0);
   const int64_t chunk = repeated ? ring.chunk : channel_chunk(g, x.shape[1], x.shape[2]);
   parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {

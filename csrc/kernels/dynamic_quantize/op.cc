@@ -42,7 +42,9 @@ size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t thre
 
 ValueRange range_of(const Params& p, const float* x, int64_t n, KernelContext& ctx) {
   if (p.kernel == nullptr) return range_reference(x, n);
-  const int64_t threads = ctx.pool ? ctx.threads : 1, pieces = std::min(ceil_div(n, kGrain), 4 * threads);
+  const int64_t threads = ctx.pool ? ctx.threads : 1;
+  const int64_t wanted = std::max(4 * threads, pieces_to_leave(ctx, static_cast<double>(n)));
+  const int64_t pieces = std::min(ceil_div(n, kGrain), wanted);
   const auto own = [&](int64_t worker) {
     return reinterpret_cast<ValueRange*>(static_cast<char*>(ctx.scratch) +
                                          static_cast<size_t>(worker) * align64(sizeof(ValueRange)));

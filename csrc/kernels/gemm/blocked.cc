@@ -175,10 +175,7 @@ size_t product_scratch(int32_t mr, int64_t taps, int64_t kc, const Blocking& blo
          (unpacks ? static_cast<size_t>(stretch * kPanel) * sizeof(float) : 0);
 }
 
-namespace {
-
-// product_block, which is left between two blocks of rows where the run has to end.
-void multiply_blocks(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch, Watch* watch) {
+void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
   if (m0 >= m1 || p0 >= p1) return;
   const float** const pointers = static_cast<const float**>(scratch);
   float* const copy = reinterpret_cast<float*>(static_cast<char*>(scratch) + pointer_bytes(p.table->mr, p.taps));
@@ -193,13 +190,14 @@ void multiply_blocks(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64
     // Blocks of nearly equal numbers of tiles.
     const int64_t end = b + 1 == blocks ? m1 : min64(m1, m0 + all_tiles * (b + 1) / blocks * p.table->mr);
     if (end <= begin) continue;
-    if (watch != nullptr && watch->stop()) return;
     const RowBlock block{Tiles(end - begin, p.table->mr), begin, pointers, copied};
     if (!copied) fill_pointers(p, block.tiles, begin, pointers);
     for (int64_t s = 0; s < depth.count(); ++s) {
       const Stretch part = depth[s];
+      Pace pace(p.watch, 2.0 * static_cast<double>((end - begin) * part.taps * part.kc * kPanel));
       if (copied) copy_stretch(p, part, begin, block.tiles.total(), copy, pointers);
       for (int64_t panel = p0; panel < p1; ++panel) {
+        if (pace.stop()) return;
         const bool last = s + 1 == depth.count();
         if (p.unpack) p.unpack(p.packed, panel, part.tap * p.kc + part.offset, part.taps * part.kc, unpacked);
         const float* const w = p.unpack ? unpacked : weights_of(p, panel, part);
@@ -214,19 +212,15 @@ void multiply_blocks(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64
   }
 }
 
-}  // namespace
-
-void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
-  multiply_blocks(p, m0, m1, p0, p1, scratch, nullptr);
-}
-
-void run_product(const Product& p, KernelContext& ctx, void* scratch) {
+void run_product(const Product& product, KernelContext& ctx, void* scratch) {
+  Product p = product;
+  p.watch = ctx.watch;
   const int64_t panels = max64(1, p.groups) * panels_of(p.n), threads = ctx.pool ? ctx.threads : 1;
   if (p.m == 0 || panels == 0) return;
   const double work =
       static_cast<double>(p.m) * static_cast<double>(panels * kPanel) * static_cast<double>(p.taps * p.kc);
   if (threads <= 1 || work < 65536.0) {
-    multiply_blocks(p, 0, p.m, 0, panels, scratch, ctx.watch);
+    product_block(p, 0, p.m, 0, panels, scratch);
     if (ctx.watch != nullptr && ctx.watch->stopped()) throw_stopped();
     return;
   }
@@ -234,8 +228,7 @@ void run_product(const Product& p, KernelContext& ctx, void* scratch) {
   const size_t bytes = product_scratch(p.table->mr, p.taps, p.kc, p.blocking, p.unpack != nullptr);
   parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
     const Pieces::Piece x = pieces[item];
-    multiply_blocks(p, x.m0, x.m1, x.p0, x.p1, static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes,
-                    ctx.watch);
+    product_block(p, x.m0, x.m1, x.p0, x.p1, static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes);
   });
 }
 

@@ -39,13 +39,15 @@ struct Product {
   const float* bias;      // null or [n]
   const float* residual;  // null or like c
   int64_t ldr;
+  Watch* watch;  // null, or what may end the run: the product is then left between two panels
 };
 
 // Bytes of scratch that each of the workers of run_product (or the caller of product_block) needs; `unpacks`: there is
 // a Product::unpack.
 size_t product_scratch(int32_t mr, int64_t taps, int64_t kc, const Blocking& blocking = {}, bool unpacks = false);
 
-// Rows [m0, m1) and panels [p0, p1), counted through all groups, on the caller's thread.
+// Rows [m0, m1) and panels [p0, p1), counted through all groups, on the caller's thread. Within parallel_items, or who
+// calls it asks p.watch afterwards.
 void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);
 
 // All of it, on at most ctx.threads threads; scratch holds product_scratch for each of them.

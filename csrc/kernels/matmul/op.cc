@@ -162,6 +162,7 @@ void one_product(const Params& p, const Shape& s, const Operands& o, bool keep_b
   product.a = rows_of_a(p, s, l.direct, o.a, a);
   product.lda = s.k;
   product.ldc = s.n;
+  product.watch = ctx.watch;
   const auto multiply = [&](int64_t column, int64_t columns) {
     product.n = columns;
     product.c = o.y + column;

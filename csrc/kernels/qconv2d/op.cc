@@ -236,6 +236,7 @@ void run_gathered(const Params& p, const QProduct& product, const ConvRowsOf<uin
     q.a = matrix;
     q.lda = q.kc;
     q.rows_of = nullptr;
+    q.watch = ctx.watch;
     skip_rows(&q.finish, begin);
     q_product_block(q, 0, count, 0, panels, own + l.gathered);
   });

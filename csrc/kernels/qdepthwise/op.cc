@@ -200,7 +200,9 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     return MRT_OK;
   }
   const int64_t rows = y.shape[0] * y.shape[1];
-  const int64_t pieces = ctx.threads > 1 ? std::min<int64_t>(rows, 4 * int64_t{ctx.threads}) : 1;
+  const double work = element_count(y) * static_cast<double>(p.g.taps());
+  const int64_t wanted = ctx.threads > 1 ? 4 * int64_t{ctx.threads} : 1;
+  const int64_t pieces = std::min(rows, std::max(wanted, pieces_to_leave(ctx, work)));
   // rows_of(begin, end, scratch) in pieces, with as much scratch for each worker.
   const auto in_pieces = [&](size_t bytes, auto&& rows_of) {
     parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {

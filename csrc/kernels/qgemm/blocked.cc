@@ -250,7 +250,9 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
     if (end <= begin) continue;
     const Tiles in_block(end - begin, p.table->mr);
     fill_pointers(p, in_block, begin, pointers);
+    Pace pace(p.watch, 2.0 * static_cast<double>((end - begin) * p.taps * p.kc * kQPanel));
     for (int64_t panel = p0; panel < p1; ++panel) {
+      if (pace.stop()) return;
       if (p.w_zero && (panel == p0 || panel % group_panels == 0)) {
         sum_rows(p, in_block, pointers, panel / group_panels * p.group_a, row_sums);
       }
@@ -261,12 +263,18 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
   }
 }
 
-void run_q_product(const QProduct& p, KernelContext& ctx, void* scratch) {
+void run_q_product(const QProduct& product, KernelContext& ctx, void* scratch) {
+  QProduct p = product;
+  p.watch = ctx.watch;
   const int64_t panels = max64(1, p.groups) * ceil_div(p.n, kQPanel), threads = ctx.pool ? ctx.threads : 1;
   if (p.m == 0 || panels == 0) return;
   const double work =
       static_cast<double>(p.m) * static_cast<double>(panels * kQPanel) * static_cast<double>(p.taps * p.kc);
-  if (threads <= 1 || work < 131072.0) return q_product_block(p, 0, p.m, 0, panels, scratch);
+  if (threads <= 1 || work < 131072.0) {
+    q_product_block(p, 0, p.m, 0, panels, scratch);
+    if (ctx.watch != nullptr && ctx.watch->stopped()) throw_stopped();
+    return;
+  }
   const int64_t blocks = ceil_div(p.m, block_rows(p, q_panel_layout(p.taps, p.kc)));
   const Pieces pieces(p.m, p.table->mr, blocks, panels * kQPanel, panels, threads);
   const size_t bytes = align64(q_product_scratch(p.taps));

@@ -37,6 +37,7 @@ struct QProduct {
   const int8_t* w_zero;  // null, or the zero point of each column of all groups
   const char* w;
   QFinishCall finish;  // scale, bias, residual, y of column 0 and row 0, and all that does not change
+  Watch* watch;        // null, or what may end the run: the product is then left between two panels
 };
 
 // Fills in what of `finish` comes from attributes and operands (in[2] to in[5]).
@@ -53,6 +54,7 @@ void q_panel_sums(const QTileTable& table, const QPanelLayout& l, const char* pa
                   const uint8_t* const* row_at, int64_t rows, int32_t* acc);
 
 size_t q_product_scratch(int64_t taps);  // of each worker
+// Within parallel_items, or who calls it asks p.watch afterwards.
 void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch);
 void run_q_product(const QProduct& p, KernelContext& ctx, void* scratch);
 

@@ -202,7 +202,9 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   }
   const Layout l = layout_of(s);
   const int64_t threads = ctx.pool ? ctx.threads : 1;
-  const int64_t blocks = threads > 1 && batch < 4 * threads ? ceil_div(s.m, kBlockRows) : 1;
+  const double work = static_cast<double>(s.m * s.n) * static_cast<double>(s.k);
+  const int64_t wanted = threads > 1 && batch < 4 * threads ? s.m : pieces_to_leave(ctx, work);
+  const int64_t blocks = std::min(ceil_div(s.m, kBlockRows), wanted);
   const auto own = [&](int64_t worker) {
     return static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * static_cast<size_t>(l.all());
   };

@@ -272,12 +272,13 @@ void Task::emit(int64_t t) {
 void Task::run() {
   start();
   const bool backward = p.backward(dir);
+  Pace pace(watch, 2.0 * static_cast<double>(count * p.width()) * static_cast<double>(p.hidden));
   for (int64_t done = 0; done < p.steps; done += cut.chunk) {
-    if (watch != nullptr && watch->stop()) return;
     const int64_t steps = p.steps - done < cut.chunk ? p.steps - done : cut.chunk;
     const int64_t t0 = backward ? p.steps - done - steps : done;
     project(t0, steps);
     for (int64_t i = 0; i < steps; ++i) {
+      if (pace.stop()) return;
       const int64_t s = backward ? steps - 1 - i : i;
       float* pre = buf.pre + s * count * p.width();
       if (p.gates == 4) {

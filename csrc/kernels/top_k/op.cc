@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "kernels/movement/movement.h"
+#include "kernels/top_k/order.h"
 #include "kernels/top_k/top_k_kernels.h"
 
 namespace mrt {
@@ -203,17 +204,20 @@ size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int
 }
 
 // Elements [begin, end) of a line whose first element is at x: the first `kept` of them, in any order, to `entries`,
-// which have room for `room` and a chunk more, or for all of them. Returns how many there are.
+// which have room for `room` and a chunk more, or for all of them. Returns how many there are, or -1: the run has to
+// end.
 template <typename Entry>
 int64_t gather_first(const Params* p, const Lines& lines, const char* x, int64_t begin, int64_t end, int64_t kept,
-                     int64_t room, Entry* entries) {
+                     int64_t room, Entry* entries, Watch* watch) {
   using Key = typename Entry::Key;
   const size_t size = bytes_of(lines.number);
   alignas(8) char side_by_side[kChunk * 8];
   Key keys[kChunk], limit = 0;
   bool limited = false;
   int64_t count = 0;
+  Pace pace(watch, 16.0 * kChunk);
   for (int64_t at = begin; at < end; at += kChunk) {
+    if (pace.stop()) return -1;
     const int64_t n = std::min(kChunk, end - at);
     const char* piece = x + at * lines.after * static_cast<int64_t>(size);
     if (lines.after != 1) {
@@ -227,7 +231,8 @@ int64_t gather_first(const Params* p, const Lines& lines, const char* x, int64_t
       if (!limited || keys[i] < limit) entries[count++] = Entry::of(keys[i], at + i);
     }
     if (count > room) {
-      std::nth_element(entries, entries + kept - 1, entries + count);
+      place_nth(entries, entries + kept - 1, entries + count, watch);
+      if (watch != nullptr && watch->stopped()) return -1;
       limit = entries[kept - 1].key();
       limited = true;
       count = kept;
@@ -263,12 +268,15 @@ struct Results {
   }
 };
 
-// From the entries of a line that may be wanted to its results.
+// From the entries of a line that may be wanted to its results; none where the run has to end.
 template <typename Entry>
-void finish(const Params* p, const Lines& lines, const char* x, Entry* entries, int64_t count, const Results& to) {
+void finish(const Params* p, const Lines& lines, const char* x, Entry* entries, int64_t count, const Results& to,
+            Watch* watch) {
   if (p->pick == kFirst) {
-    if (lines.k < count) std::nth_element(entries, entries + lines.k, entries + count);
-    std::sort(entries, entries + lines.k);
+    if (lines.k < count) place_nth(entries, entries + lines.k, entries + count, watch);
+    if (watch != nullptr && watch->stopped()) return;
+    sort_entries(entries, entries + lines.k, watch);
+    if (watch != nullptr && watch->stopped()) return;
     for (int64_t i = 0; i < lines.k; ++i) to.put(lines, x, i, entries[i].position());
     return;
   }
@@ -278,7 +286,8 @@ void finish(const Params* p, const Lines& lines, const char* x, Entry* entries, 
     for (int64_t i = 0; i < count; ++i) missing += is_float(lines.number) && entries[i].key() == nan;
   }
   const int64_t place = wanted_place(p, count, missing);
-  std::nth_element(entries, entries + place, entries + count);
+  place_nth(entries, entries + place, entries + count, watch);
+  if (watch != nullptr && watch->stopped()) return;
   to.put(lines, x, 0, entries[place].position());
 }
 
@@ -303,8 +312,10 @@ void select(const Params* p, const Lines& lines, const Tensor& x, const Tensor* 
     parallel_items(ctx, ceil_div(count, together), layout.workers, [&](int64_t worker, int64_t item) {
       for (int64_t i = item * together; i < std::min(count, (item + 1) * together); ++i) {
         Entry* entries = region(worker);
-        const int64_t n = gather_first(p, lines, line_of(i), 0, lines.n, layout.kept, layout.room(), entries);
-        finish(p, lines, line_of(i), entries, n, results_of(i));
+        const int64_t n =
+            gather_first(p, lines, line_of(i), 0, lines.n, layout.kept, layout.room(), entries, ctx.watch);
+        if (n < 0) return;
+        finish(p, lines, line_of(i), entries, n, results_of(i), ctx.watch);
       }
     });
     return;
@@ -315,11 +326,13 @@ void select(const Params* p, const Lines& lines, const Tensor& x, const Tensor* 
     parallel_items(ctx, layout.pieces, layout.workers, [&](int64_t, int64_t piece) {
       Entry* entries = region(piece);
       const int64_t begin = piece * length, end = std::min(lines.n, begin + length);
-      const int64_t n = gather_first(p, lines, line_of(i), begin, end, layout.kept, layout.room(), entries);
-      if (layout.kept < n) std::nth_element(entries, entries + layout.kept, entries + n);
+      const int64_t n = gather_first(p, lines, line_of(i), begin, end, layout.kept, layout.room(), entries, ctx.watch);
+      if (n < 0) return;
+      if (layout.kept < n) place_nth(entries, entries + layout.kept, entries + n, ctx.watch);
       std::copy(entries, entries + layout.kept, merged + piece * layout.kept);
     });
-    finish(p, lines, line_of(i), merged, layout.pieces * layout.kept, results_of(i));
+    finish(p, lines, line_of(i), merged, layout.pieces * layout.kept, results_of(i), ctx.watch);
+    if (ctx.watch != nullptr && ctx.watch->stopped()) throw_stopped();
   }
 }
 

@@ -162,7 +162,7 @@ void transform_inputs(const Params& p, const Image& image, const Block& b, int64
 
 // Positions [begin, end) of the products of `tiles` tiles.
 void multiply(const Params& p, const Block& b, const float* w, int64_t tiles, int64_t begin, int64_t end,
-              const float* inputs, float* products, void* pointers) {
+              const float* inputs, float* products, void* pointers, Watch* watch) {
   const ConvGeometry& g = p.g;
   const Epilogue none{Act::none, false, 0, 0, -__builtin_inff(), __builtin_inff()};
   const int64_t panels = panels_of(g.out_channels), position = panels * kPanel * g.in_channels;
@@ -180,6 +180,7 @@ void multiply(const Params& p, const Block& b, const float* w, int64_t tiles, in
     q.w = w + i * position;
     q.c = products + i * b.output_position;
     q.ldc = b.output_row;
+    q.watch = watch;
     product_block(q, 0, tiles, 0, panels, pointers);
   }
 }
@@ -277,7 +278,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
       float* const products = reinterpret_cast<float*>(own + b.products);
       const int64_t tiles = tiles_of(i);
       transform_inputs(p, image, b, i * b.tiles, 0, tiles, inputs);
-      multiply(p, b, w, tiles, 0, b.positions, inputs, products, pointers + l.pointers * static_cast<size_t>(worker));
+      multiply(p, b, w, tiles, 0, b.positions, inputs, products, pointers + l.pointers * static_cast<size_t>(worker),
+               ctx.watch);
       transform_outputs(p, image, b, w, i * b.tiles, 0, tiles, products);
     });
     return MRT_OK;
@@ -290,7 +292,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
       transform_inputs(p, image, b, first, tiles * j / pieces, tiles * (j + 1) / pieces, inputs);
     });
     parallel_items(ctx, b.positions, threads, [&](int64_t worker, int64_t j) {
-      multiply(p, b, w, tiles, j, j + 1, inputs, products, pointers + l.pointers * static_cast<size_t>(worker));
+      multiply(p, b, w, tiles, j, j + 1, inputs, products, pointers + l.pointers * static_cast<size_t>(worker),
+               ctx.watch);
     });
     parallel_items(ctx, pieces, threads, [&](int64_t, int64_t j) {
       transform_outputs(p, image, b, w, first, tiles * j / pieces, tiles * (j + 1) / pieces, products);
