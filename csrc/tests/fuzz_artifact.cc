@@ -48,12 +48,13 @@ void repair(std::vector<uint8_t>* file) {
   rehash_table(file);
 }
 
-// Runs every entry once with small inputs; large programs are left alone.
-void run_all(mrt_program* program) {
+// Runs every entry once with small inputs; large programs are left alone. The status of the last run.
+mrt_status run_all(mrt_program* program, int64_t deadline_ns) {
+  mrt_status status = MRT_OK;
   mrt_session_options options = {sizeof(options), 1, 0, 0};
   mrt_session* session = nullptr;
   mrt_state* state = nullptr;
-  if (mrt_session_create(program, &options, &session) != MRT_OK) return;
+  if ((status = mrt_session_create(program, &options, &session)) != MRT_OK) return status;
   (void)mrt_state_create(program, &state);
   static std::vector<uint64_t> memory((1 << 20) / 8, 0x0101010101010101u);
   for (int32_t e = 0; e < mrt_program_entry_count(program); ++e) {
@@ -64,7 +65,7 @@ void run_all(mrt_program* program) {
     bool small = true;
     for (int32_t i = 0; i < n; ++i) {
       mrt_value_info info;
-      if (mrt_program_input_info(program, e, i, &info) != MRT_OK) return;
+      if (mrt_program_input_info(program, e, i, &info) != MRT_OK) continue;
       int64_t bytes = (info.dtype.bits + 7) / 8;
       for (int32_t d = 0; d < info.ndim; ++d) {
         const int64_t extent = info.dims[d].extent >= 0 ? info.dims[d].extent : std::max<int64_t>(info.dims[d].min, 3);
@@ -74,11 +75,16 @@ void run_all(mrt_program* program) {
       in[static_cast<size_t>(i)] = {memory.data(), info.dtype, info.ndim, shapes[static_cast<size_t>(i)].data(),
                                     nullptr,       0};
     }
-    mrt_run_options run = {sizeof(run), e, monotonic_ns() + 50000000, nullptr, state};
-    if (small) (void)mrt_session_run(session, in.data(), in.size(), out.data(), out.size(), &run);
+    mrt_run_options run = {};
+    run.struct_size = sizeof(run);
+    run.entry = e;
+    run.deadline_ns = deadline_ns;
+    run.state = state;
+    if (small) status = mrt_session_run(session, in.data(), in.size(), out.data(), out.size(), &run);
   }
   mrt_state_free(state);
   mrt_session_free(session);
+  return status;
 }
 
 // Kernels of a hostile plan may ask for terabytes; a small limit makes that the refusal that it should be.
@@ -88,7 +94,8 @@ void* limited_alloc(void*, size_t bytes, size_t alignment) {
 }
 void limited_free(void*, void* p, size_t) { std::free(p); }
 
-int one(const uint8_t* data, size_t size) {
+// 1 if the file is a program, which was run; 2 if it ran to its end.
+int one(const uint8_t* data, size_t size, bool in_time = true) {
   static const bool hooked = [] {
     mrt_hooks hooks = {};
     hooks.struct_size = sizeof(hooks);
@@ -108,9 +115,9 @@ int one(const uint8_t* data, size_t size) {
     if (*mrt_last_error() == '\0') std::abort();  // every refusal says why
     return 0;
   }
-  run_all(program);
+  const int ran = run_all(program, in_time ? monotonic_ns() + 50000000 : 0) == MRT_OK;
   mrt_program_free(program);
-  return 1;
+  return 1 + ran;
 }
 
 }  // namespace
@@ -187,16 +194,21 @@ Bytes image_seed() {
   return p.file();
 }
 
-// A constant of ones in a packing of a contract.
-uint32_t packed(PlanBuilder* p, const plan::Step& step, const std::string& name, const std::vector<int64_t>& shape) {
+// What stands for an absent argument.
+constexpr uint32_t kNone = ~uint32_t{0};
+
+// A constant of one number in a packing of a contract.
+template <typename T>
+uint32_t packed(PlanBuilder* p, const plan::Step& step, const std::string& name, const std::vector<int64_t>& shape,
+                T number, uint8_t code) {
   int64_t count = 1;
   for (const int64_t extent : shape) count *= extent;
-  std::vector<float> dense(static_cast<size_t>(count), 0.5f);
+  std::vector<T> dense(static_cast<size_t>(count), number);
   std::vector<mrt_attr> attrs;
   for (const plan::Attr& a : step.attrs)
     attrs.push_back({a.key.c_str(), a.ints.empty() ? nullptr : a.ints.data(), nullptr,
                      a.ints.empty() ? a.text.c_str() : nullptr, a.ints.size()});
-  const mrt_tensor weight = tensor(dense.data(), shape);
+  const mrt_tensor weight = tensor(dense.data(), shape, code);
   const char *contract = step.target.c_str(), *packing = step.packing.c_str();
   size_t bytes = 0;
   Bytes result;
@@ -204,23 +216,29 @@ uint32_t packed(PlanBuilder* p, const plan::Step& step, const std::string& name,
     result.resize(bytes);
   if (mrt_kernel_pack(contract, packing, &weight, attrs.data(), attrs.size(), result.data(), bytes) != MRT_OK)
     std::printf("%s: %s\n", contract, mrt_last_error());
-  return p->add_constant(name, shape, result.data(), result.size(), MRT_FLOAT, 32);
+  return p->add_constant(name, shape, result.data(), result.size(), code, 8 * sizeof(T));
 }
 
-// out = contract(in, packed weight, more).
+// outs = contract(in, packed weights of floats or of bytes, more).
 void weighted(PlanBuilder* p, uint32_t block, const std::string& contract, const std::string& packing, uint32_t in,
               const std::vector<std::vector<int64_t>>& weights, const std::vector<uint32_t>& more,
-              const std::vector<uint32_t>& outs, const std::vector<plan::Attr>& attrs) {
+              const std::vector<uint32_t>& outs, const std::vector<plan::Attr>& attrs, bool of_bytes = false) {
   plan::Step step;
   step.target = contract;
   step.packing = packing;
   step.attrs = attrs;
   std::vector<uint32_t> args = {in};
-  for (size_t i = 0; i < weights.size(); ++i) args.push_back(packed(p, step, contract + std::to_string(i), weights[i]));
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const std::string name = contract + std::to_string(i);
+    args.push_back(of_bytes ? packed<int8_t>(p, step, name, weights[i], 3, MRT_INT)
+                            : packed<float>(p, step, name, weights[i], 0.5f, MRT_FLOAT));
+  }
   args.insert(args.end(), more.begin(), more.end());
   plan::Step& s = p->step(block, StepKind::kernel, contract, contract, args, outs);
   s.packing = packing;
   s.attrs = attrs;
+  for (plan::Arg& arg : s.args)
+    if (arg.index == kNone) arg = {static_cast<uint8_t>(plan::ArgKind::absent), 0};
 }
 
 Bytes gemm_seed() {
@@ -285,6 +303,83 @@ Bytes sequence_seed() {
     return a;
   }());
   p.entry("main", {x}, {r, hn, cn, gn}, b);
+  return p.file();
+}
+
+// Everything that works on 8 bits.
+Bytes bytes_seed() {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n", 1, 3);
+  const auto image = [&](const char* name, int64_t h, int64_t w, int64_t c) {
+    return p.value(name, Storage::arena, {p.of(n), p.fixed(h), p.fixed(w), p.fixed(c)}, MRT_UINT, 8);
+  };
+  const auto scales = [&](const char* name, int64_t count) {
+    return p.constant(name, {count}, std::vector<float>(static_cast<size_t>(count), 0.5f));
+  };
+  const uint32_t x = p.value("x", Storage::input, {p.of(n), p.fixed(6), p.fixed(7), p.fixed(4)});
+  const uint32_t scale = p.value("scale", Storage::arena, {}), zero = p.value("zero", Storage::arena, {}, MRT_UINT, 8);
+  const uint32_t q = image("q", 6, 7, 4), c = image("c", 6, 7, 8), d = image("d", 6, 7, 8), m = image("m", 3, 3, 8);
+  const uint32_t l = image("l", 3, 3, 8), flat = p.view("flat", l, {p.of(n), p.fixed(72)}, p.fixed(0), MRT_UINT, 8);
+  const uint32_t left = p.view("left", l, {p.of(n), p.fixed(9), p.fixed(8)}, p.fixed(0), MRT_UINT, 8);
+  const uint32_t right = p.view("right", l, {p.of(n), p.fixed(8), p.fixed(9)}, p.fixed(0), MRT_UINT, 8);
+  const uint32_t table = p.constant("table", {256}, Bytes(256, 9), MRT_UINT, 8);
+  const uint32_t w_zero = p.constant("w_zero", {5}, std::vector<int8_t>(5, 1), MRT_INT, 8);
+  const uint32_t g = p.value("g", Storage::arena, {p.of(n), p.fixed(5)});
+  const uint32_t y = p.value("y", Storage::arena, {p.of(n), p.fixed(9), p.fixed(9)});
+  const uint32_t b = p.block("main");
+  p.step(b, StepKind::kernel, "quantize", "dynamic_quantize_u8", {x}, {q, scale, zero});
+  const std::vector<plan::Attr> pads = {ints("pads", {1, 1, 1, 1}), ints("kernel", {3, 3})};
+  const auto with = [&](std::vector<plan::Attr> attrs) {
+    attrs.insert(attrs.end(), pads.begin(), pads.end());
+    return attrs;
+  };
+  weighted(&p, b, "conv2d_u8s8", "conv2d_u8s8_nr16_v2", q, {{8, 4, 3, 3}}, {scales("s0", 8), kNone, kNone, scale, zero},
+           {c}, with({ints("channels", {4, 8})}), true);
+  weighted(&p, b, "depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", c, {{8, 1, 3, 3}}, {scales("s1", 8)}, {d},
+           with({ints("channels", {8, 8}), ints("groups", {8})}), true);
+  plan::Step& pool = p.step(b, StepKind::kernel, "pool", "max_pool2d_u8", {d}, {m});
+  pool.attrs = {ints("kernel", {2, 2}), ints("strides", {2, 2})};
+  p.step(b, StepKind::kernel, "lookup", "lookup", {m, table}, {l});
+  weighted(&p, b, "gemm_u8s8", "gemm_u8s8_nr16_v2", flat, {{72, 5}},
+           {scales("s2", 5), scales("bias", 5), kNone, scale, zero, w_zero}, {g}, {ints("k", {72}), ints("n", {5})},
+           true);
+  p.step(b, StepKind::kernel, "product", "matmul_u8", {left, right, scale, zero, zero}, {y});
+  p.entry("main", {x}, {g, y}, b);
+  return p.file();
+}
+
+// Weights of few bits, selections, an LSTM of 8 bits, attention to one tensor.
+Bytes more_kernels_seed() {
+  PlanBuilder p;
+  const uint32_t s = p.symbol("s", 1, 5);
+  const uint32_t one = p.fixed(1), two = p.fixed(2), four = p.fixed(4);
+  const auto arena = [&](const char* name, const std::vector<uint32_t>& dims) {
+    return p.value(name, Storage::arena, dims);
+  };
+  const uint32_t x = p.value("x", Storage::input, {p.of(s), two, four});
+  const uint32_t y = arena("y", {p.of(s), two, four}), hn = arena("hn", {one, two, four}),
+                 cn = arena("cn", {one, two, four});
+  const uint32_t scale = p.constant("scale", {1, 16}, std::vector<float>(16, 0.1f));
+  const uint32_t zeros = p.constant("zeros", {1, 16}, std::vector<int8_t>(16, 1), MRT_INT, 8);
+  const uint32_t group_scale = p.constant("group_scale", {2, 12}, std::vector<float>(24, 0.1f));
+  const uint32_t qkv = arena("qkv", {p.of(s), two, p.fixed(12)}),
+                 attended = arena("attended", {p.of(s), two, one, four});
+  const uint32_t parts = p.view("parts", qkv, {p.of(s), two, p.fixed(3), one, four}, p.fixed(0));
+  const uint32_t few = p.view("few", attended, {p.of(s), p.fixed(8)}, p.fixed(0));
+  const uint32_t best = arena("best", {p.of(s), p.fixed(3)}), median = arena("median", {p.of(s), one});
+  const uint32_t where = p.value("where", Storage::arena, {p.of(s), p.fixed(3)}, MRT_INT, 64);
+  const uint32_t middle = p.value("middle", Storage::arena, {p.of(s), one}, MRT_INT, 32);
+  const uint32_t b = p.block("main");
+  weighted(&p, b, "lstm_u8s8", "rnn_u8s8_nr16_v1", x, {{1, 16, 4}, {1, 16, 4}},
+           {kNone, kNone, kNone, kNone, scale, scale, zeros, zeros}, {y, hn, cn}, {ints("hidden", {4})}, true);
+  weighted(&p, b, "gemm_f32q", "gemm_f32q_nr16_v1", y, {{4, 12}}, {group_scale}, {qkv},
+           {ints("k", {4}), ints("n", {12}), ints("group", {2}), ints("bits", {4})}, true);
+  p.step(b, StepKind::kernel, "attention", "qkv_attention_f32", {parts}, {attended})
+      .attrs.push_back(ints("causal", {1}));
+  p.step(b, StepKind::kernel, "best", "top_k", {few}, {best, where}).attrs.push_back(ints("axis", {1}));
+  p.step(b, StepKind::kernel, "median", "top_k", {few}, {median, middle}).attrs = {text("pick", "median"),
+                                                                                   ints("largest", {0})};
+  p.entry("main", {x}, {best, where, median, middle, hn, cn}, b);
   return p.file();
 }
 
@@ -413,7 +508,7 @@ int every_byte(const std::vector<Bytes>& seeds) {
             std::fwrite(file.data(), 1, file.size(), f);
             std::fclose(f);
           }
-        loaded += static_cast<uint64_t>(one(file.data(), file.size()));
+        loaded += one(file.data(), file.size()) > 0;
         ++rounds;
       }
       file[at] = seed[at];
@@ -429,8 +524,8 @@ int every_byte(const std::vector<Bytes>& seeds) {
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 5;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-  std::vector<Bytes> seeds = {movement_seed(), image_seed(),   gemm_seed(),  convolution_seed(),
-                              sequence_seed(), control_seed(), random_seed()};
+  std::vector<Bytes> seeds = {movement_seed(), image_seed(),  gemm_seed(),  convolution_seed(), sequence_seed(),
+                              control_seed(),  random_seed(), bytes_seed(), more_kernels_seed()};
   const size_t built_in = seeds.size();
   for (int i = 3; i < argc; ++i) {
     Bytes bytes;
@@ -441,8 +536,8 @@ int main(int argc, char** argv) {
     seeds.push_back(bytes);
   }
   for (size_t i = 0; i < built_in; ++i)
-    if (one(seeds[i].data(), seeds[i].size()) != 1) {
-      std::printf("seed %zu does not load: %s\n", i, mrt_last_error());
+    if (one(seeds[i].data(), seeds[i].size(), false) != 2) {
+      std::printf("seed %zu does not run: %s\n", i, mrt_last_error());
       return 1;
     }
   if (seconds <= 0) return every_byte(seeds);
@@ -460,7 +555,7 @@ int main(int argc, char** argv) {
         std::fwrite(file.data(), 1, file.size(), f);
         std::fclose(f);
       }
-    loaded += static_cast<uint64_t>(one(file.data(), file.size()));
+    loaded += one(file.data(), file.size()) > 0;
   }
   std::printf("%llu files, %llu of them loaded and ran\n", static_cast<unsigned long long>(rounds),
               static_cast<unsigned long long>(loaded));
