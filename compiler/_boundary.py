@@ -7,13 +7,16 @@ from contextlib import contextmanager
 
 from maas_rt._errors import CompileError, Error, MissingExtraError
 
+from ._deep import heed
+
 __all__ = ["boundary", "fault", "first_line"]
 
 
 @contextmanager
 def boundary(stage: str, operator: str = "") -> Iterator[None]:
     """What leaves the block is a maas_rt.Error, or no Exception at all (Ctrl-C); anything else is turned into one that names the
-    stage and, where it is known, the operator. Also a decorator."""
+    stage and, where it is known, the operator. Also a decorator. An interrupt that waits is raised before it."""
+    heed()
     try:
         yield
     except Error:

@@ -13,6 +13,7 @@ import tvm
 from maas_rt._errors import CompileError, InvalidArgumentError, VerificationError
 
 from ._configs import CompileOptions, Int8, Recipe, VerifyOptions
+from ._deep import heed
 from ._reference import Reference
 from .artifact import Artifact
 from .importers import ImportedModel
@@ -49,6 +50,7 @@ def quantized(
     reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
     seen: list[Range] = [(np.inf, -np.inf)] * count
     for number, inputs in enumerate(_inputs(model, recipe)):
+        heed()
         results = run_compiled(program, inputs, options.verify or VerifyOptions())
         _held(results, reference, inputs, options.verify, number)
         for i in range(count):
@@ -71,6 +73,7 @@ def verify_quantized(
     reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]
     for inputs in [*given, *_inputs(model, recipe)]:
+        heed()
         wanted, got = reference.run(inputs), run_compiled(program, inputs, options.verify or VerifyOptions())
         report.runs += 1
         for name in model.output_names:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["OverdueError", "raise_in", "within"]
+__all__ = ["OverdueError", "within"]
 
 T = TypeVar("T")
 _AGAIN = 1.0  # seconds until the exception is raised once more, where a callback swallowed it
@@ -55,7 +55,7 @@ class _Watch:
         """After this nothing is raised any more."""
         self._done.set()
         with self._lock:
-            raise_in(self._watched, None)
+            _raise_in(self._watched, None)
 
     def _wait(self) -> None:
         delay = self._seconds
@@ -64,13 +64,13 @@ class _Watch:
                 if self._done.is_set():
                     return
                 self.expired = True
-                raise_in(self._watched, _Stop)
+                _raise_in(self._watched, _Stop)
             if self._interrupt is not None:
                 self._interrupt()
             delay = _AGAIN
 
 
-def raise_in(thread: int, exception: type[BaseException] | None) -> None:
+def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
     """Have a thread raise `exception` before its next bytecode, or take that back."""
     what = ctypes.py_object(exception) if exception is not None else None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)

@@ -1,4 +1,9 @@
-"""Room for recursion: expressions and functions of thousands of steps are walked by recursion, here, in Python's own library and in TVM."""
+"""A thread for work on TVM's objects, with room for recursion, and out of reach of signals.
+
+Expressions and functions of thousands of steps are walked by recursion, here, in Python's own library and in TVM. And TVM's C++ code
+calls back into Python: an exception that comes there out of nowhere, as Ctrl-C's does on the main thread, passes through C++ frames that
+were not made for one, and can end the process. So what interrupts the caller waits until the work asks for it, by `heed`.
+"""
 
 from __future__ import annotations
 
@@ -7,72 +12,85 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from ._deadline import raise_in
-
-__all__ = ["deep"]
+__all__ = ["deep", "heed"]
 
 T = TypeVar("T")
 _STACK = 512 << 20  # bytes, of address space: what is not touched is never there
 _DEPTH = 50_000  # calls in Python; through TVM each takes a few KB of the stack
+_BEGINS = 5.0  # seconds within which a thread that was started has begun
 _LOCK = threading.Lock()  # of the stack size and the recursion limit, which are the whole process's
 _inside = threading.local()
 _running = 0
 _limit = 0
 
 
+def heed() -> None:
+    """Raise what has interrupted the caller of `deep` meanwhile. Called between steps of its work, never inside of a callback of TVM's."""
+    for interrupt in getattr(_inside, "interrupts", None) or ():
+        raise interrupt
+
+
 def deep(run: Callable[[], T]) -> T:
-    """`run()` on a thread with a large stack, under a high recursion limit. Exceptions come out of it as of a plain call; Ctrl-C too."""
-    if getattr(_inside, "yes", False):
+    """`run()` on a thread with a large stack, under a high recursion limit. Exceptions come out of it as of a plain call; Ctrl-C too,
+    when `run` next asks for it or is done."""
+    if getattr(_inside, "interrupts", None) is not None:
         return run()
     result: list[T] = []
     failure: list[BaseException] = []
+    interrupts: list[BaseException] = []
+    begun, over = threading.Event(), threading.Event()
 
     def work() -> None:
-        _inside.yes = True
+        begun.set()
+        _inside.interrupts = interrupts
         try:
+            heed()
             result.append(run())
         except BaseException as error:  # raised again where the caller waits
             failure.append(error)
+        finally:
+            over.set()
 
     _enter()
     try:
-        thread = _started(work)
-        if thread is None:
+        if not _started(work, begun, interrupts):
             return run()
-        interrupt = _wait(thread)
+        _wait(over, interrupts)
     finally:
         _leave()
-    if interrupt is not None and not isinstance(failure[0] if failure else None, type(interrupt)):
-        raise interrupt
+    if interrupts:
+        raise interrupts[0]
     if failure:
         raise failure[0]
     return result[0]
 
 
-def _started(work: Callable[[], None]) -> threading.Thread | None:
-    """A thread that runs `work`; None where this machine has no room for one: then it goes as deep as it can."""
+def _started(work: Callable[[], None], begun: threading.Event, interrupts: list[BaseException]) -> bool:
+    """Whether a thread runs `work`; not where this machine has no room for one: then it goes as deep as it can."""
     with _LOCK:
         before = threading.stack_size(_STACK)
         try:
-            thread = threading.Thread(target=work, name="maas_rt compile", daemon=True)
-            thread.start()
-            return thread
+            threading.Thread(target=work, name="maas_rt compile", daemon=True).start()
+            return True
         except (RuntimeError, MemoryError):
-            return None
+            return False
+        except BaseException as error:
+            if not begun.wait(_BEGINS):  # interrupted before there was a thread
+                raise
+            interrupts.append(error)
+            return True
         finally:
             threading.stack_size(before)
 
 
-def _wait(thread: threading.Thread) -> BaseException | None:
-    """Until the thread ends. An interrupt of the caller is handed on to it first, and given back."""
-    interrupt = None
-    while thread.is_alive():
+def _wait(over: threading.Event, interrupts: list[BaseException]) -> None:
+    """Until the work is over. What interrupts the caller meanwhile is kept for both. (Not by Thread.join: an exception within it makes
+    Python take the thread for ended, and a process that ends while one is in C++ code is aborted.)"""
+    while not over.is_set():
         try:
-            thread.join()
+            over.wait()
         except BaseException as error:  # KeyboardInterrupt, or what a deadline raises in this thread
-            interrupt = error
-            raise_in(thread.ident or 0, type(error))
-    return interrupt
+            interrupts.append(error)
 
 
 def _enter() -> None:

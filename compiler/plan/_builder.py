@@ -29,6 +29,7 @@ from maas_rt._plan import (
     Value,
 )
 
+from .._deep import heed
 from ..importers._imported import SEED, ImportedModel
 from ..passes._dims import static_shape
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
@@ -182,6 +183,7 @@ class PlanBuilder:
             return self._slot(body)
         for block in body.blocks:
             for binding in block.bindings:
+                heed()
                 if isinstance(binding, relax.MatchCast):
                     self._env[binding.var] = self._match_cast(binding)
                 else:

@@ -15,6 +15,7 @@ from tvm import relax
 import maas_rt
 
 from .._configs import TargetSpec
+from .._deep import heed
 from ..artifact import Artifact, make_manifest
 from ..codegen import build_code, collect_functions, schedule_functions
 from ..importers import ImportedModel
@@ -76,6 +77,7 @@ class Bench:
         inputs = {info.name: _values(rng, [int(n) for n in info.shape]) for info in sessions[0].inputs}
         times: list[list[float]] = [[] for _ in calls]
         for number in range(_ROUNDS + 1):
+            heed()
             if time.monotonic() > until:
                 return times if number > _FEWEST else None
             for session, own in zip(sessions, times):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from maas_rt.compiler import _pipeline, compile
 from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._boundary import boundary
-from maas_rt.compiler._deep import deep
+from maas_rt.compiler._deep import deep, heed
 from maas_rt.compiler.importers.onnx import _registry
 from onnx import TensorProto, helper
 from torch import nn
@@ -130,6 +132,35 @@ def test_deep_calls() -> None:
     assert sys.getrecursionlimit() == limit
     with pytest.raises(ZeroDivisionError):
         deep(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_an_interrupt_waits_until_the_work_asks_or_is_done(asks: bool) -> None:
+    steps: list[str] = []
+    sent = threading.Event()
+
+    def work() -> None:
+        while asks or not sent.is_set():
+            if asks:
+                heed()
+            steps.append("begin")  # as of a callback of TVM's: nothing may be raised before its end
+            for _ in range(1000):
+                len(steps)
+            steps.append("end")
+        steps.extend(["begin", "end"])
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        sent.set()
+
+    timer = threading.Timer(0.1, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        deep(work)
+    timer.join()
+    assert len(steps) > 2
+    assert steps == ["begin", "end"] * (len(steps) // 2)
+    assert deep(lambda: 3) == 3  # and it is over
 
 
 def test_a_sum_of_very_many_tensors() -> None:

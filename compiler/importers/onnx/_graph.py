@@ -15,6 +15,7 @@ from tvm import relax, tirx
 from maas_rt._errors import Error
 
 from ..._boundary import fault, first_line
+from ..._deep import heed
 from .._noise import Noise
 from . import _registry
 from ._data import Data
@@ -411,6 +412,7 @@ class Graph:
 
     def run_nodes(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
         for number, proto in enumerate(nodes):
+            heed()
             self.run_node(proto, scope, number)
 
     def run_node(self, proto: onnx.NodeProto, scope: Scope, number: int) -> None:

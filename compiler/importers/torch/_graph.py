@@ -13,6 +13,7 @@ from torch import fx
 from maas_rt._errors import CompileError, UnsupportedOperatorError
 
 from ..._boundary import first_line
+from ..._deep import heed
 from . import _complex, _scalars, ops  # noqa: F401  (ops fills the table)
 from ._context import Context, is_size
 from ._empty import result_of_nothing
@@ -68,6 +69,7 @@ class GraphImporter:
         self._depth += 1
         try:
             for node in module.graph.nodes:
+                heed()
                 if node.op == "placeholder":
                     env[node] = next(given)
                 elif node.op == "get_attr":

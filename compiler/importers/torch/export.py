@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from tvm import relax
 
 from maas_rt._errors import ImportModelError, InvalidArgumentError
 
+from ..._deep import deep
 from .._dynamic import asked_bounds, hold, requested
 from .._imported import ImportedModel, StateSpec
 from .._noise import with_seed
@@ -91,6 +93,9 @@ class Program:
 
     def build(self, stop_after: fx.Node | None = None) -> ImportedModel:
         """The model, or what leads to the results of the node `stop_after`."""
+        return deep(partial(self._build, stop_after))
+
+    def _build(self, stop_after: fx.Node | None) -> ImportedModel:
         builder = relax.BlockBuilder()
         symbols = Symbols(dict(self.functional.range_constraints), symbol_names(self.functional))
         context = Context(builder, symbols)
