@@ -38,6 +38,8 @@ __all__ = [
     "OrtValue",
     "RunOptions",
     "SessionOptions",
+    "disable_telemetry_events",
+    "enable_telemetry_events",
     "get_all_providers",
     "get_available_providers",
     "get_device",
@@ -49,6 +51,10 @@ __all__ = [
 
 _PROVIDER = "CPUExecutionProvider"
 _TYPES = {"float32": "float", "float64": "double"}  # the others are called alike
+# onnx.TensorProto.DataType, from 1 on.
+_ONNX_TYPES = (
+    "float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 complex64 complex128 bfloat16"
+).split()
 
 _seed: int | None = None  # what set_seed set
 _SEED_STEP = 0x9E3779B97F4A7C15  # from a run's seed to the next one's: far, so that sessions of near seeds share none
@@ -131,6 +137,27 @@ class SessionOptions(_Options):
     def add_free_dimension_override_by_name(self, name: str, extent: int) -> None:
         """Of no effect: dimensions are fixed when a model is compiled."""
         _warn_once(f"the dimension {name!r} is not fixed to {extent}: compile the model with --input-shape for that")
+
+    def add_free_dimension_override_by_denotation(self, denotation: str, extent: int) -> None:
+        """Of no effect: dimensions are fixed when a model is compiled."""
+        self.add_free_dimension_override_by_name(denotation, extent)
+
+    def add_provider(self, name: str, options: Mapping[str, str] | None = None) -> None:
+        """Accepted; what is not the CPU is named in a warning."""
+        _check_provider(name)
+
+    def has_providers(self) -> bool:
+        """False: none are chosen."""
+        return False
+
+    def add_initializer(self, name: str, ortvalue: OrtValue) -> None:
+        """Refused: weights are fixed when a model is compiled."""
+        raise InvalidArgumentError(f"the weight {name!r} cannot be replaced: a compiled model has its own")
+
+    def add_external_initializers(self, names: Sequence[str], ortvalues: Sequence[OrtValue]) -> None:
+        """Refused: weights are fixed when a model is compiled."""
+        for name in names:
+            self.add_initializer(name, ortvalues[0])
 
     def register_custom_ops_library(self, path: str) -> None:
         """Refused: a compiled model has all of its operators."""
@@ -235,6 +262,13 @@ class OrtValue:
         """As "tensor(float)"."""
         return f"tensor({'string' if self._array.dtype.kind in 'OSU' else _element_type(self._array.dtype.name)})"
 
+    def element_type(self) -> int:
+        """ONNX's number of its element type."""
+        name = "string" if self._array.dtype.kind in "OSU" else self._array.dtype.name
+        if name not in _ONNX_TYPES:
+            raise InvalidArgumentError(f"ONNX has no number for elements of {name}")
+        return _ONNX_TYPES.index(name) + 1
+
     def device_name(self) -> str:
         """ "cpu"."""
         return "cpu"
@@ -242,6 +276,14 @@ class OrtValue:
     def is_tensor(self) -> bool:
         """True: there is nothing else."""
         return True
+
+    def is_tensor_sequence(self) -> bool:
+        """False."""
+        return False
+
+    def is_sparse_tensor(self) -> bool:
+        """False."""
+        return False
 
     def has_value(self) -> bool:
         """True."""
@@ -368,7 +410,11 @@ class InferenceSession:
         self._options = sess_options if sess_options is not None else SessionOptions()
         for name in kwargs:
             _warn_once(f"InferenceSession has no option {name!r}; it is ignored")
-        self.set_providers(list(providers or []))
+        self.set_providers([providers] if isinstance(providers, str) else list(providers or []))
+        if self._options.enable_profiling:
+            _warn_once(
+                "enable_profiling has no effect: `maas-rt profile MODEL.mrt`, or profile(inputs) of a Model, does that"
+            )
         self._model = _load(path_or_bytes, int(self._options.intra_op_num_threads))
         self._seed, self._runs = _seed, itertools.count()
         self._texts = frozenset((self._model.manifest.get("source") or {}).get("strings", ()))
@@ -446,9 +492,15 @@ class InferenceSession:
     def set_providers(self, providers: Sequence[Any], provider_options: Any = None) -> None:
         """Accepted; what is not the CPU is named in a warning."""
         for provider in providers:
-            name = provider[0] if isinstance(provider, tuple) else provider
-            if name != _PROVIDER:
-                _warn_once(f"there is no provider {name!r}: models run on the CPU ({_PROVIDER})")
+            _check_provider(provider[0] if isinstance(provider, tuple) else provider)
+
+    def end_profiling(self) -> str:
+        """The name of no file: nothing was profiled."""
+        return ""
+
+    def get_profiling_start_time_ns(self) -> int:
+        """0: nothing was profiled."""
+        return 0
 
     def enable_fallback(self) -> None:
         """Of no effect: there is one provider."""
@@ -502,6 +554,11 @@ class InferenceSession:
         return NodeArg(info.name, f"tensor({_element_type(info.dtype)})", list(info.shape))
 
 
+def _check_provider(name: Any) -> None:
+    if name != _PROVIDER:
+        _warn_once(f"there is no provider {name!r}: models run on the CPU ({_PROVIDER})")
+
+
 def _cancel(options: RunOptions | None) -> CancelToken | None:
     return None if options is None else options._token
 
@@ -514,8 +571,9 @@ def _load(model: str | bytes | os.PathLike[str], threads: int) -> Model:
         from maas_rt.compiler import compile
 
         artifact = compile(path)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{path} is compiled first, which", "compiler", error.name or "its extra") from error
+    except (ModuleNotFoundError, MissingExtraError) as error:
+        missing = error.name or "its extra"
+        raise MissingExtraError(f"{path} is compiled to a model.mrt first, which", "compiler", missing) from None
     _warn_once(f"{path} was compiled in memory: `maas-rt compile {path} -o MODEL.mrt` does that once")
     return load(artifact, threads=threads)
 
@@ -541,6 +599,14 @@ def set_default_logger_severity(severity: int) -> None:
 
 def set_default_logger_verbosity(verbosity: int) -> None:
     """Of no effect: this runtime logs nothing."""
+
+
+def disable_telemetry_events() -> None:
+    """Of no effect: there are none."""
+
+
+def enable_telemetry_events() -> None:
+    """Of no effect: there are none."""
 
 
 def set_seed(seed: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -52,7 +54,10 @@ def script(ort: Any, path: Path) -> dict[str, Any]:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(3)
+    with_options = ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
+    session = ort.InferenceSession(str(path), sess_options=options, providers=[with_options])
     feed = {"x": X, "n": np.array([3, 4])}
     binding = session.io_binding()
     binding.bind_cpu_input("x", X)
@@ -78,6 +83,13 @@ def script(ort: Any, path: Path) -> dict[str, Any]:
         "value": (value.shape(), value.data_type(), value.device_name(), by_value[0].numpy()),
         "later": later[0],
         "entry": options.get_session_config_entry("session.intra_op.allow_spinning"),
+        "profile": session.end_profiling(),
+        "chosen": options.has_providers(),
+        "types": [
+            ort.OrtValue.ortvalue_from_numpy(np.zeros(2, dtype)).element_type()
+            for dtype in "f4 u1 i1 u2 i2 i4 i8 ? f2 f8 u4 u8".split()
+        ],
+        "kinds": (value.is_tensor(), value.is_tensor_sequence(), value.is_sparse_tensor()),
     }
 
 
@@ -135,6 +147,38 @@ def test_threads_and_termination() -> None:
     timer.join()
 
 
+WITH_NUMPY_ALONE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in ("numpy", "maas_rt"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import numpy as np
+import maas_rt as ort
+session = ort.InferenceSession("two.mrt", providers=["CPUExecutionProvider"])
+print(session.run(["m"], {"x": np.zeros((1, 3), np.float32), "n": np.array([1, 2])})[0].tolist())
+try:
+    ort.InferenceSession("two.onnx")
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_with_numpy_alone(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_NUMPY_ALONE], capture_output=True, text=True, cwd=folder, timeout=60
+    )
+    results, sentence = done.stdout.splitlines()
+    assert results == "[1.0, 2.0]"
+    assert sentence.startswith("two.onnx is compiled to a model.mrt first, which needs ")
+    assert "pip install 'maas-rt[compiler]'" in sentence
+    assert done.stderr == ""
+
+
 def test_mistakes() -> None:
     session = maas_rt.InferenceSession(_tiny.softmax())
     with pytest.raises(maas_rt.InvalidArgumentError, match="no output 'z'; its outputs are: y"):
@@ -143,3 +187,7 @@ def test_mistakes() -> None:
         session.run(None, {})
     with pytest.raises(FileNotFoundError):
         maas_rt.InferenceSession("absent.mrt")
+    with pytest.raises(maas_rt.InvalidArgumentError, match="a compiled model has its own"):
+        maas_rt.SessionOptions().add_initializer("w", maas_rt.OrtValue(np.zeros(1)))
+    with pytest.raises(maas_rt.InvalidArgumentError, match="there is no device 'cuda'"):
+        maas_rt.OrtValue.ortvalue_from_numpy(np.zeros(1), "cuda", 0)
