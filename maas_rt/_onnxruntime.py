@@ -122,6 +122,7 @@ class SessionOptions(_Options):
         "use_per_session_threads": True,
     }
     intra_op_num_threads: int
+    enable_profiling: bool
     _entries: dict[str, str]
 
     def add_session_config_entry(self, key: str, value: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import signal
 import sys
@@ -96,6 +97,9 @@ async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamRespo
         if error.status < 400:
             raise
         return _error(error.status, f"{request.method} {request.path}: {error.reason}")
+    except Exception as error:
+        logging.getLogger(__name__).exception("%s %s", request.method, request.path)
+        return _error(500, f"the server failed on this request ({type(error).__name__}): its log says more")
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -94,3 +94,12 @@ async def test_a_file_that_is_overwritten_is_served_as_it_was(client: TestClient
         path.write_bytes(damage)
         status, answer = await _infer(client, "sum", _tensor("x", [1, 4], [1.0] * 4))
         assert (status, answer["outputs"][0]["data"]) == (200, [11.0] * 4)
+
+
+async def test_what_nobody_foresaw_is_json_too(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise IndexError("of our own")
+
+    monkeypatch.setattr("maas_rt.service._app._served", broken)
+    status, answer = await _infer(client, "sum", _tensor("x", [1, 4], [1.0, 0.0, 0.0, 0.0]))
+    assert (status, answer) == (500, {"error": "the server failed on this request (IndexError): its log says more"})
