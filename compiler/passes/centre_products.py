@@ -14,9 +14,10 @@ import tvm
 from tvm import relax
 
 from ._dims import Dim, extents, same, same_shape, shape_of, static_shape
+from ._integers import split_weights
 from ._ops import constant, dtype_of, is_f32, reshape
-from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
-from .lower_quantized import MAX_DEPTH, int8_weight
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
+from .lower_quantized import MAX_DEPTH
 
 __all__ = ["centre_products"]
 
@@ -45,12 +46,11 @@ class _Activations:
 def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if not is_call(value, "relax.matmul") or not is_f32(value, *value.args) or value.args[0].ty.ndim < 2:
         return None
-    weight = int8_weight(rw, value.args[1], 1)
-    if weight is None or weight.values.ndim != 2 or len(weight.values) > MAX_DEPTH:
+    weights = _weights(rw, value.args[1])
+    x = _activations(rw, value.args[0]) if weights is not None else None
+    if x is None or weights is None:
         return None
-    x = _activations(rw, value.args[0])
-    if x is None:
-        return None
+    centred, weight_scale = weights
     centre: relax.Expr | None = None  # of all rows, taken before the product
     q, zero = _unsigned(rw, x.q, x.zero)
     if isinstance(zero, int):
@@ -61,14 +61,30 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     wide = rw.emit(relax.op.astype(q, "int32"))
     if centre is not None:
         wide = rw.emit(relax.op.subtract(wide, centre))
-    known = rw.emit(relax.op.astype(constant(weight.values), "int32"))
+    known = rw.emit(relax.op.astype(constant(centred), "int32"))
     sums = rw.emit(relax.op.matmul(wide, known, "int32"), str(var.name))
     if centre is None:
-        columns = constant(weight.values.sum(axis=0, dtype=np.int32))
+        columns = constant(centred.sum(axis=0, dtype=np.int32))
         sums = rw.emit(relax.op.subtract(sums, rw.emit(relax.op.multiply(zero, columns))))
     floats = rw.emit(relax.op.astype(sums, "float32"))
     scaled = rw.emit(relax.op.multiply(floats, x.scale))
-    return relax.op.multiply(scaled, constant(weight.scale))
+    return relax.op.multiply(scaled, constant(weight_scale))
+
+
+def _weights(rw: Rewriter, expr: relax.Expr) -> tuple[Array, Array] | None:
+    """Weights [K, N] less their zero points, and the scale of each column or of all, where a kernel takes them."""
+    call = rw.call(expr, "relax.dequantize")
+    if call is None or any(array_of(arg) is None for arg in call.args):
+        return None
+    values, scale, zero = (np.asarray(array_of(arg)) for arg in call.args)
+    along = max(scale.size, zero.size) > 1
+    if values.dtype.itemsize != 1 or values.ndim != 2 or (along and int(call.attrs.axis) % 2 != 1):
+        return None
+    centred = values.astype(np.int16) - zero.astype(np.int16)
+    split = split_weights(centred.astype(np.int32), 1)
+    if split is None or len(centred) > (MAX_DEPTH if split.zeros is None else MAX_DEPTH // 2):
+        return None
+    return centred, scale.astype(np.float32)
 
 
 def _unsigned(rw: Rewriter, q: relax.Expr, zero: int | relax.Expr) -> tuple[relax.Expr, int | relax.Expr]:
@@ -126,7 +142,7 @@ def _zero_point(
     rw: Rewriter, expr: relax.Expr, low: int, high: int, *, negative: bool = False
 ) -> int | relax.Expr | None:
     """A zero point that numbers of the same type hold: of such a type, or cut off to it. As int32. Its negative has to be known."""
-    whole, least, most = False, -np.inf, np.inf  # whether it went through integers; the bounds that it was given
+    whole, least, most = False, -np.inf, np.inf  # whether it is a whole number; the bounds that it was given
     source = expr
     while not (whole and low <= least and most <= high):
         number = scalar_of(source)
@@ -144,8 +160,11 @@ def _zero_point(
         if is_call(call, *_BOUNDED):
             clips = is_call(call, "relax.clip")
             bounds = [float(arg.value) for arg in call.args[1:]] if clips else [_number(call.args[1])]
+            if not whole and any(bound != np.rint(bound) for bound in bounds):
+                return None
             least = least if is_call(call, "relax.minimum") else max(least, bounds[0])
             most = most if is_call(call, "relax.maximum") else min(most, bounds[-1])
+        whole = whole or is_call(call, "relax.round")
         source = call.args[0]
     return rw.emit(relax.op.astype(expr, "int32"))
 

@@ -27,10 +27,8 @@ __all__ = [
     "QCONV_PACKING",
     "QDEPTHWISE_PACKING",
     "QGEMM_PACKING",
-    "Int8Weight",
     "conv_contract",
     "groups_together",
-    "int8_weight",
     "lower_quantized",
     "moved_weights",
     "quantized_constant",
@@ -134,7 +132,7 @@ def lower_quantized(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 @dataclass(frozen=True)
-class Int8Weight:
+class _Weight:
     """int8 weights about 0, and the scale of each output channel (or one)."""
 
     values: Array
@@ -147,7 +145,7 @@ def quantized_constant(rw: Rewriter, expr: relax.Expr) -> bool:
     return call is not None and array_of(call.args[0]) is not None and is_f32(expr)
 
 
-def int8_weight(rw: Rewriter, expr: relax.Expr, axis: int) -> Int8Weight | None:
+def _weight(rw: Rewriter, expr: relax.Expr, axis: int) -> _Weight | None:
     """The weights behind `expr` if their scales run along `axis` (or are one) and int8 holds them without their zero point."""
     call = rw.call(expr, "relax.dequantize")
     if call is None or any(array_of(arg) is None for arg in call.args):
@@ -161,7 +159,7 @@ def int8_weight(rw: Rewriter, expr: relax.Expr, axis: int) -> Int8Weight | None:
     centred = values.astype(np.int32) - zero.astype(np.int32).reshape(dims)
     if centred.size == 0 or centred.min() < -128 or centred.max() > 127:
         return None
-    return Int8Weight(centred.astype(np.int8), scale.astype(np.float32))
+    return _Weight(centred.astype(np.int8), scale.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -229,7 +227,7 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     return None
 
 
-def _scales(x: np.float32, w: Int8Weight, n: int) -> relax.Expr:
+def _scales(x: np.float32, w: _Weight, n: int) -> relax.Expr:
     return constant(np.ascontiguousarray(np.broadcast_to(x * w.scale, (n,)).astype(np.float32)))
 
 
@@ -270,7 +268,7 @@ def together(weights: Array, groups: int, zeros: Array | None = None) -> tuple[A
 
 def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     attrs = value.attrs
-    x, weight = _activations(rw, value.args[0]), int8_weight(rw, value.args[1], 0)
+    x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 0)
     if x is None or weight is None or str(attrs.data_layout) != "NHWC" or str(attrs.kernel_layout) != "OIHW":
         return None
     q, scale, values, groups = x.q, x.scale, weight.values, int(attrs.groups)
@@ -297,7 +295,7 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
 def _matmul(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     if value.args[0].ty.ndim < 2:
         return None
-    x, weight = _activations(rw, value.args[0]), int8_weight(rw, value.args[1], 1)
+    x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 1)
     if x is None:
         return None
     if weight is None and not quantized_constant(rw, value.args[1]):

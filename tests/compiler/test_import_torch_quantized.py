@@ -103,6 +103,15 @@ def _rows(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, z: torch.Tensor) ->
     return acc.to(torch.float32) * scale * s
 
 
+def _float_zero(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, z: torch.Tensor) -> Any:
+    """A zero point for each row that stays a float, and weights that int8 does not hold less theirs."""
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = (high - low) / 255
+    zero = torch.round(-low / scale).clamp(0, 255)
+    q = torch.clamp(torch.round(x / scale) + zero, 0, 255).to(torch.uint8)
+    return F.linear(scale * (q.float() - zero), pt2e.dequantize_per_channel(w, s, z + 5, 0, -127, 127, torch.int8))
+
+
 def _unbounded(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, z: torch.Tensor) -> Any:
     """Right, if slowly: a zero point of 300 or more would not be what a byte says."""
     zero = (x[:, :1] * 200).round().to(torch.int32)
@@ -141,6 +150,7 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], dict[str, torch.Tensor], str, int]
     "pt2e, dynamic and symmetric": (_symmetric, STORED, "gemm_u8s8", 8),
     "pt2e, tokens": (_tokens, STORED, "gemm_u8s8", 8),
     "torchao, rows": (_rows, STORED, "gemm_u8s8", 8),
+    "by hand, zero points in floats": (_float_zero, STORED, "gemm_u8s8", 8),
     "torchao, weights": (lambda x, w, s, z: (x @ w.t().to(x.dtype)) * s, STORED, "gemm_f32q", 8),
     "torchao, zero points": (
         lambda x, w, s, z: F.linear(x, (w.float() - z.float()[:, None]) * s[:, None]), {**STORED, "z": INT8[:, 0] // 2}, "gemm_f32q", 8,
