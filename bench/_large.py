@@ -151,7 +151,8 @@ def _input(kind: str, shape: tuple[int, ...]) -> tuple[int, list[Any]]:
     if kind == "embedding":
         return 7, ["n"]
     if kind in ("convolution", "depthwise", "transposed"):
-        return 1, [1, shape[0 if kind != "convolution" else 1], 16, 16]
+        side = 4 if kind == "depthwise" else 16  # so that it is the weights that take the memory
+        return 1, [1, shape[0 if kind != "convolution" else 1], side, side]
     if kind in ("lstm", "gru"):
         return 1, [4, 1, shape[0]]
     return 10 if kind == "half" else 1, ["n", shape[0]]

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from maas_rt._errors import CompileError, DeadlineExceededError, Error, InvalidArgumentError, VerificationError
 
+from ._alone import Own, largest_alone
 from ._boundary import first_line
 from ._configs import VerifyOptions
 from ._deadline import OverdueError, within
@@ -49,6 +50,7 @@ _TIES = 64  # enough for some of a thousand numbers to be rounded to 8 bits the 
 _NEAR = 2
 _MISSES = 5
 _TIED = 0.01  # of the numbers of a tensor at most, at a tie
+_EXPLAINED = 0.25  # of a difference, that the operators' own errors come to where they add up
 _SMALL_SIZES = (8, 6, 4, 3, 2, 5, 7)
 _ROUNDINGS = 8  # by as much, relatively, two ways to add up a layer's products differ
 
@@ -585,17 +587,28 @@ def _blame(
     worst = culprit.difference if culprit is not None else difference
     operator = culprit.operator if culprit is not None else ""
     what = worst.detail or f"a relative error of {worst.error:.2g}"
-    place = (
-        f"operator {operator} (number {differ} of {model.source.operators()})" if operator else f"output {worst.output}"
-    )
+    place_of = f"{operator} (number {differ} of {model.source.operators()})"
+    place = f"operator {place_of}" if operator else f"output {worst.output}"
     if culprit is not None:
         what += f", {_worst_element(culprit)}, on {_statistics(inputs)}"
+    total = difference.detail or f"{difference.error:.2g}"
+    framework = model.provenance.get("framework", "its source")
+    own = _own_error(model, differ, inputs, options, compile_model) if operator and not worst.detail else None
     kept = ""
     if options.keep_intermediates is not None and culprit is not None:
         kept = f"; its arrays are in {_keep(options.keep_intermediates, inputs, culprit)}"
-    total = difference.detail or f"{difference.error:.2g}"
+    if own is not None and own.operator != operator and own.total >= _EXPLAINED * worst.error:
+        begin = f"the errors of its operators add up; operator {own.operator} has the largest of its own,"
+        if own.error > options.tolerance(own.dtype):  # it does not show where the model was cut
+            begin = f"the first difference is at operator {own.operator}, a relative error of"
+        return VerificationError(
+            f"the compiled model differs from {framework}: {begin} {own.error:.2g} on what the source gives it; behind operator {place_of} the error "
+            f"is {worst.error:.2g}, on {_statistics(inputs)}; output {difference.output} differs by {total}; nothing was written{kept}",
+            own.operator,
+            own.error,
+        )
     return VerificationError(
-        f"the compiled model differs from {model.provenance.get('framework', 'its source')}: the first difference is at {place}, {what}; "
+        f"the compiled model differs from {framework}: the first difference is at {place}, {what}; "
         f"output {difference.output} differs by {total}; nothing was written{kept}",
         operator,
         worst.error,
@@ -635,6 +648,20 @@ def _compare_prefix(
         if wrong and (worst is None or difference.error > worst.error):
             worst = difference
     return None if worst is None else _Culprit(operator, worst, wanted, got)
+
+
+def _own_error(
+    model: ImportedModel, count: int, inputs: Mapping[str, Array], options: VerifyOptions, compile_model: CompileModel
+) -> Own | None:
+    """Of the model's first `count` operators the one whose own error is the largest; None where they cannot be taken apart."""
+    try:
+        return largest_alone(
+            model.source.apart(count, inputs),
+            lambda apart: run_compiled(compile_model(apart.model).loaded(), apart.inputs, options),
+            lambda name, got, wanted: compare(name, got, wanted, options).error,
+        )
+    except Exception:  # operators that are none by themselves
+        return None
 
 
 def _worst_element(culprit: _Culprit) -> str:

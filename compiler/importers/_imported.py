@@ -17,7 +17,7 @@ from ._philox import SHARED_SEED
 
 Array = npt.NDArray[Any]
 
-__all__ = ["SEED", "SHARED_NOISE", "Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
+__all__ = ["SEED", "SHARED_NOISE", "Apart", "Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
 
 SEED = "seed"  # the parameter of main that holds the run's seed, and main's attribute that says which parameter it is
 SHARED_NOISE = f"shared, seed {SHARED_SEED}"  # a source is given what the kernels draw of that seed
@@ -90,6 +90,20 @@ class Source(Protocol):
     def prefix(self, count: int) -> tuple[ImportedModel, str]:
         """The model cut behind its first `count` operators, whose outputs are then the results of the last one of these;
         and that operator's name. The inputs are those of the whole model (unused ones included)."""
+
+    def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
+        """The first `count` operators each by itself, as far as they can be taken apart; None if they cannot."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A model's first operators each by itself: `model` computes the results of each from `inputs`, which are what it reads when the
+    whole model runs, and must give `wanted`. Results by the names of the model's outputs."""
+
+    model: ImportedModel
+    inputs: dict[str, Array]
+    wanted: dict[str, Array]
+    operators: dict[str, str]  # the operator that each is a result of
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,56 @@ def test_a_wrong_result_is_refused_and_the_operator_named(monkeypatch: pytest.Mo
     np.testing.assert_allclose(compiled[source.files[0]], np.cos(np.exp(x["x"])), rtol=1e-5, atol=1e-4)
 
 
+class Grows(torch.nn.Module):
+    """The product is exact, and the first whose result is off by more than the tolerance; what its inputs' roundings move is little."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 0.01
+        return -(torch.exp(x) * torch.tanh(x + 2))
+
+
+def _grows() -> onnx.ModelProto:
+    two, little = (onnx.numpy_helper.from_array(np.float16(v), n) for v, n in ((2, "two"), (0.01, "little")))
+    nodes = [
+        onnx.helper.make_node("Mul", ["x", "little"], ["h"]),
+        onnx.helper.make_node("Exp", ["h"], ["e"], name="first"),
+        onnx.helper.make_node("Add", ["h", "two"], ["s"]),
+        onnx.helper.make_node("Tanh", ["s"], ["t"]),
+        onnx.helper.make_node("Mul", ["e", "t"], ["m"]),
+        onnx.helper.make_node("Neg", ["m"], ["y"]),
+    ]
+    info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, [4, 5]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", info[:1], info[1:], [two, little])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("source", ["torch", "onnx"])
+def test_where_errors_add_up_the_operator_with_the_largest_of_its_own_is_named(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maas_rt.compiler.codegen import _body
+    from tvm import tirx
+
+    original = _body.BodyBuilder._call
+    off = {"tirx.exp": 1.008, "tirx.tanh": 1.004}
+
+    def inexact(self: Any, node: Any, env: Any) -> Any:
+        result = original(self, node, env)
+        return result * tirx.const(off[node.op.name], "float32") if node.op.name in off else result
+
+    monkeypatch.setattr(_body.BodyBuilder, "_call", inexact)
+    with pytest.raises(
+        VerificationError, match="the errors of its operators add up; operator .* has the largest"
+    ) as caught:
+        if source == "torch":
+            compile(Grows(), (torch.linspace(-1, 1, 20, dtype=torch.float16).reshape(4, 5),))
+        else:
+            compile(_grows())
+    assert caught.value.operator == {"torch": "exp (aten.exp.default)", "onnx": "first (Exp)"}[source]
+    assert 0.006 < caught.value.relative_error < 0.0095
+    assert "; behind operator" in str(caught.value) and "output" in str(caught.value)
+
+
 def test_a_constant_output_is_no_evidence_and_the_manifest_says_so() -> None:
     class Half(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

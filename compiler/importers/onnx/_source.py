@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 
 from ...oracle import Oracle, OracleError, start_worker
-from .._imported import SHARED_NOISE, Array, ImportedModel
+from .._imported import SHARED_NOISE, Apart, Array, ImportedModel
+from ._apart import alone, results_of
 from ._by_definition import by_definition
 from ._data import Data
 from ._drawing import Draw
@@ -143,18 +144,32 @@ class OnnxSource:
     def prefix(self, count: int) -> tuple[ImportedModel, str]:
         if not 1 <= count <= self.operators():
             raise ValueError(f"a prefix of {count} operators: the model has {self.operators()}")
+        last = self._model.graph.node[count - 1]
+        cut = self._cut(count, [name for name in last.output if name])
+        return self._again(cut), f"{last.name or last.output[0]} ({last.op_type})"
+
+    def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
+        constant = {t.name for t in self._model.graph.initializer}
+        constant |= {s.values.name for s in self._model.graph.sparse_initializer}
+        names = results_of(self._model.graph.node[:count], constant)
+        if not names:
+            return None
+        whole = self._like(self._cut(count, names), self._implementations)
+        model, given, wanted, operators = alone(self._model, count, {**inputs, **whole.run(inputs)})
+        return Apart(self._again(model), given, wanted, operators) if wanted else None
+
+    def _cut(self, count: int, outputs: list[str]) -> onnx.ModelProto:
+        """The model's first operators, with these of their results as outputs."""
         cut = onnx.ModelProto()
         cut.CopyFrom(self._model)
         del cut.graph.node[count:]
-        last = cut.graph.node[-1]
         del cut.graph.output[:]
-        cut.graph.output.extend(onnx.ValueInfoProto(name=name) for name in last.output if name)
+        cut.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         inferred = onnx.shape_inference.infer_shapes(cut)
-        known = {info.name: info for info in inferred.graph.value_info}
-        known.update({info.name: info for info in inferred.graph.output})
+        known = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
         del cut.graph.output[:]
-        cut.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in last.output if name)
-        return self._again(cut), f"{last.name or last.output[0]} ({last.op_type})"
+        cut.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in outputs)
+        return cut
 
 
 def _installed() -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from .._imported import SHARED_NOISE, Array, ImportedModel
+from .._imported import SHARED_NOISE, Apart, Array, ImportedModel
+from ._apart import Alone, Recorder, tensors_of
 from ._drawn import SharedRun
 from ._dtypes import to_numpy
 from ._graph import operator_name
@@ -96,6 +97,32 @@ class TorchSource:
         return ImportedModel(
             **kept, source=source, example_inputs=model.example_inputs
         ), f"{node.name} ({operator_name(node)})"
+
+    def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
+        from .module import import_module
+
+        recorder = Recorder(self.graph)
+        with torch.no_grad():
+            recorder.run(*self.placeholder_values(inputs))
+        kept = {e.name for e in self._program.signature.placeholders if e.kind in ("constant", "state")}
+        constant = {
+            n for n in self.graph.graph.nodes if n.op == "get_attr" or (n.op == "placeholder" and n.name in kept)
+        }
+        nodes = [n for n in self._nodes()[:count] if isinstance(n.target, torch._ops.OpOverload)]
+        together = Alone(nodes, recorder.values, constant)
+        given = [recorder.values[n] for n in together.read]
+        results = [(operator_name(n), n.name, t) for n in nodes for t in tensors_of(recorder.values[n])]
+        if not given or any(t.is_complex() for t in (*given, *(t for _, _, t in results))):
+            return None
+        model = import_module(together, given)
+        if len(model.output_names) != len(results) or len(model.input_names) != len(given):
+            return None
+        return Apart(
+            model,
+            {name: as_array(t) for name, t in zip(model.input_names, given)},
+            {name: as_array(t) for name, (_, _, t) in zip(model.output_names, results)},
+            {name: f"{node} ({kind})" for name, (kind, node, _) in zip(model.output_names, results)},
+        )
 
     def placeholder_values(self, inputs: Mapping[str, Array]) -> list[Any]:
         """A value for each placeholder of the functional graph."""
@@ -196,6 +223,9 @@ class PrefixSource:
 
     def prefix(self, count: int) -> tuple[ImportedModel, str]:
         return self._whole.prefix(count)
+
+    def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
+        return self._whole.apart(count, inputs)
 
 
 class _ReachedError(Exception):
