@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 VISION ?= .venv-vision
+TRAINERS ?= .venv-trainers
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # TORCH=cpu takes torch's CPU build (about 0.7 GB installed) instead of PyPI's default, a CUDA build of several GB.
@@ -11,7 +12,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision sanitize ulp fuzz bench gauntlet check-tools clean
+.PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -52,12 +53,16 @@ conformance: $(VENV)/.native  ## other people's suites: prints the counts, write
 	$(BIN)/python -m tests.conformance transformers
 	$(BIN)/python -m tests.conformance contrib
 	$(BIN)/python -m tests.conformance torch_opinfo
+	$(MAKE) conformance-checkpoints
 	$(MAKE) conformance-vision
 	$(BIN)/python -m tests.conformance table
 
 conformance-vision: $(VISION)/.installed  ## torchvision and timm, in an environment of their own (torch with torchvision: 5 GB)
 	$(VISION)/bin/python -m tests.conformance torchvision
 	$(VISION)/bin/python -m tests.conformance timm
+
+conformance-checkpoints: $(TRAINERS)/.installed  ## what training tools leave, in an environment of their own (0.5 GB)
+	$(TRAINERS)/bin/python -m tests.conformance checkpoints
 
 SANITIZED := build/sanitize-address
 sanitize: $(VENV)/.native  ## the C++ tests under the address, undefined and thread sanitizers, and every kernel under the first two
@@ -108,14 +113,23 @@ $(VENV)/.native: $(NATIVE) $(VENV)/.installed
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 	touch $(VENV)/.native
 
-# Behind its own packages this environment sees those of the main one, the project among them: nothing is built twice.
-$(VISION)/.installed: tests/conformance/vision-requirements.txt | $(VENV)/.native
-	test -x $(VISION)/bin/python || $(BIN)/python -m venv $(VISION)
+# Behind its own packages such an environment sees those of the main one, the project among them: nothing is built twice.
+define beside_the_main_environment
+	test -x $(1)/bin/python || $(BIN)/python -m venv $(1)
 	main=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-	  own=$$($(VISION)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  own=$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
 	  echo "import site; site.addsitedir(\"$$main\")" > "$$own/main-environment.pth"
+endef
+
+$(VISION)/.installed: tests/conformance/vision-requirements.txt | $(VENV)/.native
+	$(call beside_the_main_environment,$(VISION))
 	$(VISION)/bin/python -m pip --disable-pip-version-check install -q $(INDEX) -r tests/conformance/vision-requirements.txt
 	touch $@
 
+$(TRAINERS)/.installed: tests/conformance/trainers-requirements.txt | $(VENV)/.native
+	$(call beside_the_main_environment,$(TRAINERS))
+	$(TRAINERS)/bin/python -m pip --disable-pip-version-check install -q --no-build-isolation -r tests/conformance/trainers-requirements.txt
+	touch $@
+
 clean:  ## remove what was built, and the environment
-	rm -rf build dist $(VENV) $(VISION) maas_rt/*.so
+	rm -rf build dist $(VENV) $(VISION) $(TRAINERS) maas_rt/*.so

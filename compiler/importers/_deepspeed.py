@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ._contents import Location, Stored, same_bits
-from ._safe_pickle import RefusedPickleError
+from ._contents import Location, Stored, agreed, same_bits
+from ._safe_pickle import Inert, RefusedPickleError
 from ._saved import SavedFile
 
 __all__ = ["DeepSpeedCheckpoint"]
@@ -47,7 +47,6 @@ class DeepSpeedCheckpoint:
         self._module = state.get("module")
         if not isinstance(self._module, Mapping):
             raise RefusedPickleError(f"{models[0]} has no module: DeepSpeed did not write it")
-        self._checked: set[int] = set()
         self.tree: dict[Any, Any] = dict(self._module)
         if shards:
             files = [SavedFile(folder / n) for n in shards]
@@ -66,6 +65,8 @@ class DeepSpeedCheckpoint:
         if "zero_stage" not in first:
             return  # without ZeRO the module is whole
         stage, world = first["zero_stage"], first.get("partition_count")
+        if isinstance(stage, Inert):  # a member of DeepSpeed's ZeroStageEnum
+            stage = stage.args[0] if len(stage.args) == 1 else None
         world = max(world) if isinstance(world, list) and world else world
         if world != len(files):
             raise RefusedPickleError(f"it has the files of {len(files)} ranks, and {str(world)[:20]} wrote it")
@@ -76,7 +77,7 @@ class DeepSpeedCheckpoint:
             if not isinstance(groups, list) or not all(isinstance(g, Stored) and len(g.shape) == 1 for g in groups):
                 raise RefusedPickleError(f"{file.name} has no {key}")
             location = ("optimizer_state_dict", key)
-            flats.append([self._agreed(file, location, index, group) for index, group in enumerate(groups)])
+            flats.append([agreed(file, (*location, index), group) for index, group in enumerate(groups)])
         shapes = state.get("param_shapes")
         shapes = [shapes] if isinstance(shapes, Mapping) else shapes
         if not isinstance(shapes, list) or not all(isinstance(group, Mapping) for group in shapes):
@@ -97,20 +98,6 @@ class DeepSpeedCheckpoint:
         for name, other in shared.items() if isinstance(shared, Mapping) else ():
             if other in self.tree:
                 self.tree[name] = self.tree[other]
-
-    def _agreed(self, file: SavedFile, location: Location, index: int, group: Stored) -> Stored:
-        """The partition, compared with torch's own reading when it is first read."""
-
-        def read() -> torch.Tensor:
-            flat = group.read()
-            if id(group) not in self._checked:
-                others = file.again([location])[0]
-                if others is not None and not same_bits(flat, others[index]):
-                    raise RefusedPickleError(f"{file.name} is read in another way by torch.load")
-                self._checked.add(id(group))
-            return flat
-
-        return Stored(group.shape, group.dtype, read)
 
     def _whole_2(self, shapes: Sequence[Mapping[Any, Any]], flats: Sequence[Sequence[Stored]], paddings: Any) -> None:
         """ZeRO 1 and 2: the ranks' parts of a group, one behind the other, are its weights, one behind the other."""

@@ -13,6 +13,7 @@ from ._contents import Contents, Merged, Stored, leaves
 from ._deepspeed import DeepSpeedCheckpoint
 from ._files import open_regular, plain_name, read_json
 from ._megatron import Megatron, megatron_ranks
+from ._quantized import Dequantized, is_quantized
 from ._ranks import Ranks, has_parts, numbered
 from ._safe_pickle import RefusedPickleError
 from ._safetensors import SafetensorsFile, SafetensorsShards
@@ -51,15 +52,35 @@ _OTHERS = {
 }
 
 
-def open_contents(path: Path | Sequence[Path]) -> Contents:
-    """A file, a directory, or several files of one checkpoint. Raises RefusedPickleError: a clause that says what it is instead."""
+def open_contents(path: Path | Sequence[Path], *, floats: bool = True) -> Contents:
+    """A file, a directory, or several files of one checkpoint; with `floats`, quantized weights as what they stand for.
+
+    Raises RefusedPickleError: a clause that says what it is instead.
+    """
+    contents = _contents(path)
+    return _floats(contents, path if isinstance(path, Path) else path[0]) if floats else contents
+
+
+def _contents(path: Path | Sequence[Path]) -> Contents:
     if not isinstance(path, Path):
         return _several(" and ".join(part.name for part in path), path)
     if path.is_dir():
         return _directory(path)
-    if path.name.endswith(".json"):
-        return _indexed(path)
-    return _file(path)
+    return _indexed(path) if path.name.endswith(".json") else _file(path)
+
+
+def _floats(contents: Contents, path: Path) -> Contents:
+    """With quantized weights as floats: how they were quantized is in a file of their folder."""
+    if not is_quantized(contents):
+        return contents
+    folder = path if path.is_dir() else path.parent
+    config: Any = {}
+    if (folder / "quantize_config.json").exists():
+        config = read_json(folder / "quantize_config.json")
+    elif (folder / "config.json").exists():
+        config = read_json(folder / "config.json")
+        config = config.get("quantization_config") if isinstance(config, Mapping) else None
+    return Dequantized(contents, config)
 
 
 def _several(name: str, paths: Sequence[Path]) -> Contents:
@@ -67,7 +88,7 @@ def _several(name: str, paths: Sequence[Path]) -> Contents:
     adapters = [path for path in paths if _is_adapter(path)]
     if adapters:
         return _adapted(name, adapters, [path for path in paths if path not in adapters])
-    parts = {path: open_contents(path) if path.is_dir() else _opened(path) for path in paths}
+    parts = {path: _directory(path) if path.is_dir() else _opened(path) for path in paths}
     if any(has_parts(part) for part in parts.values()):
         return Ranks(name, list(parts.values()))
     ordered = numbered(paths)

@@ -24,6 +24,7 @@ from ._contents import Contents, NotPlainError, Sliced, Stored, leaves, material
 from ._layouts import open_contents
 from ._modules import LiveState
 from ._names import WEIGHT_NESTS, Entry, Fit, Names
+from ._quantized import layer_of
 from ._safe_pickle import Inert, RefusedPickleError
 from ._saved import described
 
@@ -51,7 +52,10 @@ def read_checkpoint(path: Source) -> dict[str, torch.Tensor]:
 def load_checkpoint(module: torch.nn.Module, path: Source, weights: Weights | None = None) -> None:
     """Fill the module from a checkpoint. Every missing, surplus and misshapen name is listed in one CheckpointError."""
     weights = weights or Weights()
-    contents = _opened(path)
+    own = any(
+        layer_of(name) is not None for name in module.state_dict()
+    )  # a module that computes with quantized weights
+    contents = _opened(path, floats=not own)
     with _Refusals(contents.name):
         names = Names(contents, weights.key, weights.prefix)
         if not any(isinstance(entry.leaf, (Stored, Sliced)) for entry in names.entries):
@@ -75,10 +79,10 @@ class _Refusals:
             raise CheckpointError(f"the checkpoint {self._name} cannot be read: {error.strerror or error}") from error
 
 
-def _opened(path: Source) -> Contents:
+def _opened(path: Source, *, floats: bool = True) -> Contents:
     path = Path(path) if isinstance(path, (str, Path)) else [Path(part) for part in path]
     with _Refusals(path.name if isinstance(path, Path) else " and ".join(part.name for part in path)):
-        return open_contents(path)
+        return open_contents(path, floats=floats)
 
 
 def _without_tensors(names: Names) -> str:
@@ -340,14 +344,14 @@ class _Loading:
                 "it has adapters of PEFT, which change other weights: give their folder with its adapter_config.json too, or load them with "
                 "PEFT, and save merge_and_unload().state_dict()"
             )
+        if any(entry.name.endswith("flat_param") for entry in self._names.entries):
+            return "flat parameters of FSDP: save with torch.distributed.checkpoint, or a FULL_STATE_DICT"
         if not fit.chosen:
             there = [entry.name for entry in self._names.entries if isinstance(entry.leaf, Stored)]
             wanted = fit.missing[0] if fit.missing else ""
             near = difflib.get_close_matches(wanted, there[:5000], n=3, cutoff=0.4) or there[:3]
             nests = f"its keys are {', '.join(self._names.nests[:8])}, " if self._names.nests else ""
             return f"{nests}the nearest names to {wanted} are {', '.join(near)}: --key and --prefix choose among them"
-        if any("_flat_param" in entry.name or entry.name.endswith("flat_param") for entry in fit.surplus):
-            return "flat parameters of FSDP: save with torch.distributed.checkpoint, or a FULL_STATE_DICT"
         if any(
             re.search(r"(SCB|absmax|quant_map|qweight|qzeros|scales|weight_scale)(\.|$)", e.name) for e in fit.surplus
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,12 @@ from typing import Any
 import torch
 
 __all__ = ["write_zero"]
+
+
+class ZeroStageEnum(int, enum.Enum):
+    optimizer_states = 1
+    gradients = 2
+    weights = 3
 
 
 class LossScaler:
@@ -63,7 +70,7 @@ def write_zero(
         else:
             groups = [_padded(flat, 2 * world).chunk(world)[rank].clone() for flat in flat_groups]
         optimizer = {
-            "zero_stage": stage,
+            "zero_stage": ZeroStageEnum(stage),
             "partition_count": world if stage == 3 else [world] * len(groups),
             "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups": groups,
             "loss_scaler": LossScaler(),

@@ -6,6 +6,7 @@ import importlib
 import sys
 
 SUITES = {
+    "checkpoints": "checkpoints",
     "contrib": "contrib",
     "onnx": "onnx_backend",
     "table": "table",

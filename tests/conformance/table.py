@@ -58,6 +58,11 @@ def table() -> str:
         rows.append(_row(f"{TINY}, {text}", _count([c[mode] for c in _read("transformers")["cases"]])))
     recorded = _read("contrib")
     rows += [_row(label, recorded[part]["counts"]) for part, label in CONTRIB.items() if part in recorded]
+    left = _read("checkpoints")
+    if left:
+        rows.append(
+            _row("what training leaves, written by its tools, one to four processes: read bit for bit", left["counts"])
+        )
     for suite, label in VISION.items():
         found = _read(suite)
         for mode, text in MODES.items():

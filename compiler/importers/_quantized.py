@@ -1,0 +1,240 @@
+"""Weights that bitsandbytes, GPTQ or AWQ quantized, as the floats that they stand for.
+
+bitsandbytes keeps what it needs among the tensors (functional.py, dequantize_4bit and int8_vectorwise_dequant); of GPTQ and AWQ the folder's
+config.json or quantize_config.json has the bits. Integers are packed in words of 32 bits: GPTQ's of weights by rows, its zero points by
+columns and less by one (format "gptq"; "gptq_v2" has them as they are), AWQ's both by columns, in the order 0, 2, 4, 6, 1, 3, 5, 7.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ._contents import Contents, Location, Stored, agreed, leaves
+from ._safe_pickle import RefusedPickleError
+
+__all__ = ["Dequantized", "is_quantized", "layer_of"]
+
+_STATE = "weight.quant_state.bitsandbytes__"
+_FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word each of eight columns is
+_LARGEST_STATE = 1 << 16
+
+
+def is_quantized(contents: Contents) -> bool:
+    return any(layer_of(str(location[-1])) is not None for location, _ in leaves(contents.tree))
+
+
+def layer_of(name: str) -> str | None:
+    """What the names of a quantized layer begin with, if this is the one that tells that it is."""
+    last = name.rpartition(".")[2]
+    if last in ("SCB", "qweight"):
+        return name[: len(name) - len(last)]
+    return name[: name.index(_STATE)] if _STATE in name else None
+
+
+class Dequantized:
+    """Those contents with floats in the place of what was quantized; `config` is the quantization_config of their folder."""
+
+    def __init__(self, contents: Contents, config: Any) -> None:
+        self.name = contents.name
+        self._config = config if isinstance(config, Mapping) else {}
+        found: dict[str, Any] = {
+            ".".join(map(str, location)): agreed(contents, location, leaf) if isinstance(leaf, Stored) else leaf
+            for location, leaf in leaves(contents.tree)
+        }
+        told = [layer_of(name) for name, leaf in found.items() if isinstance(leaf, Stored)]
+        layers: dict[str, dict[str, Stored]] = {prefix: {} for prefix in told if prefix is not None}
+        for name, leaf in found.items():
+            prefix, part = _split(name)
+            if part and prefix in layers and isinstance(leaf, Stored):
+                layers[prefix][part] = leaf
+        for prefix, parts in layers.items():
+            for part in parts:
+                del found[prefix + part]
+            found[prefix + "weight"] = self._whole(prefix + "weight", parts)
+        self.tree: dict[Any, Any] = found
+
+    def _whole(self, name: str, parts: Mapping[str, Stored]) -> Stored:
+        if "SCB" in parts:
+            return _int8(name, parts)
+        if "qweight" in parts:
+            method, bits = self._config.get("quant_method", "gptq"), self._config.get("bits", self._config.get("w_bit"))
+            if method == "awq":
+                return _awq(name, parts, bits, str(self._config.get("version", "gemm")).lower())
+            if method == "gptq":
+                return _gptq(name, parts, bits, self._config.get("checkpoint_format", "gptq"))
+            raise RefusedPickleError(
+                f"{name} was quantized by {str(method)[:40]}: give the checkpoint that it was made from"
+            )
+        return _four_bits(name, parts)
+
+    def again(self, locations: Sequence[Location]) -> list[Any]:
+        """Nothing: what the floats are made of was compared with its library's reading when it was read."""
+        return [None] * len(locations)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The layer's beginning, and which of its parts this is (as "weight.absmax"); "" if it is none."""
+    words = name.split(".")
+    count = 2 if len(words) > 1 and words[-2] == "weight" else 3 if words[-3:-1] == ["weight", "quant_state"] else 1
+    part = ".".join(words[-count:])
+    known = part in ("SCB", "weight_format", "qweight", "qzeros", "scales", "g_idx", "weight") or part.startswith(
+        "weight."
+    )
+    return (name[: len(name) - len(part)], part) if known else ("", "")
+
+
+def _odd(name: str) -> RefusedPickleError:
+    return RefusedPickleError(
+        f"{name} was quantized in a form that is not known: give the checkpoint that it was made from"
+    )
+
+
+def _int8(name: str, parts: Mapping[str, Stored]) -> Stored:
+    """LLM.int8(): a scale for each row."""
+    weight, scale, form = parts.get("weight"), parts["SCB"], parts.get("weight_format")
+    if weight is None or weight.dtype != torch.int8 or len(weight.shape) != 2 or scale.shape != weight.shape[:1]:
+        raise _odd(name)
+
+    def read() -> torch.Tensor:
+        if form is not None and form.read().reshape(-1).tolist() != [0]:  # other layouts are those of GPUs
+            raise _odd(name)
+        return weight.read() * scale.read().float().view(-1, 1) * 0.007874015718698502  # 1 / 127, as the library has it
+
+    return Stored(weight.shape, torch.float32, read)
+
+
+def _four_bits(name: str, parts: Mapping[str, Stored]) -> Stored:
+    """NF4 and FP4: codes of a table, a scale for each block; the scales may be codes of another table."""
+    weight, scales, table = parts.get("weight"), parts.get("weight.absmax"), parts.get("weight.quant_map")
+    state = next((value for key, value in parts.items() if key.startswith(_STATE)), None)
+    if (
+        weight is None
+        or scales is None
+        or table is None
+        or state is None
+        or table.shape != (16,)
+        or math.prod(state.shape) > _LARGEST_STATE
+    ):
+        raise _odd(name)
+    try:
+        told = json.loads(bytes(state.read().to(torch.uint8).reshape(-1).tolist()))
+        shape, block, dtype = told["shape"], told["blocksize"], _FLOATS[told["dtype"]]
+        good = (
+            isinstance(shape, list)
+            and all(type(n) is int and 0 <= n < 2**48 for n in shape)
+            and type(block) is int
+            and block > 0
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good or weight.dtype != torch.uint8 or math.prod(weight.shape) != -(-math.prod(shape) // 2):
+        raise _odd(name)
+    count = math.prod(shape)
+    blocks = -(-count // block)
+    if scales.shape != (blocks,):
+        raise _odd(name)
+
+    def read() -> torch.Tensor:
+        packed = weight.read().reshape(-1)
+        codes = torch.stack([packed >> 4, packed & 15], 1).reshape(-1)[:count]
+        factors = _scales(name, parts, scales.read(), told)
+        values = table.read().float()[codes.int()] * factors.repeat_interleave(min(block, count))[:count]
+        return values.to(dtype).reshape(shape)
+
+    return Stored(tuple(shape), dtype, read)
+
+
+def _scales(name: str, parts: Mapping[str, Stored], scales: torch.Tensor, told: Mapping[str, Any]) -> torch.Tensor:
+    if "nested_blocksize" not in told:
+        if scales.dtype != torch.float32:
+            raise _odd(name)
+        return scales
+    outer, table = parts.get("weight.nested_absmax"), parts.get("weight.nested_quant_map")
+    block, offset = told["nested_blocksize"], told.get("nested_offset")
+    if (
+        outer is None
+        or table is None
+        or table.shape != (256,)
+        or scales.dtype != torch.uint8
+        or not isinstance(offset, float)
+    ):
+        raise _odd(name)
+    if type(block) is not int or block <= 0 or outer.shape != (-(-len(scales) // block),):
+        raise _odd(name)
+    factors = outer.read().float().repeat_interleave(min(block, len(scales)))[: len(scales)]
+    found: torch.Tensor = table.read().float()[scales.int()] * factors + offset
+    return found
+
+
+def _unpacked(words: torch.Tensor, bits: int, order: Sequence[int]) -> torch.Tensor:
+    """The integers in 32-bit words, of each word in that order, as another last axis."""
+    shifts = torch.tensor([bits * place for place in order], dtype=torch.int32)
+    found: torch.Tensor = (words.unsqueeze(-1) >> shifts) & (2**bits - 1)
+    return found
+
+
+def _gptq(name: str, parts: Mapping[str, Stored], bits: Any, form: Any) -> Stored:
+    weight, zeros, scales, groups = (parts.get(key) for key in ("qweight", "qzeros", "scales", "g_idx"))
+    if (
+        bits not in (2, 4, 8)
+        or form not in ("gptq", "gptq_v2")
+        or weight is None
+        or zeros is None
+        or scales is None
+        or groups is None
+    ):
+        raise _odd(name)
+    per = 32 // bits
+    if (
+        any(part.dtype != torch.int32 for part in (weight, zeros, groups))
+        or not len(weight.shape) == len(zeros.shape) == len(scales.shape) == 2
+    ):
+        raise _odd(name)
+    inputs, outputs = weight.shape[0] * per, weight.shape[1]
+    if groups.shape != (inputs,) or scales.shape != (zeros.shape[0], outputs) or zeros.shape[1] * per != outputs:
+        raise _odd(name)
+
+    def read() -> torch.Tensor:
+        codes = _unpacked(weight.read(), bits, range(per)).permute(0, 2, 1).reshape(inputs, outputs)
+        points = _unpacked(zeros.read(), bits, range(per)).reshape(-1, outputs)
+        which = groups.read().long()
+        if len(which) and not 0 <= int(which.min()) <= int(which.max()) < scales.shape[0]:
+            raise _odd(name)
+        if form == "gptq":
+            if bool((points == 2**bits - 1).any()):
+                raise RefusedPickleError(
+                    f"{name} has zero points that versions of GPTQ read in two ways: give the checkpoint that it was made from"
+                )
+            points = points + 1
+        return ((codes - points[which]) * scales.read().float()[which]).T.contiguous()
+
+    return Stored((outputs, inputs), torch.float32, read)
+
+
+def _awq(name: str, parts: Mapping[str, Stored], bits: Any, form: str) -> Stored:
+    weight, zeros, scales = (parts.get(key) for key in ("qweight", "qzeros", "scales"))
+    if bits != 4 or form != "gemm" or weight is None or zeros is None or scales is None:
+        raise _odd(name)
+    if (
+        weight.dtype != torch.int32
+        or zeros.dtype != torch.int32
+        or not len(weight.shape) == len(zeros.shape) == len(scales.shape) == 2
+    ):
+        raise _odd(name)
+    inputs, outputs, count = weight.shape[0], weight.shape[1] * 8, scales.shape[0]
+    if scales.shape != (count, outputs) or zeros.shape != (count, weight.shape[1]) or count == 0 or inputs % count:
+        raise _odd(name)
+
+    def read() -> torch.Tensor:
+        codes = _unpacked(weight.read(), 4, _AWQ_ORDER).reshape(inputs, outputs)
+        points = _unpacked(zeros.read(), 4, _AWQ_ORDER).reshape(count, outputs)
+        each: Callable[[torch.Tensor], torch.Tensor] = lambda t: t.repeat_interleave(inputs // count, 0)  # noqa: E731
+        return ((codes - each(points)) * each(scales.read().float())).T.contiguous()
+
+    return Stored((outputs, inputs), torch.float32, read)
