@@ -170,8 +170,8 @@ class BodyBuilder:
                 value = value if dtype_of(value) == "float32" else tirx.Cast("float32", value)
                 return _math.round_to_bfloat16(self.let(value), self.let)
             return value if dtype_of(value) == dtype_of(node) else _math.cast(value, node.ty, self.let)
-        if isinstance(node, tirx.Not):
-            return tirx.Not(self.expr(node.a, env))
+        if isinstance(node, (tirx.Not, tirx.BitwiseNot)):
+            return type(node)(self.expr(node.a, env))
         if isinstance(node, tirx.Select):
             return self._select(node.condition, node.true_value, node.false_value, env)
         if isinstance(node, tirx.Let):

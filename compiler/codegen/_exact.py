@@ -1,7 +1,8 @@
 """Operators that TVM's own lowering makes wrong: `LEGALIZE` for relax.transform.LegalizeOps.
 
 GELU as it is written, x (1 + erf(x / sqrt 2)) / 2, cancels from -1 on, and has no digit left at -6. And with a number that is 0 TVM
-calculates as if every other operand were finite and no zero had a sign: x * 0 and 0 / x become 0, x + 0 becomes x.
+calculates as if every other operand were finite and no zero had a sign: x * 0 and 0 / x become 0, x + 0 becomes x. A float beyond an
+integer type is whatever the CPU makes of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 import tvm
 from tvm import relax, te, tirx, topi
+
+from .._truncation import truncated
 
 __all__ = ["LEGALIZE"]
 
@@ -80,11 +83,42 @@ def _is_zero(arg: Any) -> bool:
     return bool(arg.value.numpy() == 0)
 
 
+def _converted(builder: relax.BlockBuilder, call: Any) -> Any:
+    have, to = str(call.args[0].ty.dtype), str(call.attrs.dtype)
+    if "float" not in have or "int" not in to:
+        return tvm.ir.Op.get("relax.astype").get_attr("FLegalize")(builder, call)
+
+    def body(x: Any) -> Any:
+        return te.compute(x.shape, lambda *i: truncated(x(*i), have, to), name="truncate")
+
+    return builder.call_te(body, call.args[0], primfunc_name_hint="truncate")
+
+
+def _of_unsigned(name: str, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """function(x, 0) where TVM makes a constant of -1 that an unsigned type does not have."""
+    plain = tvm.ir.Op.get(name).get_attr("FLegalize")
+
+    def legalized(builder: relax.BlockBuilder, call: Any) -> Any:
+        dtype = str(call.args[0].ty.dtype)
+        if not dtype.startswith("uint"):
+            return plain(builder, call)
+
+        def body(x: Any) -> Any:
+            return te.compute(x.shape, lambda *i: function(x(*i), tirx.const(0, dtype)), name="unsigned")
+
+        return builder.call_te(body, call.args[0], primfunc_name_hint=name.removeprefix("relax."))
+
+    return legalized
+
+
 LEGALIZE: dict[str, Callable[[Any, Any], Any]] = {
     "relax.add": _with_zero("relax.add", topi.add),
     "relax.divide": _with_zero("relax.divide", topi.divide),
     "relax.multiply": _with_zero("relax.multiply", topi.multiply),
     "relax.subtract": _with_zero("relax.subtract", topi.subtract),
+    "relax.astype": _converted,
+    "relax.negative": _of_unsigned("relax.negative", lambda x, zero: zero - x),
+    "relax.sign": _of_unsigned("relax.sign", lambda x, zero: tirx.Cast(str(x.ty.dtype), x != zero)),
     "relax.nn.gelu": _legalize(_gelu, "gelu"),
     "relax.nn.gelu_tanh": _legalize(_gelu_tanh, "gelu_tanh"),
 }

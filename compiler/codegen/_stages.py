@@ -182,7 +182,7 @@ def children(expr: Any) -> list[Any]:
         return [expr.value]
     if isinstance(expr, tirx.Select):
         return [expr.condition, expr.true_value, expr.false_value]
-    if isinstance(expr, tirx.Not):
+    if isinstance(expr, (tirx.Not, tirx.BitwiseNot)):
         return [expr.a]
     if isinstance(expr, tirx.Let):
         return [expr.value, expr.body]
@@ -215,8 +215,8 @@ def replace_vars(expr: Any, mapping: Mapping[Any, Any]) -> Any:
         return expr
     if isinstance(expr, tirx.Cast):
         return tirx.Cast(expr.ty, replace_vars(expr.value, mapping))
-    if isinstance(expr, tirx.Not):
-        return tirx.Not(replace_vars(expr.a, mapping))
+    if isinstance(expr, (tirx.Not, tirx.BitwiseNot)):
+        return type(expr)(replace_vars(expr.a, mapping))
     if isinstance(expr, tirx.Select):
         return tirx.Select(*(replace_vars(each, mapping) for each in children(expr)))
     if isinstance(expr, tvm.ir.Call):

@@ -78,8 +78,8 @@ class StatementRewriter:
             return tvm.ir.Call(node.op, [self.expr(arg) for arg in node.args], ret_ty=node.ty, attrs=node.attrs)
         if isinstance(node, tirx.Cast):
             return tirx.Cast(node.ty, self.expr(node.value))
-        if isinstance(node, tirx.Not):
-            return tirx.Not(self.expr(node.a))
+        if isinstance(node, (tirx.Not, tirx.BitwiseNot)):
+            return type(node)(self.expr(node.a))
         if isinstance(node, tirx.Select):
             return tirx.Select(self.expr(node.condition), self.expr(node.true_value), self.expr(node.false_value))
         if isinstance(node, tirx.Let):

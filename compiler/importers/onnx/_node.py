@@ -110,7 +110,7 @@ class Node:
         return bool(value)
 
     def float_attr(self, name: str, default: Any = _REQUIRED) -> float:
-        return float(self._typed(name, default, (float, int)))
+        return float(np.float32(self._typed(name, default, (float, int))))  # as attributes are kept, defaults too
 
     def str_attr(self, name: str, default: Any = _REQUIRED) -> str:
         return str(self._typed(name, default, str))

@@ -68,8 +68,13 @@ def _truth(c: Context, expression: Any) -> Expr:
         raise NotConvertible(f"the condition {expression}")
     sides = expression.args
     if all(side.is_integer for side in sides):
-        return c.emit(compare(*[c.tensor(c.symbols.convert(side), "int64") for side in sides]))
+        return c.emit(compare(*[c.tensor(_within(c.symbols.convert(side)), "int64") for side in sides]))
     return c.emit(compare(*[_real(c, side) for side in sides]))
+
+
+def _within(side: Any) -> Any:
+    """A bound that torch multiplied beyond 64 bits as the nearest number that a size can be compared with."""
+    return min(max(side, -(2**63)), 2**63 - 1) if isinstance(side, int) else side
 
 
 _REAL_OF_INTEGERS = (tf.ToFloat, tf.IntTrueDiv)

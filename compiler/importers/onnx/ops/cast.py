@@ -6,6 +6,7 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
+from ...._truncation import truncated
 from .._node import Node, constant, dims_of, dtype_of
 from .._registry import op
 from .._stored import STORED, decoded, encode_float8, encode_scale, formats, is_code, wrap_integer
@@ -62,7 +63,7 @@ def encode(n: Node, x: Any, to: str, *, saturate: bool = True, rounding: str = "
     else:
 
         def element(v: Any) -> Any:
-            return wrap_integer(_float_to_int(v, have, "int64") if is_float(have) else tirx.Cast("int64", v), to)
+            return wrap_integer(truncated(v, have, "int64") if is_float(have) else tirx.Cast("int64", v), to)
 
         out = elementwise(n, element, x, name="encode")
     return Value(to, dims_of(out), expr=out, origin=n.place)
@@ -77,21 +78,12 @@ def convert_dtype(n: Node, x: Any, to: str) -> Any:
     if to in ("float16", "bfloat16") and have != "float32" and (to, have) != ("float16", "float64"):
         return n.cast(n.emit(convert_dtype(n, x, "float32")), to)
     if is_float(have) and is_int(to):
-        return elementwise(n, lambda v: _float_to_int(v, have, to), x)
+        return elementwise(n, lambda v: truncated(v, have, to), x)
     if (
         to in ("float16", "bfloat16") and have == "float32"
     ):  # relax.astype would be an importer's own, which passes may drop
         return elementwise(n, lambda v: tirx.Cast(to, v), x)
     return relax.op.astype(x, to)
-
-
-def _float_to_int(v: Any, have: str, to: str) -> Any:
-    """Truncation as C has it; narrow types keep the low bits of a wide conversion, as numpy does on common CPUs."""
-    wide = v if have in ("float32", "float64") else tirx.Cast("float32", v)
-    if to == "uint64":
-        # A float beyond 2**63 does not fit the signed conversion that narrower types go through.
-        return tirx.Cast("uint64", wide)
-    return tirx.Cast(to, tirx.Cast("int64", wide)) if to != "int64" else tirx.Cast("int64", wide)
 
 
 @op("BitCast", since=[26])

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import relax, tirx
 
 from ... import _elementary as elementary
+from ..._bits import shifted
 from ..._division import int_rest, int_truncated, signs_differ
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
@@ -270,7 +271,11 @@ def sign(n: Node) -> Any:
     zero, one = imm(0, dtype), imm(1, dtype)
     if not is_float(dtype) and not is_signed(dtype):
         return elementwise(n, lambda v: select(v > zero, one, zero), n.x(0))
-    return elementwise(n, lambda v: select(v > zero, one, select(v < zero, imm(-1, dtype), v)), n.x(0))
+    if not is_float(dtype):
+        return elementwise(n, lambda v: select(v > zero, one, select(v < zero, imm(-1, dtype), zero)), n.x(0))
+    return elementwise(
+        n, lambda v: select(v > zero, one, select(v < zero, imm(-1, dtype), select(v == zero, zero, v))), n.x(0)
+    )
 
 
 @op("IsNaN", since=[9, 13, 20])
@@ -557,17 +562,7 @@ def bitwise_not(n: Node) -> Any:
 def bit_shift(n: Node) -> Any:
     a, b, dtype = _pair(n)
     left = n.str_attr("direction") == "LEFT"
-    width = bits_of(dtype)
-
-    def element(p: Any, q: Any) -> Any:
-        # A shift by the width or more leaves the sign alone, which the CPU's instruction does not.
-        signed = is_signed(dtype)
-        far = tirx.any(q >= imm(width, dtype), q < imm(0, dtype)) if signed else q >= imm(width, dtype)
-        by = select(far, imm(0, dtype), q)
-        gone = select(p < imm(0, dtype), imm(-1, dtype), imm(0, dtype)) if signed and not left else imm(0, dtype)
-        return select(far, gone, tirx.shift_left(p, by) if left else tirx.shift_right(p, by))
-
-    return elementwise(n, element, a, b)
+    return elementwise(n, lambda p, q: shifted(p, q, dtype, left=left), a, b)
 
 
 @op("Identity", since=[1, 13, 14, 16, 19, 21, 23, 24, 25])

@@ -127,6 +127,8 @@ def _runtime_axes(n: Node, function: Callable[[Node, Any, list[int], bool], Any]
     y = n.emit(y) if not isinstance(y, relax.Var) else y
     if keepdims:
         return y
+    if count > rank:
+        raise n.broken(f"has {count} axes for rank {rank}")
     kept = bind_vector(n, lambda axes, e: kept_extents(axes, count, rank, e), n.x(1), dims=dims, count=rank - count)
     return n.reshape(y, kept)
 

@@ -99,6 +99,18 @@ def log_sigmoid(c: Context, x: Expr) -> Expr:
     return computed(c, x, elementary.log_sigmoid)
 
 
+@converts("aten.softshrink.default")
+def softshrink(c: Context, x: Expr, lambd: Any = 0.5) -> Expr:
+    """Between -lambd and lambd 0, which has no sign, and NaN stays; torch's decomposition multiplies by 0."""
+
+    def element(v: Any) -> Any:
+        zero, limit = (tirx.FloatImm(str(v.ty.dtype), float(k)) for k in (0.0, lambd))
+        inside = tirx.Select(v == v, zero, v)
+        return tirx.Select(v > limit, v - limit, tirx.Select(v < zero - limit, v + limit, inside))
+
+    return computed(c, x, element)
+
+
 @converts("aten.prelu.default", "aten._prelu_kernel.default")
 def prelu(c: Context, x: Expr, weight: Expr) -> Expr:
     rank = c.rank(x)

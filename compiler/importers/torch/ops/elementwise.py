@@ -11,10 +11,12 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ... import _elementary as elementary
+from ..._bits import shifted
 from ..._division import int_floor, int_rest, int_truncated
+from ..._powers import int_powers
 from .._context import Context, Expr, Promotion
 from .._dtypes import is_float, tvm_dtype
-from .._registry import NotConvertible, converts
+from .._registry import converts
 
 OP = relax.op
 
@@ -325,7 +327,7 @@ def pow_scalar(c: Context, x: Expr, exponent: Any) -> Expr:
             total = c.emit(OP.multiply(total, x))
         return c.cast(total, result)
     if not is_float(compute):
-        raise NotConvertible(f"an integer power of {exponent}")
+        return _whole_power(c, x, exponent)
     if exponent == -1 or (exponent in (0.5, -0.5) and result != "float16"):  # where torch takes roots
         one = c.const(1.0, compute)
         root = x if exponent == -1 else c.emit(OP.sqrt(x))
@@ -343,15 +345,32 @@ def pow_scalar(c: Context, x: Expr, exponent: Any) -> Expr:
 def pow_tensor(c: Context, x: Expr, exponent: Expr) -> Expr:
     compute, result = c.promoted(["x", "exponent"])
     if not is_float(compute):
-        raise NotConvertible("powers of integers by integers")
+        return _whole_power(c, x, exponent)
     return c.cast(c.emit(OP.power(*operands(c, x, exponent, compute))), result)
+
+
+def _whole(c: Context, x: Any, other: Any, function: Callable[[Any, Any, str], Any]) -> Expr:
+    """function of each two integers, as an expression of TIR, and of their type."""
+    compute, result = c.promoted(["x", "other"])
+    a, b = (c.broadcast(v, c.out_shape()) for v in operands(c, x, other, compute))
+
+    def build(p: Any, q: Any) -> Any:
+        return te.compute(p.shape, lambda *i: function(p(*i), q(*i), compute), name="whole")
+
+    return c.cast(c.emit_te(build, a, b), result)
+
+
+def _whole_power(c: Context, x: Any, exponent: Any) -> Expr:
+    compute, result = c.promoted(["x", "exponent"])
+    a, b = (c.broadcast(v, c.out_shape()) for v in operands(c, x, exponent, compute))
+    return c.cast(c.generated(int_powers, a, b, name="power")[0], result)
 
 
 @converts("aten.pow.Scalar")
 def scalar_pow(c: Context, x: Any, exponent: Expr) -> Expr:
     compute, result = c.promoted(["x", "exponent"])
     if not is_float(compute):
-        raise NotConvertible("powers of integers by integers")
+        return _whole_power(c, x, exponent)
     return c.cast(c.emit(OP.power(*operands(c, x, exponent, compute))), result)
 
 
@@ -456,14 +475,22 @@ for _name, _pair in {
 }.items():
     converts(f"aten.bitwise_{_name}.Tensor", f"aten.bitwise_{_name}.Scalar")(_bitwise(*_pair))
 
-for _name, _function in {"left": OP.left_shift, "right": OP.right_shift}.items():
+
+def _shift_to(side: str) -> Any:
+    def convert(c: Context, x: Any, other: Any) -> Expr:
+        return _whole(c, x, other, lambda p, q, dtype: shifted(p, q, dtype, left=side == "left"))
+
+    return convert
+
+
+for _name in ("left", "right"):
     _shift = f"__{_name[0]}shift__"
     converts(
         f"aten.bitwise_{_name}_shift.Tensor",
         f"aten.bitwise_{_name}_shift.Tensor_Scalar",
         f"aten.{_shift}.Tensor",
         f"aten.{_shift}.Scalar",
-    )(_bitwise(_function, _function))
+    )(_shift_to(_name))
 
 
 # Selection and limits.
