@@ -240,6 +240,39 @@ def test_what_is_no_random_operator_is_refused(nodes: list[Any], words: str) -> 
         compile(proto)
 
 
+def _calls(name: str, *inside: str) -> onnx.FunctionProto:
+    """A function that draws, and calls others one after the other."""
+    nodes = [node("RandomNormalLike", "v", "t0")]
+    nodes += [node(called, f"t{i}", f"t{i + 1}", domain="local") for i, called in enumerate(inside)]
+    nodes.append(node("Identity", f"t{len(inside)}", "w"))
+    return helper.make_function(
+        "local", name, ["v"], ["w"], nodes, [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("functions", "words"),
+    [
+        ([_calls("F", "G"), _calls("G", "F")], "function 'F' calls itself"),
+        ([_calls("F", "F1", "F1"), *[_calls(f"F{i}", f"F{i + 1}", f"F{i + 1}") for i in range(1, 30)], _calls("F30")], "more than 262144 nodes"),
+        ([_calls("F", "F1"), *[_calls(f"F{i}", f"F{i + 1}") for i in range(1, 99)], _calls("F99")], "deeper than 64"),
+    ],
+    ids=["itself", "many", "deep"],
+)  # fmt: skip
+def test_functions_that_cannot_be_written_out(functions: list[Any], words: str) -> None:
+    proto = model([node("F", "x", "y", domain="local")], [info("x", [3])], [info("y", [3])], functions=functions)
+    with pytest.raises(maas_rt.ImportModelError, match=words):
+        compile(proto)
+
+
+def test_a_function_of_another_operator_set() -> None:
+    newer = helper.make_function(
+        "local", "F", ["v"], ["w"], [node("RandomNormalLike", "v", "w")], [helper.make_opsetid("", 22)]
+    )
+    proto = model([node("F", "x", "y", domain="local")], [info("x", [3])], [info("y", [3])], functions=[newer])
+    near(run(proto, x=np.zeros(3, np.float32))["y"], z(1, 3))
+
+
 def test_noise_that_the_reference_cannot_be_given() -> None:
     """Of a shape that the run decides, before ONNX has an operator that cuts by computed bounds."""
     proto = model([node("RandomNormalLike", "x", "y")], [info("x", ["n"])], [info("y", ["n"])], opset=9)

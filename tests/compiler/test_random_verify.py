@@ -132,6 +132,7 @@ class Rare(nn.Module):
             torch.rand_like(half) + half, torch.randn(n, 2, dtype=torch.bfloat16), F.dropout(half, 0.3), half.bernoulli(0.4),
             torch.randint(0, n, (5,)), torch.randperm(n), torch.multinomial(x.abs() + 0.1, 2), half.clone().exponential_(),
             F.gumbel_softmax(half),
+            torch.randn_like(half).float(), half.normal_(0.1, 0.3).float(), torch.empty_like(half).uniform_(-1, 2).float(),
         )  # fmt: skip
 
 

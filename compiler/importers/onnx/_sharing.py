@@ -16,6 +16,8 @@ from onnx import helper, inliner
 from .._philox import SHARED_SEED, combined, drawn
 from ._definitions import DEFAULT_DOMAINS
 from ._drawing import Draw, Writer, attribute, define, sizes_of
+from ._errors import broken_model
+from ._load import MAX_NODES
 from ._values import onnx_dtype
 
 __all__ = ["CannotShareError", "Tables", "draw_number", "numbered", "shared"]
@@ -30,6 +32,7 @@ _SCAN = 9  # and since which it has no batch
 _FIRST, _FIRST_IN_LOOP, _FIRST_ITERATIONS = 1 << 16, 1 << 12, 64
 _GROWTH = 8
 _MOST = 1 << 26  # elements of a table
+_MAX_DEPTH = 64  # of functions in each other
 
 
 class CannotShareError(Exception):
@@ -39,7 +42,7 @@ class CannotShareError(Exception):
 def numbered(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with a number in each node that may draw, from 1; the model itself if there is none."""
     if any(_may_draw(node) for function in model.functions for node in _nodes(function)):
-        model = inliner.inline_local_functions(model)
+        model = _written_out(model)
     if not any(_may_draw(node) for node in _nodes(model.graph)):
         return model
     out = onnx.ModelProto()
@@ -47,6 +50,36 @@ def numbered(model: onnx.ModelProto) -> onnx.ModelProto:
     for number, node in enumerate(filter(_may_draw, _nodes(out.graph)), 1):
         del node.metadata_props[:]
         node.metadata_props.add(key=_NUMBER, value=str(number))
+    return out
+
+
+def _written_out(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without its functions, as far as their operator sets are, or can be made, the model's own."""
+    functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions}
+    sizes: dict[
+        tuple[str, str, str], int
+    ] = {}  # nodes, when those that it calls are written out too; 0 while it is counted
+
+    def size(graph: onnx.GraphProto | onnx.FunctionProto, depth: int) -> int:
+        if depth > _MAX_DEPTH:
+            raise broken_model(f"its functions call each other deeper than {_MAX_DEPTH}")
+        total = 0
+        for node in _nodes(graph):
+            key = (node.domain, node.op_type, getattr(node, "overload", ""))
+            if key in functions and key not in sizes:
+                sizes[key] = 0
+                sizes[key] = size(functions[key], depth + 1)
+            if sizes.get(key) == 0 and functions[key].node:
+                raise broken_model(f"function '{node.op_type}' calls itself")
+            total += sizes.get(key, 1)
+        return total
+
+    if size(model.graph, 0) > MAX_NODES:
+        raise broken_model(f"it has more than {MAX_NODES} nodes when its functions are written out")
+    for convert in (False, True):
+        out = inliner.inline_local_functions(model, convert)
+        if not out.functions:
+            break
     return out
 
 

@@ -208,8 +208,6 @@ def _cauchy(given: GivenNoise, x: Tensor, median: float = 0.0, sigma: float = 1.
 def _rrelu(
     given: GivenNoise, x: Tensor, noise: Tensor, lower: float, upper: float, training: bool
 ) -> tuple[Tensor, Tensor]:
-    if not training:
-        return torch.where(x > 0, x, x * ((lower + upper) / 2)), noise
     u = given.uniform(x.shape, given.is_double)
     slopes = torch.where(x <= 0, (u * (upper - lower) + lower).to(x.dtype), torch.ones_like(x))
     return x * slopes, slopes
@@ -217,8 +215,6 @@ def _rrelu(
 
 @_draws("aten.native_dropout.default")
 def _dropout(given: GivenNoise, input: Tensor, p: float, train: Any = None) -> tuple[Tensor, Tensor]:
-    if train is False:
-        return input, torch.ones_like(input, dtype=torch.bool)
     kept = given.uniform(input.shape) >= p
     return thinned(input, kept, p), kept
 
@@ -281,16 +277,16 @@ def numbers_of(module: fx.GraphModule) -> dict[fx.Node, int]:
 
 
 def _may_draw(node: fx.Node) -> bool:
-    """Whether an operator that has dropout as an option uses it."""
-    if str(node.target) == "aten.scaled_dot_product_attention.default":
-        return bool(_argument(node, 4, "dropout_p") or 0.0)
-    if str(node.target) in ("aten.lstm.input", "aten.gru.input"):
-        return (
-            bool(_argument(node, 5, "dropout"))
-            and bool(_argument(node, 6, "train"))
-            and _argument(node, 4, "num_layers") != 1
-        )
-    return True
+    """Whether an operator that draws in training, or if it drops anything, does."""
+    name = str(node.target)
+    if name == "aten.scaled_dot_product_attention.default":
+        return bool(_argument(node, 4, "dropout_p"))
+    if name in ("aten.lstm.input", "aten.gru.input"):
+        drops = bool(_argument(node, 5, "dropout")) and bool(_argument(node, 6, "train"))
+        return drops and _argument(node, 4, "num_layers") != 1
+    if name == "aten.native_dropout.default":
+        return _argument(node, 2, "train") is not False and _argument(node, 1, "p") != 0
+    return name != "aten.rrelu_with_noise_functional.default" or bool(_argument(node, 4, "training"))
 
 
 def _argument(node: fx.Node, position: int, name: str) -> Any:

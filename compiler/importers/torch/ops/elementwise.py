@@ -545,10 +545,10 @@ def clamp_max(c: Context, x: Expr, max: Any) -> Expr:
 
 @converts("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout")
 def to_dtype(c: Context, x: Expr, dtype: Any = None) -> Expr:
-    return x if dtype is None else _converted(c, x, tvm_dtype(dtype))
+    return x if dtype is None else converted(c, x, tvm_dtype(dtype))
 
 
-def _converted(c: Context, x: Expr, dtype: str) -> Expr:
+def converted(c: Context, x: Expr, dtype: str) -> Expr:
     """A conversion that the model asks for. To a half type it rounds: relax.astype would be an importer's own, which passes may drop."""
     if dtype in ("float16", "bfloat16") and c.dtype(x) == "float32":
         return _compute(c, x, lambda v: tirx.Cast(dtype, v))
@@ -557,9 +557,9 @@ def _converted(c: Context, x: Expr, dtype: str) -> Expr:
 
 @converts("prims.convert_element_type.default")
 def convert_element_type(c: Context, a: Expr, dtype: Any) -> Expr:
-    return _converted(c, a, tvm_dtype(dtype))
+    return converted(c, a, tvm_dtype(dtype))
 
 
 @converts("aten.type_as.default", "aten.to.other")
 def type_as(c: Context, x: Expr, other: Expr) -> Expr:
-    return _converted(c, x, c.dtype(other))
+    return converted(c, x, c.dtype(other))

@@ -13,6 +13,7 @@ from tvm import relax, te, tirx
 from .._context import Context, Expr, as_dim
 from .._drawn import most_of
 from .._registry import NotConvertible, converts
+from .elementwise import converted
 from .reduce import first_of_axis
 
 __all__ = ["thinned"]
@@ -78,24 +79,24 @@ def rand(c: Context, size: Any = None, x: Any = None, dtype: Any = None) -> Expr
 
 @converts("aten.uniform.default")
 def uniform(c: Context, x: Expr, from_: float = 0.0, to: float = 1.0) -> Expr:
-    return c.cast(_affine(c, _uniform(c, c.out_shape(), c.out_dtype()), to - from_, from_), c.out_dtype())
+    return converted(c, _affine(c, _uniform(c, c.out_shape(), c.out_dtype()), to - from_, from_), c.out_dtype())
 
 
 @converts("aten.randn.default", "aten.randn_like.default")
 def randn(c: Context, size: Any = None, x: Any = None, dtype: Any = None) -> Expr:
-    return c.cast(_normal(c, c.out_shape(), c.out_dtype()), c.out_dtype())
+    return converted(c, _normal(c, c.out_shape(), c.out_dtype()), c.out_dtype())
 
 
 @converts("aten.normal_functional.default", "aten.normal.Tensor_Tensor", "aten.normal.Tensor_float", "aten.normal.float_Tensor",
           "aten.normal.float_float")  # fmt: skip
 def normal(c: Context, x: Any = None, mean: Any = 0.0, std: Any = 1.0, size: Any = None, dtype: Any = None) -> Expr:
-    return c.cast(_affine(c, _normal(c, c.out_shape(), c.out_dtype()), std, mean), c.out_dtype())
+    return converted(c, _affine(c, _normal(c, c.out_shape(), c.out_dtype()), std, mean), c.out_dtype())
 
 
 @converts("aten.log_normal.default")
 def log_normal(c: Context, x: Expr, mean: float = 1.0, std: float = 2.0) -> Expr:
     z = _normal(c, c.out_shape(), c.out_dtype())
-    return c.cast(c.emit(OP.exp(_affine(c, z, std, mean))), c.out_dtype())
+    return converted(c, c.emit(OP.exp(_affine(c, z, std, mean))), c.out_dtype())
 
 
 # ---- whole numbers ---------------------------------------------------------------------------------------------------
