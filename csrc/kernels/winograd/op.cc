@@ -280,6 +280,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
       transform_inputs(p, image, b, i * b.tiles, 0, tiles, inputs);
       multiply(p, b, w, tiles, 0, b.positions, inputs, products, pointers + l.pointers * static_cast<size_t>(worker),
                ctx.watch);
+      if (ctx.watch != nullptr && ctx.watch->stopped()) return;  // the products are not all there
       transform_outputs(p, image, b, w, i * b.tiles, 0, tiles, products);
     });
     return MRT_OK;
