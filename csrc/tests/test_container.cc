@@ -278,8 +278,8 @@ TEST(plan, validation_says_what_is_wrong) {
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[1].dims.assign(13, 0); }), "at most 12");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].target = "no_such"; }), "no_such");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].packing = "x"; }), "packing 'x'");
-  CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].outs = {0}; }), "an input or a constant");
-  CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].outs = {1}; }), "an input or a constant");
+  CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].outs = {0}; }), "a constant or the seed");
+  CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].outs = {1}; }), "a constant or the seed");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].args[0].index = 2; }), "before it is defined");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps.clear(); }), "before it is defined");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->concat(0, "again", {1}, 2); }), "defined twice");
