@@ -166,6 +166,8 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "Scan of more than it has": ("'Scan'", lambda: one("Scan", "x", "a", num_scan_inputs=5, body=graph([], [], ["x"]))),
     "Scan of a negative number": ("'Scan'", lambda: one("Scan", "x", "a", num_scan_inputs=-1, body=graph([], [], ["x"]))),
     "a flag that is neither": ("'keepdims'", lambda: one("ReduceMax", "x", keepdims=2)),
+    "a flag that is neither, of constants": ("'keepdims'", lambda: model(
+        [node("Constant", "", "w", value_floats=[1.0, 2.0]), node("ReduceMax", "w", "y", keepdims=2)], {"x": (F, [2])}, ["y"])),
     "LRN over no channels": ("'LRN'", lambda: one("LRN", "x", size=0)),
     "as many axes as memory has bytes": (
         "ReduceSum", lambda: model([node("ReduceSum", "x axes", "y")], {"x": (F, [2, 3]), "axes": (I64, [2**20])}, ["y"]),

@@ -93,8 +93,8 @@ def _brain(x: torch.Tensor) -> Any:
 
 def test_integers_and_signs_of_onnx() -> None:
     """Cast of what does not fit, Pow of integers, BitwiseNot, the sign of zero, and a default that is a float32."""
-    f, b = np.array(FLOATS, np.float32), np.array([0, 1, 2, 3, 40, 63, -1, -2], np.int64)
-    a = np.array([2, -1, -1, 3, 3, -2, 5, -1], np.int32)
+    f, b = np.array(FLOATS, np.float32), np.array([0, 1, 2, 3, 40, 63, -1, -2, 65, 100, 1], np.int64)
+    a = np.array([2, -1, -1, 3, 3, -2, 5, -1, 3, 7, 0], np.int32)
     nodes = [
         *[
             helper.make_node("Cast", ["f"], [kind], to=getattr(TensorProto, kind.upper()))
@@ -121,7 +121,7 @@ def test_integers_and_signs_of_onnx() -> None:
     )
     feeds = {"f": f, "d": f.astype(np.float64), "a": a, "b": b}
     got = maas_rt.load(compile(proto, verify=False).to_bytes()).run(feeds)
-    powers = [1, -1, 1, 27, 3**40, (-2) ** 63, 0, 1]
+    powers = [1, -1, 1, 27, 3**40, (-2) ** 63, 0, 1, 3**65, 7**100, 0]
     np.testing.assert_array_equal(got["power"], np.array([((p + 2**31) % 2**32) - 2**31 for p in powers], np.int32))
     del proto.graph.node[-1], proto.graph.output[-1]  # the reference has no negative powers
     with np.errstate(invalid="ignore"):

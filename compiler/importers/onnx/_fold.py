@@ -28,6 +28,8 @@ _FOLDABLE = frozenset(
     ReduceSumSquare Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Sinh Size Slice Split Sqrt Squeeze
     Sub Sum Tan Tanh Tile TopK Transpose Trilu Unique Unsqueeze Where Xor""".split()
 )
+# The reference and the converters read other values than 0 and 1 differently.
+_FLAGS = "allowzero exclusive keepdims largest noop_with_empty_axes reverse select_last_index sorted upper".split()
 _MAX_ELEMENTS = 1 << 26
 _MAX_PRODUCTS = 1 << 32  # of a matrix product
 
@@ -43,6 +45,8 @@ def fold(node: Node) -> list[npt.NDArray[Any]] | None:
         return None
     if node.op == "OneHot" and (arrays[1] is None or arrays[1].size != 1 or arrays[1].reshape(-1)[0] < 0):
         raise ValueError("its depth is not one number of at least 0")
+    for name in filter(node.has_attr, _FLAGS):
+        node.flag(name)
     try:
         outputs = _evaluate(node, arrays)
     except (

@@ -12,6 +12,7 @@ from tvm import relax, tirx
 from ... import _elementary as elementary
 from ..._bits import shifted
 from ..._division import int_rest, int_truncated, signs_differ
+from ..._powers import int_powers
 from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from .._values import bits_of, is_float, is_int, is_signed
@@ -115,32 +116,8 @@ def pow_(n: Node) -> Any:
 
 
 def _int_pow(n: Node, a: Any, b: Any, base: str) -> Any:
-    """Exact, with wrap-around, by squaring: bit k of the exponent multiplies base**(2**k)."""
-    kind = dtype_of(b)
-    result = elementwise(n, lambda p, q: imm(1, base) + (p - p) + tirx.Cast(base, q - q), a, b, name="ones")
-    square = a
-    constant = n.value(1).const
-    top = int(constant.max(initial=0)) if constant is not None else (1 << min(bits_of(kind), 6)) - 1
-    for k in range(max(top.bit_length(), 1)):
-
-        def step(r: Any, s: Any, q: Any, k: int = k) -> Any:
-            bit = tirx.bitwise_and(tirx.shift_right(q, imm(k, kind)), imm(1, kind))
-            return select(bit == imm(1, kind), r * s, r)
-
-        result = elementwise(n, step, result, square, b, name="pow_step")
-        square = elementwise(n, lambda s: s * s, square, name="square")
-    if constant is None and bits_of(kind) > 6:
-        # Exponents beyond what the steps cover, and negative ones: only 1, -1 and (wrapping) even bases have a simple value.
-        def beyond(r: Any, p: Any, q: Any) -> Any:
-            one, zero, odd = imm(1, base), imm(0, base), tirx.bitwise_and(q, imm(1, kind)) == imm(1, kind)
-            far = q > imm(63, kind) if not is_signed(kind) else tirx.any(q > imm(63, kind), q < imm(0, kind))
-            unit = select(p == one, one, zero)
-            if is_signed(base):
-                unit = select(p == imm(-1, base), select(odd, imm(-1, base), one), unit)
-            return select(far, unit, r)
-
-        result = elementwise(n, beyond, result, a, b, name="pow_beyond")
-    return result
+    shape = n.math.broadcast(dims_of(a), dims_of(b))
+    return n.te(int_powers, n.broadcast_to(a, shape), n.broadcast_to(b, shape), name="power")
 
 
 @op("Sum", since=[1, 6, 8, 13])
