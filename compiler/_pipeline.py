@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +16,7 @@ from ._calibrate import quantized, recipe_of, verify_quantized
 from ._configs import CompileOptions, Progress, TargetSpec
 from ._deep import deep
 from ._depth import half_tolerances
+from ._memory import return_memory
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
 from .importers import ImportedModel
@@ -178,13 +176,6 @@ def _manifest(work: _Work) -> None:
         work.artifact = work.artifact.with_manifest(tuning=work.tuning.to_manifest())
 
 
-def _return_memory() -> None:
-    """What is free goes back to the system; the C library keeps it otherwise."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     """Where no target runs on this CPU, a build for this CPU is verified in the artifact's place, and the manifest says so."""
     assert work.artifact is not None and work.options.verify is not None
@@ -196,7 +187,7 @@ def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
     if work.last:
         work.model.drop_weights()
         if work.artifact.linear.weights.file is not None:
-            _return_memory()
+            return_memory()
     if work.options.recipe is not None and work.options.recipe.quantize is not None:
         found = verify_quantized(artifact, work.model, work.options, examples)
         work.artifact = work.artifact.with_manifest(

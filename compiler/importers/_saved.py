@@ -32,6 +32,9 @@ _WHOLE = (
 )
 
 
+_REOPENED = 8  # times at most: a file with many names takes a while to open
+
+
 class SavedFile:
     """The file; raises RefusedPickleError where it holds no names with tensors, with what to do instead."""
 
@@ -39,6 +42,8 @@ class SavedFile:
         self.name = path.name
         self._path = path
         self._loaded: Any = None
+        self._mapped = False
+        self._read = 0  # bytes of the mapped file that are in memory
         self._kinds: set[str] = set()
         value = open_torch_file(path, self._kinds)
         self._scripted = isinstance(value, Scripted)
@@ -54,8 +59,12 @@ class SavedFile:
 
     def again(self, locations: Sequence[Location]) -> list[Any]:
         if self._loaded is None:
-            self._loaded = self._by_torch()
-        return [_at(self._loaded, location) for location in locations]
+            self._loaded, self._read = self._by_torch(), 0
+        found = [_at(self._loaded, location) for location in locations]
+        self._read += sum(value.nbytes for value in found if isinstance(value, torch.Tensor))
+        if self._mapped and self._read * _REOPENED > self._path.stat().st_size:
+            self._loaded = None  # what was read of a mapping stays in memory as long as it does
+        return found
 
     def _by_torch(self) -> Any:
         """The file by torch's restricted unpickler, which gets the same inert stand-ins for classes that it does not know."""
@@ -70,6 +79,7 @@ class SavedFile:
             try:
                 with _only_safe(stand_ins), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
+                    self._mapped = mapped
                     return self._loaded_by_torch(mapped)
             except Exception:
                 continue

@@ -31,7 +31,7 @@ from ._saved import described
 __all__ = ["load_checkpoint", "read_checkpoint"]
 
 _LISTED = 20
-_GROUP = 1 << 26  # bytes of weights that are in memory beside the module at a time
+_GROUP = 1 << 25  # bytes of weights that are in memory beside the module at a time
 _TRIED = 3  # candidates that the module's load hooks are tried on
 Source = Path | Sequence[Path]
 
@@ -431,7 +431,7 @@ def _with_versions(values: Mapping[str, Any], versions: Mapping[str, Any]) -> di
 
 
 def _groups(state: Mapping[str, Entry]) -> Iterator[dict[str, Entry]]:
-    """The names in pieces of some 64 MiB, those of one module together."""
+    """The names in pieces of some 32 MiB, those of one module together."""
     modules: dict[str, dict[str, Entry]] = {}
     for name, entry in state.items():
         modules.setdefault(name.rpartition(".")[0], {})[name] = entry

@@ -19,6 +19,7 @@ from maas_rt._errors import CompileError, ImportModelError, InvalidArgumentError
 
 from ..._boundary import first_line
 from ..._configs import Weights
+from ..._memory import return_memory
 from .._dynamic import Asked, asked_bounds, hold, requested
 from .._imported import ImportedModel
 from ..checkpoint import load_checkpoint
@@ -32,6 +33,7 @@ from .source import from_numpy
 __all__ = ["build_from_factory", "import_checkpoint", "import_module"]
 
 _LARGE = 1 << 16  # elements
+_MUCH = 1 << 26  # bytes of weights
 
 
 def import_module(
@@ -104,6 +106,8 @@ def import_checkpoint(
     """
     module, own_examples, own_dynamic = build_from_factory(factory)
     load_checkpoint(module, path, weights)
+    if sum(value.nbytes for value in module.state_dict().values() if isinstance(value, torch.Tensor)) > _MUCH:
+        return_memory()  # the two readers' copies
     if examples is None and not input_shapes:
         examples = own_examples
     return _imported_module(
