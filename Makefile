@@ -73,7 +73,7 @@ sanitize: $(VENV)/.native  ## the C++ tests under the address, undefined and thr
 	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize-$${kind%%,*} && \
 	  (cd build/sanitize-$${kind%%,*} && "$(CURDIR)/$(BIN)/ctest" --output-on-failure) || exit 1; \
 	done
-	rm -rf $(SANITIZED)/package && mkdir $(SANITIZED)/package && cp -r maas_rt $(SANITIZED)/package
+	rm -rf $(SANITIZED)/package && mkdir $(SANITIZED)/package && cp -rL maas_rt $(SANITIZED)/package
 	cp $(SANITIZED)/libmaas_rt.so $(SANITIZED)/_native*.so $(SANITIZED)/package/maas_rt
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \

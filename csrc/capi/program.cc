@@ -17,14 +17,22 @@ const mrt::EntryInfo* entry_of(const mrt_program* program, int32_t entry) {
   return static_cast<size_t>(entry) < entries.size() ? &entries[static_cast<size_t>(entry)] : nullptr;
 }
 
+// A caller in C may store any int in an enumerator's place, which C++ may not load as one.
+template <typename Enum>
+int32_t stored_in(const Enum& e) {
+  int32_t value = 0;
+  static_assert(sizeof(value) == sizeof(e), "an enumerator of the C interface is an int");
+  std::memcpy(&value, &e, sizeof(value));
+  return value;
+}
+
 Status read_load_options(const mrt_load_options* options, mrt_load_options* out) {
   if (!mrt::read_options(options, out)) return mrt::bad_options("mrt_load_options");
-  if (out->code < MRT_CODE_ALLOW || out->code > MRT_CODE_REFUSE)
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "load option code is %d, expected a value of mrt_code_policy",
-                static_cast<int>(out->code));
-  if (out->verify < MRT_VERIFY_DEFAULT || out->verify > MRT_VERIFY_FULL)
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "load option verify is %d, expected a value of mrt_verify",
-                static_cast<int>(out->verify));
+  const int32_t code = stored_in(out->code), verify = stored_in(out->verify);
+  if (code < MRT_CODE_ALLOW || code > MRT_CODE_REFUSE)
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "load option code is %d, expected a value of mrt_code_policy", code);
+  if (verify < MRT_VERIFY_DEFAULT || verify > MRT_VERIFY_FULL)
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "load option verify is %d, expected a value of mrt_verify", verify);
   return Status();
 }
 

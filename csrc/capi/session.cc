@@ -119,7 +119,6 @@ mrt_status mrt_session_create(mrt_program* program, const mrt_session_options* o
       return fail(MRT_ERROR_INVALID_ARGUMENT, "session option %s is %d, expected 0 or more",
                   o.threads < 0 ? "threads" : "layout_cache", o.threads < 0 ? o.threads : o.layout_cache);
     MRT_TRY(to_program(program)->check_unchanged());
-    MRT_TRY(to_program(program)->check_unchanged());
     int32_t threads = o.threads > 0 ? o.threads : mrt::cpu_count();
     if (threads > mrt::cpu_count()) {
       char message[120];
