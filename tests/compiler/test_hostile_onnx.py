@@ -168,6 +168,7 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "a flag that is neither": ("'keepdims'", lambda: one("ReduceMax", "x", keepdims=2)),
     "a flag that is neither, of constants": ("'keepdims'", lambda: model(
         [node("Constant", "", "w", value_floats=[1.0, 2.0]), node("ReduceMax", "w", "y", keepdims=2)], {"x": (F, [2])}, ["y"])),
+    "axes that ReverseSequence does not have": ("'ReverseSequence'", lambda: one("ReverseSequence", "x n", time_axis=4)),
     "LRN over no channels": ("'LRN'", lambda: one("LRN", "x", size=0)),
     "as many axes as memory has bytes": (
         "ReduceSum", lambda: model([node("ReduceSum", "x axes", "y")], {"x": (F, [2, 3]), "axes": (I64, [2**20])}, ["y"]),

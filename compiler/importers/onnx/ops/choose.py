@@ -372,6 +372,8 @@ def _histogram(group: Any, shape: Any) -> Any:
 @op("ReverseSequence", since=[10, 28])
 def reverse_sequence(n: Node) -> Any:
     batch, time = n.int_attr("batch_axis", 1), n.int_attr("time_axis", 0)
+    if {batch, time} != {0, 1} or n.rank(0) < 2:
+        raise n.broken(f"has batch axis {batch} and time axis {time} of rank {n.rank(0)}, expected axes 0 and 1")
 
     def body(t: Any, lengths: Any) -> Any:
         def element(*i: Any) -> Any:
