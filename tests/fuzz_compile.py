@@ -7,7 +7,6 @@ python -m tests.fuzz_compile SECONDS [SEED]    prints all that it finds; the inp
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import random
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import onnx
 import torch
 
+from tests._fuzz_processes import run_in_processes
 from tests.fuzz_onnx import REFERENCE_FAULTS, corpus, mutate, prepare
 
 SECONDS = 300  # of one compile, on a machine that is busy too
@@ -228,11 +228,9 @@ def _work(seed: int, until: float, models: list[bytes], now: Any, found: Any) ->
 
 def fuzz(seconds: float, seed: int) -> int:
     """For so long, in processes that are replaced when one crashes or hangs. The number of kinds of findings."""
-    context = multiprocessing.get_context("spawn")
     models = corpus()
     until = time.monotonic() + seconds
     kinds: dict[str, int] = {}
-    done = 0
 
     def report(what: str, name: str) -> None:
         kind = what.partition(" [")[0].rpartition(" at ")[2] or what
@@ -240,30 +238,7 @@ def fuzz(seconds: float, seed: int) -> int:
         if kinds[kind] == 1:
             print(f"{name}: {what}", flush=True)
 
-    while time.monotonic() < until:
-        now, found = context.Queue(), context.Queue()
-        worker = context.Process(target=_work, args=(seed, until, models, now, found))
-        worker.start()
-        started, name, finished = until + SECONDS, "", False  # until the first case: imports may take long
-        while not finished:
-            try:
-                started, name = now.get(timeout=1)
-                done += name is not None
-                finished = name is None
-            except Exception:  # nothing new for a second
-                if not worker.is_alive():
-                    report(f"the process ended with {worker.exitcode}", name)
-                    break
-                if time.monotonic() - started > SECONDS:
-                    worker.kill()
-                    report(f"no end within {SECONDS} s", name)
-                    break
-            while not found.empty():
-                report(*found.get())
-        worker.join(5)
-        while not found.empty():
-            report(*found.get())
-        seed += 1
+    done = run_in_processes(_work, models, until=until, seed=seed, limit=SECONDS, report=report)
     print(f"{done} compiles, {sum(kinds.values())} findings of {len(kinds)} kinds")
     return len(kinds)
 

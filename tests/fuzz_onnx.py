@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import hashlib
-import multiprocessing
 import random
 import sys
 import tempfile
@@ -28,6 +27,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto
+
+from tests._fuzz_processes import run_in_processes
 
 MEMORY = 4 << 30  # bytes beyond what the imports take
 SECONDS = 60  # of one model
@@ -343,13 +344,12 @@ def _work(seed: int, until: float, models: list[bytes], now: Any, found: Any) ->
 
 def plain(seconds: float, seed: int, folder: Path) -> int:
     """Mutate at random for so long, in processes that are replaced when one crashes or hangs. The number of findings."""
-    context = multiprocessing.get_context("spawn")
     models = corpus()
     until = time.monotonic() + seconds
     kinds: dict[str, int] = {}
-    done = 0
 
-    def report(what: str, raw: bytes) -> None:
+    def report(what: str, case: bytes | None) -> None:
+        raw = case or b""  # none where a process ended before its first
         kind = what.rpartition(" at ")[2] or what
         kinds[kind] = kinds.get(kind, 0) + 1
         if kinds[kind] == 1:
@@ -357,31 +357,7 @@ def plain(seconds: float, seed: int, folder: Path) -> int:
             path.write_bytes(raw)
             print(f"{path}: {what}", flush=True)
 
-    while time.monotonic() < until:
-        now, found = context.Queue(), context.Queue()
-        worker = context.Process(target=_work, args=(seed, until, models, now, found))
-        worker.start()
-        started, raw = until + SECONDS, b""  # until the first model: imports may take long
-        finished = False
-        while not finished:
-            try:
-                started, raw = now.get(timeout=1)
-                done += raw is not None
-                finished = raw is None
-            except Exception:  # nothing new for a second
-                if not worker.is_alive():
-                    report(f"the process ended with {worker.exitcode}", raw)
-                    break
-                if time.monotonic() - started > SECONDS:
-                    worker.kill()
-                    report(f"no end within {SECONDS} s", raw)
-                    break
-            while not found.empty():
-                report(*found.get())
-        worker.join(5)
-        while not found.empty():
-            report(*found.get())
-        seed += 1
+    done = run_in_processes(_work, models, until=until, seed=seed, limit=SECONDS, report=report)
     print(f"{done} models, {sum(kinds.values())} findings of {len(kinds)} kinds")
     return len(kinds)
 
