@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maas_rt import _native
-from maas_rt._errors import InvalidArgumentError
+from maas_rt._errors import Error, InvalidArgumentError
 from maas_rt._native import CancelToken, State
-from maas_rt._options import check_resident
+from maas_rt._options import check_choices, check_resident
 from maas_rt._profile import Profile, StepRecord
 from maas_rt._program import open_bytes, open_file
 from maas_rt._tensor_info import TensorInfo
@@ -99,7 +99,7 @@ class Session(_Runnable):
 
     def profiled(self, inputs: Mapping[str, Any], **options: Any) -> Profile:
         """Runs once and returns its steps; only for a session that was made with profile=True."""
-        self.run(dict(inputs), **options)
+        self.run(_check_mapping("inputs", inputs), **options)
         return Profile(tuple(StepRecord(*record) for record in self._records()))
 
 
@@ -148,15 +148,18 @@ class Model(_Runnable):
         The options are run's; the deadline counts from now. Inputs and buffers must not be changed until it is done. When
         the interpreter exits, what waits is dropped and what runs is cancelled.
         """
-        given = dict(inputs)
-        buffers = None if out is None else dict(out)
-        until = None if deadline is None else time.monotonic() + deadline
+        given = _check_mapping("inputs", inputs)
+        buffers = None if out is None else _check_mapping("out", out)
+        until = None if deadline is None else time.monotonic() + _check_seconds(deadline)
 
         def work() -> dict[str, Array]:
             left = None if until is None else until - time.monotonic()
             return self.run(given, out=buffers, deadline=left, cancel=cancel, state=state, entry=entry, seed=seed)
 
-        return _executor().submit(work)
+        try:
+            return _executor().submit(work)
+        except RuntimeError:
+            raise Error("the interpreter ends and starts no runs any more: call run instead of run_async") from None
 
     def profile(self, inputs: Mapping[str, Any], **options: Any) -> Profile:
         """Runs once, on a session kept for this, and returns a record of every step."""
@@ -197,10 +200,13 @@ def load(
         Error: the file cannot be read.
     """
     wanted = 0 if threads is None else _check_threads(threads)
+    check_choices(code, verify, check_signature, copy)
     kept = check_resident(resident, copy or not isinstance(model, (str, os.PathLike)))
     if isinstance(model, (str, os.PathLike)):
         program = open_file(os.fsdecode(model), code, verify, check_signature, copy, kept)
     elif isinstance(model, (bytes, bytearray, memoryview)):
+        if isinstance(model, memoryview) and not model.c_contiguous:
+            raise InvalidArgumentError("the memoryview of a model's bytes must be contiguous: give bytes(view)")
         program = open_bytes(model, code, verify, check_signature)
     elif isinstance(model, _ArtifactLike):
         program = open_bytes(model.to_bytes(), code, verify, check_signature)
@@ -223,6 +229,19 @@ def _check_threads(threads: int) -> int:
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 0 <= threads < 2**31:
         raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all)")
     return int(threads)
+
+
+def _check_mapping(name: str, given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise InvalidArgumentError(f"{name} is a {type(given).__name__} and must be a dict of arrays by name")
+    return dict(given)
+
+
+def _check_seconds(deadline: Any) -> float:
+    try:
+        return float(deadline)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"deadline is {deadline!r} and must be a number of seconds from now") from None
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -4,18 +4,19 @@
     session = ort.InferenceSession("model.mrt")
     (y,) = session.run(None, {"x": x})
 
-A model is a model.mrt (a path or its bytes). An .onnx file is compiled first, in memory, where the compiler is installed;
-`maas-rt compile` does that once for all. There is one provider, the CPU. Options that mean nothing here are accepted, and
+A model is a model.mrt (a path or its bytes). An .onnx file, or its bytes, is compiled first, in memory, where the compiler is
+installed; `maas-rt compile` does that once for all. There is one provider, the CPU. Options that mean nothing here are accepted, and
 named once in a warning; tensors of strings are given and returned as numpy arrays of str.
 """
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import itertools
 import operator
 import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from maas_rt import _native
-from maas_rt._errors import InvalidArgumentError, MissingExtraError
+from maas_rt._errors import InvalidArgumentError, MissingExtraError, ModelNotFoundError
 from maas_rt._model import CancelToken, Model, TensorInfo, load
+from maas_rt._onnxruntime_values import OrtValue, check_device, check_value, over, type_name
 from maas_rt._strings import decode_strings, encode_strings
 
 __all__ = [
@@ -42,19 +44,17 @@ __all__ = [
     "enable_telemetry_events",
     "get_all_providers",
     "get_available_providers",
+    "get_build_info",
     "get_device",
     "get_version_string",
+    "preload_dlls",
     "set_default_logger_severity",
     "set_default_logger_verbosity",
     "set_seed",
 ]
 
 _PROVIDER = "CPUExecutionProvider"
-_TYPES = {"float32": "float", "float64": "double"}  # the others are called alike
-# onnx.TensorProto.DataType, from 1 on.
-_ONNX_TYPES = (
-    "float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 complex64 complex128 bfloat16"
-).split()
+_ONNX_BEGIN = b"\x08"  # of an .onnx file: its first field, the version of its form
 
 _seed: int | None = None  # what set_seed set
 _SEED_STEP = 0x9E3779B97F4A7C15  # from a run's seed to the next one's: far, so that sessions of near seeds share none
@@ -62,9 +62,14 @@ _warned: set[str] = set()
 
 
 def _warn_once(what: str) -> None:
-    if what not in _warned:
-        _warned.add(what)
-        warnings.warn(f"maas_rt: {what}", UserWarning, stacklevel=3)
+    """Where the script is that called into this module."""
+    if what in _warned:
+        return
+    _warned.add(what)
+    level, frame = 1, sys._getframe()
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"maas_rt: {what}", UserWarning, stacklevel=level)
 
 
 class GraphOptimizationLevel(enum.IntEnum):
@@ -227,98 +232,6 @@ class ModelMetadata:
     custom_metadata_map: dict[str, str] = field(default_factory=dict)
 
 
-def _element_type(dtype: str) -> str:
-    return _TYPES.get(dtype, dtype)
-
-
-class OrtValue:
-    """A tensor, over a numpy array."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    @staticmethod
-    def ortvalue_from_numpy(numpy_obj: Any, device_type: str = "cpu", device_id: int = 0) -> OrtValue:
-        """A tensor over this array, which must stay as it is meanwhile."""
-        _check_device(device_type)
-        return OrtValue(np.asarray(numpy_obj))
-
-    @staticmethod
-    def ortvalue_from_shape_and_type(
-        shape: Sequence[int], element_type: Any, device_type: str = "cpu", device_id: int = 0
-    ) -> OrtValue:
-        """A tensor of this shape and numpy element type, of any contents."""
-        _check_device(device_type)
-        return OrtValue(np.empty(tuple(shape), np.dtype(element_type)))
-
-    def numpy(self) -> Any:
-        """The array."""
-        return self._array
-
-    def shape(self) -> list[int]:
-        """Its extents."""
-        return list(self._array.shape)
-
-    def data_type(self) -> str:
-        """As "tensor(float)"."""
-        return f"tensor({'string' if self._array.dtype.kind in 'OSU' else _element_type(self._array.dtype.name)})"
-
-    def element_type(self) -> int:
-        """ONNX's number of its element type."""
-        name = "string" if self._array.dtype.kind in "OSU" else self._array.dtype.name
-        if name not in _ONNX_TYPES:
-            raise InvalidArgumentError(f"ONNX has no number for elements of {name}")
-        return _ONNX_TYPES.index(name) + 1
-
-    def device_name(self) -> str:
-        """ "cpu"."""
-        return "cpu"
-
-    def is_tensor(self) -> bool:
-        """True: there is nothing else."""
-        return True
-
-    def is_tensor_sequence(self) -> bool:
-        """False."""
-        return False
-
-    def is_sparse_tensor(self) -> bool:
-        """False."""
-        return False
-
-    def has_value(self) -> bool:
-        """True."""
-        return True
-
-    def data_ptr(self) -> int:
-        """The address of its first element."""
-        return int(self._array.ctypes.data)
-
-    def tensor_size_in_bytes(self) -> int:
-        """Bytes of its elements."""
-        return int(self._array.nbytes)
-
-    def update_inplace(self, numpy_obj: Any) -> None:
-        """Writes other elements over its own."""
-        if numpy_obj.shape != self._array.shape or numpy_obj.dtype != self._array.dtype:
-            raise InvalidArgumentError(
-                f"a value of {numpy_obj.dtype}{list(numpy_obj.shape)} cannot replace one of "
-                f"{self._array.dtype}{list(self._array.shape)}"
-            )
-        self._array[...] = numpy_obj
-
-
-def _check_device(device: str) -> None:
-    if device.lower() != "cpu":
-        raise InvalidArgumentError(f"there is no device {device!r}; this runtime has 'cpu'")
-
-
-def _over(pointer: int, shape: Sequence[int], element_type: Any) -> Any:
-    dtype = np.dtype(element_type)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    return np.frombuffer((ctypes.c_byte * size).from_address(pointer), dtype).reshape(tuple(shape))
-
-
 class IOBinding:
     """Inputs and outputs by name, for run_with_iobinding; made by a session."""
 
@@ -336,12 +249,12 @@ class IOBinding:
         self, name: str, device_type: str, device_id: int, element_type: Any, shape: Sequence[int], buffer_ptr: int
     ) -> None:
         """Memory as input."""
-        _check_device(device_type)
-        self._inputs[name] = _over(buffer_ptr, shape, element_type)
+        check_device(device_type)
+        self._inputs[name] = over(buffer_ptr, shape, element_type)
 
     def bind_ortvalue_input(self, name: str, ortvalue: OrtValue) -> None:
         """A tensor as input."""
-        self._inputs[name] = ortvalue.numpy()
+        self._inputs[name] = check_value(name, ortvalue)
 
     def bind_output(
         self,
@@ -353,13 +266,13 @@ class IOBinding:
         buffer_ptr: int | None = None,
     ) -> None:
         """Memory that an output is written to, or None for an array of the run's own."""
-        _check_device(device_type)
+        check_device(device_type)
         given = buffer_ptr is not None and shape is not None and element_type is not None
-        self._buffers[name] = _over(buffer_ptr, shape, element_type) if given else None  # type: ignore[arg-type]
+        self._buffers[name] = over(buffer_ptr, shape, element_type) if given else None  # type: ignore[arg-type]
 
     def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None:
         """A tensor that an output is written to."""
-        self._buffers[name] = ortvalue.numpy()
+        self._buffers[name] = check_value(name, ortvalue).numpy()
 
     def clear_binding_inputs(self) -> None:
         """Forgets the inputs."""
@@ -379,6 +292,10 @@ class IOBinding:
     def get_outputs(self) -> list[OrtValue]:
         """Results of the last run, in the order in which outputs were bound."""
         return list(self._results)
+
+    def get_outputs_as_ortvaluevector(self) -> list[OrtValue]:
+        """The same."""
+        return self.get_outputs()
 
     def copy_outputs_to_cpu(self) -> list[Any]:
         """The same as arrays."""
@@ -416,8 +333,9 @@ class InferenceSession:
             _warn_once(
                 "enable_profiling has no effect: `maas-rt profile MODEL.mrt`, or profile(inputs) of a Model, does that"
             )
-        self._model = _load(path_or_bytes, int(self._options.intra_op_num_threads))
+        self._model = _load(path_or_bytes, self._options.intra_op_num_threads)
         self._seed, self._runs = _seed, itertools.count()
+        self._dtypes = {info.name: info.dtype for info in self._model.inputs}  # of numbers in lists
         self._texts = frozenset((self._model.manifest.get("source") or {}).get("strings", ()))
 
     def run(
@@ -529,6 +447,8 @@ class InferenceSession:
         }
 
     def _check_names(self, names: Sequence[str] | None) -> list[str]:
+        if isinstance(names, str):
+            raise InvalidArgumentError(f"the outputs' names are {names!r} and must be a list: [{names!r}]")
         known = [info.name for info in self._model.outputs]
         for name in names or []:
             if name not in known:
@@ -536,15 +456,22 @@ class InferenceSession:
         return list(names) if names else known
 
     def _feed(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(feed, Mapping):
+            raise InvalidArgumentError(f"the inputs are a {type(feed).__name__} and must be a dict of arrays by name")
         return {name: self._array(name, value) for name, value in feed.items()}
 
     def _array(self, name: str, value: Any) -> Any:
         if isinstance(value, OrtValue):
             value = value.numpy()
-        if name in self._texts:
-            array = np.asarray(value)
-            return array if array.dtype == np.uint8 else encode_strings(array.astype(object))
-        return np.asarray(value) if isinstance(value, (list, tuple, int, float, bool)) else value
+        try:
+            if name in self._texts:
+                array = np.asarray(value)
+                return array if array.dtype == np.uint8 else encode_strings(array.astype(object))
+            if isinstance(value, (list, tuple, int, float, bool)) and name in self._dtypes:
+                return _numbers(value, np.dtype(self._dtypes[name]))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidArgumentError(f"input {name!r} cannot be read: {error}") from None
+        return value
 
     def _pick(self, results: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
         return [decode_strings(results[name]) if name in self._texts else results[name] for name in names]
@@ -552,7 +479,15 @@ class InferenceSession:
     def _node(self, info: TensorInfo) -> NodeArg:
         if info.name in self._texts:
             return NodeArg(info.name, "tensor(string)", list(info.shape[:-1]))
-        return NodeArg(info.name, f"tensor({_element_type(info.dtype)})", list(info.shape))
+        return NodeArg(info.name, f"tensor({type_name(info.dtype)})", list(info.shape))
+
+
+def _numbers(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Python's numbers as an input's element type; as numpy sees them where that would change them."""
+    given = np.asarray(value)
+    with np.errstate(invalid="ignore"):
+        array = given.astype(dtype)
+    return array if dtype.kind in "fc" or np.array_equal(array, given) else given
 
 
 def _check_provider(name: Any) -> None:
@@ -561,21 +496,36 @@ def _check_provider(name: Any) -> None:
 
 
 def _cancel(options: RunOptions | None) -> CancelToken | None:
+    if options is not None and not isinstance(options, RunOptions):
+        raise InvalidArgumentError(f"run_options is a {type(options).__name__} and must be a RunOptions")
     return None if options is None else options._token
 
 
-def _load(model: str | bytes | os.PathLike[str], threads: int) -> Model:
+def _load(model: str | bytes | os.PathLike[str], threads: Any) -> Model:
+    if isinstance(model, (bytes, bytearray)) and model[:1] == _ONNX_BEGIN:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.onnx")
+            with open(path, "wb") as file:
+                file.write(model)
+            return _compiled(path, "the .onnx model given as bytes", threads)
     if not isinstance(model, (str, os.PathLike)) or not os.fsdecode(model).endswith(".onnx"):
         return load(model, threads=threads)
     path = os.fsdecode(model)
+    if not os.path.exists(path):
+        raise ModelNotFoundError(path)
+    return _compiled(path, path, threads)
+
+
+def _compiled(path: str, called: str, threads: Any) -> Model:
     try:
         from maas_rt.compiler import compile
 
         artifact = compile(path)
     except (ModuleNotFoundError, MissingExtraError) as error:
         missing = error.name or "its extra"
-        raise MissingExtraError(f"{path} is compiled to a model.mrt first, which", "compiler", missing) from None
-    _warn_once(f"{path} was compiled in memory: `maas-rt compile {path} -o MODEL.mrt` does that once")
+        raise MissingExtraError(f"{called} is compiled to a model.mrt first, which", "compiler", missing) from None
+    file = path if called == path else "MODEL.onnx"
+    _warn_once(f"{called} was compiled in memory: `maas-rt compile {file} -o MODEL.mrt` does that once")
     return load(artifact, threads=threads)
 
 
@@ -592,6 +542,15 @@ def get_all_providers() -> list[str]:
 def get_device() -> str:
     """ "CPU"."""
     return "CPU"
+
+
+def get_build_info() -> str:
+    """What this is."""
+    return f"maas_rt {get_version_string()}, CPU"
+
+
+def preload_dlls(cuda: bool = True, cudnn: bool = True, msvc: bool = True, directory: str | None = None) -> None:
+    """Of no effect: nothing beside this package is loaded."""
 
 
 def set_default_logger_severity(severity: int) -> None:

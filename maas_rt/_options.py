@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from maas_rt._errors import InvalidArgumentError
 
-__all__ = ["check_resident"]
+__all__ = ["check_choices", "check_resident"]
+
+_CODE = ("allow", "signed", "refuse")
+_VERIFY = ("default", "full")
+
+
+def check_choices(code: object, verify: object, check_signature: object, copy: object) -> None:
+    """Those that are one of few, or of one type."""
+    if code not in _CODE:
+        raise InvalidArgumentError(f"code is {code!r} and must be 'allow', 'signed' or 'refuse'")
+    if verify not in _VERIFY:
+        raise InvalidArgumentError(f"verify is {verify!r} and must be 'default' or 'full'")
+    if check_signature is not None and not callable(check_signature):
+        raise InvalidArgumentError(f"check_signature is {check_signature!r} and must be a function, or None")
+    if not isinstance(copy, bool):
+        raise InvalidArgumentError(f"copy is {copy!r} and must be True or False")
 
 
 def check_resident(resident: int | None, copied: bool) -> int:

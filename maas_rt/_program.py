@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from maas_rt import _native
-from maas_rt._errors import Error, FormatError, ModelNotFoundError
+from maas_rt._errors import Error, FormatError, InvalidArgumentError, ModelNotFoundError
 
 Checker = Callable[[bytes, bytes], bool]
 
@@ -97,6 +99,17 @@ def state_values(state: _native.State) -> dict[str, Any]:
     """Copies of a state's values, by name."""
     names = state.keys()
     return {name: state[name].copy() for name in names}
+
+
+def set_state_value(state: _native.State, name: str, value: Any) -> None:
+    """`state[name] = value`: exactly its shape and dtype."""
+    view, given = state[name], np.asarray(value)
+    if given.shape != view.shape or given.dtype != view.dtype:
+        raise InvalidArgumentError(
+            f"state {name!r} is {view.dtype}{list(view.shape)} and cannot be set to a value that is "
+            f"{given.dtype}{list(given.shape)}"
+        )
+    view[...] = given
 
 
 def restore_state(program: _native.Program, values: dict[str, Any]) -> _native.State:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from maas_rt._capi_ffi import check, ffi, lib, text
 from maas_rt._errors import Error, InvalidArgumentError, ModelNotFoundError
-from maas_rt._options import check_resident
+from maas_rt._options import check_choices, check_resident
 from maas_rt._tensor_info import TensorInfo
 
 __all__ = ["CancelToken", "Model", "load", "version"]
@@ -200,10 +200,7 @@ def load(
         FormatError, CodeRefusedError, SignatureError, TargetError: the file is refused.
         Error: it cannot be read.
     """
-    if code not in _CODE_POLICY:
-        raise InvalidArgumentError(f"code is {code!r} and must be 'allow', 'signed' or 'refuse'")
-    if verify not in _VERIFY:
-        raise InvalidArgumentError(f"verify is {verify!r} and must be 'default' or 'full'")
+    check_choices(code, verify, None, copy)
     wanted = 0 if threads is None else threads
     if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or not 0 <= wanted < 2**31:
         raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all)")
@@ -211,7 +208,7 @@ def load(
     options.struct_size = ffi.sizeof("mrt_load_options")
     options.code = _CODE_POLICY[code]
     options.verify = _VERIFY[verify]
-    options.copy = bool(copy)
+    options.copy = copy
     options.resident_bytes = check_resident(resident, copy or not isinstance(model, (str, os.PathLike)))
     out = ffi.new("mrt_program**")
     if isinstance(model, (str, os.PathLike)):
@@ -248,6 +245,8 @@ def _check_seed(seed: int) -> int:
 
 
 def _as_array(name: str, value: Any) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise InvalidArgumentError(f"input {name!r} is a masked array, and a tensor has no mask: give x.filled(VALUE)")
     if isinstance(value, np.ndarray):
         array = value
     elif hasattr(value, "__dlpack__") or hasattr(value, "__array_interface__"):

@@ -201,6 +201,12 @@ PyObject* new_array(const py::object& descr, int ndim, const int64_t* shape, siz
 
 namespace {
 
+// A numpy.ma.MaskedArray, whose elements alone are not its value.
+bool is_masked(PyObject* array) {
+  return Py_TYPE(array) != reinterpret_cast<PyTypeObject*>(npy_api::get().PyArray_Type_) &&
+         PyObject_HasAttrString(array, "mask") && PyObject_HasAttrString(array, "filled");
+}
+
 // A string, or a list or tuple that begins with one, at whatever depth.
 bool is_text(PyObject* object) {
   for (int depth = 0; depth < MRT_MAX_RANK; ++depth) {
@@ -217,9 +223,11 @@ bool ArrayView::view_numpy(PyObject* array, const char* what, const char* name, 
   const auto* a = array_proxy(array);
   const auto* descr = array_descriptor1_proxy(a->descr);
   if (!from_numpy_dtype(a->descr, &out->dtype)) {
-    if (std::strchr("OSU", descr->kind)) {
-      set_invalid("%s '%s' has dtype %S: a tensor of strings is given as their bytes, by maas_rt.encode_strings", what,
-                  name, a->descr);
+    if (std::strchr("OSUT", descr->kind)) {
+      set_invalid(
+          "%s '%s' has dtype %S, which is no tensor's: convert it; a tensor of strings is given as their bytes, by "
+          "maas_rt.encode_strings",
+          what, name, a->descr);
     } else {
       set_invalid("%s '%s' has dtype %S, which is no tensor's: convert it", what, name, a->descr);
     }
@@ -312,7 +320,13 @@ bool ArrayView::view_dlpack(PyObject* object, const char* what, const char* name
 }
 
 bool ArrayView::view(PyObject* object, const char* what, const char* name, mrt_tensor* out) {
-  if (is_numpy(object)) return view_numpy(object, what, name, out);
+  if (is_numpy(object)) {
+    if (is_masked(object)) {
+      set_invalid("%s '%s' is a masked array, and a tensor has no mask: give x.filled(VALUE)", what, name);
+      return false;
+    }
+    return view_numpy(object, what, name, out);
+  }
   if (PyObject_HasAttrString(object, "__dlpack__")) {
     auto plain = py::reinterpret_borrow<py::object>(object);
     if (!resolve_view(&plain, "is_conj", "resolve_conj") || !resolve_view(&plain, "is_neg", "resolve_neg")) {
@@ -344,6 +358,10 @@ bool ArrayView::view(PyObject* object, const char* what, const char* name, mrt_t
 bool ArrayView::view_writable(PyObject* object, const char* name, mrt_tensor* out, bool* copy) {
   *copy = false;
   if (is_numpy(object)) {
+    if (is_masked(object)) {
+      set_invalid("the buffer for output '%s' is a masked array, and a tensor has no mask: give x.data", name);
+      return false;
+    }
     const int flags = array_proxy(object)->flags;
     if (!(flags & npy_api::NPY_ARRAY_WRITEABLE_)) {
       set_invalid("the buffer for output '%s' is read-only and must be writable", name);
@@ -402,8 +420,11 @@ void set_status_error(mrt_status status) {
   // Read first: importing may run code that calls the library.
   const std::string message = mrt_last_error();
   try {
-    py::object error =
-        py::module_::import("maas_rt._errors").attr("from_status")(mrt_status_name(status), py::str(message));
+    // A path's bytes may be no UTF-8.
+    auto text = py::reinterpret_steal<py::object>(
+        PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "backslashreplace"));
+    if (!text) return;
+    py::object error = py::module_::import("maas_rt._errors").attr("from_status")(mrt_status_name(status), text);
     PyErr_SetObject(py::type::of(error).ptr(), error.ptr());
   } catch (py::error_already_set& error) {
     error.restore();

@@ -2,6 +2,7 @@
 #include <deque>
 
 #include "binding.h"
+#include "released.h"
 
 namespace maas_rt_python {
 namespace {
@@ -76,11 +77,10 @@ py::bytes pack(const std::string& contract, const std::string& packing, py::obje
   auto out = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bytes)));
   if (!out) throw py::error_already_set();
   void* data = PyBytes_AS_STRING(out.ptr());
-  mrt_status status;
-  Py_BEGIN_ALLOW_THREADS;
-  status =
+  Released released;
+  const mrt_status status =
       mrt_kernel_pack(contract.c_str(), packing.c_str(), &tensor, attributes.data(), attributes.size(), data, bytes);
-  Py_END_ALLOW_THREADS;
+  released.end();
   check(status);
   return out;
 }
@@ -112,11 +112,10 @@ void run(const std::string& contract, const py::object& isa, const py::list& inp
     out.push_back(tensor);
   }
   const std::string isa_name = isa.is_none() ? "" : isa.cast<std::string>();
-  mrt_status status;
-  Py_BEGIN_ALLOW_THREADS;
-  status = mrt_kernel_run(contract.c_str(), isa_name.c_str(), in.data(), in.size(), out.data(), out.size(),
-                          attributes.data(), attributes.size(), threads);
-  Py_END_ALLOW_THREADS;
+  Released released;
+  const mrt_status status = mrt_kernel_run(contract.c_str(), isa_name.c_str(), in.data(), in.size(), out.data(),
+                                           out.size(), attributes.data(), attributes.size(), threads);
+  released.end();
   check(status);
 }
 

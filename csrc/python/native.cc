@@ -1,7 +1,7 @@
 // maas_rt._native: the C API as a Python module. Uses maas_rt.h and nothing else of the library.
 #include "binding.h"
 
-PYBIND11_MODULE(_native, m) {
+PYBIND11_MODULE(_bound, m) {
   using namespace maas_rt_python;
   m.doc() = "Binding of libmaas_rt; maas_rt is the public face.";
   m.def("version", [] { return std::string(mrt_version()); });
@@ -16,4 +16,16 @@ PYBIND11_MODULE(_native, m) {
   define_program(m);
   define_runner(m);
   define_kernels(m);
+}
+
+// What Python calls. pybind11 waits for the GIL of the main interpreter and would do so for ever in another one.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__native() {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(
+        PyExc_ImportError,
+        "maas_rt runs in Python's main interpreter, and this is a sub-interpreter: use threads or processes "
+        "(under mod_wsgi, WSGIApplicationGroup %{GLOBAL})");
+    return nullptr;
+  }
+  return PyInit__bound();
 }

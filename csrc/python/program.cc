@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "released.h"
+
 namespace maas_rt_python {
 namespace {
 
@@ -34,7 +36,9 @@ ValueSpec describe(const mrt_value_info& info) {
 // The host's signature check: a Python callable of (table bytes, signature bytes) -> bool.
 int32_t check_signature(void* user, const void* table, size_t table_bytes, const void* signature,
                         size_t signature_bytes) {
+  Waiting waiting;
   py::gil_scoped_acquire gil;
+  waiting.over();
   try {
     py::handle function(static_cast<PyObject*>(user));
     return function(py::bytes(static_cast<const char*>(table), table_bytes),
@@ -76,9 +80,10 @@ mrt_load_options load_options(const std::string& code, const std::string& verify
   return options;
 }
 
-// What pickle asks of an object is answered in Python.
-py::object in_python(const char* function, const py::object& self) {
-  return py::module_::import("maas_rt._program").attr(function)(self);
+// What pickle asks of an object, and what no run waits for, is answered in Python.
+template <typename... Args>
+py::object in_python(const char* function, const Args&... args) {
+  return py::module_::import("maas_rt._program").attr(function)(args...);
 }
 
 py::tuple infos(const std::vector<ValueSpec>& values) {
@@ -119,10 +124,9 @@ Program::~Program() { mrt_program_free(handle_); }
 
 std::shared_ptr<Program> Program::load_file(const std::string& path, mrt_load_options options) {
   mrt_program* handle = nullptr;
-  mrt_status status;
-  Py_BEGIN_ALLOW_THREADS;
-  status = mrt_program_load(path.c_str(), &options, &handle);
-  Py_END_ALLOW_THREADS;
+  Released released;
+  const mrt_status status = mrt_program_load(path.c_str(), &options, &handle);
+  released.end();
   check(status);
   return std::shared_ptr<Program>(new Program(handle));
 }
@@ -137,10 +141,10 @@ std::shared_ptr<Program> Program::load_bytes(py::buffer data, mrt_load_options o
   PyBuffer_Release(&buffer);
   if (!copy) throw std::bad_alloc();
   mrt_program* handle = nullptr;
-  mrt_status status;
-  Py_BEGIN_ALLOW_THREADS;
-  status = mrt_program_load_memory(copy, bytes, &options, [](void* p) { std::free(p); }, copy, &handle);
-  Py_END_ALLOW_THREADS;
+  Released released;
+  const mrt_status status =
+      mrt_program_load_memory(copy, bytes, &options, [](void* p) { std::free(p); }, copy, &handle);
+  released.end();
   check(status);  // on failure the library has released the copy
   std::shared_ptr<Program> program(new Program(handle));
   program->data_ = copy;
@@ -172,14 +176,20 @@ std::unique_ptr<State> State::clone() const {
 
 void State::reset() { check(mrt_state_reset(handle_)); }
 
-py::array State::value(py::object self, const std::string& name) {
+py::tuple State::names() const {
+  py::tuple names(program_->states().size());
+  for (size_t i = 0; i < names.size(); ++i) names[i] = program_->states()[i].name;
+  return names;
+}
+
+py::array State::value(py::object self, py::object name) {
   const State& state = self.cast<const State&>();
   const auto& specs = state.program_->states();
   for (size_t i = 0; i < specs.size(); ++i) {
-    if (specs[i].text != name) continue;
+    if (!specs[i].name.equal(name)) continue;
     if (!specs[i].descr) {
-      set_invalid("state '%s' has dtype %s, for which numpy needs the package ml_dtypes: install it", name.c_str(),
-                  dtype_name(specs[i].dtype).c_str());
+      set_invalid("state '%s' has dtype %s, for which numpy needs the package ml_dtypes: install it",
+                  specs[i].text.c_str(), dtype_name(specs[i].dtype).c_str());
       throw py::error_already_set();
     }
     mrt_tensor tensor{};
@@ -189,7 +199,7 @@ py::array State::value(py::object self, const std::string& name) {
   }
   std::string names;
   for (const ValueSpec& spec : specs) names += (names.empty() ? "" : ", ") + spec.text;
-  set_invalid("the model has no state '%s'; it has: %s", name.c_str(), names.empty() ? "none" : names.c_str());
+  set_invalid("the model has no state %R; it has: %s", name.ptr(), names.empty() ? "none" : names.c_str());
   throw py::error_already_set();
 }
 
@@ -232,15 +242,16 @@ void define_program(py::module_& m) {
       .def("clone", &State::clone, "A copy that goes its own way.")
       .def("reset", &State::reset, "Back to the initial values.")
       .def("__getitem__", &State::value)
+      .def("__setitem__",
+           [](py::object self, py::object name, py::object value) { in_python("set_state_value", self, name, value); })
+      .def("__len__", [](const State& s) { return s.program().states().size(); })
+      .def("__iter__", [](const State& s) { return py::iter(s.names()); })
+      .def("__contains__", [](const State& s, py::object name) { return s.names().contains(name); })
       .def_property_readonly("program", &State::shared_program)
       .def("__copy__", &State::clone)
       .def("__deepcopy__", [](const State& s, const py::object&) { return s.clone(); })
       .def("__reduce__", [](py::object self) { return in_python("reduce_state", self); })
-      .def("keys", [](const State& s) {
-        py::tuple names(s.program().states().size());
-        for (size_t i = 0; i < names.size(); ++i) names[i] = s.program().states()[i].name;
-        return names;
-      });
+      .def("keys", &State::names);
 
   py::class_<CancelToken>(m, "CancelToken", "Stops the runs it was given to, between two steps; any thread may set it.")
       .def(py::init<>())

@@ -57,7 +57,8 @@ class State {
   std::unique_ptr<State> clone() const;
   void reset();
   // A writable view of one value; `self` is kept alive by it.
-  static py::array value(py::object self, const std::string& name);
+  static py::array value(py::object self, py::object name);
+  py::tuple names() const;
 
  private:
   State(std::shared_ptr<Program> program, mrt_state* handle) : program_(std::move(program)), handle_(handle) {}

@@ -10,6 +10,7 @@
 #include <new>
 
 #include "program.h"
+#include "released.h"
 // After Python.h, which it lacks.
 #include <structmember.h>
 
@@ -150,6 +151,24 @@ bool write_into_new(const ValueSpec& spec, int ndim, const py::ssize_t* shape, O
   return true;
 }
 
+// Whether elements of an array with these strides may lie in one place: those of a step along one dimension reach no
+// further than a step along the next longer one.
+bool may_overlap(const py::detail::PyArray_Proxy& array, py::ssize_t item) {
+  py::ssize_t reach = item;
+  Few<int, 8> order(static_cast<size_t>(array.nd));
+  for (int i = 0; i < array.nd; ++i) order[i] = i;
+  std::sort(order.data(), order.data() + array.nd,
+            [&](int a, int b) { return std::abs(array.strides[a]) < std::abs(array.strides[b]); });
+  for (int i = 0; i < array.nd; ++i) {
+    const py::ssize_t extent = array.dimensions[order[i]], stride = std::abs(array.strides[order[i]]);
+    if (extent == 0) return false;
+    if (extent == 1) continue;
+    if (stride < reach) return true;
+    reach += (extent - 1) * stride;
+  }
+  return false;
+}
+
 // The same for a caller's buffer that the result is to be copied into.
 bool write_into_like(const ValueSpec& spec, Output* output, mrt_tensor* tensor) {
   const auto* like = py::detail::array_proxy(output->copy_to.ptr());
@@ -158,6 +177,11 @@ bool write_into_like(const ValueSpec& spec, Output* output, mrt_tensor* tensor) 
     if (!dtype.equal(spec.descr)) {
       set_invalid("the buffer for output '%s' has dtype %S and must have %S", spec.text.c_str(), dtype.ptr(),
                   spec.descr.ptr());
+      return false;
+    }
+    if (may_overlap(*like, dtype.attr("itemsize").cast<py::ssize_t>())) {
+      set_invalid("elements of the buffer for output '%s' lie in one place: give a buffer with a place for each",
+                  spec.text.c_str());
       return false;
     }
   } catch (py::error_already_set& error) {
@@ -234,29 +258,6 @@ bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, Output* outp
   }
   return true;
 }
-
-// The time of a run without the GIL.
-class Released {
- public:
-  Released() : thread_(PyEval_SaveThread()) {}
-  ~Released() { end(); }
-  Released(const Released&) = delete;
-  Released& operator=(const Released&) = delete;
-  void end() {
-    if (thread_) PyEval_RestoreThread(thread_);
-    thread_ = nullptr;
-  }
-  // Python's signal handlers run here; whether one raised.
-  bool check_signals() {
-    PyEval_RestoreThread(thread_);
-    const bool raised = PyErr_CheckSignals() != 0;
-    thread_ = PyEval_SaveThread();
-    return raised;
-  }
-
- private:
-  PyThreadState* thread_;
-};
 
 unsigned long g_main_thread = 0;         // the one on which Python runs signal handlers
 std::atomic<bool> g_exiting{false};      // the interpreter is about to end

@@ -113,6 +113,14 @@ def test_strings_are_strings(folder: Path) -> None:
     np.testing.assert_array_equal(ours[0][0], theirs[0][0])
 
 
+def test_the_bytes_of_an_onnx_model_are_compiled(folder: Path) -> None:
+    x = {"x": np.zeros((1, 3), np.float32), "n": np.array([1, 2])}
+    expected = maas_rt.InferenceSession(folder / "two.mrt").run(["m"], x)
+    with pytest.warns(UserWarning, match="given as bytes was compiled in memory"):
+        session = maas_rt.InferenceSession((folder / "two.onnx").read_bytes())
+    np.testing.assert_array_equal(session.run(["m"], x), expected)
+
+
 def test_an_onnx_file_is_compiled_and_says_so(folder: Path) -> None:
     with pytest.warns(UserWarning, match="compiled in memory: `maas-rt compile"):
         session = maas_rt.InferenceSession(folder / "two.onnx")
@@ -130,8 +138,9 @@ def test_what_means_nothing_here_is_said_once() -> None:
         assert [str(w.message) for w in caught] == expected * [
             "maas_rt: SessionOptions has no option 'some_new_option'; it is ignored"
         ]
-    with pytest.warns(UserWarning, match="no provider 'CUDAExecutionProvider'"):
+    with pytest.warns(UserWarning, match="no provider 'CUDAExecutionProvider'") as warned:
         maas_rt.InferenceSession(data, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert [w.filename for w in warned] == [__file__]
     assert maas_rt.get_available_providers() == ["CPUExecutionProvider"]
 
 
@@ -179,14 +188,59 @@ def test_with_numpy_alone(folder: Path) -> None:
     assert done.stderr == ""
 
 
+def test_lists_and_bindings() -> None:
+    session = maas_rt.InferenceSession(_tiny.softmax())
+    x = np.zeros((1, 4), np.float32)
+    (expected,) = session.run(None, {"x": x})
+    np.testing.assert_array_equal(session.run(None, {"x": [[0, 0.0, 0, 0]]})[0], expected)  # the input's type
+    with pytest.raises(maas_rt.InvalidArgumentError, match="'x' cannot be read"):
+        session.run(None, {"x": [["a", "b", "c", "d"]]})
+    given = maas_rt.OrtValue.ortvalue_from_numpy_with_onnx_type(x, 1)
+    result = maas_rt.OrtValue.ortvalue_from_shape_and_type([1, 4], 1)
+    binding = session.io_binding()
+    binding.bind_input("x", "cpu", 0, 1, given.shape(), given.data_ptr())
+    binding.bind_ortvalue_output("y", result)
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(np.asarray(result), expected)
+    np.testing.assert_array_equal(np.from_dlpack(result), expected)
+    assert binding.get_outputs_as_ortvaluevector()[0].numpy() is result.numpy()
+
+
+def test_numbers_that_the_inputs_type_does_not_have(folder: Path) -> None:
+    session = maas_rt.InferenceSession(folder / "two.mrt")
+    x = np.zeros((1, 3), np.float32)
+    assert session.run(["m"], {"x": x, "n": [1.0, 2.0]})[0].tolist() == [1.0, 2.0]
+    for wrong in ([1.5, 2.0], [float("nan"), 1.0]):
+        with pytest.raises(maas_rt.InvalidArgumentError, match="'n' is float64, expected int64"):
+            session.run(["m"], {"x": x, "n": wrong})
+
+
 def test_mistakes() -> None:
     session = maas_rt.InferenceSession(_tiny.softmax())
+    x = np.zeros((1, 4), np.float32)
+    for names, feed, options, sentence in (
+        ("y", {"x": x}, None, r"names are 'y' and must be a list: \['y'\]"),
+        (None, [x], None, "the inputs are a list and must be a dict"),
+        (None, {"x": x}, {}, "run_options is a dict and must be a RunOptions"),
+    ):
+        with pytest.raises(maas_rt.InvalidArgumentError, match=sentence):
+            session.run(names, feed, options)  # type: ignore[arg-type]
+    binding = session.io_binding()
+    for mistake, sentence in (
+        (lambda: binding.bind_ortvalue_input("x", x), "'x' is bound to a ndarray"),
+        (lambda: binding.bind_output("y", "cpu", 0, "no type", [1, 4], 64), "element_type is 'no type'"),
+        (lambda: binding.bind_input("x", "cpu", 0, 99, [1, 4], 64), "element_type is 99"),
+    ):
+        with pytest.raises(maas_rt.InvalidArgumentError, match=sentence):
+            mistake()
     with pytest.raises(maas_rt.InvalidArgumentError, match="no output 'z'; its outputs are: y"):
         session.run(["z"], {"x": np.zeros((1, 4), np.float32)})
     with pytest.raises(maas_rt.InvalidArgumentError, match="input 'x' is missing"):
         session.run(None, {})
     with pytest.raises(FileNotFoundError):
         maas_rt.InferenceSession("absent.mrt")
+    with pytest.raises(FileNotFoundError):
+        maas_rt.InferenceSession("absent.onnx")
     with pytest.raises(maas_rt.InvalidArgumentError, match="a compiled model has its own"):
         maas_rt.SessionOptions().add_initializer("w", maas_rt.OrtValue(np.zeros(1)))
     with pytest.raises(maas_rt.InvalidArgumentError, match="there is no device 'cuda'"):

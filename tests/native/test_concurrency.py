@@ -164,3 +164,61 @@ def test_the_interpreter_ends_while_a_run_is_under_way(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path / "endless.mrt")], capture_output=True, text=True, timeout=60
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+# Each with sys.argv[1], a model of mlp(), and its standard output.
+AT_THE_END = {
+    "daemon threads that go on running": (
+        "import maas_rt, numpy, sys, threading, time\n"
+        "m = maas_rt.load(sys.argv[1], threads=1)\n"
+        "x = numpy.zeros((1, 16), 'f4')\n"
+        "def work():\n"
+        "    while True:\n"
+        "        m(x)\n"
+        "for _ in range(4):\n"
+        "    threading.Thread(target=work, daemon=True).start()\n"
+        "time.sleep(0.1)\n",
+        "",
+    ),
+    "runs while it ends": (
+        "import atexit, maas_rt, numpy, sys\n"
+        "m = maas_rt.load(sys.argv[1])\n"
+        "x = numpy.zeros((1, 16), 'f4')\n"
+        "def last():\n"
+        "    print(m(x).shape)\n"
+        "    try:\n"
+        "        m.run_async({'x': x})\n"
+        "    except maas_rt.Error as error:\n"
+        "        print(error)\n"
+        "atexit.register(last)\n",
+        "(1, 8)\nthe interpreter ends and starts no runs any more: call run instead of run_async\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AT_THE_END)
+def test_at_the_end_of_the_interpreter(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mlp.mrt").write_bytes(_tiny.mlp())
+    program, output = AT_THE_END[name]
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "mlp.mrt")], capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, output, "")
+
+
+SUB_INTERPRETER = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+other = interpreters.create()
+source = "try:\\n import maas_rt._native\\nexcept ImportError as error:\\n print(error, flush=True)"
+interpreters.run_string(other, source)
+"""
+
+
+def test_a_sub_interpreter_is_told() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", SUB_INTERPRETER]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    # Newer numpy refuses before maas_rt's turn comes.
+    assert "maas_rt runs in Python's main interpreter" in run.stdout or "subinterpreter" in run.stdout, run

@@ -194,10 +194,27 @@ def test_damaged_weights_are_found_under_full_verification() -> None:
 
 def test_options() -> None:
     maas_rt.load(DATA, code="refuse")  # it holds no code
-    for options in ({"code": "maybe"}, {"verify": "half"}, {"threads": -1}, {"threads": 1.5}, {"threads": "two"}):
+    for options in (
+        {"code": "maybe"},
+        {"code": None},
+        {"verify": "half"},
+        {"verify": True},
+        {"check_signature": 3},
+        {"copy": "no"},
+        {"threads": -1},
+        {"threads": 1.5},
+        {"threads": "two"},
+    ):
         with pytest.raises(maas_rt.InvalidArgumentError, match=next(iter(options))):
             maas_rt.load(DATA, **options)  # type: ignore[arg-type]
     assert maas_rt.load(DATA, threads=10_000)(X).shape == (2, 4)
+
+
+def test_bytes_that_are_not_together_and_a_path_that_is_no_text() -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match="must be contiguous"):
+        maas_rt.load(memoryview(DATA)[::2])
+    with pytest.raises(FileNotFoundError):
+        maas_rt.load("\udce4.mrt")  # a name in Latin-1, as os.listdir gives it
 
 
 def test_signatures() -> None:

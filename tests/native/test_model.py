@@ -112,6 +112,7 @@ MISTAKES: list[tuple[str, Callable[[maas_rt.Model], Any]]] = [
     ("'x' is a list and must be an array", lambda m: m([[0.0] * 16])),
     ("'x' is a NoneType and must be an array", lambda m: m(None)),
     ("dtype object", lambda m: m(np.zeros((1, 16), object))),
+    ("masked array.*filled", lambda m: m(np.ma.masked_array(np.zeros((1, 16), np.float32), False))),
     ("dtype <U1", lambda m: m(np.full((1, 16), "a"))),
     ("dtype datetime64", lambda m: m(np.zeros((1, 16), "M8[s]"))),
     ("takes one dict", lambda m: m.run(np.zeros((1, 16), np.float32))),
@@ -123,6 +124,10 @@ MISTAKES: list[tuple[str, Callable[[maas_rt.Model], Any]]] = [
     ("state is a dict", lambda m: m.run({}, state={})),
     ("no entry point 'decode'; it has: main", lambda m: m.run({}, entry="decode")),
     ("out is a list", lambda m: m.run({}, out=[])),
+    ("inputs is a ndarray and must be a dict", lambda m: m.run_async(np.zeros((1, 16), np.float32))),
+    ("inputs is a ndarray and must be a dict", lambda m: m.profile(np.zeros((1, 16), np.float32))),
+    ("out is a list and must be a dict", lambda m: m.run_async({}, out=[1])),
+    ("deadline is 'soon'", lambda m: m.run_async({}, deadline="soon")),
     ("no output 'z'; its outputs are: y", lambda m: m.run({}, out={"z": np.zeros(1)})),
     ("threads is -1", lambda m: m.session(threads=-1)),
     ("threads is True", lambda m: m.session(threads=True)),
@@ -149,6 +154,9 @@ def test_a_mistake_gives_one_sentence(mlp: maas_rt.Model, sentence: str, mistake
         (read_only(np.zeros((2, 8), np.float32)), "read-only"),
         (np.zeros((2, 16), np.float64)[:, ::2], "dtype float64"),
         ([0.0], "is a list and must be a writable array"),
+        (np.lib.stride_tricks.as_strided(np.zeros(8, np.float32), (2, 8), (0, 4)), "lie in one place"),
+        (np.lib.stride_tricks.as_strided(np.zeros(12, np.float32), (2, 8), (16, 4)), "lie in one place"),
+        (np.ma.masked_array(np.zeros((2, 8), np.float32), False), "is a masked array"),
     ],
 )
 def test_a_wrong_buffer_gives_one_sentence(mlp: maas_rt.Model, buffer: Any, sentence: str) -> None:

@@ -58,6 +58,19 @@ def test_a_state_can_be_read_and_written(model: maas_rt.Model) -> None:
     np.testing.assert_array_equal(view, 101)  # the view keeps the state alive
 
 
+def test_a_state_is_a_mapping_of_its_values(model: maas_rt.Model) -> None:
+    state = model.state()
+    assert (list(state), len(state), "sum" in state, "k" in state, 0 in state) == (["sum"], 1, True, False, False)
+    state["sum"] = 5 * ONE
+    assert dict(state)["sum"].tolist() == (5 * ONE).tolist()
+    np.testing.assert_array_equal(model.run({"x": ONE}, state=state)["y"], 6)
+    for wrong in (np.ones((1, 5), np.float32), np.ones((1, 4)), None):
+        with pytest.raises(maas_rt.InvalidArgumentError, match=r"'sum' is float32\[1, 4\] and cannot be set"):
+            state["sum"] = wrong
+    with pytest.raises(maas_rt.InvalidArgumentError, match="no state 0; it has: sum"):
+        state[0]  # type: ignore[index]
+
+
 def test_mistakes(model: maas_rt.Model) -> None:
     with pytest.raises(maas_rt.InvalidArgumentError, match="state"):
         model(ONE)
