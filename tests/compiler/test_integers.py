@@ -47,6 +47,53 @@ def test_integers_of_torch(dtype: str) -> None:
         np.testing.assert_array_equal(result, want.numpy(), name)
 
 
+class Unsigned(nn.Module):
+    """What torch itself computes in its unsigned types beyond uint8: no sums, no comparisons but these."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.kept: torch.Tensor
+        self.register_buffer("kept", torch.arange(11).to(dtype))
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor, whole: torch.Tensor) -> dict[str, torch.Tensor]:
+        same = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.dtype.itemsize]
+        return {
+            "multiply": a * b, "of the weights": a * self.kept, "quotient": a / b, "and": a & b, "or": a | 7, "xor": a ^ b, "equal": a == b, "unlike": a != 3,
+            "root": a.sqrt(), "sum": a.sum(), "product": a.prod(), "running": a.cumsum(0), "any": a.any(), "sorted": a.sort().values, "joined": torch.cat([a, b]),
+            "chosen": a[b[:2].to(torch.int64) & 1], "padded": nn.functional.pad(a, (1, 2)), "full": torch.full((2,), 9, dtype=self.dtype),
+            "long": a.to(torch.int64), "int": a.to(torch.int32), "byte": a.to(torch.uint8), "float": a.to(torch.float32), "double": a.to(torch.float64),
+            "bool": a.to(torch.bool), "of long": whole.to(self.dtype), "of float": (whole & 7).float().to(self.dtype), "bits": a.view(same), "of bits": a.view(same).view(self.dtype),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_integers_of_torch(dtype: torch.dtype) -> None:
+    name = str(dtype).removeprefix("torch.")
+    a = torch.from_numpy(edges(name))
+    examples = (a, torch.from_numpy(edges(name)[::-1].copy() | 1), torch.from_numpy(edges("int64")[:11]))
+    model = Unsigned(dtype)
+    got = maas_rt.load(compile(model, examples).to_bytes()).run(dict(zip("ab", examples)) | {"whole": examples[2]})
+    for (case, want), result in zip(model(*examples).items(), got.values(), strict=True):
+        assert str(result.dtype) == str(want.dtype).removeprefix("torch."), case
+        np.testing.assert_allclose(result, want.numpy(), rtol=1e-6 if want.is_floating_point() else 0, err_msg=case)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
+def test_divisors_of_torch(dtype: str) -> None:
+    class Divisors(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.gcd(a, b), torch.lcm(a, b)
+
+    values = edges(dtype)
+    if dtype in ("int32", "int64"):
+        values = np.concatenate([values[4:10], np.array([-12, 18, 1000, -999], dtype)])  # multiples that fit
+    examples = (torch.from_numpy(values.reshape(-1, 1)), torch.from_numpy(values))
+    got = maas_rt.load(compile(Divisors(), examples, verify=False).to_bytes()).run(dict(zip("ab", examples)))
+    for want, result in zip(Divisors()(*examples), got.values(), strict=True):
+        np.testing.assert_array_equal(result, want.numpy())
+
+
 def test_negative_powers_of_integers() -> None:
     """torch refuses them of one number alone."""
     a, b = (x.reshape(-1).copy() for x in np.meshgrid(np.array([-3, -1, 0, 1, 2]), np.array([-3, -2, -1, 0, 1, 2])))

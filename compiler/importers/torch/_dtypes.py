@@ -14,6 +14,9 @@ __all__ = ["is_float", "to_numpy", "tvm_dtype"]
 _NAMES: dict[torch.dtype, str] = {
     torch.bool: "bool",
     torch.uint8: "uint8",
+    torch.uint16: "uint16",
+    torch.uint32: "uint32",
+    torch.uint64: "uint64",
     torch.int8: "int8",
     torch.int16: "int16",
     torch.int32: "int32",

@@ -39,6 +39,9 @@ _DTYPES = {
     8: torch.float64,
     12: torch.bool,
     13: torch.bfloat16,
+    28: torch.uint16,
+    34: torch.uint32,
+    35: torch.uint64,
 }
 
 

@@ -13,10 +13,11 @@ from tvm import relax, te, tirx
 from ... import _elementary as elementary
 from ..._bits import shifted
 from ..._division import int_floor, int_rest, int_truncated
+from ..._divisors import int_divisors, int_multiples
 from ..._powers import int_powers
 from .._context import Context, Expr, Promotion
 from .._dtypes import is_float, tvm_dtype
-from .._registry import converts
+from .._registry import NotConvertible, converts
 
 OP = relax.op
 
@@ -361,9 +362,26 @@ def _whole(c: Context, x: Any, other: Any, function: Callable[[Any, Any, str], A
 
 
 def _whole_power(c: Context, x: Any, exponent: Any) -> Expr:
-    compute, result = c.promoted(["x", "exponent"])
-    a, b = (c.broadcast(v, c.out_shape()) for v in operands(c, x, exponent, compute))
-    return c.cast(c.generated(int_powers, a, b, name="power")[0], result)
+    return _in_loops(c, x, exponent, int_powers, ("x", "exponent"))
+
+
+def _in_loops(
+    c: Context, x: Any, other: Any, function: Callable[[Any, Any], Any], names: tuple[str, str] = ("x", "other")
+) -> Expr:
+    """function of two te tensors of integers of one shape, which writes loops of its own."""
+    compute, result = c.promoted(names)
+    a, b = (c.broadcast(v, c.out_shape()) for v in operands(c, x, other, compute))
+    return c.cast(c.generated(function, a, b, name=function.__name__)[0], result)
+
+
+@converts("aten.gcd.default")
+def gcd(c: Context, x: Any, other: Any) -> Expr:
+    return _in_loops(c, x, other, int_divisors)
+
+
+@converts("aten.lcm.default")
+def lcm(c: Context, x: Any, other: Any) -> Expr:
+    return _in_loops(c, x, other, int_multiples)
 
 
 @converts("aten.pow.Scalar")
@@ -558,6 +576,15 @@ def converted(c: Context, x: Expr, dtype: str) -> Expr:
 @converts("prims.convert_element_type.default")
 def convert_element_type(c: Context, a: Expr, dtype: Any) -> Expr:
     return converted(c, a, tvm_dtype(dtype))
+
+
+@converts("aten.view.dtype")
+def view_dtype(c: Context, x: Expr, dtype: Any) -> Expr:
+    """The same bits as numbers of another type of as many."""
+    wanted = tvm_dtype(dtype)
+    if c.rank(x) != len(c.out_shape()) or not c.same_dims(c.shape(x), c.out_shape()) or "bool" in (wanted, c.dtype(x)):
+        raise NotConvertible(f"bits of {c.dtype(x)} as {wanted}, which has others")
+    return x if wanted == c.dtype(x) else c.emit(OP.memory.view(x, None, wanted))
 
 
 @converts("aten.type_as.default", "aten.to.other")
