@@ -97,6 +97,13 @@ CASES: dict[str, Case] = {
         None,
     ),
     "laplace": (lambda x: torch.distributions.Laplace(x, 1.0, validate_args=False).rsample(), None),
+    "gamma_half": (lambda x: torch._standard_gamma(x * 0 + 0.5), None),
+    "gamma": (lambda x: torch.distributions.Gamma(x * 0 + 2.0, 3.0, validate_args=False).sample(), None),
+    "beta": (lambda x: torch.distributions.Beta(x[:64] * 0 + 2.0, 1.0, validate_args=False).sample(), None),
+    "poisson": (lambda x: torch.poisson(x * 0 + 3), None),
+    "poisson_many": (lambda x: torch.poisson(x[:64] * 1000), None),
+    "binomial": (lambda x: torch.binomial(x * 0 + 9, x * 0 + 0.3), None),
+    "binomial_sure": (lambda x: torch.binomial((x[0] * 9).floor(), torch.tensor([0.0, 1.0]).repeat(128)), None),
     "certain": (lambda x: torch.bernoulli(torch.stack([x * 0, x * 0 + 1])), lambda k: np.repeat([0, 1], N)),
 }
 
@@ -150,6 +157,16 @@ def test_distributions(drawn: dict[str, Array]) -> None:
     assert occur(drawn["multinomial"], WEIGHTS / 10)
     assert occur(drawn["gumbel"].argmax(1), (WEIGHTS + 1) / 15) and (drawn["gumbel"].sum(1) == 1).all()
     assert occur(drawn["categorical"], WEIGHTS / 10)
+    assert follows(drawn["gamma_half"], lambda v: 1 - 2 * phi(-np.sqrt(2 * v)))
+    assert follows(drawn["gamma"], lambda v: 1 - (1 + 3 * v) * np.exp(-3 * v)) and follows(drawn["beta"], np.square)
+    assert not follows(drawn["gamma"] * 1.03, lambda v: 1 - (1 + 3 * v) * np.exp(-3 * v))
+    rare = [math.exp(-3) * 3**k / math.factorial(k) for k in range(11)]
+    assert occur(np.minimum(drawn["poisson"], 11).astype(int), [*rare, 1 - sum(rare)])
+    assert occur(drawn["binomial"].astype(int), [math.comb(9, k) * 0.3**k * 0.7 ** (9 - k) for k in range(10)])
+    rate = 1000 * CHANCES[:64].astype(np.float64)
+    scaled = ((drawn["poisson_many"] - rate) / np.sqrt(np.maximum(rate, 1)))[1:]
+    assert abs(scaled.mean()) < 0.03 and abs(scaled.std() - 1) < 0.03 and drawn["poisson_many"][0, 0] == 0
+    assert (drawn["binomial_sure"] == np.floor(CHANCES[0] * 9) * (np.arange(256) % 2)).all()
     off = (drawn["bernoulli"] - CHANCES).sum() / math.sqrt((CHANCES * (1 - CHANCES)).sum())
     assert abs(off) < 4
 

@@ -17,7 +17,7 @@ from torch import fx
 from .._philox import SHARED_SEED, combined, drawn
 from ._registry import Converter, bind_arguments, described
 
-__all__ = ["RANDOM", "GivenNoise", "SharedRun", "numbers_of"]
+__all__ = ["NEGLIGIBLE", "RANDOM", "SMALL_MODE", "TRIES", "GivenNoise", "SharedRun", "numbers_of"]
 
 Tensor = torch.Tensor
 F = TypeVar("F", bound=Callable[..., Any])
@@ -202,6 +202,78 @@ def _geometric(given: GivenNoise, x: Tensor, p: float) -> Tensor:
 def _cauchy(given: GivenNoise, x: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
     slopes = torch.tan((given.uniform(x.shape, True) - 0.5) * math.pi)
     return (slopes * sigma + median).to(given.dtype)
+
+
+# Gamma samples take so many tries (all fail once in 10^13 times, and then give the mode); Stirling's series is for modes from here on;
+# chances below this are none.
+TRIES, SMALL_MODE, NEGLIGIBLE = 10, 16, 1e-20
+
+
+def _gamma(given: GivenNoise, alpha: Tensor) -> Tensor:
+    a = alpha.double()
+    z = given.at(0).normal([TRIES, *a.shape], True)
+    u = given.at(1).uniform([TRIES + 1, *a.shape], True)
+    d = torch.where(a < 1, a + 1, a) - 1 / 3
+    found, open_ = d.clone(), torch.ones_like(a, dtype=torch.bool)
+    for k in range(TRIES):
+        root = 1 + z[k] / torch.sqrt(9 * d)
+        v = root**3
+        taken = open_ & (root > 0) & (torch.log1p(-u[k]) < 0.5 * z[k] ** 2 + d * (1 - v + torch.log(v)))
+        found, open_ = torch.where(taken, d * v, found), open_ & ~taken
+    return torch.where(a < 1, found * (1 - u[TRIES]) ** (1 / a), found)
+
+
+@_draws("aten._standard_gamma.default")
+def _standard_gamma(given: GivenNoise, x: Tensor) -> Tensor:
+    return _gamma(given, x).to(given.dtype).clamp(min=torch.finfo(given.dtype).tiny)
+
+
+@_draws("aten._sample_dirichlet.default")
+def _sample_dirichlet(given: GivenNoise, x: Tensor) -> Tensor:
+    samples, limits = _gamma(given, x), torch.finfo(given.dtype)
+    shares = (samples / samples.sum(-1, keepdim=True)).to(given.dtype)
+    return shares.clamp(limits.tiny, 1 - limits.eps / 2)
+
+
+def _outwards(mode: Tensor, chance: Tensor, u: Tensor, more: Any, fewer: Any) -> Tensor:
+    """Which number u falls into, their chances one behind the other in the order mode, mode + 1, mode - 1, mode + 2, ..."""
+    left, above, below, up, down, chosen = u - chance, chance, chance, mode, mode, mode
+    while bool((searching := (left >= 0) & (above + below > NEGLIGIBLE)).any()):
+        above = above * more(up)
+        up = up + 1
+        left = left - above
+        chosen = torch.where(searching & (left < 0), up, chosen)
+        searching = searching & (left >= 0)
+        below = torch.where(searching, below * fewer(down), below)
+        down = torch.where(searching, down - 1, down)
+        left = torch.where(searching, left - below, left)
+        chosen = torch.where(searching & (left < 0), down, chosen)
+    return chosen
+
+
+@_draws("aten.poisson.default")
+def _poisson(given: GivenNoise, x: Tensor) -> Tensor:
+    rate = x.double()
+    mode = rate.floor()
+    direct = mode * rate.log() - rate - torch.lgamma(mode + 1)
+    stirling = 1 / (12 * mode) - 1 / (360 * mode**3) + 1 / (1260 * mode**5)
+    near = mode * torch.log1p((rate - mode) / mode) - (rate - mode) - 0.5 * torch.log(math.tau * mode) - stirling
+    chance = torch.where(mode < SMALL_MODE, direct, near).exp()
+    u = given.uniform(x.shape, True)
+    chosen = _outwards(mode, chance, u, lambda k: rate / (k + 1), lambda k: k / rate)
+    return torch.where(rate > 0, chosen, 0).to(given.dtype)
+
+
+@_draws("aten.binomial.default")
+def _binomial(given: GivenNoise, count: Tensor, prob: Tensor) -> Tensor:
+    n, p = torch.broadcast_tensors(count.double().floor(), prob.double())
+    mode = torch.minimum(((n + 1) * p).floor(), n)
+    ways = torch.lgamma(n + 1) - torch.lgamma(mode + 1) - torch.lgamma(n - mode + 1)
+    chance = (ways + mode * p.log() + (n - mode) * torch.log1p(-p)).exp()
+    odds, u = p / (1 - p), given.uniform(n.shape, True)
+    chosen = _outwards(mode, chance, u, lambda k: (n - k) / (k + 1) * odds, lambda k: k / ((n - k + 1) * odds))
+    certain = torch.where(p >= 1, n, 0)
+    return torch.where((n > 0) & (p > 0) & (p < 1), chosen, certain).to(given.dtype)
 
 
 @_draws("aten.rrelu_with_noise_functional.default")

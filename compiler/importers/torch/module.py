@@ -60,6 +60,11 @@ def _imported_module(
     kind: str,
 ) -> ImportedModel:
     """The module, in eval mode and on the CPU, which may be changed."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ImportModelError(
+            "the model is TorchScript (torch.jit.trace or torch.jit.script), whose code torch.export cannot trace: give the nn.Module that it was "
+            "made from, or export that to .pt2 or .onnx"
+        )
     args, kwargs = _arguments(module, examples, input_shapes)
     _settle(module, args, kwargs)
     bound = _bound(module, args, kwargs)
@@ -273,5 +278,5 @@ def _exported(
                 f"{packed} has weights that torch packed for kernels of its own, which torch.export cannot read: compile the float model, with "
                 "a recipe of maas_rt.compiler or quantized by PT2E or quantize_ of torchao, whose operators an export keeps"
             ) from error
-        text = " ".join(lines[:2])
+        text = " ".join(line for line in lines[:2] if not line.startswith("The error above occurred"))
         raise ImportModelError(f"torch.export cannot trace the model: {text or type(error).__name__}") from error

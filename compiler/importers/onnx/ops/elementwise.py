@@ -95,7 +95,7 @@ def mod(n: Node) -> Any:
 
 @op("Pow", since=[1, 7, 12, 13, 15])
 def pow_(n: Node) -> Any:
-    a, b, base = n.x(0), _second(n), n.dtype(0)
+    (a, b), base = n.align(n.x(0), _second(n)), n.dtype(0)
     exponent = n.value(1)
     if is_float(base):
         if exponent.const is not None and exponent.const.size == 1:

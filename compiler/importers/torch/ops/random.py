@@ -16,7 +16,7 @@ from .._registry import NotConvertible, converts
 from .elementwise import converted
 from .reduce import first_of_axis
 
-__all__ = ["thinned"]
+__all__ = ["noise", "thinned"]
 
 OP = relax.op
 _HALF = {
@@ -25,7 +25,7 @@ _HALF = {
 }  # uniform numbers in a half type are multiples of 1 over this, as in torch: never 1
 
 
-def _noise(c: Context, kind: str, shape: Sequence[Any], dtype: str) -> Expr:
+def noise(c: Context, kind: str, shape: Sequence[Any], dtype: str) -> Expr:
     assert c.node is not None
     if c.node not in c.numbers:
         raise NotConvertible("a random operator without a number")
@@ -34,11 +34,11 @@ def _noise(c: Context, kind: str, shape: Sequence[Any], dtype: str) -> Expr:
 
 def _uniform(c: Context, shape: Sequence[Any], dtype: str = "float64") -> Expr:
     """In [0, 1), in the dtype in which what draws is computed."""
-    return _noise(c, "uniform", shape, _wide(dtype))
+    return noise(c, "uniform", shape, _wide(dtype))
 
 
 def _normal(c: Context, shape: Sequence[Any], dtype: str) -> Expr:
-    return _noise(c, "normal", shape, _wide(dtype))
+    return noise(c, "normal", shape, _wide(dtype))
 
 
 def _wide(dtype: str) -> str:
@@ -135,14 +135,14 @@ def _whole(c: Context, low: Any, high: Any) -> Expr:
 
         return te.compute(bits.shape, element, name="whole")
 
-    return c.cast(c.emit_te(build, _noise(c, "bits", shape, "uint64"), span, start), result)
+    return c.cast(c.emit_te(build, noise(c, "bits", shape, "uint64"), span, start), result)
 
 
 @converts("aten.randperm.default")
 def randperm(c: Context, n: Any, dtype: Any = None) -> Expr:
     """The order of as many keys of 64 bits."""
     shape = c.out_shape()
-    keys = _noise(c, "bits", shape, "uint64")
+    keys = noise(c, "bits", shape, "uint64")
     return c.cast(first_of_axis(c, keys, 0, shape[0], largest=False)[1], c.out_dtype())
 
 
