@@ -49,6 +49,9 @@ _OTHERS = {
     "saved_model.pb": "a TensorFlow model: export it to ONNX with tf2onnx",
     "tf_model.h5": "TensorFlow's weights: load them in transformers with from_tf=True, and save_pretrained() again",
     "flax_model.msgpack": "Flax's weights: load them in transformers with from_flax=True, and save_pretrained() again",
+    "_CHECKPOINT_METADATA": "a checkpoint of JAX (Orbax): restore it there, and save its arrays under the model's names with torch.save",
+    "manifest.ocdbt": "a checkpoint of JAX (Orbax): restore it there, and save its arrays under the model's names with torch.save",
+    "snapshots": "the cache of Hugging Face: give the folder of one revision in its folder snapshots",
 }
 
 
@@ -172,6 +175,10 @@ def _unknown(folder: Path, names: Sequence[str]) -> str:
     other = next((what for name, what in _OTHERS.items() if name in names), None)
     if other is not None:
         return f"it holds {other}"
+    if any(".data-00000-of-" in name for name in names):
+        return "it holds a checkpoint of TensorFlow: export the model to ONNX with tf2onnx"
+    if not names:
+        return "it is an empty folder, with no weights"
     if _ADAPTER in names:
         return (
             f"it holds adapters of PEFT without the model that they change: give both, as maas-rt compile BASE {folder.name}, or load both "

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ._objects import array_of, nest_of
 from ._safe_pickle import Inert, RefusedPickleError
 
 __all__ = ["LiveState", "is_module", "scripted_state", "unfolded"]
@@ -78,12 +79,21 @@ def _named(items: Any) -> Iterator[tuple[str, Any]]:
 
 
 def unfolded(value: Any) -> Any:
-    """The value, with the state of a module in the place of each module in it, in however many mappings."""
+    """The value, with the state of a module in the place of each module in it, in however many mappings, a tensor in the place of
+    numpy's arrays, and a mapping in the place of an object that holds something, where it is met first."""
     walk = _Walk(_module_parts)
+    seen: set[int] = set()  # objects may hold each other
 
     def replaced(item: Any, depth: int) -> Any:
         if is_module(item):
             return walk.state(item)
+        if isinstance(item, Inert) and depth < _DEEPEST:
+            array = array_of(item)
+            nest = nest_of(item) if array is None and id(item) not in seen else None
+            if nest is None:
+                return item if array is None else array
+            seen.add(id(item))
+            item = nest
         if isinstance(item, Mapping) and depth < _DEEPEST:
             if not any(isinstance(inner, (Inert, Mapping)) for inner in item.values()):
                 return item
@@ -97,9 +107,7 @@ def unfolded(value: Any) -> Any:
             return made
         return item
 
-    if isinstance(value, (list, tuple)) and any(
-        isinstance(part, Mapping) or is_module(part) for part in value[:_MOST_ITEMS]
-    ):
+    if isinstance(value, (list, tuple)) and any(isinstance(part, (Mapping, Inert)) for part in value[:_MOST_ITEMS]):
         value = dict(enumerate(value[:_MOST_ITEMS]))
     return replaced(value, 0)
 

@@ -47,6 +47,8 @@ _NOT_WEIGHTS = _OPTIMIZER | frozenset(
 )
 # And by the last: counters that AveragedModel and thop leave among a module's buffers.
 _COUNTERS = frozenset("n_averaged total_ops total_params".split())
+# What may hold weights that nobody means: of a network among hyperparameters, of callbacks, and, beside Lightning's average, the others.
+_BEHIND = frozenset("hyper_parameters hparams args config cfg options callbacks loops current_model_state".split())
 _PROBES = 12
 _MOST_PREFIXES = 64
 
@@ -134,7 +136,9 @@ class Names:
         return [fit for fit in best if self._rank(fit) == self._rank(best[0])]
 
     def _rank(self, fit: Fit) -> bool:
-        return not self._asked and bool(_AVERAGED.search(fit.prefix))
+        """Whether weights beside these are meant rather."""
+        words = set(fit.prefix.split("."))
+        return not self._asked and bool(_AVERAGED.search(fit.prefix) or words & _BEHIND)
 
     def _prefixes(self, shapes: Mapping[str, Any]) -> list[str]:
         """Prefixes under which names of the model are found, those of most names first."""

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, ClassVar
 
-__all__ = ["COMMON", "Inert", "InertKind", "RefusedPickleError", "load_from", "loads"]
+__all__ = ["COMMON", "WITH_ITEMS", "Inert", "InertKind", "RefusedPickleError", "load_from", "loads"]
 
 # Plain containers and numbers that any pickle may build.
 COMMON: Mapping[tuple[str, str], Any] = {
@@ -30,6 +30,7 @@ COMMON: Mapping[tuple[str, str], Any] = {
     ("__builtin__", "frozenset"): frozenset,
     ("__builtin__", "complex"): complex,
 }
+WITH_ITEMS = "{}"  # behind the name of a class whose objects are mappings
 _FREE = 1_000_000
 _PER_BYTE = 4
 _LONGEST_INTEGER = 1024  # bits
@@ -40,8 +41,9 @@ _PLAIN_KEYS = 1 << 20  # integers below this share few places of a hash table
 _SUSPECT = frozenset(
     "os posix nt sys subprocess shutil socket ctypes importlib runpy pty marshal webbrowser pdb builtins __builtin__".split()
 )
-# Except builtin types, with which classes, default values and Python 2's numbers are pickled.
-_HARMLESS = {name for name, value in vars(builtins).items() if isinstance(value, type)} | {"unicode", "long", "xrange"}
+# Except builtin types and constants, with which classes, default values and Python 2's numbers are pickled.
+_HARMLESS = {name for name, value in vars(builtins).items() if isinstance(value, type)}
+_HARMLESS |= {"unicode", "long", "xrange", "Ellipsis", "NotImplemented"}
 
 
 class RefusedPickleError(Exception):
@@ -49,14 +51,20 @@ class RefusedPickleError(Exception):
 
 
 class Inert:
-    """Stands for an object of a class that is not read: it knows the class's name, what it was made with and its state, and does nothing."""
+    """Stands for an object of a class that is not read: it knows the class's name, what it was made with, its state and its items,
+    and does nothing."""
 
     takes_state = True
+    tensor = False  # whether it stands for a tensor of a class of its own
 
     def __init__(self, kind: str, args: tuple[Any, ...] = ()) -> None:
         self.kind = kind
         self.args = args
         self.state: Any = None
+        self.items: dict[Any, Any] = {}
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -143,13 +151,14 @@ class _Unpickler(pickle._Unpickler):
         self._spend(entries // _PROBES_A_STEP + found)
 
     def _fill(self, target: Any, items: Iterable[tuple[Any, Any]]) -> None:
-        if isinstance(target, Inert):
-            return
-        if not isinstance(target, dict):
+        if not isinstance(target, (dict, Inert)):
             raise RefusedPickleError(f"its pickle sets items of a {type(target).__name__}")
+        held = target.items if isinstance(target, Inert) else target
+        if isinstance(target, Inert) and self._inert is not None:
+            self._inert.add(target.kind + WITH_ITEMS)
         for key, value in items:
-            self._check_key(key, len(target))
-            target[key] = value
+            self._check_key(key, len(held))
+            held[key] = value
 
     def _members(self, kind: Any, items: Iterable[Any]) -> Any:
         found: set[Any] = set()
@@ -286,7 +295,8 @@ def loads(
 ) -> Any:
     """The object in `data`, made of `allowed` (by module and name) and builtin literals; persistent ids go to `persistent`.
 
-    What is not allowed is refused; given a set as `inert`, it becomes an Inert that does nothing, and its name is added there. Raises RefusedPickleError, for damage too.
+    What is not allowed is refused; given a set as `inert`, it becomes an Inert that does nothing, and its name is added there, and again with
+    WITH_ITEMS where it was given items. Raises RefusedPickleError, for damage too.
     """
     return load_from(io.BytesIO(data), len(data), allowed, persistent, inert=inert)
 

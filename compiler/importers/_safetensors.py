@@ -17,6 +17,7 @@ import torch
 
 from ._contents import Location, Stored, read_into
 from ._files import open_regular
+from ._foreign import HEAD, foreign
 from ._safe_pickle import RefusedPickleError
 from ._tiles import check_tiling
 
@@ -52,6 +53,10 @@ class SafetensorsFile:
         self._path = path
         with open_regular(path) as stream:
             self._size = stream.seek(0, 2)
+            stream.seek(0)
+            other = foreign(stream.read(HEAD))
+            if other is not None:
+                raise RefusedPickleError(f"it is {other}")
             stream.seek(0)
             length = int.from_bytes(stream.read(8), "little")
             if self._size < 10 or length > min(_LARGEST_HEADER, self._size - 8):

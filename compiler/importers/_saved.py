@@ -5,6 +5,7 @@ from __future__ import annotations
 import _compat_pickle
 import contextlib
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from ._contents import Location, Stored
 from ._modules import scripted_state, unfolded
-from ._safe_pickle import Inert, RefusedPickleError
+from ._safe_pickle import WITH_ITEMS, Inert, RefusedPickleError
 from ._sharded import DTENSORS, SHARDED_TENSORS, fields
 from ._torch_file import Scripted, empty_list, empty_mapping, open_torch_file
 
@@ -26,6 +27,7 @@ _INSTEAD = (
     ("torch.distributed._shard.", "one rank's part of a ShardedTensor"),
     ("torch.distributed.device_mesh.", "one rank's part of a DTensor"),
 )
+_QUANTIZED = "save the float weights that it was made from, or export the quantized model to .pt2"
 _WHOLE = (
     "save the whole with torch.distributed.checkpoint.save, or with get_model_state_dict(model, "
     "options=StateDictOptions(full_state_dict=True)) and torch.save"
@@ -61,6 +63,7 @@ class SavedFile:
         if self._loaded is None:
             self._loaded, self._read = self._by_torch(), 0
         found = [_at(self._loaded, location) for location in locations]
+        found = [value.read() if isinstance(value, Stored) else value for value in found]  # an array of numpy
         self._read += sum(value.nbytes for value in found if isinstance(value, torch.Tensor))
         if self._mapped and self._read * _REOPENED > self._path.stat().st_size:
             self._loaded = None  # what was read of a mapping stays in memory as long as it does
@@ -70,7 +73,10 @@ class SavedFile:
         """The file by torch's restricted unpickler, which gets the same inert stand-ins for classes that it does not know."""
         stand_ins: list[Any] = []
         for kind in sorted(self._kinds):
-            made = _stand_in_tensor() if kind in (*DTENSORS, *SHARDED_TENSORS) else _stand_in(kind)
+            if kind.endswith(WITH_ITEMS):
+                continue
+            made: Any = _stand_in_tensor() if kind in (*DTENSORS, *SHARDED_TENSORS) else _stand_in(kind)
+            made = _Items if kind + WITH_ITEMS in self._kinds else made
             stand_ins += [(made, name) for name in {kind, _today(kind)}]
         stand_ins += [(empty_mapping, "collections.defaultdict"), (empty_list, "collections.deque")]
         member = _stand_in("a member of a class")
@@ -131,6 +137,13 @@ def _stand_in(kind: str) -> type[Inert]:
     return StandIn
 
 
+class _Items:
+    """Stands for a class of mappings: torch's unpickler gives items to its own containers alone."""
+
+    def __new__(cls, *args: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
 def _stand_in_tensor() -> type[torch.Tensor]:
     """The same for a tensor that wraps others, which torch rebuilds as a tensor."""
 
@@ -154,10 +167,12 @@ def described(value: Any) -> str:
     if kind == "torch._utils._rebuild_sparse_tensor":
         return "a sparse tensor: save it as to_dense()"
     if kind == "torch._utils._rebuild_qtensor":
-        return "a quantized tensor: save the float weights that it was made from, or export the quantized model to .pt2"
+        return f"a quantized tensor: {_QUANTIZED}"
     if kind == "torch._utils._rebuild_meta_tensor_no_storage":
         return "a tensor of the meta device, which has no values: save after the weights are loaded"
-    return f"a {kind}, which is not read"
+    if kind.startswith(("torchao.", "torch.ao.", "torch._C.")) or "_quantized" in kind:
+        return f"a {kind}, a weight that was quantized: {_QUANTIZED}"
+    return f"a {kind}, which is not read: save tensors alone, as torch.save(module.state_dict(), path) does"
 
 
 def _at(value: Any, location: Location) -> Any:

@@ -18,6 +18,7 @@ import torch
 
 from ._contents import Stored, read_into
 from ._files import open_regular
+from ._foreign import HEAD, foreign, foreign_archive
 from ._safe_pickle import Inert, InertKind, RefusedPickleError, load_from, loads
 
 __all__ = ["Scripted", "empty_list", "empty_mapping", "open_torch_file", "read_torch_bytes", "strided", "tensor_bytes"]
@@ -42,6 +43,7 @@ _DTYPES = [
     "float8_e4m3fn float8_e5m2".split(),
 ]
 _MOST_MEMBERS = 1_000_000
+_LISTED = 10_000  # of them that tell what an archive is
 _LARGEST_EXPANSION = 1 << 28  # elements of a tensor that repeats a smaller storage
 _LARGEST_PICKLE = 1 << 28
 _LARGEST_SOURCE = 1 << 26
@@ -50,17 +52,6 @@ _DECLARED = re.compile(r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n 
 _DEEPEST = 100
 _MOST_DIMENSIONS = 64  # torch's own limit
 _MAGIC = 0x1950A86A20F9469CFC6C  # what the form before torch 1.6 begins with, pickled
-_FOREIGN = {
-    b"\x1f\x8b": "compressed with gzip: decompress it first",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: decompress it first (zstd -d)",
-    b"BZh": "compressed with bzip2: decompress it first",
-    b"\xfd7zXZ": "compressed with xz: decompress it first",
-    b"\x89HDF": "an HDF5 file, as Keras writes: load it in torch, and save the module's state_dict() with torch.save",
-    b"GGUF": "a GGUF file, whose weights llama.cpp has quantized: give the .safetensors that it was made from",
-    b"\x93NUMPY": "an array of numpy: save the module's state_dict() with torch.save",
-    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with git lfs pull",
-    b"<": "a page of HTML or XML, not the file that was to be downloaded",
-}
 
 
 class _StorageType:
@@ -125,7 +116,8 @@ def _read(file: IO[bytes], size: int, inert: set[str] | None) -> Any:
     if size == 0:
         raise RefusedPickleError("it is empty")
     try:
-        if zipfile.is_zipfile(file):
+        file.seek(0)
+        if file.read(2) == b"PK" and zipfile.is_zipfile(file):  # an archive of tar may end with one
             return _Archive(zipfile.ZipFile(file), size, inert).load()
         return _Legacy(file, size, inert).load()
     except (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
@@ -141,15 +133,19 @@ class _Archive:
 
     def __init__(self, archive: zipfile.ZipFile, size: int, inert: set[str] | None) -> None:
         members = archive.infolist()
-        sources = [
-            m for m in members if m.filename.partition("/")[2].startswith("code/")
-        ]  # TorchScript compresses them
-        stored = [m for m in members if m not in sources] if sources else members
+        pickles = [m for m in members if m.filename.endswith("/data.pkl") and m.filename.count("/") == 1]
+        other = None if pickles else foreign_archive([m.filename for m in members[:_LISTED]])
+        if other is not None:
+            raise RefusedPickleError(f"it is {other}")
+        sources: list[zipfile.ZipInfo] = []
+        stored: list[zipfile.ZipInfo] = []
+        for member in members:
+            code = member.filename.partition("/")[2].startswith("code/")  # TorchScript compresses it
+            (sources if code else stored).append(member)
         if len(members) > _MOST_MEMBERS or sum(m.file_size for m in stored) > size:
             raise RefusedPickleError("its members claim to be larger than the file")
         if any(m.compress_type != zipfile.ZIP_STORED for m in stored):
             raise RefusedPickleError("it has compressed members, which torch.save does not write")
-        pickles = [m for m in members if m.filename.endswith("/data.pkl") and m.filename.count("/") == 1]
         if len(pickles) != 1:
             raise RefusedPickleError(
                 "it has no data.pkl, so it is no archive of torch.save: give what torch.save(module.state_dict(), path) wrote"
@@ -224,19 +220,17 @@ class _Legacy:
         self._storages: dict[str, torch.Tensor] = {}
 
     def load(self) -> Any:
-        start = self._file.read(64)
+        start = self._file.read(HEAD)
         self._file.seek(0)
-        foreign = next((what for magic, what in _FOREIGN.items() if start.lstrip().startswith(magic)), None)
-        if foreign is not None:
-            raise RefusedPickleError(f"it is {foreign}")
+        other = foreign(start)
+        if other is not None:
+            raise RefusedPickleError(f"it is {other}")
         try:
             magic, version = self._pickle(), self._pickle()
         except RefusedPickleError:
             magic, version = None, None
         if magic != _MAGIC or version != 1001:
-            raise RefusedPickleError(
-                "it is nothing that torch.save writes, or it was cut short: give what torch.save(module.state_dict(), path) wrote"
-            )
+            return self._plain(start)
         machine = self._pickle()
         if not isinstance(machine, dict) or machine.get("little_endian") is not True:
             raise RefusedPickleError("it was written on a big-endian machine")
@@ -256,6 +250,20 @@ class _Legacy:
             self._file.seek(end)
         if set(self._known) != set(self._places):
             raise RefusedPickleError("it was cut short")
+        return value
+
+    def _plain(self, start: bytes) -> Any:
+        """What pickle.dump wrote: a state dict of numpy's arrays, as detectron2's, or of tensors, each with a file of torch.save in it."""
+        no_file = RefusedPickleError(
+            "it is nothing that torch.save writes, or it was cut short: give what torch.save(module.state_dict(), path) wrote"
+        )
+        if self._inert is None or start[:1] != b"\x80" or start[1:2] not in (b"\2", b"\3", b"\4", b"\5"):
+            raise no_file
+        self._file.seek(0)
+        inner = {("torch.storage", "_load_from_bytes"): _inner_storage}
+        value = load_from(self._file, self._size, {**_GLOBALS, **inner}, inert=self._inert)
+        if self._file.read(1) or not isinstance(value, (Mapping, Inert, list, tuple)):
+            raise no_file
         return value
 
     def _pickle(self) -> Any:
@@ -375,16 +383,20 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> 
     if isinstance(kind, InertKind):
         made = kind()
         made.state = state
+        made.tensor = True
         return made
     if function not in (_rebuild_tensor, _rebuild_tensor_v3, _rebuild_parameter) or not isinstance(arguments, tuple):
         raise RefusedPickleError("a tensor in it is rebuilt in an unknown way")
     return function(*arguments)
 
 
-def _member(owner: Any, name: Any) -> InertKind:
-    """getattr, with which members of classes are pickled: those of an enum by Python 3.11.0 to 3.11.3, nested classes by protocol 2."""
-    if not isinstance(owner, InertKind) or not isinstance(name, str):
+def _member(owner: Any, name: Any) -> InertKind | Inert:
+    """getattr, with which members of classes are pickled: those of an enum by Python 3.11.0 to 3.11.3, nested classes by protocol 2;
+    and methods of objects."""
+    if not isinstance(owner, (InertKind, Inert, dict)) or not isinstance(name, str):
         raise RefusedPickleError("its pickle wants an attribute of something that is no class")
+    if not isinstance(owner, InertKind):
+        return Inert("method")
     return InertKind(f"{owner.name}.{name[:80]}")
 
 
@@ -393,6 +405,13 @@ def _size(*parts: Any) -> tuple[int, ...]:
     if len(values) > _MOST_DIMENSIONS:
         raise RefusedPickleError("a tensor in it has an impossible shape")
     return tuple(int(value) for value in values)
+
+
+def _inner_storage(data: Any) -> Any:
+    """torch.storage._load_from_bytes, of which each tensor has one that was pickled by pickle.dump."""
+    if not isinstance(data, bytes):
+        raise RefusedPickleError("a tensor in it has no storage")
+    return _read(io.BytesIO(data), len(data), None)
 
 
 class _Ignored:

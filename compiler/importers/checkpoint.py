@@ -32,6 +32,29 @@ __all__ = ["load_checkpoint", "read_checkpoint"]
 
 _LISTED = 20
 _GROUP = 1 << 25  # bytes of weights that are in memory beside the module at a time
+# What torch leaves in a module that keeps a weight as something else, by names that end so.
+_LEFT_BY = (
+    (
+        r"weight_u$",
+        "weights under spectral_norm: let --model apply it too, or save after torch.nn.utils.remove_spectral_norm",
+    ),
+    (
+        r"(weight|bias)_(orig|mask)$",
+        "pruned by torch.nn.utils.prune: call prune.remove(module, name) for each, and save again",
+    ),
+    (
+        r"(_packed_params(\.|$)|(^|\.)zero_point$)",
+        "modules quantized by torch.ao: export the quantized model to .pt2, or save before it is quantized",
+    ),
+    (
+        r"(^|\.)parametrizations\.",
+        "parametrized weights: register the same in --model, or save after parametrize.remove_parametrizations",
+    ),
+    (
+        r"weight_(g|v)$",
+        "weights under weight_norm: let --model apply it too, or save after torch.nn.utils.remove_weight_norm",
+    ),
+)
 _TRIED = 3  # candidates that the module's load hooks are tried on
 Source = Path | Sequence[Path]
 
@@ -352,6 +375,9 @@ class _Loading:
             near = difflib.get_close_matches(wanted, there[:5000], n=3, cutoff=0.4) or there[:3]
             nests = f"its keys are {', '.join(self._names.nests[:8])}, " if self._names.nests else ""
             return f"{nests}the nearest names to {wanted} are {', '.join(near)}: --key and --prefix choose among them"
+        for pattern, advice in _LEFT_BY:
+            if any(re.search(pattern, entry.name) for entry in self._names.entries):
+                return advice
         if any(
             re.search(r"(SCB|absmax|quant_map|qweight|qzeros|scales|weight_scale)(\.|$)", e.name) for e in fit.surplus
         ):

@@ -248,3 +248,14 @@ def test_headers_of_safetensors(tmp_path: Path, header: bytes) -> None:
 def test_files_of_other_kinds_are_named(tmp_path: Path, start: bytes, words: str) -> None:
     (tmp_path / "w.pt").write_bytes(start + b"\0" * 100)
     assert words in refusal(tmp_path / "w.pt", linear)
+
+
+def test_an_archive_of_very_many_sources(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as file:
+        file.writestr("a/data.pkl", pickle.dumps({}, 2))
+        for i in range(20_000):
+            file.writestr(f"a/code/{i}.py", "")
+            file.writestr(f"a/data/{i}", "")
+    begun = time.monotonic()
+    refusal(tmp_path / "w.pt", linear)
+    assert time.monotonic() - begun < SECONDS
