@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +28,10 @@ def largest_alone(
     apart: Apart | None,
     run: Callable[[Apart], Mapping[str, Array]],
     error: Callable[[str, Array, Array], float],
+    among: Collection[str] = (),
 ) -> Own | None:
-    """`run` gives the results of a compiled `apart.model`, `error` how far one of them is off; of float results alone. None where there is
-    nothing to compare, or more than fits in memory."""
+    """`run` gives the results of a compiled `apart.model`, `error` how far one of them is off; of float results alone, and of operators that
+    `among` names, if it names any. None where there is nothing to compare, or more than fits in memory."""
     if apart is None or sum(a.nbytes for a in (*apart.inputs.values(), *apart.wanted.values())) > _MOST:
         return None
     got = run(apart)
@@ -38,6 +39,8 @@ def largest_alone(
     for name, reference in apart.wanted.items():
         if np.issubdtype(reference.dtype, np.floating) or reference.dtype.kind == "V":  # V: bfloat16
             operator = apart.operators[name]
+            if among and operator not in among:
+                continue
             own[operator] = max(own.get(operator, (0.0, "")), (error(name, got[name], reference), str(reference.dtype)))
     if not own:
         return None

@@ -8,7 +8,9 @@ implementation can do better; the manifest lists it. So may a float32 output by 
 exact than that in most frameworks. Of a model that is quantized, which swallows such movements of its inputs whole and now and then
 rounds a tie the other way, the scales (or what is quantized) are moved as well, by _TIES roundings; numbers of 8 bits may be off by one step, as few of
 them as there. Since one tie may move such an output by a hundredth, there must be inputs, drawn small so that no tie is near, on which it
-agrees by its tolerance: where the source stands still under _NEAR roundings and the two differ _MISSES times, the model is refused. An output that is constant or NaN throughout, for every input that was tried, is
+agrees by its tolerance: where the source stands still under _NEAR roundings and the two differ _MISSES times, the model is refused. If there
+are none, or the sizes are fixed, it is compiled once more, cut at its quantized tensors, and each of these compared by itself (_between.py): an element may be off by as many
+steps as it moves there. An output that is constant or NaN throughout, for every input that was tried, is
 no evidence: the manifest lists it too. A model that draws random numbers is run with one seed, and its source is given the same
 numbers, computed apart from the kernels (importers/_philox.py). Either side has VerifyOptions.seconds for a run: a loop whose end the data decides may have
 none on inputs that were drawn.
@@ -19,7 +21,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,12 +32,13 @@ import numpy.typing as npt
 from maas_rt._errors import CompileError, DeadlineExceededError, Error, InvalidArgumentError, VerificationError
 
 from ._alone import Own, largest_alone
+from ._between import first_off
 from ._boundary import first_line
 from ._configs import VerifyOptions
 from ._deadline import OverdueError, within
 from ._reference import Reference
 from .artifact import Artifact
-from .importers._imported import ImportedModel, Source, SymbolSpec
+from .importers._imported import Apart, ImportedModel, Source, SymbolSpec
 from .importers._philox import SHARED_SEED
 from .oracle import OracleError
 from .passes._dims import evaluated
@@ -79,6 +82,7 @@ class Report:
     unsteady: set[str] = field(
         default_factory=set
     )  # outputs that one rounding of the inputs moves by more than the tolerance
+    unsteady_on: Mapping[str, Array] | None = None  # the first inputs of which that was so
     outputs: dict[str, float] = field(default_factory=dict)  # each output's largest error
     reference: str = "source"
     because: str = ""  # why it is not the source's first implementation
@@ -135,6 +139,8 @@ def verify(
     program = artifact.loaded()
     for inputs, difference in differences(program, model, options, examples, report):
         raise _blame(model, inputs, difference, options, compile_model)
+    if report.unsteady_on is not None and (not model.symbols or report.unsteady - set(report.outputs)):
+        _check_between_ties(model, report.unsteady_on, options, compile_model)
     return report
 
 
@@ -295,6 +301,36 @@ def _at_asked_minimum(
         yield inputs, difference
 
 
+def _check_between_ties(
+    model: ImportedModel, inputs: Mapping[str, Array], options: VerifyOptions, compile_model: CompileModel
+) -> None:
+    """Where ties decide what a quantized model gives, whatever its input: it is compiled once more, cut at its quantized tensors, and each of
+    these compared by itself. VerificationError that names the operators before the first that differs."""
+
+    def run(apart: Apart) -> Mapping[str, Array]:
+        return run_compiled(compile_model(apart.model).loaded(), apart.inputs, options)
+
+    def move(apart: Apart, trial: int) -> Mapping[str, Array]:
+        source = apart.model.source.moved(_TIES * _EPSILON, trial) or apart.model.source
+        return within(options.seconds, partial(source.run, apart.inputs), source.interrupt)
+
+    try:
+        off = first_off(model.source.between(inputs), run, move, options.tolerance)
+    except Exception:  # a source that cannot be cut, or not be compiled where it is
+        return
+    if off is None:
+        return
+    own = _own_error(model, model.source.operators(), inputs, options, compile_model, off.operators)
+    named = off.operators if own is None or own.error <= options.tolerance(own.dtype) else [own.operator]
+    operator, kind = ", ".join(named), "operator" if len(named) == 1 else "operators"
+    raise VerificationError(
+        f"the compiled model differs from {model.provenance.get('framework', 'its source')}: the first difference is at {kind} {operator}, on what the source "
+        f"gives them: {off.what}, on {_statistics(inputs)}; nothing was written",
+        operator,
+        off.error,
+    )
+
+
 def _check_run(
     program: Any,
     source: Source,
@@ -331,6 +367,7 @@ def _check_run(
                 or (difference.error if steps is None else steps) <= _STEADY * movement[name]
             ):
                 report.unsteady.add(name)
+                report.unsteady_on = inputs if report.unsteady_on is None else report.unsteady_on
                 continue
         report.note(name, difference, reference)
         if difference.error > options.tolerance(str(reference.dtype)) or difference.detail:
@@ -651,14 +688,21 @@ def _compare_prefix(
 
 
 def _own_error(
-    model: ImportedModel, count: int, inputs: Mapping[str, Array], options: VerifyOptions, compile_model: CompileModel
+    model: ImportedModel,
+    count: int,
+    inputs: Mapping[str, Array],
+    options: VerifyOptions,
+    compile_model: CompileModel,
+    among: Collection[str] = (),
 ) -> Own | None:
-    """Of the model's first `count` operators the one whose own error is the largest; None where they cannot be taken apart."""
+    """Of the model's first `count` operators (of those that `among` names) the one whose own error is the largest; None where they cannot
+    be taken apart."""
     try:
         return largest_alone(
             model.source.apart(count, inputs),
             lambda apart: run_compiled(compile_model(apart.model).loaded(), apart.inputs, options),
             lambda name, got, wanted: compare(name, got, wanted, options).error,
+            among,
         )
     except Exception:  # operators that are none by themselves
         return None

@@ -94,6 +94,10 @@ class Source(Protocol):
     def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
         """The first `count` operators each by itself, as far as they can be taken apart; None if they cannot."""
 
+    def between(self, inputs: Mapping[str, Array]) -> Apart | None:
+        """The model cut at its quantized tensors: each is a result, and what reads it reads what it is when the whole model runs. Of a result's
+        `operators` there are several: all between it and those tensors. None if it quantizes nothing."""
+
 
 @dataclass(frozen=True)
 class Apart:
@@ -103,7 +107,7 @@ class Apart:
     model: ImportedModel
     inputs: dict[str, Array]
     wanted: dict[str, Array]
-    operators: dict[str, str]  # the operator that each is a result of
+    operators: dict[str, str]  # the operator that each is a result of, or, with commas, several
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 import pytest
+import torch
+import torch.ao.quantization.fx._decomposed
 from maas_rt.compiler import compile
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler.importers import import_model
 from maas_rt.compiler.verify import _EPSILON, Report, _steps, differences
 from onnx import TensorProto, helper
 
+from maas_rt import VerificationError
+
 OPTIONS = VerifyOptions()
+pt2e = torch.ops.quantized_decomposed
 WIDTH = 48
 
 
@@ -139,3 +144,117 @@ def test_an_output_of_eight_bits(shift: int, passes: bool) -> None:
 
     _, differs = _found(Shifted(model, 8 * _EPSILON), model)
     assert differs != passes
+
+
+# ---- ties whatever the input is
+
+
+def _tied() -> onnx.ModelProto:
+    """Three layers between numbers of 8 bits, all scales powers of two: half of what is rounded is a tie."""
+    rng = np.random.default_rng(5)
+    nodes, last = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q0"])], "q0"
+    constants: dict[str, np.ndarray] = {"s": np.float32(2**-5), "z": np.uint8(128), "half": np.float32(2**-6)}
+    for i in range(1, 4):
+        constants |= {
+            f"w{i}": rng.integers(-9, 10, (WIDTH, WIDTH)).astype("int8"),
+            f"ws{i}": np.full(WIDTH, 2**-6, "float32"),
+            f"wz{i}": np.zeros(WIDTH, "int8"),
+        }
+        nodes += [
+            helper.make_node("DequantizeLinear", [last, "s", "z"], [f"a{i}"], name=f"input{i}"),
+            helper.make_node("DequantizeLinear", [f"w{i}", f"ws{i}", f"wz{i}"], [f"d{i}"], name=f"weight{i}", axis=1),
+            helper.make_node("MatMul", [f"a{i}", f"d{i}"], [f"m{i}"], name=f"product{i}"),
+            helper.make_node("QuantizeLinear", [f"m{i}", "s", "z"], [f"q{i}"], name=f"round{i}"),
+        ]
+        last = f"q{i}"
+    nodes.append(helper.make_node("DequantizeLinear", [last, "half", "z"], ["y"]))
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, WIDTH]) for name in "xy"]
+    initializers = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def _changed(name: str, value: np.ndarray, plant: str) -> np.ndarray:
+    """An initializer of _tied as a compiler reads it that is wrong in one way."""
+    if (plant, name) == ("scale", "ws2"):
+        return value * np.float32(1.01)
+    if (plant, name) == ("roundings", "ws2"):
+        return value * np.float32(1 + 4 * _EPSILON)
+    if (plant, name) == ("column", "w2"):
+        return value[:, [1, 0, *range(2, WIDTH)]]
+    if (plant, name) == ("zero point", "wz2"):
+        return np.where(np.arange(WIDTH) == 7, 1, value).astype("int8")
+    if (plant, name) == ("saturation", "w2"):
+        return np.clip(value, -8, 8)
+    return value
+
+
+@pytest.fixture
+def planted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    from maas_rt.compiler.importers.onnx._graph import Graph
+
+    plant = str(request.param)
+    original = Graph.tensor
+
+    def wrong(self: Any, tensor: onnx.TensorProto, where: str) -> Any:
+        value = onnx.numpy_helper.to_array(tensor)
+        return original(self, onnx.numpy_helper.from_array(_changed(tensor.name, value, plant), tensor.name), where)
+
+    monkeypatch.setattr(Graph, "tensor", wrong)
+    return plant
+
+
+@pytest.mark.parametrize("planted", ["scale", "column", "zero point", "saturation"], indirect=True)
+def test_where_all_inputs_are_near_ties_quantized_tensors_are_compared_by_themselves(planted: str) -> None:
+    with pytest.raises(VerificationError, match="the first difference is at operator (product2|weight2)") as caught:
+        compile(_tied())
+    assert caught.value.operator in ("product2 (MatMul)", "weight2 (DequantizeLinear)")
+
+
+@pytest.mark.parametrize("planted", ["", "roundings"], indirect=True)
+def test_ties_of_such_a_model_may_be_rounded_the_other_way(planted: str) -> None:
+    verified = compile(_tied()).manifest["verified"]
+    assert verified.get("ill_conditioned_outputs") == (["y"] if planted else None)
+
+
+class Fixed(torch.nn.Module):
+    """As torch's own export writes quantized layers, the second with weights of another scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weights = torch.nn.ParameterList(
+            torch.nn.Parameter(
+                torch.randint(-60, 60, (48, 48), generator=generator, dtype=torch.int8), requires_grad=False
+            )
+            for _ in range(3)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight, scale in zip(self.weights, (2**-8, 2**-7, 2**-8)):
+            bounds = (2**-5, 0, -128, 127, torch.int8)
+            q = pt2e.quantize_per_tensor(x, *bounds)
+            w = pt2e.dequantize_per_tensor(weight, scale, *bounds[1:])
+            x = torch.relu(pt2e.dequantize_per_tensor(q, *bounds) @ w)
+        return pt2e.dequantize_per_tensor(pt2e.quantize_per_tensor(x, *bounds), *bounds)
+
+
+@pytest.mark.parametrize(("off", "passes"), [(4 * _EPSILON, True), (0.01, False)])
+def test_quantized_torch_models_are_compared_the_same_way(
+    off: float, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maas_rt.compiler.importers.torch.ops import quantize
+
+    original = quantize._dequantized
+
+    def wrong(c: Any, q: Any, scale: Any, *rest: Any) -> Any:
+        return original(c, q, scale * (1 + off) if scale == 2**-7 else scale, *rest)
+
+    monkeypatch.setattr(quantize, "_dequantized", wrong)
+    x = torch.randn(64, 48, generator=torch.Generator().manual_seed(1))
+    if passes:
+        assert compile(Fixed(), (x,)).manifest["verified"]["status"] == "passed"
+        return
+    with pytest.raises(VerificationError) as caught:
+        compile(Fixed(), (x,))
+    assert caught.value.operator.startswith(("dequantize_per_tensor_1 ", "dequantize_per_tensor_2 ", "matmul_1 "))

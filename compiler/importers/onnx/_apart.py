@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .._imported import Array
 
-__all__ = ["alone", "results_of"]
+__all__ = ["alone", "info_of", "results_of"]
 
 _SMALL = 1024  # elements of an integer tensor that is a constant here: a shape, axes, a number of times
 _DRAWN = ("Random", "Bernoulli", "Multinomial", "Dropout")  # operators whose results are other ones each time
@@ -61,7 +61,7 @@ def alone(
             elif name not in given:
                 given.add(name)
                 inputs[name] = value
-                cut.graph.input.append(_info(name, value))
+                cut.graph.input.append(info_of(name, value))
         copy = cut.graph.node.add()
         copy.CopyFrom(node)
         for i, name in enumerate(copy.input):
@@ -71,7 +71,7 @@ def alone(
         for name in results:
             wanted[f"{name}/alone"] = values[name]
             operators[f"{name}/alone"] = f"{node.name or node.output[0]} ({node.op_type})"
-            cut.graph.output.append(_info(f"{name}/alone", values[name]))
+            cut.graph.output.append(info_of(f"{name}/alone", values[name]))
     return cut, inputs, wanted, operators
 
 
@@ -79,6 +79,7 @@ def _has_graph(node: onnx.NodeProto) -> bool:
     return any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
 
 
-def _info(name: str, value: Array) -> onnx.ValueInfoProto:
+def info_of(name: str, value: Array) -> onnx.ValueInfoProto:
+    """A tensor's name and type, as this value has it."""
     kind = TensorProto.BOOL if value.dtype == bool else helper.np_dtype_to_tensor_dtype(value.dtype)
     return helper.make_tensor_value_info(name, kind, list(value.shape))

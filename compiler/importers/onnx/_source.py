@@ -15,6 +15,7 @@ import onnx
 from ...oracle import Oracle, OracleError, start_worker
 from .._imported import SHARED_NOISE, Apart, Array, ImportedModel
 from ._apart import alone, results_of
+from ._between import GIVEN, cut_at, operators_behind
 from ._by_definition import by_definition
 from ._data import Data
 from ._drawing import Draw
@@ -157,6 +158,21 @@ class OnnxSource:
         whole = self._like(self._cut(count, names), self._implementations)
         model, given, wanted, operators = alone(self._model, count, {**inputs, **whole.run(inputs)})
         return Apart(self._again(model), given, wanted, operators) if wanted else None
+
+    def between(self, inputs: Mapping[str, Array]) -> Apart | None:
+        graph = self._model.graph
+        constant = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
+        results = set(results_of(graph.node, constant))
+        quantizes = (_SCALES.keys() | _OWN_SCALES) - {"DequantizeLinear"}
+        names = [name for n in graph.node if n.op_type in quantizes for name in n.output if name in results]
+        if not names or set(inputs) != set(self._inputs):
+            return None
+        values = self._like(self._cut(len(graph.node), names), self._implementations).run(inputs)
+        values = {name: values[name] for name in names}
+        model = self._again(cut_at(self._model, values, inputs))
+        given = {**inputs, **{name + GIVEN: value for name, value in values.items()}}
+        operators = {n: ", ".join(operators_behind(graph.node, n, names)) for n in model.output_names}
+        return Apart(model, given, model.source.run(given), operators)
 
     def _cut(self, count: int, outputs: list[str]) -> onnx.ModelProto:
         """The model's first operators, with these of their results as outputs."""

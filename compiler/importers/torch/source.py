@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .._imported import SHARED_NOISE, Apart, Array, ImportedModel
 from ._apart import Alone, Recorder, tensors_of
+from ._between import Between, Shaken, cuts_of, is_plain, operators_behind, quantizes
 from ._drawn import SharedRun
 from ._dtypes import to_numpy
 from ._graph import operator_name
@@ -58,8 +59,11 @@ class TorchSource:
 
     def _run_shared(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The functional graph, in which the random operators are known, with the noise that the kernels make."""
+        return self._run_by(SharedRun(self.graph, self._program.numbers), inputs)
+
+    def _run_by(self, interpreter: SharedRun, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with torch.no_grad():
-            values = SharedRun(self.graph, self._program.numbers).run(*self.placeholder_values(inputs))
+            values = interpreter.run(*self.placeholder_values(inputs))
         outputs = [e for e in self._program.signature.outputs if e.kind == "output"]
         return {entry.name: as_array(values[entry.position]) for entry in outputs}
 
@@ -80,8 +84,8 @@ class TorchSource:
     def interrupt(self) -> None:
         """Nothing to do: torch's loops are Python's."""
 
-    def moved(self, share: float, trial: int = 0) -> None:
-        return None
+    def moved(self, share: float, trial: int = 0) -> _Moved | None:
+        return _Moved(self._program, share, trial) if quantizes(self.graph.graph) else None
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return input_ranges(self._program.functional, self._program.signature)
@@ -101,17 +105,11 @@ class TorchSource:
     def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
         from .module import import_module
 
-        recorder = Recorder(self.graph)
-        with torch.no_grad():
-            recorder.run(*self.placeholder_values(inputs))
-        kept = {e.name for e in self._program.signature.placeholders if e.kind in ("constant", "state")}
-        constant = {
-            n for n in self.graph.graph.nodes if n.op == "get_attr" or (n.op == "placeholder" and n.name in kept)
-        }
+        values, constant = self._recorded(inputs)
         nodes = [n for n in self._nodes()[:count] if isinstance(n.target, torch._ops.OpOverload)]
-        together = Alone(nodes, recorder.values, constant)
-        given = [recorder.values[n] for n in together.read]
-        results = [(operator_name(n), n.name, t) for n in nodes for t in tensors_of(recorder.values[n])]
+        together = Alone(nodes, values, constant)
+        given = [values[n] for n in together.read]
+        results = [(operator_name(n), n.name, t) for n in nodes for t in tensors_of(values[n])]
         if not given or any(t.is_complex() for t in (*given, *(t for _, _, t in results))):
             return None
         model = import_module(together, given)
@@ -123,6 +121,37 @@ class TorchSource:
             {name: as_array(t) for name, (_, _, t) in zip(model.output_names, results)},
             {name: f"{node} ({kind})" for name, (kind, node, _) in zip(model.output_names, results)},
         )
+
+    def between(self, inputs: Mapping[str, Array]) -> Apart | None:
+        from .module import import_module
+
+        graph = self.graph.graph
+        if not quantizes(graph) or not is_plain(graph) or self._program.numbers:
+            return None
+        values, constant = self._recorded(inputs)
+        cuts = cuts_of(values, constant)
+        begins = [n for n in graph.nodes if n.op == "placeholder" and n not in constant]
+        (returned,) = (n for n in graph.nodes if n.op == "output")
+        ends = [n for n in returned.all_input_nodes if isinstance(values[n], torch.Tensor) and n not in constant]
+        given = [values[n] for n in (*begins, *cuts)]
+        if not cuts or not all(isinstance(v, torch.Tensor) and not v.is_complex() for v in given):
+            return None
+        model = import_module(Between(graph, values, begins, cuts, ends), given)
+        arrays = {name: as_array(t) for name, t in zip(model.input_names, given)}
+        operators = {
+            name: ", ".join(f"{n.name} ({operator_name(n)})" for n in operators_behind(node, cuts))
+            for name, node in zip(model.output_names, (*cuts, *ends))
+        }
+        return Apart(model, arrays, model.source.run(arrays), operators)
+
+    def _recorded(self, inputs: Mapping[str, Array]) -> tuple[dict[fx.Node, Any], set[fx.Node]]:
+        """What each node of the functional graph is in a run, and which of them are the same in every run."""
+        recorder = Recorder(self.graph)
+        with torch.no_grad():
+            recorder.run(*self.placeholder_values(inputs))
+        kept = {e.name for e in self._program.signature.placeholders if e.kind in ("constant", "state")}
+        nodes = self.graph.graph.nodes
+        return recorder.values, {n for n in nodes if n.op == "get_attr" or (n.op == "placeholder" and n.name in kept)}
 
     def placeholder_values(self, inputs: Mapping[str, Array]) -> list[Any]:
         """A value for each placeholder of the functional graph."""
@@ -226,6 +255,20 @@ class PrefixSource:
 
     def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
         return self._whole.apart(count, inputs)
+
+    def between(self, inputs: Mapping[str, Array]) -> Apart | None:
+        return None
+
+
+class _Moved(TorchSource):
+    """The functional graph, in which whatever is rounded is moved before."""
+
+    def __init__(self, program: Program, share: float, trial: int) -> None:
+        super().__init__(program, None)
+        self._by = share, trial
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return self._run_by(Shaken(self.graph, self._program.numbers, *self._by), inputs)
 
 
 class _ReachedError(Exception):
