@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,9 +41,12 @@ _INNER = ("pytorch_model_fsdp_0", "pytorch_model", "model", "weights", "checkpoi
 # Files beside the weights that hold something else.
 _BESIDE = re.compile(
     r"(optim|optimizer|scheduler|lr_scheduler|rng|rng_state|random_states|scaler|sampler|dl_state|training_args|trainer_state|"
-    r"train_state|meta|args|dataloader|loss_scaler|custom_checkpoint)([._-].*)?$"
+    r"train_state|recipe_state|meta|args|dataloader|loss_scaler|custom_checkpoint|tokenizer|spiece|sentencepiece|vocab)([._-].*)?$"
 )
 _ADAPTER = "adapter_config.json"
+_METADATA = ".metadata"
+_MOST_FOLDERS = 100  # that are looked into
+_MOST_LOOKED_AT = 1000  # files of each
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.[a-z]+)$")
 _CHUNKED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors$")
 _OTHERS = {
@@ -69,6 +73,10 @@ def _contents(path: Path | Sequence[Path]) -> Contents:
         return _several(" and ".join(part.name for part in path), path)
     if path.is_dir():
         return _directory(path)
+    if path.name == _METADATA:
+        return _directory(path.absolute().parent)
+    if path.suffix == ".distcp":
+        raise RefusedPickleError("it is one file of a checkpoint of torch.distributed.checkpoint: give its folder")
     return _indexed(path) if path.name.endswith(".json") else _file(path)
 
 
@@ -189,6 +197,9 @@ def _unknown(folder: Path, names: Sequence[str]) -> str:
     runs = [name for name in names if re.fullmatch(r"(checkpoint|step|epoch|iter|global_step|version)[-_=]?\d.*", name)]
     if runs:
         return f"it holds checkpoints, not one: give one of them, as {folder / max(runs, key=_number)}"
+    inner = [name for name in names[:_MOST_FOLDERS] if _looks_like_one(folder / name)]
+    if inner:
+        return f"it holds folders with weights ({', '.join(inner[:8])}): give one of them, as {folder / inner[0]}"
     weights = [name for name in names if name.endswith(_SUFFIXES) and not _BESIDE.match(name)]
     if weights:
         return f"it holds several files of weights ({', '.join(weights[:8])}): give the one to compile, or all that belong together"
@@ -198,12 +209,18 @@ def _unknown(folder: Path, names: Sequence[str]) -> str:
     )
 
 
+def _looks_like_one(folder: Path) -> bool:
+    """Whether this is a folder with files of weights under names that tools give them."""
+    names = [file.name for file in itertools.islice(folder.iterdir(), _MOST_LOOKED_AT)] if folder.is_dir() else []
+    return any(name in (_METADATA, *_WHOLE) or name.endswith(".index.json") for name in names)
+
+
 def _number(name: str) -> tuple[int, str]:
     return int(re.search(r"\d+", name).group()), name  # type: ignore[union-attr]
 
 
 def _distributed(folder: Path, names: Sequence[str]) -> Contents | None:
-    return DistributedCheckpoint(folder) if ".metadata" in names else None
+    return DistributedCheckpoint(folder) if _METADATA in names else None
 
 
 def _hugging_face(folder: Path, names: Sequence[str]) -> Contents | None:

@@ -127,7 +127,9 @@ class DistributedCheckpoint:
         self._shards = _Shards(folder)
         lengths = [_field(place, "length", int) for place in self._places.values()]
         if min(lengths, default=0) < 0 or sum(lengths) > self._shards.total:
-            raise RefusedPickleError("its tensors are said to take more bytes than its files have")
+            raise RefusedPickleError(
+                "its tensors are said to take more bytes than its files have: one of its .distcp files is missing, or was cut short"
+            )
         self._entries = {str(k): v for k, v in _field(self._metadata, "state_dict_metadata", dict).items()}
         self._names: dict[Location, str] = {}
         self.tree = self._tree()

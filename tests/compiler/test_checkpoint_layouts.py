@@ -215,13 +215,35 @@ def test_megatron(tmp_path: Path) -> None:
         (["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"], "tensor parallelism"),
         (["layer_00-model_states.pt", "mp_rank_00_model_states.pt"], "pipeline"),
         (["__0_0.distcp"], ".metadata"),
+        (["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"], "unet, vae"),
+        (["weights_of_today/model.safetensors.index.json"], "weights_of_today"),
         ([], "no weights"),
     ],
 )
 def test_directories_that_are_something_else(tmp_path: Path, files: list[str], words: str) -> None:
     for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         torch.save({}, tmp_path / name)
     assert words in refusal(tmp_path, longest=700)
+
+
+@pytest.mark.parametrize(
+    "beside", [["recipe_state.pt"], ["tokenizer.model", "params.json"], ["optimizer.bin", "random_states_0.pkl"]]
+)
+def test_the_only_file_of_weights(tmp_path: Path, beside: list[str]) -> None:
+    torch.save(filled(net()), tmp_path / "consolidated.00.pth")
+    for name in beside:
+        torch.save({"w": torch.ones(1)}, tmp_path / name)
+    filled_with(tmp_path, filled(net()))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_files_of_a_directory(tmp_path: Path) -> None:
+    dcp.save({"model": filled(net())}, checkpoint_id=str(tmp_path))
+    filled_with(tmp_path / ".metadata", filled(net()))
+    assert "give its folder" in refusal(tmp_path / "__0_0.distcp")
+    (tmp_path / "__0_0.distcp").unlink()
+    assert "missing, or was cut short" in refusal(tmp_path)
 
 
 def test_parts_that_name_a_tensor_twice(tmp_path: Path) -> None:
