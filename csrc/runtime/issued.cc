@@ -27,6 +27,32 @@ Table& table() {
 
 }  // namespace
 
+void IssuedOutput::give(const void* data, size_t bytes) {
+  const auto holds = [&](const Given& g) {
+    return g.data.load(std::memory_order_relaxed) == data && g.bytes.load(std::memory_order_relaxed) == bytes;
+  };
+  if (holds(given[last])) return;
+  for (size_t i = 0; i < kGiven; ++i) {
+    if (holds(given[i])) {
+      last = i;
+      return;
+    }
+  }
+  last = next;
+  next = (next + 1) % kGiven;
+  given[last].data.store(data, std::memory_order_relaxed);
+  given[last].bytes.store(bytes, std::memory_order_relaxed);
+}
+
+void IssuedOutput::take_back(const void* data) {
+  for (Given& g : given)
+    if (g.data.load(std::memory_order_relaxed) == data) g.data.store(nullptr, std::memory_order_relaxed);
+}
+
+void IssuedOutput::clear() {
+  for (Given& g : given) g.data.store(nullptr, std::memory_order_relaxed);
+}
+
 IssuedOutput* take_issued() {
   Table& t = table();
   const std::lock_guard<std::mutex> lock(t.mutex);
@@ -35,6 +61,7 @@ IssuedOutput* take_issued() {
     if (t.free.empty()) return nullptr;
     IssuedOutput* record = t.free.front();
     t.free.pop_front();
+    record->clear();
     return record;
   }
   std::atomic<IssuedOutput*>& block = t.blocks[used / kBlock];
@@ -62,8 +89,12 @@ bool is_issued(const mrt_tensor& tensor) {
     const uintptr_t begin = reinterpret_cast<uintptr_t>(block);
     if (shape < begin || shape >= begin + kBlock * sizeof(IssuedOutput)) continue;
     const IssuedOutput& record = block[(shape - begin) / sizeof(IssuedOutput)];
-    return tensor.data == record.data.load(std::memory_order_relaxed) &&
-           tensor.bytes == record.bytes.load(std::memory_order_relaxed);
+    for (const IssuedOutput::Given& g : record.given) {
+      if (tensor.data == g.data.load(std::memory_order_relaxed) &&
+          tensor.bytes == g.bytes.load(std::memory_order_relaxed))
+        return true;
+    }
+    return false;
   }
   return false;
 }

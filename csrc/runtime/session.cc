@@ -134,14 +134,19 @@ Status Session::check_file() {
 }
 
 Status Session::check_input(const mrt_tensor& t, const ValueText& text) const {
-  if (t.dtype.code != text.dtype.code || t.dtype.bits != text.dtype.bits || t.dtype.lanes > 1) {
+  if (t.dtype.lanes > 1)
+    return fail(MRT_ERROR_DTYPE, "input '%s' has elements of %d lanes, expected 1", text.name.c_str(), t.dtype.lanes);
+  if (t.dtype.code != text.dtype.code || t.dtype.bits != text.dtype.bits) {
     char have[40], want[40];
     return fail(MRT_ERROR_DTYPE, "input '%s' is %s, expected %s", text.name.c_str(),
                 dtype_name({t.dtype.code, t.dtype.bits}, have, sizeof(have)),
                 dtype_name(text.dtype, want, sizeof(want)));
   }
-  if (t.ndim != static_cast<int32_t>(text.dims.size()) || (t.ndim > 0 && !t.shape)) {
-    const bool readable = t.ndim >= 0 && t.ndim <= MRT_MAX_RANK && (t.shape || t.ndim == 0);
+  if (t.ndim > 0 && !t.shape)
+    return fail(MRT_ERROR_SHAPE, "input '%s' has no shape, expected %zu extents: %s", text.name.c_str(),
+                text.dims.size(), declared_text(text).c_str());
+  if (t.ndim != static_cast<int32_t>(text.dims.size())) {
+    const bool readable = t.ndim >= 0 && t.ndim <= MRT_MAX_RANK;
     return fail(MRT_ERROR_SHAPE, "input '%s' has %d dimensions%s%s, expected %zu: %s", text.name.c_str(), t.ndim,
                 readable ? " " : "", readable ? shape_text(t.shape, t.ndim).c_str() : "", text.dims.size(),
                 declared_text(text).c_str());
@@ -503,8 +508,7 @@ void Session::deliver(const RunRequest& r) {
         copy_strided<false>(value.as<uint8_t>(), static_cast<uint8_t*>(t.data), value.shape, t.strides, value.ndim,
                             value.dtype.bytes());
     }
-    issued_[i]->data.store(own ? t.data : nullptr, std::memory_order_relaxed);
-    issued_[i]->bytes.store(t.bytes, std::memory_order_relaxed);
+    own ? issued_[i]->give(t.data, t.bytes) : issued_[i]->take_back(t.data);
     t.dtype = {value.dtype.code, value.dtype.bits, 1};
     t.ndim = value.ndim;
     std::copy_n(value.shape, value.ndim, issued_[i]->shape);

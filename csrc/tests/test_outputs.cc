@@ -78,6 +78,24 @@ TEST(outputs, a_tensor_of_another_session) {
   CHECK(right(out, more));
 }
 
+// As in a loop over models with two tensors that are declared before it.
+TEST(outputs, two_tensors_of_sessions_that_are_gone) {
+  const std::vector<uint8_t> file = longer_by_two();
+  mrt_tensor first = {}, second = {};
+  for (const size_t n : {1, 30, 2, 9000, 1, 3}) {
+    const std::vector<float> few(n, 1.0f), many(10 * n, 2.0f);
+    Loaded a(file), b(file);
+    CHECK_OK(run(a.session, few, &first));
+    mrt_tensor kept = first;
+    CHECK_OK(run(b.session, few, &first));
+    CHECK_OK(run(b.session, many, &second));  // other memory, of the same output of the same session
+    CHECK_OK(run(b.session, few, &kept));
+    CHECK(right(kept, few));
+    CHECK_OK(run(a.session, many, &second));
+    CHECK(right(second, many));
+  }
+}
+
 TEST(outputs, the_callers_buffer_stays_the_callers) {
   Loaded l(longer_by_two());
   const std::vector<float> few(2, 1.0f);

@@ -13,7 +13,13 @@ from ._extras import require_compiler
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", default="build/demo", help="where checkpoint and model go (default: build/demo)")
-    parser.add_argument("--epochs", type=int, default=12, help="passes over the training images (default: 12)")
+    parser.add_argument("--epochs", type=_epochs, default=12, help="passes over the training images (default: 12)")
+
+
+def _epochs(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of epochs; expected 1 or more")
+    return int(text)
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -64,6 +64,7 @@ def test_a_state_goes_on_from_a_file(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["serve", ".", "--port", "99999"], "'99999' is no port"),
         (["serve", ".", "--max-body", "-1"], "'-1' is no size"),
+        (["demo", "--epochs", "-3"], "'-3' is no number of epochs"),
         (["bench", "mlp.mrt", "--shape", "x:99999999999999999999,16"], "choose less"),
         (["run", "absent.mrt", "--input", "one.npz"], "'absent.mrt' does not exist"),
     ],
