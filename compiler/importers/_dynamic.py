@@ -36,7 +36,7 @@ def requested(dynamic: Any) -> dict[str, Any]:
         match = _TEXT.match(str(text))
         if match is None:
             raise InvalidArgumentError(
-                f"{text!r} does not name a dynamic dimension: expected input:dim=min..max, as x:0=1..32"
+                f"{text!r} does not name a dynamic dimension: expected input:dim=min..max, as x:0=1..32, once for each dimension"
             )
         bounds = tuple(int(match[side]) if match[side] else None for side in ("low", "high"))
         axes = found.setdefault(match["input"], {})

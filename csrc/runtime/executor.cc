@@ -243,8 +243,8 @@ Status Executor::bind_symbol(const plan::Step& step, uint32_t symbol, int64_t va
     const std::string what = s.name.substr(8, s.name.rfind("_shape") - 8);
     return fail(
         MRT_ERROR_INVALID_ARGUMENT,
-        "the inputs break what this model was compiled to assume, '%s': compile it for the shapes that it will get "
-        "(--input-shape, input_shapes)",
+        "the inputs break what this model was compiled to assume, '%s': give others, or compile it for the shapes that "
+        "it will get (--input-shape, input_shapes)",
         what.c_str());
   }
   if (!symbol_allows(s, value))

@@ -114,6 +114,17 @@ def test_n_grams(mode: str, skips: int) -> None:
     np.testing.assert_array_equal(got, ReferenceEvaluator(proto).run(None, {"x": x})[0])
 
 
+def test_weights_of_n_grams_are_in_the_order_of_the_pool() -> None:
+    """As the specification has it, and ONNX Runtime; the reference takes them by column. scikit-learn's bigrams are written so."""
+    grams = node(
+        "TfIdfVectorizer", "x", "y", mode="TFIDF", max_skip_count=0, min_gram_length=1, max_gram_length=2,
+        ngram_counts=[0, 2], ngram_indexes=[2, 0, 1], weights=[10.0, 20.0, 30.0], pool_int64s=[5, 6, 5, 6],
+    )  # fmt: skip
+    proto = model([grams], {"x": (I64, ["c"])}, ["y"])
+    got = maas_rt.load(compile_model(proto).to_bytes(), threads=1).run({"x": np.array([5, 5, 6])})["y"]
+    assert got.tolist() == [20, 30, 20]
+
+
 def test_steps_of_an_optimiser_for_two_tensors() -> None:
     domain = "ai.onnx.preview.training"
     adam = node("Adam", "r t a b ga gb va vb ha hb", "a1 b1 va1 vb1 ha1 hb1", epsilon=1e-3, norm_coefficient=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,7 +112,8 @@ def string_concat(n: Node) -> Any:
 
 @op("StringNormalizer", since=10)
 def string_normalizer(n: Node) -> Any:
-    """[C] or [1, C]: without the stop words, in another case. Beyond ASCII a case is not known: a run refuses such strings."""
+    """[C] or [1, C]: without the stop words, in another case, each character by itself. A run refuses strings with a character whose other
+    case has another number of bytes, or is not in `case_table`."""
     change = n.str_attr("case_change_action", "NONE")
     sensitive = n.flag("is_case_sensitive")
     stop = list(n.attr("stopwords", []) or [])
@@ -122,42 +124,111 @@ def string_normalizer(n: Node) -> Any:
     if value.rank == 2:
         n.math.require_same(value.shape[0], 1)
         x = n.reshape(x, [value.shape[1], width_of(x)])
-    if change != "NONE" or (stop and not sensitive):
-        _check_ascii(n, x)
+    ascii = n.str_attr("locale", "en_US") in ("C", "POSIX")
+    for each in {change} - {"NONE"} | ({"LOWER"} if stop and not sensitive else set()):
+        if not ascii:
+            _check_cased(n, x, each)
     if stop and not sensitive:
         stop = [word.lower() for word in stop]
     if stop:
         words = n.reshape(constant(encode_strings(stop)), [1, len(stop), encode_strings(stop).shape[-1]])
-        compared = x if sensitive else _cased(n, x, "LOWER")
+        compared = x if sensitive else _cased(n, x, "LOWER", ascii)
         each = n.reshape(compared, [dims_of(x)[0], 1, width_of(x)])
         x = _kept(n, x, n.emit(relax.op.max(n.cast(_equal(n, each, words), "int32"), axis=[1])))
     if change != "NONE":
-        x = _cased(n, x, change)
+        x = _cased(n, x, change, ascii)
     if value.rank == 2:
         x = n.reshape(x, [1, *dims_of(x)])
     return string_value(x, n.place)
 
 
-def _check_ascii(n: Node, x: Any) -> None:
-    def largest(x: Any) -> Any:
+def _check_cased(n: Node, x: Any, change: str) -> None:
+    table, blocks = (constant(t) for t in case_table(change))
+
+    def unknown(x: Any, table: Any, blocks: Any) -> Any:
         i = te.reduce_axis((0, x.shape[0]), name="i")
         k = te.reduce_axis((0, x.shape[1]), name="k")
-        return te.compute((), lambda: te.max(tirx.Cast("int32", x(i, k)), axis=[i, k]), name="largest")
+        lead, low, last = (_byte_at(x, i.var, k.var + j) for j in range(3))
+        two, three = ((lead & 31) << 6) | (low & 63), ((lead & 15) << 12) | ((low & 63) << 6) | (last & 63)
+        in_table = tirx.Cast("int32", table(tirx.Select(lead < 0xE0, two, tirx.min(three, _CASED - 1))) == _UNKNOWN)
+        in_block = tirx.Cast("int32", blocks(tirx.min(three >> 6, 1023)))
+        beyond = tirx.all(lead == 0xF0, tirx.any(low == 0x90, low == 0x91, low == 0x96, low == 0x9E))
+        found = tirx.Select(
+            lead < 0xF0,
+            tirx.Select(tirx.all(lead >= 0xE0, three >= _CASED), in_block, in_table),
+            tirx.Cast("int32", beyond),
+        )
+        return te.compute(
+            (), lambda: te.max(tirx.Select(lead >= 0xC0, found, tirx.IntImm("int32", 0)), axis=[i, k]), name="unknown"
+        )
 
-    n.graph.check(lambda m: m() < 0x80, n.te(largest, x, name="largest_byte"), place=f"{n.place} changes ASCII's case")
+    n.graph.check(
+        lambda m: m() == 0, n.te(unknown, x, table, blocks, name="unknown"), place=f"{n.place} knows both cases"
+    )
 
 
-def _cased(n: Node, x: Any, change: str) -> Any:
-    first, last, by = (b"A", b"Z", 32) if change == "LOWER" else (b"a", b"z", -32)
+def _byte_at(x: Any, row: Any, k: Any) -> Any:
+    """Byte k of a row as int32; 0 outside of it."""
+    inside = tirx.all(k >= 0, k < x.shape[1])
+    return tirx.Select(
+        inside, tirx.Cast("int32", x(row, tirx.max(tirx.min(k, x.shape[1] - 1), 0))), tirx.IntImm("int32", 0)
+    )
 
-    def body(x: Any) -> Any:
-        def element(*i: Any) -> Any:
-            c = tirx.Cast("int32", x(*i))
-            return tirx.Cast("uint8", tirx.Select(tirx.all(c >= first[0], c <= last[0]), c + by, c))
+
+def _cased(n: Node, x: Any, change: str, ascii: bool) -> Any:
+    """Strings [C, bytes] in another case, of as many bytes; with `ascii` that of A to Z alone."""
+    table = case_table(change)[0]
+    if ascii:
+        table = np.where(np.arange(_CASED) < 128, table, np.arange(_CASED)).astype(np.uint16)
+
+    def body(x: Any, table: Any) -> Any:
+        def element(c: Any, k: Any) -> Any:
+            here, before, second = (_byte_at(x, c, k - j) for j in range(3))
+            after, third = _byte_at(x, c, k + 1), _byte_at(x, c, k + 2)
+            follows = here & 63
+            of_two = table(tirx.Select(here >= 0xC0, ((here & 31) << 6) | (after & 63), ((before & 31) << 6) | follows))
+            front = ((here & 15) << 12) | ((after & 63) << 6) | (third & 63)
+            middle = ((before & 15) << 12) | (follows << 6) | (after & 63)
+            end = ((second & 15) << 12) | ((before & 63) << 6) | follows
+            letter = tirx.Select(here >= 0xE0, front, tirx.Select(before >= 0xE0, middle, end))
+            of_three = tirx.Select(letter < _CASED, tirx.Cast("int32", table(tirx.min(letter, _CASED - 1))), letter)
+            of_two, of_one = tirx.Cast("int32", of_two), tirx.Cast("int32", table(tirx.min(here, 127)))
+            tail = tirx.Select(
+                before >= 0xF0, here,
+                tirx.Select(before >= 0xE0, 0x80 | ((of_three >> 6) & 63),
+                tirx.Select(before >= 0xC0, 0x80 | (of_two & 63),
+                tirx.Select(tirx.all(second >= 0xE0, second < 0xF0), 0x80 | (of_three & 63), here))),
+            )  # fmt: skip
+            lead = tirx.Select(
+                here >= 0xF0, here, tirx.Select(here >= 0xE0, 0xE0 | (of_three >> 12), 0xC0 | (of_two >> 6))
+            )
+            return tirx.Cast("uint8", tirx.Select(here < 0x80, of_one, tirx.Select(here < 0xC0, tail, lead)))
 
         return te.compute(x.shape, element, name=change.lower())
 
-    return n.te(body, x, name=change.lower())
+    return n.te(body, x, constant(table), name=change.lower())
+
+
+_CASED = 0x2000  # characters below are in the table
+_UNKNOWN = 0xFFFF
+
+
+@functools.cache
+def case_table(change: str) -> tuple[Any, Any]:
+    """The other case of each character below _CASED, uint16, _UNKNOWN where that takes another number of bytes; and which blocks of 64
+    characters of the basic plane beyond it have a case at all, uint8."""
+
+    def other(number: int) -> int:
+        text = chr(number)
+        found = text.lower() if change == "LOWER" else text.upper()
+        if len(found) != 1:
+            return number if text == "\u00df" else _UNKNOWN
+        return ord(found) if len(found.encode()) == len(text.encode()) else _UNKNOWN
+
+    table = np.array([other(k) for k in range(_CASED)], np.uint16)
+    cased = [chr(k).lower() != chr(k) or chr(k).upper() != chr(k) for k in range(1 << 16)]
+    blocks = np.array(cased).reshape(1024, 64).any(1).astype(np.uint8)
+    return table, blocks
 
 
 def _kept(n: Node, x: Any, dropped: Any) -> Any:

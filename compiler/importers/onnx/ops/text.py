@@ -60,13 +60,15 @@ def tf_idf_vectorizer(n: Node) -> Any:
     grams, columns = _pool(n)
     width = max(n.ints_attr("ngram_indexes")) + 1
     weights = np.asarray(n.attr("weights", []) or [], np.float32)
-    if weights.size and (n.ints_attr("ngram_indexes") != list(range(width)) or weights.size != width):
-        raise n.refuse("with weights whose order is not that of the columns")
+    if weights.size not in (0, len(n.ints_attr("ngram_indexes"))):
+        raise n.broken(f"has {weights.size} weights for {len(n.ints_attr('ngram_indexes'))} n-grams")
     longest = max((len(g) for g in grams), default=1)
     table, lengths = np.zeros((width, longest), np.int64), np.zeros(width, np.int64)
     for gram, column in zip(grams, columns, strict=True):
         table[column, : len(gram)], lengths[column] = gram, len(gram)
-    factor = np.ones(width, np.float32) if mode == "TF" or not weights.size else weights
+    factor = np.ones(width, np.float32)
+    if mode != "TF" and weights.size:
+        factor[n.ints_attr("ngram_indexes")] = weights  # in the order of the pool, as the n-grams are
     x = n.x(0) if n.rank(0) == 2 else n.reshape(n.x(0), [1, n.shape(0)[0]])
 
     def body(t: Any, gram: Any, length: Any, weight: Any, shape: Any) -> Any:
