@@ -25,7 +25,7 @@ def int_multiples(p: Any, q: Any) -> Any:
 
 def _each(p: Any, q: Any, multiple: bool) -> Any:
     dtype = str(p.dtype)
-    wide = "int32" if dtype in ("int8", "int16") else dtype  # in which C++ multiplies
+    wide = "int64" if dtype.startswith("int") else "uint64"  # in which a product of narrower ones does not overflow
     zero, count = tirx.const(0, dtype), tirx.const(1, "int64")
     for size in p.shape:
         count = count * size

@@ -92,6 +92,7 @@ def test_a_layout_of_one_kind_of_device_is_refused_with_what_to_do() -> None:
         ("com.microsoft", "BeamSearch", "export the decoder by itself, with its past key values"),
         ("com.microsoft", "EPContext", "give the model that it was made from"),
         ("com.microsoft", "RemovePadding", "before convert_to_packing_mode"),
+        ("com.microsoft", "Rfft", "export it as ONNX.s DFT"),
         ("ai.onnx.contrib", "BertTokenizer", "do it in the program, and export the model without it"),
     ],
 )

@@ -70,7 +70,19 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them, in a fixed order; numbers are drawn anew for each theme, so that one case more changes no other theme."""
-    from . import contrib_nodes_attention, contrib_nodes_float, contrib_nodes_rare, contrib_nodes_recent
+    from . import (
+        contrib_nodes_attention,
+        contrib_nodes_float,
+        contrib_nodes_rare,
+        contrib_nodes_recent,
+        contrib_nodes_single,
+    )
 
-    themes = (contrib_nodes_float, contrib_nodes_attention, contrib_nodes_rare, contrib_nodes_recent)
+    themes = (
+        contrib_nodes_float,
+        contrib_nodes_attention,
+        contrib_nodes_rare,
+        contrib_nodes_recent,
+        contrib_nodes_single,
+    )
     return [case for theme in themes for case in theme.cases()]

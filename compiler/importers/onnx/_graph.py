@@ -71,6 +71,11 @@ _INSTEAD = {
         ["PackedAttention", "PackedMultiHeadAttention", "RemovePadding", "RestorePadding"],
         "a form for GPUs that has no padding: give the model as it was before convert_to_packing_mode",
     ),
+    "PagedAttention": "a form for GPUs whose cache a server pages: give the model with GroupQueryAttention",
+    **dict.fromkeys(
+        ["ComplexMul", "ComplexMulConj", "Irfft", "Rfft"],
+        "a transform that ONNX Runtime has for GPUs alone: export it as ONNX's DFT and ordinary products",
+    ),
 }
 
 
