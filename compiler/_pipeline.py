@@ -16,7 +16,7 @@ from ._calibrate import quantized, recipe_of, verify_quantized
 from ._configs import CompileOptions, Progress, TargetSpec
 from ._deep import deep
 from ._depth import half_tolerances
-from ._memory import return_memory
+from ._memory import return_memory, settled
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
 from .importers import ImportedModel
@@ -109,7 +109,7 @@ def _lower(work: _Work) -> None:
     best = work.targets[0].to_tvm()
     check = _checker()
     mod = check("imported", work.mod)
-    with best, tvm.transform.PassContext(opt_level=3):
+    with settled(), best, tvm.transform.PassContext(opt_level=3):
         for name, stage in lowering_passes(best, _tuning_pass(work)):
             with boundary(f"lower: {name}"):
                 mod = check(name, stage(mod))

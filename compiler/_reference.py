@@ -11,6 +11,8 @@ from .oracle import OracleEndedError, OracleError
 
 __all__ = ["Reference"]
 
+_MANY = 10_000  # operators and weights; what is opened in the time of a run. ONNX Runtime takes 0.4 s for them, and 40 s for 200,000
+
 
 class Reference:
     """A source and behind it its other implementations. `source` and `because` tell of the last run: which of them answered, and why
@@ -61,9 +63,10 @@ class Reference:
         return result
 
     def _open(self) -> None:
+        seconds = self._seconds * max(1.0, self._first.parts() / _MANY)
         try:
-            within(self._seconds, self._first.open, self._first.interrupt)
+            within(seconds, self._first.open, self._first.interrupt)
         except OverdueError:
-            text = f"{self._first.reference} did not open the model within {self._seconds:g} s"
+            text = f"{self._first.reference} did not open the model within {seconds:g} s"
             raise OracleError(text, opening=True) from None
         self._is_open = True

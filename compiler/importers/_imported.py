@@ -87,6 +87,9 @@ class Source(Protocol):
     def operators(self) -> int:
         """How many operators the source has: `prefix` accepts 1 to this many."""
 
+    def parts(self) -> int:
+        """How many things `open` has to get ready: operators and weights."""
+
     def prefix(self, count: int) -> tuple[ImportedModel, str]:
         """The model cut behind its first `count` operators, whose outputs are then the results of the last one of these;
         and that operator's name. The inputs are those of the whole model (unused ones included)."""

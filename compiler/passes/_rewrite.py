@@ -136,7 +136,9 @@ class Rewriter:
         self._rule = rule
         self._builder = relax.BlockBuilder()
         self._bindings: list[relax.Binding] = []
-        self._current: tuple[_Step, relax.Expr] | None = None  # the binding that the rule sees, if its operands are unchanged
+        self._current: tuple[_Step, relax.Expr] | None = (
+            None  # the binding that the rule sees, if its operands are unchanged
+        )
         self._env: dict[int, relax.Expr] = {}  # this and the others: by variable
         self._defs: dict[int, relax.Expr] = {}
         self._uses: dict[int, int] = {}

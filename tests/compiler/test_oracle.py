@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from maas_rt.compiler import _configs, compile
+from maas_rt.compiler import _configs, _reference, compile
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler.oracle import Oracle, OracleEndedError, OracleError, _process, _products, _wire
 from onnx import TensorProto, helper
@@ -270,6 +270,22 @@ def test_opening_has_its_own_time_limit(monkeypatch: pytest.MonkeyPatch) -> None
     verified = compile(_double()).manifest["verified"]
     assert verified["reference"].startswith("onnx.reference")
     assert verified["reference_because"] == "onnxruntime did not open the model within 1 s"
+
+
+def test_opening_many_parts_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Oracle.open
+
+    def slow(self: Oracle) -> None:
+        time.sleep(1.5)
+        opened(self)
+
+    monkeypatch.setattr(Oracle, "open", slow)
+    monkeypatch.setattr(_configs, "VerifyOptions", lambda **more: VerifyOptions(seconds=1.0, **more))
+    monkeypatch.setattr(_reference, "_MANY", 1)
+    model = _double()
+    for number in range(30):
+        model.graph.initializer.append(helper.make_tensor(f"unused{number}", TensorProto.FLOAT, [1], [0.0]))
+    assert "reference_because" not in compile(model).manifest["verified"]
 
 
 # ---- sums that saturate

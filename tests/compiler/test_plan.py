@@ -42,6 +42,9 @@ class _NoSource:
     def operators(self) -> int:
         return 0
 
+    def parts(self) -> int:
+        return 0
+
     def prefix(self, count: int) -> Any:
         raise AssertionError("not cut")
 

@@ -694,4 +694,4 @@ def _text(extent: Dim) -> str:
 
 def _identifier(text: str) -> str:
     out = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)[-60:].strip("_")
-    return f"_{out}" if out[:1].isdigit() else out
+    return f"_{out}" if out[:1].isdigit() or out == "main" else out  # the function itself is called main

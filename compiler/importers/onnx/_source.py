@@ -142,6 +142,9 @@ class OnnxSource:
     def operators(self) -> int:
         return len(self._model.graph.node)
 
+    def parts(self) -> int:
+        return len(self._model.graph.node) + len(self._model.graph.initializer)
+
     def prefix(self, count: int) -> tuple[ImportedModel, str]:
         if not 1 <= count <= self.operators():
             raise ValueError(f"a prefix of {count} operators: the model has {self.operators()}")

@@ -93,6 +93,9 @@ class TorchSource:
     def operators(self) -> int:
         return len(self._nodes())
 
+    def parts(self) -> int:
+        return self.operators()
+
     def prefix(self, count: int) -> tuple[ImportedModel, str]:
         node = self._nodes()[count - 1]
         model = self._program.build(stop_after=node)
@@ -249,6 +252,9 @@ class PrefixSource:
 
     def operators(self) -> int:
         return self._whole._nodes().index(self._node) + 1
+
+    def parts(self) -> int:
+        return self.operators()
 
     def prefix(self, count: int) -> tuple[ImportedModel, str]:
         return self._whole.prefix(count)
