@@ -1,9 +1,11 @@
-"""How the demo tells that its training was ended."""
+"""How the demo tells that its training was ended, or that a way to run the model was not to be had."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from maas_rt.compiler.demo import failure
+from maas_rt.compiler.demo import failure, measure
 
 # As torchrun of torch 2.13 reports on stderr.
 REPORT = """\
@@ -36,3 +38,15 @@ Root Cause (first observed failure):
 def test_training_that_fails_is_one_sentence(text: str, status: int, words: list[str]) -> None:
     told = failure(text.splitlines(), status)
     assert "\n" not in told and all(word in told for word in words), told
+
+
+def test_a_way_that_fails_is_a_row_that_says_why(tmp_path: Path) -> None:
+    begun = tmp_path / "digits.pt"
+
+    def way() -> measure.Row:
+        begun.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 42624 vs 42520\nand more")
+
+    row = measure._tried("eager torch", [begun], way)
+    assert (row.note, begun.exists()) == ("did not finish: unexpected pos 42624 vs 42520", False)
+    assert "eager torch     did not finish" in measure.table([row])
