@@ -93,6 +93,8 @@ async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamRespo
         return _error(400 if error.status == "MRT_ERROR_RUN" else 500, str(error))
     except web.HTTPRequestEntityTooLarge as error:
         return _error(413, f"the request is larger than this server accepts: {error.text}")
+    except (web.RequestPayloadError, ConnectionError) as error:  # its compression, or an end before its length
+        return _error(400, f"the body cannot be read: {' '.join(str(error).split())[:200]}")
     except web.HTTPException as error:
         if error.status < 400:
             raise

@@ -152,6 +152,12 @@ async def test_too_large_a_body_is_413(client: TestClient) -> None:
     assert "error" in await response.json()
 
 
+async def test_a_body_that_does_not_unpack_is_400(client: TestClient) -> None:
+    response = await client.post("/v2/models/double/infer", data=b"\x1f\x8b00", headers={"Content-Encoding": "gzip"})
+    assert response.status == 400
+    assert "cannot be read" in (await response.json())["error"]
+
+
 async def test_many_requests_at_once_get_their_own_answers(client: TestClient, directory: Path) -> None:
     model = maas_rt.load(directory / "double.mrt")
 
