@@ -115,6 +115,14 @@ def test_filters_that_hint_at_another_machine_are_refused(monkeypatch: pytest.Mo
         import_onnx(_blocked(filters, 1, 8))
 
 
+def test_a_file_of_another_kind_of_cpu_has_no_reference_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nchwc, "_own_size", lambda: 16)
+    filters = [_draw(24, 3, 3, 3), _draw(24, 24, 3, 3), _draw(16, 24, 1, 1)]
+    text = r"nothing to verify against \(it was saved .* blocks of 8 channels, onnxruntime reads 16 here: .* ORT_ENABLE_EXTENDED\): leave it out"
+    with pytest.raises(maas_rt.CompileError, match=text):
+        compile(_blocked(filters, 1, 8), input_shapes={"x": [1, 3, 8, 8]})
+
+
 def test_an_operator_that_looks_into_blocks_is_refused() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], domain=DOMAIN),

@@ -26,7 +26,7 @@ from ._empty import empty_value, is_empty
 from ._errors import broken_model, unsupported_error
 from ._graph import Graph, Scope, Unsupported
 from ._load import check_model, read_model, sort_nodes
-from ._nchwc import NCHWC, with_blocks
+from ._nchwc import NCHWC, foreign, with_blocks
 from ._node import Broken, Refused, check_extents, shape_expr
 from ._sharing import numbered
 from ._source import OnnxSource
@@ -177,7 +177,7 @@ def _import(
         states=[],
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
         sizes={**graph.sizes, **math.relations()},
-        source=OnnxSource(written, data, names, graph.index_bounds, again, draws=graph.draws),
+        source=OnnxSource(written, data, names, graph.index_bounds, again, draws=graph.draws, misread=foreign(proto)),
         provenance={
             "framework": "onnx",
             "kind": "onnx",

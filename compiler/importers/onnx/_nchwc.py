@@ -22,7 +22,7 @@ from onnx import helper
 from ._load import graphs_of, sort_nodes
 from ._node import Refused
 
-__all__ = ["NCHWC", "in_order", "with_blocks"]
+__all__ = ["NCHWC", "foreign", "in_order", "with_blocks"]
 
 NCHWC = "com.microsoft.nchwc"
 _SIZES = (8, 16)
@@ -159,6 +159,20 @@ def _own_size() -> int:
     except OSError:
         processor = ""
     return 16 if "avx512f" in processor or platform.machine() == "aarch64" else 8
+
+
+def foreign(model: onnx.ModelProto) -> str:
+    """Of a model with its blocks: why ONNX Runtime on this machine would read other filters; "" if it reads these."""
+    nodes = [
+        node for graph, _ in graphs_of(model) for node in graph.node if node.domain == NCHWC and node.op_type == "Conv"
+    ]
+    block = next((a.i for node in nodes for a in node.attribute if a.name == "block"), _own_size())
+    if block == _own_size():
+        return ""
+    return (
+        f"it was saved at ORT_ENABLE_ALL for CPUs with blocks of {block} channels, onnxruntime reads {_own_size()} here: compile on such a CPU, or save at "
+        "ORT_ENABLE_EXTENDED"
+    )
 
 
 def _likelihood(w: Array, block: int) -> float:

@@ -46,8 +46,10 @@ class OnnxSource:
         again: Callable[[onnx.ModelProto], ImportedModel],
         implementations: tuple[str, ...] | None = None,
         draws: Mapping[int, Draw] | None = None,
+        misread: str = "",
     ) -> None:
-        """`draws`: what each node that draws random numbers draws, by its number (_sharing.numbered)."""
+        """`draws`: what each node that draws random numbers draws, by its number (_sharing.numbered). `misread`: why the implementations take the
+        file for another one than it is."""
         self._model = by_definition(_unrounded(_without_maps(model)), data)
         self._data = data
         self._inputs = inputs
@@ -55,6 +57,7 @@ class OnnxSource:
         self._again = again
         self._implementations = implementations if implementations is not None else _installed()
         self._draws = dict(draws or {})
+        self._misread = misread
         self._tables: Tables | None = None
         self._oracle: Oracle | None = None
         start_worker()
@@ -65,6 +68,8 @@ class OnnxSource:
         return (self._oracle.version if self._oracle is not None else "") or self._implementations[0]
 
     def open(self) -> None:
+        if self._misread:
+            raise OracleError(self._misread, opening=True)
         self._opened().open()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -83,7 +88,7 @@ class OnnxSource:
 
     def another(self) -> OnnxSource | None:
         rest = self._implementations[1:]
-        return self._like(self._model, rest) if rest else None
+        return self._like(self._model, rest) if rest and not self._misread else None
 
     def _like(self, model: onnx.ModelProto, implementations: tuple[str, ...]) -> OnnxSource:
         return OnnxSource(model, self._data, self._inputs, self._ranges, self._again, implementations, self._draws)
