@@ -42,8 +42,7 @@ def hypot(x: Any, y: Any) -> Any:
 def elu(x: Any, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> Any:
     """scale * (x, or alpha (e^(input_scale x) - 1) below 0)."""
     zero = _number(0.0, x)
-    inside = tirx.Select(x > zero, zero, x)  # so that nothing overflows where it is not taken
-    below = expm1(inside if input_scale == 1.0 else inside * _number(input_scale, x)) * _number(alpha * scale, x)
+    below = expm1(x if input_scale == 1.0 else x * _number(input_scale, x)) * _number(alpha * scale, x)
     return tirx.Select(x > zero, x if scale == 1.0 else x * _number(scale, x), below)
 
 

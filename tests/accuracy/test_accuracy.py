@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import maas_rt
 from maas_rt import compiler
@@ -73,6 +74,19 @@ def test_signs_of_zero_infinities_and_nan(dtype: torch.dtype) -> None:
         np.testing.assert_allclose(got, want.numpy(), rtol=4 * torch.finfo(dtype).eps, atol=0)
         known = ~np.isnan(got)
         np.testing.assert_array_equal(np.signbit(got[known]), torch.signbit(want).numpy()[known])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_elu_keeps_the_sign_of_zero(dtype: torch.dtype) -> None:
+    class Each(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return F.elu(x), F.elu(x, 0.5), F.selu(x), F.celu(x, 2.0)
+
+    x = torch.tensor([0.0, -0.0, 1e-3, -1e-3, math.inf, -math.inf, 6e4, -6e4], dtype=dtype)
+    model = maas_rt.load(compiler.compile(Each(), [x], verify=False))
+    for got, want in zip(model.run({model.inputs[0].name: x.numpy()}).values(), Each()(x)):
+        np.testing.assert_allclose(got, want.numpy(), rtol=4 * torch.finfo(dtype).eps, atol=0)
+        np.testing.assert_array_equal(np.signbit(got), torch.signbit(want).numpy())
 
 
 def test_float64_to_float16_is_rounded_once() -> None:

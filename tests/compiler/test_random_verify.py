@@ -220,3 +220,16 @@ def test_a_source_that_draws_unseen_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_model_without_chance_is_as_before() -> None:
     artifact = compile(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), (torch.randn(2, 3),))
     assert "draws" not in artifact.manifest and "noise" not in artifact.manifest["verified"]
+
+
+def test_a_graph_that_noise_does_not_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maas_rt.compiler.importers.torch import _drawn
+
+    class Branch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda v: v + torch.rand_like(v), lambda v: v - 1, (x,))
+
+    monkeypatch.setattr(_drawn, "_NESTED", {})
+    with pytest.raises(maas_rt.CompileError, match="random operators in a graph of cond.*--no-verify") as caught:
+        compile(exported(Branch(), torch.randn(3)))
+    assert "\n" not in str(caught.value)
