@@ -55,7 +55,7 @@ _MISSES = 5
 _TIED = 0.01  # of the numbers of a tensor at most, at a tie
 _EXPLAINED = 0.25  # of a difference, that the operators' own errors come to where they add up
 _SMALL_SIZES = (8, 6, 4, 3, 2, 5, 7)
-_ROUNDINGS = 8  # by as much, relatively, two ways to add up a layer's products differ
+_ROUNDINGS = 8  # by as much, relatively, two ways to add up a layer's products differ; in half precision, where sums are float32, by one
 
 Array = npt.NDArray[Any]
 CompileModel = Callable[[ImportedModel], Artifact]
@@ -410,7 +410,7 @@ def _steps(got: Array, wanted: Array, most: int = 1) -> float | None:
 def _movement(
     source: Source, inputs: Mapping[str, Array], wanted: Mapping[str, Array], options: VerifyOptions
 ) -> dict[str, float]:
-    """How much each of the source's own outputs moves, against its scale, where each float input moves by _ROUNDINGS of its type (and
+    """How much each of the source's own outputs moves, against its scale, where each float input moves by _ROUNDINGS of its type, by one of float16 (and
     scales of quantizations by _TIES)."""
     rng = np.random.default_rng(options.seed)
     most = dict.fromkeys(wanted, 0.0)
@@ -418,7 +418,8 @@ def _movement(
         moved: dict[str, Array] = {}
         for name, x in inputs.items():
             if x.dtype in (np.float16, np.float32, np.float64):  # of 8 bits, every value is another number
-                step = np.finfo(x.dtype).eps * _ROUNDINGS * rng.choice([-1, 1], x.shape)
+                roundings = 1 if x.dtype == np.float16 else _ROUNDINGS
+                step = np.finfo(x.dtype).eps * roundings * rng.choice([-1, 1], x.shape)
                 x = (x * (1 + step)).astype(x.dtype)
             moved[name] = x
         try:

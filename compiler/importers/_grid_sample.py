@@ -7,6 +7,8 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
+from ._elementary import fmod
+
 __all__ = ["TAPS", "grid_sample"]
 
 TAPS = {"nearest": 1, "linear": 2, "cubic": 4}  # neighbours along one axis
@@ -32,7 +34,7 @@ def grid_sample(emit: Callable[..., Any], x: Any, grid: Any, mode: str, padding:
             *at, a = i
             v = tirx.Cast(f, g(*at, k - 1 - a))
             p = _place(v, _pick_extent(extents, a, k), align, f)
-            return p if mode == "cubic" else _border(p, _pick_extent(extents, a, k), padding, align, f)
+            return p if mode == "cubic" else _border(p, _pick_extent(extents, a, k), padding, align, f, k)
 
         return te.compute(shape, element, name="grid_place")
 
@@ -47,7 +49,7 @@ def grid_sample(emit: Callable[..., Any], x: Any, grid: Any, mode: str, padding:
             base = tirx.nearbyint(p(*at)) if mode == "nearest" else tirx.floor(p(*at))
             v = base + tirx.Cast(f, tap - (taps // 2 - 1 if taps > 1 else 0))
             if mode == "cubic":
-                v = _border(v, extent, padding, align, f)
+                v = _border(v, extent, padding, align, f, k)
             far = _imm(1e9, f)
             v = tirx.Select(tirx.isnan(v), -far, v)
             whole = tirx.Cast("int64", tirx.max(tirx.min(v, far), -far))
@@ -84,6 +86,8 @@ def grid_sample(emit: Callable[..., Any], x: Any, grid: Any, mode: str, padding:
                 value = tirx.Select(inside, tirx.Cast(f, t(b, c, *safe)), _imm(0, f))
                 for a, j in enumerate(pick):
                     value = value * w[0](b, *at, a, j) if w else value
+                if w and k == 3:  # of volumes torch leaves out what lies outside, whatever its weight
+                    value = tirx.Select(inside, value, _imm(0, f))
                 total = value if total is None else total + value
             return tirx.Cast(dtype, total)
 
@@ -130,8 +134,9 @@ def _place(v: Any, extent: Any, align: bool, f: str) -> Any:
     return (v + one) / two * (size - one) if align else ((v + one) * size - one) / two
 
 
-def _border(p: Any, extent: Any, padding: str, align: bool, f: str) -> Any:
-    """The place that stands for p. NaN, and an infinity that is reflected, is the first element, as torch has it."""
+def _border(p: Any, extent: Any, padding: str, align: bool, f: str, k: int) -> Any:
+    """The place that stands for p. NaN, and an infinity that is reflected, is the first element of images and the last of volumes, as torch
+    has it, to which a volume's place is also the same after 2^31 turns and any number more."""
     if padding == "zeros":
         return p
     size = tirx.Cast(f, extent)
@@ -143,8 +148,12 @@ def _border(p: Any, extent: Any, padding: str, align: bool, f: str) -> Any:
         safe = tirx.Select(span > zero, span, one)
         d = tirx.abs(p - low)
         turns = tirx.floor(d / safe)
-        rest = d - turns * safe
+        rest = d - turns * safe if k != 3 else fmod(d, safe)
         even = tirx.floor(turns / _imm(2, f)) * _imm(2, f) == turns
+        if k == 3:
+            even = tirx.any(even, turns >= _imm(2**31, f))
         mirrored = tirx.Select(even, rest + low, high - rest)
         p = tirx.Select(span > zero, mirrored, zero)
+    if k == 3:
+        return tirx.Select(p < size - one, tirx.max(p, zero), size - one)
     return tirx.Select(p > zero, tirx.min(p, size - one), zero)

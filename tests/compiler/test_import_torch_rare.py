@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -134,6 +135,37 @@ def test_sampling_at_places_that_are_none() -> None:
     given = {info.name: x.numpy() for info, x in zip(model.inputs, args)}
     for got, want in zip(model.run(given).values(), Each()(*args)):
         np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_sampling_volumes_at_places_that_are_none() -> None:
+    """There torch takes NaN for the last element, leaves out what lies outside of zeros, and turns no more often than 2^31 times."""
+    some = torch.tensor([0.3, math.inf, -math.inf, math.nan, 3e38, 1e20, -1e20, 3e9, 1.7])
+    places = torch.stack([some, some.roll(1) * 0, some * 0 + 0.2], -1)
+
+    class Each(torch.nn.Module):
+        def forward(self, x: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(
+                F.grid_sample(x, g, mode, padding, align)
+                for mode in ("bilinear", "nearest")
+                for padding in ("zeros", "border", "reflection")
+                for align in (False, True)
+            )
+
+    args = draw(1, 2, 2, 3, 4), places.reshape(1, 1, 1, -1, 3)
+    model = maas_rt.load(compiler.compile(Each(), args, verify=False))
+    given = {info.name: x.numpy() for info, x in zip(model.inputs, args)}
+    for got, want in zip(model.run(given).values(), Each()(*args)):
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_resize_to_the_same_size_keeps_infinities() -> None:
+    class Same(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.interpolate(x, size=(3, 4), mode="bilinear", align_corners=False)
+
+    x = draw(1, 1, 3, 4)
+    x[0, 0, 1, 1] = math.inf
+    np.testing.assert_array_equal(maas_rt.load(compiler.compile(Same(), (x,), verify=False))(x.numpy()), x.numpy())
 
 
 def test_reads_and_writes() -> None:

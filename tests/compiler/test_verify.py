@@ -253,6 +253,30 @@ def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, b
     assert report.unsteady == ({"y"} if passes else set())
 
 
+@pytest.mark.parametrize(("by", "passes"), [(0.015, True), (0.05, False)])
+def test_float16_is_moved_by_one_rounding(by: float, passes: bool) -> None:
+    """Sums are float32 there: what an implementation may round otherwise is a step of each result, not those of a whole sum."""
+
+    class Steep:
+        def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            return {"y": np.sin(inputs["x"].astype(np.float64) * 3).astype(np.float16)}
+
+        def interrupt(self) -> None: ...
+
+        def moved(self, share: float) -> None: ...
+
+    class Off:
+        inputs = (type("Info", (), {"name": "x"}),)
+        manifest: ClassVar[dict[str, Any]] = {"states": []}
+
+        def run(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
+            return {"y": source.run(inputs)["y"] + np.float16(by)}
+
+    source: Any = Steep()
+    inputs = {"x": np.linspace(1, 2, 50, dtype=np.float16)}
+    assert (_check_run(Off(), source, inputs, source.run(inputs), OPTIONS, Report()) is None) == passes
+
+
 def test_inputs_of_eight_bits_are_not_moved() -> None:
     class Widen:
         def run(self, inputs: dict[str, Any]) -> dict[str, Any]:

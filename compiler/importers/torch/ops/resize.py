@@ -66,6 +66,8 @@ def _resized(c: Context, x: Expr, method: str, align: bool, scales: Any) -> Expr
     sizes, goal = c.shape(x)[2:], c.out_shape()[2:]
     static = all(isinstance(size, int) for size in [*sizes, *goal])
     plain = scales is None or all(_is_ratio(s, n, m) for s, n, m in zip(scales, sizes, goal))
+    if static and plain and sizes == goal and method == "linear":
+        return x  # torch multiplies nothing by 0 then, so that infinities stay where they are
     if rank == 2 and plain and c.dtype(x) == "float32":
         return _whole(c, x, goal, method, align)
     if not static:
