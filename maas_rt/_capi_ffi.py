@@ -47,7 +47,7 @@ lib: Any = _library()
 
 def text(pointer: Any) -> str:
     """A C string as text."""
-    return str(ffi.string(pointer).decode("utf-8"))
+    return str(ffi.string(pointer).decode("utf-8", "backslashreplace"))  # a path may be no UTF-8
 
 
 def check(status: int) -> None:

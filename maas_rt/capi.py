@@ -9,6 +9,7 @@ The surface is that of maas_rt.load's Model as far as one-shot runs go; both bin
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -112,6 +113,11 @@ class Model:
             deadline: seconds from now after which the run stops between two steps.
             seed: of the random numbers that the model draws, an integer from 0 to 2**64 - 1; None: the system gives one.
         """
+        for what, given in (("inputs", inputs), ("out", out or {})):
+            if not isinstance(given, Mapping):
+                raise InvalidArgumentError(f"{what} is a {type(given).__name__} and must be a dict of arrays by name")
+        if cancel is not None and not isinstance(cancel, CancelToken):
+            raise InvalidArgumentError(f"cancel is a {type(cancel).__name__} and must be a maas_rt.capi.CancelToken")
         for name in inputs:
             if all(name != info.name for info in self.inputs):
                 raise InvalidArgumentError(f"the model has no input {name!r}; its inputs are: {self._names()}")
@@ -137,8 +143,7 @@ class Model:
             options.seeded, options.seed = 1, _check_seed(seed)
         options.cancel = cancel._handle if cancel is not None else ffi.NULL
         options.exact_outputs = 1
-        if deadline is not None:
-            options.deadline_ns = max(1, time.monotonic_ns() + int(deadline * 1e9))
+        options.deadline_ns = 0 if deadline is None else _deadline(deadline)
         session = self._take()
         try:
             check(lib.mrt_session_run(session, ins, len(arrays), outs, len(self.outputs), options))
@@ -221,6 +226,8 @@ def load(
         return Model(ffi.gc(out[0], lib.mrt_program_free), int(wanted))
     if not isinstance(model, (bytes, bytearray, memoryview)):
         raise InvalidArgumentError(f"load takes a path or bytes, and got a {type(model).__name__}")
+    if isinstance(model, memoryview) and not model.c_contiguous:
+        raise InvalidArgumentError("the memoryview of a model's bytes must be contiguous: give bytes(view)")
     room, begin, size = _aligned(model)
     data = ffi.cast("void*", room.ctypes.data + begin)
     check(lib.mrt_program_load_memory(data, size, options, ffi.NULL, ffi.NULL, out))
@@ -238,10 +245,29 @@ def _aligned(data: bytes | bytearray | memoryview) -> tuple[NDArray[np.uint8], i
     return room, begin, source.size
 
 
+def _deadline(seconds: Any) -> int:
+    """The monotonic time in nanoseconds so many seconds from now; 0, which is none, for over a century."""
+    try:
+        ns = float(seconds) * 1e9
+    except (TypeError, ValueError):
+        ns = math.nan
+    if math.isnan(ns):
+        raise InvalidArgumentError(f"deadline is {seconds!r} and must be a number of seconds from now")
+    return 0 if ns > 4e18 else max(1, time.monotonic_ns() + int(max(ns, -4e18)))
+
+
 def _check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
         raise InvalidArgumentError(f"seed is {seed!r} and must be an integer from 0 to 2**64 - 1")
     return int(seed)
+
+
+def _plain_view(value: Any) -> Any:
+    """torch's views that are conjugated or negated only when they are read, of which DLPack says nothing, as what they stand for."""
+    for bit, resolve in (("is_conj", "resolve_conj"), ("is_neg", "resolve_neg")):
+        if hasattr(value, bit) and hasattr(value, resolve) and getattr(value, bit)():
+            value = getattr(value, resolve)()
+    return value
 
 
 def _as_array(name: str, value: Any) -> Array:
@@ -251,9 +277,14 @@ def _as_array(name: str, value: Any) -> Array:
         array = value
     elif hasattr(value, "__dlpack__") or hasattr(value, "__array_interface__"):
         try:
-            array = np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
+            array = np.from_dlpack(_plain_view(value)) if hasattr(value, "__dlpack__") else np.asarray(value)
+            without_memory = array.size > 0 and hasattr(value, "data_ptr") and value.data_ptr() == 0
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise InvalidArgumentError(f"input {name!r} cannot be read: {error}") from error
+        if without_memory:  # numpy gives it some, of any contents
+            raise InvalidArgumentError(
+                f"input {name!r} is a tensor without memory, whose elements are only implied: give one that holds them"
+            )
     else:
         raise InvalidArgumentError(
             f"input {name!r} is a {type(value).__name__} and must be an array: numpy's, or any with __dlpack__ or "

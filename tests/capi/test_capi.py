@@ -80,6 +80,11 @@ def test_torch_tensors_are_inputs() -> None:
     model = capi.load(_tiny.softmax())
     x = torch.randn(3, 4)
     torch.testing.assert_close(torch.from_dlpack(model(x)), torch.softmax(x, -1))
+    negated = torch.randn(3, 4, dtype=torch.complex64).conj().imag
+    torch.testing.assert_close(torch.from_dlpack(model(negated)), torch.softmax(negated, -1))
+    x.untyped_storage().resize_(0)
+    with pytest.raises(maas_rt.InvalidArgumentError, match="without memory"):
+        model(x)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +96,32 @@ def test_torch_tensors_are_inputs() -> None:
         ("no input 'z'", {"x": np.zeros((1, 4), np.float32), "z": 1}),
         ("'x' is a list", {"x": [[0.0] * 4]}),
         ("dtype object", {"x": np.zeros((1, 4), object)}),
+        ("masked array.*filled", {"x": np.ma.masked_array(np.zeros((1, 4), np.float32), False)}),
+        ("inputs is a list and must be a dict", [np.zeros((1, 4), np.float32)]),
     ],
 )
-def test_mistakes_give_one_sentence(sentence: str, arguments: dict[str, Any]) -> None:
+def test_mistakes_give_one_sentence(sentence: str, arguments: Any) -> None:
     model = capi.load(_tiny.softmax())
     with pytest.raises(maas_rt.InvalidArgumentError, match=sentence):
         model.run(arguments)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "options"),
+    [
+        ("deadline is 'soon'", {"deadline": "soon"}),
+        ("deadline is nan", {"deadline": float("nan")}),
+        ("cancel is a int", {"cancel": 3}),
+        ("out is a list", {"out": [1]}),
+    ],
+)
+def test_wrong_options_of_a_run_give_one_sentence(sentence: str, options: dict[str, Any]) -> None:
+    model = capi.load(_tiny.softmax())
+    x = np.zeros((1, 4), np.float32)
+    with pytest.raises(maas_rt.InvalidArgumentError, match=sentence):
+        model.run({"x": x}, **options)
+    for far in (float("inf"), 1e300):
+        np.testing.assert_array_equal(model.run({"x": x}, deadline=far)["y"], model(x))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +150,10 @@ def test_bad_files_and_options(tmp_path: Path) -> None:
             capi.load(_tiny.softmax(), **options)  # type: ignore[arg-type]
     with pytest.raises(maas_rt.InvalidArgumentError, match="load takes"):
         capi.load(None)  # type: ignore[arg-type]
+    with pytest.raises(maas_rt.InvalidArgumentError, match="must be contiguous"):
+        capi.load(memoryview(_tiny.softmax())[::2])  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        capi.load("\udce4.mrt")  # a name in Latin-1, as os.listdir gives it
 
 
 def test_many_threads_cancel_and_deadline() -> None:
