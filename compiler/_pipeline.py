@@ -20,7 +20,7 @@ from ._memory import return_memory, settled
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
 from .importers import ImportedModel
-from .passes import Pass, lowering_passes
+from .passes import Pass, as_reshapes, lowering_passes
 from .plan import LinearPlan, build_plan
 from .tune import Tuning, tune
 from .verify import verify
@@ -113,7 +113,7 @@ def _lower(work: _Work) -> None:
         for name, stage in lowering_passes(best, _tuning_pass(work)):
             with boundary(f"lower: {name}"):
                 mod = check(name, stage(mod))
-        mod = relax.transform.RewriteDataflowReshape()(mod)
+        mod = as_reshapes(mod)
         mod = relax.transform.DeadCodeElimination(["main"])(mod)
     work.mod = mod
 

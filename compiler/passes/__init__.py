@@ -14,6 +14,7 @@ from ._kernel_call import (
     read_kernel_call,
     remake_kernel_call,
 )
+from .as_reshapes import as_reshapes
 from .canonicalise import canonicalise
 from .centre_products import centre_products
 from .choose_winograd import choose_winograd
@@ -42,6 +43,7 @@ __all__ = [
     "AttrValue",
     "KernelCall",
     "Pass",
+    "as_reshapes",
     "kernel_outputs",
     "lowering_passes",
     "make_kernel_call",

@@ -179,7 +179,7 @@ def test_a_rest_behind_a_norm_of_every_second_row() -> None:
         np.testing.assert_allclose(model(x.numpy()), module(x).numpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("function", [lambda x: x.squeeze(), lambda x: x.squeeze(0), lambda x: x.squeeze((0, 1))])
+@pytest.mark.parametrize("function", [lambda x: x.squeeze(), lambda x: x.squeeze(0), lambda x: x.squeeze((0, 1)), lambda x: x[:, :0].squeeze(), lambda x: x.repeat(1, 2, 0).squeeze(0)])  # fmt: skip
 def test_a_rank_that_depends_on_an_extent(function: Any) -> None:
     """torch.export takes an extent that varies for one that is not 1, where the module itself would drop it."""
     module, x = Lambda(function), torch.ones(3, 1, 2)
@@ -189,6 +189,18 @@ def test_a_rank_that_depends_on_an_extent(function: Any) -> None:
     assert model(np.ones((8, 1, 2), F32)).shape == tuple(function(torch.ones(8, 1, 2)).shape)
     with pytest.raises(maas_rt.InvalidArgumentError):
         model(np.ones((1, 1, 2), F32))
+
+
+def test_indices_that_tvm_cannot_analyse() -> None:
+    """Rows that are chosen, a sum with the positions along an extent of 16 n + 2, and the same three times: no reshape, as TVM asks."""
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y = tf.conv1d(x.reshape(1, 1, -1), torch.ones(2, 1, 1), padding=1)[torch.tensor([0, -1, 0])]
+        return (y + torch.arange(y.shape[-1])).unsqueeze(0).expand(3, *y.shape)
+
+    x = torch.linspace(-1, 1, 48).reshape(3, 2, 8)
+    model = maas_rt.load(compile(Lambda(function), (x,), dynamic={"x": {0: (1, 16)}}).to_bytes())
+    np.testing.assert_allclose(model(x.numpy()), function(x).numpy(), rtol=1e-5)
 
 
 def test_a_rank_that_depends_on_the_data() -> None:

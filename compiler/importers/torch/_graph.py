@@ -143,7 +143,7 @@ class GraphImporter:
         names = [argument_name(a.name) for a in cast(Any, node.target)._schema.arguments]
         renamed = {argument_name(key): value for key, value in fakes[1].items()}
         context.fakes = {**dict(zip(names, fakes[0])), **renamed}
-        nothing = result_of_nothing(context, node)
+        nothing = None if converter is not None and converter.bounds else result_of_nothing(context, node)
         if nothing is not None:
             return self._checked(name, nothing)
         if _complex.concerned(node.target, values, context.result):

@@ -51,6 +51,7 @@ class Converter:
     name: str
     function: Callable[..., Any]
     parameters: tuple[str, ...]
+    bounds: bool = False  # it says for which sizes the program is the model, whether there are elements or not
 
 
 CONVERTERS: dict[str, Converter] = {}
@@ -58,22 +59,22 @@ CONVERTERS: dict[str, Converter] = {}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def converts(*names: str) -> Callable[[F], F]:
-    """Register the function for operator overloads, as "aten.add.Tensor"."""
+def converts(*names: str, bounds: bool = False) -> Callable[[F], F]:
+    """Register the function for operator overloads, as "aten.add.Tensor". With `bounds` it is called for tensors without elements, too."""
 
     def register(function: F) -> F:
         for name in names:
             if name in CONVERTERS:
                 raise ValueError(f"two converters for {name}")
-            CONVERTERS[name] = described(name, function)
+            CONVERTERS[name] = described(name, function, bounds)
         return function
 
     return register
 
 
-def described(name: str, function: Callable[..., Any]) -> Converter:
+def described(name: str, function: Callable[..., Any], bounds: bool = False) -> Converter:
     """The table's entry for a function."""
-    return Converter(name, function, tuple(inspect.signature(function).parameters)[1:])
+    return Converter(name, function, tuple(inspect.signature(function).parameters)[1:], bounds)
 
 
 def argument_name(name: str) -> str:

@@ -44,7 +44,7 @@ def reshape(c: Context, x: Expr, size: Any = None, shape: Any = None, dim: Any =
     return c.reshape(x, c.out_shape())
 
 
-@converts("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims")
+@converts("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", bounds=True)
 def squeeze(c: Context, x: Expr, dim: Any = None) -> Expr:
     """torch takes a symbolic extent for one that is not 1, and keeps it; where it is 1, the module itself would have dropped it."""
     axes = range(c.rank(x)) if dim is None else [dim] if isinstance(dim, int) else dim
@@ -124,7 +124,7 @@ def may_be_negative(c: Context, index: Any) -> bool:
     return any(str(v.name) in c.symbols.read for v in tirx.analysis.undefined_vars(index))
 
 
-@converts("aten.select.int")
+@converts("aten.select.int", bounds=True)
 def select(c: Context, x: Expr, dim: int, index: Any) -> Expr:
     axis = dim % c.rank(x)
     index = as_dim(index)
