@@ -24,7 +24,7 @@ def imperative(
     def generate(reads: Any, writes: Any) -> Any:
         with IRBuilder() as ib:
             with T.seq_scope():
-                write(*[T.buffer_proxy(b) for b in reads], *[T.buffer_proxy(b) for b in writes])
+                write(*[_flat(b) for b in reads], *[_flat(b) for b in writes])
             return ib.get()
 
     result = te.extern(
@@ -37,6 +37,26 @@ def imperative(
         out_buffers=outs,
     )
     return [result] if not isinstance(result, list | tuple) and not hasattr(result, "__len__") else list(result)
+
+
+def _flat(buffer: Any) -> Any:
+    if any(isinstance(d, tirx.IntImm) and d.value == 0 for d in buffer.shape):
+        return _Nothing(buffer)
+    return T.buffer_proxy(buffer)
+
+
+class _Nothing:
+    """A buffer without elements: what stands in loops that never run cannot be told as indices, which would divide by an extent of 0."""
+
+    def __init__(self, buffer: Any) -> None:
+        self._buffer, self.shape, self.dtype = buffer, buffer.shape, buffer.dtype
+        self._first = [tirx.IntImm("int64", 0)] * len(buffer.shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        return tirx.BufferLoad(self._buffer, self._first)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        T.buffer_store(self._buffer, value, self._first)
 
 
 def variable(dtype: str) -> Any:

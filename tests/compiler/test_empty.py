@@ -107,6 +107,28 @@ def test_what_broadcasts_to_nothing(extent: object) -> None:
         model(np.zeros((3, 4), F32))
 
 
+NOTHING_IN_ROWS = [  # of x [n, 0] and of y [n, 2]
+    ("nonzero", "NonZero", "x", {}), ("chosen", "Compress", "y no_flag", {"axis": 1}), ("flat", "Compress", "x no_flag", {}),
+    ("sums", "CumSum", "x one", {}), ("products", "CumProd", "x one", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_rows_of_nothing(rows: int) -> None:
+    """An extent that is known to be 0 beside one that varies, in what is written as loops."""
+    graph = helper.make_graph(
+        [helper.make_node(op, ins.split(), [out], **more) for out, op, ins, more in NOTHING_IN_ROWS],
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", k]) for name, k in (("x", 0), ("y", 2))],
+        [onnx.ValueInfoProto(name=out) for out, *_ in NOTHING_IN_ROWS],
+        [numpy_helper.from_array(np.zeros(0, bool), "no_flag"), numpy_helper.from_array(np.array(1), "one")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 26)], ir_version=10)
+    got = maas_rt.load(compile(proto, verify=False)).run({"x": np.zeros((rows, 0), F32), "y": np.zeros((rows, 2), F32)})
+    shapes = {"nonzero": (2, 0), "chosen": (rows, 0), "flat": (0,), "sums": (rows, 0), "products": (rows, 0)}
+    assert {name: result.shape for name, result in got.items()} == shapes
+
+
 def test_what_broadcasts_to_a_number() -> None:
     graph = helper.make_graph(
         [helper.make_node("Expand", ["x", "s"], ["y"])],

@@ -65,6 +65,19 @@ def one(op: str, inputs: str, outputs: str = "y", **attributes: Any) -> onnx.Mod
     )
 
 
+def _at(opset: int, made: onnx.NodeProto) -> onnx.ModelProto:
+    """One node over q [1, 2, 3, 4], of this operator set."""
+    return edited(
+        model([made], {"q": (F, [1, 2, 3, 4])}, ["y"]), lambda m: setattr(m.opset_import[0], "version", opset)
+    )
+
+
+def _ranks(op: str, inputs: str, kind: int = F, /, **dims: list[int]) -> onnx.ModelProto:
+    """One node over run-time inputs of these shapes; i and s are integers."""
+    kinds = {name: (I64 if name in "is" else kind, shape) for name, shape in dims.items()}
+    return edited(model([node(op, inputs, "y")], kinds, ["y"]), lambda m: setattr(m.opset_import[0], "version", 24))
+
+
 def functions(calls: dict[str, list[str]]) -> onnx.ModelProto:
     """Model-local functions of which each calls those of its list, one after the other."""
     bodies = []
@@ -193,6 +206,12 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "function defined twice": ("'A'", lambda: edited(functions({"A": []}), lambda m: m.functions.append(m.functions[0]))),
     "Identity of nothing in a function": ("'Identity'", lambda: edited(functions({"A": []}), lambda m: m.functions[0].node.insert(0, helper.make_node("Identity", [], ["z"])))),
     "Identity of an input that is left out": ("lacks input 0", lambda: edited(relu(), lambda m: m.graph.node[0].CopyFrom(helper.make_node("Identity", [""], m.graph.node[0].output)))),
+    "Slice without ends": ("lacks input 2", lambda: model([helper.make_node("Slice", ["x", "s", "", "a"], ["y"])], {"x": (F, [4])}, ["y"], {"s": np.array([1]), "a": np.array([0])})),
+    # what another version has, and another type than was promised
+    "an attribute that came later": ("'right_window_size', which the operator does not have in operator set 23", lambda: _at(23, node("Attention", "q q q", "y", right_window_size=0))),
+    "an attribute of nothing": ("'axes', which the operator", lambda: one("Softmax", "x", axes=1)),
+    "Cast that saturates twice": ("'saturate' is 2, expected 0 or 1", lambda: _at(25, node("Cast", "q", "y", to=TensorProto.DOUBLE, saturate=2))),
+    "an output of another type": ("'y' is declared double, and its node makes float32", lambda: edited(relu(), lambda m: m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.DOUBLE, [2])))),
     # words that no operator set has
     "ScatterElements by no reduction": ("reduction 'nearest'", lambda: unary("ScatterElements", {"i": np.array([[0, 1]]), "u": floats(1, 2)}, "x i u", reduction="nearest")),
     "ScatterND by no reduction": ("reduction ''", lambda: unary("ScatterND", {"i": np.array([[0]]), "u": floats(1, 3)}, "x i u", reduction="")),
@@ -200,6 +219,30 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "DepthToSpace in no order": ("mode 'RDC'", lambda: model([node("DepthToSpace", "x", "y", blocksize=2, mode="RDC")], {"x": (F, [1, 4, 4, 4])}, ["y"])),
     "ConvTranspose padded in no way": ("auto_pad 'SAME'", lambda: _transposed(auto_pad="SAME")),
     "Resize in no mode": ("mode 'bilinear'", lambda: model([helper.make_node("Resize", ["x", "", "s"], ["y"], mode="bilinear")], {"x": (F, [2, 3])}, ["y"], {"s": np.float32([1, 2])})),
+    # inputs of a rank that the operator does not take
+    "Reshape to a number": ("'Reshape_y'", lambda: _ranks("Reshape", "x s", x=[2, 3], s=[])),
+    "Squeeze of more axes than there are": ("drops 7 axes", lambda: _ranks("Squeeze", "x s", x=[2, 3], s=[7])),
+    "Compress by a number": ("input 1 of rank 0, expected 1", lambda: edited(_ranks("Compress", "x s", x=[2, 3], s=[]), lambda m: setattr(m.graph.input[1].type.tensor_type, "elem_type", BOOL))),
+    "ScatterElements at other ranks": ("input 1 of rank 1, expected 2", lambda: _ranks("ScatterElements", "x i u", x=[3, 3], i=[1], u=[1, 2])),
+    "ScatterND at a number": ("depth None", lambda: _ranks("ScatterND", "x i u", x=[3, 3], i=[], u=[3])),
+    "GatherElements at a number": ("input 1 of rank 0, expected 2", lambda: _ranks("GatherElements", "x i", x=[3, 3], i=[])),
+    "GatherND of a number": ("'GatherND_y'", lambda: _ranks("GatherND", "x i", x=[], i=[1, 1])),
+    "LSTM by a matrix": ("input 1 of rank 2, expected 3", lambda: _ranks("LSTM", "x w r", x=[2, 1, 3], w=[8, 3], r=[1, 8, 2])),
+    "Conv with a number for its bias": ("input 2 of rank 0, expected 1", lambda: _ranks("Conv", "x w b", x=[1, 2, 4, 4], w=[3, 2, 1, 1], b=[])),
+    "ConvInteger of a vector": ("'ConvInteger_y'", lambda: _ranks("ConvInteger", "q w", TensorProto.UINT8, q=[7], w=[3, 2, 2, 2])),
+    "RoiAlign of a matrix": ("'RoiAlign_y'", lambda: _ranks("RoiAlign", "x r i", x=[2, 2], r=[1, 4], i=[1])),
+    "TensorScatter of a vector": ("'TensorScatter_y'", lambda: _ranks("TensorScatter", "x u", x=[1, 2, 3, 4], u=[7])),
+    "Det of a vector": ("'Det_y'", lambda: _ranks("Det", "x", x=[7])),
+    "AffineGrid of a number": ("input 0 of rank 0, expected 3", lambda: _ranks("AffineGrid", "x s", x=[], s=[4])),
+    "EyeLike of a vector": ("'EyeLike_y'", lambda: _ranks("EyeLike", "x", x=[7])),
+    "HannWindow of no size": ("HannWindow", lambda: _ranks("HannWindow", "s", s=[0])),
+    "STFT in no steps": ("a frame_step of 0 numbers", lambda: _ranks("STFT", "x s w", x=[1, 16, 1], s=[0], w=[8])),
+    "ConstantOfShape of a matrix": ("input 0 of rank 2, expected 1", lambda: unary("ConstantOfShape", {"s": np.array([[2, 2]])}, "s")),
+    # indices that are known to lie outside
+    "GatherElements from outside": ("out of range for 2 elements", lambda: unary("GatherElements", {"i": np.array([[0, 2, 1]])}, "x i", axis=0)),
+    "GatherND from outside": ("out of range for 3 elements", lambda: unary("GatherND", {"i": np.array([[1, -4]])}, "x i")),
+    "ScatterElements to the outside": ("out of range for 3 elements", lambda: unary("ScatterElements", {"i": np.array([[5]]), "u": floats(1, 1)}, "x i u", axis=1)),
+    "ScatterND to the outside": ("out of range for 2 elements", lambda: unary("ScatterND", {"i": np.array([[-3]]), "u": floats(1, 3)}, "x i u")),
     # sizes that constants ask for
     "Reshape to another size": ("'Reshape_y'", lambda: unary("Reshape", {"s": np.array([4, 2**40])}, "x s")),
     "Reshape to a negative size": ("'Reshape_y'", lambda: unary("Reshape", {"s": np.array([-2, -3])}, "x s")),
@@ -217,6 +260,8 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "Range over NaN": ("'Range_y'", lambda: unary("Range", {"a": np.float32(0), "b": np.float32(np.nan), "d": np.float32(1)}, "a b d")),
     "OneHot of negative depth": ("'OneHot_y'", lambda: unary("OneHot", {"i": np.array([1]), "d": np.int64(-4), "v": np.float32([0, 1])}, "i d v")),
     "TopK of more than there are": ("'TopK_y'", lambda: edited(unary("TopK", {"k": np.array([2**40])}, "x k"), lambda m: m.graph.node[0].output.append("z"))),
+    "Split into less than nothing": ("a part of size -1", lambda: edited(unary("Split", {"s": np.array([3, -1])}, "x s", axis=0), lambda m: m.graph.node[0].output.append("z"))),
+    "a sequence of lies": ("'SplitToSequence_y'", lambda: unary("SplitToSequence", {"s": np.array([3, 3])}, "x s")),
     "Split into lies": ("'Split_y'", lambda: unary("Split", {"s": np.array([2**40])}, "x s", axis=0)),
     "Conv with a kernel of zero": ("'Conv_y'", lambda: model([node("Conv", "x w", "y", kernel_shape=[0, 0])], {"x": (F, [1, 1, 4, 4])}, ["y"], {"w": np.zeros((1, 1, 0, 0), np.float32)})),
     "Conv of stride zero": ("'Conv_y'", lambda: model([node("Conv", "x w", "y", strides=[0, 0])], {"x": (F, [1, 1, 4, 4])}, ["y"], {"w": floats(1, 1, 2, 2)})),

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper, shape_inference
 
 from ._dims import Dim
+from ._schema import SMALL, infer_types
 from ._stored import STORED
-from ._values import DTYPES, Value, numpy_dtype, onnx_dtype
+from ._values import DTYPES, Value, numpy_dtype
 
 if TYPE_CHECKING:
     from ._node import Node
@@ -20,7 +19,6 @@ __all__ = ["empty_results", "empty_value", "is_empty"]
 
 # What makes tensors without elements of others that have some, if its small inputs say so.
 _MAKERS = frozenset({"ConstantOfShape", "Expand", "OneHot", "Tile", "TopK"})
-_SMALL = 64  # elements of an input that may be a shape, repeats, axes
 
 
 def is_empty(dims: Sequence[Dim]) -> bool:
@@ -62,24 +60,12 @@ def empty_results(node: Node) -> list[Value | None] | None:
 
 
 def _has_zero(value: Value) -> bool:
-    return value.const is not None and value.const.size <= _SMALL and not value.const.astype(bool).all()
+    return value.const is not None and value.const.size <= SMALL and not value.const.astype(bool).all()
 
 
 def _inferred(node: Node) -> dict[str, Any]:
     """The results' types by name; empty where the inference has nothing to say, or refuses the node (its converter says why)."""
-    kinds, data = {}, {}
-    for name, value in zip(node.proto.input, node.inputs, strict=True):
-        if value is not None:
-            dims = [d if isinstance(d, int) else None for d in value.shape]
-            kinds[name] = helper.make_tensor_type_proto(onnx_dtype(value.dtype), dims)
-            if value.const is not None and value.const.size <= _SMALL:
-                data[name] = numpy_helper.from_array(value.const, name)
     try:
-        schema = onnx.defs.get_schema(node.op, node.opset, node.proto.domain)
-        opsets = [helper.make_opsetid(node.proto.domain, node.opset)]
-        found: dict[str, Any] = shape_inference.infer_node_outputs(
-            schema, node.proto, kinds, data, opset_imports=opsets
-        )
-        return found
+        return infer_types(node.proto, node.opset, node.proto.domain, node.inputs)
     except Exception:  # of onnx's own classes, of ValueError, of protobuf's
         return {}

@@ -34,7 +34,7 @@ from ._errors import broken_model
 from ._fold import fold
 from ._load import MAX_NODES, names_read
 from ._node import Broken, Node, Refused, check_extents, constant, dims_of, dtype_of, shape_expr
-from ._schema import check_types
+from ._schema import check_types, refused_by_inference
 from ._stored import STORED, from_storage, storage
 from ._strings import MOVED, bytes_of, canonical, is_string, moved
 from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
@@ -444,6 +444,10 @@ class Graph:
         except ValueError as why:
             raise broken_model(f"node '{place}' ({proto.op_type}): {first_line(why)}") from why
         except Exception as why:
+            domain = "" if proto.domain in DEFAULT_DOMAINS else proto.domain
+            refusal = refused_by_inference(proto, scope.opsets.get(domain, 1), domain, inputs)
+            if refusal:
+                raise broken_model(f"node '{place}' ({proto.op_type}): {refusal}") from why
             raise fault(why, "import", f"node '{place}' ({_qualified(proto)})") from why
         for i, name in enumerate(proto.output):
             if not name:

@@ -32,7 +32,7 @@ from ._sharing import numbered
 from ._source import OnnxSource
 from ._stored import STORED
 from ._strings import is_string
-from ._values import DTYPES, STRING, Value
+from ._values import DTYPES, STRING, Value, onnx_dtype
 
 __all__ = ["import_onnx"]
 
@@ -148,6 +148,7 @@ def _import(
         outputs = [graph.result(o.name, scope, proto.graph.name) for o in proto.graph.output]
         results: dict[str, Value] = {}
         for info, value in zip(proto.graph.output, outputs, strict=True):
+            _check_declared(info, value)
             if value.items is None:
                 results[info.name] = value
             else:
@@ -185,6 +186,17 @@ def _import(
             **({"strings": texts} if texts else {}),
         },
     )
+
+
+def _check_declared(info: onnx.ValueInfoProto, value: Value) -> None:
+    """An output has the element type that the model says it has."""
+    if not info.type.HasField("tensor_type") or value.items is not None or value.poison or value.absent:
+        return
+    declared = info.type.tensor_type.elem_type
+    if declared and declared != onnx_dtype(value.dtype):
+        names = onnx.TensorProto.DataType
+        wanted = names.Name(declared).lower() if declared in names.values() else str(declared)
+        raise broken_model(f"output '{info.name}' is declared {wanted}, and its node makes {value.dtype}")
 
 
 def _with_blocks(proto: onnx.ModelProto, data: Data) -> onnx.ModelProto:

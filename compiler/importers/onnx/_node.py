@@ -201,6 +201,19 @@ class Node:
             return [e if not isinstance(e, np.generic) else int(e) for e in v.elements.reshape(-1)]
         return self.graph.bind(v, self, what or f"input {i}")
 
+    def extent(self, i: int, what: str = "") -> Dim:
+        """Input i as one extent."""
+        dims = self.dims(i, what)
+        if len(dims) != 1:
+            raise self.broken(f"has a {what or f'input {i}'} of {len(dims)} numbers, expected one")
+        return dims[0]
+
+    def require_ranks(self, rank: int, *inputs: int) -> None:
+        """Refuse the node unless these inputs have this rank."""
+        for i in inputs:
+            if self.rank(i) != rank:
+                raise self.broken(f"has input {i} of rank {self.rank(i)}, expected {rank}")
+
     def axis(self, value: int, rank: int) -> int:
         """A possibly negative axis, checked."""
         if not -rank <= value < rank:

@@ -8,17 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import onnx
-from onnx import AttributeProto
+from onnx import AttributeProto, helper, numpy_helper, shape_inference
 
+from ..._boundary import first_line
 from ._errors import broken_model
 from ._node import Broken
 from ._values import Value, onnx_dtype
 
-__all__ = ["check_attributes", "check_counts", "check_types"]
+__all__ = ["SMALL", "check_attributes", "check_counts", "check_types", "infer_types", "refused_by_inference"]
+
+SMALL = 64  # elements of an input that may be a shape, repeats, axes
 
 _VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
+_PRIVATE = "__"  # begins the names of attributes that tools write for themselves
+_SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
+# Ranks of inputs that the text fixes and onnx's inference does not hold.
+_RANKS: dict[str, tuple[int | None, ...]] = {
+    "AffineGrid": (3, 1), "Compress": (None, 1), "ConstantOfShape": (1,), "Conv": (None, None, 1), "ConvTranspose": (None, None, 1),
+    "QLinearConv": (*[None] * 8, 1), "LSTM": (3, 3, 3, 2, 1, 3, 3, 2), **dict.fromkeys(["GRU", "RNN"], (3, 3, 3, 2, 1, 3)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class _Rules:
         tuple[str, frozenset[str], bool], ...
     ]  # of each input: the constraint's name, what it allows, one for all
     variadic: bool
+    needed: tuple[int, ...]  # inputs that are not optional
 
 
 @lru_cache(maxsize=4096)
@@ -48,11 +60,12 @@ def _rules(name: str, opset: int, domain: str) -> _Rules | None:
         {a.name: int(a.type.value) for a in schema.attributes.values()},
         tuple((p.type_str, frozenset(p.types), p.is_homogeneous) for p in schema.inputs),
         bool(schema.inputs) and schema.inputs[-1].option == _VARIADIC,
+        tuple(i for i, p in enumerate(schema.inputs) if p.option == _SINGLE),
     )
 
 
 def check_counts(node: onnx.NodeProto, opset: int, domain: str) -> None:
-    """As many inputs and outputs as the operator takes."""
+    """As many inputs and outputs as the operator takes, and all that it needs."""
     rules = _rules(node.op_type, opset, domain)
     if rules is None:
         return
@@ -62,10 +75,13 @@ def check_counts(node: onnx.NodeProto, opset: int, domain: str) -> None:
             raise broken_model(
                 f"node '{node.name or node.op_type}' ({node.op_type}) has {len(given)} {what}{'s' * (len(given) != 1)}, the operator has {wanted}"
             )
+    for i in rules.needed:
+        if i < len(node.input) and not node.input[i]:
+            raise broken_model(f"node '{node.name or node.op_type}' ({node.op_type}) lacks input {i}, which it needs")
 
 
 def check_attributes(node: onnx.NodeProto, opset: int, domain: str) -> None:
-    """Every attribute once, with the type that the operator declares, and all that it needs."""
+    """Every attribute once, with the type that the operator declares, none that its version does not have, and all that it needs."""
     label = node.name or node.op_type
     seen: set[str] = set()
     for a in node.attribute:
@@ -77,6 +93,12 @@ def check_attributes(node: onnx.NodeProto, opset: int, domain: str) -> None:
         return
     for a in node.attribute:
         declared = rules.kinds.get(a.name)
+        if declared is None and not a.name.startswith(
+            _PRIVATE
+        ):  # of a later version, as a rule: to ignore it changes the result
+            raise broken_model(
+                f"node '{label}' ({node.op_type}) has the attribute '{a.name}', which the operator does not have in operator set {opset}"
+            )
         if declared is not None and not a.ref_attr_name and int(a.type) != declared:
             names = AttributeProto.AttributeType
             have = names.Name(a.type) if a.type in names.values() else f"of the unknown type {a.type}"
@@ -89,7 +111,7 @@ def check_attributes(node: onnx.NodeProto, opset: int, domain: str) -> None:
 
 
 def check_types(name: str, opset: int, domain: str, inputs: Sequence[Value | None]) -> None:
-    """Element types of the inputs, as far as they are tensors: each one that the operator takes, equal where it says so."""
+    """Element types and ranks of the inputs, as far as they are tensors: each one that the operator takes, equal where it says so."""
     rules = _rules(name, opset, domain)
     if rules is None or not rules.types:
         return
@@ -100,9 +122,45 @@ def check_types(name: str, opset: int, domain: str, inputs: Sequence[Value | Non
         variable, allowed, same = rules.types[min(i, len(rules.types) - 1)]
         if value is None or value.poison or value.absent or value.items is not None:
             continue
+        rank = _RANKS.get(name, ())[i : i + 1] if not domain else ()
+        if rank and rank[0] not in (None, value.rank):
+            raise Broken(f"has input {i} of rank {value.rank}, expected {rank[0]}")
         dtype = onnx.TensorProto.DataType.Name(onnx_dtype(value.dtype)).lower()
         if f"tensor({dtype})" not in allowed:
             kinds = sorted(t[7:-1] for t in allowed if t.startswith("tensor("))
             raise Broken(f"has input {i} of {dtype}, expected {', '.join(kinds) or 'no tensor'}")
         if same and bound.setdefault(variable, dtype) != dtype:
             raise Broken(f"has inputs of {bound[variable]} and {dtype}, which must be of one type")
+
+
+def infer_types(
+    proto: onnx.NodeProto, opset: int, domain: str, inputs: Sequence[Value | None]
+) -> dict[str, onnx.TypeProto]:
+    """The types of a node's results by name, as far as onnx's inference tells. Raises what it raises where it refuses the node."""
+    kinds: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    for name, value in zip(proto.input, inputs, strict=True):
+        if value is not None:
+            kinds[name] = value.type_proto()
+            if value.const is not None and value.const.size <= SMALL:
+                data[name] = numpy_helper.from_array(value.const, name)
+    schema = onnx.defs.get_schema(proto.op_type, opset, domain)
+    opsets = [helper.make_opsetid(domain, opset)]
+    found: dict[str, onnx.TypeProto] = shape_inference.infer_node_outputs(
+        schema, proto, kinds, data, opset_imports=opsets
+    )
+    return found
+
+
+def refused_by_inference(proto: onnx.NodeProto, opset: int, domain: str, inputs: Sequence[Value | None]) -> str:
+    """What onnx's own inference has against a node with these inputs, as of a rank that its operator does not take; "" if nothing."""
+    if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in proto.attribute):
+        return ""  # their nodes may read what stands around them
+    try:
+        infer_types(proto, opset, domain, inputs)
+    except shape_inference.InferenceError as why:
+        text = first_line(why)
+        return text.partition("] ")[2] or text
+    except Exception:  # nothing that it says of the node
+        return ""
+    return ""

@@ -27,7 +27,7 @@ def cast_like(n: Node) -> Any:
 
 
 def _convert(n: Node, to: str) -> Any:
-    have = n.dtype(0)
+    have, saturate = n.dtype(0), n.flag("saturate", 1)
     if have == to:
         return n.value(0)
     if to == "string":
@@ -35,7 +35,7 @@ def _convert(n: Node, to: str) -> Any:
     x = decode(n, n.x(0), have) if have in STORED else n.x(0)
     if to not in STORED:
         return convert_dtype(n, x, to)
-    return encode(n, x, to, saturate=n.flag("saturate", 1), rounding=n.str_attr("round_mode", "up"))
+    return encode(n, x, to, saturate=saturate, rounding=n.str_attr("round_mode", "up"))
 
 
 def decode(n: Node, x: Any, have: str) -> Any:

@@ -16,7 +16,7 @@ from .._registry import op
 from .._values import is_float
 from ._loops import flat_extents, imperative, variable
 from ._te import elementwise, imm, is_nan
-from .indexing import take_slice
+from .indexing import check_indices, check_places, take_slice
 
 # ---- order
 
@@ -69,6 +69,8 @@ def scatter_elements(n: Node) -> Any:
     if dtype == "bool" and reduction != "none":
         raise n.refuse(f"reduction '{reduction}' on bool")
     combine = _combine(reduction, dtype)
+    n.require_ranks(n.rank(0), 1, 2)
+    check_indices(n, n.value(1).const, n.shape(0)[axis])
     for a in range(n.rank(0)):
         n.math.require_same(n.shape(1)[a], n.shape(2)[a])
     if is_empty(n.shape(1)):
@@ -99,9 +101,10 @@ def scatter_nd(n: Node) -> Any:
     if dtype == "bool" and reduction != "none":
         raise n.refuse(f"reduction '{reduction}' on bool")
     combine = _combine(reduction, dtype)
-    depth = n.shape(1)[-1]
+    depth = n.shape(1)[-1] if n.rank(1) else None
     if not isinstance(depth, int) or depth > n.rank(0):
         raise n.broken(f"has indices of depth {depth} for rank {n.rank(0)}")
+    check_places(n, n.shape(0)[:depth])
     lead = len(n.shape(1)) - 1
     want = [*n.shape(1)[:-1], *n.shape(0)[depth:]]
     if len(want) != n.rank(2):
@@ -225,8 +228,9 @@ def non_zero(n: Node) -> Any:
                     with T.Then():
                         rest: Any = i
                         for a in range(rank - 1, -1, -1):
-                            out[a * dims[1] + cursor[0]] = tirx.floormod(rest, t.shape[a])
-                            rest = tirx.floordiv(rest, t.shape[a])
+                            extent = tirx.max(t.shape[a], imm(1, "int64"))  # of 0, where no element comes this far
+                            out[a * dims[1] + cursor[0]] = tirx.floormod(rest, extent)
+                            rest = tirx.floordiv(rest, extent)
                         cursor[0] = cursor[0] + 1
 
         return imperative([dims], ["int64"], [t], write, "nonzero")[0]

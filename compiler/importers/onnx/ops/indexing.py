@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def split(n: Node) -> Any:
     if n.version < 13 and n.has_attr("split"):
         sizes: list[Dim] = list(n.ints_attr("split"))
     elif n.version >= 13 and n.has(1):
-        sizes = n.dims(1, "split") if n.value(1).known else _runtime_sizes(n, dims[axis])
+        sizes = part_sizes(n, dims[axis])
     else:
         count = n.int_attr("num_outputs", outputs) if n.version >= 18 else outputs
         each = n.math.ceildiv(dims[axis], count)
@@ -34,11 +35,8 @@ def split(n: Node) -> Any:
         sizes = [each] * (count - 1) + [last]
     if len(sizes) != outputs:
         raise n.broken(f"has {outputs} outputs for {len(sizes)} parts")
-    total: Dim = 0
-    for s in sizes:
-        total = n.math.add(total, s)
-    if n.version < 13 or not n.has(1) or n.value(1).known:
-        n.math.require_same(total, dims[axis])
+    if n.version < 13:
+        _require_sizes(n, sizes, dims[axis])
     out = []
     start: Dim = 0
     for s in sizes:
@@ -47,8 +45,10 @@ def split(n: Node) -> Any:
     return out
 
 
-def _runtime_sizes(n: Node, extent: Dim) -> list[Dim]:
-    """Sizes that a run computes; it refuses those that do not add up to the extent."""
+def part_sizes(n: Node, extent: Dim) -> list[Dim]:
+    """Input 1 as the sizes of parts, which add up to the extent; a run refuses those of its own that do not."""
+    if n.value(1).known:
+        return _require_sizes(n, n.dims(1, "split"), extent)
     count = list_length(n, 1)
 
     def build(split: Any, dims: Any) -> list[Any]:
@@ -59,6 +59,16 @@ def _runtime_sizes(n: Node, extent: Dim) -> list[Dim]:
         return [invalid_unless(total == dims[0], s) for s in sizes]
 
     return bind_vector(n, build, n.x(1), dims=[extent], count=count)
+
+
+def _require_sizes(n: Node, sizes: list[Dim], extent: Dim) -> list[Dim]:
+    total: Dim = 0
+    for s in sizes:
+        if n.math.compare("<", s, 0) is True:
+            raise n.broken(f"has a part of size {s}")
+        total = n.math.add(total, s)
+    n.math.require_same(total, extent)
+    return sizes
 
 
 def take_slice(n: Node, x: Any, axis: int, start: Dim, extent: Dim, step: int = 1) -> Any:
@@ -246,9 +256,8 @@ def gather(n: Node) -> Any:
     value = n.value(1)
     if value.const is not None:
         index = value.const.astype(np.int64)
+        check_indices(n, index, extent)
         if isinstance(extent, int):
-            if index.size and (index.min() < -extent or index.max() >= extent):
-                raise n.broken(f"has an index out of range for {extent} elements")
             index = np.where(index < 0, index + extent, index)
         if index.ndim == 0 and isinstance(extent, int):
             dims = list(n.shape(0))
@@ -275,6 +284,25 @@ def gather(n: Node) -> Any:
     return n.te(body, n.x(0), n.x(1), shape_expr(out))
 
 
+def check_indices(n: Node, index: Any, extent: Dim) -> None:
+    """Refuse indices that are known, an array, and out of range for an extent that is."""
+    if (
+        index is not None
+        and index.size
+        and isinstance(extent, int)
+        and not -extent <= index.min() <= index.max() < extent
+    ):
+        raise n.broken(f"has an index out of range for {extent} elements")
+
+
+def check_places(n: Node, extents: Sequence[Dim]) -> None:
+    """The same of input 1, whose rows are places in these extents."""
+    places = n.value(1).const
+    if places is not None:
+        for k, extent in enumerate(extents):
+            check_indices(n, places[..., k], extent)
+
+
 def wrap_index(index: Any, extent: Any) -> Any:
     """A possibly negative index as a valid one, in int64; what is out of range is clamped, so that no memory outside is read."""
     at = tirx.Cast("int64", index)
@@ -285,6 +313,8 @@ def wrap_index(index: Any, extent: Any) -> Any:
 @op("GatherElements", since=[11, 13])
 def gather_elements(n: Node) -> Any:
     axis = n.axis(n.int_attr("axis", 0), n.rank(0))
+    n.require_ranks(n.rank(0), 1)
+    check_indices(n, n.value(1).const, n.shape(0)[axis])
     n.graph.limit_index(n.value(1), n.shape(0)[axis])
 
     def body(data: Any, indices: Any) -> Any:
@@ -306,6 +336,7 @@ def gather_nd(n: Node) -> Any:
     if not isinstance(depth, int) or not 1 <= depth <= len(data) - batch:
         raise n.broken(f"has indices of depth {depth} for rank {len(data)} with {batch} batch dimensions")
     out = [*index[:-1], *data[batch + depth :]]
+    check_places(n, data[batch : batch + depth])
     lead = len(index) - 1
 
     def body(t: Any, indices: Any, dims: Any) -> Any:

@@ -289,11 +289,11 @@ def stft(n: Node) -> Any:
     """signal [B, L, 1 or 2], frame_step, window?, frame_length? -> [B, frames, bins, 2]"""
     n.float_only()
     x = n.x(0)
-    step = n.dims(1, "frame_step")[0]
+    step = n.extent(1, "frame_step")
     window = n.x(2) if n.has(2) else None
     length: Dim
     if n.has(3):
-        length = n.dims(3, "frame_length")[0]
+        length = n.extent(3, "frame_length")
     elif window is not None:
         length = dims_of(window)[0]
     else:

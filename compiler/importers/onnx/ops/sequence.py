@@ -11,7 +11,7 @@ from .._dims import Dim
 from .._node import Node
 from .._registry import op
 from .._values import Value
-from .indexing import take_slice
+from .indexing import part_sizes, take_slice
 
 
 def _sequence(items: list[Value], dtype: str = "") -> Value:
@@ -70,7 +70,7 @@ def split_to_sequence(n: Node) -> Any:
     extent = dims[axis]
     keep = n.flag("keepdims", 1) or n.has(1)
     if n.has(1) and n.value(1).rank == 1:
-        sizes: list[Dim] = n.dims(1, "split")
+        sizes = part_sizes(n, extent)
     else:
         each = int(n.scalar(1, "split")) if n.has(1) else 1
         if not isinstance(extent, int):

@@ -157,6 +157,8 @@ def squeeze(n: Node) -> Any:
 def _runtime_squeeze(n: Node, dims: tuple[Dim, ...]) -> list[Dim]:
     count = list_length(n, 1)
     rank = len(dims)
+    if count > rank:
+        raise n.broken(f"drops {count} axes of an input of rank {rank}")
     return bind_vector(n, lambda axes, e: kept_extents(axes, count, rank, e), n.x(1), dims=dims, count=rank - count)
 
 
