@@ -25,6 +25,11 @@ class Reference:
         self._following: Reference | None = None
         self.because = ""
 
+    @property
+    def is_first(self) -> bool:
+        """Whether the implementation that answered the last run is the first of these."""
+        return self.source is self._first
+
     def following(self) -> Reference | None:
         """The same model in the next implementation; None if there is none."""
         if self._following is None:

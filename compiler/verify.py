@@ -22,6 +22,8 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -210,7 +212,7 @@ def _differences(
             report.refused += 1
             continue
         try:
-            difference = _check_run(program, reference.source, inputs, wanted, options, report, drawn=not example)
+            difference = _judged(program, reference, inputs, wanted, options, report, drawn=not example)
         except InvalidArgumentError as error:  # sizes that the model is not for, whatever the source makes of them
             if example:
                 raise VerificationError(f"the compiled model refuses inputs that its source takes: {error}") from None
@@ -227,6 +229,46 @@ def _differences(
     yield from _far_from_ties(program, model, reference, options, report)
     if model.asked and (report.refused or 0 in model.asked.values()):
         yield from _at_asked_minimum(program, model, reference, options, report)
+
+
+def _judged(
+    program: Any,
+    reference: Reference,
+    inputs: Mapping[str, Array],
+    wanted: Mapping[str, Array],
+    options: VerifyOptions,
+    report: Report,
+    *,
+    drawn: bool,
+) -> Difference | None:
+    """What `_check_run` finds; where the artifact differs, the next implementation of the source is asked too, and if the artifact
+    agrees with that one, the first is wrong."""
+    counted = deepcopy(report)
+    unrepeated: _UnrepeatedError | None = None
+    difference: Difference | None = None
+    try:
+        difference = _check_run(program, reference.source, inputs, wanted, options, counted, drawn=drawn)
+    except _UnrepeatedError as error:
+        unrepeated = error
+    following = reference.following() if (difference or unrepeated) and reference.is_first else None
+    if following is not None:
+        other = deepcopy(report)
+        with suppress(Exception):  # whatever it cannot do, it is no witness
+            results = following.run(inputs, insist=False)
+            if _check_run(program, following.source, inputs, results, options, other, drawn=drawn) is None:
+                other.reference = following.source.reference
+                other.because = _short(f"{reference.source.reference} differs: {_said(difference)}")
+                counted, difference, unrepeated = other, None, None
+    if unrepeated is not None:
+        raise unrepeated
+    vars(report).update(vars(counted))
+    return difference
+
+
+def _said(difference: Difference | None) -> str:
+    if difference is None:
+        return "another output each time"
+    return f"output {difference.output}, {difference.detail or f'a relative error of {difference.error:.2g}'}"
 
 
 def _far_from_ties(
@@ -378,14 +420,19 @@ def _check_run(
 def _check_repeats(
     source: Source, inputs: Mapping[str, Array], wanted: Mapping[str, Array], options: VerifyOptions
 ) -> None:
-    """VerificationError where the source gives something else for the same inputs: it draws numbers that it was not given."""
+    """_UnrepeatedError where the source gives something else for the same inputs: it draws numbers that it was not given, or reads memory
+    that nobody wrote."""
     again = within(options.seconds, partial(source.run, inputs), source.interrupt)
     for name, reference in wanted.items():
         if compare(name, np.asarray(again[name]), np.asarray(reference), options).error > 0:
-            raise VerificationError(
+            raise _UnrepeatedError(
                 f"{source.reference} gives another output {name} each time that it runs the model on the same inputs, and the compiled "
                 "model does not follow: it draws random numbers in a way that is not supported; nothing was written"
             )
+
+
+class _UnrepeatedError(VerificationError):
+    """The source is none."""
 
 
 def _is_noise(difference: Difference, reference: Array) -> bool:

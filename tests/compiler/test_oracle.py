@@ -17,6 +17,7 @@ import pytest
 from maas_rt.compiler import _configs, _reference, compile
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler.oracle import Oracle, OracleEndedError, OracleError, _process, _products, _wire
+from maas_rt.compiler.verify import run_compiled
 from onnx import TensorProto, helper
 
 import maas_rt
@@ -239,6 +240,51 @@ def test_a_wrong_result_beside_such_an_operator_is_still_named(monkeypatch: pyte
     model.graph.node.append(helper.make_node("Sin", ["a"], ["y"], name="wave"))
     with pytest.raises(VerificationError, match=r"wave \(Sin\)"):
         compile(model, inputs)
+
+
+def _first_says(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
+    """What ONNX Runtime answers is `wrong(answer)`."""
+    run = Oracle.run
+
+    def lying(self: Oracle, inputs: Any) -> Any:
+        answer = run(self, inputs)
+        return {k: wrong(v) for k, v in answer.items()} if self.implementation == "onnxruntime" else answer
+
+    monkeypatch.setattr(Oracle, "run", lying)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda v: v + 1, "a relative error of"),
+        (lambda v: v[:1], "its shape is"),
+        (lambda v: v + RNG.standard_normal(v.shape, "float32"), ""),  # memory that nobody wrote
+    ],
+)
+def test_two_that_agree_are_right(monkeypatch: pytest.MonkeyPatch, wrong: Any, said: str) -> None:
+    """What ONNX Runtime alone sees otherwise is its own fault, and the manifest says so; what neither gives is still refused."""
+    _first_says(monkeypatch, wrong)
+    verified = compile(_double()).manifest["verified"]
+    assert verified["reference"].startswith("onnx.reference")
+    assert verified["reference_because"].startswith("onnxruntime") and said in verified["reference_because"]
+    assert verified["max_relative_error"] < 1e-6
+    tripled = lambda *given: {name: 3 * value for name, value in run_compiled(*given).items()}  # noqa: E731
+    monkeypatch.setattr("maas_rt.compiler.verify.run_compiled", tripled)
+    with pytest.raises(VerificationError):
+        compile(_double())
+
+
+def test_the_reference_keeps_to_the_types_of_the_model() -> None:
+    """ONNX's reference computes Adam with an integer T in float64; the model says float32."""
+    names = "R T X G V H"
+    infos = [
+        _info(n, [] if n in "RT" else [2], TensorProto.INT64 if n == "T" else TensorProto.FLOAT) for n in names.split()
+    ]
+    outputs = ["x", "v", "h"]
+    node = helper.make_node("Adam", names.split(), outputs, domain="ai.onnx.preview.training", alpha=0.95, beta=0.1)
+    model = _model([node], infos, [_info(name, [2]) for name in outputs])
+    model.opset_import.append(helper.make_opsetid("ai.onnx.preview.training", 1))
+    assert compile(model).manifest["verified"]["max_relative_error"] <= 1e-5
 
 
 def test_without_an_implementation_that_runs_nothing_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from ._by_definition import by_definition
 from ._data import Data
 from ._drawing import Draw
 from ._sharing import CannotShareError, Tables, shared
+from ._values import DTYPES, is_float, numpy_dtype
 
 __all__ = ["OnnxSource"]
 
@@ -76,11 +77,21 @@ class OnnxSource:
         oracle, given = self._opened(), {name: self._given(name, inputs) for name in self._inputs}
         while self._tables is not None:
             try:
-                return oracle.run({**given, **self._tables.inputs()})
+                return self._as_declared(oracle.run({**given, **self._tables.inputs()}))
             except OracleError as error:
                 if error.opening or not self._tables.grow(str(error)):
                     raise
-        return oracle.run(given)
+        return self._as_declared(oracle.run(given))
+
+    def _as_declared(self, results: dict[str, Array]) -> dict[str, Array]:
+        """ONNX's reference leaves floats in the wider type that numpy computed them in, here and there."""
+        for info in self._model.graph.output:
+            dtype = DTYPES.get(info.type.tensor_type.elem_type, "") if info.type.HasField("tensor_type") else ""
+            result = results.get(info.name)
+            if result is not None and is_float(dtype) and result.dtype.kind == "f":
+                if result.dtype.itemsize > numpy_dtype(dtype).itemsize:
+                    results[info.name] = result.astype(numpy_dtype(dtype))
+        return results
 
     @property
     def noise(self) -> str:
