@@ -643,6 +643,9 @@ def test_order_statistics_and_searches() -> None:
         "mode": lambda x: torch.mode((x * 1.5).round(), 1).values,
         "running": lambda x: (torch.cummax(x, 1), torch.cummin(x, 0), torch.logcumsumexp(x * 5, 1)),
         "running_nan": lambda x: torch.cummax(x + holes, 1),
+        "positions_nan": lambda x: ((x + holes).argmax(1), (x + holes).argmin(), (x + holes).max(0)[1], (x + holes).min(1, keepdim=True)[1]),
+        "positions_inf": lambda x: ((x - x - torch.inf).argmax(1), (x - x + torch.inf).argmin(0), (x * torch.nan).argmax()),
+        "sign_of_bool": lambda x: (x > 0).sign(),
         "search": lambda x: (
             torch.searchsorted(x.sort(1).values, x * 2),
             torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5]), right=True),

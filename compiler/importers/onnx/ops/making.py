@@ -131,7 +131,7 @@ def trilu(n: Node) -> Any:
 @op("Pad", since=[2, 11, 13, 18, 19, 21, 23, 24, 25])
 def pad(n: Node) -> Any:
     rank = n.rank(0)
-    mode = n.str_attr("mode", "constant")
+    mode = n.choice("mode", "constant", "edge", "reflect", *(["wrap"] if n.version >= 19 else []))
     dtype = n.dtype(0)
     if n.version < 11:
         pads: list[Dim] = list(n.ints_attr("pads"))

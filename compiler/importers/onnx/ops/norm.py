@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
-from .._node import Node, constant, dims_of, dtype_of
+from ..._positions import position_of_extreme
+from .._node import Node, constant, dims_of, dtype_of, shape_expr
 from .._registry import op
 from ._te import elementwise, imm, lowest
 from .reduce import _sum, reduce_te
@@ -321,9 +322,9 @@ def hardmax(n: Node) -> Any:
     dtype = n.dtype(0)
 
     def function(t: Any, axis: int) -> Any:
-        best = n.emit(relax.op.argmax(t, axis, True))
+        def body(x: Any, shape: Any) -> Any:
+            where = position_of_extreme(x, shape, axis, keepdims=True, greatest=True)
 
-        def body(x: Any, where: Any) -> Any:
             def element(*i: Any) -> Any:
                 at = list(i)
                 at[axis] = 0
@@ -331,6 +332,6 @@ def hardmax(n: Node) -> Any:
 
             return te.compute(x.shape, element, name="hardmax")
 
-        return n.te(body, t, best)
+        return n.te(body, t, shape_expr([1 if a == axis else d for a, d in enumerate(dims_of(t))]))
 
     return _over_axis(n, n.x(0), function)

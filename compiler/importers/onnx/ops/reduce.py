@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
+from ..._positions import position_of_extreme
 from .._dims import Dim
 from .._node import Node, dims_of, dtype_of, shape_expr
 from .._registry import op
@@ -266,43 +267,11 @@ def arg_extremum(n: Node) -> Any:
     last = n.flag("select_last_index")
     greatest = n.op == "ArgMax"
     x = n.x(0)
-    dtype = dtype_of(x)
     dims = dims_of(x)
     out = [1 if i == axis else d for i, d in enumerate(dims) if keepdims or i != axis]
 
-    def better(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
-        (p, v), (q, w) = a, b
-        wins = v > w if greatest else v < w
-        if is_float(dtype):
-            wins = tirx.any(
-                wins, tirx.all(is_nan(v), tirx.Not(is_nan(w)))
-            )  # the first NaN is the extremum, as in numpy
-        tie = tirx.any(v == w, tirx.all(is_nan(v), is_nan(w))) if is_float(dtype) else v == w
-        # Position -1 is the identity: it never wins.
-        order = p > q if last else p < q
-        take = tirx.any(wins, tirx.all(tie, order))
-        return tirx.all(p >= imm(0, "int64"), tirx.any(q < imm(0, "int64"), take))
-
-    def combine(a: Any, b: Any) -> Any:
-        first = better((a[0], a[1]), (b[0], b[1]))
-        return tirx.Select(first, a[0], b[0]), tirx.Select(first, a[1], b[1])
-
-    start = lowest(dtype) if greatest else highest(dtype)
-    reducer = te.comm_reducer(combine, lambda t0, t1: (imm(-1, "int64"), start), name="arg_reduce")
-
     def body(t: Any, shape: Any) -> Any:
-        k = te.reduce_axis((0, t.shape[axis]), name="k")
-
-        def element(*i: Any) -> Any:
-            rest = list(i)
-            if keepdims:
-                rest[axis] = k
-            else:
-                rest.insert(axis, k)
-            return reducer((tirx.Cast("int64", k), t(*rest)), axis=k)
-
-        pair = te.compute(shape, element, name="arg")
-        return te.compute(shape, lambda *i: pair[0](*i), name="position")
+        return position_of_extreme(t, shape, axis, keepdims=keepdims, greatest=greatest, last=last)
 
     return n.te(body, x, shape_expr(out))
 

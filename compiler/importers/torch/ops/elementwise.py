@@ -65,7 +65,7 @@ def _real(function: Callable[..., Any]) -> Any:
 
 
 def _same(function: Callable[..., Any]) -> Any:
-    return lambda c, x: unary(c, x, function)
+    return lambda c, x: x if c.dtype(x) == "bool" else unary(c, x, function)
 
 
 def _round_like(function: Callable[..., Any]) -> Any:

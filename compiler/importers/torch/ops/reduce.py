@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import relax
 
+from ..._positions import position_of_extreme
 from ..._top_k import first_of_lines
 from .._context import Context, Expr
 from .._dtypes import is_float
@@ -80,16 +81,23 @@ def all_(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
     return c.cast(_extreme(c, c.cast(x, "bool"), dim, keepdim, OP.min), c.out_dtype())
 
 
-def _position(c: Context, x: Expr, dim: Any, keepdim: bool, function: Callable[..., Any]) -> Expr:
+def _position(c: Context, x: Expr, dim: Any, keepdim: bool, greatest: bool) -> Expr:
     rank = c.rank(x)
     if rank == 0:
         return c.const(0, "int64")
     if c.dtype(x) == "bool":
         x = c.emit(OP.astype(x, "int8"))
+    axis = 0 if dim is None else dim % rank
     if dim is None:
-        found = c.emit(function(c.reshape(x, [_count(c, x)]), 0, False))
-        return c.reshape(c.cast(found, "int64"), [1] * rank if keepdim else [])
-    return c.cast(c.emit(function(x, dim % rank, keepdim)), "int64")
+        x = c.reshape(x, [_count(c, x)])
+    one = keepdim and dim is not None
+    shape = [1 if a == axis else d for a, d in enumerate(c.shape(x)) if one or a != axis]
+
+    def build(t: Any, sizes: Any) -> Any:
+        return position_of_extreme(t, sizes, axis, keepdims=one, greatest=greatest)
+
+    found = c.emit_te(build, x, shape)
+    return c.reshape(found, [1] * rank) if dim is None and keepdim else found
 
 
 def _count(c: Context, x: Expr) -> Any:
@@ -101,22 +109,22 @@ def _count(c: Context, x: Expr) -> Any:
 
 @converts("aten.argmax.default")
 def argmax(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
-    return _position(c, x, dim, keepdim, OP.argmax)
+    return _position(c, x, dim, keepdim, True)
 
 
 @converts("aten.argmin.default")
 def argmin(c: Context, x: Expr, dim: Any = None, keepdim: bool = False) -> Expr:
-    return _position(c, x, dim, keepdim, OP.argmin)
+    return _position(c, x, dim, keepdim, False)
 
 
 @converts("aten.max.dim")
 def max_dim(c: Context, x: Expr, dim: int, keepdim: bool = False) -> list[Expr]:
-    return [_extreme(c, x, dim, keepdim, OP.max), _position(c, x, dim, keepdim, OP.argmax)]
+    return [_extreme(c, x, dim, keepdim, OP.max), _position(c, x, dim, keepdim, True)]
 
 
 @converts("aten.min.dim")
 def min_dim(c: Context, x: Expr, dim: int, keepdim: bool = False) -> list[Expr]:
-    return [_extreme(c, x, dim, keepdim, OP.min), _position(c, x, dim, keepdim, OP.argmin)]
+    return [_extreme(c, x, dim, keepdim, OP.min), _position(c, x, dim, keepdim, False)]
 
 
 def _variance(c: Context, x: Expr, dim: Any, correction: Any, keepdim: bool) -> tuple[Expr, Expr]:
