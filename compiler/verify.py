@@ -255,7 +255,8 @@ def _judged(
         other = deepcopy(report)
         with suppress(Exception):  # whatever it cannot do, it is no witness
             results = following.run(inputs, insist=False)
-            if _check_run(program, following.source, inputs, results, options, other, drawn=drawn) is None:
+            differs = _check_run(program, following.source, inputs, results, options, other, drawn=drawn)
+            if differs is None and other.unsteady <= report.unsteady:
                 other.reference = following.source.reference
                 other.because = _short(f"{reference.source.reference} differs: {_said(difference)}")
                 counted, difference, unrepeated = other, None, None
