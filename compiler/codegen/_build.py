@@ -20,19 +20,25 @@ from ._targets import TargetSpec
 
 __all__ = ["build_code"]
 
+_TOGETHER = 64  # functions that LLVM takes at a time, some seconds in which nothing interrupts it
+
 
 def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> bytes:
     """The code section of `target` with one `__tvm_ffi_<name>` for each of `functions` (scheduled already)."""
-    heed()
-    try:
-        module = _to_llvm(functions, target)
-    except Exception as error:  # TVM raises what Python class its C++ named
-        raise CompileError(_culprit(functions, target, error)) from error
+    names = sorted(functions)
     with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
-        obj = Path(folder) / "code.o"
-        heed()
-        module.write_to_file(str(obj), "o")
-        return link_shared(obj, sorted(functions))
+        objects: list[Path] = []
+        for first in range(0, len(names), _TOGETHER):
+            some = {name: functions[name] for name in names[first : first + _TOGETHER]}
+            heed()
+            try:
+                module = _to_llvm(some, target)
+            except Exception as error:  # TVM raises what Python class its C++ named
+                raise CompileError(_culprit(some, target, error)) from error
+            heed()
+            objects.append(Path(folder) / f"code{len(objects)}.o")
+            module.write_to_file(str(objects[-1]), "o")
+        return link_shared(objects, names)
 
 
 def _to_llvm(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> Any:

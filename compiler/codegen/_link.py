@@ -1,4 +1,4 @@
-"""Links an object file into a code section: a shared object that needs libc and libm only.
+"""Links object files into a code section: a shared object that needs libc and libm only.
 
 TVM's object calls `TVMFFIErrorSetRaisedFromCStrParts`, whose provider differs from process to process (absent, or TVM's own
 where tvm was imported first). A hidden definition is linked in that calls through a variable which the loader fills; another is
@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from maas_rt._errors import CompileError
@@ -67,8 +68,8 @@ def find_linker() -> str:
     )
 
 
-def link_shared(obj: Path, symbols: list[str]) -> bytes:
-    """The code section made of the object file `obj` that defines `__tvm_ffi_<symbol>` for each of `symbols`.
+def link_shared(objects: Sequence[Path], symbols: list[str]) -> bytes:
+    """The code section made of object files that define `__tvm_ffi_<symbol>` for each of `symbols`.
 
     Identical input gives identical bytes. Raises CompileError if there is no linker, if it fails, if a symbol is missing, or if
     the result would need anything but libc and libm.
@@ -101,7 +102,7 @@ def link_shared(obj: Path, symbols: list[str]) -> bytes:
             "-o",
             out.name,
             stub.name,
-            str(obj.resolve()),
+            *(str(each.resolve()) for each in objects),
             "-lm",
             "-lc",
         ]

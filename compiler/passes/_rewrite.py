@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from .._deep import heed
 from ._loops import is_loop
 
 __all__ = [
@@ -216,6 +217,7 @@ class Rewriter:
     def _sequence(self, seq: _Sequence) -> relax.SeqExpr:
         saved, self._bindings = self._bindings, []
         for step in seq.steps:
+            heed()
             self._visit(step)
         result = self._substitute(seq.result, None)
         bindings = self._live(self._bindings, result)

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import tvm
 from maas_rt.compiler import compile
+from maas_rt.compiler.codegen import _build
 from maas_rt.compiler.importers import import_model
 from maas_rt.compiler.passes import FOLDING
 from maas_rt.compiler.passes.canonicalise import canonicalise
@@ -66,6 +67,25 @@ def test_a_function_takes_a_bounded_number_of_operators(monkeypatch: pytest.Monk
         want = want * weight if k % 2 else want + weight
     np.testing.assert_allclose(run(source)["y"], want, rtol=1e-5)
     assert sorted(seen) == [4, 32]  # equal ones stand for each other
+
+
+def test_functions_in_several_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLVM takes some at a time, so that Ctrl-C waits for no more than these."""
+    built: list[int] = []
+    lower = _build._to_llvm
+
+    def counted(functions: Any, target: Any) -> Any:
+        built.append(len(functions))
+        return lower(functions, target)
+
+    monkeypatch.setattr(_build, "_to_llvm", counted)
+    monkeypatch.setattr(_build, "_TOGETHER", 2)
+    names = ["Tanh", "Sin", "Exp"]
+    source = model([helper.make_node(name, ["x"], [name]) for name in names], [info("x")], [info(n) for n in names], {})
+    found = run(source)
+    assert built == [2, 1]
+    for name, function in zip(names, (np.tanh, np.sin, np.exp), strict=True):
+        np.testing.assert_allclose(found[name], function(X), rtol=1e-6)
 
 
 def test_passes_leave_alone_what_is_not_theirs() -> None:
