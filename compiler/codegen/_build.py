@@ -17,6 +17,7 @@ from ._hide import hide_arithmetic
 from ._link import link_shared
 from ._stops import with_stops
 from ._targets import TargetSpec
+from ._wrap import wrap_around
 
 __all__ = ["build_code"]
 
@@ -43,7 +44,10 @@ def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> by
 
 def _to_llvm(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> Any:
     mod = tvm.IRModule(
-        {name: with_stops(func).with_attr("global_symbol", name) for name, func in sorted(functions.items())}
+        {
+            name: wrap_around(with_stops(func)).with_attr("global_symbol", name)
+            for name, func in sorted(functions.items())
+        }
     )
     bound = target.to_tvm()
     mod = tirx.transform.BindTarget(bound.with_host(bound))(mod)

@@ -47,6 +47,27 @@ def test_integers_of_torch(dtype: str) -> None:
         np.testing.assert_array_equal(result, want.numpy(), name)
 
 
+class Chains(nn.Module):
+    """What a compiler that takes whole numbers for unlimited would shorten."""
+
+    def forward(self, a: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        mixed = (a ^ (a >> 16)) * 73244475
+        return (
+            (a * 6) // 3, (a + a) // 2, (a * a) < 0, (a + 2000000000) > a, torch.where(a * a >= 0, a * a, -1), (a * 3).abs(), mixed ^ (mixed >> 16),
+            (a * 40503) % 1000, (a - 3) < a,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_chains_of_integers_wrap_around(dtype: torch.dtype) -> None:
+    info = torch.iinfo(dtype)
+    a = torch.randint(info.min, info.max, (1000,), generator=torch.Generator().manual_seed(0), dtype=dtype)
+    a = torch.cat([a, torch.from_numpy(edges(str(dtype).removeprefix("torch."))[1:])])
+    got = maas_rt.load(compile(Chains(), (a,), verify=False).to_bytes()).run({"a": a})
+    for number, (want, result) in enumerate(zip(Chains()(a), got.values(), strict=True)):
+        np.testing.assert_array_equal(result, want.numpy(), str(number))
+
+
 class Unsigned(nn.Module):
     """What torch itself computes in its unsigned types beyond uint8: no sums, no comparisons but these."""
 
