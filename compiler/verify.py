@@ -213,7 +213,9 @@ def _differences(
             continue
         try:
             difference = _judged(program, reference, inputs, wanted, options, report, drawn=not example)
-        except InvalidArgumentError as error:  # sizes that the model is not for, whatever the source makes of them
+        except VerificationError:
+            raise
+        except Error as error:  # sizes that the model is not for, or comes to, whatever the source makes of them
             if example:
                 raise VerificationError(f"the compiled model refuses inputs that its source takes: {error}") from None
             refusal = refusal or f"the compiled model refuses them: {error}"

@@ -218,6 +218,7 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "Gelu by no approximation": ("'erf', expected none, tanh", lambda: unary("Gelu", {}, "x", approximate="erf")),
     "DepthToSpace in no order": ("mode 'RDC'", lambda: model([node("DepthToSpace", "x", "y", blocksize=2, mode="RDC")], {"x": (F, [1, 4, 4, 4])}, ["y"])),
     "Pad by what is no value": ("mode 'mean'", lambda: model([node("Pad", "x s", "y", mode="mean")], {"x": (F, [2, 3]), "s": (I64, [4])}, ["y"])),
+    "Attention capped below nothing": ("'softcap' is -inf", lambda: _at(23, node("Attention", "q q q", "y", softcap=-np.inf))),
     "ConvTranspose padded in no way": ("auto_pad 'SAME'", lambda: _transposed(auto_pad="SAME")),
     "Resize in no mode": ("mode 'bilinear'", lambda: model([helper.make_node("Resize", ["x", "", "s"], ["y"], mode="bilinear")], {"x": (F, [2, 3])}, ["y"], {"s": np.float32([1, 2])})),
     # inputs of a rank that the operator does not take

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import onnx
@@ -33,6 +34,8 @@ def has_body(name: str, opset: int, domain: str) -> bool:
 
 # Attributes of such operators that are no or yes, whatever the operator: definitions take other numbers for either.
 _FLAGS = ("align_corners", "interleaved", "is_causal", "periodic", "saturate")
+# Those that bound something, where 0 is no bound.
+_BOUNDS = ("softcap",)
 # And those that are one of a few words.
 _WORDS = {"approximate": ("none", "tanh"), "reduction": ("none", "mean", "sum")}
 
@@ -44,6 +47,9 @@ def function_body(node: Node, domain: str) -> onnx.FunctionProto | None:
     for name, words in _WORDS.items():
         if node.str_attr(name, words[0]) not in words:
             raise node.broken(f"attribute '{name}' is '{node.str_attr(name)}', expected {', '.join(words)}")
+    for name in _BOUNDS:
+        if not 0 <= node.float_attr(name, 0.0) < math.inf:
+            raise node.broken(f"attribute '{name}' is {node.float_attr(name):g}, expected a number of at least 0")
     try:
         schema = onnx.defs.get_schema(node.op, node.opset, domain)
     except onnx.defs.SchemaError:
