@@ -274,6 +274,16 @@ def test_two_that_agree_are_right(monkeypatch: pytest.MonkeyPatch, wrong: Any, s
         compile(_double())
 
 
+def test_drawn_sizes_below_nothing_are_refused_as_others() -> None:
+    """Scales of a Resize are drawn like any floats: where an extent would be -1, the next inputs are asked."""
+    image = {"x": RNG.standard_normal((1, 1, 4, 4)).astype("float32")}
+    node = helper.make_node(
+        "Resize", ["x", "", "s"], ["y"], mode="cubic", coordinate_transformation_mode="align_corners"
+    )
+    model = _model([node], [_info("s", [4])], [_info("y", None)], image, opset=19)
+    assert compile(model).manifest["verified"]["status"] == "passed"
+
+
 def test_the_reference_keeps_to_the_types_of_the_model() -> None:
     """ONNX's reference computes Adam with an integer T in float64; the model says float32."""
     names = "R T X G V H"
