@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
@@ -9,6 +10,8 @@ from typing import Any, Union
 import numpy as np
 import tvm
 from tvm import relax, tirx
+from tvm.sym import Analyzer
+from tvm.tirx.analysis import undefined_vars
 
 from maas_rt._errors import CompileError
 from maas_rt._plan import (
@@ -205,6 +208,7 @@ class PlanBuilder:
         if op == "relax.call_tir":
             return self._code(var, value)
         if op in _VIEWS:
+            self._check_volume(var, value)
             return self._view(var, self._tensor(self._slot(value.args[0]), var.name))
         if op == "relax.shape_of":
             return ShapeSlot(tuple(self.plan.values[self._tensor(self._slot(value.args[0]), var.name)].dims))
@@ -300,6 +304,22 @@ class PlanBuilder:
         array = self._value_of(expr)
         place = self.weights.add_packed(kernel.contract, kernel.packing, array, kernel.attrs)
         return self._stored(place, expr.ty, f"{var.name}.{kernel.packing}")
+
+    def _check_volume(self, var: relax.Var, call: Any) -> None:
+        """A shape that is computed by division fits some sizes of the inputs alone."""
+        shapes = call.args[0].ty.shape, var.ty.shape
+        if (
+            call.op.name == "relax.memory.view"
+            or self._block.name != "main"
+            or not all(hasattr(s, "values") for s in shapes)
+        ):
+            return
+        given, made = (math.prod(list(shape.values), start=tirx.IntImm("int64", 1)) for shape in shapes)
+        if Analyzer().can_prove_equal(given, made):
+            return
+        if {symbol.name for symbol in undefined_vars(given - made)} <= set(self.model.symbols):
+            message = f"{var.name}: what is reshaped must have as many elements as its new shape"
+            self._checks.append(Check(self.pool.lower(given), self.pool.lower(made), message))
 
     def _view(self, var: relax.Var, base: int) -> int:
         dims = self._dims(var.ty, var.name)

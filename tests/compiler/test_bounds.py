@@ -205,3 +205,12 @@ def test_more_dimensions_than_the_runtime_has() -> None:
     assert maas_rt.load(fits.to_bytes())(X["x"].numpy()).shape == (*[1] * 10, 4, 8)
     with pytest.raises(maas_rt.CompileError, match="operator view has 13 dimensions, .* at most 12"):
         compile(Lambda(lambda x: x.reshape([1] * 11 + [4, 8]) * 2), X)
+
+
+def test_sizes_that_a_reshape_does_not_divide_are_refused() -> None:
+    artifact = compile(Lambda(lambda x: x.reshape(-1, 4) + 1), {"x": torch.ones(8, 5)}, dynamic={"x": {0: (4, 40)}})
+    model = maas_rt.load(artifact)
+    x = np.arange(60, dtype=np.float32).reshape(12, 5)
+    np.testing.assert_array_equal(model(x), x.reshape(-1, 4) + 1)
+    with pytest.raises(maas_rt.InvalidArgumentError, match="as many elements as its new shape"):
+        model(x[:5])
