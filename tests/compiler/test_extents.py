@@ -206,3 +206,13 @@ def test_indices_that_tvm_cannot_analyse() -> None:
 def test_a_rank_that_depends_on_the_data() -> None:
     with pytest.raises(maas_rt.UnsupportedOperatorError, match="dropped where it is 1"):
         compile(Lambda(lambda x: x[x > 0].squeeze()), (torch.randn(8),))
+
+
+def test_the_last_of_an_open_extent_is_broadcast() -> None:
+    """x / x[-1:], as position encodings are normalised: the last is one, unless there is none, which a run refuses."""
+    ends = {name: np.array([value]) for name, value in (("s", -1), ("e", 1 << 62), ("a", 0))}
+    proto = graph([node("l = Slice x s e a"), node("y = Div x l")], ends, x=["n", 3])
+    model = maas_rt.load(compile(proto).to_bytes())
+    for rows in (1, 2, 5):
+        x = np.arange(1, 1 + 3 * rows, dtype=np.float32).reshape(rows, 3)
+        np.testing.assert_allclose(model(x), x / x[-1:], rtol=1e-6)

@@ -172,6 +172,17 @@ class ShapeMath:
             return b
         if isinstance(b, int) and b == 1:
             return a
+        for x, y in (
+            (a, b),
+            (b, a),
+        ):  # the last of some, as x[:, -1:]: 1, but 0 where there are none, which a run then refuses
+            if not isinstance(x, int | tirx.Var) and self.on_assume is not None and self.proves(x <= 1):
+                if self.same(x, y):
+                    return y
+                if not self.same(x, 1):
+                    self.on_assume(x, 1)
+                    self.assumed.append((x, 1))
+                return y
         return self.require_same(a, b)
 
     def broadcast(self, *shapes: Sequence[Dim]) -> tuple[Dim, ...]:

@@ -315,9 +315,7 @@ class Graph:
     def align(self, x: Any, dims: Sequence[Dim]) -> Any:
         """x, whose extents are known to be those of dims (aligned at the end) or 1, with the same expressions for them."""
         have = dims_of(x)
-        want = [
-            h if isinstance(h, int) and h == 1 else d for h, d in zip(have, dims[len(dims) - len(have) :], strict=True)
-        ]
+        want = [1 if self.math.same(h, 1) else d for h, d in zip(have, dims[len(dims) - len(have) :], strict=True)]
         return self.with_extents(x, want)
 
     def with_extents(self, x: Any, dims: Sequence[Dim]) -> Any:

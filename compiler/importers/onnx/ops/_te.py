@@ -16,6 +16,9 @@ __all__ = ["cast_expr", "elementwise", "highest", "imm", "is_nan", "lowest", "se
 def elementwise(n: Node, function: Callable[..., Any], *operands: Any, name: str = "") -> Any:
     """function(a, b, ...) on scalars of the operands, broadcast against each other."""
     shapes = [dims_of(x) for x in operands]
+    if any(not isinstance(d, int | tirx.Var) for s in shapes for d in s):
+        operands = tuple(n.align(*operands))
+        shapes = [dims_of(x) for x in operands]
     rank = len(n.math.broadcast(*shapes))
     carrier: list[tuple[int, int] | None] = []
     for axis in range(rank):
