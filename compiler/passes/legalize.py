@@ -6,6 +6,7 @@ import tvm
 from tvm import relax
 
 from ..codegen import LEGALIZE
+from .order_sizes import order_sizes
 
 __all__ = ["KEPT", "fence", "fuse", "legalize"]
 
@@ -20,7 +21,7 @@ _MOST_FUSED = 32
 def legalize(mod: tvm.IRModule) -> tvm.IRModule:
     """Operators -> call_tir."""
     mod = relax.transform.ConvertToDataflow(1)(mod) if _has_plain_blocks(mod) else mod
-    return relax.transform.LegalizeOps(LEGALIZE, skip_ops=KEPT)(mod)
+    return order_sizes(relax.transform.LegalizeOps(LEGALIZE, skip_ops=KEPT)(mod))
 
 
 def fuse(mod: tvm.IRModule) -> tvm.IRModule:
