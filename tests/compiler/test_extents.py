@@ -216,3 +216,13 @@ def test_the_last_of_an_open_extent_is_broadcast() -> None:
     for rows in (1, 2, 5):
         x = np.arange(1, 1 + 3 * rows, dtype=np.float32).reshape(rows, 3)
         np.testing.assert_allclose(model(x), x / x[-1:], rtol=1e-6)
+
+
+def test_extents_that_only_a_run_shows_not_to_fit() -> None:
+    """What reads one tensor by the extents of another reads nothing beyond it."""
+    gather = [node("i = Cast r", to=TensorProto.INT64), node("y = GatherElements x i", axis=1)]
+    model = maas_rt.load(compile(graph(gather, {}, x=["n", 3], r=["m", 2])))
+    x = np.arange(6, dtype=F32).reshape(2, 3)
+    np.testing.assert_array_equal(model.run({"x": x, "r": np.ones((1, 2), F32)})["y"], [[1, 1]])
+    with pytest.raises(maas_rt.Error, match="differ|must|expected"):
+        model.run({"x": x, "r": np.ones((5, 2), F32)})

@@ -148,6 +148,14 @@ class ShapeMath:
         self.assumed.append((a, b))
         return a if isinstance(a, int) else b
 
+    def require_at_most(self, a: Dim, b: Dim) -> None:
+        """Extent a must not be more than b: ValueError if it is; where only a run can tell, each is checked."""
+        fits = self.compare("<=", a, b)
+        if fits is False:
+            raise ValueError(f"an extent is {a}, where at most {b} is possible")
+        if fits is None:
+            self.require_same(self.min(a, b), a)
+
     def relations(self) -> dict[str, Dim]:
         """The symbols of inputs that every run has to find equal to an expression of others."""
         out: dict[str, Dim] = {}

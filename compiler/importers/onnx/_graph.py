@@ -35,6 +35,7 @@ from ._fold import fold
 from ._load import MAX_NODES, names_read
 from ._node import Broken, Node, Refused, check_extents, constant, dims_of, dtype_of, shape_expr
 from ._schema import check_types, refused_by_inference
+from ._shapes import check_shapes
 from ._stored import STORED, from_storage, storage
 from ._strings import MOVED, bytes_of, canonical, is_string, moved
 from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
@@ -494,6 +495,8 @@ class Graph:
             return known
         if any(is_string(v) or any(is_string(i) for i in v.items or []) for v in inputs if v is not None):
             return self._convert_strings(node, domain, converter)
+        if domain == "":
+            check_shapes(node)
         if converter is None:
             body = function_body(node, domain)
             if body is None:

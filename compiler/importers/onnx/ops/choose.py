@@ -73,6 +73,8 @@ def scatter_elements(n: Node) -> Any:
     check_indices(n, n.value(1).const, n.shape(0)[axis])
     for a in range(n.rank(0)):
         n.math.require_same(n.shape(1)[a], n.shape(2)[a])
+        if a != axis:
+            n.math.require_at_most(n.shape(1)[a], n.shape(0)[a])
     if is_empty(n.shape(1)):
         return n.value(0)
 
@@ -143,6 +145,11 @@ def tensor_scatter(n: Node) -> Any:
     circular = n.choice("mode", "linear", "circular") == "circular"
     dtype = n.dtype(0)
     given = n.has(2)
+    n.require_ranks(rank, 1)
+    for a, (kept, new) in enumerate(zip(n.shape(0), n.shape(1), strict=True)):
+        (n.math.require_at_most if a == axis else n.math.require_same)(new, kept)
+    if given:
+        n.math.require_same(n.shape(2)[0], n.shape(0)[0])
 
     def body(cache: Any, update: Any, *start: Any) -> Any:
         def element(*i: Any) -> Any:
@@ -378,6 +385,7 @@ def reverse_sequence(n: Node) -> Any:
     batch, time = n.int_attr("batch_axis", 1), n.int_attr("time_axis", 0)
     if {batch, time} != {0, 1} or n.rank(0) < 2:
         raise n.broken(f"has batch axis {batch} and time axis {time} of rank {n.rank(0)}, expected axes 0 and 1")
+    n.math.require_same(n.shape(1)[0], n.shape(0)[batch])
 
     def body(t: Any, lengths: Any) -> Any:
         def element(*i: Any) -> Any:

@@ -316,6 +316,9 @@ def gather_elements(n: Node) -> Any:
     n.require_ranks(n.rank(0), 1)
     check_indices(n, n.value(1).const, n.shape(0)[axis])
     n.graph.limit_index(n.value(1), n.shape(0)[axis])
+    for a in range(n.rank(0)):
+        if a != axis:
+            n.math.require_at_most(n.shape(1)[a], n.shape(0)[a])
 
     def body(data: Any, indices: Any) -> Any:
         def element(*i: Any) -> Any:
@@ -337,6 +340,8 @@ def gather_nd(n: Node) -> Any:
         raise n.broken(f"has indices of depth {depth} for rank {len(data)} with {batch} batch dimensions")
     out = [*index[:-1], *data[batch + depth :]]
     check_places(n, data[batch : batch + depth])
+    for a, b in zip(data[:batch], index[:-1], strict=False):
+        n.math.require_same(a, b)
     lead = len(index) - 1
 
     def body(t: Any, indices: Any, dims: Any) -> Any:

@@ -28,6 +28,8 @@ def affine_grid(n: Node) -> Any:
     align = n.flag("align_corners")
     wide = "float64" if dtype == "float64" else "float32"
     batch = dims_of(theta)[0]
+    for have, want in zip(dims_of(theta), (size[0], k, k + 1), strict=True):
+        n.math.require_same(have, want)
 
     def body(t: Any, dims: Any) -> Any:
         def element(b: Any, *i: Any) -> Any:
@@ -251,6 +253,11 @@ def deform_conv(n: Node) -> Any:
     per_offset = n.math.floordiv(dims[1], offset_groups)
     kh, kw = kernel
     has_bias, has_mask = n.has(3), n.has(4)
+    taps = offset_groups * kh * kw
+    n.math.require_same(dims[1], weight[1] * groups)
+    for i, channels in ((2, taps * 2), (4, taps)):
+        for have, want in zip(n.shape(i)[1:] if n.has(i) else (), (channels, *out), strict=False):
+            n.math.require_same(have, want)
 
     def body(t: Any, v: Any, off: Any, *rest: Any) -> Any:
         *extra, shape = rest
