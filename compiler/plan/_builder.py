@@ -39,7 +39,7 @@ from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
 from ..passes._loops import LoopMark, read_loop_mark
 from ..passes._rewrite import array_of
 from ._dtypes import constant_bytes, dtype_code
-from ._exprs import ExprPool
+from ._exprs import ExprPool, readable
 from ._symbols import bind_input_symbols
 from ._weights import WeightsSection
 
@@ -482,7 +482,9 @@ class PlanBuilder:
                 continue
             lowered = self.pool.lower(wanted)
             if lowered != expr:
-                self._checks.append(Check(expr, lowered, f"{binding.var.name}: the extent must equal {wanted}"))
+                self._checks.append(
+                    Check(expr, lowered, f"{binding.var.name}: the extent must equal {readable(wanted)}")
+                )
         return slot
 
     # ---- values ----------------------------------------------------------------------------------------------------

@@ -47,8 +47,8 @@ def import_functions(
 
 def run_imported(model: ImportedModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs by name; states start from their initial values. A dimension 2*s of an input, which TVM's machine cannot solve for s,
-    takes the whole compiler instead."""
-    if not model.states and _has_derived_dims(model):
+    takes the whole compiler instead, and so does a check of sizes, for which it has no room."""
+    if not model.states and (_has_derived_dims(model) or _checks_sizes(model)):
         artifact = compile_imported(model, CompileOptions(targets=("native",), verify=None))
         result: dict[str, Array] = maas_rt.load(artifact.to_bytes()).run(dict(inputs))
         return result
@@ -64,6 +64,11 @@ def _has_derived_dims(model: ImportedModel) -> bool:
     dims = [dim for param in model.mod["main"].params for dim in param.ty.shape.values]
     alone = {dim for dim in dims if isinstance(dim, tirx.Var)}
     return any(var not in alone for dim in dims for var in undefined_vars(dim))
+
+
+def _checks_sizes(model: ImportedModel) -> bool:
+    bindings = [binding for block in model.mod["main"].body.blocks for binding in block.bindings]
+    return any(isinstance(b, relax.MatchCast) and isinstance(b.value, relax.ShapeExpr) for b in bindings)
 
 
 def _pipeline() -> Any:

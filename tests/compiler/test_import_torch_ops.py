@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from maas_rt.compiler import compile
 
 import maas_rt
-from tests.compiler._imported_oracle import compare, import_functions
+from tests.compiler._imported_oracle import Functions, compare, import_functions
 
 Function = Callable[..., Any]
 Cases = dict[str, Function]
@@ -312,6 +312,55 @@ def test_padding() -> None:
         "bools": lambda x: F.pad(x > 0, (1, 1), value=True),
     }
     check(cases, draw(2, 3, 4, 5))
+
+
+def test_padding_by_amounts_that_sizes_decide() -> None:
+    modes = ("constant", "reflect", "replicate", "circular")
+    cases: Cases = {
+        f"{mode}_{name}": lambda x, mode=mode, by=by: F.pad(x, by(x), mode=mode)
+        for mode in modes
+        for name, by in {
+            "both": lambda x: (x.shape[0] // 2, x.shape[2] // 4),
+            "crop": lambda x: (-(x.shape[2] // 4), x.shape[2] // 2),
+            "crop_behind": lambda x: (x.shape[0] // 2, -(x.shape[2] // 4)),
+            "either_sign": lambda x: (6 - x.shape[0], x.shape[0] - 6),
+        }.items()
+    }
+    cases |= {
+        "to_a_multiple": lambda x: F.pad(x, (0, 0, 0, 0, 0, -x.shape[0] % 4), value=-torch.inf),
+        "integers": lambda x: F.pad((x * 4).long(), (x.shape[0], 0), value=-3),
+        "bools": lambda x: F.pad(x > 0, (0, x.shape[0] % 3), value=True),
+        "halves": lambda x: F.pad(x.half(), (0, x.shape[0] % 3), value=0.5),
+        "images": lambda x: F.pad(x[None], (x.shape[0] // 4, 1, 0, x.shape[0] // 8), mode="reflect"),
+        "edges": lambda x: F.pad(x[None], (x.shape[0] // 4, 1, 0, x.shape[0] // 8), mode="replicate"),
+        "fixed_edges": lambda x: F.pad(x, (-1, 2), mode="replicate"),
+        "fixed_mirror": lambda x: F.pad(x, (3, -2), mode="reflect"),
+        "window": lambda x: F.pad(x, (0, max(x.shape[2] - 9, 0), 0, 1))[:, :, max(9 - x.shape[2], 0) :],
+    }
+    functions = Functions(cases)
+    spans = {"inputs": [{0: (8, 16), 2: (9, 40)}]}
+    model = maas_rt.load(compile(functions, (draw(8, 5, 11),), dynamic=spans, verify=False))
+    for shape in ((8, 5, 11), (9, 5, 12), (10, 5, 16), (13, 5, 30)):
+        x = draw(*shape)
+        found = model.run({"inputs_0": x.numpy()})
+        for name, expected in functions(x).items():
+            np.testing.assert_array_equal(found[name], expected.numpy(), err_msg=f"{name} of {shape}")
+
+
+def test_padding_that_torch_refuses_for_some_sizes() -> None:
+    cases: dict[str, tuple[Function, str]] = {
+        "reflect": (lambda x: F.pad(x, (x.shape[0], 0), mode="reflect"), "pad1?: the extent must equal max"),
+        "crop": (lambda x: F.pad(x, (-x.shape[0], 0)), "pad1?: the extent must equal max"),
+    }
+    for function, message in cases.values():
+        spans = {"inputs": [{0: (2, 20), 2: (8, 20)}]}
+        artifact = compile(Functions({"y": function}), (draw(3, 2, 9),), dynamic=spans)
+        model, good = maas_rt.load(artifact), draw(4, 2, 8)
+        np.testing.assert_array_equal(model(good.numpy()), function(good).numpy())
+        with pytest.raises(RuntimeError):
+            function(draw(12, 2, 9))
+        with pytest.raises(maas_rt.InvalidArgumentError, match=message):
+            model(draw(12, 2, 9).numpy())
 
 
 def test_indexing() -> None:

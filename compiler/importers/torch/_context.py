@@ -40,6 +40,7 @@ class Context:
         self.result: Any = None  # the node's meta["val"]
         self.noise = Noise()
         self.numbers: Mapping[torch.fx.Node, int] = {}  # of the random operators; set by the importer
+        self.nested = False  # inside of a branch or a loop, which may not run
         self.walk: Any = None  # runs a nested graph: (module, arguments) -> values; set by the importer
 
     # Types.
@@ -83,7 +84,10 @@ class Context:
 
     def emit(self, expr: Expr) -> Expr:
         """Bind the expression to a variable that has the node's name."""
-        return self.bb.emit(expr, name_hint=self.node.name if self.node is not None else "")
+        return self.bb.emit(expr, name_hint=self._name())
+
+    def _name(self) -> str:
+        return self.node.name if self.node is not None else ""
 
     def const(self, value: Any, dtype: str) -> Expr:
         """A number as a tensor of rank 0, or an array, as a constant."""
@@ -218,6 +222,22 @@ class Context:
             self.bb.emit(relax.op.tensor_to_shape(tensor)), relax.ShapeType(list(variables)), name_hint=name
         )
         return self.symbols.convert(symbol)
+
+    def require_at_least(self, size: Dim, least: Dim) -> None:
+        """Every run refuses sizes of its inputs for which size < least."""
+        if isinstance(size, int) and isinstance(least, int):
+            if size < least:
+                raise NotConvertible(f"a size of {size} where {least} is the least")
+        else:
+            self.require_equal(size, tirx.max(as_expr(size), as_expr(least)))
+
+    def require_equal(self, a: Dim, b: Dim) -> None:
+        """Every run refuses sizes of its inputs for which a != b. What only the data decides, or a branch needs, is not checked."""
+        if self.nested or same_dim(a, b) or not self.symbols.from_inputs(a) or not self.symbols.from_inputs(b):
+            return
+        if isinstance(b, tirx.Var):
+            a, b = b, a  # a lone variable as the pattern would be a definition
+        self.bb.match_cast(relax.ShapeExpr([as_expr(a)]), relax.ShapeType([as_expr(b)]), name_hint=self._name())
 
     def cast_plain(self, x: Expr, dtype: str) -> Expr:
         return x if self.dtype(x) == dtype else self.bb.emit(relax.op.astype(x, dtype))

@@ -67,6 +67,8 @@ class GraphImporter:
         given = iter(arguments)
         outer = self.context.node, self.context.fakes, self.context.result
         self._depth += 1
+        context = self.context
+        context.nested = self._depth > 1
         try:
             for node in module.graph.nodes:
                 heed()
@@ -86,6 +88,7 @@ class GraphImporter:
         finally:
             self.context.node, self.context.fakes, self.context.result = outer
             self._depth -= 1
+            context.nested = self._depth > 1
         return []
 
     def raise_unsupported(self) -> None:

@@ -30,6 +30,7 @@ class Symbols:
         self._defined: dict[str, Dim] = {}
         self.specs: dict[str, SymbolSpec] = {}
         self.read: set[str] = set()  # variables whose difference may be negative
+        self.shapes: set[str] = set()  # variables that the inputs' shapes give
         self.narrowed: dict[str, str] = {}  # variables that are at least 2, and what said so
 
     def dim(self, size: int | torch.SymInt) -> Dim:
@@ -82,8 +83,11 @@ class Symbols:
         expression = size.node.expr
         if isinstance(expression, sympy.Symbol):
             self._names.setdefault(str(expression), fallback)
-            return self.new(expression)
-        return self._declare_derived(expression, fallback)
+            declared = self.new(expression)
+        else:
+            declared = self._declare_derived(expression, fallback)
+        self.shapes.update(str(variable.name) for variable in tirx.analysis.undefined_vars(declared))
+        return declared
 
     def _declare_derived(self, expression: Any, fallback: str) -> Dim:
         free = list(expression.free_symbols)
@@ -101,6 +105,10 @@ class Symbols:
         variable = self._variable(fallback, SymbolSpec(max(low + b, 0), None if high is None else high + b))
         self.define(root, variable - b)
         return variable
+
+    def from_inputs(self, size: Dim) -> bool:
+        """Whether the inputs' shapes alone decide the size."""
+        return isinstance(size, int) or all(str(v.name) in self.shapes for v in tirx.analysis.undefined_vars(size))
 
     def has_second(self, size: Dim, why: str = "") -> None:
         """An operator reads a second element along a dimension of this size, or does what `why` says that asks for two. torch reports a

@@ -245,17 +245,13 @@ def replication_pad(c: Context, x: Expr, padding: list[Any]) -> Expr:
 def padded(c: Context, x: Expr, pad: Sequence[Any], mode: str, value: Any) -> Expr:
     """x padded by torch's list, last axis first; negative padding crops."""
     rank = c.rank(x)
-    if not all(isinstance(as_dim(amount), int) for amount in pad):
-        raise NotConvertible("padding by a dynamic size")
     before, after = [0] * rank, [0] * rank
     for i in range(len(pad) // 2):
-        before[rank - 1 - i], after[rank - 1 - i] = int(pad[2 * i]), int(pad[2 * i + 1])
-    if mode == "replicate" and any(amount < 0 for amount in [*before, *after]):
-        for axis, size in enumerate(c.static_shape(x)):
-            if before[axis] or after[axis]:
-                positions = np.clip(np.arange(-before[axis], size + after[axis]), 0, size - 1)
-                x = c.take(x, c.const(positions, "int64"), axis)
-        return x
+        before[rank - 1 - i], after[rank - 1 - i] = as_dim(pad[2 * i]), as_dim(pad[2 * i + 1])
+    amounts = [*before, *after]
+    known = all(isinstance(amount, int) for amount in amounts)
+    if not known or (mode in ("reflect", "replicate") and any(amount < 0 for amount in amounts)):
+        return _padded_by_position(c, x, before, after, mode, value)
     for axis in range(rank):
         cut = max(-before[axis], 0) + max(-after[axis], 0)
         if cut:
@@ -268,6 +264,60 @@ def padded(c: Context, x: Expr, pad: Sequence[Any], mode: str, value: Any) -> Ex
     if mode == "circular":
         return _circular(c, x, widths)
     return _by_index(c, x, widths, mode)
+
+
+def _padded_by_position(c: Context, x: Expr, before: list[Any], after: list[Any], mode: str, value: Any) -> Expr:
+    """Padding by amounts that may be symbolic, and of either sign: each element is read from the position that it shows."""
+    if mode not in ("constant", "reflect", "replicate", "circular"):
+        raise NotConvertible(f"padding of mode {mode}")
+    axes = [a for a in range(c.rank(x)) if not c.same_dims([before[a], after[a]], [0, 0])]
+    for axis in axes:
+        _check_amounts(c, c.shape(x)[axis], before[axis], after[axis], mode)
+    sizes = [size + b + a for size, b, a in zip(c.shape(x), before, after)]
+    dtype = c.dtype(x)
+    filling = bool(value) if dtype == "bool" else float(value) if "float" in dtype else int(value)
+
+    def build(t: Any, extents: Any, first: Any, last: Any) -> Any:
+        def element(*index: Any) -> Any:
+            at = list(index)
+            for axis in axes:
+                at[axis] = _position(index[axis] - first[axis], t.shape[axis], first[axis], last[axis], mode)
+            if mode != "constant":
+                return t(*at)
+            inside = tirx.all(*[bound for a in axes for bound in (at[a] >= 0, at[a] < t.shape[a])])
+            return tirx.if_then_else(inside, t(*at), tirx.const(filling, dtype))
+
+        return te.compute(tuple(extents), element, name="pad")
+
+    return c.emit_te(build, x, sizes, before, after) if axes else x
+
+
+def _position(at: Any, size: Any, before: Any, after: Any, mode: str) -> Any:
+    """Where the element `at`, counted from x's first, is read; torch reflects and repeats x before it crops, and wraps what it
+    has cropped."""
+    if mode == "replicate":
+        return tirx.max(tirx.min(at, size - 1), as_expr(0))
+    if mode == "reflect":
+        mirrored = tirx.Select(at < 0, 0 - at, at)
+        return tirx.Select(mirrored < size, mirrored, 2 * (size - 1) - mirrored)
+    if mode == "circular":
+        begin = tirx.max(0 - before, as_expr(0))
+        return begin + tirx.floormod(at - begin, size + tirx.min(before, as_expr(0)) + tirx.min(after, as_expr(0)))
+    return at
+
+
+def _check_amounts(c: Context, size: Any, before: Any, after: Any, mode: str) -> None:
+    """What torch asks: no element that is cropped twice, a reflection of less than there is, at most one turn around."""
+    if mode in ("reflect", "replicate"):
+        c.require_at_least(size + before + after, 1)
+    else:
+        c.require_at_least(size + _least(before, 0) + _least(after, 0), 1 if mode == "circular" else 0)
+    for amount in (before, after) if mode in ("reflect", "circular") else ():
+        c.require_at_least(size - 1 if mode == "reflect" else size + _least(before, 0) + _least(after, 0), amount)
+
+
+def _least(a: Any, b: int) -> Any:
+    return min(a, b) if isinstance(a, int) else tirx.min(a, as_expr(b))
 
 
 def _constant_padded(c: Context, x: Expr, widths: list[int], value: Any) -> Expr:
