@@ -17,9 +17,10 @@ from ._philox import SHARED_SEED
 
 Array = npt.NDArray[Any]
 
-__all__ = ["SEED", "SHARED_NOISE", "Apart", "Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
+__all__ = ["SEED", "SHARED_NOISE", "VOLUME", "Apart", "Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
 
 SEED = "seed"  # the parameter of main that holds the run's seed, and main's attribute that says which parameter it is
+VOLUME = "_volume"  # in the name of a match_cast that compares the volumes of what is reshaped and of its new shape
 SHARED_NOISE = f"shared, seed {SHARED_SEED}"  # a source is given what the kernels draw of that seed
 
 

@@ -33,7 +33,7 @@ from maas_rt._plan import (
 )
 
 from .._deep import heed
-from ..importers._imported import SEED, ImportedModel
+from ..importers._imported import SEED, VOLUME, ImportedModel
 from ..passes._dims import static_shape
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
 from ..passes._loops import LoopMark, read_loop_mark
@@ -47,6 +47,7 @@ __all__ = ["PlanBuilder"]
 
 # Bindings that only give another shape, or another type of elements of the same size, to what their first argument holds.
 _VIEWS = frozenset({"relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.memory.view"})
+_UNEVEN = "what is reshaped must have as many elements as its new shape"
 _PACKED_ARGS: dict[str, tuple[int, ...]] = {"lstm_f32": (1, 2), "gru_f32": (1, 2), "lstm_u8s8": (1, 2)}
 _WEIGHT_ARG = (1,)  # every other contract with packed weights
 
@@ -99,6 +100,7 @@ class PlanBuilder:
         self._constants: dict[tuple[Any, ...], int] = {}
         self._block = Block()
         self._checks: list[Check] = []
+        self._of_inputs: set[str] = set()  # variables that the inputs' shapes give
 
     # ---- the whole function ----------------------------------------------------------------------------------------
 
@@ -108,6 +110,8 @@ class PlanBuilder:
         if len(names) != len(function.params):
             raise CompileError(f"main has {len(function.params)} parameters, and the importer named {len(names)}")
         bind_input_symbols(function.params, model.symbols, plan, self.pool, self._checks)
+        dims = [dim for param in function.params for dim in param.ty.shape.values]
+        self._of_inputs = {symbol.name for dim in dims for symbol in undefined_vars(dim)}
         inputs = [self._parameter(param, name) for param, name in zip(function.params, model.input_names)]
         states = [
             self._state(param, spec, index)
@@ -317,9 +321,8 @@ class PlanBuilder:
         given, made = (math.prod(list(shape.values), start=tirx.IntImm("int64", 1)) for shape in shapes)
         if Analyzer().can_prove_equal(given, made):
             return
-        if {symbol.name for symbol in undefined_vars(given - made)} <= set(self.model.symbols):
-            message = f"{var.name}: what is reshaped must have as many elements as its new shape"
-            self._checks.append(Check(self.pool.lower(given), self.pool.lower(made), message))
+        if {symbol.name for symbol in undefined_vars(given - made)} <= self._of_inputs:
+            self._checks.append(Check(self.pool.lower(given), self.pool.lower(made), f"{var.name}: {_UNEVEN}"))
 
     def _view(self, var: relax.Var, base: int) -> int:
         dims = self._dims(var.ty, var.name)
@@ -482,9 +485,9 @@ class PlanBuilder:
                 continue
             lowered = self.pool.lower(wanted)
             if lowered != expr:
-                self._checks.append(
-                    Check(expr, lowered, f"{binding.var.name}: the extent must equal {readable(wanted)}")
-                )
+                place, of_volumes, _ = binding.var.name.partition(VOLUME)
+                message = _UNEVEN if of_volumes else f"the extent must equal {readable(wanted)}"
+                self._checks.append(Check(expr, lowered, f"{place}: {message}"))
         return slot
 
     # ---- values ----------------------------------------------------------------------------------------------------

@@ -214,3 +214,48 @@ def test_sizes_that_a_reshape_does_not_divide_are_refused() -> None:
     np.testing.assert_array_equal(model(x), x.reshape(-1, 4) + 1)
     with pytest.raises(maas_rt.InvalidArgumentError, match="as many elements as its new shape"):
         model(x[:5])
+
+
+ODD = {
+    "halves": lambda x: x.reshape(x.shape[0] // 2, 2, 5) * 1,
+    "rest_first": lambda x: x.view(-1, 10) @ torch.ones(10, 3),
+    "unflatten": lambda x: x.unflatten(0, (-1, 2)).sum(1),
+    "there_and_back": lambda x: x.reshape(x.shape[0] // 2, 2, 5).reshape(x.shape[0], 5) + 1,
+    "expand": lambda x: x.expand(x.shape[0] // 2 * 2, 5) + 1,
+    "broadcast": lambda x: x + x[: x.shape[0] // 2 * 2],
+    "read": lambda x: x.repeat(4, 1)[: 2 * count(x)].reshape(count(x), 2, 5) + x.view(-1, 10).sum(),
+}
+
+
+def count(x: torch.Tensor) -> Any:
+    """A number that the data decides."""
+    number = (x[0, 0].abs().clamp(max=2.0) + 1).long().item()
+    torch._check(number >= 0)
+    torch._check(number <= 3)
+    return number
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_sizes_that_torch_refuses_are_refused(name: str) -> None:
+    """torch.export writes what was asked for as a quotient (rows // (rows // 2) for 2), which 3 rows fit with another shape."""
+    function = ODD[name]
+    model = maas_rt.load(compile(Lambda(function), {"x": torch.ones(10, 5)}, dynamic={"x": {0: (2, 64)}}))
+    for rows in (2, 4, 8, 12):
+        x = torch.randn(rows, 5)
+        np.testing.assert_allclose(model(x.numpy()), function(x).numpy(), rtol=1e-5, atol=1e-5)
+    for rows in (3, 5, 9):
+        with pytest.raises(RuntimeError):
+            function(torch.randn(rows, 5))
+        with pytest.raises(
+            maas_rt.InvalidArgumentError, match="the extent must equal|as many elements as its new shape"
+        ):
+            model(torch.randn(rows, 5).numpy())
+
+
+def test_a_rest_that_divides_the_elements_alone() -> None:
+    """torch.export divides the rows, which 10 need not divide: 4 rows of 5 are 10 pairs."""
+    model = maas_rt.load(
+        compile(Lambda(lambda x: x.view(10, -1) + 1), {"x": torch.ones(20, 5)}, dynamic={"x": {0: (2, 64)}})
+    )
+    x = np.arange(20, dtype=np.float32).reshape(4, 5)
+    np.testing.assert_array_equal(model(x), x.reshape(10, 2) + 1)

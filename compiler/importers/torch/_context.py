@@ -164,6 +164,8 @@ class Context:
                 raise NotConvertible(
                     f"a size {size} that is 1 in the example inputs, which torch took for fixed: give larger ones"
                 )
+            if not (isinstance(size, int) and size == 1):
+                self.require_equal(size, wanted)
         return self.emit(relax.op.broadcast_to(x, relax.ShapeExpr([as_expr(size) for size in shape])))
 
     def slice(self, x: Expr, axis: int, begin: Dim, length: Dim, step: int = 1) -> Expr:
@@ -223,6 +225,13 @@ class Context:
         )
         return self.symbols.convert(symbol)
 
+    def means(self, extent: Dim, size: int | torch.SymInt) -> Dim:
+        """`extent`, which was asked for where torch has `size`: torch writes extents that were asked for as quotients of others, which
+        differ where a run is refused. From here on its expression means the extent."""
+        if isinstance(size, torch.SymInt) and not self.nested and not same_dim(extent, self.dim(size)):
+            self.symbols.define_as(size.node.expr, extent)
+        return extent
+
     def require_at_least(self, size: Dim, least: Dim) -> None:
         """Every run refuses sizes of its inputs for which size < least."""
         if isinstance(size, int) and isinstance(least, int):
@@ -231,13 +240,13 @@ class Context:
         else:
             self.require_equal(size, tirx.max(as_expr(size), as_expr(least)))
 
-    def require_equal(self, a: Dim, b: Dim) -> None:
+    def require_equal(self, a: Dim, b: Dim, kind: str = "") -> None:
         """Every run refuses sizes of its inputs for which a != b. What only the data decides, or a branch needs, is not checked."""
         if self.nested or same_dim(a, b) or not self.symbols.from_inputs(a) or not self.symbols.from_inputs(b):
             return
         if isinstance(b, tirx.Var):
             a, b = b, a  # a lone variable as the pattern would be a definition
-        self.bb.match_cast(relax.ShapeExpr([as_expr(a)]), relax.ShapeType([as_expr(b)]), name_hint=self._name())
+        self.bb.match_cast(relax.ShapeExpr([as_expr(a)]), relax.ShapeType([as_expr(b)]), name_hint=self._name() + kind)
 
     def cast_plain(self, x: Expr, dtype: str) -> Expr:
         return x if self.dtype(x) == dtype else self.bb.emit(relax.op.astype(x, dtype))
@@ -251,6 +260,10 @@ class Context:
         """Whether anything reads this result of the node."""
         users = self.node.users if self.node is not None else ()
         return any(user.target is not operator.getitem or user.args[1] == index for user in users)
+
+    def quotient(self, a: Dim, b: Dim) -> Dim:
+        """a // b as simple as can be."""
+        return as_dim(_ANALYZER.simplify(tirx.floordiv(as_expr(a), as_expr(b))))
 
     def same_dims(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:
         return len(a) == len(b) and all(same_dim(p, q) for p, q in zip(a, b))

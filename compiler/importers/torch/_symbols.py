@@ -28,6 +28,7 @@ class Symbols:
         self._ranges = {str(symbol): bounds for symbol, bounds in ranges.items()}
         self._names = names
         self._defined: dict[str, Dim] = {}
+        self._meanings: dict[Any, Dim] = {}  # of sums, quotients, ...
         self.specs: dict[str, SymbolSpec] = {}
         self.read: set[str] = set()  # variables whose difference may be negative
         self.shapes: set[str] = set()  # variables that the inputs' shapes give
@@ -49,6 +50,11 @@ class Symbols:
     def define(self, symbol: Any, value: Dim) -> None:
         """The symbol is known to be `value` from here on."""
         self._defined[str(symbol)] = value
+
+    def define_as(self, expression: Any, value: Dim) -> None:
+        """The expression, wherever it occurs, is known to be `value` from here on; a symbol keeps its own meaning."""
+        if not isinstance(expression, sympy.Symbol):
+            self._meanings[expression] = value
 
     def new(self, symbol: Any) -> Any:
         """A variable of its own for the symbol, with the bounds that torch knows."""
@@ -157,6 +163,8 @@ class Symbols:
             if str(expression) not in self._defined:
                 raise NotConvertible(f"size {expression}, which only the data decides")
             return self._defined[str(expression)]
+        if expression in self._meanings:
+            return self._meanings[expression]
         handler = _HANDLERS.get(type(expression))
         if handler is None:
             raise NotConvertible(f"the size expression {expression}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
+from ..._imported import VOLUME
 from .._context import Context, Expr, as_dim, as_expr
 from .._registry import NotConvertible, converts
 
@@ -40,8 +41,23 @@ def identity(c: Context, x: Expr) -> Expr:
 )
 def reshape(c: Context, x: Expr, size: Any = None, shape: Any = None, dim: Any = None, start_dim: Any = None,
             end_dim: Any = None, sizes: Any = None, other: Any = None, stride: Any = None) -> Expr:  # fmt: skip
-    """All of these are fully told by the result's shape."""
-    return c.reshape(x, c.out_shape())
+    """The extents that are asked for, and where none are, or one is left to torch (-1), those of torch's result. A run refuses sizes
+    of its inputs for which the elements are not as many."""
+    made, asked = c.out_shape(), size if size is not None else shape
+    if other is not None:
+        asked = c.shape(other)
+    elif sizes is not None:  # of one dimension
+        axis, kept = dim % c.rank(x), c.shape(x)
+        asked = [*kept[:axis], *sizes, *kept[axis + 1 :]]
+    asked = [as_dim(extent) for extent in asked or ()]
+    if len(asked) == len(made):
+        left = [i for i, extent in enumerate(asked) if isinstance(extent, int) and extent < 0]
+        made = [c.means(made[i] if i in left else extent, c.result.shape[i]) for i, extent in enumerate(asked)]
+        rest = _product([extent for i, extent in enumerate(made) if i not in left])
+        if left and not c.same_dims([_product(c.shape(x))], [_product(made)]):
+            made[left[0]] = c.means(c.quotient(_product(c.shape(x)), rest), c.result.shape[left[0]])
+    c.require_equal(_product(c.shape(x)), _product(made), VOLUME)
+    return c.reshape(x, made)
 
 
 @converts("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", bounds=True)
