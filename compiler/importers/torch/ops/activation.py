@@ -126,6 +126,7 @@ def prelu(c: Context, x: Expr, weight: Expr) -> Expr:
 @converts("aten.glu.default")
 def glu(c: Context, x: Expr, dim: int = -1) -> Expr:
     axis, half = dim % c.rank(x), c.out_shape()[dim % c.rank(x)]
+    c.require_equal(c.shape(x)[axis], half * 2)
     gate = c.emit(OP.sigmoid(c.slice(x, axis, half, half)))
     return c.emit(OP.multiply(c.slice(x, axis, 0, half), gate))
 

@@ -185,20 +185,25 @@ def unbind(c: Context, x: Expr, dim: int = 0) -> list[Expr]:
 def cat(c: Context, tensors: list[Expr], dim: int = 0) -> Expr:
     if c.rank(tensors[0]) == 0:
         raise NotConvertible("concatenation of numbers")
-    rank = len(c.out_shape())
+    made, rank = c.out_shape(), len(c.out_shape())
+    axis = dim % rank
     parts = [
-        c.cast(t, c.out_dtype()) for t in tensors if c.rank(t) == rank
-    ]  # torch skips empty vectors of another rank
-    return parts[0] if len(parts) == 1 else c.emit(OP.concat(parts, axis=dim % rank))
+        c.broadcast(c.cast(t, c.out_dtype()), [*made[:axis], c.shape(t)[axis], *made[axis + 1 :]])
+        for t in tensors
+        if c.rank(t) == rank  # torch skips empty vectors of another rank
+    ]
+    return parts[0] if len(parts) == 1 else c.emit(OP.concat(parts, axis=axis))
 
 
 @converts("aten.stack.default")
 def stack(c: Context, tensors: list[Expr], dim: int = 0) -> Expr:
     axis = dim % len(c.out_shape())
     parts = []
+    made = c.out_shape()
+    one = [*made[:axis], *made[axis + 1 :]]
     for tensor in tensors:
-        shape = c.shape(tensor)
-        parts.append(c.reshape(c.cast(tensor, c.out_dtype()), [*shape[:axis], 1, *shape[axis:]]))
+        part = c.broadcast(c.cast(tensor, c.out_dtype()), one)
+        parts.append(c.reshape(part, [*one[:axis], 1, *one[axis:]]))
     return parts[0] if len(parts) == 1 else c.emit(OP.concat(parts, axis=axis))
 
 
@@ -377,6 +382,7 @@ def pixel_shuffle(c: Context, x: Expr, upscale_factor: int) -> Expr:
     *batch, channels, height, width = c.shape(x)
     r = upscale_factor
     count, n = channels // (r * r), len(batch)
+    c.require_equal(channels, count * r * r)
     x = c.reshape(x, [*batch, count, r, r, height, width])
     x = c.permute(x, [*range(n), n, n + 3, n + 1, n + 4, n + 2])
     return c.reshape(x, c.out_shape())
@@ -387,6 +393,8 @@ def pixel_unshuffle(c: Context, x: Expr, downscale_factor: int) -> Expr:
     *batch, channels, _, _ = c.shape(x)
     r, n = downscale_factor, len(batch)
     height, width = c.out_shape()[-2:]
+    for have, whole in zip(c.shape(x)[-2:], (height * r, width * r)):
+        c.require_equal(have, whole)
     x = c.reshape(x, [*batch, channels, height, r, width, r])
     x = c.permute(x, [*range(n), n, n + 2, n + 4, n + 1, n + 3])
     return c.reshape(x, c.out_shape())
