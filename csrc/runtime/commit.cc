@@ -40,7 +40,7 @@ class Planner {
   // The state that a value is, or looks into; -1 if none.
   int64_t state_of(uint32_t value) const {
     const plan::Value& root = plan_.values[roots_[value]];
-    return root.storage == static_cast<uint8_t>(Storage::state) ? static_cast<int64_t>(root.base) : -1;
+    return root.storage == Storage::state ? static_cast<int64_t>(root.base) : -1;
   }
 
   // Whether what a copy step reads may be something else at the end of the run. A state that is copied into at the end
@@ -59,7 +59,7 @@ class Planner {
   // Depth of blocks is bounded by validation.
   void visit(const Step& step, bool top) {
     for (const plan::Arg& a : step.args)
-      if (a.kind == static_cast<uint8_t>(ArgKind::value)) read(a.index);
+      if (a.kind == ArgKind::value) read(a.index);
     for (const uint32_t b : step.blocks) {
       for (const Step& inner : plan_.blocks[b].steps) visit(inner, false);
       for (const uint32_t v : plan_.blocks[b].results) read(v);
@@ -69,7 +69,7 @@ class Planner {
       const int64_t state = state_of(v);
       if (state < 0) continue;
       const size_t s = static_cast<size_t>(state);
-      const bool whole_copy = top && step.kind == static_cast<uint8_t>(StepKind::copy) && v == roots_[v];
+      const bool whole_copy = top && step.kind == StepKind::copy && v == roots_[v];
       if (!whole_copy || writer_[s] != kNone) out_.staged[s] = 1;
       writer_[s] = at_;
     }

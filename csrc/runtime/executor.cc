@@ -294,7 +294,7 @@ Status Executor::run_shape(const StepRun& s) {
 
 Status Executor::read(uint32_t value, const Tensor** out) {
   if (is_dynamic(value)) {
-    if (plan_.values[value].storage == static_cast<uint8_t>(Storage::view)) MRT_TRY(resolve_view(value));
+    if (plan_.values[value].storage == Storage::view) MRT_TRY(resolve_view(value));
   } else if (l_->value_errors[value] >= 0) {
     return l_->errors[static_cast<size_t>(l_->value_errors[value])];
   }
@@ -324,7 +324,7 @@ Status Executor::define(uint32_t value, Tensor** out) {
   *out = &l_->values[value];
   if (!is_dynamic(value))
     return l_->value_errors[value] < 0 ? Status() : l_->errors[static_cast<size_t>(l_->value_errors[value])];
-  if (plan_.values[value].storage == static_cast<uint8_t>(Storage::view)) return resolve_view(value);
+  if (plan_.values[value].storage == Storage::view) return resolve_view(value);
   Tensor& t = l_->values[value];
   int64_t* shape = const_cast<int64_t*>(t.shape);
   size_t bytes = 0;
@@ -357,7 +357,7 @@ Status Executor::complete(StepRun* s) {
     }
   };
   for (const plan::Arg& a : s->step->args) {
-    if (a.kind == static_cast<uint8_t>(ArgKind::value)) {
+    if (a.kind == ArgKind::value) {
       const Tensor* t = nullptr;
       MRT_TRY(in_step(read(a.index, &t)));
       set(*t);
@@ -373,7 +373,7 @@ Status Executor::complete(StepRun* s) {
   if (!kernel) {
     s->pieces = code_pieces(bytes);
     for (const plan::Arg& a : s->step->args) {
-      if (a.kind != static_cast<uint8_t>(ArgKind::expression)) continue;
+      if (a.kind != ArgKind::expression) continue;
       const ExprValue& e = l_->bindings.exprs[a.index];
       if (e.known != Known::yes)
         return fail(MRT_ERROR_RUN, "step '%s': %s has no value, overflows or divides by zero", s->step->name.c_str(),
@@ -433,11 +433,11 @@ Status Executor::run_loop(const StepRun& s) {
   bool go_on = true;
   int64_t limit = INT64_MAX;
   const Tensor* t = nullptr;
-  if (step.args[0].kind == static_cast<uint8_t>(ArgKind::value)) {
+  if (step.args[0].kind == ArgKind::value) {
     MRT_TRY(scalar(0, &t));
     go_on = *t->as<uint8_t>() != 0;
   }
-  if (step.args[1].kind == static_cast<uint8_t>(ArgKind::value)) {
+  if (step.args[1].kind == ArgKind::value) {
     MRT_TRY(scalar(1, &t));
     std::memcpy(&limit, t->data, sizeof(limit));
   }
@@ -618,7 +618,7 @@ void Executor::record(const StepRun& s, int64_t start, const Worker& worker) con
   } else {
     if (s.kind == StepKind::code) r.kernel = s.step->target.c_str();
     for (const plan::Arg& a : s.step->args)
-      if (a.kind == static_cast<uint8_t>(ArgKind::value)) r.bytes += static_cast<double>(l_->values[a.index].bytes);
+      if (a.kind == ArgKind::value) r.bytes += static_cast<double>(l_->values[a.index].bytes);
     for (const uint32_t v : s.step->outs) r.bytes += static_cast<double>(l_->values[v].bytes);
   }
   worker.records->push_back(r);

@@ -133,7 +133,7 @@ void ExprTable::init(const plan::Plan& plan) {
     std::fill(mark.begin(), mark.end(), 0);
     for (uint32_t e = 0; e < plan.exprs.size(); ++e) {
       const plan::Expr& x = plan.exprs[e];
-      const ExprOp op = static_cast<ExprOp>(x.op);
+      const ExprOp op = x.op;
       if (op == ExprOp::symbol)
         mark[e] = x.a == s;
       else if (op != ExprOp::constant)
@@ -144,7 +144,7 @@ void ExprTable::init(const plan::Plan& plan) {
 }
 
 ExprValue ExprTable::step(const plan::Expr& x, const Bindings& b) const {
-  const ExprOp op = static_cast<ExprOp>(x.op);
+  const ExprOp op = x.op;
   if (op == ExprOp::constant) return {x.a, Known::yes};
   if (op == ExprOp::symbol) {
     const size_t s = static_cast<size_t>(x.a);
@@ -189,7 +189,7 @@ bool ExprTable::linear(uint32_t e, uint32_t* symbol, int64_t* scale, int64_t* of
   *offset = 0;
   for (;;) {
     const plan::Expr& x = plan_->exprs[e];
-    const ExprOp op = static_cast<ExprOp>(x.op);
+    const ExprOp op = x.op;
     if (op == ExprOp::symbol) {
       *symbol = static_cast<uint32_t>(x.a);
       return *scale != 0;
@@ -231,7 +231,7 @@ std::string ExprTable::text(uint32_t e) const {
       continue;
     }
     const plan::Expr& x = plan_->exprs[piece.expr];
-    const ExprOp op = static_cast<ExprOp>(x.op);
+    const ExprOp op = x.op;
     if (op == ExprOp::constant) {
       out += std::to_string(x.a);
       continue;

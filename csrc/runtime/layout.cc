@@ -56,7 +56,7 @@ Status value_shape(const Program& program, const Bindings& bindings, uint32_t va
 Status view_offset(const Program& program, const Bindings& bindings, uint32_t value, size_t* out) {
   const plan::Plan& plan = program.plan();
   int64_t total = 0;
-  for (uint32_t v = value; plan.values[v].storage == static_cast<uint8_t>(Storage::view); v = plan.values[v].base) {
+  for (uint32_t v = value; plan.values[v].storage == Storage::view; v = plan.values[v].base) {
     const ExprValue& e = bindings.exprs[static_cast<size_t>(plan.values[v].offset)];
     if (e.known != Known::yes || e.value < 0 || !checked_add(total, e.value, &total) || total > kMaxTensorBytes)
       return fail(MRT_ERROR_SHAPE, "the place of view '%s' is not known or out of range with these inputs",
@@ -131,9 +131,9 @@ class Builder {
       ++position_;
       if (b == entry_.block) step_position_.push_back(position_);
       for (const plan::Arg& a : step.args)
-        if (a.kind == static_cast<uint8_t>(ArgKind::value)) touch(a.index);
+        if (a.kind == ArgKind::value) touch(a.index);
       for (const uint32_t v : step.outs) touch(v);
-      if (step.kind == static_cast<uint8_t>(StepKind::loop)) {
+      if (step.kind == StepKind::loop) {
         visit_loop(step);
       } else {
         for (const uint32_t inner : step.blocks) {
@@ -179,9 +179,7 @@ class Builder {
       life_[v].first = 1;
     }
   }
-  bool is_staged(uint32_t v) const {
-    return value(v).storage == static_cast<uint8_t>(Storage::state) && info_.commit.staged[value(v).base];
-  }
+  bool is_staged(uint32_t v) const { return value(v).storage == Storage::state && info_.commit.staged[value(v).base]; }
 
   // ---- shapes ----
 
@@ -210,7 +208,7 @@ class Builder {
         continue;
       }
       row_major(shape, x.dims.size(), shape + x.dims.size());
-      if (x.storage == static_cast<uint8_t>(Storage::constant)) bytes_[v] = static_cast<size_t>(x.bytes);
+      if (x.storage == Storage::constant) bytes_[v] = static_cast<size_t>(x.bytes);
       t.bytes = bytes_[v];
     }
   }
@@ -227,7 +225,7 @@ class Builder {
         const plan::Step& step = plan_.blocks[entry_.block].steps[i];
         tensors += (step.args.size() + step.outs.size()) * static_cast<size_t>(cut.lanes);
         for (const plan::Arg& a : step.args)
-          if (a.kind == static_cast<uint8_t>(ArgKind::value)) outlive(a.index, cut);
+          if (a.kind == ArgKind::value) outlive(a.index, cut);
         for (const uint32_t v : step.outs) outlive(v, cut);
       }
     }
@@ -307,7 +305,7 @@ class Builder {
       place.bytes = bytes_[v];
       const uint32_t r = program_.root(v);
       size_t offset = 0;
-      const bool whole = !place.dynamic && !is_dynamic(r) && value(r).storage == static_cast<uint8_t>(Storage::arena) &&
+      const bool whole = !place.dynamic && !is_dynamic(r) && value(r).storage == Storage::arena &&
                          external_of_[r] < 0 && l_.value_errors[r] < 0 && bytes_[r] == bytes_[v] &&
                          view_offset(program_, l_.bindings, v, &offset).ok() && offset == 0;
       if (whole) {
@@ -360,7 +358,7 @@ class Builder {
 
   bool is_in_arena(uint32_t v) const {
     return uses_[v] && !is_dynamic(v) && external_of_[v] < 0 && bytes_[v] > 0 &&
-           (value(v).storage == static_cast<uint8_t>(Storage::arena) || is_staged(v));
+           (value(v).storage == Storage::arena || is_staged(v));
   }
 
   std::vector<Lifetime> lives_of(const std::vector<uint32_t>& which) const {
@@ -380,7 +378,7 @@ class Builder {
     if (!view_offset(program_, l_.bindings, v, &offset).ok()) return;  // cannot be: point_values checked it
     if (external_of_[r] >= 0) {
       l_.external[static_cast<size_t>(external_of_[r])].push_back({where, offset});
-    } else if (value(r).storage == static_cast<uint8_t>(Storage::constant)) {
+    } else if (value(r).storage == Storage::constant) {
       *where = const_cast<uint8_t*>(program_.constant(value(r))) + offset;
     } else {
       if (const MicroBatch* cut = cut_of_[r]) offset += lane_ * lane_bytes_[static_cast<size_t>(cut - cuts_.data())];
@@ -414,8 +412,8 @@ class Builder {
   void count_arguments(uint32_t b) {
     for (const plan::Step& step : plan_.blocks[b].steps) {
       const size_t n = step.args.size() + step.outs.size();
-      if (step.kind == static_cast<uint8_t>(StepKind::kernel)) tensor_count_ += n;
-      if (step.kind == static_cast<uint8_t>(StepKind::code)) {
+      if (step.kind == StepKind::kernel) tensor_count_ += n;
+      if (step.kind == StepKind::code) {
         ffi_count_ += n;
         dl_count_ += n;
       }
@@ -452,7 +450,7 @@ class Builder {
   void begin_step(uint32_t b, size_t i, StepRun* s) const {
     s->step = &plan_.blocks[b].steps[i];
     s->info = program_.step_info(b, i);
-    s->kind = static_cast<StepKind>(s->step->kind);
+    s->kind = s->step->kind;
   }
 
   static Status in_step(const Status& status, const StepRun& s) {
@@ -463,8 +461,8 @@ class Builder {
   Status build_step(StepRun* s) {
     Status status = check_values(*s->step);
     for (const plan::Arg& a : s->step->args) {
-      if (a.kind == static_cast<uint8_t>(ArgKind::value)) s->dynamic = s->dynamic || is_dynamic(a.index);
-      if (a.kind == static_cast<uint8_t>(ArgKind::expression)) {
+      if (a.kind == ArgKind::value) s->dynamic = s->dynamic || is_dynamic(a.index);
+      if (a.kind == ArgKind::expression) {
         s->dynamic = s->dynamic || info_.dynamic_exprs[a.index];
         if (status.ok() && !info_.dynamic_exprs[a.index] && l_.bindings.exprs[a.index].known != Known::yes)
           status = fail(MRT_ERROR_SHAPE, "%s overflows or divides by zero with these inputs",
@@ -488,7 +486,7 @@ class Builder {
       return l_.value_errors[v] < 0 ? Status() : l_.errors[static_cast<size_t>(l_.value_errors[v])];
     };
     for (const plan::Arg& a : step.args)
-      if (a.kind == static_cast<uint8_t>(ArgKind::value)) MRT_TRY(check(a.index));
+      if (a.kind == ArgKind::value) MRT_TRY(check(a.index));
     for (const uint32_t v : step.outs) MRT_TRY(check(v));
     return Status();
   }
@@ -508,7 +506,7 @@ class Builder {
     tensors_used_ += static_cast<size_t>(s->n_in + s->n_out);
     for (int32_t i = 0; i < s->n_in; ++i) {
       const plan::Arg& a = s->step->args[static_cast<size_t>(i)];
-      if (a.kind == static_cast<uint8_t>(ArgKind::value))
+      if (a.kind == ArgKind::value)
         set_tensor(a.index, &s->in[i]);
       else
         s->in[i].ndim = -1;
@@ -535,13 +533,13 @@ class Builder {
       bytes += l_.values[v].bytes;
     };
     for (const plan::Arg& a : s->step->args)
-      if (a.kind == static_cast<uint8_t>(ArgKind::value)) add(a.index);
+      if (a.kind == ArgKind::value) add(a.index);
     s->n_in = at;
     for (const uint32_t v : s->step->outs) add(v);
     s->n_out = at - s->n_in;
     s->pieces = code_pieces(bytes);
     for (const plan::Arg& a : s->step->args) {
-      if (a.kind != static_cast<uint8_t>(ArgKind::expression)) continue;
+      if (a.kind != ArgKind::expression) continue;
       FfiAny& any = s->ffi[at++];
       any.type = kFfiInt;
       any.padding = 0;

@@ -44,10 +44,10 @@ class Finder {
 
  private:
   bool cut_of(const plan::Step& step, const StepInfo& info, Cut* cut) {
-    if (step.kind != static_cast<uint8_t>(StepKind::kernel) || !info.op->batched) return false;
+    if (step.kind != StepKind::kernel || !info.op->batched) return false;
     std::vector<Tensor> tensors;
     for (const plan::Arg& a : step.args) {
-      if (a.kind == static_cast<uint8_t>(ArgKind::value)) {
+      if (a.kind == ArgKind::value) {
         if (!is_known(a.index)) return false;
         tensors.push_back(value(a.index));
       } else {
@@ -78,7 +78,7 @@ class Finder {
       }
     }
     for (const uint32_t v : step.outs) {
-      if (!is_whole(v) || plan_.values[program_.root(v)].storage != static_cast<uint8_t>(Storage::arena)) return false;
+      if (!is_whole(v) || plan_.values[program_.root(v)].storage != Storage::arena) return false;
       moved += value(v).bytes;
       cut->writes.push_back(program_.root(v));
     }

@@ -30,7 +30,7 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
   MRT_TRY(in_file(p->prepare_kernels()));
   p->find_roots();
   for (size_t v = 0; v < p->plan_.values.size(); ++v)
-    if (p->plan_.values[v].storage == static_cast<uint8_t>(Storage::seed)) p->seed_ = static_cast<int64_t>(v);
+    if (p->plan_.values[v].storage == Storage::seed) p->seed_ = static_cast<int64_t>(v);
   p->resident_ = options.resident_bytes;
   if (p->resident_ != 0) p->find_weights();
   for (const plan::State& s : p->plan_.states) {
@@ -76,8 +76,7 @@ Status Program::load_code() {
   bool wanted = false;
   for (size_t b = 0; b < plan_.blocks.size(); ++b) {
     steps_[b].resize(plan_.blocks[b].steps.size());
-    for (const plan::Step& step : plan_.blocks[b].steps)
-      wanted = wanted || step.kind == static_cast<uint8_t>(StepKind::code);
+    for (const plan::Step& step : plan_.blocks[b].steps) wanted = wanted || step.kind == StepKind::code;
   }
   if (!wanted) return Status();
   const Section* section = nullptr;
@@ -89,7 +88,7 @@ Status Program::load_code() {
   for (size_t b = 0; b < plan_.blocks.size(); ++b)
     for (size_t i = 0; i < steps_[b].size(); ++i) {
       const plan::Step& step = plan_.blocks[b].steps[i];
-      if (step.kind == static_cast<uint8_t>(StepKind::code)) MRT_TRY(code_.find(step.target, &steps_[b][i].function));
+      if (step.kind == StepKind::code) MRT_TRY(code_.find(step.target, &steps_[b][i].function));
     }
   return Status();
 }
@@ -98,7 +97,7 @@ Status Program::prepare_kernels() {
   for (size_t b = 0; b < plan_.blocks.size(); ++b) {
     for (size_t i = 0; i < steps_[b].size(); ++i) {
       const plan::Step& step = plan_.blocks[b].steps[i];
-      if (step.kind != static_cast<uint8_t>(StepKind::kernel)) continue;
+      if (step.kind != StepKind::kernel) continue;
       const Operator* op = find_operator(step.target.c_str());
       params_.emplace_back(new uint64_t[op->params_bytes / 8 + 1]());
       const Status status = op->prepare(StepAttrs(step), bound_isa(), params_.back().get());
@@ -115,9 +114,9 @@ void Program::find_weights() {
   for (size_t b = 0; b < plan_.blocks.size(); ++b)
     for (size_t i = 0; i < plan_.blocks[b].steps.size(); ++i)
       for (const plan::Arg& a : plan_.blocks[b].steps[i].args) {
-        if (a.kind != static_cast<uint8_t>(plan::ArgKind::value)) continue;
+        if (a.kind != plan::ArgKind::value) continue;
         const plan::Value& v = plan_.values[root(a.index)];
-        if (v.storage == static_cast<uint8_t>(Storage::constant)) steps_[b][i].weights += static_cast<size_t>(v.bytes);
+        if (v.storage == Storage::constant) steps_[b][i].weights += static_cast<size_t>(v.bytes);
       }
 }
 
@@ -134,7 +133,7 @@ void Program::find_roots() {
   for (uint32_t i = 0; i < roots_.size(); ++i) {
     uint32_t at = i;
     path.clear();
-    while (roots_[at] == kUnknown && plan_.values[at].storage == static_cast<uint8_t>(Storage::view)) {
+    while (roots_[at] == kUnknown && plan_.values[at].storage == Storage::view) {
       path.push_back(at);
       at = plan_.values[at].base;
     }
@@ -189,14 +188,14 @@ void Program::describe_entry(const plan::Entry& entry) {
   const auto own = [&](const plan::Value& v) {
     for (const uint32_t e : v.dims)
       if (info.dynamic_exprs[e]) return true;
-    return v.storage == static_cast<uint8_t>(Storage::view) && info.dynamic_exprs[static_cast<size_t>(v.offset)] != 0;
+    return v.storage == Storage::view && info.dynamic_exprs[static_cast<size_t>(v.offset)] != 0;
   };
   std::vector<uint8_t> done(plan_.values.size(), 0);
   std::vector<uint32_t> path;
   for (uint32_t i = 0; i < plan_.values.size(); ++i) {
     uint32_t at = i;
     path.clear();
-    while (!done[at] && plan_.values[at].storage == static_cast<uint8_t>(Storage::view)) {
+    while (!done[at] && plan_.values[at].storage == Storage::view) {
       path.push_back(at);
       at = plan_.values[at].base;
     }

@@ -78,15 +78,13 @@ class Validator {
               kMaxExprs);
     for (size_t e = 0; e < plan_.exprs.size(); ++e) {
       const Expr& x = plan_.exprs[e];
-      MRT_CHECK(x.op < kExprOpCount, "expression %zu has operator %d, which does not exist", e, x.op);
-      const ExprOp op = static_cast<ExprOp>(x.op);
       const i64 before = static_cast<i64>(e);
-      if (op == ExprOp::constant) continue;
-      if (op == ExprOp::symbol) {
+      if (x.op == ExprOp::constant) continue;
+      if (x.op == ExprOp::symbol) {
         MRT_CHECK(x.a >= 0 && x.a < static_cast<i64>(plan_.symbols.size()), "expression %zu names no symbol", e);
         continue;
       }
-      const bool unary = op == ExprOp::logical_not;
+      const bool unary = x.op == ExprOp::logical_not;
       MRT_CHECK(x.a >= 0 && x.a < before && (unary || (x.b >= 0 && x.b < before)),
                 "expression %zu uses one that does not come before it", e);
     }
@@ -101,26 +99,21 @@ class Validator {
   Status check_value(size_t i) {
     const Value& v = plan_.values[i];
     const char* name = v.name.c_str();
-    if (v.kind != static_cast<u8>(ValueKind::tensor) && v.kind != static_cast<u8>(ValueKind::state))
-      return fail(MRT_ERROR_VERSION,
-                  "value '%s' is of kind %d (optional, sequence or string), which this runtime does not "
-                  "run; use a newer one",
-                  name, v.kind);
-    if (v.encoding != 0)
-      return fail(MRT_ERROR_VERSION, "value '%s' has encoding %d, which this runtime does not know; use a newer one",
-                  name, v.encoding);
-    if (v.device != 0)
-      return fail(MRT_ERROR_TARGET, "value '%s' lives on device kind %d, this runtime has only the CPU", name,
-                  v.device);
-    MRT_CHECK(v.space <= 1, "value '%s' has memory space %d, which does not exist", name, v.space);
+    if (v.kind != ValueKind::tensor && v.kind != ValueKind::state)
+      return fail(MRT_ERROR_VERSION, "value '%s' is of kind '%s', and this runtime runs tensors only; use a newer one",
+                  name, name_of(v.kind));
+    if (v.encoding != Encoding::dense)
+      return fail(MRT_ERROR_VERSION, "value '%s' has encoding '%s', which this runtime does not run; use a newer one",
+                  name, name_of(v.encoding));
+    if (v.device != DeviceKind::cpu)
+      return fail(MRT_ERROR_TARGET, "value '%s' lives on device '%s', this runtime has only the CPU", name,
+                  name_of(v.device));
     MRT_CHECK(known_dtype(v.dtype_code, v.dtype_bits), "value '%s' has the unknown dtype code %d with %d bits", name,
               v.dtype_code, v.dtype_bits);
-    MRT_CHECK(v.storage <= static_cast<u8>(Storage::seed), "value '%s' has storage %d, which does not exist", name,
-              v.storage);
     MRT_CHECK(v.dims.size() <= MRT_MAX_RANK, "value '%s' has %zu dimensions, at most %d are allowed", name,
               v.dims.size(), MRT_MAX_RANK);
     for (const u32 e : v.dims) MRT_CHECK(e < plan_.exprs.size(), "a dimension of value '%s' is no expression", name);
-    switch (static_cast<Storage>(v.storage)) {
+    switch (v.storage) {
       case Storage::constant:
         return check_constant(v);
       case Storage::view:
@@ -188,7 +181,7 @@ class Validator {
     for (size_t i = 0; i < n; ++i) {
       u32 at = static_cast<u32>(i);
       path.clear();
-      while (state[at] == 0 && plan_.values[at].storage == static_cast<u8>(Storage::view)) {
+      while (state[at] == 0 && plan_.values[at].storage == Storage::view) {
         state[at] = 1;
         path.push_back(at);
         at = plan_.values[at].base;
@@ -214,18 +207,18 @@ class Validator {
       MRT_CHECK(!s.name.empty() && names.insert(s.name).second, "a state has no name or one that occurs twice");
       MRT_CHECK(s.value < plan_.values.size(), "state '%s' has no value", name);
       const Value& v = plan_.values[s.value];
-      MRT_CHECK(v.storage == static_cast<u8>(Storage::state) && v.base == i, "state '%s' and its value disagree", name);
+      MRT_CHECK(v.storage == Storage::state && v.base == i, "state '%s' and its value disagree", name);
       if (s.init == -1) continue;
       MRT_CHECK(s.init >= 0 && s.init < static_cast<i64>(plan_.values.size()), "state '%s' has no initial value", name);
       const Value& init = plan_.values[static_cast<size_t>(s.init)];
       i64 want = 0, have = 0;
       MRT_TRY(fixed_bytes(v, &want));
-      MRT_CHECK(init.storage == static_cast<u8>(Storage::constant) && fixed_bytes(init, &have).ok() && have == want &&
+      MRT_CHECK(init.storage == Storage::constant && fixed_bytes(init, &have).ok() && have == want &&
                     init.bytes >= have && init.dtype_code == v.dtype_code && init.dtype_bits == v.dtype_bits,
                 "the initial value of state '%s' is not a constant of its size and dtype", name);
     }
     for (const Value& v : plan_.values)
-      if (v.storage == static_cast<u8>(Storage::state))
+      if (v.storage == Storage::state)
         MRT_CHECK(&plan_.values[plan_.states[v.base].value] == &v,
                   "value '%s' is not the one that stands for its state", v.name.c_str());
     return Status();
@@ -238,7 +231,7 @@ class Validator {
     used_.assign(plan_.blocks.size(), 0);
     for (const Block& block : plan_.blocks) {
       for (const u32 v : block.params)
-        MRT_CHECK(v < plan_.values.size() && plan_.values[v].storage == static_cast<u8>(Storage::arena),
+        MRT_CHECK(v < plan_.values.size() && plan_.values[v].storage == Storage::arena,
                   "a parameter of block '%s' is not an arena value", block.name.c_str());
       for (const u32 v : block.results)
         MRT_CHECK(v < plan_.values.size(), "a result of block '%s' is no value", block.name.c_str());
@@ -252,17 +245,15 @@ class Validator {
   Status check_step(const Step& step) {
     const char* name = step.name.c_str();
     for (const Arg& a : step.args) {
-      MRT_CHECK(a.kind <= static_cast<u8>(ArgKind::absent), "step '%s' has an argument of unknown kind %d", name,
-                a.kind);
-      if (a.kind == static_cast<u8>(ArgKind::value))
+      if (a.kind == ArgKind::value)
         MRT_CHECK(a.index < plan_.values.size(), "an argument of step '%s' is no value", name);
-      if (a.kind == static_cast<u8>(ArgKind::expression))
+      if (a.kind == ArgKind::expression)
         MRT_CHECK(a.index < plan_.exprs.size(), "an argument of step '%s' is no expression", name);
     }
     for (const u32 v : step.outs) {
       MRT_CHECK(v < plan_.values.size(), "an output of step '%s' is no value", name);
-      const u8 storage = plan_.values[root_[v]].storage;
-      MRT_CHECK(storage == static_cast<u8>(Storage::arena) || storage == static_cast<u8>(Storage::state),
+      const Storage storage = plan_.values[root_[v]].storage;
+      MRT_CHECK(storage == Storage::arena || storage == Storage::state,
                 "step '%s' writes into '%s', which is an input, a constant or the seed", name,
                 plan_.values[v].name.c_str());
     }
@@ -275,15 +266,13 @@ class Validator {
     if (step.queue != 0)
       return fail(MRT_ERROR_TARGET, "step '%s' is for queue %d, this runtime has only queue 0 (the CPU)", name,
                   step.queue);
-    if (step.kind > static_cast<u8>(StepKind::shape) || step.kind == static_cast<u8>(StepKind::launch))
-      return fail(MRT_ERROR_VERSION, "step '%s' is of kind %d, which this runtime does not know; use a newer one", name,
-                  step.kind);
+    if (step.kind == StepKind::launch)
+      return fail(MRT_ERROR_VERSION, "step '%s' is of kind '%s', which this runtime does not run; use a newer one",
+                  name, name_of(step.kind));
     return check_arity(step);
   }
 
-  bool arg_is_value(const Step& step, size_t i) {
-    return i < step.args.size() && step.args[i].kind == static_cast<u8>(ArgKind::value);
-  }
+  bool arg_is_value(const Step& step, size_t i) { return i < step.args.size() && step.args[i].kind == ArgKind::value; }
   bool scalar_of(const Step& step, size_t i, u8 code, u8 bits) {
     if (!arg_is_value(step, i)) return false;
     const Value& v = plan_.values[step.args[i].index];
@@ -292,7 +281,7 @@ class Validator {
 
   Status check_arity(const Step& step) {
     const char* name = step.name.c_str();
-    const StepKind kind = static_cast<StepKind>(step.kind);
+    const StepKind kind = step.kind;
     const bool nests = kind == StepKind::branch || kind == StepKind::loop;
     MRT_CHECK(nests || step.blocks.empty(), "step '%s' has blocks but is neither if nor loop", name);
     MRT_CHECK(kind == StepKind::bind || nests || step.binds.empty(), "step '%s' cannot bind symbols", name);
@@ -302,7 +291,7 @@ class Validator {
       case StepKind::code:
         MRT_CHECK(!step.target.empty(), "code step '%s' names no function", name);
         for (const Arg& a : step.args)
-          MRT_CHECK(a.kind != static_cast<u8>(ArgKind::absent), "code step '%s' has an absent argument", name);
+          MRT_CHECK(a.kind != ArgKind::absent, "code step '%s' has an absent argument", name);
         return Status();
       case StepKind::copy:
         MRT_CHECK(step.args.size() == 1 && arg_is_value(step, 0) && step.outs.size() == 1,
@@ -323,7 +312,7 @@ class Validator {
         MRT_CHECK(v.dtype_code == MRT_INT && v.dtype_bits == 64 && v.dims.size() <= 1,
                   "the output of shape step '%s' is not int64 of rank 0 or 1", name);
         for (const Arg& a : step.args)
-          MRT_CHECK(a.kind == static_cast<u8>(ArgKind::expression), "shape step '%s' takes expressions only", name);
+          MRT_CHECK(a.kind == ArgKind::expression, "shape step '%s' takes expressions only", name);
         return Status();
       }
       case StepKind::branch:
@@ -370,13 +359,13 @@ class Validator {
               n.min_out, n.max_out);
     for (size_t i = 0; i < step.args.size(); ++i) {
       const Arg& a = step.args[i];
-      MRT_CHECK(i >= static_cast<size_t>(n.min_in) || a.kind != static_cast<u8>(ArgKind::absent),
+      MRT_CHECK(i >= static_cast<size_t>(n.min_in) || a.kind != ArgKind::absent,
                 "argument %zu of kernel step '%s' (%s) is absent, but it is needed", i, name, op->contract);
-      MRT_CHECK(a.kind != static_cast<u8>(ArgKind::expression), "kernel step '%s' has an expression as argument", name);
+      MRT_CHECK(a.kind != ArgKind::expression, "kernel step '%s' has an expression as argument", name);
       const bool packed = op->packings && is_packed_input(op->contract, i);
-      if (a.kind != static_cast<u8>(ArgKind::value) || !packed) continue;
-      MRT_CHECK(plan_.values[a.index].storage == static_cast<u8>(Storage::constant),
-                "the packed weight of step '%s' is not a constant", name);
+      if (a.kind != ArgKind::value || !packed) continue;
+      MRT_CHECK(plan_.values[a.index].storage == Storage::constant, "the packed weight of step '%s' is not a constant",
+                name);
     }
     return Status();
   }
@@ -398,8 +387,8 @@ class Validator {
     const char* name = step.name.c_str();
     MRT_CHECK(step.args.size() >= 2 && step.blocks.size() == 1, "loop step '%s' needs two arguments and one block",
               name);
-    const bool absent0 = step.args[0].kind == static_cast<u8>(ArgKind::absent);
-    const bool absent1 = step.args[1].kind == static_cast<u8>(ArgKind::absent);
+    const bool absent0 = step.args[0].kind == ArgKind::absent;
+    const bool absent1 = step.args[1].kind == ArgKind::absent;
     MRT_CHECK(absent0 || scalar_of(step, 0, MRT_BOOL, 8), "the condition of loop step '%s' is not a bool", name);
     MRT_CHECK(absent1 || scalar_of(step, 1, MRT_INT, 64), "the trip count of loop step '%s' is not int64", name);
     const Block& body = plan_.blocks[step.blocks[0]];
@@ -422,7 +411,7 @@ class Validator {
     for (size_t i = carried; i < step.outs.size(); ++i) {
       MRT_TRY(same_dtype(step, body.results[i + 1], step.outs[i]));
       MRT_CHECK(plan_.values[step.outs[i]].dims.size() == plan_.values[body.results[i + 1]].dims.size() + 1 &&
-                    plan_.values[step.outs[i]].storage == static_cast<u8>(Storage::arena),
+                    plan_.values[step.outs[i]].storage == Storage::arena,
                 "scan output '%s' of loop step '%s' has not one dimension more than a slice",
                 plan_.values[step.outs[i]].name.c_str(), name);
     }
@@ -472,13 +461,11 @@ class Validator {
         defined_[plan_.states[s].value] = 1;
       }
     for (size_t i = 0; i < plan_.values.size(); ++i)
-      if (plan_.values[i].storage == static_cast<u8>(Storage::constant) ||
-          plan_.values[i].storage == static_cast<u8>(Storage::seed))
-        defined_[i] = 1;
+      if (plan_.values[i].storage == Storage::constant || plan_.values[i].storage == Storage::seed) defined_[i] = 1;
     symbols_.assign(plan_.symbols.size(), 0);
     std::unordered_set<std::string> input_names;
     for (const u32 v : entry.inputs) {
-      MRT_CHECK(v < plan_.values.size() && plan_.values[v].storage == static_cast<u8>(Storage::input) && !defined_[v],
+      MRT_CHECK(v < plan_.values.size() && plan_.values[v].storage == Storage::input && !defined_[v],
                 "an input of entry '%s' is no input value or occurs twice", name);
       MRT_CHECK(input_names.insert(plan_.values[v].name).second, "two inputs of entry '%s' are called '%s'", name,
                 plan_.values[v].name.c_str());
@@ -513,7 +500,7 @@ class Validator {
     std::vector<u32> missing(plan_.exprs.size(), 0);
     for (size_t e = 0; e < missing.size(); ++e) {
       const Expr& x = plan_.exprs[e];
-      const ExprOp op = static_cast<ExprOp>(x.op);
+      const ExprOp op = x.op;
       if (op == ExprOp::constant) continue;
       const size_t a = static_cast<size_t>(x.a);
       if (op == ExprOp::symbol)
@@ -538,14 +525,14 @@ class Validator {
       if (!touched_[v]) continue;
       const Value& value = plan_.values[v];
       for (const u32 e : value.dims) MRT_TRY(check_bound(missing, e, "value", value.name.c_str()));
-      if (value.storage == static_cast<u8>(Storage::view))
+      if (value.storage == Storage::view)
         MRT_TRY(check_bound(missing, static_cast<u32>(value.offset), "view", value.name.c_str()));
     }
     return Status();
   }
 
   bool is_defined(u32 v) {
-    while (!defined_[v] && plan_.values[v].storage == static_cast<u8>(Storage::view)) v = plan_.values[v].base;
+    while (!defined_[v] && plan_.values[v].storage == Storage::view) v = plan_.values[v].base;
     return defined_[v] != 0;
   }
 
@@ -554,7 +541,7 @@ class Validator {
     MRT_CHECK(is_defined(v), "%s '%s' reads '%s' before it is defined", what, name, plan_.values[v].name.c_str());
     touched_[v] = touched_[root_[v]] = 1;
     const Value& root = plan_.values[root_[v]];
-    if (!packed && root.storage == static_cast<u8>(Storage::constant))
+    if (!packed && root.storage == Storage::constant)
       MRT_CHECK(holds_its_shape(root), "constant '%s' is smaller than its shape, and %s '%s' does not take it packed",
                 root.name.c_str(), what, name);
     return Status();
@@ -579,10 +566,10 @@ class Validator {
 
   Status check_step_flow(const Step& step, int depth, std::vector<u32>* mine) {
     const char* name = step.name.c_str();
-    const Operator* op = step.kind == static_cast<u8>(StepKind::kernel) ? find_operator(step.target.c_str()) : nullptr;
+    const Operator* op = step.kind == StepKind::kernel ? find_operator(step.target.c_str()) : nullptr;
     for (size_t i = 0; i < step.args.size(); ++i) {
       const Arg& a = step.args[i];
-      if (a.kind != static_cast<u8>(ArgKind::value)) continue;
+      if (a.kind != ArgKind::value) continue;
       MRT_TRY(check_read(a.index, "step", name, op && op->packings && is_packed_input(op->contract, i)));
     }
     for (const u32 b : step.blocks) MRT_TRY(check_flow(plan_.blocks[b], depth + 1));
@@ -594,14 +581,13 @@ class Validator {
     for (const u32 v : step.outs) {
       const Value& value = plan_.values[v];
       touched_[v] = 1;
-      if (value.storage == static_cast<u8>(Storage::view)) {
+      if (value.storage == Storage::view) {
         MRT_TRY(check_read(value.base, "step", name));
-      } else if (value.storage == static_cast<u8>(Storage::state)) {
+      } else if (value.storage == Storage::state) {
         MRT_CHECK(defined_[v], "step '%s' writes state '%s', which its entry does not declare", name,
                   value.name.c_str());
       }
-      MRT_CHECK(value.storage == static_cast<u8>(Storage::state) || !defined_[v], "value '%s' is defined twice",
-                value.name.c_str());
+      MRT_CHECK(value.storage == Storage::state || !defined_[v], "value '%s' is defined twice", value.name.c_str());
       if (!defined_[v]) {
         defined_[v] = 1;
         mine->push_back(v);

@@ -67,7 +67,7 @@ uint32_t PlanBuilder::symbol(const std::string& name, int64_t min, int64_t max, 
 }
 
 uint32_t PlanBuilder::expr(ExprOp op, int64_t a, int64_t b) {
-  plan.exprs.push_back({static_cast<uint8_t>(op), a, b});
+  plan.exprs.push_back({op, a, b});
   return static_cast<uint32_t>(plan.exprs.size() - 1);
 }
 
@@ -75,10 +75,10 @@ uint32_t PlanBuilder::value(const std::string& name, Storage storage, const std:
                             uint8_t bits) {
   plan::Value v;
   v.name = name;
-  v.kind = static_cast<uint8_t>(storage == Storage::state ? plan::ValueKind::state : plan::ValueKind::tensor);
+  v.kind = storage == Storage::state ? plan::ValueKind::state : plan::ValueKind::tensor;
   v.dtype_code = code;
   v.dtype_bits = bits;
-  v.storage = static_cast<uint8_t>(storage);
+  v.storage = storage;
   v.dims = dims;
   plan.values.push_back(v);
   return static_cast<uint32_t>(plan.values.size() - 1);
@@ -114,10 +114,10 @@ uint32_t PlanBuilder::block(const std::string& name) {
 plan::Step& PlanBuilder::step(uint32_t block, StepKind kind, const std::string& name, const std::string& target,
                               const std::vector<uint32_t>& args, const std::vector<uint32_t>& outs) {
   plan::Step s;
-  s.kind = static_cast<uint8_t>(kind);
+  s.kind = kind;
   s.name = name;
   s.target = target;
-  for (const uint32_t a : args) s.args.push_back({static_cast<uint8_t>(ArgKind::value), a});
+  for (const uint32_t a : args) s.args.push_back({ArgKind::value, a});
   s.outs = outs;
   plan.blocks[block].steps.push_back(s);
   return plan.blocks[block].steps.back();
@@ -133,7 +133,7 @@ plan::Step& PlanBuilder::concat(uint32_t block, const std::string& name, const s
 plan::Step& PlanBuilder::code(uint32_t block, const std::string& function, const std::vector<uint32_t>& args,
                               const std::vector<uint32_t>& outs, const std::vector<uint32_t>& exprs) {
   plan::Step& s = step(block, StepKind::code, function, function, args, outs);
-  for (const uint32_t e : exprs) s.args.push_back({static_cast<uint8_t>(ArgKind::expression), e});
+  for (const uint32_t e : exprs) s.args.push_back({ArgKind::expression, e});
   return s;
 }
 

@@ -238,7 +238,7 @@ void weighted(PlanBuilder* p, uint32_t block, const std::string& contract, const
   s.packing = packing;
   s.attrs = attrs;
   for (plan::Arg& arg : s.args)
-    if (arg.index == kNone) arg = {static_cast<uint8_t>(plan::ArgKind::absent), 0};
+    if (arg.index == kNone) arg = {plan::ArgKind::absent, 0};
 }
 
 Bytes gemm_seed() {
@@ -401,7 +401,7 @@ Bytes control_seed() {
   const uint32_t next = p.value("next", Storage::arena, {p.of(n)});
   const uint32_t main = p.block("main"), body = p.block("body"), then = p.block("then"), other = p.block("other");
   plan::Step& loop = p.step(main, StepKind::loop, "loop", "", {}, {last, all});
-  loop.args = {{2, 0}, {0, five}, {0, x}};
+  loop.args = {{plan::ArgKind::absent, 0}, {plan::ArgKind::value, five}, {plan::ArgKind::value, x}};
   loop.blocks = {body};
   loop.binds = {k};
   p.plan.blocks[body].params = {i, a};
@@ -411,7 +411,7 @@ Bytes control_seed() {
   p.plan.blocks[then].results = {last};
   p.plan.blocks[other].results = {x};
   plan::Step& shape = p.step(main, StepKind::shape, "shape", "", {}, {sizes});
-  shape.args = {{1, p.of(k)}, {1, p.of(n)}};
+  shape.args = {{plan::ArgKind::expression, p.of(k)}, {plan::ArgKind::expression, p.of(n)}};
   p.step(main, StepKind::bind, "bind", "", {five}, {}).binds = {k};
   p.step(main, StepKind::kernel, "rows", "softmax_f32", {all}, {soft});
   p.step(main, StepKind::copy, "copy", "", {head}, {total});

@@ -267,14 +267,14 @@ std::string refusal(F&& change) {
 TEST(plan, validation_says_what_is_wrong) {
   CHECK_SAYS(refusal([](PlanBuilder* p) {
                p->plan.exprs[0].a = 9;
-               p->plan.exprs[0].op = 2;
+               p->plan.exprs[0].op = plan::ExprOp::add;
              }),
              "does not come before it");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[0].offset = 1 << 20; }), "outside the weights section");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[0].bytes = 4; }), "smaller than its shape");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[0].dtype_bits = 7; }), "unknown dtype");
-  CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[1].kind = 2; }), "newer");
-  CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[1].device = 1; }), "only the CPU");
+  CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[1].kind = plan::ValueKind::sequence; }), "'sequence'");
+  CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[1].device = plan::DeviceKind::opencl; }), "'opencl'");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.values[1].dims.assign(13, 0); }), "at most 12");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].target = "no_such"; }), "no_such");
   CHECK_SAYS(refusal([](PlanBuilder* p) { p->plan.blocks[0].steps[0].packing = "x"; }), "packing 'x'");

@@ -20,7 +20,7 @@ mrt_status run(const Loaded& l, const std::vector<mrt_tensor>& in, std::vector<m
   return mrt_session_run(l.session, in.data(), in.size(), out->data(), out->size(), nullptr);
 }
 
-const plan::Arg kAbsent = {static_cast<uint8_t>(ArgKind::absent), 0};
+const plan::Arg kAbsent = {ArgKind::absent, 0};
 
 }  // namespace
 
@@ -70,8 +70,8 @@ PlanBuilder fibonacci(bool dynamic, bool with_trips, int64_t fixed_trips) {
   const uint32_t all = p.value("all", Storage::arena, {dynamic ? p.of(k) : p.fixed(fixed_trips), p.fixed(1)});
   const uint32_t main = p.block("main"), body = p.block("body");
   plan::Step& loop = p.step(main, StepKind::loop, "fibonacci", "", {}, {last_a, last_b, all});
-  loop.args = {kAbsent, kAbsent, {0, zero}, {0, one}};
-  if (with_trips) loop.args[1] = {static_cast<uint8_t>(ArgKind::value), trips};
+  loop.args = {kAbsent, kAbsent, {ArgKind::value, zero}, {ArgKind::value, one}};
+  if (with_trips) loop.args[1] = {ArgKind::value, trips};
   loop.blocks = {body};
   if (dynamic) loop.binds = {k};
   p.plan.blocks[body].params = {i, a, b};
@@ -155,7 +155,7 @@ PlanBuilder growing(const std::vector<int64_t>& extents) {
   const uint32_t last = p.value("last", Storage::arena, {p.of(n)});
   const uint32_t main = p.block("main"), body = p.block("body");
   plan::Step& loop = p.step(main, StepKind::loop, "growing", "", {}, {last});
-  loop.args = {kAbsent, {static_cast<uint8_t>(ArgKind::value), trips}, {0, one}};
+  loop.args = {kAbsent, {ArgKind::value, trips}, {ArgKind::value, one}};
   loop.blocks = {body};
   loop.binds = {n};
   loop.attrs.push_back(ints("extents", extents));
@@ -227,8 +227,7 @@ PlanBuilder select_plan() {
   p.concat(b, "join", {flat, c}, y);
   p.code(b, "scale", {y}, {scaled}, {p.of(k)});
   plan::Step& shape = p.step(b, StepKind::shape, "sizes", "", {}, {sizes});
-  shape.args = {{static_cast<uint8_t>(ArgKind::expression), p.of(k)},
-                {static_cast<uint8_t>(ArgKind::expression), more}};
+  shape.args = {{ArgKind::expression, p.of(k)}, {ArgKind::expression, more}};
   p.entry("main", {x}, {y, scaled, sizes, column}, b);
   p.with_code();
   return p;
@@ -279,7 +278,7 @@ TEST(control, unbound_symbol_is_an_error) {
   p.step(main, StepKind::branch, "choose", "", {x}, {}).blocks = {yes, no};
   p.step(yes, StepKind::bind, "bind", "", {five}, {}).binds = {k};
   plan::Step& shape = p.step(main, StepKind::shape, "tell", "", {}, {y});
-  shape.args = {{static_cast<uint8_t>(ArgKind::expression), p.of(k)}};
+  shape.args = {{ArgKind::expression, p.of(k)}};
   p.entry("main", {x}, {y}, main);
   Loaded l(p.file());
   CHECK_OK(l.status);

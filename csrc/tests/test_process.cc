@@ -78,7 +78,7 @@ PlanBuilder everything() {
   p.plan.blocks[then].results = {head};
   p.plan.blocks[other].results = {zero};
   plan::Step& loop = p.step(main, StepKind::loop, "loop", "", {}, {last, all});
-  loop.args = {{2, 0}, {0, three}, {0, picked}};
+  loop.args = {{plan::ArgKind::absent, 0}, {plan::ArgKind::value, three}, {plan::ArgKind::value, picked}};
   loop.blocks = {body};
   loop.binds = {trips};
   p.plan.blocks[body].params = {i, a};
@@ -155,7 +155,7 @@ TEST(process, every_allocation_may_fail) {
   const uint32_t main = p.block("main"), body = p.block("body");
   p.concat(main, "join", {x, c}, y);
   plan::Step& loop = p.step(main, StepKind::loop, "loop", "", {}, {all});
-  loop.args = {{2, 0}, {0, three}};
+  loop.args = {{plan::ArgKind::absent, 0}, {plan::ArgKind::value, three}};
   loop.blocks = {body};
   loop.binds = {trips};
   p.plan.blocks[body].params = {i};

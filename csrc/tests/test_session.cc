@@ -529,7 +529,7 @@ TEST(session, a_kernel_step_with_the_wrong_number_of_tensors_does_not_load) {
     PlanBuilder p = concat_plan();
     plan::Step& step = p.plan.blocks[0].steps[0];
     if (broken == 0) step.args.clear();
-    if (broken == 1) step.args[0].kind = static_cast<uint8_t>(plan::ArgKind::absent);
+    if (broken == 1) step.args[0].kind = plan::ArgKind::absent;
     Loaded l(p.file());
     CHECK_EQ(l.status, MRT_ERROR_FORMAT);
     const std::string message = mrt_last_error();

@@ -94,7 +94,7 @@ StatePlan written_in_a_loop() {
   const uint32_t number = p.value("number", Storage::arena, {}, MRT_INT, 64);
   const uint32_t body = p.block("body");
   plan::Step& loop = p.step(p.main, StepKind::loop, "loop", "", {}, {});
-  loop.args = {{static_cast<uint8_t>(ArgKind::absent), 0}, {static_cast<uint8_t>(ArgKind::value), once}};
+  loop.args = {{ArgKind::absent, 0}, {ArgKind::value, once}};
   loop.blocks = {body};
   p.plan.blocks[body].params = {number};
   p.plan.blocks[body].results = {yes};
