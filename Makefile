@@ -35,7 +35,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	git ls-files -z 'csrc/*.cc' 'csrc/*.h' 'csrc/*.c' | xargs -0 $(BIN)/clang-format --dry-run --Werror
 
-types: $(VENV)/.installed
+types: $(VENV)/.native
 	rm -rf build/types && mkdir -p build/types/maas_rt
 	for entry in maas_rt/*; do ln -s "$(CURDIR)/$$entry" build/types/maas_rt/; done
 	ln -s "$(CURDIR)/compiler" build/types/maas_rt/compiler
@@ -132,4 +132,4 @@ $(TRAINERS)/.installed: tests/conformance/trainers-requirements.txt | $(VENV)/.n
 	touch $@
 
 clean:  ## remove what was built, and the environment
-	rm -rf build dist $(VENV) $(VISION) $(TRAINERS) maas_rt/*.so
+	rm -rf build dist $(VENV) $(VISION) $(TRAINERS) maas_rt/*.so maas_rt/_plan_records.py

@@ -16,11 +16,12 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+RECORDS = ROOT / "csrc" / "artifact"
 SHIPPED = {"include": ROOT / "csrc" / "include" / "maas_rt.h", "examples": ROOT / "csrc" / "examples" / "classify.c"}
 
 
 class CMakeBuild(build_ext):
-    """One extension, one CMake project: builds csrc/ and collects the two objects, the C header and the example."""
+    """One extension, one CMake project: builds csrc/ and collects the two objects, the plan's records, the C header and the example."""
 
     def run(self) -> None:
         # The base class builds in build/ and copies the extension alone back into the source tree.
@@ -35,6 +36,15 @@ class CMakeBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         _install(build / "libmaas_rt.so", target.parent / "libmaas_rt.so")
         _install(build / target.name, target)
+        subprocess.run(
+            [
+                sys.executable,
+                str(RECORDS / "generate_records.py"),
+                str(RECORDS / "plan.inc"),
+                str(target.parent / "_plan_records.py"),
+            ],
+            check=True,
+        )
         for folder, source in SHIPPED.items():
             self._ship(source, target.parent / folder / source.name)
 

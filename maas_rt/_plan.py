@@ -1,7 +1,8 @@
-"""The plan section's records and their codec: dataclasses that mirror csrc/artifact/plan.inc field by field.
+"""The plan section's codec: `encode(plan)` gives the section's bytes, `decode(data)` reads them back.
 
-FORMAT.md says what the fields mean; a test holds the two files together. `encode(plan)` gives the section's bytes,
-`decode(data)` reads them back; both check every field against its stored type.
+The records and enumerators are those of csrc/artifact/plan.inc, from which `_plan_records.py` is written when the library is
+built; FORMAT.md says what the fields mean. Both directions check every field against its stored type. A plan of an older
+version is read as it was then, and what it lacks gets the initial value that plan.inc gives it.
 """
 
 from __future__ import annotations
@@ -9,88 +10,63 @@ from __future__ import annotations
 import operator
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import IntEnum
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from maas_rt._errors import FormatError, InvalidArgumentError
+from maas_rt._plan_records import (
+    PLAN_VERSION,
+    SINCE,
+    Arg,
+    ArgKind,
+    Attr,
+    Block,
+    Check,
+    DeviceKind,
+    Encoding,
+    Entry,
+    Expr,
+    ExprOp,
+    MemorySpace,
+    Plan,
+    State,
+    Step,
+    StepKind,
+    Storage,
+    Symbol,
+    Value,
+    ValueKind,
+)
 
-PLAN_VERSION = 1
+__all__ = [
+    "MAX_RANK",
+    "PLAN_VERSION",
+    "Arg",
+    "ArgKind",
+    "Attr",
+    "Block",
+    "Check",
+    "DTypeCode",
+    "DeviceKind",
+    "Encoding",
+    "Entry",
+    "Expr",
+    "ExprOp",
+    "MemorySpace",
+    "Plan",
+    "State",
+    "Step",
+    "StepKind",
+    "Storage",
+    "Symbol",
+    "Value",
+    "ValueKind",
+    "decode",
+    "encode",
+]
+
 MAX_RANK = 12  # MRT_MAX_RANK of maas_rt.h
-
-
-class ExprOp(IntEnum):
-    """Operators of shape expressions: signed 64-bit; overflow and division by zero are errors of the run."""
-
-    CONST = 0
-    SYMBOL = 1
-    ADD = 2
-    SUB = 3
-    MUL = 4
-    FLOORDIV = 5
-    FLOORMOD = 6
-    MIN = 7
-    MAX = 8
-    EQ = 9
-    LT = 10
-    LE = 11
-    AND = 12
-    OR = 13
-    NOT = 14
-    CEILDIV = 15
-
-
-class ValueKind(IntEnum):
-    TENSOR = 0
-    OPTIONAL = 1
-    SEQUENCE = 2
-    STRING = 3
-    STATE = 4
-
-
-class Encoding(IntEnum):
-    DENSE = 0
-    BLOCK_QUANTIZED = 1
-    N_M = 2
-    BLOCK_SPARSE = 3
-    CSR = 4
-
-
-class DeviceKind(IntEnum):
-    CPU = 0
-    OPENCL = 1
-    CUDA = 2
-
-
-class MemorySpace(IntEnum):
-    DEFAULT = 0
-    HOST = 1
-
-
-class Storage(IntEnum):
-    ARENA = 0
-    INPUT = 1
-    CONSTANT = 2
-    VIEW = 3
-    STATE = 4
-    SEED = 5
-
-
-class ArgKind(IntEnum):
-    VALUE = 0
-    EXPR = 1
-    ABSENT = 2
-
-
-class StepKind(IntEnum):
-    KERNEL = 0
-    CODE = 1
-    COPY = 2
-    BIND = 3
-    IF = 4
-    LOOP = 5
-    LAUNCH = 6
-    SHAPE = 7
 
 
 class DTypeCode(IntEnum):
@@ -110,142 +86,6 @@ class DTypeCode(IntEnum):
     FLOAT4_E2M1FN = 17
 
 
-# What a field is stored as. The annotation of a dataclass field is one of these, a list of one, a record, or an
-# enumerator stored in a u8.
-U8 = Annotated[int, "u8"]
-U32 = Annotated[int, "u32"]
-I64 = Annotated[int, "i64"]
-F64 = Annotated[float, "f64"]
-Str = Annotated[str, "str"]
-
-
-@dataclass
-class Symbol:
-    """A dimension known only at run time. max -1: no bound."""
-
-    name: Str
-    min: I64 = 0
-    max: I64 = -1
-    multiple: I64 = 1
-
-
-@dataclass
-class Expr:
-    """const: a is the value; symbol: a is its index; else a and b are earlier expressions."""
-
-    op: Annotated[ExprOp, "u8"]
-    a: I64 = 0
-    b: I64 = 0
-
-
-@dataclass
-class Value:
-    """A tensor (or state) of the plan; dims are indices of expressions."""
-
-    name: Str
-    kind: Annotated[ValueKind, "u8"] = ValueKind.TENSOR
-    dtype_code: U8 = DTypeCode.FLOAT
-    dtype_bits: U8 = 32
-    encoding: Annotated[Encoding, "u8"] = Encoding.DENSE
-    device: Annotated[DeviceKind, "u8"] = DeviceKind.CPU
-    space: Annotated[MemorySpace, "u8"] = MemorySpace.DEFAULT
-    storage: Annotated[Storage, "u8"] = Storage.ARENA
-    dims: list[U32] = field(default_factory=list)
-    base: U32 = 0
-    offset: I64 = 0
-    bytes: I64 = 0
-
-
-@dataclass
-class Attr:
-    """One attribute of a kernel step: ints, floats or text."""
-
-    key: Str
-    ints: list[I64] = field(default_factory=list)
-    floats: list[F64] = field(default_factory=list)
-    text: Str = ""
-
-
-@dataclass
-class Arg:
-    """An argument of a step: a value, an expression, or absent."""
-
-    kind: Annotated[ArgKind, "u8"]
-    index: U32 = 0
-
-
-@dataclass
-class Step:
-    """What a block does, one after the other."""
-
-    kind: Annotated[StepKind, "u8"]
-    name: Str = ""
-    target: Str = ""
-    packing: Str = ""
-    hint: Str = ""
-    queue: U8 = 0
-    args: list[Arg] = field(default_factory=list)
-    outs: list[U32] = field(default_factory=list)
-    attrs: list[Attr] = field(default_factory=list)
-    binds: list[U32] = field(default_factory=list)
-    blocks: list[U32] = field(default_factory=list)
-
-
-@dataclass
-class Block:
-    """A list of steps with parameters and results."""
-
-    name: Str = ""
-    params: list[U32] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    results: list[U32] = field(default_factory=list)
-
-
-@dataclass
-class State:
-    """What the model remembers between runs. init: the constant that it starts from; -1: zeros."""
-
-    name: Str
-    value: U32
-    init: I64 = -1
-
-
-@dataclass
-class Check:
-    """lhs must equal rhs once the inputs have bound the symbols."""
-
-    lhs: U32
-    rhs: U32
-    message: Str = ""
-
-
-@dataclass
-class Entry:
-    """An entry point: a block with named inputs and outputs."""
-
-    name: Str
-    inputs: list[U32] = field(default_factory=list)
-    outputs: list[U32] = field(default_factory=list)
-    block: U32 = 0
-    reads: list[U32] = field(default_factory=list)
-    writes: list[U32] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-
-
-@dataclass
-class Plan:
-    """The whole section."""
-
-    version: U32 = PLAN_VERSION
-    name: Str = ""
-    symbols: list[Symbol] = field(default_factory=list)
-    exprs: list[Expr] = field(default_factory=list)
-    values: list[Value] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
-    states: list[State] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
-
-
 def encode(plan: Plan) -> bytes:
     """The bytes of the plan section.
 
@@ -263,21 +103,31 @@ def decode(data: bytes | bytearray | memoryview) -> Plan:
     Raises:
         FormatError: truncated, damaged, surplus bytes, an unknown enumerator, or a newer plan version.
     """
-    cursor = _Cursor(bytes(data))
-    version = struct.unpack_from("<I", cursor.data)[0] if len(cursor.data) >= 4 else None
-    if version is not None and version > PLAN_VERSION:
-        raise FormatError(f"the plan has version {version} and this runtime reads up to {PLAN_VERSION}: update maas-rt")
-    plan: Plan = _codec(Plan).read(cursor, "plan")
+    plan: Plan = decode_as(Plan, bytes(data), PLAN_VERSION, SINCE)
+    return plan
+
+
+def decode_as(cls: type[Any], data: bytes, newest: int, since: dict[IntEnum, int]) -> Any:
+    """The record `cls`, whose first field is a version up to `newest`, that `data` holds; `since`: of the enumerators."""
+    version = struct.unpack_from("<I", data)[0] if len(data) >= 4 else newest
+    if version > newest:
+        raise FormatError(f"the plan has version {version} and this runtime reads up to {newest}: update maas-rt")
+    if version == 0:
+        raise FormatError("the plan is damaged: its version is 0")
+    cursor = _Cursor(data, version, since)
+    plan = _codec(cls).read(cursor, "plan")
     if cursor.left():
         raise FormatError(f"the plan is damaged: {cursor.left()} bytes follow its end at byte {cursor.at}")
     return plan
 
 
 class _Cursor:
-    """Reads from a byte string and never past its end."""
+    """Reads from the bytes of a plan of some version and never past their end."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, version: int, since: dict[IntEnum, int]) -> None:
         self.data = data
+        self.version = version
+        self.since = since
         self.at = 0
 
     def left(self) -> int:
@@ -295,9 +145,9 @@ class _Cursor:
 
 @dataclass
 class _Codec:
-    """How one type is stored: its smallest size, writer and reader."""
+    """How one type is stored: the smallest size of it in a plan of some version, its writer and its reader."""
 
-    smallest: int
+    smallest: Callable[[int], int]
     write: Callable[[Any, bytearray, str], None]
     read: Callable[[_Cursor, str], Any]
 
@@ -323,12 +173,13 @@ def _integer(code: str, low: int, high: int, enum: type[IntEnum] | None = None) 
         number = packer.unpack(cursor.take(packer.size, place))[0]
         if enum is None:
             return number
-        try:
-            return enum(number)
-        except ValueError:
-            raise FormatError(f"the plan is damaged: {place} is {number}, which is no {enum.__name__}") from None
+        if number not in enum._value2member_map_ or cursor.since.get(enum(number), 1) > cursor.version:
+            raise FormatError(
+                f"the plan is damaged: {place} is {number}, which is no {enum.__name__} of plan version {cursor.version}"
+            )
+        return enum(number)
 
-    return _Codec(packer.size, write, read)
+    return _Codec(lambda version: packer.size, write, read)
 
 
 def _real() -> _Codec:
@@ -340,7 +191,7 @@ def _real() -> _Codec:
         except struct.error:
             raise InvalidArgumentError(f"{place} is {value!r} and must be a number") from None
 
-    return _Codec(8, write, lambda cursor, place: packer.unpack(cursor.take(8, place))[0])
+    return _Codec(lambda version: 8, write, lambda cursor, place: packer.unpack(cursor.take(8, place))[0])
 
 
 def _text() -> _Codec:
@@ -367,7 +218,7 @@ def _text() -> _Codec:
             raise FormatError(f"the plan is damaged: {place} holds a NUL")
         return text
 
-    return _Codec(4, write, read)
+    return _Codec(lambda version: 4, write, read)
 
 
 def _list(element: _Codec) -> _Codec:
@@ -382,42 +233,38 @@ def _list(element: _Codec) -> _Codec:
 
     def read(cursor: _Cursor, place: str) -> list[Any]:
         n = count.read(cursor, place)
-        if n * element.smallest > cursor.left():
+        if n * element.smallest(cursor.version) > cursor.left():
             raise FormatError(
                 f"the plan is damaged: {place} counts {n} elements at byte {cursor.at}, more than its "
                 f"{cursor.left()} bytes hold"
             )
         return [element.read(cursor, f"{place}[{i}]") for i in range(n)]
 
-    return _Codec(4, write, read)
+    return _Codec(lambda version: 4, write, read)
 
 
 def _record(cls: type[Any]) -> _Codec:
     hints = get_type_hints(cls, include_extras=True)
-    members = [(each.name, _codec(hints[each.name])) for each in fields(cls)]
+    members = [(each.name, _codec(hints[each.name]), each.metadata.get("since", 1)) for each in fields(cls)]
 
     def write(value: Any, out: bytearray, place: str) -> None:
         if type(value) is not cls:
             raise InvalidArgumentError(f"{place} is a {type(value).__name__} and must be a {cls.__name__}")
-        for name, codec in members:
+        for name, codec, _ in members:
             codec.write(getattr(value, name), out, f"{place}.{name}")
 
     def read(cursor: _Cursor, place: str) -> Any:
-        return cls(**{name: codec.read(cursor, f"{place}.{name}") for name, codec in members})
+        version = cursor.version
+        return cls(
+            **{name: codec.read(cursor, f"{place}.{name}") for name, codec, since in members if since <= version}
+        )
 
-    return _Codec(sum(codec.smallest for _, codec in members), write, read)
+    return _Codec(
+        lambda version: sum(codec.smallest(version) for _, codec, since in members if since <= version), write, read
+    )
 
 
 _codecs: dict[Any, _Codec] = {}
-
-
-def stored_type(hint: Any) -> str:
-    """The name that plan.inc has for an annotation: "u32", "list u32", "Step", "list Step"."""
-    if get_origin(hint) is list:
-        return "list " + stored_type(get_args(hint)[0])
-    if get_origin(hint) is Annotated:
-        return str(get_args(hint)[1])
-    return str(hint.__name__)
 
 
 def _codec(hint: Any) -> _Codec:
@@ -428,11 +275,12 @@ def _codec(hint: Any) -> _Codec:
         codec = _list(_codec(get_args(hint)[0]))
     elif is_dataclass(hint):
         codec = _record(hint)  # type: ignore[arg-type]
+    elif get_origin(hint) is None:
+        codec = _integer("B", 0, 2**8 - 1, hint)
     else:
-        base, stored = get_args(hint)
-        enum = base if issubclass(base, IntEnum) else None
+        stored = get_args(hint)[1]
         if stored == "u8":
-            codec = _integer("B", 0, 2**8 - 1, enum)
+            codec = _integer("B", 0, 2**8 - 1)
         elif stored == "u32":
             codec = _integer("I", 0, 2**32 - 1)
         elif stored == "i64":

@@ -51,7 +51,7 @@ class Builder:
     def expr(self, dim: Dim) -> int:
         """The expression of a number or of a symbol."""
         if isinstance(dim, int):
-            expr = Expr(ExprOp.CONST, dim)
+            expr = Expr(ExprOp.CONSTANT, dim)
         else:
             expr = Expr(ExprOp.SYMBOL, [s.name for s in self.plan.symbols].index(dim))
         if expr not in self.plan.exprs:

@@ -25,8 +25,8 @@ _INFIX = {
     ExprOp.EQ: "==",
     ExprOp.LT: "<",
     ExprOp.LE: "<=",
-    ExprOp.AND: "and",
-    ExprOp.OR: "or",
+    ExprOp.LOGICAL_AND: "and",
+    ExprOp.LOGICAL_OR: "or",
 }
 _CALLS = {ExprOp.MIN: "min", ExprOp.MAX: "max", ExprOp.CEILDIV: "ceildiv"}
 _PREFIX = {
@@ -71,16 +71,16 @@ def _tensor(plan: Plan, index: int) -> dict[str, Any]:
 
 def _extent(plan: Plan, dim: int) -> int | str:
     expr = plan.exprs[dim]
-    return expr.a if expr.op == ExprOp.CONST else expr_text(plan, expr)
+    return expr.a if expr.op == ExprOp.CONSTANT else expr_text(plan, expr)
 
 
 def expr_text(plan: Plan, expr: Expr, nested: bool = False) -> str:
     """An expression as people write it: "batch", "2*s+1"."""
-    if expr.op == ExprOp.CONST:
+    if expr.op == ExprOp.CONSTANT:
         return str(expr.a)
     if expr.op == ExprOp.SYMBOL:
         return plan.symbols[expr.a].name
-    if expr.op == ExprOp.NOT:
+    if expr.op == ExprOp.LOGICAL_NOT:
         return f"not {expr_text(plan, plan.exprs[expr.a], True)}"
     if expr.op in _CALLS:
         return f"{_CALLS[expr.op]}({expr_text(plan, plan.exprs[expr.a])}, {expr_text(plan, plan.exprs[expr.b])})"

@@ -265,9 +265,9 @@ class PlanBuilder:
         args = [Arg(ArgKind.VALUE, index) for index in values]
         for number in numbers:
             if isinstance(number, NumberSlot):
-                args.append(Arg(ArgKind.EXPR, number.expr))
+                args.append(Arg(ArgKind.EXPRESSION, number.expr))
             elif isinstance(number, ShapeSlot):
-                args.extend(Arg(ArgKind.EXPR, expr) for expr in number.exprs)
+                args.extend(Arg(ArgKind.EXPRESSION, expr) for expr in number.exprs)
             else:
                 raise CompileError(f"the generated function of {var.name} takes a tuple")
         outs, slot = self._define(var.name, call.ty_args[0])
@@ -429,7 +429,7 @@ class PlanBuilder:
             blocks.append(number)
         outs, slot = self._define(var.name, var.ty)
         self._block.steps.append(
-            Step(StepKind.IF, var.name, args=[Arg(ArgKind.VALUE, condition)], outs=outs, blocks=blocks)
+            Step(StepKind.BRANCH, var.name, args=[Arg(ArgKind.VALUE, condition)], outs=outs, blocks=blocks)
         )
         return slot
 
@@ -440,7 +440,7 @@ class PlanBuilder:
         index = len(self.plan.values)
         value = Value(var.name, dtype_code=0, dtype_bits=64, dims=[self.pool.const(len(shape.exprs))])
         self.plan.values.append(value)
-        args = [Arg(ArgKind.EXPR, expr) for expr in shape.exprs]
+        args = [Arg(ArgKind.EXPRESSION, expr) for expr in shape.exprs]
         self._block.steps.append(Step(StepKind.SHAPE, var.name, args=args, outs=[index]))
         return index
 

@@ -27,8 +27,8 @@ _BINARY: dict[type[Any], ExprOp] = {
     tirx.EQ: ExprOp.EQ,
     tirx.LT: ExprOp.LT,
     tirx.LE: ExprOp.LE,
-    tirx.And: ExprOp.AND,
-    tirx.Or: ExprOp.OR,
+    tirx.And: ExprOp.LOGICAL_AND,
+    tirx.Or: ExprOp.LOGICAL_OR,
 }
 _I64 = (-(2**63), 2**63 - 1)
 
@@ -46,7 +46,7 @@ class ExprPool:
     def const(self, value: int) -> int:
         if not _I64[0] <= value <= _I64[1]:
             raise CompileError(f"a dimension of the model computes {value}, which does not fit 64 bits")
-        return self._add(ExprOp.CONST, value, 0)
+        return self._add(ExprOp.CONSTANT, value, 0)
 
     def symbol(self, index: int) -> int:
         return self._add(ExprOp.SYMBOL, index, 0)
@@ -85,7 +85,7 @@ class ExprPool:
     def constant_value(self, index: int) -> int | None:
         """The value of a record if it is a constant."""
         record = self.exprs[index]
-        return record.a if record.op == ExprOp.CONST else None
+        return record.a if record.op == ExprOp.CONSTANT else None
 
     def _lower(self, expr: Any) -> int:
         if isinstance(expr, tirx.IntImm):
@@ -106,9 +106,9 @@ class ExprPool:
         if isinstance(expr, tirx.GE):
             return self._fold(ExprOp.LE, self._lower(expr.b), self._lower(expr.a))
         if isinstance(expr, tirx.Not):
-            return self._fold(ExprOp.NOT, self._lower(expr.a), 0)
+            return self._fold(ExprOp.LOGICAL_NOT, self._lower(expr.a), 0)
         if isinstance(expr, tirx.NE):
-            return self._fold(ExprOp.NOT, self._fold(ExprOp.EQ, self._lower(expr.a), self._lower(expr.b)), 0)
+            return self._fold(ExprOp.LOGICAL_NOT, self._fold(ExprOp.EQ, self._lower(expr.a), self._lower(expr.b)), 0)
         if isinstance(expr, tirx.Div):  # C's division, used by TVM on what it knows to be non-negative
             return self._fold(ExprOp.FLOORDIV, self._lower(expr.a), self._lower(expr.b))
         if isinstance(expr, tirx.Select) or _is_if(expr):
@@ -120,12 +120,12 @@ class ExprPool:
 
     def _select(self, cond: int, yes: int, no: int) -> int:
         """no + (cond != 0) * (yes - no): expressions have no conditional."""
-        flag = self._fold(ExprOp.NOT, self._fold(ExprOp.NOT, cond, 0), 0)
+        flag = self._fold(ExprOp.LOGICAL_NOT, self._fold(ExprOp.LOGICAL_NOT, cond, 0), 0)
         return self._fold(ExprOp.ADD, no, self._fold(ExprOp.MUL, flag, self._fold(ExprOp.SUB, yes, no)))
 
     def _fold(self, op: ExprOp, a: int, b: int) -> int:
         left, right = self.constant_value(a), self.constant_value(b)
-        if left is not None and (right is not None or op == ExprOp.NOT):
+        if left is not None and (right is not None or op == ExprOp.LOGICAL_NOT):
             divisor_is_zero = right == 0 and op in (ExprOp.FLOORDIV, ExprOp.FLOORMOD, ExprOp.CEILDIV)
             if not divisor_is_zero:
                 return self.const(_EVALUATE[op](left, right if right is not None else 0))
@@ -158,9 +158,9 @@ _EVALUATE: dict[ExprOp, Callable[[int, int], int]] = {
     ExprOp.EQ: lambda a, b: int(a == b),
     ExprOp.LT: lambda a, b: int(a < b),
     ExprOp.LE: lambda a, b: int(a <= b),
-    ExprOp.AND: lambda a, b: int(bool(a) and bool(b)),
-    ExprOp.OR: lambda a, b: int(bool(a) or bool(b)),
-    ExprOp.NOT: lambda a, _: int(not a),
+    ExprOp.LOGICAL_AND: lambda a, b: int(bool(a) and bool(b)),
+    ExprOp.LOGICAL_OR: lambda a, b: int(bool(a) or bool(b)),
+    ExprOp.LOGICAL_NOT: lambda a, _: int(not a),
     ExprOp.CEILDIV: lambda a, b: -(-a // b),
 }
 

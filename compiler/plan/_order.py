@@ -36,7 +36,7 @@ class _Sizes:
             self._extents.append(self._extent(expr))
 
     def _extent(self, expr: Expr) -> int:
-        if expr.op == ExprOp.CONST:
+        if expr.op == ExprOp.CONSTANT:
             return expr.a
         if expr.op == ExprOp.SYMBOL:
             symbol = self._plan.symbols[expr.a]

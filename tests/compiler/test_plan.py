@@ -93,9 +93,9 @@ def test_expressions_hold_their_operands_before_them() -> None:
     pool.bind(n, pool.symbol(0))
     pool.lower(tirx.max(tirx.floordiv(n + 3, 2), n % 5) - tirx.min(n, 7))
     for index, expr in enumerate(pool.exprs):
-        if expr.op not in (ExprOp.CONST, ExprOp.SYMBOL):
+        if expr.op not in (ExprOp.CONSTANT, ExprOp.SYMBOL):
             assert expr.a < index
-            assert expr.op == ExprOp.NOT or expr.b < index
+            assert expr.op == ExprOp.LOGICAL_NOT or expr.b < index
 
 
 def test_an_unbound_dimension_is_named() -> None:
@@ -346,7 +346,7 @@ def test_branches_become_blocks() -> None:
 
     artifact = _compile(_model(Branching, ["flag", "x"], ["y"]))
     plan = artifact.linear.plan
-    assert [step.kind for step in plan.blocks[0].steps].count(StepKind.IF) == 1
+    assert [step.kind for step in plan.blocks[0].steps].count(StepKind.BRANCH) == 1
     assert len(plan.blocks) == 3
     program = maas_rt.load(artifact.to_bytes())
     x = np.array([0, 1, 2, -1], "float32")
