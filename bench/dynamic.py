@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import time
@@ -17,6 +16,7 @@ import torch
 
 from bench import machine
 from bench._harness import ROOT
+from bench._results import write_results
 from bench.models import GAUNTLET, ModelCase, seq2seq, tagger
 
 WORK = ROOT / "build" / "bench" / "dynamic"
@@ -151,8 +151,7 @@ def main() -> int:
             flush=True,
         )
     record = {"machine": machine.describe(), "threads": args.threads, "weights": args.weights, "rows": rows}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_results(args.output, record)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from bench import machine, peers
 from bench._agreement import relative_error
 from bench._formats import FORMATS
 from bench._harness import QUIET, ROOT, Comparison, compare
+from bench._results import write_results
 from bench.models import CASES, ODD_CASES, ModelCase
 
 PEERS = ["maas_rt", "onnxruntime", "openvino", "torch"]
@@ -135,8 +135,7 @@ def main() -> int:
         "rows": rows,
         "first_result_seconds": start,
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(args.output, result)
     print(
         f"ratios are our time over the peer's, median of {args.rounds} rounds, {args.threads} thread(s), batch {args.batch}; below 1 is faster"
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench._large import SOURCES
+from bench._results import write_results
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 LIMIT = 2.5
@@ -134,7 +135,7 @@ def main() -> int:
             for stage, peak in found["stages"].items():
                 print(f"    {stage:28} {peak / weights:.2f}")
     if len(results) == len(SOURCES):
-        RESULTS.write_text(json.dumps({"limit": LIMIT, "models": results}, indent=1) + "\n")
+        write_results(RESULTS, {"limit": LIMIT, "models": results})
     return int(worst > LIMIT)
 
 

@@ -6,7 +6,6 @@ pip downloads the packages into build/bench/packages on first use; nothing of th
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ import numpy as np
 from bench import machine, peers
 from bench._agreement import largest_error
 from bench._harness import OURS, QUIET, ROOT, compare
+from bench._results import write_results
 
 WORK = ROOT / "build" / "bench" / "packages"
 PEER = "onnxruntime"
@@ -248,8 +248,7 @@ def main() -> int:
         "summary": summary,
         "rows": rows,
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(args.output, result)
     print(
         f"speed is {PEER}'s time over ours: slowest {summary['slowest']:.2f}, {summary['share_at_1']:.0%} at 1 and above, geometric mean "
         f"{summary['geometric_mean']:.2f}; FMA peak {before:.1f} GFLOP/s before, {after:.1f} after"

@@ -17,10 +17,11 @@ from typing import Any
 from bench import _environments, machine
 from bench._environments import ROOT
 from bench._harness import OURS, QUIET
+from bench._results import write_results
 from bench.gauntlet import _prepare, _table, extras
 from bench.gauntlet._progress import Progress
 from bench.gauntlet._row import Rates, measure
-from bench.gauntlet._store import Key, Store, write_json
+from bench.gauntlet._store import Key, Store
 from bench.models import GAUNTLET
 from bench.peers import PEERS
 
@@ -204,7 +205,7 @@ def _report(options: argparse.Namespace, store: Store, before: dict[str, Rates],
         "extras": store.extras,
     }
     output = options.output or (RESULT if options.whole else LOCAL)
-    write_json(output, result)
+    write_results(output, result)
     _failures(store.rows)
     for threads, rates in before.items():
         largest = max(rates.bandwidth)

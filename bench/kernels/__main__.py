@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench._results import write_results
 from bench.kernels._cases import GROUPS, Case
 from bench.machine import describe, peak_gflops
 
@@ -113,7 +114,7 @@ def main() -> int:
     print(f"peak after: {after:.1f} GFLOP/s" + ("" if quiet else "; the machine was not quiet: this run is void"))
     if options.json:
         report = {"machine": describe(), "peak_gflops": peak, "quiet": quiet, "layers": results}
-        options.json.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+        write_results(options.json, report)
     return 0 if quiet else 3
 
 
