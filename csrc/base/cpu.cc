@@ -13,8 +13,6 @@
 #include <cpuid.h>
 #endif
 
-#include "kernels/kernel.h"
-
 namespace mrt {
 namespace {
 
@@ -143,16 +141,13 @@ struct IsaChoice {
   Status status;
 };
 
-constexpr Isa kBestFirst[] = {Isa::avx512, Isa::avx2, Isa::scalar};
-
 IsaChoice choose_isa() {
   IsaChoice choice;
-  for (const Isa isa : kBestFirst) {
-    if (isa > choice.isa && cpu_runs(isa)) choice.isa = isa;
-  }
+  for (const Isa isa : kIsas)
+    if (cpu_runs(isa)) choice.isa = isa;
   const char* wanted = std::getenv("MAAS_RT_ISA");
   if (!wanted || !*wanted) return choice;
-  for (const Isa isa : kBestFirst) {
+  for (const Isa isa : kIsas) {
     if (std::strcmp(wanted, isa_name(isa)) != 0) continue;
     if (isa > choice.isa) {
       choice.status = fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', but this CPU has only '%s'; unset it", wanted,
@@ -162,8 +157,8 @@ IsaChoice choose_isa() {
     }
     return choice;
   }
-  choice.status =
-      fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', expected 'scalar', 'avx2' or 'avx512'; correct or unset it", wanted);
+  choice.status = fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', expected one of %s; correct or unset it", wanted,
+                       isa_names().c_str());
   return choice;
 }
 
@@ -219,29 +214,34 @@ const Status& isa_status() { return isa_choice().status; }
 Isa bound_isa() { return isa_choice().isa; }
 
 bool cpu_runs(Isa isa) {
-  const CpuFeatures& f = cpu_features();
+  [[maybe_unused]] const CpuFeatures& f = cpu_features();
   switch (isa) {
     case Isa::reference:
-    case Isa::scalar:
       return true;
-    case Isa::avx2:
-      return f.avx2_fma;
-    case Isa::avx512:
-      return f.avx512_vnni;
+#define MRT_ISA(name, needs) \
+  case Isa::name:            \
+    return needs;
+#include "base/isa.inc"
+#undef MRT_ISA
   }
   return false;
+}
+
+std::string isa_names() {
+  std::string names;
+  for (const Isa isa : kIsas) names += std::string(names.empty() ? "'" : ", '") + isa_name(isa) + "'";
+  return names;
 }
 
 const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::reference:
       return "reference";
-    case Isa::scalar:
-      return "scalar";
-    case Isa::avx2:
-      return "avx2";
-    case Isa::avx512:
-      return "avx512";
+#define MRT_ISA(name, needs) \
+  case Isa::name:            \
+    return #name;
+#include "base/isa.inc"
+#undef MRT_ISA
   }
   return "unknown";
 }

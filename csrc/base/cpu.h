@@ -2,12 +2,25 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "base/status.h"
 
 namespace mrt {
 
-enum class Isa : uint8_t;  // kernels/kernel.h
+// In rising order; `reference` is the scalar oracle and is never bound at load.
+enum class Isa : uint8_t {
+  reference,
+#define MRT_ISA(name, needs) name,
+#include "base/isa.inc"
+#undef MRT_ISA
+};
+constexpr Isa kIsas[] = {
+    // without the reference
+#define MRT_ISA(name, needs) Isa::name,
+#include "base/isa.inc"
+#undef MRT_ISA
+};
 
 struct CpuFeatures {
   bool avx2_fma = false;     // AVX2, FMA, F16C, and an operating system that saves the registers
@@ -28,6 +41,9 @@ int32_t cpu_count();
 // An error if MAAS_RT_ISA holds a value that no build of this library knows, or one above what this CPU has.
 const Status& isa_status();
 const char* isa_name(Isa isa);
-bool cpu_runs(Isa isa);  // whether this CPU has that instruction set
+std::string isa_names();  // of kIsas, quoted, for a sentence
+bool cpu_runs(Isa isa);   // whether this CPU has that instruction set
+// The best that this CPU and MAAS_RT_ISA allow.
+Isa bound_isa();
 
 }  // namespace mrt

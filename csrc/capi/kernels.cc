@@ -25,7 +25,7 @@ using mrt::Operator;
 // A kernel's name ends in its instruction set; one that has no such ending is portable.
 Isa isa_of(const char* kernel) {
   const char* end = std::strrchr(kernel, '_');
-  for (const Isa isa : {Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : mrt::kIsas) {
     if (end && std::strcmp(end + 1, mrt::isa_name(isa)) == 0) return isa;
   }
   return Isa::scalar;
@@ -92,7 +92,11 @@ Status packing_of(const char* contract, const char* packing, const mrt_tensor* w
 Status choose_isa(const Operator& op, const char* isa, Isa* out) {
   *out = mrt::bound_isa();
   if (!isa || !*isa) return mrt::isa_status();
-  for (const Isa candidate : {Isa::reference, Isa::scalar, Isa::avx2, Isa::avx512}) {
+  if (std::strcmp(isa, mrt::isa_name(Isa::reference)) == 0) {
+    *out = Isa::reference;
+    return Status();
+  }
+  for (const Isa candidate : mrt::kIsas) {
     if (std::strcmp(isa, mrt::isa_name(candidate)) != 0) continue;
     *out = candidate;
     bool built = candidate <= Isa::scalar;
@@ -101,7 +105,7 @@ Status choose_isa(const Operator& op, const char* isa, Isa* out) {
     return fail(MRT_ERROR_TARGET, "contract '%s' has no kernel for '%s' on this CPU or in this build", op.contract,
                 isa);
   }
-  return fail(MRT_ERROR_TARGET, "isa is '%s', expected 'reference', 'scalar', 'avx2' or 'avx512'", isa);
+  return fail(MRT_ERROR_TARGET, "isa is '%s', expected 'reference' or one of %s", isa, mrt::isa_names().c_str());
 }
 
 Status run_kernel(const char* contract, const char* isa, const mrt_tensor* inputs, size_t input_count,

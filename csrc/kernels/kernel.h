@@ -8,15 +8,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/cpu.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
 #include "base/watch.h"
 
 namespace mrt {
-
-// Instruction sets in rising order; `reference` is the scalar oracle and is never bound at load.
-enum class Isa : uint8_t { reference = 0, scalar = 1, avx2 = 2, avx512 = 3 };
 
 // The attributes of a step, by name. Lookups happen in prepare, never in run.
 class Attrs {
@@ -86,7 +84,5 @@ const Operator* const* operators(size_t* count);
 const Operator* find_operator(const char* contract);
 // As many inputs and outputs as the operator takes.
 Status check_counts(const Operator& op, size_t n_in, size_t n_out);
-// The best ISA that this CPU, this build and MAAS_RT_ISA allow.
-Isa bound_isa();
 
 }  // namespace mrt
