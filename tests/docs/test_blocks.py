@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from maas_rt import compiler
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/c_api.md", "docs/from_onnxruntime.md", "docs/requirements.md")
+PAGES = ("README.md", "docs/c_api.md", "docs/from_onnxruntime.md", "docs/requirements.md")
 BLOCK = re.compile(
     r"(?P<note><!-- not run: [^>]+ -->\n\n?)?```(?P<kind>[a-z]*) ?(?P<name>\S*)\n(?P<text>.*?)```", re.DOTALL
 )
@@ -40,6 +41,15 @@ def blocks(page: str) -> list[Block]:
     """The blocks of a page that are to run."""
     found = BLOCK.finditer((ROOT / page).read_text(encoding="utf-8"))
     return [Block(each["kind"], each["name"], each["text"]) for each in found if not each["note"]]
+
+
+class Scores(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x).softmax(-1)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +104,9 @@ def test_c_programs(model: Path) -> None:
 
 def test_python_blocks(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(model)
+    given = {"x": np.zeros((1, 64), np.float32), "example": torch.zeros(1, 64), "module": Scores()}
     for page in PAGES:
-        names: dict[str, Any] = {"x": np.zeros((1, 64), np.float32), "np": np}
+        names: dict[str, Any] = dict(given)
         for block in blocks(page):
             if block.kind == "python":
                 exec(compile(block.text, page, "exec"), names)
