@@ -16,7 +16,7 @@ enum class Isa : uint8_t {
 #undef MRT_ISA
 };
 constexpr Isa kIsas[] = {
-    // without the reference
+// without the reference
 #define MRT_ISA(name, needs) Isa::name,
 #include "base/isa.inc"
 #undef MRT_ISA
