@@ -11,10 +11,15 @@ DIGITS = 5  # significant; a machine's noise is in the third
 
 
 def write_results(path: Path, value: dict[str, Any]) -> None:
-    """Beside, then renamed into place. A line for each entry, and for each element of a list or mapping that holds such."""
+    """A line for each entry, and for each element of a list or mapping that holds such."""
+    replace_text(path, dumps(value))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Beside, then renamed into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
-    beside.write_text(dumps(value))
+    beside.write_text(text)
     os.replace(beside, path)
 
 

@@ -154,6 +154,7 @@ class _Codec:
 
 def _integer(code: str, low: int, high: int, enum: type[IntEnum] | None = None) -> _Codec:
     packer = struct.Struct("<" + code)
+    members = {} if enum is None else {member.value: member for member in enum}
 
     def write(value: Any, out: bytearray, place: str) -> None:
         try:
@@ -173,11 +174,12 @@ def _integer(code: str, low: int, high: int, enum: type[IntEnum] | None = None) 
         number = packer.unpack(cursor.take(packer.size, place))[0]
         if enum is None:
             return number
-        if number not in enum._value2member_map_ or cursor.since.get(enum(number), 1) > cursor.version:
+        known = members.get(number)
+        if known is None or cursor.since.get(known, 1) > cursor.version:
             raise FormatError(
                 f"the plan is damaged: {place} is {number}, which is no {enum.__name__} of plan version {cursor.version}"
             )
-        return enum(number)
+        return known
 
     return _Codec(lambda version: packer.size, write, read)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from bench._results import replace_text
 
 Key = tuple[str, str, int, int]
 
@@ -52,12 +53,4 @@ class Store:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.path, self.run)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Beside, then renamed into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(beside, path)
+        replace_text(self.path, json.dumps(self.run, indent=1) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from maas_rt.compiler._configs import Weights
+from maas_rt.compiler.importers._contents import Stored, leaves
 from maas_rt.compiler.importers.checkpoint import load_checkpoint
 from torch import nn
 
@@ -74,6 +75,12 @@ def filled(module: nn.Module) -> dict[str, torch.Tensor]:
     for value in state.values():
         value.copy_(torch.rand(value.shape) + 0.1 if value.is_floating_point() else torch.tensor(3))
     return {name: value.clone() for name, value in state.items()}
+
+
+def torch_reads(contents: Any) -> None:
+    """Each tensor that these contents hold has to be there in torch's own reading."""
+    stored = [place for place, leaf in leaves(contents.tree) if isinstance(leaf, Stored)]
+    assert all(isinstance(tensor, torch.Tensor) for tensor in contents.again(stored))
 
 
 def filled_with(

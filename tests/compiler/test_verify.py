@@ -225,13 +225,12 @@ def test_usual_sizes_are_drawn_where_small_ones_do_not_run() -> None:
     assert max(np.prod(shape) for shape in drawn) < 1 << 24
 
 
-@pytest.mark.parametrize(
-    ("steep", "by", "passes"), [(1e6, 0.01, True), (1.0, 0.01, False), (1e-7, 1e-7, True), (1e-7, 2e-7, False)]
-)
-def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, by: float, passes: bool) -> None:
+def steep(by: float, dtype: type[np.floating[Any]]) -> tuple[Any, Any]:
+    """A source whose output a rounding of its inputs moves by `by` times as much, and what makes an artifact of it that is off."""
+
     class Steep:
         def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
-            return {"y": np.sin(inputs["x"].astype(np.float64) * steep).astype(np.float32)}
+            return {"y": np.sin(inputs["x"].astype(np.float64) * by).astype(dtype)}
 
         def interrupt(self) -> None: ...
 
@@ -242,13 +241,24 @@ def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, b
         inputs = (type("Info", (), {"name": "x"}),)
         manifest: ClassVar[dict[str, Any]] = {"states": []}
 
-        def run(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
-            return {"y": source.run(inputs)["y"] + np.float32(by)}
+        def __init__(self, off: float) -> None:
+            self.off = dtype(off)
 
-    source: Any = Steep()
+        def run(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
+            return {"y": source.run(inputs)["y"] + self.off}
+
+    source = Steep()
+    return source, Off
+
+
+@pytest.mark.parametrize(
+    ("factor", "by", "passes"), [(1e6, 0.01, True), (1.0, 0.01, False), (1e-7, 1e-7, True), (1e-7, 2e-7, False)]
+)
+def test_an_output_that_one_rounding_moves_may_differ_by_as_much(factor: float, by: float, passes: bool) -> None:
+    source, off = steep(factor, np.float32)
     inputs = {"x": np.linspace(1, 2, 50, dtype=np.float32)}
     report = Report()
-    difference = _check_run(Off(), source, inputs, source.run(inputs), OPTIONS, report)
+    difference = _check_run(off(by), source, inputs, source.run(inputs), OPTIONS, report)
     assert (difference is None) == passes
     assert report.unsteady == ({"y"} if passes else set())
 
@@ -256,25 +266,9 @@ def test_an_output_that_one_rounding_moves_may_differ_by_as_much(steep: float, b
 @pytest.mark.parametrize(("by", "passes"), [(0.015, True), (0.05, False)])
 def test_float16_is_moved_by_one_rounding(by: float, passes: bool) -> None:
     """Sums are float32 there: what an implementation may round otherwise is a step of each result, not those of a whole sum."""
-
-    class Steep:
-        def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
-            return {"y": np.sin(inputs["x"].astype(np.float64) * 3).astype(np.float16)}
-
-        def interrupt(self) -> None: ...
-
-        def moved(self, share: float) -> None: ...
-
-    class Off:
-        inputs = (type("Info", (), {"name": "x"}),)
-        manifest: ClassVar[dict[str, Any]] = {"states": []}
-
-        def run(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
-            return {"y": source.run(inputs)["y"] + np.float16(by)}
-
-    source: Any = Steep()
+    source, off = steep(3, np.float16)
     inputs = {"x": np.linspace(1, 2, 50, dtype=np.float16)}
-    assert (_check_run(Off(), source, inputs, source.run(inputs), OPTIONS, Report()) is None) == passes
+    assert (_check_run(off(by), source, inputs, source.run(inputs), OPTIONS, Report()) is None) == passes
 
 
 def test_inputs_of_eight_bits_are_not_moved() -> None:
