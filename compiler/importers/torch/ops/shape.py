@@ -185,7 +185,8 @@ def unbind(c: Context, x: Expr, dim: int = 0) -> list[Expr]:
 def cat(c: Context, tensors: list[Expr], dim: int = 0) -> Expr:
     if c.rank(tensors[0]) == 0:
         raise NotConvertible("concatenation of numbers")
-    made, rank = c.out_shape(), len(c.out_shape())
+    made = c.out_shape()
+    rank = len(made)
     axis = dim % rank
     parts = [
         c.broadcast(c.cast(t, c.out_dtype()), [*made[:axis], c.shape(t)[axis], *made[axis + 1 :]])
