@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-import maas_rt
 from maas_rt._errors import InvalidArgumentError, VerificationError
+from maas_rt._model import Model, load
+from maas_rt._tensor_info import TensorInfo
 
 from ._boundary import boundary
 from ._configs import VerifyOptions, Weights
@@ -36,7 +37,7 @@ def verify_file(
     Raises VerificationError where an output differs by more than its element type allows, InvalidArgumentError if the two do not take
     and give the same names, CompileError if the source runs on none of the inputs.
     """
-    program = maas_rt.load(path)
+    program = load(path)
     model = _import_as(program, source, inputs, input_shapes, factory, weights)
     _same_names(path, program, source, model)
     report = Report(reference=str(model.provenance.get("framework", "source")), noise=model.source.noise)
@@ -49,7 +50,7 @@ def verify_file(
 
 
 def _import_as(
-    program: maas_rt.Model,
+    program: Model,
     source: Any,
     inputs: Mapping[str, Any] | None,
     input_shapes: Mapping[str, Sequence[int]] | None,
@@ -75,7 +76,7 @@ def _import_as(
     return replace(model, symbols=symbols)
 
 
-def _typical_shape(info: maas_rt.TensorInfo) -> tuple[int, ...]:
+def _typical_shape(info: TensorInfo) -> tuple[int, ...]:
     """Dynamic extents at 2 where that is allowed: torch.export takes 0 and 1 for constants."""
     shape = []
     for extent, (low, high) in zip(info.shape, info.bounds):
@@ -92,7 +93,7 @@ def _narrowed(spec: SymbolSpec, declared: Mapping[str, Any] | None) -> SymbolSpe
     )
 
 
-def _same_names(path: object, program: maas_rt.Model, source: object, model: ImportedModel) -> None:
+def _same_names(path: object, program: Model, source: object, model: ImportedModel) -> None:
     for what, ours, theirs in (
         ("inputs", [i.name for i in program.inputs], model.input_names),
         ("outputs", [o.name for o in program.outputs], model.output_names),

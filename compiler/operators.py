@@ -29,9 +29,8 @@ def supported_operators(frontend: str) -> list[SupportedOperator]:
 
 
 def _onnx() -> list[SupportedOperator]:
-    from .importers.onnx._registry import load_all, supported
+    from .importers.onnx import supported
 
-    load_all()
     return [
         SupportedOperator(name, tuple(versions), _onnx_dtypes(name, versions)) for name, versions in supported().items()
     ]

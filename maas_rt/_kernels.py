@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maas_rt import _native
+import maas_rt._native as _native
 
 Attributes = Mapping[str, int | float | str | Sequence[int] | Sequence[float]]
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from maas_rt import _native
+import maas_rt._native as _native
 from maas_rt._errors import Error, InvalidArgumentError
 from maas_rt._native import CancelToken, State
 from maas_rt._options import check_choices, check_resident

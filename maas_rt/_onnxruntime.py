@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from maas_rt import _native
+import maas_rt._native as _native
 from maas_rt._errors import InvalidArgumentError, MissingExtraError, ModelNotFoundError
 from maas_rt._model import CancelToken, Model, TensorInfo, load
 from maas_rt._onnxruntime_values import OrtValue, check_device, check_value, over, type_name

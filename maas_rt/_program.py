@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maas_rt import _native
+import maas_rt._native as _native
 from maas_rt._errors import Error, FormatError, InvalidArgumentError, ModelNotFoundError
 
 Checker = Callable[[bytes, bytes], bool]

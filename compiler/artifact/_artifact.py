@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import maas_rt
 from maas_rt import _container
+from maas_rt._model import Model, load
 from maas_rt._plan import encode
 
 from ..plan import ROOM, LinearPlan
@@ -53,11 +53,11 @@ class Artifact:
         """The file. Equal artifacts give equal bytes."""
         return b"".join(_container.write(self.sections()))
 
-    def loaded(self) -> maas_rt.Model:
+    def loaded(self) -> Model:
         """The model, ready to run as it is now; the weights of a large one are mapped from the temporary file that they are in."""
         file = self.linear.weights.file
         if file is None or not os.path.exists(f"/proc/self/fd/{file}") or self.linear.weights.taken:
-            return maas_rt.load(self.to_bytes())
+            return load(self.to_bytes())
         *before, weights = self.sections()
         head = io.BytesIO()
         for piece in _container.write([*before, weights], ROOM):
@@ -65,10 +65,10 @@ class Artifact:
                 break
             head.write(piece)
         if head.tell() != ROOM:  # more than there is room for
-            return maas_rt.load(self.to_bytes())
+            return load(self.to_bytes())
         os.pwrite(file, head.getbuffer(), 0)
         self.linear.weights.taken = True  # what is mapped is not written again
-        return maas_rt.load(f"/proc/self/fd/{file}", resident=_RESIDENT)
+        return load(f"/proc/self/fd/{file}", resident=_RESIDENT)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file beside `path`, flush it to the disk and rename it into place: whatever happens, no half file is left.

@@ -59,8 +59,9 @@ def import_model(
     if isinstance(model, torch.export.ExportedProgram):
         _no_factory(factory, "an ExportedProgram")
         from .torch.export import import_exported_program
+        from .torch.module import import_module
 
-        return import_exported_program(model, dynamic=dynamic, input_shapes=input_shapes)
+        return import_exported_program(model, import_module, dynamic=dynamic, input_shapes=input_shapes)
     if isinstance(model, torch.nn.Module):
         _no_factory(factory, "an nn.Module")
         from .torch.module import import_module

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maas_rt import _kernels
 from maas_rt._errors import CompileError
 
 __all__ = ["ALIGNMENT", "ROOM", "WeightsSection"]
@@ -65,8 +66,6 @@ class WeightsSection:
         self, contract: str, packing: str, array: npt.NDArray[Any], attrs: Mapping[str, Any]
     ) -> tuple[int, int]:
         """(offset, size) of `array` in `packing` of `contract`, packed by the library."""
-        from maas_rt import _kernels
-
         dense = np.ascontiguousarray(array)
         content = hashlib.sha256(dense.data).digest()
         cache = (contract, packing, content, dense.shape, repr(sorted(attrs.items())))

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import maas_rt
 from maas_rt import _container, _kernels
 from maas_rt._errors import Error
 
@@ -40,7 +39,7 @@ def cpu_name() -> str:
 @functools.cache
 def _library() -> str:
     """The kernels that are timed: a hash of the library."""
-    return hashlib.sha256((Path(maas_rt.__file__).parent / "libmaas_rt.so").read_bytes()).hexdigest()
+    return hashlib.sha256((Path(_kernels.__file__).parent / "libmaas_rt.so").read_bytes()).hexdigest()
 
 
 class Cache:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-import maas_rt
+from maas_rt._model import load
 
 from .._configs import TargetSpec
 from .._deep import heed
@@ -70,9 +70,7 @@ class Bench:
 
     def _race(self, task: Task, calls: Sequence[KernelCall], until: float) -> list[list[float]] | None:
         """Seconds by candidate and round."""
-        sessions = [
-            maas_rt.load(_file(task, call, self._target)).session(self._threads, profile=True) for call in calls
-        ]
+        sessions = [load(_file(task, call, self._target)).session(self._threads, profile=True) for call in calls]
         rng = np.random.default_rng(0)
         inputs = {info.name: _values(rng, [int(n) for n in info.shape]) for info in sessions[0].inputs}
         times: list[list[float]] = [[] for _ in calls]

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ._data import Data
-from .ops._blocks import unpacked
+from ._packed import unpacked
 
 __all__ = ["by_definition"]
 

@@ -19,7 +19,7 @@ import onnx
 from google.protobuf.message import Message
 from onnx import TensorProto
 
-from maas_rt import ImportModelError
+from maas_rt._errors import ImportModelError
 
 __all__ = ["LARGE", "LARGE_FILE", "Data", "is_kept", "skeleton", "without_data"]
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 
 from ._dims import Dim
 from ._schema import SMALL, infer_types
 from ._stored import STORED
 from ._values import DTYPES, Value, numpy_dtype
-
-if TYPE_CHECKING:
-    from ._node import Node
 
 __all__ = ["empty_results", "empty_value", "is_empty"]
 
@@ -31,20 +29,22 @@ def empty_value(dims: Sequence[Dim], dtype: str, origin: str) -> Value:
     return Value.of_array(np.zeros(tuple(dims), numpy_dtype(dtype)), origin)
 
 
-def empty_results(node: Node) -> list[Value | None] | None:
+def empty_results(
+    node: onnx.NodeProto, opset: int, place: str, inputs: Sequence[Value | None]
+) -> list[Value | None] | None:
     """The node's results, if ONNX's shape inference says that none of them has an element; else None."""
-    given = [v for v in node.inputs if v is not None]
+    given = [v for v in inputs if v is not None]
     if any(v.items is not None or v.absent or v.dtype not in DTYPES.values() for v in given):
         return None
     if not all(
         isinstance(d, int) for v in given for d in v.shape
     ):  # what a run has to check, its converter has checked
         return None
-    if not any(is_empty(v.shape) for v in given) and not (node.op in _MAKERS and any(_has_zero(v) for v in given)):
+    if not any(is_empty(v.shape) for v in given) and not (node.op_type in _MAKERS and any(_has_zero(v) for v in given)):
         return None
-    inferred = _inferred(node)
+    inferred = _inferred(node, opset, inputs)
     results: list[Value | None] = []
-    for name in node.proto.output:
+    for name in node.output:
         kind = inferred.get(name)
         if not name:
             results.append(None)
@@ -55,7 +55,7 @@ def empty_results(node: Node) -> list[Value | None] | None:
         dtype = DTYPES.get(kind.tensor_type.elem_type)
         if dtype is None or dtype in STORED or not is_empty(dims):
             return None
-        results.append(empty_value(dims, dtype, node.place))
+        results.append(empty_value(dims, dtype, place))
     return results
 
 
@@ -63,9 +63,9 @@ def _has_zero(value: Value) -> bool:
     return value.const is not None and value.const.size <= SMALL and not value.const.astype(bool).all()
 
 
-def _inferred(node: Node) -> dict[str, Any]:
+def _inferred(node: onnx.NodeProto, opset: int, inputs: Sequence[Value | None]) -> dict[str, Any]:
     """The results' types by name; empty where the inference has nothing to say, or refuses the node (its converter says why)."""
     try:
-        return infer_types(node.proto, node.opset, node.proto.domain, node.inputs)
+        return infer_types(node, opset, node.domain, inputs)
     except Exception:  # of onnx's own classes, of ValueError, of protobuf's
         return {}

@@ -1,15 +1,28 @@
-"""The importer's refusals as the project's exceptions."""
+"""How a converter refuses a node, and the importer's refusals as the project's exceptions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from maas_rt._errors import ImportModelError, UnsupportedOperatorError
 
-from maas_rt import CompileError, ImportModelError, UnsupportedOperatorError
+__all__ = ["Broken", "Refused", "Unsupported", "broken_model", "unsupported_error"]
 
-if TYPE_CHECKING:
-    from ._graph import Unsupported
 
-__all__ = ["CompileError", "broken_model", "unsupported_error"]
+class Refused(Exception):
+    """The node's operator, or this use of it, is not supported; the text says why."""
+
+
+class Broken(Exception):
+    """The node contradicts the ONNX specification; the text says how."""
+
+
+class Unsupported:
+    """Operators that were refused: (operator, reason) -> places."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, operator: str, reason: str, place: str) -> None:
+        self.entries.setdefault((operator, reason), []).append(place)
 
 
 def broken_model(sentence: str) -> ImportModelError:

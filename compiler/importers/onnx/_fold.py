@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from ._node import Node
 from ._values import DTYPES, onnx_dtype
-
-if TYPE_CHECKING:
-    from ._node import Node
 
 __all__ = ["fold"]
 

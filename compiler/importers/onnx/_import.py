@@ -12,22 +12,22 @@ import onnx
 import tvm
 from tvm import relax
 
-from maas_rt import ImportModelError, InvalidArgumentError
+from maas_rt._errors import ImportModelError, InvalidArgumentError
 
 from ..._boundary import boundary
 from ..._deep import deep
 from .._dynamic import asked_bounds, contradiction, hold, requested
 from .._imported import ImportedModel, SymbolSpec
 from .._noise import with_seed
-from . import _registry
 from ._data import Data, without_data
 from ._dims import AmbiguousDims, Dim, ShapeMath
 from ._empty import empty_value, is_empty
-from ._errors import broken_model, unsupported_error
-from ._graph import Graph, Scope, Unsupported
+from ._errors import Broken, Refused, Unsupported, broken_model, unsupported_error
+from ._exprs import check_extents, shape_expr
+from ._graph import Graph
 from ._load import check_model, read_model, sort_nodes
 from ._nchwc import NCHWC, foreign, with_blocks
-from ._node import Broken, Refused, check_extents, shape_expr
+from ._scope import Scope
 from ._sharing import numbered
 from ._source import OnnxSource
 from ._stored import STORED
@@ -64,7 +64,6 @@ def import_onnx(
         UnsupportedOperatorError: `.operators` lists all operators that are not supported.
         InvalidArgumentError: `dynamic` or `input_shapes` do not fit the model's inputs.
     """
-    _registry.load_all()
     if isinstance(model, onnx.ModelProto):
         check_model(model)
         return _import_checked(*without_data(model), dynamic, input_shapes)

@@ -18,7 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto
 
-from maas_rt import ImportModelError
+from maas_rt._errors import ImportModelError
 
 from ._data import LARGE_FILE, Data, is_kept, skeleton
 from ._errors import broken_model

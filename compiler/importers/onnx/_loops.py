@@ -12,7 +12,8 @@ from tvm import relax, tirx
 
 from ...passes._loops import OpenLoop, close_loop, hide_value, open_loop, show_value, stack_slices
 from ._dims import Dim
-from ._node import Node, constant
+from ._exprs import constant
+from ._node import Node
 from ._values import Value
 
 __all__ = ["LoopBody", "Results", "run_loop"]

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from ._errors import Refused
 from ._load import graphs_of, sort_nodes
-from ._node import Refused
 
 __all__ = ["NCHWC", "foreign", "in_order", "with_blocks"]
 

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import AttributeProto
-from tvm import relax, tirx
+from tvm import relax
 
-from ..._constants import constant_of
 from ._dims import Dim, ShapeMath
+from ._emit import Emitter
+from ._errors import Broken, Refused
+from ._exprs import constant, dims_of, dtype_of, shape_expr
+from ._scope import Scope
 from ._stored import STORED
 from ._values import DTYPES, Value, is_float, numpy_dtype
 
-if TYPE_CHECKING:
-    from ._graph import Graph, Scope
-
-__all__ = ["Broken", "Node", "Refused", "check_extents", "constant", "dims_of", "dtype_of", "shape_expr"]
+__all__ = ["Node"]
 
 _REQUIRED: Any = object()
-_MAX_ELEMENTS = 1 << 40
-
-
-class Refused(Exception):
-    """The node's operator, or this use of it, is not supported; the text says why."""
-
-
-class Broken(Exception):
-    """The node contradicts the ONNX specification; the text says how."""
 
 
 class Node:
@@ -39,7 +30,7 @@ class Node:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: Emitter,
         scope: Scope,
         proto: onnx.NodeProto,
         version: int,
@@ -199,7 +190,7 @@ class Node:
         v = self.value(i)
         if v.known:
             return [e if not isinstance(e, np.generic) else int(e) for e in v.elements.reshape(-1)]
-        return self.graph.bind(v, self, what or f"input {i}")
+        return self.graph.bind(v, self.place, what or f"input {i}")
 
     def extent(self, i: int, what: str = "") -> Dim:
         """Input i as one extent."""
@@ -245,6 +236,10 @@ class Node:
         values = [None if x is None else self.graph.wrap(x, self.place) for x in inputs]
         return Node(self.graph, self.scope, proto, self.version, self.opset, self.place, values)
 
+    def subgraph(self, graph: onnx.GraphProto, inputs: list[Value], label: str) -> list[Value]:
+        """Convert an attribute's graph here, with these values as its inputs."""
+        return self.graph.subgraph(graph, self.scope, self.place, inputs, label)
+
     def expr_of(self, result: Any) -> Any:
         """What a converter gave, which has one result, as a Relax expression."""
         return self.graph.expr(self.graph.wrap(result, self.place))
@@ -285,32 +280,3 @@ class Node:
         if len(have) == len(dims) and all(self.math.certain(a, b) for a, b in zip(have, dims, strict=True)):
             return expression
         return self.emit(relax.op.broadcast_to(expression, shape_expr(dims)))
-
-
-def constant(array: npt.NDArray[Any] | np.generic) -> Any:
-    """A Relax constant of exactly the array's type (relax.const alone narrows int64 and float64)."""
-    return constant_of(np.asarray(array))
-
-
-def check_extents(dims: Sequence[Dim]) -> None:
-    """A tensor of these extents can exist, as far as they are known."""
-    known = [d for d in dims if isinstance(d, int)]
-    if any(d < 0 for d in known):
-        raise Broken(f"has a result or value with a negative extent: {list(dims)}")
-    if math.prod(known) > _MAX_ELEMENTS:
-        raise Broken(f"has extents {list(dims)}, whose product is beyond all memory")
-
-
-def shape_expr(dims: Sequence[Dim]) -> Any:
-    if any(isinstance(d, int) and not -(1 << 63) <= d < 1 << 63 for d in dims):
-        raise Broken(f"has extents beyond 64 bits: {list(dims)}")
-    return relax.ShapeExpr([tirx.IntImm("int64", d) if isinstance(d, int) else d for d in dims])
-
-
-def dims_of(expression: Any) -> tuple[Dim, ...]:
-    """The extents of a Relax tensor expression, as Python integers where they are known."""
-    return tuple(int(d.value) if isinstance(d, tirx.IntImm) else d for d in expression.ty.shape.values)
-
-
-def dtype_of(expression: Any) -> str:
-    return str(expression.ty.dtype)

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ._node import Node
+from ._node import Node
 
 __all__ = [
     "Converter",
     "find",
     "find_shape_op",
     "find_string_op",
-    "load_all",
     "op",
     "same",
     "same_as",
@@ -30,7 +28,7 @@ __all__ = [
     "supported",
 ]
 
-Convert = Callable[["Node"], Any]
+Convert = Callable[[Node], Any]
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,3 @@ def supported() -> dict[str, list[int]]:
     for domain, name in sorted(_SAME):
         out[f"{domain}::{name}"] = []
     return out
-
-
-def load_all() -> None:
-    """Import every module of operators, once."""
-    from . import ops
-
-    assert ops

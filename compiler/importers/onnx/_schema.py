@@ -14,8 +14,7 @@ import onnx
 from onnx import AttributeProto, helper, numpy_helper, shape_inference
 
 from ..._boundary import first_line
-from ._errors import broken_model
-from ._node import Broken
+from ._errors import Broken, broken_model
 from ._values import Value, onnx_dtype
 
 __all__ = ["SMALL", "check_attributes", "check_counts", "check_types", "infer_types", "refused_by_inference"]

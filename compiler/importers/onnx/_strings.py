@@ -1,32 +1,23 @@
 """Strings that only a run knows: a string value's expression is uint8 with a last axis of bytes, UTF-8, padded with zeros.
 
 Its `dtype` is STRING and its `shape` that of the strings, without the axis of bytes. Converters that know of strings are registered
-with `string_op`; operators that only move elements are applied to the strings' positions, and the rows are fetched from there.
+with `string_op`; those of operators that only move elements need not know (_moved_strings.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tvm import relax, te, tirx
+from tvm import te, tirx
 
 from maas_rt._strings import encode_strings
 
 from ._dims import Dim
-from ._node import constant, dims_of, shape_expr
+from ._exprs import constant, dims_of, shape_expr
 from ._values import STRING, Value
 
-if TYPE_CHECKING:
-    from ._node import Node
-
-__all__ = ["MOVED", "bytes_of", "canonical", "is_string", "moved", "string_value", "width_of"]
-
-# Operators whose results are elements of input 0, wherever they stand.
-MOVED = frozenset(
-    """Compress DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Reshape Slice Split Squeeze Tile Transpose
-    Unsqueeze""".split()
-)
+__all__ = ["bytes_of", "canonical", "is_string", "string_value", "width_of"]
 
 
 def is_string(value: Value | None) -> bool:
@@ -70,32 +61,6 @@ def canonical(n_te: Callable[..., Any], bind: Callable[[Any], Dim], reshape: Cal
         return te.compute(extents, lambda *i: x(*i), name="cut")
 
     return n_te(cut, x, shape_expr([*dims[:-1], width]), name="cut")
-
-
-def moved(n: Node, convert: Callable[[Node], Any]) -> list[Value]:
-    """The results of an operator that moves strings: it is given their positions instead."""
-    strings = n.value(0)
-    count = n.math.product(strings.shape)
-
-    def number(extents: Any) -> Any:
-        def position(*index: Any) -> Any:
-            at: Any = tirx.IntImm("int64", 0)
-            for i, extent in zip(index, extents, strict=True):
-                at = at * extent + tirx.Cast("int64", i)
-            return at
-
-        return te.compute(extents, position, name="positions")
-
-    rows = n.reshape(bytes_of(strings), [count, width_of(bytes_of(strings))])
-    n.inputs[0] = n.graph.wrap(n.te(number, shape_expr(strings.shape), name="positions"), n.place)
-    result = convert(n)
-    out = []
-    for each in result if isinstance(result, tuple | list) else [result]:
-        positions = n.graph.wrap(each, n.place)
-        flat = n.reshape(n.graph.expr(positions), [n.math.product(positions.shape)])
-        found = n.emit(relax.op.take(rows, flat, axis=0))
-        out.append(string_value(n.reshape(found, [*positions.shape, width_of(rows)]), n.place))
-    return out
 
 
 def _byte(value: int) -> Any:

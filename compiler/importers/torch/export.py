@@ -28,13 +28,14 @@ from ._graph import GraphImporter, StopWalk
 from ._registry import NotConvertible
 from ._signature import Entry, Signature, example_inputs, read_signature, symbol_names
 from ._symbols import Symbols
-from .source import TorchSource
+from .source import ImportModule, TorchSource
 
 __all__ = ["Program", "import_exported_program"]
 
 
 def import_exported_program(
     program: ExportedProgram,
+    import_module: ImportModule,
     *,
     dynamic: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -43,7 +44,7 @@ def import_exported_program(
 ) -> ImportedModel:
     """Import a program that torch.export made.
 
-    `dynamic` narrows dimensions that the program leaves open. `run` executes the source for verification, from the flat list of its inputs (default: the program itself). Raises
+    `import_module` imports parts of it for verification. `dynamic` narrows dimensions that the program leaves open. `run` executes the source for verification, from the flat list of its inputs (default: the program itself). Raises
     UnsupportedOperatorError with every operator that has no converter.
     """
     wishes = requested(dynamic)
@@ -51,7 +52,7 @@ def import_exported_program(
         raise InvalidArgumentError(
             "an exported program carries its input shapes: export it with example inputs of that shape"
         )
-    model = Program(program, decompose(program), run, kind).build()
+    model = Program(program, decompose(program), run, kind, import_module).build()
     axes = [(name, axis) for name, wish in wishes.items() for axis in (wish if isinstance(wish, Mapping) else ())]
     unknown = [name for name in wishes if name not in model.input_names]
     if unknown:
@@ -80,7 +81,12 @@ class Program:
     """A program, its functional form, and its names; builds the whole model or a prefix of it."""
 
     def __init__(
-        self, original: ExportedProgram, functional: ExportedProgram, run: Callable[[list[Any]], Any] | None, kind: str
+        self,
+        original: ExportedProgram,
+        functional: ExportedProgram,
+        run: Callable[[list[Any]], Any] | None,
+        kind: str,
+        import_module: ImportModule,
     ) -> None:
         self.original = original
         self.functional = functional
@@ -88,7 +94,7 @@ class Program:
         self.kind = kind
         self.examples: Any = original.example_inputs  # (args, kwargs), or None
         self.numbers = numbers_of(functional.graph_module)
-        self.source = TorchSource(self, run)
+        self.source = TorchSource(self, run, import_module)
         self.narrowed: dict[str, str] = {}  # symbols with narrower bounds than torch found, and why
 
     def build(self, stop_after: fx.Node | None = None) -> ImportedModel:

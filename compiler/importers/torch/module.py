@@ -85,7 +85,7 @@ def _imported_module(
             for name, tensor in module.named_buffers():
                 tensor.copy_(before[name])
 
-    built = Program(program, decompose(program), run, kind)
+    built = Program(program, decompose(program), run, kind, import_module)
     built.examples = (args, kwargs)
 
     def cause(asked: Asked, symbol: str) -> str:

@@ -25,6 +25,7 @@ from .._torch_file import read_torch_bytes, strided, tensor_bytes
 from ._decompose import quiet
 from ._pt2_check import RefusedProgramError, checked_program
 from .export import import_exported_program
+from .module import import_module
 
 __all__ = ["import_pt2", "read_pt2"]
 
@@ -49,7 +50,9 @@ def import_pt2(
     path: Path, *, dynamic: Any = None, input_shapes: Mapping[str, Sequence[int]] | None = None
 ) -> ImportedModel:
     """Import what torch.export.save wrote."""
-    return import_exported_program(read_pt2(path), dynamic=dynamic, input_shapes=input_shapes, kind="pt2")
+    return import_exported_program(
+        read_pt2(path), import_module, dynamic=dynamic, input_shapes=input_shapes, kind="pt2"
+    )
 
 
 def read_pt2(path: Path) -> ExportedProgram:

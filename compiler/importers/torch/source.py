@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import fx
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from .._imported import SHARED_NOISE, Apart, Array, ImportedModel
@@ -17,11 +18,23 @@ from ._drawn import SharedRun
 from ._dtypes import to_numpy
 from ._graph import operator_name
 from ._ranges import input_ranges
+from ._signature import Signature
 
-if TYPE_CHECKING:
-    from .export import Program
+__all__ = ["ImportModule", "PrefixSource", "TorchSource", "TracedProgram", "from_numpy"]
 
-__all__ = ["PrefixSource", "TorchSource", "from_numpy"]
+# How a module is imported with its example inputs: parts of a program are modules again.
+ImportModule = Callable[[torch.nn.Module, list[Any]], ImportedModel]
+
+
+class TracedProgram(Protocol):
+    """What the source has to know of the program that was imported."""
+
+    original: ExportedProgram
+    functional: ExportedProgram
+    signature: Signature
+    numbers: dict[fx.Node, int]  # of the random operators
+
+    def build(self, stop_after: fx.Node | None = None) -> ImportedModel: ...
 
 
 def from_numpy(array: Any) -> torch.Tensor:
@@ -42,9 +55,12 @@ def as_array(value: Any) -> Array:
 class TorchSource:
     """Runs the program that was imported (or, for an nn.Module, the module)."""
 
-    def __init__(self, program: Program, run: Callable[[list[Any]], Any] | None) -> None:
+    def __init__(
+        self, program: TracedProgram, run: Callable[[list[Any]], Any] | None, import_module: ImportModule
+    ) -> None:
         self._program = program
         self._run = run
+        self._import_module = import_module
         self._module: Any = None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -85,7 +101,7 @@ class TorchSource:
         """Nothing to do: torch's loops are Python's."""
 
     def moved(self, share: float, trial: int = 0) -> _Moved | None:
-        return _Moved(self._program, share, trial) if quantizes(self.graph.graph) else None
+        return _Moved(self._program, self._import_module, share, trial) if quantizes(self.graph.graph) else None
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return input_ranges(self._program.functional, self._program.signature)
@@ -106,8 +122,6 @@ class TorchSource:
         ), f"{node.name} ({operator_name(node)})"
 
     def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
-        from .module import import_module
-
         values, constant = self._recorded(inputs)
         nodes = [n for n in self._nodes()[:count] if isinstance(n.target, torch._ops.OpOverload)]
         together = Alone(nodes, values, constant)
@@ -115,7 +129,7 @@ class TorchSource:
         results = [(operator_name(n), n.name, t) for n in nodes for t in tensors_of(values[n])]
         if not given or any(t.is_complex() for t in (*given, *(t for _, _, t in results))):
             return None
-        model = import_module(together, given)
+        model = self._import_module(together, given)
         if len(model.output_names) != len(results) or len(model.input_names) != len(given):
             return None
         return Apart(
@@ -126,8 +140,6 @@ class TorchSource:
         )
 
     def between(self, inputs: Mapping[str, Array]) -> Apart | None:
-        from .module import import_module
-
         graph = self.graph.graph
         if not quantizes(graph) or not is_plain(graph) or self._program.numbers:
             return None
@@ -139,7 +151,7 @@ class TorchSource:
         given = [values[n] for n in (*begins, *cuts)]
         if not cuts or not all(isinstance(v, torch.Tensor) and not v.is_complex() for v in given):
             return None
-        model = import_module(Between(graph, values, begins, cuts, ends), given)
+        model = self._import_module(Between(graph, values, begins, cuts, ends), given)
         arrays = {name: as_array(t) for name, t in zip(model.input_names, given)}
         operators = {
             name: ", ".join(f"{n.name} ({operator_name(n)})" for n in operators_behind(node, cuts))
@@ -269,8 +281,8 @@ class PrefixSource:
 class _Moved(TorchSource):
     """The functional graph, in which whatever is rounded is moved before."""
 
-    def __init__(self, program: Program, share: float, trial: int) -> None:
-        super().__init__(program, None)
+    def __init__(self, program: TracedProgram, import_module: ImportModule, share: float, trial: int) -> None:
+        super().__init__(program, None, import_module)
         self._by = share, trial
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,20 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from .._node import Node, constant, shape_expr
+from .._exprs import constant, shape_expr
+from .._node import Node
 
-__all__ = ["dequantized", "unpacked"]
+__all__ = ["dequantized"]
 
 Array = npt.NDArray[Any]
-
-
-def unpacked(packed: Array, bits: int, count: int) -> Array:
-    """`count` numbers of 2, 4 or 8 bits along the last axis of bytes, the first in a byte's lowest bits."""
-    if bits == 8:
-        return packed[..., :count]
-    each = 8 // bits
-    parts = [(packed >> np.uint8(bits * i)) & np.uint8((1 << bits) - 1) for i in range(each)]
-    return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], packed.shape[-1] * each)[..., :count]
 
 
 def dequantized(n: Node, values: Array, scale: Array, zero: Array, axis: int, block: int) -> Any:

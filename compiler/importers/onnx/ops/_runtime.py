@@ -12,7 +12,8 @@ from typing import Any
 from tvm import te, tirx
 
 from .._dims import Dim
-from .._node import Node, shape_expr
+from .._exprs import shape_expr
+from .._node import Node
 from ._te import imm
 
 __all__ = ["axis_mask", "bind_vector", "int64", "invalid_unless", "list_length", "pick", "vector"]

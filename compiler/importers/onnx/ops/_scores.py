@@ -14,7 +14,8 @@ from tvm.script.ir_builder import tirx as T
 
 from maas_rt._strings import encode_strings
 
-from .._node import Node, constant, dims_of
+from .._exprs import constant, dims_of
+from .._node import Node
 from .._strings import string_value
 from ._loops import imperative, variable
 from ._te import elementwise, imm

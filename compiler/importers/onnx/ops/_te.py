@@ -7,7 +7,8 @@ from typing import Any
 
 from tvm import te, tirx
 
-from .._node import Node, dims_of, dtype_of
+from .._exprs import dims_of, dtype_of
+from .._node import Node
 from .._values import bits_of, is_float, is_signed
 
 __all__ = ["cast_expr", "elementwise", "highest", "imm", "is_nan", "lowest", "select"]

@@ -7,7 +7,8 @@ from typing import Any
 from tvm import relax, te, tirx
 
 from ...._truncation import truncated
-from .._node import Node, constant, dims_of, dtype_of
+from .._exprs import constant, dims_of, dtype_of
+from .._node import Node
 from .._registry import op
 from .._stored import STORED, decoded, encode_float8, encode_scale, formats, is_code, wrap_integer
 from .._values import Value, bits_of, is_float, is_int

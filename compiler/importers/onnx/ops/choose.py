@@ -11,7 +11,8 @@ from tvm.script.ir_builder import tirx as T
 
 from ..._top_k import first_of_lines
 from .._empty import empty_value, is_empty
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._node import Node
 from .._registry import op
 from .._values import is_float
 from ._loops import flat_extents, imperative, variable

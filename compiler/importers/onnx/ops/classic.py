@@ -16,9 +16,11 @@ from tvm.script.ir_builder import tirx as T
 
 from maas_rt._strings import encode_strings
 
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._moved_strings import moved
+from .._node import Node
 from .._registry import op, string_op
-from .._strings import bytes_of, moved, string_value, width_of
+from .._strings import bytes_of, string_value, width_of
 from .._values import is_float, numpy_dtype
 from ._loops import imperative, variable
 from ._scores import DOMAIN, Labels, first_largest, rows_of, transformed, wanted

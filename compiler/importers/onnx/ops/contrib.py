@@ -9,7 +9,8 @@ from tvm import relax
 
 from ....passes._integers import split_weights
 from ....passes._kernel_call import make_kernel_call
-from .._node import Node, constant, shape_expr
+from .._exprs import constant, shape_expr
+from .._node import Node
 from .._registry import op
 
 _MS = "com.microsoft"

@@ -9,7 +9,8 @@ from tvm import relax, te, tirx
 
 from ....passes._kernel_call import make_kernel_call
 from .._dims import Dim
-from .._node import Node, dims_of, dtype_of, shape_expr
+from .._exprs import dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from ._te import elementwise, imm
 from .contrib_fused import added, in_float32

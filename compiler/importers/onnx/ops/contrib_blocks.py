@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax, tirx
 
-from .._node import Node, constant, dims_of, dtype_of
+from .._exprs import constant, dims_of, dtype_of
+from .._node import Node
+from .._packed import unpacked
 from .._registry import op
 from .._values import bits_of
-from ._blocks import dequantized, unpacked
+from ._blocks import dequantized
 from ._te import elementwise, imm
 from .contrib_qlinear import MS
 from .nn import product

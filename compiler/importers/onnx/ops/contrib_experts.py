@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax, te, tirx
 
-from .._node import Node, dims_of
+from .._exprs import dims_of
+from .._node import Node
+from .._packed import unpacked
 from .._registry import op
-from ._blocks import dequantized, unpacked
+from ._blocks import dequantized
 from ._te import elementwise, imm
 from .contrib_fused import added, in_float32
 from .indexing import take_slice

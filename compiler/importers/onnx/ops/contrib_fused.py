@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
-from .._node import Node, constant, dims_of, dtype_of
+from .._exprs import constant, dims_of, dtype_of
+from .._node import Node
 from .._registry import op
 from ._te import elementwise, imm
 from .nn import conv, gemm, product

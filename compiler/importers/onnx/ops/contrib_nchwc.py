@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from .._exprs import constant, dims_of
 from .._nchwc import NCHWC, in_order
-from .._node import Node, constant, dims_of
+from .._node import Node
 from .._registry import op
 from .contrib_fused import behind_conv
 from .indexing import take_slice

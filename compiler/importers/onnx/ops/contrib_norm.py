@@ -7,7 +7,8 @@ from typing import Any
 from tvm import relax
 
 from .._dims import Dim
-from .._node import Node, dims_of, dtype_of, shape_expr
+from .._exprs import dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from .contrib_fused import added, in_float32
 from .indexing import take_slice

@@ -13,7 +13,8 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from .._exprs import constant, dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from .._values import Value
 from ._te import elementwise, imm

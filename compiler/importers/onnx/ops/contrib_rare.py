@@ -9,7 +9,8 @@ import onnx
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._node import Node
 from .._registry import op, same_as
 from .._values import Value, numpy_dtype
 from ._loops import imperative, variable

@@ -9,7 +9,8 @@ from typing import Any
 from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as T
 
-from .._node import Node, dims_of, shape_expr
+from .._exprs import dims_of, shape_expr
+from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
 from ._te import elementwise, imm

@@ -7,7 +7,8 @@ from typing import Any
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from .._node import Node, shape_expr
+from .._exprs import shape_expr
+from .._node import Node
 from .._registry import op, string_op
 from .._strings import bytes_of, width_of
 from .._values import bits_of

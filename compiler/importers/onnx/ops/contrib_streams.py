@@ -11,7 +11,8 @@ import numpy as np
 from tvm import relax
 
 from .._dims import Dim
-from .._node import Node, constant, dims_of
+from .._exprs import constant, dims_of
+from .._node import Node
 from .._registry import op
 from .contrib_fused import in_float32
 from .nn import product

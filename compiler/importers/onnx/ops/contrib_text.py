@@ -10,7 +10,8 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .._node import Node, constant
+from .._exprs import constant
+from .._node import Node
 from .._registry import op, string_op
 from .._strings import bytes_of, string_value, width_of
 from ._loops import imperative, variable

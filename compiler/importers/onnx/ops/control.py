@@ -12,11 +12,13 @@ import tvm
 from tvm import relax, te, tirx
 
 from .._dims import Dim
+from .._errors import Refused
+from .._exprs import shape_expr
 from .._load import names_read
 from .._loops import Results, run_loop
-from .._node import Node, Refused, shape_expr
+from .._node import Node
 from .._registry import op
-from .._values import Value
+from .._values import DTYPES, Value, numpy_dtype
 from .indexing import take_slice
 
 _IF = [1, 11, 13, 16, 19, 21, 23, 24, 25]
@@ -31,7 +33,7 @@ def if_(n: Node) -> Any:
     branches = (n.attr("then_branch"), n.attr("else_branch"))
     if condition.const is not None:
         taken = bool(condition.const.reshape(-1)[0])
-        return n.graph.subgraph(n, branches[0 if taken else 1], [], "then" if taken else "else")
+        return n.subgraph(branches[0 if taken else 1], [], "then" if taken else "else")
     flag = n.reshape(n.x(0), []) if n.rank(0) else n.x(0)
     return _runtime_if(n, flag, branches)
 
@@ -41,9 +43,9 @@ def _runtime_if(n: Node, flag: Any, branches: tuple[onnx.GraphProto, onnx.GraphP
     graph = n.graph
     before = len(graph.unsupported.entries)
     assumed = list(n.math.assumed)
-    then_block, then = graph.in_block(partial(graph.subgraph, n, branches[0], [], "then"), choice=True)
+    then_block, then = graph.in_block(partial(n.subgraph, branches[0], [], "then"), choice=True)
     n.math.assumed = list(assumed)  # what a branch checks holds where it ran
-    else_block, other = graph.in_block(partial(graph.subgraph, n, branches[1], [], "else"), choice=True)
+    else_block, other = graph.in_block(partial(n.subgraph, branches[1], [], "else"), choice=True)
     n.math.assumed = assumed
     if len(graph.unsupported.entries) > before or any(v.poison for v in (*then, *other)):
         return [Value("float32", (), poison=True) for _ in n.proto.output]
@@ -118,7 +120,7 @@ def _assume_first(n: Node, flag: Any, branch: onnx.GraphProto) -> list[Value]:
     """Branches whose results differ in rank (torch's "if this extent is 1, drop it"): the first is taken, and every run checks that
     it is the right one."""
     n.graph.check(lambda f: f(), flag, place=f"{n.place} takes its first branch")
-    return n.graph.subgraph(n, branch, [], "then")
+    return n.subgraph(branch, [], "then")
 
 
 def _outside(n: Node, d: Dim) -> bool:
@@ -188,7 +190,7 @@ def _ends_at_import(n: Node, body: onnx.GraphProto, condition: Value, carried: l
     graph, values = n.graph, [Value.of_array(np.array(0, np.int64)), condition, *carried]
     entries, assumed = {k: list(v) for k, v in graph.unsupported.entries.items()}, list(n.math.assumed)
     with graph.noise.iteration(0):
-        _, results = graph.in_block(partial(graph.subgraph, n, body, values, "0"))
+        _, results = graph.in_block(partial(n.subgraph, body, values, "0"))
     graph.unsupported.entries, n.math.assumed = entries, assumed
     return results[0].const is not None or results[0].poison
 
@@ -219,7 +221,7 @@ def _run_loop(
         inputs = [v if k in still else next(given) for k, v in enumerate(carried)]
         always = Value.of_array(np.array(True))  # or the iteration would not run
         with n.graph.noise.iteration(number.expr):
-            results = n.graph.subgraph(n, body, [number, always, *inputs], "body")
+            results = n.subgraph(body, [number, always, *inputs], "body")
         changed = [_of_rank(n, results[1 + k], carried[k].rank, body.output[1 + k]) for k in places]
         shapes = _declared(body)[1:]
         kept = [d for k, d in enumerate(shapes[: len(carried)]) if k not in still]
@@ -276,7 +278,7 @@ def _unrolled(
             raise n.refuse(f"of more than {limit} operators when unrolled")
         number = Value.of_array(np.array(done, np.int64))
         with n.graph.noise.iteration(done):
-            results = n.graph.subgraph(n, body, [number, condition, *carried], str(done))
+            results = n.subgraph(body, [number, condition, *carried], str(done))
         if any(v.poison for v in results):
             return [Value("float32", (), poison=True) for _ in n.proto.output]
         condition, carried = results[0], results[1 : 1 + len(carried)]
@@ -291,8 +293,6 @@ def _unrolled(
 
 def _stacked(n: Node, values: list[Value], info: onnx.ValueInfoProto, axis: int = 0) -> Any:
     """The values of all iterations along a new axis."""
-    from .._values import DTYPES, numpy_dtype
-
     if not values:
         tensor = info.type.tensor_type
         if not tensor.HasField("shape") or any(not d.HasField("dim_value") for d in tensor.shape.dim):
@@ -406,7 +406,7 @@ def _run_scan(n: Node, scan: Scanned, label: str) -> list[Any]:
     def convert(number: Value, states: list[Value]) -> Results:
         inputs = [*states, *scan.slices(n, number.elements.reshape(-1)[0])]
         with n.graph.noise.iteration(number.expr):
-            results = n.graph.subgraph(n, scan.body, inputs, label)
+            results = n.subgraph(scan.body, inputs, label)
         shapes = _declared(scan.body)
         return Results(None, results[:count], results[count:], shapes[:count], shapes[count:])
 
@@ -436,7 +436,7 @@ def _unrolled_scan(n: Node, scan: Scanned, label: str) -> list[Any]:
     collected: list[list[Value]] = [[] for _ in scan.out_axes]
     for step in range(scan.length):
         with n.graph.noise.iteration(step):
-            results = n.graph.subgraph(n, scan.body, [*states, *scan.slices(n, step)], f"{label}{step}")
+            results = n.subgraph(scan.body, [*states, *scan.slices(n, step)], f"{label}{step}")
         if any(v.poison for v in results):
             return [Value("float32", (), poison=True) for _ in n.proto.output]
         states = results[:count]

@@ -13,7 +13,8 @@ from ... import _elementary as elementary
 from ..._bits import shifted
 from ..._division import int_rest, int_truncated, signs_differ
 from ..._powers import int_powers
-from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from .._exprs import constant, dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from .._values import bits_of, is_float, is_int, is_signed
 from ._te import elementwise, highest, imm, is_nan, lowest, select

@@ -9,7 +9,8 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._node import Node
 from .._registry import op
 from ._runtime import bind_vector, int64, invalid_unless, list_length, pick, vector
 from ._te import imm

@@ -10,7 +10,8 @@ from tvm.script.ir_builder import tirx as T
 
 from ..._dft import any_dft, complex_dft, half_to_real, real_dft
 from .._dims import Dim
-from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from .._exprs import constant, dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
 from ._te import imm

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 
 from ..._positions import position_of_extreme
-from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from .._exprs import constant, dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from ._te import elementwise, imm, lowest
 from .reduce import _sum, reduce_te
@@ -205,10 +206,6 @@ def rms_norm(n: Node, x: Any, scale: Any, axis: int, epsilon: float, extra: bool
 @op("LRN", since=[1, 13])
 def lrn(n: Node) -> Any:
     n.float_only()
-    from tvm import te
-
-    from .._node import shape_expr
-
     alpha, beta, bias, size = (
         n.float_attr("alpha", 1e-4),
         n.float_attr("beta", 0.75),
@@ -316,8 +313,6 @@ def _over_axis(n: Node, x: Any, function: Any) -> Any:
 
 @op("Hardmax", since=[1, 11, 13])
 def hardmax(n: Node) -> Any:
-    from tvm import te
-
     n.float_only()
     dtype = n.dtype(0)
 

@@ -8,11 +8,13 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from .._exprs import constant, dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from .._values import is_float
-from ._te import imm, is_nan, lowest
+from ._te import elementwise, imm, is_nan, lowest
 from .nn import window_attrs, window_pads
+from .reduce import _sum
 
 
 def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[Dim], list[Dim]]:
@@ -235,9 +237,6 @@ def global_max_pool(n: Node) -> Any:
 
 @op("GlobalLpPool", since=[2, 22])
 def global_lp_pool(n: Node) -> Any:
-    from ._te import elementwise
-    from .reduce import _sum
-
     n.float_only()
     p = _exponent(n)
     dtype = n.dtype(0)

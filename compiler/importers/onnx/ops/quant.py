@@ -10,7 +10,8 @@ import numpy.typing as npt
 from tvm import relax, te, tirx
 
 from ....passes._kernel_call import make_kernel_call
-from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from .._exprs import constant, dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from .._stored import STORED, from_storage, is_code
 from .._values import Value, bits_of, is_float, is_int, is_signed, numpy_dtype

@@ -9,9 +9,11 @@ from tvm import relax, te, tirx
 
 from ..._positions import position_of_extreme
 from .._dims import Dim
-from .._node import Node, dims_of, dtype_of, shape_expr
+from .._exprs import dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from .._values import is_float
+from ._loops import running
 from ._runtime import axis_mask, bind_vector, int64, list_length
 from ._te import elementwise, highest, imm, is_nan, lowest
 from .shape import kept_extents
@@ -317,6 +319,4 @@ def scan_axis(
     n: Node, x: Any, axis: int, function: Callable[[Any, Any], Any], identity: Any, *, exclusive: bool, reverse: bool
 ) -> Any:
     """Running reduction along an axis, one sequential loop per line."""
-    from ._loops import running
-
     return n.te(lambda t: running(t, axis, function, identity, exclusive, reverse), x)

@@ -12,7 +12,8 @@ from tvm import relax, te, tirx
 from ..._grid_sample import TAPS
 from ..._grid_sample import grid_sample as grid_sample_at
 from .._dims import Dim
-from .._node import Node, constant, dims_of, dtype_of, shape_expr
+from .._exprs import constant, dims_of, dtype_of, shape_expr
+from .._node import Node
 from .._registry import op
 from .._values import is_float
 from ._runtime import bind_vector

@@ -11,7 +11,8 @@ from tvm.script.ir_builder import tirx as T
 
 from ....passes._kernel_call import make_kernel_call
 from ... import _elementary as elementary
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
 from ._te import imm

@@ -8,17 +8,17 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._dims import Dim
-from .._node import Node, shape_expr
+from .._exprs import shape_expr
+from .._node import Node
 from .._registry import op
 from .._values import Value
 from ._runtime import axis_mask, bind_vector, int64, invalid_unless, list_length, pick
 from ._te import imm
+from .symbolic import shape_of
 
 
 @op("Shape", since=[1, 13, 15, 19, 21, 23, 24, 25])
 def shape(n: Node) -> Any:
-    from .symbolic import shape_of
-
     return Value.of_symbols(shape_of(n), "int64", n.place)
 
 

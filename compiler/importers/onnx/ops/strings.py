@@ -13,7 +13,8 @@ from tvm.script.ir_builder import tirx as T
 from maas_rt._strings import encode_strings
 
 from .._dims import Dim
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._node import Node
 from .._regex import PatternError, automaton
 from .._registry import op, string_op
 from .._strings import bytes_of, string_value, width_of

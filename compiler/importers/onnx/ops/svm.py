@@ -10,7 +10,8 @@ import numpy.typing as npt
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
 from ._scores import DOMAIN, Labels, first_largest, logistic, rows_of, transformed, wanted

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._node import Node
 from .._registry import op, string_op
 from .strings import places_of
 

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from .._node import Node, constant, dims_of, shape_expr
+from .._exprs import constant, dims_of, shape_expr
+from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
 from ._scores import DOMAIN, TRANSFORMS, Labels, first_largest, logistic, rows_of, transformed, wanted

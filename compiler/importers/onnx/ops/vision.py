@@ -8,9 +8,10 @@ from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from .._dims import Dim
-from .._node import Node, dims_of, shape_expr
+from .._exprs import dims_of, shape_expr
+from .._node import Node
 from .._registry import op
-from ._loops import imperative
+from ._loops import imperative, variable
 from ._runtime import bind_vector
 from ._te import imm
 from .nn import window_attrs
@@ -66,8 +67,6 @@ def roi_align(n: Node) -> Any:
     count = dims_of(rois)[0]
 
     def body(t: Any, boxes: Any, index: Any, shape: Any) -> Any:
-        from ._loops import variable
-
         def write(image: Any, box: Any, batch: Any, out: Any) -> None:
             one, zero = imm(1, wide), imm(0, wide)
             height, width = t.shape[2], t.shape[3]
