@@ -14,12 +14,11 @@ from maas_rt._errors import CompileError, InvalidArgumentError, VerificationErro
 
 from ._configs import CompileOptions, Int8, Recipe, VerifyOptions
 from ._deep import heed
-from ._reference import Reference
 from .artifact import Artifact
 from .importers import ImportedModel
 from .passes import FOLDING
 from .passes.quantize_static import Range, probed, quantize_static
-from .verify import Report, compare, run_compiled
+from .verify import Reference, Report, compare, run_compiled
 
 __all__ = ["quantized", "recipe_of", "verify_quantized"]
 

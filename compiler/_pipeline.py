@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import tvm
 from tvm import relax
@@ -15,36 +15,22 @@ from ._boundary import boundary
 from ._calibrate import quantized, recipe_of, verify_quantized
 from ._configs import CompileOptions, Progress, TargetSpec
 from ._deep import deep
-from ._depth import half_tolerances
 from ._memory import return_memory, settled
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
 from .importers import ImportedModel
-from .passes import Pass, as_reshapes, lowering_passes
+from .passes import as_reshapes, lowering_passes
 from .plan import LinearPlan, build_plan
 from .tune import Tuning, tune
-from .verify import verify
+from .verify import half_tolerances, verify
 
-__all__ = ["compile_imported", "run_stages"]
+__all__ = ["compile_imported"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_QUANTIZE = "quantize"
 _SOURCE_RUNS = "verify"  # on the caller's own thread, where the source framework finds what the caller set for it
-
-
-@dataclass
-class _Work:
-    """What the stages hand on to each other."""
-
-    model: ImportedModel
-    options: CompileOptions
-    targets: list[TargetSpec]
-    mod: tvm.IRModule
-    generated: GeneratedFunctions | None = None
-    code: dict[str, bytes] = field(default_factory=dict)
-    linear: LinearPlan | None = None
-    artifact: Artifact | None = None
-    tuning: Tuning | None = None
-    last: bool = False  # nobody compiles the model again
-    told: Progress = lambda what, fraction: None  # of the stage that runs; of a long one, from within
 
 
 def compile_imported(
@@ -57,79 +43,110 @@ def compile_imported(
 ) -> Artifact:
     """Everything after import. Raises CompileError and its subclasses; see `maas_rt.compiler.compile`. With `last` the model gives its
     weights away: nothing is compiled from it again."""
-    work = _Work(model, options, options.resolved_targets(), model.mod, last=last)
-    stages: list[tuple[str, float, Callable[[_Work], None]]] = [  # name, rough share of the time, what it does
-        *([("quantize", 40, _quantize)] if options.recipe is not None and options.recipe.quantize is not None else []),
-        ("lower", 30 if options.tune is None else 600, _lower),
-        ("collect generated functions", 1, _collect),
-        ("schedule", 15, _schedule),
-        ("build code", 24, _build),
-        ("pack weights and plan", 10, _plan),
-        ("write manifest", 1, _manifest),
-    ]
+    stages = _Stages(_shares(options), progress)
+    mod = stages.run(_QUANTIZE, _quantize, model, options) if _quantizes(options) else model.mod
+    artifact = _build(model, mod, options, stages)
     if options.verify is not None:
-        stages.append((_SOURCE_RUNS, 19, lambda work: _verify(work, examples)))
-    return run_stages(work, stages, progress)
+        here = artifact if _runs_here(artifact) else _build_here(model, mod, options)
+        del mod  # with `last` its weights are let go
+        artifact = stages.run(_SOURCE_RUNS, _verify, artifact, here, model, options, examples, last)
+    stages.done()
+    return artifact
 
 
-def run_stages(
-    work: _Work, stages: Sequence[tuple[str, float, Callable[[_Work], None]]], progress: Progress | None
-) -> Artifact:
-    """Run the stages in order and tell `progress` of each; the artifact of the last."""
-    total = sum(share for _, share, _ in stages)
-    done = 0.0
-    for name, share, stage in stages:
-        if progress is not None:
-            progress(name, done / total)
-            work.told = _within(progress, done / total, share / total)
+def _build(model: ImportedModel, mod: tvm.IRModule, options: CompileOptions, stages: _Stages) -> Artifact:
+    """The artifact of `mod`, which is the model's module or a quantized form of it; not verified."""
+    targets = options.resolved_targets()
+    mod, tuning = stages.run("lower", _lower, mod, model, options, targets[0], stages.within)
+    generated = stages.run("collect generated functions", _collect, mod)
+    generated = stages.run("schedule", _schedule, generated)
+    code = stages.run("build code", _compile, generated, targets)
+    linear = stages.run("pack weights and plan", _plan, model, mod, generated, options)
+    return stages.run("write manifest", _manifest, model, linear, code, options, tuning)
+
+
+def _build_here(model: ImportedModel, mod: tvm.IRModule, options: CompileOptions) -> Artifact:
+    """A build for this CPU that is only run and thrown away: to calibrate, or to verify."""
+    host = replace(options, verify=None, targets=("native",), recipe=None, tune=None)
+    return _build(model, mod, host, _Stages(_shares(host), None))
+
+
+def _shares(options: CompileOptions) -> dict[str, float]:
+    """The stages, and about what share of the time each takes."""
+    return {
+        **({_QUANTIZE: 40} if _quantizes(options) else {}),
+        "lower": 30 if options.tune is None else 600,
+        "collect generated functions": 1,
+        "schedule": 15,
+        "build code": 24,
+        "pack weights and plan": 10,
+        "write manifest": 1,
+        **({_SOURCE_RUNS: 19} if options.verify is not None else {}),
+    }
+
+
+class _Stages:
+    """Runs stages, each inside the boundary that names it, and tells `progress` of them."""
+
+    def __init__(self, shares: Mapping[str, float], progress: Progress | None) -> None:
+        self._shares = shares
+        self._progress = progress
+        self._total = sum(shares.values())
+        self._past = 0.0  # shares of the stages that are over
+        self._current = 0.0  # of the one that runs
+
+    def run(self, name: str, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `stage` returns."""
+        self._current = self._shares[name]
+        self.within(name, 0.0)
         with boundary(name):
-            if name == _SOURCE_RUNS:
-                stage(work)
-            else:
-                deep(partial(stage, work))
-        done += share
-    if progress is not None:
-        progress("done", 1.0)
-    assert work.artifact is not None
-    return work.artifact
+            bound = partial(stage, *args, **kwargs)
+            result = bound() if name == _SOURCE_RUNS else deep(bound)
+        self._past += self._current
+        return result
+
+    def within(self, what: str, fraction: float) -> None:
+        """Tell of what a long stage is at, from within it."""
+        if self._progress is not None:
+            self._progress(what, (self._past + fraction * self._current) / self._total)
+
+    def done(self) -> None:
+        if self._progress is not None:
+            self._progress("done", 1.0)
 
 
-def _within(progress: Progress, begin: float, share: float) -> Progress:
-    return lambda what, fraction: progress(what, begin + share * fraction)
+def _quantizes(options: CompileOptions) -> bool:
+    return options.recipe is not None and options.recipe.quantize is not None
 
 
-def _quantize(work: _Work) -> None:
+def _quantize(model: ImportedModel, options: CompileOptions) -> tvm.IRModule:
     """Ranges from a build in float, which is held to the source on the calibration inputs; then the module with them."""
-    assert work.options.recipe is not None and work.options.recipe.quantize is not None
-    host = replace(work.options, verify=None, targets=("native",), recipe=None, tune=None)
-    work.mod = quantized(work.model, work.options, lambda model: compile_imported(model, host))
+    return quantized(model, options, lambda probed: _build_here(probed, probed.mod, options))
 
 
-def _lower(work: _Work) -> None:
-    best = work.targets[0].to_tvm()
+def _lower(
+    mod: tvm.IRModule, model: ImportedModel, options: CompileOptions, target: TargetSpec, progress: Progress
+) -> tuple[tvm.IRModule, Tuning | None]:
+    """The module as calls of kernels and generated functions, and what was timed on the way."""
+    tuning: Tuning | None = None
+
+    def tuned(mod: tvm.IRModule) -> tvm.IRModule:
+        nonlocal tuning
+        assert options.tune is not None
+        here = replace(options, targets=("native",)).resolved_targets()[0]  # what is timed runs on this CPU
+        mod, tuning = tune(mod, model.symbols, options.tune, here, progress)
+        return mod
+
     check = _checker()
-    mod = check("imported", work.mod)
+    mod = check("imported", mod)
+    best = target.to_tvm()
     with settled(), best, tvm.transform.PassContext(opt_level=3):
-        for name, stage in lowering_passes(best, _tuning_pass(work)):
+        for name, stage in lowering_passes(best, tuned if options.tune is not None else None):
             with boundary(f"lower: {name}"):
                 mod = check(name, stage(mod))
         mod = as_reshapes(mod)
         mod = relax.transform.DeadCodeElimination(["main"])(mod)
-    work.mod = mod
-
-
-def _tuning_pass(work: _Work) -> Pass | None:
-    options = work.options.tune
-    if options is None:
-        return None
-
-    here = replace(work.options, targets=("native",)).resolved_targets()[0]  # what is timed runs on this CPU
-
-    def stage(mod: tvm.IRModule) -> tvm.IRModule:
-        tuned, work.tuning = tune(mod, work.model.symbols, options, here, work.told)
-        return tuned
-
-    return stage
+    return mod, tuning
 
 
 def _checker() -> Callable[[str, tvm.IRModule], tvm.IRModule]:
@@ -145,61 +162,61 @@ def _checker() -> Callable[[str, tvm.IRModule], tvm.IRModule]:
     return check
 
 
-def _collect(work: _Work) -> None:
-    work.generated = collect_functions(work.mod)
+def _collect(mod: tvm.IRModule) -> GeneratedFunctions:
+    return collect_functions(mod)
 
 
-def _schedule(work: _Work) -> None:
-    assert work.generated is not None
-    work.generated = schedule_functions(work.generated)
+def _schedule(generated: GeneratedFunctions) -> GeneratedFunctions:
+    return schedule_functions(generated)
 
 
-def _build(work: _Work) -> None:
-    assert work.generated is not None
-    if work.generated.functions:
-        work.code = {spec.name: build_code(work.generated.functions, spec) for spec in work.targets}
+def _compile(generated: GeneratedFunctions, targets: Sequence[TargetSpec]) -> dict[str, bytes]:
+    """Object code by target; none where everything is kernels."""
+    return {spec.name: build_code(generated.functions, spec) for spec in targets} if generated.functions else {}
 
 
-def _plan(work: _Work) -> None:
-    assert work.generated is not None
-    name = work.options.name or str(work.model.provenance.get("name") or "model")
-    work.linear = build_plan(work.model, work.mod, work.generated.symbols, name)
+def _plan(
+    model: ImportedModel, mod: tvm.IRModule, generated: GeneratedFunctions, options: CompileOptions
+) -> LinearPlan:
+    name = options.name or str(model.provenance.get("name") or "model")
+    return build_plan(model, mod, generated.symbols, name)
 
 
-def _manifest(work: _Work) -> None:
-    assert work.linear is not None
-    manifest = make_manifest(work.model, work.linear.plan, list(work.code))
-    work.artifact = Artifact(work.linear, work.code, manifest)
-    if work.options.recipe is not None and work.options.recipe.quantize is not None:
-        work.artifact = work.artifact.with_manifest(recipe=recipe_of(work.options.recipe))
-    if work.tuning is not None:
-        work.artifact = work.artifact.with_manifest(tuning=work.tuning.to_manifest())
+def _manifest(
+    model: ImportedModel, linear: LinearPlan, code: dict[str, bytes], options: CompileOptions, tuning: Tuning | None
+) -> Artifact:
+    artifact = Artifact(linear, code, make_manifest(model, linear.plan, list(code)))
+    if options.recipe is not None and options.recipe.quantize is not None:
+        artifact = artifact.with_manifest(recipe=recipe_of(options.recipe))
+    if tuning is not None:
+        artifact = artifact.with_manifest(tuning=tuning.to_manifest())
+    return artifact
 
 
-def _verify(work: _Work, examples: Mapping[str, Any] | None) -> None:
-    """Where no target runs on this CPU, a build for this CPU is verified in the artifact's place, and the manifest says so."""
-    assert work.artifact is not None and work.options.verify is not None
-    runs_here = not work.code or any(runs_on_this_cpu(name) for name in work.code)
-    host = replace(work.options, verify=None, targets=("native",), tune=None)
-    artifact = work.artifact if runs_here else compile_imported(work.model, host)
+def _runs_here(artifact: Artifact) -> bool:
+    return not artifact.code or any(runs_on_this_cpu(name) for name in artifact.code)
 
-    work.mod, work.generated = tvm.IRModule(), None
-    if work.last:
-        work.model.drop_weights()
-        if work.artifact.linear.weights.file is not None:
+
+def _verify(
+    artifact: Artifact,
+    here: Artifact,
+    model: ImportedModel,
+    options: CompileOptions,
+    examples: Mapping[str, Any] | None,
+    last: bool,
+) -> Artifact:
+    """The artifact with what was found in its manifest. Where no target runs on this CPU, a build for it, `here`, is verified in the artifact's
+    place, and the manifest says so."""
+    assert options.verify is not None
+    status = "passed" if here is artifact else "host-build"
+    if last:
+        model.drop_weights()
+        if artifact.linear.weights.file is not None:
             return_memory()
-    if work.options.recipe is not None and work.options.recipe.quantize is not None:
-        found = verify_quantized(artifact, work.model, work.options, examples)
-        work.artifact = work.artifact.with_manifest(
-            verified={**found, "status": "passed" if runs_here else "host-build"}
-        )
-        return
-
-    def compile_prefix(model: ImportedModel) -> Artifact:
-        return compile_imported(model, host)
-
-    options = half_tolerances(work.options.verify, work.model.mod)
-    report = verify(artifact, work.model, options, compile_prefix, examples)
-    status = "passed" if runs_here else "host-build"
-    verified = work.artifact.with_manifest(verified={**report.to_manifest(work.model), "status": status})
-    work.artifact = replace(verified, measured_error=report.max_relative_error)
+    if _quantizes(options):
+        found = verify_quantized(here, model, options, examples)
+        return artifact.with_manifest(verified={**found, "status": status})
+    tolerances = half_tolerances(options.verify, model.mod)
+    report = verify(here, model, tolerances, lambda part: _build_here(part, part.mod, options), examples)
+    verified = artifact.with_manifest(verified={**report.to_manifest(model), "status": status})
+    return replace(verified, measured_error=report.max_relative_error)

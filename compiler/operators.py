@@ -56,10 +56,9 @@ def _onnx_dtypes(name: str, versions: list[int]) -> tuple[str, ...]:
 
 
 def _torch() -> list[SupportedOperator]:
-    from .importers.torch import _complex, ops
+    from .importers.torch import _complex
     from .importers.torch._registry import CONVERTERS
 
-    assert ops  # importing them fills the tables
     pairs = set(_complex.names())
     names = sorted(pairs | set(CONVERTERS))
     return [SupportedOperator(name, dtypes=("complex",) if name in pairs else ()) for name in names]

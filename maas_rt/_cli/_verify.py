@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     compiler = require_compiler()
-    from ..compiler._against import verify_file
+    from ..compiler.verify._against import verify_file
 
     shapes, examples = described_inputs(args)
     report = verify_file(

@@ -13,10 +13,10 @@ import onnx
 import pytest
 import torch
 from maas_rt.compiler import _pipeline, compile
-from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._boundary import boundary
 from maas_rt.compiler._deep import deep, heed
 from maas_rt.compiler.importers.onnx import _registry
+from maas_rt.compiler.verify._against import verify_file
 from onnx import TensorProto, helper
 from torch import nn
 
@@ -33,7 +33,7 @@ def broken(*_: Any, **__: Any) -> Any:
     raise IndexError("list index out of range\nand more")
 
 
-@pytest.mark.parametrize("stage", ["_lower", "_collect", "_schedule", "_build", "_plan", "_manifest", "_verify"])
+@pytest.mark.parametrize("stage", ["_lower", "_collect", "_schedule", "_compile", "_plan", "_manifest", "_verify"])
 def test_a_failure_in_any_stage_is_ours(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pipeline, stage, broken)
     with pytest.raises(maas_rt.CompileError, match="IndexError: list index out of range.*please report it") as caught:
@@ -86,7 +86,7 @@ def test_what_becomes_of_an_exception(error: Exception, kind: type[Exception], w
 
 
 def test_an_interrupt_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: Any) -> None:
+    def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_pipeline, "_lower", interrupted)
@@ -114,7 +114,7 @@ def test_a_factory_that_fails(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_verification_of_a_file_has_the_boundary_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compile(relu(), verify=False).save(tmp_path / "m.mrt")
-    monkeypatch.setattr("maas_rt.compiler._against.differences", broken)
+    monkeypatch.setattr("maas_rt.compiler.verify._against.differences", broken)
     with pytest.raises(maas_rt.CompileError, match="stage 'verify' failed"):
         verify_file(tmp_path / "m.mrt", relu())
 

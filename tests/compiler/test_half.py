@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from maas_rt.compiler._configs import VerifyOptions
-from maas_rt.compiler._depth import half_tolerances
+from maas_rt.compiler.verify import half_tolerances
 from onnx import TensorProto, helper, numpy_helper
 
 import maas_rt

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from maas_rt.compiler import _configs, _reference, compile
+from maas_rt.compiler import _configs, compile
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler.oracle import Oracle, OracleEndedError, OracleError, _process, _products, _wire
-from maas_rt.compiler.verify import run_compiled
+from maas_rt.compiler.verify import _reference, run_compiled
 from onnx import TensorProto, helper
 
 import maas_rt
@@ -269,7 +269,7 @@ def test_two_that_agree_are_right(monkeypatch: pytest.MonkeyPatch, wrong: Any, s
     assert verified["reference_because"].startswith("onnxruntime") and said in verified["reference_because"]
     assert verified["max_relative_error"] < 1e-6
     tripled = lambda *given: {name: 3 * value for name, value in run_compiled(*given).items()}  # noqa: E731
-    monkeypatch.setattr("maas_rt.compiler.verify.run_compiled", tripled)
+    monkeypatch.setattr("maas_rt.compiler.verify._run.run_compiled", tripled)
     with pytest.raises(VerificationError):
         compile(_double())
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from maas_rt.compiler import Int8, Recipe, compile
-from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._configs import CompileOptions
 from maas_rt.compiler._pipeline import compile_imported
 from maas_rt.compiler.importers import import_model
 from maas_rt.compiler.importers._noise import Noise
+from maas_rt.compiler.verify._against import verify_file
 from onnx import helper
 from torch import nn
 from tvm import relax

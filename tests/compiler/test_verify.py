@@ -13,11 +13,13 @@ import onnx
 import pytest
 import torch
 from maas_rt.compiler import _configs, compile
-from maas_rt.compiler._against import verify_file
 from maas_rt.compiler._configs import VerifyOptions
-from maas_rt.compiler._deadline import OverdueError, within
 from maas_rt.compiler.importers import SymbolSpec, import_model
-from maas_rt.compiler.verify import Report, _bindings, _check_run, _movement, compare, sample_inputs
+from maas_rt.compiler.verify import Report, compare, sample_inputs
+from maas_rt.compiler.verify._against import verify_file
+from maas_rt.compiler.verify._deadline import OverdueError, within
+from maas_rt.compiler.verify._inputs import bindings
+from maas_rt.compiler.verify._run import compare_run, movements
 from onnx import helper
 
 from maas_rt import CompileError, VerificationError
@@ -67,7 +69,7 @@ def test_tolerances_by_element_type() -> None:
 
 
 def test_symbols_are_tried_at_their_smallest_and_at_sizes_that_differ() -> None:
-    small, medium = _bindings({"a": SymbolSpec(1, 64), "b": SymbolSpec(0, None), "c": SymbolSpec(32, 512, 32)})
+    small, medium = bindings({"a": SymbolSpec(1, 64), "b": SymbolSpec(0, None), "c": SymbolSpec(32, 512, 32)})
     assert small == {"a": 1, "b": 1, "c": 32}
     assert medium["a"] != medium["b"]
     assert medium["c"] % 32 == 0
@@ -258,7 +260,7 @@ def test_an_output_that_one_rounding_moves_may_differ_by_as_much(factor: float, 
     source, off = steep(factor, np.float32)
     inputs = {"x": np.linspace(1, 2, 50, dtype=np.float32)}
     report = Report()
-    difference = _check_run(off(by), source, inputs, source.run(inputs), OPTIONS, report)
+    difference = compare_run(off(by), source, inputs, source.run(inputs), OPTIONS, report)
     assert (difference is None) == passes
     assert report.unsteady == ({"y"} if passes else set())
 
@@ -268,7 +270,7 @@ def test_float16_is_moved_by_one_rounding(by: float, passes: bool) -> None:
     """Sums are float32 there: what an implementation may round otherwise is a step of each result, not those of a whole sum."""
     source, off = steep(3, np.float16)
     inputs = {"x": np.linspace(1, 2, 50, dtype=np.float16)}
-    assert (_check_run(off(by), source, inputs, source.run(inputs), OPTIONS, Report()) is None) == passes
+    assert (compare_run(off(by), source, inputs, source.run(inputs), OPTIONS, Report()) is None) == passes
 
 
 def test_inputs_of_eight_bits_are_not_moved() -> None:
@@ -282,7 +284,7 @@ def test_inputs_of_eight_bits_are_not_moved() -> None:
 
     source: Any = Widen()
     inputs = {"x": np.arange(1, 5).astype(ml_dtypes.float8_e5m2)}
-    assert _movement(source, inputs, source.run(inputs), OPTIONS) == {"y": 0.0}
+    assert movements(source, inputs, source.run(inputs), OPTIONS) == {"y": 0.0}
 
 
 def test_the_recorded_error_is_a_power_of_ten() -> None:

@@ -12,7 +12,8 @@ import torch.ao.quantization.fx._decomposed
 from maas_rt.compiler import compile
 from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler.importers import import_model
-from maas_rt.compiler.verify import _EPSILON, Report, _steps, differences
+from maas_rt.compiler.verify import Report, differences
+from maas_rt.compiler.verify._compare import EPSILON, tied_share
 from onnx import TensorProto, helper
 
 from maas_rt import VerificationError
@@ -95,21 +96,21 @@ def _found(program: Any, model: onnx.ModelProto) -> tuple[Report, bool]:
 
 
 def test_ties_that_are_rounded_the_other_way_pass() -> None:
-    report, differs = _found(_Implementation(_network(), 8 * _EPSILON), _network())
+    report, differs = _found(_Implementation(_network(), 8 * EPSILON), _network())
     assert not differs
     assert report.unsteady == {"y"}  # there were some,
     assert report.outputs["y"] < 1e-5  # and inputs without
 
 
 def test_without_an_input_far_from_ties_the_movement_decides() -> None:
-    report, differs = _found(_Implementation(_network(fixed=True), 2 * _EPSILON), _network(fixed=True))
+    report, differs = _found(_Implementation(_network(fixed=True), 2 * EPSILON), _network(fixed=True))
     assert not differs
     assert report.unsteady == {"y"}
 
 
 @pytest.mark.parametrize("plant", ["scale", "column", "zero point", "saturation"])
 def test_what_is_wrong_is_refused(plant: str) -> None:
-    _, differs = _found(_Implementation(_network(plant), _EPSILON), _network())
+    _, differs = _found(_Implementation(_network(plant), EPSILON), _network())
     assert differs
 
 
@@ -121,13 +122,13 @@ def test_integers_may_be_off_by_one_step() -> None:
     wanted = np.arange(200, dtype="uint8")
     off = wanted.copy()
     off[7] += 1
-    assert _steps(off, wanted) == 1 / 200
-    assert _steps(wanted, wanted) == 0
+    assert tied_share(off, wanted) == 1 / 200
+    assert tied_share(wanted, wanted) == 0
     off[8] += 2
-    assert _steps(off, wanted) is None
-    assert _steps(off, wanted, 255) == 2 / 200
-    assert _steps(np.int32([1]), np.int32([2])) is None
-    assert _steps(np.int8([-128]), np.int8([127])) is None
+    assert tied_share(off, wanted) is None
+    assert tied_share(off, wanted, 255) == 2 / 200
+    assert tied_share(np.int32([1]), np.int32([2])) is None
+    assert tied_share(np.int8([-128]), np.int8([127])) is None
 
 
 @pytest.mark.parametrize(("shift", "passes"), [(0, True), (1, False)])
@@ -142,7 +143,7 @@ def test_an_output_of_eight_bits(shift: int, passes: bool) -> None:
             results = self._source.run(inputs)
             return {**results, "i": results["i"] + np.uint8(shift)}
 
-    _, differs = _found(Shifted(model, 8 * _EPSILON), model)
+    _, differs = _found(Shifted(model, 8 * EPSILON), model)
     assert differs != passes
 
 
@@ -179,7 +180,7 @@ def _changed(name: str, value: np.ndarray, plant: str) -> np.ndarray:
     if (plant, name) == ("scale", "ws2"):
         return value * np.float32(1.01)
     if (plant, name) == ("roundings", "ws2"):
-        return value * np.float32(1 + 4 * _EPSILON)
+        return value * np.float32(1 + 4 * EPSILON)
     if (plant, name) == ("column", "w2"):
         return value[:, [1, 0, *range(2, WIDTH)]]
     if (plant, name) == ("zero point", "wz2"):
@@ -239,7 +240,7 @@ class Fixed(torch.nn.Module):
         return pt2e.dequantize_per_tensor(pt2e.quantize_per_tensor(x, *bounds), *bounds)
 
 
-@pytest.mark.parametrize(("off", "passes"), [(4 * _EPSILON, True), (0.01, False)])
+@pytest.mark.parametrize(("off", "passes"), [(4 * EPSILON, True), (0.01, False)])
 def test_quantized_torch_models_are_compared_the_same_way(
     off: float, passes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,6 @@ from torch.export import ExportedProgram
 
 from maas_rt._errors import ImportModelError
 
-from . import ops  # noqa: F401  (fills the table)
 from ._complex import WHOLE
 from ._registry import CONVERTERS
 

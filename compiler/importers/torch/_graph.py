@@ -14,7 +14,7 @@ from maas_rt._errors import CompileError, UnsupportedOperatorError
 
 from ..._boundary import first_line
 from ..._deep import heed
-from . import _complex, _scalars, ops  # noqa: F401  (ops fills the table)
+from . import _complex, _scalars
 from ._context import Context, is_size
 from ._empty import result_of_nothing
 from ._registry import NotConvertible, argument_name, bind_arguments, find_converter

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ._boundary import first_line
+from .._boundary import first_line
+from ..importers._imported import Array, Source
+from ..oracle import OracleEndedError, OracleError
 from ._deadline import OverdueError, within
-from .importers._imported import Array, Source
-from .oracle import OracleEndedError, OracleError
 
 __all__ = ["Reference"]
 

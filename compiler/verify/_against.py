@@ -13,11 +13,12 @@ from maas_rt._errors import InvalidArgumentError, VerificationError
 from maas_rt._model import Model, load
 from maas_rt._tensor_info import TensorInfo
 
-from ._boundary import boundary
-from ._configs import VerifyOptions, Weights
-from .importers import ImportedModel, import_model
-from .importers._imported import SymbolSpec
-from .verify import Report, differences
+from .._boundary import boundary
+from .._configs import VerifyOptions, Weights
+from ..importers import ImportedModel, import_model
+from ..importers._imported import SymbolSpec
+from ._differences import differences
+from ._report import Report
 
 __all__ = ["verify_file"]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import tvm
 from tvm import relax
 
-from ._configs import VerifyOptions
+from .._configs import VerifyOptions
 
 __all__ = ["half_tolerances"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .importers._imported import Apart, Array
+from ..importers._imported import Apart, Array
 
 __all__ = ["Own", "largest_alone"]
 

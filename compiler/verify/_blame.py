@@ -1,0 +1,159 @@
+"""The first operator whose result differs, found by compiling parts of the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from maas_rt._errors import Error, VerificationError
+
+from .._configs import VerifyOptions
+from ..artifact import Artifact
+from ..importers._imported import Array, ImportedModel
+from ._alone import Own, largest_alone
+from ._compare import EPSILON, NEAR, TIED, compare, run_compiled, tied_share
+from ._reference import Reference
+from ._report import Difference
+
+__all__ = ["CompileModel", "blame", "own_error", "statistics"]
+
+_EXPLAINED = 0.25  # of a difference, that the operators' own errors come to where they add up
+
+CompileModel = Callable[[ImportedModel], Artifact]
+
+
+def blame(
+    model: ImportedModel,
+    inputs: Mapping[str, Array],
+    difference: Difference,
+    options: VerifyOptions,
+    compile_model: CompileModel,
+) -> VerificationError:
+    """The error that names the first operator whose result differs, found by halving the model."""
+    agree, differ = 0, model.source.operators()
+    culprit: _Culprit | None = None
+    while differ - agree > 1:
+        middle = (agree + differ) // 2
+        found = _compare_prefix(model, middle, inputs, options, compile_model)
+        if found is None:
+            agree = middle
+        else:
+            differ, culprit = middle, found
+    if culprit is None:  # no shorter part differs
+        culprit = _compare_prefix(model, differ, inputs, options, compile_model)
+    worst = culprit.difference if culprit is not None else difference
+    operator = culprit.operator if culprit is not None else ""
+    what = worst.detail or f"a relative error of {worst.error:.2g}"
+    place_of = f"{operator} (number {differ} of {model.source.operators()})"
+    place = f"operator {place_of}" if operator else f"output {worst.output}"
+    if culprit is not None:
+        what += f", {_worst_element(culprit)}, on {statistics(inputs)}"
+    total = difference.detail or f"{difference.error:.2g}"
+    framework = model.provenance.get("framework", "its source")
+    own = own_error(model, differ, inputs, options, compile_model) if operator and not worst.detail else None
+    kept = ""
+    if options.keep_intermediates is not None and culprit is not None:
+        kept = f"; its arrays are in {_keep(options.keep_intermediates, inputs, culprit)}"
+    if own is not None and own.operator != operator and own.total >= _EXPLAINED * worst.error:
+        begin = f"the errors of its operators add up; operator {own.operator} has the largest of its own,"
+        if own.error > options.tolerance(own.dtype):  # it does not show where the model was cut
+            begin = f"the first difference is at operator {own.operator}, a relative error of"
+        return VerificationError(
+            f"the compiled model differs from {framework}: {begin} {own.error:.2g} on what the source gives it; behind operator {place_of} the error "
+            f"is {worst.error:.2g}, on {statistics(inputs)}; output {difference.output} differs by {total}; nothing was written{kept}",
+            own.operator,
+            own.error,
+        )
+    return VerificationError(
+        f"the compiled model differs from {framework}: the first difference is at {place}, {what}; "
+        f"output {difference.output} differs by {total}; nothing was written{kept}",
+        operator,
+        worst.error,
+    )
+
+
+@dataclass(frozen=True)
+class _Culprit:
+    """The last operator of a prefix of the model whose results differ: the worst of them, and all from both sides."""
+
+    operator: str
+    difference: Difference
+    wanted: dict[str, Array]
+    got: dict[str, Array]
+
+
+def _compare_prefix(
+    model: ImportedModel, count: int, inputs: Mapping[str, Array], options: VerifyOptions, compile_model: CompileModel
+) -> _Culprit | None:
+    """What differs behind the model's first `count` operators; None if they agree or cannot be compared."""
+    try:
+        prefix, operator = model.source.prefix(count)
+        results = Reference(prefix.source, options.seconds).run(inputs)
+        wanted = {name: np.asarray(value) for name, value in results.items()}
+        got = run_compiled(compile_model(prefix).loaded(), inputs, options)
+    except Error:
+        return None
+    except Exception:  # a source that cannot be cut here
+        return None
+    worst: Difference | None = None
+    for name, reference in wanted.items():
+        difference = compare(name, got[name], reference, options)
+        steps = tied_share(got[name], reference)
+        if steps is not None and 0 < steps <= TIED and model.source.moved(NEAR * EPSILON) is not None:
+            continue  # ties: what is wrong shows elsewhere
+        wrong = difference.detail or difference.error > options.tolerance(str(reference.dtype))
+        if wrong and (worst is None or difference.error > worst.error):
+            worst = difference
+    return None if worst is None else _Culprit(operator, worst, wanted, got)
+
+
+def own_error(
+    model: ImportedModel,
+    count: int,
+    inputs: Mapping[str, Array],
+    options: VerifyOptions,
+    compile_model: CompileModel,
+    among: Collection[str] = (),
+) -> Own | None:
+    """Of the model's first `count` operators (of those that `among` names) the one whose own error is the largest; None where they cannot
+    be taken apart."""
+    try:
+        return largest_alone(
+            model.source.apart(count, inputs),
+            lambda apart: run_compiled(compile_model(apart.model).loaded(), apart.inputs, options),
+            lambda name, got, wanted: compare(name, got, wanted, options).error,
+            among,
+        )
+    except Exception:  # operators that are none by themselves
+        return None
+
+
+def _worst_element(culprit: _Culprit) -> str:
+    """Where the two results are furthest apart, and what they are there."""
+    wanted, got = (np.asarray(side[culprit.difference.output]) for side in (culprit.wanted, culprit.got))
+    if wanted.shape != got.shape or wanted.size == 0:
+        return f"{got.dtype}{list(got.shape)} instead of {wanted.dtype}{list(wanted.shape)}"
+    wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
+    apart = np.abs(got.astype(wide) - wanted.astype(wide))
+    at = np.unravel_index(int(np.argmax(np.where(np.isnan(apart), np.inf, apart))), wanted.shape)
+    return f"{got[at]} instead of {wanted[at]} at {list(map(int, at))}"
+
+
+def statistics(inputs: Mapping[str, Array]) -> str:
+    """The inputs in a few words: element type, shape, smallest and largest value."""
+    parts = []
+    for name, array in inputs.items():
+        span = f" from {array.min():.3g} to {array.max():.3g}" if array.size and array.dtype.kind in "iuf" else ""
+        parts.append(f"{name} {array.dtype}{list(array.shape)}{span}")
+    return ", ".join(parts)
+
+
+def _keep(folder: str, inputs: Mapping[str, Array], culprit: _Culprit) -> str:
+    """Write what was compared: inputs.npz, and the operator's results as source.npz and compiled.npz."""
+    os.makedirs(folder, exist_ok=True)
+    for name, arrays in (("inputs", inputs), ("source", culprit.wanted), ("compiled", culprit.got)):
+        np.savez(os.path.join(folder, f"{name}.npz"), **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]
+    return folder

@@ -1,0 +1,75 @@
+"""One output beside the source's: by how much it differs, and what rounding explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .._configs import VerifyOptions
+from ..importers._imported import Array
+from ..importers._philox import SHARED_SEED
+from ._report import Difference
+
+__all__ = ["EPSILON", "NEAR", "TIED", "TIES", "compare", "is_saturated", "run_compiled", "tied_share"]
+
+EPSILON = float(np.finfo(np.float32).eps)
+TIES = 64  # enough for some of a thousand numbers to be rounded to 8 bits the other way
+NEAR = 2
+TIED = 0.01  # of the numbers of a tensor at most, at a tie
+
+
+def compare(name: str, got: Array, wanted: Array, options: VerifyOptions) -> Difference:
+    """The difference of one output; `detail` says what no tolerance covers."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    if got.shape != wanted.shape:
+        return Difference(name, np.inf, f"its shape is {got.shape} and must be {wanted.shape}")
+    if str(got.dtype) != str(wanted.dtype):
+        return Difference(name, np.inf, f"its element type is {got.dtype} and must be {wanted.dtype}")
+    if options.tolerance(str(wanted.dtype)) == 0.0 and wanted.dtype.kind != "c":
+        wrong = int((got != wanted).sum())
+        return Difference(name, np.inf if wrong else 0.0, f"{wrong} of {wanted.size} elements differ" if wrong else "")
+    wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
+    g, w = got.astype(wide), wanted.astype(wide)
+    if (np.isnan(g) != np.isnan(w)).any():
+        count = int((np.isnan(g) != np.isnan(w)).sum())
+        return Difference(name, np.inf, f"{count} of {w.size} elements are NaN on one side only")
+    infinite = np.isinf(w) | np.isinf(g)
+    if (g[infinite] != w[infinite]).any():
+        return Difference(name, np.inf, "infinities differ")
+    finite = ~(np.isnan(w) | infinite)
+    if not finite.any():
+        return Difference(name, 0.0, "")
+    worst = float(np.abs(g[finite] - w[finite]).max())
+    scale = float(np.abs(w[finite]).max())
+    return Difference(name, worst / scale if scale > 0 else worst, "")
+
+
+def is_saturated(difference: Difference, reference: Array) -> bool:
+    """Whether an output is saturated: all of it near 0, and the difference less than one rounding of 1."""
+    return reference.dtype == np.float32 and difference.error * float(np.abs(reference).max()) <= EPSILON
+
+
+def tied_share(got: Array, wanted: Array, steps: int = 1) -> float | None:
+    """Of numbers of 8 bits, none of them off by more than `steps`, the share that is off; else None."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    if (
+        wanted.dtype not in (np.int8, np.uint8)
+        or got.dtype != wanted.dtype
+        or got.shape != wanted.shape
+        or not got.size
+    ):
+        return None
+    apart = np.abs(got.astype(np.int16) - wanted.astype(np.int16))
+    return float(np.count_nonzero(apart)) / apart.size if apart.max() <= steps else None
+
+
+def run_compiled(program: Any, inputs: Mapping[str, Array], options: VerifyOptions) -> dict[str, Array]:
+    """Outputs by name, states (if any) at their initial values, random numbers those that the source is given."""
+    wanted = {info.name for info in program.inputs}
+    given = {name: array for name, array in inputs.items() if name in wanted}
+    state = program.state() if program.manifest["states"] else None
+    seed = {"seed": SHARED_SEED} if program.manifest.get("draws") else {}
+    result: dict[str, Array] = program.run(given, state=state, deadline=options.seconds, **seed)
+    return result
