@@ -11,7 +11,7 @@
 #include "kernels/kernel.h"
 #include "kernels/machine/machine.h"
 #include "runtime/attrs.h"
-#include "runtime/layout.h"
+#include "runtime/shapes.h"
 #include "runtime/strided.h"
 
 using mrt::fail;

@@ -1,5 +1,7 @@
-// Runs the steps of a layout. What it keeps between runs (buffers whose size only the data decides, profile records) it
-// keeps to be used again, so that a run like the one before allocates nothing.
+// Runs the steps of a layout: executor.cc their order and what works on tensors, executor_symbols.cc those that bind
+// and tell symbols, executor_control.cc those that run blocks. What it keeps between runs (memory of values whose size
+// only the data decides, profile records) it keeps to be used again, so that a run like the one before allocates
+// nothing.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +13,7 @@
 #include "base/watch.h"
 #include "runtime/layout.h"
 #include "runtime/program.h"
+#include "runtime/values.h"
 
 namespace mrt {
 
@@ -25,13 +28,11 @@ class Executor {
   Status check_commit();
   void commit();
 
-  // A value's tensor after the run (and within it).
-  Status read(uint32_t value, const Tensor** out);
-
+  // Of the last run; after commit() only those that are given to the caller.
+  RunValues& values() { return values_; }
+  const RunValues& values() const { return values_; }
   const std::vector<mrt_step_record>& records() const { return records_; }
-  size_t memory() const;
-  // Whether it lies in memory of a value whose size only the data decides, now or before.
-  bool owns(const void* p) const;
+  size_t memory() const { return values_.bytes() + staging_.bytes(); }
 
  private:
   // Who runs steps: all threads on each, or one lane of a stretch on its own.
@@ -47,6 +48,7 @@ class Executor {
   Status run_steps(StepRun* begin, StepRun* end, const Worker& worker);
   Status run_repeat(RepeatRun* repeat, const Worker& all);
   Status run_step(StepRun* s, const Worker& worker);
+  void note(const StepInfo& step);
   Status run_kernel(StepRun* s, const Worker& worker);
   Status run_code(StepRun* s);
   Status run_copy(const StepRun& s);
@@ -56,22 +58,14 @@ class Executor {
   Status run_branch(const StepRun& s);
   Status run_loop(const StepRun& s);
 
-  struct Scan;
   Status loop_body(const StepRun& s, int64_t iterations, bool* go_on);
   Status bind_extents(const plan::Step& step, bool start);
   Status carry(const StepRun& s);
   Status append_scans(const StepRun& s, int64_t iteration);
   Status finish_loop(const StepRun& s, int64_t iterations);
 
-  // Gives a value its shape and memory, before it is written.
-  Status define(uint32_t value, Tensor** out);
-  Status resolve_view(uint32_t value);
-  Status complete(StepRun* s);
-  Status bind_symbol(const plan::Step& step, uint32_t symbol, int64_t value);
-  Status copy_value(const plan::Step& step, uint32_t from, uint32_t to);
   Status check_stop() { return watch_.stop() ? watch_.status() : Status(); }
   void record(const StepRun& s, int64_t start, const Worker& worker) const;
-  bool is_dynamic(uint32_t value) const { return info_->dynamic_values[value] != 0; }
 
   const Program& program_;
   const plan::Plan& plan_;
@@ -79,12 +73,10 @@ class Executor {
   const bool profile_;
   ThreadPool* const pool_;
   Layout* l_ = nullptr;
-  const EntryInfo* info_ = nullptr;
   uint8_t* scratch_ = nullptr;
   Watch watch_;
-  std::vector<KeptArena> dynamic_;  // by value, where the program has any
-  Arena dynamic_scratch_;
-  Arena staging_;
+  RunValues values_;
+  Arena staging_;  // what a loop carries, between two iterations
   std::vector<mrt_step_record> records_;
 };
 

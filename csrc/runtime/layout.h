@@ -2,10 +2,10 @@
 //
 // A value is in one of these places: a constant (in the mapped file), the arena (at an offset), external (an input, an
 // output that is written in place, a state, the seed: the run fills the pointer in), or dynamic (its shape is known
-// only when a step has bound a symbol: the executor allocates it then).
+// only when a step has bound a symbol: RunValues finds memory for it then). build_layout runs the passes of
+// layout/passes.h one after the other; each takes at most n log n in the number of values and steps.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -25,14 +25,15 @@ struct StepRun {
   const plan::Step* step = nullptr;
   StepInfo info;
   plan::StepKind kind = plan::StepKind::copy;
-  bool dynamic = false;   // arguments are completed just before the step
+  bool dynamic = false;   // arguments are filled in just before the step
   bool deferred = false;  // a copy into a state: it waits for the end of the run
-  int32_t bad = -1;       // not -1: index of the error that running it would be
-  Tensor* in = nullptr;   // kernel steps
+  bool noted = false;    // something is to be noted after it: what it read of the weights, what it was the last to read
+  int32_t bad = -1;      // not -1: index of the error that running it would be
+  Tensor* in = nullptr;  // kernel steps: n_in of them, and n_out behind them
   Tensor* out = nullptr;
-  FfiAny* ffi = nullptr;        // code steps: args.size() + outs.size() of them
-  DlTensor* dl = nullptr;       // one per tensor among them
-  int32_t n_in = 0, n_out = 0;  // kernel: of in, out; code: tensors in, tensors out
+  int32_t n_in = 0, n_out = 0;
+  FfiAny* ffi = nullptr;   // code steps: n_ffi of them, as many as arguments and outputs
+  DlTensor* dl = nullptr;  // one per tensor among them
   int32_t n_ffi = 0;
   int32_t pieces = 1;  // code: into which it may be cut where the run may have to end meanwhile
   size_t scratch = 0;
@@ -121,17 +122,5 @@ struct Layout {
 // returned here; that of one inside a block is kept for when it runs.
 Status build_layout(const Program& program, uint32_t entry, const Bindings& bindings, int32_t threads,
                     std::unique_ptr<Layout>* out);
-
-// Into how many pieces a generated function is worth cutting that works on so many bytes: each is work of many
-// microseconds.
-inline int32_t code_pieces(size_t bytes) { return static_cast<int32_t>(std::min<size_t>(1 + (bytes >> 20), 64)); }
-// Bytes of a dense tensor; false on overflow or above kMaxTensorBytes.
-bool tensor_bytes(DType dtype, const int64_t* shape, size_t ndim, size_t* out);
-// Row-major strides in elements.
-void row_major(const int64_t* shape, size_t ndim, int64_t* strides);
-// Evaluates the dims of a value; a sentence if one is unknown, negative, or too much.
-Status value_shape(const Program& program, const Bindings& bindings, uint32_t value, int64_t* shape, size_t* bytes);
-// Where a view begins, in bytes from its root.
-Status view_offset(const Program& program, const Bindings& bindings, uint32_t value, size_t* out);
 
 }  // namespace mrt

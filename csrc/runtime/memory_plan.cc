@@ -1,115 +1,129 @@
 #include "runtime/memory_plan.h"
 
 #include <algorithm>
-#include <map>
-#include <numeric>
-#include <queue>
+#include <utility>
 
 #include "base/arena.h"
+#include "runtime/free_list.h"
 
 namespace mrt {
 namespace {
 
-// Quadratic in the number of buffers; beyond this many the second algorithm is used.
-constexpr size_t kQuadraticLimit = 4096;
+using Pairs = std::vector<std::pair<size_t, size_t>>;
 
-size_t plan_by_size(std::vector<Lifetime>* buffers) {
-  std::vector<uint32_t> order(buffers->size());
-  std::iota(order.begin(), order.end(), 0u);
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-    const Lifetime &x = (*buffers)[a], &y = (*buffers)[b];
-    return x.bytes != y.bytes ? x.bytes > y.bytes : a < b;
-  });
-  std::vector<uint32_t> placed;  // ascending by offset
-  placed.reserve(order.size());
+size_t room_of(const Buffer& b) { return align_up(b.bytes, kAlignment); }
+
+// (key, index) of all buffers, ascending.
+template <typename Key>
+Pairs sorted_by(const std::vector<Buffer>& buffers, const Key& key) {
+  Pairs order;
+  order.reserve(buffers.size());
+  for (const Buffer& b : buffers) order.push_back({key(b), order.size()});
+  if (!std::is_sorted(order.begin(), order.end())) std::sort(order.begin(), order.end());
+  return order;
+}
+Pairs sorted_by_first(const std::vector<Buffer>& buffers) {
+  return sorted_by(buffers, [](const Buffer& b) { return b.first; });
+}
+
+// Which buffers live at the same time.
+struct Neighbours {
+  std::vector<uint32_t> begin;   // by buffer: of its own in `others`; one more at the end
+  std::vector<uint32_t> others;  // each pair twice
+  size_t peak = 0;               // bytes that live at a time at most: no layout takes less
+};
+
+// False if there are more pairs than so many of each buffer on average: then it stops early.
+bool find_neighbours(const std::vector<Buffer>& buffers, Neighbours* out) {
+  constexpr size_t kPairs = 256;
+  const size_t n = buffers.size();
+  Pairs pairs;
+  std::vector<uint32_t> live;
+  pairs.reserve(2 * n);
+  out->begin.assign(n + 1, 0);
+  for (const auto& [first, index] : sorted_by_first(buffers)) {
+    size_t kept = 0, bytes = room_of(buffers[index]);
+    for (const uint32_t other : live) {
+      if (buffers[other].last < first) continue;
+      live[kept++] = other;
+      bytes += room_of(buffers[other]);
+      pairs.push_back({index, other});
+      ++out->begin[index];
+      ++out->begin[other];
+    }
+    if (pairs.size() > kPairs * n) return false;
+    live.resize(kept);
+    live.push_back(static_cast<uint32_t>(index));
+    out->peak = std::max(out->peak, bytes);
+  }
+  uint32_t end = 0;
+  for (uint32_t& begin : out->begin) begin = end += begin;
+  out->others.resize(2 * pairs.size());
+  for (const auto& [a, b] : pairs) {
+    out->others[--out->begin[a]] = static_cast<uint32_t>(b);
+    out->others[--out->begin[b]] = static_cast<uint32_t>(a);
+  }
+  return true;
+}
+
+// Greedy by size, best fit: the largest buffer first, each into the smallest gap that is free all its life (Pisarchyk
+// and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
+size_t plan_by_size(const Neighbours& neighbours, std::vector<Buffer>* buffers) {
+  std::vector<uint8_t> placed(buffers->size(), 0);
+  Pairs taken;  // begin and end of those that are placed and live at the same time
   size_t total = 0;
-  for (const uint32_t index : order) {
-    Lifetime& b = (*buffers)[index];
-    const size_t need = align_up(b.bytes, kAlignment);
+  for (const auto& [key, index] : sorted_by(*buffers, [](const Buffer& b) { return ~b.bytes; })) {
+    Buffer& b = (*buffers)[index];
+    const size_t need = room_of(b);
+    taken.clear();
+    for (uint32_t i = neighbours.begin[index]; i < neighbours.begin[index + 1]; ++i) {
+      const Buffer& o = (*buffers)[neighbours.others[i]];
+      if (placed[neighbours.others[i]]) taken.push_back({o.offset, o.offset + room_of(o)});
+    }
+    std::sort(taken.begin(), taken.end());
     size_t end = 0, best = SIZE_MAX, best_gap = SIZE_MAX;
-    for (const uint32_t other : placed) {
-      const Lifetime& o = (*buffers)[other];
-      if (o.last < b.first || o.first > b.last) continue;
-      if (o.offset > end && o.offset - end >= need && o.offset - end < best_gap) {
+    for (const auto& [from, to] : taken) {
+      if (from > end && from - end >= need && from - end < best_gap) {
         best = end;
-        best_gap = o.offset - end;
+        best_gap = from - end;
       }
-      end = std::max(end, o.offset + align_up(o.bytes, kAlignment));
+      end = std::max(end, to);
     }
     b.offset = best != SIZE_MAX ? best : end;
+    placed[index] = 1;
     total = std::max(total, b.offset + need);
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), index,
-                                   [&](uint32_t x, uint32_t y) { return (*buffers)[x].offset < (*buffers)[y].offset; }),
-                  index);
   }
   return total;
 }
 
-// In the order of execution with a list of free pieces: a little more memory, n log n time.
-size_t plan_by_time(std::vector<Lifetime>* buffers) {
-  std::vector<uint32_t> order(buffers->size());
-  std::iota(order.begin(), order.end(), 0u);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](uint32_t a, uint32_t b) { return (*buffers)[a].first < (*buffers)[b].first; });
-  const auto ends_later = [&](uint32_t a, uint32_t b) { return (*buffers)[a].last > (*buffers)[b].last; };
-  std::priority_queue<uint32_t, std::vector<uint32_t>, decltype(ends_later)> live(ends_later);
-  std::map<size_t, size_t> free_at;       // offset -> bytes
-  std::multimap<size_t, size_t> free_by;  // bytes -> offset
-  size_t total = 0;
-  const auto remove = [&](size_t offset, size_t bytes) {
-    free_at.erase(offset);
-    for (auto it = free_by.lower_bound(bytes); it != free_by.end(); ++it)
-      if (it->second == offset) {
-        free_by.erase(it);
-        break;
-      }
-  };
-  const auto add = [&](size_t offset, size_t bytes) {
-    auto after = free_at.lower_bound(offset);
-    if (after != free_at.end() && after->first == offset + bytes) {
-      const size_t more = after->second;
-      remove(offset + bytes, more);
-      bytes += more;
+// In the order of execution, from a list of free pieces.
+size_t plan_by_time(std::vector<Buffer>* buffers) {
+  const Pairs by_last = sorted_by(*buffers, [](const Buffer& b) { return b.last; });
+  auto dead = by_last.begin();
+  FreeList free;
+  for (const auto& [first, index] : sorted_by_first(*buffers)) {
+    for (; dead->first < first; ++dead) {
+      const Buffer& b = (*buffers)[dead->second];
+      if (b.bytes > 0) free.give_back(b.offset, room_of(b));
     }
-    auto before = free_at.lower_bound(offset);
-    if (before != free_at.begin() && (--before)->first + before->second == offset) {
-      const size_t start = before->first, more = before->second;
-      remove(start, more);
-      offset = start;
-      bytes += more;
-    }
-    free_at.emplace(offset, bytes);
-    free_by.emplace(bytes, offset);
-  };
-  for (const uint32_t index : order) {
-    Lifetime& b = (*buffers)[index];
-    while (!live.empty() && (*buffers)[live.top()].last < b.first) {
-      const Lifetime& dead = (*buffers)[live.top()];
-      live.pop();
-      if (dead.bytes > 0) add(dead.offset, align_up(dead.bytes, kAlignment));
-    }
-    const size_t need = align_up(b.bytes, kAlignment);
-    const auto fit = free_by.lower_bound(need);
-    if (need == 0) {
-      b.offset = 0;
-    } else if (fit != free_by.end()) {
-      const size_t bytes = fit->first;
-      b.offset = fit->second;
-      remove(b.offset, bytes);
-      if (bytes > need) add(b.offset + need, bytes - need);
-    } else {
-      b.offset = total;
-      total += need;
-    }
-    live.push(index);
+    Buffer& b = (*buffers)[index];
+    b.offset = b.bytes > 0 ? free.take(room_of(b)) : 0;
   }
-  return total;
+  return free.high();
 }
 
 }  // namespace
 
-size_t plan_memory(std::vector<Lifetime>* buffers) {
-  return buffers->size() <= kQuadraticLimit ? plan_by_size(buffers) : plan_by_time(buffers);
+size_t plan_memory(std::vector<Buffer>* buffers) {
+  Neighbours neighbours;
+  if (!find_neighbours(*buffers, &neighbours)) return plan_by_time(buffers);
+  const size_t total = plan_by_size(neighbours, buffers);
+  if (total == neighbours.peak) return total;
+  std::vector<Buffer> other = *buffers;
+  const size_t total_by_time = plan_by_time(&other);
+  if (total_by_time >= total) return total;
+  *buffers = std::move(other);
+  return total_by_time;
 }
 
 }  // namespace mrt

@@ -1,10 +1,12 @@
 #include "runtime/program.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/cpu.h"
 #include "base/hooks.h"
 #include "runtime/attrs.h"
+#include "runtime/shapes.h"
 #include "runtime/validate.h"
 
 namespace mrt {
@@ -29,6 +31,7 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
   MRT_TRY(p->load_code());
   MRT_TRY(in_file(p->prepare_kernels()));
   p->find_roots();
+  p->find_fixed();
   for (size_t v = 0; v < p->plan_.values.size(); ++v)
     if (p->plan_.values[v].storage == Storage::seed) p->seed_ = static_cast<int64_t>(v);
   p->resident_ = options.resident_bytes;
@@ -40,6 +43,7 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
     p->state_bytes_.push_back(size);
   }
   for (const plan::Entry& entry : p->plan_.entries) p->describe_entry(entry);
+  p->note_last_uses();
   MRT_TRY(p->check_unchanged());
   *out = std::move(p);
   return Status();
@@ -143,6 +147,34 @@ void Program::find_roots() {
   }
 }
 
+// Values whose dims are constants. One that is impossible stays out: a binding says so where it is used.
+void Program::find_fixed() {
+  Bindings none;
+  exprs_.reset(&none);
+  exprs_.evaluate(&none);
+  fixed_.assign(plan_.values.size(), Tensor());
+  size_t extents = 0;
+  for (const plan::Value& v : plan_.values) extents += 2 * v.dims.size();
+  fixed_extents_.assign(extents + 1, 0);
+  int64_t* next = fixed_extents_.data();
+  for (uint32_t i = 0; i < fixed_.size(); ++i) {
+    const plan::Value& v = plan_.values[i];
+    Tensor& t = fixed_[i];
+    t.ndim = -1;
+    t.dtype = {v.dtype_code, v.dtype_bits};
+    t.shape = next;
+    if (std::any_of(v.dims.begin(), v.dims.end(), [&](uint32_t e) { return none.exprs[e].known != Known::yes; }) ||
+        !value_shape(*this, none, i, next, &t.bytes).ok())
+      continue;
+    t.ndim = static_cast<int32_t>(v.dims.size());
+    next += 2 * v.dims.size();
+    if (v.storage != Storage::constant) continue;
+    t.bytes = static_cast<size_t>(v.bytes);
+    largest_constant_ = std::max(largest_constant_, t.bytes);
+    t.data = const_cast<uint8_t*>(constant(v));
+  }
+}
+
 ValueText Program::describe_value(uint32_t value, const std::string& name) const {
   const plan::Value& v = plan_.values[value];
   ValueText t;
@@ -207,7 +239,33 @@ void Program::describe_entry(const plan::Entry& entry) {
       done[path[k]] = 1;
     }
   }
+  info.lifetimes = find_lifetimes(plan_, entry, roots_, info.commit);
+  for (uint32_t v = 0; v < plan_.values.size(); ++v)
+    if (info.lifetimes.uses[v] != 0 && plan_.values[v].storage != Storage::constant) info.placed.push_back(v);
+  count_arguments(&info, entry.block);
   entries_.push_back(std::move(info));
+}
+
+void Program::count_arguments(EntryInfo* info, uint32_t block) const {
+  for (const plan::Step& step : plan_.blocks[block].steps) {
+    if (step.kind == StepKind::kernel) info->tensors += step.args.size() + step.outs.size();
+    if (step.kind == StepKind::code) info->ffi += step.args.size() + step.outs.size();
+    for (const uint32_t inner : step.blocks) count_arguments(info, inner);
+  }
+}
+
+// Memory of values whose size is known is planned; the others' is given back when the run is done with them.
+void Program::note_last_uses() {
+  std::vector<LastUse> uses;
+  for (const EntryInfo& info : entries_)
+    for (const LastUse& use : info.lifetimes.last_uses)
+      if (info.dynamic_values[use.root] && plan_.values[use.root].storage == Storage::arena) uses.push_back(use);
+  for (const LastUse& use : uses) ++steps_[use.block][use.step].last_use_count;
+  uint32_t end = 0;
+  for (std::vector<StepInfo>& steps : steps_)
+    for (StepInfo& step : steps) step.last_uses = end += step.last_use_count;
+  last_uses_.resize(uses.size());
+  for (const LastUse& use : uses) last_uses_[--steps_[use.block][use.step].last_uses] = use.root;
 }
 
 // Depth of blocks is bounded by validation.

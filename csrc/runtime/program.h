@@ -15,6 +15,7 @@
 #include "runtime/code.h"
 #include "runtime/commit.h"
 #include "runtime/expr.h"
+#include "runtime/lifetimes.h"
 
 namespace mrt {
 
@@ -24,6 +25,8 @@ struct StepInfo {
   const void* params = nullptr;     // prepared
   CodeFunction function = nullptr;  // code steps
   size_t weights = 0;               // bytes of constants that it reads, where they are counted
+  // Values whose size the data decides and which nothing reads after it.
+  uint32_t last_uses = 0, last_use_count = 0;
 };
 
 // One dimension of an input, and how it gives a symbol its value: extent = scale * symbol + offset.
@@ -50,6 +53,9 @@ struct EntryInfo {
   std::vector<uint8_t> dynamic_symbols, dynamic_exprs, dynamic_values;
   bool uses_states = false;
   CommitPlan commit;
+  Lifetimes lifetimes;
+  std::vector<uint32_t> placed;  // values that steps use and that have no place before a binding: all but constants
+  size_t tensors = 0, ffi = 0;   // arguments and outputs of all kernel steps, of all code steps
 };
 
 class Program {
@@ -72,10 +78,14 @@ class Program {
   const std::vector<EntryInfo>& entries() const { return entries_; }
   const std::vector<ValueText>& states() const { return state_texts_; }
   const StepInfo& step_info(uint32_t block, size_t step) const { return steps_[block][step]; }
+  const uint32_t* last_uses(const StepInfo& info) const { return last_uses_.data() + info.last_uses; }
   // The value that a view, or a view of a view, looks into in the end; a value itself if it is none.
   uint32_t root(uint32_t value) const { return roots_[value]; }
   // A step has read so many bytes of weights: what is more than the process may keep is handed back.
   void count_weights(size_t bytes) const;
+  // By value: its tensor as far as it is the same at every binding; ndim is -1 where its shape is not.
+  const std::vector<Tensor>& fixed() const { return fixed_; }
+  size_t largest_constant() const { return largest_constant_; }  // in bytes
   const uint8_t* constant(const plan::Value& value) const { return container_.weights() + value.offset; }
   // The value that stands for the run's seed; -1: the program draws no random numbers.
   int64_t seed() const { return seed_; }
@@ -88,9 +98,12 @@ class Program {
   Status load_code();
   Status prepare_kernels();
   void find_roots();
+  void find_fixed();
   void find_weights();
   void describe_entry(const plan::Entry& entry);
   void mark_dynamic(EntryInfo* info, uint32_t block);
+  void note_last_uses();
+  void count_arguments(EntryInfo* info, uint32_t block) const;
   ValueText describe_value(uint32_t value, const std::string& name) const;
 
   std::atomic<int> references_{1};
@@ -100,7 +113,11 @@ class Program {
   CodeModule code_;
   std::vector<std::vector<StepInfo>> steps_;
   std::vector<std::unique_ptr<uint64_t[]>> params_;
+  std::vector<uint32_t> last_uses_;  // behind StepInfo::last_uses
   std::vector<uint32_t> roots_;
+  std::vector<Tensor> fixed_;
+  std::vector<int64_t> fixed_extents_;  // behind their shapes and strides
+  size_t largest_constant_ = 0;
   int64_t seed_ = -1;
   std::vector<EntryInfo> entries_;
   std::vector<ValueText> state_texts_;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "runtime/shapes.h"
 #include "runtime/strided.h"
 
 namespace mrt {
@@ -110,10 +111,14 @@ Status Session::run(const RunRequest& r) {
   MRT_TRY(place_outputs(r));
   MRT_TRY(place_states(r));
   MRT_TRY(place_seed(r));
-  const Status status = executor_.run(layout_, arena_.data() + layout_->arena_bytes, r.control);
+  const Status status = run_placed(r);
   const size_t memory = arena_.bytes() + inputs_.bytes() + outputs_.bytes() + executor_.memory();
   memory_.store(memory, std::memory_order_relaxed);
-  MRT_TRY(status);
+  return status;
+}
+
+Status Session::run_placed(const RunRequest& r) {
+  MRT_TRY(executor_.run(layout_, arena_.data() + layout_->arena_bytes, r.control));
   if (program_->mapped()) MRT_TRY(check_file());
   // All that can fail comes before the states change.
   MRT_TRY(complete_outputs(r));
@@ -309,7 +314,7 @@ Status Session::place_inputs(const RunRequest& r) {
 bool Session::must_copy(const RunRequest& r, size_t input, const Span& span) const {
   // What this session gave away may be given to it, but is about to be written anew.
   const void* data = r.inputs[input].data;
-  if (outputs_.owns(data) || executor_.owns(data) || overlaps_state(r, span)) return true;
+  if (outputs_.owns(data) || executor_.values().owns(data) || overlaps_state(r, span)) return true;
   // Results are delivered one after the other, and one may be the input itself.
   const EntryInfo& info = program_->entries()[r.entry];
   bool delivered = false, over = false;
@@ -341,7 +346,7 @@ bool Session::overlaps_state(const RunRequest& r, const Span& span) const {
 void Session::forget_own_outputs(const RunRequest& r) const {
   for (size_t i = 0; i < r.output_count; ++i) {
     mrt_tensor& t = r.outputs[i];
-    if (!t.data || !(outputs_.owns(t.data) || executor_.owns(t.data) || is_issued(t))) continue;
+    if (!t.data || !(outputs_.owns(t.data) || executor_.values().owns(t.data) || is_issued(t))) continue;
     t.data = nullptr;
     t.shape = t.strides = nullptr;
     t.ndim = 0;
@@ -470,9 +475,9 @@ Status Session::complete_outputs(const RunRequest& r) {
       return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the shape of output '%s'", name);
     results_[i] = &layout_->values[place.value];
     if (place.dynamic) {
-      MRT_TRY(executor_.read(place.value, &results_[i]));
+      MRT_TRY(executor_.values().read(place.value, &results_[i]));
       if (t.data) MRT_TRY(check_room(r, i, *results_[i]));
-      if (!t.data && !executor_.owns(results_[i]->data)) {
+      if (!t.data && !executor_.values().owns(results_[i]->data)) {
         loose_[i] = total;
         total += align_up(std::max<size_t>(results_[i]->bytes, 1), kAlignment);
       }

@@ -56,6 +56,7 @@ class Session {
  private:
   ~Session();
 
+  Status run_placed(const RunRequest& request);
   Status check_file();
   Status check_input(const mrt_tensor& tensor, const ValueText& text) const;
   bool same_shapes(const RunRequest& request) const;

@@ -169,8 +169,8 @@ TEST(cpu, count_and_level) {
 TEST(memory_plan, no_overlap) {
   std::mt19937 random(7);
   for (const size_t n : {size_t{1}, size_t{2}, size_t{50}, size_t{400}, size_t{5000}}) {
-    std::vector<Lifetime> buffers(n);
-    for (Lifetime& b : buffers) {
+    std::vector<Buffer> buffers(n);
+    for (Buffer& b : buffers) {
       b.bytes = random() % 5000;
       b.first = random() % 200;
       b.last = b.first + random() % 20;
@@ -179,16 +179,16 @@ TEST(memory_plan, no_overlap) {
     size_t sum = 0;
     int overlaps = 0;
     for (size_t i = 0; i < n; ++i) {
-      const Lifetime& a = buffers[i];
+      const Buffer& a = buffers[i];
       sum += (a.bytes + 63) / 64 * 64;
       CHECK(a.offset % 64 == 0 && a.offset + a.bytes <= total);
       for (size_t k = 0; k < i && n < 1000; ++k) {
-        const Lifetime& b = buffers[k];
+        const Buffer& b = buffers[k];
         const bool live = a.first <= b.last && b.first <= a.last;
         overlaps += live && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
       }
       for (size_t k = i + 1; k < std::min(n, i + 50) && n >= 1000; ++k) {
-        const Lifetime& b = buffers[k];
+        const Buffer& b = buffers[k];
         const bool live = a.first <= b.last && b.first <= a.last;
         overlaps += live && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
       }
@@ -200,7 +200,16 @@ TEST(memory_plan, no_overlap) {
 }
 
 TEST(memory_plan, chain_needs_two) {
-  std::vector<Lifetime> buffers(10);
-  for (uint32_t i = 0; i < 10; ++i) buffers[i] = {1000, i, i + 1, 0};
-  CHECK_EQ(plan_memory(&buffers), size_t{2 * 1024});
+  for (const uint32_t n : {10u, 100000u}) {
+    std::vector<Buffer> buffers(n);
+    for (uint32_t i = 0; i < n; ++i) buffers[i] = {1000, i, i + 1, 0};
+    CHECK_EQ(plan_memory(&buffers), size_t{2 * 1024});
+  }
+}
+
+// Each lives to the end: more pairs than are looked at one by one.
+TEST(memory_plan, all_at_a_time) {
+  std::vector<Buffer> buffers(3000);
+  for (uint32_t i = 0; i < 3000; ++i) buffers[i] = {1000, i, 3000, 0};
+  CHECK_EQ(plan_memory(&buffers), size_t{3000 * 1024});
 }

@@ -1,6 +1,8 @@
-#include "runtime/micro_batch.h"
+#include "runtime/layout/micro_batch.h"
 
 #include <algorithm>
+
+#include "runtime/layout/passes.h"
 
 namespace mrt {
 
@@ -12,8 +14,9 @@ namespace {
 
 // Measured on Zen 3 (512 KiB of L2 a core): 0.5 to 4 MB serve MobileNets, a detector and a U-Net about equally well.
 constexpr double kBudget = 2e6;          // bytes that a step reads and writes of a micro-batch
-constexpr size_t kLongest = 256;         // steps of a stretch, which are compared with one another
+constexpr size_t kLongest = 256;         // steps of a stretch: the largest of them decides for all
 constexpr double kLeast = kBudget / 16;  // less is not worth the calls
+constexpr int kMostArguments = 32;       // that can be batched: bits of batched_arguments()
 
 // A step that can be cut.
 struct Cut {
@@ -25,17 +28,25 @@ struct Cut {
 
 class Finder {
  public:
-  explicit Finder(const MicroBatchInput& input) : in_(input), program_(*input.program), plan_(program_.plan()) {}
+  explicit Finder(const LayoutDraft& draft) : draft_(draft), program_(draft.program), plan_(draft.plan) {}
 
   std::vector<MicroBatch> find() {
-    const uint32_t b = in_.entry->entry->block;
+    const uint32_t b = draft_.entry.block;
     const plan::Block& block = plan_.blocks[b];
+    if (static_cast<double>(draft_.largest) * kMostArguments <= kBudget ||
+        std::none_of(block.steps.begin(), block.steps.end(), [&](const auto& step) { return may_want(step); }))
+      return {};
+    written_in_.assign(plan_.values.size(), 0);
+    whole_in_.assign(plan_.values.size(), 0);
+    named_.assign(plan_.values.size(), 0);
     for (size_t i = 0; i < block.steps.size(); ++i) {
       Cut cut;
       const bool able = cut_of(block.steps[i], program_.step_info(b, i), &cut);
       if (!able || cuts_.size() == kLongest || !joins(cut)) close();
       if (!able) continue;
       if (cuts_.empty()) first_ = i;
+      for (const uint32_t r : cut.writes) written_in_[r] = stretch_;
+      for (const uint32_t r : cut.whole) whole_in_[r] = stretch_;
       cuts_.push_back(std::move(cut));
     }
     close();
@@ -43,9 +54,18 @@ class Finder {
   }
 
  private:
+  // Most models have no step that moves enough to be worth a look.
+  bool may_want(const plan::Step& step) const {
+    size_t bytes = 0;
+    for (const plan::Arg& a : step.args) bytes += a.kind == ArgKind::value ? value(a.index).bytes : 0;
+    for (const uint32_t v : step.outs) bytes += value(v).bytes;
+    return static_cast<double>(bytes) > kBudget;
+  }
+
   bool cut_of(const plan::Step& step, const StepInfo& info, Cut* cut) {
     if (step.kind != StepKind::kernel || !info.op->batched) return false;
-    std::vector<Tensor> tensors;
+    std::vector<Tensor>& tensors = tensors_;
+    tensors.clear();
     for (const plan::Arg& a : step.args) {
       if (a.kind == ArgKind::value) {
         if (!is_known(a.index)) return false;
@@ -86,8 +106,8 @@ class Finder {
     return cut->fixed <= cut->moved;  // else reading the weights again costs what is won
   }
 
-  const Tensor& value(uint32_t v) const { return (*in_.values)[v]; }
-  bool is_known(uint32_t v) const { return in_.entry->dynamic_values[v] == 0 && (*in_.errors)[v] < 0; }
+  const Tensor& value(uint32_t v) const { return draft_.layout.values[v]; }
+  bool is_known(uint32_t v) const { return !draft_.is_dynamic(v) && !draft_.is_bad(v); }
   // Of a view: all of its root, so that a part of one is the same part of the other.
   bool is_whole(uint32_t v) const {
     const uint32_t r = program_.root(v);
@@ -98,17 +118,11 @@ class Finder {
   bool joins(const Cut& cut) const {
     if (cuts_.empty()) return true;
     if (cuts_.front().batch != cut.batch) return false;
-    for (const Cut& before : cuts_) {
-      for (const uint32_t r : before.writes)
-        if (contains(cut.whole, r)) return false;
-      for (const uint32_t r : before.whole)
-        if (contains(cut.writes, r)) return false;
-    }
+    for (const uint32_t r : cut.whole)
+      if (written_in_[r] == stretch_) return false;
+    for (const uint32_t r : cut.writes)
+      if (whole_in_[r] == stretch_) return false;
     return true;
-  }
-
-  static bool contains(const std::vector<uint32_t>& list, uint32_t v) {
-    return std::find(list.begin(), list.end(), v) != list.end();
   }
 
   // Whether the step alone would be a reason to cut.
@@ -131,6 +145,7 @@ class Finder {
       }
     }
     cuts_.clear();
+    ++stretch_;
   }
 
   // The largest group within the budget, if threads can share its number evenly; else the largest of all.
@@ -138,7 +153,7 @@ class Finder {
     for (int64_t g = 1; g < cut->batch && (g == 1 || static_cast<double>(g) * static_cast<double>(moved) <= kBudget);
          ++g) {
       if (cut->batch % g != 0) continue;
-      const int32_t lanes = cut->batch / g % in_.threads == 0 ? in_.threads : 1;
+      const int32_t lanes = cut->batch / g % draft_.threads == 0 ? draft_.threads : 1;
       if (lanes < cut->lanes) continue;
       cut->group = g;
       cut->lanes = lanes;
@@ -146,26 +161,32 @@ class Finder {
   }
 
   // Roots that a step of the stretch writes and that nothing outside of it names.
-  std::vector<uint32_t> inner(size_t begin, size_t end) const {
-    std::vector<uint32_t> named, result;
-    for (size_t i = begin; i < end; ++i)
-      for (const auto* list : {&cuts_[i].reads, &cuts_[i].writes})
-        named.insert(named.end(), list->begin(), list->end());
-    std::sort(named.begin(), named.end());
+  std::vector<uint32_t> inner(size_t begin, size_t end) {
+    std::vector<uint32_t> result;
+    const auto each = [&](const auto& visit) {
+      for (size_t i = begin; i < end; ++i)
+        for (const auto* list : {&cuts_[i].reads, &cuts_[i].writes})
+          for (const uint32_t r : *list) visit(r);
+    };
+    each([&](uint32_t r) { ++named_[r]; });
     for (size_t i = begin; i < end; ++i)
       for (const uint32_t r : cuts_[i].writes) {
-        const auto range = std::equal_range(named.begin(), named.end(), r);
-        if (static_cast<size_t>(range.second - range.first) == (*in_.uses)[r] && !contains(result, r))
-          result.push_back(r);
+        if (named_[r] == draft_.info.lifetimes.uses[r]) result.push_back(r);
+        named_[r] = 0;
       }
+    each([&](uint32_t r) { named_[r] = 0; });
     return result;
   }
 
-  const MicroBatchInput& in_;
+  const LayoutDraft& draft_;
   const Program& program_;
   const plan::Plan& plan_;
-  size_t first_ = 0;       // step of cuts_[0]
-  std::vector<Cut> cuts_;  // of the stretch so far
+  size_t first_ = 0;                             // step of cuts_[0]
+  std::vector<Cut> cuts_;                        // of the stretch so far
+  uint32_t stretch_ = 1;                         // its number
+  std::vector<uint32_t> written_in_, whole_in_;  // by root: the last stretch that writes it, that reads all of it
+  std::vector<uint32_t> named_;                  // by root: scratch of inner()
+  std::vector<Tensor> tensors_;                  // scratch of cut_of()
   std::vector<MicroBatch> found_;
 };
 
@@ -187,6 +208,30 @@ uint32_t batched_arguments(const StepInfo& info, const Tensor* in, int n_in, con
   return inputs;
 }
 
-std::vector<MicroBatch> find_micro_batches(const MicroBatchInput& input) { return Finder(input).find(); }
+void cut_batches(LayoutDraft* draft) {
+  const Program& program = draft->program;
+  draft->stretches = Finder(*draft).find();
+  if (draft->stretches.empty()) return;
+  draft->ranges = draft->info.lifetimes.ranges;
+  draft->stretch_of.assign(draft->plan.values.size(), -1);
+  for (size_t s = 0; s < draft->stretches.size(); ++s)
+    for (const uint32_t r : draft->stretches[s].inner) draft->stretch_of[r] = static_cast<int32_t>(s);
+  for (const MicroBatch& stretch : draft->stretches) {
+    const LiveRange all{draft->info.lifetimes.positions[stretch.first], draft->info.lifetimes.positions[stretch.last]};
+    // What does not live within one time alone lives through all of them.
+    const auto outlive = [&](uint32_t v) {
+      if (draft->stretch(v)) return;
+      LiveRange& range = draft->ranges[program.root(v)];
+      range.first = std::min(range.first, all.first);
+      range.last = std::max(range.last, all.last);
+    };
+    for (size_t i = stretch.first; i <= stretch.last; ++i) {
+      const plan::Step& step = draft->plan.blocks[draft->entry.block].steps[i];
+      for (const plan::Arg& a : step.args)
+        if (a.kind == ArgKind::value) outlive(a.index);
+      for (const uint32_t v : step.outs) outlive(v);
+    }
+  }
+}
 
 }  // namespace mrt

@@ -22,16 +22,10 @@ struct MicroBatch {
   std::vector<uint32_t> inner;  // arena values that live only within one of these times
 };
 
-// What the decision needs to know of the values at one binding of shapes.
-struct MicroBatchInput {
-  const Program* program;
-  const EntryInfo* entry;
-  int32_t threads;
-  const std::vector<Tensor>* values;   // by value: shape and bytes
-  const std::vector<int32_t>* errors;  // by value: -1 where there is none
-  const std::vector<uint32_t>* uses;   // by root: how often steps, entries and blocks name it or a view of it
-};
-std::vector<MicroBatch> find_micro_batches(const MicroBatchInput& input);
+// What `bytes` of the whole batch are for one group.
+inline size_t group_bytes(size_t bytes, const MicroBatch& stretch) {
+  return bytes / static_cast<size_t>(stretch.batch) * static_cast<size_t>(stretch.group);
+}
 
 // Bit k: argument k of a kernel step has the batch as its outermost dimension (Operator::batched); 0: the step has
 // none.
