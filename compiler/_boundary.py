@@ -42,8 +42,8 @@ def fault(error: Exception, stage: str, operator: str = "") -> Error:
     )
 
 
-def first_line(error: BaseException, most: int = 200) -> str:
+def first_line(error: BaseException, length: int = 200) -> str:
     """What an exception says, short."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= most else text[:most].rstrip() + " ..."
+    return text if len(text) <= length else text[:length].rstrip() + " ..."

@@ -51,7 +51,7 @@ def quantized(
     for number, inputs in enumerate(_inputs(model, recipe)):
         heed()
         results = run_compiled(program, inputs, options.verify or VerifyOptions())
-        _held(results, reference, inputs, options.verify, number)
+        _check_float_build(results, reference, inputs, options.verify, number)
         for i in range(count):
             low, high = (float(results[names[2 * i + side]]) for side in (0, 1))
             if not np.isfinite([low, high]).all():
@@ -111,7 +111,7 @@ def _inputs(model: ImportedModel, recipe: Int8) -> list[dict[str, Array]]:
     return out
 
 
-def _held(
+def _check_float_build(
     results: Mapping[str, Array],
     reference: Reference,
     inputs: Mapping[str, Array],

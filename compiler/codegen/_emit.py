@@ -177,7 +177,7 @@ class _Emitter:
         lowered = lower_in_loops(
             loops, [], lambda indices, bound: self._body(group, loops, indices, bound), self.analyzer
         )
-        return nest(lowered.spatial, lambda: lowered.again().stmts, lowered.body.cost)
+        return nest(lowered.spatial, lambda: lowered.lower().stmts, lowered.body.cost)
 
     def _body(
         self,

@@ -30,7 +30,7 @@ class Lowered:
     _indices: list[Any]
     _lower: Lower
 
-    def again(self, moved: Mapping[Any, Any] | None = None) -> Body:
+    def lower(self, moved: Mapping[Any, Any] | None = None) -> Body:
         """A fresh body; `moved` puts expressions in the place of loop variables (of loops that only address memory)."""
         indices = self._indices if not moved else [replace_vars(index, moved) for index in self._indices]
         return self._lower(indices, self.body.bound)

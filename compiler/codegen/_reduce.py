@@ -149,10 +149,10 @@ class _Reduction:
         results = [stride for access, stride in zip(accesses, strides) if access.is_store]
         return all(s in (0, 1) for s in loads) and 1 in loads and all(s == stored for s in results)
 
-    def _width(self, most: int) -> int:
-        """Elements of `most` bytes of the accumulator's type."""
+    def _width(self, size: int) -> int:
+        """Elements of `size` bytes of the accumulator's type."""
         assert self.combiner is not None
-        return most // max(1, int(tvm.DataType(self.combiner.dtype).itemsize))
+        return size // max(1, int(tvm.DataType(self.combiner.dtype).itemsize))
 
     def _in_reduce_loops(self, loops: Sequence[Range], stmts: Sequence[Any]) -> Any:
         body = seq(stmts)
@@ -167,7 +167,7 @@ class _Reduction:
         stmts, values = self._initial()
         stmts = [*(_on_stack(acc) for acc in self.accs), *stmts]
         stmts += [tirx.BufferStore(acc, value, [self.at]) for acc, value in zip(self.accs, values)]
-        body = self.lowered.again()
+        body = self.lowered.lower()
         stmts.append(self._in_reduce_loops(self.lowered.reduce, body.stmts))
         stmts += [
             self._result(store, index, acc, self.at)
@@ -193,12 +193,12 @@ class _Reduction:
         stmts.append(tirx.BufferStore(whole, init, [at0]))
         chunks, lane, step = tirx.Var("chunk", "int64"), tirx.Var("lane", "int64"), tirx.IntImm("int64", width)
         self.accs, self.at = [partial], lane
-        body = self.lowered.again({var: chunks * step + lane})
+        body = self.lowered.lower({var: chunks * step + lane})
         vector = tirx.For(lane, zero(), step, _VECTOR, seq(body.stmts))
         loops = [tirx.For(chunks, zero(), tirx.floordiv(extent, step), _SERIAL, vector)]
         if known is None or known % width:
             self.accs, self.at = [whole], at0
-            tail = seq(self.lowered.again().stmts)
+            tail = seq(self.lowered.lower().stmts)
             begin = tirx.floordiv(extent, step) * step
             loops.append(tirx.For(var, begin, extent - begin, _SERIAL, tail))
         stmts.append(self._in_reduce_loops(outer, loops))
@@ -208,7 +208,7 @@ class _Reduction:
             half //= 2
         stmts += self._fold(whole, at0, partial, at0)
         self.accs, self.at = [whole], at0
-        stmts.append(self._result(self.stage.stores[0], self.lowered.again().results[0], whole, at0))
+        stmts.append(self._result(self.stage.stores[0], self.lowered.lower().results[0], whole, at0))
         return stmts
 
     def _lanes(self, count: int, make: Any) -> Any:
@@ -294,7 +294,7 @@ class _Reduction:
             stmts.append(self._lanes(width, lambda lane, acc=acc: [tirx.BufferStore(acc, init, [lane])]))
             lane = tirx.Var("lane", "int64")
             self.accs, self.at = [acc], lane
-            body = self.lowered.again({**move, var: column + lane})
+            body = self.lowered.lower({**move, var: column + lane})
             extent = tirx.IntImm("int64", width)
             updates.append(tirx.For(lane, zero(), extent, _VECTOR, seq(body.stmts)))
             put = self._result(self.stage.stores[0], body.results[0], acc, self.at)

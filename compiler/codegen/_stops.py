@@ -69,7 +69,7 @@ class _Stops(StatementRewriter):
         body = self.stmt(loop.body)
         self.depth -= 1
         once = max(1.0, self.gap)
-        known = _most(loop.extent)
+        known = _largest(loop.extent)
         times = known if known is not None else _OPEN if self.depth else 1 << 40
         if loop.kind == tirx.ForKind.VECTORIZED:
             times = max(1, times // _LANES)
@@ -85,10 +85,10 @@ class _Stops(StatementRewriter):
         return _in_parts(loop, body, max(1, int(_OFTEN // once)))
 
 
-def _most(extent: Any) -> int | None:
+def _largest(extent: Any) -> int | None:
     """The largest that a loop's extent can be, where that is a number."""
     if isinstance(extent, tirx.Min):
-        known = [most for most in (_most(extent.a), _most(extent.b)) if most is not None]
+        known = [each for each in (_largest(extent.a), _largest(extent.b)) if each is not None]
         return min(known, default=None)
     return constant(extent)
 

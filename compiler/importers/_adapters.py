@@ -122,7 +122,7 @@ class Adapted:
                 return value
         return otherwise
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         """Nothing: what is merged was compared with its library's reading when it was read."""
         return [None] * len(locations)
 

@@ -55,12 +55,12 @@ class Unpacked:
         self._contents = opened(Path(self._file.name))
         self.tree: Mapping[Any, Any] = self._contents.tree
 
-    def _unpack(self, stream: IO[bytes], most: int) -> None:
+    def _unpack(self, stream: IO[bytes], limit: int) -> None:
         written = 0
         room = shutil.disk_usage(tempfile.gettempdir()).free
         while piece := stream.read(_STEP):
             written += len(piece)
-            if written > most:
+            if written > limit:
                 raise RefusedPickleError(
                     f"it unpacks to more than {_MOST_TIMES} times its size, which no weights do: decompress it first, if you trust it"
                 )
@@ -74,8 +74,8 @@ class Unpacked:
         if self._file.read(5) == b"ustar":
             raise RefusedPickleError("it is a compressed archive of tar: unpack it (tar -xf), and give what is in it")
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
-        return self._contents.again(locations)
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
+        return self._contents.read_by_library(locations)
 
 
 class _Xz:

@@ -75,7 +75,7 @@ class Contents(Protocol):
     @property
     def tree(self) -> Mapping[Any, Any]: ...
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         """What is there, by the writing library's own code; None where that cannot read the file safely."""
         ...
 
@@ -106,14 +106,14 @@ class Merged:
             node[location[-1]] = leaf
             self._owners[location] = part
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         found: list[Any] = [None] * len(locations)
         parts: dict[int, list[int]] = {}
         for i, location in enumerate(locations):
             parts.setdefault(id(self._owners[location]), []).append(i)
         for indices in parts.values():
             owner = self._owners[locations[indices[0]]]
-            for i, tensor in zip(indices, owner.again([locations[i] for i in indices])):
+            for i, tensor in zip(indices, owner.read_by_library([locations[i] for i in indices])):
                 found[i] = tensor
         return found
 
@@ -125,7 +125,7 @@ def agreed(file: Contents, location: Location, stored: Stored) -> Stored:
     def read() -> torch.Tensor:
         value = stored.read()
         if not checked:
-            other = file.again([location])[0]
+            other = file.read_by_library([location])[0]
             if other is not None and not (isinstance(other, torch.Tensor) and same_bits(value, other)):
                 raise RefusedPickleError(
                     f"{file.name} is read in another way by the library that wrote it: please report this"

@@ -152,9 +152,9 @@ class DeepSpeedCheckpoint:
                 raise RefusedPickleError(f"its parts of {name}, which was frozen, are too short")
             self.tree[name] = _spanning(flat, [(0, total)], shape)
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         """The 16-bit weights that were saved beside, by torch: where they are whole, the float32 ones must round to them."""
-        others = self._models[0].again([("module", *location) for location in locations])
+        others = self._models[0].read_by_library([("module", *location) for location in locations])
         found: list[Any] = []
         for location, other in zip(locations, others):
             mine = self.tree.get(location[0])

@@ -47,8 +47,8 @@ class Dequantized:
             ".".join(map(str, location)): agreed(contents, location, leaf) if isinstance(leaf, Stored) else leaf
             for location, leaf in leaves(contents.tree)
         }
-        told = [layer_of(name) for name, leaf in found.items() if isinstance(leaf, Stored)]
-        layers: dict[str, dict[str, Stored]] = {prefix: {} for prefix in told if prefix is not None}
+        prefixes = [layer_of(name) for name, leaf in found.items() if isinstance(leaf, Stored)]
+        layers: dict[str, dict[str, Stored]] = {prefix: {} for prefix in prefixes if prefix is not None}
         for name, leaf in found.items():
             prefix, part = _split(name)
             if part and prefix in layers and isinstance(leaf, Stored):
@@ -73,7 +73,7 @@ class Dequantized:
             )
         return _four_bits(name, parts)
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         """Nothing: what the floats are made of was compared with its library's reading when it was read."""
         return [None] * len(locations)
 
@@ -89,7 +89,7 @@ def _split(name: str) -> tuple[str, str]:
     return (name[: len(name) - len(part)], part) if known else ("", "")
 
 
-def _odd(name: str) -> RefusedPickleError:
+def _of_unknown_form(name: str) -> RefusedPickleError:
     return RefusedPickleError(
         f"{name} was quantized in a form that is not known: give the checkpoint that it was made from"
     )
@@ -99,11 +99,11 @@ def _int8(name: str, parts: Mapping[str, Stored]) -> Stored:
     """LLM.int8(): a scale for each row."""
     weight, scale, form = parts.get("weight"), parts["SCB"], parts.get("weight_format")
     if weight is None or weight.dtype != torch.int8 or len(weight.shape) != 2 or scale.shape != weight.shape[:1]:
-        raise _odd(name)
+        raise _of_unknown_form(name)
 
     def read() -> torch.Tensor:
         if form is not None and form.read().reshape(-1).tolist() != [0]:  # other layouts are those of GPUs
-            raise _odd(name)
+            raise _of_unknown_form(name)
         return weight.read() * scale.read().float().view(-1, 1) * 0.007874015718698502  # 1 / 127, as the library has it
 
     return Stored(weight.shape, torch.float32, read)
@@ -121,10 +121,10 @@ def _four_bits(name: str, parts: Mapping[str, Stored]) -> Stored:
         or table.shape != (16,)
         or math.prod(state.shape) > _LARGEST_STATE
     ):
-        raise _odd(name)
+        raise _of_unknown_form(name)
     try:
-        told = json.loads(bytes(state.read().to(torch.uint8).reshape(-1).tolist()))
-        shape, block, dtype = told["shape"], told["blocksize"], _FLOATS[told["dtype"]]
+        config = json.loads(bytes(state.read().to(torch.uint8).reshape(-1).tolist()))
+        shape, block, dtype = config["shape"], config["blocksize"], _FLOATS[config["dtype"]]
         good = (
             isinstance(shape, list)
             and all(type(n) is int and 0 <= n < 2**48 for n in shape)
@@ -134,29 +134,29 @@ def _four_bits(name: str, parts: Mapping[str, Stored]) -> Stored:
     except (ValueError, KeyError, TypeError, RecursionError):
         good = False
     if not good or weight.dtype != torch.uint8 or math.prod(weight.shape) != -(-math.prod(shape) // 2):
-        raise _odd(name)
+        raise _of_unknown_form(name)
     count = math.prod(shape)
     blocks = -(-count // block)
     if scales.shape != (blocks,):
-        raise _odd(name)
+        raise _of_unknown_form(name)
 
     def read() -> torch.Tensor:
         packed = weight.read().reshape(-1)
         codes = torch.stack([packed >> 4, packed & 15], 1).reshape(-1)[:count]
-        factors = _scales(name, parts, scales.read(), told)
+        factors = _scales(name, parts, scales.read(), config)
         values = table.read().float()[codes.int()] * factors.repeat_interleave(min(block, count))[:count]
         return values.to(dtype).reshape(shape)
 
     return Stored(tuple(shape), dtype, read)
 
 
-def _scales(name: str, parts: Mapping[str, Stored], scales: torch.Tensor, told: Mapping[str, Any]) -> torch.Tensor:
-    if "nested_blocksize" not in told:
+def _scales(name: str, parts: Mapping[str, Stored], scales: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
+    if "nested_blocksize" not in config:
         if scales.dtype != torch.float32:
-            raise _odd(name)
+            raise _of_unknown_form(name)
         return scales
     outer, table = parts.get("weight.nested_absmax"), parts.get("weight.nested_quant_map")
-    block, offset = told["nested_blocksize"], told.get("nested_offset")
+    block, offset = config["nested_blocksize"], config.get("nested_offset")
     if (
         outer is None
         or table is None
@@ -164,9 +164,9 @@ def _scales(name: str, parts: Mapping[str, Stored], scales: torch.Tensor, told: 
         or scales.dtype != torch.uint8
         or not isinstance(offset, float)
     ):
-        raise _odd(name)
+        raise _of_unknown_form(name)
     if type(block) is not int or block <= 0 or outer.shape != (-(-len(scales) // block),):
-        raise _odd(name)
+        raise _of_unknown_form(name)
     factors = outer.read().float().repeat_interleave(min(block, len(scales)))[: len(scales)]
     found: torch.Tensor = table.read().float()[scales.int()] * factors + offset
     return found
@@ -189,23 +189,23 @@ def _gptq(name: str, parts: Mapping[str, Stored], bits: Any, form: Any) -> Store
         or scales is None
         or groups is None
     ):
-        raise _odd(name)
+        raise _of_unknown_form(name)
     per = 32 // bits
     if (
         any(part.dtype != torch.int32 for part in (weight, zeros, groups))
         or not len(weight.shape) == len(zeros.shape) == len(scales.shape) == 2
     ):
-        raise _odd(name)
+        raise _of_unknown_form(name)
     inputs, outputs = weight.shape[0] * per, weight.shape[1]
     if groups.shape != (inputs,) or scales.shape != (zeros.shape[0], outputs) or zeros.shape[1] * per != outputs:
-        raise _odd(name)
+        raise _of_unknown_form(name)
 
     def read() -> torch.Tensor:
         codes = _unpacked(weight.read(), bits, range(per)).permute(0, 2, 1).reshape(inputs, outputs)
         points = _unpacked(zeros.read(), bits, range(per)).reshape(-1, outputs)
         which = groups.read().long()
         if len(which) and not 0 <= int(which.min()) <= int(which.max()) < scales.shape[0]:
-            raise _odd(name)
+            raise _of_unknown_form(name)
         if form == "gptq":
             if bool((points == 2**bits - 1).any()):
                 raise RefusedPickleError(
@@ -220,16 +220,16 @@ def _gptq(name: str, parts: Mapping[str, Stored], bits: Any, form: Any) -> Store
 def _awq(name: str, parts: Mapping[str, Stored], bits: Any, form: str) -> Stored:
     weight, zeros, scales = (parts.get(key) for key in ("qweight", "qzeros", "scales"))
     if bits != 4 or form != "gemm" or weight is None or zeros is None or scales is None:
-        raise _odd(name)
+        raise _of_unknown_form(name)
     if (
         weight.dtype != torch.int32
         or zeros.dtype != torch.int32
         or not len(weight.shape) == len(zeros.shape) == len(scales.shape) == 2
     ):
-        raise _odd(name)
+        raise _of_unknown_form(name)
     inputs, outputs, count = weight.shape[0], weight.shape[1] * 8, scales.shape[0]
     if scales.shape != (count, outputs) or zeros.shape != (count, weight.shape[1]) or count == 0 or inputs % count:
-        raise _odd(name)
+        raise _of_unknown_form(name)
 
     def read() -> torch.Tensor:
         codes = _unpacked(weight.read(), 4, _AWQ_ORDER).reshape(inputs, outputs)

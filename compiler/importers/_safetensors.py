@@ -90,7 +90,7 @@ class SafetensorsFile:
 
         return Stored(tuple(shape), dtype, read)
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -132,7 +132,7 @@ class SafetensorsShards:
 
         return Stored(size, dtype, read)
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
         from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 

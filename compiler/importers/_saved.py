@@ -59,7 +59,7 @@ class SavedFile:
             )
         self.tree: Mapping[Any, Any] = value
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         if self._loaded is None:
             self._loaded, self._read = self._by_torch(), 0
         found = [_at(self._loaded, location) for location in locations]

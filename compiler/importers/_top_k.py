@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tvm import relax, tirx
 
 from ..passes._kernel_call import make_kernel_call
 
-__all__ = ["first_of_lines", "place_in_lines"]
+__all__ = ["first_of_axis", "first_of_lines", "place_in_lines"]
 
 
 def first_of_lines(x: Any, axis: int, k: Any, *, largest: bool, name: str) -> relax.Call:
     """(values, positions) of the first `k` elements, an extent, of each line in ascending order, or with `largest` in
     descending order: NaN is the largest value, ties stand by position. Positions are int64."""
     return _call(x, axis, k, {"largest": int(largest)}, name)
+
+
+def first_of_axis(
+    emit: Callable[[relax.Expr], Any], x: Any, axis: int, k: Any, *, largest: bool, name: str
+) -> list[Any]:
+    """[values, positions] of the same, each emitted by itself."""
+    both = emit(first_of_lines(x, axis, k, largest=largest, name=name))
+    return [emit(relax.TupleGetItem(both, i)) for i in range(2)]
 
 
 def place_in_lines(x: Any, axis: int, pick: str, *, place: int = 0, name: str) -> relax.Call:

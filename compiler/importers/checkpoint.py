@@ -295,7 +295,9 @@ class _Loading:
                 raise RefusedPickleError(
                     f"{entry.name} {reason}: load the model in torch, and export it to .pt2"
                 ) from reason
-        for (name, entry), other in zip(state.items(), self._contents.again([e.location for e in state.values()])):
+        for (name, entry), other in zip(
+            state.items(), self._contents.read_by_library([e.location for e in state.values()])
+        ):
             if other is not None and not _same(values[name], other):
                 raise RefusedPickleError(
                     f"{entry.name} is read in two ways, here and by the library that wrote it: please report this"

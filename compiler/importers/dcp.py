@@ -193,7 +193,7 @@ class DistributedCheckpoint:
             whole[tuple(slice(o, o + e) for o, e in zip(offsets, extents))] = part
         return whole if whole is not None else torch.empty(size, dtype=dtype)
 
-    def again(self, locations: Sequence[Location]) -> list[Any]:
+    def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         names = [self._names.get(location) for location in locations]
         tensors = [n for n in names if n is not None and isinstance(self._entries[n], _TensorEntry)]
         found = self._by_torch(tensors) if tensors else {}

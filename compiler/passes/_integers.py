@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from ._dims import static_shape
-from ._ops import constant, dtype_of, permute, reshape
+from ._ops import constant, dtype_of, reshape, same_move
 from ._rewrite import Array, Rewriter, array_of, is_call, scalar_of
 
 __all__ = ["Bytes", "Weights", "centred_bytes", "known_integers", "split_weights"]
@@ -90,7 +90,7 @@ def centred_bytes(rw: Rewriter, expr: relax.Expr) -> Bytes | None:
     """The bytes behind `astype(q)`, `astype(q) - zero`, or that moved (then q is moved instead)."""
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
     while (move := rw.call(expr, *_MOVES)) is not None:
-        moves.append(_again(move))
+        moves.append(same_move(move))
         expr = move.args[0]
     zero: int | relax.Expr = 0
     difference = rw.call(expr, "relax.subtract")
@@ -108,8 +108,8 @@ def centred_bytes(rw: Rewriter, expr: relax.Expr) -> Bytes | None:
         q, zero = rw.emit(relax.op.astype(wide, "uint8")), zero + 128
     if dtype_of(q) != "uint8" or (isinstance(zero, int) and not 0 <= zero <= 255):
         return None
-    for again in reversed(moves):
-        q = rw.emit(again(q))
+    for move_too in reversed(moves):
+        q = rw.emit(move_too(q))
     return Bytes(q, zero)
 
 
@@ -123,11 +123,3 @@ def _zero_point(rw: Rewriter, expr: relax.Expr) -> int | relax.Expr | None:
     if dtype_of(expr) != "uint8" or shape is None or any(extent != 1 for extent in shape):
         return None
     return expr if not shape else rw.emit(reshape(expr, []))
-
-
-def _again(move: relax.Call) -> Callable[[relax.Expr], relax.Expr]:
-    if is_call(move, "relax.reshape"):
-        return lambda q: relax.op.reshape(q, move.args[1])
-    axes = move.attrs.axes
-    order = list(reversed(range(move.ty.ndim))) if axes is None else [int(axis) % move.ty.ndim for axis in axes]
-    return lambda q: permute(q, order)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tvm import relax
 
 from .._constants import constant_of
 from ._dims import Dim, product, same_shape, shape_of
-from ._rewrite import Array
+from ._rewrite import Array, is_call
 
 __all__ = [
     "constant",
@@ -20,6 +20,7 @@ __all__ = [
     "permuted",
     "regroup",
     "reshape",
+    "same_move",
     "slice_of",
 ]
 
@@ -134,3 +135,13 @@ def _divides(whole: dict[tuple[str, ...], int], part: dict[tuple[str, ...], int]
             return False
         rest.remove(atom)
     return whole_c % part_c == 0
+
+
+def same_move(move: relax.Call) -> Callable[[relax.Expr], relax.Expr]:
+    """What a reshape or a transpose does, for another tensor of the same shape."""
+    if is_call(move, "relax.reshape"):
+        shape = shape_of(move)
+        return lambda x: relax.op.reshape(x, move.args[1]) if shape is None else reshape(x, shape)
+    axes = move.attrs.axes
+    order = list(reversed(range(move.ty.ndim))) if axes is None else [int(axis) % move.ty.ndim for axis in axes]
+    return lambda x: permute(x, order)

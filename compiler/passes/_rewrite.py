@@ -144,7 +144,7 @@ class Rewriter:
         self._defs: dict[int, relax.Expr] = {}
         self._uses: dict[int, int] = {}
         self._users: dict[int, list[tuple[relax.Var, relax.Expr]]] = {}
-        self._counts: dict[int, int] = {}
+        self._original_uses: dict[int, int] = {}
         self._body = self._scan(func.body)
         self._plain = self.branching = _has_control_flow(self._body)
 
@@ -165,15 +165,16 @@ class Rewriter:
         return not _is_var(expr) or self._uses.get(_id(expr), 0) <= 1
 
     def use_count(self, expr: relax.Expr) -> int:
+        """How often a rewritten variable is used: by what is rewritten already, and by what reads the originals that it stands for."""
         return self._uses.get(_id(expr), 0) if _is_var(expr) else 0
 
     def users(self, var: relax.Var) -> list[tuple[relax.Var, relax.Expr]]:
         """Bindings of the function being rewritten (not yet rewritten) that use one of its variables."""
         return self._users.get(_id(var), [])
 
-    def count_of(self, var: relax.Var) -> int:
+    def original_use_count(self, var: relax.Var) -> int:
         """How often a variable of the function being rewritten is used, by bindings and by the result."""
-        return self._counts.get(_id(var), 0)
+        return self._original_uses.get(_id(var), 0)
 
     def mapped(self, expr: relax.Expr) -> relax.Expr | None:
         """The rewritten form of an operand of the original function; None if its binding has not been reached yet."""
@@ -208,7 +209,7 @@ class Rewriter:
     def run(self) -> relax.Function:
         for param in self.func.params:
             self._env[_id(param)] = param
-            self._uses[_id(param)] = self._counts.get(_id(param), 0)
+            self._uses[_id(param)] = self._original_uses.get(_id(param), 0)
         body = self._sequence(self._body)
         if body is self._body.expr:
             return self.func
@@ -312,7 +313,7 @@ class Rewriter:
     def _count(self, original: relax.Var, result: relax.Expr) -> None:
         if _is_var(result):
             key = _id(result)
-            self._uses[key] = self._uses.get(key, 0) + self._counts.get(_id(original), 0)
+            self._uses[key] = self._uses.get(key, 0) + self._original_uses.get(_id(original), 0)
 
     def _substitute(self, expr: relax.Expr, operands: list[relax.Expr] | None) -> relax.Expr:
         """`expr` with rewritten operands (read already, or None); the same object where nothing changed, so that its type is kept."""
@@ -383,7 +384,7 @@ class Rewriter:
         self._read: dict[int, tuple[relax.Expr, list[relax.Expr]]] = {}  # a variable's call and its operands
         tuples: dict[int, list[relax.Expr]] = {}
         alias: dict[int, relax.Expr] = {}
-        counts, users = self._counts, self._users
+        counts, users = self._original_uses, self._users
 
         def resolve(expr: relax.Expr) -> relax.Expr:
             while type(expr) in _VARS and _id(expr) in alias:

@@ -47,7 +47,7 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
             continue
         args = [a, *vectors, *[None] * (place - 1 - len(vectors)), b]
         fused = replace(call, args=args)
-        if len(rw.users(var)) == 1 and rw.count_of(var) == 1:
+        if len(rw.users(var)) == 1 and rw.original_use_count(var) == 1:
             out = rw.emit(remake_kernel_call(fused, user.ty), str(user.name))
             rw.alias(user, out)
             return out  # the sum itself has no other use

@@ -147,7 +147,7 @@ class _Product:
     call: KernelCall
     shape: relax.Expr
 
-    def again(self, rw: Rewriter, var: relax.Var, call: KernelCall) -> relax.Expr:
+    def replaced(self, rw: Rewriter, var: relax.Var, call: KernelCall) -> relax.Expr:
         """`call`, which gives floats, in its place, as the value of `var`."""
         made = remake_kernel_call(call, relax.TensorType(self.shape, "float32"))
         return reshape(rw.emit(made, str(var.name)), extents(var))
@@ -173,7 +173,7 @@ def _product_behind(rw: Rewriter, expr: relax.Expr, dtype: str) -> _Product | No
 def _cast(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     """The sums as float32."""
     product = _product_behind(rw, value.args[0], "int32")
-    return None if product is None else product.again(rw, var, product.call)
+    return None if product is None else product.replaced(rw, var, product.call)
 
 
 @dataclass
@@ -226,7 +226,7 @@ def _multiply(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | N
         scaled = _scaled_product if product.call.contract == "matmul_u8" else _scaled_weights
         fused = scaled(rw, product.call, factors)
         if fused is not None:
-            return product.again(rw, var, fused)
+            return product.replaced(rw, var, fused)
     return None
 
 

@@ -101,7 +101,7 @@ def _joins_users(rw: Rewriter, var: relax.Var) -> bool:
     """Whether all that use it become loops that read it element by element, and fuse with it."""
     users = rw.users(var)
     fused = all(is_call(expr) and str(expr.op.name) not in _NOT_FUSED for _, expr in users)
-    return bool(users) and rw.count_of(var) == len(users) and fused
+    return bool(users) and rw.original_use_count(var) == len(users) and fused
 
 
 def _moved(dtype: str) -> bool:

@@ -15,9 +15,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ._dims import shape_of, static_shape
+from ._dims import static_shape
 from ._kernel_call import AttrValue, make_kernel_call, read_kernel_call
-from ._ops import constant, dtype_of, is_f32, permute, reshape
+from ._ops import constant, dtype_of, is_f32, same_move
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
 from .lower_convolutions import windows_of
 
@@ -59,7 +59,7 @@ def unsigned_activations(mod: tvm.IRModule) -> tvm.IRModule:
 def _unsigned(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if is_call(value, "relax.quantize") and dtype_of(var) == "int8" and scalar_of(value.args[1]) is not None:
         users = rw.users(var)
-        if len(users) != rw.count_of(var) or not all(is_call(use, "relax.dequantize") for _, use in users):
+        if len(users) != rw.original_use_count(var) or not all(is_call(use, "relax.dequantize") for _, use in users):
             return None
         q = rw.emit(_requantized(value.args[0], value.args[1], value.args[2]), str(var.name))
         for user, use in users:
@@ -93,7 +93,7 @@ def _moved(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
     source = value.args[0]
     while (move := rw.call(source, *_MOVES)) is not None:
-        moves.append(_again(move))
+        moves.append(same_move(move))
         source = move.args[0]
     inner = rw.call(source, "relax.dequantize")
     if inner is None or dtype_of(inner.args[0]) != dtype_of(var):
@@ -103,8 +103,8 @@ def _moved(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     if not _gives_back(np.float32(scalar_of(value.args[1]) or 0)):
         return None
     q = inner.args[0]
-    for again in reversed(moves):
-        q = rw.emit(again(q), str(var.name))
+    for move_too in reversed(moves):
+        q = rw.emit(move_too(q), str(var.name))
     return q
 
 
@@ -112,15 +112,6 @@ def _gives_back(scale: np.float32) -> bool:
     """Whether quantizing what was dequantized by this scale gives the same number."""
     with np.errstate(over="ignore"):
         return bool(scale != 0 and np.isfinite(np.float32(255) * scale))
-
-
-def _again(move: relax.Call) -> Callable[[relax.Expr], relax.Expr]:
-    if is_call(move, "relax.reshape"):
-        shape = shape_of(move) or []
-        return lambda q: reshape(q, shape)
-    axes = move.attrs.axes
-    order = list(reversed(range(move.ty.ndim))) if axes is None else [int(axis) % move.ty.ndim for axis in axes]
-    return lambda q: permute(q, order)
 
 
 # ---- kernels
@@ -169,17 +160,17 @@ class _Activations:
     q: relax.Expr
     scale: np.float32
     zero: int
-    most: int
+    largest: int
 
     def attrs(self) -> dict[str, AttrValue | int]:
-        return {"a_zero": self.zero, **({"a_max": self.most} if self.most < 255 else {})}
+        return {"a_zero": self.zero, **({"a_max": self.largest} if self.largest < 255 else {})}
 
 
 def _activations(rw: Rewriter, expr: relax.Expr) -> _Activations | None:
     """The tensor of 8 bits behind a float one: dequantized by one scale, and perhaps moved then (q is moved instead)."""
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
     while (move := rw.call(expr, *_MOVES)) is not None:
-        moves.append(_again(move))
+        moves.append(same_move(move))
         expr = move.args[0]
     call = rw.call(expr, "relax.dequantize")
     if call is None or dtype_of(call.args[0]) not in ("uint8", "int8") or array_of(call.args[0]) is not None:
@@ -187,13 +178,13 @@ def _activations(rw: Rewriter, expr: relax.Expr) -> _Activations | None:
     scale, zero = array_of(call.args[1]), array_of(call.args[2])
     if scale is None or zero is None or scale.size != 1:
         return None
-    q, most, offset = call.args[0], cap_of(rw, call.args[0]), int(zero.reshape(-1)[0])
+    q, largest, offset = call.args[0], cap_of(rw, call.args[0]), int(zero.reshape(-1)[0])
     if dtype_of(q) == "int8":  # others read it, or it is an input: `unsigned_activations` left it
         wide = rw.emit(relax.op.add(rw.emit(relax.op.astype(q, "int16")), constant(np.asarray(128, np.int16))))
-        q, most, offset = rw.emit(relax.op.astype(wide, "uint8")), 255, offset + 128
-    for again in reversed(moves):
-        q = rw.emit(again(q))
-    return _Activations(q, np.float32(scale.reshape(-1)[0]), offset, most)
+        q, largest, offset = rw.emit(relax.op.astype(wide, "uint8")), 255, offset + 128
+    for move_too in reversed(moves):
+        q = rw.emit(move_too(q))
+    return _Activations(q, np.float32(scale.reshape(-1)[0]), offset, largest)
 
 
 def cap_of(rw: Rewriter, q: relax.Expr) -> int:

@@ -35,7 +35,7 @@ def _converted(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | 
     array, users = _moved_constant(rw, value.args[0]), rw.users(var)
     if array is None:
         return None
-    goes_on = len(users) == rw.count_of(var) and all(is_call(use, *_READERS) for _, use in users)
+    goes_on = len(users) == rw.original_use_count(var) and all(is_call(use, *_READERS) for _, use in users)
     if array.ndim < 2 or array.size < _LEAST or not goes_on:
         return constant(array.astype(np.float32))
     one, zero = constant(np.ones((), np.float32)), constant(np.zeros((), array.dtype))

@@ -39,7 +39,7 @@ class Tuning:
 
 
 def tune(
-    mod: tvm.IRModule, symbols: Mapping[str, SymbolSpec], options: Tune, target: TargetSpec, told: Progress
+    mod: tvm.IRModule, symbols: Mapping[str, SymbolSpec], options: Tune, target: TargetSpec, progress: Progress
 ) -> tuple[tvm.IRModule, Tuning]:
     """`mod` with the quickest candidate at each step that has several; `symbols` bounds its symbolic dimensions, `target` is
     this CPU, which candidates of generated code are made for.
@@ -59,7 +59,7 @@ def tune(
         cache.check_writable()
     clock = _Clock(options.budget, sum(_cost(task) for task in left))
     for number, task in enumerate(left, 1):
-        told(f"tune {number} of {len(left)}, {clock.left()}", clock.fraction())
+        progress(f"tune {number} of {len(left)}, {clock.left()}", clock.fraction())
         choice = _kept(cache, task)  # perhaps another process has timed it meanwhile
         if choice is None:
             choice = _chosen(bench, cache, task, clock.until)

@@ -80,7 +80,7 @@ def filled(module: nn.Module) -> dict[str, torch.Tensor]:
 def torch_reads(contents: Any) -> None:
     """Each tensor that these contents hold has to be there in torch's own reading."""
     stored = [place for place, leaf in leaves(contents.tree) if isinstance(leaf, Stored)]
-    assert all(isinstance(tensor, torch.Tensor) for tensor in contents.again(stored))
+    assert all(isinstance(tensor, torch.Tensor) for tensor in contents.read_by_library(stored))
 
 
 def filled_with(

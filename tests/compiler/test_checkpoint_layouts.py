@@ -31,7 +31,7 @@ def read_twice(path: Path | list[Path]) -> None:
     """The library that wrote the files can read each tensor too."""
     contents = open_contents(path)
     stored = [location for location, leaf in leaves(contents.tree) if isinstance(leaf, Stored)]
-    assert stored and all(tensor is not None for tensor in contents.again(stored))
+    assert stored and all(tensor is not None for tensor in contents.read_by_library(stored))
 
 
 def sharded(folder: Path, kind: str = "safetensors", stem: str = "model", index: bool = True) -> list[Path]:

@@ -81,7 +81,7 @@ def test_dtensors_are_read_by_torch_too(tmp_path: Path, monkeypatch: pytest.Monk
             {n: distribute_tensor(v, device, [Shard(0)], src_data_rank=None) for n, v in state.items()},
             tmp_path / f"r{rank}.pt",
         )
-    found = SavedFile(tmp_path / "r1.pt").again([("0.weight", "_local_tensor")])[0]
+    found = SavedFile(tmp_path / "r1.pt").read_by_library([("0.weight", "_local_tensor")])[0]
     assert torch.equal(found, state["0.weight"].chunk(2)[1])
     monkeypatch.setattr(SavedFile, "again", lambda self, locations: [torch.zeros(1) for _ in locations])
     assert "another way" in refusal(sorted(tmp_path.iterdir()), odd)

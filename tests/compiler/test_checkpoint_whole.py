@@ -53,7 +53,7 @@ def trained(make: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, torch.T
 def read_twice(path: Path) -> None:
     contents = open_contents(path)
     stored = [location for location, leaf in leaves(contents.tree) if isinstance(leaf, Stored)]
-    assert stored and all(tensor is not None for tensor in contents.again(stored))
+    assert stored and all(tensor is not None for tensor in contents.read_by_library(stored))
 
 
 @pytest.mark.parametrize("legacy", [False, True])

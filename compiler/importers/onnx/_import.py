@@ -165,7 +165,7 @@ def _import(
 
     data.check_unchanged()
 
-    def again(cut: onnx.ModelProto) -> ImportedModel:
+    def import_cut(cut: onnx.ModelProto) -> ImportedModel:
         check_model(cut, data)
         return _import_checked(cut, data, {k: dict(v) for k, v in wanted.items()}, fixed)
 
@@ -177,7 +177,9 @@ def _import(
         states=[],
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
         sizes={**graph.sizes, **math.relations()},
-        source=OnnxSource(written, data, names, graph.index_bounds, again, draws=graph.draws, misread=foreign(proto)),
+        source=OnnxSource(
+            written, data, names, graph.index_bounds, import_cut, draws=graph.draws, misread=foreign(proto)
+        ),
         provenance={
             "framework": "onnx",
             "kind": "onnx",

@@ -44,7 +44,7 @@ class OnnxSource:
         data: Data,
         inputs: list[str],
         ranges: dict[str, tuple[float, float]],
-        again: Callable[[onnx.ModelProto], ImportedModel],
+        import_cut: Callable[[onnx.ModelProto], ImportedModel],
         implementations: tuple[str, ...] | None = None,
         draws: Mapping[int, Draw] | None = None,
         misread: str = "",
@@ -55,7 +55,7 @@ class OnnxSource:
         self._data = data
         self._inputs = inputs
         self._ranges = ranges
-        self._again = again
+        self._import_cut = import_cut
         self._implementations = implementations if implementations is not None else _installed()
         self._draws = dict(draws or {})
         self._misread = misread
@@ -102,7 +102,7 @@ class OnnxSource:
         return self._like(self._model, rest) if rest and not self._misread else None
 
     def _like(self, model: onnx.ModelProto, implementations: tuple[str, ...]) -> OnnxSource:
-        return OnnxSource(model, self._data, self._inputs, self._ranges, self._again, implementations, self._draws)
+        return OnnxSource(model, self._data, self._inputs, self._ranges, self._import_cut, implementations, self._draws)
 
     def _opened(self) -> Oracle:
         if self._oracle is None:
@@ -166,7 +166,7 @@ class OnnxSource:
             raise ValueError(f"a prefix of {count} operators: the model has {self.operators()}")
         last = self._model.graph.node[count - 1]
         cut = self._cut(count, [name for name in last.output if name])
-        return self._again(cut), f"{last.name or last.output[0]} ({last.op_type})"
+        return self._import_cut(cut), f"{last.name or last.output[0]} ({last.op_type})"
 
     def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
         constant = {t.name for t in self._model.graph.initializer}
@@ -176,7 +176,7 @@ class OnnxSource:
             return None
         whole = self._like(self._cut(count, names), self._implementations)
         model, given, wanted, operators = alone(self._model, count, {**inputs, **whole.run(inputs)})
-        return Apart(self._again(model), given, wanted, operators) if wanted else None
+        return Apart(self._import_cut(model), given, wanted, operators) if wanted else None
 
     def between(self, inputs: Mapping[str, Array]) -> Apart | None:
         graph = self._model.graph
@@ -188,7 +188,7 @@ class OnnxSource:
             return None
         values = self._like(self._cut(len(graph.node), names), self._implementations).run(inputs)
         values = {name: values[name] for name in names}
-        model = self._again(cut_at(self._model, values, inputs))
+        model = self._import_cut(cut_at(self._model, values, inputs))
         given = {**inputs, **{name + GIVEN: value for name, value in values.items()}}
         operators = {n: ", ".join(operators_behind(graph.node, n, names)) for n in model.output_names}
         return Apart(model, given, model.source.run(given), operators)

@@ -279,9 +279,6 @@ class Context:
             x.value.numpy() if isinstance(x, tvm.ir.GenericConst) and isinstance(x.value, tvm.runtime.Tensor) else None
         )
 
-    def fake_is_f32(self, *names: str) -> bool:
-        return all(self.fakes.get(n) is None or self.fakes[n].dtype == torch.float32 for n in names)
-
     def binding(self, x: Expr) -> Any:
         """What a variable is bound to; None for parameters and constants."""
         return self.bb.lookup_binding(x) if isinstance(x, tvm.ir.Var) else None

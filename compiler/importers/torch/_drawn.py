@@ -138,10 +138,10 @@ def _randint_like(given: GivenNoise, x: Tensor, high: int, low: int = 0, dtype: 
 
 @_draws("aten.random.default", "aten.random.to")
 def _random(given: GivenNoise, x: Tensor, to: Any = None) -> Tensor:
-    return _whole(given, x.shape, 0, most_of(given.dtype) + 1 if to is None else to)
+    return _whole(given, x.shape, 0, largest_drawn(given.dtype) + 1 if to is None else to)
 
 
-def most_of(dtype: torch.dtype) -> int:
+def largest_drawn(dtype: torch.dtype) -> int:
     """The largest number that `random_` without bounds gives: of floats, up to which all whole numbers are one."""
     if dtype == torch.bool:
         return 1

@@ -11,7 +11,7 @@ from .._exprs import dims_of, dtype_of
 from .._node import Node
 from .._values import bits_of, is_float, is_signed
 
-__all__ = ["cast_expr", "elementwise", "highest", "imm", "is_nan", "lowest", "select"]
+__all__ = ["elementwise", "highest", "imm", "is_nan", "lowest", "select"]
 
 
 def elementwise(n: Node, function: Callable[..., Any], *operands: Any, name: str = "") -> Any:
@@ -87,16 +87,6 @@ def is_nan(value: Any) -> Any:
     """Not `value != value`: the simplifier takes that for False."""
     kind = str(value.ty.dtype)
     return tirx.isnan(value if kind in ("float32", "float64") else tirx.Cast("float32", value))
-
-
-def cast_expr(value: Any, dtype: str) -> Any:
-    """Inside a generated function: conversion with numpy's rules."""
-    have = str(value.ty.dtype)
-    if have == dtype:
-        return value
-    if dtype == "bool":
-        return value != imm(0, have)
-    return tirx.Cast(dtype, value)
 
 
 def dtype(expression: Any) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from ..._top_k import first_of_lines
+from ..._top_k import first_of_axis
 from .._empty import empty_value, is_empty
 from .._exprs import constant, dims_of, shape_expr
 from .._node import Node
@@ -29,13 +29,7 @@ def top_k(n: Node) -> Any:
     extent = n.shape(0)[axis]
     if n.math.compare(">", k, extent):
         raise n.broken(f"asks for {k} of {extent} elements")
-    return first_of_axis(n, n.x(0), axis, k, largest=bool(n.flag("largest", 1)))
-
-
-def first_of_axis(n: Node, x: Any, axis: int, k: Any, *, largest: bool) -> list[Any]:
-    """(values, positions) of the first k elements of each line in order; ties by position, NaN above everything."""
-    both = n.emit(first_of_lines(x, axis, k, largest=largest, name=n.place))
-    return [n.emit(relax.TupleGetItem(both, i)) for i in range(2)]
+    return first_of_axis(n.emit, n.x(0), axis, k, largest=bool(n.flag("largest", 1)), name=n.place)
 
 
 # ---- scatter
@@ -346,7 +340,7 @@ def unique(n: Node) -> Any:
     heads = take_slice(n, first, 0, 0, count)
     if not ordered:
         # In the order of first occurrence: the groups are numbered anew by their first positions.
-        _, order = first_of_axis(n, heads, 0, count, largest=False)
+        _, order = first_of_axis(n.emit, heads, 0, count, largest=False, name=n.place)
         heads = n.te(lambda h, o: te.compute(o.shape, lambda i: h(o(i)), name="by_first"), heads, order)
         rank_of = n.te(_inverse, order, name="inverse")
         group = n.te(lambda g, r: te.compute(g.shape, lambda i: r(g(i)), name="renumber"), group, rank_of)
@@ -413,7 +407,7 @@ def non_max_suppression(n: Node) -> Any:
     total = n.math.product([batches, classes, spatial])
     if is_empty(n.shape(1)):
         return empty_value([0, 3], "int64", n.place)
-    _, order = first_of_axis(n, scores, 2, spatial, largest=True)
+    _, order = first_of_axis(n.emit, scores, 2, spatial, largest=True, name=n.place)
 
     def body(b: Any, s: Any, o: Any, most: Any, iou: Any, least: Any, rows: Any) -> list[Any]:
         def write(

@@ -16,7 +16,7 @@ from .._registry import op, string_op
 from .._strings import bytes_of, string_value, width_of
 from ._loops import imperative, variable
 from ._te import imm
-from .strings import cut_pieces, most_pieces
+from .strings import cut_pieces, piece_count
 
 _MS = "com.microsoft"
 _PARSER: Any = getattr(re, "_parser", None) or importlib.import_module("sre_parse")  # until Python 3.10
@@ -73,7 +73,7 @@ def string_tokenizer(n: Node) -> Any:
 
     parts = n.te(find, flat, constant(member), name="tokens")
     starts, ends, numbers = (n.emit(parts[k]) for k in range(3))
-    tokens = most_pieces(n, numbers)
+    tokens = piece_count(n, numbers)
     room = n.math.max(width, max(len(filling), 1))
     y = cut_pieces(n, flat, starts, ends, numbers, [count, tokens, room], filling)
     return string_value(n.reshape(y, [*value.shape, tokens, room]), n.place)

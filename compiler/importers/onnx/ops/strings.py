@@ -317,20 +317,20 @@ def string_split(n: Node) -> Any:
     parts = n.te(find, flat, name="string_split")
     starts, ends, numbers = (n.emit(parts[k]) for k in range(3))
 
-    pieces = most_pieces(n, numbers)
+    pieces = piece_count(n, numbers)
     y = cut_pieces(n, flat, starts, ends, numbers, [count, pieces, width])
     return [string_value(n.reshape(y, [*value.shape, pieces, width]), n.place), n.reshape(numbers, value.shape)]
 
 
-def most_pieces(n: Node, numbers: Any) -> Dim:
+def piece_count(n: Node, numbers: Any) -> Dim:
     """The largest of the numbers of pieces that a run finds in each string."""
 
     def largest(numbers: Any) -> Any:
         i = te.reduce_axis((0, numbers.shape[0]), name="i")
         top = te.compute((), lambda: te.max(numbers(i), axis=i), name="top")
-        return te.compute((1,), lambda _: tirx.max(top(), 0), name="most_pieces")
+        return te.compute((1,), lambda _: tirx.max(top(), 0), name="piece_count")
 
-    return n.graph.bind_tensor(n.te(largest, numbers, name="most_pieces"), 1, n.place)[0]
+    return n.graph.bind_tensor(n.te(largest, numbers, name="piece_count"), 1, n.place)[0]
 
 
 def cut_pieces(

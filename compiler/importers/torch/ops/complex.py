@@ -1,4 +1,4 @@
-"""Operators on complex numbers, which are pairs of real tensors; Fourier transforms.
+"""Operators on complex numbers, which are pairs of real tensors.
 
 Formulas: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 3.7, 3.8 and 4.3; division by R. L. Smith's algorithm 116
 (1962); tanh by W. Kahan (1987).
@@ -13,18 +13,16 @@ from typing import Any
 from torch._prims_common import elementwise_dtypes
 from tvm import relax
 
-from ..._dft import complex_dft, half_to_real, real_dft, root_tables
 from .._complex import Pair, converts_complex, imaginary, is_complex, joined, part_dtype, separated
 from .._context import Context, Expr, Promotion
 from .._dtypes import tvm_dtype
-from .._registry import NotConvertible
 from . import linear, reduce
 from .elementwise import fitted
 
 OP = relax.op
 
 
-def _pair(c: Context, value: Any, dtype: str) -> Pair:
+def as_pair(c: Context, value: Any, dtype: str) -> Pair:
     """A complex or real tensor, or a number, as a pair of the dtype."""
     if isinstance(value, Pair):
         return Pair(c.cast(value.real, dtype), None if value.imag is None else c.cast(value.imag, dtype))
@@ -40,7 +38,7 @@ def _dtype(c: Context) -> str:
 
 def _operands(c: Context, *values: Any, dtype: str | None = None) -> list[Pair]:
     """Pairs whose broadcast is plain to see."""
-    pairs = [_pair(c, value, dtype or _dtype(c)) for value in values]
+    pairs = [as_pair(c, value, dtype or _dtype(c)) for value in values]
     return [Pair(fitted(c, p.real), None if p.imag is None else fitted(c, p.imag)) for p in pairs]
 
 
@@ -67,7 +65,7 @@ def _sub(c: Context, a: Expr | None, b: Expr | None) -> Expr | None:
     return _neg(c, b) if a is None else a if b is None else c.emit(OP.subtract(a, b))
 
 
-def _times(c: Context, a: Pair, b: Pair) -> Pair:
+def times(c: Context, a: Pair, b: Pair) -> Pair:
     real = _sub(c, _mul(c, a.real, b.real), _mul(c, a.imag, b.imag))
     return Pair(real, _add(c, _mul(c, a.real, b.imag), _mul(c, a.imag, b.real)))
 
@@ -135,7 +133,7 @@ def to_dtype(c: Context, x: Any = None, a: Any = None, dtype: Any = None) -> Any
     """As torch has it: a real dtype keeps the real part; bool is "not zero"."""
     value = x if x is not None else a
     if is_complex(c.result):
-        return _pair(c, value, _dtype(c))
+        return as_pair(c, value, _dtype(c))
     if not isinstance(value, Pair):
         return c.cast(value, tvm_dtype(c.result.dtype))
     return _nonzero(c, value) if c.out_dtype() == "bool" else c.cast(value.real, c.out_dtype())
@@ -184,14 +182,14 @@ def sgn(c: Context, x: Pair) -> Pair:
 @converts_complex("aten.add.Tensor", "aten.add.Scalar")
 def add(c: Context, x: Any, other: Any, alpha: Any = 1) -> Pair:
     a, b = _operands(c, x, other)
-    b = b if alpha == 1 else _times(c, b, _pair(c, alpha, _dtype(c)))
+    b = b if alpha == 1 else times(c, b, as_pair(c, alpha, _dtype(c)))
     return _done(c, _add(c, a.real, b.real), _add(c, a.imag, b.imag))
 
 
 @converts_complex("aten.sub.Tensor", "aten.sub.Scalar")
 def sub(c: Context, x: Any, other: Any, alpha: Any = 1) -> Pair:
     a, b = _operands(c, x, other)
-    b = b if alpha == 1 else _times(c, b, _pair(c, alpha, _dtype(c)))
+    b = b if alpha == 1 else times(c, b, as_pair(c, alpha, _dtype(c)))
     return _done(c, _sub(c, a.real, b.real), _sub(c, a.imag, b.imag))
 
 
@@ -202,13 +200,13 @@ def rsub(c: Context, x: Any, other: Any, alpha: Any = 1) -> Pair:
 
 @converts_complex("aten.mul.Tensor", "aten.mul.Scalar")
 def mul(c: Context, x: Any, other: Any) -> Pair:
-    found = _times(c, *_operands(c, x, other))
+    found = times(c, *_operands(c, x, other))
     return _done(c, found.real, found.imag)
 
 
 @converts_complex("aten.square.default")
 def square(c: Context, x: Pair) -> Pair:
-    return _times(c, x, x)
+    return times(c, x, x)
 
 
 def _quotient(c: Context, a: Pair, b: Pair) -> Pair:
@@ -235,21 +233,21 @@ def div(c: Context, x: Any, other: Any) -> Pair:
 
 @converts_complex("aten.reciprocal.default")
 def reciprocal(c: Context, x: Pair) -> Pair:
-    return _quotient(c, _pair(c, 1.0, _dtype(c)), x)
+    return _quotient(c, as_pair(c, 1.0, _dtype(c)), x)
 
 
 @converts_complex("aten.pow.Tensor_Scalar")
 def pow_scalar(c: Context, x: Any, exponent: Any) -> Pair:
-    x = _pair(c, x, _dtype(c))
+    x = as_pair(c, x, _dtype(c))
     if exponent in (0.5, -0.5):
         root = sqrt(c, x)
         return root if exponent > 0 else reciprocal(c, root)
     if not isinstance(exponent, complex) and exponent == int(exponent) and 0 < abs(exponent) <= 16:
         total = x
         for _ in range(abs(int(exponent)) - 1):
-            total = _times(c, total, x)
+            total = times(c, total, x)
         return total if exponent > 0 else reciprocal(c, total)
-    return _power(c, x, _pair(c, exponent, _dtype(c)))
+    return _power(c, x, as_pair(c, exponent, _dtype(c)))
 
 
 @converts_complex("aten.pow.Tensor_Tensor", "aten.pow.Scalar")
@@ -259,7 +257,7 @@ def pow_tensor(c: Context, x: Any, exponent: Any) -> Pair:
 
 def _power(c: Context, x: Pair, exponent: Pair) -> Pair:
     """exp(exponent log x); 0 to a power with a positive real part is 0, to the power 0 it is 1, and NaN else."""
-    found = exp(c, _times(c, exponent, log(c, x)))
+    found = exp(c, times(c, exponent, log(c, x)))
     dtype = c.dtype(x.real)
     zero = c.emit(OP.logical_not(_nonzero(c, x)))
     none, one, nan = (c.const(v, dtype) for v in (0.0, 1.0, math.nan))
@@ -422,7 +420,7 @@ def sigmoid(c: Context, x: Pair) -> Pair:
 # Products of matrices, and norms.
 
 
-def _product(c: Context, a: Pair, b: Pair) -> Pair:
+def product(c: Context, a: Pair, b: Pair) -> Pair:
     def of(p: Expr | None, q: Expr | None) -> Expr | None:
         return None if p is None or q is None else linear.product(c, p, q)
 
@@ -433,13 +431,13 @@ def _product(c: Context, a: Pair, b: Pair) -> Pair:
 @converts_complex("aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default")
 def matmul(c: Context, x: Any, other: Any = None, mat2: Any = None, vec: Any = None, tensor: Any = None) -> Pair:
     right = next(v for v in (other, mat2, vec, tensor) if v is not None)
-    return _product(c, _pair(c, x, _dtype(c)), _pair(c, right, _dtype(c)))
+    return product(c, as_pair(c, x, _dtype(c)), as_pair(c, right, _dtype(c)))
 
 
 @converts_complex("aten.vdot.default")
 def vdot(c: Context, x: Any, other: Any) -> Any:
-    a, b = _pair(c, x, _dtype(c)), _pair(c, other, _dtype(c))
-    found = _product(c, Pair(a.real, _neg(c, a.imag)), b)
+    a, b = as_pair(c, x, _dtype(c)), as_pair(c, other, _dtype(c))
+    found = product(c, Pair(a.real, _neg(c, a.imag)), b)
     return found if is_complex(c.result) else found.real
 
 
@@ -449,9 +447,9 @@ def addmm(c: Context, x: Any, mat1: Any = None, mat2: Any = None, batch1: Any = 
     left = next(v for v in (mat1, batch1, mat) if v is not None)
     right = next(v for v in (mat2, batch2, vec) if v is not None)
     dtype = _dtype(c)
-    found = _times(c, _product(c, _pair(c, left, dtype), _pair(c, right, dtype)), _pair(c, alpha, dtype))
+    found = times(c, product(c, as_pair(c, left, dtype), as_pair(c, right, dtype)), as_pair(c, alpha, dtype))
     if beta != 0:
-        more = _times(c, _operands(c, x)[0], _pair(c, beta, dtype))
+        more = times(c, _operands(c, x)[0], as_pair(c, beta, dtype))
         found = Pair(c.emit(OP.add(found.real, more.real)), _add(c, found.imag, more.imag))
     return _done(c, found.real, found.imag)
 
@@ -459,10 +457,10 @@ def addmm(c: Context, x: Any, mat1: Any = None, mat2: Any = None, batch1: Any = 
 @converts_complex("aten.linear.default")
 def linear_(c: Context, input: Any, weight: Any, bias: Any = None) -> Pair:
     dtype = _dtype(c)
-    w = _pair(c, weight, dtype)
+    w = as_pair(c, weight, dtype)
     if c.rank(w.real) == 2:
         w = Pair(c.swap(w.real, 0, 1), None if w.imag is None else c.swap(w.imag, 0, 1))
-    found = _product(c, _pair(c, input, dtype), w)
+    found = product(c, as_pair(c, input, dtype), w)
     if bias is not None:
         more = _operands(c, bias)[0]
         found = Pair(c.emit(OP.add(found.real, more.real)), _add(c, found.imag, more.imag))
@@ -472,151 +470,3 @@ def linear_(c: Context, input: Any, weight: Any, bias: Any = None) -> Pair:
 @converts_complex("aten.linalg_vector_norm.default")
 def vector_norm(c: Context, x: Pair, ord: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Expr:
     return reduce.vector_norm(c, _absolute(c, x), ord, dim, keepdim, None)
-
-
-# Fourier transforms. `normalization`: 0 none, 1 by the root of the number of elements, 2 by their number.
-
-
-def _count(c: Context, shape: Any, dim: list[int]) -> Any:
-    total: Any = 1
-    for axis in dim:
-        total = total * shape[axis]
-    return total
-
-
-def _factor(c: Context, count: Any, normalization: int) -> Any:
-    """What a transform is multiplied by: a number, or for a count that is dynamic a tensor of float64."""
-    if normalization == 0:
-        return 1.0
-    if isinstance(count, int):
-        return 1.0 / count if normalization == 2 else 1.0 / math.sqrt(count)
-    many = c.tensor(count, "float64")
-    return c.emit(OP.divide(c.const(1.0, "float64"), many if normalization == 2 else c.emit(OP.sqrt(many))))
-
-
-def _moved(c: Context, x: Expr | None, axis: int, back: bool = False) -> Expr | None:
-    """The axis last; or the last one back at the axis."""
-    if x is None:
-        return None
-    rank = c.rank(x)
-    front = [a for a in range(rank) if a != axis]
-    return c.permute(x, [*range(axis), rank - 1, *range(axis, rank - 1)] if back else [*front, axis])
-
-
-def _along(c: Context, x: Pair, axis: int, inverse: bool, scale: Any) -> Pair:
-    """The transform of one axis."""
-    size = c.shape(x.real)[axis]
-    if not isinstance(size, int):
-        return _multiplied(c, _dynamic(c, x, axis, size, inverse), scale)
-    inner, outer = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
-    real, imag = complex_dft(c.emit, _moved(c, x.real, axis), _moved(c, x.imag, axis), inverse, inner)
-    return _multiplied(c, Pair(_moved(c, real, axis, True), _moved(c, imag, axis, True)), outer)
-
-
-def _multiplied(c: Context, x: Pair, scale: Any) -> Pair:
-    return x if isinstance(scale, float) and scale == 1.0 else _times(c, x, _pair(c, scale, c.dtype(x.real)))
-
-
-def _tables(
-    c: Context, rows: Any, columns: Any, length: Any, inverse: bool, half: bool, dtype: str
-) -> tuple[Expr, Expr]:
-    """Roots of unity for a size that is dynamic."""
-
-    def build(extents: Any) -> Any:
-        return root_tables(extents[0], extents[1], extents[2], inverse, half, dtype)
-
-    cosines, sines = c.generated(build, [rows, columns, length], name="roots")
-    return cosines, sines
-
-
-def _rows_of(c: Context, x: Expr, axis: int) -> Expr:
-    """The axis last, and all others merged into one before it."""
-    moved = _moved(c, x, axis)
-    shape = c.shape(moved)
-    return c.reshape(moved, [_count(c, shape, list(range(len(shape) - 1))), shape[-1]])
-
-
-def _back(c: Context, rows: Expr | None, like: Expr, axis: int) -> Expr:
-    """`_rows_of` undone."""
-    shape = c.shape(like)
-    wide = c.reshape(rows, [*shape[:axis], *shape[axis + 1 :], c.shape(rows)[1]])
-    return _moved(c, wide, axis, True)
-
-
-def _dynamic(c: Context, x: Pair, axis: int, columns: Any, inverse: bool) -> Pair:
-    """The first `columns` elements of the transform of an axis whose size is dynamic."""
-    size, dtype = c.shape(x.real)[axis], c.dtype(x.real)
-    roots = Pair(*_tables(c, size, columns, size, inverse, False, dtype))
-    rows = Pair(_rows_of(c, x.real, axis), None if x.imag is None else _rows_of(c, x.imag, axis))
-    found = _product(c, rows, roots)
-    return Pair(_back(c, found.real, x.real, axis), _back(c, found.imag, x.real, axis))
-
-
-def _dynamic_to_real(c: Context, x: Pair, axis: int, size: Any) -> Expr:
-    """The real signal of a dynamic size whose spectrum begins with x."""
-    bins = size // 2 + 1
-    cosines, sines = _tables(c, bins, size, size, True, True, c.dtype(x.real))
-    real = c.slice(x.real, axis, 0, bins)
-    total = linear.product(c, _rows_of(c, real, axis), cosines)
-    if x.imag is not None:
-        imag = linear.product(c, _rows_of(c, c.slice(x.imag, axis, 0, bins), axis), sines)
-        total = c.emit(OP.subtract(total, imag))
-    return _back(c, total, real, axis)
-
-
-def _computed(c: Context, x: Any, dtype: Any) -> Pair:
-    """x in the dtype in which it is transformed."""
-    if part_dtype(dtype) not in ("float32", "float64"):
-        raise NotConvertible(f"transforms in {dtype}")
-    return _pair(c, x, part_dtype(dtype))
-
-
-@converts_complex("aten._fft_c2c.default")
-def fft_c2c(c: Context, x: Pair, dim: list[int], normalization: int, forward: bool) -> Pair:
-    x = _computed(c, x, c.result.dtype)
-    rank = c.rank(x.real)
-    axes = [d % rank for d in dim]
-    scale = _factor(c, _count(c, c.shape(x.real), axes), normalization)
-    for i, axis in enumerate(axes):
-        x = _along(c, x, axis, not forward, scale if i == 0 else 1.0)
-    return x if axes else _multiplied(c, x, scale)
-
-
-@converts_complex("aten._fft_r2c.default")
-def fft_r2c(c: Context, x: Expr, dim: list[int], normalization: int, onesided: bool) -> Pair:
-    value = _computed(c, x, c.result.dtype)
-    shape, rank = c.shape(x), c.rank(x)
-    axes = [d % rank for d in dim]
-    last, scale = axes[-1], _factor(c, _count(c, shape, axes), normalization)
-    if not onesided:
-        for i, axis in enumerate(reversed(axes)):
-            value = _along(c, value, axis, False, scale if i == 0 else 1.0)
-        return value
-    size = shape[last]
-    if isinstance(size, int):
-        inner, outer = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
-        real, imag = real_dft(c.emit, _moved(c, value.real, last), inner)
-        value = _multiplied(c, Pair(_moved(c, real, last, True), _moved(c, imag, last, True)), outer)
-    else:
-        value = _multiplied(c, _dynamic(c, value, last, c.out_shape()[last], False), scale)
-    for axis in axes[:-1]:
-        value = _along(c, value, axis, False, 1.0)
-    return value
-
-
-@converts_complex("aten._fft_c2r.default")
-def fft_c2r(c: Context, x: Pair, dim: list[int], normalization: int, last_dim_size: Any) -> Expr:
-    x = _computed(c, x, c.result.dtype)
-    rank, out = c.rank(x.real), c.out_shape()
-    axes = [d % rank for d in dim]
-    last, scale = axes[-1], _factor(c, _count(c, out, axes), normalization)
-    for axis in axes[:-1]:
-        x = _along(c, x, axis, True, 1.0)
-    size = out[last]
-    if not isinstance(size, int):
-        return _multiplied(c, Pair(_dynamic_to_real(c, x, last, size), None), scale).real
-    inner, outer = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
-    bins = size // 2 + 1
-    parts = [None if p is None else c.slice(_moved(c, p, last), rank - 1, 0, bins) for p in (x.real, x.imag)]
-    found = half_to_real(c.emit, parts[0], parts[1], size, inner)
-    return _multiplied(c, Pair(_moved(c, found, last, True), None), outer).real

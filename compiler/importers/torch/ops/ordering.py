@@ -14,7 +14,7 @@ from ..._top_k import place_in_lines
 from .._context import Context, Expr
 from .._dtypes import is_float
 from .._registry import NotConvertible, converts
-from .reduce import first_of_axis
+from .reduce import ordered
 
 OP = relax.op
 
@@ -127,7 +127,7 @@ def logcumsumexp(c: Context, x: Expr, dim: int) -> Expr:
 
 
 def sorted_lines(c: Context, x: Expr, axis: int) -> tuple[Expr, Expr]:
-    values, order = first_of_axis(c, x, axis, c.shape(x)[axis], largest=False)
+    values, order = ordered(c, x, axis, c.shape(x)[axis], largest=False)
     return values, order
 
 

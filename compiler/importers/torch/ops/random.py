@@ -11,10 +11,10 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from .._context import Context, Expr, as_dim
-from .._drawn import most_of
+from .._drawn import largest_drawn
 from .._registry import NotConvertible, converts
 from .elementwise import converted
-from .reduce import first_of_axis
+from .reduce import ordered
 
 __all__ = ["noise", "thinned"]
 
@@ -114,7 +114,7 @@ def randint_like(c: Context, x: Expr, high: Any, low: Any = 0, dtype: Any = None
 
 @converts("aten.random.default", "aten.random.to")
 def random(c: Context, x: Expr, to: Any = None) -> Expr:
-    return _whole(c, 0, most_of(c.result.dtype) + 1 if to is None else to)
+    return _whole(c, 0, largest_drawn(c.result.dtype) + 1 if to is None else to)
 
 
 def _whole(c: Context, low: Any, high: Any) -> Expr:
@@ -143,7 +143,7 @@ def randperm(c: Context, n: Any, dtype: Any = None) -> Expr:
     """The order of as many keys of 64 bits."""
     shape = c.out_shape()
     keys = noise(c, "bits", shape, "uint64")
-    return c.cast(first_of_axis(c, keys, 0, shape[0], largest=False)[1], c.out_dtype())
+    return c.cast(ordered(c, keys, 0, shape[0], largest=False)[1], c.out_dtype())
 
 
 # ---- coins and choices -----------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def multinomial(c: Context, x: Expr, num_samples: Any, replacement: bool = False
     weights, rank = c.cast(x, "float64"), c.rank(x)
     if not replacement:  # the first of as many clocks that ring at these rates
         times = _waiting(c, _uniform(c, c.shape(x)))
-        return first_of_axis(c, c.emit(OP.divide(weights, times)), rank - 1, as_dim(num_samples), largest=True)[1]
+        return ordered(c, c.emit(OP.divide(weights, times)), rank - 1, as_dim(num_samples), largest=True)[1]
     sums = c.emit(OP.cumsum(weights, rank - 1))
     classes, shape = c.shape(x)[-1], c.out_shape()
     whole = c.slice(sums, rank - 1, classes - 1, 1)

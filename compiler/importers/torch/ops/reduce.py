@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax
 
 from ..._positions import position_of_extreme
-from ..._top_k import first_of_lines
+from ..._top_k import first_of_axis
 from .._context import Context, Expr
 from .._dtypes import is_float
 from .._registry import NotConvertible, converts
@@ -184,14 +184,13 @@ def _running(c: Context, x: Expr, dim: int, function: Callable[..., Any]) -> Exp
 def topk(c: Context, x: Expr, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> list[Expr]:
     if c.rank(x) == 0:
         return [x, c.const(0, "int64")]
-    return first_of_axis(c, x, dim % c.rank(x), k, largest)
+    return ordered(c, x, dim % c.rank(x), k, largest)
 
 
-def first_of_axis(c: Context, x: Expr, axis: int, k: Any, largest: bool) -> list[Expr]:
-    """(values, positions) of the first k elements of each line in order; ties by position, NaN above everything."""
+def ordered(c: Context, x: Expr, axis: int, k: Any, largest: bool) -> list[Expr]:
+    """[values, positions] of the first k elements of each line in order; ties by position, NaN above everything."""
     assert c.node is not None
-    both = c.emit(first_of_lines(x, axis, k, largest=largest, name=c.node.name))
-    return [c.emit(relax.TupleGetItem(both, i)) for i in range(2)]
+    return first_of_axis(c.emit, x, axis, k, largest=largest, name=c.node.name)
 
 
 @converts("aten.argsort.default", "aten.argsort.stable")
@@ -206,7 +205,7 @@ def sort(c: Context, x: Expr, dim: int = -1, descending: bool = False, stable: A
     if c.rank(x) == 0:
         return [x, c.const(0, "int64")]
     axis = dim % c.rank(x)
-    return first_of_axis(c, x, axis, c.shape(x)[axis], descending)
+    return ordered(c, x, axis, c.shape(x)[axis], descending)
 
 
 @converts("aten.linalg_vector_norm.default")

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 from ..._imperative import imperative, variable
 from .._context import Context, Expr
 from .._registry import NotConvertible, converts
-from .reduce import first_of_axis
+from .reduce import ordered
 
 OP = relax.op
 
@@ -45,7 +45,7 @@ def _suppressed(c: Context, boxes: Expr, scores: Expr, classes: Expr | None, thr
     dtype = c.dtype(boxes)
     if dtype not in ("float32", "float64"):
         raise NotConvertible(f"boxes of {dtype}")
-    _, order = first_of_axis(c, scores, 0, c.shape(scores)[0], largest=True)
+    _, order = ordered(c, scores, 0, c.shape(scores)[0], largest=True)
 
     def build(box: Any, sequence: Any, *kind: Any) -> Any:
         def write(corner: Any, ranked: Any, *rest: Any) -> None:
