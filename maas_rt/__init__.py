@@ -35,28 +35,8 @@ from maas_rt._version import __version__
 
 if TYPE_CHECKING:
     from maas_rt._model import CancelToken, Model, Session, State, load
-    from maas_rt._onnxruntime import (  # noqa: F401
-        ExecutionMode,
-        GraphOptimizationLevel,
-        InferenceSession,
-        IOBinding,
-        ModelMetadata,
-        NodeArg,
-        OrtValue,
-        RunOptions,
-        SessionOptions,
-        disable_telemetry_events,
-        enable_telemetry_events,
-        get_all_providers,
-        get_available_providers,
-        get_build_info,
-        get_device,
-        get_version_string,
-        preload_dlls,
-        set_default_logger_severity,
-        set_default_logger_verbosity,
-        set_seed,
-    )
+    from maas_rt._onnxruntime import *  # noqa: F403
+    from maas_rt._onnxruntime_values import OrtValue  # noqa: F401
 
 __all__ = [
     "CancelToken",

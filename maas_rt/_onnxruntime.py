@@ -30,29 +30,6 @@ from maas_rt._model import CancelToken, Model, TensorInfo, load
 from maas_rt._onnxruntime_values import OrtValue, check_device, check_value, over, type_name
 from maas_rt._strings import decode_strings, encode_strings
 
-__all__ = [
-    "ExecutionMode",
-    "GraphOptimizationLevel",
-    "IOBinding",
-    "InferenceSession",
-    "ModelMetadata",
-    "NodeArg",
-    "OrtValue",
-    "RunOptions",
-    "SessionOptions",
-    "disable_telemetry_events",
-    "enable_telemetry_events",
-    "get_all_providers",
-    "get_available_providers",
-    "get_build_info",
-    "get_device",
-    "get_version_string",
-    "preload_dlls",
-    "set_default_logger_severity",
-    "set_default_logger_verbosity",
-    "set_seed",
-]
-
 _PROVIDER = "CPUExecutionProvider"
 _ONNX_BEGIN = b"\x08"  # of an .onnx file: its first field, the version of its form
 

@@ -286,7 +286,7 @@ class _Selected:
             raise RefusedPickleError(f"{file.name} has no {missing[:80]}, though the index says so")
         self.name = file.name
         self.tree: dict[Any, Any] = {name: file.tree[name] for name in names}
-        self.again = file.again
+        self.read_by_library = file.read_by_library
 
 
 def _deepspeed(folder: Path, names: Sequence[str]) -> Contents | None:

@@ -1,6 +1,6 @@
 """Weights from what training left behind, without running anything that a file carries: docs/checkpoints.md lists what is read.
 
-Two readers must agree on every tensor that is used: this project's, and that of the library which wrote the file (`Contents.again`).
+Two readers must agree on every tensor that is used: this project's, and that of the library which wrote the file (`Contents.read_by_library`).
 """
 
 from __future__ import annotations

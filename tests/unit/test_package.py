@@ -124,3 +124,15 @@ def test_the_header_in_the_package_is_the_librarys() -> None:
     assert importlib.util.find_spec("maas_rt._native") is not None
     package = Path(maas_rt.__file__).parent
     assert (package / "include/maas_rt.h").read_text() == (ROOT / "csrc/include/maas_rt.h").read_text()
+
+
+def test_the_names_of_onnxruntime_are_those_that_its_module_defines() -> None:
+    from maas_rt import _onnxruntime
+
+    defined = {
+        name
+        for name, value in vars(_onnxruntime).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == _onnxruntime.__name__
+    }
+    assert defined | {"OrtValue"} == maas_rt._ONNXRUNTIME
+    assert all(hasattr(maas_rt, name) for name in maas_rt._ONNXRUNTIME)

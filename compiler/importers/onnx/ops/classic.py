@@ -25,7 +25,7 @@ from .._values import is_float, numpy_dtype
 from ._loops import imperative, variable
 from ._scores import DOMAIN, Labels, first_largest, rows_of, transformed, wanted
 from ._te import elementwise, imm, is_nan
-from .strings import _equal as equal_strings
+from .strings import equal_strings
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ from .._exprs import constant, dims_of, dtype_of, shape_expr
 from .._node import Node
 from .._registry import op
 from ._te import elementwise, imm, lowest
-from .reduce import _sum, reduce_te
+from .reduce import reduce_te, summed
 
 
 def _half(dtype: str) -> bool:
@@ -246,7 +246,7 @@ def lp_normalization(n: Node) -> Any:
     if p not in (1, 2):
         raise n.broken(f"has p = {p}")
     powers = elementwise(n, lambda v: tirx.abs(v) if p == 1 else v * v, x)
-    total = _sum(n, powers, [axis], True)
+    total = summed(n, powers, [axis], True)
     zero = imm(0, dtype)
 
     def element(v: Any, s: Any) -> Any:

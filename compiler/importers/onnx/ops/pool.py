@@ -14,7 +14,7 @@ from .._registry import op
 from .._values import is_float
 from ._te import elementwise, imm, is_nan, lowest
 from .nn import window_attrs, window_pads
-from .reduce import _sum
+from .reduce import summed
 
 
 def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[Dim], list[Dim]]:
@@ -242,5 +242,5 @@ def global_lp_pool(n: Node) -> Any:
     dtype = n.dtype(0)
     wide = "float64" if dtype == "float64" else "float32"
     powers = elementwise(n, lambda v: _power(tirx.abs(tirx.Cast(wide, v)), p, wide), n.x(0))
-    total = _sum(n, powers, list(range(2, n.rank(0))), True)
+    total = summed(n, powers, list(range(2, n.rank(0))), True)
     return elementwise(n, lambda v: tirx.Cast(dtype, _root(v, p, wide)), total)

@@ -78,7 +78,7 @@ def _may_be_empty(n: Node, d: Dim) -> bool:
     return any(v.name in n.math.derived for v in tirx.analysis.undefined_vars(d))
 
 
-def _sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+def summed(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
     dtype = dtype_of(x)
     if not axes:
         return x
@@ -137,7 +137,7 @@ def _runtime_axes(n: Node, function: Callable[[Node, Any, list[int], bool], Any]
 
 
 def _reduce_sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
-    return _sum(n, x, axes, keepdims)
+    return summed(n, x, axes, keepdims)
 
 
 def _reduce_mean(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
@@ -152,7 +152,7 @@ def _reduce_mean(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
     if not isinstance(count, int):
         raise n.refuse(f"on {dtype} with a dynamic extent")
     wide = "float32" if dtype in ("float16", "bfloat16") else dtype
-    total = _sum(n, n.cast(x, wide), axes, keepdims)
+    total = summed(n, n.cast(x, wide), axes, keepdims)
     return n.cast(n.emit(relax.op.divide(total, n.scalar_const(count, wide))), dtype)
 
 
@@ -206,19 +206,19 @@ def _absolute(n: Node, x: Any) -> Any:
 
 
 def _reduce_l1(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
-    return _sum(n, _absolute(n, x), axes, keepdims)
+    return summed(n, _absolute(n, x), axes, keepdims)
 
 
 def _reduce_l2(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
     dtype = dtype_of(x)
-    total = _sum(n, _square(n, x), axes, keepdims)
+    total = summed(n, _square(n, x), axes, keepdims)
     if not is_float(dtype):
         return elementwise(n, lambda v: tirx.Cast(dtype, tirx.sqrt(tirx.Cast("float64", v))), total)
     return relax.op.sqrt(total)
 
 
 def _reduce_log_sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
-    total = _sum(n, x, axes, keepdims)
+    total = summed(n, x, axes, keepdims)
     return elementwise(n, lambda v: tirx.log(v), total)
 
 
@@ -236,7 +236,7 @@ def _reduce_log_sum_exp(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any
         n, lambda v: tirx.Select(tirx.any(v == lowest(kind), v == highest(kind)), imm(0, kind), v), top, name="finite"
     )
     shifted = elementwise(n, lambda v, t: tirx.exp(v - t), wide, top, name="exp_shifted")
-    total = _sum(n, shifted, axes, True)
+    total = summed(n, shifted, axes, True)
     out = elementwise(n, lambda s, t: tirx.log(s) + t, total, top, name="log_sum")
     if not keepdims:
         out = n.reshape(out, [d for i, d in enumerate(dims_of(x)) if i not in axes])
@@ -244,7 +244,7 @@ def _reduce_log_sum_exp(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any
 
 
 def _reduce_sum_square(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
-    return _sum(n, _square(n, x), axes, keepdims)
+    return summed(n, _square(n, x), axes, keepdims)
 
 
 for _name, _versions, _function in (

@@ -36,7 +36,7 @@ def _at(x: Any, index: Sequence[Any], dims: Sequence[Dim], k: Any, width: Any) -
     return tirx.Select(k < width, x(*place, tirx.max(tirx.min(k, width - 1), 0)), _byte(0))
 
 
-def _equal(n: Node, a: Any, b: Any) -> Any:
+def equal_strings(n: Node, a: Any, b: Any) -> Any:
     """Whether two tensors of strings are equal, element by element, broadcast: bool."""
     dims = n.math.broadcast(dims_of(a)[:-1], dims_of(b)[:-1])
     dims_a, dims_b = dims_of(a)[:-1], dims_of(b)[:-1]
@@ -57,7 +57,7 @@ def _equal(n: Node, a: Any, b: Any) -> Any:
 
 @string_op("Equal")
 def equal(n: Node) -> Any:
-    return _equal(n, bytes_of(n.value(0)), bytes_of(n.value(1)))
+    return equal_strings(n, bytes_of(n.value(0)), bytes_of(n.value(1)))
 
 
 @string_op("Concat")
@@ -135,7 +135,7 @@ def string_normalizer(n: Node) -> Any:
         words = n.reshape(constant(encode_strings(stop)), [1, len(stop), encode_strings(stop).shape[-1]])
         compared = x if sensitive else _cased(n, x, "LOWER", ascii)
         each = n.reshape(compared, [dims_of(x)[0], 1, width_of(x)])
-        x = _kept(n, x, n.emit(relax.op.max(n.cast(_equal(n, each, words), "int32"), axis=[1])))
+        x = _kept(n, x, n.emit(relax.op.max(n.cast(equal_strings(n, each, words), "int32"), axis=[1])))
     if change != "NONE":
         x = _cased(n, x, change, ascii)
     if value.rank == 2:
@@ -425,7 +425,7 @@ def places_of(n: Node, value: Value, keys: Sequence[str]) -> Any:
         return n.broadcast_to(n.scalar_const(0, "int64"), value.shape)
     codes = encode_strings(list(keys))
     each = n.reshape(bytes_of(value), [*value.shape, 1, width_of(bytes_of(value))])
-    hits = n.cast(_equal(n, each, constant(codes)), "int32")
+    hits = n.cast(equal_strings(n, each, constant(codes)), "int32")
     found = n.emit(relax.op.argmax(hits, axis=-1))
     missing = n.emit(relax.op.equal(relax.op.max(hits, axis=[-1]), n.scalar_const(0, "int32")))
     return n.emit(relax.op.where(missing, n.scalar_const(len(keys), "int64"), found))
