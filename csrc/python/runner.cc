@@ -2,15 +2,14 @@
 // a small model costs less than pybind11's dispatch.
 //
 // Sessions are taken from and given back to the runner's pool while the GIL is held, so the pool needs no lock.
-#include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
-#include <ctime>
-#include <new>
 
+#include "few.h"
+#include "outputs.h"
 #include "program.h"
 #include "released.h"
+#include "run_options.h"
 // After Python.h, which it lacks.
 #include <structmember.h>
 
@@ -36,40 +35,6 @@ struct RunnerState {
 struct Runner {
   PyObject_HEAD vectorcallfunc vectorcall;
   RunnerState* state;
-};
-
-// How a run differs from a plain one.
-struct RunArgs {
-  int entry = 0;
-  PyObject* out = nullptr;  // dict: output name -> buffer
-  int64_t deadline_ns = 0;
-  mrt_cancel* cancel = nullptr;
-  mrt_state* state = nullptr;
-  bool seeded = false;
-  uint64_t seed = 0;
-};
-
-// n elements on the stack, or on the heap where a model has very many inputs.
-template <typename T, size_t N>
-class Few {
- public:
-  explicit Few(size_t n)
-      : data_(n <= N ? reinterpret_cast<T*>(local_) : static_cast<T*>(operator new(n * sizeof(T)))), n_(n) {
-    for (size_t i = 0; i < n_; ++i) new (data_ + i) T();
-  }
-  ~Few() {
-    for (size_t i = 0; i < n_; ++i) data_[i].~T();
-    if (reinterpret_cast<T*>(local_) != data_) operator delete(data_);
-  }
-  Few(const Few&) = delete;
-  Few& operator=(const Few&) = delete;
-  T& operator[](size_t i) { return data_[i]; }
-  T* data() { return data_; }
-
- private:
-  alignas(T) unsigned char local_[N * sizeof(T)];
-  T* data_;
-  size_t n_;
 };
 
 // A session of the runner's, given back (or kept, if it is the only one) when the run is over.
@@ -109,156 +74,6 @@ class Lease {
   mrt_session* session_ = nullptr;
 };
 
-std::string names_of(const std::vector<ValueSpec>& values) {
-  std::string names;
-  for (const ValueSpec& value : values) names += (names.empty() ? "" : ", ") + value.text;
-  return names.empty() ? "none" : names;
-}
-
-// Where one output of a run goes.
-struct Output {
-  py::object array;    // the result, and what the caller gets
-  py::object copy_to;  // the caller's buffer, if the result must be copied into it
-  bool given = false;  // array is the caller's buffer
-  ArrayView view;
-};
-
-bool check_buffer(const ValueSpec& spec, const mrt_tensor& tensor) {
-  if (!same(tensor.dtype, spec.dtype)) {
-    set_invalid("the buffer for output '%s' has dtype %s and must have %s", spec.text.c_str(),
-                dtype_name(tensor.dtype).c_str(), dtype_name(spec.dtype).c_str());
-    return false;
-  }
-  bool fits = tensor.ndim == static_cast<int>(spec.shape.size());
-  for (int i = 0; fits && i < tensor.ndim; ++i) fits = spec.shape[i] < 0 || spec.shape[i] == tensor.shape[i];
-  if (!fits) {
-    set_invalid("the buffer for output '%s' has shape %s and must have %S", spec.text.c_str(),
-                shape_text(tensor.ndim, tensor.shape).c_str(), PyTuple_GetItem(spec.info.ptr(), 2));
-  }
-  return fits;
-}
-
-// A new array that the result is written into, of a shape that is known.
-bool write_into_new(const ValueSpec& spec, int ndim, const py::ssize_t* shape, Output* output, mrt_tensor* tensor) {
-  tensor->bytes = dense_bytes(spec.dtype, ndim, shape);
-  output->array = py::reinterpret_steal<py::object>(new_array(spec.descr, ndim, shape, tensor->bytes));
-  if (!output->array) return false;
-  const auto* array = py::detail::array_proxy(output->array.ptr());
-  tensor->data = array->data;
-  tensor->dtype = spec.dtype;
-  tensor->ndim = ndim;
-  tensor->shape = array->dimensions;
-  return true;
-}
-
-// Whether elements of an array with these strides may lie in one place: those of a step along one dimension reach no
-// further than a step along the next longer one.
-bool may_overlap(const py::detail::PyArray_Proxy& array, py::ssize_t item) {
-  py::ssize_t reach = item;
-  Few<int, 8> order(static_cast<size_t>(array.nd));
-  for (int i = 0; i < array.nd; ++i) order[i] = i;
-  std::sort(order.data(), order.data() + array.nd,
-            [&](int a, int b) { return std::abs(array.strides[a]) < std::abs(array.strides[b]); });
-  for (int i = 0; i < array.nd; ++i) {
-    const py::ssize_t extent = array.dimensions[order[i]], stride = std::abs(array.strides[order[i]]);
-    if (extent == 0) return false;
-    if (extent == 1) continue;
-    if (stride < reach) return true;
-    reach += (extent - 1) * stride;
-  }
-  return false;
-}
-
-// The same for a caller's buffer that the result is to be copied into.
-bool write_into_like(const ValueSpec& spec, Output* output, mrt_tensor* tensor) {
-  const auto* like = py::detail::array_proxy(output->copy_to.ptr());
-  try {
-    const py::object dtype = output->copy_to.attr("dtype");
-    if (!dtype.equal(spec.descr)) {
-      set_invalid("the buffer for output '%s' has dtype %S and must have %S", spec.text.c_str(), dtype.ptr(),
-                  spec.descr.ptr());
-      return false;
-    }
-    if (may_overlap(*like, dtype.attr("itemsize").cast<py::ssize_t>())) {
-      set_invalid("elements of the buffer for output '%s' lie in one place: give a buffer with a place for each",
-                  spec.text.c_str());
-      return false;
-    }
-  } catch (py::error_already_set& error) {
-    error.restore();
-    return false;
-  }
-  return write_into_new(spec, like->nd, like->dimensions, output, tensor) && check_buffer(spec, *tensor);
-}
-
-// Before the run: the caller's buffer, or a new array where the shape is known; else the session's memory.
-bool prepare_output(const ValueSpec& spec, PyObject* buffer, Output* output, mrt_tensor* tensor) {
-  std::memset(tensor, 0, sizeof(*tensor));
-  if (buffer) {
-    bool copy = false;
-    if (!output->view.view_writable(buffer, spec.text.c_str(), tensor, &copy)) return false;
-    if (!copy) {
-      if (!check_buffer(spec, *tensor)) return false;
-      output->array = py::reinterpret_borrow<py::object>(buffer);
-      output->given = true;
-      return true;
-    }
-    output->copy_to = py::reinterpret_borrow<py::object>(buffer);
-  }
-  if (!spec.descr) {
-    set_invalid("output '%s' has dtype %s, for which numpy needs the package ml_dtypes: install it", spec.text.c_str(),
-                dtype_name(spec.dtype).c_str());
-    return false;
-  }
-  if (output->copy_to) return write_into_like(spec, output, tensor);
-  return !spec.fixed || write_into_new(spec, static_cast<int>(spec.shape.size()), spec.shape.data(), output, tensor);
-}
-
-// Buffers that results are copied into share no memory with others; those that a run writes into are the library's to
-// check.
-bool check_apart(const EntrySpec& entry, const RunArgs& args, Output* outputs) {
-  try {
-    const size_t n = entry.outputs.size();
-    for (size_t i = 0; i < n; ++i) {
-      if (!outputs[i].copy_to) continue;
-      for (size_t j = 0; j < n; ++j) {
-        PyObject* other = i == j ? nullptr : PyDict_GetItemWithError(args.out, entry.outputs[j].name.ptr());
-        if (!other || !is_numpy(other)) continue;
-        if (!py::module_::import("numpy").attr("shares_memory")(outputs[i].copy_to, py::handle(other)).cast<bool>())
-          continue;
-        set_invalid("the buffers for outputs '%s' and '%s' share memory: give each its own",
-                    entry.outputs[std::min(i, j)].text.c_str(), entry.outputs[std::max(i, j)].text.c_str());
-        return false;
-      }
-    }
-  } catch (py::error_already_set& error) {
-    error.restore();
-    return false;
-  }
-  return true;
-}
-
-// After the run: a copy where the result lies in the session's memory, and the caller's buffers filled.
-bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, Output* output) {
-  if (output->given) return true;
-  if (!output->array) {
-    const size_t bytes = dense_bytes(spec.dtype, tensor.ndim, tensor.shape);
-    output->array = py::reinterpret_steal<py::object>(new_array(spec.descr, tensor.ndim, tensor.shape, bytes));
-    if (!output->array) return false;
-    if (bytes) std::memcpy(py::detail::array_proxy(output->array.ptr())->data, tensor.data, bytes);
-  }
-  if (output->copy_to) {
-    try {
-      py::module_::import("numpy").attr("copyto")(output->copy_to, output->array);
-    } catch (py::error_already_set& error) {
-      error.restore();
-      return false;
-    }
-    output->array = output->copy_to;
-  }
-  return true;
-}
-
 unsigned long g_main_thread = 0;         // the one on which Python runs signal handlers
 std::atomic<bool> g_exiting{false};      // the interpreter is about to end
 thread_local bool t_background = false;  // this thread is one of those that run_async starts runs on
@@ -273,8 +88,8 @@ mrt_poll_fn interruption() {
 
 // Runs on `inputs` (borrowed, in the entry's order). Returns a dict by name, or, for a call of a model with one output,
 // that output.
-PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, bool call) {
-  const EntrySpec& entry = state.program->entries()[static_cast<size_t>(args.entry)];
+PyObject* run(RunnerState& state, PyObject* const* inputs, const RunOptions& given, bool call) {
+  const EntrySpec& entry = state.program->entries()[static_cast<size_t>(given.entry)];
   const size_t n_in = entry.inputs.size(), n_out = entry.outputs.size();
   Few<ArrayView, 4> views(n_in);
   Few<mrt_tensor, 4> in(n_in);
@@ -284,21 +99,21 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, 
   Few<Output, 4> outputs(n_out);
   Few<mrt_tensor, 4> out(n_out);
   for (size_t i = 0; i < n_out; ++i) {
-    PyObject* buffer = args.out ? PyDict_GetItemWithError(args.out, entry.outputs[i].name.ptr()) : nullptr;
-    if (!buffer && args.out && PyErr_Occurred()) return nullptr;
+    PyObject* buffer = given.out ? PyDict_GetItemWithError(given.out, entry.outputs[i].name.ptr()) : nullptr;
+    if (!buffer && given.out && PyErr_Occurred()) return nullptr;
     if (!prepare_output(entry.outputs[i], buffer, &outputs[i], &out[i])) return nullptr;
   }
-  if (args.out && !check_apart(entry, args, outputs.data())) return nullptr;
+  if (given.out && !check_apart(entry, given.out, outputs.data())) return nullptr;
   Lease lease(state);
   if (!lease.session()) return nullptr;
   mrt_run_options options{};
   options.struct_size = sizeof(options);
-  options.entry = args.entry;
-  options.deadline_ns = args.deadline_ns;
-  options.cancel = args.cancel;
-  options.state = args.state;
-  options.seeded = args.seeded;
-  options.seed = args.seed;
+  options.entry = given.entry;
+  options.deadline_ns = given.deadline_ns;
+  options.cancel = given.cancel;
+  options.state = given.state;
+  options.seeded = given.seeded;
+  options.seed = given.seed;
   options.exact_outputs = 1;
   Released released;
   options.poll = interruption();
@@ -307,7 +122,7 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunArgs& args, 
   released.end();
   if (status != MRT_OK) {
     if (PyErr_Occurred()) return nullptr;  // of a signal's handler
-    if (!args.state && std::strstr(mrt_last_error(), "mrt_state_create")) {
+    if (!given.state && std::strstr(mrt_last_error(), "mrt_state_create")) {
       set_invalid(
           "the model keeps a state from run to run: make one with state = model.state() and give it to every "
           "run, as in model.run(inputs, state=state)");
@@ -368,7 +183,7 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* k
   if (!state) return nullptr;
   const EntrySpec& entry = state->program->entries()[0];
   const size_t n = entry.inputs.size(), given = static_cast<size_t>(PyVectorcall_NARGS(nargsf));
-  if (given == n && !kwnames) return run(*state, args, RunArgs{}, true);
+  if (given == n && !kwnames) return run(*state, args, RunOptions{}, true);
   if (given > n) {
     set_invalid("the model was called with %zd inputs and has %zd: %s", given, n, names_of(entry.inputs).c_str());
     return nullptr;
@@ -381,100 +196,7 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* k
       return nullptr;
     }
   }
-  return check_complete(entry, inputs.data()) ? run(*state, inputs.data(), RunArgs{}, true) : nullptr;
-}
-
-bool read_deadline(PyObject* value, int64_t* out) {
-  const double seconds = PyFloat_AsDouble(value);
-  if (PyErr_Occurred() || std::isnan(seconds)) {
-    PyErr_Clear();
-    set_invalid("deadline is %R and must be a number of seconds from now", value);
-    return false;
-  }
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  const double ns = seconds * 1e9;
-  const int64_t base = static_cast<int64_t>(now.tv_sec) * 1000000000 + now.tv_nsec;
-  if (ns > 4e18) {
-    *out = 0;  // over a century: none
-  } else {
-    *out = ns <= 0 ? 1 : base + static_cast<int64_t>(ns);
-  }
-  return true;
-}
-
-bool read_seed(PyObject* value, RunArgs* out) {
-  const auto number =
-      py::reinterpret_steal<py::object>(PyIndex_Check(value) && !PyBool_Check(value) ? PyNumber_Index(value) : nullptr);
-  if (number) out->seed = PyLong_AsUnsignedLongLong(number.ptr());
-  if (!number || PyErr_Occurred()) {
-    PyErr_Clear();
-    set_invalid("seed is %R and must be an integer from 0 to 2**64 - 1", value);
-    return false;
-  }
-  out->seeded = true;
-  return true;
-}
-
-bool read_option(RunnerState& state, PyObject* name, PyObject* value, RunArgs* out) {
-  if (PyUnicode_CompareWithASCIIString(name, "out") == 0) {
-    if (value != Py_None && !PyDict_Check(value)) {
-      set_invalid("out is a %s and must be a dict of buffers by output name", Py_TYPE(value)->tp_name);
-      return false;
-    }
-    out->out = value == Py_None ? nullptr : value;
-    return true;
-  }
-  const bool entry = PyUnicode_CompareWithASCIIString(name, "entry") == 0;
-  const bool deadline = PyUnicode_CompareWithASCIIString(name, "deadline") == 0;
-  const bool cancel = PyUnicode_CompareWithASCIIString(name, "cancel") == 0;
-  const bool model_state = PyUnicode_CompareWithASCIIString(name, "state") == 0;
-  const bool seed = PyUnicode_CompareWithASCIIString(name, "seed") == 0;
-  if (!(entry || deadline || cancel || model_state || seed)) {
-    set_invalid("run has no option %R; it has out, deadline, cancel, state, entry, seed", name);
-    return false;
-  }
-  if (value == Py_None) return true;
-  if (entry) {
-    out->entry = state.program->find_entry(value);
-    return out->entry >= 0;
-  }
-  if (deadline) return read_deadline(value, &out->deadline_ns);
-  if (seed) return read_seed(value, out);
-  if (cancel) {
-    if (!py::isinstance<CancelToken>(value)) {
-      set_invalid("cancel is a %s and must be a maas_rt.CancelToken", Py_TYPE(value)->tp_name);
-      return false;
-    }
-    out->cancel = py::handle(value).cast<CancelToken&>().handle();
-    return true;
-  }
-  if (!py::isinstance<State>(value)) {
-    set_invalid("state is a %s and must be a State, from the model's state()", Py_TYPE(value)->tp_name);
-    return false;
-  }
-  State& given = py::handle(value).cast<State&>();
-  if (&given.program() != state.program.get()) {
-    set_invalid("state belongs to another model: make one with this model's state()");
-    return false;
-  }
-  out->state = given.handle();
-  return true;
-}
-
-bool check_out_names(const EntrySpec& entry, PyObject* out) {
-  PyObject *key, *value;
-  for (Py_ssize_t at = 0; PyDict_Next(out, &at, &key, &value);) {
-    bool found = false;
-    for (const ValueSpec& spec : entry.outputs) {
-      found = found || key == spec.name.ptr() || PyObject_RichCompareBool(key, spec.name.ptr(), Py_EQ) == 1;
-    }
-    if (!found) {
-      set_invalid("the model has no output %R; its outputs are: %s", key, names_of(entry.outputs).c_str());
-      return false;
-    }
-  }
-  return true;
+  return check_complete(entry, inputs.data()) ? run(*state, inputs.data(), RunOptions{}, true) : nullptr;
 }
 
 // runner.run({name: array}, out=, deadline=, cancel=, state=, entry=, seed=)
@@ -487,10 +209,10 @@ PyObject* run_method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, Py
         "model itself");
     return nullptr;
   }
-  RunArgs options;
+  RunOptions options;
   const Py_ssize_t named = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
   for (Py_ssize_t i = 0; i < named; ++i) {
-    if (!read_option(*state, PyTuple_GET_ITEM(kwnames, i), args[nargs + i], &options)) return nullptr;
+    if (!read_option(*state->program, PyTuple_GET_ITEM(kwnames, i), args[nargs + i], &options)) return nullptr;
   }
   const EntrySpec& entry = state->program->entries()[static_cast<size_t>(options.entry)];
   if (options.out && !check_out_names(entry, options.out)) return nullptr;
