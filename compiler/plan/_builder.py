@@ -459,7 +459,10 @@ class PlanBuilder:
         for position in range(count):
             numbers.append(len(self.plan.symbols))
             self.plan.symbols.append(Symbol(f"{var.name}.{position}"))
-        self._block.steps.append(Step(StepKind.BIND, var.name, args=[Arg(ArgKind.VALUE, source)], binds=numbers))
+        step = Step(StepKind.BIND, var.name, args=[Arg(ArgKind.VALUE, source)], binds=numbers)
+        if var.name.startswith("assumed_"):  # an importer's check: the number is negative where it fails
+            step.attrs.append(Attr("assumed", text=var.name.removeprefix("assumed_").rpartition("_shape")[0]))
+        self._block.steps.append(step)
         return ShapeSlot(tuple(self.pool.symbol(number) for number in numbers))
 
     def _bounded(self, expr: int, name: str) -> int:

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "runtime/arguments.h"
+#include "runtime/attrs.h"
 #include "runtime/shapes.h"
 
 namespace mrt {
@@ -131,17 +132,16 @@ void RunValues::release(const StepInfo& step) {
 
 Status RunValues::bind(const plan::Step& step, uint32_t symbol, int64_t value) {
   const plan::Symbol& s = plan_.symbols[symbol];
-  if (value < 0 && s.name.rfind("assumed_", 0) == 0) {  // the compiler's name for a check, which a negative value fails
-    const std::string what = s.name.substr(8, s.name.rfind("_shape") - 8);
-    return fail(
-        MRT_ERROR_INVALID_ARGUMENT,
-        "the inputs break what this model was compiled to assume, '%s': give others, or compile it for the shapes that "
-        "it will get (--input-shape, input_shapes)",
-        what.c_str());
-  }
-  if (!symbol_allows(s, value))
+  if (!symbol_allows(s, value)) {
+    const char* assumed = nullptr;
+    if (StepAttrs(step).text("assumed", &assumed))
+      return fail(MRT_ERROR_INVALID_ARGUMENT,
+                  "the inputs break what this model was compiled to assume, '%s': give others, or compile it for the "
+                  "shapes that it will get (--input-shape, input_shapes)",
+                  assumed);
     return fail(MRT_ERROR_RUN, "step '%s' gives '%s' the value %lld, expected %s", step.name.c_str(), s.name.c_str(),
                 static_cast<long long>(value), symbol_range(s).c_str());
+  }
   layout_->bindings.symbols[symbol] = value;
   layout_->bindings.symbol_known[symbol] = 1;
   program_.exprs().evaluate_dependents(symbol, &layout_->bindings);

@@ -266,6 +266,24 @@ TEST(control, bound_of_a_size_is_checked) {
   CHECK_SAYS(mrt_last_error(), "gives 'k' the value 8, expected 0 to 6");
 }
 
+// What the compiler assumed of the inputs is a bind step that says so.
+TEST(control, a_broken_assumption_is_cited) {
+  PlanBuilder p = select_plan();
+  for (plan::Step& step : p.plan.blocks[0].steps) {
+    if (step.kind != StepKind::bind) continue;
+    step.attrs.emplace_back();
+    step.attrs.back().key = "assumed";
+    step.attrs.back().text = "few are positive";
+  }
+  Loaded l(p.file());
+  CHECK_OK(l.status);
+  float x[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+  const std::vector<int64_t> shape = {8};
+  std::vector<mrt_tensor> out(4);
+  CHECK_EQ(run(l, {tensor(x, shape)}, &out), MRT_ERROR_INVALID_ARGUMENT);
+  CHECK_SAYS(mrt_last_error(), "compiled to assume, 'few are positive': give others");
+}
+
 // A symbol that a step binds only in the branch that ran: the other branch leaves no value, which is an error, not what
 // the last run left.
 TEST(control, unbound_symbol_is_an_error) {

@@ -229,7 +229,7 @@ class Emitter(ABC):
 
     def check(self, condition: Callable[..., Any], *args: Any, place: str) -> None:
         """Every run refuses inputs for which condition(args as te sees them) is false: a negative extent, which no run binds. The
-        runtime knows such a check by its name, and cites the rest of it (csrc/runtime/executor.cc)."""
+        plan's builder knows such a check by its name, and gives the rest of it to the runtime, which cites it."""
 
         def body(*given: Any) -> Any:
             one, never = tirx.IntImm("int64", 1), tirx.IntImm("int64", -1)
