@@ -58,8 +58,7 @@ const char* section_name(SectionKind kind) {
   return "unknown";
 }
 
-// ---- FileBytes
-// -------------------------------------------------------------------------------------------------------
+// ---- FileBytes ----
 
 FileBytes::~FileBytes() {
   if (kind_ == Kind::mapped) munmap(const_cast<uint8_t*>(data_), size_);
@@ -158,8 +157,7 @@ Status FileBytes::check_stamp(int fd, const char* name) const {
               name, static_cast<long long>(stamp_.size), static_cast<long long>(now.size));
 }
 
-// ---- Container
-// -------------------------------------------------------------------------------------------------------
+// ---- Container ----
 
 Status Container::damaged(const char* what) const {
   return fail(MRT_ERROR_FORMAT,

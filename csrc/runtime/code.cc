@@ -24,8 +24,7 @@
 namespace mrt {
 namespace {
 
-// ---- what generated functions call
-// -----------------------------------------------------------------------------------
+// ---- what generated functions call ----
 
 thread_local int32_t t_threads = 1, t_pieces = 1;
 thread_local Watch* t_watch = nullptr;
@@ -147,8 +146,7 @@ void set_raised(const char* kind, const char** parts, int32_t count) {
   t_error[used] = '\0';
 }
 
-// ---- loading
-// ---------------------------------------------------------------------------------------------------------
+// ---- loading ----
 
 // glibc takes two libraries of the same path for one, and descriptors' numbers recur: so each load spells the path of
 // its descriptor differently, by "./" and "/" between two parts.

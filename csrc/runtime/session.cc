@@ -93,8 +93,7 @@ Session::~Session() {
   program_->release();
 }
 
-// ---- shapes
-// ------------------------------------------------------------------------------------------------------------
+// ---- shapes ----
 
 Status Session::run(const RunRequest& r) {
   const EntryInfo& info = program_->entries()[r.entry];
@@ -244,8 +243,7 @@ Status Session::check_dims(const RunRequest& r) const {
   return Status();
 }
 
-// ---- layouts
-// -----------------------------------------------------------------------------------------------------------
+// ---- layouts ----
 
 Status Session::find_layout(uint32_t entry) {
   for (const std::unique_ptr<Layout>& l : layouts_) {
@@ -281,8 +279,7 @@ Status Session::reserve_memory() {
   return Status();
 }
 
-// ---- inputs, outputs, states
-// ---------------------------------------------------------------------------------------------
+// ---- inputs, outputs, states ----
 
 Status Session::place_inputs(const RunRequest& r) {
   const EntryInfo& info = program_->entries()[r.entry];

@@ -21,8 +21,7 @@ using plan::ExprOp;
 using plan::StepKind;
 using plan::Storage;
 
-// ---- counting allocations
-// ----------------------------------------------------------------------------------------------
+// ---- counting allocations ----
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define MRT_COUNTS_ALLOCATIONS 0
