@@ -131,8 +131,9 @@ def hold(
                 other, each.spec(), f"it has to equal dimension {each.axis} of input '{each.input}', asked to be {each}"
             )
         low, high = spec.min if each.low is None else each.low, spec.max if each.high is None else each.high
-        if low < (0 if empty and spec.min == 1 else spec.min) or (
-            spec.max is not None and (high is None or high > spec.max)
+        least = -(-low // spec.multiple) * spec.multiple  # what is no multiple is refused by the run
+        if least < (0 if empty and spec.min == 1 else spec.min) or (
+            spec.max is not None and (high is None or high // spec.multiple * spec.multiple > spec.max)
         ):
             raise _narrowed(each, spec, cause(each, name))
         if name:

@@ -17,7 +17,18 @@ from ._philox import SHARED_SEED
 
 Array = npt.NDArray[Any]
 
-__all__ = ["SEED", "SHARED_NOISE", "VOLUME", "Apart", "Array", "ImportedModel", "Source", "StateSpec", "SymbolSpec"]
+__all__ = [
+    "SEED",
+    "SHARED_NOISE",
+    "VOLUME",
+    "Apart",
+    "Array",
+    "Condition",
+    "ImportedModel",
+    "Source",
+    "StateSpec",
+    "SymbolSpec",
+]
 
 SEED = "seed"  # the parameter of main that holds the run's seed, and main's attribute that says which parameter it is
 VOLUME = "_volume"  # in the name of a match_cast that compares the volumes of what is reshaped and of its new shape
@@ -52,6 +63,15 @@ class StateSpec:
 
     name: str
     initial: Array
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the model needs of its sizes beyond their bounds: `holds` is a TIR truth over the symbols that the inputs' shapes give,
+    `text` tells why, and what to do for other sizes, in a clause."""
+
+    holds: Any
+    text: str
 
 
 @runtime_checkable
@@ -136,6 +156,9 @@ class ImportedModel:
     sizes: dict[str, Any] = field(
         default_factory=dict
     )  # symbol -> the extent (of others, it may be) that verification draws
+    conditions: list[Condition] = field(
+        default_factory=list
+    )  # sizes for which one does not hold are refused by the run
 
     @property
     def draws(self) -> bool:

@@ -112,6 +112,7 @@ class PlanBuilder:
         bind_input_symbols(function.params, model.symbols, plan, self.pool, self._checks)
         dims = [dim for param in function.params for dim in param.ty.shape.values]
         self._of_inputs = {symbol.name for dim in dims for symbol in undefined_vars(dim)}
+        self._conditions({var.name: var for dim in dims for var in undefined_vars(dim)})
         inputs = [self._parameter(param, name) for param, name in zip(function.params, model.input_names)]
         states = [
             self._state(param, spec, index)
@@ -133,6 +134,18 @@ class PlanBuilder:
         plan.entries.append(Entry("main", inputs, outputs, 0, numbers, list(numbers), self._checks))
         plan.exprs = self.pool.exprs
         return plan
+
+    def _conditions(self, variables: Mapping[str, tirx.Var]) -> None:
+        """Checks that every run makes of its sizes before it begins."""
+        for condition in self.model.conditions:
+            for var in undefined_vars(condition.holds):
+                if not self.pool.knows(var):  # a pass gave main others of the same names
+                    self.pool.bind(var, self.pool.lower(variables[var.name]))
+            truth = self.pool.lower(condition.holds)
+            if self.pool.constant_value(truth) == 0:
+                raise CompileError(f"no sizes are left for the model: {condition.text}")
+            if self.pool.constant_value(truth) is None:
+                self._checks.append(Check(truth, self.pool.const(1), condition.text))
 
     def _parameter(self, param: relax.Var, name: str) -> int:
         index = self._value(name, param.ty, Storage.INPUT)

@@ -156,7 +156,8 @@ def _at_asked_minimum(
 ) -> Iterator[tuple[dict[str, Array], Difference]]:
     """As `differences`, where every extent has the least value that the caller asked for. What torch itself refuses there cannot be
     kept; of other frameworks' runtimes a refusal of so small a tensor is no evidence."""
-    inputs = drawn_inputs(model, options, bindings(model.symbols)[0] | model.asked, 0)
+    least = {name: model.symbols[name].nearest(size) for name, size in model.asked.items()}
+    inputs = drawn_inputs(model, options, bindings(model.symbols)[0] | least, 0)
     sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
     decisive = model.provenance.get("framework") == "torch"
     asked = f"the smallest sizes that were asked for ({sizes}) are none that"

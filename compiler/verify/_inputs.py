@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -21,6 +22,7 @@ __all__ = ["bindings", "drawn_inputs", "given_inputs", "in_memory", "sample_inpu
 _USUAL_SIZES = (64, 256, 32, 16, 512, 128, 1024, 4096, 16_000)  # images, sequences, sound
 _MAX_DRAWN = 1 << 23  # elements of one run's inputs at a usual size
 _SMALL_SIZES = (8, 6, 4, 3, 2, 5, 7)
+_STEPS = 9  # by so many are drawn extents moved to meet a model's conditions
 
 
 def sample_inputs(
@@ -66,6 +68,7 @@ def drawn_inputs(
     for name, extent in model.sizes.items():
         if name in binding:
             binding[name] = model.symbols[name].nearest(evaluated(extent, lambda other: binding.get(other, 2)))
+    binding = _fitted(model, binding)
     ranges = model.source.input_ranges()
     text = f"{options.seed}/{number}/{sorted(binding.items())}"
     rng = np.random.default_rng(zlib.crc32(text.encode()))
@@ -73,6 +76,17 @@ def drawn_inputs(
         name: _draw(rng, _shape(param, binding), str(param.ty.dtype), ranges.get(name), number)
         for name, param in zip(model.input_names, model.mod["main"].params)
     }
+
+
+def _fitted(model: ImportedModel, binding: Mapping[str, int]) -> dict[str, int]:
+    """The nearest extents, none smaller, that meet the model's conditions; the same where none are found."""
+    names = sorted({var.name for condition in model.conditions for var in _symbols_of(condition.holds)})
+    steps = itertools.product(range(_STEPS if len(names) < 4 else 2), repeat=len(names))
+    for step in sorted(steps, key=sum):
+        moved = {name: model.symbols[name].nearest(binding[name] + by) for name, by in zip(names, step)}
+        if all(evaluated(each.holds, {**binding, **moved}.__getitem__) for each in model.conditions):
+            return {**binding, **moved}
+    return dict(binding)
 
 
 def given_inputs(model: ImportedModel, examples: Mapping[str, Array] | None) -> Mapping[str, Array] | None:

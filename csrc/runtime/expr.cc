@@ -174,8 +174,26 @@ void ExprTable::evaluate_dependents(uint32_t symbol, Bindings* b) const {
 
 bool ExprTable::depends(uint32_t e, const std::vector<uint8_t>& marked) const {
   for (size_t s = 0; s < marked.size(); ++s)
-    if (marked[s] && std::binary_search(dependents_[s].begin(), dependents_[s].end(), e)) return true;
+    if (marked[s] && depends_on(e, static_cast<uint32_t>(s))) return true;
   return false;
+}
+
+bool ExprTable::depends_on(uint32_t e, uint32_t symbol) const {
+  return std::binary_search(dependents_[symbol].begin(), dependents_[symbol].end(), e);
+}
+
+bool ExprTable::is_truth(uint32_t e) const {
+  switch (plan_->exprs[e].op) {
+    case ExprOp::eq:
+    case ExprOp::lt:
+    case ExprOp::le:
+    case ExprOp::logical_and:
+    case ExprOp::logical_or:
+    case ExprOp::logical_not:
+      return true;
+    default:
+      return false;
+  }
 }
 
 bool ExprTable::constant(uint32_t e, int64_t* value) const {

@@ -43,6 +43,10 @@ class ExprTable {
 
   // Whether expression e depends on a symbol that is marked.
   bool depends(uint32_t e, const std::vector<uint8_t>& marked_symbols) const;
+  // The same for one symbol.
+  bool depends_on(uint32_t e, uint32_t symbol) const;
+  // Whether e is a comparison, or joins some: 1 where it holds, else 0.
+  bool is_truth(uint32_t e) const;
   // If e is scale * symbol + offset with scale != 0.
   bool linear(uint32_t e, uint32_t* symbol, int64_t* scale, int64_t* offset) const;
   // e is constant.

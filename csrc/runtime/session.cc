@@ -201,10 +201,21 @@ Status Session::bind(const RunRequest& r) {
   for (const plan::Check& check : info.entry->checks) {
     const ExprValue &a = bindings_.exprs[check.lhs], &b = bindings_.exprs[check.rhs];
     if (a.known == Known::yes && b.known == Known::yes && a.value == b.value) continue;
+    if (program_->exprs().is_truth(check.lhs))
+      return fail(MRT_ERROR_SHAPE, "%s (here %s)", check.message.c_str(), sizes_text(check.lhs).c_str());
     return fail(MRT_ERROR_SHAPE, "the inputs' shapes do not fit together: %s (%s must equal %s)", check.message.c_str(),
                 program_->exprs().text(check.lhs).c_str(), program_->exprs().text(check.rhs).c_str());
   }
   return Status();
+}
+
+std::string Session::sizes_text(uint32_t expr) const {
+  std::string text;
+  const std::vector<plan::Symbol>& symbols = program_->plan().symbols;
+  for (uint32_t s = 0; s < symbols.size(); ++s)
+    if (bindings_.symbol_known[s] && program_->exprs().depends_on(expr, s))
+      text += (text.empty() ? "" : ", ") + symbols[s].name + " is " + std::to_string(bindings_.symbols[s]);
+  return text;
 }
 
 Status Session::bind_symbol(const ValueText& input, size_t dim, const InputDim& d, int64_t extent) {

@@ -63,6 +63,7 @@ class Session {
   Status select_layout(const RunRequest& request);
   Status bind(const RunRequest& request);
   Status bind_symbol(const ValueText& input, size_t dim, const InputDim& d, int64_t value);
+  std::string sizes_text(uint32_t expr) const;  // of the symbols that the expression has
   Status check_dims(const RunRequest& request) const;
   Status find_layout(uint32_t entry);
   Status reserve_memory();

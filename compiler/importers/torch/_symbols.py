@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import sympy
@@ -56,21 +57,29 @@ class Symbols:
         if not isinstance(expression, sympy.Symbol):
             self._meanings[expression] = value
 
+    def defines(self, symbol: Any) -> bool:
+        """Whether a torch symbol has a value so far."""
+        return str(symbol) in self._defined
+
+    def variable(self, symbol: Any) -> str:
+        """The name of the variable that a torch symbol is; "" where it is none, or an expression of others."""
+        return str(getattr(self._defined.get(str(symbol)), "name", ""))
+
     def new(self, symbol: Any) -> Any:
         """A variable of its own for the symbol, with the bounds that torch knows."""
-        low, high = self._bounds(symbol)
+        low, high = self.bounds(symbol)
         variable = self._variable(self._names.get(str(symbol), str(symbol)), SymbolSpec(low, high))
         self.define(symbol, variable)
         return variable
 
     def may_be_negative(self, symbol: Any) -> bool:
         """Whether a number that is read from data may be below zero: sizes never are."""
-        low = self._bounds(symbol)[0]
+        low = self.bounds(symbol)[0]
         return low < 0
 
     def new_signed(self, symbol: Any) -> tuple[Any, Any]:
         """Two variables p and n for a number that may be negative, which is p - n: TVM takes every variable to be at least 0."""
-        low, high = self._bounds(symbol)
+        low, high = self.bounds(symbol)
         name = self._names.get(str(symbol), str(symbol))
         above = self._variable(f"{name}_above", SymbolSpec(0, None if high is None else max(high, 0)))
         below = self._variable(f"{name}_below", SymbolSpec(0, None if low <= -(2**62) else -low))
@@ -107,7 +116,7 @@ class Symbols:
             a > 1
         ):  # all other sizes are multiples of the root too, and prove equal only in its terms; the plan solves for it
             return self.new(root) * a + b
-        low, high = self._bounds(root)
+        low, high = self.bounds(root)
         variable = self._variable(fallback, SymbolSpec(max(low + b, 0), None if high is None else high + b))
         self.define(root, variable - b)
         return variable
@@ -118,7 +127,7 @@ class Symbols:
 
     def has_second(self, size: Dim, why: str = "") -> None:
         """An operator reads a second element along a dimension of this size, or does what `why` says that asks for two. torch reports a
-        least size of 2 where it found that out as where it only assumed it (`_bounds`): this tells which."""
+        least size of 2 where it found that out as where it only assumed it (`bounds`): this tells which."""
         spec = self.specs.get(str(size.name)) if isinstance(size, tirx.Var) else None
         if spec is not None and spec.min == 1 and spec.max != 1:
             self.specs[str(size.name)] = replace(spec, min=2)
@@ -145,7 +154,8 @@ class Symbols:
         self.specs[name] = spec
         return tirx.Var(name, "int64")
 
-    def _bounds(self, symbol: Any) -> tuple[int, int | None]:
+    def bounds(self, symbol: Any) -> tuple[int, int | None]:
+        """The least and the largest value that torch knows of a symbol."""
         bounds = self._ranges.get(str(symbol))
         if bounds is None:  # torch keeps no bounds of a number that a nested graph reads from data
             return (-(2**63), None) if str(symbol).startswith("u") else (1, None)
@@ -165,10 +175,27 @@ class Symbols:
             return self._defined[str(expression)]
         if expression in self._meanings:
             return self._meanings[expression]
+        if _is_rounded_quotient(expression):
+            a, b = (self.convert(argument) for argument in expression.args[0].args)
+            return _ceildiv(a, b) if isinstance(expression, tf.CeilToInt) else _floordiv(a, b)
         handler = _HANDLERS.get(type(expression))
         if handler is None:
             raise NotConvertible(f"the size expression {expression}")
         return handler(*[self.convert(argument) for argument in expression.args])
+
+    def truth(self, relation: Any) -> Any:
+        """A relation of sizes as a TIR truth; what is no arithmetic of whole numbers is NotConvertible."""
+        if relation in (sympy.true, sympy.false):
+            return tirx.IntImm("bool", int(relation == sympy.true))
+        if isinstance(relation, sympy.Not):
+            return tirx.Not(self.truth(relation.args[0]))
+        if isinstance(relation, (sympy.And, sympy.Or)):
+            join = tirx.And if isinstance(relation, sympy.And) else tirx.Or
+            return reduce(join, [self.truth(argument) for argument in relation.args])
+        compare = _TRUTHS.get(type(relation))
+        if compare is None:
+            raise NotConvertible(f"the condition {relation}")
+        return compare(*[_as_expr(self.convert(side)) for side in _whole(relation)])
 
 
 def _finite(bound: Any) -> int | None:
@@ -199,6 +226,21 @@ def _power(base: Dim, exponent: Dim) -> Dim:
     return _product(*[base] * exponent)
 
 
+def _whole(relation: Any) -> list[Any]:
+    """Both sides of a relation, times what makes a quotient of sizes, and the number that it is compared with, whole."""
+    sides: list[Any] = list(relation.args)
+    for i, side in enumerate(sides):
+        if isinstance(side, tf.IntTrueDiv) and isinstance(side.args[1], sympy.Integer) and side.args[1] > 0:
+            sides[i], sides[1 - i] = side.args[0], sides[1 - i] * side.args[1]
+    for i, side in enumerate(sides):
+        if isinstance(side, sympy.Float):
+            exact = sympy.Rational(*float(side).as_integer_ratio())
+            if exact.q > 2**20:
+                raise NotConvertible(f"the number {side} beside sizes")
+            sides[i], sides[1 - i] = sympy.Integer(exact.p), sides[1 - i] * exact.q
+    return sides
+
+
 def _as_expr(value: Dim) -> Any:
     return tirx.IntImm("int64", value) if isinstance(value, int) else value
 
@@ -221,10 +263,32 @@ def _floordiv(a: Dim, b: Dim) -> Dim:
     return tirx.floordiv(_as_expr(a), _as_expr(b))
 
 
+def _is_rounded_quotient(expression: Any) -> bool:
+    """math.ceil(n / 2) and its like: whole numbers, although torch divides in floating point."""
+    if not isinstance(expression, (tf.CeilToInt, tf.FloorToInt, tf.TruncToInt)):
+        return False
+    quotient = expression.args[0]
+    if not isinstance(quotient, tf.IntTrueDiv) or not quotient.args[1].is_positive:
+        return False
+    return not isinstance(expression, tf.TruncToInt) or bool(quotient.args[0].is_nonnegative)
+
+
+def _ceildiv(a: Dim, b: Dim) -> Dim:
+    return -tirx.floordiv(-_as_expr(a), _as_expr(b))
+
+
 def _floormod(a: Dim, b: Dim) -> Dim:
     return tirx.floormod(_as_expr(a), _as_expr(b))
 
 
+_TRUTHS: dict[type, Any] = {
+    sympy.Eq: tirx.EQ,
+    sympy.Ne: tirx.NE,
+    sympy.StrictLessThan: tirx.LT,
+    sympy.LessThan: tirx.LE,
+    sympy.StrictGreaterThan: tirx.GT,
+    sympy.GreaterThan: tirx.GE,
+}
 _HANDLERS: dict[type, Any] = {
     sympy.Add: _sum,
     sympy.Mul: _product,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,13 @@ from tvm import relax
 from maas_rt._errors import ImportModelError, InvalidArgumentError
 
 from ..._deep import deep
-from .._dynamic import asked_bounds, hold, requested
+from .._dynamic import Asked, asked_bounds, hold, requested
 from .._imported import ImportedModel, StateSpec
 from .._noise import with_seed
 from . import _complex
+from ._conditions import conditioned
 from ._context import Context, as_expr, is_size
+from ._decisions import Decision, decisions_of, environment, sizes_of
 from ._decompose import decompose
 from ._drawn import numbers_of
 from ._dtypes import to_numpy
@@ -28,6 +31,7 @@ from ._graph import GraphImporter, StopWalk
 from ._registry import NotConvertible
 from ._signature import Entry, Signature, example_inputs, read_signature, symbol_names
 from ._symbols import Symbols
+from ._trials import trials
 from .source import ImportModule, TorchSource
 
 __all__ = ["Program", "import_exported_program"]
@@ -41,10 +45,12 @@ def import_exported_program(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     run: Callable[[list[Any]], Any] | None = None,
     kind: str = "exported_program",
+    guards: Sequence[str] = (),
 ) -> ImportedModel:
     """Import a program that torch.export made.
 
-    `import_module` imports parts of it for verification. `dynamic` narrows dimensions that the program leaves open. `run` executes the source for verification, from the flat list of its inputs (default: the program itself). Raises
+    `import_module` imports parts of it for verification. `dynamic` narrows dimensions that the program leaves open. `guards`: see
+    `_decisions.decisions_of`. `run` executes the source for verification, from the flat list of its inputs (default: the program itself). Raises
     UnsupportedOperatorError with every operator that has no converter.
     """
     wishes = requested(dynamic)
@@ -52,7 +58,8 @@ def import_exported_program(
         raise InvalidArgumentError(
             "an exported program carries its input shapes: export it with example inputs of that shape"
         )
-    model = Program(program, decompose(program), run, kind, import_module).build()
+    built = Program(program, decompose(program), run, kind, import_module)
+    model = built.build()
     axes = [(name, axis) for name, wish in wishes.items() for axis in (wish if isinstance(wish, Mapping) else ())]
     unknown = [name for name in wishes if name not in model.input_names]
     if unknown:
@@ -61,7 +68,12 @@ def import_exported_program(
         )
     for name, axis in axes:
         _dynamic_already(model, name, axis)
-    return hold(model, asked_bounds(wishes), lambda asked, symbol: "the exported program carries its dynamic shapes")
+    return built.held(
+        model,
+        asked_bounds(wishes),
+        lambda asked, symbol: "the exported program carries its dynamic shapes",
+        guards=guards,
+    )
 
 
 def _dynamic_already(model: ImportedModel, name: str, axis: Any) -> None:
@@ -95,11 +107,44 @@ class Program:
         self.examples: Any = original.example_inputs  # (args, kwargs), or None
         self.numbers = numbers_of(functional.graph_module)
         self.source = TorchSource(self, run, import_module)
-        self.narrowed: dict[str, str] = {}  # symbols with narrower bounds than torch found, and why
+        self.symbols: Symbols  # of what was built last
 
     def build(self, stop_after: fx.Node | None = None) -> ImportedModel:
         """The model, or what leads to the results of the node `stop_after`."""
         return deep(partial(self._build, stop_after))
+
+    def held(
+        self,
+        model: ImportedModel,
+        asked: Sequence[Asked],
+        cause: Callable[[Asked, str], str],
+        decisions: Sequence[Decision] = (),
+        *,
+        guards: Sequence[str] = (),
+        tried: bool = False,
+    ) -> ImportedModel:
+        """The whole model, with bounds and conditions that keep it to the sizes for which it is the source: InvalidArgumentError where that
+        is less than what was asked for. `decisions` are those recorded while it was traced, `guards` what a file has of them; `tried`: the source is the module
+        itself, which can tell whether they count."""
+        held = hold(model, asked, cause, empty=tried)
+        env = environment(self.functional)
+        if env is None:
+            return held
+        found: dict[Any, Decision] = {}
+        places: dict[Any, str] = {}
+        for each in decisions:
+            holds = env.replace(each.holds)
+            places.setdefault(holds, each.place)
+            if each.authored:
+                found.setdefault(holds, replace(each, holds=holds))
+        for each in decisions_of(self.functional, guards):
+            holds = env.replace(each.holds)
+            found.setdefault(holds, replace(each, holds=holds, place=places.get(holds, each.place)))
+        agrees = trials(self.source, self.signature, model.example_inputs) if tried else None
+        narrowed, why = conditioned(held, self.symbols, list(found.values()), sizes_of(env), agrees)
+        if why:
+            hold(narrowed, asked, lambda each, symbol: why.get(symbol, ""), empty=tried)
+        return narrowed
 
     def _build(self, stop_after: fx.Node | None) -> ImportedModel:
         builder = relax.BlockBuilder()
@@ -124,7 +169,7 @@ class Program:
             outputs = [] if importer.unsupported else [*outputs, *(following[name] for name in self.signature.states)]
             builder.emit_func_output(relax.Tuple(outputs))
         importer.raise_unsupported()
-        self.narrowed = symbols.narrowed
+        self.symbols = symbols
         module = relax.transform.ConvertToDataflow(1)(with_seed(builder.get(), context.noise))
         return ImportedModel(
             mod=relax.transform.DeadCodeElimination()(module),

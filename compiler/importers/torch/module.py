@@ -20,9 +20,10 @@ from maas_rt._errors import CompileError, ImportModelError, InvalidArgumentError
 from ..._boundary import first_line
 from ..._configs import Weights
 from ..._memory import return_memory
-from .._dynamic import Asked, asked_bounds, hold, requested
+from .._dynamic import Asked, asked_bounds, requested
 from .._imported import ImportedModel
 from ..checkpoint import load_checkpoint
+from ._decisions import recorded
 from ._decompose import decompose, quiet
 from ._dynamic import dynamic_shapes, widened
 from ._libraries import traceable_libraries
@@ -72,7 +73,8 @@ def _imported_module(
     shapes = dynamic_shapes(wishes, bound.arguments)
     wide = inspect.BoundArguments(bound.signature, bound.arguments.copy())
     wide.arguments.update(widened(bound.arguments, shapes))
-    program = _exported(module, wide.args, wide.kwargs, shapes)
+    with recorded() as decisions:
+        program = _exported(module, wide.args, wide.kwargs, shapes)
     args, kwargs = bound.args, bound.kwargs
     spec = pytree.tree_structure((args, kwargs))
 
@@ -89,11 +91,11 @@ def _imported_module(
     built.examples = (args, kwargs)
 
     def cause(asked: Asked, symbol: str) -> str:
-        return built.narrowed.get(symbol) or narrowed_by(
+        return built.symbols.narrowed.get(symbol) or narrowed_by(
             lambda: _exported(module, wide.args, wide.kwargs, shapes), asked.input, asked.axis
         )
 
-    return hold(built.build(), asked_bounds(wishes), cause, empty=True)
+    return built.held(built.build(), asked_bounds(wishes), cause, decisions, tried=True)
 
 
 def import_checkpoint(

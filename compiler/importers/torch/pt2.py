@@ -50,13 +50,19 @@ def import_pt2(
     path: Path, *, dynamic: Any = None, input_shapes: Mapping[str, Sequence[int]] | None = None
 ) -> ImportedModel:
     """Import what torch.export.save wrote."""
+    program, guards = _read(path)
     return import_exported_program(
-        read_pt2(path), import_module, dynamic=dynamic, input_shapes=input_shapes, kind="pt2"
+        program, import_module, dynamic=dynamic, input_shapes=input_shapes, kind="pt2", guards=guards
     )
 
 
 def read_pt2(path: Path) -> ExportedProgram:
     """The exported program in a .pt2 file. Raises ImportModelError, in one sentence, for anything else."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[ExportedProgram, list[str]]:
+    """The program, and what it asks of its inputs' sizes, as torch.export.save wrote it down; nothing in files of older releases."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -72,7 +78,7 @@ class _Archive:
     """The members of one .pt2, by their names below the archive's folder."""
 
     @staticmethod
-    def read(path: Path) -> ExportedProgram:
+    def read(path: Path) -> tuple[ExportedProgram, list[str]]:
         size = path.stat().st_size
         if size == 0:
             raise RefusedPickleError("it is empty")
@@ -95,7 +101,7 @@ class _Archive:
         self._top = tops.pop() + "/"
         self._names = {m.filename.removeprefix(self._top) for m in members}
 
-    def program(self) -> ExportedProgram:
+    def program(self) -> tuple[ExportedProgram, list[str]]:
         models = sorted(n for n in self._names if n.startswith("models/") and n.endswith(".json"))
         if len(models) != 1:
             found = "no program" if not models else f"{len(models)} programs"
@@ -103,14 +109,16 @@ class _Archive:
                 f"it holds {found}: expected one that torch.export.save wrote (torch 2.8 or newer)"
             )
         name = models[0].removeprefix("models/").removesuffix(".json")
-        checked = checked_program(self._json(models[0]))
+        stored = self._json(models[0])
+        checked = checked_program(stored)
         state = self._tensors(f"data/weights/{name}_weights_config.json", "data/weights/")
         constants = self._tensors(f"data/constants/{name}_constants_config.json", "data/constants/")
         examples = self._examples(f"data/sample_inputs/{name}.pt")
         try:
             with quiet():
                 dataclass = _dict_to_dataclass(schema.ExportedProgram, checked)
-                return ExportedProgramDeserializer().deserialize(dataclass, state, constants, examples)
+                program = ExportedProgramDeserializer().deserialize(dataclass, state, constants, examples)
+            return program, list(map(str, stored.get("guards_code") or ()))
         except Exception as error:  # torch's deserializer raises whatever a malformed program makes of it
             raise RefusedPickleError(f"torch cannot build the program in it ({_first_line(error)})") from error
 

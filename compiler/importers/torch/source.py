@@ -75,6 +75,10 @@ class TorchSource:
 
     def _run_shared(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The functional graph, in which the random operators are known, with the noise that the kernels make."""
+        return self.traced(inputs)
+
+    def traced(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """What the trace of the model gives, whichever branches the model itself would take."""
         return self._run_by(SharedRun(self.graph, self._program.numbers), inputs)
 
     def _run_by(self, interpreter: SharedRun, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -157,12 +157,17 @@ def narrow(c: Context, x: Expr, dim: int, start: Any, length: Any) -> Expr:
     return c.slice(x, dim % c.rank(x), clamped(c, start, c.shape(x)[dim % c.rank(x)]), as_dim(length))
 
 
-def _pieces(c: Context, x: Expr, axis: int) -> list[Expr]:
-    """x cut along the axis into pieces of the sizes of torch's results."""
+def _pieces(c: Context, x: Expr, axis: int, longest: Any = None) -> list[Expr]:
+    """x cut along the axis into pieces of the sizes of torch's results; a run refuses sizes for which there are others, or fewer of those
+    that are used."""
     pieces: list[Expr] = []
     begin: Any = 0
     for i in range(len(c.result)):
         length = c.out_shape(i)[axis]
+        if longest is not None and i and c.used(i):
+            c.require_at_least(length, 1)
+            c.require_at_least(longest, length)
+            c.require_at_least(c.shape(x)[axis], begin + length)
         pieces.append(c.slice(x, axis, begin, length))
         begin = begin + length
     return pieces
@@ -172,7 +177,10 @@ def _pieces(c: Context, x: Expr, axis: int) -> list[Expr]:
           "aten.tensor_split.sections", "aten.tensor_split.indices")  # fmt: skip
 def split(c: Context, x: Expr, split_size: Any = None, split_sizes: Any = None, chunks: Any = None, sections: Any = None,
           indices: Any = None, dim: int = 0) -> list[Expr]:  # fmt: skip
-    return _pieces(c, x, dim % c.rank(x))
+    equal = (
+        split_size if not isinstance(split_size, (list, tuple)) else None
+    )  # pieces, of which the last may be shorter
+    return _pieces(c, x, dim % c.rank(x), c.out_shape(0)[dim % c.rank(x)] if chunks is not None else equal)
 
 
 @converts("aten.unbind.int")
