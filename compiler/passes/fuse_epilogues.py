@@ -10,27 +10,15 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from .._contracts import contract_of
 from ._activations import recognise
 from ._dims import Dim, extents, same, same_shape, shape_of, shape_of_type
 from ._kernel_call import AttrValue, KernelCall, read_kernel_call, remake_kernel_call
 from ._ops import constant, is_f32, reshape
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
-from .fuse_residual_norms import RESIDUAL
+from .fuse_residual_norms import residual_of_norm
 
 __all__ = ["fuse_epilogues"]
-
-# contract -> (position of the bias, position of the residual or None)
-_SLOTS: dict[str, tuple[int, int | None]] = {
-    "gemm_f32": (2, 3),
-    "gemm_f32q": (4, 5),
-    "matmul_f32": (2, None),
-    "conv2d_f32": (2, 3),
-    "depthwise_conv2d_f32": (2, 3),
-    "conv_transpose2d_f32": (2, None),
-    "gemm_u8s8": (3, 4),
-    "conv2d_u8s8": (3, 4),
-    "depthwise_conv2d_u8s8": (3, 4),
-}
 
 
 def fuse_epilogues(mod: tvm.IRModule) -> tvm.IRModule:
@@ -48,8 +36,10 @@ class _Source:
     def act(self) -> AttrValue:
         return self.call.attrs.get("act", "none")
 
-    def slot(self, place: int) -> list[relax.Expr | None] | None:
-        """The call's arguments, long enough for an argument at `place` if that is free."""
+    def slot(self, place: int | None) -> list[relax.Expr | None] | None:
+        """The call's arguments, long enough for an argument at `place`, if there is that place and it is free."""
+        if place is None:
+            return None
         args = list(self.call.args) + [None] * (place + 1 - len(self.call.args))
         return args if args[place] is None else None
 
@@ -73,7 +63,7 @@ def _source(rw: Rewriter, expr: relax.Expr, uses: int = 1) -> _Source | None:
         if not rw.single_use(expr):
             return None
     call = read_kernel_call(rw.definition(expr))
-    return _Source(call, expr.ty) if call is not None and call.contract in _SLOTS else None
+    return _Source(call, expr.ty) if call is not None and contract_of(call.contract).has_epilogue else None
 
 
 def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -118,9 +108,11 @@ def _add(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
 
 def _bias(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> relax.Expr | None:
     """A constant per column; of a view only if its last axis is the kernel's."""
-    place = _SLOTS[source.call.contract][0]
+    place = contract_of(source.call.contract).bias
     shape, vector, args = shape_of(var), array_of(other), source.slot(place)
-    if args is None or vector is None or not shape or source.act != "none":  # a result of rank 0 has no columns
+    if (
+        place is None or args is None or vector is None or not shape or source.act != "none"
+    ):  # a result of rank 0 has no columns
         return None
     if not same(shape[-1], shape_of_type(source.ty)[-1]):
         return None
@@ -141,8 +133,8 @@ def _row(vector: Array, shape: list[Dim]) -> Array | None:
 
 
 def _residual(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> relax.Expr | None:
-    place = _SLOTS[source.call.contract][1]
-    args = None if place is None else source.slot(place)
+    place = contract_of(source.call.contract).residual
+    args = source.slot(place)
     if place is None or args is None or not same_shape(shape_of(other), shape_of(var)) or not is_f32(other):
         return None
     if _feeds_norm_only(rw, var):
@@ -157,7 +149,8 @@ def _feeds_norm_only(rw: Rewriter, var: relax.Var) -> bool:
     if len(users) != 1:
         return False
     call = read_kernel_call(users[0][1])
-    return call is not None and call.contract in RESIDUAL and len(call.args) <= RESIDUAL[call.contract]
+    place = residual_of_norm(call)
+    return call is not None and place is not None and len(call.args) <= place
 
 
 def _alpha(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:

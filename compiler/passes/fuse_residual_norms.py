@@ -7,14 +7,21 @@ from dataclasses import replace
 import tvm
 from tvm import relax
 
+from .._contracts import contract_of
 from ._dims import same_shape, shape_of
-from ._kernel_call import read_kernel_call, remake_kernel_call
+from ._kernel_call import KernelCall, read_kernel_call, remake_kernel_call
 from ._ops import is_f32
 from ._rewrite import Rewriter, array_of, is_call, rewrite
 
-__all__ = ["RESIDUAL", "fuse_residual_norms"]
+__all__ = ["fuse_residual_norms", "residual_of_norm"]
 
-RESIDUAL = {"layer_norm_f32": 3, "rms_norm_f32": 2}  # the place of the residual among a norm's inputs
+
+def residual_of_norm(call: KernelCall | None) -> int | None:
+    """Where a kernel takes the other operand of a sum that it begins with, and can give the sum as well; None: it does not."""
+    if call is None:
+        return None
+    contract = contract_of(call.contract)
+    return None if contract.has_epilogue else contract.residual
 
 
 def fuse_residual_norms(mod: tvm.IRModule) -> tvm.IRModule:
@@ -32,14 +39,9 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         return None
     for user, expr in rw.users(var):
         call = read_kernel_call(expr)
-        if (
-            call is None
-            or call.contract not in RESIDUAL
-            or not isinstance(call.args[0], tvm.ir.Var)
-            or not call.args[0].same_as(var)
-        ):
+        place = residual_of_norm(call)
+        if call is None or place is None or not isinstance(call.args[0], tvm.ir.Var) or not call.args[0].same_as(var):
             continue
-        place = RESIDUAL[call.contract]
         vectors = [None if arg is None else rw.mapped(arg) for arg in call.args[1:place]]
         if len(call.args) > place or any(
             new is None and arg is not None for new, arg in zip(vectors, call.args[1:], strict=True)

@@ -32,6 +32,7 @@ from maas_rt._plan import (
     Value,
 )
 
+from .._contracts import contract_of
 from .._deep import heed
 from ..importers._imported import SEED, VOLUME, ImportedModel
 from ..passes._dims import static_shape
@@ -48,8 +49,6 @@ __all__ = ["PlanBuilder"]
 # Bindings that only give another shape, or another type of elements of the same size, to what their first argument holds.
 _VIEWS = frozenset({"relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.memory.view"})
 _UNEVEN = "what is reshaped must have as many elements as its new shape"
-_PACKED_ARGS: dict[str, tuple[int, ...]] = {"lstm_f32": (1, 2), "gru_f32": (1, 2), "lstm_u8s8": (1, 2)}
-_WEIGHT_ARG = (1,)  # every other contract with packed weights
 
 
 @dataclass(frozen=True)
@@ -289,16 +288,19 @@ class PlanBuilder:
         return slot
 
     def _kernel(self, var: relax.Var, call: Any, kernel: KernelCall) -> Slot:
-        packed = _PACKED_ARGS.get(kernel.contract, _WEIGHT_ARG) if kernel.packing else ()
+        contract, types = contract_of(kernel.contract), kernel_outputs(call)
+        given = [expr is not None for expr in kernel.args]
+        refusal = contract.refusal(given, len(types), kernel.attrs, kernel.packing)
+        if refusal:
+            raise CompileError(f"{kernel.contract} ({var.name}) {refusal}, says the installed library")
         args = []
         for position, expr in enumerate(kernel.args):
             if expr is None:
                 args.append(Arg(ArgKind.ABSENT))
-            elif position in packed:
+            elif position in contract.packed:
                 args.append(Arg(ArgKind.VALUE, self._packed(var, kernel, expr)))
             else:
                 args.append(Arg(ArgKind.VALUE, self._tensor(self._slot(expr), var.name)))
-        types = kernel_outputs(call)
         outs, slot = self._define(var.name, types[0] if len(types) == 1 else types)
         attrs = [_attr(key, value) for key, value in sorted(kernel.attrs.items())]
         self._block.steps.append(

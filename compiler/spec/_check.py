@@ -5,12 +5,13 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from .._contracts import CONTRACTS
 from ..passes._dims import same_shape, shape_of
 from ..passes._kernel_call import PREFIX, KernelCall, kernel_outputs, read_kernel_call
 from ..passes._loops import read_loop_mark
 from ..passes._ops import dtype_of
 from ..passes.legalize import KEPT
-from ._contracts import CONTRACTS, ShapeError
+from ._contracts import ShapeError, output_shapes
 
 __all__ = ["SpecError", "check_module"]
 
@@ -75,20 +76,14 @@ def _kernel(call: KernelCall, value: relax.Call, place: str) -> None:
     contract = CONTRACTS.get(call.contract)
     if contract is None:
         raise SpecError(f"{where} is no kernel contract")
-    count, most = len(call.args), contract.most
-    if count < contract.required or (most is not None and count > most) or None in call.args[: contract.required]:
-        raise SpecError(
-            f"{where} has {count} inputs, of {contract.required} to {'any number' if most is None else most}"
-        )
-    unknown = sorted(set(call.attrs) - contract.attrs)
-    if unknown:
-        raise SpecError(f"{where} has no attribute {', '.join(unknown)}")
-    if call.packing != contract.packing:
-        raise SpecError(f"{where} names the packing {call.packing!r}, expected {contract.packing!r}")
+    given = [arg is not None for arg in call.args]
+    refusal = contract.refusal(given, len(kernel_outputs(value)), call.attrs, call.packing)
+    if refusal:
+        raise SpecError(f"{where} {refusal}")
     for i, arg in enumerate(call.args):
         if arg is None:
             continue
-        wanted = contract.other_dtypes.get(i, ("float32",) if contract.float32 else ())
+        wanted = contract.input(i).dtypes
         if wanted and dtype_of(arg) not in wanted:
             raise SpecError(f"{where} takes {' or '.join(wanted)} as input {i}, not {dtype_of(arg)}")
     _outputs(call, value, where)
@@ -96,15 +91,14 @@ def _kernel(call: KernelCall, value: relax.Call, place: str) -> None:
 
 def _outputs(call: KernelCall, value: relax.Call, where: str) -> None:
     contract, outs = CONTRACTS[call.contract], kernel_outputs(value)
-    if len(outs) not in contract.outputs:
-        raise SpecError(f"{where} has {len(outs)} outputs, of {contract.outputs}")
-    dtypes = contract.out_dtypes or ("float32" if contract.float32 else dtype_of(call.args[0]),)
+    for out, operand in zip(outs, contract.outputs, strict=False):
+        dtypes = operand.dtypes if operand.like is None else (dtype_of(call.args[operand.like]),)
+        if str(out.dtype) not in dtypes:
+            raise SpecError(f"{where} gives {' or '.join(dtypes)}, and the IR says {out.dtype}")
     try:
-        shapes = contract.shapes(call.args, call.attrs)
+        shapes = output_shapes(call.contract, call.args, call.attrs)
     except (ShapeError, ValueError, KeyError) as error:
         raise SpecError(f"{where}: {error}") from error
     for out, shape in zip(outs, shapes, strict=False):
-        if str(out.dtype) not in dtypes:
-            raise SpecError(f"{where} gives {' or '.join(dtypes)}, and the IR says {out.dtype}")
         if shape is not None and not same_shape(shape_of(relax.Var("out", out)), shape):
             raise SpecError(f"{where} gives {shape}, and the IR says {out}")

@@ -6,6 +6,12 @@
 
 #include "base/status.h"
 
+// Which ISA files this build has; they are compiled with their own flags (csrc/CMakeLists.txt).
+#if !defined(MRT_KERNELS_AVX2) && (defined(__x86_64__) || defined(_M_X64))
+#define MRT_KERNELS_AVX2 1
+#define MRT_KERNELS_AVX512 1
+#endif
+
 namespace mrt {
 
 // In rising order; `reference` is the scalar oracle and is never bound at load.

@@ -1,4 +1,4 @@
-// mrt_kernels_json, mrt_kernel_*: the registry for the compiler and the tests.
+// mrt_kernel_*: packing and single calls, for the compiler and the tests.
 #include <cstring>
 #include <memory>
 #include <string>
@@ -21,34 +21,6 @@ namespace {
 
 using mrt::Isa;
 using mrt::Operator;
-
-// A kernel's name ends in its instruction set; one that has no such ending is portable.
-Isa isa_of(const char* kernel) {
-  const char* end = std::strrchr(kernel, '_');
-  for (const Isa isa : mrt::kIsas) {
-    if (end && std::strcmp(end + 1, mrt::isa_name(isa)) == 0) return isa;
-  }
-  return Isa::scalar;
-}
-
-std::string registry_json() {
-  std::string json = "{\"contracts\":{";
-  size_t count = 0;
-  const Operator* const* all = mrt::operators(&count);
-  for (size_t i = 0; i < count; ++i) {
-    const Operator& op = *all[i];
-    json += (i ? ",\"" : "\"") + std::string(op.contract) + "\":{\"kernels\":[";
-    for (const char* const* k = op.kernels; *k; ++k)
-      json += std::string(k == op.kernels ? "" : ",") + "{\"isa\":\"" + mrt::isa_name(isa_of(*k)) + "\",\"name\":\"" +
-              *k + "\"}";
-    json += "],\"packings\":[";
-    for (const char* const* p = op.packings; p && *p; ++p)
-      json += std::string(p == op.packings ? "\"" : ",\"") + *p + "\"";
-    json += "],\"version\":1}";
-  }
-  return json + "},\"isa\":\"" + mrt_cpu_isa() + "\",\"level\":\"" + mrt_cpu_level() + "\",\"version\":\"" +
-         mrt_version() + "\"}";
-}
 
 Status find(const char* contract, const Operator** out) {
   if (!contract) return mrt::null_argument("mrt_kernel", "contract");
@@ -83,10 +55,11 @@ Status packing_of(const char* contract, const char* packing, const mrt_tensor* w
   MRT_TRY(find(contract, op));
   if (!packing || !weight) return fail(MRT_ERROR_INVALID_ARGUMENT, "packing '%s': packing or weight is NULL", contract);
   MRT_TRY(check_attrs(attrs, attr_count));
-  bool known = false;
-  for (const char* const* p = (*op)->packings; p && *p; ++p) known = known || std::strcmp(*p, packing) == 0;
-  if (!known) return fail(MRT_ERROR_INVALID_ARGUMENT, "contract '%s' has no packing '%s'", contract, packing);
-  return to_tensor(*weight, "the weight", tensor);
+  if (mrt::word_of((*op)->contract->packings, packing) < 0)
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "contract '%s' has no packing '%s'", contract, packing);
+  MRT_TRY(check_keys(mrt::ArrayAttrs((*op)->contract, attrs, attr_count)));
+  MRT_TRY(to_tensor(*weight, "the weight", tensor));
+  return check_weight(*(*op)->contract, *tensor);
 }
 
 Status choose_isa(const Operator& op, const char* isa, Isa* out) {
@@ -100,10 +73,10 @@ Status choose_isa(const Operator& op, const char* isa, Isa* out) {
     if (std::strcmp(isa, mrt::isa_name(candidate)) != 0) continue;
     *out = candidate;
     bool built = candidate <= Isa::scalar;
-    for (const char* const* k = op.kernels; *k; ++k) built = built || isa_of(*k) == candidate;
+    for (const char* const* k = op.kernels; *k; ++k) built = built || mrt::isa_of(*k) == candidate;
     if (built && mrt::cpu_runs(candidate)) return Status();
-    return fail(MRT_ERROR_TARGET, "contract '%s' has no kernel for '%s' on this CPU or in this build", op.contract,
-                isa);
+    return fail(MRT_ERROR_TARGET, "contract '%s' has no kernel for '%s' on this CPU or in this build",
+                op.contract->name, isa);
   }
   return fail(MRT_ERROR_TARGET, "isa is '%s', expected 'reference' or one of %s", isa, mrt::isa_names().c_str());
 }
@@ -118,7 +91,9 @@ Status run_kernel(const char* contract, const char* isa, const mrt_tensor* input
   Isa chosen = Isa::scalar;
   MRT_TRY(choose_isa(*op, isa, &chosen));
   std::vector<uint64_t> params(op->params_bytes / 8 + 1);
-  MRT_TRY(op->prepare(mrt::ArrayAttrs(attrs, attr_count), chosen, params.data()));
+  const mrt::ArrayAttrs list(op->contract, attrs, attr_count);
+  MRT_TRY(check_keys(list));
+  MRT_TRY(op->prepare(list, chosen, params.data()));
   std::vector<mrt::Tensor> in(input_count), out(output_count);
   for (size_t i = 0; i < input_count; ++i) {
     if (!inputs[i].data && inputs[i].ndim < 0) {
@@ -131,28 +106,20 @@ Status run_kernel(const char* contract, const char* isa, const mrt_tensor* input
     MRT_TRY(to_tensor(outputs[i], ("output " + std::to_string(i)).c_str(), &out[i]));
   const int n_in = static_cast<int>(input_count), n_out = static_cast<int>(output_count);
   threads = threads < 1 ? 1 : threads;
-  MRT_TRY(check_counts(*op, static_cast<size_t>(n_in), static_cast<size_t>(n_out)));
-  MRT_TRY(op->check(params.data(), in.data(), n_in, out.data(), n_out));
+  MRT_TRY(check_call(*op, params.data(), in.data(), n_in, out.data(), n_out));
   mrt::Arena scratch;
-  const size_t bytes = op->scratch(params.data(), in.data(), n_in, out.data(), n_out, threads);
+  const size_t bytes = scratch_bytes(*op, params.data(), in.data(), n_in, out.data(), n_out, threads);
   if (!scratch.reserve(bytes)) return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for %zu bytes of scratch", bytes);
   mrt::KernelContext context{threads > 1 ? mrt::ThreadPool::process() : nullptr, threads, scratch.data(), nullptr};
   const int32_t rc = op->run(params.data(), in.data(), n_in, out.data(), n_out, context);
   if (rc == MRT_OK) return Status();
-  return fail(rc == MRT_ERROR_RUN ? MRT_ERROR_RUN : MRT_ERROR_INTERNAL, "%s: %s", op->contract,
+  return fail(rc == MRT_ERROR_RUN ? MRT_ERROR_RUN : MRT_ERROR_INTERNAL, "%s: %s", op->contract->name,
               context.error ? context.error : "the kernel failed without saying why");
 }
 
 }  // namespace
 
 extern "C" {
-
-const char* mrt_kernels_json(void) {
-  return mrt::guard_value("{}", [] {
-    static const std::string json = registry_json();
-    return json.c_str();
-  });
-}
 
 mrt_status mrt_kernel_packed_bytes(const char* contract, const char* packing, const mrt_tensor* weight,
                                    const mrt_attr* attrs, size_t attr_count, size_t* out) {
@@ -161,7 +128,7 @@ mrt_status mrt_kernel_packed_bytes(const char* contract, const char* packing, co
     const Operator* op = nullptr;
     mrt::Tensor tensor;
     MRT_TRY(packing_of(contract, packing, weight, attrs, attr_count, &op, &tensor));
-    return op->packed_bytes(packing, tensor, mrt::ArrayAttrs(attrs, attr_count), out);
+    return op->packed_bytes(tensor, mrt::ArrayAttrs(op->contract, attrs, attr_count), out);
   });
 }
 
@@ -172,12 +139,12 @@ mrt_status mrt_kernel_pack(const char* contract, const char* packing, const mrt_
     const Operator* op = nullptr;
     mrt::Tensor tensor;
     MRT_TRY(packing_of(contract, packing, weight, attrs, attr_count, &op, &tensor));
-    const mrt::ArrayAttrs list(attrs, attr_count);
+    const mrt::ArrayAttrs list(op->contract, attrs, attr_count);
     size_t needed = 0;
-    MRT_TRY(op->packed_bytes(packing, tensor, list, &needed));
+    MRT_TRY(op->packed_bytes(tensor, list, &needed));
     if (out_bytes < needed)
       return fail(MRT_ERROR_CAPACITY, "the packed weight takes %zu bytes, the buffer has %zu", needed, out_bytes);
-    return op->pack(packing, tensor, list, out);
+    return op->pack(tensor, list, out);
   });
 }
 

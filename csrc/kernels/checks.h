@@ -9,43 +9,29 @@
 
 #include "kernels/kernel.h"
 
-// Which ISA files this build has; they are compiled with their own flags (csrc/CMakeLists.txt).
-#if !defined(MRT_KERNELS_AVX2) && (defined(__x86_64__) || defined(_M_X64))
-#define MRT_KERNELS_AVX2 1
-#define MRT_KERNELS_AVX512 1
-#endif
-
 namespace mrt {
 
-// ---- attributes: `out` holds the default and keeps it where the key is absent
-// ----------------------------------------
+// ---- attributes ----
+// As the call's contract states them. Where the key is absent `out` becomes the default; where that is derived, it
+// stays.
 
-Status attr_int(const Attrs& attrs, const char* contract, const char* key, int64_t lo, int64_t hi, int64_t* out);
-// A list of exactly n integers.
-Status attr_ints(const Attrs& attrs, const char* contract, const char* key, size_t n, int64_t lo, int64_t hi,
-                 int64_t* out);
-// A list of 0 to max_n integers; *n is its length, -1 where the key is absent.
-Status attr_list(const Attrs& attrs, const char* contract, const char* key, size_t max_n, int64_t lo, int64_t hi,
-                 int64_t* out, int32_t* n);
-// One finite number (an integer is taken as well).
-Status attr_float(const Attrs& attrs, const char* contract, const char* key, double* out);
-// *out is the index of the text in choices (null-terminated).
-Status attr_choice(const Attrs& attrs, const char* contract, const char* key, const char* const* choices, int32_t* out);
-
+// As many integers as the contract says; attr_int is for one.
+Status attr_ints(const Attrs& attrs, const char* key, int64_t* out);
+inline Status attr_int(const Attrs& attrs, const char* key, int64_t* out) { return attr_ints(attrs, key, out); }
+// A list of integers; *n is its length, -1 where the key is absent.
+Status attr_list(const Attrs& attrs, const char* key, int64_t* out, int32_t* n);
+// The same of numbers (integers are taken as well), and one of them.
+Status attr_numbers(const Attrs& attrs, const char* key, double* out, int32_t* n);
+Status attr_float(const Attrs& attrs, const char* key, double* out);
+// *out is the index of the text in the choices.
+Status attr_choice(const Attrs& attrs, const char* key, int32_t* out);
 // The number that the step's hint, "key=number key=number", gives to `key`. Other keys are another version's.
-Status hint_int(const Attrs& attrs, const char* contract, const char* key, int64_t lo, int64_t hi, int64_t* out);
+Status hint_int(const Attrs& attrs, const char* key, int64_t* out);
 
-// ---- tensors
-// ----------------------------------------------------------------------------------------------------------
+// ---- tensors: what a contract does not say of them ----
 
 // Present, ndim dimensions (-1: any), no negative extent, a byte size that fits in 63 bits and that `bytes` covers.
 Status check_tensor(const char* contract, const char* name, const Tensor& t, int32_t ndim);
-// The same, of one type, which a message calls `expected`.
-Status check_dtype(const char* contract, const char* name, const Tensor& t, int32_t ndim, DType dtype,
-                   const char* expected);
-Status check_f32(const char* contract, const char* name, const Tensor& t, int32_t ndim);
-Status check_u8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
-Status check_s8(const char* contract, const char* name, const Tensor& t, int32_t ndim);
 Status check_extent(const char* contract, const char* name, const Tensor& t, int32_t dim, int64_t expected);
 Status check_same_shape(const char* contract, const char* name, const Tensor& t, const Tensor& like);
 
@@ -69,8 +55,7 @@ int64_t checked_mul(int64_t a, int64_t b);
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-// ---- kernels
-// ------------------------------------------------------------------------------------------------------------
+// ---- kernels ----
 
 // The table of an ISA out of a null-terminated list, best first; null for the reference.
 template <typename Table>
@@ -82,8 +67,7 @@ const Table* kernel_of(const Table* const* tables, Isa isa) {
   return nullptr;
 }
 
-// ---- threads
-// ------------------------------------------------------------------------------------------------------------
+// ---- threads ----
 
 // Into how many pieces work of so many operations has to be cut at least, so that each takes some milliseconds: 1 where
 // nothing can end the run meanwhile.

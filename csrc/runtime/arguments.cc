@@ -63,8 +63,8 @@ const plan::Arg* unknown_argument(const Bindings& bindings, const plan::Step& st
 
 Status measure(StepRun* s, int32_t threads) {
   const StepInfo& info = s->info;
-  MRT_TRY(info.op->check(info.params, s->in, s->n_in, s->out, s->n_out));
-  s->scratch = info.op->scratch(info.params, s->in, s->n_in, s->out, s->n_out, threads);
+  MRT_TRY(check_call(*info.op, info.params, s->in, s->n_in, s->out, s->n_out));
+  s->scratch = scratch_bytes(*info.op, info.params, s->in, s->n_in, s->out, s->n_out, threads);
   return Status();
 }
 

@@ -11,7 +11,7 @@ namespace mrt {
 // Those of a step; "packing" and "hint" of the step can be asked for as text.
 class StepAttrs final : public Attrs {
  public:
-  explicit StepAttrs(const plan::Step& step) : step_(step) {}
+  explicit StepAttrs(const plan::Step& step, const Contract* contract = nullptr) : Attrs(contract), step_(step) {}
   bool ints(const char* key, const int64_t** out, size_t* n) const override {
     const plan::Attr* a = find(key);
     if (!a || (a->ints.empty() && !(a->floats.empty() && a->text.empty()))) return false;
@@ -39,6 +39,7 @@ class StepAttrs final : public Attrs {
     *out = own->c_str();
     return true;
   }
+  const char* key(size_t i) const override { return i < step_.attrs.size() ? step_.attrs[i].key.c_str() : nullptr; }
 
  private:
   const plan::Attr* find(const char* key) const {
@@ -52,7 +53,8 @@ class StepAttrs final : public Attrs {
 // Those of a C caller.
 class ArrayAttrs final : public Attrs {
  public:
-  ArrayAttrs(const mrt_attr* attrs, size_t count) : attrs_(attrs), count_(count) {}
+  ArrayAttrs(const Contract* contract, const mrt_attr* attrs, size_t count)
+      : Attrs(contract), attrs_(attrs), count_(count) {}
   bool ints(const char* key, const int64_t** out, size_t* n) const override {
     for (size_t i = 0; i < count_; ++i) {
       if (std::strcmp(attrs_[i].key, key) != 0 || (!attrs_[i].ints && !empty(attrs_[i]))) continue;
@@ -79,6 +81,7 @@ class ArrayAttrs final : public Attrs {
     }
     return false;
   }
+  const char* key(size_t i) const override { return i < count_ ? attrs_[i].key : nullptr; }
 
  private:
   static bool empty(const mrt_attr& a) { return a.n == 0 && !a.str && !a.ints && !a.floats; }

@@ -142,7 +142,7 @@ Status Executor::run_kernel(StepRun* s, const Worker& worker) {
   }
   if (rc == MRT_OK) return Status();
   return fail(rc == MRT_ERROR_RUN ? MRT_ERROR_RUN : MRT_ERROR_INTERNAL, "step '%s' (%s): %s", s->step->name.c_str(),
-              s->info.op->contract, context.error ? context.error : "the kernel failed without saying why");
+              s->info.op->contract->name, context.error ? context.error : "the kernel failed without saying why");
 }
 
 Status Executor::run_code(StepRun* s) {
@@ -194,8 +194,8 @@ void Executor::record(const StepRun& s, int64_t start, const Worker& worker) con
       s.step->name.c_str(), kNames[static_cast<size_t>(s.kind)], start, monotonic_ns() - start, 0, 0, worker.lane,
       worker.lanes};
   if (s.kind == StepKind::kernel) {
-    r.kernel = s.info.op->kernel_name(s.info.params, s.in, s.n_in, s.out, s.n_out);
-    r.flops = s.info.op->flops(s.info.params, s.in, s.n_in, s.out, s.n_out);
+    r.kernel = s.info.kernel;
+    r.flops = s.info.op->flops ? s.info.op->flops(s.info.params, s.in, s.n_in, s.out, s.n_out) : 0;
     for (int32_t i = 0; i < s.n_in; ++i) r.bytes += s.in[i].absent() ? 0 : static_cast<double>(s.in[i].bytes);
     for (int32_t i = 0; i < s.n_out; ++i) r.bytes += static_cast<double>(s.out[i].bytes);
   } else {

@@ -104,11 +104,13 @@ Status Program::prepare_kernels() {
       if (step.kind != StepKind::kernel) continue;
       const Operator* op = find_operator(step.target.c_str());
       params_.emplace_back(new uint64_t[op->params_bytes / 8 + 1]());
-      const Status status = op->prepare(StepAttrs(step), bound_isa(), params_.back().get());
-      if (!status.ok())
-        return fail(status.code(), "step '%s' (%s): %s", step.name.c_str(), op->contract, status.message().c_str());
+      const StepAttrs attrs(step, op->contract);
+      Status status = check_keys(attrs);
+      if (status.ok()) status = op->prepare(attrs, bound_isa(), params_.back().get());
+      if (!status.ok()) return fail(status.code(), "step '%s': %s", step.name.c_str(), status.message().c_str());
       steps_[b][i].op = op;
       steps_[b][i].params = params_.back().get();
+      steps_[b][i].kernel = kernel_names_.insert(kernel_name(*op, params_.back().get(), bound_isa())).first->c_str();
     }
   }
   return Status();

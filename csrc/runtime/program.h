@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ namespace mrt {
 struct StepInfo {
   const Operator* op = nullptr;     // kernel steps
   const void* params = nullptr;     // prepared
+  const char* kernel = nullptr;     // its name, for profiles
   CodeFunction function = nullptr;  // code steps
   size_t weights = 0;               // bytes of constants that it reads, where they are counted
   // Values whose size the data decides and which nothing reads after it.
@@ -111,6 +113,7 @@ class Program {
   plan::Plan plan_;
   ExprTable exprs_;
   CodeModule code_;
+  std::set<std::string> kernel_names_;  // each once
   std::vector<std::vector<StepInfo>> steps_;
   std::vector<std::unique_ptr<uint64_t[]>> params_;
   std::vector<uint32_t> last_uses_;  // behind StepInfo::last_uses

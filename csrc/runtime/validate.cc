@@ -1,6 +1,5 @@
 #include "runtime/validate.h"
 
-#include <cstring>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -340,32 +339,35 @@ class Validator {
                   "step '%s' needs the kernel contract '%s', which this runtime does not have; use a "
                   "newer one",
                   name, step.target.c_str());
-    bool known = (op->packings == nullptr) == step.packing.empty();
-    if (op->packings && known) {
-      known = false;
-      for (const char* const* p = op->packings; *p; ++p) known = known || step.packing == *p;
-    }
-    if (!known)
+    const Contract& c = *op->contract;
+    if (c.packs() ? word_of(c.packings, step.packing.c_str()) < 0 : !step.packing.empty())
       return fail(MRT_ERROR_VERSION,
                   "step '%s' (%s) has weights in packing '%s', which this runtime does not know; compile the "
                   "model with the maas_rt that runs it",
-                  name, op->contract, step.packing.c_str());
-    const Counts& n = op->counts;
-    MRT_CHECK(step.args.size() >= static_cast<size_t>(n.min_in) && step.args.size() <= static_cast<size_t>(n.max_in),
-              "kernel step '%s' (%s) has %zu arguments, expected %d to %d", name, op->contract, step.args.size(),
-              n.min_in, n.max_in);
-    MRT_CHECK(step.outs.size() >= static_cast<size_t>(n.min_out) && step.outs.size() <= static_cast<size_t>(n.max_out),
-              "kernel step '%s' (%s) has %zu outputs, expected %d to %d", name, op->contract, step.outs.size(),
-              n.min_out, n.max_out);
+                  name, c.name, step.packing.c_str());
+    const auto within = [](size_t n, int lo, int hi) {
+      return n >= static_cast<size_t>(lo) && n <= static_cast<size_t>(hi);
+    };
+    MRT_CHECK(within(step.args.size(), c.fewest_inputs(), c.most_inputs()),
+              "kernel step '%s' (%s) has %zu arguments, expected %d to %d", name, c.name, step.args.size(),
+              c.fewest_inputs(), c.most_inputs());
+    MRT_CHECK(within(step.outs.size(), c.fewest_outputs(), c.output_count),
+              "kernel step '%s' (%s) has %zu outputs, expected %d to %d", name, c.name, step.outs.size(),
+              c.fewest_outputs(), c.output_count);
     for (size_t i = 0; i < step.args.size(); ++i) {
       const Arg& a = step.args[i];
-      MRT_CHECK(i >= static_cast<size_t>(n.min_in) || a.kind != ArgKind::absent,
-                "argument %zu of kernel step '%s' (%s) is absent, but it is needed", i, name, op->contract);
+      MRT_CHECK(c.input(i).is(kOptional) || a.kind != ArgKind::absent,
+                "argument %zu (%s) of kernel step '%s' (%s) is absent, but it is needed", i, c.input(i).name, name,
+                c.name);
       MRT_CHECK(a.kind != ArgKind::expression, "kernel step '%s' has an expression as argument", name);
-      const bool packed = op->packings && is_packed_input(op->contract, i);
-      if (a.kind != ArgKind::value || !packed) continue;
-      MRT_CHECK(plan_.values[a.index].storage == Storage::constant, "the packed weight of step '%s' is not a constant",
-                name);
+      if (a.kind != ArgKind::value) continue;
+      const Value& v = plan_.values[a.index];
+      const DType dtype{v.dtype_code, v.dtype_bits};
+      MRT_CHECK(!c.input(i).is(kPacked) || v.storage == Storage::constant,
+                "the packed weight of step '%s' is not a constant", name);
+      MRT_CHECK(c.input(i).is(kPacked) || holds(c.input(i).dtypes, dtype),
+                "argument %zu (%s) of kernel step '%s' (%s) is %s, expected %s", i, c.input(i).name, name, c.name,
+                name_of(dtype).c_str(), dtype_names(c.input(i).dtypes).c_str());
     }
     return Status();
   }
@@ -570,7 +572,7 @@ class Validator {
     for (size_t i = 0; i < step.args.size(); ++i) {
       const Arg& a = step.args[i];
       if (a.kind != ArgKind::value) continue;
-      MRT_TRY(check_read(a.index, "step", name, op && op->packings && is_packed_input(op->contract, i)));
+      MRT_TRY(check_read(a.index, "step", name, op && op->contract->input(i).is(kPacked)));
     }
     for (const u32 b : step.blocks) MRT_TRY(check_flow(plan_.blocks[b], depth + 1));
     for (const u32 s : step.binds) {
@@ -610,11 +612,6 @@ class Validator {
 };
 
 }  // namespace
-
-bool is_packed_input(const char* contract, size_t index) {
-  if (std::strncmp(contract, "lstm", 4) == 0 || std::strncmp(contract, "gru", 3) == 0) return index == 1 || index == 2;
-  return index == 1;
-}
 
 Status validate(const plan::Plan& plan, size_t weights_size) { return Validator(plan, weights_size).run(); }
 

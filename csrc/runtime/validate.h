@@ -23,7 +23,4 @@ constexpr int64_t kMaxTensorBytes = int64_t{1} << 46;
 // write, MRT_ERROR_VERSION for what a newer runtime may know.
 Status validate(const plan::Plan& plan, size_t weights_size);
 
-// Whether input `index` of a kernel step is a packed weight, whose size its shape does not say.
-bool is_packed_input(const char* contract, size_t index);
-
 }  // namespace mrt

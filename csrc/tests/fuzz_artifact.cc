@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/sha256.h"
+#include "kernels/kernel.h"
 #include "maas_rt.h"
 #include "runtime/executor.h"
 #include "tests/file_builder.h"
@@ -219,23 +220,24 @@ uint32_t packed(PlanBuilder* p, const plan::Step& step, const std::string& name,
   return p->add_constant(name, shape, result.data(), result.size(), code, 8 * sizeof(T));
 }
 
-// outs = contract(in, packed weights of floats or of bytes, more).
-void weighted(PlanBuilder* p, uint32_t block, const std::string& contract, const std::string& packing, uint32_t in,
+// outs = contract(in, packed weights of one number, more), the newest packing.
+void weighted(PlanBuilder* p, uint32_t block, const std::string& contract, uint32_t in,
               const std::vector<std::vector<int64_t>>& weights, const std::vector<uint32_t>& more,
-              const std::vector<uint32_t>& outs, const std::vector<plan::Attr>& attrs, bool of_bytes = false) {
+              const std::vector<uint32_t>& outs, const std::vector<plan::Attr>& attrs) {
+  const Contract& stated = *find_operator(contract.c_str())->contract;
   plan::Step step;
   step.target = contract;
-  step.packing = packing;
+  step.packing = std::string(stated.packings, std::strcspn(stated.packings, " "));
   step.attrs = attrs;
   std::vector<uint32_t> args = {in};
   for (size_t i = 0; i < weights.size(); ++i) {
     const std::string name = contract + std::to_string(i);
-    args.push_back(of_bytes ? packed<int8_t>(p, step, name, weights[i], 3, MRT_INT)
-                            : packed<float>(p, step, name, weights[i], 0.5f, MRT_FLOAT));
+    args.push_back(stated.input(1).dtypes != kF32 ? packed<int8_t>(p, step, name, weights[i], 3, MRT_INT)
+                                                  : packed<float>(p, step, name, weights[i], 0.5f, MRT_FLOAT));
   }
   args.insert(args.end(), more.begin(), more.end());
   plan::Step& s = p->step(block, StepKind::kernel, contract, contract, args, outs);
-  s.packing = packing;
+  s.packing = step.packing;
   s.attrs = attrs;
   for (plan::Arg& arg : s.args)
     if (arg.index == kNone) arg = {plan::ArgKind::absent, 0};
@@ -248,8 +250,7 @@ Bytes gemm_seed() {
   const uint32_t x = p.value("x", Storage::input, {p.of(n), p.fixed(5)});
   const uint32_t y = p.value("y", Storage::arena, {p.of(n), p.fixed(7)});
   const uint32_t b = p.block("main");
-  weighted(&p, b, "gemm_f32", "gemm_f32_nr16_v1", x, {{5, 7}}, {bias}, {y},
-           {ints("k", {5}), ints("n", {7}), text("act", "relu")});
+  weighted(&p, b, "gemm_f32", x, {{5, 7}}, {bias}, {y}, {ints("k", {5}), ints("n", {7}), text("act", "relu")});
   p.entry("main", {x}, {y}, b);
   return p.file();
 }
@@ -264,14 +265,14 @@ Bytes convolution_seed() {
   const uint32_t e = image("e", 6, 7, 5, Storage::arena);
   const uint32_t d = image("d", 3, 4, 5, Storage::arena), y = image("y", 6, 8, 2, Storage::arena);
   const uint32_t b = p.block("main");
-  weighted(&p, b, "conv2d_f32", "conv2d_f32_nr16_v1", x, {{5, 3, 3, 3}}, {}, {a},
+  weighted(&p, b, "conv2d_f32", x, {{5, 3, 3, 3}}, {}, {a},
            {ints("kernel", {3, 3}), ints("channels", {3, 5}), ints("pads", {1, 1, 1, 1})});
-  weighted(&p, b, "conv2d_winograd_f32", "conv2d_winograd_f32_nr16_v1", a, {{5, 5, 3, 3}}, {}, {e},
+  weighted(&p, b, "conv2d_winograd_f32", a, {{5, 5, 3, 3}}, {}, {e},
            {ints("kernel", {3, 3}), ints("channels", {5, 5}), ints("pads", {1, 1, 1, 1}), ints("tile", {2})});
-  weighted(&p, b, "depthwise_conv2d_f32", "depthwise_f32_c8_v1", e, {{5, 1, 3, 3}}, {}, {d},
+  weighted(&p, b, "depthwise_conv2d_f32", e, {{5, 1, 3, 3}}, {}, {d},
            {ints("kernel", {3, 3}), ints("channels", {5, 5}), ints("groups", {5}), ints("pads", {1, 1, 1, 1}),
             ints("strides", {2, 2})});
-  weighted(&p, b, "conv_transpose2d_f32", "conv_transpose2d_f32_v1", d, {{5, 2, 2, 2}}, {}, {y},
+  weighted(&p, b, "conv_transpose2d_f32", d, {{5, 2, 2, 2}}, {}, {y},
            {ints("kernel", {2, 2}), ints("channels", {5, 2}), ints("strides", {2, 2})});
   p.entry("main", {x}, {y}, b);
   return p.file();
@@ -291,9 +292,9 @@ Bytes sequence_seed() {
   const uint32_t t = p.value("t", Storage::arena, {one, p.of(s), two, four});
   const uint32_t r = p.value("r", Storage::arena, {one, p.of(s), two, four});
   const uint32_t b = p.block("main");
-  weighted(&p, b, "lstm_f32", "rnn_f32_nr16_v1", x, {{1, 16, 4}, {1, 16, 4}}, {}, {y, hn, cn},
+  weighted(&p, b, "lstm_f32", x, {{1, 16, 4}, {1, 16, 4}}, {}, {y, hn, cn},
            {ints("hidden", {4}), text("direction", "forward")});
-  weighted(&p, b, "gru_f32", "rnn_f32_nr16_v1", y, {{1, 12, 4}, {1, 12, 4}}, {}, {g, gn},
+  weighted(&p, b, "gru_f32", y, {{1, 12, 4}, {1, 12, 4}}, {}, {g, gn},
            {ints("hidden", {4}), text("direction", "reverse"), text("gates", "zrh")});
   p.step(b, StepKind::kernel, "attention", "attention_f32", {q, q, q}, {t}).attrs.push_back(ints("causal", {1}));
   p.step(b, StepKind::kernel, "norm", "rms_norm_f32", {t}, {r}).attrs.push_back([] {
@@ -333,16 +334,15 @@ Bytes bytes_seed() {
     attrs.insert(attrs.end(), pads.begin(), pads.end());
     return attrs;
   };
-  weighted(&p, b, "conv2d_u8s8", "conv2d_u8s8_nr16_v2", q, {{8, 4, 3, 3}}, {scales("s0", 8), kNone, kNone, scale, zero},
-           {c}, with({ints("channels", {4, 8})}), true);
-  weighted(&p, b, "depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", c, {{8, 1, 3, 3}}, {scales("s1", 8)}, {d},
-           with({ints("channels", {8, 8}), ints("groups", {8})}), true);
+  weighted(&p, b, "conv2d_u8s8", q, {{8, 4, 3, 3}}, {scales("s0", 8), kNone, kNone, scale, zero}, {c},
+           with({ints("channels", {4, 8})}));
+  weighted(&p, b, "depthwise_conv2d_u8s8", c, {{8, 1, 3, 3}}, {scales("s1", 8)}, {d},
+           with({ints("channels", {8, 8}), ints("groups", {8})}));
   plan::Step& pool = p.step(b, StepKind::kernel, "pool", "max_pool2d_u8", {d}, {m});
   pool.attrs = {ints("kernel", {2, 2}), ints("strides", {2, 2})};
   p.step(b, StepKind::kernel, "lookup", "lookup", {m, table}, {l});
-  weighted(&p, b, "gemm_u8s8", "gemm_u8s8_nr16_v2", flat, {{72, 5}},
-           {scales("s2", 5), scales("bias", 5), kNone, scale, zero, w_zero}, {g}, {ints("k", {72}), ints("n", {5})},
-           true);
+  weighted(&p, b, "gemm_u8s8", flat, {{72, 5}}, {scales("s2", 5), scales("bias", 5), kNone, scale, zero, w_zero}, {g},
+           {ints("k", {72}), ints("n", {5})});
   p.step(b, StepKind::kernel, "product", "matmul_u8", {left, right, scale, zero, zero}, {y});
   p.entry("main", {x}, {g, y}, b);
   return p.file();
@@ -370,10 +370,10 @@ Bytes more_kernels_seed() {
   const uint32_t where = p.value("where", Storage::arena, {p.of(s), p.fixed(3)}, MRT_INT, 64);
   const uint32_t middle = p.value("middle", Storage::arena, {p.of(s), one}, MRT_INT, 32);
   const uint32_t b = p.block("main");
-  weighted(&p, b, "lstm_u8s8", "rnn_u8s8_nr16_v1", x, {{1, 16, 4}, {1, 16, 4}},
-           {kNone, kNone, kNone, kNone, scale, scale, zeros, zeros}, {y, hn, cn}, {ints("hidden", {4})}, true);
-  weighted(&p, b, "gemm_f32q", "gemm_f32q_nr16_v1", y, {{4, 12}}, {group_scale}, {qkv},
-           {ints("k", {4}), ints("n", {12}), ints("group", {2}), ints("bits", {4})}, true);
+  weighted(&p, b, "lstm_u8s8", x, {{1, 16, 4}, {1, 16, 4}}, {kNone, kNone, kNone, kNone, scale, scale, zeros, zeros},
+           {y, hn, cn}, {ints("hidden", {4})});
+  weighted(&p, b, "gemm_f32q", y, {{4, 12}}, {group_scale}, {qkv},
+           {ints("k", {4}), ints("n", {12}), ints("group", {2}), ints("bits", {4})});
   p.step(b, StepKind::kernel, "attention", "qkv_attention_f32", {parts}, {attended})
       .attrs.push_back(ints("causal", {1}));
   p.step(b, StepKind::kernel, "best", "top_k", {few}, {best, where}).attrs.push_back(ints("axis", {1}));

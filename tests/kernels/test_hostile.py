@@ -22,11 +22,14 @@ def ones(*shape: int) -> NDArray[np.float32]:
     return np.ones(shape, np.float32)
 
 
+CONTRACTS: dict[str, Any] = _kernels.describe()["contracts"]
+
+
 def weight(contract: str, packing: str, attrs: dict[str, Any], *shape: int) -> bytes:
     return _kernels.pack(
         contract,
         packing,
-        ones(*shape).astype(np.int8 if "s8" in contract or contract == "gemm_f32q" else np.float32),
+        ones(*shape).astype(next(row["dtypes"][0] for row in CONTRACTS[contract]["inputs"] if row.get("packed"))),
         attrs,
     )
 
@@ -232,9 +235,9 @@ def bent(draw: st.DrawFn, contract: str) -> tuple[list[Any], list[Any], dict[str
             shapes[i] = (tuple(shape), dtype)
         elif what == "count":
             inputs = inputs[: draw(st.integers(0, len(inputs)))] + [None] * draw(st.integers(0, 2))
-        elif attrs:
-            key = draw(st.sampled_from(sorted(attrs)))
-            value = attrs.pop(key)
+        elif attrs or CONTRACTS[contract]["attributes"]:
+            key = draw(st.sampled_from(sorted({*attrs, *CONTRACTS[contract]["attributes"]})))
+            value = attrs.pop(key, 0)
             if isinstance(value, (list, tuple)) and value:
                 more = list(value)
                 more[draw(st.integers(0, len(more) - 1))] = draw(EXTREME if isinstance(more[0], int) else NUMBERS)
@@ -274,4 +277,44 @@ def test_bent_calls_are_refused_or_run(contract: str, data: st.DataObject) -> No
 
 
 def test_every_contract_is_here() -> None:
-    assert set(CALLS) == set(_kernels.describe()["contracts"])
+    assert set(CALLS) == set(CONTRACTS)
+
+
+BOUNDS = [
+    (contract, key, bound + step)
+    for contract, stated in sorted(CONTRACTS.items())
+    for key, row in stated["attributes"].items()
+    if row["kind"] == "integers" and not row.get("packing_only")
+    for bound, step in ((row.get("lo"), -1), (row.get("hi"), 1))
+    if bound is not None
+]
+
+
+@pytest.mark.parametrize(("contract", "key", "value"), BOUNDS)
+def test_a_number_beyond_a_bound_is_refused(contract: str, key: str, value: int) -> None:
+    inputs, shapes, attrs = CALLS[contract]
+    row = CONTRACTS[contract]["attributes"][key]
+    count = len(attrs[key]) if row.get("listed") and key in attrs else row["count"]
+    with pytest.raises(Error, match=f"attribute '{key}' holds {value}, expected a value from"):
+        _kernels.run(contract, inputs, shapes, {**attrs, key: [value] * count})
+
+
+@pytest.mark.parametrize("contract", sorted(CALLS))
+def test_what_a_contract_states_is_held(contract: str) -> None:
+    """An unknown attribute, a needed one that is absent, a choice that there is not, a type that an input cannot have."""
+    inputs, shapes, attrs = CALLS[contract]
+    with pytest.raises(Error, match=f"{contract}: there is no attribute 'sparsity'"):
+        _kernels.run(contract, inputs, shapes, {**attrs, "sparsity": 2})
+    for key, row in CONTRACTS[contract]["attributes"].items():
+        if row.get("needed"):
+            with pytest.raises(Error, match=f"attribute '{key}' is absent, but it is needed"):
+                _kernels.run(contract, inputs, shapes, {k: v for k, v in attrs.items() if k != key})
+        if row["kind"] == "choice":
+            with pytest.raises(Error, match=f"attribute '{key}' is 'nothing', expected one of: {row['choices'][0]}"):
+                _kernels.run(contract, inputs, shapes, {**attrs, key: "nothing"})
+    for i, (row, tensor) in enumerate(zip(CONTRACTS[contract]["inputs"], inputs, strict=False)):
+        if row.get("packed") or not row.get("dtypes"):
+            continue
+        bent = [*inputs[:i], tensor.astype(np.complex64), *inputs[i + 1 :]]
+        with pytest.raises(Error, match=rf"{row['name']} is .*, expected .*{row['dtypes'][-1]}"):
+            _kernels.run(contract, bent, shapes, attrs)

@@ -18,7 +18,7 @@ constexpr int64_t kItemRows = 512;  // their running results: 128 KiB at 64 colu
 constexpr int64_t kDirectRows = 8;  // so few rows are not worth packing for
 
 const AttentionKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kAttentionF32_##isa,
+#define MRT_KERNEL(isa, name) &kAttentionF32_##isa,
 #include "kernels/attention/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
@@ -253,11 +253,15 @@ void Worker::run(const Item& item) {
 
 }  // namespace
 
-Status attention_prepare(const char* contract, const Attrs& attrs, Isa isa, AttentionParams* p) {
+// causal 1: query i sees keys up to i; 2: up to i + Sk - Sq. Without a scale it is 1 / sqrt(d).
+const Attribute kAttentionAttributes[3] = {number("scale", 0).with(kDerived), integer("causal", 0, 2, 0),
+                                           integer("safe", 0, 1, 0)};
+
+Status attention_prepare(const Attrs& attrs, Isa isa, AttentionParams* p) {
   p->kernel = kernel_of(kTables, isa);
-  MRT_TRY(attr_float(attrs, contract, "scale", &p->scale));
-  MRT_TRY(attr_int(attrs, contract, "causal", 0, 2, &p->causal));
-  return attr_int(attrs, contract, "safe", 0, 1, &p->safe);
+  MRT_TRY(attr_float(attrs, "scale", &p->scale));
+  MRT_TRY(attr_int(attrs, "causal", &p->causal));
+  return attr_int(attrs, "safe", &p->safe);
 }
 
 void attention_set(const AttentionParams& p, AttentionProblem* problem) {
@@ -267,7 +271,6 @@ void attention_set(const AttentionParams& p, AttentionProblem* problem) {
 }
 
 Status attention_mask(const char* contract, const Tensor& mask, AttentionProblem* problem) {
-  MRT_TRY(check_f32(contract, "mask", mask, -1));
   if (mask.ndim > 4)
     return fail(MRT_ERROR_SHAPE, "%s: mask has %d dimensions, expected at most 4", contract, mask.ndim);
   const int64_t full[4] = {problem->batch, problem->heads, problem->sq, problem->sk};

@@ -12,7 +12,8 @@ struct AttentionParams {
   int32_t bhsd;
 };
 
-Status attention_prepare(const char* contract, const Attrs& attrs, Isa isa, AttentionParams* p);
+extern const Attribute kAttentionAttributes[3];
+Status attention_prepare(const Attrs& attrs, Isa isa, AttentionParams* p);
 // Fills in scale, causal and safe of the problem.
 void attention_set(const AttentionParams& p, AttentionProblem* problem);
 // Checks that mask can be broadcast to [batch, heads, sq, sk] and fills in its pointer and strides.

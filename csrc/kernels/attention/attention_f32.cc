@@ -1,9 +1,9 @@
 // attention_f32: y = softmax(scale q k^T + mask) v, head by head.
 //
 // q [B, Sq, H, D], k [B, Sk, Hkv, D], v [B, Sk, Hkv, Dv] -> y [B, Sq, H, Dv]; with layout `bhsd` heads come before
-// positions in all of them. Hkv divides H: query head h uses key head h / (H / Hkv). mask? is added and broadcast to
-// [B, H, Sq, Sk]. Attributes scale [1/sqrt(D)], causal [0; 1: query i sees keys up to i; 2: up to i + Sk - Sq],
-// safe [0: a query that sees nothing gives NaN, as torch.softmax does; 1: 0, as torch's scaled_dot_product_attention].
+// positions in all of them. Hkv divides H: query head h uses key head h / (H / Hkv). The mask is added and broadcast to
+// [B, H, Sq, Sk]. A query that sees nothing gives NaN, as torch.softmax does, or with safe 0, as torch's
+// scaled_dot_product_attention does.
 #include <cinttypes>
 
 #include "kernels/attention/attention_driver.h"
@@ -11,22 +11,24 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "attention_f32";
+constexpr const char* kName = "attention_f32";
+
+constexpr Operand kInputs[] = {
+    {"q", kF32, 4, kBatched}, {"k", kF32, 4, kBatched}, {"v", kF32, 4, kBatched}, {"mask", kF32, kAnyRank, kOptional}};
+constexpr Operand kOutputs[] = {{"y", kF32, 4}};
+constexpr Attribute kAttributes[] = {choice("layout", "bshd bhsd")};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttentionAttributes, kAttributes};
 
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) kAttentionName_##isa,
-#define kAttentionName_avx2 "attention_f32_6x16_avx2"
-#define kAttentionName_avx512 "attention_f32_6x16_avx512"
-#define kAttentionName_scalar "attention_f32_scalar"
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/attention/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   AttentionParams* p = static_cast<AttentionParams*>(params);
-  static const char* const kLayouts[] = {"bshd", "bhsd", nullptr};
-  MRT_TRY(attr_choice(attrs, kContract, "layout", kLayouts, &p->bhsd));
-  return attention_prepare(kContract, attrs, isa, p);
+  MRT_TRY(attr_choice(attrs, "layout", &p->bhsd));
+  return attention_prepare(attrs, isa, p);
 }
 
 AttentionProblem::Strides strides_of(const Tensor& t, bool bhsd) {
@@ -61,31 +63,27 @@ AttentionProblem problem_of(const AttentionParams& params, const Tensor* in, con
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const AttentionParams& a = *static_cast<const AttentionParams*>(params);
   const int seq = a.bhsd != 0 ? 2 : 1, head = a.bhsd != 0 ? 1 : 2;
-  MRT_TRY(check_f32(kContract, "q", in[0], 4));
-  MRT_TRY(check_f32(kContract, "k", in[1], 4));
-  MRT_TRY(check_f32(kContract, "v", in[2], 4));
-  MRT_TRY(check_f32(kContract, "y", out[0], 4));
-  MRT_TRY(check_extent(kContract, "k", in[1], 0, in[0].shape[0]));
-  MRT_TRY(check_extent(kContract, "k", in[1], 3, in[0].shape[3]));
+  MRT_TRY(check_extent(kName, "k", in[1], 0, in[0].shape[0]));
+  MRT_TRY(check_extent(kName, "k", in[1], 3, in[0].shape[3]));
   const int64_t heads = in[0].shape[head], kv_heads = in[1].shape[head];
   if (kv_heads == 0 ? heads != 0 : heads % kv_heads != 0) {
-    return fail(MRT_ERROR_SHAPE, "%s: k has %" PRId64 " heads, expected a divisor of the %" PRId64 " heads of q",
-                kContract, kv_heads, heads);
+    return fail(MRT_ERROR_SHAPE, "%s: k has %" PRId64 " heads, expected a divisor of the %" PRId64 " heads of q", kName,
+                kv_heads, heads);
   }
-  for (int d = 0; d < 3; ++d) MRT_TRY(check_extent(kContract, "v", in[2], d, in[1].shape[d]));
-  MRT_TRY(check_extent(kContract, "y", out[0], 0, in[0].shape[0]));
-  MRT_TRY(check_extent(kContract, "y", out[0], seq, in[0].shape[seq]));
-  MRT_TRY(check_extent(kContract, "y", out[0], head, heads));
-  MRT_TRY(check_extent(kContract, "y", out[0], 3, in[2].shape[3]));
+  for (int d = 0; d < 3; ++d) MRT_TRY(check_extent(kName, "v", in[2], d, in[1].shape[d]));
+  MRT_TRY(check_extent(kName, "y", out[0], 0, in[0].shape[0]));
+  MRT_TRY(check_extent(kName, "y", out[0], seq, in[0].shape[seq]));
+  MRT_TRY(check_extent(kName, "y", out[0], head, heads));
+  MRT_TRY(check_extent(kName, "y", out[0], 3, in[2].shape[3]));
   if (!present(in, n_in, 3) || has_no_elements(out[0])) return Status();
   AttentionProblem p = problem_of(a, in, out[0]);
-  return attention_mask(kContract, in[3], &p);
+  return attention_mask(kName, in[3], &p);
 }
 
 AttentionProblem masked_problem(const void* params, const Tensor* in, int n_in, const Tensor* out) {
   AttentionProblem p = problem_of(*static_cast<const AttentionParams*>(params), in, out[0]);
   // check has seen this mask.
-  if (present(in, n_in, 3)) static_cast<void>(attention_mask(kContract, in[3], &p).ok());
+  if (present(in, n_in, 3)) static_cast<void>(attention_mask(kName, in[3], &p).ok());
   return p;
 }
 
@@ -100,25 +98,17 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return attention_run(*static_cast<const AttentionParams*>(params), masked_problem(params, in, n_in, out), ctx);
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const AttentionKernel* kernel = static_cast<const AttentionParams*>(params)->kernel;
-  return kernel == nullptr ? "attention_f32_reference" : kernel->name;
-}
-
 double flops(const void* params, const Tensor* in, int, const Tensor* out, int) {
   if (has_no_elements(out[0])) return 0;
   return attention_flops(problem_of(*static_cast<const AttentionParams*>(params), in, out[0]));
 }
 
 // A mask may have the batch too, or be broadcast over it.
-uint32_t batched(const void*, const Tensor* in, int n_in) { return present(in, n_in, 3) ? 0 : 0b111; }
+bool separable(const void*, const Tensor* in, int n_in) { return !present(in, n_in, 3); }
 
 }  // namespace
 
-extern const Operator kAttentionF32Operator;
-const Operator kAttentionF32Operator = {kContract,    nullptr, kNames,      sizeof(AttentionParams),
-                                        prepare,      check,   scratch,     run,
-                                        nullptr,      nullptr, kernel_name, flops,
-                                        {3, 4, 1, 1}, batched};
+const Operator kOperator_attention_f32 = {
+    &kContract, kNames, sizeof(AttentionParams), prepare, check, run, scratch, flops, nullptr, nullptr, separable};
 
 }  // namespace mrt

@@ -35,8 +35,6 @@ struct AttentionTile {
 
 struct AttentionKernel {
   Isa isa;
-  const char* name;
-  const char* qkv_name;
   int rows;         // of the best block with packed keys,
   int direct_rows;  // and with keys as they are
   void (*tile)(const AttentionTile& t);
@@ -45,7 +43,7 @@ struct AttentionKernel {
   void (*finish)(const float* o, float sum, bool safe, float* y, int64_t dv);  // y = o / sum
 };
 
-#define MRT_KERNEL(isa) extern const AttentionKernel kAttentionF32_##isa;
+#define MRT_KERNEL(isa, name) extern const AttentionKernel kAttentionF32_##isa;
 #include "kernels/attention/kernels.inc"
 #undef MRT_KERNEL
 

@@ -1,25 +1,25 @@
 // qkv_attention_f32: attention over the result of one joint projection, qkv [B, S, 3, H, D] -> y [B, S, H, D].
 //
-// mask? is added and broadcast to [B, H, S, S]. Attributes scale [1/sqrt(D)], causal [0; 1 and 2 are the same here],
-// safe [0], as in attention_f32.
+// The mask is broadcast to [B, H, S, S]; causal 1 and 2 are the same here.
 #include "kernels/attention/attention_driver.h"
 
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "qkv_attention_f32";
+constexpr const char* kName = "qkv_attention_f32";
+
+constexpr Operand kInputs[] = {{"qkv", kF32, 5, kBatched}, {"mask", kF32, kAnyRank, kOptional}};
+constexpr Operand kOutputs[] = {{"y", kF32, 4}};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttentionAttributes};
 
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) kAttentionName_##isa,
-#define kAttentionName_avx2 "qkv_attention_f32_6x16_avx2"
-#define kAttentionName_avx512 "qkv_attention_f32_6x16_avx512"
-#define kAttentionName_scalar "qkv_attention_f32_scalar"
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/attention/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
-  return attention_prepare(kContract, attrs, isa, static_cast<AttentionParams*>(params));
+  return attention_prepare(attrs, isa, static_cast<AttentionParams*>(params));
 }
 
 AttentionProblem problem_of(const AttentionParams& params, const Tensor& qkv, const Tensor& y) {
@@ -40,16 +40,14 @@ AttentionProblem problem_of(const AttentionParams& params, const Tensor& qkv, co
 }
 
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
-  MRT_TRY(check_f32(kContract, "qkv", in[0], 5));
-  MRT_TRY(check_extent(kContract, "qkv", in[0], 2, 3));
-  MRT_TRY(check_f32(kContract, "y", out[0], 4));
-  MRT_TRY(check_extent(kContract, "y", out[0], 0, in[0].shape[0]));
-  MRT_TRY(check_extent(kContract, "y", out[0], 1, in[0].shape[1]));
-  MRT_TRY(check_extent(kContract, "y", out[0], 2, in[0].shape[3]));
-  MRT_TRY(check_extent(kContract, "y", out[0], 3, in[0].shape[4]));
+  MRT_TRY(check_extent(kName, "qkv", in[0], 2, 3));
+  MRT_TRY(check_extent(kName, "y", out[0], 0, in[0].shape[0]));
+  MRT_TRY(check_extent(kName, "y", out[0], 1, in[0].shape[1]));
+  MRT_TRY(check_extent(kName, "y", out[0], 2, in[0].shape[3]));
+  MRT_TRY(check_extent(kName, "y", out[0], 3, in[0].shape[4]));
   if (!present(in, n_in, 1) || has_no_elements(out[0])) return Status();
   AttentionProblem p = problem_of(*static_cast<const AttentionParams*>(params), in[0], out[0]);
-  return attention_mask(kContract, in[1], &p);
+  return attention_mask(kName, in[1], &p);
 }
 
 size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int, int32_t threads) {
@@ -63,13 +61,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   const AttentionParams& a = *static_cast<const AttentionParams*>(params);
   AttentionProblem p = problem_of(a, in[0], out[0]);
   // check has seen this mask.
-  if (present(in, n_in, 1)) static_cast<void>(attention_mask(kContract, in[1], &p).ok());
+  if (present(in, n_in, 1)) static_cast<void>(attention_mask(kName, in[1], &p).ok());
   return attention_run(a, p, ctx);
-}
-
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const AttentionKernel* kernel = static_cast<const AttentionParams*>(params)->kernel;
-  return kernel == nullptr ? "qkv_attention_f32_reference" : kernel->qkv_name;
 }
 
 double flops(const void* params, const Tensor* in, int, const Tensor* out, int) {
@@ -78,14 +71,11 @@ double flops(const void* params, const Tensor* in, int, const Tensor* out, int) 
 }
 
 // A mask may have the batch too, or be broadcast over it.
-uint32_t batched(const void*, const Tensor* in, int n_in) { return present(in, n_in, 1) ? 0 : 0b1; }
+bool separable(const void*, const Tensor* in, int n_in) { return !present(in, n_in, 1); }
 
 }  // namespace
 
-extern const Operator kQkvAttentionF32Operator;
-const Operator kQkvAttentionF32Operator = {kContract,    nullptr, kNames,      sizeof(AttentionParams),
-                                           prepare,      check,   scratch,     run,
-                                           nullptr,      nullptr, kernel_name, flops,
-                                           {1, 2, 1, 1}, batched};
+const Operator kOperator_qkv_attention_f32 = {
+    &kContract, kNames, sizeof(AttentionParams), prepare, check, run, scratch, flops, nullptr, nullptr, separable};
 
 }  // namespace mrt

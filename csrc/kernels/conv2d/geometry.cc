@@ -8,11 +8,9 @@
 namespace mrt {
 namespace {
 
-constexpr int64_t kMaxStep = int64_t{1} << 20;  // strides, pads, dilations, kernel extents
 constexpr int64_t kMaxTaps = int64_t{1} << 18;  // positions of a filter: bounds the scratch of row pointers
 
 Status check_image(const char* contract, const char* name, const Tensor& t, int64_t channels) {
-  MRT_TRY(check_tensor(contract, name, t, 4));
   for (int32_t i = 0; i < 4; ++i) {
     if (t.shape[i] > kMaxConvExtent) {
       return fail(MRT_ERROR_SHAPE, "%s: %s has extent %" PRId64 " in dimension %d, expected at most %" PRId64, contract,
@@ -31,20 +29,22 @@ int64_t transposed_extent(int64_t in, int64_t pad_begin, int64_t pad_end, int64_
 
 }  // namespace
 
-Status decode_conv(const Attrs& attrs, const char* contract, ConvGeometry* out) {
-  int64_t strides[2] = {1, 1}, pads[4] = {0, 0, 0, 0}, dilations[2] = {1, 1}, extra[2] = {0, 0};
-  int64_t kernel[2] = {0, 0}, channels[2] = {-1, -1}, groups = 1;
-  MRT_TRY(attr_ints(attrs, contract, "strides", 2, 1, kMaxStep, strides));
-  MRT_TRY(attr_ints(attrs, contract, "pads", 4, 0, kMaxStep, pads));
-  MRT_TRY(attr_ints(attrs, contract, "dilations", 2, 1, kMaxStep, dilations));
-  MRT_TRY(attr_ints(attrs, contract, "output_padding", 2, 0, kMaxStep, extra));
-  MRT_TRY(attr_ints(attrs, contract, "kernel", 2, 1, kMaxStep, kernel));
-  MRT_TRY(attr_ints(attrs, contract, "channels", 2, 0, kMaxConvExtent, channels));
-  MRT_TRY(attr_int(attrs, contract, "groups", 1, kMaxConvExtent, &groups));
-  if (kernel[0] == 0 || channels[0] < 0) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute '%s' is absent, expected two integers", contract,
-                kernel[0] == 0 ? "kernel" : "channels");
-  }
+const Attribute kConvAttributes[5] = {
+    integers("strides", 2, 1, kMaxConvStep, 1), integers("pads", 4, 0, kMaxConvStep, 0),  // top, left, bottom, right
+    integers("dilations", 2, 1, kMaxConvStep, 1), integers("kernel", 2, 1, kMaxConvStep),
+    integers("channels", 2, 0, kMaxConvExtent)};  // of x and of y
+const Attribute kConvGroups[1] = {integer("groups", 1, kMaxConvExtent, 1)};
+
+Status decode_conv(const Attrs& attrs, ConvGeometry* out) {
+  const char* contract = attrs.contract().name;
+  int64_t strides[2], pads[4], dilations[2], extra[2] = {0, 0}, kernel[2], channels[2], groups = 1;
+  MRT_TRY(attr_ints(attrs, "strides", strides));
+  MRT_TRY(attr_ints(attrs, "pads", pads));
+  MRT_TRY(attr_ints(attrs, "dilations", dilations));
+  MRT_TRY(attr_ints(attrs, "kernel", kernel));
+  MRT_TRY(attr_ints(attrs, "channels", channels));
+  MRT_TRY(attr_int(attrs, "groups", &groups));
+  if (attrs.contract().find("output_padding") != nullptr) MRT_TRY(attr_ints(attrs, "output_padding", extra));
   if (kernel[0] * kernel[1] > kMaxTaps) {
     return fail(MRT_ERROR_INVALID_ARGUMENT,
                 "%s: a kernel of %" PRId64 " x %" PRId64 " is larger than this library takes", contract, kernel[0],
@@ -87,29 +87,7 @@ Status check_conv_images(const char* contract, const ConvGeometry& g, bool trans
   return Status();
 }
 
-Status check_conv(const char* contract, const ConvGeometry& g, bool transposed, const Tensor* in, int n_in,
-                  const Tensor* out) {
-  MRT_TRY(check_f32(contract, "x", in[0], 4));
-  MRT_TRY(check_f32(contract, "y", out[0], 4));
-  MRT_TRY(check_conv_images(contract, g, transposed, in[0], out[0]));
-  if (present(in, n_in, 2)) {
-    MRT_TRY(check_f32(contract, "bias", in[2], 1));
-    MRT_TRY(check_extent(contract, "bias", in[2], 0, g.out_channels));
-  }
-  if (present(in, n_in, 3)) {
-    MRT_TRY(check_same_shape(contract, "residual", in[3], out[0]));
-    MRT_TRY(check_f32(contract, "residual", in[3], 4));
-  }
-  return Status();
-}
-
-Status check_conv_weight(const char* contract, const ConvGeometry& g, const Tensor& weight, int64_t d0, int64_t d1) {
-  MRT_TRY(check_f32(contract, "weight", weight, 4));
-  return check_conv_filter(contract, g, weight, d0, d1);
-}
-
 Status check_conv_filter(const char* contract, const ConvGeometry& g, const Tensor& weight, int64_t d0, int64_t d1) {
-  MRT_TRY(check_tensor(contract, "weight", weight, 4));
   MRT_TRY(check_extent(contract, "weight", weight, 0, d0));
   MRT_TRY(check_extent(contract, "weight", weight, 1, d1));
   MRT_TRY(check_extent(contract, "weight", weight, 2, g.kernel_h));

@@ -24,7 +24,12 @@ struct ConvGeometry {
 // Largest extent of one image dimension or number of channels, so that offsets fit in 64 bits whatever a file says.
 constexpr int64_t kMaxConvExtent = int64_t{1} << 31;
 
-Status decode_conv(const Attrs& attrs, const char* contract, ConvGeometry* out);
+constexpr int64_t kMaxConvStep = int64_t{1} << 20;  // strides, pads, dilations, kernel extents
+
+extern const Attribute kConvAttributes[5];
+extern const Attribute kConvGroups[1];
+// Those, groups, and output_padding where the contract has it.
+Status decode_conv(const Attrs& attrs, ConvGeometry* out);
 
 // Extent of the output of a convolution over `in` positions; 0 where the filter does not fit.
 int64_t conv_extent(int64_t in, int64_t pad_begin, int64_t pad_end, int64_t kernel, int64_t stride, int64_t dilation);
@@ -33,13 +38,7 @@ int64_t conv_extent(int64_t in, int64_t pad_begin, int64_t pad_end, int64_t kern
 Status check_conv_images(const char* contract, const ConvGeometry& g, bool transposed, const Tensor& input,
                          const Tensor& output);
 
-// Ranks, extents and types of x, bias, residual (max_inputs 4) and y. The weight is the caller's.
-Status check_conv(const char* contract, const ConvGeometry& g, bool transposed, const Tensor* in, int n_in,
-                  const Tensor* out);
-
 // The weight that is to be packed: extents as given in four dimensions, kernel, channels and groups as in attrs.
-Status check_conv_weight(const char* contract, const ConvGeometry& g, const Tensor& weight, int64_t d0, int64_t d1);
-// The same of elements of any type.
 Status check_conv_filter(const char* contract, const ConvGeometry& g, const Tensor& weight, int64_t d0, int64_t d1);
 
 double conv_flops(const ConvGeometry& g, int64_t positions);

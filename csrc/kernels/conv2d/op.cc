@@ -17,7 +17,15 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "conv2d_f32";
+constexpr const char* kName = "conv2d_f32";
+
+constexpr Operand kInputs[] = {{"x", kF32, 4, kBatched},
+                               {"w", kF32, 4, kPacked},
+                               {"bias", kF32, 1, kOptional | kBias},
+                               {"residual", kF32, 4, kOptional | kResidual | kBatched}};
+constexpr Operand kOutputs[] = {{"y", kF32, 4}};
+constexpr Contract kContract = {kName,       "conv2d_f32_nr16_v1", kInputs,       kOutputs, kConvAttributes,
+                                kConvGroups, kEpilogueAttributes,  kBlockingHints};
 
 struct Params {
   const TileTable* table;  // null: the reference
@@ -79,11 +87,11 @@ Layout layout_of(const Params& p, const Tensor& x) {
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  MRT_TRY(decode_conv(attrs, kContract, &p.g));
-  MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  MRT_TRY(decode_conv(attrs, &p.g));
+  MRT_TRY(decode_epilogue(attrs, &p.epilogue));
   p.table = tile_table(isa);
   p.blocking = !p.table ? Blocking() : p.g.taps() == 1 ? p.table->blocking : p.table->taps_blocking;
-  MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
+  MRT_TRY(decode_blocking(attrs, &p.blocking));
   p.epilogue_table = epilogue_table(isa);
   return Status();
 }
@@ -92,17 +100,17 @@ int64_t packed_size(const ConvGeometry& g) {
   return checked_mul(packed_panel_bytes(checked_mul(g.taps(), g.group_in()), g.group_out()), g.groups);
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_conv(kContract, p.g, false, in, n_in, out));
-  MRT_TRY(check_packed(kContract, in[1], packed_size(p.g)));
+  MRT_TRY(check_conv_images(kName, p.g, false, in[0], out[0]));
+  MRT_TRY(check_packed(kName, in[1], packed_size(p.g)));
   const ConvGeometry& g = p.g;
   if (p.table && access_of(g).copied) {
     // One row of the output at the least, else kStripBytes: no product of these overflows.
     const int64_t line = checked_mul(in[0].shape[2] + g.pad_left + g.pad_right, g.in_channels * 4);
     if (checked_mul(line, strip_lines(g, 1)) < 0 || checked_mul(line, strip_lines(g, 1)) > kMaxStripBytes) {
       return fail(MRT_ERROR_SHAPE,
-                  "%s: the padded lines that one row of the output sees take more than %" PRId64 " bytes", kContract,
+                  "%s: the padded lines that one row of the output sees take more than %" PRId64 " bytes", kName,
                   kMaxStripBytes);
     }
   }
@@ -268,26 +276,25 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
-  MRT_TRY(check_packing_name(kContract, packing, "conv2d_f32_nr16_v1"));
-  MRT_TRY(decode_conv(attrs, kContract, g));
-  MRT_TRY(check_conv_weight(kContract, *g, weight, g->out_channels, g->group_in()));
+Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
+  MRT_TRY(decode_conv(attrs, g));
+  MRT_TRY(check_conv_filter(kName, *g, weight, g->out_channels, g->group_in()));
   const int64_t size = packed_size(*g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *bytes = static_cast<size_t>(size);
   return Status();
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   ConvGeometry g;
-  return decode_packing(packing, weight, attrs, &g, out);
+  return decode_packing(weight, attrs, &g, out);
 }
 
 // OIHW to [groups][ceil(O / 16)][kh][kw][I][16].
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   ConvGeometry g;
   size_t bytes = 0;
-  MRT_TRY(decode_packing(packing, weight, attrs, &g, &bytes));
+  MRT_TRY(decode_packing(weight, attrs, &g, &bytes));
   const float* w = weight.as<const float>();
   float* to = static_cast<float*>(out);
   const int64_t o = g.group_out(), c = g.group_in(), taps = g.taps();
@@ -302,30 +309,14 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
   return Status();
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return p.table ? p.table->conv2d_name : "conv2d_f32_reference";
-}
-
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   return conv_flops(p.g, out[0].shape[0] * out[0].shape[1] * out[0].shape[2]);
 }
 
-const char* const kPackings[] = {"conv2d_f32_nr16_v1", nullptr};
-const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "conv2d_f32_8x16_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "conv2d_f32_6x16_avx2",
-#endif
-    "conv2d_f32_3x16_scalar", nullptr};
-
 }  // namespace
 
-extern const Operator kConv2dF32Operator = {kContract,   kPackings, kKernels,     sizeof(Params),        prepare,
-                                            check,       scratch,   run,          packed_bytes,          pack,
-                                            kernel_name, flops,     {2, 4, 1, 1}, batched_inputs<0b1001>};
+const Operator kOperator_conv2d_f32 = {&kContract, kTileKernels, sizeof(Params), prepare,      check,
+                                       run,        scratch,      flops,          packed_bytes, pack};
 
 }  // namespace mrt

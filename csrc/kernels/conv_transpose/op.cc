@@ -13,7 +13,13 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "conv_transpose2d_f32";
+constexpr const char* kName = "conv_transpose2d_f32";
+
+constexpr Operand kInputs[] = {{"x", kF32, 4, kBatched}, {"w", kF32, 4, kPacked}, {"bias", kF32, 1, kOptional | kBias}};
+constexpr Operand kOutputs[] = {{"y", kF32, 4}};
+constexpr Attribute kAttributes[] = {integers("output_padding", 2, 0, kMaxConvStep, 0)};
+constexpr Contract kContract = {kName,       "conv_transpose2d_f32_v1", kInputs,    kOutputs, kConvAttributes,
+                                kConvGroups, kActivationAttributes,     kAttributes};
 
 struct Params {
   const TileTable* table;  // null: the reference
@@ -63,17 +69,17 @@ int64_t packed_size(const ConvGeometry& g) {
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  MRT_TRY(decode_conv(attrs, kContract, &p.g));
-  MRT_TRY(decode_epilogue(attrs, kContract, false, &p.epilogue));
+  MRT_TRY(decode_conv(attrs, &p.g));
+  MRT_TRY(decode_epilogue(attrs, &p.epilogue));
   p.table = tile_table(isa);
   p.epilogue_table = epilogue_table(isa);
   return Status();
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_conv(kContract, p.g, true, in, n_in, out));
-  return check_packed(kContract, in[1], packed_size(p.g));
+  MRT_TRY(check_conv_images(kName, p.g, true, in[0], out[0]));
+  return check_packed(kName, in[1], packed_size(p.g));
 }
 
 size_t zeros_bytes(const ConvGeometry& g) { return align64(static_cast<size_t>(g.group_in()) * sizeof(float)); }
@@ -245,19 +251,18 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
-  MRT_TRY(check_packing_name(kContract, packing, "conv_transpose2d_f32_v1"));
-  MRT_TRY(decode_conv(attrs, kContract, g));
-  MRT_TRY(check_conv_weight(kContract, *g, weight, g->in_channels, g->group_out()));
+Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
+  MRT_TRY(decode_conv(attrs, g));
+  MRT_TRY(check_conv_filter(kName, *g, weight, g->in_channels, g->group_out()));
   const int64_t size = packed_size(*g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *bytes = static_cast<size_t>(size);
   return Status();
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   ConvGeometry g;
-  return decode_packing(packing, weight, attrs, &g, out);
+  return decode_packing(weight, attrs, &g, out);
 }
 
 // One phase of one group; returns where the next begins.
@@ -278,10 +283,10 @@ float* pack_phase(const ConvGeometry& g, const float* w, int64_t group, int64_t 
   return to;
 }
 
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   ConvGeometry g;
   size_t bytes = 0;
-  MRT_TRY(decode_packing(packing, weight, attrs, &g, &bytes));
+  MRT_TRY(decode_packing(weight, attrs, &g, &bytes));
   float* to = static_cast<float*>(out);
   for (int64_t group = 0; group < g.groups; ++group)
     for (int64_t y = 0; y < g.stride_h; ++y) {
@@ -291,30 +296,14 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
   return Status();
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return p.table ? p.table->conv_transpose2d_name : "conv_transpose2d_f32_reference";
-}
-
 double flops(const void* params, const Tensor* in, int, const Tensor*, int) {
   const Params& p = *static_cast<const Params*>(params);
   return conv_flops(p.g, in[0].shape[0] * in[0].shape[1] * in[0].shape[2]);
 }
 
-const char* const kPackings[] = {"conv_transpose2d_f32_v1", nullptr};
-const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "conv_transpose2d_f32_8x16_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "conv_transpose2d_f32_6x16_avx2",
-#endif
-    "conv_transpose2d_f32_3x16_scalar", nullptr};
-
 }  // namespace
 
-extern const Operator kConvTranspose2dF32Operator = {kContract,   kPackings, kKernels,     sizeof(Params),     prepare,
-                                                     check,       scratch,   run,          packed_bytes,       pack,
-                                                     kernel_name, flops,     {2, 3, 1, 1}, batched_inputs<0b1>};
+const Operator kOperator_conv_transpose2d_f32 = {&kContract, kTileKernels, sizeof(Params), prepare,      check,
+                                                 run,        scratch,      flops,          packed_bytes, pack};
 
 }  // namespace mrt

@@ -9,8 +9,10 @@
 
 namespace mrt {
 
-Status decode_depthwise(const Attrs& attrs, const char* contract, int64_t most, ConvGeometry* g) {
-  MRT_TRY(decode_conv(attrs, contract, g));
+const Attribute kDepthwiseGroups[1] = {integer("groups", 1, kMaxConvExtent).with(kDerived)};  // the channels
+
+Status decode_depthwise(const Attrs& attrs, int64_t most, ConvGeometry* g) {
+  MRT_TRY(decode_conv(attrs, g));
   // groups may be left out: it can only be the number of channels.
   const int64_t* values = nullptr;
   size_t n = 0;
@@ -19,7 +21,7 @@ Status decode_depthwise(const Attrs& attrs, const char* contract, int64_t most, 
   if (g->groups == c && c <= out && out <= most * c && (c == 0 || out % c == 0)) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT,
               "%s: groups %" PRId64 " and output channels %" PRId64 " of %" PRId64 " input channels, expected %s",
-              contract, g->groups, out, c,
+              attrs.contract().name, g->groups, out, c,
               most == 1 ? "one number" : "as many groups and a multiple as output channels");
 }
 
@@ -106,10 +108,10 @@ void depthwise_row(const DepthwiseImage& m, DepthwiseRow d, int64_t oh, char* sc
 
 const DepthwiseTable* depthwise_table(Isa isa) {
   static const DepthwiseTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX2)
-      &kDepthwiseAvx2,
-#endif
-      &kDepthwiseScalar, nullptr};
+#define MRT_KERNEL(isa, name) &kDepthwise_##isa,
+#include "kernels/depthwise/kernels.inc"
+#undef MRT_KERNEL
+      nullptr};
   return kernel_of(tables, isa);
 }
 

@@ -13,7 +13,15 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "depthwise_conv2d_f32";
+constexpr const char* kName = "depthwise_conv2d_f32";
+
+constexpr Operand kInputs[] = {{"x", kF32, 4, kBatched},
+                               {"w", kF32, 4, kPacked},
+                               {"bias", kF32, 1, kOptional | kBias},
+                               {"residual", kF32, 4, kOptional | kResidual | kBatched}};
+constexpr Operand kOutputs[] = {{"y", kF32, 4}};
+constexpr Contract kContract = {
+    kName, "depthwise_f32_c8_v1", kInputs, kOutputs, kConvAttributes, kDepthwiseGroups, kEpilogueAttributes};
 
 struct Params {
   const DepthwiseTable* table;  // null: the reference
@@ -24,17 +32,17 @@ struct Params {
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  MRT_TRY(decode_depthwise(attrs, kContract, kMaxConvExtent, &p.g));
-  MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  MRT_TRY(decode_depthwise(attrs, kMaxConvExtent, &p.g));
+  MRT_TRY(decode_epilogue(attrs, &p.epilogue));
   p.table = depthwise_table(isa);
   p.epilogue_table = epilogue_table(isa);
   return Status();
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_conv(kContract, p.g, false, in, n_in, out));
-  return check_packed(kContract, in[1], depthwise_packed_bytes(p.g));
+  MRT_TRY(check_conv_images(kName, p.g, false, in[0], out[0]));
+  return check_packed(kName, in[1], depthwise_packed_bytes(p.g));
 }
 
 // Filters of each channel.
@@ -183,32 +191,26 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
-  MRT_TRY(check_packing_name(kContract, packing, "depthwise_f32_c8_v1"));
-  MRT_TRY(decode_depthwise(attrs, kContract, kMaxConvExtent, g));
-  MRT_TRY(check_conv_weight(kContract, *g, weight, g->out_channels, 1));
+Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
+  MRT_TRY(decode_depthwise(attrs, kMaxConvExtent, g));
+  MRT_TRY(check_conv_filter(kName, *g, weight, g->out_channels, 1));
   const int64_t size = depthwise_packed_bytes(*g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *bytes = static_cast<size_t>(size);
   return Status();
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   ConvGeometry g;
-  return decode_packing(packing, weight, attrs, &g, out);
+  return decode_packing(weight, attrs, &g, out);
 }
 
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   ConvGeometry g;
   size_t bytes = 0;
-  MRT_TRY(decode_packing(packing, weight, attrs, &g, &bytes));
+  MRT_TRY(decode_packing(weight, attrs, &g, &bytes));
   depthwise_pack(g, weight.as<const float>(), static_cast<float*>(out));
   return Status();
-}
-
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return p.table ? p.table->name : "depthwise_conv2d_f32_reference";
 }
 
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
@@ -216,17 +218,15 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   return 2.0 * static_cast<double>(out[0].elements()) * static_cast<double>(p.g.taps());
 }
 
-const char* const kPackings[] = {"depthwise_f32_c8_v1", nullptr};
 const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX2)
-    "depthwise_conv2d_f32_4x8_avx2",
-#endif
-    "depthwise_conv2d_f32_4x4_scalar", nullptr};
+#define MRT_KERNEL(isa, name) name,
+#include "kernels/depthwise/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
 
 }  // namespace
 
-extern const Operator kDepthwiseConv2dF32Operator = {
-    kContract, kPackings,    kKernels, sizeof(Params), prepare, check,        scratch,
-    run,       packed_bytes, pack,     kernel_name,    flops,   {2, 4, 1, 1}, batched_inputs<0b1001>};
+const Operator kOperator_depthwise_conv2d_f32 = {&kContract, kKernels, sizeof(Params), prepare,      check,
+                                                 run,        scratch,  flops,          packed_bytes, pack};
 
 }  // namespace mrt

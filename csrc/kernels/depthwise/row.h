@@ -33,10 +33,10 @@ struct DepthwiseTable {
   void (*any)(const DepthwiseRow&);    // any filter
   void (*k3[2])(const DepthwiseRow&);  // 3 taps a line next to each other, stride 1 and 2
   void (*k5[2])(const DepthwiseRow&);
-  const char* name;
 };
-extern const DepthwiseTable kDepthwiseScalar;
-extern const DepthwiseTable kDepthwiseAvx2;
+#define MRT_KERNEL(isa, name) extern const DepthwiseTable kDepthwise_##isa;
+#include "kernels/depthwise/kernels.inc"
+#undef MRT_KERNEL
 const DepthwiseTable* depthwise_table(Isa isa);  // null for the reference
 
 }  // namespace mrt

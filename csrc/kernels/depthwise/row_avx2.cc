@@ -2,9 +2,6 @@
 #include "kernels/depthwise/row_generic.h"
 
 namespace mrt {
-extern const DepthwiseTable kDepthwiseAvx2 = {Isa::avx2,
-                                              row<F32x8, 0, 0>,
-                                              {row<F32x8, 3, 1>, row<F32x8, 3, 2>},
-                                              {row<F32x8, 5, 1>, row<F32x8, 5, 2>},
-                                              "depthwise_conv2d_f32_4x8_avx2"};
+extern const DepthwiseTable kDepthwise_avx2 = {
+    Isa::avx2, row<F32x8, 0, 0>, {row<F32x8, 3, 1>, row<F32x8, 3, 2>}, {row<F32x8, 5, 1>, row<F32x8, 5, 2>}};
 }  // namespace mrt

@@ -2,9 +2,6 @@
 #include "kernels/depthwise/row_generic.h"
 
 namespace mrt {
-extern const DepthwiseTable kDepthwiseScalar = {Isa::scalar,
-                                                row<F32x4, 0, 0>,
-                                                {row<F32x4, 3, 1>, row<F32x4, 3, 2>},
-                                                {row<F32x4, 5, 1>, row<F32x4, 5, 2>},
-                                                "depthwise_conv2d_f32_4x4_scalar"};
+extern const DepthwiseTable kDepthwise_scalar = {
+    Isa::scalar, row<F32x4, 0, 0>, {row<F32x4, 3, 1>, row<F32x4, 3, 2>}, {row<F32x4, 5, 1>, row<F32x4, 5, 2>}};
 }  // namespace mrt

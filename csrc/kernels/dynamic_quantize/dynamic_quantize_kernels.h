@@ -35,13 +35,12 @@ inline float byte_divisor(const ByteScale& s) { return s.scale == 0.0f ? 1.0f : 
 
 struct DynamicQuantizeKernel {
   Isa isa;
-  const char* name;
   ValueRange (*range)(const float* x, int64_t n);
   // y = clamp(round(x / divisor) + zero, 0, 255), rounded half to even; a NaN gives 0.
   void (*quantize)(const float* x, int64_t n, float divisor, int32_t zero, uint8_t* y);
 };
 
-#define MRT_KERNEL(isa) extern const DynamicQuantizeKernel kDynamicQuantize_##isa;
+#define MRT_KERNEL(isa, name) extern const DynamicQuantizeKernel kDynamicQuantize_##isa;
 #include "kernels/dynamic_quantize/kernels.inc"
 #undef MRT_KERNEL
 

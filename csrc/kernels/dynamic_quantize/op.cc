@@ -5,7 +5,11 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "dynamic_quantize_u8";
+constexpr const char* kName = "dynamic_quantize_u8";
+
+constexpr Operand kInputs[] = {{"x", kF32, kAnyRank}};
+constexpr Operand kOutputs[] = {{"y", kU8, kAnyRank}, {"scale", kF32, 0}, {"zero", kU8, 0}};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs};
 constexpr int64_t kGrain = 32 * 1024;  // numbers of one piece of parallel work
 
 struct Params {
@@ -13,12 +17,12 @@ struct Params {
 };
 
 const DynamicQuantizeKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kDynamicQuantize_##isa,
+#define MRT_KERNEL(isa, name) &kDynamicQuantize_##isa,
 #include "kernels/dynamic_quantize/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) "dynamic_quantize_u8_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/dynamic_quantize/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
@@ -29,11 +33,7 @@ Status prepare(const Attrs&, Isa isa, void* params) {
 }
 
 Status check(const void*, const Tensor* in, int, const Tensor* out, int) {
-  MRT_TRY(check_f32(kContract, "x", in[0], -1));
-  MRT_TRY(check_u8(kContract, "y", out[0], -1));
-  MRT_TRY(check_same_shape(kContract, "y", out[0], in[0]));
-  MRT_TRY(check_f32(kContract, "scale", out[1], 0));
-  return check_u8(kContract, "zero", out[2], 0);
+  return check_same_shape(kName, "y", out[0], in[0]);
 }
 
 size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t threads) {
@@ -74,19 +74,13 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const DynamicQuantizeKernel* kernel = static_cast<const Params*>(params)->kernel;
-  return kernel == nullptr ? "dynamic_quantize_u8_reference" : kernel->name;
-}
-
 double flops(const void*, const Tensor* in, int, const Tensor*, int) { return element_count(in[0]); }
 
 }  // namespace
 
 const DynamicQuantizeKernel* dynamic_quantize_kernel(Isa isa) { return kernel_of(kTables, isa); }
 
-extern const Operator kDynamicQuantizeU8Operator;
-const Operator kDynamicQuantizeU8Operator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                                             run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 3, 3}};
+const Operator kOperator_dynamic_quantize_u8 = {&kContract, kNames, sizeof(Params), prepare,
+                                                check,      run,    scratch,        flops};
 
 }  // namespace mrt

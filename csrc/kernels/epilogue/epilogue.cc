@@ -1,6 +1,7 @@
 // Decoding of epilogue attributes, and the scalar formulas of the activations.
 #include "kernels/epilogue/epilogue.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -10,37 +11,40 @@ namespace mrt {
 namespace {
 
 struct ActInfo {
-  const char* name;
   int args;              // how many act_args
   double defaults[2];    // where none are given
   bool needs_arguments;  // they must be given
 };
 const ActInfo kActs[] = {
-    {"none", 0, {0, 0}, false},          {"relu", 0, {0, 0}, false},      {"clip", 2, {0, 0}, true},
-    {"leaky_relu", 1, {0.01, 0}, false}, {"elu", 1, {1, 0}, false},       {"sigmoid", 0, {0, 0}, false},
-    {"tanh", 0, {0, 0}, false},          {"gelu", 0, {0, 0}, false},      {"gelu_tanh", 0, {0, 0}, false},
-    {"silu", 0, {0, 0}, false},          {"hardswish", 0, {0, 0}, false}, {"hardsigmoid", 2, {0.2, 0.5}, false},
-    {"softplus", 0, {0, 0}, false},      {"mish", 0, {0, 0}, false},      {"exp", 0, {0, 0}, false},
-    {"sqrt", 0, {0, 0}, false},          {"abs", 0, {0, 0}, false},
+#define MRT_ACT(name, count, first, second, needed) {count, {first, second}, needed},
+#include "kernels/epilogue/acts.inc"
+#undef MRT_ACT
 };
-constexpr int kActCount = sizeof(kActs) / sizeof(kActs[0]);
+constexpr const char* kActNames =
+#define MRT_ACT(name, count, first, second, needed) #name " "
+#include "kernels/epilogue/acts.inc"
+#undef MRT_ACT
+    ;
 
-Status decode_arguments(const Attrs& attrs, const char* contract, const ActInfo& info, double* values) {
-  const double* given = nullptr;
-  size_t n = 0;
+constexpr Attribute kAct = choice("act", kActNames);
+constexpr Attribute kActArgs = numbers("act_args", 2, -kNoBound, kNoBound)
+                                   .with(kDerived)  // the activation's
+                                   .with(kListed)
+                                   .with(kInfinite);
+
+Status decode_arguments(const Attrs& attrs, const ActInfo& info, double* values) {
   values[0] = info.defaults[0];
   values[1] = info.defaults[1];
-  const bool present = attrs.floats("act_args", &given, &n) && n > 0;
-  if (!present && !info.needs_arguments) return Status();
-  if (!present || n != static_cast<size_t>(info.args)) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: activation '%s' has %zu numbers in 'act_args', expected %d", contract,
-                info.name, n, info.args);
+  int32_t n = 0;
+  MRT_TRY(attr_numbers(attrs, "act_args", values, &n));
+  if (n <= 0 && !info.needs_arguments) return Status();
+  if (n != info.args) {
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: 'act_args' has %d numbers, expected the %d of the activation",
+                attrs.contract().name, std::max(n, 0), info.args);
   }
-  for (size_t i = 0; i < n; ++i) {
-    if (std::isnan(given[i])) {
-      return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: 'act_args' of activation '%s' holds a NaN", contract, info.name);
-    }
-    values[i] = given[i];
+  for (int32_t i = 0; i < n; ++i) {
+    if (std::isnan(values[i]))
+      return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: 'act_args' holds a NaN", attrs.contract().name);
   }
   return Status();
 }
@@ -53,15 +57,19 @@ double clamp(double x, double lo, double hi) {
 
 }  // namespace
 
-Status decode_epilogue(const Attrs& attrs, const char* contract, bool residual_allowed, Epilogue* out) {
-  const char* choices[kActCount + 1] = {};
-  for (int i = 0; i < kActCount; ++i) choices[i] = kActs[i].name;
+const Attribute kEpilogueAttributes[3] = {kAct, kActArgs, integer("residual_after", 0, 1, 0)};
+const Attribute kActivationAttributes[2] = {kAct, kActArgs};
+
+Status decode_epilogue(const Attrs& attrs, Epilogue* out) {
+  const Contract& contract = attrs.contract();
   int32_t act = 0;
-  MRT_TRY(attr_choice(attrs, contract, "act", choices, &act));
-  double values[2];
-  MRT_TRY(decode_arguments(attrs, contract, kActs[act], values));
+  double values[2] = {0, 0};
+  if (contract.find("act") != nullptr) {
+    MRT_TRY(attr_choice(attrs, "act", &act));
+    MRT_TRY(decode_arguments(attrs, kActs[act], values));
+  }
   int64_t after = 0;
-  MRT_TRY(attr_int(attrs, contract, "residual_after", 0, residual_allowed ? 1 : 0, &after));
+  if (contract.find("residual_after") != nullptr) MRT_TRY(attr_int(attrs, "residual_after", &after));
   const float infinity = std::numeric_limits<float>::infinity();
   *out = Epilogue{static_cast<Act>(act),         after != 0, static_cast<float>(values[0]),
                   static_cast<float>(values[1]), -infinity,  infinity};
@@ -116,13 +124,10 @@ double epilogue_reference(const Epilogue& e, double x) {
 
 const EpilogueTable* epilogue_table(Isa isa) {
   static const EpilogueTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX512)
-      &kEpilogueAvx512,
-#endif
-#if defined(MRT_KERNELS_AVX2)
-      &kEpilogueAvx2,
-#endif
-      &kEpilogueScalar, nullptr};
+#define MRT_KERNEL(isa, name) &kEpilogue_##isa,
+#include "kernels/epilogue/kernels.inc"
+#undef MRT_KERNEL
+      nullptr};
   return kernel_of(tables, isa);
 }
 

@@ -11,23 +11,9 @@
 namespace mrt {
 
 enum class Act : uint8_t {
-  none,
-  relu,
-  clip,
-  leaky_relu,
-  elu,
-  sigmoid,
-  tanh,
-  gelu,
-  gelu_tanh,
-  silu,
-  hardswish,
-  hardsigmoid,
-  softplus,
-  mish,
-  exp,
-  sqrt,
-  abs,
+#define MRT_ACT(name, count, first, second, needed) name,
+#include "kernels/epilogue/acts.inc"
+#undef MRT_ACT
 };
 
 struct Epilogue {
@@ -44,13 +30,16 @@ struct EpilogueTable {
   void (*apply)(const Epilogue& e, float* c, int64_t ldc, int64_t rows, int64_t cols, const float* residual,
                 int64_t ldr);
 };
-extern const EpilogueTable kEpilogueScalar;
-extern const EpilogueTable kEpilogueAvx2;
-extern const EpilogueTable kEpilogueAvx512;
+#define MRT_KERNEL(isa, name) extern const EpilogueTable kEpilogue_##isa;
+#include "kernels/epilogue/kernels.inc"
+#undef MRT_KERNEL
 const EpilogueTable* epilogue_table(Isa isa);  // null for the reference
 
-// Reads act, act_args and residual_after; a contract without residual refuses the last.
-Status decode_epilogue(const Attrs& attrs, const char* contract, bool residual_allowed, Epilogue* out);
+// Attributes of a contract with an epilogue, and of one whose epilogue has no residual.
+extern const Attribute kEpilogueAttributes[3];
+extern const Attribute kActivationAttributes[2];
+// Reads those of them that the contract has.
+Status decode_epilogue(const Attrs& attrs, Epilogue* out);
 
 // The formulas, in double precision: the oracle.
 double epilogue_reference(const Epilogue& e, double x);

@@ -158,10 +158,12 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
 
 }  // namespace
 
-Status decode_blocking(const Attrs& attrs, const char* contract, Blocking* out) {
+const Attribute kBlockingHints[2] = {hint("depth", 64, 4096), hint("rows_kib", 16, 4096)};
+
+Status decode_blocking(const Attrs& attrs, Blocking* out) {
   int64_t rows_kib = out->row_bytes >> 10;
-  MRT_TRY(hint_int(attrs, contract, "depth", 64, 4096, &out->depth));
-  MRT_TRY(hint_int(attrs, contract, "rows_kib", 16, 4096, &rows_kib));
+  MRT_TRY(hint_int(attrs, "depth", &out->depth));
+  MRT_TRY(hint_int(attrs, "rows_kib", &rows_kib));
   out->row_bytes = rows_kib << 10;
   return Status();
 }

@@ -8,7 +8,8 @@
 
 namespace mrt {
 
-Status decode_blocking(const Attrs& attrs, const char* contract, Blocking* out);
+extern const Attribute kBlockingHints[2];
+Status decode_blocking(const Attrs& attrs, Blocking* out);
 
 // y [m, n] = epilogue(A [m, taps * kc] * W), W packed in panels of 16 columns, [ceil(n / 16)][taps * kc][16], or where
 // it lies, with a stride, if n is a multiple of 16.

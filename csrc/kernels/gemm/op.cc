@@ -9,8 +9,17 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "gemm_f32";
-constexpr int64_t kMaxExtent = int64_t{1} << 40;
+constexpr const char* kName = "gemm_f32";
+
+constexpr Operand kInputs[] = {{"a", kF32, kAnyRank, kBatched},
+                               {"w", kF32, 2, kPacked},
+                               {"bias", kF32, 1, kOptional | kBias},
+                               {"residual", kF32, kAnyRank, kOptional | kResidual | kBatched}};
+constexpr Operand kOutputs[] = {{"y", kF32, kAnyRank}};
+constexpr Attribute kAttributes[] = {integer("n", 0, kMaxExtent), integer("k", 0, kMaxExtent),
+                                     integer("w_trans", 0, 1, 0).with(kPackingOnly)};
+constexpr Contract kContract = {kName,       "gemm_f32_nr16_v1",  kInputs,       kOutputs,
+                                kAttributes, kEpilogueAttributes, kBlockingHints};
 
 struct Params {
   const TileTable* table;  // null: the reference
@@ -22,42 +31,27 @@ struct Params {
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  p.n = p.k = -1;
-  MRT_TRY(attr_int(attrs, kContract, "n", 0, kMaxExtent, &p.n));
-  MRT_TRY(attr_int(attrs, kContract, "k", 0, kMaxExtent, &p.k));
-  if (p.n < 0 || p.k < 0) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attributes 'n' and 'k' are needed, %s is absent", kContract,
-                p.n < 0 ? "'n'" : "'k'");
-  }
-  MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  MRT_TRY(attr_int(attrs, "n", &p.n));
+  MRT_TRY(attr_int(attrs, "k", &p.k));
+  MRT_TRY(decode_epilogue(attrs, &p.epilogue));
   p.table = tile_table(isa);
   p.blocking = p.table ? p.table->blocking : Blocking();
-  MRT_TRY(decode_blocking(attrs, kContract, &p.blocking));
+  MRT_TRY(decode_blocking(attrs, &p.blocking));
   p.epilogue_table = epilogue_table(isa);
   return Status();
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_f32(kContract, "a", in[0], -1));
-  MRT_TRY(check_f32(kContract, "y", out[0], -1));
   const int32_t last = in[0].ndim - 1;
-  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kContract);
-  MRT_TRY(check_extent(kContract, "a", in[0], last, p.k));
+  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kName);
+  MRT_TRY(check_extent(kName, "a", in[0], last, p.k));
   if (out[0].ndim != in[0].ndim) {
-    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kContract, out[0].ndim, in[0].ndim);
+    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kName, out[0].ndim, in[0].ndim);
   }
-  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kContract, "y", out[0], i, in[0].shape[i]));
-  MRT_TRY(check_extent(kContract, "y", out[0], last, p.n));
-  MRT_TRY(check_packed(kContract, in[1], packed_panel_bytes(p.k, p.n)));
-  if (present(in, n_in, 2)) {
-    MRT_TRY(check_f32(kContract, "bias", in[2], 1));
-    MRT_TRY(check_extent(kContract, "bias", in[2], 0, p.n));
-  }
-  if (present(in, n_in, 3)) {
-    MRT_TRY(check_same_shape(kContract, "residual", in[3], out[0]));
-    MRT_TRY(check_f32(kContract, "residual", in[3], -1));
-  }
+  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kName, "y", out[0], i, in[0].shape[i]));
+  MRT_TRY(check_extent(kName, "y", out[0], last, p.n));
+  MRT_TRY(check_packed(kName, in[1], packed_panel_bytes(p.k, p.n)));
   return Status();
 }
 
@@ -101,27 +95,25 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, bool* trans) {
-  MRT_TRY(check_packing_name(kContract, packing, "gemm_f32_nr16_v1"));
-  MRT_TRY(check_f32(kContract, "weight", weight, 2));
-  int64_t w_trans = 0;
-  MRT_TRY(attr_int(attrs, kContract, "w_trans", 0, 1, &w_trans));
+Status decode_packing(const Attrs& attrs, bool* trans) {
+  int64_t w_trans;
+  MRT_TRY(attr_int(attrs, "w_trans", &w_trans));
   *trans = w_trans != 0;
   return Status();
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   bool trans;
-  MRT_TRY(decode_packing(packing, weight, attrs, &trans));
+  MRT_TRY(decode_packing(attrs, &trans));
   const int64_t bytes = packed_panel_bytes(weight.shape[trans ? 1 : 0], weight.shape[trans ? 0 : 1]);
-  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *out = static_cast<size_t>(bytes);
   return Status();
 }
 
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   bool trans;
-  MRT_TRY(decode_packing(packing, weight, attrs, &trans));
+  MRT_TRY(decode_packing(attrs, &trans));
   const int64_t rows = weight.shape[0], columns = weight.shape[1];
   const float* w = weight.as<const float>();
   if (trans) {
@@ -132,30 +124,14 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
   return Status();
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return p.table ? p.table->gemm_name : "gemm_f32_reference";
-}
-
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   return 2.0 * static_cast<double>(out[0].elements()) * static_cast<double>(p.k);
 }
 
-const char* const kPackings[] = {"gemm_f32_nr16_v1", nullptr};
-const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "gemm_f32_8x16_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "gemm_f32_6x16_avx2",
-#endif
-    "gemm_f32_3x16_scalar", nullptr};
-
 }  // namespace
 
-extern const Operator kGemmF32Operator = {kContract,   kPackings, kKernels,     sizeof(Params),        prepare,
-                                          check,       scratch,   run,          packed_bytes,          pack,
-                                          kernel_name, flops,     {2, 4, 1, 1}, batched_inputs<0b1001>};
+const Operator kOperator_gemm_f32 = {&kContract, kTileKernels, sizeof(Params), prepare,      check,
+                                     run,        scratch,      flops,          packed_bytes, pack};
 
 }  // namespace mrt

@@ -71,10 +71,4 @@ Status check_packed(const char* contract, const Tensor& weight, int64_t bytes) {
   return Status();
 }
 
-Status check_packing_name(const char* contract, const char* packing, const char* expected) {
-  if (packing && std::strcmp(packing, expected) == 0) return Status();
-  return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: packing '%.64s' does not exist, expected '%s'", contract,
-              packing ? packing : "", expected);
-}
-
 }  // namespace mrt

@@ -5,15 +5,18 @@
 
 namespace mrt {
 
+const char* const kTileKernels[] = {
+#define MRT_KERNEL(isa, name) name,
+#include "kernels/gemm/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+
 const TileTable* tile_table(Isa isa) {
   static const TileTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX512)
-      &kTileAvx512,
-#endif
-#if defined(MRT_KERNELS_AVX2)
-      &kTileAvx2,
-#endif
-      &kTileScalar, nullptr};
+#define MRT_KERNEL(isa, name) &kTile_##isa,
+#include "kernels/gemm/kernels.inc"
+#undef MRT_KERNEL
+      nullptr};
   return kernel_of(tables, isa);
 }
 

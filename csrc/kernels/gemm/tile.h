@@ -51,16 +51,13 @@ struct TileTable {
   Isa isa;
   int32_t mr;                                       // rows of a tile, at most
   void (*tile[kMaxTileRows + 1])(const TileCall&);  // by number of rows, 1 to mr
-  const char* gemm_name;
-  const char* matmul_name;
-  const char* conv2d_name;
-  const char* conv_transpose2d_name;
-  Blocking blocking;       // that suits its tiles, of gemm and of conv2d with one tap
-  Blocking taps_blocking;  // of conv2d with several
+  Blocking blocking;                                // that suits its tiles, of gemm and of conv2d with one tap
+  Blocking taps_blocking;                           // of conv2d with several
 };
-extern const TileTable kTileScalar;
-extern const TileTable kTileAvx2;
-extern const TileTable kTileAvx512;
-const TileTable* tile_table(Isa isa);  // null for the reference
+#define MRT_KERNEL(isa, name) extern const TileTable kTile_##isa;
+#include "kernels/gemm/kernels.inc"
+#undef MRT_KERNEL
+extern const char* const kTileKernels[];  // as Operator::kernels, of what is made of tiles
+const TileTable* tile_table(Isa isa);     // null for the reference
 
 }  // namespace mrt

@@ -2,14 +2,10 @@
 #include "kernels/gemm/tile_generic.h"
 
 namespace mrt {
-extern const TileTable kTileAvx2 = {Isa::avx2,
-                                    6,
-                                    {nullptr, tile<F32x8, 1, 4, 8>, tile<F32x8, 2, 2, 4>, tile<F32x8, 3, 2, 2>,
-                                     tile<F32x8, 4, 1, 2>, tile<F32x8, 5, 1, 2>, tile<F32x8, 6, 1, 2>},
-                                    "gemm_f32_6x16_avx2",
-                                    "matmul_f32_6x16_avx2",
-                                    "conv2d_f32_6x16_avx2",
-                                    "conv_transpose2d_f32_6x16_avx2",
-                                    Blocking(),
-                                    Blocking()};
+extern const TileTable kTile_avx2 = {Isa::avx2,
+                                     6,
+                                     {nullptr, tile<F32x8, 1, 4, 8>, tile<F32x8, 2, 2, 4>, tile<F32x8, 3, 2, 2>,
+                                      tile<F32x8, 4, 1, 2>, tile<F32x8, 5, 1, 2>, tile<F32x8, 6, 1, 2>},
+                                     Blocking(),
+                                     Blocking()};
 }  // namespace mrt

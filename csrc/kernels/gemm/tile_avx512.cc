@@ -6,15 +6,11 @@
 #include "kernels/gemm/tile_generic.h"
 
 namespace mrt {
-extern const TileTable kTileAvx512 = {
+extern const TileTable kTile_avx512 = {
     Isa::avx512,
     8,
     {nullptr, tile<F32x16, 1, 8, 8>, tile<F32x16, 2, 4, 4>, tile<F32x16, 3, 2, 2>, tile<F32x16, 4, 2, 2>,
      tile<F32x16, 5, 1, 1>, tile<F32x16, 6, 1, 1>, tile<F32x16, 7, 1, 1>, tile<F32x16, 8, 1, 1>},
-    "gemm_f32_8x16_avx512",
-    "matmul_f32_8x16_avx512",
-    "conv2d_f32_8x16_avx512",
-    "conv_transpose2d_f32_8x16_avx512",
     {1536, 384 << 10},
     {512, 512 << 10}};
 }  // namespace mrt

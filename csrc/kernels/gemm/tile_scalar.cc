@@ -2,14 +2,10 @@
 #include "kernels/gemm/tile_generic.h"
 
 namespace mrt {
-extern const TileTable kTileScalar = {
+extern const TileTable kTile_scalar = {
     Isa::scalar,
     3,
     {nullptr, tile<F32x4, 1, 2, 4>, tile<F32x4, 2, 1, 2>, tile<F32x4, 3, 1, 2>, nullptr, nullptr, nullptr},
-    "gemm_f32_3x16_scalar",
-    "matmul_f32_3x16_scalar",
-    "conv2d_f32_3x16_scalar",
-    "conv_transpose2d_f32_3x16_scalar",
     Blocking(),
     Blocking()};
 }  // namespace mrt

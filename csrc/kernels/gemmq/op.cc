@@ -11,17 +11,27 @@
 
 namespace mrt {
 
-#define MRT_KERNEL(isa) extern const UnpackTable kUnpack_##isa;
+#define MRT_KERNEL(isa, name) extern const UnpackTable kUnpack_##isa;
 #include "kernels/gemmq/kernels.inc"
 #undef MRT_KERNEL
 
 namespace {
 
-constexpr const char* kContract = "gemm_f32q";
-constexpr const char* kPacking = "gemm_f32q_nr16_v1";
-constexpr int64_t kMaxExtent = int64_t{1} << 40;
+constexpr const char* kName = "gemm_f32q";
 
-#define MRT_KERNEL(isa) &kUnpack_##isa,
+constexpr Operand kInputs[] = {{"a", kF32, kAnyRank, kBatched},
+                               {"w", kS8, 2, kPacked},
+                               {"scale", kF32, 2},
+                               {"zero", kS8, 2, kOptional},
+                               {"bias", kF32, 1, kOptional | kBias},
+                               {"residual", kF32, kAnyRank, kOptional | kResidual | kBatched}};
+constexpr Operand kOutputs[] = {{"y", kF32, kAnyRank}};
+constexpr Attribute kAttributes[] = {
+    integer("n", 0, kMaxExtent), integer("k", 0, kMaxExtent), integer("w_trans", 0, 1, 0).with(kPackingOnly),
+    integer("bits", 4, 8, 8).in_steps_of(4), integer("group", 1, kMaxExtent).with(kDerived)};  // all of k
+constexpr Contract kContract = {kName, "gemm_f32q_nr16_v1", kInputs, kOutputs, kAttributes, kEpilogueAttributes};
+
+#define MRT_KERNEL(isa, name) &kUnpack_##isa,
 const UnpackTable* const kTables[] = {
 #include "kernels/gemmq/kernels.inc"
     nullptr};
@@ -40,26 +50,14 @@ struct Params {
 
 int64_t panel_bytes(int64_t k, int64_t bits) { return checked_mul(bits == 8 ? k : ceil_div(k, 2), kPanel); }
 
-Status decode_bits(const Attrs& attrs, int64_t* bits) {
-  *bits = 8;
-  MRT_TRY(attr_int(attrs, kContract, "bits", 4, 8, bits));
-  if (*bits == 4 || *bits == 8) return Status();
-  return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'bits' is %" PRId64 ", expected 4 or 8", kContract, *bits);
-}
-
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  p.n = p.k = -1;
-  MRT_TRY(attr_int(attrs, kContract, "n", 0, kMaxExtent, &p.n));
-  MRT_TRY(attr_int(attrs, kContract, "k", 0, kMaxExtent, &p.k));
-  if (p.n < 0 || p.k < 0) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attributes 'n' and 'k' are needed, %s is absent", kContract,
-                p.n < 0 ? "'n'" : "'k'");
-  }
-  MRT_TRY(decode_bits(attrs, &p.bits));
+  MRT_TRY(attr_int(attrs, "n", &p.n));
+  MRT_TRY(attr_int(attrs, "k", &p.k));
+  MRT_TRY(attr_int(attrs, "bits", &p.bits));
   p.group = std::max<int64_t>(p.k, 1);
-  MRT_TRY(attr_int(attrs, kContract, "group", 1, kMaxExtent, &p.group));
-  MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  MRT_TRY(attr_int(attrs, "group", &p.group));
+  MRT_TRY(decode_epilogue(attrs, &p.epilogue));
   p.table = tile_table(isa);
   p.unpack = kernel_of(kTables, isa);
   p.epilogue_table = epilogue_table(isa);
@@ -69,32 +67,18 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
 
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_f32(kContract, "a", in[0], -1));
-  MRT_TRY(check_f32(kContract, "y", out[0], -1));
   const int32_t last = in[0].ndim - 1;
-  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kContract);
-  MRT_TRY(check_extent(kContract, "a", in[0], last, p.k));
+  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kName);
+  MRT_TRY(check_extent(kName, "a", in[0], last, p.k));
   if (out[0].ndim != in[0].ndim) {
-    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kContract, out[0].ndim, in[0].ndim);
+    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kName, out[0].ndim, in[0].ndim);
   }
-  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kContract, "y", out[0], i, in[0].shape[i]));
-  MRT_TRY(check_extent(kContract, "y", out[0], last, p.n));
-  MRT_TRY(check_packed(kContract, in[1], checked_mul(panels_of(p.n), panel_bytes(p.k, p.bits))));
-  MRT_TRY(check_f32(kContract, "scale", in[2], 2));
-  MRT_TRY(check_extent(kContract, "scale", in[2], 0, p.groups()));
-  MRT_TRY(check_extent(kContract, "scale", in[2], 1, p.n));
-  if (present(in, n_in, 3)) {
-    MRT_TRY(check_s8(kContract, "zero", in[3], 2));
-    MRT_TRY(check_same_shape(kContract, "zero", in[3], in[2]));
-  }
-  if (present(in, n_in, 4)) {
-    MRT_TRY(check_f32(kContract, "bias", in[4], 1));
-    MRT_TRY(check_extent(kContract, "bias", in[4], 0, p.n));
-  }
-  if (present(in, n_in, 5)) {
-    MRT_TRY(check_same_shape(kContract, "residual", in[5], out[0]));
-    MRT_TRY(check_f32(kContract, "residual", in[5], -1));
-  }
+  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kName, "y", out[0], i, in[0].shape[i]));
+  MRT_TRY(check_extent(kName, "y", out[0], last, p.n));
+  MRT_TRY(check_packed(kName, in[1], checked_mul(panels_of(p.n), panel_bytes(p.k, p.bits))));
+  MRT_TRY(check_extent(kName, "scale", in[2], 0, p.groups()));
+  MRT_TRY(check_extent(kName, "scale", in[2], 1, p.n));
+  if (present(in, n_in, 3)) MRT_TRY(check_same_shape(kName, "zero", in[3], in[2]));
   return Status();
 }
 
@@ -242,29 +226,27 @@ struct Packing {
   int64_t bytes() const { return checked_mul(panels_of(n), panel_bytes(k, bits)); }
 };
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, Packing* out) {
-  MRT_TRY(check_packing_name(kContract, packing, kPacking));
-  MRT_TRY(check_s8(kContract, "weight", weight, 2));
+Status decode_packing(const Tensor& weight, const Attrs& attrs, Packing* out) {
   int64_t trans = 0;
-  MRT_TRY(attr_int(attrs, kContract, "w_trans", 0, 1, &trans));
-  MRT_TRY(decode_bits(attrs, &out->bits));
+  MRT_TRY(attr_int(attrs, "w_trans", &trans));
+  MRT_TRY(attr_int(attrs, "bits", &out->bits));
   out->trans = trans != 0;
   out->k = weight.shape[out->trans ? 1 : 0];
   out->n = weight.shape[out->trans ? 0 : 1];
   return Status();
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   Packing p{};
-  MRT_TRY(decode_packing(packing, weight, attrs, &p));
-  if (p.bytes() < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  MRT_TRY(decode_packing(weight, attrs, &p));
+  if (p.bytes() < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *out = static_cast<size_t>(p.bytes());
   return Status();
 }
 
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   Packing p{};
-  MRT_TRY(decode_packing(packing, weight, attrs, &p));
+  MRT_TRY(decode_packing(weight, attrs, &p));
   const int8_t* const w = weight.as<const int8_t>();
   uint8_t* const to = static_cast<uint8_t*>(out);
   std::fill(to, to + p.bytes(), p.bits == 8 ? uint8_t{0} : uint8_t{0x88});
@@ -278,7 +260,7 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
         continue;
       }
       if (q < -8 || q > 7) {
-        return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a weight is %d, which 4 bits do not hold", kContract, q);
+        return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a weight is %d, which 4 bits do not hold", kName, q);
       }
       uint8_t& both = column[k / 2 * kPanel];
       const int shift = static_cast<int>(k % 2) * 4;
@@ -288,30 +270,14 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
   return Status();
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return p.unpack ? p.unpack->gemm_name : "gemm_f32q_reference";
-}
-
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   return 2.0 * static_cast<double>(out[0].elements()) * static_cast<double>(p.k);
 }
 
-const char* const kPackings[] = {kPacking, nullptr};
-const char* const kKernels[] = {
-#if MRT_KERNELS_AVX512
-    "gemm_f32q_8x16_avx512",
-#endif
-#if MRT_KERNELS_AVX2
-    "gemm_f32q_6x16_avx2",
-#endif
-    "gemm_f32q_3x16_scalar", nullptr};
-
 }  // namespace
 
-extern const Operator kGemmF32QOperator = {
-    kContract, kPackings,    kKernels, sizeof(Params), prepare, check,        scratch,
-    run,       packed_bytes, pack,     kernel_name,    flops,   {3, 6, 1, 1}, batched_inputs<0b100001>};
+const Operator kOperator_gemm_f32q = {&kContract, kTileKernels, sizeof(Params), prepare,      check,
+                                      run,        scratch,      flops,          packed_bytes, pack};
 
 }  // namespace mrt

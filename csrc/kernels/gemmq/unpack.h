@@ -31,7 +31,6 @@ constexpr int kFewRowsMost = 4;
 
 struct UnpackTable {
   Isa isa;
-  const char* gemm_name;
   void (*s8)(const UnpackCall&);
   void (*s4)(const UnpackCall&);
   void (*few_s8[kFewRowsMost + 1])(const RowsCall&);  // by number of rows

@@ -1,5 +1,5 @@
 #include "kernels/gemmq/unpack_generic.h"
 
 namespace mrt {
-extern const UnpackTable kUnpack_avx512 = unpack_table<F32x16>(Isa::avx512, "gemm_f32q_8x16_avx512");
+extern const UnpackTable kUnpack_avx512 = unpack_table<F32x16>(Isa::avx512);
 }  // namespace mrt

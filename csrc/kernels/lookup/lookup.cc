@@ -5,7 +5,11 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "lookup";
+constexpr const char* kName = "lookup";
+
+constexpr Operand kInputs[] = {{"x", kU8 | kS8, kAnyRank, kBatched}, {"table", kU8 | kS8, 1}};
+constexpr Operand kOutputs[] = {{"y", kLikeSecond, kAnyRank}};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs};
 constexpr int64_t kEntries = 256;
 constexpr int64_t kGrain = 64 * 1024;  // bytes of one piece of parallel work
 
@@ -14,12 +18,12 @@ struct Params {
 };
 
 const LookupKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kLookup_##isa,
+#define MRT_KERNEL(isa, name) &kLookup_##isa,
 #include "kernels/lookup/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) "lookup_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/lookup/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
@@ -29,24 +33,10 @@ Status prepare(const Attrs&, Isa isa, void* params) {
   return Status();
 }
 
-Status check_bytes(const char* name, const Tensor& t, int32_t ndim) {
-  MRT_TRY(check_tensor(kContract, name, t, ndim));
-  if ((t.dtype.code != MRT_UINT && t.dtype.code != MRT_INT) || t.dtype.bits != 8) {
-    return fail(MRT_ERROR_DTYPE, "%s: %s has type code %d with %d bits, expected uint8 or int8", kContract, name,
-                t.dtype.code, t.dtype.bits);
-  }
-  return Status();
-}
-
 Status check(const void*, const Tensor* in, int, const Tensor* out, int) {
-  MRT_TRY(check_bytes("x", in[0], -1));
-  MRT_TRY(check_bytes("table", in[1], 1));
-  MRT_TRY(check_extent(kContract, "table", in[1], 0, kEntries));
-  MRT_TRY(check_bytes("y", out[0], -1));
-  return check_same_shape(kContract, "y", out[0], in[0]);
+  MRT_TRY(check_extent(kName, "table", in[1], 0, kEntries));
+  return check_same_shape(kName, "y", out[0], in[0]);
 }
-
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
 
 int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, KernelContext& ctx) {
   if (has_no_elements(in[0])) return MRT_OK;
@@ -60,18 +50,8 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const LookupKernel* kernel = static_cast<const Params*>(params)->kernel;
-  return kernel == nullptr ? "lookup_reference" : kernel->name;
-}
-
-double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
-
 }  // namespace
 
-extern const Operator kLookupOperator;
-const Operator kLookupOperator = {
-    kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
-    run,       nullptr, nullptr, kernel_name,    flops,   {2, 2, 1, 1}, batched_inputs<0b1>};
+const Operator kOperator_lookup = {&kContract, kNames, sizeof(Params), prepare, check, run};
 
 }  // namespace mrt

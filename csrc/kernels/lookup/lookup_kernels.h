@@ -8,11 +8,10 @@ namespace mrt {
 // y[i] = table[x[i]] for i < n.
 struct LookupKernel {
   Isa isa;
-  const char* name;
   void (*run)(const uint8_t* table, const uint8_t* x, int64_t n, uint8_t* y);
 };
 
-#define MRT_KERNEL(isa) extern const LookupKernel kLookup_##isa;
+#define MRT_KERNEL(isa, name) extern const LookupKernel kLookup_##isa;
 #include "kernels/lookup/kernels.inc"
 #undef MRT_KERNEL
 

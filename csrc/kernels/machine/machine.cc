@@ -16,7 +16,7 @@ constexpr int64_t kFloats = int64_t{1} << 24;  // of the buffer that is read: 64
 
 const MachineKernel& machine_kernel() {
   static const MachineKernel* const kernels[] = {
-#define MRT_KERNEL(isa) &kMachine_##isa,
+#define MRT_KERNEL(isa, name) &kMachine_##isa,
 #include "kernels/machine/kernels.inc"
 #undef MRT_KERNEL
       nullptr};

@@ -14,7 +14,7 @@ struct MachineKernel {
   float (*read)(const float* data, int64_t count);  // count: a multiple of 64
 };
 
-#define MRT_KERNEL(isa) extern const MachineKernel kMachine_##isa;
+#define MRT_KERNEL(isa, name) extern const MachineKernel kMachine_##isa;
 #include "kernels/machine/kernels.inc"
 #undef MRT_KERNEL
 

@@ -12,7 +12,12 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "matmul_f32";
+constexpr const char* kName = "matmul_f32";
+
+constexpr Operand kInputs[] = {{"a", kF32, kAnyRank}, {"b", kF32, kAnyRank}, {"bias", kF32, 1, kOptional | kBias}};
+constexpr Operand kOutputs[] = {{"y", kF32, kAnyRank}};
+constexpr Attribute kAttributes[] = {integer("trans_a", 0, 1, 0), integer("trans_b", 0, 1, 0), number("alpha", 1)};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes, kActivationAttributes};
 
 struct Params {
   const TileTable* table;  // null: the reference
@@ -24,12 +29,12 @@ struct Params {
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  int64_t trans_a = 0, trans_b = 0;
-  double alpha = 1.0;
-  MRT_TRY(attr_int(attrs, kContract, "trans_a", 0, 1, &trans_a));
-  MRT_TRY(attr_int(attrs, kContract, "trans_b", 0, 1, &trans_b));
-  MRT_TRY(attr_float(attrs, kContract, "alpha", &alpha));
-  MRT_TRY(decode_epilogue(attrs, kContract, false, &p.epilogue));
+  int64_t trans_a, trans_b;
+  double alpha;
+  MRT_TRY(attr_int(attrs, "trans_a", &trans_a));
+  MRT_TRY(attr_int(attrs, "trans_b", &trans_b));
+  MRT_TRY(attr_float(attrs, "alpha", &alpha));
+  MRT_TRY(decode_epilogue(attrs, &p.epilogue));
   p.trans_a = trans_a != 0;
   p.trans_b = trans_b != 0;
   p.alpha = static_cast<float>(alpha);
@@ -77,25 +82,18 @@ Layout layout_of(const Params& p, const Shape& s) {
   return l;
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_f32(kContract, "a", in[0], -1));
-  MRT_TRY(check_f32(kContract, "b", in[1], -1));
-  MRT_TRY(check_f32(kContract, "y", out[0], -1));
   const Tensor &a = in[0], &b = in[1], &y = out[0];
-  MRT_TRY(check_batch(kContract, a, b, y));
+  MRT_TRY(check_batch(kName, a, b, y));
   const int64_t m = a.shape[a.ndim - (p.trans_a ? 1 : 2)], k = a.shape[a.ndim - (p.trans_a ? 2 : 1)];
-  MRT_TRY(check_extent(kContract, "b", b, b.ndim - (p.trans_b ? 1 : 2), k));
+  MRT_TRY(check_extent(kName, "b", b, b.ndim - (p.trans_b ? 1 : 2), k));
   const int64_t n = b.shape[b.ndim - (p.trans_b ? 2 : 1)];
-  MRT_TRY(check_extent(kContract, "y", y, y.ndim - 2, m));
-  MRT_TRY(check_extent(kContract, "y", y, y.ndim - 1, n));
-  if (present(in, n_in, 2)) {
-    MRT_TRY(check_f32(kContract, "bias", in[2], 1));
-    MRT_TRY(check_extent(kContract, "bias", in[2], 0, n));
-  }
+  MRT_TRY(check_extent(kName, "y", y, y.ndim - 2, m));
+  MRT_TRY(check_extent(kName, "y", y, y.ndim - 1, n));
   if (p.table && y.elements() > 0) {
     const Layout l = layout_of(p, shape_of(p, in, y));
-    if (l.a < 0 || l.b < 0) return fail(MRT_ERROR_SHAPE, "%s: the operands are too large to pack", kContract);
+    if (l.a < 0 || l.b < 0) return fail(MRT_ERROR_SHAPE, "%s: the operands are too large to pack", kName);
   }
   return Status();
 }
@@ -230,29 +228,14 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return p.table ? p.table->matmul_name : "matmul_f32_reference";
-}
-
 double flops(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   const Tensor& a = in[0];
   return 2.0 * static_cast<double>(out[0].elements()) * static_cast<double>(a.shape[a.ndim - (p.trans_a ? 2 : 1)]);
 }
 
-const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "matmul_f32_8x16_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "matmul_f32_6x16_avx2",
-#endif
-    "matmul_f32_3x16_scalar", nullptr};
-
 }  // namespace
 
-extern const Operator kMatmulF32Operator = {kContract, nullptr, kKernels, sizeof(Params), prepare, check,       scratch,
-                                            run,       nullptr, nullptr,  kernel_name,    flops,   {2, 3, 1, 1}};
+const Operator kOperator_matmul_f32 = {&kContract, kTileKernels, sizeof(Params), prepare, check, run, scratch, flops};
 
 }  // namespace mrt

@@ -5,8 +5,13 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "concat";
-const char* const kNames[] = {"concat_scalar", nullptr};
+constexpr const char* kName = "concat";
+
+constexpr Operand kInputs[] = {{"x", kWhole, kAnyRank, kBatched | kRepeated}};
+constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
+constexpr Attribute kAttributes[] = {integer("axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, 0)};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
+const char* const kNames[] = {"scalar", nullptr};
 
 struct Params {
   int64_t axis;
@@ -16,25 +21,24 @@ struct Params {
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
   p->reference = isa == Isa::reference ? 1 : 0;
-  return attr_int(attrs, kContract, "axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, &p->axis);
+  return attr_int(attrs, "axis", &p->axis);
 }
 
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
-  MRT_TRY(check_movable(kContract, "y", out[0], -1));
   int32_t axis;
-  MRT_TRY(check_axis(kContract, static_cast<const Params*>(params)->axis, out[0].ndim, &axis));
+  MRT_TRY(check_axis(kName, static_cast<const Params*>(params)->axis, out[0].ndim, &axis));
   int64_t extent = 0;
   for (int i = 0; i < n_in; ++i) {
-    MRT_TRY(check_moved(kContract, in[i], out[0]));
-    MRT_TRY(check_tensor(kContract, "an input", in[i], out[0].ndim));
+    if (in[i].dtype != out[0].dtype) return fail(MRT_ERROR_DTYPE, "%s: the inputs are not all of one type", kName);
+    MRT_TRY(check_tensor(kName, "an input", in[i], out[0].ndim));
     for (int32_t d = 0; d < out[0].ndim; ++d) {
-      if (d != axis) MRT_TRY(check_extent(kContract, "an input", in[i], d, out[0].shape[d]));
+      if (d != axis) MRT_TRY(check_extent(kName, "an input", in[i], d, out[0].shape[d]));
     }
     if (__builtin_add_overflow(extent, in[i].shape[axis], &extent)) {
-      return fail(MRT_ERROR_SHAPE, "%s: the extents along the axis are too large", kContract);
+      return fail(MRT_ERROR_SHAPE, "%s: the extents along the axis are too large", kName);
     }
   }
-  return check_extent(kContract, "y", out[0], axis, extent);
+  return check_extent(kName, "y", out[0], axis, extent);
 }
 
 void run_reference(const Tensor* in, const Tensor& y, int32_t axis) {
@@ -78,25 +82,14 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
-
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  return static_cast<const Params*>(params)->reference != 0 ? "concat_reference" : kNames[0];
-}
-
-double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
-
-uint32_t batched(const void* params, const Tensor* in, int n_in) {
+bool separable(const void* params, const Tensor* in, int) {
   const int64_t axis = static_cast<const Params*>(params)->axis;
-  if (n_in > 32 || axis == 0 || axis == -in[0].ndim) return 0;
-  return static_cast<uint32_t>((uint64_t{1} << n_in) - 1);
+  return axis != 0 && axis != -in[0].ndim;
 }
 
 }  // namespace
 
-extern const Operator kConcatOperator;
-const Operator kConcatOperator = {
-    kContract, nullptr,     kNames, sizeof(Params),       prepare, check, scratch, run, nullptr,
-    nullptr,   kernel_name, flops,  {1, INT32_MAX, 1, 1}, batched};
+const Operator kOperator_concat = {&kContract, kNames,  sizeof(Params), prepare, check,    run,
+                                   nullptr,    nullptr, nullptr,        nullptr, separable};
 
 }  // namespace mrt

@@ -6,8 +6,13 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "gather";
-const char* const kNames[] = {"gather_scalar", nullptr};
+constexpr const char* kName = "gather";
+
+constexpr Operand kInputs[] = {{"x", kWhole, kAnyRank}, {"indices", kS32 | kS64, kAnyRank}};
+constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
+constexpr Attribute kAttributes[] = {integer("axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, 0)};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
+const char* const kNames[] = {"scalar", nullptr};
 
 struct Params {
   int64_t axis;
@@ -17,26 +22,20 @@ struct Params {
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
   p->reference = isa == Isa::reference ? 1 : 0;
-  return attr_int(attrs, kContract, "axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, &p->axis);
+  return attr_int(attrs, "axis", &p->axis);
 }
 
 // Extents of y before the axis are x's, then come those of indices, then the rest of x's.
 Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
-  MRT_TRY(check_moved(kContract, in[0], out[0]));
-  MRT_TRY(check_movable(kContract, "indices", in[1], -1));
   const Tensor &x = in[0], &indices = in[1], &y = out[0];
-  if (indices.dtype.code != MRT_INT || (indices.dtype.bits != 32 && indices.dtype.bits != 64)) {
-    return fail(MRT_ERROR_DTYPE, "%s: indices have type code %d with %d bits, expected int32 or int64", kContract,
-                indices.dtype.code, indices.dtype.bits);
-  }
   int32_t axis;
-  MRT_TRY(check_axis(kContract, static_cast<const Params*>(params)->axis, x.ndim, &axis));
-  MRT_TRY(check_tensor(kContract, "y", y, x.ndim - 1 + indices.ndim));
+  MRT_TRY(check_axis(kName, static_cast<const Params*>(params)->axis, x.ndim, &axis));
+  MRT_TRY(check_tensor(kName, "y", y, x.ndim - 1 + indices.ndim));
   for (int32_t d = 0; d < y.ndim; ++d) {
     const int64_t expected = d < axis                  ? x.shape[d]
                              : d < axis + indices.ndim ? indices.shape[d - axis]
                                                        : x.shape[d - indices.ndim + 1];
-    MRT_TRY(check_extent(kContract, "y", y, d, expected));
+    MRT_TRY(check_extent(kName, "y", y, d, expected));
   }
   return Status();
 }
@@ -82,18 +81,8 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
-
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  return static_cast<const Params*>(params)->reference != 0 ? "gather_reference" : kNames[0];
-}
-
-double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
-
 }  // namespace
 
-extern const Operator kGatherOperator;
-const Operator kGatherOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                                  run,       nullptr, nullptr, kernel_name,    flops,   {2, 2, 1, 1}};
+const Operator kOperator_gather = {&kContract, kNames, sizeof(Params), prepare, check, run};
 
 }  // namespace mrt

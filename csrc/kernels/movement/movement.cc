@@ -5,26 +5,6 @@
 
 namespace mrt {
 
-Status check_movable(const char* contract, const char* name, const Tensor& t, int32_t ndim) {
-  MRT_TRY(check_tensor(contract, name, t, ndim));
-  const size_t bytes = t.dtype.bytes();
-  if (t.dtype.bits % 8 != 0 || (bytes != 1 && bytes != 2 && bytes != 4 && bytes != 8)) {
-    return fail(MRT_ERROR_DTYPE, "%s: elements of %s have %d bits, expected 8, 16, 32 or 64", contract, name,
-                t.dtype.bits);
-  }
-  return Status();
-}
-
-Status check_moved(const char* contract, const Tensor& x, const Tensor& y) {
-  MRT_TRY(check_movable(contract, "x", x, -1));
-  MRT_TRY(check_movable(contract, "y", y, -1));
-  if (x.dtype != y.dtype) {
-    return fail(MRT_ERROR_DTYPE, "%s: y has type code %d with %d bits, x has %d with %d", contract, y.dtype.code,
-                y.dtype.bits, x.dtype.code, x.dtype.bits);
-  }
-  return Status();
-}
-
 Status check_axis(const char* contract, int64_t axis, int32_t rank, int32_t* out) {
   const int64_t a = axis < 0 ? axis + rank : axis;
   if (a < 0 || a >= rank) {

@@ -5,10 +5,6 @@
 
 namespace mrt {
 
-// A tensor whose elements are 1, 2, 4 or 8 whole bytes, of at most MRT_MAX_RANK dimensions.
-Status check_movable(const char* contract, const char* name, const Tensor& t, int32_t ndim);
-// Checks x and y: one dtype, one rank.
-Status check_moved(const char* contract, const Tensor& x, const Tensor& y);
 // axis in [0, rank), counted from the end where negative; -1 and a sentence if it is not there.
 Status check_axis(const char* contract, int64_t axis, int32_t rank, int32_t* out);
 

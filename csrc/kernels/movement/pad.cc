@@ -11,9 +11,17 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "pad";
+constexpr const char* kName = "pad";
+
 constexpr int64_t kLimit = int64_t{1} << 40;
-const char* const kNames[] = {"pad_scalar", nullptr};
+
+constexpr Operand kInputs[] = {{"x", kWhole, kAnyRank}};
+constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
+constexpr Attribute kAttributes[] = {integers("before", MRT_MAX_RANK, -kLimit, kLimit).with(kListed),
+                                     number("value", 0).with(kInfinite),  // people pad with infinities
+                                     choice("mode", "constant reflect edge wrap")};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
+const char* const kNames[] = {"scalar", nullptr};
 
 enum Mode : int32_t { kConstant, kReflect, kEdge, kWrap };
 
@@ -26,18 +34,9 @@ struct Params {
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
   p->reference = isa == Isa::reference ? 1 : 0;
-  static const char* const kModes[] = {"constant", "reflect", "edge", "wrap", nullptr};
-  MRT_TRY(attr_choice(attrs, kContract, "mode", kModes, &p->mode));
-  const double* value = nullptr;  // infinity is a value that people pad with
-  size_t n = 0;
-  if (attrs.floats("value", &value, &n) && n == 1) {
-    p->value = *value;
-  } else {
-    MRT_TRY(attr_float(attrs, kContract, "value", &p->value));
-  }
-  MRT_TRY(attr_list(attrs, kContract, "before", MRT_MAX_RANK, -kLimit, kLimit, p->before, &p->rank));
-  if (p->rank < 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'before' is missing", kContract);
-  return Status();
+  MRT_TRY(attr_choice(attrs, "mode", &p->mode));
+  MRT_TRY(attr_float(attrs, "value", &p->value));
+  return attr_list(attrs, "before", p->before, &p->rank);
 }
 
 uint16_t half_bits(double value) {
@@ -90,20 +89,19 @@ bool encode(double value, DType t, uint64_t* out) {
 
 Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_moved(kContract, in[0], out[0]));
-  MRT_TRY(check_tensor(kContract, "x", in[0], p.rank));
-  MRT_TRY(check_tensor(kContract, "y", out[0], p.rank));
+  MRT_TRY(check_tensor(kName, "x", in[0], p.rank));
+  MRT_TRY(check_tensor(kName, "y", out[0], p.rank));
   uint64_t bytes;
   if (p.mode == kConstant && !encode(p.value, out[0].dtype, &bytes)) {
-    return fail(MRT_ERROR_DTYPE, "%s: value %g does not fit type code %d with %d bits", kContract, p.value,
+    return fail(MRT_ERROR_DTYPE, "%s: value %g does not fit type code %d with %d bits", kName, p.value,
                 out[0].dtype.code, out[0].dtype.bits);
   }
   if (p.mode != kConstant && has_no_elements(in[0]) && !has_no_elements(out[0])) {
-    return fail(MRT_ERROR_SHAPE, "%s: x has no elements to pad with, expected mode 'constant'", kContract);
+    return fail(MRT_ERROR_SHAPE, "%s: x has no elements to pad with, expected mode 'constant'", kName);
   }
   for (int32_t d = 0; d < p.rank && !has_no_elements(out[0]); ++d) {
     if (out[0].shape[d] > kLimit || in[0].shape[d] > kLimit) {
-      return fail(MRT_ERROR_SHAPE, "%s: dimension %d is too large", kContract, d);
+      return fail(MRT_ERROR_SHAPE, "%s: dimension %d is too large", kName, d);
     }
   }
   return Status();
@@ -204,18 +202,8 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
-
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  return static_cast<const Params*>(params)->reference != 0 ? "pad_reference" : kNames[0];
-}
-
-double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
-
 }  // namespace
 
-extern const Operator kPadOperator;
-const Operator kPadOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                               run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}};
+const Operator kOperator_pad = {&kContract, kNames, sizeof(Params), prepare, check, run};
 
 }  // namespace mrt

@@ -8,8 +8,14 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "slice";
-const char* const kNames[] = {"slice_scalar", nullptr};
+constexpr const char* kName = "slice";
+
+constexpr Operand kInputs[] = {{"x", kWhole, kAnyRank}};
+constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
+constexpr Attribute kAttributes[] = {integers("starts", MRT_MAX_RANK, -kNoBound, kNoBound).with(kListed),
+                                     integers("steps", MRT_MAX_RANK, -kNoBound, kNoBound, 1).with(kListed)};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
+const char* const kNames[] = {"scalar", nullptr};
 
 struct Params {
   int64_t starts[MRT_MAX_RANK], steps[MRT_MAX_RANK];
@@ -20,10 +26,16 @@ struct Params {
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
   p->reference = isa == Isa::reference ? 1 : 0;
-  MRT_TRY(attr_list(attrs, kContract, "starts", MRT_MAX_RANK, INT64_MIN, INT64_MAX, p->starts, &p->rank));
-  if (p->rank < 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'starts' is missing", kContract);
+  MRT_TRY(attr_list(attrs, "starts", p->starts, &p->rank));
+  int32_t n;
+  MRT_TRY(attr_list(attrs, "steps", p->steps, &n));
+  if (n == p->rank) return Status();
+  if (n >= 0) {
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'steps' has %d numbers, expected the %d of 'starts'", kName,
+                n, p->rank);
+  }
   for (int32_t d = 0; d < p->rank; ++d) p->steps[d] = 1;
-  return attr_ints(attrs, kContract, "steps", static_cast<size_t>(p->rank), INT64_MIN, INT64_MAX, p->steps);
+  return Status();
 }
 
 int64_t start_of(const Params& p, const Tensor& x, int32_t d) {
@@ -32,9 +44,8 @@ int64_t start_of(const Params& p, const Tensor& x, int32_t d) {
 
 Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_moved(kContract, in[0], out[0]));
-  MRT_TRY(check_tensor(kContract, "x", in[0], p.rank));
-  MRT_TRY(check_tensor(kContract, "y", out[0], p.rank));
+  MRT_TRY(check_tensor(kName, "x", in[0], p.rank));
+  MRT_TRY(check_tensor(kName, "y", out[0], p.rank));
   if (has_no_elements(out[0])) return Status();
   for (int32_t d = 0; d < p.rank; ++d) {
     const int64_t extent = in[0].shape[d], first = start_of(p, in[0], d);
@@ -45,7 +56,7 @@ Status check(const void* params, const Tensor* in, int, const Tensor* out, int) 
       return fail(MRT_ERROR_SHAPE,
                   "%s: %" PRId64 " elements from %" PRId64 " in steps of %" PRId64
                   " leave dimension %d of x, which has %" PRId64,
-                  kContract, out[0].shape[d], first, p.steps[d], d, extent);
+                  kName, out[0].shape[d], first, p.steps[d], d, extent);
     }
   }
   return Status();
@@ -96,18 +107,8 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
-
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  return static_cast<const Params*>(params)->reference != 0 ? "slice_reference" : kNames[0];
-}
-
-double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
-
 }  // namespace
 
-extern const Operator kSliceOperator;
-const Operator kSliceOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,       scratch,
-                                 run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}};
+const Operator kOperator_slice = {&kContract, kNames, sizeof(Params), prepare, check, run};
 
 }  // namespace mrt

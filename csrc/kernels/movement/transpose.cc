@@ -11,7 +11,12 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "transpose";
+constexpr const char* kName = "transpose";
+
+constexpr Operand kInputs[] = {{"x", kWhole, kAnyRank, kBatched}};
+constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
+constexpr Attribute kAttributes[] = {integers("perm", MRT_MAX_RANK, 0, MRT_MAX_RANK - 1).with(kListed)};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
 constexpr int64_t kTileRows = 64;
 
 struct Params {
@@ -21,12 +26,12 @@ struct Params {
 };
 
 const TransposeKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kTranspose_##isa,
+#define MRT_KERNEL(isa, name) &kTranspose_##isa,
 #include "kernels/movement/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) "transpose_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/movement/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
@@ -34,27 +39,22 @@ const char* const kNames[] = {
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
   p->kernel = kernel_of(kTables, isa);
-  MRT_TRY(attr_list(attrs, kContract, "perm", MRT_MAX_RANK, 0, MRT_MAX_RANK - 1, p->perm, &p->rank));
-  if (p->rank < 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'perm' is missing", kContract);
+  MRT_TRY(attr_list(attrs, "perm", p->perm, &p->rank));
   uint32_t seen = 0;
   for (int32_t i = 0; i < p->rank; ++i) seen |= 1u << p->perm[i];
   if (seen != (1u << p->rank) - 1) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'perm' is not a permutation of 0 to %d", kContract,
-                p->rank - 1);
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'perm' is not a permutation of 0 to %d", kName, p->rank - 1);
   }
   return Status();
 }
 
 Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params* p = static_cast<const Params*>(params);
-  MRT_TRY(check_moved(kContract, in[0], out[0]));
-  MRT_TRY(check_tensor(kContract, "x", in[0], p->rank));
-  MRT_TRY(check_tensor(kContract, "y", out[0], p->rank));
-  for (int32_t i = 0; i < p->rank; ++i) MRT_TRY(check_extent(kContract, "y", out[0], i, in[0].shape[p->perm[i]]));
+  MRT_TRY(check_tensor(kName, "x", in[0], p->rank));
+  MRT_TRY(check_tensor(kName, "y", out[0], p->rank));
+  for (int32_t i = 0; i < p->rank; ++i) MRT_TRY(check_extent(kName, "y", out[0], i, in[0].shape[p->perm[i]]));
   return Status();
 }
-
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
 
 // The problem after merging: extents and strides, in elements, of y's dimensions.
 struct Problem {
@@ -191,22 +191,14 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const TransposeKernel* kernel = static_cast<const Params*>(params)->kernel;
-  return kernel == nullptr ? "transpose_reference" : kernel->name;
-}
-
-double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
-
-uint32_t batched(const void* params, const Tensor*, int) {
+bool separable(const void* params, const Tensor*, int) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.rank > 0 && p.perm[0] == 0 ? 1 : 0;
+  return p.rank > 0 && p.perm[0] == 0;
 }
 
 }  // namespace
 
-extern const Operator kTransposeOperator;
-const Operator kTransposeOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
-                                     run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}, batched};
+const Operator kOperator_transpose = {&kContract, kNames,  sizeof(Params), prepare, check,    run,
+                                      nullptr,    nullptr, nullptr,        nullptr, separable};
 
 }  // namespace mrt

@@ -20,13 +20,11 @@ struct NormRow {
 
 struct NormKernel {
   Isa isa;
-  const char* layer_name;
-  const char* rms_name;
   void (*layer)(const NormRow& row);  // (s - mean) / sqrt(variance + epsilon) * gamma + beta
   void (*rms)(const NormRow& row);    // s / sqrt(mean of squares + epsilon) * gamma
 };
 
-#define MRT_KERNEL(isa) extern const NormKernel kNormF32_##isa;
+#define MRT_KERNEL(isa, name) extern const NormKernel kNormF32_##isa;
 #include "kernels/norm/kernels.inc"
 #undef MRT_KERNEL
 

@@ -4,7 +4,11 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "global_avg_pool_f32";
+constexpr const char* kName = "global_avg_pool_f32";
+
+constexpr Operand kInputs[] = {{"x", kF32, 4, kBatched}};
+constexpr Operand kOutputs[] = {{"y", kF32, 2}};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs};
 constexpr int64_t kChannels = 64;  // of one piece of work: four cache lines of every position
 
 struct Params {
@@ -12,7 +16,7 @@ struct Params {
 };
 
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) "global_avg_pool_f32_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/pool/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
@@ -23,13 +27,9 @@ Status prepare(const Attrs&, Isa isa, void* params) {
 }
 
 Status check(const void*, const Tensor* in, int, const Tensor* out, int) {
-  MRT_TRY(check_f32(kContract, "x", in[0], 4));
-  MRT_TRY(check_f32(kContract, "y", out[0], 2));
-  MRT_TRY(check_extent(kContract, "y", out[0], 0, in[0].shape[0]));
-  return check_extent(kContract, "y", out[0], 1, in[0].shape[3]);
+  MRT_TRY(check_extent(kName, "y", out[0], 0, in[0].shape[0]));
+  return check_extent(kName, "y", out[0], 1, in[0].shape[3]);
 }
-
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
 
 int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, KernelContext& ctx) {
   const Params* p = static_cast<const Params*>(params);
@@ -52,18 +52,11 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const PoolKernel* table = static_cast<const Params*>(params)->table;
-  return table == nullptr ? "global_avg_pool_f32_reference" : table->global_name;
-}
-
 double flops(const void*, const Tensor* in, int, const Tensor*, int) { return element_count(in[0]); }
 
 }  // namespace
 
-extern const Operator kGlobalAvgPoolF32Operator;
-const Operator kGlobalAvgPoolF32Operator = {
-    kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
-    run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}, batched_inputs<0b1>};
+const Operator kOperator_global_avg_pool_f32 = {&kContract, kNames, sizeof(Params), prepare,
+                                                check,      run,    nullptr,        flops};
 
 }  // namespace mrt

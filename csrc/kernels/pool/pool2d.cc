@@ -1,10 +1,8 @@
 // pool2d_f32: maximum or average over windows of an NHWC image; max_pool2d_u8: maximum, of bytes.
 //
-// x [N, H, W, C] -> y [N, OH, OW, C]. Taps in the padding do not count; with count_include_pad the divisor of an
-// average counts those of them that lie in the padded image (a window that ceil mode hangs over the edge counts no
-// further). Attributes mode max/avg (of floats), kernel (kh, kw), strides [1, 1], pads (top, left, bottom, right)
-// [0, 0, 0, 0], dilations [1, 1], count_include_pad [0] (of floats). A window without any tap gives -inf or, as 0 / 0,
-// NaN; of bytes 0.
+// Taps in the padding do not count; with count_include_pad the divisor of an average counts those of them that lie in
+// the padded image (a window that ceil mode hangs over the edge counts no further). Pads are top, left, bottom, right.
+// A window without any tap gives -inf or, as 0 / 0, NaN; of bytes 0.
 #include <cinttypes>
 
 #include "kernels/pool/pool_kernels.h"
@@ -12,9 +10,18 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kFloats = "pool2d_f32";
-constexpr const char* kBytes = "max_pool2d_u8";
 constexpr int64_t kLimit = 1 << 20;  // of every attribute: products of a few stay far from overflow
+
+constexpr Operand kFloatInputs[] = {{"x", kF32, 4, kBatched}};
+constexpr Operand kFloatOutputs[] = {{"y", kF32, 4}};
+constexpr Operand kByteInputs[] = {{"x", kU8, 4, kBatched}};
+constexpr Operand kByteOutputs[] = {{"y", kU8, 4}};
+constexpr Attribute kWindow[] = {integers("kernel", 2, 1, kLimit), integers("strides", 2, 1, kLimit, 1),
+                                 integers("pads", 4, 0, kLimit, 0), integers("dilations", 2, 1, kLimit, 1)};
+constexpr Attribute kFloatAttributes[] = {choice("mode", "max avg").with(kNeeded),
+                                          integer("count_include_pad", 0, 1, 0)};
+constexpr Contract kFloats = {"pool2d_f32", "", kFloatInputs, kFloatOutputs, kWindow, kFloatAttributes};
+constexpr Contract kBytes = {"max_pool2d_u8", "", kByteInputs, kByteOutputs, kWindow};
 
 struct Params {
   const PoolKernel* table;
@@ -23,50 +30,42 @@ struct Params {
 };
 
 const PoolKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kPoolF32_##isa,
+#define MRT_KERNEL(isa, name) &kPoolF32_##isa,
 #include "kernels/pool/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 const char* const kFloatNames[] = {
-#define MRT_KERNEL(isa) "pool2d_f32_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/pool/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 const char* const kByteNames[] = {
-#define MRT_KERNEL(isa) "max_pool2d_u8_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/pool/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 
-Status decode_windows(const char* contract, const Attrs& attrs, Isa isa, Params* p) {
+Status prepare_bytes(const Attrs& attrs, Isa isa, void* params) {
+  Params* p = static_cast<Params*>(params);
   p->table = pool_kernel(isa);
-  p->kernel[0] = p->kernel[1] = 0;
-  for (int i = 0; i < 2; ++i) p->strides[i] = p->dilations[i] = 1;
-  MRT_TRY(attr_ints(attrs, contract, "kernel", 2, 1, kLimit, p->kernel));
-  if (p->kernel[0] == 0)
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'kernel' is missing, expected two integers", contract);
-  MRT_TRY(attr_ints(attrs, contract, "strides", 2, 1, kLimit, p->strides));
-  MRT_TRY(attr_ints(attrs, contract, "pads", 4, 0, kLimit, p->pads));
-  return attr_ints(attrs, contract, "dilations", 2, 1, kLimit, p->dilations);
+  MRT_TRY(attr_ints(attrs, "kernel", p->kernel));
+  MRT_TRY(attr_ints(attrs, "strides", p->strides));
+  MRT_TRY(attr_ints(attrs, "pads", p->pads));
+  return attr_ints(attrs, "dilations", p->dilations);
 }
 
 Status prepare_floats(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
-  static const char* const kModes[] = {"max", "avg", nullptr};
-  p->average = -1;
-  MRT_TRY(attr_choice(attrs, kFloats, "mode", kModes, &p->average));
-  if (p->average < 0)
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'mode' is missing, expected 'max' or 'avg'", kFloats);
-  MRT_TRY(decode_windows(kFloats, attrs, isa, p));
-  return attr_int(attrs, kFloats, "count_include_pad", 0, 1, &p->count_include_pad);
-}
-
-Status prepare_bytes(const Attrs& attrs, Isa isa, void* params) {
-  return decode_windows(kBytes, attrs, isa, static_cast<Params*>(params));
+  MRT_TRY(attr_choice(attrs, "mode", &p->average));
+  MRT_TRY(attr_int(attrs, "count_include_pad", &p->count_include_pad));
+  return prepare_bytes(attrs, isa, params);
 }
 
 // Output extents are those of floor or of ceil mode.
-Status check_windows(const char* contract, const Params* p, const Tensor* in, const Tensor* out) {
+template <const Contract& c>
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
+  const Params* p = static_cast<const Params*>(params);
+  const char* contract = c.name;
   MRT_TRY(check_extent(contract, "y", out[0], 0, in[0].shape[0]));
   MRT_TRY(check_extent(contract, "y", out[0], 3, in[0].shape[3]));
   for (int i = 0; i < 2; ++i) {
@@ -82,20 +81,6 @@ Status check_windows(const char* contract, const Params* p, const Tensor* in, co
   }
   return Status();
 }
-
-Status check_floats(const void* params, const Tensor* in, int, const Tensor* out, int) {
-  MRT_TRY(check_f32(kFloats, "x", in[0], 4));
-  MRT_TRY(check_f32(kFloats, "y", out[0], 4));
-  return check_windows(kFloats, static_cast<const Params*>(params), in, out);
-}
-
-Status check_bytes(const void* params, const Tensor* in, int, const Tensor* out, int) {
-  MRT_TRY(check_u8(kBytes, "x", in[0], 4));
-  MRT_TRY(check_u8(kBytes, "y", out[0], 4));
-  return check_windows(kBytes, static_cast<const Params*>(params), in, out);
-}
-
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
 
 // The taps of one output position along one axis: the first inside the image, how many inside, how many that the
 // divisor of an average counts.
@@ -160,16 +145,6 @@ int32_t run_bytes(const void* params, const Tensor* in, int, const Tensor* out, 
   return MRT_OK;
 }
 
-const char* float_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const PoolKernel* table = static_cast<const Params*>(params)->table;
-  return table == nullptr ? "pool2d_f32_reference" : table->pool_name;
-}
-
-const char* byte_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const PoolKernel* table = static_cast<const Params*>(params)->table;
-  return table == nullptr ? "max_pool2d_u8_reference" : table->bytes_name;
-}
-
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   const Params* p = static_cast<const Params*>(params);
   return element_count(out[0]) * static_cast<double>(p->kernel[0] * p->kernel[1]);
@@ -179,11 +154,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 const PoolKernel* pool_kernel(Isa isa) { return kernel_of(kTables, isa); }
 
-extern const Operator kPool2dF32Operator = {
-    kFloats,    nullptr, kFloatNames, sizeof(Params), prepare_floats, check_floats, scratch,
-    run_floats, nullptr, nullptr,     float_name,     flops,          {1, 1, 1, 1}, batched_inputs<0b1>};
-extern const Operator kMaxPool2dU8Operator = {
-    kBytes,    nullptr, kByteNames, sizeof(Params), prepare_bytes, check_bytes,  scratch,
-    run_bytes, nullptr, nullptr,    byte_name,      flops,         {1, 1, 1, 1}, batched_inputs<0b1>};
+const Operator kOperator_pool2d_f32 = {&kFloats,       kFloatNames, sizeof(Params), prepare_floats,
+                                       check<kFloats>, run_floats,  nullptr,        flops};
+const Operator kOperator_max_pool2d_u8 = {&kBytes,       kByteNames, sizeof(Params), prepare_bytes,
+                                          check<kBytes>, run_bytes,  nullptr,        flops};
 
 }  // namespace mrt

@@ -18,15 +18,12 @@ using PoolWindow = PoolWindowOf<float>;
 
 struct PoolKernel {
   Isa isa;
-  const char* pool_name;
-  const char* global_name;
-  const char* bytes_name;
   void (*max)(const PoolWindow& w);                 // -inf where there is no tap; NaN where a tap is NaN
   void (*sum)(const PoolWindow& w, float divisor);  // sum of the taps / divisor
   void (*max_bytes)(const PoolWindowOf<uint8_t>& w);
 };
 
-#define MRT_KERNEL(isa) extern const PoolKernel kPoolF32_##isa;
+#define MRT_KERNEL(isa, name) extern const PoolKernel kPoolF32_##isa;
 #include "kernels/pool/kernels.inc"
 #undef MRT_KERNEL
 

@@ -3,8 +3,6 @@
 
 namespace mrt {
 
-const PoolKernel kPoolF32_scalar = {
-    Isa::scalar,     "pool2d_f32_scalar", "global_avg_pool_f32_scalar", "max_pool2d_u8_scalar", pool_max<F32x4>,
-    pool_sum<F32x4>, pool_max_bytes<16>};
+const PoolKernel kPoolF32_scalar = {Isa::scalar, pool_max<F32x4>, pool_sum<F32x4>, pool_max_bytes<16>};
 
 }  // namespace mrt

@@ -14,8 +14,26 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "conv2d_u8s8";
-constexpr const char* kPacking = "conv2d_u8s8_nr16_v2";
+constexpr const char* kName = "conv2d_u8s8";
+
+constexpr Operand kInputs[] = {{"x", kU8, 4, kBatched},
+                               {"w", kS8, 4, kPacked},
+                               {"scale", kF32, 1},
+                               {"bias", kF32, 1, kOptional | kBias},
+                               {"residual", kF32, 4, kOptional | kResidual | kBatched},
+                               {"a_scale", kF32, 0, kOptional},
+                               {"a_zero", kU8, 0, kOptional},
+                               {"w_zero", kS8, 1, kOptional}};
+constexpr Operand kOutputs[] = {{"y", kQOutputs, 4}};
+constexpr Contract kContract = {kName,
+                                "conv2d_u8s8_nr16_v2",
+                                kInputs,
+                                kOutputs,
+                                kConvAttributes,
+                                kConvGroups,
+                                kEpilogueAttributes,
+                                kQOutputAttributes,
+                                kQInputAttributes};
 
 struct Params {
   const QTileTable* table;  // null: the reference
@@ -70,16 +88,15 @@ Layout layout_of(const ConvGeometry& g) {
 }
 
 Status decode_geometry(const Attrs& attrs, ConvGeometry* g) {
-  MRT_TRY(decode_conv(attrs, kContract, g));
-  return q_check_depth(kContract, g->taps(), g->group_in());
+  MRT_TRY(decode_conv(attrs, g));
+  return q_check_depth(kName, g->taps(), g->group_in());
 }
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode_geometry(attrs, &p.g));
-  p.x_zero = 0;
-  MRT_TRY(attr_int(attrs, kContract, "a_zero", 0, 255, &p.x_zero));
-  MRT_TRY(decode_q_output(attrs, kContract, &p.output));
+  MRT_TRY(attr_int(attrs, "a_zero", &p.x_zero));
+  MRT_TRY(decode_q_output(attrs, &p.output));
   p.table = q_tile_table(isa);
   return Status();
 }
@@ -87,11 +104,10 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   const ConvGeometry& g = p.g;
-  MRT_TRY(check_u8(kContract, "x", in[0], 4));
-  MRT_TRY(check_conv_images(kContract, g, false, in[0], out[0]));
-  MRT_TRY(check_packed(kContract, in[1], packed_size(g)));
-  MRT_TRY(q_check_zeros(kContract, g.taps() * g.group_in(), in, n_in));
-  return check_q_operands(kContract, p.output, g.out_channels, in, n_in, out[0]);
+  MRT_TRY(check_conv_images(kName, g, false, in[0], out[0]));
+  MRT_TRY(check_packed(kName, in[1], packed_size(g)));
+  MRT_TRY(q_check_zeros(kName, g.taps() * g.group_in(), in, n_in));
+  return check_q_operands(kName, p.output, g.out_channels, in, n_in, out[0]);
 }
 
 size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
@@ -281,29 +297,26 @@ struct Packing {
   int64_t a_max;
 };
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, Packing* p, size_t* bytes) {
-  MRT_TRY(check_packing_name(kContract, packing, kPacking));
+Status decode_packing(const Tensor& weight, const Attrs& attrs, Packing* p, size_t* bytes) {
   MRT_TRY(decode_geometry(attrs, &p->g));
-  p->a_max = 255;
-  MRT_TRY(attr_int(attrs, kContract, "a_max", 0, 255, &p->a_max));
-  MRT_TRY(check_s8(kContract, "weight", weight, 4));
-  MRT_TRY(check_conv_filter(kContract, p->g, weight, p->g.out_channels, p->g.group_in()));
+  MRT_TRY(attr_int(attrs, "a_max", &p->a_max));
+  MRT_TRY(check_conv_filter(kName, p->g, weight, p->g.out_channels, p->g.group_in()));
   const int64_t size = packed_size(p->g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *bytes = static_cast<size_t>(size);
   return Status();
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   Packing p;
-  return decode_packing(packing, weight, attrs, &p, out);
+  return decode_packing(weight, attrs, &p, out);
 }
 
 // OIHW as products of taps: a position of the filter, a line of it or all of it, where k runs over pixels and channels.
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   Packing p;
   size_t bytes = 0;
-  MRT_TRY(decode_packing(packing, weight, attrs, &p, &bytes));
+  MRT_TRY(decode_packing(weight, attrs, &p, &bytes));
   const ConvGeometry& g = p.g;
   const QPanelLayout l = q_panel_layout(taps_of(g), depth_of(g));
   const int64_t group_bytes = q_packed_bytes(l.taps, l.kc, g.group_out());
@@ -319,30 +332,14 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
   return Status();
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return p.table ? p.table->conv2d_name : "conv2d_u8s8_reference";
-}
-
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   return conv_flops(p.g, out[0].shape[0] * out[0].shape[1] * out[0].shape[2]);
 }
 
-const char* const kPackings[] = {kPacking, nullptr};
-const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "conv2d_u8s8_8x16_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "conv2d_u8s8_4x16_avx2",
-#endif
-    "conv2d_u8s8_4x16_scalar", nullptr};
-
 }  // namespace
 
-extern const Operator kConv2dU8S8Operator = {kContract,   kPackings, kKernels,     sizeof(Params),         prepare,
-                                             check,       scratch,   run,          packed_bytes,           pack,
-                                             kernel_name, flops,     {3, 8, 1, 1}, batched_inputs<0b10001>};
+const Operator kOperator_conv2d_u8s8 = {&kContract, kQTileKernels, sizeof(Params), prepare,      check,
+                                        run,        scratch,       flops,          packed_bytes, pack};
 
 }  // namespace mrt

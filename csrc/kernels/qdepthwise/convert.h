@@ -15,8 +15,9 @@ struct QDepthwiseTable {
   void (*to_ints)(float* x, int64_t n);
   const char* name;
 };
-extern const QDepthwiseTable kQDepthwiseScalar;
-extern const QDepthwiseTable kQDepthwiseAvx2;
+#define MRT_KERNEL(isa, name) extern const QDepthwiseTable kQDepthwise_##isa;
+#include "kernels/qdepthwise/kernels.inc"
+#undef MRT_KERNEL
 const QDepthwiseTable* q_depthwise_table(Isa isa);  // null for the reference
 
 }  // namespace mrt

@@ -17,8 +17,26 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "depthwise_conv2d_u8s8";
-constexpr const char* kPacking = "depthwise_u8s8_c8_v1";
+constexpr const char* kName = "depthwise_conv2d_u8s8";
+
+constexpr Operand kInputs[] = {{"x", kU8, 4, kBatched},
+                               {"w", kS8 | kS16, 4, kPacked},
+                               {"scale", kF32, 1},
+                               {"bias", kF32, 1, kOptional | kBias},
+                               {"residual", kF32, 4, kOptional | kResidual | kBatched},
+                               {"a_scale", kF32, 0, kOptional},
+                               {"a_zero", kU8, 0, kOptional}};
+constexpr Operand kOutputs[] = {{"y", kQOutputs, 4}};
+constexpr Attribute kAttributes[] = {integer("groups", 1, kMaxConvExtent).with(kDerived), integer("w_wide", 0, 1, 0)};
+constexpr Contract kContract = {kName,
+                                "depthwise_u8s8_c8_v1",
+                                kInputs,
+                                kOutputs,
+                                kConvAttributes,
+                                kAttributes,
+                                kEpilogueAttributes,
+                                kQOutputAttributes,
+                                kQInputAttributes};
 constexpr int64_t kMaxTaps = 512;      // 255 * 128 * 512 < 2^24
 constexpr int64_t kMaxWideTaps = 256;  // 255 * 255 * 256 < 2^24
 constexpr DType kInt16{MRT_INT, 16};
@@ -35,21 +53,19 @@ struct Params {
 };
 
 Status decode(const Attrs& attrs, ConvGeometry* g, int64_t* wide) {
-  MRT_TRY(decode_depthwise(attrs, kContract, 1, g));
-  *wide = 0;
-  MRT_TRY(attr_int(attrs, kContract, "w_wide", 0, 1, wide));
+  MRT_TRY(decode_depthwise(attrs, 1, g));
+  MRT_TRY(attr_int(attrs, "w_wide", wide));
   const int64_t most = *wide ? kMaxWideTaps : kMaxTaps;
   if (g->taps() <= most) return Status();
-  return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a filter of %" PRId64 " positions, expected at most %" PRId64, kContract,
+  return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a filter of %" PRId64 " positions, expected at most %" PRId64, kName,
               g->taps(), most);
 }
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode(attrs, &p.g, &p.wide));
-  p.x_zero = 0;
-  MRT_TRY(attr_int(attrs, kContract, "a_zero", 0, 255, &p.x_zero));
-  MRT_TRY(decode_q_output(attrs, kContract, &p.output));
+  MRT_TRY(attr_int(attrs, "a_zero", &p.x_zero));
+  MRT_TRY(decode_q_output(attrs, &p.output));
   p.table = depthwise_table(isa);
   p.convert = q_depthwise_table(isa);
   p.quads = p.wide ? nullptr : quad_table(isa, p.g);
@@ -59,10 +75,9 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
 
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_u8(kContract, "x", in[0], 4));
-  MRT_TRY(check_conv_images(kContract, p.g, false, in[0], out[0]));
-  MRT_TRY(check_packed(kContract, in[1], depthwise_packed_bytes(p.g)));
-  return check_q_operands(kContract, p.output, p.g.out_channels, in, n_in, out[0]);
+  MRT_TRY(check_conv_images(kName, p.g, false, in[0], out[0]));
+  MRT_TRY(check_packed(kName, in[1], depthwise_packed_bytes(p.g)));
+  return check_q_operands(kName, p.output, p.g.out_channels, in, n_in, out[0]);
 }
 
 // Scratch of a thread: that of a row, the lines it has as floats, a row's sums and their finish.
@@ -230,43 +245,39 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 // ---- packing ----
 
 Status check_wide(const Tensor& weight) {
-  MRT_TRY(check_tensor(kContract, "weight", weight, 4));
-  if (weight.dtype != kInt16) {
-    return fail(MRT_ERROR_DTYPE, "%s: weight has type code %d with %d bits, expected int16 where w_wide is 1",
-                kContract, weight.dtype.code, weight.dtype.bits);
-  }
   const int16_t* const w = weight.as<const int16_t>();
   for (int64_t i = 0; i < weight.elements(); ++i) {
     if (w[i] < -255 || w[i] > 255) {
-      return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a weight is %d, expected -255 to 255", kContract, w[i]);
+      return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a weight is %d, expected -255 to 255", kName, w[i]);
     }
   }
   return Status();
 }
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
+Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
   int64_t wide = 0;
-  MRT_TRY(check_packing_name(kContract, packing, kPacking));
   MRT_TRY(decode(attrs, g, &wide));
-  int64_t a_max = 255;  // any: the sums are exact whatever x holds
-  MRT_TRY(attr_int(attrs, kContract, "a_max", 0, 255, &a_max));
-  MRT_TRY(wide ? check_wide(weight) : check_s8(kContract, "weight", weight, 4));
-  MRT_TRY(check_conv_filter(kContract, *g, weight, g->in_channels, 1));
+  if ((weight.dtype == kInt16) != (wide != 0)) {
+    return fail(MRT_ERROR_DTYPE, "%s: w is of %d bits, expected int16 where w_wide is 1 and int8 where it is 0", kName,
+                weight.dtype.bits);
+  }
+  if (wide) MRT_TRY(check_wide(weight));
+  MRT_TRY(check_conv_filter(kName, *g, weight, g->in_channels, 1));
   const int64_t size = depthwise_packed_bytes(*g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *bytes = static_cast<size_t>(size);
   return Status();
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   ConvGeometry g;
-  return decode_packing(packing, weight, attrs, &g, out);
+  return decode_packing(weight, attrs, &g, out);
 }
 
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   ConvGeometry g;
   size_t bytes = 0;
-  MRT_TRY(decode_packing(packing, weight, attrs, &g, &bytes));
+  MRT_TRY(decode_packing(weight, attrs, &g, &bytes));
   if (weight.dtype == kInt16) {
     depthwise_pack(g, weight.as<const int16_t>(), static_cast<float*>(out));
   } else {
@@ -275,9 +286,9 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
   return Status();
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+const char* kernel_name(const void* params) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.quads ? p.quads->name : p.table ? p.convert->name : "depthwise_conv2d_u8s8_reference";
+  return p.quads ? p.quads->name : p.convert->name;
 }
 
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
@@ -285,29 +296,25 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   return 2.0 * element_count(out[0]) * static_cast<double>(p.g.taps());
 }
 
-const char* const kPackings[] = {kPacking, nullptr};
 const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "depthwise_conv2d_u8s8_8x16_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "depthwise_conv2d_u8s8_4x8_avx2",
-#endif
-    "depthwise_conv2d_u8s8_4x4_scalar", nullptr};
+#define MRT_KERNEL(isa, name) name,
+#include "kernels/qdepthwise/kernels.inc"
+#include "kernels/qdepthwise/quads.inc"
+#undef MRT_KERNEL
+    nullptr};
 
 }  // namespace
 
 const QDepthwiseTable* q_depthwise_table(Isa isa) {
   static const QDepthwiseTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX2)
-      &kQDepthwiseAvx2,
-#endif
-      &kQDepthwiseScalar, nullptr};
+#define MRT_KERNEL(isa, name) &kQDepthwise_##isa,
+#include "kernels/qdepthwise/kernels.inc"
+#undef MRT_KERNEL
+      nullptr};
   return kernel_of(tables, isa);
 }
 
-extern const Operator kDepthwiseConv2dU8S8Operator = {
-    kContract, kPackings,    kKernels, sizeof(Params), prepare, check,        scratch,
-    run,       packed_bytes, pack,     kernel_name,    flops,   {3, 7, 1, 1}, batched_inputs<0b10001>};
+const Operator kOperator_depthwise_conv2d_u8s8 = {&kContract, kKernels, sizeof(Params), prepare, check,   run,
+                                                  scratch,    flops,    packed_bytes,   pack,    nullptr, kernel_name};
 
 }  // namespace mrt

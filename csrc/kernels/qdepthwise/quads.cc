@@ -174,9 +174,9 @@ class Rows {
 
 const QuadTable* quad_table(Isa isa, const ConvGeometry& g) {
   static const QuadTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX512)
-      &kQuadAvx512,
-#endif
+#define MRT_KERNEL(isa, name) &kQuad_##isa,
+#include "kernels/qdepthwise/quads.inc"
+#undef MRT_KERNEL
       nullptr};
   return g.dilation_w == 1 && g.stride_w <= 2 ? kernel_of(tables, isa) : nullptr;
 }

@@ -46,7 +46,9 @@ struct QuadTable {
   void (*row)(const QuadRow&);
   const char* name;
 };
-extern const QuadTable kQuadAvx512;
+#define MRT_KERNEL(isa, name) extern const QuadTable kQuad_##isa;
+#include "kernels/qdepthwise/quads.inc"
+#undef MRT_KERNEL
 // Null where the instruction set has none, or where another way is better for this geometry.
 const QuadTable* quad_table(Isa isa, const ConvGeometry& g);
 

@@ -11,9 +11,27 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "gemm_u8s8";
-constexpr const char* kPacking = "gemm_u8s8_nr16_v2";
-constexpr int64_t kMaxExtent = int64_t{1} << 40;
+constexpr const char* kName = "gemm_u8s8";
+
+constexpr Operand kInputs[] = {{"a", kU8, kAnyRank, kBatched},
+                               {"w", kS8, 2, kPacked},
+                               {"scale", kF32, 1},
+                               {"bias", kF32, 1, kOptional | kBias},
+                               {"residual", kF32, kAnyRank, kOptional | kResidual | kBatched},
+                               {"a_scale", kF32, 0, kOptional},
+                               {"a_zero", kU8, 0, kOptional},
+                               {"w_zero", kS8, 1, kOptional}};
+constexpr Operand kOutputs[] = {{"y", kQOutputs, kAnyRank}};
+constexpr Attribute kAttributes[] = {integer("n", 0, kMaxExtent), integer("k", 0, kQMaxDepth),
+                                     integer("w_trans", 0, 1, 0).with(kPackingOnly)};
+constexpr Contract kContract = {kName,
+                                "gemm_u8s8_nr16_v2",
+                                kInputs,
+                                kOutputs,
+                                kAttributes,
+                                kEpilogueAttributes,
+                                kQOutputAttributes,
+                                kQInputAttributes};
 
 struct Params {
   const QTileTable* table;  // null: the reference
@@ -23,35 +41,27 @@ struct Params {
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  p.n = p.k = -1;
-  p.a_zero = 0;
-  MRT_TRY(attr_int(attrs, kContract, "n", 0, kMaxExtent, &p.n));
-  MRT_TRY(attr_int(attrs, kContract, "k", 0, kQMaxDepth, &p.k));
-  if (p.n < 0 || p.k < 0) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attributes 'n' and 'k' are needed, %s is absent", kContract,
-                p.n < 0 ? "'n'" : "'k'");
-  }
-  MRT_TRY(attr_int(attrs, kContract, "a_zero", 0, 255, &p.a_zero));
-  MRT_TRY(decode_q_output(attrs, kContract, &p.output));
+  MRT_TRY(attr_int(attrs, "n", &p.n));
+  MRT_TRY(attr_int(attrs, "k", &p.k));
+  MRT_TRY(attr_int(attrs, "a_zero", &p.a_zero));
+  MRT_TRY(decode_q_output(attrs, &p.output));
   p.table = q_tile_table(isa);
   return Status();
 }
 
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_u8(kContract, "a", in[0], -1));
-  MRT_TRY(check_tensor(kContract, "y", out[0], -1));
   const int32_t last = in[0].ndim - 1;
-  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kContract);
-  MRT_TRY(check_extent(kContract, "a", in[0], last, p.k));
+  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kName);
+  MRT_TRY(check_extent(kName, "a", in[0], last, p.k));
   if (out[0].ndim != in[0].ndim) {
-    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kContract, out[0].ndim, in[0].ndim);
+    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kName, out[0].ndim, in[0].ndim);
   }
-  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kContract, "y", out[0], i, in[0].shape[i]));
-  MRT_TRY(check_extent(kContract, "y", out[0], last, p.n));
-  MRT_TRY(check_packed(kContract, in[1], q_packed_bytes(1, p.k, p.n)));
-  MRT_TRY(q_check_zeros(kContract, p.k, in, n_in));
-  return check_q_operands(kContract, p.output, p.n, in, n_in, out[0]);
+  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kName, "y", out[0], i, in[0].shape[i]));
+  MRT_TRY(check_extent(kName, "y", out[0], last, p.n));
+  MRT_TRY(check_packed(kName, in[1], q_packed_bytes(1, p.k, p.n)));
+  MRT_TRY(q_check_zeros(kName, p.k, in, n_in));
+  return check_q_operands(kName, p.output, p.n, in, n_in, out[0]);
 }
 
 size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
@@ -92,40 +102,32 @@ struct Packing {
   int64_t k, n, a_max;
 };
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, Packing* out) {
-  MRT_TRY(check_packing_name(kContract, packing, kPacking));
-  MRT_TRY(check_s8(kContract, "weight", weight, 2));
-  int64_t trans = 0;
-  out->a_max = 255;
-  MRT_TRY(attr_int(attrs, kContract, "w_trans", 0, 1, &trans));
-  MRT_TRY(attr_int(attrs, kContract, "a_max", 0, 255, &out->a_max));
+Status decode_packing(const Tensor& weight, const Attrs& attrs, Packing* out) {
+  int64_t trans;
+  MRT_TRY(attr_int(attrs, "w_trans", &trans));
+  MRT_TRY(attr_int(attrs, "a_max", &out->a_max));
   out->trans = trans != 0;
   out->k = weight.shape[out->trans ? 1 : 0];
   out->n = weight.shape[out->trans ? 0 : 1];
-  return q_check_depth(kContract, 1, out->k);
+  return q_check_depth(kName, 1, out->k);
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   Packing p;
-  MRT_TRY(decode_packing(packing, weight, attrs, &p));
+  MRT_TRY(decode_packing(weight, attrs, &p));
   const int64_t bytes = q_packed_bytes(1, p.k, p.n);
-  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *out = static_cast<size_t>(bytes);
   return Status();
 }
 
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   Packing p;
-  MRT_TRY(decode_packing(packing, weight, attrs, &p));
+  MRT_TRY(decode_packing(weight, attrs, &p));
   const QSource source{weight.as<const int8_t>(), p.trans ? p.k : 1, p.n, p.a_max};
   const int64_t step = p.trans ? 1 : p.n;
   q_pack_panels(source, q_panel_layout(1, p.k), [=](int64_t, int64_t k) { return k * step; }, static_cast<char*>(out));
   return Status();
-}
-
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return p.table ? p.table->gemm_name : "gemm_u8s8_reference";
 }
 
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
@@ -133,20 +135,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   return 2.0 * element_count(out[0]) * static_cast<double>(p.k);
 }
 
-const char* const kPackings[] = {kPacking, nullptr};
-const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "gemm_u8s8_8x16_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "gemm_u8s8_4x16_avx2",
-#endif
-    "gemm_u8s8_4x16_scalar", nullptr};
-
 }  // namespace
 
-extern const Operator kGemmU8S8Operator = {kContract,   kPackings, kKernels,     sizeof(Params),         prepare,
-                                           check,       scratch,   run,          packed_bytes,           pack,
-                                           kernel_name, flops,     {3, 8, 1, 1}, batched_inputs<0b10001>};
+const Operator kOperator_gemm_u8s8 = {&kContract, kQTileKernels, sizeof(Params), prepare,      check,
+                                      run,        scratch,       flops,          packed_bytes, pack};
 
 }  // namespace mrt

@@ -8,7 +8,6 @@
 namespace mrt {
 namespace {
 
-constexpr DType kUint8{MRT_UINT, 8};
 constexpr DType kInt8{MRT_INT, 8};
 constexpr DType kInt32{MRT_INT, 32};
 constexpr int kAScale = 5, kAZero = 6, kWZero = 7;
@@ -22,15 +21,6 @@ Status check_sums(const char* contract, const QOutput& o, const Tensor* in, int 
               "%s: y of int32 is the sums alone, without bias, residual, activation or scale", contract);
 }
 
-Status check_run_operands(const char* contract, int64_t n, const Tensor* in, int n_in) {
-  if (present(in, n_in, kAScale)) MRT_TRY(check_f32(contract, "a_scale", in[kAScale], 0));
-  if (present(in, n_in, kAZero)) MRT_TRY(check_u8(contract, "a_zero", in[kAZero], 0));
-  if (present(in, n_in, kWZero)) {
-    MRT_TRY(check_s8(contract, "w_zero", in[kWZero], 1));
-    MRT_TRY(check_extent(contract, "w_zero", in[kWZero], 0, n));
-  }
-  return Status();
-}
 }  // namespace
 
 int64_t q_a_zero(const Tensor* in, int n_in, int64_t fixed) {
@@ -48,46 +38,33 @@ Status q_check_zeros(const char* contract, int64_t depth, const Tensor* in, int 
               contract, depth, kQMaxDepth / 2);
 }
 
-Status decode_q_output(const Attrs& attrs, const char* contract, QOutput* out) {
-  out->scale = 1.0;
-  out->zero = 0;
+const Attribute kQOutputAttributes[3] = {number("y_scale", 1), integer("y_zero", -128, 255, 0),
+                                         integer("y_max", 0, 255).with(kDerived)};  // that of y's type
+const Attribute kQInputAttributes[2] = {integer("a_zero", 0, 255, 0), integer("a_max", 0, 255, 255).with(kPackingOnly)};
+
+Status decode_q_output(const Attrs& attrs, QOutput* out) {
   out->y_max = -1;
-  MRT_TRY(decode_epilogue(attrs, contract, true, &out->epilogue));
-  MRT_TRY(attr_float(attrs, contract, "y_scale", &out->scale));
-  MRT_TRY(attr_int(attrs, contract, "y_zero", -128, 255, &out->zero));
-  MRT_TRY(attr_int(attrs, contract, "y_max", 0, 255, &out->y_max));
+  MRT_TRY(decode_epilogue(attrs, &out->epilogue));
+  MRT_TRY(attr_float(attrs, "y_scale", &out->scale));
+  MRT_TRY(attr_int(attrs, "y_zero", &out->zero));
+  MRT_TRY(attr_int(attrs, "y_max", &out->y_max));
   const float scale = static_cast<float>(out->scale);
   if (scale > 0.0f && std::isfinite(1.0f / scale)) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_scale is %g, expected a number above 0 whose inverse is finite",
-              contract, out->scale);
+              attrs.contract().name, out->scale);
 }
 
 Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in,
                         const Tensor& y) {
   const bool is_signed = y.dtype == kInt8;
-  if (y.dtype == kInt32) {
-    MRT_TRY(check_sums(contract, o, in, n_in));
-  } else if (y.dtype != kFloat32 && y.dtype != kUint8 && !is_signed) {
-    return fail(MRT_ERROR_DTYPE,
-                "%s: y has elements of type code %d with %d bits, expected float32, uint8, int8 or int32", contract,
-                y.dtype.code, y.dtype.bits);
-  }
+  if (y.dtype == kInt32) MRT_TRY(check_sums(contract, o, in, n_in));
   const int64_t lo = is_signed ? -128 : 0, hi = is_signed ? 127 : 255;
   if (y.dtype.bits == 8 && (o.zero < lo || o.zero > hi)) {
     return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_zero is %d, which y's type does not hold", contract,
                 static_cast<int>(o.zero));
   }
-  MRT_TRY(check_f32(contract, "scale", in[2], 1));
   MRT_TRY(check_extent(contract, "scale", in[2], 0, n));
-  if (present(in, n_in, 3)) {
-    MRT_TRY(check_f32(contract, "bias", in[3], 1));
-    MRT_TRY(check_extent(contract, "bias", in[3], 0, n));
-  }
-  if (present(in, n_in, 4)) {
-    MRT_TRY(check_f32(contract, "residual", in[4], -1));
-    MRT_TRY(check_same_shape(contract, "residual", in[4], y));
-  }
-  return check_run_operands(contract, n, in, n_in);
+  return present(in, n_in, kWZero) ? check_extent(contract, "w_zero", in[kWZero], 0, n) : Status();
 }
 
 QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Tensor& y, int64_t columns) {

@@ -5,15 +5,18 @@
 
 namespace mrt {
 
+const char* const kQTileKernels[] = {
+#define MRT_KERNEL(isa, name) name,
+#include "kernels/qgemm/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+
 const QTileTable* q_tile_table(Isa isa) {
   static const QTileTable* const tables[] = {
-#if defined(MRT_KERNELS_AVX512)
-      &kQTileAvx512,
-#endif
-#if defined(MRT_KERNELS_AVX2)
-      &kQTileAvx2,
-#endif
-      &kQTileScalar, nullptr};
+#define MRT_KERNEL(isa, name) &kQTile_##isa,
+#include "kernels/qgemm/kernels.inc"
+#undef MRT_KERNEL
+      nullptr};
   return kernel_of(tables, isa);
 }
 

@@ -134,12 +134,11 @@ struct QTileTable {
   void (*row)(const QRowCall&);                     // null where nothing is better than tiles of one row
   // Weights of whole windows with their k's in order again; null where tiles need the order that they are stored in.
   void (*in_order)(const int8_t* w, const QOrder* orders, int64_t windows, int8_t* out);
-  const char* gemm_name;
-  const char* conv2d_name;
 };
-extern const QTileTable kQTileScalar;
-extern const QTileTable kQTileAvx2;
-extern const QTileTable kQTileAvx512;
-const QTileTable* q_tile_table(Isa isa);  // null for the reference
+#define MRT_KERNEL(isa, name) extern const QTileTable kQTile_##isa;
+#include "kernels/qgemm/kernels.inc"
+#undef MRT_KERNEL
+extern const char* const kQTileKernels[];  // as Operator::kernels, of what is made of tiles
+const QTileTable* q_tile_table(Isa isa);   // null for the reference
 
 }  // namespace mrt

@@ -261,15 +261,8 @@ void row_of_panels(const QRowCall& c) {
 
 }  // namespace
 
-extern const QTileTable kQTileAvx2 = {Isa::avx2,
-                                      kRows,
-                                      true,
-                                      {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
-                                      q_finish<F32x8, &kEpilogueAvx2>,
-                                      q_row_sum,
-                                      row_of_panels,
-                                      nullptr,
-                                      "gemm_u8s8_4x16_avx2",
-                                      "conv2d_u8s8_4x16_avx2"};
+extern const QTileTable kQTile_avx2 = {
+    Isa::avx2, kRows,         true,   {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, q_finish<F32x8, &kEpilogue_avx2>,
+    q_row_sum, row_of_panels, nullptr};
 
 }  // namespace mrt

@@ -284,16 +284,14 @@ void tile(const QTileCall& c) {
 
 }  // namespace
 
-extern const QTileTable kQTileAvx512 = {
+extern const QTileTable kQTile_avx512 = {
     Isa::avx512,
     kRows,
     true,
     {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
-    q_finish<F32x8, &kEpilogueAvx512>,
+    q_finish<F32x8, &kEpilogue_avx512>,
     q_row_sum,
     row_of_panels,
-    weights_in_order,
-    "gemm_u8s8_8x16_avx512",
-    "conv2d_u8s8_8x16_avx512"};
+    weights_in_order};
 
 }  // namespace mrt

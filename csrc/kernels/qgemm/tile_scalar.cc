@@ -58,15 +58,8 @@ void tile(const QTileCall& c) {
 
 }  // namespace
 
-extern const QTileTable kQTileScalar = {Isa::scalar,
-                                        4,
-                                        false,
-                                        {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
-                                        q_finish<F32x4, &kEpilogueScalar>,
-                                        q_row_sum,
-                                        nullptr,
-                                        nullptr,
-                                        "gemm_u8s8_4x16_scalar",
-                                        "conv2d_u8s8_4x16_scalar"};
+extern const QTileTable kQTile_scalar = {
+    Isa::scalar, 4,       false,  {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, q_finish<F32x4, &kEpilogue_scalar>,
+    q_row_sum,   nullptr, nullptr};
 
 }  // namespace mrt

@@ -12,7 +12,16 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "matmul_u8";
+constexpr const char* kName = "matmul_u8";
+
+constexpr Operand kInputs[] = {{"a", kU8, kAnyRank},
+                               {"b", kU8, kAnyRank},
+                               {"scale", kF32, 0, kOptional},
+                               {"a_zero", kU8, 0, kOptional},
+                               {"b_zero", kU8, 0, kOptional}};
+constexpr Operand kOutputs[] = {{"y", kQOutputs, kAnyRank}};
+constexpr Attribute kAttributes[] = {integer("a_zero", 0, 255, 0), integer("b_zero", 0, 255, 0), number("scale", 1)};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes, kQOutputAttributes};
 constexpr int64_t kMaxDepth = 32768;  // 255 * 255 * kMaxDepth fits in 32 bits with a sign; deeper ones are references
 constexpr int kScale = 2, kAZero = 3, kBZero = 4;
 constexpr int64_t kBlockRows = 48;  // of a that one piece of parallel work takes at least
@@ -26,19 +35,18 @@ struct Params {
 };
 
 const QMatmulKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kQMatmul_##isa,
+#define MRT_KERNEL(isa, name) &kQMatmul_##isa,
 #include "kernels/qmatmul/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
-  double scale = 1.0;
-  p.a_zero = p.b_zero = 0;
-  MRT_TRY(attr_int(attrs, kContract, "a_zero", 0, 255, &p.a_zero));
-  MRT_TRY(attr_int(attrs, kContract, "b_zero", 0, 255, &p.b_zero));
-  MRT_TRY(attr_float(attrs, kContract, "scale", &scale));
-  MRT_TRY(decode_q_output(attrs, kContract, &p.output));
+  double scale;
+  MRT_TRY(attr_int(attrs, "a_zero", &p.a_zero));
+  MRT_TRY(attr_int(attrs, "b_zero", &p.b_zero));
+  MRT_TRY(attr_float(attrs, "scale", &scale));
+  MRT_TRY(decode_q_output(attrs, &p.output));
   std::fill(p.scale, p.scale + kPairPanel, static_cast<float>(scale));
   p.kernel = kernel_of(kTables, isa);
   p.table = q_tile_table(isa);
@@ -47,15 +55,9 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
 
 Status check_output(const Params& p, const Tensor& y) {
   const bool is_signed = y.dtype.code == MRT_INT;
-  const bool is_sums = is_signed && y.dtype.bits == 32;
-  if (y.dtype != kFloat32 && !is_sums && (y.dtype.bits != 8 || (!is_signed && y.dtype.code != MRT_UINT))) {
-    return fail(MRT_ERROR_DTYPE,
-                "%s: y has elements of type code %d with %d bits, expected float32, uint8, int8 or int32", kContract,
-                y.dtype.code, y.dtype.bits);
-  }
   const int64_t lo = is_signed ? -128 : 0, hi = is_signed ? 127 : 255;
   if (y.dtype.bits == 8 && (p.output.zero < lo || p.output.zero > hi)) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_zero is %d, which y's type does not hold", kContract,
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_zero is %d, which y's type does not hold", kName,
                 static_cast<int>(p.output.zero));
   }
   return Status();
@@ -90,23 +92,17 @@ Layout layout_of(const Shape& s) {
   return l;
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   const Tensor &a = in[0], &b = in[1], &y = out[0];
-  MRT_TRY(check_u8(kContract, "a", a, -1));
-  MRT_TRY(check_u8(kContract, "b", b, -1));
-  MRT_TRY(check_tensor(kContract, "y", y, -1));
   MRT_TRY(check_output(p, y));
-  if (present(in, n_in, kScale)) MRT_TRY(check_f32(kContract, "scale", in[kScale], 0));
-  if (present(in, n_in, kAZero)) MRT_TRY(check_u8(kContract, "a_zero", in[kAZero], 0));
-  if (present(in, n_in, kBZero)) MRT_TRY(check_u8(kContract, "b_zero", in[kBZero], 0));
-  MRT_TRY(check_batch(kContract, a, b, y));
+  MRT_TRY(check_batch(kName, a, b, y));
   const Shape s = shape_of(in);
-  MRT_TRY(check_extent(kContract, "b", b, b.ndim - 2, s.k));
-  MRT_TRY(check_extent(kContract, "y", y, y.ndim - 2, s.m));
-  MRT_TRY(check_extent(kContract, "y", y, y.ndim - 1, s.n));
+  MRT_TRY(check_extent(kName, "b", b, b.ndim - 2, s.k));
+  MRT_TRY(check_extent(kName, "y", y, y.ndim - 2, s.m));
+  MRT_TRY(check_extent(kName, "y", y, y.ndim - 1, s.n));
   if (!has_no_elements(y) && layout_of(s).b < 0) {
-    return fail(MRT_ERROR_SHAPE, "%s: b is too large to pack", kContract);
+    return fail(MRT_ERROR_SHAPE, "%s: b is too large to pack", kName);
   }
   return Status();
 }
@@ -221,28 +217,18 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const QMatmulKernel* kernel = static_cast<const Params*>(params)->kernel;
-  return kernel == nullptr ? "matmul_u8_reference" : kernel->name;
-}
-
 double flops(const void*, const Tensor* in, int, const Tensor* out, int) {
   return 2.0 * element_count(out[0]) * static_cast<double>(shape_of(in).k);
 }
 
 const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "matmul_u8_8x16_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "matmul_u8_6x16_avx2",
-#endif
-    "matmul_u8_4x16_scalar", nullptr};
+#define MRT_KERNEL(isa, name) name,
+#include "kernels/qmatmul/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
 
 }  // namespace
 
-extern const Operator kMatmulU8Operator;
-const Operator kMatmulU8Operator = {kContract, nullptr, kKernels, sizeof(Params), prepare, check,       scratch,
-                                    run,       nullptr, nullptr,  kernel_name,    flops,   {2, 5, 1, 1}};
+const Operator kOperator_matmul_u8 = {&kContract, kKernels, sizeof(Params), prepare, check, run, scratch, flops};
 
 }  // namespace mrt

@@ -15,7 +15,6 @@ inline int64_t pairs_of(int64_t k) { return k / 2 + k % 2; }
 
 struct QMatmulKernel {
   Isa isa;
-  const char* name;
   int32_t rows;  // of a tile, at most
   // out[i] = x[i] - zero for i < n, then zeros up to an even n.
   void (*widen)(const uint8_t* x, int64_t n, int32_t zero, int16_t* out);
@@ -25,7 +24,7 @@ struct QMatmulKernel {
   void (*tile)(const int16_t* a, int64_t lda, int64_t rows, int64_t pairs, const int16_t* panel, int32_t* acc);
 };
 
-#define MRT_KERNEL(isa) extern const QMatmulKernel kQMatmul_##isa;
+#define MRT_KERNEL(isa, name) extern const QMatmulKernel kQMatmul_##isa;
 #include "kernels/qmatmul/kernels.inc"
 #undef MRT_KERNEL
 

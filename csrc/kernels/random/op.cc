@@ -11,89 +11,43 @@ namespace {
 
 constexpr int64_t kGrain = 16;  // times kRandomBytes: one piece of parallel work
 
+constexpr Operand kInputs[] = {{"seed", kU64, 1}, {"draw", kS64, kAnyRank, kOptional}};
+constexpr Attribute kAttributes[] = {integer("number", 0, UINT32_MAX, 0)};
+#define MRT_RANDOM(kind, type)                                  \
+  constexpr Operand kOutput_##kind[] = {{"y", type, kAnyRank}}; \
+  constexpr Contract kContract_##kind = {"random_" #kind, "", kInputs, kOutput_##kind, kAttributes};
+#include "kernels/random/kinds.inc"
+#undef MRT_RANDOM
+
 struct Params {
   const RandomKernel* kernel;  // null: the reference
-  const char* name;
   int64_t number;
 };
 
 const RandomKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kRandom_##isa,
+#define MRT_KERNEL(isa, name) &kRandom_##isa,
+#include "kernels/random/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
+const char* const kNames[] = {
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/random/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 
-const char* const kUniformF32Names[] = {
-#define MRT_KERNEL(isa) "random_uniform_f32_" #isa,
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kUniformF64Names[] = {
-#define MRT_KERNEL(isa) "random_uniform_f64_" #isa,
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNormalF32Names[] = {
-#define MRT_KERNEL(isa) "random_normal_f32_" #isa,
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNormalF64Names[] = {
-#define MRT_KERNEL(isa) "random_normal_f64_" #isa,
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kBitsU64Names[] = {
-#define MRT_KERNEL(isa) "random_bits_u64_" #isa,
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
-struct Contract {
-  const char* name;
-  DType dtype;
-  const char* dtype_name;
-  const char* reference;
-  const char* const* kernels;
-};
-constexpr Contract kContracts[] = {
-    // by RandomKind
-    {"random_uniform_f32", {MRT_FLOAT, 32}, "float32", "random_uniform_f32_reference", kUniformF32Names},
-    {"random_uniform_f64", {MRT_FLOAT, 64}, "float64", "random_uniform_f64_reference", kUniformF64Names},
-    {"random_normal_f32", {MRT_FLOAT, 32}, "float32", "random_normal_f32_reference", kNormalF32Names},
-    {"random_normal_f64", {MRT_FLOAT, 64}, "float64", "random_normal_f64_reference", kNormalF64Names},
-    {"random_bits_u64", {MRT_UINT, 64}, "uint64", "random_bits_u64_reference", kBitsU64Names},
-};
-
-template <RandomKind kind>
-constexpr const Contract& contract() {
-  return kContracts[static_cast<size_t>(kind)];
-}
-
-template <RandomKind kind>
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
-  constexpr const Contract& c = contract<kind>();
   Params* p = static_cast<Params*>(params);
   p->kernel = kernel_of(kTables, isa);
-  p->name = c.reference;
-  for (size_t i = 0; kTables[i] != nullptr; ++i)
-    if (kTables[i] == p->kernel) p->name = c.kernels[i];
-  return attr_int(attrs, c.name, "number", 0, UINT32_MAX, &p->number);
+  return attr_int(attrs, "number", &p->number);
 }
 
-template <RandomKind kind>
-Status check(const void*, const Tensor* in, int n_in, const Tensor* out, int) {
-  constexpr const Contract& c = contract<kind>();
-  MRT_TRY(check_dtype(c.name, "seed", in[0], 1, {MRT_UINT, 64}, "uint64"));
+template <const Contract& c>
+Status check(const void*, const Tensor* in, int n_in, const Tensor*, int) {
   MRT_TRY(check_extent(c.name, "seed", in[0], 0, 1));
-  if (present(in, n_in, 1)) {
-    MRT_TRY(check_dtype(c.name, "draw", in[1], in[1].ndim == 1 ? 1 : 0, {MRT_INT, 64}, "int64"));
-    if (in[1].ndim == 1) MRT_TRY(check_extent(c.name, "draw", in[1], 0, 1));
-  }
-  return check_dtype(c.name, "y", out[0], -1, c.dtype, c.dtype_name);
+  if (!present(in, n_in, 1) || in[1].ndim == 0) return Status();
+  MRT_TRY(check_tensor(c.name, "draw", in[1], 1));
+  return check_extent(c.name, "draw", in[1], 0, 1);
 }
-
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
 
 RandomStream stream_of(const Params& p, const Tensor* in, int n_in) {
   const uint64_t seed = *in[0].as<const uint64_t>();
@@ -132,30 +86,12 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  return static_cast<const Params*>(params)->name;
-}
-
-double flops(const void*, const Tensor*, int, const Tensor*, int) { return 0; }
-
-template <RandomKind kind>
-constexpr Operator random_operator() {
-  constexpr const Contract& c = contract<kind>();
-  return {c.name,    nullptr, c.kernels, sizeof(Params), prepare<kind>, check<kind>, scratch,
-          run<kind>, nullptr, nullptr,   kernel_name,    flops,         {1, 2, 1, 1}};
-}
-
 }  // namespace
 
-extern const Operator kRandomUniformF32Operator;
-const Operator kRandomUniformF32Operator = random_operator<RandomKind::uniform_f32>();
-extern const Operator kRandomUniformF64Operator;
-const Operator kRandomUniformF64Operator = random_operator<RandomKind::uniform_f64>();
-extern const Operator kRandomNormalF32Operator;
-const Operator kRandomNormalF32Operator = random_operator<RandomKind::normal_f32>();
-extern const Operator kRandomNormalF64Operator;
-const Operator kRandomNormalF64Operator = random_operator<RandomKind::normal_f64>();
-extern const Operator kRandomBitsU64Operator;
-const Operator kRandomBitsU64Operator = random_operator<RandomKind::bits_u64>();
+#define MRT_RANDOM(kind, type)               \
+  const Operator kOperator_random_##kind = { \
+      &kContract_##kind, kNames, sizeof(Params), prepare, check<kContract_##kind>, run<RandomKind::kind>};
+#include "kernels/random/kinds.inc"
+#undef MRT_RANDOM
 
 }  // namespace mrt

@@ -5,7 +5,11 @@
 
 namespace mrt {
 
-enum class RandomKind : uint8_t { uniform_f32, uniform_f64, normal_f32, normal_f64, bits_u64 };
+enum class RandomKind : uint8_t {
+#define MRT_RANDOM(kind, type) kind,
+#include "kernels/random/kinds.inc"
+#undef MRT_RANDOM
+};
 
 // What Philox4x32-10 takes beside the number of a block: the seed as its key, and two words of its counter.
 struct RandomStream {
@@ -20,11 +24,10 @@ constexpr int kRandomBytes = kRandomBlocks * kRandomBlockBytes;
 // Fills out[0, kRandomBytes) with the elements of blocks [first, first + kRandomBlocks).
 struct RandomKernel {
   Isa isa;
-  const char* name;
   void (*fill[5])(const RandomStream& stream, uint64_t first, void* out);  // by RandomKind
 };
 
-#define MRT_KERNEL(isa) extern const RandomKernel kRandom_##isa;
+#define MRT_KERNEL(isa, name) extern const RandomKernel kRandom_##isa;
 #include "kernels/random/kernels.inc"
 #undef MRT_KERNEL
 

@@ -1,8 +1,6 @@
 // resize2d_f32: an NHWC image at another size, as ONNX's Resize and torch's interpolate do it without antialiasing.
 //
-// x [N, H, W, C] -> y [N, OH, OW, C]. Attributes mode nearest/linear/cubic, coordinates half_pixel/align_corners/
-// asymmetric/pytorch_half_pixel, nearest_rounding floor/ceil/round_prefer_floor/round_prefer_ceil, cubic_a [-0.75],
-// scales (sy, sx) [y's extent / x's]; the first of each list is the default. Outside of the image its edge is repeated.
+// Outside of the image its edge is repeated.
 // Columns and weights of an axis are computed once a run; a row of y is a weighted sum of rows of x, and then of
 // columns.
 #include <cinttypes>
@@ -12,59 +10,52 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "resize2d_f32";
+constexpr const char* kName = "resize2d_f32";
+
+constexpr Operand kInputs[] = {{"x", kF32, 4, kBatched}};
+constexpr Operand kOutputs[] = {{"y", kF32, 4}};
+constexpr Attribute kAttributes[] = {
+    choice("mode", "nearest linear cubic"),
+    choice("coordinates", "half_pixel align_corners asymmetric pytorch_half_pixel"),
+    choice("nearest_rounding", "floor ceil round_prefer_floor round_prefer_ceil"),
+    number("cubic_a", -0.75),
+    numbers("scales", 2, 1e-12, 1e12).with(kDerived),  // y's extent over x's
+};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
 constexpr int64_t kLimit = int64_t{1} << 30;  // of an extent: columns are kept as int32
 
 const ResizeKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kResizeF32_##isa,
+#define MRT_KERNEL(isa, name) &kResizeF32_##isa,
 #include "kernels/resize/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) "resize2d_f32_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/resize/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
-  static const char* const kModes[] = {"nearest", "linear", "cubic", nullptr};
-  static const char* const kCoordinates[] = {"half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel",
-                                             nullptr};
-  static const char* const kRoundings[] = {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil", nullptr};
   ResizeParams* p = static_cast<ResizeParams*>(params);
   p->kernel = kernel_of(kTables, isa);
-  p->cubic_a = -0.75;
-  MRT_TRY(attr_choice(attrs, kContract, "mode", kModes, &p->mode));
-  MRT_TRY(attr_choice(attrs, kContract, "coordinates", kCoordinates, &p->coordinates));
-  MRT_TRY(attr_choice(attrs, kContract, "nearest_rounding", kRoundings, &p->rounding));
-  MRT_TRY(attr_float(attrs, kContract, "cubic_a", &p->cubic_a));
-  const double* scales = nullptr;
-  size_t n = 0;
-  if (!attrs.floats("scales", &scales, &n)) return Status();
-  if (n != 2)
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'scales' has %zu numbers, expected two", kContract, n);
-  for (int i = 0; i < 2; ++i) {
-    p->scales[i] = scales[i];
-    if (!(scales[i] > 1e-12 && scales[i] < 1e12)) {
-      return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'scales' holds %g, expected a positive number", kContract,
-                  scales[i]);
-    }
-  }
-  return Status();
+  MRT_TRY(attr_choice(attrs, "mode", &p->mode));
+  MRT_TRY(attr_choice(attrs, "coordinates", &p->coordinates));
+  MRT_TRY(attr_choice(attrs, "nearest_rounding", &p->rounding));
+  MRT_TRY(attr_float(attrs, "cubic_a", &p->cubic_a));
+  int32_t n;
+  return attr_numbers(attrs, "scales", p->scales, &n);
 }
 
 Status check(const void*, const Tensor* in, int, const Tensor* out, int) {
-  MRT_TRY(check_f32(kContract, "x", in[0], 4));
-  MRT_TRY(check_f32(kContract, "y", out[0], 4));
-  MRT_TRY(check_extent(kContract, "y", out[0], 0, in[0].shape[0]));
-  MRT_TRY(check_extent(kContract, "y", out[0], 3, in[0].shape[3]));
+  MRT_TRY(check_extent(kName, "y", out[0], 0, in[0].shape[0]));
+  MRT_TRY(check_extent(kName, "y", out[0], 3, in[0].shape[3]));
   for (int d = 1; d < 3; ++d) {
     if (in[0].shape[d] > kLimit || out[0].shape[d] > kLimit) {
-      return fail(MRT_ERROR_SHAPE, "%s: dimension %d is too large, expected at most %" PRId64, kContract, d, kLimit);
+      return fail(MRT_ERROR_SHAPE, "%s: dimension %d is too large, expected at most %" PRId64, kName, d, kLimit);
     }
   }
   if (has_no_elements(in[0]) && !has_no_elements(out[0])) {
-    return fail(MRT_ERROR_SHAPE, "%s: x has no elements to make y of", kContract);
+    return fail(MRT_ERROR_SHAPE, "%s: x has no elements to make y of", kName);
   }
   return Status();
 }
@@ -142,11 +133,6 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const ResizeKernel* kernel = static_cast<const ResizeParams*>(params)->kernel;
-  return kernel == nullptr ? "resize2d_f32_reference" : kernel->name;
-}
-
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   const double taps = static_cast<const ResizeParams*>(params)->taps();
   return 2 * taps * taps * element_count(out[0]);
@@ -154,9 +140,6 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 }  // namespace
 
-extern const Operator kResize2dF32Operator;
-const Operator kResize2dF32Operator = {
-    kContract, nullptr, kNames,  sizeof(ResizeParams), prepare, check,        scratch,
-    run,       nullptr, nullptr, kernel_name,          flops,   {1, 1, 1, 1}, batched_inputs<0b1>};
+const Operator kOperator_resize2d_f32 = {&kContract, kNames, sizeof(ResizeParams), prepare, check, run, scratch, flops};
 
 }  // namespace mrt

@@ -7,7 +7,6 @@ namespace mrt {
 
 struct ResizeKernel {
   Isa isa;
-  const char* name;
   // y = sum over taps of weight * x[tap], n floats; 1 to 4 taps.
   void (*blend)(const float* const* x, const float* weight, int taps, float* y, int64_t n);
   // The same at every output position j: taps at columns index[j * taps + i] of a row of c channels.
@@ -15,7 +14,7 @@ struct ResizeKernel {
               int64_t c);
 };
 
-#define MRT_KERNEL(isa) extern const ResizeKernel kResizeF32_##isa;
+#define MRT_KERNEL(isa, name) extern const ResizeKernel kResizeF32_##isa;
 #include "kernels/resize/kernels.inc"
 #undef MRT_KERNEL
 

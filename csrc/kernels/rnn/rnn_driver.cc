@@ -16,13 +16,12 @@ namespace mrt {
 namespace {
 
 constexpr int64_t kChunkRows = 96;
-constexpr int64_t kLimit = 1 << 20;            // of `hidden`
 constexpr int64_t kProductGrain = 128 * 1024;  // multiply-adds that are worth waking a thread for
 constexpr int64_t kFewRows = 6;                // of a product, which then takes as long as reading its weights does
 constexpr int64_t kNearBytes = 512 << 10;      // of weights that stay in the cache of a core from step to step
 
 const RnnKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kRnnF32_##isa,
+#define MRT_KERNEL(isa, name) &kRnnF32_##isa,
 #include "kernels/rnn/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
@@ -312,7 +311,7 @@ RnnProblem problem_of(const RnnContract& c, const RnnParams& params, const Tenso
   p.x = data(0);
   p.tiles = params.tiles;
   p.quantize = params.quantize;
-  if (c.w_scale == 0) {
+  if (!c.in_bytes()) {
     p.w.panels = data(1);
     p.r.panels = data(2);
   } else {
@@ -331,18 +330,20 @@ RnnProblem problem_of(const RnnContract& c, const RnnParams& params, const Tenso
 }
 
 Status check_weight(const RnnContract& c, const char* name, const Tensor& t, int64_t dirs, int64_t rows, int64_t k) {
-  if (t.absent()) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: %s is absent, but it is needed", c.name, name);
   const int64_t width = (rows + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
   const int64_t bytes =
-      c.w_scale == 0 ? checked_mul(checked_mul(width, k), dirs * 4) : checked_mul(q_packed_bytes(1, k, rows), dirs);
+      !c.in_bytes() ? checked_mul(checked_mul(width, k), dirs * 4) : checked_mul(q_packed_bytes(1, k, rows), dirs);
   if (bytes < 0 || static_cast<uint64_t>(bytes) != t.bytes) {
     return fail(MRT_ERROR_SHAPE, "%s: %s holds %zu bytes, expected %" PRId64 " in packing '%s'", c.name, name, t.bytes,
-                bytes, (c.w_scale == 0 ? kRnnPackings : kRnnBytePackings)[0]);
+                bytes, c.packing);
   }
   return Status();
 }
 
-Status check_dims(const char* contract, const char* name, const Tensor& t, int32_t ndim, const int64_t* dims);
+Status check_dims(const char* contract, const char* name, const Tensor& t, const int64_t* dims) {
+  for (int32_t i = 0; i < t.ndim; ++i) MRT_TRY(check_extent(contract, name, t, i, dims[i]));
+  return Status();
+}
 
 // What belongs to weights of bytes, [dirs, rows] each.
 Status check_bytes(const RnnContract& c, const Tensor* in, int n_in, const int64_t (&dims)[2], int64_t inputs,
@@ -350,44 +351,26 @@ Status check_bytes(const RnnContract& c, const Tensor* in, int n_in, const int64
   static const char* const kNames[] = {"w_scale", "r_scale", "w_zero", "r_zero"};
   for (int i = 0; i < 4; ++i) {
     const int at = c.w_scale + i;
-    if (i < 2) {
-      if (!present(in, n_in, at))
-        return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: %s is absent, but it is needed", c.name, kNames[i]);
-      MRT_TRY(check_dims(c.name, kNames[i], in[at], 2, dims));
-      continue;
-    }
-    MRT_TRY(q_check_depth(c.name, present(in, n_in, at) ? 2 : 1, i == 2 ? inputs : hidden));
-    if (!present(in, n_in, at)) continue;
-    MRT_TRY(check_s8(c.name, kNames[i], in[at], 2));
-    for (int32_t d = 0; d < 2; ++d) MRT_TRY(check_extent(c.name, kNames[i], in[at], d, dims[d]));
+    if (i >= 2) MRT_TRY(q_check_depth(c.name, present(in, n_in, at) ? 2 : 1, i == 2 ? inputs : hidden));
+    if (present(in, n_in, at)) MRT_TRY(check_dims(c.name, kNames[i], in[at], dims));
   }
-  return Status();
-}
-
-Status check_dims(const char* contract, const char* name, const Tensor& t, int32_t ndim, const int64_t* dims) {
-  MRT_TRY(check_f32(contract, name, t, ndim));
-  for (int32_t i = 0; i < ndim; ++i) MRT_TRY(check_extent(contract, name, t, i, dims[i]));
   return Status();
 }
 
 }  // namespace
 
 Status rnn_prepare(const RnnContract& c, const Attrs& attrs, Isa isa, RnnParams* p) {
-  static const char* const kDirections[] = {"forward", "reverse", "bidirectional", nullptr};
   p->kernel = kernel_of(kTables, isa);
-  p->tiles = c.w_scale == 0 ? nullptr : q_tile_table(isa);
-  p->quantize = c.w_scale == 0 ? nullptr : dynamic_quantize_kernel(isa);
-  MRT_TRY(attr_int(attrs, c.name, "hidden", 1, kLimit, &p->hidden));
-  if (p->hidden == 0) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: attribute 'hidden' is missing", c.name);
-  MRT_TRY(attr_choice(attrs, c.name, "direction", kDirections, &p->direction));
-  MRT_TRY(attr_choice(attrs, c.name, "gates", c.orders, &p->torch_order));
-  p->reset_after = 1;
-  return c.gates == 3 ? attr_int(attrs, c.name, "linear_before_reset", 0, 1, &p->reset_after) : Status();
+  p->tiles = c.in_bytes() ? q_tile_table(isa) : nullptr;
+  p->quantize = c.in_bytes() ? dynamic_quantize_kernel(isa) : nullptr;
+  MRT_TRY(attr_int(attrs, "hidden", &p->hidden));
+  MRT_TRY(attr_choice(attrs, "direction", &p->direction));
+  MRT_TRY(attr_choice(attrs, "gates", &p->torch_order));
+  return c.gates == 3 ? attr_int(attrs, "linear_before_reset", &p->reset_after) : Status();
 }
 
 Status rnn_check(const RnnContract& c, const RnnParams& p, const Tensor* in, int n_in, const Tensor* out, int n_out) {
   const char* name = c.name;
-  MRT_TRY(check_f32(name, "x", in[0], 3));
   const int64_t dirs = p.direction == 2 ? 2 : 1, rows = c.gates * p.hidden;
   const int64_t steps = in[0].shape[0], batch = in[0].shape[1];
   MRT_TRY(check_weight(c, "w", in[1], dirs, rows, in[0].shape[2]));
@@ -398,25 +381,17 @@ Status rnn_check(const RnnContract& c, const RnnParams& p, const Tensor* in, int
     return fail(MRT_ERROR_SHAPE, "%s: a batch of %" PRId64 " is too large", name, batch);
   }
   const int64_t bias[] = {dirs, 2 * rows}, state[] = {dirs, batch, p.hidden}, y[] = {steps, batch, dirs * p.hidden};
-  if (c.w_scale != 0) {
+  if (c.in_bytes()) {
     const int64_t each[2] = {dirs, rows};
     MRT_TRY(check_bytes(c, in, n_in, each, in[0].shape[2], p.hidden));
   }
-  if (present(in, n_in, 3)) MRT_TRY(check_dims(name, "bias", in[3], 2, bias));
-  if (present(in, n_in, c.h0)) MRT_TRY(check_dims(name, "h0", in[c.h0], 3, state));
-  if (c.c0 >= 0 && present(in, n_in, c.c0)) MRT_TRY(check_dims(name, "c0", in[c.c0], 3, state));
-  if (present(in, n_in, c.lengths)) {
-    const Tensor& lengths = in[c.lengths];
-    MRT_TRY(check_tensor(name, "lengths", lengths, 1));
-    MRT_TRY(check_extent(name, "lengths", lengths, 0, batch));
-    if (lengths.dtype != DType{MRT_INT, 32}) {
-      return fail(MRT_ERROR_DTYPE, "%s: lengths have type code %d with %d bits, expected int32", name,
-                  lengths.dtype.code, lengths.dtype.bits);
-    }
-  }
-  if (present(out, n_out, 0)) MRT_TRY(check_dims(name, "y", out[0], 3, y));
-  if (present(out, n_out, 1)) MRT_TRY(check_dims(name, "hn", out[1], 3, state));
-  if (present(out, n_out, 2)) MRT_TRY(check_dims(name, "cn", out[2], 3, state));
+  if (present(in, n_in, 3)) MRT_TRY(check_dims(name, "bias", in[3], bias));
+  if (present(in, n_in, c.h0)) MRT_TRY(check_dims(name, "h0", in[c.h0], state));
+  if (c.c0 >= 0 && present(in, n_in, c.c0)) MRT_TRY(check_dims(name, "c0", in[c.c0], state));
+  if (present(in, n_in, c.lengths)) MRT_TRY(check_extent(name, "lengths", in[c.lengths], 0, batch));
+  if (present(out, n_out, 0)) MRT_TRY(check_dims(name, "y", out[0], y));
+  if (present(out, n_out, 1)) MRT_TRY(check_dims(name, "hn", out[1], state));
+  if (present(out, n_out, 2)) MRT_TRY(check_dims(name, "cn", out[2], state));
   return Status();
 }
 
@@ -470,7 +445,7 @@ int32_t rnn_run(const RnnContract& c, const RnnParams& params, const Tensor* in,
   return MRT_OK;
 }
 
-double rnn_flops(const RnnContract& c, const RnnParams& p, const Tensor* in, const Tensor*) {
+double rnn_flops(const RnnContract& c, const RnnParams& p, const Tensor* in) {
   const double steps = static_cast<double>(in[0].shape[0]) * static_cast<double>(in[0].shape[1]);
   const double dirs = p.direction == 2 ? 2 : 1, hidden = static_cast<double>(p.hidden);
   return 2 * steps * dirs * static_cast<double>(c.gates) * hidden * (static_cast<double>(in[0].shape[2]) + hidden);

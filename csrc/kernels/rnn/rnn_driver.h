@@ -14,17 +14,24 @@ struct RnnParams {
   int32_t torch_order;
 };
 
-// The positions of the optional inputs and the number of gates are all that tells the two apart.
+// What of a contract tells recurrent layers apart: the positions of its optional inputs and the number of gates.
 struct RnnContract {
   const char* name;
+  const char* packing;
   int64_t gates;
-  int h0, c0, lengths, inputs;  // c0 -1: there is no cell state
-  const char* orders[3];        // of the gates: ONNX's, torch's
-  int w_scale;                  // not 0: weights are bytes; w_scale, r_scale, and w_zero? and r_zero? follow each other
-};
+  int h0, c0, lengths;  // c0 -1: there is no cell state
+  int w_scale;          // not -1: weights are bytes; w_scale, r_scale, and w_zero? and r_zero? follow each other
 
-extern const char* const kRnnPackings[];
-extern const char* const kRnnBytePackings[];
+  constexpr explicit RnnContract(const Contract& c)
+      : name(c.name),
+        packing(c.packings),
+        gates(c.input_of("c0") < 0 ? 3 : 4),
+        h0(c.input_of("h0")),
+        c0(c.input_of("c0")),
+        lengths(c.input_of("lengths")),
+        w_scale(c.input_of("w_scale")) {}
+  constexpr bool in_bytes() const { return w_scale >= 0; }
+};
 
 Status rnn_prepare(const RnnContract& c, const Attrs& attrs, Isa isa, RnnParams* p);
 Status rnn_check(const RnnContract& c, const RnnParams& p, const Tensor* in, int n_in, const Tensor* out, int n_out);
@@ -32,9 +39,9 @@ size_t rnn_scratch(const RnnContract& c, const RnnParams& p, const Tensor* in, i
                    int32_t threads);
 int32_t rnn_run(const RnnContract& c, const RnnParams& p, const Tensor* in, int n_in, const Tensor* out, int n_out,
                 KernelContext& ctx);
-double rnn_flops(const RnnContract& c, const RnnParams& p, const Tensor* in, const Tensor* out);
+double rnn_flops(const RnnContract& c, const RnnParams& p, const Tensor* in);
 
-Status rnn_packed_bytes(const RnnContract& c, const char* packing, const Tensor& weight, size_t* out);
-Status rnn_pack(const RnnContract& c, const char* packing, const Tensor& weight, void* out);
+Status rnn_packed_bytes(const RnnContract& c, const Tensor& weight, size_t* out);
+Status rnn_pack(const RnnContract& c, const Tensor& weight, void* out);
 
 }  // namespace mrt

@@ -45,9 +45,6 @@ struct RnnSums {
 
 struct RnnKernel {
   Isa isa;
-  const char* lstm_name;
-  const char* gru_name;
-  const char* lstm_u8_name;
   // c[rows][panels * 16] += a[rows][k] * panels, each [k][16].
   void (*product)(const float* a, int64_t lda, int64_t rows, int64_t k, const float* panels, int64_t count, float* c,
                   int64_t ldc);
@@ -57,7 +54,7 @@ struct RnnKernel {
   void (*add_sums)(const RnnSums& sums);
 };
 
-#define MRT_KERNEL(isa) extern const RnnKernel kRnnF32_##isa;
+#define MRT_KERNEL(isa, name) extern const RnnKernel kRnnF32_##isa;
 #include "kernels/rnn/kernels.inc"
 #undef MRT_KERNEL
 

@@ -9,37 +9,27 @@
 
 namespace mrt {
 
-const char* const kRnnPackings[] = {"rnn_f32_nr16_v1", nullptr};
-const char* const kRnnBytePackings[] = {"rnn_u8s8_nr16_v1", nullptr};
-
-Status rnn_packed_bytes(const RnnContract& c, const char* packing, const Tensor& weight, size_t* out) {
-  const bool in_bytes = c.w_scale != 0;
-  const char* const expected = (in_bytes ? kRnnBytePackings : kRnnPackings)[0];
-  if (packing == nullptr || std::strcmp(packing, expected) != 0) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: packing '%.64s' does not exist, expected '%s'", c.name,
-                packing == nullptr ? "" : packing, expected);
-  }
-  MRT_TRY((in_bytes ? check_s8 : check_f32)(c.name, "the weight", weight, 3));
+Status rnn_packed_bytes(const RnnContract& c, const Tensor& weight, size_t* out) {
   if (weight.shape[0] < 1 || weight.shape[0] > 2 || weight.shape[1] == 0 || weight.shape[1] % c.gates != 0) {
     return fail(MRT_ERROR_SHAPE, "%s: the weight has shape [%lld, %lld, ...], expected [1 or 2, %lld * hidden, ...]",
                 c.name, static_cast<long long>(weight.shape[0]), static_cast<long long>(weight.shape[1]),
                 static_cast<long long>(c.gates));
   }
   const int64_t rows = (weight.shape[1] + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
-  if (in_bytes) MRT_TRY(q_check_depth(c.name, 1, weight.shape[2]));
-  const int64_t bytes = in_bytes ? checked_mul(q_packed_bytes(1, weight.shape[2], weight.shape[1]), weight.shape[0])
-                                 : checked_mul(checked_mul(rows, weight.shape[2]), weight.shape[0] * 4);
+  if (c.in_bytes()) MRT_TRY(q_check_depth(c.name, 1, weight.shape[2]));
+  const int64_t bytes = c.in_bytes() ? checked_mul(q_packed_bytes(1, weight.shape[2], weight.shape[1]), weight.shape[0])
+                                     : checked_mul(checked_mul(rows, weight.shape[2]), weight.shape[0] * 4);
   if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the weight is too large", c.name);
   *out = static_cast<size_t>(bytes);
   return Status();
 }
 
-Status rnn_pack(const RnnContract& c, const char* packing, const Tensor& weight, void* out) {
+Status rnn_pack(const RnnContract& c, const Tensor& weight, void* out) {
   size_t bytes = 0;
-  MRT_TRY(rnn_packed_bytes(c, packing, weight, &bytes));
+  MRT_TRY(rnn_packed_bytes(c, weight, &bytes));
   const int64_t dirs = weight.shape[0], rows = weight.shape[1], k = weight.shape[2];
   const int64_t width = (rows + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
-  if (c.w_scale != 0) {
+  if (c.in_bytes()) {
     const QPanelLayout layout = q_panel_layout(1, k);
     for (int64_t d = 0; d < dirs; ++d) {
       const QSource source{weight.as<const int8_t>() + d * rows * k, k, rows, 255};

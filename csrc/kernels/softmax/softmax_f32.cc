@@ -1,13 +1,18 @@
 // softmax_f32: softmax, or its logarithm, over the last dimension.
 //
-// x [..., D] -> y [..., D]; attribute log [0]. A row that holds NaN, more than one reason for infinity or nothing but
+// A row that holds NaN, more than one reason for infinity or nothing but
 // -inf is NaN throughout, as in torch.
 #include "kernels/softmax/softmax_kernels.h"
 
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "softmax_f32";
+constexpr const char* kName = "softmax_f32";
+
+constexpr Operand kInputs[] = {{"x", kF32, kAnyRank, kBatched}};
+constexpr Operand kOutputs[] = {{"y", kF32, kAnyRank}};
+constexpr Attribute kAttributes[] = {integer("log", 0, 1, 0)};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
 
 struct Params {
   const SoftmaxKernel* kernel;
@@ -15,12 +20,12 @@ struct Params {
 };
 
 const SoftmaxKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kSoftmaxF32_##isa,
+#define MRT_KERNEL(isa, name) &kSoftmaxF32_##isa,
 #include "kernels/softmax/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) "softmax_f32_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/softmax/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
@@ -28,17 +33,13 @@ const char* const kNames[] = {
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
   p->kernel = kernel_of(kTables, isa);
-  return attr_int(attrs, kContract, "log", 0, 1, &p->log);
+  return attr_int(attrs, "log", &p->log);
 }
 
 Status check(const void*, const Tensor* in, int, const Tensor* out, int) {
-  MRT_TRY(check_f32(kContract, "x", in[0], -1));
-  if (in[0].ndim == 0) return fail(MRT_ERROR_SHAPE, "%s: x has no dimensions, expected at least 1", kContract);
-  MRT_TRY(check_f32(kContract, "y", out[0], -1));
-  return check_same_shape(kContract, "y", out[0], in[0]);
+  if (in[0].ndim == 0) return fail(MRT_ERROR_SHAPE, "%s: x has no dimensions, expected at least 1", kName);
+  return check_same_shape(kName, "y", out[0], in[0]);
 }
-
-size_t scratch(const void*, const Tensor*, int, const Tensor*, int, int32_t) { return 0; }
 
 int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, KernelContext& ctx) {
   const Params* p = static_cast<const Params*>(params);
@@ -53,19 +54,11 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const SoftmaxKernel* kernel = static_cast<const Params*>(params)->kernel;
-  return kernel == nullptr ? "softmax_f32_reference" : kernel->name;
-}
-
 // Comparison, subtraction, exponential (counted as 8), sum and scaling.
 double flops(const void*, const Tensor* in, int, const Tensor*, int) { return 12.0 * element_count(in[0]); }
 
 }  // namespace
 
-extern const Operator kSoftmaxF32Operator;
-const Operator kSoftmaxF32Operator = {
-    kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
-    run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 1, 1}, batched_inputs<0b1>};
+const Operator kOperator_softmax_f32 = {&kContract, kNames, sizeof(Params), prepare, check, run, nullptr, flops};
 
 }  // namespace mrt

@@ -7,12 +7,11 @@ namespace mrt {
 
 struct SoftmaxKernel {
   Isa isa;
-  const char* name;
   // y = softmax(x) or, with log, log(softmax(x)) of rows of d >= 1 numbers. y may be x.
   void (*rows)(const float* x, float* y, int64_t rows, int64_t d, bool log);
 };
 
-#define MRT_KERNEL(isa) extern const SoftmaxKernel kSoftmaxF32_##isa;
+#define MRT_KERNEL(isa, name) extern const SoftmaxKernel kSoftmaxF32_##isa;
 #include "kernels/softmax/kernels.inc"
 #undef MRT_KERNEL
 

@@ -15,14 +15,20 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "top_k";
-constexpr int64_t kChunk = 256;          // elements whose keys are made at once
-constexpr int64_t kSpare = 1024;         // more entries than k, at least, before all but k are thrown away
-constexpr int64_t kGrain = 16 * 1024;    // elements of one piece of parallel work
+constexpr const char* kName = "top_k";
+
 constexpr int64_t kLongest = 1LL << 32;  // elements of a line: an entry has 32 bits for a position
 
+constexpr Operand kInputs[] = {{"x", kOrdered, kAnyRank, kBatched}};
+constexpr Operand kOutputs[] = {{"values", kLikeFirst, kAnyRank}, {"positions", kS32 | kS64, kAnyRank}};
+constexpr Attribute kAttributes[] = {integer("axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, -1), integer("largest", 0, 1, 1),
+                                     choice("pick", "first kth median nanmedian"), integer("k", 0, kLongest, 0)};
+constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
+constexpr int64_t kChunk = 256;        // elements whose keys are made at once
+constexpr int64_t kSpare = 1024;       // more entries than k, at least, before all but k are thrown away
+constexpr int64_t kGrain = 16 * 1024;  // elements of one piece of parallel work
+
 enum Pick { kFirst, kKth, kMedian, kNanMedian };
-const char* const kPicks[] = {"first", "kth", "median", "nanmedian", nullptr};
 
 struct Params {
   const TopKKernel* kernel;
@@ -31,12 +37,12 @@ struct Params {
 };
 
 const TopKKernel* const kTables[] = {
-#define MRT_KERNEL(isa) &kTopK_##isa,
+#define MRT_KERNEL(isa, name) &kTopK_##isa,
 #include "kernels/top_k/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
 const char* const kNames[] = {
-#define MRT_KERNEL(isa) "top_k_" #isa,
+#define MRT_KERNEL(isa, name) name,
 #include "kernels/top_k/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
@@ -111,15 +117,12 @@ bool number_of(DType dtype, Number* out) {
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
   p->kernel = kernel_of(kTables, isa);
-  p->axis = -1;
-  p->largest = 1;
-  MRT_TRY(attr_int(attrs, kContract, "axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, &p->axis));
-  MRT_TRY(attr_int(attrs, kContract, "largest", 0, 1, &p->largest));
-  MRT_TRY(attr_int(attrs, kContract, "k", 0, kLongest, &p->k));
-  MRT_TRY(attr_choice(attrs, kContract, "pick", kPicks, &p->pick));
+  MRT_TRY(attr_int(attrs, "axis", &p->axis));
+  MRT_TRY(attr_int(attrs, "largest", &p->largest));
+  MRT_TRY(attr_int(attrs, "k", &p->k));
+  MRT_TRY(attr_choice(attrs, "pick", &p->pick));
   if (p->pick >= kMedian && p->largest != 0) {
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: pick %s counts from the smallest, expected largest = 0", kContract,
-                kPicks[p->pick]);
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a median counts from the smallest, expected largest = 0", kName);
   }
   return Status();
 }
@@ -145,35 +148,24 @@ Lines lines_of(const Params* p, const Tensor& x, const Tensor& values) {
 Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params* p = static_cast<const Params*>(params);
   const Tensor &x = in[0], &values = out[0], &positions = out[1];
-  MRT_TRY(check_tensor(kContract, "x", x, -1));
-  MRT_TRY(check_moved(kContract, x, values));
-  MRT_TRY(check_tensor(kContract, "positions", positions, x.ndim));
-  if (positions.dtype.code != MRT_INT || (positions.dtype.bits != 64 && positions.dtype.bits != 32)) {
-    return fail(MRT_ERROR_DTYPE, "%s: positions have type code %d with %d bits, expected int64 or int32", kContract,
-                positions.dtype.code, positions.dtype.bits);
-  }
+  MRT_TRY(check_tensor(kName, "values", values, x.ndim));
   int32_t axis;
-  Number number;
-  if (!number_of(x.dtype, &number)) {
-    return fail(MRT_ERROR_DTYPE, "%s: x has type code %d with %d bits, which has no order", kContract, x.dtype.code,
-                x.dtype.bits);
-  }
-  MRT_TRY(check_axis(kContract, p->axis, x.ndim, &axis));
+  MRT_TRY(check_axis(kName, p->axis, x.ndim, &axis));
   const int64_t n = x.shape[axis], k = values.shape[axis];
   for (int32_t d = 0; d < x.ndim; ++d) {
-    if (d != axis) MRT_TRY(check_extent(kContract, "values", values, d, x.shape[d]));
+    if (d != axis) MRT_TRY(check_extent(kName, "values", values, d, x.shape[d]));
   }
-  MRT_TRY(check_same_shape(kContract, "positions", positions, values));
+  MRT_TRY(check_same_shape(kName, "positions", positions, values));
   if (n > kLongest || (n > INT32_MAX && positions.dtype.bits == 32)) {
-    return fail(MRT_ERROR_SHAPE, "%s: a line of %" PRId64 " elements is too long for its positions", kContract, n);
+    return fail(MRT_ERROR_SHAPE, "%s: a line of %" PRId64 " elements is too long for its positions", kName, n);
   }
   if (p->pick == kFirst) {
     if (k <= n) return Status();
-    return fail(MRT_ERROR_SHAPE, "%s: asks for %" PRId64 " of %" PRId64 " elements", kContract, k, n);
+    return fail(MRT_ERROR_SHAPE, "%s: asks for %" PRId64 " of %" PRId64 " elements", kName, k, n);
   }
-  MRT_TRY(check_extent(kContract, "values", values, axis, 1));
+  MRT_TRY(check_extent(kName, "values", values, axis, 1));
   if (has_no_elements(values) || (p->pick == kKth ? p->k < n : n > 0)) return Status();
-  return fail(MRT_ERROR_SHAPE, "%s: asks for place %" PRId64 " of %" PRId64 " elements", kContract, p->k, n);
+  return fail(MRT_ERROR_SHAPE, "%s: asks for place %" PRId64 " of %" PRId64 " elements", kName, p->k, n);
 }
 
 // How the work is laid out: a line may be cut into pieces, of each of which the first k are found by a thread. For a
@@ -371,22 +363,16 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   return MRT_OK;
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
-  const TopKKernel* kernel = static_cast<const Params*>(params)->kernel;
-  return kernel == nullptr ? "top_k_reference" : kernel->name;
-}
-
 double flops(const void*, const Tensor* in, int, const Tensor*, int) { return element_count(in[0]); }
 
-uint32_t batched(const void* params, const Tensor* in, int) {
+bool separable(const void* params, const Tensor* in, int) {
   const int64_t axis = static_cast<const Params*>(params)->axis;
-  return axis == 0 || axis == -in[0].ndim ? 0 : 1;
+  return axis != 0 && axis != -in[0].ndim;
 }
 
 }  // namespace
 
-extern const Operator kTopKOperator;
-const Operator kTopKOperator = {kContract, nullptr, kNames,  sizeof(Params), prepare, check,        scratch,
-                                run,       nullptr, nullptr, kernel_name,    flops,   {1, 1, 2, 2}, batched};
+const Operator kOperator_top_k = {&kContract, kNames, sizeof(Params), prepare, check,    run,
+                                  scratch,    flops,  nullptr,        nullptr, separable};
 
 }  // namespace mrt

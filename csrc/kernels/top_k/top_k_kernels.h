@@ -13,12 +13,11 @@ enum class Number : uint8_t { u8, s8, u16, s16, f16, bf16, u32, s32, f32, u64, s
 // by side and returns whether any key is below `limit`.
 struct TopKKernel {
   Isa isa;
-  const char* name;
   bool (*narrow)(Number number, bool largest, const void* x, int64_t n, int32_t limit, int32_t* keys);
   bool (*wide)(Number number, bool largest, const void* x, int64_t n, int64_t limit, int64_t* keys);
 };
 
-#define MRT_KERNEL(isa) extern const TopKKernel kTopK_##isa;
+#define MRT_KERNEL(isa, name) extern const TopKKernel kTopK_##isa;
 #include "kernels/top_k/kernels.inc"
 #undef MRT_KERNEL
 

@@ -19,8 +19,16 @@
 namespace mrt {
 namespace {
 
-constexpr const char* kContract = "conv2d_winograd_f32";
-constexpr const char* kPacking = "conv2d_winograd_f32_nr16_v1";
+constexpr const char* kName = "conv2d_winograd_f32";
+
+constexpr Operand kInputs[] = {{"x", kF32, 4, kBatched},
+                               {"w", kF32, 4, kPacked},
+                               {"bias", kF32, 1, kOptional | kBias},
+                               {"residual", kF32, 4, kOptional | kResidual | kBatched}};
+constexpr Operand kOutputs[] = {{"y", kF32, 4}};
+constexpr Attribute kAttributes[] = {integer("tile", 2, 4, 4).in_steps_of(2), hint("block_kib", 64, 16384)};
+constexpr Contract kContract = {kName,       "conv2d_winograd_f32_nr16_v1", kInputs,    kOutputs, kConvAttributes,
+                                kConvGroups, kEpilogueAttributes,           kAttributes};
 
 // Measured on Zen 3: a block's inputs and products should not be much larger than L2, but its weights, which every
 // block reads anew, want many tiles to be used for. A step's hint may say otherwise: "block_kib=320".
@@ -40,15 +48,13 @@ struct Params {
 };
 
 Status decode(const Attrs& attrs, ConvGeometry* g, int64_t* m) {
-  MRT_TRY(decode_conv(attrs, kContract, g));
-  *m = 4;
-  MRT_TRY(attr_int(attrs, kContract, "tile", 2, 4, m));
-  if (*m == 3) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: tile is 3, expected 2 or 4", kContract);
+  MRT_TRY(decode_conv(attrs, g));
+  MRT_TRY(attr_int(attrs, "tile", m));
   const bool plain = g->stride_h == 1 && g->stride_w == 1 && g->dilation_h == 1 && g->dilation_w == 1 && g->groups == 1;
   if (!plain || g->kernel_h != 3 || g->kernel_w != 3) {
     return fail(MRT_ERROR_INVALID_ARGUMENT,
                 "%s: expected a kernel of 3 x 3 with stride 1, dilation 1 and one group; use conv2d_f32 for others",
-                kContract);
+                kName);
   }
   return Status();
 }
@@ -56,9 +62,9 @@ Status decode(const Attrs& attrs, ConvGeometry* g, int64_t* m) {
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode(attrs, &p.g, &p.m));
-  MRT_TRY(decode_epilogue(attrs, kContract, true, &p.epilogue));
+  MRT_TRY(decode_epilogue(attrs, &p.epilogue));
   int64_t block_kib = kBlockKib;
-  MRT_TRY(hint_int(attrs, kContract, "block_kib", 64, 16384, &block_kib));
+  MRT_TRY(hint_int(attrs, "block_kib", &block_kib));
   p.block_bytes = block_kib << 10;
   p.kernel = winograd_kernel(isa);
   p.table = tile_table(isa);
@@ -70,10 +76,10 @@ int64_t packed_size(const ConvGeometry& g, int64_t m) {
   return checked_mul(packed_panel_bytes(g.in_channels, g.out_channels), (m + 2) * (m + 2));
 }
 
-Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
+Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  MRT_TRY(check_conv(kContract, p.g, false, in, n_in, out));
-  return check_packed(kContract, in[1], packed_size(p.g, p.m));
+  MRT_TRY(check_conv_images(kName, p.g, false, in[0], out[0]));
+  return check_packed(kName, in[1], packed_size(p.g, p.m));
 }
 
 // ---- blocks of tiles ----
@@ -305,29 +311,27 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const char* packing, const Tensor& weight, const Attrs& attrs, ConvGeometry* g, int64_t* m,
-                      size_t* bytes) {
-  MRT_TRY(check_packing_name(kContract, packing, kPacking));
+Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, int64_t* m, size_t* bytes) {
   MRT_TRY(decode(attrs, g, m));
-  MRT_TRY(check_conv_weight(kContract, *g, weight, g->out_channels, g->in_channels));
+  MRT_TRY(check_conv_filter(kName, *g, weight, g->out_channels, g->in_channels));
   const int64_t size = packed_size(*g, *m);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kContract);
+  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
   *bytes = static_cast<size_t>(size);
   return Status();
 }
 
-Status packed_bytes(const char* packing, const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
   ConvGeometry g;
   int64_t m;
-  return decode_packing(packing, weight, attrs, &g, &m, out);
+  return decode_packing(weight, attrs, &g, &m, out);
 }
 
 // OIHW to [(m + 2)^2][ceil(O / 16)][I][16], transformed in double precision.
-Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   ConvGeometry g;
   int64_t m;
   size_t bytes = 0;
-  MRT_TRY(decode_packing(packing, weight, attrs, &g, &m, &bytes));
+  MRT_TRY(decode_packing(weight, attrs, &g, &m, &bytes));
   const WinogradMatrices& matrices = winograd_matrices(m);
   const int64_t side = m + 2, position = panels_of(g.out_channels) * g.in_channels * kPanel;
   std::memset(out, 0, bytes);
@@ -347,9 +351,9 @@ Status pack(const char* packing, const Tensor& weight, const Attrs& attrs, void*
   return Status();
 }
 
-const char* kernel_name(const void* params, const Tensor*, int, const Tensor*, int) {
+const char* kernel_name(const void* params) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.kernel ? p.kernel->name[p.m / 4] : "conv2d_winograd_f32_reference";
+  return p.kernel->name[p.m / 4];
 }
 
 // Of the convolution, not of the way it is computed: a rate above the machine's peak is what the algorithm saves.
@@ -358,29 +362,24 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   return conv_flops(p.g, out[0].shape[0] * out[0].shape[1] * out[0].shape[2]);
 }
 
-const char* const kPackings[] = {kPacking, nullptr};
 const char* const kKernels[] = {
-#if defined(MRT_KERNELS_AVX512)
-    "conv2d_winograd_f32_avx512",
-#endif
-#if defined(MRT_KERNELS_AVX2)
-    "conv2d_winograd_f32_avx2",
-#endif
-    "conv2d_winograd_f32_scalar", nullptr};
+#define MRT_KERNEL(isa, name) name,
+#include "kernels/winograd/kernels.inc"
+#undef MRT_KERNEL
+    nullptr};
 
 }  // namespace
 
 const WinogradKernel* winograd_kernel(Isa isa) {
   static const WinogradKernel* const kernels[] = {
-#define MRT_KERNEL(isa) &kWinogradF32_##isa,
+#define MRT_KERNEL(isa, name) &kWinogradF32_##isa,
 #include "kernels/winograd/kernels.inc"
 #undef MRT_KERNEL
       nullptr};
   return kernel_of(kernels, isa);
 }
 
-extern const Operator kConv2dWinogradF32Operator = {
-    kContract, kPackings,    kKernels, sizeof(Params), prepare, check,        scratch,
-    run,       packed_bytes, pack,     kernel_name,    flops,   {2, 4, 1, 1}, batched_inputs<0b1001>};
+const Operator kOperator_conv2d_winograd_f32 = {&kContract, kKernels, sizeof(Params), prepare, check,   run,
+                                                scratch,    flops,    packed_bytes,   pack,    nullptr, kernel_name};
 
 }  // namespace mrt

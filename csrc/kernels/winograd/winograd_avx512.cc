@@ -4,7 +4,7 @@
 namespace mrt {
 
 const WinogradKernel kWinogradF32_avx512 = {Isa::avx512,
-                                            {"conv2d_winograd_f32_2x2_avx512", "conv2d_winograd_f32_4x4_avx512"},
+                                            {"2x2_avx512", "4x4_avx512"},
                                             {input_tile<F32x16, 2>, input_tile<F32x16, 4>},
                                             {output_tile<F32x16, 2>, output_tile<F32x16, 4>}};
 

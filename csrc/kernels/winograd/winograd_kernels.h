@@ -50,7 +50,7 @@ struct WinogradKernel {
   bool (*output[2])(const WinogradOutput& call);
 };
 
-#define MRT_KERNEL(isa) extern const WinogradKernel kWinogradF32_##isa;
+#define MRT_KERNEL(isa, name) extern const WinogradKernel kWinogradF32_##isa;
 #include "kernels/winograd/kernels.inc"
 #undef MRT_KERNEL
 

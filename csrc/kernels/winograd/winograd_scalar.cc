@@ -4,7 +4,7 @@
 namespace mrt {
 
 const WinogradKernel kWinogradF32_scalar = {Isa::scalar,
-                                            {"conv2d_winograd_f32_2x2_scalar", "conv2d_winograd_f32_4x4_scalar"},
+                                            {"2x2_scalar", "4x4_scalar"},
                                             {input_tile<F32x4, 2>, input_tile<F32x4, 4>},
                                             {output_tile<F32x4, 2>, output_tile<F32x4, 4>}};
 

@@ -18,6 +18,12 @@ constexpr size_t kLongest = 256;         // steps of a stretch: the largest of t
 constexpr double kLeast = kBudget / 16;  // less is not worth the calls
 constexpr int kMostArguments = 32;       // that can be batched: bits of batched_arguments()
 
+bool has_batch(const Contract& c) {
+  for (size_t i = 0; i < c.input_count; ++i)
+    if (c.inputs[i].is(kBatched)) return true;
+  return false;
+}
+
 // A step that can be cut.
 struct Cut {
   int64_t batch = 0;
@@ -63,7 +69,7 @@ class Finder {
   }
 
   bool cut_of(const plan::Step& step, const StepInfo& info, Cut* cut) {
-    if (step.kind != StepKind::kernel || !info.op->batched) return false;
+    if (step.kind != StepKind::kernel || !has_batch(*info.op->contract)) return false;
     std::vector<Tensor>& tensors = tensors_;
     tensors.clear();
     for (const plan::Arg& a : step.args) {
@@ -193,8 +199,7 @@ class Finder {
 }  // namespace
 
 uint32_t batched_arguments(const StepInfo& info, const Tensor* in, int n_in, const Tensor* out, int n_out) {
-  if (!info.op->batched) return 0;
-  const uint32_t inputs = info.op->batched(info.params, in, n_in);
+  const uint32_t inputs = batched_inputs(*info.op, info.params, in, n_in);
   if (inputs == 0) return 0;
   // A constant may have more bytes than its shape says: its images are no equal parts of them.
   const auto fits = [&](const Tensor& t) {
