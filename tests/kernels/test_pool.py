@@ -148,7 +148,7 @@ BASE: dict[str, Any] = {"mode": "max", "kernel": [2, 2]}
         ({"mode": "max"}, (1, 3, 3, 2), "'kernel'"),
         ({"kernel": [2, 2]}, (1, 3, 3, 2), "'mode'"),
         ({**BASE, "mode": "median"}, (1, 3, 3, 2), "median"),
-        ({**BASE, "kernel": [2]}, (1, 3, 3, 2), "integers"),
+        ({**BASE, "kernel": [2]}, (1, 3, 3, 2), "has 1 numbers, expected 2"),
         ({**BASE, "kernel": [0, 2]}, (1, 3, 3, 2), "'kernel'"),
         ({**BASE, "strides": [0, 1]}, (1, 3, 3, 2), "'strides'"),
         ({**BASE, "pads": [-1, 0, 0, 0]}, (1, 3, 3, 2), "'pads'"),
