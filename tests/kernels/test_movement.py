@@ -194,7 +194,7 @@ X = np.ones((4, 3), np.float32)
         ("transpose", [X], (4, 3), {"perm": [1, 0]}, "extent"),
         ("transpose", [X], (3, 4), {"perm": [1, 0, 2]}, "dimensions"),
         ("transpose", [X.astype(np.float64)], (3, 4), {"perm": [1, 0]}, "expected float64 as x"),
-        ("transpose", [X.astype(np.complex128)], (3, 4), {"perm": [1, 0]}, "expected float64 as x"),
+        ("transpose", [X.astype(np.complex128)], (3, 4), {"perm": [1, 0]}, "64 bits"),
         ("concat", [X, X], (4, 5), {"axis": 1}, "extent"),
         ("concat", [X, X], (8, 3), {"axis": 2}, "axis"),
         ("concat", [X, X[:, :2].copy()], (8, 3), {"axis": 0}, "extent"),
