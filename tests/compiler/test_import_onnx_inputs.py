@@ -150,3 +150,44 @@ def test_the_oracle_of_integer_products_does_not_saturate() -> None:
     ]  # fmt: skip
     proto = model(nodes, {"x": (F, ["n", 16])}, ["y"], {"w": weight, "wz": np.array(0, np.int8)})
     assert compile_model(onnx.shape_inference.infer_shapes(proto)).to_bytes()
+
+
+def test_a_window_beyond_all_channels() -> None:
+    """LRN: as wide as an attribute can say, over known channels; wider than is written out, over an open number of them."""
+    x = floats(2, 5, 3, 1)
+    for dims, size in (([2, 5, 3, 1], 2**31 - 1), ([2, "c", 3, 1], 101), ([2, "c", 3, 1], 3)):
+        proto = model([node("LRN", "x", "y", size=size, alpha=0.5, beta=0.5)], {"x": (F, dims)}, ["y"])
+        got = maas_rt.load(compile_model(proto).to_bytes(), threads=1).run({"x": x})["y"]
+        squares = np.pad(x * x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        total = squares[:, :-2] + squares[:, 1:-1] + squares[:, 2:] if size == 3 else (x * x).sum(1, keepdims=True)
+        np.testing.assert_allclose(got, x / np.sqrt(1 + 0.5 / size * total), rtol=1e-5)
+
+
+def test_the_oracle_saturates_what_int32_does_not_hold() -> None:
+    """A scale of 0, or a very small one, gives the end of the range; operator set 28 is one that ONNX Runtime does not take."""
+    scales = np.float32([[0, 1e-38], [1, 1e-12], [2, 3]])
+    for kind, low, high in ((TensorProto.UINT8, 0, 255), (TensorProto.INT16, -32768, 32767), (TensorProto.INT4, -8, 7)):
+        nodes = [
+            node("QuantizeLinear", "x s", "q", axis=1, block_size=2, output_dtype=kind),
+            node("Cast", "q", "y", to=F),
+        ]
+        proto = model(nodes, {"x": (F, [3, 4])}, ["y"], {"s": scales}, opset=28)
+        proto.ir_version = 13
+        got = maas_rt.load(compile_model(proto).to_bytes(), threads=1).run({"x": np.float32([[1, -1, 1, -1]] * 3)})["y"]
+        assert got[0].tolist() == [high, low, high, low] and got[1].tolist() == [1, max(low, -1), high, low]
+
+
+def test_the_oracle_opens_what_is_optional() -> None:
+    """ONNX's reference makes lists of what Optional holds: of a tensor, and of a sequence."""
+    x = helper.make_tensor_type_proto(F, [2])
+    nodes = [
+        node("SequenceConstruct", "x", "s"), node("Optional", "s", "o"), node("OptionalGetElement", "o", "t"),
+        node("Optional", "x", "p"), node("OptionalGetElement", "p", "y"), node("Swish", "y", "z"),
+    ]  # fmt: skip
+    proto = model(nodes, {"x": (F, [2])}, ["z"], opset=24)
+    proto.ir_version = 13
+    proto.graph.output.append(
+        helper.make_value_info("o", helper.make_optional_type_proto(helper.make_sequence_type_proto(x)))
+    )
+    got = maas_rt.load(compile_model(proto).to_bytes(), threads=1).run({"x": np.float32([1, 2])})
+    assert got["o.0"].tolist() == [1, 2] and got["z"].shape == (2,)

@@ -14,6 +14,8 @@ from .._registry import op
 from ._te import elementwise, imm, lowest
 from .reduce import reduce_te, summed
 
+_NARROW = 64  # channels that a window may have where it is not known how many there are
+
 
 def _half(dtype: str) -> bool:
     return dtype in ("float16", "bfloat16")
@@ -217,13 +219,15 @@ def lrn(n: Node) -> Any:
     if size < 1 or n.rank(0) < 2:
         raise n.broken(f"normalises over {size} channels of a tensor of rank {n.rank(0)}")
     low = (size - 1) // 2
+    narrow = size < n.shape(0)[1] if isinstance(n.shape(0)[1], int) else size <= _NARROW
 
     def body(t: Any, dims: Any) -> Any:
-        k = te.reduce_axis((0, size), name="k")
+        k = te.reduce_axis((0, size if narrow else t.shape[1]), name="k")
 
         def squares(*i: Any) -> Any:
-            c = i[1] + k - low
-            v = tirx.if_then_else(tirx.all(c >= 0, c < t.shape[1]), tirx.Cast(wide, t(i[0], c, *i[2:])), imm(0, wide))
+            c = i[1] + k - low if narrow else k
+            inside = [c >= 0, c < t.shape[1]] if narrow else [c >= i[1] - low, c < i[1] - low + size]
+            v = tirx.if_then_else(tirx.all(*inside), tirx.Cast(wide, t(i[0], c, *i[2:])), imm(0, wide))
             return te.sum(v * v, axis=k)
 
         total = te.compute(dims, squares, name="squares")
