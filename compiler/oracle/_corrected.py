@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from onnx.helper import np_dtype_to_tensor_dtype
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops._quant_utils import reshape_input
+from onnx.reference.ops.op_attention import Attention
 from onnx.reference.ops.op_optional import Optional
 from onnx.reference.ops.op_quantize_linear import _QUANT_INTEGER_RANGES, _CommonQuantizeLinear
 
@@ -19,7 +21,7 @@ __all__ = ["Corrected"]
 _FAR = 1 << 30  # beyond every quantized integer, with any zero point
 
 
-class _Saturating(OpRun):
+class _Saturating(OpRun):  # type: ignore[misc]
     """Quotients are cast to int32 before they are saturated: those beyond it, as of a scale of 0, came out at the wrong end."""
 
     def _run(self, x: Any, y_scale: Any, *rest: Any, **attributes: Any) -> Any:
@@ -34,27 +36,42 @@ class _Saturating(OpRun):
         return (np.where(quotient >= _FAR, ends[1], y_wide).astype(y.dtype),)
 
 
-class _Holding(OpRun):
+class _Holding(OpRun):  # type: ignore[misc]
     """Optional gave what it holds as a list of it."""
 
     def _run(self, x: Any = None, type: Any = None) -> Any:  # the attribute's name
         return super()._run(x, type) if x is None else (x,)
 
 
-_CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun]], ...] = ((_CommonQuantizeLinear, _Saturating), (Optional, _Holding))
+class _Broadcasting(OpRun):  # type: ignore[misc]
+    """In operator set 23 a mask of one column is that of every key; the reference fills it up with -inf, as 24 has it."""
+
+    def _run(
+        self, q: Any, k: Any, v: Any, attn_mask: Any = None, past_key: Any = None, *rest: Any, **attributes: Any
+    ) -> Any:
+        if attn_mask is not None and attn_mask.shape[-1] == 1:
+            keys = k.shape[-2] + (past_key.shape[-2] if past_key is not None else 0)
+            attn_mask = np.repeat(attn_mask, keys, axis=-1)
+        return super()._run(q, k, v, attn_mask, past_key, *rest, **attributes)
+
+
+# What is wrong, what puts it right, and the operator set from which it is right by itself.
+_CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
+    (_CommonQuantizeLinear, _Saturating, math.inf), (Optional, _Holding, math.inf), (Attention, _Broadcasting, 24),
+)  # fmt: skip
 
 
 @cache
-def _corrected(implementation: type[OpRun]) -> type[OpRun]:
-    for wrong, right in _CORRECTIONS:
-        if issubclass(implementation, wrong):
+def _corrected(implementation: type[OpRun], opset: int) -> type[OpRun]:
+    for wrong, right, until in _CORRECTIONS:
+        if issubclass(implementation, wrong) and opset < until:
             return type(implementation.__name__, (right, implementation), {})
     return implementation
 
 
-class Corrected(ReferenceEvaluator):
+class Corrected(ReferenceEvaluator):  # type: ignore[misc]
     """An evaluator of a model, and of the graphs and functions inside of it."""
 
     def _load_impl(self, node: NodeProto, input_types: Any = None) -> Any:
         found = super()._load_impl(node, input_types)
-        return _corrected(found) if isinstance(found, type) else found
+        return _corrected(found, self.opsets[node.domain]) if isinstance(found, type) else found

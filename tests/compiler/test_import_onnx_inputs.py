@@ -191,3 +191,16 @@ def test_the_oracle_opens_what_is_optional() -> None:
     )
     got = maas_rt.load(compile_model(proto).to_bytes(), threads=1).run({"x": np.float32([1, 2])})
     assert got["o.0"].tolist() == [1, 2] and got["z"].shape == (2,)
+
+
+def test_a_mask_of_one_column() -> None:
+    """Of every key in operator set 23, where ONNX's reference fills it up; in 24 it stands for the first key alone."""
+    shapes = {"q": [1, 2, 3, 4], "k": [1, 2, 5, 4], "m": [3, 1]}
+    x = {name: floats(*shape) for name, shape in shapes.items()}
+    for opset in (23, 24):
+        proto = model([node("Attention", "q k k m", "y")], {n: (F, s) for n, s in shapes.items()}, ["y"], opset=opset)
+        proto.ir_version = 11
+        got = maas_rt.load(compile_model(proto).to_bytes(), threads=1).run(x)["y"]
+        scores = x["q"] @ x["k"].swapaxes(-1, -2) / 2
+        weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True) if opset == 23 else np.eye(5)[:1].repeat(3, 0)
+        np.testing.assert_allclose(got, (weights @ x["k"]).astype(np.float32), rtol=1e-5)
