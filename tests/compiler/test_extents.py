@@ -226,3 +226,30 @@ def test_extents_that_only_a_run_shows_not_to_fit() -> None:
     np.testing.assert_array_equal(model.run({"x": x, "r": np.ones((1, 2), F32)})["y"], [[1, 1]])
     with pytest.raises(maas_rt.Error, match="differ|must|expected"):
         model.run({"x": x, "r": np.ones((5, 2), F32)})
+
+
+class Resized(nn.Module):
+    def forward(self, line: torch.Tensor, image: torch.Tensor, volume: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (
+            tf.interpolate(line, scale_factor=2),
+            tf.interpolate(line, scale_factor=2, mode="linear"),
+            tf.interpolate(line, scale_factor=1.5, mode="linear", align_corners=True),
+            tf.interpolate(line, scale_factor=0.5, mode="nearest-exact"),
+            tf.interpolate(image, scale_factor=1.5, mode="bicubic"),
+            tf.interpolate(image, scale_factor=(0.5, 2.5), mode="bilinear"),
+            tf.interpolate(image, scale_factor=1.5, recompute_scale_factor=True),
+            tf.interpolate(image, size=(7, 3), mode="bilinear", align_corners=True),
+            tf.interpolate(volume, scale_factor=2, mode="trilinear"),
+        )
+
+
+def test_resizes_of_open_extents() -> None:
+    module = Resized()
+    given = {"line": torch.randn(1, 2, 6), "image": torch.randn(1, 2, 5, 6), "volume": torch.randn(1, 1, 3, 4, 2)}
+    dynamic = {"line": {2: (2, 16)}, "image": {2: (2, 16), 3: (2, 16)}, "volume": {2: (2, 8)}}
+    program = maas_rt.load(compile(module, given, dynamic=dynamic).to_bytes(), threads=1)
+    for extra in (0, 3):
+        inputs = [torch.randn(1, 2, 6 + extra), torch.randn(1, 2, 5 + extra, 6), torch.randn(1, 1, 3 + extra, 4, 2)]
+        got = program.run(dict(zip(given, (v.numpy() for v in inputs), strict=True)))
+        for a, b in zip(got.values(), module(*inputs), strict=True):
+            np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from fractions import Fraction
 from functools import reduce
 from typing import Any
 
@@ -18,6 +19,8 @@ from .._imported import SymbolSpec
 from ._registry import NotConvertible
 
 __all__ = ["Dim", "Symbols"]
+
+_EXACT = 1 << 20  # of a fraction's terms: its product with any size that fits a machine has less than 53 bits
 
 Dim = Any  # a Python int or a TIR expression of dtype int64
 
@@ -178,6 +181,8 @@ class Symbols:
         if _is_rounded_quotient(expression):
             a, b = (self.convert(argument) for argument in expression.args[0].args)
             return _ceildiv(a, b) if isinstance(expression, tf.CeilToInt) else _floordiv(a, b)
+        if isinstance(expression, (tf.TruncToInt, tf.FloorToInt)):
+            return self._scaled(expression)
         handler = _HANDLERS.get(type(expression))
         if handler is None:
             raise NotConvertible(f"the size expression {expression}")
@@ -196,6 +201,14 @@ class Symbols:
         if compare is None:
             raise NotConvertible(f"the condition {relation}")
         return compare(*[_as_expr(self.convert(side)) for side in _whole(relation)])
+
+    def _scaled(self, expression: Any) -> Dim:
+        """A size times a number, rounded down: exact where the number is a fraction of few bits, since torch's product then is."""
+        factor, size = expression.args[0].as_coeff_Mul()
+        ratio = Fraction(float(factor))
+        if not isinstance(size, tf.ToFloat) or ratio <= 0 or ratio.numerator * ratio.denominator >= _EXACT:
+            raise NotConvertible(f"the size expression {expression}")
+        return _floordiv(_product(self.convert(size.args[0]), ratio.numerator), ratio.denominator)
 
 
 def _finite(bound: Any) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, te, tirx
 
 from ..._grid_sample import grid_sample
 from .._context import Context, Expr, as_expr
@@ -70,14 +70,16 @@ def _resized(c: Context, x: Expr, method: str, align: bool, scales: Any) -> Expr
         return x  # torch multiplies nothing by 0 then, so that infinities stay where they are
     if rank == 2 and plain and c.dtype(x) == "float32":
         return _whole(c, x, goal, method, align)
-    if not static:
-        raise NotConvertible("a resize of a dynamic size by a scale that is not whole")
+    if scales and not all(isinstance(scale, float) for scale in scales):
+        raise NotConvertible("a resize by a scale that only a run knows")
     dtype = c.dtype(x)
     x = c.cast(x, "float32") if dtype in ("float16", "bfloat16") else x
-    for axis, (size, out) in enumerate(zip(sizes, goal)):
-        x = _axis(
-            c, x, axis + 2, _coordinates(size, out, method, align, scales[axis] if scales else None), size, method
-        )
+    for axis, (size, out) in enumerate(zip(sizes, goal), 2):
+        scale = scales[axis - 2] if scales else None
+        if isinstance(size, int) and isinstance(out, int):
+            x = _axis(c, x, axis, _coordinates(size, out, method, align, scale), size, method)
+        else:
+            x = _open_axis(c, x, axis, size, out, method, align, scale)
     return c.cast(x, dtype)
 
 
@@ -134,6 +136,50 @@ def _axis(c: Context, x: Expr, axis: int, where: Any, size: int, method: str) ->
         term = c.emit(OP.multiply(_rows(c, x, axis, rows, size), shaped))
         total = term if total is None else c.emit(OP.add(total, term))
     return total
+
+
+def _open_axis(c: Context, x: Expr, axis: int, size: Any, out: Any, method: str, align: bool, scale: Any) -> Expr:
+    """The same where only a run knows the extents."""
+    dtype, shape = c.dtype(x), [*c.shape(x)]
+    shape[axis] = out
+
+    def build(t: Any, dims: Any, extents: Any) -> Any:
+        def real(value: Any) -> Any:
+            return tirx.FloatImm("float32", value) if isinstance(value, float) else tirx.Cast("float32", value)
+
+        size, out = extents
+        if align and not method.startswith("nearest"):
+            ratio = tirx.Select(out > 1, real(size - 1) / real(tirx.max(out - 1, 1)), real(0.0))
+        else:
+            ratio = real(1.0 / scale) if scale else real(size) / real(out)
+
+        def element(*i: Any) -> Any:
+            where = real(i[axis]) * ratio if align or method == "nearest" else (real(i[axis]) + real(0.5)) * ratio
+            if not method.startswith("nearest") and not align:
+                where = where - real(0.5)
+            where = tirx.max(where, real(0.0)) if method == "linear" else where
+            first = tirx.floor(where)
+            part = where - first
+
+            def tap(offset: int) -> Any:
+                row = tirx.Cast("int64", first) + offset
+                row = tirx.max(tirx.min(row, size - 1), tirx.IntImm("int64", 0))
+                return t(*[row if a == axis else k for a, k in enumerate(i)])
+
+            if method.startswith("nearest"):
+                return tap(0)
+            weights = {0: real(1.0) - part, 1: part}
+            if method == "cubic":
+                weights = dict(zip((-1, 0, 1, 2), _cubic(part)))
+            total: Any = None
+            for offset, weight in weights.items():
+                term = tap(offset) * tirx.Cast(dtype, weight)
+                total = term if total is None else total + term
+            return total
+
+        return te.compute(dims, element, name="resize")
+
+    return c.emit_te(build, x, shape, [size, out])
 
 
 def _rows(c: Context, x: Expr, axis: int, rows: Any, size: int) -> Expr:
