@@ -19,7 +19,7 @@ from .._deep import heed
 from ..artifact import Artifact, make_manifest
 from ..codegen import build_code, collect_functions, schedule_functions
 from ..importers import ImportedModel
-from ..passes import KernelCall, remake_kernel_call
+from ..passes import KernelCall, as_reshapes, remake_kernel_call
 from ..passes._rewrite import array_of
 from ..passes.legalize import fuse, legalize
 from ..plan import build_plan
@@ -114,7 +114,7 @@ def _file(task: Task, call: KernelCall, target: TargetSpec) -> bytes:
     symbols: dict[str, str] = {}
     code: dict[str, bytes] = {}
     if call.contract == GENERATED:
-        mod = relax.transform.RewriteDataflowReshape()(fuse(legalize(mod)))
+        mod = as_reshapes(fuse(legalize(mod)))
         generated = schedule_functions(collect_functions(mod))
         symbols, code = generated.symbols, {target.name: build_code(generated.functions, target)}
     names = [str(var.name) for var in params]
