@@ -477,6 +477,8 @@ class PlanBuilder:
         step = Step(StepKind.BIND, var.name, args=[Arg(ArgKind.VALUE, source)], binds=numbers)
         if var.name.startswith("assumed_"):  # an importer's check: the number is negative where it fails
             step.attrs.append(Attr("assumed", text=var.name.removeprefix("assumed_").rpartition("_shape")[0]))
+        if var.name.startswith("indices_of_"):  # the same of positions in an axis
+            step.attrs.append(Attr("indices", text=var.name.removeprefix("indices_of_").rpartition("_shape")[0]))
         self._block.steps.append(step)
         return ShapeSlot(tuple(self.pool.symbol(number) for number in numbers))
 

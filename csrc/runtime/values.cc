@@ -133,7 +133,12 @@ void RunValues::release(const StepInfo& step) {
 Status RunValues::bind(const plan::Step& step, uint32_t symbol, int64_t value) {
   const plan::Symbol& s = plan_.symbols[symbol];
   if (!symbol_allows(s, value)) {
-    const char* assumed = nullptr;
+    const char *assumed = nullptr, *indices = nullptr;
+    if (StepAttrs(step).text("indices", &indices))
+      return fail(MRT_ERROR_RUN,
+                  "'%s': an index or a length is out of range; indices must name elements of the axis that they look "
+                  "into, and lengths lie within it",
+                  indices);
     if (StepAttrs(step).text("assumed", &assumed))
       return fail(MRT_ERROR_INVALID_ARGUMENT,
                   "the inputs break what this model was compiled to assume, '%s': give others, or compile it for the "

@@ -156,6 +156,14 @@ class ShapeMath:
         if fits is None:
             self.require_same(self.min(a, b), a)
 
+    def require_broadcast(self, have: Sequence[Dim], want: Sequence[Dim]) -> None:
+        """A tensor of the first shape must broadcast to the second, which stays as it is: ValueError if it does not."""
+        if len(have) > len(want):
+            raise ValueError(f"shape {list(have)} does not broadcast to {list(want)}")
+        for a, b in zip(reversed(have), reversed(want), strict=False):
+            if not self.same(a, 1):
+                self.require_same(a, b)
+
     def relations(self) -> dict[str, Dim]:
         """The symbols of inputs that every run has to find equal to an expression of others."""
         out: dict[str, Dim] = {}

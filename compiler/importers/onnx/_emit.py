@@ -237,6 +237,27 @@ class Emitter(ABC):
 
         self.bind_tensor(self.te(body, *args, name="check", place=place), 1, f"assumed {place[-45:]}")
 
+    def check_indices(self, x: Any, extents: Sequence[Dim], place: str, *, wraps: bool = True) -> None:
+        """Every run refuses elements of x that are no positions in an axis of this extent; where it `wraps` they may be counted from the
+        end. Of several extents there is one for each index of x's last axis. The plan's builder knows such a check by its name too."""
+
+        def body(t: Any, dims: Any) -> Any:
+            ks = [tvm.te.reduce_axis((0, d), name=f"k{a}") for a, d in enumerate(t.shape)]
+
+            def legal(at: Any, extent: Any) -> Any:
+                least = tirx.IntImm("int64", 0) - extent if wraps else tirx.IntImm("int64", 0)
+                return tirx.all(at >= least, at < extent)
+
+            at = tirx.Cast("int64", t(*ks))
+            extent = dims[0]
+            for k in range(1, len(extents)):
+                extent = tirx.Select(ks[-1] == k, dims[k], extent)
+            found = tirx.Select(legal(at, extent), tirx.IntImm("int64", 1), tirx.IntImm("int64", -1))
+            return tvm.te.compute((1,), lambda _: tvm.te.min(found, axis=ks) if ks else found, name="check")
+
+        made = self.te(body, x, shape_expr(extents), name="check_indices", place=place)
+        self.bind_tensor(made, 1, f"indices of {place[-45:]}")
+
     def align(self, x: Any, dims: Sequence[Dim]) -> Any:
         """x, whose extents are known to be those of dims (aligned at the end) or 1, with the same expressions for them."""
         have = dims_of(x)

@@ -131,10 +131,12 @@ class Graph(Emitter):
         except (AmbiguousDims, Error):
             raise
         except ValueError as why:
-            raise broken_model(f"node '{place}' ({proto.op_type}): {first_line(why)}") from why
+            text = first_line(why)
+            if "ir.Op(" in text:  # TVM's complaint, of its own operators
+                text = _refusal(proto, scope, inputs) or "its inputs do not fit each other"
+            raise broken_model(f"node '{place}' ({proto.op_type}): {text}") from why
         except Exception as why:
-            domain = "" if proto.domain in DEFAULT_DOMAINS else proto.domain
-            refusal = refused_by_inference(proto, scope.opsets.get(domain, 1), domain, inputs)
+            refusal = _refusal(proto, scope, inputs)
             if refusal:
                 raise broken_model(f"node '{place}' ({proto.op_type}): {refusal}") from why
             raise fault(why, "import", f"node '{place}' ({_qualified(proto)})") from why
@@ -185,8 +187,7 @@ class Graph(Emitter):
             return known
         if any(is_string(v) or any(is_string(i) for i in v.items or []) for v in inputs if v is not None):
             return self._convert_strings(node, domain, converter)
-        if domain == "":
-            check_shapes(node)
+        check_shapes(node, domain)
         if converter is None:
             body = function_body(node, domain)
             if body is None:
@@ -310,6 +311,12 @@ class Graph(Emitter):
         if odd:
             raise Refused(f"whose subgraph gives {odd[0]}")
         return results
+
+
+def _refusal(proto: onnx.NodeProto, scope: Scope, inputs: list[Value | None]) -> str:
+    """What onnx itself has against a node that gets these inputs; "" if nothing."""
+    domain = "" if proto.domain in DEFAULT_DOMAINS else proto.domain
+    return refused_by_inference(proto, scope.opsets.get(domain, 1), domain, inputs)
 
 
 def _as_stored(value: Value, dtype: str) -> Value:

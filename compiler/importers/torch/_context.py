@@ -248,6 +248,27 @@ class Context:
             a, b = b, a  # a lone variable as the pattern would be a definition
         self.bb.match_cast(relax.ShapeExpr([as_expr(a)]), relax.ShapeType([as_expr(b)]), name_hint=self._name() + kind)
 
+    def check_indices(self, x: Expr, extent: Dim, *, wraps: bool = False) -> None:
+        """Every run refuses elements of x that are no positions in an axis of this extent; where it `wraps` they may be counted from the end.
+        The plan's builder knows such a check by its name."""
+        known = self.constant_value(x)
+        if known is not None and isinstance(extent, int):
+            if known.size and not (-extent if wraps else 0) <= known.min() <= known.max() < extent:
+                raise NotConvertible(f"an index out of range for {extent} elements")
+            return
+
+        def build(places: Any, extents: Any) -> Any:
+            ks = [te.reduce_axis((0, d), name=f"k{a}") for a, d in enumerate(places.shape)]
+            at, end = tirx.Cast("int64", places(*ks)), extents[0]
+            legal = tirx.all(at >= (tirx.IntImm("int64", 0) - end if wraps else tirx.IntImm("int64", 0)), at < end)
+            found = tirx.Select(legal, tirx.IntImm("int64", 1), tirx.IntImm("int64", -1))
+            return te.compute((1,), lambda _: te.min(found, axis=ks) if ks else found, name="check")
+
+        (found,) = self.generated(build, x, [extent], name="check_indices")
+        name = f"indices_of_{self._name()}"
+        shape = self.bb.emit(relax.op.tensor_to_shape(found), name_hint=f"{name}_shape")
+        self.bb.match_cast(shape, relax.ShapeType([tirx.Var(name, "int64")]))
+
     def cast_plain(self, x: Expr, dtype: str) -> Expr:
         return x if self.dtype(x) == dtype else self.bb.emit(relax.op.astype(x, dtype))
 

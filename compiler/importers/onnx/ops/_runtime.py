@@ -16,7 +16,7 @@ from .._exprs import shape_expr
 from .._node import Node
 from ._te import imm
 
-__all__ = ["axis_mask", "bind_vector", "int64", "invalid_unless", "list_length", "pick", "vector"]
+__all__ = ["axis_mask", "bind_vector", "check_axes", "int64", "invalid_unless", "list_length", "pick", "vector"]
 
 
 def int64(value: Any) -> Any:
@@ -68,6 +68,21 @@ def axis_mask(axes: Any, count: int, rank: int, axis: int) -> Any:
         a = pick(axes, k, count)
         hits += [a == axis, a == axis - rank]
     return tirx.any(*hits) if hits else imm(False, "bool")
+
+
+def check_axes(n: Node, i: int, rank: int, *, distinct: bool = True) -> None:
+    """Each run refuses axes in input i that a tensor of this rank does not have, or, unless they need not be `distinct`, has twice."""
+    count = list_length(n, i)
+    if not count:
+        return
+
+    def legal(axes: Any) -> Any:
+        at = [pick(axes, k, count) for k in range(count)]
+        at = [tirx.Select(a < 0, a + rank, a) for a in at]
+        pairs = [(a, b) for k, a in enumerate(at) for b in at[:k]] if distinct else []
+        return tirx.all(*[c for a in at for c in (a >= 0, a < rank)], *[a != b for a, b in pairs])
+
+    n.graph.check(legal, n.x(i), place=f"{n.place} has axes of its input")
 
 
 _MAX_LIST = 64  # far beyond any rank

@@ -17,7 +17,7 @@ from .._registry import op
 from .._values import is_float
 from ._loops import flat_extents, imperative, variable
 from ._te import elementwise, imm, is_nan
-from .indexing import check_indices, check_places, take_slice
+from .indexing import check_places, take_slice
 
 # ---- order
 
@@ -65,7 +65,7 @@ def scatter_elements(n: Node) -> Any:
         raise n.refuse(f"reduction '{reduction}' on bool")
     combine = _combine(reduction, dtype)
     n.require_ranks(n.rank(0), 1, 2)
-    check_indices(n, n.value(1).const, n.shape(0)[axis])
+    check_places(n, 1, [n.shape(0)[axis]])
     for a in range(n.rank(0)):
         n.math.require_same(n.shape(1)[a], n.shape(2)[a])
         if a != axis:
@@ -101,7 +101,7 @@ def scatter_nd(n: Node) -> Any:
     depth = n.shape(1)[-1] if n.rank(1) else None
     if not isinstance(depth, int) or depth > n.rank(0):
         raise n.broken(f"has indices of depth {depth} for rank {n.rank(0)}")
-    check_places(n, n.shape(0)[:depth])
+    check_places(n, 1, n.shape(0)[:depth])
     lead = len(n.shape(1)) - 1
     want = [*n.shape(1)[:-1], *n.shape(0)[depth:]]
     if len(want) != n.rank(2):
@@ -145,6 +145,8 @@ def tensor_scatter(n: Node) -> Any:
         (n.math.require_at_most if a == axis else n.math.require_same)(new, kept)
     if given:
         n.math.require_same(n.shape(2)[0], n.shape(0)[0])
+        if not circular:
+            check_places(n, 2, [n.math.add(n.math.sub(n.shape(0)[axis], n.shape(1)[axis]), 1)], wraps=False)
 
     def body(cache: Any, update: Any, *start: Any) -> Any:
         def element(*i: Any) -> Any:
@@ -381,6 +383,7 @@ def reverse_sequence(n: Node) -> Any:
     if {batch, time} != {0, 1} or n.rank(0) < 2:
         raise n.broken(f"has batch axis {batch} and time axis {time} of rank {n.rank(0)}, expected axes 0 and 1")
     n.math.require_same(n.shape(1)[0], n.shape(0)[batch])
+    check_places(n, 1, [n.math.add(n.shape(0)[time], 1)], wraps=False)
 
     def body(t: Any, lengths: Any) -> Any:
         def element(*i: Any) -> Any:

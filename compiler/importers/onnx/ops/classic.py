@@ -25,6 +25,7 @@ from .._values import is_float, numpy_dtype
 from ._loops import imperative, variable
 from ._scores import DOMAIN, Labels, first_largest, rows_of, transformed, wanted
 from ._te import elementwise, imm, is_nan
+from .indexing import check_places
 from .strings import equal_strings
 
 Array = npt.NDArray[Any]
@@ -33,13 +34,8 @@ Array = npt.NDArray[Any]
 @op("ArrayFeatureExtractor", since=1, domain=DOMAIN)
 def array_feature_extractor(n: Node) -> Any:
     """Columns of the last axis; of a vector, as a matrix of one row."""
-    extent, value = n.shape(0)[-1], n.value(1)
-    if value.const is not None and value.const.size and isinstance(extent, int):
-        if value.const.min() < 0 or value.const.max() >= extent:
-            raise n.broken(f"picks columns outside of {extent}")
-    n.graph.limit_index(value, extent)
+    check_places(n, 1, [n.shape(0)[-1]], wraps=False)
     count = n.math.product(n.shape(1))
-    # The kernel behind it refuses what is out of range.
     y = n.emit(relax.op.take(n.x(0), n.reshape(n.x(1), [count]), axis=n.rank(0) - 1))
     return y if n.rank(0) > 1 else n.reshape(y, [1, count])
 

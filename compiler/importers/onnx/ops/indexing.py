@@ -12,7 +12,7 @@ from .._dims import Dim
 from .._exprs import constant, dims_of, shape_expr
 from .._node import Node
 from .._registry import op
-from ._runtime import bind_vector, int64, invalid_unless, list_length, pick, vector
+from ._runtime import bind_vector, check_axes, int64, invalid_unless, list_length, pick, vector
 from ._te import imm
 
 
@@ -21,6 +21,8 @@ def split(n: Node) -> Any:
     dims = n.shape(0)
     axis = n.axis(n.int_attr("axis", 0), len(dims))
     outputs = len(n.proto.output)
+    if n.version >= 18 and n.has(1) == n.has_attr("num_outputs"):
+        raise n.broken("must have either sizes of its parts or num_outputs")
     if n.version < 13 and n.has_attr("split"):
         sizes: list[Dim] = list(n.ints_attr("split"))
     elif n.version >= 13 and n.has(1):
@@ -155,6 +157,10 @@ def _runtime_slice(n: Node) -> Any:
     count = list_length(n, 1)
     given = [n.x(i) for i in range(1, 5) if n.has(i)]
     has_axes, has_steps = n.has(3), n.has(4)
+    if count > rank:
+        raise n.broken(f"slices {count} axes of an input of rank {rank}")
+    if has_axes:
+        check_axes(n, 3, rank)
 
     def normal(*args: Any) -> list[tuple[Any, Any, Any]]:
         """(first, step, number of elements) of each axis."""
@@ -272,6 +278,7 @@ def gather(n: Node) -> Any:
         if value.sym is None and n.dtype(1) in ("int32", "int64"):
             # The kernel behind it counts negative indices from the end and refuses those out of range.
             return relax.op.take(n.x(0), n.x(1), axis)
+    check_places(n, 1, [extent])
     data_dims, index_dims = n.shape(0), n.shape(1)
     out = [*data_dims[:axis], *index_dims, *data_dims[axis + 1 :]]
 
@@ -285,27 +292,35 @@ def gather(n: Node) -> Any:
     return n.te(body, n.x(0), n.x(1), shape_expr(out))
 
 
-def check_indices(n: Node, index: Any, extent: Dim) -> None:
+def check_indices(n: Node, index: Any, extent: Dim, *, wraps: bool = True) -> None:
     """Refuse indices that are known, an array, and out of range for an extent that is."""
-    if (
-        index is not None
-        and index.size
-        and isinstance(extent, int)
-        and not -extent <= index.min() <= index.max() < extent
-    ):
-        raise n.broken(f"has an index out of range for {extent} elements")
+    if index is not None and index.size and isinstance(extent, int):
+        if not (-extent if wraps else 0) <= index.min() <= index.max() < extent:
+            raise n.broken(f"has an index out of range for {extent} elements")
 
 
-def check_places(n: Node, extents: Sequence[Dim]) -> None:
-    """The same of input 1, whose rows are places in these extents."""
-    places = n.value(1).const
-    if places is not None:
+def check_places(n: Node, i: int, extents: Sequence[Dim], *, wraps: bool = True) -> None:
+    """Input i, whose last axis holds places in these extents, or, if there is one extent, whose elements do: refuse what is known to be out
+    of range, and have each run refuse what is not known. Where it `wraps`, places may be counted from the end."""
+    places, symbols = n.value(i).const, n.value(i).sym
+    if len(extents) == 1:
+        n.graph.limit_index(n.value(i), extents[0])
+        if symbols is not None and all(_certain(n, e, extents[0]) for e in symbols.flat):
+            return
+    if places is not None and all(isinstance(extent, int) for extent in extents):
         for k, extent in enumerate(extents):
-            check_indices(n, places[..., k], extent)
+            check_indices(n, places[..., k] if len(extents) > 1 else places, extent, wraps=wraps)
+    elif extents:
+        n.graph.check_indices(n.x(i), extents, n.place, wraps=wraps)
+
+
+def _certain(n: Node, index: Dim, extent: Dim) -> bool:
+    return bool(n.math.compare("<", index, extent) and n.math.compare(">=", index, 0))
 
 
 def wrap_index(index: Any, extent: Any) -> Any:
-    """A possibly negative index as a valid one, in int64; what is out of range is clamped, so that no memory outside is read."""
+    """A possibly negative index as a valid one, in int64; what is out of range, where the run is refused, is clamped, so that no memory
+    outside is read."""
     at = tirx.Cast("int64", index)
     at = tirx.Select(at < 0, at + extent, at)
     return tirx.max(tirx.min(at, extent - 1), imm(0, "int64"))
@@ -315,8 +330,7 @@ def wrap_index(index: Any, extent: Any) -> Any:
 def gather_elements(n: Node) -> Any:
     axis = n.axis(n.int_attr("axis", 0), n.rank(0))
     n.require_ranks(n.rank(0), 1)
-    check_indices(n, n.value(1).const, n.shape(0)[axis])
-    n.graph.limit_index(n.value(1), n.shape(0)[axis])
+    check_places(n, 1, [n.shape(0)[axis]])
     for a in range(n.rank(0)):
         if a != axis:
             n.math.require_at_most(n.shape(1)[a], n.shape(0)[a])
@@ -340,7 +354,7 @@ def gather_nd(n: Node) -> Any:
     if not isinstance(depth, int) or not 1 <= depth <= len(data) - batch:
         raise n.broken(f"has indices of depth {depth} for rank {len(data)} with {batch} batch dimensions")
     out = [*index[:-1], *data[batch + depth :]]
-    check_places(n, data[batch : batch + depth])
+    check_places(n, 1, data[batch : batch + depth])
     for a, b in zip(data[:batch], index[:-1], strict=False):
         n.math.require_same(a, b)
     lead = len(index) - 1

@@ -299,6 +299,8 @@ def stft(n: Node) -> Any:
         length = dims_of(window)[0]
     else:
         raise n.broken("has neither a window nor a frame_length")
+    if window is not None:
+        n.math.require_same(dims_of(window)[0], length)
     dims = list(dims_of(x))
     if not 2 <= len(dims) <= 3:
         raise n.broken(f"takes a signal of rank 2 or 3, not {len(dims)}")

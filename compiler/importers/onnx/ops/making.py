@@ -13,7 +13,7 @@ from .._node import Node
 from .._registry import op
 from .._stored import STORED, storage
 from .._values import Value, numpy_dtype
-from ._runtime import bind_vector, int64, invalid_unless, list_length, pick, vector
+from ._runtime import bind_vector, check_axes, int64, invalid_unless, list_length, pick, vector
 from ._te import imm
 
 
@@ -162,6 +162,8 @@ def _runtime_pad(n: Node, mode: str) -> Any:
     count = list_length(n, 1) // 2
     axes_given = n.version >= 18 and n.has(3)
     given = [n.x(1), *([n.x(3)] if axes_given else [])]
+    if axes_given:
+        check_axes(n, 3, rank)
 
     def widths(*args: Any) -> tuple[list[Any], list[Any]]:
         pads = args[0]

@@ -30,6 +30,8 @@ def window_pads(
         pads = n.ints_attr("pads", [0] * (2 * rank))
         if len(pads) != 2 * rank:
             raise n.broken(f"has {len(pads)} pads for {rank} spatial axes")
+        if min(pads, default=0) < 0:
+            raise n.broken(f"has pads below 0: {pads}")
         return list(pads[:rank]), list(pads[rank:])
     if auto == "VALID":
         return [0] * rank, [0] * rank
@@ -319,6 +321,7 @@ def gemm(n: Node) -> Any:
     if not n.has(2):
         return y
     c = n.x(2)
+    n.math.require_broadcast(dims_of(c), dims_of(y))
     if beta != 1.0:
         c = n.emit(relax.op.multiply(c, n.scalar_const(beta, dtype)))
     return relax.op.add(*n.align(y, c))

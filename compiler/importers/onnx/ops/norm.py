@@ -155,6 +155,9 @@ def layer_norm(n: Node, x: Any, scale: Any, bias: Any | None, axis: int, epsilon
     """Over the axes from `axis` on; with `extra`, [y, mean, 1 / deviation]."""
     dims = dims_of(x)
     axes = list(range(axis, len(dims)))
+    for affine in (scale, bias):
+        if affine is not None:
+            n.math.require_broadcast(dims_of(affine), dims)
     full = dims_of(scale) == dims[axis:] and (bias is None or dims_of(bias) == dims[axis:])
     if dtype_of(x) == "float32" and full and not extra and dtype_of(scale) == "float32":
         shape = tuple(dims[axis:])
@@ -189,6 +192,7 @@ def rms_norm(n: Node, x: Any, scale: Any, axis: int, epsilon: float, extra: bool
     """Over the axes from `axis` on; with `extra`, [y, 1 / root of the mean square]."""
     dtype, dims = dtype_of(x), dims_of(x)
     axes = list(range(axis, len(dims)))
+    n.math.require_broadcast(dims_of(scale), dims)
     if dtype == "float32" and dtype_of(scale) == "float32" and dims_of(scale) == dims[axis:] and axis > 0 and not extra:
         return relax.op.nn.rms_norm(x, scale, axes, epsilon)
     wide = "float64" if dtype == "float64" else "float32"

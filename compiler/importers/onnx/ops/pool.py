@@ -27,11 +27,12 @@ def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[D
     out: list[Dim] = []
     for i, d in enumerate(spatial):
         padded = n.math.add(n.math.add(d, before[i]), after[i])
-        room = n.math.sub(padded, (kernel[i] - 1) * dilations[i] + 1)
+        reach = (kernel[i] - 1) * dilations[i] + 1
+        if any(isinstance(p, int) and p >= reach for p in (before[i], after[i])):
+            raise n.broken(f"pads by {before[i]} and {after[i]}, so that a window of {reach} would have nothing in it")
+        room = n.math.sub(padded, reach)
         if isinstance(room, int) and room < 0:
-            raise n.broken(
-                f"has a window of {(kernel[i] - 1) * dilations[i] + 1} over {padded} elements, padding included"
-            )
+            raise n.broken(f"has a window of {reach} over {padded} elements, padding included")
         if not ceil:
             out.append(n.math.add(n.math.floordiv(room, strides[i]), 1))
             continue

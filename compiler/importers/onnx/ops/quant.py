@@ -50,6 +50,22 @@ def _parameter(n: Node, x: Any, p: Any, axis: int, block: int) -> Any:
     return n.te(body, p, shape_expr(dims), name="blocks")
 
 
+def _check_parameters(n: Node) -> None:
+    """A scale for the tensor, or one for each index of the axis, or one for each block of it; and as many zero points."""
+    scale, block = n.shape(1), n.int_attr("block_size", 0)
+    axis = n.axis(n.int_attr("axis", 1), n.rank(0)) if len(scale) > 1 or block else 0
+    if len(scale) > (n.rank(0) if block else 1):
+        raise n.broken(f"has a scale of shape {list(scale)} for data of rank {n.rank(0)}")
+    if block and len(scale) == n.rank(0):
+        for a, (have, extent) in enumerate(zip(scale, n.shape(0), strict=True)):
+            n.math.require_same(have, n.math.ceildiv(extent, block) if a == axis else extent)
+    if n.has(2) and not (n.shape(2) in ((), (1,)) and scale in ((), (1,))):
+        if len(n.shape(2)) != len(scale):
+            raise n.broken(f"has a zero point of shape {list(n.shape(2))} for a scale of shape {list(scale)}")
+        for a, b in zip(n.shape(2), scale, strict=True):
+            n.math.require_same(a, b)
+
+
 def _constants(n: Node, dtype: str, axis: int) -> tuple[Any, Any] | None:
     """Scale (float32) and zero point where the passes can read them: known, one or one for each index of an axis."""
     scale = n.value(1).const
@@ -98,6 +114,7 @@ def _known_blocks(n: Node, axis: int, block: int) -> Any | None:
 @op("DequantizeLinear", since=_VERSIONS)
 @op("DequantizeLinear", domain="com.microsoft")
 def dequantize_linear(n: Node) -> Any:
+    _check_parameters(n)
     if n.dtype(0) in ("int8", "uint8", "int32", "int4", "uint4", "int2", "uint2"):
         known = _known_dequantized(n)
         if known is not None:
@@ -125,6 +142,7 @@ def dequantize_linear(n: Node) -> Any:
 @op("QuantizeLinear", since=_VERSIONS)
 @op("QuantizeLinear", domain="com.microsoft")
 def quantize_linear(n: Node) -> Any:
+    _check_parameters(n)
     x = n.x(0)
     if n.int_attr("output_dtype", 0):
         dtype = n.dtype_attr("output_dtype", stored=True)

@@ -14,7 +14,7 @@ from .._node import Node
 from .._registry import op
 from .._values import is_float
 from ._loops import running
-from ._runtime import axis_mask, bind_vector, int64, list_length
+from ._runtime import axis_mask, bind_vector, check_axes, int64, list_length
 from ._te import elementwise, highest, imm, is_nan, lowest
 from .shape import kept_extents
 
@@ -113,6 +113,8 @@ def _runtime_axes(n: Node, function: Callable[[Node, Any, list[int], bool], Any]
     count = list_length(n, 1)
     if count == 0:
         return function(n, n.x(0), [] if n.flag("noop_with_empty_axes") else list(range(rank)), keepdims)
+
+    check_axes(n, 1, rank, distinct=not keepdims)
 
     def halves(axes: Any, extents: Any) -> list[Any]:
         out = []
@@ -303,6 +305,7 @@ def _runtime_scan(
 ) -> Any:
     """Along an axis that a run chooses: every axis is tried, and the right result kept."""
     rank = len(dims_of(x))
+    check_axes(n, 1, rank)
     axis = n.cast(n.reshape(n.x(1), []), "int64")
     out = x
     for a in range(rank):

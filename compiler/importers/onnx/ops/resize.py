@@ -36,6 +36,8 @@ def upsample(n: Node) -> Any:
         plan = _Plan(mode=mode, coordinates="asymmetric", nearest="floor", cubic_a=-0.75)
         return _runtime_resize(n, list(range(n.rank(0))), list(n.shape(0)), True, [1], plan)
     scales = n.attr("scales") if n.version < 9 else [float(v) for v in n.const(1, "scales").reshape(-1)]
+    if len(scales) != n.rank(0):
+        raise n.broken(f"has {len(scales)} scales for {n.rank(0)} axes")
     extents: list[Dim] = []
     for d, s in zip(n.shape(0), scales, strict=True):
         extents.append(_scaled(n, d, float(s)))
@@ -91,6 +93,8 @@ def resize(n: Node) -> Any:
     use_scales = n.has(scales_at) and n.value(scales_at).shape != (0,)
     if not use_scales and not n.has(sizes_at):
         raise n.broken("has neither scales nor sizes")
+    if use_scales and n.has(sizes_at) and n.value(sizes_at).shape != (0,):
+        raise n.broken("has both scales and sizes")
     given = [scales_at if use_scales else sizes_at, *([roi_at] if crop else [])]
     if n.shape(given[0]) != (len(axes),):
         raise n.broken(f"has scales or sizes of shape {list(n.shape(given[0]))} for {len(axes)} axes")

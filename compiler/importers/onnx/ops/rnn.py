@@ -106,6 +106,16 @@ class _Cell:
             return constant(value.const.astype(self.wide))
         return self.n.cast(self.n.x(i), self.wide)
 
+    def check_lengths(self) -> None:
+        """Refuse lengths beyond the steps, as the kernels do."""
+        if not self.n.has(4):
+            return
+        steps, known = dims_of(self.x)[0], self.n.value(4).const
+        if known is None or not isinstance(steps, int):
+            self.n.graph.check_indices(self.n.x(4), [self.n.math.add(steps, 1)], self.n.place, wraps=False)
+        elif known.size and not 0 <= known.min() <= known.max() <= steps:
+            raise self.n.broken(f"has lengths {known.tolist()} for {steps} steps")
+
     def lengths(self) -> Any:
         return self.n.cast(self.n.x(4), "int32") if self.n.has(4) else None
 
@@ -161,6 +171,7 @@ def _loop(cell: _Cell, initial_c: Any, peephole: Any, *, coupled: bool = False, 
     functions = cell.activations()
     memory = n.op == "LSTM"
     w, r, b = cell.weights()
+    cell.check_lengths()
     optional = [cell.initial_h, initial_c, peephole, cell.lengths()]
     present = [o is not None for o in optional]
 

@@ -12,7 +12,7 @@ from .._exprs import shape_expr
 from .._node import Node
 from .._registry import op
 from .._values import Value
-from ._runtime import axis_mask, bind_vector, int64, invalid_unless, list_length, pick
+from ._runtime import axis_mask, bind_vector, check_axes, int64, invalid_unless, list_length, pick
 from ._te import imm
 from .symbolic import shape_of
 
@@ -68,7 +68,10 @@ def _runtime_shape(n: Node, have: tuple[Dim, ...], allowzero: bool) -> list[Dim]
         product: Any = imm(1, "int64")
         for o in out:
             product = product * o
-        return [invalid_unless(product == total, o) for o in out]
+        fits = product == total
+        if allowzero:  # what -1 stands for beside a 0 is not to be told
+            fits = tirx.all(fits, *[tirx.any(known != 0, w != -1) for w in wanted])
+        return [invalid_unless(fits, o) for o in out]
 
     return bind_vector(n, build, n.x(1), dims=have, count=length)
 
@@ -159,6 +162,15 @@ def _runtime_squeeze(n: Node, dims: tuple[Dim, ...]) -> list[Dim]:
     rank = len(dims)
     if count > rank:
         raise n.broken(f"drops {count} axes of an input of rank {rank}")
+    check_axes(n, 1, rank)
+    ones = [(a, e) for a, e in enumerate(dims) if not n.math.same(e, 1)]
+
+    def dropped(axes: Any, extents: Any) -> Any:
+        gone = [tirx.any(tirx.Not(axis_mask(axes, count, rank, a)), extents[k] == 1) for k, (a, _) in enumerate(ones)]
+        return tirx.all(*gone)
+
+    if ones and count:
+        n.graph.check(dropped, n.x(1), shape_expr([e for _, e in ones]), place=f"{n.place} drops extents of 1")
     return bind_vector(n, lambda axes, e: kept_extents(axes, count, rank, e), n.x(1), dims=dims, count=rank - count)
 
 
@@ -179,6 +191,7 @@ def kept_extents(axes: Any, count: int, rank: int, extents: Any) -> list[Any]:
 def _runtime_unsqueeze(n: Node, dims: tuple[Dim, ...]) -> list[Dim]:
     count = list_length(n, 1)
     rank = len(dims) + count
+    check_axes(n, 1, rank)
 
     def build(axes: Any, extents: Any) -> list[Any]:
         out = []

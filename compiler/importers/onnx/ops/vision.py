@@ -14,6 +14,7 @@ from .._registry import op
 from ._loops import imperative, variable
 from ._runtime import bind_vector
 from ._te import imm
+from .indexing import check_places
 from .nn import window_attrs
 
 
@@ -65,6 +66,7 @@ def roi_align(n: Node) -> Any:
     half = n.choice("coordinate_transformation_mode", *places) == "half_pixel"
     dims = dims_of(x)
     count = dims_of(rois)[0]
+    check_places(n, 2, [dims[0]], wraps=False)
 
     def body(t: Any, boxes: Any, index: Any, shape: Any) -> Any:
         def write(image: Any, box: Any, batch: Any, out: Any) -> None:
@@ -147,6 +149,7 @@ def max_unpool(n: Node) -> Any:
     for a, d in enumerate(dims[2:]):
         size = n.math.add(n.math.mul(n.math.sub(d, 1), strides[a]), kernel[a])
         natural.append(n.math.sub(size, pads[a] + pads[a + len(kernel)]))
+    check_places(n, 1, [n.math.product(natural)], wraps=False)
     out = natural
     if n.has(2):
         if not n.value(2).known:
@@ -209,6 +212,8 @@ def col2im(n: Node) -> Any:
         reach = n.math.add(n.math.mul(n.math.sub(block[a], 1), dilations[a]), 1)
         room = n.math.sub(n.math.add(image[a], pads[a] + pads[a + k]), reach)
         steps.append(n.math.add(n.math.floordiv(room, strides[a]), 1))
+    n.math.require_same(dims[1], n.math.mul(channels, area))
+    n.math.require_same(dims[2], n.math.product(steps))
 
     def body(t: Any, shape: Any, size: Any, blocks: Any) -> Any:
         ks = [te.reduce_axis((0, size[a]), name=f"k{a}") for a in range(k)]

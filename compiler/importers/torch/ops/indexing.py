@@ -22,6 +22,7 @@ OP = relax.op
 @converts("aten.embedding.default")
 def embedding(c: Context, weight: Expr, indices: Expr, padding_idx: int = -1) -> Expr:
     """weight [V, D], indices [...] -> [..., D]; padding_idx only matters for gradients."""
+    c.check_indices(indices, c.shape(weight)[0])
     return c.take(weight, indices, 0)
 
 
@@ -30,6 +31,7 @@ def index_select(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
     if c.rank(x) == 0:
         return x
     index = c.reshape(index, [1]) if c.rank(index) == 0 else index
+    c.check_indices(index, c.shape(x)[dim % c.rank(x)])
     return c.take(x, index, dim % c.rank(x))
 
 
@@ -44,7 +46,12 @@ def gather(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
 
 
 def _bounded(c: Context, index: Expr, size: Any) -> Expr:
-    """What is out of range, which torch refuses, is clamped: no memory outside may be touched."""
+    """What is out of range, where the run is refused, is clamped: no memory outside may be touched."""
+    c.check_indices(index, size)
+    return _clamped(c, index, size)
+
+
+def _clamped(c: Context, index: Expr, size: Any) -> Expr:
     last = c.emit(OP.subtract(c.tensor(size, "int64"), c.const(1, "int64")))
     return c.emit(OP.maximum(c.emit(OP.minimum(c.cast(index, "int64"), last)), c.const(0, "int64")))
 
@@ -118,6 +125,12 @@ def _linear_index(c: Context, indices: list[Expr], sizes: Sequence[Any]) -> Expr
     return total
 
 
+def _check_positions(c: Context, indices: list[Expr], sizes: Sequence[Any]) -> None:
+    for index, size in zip(indices, sizes):
+        if c.dtype(index) not in ("bool", "uint8"):
+            c.check_indices(index, size, wraps=True)
+
+
 def _product(shape: Sequence[Any]) -> Any:
     total: Any = 1
     for size in shape:
@@ -147,9 +160,10 @@ def index(c: Context, x: Expr, indices: list[Expr | None]) -> Expr:
         indices = _unmasked(c, indices, unknown[0])
     axes = [a for a, i in enumerate(indices) if i is not None]
     given = [i for i in indices if i is not None]
+    if not masks:
+        _check_positions(c, given, [c.shape(x)[a] for a in axes])
     if len(axes) == 1:
-        position = _wrapped(c, given[0], c.shape(x)[axes[0]])
-        return c.take(x, position, axes[0])
+        return c.take(x, _wrapped(c, given[0], c.shape(x)[axes[0]]), axes[0])
     table, _ = _front(c, x, axes)
     read = c.take(table, _linear_index(c, given, [c.shape(x)[a] for a in axes]), 0)
     if axes != list(range(axes[0], axes[0] + len(axes))) or axes[0] == 0:
@@ -163,6 +177,7 @@ def index(c: Context, x: Expr, indices: list[Expr | None]) -> Expr:
 def take(c: Context, x: Expr, index: Expr) -> Expr:
     """Elements of x, flat."""
     count = _product(c.shape(x))
+    c.check_indices(index, count, wraps=True)
     return c.take(c.reshape(x, [count]), _wrapped(c, index, count), 0)
 
 
@@ -191,7 +206,8 @@ def index_put(c: Context, x: Expr, indices: list[Expr | None], values: Expr, acc
         return _masked_put(c, x, axes, given, values, accumulate)
     shape = c.shape(x)
     table, order = _front(c, x, axes)
-    position = _bounded(c, _linear_index(c, given, [shape[a] for a in axes]), _product([shape[a] for a in axes]))
+    _check_positions(c, given, [shape[a] for a in axes])
+    position = _clamped(c, _linear_index(c, given, [shape[a] for a in axes]), _product([shape[a] for a in axes]))
     places, inner = c.shape(position), c.shape(table)[1:]
     count, lead = _product(places), axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
     values = c.broadcast(values, [*inner[:lead], *places, *inner[lead:]])
@@ -289,6 +305,7 @@ def embedding_bag(c: Context, weight: Expr, indices: Expr, offsets: Expr, mode: 
     if length is None or include_last_offset or padding_idx not in (None, -1):
         raise NotConvertible("bags of different lengths")
     bags = c.out_shape(0)[0]
+    c.check_indices(indices, c.shape(weight)[0])
     rows = c.take(weight, c.reshape(indices, [bags, length]), 0)
     if per_sample_weights is not None:
         rows = c.emit(OP.multiply(rows, c.reshape(per_sample_weights, [bags, length, 1])))

@@ -29,7 +29,7 @@ def _integer(value: int) -> Any:
 
 
 def _inside(index: Any, extent: Any) -> Any:
-    """A position, counted from the end if negative; one that is out of range, which torch refuses, is clamped."""
+    """A position, counted from the end if negative; one that is out of range, where the run is refused, is clamped."""
     index = tirx.Cast("int64", index)
     index = tirx.if_then_else(index < 0, index + extent, index)
     return tirx.max(tirx.min(index, extent - 1), _integer(0))
@@ -40,6 +40,7 @@ def put(c: Context, x: Expr, index: Expr, source: Expr, accumulate: bool = False
     """x, flat, with x[index] = source."""
     shape = c.shape(x)
     flat = [c.reshape(v, [product(c.shape(v))]) for v in (x, index, source)]
+    c.check_indices(index, product(shape), wraps=True)
 
     def build(values: Any, places: Any, new: Any) -> Any:
         extent = values.shape[0]
@@ -84,6 +85,7 @@ def index_reduce(c: Context, x: Expr, dim: int, index: Expr, source: Expr, reduc
         source if shape else c.reshape(source, [1]),
     ]
     join, dtype = combination({"mean": "sum"}.get(reduce, reduce), c.dtype(x)), c.dtype(x)
+    c.check_indices(index, wide[axis])
 
     def build(values: Any, places: Any, new: Any) -> Any:
         before, extent, after = flat_extents(values.shape, axis)
@@ -115,6 +117,7 @@ def scatter_reduce(c: Context, x: Expr, dim: int, index: Expr, src: Expr, reduce
     given = [v if c.rank(v) else c.reshape(v, [1]) for v in (x, index, src)]
     axis, dtype = dim % c.rank(given[0]), c.dtype(x)
     join = combination({"mean": "sum"}.get(reduce, reduce), dtype)
+    c.check_indices(given[1], c.shape(given[0])[axis])
 
     def build(values: Any, places: Any, new: Any) -> Any:
         def write(old: Any, at: Any, source: Any, out: Any, seen: Any) -> None:
