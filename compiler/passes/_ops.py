@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from tvm import relax
 
 from .._constants import constant_of
 from ._dims import Dim, product, same_shape, shape_of
-from ._rewrite import Array, is_call
+from ._rewrite import Array, array_of, is_call
 
 __all__ = [
     "constant",
@@ -20,6 +21,7 @@ __all__ = [
     "permuted",
     "regroup",
     "reshape",
+    "row_of",
     "same_move",
     "slice_of",
 ]
@@ -64,6 +66,22 @@ def reshape(x: relax.Expr, shape: Sequence[Dim]) -> relax.Expr:
     if same_shape(shape_of(x), list(shape)):
         return x
     return relax.op.reshape(x, relax.ShapeExpr(list(shape)))
+
+
+def row_of(vector: relax.Expr, shape: Sequence[Dim] | None) -> Array | None:
+    """float32 [shape[-1]]: a constant that broadcasts along the last axis only, as a vector of it (a scalar is spread)."""
+    array = array_of(vector)
+    if (
+        array is None
+        or array.dtype != np.float32
+        or not shape
+        or array.ndim > len(shape)
+        or not isinstance(shape[-1], int)
+    ):
+        return None
+    if array.size not in (1, shape[-1]) or (array.size > 1 and array.shape[-1] != array.size):
+        return None
+    return np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (shape[-1],)))
 
 
 def moved_only_units(shape: Sequence[Dim], axes: Sequence[int]) -> bool:

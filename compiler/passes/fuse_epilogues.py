@@ -6,16 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax
 
 from .._contracts import contract_of
 from ._activations import recognise
-from ._dims import Dim, extents, same, same_shape, shape_of, shape_of_type
+from ._dims import extents, same, same_shape, shape_of, shape_of_type
 from ._kernel_call import AttrValue, KernelCall, read_kernel_call, remake_kernel_call
-from ._ops import constant, is_f32, reshape
-from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
+from ._ops import constant, is_f32, reshape, row_of
+from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
 from .fuse_residual_norms import residual_of_norm
 
 __all__ = ["fuse_epilogues"]
@@ -109,27 +108,14 @@ def _add(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
 def _bias(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> relax.Expr | None:
     """A constant per column; of a view only if its last axis is the kernel's."""
     place = contract_of(source.call.contract).bias
-    shape, vector, args = shape_of(var), array_of(other), source.slot(place)
-    if (
-        place is None or args is None or vector is None or not shape or source.act != "none"
-    ):  # a result of rank 0 has no columns
+    shape, args = shape_of(var), source.slot(place)
+    row = row_of(other, shape)
+    if place is None or args is None or row is None or source.act != "none":
         return None
-    if not same(shape[-1], shape_of_type(source.ty)[-1]):
-        return None
-    row = _row(vector, shape)
-    if row is None:
+    if not same(len(row), shape_of_type(source.ty)[-1]):
         return None
     args[place] = constant(row)
     return source.again(rw, var, args)
-
-
-def _row(vector: Array, shape: list[Dim]) -> Array | None:
-    """A constant that broadcasts along the last axis only, as a vector of it."""
-    if not isinstance(shape[-1], int) or vector.ndim > len(shape) or vector.dtype != np.float32:
-        return None
-    if vector.size not in (1, shape[-1]) or (vector.size > 1 and vector.shape[-1] != vector.size):
-        return None
-    return np.ascontiguousarray(np.broadcast_to(vector.reshape(-1), (shape[-1],)))
 
 
 def _residual(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> relax.Expr | None:

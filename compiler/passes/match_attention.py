@@ -17,11 +17,19 @@ from tvm import relax
 from ._dims import Dim, extents, product, same_shape, shape_of, shape_of_type
 from ._kernel_call import AttrValue, KernelCall, make_kernel_call, read_kernel_call
 from ._ops import constant, is_f32, permute, reshape, slice_of
-from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
+from ._pattern import Number, Rows, kernel, op, scaled, tensor
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
 
 __all__ = ["match_attention", "pack_attention"]
 
 _SWAP = [0, 2, 1, 3]  # [B, S, H, D] <-> [B, H, S, D]
+_PRODUCT = tensor("product", op("matmul", scaled(Number("q"), tensor("q")), scaled(Number("k"), tensor("k"))))
+_SCORES = scaled(Number("product"), _PRODUCT)  # the scale may be anywhere
+_PIECES = Rows(
+    (op("matmul", kernel("softmax_f32", _SCORES), tensor("v")), None),
+    (op("matmul", kernel("softmax_f32", _SCORES + tensor("mask")), tensor("v")), None),
+    shared=True,
+)
 _CAUSAL = {"TopLeft": 1, "BottomRight": 2}
 
 
@@ -64,25 +72,20 @@ def _whole(var: relax.Var, value: relax.Call) -> relax.Expr | None:
 
 
 def _pieces(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
-    weights, v = value.args
-    softmax = read_kernel_call(rw.definition(weights)) if isinstance(weights, tvm.ir.Var) else None
-    if softmax is None or softmax.contract != "softmax_f32" or softmax.attrs or not rw.single_use(weights):
+    row = _PIECES.find(rw, value)
+    if row is None:
         return None
-    scores, mask = softmax.args[0], None
+    found = row[1]
+    if not rw.single_use(value.args[0]) or not rw.single_use(found.tensors["product"]):
+        return None
+    q, k, v = (found.tensors[name] for name in "qkv")
+    mask = found.tensors.get("mask")
+    scale = math.prod(found.numbers.values())
     ndim = v.ty.ndim
-    if ndim not in (3, 4) or weights.ty.ndim != ndim:
+    if ndim not in (3, 4) or (mask is not None and not is_f32(mask)):
         return None
-    added = rw.call(scores, "relax.add")
-    if added is not None:
-        scores, mask = _scores_and_mask(rw, added)
-    if scores is None:
+    if not same_shape(shape_of(value.args[0]), shape_of(found.tensors["product"])):  # a mask may not spread it
         return None
-    scores, scale = _without_scale(rw, scores, 1.0)
-    product_ = rw.call(scores, "relax.matmul")
-    if product_ is None or not rw.single_use(scores):
-        return None
-    q, scale = _without_scale(rw, product_.args[0], scale)
-    k, scale = _without_scale(rw, product_.args[1], scale)  # [..., D, Sk]
     if any(shape_of(x) is None for x in (q, k, v)):
         return None
     shapes = [extents(x) for x in (q, k, v)]
@@ -103,32 +106,12 @@ def _pieces(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     return reshape(rw.emit(out), extents(var)) if ndim == 3 else out
 
 
-def _scores_and_mask(rw: Rewriter, added: relax.Call) -> tuple[relax.Expr | None, relax.Expr | None]:
-    for scores, mask in ((added.args[0], added.args[1]), (added.args[1], added.args[0])):
-        inner, _ = _without_scale(rw, scores, 1.0)
-        known = rw.call(inner, "relax.matmul") is not None and same_shape(shape_of(scores), shape_of(inner))
-        if known and is_f32(mask) and mask.ty.ndim <= scores.ty.ndim:
-            return scores, mask
-    return None, None
-
-
 def _four(rw: Rewriter, mask: relax.Expr, ndim: int) -> relax.Expr:
     """The mask with four axes: [B, H, Sq, Sk], any of them 1."""
     shape = extents(mask)
     if ndim == 3:
         return rw.emit(reshape(mask, [shape[0], 1, *shape[1:]] if len(shape) == 3 else [1] * (4 - len(shape)) + shape))
     return rw.emit(reshape(mask, [1] * (4 - len(shape)) + shape))
-
-
-def _without_scale(rw: Rewriter, expr: relax.Expr, scale: float) -> tuple[relax.Expr, float]:
-    """(x, scale * c) of x * c or x / c, as often as it is there (also between a transpose and its source)."""
-    while True:
-        call = rw.call(expr, "relax.multiply", "relax.divide")
-        factor = scalar_of(call.args[1]) if call is not None else None
-        if call is None or factor is None or factor == 0.0 or not same_shape(shape_of(call.args[0]), shape_of(expr)):
-            return expr, scale
-        scale = scale * factor if is_call(call, "relax.multiply") else scale / factor
-        expr = call.args[0]
 
 
 # ---- qkv_attention_f32
