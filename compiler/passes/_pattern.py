@@ -75,9 +75,9 @@ class Pattern:
     def match(self, look: _Look, expr: relax.Expr, found: Match, times: int = 1) -> Iterator[Match]:
         """Every way in which `expr`, an operand that occurs `times` times, is this pattern."""
         value = look.definition(expr)
-        return self.match_value(look, value, found) if is_call(value) else iter(())
+        return iter(()) if value is None else self.match_value(look, value, found)
 
-    def match_value(self, look: _Look, value: relax.Call, found: Match) -> Iterator[Match]:
+    def match_value(self, look: _Look, value: relax.Expr, found: Match) -> Iterator[Match]:
         """The same, of the value of a binding."""
         raise NotImplementedError
 
@@ -125,7 +125,7 @@ class _Op(Pattern):
     def roots(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset({self.name})
 
-    def match_value(self, look: _Look, value: relax.Call, found: Match) -> Iterator[Match]:
+    def match_value(self, look: _Look, value: relax.Expr, found: Match) -> Iterator[Match]:
         if is_call(value, self.name) and (self.where is None or self.where(value)):
             yield from _all(look, list(zip(self.operands, value.args)), found)
 
@@ -142,14 +142,10 @@ class kernel(Pattern):
     contract: str
     operand: Pattern
 
-    def match_value(self, look: _Look, value: relax.Call, found: Match) -> Iterator[Match]:
+    def match_value(self, look: _Look, value: relax.Expr, found: Match) -> Iterator[Match]:
         call = read_kernel_call(value)
         if call is not None and call.contract == self.contract and not call.attrs and call.args[0] is not None:
             yield from self.operand.match(look, call.args[0], found)
-
-    def match(self, look: _Look, expr: relax.Expr, found: Match, times: int = 1) -> Iterator[Match]:
-        value = look.definition(expr)
-        return iter(()) if value is None else self.match_value(look, value, found)
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ class either(Pattern):
     def roots(self) -> frozenset[str]:  # type: ignore[override]
         return self.first.roots | self.second.roots
 
-    def match_value(self, look: _Look, value: relax.Call, found: Match) -> Iterator[Match]:
+    def match_value(self, look: _Look, value: relax.Expr, found: Match) -> Iterator[Match]:
         yield from self.first.match_value(look, value, found)
         yield from self.second.match_value(look, value, found)
 
@@ -177,7 +173,7 @@ class clip(Pattern):
     high: Number | float
     roots = frozenset({"relax.clip", "relax.maximum", "relax.minimum"})
 
-    def match_value(self, look: _Look, value: relax.Call, found: Match) -> Iterator[Match]:
+    def match_value(self, look: _Look, value: relax.Expr, found: Match) -> Iterator[Match]:
         clipped = _clipped(look, value)
         if clipped is None:
             return
@@ -196,7 +192,7 @@ class _Sum(Pattern):
     second: Pattern | Number | float
     roots = frozenset({"relax.add"})
 
-    def match_value(self, look: _Look, value: relax.Call, found: Match) -> Iterator[Match]:
+    def match_value(self, look: _Look, value: relax.Expr, found: Match) -> Iterator[Match]:
         if not is_call(value, "relax.add"):
             return
         if isinstance(self.second, Pattern):
@@ -219,13 +215,15 @@ class scaled(Pattern):
 
     def match(self, look: _Look, expr: relax.Expr, found: Match, times: int = 1) -> Iterator[Match]:
         number = 1.0
-        while True:
-            value = look.definition(expr)
-            x, factor = _with_number(value) if is_call(value, "relax.multiply", "relax.divide") else (None, None)
+        while is_call(value := look.definition(expr), "relax.multiply", "relax.divide"):
+            x, factor = _with_number(value)
             divides = is_call(value, "relax.divide")
-            if x is None or not factor or (divides and not x.same_as(value.args[0])):
-                break
-            if not same_shape(shape_of(x), shape_of(expr)):
+            if (
+                x is None
+                or not factor
+                or (divides and not x.same_as(value.args[0]))
+                or not same_shape(shape_of(x), shape_of(expr))
+            ):
                 break
             number = number / factor if divides else number * factor
             expr = x
@@ -240,11 +238,7 @@ class _Product(Pattern):
     factors: tuple[tuple[Pattern, float], ...]
     roots = frozenset({"relax.multiply", "relax.divide"})
 
-    def match(self, look: _Look, expr: relax.Expr, found: Match, times: int = 1) -> Iterator[Match]:
-        value = look.definition(expr)
-        return iter(()) if value is None else self.match_value(look, value, found)
-
-    def match_value(self, look: _Look, value: relax.Call, found: Match) -> Iterator[Match]:
+    def match_value(self, look: _Look, value: relax.Expr, found: Match) -> Iterator[Match]:
         number, powers = _powers(look, value)
         near = number == 1.0 if self.number == 1.0 else within_ulps(number, self.number, 4, "float32")
         if near and len(powers) == len(self.factors):
