@@ -209,6 +209,7 @@ def _verify(
     place, and the manifest says so."""
     assert options.verify is not None
     status = "passed" if here is artifact else "host-build"
+    tolerances = half_tolerances(options.verify, model.mod)  # before the module goes
     if last:
         model.drop_weights()
         if artifact.linear.weights.file is not None:
@@ -216,7 +217,6 @@ def _verify(
     if _quantizes(options):
         found = verify_quantized(here, model, options, examples)
         return artifact.with_manifest(verified={**found, "status": status})
-    tolerances = half_tolerances(options.verify, model.mod)
     report = verify(here, model, tolerances, lambda part: _build_here(part, part.mod, options), examples)
     verified = artifact.with_manifest(verified={**report.to_manifest(model), "status": status})
     return replace(verified, measured_error=report.max_relative_error)
