@@ -50,8 +50,8 @@ def compile(
     Args:
         model: an nn.Module, an ExportedProgram, an onnx.ModelProto, or the path of an .onnx file, a .pt2 or (with `factory`) a
             checkpoint: a file, the directory that training left (docs/checkpoints.md lists them), or a list of files.
-        example_inputs: a sequence in the order of the inputs or a mapping by name; an nn.Module is traced on them, and the
-            artifact is verified on them beside drawn ones.
+        example_inputs: a sequence in the order of the inputs, a mapping by name, or the one tensor of a model with one input; an
+            nn.Module is traced on them, and the artifact is verified on them beside drawn ones.
         target: "native", "x86-64-v3", "x86-64-v2", "x86-64"; several, as a sequence or with commas, go into one file.
         dynamic: dimensions that vary, as {"x": {0: (1, 32)}} or ["x:0=1..32"].
         recipe: a maas_rt.compiler.Recipe, what is done to the model besides compiling it: `Recipe(quantize=Int8(calibration=[...]))`.
@@ -110,6 +110,8 @@ def _by_name(examples: Sequence[Any] | Mapping[str, Any] | None, names: Sequence
     """The examples as arrays by input name; None where they do not fit the names (a module's keyword arguments, say)."""
     if examples is None:
         return None
+    if hasattr(examples, "dtype"):  # one array or tensor, of a model with one input
+        examples = (examples,)
     given = dict(examples) if isinstance(examples, Mapping) else dict(zip(names, examples))
     if set(given) != set(names):
         return None

@@ -135,6 +135,14 @@ def test_v2_runs_with_portable_kernels(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), mixed()(X).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(3,), (4, 3)])
+def test_one_tensor_alone_is_the_one_input(shape: tuple[int, ...]) -> None:
+    artifact = compile(torch.nn.Linear(3, 2), torch.ones(shape))
+    assert artifact.manifest["verified"]["status"] == "passed"
+    (result,) = maas_rt.load(artifact).run({"input": np.ones(shape, np.float32)}).values()
+    assert result.shape == (*shape[:-1], 2)
+
+
 def test_progress_is_told_in_order() -> None:
     told: list[tuple[str, float]] = []
     compile(
