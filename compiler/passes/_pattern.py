@@ -78,8 +78,8 @@ class Pattern:
         return iter(()) if value is None else self.match_value(look, value, found)
 
     def match_value(self, look: _Look, value: relax.Expr, found: Match) -> Iterator[Match]:
-        """The same, of the value of a binding."""
-        raise NotImplementedError
+        """The same, of the value of a binding; nothing for what only stands inside of a formula."""
+        return iter(())
 
     def __add__(self, other: Pattern | Number | float) -> Pattern:
         return _Sum(self, other)
