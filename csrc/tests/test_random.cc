@@ -164,7 +164,7 @@ TEST(random, damaged_seeds_are_refused) {
 // Of blocks whose number leaves 32 bits, which no tensor of a test is large enough for.
 TEST(random, blocks_are_counted_in_64_bits) {
   const RandomKernel* const kernels[] = {
-#define MRT_KERNEL(isa) &kRandom_##isa,
+#define MRT_KERNEL(isa, name) &kRandom_##isa,
 #include "kernels/random/kernels.inc"
 #undef MRT_KERNEL
   };
