@@ -405,7 +405,8 @@ TEST(isa_child, load) {
 }
 
 TEST(process, kernels_by_name) {
-  CHECK_SAYS(mrt_kernels_json(), "\"concat\":{\"kernels\":[{\"isa\":\"");
+  CHECK_SAYS(mrt_kernels_json(), "\"concat\":{\"attributes\":{\"axis\":{\"kind\":\"integers\"");
+  CHECK_SAYS(mrt_kernels_json(), "\"kernels\":[{\"isa\":\"scalar\",\"name\":\"concat_scalar\"}]");
   float a[2] = {1, 2}, b[1] = {3}, y[3] = {0};
   const std::vector<int64_t> two = {2}, one = {1}, three = {3};
   const mrt_tensor in[2] = {tensor(a, two), tensor(b, one)};
