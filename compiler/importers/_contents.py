@@ -1,7 +1,7 @@
 """What a checkpoint holds, before anything large is read: a tree of names, with tensors that are read when asked for.
 
 Each container (a torch file, safetensors, a DCP directory) gives a Contents, which can read a tensor in two ways: by this project's
-own code, which runs nothing in the file, and `again`, by the code of the library that wrote it. Weights are used where both agree.
+own code, which runs nothing in the file, and `read_by_library`, by the code of the library that wrote it. Weights are used where both agree.
 """
 
 from __future__ import annotations

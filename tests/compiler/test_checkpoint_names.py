@@ -386,7 +386,7 @@ def test_ties_that_the_checkpoint_does_not_have(tmp_path: Path) -> None:
 
 def test_two_readers_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(STATE, tmp_path / "w.pt")
-    monkeypatch.setattr(SavedFile, "again", lambda self, locations: [torch.zeros(1) for _ in locations])
+    monkeypatch.setattr(SavedFile, "read_by_library", lambda self, locations: [torch.zeros(1) for _ in locations])
     assert "two ways" in refusal(tmp_path / "w.pt")
 
 

@@ -212,7 +212,7 @@ def test_a_damaged_packing_stays_within_its_bytes() -> None:
         ({"y_scale": 1e-46}, np.uint8, "y_scale"),
         ({"y_scale": -1.0}, np.uint8, "y_scale"),
         ({"y_max": 256}, np.uint8, "y_max"),
-        ({}, np.int16, "y has elements"),
+        ({}, np.int16, "y is int16, expected float32"),
     ],
 )
 def test_gemm_refuses(change: dict[str, Any], dtype: type, words: str) -> None:
