@@ -27,12 +27,7 @@ const NormKernel* const kTables[] = {
 #include "kernels/norm/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
-const char* const kLayerNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/norm/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kRmsNames[] = {
+const char* const kNames[] = {
 #define MRT_KERNEL(isa, name) name,
 #include "kernels/norm/kernels.inc"
 #undef MRT_KERNEL
@@ -92,9 +87,9 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) {
 
 }  // namespace
 
-const Operator kOperator_layer_norm_f32 = {&kLayer,       kLayerNames, sizeof(Params), prepare,
+const Operator kOperator_layer_norm_f32 = {&kLayer,       kNames,      sizeof(Params), prepare,
                                            check<kLayer>, run<kLayer>, nullptr,        flops<kLayer>};
-const Operator kOperator_rms_norm_f32 = {&kRms,       kRmsNames, sizeof(Params), prepare,
+const Operator kOperator_rms_norm_f32 = {&kRms,       kNames,    sizeof(Params), prepare,
                                          check<kRms>, run<kRms>, nullptr,        flops<kRms>};
 
 }  // namespace mrt
