@@ -34,12 +34,7 @@ const PoolKernel* const kTables[] = {
 #include "kernels/pool/kernels.inc"
 #undef MRT_KERNEL
     nullptr};
-const char* const kFloatNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/pool/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kByteNames[] = {
+const char* const kNames[] = {
 #define MRT_KERNEL(isa, name) name,
 #include "kernels/pool/kernels.inc"
 #undef MRT_KERNEL
@@ -154,9 +149,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 const PoolKernel* pool_kernel(Isa isa) { return kernel_of(kTables, isa); }
 
-const Operator kOperator_pool2d_f32 = {&kFloats,       kFloatNames, sizeof(Params), prepare_floats,
-                                       check<kFloats>, run_floats,  nullptr,        flops};
-const Operator kOperator_max_pool2d_u8 = {&kBytes,       kByteNames, sizeof(Params), prepare_bytes,
-                                          check<kBytes>, run_bytes,  nullptr,        flops};
+const Operator kOperator_pool2d_f32 = {&kFloats,       kNames,     sizeof(Params), prepare_floats,
+                                       check<kFloats>, run_floats, nullptr,        flops};
+const Operator kOperator_max_pool2d_u8 = {&kBytes,       kNames,    sizeof(Params), prepare_bytes,
+                                          check<kBytes>, run_bytes, nullptr,        flops};
 
 }  // namespace mrt

@@ -79,17 +79,7 @@ struct Layer {
   }
 };
 
-const char* const kLstmNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/rnn/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kLstmByteNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/rnn/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kGruNames[] = {
+const char* const kNames[] = {
 #define MRT_KERNEL(isa, name) name,
 #include "kernels/rnn/kernels.inc"
 #undef MRT_KERNEL
@@ -97,8 +87,8 @@ const char* const kGruNames[] = {
 
 }  // namespace
 
-const Operator kOperator_lstm_f32 = Layer<kLstm>::with(kLstmNames);
-const Operator kOperator_lstm_u8s8 = Layer<kLstmBytes>::with(kLstmByteNames);
-const Operator kOperator_gru_f32 = Layer<kGru>::with(kGruNames);
+const Operator kOperator_lstm_f32 = Layer<kLstm>::with(kNames);
+const Operator kOperator_lstm_u8s8 = Layer<kLstmBytes>::with(kNames);
+const Operator kOperator_gru_f32 = Layer<kGru>::with(kNames);
 
 }  // namespace mrt
