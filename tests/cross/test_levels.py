@@ -14,7 +14,7 @@ import maas_rt
 
 ROOT = Path(__file__).parents[2]
 QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
-KEPT = ROOT / "tests" / "data" / "formats" / "1.mrt"  # has code for x86-64-v3, -v2 and x86-64
+KEPT = ROOT / "tests" / "data" / "formats" / "1" / "levels.mrt"  # has code for x86-64-v3, -v2 and x86-64
 
 pytestmark = pytest.mark.skipif(QEMU is None, reason="needs qemu-x86_64: apt-get install qemu-user-static")
 
@@ -36,7 +36,7 @@ def emulate(cpu: str, *command: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("cpu", ["Haswell", "Nehalem", "core2duo"])
 def test_a_file_with_code_for_each_level_runs_on_each(classify: Path, tmp_path: Path, cpu: str) -> None:
     with np.load(KEPT.with_suffix(".npz")) as kept:
-        x, classes = kept["x"], kept["classes"]
+        x, classes = kept["0/x"], kept["0/classes"]
     x.tofile(tmp_path / "x.f32")
     result = emulate(cpu, classify, KEPT, tmp_path / "x.f32", "--top", "1")
     assert result.returncode == 0, result.stderr
