@@ -1,4 +1,4 @@
-"""CONTRIBUTING's recipes, each as the patch that follows it: a kernel family is its folder and a line."""
+"""CONTRIBUTING's recipes, each as the patch that follows it: a kernel family is its folder and a line, a pass its file and a line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 import maas_rt
 
 ROOT = Path(__file__).parents[2]
-PATCH = ROOT / "tests" / "data" / "recipes" / "kernel.patch"
+RECIPES = ROOT / "tests" / "data" / "recipes"
+PATCH = RECIPES / "kernel.patch"
 BUILD = ROOT / "build" / "editable"
 OBJECTS = BUILD / "CMakeFiles" / "maas_rt_objects.dir"
 
@@ -57,3 +58,25 @@ def test_a_graph_that_calls_a_new_kernel_compiles_and_runs(library: Path) -> Non
     # The same file where the library has no such kernel.
     with pytest.raises(maas_rt.Error, match="needs the kernel contract 'scaled_add_f32'.*use a newer one"):
         maas_rt.load(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "files", "outside"),
+    [
+        ("pass", ["compiler/passes/drop_abs.py"], ["compiler/passes/__init__.py"]),
+        ("operator", [], ["compiler/importers/onnx/ops/elementwise.py", "compiler/importers/torch/ops/activation.py"]),
+    ],
+)
+def test_a_compiler_with_a_recipe_works(tmp_path: Path, recipe: str, files: list[str], outside: list[str]) -> None:
+    """A pass is its file and its place in the order; an operator a function in the module of its theme."""
+    patch = RECIPES / f"{recipe}.patch"
+    touched = [line.split()[-1][2:] for line in patch.read_text().splitlines() if line.startswith("diff --git")]
+    assert sorted(touched) == sorted([*files, *outside])
+    shutil.copytree(ROOT / "compiler", tmp_path / "compiler", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
+    shutil.copytree(Path(maas_rt.__file__).parent, tmp_path / "maas_rt", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "maas_rt" / "compiler").symlink_to(tmp_path / "compiler", target_is_directory=True)
+    script = ROOT / "tests" / "compiler" / f"_toy_{recipe}.py"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MAAS_RT_CHECK": "1"}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
