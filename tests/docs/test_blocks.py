@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,22 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 
+import maas_rt
 from maas_rt import compiler
+from maas_rt._cli import main as cli
+from tests import _tiny
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/c_api.md", "docs/from_onnxruntime.md", "docs/requirements.md")
 BLOCK = re.compile(
     r"(?P<note><!-- not run: [^>]+ -->\n\n?)?```(?P<kind>[a-z]*) ?(?P<name>\S*)\n(?P<text>.*?)```", re.DOTALL
 )
+
+
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,61 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.save(proto, folder / "model.onnx")
     compiler.compile(proto).save(folder / "model.mrt")
+    (folder / "counter.mrt").write_bytes(_tiny.accumulator())
     return folder
 
 
-def test_every_page_has_blocks_that_run() -> None:
-    for page in PAGES:
-        assert blocks(page), page
+PACKAGE = """
+import torch
+
+class Image(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = torch.nn.Conv2d(3, 4, 16, stride=16), torch.nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.out(self.conv(x).relu().mean((2, 3)))
+
+class Text(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.out = torch.nn.Embedding(100, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, ids):
+        return self.out(self.words(ids).mean(1))
+"""
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models that README's commands compile, each made by the tool that it is said to come from."""
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "package").mkdir()
+    for name, built in (("module", "Image"), ("text", "Text")):
+        (folder / "package" / f"{name}.py").write_text(f"{PACKAGE}\nbuild = {built}\n")
+    classes: dict[str, Any] = {}
+    exec(PACKAGE, classes)
+    image, text = classes["Image"]().eval(), classes["Text"]().eval()
+    example = torch.rand(2, 3, 32, 32)
+    batch = {"x": {0: torch.export.Dim("batch", min=1, max=32)}}
+    torch.export.save(torch.export.export(image, (example,), dynamic_shapes=batch), folder / "model.pt2")
+    dcp.save(image.state_dict(), checkpoint_id=folder / "checkpoint")
+    (folder / "run" / "checkpoint-500").mkdir(parents=True)
+    save_file(text.state_dict(), folder / "run" / "checkpoint-500" / "model.safetensors")
+    weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((64, 10), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "w"], ["y"])],
+        "scores",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 10])],
+        [weight],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "model.onnx"
+    )
+    for name in "ab":
+        np.savez(folder / f"{name}.npz", input=np.random.default_rng(1).standard_normal((1, 64), np.float32))
+    return folder
 
 
 def run(*command: Any, folder: Path, **environment: str) -> str:
@@ -102,22 +160,72 @@ def test_c_programs(model: Path) -> None:
     assert said["deadline.c"] == "MRT_ERROR_DEADLINE\n"
 
 
-def test_python_blocks(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(model)
-    given = {"x": np.zeros((1, 64), np.float32), "example": torch.zeros(1, 64), "module": Scores()}
-    for page in PAGES:
-        names: dict[str, Any] = dict(given)
-        for block in blocks(page):
-            if block.kind == "python":
-                exec(compile(block.text, page, "exec"), names)
-        if page == "docs/from_onnxruntime.md":
-            assert names["scores"].shape == (1, 10)
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks(model: Path, tmp_path: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shutil.copytree(model, tmp_path / "page"))
+    one = np.ones((1, 4), np.float32)
+    names: dict[str, Any] = {
+        "x": np.zeros((1, 64), np.float32),
+        "one": one,
+        "example": torch.zeros(1, 64),
+        "module": Scores(),
+    }
+    for block in blocks(page):
+        if block.kind == "python":
+            exec(compile(block.text, page, "exec"), names)
+    if page == "docs/from_onnxruntime.md":
+        assert names["scores"].shape == (1, 10)
+    if page == "docs/python_api.md":
+        np.testing.assert_array_equal(names["backup"]["sum"], (10 + one) * 2)
 
 
-def test_commands(model: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_commands(
+    sources: Path, page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each `maas-rt` line, as it stands."""
-    for page in PAGES:
-        for block in blocks(page):
-            for line in block.text.splitlines() if block.kind == "sh" else ():
-                if line.startswith("maas-rt "):
-                    run("bash", "-ec", line, folder=model)
+    monkeypatch.chdir(sources)
+    monkeypatch.syspath_prepend(str(sources))
+    for block in blocks(page):
+        for line in block.text.splitlines() if block.kind == "sh" else ():
+            if line.startswith("maas-rt "):
+                (sources / "model.mrt").unlink(missing_ok=True)
+                assert cli(shlex.split(line, comments=True)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
+                assert maas_rt.load(sources / "model.mrt").inputs, line
+
+
+TEXT_PAGES = [*PAGES, "CONTRIBUTING.md", "bench/README.md"]
+
+
+def named(pattern: str) -> dict[str, str]:
+    """What the pages name by this pattern, and where."""
+    return {
+        name: page for page in TEXT_PAGES for name in re.findall(pattern, (ROOT / page).read_text(encoding="utf-8"))
+    }
+
+
+def test_commands_that_are_named_are_there() -> None:
+    """`make X`, `python -m X` and `maas-rt X` in running text."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for target, page in named(r"`make ([\w-]+)").items():
+        assert target in targets, f"{page} names `make {target}`"
+    for module, page in named(r"`python -m ((?:bench|tests)[\w.]*)").items():
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file() or (
+            ROOT / module.replace(".", "/") / "__main__.py"
+        ).is_file(), f"{page} names `python -m {module}`"
+    for command, page in named(r"`maas-rt (\w+)").items():
+        with pytest.raises(SystemExit) as ended:
+            cli([command, "--help"])
+        assert ended.value.code == 0, f"{page} names `maas-rt {command}`"
+
+
+def test_code_that_contributing_shows_stands_in_the_tree() -> None:
+    tree = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "compiler" / "importers").rglob("*.py"))
+    shown = [
+        each["text"]
+        for each in BLOCK.finditer((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+        if each["kind"] == "python"
+    ]
+    assert len(shown) == 2
+    for text in shown:
+        assert textwrap.dedent(text).strip() in tree
