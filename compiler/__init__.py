@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from maas_rt._errors import CompileError, MissingExtraError
+from maas_rt._errors import CompileError, InvalidArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
     from ._configs import Int8, Progress, Recipe, Tune, Weights
@@ -102,18 +102,26 @@ def compile(
         model, example_inputs, dynamic=dynamic, input_shapes=input_shapes, factory=factory, weights=weights
     )
     with boundary("read the example inputs"):
-        examples = _by_name(example_inputs, imported.input_names)
+        own = factory is None and not hasattr(model, "forward")  # what is traced has names from its examples
+        examples = _by_name(example_inputs, imported.input_names, own)
     return compile_imported(imported, options, examples=examples, progress=progress, last=True)
 
 
-def _by_name(examples: Sequence[Any] | Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any] | None:
-    """The examples as arrays by input name; None where they do not fit the names (a module's keyword arguments, say)."""
+def _by_name(
+    examples: Sequence[Any] | Mapping[str, Any] | None, names: Sequence[str], own: bool
+) -> dict[str, Any] | None:
+    """The examples as arrays by input name; None where they do not fit the names (a module's keyword arguments, say), which is
+    refused where the names are the model's own."""
     if examples is None:
         return None
     if hasattr(examples, "dtype"):  # one array or tensor, of a model with one input
         examples = (examples,)
     given = dict(examples) if isinstance(examples, Mapping) else dict(zip(names, examples))
-    if set(given) != set(names):
+    if set(given) != set(names) or (not isinstance(examples, Mapping) and len(examples) != len(names)):
+        plain = not any(isinstance(value, (list, tuple, dict)) for value in given.values())
+        if own and plain:
+            have = ", ".join(map(str, given)) if isinstance(examples, Mapping) else f"{len(examples)} arrays"
+            raise InvalidArgumentError(f"the example inputs are {have or 'none'}; the model's are {', '.join(names)}")
         return None
     return {key: _as_array(value) for key, value in given.items()}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import select
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -35,11 +37,22 @@ def without_stray_lines() -> Iterator[TextIO]:
     try:
         with os.fdopen(os.dup(terminal), "w", encoding=sys.stderr.encoding, errors="replace") as out:
             yield out
+    except BaseException as error:
+        _let_go(error)
+        raise
     finally:
         sys.stderr.flush()
         os.dup2(terminal, 2)
         over.set()  # a child that is left may hold the pipe's other end: its end is not waited for
         pump.join()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Destroys now what the frames of an error hold: some of TVM's objects say so."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _is_descriptor_2(stream: TextIO) -> bool:

@@ -10,7 +10,6 @@ import hashlib
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from maas_rt._errors import Error, FormatError, InvalidArgumentError
+from maas_rt._whole_file import whole_file
 
 MAGIC = b"\x89MRT\r\n\x1a\n"
 FORMAT_VERSION = 1
@@ -189,25 +189,9 @@ def save(path: str | os.PathLike[str], sections: Iterable[Section]) -> None:
 
 def write_whole(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryview]) -> None:
     """The same of any bytes, piece by piece."""
-    target = Path(path)
-    if target.is_dir():
-        raise Error(f"{target} is a directory and must be the name of a file")
-    beside = ""
-    try:
-        handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, target)
-        beside = ""
-    except OSError as error:
-        raise Error(f"{target} could not be written: {error.strerror or error}") from error
-    finally:
-        if beside:
-            os.unlink(beside)
+    with whole_file(path) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def read(file: str | os.PathLike[str] | Buffer, *, verify_weights: bool = False) -> Container:
@@ -292,9 +276,3 @@ def _map(path: Path) -> memoryview:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise Error(f"{path} could not be read: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
+
+from maas_rt._whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Profile:
             }
             for r in self.records
         ]
-        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}), encoding="utf-8")
+        with whole_file(path) as file:
+            file.write(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}).encode())
 
 
 @dataclass

@@ -28,17 +28,18 @@ def verify_file(
     path: str | os.PathLike[str],
     source: Any,
     *,
-    inputs: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | Sequence[Any] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
     weights: Weights | None = None,
 ) -> Report:
-    """Run the file and its source (a path, or what `compile` accepts) on drawn inputs and on `inputs`.
+    """Run the file and its source (a path, or what `compile` accepts) on drawn inputs and on `inputs`, by name or in their order.
 
     Raises VerificationError where an output differs by more than its element type allows, InvalidArgumentError if the two do not take
     and give the same names, CompileError if the source runs on none of the inputs.
     """
     program = load(path)
+    inputs = _named(program, inputs)
     model = _import_as(program, source, inputs, input_shapes, factory, weights)
     _same_names(path, program, source, model)
     report = Report(reference=str(model.provenance.get("framework", "source")), noise=model.source.noise)
@@ -48,6 +49,17 @@ def verify_file(
             f"{path} and {source} differ: output {difference.output!r}, {what}", "", difference.error
         )
     return report
+
+
+def _named(program: Model, inputs: Mapping[str, Any] | Sequence[Any] | None) -> Mapping[str, Any] | None:
+    if inputs is None:
+        return None
+    names = [info.name for info in program.inputs]
+    given = inputs if isinstance(inputs, Mapping) else dict(zip(names, inputs))
+    if set(given) != set(names) or len(inputs) != len(names):
+        have = ", ".join(inputs) if isinstance(inputs, Mapping) else f"{len(inputs)} arrays"
+        raise InvalidArgumentError(f"the given inputs are {have or 'none'}; the model's are {', '.join(names)}")
+    return given
 
 
 def _import_as(

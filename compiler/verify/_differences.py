@@ -81,10 +81,12 @@ def _differences(
                     f"the source framework does not take the model, so that there is nothing to verify against ({shortened(str(error))}): "
                     "leave it out (--no-verify, verify=False)"
                 ) from None
+            _insist(example and examples is not None, error)
             refusal = refusal or first_line(error)
             report.refused += 1
             continue
         except Exception as error:  # the framework's own complaint about these values, of whatever class
+            _insist(example and examples is not None, error)
             refusal = refusal or first_line(error)
             report.refused += 1
             continue
@@ -108,6 +110,14 @@ def _differences(
     yield from far_from_ties(program, model, reference, options, report)
     if model.asked and (report.refused or 0 in model.asked.values()):
         yield from _at_asked_minimum(program, model, reference, options, report)
+
+
+def _insist(is_callers: bool, refusal: Exception) -> None:
+    """What the caller gave is to be compared."""
+    if is_callers:
+        raise VerificationError(
+            f"the source framework refuses the given inputs: {shortened(first_line(refusal))}"
+        ) from None
 
 
 def _judged(

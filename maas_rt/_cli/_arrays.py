@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import InvalidArgumentError
 from .._model import Model, State, TensorInfo
+from .._whole_file import whole_file
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -34,16 +33,39 @@ def read_npz(path: str) -> Arrays:
 
 
 def write_npz(path: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write beside, then rename: a failed write leaves nothing behind."""
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent or Path(), prefix=f".{target.name}.", suffix=".part")
+    """An .npz file, whole or not at all; as numpy.savez writes it, which has no room for arrays called "file"."""
+    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two names lead to one place, be there a file or not."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def of_model(arrays: Arrays, model: Model) -> Arrays:
+    """Inputs read from a file as the model names them, a lone .npy's too, and has their elements."""
+    if set(arrays) == {"input"} and len(model.inputs) == 1:
+        arrays = {model.inputs[0].name: arrays["input"]}
+    dtypes = {info.name: info.dtype for info in model.inputs}
+    return {name: _typed(array, dtypes.get(name, "")) for name, array in arrays.items()}
+
+
+def _typed(array: NDArray[np.generic], dtype: str) -> NDArray[np.generic]:
+    """Elements that numpy alone does not know, as bfloat16, are nameless bytes in its files."""
+    if array.dtype.kind != "V" or array.dtype.names is not None:
+        return array
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **dict(arrays))  # type: ignore[arg-type]
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+        known = np.dtype(dtype)
+    except TypeError:
+        try:
+            import ml_dtypes
+        except ModuleNotFoundError:
+            return array
+        known = np.dtype(getattr(ml_dtypes, dtype, "V"))
+    return array.view(known) if known.itemsize == array.dtype.itemsize else array
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +76,29 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the random numbers that the model draws, 0 to 2**64 - 1 (default: another one for each run)",
     )
+
+
+def at_least_one(thing: str) -> Callable[[str], int]:
+    """Reads an option's number of things."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {thing}; expected 1 or more")
+        return int(text)
+
+    return read
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "10m", "1h" or a plain number of seconds."""
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+    try:
+        seconds = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected one as 90s, 10m or 1h")
+    return seconds
 
 
 def counted(n: int, thing: str) -> str:
@@ -121,6 +166,7 @@ def make_state(model: Model, path: str | None = None) -> State | None:
         )
     for name, array in arrays.items():
         value = state[name]
+        array = _typed(array, value.dtype.name)
         if array.shape != value.shape or array.dtype != value.dtype:
             raise InvalidArgumentError(
                 f"{path}: state {name!r} is {array.dtype}{list(array.shape)}, expected {value.dtype}{list(value.shape)}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .._model import Model, load
-from ._arrays import Arrays, add_seed, draw_inputs, make_state, parse_shape, read_npz
+from ._arrays import Arrays, add_seed, draw_inputs, make_state, of_model, parse_duration, parse_shape, read_npz
 
 _WINDOWS = 5  # of which the medians must agree
 _AGREEMENT = 0.02
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", metavar="IN.npz", help="measure on these arrays")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="give up waiting for stable figures after this long"
+        "--seconds", type=parse_duration, default=10.0, help="give up waiting for stable figures after this long"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_seed(parser)
@@ -41,7 +41,7 @@ def execute(args: argparse.Namespace) -> int:
     model = load(args.model, threads=args.threads)
     load_seconds = time.perf_counter() - start
     shapes = {name: shape for name, shape, _ in map(parse_shape, args.shape)}
-    inputs = read_npz(args.input) if args.input else draw_inputs(model, shapes)
+    inputs = of_model(read_npz(args.input), model) if args.input else draw_inputs(model, shapes)
     facts = {
         "model": args.model,
         "threads": args.threads,

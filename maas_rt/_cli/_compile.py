@@ -21,9 +21,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._errors import InvalidArgumentError
-from ._arrays import Arrays, counted, parse_shape, read_npz
+from ._arrays import Arrays, counted, parse_duration, parse_shape, read_npz, same_file
 from ._extras import require_compiler
 from ._weights import add_weights_arguments, chosen_weights
 
@@ -96,18 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of "90s", "10m", "1h" or a plain number of seconds."""
-    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
-    try:
-        seconds = float(text[:-1]) * factor if factor else float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected one as 90s, 10m or 1h")
-    return seconds
-
-
 def execute(args: argparse.Namespace) -> int:
     compiler = require_compiler()
     from ..compiler import _progress
@@ -118,7 +107,10 @@ def execute(args: argparse.Namespace) -> int:
             f"{args.output} is a directory; -o takes the file to write, as {output / 'model.mrt'}"
         )
     if not output.parent.is_dir():
-        raise InvalidArgumentError(f"{output.parent} does not exist; create the directory or choose another -o")
+        wrong = "is no directory;" if output.parent.exists() else "does not exist; create the directory or"
+        raise InvalidArgumentError(f"{output.parent} {wrong} choose another -o")
+    if any(same_file(args.output, source) for source in args.source):
+        raise InvalidArgumentError(f"-o {args.output} is the model itself, which it would replace; choose another -o")
     shapes, examples = described_inputs(args)
     recipe = None
     if args.int8:
@@ -180,12 +172,15 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def described_inputs(args: argparse.Namespace) -> tuple[dict[str, tuple[int, ...]] | None, Arrays | None]:
+def described_inputs(
+    args: argparse.Namespace,
+) -> tuple[dict[str, tuple[int, ...]] | None, Arrays | list[NDArray[np.generic]] | None]:
     """(shapes that fix an ONNX file's inputs, example inputs): weights are traced on examples, which --input-shape describes."""
     described = [parse_shape(text) for text in args.input_shape]
     shapes = {name: shape for name, shape, _ in described}
     if args.input:
-        return shapes or None, read_npz(args.input)
+        arrays = read_npz(args.input)
+        return shapes or None, list(arrays.values()) if args.input.endswith(".npy") else arrays
     if args.model and described:
         try:
             return None, {name: np.zeros(shape, np.dtype(dtype or "float32")) for name, shape, dtype in described}

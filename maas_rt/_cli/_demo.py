@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 
+from ._arrays import at_least_one
 from ._extras import require_compiler
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", default="build/demo", help="where checkpoint and model go (default: build/demo)")
-    parser.add_argument("--epochs", type=_epochs, default=12, help="passes over the training images (default: 12)")
-
-
-def _epochs(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of epochs; expected 1 or more")
-    return int(text)
+    parser.add_argument(
+        "--epochs",
+        type=at_least_one("number of epochs"),
+        default=12,
+        help="passes over the training images (default: 12)",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:

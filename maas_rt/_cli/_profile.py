@@ -10,7 +10,7 @@ import argparse
 
 from .. import _kernels
 from .._model import load
-from ._arrays import add_seed, draw_inputs, make_state, parse_shape, read_npz
+from ._arrays import add_seed, at_least_one, draw_inputs, make_state, of_model, parse_shape, read_npz
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shape", action="append", default=[], metavar="NAME:D0,D1,...", help="shape of a dynamic input"
     )
     parser.add_argument("--input", metavar="IN.npz", help="run on these arrays")
-    parser.add_argument("--runs", type=int, default=10, help="the fastest of so many runs is shown (default: 10)")
+    parser.add_argument(
+        "--runs",
+        type=at_least_one("number of runs"),
+        default=10,
+        help="the fastest of so many runs is shown (default: 10)",
+    )
     parser.add_argument("--trace", metavar="TRACE.json", help="write a trace in the Chrome trace event format")
     add_seed(parser)
 
@@ -28,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     model = load(args.model, threads=args.threads)
     shapes = {name: shape for name, shape, _ in map(parse_shape, args.shape)}
-    inputs = read_npz(args.input) if args.input else draw_inputs(model, shapes)
-    profiles = [model.profile(inputs, state=make_state(model), seed=args.seed) for _ in range(max(1, args.runs))]
+    inputs = of_model(read_npz(args.input), model) if args.input else draw_inputs(model, shapes)
+    profiles = [model.profile(inputs, state=make_state(model), seed=args.seed) for _ in range(args.runs)]
     best = min(profiles, key=lambda profile: profile.total_ns)
     threads = min(max(1, args.threads), _kernels.cpu_count())
     rates = _kernels.machine_rates(threads)

@@ -13,7 +13,7 @@ import os
 from .._errors import InvalidArgumentError
 from .._model import load
 from .._program import state_values
-from ._arrays import add_seed, make_state, read_npz, write_npz
+from ._arrays import add_seed, make_state, of_model, read_npz, same_file, write_npz
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
+    for other, what in ((args.state, "--state"), (args.model, "the model")):
+        if args.output and other and same_file(args.output, other):
+            raise InvalidArgumentError(f"--output and {what} are one file, {args.output}: write the outputs to another")
     model = load(args.model, threads=args.threads)
-    arrays = read_npz(args.input)
-    if set(arrays) == {"input"} and len(model.inputs) == 1:
-        arrays = {model.inputs[0].name: arrays["input"]}
+    arrays = of_model(read_npz(args.input), model)
     state = make_state(model, args.state if args.state and os.path.exists(args.state) else None)
     if args.state and state is None:
         raise InvalidArgumentError(f"{args.model} keeps no state from run to run: leave --state away")

@@ -143,6 +143,20 @@ def test_one_tensor_alone_is_the_one_input(shape: tuple[int, ...]) -> None:
     assert result.shape == (*shape[:-1], 2)
 
 
+def test_examples_that_are_not_the_models_are_refused() -> None:
+    """Passed over, they would leave a user to think that the model was verified on them."""
+    exported = torch.export.export(torch.nn.Linear(3, 2), (torch.ones(4, 3),))
+    for examples, part in (
+        ({"y": X}, "are y; the model's are input"),
+        ((X, X), "are 2 arrays; the model's are input"),
+        ({}, "are none; the model's are input"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=part):
+            compile(exported, examples)
+    with pytest.raises(CompileError, match="refuses the given inputs"):
+        compile(exported, {"input": np.ones((4, 5), np.float32)})
+
+
 def test_progress_is_told_in_order() -> None:
     told: list[tuple[str, float]] = []
     compile(

@@ -22,7 +22,7 @@ from maas_rt.compiler.verify._inputs import bindings
 from maas_rt.compiler.verify._run import compare_run, movements
 from onnx import helper
 
-from maas_rt import CompileError, VerificationError
+from maas_rt import CompileError, InvalidArgumentError, VerificationError
 
 OPTIONS = VerifyOptions()
 
@@ -310,6 +310,9 @@ def test_verify_file(tmp_path: Path) -> None:
     assert max(report.outputs.values()) <= 1e-6
     with pytest.raises(VerificationError, match="differ"):
         verify_file(tmp_path / "m.mrt", torch.export.export(Scale(3.0), (x,)))
+    assert verify_file(tmp_path / "m.mrt", same, inputs=[x.numpy()]).cases >= 2
+    with pytest.raises(InvalidArgumentError, match="the given inputs are y; the model's are x"):
+        verify_file(tmp_path / "m.mrt", same, inputs={"y": x.numpy()})
 
 
 # ---- loops without an end

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from maas_rt._cli import main
+from maas_rt._cli._arrays import write_npz
 from tests import _tiny
 
+BFLOAT = 4  # MRT_BFLOAT
 ONE = np.ones((1, 4), np.float32)
 
 
@@ -67,6 +69,19 @@ def test_a_state_goes_on_from_a_file(capsys: pytest.CaptureFixture[str]) -> None
         (["demo", "--epochs", "-3"], "'-3' is no number of epochs"),
         (["bench", "mlp.mrt", "--shape", "x:99999999999999999999,16"], "choose less"),
         (["run", "absent.mrt", "--input", "one.npz"], "'absent.mrt' does not exist"),
+        (
+            ["run", "sum.mrt", "--input", "one.npz", "--output", "none/out.npz"],
+            "error: none/out.npz could not be written",
+        ),
+        (["run", "sum.mrt", "--input", "one.npz", "--output", "."], ". is a directory"),
+        (["run", "sum.mrt", "--input", "one.npz", "--output", "./sum.mrt"], "--output and the model are one file"),
+        (
+            ["run", "sum.mrt", "--input", "one.npz", "--output", "s.npz", "--state", "./s.npz"],
+            "--output and --state are",
+        ),
+        (["profile", "sum.mrt", "--runs", "0"], "'0' is no number of runs"),
+        (["profile", "sum.mrt", "--runs", "1", "--trace", "none/t.json"], "none/t.json could not be written"),
+        (["bench", "sum.mrt", "--seconds", "nan"], "'nan' is no time"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,6 +89,23 @@ def test_mistakes_are_one_sentence(arguments: list[str], part: str, capsys: pyte
     message = capsys.readouterr().err
     assert part in message
     assert "Traceback" not in message
+
+
+def test_elements_that_numpy_has_no_name_for_and_outputs_called_file(folder: Path) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    b = _tiny.Builder()
+    given, result = b.input("x", [2, 3], "float16"), b.value("y", [3, 2], "float16")
+    for value in b.plan.values:
+        value.dtype_code = BFLOAT
+    b.kernel("transpose", [given], [result], perm=[1, 0])
+    (folder / "wide.mrt").write_bytes(b.file(result))
+    x = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
+    np.savez("wide.npz", x=x)
+    assert command("run", "wide.mrt", "--input", "wide.npz", "--output", "out.npz") == 0
+    with np.load("out.npz") as written:
+        np.testing.assert_array_equal(written["y"].view(ml_dtypes.bfloat16), x.T)
+    write_npz("named.npz", {"file": ONE, "allow_pickle": ONE})
+    assert set(np.load("named.npz").files) == {"file", "allow_pickle"}
 
 
 WITH_NUMPY_ALONE = """
