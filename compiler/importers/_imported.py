@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from ._philox import SHARED_SEED
+from ..ir._philox import SHARED_SEED
 
 Array = npt.NDArray[Any]
 

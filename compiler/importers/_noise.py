@@ -1,4 +1,4 @@
-"""Random numbers in the IR: kernel calls that read the run's seed, the last parameter of main. For all importers.
+"""Random numbers in the IR: operators that read the run's seed, the last parameter of main. For all importers.
 
 docs/random.md says what the operators of the frameworks are made of.
 """
@@ -14,13 +14,11 @@ import tvm
 from tvm import relax, tirx
 
 from .._constants import constant_of
-from ..passes._kernel_call import make_kernel_call
+from ..ir import random
+from ..ir._philox import MODULUS, MULTIPLIER
 from ._imported import SEED
-from ._philox import MODULUS, MULTIPLIER
 
 __all__ = ["Noise", "with_seed"]
-
-_SUFFIX = {"float32": "f32", "float64": "f64", "uint64": "u64"}
 
 
 class Noise:
@@ -55,9 +53,8 @@ class Noise:
         `number` is the operator's in the model; `key` stands in the seed's place where the model itself has one.
         """
         seed = self.seed if key is None else constant_of(np.array([key], np.uint64))
-        out = relax.TensorType([tirx.IntImm("int64", d) if isinstance(d, int) else d for d in shape], dtype)
-        contract = f"random_{kind}_{_SUFFIX[dtype]}"
-        return emit(make_kernel_call(contract, [seed, self._draw(emit)], out, {"number": number}, name=name))
+        out = relax.ShapeExpr([tirx.IntImm("int64", d) if isinstance(d, int) else d for d in shape])
+        return emit(random(seed, out, self._draw(emit), kind=kind, dtype=dtype, number=number, place=name))
 
     def _draw(self, emit: Callable[[Any], Any]) -> Any:
         """Which of the draws of an operator in loops this is: int64 of rank 0; None outside of loops. See _philox.combined."""

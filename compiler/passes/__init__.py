@@ -32,6 +32,7 @@ from .lower_convolutions import lower_convolutions
 from .lower_integer_products import lower_integer_products
 from .lower_matmuls import lower_matmuls
 from .lower_movement import lower_movement
+from .lower_operators import lower_operators
 from .lower_quantized import lower_quantized, unsigned_activations
 from .lower_weights import lower_weights
 from .match_attention import match_attention, pack_attention
@@ -81,6 +82,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
 
     return [
         *FOLDING,
+        ("lower operators", lower_operators),
         ("hoist invariants", hoist_invariants),
         ("unsigned activations", unsigned_activations),
         ("match norms", match_norms),

@@ -6,6 +6,8 @@ import tvm
 from tvm import relax
 
 from .._contracts import CONTRACTS
+from ..ir import read_operator
+from ..passes import FOLDING
 from ..passes._dims import same_shape, shape_of
 from ..passes._kernel_call import PREFIX, KernelCall, kernel_outputs, read_kernel_call
 from ..passes._loops import read_loop_mark
@@ -16,6 +18,7 @@ from ._contracts import ShapeError, output_shapes
 __all__ = ["SpecError", "check_module"]
 
 LAST = "fuse"  # behind it there are only kernel calls, generated functions, views, and control flow
+ABSTRACT = frozenset({"imported", *(name for name, _ in FOLDING)})  # operators of ir/, and no kernel calls yet
 _LEFT = ("relax.call_tir", "relax.call_dps_packed", *KEPT)
 
 
@@ -41,33 +44,37 @@ def check_module(mod: tvm.IRModule, stage: str) -> None:
     if not isinstance(main.ret_ty, tvm.ir.TupleType):
         raise SpecError(f"after {stage}: main returns no tuple")
     for name, func in functions.items():
-        _sequence(func.body, f"after {stage}: in {name}", stage == LAST)
+        _sequence(func.body, f"after {stage}: in {name}", stage)
 
 
-def _sequence(seq: relax.Expr, where: str, last: bool) -> None:
+def _sequence(seq: relax.Expr, where: str, stage: str) -> None:
     if not isinstance(seq, relax.SeqExpr):
         return
     for block in seq.blocks:
         for binding in block.bindings:
             place, value = f"{where}, {binding.var.name}", binding.value
             if isinstance(value, relax.If):
-                _sequence(value.true_branch, f"{place} (true)", last)
-                _sequence(value.false_branch, f"{place} (false)", last)
+                _sequence(value.true_branch, f"{place} (true)", stage)
+                _sequence(value.false_branch, f"{place} (false)", stage)
             elif isinstance(value, relax.Call):
-                _call(value, place, last)
+                _call(value, place, stage)
 
 
-def _call(value: relax.Call, place: str, last: bool) -> None:
+def _call(value: relax.Call, place: str, stage: str) -> None:
     call = read_kernel_call(value)
     if call is not None:
+        if stage in ABSTRACT:
+            raise SpecError(f"{place}: calls the kernel {call.contract} before operators are lowered to kernels")
         _kernel(call, value, place)
         return
+    if read_operator(value) is not None and stage not in ABSTRACT:
+        raise SpecError(f"{place}: the operator {value.op.name} was not lowered to a kernel")
     if read_loop_mark(value) is not None:
         return
     if isinstance(value.args[0] if value.args else None, relax.ExternFunc):
         symbol = value.args[0].global_symbol
         raise SpecError(f"{place}: calls the packed function {symbol}, which is no kernel ({PREFIX}...)")
-    if last and not (isinstance(value.op, tvm.ir.Op) and str(value.op.name) in _LEFT):
+    if stage == LAST and not (isinstance(value.op, tvm.ir.Op) and str(value.op.name) in _LEFT):
         raise SpecError(f"{place}: {value.op} was neither lowered to a kernel nor to a generated function")
 
 

@@ -12,7 +12,7 @@ agrees by its tolerance: where the source stands still under _NEAR roundings and
 are none, or the sizes are fixed, it is compiled once more, cut at its quantized tensors, and each of these compared by itself (_between.py): an element may be off by as many
 steps as it moves there. An output that is constant or NaN throughout, for every input that was tried, is
 no evidence: the manifest lists it too. A model that draws random numbers is run with one seed, and its source is given the same
-numbers, computed apart from the kernels (importers/_philox.py). Either side has VerifyOptions.seconds for a run: a loop whose end the data decides may have
+numbers, computed apart from the kernels (ir/_philox.py). Either side has VerifyOptions.seconds for a run: a loop whose end the data decides may have
 none on inputs that were drawn.
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._configs import VerifyOptions
 from ..importers._imported import Array
-from ..importers._philox import SHARED_SEED
+from ..ir._philox import SHARED_SEED
 from ._report import Difference
 
 __all__ = ["EPSILON", "NEAR", "TIED", "TIES", "compare", "is_saturated", "run_compiled", "tied_share"]

@@ -1,4 +1,4 @@
-"""Runs an imported (not yet lowered) Relax module: TVM's own virtual machine, kernel calls by torch's operators.
+"""Runs an imported (not yet lowered) Relax module: TVM's own virtual machine, operators of the IR by their references.
 
 The oracle of the importers' tests alone: nothing that ships runs on TVM.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import tvm
+from maas_rt.compiler import ir
 from maas_rt.compiler._configs import CompileOptions
 from maas_rt.compiler._pipeline import compile_imported
 from maas_rt.compiler.importers import ImportedModel
@@ -21,7 +23,6 @@ from tvm import relax, tirx
 from tvm.tirx.analysis import undefined_vars
 
 import maas_rt
-from tests.compiler._interpret import kernel_result
 
 Array = npt.NDArray[Any]
 
@@ -52,7 +53,7 @@ def run_imported(model: ImportedModel, inputs: Mapping[str, Array]) -> dict[str,
         artifact = compile_imported(model, CompileOptions(targets=("native",), verify=None))
         result: dict[str, Array] = maas_rt.load(artifact.to_bytes()).run(dict(inputs))
         return result
-    _register_kernels()
+    _register_operators()
     machine = relax.VirtualMachine(relax.build(model.mod, target="llvm", relax_pipeline=_pipeline()), tvm.cpu())
     given = [inputs[name] for name in model.input_names] + [state.initial for state in model.states]
     results = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a).reshape(a.shape)) for a in given])
@@ -120,43 +121,32 @@ def relative_error(found: Array, expected: Array) -> float:
     return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale
 
 
-def _register_kernels() -> None:
-    for contract in ("lstm_f32", "gru_f32", "attention_f32", "top_k"):
-        tvm.register_global_func(f"mrt.{contract}", _kernel(contract), override=True)
+@cache
+def _register_operators() -> None:
+    """TVM's machine calls the reference of each operator."""
+    for name, operator in ir.OPERATORS.items():
+        tvm.register_global_func(f"reference.{name}", _reference(operator))
+        tvm.ir.register_op_attr(f"maas.{name}", "FLegalize", _legalized)
 
 
-def _kernel(contract: str) -> Callable[..., None]:
+def _legalized(_builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    read = ir.read_operator(call)
+    assert read is not None
+    there = [arg for arg in read.args if arg is not None]
+    meta = json.dumps({"absent": [i for i, arg in enumerate(read.args) if arg is None], "attrs": read.attrs})
+    types = list(call.ty.fields) if isinstance(call.ty, tvm.ir.TupleType) else call.ty
+    args = relax.Tuple([*there, tvm.ir.StringImm(meta)])
+    return relax.op.call_dps_packed(f"reference.{read.operator.name}", args, types)
+
+
+def _reference(operator: ir.Operator) -> Callable[..., None]:
     def call(*values: Any) -> None:
         place = next(i for i, value in enumerate(values) if isinstance(value, str))
         meta = json.loads(values[place])
-        tensors, outs = [v.numpy() for v in values[:place]], values[place + 1 :]
+        args = [v.numpy() if isinstance(v, tvm.runtime.Tensor) else list(v) for v in values[:place]]
         for position in meta["absent"]:
-            tensors.insert(position, None)
-        shapes = [list(out.shape) for out in outs]
-        recurrent = contract in ("lstm_f32", "gru_f32")
-        results = (
-            _recurrent(tensors, meta["attrs"]) if recurrent else kernel_result(contract, tensors, meta["attrs"], shapes)
-        )
-        for out, result in zip(outs, results):
-            out.copyfrom(result)
+            args.insert(position, None)
+        for out, result in zip(values[place + 1 :], operator.run(args, meta["attrs"]), strict=True):
+            out.copyfrom(np.ascontiguousarray(result))
 
     return call
-
-
-def _recurrent(tensors: list[Any], attrs: dict[str, Any]) -> list[Array]:
-    """One layer by torch's own function: x, w, r, bias?, h0?, c0? as in docs/kernels.md, gates in torch's order."""
-    x, w, r, bias, h0, c0 = [
-        None if t is None else torch.from_numpy(np.array(t)) for t in [*tensors, None, None, None][:6]
-    ]
-    directions, hidden = w.shape[0], r.shape[2]
-    lstm = attrs["gates"] == "ifgo"
-    assert attrs["gates"] in ("ifgo", "rzn") and attrs["hidden"] == [hidden]
-    assert attrs["direction"] == ("bidirectional" if directions == 2 else "forward")
-    params: list[torch.Tensor] = []
-    for d in range(directions):
-        params += [w[d], r[d], *([] if bias is None else bias[d].chunk(2))]
-    zeros = torch.zeros(directions, x.shape[1], hidden)
-    h0, c0 = zeros if h0 is None else h0, zeros if c0 is None else c0
-    options = (params, bias is not None, 1, 0.0, False, directions == 2, False)
-    results = torch.lstm(x, (h0, c0), *options) if lstm else torch.gru(x, h0, *options)
-    return [result.numpy() for result in results]

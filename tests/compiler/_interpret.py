@@ -1,12 +1,11 @@
-"""An oracle for lowered modules: kernel calls by torch's functional operators, generated functions built by TVM
-unscheduled.
+"""An oracle for modules, lowered or not: operators of the IR by their references, kernel calls by these or torch's functional operators,
+generated functions built by TVM unscheduled.
 
 It shares nothing with the library's kernels, so a pass that writes a wrong kernel call is seen here.
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -15,10 +14,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 import tvm
+from maas_rt.compiler import ir
 from maas_rt.compiler.passes import kernel_outputs, read_kernel_call
 from tvm import relax
-
-from tests.kernels import _philox
 
 Array = npt.NDArray[Any]
 
@@ -98,16 +96,19 @@ class _Interpreter:
         if isinstance(expr, relax.If):
             taken = bool(self._evaluate(expr.cond))
             return self._sequence(expr.true_branch if taken else expr.false_branch)
+        if isinstance(expr, relax.ShapeExpr):
+            return [self._number(dim) for dim in expr.values]
+        operation = ir.read_operator(expr)
+        if operation is not None:
+            types = list(expr.ty.fields) if isinstance(expr.ty, tvm.ir.TupleType) else [expr.ty]
+            results = operation.operator.run(self._given(operation.args), operation.attrs)
+            return self._checked(operation.operator.name, results, types)
         call = read_kernel_call(expr)
         if call is not None:
             types = kernel_outputs(expr)
             shapes = [self._shape(ty) for ty in types]
-            args = [None if arg is None else self._evaluate(arg) for arg in call.args]
-            results = kernel_result(call.contract, args, call.attrs, shapes)
-            for result, shape, ty in zip(results, shapes, types, strict=True):
-                assert list(result.shape) == shape, (call.contract, result.shape, shape)
-                assert str(result.dtype) == str(ty.dtype), (call.contract, result.dtype, ty)
-            return results[0] if len(results) == 1 else tuple(results)
+            results = kernel_result(call.contract, self._given(call.args), call.attrs, shapes)
+            return self._checked(call.contract, results, types)
         if isinstance(expr, relax.Call) and str(expr.op.name) == "relax.reshape":
             return self._evaluate(expr.args[0]).reshape(self._shape(relax.TensorType(expr.args[1])))
         if isinstance(expr, relax.Call) and str(expr.op.name) == "relax.tensor_to_shape":
@@ -115,6 +116,16 @@ class _Interpreter:
         if isinstance(expr, relax.Call) and str(expr.op.name) == "relax.call_tir":
             return self._call_tir(expr)
         raise NotImplementedError(str(expr))
+
+    def _given(self, args: list[Any]) -> list[Any]:
+        return [None if arg is None else self._evaluate(arg) for arg in args]
+
+    def _checked(self, name: str, results: list[Array], types: list[Any]) -> Any:
+        """The results of a call, which have the types that the IR says."""
+        for result, ty in zip(results, types, strict=True):
+            assert list(result.shape) == self._shape(ty), (name, result.shape, ty)
+            assert str(result.dtype) == str(ty.dtype), (name, result.dtype, ty)
+        return results[0] if len(results) == 1 else tuple(results)
 
     def _call_tir(self, expr: relax.Call) -> Any:
         types = list(expr.ty_args[0].fields) if isinstance(expr.ty_args[0], tvm.ir.TupleType) else [expr.ty_args[0]]
@@ -257,29 +268,19 @@ def _softmax(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> to
     return F.log_softmax(x[0], -1) if _one(attrs, "log", 0) else F.softmax(x[0], -1)
 
 
-def _attend(q: Any, k: Any, v: Any, mask: Any, attrs: dict[str, Any]) -> torch.Tensor:
-    """[B, H, S, D]."""
-    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
-    scores = q @ k.transpose(-1, -2) * _one(attrs, "scale", 1 / math.sqrt(q.shape[-1]))
-    causal = _one(attrs, "causal", 0)
-    if causal:
-        offset = k.shape[2] - q.shape[2] if causal == 2 else 0
-        keep = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(offset)
-        scores = scores.masked_fill(~keep, -math.inf)
-    weights = torch.softmax(scores if mask is None else scores + mask, -1)
-    return (weights.nan_to_num(0.0) if _one(attrs, "safe", 0) else weights) @ v
+def _by_reference(operator: ir.Operator) -> Any:
+    """A contract that computes what an operator of the IR does."""
+
+    def result(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> list[torch.Tensor]:
+        args = [None if t is None else t.numpy() for t in x]
+        given = {key: _one(attrs, key, None) for key in attrs}
+        return [torch.from_numpy(each) for each in operator.run(args[: len(operator.inputs)], given)]
+
+    return result
 
 
-def _attention(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.Tensor:
-    if attrs.get("layout", "bshd") == "bhsd":
-        return _attend(*x[:4], attrs)
-    q, k, v = (t.transpose(1, 2) for t in x[:3])
-    return _attend(q, k, v, x[3], attrs).transpose(1, 2)
-
-
-def _qkv_attention(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.Tensor:
-    q, k, v = (x[0][:, :, i].transpose(1, 2) for i in range(3))
-    return _attend(q, k, v, x[1], attrs).transpose(1, 2)
+def _qkv_attention(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> list[torch.Tensor]:
+    return _by_reference(ir.attention)([*(x[0][:, :, i] for i in range(3)), x[1]], attrs, shapes)  # type: ignore[no-any-return]
 
 
 def _slice(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.Tensor:
@@ -331,29 +332,18 @@ def _nearest(image: torch.Tensor, size: list[int], attrs: dict[str, Any]) -> tor
 
 
 def _top_k(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> list[torch.Tensor]:
-    line, axis = x[0], _one(attrs, "axis", -1)
-    pick, first, count = attrs.get("pick", "first"), _one(attrs, "k", 0), shapes[0][_one(attrs, "axis", -1)]
-    values, order = torch.sort(line, stable=True, dim=axis, descending=bool(_one(attrs, "largest", 1)))
-    if pick != "first":
-        assert count == 1
-        missing = int(line.isnan().sum())
-        assert missing == 0 or pick == "kth" or line.ndim == 1
-        middle = line.shape[axis] - missing if missing and pick == "median" else (line.shape[axis] - 1) // 2
-        if pick == "nanmedian":
-            middle = max(line.shape[axis] - missing - 1, 0) // 2
-        first = first if pick == "kth" else middle
-    else:
-        first = 0
-    return [part.narrow(axis, first, count) for part in (values, order)]
+    extent = [shapes[0][_one(attrs, "axis", -1)]]
+    given = {key: _one(attrs, key, None) for key in attrs}
+    return [torch.from_numpy(each) for each in ir.top_k.run([x[0].numpy(), extent], given)]
 
 
-_RANDOM = {"uniform_f32": "f4", "uniform_f64": "f8", "normal_f32": "f4", "normal_f64": "f8", "bits_u64": "u8"}
+_DRAWN = {"uniform_f32": "float32", "uniform_f64": "float64", "normal_f32": "float32", "normal_f64": "float64", "bits_u64": "uint64"}  # fmt: skip
 
 
-def _random(kind: str, x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.Tensor:
-    seed, draw = int(x[0].item()), 0 if x[1] is None else int(x[1].item())
-    drawn = getattr(_philox, kind)(math.prod(shapes[0]), seed, _one(attrs, "number", 0), draw)
-    return torch.from_numpy(drawn.reshape(shapes[0]).astype(_RANDOM[kind]))
+def _random(kind: str, x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> list[torch.Tensor]:
+    given = {"kind": kind.partition("_")[0], "dtype": _DRAWN[kind], "number": _one(attrs, "number", 0)}
+    draw = None if x[1] is None else x[1].numpy()
+    return [torch.from_numpy(each) for each in ir.random.run([x[0].numpy(), shapes[0], draw], given)]
 
 
 _CONTRACTS = {
@@ -369,7 +359,7 @@ _CONTRACTS = {
     "layer_norm_f32": lambda x, attrs, shapes: _norm(x, attrs, shapes, True),
     "rms_norm_f32": lambda x, attrs, shapes: _norm(x, attrs, shapes, False),
     "softmax_f32": _softmax,
-    "attention_f32": _attention,
+    "attention_f32": _by_reference(ir.attention),
     "qkv_attention_f32": _qkv_attention,
     "transpose": lambda x, attrs, shapes: x[0].permute(attrs["perm"]),
     "concat": lambda x, attrs, shapes: torch.cat([t for t in x if t is not None], _one(attrs, "axis", 0)),
@@ -378,5 +368,6 @@ _CONTRACTS = {
     "gather": _gather,
     "resize2d_f32": _resize2d,
     "top_k": _top_k,
-    **{f"random_{kind}": partial(_random, kind) for kind in _RANDOM},
+    "dynamic_quantize_u8": _by_reference(ir.dynamic_quantize),
+    **{f"random_{kind}": partial(_random, kind) for kind in _DRAWN},
 }

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from maas_rt.compiler import ir
 from maas_rt.compiler._configs import CompileOptions
 from maas_rt.compiler._pipeline import compile_imported
 from maas_rt.compiler.importers import ImportedModel, StateSpec, SymbolSpec
-from maas_rt.compiler.passes import lowering_passes, make_kernel_call
+from maas_rt.compiler.passes import lowering_passes
 from maas_rt.compiler.passes._loops import close_loop, open_loop
 from tvm import relax, tirx
 
@@ -33,8 +34,7 @@ def tensor(name: str, shape: Any, dtype: str = "float32") -> relax.Var:
 
 
 def normal(seed: Any, shape: Any, number: int, draw: Any = None) -> relax.Call:
-    out = relax.TensorType(shape, "float32")
-    return make_kernel_call("random_normal_f32", [seed, draw], out, {"number": number})
+    return ir.random(seed, relax.ShapeExpr(shape), draw, kind="normal", dtype="float32", number=number)
 
 
 def drawing(

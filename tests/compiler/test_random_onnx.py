@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from maas_rt.compiler import compile
-from maas_rt.compiler.importers._philox import combined
+from maas_rt.compiler.ir._philox import combined
 from onnx import TensorProto, helper, numpy_helper
 
 import maas_rt

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, inliner
 
-from .._philox import SHARED_SEED, combined, drawn
+from ...ir._philox import SHARED_SEED, combined, drawn
 from ._definitions import DEFAULT_DOMAINS
 from ._drawing import Draw, Writer, attribute, define, sizes_of
 from ._errors import broken_model

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from .._philox import SHARED_SEED, combined, drawn
+from ...ir._philox import SHARED_SEED, combined, drawn
 from ._registry import Converter, bind_arguments, described
 
 __all__ = ["NEGLIGIBLE", "RANDOM", "SMALL_MODE", "TRIES", "GivenNoise", "SharedRun", "numbers_of"]

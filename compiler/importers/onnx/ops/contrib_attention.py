@@ -1,4 +1,4 @@
-"""Attention and MultiHeadAttention of com.microsoft: projections, masks in their forms and a cache of keys and values around the kernel."""
+"""Attention and MultiHeadAttention of com.microsoft: projections, masks in their forms and a cache of keys and values around the operator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
-from ....passes._kernel_call import make_kernel_call
+from .... import ir
 from .._dims import Dim
 from .._exprs import dims_of, dtype_of, shape_expr
 from .._node import Node
@@ -66,16 +66,10 @@ def combined(n: Node, *masks: Any) -> Any:
 
 
 def attend(n: Node, q: Any, k: Any, v: Any, mask: Any, *, causal: bool = False, safe: bool = False) -> Any:
-    """softmax(q k' scale + mask) v by the kernel: q [B, S, H, D], k and v [B, T, Hkv, D], mask broadcastable to [B, H, S, T], all float32.
+    """softmax(q k' scale + mask) v whole: q [B, S, H, D], k and v [B, T, Hkv, D], mask broadcastable to [B, H, S, T], all float32.
     A causal query sees as many keys as there are before it and itself, counted from the last."""
-    batch, length, heads, _ = dims_of(q)
-    attrs: dict[str, list[int] | list[float] | str | int | float] = {"scale": attention_scale(n, q)}
-    if causal:
-        attrs["causal"] = 2
-    if safe:
-        attrs["safe"] = 1
-    out = relax.TensorType(shape_expr([batch, length, heads, dims_of(v)[3]]), _F)
-    return n.emit(make_kernel_call("attention_f32", [q, k, v, mask], out, attrs, name=n.place))
+    attrs = {**({"causal": 2} if causal else {}), **({"safe": 1} if safe else {})}
+    return n.emit(ir.attention(q, k, v, mask, scale=attention_scale(n, q), place=n.place, **attrs))
 
 
 def attend_in_pieces(

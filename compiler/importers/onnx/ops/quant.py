@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax, te, tirx
 
-from ....passes._kernel_call import make_kernel_call
+from .... import ir
 from .._exprs import constant, dims_of, dtype_of, shape_expr
 from .._node import Node
 from .._registry import op
@@ -251,12 +251,7 @@ def dynamic_quantize_linear(n: Node) -> Any:
 
 def dynamic_quantized(n: Node, x: Any) -> list[Any]:
     """x as uint8 by its own range, the scale and the zero point."""
-    shape = shape_expr(dims_of(x))
-    types = [
-        relax.TensorType(of, dtype)
-        for of, dtype in ((shape, "uint8"), (shape_expr([]), "float32"), (shape_expr([]), "uint8"))
-    ]
-    call = n.emit(make_kernel_call("dynamic_quantize_u8", [x], types, name=n.place))
+    call = n.emit(ir.dynamic_quantize(x, place=n.place))
     return [n.emit(relax.TupleGetItem(call, k)) for k in range(3)]
 
 

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: the recurrent kernels where they say the same, else the formula as a loop."""
+"""LSTM, GRU and RNN: the operators of the IR where they say the same, else the formula as a loop."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as T
 
-from ....passes._kernel_call import make_kernel_call
+from .... import ir
 from ... import _elementary as elementary
-from .._exprs import constant, dims_of, shape_expr
+from .._exprs import constant, dims_of
 from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
@@ -127,17 +127,13 @@ class _Cell:
             states = tuple(n.emit(relax.op.permute_dims(s, [1, 0, 2])) for s in states)
         return [n.cast(v, self.dtype) for v in (y, *states)]
 
-    def by_kernel(self, contract: str, states: list[Any], attrs: dict[str, Any]) -> list[Any]:
+    def as_layer(self, layer: ir.Operator, states: list[Any], **attrs: int | str) -> list[Any]:
         n = self.n
         w, r, b = self.weights()
-        hidden, dirs = self.hidden, self.dirs
-        out = [relax.TensorType(shape_expr([self.steps, self.batch, dirs * hidden]), "float32")]
-        out += [relax.TensorType(shape_expr([dirs, self.batch, hidden]), "float32")] * len(states)
-        given = {"hidden": hidden, "direction": self.direction, **attrs}
         args = [self.x, w, r, b if n.has(3) else None, *states, self.lengths()]
-        call = n.emit(make_kernel_call(contract, args, out, given, packing="rnn_f32_nr16_v1", name=n.place))
-        parts = [n.emit(relax.TupleGetItem(call, k)) for k in range(len(out))]
-        y = n.reshape(parts[0], [self.steps, self.batch, dirs, hidden])
+        call = n.emit(layer(*args, direction=self.direction, place=n.place, **attrs))
+        parts = [n.emit(relax.TupleGetItem(call, k)) for k in range(1 + len(states))]
+        y = n.reshape(parts[0], [self.steps, self.batch, self.dirs, self.hidden])
         return self.outputs(n.emit(relax.op.permute_dims(y, [0, 2, 1, 3])), *parts[1:])
 
 
@@ -146,7 +142,7 @@ def lstm(n: Node) -> Any:
     cell = _Cell(n)
     initial_c = cell._state(6)
     if cell.plain() and not n.has(7) and not n.flag("input_forget"):
-        return cell.by_kernel("lstm_f32", [cell.initial_h, initial_c], {"gates": "iofc"})
+        return cell.as_layer(ir.lstm, [cell.initial_h, initial_c], gates="iofc")
     peephole = n.cast(n.x(7), cell.wide) if n.has(7) else None
     return _loop(cell, initial_c, peephole, coupled=n.flag("input_forget"))
 
@@ -156,7 +152,7 @@ def gru(n: Node) -> Any:
     cell = _Cell(n)
     after = n.flag("linear_before_reset")
     if cell.plain():
-        return cell.by_kernel("gru_f32", [cell.initial_h], {"gates": "zrh", "linear_before_reset": int(after)})
+        return cell.as_layer(ir.gru, [cell.initial_h], gates="zrh", linear_before_reset=int(after))
     return _loop(cell, None, None, after=after)
 
 

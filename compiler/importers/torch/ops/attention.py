@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, kept whole: R.nn.attention where heads match, the attention kernel for grouped queries."""
+"""Scaled dot-product attention, kept whole: R.nn.attention where heads match, the attention of ir/ for grouped queries."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from tvm import relax, tirx
 
-from ....passes._kernel_call import make_kernel_call
-from .._context import Context, Expr, as_expr
+from .... import ir
+from .._context import Context, Expr
 from .._registry import NotConvertible, converts
 from .random import thinned
 
@@ -28,7 +28,7 @@ def attention(c: Context, query: Expr, key: Expr, value: Expr, attn_mask: Any = 
     if c.dtype(q) != "float32" or dropout_p > 0:
         y = _plain(c, q, k, v, mask, is_causal, factor, dropout_p)
     elif not c.same_dims(c.shape(q)[:2], c.shape(k)[:2]):
-        y = _kernel(c, q, k, v, mask, is_causal, factor)
+        y = _grouped(c, q, k, v, mask, is_causal, factor)
     else:
         y = _whole(c, q, k, v, mask, is_causal, factor)
     return c.reshape(y, c.out_shape())
@@ -77,16 +77,10 @@ def _whole(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: boo
     return c.permute(y, [0, 2, 1, 3])
 
 
-def _kernel(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bool, scale: float) -> Expr:
+def _grouped(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bool, scale: float) -> Expr:
     assert c.node is not None
-    shape = [*c.shape(q)[:3], c.shape(v)[3]]
-    out = relax.TensorType([as_expr(size) for size in shape], "float32")
-    attrs: dict[str, list[int] | list[float] | str | int | float] = {
-        "scale": [scale],
-        "causal": int(causal),
-        "layout": "bhsd",
-    }
-    return c.emit(make_kernel_call("attention_f32", [q, k, v, mask], out, attrs, name=c.node.name))
+    call = ir.attention(q, k, v, mask, scale=scale, causal=int(causal), layout="bhsd", place=c.node.name)
+    return c.emit(call)
 
 
 def _plain(

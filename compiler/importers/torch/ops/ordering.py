@@ -138,8 +138,7 @@ def _chosen(c: Context, x: Expr, dim: int, keepdim: bool, pick: str, place: int 
         return [x, c.const(0, "int64")]
     axis = dim % rank
     assert c.node is not None
-    both = c.emit(place_in_lines(x, axis, pick, place=place, name=c.node.name))
-    found = [c.emit(relax.TupleGetItem(both, i)) for i in range(2)]
+    found = place_in_lines(c.emit, x, axis, pick, place=place, name=c.node.name)
     return found if keepdim else [_without(c, y, axis) for y in found]
 
 

@@ -1,4 +1,4 @@
-"""LSTM and GRU as calls of their kernels, a layer at a time; in training with dropout of what a layer hands to the next."""
+"""LSTM and GRU, a layer at a time; in training with dropout of what a layer hands to the next."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from ....passes._kernel_call import make_kernel_call
-from .._context import Context, Expr, as_expr
+from .... import ir
+from .._context import Context, Expr
 from .._registry import NotConvertible, converts
 from .random import thinned
 
@@ -22,7 +22,7 @@ def lstm(c: Context, input: Expr, hx: list[Expr], params: list[Expr], has_biases
     if c.shape(hx[0])[-1] != c.shape(hx[1])[-1]:
         raise NotConvertible("projections")
     return _recurrent(
-        c, "lstm_f32", 4, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+        c, ir.lstm, "ifgo", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
     )
 
 
@@ -31,11 +31,11 @@ def gru(c: Context, input: Expr, hx: Expr, params: list[Expr], has_biases: bool,
         bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
     """input [S, B, I] (or [B, S, I]); hx: h0 [layers * directions, B, H]. Returns y, hn."""
     return _recurrent(
-        c, "gru_f32", 3, input, [hx], params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+        c, ir.gru, "rzn", input, [hx], params, has_biases, num_layers, dropout, train, bidirectional, batch_first
     )
 
 
-def _recurrent(c: Context, contract: str, gates: int, x: Expr, hx: list[Expr], params: list[Expr], has_biases: bool, layers: int,
+def _recurrent(c: Context, operator: ir.Operator, gates: str, x: Expr, hx: list[Expr], params: list[Expr], has_biases: bool, layers: int,
                dropout: float, train: bool, bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
     if c.dtype(x) != "float32":
         raise NotConvertible(f"dtype {c.dtype(x)}")
@@ -50,7 +50,7 @@ def _recurrent(c: Context, contract: str, gates: int, x: Expr, hx: list[Expr], p
         width = 4 if has_biases else 2
         own = params[layer * directions * width : (layer + 1) * directions * width]
         starts = [_start(c, h, layer * directions, directions) for h in hx]
-        x, *last = _layer(c, contract, gates, x, starts, [own[i * width : (i + 1) * width] for i in range(directions)])
+        x, *last = _layer(c, operator, gates, x, starts, [own[i * width : (i + 1) * width] for i in range(directions)])
         finals.append(last)
         if train and dropout > 0 and layer < layers - 1:
             with c.noise.iteration(layer):  # of the operator's one number, a draw for each layer
@@ -62,28 +62,18 @@ def _recurrent(c: Context, contract: str, gates: int, x: Expr, hx: list[Expr], p
     return [c.permute(x, [1, 0, 2]) if batch_first else x, *ends]
 
 
-def _layer(c: Context, contract: str, gates: int, x: Expr, starts: list[Any], weights: list[list[Expr]]) -> list[Expr]:
+def _layer(
+    c: Context, operator: ir.Operator, gates: str, x: Expr, starts: list[Any], weights: list[list[Expr]]
+) -> list[Expr]:
     """One layer: x [S, B, I] -> y [S, B, directions * H], hn, (cn)."""
     assert c.node is not None
     arrays = [[_weight(c, w) for w in direction] for direction in weights]
     w, r = (np.stack([direction[i] for direction in arrays]) for i in (0, 1))
     bias = np.stack([np.concatenate(direction[2:4]) for direction in arrays]) if len(arrays[0]) == 4 else None
-    directions, hidden = w.shape[0], r.shape[2]
-    steps, batch, _ = c.shape(x)
-    sequence = [steps, batch, directions * hidden]
-    final = [directions, batch, hidden]
-    outs = [relax.TensorType([as_expr(s) for s in shape], "float32") for shape in [sequence] + [final] * len(starts)]
-    attrs = {
-        "hidden": hidden,
-        "direction": "bidirectional" if directions == 2 else "forward",
-        "gates": "ifgo" if gates == 4 else "rzn",
-    }
     constants = [c.const(w, "float32"), c.const(r, "float32"), None if bias is None else c.const(bias, "float32")]
-    call = make_kernel_call(
-        contract, [x, *constants, *starts], outs, attrs, packing="rnn_f32_nr16_v1", name=c.node.name
-    )
-    both = c.emit(call)
-    return [c.emit(relax.TupleGetItem(both, i)) for i in range(len(outs))]
+    direction = "bidirectional" if len(weights) == 2 else "forward"
+    made = c.emit(operator(x, *constants, *starts, direction=direction, gates=gates, place=c.node.name))
+    return [c.emit(relax.TupleGetItem(made, i)) for i in range(1 + len(starts))]
 
 
 def _weight(c: Context, w: Expr) -> Any:

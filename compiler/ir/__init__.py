@@ -1,0 +1,25 @@
+"""Operators of the IR that Relax does not have: what importers build, and `passes/lower_operators.py` lowers to kernels.
+
+Each is one function, which computes it: its signature is the operator's, and interpreters run it (_operator.py).
+"""
+
+from ._attention import attention
+from ._operator import OPERATORS, Operator, OperatorCall, read_operator
+from ._quantize import dynamic_quantize
+from ._random import random
+from ._recurrent import dynamic_quantize_lstm, gru, lstm
+from ._top_k import top_k
+
+__all__ = [
+    "OPERATORS",
+    "Operator",
+    "OperatorCall",
+    "attention",
+    "dynamic_quantize",
+    "dynamic_quantize_lstm",
+    "gru",
+    "lstm",
+    "random",
+    "read_operator",
+    "top_k",
+]

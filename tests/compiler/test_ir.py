@@ -1,0 +1,258 @@
+"""Operators of the IR: their references against others' definitions, and what each is lowered to against its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from maas_rt.compiler import ir
+from maas_rt.compiler._configs import CompileOptions
+from maas_rt.compiler._pipeline import compile_imported
+from maas_rt.compiler.importers import ImportedModel
+from maas_rt.compiler.passes import make_kernel_call
+from maas_rt.compiler.passes.lower_operators import lower_operators
+from maas_rt.compiler.spec import SpecError, check_module
+from onnx.reference import ReferenceEvaluator
+from tvm import relax
+
+import maas_rt
+from tests.compiler._interpret import run_lowered
+from tests.compiler._lowering import build
+from tests.kernels import _philox
+
+Array = npt.NDArray[Any]
+F = np.float32
+
+
+def drawn(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).uniform(-1, 1, shape).astype(F)
+
+
+def close(got: list[Array], want: list[Any], bound: float = 2e-6) -> None:
+    assert [each.shape for each in got] == [each.shape for each in want]
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound)
+
+
+# ---- references
+
+
+def onnx_result(op: str, inputs: list[Array | None], outputs: int, **attributes: Any) -> list[Array]:
+    """ONNX's own definition."""
+    names = [f"x{i}" if each is not None else "" for i, each in enumerate(inputs)]
+    node = onnx.helper.make_node(op, names, [f"y{i}" for i in range(outputs)], **attributes)
+    values = [(n, each) for n, each in zip(names, inputs) if each is not None]
+    types = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in values
+    ]
+    graph = onnx.helper.make_graph([node], "g", types, [onnx.ValueInfoProto(name=f"y{i}") for i in range(outputs)])
+    opset = [onnx.helper.make_opsetid("", 21)]
+    return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opset)).run(None, dict(values))
+
+
+@pytest.mark.parametrize("gates", [4, 3])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_recurrent_layers_are_torchs(gates: int, directions: int) -> None:
+    x, w, r = drawn(5, 3, 4), drawn(directions, gates * 2, 4), drawn(directions, gates * 2, 2)
+    bias, starts = drawn(directions, gates * 4), [drawn(directions, 3, 2, seed=i) for i in range(gates - 2)]
+    params = [torch.from_numpy(p) for d in range(directions) for p in (w[d], r[d], *np.split(bias[d], 2))]
+    first = [torch.from_numpy(s) for s in starts]
+    given = (params, True, 1, 0.0, False, directions == 2, False)
+    want = (
+        torch.lstm(torch.from_numpy(x), first, *given) if gates == 4 else torch.gru(torch.from_numpy(x), *first, *given)
+    )
+    attrs = {"direction": "bidirectional" if directions == 2 else "forward", "gates": "ifgo" if gates == 4 else "rzn"}
+    got = (ir.lstm if gates == 4 else ir.gru).run([x, w, r, bias, *starts], attrs)
+    close(got, [each.numpy() for each in want])
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_recurrent_layers_are_onnxs(after: int) -> None:
+    x, w, r, bias = drawn(4, 3, 4), drawn(1, 8, 4), drawn(1, 8, 2), drawn(1, 16)
+    y, h, c = onnx_result("LSTM", [x, w, r, bias], 3, hidden_size=2)
+    close(ir.lstm.run([x, w, r, bias], {}), [y.reshape(4, 3, 2), h, c])
+    w, r, bias = drawn(1, 6, 4), drawn(1, 6, 2), drawn(1, 12)
+    y, h = onnx_result("GRU", [x, w, r, bias], 2, hidden_size=2, linear_before_reset=after)
+    close(ir.gru.run([x, w, r, bias], {"linear_before_reset": after}), [y.reshape(4, 3, 2), h])
+
+
+def test_a_sequence_ends_at_its_length() -> None:
+    x, w, r = drawn(4, 2, 3), drawn(1, 8, 3), drawn(1, 8, 2)
+    for direction in ("forward", "reverse"):
+        whole = ir.lstm.run([x, w, r, None, None, None, np.array([4, 3], np.int32)], {"direction": direction})
+        alone = ir.lstm.run([x[:3, 1:], w, r], {"direction": direction})
+        close([whole[0][:3, 1:], whole[1][:, 1:], whole[2][:, 1:]], alone)
+        assert not whole[0][3, 1].any()
+
+
+def test_quantization_is_onnxs() -> None:
+    for x in (drawn(3, 7), drawn(3, 7) + 2, drawn(3, 7) - 2):
+        close(ir.dynamic_quantize.run([x], {}), onnx_result("DynamicQuantizeLinear", [x], 3), 0)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_attention_is_torchs(causal: int) -> None:
+    q, k, v = drawn(2, 4, 3, 8), drawn(2, 2, 3, 8), drawn(2, 2, 3, 5)
+    mask = None if causal else np.where(drawn(1, 1, 3, 3) > 0, F(0), F(-np.inf))
+    tensors = [None if each is None else torch.from_numpy(each) for each in (q, k, v, mask)]
+    want = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=bool(causal), enable_gqa=True)
+    attrs = {"causal": causal, "safe": 1}
+    close(ir.attention.run([q, k, v, mask], {**attrs, "layout": "bhsd"}), [want.numpy()])
+    turned = [each.swapaxes(1, 2) for each in (q, k, v)]
+    close(ir.attention.run([*turned, mask], attrs), [want.numpy().swapaxes(1, 2)])
+
+
+def test_a_query_without_keys() -> None:
+    q, k = drawn(1, 3, 1, 4), drawn(1, 2, 1, 4)
+    (last,) = ir.attention.run([q, k, k], {"causal": 2})
+    assert np.isnan(last[0, 0]).all() and np.isfinite(last[0, 1:]).all()
+    (safe,) = ir.attention.run([q, k, k], {"causal": 2, "safe": 1})
+    assert not safe[0, 0].any()
+    close([safe[:, 1:]], [last[:, 1:]], 0)
+
+
+def test_order_is_torchs() -> None:
+    x = np.round(drawn(4, 9) * 3)  # with ties
+    x[1, 3] = np.nan
+    t = torch.from_numpy(x)
+    for largest in (0, 1):
+        want = torch.sort(t, dim=1, descending=bool(largest), stable=True)
+        got = ir.top_k.run([x, [5]], {"axis": 1, "largest": largest})
+        close(got, [want.values[:, :5].numpy(), want.indices[:, :5].numpy()], 0)
+    picks = {
+        "kth": torch.kthvalue(t, 3, 1, True),
+        "median": torch.median(t, 1, True),
+        "nanmedian": torch.nanmedian(t, 1, True),
+    }
+    for pick, want in picks.items():
+        values, places = ir.top_k.run([x, [1]], {"axis": 1, "largest": 0, "pick": pick, "k": 2})
+        close([values], [want.values.numpy()], 0)
+        close([np.take_along_axis(x, places, 1)], [values], 0)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("normal", "float32"), ("normal", "float64"), ("bits", "uint64")])
+def test_random_numbers_are_the_kernels(kind: str, dtype: str) -> None:
+    oracle = getattr(_philox, f"{kind}_{dtype[0]}{dtype[-2:]}")
+    for draw in (None, np.array(7, np.int64)):
+        (got,) = ir.random.run([np.array([5], np.uint64), [3, 5], draw], {"kind": kind, "dtype": dtype, "number": 2})
+        want = oracle(15, 5, 2, 0 if draw is None else 7).reshape(3, 5).astype(dtype)
+        close([got], [want], 0 if kind == "bits" else 1e-6)
+
+
+# ---- calls
+
+
+def test_a_call_reads_as_it_was_made() -> None:
+    x, w, r = (
+        relax.Var(n, relax.TensorType(s, "float32")) for n, s in (("x", [5, 3, 4]), ("w", [2, 8, 4]), ("r", [2, 8, 2]))
+    )
+    call = relax.BlockBuilder().normalize(
+        ir.lstm(x, w, r, None, None, None, None, direction="bidirectional", place="/a")
+    )
+    read = ir.read_operator(call)
+    assert read is not None and read.operator is ir.lstm and read.place == "/a"
+    assert read.args[:3] == [x, w, r] and read.args[3:] == [None] * 4 and read.attrs == {"direction": "bidirectional"}
+    assert [[int(d) for d in ty.shape.values] for ty in call.ty.fields] == [[5, 3, 4], [2, 3, 2], [2, 3, 2]]
+    for other in (relax.op.exp(x), x, make_kernel_call("softmax_f32", [x], x.ty)):
+        assert ir.read_operator(other) is None
+
+
+def test_what_an_operator_does_not_have_is_refused() -> None:
+    x = relax.Var("x", relax.TensorType([2], "float32"))
+    with pytest.raises(TypeError, match="'r'"):
+        ir.lstm(x, x)
+    with pytest.raises(TypeError, match="'hidden'"):
+        ir.lstm(x, x, x, hidden=3)
+    with pytest.raises(TypeError, match="too many"):
+        ir.dynamic_quantize(x, x)
+
+
+def test_an_imported_module_calls_no_kernel_and_a_lowered_one_no_operator() -> None:
+    kernel = build(lambda emit, x: make_kernel_call("softmax_f32", [x], relax.TensorType([2, 3], "float32")), (2, 3))
+    with pytest.raises(SpecError, match="softmax_f32.*before operators are lowered"):
+        check_module(kernel, "imported")
+    left = build(lambda emit, x: relax.TupleGetItem(emit(ir.dynamic_quantize(x)), 1), (2, 3))
+    check_module(left, "imported")
+    with pytest.raises(SpecError, match="maas.dynamic_quantize was not lowered"):
+        check_module(left, "hoist invariants")
+    check_module(lower_operators(left), "hoist invariants")
+
+
+# ---- what each is lowered to
+
+
+class _NoSource:
+    """A source that is never run: these models are compiled with verification off."""
+
+
+def const(array: Array) -> relax.Expr:
+    return relax.const(array, str(array.dtype))
+
+
+def shape(*extents: int) -> relax.ShapeExpr:
+    return relax.ShapeExpr(list(extents))
+
+
+def recurrent(kind: ir.Operator, **attrs: Any) -> Callable[[relax.Expr], relax.Call]:
+    """Of x [6, 3, 5], with everything that is optional."""
+    directions, count, states = (
+        2 if attrs.get("direction") == "bidirectional" else 1,
+        *((4, 2) if kind is ir.lstm else (3, 1)),
+    )
+    w, r, bias = (drawn(directions, count * 4, *k) for k in ((5,), (4,), ()))
+    bias = np.concatenate([bias, bias], axis=1)
+    starts = [const(drawn(directions, 3, 4, seed=i)) for i in range(states)]
+    lengths = const(np.array([6, 2, 5], np.int32))
+    return lambda x: kind(x, const(w), const(r), const(bias), *starts, lengths, **attrs)
+
+
+def bytes_lstm(dtype: Any, zeros: bool) -> Callable[[relax.Expr], relax.Call]:
+    low, rng = np.iinfo(dtype).min, np.random.default_rng(3)
+    w, r = (const(rng.integers(low, low + 256, (1, 16, k)).astype(dtype)) for k in (5, 4))
+    scale = const(rng.uniform(0.01, 0.02, (1, 16)).astype(F))
+    zero = const(rng.integers(low, low + 256, (1, 16)).astype(dtype)) if zeros else None
+    return lambda x: ir.dynamic_quantize_lstm(x, w, r, None, None, None, None, scale, scale, zero, zero)
+
+
+Q = (6, 3, 5)
+CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], relax.Call], float]] = {
+    "lstm": (Q, recurrent(ir.lstm, direction="bidirectional", gates="ifgo"), 1e-5),
+    "lstm reverse": (Q, recurrent(ir.lstm, direction="reverse"), 1e-5),
+    "gru": (Q, recurrent(ir.gru, direction="bidirectional", gates="rzn"), 1e-5),
+    "gru before": (Q, recurrent(ir.gru, direction="reverse", linear_before_reset=0), 1e-5),
+    "dynamic_quantize_lstm": (Q, bytes_lstm(np.int8, False), 2e-3),  # a tie in a step is a unit of h
+    "dynamic_quantize_lstm zeros": (Q, bytes_lstm(np.uint8, True), 2e-3),
+    "dynamic_quantize": ((4, 9), ir.dynamic_quantize, 0),
+    "attention": ((2, 3, 4, 5), lambda x: ir.attention(x, x, x, causal=1), 1e-5),
+    "attention of heads": ((2, 3, 4, 5), lambda x: ir.attention(x, x, x, const(drawn(4, 4)), scale=0.7, layout="bhsd"), 1e-5),
+    "top_k": ((4, 9), lambda x: ir.top_k(x, shape(3), axis=1, largest=1), 0),
+    "top_k median": ((4, 9), lambda x: ir.top_k(x, shape(1), axis=0, largest=0, pick="median"), 0),
+    "random": ((3, 5), lambda x: ir.random(const(np.array([9], np.uint64)), shape(3, 5), kind="uniform", dtype="float32", number=4), 0),
+}  # fmt: skip
+
+
+def test_every_operator_has_a_case() -> None:
+    assert {name.partition(" ")[0] for name in CASES} == set(ir.OPERATORS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_lowered_operator_computes_its_reference(name: str) -> None:
+    extents, make, bound = CASES[name]
+
+    def results(emit: Any, x: Any) -> list[Any]:
+        y = emit(make(x))
+        return [relax.TupleGetItem(y, i) for i in range(len(y.ty.fields))] if hasattr(y.ty, "fields") else [y]
+
+    mod = build(results, extents)
+    x = drawn(*extents)
+    want = run_lowered(mod, [x])
+    names = [f"y{i}" for i in range(len(want))]
+    model = ImportedModel(mod, ["x"], names, _NoSource())  # type: ignore[arg-type]
+    got = maas_rt.load(compile_imported(model, CompileOptions(verify=None)).to_bytes()).run({"x": x})
+    close([got[each] for each in names], want, bound)
