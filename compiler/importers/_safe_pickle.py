@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, ClassVar
 
-__all__ = ["COMMON", "WITH_ITEMS", "Inert", "InertKind", "RefusedPickleError", "load_from", "loads"]
+__all__ = ["COMMON", "WITH_ITEMS", "Inert", "InertKind", "RefusedPickleError", "inert_tensor", "load_from", "loads"]
 
 # Plain containers and numbers that any pickle may build.
 COMMON: Mapping[tuple[str, str], Any] = {
@@ -76,6 +76,13 @@ class Inert:
 
     def extend(self, items: Any) -> None:
         """Members, which are dropped."""
+
+
+def inert_tensor(dtype: str) -> Inert:
+    """Stands for a tensor of elements that are not read."""
+    made = Inert(f"tensor of {dtype[:40]}")
+    made.tensor = True
+    return made
 
 
 class InertKind:

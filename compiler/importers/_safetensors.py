@@ -18,7 +18,7 @@ import torch
 from ._contents import Location, Stored, read_into
 from ._files import open_regular
 from ._foreign import HEAD, foreign
-from ._safe_pickle import RefusedPickleError
+from ._safe_pickle import Inert, RefusedPickleError, inert_tensor
 from ._tiles import check_tiling
 
 __all__ = ["SafetensorsFile", "SafetensorsShards"]
@@ -42,6 +42,9 @@ _DTYPES = {
     "C64": torch.complex64,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
 }
 
 
@@ -64,20 +67,20 @@ class SafetensorsFile:
             self._begin = 8 + length
             header = _json(stream.read(length))
         metadata = header.pop("__metadata__", {})
-        self.tree: dict[str, Stored] = {name: self._entry(name, entry) for name, entry in header.items()}
+        self.tree: dict[str, Stored | Inert] = {name: self._entry(name, entry) for name, entry in header.items()}
         _check_apart([entry["data_offsets"] for entry in header.values()])
         self.offsets = _saved_offsets(metadata, self.tree)
 
-    def _entry(self, name: str, entry: Any) -> Stored:
+    def _entry(self, name: str, entry: Any) -> Stored | Inert:
         if not isinstance(entry, dict):
             raise RefusedPickleError(f"its header describes {name[:80]} in an unknown way")
         dtype, shape, place = _DTYPES.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
-        if dtype is None:
-            raise RefusedPickleError(
-                f"{name[:80]} has the dtype {str(entry.get('dtype'))[:20]}, which torch has no equal of"
-            )
         if not _sizes(shape) or not _sizes(place) or len(shape) > _MOST_DIMENSIONS or len(place) != 2:
             raise RefusedPickleError(f"its header describes {name[:80]} in an unknown way")
+        if dtype is None and isinstance(entry.get("dtype"), str):
+            return inert_tensor(entry["dtype"])
+        if dtype is None:
+            raise RefusedPickleError(f"its header gives no dtype of {name[:80]}")
         begin, end = place
         count = math.prod(shape) * dtype.itemsize
         if end - begin != count or self._begin + end > self._size:
@@ -110,6 +113,8 @@ class SafetensorsShards:
         self._chunks: dict[str, list[tuple[tuple[int, ...], Stored]]] = {}
         for file in files:
             for name, stored in file.tree.items():
+                if isinstance(stored, Inert):
+                    continue
                 offsets = file.offsets.get(name, (0,) * len(stored.shape))
                 self._chunks.setdefault(name, []).append((offsets, stored))
         self.tree = {name: self._whole(name) for name in self._chunks}
@@ -175,7 +180,7 @@ def _sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**48 for size in value)
 
 
-def _saved_offsets(metadata: Any, tree: dict[str, Stored]) -> dict[str, tuple[int, ...]]:
+def _saved_offsets(metadata: Any, tree: dict[str, Stored | Inert]) -> dict[str, tuple[int, ...]]:
     """Where in its whole each tensor belongs, which is told of sharded ones."""
     told = metadata.get("DCP_SHARDING_INFO") if isinstance(metadata, dict) else None
     if not isinstance(told, str):
@@ -183,7 +188,10 @@ def _saved_offsets(metadata: Any, tree: dict[str, Stored]) -> dict[str, tuple[in
     found = {}
     for name, info in _json(told.encode()).items():
         offsets = info.get("saved_offsets") if isinstance(info, dict) else None
-        if name not in tree or not _sizes(offsets) or len(offsets) != len(tree[name].shape):
+        stored = tree.get(name)
+        if isinstance(stored, Inert):
+            continue
+        if stored is None or not _sizes(offsets) or len(offsets) != len(stored.shape):
             raise RefusedPickleError(f"its header tells of offsets of {name[:80]} that it cannot have")
         found[name] = tuple(offsets)
     return found

@@ -19,7 +19,7 @@ import torch
 from ._contents import Stored, read_into
 from ._files import open_regular
 from ._foreign import HEAD, foreign, foreign_archive
-from ._safe_pickle import Inert, InertKind, RefusedPickleError, load_from, loads
+from ._safe_pickle import Inert, InertKind, RefusedPickleError, inert_tensor, load_from, loads
 
 __all__ = ["Scripted", "empty_list", "empty_mapping", "open_torch_file", "read_torch_bytes", "strided", "tensor_bytes"]
 
@@ -40,7 +40,7 @@ _STORAGES: dict[str, torch.dtype] = {
 }
 _DTYPES = [
     "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128 uint16 uint32 uint64".split(),
-    "float8_e4m3fn float8_e5m2".split(),
+    "float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu".split(),
 ]
 _MOST_MEMBERS = 1_000_000
 _LISTED = 10_000  # of them that tell what an archive is
@@ -152,6 +152,9 @@ class _Archive:
             )
         if pickles[0].file_size > _LARGEST_PICKLE:
             raise RefusedPickleError("its data.pkl is larger than 256 MiB")
+        if not any(m.CRC for m in members):  # none was computed: torch.serialization.set_crc32_options(False)
+            for member in members:
+                del member.CRC
         self._archive = archive
         self._inert = inert
         self._prefix = pickles[0].filename.removesuffix("data.pkl")
@@ -330,8 +333,10 @@ def _check_view(count: int, offset: Any, size: Any, stride: Any) -> None:
 
 def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
-) -> Stored:
+) -> Stored | Inert:
     """torch._utils._rebuild_tensor_v2; `metadata` has the bits that make a view conjugate or negative."""
+    if isinstance(storage, Inert):
+        return inert_tensor(storage.kind)
     if not isinstance(storage, _Storage):
         raise RefusedPickleError("a tensor in it has no storage")
     return _stored(storage, storage.dtype, storage.count, offset, size, stride, metadata)
@@ -346,7 +351,9 @@ def _rebuild_tensor_v3(
     hooks: Any,
     dtype: Any,
     metadata: Any = None,
-) -> Stored:
+) -> Stored | Inert:
+    if isinstance(dtype, InertKind):
+        return inert_tensor(dtype.name)
     if not isinstance(dtype, torch.dtype) or not isinstance(storage, _Storage):
         raise RefusedPickleError("a tensor in it has no dtype")
     count = storage.count * storage.dtype.itemsize // dtype.itemsize

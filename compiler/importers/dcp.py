@@ -21,7 +21,7 @@ import torch
 
 from ._contents import Listed, Location, Stored, StoredValue
 from ._files import open_regular, plain_name
-from ._safe_pickle import Inert, RefusedPickleError, loads
+from ._safe_pickle import Inert, InertKind, RefusedPickleError, inert_tensor, loads
 from ._tiles import check_tiling
 from ._torch_file import read_torch_bytes
 
@@ -110,7 +110,7 @@ _ALLOWED: Mapping[tuple[str, str], Any] = {
         ("torch", name): getattr(torch, name)
         for name in (
             "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool complex64 complex128 "
-            "float8_e4m3fn float8_e5m2"
+            "float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
         ).split()
     },
 }
@@ -156,7 +156,10 @@ class DistributedCheckpoint:
 
     def _leaf(self, name: str, entry: Any) -> Any:
         if isinstance(entry, _TensorEntry):
-            size, dtype = _shape(entry, "size"), _dtype(name, entry)
+            dtype = _dtype(name, entry)
+            if isinstance(dtype, InertKind):
+                return inert_tensor(dtype.name)
+            size = _shape(entry, "size")
             return Stored(size, dtype, lambda: self._assembled(name, entry))
         if isinstance(entry, _BytesEntry):
             return StoredValue(lambda: self._shards.value(name, self._place(name, None), _AROUND_A_CHUNK * 64))
@@ -264,9 +267,10 @@ def _shape(record: Any, name: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _dtype(name: str, entry: _TensorEntry) -> torch.dtype:
+def _dtype(name: str, entry: _TensorEntry) -> Any:
+    """A torch.dtype, or the stand-in of one that is not read."""
     properties = _field(_field(entry, "properties", _Properties), "fields", tuple)
-    if not properties or not isinstance(properties[0], torch.dtype):
+    if not properties or not isinstance(properties[0], (torch.dtype, InertKind)):
         raise RefusedPickleError(f".metadata gives no dtype of {name}")
     return properties[0]
 
