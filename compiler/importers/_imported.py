@@ -14,6 +14,7 @@ import tvm
 from tvm import relax
 
 from ..ir._philox import SHARED_SEED
+from ._told import Told
 
 Array = npt.NDArray[Any]
 
@@ -159,6 +160,9 @@ class ImportedModel:
     conditions: list[Condition] = field(
         default_factory=list
     )  # sizes for which one does not hold are refused by the run
+    said: list[Told] = field(
+        default_factory=list
+    )  # what a run says of numbers that it computes, by the names of bindings
 
     @property
     def draws(self) -> bool:

@@ -35,12 +35,13 @@ from maas_rt._plan import (
 from .._contracts import contract_of
 from .._deep import heed
 from ..importers._imported import SEED, VOLUME, ImportedModel
+from ..importers._told import readable, told
 from ..passes._dims import static_shape
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
 from ..passes._loops import LoopMark, read_loop_mark
 from ..passes._rewrite import array_of
 from ._dtypes import constant_bytes, dtype_code
-from ._exprs import ExprPool, readable
+from ._exprs import ExprPool
 from ._symbols import bind_input_symbols
 from ._weights import WeightsSection
 
@@ -470,15 +471,14 @@ class PlanBuilder:
         count = dims[0] if dims else 1
         if len(dims) > 1 or count is None:
             raise CompileError(f"the shape {var.name} has a rank that only the data decides, which is not supported")
-        numbers = []
-        for position in range(count):
-            numbers.append(len(self.plan.symbols))
-            self.plan.symbols.append(Symbol(f"{var.name}.{position}"))
-        step = Step(StepKind.BIND, var.name, args=[Arg(ArgKind.VALUE, source)], binds=numbers)
-        if var.name.startswith("assumed_"):  # an importer's check: the number is negative where it fails
-            step.attrs.append(Attr("assumed", text=var.name.removeprefix("assumed_").rpartition("_shape")[0]))
-        if var.name.startswith("indices_of_"):  # the same of positions in an axis
-            step.attrs.append(Attr("indices", text=var.name.removeprefix("indices_of_").rpartition("_shape")[0]))
+        says, name = told(var.name, self.model.said)
+        if f"{name}.0" in {symbol.name for symbol in self.plan.symbols}:
+            name = var.name  # no two of which are the same
+        numbers = list(range(len(self.plan.symbols), len(self.plan.symbols) + count))
+        self.plan.symbols += [Symbol(f"{name}.{position}") for position in range(count)]
+        step = Step(StepKind.BIND, name, args=[Arg(ArgKind.VALUE, source)], binds=numbers)
+        if says is not None:
+            step.attrs.append(Attr(says.kind, text=says.text))
         self._block.steps.append(step)
         return ShapeSlot(tuple(self.pool.symbol(number) for number in numbers))
 

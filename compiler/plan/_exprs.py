@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from tvm.sym import Analyzer
 from maas_rt._errors import CompileError
 from maas_rt._plan import Expr, ExprOp
 
-__all__ = ["ExprPool", "computed", "readable"]
+__all__ = ["ExprPool", "computed"]
 
 _BINARY: dict[type[Any], ExprOp] = {
     tirx.Add: ExprOp.ADD,
@@ -169,11 +168,6 @@ def computed(op: ExprOp, a: int, b: int) -> int:
     """What an operator of two numbers gives; a quotient by 0, which a run refuses, is 0 here."""
     divides = op in (ExprOp.FLOORDIV, ExprOp.FLOORMOD, ExprOp.CEILDIV)
     return 0 if divides and b == 0 else _EVALUATE[op](a, b)
-
-
-def readable(expr: Any) -> str:
-    """The expression as a person writes it: TVM's text without the types of its numbers."""
-    return re.sub(r"T\.int64\((-?\d+)\)", r"\1", str(expr)).replace("T.", "")
 
 
 def _is_if(expr: Any) -> bool:

@@ -133,7 +133,7 @@ void RunValues::release(const StepInfo& step) {
 Status RunValues::bind(const plan::Step& step, uint32_t symbol, int64_t value) {
   const plan::Symbol& s = plan_.symbols[symbol];
   if (!symbol_allows(s, value)) {
-    const char *assumed = nullptr, *indices = nullptr;
+    const char *assumed = nullptr, *indices = nullptr, *number = nullptr, *refused = nullptr;
     if (StepAttrs(step).text("indices", &indices))
       return fail(MRT_ERROR_RUN,
                   "'%s': an index or a length is out of range; indices must name elements of the axis that they look "
@@ -144,6 +144,10 @@ Status RunValues::bind(const plan::Step& step, uint32_t symbol, int64_t value) {
                   "the inputs break what this model was compiled to assume, '%s': give others, or compile it for the "
                   "shapes that it will get (--input-shape, input_shapes)",
                   assumed);
+    if (StepAttrs(step).text("refused", &refused)) return fail(MRT_ERROR_INVALID_ARGUMENT, "%s", refused);
+    if (StepAttrs(step).text("number", &number))
+      return fail(MRT_ERROR_INVALID_ARGUMENT, "%s is %lld, expected %s", number, static_cast<long long>(value),
+                  symbol_range(s).c_str());
     return fail(MRT_ERROR_RUN, "step '%s' gives '%s' the value %lld, expected %s", step.name.c_str(), s.name.c_str(),
                 static_cast<long long>(value), symbol_range(s).c_str());
   }

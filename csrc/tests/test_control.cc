@@ -1,4 +1,5 @@
 // Control flow: if, loop with carried and scanned values, sizes that only the data decides.
+#include <array>
 #include <cstring>
 #include <vector>
 
@@ -282,6 +283,29 @@ TEST(control, a_broken_assumption_is_cited) {
   std::vector<mrt_tensor> out(4);
   CHECK_EQ(run(l, {tensor(x, shape)}, &out), MRT_ERROR_INVALID_ARGUMENT);
   CHECK_SAYS(mrt_last_error(), "compiled to assume, 'few are positive': give others");
+}
+
+// What it says of a number that the inputs make, and of inputs that it refuses.
+TEST(control, a_number_out_of_bounds_is_told) {
+  const std::array<std::array<const char*, 3>, 2> told = {
+      {{"number", "the number of positive elements", "the number of positive elements is 8, expected 0 to 6"},
+       {"refused", "too many are positive", "too many are positive"}}};
+  for (const auto& [key, text, want] : told) {
+    PlanBuilder p = select_plan();
+    for (plan::Step& step : p.plan.blocks[0].steps) {
+      if (step.kind != StepKind::bind) continue;
+      step.attrs.emplace_back();
+      step.attrs.back().key = key;
+      step.attrs.back().text = text;
+    }
+    Loaded l(p.file());
+    CHECK_OK(l.status);
+    float x[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    const std::vector<int64_t> shape = {8};
+    std::vector<mrt_tensor> out(4);
+    CHECK_EQ(run(l, {tensor(x, shape)}, &out), MRT_ERROR_INVALID_ARGUMENT);
+    CHECK_SAYS(mrt_last_error(), want);
+  }
 }
 
 // A symbol that a step binds only in the branch that ran: the other branch leaves no value, which is an error, not what

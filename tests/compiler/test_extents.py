@@ -253,3 +253,94 @@ def test_resizes_of_open_extents() -> None:
         got = program.run(dict(zip(given, (v.numpy() for v in inputs), strict=True)))
         for a, b in zip(got.values(), module(*inputs), strict=True):
             np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
+
+
+SCALED: list[dict[str, Any]] = [
+    {"mode": "area", "scale_factor": 0.1},
+    {"mode": "area", "size": (3, 5)},
+    {"mode": "area", "scale_factor": (1.7, 0.3)},
+    {"mode": "nearest", "scale_factor": 0.1},
+    {"mode": "nearest-exact", "scale_factor": (1.3, 0.6)},
+    {"mode": "nearest", "scale_factor": 0.3, "recompute_scale_factor": True},
+    {"mode": "bilinear", "scale_factor": 0.6, "align_corners": True},
+    {"mode": "bilinear", "scale_factor": (0.1, 2.2)},
+    {"mode": "bicubic", "scale_factor": 1.9},
+]
+
+
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        pooled = [tf.adaptive_max_pool2d(x, (4, 3)), tf.adaptive_avg_pool2d(x, (x.shape[2] // 3, 7))]
+        return *(tf.interpolate(x, **how) for how in SCALED), *pooled
+
+
+def test_resizes_of_open_extents_by_any_number() -> None:
+    """0.1 times 40 is 4: torch's product in double precision, rounded down, is a quotient of whole numbers for every extent in the bounds."""
+    net, bounds = Scaled(), {"x": {2: (10, 64), 3: (12, 300)}}
+    program = maas_rt.load(compile(net, {"x": torch.randn(1, 2, 22, 34)}, dynamic=bounds, verify=False))
+    for height, width in ((10, 12), (40, 33), (39, 300), (64, 57)):
+        x = torch.randn(1, 2, height, width)
+        for got, want in zip(program.run({"x": x}).values(), net(x), strict=True):
+            assert got.shape == tuple(want.shape)
+            np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-5)
+
+
+class Once(nn.Module):
+    def __init__(self, **how: Any) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return tf.interpolate(x, **self.how)
+
+
+@pytest.mark.parametrize(
+    ("how", "size", "said"),
+    [
+        (
+            {"scale_factor": 0.1},
+            12,
+            "x_dim2 \\* 0.1 that is 1 in the example inputs, which torch took for fixed: give larger",
+        ),
+        ({"scale_factor": 0.29}, 200, "sizes times 0.29, whose rounding is that of no fraction: give the size itself"),
+        ({"scale_factor": 0.5, "mode": "bilinear", "antialias": True}, 22, "antialiasing with a dynamic size: fix it"),
+    ],
+)
+def test_resizes_that_are_refused(how: dict[str, Any], size: int, said: str) -> None:
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match=said):
+        compile(Once(**how), {"x": torch.randn(1, 2, size, 34)}, dynamic={"x": {2: (10, 400)}}, verify=False)
+
+
+def test_a_resize_without_an_upper_bound_takes_what_was_looked_at() -> None:
+    net = Once(scale_factor=0.1)
+    program = maas_rt.load(compile(net, {"x": torch.randn(1, 1, 34)}, dynamic={"x": {2: (10, None)}}, verify=False))
+    x = torch.randn(1, 1, 99_990)
+    np.testing.assert_array_equal(program(x), net(x).numpy())
+    with pytest.raises(maas_rt.InvalidArgumentError, match="rounded for sizes up to 1048576"):
+        program(torch.zeros(1, 1, 1 << 21))
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.7])
+def test_onnx_resizes_of_open_extents(scale: float) -> None:
+    """0.7 in single precision is less: 10 times it is 6.9999999, which ONNX Runtime's product rounds to 7, and the formula to 6."""
+    scales = numpy_helper.from_array(np.float32([1, 1, scale]), "scales")
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="linear")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, "n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, None])],
+        [scales],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    if scale == 0.7:
+        with pytest.raises(maas_rt.UnsupportedOperatorError, match="by 0.7 on a dynamic extent, where it depends on"):
+            compile(proto, verify=False)
+        return
+    program = maas_rt.load(compile(proto, verify=False))
+    reference = ReferenceEvaluator(proto)
+    for size in (10, 33, 40):
+        x = np.random.default_rng(size).standard_normal((1, 2, size)).astype(F32)
+        (want,) = reference.run(None, {"x": x})
+        assert program(x).shape == want.shape
+        np.testing.assert_allclose(program(x), want, rtol=1e-4, atol=1e-5)

@@ -118,6 +118,11 @@ class ShapeMath:
         """Whether a tirx condition is certainly true (a Python bool is what it says)."""
         return condition if isinstance(condition, bool) else bool(self._analyzer.can_prove(condition))
 
+    def span(self, value: Dim) -> tuple[int, int]:
+        """The least and the largest number that an extent may be."""
+        bound = self._analyzer.const_int_bound(_expr(value))
+        return max(int(bound.min_value), 0), int(bound.max_value)
+
     def compare(self, op: str, a: Dim, b: Dim) -> bool | None:
         """a op b for op in == < <= > >=: True, False, or None if it depends on the symbols' values."""
         if isinstance(a, int) and isinstance(b, int):

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from tvm import relax, tirx
 
 from .._noise import Noise
+from .._told import Tellings, Told, readable
 from ._data import Data
 from ._dims import Dim, ShapeMath
 from ._drawing import Draw
@@ -26,7 +27,7 @@ from ._stored import STORED, storage
 from ._strings import bytes_of, canonical
 from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
 
-__all__ = ["Emitter"]
+__all__ = ["Emitter", "named"]
 
 _MAX_BOUND = 64  # numbers of one value that a run may turn into extents
 
@@ -43,6 +44,8 @@ class Emitter(ABC):
         self.read = names_read(model.graph, *model.functions)  # to tell results that nobody wants
         self.read_by_nodes = names_read(model.graph, *model.functions, results=False)
         self.noise = Noise()
+        self.tellings = Tellings()
+        self.at = "the model"  # the node that is converted now, as errors name it
         self.draws: dict[int, Draw] = {}  # what each node that draws draws, by its number
         self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
         self.sizes: dict[
@@ -202,17 +205,20 @@ class Emitter(ABC):
             x = self.cast(self.expr(value), "int64")
             if not value.shape:
                 x = self.emit(relax.op.reshape(x, shape_expr([1])))
-            self._bound[id(value)] = (value, self.bind_tensor(x, count, place))
+            says = Told("number", f"a number of the {what} of {self.at}")
+            self._bound[id(value)] = (value, self.bind_tensor(x, count, place, says))
         return list(self._bound[id(value)][1])
 
-    def bind_tensor(self, x: Any, count: int, place: str) -> list[Dim]:
-        """New symbols for the elements of an int64 tensor of shape [count]."""
+    def bind_tensor(self, x: Any, count: int, place: str, says: Told | None = None) -> list[Dim]:
+        """New symbols for the elements of an int64 tensor of shape [count]; a run refuses negative ones, and `says` so."""
         names = []
         for i in range(count):
             self._symbol_count += 1
             names.append(f"{_identifier(place) or 'bound'}_{i}_{self._symbol_count}")
         symbols = [self.math.symbol(name, derived=True) for name in names]
-        shape = self.bb.emit(relax.op.tensor_to_shape(x), self._name(f"{place}_shape"))
+        says = says or Told("number", f"a size that {self.at} computes")
+        name = self.tellings.name(says, self._name(f"{place}_shape"))
+        shape = self.bb.emit(relax.op.tensor_to_shape(x), name)
         self.bb.match_cast(shape, relax.ShapeType(symbols))
         return symbols
 
@@ -225,21 +231,24 @@ class Emitter(ABC):
             self.bb.match_cast(shape_expr([a]), relax.ShapeType(list(shape_expr([b]).values)))
             return
 
-        self.check(lambda dims: dims[0] == dims[1], shape_expr([a, b]), place=f"{_text(a)} is {_text(b)}")
+        if self.math.depends_on_run(a) or self.math.depends_on_run(b):
+            says = Told("refused", f"{self.at} needs two extents to be equal, which the inputs' numbers make different")
+        else:
+            says = Told("assumed", f"{readable(a)} is {readable(b)}")
+        self.check(lambda dims: dims[0] == dims[1], shape_expr([a, b]), says=says)
 
-    def check(self, condition: Callable[..., Any], *args: Any, place: str) -> None:
-        """Every run refuses inputs for which condition(args as te sees them) is false: a negative extent, which no run binds. The
-        plan's builder knows such a check by its name, and gives the rest of it to the runtime, which cites it."""
+    def check(self, condition: Callable[..., Any], *args: Any, says: Told) -> None:
+        """Every run refuses inputs for which condition(args as te sees them) is false, and `says` why: a negative extent, which no run binds."""
 
         def body(*given: Any) -> Any:
             one, never = tirx.IntImm("int64", 1), tirx.IntImm("int64", -1)
             return tvm.te.compute((1,), lambda i: tirx.Select(condition(*given), one, never), name="check")
 
-        self.bind_tensor(self.te(body, *args, name="check", place=place), 1, f"assumed {place[-45:]}")
+        self.bind_tensor(self.te(body, *args, name="check", place="check"), 1, "check", says)
 
     def check_indices(self, x: Any, extents: Sequence[Dim], place: str, *, wraps: bool = True) -> None:
         """Every run refuses elements of x that are no positions in an axis of this extent; where it `wraps` they may be counted from the
-        end. Of several extents there is one for each index of x's last axis. The plan's builder knows such a check by its name too."""
+        end. Of several extents there is one for each index of x's last axis."""
 
         def body(t: Any, dims: Any) -> Any:
             ks = [tvm.te.reduce_axis((0, d), name=f"k{a}") for a, d in enumerate(t.shape)]
@@ -256,7 +265,7 @@ class Emitter(ABC):
             return tvm.te.compute((1,), lambda _: tvm.te.min(found, axis=ks) if ks else found, name="check")
 
         made = self.te(body, x, shape_expr(extents), name="check_indices", place=place)
-        self.bind_tensor(made, 1, f"indices of {place[-45:]}")
+        self.bind_tensor(made, 1, place, Told("indices", named(place)))
 
     def align(self, x: Any, dims: Sequence[Dim]) -> Any:
         """x, whose extents are known to be those of dims (aligned at the end) or 1, with the same expressions for them."""
@@ -371,8 +380,9 @@ class Emitter(ABC):
         return Value.of_array(dense.reshape(dims), where)
 
 
-def _text(extent: Dim) -> str:
-    return str(extent).replace("T.int64", "")
+def named(place: str) -> str:
+    """A node's name as errors cite it: of a long one, the end."""
+    return place if len(place) <= 80 else f"...{place[-77:]}"
 
 
 def _identifier(text: str) -> str:

@@ -22,7 +22,7 @@ from ._definitions import (
     schema_version,
 )
 from ._dims import AmbiguousDims, ShapeMath, UndecidedDims
-from ._emit import Emitter
+from ._emit import Emitter, named
 from ._empty import empty_results
 from ._errors import Broken, Refused, broken_model
 from ._fold import fold
@@ -121,6 +121,7 @@ class Graph(Emitter):
             if name and value is None:
                 raise broken_model(f"node '{place}' ({proto.op_type}) reads '{name}', which nothing defines before it")
             inputs.append(value)
+        outer, self.at = self.at, f"{proto.op_type} '{named(place)}'"
         try:
             results = self._convert(proto, scope, place, inputs)
         except (Refused, UndecidedDims) as why:
@@ -140,6 +141,8 @@ class Graph(Emitter):
             if refusal:
                 raise broken_model(f"node '{place}' ({proto.op_type}): {refusal}") from why
             raise fault(why, "import", f"node '{place}' ({_qualified(proto)})") from why
+        finally:
+            self.at = outer
         for i, name in enumerate(proto.output):
             if not name:
                 continue

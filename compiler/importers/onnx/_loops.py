@@ -104,9 +104,13 @@ def _copied(entries: dict[tuple[str, str], list[str]]) -> dict[tuple[str, str], 
 
 def _check_iterates(n: Node, go: Any, limit: Any) -> None:
     if go is not None:
-        n.graph.check(lambda g: g(), go, place=f"{n.place} iterates")
+        n.check(lambda g: g(), go, says="must iterate at least once: what it gives otherwise has another shape")
     if limit is not None:
-        n.graph.check(lambda count: count() > 0, limit, place=f"{n.place} iterates")
+        n.check(
+            lambda count: count() > 0,
+            limit,
+            says="must iterate at least once: what it gives otherwise has another shape",
+        )
 
 
 def _attempt(

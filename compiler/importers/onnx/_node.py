@@ -12,6 +12,7 @@ import onnx
 from onnx import AttributeProto
 from tvm import relax
 
+from .._told import Told
 from ._dims import Dim, ShapeMath
 from ._emit import Emitter
 from ._errors import Broken, Refused
@@ -60,6 +61,14 @@ class Node:
 
     def broken(self, why: str) -> Broken:
         return Broken(why)
+
+    def check(self, condition: Callable[..., Any], *args: Any, says: str) -> None:
+        """Every run refuses inputs whose values make condition(args as te sees them) false: this operator `says` why."""
+        self.graph.check(condition, *args, says=Told("refused", f"{self.graph.at} {says}"))
+
+    def assume(self, condition: Callable[..., Any], *args: Any, says: str) -> None:
+        """The same where other shapes of the inputs would need another compile."""
+        self.graph.check(condition, *args, says=Told("assumed", f"{self.graph.at} {says}"))
 
     # ---- attributes
 

@@ -16,7 +16,9 @@ from tvm import relax, te, tirx
 
 from ..._constants import constant_of
 from .._noise import Noise
+from .._told import Tellings, Told, readable
 from ._dtypes import to_numpy, tvm_dtype
+from ._places import operator_name, place_of
 from ._registry import NotConvertible
 from ._symbols import Dim, Symbols
 
@@ -39,6 +41,7 @@ class Context:
         self.fakes: dict[str, Any] = {}
         self.result: Any = None  # the node's meta["val"]
         self.noise = Noise()
+        self.tellings = Tellings()
         self.numbers: Mapping[torch.fx.Node, int] = {}  # of the random operators; set by the importer
         self.nested = False  # inside of a branch or a loop, which may not run
         self.walk: Any = None  # runs a nested graph: (module, arguments) -> values; set by the importer
@@ -160,10 +163,7 @@ class Context:
         if self.same_dims(have, shape):
             return x
         for size, wanted in zip(reversed(have), reversed(shape)):
-            if isinstance(wanted, int) and wanted == 1 and not isinstance(size, int):
-                raise NotConvertible(
-                    f"a size {size} that is 1 in the example inputs, which torch took for fixed: give larger ones"
-                )
+            self.not_taken_for_one(size, wanted)
             if not (isinstance(size, int) and size == 1):
                 self.require_equal(size, wanted)
         return self.emit(relax.op.broadcast_to(x, relax.ShapeExpr([as_expr(size) for size in shape])))
@@ -220,10 +220,49 @@ class Context:
             above = self.bb.emit(relax.op.maximum(tensor, zero))
             below = self.bb.emit(relax.op.maximum(self.bb.emit(relax.op.negative(tensor)), zero))
             tensor = self.bb.emit(relax.op.concat([above, below], axis=0))
-        self.bb.match_cast(
-            self.bb.emit(relax.op.tensor_to_shape(tensor)), relax.ShapeType(list(variables)), name_hint=name
-        )
+        says = Told("number", f"the number that {self.at() or name} gives")
+        shape = self.bb.emit(relax.op.tensor_to_shape(tensor), name_hint=self.tellings.name(says, name))
+        self.bb.match_cast(shape, relax.ShapeType(list(variables)), name_hint=name)
         return self.symbols.convert(symbol)
+
+    def counted(self, size: int | torch.SymInt, total: Expr) -> Dim:
+        """What stands for a size that a run counts (`total`, one element). One that torch was told before, as by torch._check, is checked."""
+        if not self.symbols.knows(size):
+            return self.bind_symbol(size.node.expr, total, self._name())  # type: ignore[union-attr]
+        self.require_number(total, self.dim(size))
+        return self.dim(size)
+
+    def require_number(self, x: Expr, wanted: Dim) -> None:
+        """Every run refuses inputs for which x, an integer of one element, is another number than this one, which torch took for it."""
+        same = relax.op.equal(self.reshape(self.cast_plain(x, "int64"), []), self.tensor(wanted, "int64"))
+        self.require(self.emit(same), f"the number that {self.at()} gives must be {wanted}: give other inputs")
+
+    def require(self, holds: Expr, says: str) -> None:
+        """Every run refuses inputs for which `holds`, one truth, is false, with this sentence."""
+
+        def build(truth: Any) -> Any:
+            one, never = tirx.IntImm("int64", 1), tirx.IntImm("int64", -1)
+            return te.compute((1,), lambda _: tirx.Select(truth(), one, never), name="check")
+
+        (found,) = self.generated(build, self.reshape(self.cast(holds, "bool"), []), name="check")
+        shape = self.bb.emit(
+            relax.op.tensor_to_shape(found), name_hint=self.tellings.name(Told("refused", says), "check")
+        )
+        self.bb.match_cast(shape, relax.ShapeType([tirx.Var(f"check_{self._name()}", "int64")]))
+
+    def at(self) -> str:
+        """The node that is converted now, as errors name it; "" before the first."""
+        if self.node is None:
+            return ""
+        place = place_of(self.node)
+        return operator_name(self.node) + (f" at {place}" if place else "")
+
+    def not_taken_for_one(self, size: Dim | str, told: Dim) -> None:
+        """torch takes what is 1 in the example inputs for 1 where it is to be broadcast."""
+        if isinstance(told, int) and told == 1 and not isinstance(size, int):
+            raise NotConvertible(
+                f"a size {readable(size)} that is 1 in the example inputs, which torch took for fixed: give larger ones"
+            )
 
     def means(self, extent: Dim, size: int | torch.SymInt) -> Dim:
         """`extent`, which was asked for where torch has `size`: torch writes extents that were asked for as quotients of others, which
@@ -249,8 +288,7 @@ class Context:
         self.bb.match_cast(relax.ShapeExpr([as_expr(a)]), relax.ShapeType([as_expr(b)]), name_hint=self._name() + kind)
 
     def check_indices(self, x: Expr, extent: Dim, *, wraps: bool = False) -> None:
-        """Every run refuses elements of x that are no positions in an axis of this extent; where it `wraps` they may be counted from the end.
-        The plan's builder knows such a check by its name."""
+        """Every run refuses elements of x that are no positions in an axis of this extent; where it `wraps` they may be counted from the end."""
         known = self.constant_value(x)
         if known is not None and isinstance(extent, int):
             if known.size and not (-extent if wraps else 0) <= known.min() <= known.max() < extent:
@@ -266,7 +304,8 @@ class Context:
 
         (found,) = self.generated(build, x, [extent], name="check_indices")
         name = f"indices_of_{self._name()}"
-        shape = self.bb.emit(relax.op.tensor_to_shape(found), name_hint=f"{name}_shape")
+        says = Told("indices", self._name())
+        shape = self.bb.emit(relax.op.tensor_to_shape(found), name_hint=self.tellings.name(says, name))
         self.bb.match_cast(shape, relax.ShapeType([tirx.Var(name, "int64")]))
 
     def cast_plain(self, x: Expr, dtype: str) -> Expr:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,18 +15,15 @@ from ..._deep import heed
 from . import _complex, _scalars
 from ._context import Context, is_size
 from ._empty import result_of_nothing
+from ._places import operator_name, place_of
 from ._registry import NotConvertible, argument_name, bind_arguments, find_converter
 
-__all__ = ["GraphImporter", "StopWalk", "operator_name"]
+__all__ = ["GraphImporter", "StopWalk"]
 
-# Checks that torch.export writes into graphs. Bounds of sizes are kept as bounds of symbols; the runtime checks those.
-_CHECKS = frozenset(
+# What torch.export writes into graphs and imports hold to anyway: types, and bounds of sizes, which are bounds of symbols here.
+_KEPT = frozenset(
     {
-        "aten._assert_async.default",
-        "aten._assert_async.msg",
-        "aten._assert_scalar.default",
         "aten._assert_tensor_metadata.default",
-        "aten._functional_assert_async.msg",
         "aten.sym_constrain_range.default",
         "aten.sym_constrain_range_for_size.default",
     }
@@ -111,7 +106,7 @@ class GraphImporter:
     def _convert(self, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         context = self.context
         name = operator_name(node)
-        if name in _CHECKS:
+        if name in _KEPT:
             return None
         if name == "getitem":
             return self._item(env[node.all_input_nodes[0]], node)
@@ -210,28 +205,8 @@ class GraphImporter:
         if isinstance(source, torch._ops.OpOverload) and str(source) != name:  # part of what the model's author wrote
             name, reason = str(source), reason or name
         key = f"{name} [{reason}]" if reason else name
-        place, count = self.unsupported.get(key, (_place(node), 0))
+        place, count = self.unsupported.get(key, (place_of(node), 0))
         self.unsupported[key] = (place, count + 1)
-
-
-def operator_name(node: fx.Node) -> str:
-    """The node's operator, as "aten.add.Tensor"."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target)
-    if isinstance(target, torch._ops.HigherOrderOperator):
-        return f"higher_order.{target.name()}"
-    return str(getattr(target, "__name__", target))
-
-
-def _place(node: fx.Node) -> str:
-    """Where the model's author wrote the operator: file and line, and the module's path in the model."""
-    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    lines = [line for line in lines if "/site-packages/torch/" not in line[0].replace(os.sep, "/")] or lines
-    where = f"{os.path.basename(lines[-1][0])}:{lines[-1][1]}" if lines else ""
-    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    module = stack[-1].removeprefix("L['self'].").removeprefix("L['self']") if stack else ""
-    return " in ".join(part for part in (where, module) if part)
 
 
 def _flat(value: Any) -> list[Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from ._graph import operator_name
+from ._places import operator_name
 from ._signature import Signature
 
 __all__ = ["input_ranges"]

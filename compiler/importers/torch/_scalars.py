@@ -24,9 +24,23 @@ def value(c: Context, result: Any) -> Any:
     if isinstance(result, (bool, int, float)):
         return result
     if isinstance(result, torch.SymInt):
-        return c.dim(result)
+        number = _truth_as_number(c, result.node.expr)
+        return c.dim(result) if number is None else number
     expression = result.node.expr
     return _real(c, expression) if isinstance(result, torch.SymFloat) else _truth(c, expression)
+
+
+def _truth_as_number(c: Context, expression: Any) -> Any:
+    """1 or 0 for a truth that `item` read, as torch writes int(truth); None for anything else."""
+    if not isinstance(expression, sympy.Piecewise) or len(expression.args) != 2:
+        return None
+    (one, holds), (zero, _) = expression.args
+    read = c.scalar_tensors.get(str(holds))
+    if (one, zero) != (1, 0) or read is None or len(holds.free_symbols) != 1:
+        return None
+    number = c.bind_symbol(next(iter(holds.free_symbols)), read, c.node.name if c.node is not None else "truth")
+    c.symbols.define_as(expression, number)
+    return number
 
 
 def _real(c: Context, expression: Any) -> Expr:

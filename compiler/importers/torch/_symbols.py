@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from fractions import Fraction
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import sympy
 import torch
 from torch.utils._sympy import functions as tf
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 from tvm import tirx
 from tvm.ir import Range
 from tvm.sym import Analyzer
 
-from .._imported import SymbolSpec
+from .._imported import Condition, SymbolSpec
+from .._scaled import MOST, ratio_of
 from ._registry import NotConvertible
 
 __all__ = ["Dim", "Symbols"]
-
-_EXACT = 1 << 20  # of a fraction's terms: its product with any size that fits a machine has less than 53 bits
 
 Dim = Any  # a Python int or a TIR expression of dtype int64
 
@@ -36,6 +37,7 @@ class Symbols:
         self.specs: dict[str, SymbolSpec] = {}
         self.read: set[str] = set()  # variables whose difference may be negative
         self.shapes: set[str] = set()  # variables that the inputs' shapes give
+        self.conditions: list[Condition] = []  # what sizes must be for expressions of them to hold
         self.narrowed: dict[str, str] = {}  # variables that are at least 2, and what said so
 
     def dim(self, size: int | torch.SymInt) -> Dim:
@@ -203,12 +205,39 @@ class Symbols:
         return compare(*[_as_expr(self.convert(side)) for side in _whole(relation)])
 
     def _scaled(self, expression: Any) -> Dim:
-        """A size times a number, rounded down: exact where the number is a fraction of few bits, since torch's product then is."""
+        """A size times a number, rounded down as torch's double precision does it, whatever the sizes within their bounds."""
         factor, size = expression.args[0].as_coeff_Mul()
-        ratio = Fraction(float(factor))
-        if not isinstance(size, tf.ToFloat) or ratio <= 0 or ratio.numerator * ratio.denominator >= _EXACT:
+        if not isinstance(size, tf.ToFloat) or factor <= 0:
             raise NotConvertible(f"the size expression {expression}")
-        return _floordiv(_product(self.convert(size.args[0]), ratio.numerator), ratio.denominator)
+        return self.scaled(size.args[0], float(factor))
+
+    def scaled(self, size: Any, factor: float) -> Dim:
+        """trunc(factor * size) of a sympy expression, or a number."""
+        extent = self.convert(size)
+        if isinstance(extent, int):
+            return int(factor * extent)
+        low, high = self._span(size)
+        ratio = ratio_of(factor, max(low, 0), min(high, MOST), lambda sizes: np.trunc(factor * sizes).astype(np.int64))
+        if ratio is None:
+            raise NotConvertible(
+                f"sizes times {factor}, whose rounding is that of no fraction: give the size itself, or narrower bounds"
+            )
+        if high > MOST:
+            told = (
+                f"a size times {factor} was rounded for sizes up to {MOST}: give such ones, or compile it with bounds"
+            )
+            self.conditions.append(Condition(extent <= MOST, told))
+        return _floordiv(_product(extent, ratio.numerator), ratio.denominator)
+
+    def _span(self, size: Any) -> tuple[int, int]:
+        """The least and the largest value of an expression, 2**62 for none."""
+        spans = {}
+        for symbol in size.free_symbols:
+            low, high = self.bounds(symbol)
+            spans[symbol] = ValueRanges(low, int_oo if high is None else high)
+        found = bound_sympy(size, spans)
+        least, most = _finite(found.lower), _finite(found.upper)
+        return 0 if least is None else least, 2**62 if most is None else most
 
 
 def _finite(bound: Any) -> int | None:

@@ -178,8 +178,10 @@ class Program:
             source=self.source,
             states=[StateSpec(name, to_numpy(self.signature.states[name])) for name in self.signature.states],
             symbols=symbols.specs,
+            conditions=symbols.conditions,
             provenance={"framework": "torch", "framework_version": torch.__version__.split("+")[0], "kind": self.kind},
             example_inputs=example_inputs(self.examples, self.signature),
+            said=context.tellings.said,
         )
 
     def _placeholders(self, c: Context) -> list[Any]:

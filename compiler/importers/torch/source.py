@@ -16,7 +16,7 @@ from ._apart import Alone, Recorder, tensors_of
 from ._between import Between, Shaken, cuts_of, is_plain, operators_behind, quantizes
 from ._drawn import SharedRun
 from ._dtypes import to_numpy
-from ._graph import operator_name
+from ._places import operator_name
 from ._ranges import input_ranges
 from ._signature import Signature
 
@@ -120,7 +120,10 @@ class TorchSource:
         node = self._nodes()[count - 1]
         model = self._program.build(stop_after=node)
         source = PrefixSource(self, node, model.output_names)
-        kept = {f: getattr(model, f) for f in ("mod", "input_names", "output_names", "states", "symbols", "provenance")}
+        kept = {
+            f: getattr(model, f)
+            for f in ("mod", "input_names", "output_names", "states", "symbols", "provenance", "said")
+        }
         return ImportedModel(
             **kept, source=source, example_inputs=model.example_inputs
         ), f"{node.name} ({operator_name(node)})"

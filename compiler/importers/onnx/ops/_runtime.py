@@ -11,6 +11,7 @@ from typing import Any
 
 from tvm import te, tirx
 
+from ..._told import Told
 from .._dims import Dim
 from .._exprs import shape_expr
 from .._node import Node
@@ -43,12 +44,14 @@ def vector(
 
 
 def bind_vector(
-    n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), count: int
+    n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), count: int, says: str = ""
 ) -> list[Dim]:
-    """New symbols for the `count` expressions of build; none for count 0."""
+    """New symbols for the `count` expressions of build; none for count 0. A run refuses negative ones: `says` what the operator is
+    given then, where the number alone (as that of `invalid_unless`) would not tell."""
     if not count:
         return []
-    return n.graph.bind_tensor(vector(n, build, *tensors, dims=dims, name="extents"), count, n.place)
+    numbers = vector(n, build, *tensors, dims=dims, name="extents")
+    return n.graph.bind_tensor(numbers, count, n.place, Told("refused", f"{n.graph.at} {says}") if says else None)
 
 
 def pick(tensor: Any, index: int, size: int) -> Any:
@@ -82,7 +85,7 @@ def check_axes(n: Node, i: int, rank: int, *, distinct: bool = True) -> None:
         pairs = [(a, b) for k, a in enumerate(at) for b in at[:k]] if distinct else []
         return tirx.all(*[c for a in at for c in (a >= 0, a < rank)], *[a != b for a, b in pairs])
 
-    n.graph.check(legal, n.x(i), place=f"{n.place} has axes of its input")
+    n.check(legal, n.x(i), says=f"is given axes that its input does not have{', or one twice' if distinct else ''}")
 
 
 _MAX_LIST = 64  # far beyond any rank

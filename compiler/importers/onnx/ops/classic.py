@@ -263,7 +263,7 @@ def _refuse_unknown(n: Node, encoded: Any) -> None:
     known = n.te(rows, encoded, name="known")
     if dims_of(known):
         known = n.emit(relax.op.min(known))
-    n.graph.check(lambda t: t() > imm(0, "float32"), known, place="every element is of a known category")
+    n.check(lambda t: t() > imm(0, "float32"), known, says="is given an element of no category that it knows")
 
 
 @op("LabelEncoder", since=[2, 4], domain=DOMAIN)

@@ -309,7 +309,7 @@ def _resident(n: Node, past: Any) -> Any:
     if enough is False:
         raise n.broken(f"has a cache of {capacity} keys for a window of {window}")
     if enough is None:
-        n.graph.check(lambda d: d[0] >= window, shape_expr([capacity]), place=f"{n.place} has a cache of its window")
+        n.assume(lambda d: d[0] >= window, shape_expr([capacity]), says="has a cache of its window")
 
     def body(t: Any, dims: Any) -> Any:
         return te.compute(t.shape, lambda b: _kept(t(b), dims[0], window), name="resident")

@@ -117,7 +117,7 @@ def _first_rows(n: Node, table: Any, count: Dim) -> Any:
     if enough is False:
         raise n.broken(f"has {count} positions, and embeddings of {rows}")
     if enough is None:
-        n.graph.check(lambda d: d[0] <= d[1], shape_expr([count, rows]), place=f"{n.place} has a row for each position")
+        n.assume(lambda d: d[0] <= d[1], shape_expr([count, rows]), says="has a row for each position")
     return take_slice(n, table, 0, 0, count)
 
 

@@ -119,7 +119,7 @@ def _rank(info: onnx.ValueInfoProto) -> int | None:
 def _assume_first(n: Node, flag: Any, branch: onnx.GraphProto) -> list[Value]:
     """Branches whose results differ in rank (torch's "if this extent is 1, drop it"): the first is taken, and every run checks that
     it is the right one."""
-    n.graph.check(lambda f: f(), flag, place=f"{n.place} takes its first branch")
+    n.assume(lambda f: f(), flag, says="takes its first branch")
     return n.subgraph(branch, [], "then")
 
 

@@ -61,7 +61,8 @@ def part_sizes(n: Node, extent: Dim) -> list[Dim]:
             total = total + s
         return [invalid_unless(total == dims[0], s) for s in sizes]
 
-    return bind_vector(n, build, n.x(1), dims=[extent], count=count)
+    says = "is given sizes of parts that do not add up to the extent of its axis, or a negative one"
+    return bind_vector(n, build, n.x(1), dims=[extent], count=count, says=says)
 
 
 def _require_sizes(n: Node, sizes: list[Dim], extent: Dim) -> list[Dim]:
@@ -194,7 +195,8 @@ def _runtime_slice(n: Node) -> Any:
         return out
 
     begin = vector(n, lambda *t: [e for f, s, _ in normal(*t) for e in (f, s)], *given, dims=dims, name="slice_begin")
-    out = bind_vector(n, lambda *t: [c for _, _, c in normal(*t)], *given, dims=dims, count=rank)
+    counts = lambda *t: [c for _, _, c in normal(*t)]  # noqa: E731
+    out = bind_vector(n, counts, *given, dims=dims, count=rank, says="is given a step of 0")
     if not has_axes or n.value(3).const is not None:
         sliced = n.axes(n.ints(3), rank) if has_axes else list(range(count))
         out = [o if a in sliced else dims[a] for a, o in enumerate(out)]

@@ -91,7 +91,7 @@ def _runtime_range(n: Node) -> Any:
         count = tirx.ceil((tirx.Cast(wide, b) - tirx.Cast(wide, a)) / tirx.Cast(wide, s))
         return [tirx.Cast("int64", tirx.max(count, imm(0, wide)))]
 
-    length = bind_vector(n, build, *bounds, count=1)
+    length = bind_vector(n, build, *bounds, count=1, says="is given steps of 0")
 
     def body(start: Any, step: Any, dims: Any) -> Any:
         return te.compute(dims, lambda i: start() + tirx.Cast(dtype, i) * step(), name="range")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tvm import relax, te, tirx
 
 from ..._grid_sample import TAPS
 from ..._grid_sample import grid_sample as grid_sample_at
+from ..._scaled import MOST, ratio_of
 from .._dims import Dim
 from .._exprs import constant, dims_of, dtype_of, shape_expr
 from .._node import Node
@@ -176,14 +178,27 @@ def _scaled(n: Node, d: Dim, scale: float) -> Dim:
     """floor(d * scale), exactly, also for symbols where the scale is a simple fraction."""
     if isinstance(d, int):
         return math.floor(d * float(np.float32(scale)))
-    if scale == int(scale):
-        return n.math.mul(d, int(scale))
-    from fractions import Fraction
+    low, high = n.math.span(d)
+    plain = Fraction(scale).limit_denominator(64)
+    if float(plain) == scale:
+        return n.math.floordiv(n.math.mul(d, plain.numerator), plain.denominator)
+    ratio = ratio_of(scale, low, min(high, MOST), lambda sizes: _products(sizes, scale))
+    if ratio is None:
+        raise n.refuse(
+            f"by {scale:.6g} on a dynamic extent, where it depends on the rounding how many elements result: give sizes"
+        )
+    if high > MOST:
+        n.assume(
+            lambda dims: dims[0] <= imm(MOST, "int64"), shape_expr([d]), says=f"resizes an extent of at most {MOST}"
+        )
+    return n.math.floordiv(n.math.mul(d, ratio.numerator), ratio.denominator)
 
-    f = Fraction(scale).limit_denominator(64)
-    if float(f) != scale:
-        raise n.refuse(f"by {scale} on a dynamic extent")
-    return n.math.floordiv(n.math.mul(d, f.numerator), f.denominator)
+
+def _products(sizes: npt.NDArray[np.int64], scale: float) -> npt.NDArray[np.int64]:
+    """floor(size * scale), or -1 where that in single precision, as ONNX Runtime computes it, is not what the formula says."""
+    exact = np.floor(sizes * float(np.float32(scale)))
+    single = np.floor(sizes.astype(np.float32) * np.float32(scale))
+    return np.where(exact == single, exact, -1).astype(np.int64)
 
 
 def _policy(n: Node, have: list[Dim], sizes: list[Dim]) -> tuple[list[Any], list[Dim]]:

@@ -68,12 +68,21 @@ def _runtime_shape(n: Node, have: tuple[Dim, ...], allowzero: bool) -> list[Dim]
         product: Any = imm(1, "int64")
         for o in out:
             product = product * o
-        fits = product == total
-        if allowzero:  # what -1 stands for beside a 0 is not to be told
-            fits = tirx.all(fits, *[tirx.any(known != 0, w != -1) for w in wanted])
-        return [invalid_unless(fits, o) for o in out]
+        open_ones: Any = imm(0, "int64")
+        for w in wanted:
+            open_ones = open_ones + tirx.Cast("int64", w == -1)
+        # What -1 stands for beside an extent of 0 is not to be told, nor is what several stand for.
+        told = tirx.any(open_ones == 0, tirx.all(open_ones == 1, known != 0))
+        if not allowzero:
+            told = tirx.all(told, *[pick(target, k, length) != 0 for k in range(len(have), length)])
+        return [invalid_unless(tirx.all(product == total, told), o) for o in out]
 
-    return bind_vector(n, build, n.x(1), dims=have, count=length)
+    zero = "0 for no elements" if allowzero else "0 for an extent that stays"
+    says = (
+        f"is given a shape that does not fit its input: its extents ({zero}) must come to as many elements, "
+        "and at most one, beside none of 0, may be -1 for what is left"
+    )
+    return bind_vector(n, build, n.x(1), dims=have, count=length, says=says)
 
 
 def infer_dim(n: Node, have: tuple[Dim, ...], dims: list[Dim]) -> list[Dim]:
@@ -148,7 +157,7 @@ def squeeze(n: Node) -> Any:
     if given is None:
         for i, d in enumerate(dims):
             if n.math.compare("==", d, 1) is None:
-                n.graph.check(lambda dims: dims[0] != 1, shape_expr([d]), place=f"{n.place} keeps axis {i}")
+                n.assume(lambda dims: dims[0] != 1, shape_expr([d]), says=f"keeps axis {i}")
         axes = [i for i, d in enumerate(dims) if n.math.same(d, 1)]
     else:
         axes = n.axes(given, len(dims))
@@ -170,7 +179,7 @@ def _runtime_squeeze(n: Node, dims: tuple[Dim, ...]) -> list[Dim]:
         return tirx.all(*gone)
 
     if ones and count:
-        n.graph.check(dropped, n.x(1), shape_expr([e for _, e in ones]), place=f"{n.place} drops extents of 1")
+        n.check(dropped, n.x(1), shape_expr([e for _, e in ones]), says="is to drop an axis whose extent is not 1")
     return bind_vector(n, lambda axes, e: kept_extents(axes, count, rank, e), n.x(1), dims=dims, count=rank - count)
 
 
@@ -254,10 +263,11 @@ def _expand_open(n: Node, axes: list[int], target: list[Dim]) -> Any:
     lead = rank - len(have)
     for a in axes:
         want = target[a + lead]
-        n.graph.check(
+        refuse = n.check if n.math.depends_on_run(have[a]) else n.assume
+        refuse(
             lambda dims, want=want: tirx.any(dims[0] == 1, dims[0] == want),
             shape_expr([have[a]]),
-            place=f"{have[a]} is 1 or {want}",
+            says=f"has an input whose axis {a} is of extent 1 or {want}",
         )
     known = [1 if a in axes else d for a, d in enumerate(have)]
     out = n.math.broadcast(known, target)
@@ -292,7 +302,8 @@ def _runtime_expand(n: Node) -> Any:
             out.append(tirx.Select(d == 1, t, invalid_unless(tirx.any(t == 1, t == d), d)))
         return out
 
-    out = bind_vector(n, build, n.x(1), dims=have, count=rank)
+    says = "is given a shape that its input does not broadcast to"
+    out = bind_vector(n, build, n.x(1), dims=have, count=rank, says=says)
     # Where the input is not 1 the extent stays what it was, and is known.
     fixed = [
         have[a - lead] if a >= lead and isinstance(have[a - lead], int) and have[a - lead] != 1 else out[a]

@@ -163,9 +163,8 @@ def _check_cased(n: Node, x: Any, change: str) -> None:
             (), lambda: te.max(tirx.Select(lead >= 0xC0, found, tirx.IntImm("int32", 0)), axis=[i, k]), name="unknown"
         )
 
-    n.graph.check(
-        lambda m: m() == 0, n.te(unknown, x, table, blocks, name="unknown"), place=f"{n.place} knows both cases"
-    )
+    says = "is given a letter whose other case it does not know"
+    n.check(lambda m: m() == 0, n.te(unknown, x, table, blocks, name="unknown"), says=says)
 
 
 def _byte_at(x: Any, row: Any, k: Any) -> Any:

@@ -98,9 +98,7 @@ def _aggregate(n: Node, forest: _Forest, x: Any, targets: int, how: str) -> tupl
         if highest >= columns:
             raise n.broken(f"reads column {highest} of {columns}")
     else:
-        n.graph.check(
-            lambda dims: dims[0] > imm(highest, "int64"), shape_expr([columns]), place=f"more than {highest} columns"
-        )
+        n.assume(lambda d: d[0] > imm(highest, "int64"), shape_expr([columns]), says=f"has more than {highest} columns")
     if forest.target.size and not 0 <= forest.target.min() <= forest.target.max() < targets:
         raise n.broken(f"has weights for target {forest.target.max()} of {targets}")
     ends = np.asarray(forest.roots, np.int32)

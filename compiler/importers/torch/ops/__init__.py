@@ -3,6 +3,7 @@
 from . import (
     activation,
     attention,
+    checks,
     complex,
     control,
     conv,
@@ -33,6 +34,7 @@ from . import (
 __all__ = [
     "activation",
     "attention",
+    "checks",
     "complex",
     "control",
     "conv",

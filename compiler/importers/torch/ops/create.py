@@ -150,10 +150,15 @@ def item(c: Context, x: Expr) -> Any:
     """A number out of a tensor with one element: a whole number becomes a symbol, others stay tensors of rank 0."""
     assert c.node is not None
     value = c.node.meta["val"]
-    if isinstance(value, torch.SymInt):
+    if isinstance(value, torch.SymInt) and value.node.expr.free_symbols:
         return c.bind_symbol(value.node.expr, x, c.node.name)
     if isinstance(value, (torch.SymFloat, torch.SymBool)):
         scalar = c.reshape(x, [])
         c.scalar_tensors[str(value.node.expr)] = scalar
         return c.cast(scalar, "float64" if isinstance(value, torch.SymFloat) else "bool")
+    if not isinstance(value, bool) and isinstance(value, int) and c.constant_value(x) is None:
+        c.require_number(x, value)  # what torch._check says that it is
+    if isinstance(value, torch.SymInt):
+        c.require_number(x, c.dim(value))  # torch._check said which one it is
+        return c.dim(value)
     return value

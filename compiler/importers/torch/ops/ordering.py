@@ -339,9 +339,7 @@ def _grouped(c: Context, flat: Expr, order: Expr | None, shape: list[Any]) -> li
         return imperative([[length], [length], [length], [1]], kinds, [values, *more], write, "unique")
 
     inverse, firsts, counts, total = c.generated(build, *given, name="unique")
-    size = c.result[0].shape[0]
-    assert c.node is not None
-    count = c.dim(size) if c.symbols.knows(size) else c.bind_symbol(size.node.expr, total, c.node.name)
+    count = c.counted(c.result[0].shape[0], total)
     wants = [c.used(1), c.used(2)]
     return [
         c.slice(firsts, 0, 0, count),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..._imperative import imperative
@@ -187,15 +187,44 @@ def adaptive_max_pool(c: Context, x: Expr, output_size: Any) -> list[Any]:
     return [_adaptive(c, x, _rank_of(c), c.out_shape(0), OP.max, _MAX), None]
 
 
+def _open_average(c: Context, x: Expr, first: int, goal: list[Any]) -> Expr:
+    """Averages over torch's windows where only a run knows the extents, one axis after the other: all windows of one output have one shape."""
+    dtype = c.dtype(x)
+    wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+    x = c.cast(x, wide)
+    for axis, count in enumerate(goal, first):
+        shape = [*c.shape(x)]
+        shape[axis] = count
+
+        def build(t: Any, dims: Any, axis: int = axis) -> Any:
+            size, count = t.shape[axis], dims[axis]
+            k = te.reduce_axis((0, tirx.floordiv(size, count) + 2), name="k")
+
+            def element(*i: Any) -> Any:
+                begin, length, _ = _adaptive_window(axis, i[axis], size, count)
+                at = tirx.min(begin + k, size - 1)
+                part = t(*i[:axis], at, *i[axis + 1 :]) / tirx.Cast(wide, length)
+                return te.sum(tirx.Select(k < length, part, tirx.FloatImm(wide, 0.0)), axis=k)
+
+            return te.compute(dims, element, name="adaptive_average")
+
+        x = c.emit_te(build, x, shape)
+    return c.cast(x, dtype)
+
+
 def _adaptive(c: Context, x: Expr, rank: int, out: list[Any], whole: Any, pools: Any) -> Expr:
     """Whole-image windows are a reduction, equal ones a pooling; else each axis is cut into torch's windows."""
     goal = out[-rank:]
     first = c.rank(x) - rank
     if all(isinstance(size, int) and size == 1 for size in goal):
         return c.emit(whole(x, list(range(first, c.rank(x))), True))
-    sizes = c.static_shape_of(x, range(first, c.rank(x)))
-    if not all(isinstance(size, int) for size in goal):
-        raise NotConvertible("a dynamic output size")
+    sizes = c.shape(x)[first:]
+    if not all(isinstance(size, int) for size in (*sizes, *goal)):
+        return (
+            _open_average(c, x, first, goal)
+            if whole is OP.mean
+            else _max_with_positions(c, x, rank, _adaptive_window)[0]
+        )
     if all(size % g == 0 for size, g in zip(sizes, goal)):
         kernel = [size // g for size, g in zip(sizes, goal)]
         batched, lone = _with_batch(c, x, rank)

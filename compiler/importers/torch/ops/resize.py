@@ -8,6 +8,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ..._grid_sample import grid_sample
+from ..._told import readable
 from .._context import Context, Expr, as_expr
 from .._registry import NotConvertible, converts
 
@@ -64,6 +65,10 @@ def _resized(c: Context, x: Expr, method: str, align: bool, scales: Any) -> Expr
     """x [N, C, ...] with its spatial axes resized to torch's result."""
     rank = c.rank(x) - 2
     sizes, goal = c.shape(x)[2:], c.out_shape()[2:]
+    if scales:  # torch's own meaning of the result may be that of the example inputs alone
+        for size, told, scale in zip(sizes, goal, scales):
+            if not isinstance(size, int):
+                c.not_taken_for_one(f"{readable(size)} * {scale}", told)
     static = all(isinstance(size, int) for size in [*sizes, *goal])
     plain = scales is None or all(_is_ratio(s, n, m) for s, n, m in zip(scales, sizes, goal))
     if static and plain and sizes == goal and method == "linear":
@@ -210,9 +215,9 @@ def antialiased(c: Context, align_corners: bool, x: Any = None, input: Any = Non
     dtype, cubic = c.dtype(value), "bicubic" in str(c.node.target if c.node is not None else "")
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
         raise NotConvertible(f"antialiasing of {dtype}")
-    sizes, goal = c.static_shape_of(value, [2, 3]), c.out_shape()[2:]
-    if not all(isinstance(size, int) for size in goal):
-        raise NotConvertible("antialiasing to a dynamic size")
+    sizes, goal = c.shape(value)[2:], c.out_shape()[2:]
+    if not all(isinstance(size, int) for size in (*sizes, *goal)):
+        raise NotConvertible("antialiasing with a dynamic size: fix it, or resize without antialias")
     found = c.cast(value, "float32") if dtype in ("float16", "bfloat16") else value
     for axis, scale in zip((3, 2), [*reversed(scale_factors or [scales_h, scales_w])]):
         weights = _weights(sizes[axis - 2], goal[axis - 2], cubic, align_corners, scale)

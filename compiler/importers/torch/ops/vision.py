@@ -73,10 +73,7 @@ def _suppressed(c: Context, boxes: Expr, scores: Expr, classes: Expr | None, thr
 
     given = [boxes, order] if classes is None else [boxes, order, classes]
     kept, total = c.generated(build, *given, name="nms")
-    assert c.node is not None
-    size = c.result.shape[0]
-    length = c.dim(size) if c.symbols.knows(size) else c.bind_symbol(size.node.expr, total, c.node.name)
-    return c.slice(kept, 0, 0, length)
+    return c.slice(kept, 0, 0, c.counted(c.result.shape[0], total))
 
 
 def _covers(corner: Any, p: Any, q: Any, dtype: str, threshold: float) -> Any:
