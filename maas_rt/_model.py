@@ -20,7 +20,7 @@ from maas_rt._native import CancelToken, State
 from maas_rt._options import check_choices, check_resident
 from maas_rt._profile import Profile, StepRecord
 from maas_rt._program import open_bytes, open_file
-from maas_rt._tensor_info import TensorInfo
+from maas_rt._tensor_info import TensorInfo, with_multiples
 
 Array = NDArray[Any]
 
@@ -38,20 +38,22 @@ class _ArtifactLike(Protocol):
 class _Runnable(_native.Runner):
     """What Model and Session share. `runner(x, ...)` and `runner.run(...)` are native."""
 
+    _symbols: dict[str, Any] | None = None  # of the manifest, once they were read
+
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         """The inputs of the first entry point, in the order in which a call takes them."""
-        return tuple(TensorInfo(*info) for info in self._program.inputs(0))
+        return self._described(self._program.inputs(0))
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
         """The outputs of the first entry point."""
-        return tuple(TensorInfo(*info) for info in self._program.outputs(0))
+        return self._described(self._program.outputs(0))
 
     @property
     def states(self) -> tuple[TensorInfo, ...]:
         """What the model remembers between runs; empty for most."""
-        return tuple(TensorInfo(*info) for info in self._program.states())
+        return self._described(self._program.states())
 
     @property
     def draws(self) -> bool:
@@ -72,6 +74,11 @@ class _Runnable(_native.Runner):
     def state(self) -> State:
         """A new State with the declared initial values, to be given to run."""
         return State(self._program)
+
+    def _described(self, raw: Any) -> tuple[TensorInfo, ...]:
+        if self._symbols is None:
+            self._symbols = self.manifest.get("symbols") or {}
+        return with_multiples((TensorInfo(*info) for info in raw), self._symbols)
 
     def __repr__(self) -> str:
         def text(infos: tuple[TensorInfo, ...]) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from maas_rt._capi_ffi import check, ffi, lib, text
 from maas_rt._errors import Error, InvalidArgumentError, ModelNotFoundError
 from maas_rt._options import check_choices, check_resident
-from maas_rt._tensor_info import TensorInfo
+from maas_rt._tensor_info import TensorInfo, with_multiples
 
 __all__ = ["CancelToken", "Model", "load", "version"]
 
@@ -66,12 +66,10 @@ class Model:
         self._bytes: Any = None
         self._idle: list[Any] = []
         self._lock = threading.Lock()
-        self.inputs = tuple(
-            self._info(lib.mrt_program_input_info, i) for i in range(lib.mrt_program_input_count(program, 0))
-        )
-        self.outputs = tuple(
-            self._info(lib.mrt_program_output_info, i) for i in range(lib.mrt_program_output_count(program, 0))
-        )
+        symbols = self.manifest.get("symbols") or {}
+        inputs = (self._info(lib.mrt_program_input_info, i) for i in range(lib.mrt_program_input_count(program, 0)))
+        outputs = (self._info(lib.mrt_program_output_info, i) for i in range(lib.mrt_program_output_count(program, 0)))
+        self.inputs, self.outputs = with_multiples(inputs, symbols), with_multiples(outputs, symbols)
         self._idle.append(self._new_session())
 
     @property

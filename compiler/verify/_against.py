@@ -90,10 +90,15 @@ def _import_as(
 
 
 def _typical_shape(info: TensorInfo) -> tuple[int, ...]:
-    """Dynamic extents at 2 where that is allowed: torch.export takes 0 and 1 for constants."""
+    """Extents that the file takes, where it can twice the least: torch.export takes 0 and 1 for constants, and what is 1 at the least
+    extent (a tenth of it) for fixed."""
     shape = []
-    for extent, (low, high) in zip(info.shape, info.bounds):
-        shape.append(extent if isinstance(extent, int) else max(low, 2 if high is None or high >= 2 else 1))
+    for axis, (extent, (low, high)) in enumerate(zip(info.shape, info.bounds)):
+        if isinstance(extent, int):
+            shape.append(extent)
+            continue
+        spec = SymbolSpec(low, high, info.multiples[axis] if info.multiples else 1)
+        shape.append(spec.nearest(max(2 * low, 2)))
     return tuple(shape)
 
 

@@ -91,7 +91,8 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(f"{'draws':<9} random numbers: a run takes a seed")
     for name, symbol in sorted((manifest.get("symbols") or {}).items()):
         top = "" if symbol.get("max") in (None, -1) else symbol["max"]
-        lines.append(f"{'dimension':<9} {name} = {symbol['min']}..{top}")
+        multiple = f", a multiple of {symbol['multiple']}" if symbol.get("multiple", 1) > 1 else ""
+        lines.append(f"{'dimension':<9} {name} = {symbol['min']}..{top}{multiple}")
     for section in facts["sections"]:
         target = f" {section['target']}" if section["target"] else ""
         lines.append(f"{'section':<9} {section['kind']}{target}: {_size(section['bytes'])}")

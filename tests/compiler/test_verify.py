@@ -22,7 +22,9 @@ from maas_rt.compiler.verify._inputs import bindings
 from maas_rt.compiler.verify._run import compare_run, movements
 from onnx import helper
 
+import maas_rt.capi
 from maas_rt import CompileError, InvalidArgumentError, VerificationError
+from maas_rt._cli import main
 
 OPTIONS = VerifyOptions()
 
@@ -313,6 +315,38 @@ def test_verify_file(tmp_path: Path) -> None:
     assert verify_file(tmp_path / "m.mrt", same, inputs=[x.numpy()]).cases >= 2
     with pytest.raises(InvalidArgumentError, match="the given inputs are y; the model's are x"):
         verify_file(tmp_path / "m.mrt", same, inputs={"y": x.numpy()})
+
+
+FOURS = """
+import torch
+class Fours(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 3)
+    def forward(self, x):
+        torch._check(x.shape[0] % 4 == 0)
+        return torch.nn.functional.interpolate(self.linear(x)[None, None], scale_factor=(0.1, 1.0))
+build = Fours
+"""
+
+
+def test_a_factory_is_traced_within_the_bounds_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Multiples of 4 from 12 on: neither 2 nor 12, a tenth of which is 1, tells what the model is."""
+    (tmp_path / "of_fours.py").write_text(FOURS)
+    monkeypatch.syspath_prepend(tmp_path)
+    import of_fours  # type: ignore[import-not-found]
+
+    torch.save(of_fours.build().state_dict(), tmp_path / "w.pt")
+    options: dict[str, Any] = {"dynamic": {"x": {0: (12, 64)}}, "factory": "of_fours:build"}
+    compile(tmp_path / "w.pt", {"x": torch.randn(24, 6)}, **options, verify=False).save(tmp_path / "m.mrt")
+    assert verify_file(tmp_path / "m.mrt", tmp_path / "w.pt", factory="of_fours:build").cases >= 2
+    for opened in (maas_rt.load(tmp_path / "m.mrt"), maas_rt.capi.load(str(tmp_path / "m.mrt"))):
+        (info,) = opened.inputs
+        assert (info.bounds, info.multiples) == (((12, 64), (6, 6)), (4, 1))
+    assert main(["inspect", str(tmp_path / "m.mrt")]) == 0
+    assert "x_dim0 = 12..64, a multiple of 4" in capsys.readouterr().out
 
 
 # ---- loops without an end
