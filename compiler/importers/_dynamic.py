@@ -17,7 +17,7 @@ from ._imported import ImportedModel, SymbolSpec
 
 __all__ = ["Asked", "asked_bounds", "contradiction", "hold", "requested", "span"]
 
-_TEXT = re.compile(r"^(?P<input>.+):(?P<axis>-?\d+)(?:=(?P<low>\d+)?\.\.(?P<high>\d+)?)?$", re.DOTALL)
+_TEXT = re.compile(r"^(?P<input>[^=]+):(?P<axis>-?\d+)(?:=(?P<low>\d+)?\.\.(?P<high>\d+)?)?$", re.DOTALL)
 
 
 def requested(dynamic: Any) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def requested(dynamic: Any) -> dict[str, Any]:
     if dynamic is None:
         return {}
     if isinstance(dynamic, Mapping):
-        return {str(name): spec for name, spec in dynamic.items()}
+        return _checked({str(name): spec for name, spec in dynamic.items()})
     texts = [dynamic] if isinstance(dynamic, str) else dynamic
     if not isinstance(texts, Sequence):
         raise InvalidArgumentError(
@@ -36,7 +36,8 @@ def requested(dynamic: Any) -> dict[str, Any]:
         match = _TEXT.match(str(text))
         if match is None:
             raise InvalidArgumentError(
-                f"{text!r} does not name a dynamic dimension: expected input:dim=min..max, as x:0=1..32, once for each dimension"
+                f"{text!r} does not name a dynamic dimension: expected input:dim=min..max, as x:0=1..32 (either bound may be left out, or "
+                "both: x:0), once for each dimension"
             )
         bounds = tuple(int(match[side]) if match[side] else None for side in ("low", "high"))
         axes = found.setdefault(match["input"], {})
@@ -44,7 +45,14 @@ def requested(dynamic: Any) -> dict[str, Any]:
             raise InvalidArgumentError(
                 f"dimension {match['axis']} of {match['input']!r} is asked for twice, with different bounds: give one of them"
             )
-    return found
+    return _checked(found)
+
+
+def _checked(dynamic: dict[str, Any]) -> dict[str, Any]:
+    for each in asked_bounds(dynamic):
+        if (each.low or 0) < 0 or (each.high is not None and each.high < (each.low or 0)):
+            raise InvalidArgumentError(f"dimension {each.axis} of {each.input!r} is to be in {each}, which is empty")
+    return dynamic
 
 
 @dataclass(frozen=True)

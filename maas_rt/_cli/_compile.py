@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dynamic",
         action="append",
         default=[],
-        metavar="INPUT:DIM=MIN..MAX",
-        help="let a dimension vary, as x:0=1..32; may be repeated",
+        metavar="INPUT:DIM[=MIN..MAX]",
+        help="let a dimension vary, as x:0=1..32, x:0=1.. or x:0; may be repeated",
     )
     parser.add_argument(
         "--input-shape",

@@ -42,7 +42,7 @@ class Lambda(nn.Module):
 X = {"x": torch.ones(4, 8)}
 
 
-@pytest.mark.parametrize("dynamic", ["x:0=1..32", ["x:0=1..32"], {"x": {0: (1, 32)}}])
+@pytest.mark.parametrize("dynamic", ["x:0=1..32", ["x:-2=1..32"], {"x": {0: (1, 32)}}, {"x": {-2: (1, 32)}}])
 def test_one_way_to_write_bounds_for_every_source(dynamic: Any, tmp_path: Path) -> None:
     program = torch.export.export(
         Lambda(torch.relu), (X["x"],), dynamic_shapes=({0: torch.export.Dim("n", min=1, max=64)},)
@@ -59,6 +59,30 @@ def test_one_way_to_write_bounds_for_every_source(dynamic: Any, tmp_path: Path) 
     ):
         model = import_model(source, examples, dynamic=dynamic)
         assert [(spec.min, spec.max) for spec in model.symbols.values()] == [(1, 32)], source
+
+
+def test_a_form_that_is_none_is_told_the_forms(tmp_path: Path) -> None:
+    """Of every source the same, whether it reads them as a mapping or as the command line's texts."""
+    torch.export.save(torch.export.export(Lambda(torch.relu), (X["x"],)), tmp_path / "m.pt2")
+    for source, examples in ((Lambda(torch.relu), X), (tmp_path / "m.pt2", None), (add(["n", 8]), None)):
+        for text in [
+            "batch=1..8",
+            "x:0=batch",
+            "x:batch=1..8",
+            "x:0=8",
+            "x:0=1-8",
+            "x:0=1:8",
+            "x=1..8",
+            "",
+            "x:0=1..8,x:1=2..3",
+        ]:
+            with pytest.raises(maas_rt.InvalidArgumentError, match="expected input:dim=min..max, as x:0=1..32"):
+                import_model(source, examples, dynamic=[text])
+        for empty in ("x:0=8..1", {"x": {0: (8, 1)}}, {"x": {0: (-3, 5)}}):
+            with pytest.raises(
+                maas_rt.InvalidArgumentError, match=r"dimension 0 of 'x' is to be in -?\d\.\.\d, which is empty"
+            ):
+                import_model(source, examples, dynamic=empty)
 
 
 def test_names_with_colons_are_names() -> None:

@@ -45,7 +45,7 @@ def _nested(spec: Any, name: str, value: Any) -> Any:
     if spec is None:  # nothing below is dynamic; torch wants to see the structure all the same
         return pytree.tree_map(lambda _: None, value)
     if isinstance(spec, Mapping) and isinstance(value, torch.Tensor):
-        return {axis: _dim(dim, name, axis, value) for axis, dim in spec.items()}
+        return {_counted(axis, value): _dim(dim, name, axis, value) for axis, dim in spec.items()}
     if isinstance(spec, Mapping) and isinstance(value, Mapping):
         return {key: _nested(spec.get(key), f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(spec, (tuple, list)) and isinstance(value, (tuple, list)) and len(spec) == len(value):
@@ -53,6 +53,11 @@ def _nested(spec: Any, name: str, value: Any) -> Any:
     raise InvalidArgumentError(
         f"the dynamic dimensions of {name!r}, a {type(value).__name__}, are a {type(spec).__name__}: expected {{dim: (min, max)}}"
     )
+
+
+def _counted(axis: Any, tensor: torch.Tensor) -> Any:
+    """An axis from the front: torch.export takes no notice of those from the end."""
+    return axis + tensor.ndim if isinstance(axis, int) and -tensor.ndim <= axis < 0 else axis
 
 
 def _dim(value: Any, name: str, axis: Any, tensor: torch.Tensor) -> Any:
