@@ -22,6 +22,7 @@ _EXCHANGED = frozenset(
     f"tensor({name})"
     for name in "float double float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool string".split()
 )
+_PROVIDER = "CPUExecutionProvider"
 
 
 class Session(Protocol):
@@ -89,9 +90,12 @@ class _Runtime:
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
             options.add_external_initializers(list(weights), values)
             self._held = (weights, values)  # it does not copy them
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[_PROVIDER])
+        except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
+            # Of int8 activations, whose products with int8 do not saturate, it has none with uint8.
+            options.add_session_config_entry("session.x64quantprecision", "0")
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[_PROVIDER])
         for value in (*self._session.get_inputs(), *self._session.get_outputs()):
             if value.type not in _EXCHANGED:
                 raise TypeError(f"numpy cannot exchange {value.type} with it")
