@@ -11,6 +11,7 @@ named once in a warning; tensors of strings are given and returned as numpy arra
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import itertools
 import operator
@@ -302,6 +303,8 @@ class InferenceSession:
         provider_options: Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
+        if sess_options is not None and not isinstance(sess_options, SessionOptions):
+            raise InvalidArgumentError(f"sess_options is a {type(sess_options).__name__} and must be a SessionOptions")
         self._options = sess_options if sess_options is not None else SessionOptions()
         for name in kwargs:
             _warn_once(f"InferenceSession has no option {name!r}; it is ignored")
@@ -369,9 +372,12 @@ class InferenceSession:
         return []
 
     def get_modelmeta(self) -> ModelMetadata:
-        """What the file says about itself."""
+        """What the file says about itself, the .onnx file that it was compiled from included."""
         manifest = self._model.manifest
-        return ModelMetadata(graph_name=str(manifest.get("name", "")))
+        about = (manifest.get("source") or {}).get("about") or {}
+        known = {each.name for each in dataclasses.fields(ModelMetadata)}
+        said = {name: value for name, value in about.items() if name in known}
+        return ModelMetadata(**{"graph_name": str(manifest.get("name", "")), **said})
 
     def get_session_options(self) -> SessionOptions:
         """The options that it was made with."""
@@ -479,7 +485,7 @@ def _cancel(options: RunOptions | None) -> CancelToken | None:
 
 
 def _load(model: str | bytes | os.PathLike[str], threads: Any) -> Model:
-    if isinstance(model, (bytes, bytearray)) and model[:1] == _ONNX_BEGIN:
+    if isinstance(model, (bytes, bytearray, memoryview)) and bytes(model[:1]) == _ONNX_BEGIN:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.onnx")
             with open(path, "wb") as file:

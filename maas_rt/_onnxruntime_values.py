@@ -50,7 +50,11 @@ class OrtValue:
     ) -> OrtValue:
         """A tensor of this shape and numpy element type, of any contents."""
         check_device(device_type)
-        return OrtValue(np.empty(tuple(shape), _dtype_of(element_type)))
+        dtype = _dtype_of(element_type)
+        try:
+            return OrtValue(np.empty(tuple(shape), dtype))
+        except (TypeError, ValueError, MemoryError) as error:
+            raise InvalidArgumentError(f"shape {shape!r} is no tensor's: {error}") from None
 
     def numpy(self) -> Any:
         """The array."""

@@ -22,6 +22,9 @@ from tests import _tiny
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
+ABOUT = "producer_name graph_name graph_description description domain version custom_metadata_map".split()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """two.onnx (x, n -> sum, twice) and words.onnx (strings), each beside its .mrt."""
@@ -40,7 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [info("c", TensorProto.STRING, ["n"])],
     )
     for graph in (two, words):
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+        graph.doc_string = "what it is for"
+        said = {"producer_name": "a tool", "doc_string": "what it does", "domain": "org.example", "model_version": 3}
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9, **said)
+        helper.set_model_props(model, {"names": "{0: 'cat', 1: 'dog'}", "stride": "32"})
         onnx.save(model, folder / f"{graph.name}.onnx")
         compile(model, name=graph.name).save(folder / f"{graph.name}.mrt")
     return folder
@@ -77,7 +83,7 @@ def script(ort: Any, path: Path) -> dict[str, Any]:
         "inputs": [(i.name, i.type, i.shape) for i in session.get_inputs()],
         "outputs": [(o.name, o.type, o.shape) for o in session.get_outputs()],
         "providers": session.get_providers(),
-        "name": session.get_modelmeta().graph_name,
+        "about": [getattr(session.get_modelmeta(), name) for name in ABOUT],
         "bound": binding.copy_outputs_to_cpu(),
         "into": into,
         "value": (value.shape(), value.data_type(), value.device_name(), by_value[0].numpy()),
@@ -243,5 +249,9 @@ def test_mistakes() -> None:
         maas_rt.InferenceSession("absent.onnx")
     with pytest.raises(maas_rt.InvalidArgumentError, match="a compiled model has its own"):
         maas_rt.SessionOptions().add_initializer("w", maas_rt.OrtValue(np.zeros(1)))
+    with pytest.raises(maas_rt.InvalidArgumentError, match="sess_options is a dict and must be a SessionOptions"):
+        maas_rt.InferenceSession(_tiny.softmax(), {})  # type: ignore[arg-type]
+    with pytest.raises(maas_rt.InvalidArgumentError, match="negative dimensions"):
+        maas_rt.OrtValue.ortvalue_from_shape_and_type([-2], np.float32)
     with pytest.raises(maas_rt.InvalidArgumentError, match="there is no device 'cuda'"):
         maas_rt.OrtValue.ortvalue_from_numpy(np.zeros(1), "cuda", 0)

@@ -19,6 +19,7 @@ from ..._deep import deep
 from .._dynamic import asked_bounds, contradiction, hold, requested
 from .._imported import ImportedModel, SymbolSpec
 from .._noise import with_seed
+from ._about import about
 from ._data import Data, without_data
 from ._dims import AmbiguousDims, Dim, ShapeMath
 from ._empty import empty_value, is_empty
@@ -186,6 +187,7 @@ def _import(
             "kind": "onnx",
             "opset": {k or "ai.onnx": v for k, v in sorted(opsets.items())},
             **({"strings": texts} if texts else {}),
+            "about": about(written),
         },
     )
 
