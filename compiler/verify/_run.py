@@ -80,7 +80,8 @@ def _check_repeats(
         if compare(name, np.asarray(again[name]), np.asarray(reference), options).error > 0:
             raise UnrepeatedError(
                 f"{source.reference} gives another output {name} each time that it runs the model on the same inputs, and the compiled "
-                "model does not follow: it draws random numbers in a way that is not supported; nothing was written"
+                "model does not follow: it draws random numbers in a way that is not supported, or keeps numbers in attributes that are no "
+                "buffers (register_buffer); nothing was written"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_binary_functions_broadcast() -> None:
         "where": lambda x, y, v: torch.where(x > 0, x, y),
         "where_number": lambda x, y, v: torch.where(x > 0, 1.5, x) + torch.where(x > 0, x, 2) + torch.where(x > 0, 1.0, 0.0),
         "clamp": lambda x, y, v: x.clamp(-0.5, 0.5) + x.clamp(min=0.1) + x.clamp(max=0.2) + torch.clamp(x, y - 1, y + 1),
+        "clamp_crossed": lambda x, y, v: (x.clamp(1.0, -1.0), x.clamp(math.inf, 0.0)),
         "masked_fill": lambda x, y, v: x.masked_fill(y > 0, -7.0),
         "lerp": lambda x, y, v: torch.lerp(x, y.expand_as(x), 0.3),
         "addcmul": lambda x, y, v: torch.addcmul(x, x, y, value=0.5) + torch.addcdiv(x, x, y.abs() + 1),

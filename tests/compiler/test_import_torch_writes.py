@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from maas_rt.compiler import compile
 from maas_rt.compiler.importers.torch._decompose import decompose
 
+import maas_rt
 from tests.compiler._imported_oracle import compare, import_functions
 
 
@@ -53,3 +56,23 @@ def test_activations_in_place_stay_whole() -> None:
     assert names == ["aten.add.Tensor", "aten.hardtanh.default", "aten.silu.default", "aten.hardswish.default"]
     assert [str(node.target) for node in program.graph.nodes] == before
     assert "aten.silu_.default" in before
+
+
+class Counting(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(3, dtype=torch.float16))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.seen += 1
+        self.mean.mul_(0.5).add_(x.half())
+        return x - self.mean, self.seen, self.mean[1:]
+
+
+def test_a_buffer_that_is_given_back_is_as_the_run_leaves_it() -> None:
+    model = maas_rt.load(compile(Counting(), torch.ones(3)))  # verified
+    state, x = model.state(), np.ones(3, np.float32)
+    for seen, mean in ((1, 1.0), (2, 1.5)):
+        given = list(model.run({"x": x}, state=state).values())
+        assert given[1] == seen and (given[2] == mean).all() and (given[0] == 1 - mean).all()

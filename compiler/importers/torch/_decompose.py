@@ -16,6 +16,7 @@ from maas_rt._errors import ImportModelError
 
 from ._complex import WHOLE
 from ._registry import CONVERTERS
+from ._traceable import traceable_pools
 
 __all__ = ["decompose", "quiet"]
 
@@ -36,7 +37,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
 
 
 def _decomposed(program: ExportedProgram, table: Any) -> ExportedProgram:
-    with quiet(), torch.no_grad(), _functional_activations(program), _silent_observers(program):
+    with quiet(), torch.no_grad(), traceable_pools(), _functional_activations(program), _silent_observers(program):
         result: ExportedProgram = program.run_decompositions(table)
         return result
 

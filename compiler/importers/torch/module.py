@@ -28,6 +28,7 @@ from ._decompose import decompose, quiet
 from ._dynamic import dynamic_shapes, widened
 from ._libraries import traceable_libraries
 from ._narrowing import narrowed_by
+from ._traceable import traceable_sizes
 from .export import Program
 from .source import from_numpy
 
@@ -82,7 +83,8 @@ def _imported_module(
         positional, named = pytree.tree_unflatten(leaves, spec)
         before = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
         try:
-            return module(*positional, **named)
+            found = module(*positional, **named)
+            return pytree.tree_map_only(torch.Tensor, torch.clone, found)  # what is a buffer itself stays as it is now
         finally:
             for name, tensor in module.named_buffers():
                 tensor.copy_(before[name])
@@ -264,7 +266,7 @@ def _exported(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> torch.export.ExportedProgram:
     try:
-        with quiet(), torch.no_grad(), traceable_libraries():
+        with quiet(), torch.no_grad(), traceable_libraries(), traceable_sizes():
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]

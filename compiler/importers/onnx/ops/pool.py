@@ -38,11 +38,8 @@ def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[D
             continue
         count = n.math.add(n.math.ceildiv(room, strides[i]), 1)
         # A window that would begin behind the input and its padding in front is left out.
-        last = n.math.mul(n.math.sub(count, 1), strides[i])
-        beyond = n.math.compare(">=", last, n.math.add(d, before[i]))
-        if beyond is None:
-            raise n.refuse("with ceil_mode on a dynamic extent")
-        out.append(n.math.sub(count, 1) if beyond else count)
+        begun = n.math.ceildiv(n.math.add(d, before[i]), strides[i])
+        out.append(count if n.math.compare("<=", count, begun) else n.math.min(count, begun))
     return kernel, strides, dilations, before, after, out
 
 

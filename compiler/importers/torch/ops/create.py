@@ -108,9 +108,18 @@ def arange(c: Context, end: Any, start: Any = 0, step: Any = 1, dtype: Any = Non
     return c.cast(counter, c.out_dtype())
 
 
-@converts("aten.linspace.default", "aten.eye.default", "aten.eye.m", "aten.tril_indices.default", "aten.triu_indices.default",
+@converts("aten.eye.default", "aten.eye.m")
+def eye(c: Context, n: Any, m: Any = None, dtype: Any = None) -> Expr:
+    known = _evaluated(c)
+    if known is not None:
+        return known
+    rows, columns = (c.emit(OP.arange(as_expr(0), as_expr(size), as_expr(1), "int64")) for size in c.out_shape())
+    return c.cast(c.emit(OP.equal(c.reshape(rows, [c.out_shape()[0], 1]), columns)), c.out_dtype())
+
+
+@converts("aten.linspace.default", "aten.tril_indices.default", "aten.triu_indices.default",
           "aten.logspace.default", "aten.hann_window.default", "aten.hamming_window.default")  # fmt: skip
-def evaluated(c: Context, start: Any = None, end: Any = None, steps: Any = None, n: Any = None, m: Any = None, row: Any = None,
+def evaluated(c: Context, start: Any = None, end: Any = None, steps: Any = None, row: Any = None,
               col: Any = None, offset: Any = None, base: Any = None, window_length: Any = None, dtype: Any = None) -> Expr:  # fmt: skip
     known = _evaluated(c)
     if known is None:

@@ -543,9 +543,9 @@ def _limited(c: Context, x: Expr, low: Any, high: Any) -> Expr:
 @converts("aten.clamp.default", "aten.clamp.Tensor")
 def clamp(c: Context, x: Expr, min: Any = None, max: Any = None) -> Expr:
     numbers = isinstance(min, (int, float)) and isinstance(max, (int, float))
-    if numbers and c.dtype(x) == c.out_dtype() == "float32":
+    if numbers and min <= max and c.dtype(x) == c.out_dtype() == "float32":
         return c.emit(OP.clip(x, float(min), float(max)))
-    return _limited(c, x, min, max)
+    return _limited(c, x, min, max)  # of limits that cross the upper one wins, NaN makes all NaN; clip has neither
 
 
 @converts("aten.clamp_min.default", "aten.clamp_min.Tensor")

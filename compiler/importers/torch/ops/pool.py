@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from ..._imperative import imperative
 from .._context import Context, Expr
-from .._registry import NotConvertible, converts
+from .._registry import converts
 from .conv import spread
 from .ordering import is_nan
 
@@ -29,7 +29,7 @@ def _windows(
 
 def _behind(c: Context, x: Expr, kernel: list[int], strides: list[int], pads: list[int], dilations: list[int], out: list[Any],
             ceil_mode: bool) -> list[int]:  # fmt: skip
-    """Padding behind each axis that makes exactly `out` windows fit."""
+    """Padding behind each axis that makes exactly `out` windows fit, or on a dynamic size in ceil mode at least those."""
     behind = []
     for i, size in enumerate(c.shape(x)[-len(kernel) :]):
         reach = dilations[i] * (kernel[i] - 1) + 1
@@ -38,8 +38,16 @@ def _behind(c: Context, x: Expr, kernel: list[int], strides: list[int], pads: li
         elif isinstance(size, int) and isinstance(out[i], int):
             behind.append(max((out[i] - 1) * strides[i] + reach - size - pads[i], pads[i]))
         else:
-            raise NotConvertible("ceil_mode on a dynamic size")
+            behind.append(min(pads[i] + strides[i] - 1, reach - 1))
     return behind
+
+
+def _counted(c: Context, y: Expr, out: list[Any]) -> Expr:
+    """The first `out` windows along the last axes: `_behind` may have let in one that torch leaves out."""
+    for axis, size in enumerate(out, c.rank(y) - len(out)):
+        if not (isinstance(size, int) and isinstance(c.shape(y)[axis], int)):
+            y = c.slice(y, axis, 0, size)
+    return y
 
 
 def _with_batch(c: Context, x: Expr, rank: int) -> tuple[Expr, bool]:
@@ -53,6 +61,7 @@ def _max_pool(c: Context, x: Expr, rank: int, kernel_size: Any, stride: Any, pad
     x, lone = _with_batch(c, x, rank)
     behind = _behind(c, x, kernel, strides, pads, dilations, out[-rank:], ceil_mode)
     y = c.emit(_MAX[rank](x, kernel, strides, [*pads, *behind], dilations))
+    y = _counted(c, y, out[-rank:]) if ceil_mode else y
     return c.reshape(y, c.shape(y)[1:]) if lone else y
 
 
@@ -166,6 +175,7 @@ def avg_pool(c: Context, x: Expr, kernel_size: Any, stride: Any = (), padding: A
         x = c.emit(OP.nn.pad(x, widths, "constant", 0.0))
         behind, pads, counted = [b - p for b, p in zip(behind, pads)], [0] * rank, False
     y = c.emit(_AVG[rank](x, kernel, strides, [*pads, *behind], dilations, False, counted))
+    y = _counted(c, y, c.out_shape()[-rank:]) if ceil_mode else y
     if divisor_override is not None:
         count = 1
         for extent in kernel:

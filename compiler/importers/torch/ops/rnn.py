@@ -15,7 +15,7 @@ from .random import thinned
 OP = relax.op
 
 
-@converts("aten.lstm.input")
+@converts("aten.lstm.input", "maas_rt.lstm.default")
 def lstm(c: Context, input: Expr, hx: list[Expr], params: list[Expr], has_biases: bool, num_layers: int, dropout: float,
          train: bool, bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
     """input [S, B, I] (or [B, S, I]); hx: h0, c0 [layers * directions, B, H]. Returns y, hn, cn."""
@@ -26,7 +26,7 @@ def lstm(c: Context, input: Expr, hx: list[Expr], params: list[Expr], has_biases
     )
 
 
-@converts("aten.gru.input")
+@converts("aten.gru.input", "maas_rt.gru.default")
 def gru(c: Context, input: Expr, hx: Expr, params: list[Expr], has_biases: bool, num_layers: int, dropout: float, train: bool,
         bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
     """input [S, B, I] (or [B, S, I]); hx: h0 [layers * directions, B, H]. Returns y, hn."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tvm import relax, te, tirx
 
 from ..._imported import VOLUME
@@ -480,9 +479,13 @@ def diagonal(c: Context, x: Expr, offset: int = 0, dim1: int = 0, dim2: int = 1)
     """Elements [.., i, .., i + offset, ..] as a new last axis."""
     first, second = dim1 % c.rank(x), dim2 % c.rank(x)
     rest = [a for a in range(c.rank(x)) if a not in (first, second)]
-    length = c.out_shape()[-1]
-    rows, columns = c.static_shape_of(x, [first, second])
-    moved = c.permute(x, [*rest, first, second])
-    flat = c.reshape(moved, [*[c.shape(x)[a] for a in rest], rows * columns])
-    start = max(-offset, 0) * columns + max(offset, 0)
-    return c.take(flat, c.const(start + np.arange(length) * (columns + 1), "int64"), len(rest))
+
+    def build(t: Any, extents: Any) -> Any:
+        def element(*index: Any) -> Any:
+            at = dict(zip(rest, index))
+            at |= {first: index[-1] + max(-offset, 0), second: index[-1] + max(offset, 0)}
+            return t(*[at[axis] for axis in range(len(at))])
+
+        return te.compute(tuple(extents), element, name="diagonal")
+
+    return c.emit_te(build, x, c.out_shape())
