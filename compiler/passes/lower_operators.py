@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from ._kernel_call import make_kernel_call
 from ._ops import constant
 from ._rewrite import Rewriter, array_of, rewrite
 
-__all__ = ["lower_operators"]
+__all__ = ["ROWS", "Row", "lower_operators"]
 
 Args = list["relax.Expr | None"]
 Attrs = dict[str, int | float | str]
@@ -63,21 +63,23 @@ def _random(call: OperatorCall) -> str:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """A contract, its packing, and how it has an operator's attributes and inputs."""
+
     contract: str | Callable[[OperatorCall], str]
     packing: str = ""
     attrs: Callable[[OperatorCall], Attrs] = _as_given
     args: Callable[[OperatorCall], Args] = _tensors
 
 
-_ROWS: Mapping[str, _Row] = {
-    "attention": _Row("attention_f32"),
-    "dynamic_quantize": _Row("dynamic_quantize_u8"),
-    "dynamic_quantize_lstm": _Row("lstm_u8s8", "rnn_u8s8_nr16_v1", _recurrent, _signed),
-    "gru": _Row("gru_f32", "rnn_f32_nr16_v1", _recurrent),
-    "lstm": _Row("lstm_f32", "rnn_f32_nr16_v1", _recurrent),
-    "random": _Row(_random, attrs=_number),
-    "top_k": _Row("top_k"),
+ROWS: dict[str, Row] = {
+    "attention": Row("attention_f32"),
+    "dynamic_quantize": Row("dynamic_quantize_u8"),
+    "dynamic_quantize_lstm": Row("lstm_u8s8", "rnn_u8s8_nr16_v1", _recurrent, _signed),
+    "gru": Row("gru_f32", "rnn_f32_nr16_v1", _recurrent),
+    "lstm": Row("lstm_f32", "rnn_f32_nr16_v1", _recurrent),
+    "random": Row(_random, attrs=_number),
+    "top_k": Row("top_k"),
 }
 
 
@@ -89,7 +91,7 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     call = read_operator(value)
     if call is None:
         return None
-    row = _ROWS[call.operator.name]
+    row = ROWS[call.operator.name]
     contract = row.contract if isinstance(row.contract, str) else row.contract(call)
     types: Sequence[relax.TensorType] = list(var.ty.fields) if isinstance(var.ty, tvm.ir.TupleType) else [var.ty]
     return make_kernel_call(contract, row.args(call), types, row.attrs(call), packing=row.packing, name=call.place)

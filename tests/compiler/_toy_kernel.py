@@ -9,11 +9,20 @@ import numpy as np
 from maas_rt.compiler._configs import CompileOptions
 from maas_rt.compiler._pipeline import compile_imported
 from maas_rt.compiler.importers import ImportedModel
-from maas_rt.compiler.passes import make_kernel_call
+from maas_rt.compiler.ir._operator import Array, operator
+from maas_rt.compiler.passes.lower_operators import ROWS, Row
 from tvm import relax
 
 import maas_rt
 from maas_rt import CompileError
+
+
+@operator(lambda x, z, **_: [x.ty])
+def scaled_add(x: Array, z: Array, *, alpha: float = 1.0, beta: float = 0.0) -> list[Array]:
+    return [x + np.float32(alpha) * z]
+
+
+ROWS["scaled_add"] = Row("scaled_add_f32")
 
 
 def compiled(attrs: dict[str, float]) -> bytes:
@@ -21,7 +30,7 @@ def compiled(attrs: dict[str, float]) -> bytes:
     builder = relax.BlockBuilder()
     with builder.function("main", [x, z]):
         with builder.dataflow():
-            y = builder.emit(make_kernel_call("scaled_add_f32", [x, z], relax.TensorType([2, 3], "float32"), attrs))
+            y = builder.emit(scaled_add(x, z, **attrs))
             out = builder.emit_output(relax.Tuple([y]))
         builder.emit_func_output(out)
     model = ImportedModel(builder.get(), ["x", "z"], ["y"], source=None)  # type: ignore[arg-type]  # nobody verifies it
