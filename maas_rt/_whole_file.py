@@ -6,12 +6,16 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from typing import BinaryIO
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from maas_rt._errors import Error
 
-__all__ = ["whole_file"]
+__all__ = ["whole_file", "write_npz"]
 
 
 @contextlib.contextmanager
@@ -51,6 +55,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if isinstance(error, Error):
             raise
         raise Error(f"{name} could not be written: {error.strerror or error}") from error
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """An .npz file, whole or not at all; as numpy.savez writes it, which has no room for arrays called "file"."""
+    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def _mode(name: str) -> int | None:

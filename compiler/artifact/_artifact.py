@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from maas_rt import _container
+from maas_rt._errors import InvalidArgumentError
 from maas_rt._model import Model, load
 from maas_rt._plan import encode
 
@@ -29,6 +30,14 @@ class Artifact:
     code: Mapping[str, bytes]  # by target, best first; empty if no step needs generated code
     _manifest: dict[str, Any]
     measured_error: float | None = None  # the largest relative error, of which the manifest has the power of ten
+
+    def __deepcopy__(self, memo: Any) -> Artifact:
+        return self  # nothing of it changes
+
+    def __reduce__(self) -> Any:
+        raise InvalidArgumentError(
+            "an Artifact may lie in a temporary file: send its to_bytes(), or save it and send the path"
+        )
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from maas_rt._errors import Error
+from maas_rt._errors import Error, InvalidArgumentError
 
 from .._progress import reporter
 
@@ -26,7 +26,10 @@ def run(directory: str | Path, *, epochs: int = 12) -> int:
     from .data import load_digits
 
     work = Path(directory)
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgumentError(f"{work} cannot be made a directory ({error.strerror}); choose another") from None
     checkpoint, target = work / "checkpoint", work / "digits.mrt"
     began = time.perf_counter()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maas_rt._errors import Error, VerificationError
+from maas_rt._whole_file import write_npz
 
 from .._configs import VerifyOptions
 from ..artifact import Artifact
@@ -56,7 +57,7 @@ def blame(
     own = own_error(model, differ, inputs, options, compile_model) if operator and not worst.detail else None
     kept = ""
     if options.keep_intermediates is not None and culprit is not None:
-        kept = f"; its arrays are in {_keep(options.keep_intermediates, inputs, culprit)}"
+        kept = _keep(options.keep_intermediates, inputs, culprit)
     if own is not None and own.operator != operator and own.total >= _EXPLAINED * worst.error:
         begin = f"the errors of its operators add up; operator {own.operator} has the largest of its own,"
         if own.error > options.tolerance(own.dtype):  # it does not show where the model was cut
@@ -152,8 +153,11 @@ def statistics(inputs: Mapping[str, Array]) -> str:
 
 
 def _keep(folder: str, inputs: Mapping[str, Array], culprit: _Culprit) -> str:
-    """Write what was compared: inputs.npz, and the operator's results as source.npz and compiled.npz."""
-    os.makedirs(folder, exist_ok=True)
-    for name, arrays in (("inputs", inputs), ("source", culprit.wanted), ("compiled", culprit.got)):
-        np.savez(os.path.join(folder, f"{name}.npz"), **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]
-    return folder
+    """Write what was compared: inputs.npz, and the operator's results as source.npz and compiled.npz. Says where they are."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name, arrays in (("inputs", inputs), ("source", culprit.wanted), ("compiled", culprit.got)):
+            write_npz(os.path.join(folder, f"{name}.npz"), arrays)
+    except (OSError, Error) as error:
+        return f"; its arrays could not be kept ({error})"
+    return f"; its arrays are in {folder}"

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from .._errors import InvalidArgumentError
 from .._model import Model, State, TensorInfo
-from .._whole_file import whole_file
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -30,14 +29,6 @@ def read_npz(path: str) -> Arrays:
             return {name: loaded[name] for name in loaded.files}
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InvalidArgumentError(f"{path} is damaged or holds objects that are no arrays: {error}") from None
-
-
-def write_npz(path: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """An .npz file, whole or not at all; as numpy.savez writes it, which has no room for arrays called "file"."""
-    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def same_file(one: str, other: str) -> bool:

@@ -13,7 +13,8 @@ import os
 from .._errors import InvalidArgumentError
 from .._model import load
 from .._program import state_values
-from ._arrays import add_seed, make_state, of_model, read_npz, same_file, write_npz
+from .._whole_file import write_npz
+from ._arrays import add_seed, make_state, of_model, read_npz, same_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

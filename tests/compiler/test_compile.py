@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -80,6 +82,12 @@ def test_sections(artifact: Any) -> None:
     weights = container.find(kinds.WEIGHTS)
     assert weights is not None
     assert weights.offset % 65536 == 0
+
+
+def test_an_artifact_is_sent_as_bytes(artifact: Any) -> None:
+    assert copy.deepcopy(artifact).to_bytes() == artifact.to_bytes()
+    with pytest.raises(InvalidArgumentError, match=r"to_bytes\(\)"):
+        pickle.dumps(artifact)
 
 
 def test_load_accepts_an_artifact_and_a_path(artifact: Any, tmp_path: Path) -> None:

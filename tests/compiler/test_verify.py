@@ -121,6 +121,9 @@ def test_a_wrong_result_is_refused_and_the_operator_named(monkeypatch: pytest.Mo
     x, source, compiled = (np.load(tmp_path / "kept" / f"{each}.npz") for each in ("inputs", "source", "compiled"))
     np.testing.assert_allclose(source[source.files[0]], np.sin(np.exp(x["x"])), rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(compiled[source.files[0]], np.cos(np.exp(x["x"])), rtol=1e-5, atol=1e-4)
+    (tmp_path / "a file").touch()
+    with pytest.raises(VerificationError, match="first difference is at .*sin.*; its arrays could not be kept"):
+        compile(Chain(), (torch.randn(4, 5),), keep_intermediates=str(tmp_path / "a file"))
 
 
 class Grows(torch.nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maas_rt._cli import main
-from maas_rt._cli._arrays import write_npz
+from maas_rt._whole_file import write_npz
 from tests import _tiny
 
 BFLOAT = 4  # MRT_BFLOAT
