@@ -269,6 +269,20 @@ def test_gathers_of_few_bits(bits: int) -> None:
     m.check()
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_gathers_of_a_table_that_a_run_is_given(bits: int) -> None:
+    """The table, its scales, its zero points, or all of them: as those of a model that are shared with another or swapped."""
+    index = np.array([[0, 6, -1], [-7, 99, -99]], np.int64)
+    q, zero = (packed(RNG.integers(0, 1 << bits, shape), bits) for shape in ((7, 64), (7, 4)))
+    scale = RNG.uniform(0.1, 1, (7, 4)).astype(np.float32)
+    m = Model(i=index, q=q, scale=scale, zero=zero)
+    more = {"bits": bits, "block_size": 16, "quantize_axis": 1, "gather_axis": 0}
+    for inputs in (["q", "i", "scale", "zero"], ["q", "i", "scale"], ["q", "i", scale, zero], [q, "i", "scale", zero]):
+        m.add("GatherBlockQuantized", *inputs, **more)
+    m.add("GatherBlockQuantized", q, "i", scale, "zero", **more)
+    m.check()
+
+
 @pytest.mark.parametrize(
     "kind", [TensorProto.INT4, TensorProto.UINT4, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16]
 )

@@ -18,6 +18,7 @@ from .._registry import op
 from .._values import bits_of
 from ._blocks import dequantized
 from ._te import elementwise, imm
+from .contrib_gather import gathered_by_run
 from .contrib_qlinear import MS
 from .nn import product
 
@@ -121,32 +122,34 @@ def matmul_bnb4(n: Node) -> Any:
 def gather_block_quantized(n: Node) -> Any:
     """data, indices, scales, zero_points: slices of dequantized data along gather_axis; zeros for an index out of range"""
     bits, block = _bits(n), _block(n, 128)
-    data = n.const(0, "data")
-    if data.dtype.name not in ("uint8", "int4", "uint4", "int8") or data.ndim < 1:
-        raise n.refuse(f"of {data.dtype.name} with {data.ndim} dimensions")
-    rank = data.ndim
+    kind, rank = n.dtype(0), n.rank(0)
+    if kind not in ("uint8", "int4", "uint4", "int8") or rank < 1:
+        raise n.refuse(f"of {kind} with {rank} dimensions")
+    if kind != "uint8" and bits_of(kind) != bits:
+        raise n.broken(f"has data of {kind} and {bits} bits")
     gather, along = n.axis(n.int_attr("gather_axis", 0), rank), n.axis(n.int_attr("quantize_axis", 1), rank)
+    if any(n.has(i) and n.value(i).const is None for i in (0, 2, 3)):
+        return n.cast(gathered_by_run(n, bits, block, gather, along), n.dtype(2))
+    data = n.const(0, "data")
     signed = data.dtype.name.startswith("int")
     zero = n.const(3, "zero points") if n.has(3) else None
     if data.dtype.name == "uint8":  # several numbers a byte, and so are the zero points
         data = unpacked(data, bits, data.shape[-1] * 8 // bits)
         middle = 1 << (bits - 1)
     else:
-        if bits_of(data.dtype.name) != bits:
-            raise n.broken(f"has data of {data.dtype.name} and {bits} bits")
         middle = 0
-    kind = np.int8 if signed else np.uint8
+    inside = np.int8 if signed else np.uint8
     scale = n.const(2, "scales").astype(np.float32)
     shape = tuple(-(-d // block) if a == along else d for a, d in enumerate(data.shape))
     if scale.shape != shape:
         raise n.broken(f"has scales of shape {list(scale.shape)}, expected {list(shape)}")
     if zero is None:
-        zero = np.full(shape, middle, kind)
+        zero = np.full(shape, middle, inside)
     elif zero.dtype == np.uint8:
         zero = unpacked(zero, bits, shape[-1])
     if zero.shape != shape:
         raise n.broken(f"has zero points of shape {list(zero.shape)}, expected {list(shape)}")
-    table = dequantized(n, data.astype(kind), scale, zero.astype(kind), along, block)
+    table = dequantized(n, data.astype(inside), scale, zero.astype(inside), along, block)
     return n.cast(_taken(n, table, data.shape[gather], gather), n.dtype(2))
 
 
