@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from maas_rt.compiler import compile as compile_model
-from maas_rt.compiler.importers.onnx import import_onnx
+from maas_rt.compiler.importers.onnx import _loops, import_onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch._higher_order_ops import while_loop
 from torch._higher_order_ops.map import map as torch_map
@@ -354,6 +354,33 @@ def test_what_grows_in_a_loop_in_a_loop() -> None:
         {"yes": np.array(True)},
     )
     check(proto, *[{"n": n, "x": floats(k), "start": floats(k)} for n, k in [(4, 3), (0, 2), (2, 5), (4, 3)]])
+
+
+def test_deep_nests_of_loops_that_grow_are_converted_a_few_times_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one conversion of a loop finds to grow is known to the next one of the loop around it: 2 to the power of the depth, else."""
+    depth, attempts = 12, 0
+    attempt = _loops._attempt
+
+    def counted(*args: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        return attempt(*args)
+
+    monkeypatch.setattr(_loops, "_attempt", counted)
+    nest = [node("Concat", "v0 x", "w0", axis=0)]
+    for k in range(depth):
+        level = body(
+            [*nest, node("Identity", f"c{k}", f"go{k}")],
+            [(f"i{k}", I64, []), (f"c{k}", BOOL, []), (f"v{k}", F, [None])],
+            [(f"go{k}", BOOL, []), (f"w{k}", F, [None])],
+        )
+        nest = [node("Loop", f"n none v{k + 1}", f"w{k + 1}", body=level)]
+        nest[0].input[1] = ""
+    proto = model(nest, {"n": (I64, []), "x": (F, [2]), f"v{depth}": (F, ["m"])}, [f"w{depth}"])
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    assert attempts <= depth**2
+    x, v = floats(2), floats(3)
+    np.testing.assert_array_equal(program.run({"n": np.array(1), "x": x, f"v{depth}": v})[f"w{depth}"], [*v, *x])
 
 
 def test_a_filter_shrinks_what_is_carried() -> None:

@@ -89,6 +89,28 @@ def test_comparing_joining_and_moving() -> None:
     assert got["list"].tolist() == ["same", "samesame", "same", "samesame", "aa", "naïvea", "aa", "naïvea"]
 
 
+def test_choosing_and_counting() -> None:
+    proto = model(
+        [node("Where", "c x y", "chosen"), node("Shape", "chosen", "shape"), node("Size", "x", "size")],
+        {"c": (TensorProto.BOOL, ["n", 1]), "x": (S, ["n", 3]), "y": (S, [1, 3])},
+        ["chosen", "shape", "size"],
+        opset=20,
+    )
+    x = np.array([["a", "bc", ""], ["naïve", "z", "same"]], dtype=object)
+    y = np.array([["a longer one", "", "日本"]], dtype=object)
+    run(proto, {"c": np.array([[True], [False]]), "x": x, "y": y}, {"c": np.array([[False]]), "x": x[:1], "y": y})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [((S, F), "of strings to numbers: convert them before"), ((I64, S), "of numbers to strings: write them")],
+)
+def test_casts_of_strings_are_refused(kinds: tuple[int, int], said: str) -> None:
+    proto = model([node("Cast", "x", "y", to=kinds[1])], {"x": (kinds[0], ["n"])}, ["y"])
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match=said):
+        import_onnx(proto)
+
+
 @pytest.mark.parametrize("sensitive", [0, 1])
 @pytest.mark.parametrize("change", ["LOWER", "UPPER", "NONE"])
 def test_normalising(change: str, sensitive: int) -> None:

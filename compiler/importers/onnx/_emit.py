@@ -51,6 +51,9 @@ class Emitter(ABC):
         self.sizes: dict[
             str, Dim
         ] = {}  # a symbol of the inputs -> an extent of it that suits the model, for verification's inputs
+        self.loop_axes: dict[
+            str, list[tuple[int, int]]
+        ] = {}  # by a loop's place: (carried value, axis) that its body changes
         self._names: dict[str, int] = {}
         self._bound: dict[int, tuple[Value, list[Dim]]] = {}
         self._symbol_count = 0

@@ -84,13 +84,14 @@ def run_loop(
     entries, assumed, bound = _copied(graph.unsupported.entries), list(math.assumed), dict(graph._bound)
     go = None if condition is None else n.reshape(n.cast(graph.expr(condition), "bool"), [])
     limit = None if trips is None else n.reshape(n.cast(graph.expr(trips), "int64"), [])
-    axes: list[tuple[int, int]] = []
+    # What an earlier conversion of a loop around this one found: else each level would be converted twice for each time of the one around.
+    axes = [(k, a) for k, a in graph.loop_axes.get(n.place, []) if k < len(start) and a < start[k].rank]
     while True:
         try:
             return _attempt(n, body, start, go, limit, extent, axes, unread)
         except (_Changes, _Replaces) as found:
             if isinstance(found, _Changes):
-                axes = sorted({*axes, *found.axes})
+                axes = graph.loop_axes[n.place] = sorted({*axes, *found.axes})
             else:
                 _check_iterates(n, go, limit)
                 zeros = n.broadcast_to(n.scalar_const(0, found.dtype), found.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx
 from tvm import relax, te, tirx
 
 from ...._truncation import truncated
@@ -19,6 +20,8 @@ _CAST = [6, 9, 13, 19, 21, 23, 24, 25, 28]
 
 @op("Cast", since=_CAST)
 def cast(n: Node) -> Any:
+    if n.int_attr("to") == onnx.TensorProto.STRING:
+        return _convert(n, "string")
     return _convert(n, n.dtype_attr("to", stored=True))
 
 
@@ -32,7 +35,7 @@ def _convert(n: Node, to: str) -> Any:
     if have == to:
         return n.value(0)
     if to == "string":
-        raise n.refuse("to string")
+        raise n.refuse("of numbers to strings: write them as text behind the model")
     x = decode(n, n.x(0), have) if have in STORED else n.x(0)
     if to not in STORED:
         return convert_dtype(n, x, to)

@@ -21,6 +21,7 @@ from .._strings import bytes_of, string_value, width_of
 from .._values import Value
 from ._loops import imperative, variable
 from ._te import imm
+from .symbolic import shape_of, size
 
 _WHITE = b" \t\n\v\f\r"
 
@@ -77,6 +78,40 @@ def _widened(n: Node, x: Any, width: Dim) -> Any:
         return te.compute(extents, lambda *i: _at(x, i[:-1], dims, i[-1], x.shape[-1]), name="widened")
 
     return n.te(body, x, shape_expr([*dims, width]), name="widened")
+
+
+@string_op("Where")
+def where(n: Node) -> Any:
+    given = [bytes_of(n.value(i)) for i in (1, 2)]
+    dims = n.math.broadcast(n.shape(0), *(dims_of(x)[:-1] for x in given))
+    width = n.math.max(*(width_of(x) for x in given))
+    own = [n.shape(0), *(dims_of(x)[:-1] for x in given)]
+
+    def body(condition: Any, x: Any, y: Any, extents: Any) -> Any:
+        def element(*i: Any) -> Any:
+            place = [
+                imm(0, "int64") if isinstance(d, int) and d == 1 else k
+                for k, d in zip(i[-1 - len(own[0]) : -1], own[0])
+            ]
+            either = [_at(t, i[:-1], has, i[-1], t.shape[-1]) for t, has in zip((x, y), own[1:])]
+            return tirx.Select(condition(*place), *either)
+
+        return te.compute(extents, element, name="where_strings")
+
+    return string_value(n.te(body, n.x(0), *given, shape_expr([*dims, width]), name="where_strings"), n.place)
+
+
+@string_op("Shape")
+@string_op("Size")
+def extents(n: Node) -> Any:
+    """Those of the strings, whatever bytes they have."""
+    return Value.of_symbols(shape_of(n) if n.op == "Shape" else size(n), "int64", n.place)
+
+
+@string_op("Cast")
+@string_op("CastLike")
+def cast(n: Node) -> Any:
+    raise n.refuse("of strings to numbers: convert them before, and give the model numbers")
 
 
 @op("StringConcat", since=20)
