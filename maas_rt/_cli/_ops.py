@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     require_compiler()
-    from ..compiler.operators import FRONTENDS, supported_operators
+    from ..compiler.operators import FRONTENDS, not_converted, supported_operators
 
     tables = {frontend: supported_operators(frontend) for frontend in ([args.frontend] if args.frontend else FRONTENDS)}
     if args.names:
@@ -35,7 +35,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({f: [dataclasses.asdict(o) for o in found] for f, found in tables.items()}, indent=1))
     elif args.markdown:
-        print(_markdown(tables), end="")
+        print(_markdown(tables, not_converted()), end="")
     else:
         for frontend, found in tables.items():
             print(f"{frontend}: {len(found)} operators")
@@ -60,7 +60,7 @@ def _line(operator: SupportedOperator) -> str:
     return f"{operator.name:<34} {versions:<40} {' '.join(operator.dtypes)}".rstrip()
 
 
-def _markdown(tables: dict[str, list[SupportedOperator]]) -> str:
+def _markdown(tables: dict[str, list[SupportedOperator]], missing: list[str]) -> str:
     lines = [
         "# Operators",
         "",
@@ -72,6 +72,13 @@ def _markdown(tables: dict[str, list[SupportedOperator]]) -> str:
             lines += ["| operator | schema versions | element types of its first operand |", "|---|---|---|"]
             lines += [
                 f"| {o.name} | {', '.join(map(str, o.versions)) or 'all'} | {' '.join(o.dtypes)} |" for o in found
+            ]
+            lines += [
+                "",
+                "Not converted, of ONNX Runtime's own (com.microsoft): a model with one of these is refused by its name; export it, or let the optimizer "
+                "write it, without them (BeamSearch, GreedySearch and Sampling are loops around a model: they stay the caller's).",
+                "",
+                ", ".join(missing) + ".",
             ]
         else:
             lines.append(", ".join(f"`{o.name}`" for o in found))

@@ -37,3 +37,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ops", "--markdown"]) == 0
     assert capsys.readouterr().out == PAGE.read_text(), "run: maas-rt ops --markdown > docs/operators.md"
+
+
+def test_the_page_names_what_is_not_converted() -> None:
+    (line,) = [each for each in PAGE.read_text().splitlines() if each.startswith("AttnLSTM, ")]
+    named = line.removesuffix(".").split(", ")
+    assert {"BeamSearch", "SparseAttention", "WordConvEmbedding"} <= set(named)
+    assert not {f"com.microsoft::{name}" for name in named} & {each.name for each in supported_operators("onnx")}
