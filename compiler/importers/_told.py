@@ -17,9 +17,10 @@ _MARKED = re.compile(_MARK + r"(\d+)_(.*)")
 @dataclass(frozen=True)
 class Told:
     """`kind` is the attribute of the bind step (FORMAT.md says what the runtime makes of each): "assumed" of the inputs' shapes, "indices" of
-    a place that looks up, "number" names what is out of its bounds, "refused" is a sentence of its own."""
+    a place that looks up, "number" names what is out of its bounds, "refused" is a sentence of its own. "place" is none of these: it says where
+    extents that must be equal meet."""
 
-    kind: Literal["assumed", "indices", "number", "refused"]
+    kind: Literal["assumed", "indices", "number", "place", "refused"]
     text: str
 
 

@@ -505,7 +505,9 @@ class PlanBuilder:
                 continue
             lowered = self.pool.lower(wanted)
             if lowered != expr:
-                place, of_volumes, _ = binding.var.name.partition(VOLUME)
+                where, name = told(binding.var.name, self.model.said)
+                place, of_volumes, _ = name.partition(VOLUME)
+                place = place if where is None else where.text
                 message = _UNEVEN if of_volumes else f"the extent must equal {readable(wanted)}"
                 self._checks.append(Check(expr, lowered, f"{place}: {message}"))
         return slot

@@ -104,3 +104,13 @@ def test_what_torch_checks_is_checked_by_a_run() -> None:
         ([6, 6, 6, 6, 0], "must be 2"),
     ):
         refused(program, {**good, "x": np.float32(x)}, said, " at test_told.py:")
+
+
+def test_extents_that_do_not_meet_are_told_with_their_place() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, second = x.chunk(2)
+            return first * second
+
+    program = maas_rt.load(compile(Halves(), {"x": torch.ones(8, 3)}, dynamic={"x": {0: (4, 16)}}, verify=False))
+    refused(program, {"x": floats(7, 3)}, "aten.mul.Tensor at test_told.py:", "the extent must equal")

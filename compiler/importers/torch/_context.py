@@ -285,7 +285,9 @@ class Context:
             return
         if isinstance(b, tirx.Var):
             a, b = b, a  # a lone variable as the pattern would be a definition
-        self.bb.match_cast(relax.ShapeExpr([as_expr(a)]), relax.ShapeType([as_expr(b)]), name_hint=self._name() + kind)
+        where = Told("place", f"{self.at()}, {self._name()}")
+        name = self.tellings.name(where, self._name() + kind)
+        self.bb.match_cast(relax.ShapeExpr([as_expr(a)]), relax.ShapeType([as_expr(b)]), name_hint=name)
 
     def check_indices(self, x: Expr, extent: Dim, *, wraps: bool = False) -> None:
         """Every run refuses elements of x that are no positions in an axis of this extent; where it `wraps` they may be counted from the end."""
