@@ -165,6 +165,7 @@ _BY_STATUS: dict[str, type[Error]] = {
     "MRT_ERROR_SHAPE": InvalidArgumentError,
     "MRT_ERROR_DTYPE": InvalidArgumentError,
     "MRT_ERROR_CAPACITY": InvalidArgumentError,
+    "MRT_ERROR_NO_STATE": InvalidArgumentError,
     "MRT_ERROR_FORMAT": FormatError,
     "MRT_ERROR_VERSION": FormatError,
     "MRT_ERROR_HASH": FormatError,

@@ -45,6 +45,7 @@ enum {
   MRT_ERROR_DTYPE = 3,            /* element type is not what the program declares */
   MRT_ERROR_BUSY = 4,             /* the session or state is in use by another run */
   MRT_ERROR_CAPACITY = 5,         /* the caller's output buffer is too small */
+  MRT_ERROR_NO_STATE = 6,         /* the entry keeps states and the run was given none */
   MRT_ERROR_IO = 100,             /* the file could not be opened or read */
   MRT_ERROR_FORMAT = 101,         /* the file is not a valid model.mrt (truncated, damaged, foreign) */
   MRT_ERROR_VERSION = 102,        /* the file was made for a newer runtime */
@@ -316,7 +317,9 @@ MRT_API mrt_status mrt_session_profile(const mrt_session* session, const mrt_ste
 /* ---- kernels: for the compiler and for tests ----------------------------------------------------------------------
  */
 
-/* The registry as JSON: contracts, their versions and packings, the kernels of each with their ISA. */
+/* The registry as JSON: of each contract its version, inputs, outputs and attributes with their types, bounds and
+ * defaults, its packings, and its kernels, best first, with their ISA; beside these the library's version, the CPU's
+ * level and the ISA that a load binds. */
 MRT_API const char* mrt_kernels_json(void);
 /* Bytes that `weight` takes in a packing, and the packing itself; portable code. attrs are the contract's. */
 MRT_API mrt_status mrt_kernel_packed_bytes(const char* contract, const char* packing, const mrt_tensor* weight,

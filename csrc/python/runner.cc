@@ -122,7 +122,7 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunOptions& giv
   released.end();
   if (status != MRT_OK) {
     if (PyErr_Occurred()) return nullptr;  // of a signal's handler
-    if (!given.state && std::strstr(mrt_last_error(), "mrt_state_create")) {
+    if (status == MRT_ERROR_NO_STATE) {
       set_invalid(
           "the model keeps a state from run to run: make one with state = model.state() and give it to every "
           "run, as in model.run(inputs, state=state)");

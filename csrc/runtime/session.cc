@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
 
 #include "runtime/shapes.h"
 #include "runtime/strided.h"
@@ -17,50 +16,6 @@ namespace {
 bool aligned(const void* p, DType dtype) {
   const size_t element = dtype.bytes() < 8 ? dtype.bytes() : 8;
   return (reinterpret_cast<uintptr_t>(p) & (element - 1)) == 0;
-}
-
-const char* dtype_name(DType t, char* buffer, size_t size) {
-  const char* base = t.code == MRT_INT       ? "int"
-                     : t.code == MRT_UINT    ? "uint"
-                     : t.code == MRT_FLOAT   ? "float"
-                     : t.code == MRT_BFLOAT  ? "bfloat"
-                     : t.code == MRT_BOOL    ? "bool"
-                     : t.code == MRT_COMPLEX ? "complex"
-                                             : "dtype of code and bits ";
-  constexpr struct {
-    uint8_t code, bits;
-    const char* name;
-  } kNamed[] = {{MRT_BOOL, 8, "bool"},
-                {MRT_FLOAT8_E4M3FN, 8, "float8_e4m3fn"},
-                {MRT_FLOAT8_E4M3FNUZ, 8, "float8_e4m3fnuz"},
-                {MRT_FLOAT8_E5M2, 8, "float8_e5m2"},
-                {MRT_FLOAT8_E5M2FNUZ, 8, "float8_e5m2fnuz"},
-                {MRT_FLOAT8_E8M0FNU, 8, "float8_e8m0fnu"},
-                {MRT_FLOAT4_E2M1FN, 4, "float4_e2m1fn"}};
-  const char* named = nullptr;
-  for (const auto& n : kNamed)
-    if (n.code == t.code && n.bits == t.bits) named = n.name;
-  if (named)
-    std::snprintf(buffer, size, "%s", named);
-  else if (base[0] == 'd')
-    std::snprintf(buffer, size, "%s%d, %d", base, t.code, t.bits);
-  else
-    std::snprintf(buffer, size, "%s%d", base, t.bits);
-  return buffer;
-}
-
-// "[1, 3, 224]"
-std::string shape_text(const int64_t* shape, int32_t ndim) {
-  std::string text = "[";
-  for (int32_t d = 0; d < ndim; ++d) text += (d ? ", " : "") + std::to_string(shape[d]);
-  return text + "]";
-}
-
-std::string declared_text(const ValueText& value) {
-  std::string text = "[";
-  for (size_t d = 0; d < value.dims.size(); ++d)
-    text += (d ? ", " : "") + (value.dims[d].extent >= 0 ? std::to_string(value.dims[d].extent) : value.texts[d]);
-  return text + "]";
 }
 
 }  // namespace
@@ -92,8 +47,6 @@ Session::~Session() {
   for (IssuedOutput* record : issued_) give_back_issued(record);
   program_->release();
 }
-
-// ---- shapes ----
 
 Status Session::run(const RunRequest& r) {
   const EntryInfo& info = program_->entries()[r.entry];
@@ -137,27 +90,6 @@ Status Session::check_file() {
   return Status();
 }
 
-Status Session::check_input(const mrt_tensor& t, const ValueText& text) const {
-  if (t.dtype.lanes > 1)
-    return fail(MRT_ERROR_DTYPE, "input '%s' has elements of %d lanes, expected 1", text.name.c_str(), t.dtype.lanes);
-  if (t.dtype.code != text.dtype.code || t.dtype.bits != text.dtype.bits) {
-    char have[40], want[40];
-    return fail(MRT_ERROR_DTYPE, "input '%s' is %s, expected %s", text.name.c_str(),
-                dtype_name({t.dtype.code, t.dtype.bits}, have, sizeof(have)),
-                dtype_name(text.dtype, want, sizeof(want)));
-  }
-  if (t.ndim > 0 && !t.shape)
-    return fail(MRT_ERROR_SHAPE, "input '%s' has no shape, expected %zu extents: %s", text.name.c_str(),
-                text.dims.size(), declared_text(text).c_str());
-  if (t.ndim != static_cast<int32_t>(text.dims.size())) {
-    const bool readable = t.ndim >= 0 && t.ndim <= MRT_MAX_RANK;
-    return fail(MRT_ERROR_SHAPE, "input '%s' has %d dimensions%s%s, expected %zu: %s", text.name.c_str(), t.ndim,
-                readable ? " " : "", readable ? shape_text(t.shape, t.ndim).c_str() : "", text.dims.size(),
-                declared_text(text).c_str());
-  }
-  return Status();
-}
-
 bool Session::same_shapes(const RunRequest& r) const {
   if (!layout_ || layout_->entry != r.entry) return false;
   const int64_t* last = last_.data();
@@ -168,126 +100,6 @@ bool Session::same_shapes(const RunRequest& r) const {
     last += t.ndim;
   }
   return true;
-}
-
-Status Session::select_layout(const RunRequest& r) {
-  layout_ = nullptr;
-  MRT_TRY(bind(r));
-  MRT_TRY(find_layout(r.entry));
-  int64_t* last = last_.data();
-  for (size_t i = 0; i < r.input_count; ++i)
-    for (int32_t d = 0; d < r.inputs[i].ndim; ++d) *last++ = r.inputs[i].shape[d];
-  return Status();
-}
-
-// Symbols take their values from dimensions that are a symbol, then from those that are scale * symbol + offset; then
-// every dimension is compared with what its expression says.
-Status Session::bind(const RunRequest& r) {
-  const EntryInfo& info = program_->entries()[r.entry];
-  std::fill(bindings_.symbol_known.begin(), bindings_.symbol_known.end(), uint8_t{0});
-  std::fill(bindings_.symbols.begin(), bindings_.symbols.end(), 0);
-  for (const bool plain : {true, false})
-    for (size_t i = 0; i < r.input_count; ++i)
-      for (size_t d = 0; d < info.inputs[i].size(); ++d) {
-        const InputDim& dim = info.inputs[i][d];
-        if (r.inputs[i].shape[d] < 0)
-          return fail(MRT_ERROR_SHAPE, "input '%s' has extent %lld in dimension %zu, expected 0 or more",
-                      info.input_texts[i].name.c_str(), static_cast<long long>(r.inputs[i].shape[d]), d);
-        if (!dim.linear || bindings_.symbol_known[dim.symbol] || plain != (dim.scale == 1 && dim.offset == 0)) continue;
-        MRT_TRY(bind_symbol(info.input_texts[i], d, dim, r.inputs[i].shape[d]));
-      }
-  program_->exprs().evaluate(&bindings_);
-  MRT_TRY(check_dims(r));
-  for (const plan::Check& check : info.entry->checks) {
-    const ExprValue &a = bindings_.exprs[check.lhs], &b = bindings_.exprs[check.rhs];
-    if (a.known == Known::yes && b.known == Known::yes && a.value == b.value) continue;
-    if (program_->exprs().is_truth(check.lhs))
-      return fail(MRT_ERROR_SHAPE, "%s (here %s)", check.message.c_str(), sizes_text(check.lhs).c_str());
-    return fail(MRT_ERROR_SHAPE, "the inputs' shapes do not fit together: %s (%s must equal %s)", check.message.c_str(),
-                program_->exprs().text(check.lhs).c_str(), program_->exprs().text(check.rhs).c_str());
-  }
-  return Status();
-}
-
-std::string Session::sizes_text(uint32_t expr) const {
-  std::string text;
-  const std::vector<plan::Symbol>& symbols = program_->plan().symbols;
-  for (uint32_t s = 0; s < symbols.size(); ++s)
-    if (bindings_.symbol_known[s] && program_->exprs().depends_on(expr, s))
-      text += (text.empty() ? "" : ", ") + symbols[s].name + " is " + std::to_string(bindings_.symbols[s]);
-  return text;
-}
-
-Status Session::bind_symbol(const ValueText& input, size_t dim, const InputDim& d, int64_t extent) {
-  const plan::Symbol& symbol = program_->plan().symbols[d.symbol];
-  int64_t rest = 0;
-  const bool whole =
-      !__builtin_sub_overflow(extent, d.offset, &rest) && !(rest == INT64_MIN && d.scale == -1) && rest % d.scale == 0;
-  if (!whole)
-    return fail(MRT_ERROR_SHAPE, "input '%s' has extent %lld in dimension %zu, which is %s for no whole %s",
-                input.name.c_str(), static_cast<long long>(extent), dim, input.texts[dim].c_str(), symbol.name.c_str());
-  const int64_t value = rest / d.scale;
-  if (!symbol_allows(symbol, value)) {
-    const bool plain = d.scale == 1 && d.offset == 0;
-    return fail(MRT_ERROR_SHAPE, "input '%s' has extent %lld in dimension %zu (%s), expected %s%s%s",
-                input.name.c_str(), static_cast<long long>(extent), dim, input.texts[dim].c_str(),
-                plain ? "" : symbol.name.c_str(), plain ? "" : " to be ", symbol_range(symbol).c_str());
-  }
-  bindings_.symbols[d.symbol] = value;
-  bindings_.symbol_known[d.symbol] = 1;
-  return Status();
-}
-
-Status Session::check_dims(const RunRequest& r) const {
-  const EntryInfo& info = program_->entries()[r.entry];
-  for (size_t i = 0; i < r.input_count; ++i)
-    for (size_t d = 0; d < info.inputs[i].size(); ++d) {
-      const ExprValue& e = bindings_.exprs[info.inputs[i][d].expr];
-      if (e.known == Known::yes && e.value == r.inputs[i].shape[d]) continue;
-      const ValueText& text = info.input_texts[i];
-      const std::string expected = e.known == Known::yes ? std::to_string(e.value) : "a number that fits 64 bits";
-      return fail(MRT_ERROR_SHAPE, "input '%s' has extent %lld in dimension %zu, expected %s%s%s%s: shape %s, got %s",
-                  text.name.c_str(), static_cast<long long>(r.inputs[i].shape[d]), d, expected.c_str(),
-                  text.texts[d].empty() ? "" : " (", text.texts[d].c_str(), text.texts[d].empty() ? "" : ")",
-                  declared_text(text).c_str(), shape_text(r.inputs[i].shape, r.inputs[i].ndim).c_str());
-    }
-  return Status();
-}
-
-// ---- layouts ----
-
-Status Session::find_layout(uint32_t entry) {
-  for (const std::unique_ptr<Layout>& l : layouts_) {
-    if (l->entry != entry || l->key != bindings_.symbols) continue;
-    layout_ = l.get();
-    return reserve_memory();
-  }
-  std::unique_ptr<Layout> built;
-  MRT_TRY(build_layout(*program_, entry, bindings_, threads_, &built));
-  if (layouts_.size() < layout_limit_) {
-    layouts_.push_back(std::move(built));
-    layout_ = layouts_.back().get();
-  } else {
-    auto oldest = std::min_element(layouts_.begin(), layouts_.end(),
-                                   [](const auto& a, const auto& b) { return a->last_used < b->last_used; });
-    *oldest = std::move(built);
-    layout_ = oldest->get();
-  }
-  return reserve_memory();
-}
-
-Status Session::reserve_memory() {
-  Layout* l = layout_;
-  const size_t need = l->arena_bytes + l->scratch_bytes + kAlignment;
-  if (!arena_.reserve(need)) {
-    layout_ = nullptr;
-    return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes that these shapes need", need);
-  }
-  if (l->arena_base != arena_.data()) {
-    l->arena_base = arena_.data();
-    for (const Patch& p : l->arena_patches) *p.where = l->arena_base + p.offset;
-  }
-  return Status();
 }
 
 // ---- inputs, outputs, states ----
@@ -367,52 +179,6 @@ uint8_t* Session::session_output(const OutputPlace& place) {
   return outputs_.data() + place.session_offset;
 }
 
-// Whether the caller's tensor takes the value: dtype, and room by bytes or else by shape, which no other output takes.
-Status Session::check_room(const RunRequest& r, size_t output, const Tensor& value) {
-  const mrt_tensor& t = r.outputs[output];
-  const char* name = program_->entries()[r.entry].output_texts[output].name.c_str();
-  if (t.dtype.bits != 0 && (t.dtype.code != value.dtype.code || t.dtype.bits != value.dtype.bits)) {
-    char have[40], want[40];
-    return fail(MRT_ERROR_DTYPE, "output '%s' is to be written as %s, expected %s", name,
-                dtype_name({t.dtype.code, t.dtype.bits}, have, sizeof(have)),
-                dtype_name(value.dtype, want, sizeof(want)));
-  }
-  const bool has_shape = t.ndim >= 0 && t.ndim <= MRT_MAX_RANK && (t.shape || t.ndim == 0);
-  const bool same = has_shape && t.ndim == value.ndim &&
-                    std::equal(value.shape, value.shape + value.ndim, t.shape ? t.shape : value.shape);
-  if (t.strides && !same)
-    return fail(MRT_ERROR_SHAPE, "output '%s' has strides for the shape %s, expected %s", name,
-                has_shape ? shape_text(t.shape, t.ndim).c_str() : "of another rank",
-                shape_text(value.shape, value.ndim).c_str());
-  if (r.exact_outputs && !same)
-    return fail(MRT_ERROR_SHAPE,
-                "the buffer for output '%s' has shape %s and the result has %s: give a buffer of that shape", name,
-                has_shape ? shape_text(t.shape, t.ndim).c_str() : "of another rank",
-                shape_text(value.shape, value.ndim).c_str());
-  written_[output] = span_of(t.data, value.bytes, value.shape, t.strides, value.ndim, value.dtype.bytes());
-  MRT_TRY(check_apart(r, output));
-  if (t.strides) return Status();
-  size_t room = t.bytes;
-  if (room == 0 && (!has_shape || !tensor_bytes(value.dtype, t.shape, static_cast<size_t>(t.ndim), &room))) room = 0;
-  if (room >= value.bytes) return Status();
-  return fail(MRT_ERROR_CAPACITY, "the buffer for output '%s' has %zu bytes, expected at least %zu for shape %s", name,
-              room, value.bytes, shape_text(value.shape, value.ndim).c_str());
-}
-
-// Of the outputs whose memory is known so far.
-Status Session::check_apart(const RunRequest& r, size_t output) const {
-  const std::vector<ValueText>& texts = program_->entries()[r.entry].output_texts;
-  for (size_t i = 0; i < r.output_count; ++i)
-    if (i != output && written_[output].overlaps(written_[i]))
-      return fail(MRT_ERROR_INVALID_ARGUMENT, "the buffers for outputs '%s' and '%s' share memory: give each its own",
-                  texts[i].name.c_str(), texts[output].name.c_str());
-  if (overlaps_state(r, written_[output]))
-    return fail(MRT_ERROR_INVALID_ARGUMENT,
-                "the buffer for output '%s' lies in the run's state: give memory of its own",
-                texts[output].name.c_str());
-  return Status();
-}
-
 // Decides for each output whether steps write it into the caller's memory, into the session's, or elsewhere.
 Status Session::place_outputs(const RunRequest& r) {
   const EntryInfo& info = program_->entries()[r.entry];
@@ -442,7 +208,7 @@ Status Session::place_states(const RunRequest& r) {
   const EntryInfo& info = program_->entries()[r.entry];
   if (!info.uses_states) return Status();
   if (!r.state)
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "entry '%s' keeps states; create one with mrt_state_create and pass it",
+    return fail(MRT_ERROR_NO_STATE, "entry '%s' keeps states; create one with mrt_state_create and pass it",
                 info.entry->name.c_str());
   for (size_t s = 0; s < program_->plan().states.size(); ++s)
     layout_->set_external(layout_->state_slot + s, r.state->data(s));
