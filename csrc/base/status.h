@@ -1,8 +1,8 @@
-// A status with its sentence. Cheap when ok; the message is built only on failure.
+// A status with its sentence. One pointer, null when ok, so that handing it on costs little code; what is behind it is
+// made only on failure.
 #pragma once
 
 #include <string>
-#include <utility>
 
 #include "maas_rt.h"
 
@@ -11,19 +11,35 @@ namespace mrt {
 class [[nodiscard]] Status {
  public:
   Status() = default;
-  Status(mrt_status code, std::string message) : code_(code), message_(std::move(message)) {}
-  bool ok() const { return code_ == MRT_OK; }
-  mrt_status code() const { return code_; }
-  const std::string& message() const { return message_; }
+  Status(mrt_status code, std::string message);
+  Status(const Status& other);
+  Status(Status&& other) noexcept : failure_(other.failure_) { other.failure_ = nullptr; }
+  Status& operator=(Status other) noexcept {
+    Failure* const mine = failure_;
+    failure_ = other.failure_;
+    other.failure_ = mine;
+    return *this;
+  }
+  ~Status() {
+    if (failure_ != nullptr) drop();
+  }
+  // For where there is no memory to say more.
+  static Status out_of_memory() noexcept;
+
+  bool ok() const { return failure_ == nullptr; }
+  mrt_status code() const;
+  const std::string& message() const;
 
  private:
-  mrt_status code_ = MRT_OK;
-  std::string message_;
+  struct Failure;
+  void drop() noexcept;
+
+  Failure* failure_ = nullptr;
 };
 
 // printf-style: fail(MRT_ERROR_SHAPE, "input '%s' has %d dimensions, expected %d", ...).
 #if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
+__attribute__((format(printf, 2, 3), cold))
 #endif
 Status fail(mrt_status code, const char* format, ...);
 

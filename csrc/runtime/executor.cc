@@ -90,7 +90,7 @@ Status Executor::run_repeat(RepeatRun* repeat, const Worker& all) {
     try {  // a task must not throw: the sentence of an error is text, for which there may be no memory
       once(lane, i, {nullptr, 1, scratch_ + at * repeat->scratch, &lane->records, number, lanes});
     } catch (...) {
-      lane->status = Status(MRT_ERROR_OUT_OF_MEMORY, {});
+      lane->status = Status::out_of_memory();
     }
   });
   for (RepeatRun::Lane& lane : repeat->lanes) {
