@@ -256,7 +256,10 @@ _pool_lock = threading.Lock()
 
 
 def _executor() -> ThreadPoolExecutor:
-    """The threads that asynchronous runs are started on: one per CPU, so that a burst waits in line, not in memory."""
+    """The threads that asynchronous runs are started on: one per CPU, so that a burst waits in line, not in memory.
+
+    `mrt_session_run_async` would take a session, with its memory, for each request that waits, not for each that runs.
+    """
     global _pool
     with _pool_lock:
         if _pool is None:

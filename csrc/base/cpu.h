@@ -6,10 +6,15 @@
 
 #include "base/status.h"
 
-// Which ISA files this build has; they are compiled with their own flags (csrc/CMakeLists.txt).
-#if !defined(MRT_KERNELS_AVX2) && (defined(__x86_64__) || defined(_M_X64))
-#define MRT_KERNELS_AVX2 1
-#define MRT_KERNELS_AVX512 1
+// MRT_WITH_<isa>(code): the code where this build has the ISA's files, which are compiled with their own flags
+// (csrc/CMakeLists.txt); else nothing.
+#define MRT_WITH_scalar(...) __VA_ARGS__
+#if defined(__x86_64__) || defined(_M_X64)
+#define MRT_WITH_avx2(...) __VA_ARGS__
+#define MRT_WITH_avx512(...) __VA_ARGS__
+#else
+#define MRT_WITH_avx2(...)
+#define MRT_WITH_avx512(...)
 #endif
 
 namespace mrt {

@@ -49,7 +49,7 @@ Status to_tensor(const mrt_tensor& t, const char* what, mrt::Tensor* out) {
   return Status();
 }
 
-// What pack and packed_bytes begin with.
+// What packing begins with.
 Status packing_of(const char* contract, const char* packing, const mrt_tensor* weight, const mrt_attr* attrs,
                   size_t attr_count, const Operator** op, mrt::Tensor* tensor) {
   MRT_TRY(find(contract, op));
@@ -73,7 +73,7 @@ Status choose_isa(const Operator& op, const char* isa, Isa* out) {
     if (std::strcmp(isa, mrt::isa_name(candidate)) != 0) continue;
     *out = candidate;
     bool built = candidate <= Isa::scalar;
-    for (const char* const* k = op.kernels; *k; ++k) built = built || mrt::isa_of(*k) == candidate;
+    for (const mrt::Kernel* k = op.kernels; k->name; ++k) built = built || k->isa == candidate;
     if (built && mrt::cpu_runs(candidate)) return Status();
     return fail(MRT_ERROR_TARGET, "contract '%s' has no kernel for '%s' on this CPU or in this build",
                 op.contract->name, isa);
@@ -117,6 +117,15 @@ Status run_kernel(const char* contract, const char* isa, const mrt_tensor* input
               context.error ? context.error : "the kernel failed without saying why");
 }
 
+// What the packed form takes.
+Status packed_bytes(const Operator& op, const mrt::Tensor& weight, const mrt::ArrayAttrs& attrs, size_t* out) {
+  int64_t bytes = -1;
+  MRT_TRY(op.pack(weight, attrs, &bytes, nullptr));
+  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", op.contract->name);
+  *out = static_cast<size_t>(bytes);
+  return Status();
+}
+
 }  // namespace
 
 extern "C" {
@@ -128,7 +137,7 @@ mrt_status mrt_kernel_packed_bytes(const char* contract, const char* packing, co
     const Operator* op = nullptr;
     mrt::Tensor tensor;
     MRT_TRY(packing_of(contract, packing, weight, attrs, attr_count, &op, &tensor));
-    return op->packed_bytes(tensor, mrt::ArrayAttrs(op->contract, attrs, attr_count), out);
+    return packed_bytes(*op, tensor, mrt::ArrayAttrs(op->contract, attrs, attr_count), out);
   });
 }
 
@@ -141,10 +150,11 @@ mrt_status mrt_kernel_pack(const char* contract, const char* packing, const mrt_
     MRT_TRY(packing_of(contract, packing, weight, attrs, attr_count, &op, &tensor));
     const mrt::ArrayAttrs list(op->contract, attrs, attr_count);
     size_t needed = 0;
-    MRT_TRY(op->packed_bytes(tensor, list, &needed));
+    MRT_TRY(packed_bytes(*op, tensor, list, &needed));
     if (out_bytes < needed)
       return fail(MRT_ERROR_CAPACITY, "the packed weight takes %zu bytes, the buffer has %zu", needed, out_bytes);
-    return op->pack(tensor, list, out);
+    int64_t bytes = 0;
+    return op->pack(tensor, list, &bytes, out);
   });
 }
 

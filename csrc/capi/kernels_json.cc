@@ -124,12 +124,12 @@ void contract(Json* json, const Operator& op) {
   operands(json, "inputs", c.inputs, c.input_count);
   json->key("kernels");
   json->open('[');
-  for (const char* const* k = op.kernels; *k; ++k) {
+  for (const mrt::Kernel* k = op.kernels; k->name != nullptr; ++k) {
     json->open('{');
     json->key("isa");
-    json->string(isa_name(isa_of(*k)));
+    json->string(isa_name(k->isa));
     json->key("name");
-    json->string(std::string(c.name) + "_" + *k);
+    json->string(std::string(c.name) + "_" + k->name);
     json->close('}');
   }
   json->close(']');

@@ -46,4 +46,40 @@ Status check_same_shape(const char* contract, const char* name, const Tensor& t,
   return Status();
 }
 
+// ---- threads ----
+
+void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, const Body& body) {
+  Watch* const watch = ctx.watch;
+  if (workers > n) workers = n;
+  if (ctx.pool == nullptr || workers <= 1 || n > INT32_MAX) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (watch != nullptr && watch->stop()) throw_stopped();
+      body(0, i);
+    }
+  } else {
+    ctx.pool->parallel(static_cast<int32_t>(n), static_cast<int32_t>(std::min<int64_t>(workers, ctx.threads)),
+                       [&](int32_t worker, int32_t item) {
+                         if (watch == nullptr || !watch->stop()) body(worker, item);
+                       });
+  }
+  if (watch != nullptr && watch->stopped()) throw_stopped();
+}
+
+void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, const Body& body) {
+  constexpr int64_t kMostGrains = 256;
+  if (grain < 1) grain = 1;
+  const int64_t threads = ctx.pool == nullptr ? 1 : ctx.threads, grains = n / grain;
+  int64_t pieces = threads <= 1 ? 1 : std::min(grains, threads * 4);
+  if (ctx.watch != nullptr) pieces = std::max(pieces, grain == 1 ? n : grains / kMostGrains);
+  if (pieces <= 1) {
+    if (n > 0) body(0, n);
+    return;
+  }
+  const int64_t size = ceil_div(n, pieces);
+  parallel_items(ctx, ceil_div(n, size), threads, [&](int64_t, int64_t i) {
+    const int64_t begin = i * size, end = begin + size;
+    body(begin, end < n ? end : n);
+  });
+}
+
 }  // namespace mrt

@@ -1,4 +1,4 @@
-// What drivers share: reading attributes, checking tensors, picking the kernel of an ISA, splitting work over threads.
+// What drivers share: reading attributes, checking tensors, splitting work over threads.
 //
 // A step comes from a file that may be damaged or hostile: everything that `run` relies on is checked through these
 // before, and each failure is one sentence that names the contract and the operand.
@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/kernel.h"
 
@@ -55,18 +56,6 @@ int64_t checked_mul(int64_t a, int64_t b);
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-// ---- kernels ----
-
-// The table of an ISA out of a null-terminated list, best first; null for the reference.
-template <typename Table>
-const Table* kernel_of(const Table* const* tables, Isa isa) {
-  if (isa == Isa::reference) return nullptr;
-  for (; *tables != nullptr; ++tables) {
-    if ((*tables)->isa <= isa) return *tables;
-  }
-  return nullptr;
-}
-
 // ---- threads ----
 
 // Into how many pieces work of so many operations has to be cut at least, so that each takes some milliseconds: 1 where
@@ -76,46 +65,27 @@ inline int64_t pieces_to_leave(const KernelContext& ctx, double work) {
   return ctx.watch == nullptr ? 1 : 1 + static_cast<int64_t>(std::min(work / kPiece, kMost));
 }
 
+// A body of such work, body(a, b): taken by reference, so that there is one copy of it, however many ways lead there.
+class Body {
+ public:
+  template <typename F, typename = std::enable_if_t<!std::is_same_v<std::decay_t<F>, Body>>>
+  Body(F&& body)  // NOLINT: made where a body is given
+      : user_(const_cast<void*>(static_cast<const void*>(&body))),
+        call_([](void* user, int64_t a, int64_t b) { (*static_cast<std::remove_reference_t<F>*>(user))(a, b); }) {}
+  void operator()(int64_t a, int64_t b) const { call_(user_, a, b); }
+
+ private:
+  void* user_;
+  void (*call_)(void* user, int64_t a, int64_t b);
+};
+
 // body(worker, item) for items [0, n) on at most `workers` threads. A run that has to end meanwhile leaves the kernel
 // from here, also if an item was left halfway: what it and the others would have written is never read.
-template <typename F>
-void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, F&& body) {
-  Watch* const watch = ctx.watch;
-  if (workers > n) workers = n;
-  if (ctx.pool == nullptr || workers <= 1 || n > INT32_MAX) {
-    for (int64_t i = 0; i < n; ++i) {
-      if (watch != nullptr && watch->stop()) throw_stopped();
-      body(0, i);
-    }
-    if (watch != nullptr && watch->stopped()) throw_stopped();
-    return;
-  }
-  ctx.pool->parallel(static_cast<int32_t>(n), static_cast<int32_t>(std::min<int64_t>(workers, ctx.threads)),
-                     [&](int32_t worker, int32_t item) {
-                       if (watch == nullptr || !watch->stop()) body(worker, static_cast<int64_t>(item));
-                     });
-  if (watch != nullptr && watch->stopped()) throw_stopped();
-}
+void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, const Body& body);
 
 // body(begin, end) over [0, n) in pieces of at least `grain`; one thread where there is one piece. Where the run may
 // have to end meanwhile, a piece is at most a few hundred grains, and one item where that alone is a grain or more.
-template <typename F>
-void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, F&& body) {
-  constexpr int64_t kMostGrains = 256;
-  if (grain < 1) grain = 1;
-  const int64_t threads = ctx.pool == nullptr ? 1 : ctx.threads, grains = n / grain;
-  int64_t pieces = threads <= 1 ? 1 : std::min(grains, threads * 4);
-  if (ctx.watch != nullptr) pieces = std::max(pieces, grain == 1 ? n : grains / kMostGrains);
-  if (pieces <= 1) {
-    if (n > 0) body(static_cast<int64_t>(0), n);
-    return;
-  }
-  const int64_t size = ceil_div(n, pieces);
-  parallel_items(ctx, ceil_div(n, size), threads, [&](int64_t, int64_t i) {
-    const int64_t begin = i * size, end = begin + size;
-    body(begin, end < n ? end : n);
-  });
-}
+void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, const Body& body);
 
 // Scratch is handed out in pieces of whole cache lines.
 inline size_t align64(size_t bytes) { return (bytes + 63) & ~static_cast<size_t>(63); }

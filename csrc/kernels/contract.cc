@@ -182,18 +182,18 @@ uint32_t batched_inputs(const Operator& op, const void* params, const Tensor* in
 
 // ---- names ----
 
-Isa isa_of(const char* kernel) {
-  const char* end = std::strrchr(kernel, '_');
-  for (const Isa isa : kIsas) {
-    if (std::strcmp(end == nullptr ? kernel : end + 1, isa_name(isa)) == 0) return isa;
-  }
-  return Isa::scalar;
+const Kernel kPortable[2] = {{Isa::scalar, "scalar", nullptr}, {}};
+
+const void* table_of(const Kernel* rows, Isa isa) {
+  if (isa == Isa::reference) return nullptr;
+  while (rows->table != nullptr && rows->isa > isa) ++rows;
+  return rows->table;
 }
 
 std::string kernel_name(const Operator& op, const void* params, Isa isa) {
-  const char* const* best = op.kernels;
-  while (best[1] != nullptr && isa_of(*best) > isa) ++best;
-  return std::string(op.contract->name) + "_" + (op.kernel_name != nullptr ? op.kernel_name(params) : *best);
+  const Kernel* best = op.kernels;
+  while (best[1].name != nullptr && best->isa > isa) ++best;
+  return std::string(op.contract->name) + "_" + (op.kernel_name != nullptr ? op.kernel_name(params) : best->name);
 }
 
 // ---- attributes ----

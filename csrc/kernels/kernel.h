@@ -2,8 +2,8 @@
 //
 // An operator family is a folder and a line in registry.inc for each contract. op.cc holds the contract and the driver
 // (shapes, blocking, threads), written once and portable; the inner loops are functions of a small table (struct) that
-// each ISA file fills; kernels.inc lists the ISAs, best first. ISA files put everything but their one table into an
-// anonymous namespace and use no std containers.
+// each ISA file fills; kernels.inc lists the ISAs, a line each, best first (kernel_list.inc). ISA files put everything
+// but their one table into an anonymous namespace and use no std containers.
 #pragma once
 
 #include <cstddef>
@@ -45,12 +45,37 @@ struct KernelContext {
   Watch* watch = nullptr;  // what may end the run meanwhile: parallel_items and parallel_ranges ask it, and long items
 };
 
+// A kernel of a family: its ISA, how its name ends ("6x16_avx2"), and the table that the ISA's file fills in.
+struct Kernel {
+  Isa isa;
+  const char* name;
+  const void* table;
+};
+// The table of the best of `rows` that the ISA allows; null for the reference.
+const void* table_of(const Kernel* rows, Isa isa);
+
+// The kernels of a family, best first, ended by a row of nothing; see kernel_list.inc.
+template <typename Table>
+struct KernelList {
+  Kernel rows[sizeof(kIsas) / sizeof(kIsas[0]) + 1];
+
+  const Table* operator[](Isa isa) const { return static_cast<const Table*>(table_of(rows, isa)); }
+  // How the name of the kernel ends whose table this is.
+  const char* name_of(const Table* table) const {
+    const Kernel* row = rows;
+    while (row->table != table) ++row;
+    return row->name;
+  }
+};
+// That of an operator without inner loops of its own.
+extern const Kernel kPortable[2];
+
 // One operator. All functions are called with inputs in the contract's order; a Tensor whose data is null and whose
 // ndim is -1 is an absent optional input. Shapes of all tensors are filled in before `scratch` and `run`.
 struct Operator {
   const Contract* contract;
-  const char* const* kernels;  // how their names end, one per Isa that this build has, null-terminated, best first
-  size_t params_bytes;         // size of the POD that prepare fills, at most 512
+  const Kernel* kernels;  // those that this build has, best first, ended by a row without a name
+  size_t params_bytes;    // size of the POD that prepare fills, at most 512
 
   // Decode and check attributes; shapes are not known yet. `params` is zeroed memory of params_bytes.
   Status (*prepare)(const Attrs& attrs, Isa isa, void* params);
@@ -66,9 +91,9 @@ struct Operator {
   // The work of one run; null: none to speak of.
   double (*flops)(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) = nullptr;
 
-  // Packing, portable; null where the contract has none. `weight` is dense and of the contract's type and rank.
-  Status (*packed_bytes)(const Tensor& weight, const Attrs& attrs, size_t* out) = nullptr;
-  Status (*pack)(const Tensor& weight, const Attrs& attrs, void* out) = nullptr;
+  // Packing, portable; null where the contract has none. `weight` is dense and of the contract's type and rank. *bytes
+  // becomes what the packed form takes, -1 where that cannot be addressed; it is written where `out` is not null.
+  Status (*pack)(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) = nullptr;
 
   // Whether what is computed for one index of the batch depends on that index of the inputs that are kBatched, and on
   // the others as a whole; null: always, if there are such inputs.
@@ -99,8 +124,6 @@ size_t scratch_bytes(const Operator& op, const void* params, const Tensor* in, i
 // Bit k: input k has the batch of the outputs as its outermost dimension, and batches may be computed in parts.
 uint32_t batched_inputs(const Operator& op, const void* params, const Tensor* in, int n_in);
 
-// That of a row of Operator::kernels; one that names none is portable.
-Isa isa_of(const char* kernel);
 // Of the kernel that run uses, "gemm_f32_6x16_avx2"; isa is not the reference.
 std::string kernel_name(const Operator& op, const void* params, Isa isa);
 

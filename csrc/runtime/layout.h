@@ -81,6 +81,8 @@ struct OutputPlace {
 };
 
 struct Layout {
+  ~Layout();
+
   uint32_t entry = 0;
   std::vector<int64_t> key;  // values of the symbols
   uint64_t last_used = 0;

@@ -14,6 +14,8 @@ namespace mrt {
 using plan::StepKind;
 using plan::Storage;
 
+Program::~Program() = default;
+
 Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_options& options,
                      std::unique_ptr<Program>* out) {
   MRT_TRY(isa_status());

@@ -62,6 +62,7 @@ struct EntryInfo {
 
 class Program {
  public:
+  ~Program();
   static Status load(FileBytes bytes, const std::string& name, const mrt_load_options& options,
                      std::unique_ptr<Program>* out);
 

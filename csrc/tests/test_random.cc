@@ -163,20 +163,15 @@ TEST(random, damaged_seeds_are_refused) {
 
 // Of blocks whose number leaves 32 bits, which no tensor of a test is large enough for.
 TEST(random, blocks_are_counted_in_64_bits) {
-  const RandomKernel* const kernels[] = {
-#define MRT_KERNEL(isa, name) &kRandom_##isa,
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
-  };
   const RandomStream stream = {{1, 2}, 3, 4};
   alignas(64) uint8_t have[kRandomBytes], want[kRandomBytes];
   for (const uint64_t first : {uint64_t{0}, (uint64_t{1} << 32) - 30, (uint64_t{5} << 32) - 1, ~uint64_t{0} - 63}) {
     for (int kind = 0; kind < 5; ++kind) {
       for (uint64_t i = 0; i < kRandomBlocks; ++i)
         random_reference(static_cast<RandomKind>(kind), stream, first + i, want + i * kRandomBlockBytes);
-      for (const RandomKernel* kernel : kernels) {
-        if (!cpu_runs(kernel->isa)) continue;
-        kernel->fill[kind](stream, first, have);
+      for (const Kernel* row = kRandom.rows; row->table != nullptr; ++row) {
+        if (!cpu_runs(row->isa)) continue;
+        kRandom[row->isa]->fill[kind](stream, first, have);
         CHECK(std::memcmp(have, want, sizeof(want)) == 0);
       }
     }

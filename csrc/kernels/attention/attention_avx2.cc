@@ -3,8 +3,8 @@
 
 namespace mrt {
 
-const AttentionKernel kAttentionF32_avx2 = {
-    Isa::avx2, PanelRows<F32x8>::value, Narrow<F32x8>::type::width, attention_tile<F32x8>,
-    pack_k,    attention_pack_v<F32x8>, attention_finish<F32x8>};
+const AttentionKernel kAttentionF32_avx2 = {PanelRows<F32x8>::value, Narrow<F32x8>::type::width,
+                                            attention_tile<F32x8>,   pack_k,
+                                            attention_pack_v<F32x8>, attention_finish<F32x8>};
 
 }  // namespace mrt

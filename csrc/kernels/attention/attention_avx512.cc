@@ -3,8 +3,8 @@
 
 namespace mrt {
 
-const AttentionKernel kAttentionF32_avx512 = {
-    Isa::avx512, PanelRows<F32x16>::value, Narrow<F32x16>::type::width, attention_tile<F32x16>,
-    pack_k,      attention_pack_v<F32x16>, attention_finish<F32x16>};
+const AttentionKernel kAttentionF32_avx512 = {PanelRows<F32x16>::value, Narrow<F32x16>::type::width,
+                                              attention_tile<F32x16>,   pack_k,
+                                              attention_pack_v<F32x16>, attention_finish<F32x16>};
 
 }  // namespace mrt

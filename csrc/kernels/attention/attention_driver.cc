@@ -17,12 +17,6 @@ constexpr int64_t kTileKeys = 384;  // packed keys and values of 64 columns: 192
 constexpr int64_t kItemRows = 512;  // their running results: 128 KiB at 64 columns
 constexpr int64_t kDirectRows = 8;  // so few rows are not worth packing for
 
-const AttentionKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kAttentionF32_##isa,
-#include "kernels/attention/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 int64_t round16(int64_t n) { return (n + 15) / 16 * 16; }
 
 // How the work is cut.
@@ -258,7 +252,7 @@ const Attribute kAttentionAttributes[3] = {number("scale", 0).with(kDerived), in
                                            integer("safe", 0, 1, 0)};
 
 Status attention_prepare(const Attrs& attrs, Isa isa, AttentionParams* p) {
-  p->kernel = kernel_of(kTables, isa);
+  p->kernel = kAttentionF32[isa];
   MRT_TRY(attr_float(attrs, "scale", &p->scale));
   MRT_TRY(attr_int(attrs, "causal", &p->causal));
   return attr_int(attrs, "safe", &p->safe);

@@ -19,12 +19,6 @@ constexpr Operand kOutputs[] = {{"y", kF32, 4}};
 constexpr Attribute kAttributes[] = {choice("layout", "bshd bhsd")};
 constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttentionAttributes, kAttributes};
 
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/attention/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   AttentionParams* p = static_cast<AttentionParams*>(params);
   MRT_TRY(attr_choice(attrs, "layout", &p->bhsd));
@@ -109,6 +103,6 @@ bool separable(const void*, const Tensor* in, int n_in) { return !present(in, n_
 }  // namespace
 
 const Operator kOperator_attention_f32 = {
-    &kContract, kNames, sizeof(AttentionParams), prepare, check, run, scratch, flops, nullptr, nullptr, separable};
+    &kContract, kAttentionF32.rows, sizeof(AttentionParams), prepare, check, run, scratch, flops, nullptr, separable};
 
 }  // namespace mrt

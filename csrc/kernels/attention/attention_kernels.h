@@ -34,7 +34,6 @@ struct AttentionTile {
 };
 
 struct AttentionKernel {
-  Isa isa;
   int rows;         // of the best block with packed keys,
   int direct_rows;  // and with keys as they are
   void (*tile)(const AttentionTile& t);
@@ -43,9 +42,10 @@ struct AttentionKernel {
   void (*finish)(const float* o, float sum, bool safe, float* y, int64_t dv);  // y = o / sum
 };
 
-#define MRT_KERNEL(isa, name) extern const AttentionKernel kAttentionF32_##isa;
-#include "kernels/attention/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE AttentionKernel
+#define MRT_LIST kAttentionF32
+#define MRT_KERNELS "kernels/attention/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 // What both contracts come down to: views with strides in floats.
 struct AttentionProblem {

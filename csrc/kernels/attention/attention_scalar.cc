@@ -12,8 +12,8 @@ void pack_k(const float* k, int64_t stride, int64_t keys, int64_t d, float scale
 
 }  // namespace
 
-const AttentionKernel kAttentionF32_scalar = {
-    Isa::scalar, PanelRows<F32x4>::value, Narrow<F32x4>::type::width, attention_tile<F32x4>,
-    pack_k,      attention_pack_v<F32x4>, attention_finish<F32x4>};
+const AttentionKernel kAttentionF32_scalar = {PanelRows<F32x4>::value, Narrow<F32x4>::type::width,
+                                              attention_tile<F32x4>,   pack_k,
+                                              attention_pack_v<F32x4>, attention_finish<F32x4>};
 
 }  // namespace mrt

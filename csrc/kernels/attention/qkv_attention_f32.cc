@@ -12,12 +12,6 @@ constexpr Operand kInputs[] = {{"qkv", kF32, 5, kBatched}, {"mask", kF32, kAnyRa
 constexpr Operand kOutputs[] = {{"y", kF32, 4}};
 constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttentionAttributes};
 
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/attention/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   return attention_prepare(attrs, isa, static_cast<AttentionParams*>(params));
 }
@@ -76,6 +70,6 @@ bool separable(const void*, const Tensor* in, int n_in) { return !present(in, n_
 }  // namespace
 
 const Operator kOperator_qkv_attention_f32 = {
-    &kContract, kNames, sizeof(AttentionParams), prepare, check, run, scratch, flops, nullptr, nullptr, separable};
+    &kContract, kAttentionF32.rows, sizeof(AttentionParams), prepare, check, run, scratch, flops, nullptr, separable};
 
 }  // namespace mrt

@@ -89,10 +89,10 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode_conv(attrs, &p.g));
   MRT_TRY(decode_epilogue(attrs, &p.epilogue));
-  p.table = tile_table(isa);
+  p.table = kTile[isa];
   p.blocking = !p.table ? Blocking() : p.g.taps() == 1 ? p.table->blocking : p.table->taps_blocking;
   MRT_TRY(decode_blocking(attrs, &p.blocking));
-  p.epilogue_table = epilogue_table(isa);
+  p.epilogue_table = kEpilogue[isa];
   return Status();
 }
 
@@ -276,25 +276,13 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
-  MRT_TRY(decode_conv(attrs, g));
-  MRT_TRY(check_conv_filter(kName, *g, weight, g->out_channels, g->group_in()));
-  const int64_t size = packed_size(*g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
-  *bytes = static_cast<size_t>(size);
-  return Status();
-}
-
-Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
-  ConvGeometry g;
-  return decode_packing(weight, attrs, &g, out);
-}
-
 // OIHW to [groups][ceil(O / 16)][kh][kw][I][16].
-Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) {
   ConvGeometry g;
-  size_t bytes = 0;
-  MRT_TRY(decode_packing(weight, attrs, &g, &bytes));
+  MRT_TRY(decode_conv(attrs, &g));
+  MRT_TRY(check_conv_filter(kName, g, weight, g.out_channels, g.group_in()));
+  *bytes = packed_size(g);
+  if (out == nullptr) return Status();
   const float* w = weight.as<const float>();
   float* to = static_cast<float*>(out);
   const int64_t o = g.group_out(), c = g.group_in(), taps = g.taps();
@@ -316,7 +304,7 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 }  // namespace
 
-const Operator kOperator_conv2d_f32 = {&kContract, kTileKernels, sizeof(Params), prepare,      check,
-                                       run,        scratch,      flops,          packed_bytes, pack};
+const Operator kOperator_conv2d_f32 = {&kContract, kTile.rows, sizeof(Params), prepare, check,
+                                       run,        scratch,    flops,          pack};
 
 }  // namespace mrt

@@ -71,8 +71,8 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode_conv(attrs, &p.g));
   MRT_TRY(decode_epilogue(attrs, &p.epilogue));
-  p.table = tile_table(isa);
-  p.epilogue_table = epilogue_table(isa);
+  p.table = kTile[isa];
+  p.epilogue_table = kEpilogue[isa];
   return Status();
 }
 
@@ -251,20 +251,6 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
-  MRT_TRY(decode_conv(attrs, g));
-  MRT_TRY(check_conv_filter(kName, *g, weight, g->in_channels, g->group_out()));
-  const int64_t size = packed_size(*g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
-  *bytes = static_cast<size_t>(size);
-  return Status();
-}
-
-Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
-  ConvGeometry g;
-  return decode_packing(weight, attrs, &g, out);
-}
-
 // One phase of one group; returns where the next begins.
 float* pack_phase(const ConvGeometry& g, const float* w, int64_t group, int64_t phase_h, int64_t phase_w, float* to) {
   const int64_t in = g.group_in(), o = g.group_out();
@@ -283,10 +269,12 @@ float* pack_phase(const ConvGeometry& g, const float* w, int64_t group, int64_t 
   return to;
 }
 
-Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) {
   ConvGeometry g;
-  size_t bytes = 0;
-  MRT_TRY(decode_packing(weight, attrs, &g, &bytes));
+  MRT_TRY(decode_conv(attrs, &g));
+  MRT_TRY(check_conv_filter(kName, g, weight, g.in_channels, g.group_out()));
+  *bytes = packed_size(g);
+  if (out == nullptr) return Status();
   float* to = static_cast<float*>(out);
   for (int64_t group = 0; group < g.groups; ++group)
     for (int64_t y = 0; y < g.stride_h; ++y) {
@@ -303,7 +291,7 @@ double flops(const void* params, const Tensor* in, int, const Tensor*, int) {
 
 }  // namespace
 
-const Operator kOperator_conv_transpose2d_f32 = {&kContract, kTileKernels, sizeof(Params), prepare,      check,
-                                                 run,        scratch,      flops,          packed_bytes, pack};
+const Operator kOperator_conv_transpose2d_f32 = {&kContract, kTile.rows, sizeof(Params), prepare, check,
+                                                 run,        scratch,    flops,          pack};
 
 }  // namespace mrt

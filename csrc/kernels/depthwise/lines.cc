@@ -106,13 +106,4 @@ void depthwise_row(const DepthwiseImage& m, DepthwiseRow d, int64_t oh, char* sc
   }
 }
 
-const DepthwiseTable* depthwise_table(Isa isa) {
-  static const DepthwiseTable* const tables[] = {
-#define MRT_KERNEL(isa, name) &kDepthwise_##isa,
-#include "kernels/depthwise/kernels.inc"
-#undef MRT_KERNEL
-      nullptr};
-  return kernel_of(tables, isa);
-}
-
 }  // namespace mrt

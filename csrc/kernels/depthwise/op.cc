@@ -34,8 +34,8 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(decode_depthwise(attrs, kMaxConvExtent, &p.g));
   MRT_TRY(decode_epilogue(attrs, &p.epilogue));
-  p.table = depthwise_table(isa);
-  p.epilogue_table = epilogue_table(isa);
+  p.table = kDepthwise[isa];
+  p.epilogue_table = kEpilogue[isa];
   return Status();
 }
 
@@ -191,25 +191,12 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
-  MRT_TRY(decode_depthwise(attrs, kMaxConvExtent, g));
-  MRT_TRY(check_conv_filter(kName, *g, weight, g->out_channels, 1));
-  const int64_t size = depthwise_packed_bytes(*g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
-  *bytes = static_cast<size_t>(size);
-  return Status();
-}
-
-Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) {
   ConvGeometry g;
-  return decode_packing(weight, attrs, &g, out);
-}
-
-Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
-  ConvGeometry g;
-  size_t bytes = 0;
-  MRT_TRY(decode_packing(weight, attrs, &g, &bytes));
-  depthwise_pack(g, weight.as<const float>(), static_cast<float*>(out));
+  MRT_TRY(decode_depthwise(attrs, kMaxConvExtent, &g));
+  MRT_TRY(check_conv_filter(kName, g, weight, g.out_channels, 1));
+  *bytes = depthwise_packed_bytes(g);
+  if (out != nullptr) depthwise_pack(g, weight.as<const float>(), static_cast<float*>(out));
   return Status();
 }
 
@@ -218,15 +205,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   return 2.0 * static_cast<double>(out[0].elements()) * static_cast<double>(p.g.taps());
 }
 
-const char* const kKernels[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/depthwise/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 }  // namespace
 
-const Operator kOperator_depthwise_conv2d_f32 = {&kContract, kKernels, sizeof(Params), prepare,      check,
-                                                 run,        scratch,  flops,          packed_bytes, pack};
+const Operator kOperator_depthwise_conv2d_f32 = {&kContract, kDepthwise.rows, sizeof(Params), prepare, check,
+                                                 run,        scratch,         flops,          pack};
 
 }  // namespace mrt

@@ -29,14 +29,13 @@ struct DepthwiseRow {
 };
 
 struct DepthwiseTable {
-  Isa isa;
   void (*any)(const DepthwiseRow&);    // any filter
   void (*k3[2])(const DepthwiseRow&);  // 3 taps a line next to each other, stride 1 and 2
   void (*k5[2])(const DepthwiseRow&);
 };
-#define MRT_KERNEL(isa, name) extern const DepthwiseTable kDepthwise_##isa;
-#include "kernels/depthwise/kernels.inc"
-#undef MRT_KERNEL
-const DepthwiseTable* depthwise_table(Isa isa);  // null for the reference
+#define MRT_TABLE DepthwiseTable
+#define MRT_LIST kDepthwise
+#define MRT_KERNELS "kernels/depthwise/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 }  // namespace mrt

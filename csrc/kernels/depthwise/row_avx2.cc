@@ -3,5 +3,5 @@
 
 namespace mrt {
 extern const DepthwiseTable kDepthwise_avx2 = {
-    Isa::avx2, row<F32x8, 0, 0>, {row<F32x8, 3, 1>, row<F32x8, 3, 2>}, {row<F32x8, 5, 1>, row<F32x8, 5, 2>}};
+    row<F32x8, 0, 0>, {row<F32x8, 3, 1>, row<F32x8, 3, 2>}, {row<F32x8, 5, 1>, row<F32x8, 5, 2>}};
 }  // namespace mrt

@@ -82,9 +82,15 @@ MRT_INLINE void fixed_channels(const DepthwiseRow& d, int64_t p, int64_t c, int6
   finish<V, PX, kFull>(d, acc, p, c, n);
 }
 
-// K is 0 for any filter.
+// The last channels, fewer than a vector: a function of its own, which all filters share.
+template <typename V, int PX>
+__attribute__((noinline)) void last_channels(const DepthwiseRow& d, int64_t p, int64_t c) {
+  any_channels<V, PX, false>(d, p, c, d.n - c);
+}
+
+// K is 0 for any filter. `call` is what d is a copy of.
 template <typename V, int K, int S, int PX>
-MRT_INLINE void pixels(const DepthwiseRow& d, int64_t p) {
+MRT_INLINE void pixels(const DepthwiseRow& d, const DepthwiseRow& call, int64_t p) {
   int64_t c = 0;
   for (; c + V::width <= d.n; c += V::width) {
     if constexpr (K == 0) {
@@ -93,7 +99,7 @@ MRT_INLINE void pixels(const DepthwiseRow& d, int64_t p) {
       fixed_channels<V, K, S, PX, true>(d, p, c, V::width);
     }
   }
-  if (c < d.n) any_channels<V, PX, false>(d, p, c, d.n - c);
+  if (c < d.n) last_channels<V, PX>(call, p, c);
 }
 
 template <typename V, int K, int S>
@@ -101,14 +107,14 @@ void row(const DepthwiseRow& call) {
   const DepthwiseRow d = call;  // a copy that no store can alias: its members stay in registers
   int64_t p = 0;
   // 5 pixels are 3 + 2, not 4 + 1: a lone pixel loads a weight for every multiplication.
-  for (; d.count - p >= 6 || d.count - p == 4; p += 4) pixels<V, K, S, 4>(d, p);
+  for (; d.count - p >= 6 || d.count - p == 4; p += 4) pixels<V, K, S, 4>(d, call, p);
   const int64_t left = d.count - p;
   if (left == 5 || left == 3) {
-    pixels<V, K, S, 3>(d, p);
+    pixels<V, K, S, 3>(d, call, p);
     p += 3;
   }
-  if (left == 5 || left == 2) pixels<V, K, S, 2>(d, p);
-  if (left == 1) pixels<V, K, S, 1>(d, p);
+  if (left == 5 || left == 2) pixels<V, K, S, 2>(d, call, p);
+  if (left == 1) pixels<V, K, S, 1>(d, call, p);
 }
 
 }  // namespace

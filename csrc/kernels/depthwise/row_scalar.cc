@@ -3,5 +3,5 @@
 
 namespace mrt {
 extern const DepthwiseTable kDepthwise_scalar = {
-    Isa::scalar, row<F32x4, 0, 0>, {row<F32x4, 3, 1>, row<F32x4, 3, 2>}, {row<F32x4, 5, 1>, row<F32x4, 5, 2>}};
+    row<F32x4, 0, 0>, {row<F32x4, 3, 1>, row<F32x4, 3, 2>}, {row<F32x4, 5, 1>, row<F32x4, 5, 2>}};
 }  // namespace mrt

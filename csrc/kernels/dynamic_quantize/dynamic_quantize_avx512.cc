@@ -3,6 +3,6 @@
 namespace mrt {
 
 extern const DynamicQuantizeKernel kDynamicQuantize_avx512;
-const DynamicQuantizeKernel kDynamicQuantize_avx512 = {Isa::avx512, value_range<F32x16>, to_bytes<F32x16>};
+const DynamicQuantizeKernel kDynamicQuantize_avx512 = {value_range<F32x16>, to_bytes<F32x16>};
 
 }  // namespace mrt

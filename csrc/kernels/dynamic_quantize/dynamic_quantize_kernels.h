@@ -34,17 +34,16 @@ inline ByteScale byte_scale(const ValueRange& r) {
 inline float byte_divisor(const ByteScale& s) { return s.scale == 0.0f ? 1.0f : s.scale; }
 
 struct DynamicQuantizeKernel {
-  Isa isa;
   ValueRange (*range)(const float* x, int64_t n);
   // y = clamp(round(x / divisor) + zero, 0, 255), rounded half to even; a NaN gives 0.
   void (*quantize)(const float* x, int64_t n, float divisor, int32_t zero, uint8_t* y);
 };
 
-#define MRT_KERNEL(isa, name) extern const DynamicQuantizeKernel kDynamicQuantize_##isa;
-#include "kernels/dynamic_quantize/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE DynamicQuantizeKernel
+#define MRT_LIST kDynamicQuantize
+#define MRT_KERNELS "kernels/dynamic_quantize/kernels.inc"
+#include "kernels/kernel_list.inc"
 
-const DynamicQuantizeKernel* dynamic_quantize_kernel(Isa isa);  // null for the reference
 // The same as their formulas.
 ValueRange range_reference(const float* x, int64_t n);
 void quantize_reference(const float* x, int64_t n, float divisor, int32_t zero, uint8_t* y);

@@ -3,6 +3,6 @@
 namespace mrt {
 
 extern const DynamicQuantizeKernel kDynamicQuantize_scalar;
-const DynamicQuantizeKernel kDynamicQuantize_scalar = {Isa::scalar, value_range<F32x4>, to_bytes<F32x4>};
+const DynamicQuantizeKernel kDynamicQuantize_scalar = {value_range<F32x4>, to_bytes<F32x4>};
 
 }  // namespace mrt

@@ -16,19 +16,8 @@ struct Params {
   const DynamicQuantizeKernel* kernel;  // null: the reference
 };
 
-const DynamicQuantizeKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kDynamicQuantize_##isa,
-#include "kernels/dynamic_quantize/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/dynamic_quantize/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs&, Isa isa, void* params) {
-  static_cast<Params*>(params)->kernel = dynamic_quantize_kernel(isa);
+  static_cast<Params*>(params)->kernel = kDynamicQuantize[isa];
   return Status();
 }
 
@@ -78,9 +67,7 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) { return el
 
 }  // namespace
 
-const DynamicQuantizeKernel* dynamic_quantize_kernel(Isa isa) { return kernel_of(kTables, isa); }
-
-const Operator kOperator_dynamic_quantize_u8 = {&kContract, kNames, sizeof(Params), prepare,
-                                                check,      run,    scratch,        flops};
+const Operator kOperator_dynamic_quantize_u8 = {
+    &kContract, kDynamicQuantize.rows, sizeof(Params), prepare, check, run, scratch, flops};
 
 }  // namespace mrt

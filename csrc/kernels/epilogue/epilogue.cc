@@ -122,13 +122,4 @@ double epilogue_reference(const Epilogue& e, double x) {
   return x;
 }
 
-const EpilogueTable* epilogue_table(Isa isa) {
-  static const EpilogueTable* const tables[] = {
-#define MRT_KERNEL(isa, name) &kEpilogue_##isa,
-#include "kernels/epilogue/kernels.inc"
-#undef MRT_KERNEL
-      nullptr};
-  return kernel_of(tables, isa);
-}
-
 }  // namespace mrt

@@ -26,14 +26,13 @@ struct Epilogue {
 
 // Activation in place on a tile, then, if residual is not null, its addition.
 struct EpilogueTable {
-  Isa isa;
   void (*apply)(const Epilogue& e, float* c, int64_t ldc, int64_t rows, int64_t cols, const float* residual,
                 int64_t ldr);
 };
-#define MRT_KERNEL(isa, name) extern const EpilogueTable kEpilogue_##isa;
-#include "kernels/epilogue/kernels.inc"
-#undef MRT_KERNEL
-const EpilogueTable* epilogue_table(Isa isa);  // null for the reference
+#define MRT_TABLE EpilogueTable
+#define MRT_LIST kEpilogue
+#define MRT_KERNELS "kernels/epilogue/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 // Attributes of a contract with an epilogue, and of one whose epilogue has no residual.
 extern const Attribute kEpilogueAttributes[3];

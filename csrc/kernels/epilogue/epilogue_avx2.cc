@@ -2,5 +2,5 @@
 #include "kernels/epilogue/epilogue_generic.h"
 
 namespace mrt {
-extern const EpilogueTable kEpilogue_avx2 = {Isa::avx2, apply_epilogue<F32x8>};
+extern const EpilogueTable kEpilogue_avx2 = {apply_epilogue<F32x8>};
 }  // namespace mrt

@@ -2,5 +2,5 @@
 #include "kernels/epilogue/epilogue_generic.h"
 
 namespace mrt {
-extern const EpilogueTable kEpilogue_avx512 = {Isa::avx512, apply_epilogue<F32x16>};
+extern const EpilogueTable kEpilogue_avx512 = {apply_epilogue<F32x16>};
 }  // namespace mrt

@@ -2,5 +2,5 @@
 #include "kernels/epilogue/epilogue_generic.h"
 
 namespace mrt {
-extern const EpilogueTable kEpilogue_scalar = {Isa::scalar, apply_epilogue<F32x4>};
+extern const EpilogueTable kEpilogue_scalar = {apply_epilogue<F32x4>};
 }  // namespace mrt

@@ -48,16 +48,14 @@ struct Blocking {
 constexpr int kMaxTileRows = 8;  // of any table
 
 struct TileTable {
-  Isa isa;
   int32_t mr;                                       // rows of a tile, at most
   void (*tile[kMaxTileRows + 1])(const TileCall&);  // by number of rows, 1 to mr
   Blocking blocking;                                // that suits its tiles, of gemm and of conv2d with one tap
   Blocking taps_blocking;                           // of conv2d with several
 };
-#define MRT_KERNEL(isa, name) extern const TileTable kTile_##isa;
-#include "kernels/gemm/kernels.inc"
-#undef MRT_KERNEL
-extern const char* const kTileKernels[];  // as Operator::kernels, of what is made of tiles
-const TileTable* tile_table(Isa isa);     // null for the reference
+#define MRT_TABLE TileTable
+#define MRT_LIST kTile
+#define MRT_KERNELS "kernels/gemm/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 }  // namespace mrt

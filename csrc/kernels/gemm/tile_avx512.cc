@@ -7,7 +7,6 @@
 
 namespace mrt {
 extern const TileTable kTile_avx512 = {
-    Isa::avx512,
     8,
     {nullptr, tile<F32x16, 1, 8, 8>, tile<F32x16, 2, 4, 4>, tile<F32x16, 3, 2, 2>, tile<F32x16, 4, 2, 2>,
      tile<F32x16, 5, 1, 1>, tile<F32x16, 6, 1, 1>, tile<F32x16, 7, 1, 1>, tile<F32x16, 8, 1, 1>},

@@ -69,6 +69,9 @@ MRT_INLINE void finish_tile(const TileCall& g, float* c, const float* residual, 
 
 // The same of tiles that are not full, row by row from where their sums were stored: one function for all heights.
 template <typename V, int NV>
+#if __has_attribute(noclone)
+__attribute__((noclone))
+#endif
 __attribute__((noinline)) void finish_partial(const TileCall& g, float* c, const float* residual, const float* sums,
                                               int rows) {
   for (int i = 0; i < rows; ++i, sums += NV * V::width) {

@@ -3,7 +3,6 @@
 
 namespace mrt {
 extern const TileTable kTile_scalar = {
-    Isa::scalar,
     3,
     {nullptr, tile<F32x4, 1, 2, 4>, tile<F32x4, 2, 1, 2>, tile<F32x4, 3, 1, 2>, nullptr, nullptr, nullptr},
     Blocking(),

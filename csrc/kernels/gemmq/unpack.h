@@ -30,11 +30,14 @@ struct RowsCall : UnpackCall {
 constexpr int kFewRowsMost = 4;
 
 struct UnpackTable {
-  Isa isa;
   void (*s8)(const UnpackCall&);
   void (*s4)(const UnpackCall&);
   void (*few_s8[kFewRowsMost + 1])(const RowsCall&);  // by number of rows
   void (*few_s4[kFewRowsMost + 1])(const RowsCall&);
 };
+#define MRT_TABLE UnpackTable
+#define MRT_LIST kUnpack
+#define MRT_KERNELS "kernels/gemmq/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 }  // namespace mrt

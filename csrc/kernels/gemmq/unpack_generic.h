@@ -170,8 +170,8 @@ constexpr void (*kFewRows[kFewRowsMost + 1])(const RowsCall&) = {
     few_rows<V, bits, 3, together<V, 3>()>, few_rows<V, bits, 4, together<V, 4>()>};
 
 template <typename V>
-constexpr UnpackTable unpack_table(Isa isa) {
-  UnpackTable t{isa, unpack_s8<V>, unpack_s4<V>, {}, {}};
+constexpr UnpackTable unpack_table() {
+  UnpackTable t{unpack_s8<V>, unpack_s4<V>, {}, {}};
   for (int r = 0; r <= kFewRowsMost; ++r) {
     t.few_s8[r] = kFewRows<V, 8>[r];
     t.few_s4[r] = kFewRows<V, 4>[r];

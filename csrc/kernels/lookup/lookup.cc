@@ -17,19 +17,8 @@ struct Params {
   const LookupKernel* kernel;
 };
 
-const LookupKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kLookup_##isa,
-#include "kernels/lookup/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/lookup/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs&, Isa isa, void* params) {
-  static_cast<Params*>(params)->kernel = kernel_of(kTables, isa);
+  static_cast<Params*>(params)->kernel = kLookup[isa];
   return Status();
 }
 
@@ -52,6 +41,6 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
 
 }  // namespace
 
-const Operator kOperator_lookup = {&kContract, kNames, sizeof(Params), prepare, check, run};
+const Operator kOperator_lookup = {&kContract, kLookup.rows, sizeof(Params), prepare, check, run};
 
 }  // namespace mrt

@@ -50,6 +50,6 @@ void run(const uint8_t* table, const uint8_t* x, int64_t n, uint8_t* y) {
 
 }  // namespace
 
-const LookupKernel kLookup_avx2 = {Isa::avx2, run};
+const LookupKernel kLookup_avx2 = {run};
 
 }  // namespace mrt

@@ -7,12 +7,12 @@ namespace mrt {
 
 // y[i] = table[x[i]] for i < n.
 struct LookupKernel {
-  Isa isa;
   void (*run)(const uint8_t* table, const uint8_t* x, int64_t n, uint8_t* y);
 };
 
-#define MRT_KERNEL(isa, name) extern const LookupKernel kLookup_##isa;
-#include "kernels/lookup/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE LookupKernel
+#define MRT_LIST kLookup
+#define MRT_KERNELS "kernels/lookup/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 }  // namespace mrt

@@ -10,6 +10,6 @@ void look_up(const uint8_t* table, const uint8_t* x, int64_t n, uint8_t* y) {
 
 }  // namespace
 
-const LookupKernel kLookup_scalar = {Isa::scalar, look_up};
+const LookupKernel kLookup_scalar = {look_up};
 
 }  // namespace mrt

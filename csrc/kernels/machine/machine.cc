@@ -14,15 +14,6 @@ constexpr int kRepeats = 8;
 constexpr int64_t kRounds = 200000;            // about a millisecond
 constexpr int64_t kFloats = int64_t{1} << 24;  // of the buffer that is read: 64 MiB
 
-const MachineKernel& machine_kernel() {
-  static const MachineKernel* const kernels[] = {
-#define MRT_KERNEL(isa, name) &kMachine_##isa,
-#include "kernels/machine/kernels.inc"
-#undef MRT_KERNEL
-      nullptr};
-  return *kernel_of(kernels, std::max(bound_isa(), Isa::scalar));
-}
-
 // Seconds of the fastest of kRepeats runs of body(i) for i in [0, threads), all at once.
 template <typename F>
 double fastest(int32_t threads, F&& body) {
@@ -38,7 +29,7 @@ double fastest(int32_t threads, F&& body) {
 }  // namespace
 
 Status machine_rates(int32_t threads, MachineRates* out) {
-  const MachineKernel& kernel = machine_kernel();
+  const MachineKernel& kernel = *kMachine[std::max(bound_isa(), Isa::scalar)];
   Arena buffer;
   if (!buffer.reserve(static_cast<size_t>(kFloats) * sizeof(float)))
     return fail(MRT_ERROR_OUT_OF_MEMORY,

@@ -7,16 +7,16 @@ namespace mrt {
 
 // Two loops that every instruction set fills in.
 struct MachineKernel {
-  Isa isa;
   int64_t flops;  // of one round
   // Rounds of independent multiply-adds; the result only keeps them from being left out.
   float (*multiply)(int64_t rounds);
   float (*read)(const float* data, int64_t count);  // count: a multiple of 64
 };
 
-#define MRT_KERNEL(isa, name) extern const MachineKernel kMachine_##isa;
-#include "kernels/machine/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE MachineKernel
+#define MRT_LIST kMachine
+#define MRT_KERNELS "kernels/machine/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 struct MachineRates {
   double gflops;  // float32 multiply-adds, two operations each

@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const MachineKernel kMachine_avx2 = {Isa::avx2, 2 * 8 * kChains, multiply<F32x8>, read<F32x8>};
+const MachineKernel kMachine_avx2 = {2 * 8 * kChains, multiply<F32x8>, read<F32x8>};
 
 }  // namespace mrt

@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const MachineKernel kMachine_scalar = {Isa::scalar, 2 * 4 * kChains, multiply<F32x4>, read<F32x4>};
+const MachineKernel kMachine_scalar = {2 * 4 * kChains, multiply<F32x4>, read<F32x4>};
 
 }  // namespace mrt

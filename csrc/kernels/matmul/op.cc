@@ -38,8 +38,8 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   p.trans_a = trans_a != 0;
   p.trans_b = trans_b != 0;
   p.alpha = static_cast<float>(alpha);
-  p.table = tile_table(isa);
-  p.epilogue_table = epilogue_table(isa);
+  p.table = kTile[isa];
+  p.epilogue_table = kEpilogue[isa];
   return Status();
 }
 
@@ -236,6 +236,6 @@ double flops(const void* params, const Tensor* in, int, const Tensor* out, int) 
 
 }  // namespace
 
-const Operator kOperator_matmul_f32 = {&kContract, kTileKernels, sizeof(Params), prepare, check, run, scratch, flops};
+const Operator kOperator_matmul_f32 = {&kContract, kTile.rows, sizeof(Params), prepare, check, run, scratch, flops};
 
 }  // namespace mrt

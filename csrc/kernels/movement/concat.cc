@@ -11,7 +11,6 @@ constexpr Operand kInputs[] = {{"x", kWhole, kAnyRank, kBatched | kRepeated}};
 constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
 constexpr Attribute kAttributes[] = {integer("axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, 0)};
 constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
-const char* const kNames[] = {"scalar", nullptr};
 
 struct Params {
   int64_t axis;
@@ -89,7 +88,7 @@ bool separable(const void* params, const Tensor* in, int) {
 
 }  // namespace
 
-const Operator kOperator_concat = {&kContract, kNames,  sizeof(Params), prepare, check,    run,
-                                   nullptr,    nullptr, nullptr,        nullptr, separable};
+const Operator kOperator_concat = {&kContract, kPortable, sizeof(Params), prepare, check,
+                                   run,        nullptr,   nullptr,        nullptr, separable};
 
 }  // namespace mrt

@@ -12,7 +12,6 @@ constexpr Operand kInputs[] = {{"x", kWhole, kAnyRank}, {"indices", kS32 | kS64,
 constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
 constexpr Attribute kAttributes[] = {integer("axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, 0)};
 constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
-const char* const kNames[] = {"scalar", nullptr};
 
 struct Params {
   int64_t axis;
@@ -83,6 +82,6 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
 
 }  // namespace
 
-const Operator kOperator_gather = {&kContract, kNames, sizeof(Params), prepare, check, run};
+const Operator kOperator_gather = {&kContract, kPortable, sizeof(Params), prepare, check, run};
 
 }  // namespace mrt

@@ -21,7 +21,6 @@ constexpr Attribute kAttributes[] = {integers("before", MRT_MAX_RANK, -kLimit, k
                                      number("value", 0).with(kInfinite),  // people pad with infinities
                                      choice("mode", "constant reflect edge wrap")};
 constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
-const char* const kNames[] = {"scalar", nullptr};
 
 enum Mode : int32_t { kConstant, kReflect, kEdge, kWrap };
 
@@ -204,6 +203,6 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
 
 }  // namespace
 
-const Operator kOperator_pad = {&kContract, kNames, sizeof(Params), prepare, check, run};
+const Operator kOperator_pad = {&kContract, kPortable, sizeof(Params), prepare, check, run};
 
 }  // namespace mrt

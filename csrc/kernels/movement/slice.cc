@@ -15,7 +15,6 @@ constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
 constexpr Attribute kAttributes[] = {integers("starts", MRT_MAX_RANK, -kNoBound, kNoBound).with(kListed),
                                      integers("steps", MRT_MAX_RANK, -kNoBound, kNoBound, 1).with(kListed)};
 constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
-const char* const kNames[] = {"scalar", nullptr};
 
 struct Params {
   int64_t starts[MRT_MAX_RANK], steps[MRT_MAX_RANK];
@@ -109,6 +108,6 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
 
 }  // namespace
 
-const Operator kOperator_slice = {&kContract, kNames, sizeof(Params), prepare, check, run};
+const Operator kOperator_slice = {&kContract, kPortable, sizeof(Params), prepare, check, run};
 
 }  // namespace mrt

@@ -25,20 +25,9 @@ struct Params {
   int32_t rank;
 };
 
-const TransposeKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kTranspose_##isa,
-#include "kernels/movement/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/movement/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
-  p->kernel = kernel_of(kTables, isa);
+  p->kernel = kTranspose[isa];
   MRT_TRY(attr_list(attrs, "perm", p->perm, &p->rank));
   uint32_t seen = 0;
   for (int32_t i = 0; i < p->rank; ++i) seen |= 1u << p->perm[i];
@@ -198,7 +187,7 @@ bool separable(const void* params, const Tensor*, int) {
 
 }  // namespace
 
-const Operator kOperator_transpose = {&kContract, kNames,  sizeof(Params), prepare, check,    run,
-                                      nullptr,    nullptr, nullptr,        nullptr, separable};
+const Operator kOperator_transpose = {&kContract, kTranspose.rows, sizeof(Params), prepare, check,
+                                      run,        nullptr,         nullptr,        nullptr, separable};
 
 }  // namespace mrt

@@ -40,7 +40,7 @@ void transpose_u32(const uint32_t* src, int64_t ss, uint32_t* dst, int64_t ds, i
 
 }  // namespace
 
-const TransposeKernel kTranspose_avx2 = {Isa::avx2, transpose_blocks<uint8_t>, transpose_blocks<uint16_t>,
-                                         transpose_u32, transpose_blocks<uint64_t>};
+const TransposeKernel kTranspose_avx2 = {transpose_blocks<uint8_t>, transpose_blocks<uint16_t>, transpose_u32,
+                                         transpose_blocks<uint64_t>};
 
 }  // namespace mrt

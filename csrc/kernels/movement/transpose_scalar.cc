@@ -3,7 +3,7 @@
 
 namespace mrt {
 
-const TransposeKernel kTranspose_scalar = {Isa::scalar, transpose_blocks<uint8_t>, transpose_blocks<uint16_t>,
+const TransposeKernel kTranspose_scalar = {transpose_blocks<uint8_t>, transpose_blocks<uint16_t>,
                                            transpose_blocks<uint32_t>, transpose_blocks<uint64_t>};
 
 }  // namespace mrt

@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const NormKernel kNormF32_avx2 = {Isa::avx2, layer_norm_row<F32x8>, rms_norm_row<F32x8>};
+const NormKernel kNormF32_avx2 = {layer_norm_row<F32x8>, rms_norm_row<F32x8>};
 
 }  // namespace mrt

@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const NormKernel kNormF32_avx512 = {Isa::avx512, layer_norm_row<F32x16>, rms_norm_row<F32x16>};
+const NormKernel kNormF32_avx512 = {layer_norm_row<F32x16>, rms_norm_row<F32x16>};
 
 }  // namespace mrt

@@ -19,14 +19,14 @@ struct NormRow {
 };
 
 struct NormKernel {
-  Isa isa;
   void (*layer)(const NormRow& row);  // (s - mean) / sqrt(variance + epsilon) * gamma + beta
   void (*rms)(const NormRow& row);    // s / sqrt(mean of squares + epsilon) * gamma
 };
 
-#define MRT_KERNEL(isa, name) extern const NormKernel kNormF32_##isa;
-#include "kernels/norm/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE NormKernel
+#define MRT_LIST kNormF32
+#define MRT_KERNELS "kernels/norm/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 void layer_norm_reference(const NormRow& row);
 void rms_norm_reference(const NormRow& row);

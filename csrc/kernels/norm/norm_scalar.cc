@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const NormKernel kNormF32_scalar = {Isa::scalar, layer_norm_row<F32x4>, rms_norm_row<F32x4>};
+const NormKernel kNormF32_scalar = {layer_norm_row<F32x4>, rms_norm_row<F32x4>};
 
 }  // namespace mrt

@@ -19,28 +19,24 @@ constexpr Contract kRms = {"rms_norm_f32", "", kRmsInputs, kOutputs, kAttributes
 
 struct Params {
   const NormKernel* kernel;
+  const Contract* contract;
+  int gamma, beta, residual;  // where these inputs stand; -1: there is none
   double epsilon;
+  bool layer() const { return beta >= 0; }
 };
-
-const NormKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kNormF32_##isa,
-#include "kernels/norm/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/norm/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
 
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
-  p->kernel = kernel_of(kTables, isa);
+  p->kernel = kNormF32[isa];
+  p->contract = &attrs.contract();
+  p->gamma = p->contract->input_of("gamma");
+  p->beta = p->contract->input_of("beta");
+  p->residual = p->contract->input_of("residual");
   return attr_float(attrs, "epsilon", &p->epsilon);
 }
 
-template <const Contract& c>
-Status check(const void*, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {
+  const Contract& c = *static_cast<const Params*>(params)->contract;
   if (in[0].ndim == 0) return fail(MRT_ERROR_SHAPE, "%s: x has no dimensions, expected at least 1", c.name);
   const int64_t d = in[0].shape[in[0].ndim - 1];
   for (int i = 1; i < n_in && c.inputs[i].rank == 1; ++i)
@@ -49,19 +45,17 @@ Status check(const void*, const Tensor* in, int n_in, const Tensor* out, int n_o
   return Status();
 }
 
-template <const Contract& c>
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out, KernelContext& ctx) {
   if (has_no_elements(in[0])) return MRT_OK;
   const Params& p = *static_cast<const Params*>(params);
-  constexpr bool layer = c.input_of("beta") >= 0;
-  auto row = layer ? layer_norm_reference : rms_norm_reference;
-  if (p.kernel != nullptr) row = layer ? p.kernel->layer : p.kernel->rms;
+  auto row = p.layer() ? layer_norm_reference : rms_norm_reference;
+  if (p.kernel != nullptr) row = p.layer() ? p.kernel->layer : p.kernel->rms;
   const auto data = [&](int index) { return index >= 0 && present(in, n_in, index) ? in[index].as<float>() : nullptr; };
   NormRow all{};
   all.x = data(0);
-  all.gamma = data(c.input_of("gamma"));
-  all.beta = data(c.input_of("beta"));
-  all.residual = data(c.input_of("residual"));
+  all.gamma = data(p.gamma);
+  all.beta = data(p.beta);
+  all.residual = data(p.residual);
   all.y = out[0].as<float>();
   all.sum = present(out, n_out, 1) ? out[1].as<float>() : nullptr;
   all.d = in[0].shape[in[0].ndim - 1];
@@ -80,16 +74,13 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-template <const Contract& c>
-double flops(const void*, const Tensor* in, int, const Tensor*, int) {
-  return (c.input_of("beta") >= 0 ? 8.0 : 4.0) * element_count(in[0]);
+double flops(const void* params, const Tensor* in, int, const Tensor*, int) {
+  return (static_cast<const Params*>(params)->layer() ? 8.0 : 4.0) * element_count(in[0]);
 }
 
 }  // namespace
 
-const Operator kOperator_layer_norm_f32 = {&kLayer,       kNames,      sizeof(Params), prepare,
-                                           check<kLayer>, run<kLayer>, nullptr,        flops<kLayer>};
-const Operator kOperator_rms_norm_f32 = {&kRms,       kNames,    sizeof(Params), prepare,
-                                         check<kRms>, run<kRms>, nullptr,        flops<kRms>};
+const Operator kOperator_layer_norm_f32 = {&kLayer, kNormF32.rows, sizeof(Params), prepare, check, run, nullptr, flops};
+const Operator kOperator_rms_norm_f32 = {&kRms, kNormF32.rows, sizeof(Params), prepare, check, run, nullptr, flops};
 
 }  // namespace mrt

@@ -15,14 +15,8 @@ struct Params {
   const PoolKernel* table;
 };
 
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/pool/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs&, Isa isa, void* params) {
-  static_cast<Params*>(params)->table = pool_kernel(isa);
+  static_cast<Params*>(params)->table = kPoolF32[isa];
   return Status();
 }
 
@@ -56,7 +50,7 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) { return el
 
 }  // namespace
 
-const Operator kOperator_global_avg_pool_f32 = {&kContract, kNames, sizeof(Params), prepare,
-                                                check,      run,    nullptr,        flops};
+const Operator kOperator_global_avg_pool_f32 = {&kContract, kPoolF32.rows, sizeof(Params), prepare,
+                                                check,      run,           nullptr,        flops};
 
 }  // namespace mrt

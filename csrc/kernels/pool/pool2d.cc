@@ -25,24 +25,15 @@ constexpr Contract kBytes = {"max_pool2d_u8", "", kByteInputs, kByteOutputs, kWi
 
 struct Params {
   const PoolKernel* table;
+  const char* name;
   int64_t kernel[2], strides[2], pads[4], dilations[2], count_include_pad;
   int32_t average;
 };
 
-const PoolKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kPoolF32_##isa,
-#include "kernels/pool/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/pool/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare_bytes(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
-  p->table = pool_kernel(isa);
+  p->table = kPoolF32[isa];
+  p->name = attrs.contract().name;
   MRT_TRY(attr_ints(attrs, "kernel", p->kernel));
   MRT_TRY(attr_ints(attrs, "strides", p->strides));
   MRT_TRY(attr_ints(attrs, "pads", p->pads));
@@ -57,10 +48,9 @@ Status prepare_floats(const Attrs& attrs, Isa isa, void* params) {
 }
 
 // Output extents are those of floor or of ceil mode.
-template <const Contract& c>
 Status check(const void* params, const Tensor* in, int, const Tensor* out, int) {
   const Params* p = static_cast<const Params*>(params);
-  const char* contract = c.name;
+  const char* contract = p->name;
   MRT_TRY(check_extent(contract, "y", out[0], 0, in[0].shape[0]));
   MRT_TRY(check_extent(contract, "y", out[0], 3, in[0].shape[3]));
   for (int i = 0; i < 2; ++i) {
@@ -147,11 +137,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 }  // namespace
 
-const PoolKernel* pool_kernel(Isa isa) { return kernel_of(kTables, isa); }
-
-const Operator kOperator_pool2d_f32 = {&kFloats,       kNames,     sizeof(Params), prepare_floats,
-                                       check<kFloats>, run_floats, nullptr,        flops};
-const Operator kOperator_max_pool2d_u8 = {&kBytes,       kNames,    sizeof(Params), prepare_bytes,
-                                          check<kBytes>, run_bytes, nullptr,        flops};
+const Operator kOperator_pool2d_f32 = {&kFloats, kPoolF32.rows, sizeof(Params), prepare_floats,
+                                       check,    run_floats,    nullptr,        flops};
+const Operator kOperator_max_pool2d_u8 = {&kBytes, kPoolF32.rows, sizeof(Params), prepare_bytes,
+                                          check,   run_bytes,     nullptr,        flops};
 
 }  // namespace mrt

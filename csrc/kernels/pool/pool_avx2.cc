@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const PoolKernel kPoolF32_avx2 = {Isa::avx2, pool_max<F32x8>, pool_sum<F32x8>, pool_max_bytes<32>};
+const PoolKernel kPoolF32_avx2 = {pool_max<F32x8>, pool_sum<F32x8>, pool_max_bytes<32>};
 
 }  // namespace mrt

@@ -17,20 +17,18 @@ struct PoolWindowOf {
 using PoolWindow = PoolWindowOf<float>;
 
 struct PoolKernel {
-  Isa isa;
   void (*max)(const PoolWindow& w);                 // -inf where there is no tap; NaN where a tap is NaN
   void (*sum)(const PoolWindow& w, float divisor);  // sum of the taps / divisor
   void (*max_bytes)(const PoolWindowOf<uint8_t>& w);
 };
 
-#define MRT_KERNEL(isa, name) extern const PoolKernel kPoolF32_##isa;
-#include "kernels/pool/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE PoolKernel
+#define MRT_LIST kPoolF32
+#define MRT_KERNELS "kernels/pool/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 template <typename T>  // of float and uint8_t
 void pool_max_reference(const PoolWindowOf<T>& w);
 void pool_sum_reference(const PoolWindow& w, float divisor);
-
-const PoolKernel* pool_kernel(Isa isa);
 
 }  // namespace mrt

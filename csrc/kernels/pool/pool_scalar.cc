@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const PoolKernel kPoolF32_scalar = {Isa::scalar, pool_max<F32x4>, pool_sum<F32x4>, pool_max_bytes<16>};
+const PoolKernel kPoolF32_scalar = {pool_max<F32x4>, pool_sum<F32x4>, pool_max_bytes<16>};
 
 }  // namespace mrt

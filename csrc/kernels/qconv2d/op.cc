@@ -97,7 +97,7 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(decode_geometry(attrs, &p.g));
   MRT_TRY(attr_int(attrs, "a_zero", &p.x_zero));
   MRT_TRY(decode_q_output(attrs, &p.output));
-  p.table = q_tile_table(isa);
+  p.table = kQTile[isa];
   return Status();
 }
 
@@ -292,32 +292,15 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-struct Packing {
-  ConvGeometry g;
-  int64_t a_max;
-};
-
-Status decode_packing(const Tensor& weight, const Attrs& attrs, Packing* p, size_t* bytes) {
-  MRT_TRY(decode_geometry(attrs, &p->g));
-  MRT_TRY(attr_int(attrs, "a_max", &p->a_max));
-  MRT_TRY(check_conv_filter(kName, p->g, weight, p->g.out_channels, p->g.group_in()));
-  const int64_t size = packed_size(p->g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
-  *bytes = static_cast<size_t>(size);
-  return Status();
-}
-
-Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
-  Packing p;
-  return decode_packing(weight, attrs, &p, out);
-}
-
 // OIHW as products of taps: a position of the filter, a line of it or all of it, where k runs over pixels and channels.
-Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
-  Packing p;
-  size_t bytes = 0;
-  MRT_TRY(decode_packing(weight, attrs, &p, &bytes));
-  const ConvGeometry& g = p.g;
+Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) {
+  ConvGeometry g;
+  int64_t a_max = 0;
+  MRT_TRY(decode_geometry(attrs, &g));
+  MRT_TRY(attr_int(attrs, "a_max", &a_max));
+  MRT_TRY(check_conv_filter(kName, g, weight, g.out_channels, g.group_in()));
+  *bytes = packed_size(g);
+  if (out == nullptr) return Status();
   const QPanelLayout l = q_panel_layout(taps_of(g), depth_of(g));
   const int64_t group_bytes = q_packed_bytes(l.taps, l.kc, g.group_out());
   const int64_t filter = g.group_in() * g.taps();
@@ -327,7 +310,7 @@ Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
   };
   for (int64_t group = 0; group < g.groups; ++group) {
     const int8_t* const src = weight.as<const int8_t>() + group * g.group_out() * filter;
-    q_pack_panels(QSource{src, filter, g.group_out(), p.a_max}, l, at, static_cast<char*>(out) + group * group_bytes);
+    q_pack_panels(QSource{src, filter, g.group_out(), a_max}, l, at, static_cast<char*>(out) + group * group_bytes);
   }
   return Status();
 }
@@ -339,7 +322,7 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 }  // namespace
 
-const Operator kOperator_conv2d_u8s8 = {&kContract, kQTileKernels, sizeof(Params), prepare,      check,
-                                        run,        scratch,       flops,          packed_bytes, pack};
+const Operator kOperator_conv2d_u8s8 = {&kContract, kQTile.rows, sizeof(Params), prepare, check,
+                                        run,        scratch,     flops,          pack};
 
 }  // namespace mrt

@@ -2,5 +2,5 @@
 #include "kernels/qdepthwise/convert_generic.h"
 
 namespace mrt {
-extern const QDepthwiseTable kQDepthwise_avx2 = {Isa::avx2, widen<F32x8>, to_ints<F32x8>, "4x8_avx2"};
+extern const QDepthwiseTable kQDepthwise_avx2 = {widen<F32x8>, to_ints<F32x8>};
 }  // namespace mrt

@@ -2,5 +2,5 @@
 #include "kernels/qdepthwise/convert_generic.h"
 
 namespace mrt {
-extern const QDepthwiseTable kQDepthwise_scalar = {Isa::scalar, widen<F32x4>, to_ints<F32x4>, "4x4_scalar"};
+extern const QDepthwiseTable kQDepthwise_scalar = {widen<F32x4>, to_ints<F32x4>};
 }  // namespace mrt

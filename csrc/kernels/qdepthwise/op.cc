@@ -66,10 +66,10 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(decode(attrs, &p.g, &p.wide));
   MRT_TRY(attr_int(attrs, "a_zero", &p.x_zero));
   MRT_TRY(decode_q_output(attrs, &p.output));
-  p.table = depthwise_table(isa);
-  p.convert = q_depthwise_table(isa);
+  p.table = kDepthwise[isa];
+  p.convert = kQDepthwise[isa];
   p.quads = p.wide ? nullptr : quad_table(isa, p.g);
-  p.tiles = q_tile_table(isa);
+  p.tiles = kQTile[isa];
   return Status();
 }
 
@@ -254,30 +254,18 @@ Status check_wide(const Tensor& weight) {
   return Status();
 }
 
-Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, size_t* bytes) {
+Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) {
+  ConvGeometry g;
   int64_t wide = 0;
-  MRT_TRY(decode(attrs, g, &wide));
+  MRT_TRY(decode(attrs, &g, &wide));
   if ((weight.dtype == kInt16) != (wide != 0)) {
     return fail(MRT_ERROR_DTYPE, "%s: w is of %d bits, expected int16 where w_wide is 1 and int8 where it is 0", kName,
                 weight.dtype.bits);
   }
   if (wide) MRT_TRY(check_wide(weight));
-  MRT_TRY(check_conv_filter(kName, *g, weight, g->in_channels, 1));
-  const int64_t size = depthwise_packed_bytes(*g);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
-  *bytes = static_cast<size_t>(size);
-  return Status();
-}
-
-Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
-  ConvGeometry g;
-  return decode_packing(weight, attrs, &g, out);
-}
-
-Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
-  ConvGeometry g;
-  size_t bytes = 0;
-  MRT_TRY(decode_packing(weight, attrs, &g, &bytes));
+  MRT_TRY(check_conv_filter(kName, g, weight, g.in_channels, 1));
+  *bytes = depthwise_packed_bytes(g);
+  if (out == nullptr) return Status();
   if (weight.dtype == kInt16) {
     depthwise_pack(g, weight.as<const int16_t>(), static_cast<float*>(out));
   } else {
@@ -288,7 +276,7 @@ Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
 
 const char* kernel_name(const void* params) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.quads ? p.quads->name : p.convert->name;
+  return p.quads ? kQuad.name_of(p.quads) : kQDepthwise.name_of(p.convert);
 }
 
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
@@ -296,25 +284,17 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   return 2.0 * element_count(out[0]) * static_cast<double>(p.g.taps());
 }
 
-const char* const kKernels[] = {
-#define MRT_KERNEL(isa, name) name,
+// Quads where the set has them, else floats.
+const Kernel kKernels[] = {
+#define MRT_KERNEL(isa, name) MRT_WITH_##isa({Isa::isa, name, nullptr}, )
 #include "kernels/qdepthwise/kernels.inc"
 #include "kernels/qdepthwise/quads.inc"
 #undef MRT_KERNEL
-    nullptr};
+    {}};
 
 }  // namespace
 
-const QDepthwiseTable* q_depthwise_table(Isa isa) {
-  static const QDepthwiseTable* const tables[] = {
-#define MRT_KERNEL(isa, name) &kQDepthwise_##isa,
-#include "kernels/qdepthwise/kernels.inc"
-#undef MRT_KERNEL
-      nullptr};
-  return kernel_of(tables, isa);
-}
-
-const Operator kOperator_depthwise_conv2d_u8s8 = {&kContract, kKernels, sizeof(Params), prepare, check,   run,
-                                                  scratch,    flops,    packed_bytes,   pack,    nullptr, kernel_name};
+const Operator kOperator_depthwise_conv2d_u8s8 = {&kContract, kKernels, sizeof(Params), prepare, check,      run,
+                                                  scratch,    flops,    pack,           nullptr, kernel_name};
 
 }  // namespace mrt

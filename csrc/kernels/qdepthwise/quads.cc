@@ -173,12 +173,7 @@ class Rows {
 }  // namespace
 
 const QuadTable* quad_table(Isa isa, const ConvGeometry& g) {
-  static const QuadTable* const tables[] = {
-#define MRT_KERNEL(isa, name) &kQuad_##isa,
-#include "kernels/qdepthwise/quads.inc"
-#undef MRT_KERNEL
-      nullptr};
-  return g.dilation_w == 1 && g.stride_w <= 2 ? kernel_of(tables, isa) : nullptr;
+  return g.dilation_w == 1 && g.stride_w <= 2 ? kQuad[isa] : nullptr;
 }
 
 size_t quad_scratch(const ConvGeometry& g, int64_t h, int64_t out_width) { return layout_of(g, h, out_width).all(); }

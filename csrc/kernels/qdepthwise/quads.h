@@ -37,18 +37,17 @@ struct QuadRow {
 };
 
 struct QuadTable {
-  Isa isa;
   // Weights [taps][8] of float, `block` apart for the next 8 channels (null: there are none), to quads
   // [kernel_h][ceil(kernel_w / 4)][16][4]; and `zero` times the sum of each channel's.
   void (*weights)(const float* w, const float* next, int64_t kernel_h, int64_t kernel_w, uint8_t zero, int8_t* out,
                   int32_t* offset);
   void (*line[2])(const QuadLine&);  // positions 1 and 2 pixels apart
   void (*row)(const QuadRow&);
-  const char* name;
 };
-#define MRT_KERNEL(isa, name) extern const QuadTable kQuad_##isa;
-#include "kernels/qdepthwise/quads.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE QuadTable
+#define MRT_LIST kQuad
+#define MRT_KERNELS "kernels/qdepthwise/quads.inc"
+#include "kernels/kernel_list.inc"
 // Null where the instruction set has none, or where another way is better for this geometry.
 const QuadTable* quad_table(Isa isa, const ConvGeometry& g);
 

@@ -117,6 +117,6 @@ void row(const QuadRow& call) {
 
 }  // namespace
 
-extern const QuadTable kQuad_avx512 = {Isa::avx512, weights, {line<1>, line<2>}, row, "8x16_avx512"};
+extern const QuadTable kQuad_avx512 = {weights, {line<1>, line<2>}, row};
 
 }  // namespace mrt

@@ -1,9 +1,7 @@
 // gemm_u8s8: y [..., n] = finish(a [..., k] * w [k, n]), a of uint8, w of int8 packed ahead of time; sums are exact.
 // The zero point and the scale of a may be known to the run alone.
-#include <cinttypes>
-#include <cstring>
-
 #include "kernels/checks.h"
+#include "kernels/gemm/dense.h"
 #include "kernels/gemm/pack.h"
 #include "kernels/qgemm/blocked.h"
 #include "kernels/qgemm/reference.h"
@@ -45,20 +43,13 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(attr_int(attrs, "k", &p.k));
   MRT_TRY(attr_int(attrs, "a_zero", &p.a_zero));
   MRT_TRY(decode_q_output(attrs, &p.output));
-  p.table = q_tile_table(isa);
+  p.table = kQTile[isa];
   return Status();
 }
 
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
-  const int32_t last = in[0].ndim - 1;
-  if (last < 0) return fail(MRT_ERROR_SHAPE, "%s: a is a scalar, expected at least one dimension", kName);
-  MRT_TRY(check_extent(kName, "a", in[0], last, p.k));
-  if (out[0].ndim != in[0].ndim) {
-    return fail(MRT_ERROR_SHAPE, "%s: y has %d dimensions, expected the %d of a", kName, out[0].ndim, in[0].ndim);
-  }
-  for (int32_t i = 0; i < last; ++i) MRT_TRY(check_extent(kName, "y", out[0], i, in[0].shape[i]));
-  MRT_TRY(check_extent(kName, "y", out[0], last, p.n));
+  MRT_TRY(check_dense(kName, in[0], out[0], p.n, p.k));
   MRT_TRY(check_packed(kName, in[1], q_packed_bytes(1, p.k, p.n)));
   MRT_TRY(q_check_zeros(kName, p.k, in, n_in));
   return check_q_operands(kName, p.output, p.n, in, n_in, out[0]);
@@ -97,47 +88,27 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-struct Packing {
-  bool trans;
-  int64_t k, n, a_max;
-};
-
-Status decode_packing(const Tensor& weight, const Attrs& attrs, Packing* out) {
-  int64_t trans;
-  MRT_TRY(attr_int(attrs, "w_trans", &trans));
-  MRT_TRY(attr_int(attrs, "a_max", &out->a_max));
-  out->trans = trans != 0;
-  out->k = weight.shape[out->trans ? 1 : 0];
-  out->n = weight.shape[out->trans ? 0 : 1];
-  return q_check_depth(kName, 1, out->k);
-}
-
-Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
-  Packing p;
-  MRT_TRY(decode_packing(weight, attrs, &p));
-  const int64_t bytes = q_packed_bytes(1, p.k, p.n);
-  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
-  *out = static_cast<size_t>(bytes);
-  return Status();
-}
-
-Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
-  Packing p;
-  MRT_TRY(decode_packing(weight, attrs, &p));
-  const QSource source{weight.as<const int8_t>(), p.trans ? p.k : 1, p.n, p.a_max};
-  const int64_t step = p.trans ? 1 : p.n;
-  q_pack_panels(source, q_panel_layout(1, p.k), [=](int64_t, int64_t k) { return k * step; }, static_cast<char*>(out));
+Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) {
+  DenseWeight w;
+  int64_t a_max = 0;
+  MRT_TRY(decode_dense(weight, attrs, &w));
+  MRT_TRY(attr_int(attrs, "a_max", &a_max));
+  MRT_TRY(q_check_depth(kName, 1, w.k));
+  *bytes = q_packed_bytes(1, w.k, w.n);
+  if (out == nullptr) return Status();
+  const QSource source{weight.as<const int8_t>(), w.stride_n, w.n, a_max};
+  const auto at = [&](int64_t, int64_t k) { return k * w.stride_k; };
+  q_pack_panels(source, q_panel_layout(1, w.k), at, static_cast<char*>(out));
   return Status();
 }
 
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
-  const Params& p = *static_cast<const Params*>(params);
-  return 2.0 * element_count(out[0]) * static_cast<double>(p.k);
+  return dense_flops(out[0], static_cast<const Params*>(params)->k);
 }
 
 }  // namespace
 
-const Operator kOperator_gemm_u8s8 = {&kContract, kQTileKernels, sizeof(Params), prepare,      check,
-                                      run,        scratch,       flops,          packed_bytes, pack};
+const Operator kOperator_gemm_u8s8 = {&kContract, kQTile.rows, sizeof(Params), prepare, check,
+                                      run,        scratch,     flops,          pack};
 
 }  // namespace mrt

@@ -125,7 +125,6 @@ struct QRowCall {
 };
 
 struct QTileTable {
-  Isa isa;
   int32_t mr;                                     // rows of a tile, at most
   bool folds;                                     // whether tiles take QTileCall::folded
   void (*tile[kQMaxRows + 1])(const QTileCall&);  // by a tile's number of rows, 1 to mr
@@ -135,10 +134,9 @@ struct QTileTable {
   // Weights of whole windows with their k's in order again; null where tiles need the order that they are stored in.
   void (*in_order)(const int8_t* w, const QOrder* orders, int64_t windows, int8_t* out);
 };
-#define MRT_KERNEL(isa, name) extern const QTileTable kQTile_##isa;
-#include "kernels/qgemm/kernels.inc"
-#undef MRT_KERNEL
-extern const char* const kQTileKernels[];  // as Operator::kernels, of what is made of tiles
-const QTileTable* q_tile_table(Isa isa);   // null for the reference
+#define MRT_TABLE QTileTable
+#define MRT_LIST kQTile
+#define MRT_KERNELS "kernels/qgemm/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 }  // namespace mrt

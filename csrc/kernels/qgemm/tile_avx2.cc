@@ -262,7 +262,7 @@ void row_of_panels(const QRowCall& c) {
 }  // namespace
 
 extern const QTileTable kQTile_avx2 = {
-    Isa::avx2, kRows,         true,   {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, q_finish<F32x8, &kEpilogue_avx2>,
-    q_row_sum, row_of_panels, nullptr};
+    kRows,         true,   {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, q_finish<F32x8, &kEpilogue_avx2>, q_row_sum,
+    row_of_panels, nullptr};
 
 }  // namespace mrt

@@ -285,7 +285,6 @@ void tile(const QTileCall& c) {
 }  // namespace
 
 extern const QTileTable kQTile_avx512 = {
-    Isa::avx512,
     kRows,
     true,
     {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},

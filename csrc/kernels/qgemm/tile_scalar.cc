@@ -25,7 +25,8 @@ MRT_INLINE void load_group(const uint8_t* a, int64_t g, int64_t whole, const QMa
   }
 }
 
-void row_sum(const QTileCall& c, const uint8_t* const* pointers, int64_t rows, int64_t i, int32_t (&acc)[kQPanel]) {
+MRT_INLINE void row_sum(const QTileCall& c, const uint8_t* const* pointers, int64_t rows, int64_t i,
+                        int32_t (&acc)[kQPanel]) {
   const int64_t whole = c.kc / kQGroup;
   for (int64_t t = 0; t < c.taps; ++t) {
     const uint8_t* const a = pointers[t * rows + i] + c.a_offset;
@@ -44,22 +45,32 @@ void row_sum(const QTileCall& c, const uint8_t* const* pointers, int64_t rows, i
   }
 }
 
+// One copy for all heights, which make no difference to it.
+#if __has_attribute(noclone)
+__attribute__((noclone))
+#endif
+__attribute__((noinline)) void tiles(const QTileCall& c, int64_t rows) {
+  int32_t* out = c.acc;
+  for (int64_t t = 0; t < c.tiles; ++t) {
+    for (int64_t i = 0; i < rows; ++i, out += kQPanel) {
+      int32_t acc[kQPanel] = {};
+      if (c.start) std::memcpy(acc, c.start, sizeof(acc));
+      if (!c.first) std::memcpy(acc, out, sizeof(acc));
+      row_sum(c, c.a + t * c.tile_pointers, rows, i, acc);
+      std::memcpy(out, acc, sizeof(acc));
+    }
+  }
+}
+
 template <int MR>
 void tile(const QTileCall& c) {
-  for (int64_t i = 0; i < c.tiles * MR; ++i) {
-    int32_t* const out = c.acc + i * kQPanel;
-    int32_t acc[kQPanel] = {};
-    if (c.start) std::memcpy(acc, c.start, sizeof(acc));
-    if (!c.first) std::memcpy(acc, out, sizeof(acc));
-    row_sum(c, c.a + i / MR * c.tile_pointers, MR, i % MR, acc);
-    std::memcpy(out, acc, sizeof(acc));
-  }
+  tiles(c, MR);
 }
 
 }  // namespace
 
 extern const QTileTable kQTile_scalar = {
-    Isa::scalar, 4,       false,  {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, q_finish<F32x4, &kEpilogue_scalar>,
-    q_row_sum,   nullptr, nullptr};
+    4,       false,  {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, q_finish<F32x4, &kEpilogue_scalar>, q_row_sum,
+    nullptr, nullptr};
 
 }  // namespace mrt

@@ -34,12 +34,6 @@ struct Params {
   float scale[kPairPanel];
 };
 
-const QMatmulKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kQMatmul_##isa,
-#include "kernels/qmatmul/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   double scale;
@@ -48,8 +42,8 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(attr_float(attrs, "scale", &scale));
   MRT_TRY(decode_q_output(attrs, &p.output));
   std::fill(p.scale, p.scale + kPairPanel, static_cast<float>(scale));
-  p.kernel = kernel_of(kTables, isa);
-  p.table = q_tile_table(isa);
+  p.kernel = kQMatmul[isa];
+  p.table = kQTile[isa];
   return Status();
 }
 
@@ -221,14 +215,8 @@ double flops(const void*, const Tensor* in, int, const Tensor* out, int) {
   return 2.0 * element_count(out[0]) * static_cast<double>(shape_of(in).k);
 }
 
-const char* const kKernels[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/qmatmul/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 }  // namespace
 
-const Operator kOperator_matmul_u8 = {&kContract, kKernels, sizeof(Params), prepare, check, run, scratch, flops};
+const Operator kOperator_matmul_u8 = {&kContract, kQMatmul.rows, sizeof(Params), prepare, check, run, scratch, flops};
 
 }  // namespace mrt

@@ -33,6 +33,6 @@ void tile(const int16_t* a, int64_t lda, int64_t rows, int64_t pairs, const int1
 
 }  // namespace
 
-const QMatmulKernel kQMatmul_avx512 = {Isa::avx512, kRows, widen, pack, tile};
+const QMatmulKernel kQMatmul_avx512 = {kRows, widen, pack, tile};
 
 }  // namespace mrt

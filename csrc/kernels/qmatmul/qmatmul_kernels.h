@@ -14,7 +14,6 @@ constexpr int64_t kPairPanel = 16;  // columns of a panel of b
 inline int64_t pairs_of(int64_t k) { return k / 2 + k % 2; }
 
 struct QMatmulKernel {
-  Isa isa;
   int32_t rows;  // of a tile, at most
   // out[i] = x[i] - zero for i < n, then zeros up to an even n.
   void (*widen)(const uint8_t* x, int64_t n, int32_t zero, int16_t* out);
@@ -24,8 +23,9 @@ struct QMatmulKernel {
   void (*tile)(const int16_t* a, int64_t lda, int64_t rows, int64_t pairs, const int16_t* panel, int32_t* acc);
 };
 
-#define MRT_KERNEL(isa, name) extern const QMatmulKernel kQMatmul_##isa;
-#include "kernels/qmatmul/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE QMatmulKernel
+#define MRT_LIST kQMatmul
+#define MRT_KERNELS "kernels/qmatmul/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 }  // namespace mrt

@@ -21,28 +21,24 @@ constexpr Attribute kAttributes[] = {integer("number", 0, UINT32_MAX, 0)};
 
 struct Params {
   const RandomKernel* kernel;  // null: the reference
+  const Contract* contract;
+  RandomKind kind;
   int64_t number;
 };
 
-const RandomKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kRandom_##isa,
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
-  p->kernel = kernel_of(kTables, isa);
+  p->kernel = kRandom[isa];
+  p->contract = &attrs.contract();
+#define MRT_RANDOM(kind_, type) \
+  if (p->contract == &kContract_##kind_) p->kind = RandomKind::kind_;
+#include "kernels/random/kinds.inc"
+#undef MRT_RANDOM
   return attr_int(attrs, "number", &p->number);
 }
 
-template <const Contract& c>
-Status check(const void*, const Tensor* in, int n_in, const Tensor*, int) {
+Status check(const void* params, const Tensor* in, int n_in, const Tensor*, int) {
+  const Contract& c = *static_cast<const Params*>(params)->contract;
   MRT_TRY(check_extent(c.name, "seed", in[0], 0, 1));
   if (!present(in, n_in, 1) || in[1].ndim == 0) return Status();
   MRT_TRY(check_tensor(c.name, "draw", in[1], 1));
@@ -58,22 +54,21 @@ RandomStream stream_of(const Params& p, const Tensor* in, int n_in) {
 }
 
 // Bytes [begin, end) of y, of which begin is a multiple of kRandomBytes.
-void fill(const Params& p, RandomKind kind, const RandomStream& stream, int64_t begin, int64_t end, char* y) {
+void fill(const Params& p, const RandomStream& stream, int64_t begin, int64_t end, char* y) {
   alignas(64) char last[kRandomBytes];
   const int64_t step = p.kernel == nullptr ? kRandomBlockBytes : kRandomBytes;
   for (int64_t at = begin; at < end; at += step) {
     char* const to = end - at < step ? last : y + at;
     const uint64_t block = static_cast<uint64_t>(at / kRandomBlockBytes);
     if (p.kernel == nullptr) {
-      random_reference(kind, stream, block, to);
+      random_reference(p.kind, stream, block, to);
     } else {
-      p.kernel->fill[static_cast<size_t>(kind)](stream, block, to);
+      p.kernel->fill[static_cast<size_t>(p.kind)](stream, block, to);
     }
     if (to == last) std::copy(last, last + (end - at), y + at);
   }
 }
 
-template <RandomKind kind>
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
   if (has_no_elements(out[0])) return MRT_OK;
   const Params& p = *static_cast<const Params*>(params);
@@ -81,16 +76,15 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   const int64_t bytes = out[0].elements() * static_cast<int64_t>(out[0].dtype.bytes());
   char* const y = out[0].as<char>();
   parallel_ranges(ctx, ceil_div(bytes, kRandomBytes), kGrain, [&](int64_t begin, int64_t end) {
-    fill(p, kind, stream, begin * kRandomBytes, std::min(bytes, end * kRandomBytes), y);
+    fill(p, stream, begin * kRandomBytes, std::min(bytes, end * kRandomBytes), y);
   });
   return MRT_OK;
 }
 
 }  // namespace
 
-#define MRT_RANDOM(kind, type)               \
-  const Operator kOperator_random_##kind = { \
-      &kContract_##kind, kNames, sizeof(Params), prepare, check<kContract_##kind>, run<RandomKind::kind>};
+#define MRT_RANDOM(kind, type) \
+  const Operator kOperator_random_##kind = {&kContract_##kind, kRandom.rows, sizeof(Params), prepare, check, run};
 #include "kernels/random/kinds.inc"
 #undef MRT_RANDOM
 

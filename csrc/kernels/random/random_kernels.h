@@ -23,13 +23,13 @@ constexpr int kRandomBytes = kRandomBlocks * kRandomBlockBytes;
 
 // Fills out[0, kRandomBytes) with the elements of blocks [first, first + kRandomBlocks).
 struct RandomKernel {
-  Isa isa;
   void (*fill[5])(const RandomStream& stream, uint64_t first, void* out);  // by RandomKind
 };
 
-#define MRT_KERNEL(isa, name) extern const RandomKernel kRandom_##isa;
-#include "kernels/random/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE RandomKernel
+#define MRT_LIST kRandom
+#define MRT_KERNELS "kernels/random/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 // The elements of one block, as the formulas say.
 void random_reference(RandomKind kind, const RandomStream& stream, uint64_t block, void* out);

@@ -4,6 +4,6 @@
 namespace mrt {
 
 const RandomKernel kRandom_scalar = {
-    Isa::scalar, {fill_uniform_f32, fill_uniform_f64, fill_normal_f32, fill_normal_f64, fill_bits_u64}};
+    {fill_uniform_f32, fill_uniform_f64, fill_normal_f32, fill_normal_f64, fill_bits_u64}};
 
 }  // namespace mrt

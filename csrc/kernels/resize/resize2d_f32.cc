@@ -24,20 +24,9 @@ constexpr Attribute kAttributes[] = {
 constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
 constexpr int64_t kLimit = int64_t{1} << 30;  // of an extent: columns are kept as int32
 
-const ResizeKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kResizeF32_##isa,
-#include "kernels/resize/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/resize/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   ResizeParams* p = static_cast<ResizeParams*>(params);
-  p->kernel = kernel_of(kTables, isa);
+  p->kernel = kResizeF32[isa];
   MRT_TRY(attr_choice(attrs, "mode", &p->mode));
   MRT_TRY(attr_choice(attrs, "coordinates", &p->coordinates));
   MRT_TRY(attr_choice(attrs, "nearest_rounding", &p->rounding));
@@ -140,6 +129,7 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
 
 }  // namespace
 
-const Operator kOperator_resize2d_f32 = {&kContract, kNames, sizeof(ResizeParams), prepare, check, run, scratch, flops};
+const Operator kOperator_resize2d_f32 = {
+    &kContract, kResizeF32.rows, sizeof(ResizeParams), prepare, check, run, scratch, flops};
 
 }  // namespace mrt

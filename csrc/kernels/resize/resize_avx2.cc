@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const ResizeKernel kResizeF32_avx2 = {Isa::avx2, resize_blend<F32x8>, resize_row<F32x8>};
+const ResizeKernel kResizeF32_avx2 = {resize_blend<F32x8>, resize_row<F32x8>};
 
 }  // namespace mrt

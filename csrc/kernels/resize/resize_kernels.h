@@ -6,7 +6,6 @@
 namespace mrt {
 
 struct ResizeKernel {
-  Isa isa;
   // y = sum over taps of weight * x[tap], n floats; 1 to 4 taps.
   void (*blend)(const float* const* x, const float* weight, int taps, float* y, int64_t n);
   // The same at every output position j: taps at columns index[j * taps + i] of a row of c channels.
@@ -14,9 +13,10 @@ struct ResizeKernel {
               int64_t c);
 };
 
-#define MRT_KERNEL(isa, name) extern const ResizeKernel kResizeF32_##isa;
-#include "kernels/resize/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE ResizeKernel
+#define MRT_LIST kResizeF32
+#define MRT_KERNELS "kernels/resize/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 struct ResizeParams {
   const ResizeKernel* kernel;

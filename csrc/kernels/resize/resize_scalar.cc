@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const ResizeKernel kResizeF32_scalar = {Isa::scalar, resize_blend<F32x4>, resize_row<F32x4>};
+const ResizeKernel kResizeF32_scalar = {resize_blend<F32x4>, resize_row<F32x4>};
 
 }  // namespace mrt

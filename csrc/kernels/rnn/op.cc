@@ -69,26 +69,19 @@ struct Layer {
   static double flops(const void* params, const Tensor* in, int, const Tensor*, int) {
     return rnn_flops(kRnn, of(params), in);
   }
-  static Status packed_bytes(const Tensor& weight, const Attrs&, size_t* out) {
-    return rnn_packed_bytes(kRnn, weight, out);
+  static Status pack(const Tensor& weight, const Attrs&, int64_t* bytes, void* out) {
+    return rnn_pack(kRnn, weight, bytes, out);
   }
-  static Status pack(const Tensor& weight, const Attrs&, void* out) { return rnn_pack(kRnn, weight, out); }
 
-  static constexpr Operator with(const char* const* kernels) {
-    return {&c, kernels, sizeof(RnnParams), prepare, check, run, scratch, flops, packed_bytes, pack};
+  static constexpr Operator with(const Kernel* kernels) {
+    return {&c, kernels, sizeof(RnnParams), prepare, check, run, scratch, flops, pack};
   }
 };
 
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/rnn/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 }  // namespace
 
-const Operator kOperator_lstm_f32 = Layer<kLstm>::with(kNames);
-const Operator kOperator_lstm_u8s8 = Layer<kLstmBytes>::with(kNames);
-const Operator kOperator_gru_f32 = Layer<kGru>::with(kNames);
+const Operator kOperator_lstm_f32 = Layer<kLstm>::with(kRnnF32.rows);
+const Operator kOperator_lstm_u8s8 = Layer<kLstmBytes>::with(kRnnF32.rows);
+const Operator kOperator_gru_f32 = Layer<kGru>::with(kRnnF32.rows);
 
 }  // namespace mrt

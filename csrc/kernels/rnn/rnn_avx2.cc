@@ -3,7 +3,7 @@
 
 namespace mrt {
 
-const RnnKernel kRnnF32_avx2 = {Isa::avx2,       rnn_product<F32x8>, lstm_cell<F32x8>,
-                                gru_cell<F32x8>, gru_reset<F32x8>,   add_sums<F32x8>};
+const RnnKernel kRnnF32_avx2 = {rnn_product<F32x8>, lstm_cell<F32x8>, gru_cell<F32x8>, gru_reset<F32x8>,
+                                add_sums<F32x8>};
 
 }  // namespace mrt

@@ -3,7 +3,7 @@
 
 namespace mrt {
 
-const RnnKernel kRnnF32_avx512 = {Isa::avx512,      rnn_product<F32x8>, lstm_cell<F32x16>,
-                                  gru_cell<F32x16>, gru_reset<F32x16>,  add_sums<F32x16>};
+const RnnKernel kRnnF32_avx512 = {rnn_product<F32x8>, lstm_cell<F32x16>, gru_cell<F32x16>, gru_reset<F32x16>,
+                                  add_sums<F32x16>};
 
 }  // namespace mrt

@@ -20,12 +20,6 @@ constexpr int64_t kProductGrain = 128 * 1024;  // multiply-adds that are worth w
 constexpr int64_t kFewRows = 6;                // of a product, which then takes as long as reading its weights does
 constexpr int64_t kNearBytes = 512 << 10;      // of weights that stay in the cache of a core from step to step
 
-const RnnKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kRnnF32_##isa,
-#include "kernels/rnn/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 struct Cut {
   int64_t parts;  // of the batch
   int64_t batch;  // sequences of the largest part
@@ -330,9 +324,7 @@ RnnProblem problem_of(const RnnContract& c, const RnnParams& params, const Tenso
 }
 
 Status check_weight(const RnnContract& c, const char* name, const Tensor& t, int64_t dirs, int64_t rows, int64_t k) {
-  const int64_t width = (rows + kRnnPanel - 1) / kRnnPanel * kRnnPanel;
-  const int64_t bytes =
-      !c.in_bytes() ? checked_mul(checked_mul(width, k), dirs * 4) : checked_mul(q_packed_bytes(1, k, rows), dirs);
+  const int64_t bytes = rnn_packed_bytes(c, dirs, rows, k);
   if (bytes < 0 || static_cast<uint64_t>(bytes) != t.bytes) {
     return fail(MRT_ERROR_SHAPE, "%s: %s holds %zu bytes, expected %" PRId64 " in packing '%s'", c.name, name, t.bytes,
                 bytes, c.packing);
@@ -360,9 +352,9 @@ Status check_bytes(const RnnContract& c, const Tensor* in, int n_in, const int64
 }  // namespace
 
 Status rnn_prepare(const RnnContract& c, const Attrs& attrs, Isa isa, RnnParams* p) {
-  p->kernel = kernel_of(kTables, isa);
-  p->tiles = c.in_bytes() ? q_tile_table(isa) : nullptr;
-  p->quantize = c.in_bytes() ? dynamic_quantize_kernel(isa) : nullptr;
+  p->kernel = kRnnF32[isa];
+  p->tiles = c.in_bytes() ? kQTile[isa] : nullptr;
+  p->quantize = c.in_bytes() ? kDynamicQuantize[isa] : nullptr;
   MRT_TRY(attr_int(attrs, "hidden", &p->hidden));
   MRT_TRY(attr_choice(attrs, "direction", &p->direction));
   MRT_TRY(attr_choice(attrs, "gates", &p->torch_order));

@@ -41,7 +41,8 @@ int32_t rnn_run(const RnnContract& c, const RnnParams& p, const Tensor* in, int 
                 KernelContext& ctx);
 double rnn_flops(const RnnContract& c, const RnnParams& p, const Tensor* in);
 
-Status rnn_packed_bytes(const RnnContract& c, const Tensor& weight, size_t* out);
-Status rnn_pack(const RnnContract& c, const Tensor& weight, void* out);
+// Of all directions, -1 where that cannot be addressed.
+int64_t rnn_packed_bytes(const RnnContract& c, int64_t dirs, int64_t rows, int64_t k);
+Status rnn_pack(const RnnContract& c, const Tensor& weight, int64_t* bytes, void* out);
 
 }  // namespace mrt

@@ -44,7 +44,6 @@ struct RnnSums {
 };
 
 struct RnnKernel {
-  Isa isa;
   // c[rows][panels * 16] += a[rows][k] * panels, each [k][16].
   void (*product)(const float* a, int64_t lda, int64_t rows, int64_t k, const float* panels, int64_t count, float* c,
                   int64_t ldc);
@@ -54,9 +53,10 @@ struct RnnKernel {
   void (*add_sums)(const RnnSums& sums);
 };
 
-#define MRT_KERNEL(isa, name) extern const RnnKernel kRnnF32_##isa;
-#include "kernels/rnn/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE RnnKernel
+#define MRT_LIST kRnnF32
+#define MRT_KERNELS "kernels/rnn/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 // W or R of all directions: floats in panels, or bytes with a scale and, it may be, a zero point for each row of gates.
 struct RnnWeights {

@@ -3,7 +3,7 @@
 
 namespace mrt {
 
-const RnnKernel kRnnF32_scalar = {Isa::scalar,     rnn_product<F32x4>, lstm_cell<F32x4>,
-                                  gru_cell<F32x4>, gru_reset<F32x4>,   add_sums<F32x4>};
+const RnnKernel kRnnF32_scalar = {rnn_product<F32x4>, lstm_cell<F32x4>, gru_cell<F32x4>, gru_reset<F32x4>,
+                                  add_sums<F32x4>};
 
 }  // namespace mrt

@@ -4,6 +4,6 @@
 
 namespace mrt {
 
-const SoftmaxKernel kSoftmaxF32_avx2 = {Isa::avx2, softmax_rows<F32x8>};
+const SoftmaxKernel kSoftmaxF32_avx2 = {softmax_rows<F32x8>};
 
 }  // namespace mrt

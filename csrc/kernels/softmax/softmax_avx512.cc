@@ -4,6 +4,6 @@
 
 namespace mrt {
 
-const SoftmaxKernel kSoftmaxF32_avx512 = {Isa::avx512, softmax_rows<F32x16>};
+const SoftmaxKernel kSoftmaxF32_avx512 = {softmax_rows<F32x16>};
 
 }  // namespace mrt

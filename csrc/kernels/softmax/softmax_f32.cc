@@ -19,20 +19,9 @@ struct Params {
   int64_t log;
 };
 
-const SoftmaxKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kSoftmaxF32_##isa,
-#include "kernels/softmax/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/softmax/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
-  p->kernel = kernel_of(kTables, isa);
+  p->kernel = kSoftmaxF32[isa];
   return attr_int(attrs, "log", &p->log);
 }
 
@@ -59,6 +48,7 @@ double flops(const void*, const Tensor* in, int, const Tensor*, int) { return 12
 
 }  // namespace
 
-const Operator kOperator_softmax_f32 = {&kContract, kNames, sizeof(Params), prepare, check, run, nullptr, flops};
+const Operator kOperator_softmax_f32 = {&kContract, kSoftmaxF32.rows, sizeof(Params), prepare, check,
+                                        run,        nullptr,          flops};
 
 }  // namespace mrt

@@ -6,14 +6,14 @@
 namespace mrt {
 
 struct SoftmaxKernel {
-  Isa isa;
   // y = softmax(x) or, with log, log(softmax(x)) of rows of d >= 1 numbers. y may be x.
   void (*rows)(const float* x, float* y, int64_t rows, int64_t d, bool log);
 };
 
-#define MRT_KERNEL(isa, name) extern const SoftmaxKernel kSoftmaxF32_##isa;
-#include "kernels/softmax/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE SoftmaxKernel
+#define MRT_LIST kSoftmaxF32
+#define MRT_KERNELS "kernels/softmax/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 void softmax_reference(const float* x, float* y, int64_t rows, int64_t d, bool log);
 

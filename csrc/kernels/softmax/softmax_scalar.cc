@@ -4,6 +4,6 @@
 
 namespace mrt {
 
-const SoftmaxKernel kSoftmaxF32_scalar = {Isa::scalar, softmax_rows<F32x4>};
+const SoftmaxKernel kSoftmaxF32_scalar = {softmax_rows<F32x4>};
 
 }  // namespace mrt

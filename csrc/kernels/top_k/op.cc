@@ -36,17 +36,6 @@ struct Params {
   int32_t pick;
 };
 
-const TopKKernel* const kTables[] = {
-#define MRT_KERNEL(isa, name) &kTopK_##isa,
-#include "kernels/top_k/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-const char* const kNames[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/top_k/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 // A key with the position of its element, ordered by both; the keys' sign bit is turned over, so that they are
 // unsigned.
 struct Narrow {
@@ -116,7 +105,7 @@ bool number_of(DType dtype, Number* out) {
 
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
-  p->kernel = kernel_of(kTables, isa);
+  p->kernel = kTopK[isa];
   MRT_TRY(attr_int(attrs, "axis", &p->axis));
   MRT_TRY(attr_int(attrs, "largest", &p->largest));
   MRT_TRY(attr_int(attrs, "k", &p->k));
@@ -372,7 +361,7 @@ bool separable(const void* params, const Tensor* in, int) {
 
 }  // namespace
 
-const Operator kOperator_top_k = {&kContract, kNames, sizeof(Params), prepare, check,    run,
-                                  scratch,    flops,  nullptr,        nullptr, separable};
+const Operator kOperator_top_k = {&kContract, kTopK.rows, sizeof(Params), prepare, check,
+                                  run,        scratch,    flops,          nullptr, separable};
 
 }  // namespace mrt

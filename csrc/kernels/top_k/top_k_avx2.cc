@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const TopKKernel kTopK_avx2 = {Isa::avx2, narrow, wide};
+const TopKKernel kTopK_avx2 = {narrow, wide};
 
 }  // namespace mrt

@@ -12,14 +12,14 @@ enum class Number : uint8_t { u8, s8, u16, s16, f16, bf16, u32, s32, f32, u64, s
 // number above infinity, and -0 is 0; with `largest` the order is turned around. Fills keys[0, n) for n elements side
 // by side and returns whether any key is below `limit`.
 struct TopKKernel {
-  Isa isa;
   bool (*narrow)(Number number, bool largest, const void* x, int64_t n, int32_t limit, int32_t* keys);
   bool (*wide)(Number number, bool largest, const void* x, int64_t n, int64_t limit, int64_t* keys);
 };
 
-#define MRT_KERNEL(isa, name) extern const TopKKernel kTopK_##isa;
-#include "kernels/top_k/kernels.inc"
-#undef MRT_KERNEL
+#define MRT_TABLE TopKKernel
+#define MRT_LIST kTopK
+#define MRT_KERNELS "kernels/top_k/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 // What top_k is, by the definition: how many elements of a line stand before element i, those of equal value by their
 // position. NaN is above infinity, and one NaN is like the other. `stride` is in elements.

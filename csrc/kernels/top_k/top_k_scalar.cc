@@ -3,6 +3,6 @@
 
 namespace mrt {
 
-const TopKKernel kTopK_scalar = {Isa::scalar, narrow, wide};
+const TopKKernel kTopK_scalar = {narrow, wide};
 
 }  // namespace mrt

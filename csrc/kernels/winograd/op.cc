@@ -66,9 +66,9 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   int64_t block_kib = kBlockKib;
   MRT_TRY(hint_int(attrs, "block_kib", &block_kib));
   p.block_bytes = block_kib << 10;
-  p.kernel = winograd_kernel(isa);
-  p.table = tile_table(isa);
-  p.epilogue_table = epilogue_table(isa);
+  p.kernel = kWinogradF32[isa];
+  p.table = kTile[isa];
+  p.epilogue_table = kEpilogue[isa];
   return Status();
 }
 
@@ -311,30 +311,17 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
 // ---- packing ----
 
-Status decode_packing(const Tensor& weight, const Attrs& attrs, ConvGeometry* g, int64_t* m, size_t* bytes) {
-  MRT_TRY(decode(attrs, g, m));
-  MRT_TRY(check_conv_filter(kName, *g, weight, g->out_channels, g->in_channels));
-  const int64_t size = packed_size(*g, *m);
-  if (size < 0) return fail(MRT_ERROR_SHAPE, "%s: the packed weight is too large to address", kName);
-  *bytes = static_cast<size_t>(size);
-  return Status();
-}
-
-Status packed_bytes(const Tensor& weight, const Attrs& attrs, size_t* out) {
-  ConvGeometry g;
-  int64_t m;
-  return decode_packing(weight, attrs, &g, &m, out);
-}
-
 // OIHW to [(m + 2)^2][ceil(O / 16)][I][16], transformed in double precision.
-Status pack(const Tensor& weight, const Attrs& attrs, void* out) {
+Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) {
   ConvGeometry g;
   int64_t m;
-  size_t bytes = 0;
-  MRT_TRY(decode_packing(weight, attrs, &g, &m, &bytes));
+  MRT_TRY(decode(attrs, &g, &m));
+  MRT_TRY(check_conv_filter(kName, g, weight, g.out_channels, g.in_channels));
+  *bytes = packed_size(g, m);
+  if (out == nullptr) return Status();
   const WinogradMatrices& matrices = winograd_matrices(m);
   const int64_t side = m + 2, position = panels_of(g.out_channels) * g.in_channels * kPanel;
-  std::memset(out, 0, bytes);
+  std::memset(out, 0, static_cast<size_t>(*bytes));
   for (int64_t o = 0; o < g.out_channels; ++o)
     for (int64_t c = 0; c < g.in_channels; ++c) {
       float* const to = static_cast<float*>(out) + (o / kPanel * g.in_channels + c) * kPanel + o % kPanel;
@@ -362,24 +349,9 @@ double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   return conv_flops(p.g, out[0].shape[0] * out[0].shape[1] * out[0].shape[2]);
 }
 
-const char* const kKernels[] = {
-#define MRT_KERNEL(isa, name) name,
-#include "kernels/winograd/kernels.inc"
-#undef MRT_KERNEL
-    nullptr};
-
 }  // namespace
 
-const WinogradKernel* winograd_kernel(Isa isa) {
-  static const WinogradKernel* const kernels[] = {
-#define MRT_KERNEL(isa, name) &kWinogradF32_##isa,
-#include "kernels/winograd/kernels.inc"
-#undef MRT_KERNEL
-      nullptr};
-  return kernel_of(kernels, isa);
-}
-
-const Operator kOperator_conv2d_winograd_f32 = {&kContract, kKernels, sizeof(Params), prepare, check,   run,
-                                                scratch,    flops,    packed_bytes,   pack,    nullptr, kernel_name};
+const Operator kOperator_conv2d_winograd_f32 = {
+    &kContract, kWinogradF32.rows, sizeof(Params), prepare, check, run, scratch, flops, pack, nullptr, kernel_name};
 
 }  // namespace mrt

@@ -3,8 +3,7 @@
 
 namespace mrt {
 
-const WinogradKernel kWinogradF32_avx2 = {Isa::avx2,
-                                          {"2x2_avx2", "4x4_avx2"},
+const WinogradKernel kWinogradF32_avx2 = {{"2x2_avx2", "4x4_avx2"},
                                           {input_tile<F32x8, 2>, input_tile<F32x8, 4>},
                                           {output_tile<F32x8, 2>, output_tile<F32x8, 4>}};
 

@@ -42,7 +42,6 @@ struct WinogradOutput {
 };
 
 struct WinogradKernel {
-  Isa isa;
   const char* name[2];  // for m = 2 and 4
   // pixels: (m + 2)^2 pointers to `channels` floats, row by row; position p of channel c goes to out[p * position + c].
   void (*input[2])(const float* const* pixels, int64_t channels, float* out, int64_t position);
@@ -50,10 +49,9 @@ struct WinogradKernel {
   bool (*output[2])(const WinogradOutput& call);
 };
 
-#define MRT_KERNEL(isa, name) extern const WinogradKernel kWinogradF32_##isa;
-#include "kernels/winograd/kernels.inc"
-#undef MRT_KERNEL
-
-const WinogradKernel* winograd_kernel(Isa isa);  // null for the reference
+#define MRT_TABLE WinogradKernel
+#define MRT_LIST kWinogradF32
+#define MRT_KERNELS "kernels/winograd/kernels.inc"
+#include "kernels/kernel_list.inc"
 
 }  // namespace mrt

@@ -2,6 +2,8 @@
 
 namespace mrt {
 
+Layout::~Layout() = default;
+
 Status build_layout(const Program& program, uint32_t entry, const Bindings& bindings, int32_t threads,
                     std::unique_ptr<Layout>* out) {
   std::unique_ptr<Layout> layout(new Layout);
