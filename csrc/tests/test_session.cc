@@ -403,7 +403,7 @@ TEST(session, states) {
   const std::vector<int64_t> shape = {1};
   const mrt_tensor in = tensor(&x, shape);
   mrt_tensor out = {};
-  CHECK_EQ(mrt_session_run(l.session, &in, 1, &out, 1, nullptr), MRT_ERROR_INVALID_ARGUMENT);
+  CHECK_EQ(mrt_session_run(l.session, &in, 1, &out, 1, nullptr), MRT_ERROR_NO_STATE);
   CHECK_SAYS(mrt_last_error(), "mrt_state_create");
   mrt_state *a = nullptr, *b = nullptr;
   CHECK_OK(mrt_state_create(l.program, &a));

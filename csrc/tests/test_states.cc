@@ -303,16 +303,3 @@ TEST(states, their_memory_is_an_input_but_no_output) {
     mrt_state_free(state);
   }
 }
-
-TEST(states, a_run_without_its_state_has_a_status_of_its_own) {
-  StatePlan p = copies_at_the_end();
-  Loaded l(p.file());
-  float x[kExtent] = {1, 2};
-  uint8_t flag = 0;
-  const std::vector<int64_t> two = {kExtent}, one = {1};
-  const mrt_tensor in[2] = {{x, {MRT_FLOAT, 32, 1}, 1, two.data(), nullptr, 0},
-                            {&flag, {MRT_UINT, 8, 1}, 1, one.data(), nullptr, 0}};
-  mrt_tensor out = {};
-  CHECK_EQ(mrt_session_run(l.session, in, 2, &out, 1, nullptr), MRT_ERROR_NO_STATE);
-  CHECK_SAYS(mrt_last_error(), "create one with mrt_state_create");
-}

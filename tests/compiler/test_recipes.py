@@ -16,25 +16,36 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "tests" / "data" / "recipes"
 PATCH = RECIPES / "kernel.patch"
 BUILD = ROOT / "build" / "editable"
+AVX512 = "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -Wno-uninitialized -Wno-maybe-uninitialized".split()
 OBJECTS = BUILD / "CMakeFiles" / "maas_rt_objects.dir"
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library with the patch: what the patch touches is compiled, all other objects are those of the editable build."""
+    """The library with the patches of a kernel and of an instruction set: what they touch is compiled, all other objects are those of the editable build."""
     if not (OBJECTS / "kernels").is_dir() or shutil.which("c++") is None:
         pytest.skip(f"needs a C++ compiler and the objects of an editable install, which are not under {OBJECTS}")
     folder = tmp_path_factory.mktemp("recipe")
     shutil.copytree(ROOT / "csrc", folder / "csrc", ignore=shutil.ignore_patterns("tests", "python", "examples"))
-    subprocess.run(["git", "apply", str(PATCH)], cwd=folder, check=True)
+    subprocess.run(["git", "apply", str(PATCH), str(RECIPES / "isa.patch")], cwd=folder, check=True)
+    kernels = folder / "csrc" / "kernels"
+    again = ["registry", "resize/resize2d_f32"]  # what includes a list that a patch adds to
     new = []
-    for source in [folder / "csrc/kernels/registry.cc", *(folder / "csrc/kernels/scaled_add").glob("*.cc")]:
+    for source in [
+        *(kernels / f"{name}.cc" for name in [*again, "resize/resize_avx512"]),
+        *(kernels / "scaled_add").glob("*.cc"),
+    ]:
         new.append(folder / f"{source.stem}.o")
         flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+        flags += AVX512 if source.stem.endswith("_avx512") else []
         command = ["c++", *flags, f"-I{folder}/csrc", f"-I{folder}/csrc/include", "-c", str(source), "-o", str(new[-1])]
         subprocess.run(command, check=True)
     built = [path.relative_to(ROOT / "csrc") for path in (ROOT / "csrc").rglob("*.cc")]
-    objects = [OBJECTS / f"{path}.o" for path in built if path != Path("kernels/registry.cc")]
+    objects = [
+        OBJECTS / f"{path}.o"
+        for path in built
+        if path.with_suffix("") not in [Path("kernels") / name for name in again]
+    ]
     old = [path for path in objects if path.is_file()]
     result = folder / "libmaas_rt.so"
     link = ["c++", "-shared", "-Wl,-soname,libmaas_rt.so", f"-Wl,--version-script={ROOT}/csrc/capi/exports.map"]
@@ -79,4 +90,15 @@ def test_a_compiler_with_a_recipe_works(tmp_path: Path, recipe: str, files: list
     script = ROOT / "tests" / "compiler" / f"_toy_{recipe}.py"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MAAS_RT_CHECK": "1"}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_instruction_set_of_a_family_is_a_file_and_a_line(library: Path) -> None:
+    """The kernel is listed first, as the best, and does what the reference does where the CPU has the set."""
+    patch = (RECIPES / "isa.patch").read_text()
+    touched = [line.split()[-1][2:] for line in patch.splitlines() if line.startswith("diff --git")]
+    assert touched == ["csrc/kernels/resize/kernels.inc", "csrc/kernels/resize/resize_avx512.cc"]
+    script = ROOT / "tests" / "compiler" / "_toy_isa.py"
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
