@@ -287,3 +287,10 @@ def test_a_rest_that_divides_the_elements_alone() -> None:
     )
     x = np.arange(20, dtype=np.float32).reshape(4, 5)
     np.testing.assert_array_equal(model(x), x.reshape(10, 2) + 1)
+
+
+@pytest.mark.parametrize("function", [lambda x: x[:, 2:], lambda x: x[:, 1:-1].sum(1)])
+def test_sizes_for_which_an_extent_is_negative_are_told_before_anything_is_compiled(function: Any) -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match="asked to be 1..32, and the model holds for 2..32 alone"):
+        import_model(Lambda(function), {"x": torch.ones(2, 7, 6)}, dynamic="x:1=1..32")
+    assert import_model(Lambda(function), {"x": torch.ones(2, 7, 6)}, dynamic="x:1=2..32").symbols["x_dim1"].min == 2

@@ -370,3 +370,32 @@ def test_pools_in_ceil_mode_of_open_extents() -> None:
         found = model.run({"x": x})
         for i, want in enumerate(session.run(None, {"x": x})):
             np.testing.assert_allclose(found[f"y{i}"], want, rtol=1e-5, atol=1e-6, err_msg=str(forms[i]))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, np.int64])
+def test_means_of_open_extents(dtype: Any) -> None:
+    """Whole numbers are rounded towards 0, and so are their logarithms, as ONNX Runtime does."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+        helper.make_node("ReduceMean", ["x"], ["all"]),
+    ]
+    nodes += [
+        helper.make_node("ReduceSumSquare", ["x", "axes"], ["squares"]),
+        helper.make_node("ReduceLogSum", ["squares"], ["log"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, ["n", "m", 3])],
+        [helper.make_tensor_value_info(name, kind, None) for name in ("mean", "all", "log")],
+        [numpy_helper.from_array(np.array([1, -1]), "axes")],
+    )
+    proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = maas_rt.load(compile(proto, verify=False))
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for shape in ((2, 4, 3), (1, 7, 3)):
+        x = (np.random.default_rng(shape[1]).standard_normal(shape) * 9).astype(dtype)
+        for got, want in zip(model.run({"x": x}).values(), session.run(None, {"x": x}), strict=True):
+            assert got.dtype == want.dtype
+            np.testing.assert_allclose(got, want, rtol=2e-3)

@@ -24,7 +24,7 @@ from ._decisions import Decision, value_at
 from ._registry import NotConvertible
 from ._symbols import Symbols
 
-__all__ = ["Binding", "Verdict", "conditioned"]
+__all__ = ["Binding", "Verdict", "conditioned", "with_extents"]
 
 Binding = Mapping[Any, int]  # torch's symbols and their sizes
 Verdict = Callable[
@@ -121,6 +121,25 @@ def conditioned(
         if not space.implies(d.holds)
     ]
     return replace(model, symbols=specs, conditions=[*model.conditions, *conditions]), why
+
+
+def with_extents(
+    model: ImportedModel, symbols: Symbols, extents: Sequence[Decision], example: Binding
+) -> tuple[ImportedModel, dict[str, str]]:
+    """The model whose bounds keep each extent of one symbol from being negative (torch leaves that open: `x[:, 2:]` of one column), and
+    what narrowed the bounds of which symbol."""
+    space, specs = _space(model, symbols, example), dict(model.symbols)
+    why: dict[str, str] = {}
+    for each in extents:
+        if not each.holds.free_symbols <= space.bounds.keys() or space.implies(each.holds):
+            continue
+        (symbol,) = each.holds.free_symbols
+        name = symbols.variable(symbol)
+        narrow = _narrower(each.holds, symbol, space, specs[name]) if name in specs else None
+        if narrow is not None and narrow != specs[name]:
+            specs[name], why[name] = narrow, _told(each, symbols)
+            space = space.within(symbol, narrow.min, narrow.max)
+    return replace(model, symbols=specs), why
 
 
 def _space(model: ImportedModel, symbols: Symbols, example: Binding) -> _Space:
@@ -247,6 +266,8 @@ def _listed(holds: Any, symbols: Symbols, space: _Space) -> Any:
 
 def _told(decision: Decision, symbols: Symbols) -> str:
     where = f" at {decision.place}" if decision.place else ""
+    if decision.of_extent:
+        return f"a tensor{where} has an extent of {text_of(decision.holds.args[0], symbols)}"
     return f"the model decides by sizes{where}, and was traced where {text_of(decision.holds, symbols)}"
 
 

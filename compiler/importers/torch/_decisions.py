@@ -50,6 +50,7 @@ class Decision:
     holds: Any
     place: str
     authored: bool
+    of_extent: bool = False  # it asks for no more than an extent that is not negative
 
 
 @contextlib.contextmanager

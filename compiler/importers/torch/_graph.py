@@ -18,7 +18,7 @@ from ._empty import result_of_nothing
 from ._places import operator_name, place_of
 from ._registry import NotConvertible, argument_name, bind_arguments, find_converter
 
-__all__ = ["GraphImporter", "StopWalk"]
+__all__ = ["GraphImporter", "StopWalk", "place_of"]
 
 # What torch.export writes into graphs and imports hold to anyway: types, and bounds of sizes, which are bounds of symbols here.
 _KEPT = frozenset(

@@ -7,10 +7,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import sympy
 import torch
 import tvm
 from torch import fx
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 from tvm import relax
 
 from maas_rt._errors import ImportModelError, InvalidArgumentError
@@ -20,14 +22,14 @@ from .._dynamic import Asked, asked_bounds, hold, requested
 from .._imported import ImportedModel, StateSpec
 from .._noise import with_seed
 from . import _complex
-from ._conditions import conditioned
+from ._conditions import conditioned, with_extents
 from ._context import Context, as_expr, is_size
 from ._decisions import Decision, decisions_of, environment, sizes_of
 from ._decompose import decompose
 from ._drawn import numbers_of
 from ._dtypes import to_numpy
 from ._empty import is_empty, nothing
-from ._graph import GraphImporter, StopWalk
+from ._graph import GraphImporter, StopWalk, place_of
 from ._registry import NotConvertible
 from ._signature import Entry, Signature, example_inputs, read_signature, symbol_names
 from ._symbols import Symbols
@@ -142,6 +144,8 @@ class Program:
             found.setdefault(holds, replace(each, holds=holds, place=places.get(holds, each.place)))
         agrees = trials(self.source, self.signature, model.example_inputs) if tried else None
         narrowed, why = conditioned(held, self.symbols, list(found.values()), sizes_of(env), agrees)
+        narrowed, more = with_extents(narrowed, self.symbols, _extents(self.functional, env), sizes_of(env))
+        why = more | why
         if why:
             hold(narrowed, asked, lambda each, symbol: why.get(symbol, ""), empty=tried)
         return narrowed
@@ -280,3 +284,17 @@ def _as_tensor(c: Context, value: Any) -> Any:
         return _complex.joined(c, value)
     assert isinstance(value, tvm.ir.Expr)
     return value
+
+
+def _extents(program: ExportedProgram, env: Any) -> list[Decision]:
+    """That each extent which is an expression of one symbol is none below 0, with the place of the first tensor that has it."""
+    found: dict[Any, Decision] = {}
+    for node in program.graph.nodes:
+        fakes = [each for each in pytree.tree_leaves(node.meta.get("val")) if isinstance(each, torch.Tensor)]
+        sizes: list[Any] = [size for fake in fakes for size in fake.shape if isinstance(size, torch.SymInt)]
+        for size in sizes:
+            extent = env.replace(size.node.expr)
+            holds = sympy.Ge(extent, 0)
+            if len(extent.free_symbols) == 1 and isinstance(holds, sympy.Ge):
+                found.setdefault(holds, Decision(holds, place_of(node), True, of_extent=True))
+    return list(found.values())

@@ -148,14 +148,18 @@ def _reduce_mean(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
         return x
     if dtype == "float32":
         return relax.op.mean(x, axes, keepdims)
-    if not is_float(dtype):
-        raise n.refuse(f"on {dtype}")
-    count: Dim = n.math.product([dims_of(x)[a] for a in axes])
-    if not isinstance(count, int):
-        raise n.refuse(f"on {dtype} with a dynamic extent")
     wide = "float32" if dtype in ("float16", "bfloat16") else dtype
-    total = summed(n, n.cast(x, wide), axes, keepdims)
-    return n.cast(n.emit(relax.op.divide(total, n.scalar_const(count, wide))), dtype)
+    total = n.emit(summed(n, n.cast(x, wide), axes, keepdims))
+    count: Dim = n.math.product([dims_of(x)[a] for a in axes])
+
+    def mean(t: Any, counted: Any) -> Any:  # of whole numbers rounded towards 0, as ONNX Runtime does
+        def element(*at: Any) -> Any:
+            number = tirx.Cast(wide, counted[0])
+            return t(*at) / number if is_float(wide) else tirx.truncdiv(t(*at), number)
+
+        return te.compute(t.shape, element, name="mean")
+
+    return n.cast(n.te(mean, total, shape_expr([count])), dtype)
 
 
 def _reduce_max(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
@@ -220,8 +224,10 @@ def _reduce_l2(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
 
 
 def _reduce_log_sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
+    dtype = dtype_of(x)
+    wide = dtype if is_float(dtype) else "float64"
     total = summed(n, x, axes, keepdims)
-    return elementwise(n, lambda v: tirx.log(v), total)
+    return elementwise(n, lambda v: tirx.Cast(dtype, tirx.log(tirx.Cast(wide, v))), total)
 
 
 def _reduce_log_sum_exp(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
