@@ -322,18 +322,21 @@ Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out)
   const WinogradMatrices& matrices = winograd_matrices(m);
   const int64_t side = m + 2, position = panels_of(g.out_channels) * g.in_channels * kPanel;
   std::memset(out, 0, static_cast<size_t>(*bytes));
+  double factors[kMaxPosition * kMaxPosition][9];  // of the filter's nine numbers in each position
+  for (int64_t p = 0; p < side * side; ++p)
+    for (int64_t t = 0; t < 9; ++t) factors[p][t] = matrices.g[p / side][t / 3] * matrices.g[p % side][t % 3];
   for (int64_t o = 0; o < g.out_channels; ++o)
     for (int64_t c = 0; c < g.in_channels; ++c) {
       float* const to = static_cast<float*>(out) + (o / kPanel * g.in_channels + c) * kPanel + o % kPanel;
-      const float* const filter = weight.as<const float>() + (o * g.in_channels + c) * 9;
-      for (int64_t i = 0; i < side; ++i)
-        for (int64_t j = 0; j < side; ++j) {
-          double sum = 0.0;
-          for (int64_t r = 0; r < 3; ++r)
-            for (int64_t s = 0; s < 3; ++s)
-              sum += matrices.g[i][r] * matrices.g[j][s] * static_cast<double>(filter[r * 3 + s]);
-          to[(i * side + j) * position] = static_cast<float>(sum);
-        }
+      const float* const numbers = weight.as<const float>() + (o * g.in_channels + c) * 9;
+      double filter[9];
+      for (int64_t t = 0; t < 9; ++t) filter[t] = static_cast<double>(numbers[t]);
+      for (int64_t p = 0; p < side * side; ++p) {
+        double sum = 0.0;
+#pragma GCC unroll 9
+        for (int64_t t = 0; t < 9; ++t) sum += factors[p][t] * filter[t];
+        to[p * position] = static_cast<float>(sum);
+      }
     }
   return Status();
 }
