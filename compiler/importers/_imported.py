@@ -14,14 +14,12 @@ import tvm
 from tvm import relax
 
 from ..ir._philox import SHARED_SEED
-from ._told import Told
 
 Array = npt.NDArray[Any]
 
 __all__ = [
     "SEED",
     "SHARED_NOISE",
-    "VOLUME",
     "Apart",
     "Array",
     "Condition",
@@ -32,7 +30,6 @@ __all__ = [
 ]
 
 SEED = "seed"  # the parameter of main that holds the run's seed, and main's attribute that says which parameter it is
-VOLUME = "_volume"  # in the name of a match_cast that compares the volumes of what is reshaped and of its new shape
 SHARED_NOISE = f"shared, seed {SHARED_SEED}"  # a source is given what the kernels draw of that seed
 
 
@@ -160,9 +157,6 @@ class ImportedModel:
     conditions: list[Condition] = field(
         default_factory=list
     )  # sizes for which one does not hold are refused by the run
-    said: list[Told] = field(
-        default_factory=list
-    )  # what a run says of numbers that it computes, by the names of bindings
 
     @property
     def draws(self) -> bool:

@@ -1,47 +1,29 @@
-"""What a run says where a number that it computes is none that the model takes: importers leave the sentence, the plan's builder
-finds it by the name of the binding that turns a tensor into sizes."""
+"""What a run says where a number that it computes is none that the model takes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Tellings", "Told", "readable", "told"]
+from tvm import relax
 
-_MARK = "mrt_told_"
-_MARKED = re.compile(_MARK + r"(\d+)_(.*)")
+from ..ir import check
+
+__all__ = ["Told", "readable"]
 
 
 @dataclass(frozen=True)
 class Told:
     """`kind` is the attribute of the bind step (FORMAT.md says what the runtime makes of each): "assumed" of the inputs' shapes, "indices" of
-    a place that looks up, "number" names what is out of its bounds, "refused" is a sentence of its own. "place" is none of these: it says where
-    extents that must be equal meet."""
+    a place that looks up, "number" names what is out of its bounds, "refused" is a sentence of its own."""
 
-    kind: Literal["assumed", "indices", "number", "place", "refused"]
+    kind: Literal["assumed", "indices", "number", "refused"]
     text: str
 
-
-class Tellings:
-    """The sentences of one import."""
-
-    def __init__(self) -> None:
-        self.said: list[Told] = []
-
-    def name(self, what: Told, plain: str) -> str:
-        """The name that says it, of a binding that would be called `plain`."""
-        self.said.append(what)
-        return f"{_MARK}{len(self.said) - 1}_{plain}"
-
-
-def told(name: str, said: Sequence[Told]) -> tuple[Told | None, str]:
-    """What the binding of this name says, and its plain name."""
-    found = _MARKED.fullmatch(name)
-    if found is None or int(found[1]) >= len(said):
-        return None, name
-    return said[int(found[1])], found[2]
+    def sizes(self, x: Any) -> relax.Call:
+        """An int64 tensor of rank 1 as sizes, for a match_cast that binds symbols; a run says this of those that are out of bounds."""
+        return check(x, kind=self.kind, text=self.text)
 
 
 def readable(expr: Any) -> str:

@@ -1,9 +1,10 @@
-"""Operators of the IR that Relax does not have: what importers build, and `passes/lower_operators.py` lowers to kernels.
+"""Operators of the IR that Relax does not have: what importers build, and `passes/lower_operators.py` lowers to kernels; and loops (_loops.py).
 
-Each is one function, which computes it: its signature is the operator's, and interpreters run it (_operator.py).
+Each operator is one function, which computes it: its signature is the operator's, and interpreters run it (_operator.py).
 """
 
 from ._attention import attention
+from ._check import check
 from ._operator import OPERATORS, Operator, OperatorCall, read_operator
 from ._quantize import dynamic_quantize
 from ._random import random
@@ -15,6 +16,7 @@ __all__ = [
     "Operator",
     "OperatorCall",
     "attention",
+    "check",
     "dynamic_quantize",
     "dynamic_quantize_lstm",
     "gru",

@@ -25,7 +25,7 @@ __all__ = ["OPERATORS", "Array", "Attr", "Operator", "OperatorCall", "extents", 
 PREFIX = "maas."
 Array = npt.NDArray[Any]
 Attr = int | float | str
-Types = Callable[..., Sequence[relax.TensorType]]
+Types = Callable[..., Sequence[tvm.ir.Type]]
 _PLACE = "place"  # of the operators of the source that a call stands for; for profiles
 
 OPERATORS: dict[str, Operator] = {}
@@ -38,7 +38,7 @@ class Operator:
     name: str
     signature: inspect.Signature
     types: Types
-    reference: Callable[..., Sequence[Array]]
+    reference: Callable[..., Sequence[Any]]
 
     def __call__(self, *args: relax.Expr | None, place: str = "", **attrs: Attr) -> relax.Call:
         given = self.signature.bind(*args, **attrs)  # TypeError for what the operator does not have, or needs
@@ -59,7 +59,7 @@ class Operator:
         types = list(self.types(*given.args, **given.kwargs))
         return types[0] if len(types) == 1 else tvm.ir.TupleType(types)
 
-    def run(self, args: Sequence[Any], attrs: Mapping[str, Attr]) -> list[Array]:
+    def run(self, args: Sequence[Any], attrs: Mapping[str, Attr]) -> list[Any]:
         """The results of arrays, shapes (lists of integers) and None."""
         return list(self.reference(*args, **attrs))
 
@@ -74,10 +74,10 @@ class OperatorCall:
     place: str
 
 
-def operator(types: Types) -> Callable[[Callable[..., Sequence[Array]]], Operator]:
+def operator(types: Types) -> Callable[[Callable[..., Sequence[Any]]], Operator]:
     """Declares the operator of a reference. `types` takes the inputs as expressions and all attributes, and gives the results' types."""
 
-    def declare(reference: Callable[..., Sequence[Array]]) -> Operator:
+    def declare(reference: Callable[..., Sequence[Any]]) -> Operator:
         made = Operator(reference.__name__, inspect.signature(reference), types, reference)
         tvm.ir.register_op_attr(PREFIX + made.name, "FInferType", lambda call, _builder: made.infer(call))
         tvm.ir.register_op_attr(PREFIX + made.name, "FPurity", True)

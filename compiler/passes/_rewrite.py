@@ -17,7 +17,7 @@ import tvm
 from tvm import relax
 
 from .._deep import heed
-from ._loops import is_loop
+from ..ir._loops import is_loop
 
 __all__ = [
     "Rewriter",

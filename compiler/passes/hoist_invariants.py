@@ -13,9 +13,9 @@ import tvm
 from tvm import relax, tirx
 from tvm.tirx.analysis import undefined_vars
 
+from ..ir._loops import is_loop, read_loop_mark
 from ._dims import same_shape, shape_of
 from ._kernel_call import read_kernel_call
-from ._loops import is_loop, read_loop_mark
 from ._ops import names
 from ._rewrite import is_call
 

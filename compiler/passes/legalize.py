@@ -11,7 +11,9 @@ from .order_sizes import order_sizes
 __all__ = ["KEPT", "fence", "fuse", "legalize"]
 
 # What plan/ reads itself: views (canonicalise spelled the others like this one), and sizes that the data decides.
-KEPT = ["relax.reshape", "relax.memory.view", "relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_shape"]
+KEPT = [
+    "relax.reshape", "relax.memory.view", "relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_shape", "maas.check",
+]  # fmt: skip
 
 # How many operators become one function. LLVM's time grows with the square of the parameters that they bring: 256 additions and products of
 # vectors take 10.6 s as one function, 0.5 s for each different one of 32 (1.4 s of 64). The models of bench/ and of eight packages fuse 8 at most.

@@ -2,105 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax, tirx
-from tvm.sym import Analyzer
 from tvm.tirx.analysis import undefined_vars
 
 from maas_rt._errors import CompileError
 from maas_rt._plan import (
-    MAX_RANK,
     Arg,
     ArgKind,
     Attr,
     Block,
     Check,
     Entry,
-    ExprOp,
     Plan,
     State,
     Step,
     StepKind,
     Storage,
     Symbol,
-    Value,
 )
 
 from .._contracts import contract_of
 from .._deep import heed
-from ..importers._imported import SEED, VOLUME, ImportedModel
-from ..importers._told import readable, told
+from ..importers._imported import SEED, ImportedModel
+from ..ir import check, read_operator
+from ..ir._loops import LoopMark, read_loop_mark
 from ..passes._dims import static_shape
 from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
-from ..passes._loops import LoopMark, read_loop_mark
-from ..passes._rewrite import array_of
-from ._dtypes import constant_bytes, dtype_code
-from ._exprs import ExprPool
+from ._sizes import Sizes
 from ._symbols import bind_input_symbols
-from ._weights import WeightsSection
+from ._values import LoopResultSlot, LoopSlot, NumberSlot, ShapeSlot, Slot, flatten, is_prim
 
 __all__ = ["PlanBuilder"]
 
 # Bindings that only give another shape, or another type of elements of the same size, to what their first argument holds.
 _VIEWS = frozenset({"relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.memory.view"})
-_UNEVEN = "what is reshaped must have as many elements as its new shape"
 
 
-@dataclass(frozen=True)
-class ShapeSlot:
-    """A shape that the plan knows as expressions."""
-
-    exprs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class NumberSlot:
-    """A scalar integer that the plan knows as an expression."""
-
-    expr: int
-
-
-@dataclass(frozen=True, eq=False)
-class LoopSlot:
-    """A loop: the step, which its If completes, and the block that it runs. As a slot: the flag that makes the If."""
-
-    step: Step
-    body: Block
-    home: Block
-
-
-@dataclass(frozen=True)
-class LoopResultSlot:
-    """A result of a loop's body that is no carried value: its slices, by the value that the body gives, or (None) their number."""
-
-    loop: LoopSlot
-    value: int | None
-
-
-# What a Relax variable stands for: a value's index, a tuple of such, a shape, a number, or a part of a loop.
-Slot = Union[int, "tuple[Slot, ...]", ShapeSlot, NumberSlot, LoopSlot, LoopResultSlot]
-
-
-class PlanBuilder:
-    """Builds the plan of one entry. `symbols_of` maps the module's function names to those of the code section."""
+class PlanBuilder(Sizes):
+    """Builds the plan of one entry. `functions` maps the module's function names to those of the code section."""
 
     def __init__(self, model: ImportedModel, functions: Mapping[str, str], name: str) -> None:
-        self.model = model
+        super().__init__(model, name)
         self.functions = functions
-        self.plan = Plan(name=name)
-        self.weights = WeightsSection()
-        self.pool = ExprPool()
-        self._env: dict[Any, Slot] = {}
-        self._constants: dict[tuple[Any, ...], int] = {}
-        self._block = Block()
-        self._checks: list[Check] = []
-        self._of_inputs: set[str] = set()  # variables that the inputs' shapes give
 
     # ---- the whole function ----------------------------------------------------------------------------------------
 
@@ -221,6 +169,9 @@ class PlanBuilder:
         mark = read_loop_mark(value)
         if mark is not None:
             return self._loop_mark(var, value, mark)
+        operation = read_operator(value)
+        if operation is not None and operation.operator is check:
+            return self._check(var, operation)
         op = getattr(value.op, "name", None)
         if op == "relax.call_tir":
             return self._code(var, value)
@@ -250,24 +201,6 @@ class PlanBuilder:
         raise CompileError(
             f"the compiler has no step for {what} (binding {var.name}): this operator is not supported yet"
         )
-
-    def _slot(self, expr: Any) -> Slot:
-        if isinstance(expr, relax.Var) and expr in self._env:
-            return self._env[expr]
-        if isinstance(expr, relax.Tuple):
-            return tuple(self._slot(field) for field in expr.fields)
-        if isinstance(expr, relax.TupleGetItem):
-            fields = self._slot(expr.tuple_value)
-            if not isinstance(fields, tuple):
-                raise CompileError(f"{expr} takes an element of what is not a tuple")
-            return fields[int(expr.index)]
-        if isinstance(expr, tvm.ir.GenericConst):
-            return self._constant(expr)
-        if isinstance(expr, relax.ShapeExpr):
-            return ShapeSlot(tuple(self.pool.lower(value) for value in expr.values))
-        if is_prim(expr):
-            return NumberSlot(self.pool.lower(expr))
-        raise CompileError(f"the compiler cannot place {type(expr).__name__} in a plan: {str(expr)[:80]}")
 
     def _code(self, var: relax.Var, call: Any) -> Slot:
         slots = [self._slot(arg) for arg in call.args[1]]
@@ -325,32 +258,6 @@ class PlanBuilder:
         place = self.weights.add_packed(kernel.contract, kernel.packing, array, kernel.attrs)
         return self._stored(place, expr.ty, f"{var.name}.{kernel.packing}")
 
-    def _check_volume(self, var: relax.Var, call: Any) -> None:
-        """A shape that is computed by division fits some sizes of the inputs alone."""
-        shapes = call.args[0].ty.shape, var.ty.shape
-        if (
-            call.op.name == "relax.memory.view"
-            or self._block.name != "main"
-            or not all(hasattr(s, "values") for s in shapes)
-        ):
-            return
-        given, made = (math.prod(list(shape.values), start=tirx.IntImm("int64", 1)) for shape in shapes)
-        if Analyzer().can_prove_equal(given, made):
-            return
-        if {symbol.name for symbol in undefined_vars(given - made)} <= self._of_inputs:
-            self._checks.append(Check(self.pool.lower(given), self.pool.lower(made), f"{var.name}: {_UNEVEN}"))
-
-    def _view(self, var: relax.Var, base: int) -> int:
-        dims = self._dims(var.ty, var.name)
-        source = self.plan.values[base]
-        code, bits = dtype_code(str(var.ty.dtype))
-        if dims == source.dims and (code, bits) == (source.dtype_code, source.dtype_bits):
-            return base
-        index = self._value(var.name, var.ty, Storage.VIEW)
-        self.plan.values[index].base = base
-        self.plan.values[index].offset = self.pool.const(0)
-        return index
-
     # ---- control flow ----------------------------------------------------------------------------------------------
 
     def _loop_mark(self, var: relax.Var, call: Any, mark: LoopMark) -> Slot:
@@ -382,13 +289,6 @@ class PlanBuilder:
                     self.plan.values[-1].dims[axis] = extent
         shape = [ShapeSlot(tuple(extents))] if mark.axes else []
         return LoopSlot(step, body, self._block), body.params[0], *shape, *body.params[1:]
-
-    def _like(self, index: int, name: str) -> int:
-        """A new value of another's type."""
-        other = self.plan.values[index]
-        value = Value(name, dtype_code=other.dtype_code, dtype_bits=other.dtype_bits, dims=list(other.dims))
-        self.plan.values.append(value)
-        return len(self.plan.values) - 1
 
     def _loop(self, var: relax.Var, expr: relax.If, loop: LoopSlot) -> Slot:
         """The step, without the slices: each is added where it is stacked, so that those that nobody wants cost nothing."""
@@ -422,13 +322,6 @@ class PlanBuilder:
         slot.loop.step.outs.append(index)
         return index
 
-    def _iterations(self, var: relax.Var, loop: LoopSlot) -> ShapeSlot:
-        extents = sum(len(attr.ints) for attr in loop.step.attrs) // 2
-        if len(loop.step.binds) == extents:
-            loop.step.binds.append(len(self.plan.symbols))
-            self.plan.symbols.append(Symbol(f"{var.name}.0"))
-        return ShapeSlot((self.pool.symbol(loop.step.binds[-1]),))
-
     def _if(self, var: relax.Var, expr: relax.If) -> Slot:
         flag = self._slot(expr.cond)
         if isinstance(flag, LoopSlot):
@@ -439,7 +332,7 @@ class PlanBuilder:
             number = len(self.plan.blocks)
             outer, self._block = self._block, Block(f"{var.name}.{label}")
             self.plan.blocks.append(self._block)
-            flat = _flatten(self._body(branch))
+            flat = flatten(self._body(branch))
             self._block.results = [self._tensor(slot, self._block.name) for slot in flat]
             self._block = outer
             blocks.append(number)
@@ -449,154 +342,6 @@ class PlanBuilder:
         )
         return slot
 
-    def _shape_to_tensor(self, var: relax.Var, call: Any) -> int:
-        shape = self._slot(call.args[0])
-        if not isinstance(shape, ShapeSlot):
-            raise CompileError(f"the shape of {var.name} is not known")
-        index = len(self.plan.values)
-        value = Value(var.name, dtype_code=0, dtype_bits=64, dims=[self.pool.const(len(shape.exprs))])
-        self.plan.values.append(value)
-        args = [Arg(ArgKind.EXPRESSION, expr) for expr in shape.exprs]
-        self._block.steps.append(Step(StepKind.SHAPE, var.name, args=args, outs=[index]))
-        return index
-
-    def _tensor_to_shape(self, var: relax.Var, tensor: Any) -> ShapeSlot:
-        slot = self._slot(tensor)
-        if isinstance(slot, LoopResultSlot) and slot.value is None:
-            return self._iterations(var, slot.loop)
-        if isinstance(slot, ShapeSlot):  # what a loop says of the values that it carries
-            return slot
-        source = self._tensor(slot, var.name)
-        dims = [self.pool.constant_value(dim) for dim in self.plan.values[source].dims]
-        count = dims[0] if dims else 1
-        if len(dims) > 1 or count is None:
-            raise CompileError(f"the shape {var.name} has a rank that only the data decides, which is not supported")
-        says, name = told(var.name, self.model.said)
-        if f"{name}.0" in {symbol.name for symbol in self.plan.symbols}:
-            name = var.name  # no two of which are the same
-        numbers = list(range(len(self.plan.symbols), len(self.plan.symbols) + count))
-        self.plan.symbols += [Symbol(f"{name}.{position}") for position in range(count)]
-        step = Step(StepKind.BIND, name, args=[Arg(ArgKind.VALUE, source)], binds=numbers)
-        if says is not None:
-            step.attrs.append(Attr(says.kind, text=says.text))
-        self._block.steps.append(step)
-        return ShapeSlot(tuple(self.pool.symbol(number) for number in numbers))
-
-    def _bounded(self, expr: int, name: str) -> int:
-        """Give a symbol that a step binds the bounds that the importer knows; returns the least value of `expr`."""
-        spec, record = self.model.symbols.get(name), self.pool.exprs[expr]
-        if spec is None or record.op != ExprOp.SYMBOL:
-            return 0
-        self.plan.symbols[record.a] = Symbol(name, spec.min, -1 if spec.max is None else spec.max, spec.multiple)
-        return spec.min
-
-    def _match_cast(self, binding: relax.MatchCast) -> Slot:
-        """Names dimensions that are known already (a new variable stands for the extent), or checks what both sides know."""
-        slot = self._slot(binding.value)
-        if isinstance(slot, ShapeSlot):
-            known, pattern = list(slot.exprs), list(binding.ty.values)
-        elif isinstance(slot, int) and isinstance(binding.ty, relax.TensorType):
-            known, pattern = self.plan.values[slot].dims, list(binding.ty.shape.values) if binding.ty.shape else []
-        else:
-            return slot
-        for expr, wanted in zip(known, pattern):
-            if isinstance(wanted, tirx.Var) and not self.pool.knows(wanted):
-                self.pool.bind(wanted, expr, minimum=self._bounded(expr, wanted.name))
-                continue
-            lowered = self.pool.lower(wanted)
-            if lowered != expr:
-                where, name = told(binding.var.name, self.model.said)
-                place, of_volumes, _ = name.partition(VOLUME)
-                place = place if where is None else where.text
-                message = _UNEVEN if of_volumes else f"the extent must equal {readable(wanted)}"
-                self._checks.append(Check(expr, lowered, f"{place}: {message}"))
-        return slot
-
-    # ---- values ----------------------------------------------------------------------------------------------------
-
-    def _define(self, name: str, types: Any) -> tuple[list[int], Slot]:
-        """New values for a step's results; (their indices, the slot of the whole)."""
-        if isinstance(types, (list, tuple, tvm.ir.TupleType)):
-            fields = list(types.fields) if isinstance(types, tvm.ir.TupleType) else list(types)
-            outs: list[int] = []
-            slots: list[Slot] = []
-            for number, each in enumerate(fields):
-                inner, slot = self._define(f"{name}.{number}", each)
-                outs += inner
-                slots.append(slot)
-            return outs, tuple(slots)
-        index = self._value(name, types, Storage.ARENA)
-        return [index], index
-
-    def _value(self, name: str, ty: Any, storage: Storage) -> int:
-        if not isinstance(ty, relax.TensorType) or not ty.dtype:
-            raise CompileError(f"{name} is {ty}, and a plan holds tensors of a known element type")
-        code, bits = dtype_code(str(ty.dtype))
-        self.plan.values.append(
-            Value(name, dtype_code=code, dtype_bits=bits, storage=storage, dims=self._dims(ty, name))
-        )
-        return len(self.plan.values) - 1
-
-    def _dims(self, ty: Any, name: str) -> list[int]:
-        if not isinstance(ty.shape, relax.ShapeExpr):
-            raise CompileError(f"the shape of {name} is not known at compile time, not even by symbols")
-        if len(ty.shape.values) > MAX_RANK:
-            raise CompileError(
-                f"the result of operator {name} has {len(ty.shape.values)} dimensions, and a tensor of the runtime has at most {MAX_RANK}: "
-                "merge neighbouring ones with a reshape before it"
-            )
-        return [self.pool.lower(extent) for extent in ty.shape.values]
-
-    def _constant(self, constant: Any) -> int:
-        return self._array(self._value_of(constant), constant.ty, f"constant{len(self._constants)}")
-
-    def _value_of(self, constant: Any) -> Any:
-        array = array_of(constant)
-        assert array is not None
-        return array
-
-    def _array(self, array: Any, ty: Any, name: str) -> int:
-        return self._stored(self.weights.add(constant_bytes(array)), ty, name)
-
-    def _stored(self, place: tuple[int, int], ty: Any, name: str) -> int:
-        key = (place, str(ty.dtype), tuple(int(extent) for extent in ty.shape.values))
-        if key not in self._constants:
-            index = self._value(name, ty, Storage.CONSTANT)
-            self.plan.values[index].offset, self.plan.values[index].bytes = place
-            self._constants[key] = index
-        return self._constants[key]
-
-    def _tensor(self, slot: Slot, place: str) -> int:
-        if isinstance(slot, int):
-            return slot
-        if isinstance(slot, tuple) and len(slot) == 1:
-            return self._tensor(slot[0], place)
-        raise CompileError(
-            f"{place} is a {type(slot).__name__.removesuffix('Slot').lower()}, where a tensor was expected"
-        )
-
-    def _root(self, index: int) -> int:
-        while self.plan.values[index].storage == Storage.VIEW:
-            index = self.plan.values[index].base
-        return index
-
-    def _copy(self, source: int, name: str) -> int:
-        value = self.plan.values[source]
-        index = len(self.plan.values)
-        self.plan.values.append(
-            Value(name, dtype_code=value.dtype_code, dtype_bits=value.dtype_bits, dims=list(value.dims))
-        )
-        self._step(StepKind.COPY, name, [source], [index])
-        return index
-
-    def _step(self, kind: StepKind, name: str, args: Sequence[int], outs: Sequence[int]) -> None:
-        self._block.steps.append(Step(kind, name, args=[Arg(ArgKind.VALUE, each) for each in args], outs=list(outs)))
-
-
-def is_prim(expr: Any) -> bool:
-    """Whether `expr` is an integer or bool scalar expression (what shapes are made of)."""
-    return isinstance(expr, tvm.ir.Expr) and bool(tvm.ir.is_prim_expr(expr))
-
 
 def _attr(key: str, value: Any) -> Attr:
     if isinstance(value, str):
@@ -604,7 +349,3 @@ def _attr(key: str, value: Any) -> Attr:
     if value and isinstance(value[0], float):
         return Attr(key, floats=[float(item) for item in value])
     return Attr(key, ints=[int(item) for item in value])
-
-
-def _flatten(slot: Slot) -> list[Slot]:
-    return [leaf for field in slot for leaf in _flatten(field)] if isinstance(slot, tuple) else [slot]

@@ -69,7 +69,13 @@ def _has_derived_dims(model: ImportedModel) -> bool:
 
 def _checks_sizes(model: ImportedModel) -> bool:
     bindings = [binding for block in model.mod["main"].body.blocks for binding in block.bindings]
-    return any(isinstance(b, relax.MatchCast) and isinstance(b.value, relax.ShapeExpr) for b in bindings)
+    checked = [
+        b.value.args[0]
+        for b in bindings
+        if ir.read_operator(b.value) and ir.read_operator(b.value).operator is ir.check
+    ]
+    compared = [b.value for b in bindings if isinstance(b, relax.MatchCast)]
+    return any(isinstance(each, relax.ShapeExpr) for each in [*checked, *compared])
 
 
 def _pipeline() -> Any:
@@ -127,11 +133,14 @@ def _register_operators() -> None:
     for name, operator in ir.OPERATORS.items():
         tvm.register_global_func(f"reference.{name}", _reference(operator))
         tvm.ir.register_op_attr(f"maas.{name}", "FLegalize", _legalized)
+    tvm.ir.register_op_attr("maas.check", "FDataDependent", True)  # or it would be left where its shape is not known
 
 
 def _legalized(_builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     read = ir.read_operator(call)
     assert read is not None
+    if read.operator is ir.check:
+        return relax.op.call_pure_packed("vm.builtin.tensor_to_shape", read.args[0], ty_args=[call.ty])
     there = [arg for arg in read.args if arg is not None]
     meta = json.dumps({"absent": [i for i, arg in enumerate(read.args) if arg is None], "attrs": read.attrs})
     types = list(call.ty.fields) if isinstance(call.ty, tvm.ir.TupleType) else call.ty

@@ -99,6 +99,8 @@ class _Interpreter:
         if isinstance(expr, relax.ShapeExpr):
             return [self._number(dim) for dim in expr.values]
         operation = ir.read_operator(expr)
+        if operation is not None and operation.operator is ir.check:
+            return operation.operator.run(self._given(operation.args), operation.attrs)[0]
         if operation is not None:
             types = list(expr.ty.fields) if isinstance(expr.ty, tvm.ir.TupleType) else [expr.ty]
             results = operation.operator.run(self._given(operation.args), operation.attrs)

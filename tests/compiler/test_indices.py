@@ -39,7 +39,7 @@ def test_indices_of_onnx() -> None:
     for number, (op, given, attributes, _) in enumerate(NODES):
         names = [f"g{number}_{k}" for k in range(len(given))]
         good.update(zip(names, given, strict=True))
-        nodes.append(helper.make_node(op, ["x", *names], [f"y{number}"], name=op, **attributes))
+        nodes.append(helper.make_node(op, ["x", *names], [f"y{number}"], name=op * 5, **attributes))  # long
         outputs.append(helper.make_tensor_value_info(f"y{number}", TensorProto.FLOAT, None))
     for name, value in {"x": X, **good}.items():
         inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape))

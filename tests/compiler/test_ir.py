@@ -238,7 +238,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], relax.Call], float]] = {
 
 
 def test_every_operator_has_a_case() -> None:
-    assert {name.partition(" ")[0] for name in CASES} == set(ir.OPERATORS)
+    assert {name.partition(" ")[0] for name in CASES} == set(ir.OPERATORS) - {"check"}  # which the plan reads
 
 
 @pytest.mark.parametrize("name", CASES)

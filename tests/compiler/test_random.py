@@ -12,8 +12,8 @@ from maas_rt.compiler import ir
 from maas_rt.compiler._configs import CompileOptions
 from maas_rt.compiler._pipeline import compile_imported
 from maas_rt.compiler.importers import ImportedModel, StateSpec, SymbolSpec
+from maas_rt.compiler.ir._loops import close_loop, open_loop
 from maas_rt.compiler.passes import lowering_passes
-from maas_rt.compiler.passes._loops import close_loop, open_loop
 from tvm import relax, tirx
 
 import maas_rt

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tvm import relax, tirx
 
 from .._noise import Noise
-from .._told import Tellings, Told, readable
+from .._told import Told, readable
 from ._data import Data
 from ._dims import Dim, ShapeMath
 from ._drawing import Draw
@@ -44,7 +44,6 @@ class Emitter(ABC):
         self.read = names_read(model.graph, *model.functions)  # to tell results that nobody wants
         self.read_by_nodes = names_read(model.graph, *model.functions, results=False)
         self.noise = Noise()
-        self.tellings = Tellings()
         self.at = "the model"  # the node that is converted now, as errors name it
         self.draws: dict[int, Draw] = {}  # what each node that draws draws, by its number
         self.index_bounds: dict[str, tuple[float, float]] = {}  # graph input -> values that its consumers accept
@@ -220,8 +219,7 @@ class Emitter(ABC):
             names.append(f"{_identifier(place) or 'bound'}_{i}_{self._symbol_count}")
         symbols = [self.math.symbol(name, derived=True) for name in names]
         says = says or Told("number", f"a size that {self.at} computes")
-        name = self.tellings.name(says, self._name(f"{place}_shape"))
-        shape = self.bb.emit(relax.op.tensor_to_shape(x), name)
+        shape = self.bb.emit(says.sizes(x), self._name(f"{place}_shape"))
         self.bb.match_cast(shape, relax.ShapeType(symbols))
         return symbols
 

@@ -176,7 +176,6 @@ def _import(
         input_names=list(given_values),
         output_names=list(results),
         states=[],
-        said=graph.tellings.said,
         symbols={name: specs.get(name, SymbolSpec()) for name in _used_symbols(mod)},
         sizes={**graph.sizes, **math.relations()},
         source=OnnxSource(

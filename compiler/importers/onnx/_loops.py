@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
-from ...passes._loops import OpenLoop, close_loop, hide_value, open_loop, show_value, stack_slices
+from ...ir._loops import OpenLoop, close_loop, hide_value, open_loop, show_value, stack_slices
 from ._dims import Dim
 from ._exprs import constant
 from ._node import Node

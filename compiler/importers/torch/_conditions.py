@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.printers import PythonPrinter
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from maas_rt._errors import ImportModelError
@@ -94,7 +95,7 @@ def conditioned(
     sizes that were traced, by torch's symbols. Without `agrees` every authored decision counts."""
     space = _space(model, symbols, example)
     for decision in decisions:
-        if decision.authored and any(str(s).startswith("z") for s in decision.holds.free_symbols):
+        if decision.authored and any(symbol_is_type(s, SymT.FLOAT) for s in decision.holds.free_symbols):
             raise ImportModelError(
                 f"{_told(decision, symbols)}, and a number that a run is given is in it: fix that number"
             )

@@ -14,9 +14,10 @@ from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Promotion
 from torch._prims_common import elementwise_dtypes
 from tvm import relax, te, tirx
 
+from ... import ir
 from ..._constants import constant_of
 from .._noise import Noise
-from .._told import Tellings, Told, readable
+from .._told import Told, readable
 from ._dtypes import to_numpy, tvm_dtype
 from ._places import operator_name, place_of
 from ._registry import NotConvertible
@@ -41,7 +42,6 @@ class Context:
         self.fakes: dict[str, Any] = {}
         self.result: Any = None  # the node's meta["val"]
         self.noise = Noise()
-        self.tellings = Tellings()
         self.numbers: Mapping[torch.fx.Node, int] = {}  # of the random operators; set by the importer
         self.nested = False  # inside of a branch or a loop, which may not run
         self.walk: Any = None  # runs a nested graph: (module, arguments) -> values; set by the importer
@@ -221,7 +221,7 @@ class Context:
             below = self.bb.emit(relax.op.maximum(self.bb.emit(relax.op.negative(tensor)), zero))
             tensor = self.bb.emit(relax.op.concat([above, below], axis=0))
         says = Told("number", f"the number that {self.at() or name} gives")
-        shape = self.bb.emit(relax.op.tensor_to_shape(tensor), name_hint=self.tellings.name(says, name))
+        shape = self.bb.emit(says.sizes(tensor), name_hint=name)
         self.bb.match_cast(shape, relax.ShapeType(list(variables)), name_hint=name)
         return self.symbols.convert(symbol)
 
@@ -245,9 +245,7 @@ class Context:
             return te.compute((1,), lambda _: tirx.Select(truth(), one, never), name="check")
 
         (found,) = self.generated(build, self.reshape(self.cast(holds, "bool"), []), name="check")
-        shape = self.bb.emit(
-            relax.op.tensor_to_shape(found), name_hint=self.tellings.name(Told("refused", says), "check")
-        )
+        shape = self.bb.emit(Told("refused", says).sizes(found), name_hint="check")
         self.bb.match_cast(shape, relax.ShapeType([tirx.Var(f"check_{self._name()}", "int64")]))
 
     def at(self) -> str:
@@ -279,15 +277,15 @@ class Context:
         else:
             self.require_equal(size, tirx.max(as_expr(size), as_expr(least)))
 
-    def require_equal(self, a: Dim, b: Dim, kind: str = "") -> None:
-        """Every run refuses sizes of its inputs for which a != b. What only the data decides, or a branch needs, is not checked."""
+    def require_equal(self, a: Dim, b: Dim, kind: str = "extent") -> None:
+        """Every run refuses sizes of its inputs for which a != b; `kind`: what `ir.check` says of it. What only the data decides, or a branch
+        needs, is not checked."""
         if self.nested or same_dim(a, b) or not self.symbols.from_inputs(a) or not self.symbols.from_inputs(b):
             return
         if isinstance(b, tirx.Var):
             a, b = b, a  # a lone variable as the pattern would be a definition
-        where = Told("place", f"{self.at()}, {self._name()}")
-        name = self.tellings.name(where, self._name() + kind)
-        self.bb.match_cast(relax.ShapeExpr([as_expr(a)]), relax.ShapeType([as_expr(b)]), name_hint=name)
+        sizes = ir.check(relax.ShapeExpr([as_expr(a)]), kind=kind, text=f"{self.at()}, {self._name()}")
+        self.bb.match_cast(self.bb.emit(sizes), relax.ShapeType([as_expr(b)]), name_hint=f"{self._name()}_{kind}")
 
     def check_indices(self, x: Expr, extent: Dim, *, wraps: bool = False) -> None:
         """Every run refuses elements of x that are no positions in an axis of this extent; where it `wraps` they may be counted from the end."""
@@ -307,7 +305,7 @@ class Context:
         (found,) = self.generated(build, x, [extent], name="check_indices")
         name = f"indices_of_{self._name()}"
         says = Told("indices", self._name())
-        shape = self.bb.emit(relax.op.tensor_to_shape(found), name_hint=self.tellings.name(says, name))
+        shape = self.bb.emit(says.sizes(found), name_hint=name)
         self.bb.match_cast(shape, relax.ShapeType([tirx.Var(name, "int64")]))
 
     def cast_plain(self, x: Expr, dtype: str) -> Expr:

@@ -1,4 +1,4 @@
-"""Loops that the run ends: torch's while_loop, scan and map as the loop of passes/_loops.py."""
+"""Loops that the run ends: torch's while_loop, scan and map as the loop of ir/_loops.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from tvm import relax
 
-from ...passes._loops import close_loop, open_loop, stack_slices
+from ...ir._loops import close_loop, open_loop, stack_slices
 from ._context import Context, Expr, as_expr, is_size
 from ._registry import NotConvertible
 from ._symbols import Dim

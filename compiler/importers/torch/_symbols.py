@@ -12,6 +12,7 @@ import sympy
 import torch
 from torch.utils._sympy import functions as tf
 from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 from tvm import tirx
 from tvm.ir import Range
@@ -161,11 +162,11 @@ class Symbols:
 
     def bounds(self, symbol: Any) -> tuple[int, int | None]:
         """The least and the largest value that torch knows of a symbol."""
-        bounds = self._ranges.get(str(symbol))
+        bounds, of_data = self._ranges.get(str(symbol)), symbol_is_type(symbol, SymT.UNBACKED_INT)
         if bounds is None:  # torch keeps no bounds of a number that a nested graph reads from data
-            return (-(2**63), None) if str(symbol).startswith("u") else (1, None)
+            return (-(2**63), None) if of_data else (1, None)
         low, high = _finite(bounds.lower), _finite(bounds.upper)
-        if str(symbol).startswith("u"):
+        if of_data:
             return -(2**63) if low is None else low, high
         # torch reports 2 where it only assumed "neither 0 nor 1", and does not hold callers to it; empty tensors are refused.
         return 1 if low is None or low <= 2 else low, high

@@ -185,7 +185,6 @@ class Program:
             conditions=symbols.conditions,
             provenance={"framework": "torch", "framework_version": torch.__version__.split("+")[0], "kind": self.kind},
             example_inputs=example_inputs(self.examples, self.signature),
-            said=context.tellings.said,
         )
 
     def _placeholders(self, c: Context) -> list[Any]:

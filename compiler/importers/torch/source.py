@@ -120,10 +120,7 @@ class TorchSource:
         node = self._nodes()[count - 1]
         model = self._program.build(stop_after=node)
         source = PrefixSource(self, node, model.output_names)
-        kept = {
-            f: getattr(model, f)
-            for f in ("mod", "input_names", "output_names", "states", "symbols", "provenance", "said")
-        }
+        kept = {f: getattr(model, f) for f in ("mod", "input_names", "output_names", "states", "symbols", "provenance")}
         return ImportedModel(
             **kept, source=source, example_inputs=model.example_inputs
         ), f"{node.name} ({operator_name(node)})"

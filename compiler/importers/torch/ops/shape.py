@@ -7,7 +7,6 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
-from ..._imported import VOLUME
 from .._context import Context, Expr, as_dim, as_expr
 from .._registry import NotConvertible, converts
 
@@ -55,7 +54,7 @@ def reshape(c: Context, x: Expr, size: Any = None, shape: Any = None, dim: Any =
         rest = _product([extent for i, extent in enumerate(made) if i not in left])
         if left and not c.same_dims([_product(c.shape(x))], [_product(made)]):
             made[left[0]] = c.means(c.quotient(_product(c.shape(x)), rest), c.result.shape[left[0]])
-    c.require_equal(_product(c.shape(x)), _product(made), VOLUME)
+    c.require_equal(_product(c.shape(x)), _product(made), "volume")
     return c.reshape(x, made)
 
 
