@@ -109,3 +109,30 @@ def test_tolerance_knows_the_depth(layers: int, wider: bool) -> None:
     options = half_tolerances(VerifyOptions(), mod)
     assert (options.float16 > VerifyOptions().float16) == wider and options.float32 == VerifyOptions().float32
     assert half_tolerances(VerifyOptions(float16=1e-3), mod).float16 == 1e-3  # what is asked for is kept
+
+
+@pytest.mark.parametrize("pure", [False, True])
+def test_float32_that_comes_of_half_results_has_their_tolerance(pure: bool) -> None:
+    """As where a model is converted to float16 but for its inputs and outputs; beside an output that no half result is behind, not."""
+
+    class Mixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            y = (x.half() * 1.01 + 0.1).sin().float()
+            return (y * 2, x * 2) if pure else (y * 2, y.sum(0))
+
+    from maas_rt.compiler.importers.torch.module import import_module
+
+    mod = import_module(Mixed(), [torch.ones(4, 3)]).mod
+    options = half_tolerances(VerifyOptions(), mod)
+    assert (options.float32 > 1e-3) == (not pure)
+    assert half_tolerances(VerifyOptions(float32=2e-4), mod).float32 == 2e-4
+
+
+def test_a_cast_to_half_and_back_widens_nothing() -> None:
+    class Rounded(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.half().float().sin()
+
+    from maas_rt.compiler.importers.torch.module import import_module
+
+    assert half_tolerances(VerifyOptions(), import_module(Rounded(), [torch.ones(4)]).mod) == VerifyOptions()
