@@ -114,7 +114,7 @@ def test_more_positions_than_an_embedding_has_are_refused_by_the_run() -> None:
     case = _cases()["EmbedLayerNormalization dynamic"]
     model = maas_rt.load(compile(case.model(), verify=False).to_bytes())
     long = {name: np.tile(x, (1, 3)) for name, x in case.feeds().items()}  # 18 positions, of 12
-    with pytest.raises(maas_rt.Error, match="row_for_each_position"):
+    with pytest.raises(maas_rt.Error, match="has a row for each position"):
         model.run(long)
 
 
