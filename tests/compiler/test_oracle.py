@@ -355,11 +355,13 @@ def _product(constant: bool) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("operator", sorted(set(_products.INTEGER_PRODUCTS) - set(_products._SAME_KERNEL)))
-@pytest.mark.parametrize("constant", [False, True])
-def test_whether_products_are_exact_is_measured(operator: str, constant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("constant", "precise"), [(False, True), (True, True), (True, False)])
+def test_whether_products_are_exact_is_measured(
+    operator: str, constant: bool, precise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert _products.products_are_exact(_double()) is None
     if "vnni" in Path("/proc/cpuinfo").read_text():
-        assert _products._exact.__wrapped__(operator, constant)
+        assert _products._exact.__wrapped__(operator, constant, precise)
     import onnxruntime
 
     class Saturates:
@@ -370,13 +372,13 @@ def test_whether_products_are_exact_is_measured(operator: str, constant: bool, m
 
     fake = types.SimpleNamespace(**{**vars(onnxruntime), "InferenceSession": Saturates})
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    assert not _products._exact.__wrapped__(operator, constant)
+    assert not _products._exact.__wrapped__(operator, constant, precise)
 
 
 def test_what_saturates_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     from maas_rt.compiler.oracle import _sessions
 
-    monkeypatch.setattr(_sessions, "products_are_exact", lambda model: False)
+    monkeypatch.setattr(_sessions, "products_are_exact", lambda model, precise=True: False)
     request = {"implementation": "onnxruntime", "outputs": ["y"], "texts": [], "weights": []}
     with pytest.raises(ValueError, match="saturate"):
         _sessions.open_session(request, [np.frombuffer(_product(True).SerializeToString(), np.uint8)], [])
