@@ -1,7 +1,6 @@
 // What a binding of shapes costs, and the memory that it takes: values share it by lifetime, whoever decides their
 // size.
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -59,23 +58,14 @@ bool gives(const Loaded& l, const std::vector<float>& x, int64_t n) {
 
 }  // namespace
 
-// The smallest of many times, because whatever else the machine does only adds to them.
-TEST(layout, a_new_binding_costs_at_most_three_runs) {
+// bench/bindings.py says what a new one costs.
+TEST(layout, more_sizes_than_layouts_are_kept_run_again_and_again) {
   mrt_session_options options = {sizeof(options), 1, 0, 0};
-  Loaded l(copies(1200, false).file(), &options);
+  Loaded l(copies(60, false).file(), &options);
   CHECK_OK(l.status);
-  const auto seconds = [&](const std::vector<float>& x) {
-    const auto begin = std::chrono::steady_clock::now();
-    CHECK(gives(l, x, static_cast<int64_t>(x.size())));
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  };
-  double first = 1, again = 1;
-  for (int64_t n = 2000; n < 2060; ++n) {  // more sizes than layouts are kept
-    const std::vector<float> x = counted(n);
-    first = std::min(first, seconds(x));
-    again = std::min(again, seconds(x));
-  }
-  CHECK(first - again <= 3 * again);
+  for (int pass = 0; pass < 2; ++pass)
+    for (int64_t n = 20; n < 80; ++n)
+      for (int i = 0; i < 2; ++i) CHECK(gives(l, counted(n), n));
 }
 
 TEST(layout, sizes_that_the_data_decides_share_memory_as_others_do) {
