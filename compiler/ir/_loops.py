@@ -26,6 +26,8 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from ._opaque import read_opaque_call
+
 __all__ = [
     "LoopMark",
     "OpenLoop",
@@ -39,7 +41,6 @@ __all__ = [
 ]
 
 PREFIX = "loop."
-_CALL = tvm.ir.Op.get("relax.call_dps_packed")
 _HIDDEN = relax.TensorType([1], "int64")
 Emit = Callable[[Any], Any]
 
@@ -115,15 +116,12 @@ def stack_slices(loop: OpenLoop, number: int, slices: relax.Expr, extent: Any) -
 
 def read_loop_mark(expr: Any) -> LoopMark | None:
     """What the functions above put into `expr`; None if it is anything else."""
-    if not isinstance(expr, relax.Call) or not _CALL.same_as(expr.op) or not isinstance(expr.args[0], relax.ExternFunc):
+    read = read_opaque_call(expr, PREFIX)
+    if read is None:
         return None
-    symbol = str(expr.args[0].global_symbol)
-    if not symbol.startswith(PREFIX):
-        return None
-    fields = list(expr.args[1])
-    meta = json.loads(str(fields[-1].value))
+    kind, values, meta = read
     axes = [(int(k), int(axis)) for k, axis in meta["axes"]]
-    return LoopMark(symbol[len(PREFIX) :], fields[:-1], meta["condition"], meta["trips"], meta["name"], axes)
+    return LoopMark(kind, values, meta["condition"], meta["trips"], meta["name"], axes)
 
 
 def is_loop(expr: relax.If) -> bool:

@@ -17,6 +17,8 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from ..ir._opaque import read_opaque_call
+
 __all__ = [
     "PREFIX",
     "AttrValue",
@@ -30,7 +32,6 @@ __all__ = [
 PREFIX = "mrt."
 AttrValue = list[int] | list[float] | str
 Number = int | float  # numpy's too
-_CALL = tvm.ir.Op.get("relax.call_dps_packed")
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,13 @@ def make_kernel_call(
 
 def read_kernel_call(expr: relax.Expr | None) -> KernelCall | None:
     """What `make_kernel_call` put into `expr`; None if it is anything else."""
-    if not isinstance(expr, relax.Call) or not _CALL.same_as(expr.op) or not isinstance(expr.args[0], relax.ExternFunc):
+    read = read_opaque_call(expr, PREFIX)
+    if read is None:
         return None
-    symbol = str(expr.args[0].global_symbol)
-    if not symbol.startswith(PREFIX):
-        return None
-    fields = list(expr.args[1])
-    meta = json.loads(str(fields[-1].value))
-    present = iter(fields[:-1])
-    absent = set(meta["absent"])
-    args = [None if i in absent else next(present) for i in range(len(fields) - 1 + len(absent))]
-    return KernelCall(symbol[len(PREFIX) :], args, meta["attrs"], meta["packing"], meta["name"], meta.get("hint", ""))
+    contract, tensors, meta = read
+    present, absent = iter(tensors), set(meta["absent"])
+    args = [None if i in absent else next(present) for i in range(len(tensors) + len(absent))]
+    return KernelCall(contract, args, meta["attrs"], meta["packing"], meta["name"], meta.get("hint", ""))
 
 
 def remake_kernel_call(call: KernelCall, out: relax.TensorType | Sequence[relax.TensorType]) -> relax.Call:
