@@ -47,7 +47,7 @@ def quantized(
     artifact = compile_float(replace(model, mod=wide, output_names=[*model.output_names, *names]))
     program = artifact.loaded()
     reference = Reference(model.source, (options.verify or VerifyOptions()).seconds)
-    seen: list[Range] = [(np.inf, -np.inf)] * count
+    ranges: list[Range] = [(np.inf, -np.inf)] * count
     for number, inputs in enumerate(_inputs(model, recipe)):
         heed()
         results = run_compiled(program, inputs, options.verify or VerifyOptions())
@@ -58,8 +58,8 @@ def quantized(
                 raise CompileError(
                     f"calibration input {number} gives an activation that is not finite, which 8 bits do not hold"
                 )
-            seen[i] = (min(seen[i][0], low), max(seen[i][1], high))
-    return quantize_static(mod, seen, recipe.activation_bits)
+            ranges[i] = (min(ranges[i][0], low), max(ranges[i][1], high))
+    return quantize_static(mod, ranges, recipe.activation_bits)
 
 
 def verify_quantized(
@@ -73,11 +73,11 @@ def verify_quantized(
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]
     for inputs in [*given, *_inputs(model, recipe)]:
         heed()
-        wanted, got = reference.run(inputs), run_compiled(program, inputs, options.verify or VerifyOptions())
+        expected, actual = reference.run(inputs), run_compiled(program, inputs, options.verify or VerifyOptions())
         report.runs += 1
         for name in model.output_names:
-            difference = compare(name, got[name], np.asarray(wanted[name]), options.verify or VerifyOptions())
-            report.note(name, difference, np.asarray(wanted[name]))
+            difference = compare(name, actual[name], np.asarray(expected[name]), options.verify or VerifyOptions())
+            report.note(name, difference, np.asarray(expected[name]))
             if difference.error > recipe.tolerance:
                 raise VerificationError(
                     f"the quantized model's output {name} is off by {difference.error:.3g} of its scale, and the recipe admits "

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ._contents import Contents, Location, Stored, agreed, leaves
+from ._contents import Contents, Location, StoredTensor, agreed, leaves
 from ._safe_pickle import RefusedPickleError
 
 __all__ = ["Adapted", "has_adapters"]
@@ -48,15 +48,15 @@ class Adapted:
     def __init__(self, name: str, given: Contents, config: Any, base: Contents | None) -> None:
         self.name = name
         self._config = _checked(config, wrapped=base is None)
-        parts: dict[str, dict[str, Stored]] = {}
+        parts: dict[str, dict[str, StoredTensor]] = {}
         whole: dict[str, Any] = {}  # weights that were trained beside, or all of a wrapped model
         replaced: dict[str, Any] = {}
         for location, leaf in leaves(given.tree):
-            found = agreed(given, location, leaf) if isinstance(leaf, Stored) else leaf
+            found = agreed(given, location, leaf) if isinstance(leaf, StoredTensor) else leaf
             own = ".".join(map(str, location)).rpartition(_WRAPPED)[2].replace(".base_layer.", ".")
             adapter, saved = _LORA.match(own), _SAVED.match(own)
             if adapter is not None:
-                if not isinstance(found, Stored):
+                if not isinstance(found, StoredTensor):
                     raise RefusedPickleError(f"{own} is no tensor")
                 part = adapter["part"] + (".bias" if (adapter["rest"] or "").endswith("bias") else "")
                 if parts.setdefault(adapter["path"], {}).setdefault(part, found) is not found:
@@ -79,30 +79,30 @@ class Adapted:
         for name, leaf in weights.items():
             self.tree[name] = leaf
 
-    def _merge(self, parts: Mapping[str, Mapping[str, Stored]]) -> None:
+    def _merge(self, parts: Mapping[str, Mapping[str, StoredTensor]]) -> None:
         for path, found in parts.items():
             name = f"{path}.weight"
             base = self.tree.get(name)
-            if not isinstance(base, Stored):
+            if not isinstance(base, StoredTensor):
                 raise RefusedPickleError(
                     f"its adapter changes {name}, which the weights do not have: give the model that it was trained on"
                 )
             factor = self._factor(path, found)
-            self.tree[name] = Stored(
+            self.tree[name] = StoredTensor(
                 base.shape, torch.float32, _merged(name, base, found, factor, bool(self._config.get("fan_in_fan_out")))
             )
             if "lora_B.bias" in found:
                 self._add_bias(f"{path}.bias", found["lora_B.bias"], factor)
 
-    def _add_bias(self, name: str, change: Stored, factor: float) -> None:
+    def _add_bias(self, name: str, change: StoredTensor, factor: float) -> None:
         bias = self.tree.get(name)
-        if not isinstance(bias, Stored) or bias.shape != change.shape:
+        if not isinstance(bias, StoredTensor) or bias.shape != change.shape:
             raise RefusedPickleError(f"its adapter changes {name}, which the weights do not have in that shape")
-        self.tree[name] = Stored(
+        self.tree[name] = StoredTensor(
             bias.shape, torch.float32, lambda: bias.read().float() + change.read().float() * factor
         )
 
-    def _factor(self, path: str, found: Mapping[str, Stored]) -> float:
+    def _factor(self, path: str, found: Mapping[str, StoredTensor]) -> float:
         """alpha / r, or alpha / sqrt(r), of one weight; r as the configuration and the tensors have it."""
         first = found.get("lora_A") or found.get("lora_embedding_A")
         rank = self._of_pattern("rank_pattern", path, self._config.get("r"))
@@ -162,7 +162,7 @@ def _without_adapter(rest: str) -> str:
 def _under_the_adapter(base: Contents, paths: Sequence[str]) -> dict[str, Any]:
     """The weights below by the names that the adapter has for them: either may lack a beginning that the other has."""
     found = {
-        ".".join(map(str, location)): agreed(base, location, leaf) if isinstance(leaf, Stored) else leaf
+        ".".join(map(str, location)): agreed(base, location, leaf) if isinstance(leaf, StoredTensor) else leaf
         for location, leaf in leaves(base.tree)
     }
     if not paths or all(f"{path}.weight" in found for path in paths):
@@ -185,7 +185,7 @@ def _under_the_adapter(base: Contents, paths: Sequence[str]) -> dict[str, Any]:
     return {more + name[len(less) :] if name.startswith(less) else name: leaf for name, leaf in found.items()}
 
 
-def _merged(name: str, base: Stored, found: Mapping[str, Stored], factor: float, swapped: bool) -> Any:
+def _merged(name: str, base: StoredTensor, found: Mapping[str, StoredTensor], factor: float, swapped: bool) -> Any:
     """What reads the merged weight. Shapes are compared here, before anything is computed."""
     embedding = "lora_embedding_A" in found
     one, two = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")

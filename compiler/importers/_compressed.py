@@ -21,7 +21,7 @@ __all__ = ["Unpacked", "compression"]
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _SUFFIXES = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd")
-_MOST_TIMES = 64  # weights are seldom a tenth when compressed
+_MAX_RATIO = 64  # weights are seldom a tenth when compressed
 _ALWAYS = 1 << 26
 _STEP = 1 << 20
 _MOST_MEMORY = 1 << 28
@@ -43,7 +43,7 @@ class Unpacked:
             size = packed.seek(0, 2)
             packed.seek(0)
             try:
-                self._unpack(_stream(packed, kind), _MOST_TIMES * size + _ALWAYS)
+                self._unpack(_stream(packed, kind), _MAX_RATIO * size + _ALWAYS)
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
@@ -62,7 +62,7 @@ class Unpacked:
             written += len(piece)
             if written > limit:
                 raise RefusedPickleError(
-                    f"it unpacks to more than {_MOST_TIMES} times its size, which no weights do: decompress it first, if you trust it"
+                    f"it unpacks to more than {_MAX_RATIO} times its size, which no weights do: decompress it first, if you trust it"
                 )
             if written > room - _ALWAYS:
                 raise RefusedPickleError(

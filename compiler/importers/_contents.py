@@ -17,12 +17,12 @@ from ._safe_pickle import Inert, RefusedPickleError
 
 __all__ = [
     "Contents",
-    "Listed",
     "Location",
-    "Merged",
+    "MergedFiles",
     "NotPlainError",
     "Sliced",
-    "Stored",
+    "StoredList",
+    "StoredTensor",
     "StoredValue",
     "agreed",
     "leaves",
@@ -38,7 +38,7 @@ _LONGEST_NAMES = 1 << 28  # characters of all names together
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredTensor:
     """A tensor in a file. `read` gives it, or raises RefusedPickleError."""
 
     shape: tuple[int, ...]
@@ -60,15 +60,15 @@ class StoredValue:
 class Sliced:
     """A tensor of which several files have each a slice, or each the whole: `whole` joins them to the model's shape, or says why not."""
 
-    whole: Callable[[tuple[int, ...]], Stored | str]
+    whole: Callable[[tuple[int, ...]], StoredTensor | str]
 
 
-class Listed(dict[Any, Any]):
+class StoredList(dict[Any, Any]):
     """A list that was stored item by item, under its indices."""
 
 
 class Contents(Protocol):
-    """A checkpoint by name, with its tree of mappings; leaves are Stored, StoredValue, Inert, or plain values."""
+    """A checkpoint by name, with its tree of mappings; leaves are StoredTensor, StoredValue, Inert, or plain values."""
 
     name: str
 
@@ -81,7 +81,7 @@ class Contents(Protocol):
 
 
 @dataclass
-class Merged:
+class MergedFiles:
     """Several files that are one checkpoint: their trees laid over each other."""
 
     name: str
@@ -97,7 +97,7 @@ class Merged:
                 if not isinstance(node, dict):
                     raise RefusedPickleError(f"{part.name} and another part disagree on what {key} is")
             if location[-1] in node:
-                if isinstance(leaf, Stored):
+                if isinstance(leaf, StoredTensor):
                     raise RefusedPickleError(
                         f"{'.'.join(map(str, location))} is in {self._owners[location].name} and in {part.name}: parts of one checkpoint "
                         "name each tensor once (what ranks of tensor parallelism wrote, each its slice, is joined by the tool that wrote it)"
@@ -118,7 +118,7 @@ class Merged:
         return found
 
 
-def agreed(file: Contents, location: Location, stored: Stored) -> Stored:
+def agreed(file: Contents, location: Location, stored: StoredTensor) -> StoredTensor:
     """A tensor of a part, compared with its library's own reading when it is first read."""
     checked: list[bool] = []
 
@@ -133,7 +133,7 @@ def agreed(file: Contents, location: Location, stored: Stored) -> Stored:
             checked.append(True)
         return value
 
-    return Stored(stored.shape, stored.dtype, read)
+    return StoredTensor(stored.shape, stored.dtype, read)
 
 
 def leaves(tree: Mapping[Any, Any]) -> Iterator[tuple[Location, Any]]:
@@ -166,11 +166,11 @@ def materialised(value: Any, depth: int = 0) -> Any:
     """Plain data with its tensors read. Raises NotPlainError."""
     if depth > _DEEPEST:
         raise NotPlainError("is nested too deeply")
-    if isinstance(value, (Stored, StoredValue)):
+    if isinstance(value, (StoredTensor, StoredValue)):
         return materialised(value.read(), depth + 1)
     if isinstance(value, Mapping):
         items = {key: materialised(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, Listed):
+        if isinstance(value, StoredList):
             return [items[i] for i in sorted(items)]
         return items
     if isinstance(value, (list, tuple, set, frozenset)):

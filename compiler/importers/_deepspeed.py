@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ._contents import Location, Stored, agreed, same_bits
+from ._contents import Location, StoredTensor, agreed, same_bits
 from ._safe_pickle import Inert, RefusedPickleError
 from ._saved import SavedFile
 
@@ -74,7 +74,9 @@ class DeepSpeedCheckpoint:
         flats = []
         for file, part in zip(files, inner):
             groups = part.get(key)  # type: ignore[union-attr]
-            if not isinstance(groups, list) or not all(isinstance(g, Stored) and len(g.shape) == 1 for g in groups):
+            if not isinstance(groups, list) or not all(
+                isinstance(g, StoredTensor) and len(g.shape) == 1 for g in groups
+            ):
                 raise RefusedPickleError(f"{file.name} has no {key}")
             location = ("optimizer_state_dict", key)
             flats.append([agreed(file, (*location, index), group) for index, group in enumerate(groups)])
@@ -99,7 +101,9 @@ class DeepSpeedCheckpoint:
             if other in self.tree:
                 self.tree[name] = self.tree[other]
 
-    def _whole_2(self, shapes: Sequence[Mapping[Any, Any]], flats: Sequence[Sequence[Stored]], paddings: Any) -> None:
+    def _whole_2(
+        self, shapes: Sequence[Mapping[Any, Any]], flats: Sequence[Sequence[StoredTensor]], paddings: Any
+    ) -> None:
         """ZeRO 1 and 2: the ranks' parts of a group, one behind the other, are its weights, one behind the other."""
         world = len(flats)
         if len(shapes) != len(flats[0]):
@@ -120,7 +124,7 @@ class DeepSpeedCheckpoint:
             if -(-offset // align) != -(-total // align):
                 raise RefusedPickleError(f"its weights take {offset} of the {total} elements in its partitions")
 
-    def _whole_3(self, shapes: Sequence[Mapping[Any, Any]], flats: Sequence[Sequence[Stored]]) -> None:
+    def _whole_3(self, shapes: Sequence[Mapping[Any, Any]], flats: Sequence[Sequence[StoredTensor]]) -> None:
         """ZeRO 3: each rank has its part of each weight, rounded up, one behind the other through its groups."""
         world, offset = len(flats), 0
         sizes = [sum(part.shape[0] for part in rank) for rank in flats]
@@ -144,7 +148,7 @@ class DeepSpeedCheckpoint:
             files = self._models if stage == 3 else self._models[:1]
             fragments = [file.tree.get("frozen_param_fragments") for file in files]
             parts = [part.get(name) if isinstance(part, Mapping) else None for part in fragments]
-            if not all(isinstance(part, Stored) for part in parts):
+            if not all(isinstance(part, StoredTensor) for part in parts):
                 raise RefusedPickleError(f"it lacks parts of {name}, which was frozen")
             flat = [_flattened(part) for part in parts]  # type: ignore[arg-type]
             total = sum(part.shape[0] for part in flat)
@@ -158,7 +162,11 @@ class DeepSpeedCheckpoint:
         found: list[Any] = []
         for location, other in zip(locations, others):
             mine = self.tree.get(location[0])
-            if not isinstance(other, torch.Tensor) or not isinstance(mine, Stored) or tuple(other.shape) != mine.shape:
+            if (
+                not isinstance(other, torch.Tensor)
+                or not isinstance(mine, StoredTensor)
+                or tuple(other.shape) != mine.shape
+            ):
                 found.append(None)
                 continue
             value = mine.read()
@@ -166,7 +174,7 @@ class DeepSpeedCheckpoint:
         return found
 
 
-def _spanning(parts: Sequence[Stored], spans: Sequence[tuple[int, int]], shape: Sequence[int]) -> Stored:
+def _spanning(parts: Sequence[StoredTensor], spans: Sequence[tuple[int, int]], shape: Sequence[int]) -> StoredTensor:
     """The elements in `spans` (start, count) of the parts laid end to end, of which `shape` takes as many as it needs."""
     count = math.prod(shape)
 
@@ -184,11 +192,11 @@ def _spanning(parts: Sequence[Stored], spans: Sequence[tuple[int, int]], shape: 
         flat = pieces[0] if len(pieces) == 1 else torch.cat(pieces) if pieces else parts[0].read()[:0]
         return flat[:count].reshape(list(shape))
 
-    return Stored(tuple(shape), parts[0].dtype, read)
+    return StoredTensor(tuple(shape), parts[0].dtype, read)
 
 
-def _flattened(part: Stored) -> Stored:
-    return Stored((math.prod(part.shape),), part.dtype, lambda: part.read().reshape(-1))
+def _flattened(part: StoredTensor) -> StoredTensor:
+    return StoredTensor((math.prod(part.shape),), part.dtype, lambda: part.read().reshape(-1))
 
 
 def _elements(name: Any, shape: Any) -> int:

@@ -15,15 +15,15 @@ __all__ = ["int_divisors", "int_multiples"]
 
 def int_divisors(p: Any, q: Any) -> Any:
     """The greatest common divisor of each two integers of two te tensors of one shape; of 0 and n it is |n|."""
-    return _each(p, q, multiple=False)
+    return _gcd_or_lcm(p, q, multiple=False)
 
 
 def int_multiples(p: Any, q: Any) -> Any:
     """The least common multiple of each two integers; of 0 and n it is 0. It has to fit in 32 or 64 bits, and narrow types keep its low bits."""
-    return _each(p, q, multiple=True)
+    return _gcd_or_lcm(p, q, multiple=True)
 
 
-def _each(p: Any, q: Any, multiple: bool) -> Any:
+def _gcd_or_lcm(p: Any, q: Any, multiple: bool) -> Any:
     dtype = str(p.dtype)
     wide = "int64" if dtype.startswith("int") else "uint64"  # in which a product of narrower ones does not overflow
     zero, count = tirx.const(0, dtype), tirx.const(1, "int64")

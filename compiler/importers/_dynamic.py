@@ -15,7 +15,7 @@ from maas_rt._errors import InvalidArgumentError
 
 from ._imported import ImportedModel, SymbolSpec
 
-__all__ = ["Asked", "asked_bounds", "contradiction", "hold", "requested", "span"]
+__all__ = ["AskedBounds", "asked_bounds", "contradiction", "requested", "span", "with_asked_bounds"]
 
 _TEXT = re.compile(r"^(?P<input>[^=]+):(?P<axis>-?\d+)(?:=(?P<low>\d+)?\.\.(?P<high>\d+)?)?$", re.DOTALL)
 
@@ -56,7 +56,7 @@ def _checked(dynamic: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedBounds:
     """Bounds that the caller gave to one dimension of an input; None where a side was left open."""
 
     input: str
@@ -70,13 +70,13 @@ class Asked:
     def spec(self) -> SymbolSpec:
         return SymbolSpec(self.low or 0, self.high)
 
-    def agrees(self, other: Asked) -> bool:
+    def agrees(self, other: AskedBounds) -> bool:
         """Whether one dimension can keep both: no side has two different numbers."""
         pairs = ((self.low, other.low), (self.high, other.high))
         return all(a is None or b is None or a == b for a, b in pairs)
 
 
-def asked_bounds(dynamic: Mapping[str, Any]) -> list[Asked]:
+def asked_bounds(dynamic: Mapping[str, Any]) -> list[AskedBounds]:
     """The bounds in numbers that `requested` holds, of inputs that are plain tensors."""
     found = []
     for name, axes in dynamic.items():
@@ -90,7 +90,7 @@ def asked_bounds(dynamic: Mapping[str, Any]) -> list[Asked]:
             )
             if not isinstance(low, int | None) or not isinstance(high, int | None) or low is high is None:
                 continue
-            found.append(Asked(name, axis, low, high))
+            found.append(AskedBounds(name, axis, low, high))
     return found
 
 
@@ -107,10 +107,10 @@ def span(low: int, high: int | None) -> str:
     return f"{low}..{'' if high is None else high}"
 
 
-def hold(
+def with_asked_bounds(
     model: ImportedModel,
-    asked: Sequence[Asked],
-    cause: Callable[[Asked, str], str] = lambda asked, symbol: "",
+    bounds: Sequence[AskedBounds],
+    cause: Callable[[AskedBounds, str], str] = lambda bounds, symbol: "",
     *,
     empty: bool = False,
 ) -> ImportedModel:
@@ -122,7 +122,7 @@ def hold(
     symbols = dict(model.symbols)
     shapes = {name: list(param.ty.shape.values) for name, param in zip(model.input_names, model.mod["main"].params)}
     found = []
-    for each in asked:
+    for each in bounds:
         shape = shapes.get(each.input, [])
         if -len(shape) <= each.axis < len(shape):  # else it is no tensor of the program: the importer has judged it
             extent = shape[each.axis]
@@ -131,7 +131,7 @@ def hold(
                 found.append((each, "", SymbolSpec(int(fixed), int(fixed))))
             elif name in symbols:  # no expression such as 2 * n, whose bounds are those of n
                 found.append((each, name, symbols[name]))
-    first: dict[str, Asked] = {}
+    first: dict[str, AskedBounds] = {}
     for each, name, spec in found:
         other = first.setdefault(name, each) if name else each
         if not other.agrees(each):
@@ -139,24 +139,26 @@ def hold(
                 other, each.spec(), f"it has to equal dimension {each.axis} of input '{each.input}', asked to be {each}"
             )
         low, high = spec.min if each.low is None else each.low, spec.max if each.high is None else each.high
-        least = -(-low // spec.multiple) * spec.multiple  # what is no multiple is refused by the run
-        if least < (0 if empty and spec.min == 1 else spec.min) or (
+        smallest = -(-low // spec.multiple) * spec.multiple  # what is no multiple is refused by the run
+        if smallest < (0 if empty and spec.min == 1 else spec.min) or (
             spec.max is not None and (high is None or high // spec.multiple * spec.multiple > spec.max)
         ):
             raise _narrowed(each, spec, cause(each, name))
         if name:
             known = symbols[name]
-            symbols[name] = replace(known, min=low if each.low is not None else known.min, max=_least(high, known.max))
-    return replace(model, symbols=symbols, asked={n: e.low for e, n, _ in found if n and e.low is not None})
+            symbols[name] = replace(
+                known, min=low if each.low is not None else known.min, max=_lowest_max(high, known.max)
+            )
+    return replace(model, symbols=symbols, asked_minimums={n: e.low for e, n, _ in found if n and e.low is not None})
 
 
-def _least(*tops: int | None) -> int | None:
+def _lowest_max(*tops: int | None) -> int | None:
     return min((top for top in tops if top is not None), default=None)
 
 
-def _narrowed(asked: Asked, able: SymbolSpec, cause: str) -> InvalidArgumentError:
+def _narrowed(asked: AskedBounds, able: SymbolSpec, cause: str) -> InvalidArgumentError:
     """The refusal of bounds that only partly hold; it says which do."""
-    low, high = max(able.min, asked.low or 0), _least(able.max, asked.high)
+    low, high = max(able.min, asked.low or 0), _lowest_max(able.max, asked.high)
     advice = (
         f"ask for {asked.input}:{asked.axis}={span(low, high)}"
         if high is None or low < high

@@ -20,10 +20,10 @@ Array = npt.NDArray[Any]
 __all__ = [
     "SEED",
     "SHARED_NOISE",
-    "Apart",
     "Array",
     "Condition",
     "ImportedModel",
+    "IsolatedOperators",
     "Source",
     "StateSpec",
     "SymbolSpec",
@@ -99,7 +99,7 @@ class Source(Protocol):
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         """Inclusive bounds of the values that an input accepts (an embedding's rows); inputs without bounds are absent."""
 
-    def moved(self, share: float, trial: int = 0) -> Source | None:
+    def with_moved_scales(self, share: float, trial: int = 0) -> Source | None:
         """The same model with each scale of a quantization, or what is quantized, moved by this share of it, in another way for each
         `trial`; None if it quantizes nothing."""
 
@@ -113,22 +113,22 @@ class Source(Protocol):
         """The model cut behind its first `count` operators, whose outputs are then the results of the last one of these;
         and that operator's name. The inputs are those of the whole model (unused ones included)."""
 
-    def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
+    def isolated(self, count: int, inputs: Mapping[str, Array]) -> IsolatedOperators | None:
         """The first `count` operators each by itself, as far as they can be taken apart; None if they cannot."""
 
-    def between(self, inputs: Mapping[str, Array]) -> Apart | None:
+    def between(self, inputs: Mapping[str, Array]) -> IsolatedOperators | None:
         """The model cut at its quantized tensors: each is a result, and what reads it reads what it is when the whole model runs. Of a result's
         `operators` there are several: all between it and those tensors. None if it quantizes nothing."""
 
 
 @dataclass(frozen=True)
-class Apart:
+class IsolatedOperators:
     """A model's first operators each by itself: `model` computes the results of each from `inputs`, which are what it reads when the
-    whole model runs, and must give `wanted`. Results by the names of the model's outputs."""
+    whole model runs, and must give `expected`. Results by the names of the model's outputs."""
 
     model: ImportedModel
     inputs: dict[str, Array]
-    wanted: dict[str, Array]
+    expected: dict[str, Array]
     operators: dict[str, str]  # the operator that each is a result of, or, with commas, several
 
 
@@ -150,7 +150,9 @@ class ImportedModel:
     symbols: dict[str, SymbolSpec] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)  # JSON-able: framework, kind, opset; no paths, no times
     example_inputs: dict[str, Array] | None = None  # inputs that came with the model, by name
-    asked: dict[str, int] = field(default_factory=dict)  # smallest extents that the caller asked for, by symbol
+    asked_minimums: dict[str, int] = field(
+        default_factory=dict
+    )  # smallest extents that the caller asked for, by symbol
     sizes: dict[str, Any] = field(
         default_factory=dict
     )  # symbol -> the extent (of others, it may be) that verification draws

@@ -10,7 +10,7 @@ from typing import Any
 
 from ._adapters import Adapted, has_adapters
 from ._compressed import Unpacked, compression
-from ._contents import Contents, Merged, Stored, leaves
+from ._contents import Contents, MergedFiles, StoredTensor, leaves
 from ._deepspeed import DeepSpeedCheckpoint
 from ._files import open_regular, plain_name, read_json
 from ._megatron import Megatron, megatron_ranks
@@ -105,7 +105,7 @@ def _several(name: str, paths: Sequence[Path]) -> Contents:
     ordered = numbered(paths)
     if ordered is not None and _have_the_same_names(list(parts.values())):
         return Ranks(name, [parts[path] for path in ordered])
-    merged = Merged(name)
+    merged = MergedFiles(name)
     for part in parts.values():
         merged.add(part)
     return merged
@@ -135,7 +135,7 @@ def _adapted(name: str, adapters: Sequence[Path], others: Sequence[Path]) -> Con
 def _have_the_same_names(parts: Sequence[Contents]) -> bool:
     seen: set[Any] = set()
     for part in parts:
-        here = {location for location, leaf in leaves(part.tree) if isinstance(leaf, Stored)}
+        here = {location for location, leaf in leaves(part.tree) if isinstance(leaf, StoredTensor)}
         if here & seen:
             return True
         seen |= here
@@ -252,7 +252,7 @@ def _parts(folder: Path, names: Sequence[str]) -> Contents | None:
     (_, count, _) = kinds.pop()
     if len(parts) != int(count):
         raise RefusedPickleError(f"it has {len(parts)} of the {int(count)} parts of a checkpoint: fetch the others too")
-    merged = Merged(folder.name)
+    merged = MergedFiles(folder.name)
     for match in parts:
         merged.add(_file(folder / match[0]))
     return merged
@@ -265,7 +265,7 @@ def _indexed(path: Path) -> Contents:
     if not isinstance(places, Mapping) or not places:
         raise RefusedPickleError(f"{path.name} has no weight_map, which names the file of each tensor")
     files = {name: _part(path, name) for name in sorted({plain_name(place) for place in places.values()})}
-    merged = Merged(path.name)
+    merged = MergedFiles(path.name)
     for name, file in files.items():
         merged.add(_Selected(file, [key for key, place in places.items() if place == name]))
     return merged
@@ -294,14 +294,14 @@ def _deepspeed(folder: Path, names: Sequence[str]) -> Contents | None:
         return DeepSpeedCheckpoint(folder)
     if "latest" not in names:
         return None
-    return DeepSpeedCheckpoint(folder / _told(folder, "latest"))
+    return DeepSpeedCheckpoint(folder / _named_folder(folder, "latest"))
 
 
 def _megatron(folder: Path, names: Sequence[str]) -> Contents | None:
     """Megatron-LM's iter_0001000/mp_rank_00/model_optim_rng.pt; its distributed form is DCP's."""
     if "latest_checkpointed_iteration.txt" in names:
-        told = _told(folder, "latest_checkpointed_iteration.txt", exists=False)
-        inner = folder / (f"iter_{int(told):07d}" if told.isdigit() else told)
+        folder_name = _named_folder(folder, "latest_checkpointed_iteration.txt", exists=False)
+        inner = folder / (f"iter_{int(folder_name):07d}" if folder_name.isdigit() else folder_name)
         if not inner.is_dir():
             raise RefusedPickleError(f"latest_checkpointed_iteration.txt names {inner.name}, which is not there")
         return _directory(inner)
@@ -315,13 +315,13 @@ def _megatron(folder: Path, names: Sequence[str]) -> Contents | None:
     return None
 
 
-def _told(folder: Path, name: str, exists: bool = True) -> str:
+def _named_folder(folder: Path, name: str, exists: bool = True) -> str:
     """The folder that a small text file names."""
     with open_regular(folder / name) as stream:
-        told = plain_name(stream.read(4096).decode("utf-8", "replace").strip())
-    if exists and not (folder / told).is_dir():
-        raise RefusedPickleError(f"its file {name} names {told[:80]}, which is not there: copy that folder too")
-    return told
+        folder_name = plain_name(stream.read(4096).decode("utf-8", "replace").strip())
+    if exists and not (folder / folder_name).is_dir():
+        raise RefusedPickleError(f"its file {name} names {folder_name[:80]}, which is not there: copy that folder too")
+    return folder_name
 
 
 def _inner(folder: Path, names: Sequence[str]) -> Contents | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._contents import Contents, Location, Stored, agreed, leaves
+from ._contents import Contents, Location, StoredTensor, agreed, leaves
 from ._ranks import Ranks, matrices_by_name
 from ._safe_pickle import RefusedPickleError
 from ._sharded import fields
@@ -54,8 +54,8 @@ class Megatron:
             stage = Ranks(self.name, files, _matrices(files[0])) if len(files) > 1 else files[0]
             passed += self._add(stage, passed)
 
-    def _add(self, stage: Contents, passed: int) -> int:
-        """The stage's weights, its layers behind the `passed` ones; how many these are."""
+    def _add(self, stage: Contents, layers_before: int) -> int:
+        """The stage's weights, its layers behind the `layers_before` ones; how many these are."""
         count = 0
         if "model0" in stage.tree:
             raise RefusedPickleError(
@@ -70,13 +70,13 @@ class Megatron:
             for key in location:
                 found = _LAYER.search(key) if isinstance(key, str) else None
                 count = max(count, int(found[2]) + 1) if found else count
-                renamed.append(_LAYER.sub(lambda m: f"{m[1]}{int(m[2]) + passed}", key) if found else key)
+                renamed.append(_LAYER.sub(lambda m: f"{m[1]}{int(m[2]) + layers_before}", key) if found else key)
             node = self.tree
             for key in renamed[:-1]:
                 node = node.setdefault(key, {})
             if renamed[-1] in node:
                 raise RefusedPickleError(f"{'.'.join(map(str, renamed))} is in two stages of its pipeline: {_CONVERT}")
-            node[renamed[-1]] = agreed(stage, location, leaf) if isinstance(leaf, Stored) else leaf
+            node[renamed[-1]] = agreed(stage, location, leaf) if isinstance(leaf, StoredTensor) else leaf
         return count
 
     def read_by_library(self, locations: Sequence[Location]) -> list[Any]:

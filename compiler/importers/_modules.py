@@ -16,8 +16,8 @@ from ._safe_pickle import Inert, RefusedPickleError
 __all__ = ["LiveState", "is_module", "scripted_state", "unfolded"]
 
 _DEEPEST = 64
-_MOST = 1 << 25  # modules, names and their characters, all together
-_EACH = 32
+_MAX_COST = 1 << 25  # modules, names and their characters, all together
+_COST_PER_NAME = 32
 _MOST_ITEMS = 16  # of a tuple or a list: (state dict, optimizer's, epoch)
 Parts = tuple[Iterator[tuple[str, Any]], Iterator[tuple[str, Any]]]
 
@@ -31,7 +31,7 @@ class _Walk:
 
     def __init__(self, parts: Callable[[Inert], Parts]) -> None:
         self._parts = parts
-        self._left = _MOST
+        self._budget = _MAX_COST
 
     def state(self, module: Inert) -> LiveState:
         found = LiveState()
@@ -52,8 +52,8 @@ class _Walk:
                 self._collect(child, f"{prefix}{name}.", depth + 1, found)
 
     def spend(self, prefix: str, name: str) -> None:
-        self._left -= _EACH + len(prefix) + len(name)
-        if self._left < 0:
+        self._budget -= _COST_PER_NAME + len(prefix) + len(name)
+        if self._budget < 0:
             raise RefusedPickleError("it has more modules than a model has")
 
 

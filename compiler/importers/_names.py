@@ -15,7 +15,7 @@ from typing import Any
 
 from maas_rt._errors import CheckpointError
 
-from ._contents import Contents, Location, Sliced, Stored, leaves
+from ._contents import Contents, Location, Sliced, StoredTensor, leaves
 from ._safe_pickle import Inert
 
 __all__ = ["WEIGHT_NESTS", "Entry", "Fit", "Names"]
@@ -63,7 +63,7 @@ class Entry:
     leaf: Any
 
     def shape(self) -> tuple[int, ...] | None:
-        return self.leaf.shape if isinstance(self.leaf, Stored) else None
+        return self.leaf.shape if isinstance(self.leaf, StoredTensor) else None
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Names:
         everything = [
             Entry(name, _plain(name), location, leaf)
             for location, leaf in leaves(contents.tree)
-            if isinstance(leaf, (Stored, Sliced, Inert)) or str(location[-1]).endswith("_extra_state")
+            if isinstance(leaf, (StoredTensor, Sliced, Inert)) or str(location[-1]).endswith("_extra_state")
             for name in [".".join(map(str, location))]
         ]
         self.nests = sorted({_first(entry.name) for entry in everything if "." in entry.name})

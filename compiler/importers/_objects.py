@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._contents import Stored
+from ._contents import StoredTensor
 from ._safe_pickle import Inert, RefusedPickleError
 
 __all__ = ["array_of", "nest_of"]
@@ -32,7 +32,7 @@ _MOST_PARTS = 16  # of a named tuple
 _NO_NESTS = ("torch.", "torchao.", "numpy.", "collections.", "builtins.", "__builtin__.", "datetime.", "bitsandbytes.")
 
 
-def array_of(value: Inert) -> Stored | None:
+def array_of(value: Inert) -> StoredTensor | None:
     """The tensor that a pickled array of numpy is, of numbers that torch has; None for anything else."""
     if value.kind in _RECONSTRUCT and isinstance(value.state, tuple) and len(value.state) == 5:
         _, shape, dtype, columns_first, data = value.state
@@ -57,7 +57,7 @@ def array_of(value: Inert) -> Stored | None:
         array = flat.reshape(shape, order="F" if columns_first else "C")
         return torch.from_numpy(np.array(array, kind, order="C"))
 
-    return Stored(shape, getattr(torch, _DTYPES[code]), read)
+    return StoredTensor(shape, getattr(torch, _DTYPES[code]), read)
 
 
 def nest_of(value: Inert) -> Mapping[Any, Any] | None:
@@ -68,11 +68,11 @@ def nest_of(value: Inert) -> Mapping[Any, Any] | None:
     attributes = value.state
     if isinstance(attributes, tuple) and len(attributes) == 2 and isinstance(attributes[1], Mapping):
         attributes = {**(attributes[0] if isinstance(attributes[0], Mapping) else {}), **attributes[1]}  # of slots
-    held: Mapping[Any, Any] = {}
+    parts: Mapping[Any, Any] = {}
     if value.items:
-        held = value.items
+        parts = value.items
     elif isinstance(attributes, Mapping):
-        held = {name: item for name, item in attributes.items() if isinstance(name, str)}
+        parts = {name: item for name, item in attributes.items() if isinstance(name, str)}
     elif value.args:
-        held = dict(enumerate(value.args[:_MOST_PARTS]))
-    return held if any(isinstance(item, (Stored, Mapping, Inert)) for item in held.values()) else None
+        parts = dict(enumerate(value.args[:_MOST_PARTS]))
+    return parts if any(isinstance(item, (StoredTensor, Mapping, Inert)) for item in parts.values()) else None

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ._contents import Contents, Location, Stored, agreed, leaves
+from ._contents import Contents, Location, StoredTensor, agreed, leaves
 from ._safe_pickle import RefusedPickleError
 
 __all__ = ["Dequantized", "is_quantized", "layer_of"]
@@ -44,22 +44,22 @@ class Dequantized:
         self.name = contents.name
         self._config = config if isinstance(config, Mapping) else {}
         found: dict[str, Any] = {
-            ".".join(map(str, location)): agreed(contents, location, leaf) if isinstance(leaf, Stored) else leaf
+            ".".join(map(str, location)): agreed(contents, location, leaf) if isinstance(leaf, StoredTensor) else leaf
             for location, leaf in leaves(contents.tree)
         }
-        prefixes = [layer_of(name) for name, leaf in found.items() if isinstance(leaf, Stored)]
-        layers: dict[str, dict[str, Stored]] = {prefix: {} for prefix in prefixes if prefix is not None}
+        prefixes = [layer_of(name) for name, leaf in found.items() if isinstance(leaf, StoredTensor)]
+        layers: dict[str, dict[str, StoredTensor]] = {prefix: {} for prefix in prefixes if prefix is not None}
         for name, leaf in found.items():
             prefix, part = _split(name)
-            if part and prefix in layers and isinstance(leaf, Stored):
+            if part and prefix in layers and isinstance(leaf, StoredTensor):
                 layers[prefix][part] = leaf
         for prefix, parts in layers.items():
             for part in parts:
                 del found[prefix + part]
-            found[prefix + "weight"] = self._whole(prefix + "weight", parts)
+            found[prefix + "weight"] = self._dequantized(prefix + "weight", parts)
         self.tree: dict[Any, Any] = found
 
-    def _whole(self, name: str, parts: Mapping[str, Stored]) -> Stored:
+    def _dequantized(self, name: str, parts: Mapping[str, StoredTensor]) -> StoredTensor:
         if "SCB" in parts:
             return _int8(name, parts)
         if "qweight" in parts:
@@ -95,7 +95,7 @@ def _of_unknown_form(name: str) -> RefusedPickleError:
     )
 
 
-def _int8(name: str, parts: Mapping[str, Stored]) -> Stored:
+def _int8(name: str, parts: Mapping[str, StoredTensor]) -> StoredTensor:
     """LLM.int8(): a scale for each row."""
     weight, scale, form = parts.get("weight"), parts["SCB"], parts.get("weight_format")
     if weight is None or weight.dtype != torch.int8 or len(weight.shape) != 2 or scale.shape != weight.shape[:1]:
@@ -106,10 +106,10 @@ def _int8(name: str, parts: Mapping[str, Stored]) -> Stored:
             raise _of_unknown_form(name)
         return weight.read() * scale.read().float().view(-1, 1) * 0.007874015718698502  # 1 / 127, as the library has it
 
-    return Stored(weight.shape, torch.float32, read)
+    return StoredTensor(weight.shape, torch.float32, read)
 
 
-def _four_bits(name: str, parts: Mapping[str, Stored]) -> Stored:
+def _four_bits(name: str, parts: Mapping[str, StoredTensor]) -> StoredTensor:
     """NF4 and FP4: codes of a table, a scale for each block; the scales may be codes of another table."""
     weight, scales, table = parts.get("weight"), parts.get("weight.absmax"), parts.get("weight.quant_map")
     state = next((value for key, value in parts.items() if key.startswith(_STATE)), None)
@@ -147,10 +147,12 @@ def _four_bits(name: str, parts: Mapping[str, Stored]) -> Stored:
         values = table.read().float()[codes.int()] * factors.repeat_interleave(min(block, count))[:count]
         return values.to(dtype).reshape(shape)
 
-    return Stored(tuple(shape), dtype, read)
+    return StoredTensor(tuple(shape), dtype, read)
 
 
-def _scales(name: str, parts: Mapping[str, Stored], scales: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
+def _scales(
+    name: str, parts: Mapping[str, StoredTensor], scales: torch.Tensor, config: Mapping[str, Any]
+) -> torch.Tensor:
     if "nested_blocksize" not in config:
         if scales.dtype != torch.float32:
             raise _of_unknown_form(name)
@@ -179,7 +181,7 @@ def _unpacked(words: torch.Tensor, bits: int, order: Sequence[int]) -> torch.Ten
     return found
 
 
-def _gptq(name: str, parts: Mapping[str, Stored], bits: Any, form: Any) -> Stored:
+def _gptq(name: str, parts: Mapping[str, StoredTensor], bits: Any, form: Any) -> StoredTensor:
     weight, zeros, scales, groups = (parts.get(key) for key in ("qweight", "qzeros", "scales", "g_idx"))
     if (
         bits not in (2, 4, 8)
@@ -214,10 +216,10 @@ def _gptq(name: str, parts: Mapping[str, Stored], bits: Any, form: Any) -> Store
             points = points + 1
         return ((codes - points[which]) * scales.read().float()[which]).T.contiguous()
 
-    return Stored((outputs, inputs), torch.float32, read)
+    return StoredTensor((outputs, inputs), torch.float32, read)
 
 
-def _awq(name: str, parts: Mapping[str, Stored], bits: Any, form: str) -> Stored:
+def _awq(name: str, parts: Mapping[str, StoredTensor], bits: Any, form: str) -> StoredTensor:
     weight, zeros, scales = (parts.get(key) for key in ("qweight", "qzeros", "scales"))
     if bits != 4 or form != "gemm" or weight is None or zeros is None or scales is None:
         raise _of_unknown_form(name)
@@ -237,4 +239,4 @@ def _awq(name: str, parts: Mapping[str, Stored], bits: Any, form: str) -> Stored
         each: Callable[[torch.Tensor], torch.Tensor] = lambda t: t.repeat_interleave(inputs // count, 0)  # noqa: E731
         return ((codes - each(points)) * each(scales.read().float())).T.contiguous()
 
-    return Stored((outputs, inputs), torch.float32, read)
+    return StoredTensor((outputs, inputs), torch.float32, read)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ._contents import Contents, Location, Sliced, Stored, agreed, leaves, same_bits
+from ._contents import Contents, Location, Sliced, StoredTensor, agreed, leaves, same_bits
 from ._safe_pickle import RefusedPickleError
 from ._sharded import Chunk, Part, part_of
 from ._tiles import check_tiling
@@ -87,18 +87,18 @@ class Ranks:
             if len(known) < len(parts):
                 raise RefusedPickleError(f"{name} is whole in one file and a part in another")
             return self._assembled(name, location, known)
-        tensors = [agreed(file, location, leaf) for file, leaf in entries if isinstance(leaf, Stored)]
+        tensors = [agreed(file, location, leaf) for file, leaf in entries if isinstance(leaf, StoredTensor)]
         if len(tensors) < len(entries):
             return entries[0][1]
         return tensors[0] if len(tensors) == 1 else Sliced(lambda shape: self._by_shape(name, tensors, shape))
 
-    def _assembled(self, name: str, location: Location, parts: Sequence[tuple[Contents, Part]]) -> Stored:
+    def _assembled(self, name: str, location: Location, parts: Sequence[tuple[Contents, Part]]) -> StoredTensor:
         """The whole of parts that say where they belong; what several files have must be the same."""
         first = parts[0][1]
         shape, dtype = first.shape, first.dtype
         if any(part.shape != shape or part.dtype != dtype for _, part in parts):
             raise RefusedPickleError(f"its files disagree on the shape of {name}")
-        boxes: dict[tuple[tuple[int, ...], tuple[int, ...]], list[tuple[Chunk, Stored]]] = {}
+        boxes: dict[tuple[tuple[int, ...], tuple[int, ...]], list[tuple[Chunk, StoredTensor]]] = {}
         for file, part in parts:
             for chunk in part.chunks:
                 source = agreed(file, (*location, *chunk.location), chunk.stored)
@@ -117,7 +117,7 @@ class Ranks:
                 whole[tuple(slice(o, o + e) for o, e in zip(offsets, extents))] = values[0]
             return whole
 
-        return Stored(shape, dtype, read)
+        return StoredTensor(shape, dtype, read)
 
     def _incomplete(self, name: str, parts: Sequence[Part]) -> str | None:
         """What is missing, if that is why the parts are not the whole."""
@@ -132,12 +132,12 @@ class Ranks:
             "each rank, or save with torch.distributed.checkpoint"
         )
 
-    def _by_shape(self, name: str, tensors: Sequence[Stored], shape: tuple[int, ...]) -> Stored | str:
+    def _by_shape(self, name: str, tensors: Sequence[StoredTensor], shape: tuple[int, ...]) -> StoredTensor | str:
         """The whole of that shape, or why it cannot be made of these."""
         if len({tensor.dtype for tensor in tensors}) > 1 or any(len(tensor.shape) != len(shape) for tensor in tensors):
             return f"files {_shapes(tensors)}, model {shape}"
         if all(tensor.shape == shape for tensor in tensors):
-            return Stored(shape, tensors[0].dtype, lambda: _same_in_all(name, tensors))
+            return StoredTensor(shape, tensors[0].dtype, lambda: _same_in_all(name, tensors))
         cut = [a for a, size in enumerate(shape) if any(tensor.shape[a] != size for tensor in tensors)]
         if len(cut) != 1 or sum(tensor.shape[cut[0]] for tensor in tensors) != shape[cut[0]]:
             return f"files {_shapes(tensors)}, model {shape}"
@@ -153,7 +153,7 @@ class Ranks:
             slices = [tensor.read().chunk(count, axis) for tensor in tensors]
             return torch.cat([rank[index] for index in range(count) for rank in slices], axis)
 
-        return Stored(shape, tensors[0].dtype, read)
+        return StoredTensor(shape, tensors[0].dtype, read)
 
     def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         """Nothing: each part is compared with its library's reading when it is read."""
@@ -166,7 +166,7 @@ _DIFFER = (
 )
 
 
-def _same_in_all(name: str, tensors: Sequence[Stored]) -> torch.Tensor:
+def _same_in_all(name: str, tensors: Sequence[StoredTensor]) -> torch.Tensor:
     value = tensors[0].read()
     if not all(same_bits(value, other.read()) for other in tensors[1:]):
         raise RefusedPickleError(f"its files have different values of {name}: {_DIFFER}")
@@ -177,7 +177,7 @@ def _box(value: torch.Tensor, inside: Sequence[int], extents: Sequence[int]) -> 
     return value[tuple(slice(i, i + e) for i, e in zip(inside, extents))]
 
 
-def _shapes(tensors: Sequence[Stored]) -> str:
+def _shapes(tensors: Sequence[StoredTensor]) -> str:
     shapes = list(dict.fromkeys(tensor.shape for tensor in tensors))
     return " and ".join(map(str, itertools.islice(shapes, 3)))
 

@@ -111,7 +111,7 @@ class _Unpickler(pickle._Unpickler):
     ) -> None:
         super().__init__(stream, encoding="utf-8", errors="backslashreplace")
         self._length = length
-        self._left = _FREE + _PER_BYTE * length
+        self._steps_left = _FREE + _PER_BYTE * length
         self._allowed = allowed
         self._persistent = persistent
         self._inert = inert
@@ -137,8 +137,8 @@ class _Unpickler(pickle._Unpickler):
         return self._persistent(pid)
 
     def _spend(self, cost: int) -> None:
-        self._left -= cost
-        if self._left < 0:
+        self._steps_left -= cost
+        if self._steps_left < 0:
             raise RefusedPickleError("its pickle takes more steps than one of its length should")
 
     def _check_key(self, key: Any, entries: int) -> None:
@@ -160,12 +160,12 @@ class _Unpickler(pickle._Unpickler):
     def _fill(self, target: Any, items: Iterable[tuple[Any, Any]]) -> None:
         if not isinstance(target, (dict, Inert)):
             raise RefusedPickleError(f"its pickle sets items of a {type(target).__name__}")
-        held = target.items if isinstance(target, Inert) else target
+        mapping = target.items if isinstance(target, Inert) else target
         if isinstance(target, Inert) and self._inert is not None:
             self._inert.add(target.kind + WITH_ITEMS)
         for key, value in items:
-            self._check_key(key, len(held))
-            held[key] = value
+            self._check_key(key, len(mapping))
+            mapping[key] = value
 
     def _members(self, kind: Any, items: Iterable[Any]) -> Any:
         found: set[Any] = set()
@@ -194,7 +194,7 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch[pickle.REDUCE[0]] = load_reduce
 
-    def _made(self, kind: Any, args: Any) -> Any:
+    def _new_object(self, kind: Any, args: Any) -> Any:
         """An object of a class: as NEWOBJ makes it, without __init__."""
         if isinstance(kind, InertKind) or kind in (set, frozenset, OrderedDict):
             return self._call(kind, tuple(args))
@@ -204,7 +204,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load_newobj(self) -> None:
         args = self.stack.pop()
-        self.stack[-1] = self._made(self.stack[-1], args)
+        self.stack[-1] = self._new_object(self.stack[-1], args)
 
     dispatch[pickle.NEWOBJ[0]] = load_newobj
 

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from ._contents import Location, Stored, read_into
+from ._contents import Location, StoredTensor, read_into
 from ._files import open_regular
 from ._foreign import HEAD, foreign
 from ._safe_pickle import Inert, RefusedPickleError, inert_tensor
@@ -67,11 +67,11 @@ class SafetensorsFile:
             self._begin = 8 + length
             header = _json(stream.read(length))
         metadata = header.pop("__metadata__", {})
-        self.tree: dict[str, Stored | Inert] = {name: self._entry(name, entry) for name, entry in header.items()}
+        self.tree: dict[str, StoredTensor | Inert] = {name: self._entry(name, entry) for name, entry in header.items()}
         _check_apart([entry["data_offsets"] for entry in header.values()])
         self.offsets = _saved_offsets(metadata, self.tree)
 
-    def _entry(self, name: str, entry: Any) -> Stored | Inert:
+    def _entry(self, name: str, entry: Any) -> StoredTensor | Inert:
         if not isinstance(entry, dict):
             raise RefusedPickleError(f"its header describes {name[:80]} in an unknown way")
         dtype, shape, place = _DTYPES.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
@@ -91,7 +91,7 @@ class SafetensorsFile:
                 stream.seek(self._begin + begin)
                 return read_into(stream, count).view(dtype).reshape(shape)
 
-        return Stored(tuple(shape), dtype, read)
+        return StoredTensor(tuple(shape), dtype, read)
 
     def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         from safetensors import SafetensorError, safe_open
@@ -110,16 +110,16 @@ class SafetensorsShards:
     def __init__(self, folder: Path, files: Sequence[SafetensorsFile]) -> None:
         self.name = folder.name
         self._folder = folder
-        self._chunks: dict[str, list[tuple[tuple[int, ...], Stored]]] = {}
+        self._chunks: dict[str, list[tuple[tuple[int, ...], StoredTensor]]] = {}
         for file in files:
             for name, stored in file.tree.items():
                 if isinstance(stored, Inert):
                     continue
                 offsets = file.offsets.get(name, (0,) * len(stored.shape))
                 self._chunks.setdefault(name, []).append((offsets, stored))
-        self.tree = {name: self._whole(name) for name in self._chunks}
+        self.tree = {name: self._joined_tensor(name) for name in self._chunks}
 
-    def _whole(self, name: str) -> Stored:
+    def _joined_tensor(self, name: str) -> StoredTensor:
         chunks = self._chunks[name]
         rank, dtype = len(chunks[0][0]), chunks[0][1].dtype
         if any(len(offsets) != rank or stored.dtype != dtype for offsets, stored in chunks):
@@ -135,7 +135,7 @@ class SafetensorsShards:
                 whole[tuple(slice(o, o + e) for o, e in zip(offsets, stored.shape))] = stored.read()
             return whole
 
-        return Stored(size, dtype, read)
+        return StoredTensor(size, dtype, read)
 
     def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -180,13 +180,13 @@ def _sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**48 for size in value)
 
 
-def _saved_offsets(metadata: Any, tree: dict[str, Stored | Inert]) -> dict[str, tuple[int, ...]]:
+def _saved_offsets(metadata: Any, tree: dict[str, StoredTensor | Inert]) -> dict[str, tuple[int, ...]]:
     """Where in its whole each tensor belongs, which is told of sharded ones."""
-    told = metadata.get("DCP_SHARDING_INFO") if isinstance(metadata, dict) else None
-    if not isinstance(told, str):
+    sharding_info = metadata.get("DCP_SHARDING_INFO") if isinstance(metadata, dict) else None
+    if not isinstance(sharding_info, str):
         return {}
     found = {}
-    for name, info in _json(told.encode()).items():
+    for name, info in _json(sharding_info.encode()).items():
         offsets = info.get("saved_offsets") if isinstance(info, dict) else None
         stored = tree.get(name)
         if isinstance(stored, Inert):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ._contents import Location, Stored
+from ._contents import Location, StoredTensor
 from ._modules import scripted_state, unfolded
 from ._safe_pickle import WITH_ITEMS, Inert, RefusedPickleError
 from ._sharded import DTENSORS, SHARDED_TENSORS, fields
@@ -53,7 +53,7 @@ class SavedFile:
         if isinstance(value, Inert):
             raise RefusedPickleError(f"it holds {described(value)}")
         if not isinstance(value, Mapping):
-            what = "tensor without a name" if isinstance(value, Stored) else type(value).__name__
+            what = "tensor without a name" if isinstance(value, StoredTensor) else type(value).__name__
             raise RefusedPickleError(
                 f"it holds a {what}: expected a state dict, names with tensors, as torch.save(module.state_dict(), path) writes"
             )
@@ -63,7 +63,7 @@ class SavedFile:
         if self._loaded is None:
             self._loaded, self._read = self._by_torch(), 0
         found = [_at(self._loaded, location) for location in locations]
-        found = [value.read() if isinstance(value, Stored) else value for value in found]  # an array of numpy
+        found = [value.read() if isinstance(value, StoredTensor) else value for value in found]  # an array of numpy
         self._read += sum(value.nbytes for value in found if isinstance(value, torch.Tensor))
         if self._mapped and self._read * _REOPENED > self._path.stat().st_size:
             self._loaded = None  # what was read of a mapping stays in memory as long as it does

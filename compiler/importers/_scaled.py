@@ -8,9 +8,11 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST", "ratio_of"]
+__all__ = ["MAX_EXTENT", "ratio_of"]
 
-MOST = 1 << 20  # up to where the products of an extent without an upper bound are compared; larger ones a run refuses
+MAX_EXTENT = (
+    1 << 20
+)  # up to where the products of an extent without an upper bound are compared; larger ones a run refuses
 _DENOMINATORS = (1, 16, 256, 4096, 1 << 16, 1 << 20)
 
 
@@ -20,8 +22,8 @@ def ratio_of(
     """The simplest fraction p / q for which extent * p // q is what `rounded` gives for every extent from low to high; None if none is found."""
     extents = np.arange(low, high + 1, dtype=np.int64)
     wanted = rounded(extents)
-    for most in _DENOMINATORS:
-        ratio = Fraction(scale).limit_denominator(most)
+    for max_denominator in _DENOMINATORS:
+        ratio = Fraction(scale).limit_denominator(max_denominator)
         if np.array_equal(extents * ratio.numerator // ratio.denominator, wanted):
             return ratio
     return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ._contents import Location, Stored
+from ._contents import Location, StoredTensor
 from ._safe_pickle import Inert, RefusedPickleError
 
 __all__ = ["DTENSORS", "SHARDED_TENSORS", "Chunk", "Part", "fields", "part_of"]
@@ -38,7 +38,7 @@ class Chunk:
     offsets: tuple[int, ...]
     extents: tuple[int, ...]
     inside: tuple[int, ...]  # where the box begins in the file's tensor
-    stored: Stored
+    stored: StoredTensor
     location: Location  # of the file's tensor, behind the name's
 
 
@@ -79,7 +79,7 @@ def _of_dtensor(name: str, value: Inert) -> Part:
     shape = _sizes(name, meta.args[0] if isinstance(meta, Inert) and meta.args else None)
     placements = spec.get("placements")
     mesh, coordinate = _mesh(name, spec.get("mesh"))
-    if not isinstance(local, Stored) or not isinstance(placements, tuple) or len(placements) != len(mesh):
+    if not isinstance(local, StoredTensor) or not isinstance(placements, tuple) or len(placements) != len(mesh):
         raise RefusedPickleError(
             f"{name} is a DTensor in a form that is not known: save with torch.distributed.checkpoint"
         )
@@ -99,9 +99,11 @@ def _of_dtensor(name: str, value: Inert) -> Part:
             raise RefusedPickleError(f"{name} is a DTensor that is cut into an impossible number of pieces")
         pieces = [_chunked(runs[dim], split, i) for i in range(split)]
         runs[dim] = [run for piece in pieces for run in _chunked(piece, count, index)]
-    held = tuple(sum(length for _, length in each) for each in runs)
-    if held != local.shape:
-        raise RefusedPickleError(f"{name} says that its file has {held} of {shape}, and the file has {local.shape}")
+    local_shape = tuple(sum(length for _, length in each) for each in runs)
+    if local_shape != local.shape:
+        raise RefusedPickleError(
+            f"{name} says that its file has {local_shape} of {shape}, and the file has {local.shape}"
+        )
     if math.prod(len(each) for each in runs) > _MOST_CHUNKS:
         raise RefusedPickleError(f"{name} is cut into too many pieces")
     starts = [_starts(each) for each in runs]
@@ -141,7 +143,7 @@ def _mesh(name: str, value: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     elif isinstance(layout.get("shape"), (tuple, list)):
         extents = tuple(_product(size) for size in layout["shape"])
     else:
-        extents = drawn.shape if isinstance(drawn, Stored) else None
+        extents = drawn.shape if isinstance(drawn, StoredTensor) else None
     coordinate = state.get("_coordinate_on_dim")
     if not isinstance(extents, tuple) or not isinstance(coordinate, (tuple, list)) or len(coordinate) != len(extents):
         raise RefusedPickleError(
@@ -197,7 +199,7 @@ def _of_sharded_tensor(name: str, value: Inert) -> Part:
         stored, place = fields(shard).get("tensor"), fields(fields(shard).get("metadata"))
         offsets, extents = _sizes(name, place.get("shard_offsets")), _sizes(name, place.get("shard_sizes"))
         if (
-            not isinstance(stored, Stored)
+            not isinstance(stored, StoredTensor)
             or stored.shape != extents
             or len(offsets) != len(shape)
             or len(extents) != len(shape)

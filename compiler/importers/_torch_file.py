@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from ._contents import Stored, read_into
+from ._contents import StoredTensor, read_into
 from ._files import open_regular
 from ._foreign import HEAD, foreign, foreign_archive
 from ._safe_pickle import Inert, InertKind, RefusedPickleError, inert_tensor, load_from, loads
@@ -79,7 +79,7 @@ class _Storage:
 
 
 def open_torch_file(path: Path, kinds: set[str]) -> Any:
-    """The object that torch.save wrote to `path`, its tensors Stored and what is not known of it Inert; the names of what these stand
+    """The object that torch.save wrote to `path`, its tensors StoredTensor and what is not known of it Inert; the names of what these stand
     for are added to `kinds`. Raises RefusedPickleError."""
     file = open_regular(path)
     return _read(file, os.fstat(file.fileno()).st_size, kinds)
@@ -99,7 +99,7 @@ def _read_tensors(value: Any) -> Any:
             raise RefusedPickleError("its pickle is nested too deeply")
         if id(item) not in done:
             kind = type(item)
-            if isinstance(item, Stored):
+            if isinstance(item, StoredTensor):
                 done[id(item)] = item.read()
             elif kind in (dict, OrderedDict):
                 done[id(item)] = kind((key, read(inner, depth + 1)) for key, inner in item.items())
@@ -169,9 +169,9 @@ class _Archive:
 
     def load(self) -> Any:
         value = loads(self._archive.read(f"{self._prefix}data.pkl"), _GLOBALS, self._storage, inert=self._inert)
-        return Scripted(value, self._declared()) if self._scripted else value
+        return Scripted(value, self._declared_attributes()) if self._scripted else value
 
-    def _declared(self) -> dict[str, frozenset[str]]:
+    def _declared_attributes(self) -> dict[str, frozenset[str]]:
         """Of each class in the archive's sources, the attributes that are its parameters and buffers."""
         if sum(m.file_size for m in self._sources) > _LARGEST_SOURCE:
             raise RefusedPickleError("its code is larger than 64 MiB")
@@ -217,7 +217,7 @@ class _Legacy:
         self._file = file
         self._size = size
         self._inert = inert
-        self._known: dict[str, tuple[torch.dtype, int]] = {}
+        self._storage_ids: dict[str, tuple[torch.dtype, int]] = {}
         self._uses: Counter[str] = Counter()
         self._places: dict[str, int] = {}
         self._storages: dict[str, torch.Tensor] = {}
@@ -233,7 +233,7 @@ class _Legacy:
         except RefusedPickleError:
             magic, version = None, None
         if magic != _MAGIC or version != 1001:
-            return self._plain(start)
+            return self._plain_pickle(start)
         machine = self._pickle()
         if not isinstance(machine, dict) or machine.get("little_endian") is not True:
             raise RefusedPickleError("it was written on a big-endian machine")
@@ -242,20 +242,20 @@ class _Legacy:
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise RefusedPickleError("it does not list its storages")
         for key in keys:
-            if key not in self._known or key in self._places:
+            if key not in self._storage_ids or key in self._places:
                 raise RefusedPickleError("it lists storages that it has no use for")
             count = int.from_bytes(self._file.read(8), "little", signed=True)
-            dtype, needed = self._known[key]
+            dtype, needed = self._storage_ids[key]
             self._places[key] = self._file.tell()
             end = self._file.tell() + count * dtype.itemsize
             if count < needed or end > self._size:
                 raise RefusedPickleError(f"storage {key} is shorter than its pickle says")
             self._file.seek(end)
-        if set(self._known) != set(self._places):
+        if set(self._storage_ids) != set(self._places):
             raise RefusedPickleError("it was cut short")
         return value
 
-    def _plain(self, start: bytes) -> Any:
+    def _plain_pickle(self, start: bytes) -> Any:
         """What pickle.dump wrote: a state dict of numpy's arrays, as detectron2's, or of tensors, each with a file of torch.save in it."""
         no_file = RefusedPickleError(
             "it is nothing that torch.save writes, or it was cut short: give what torch.save(module.state_dict(), path) wrote"
@@ -279,7 +279,7 @@ class _Legacy:
         if not isinstance(pid, tuple) or len(pid) != 6 or pid[5] is not None:
             raise RefusedPickleError("its pickle refers to something that is not a storage")
         dtype, key, count = _storage_id(pid[:5], 5)
-        if self._known.setdefault(key, (dtype, count)) != (dtype, count):
+        if self._storage_ids.setdefault(key, (dtype, count)) != (dtype, count):
             raise RefusedPickleError(f"its pickle describes storage {key} twice")
         self._uses[key] += 1
         return _Storage(dtype, count, lambda: self._bytes(key, dtype, count))
@@ -333,13 +333,13 @@ def _check_view(count: int, offset: Any, size: Any, stride: Any) -> None:
 
 def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
-) -> Stored | Inert:
+) -> StoredTensor | Inert:
     """torch._utils._rebuild_tensor_v2; `metadata` has the bits that make a view conjugate or negative."""
     if isinstance(storage, Inert):
         return inert_tensor(storage.kind)
     if not isinstance(storage, _Storage):
         raise RefusedPickleError("a tensor in it has no storage")
-    return _stored(storage, storage.dtype, storage.count, offset, size, stride, metadata)
+    return _view_of(storage, storage.dtype, storage.count, offset, size, stride, metadata)
 
 
 def _rebuild_tensor_v3(
@@ -351,18 +351,18 @@ def _rebuild_tensor_v3(
     hooks: Any,
     dtype: Any,
     metadata: Any = None,
-) -> Stored | Inert:
+) -> StoredTensor | Inert:
     if isinstance(dtype, InertKind):
         return inert_tensor(dtype.name)
     if not isinstance(dtype, torch.dtype) or not isinstance(storage, _Storage):
         raise RefusedPickleError("a tensor in it has no dtype")
     count = storage.count * storage.dtype.itemsize // dtype.itemsize
-    return _stored(storage, dtype, count, offset, size, stride, metadata)
+    return _view_of(storage, dtype, count, offset, size, stride, metadata)
 
 
-def _stored(
+def _view_of(
     storage: _Storage, dtype: torch.dtype, count: int, offset: Any, size: Any, stride: Any, metadata: Any
-) -> Stored:
+) -> StoredTensor:
     _check_view(count, offset, size, stride)
     bits = metadata or {}
     if not isinstance(bits, dict) or not all(key in ("conj", "neg") and type(on) is bool for key, on in bits.items()):
@@ -378,7 +378,7 @@ def _stored(
         tensor = tensor.conj().resolve_conj() if conjugate else tensor
         return -tensor if negative else tensor
 
-    return Stored(tuple(size), dtype, read)
+    return StoredTensor(tuple(size), dtype, read)
 
 
 def _rebuild_parameter(data: Any, *rest: Any) -> Any:

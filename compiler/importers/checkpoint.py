@@ -20,7 +20,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from maas_rt._errors import CheckpointError
 
 from .._configs import Weights
-from ._contents import Contents, NotPlainError, Sliced, Stored, leaves, materialised, same_bits
+from ._contents import Contents, NotPlainError, Sliced, StoredTensor, leaves, materialised, same_bits
 from ._layouts import open_contents
 from ._modules import LiveState
 from ._names import WEIGHT_NESTS, Entry, Fit, Names
@@ -64,12 +64,14 @@ def read_checkpoint(path: Source) -> dict[str, torch.Tensor]:
     contents = _opened(path)
     with _Refusals(contents.name):
         tree: Mapping[Any, Any] = contents.tree
-        while not any(isinstance(leaf, Stored) for leaf in tree.values()):
+        while not any(isinstance(leaf, StoredTensor) for leaf in tree.values()):
             nest = next((key for key in sorted(WEIGHT_NESTS) if isinstance(tree.get(key), Mapping)), None)
             if nest is None:
                 break
             tree = tree[nest]
-        return {".".join(map(str, where)): leaf.read() for where, leaf in leaves(tree) if isinstance(leaf, Stored)}
+        return {
+            ".".join(map(str, where)): leaf.read() for where, leaf in leaves(tree) if isinstance(leaf, StoredTensor)
+        }
 
 
 def load_checkpoint(module: torch.nn.Module, path: Source, weights: Weights | None = None) -> None:
@@ -81,7 +83,7 @@ def load_checkpoint(module: torch.nn.Module, path: Source, weights: Weights | No
     contents = _opened(path, floats=not own)
     with _Refusals(contents.name):
         names = Names(contents, weights.key, weights.prefix)
-        if not any(isinstance(entry.leaf, (Stored, Sliced)) for entry in names.entries):
+        if not any(isinstance(entry.leaf, (StoredTensor, Sliced)) for entry in names.entries):
             raise RefusedPickleError(_without_tensors(names))
         _Loading(module, contents, names, weights).load()
 
@@ -128,7 +130,7 @@ class _Loading:
         self._meta = any(isinstance(v, torch.Tensor) and v.is_meta for v in self._state.values())
 
     def load(self) -> None:
-        fit, state = self._chosen()
+        fit, state = self._best_fit()
         self._check_values(fit)
         if self._hooked():
             self._fill(state)
@@ -137,7 +139,7 @@ class _Loading:
                 self._fill(group)
         self._check_filled()
 
-    def _chosen(self) -> tuple[Fit, dict[str, Entry]]:
+    def _best_fit(self) -> tuple[Fit, dict[str, Entry]]:
         """The candidate that fits, and the state dict to load: the model's names, or what its load hooks make them of."""
         fits = self._names.fits({name: self._shape(name) for name in self._state})
         for fit in fits:
@@ -161,20 +163,20 @@ class _Loading:
         """What is missing, but is the same memory as a weight that is there; what is surplus, but is a buffer that the model makes
         itself, as it was saved once; and all that is surplus, if that is to be ignored."""
         for name in list(fit.missing):
-            other = next((n for n in self._tied(name) if n in fit.chosen), None)
+            other = next((n for n in self._tied_names(name) if n in fit.chosen), None)
             if other is not None:
                 fit.missing.remove(name)
                 fit.chosen[name] = fit.chosen[other]
         unsaved = {name: value for name, value in self._module.named_buffers() if name not in self._state}
         for name, entry in fit.rest.items():
             mine = unsaved.get(name)
-            if mine is not None and entry in fit.surplus and isinstance(entry.leaf, Stored) and not mine.is_meta:
+            if mine is not None and entry in fit.surplus and isinstance(entry.leaf, StoredTensor) and not mine.is_meta:
                 if entry.shape() == tuple(mine.shape) and same_bits(entry.leaf.read(), mine):
                     fit.surplus.remove(entry)
         if self._weights.ignore_surplus:
             fit.surplus.clear()
 
-    def _tied(self, name: str) -> list[str]:
+    def _tied_names(self, name: str) -> list[str]:
         """Other names of the same weight."""
         mine = self._state[name]
         if not isinstance(mine, torch.Tensor) or name in self._lazy or mine.numel() == 0:
@@ -193,9 +195,9 @@ class _Loading:
         for other in exact[1:]:
             for name, entry in first.chosen.items():
                 rival = other.chosen[name]
-                if rival.leaf is entry.leaf or not isinstance(entry.leaf, Stored):
+                if rival.leaf is entry.leaf or not isinstance(entry.leaf, StoredTensor):
                     continue
-                if not isinstance(rival.leaf, Stored) or not same_bits(entry.leaf.read(), rival.leaf.read()):
+                if not isinstance(rival.leaf, StoredTensor) or not same_bits(entry.leaf.read(), rival.leaf.read()):
                     nests = " and ".join(repr(fit.prefix.rstrip(".") or "(no prefix)") for fit in (first, other))
                     raise CheckpointError(
                         f"the checkpoint {self._contents.name} has two sets of weights that fit and differ, {nests}: choose one with --key, "
@@ -213,7 +215,7 @@ class _Loading:
             values: dict[str, Any] = {
                 name: torch.empty(entry.leaf.shape, dtype=entry.leaf.dtype, device="meta")
                 for name, entry in state.items()
-                if isinstance(entry.leaf, Stored)
+                if isinstance(entry.leaf, StoredTensor)
             }
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -231,7 +233,7 @@ class _Loading:
         used = {name: entry for name, entry in state.items() if name not in result.unexpected_keys}
         nodes = {entry.location[:-1] for entry in used.values()}
         fit.missing = [
-            name for name in result.missing_keys if name not in used and not set(self._tied(name)) & set(used)
+            name for name in result.missing_keys if name not in used and not set(self._tied_names(name)) & set(used)
         ]
         surplus = [entry for name, entry in state.items() if name not in used and entry.location[:-1] in nodes]
         surplus += [entry for entry in fit.surplus if not entry.plain.startswith(fit.prefix)]
@@ -251,18 +253,18 @@ class _Loading:
             mine = self._state.get(name)
             if isinstance(entry.leaf, Inert):
                 raise RefusedPickleError(f"{entry.name} is {described(entry.leaf)}")
-            if isinstance(mine, torch.Tensor) and isinstance(entry.leaf, Stored) and name not in self._lazy:
+            if isinstance(mine, torch.Tensor) and isinstance(entry.leaf, StoredTensor) and name not in self._lazy:
                 if entry.leaf.dtype.is_complex and not mine.dtype.is_complex:
                     raise RefusedPickleError(f"{entry.name} is complex, and the model's {name} is {mine.dtype}")
                 if entry.leaf.dtype.is_floating_point and not (mine.is_floating_point() or mine.is_complex()):
                     raise RefusedPickleError(
                         f"{entry.name} is {entry.leaf.dtype}, and the model's {name} is {mine.dtype}"
                     )
-            for other in self._tied(name) if name in self._state else ():
+            for other in self._tied_names(name) if name in self._state else ():
                 rival = fit.chosen.get(other)
                 if rival is None or rival.leaf is entry.leaf or other < name:
                     continue
-                if not (isinstance(rival.leaf, Stored) and isinstance(entry.leaf, Stored)):
+                if not (isinstance(rival.leaf, StoredTensor) and isinstance(entry.leaf, StoredTensor)):
                     continue
                 if not same_bits(entry.leaf.read(), rival.leaf.read()):
                     raise RefusedPickleError(
@@ -315,10 +317,10 @@ class _Loading:
             if isinstance(node, LiveState):
                 versions |= self._own_versions(name)
                 continue
-            told = nodes.setdefault(id(node), getattr(node, "_metadata", None) or {})
+            metadata = nodes.setdefault(id(node), getattr(node, "_metadata", None) or {})
             module, own = name.rpartition(".")[0], str(entry.location[-1]).rpartition(".")[0]
-            if isinstance(told, Mapping) and isinstance(told.get(own), Mapping):
-                version = told[own].get("version")
+            if isinstance(metadata, Mapping) and isinstance(metadata.get(own), Mapping):
+                version = metadata[own].get("version")
                 if isinstance(version, int):
                     versions[module] = {"version": version}
         return versions
@@ -372,7 +374,7 @@ class _Loading:
         if any(entry.name.endswith("flat_param") for entry in self._names.entries):
             return "flat parameters of FSDP: save with torch.distributed.checkpoint, or a FULL_STATE_DICT"
         if not fit.chosen:
-            there = [entry.name for entry in self._names.entries if isinstance(entry.leaf, Stored)]
+            there = [entry.name for entry in self._names.entries if isinstance(entry.leaf, StoredTensor)]
             wanted = fit.missing[0] if fit.missing else ""
             near = difflib.get_close_matches(wanted, there[:5000], n=3, cutoff=0.4) or there[:3]
             nests = f"its keys are {', '.join(self._names.nests[:8])}, " if self._names.nests else ""
@@ -466,7 +468,7 @@ def _groups(state: Mapping[str, Entry]) -> Iterator[dict[str, Entry]]:
     group: dict[str, Entry] = {}
     size = 0
     for members in modules.values():
-        extra = sum(entry.leaf.bytes() for entry in members.values() if isinstance(entry.leaf, Stored))
+        extra = sum(entry.leaf.bytes() for entry in members.values() if isinstance(entry.leaf, StoredTensor))
         if group and size + extra > _GROUP:
             yield group
             group, size = {}, 0

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ._contents import Listed, Location, Stored, StoredValue
+from ._contents import Location, StoredList, StoredTensor, StoredValue
 from ._files import open_regular, plain_name
 from ._safe_pickle import Inert, InertKind, RefusedPickleError, inert_tensor, loads
 from ._tiles import check_tiling
@@ -145,7 +145,7 @@ class DistributedCheckpoint:
             location: Location = path if usable else (name,)  # type: ignore[assignment]
             node = tree
             for key, following in itertools.pairwise(location):
-                node = node.setdefault(key, Listed() if isinstance(following, int) else {})
+                node = node.setdefault(key, StoredList() if isinstance(following, int) else {})
                 if not isinstance(node, dict):
                     raise RefusedPickleError(f".metadata nests {name} within a tensor")
             if location[-1] in node:
@@ -160,7 +160,7 @@ class DistributedCheckpoint:
             if isinstance(dtype, InertKind):
                 return inert_tensor(dtype.name)
             size = _shape(entry, "size")
-            return Stored(size, dtype, lambda: self._assembled(name, entry))
+            return StoredTensor(size, dtype, lambda: self._assembled(name, entry))
         if isinstance(entry, _BytesEntry):
             return StoredValue(lambda: self._shards.value(name, self._place(name, None), _AROUND_A_CHUNK * 64))
         return Inert("value of an unknown kind")

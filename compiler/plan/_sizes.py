@@ -14,7 +14,7 @@ from maas_rt._errors import CompileError
 from maas_rt._plan import Arg, ArgKind, Attr, Check, ExprOp, Step, StepKind, Symbol, Value
 
 from ..importers._imported import ImportedModel
-from ..importers._told import readable
+from ..importers._run_checks import readable
 from ..ir import OperatorCall
 from ._values import LoopResultSlot, LoopSlot, ShapeSlot, Slot, Values
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..importers._imported import Apart, Array
+from ..importers._imported import Array, IsolatedOperators
 
-__all__ = ["Own", "largest_alone"]
+__all__ = ["OwnError", "largest_own_error"]
 
-_MOST = 1 << 30  # bytes that the operators read and give
+_MAX_BYTES = 1 << 30  # bytes that the operators read and give
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnError:
     """An operator, its own error, in a result of this element type, and the sum of all operators' own."""
 
     operator: str
@@ -24,25 +24,27 @@ class Own:
     total: float
 
 
-def largest_alone(
-    apart: Apart | None,
-    run: Callable[[Apart], Mapping[str, Array]],
+def largest_own_error(
+    isolated: IsolatedOperators | None,
+    run: Callable[[IsolatedOperators], Mapping[str, Array]],
     error: Callable[[str, Array, Array], float],
     among: Collection[str] = (),
-) -> Own | None:
-    """`run` gives the results of a compiled `apart.model`, `error` how far one of them is off; of float results alone, and of operators that
+) -> OwnError | None:
+    """`run` gives the results of a compiled `isolated.model`, `error` how far one of them is off; of float results alone, and of operators that
     `among` names, if it names any. None where there is nothing to compare, or more than fits in memory."""
-    if apart is None or sum(a.nbytes for a in (*apart.inputs.values(), *apart.wanted.values())) > _MOST:
+    if isolated is None or sum(a.nbytes for a in (*isolated.inputs.values(), *isolated.expected.values())) > _MAX_BYTES:
         return None
-    got = run(apart)
-    own: dict[str, tuple[float, str]] = {}
-    for name, reference in apart.wanted.items():
+    actual = run(isolated)
+    errors: dict[str, tuple[float, str]] = {}
+    for name, reference in isolated.expected.items():
         if np.issubdtype(reference.dtype, np.floating) or reference.dtype.kind == "V":  # V: bfloat16
-            operator = apart.operators[name]
+            operator = isolated.operators[name]
             if among and operator not in among:
                 continue
-            own[operator] = max(own.get(operator, (0.0, "")), (error(name, got[name], reference), str(reference.dtype)))
-    if not own:
+            errors[operator] = max(
+                errors.get(operator, (0.0, "")), (error(name, actual[name], reference), str(reference.dtype))
+            )
+    if not errors:
         return None
-    largest = max(own, key=lambda each: own[each])
-    return Own(largest, *own[largest], sum(each for each, _ in own.values()))
+    largest = max(errors, key=lambda each: errors[each])
+    return OwnError(largest, *errors[largest], sum(each for each, _ in errors.values()))

@@ -14,7 +14,7 @@ from maas_rt._whole_file import write_npz
 from .._configs import VerifyOptions
 from ..artifact import Artifact
 from ..importers._imported import Array, ImportedModel
-from ._alone import Own, largest_alone
+from ._alone import OwnError, largest_own_error
 from ._compare import EPSILON, NEAR, TIED, compare, run_compiled, tied_share
 from ._reference import Reference
 from ._report import Difference
@@ -55,22 +55,22 @@ def blame(
     total = difference.detail or f"{difference.error:.2g}"
     framework = model.provenance.get("framework", "its source")
     own = own_error(model, differ, inputs, options, compile_model) if operator and not worst.detail else None
-    kept = ""
+    saved_note = ""
     if options.keep_intermediates is not None and culprit is not None:
-        kept = _keep(options.keep_intermediates, inputs, culprit)
+        saved_note = _keep(options.keep_intermediates, inputs, culprit)
     if own is not None and own.operator != operator and own.total >= _EXPLAINED * worst.error:
         begin = f"the errors of its operators add up; operator {own.operator} has the largest of its own,"
         if own.error > options.tolerance(own.dtype):  # it does not show where the model was cut
             begin = f"the first difference is at operator {own.operator}, a relative error of"
         return VerificationError(
             f"the compiled model differs from {framework}: {begin} {own.error:.2g} on what the source gives it; behind operator {place_of} the error "
-            f"is {worst.error:.2g}, on {statistics(inputs)}; output {difference.output} differs by {total}; nothing was written{kept}",
+            f"is {worst.error:.2g}, on {statistics(inputs)}; output {difference.output} differs by {total}; nothing was written{saved_note}",
             own.operator,
             own.error,
         )
     return VerificationError(
         f"the compiled model differs from {framework}: the first difference is at {place}, {what}; "
-        f"output {difference.output} differs by {total}; nothing was written{kept}",
+        f"output {difference.output} differs by {total}; nothing was written{saved_note}",
         operator,
         worst.error,
     )
@@ -82,8 +82,8 @@ class _Culprit:
 
     operator: str
     difference: Difference
-    wanted: dict[str, Array]
-    got: dict[str, Array]
+    expected: dict[str, Array]
+    actual: dict[str, Array]
 
 
 def _compare_prefix(
@@ -93,22 +93,22 @@ def _compare_prefix(
     try:
         prefix, operator = model.source.prefix(count)
         results = Reference(prefix.source, options.seconds).run(inputs)
-        wanted = {name: np.asarray(value) for name, value in results.items()}
-        got = run_compiled(compile_model(prefix).loaded(), inputs, options)
+        expected = {name: np.asarray(value) for name, value in results.items()}
+        actual = run_compiled(compile_model(prefix).loaded(), inputs, options)
     except Error:
         return None
     except Exception:  # a source that cannot be cut here
         return None
     worst: Difference | None = None
-    for name, reference in wanted.items():
-        difference = compare(name, got[name], reference, options)
-        steps = tied_share(got[name], reference)
-        if steps is not None and 0 < steps <= TIED and model.source.moved(NEAR * EPSILON) is not None:
+    for name, reference in expected.items():
+        difference = compare(name, actual[name], reference, options)
+        steps = tied_share(actual[name], reference)
+        if steps is not None and 0 < steps <= TIED and model.source.with_moved_scales(NEAR * EPSILON) is not None:
             continue  # ties: what is wrong shows elsewhere
         wrong = difference.detail or difference.error > options.tolerance(str(reference.dtype))
         if wrong and (worst is None or difference.error > worst.error):
             worst = difference
-    return None if worst is None else _Culprit(operator, worst, wanted, got)
+    return None if worst is None else _Culprit(operator, worst, expected, actual)
 
 
 def own_error(
@@ -118,14 +118,14 @@ def own_error(
     options: VerifyOptions,
     compile_model: CompileModel,
     among: Collection[str] = (),
-) -> Own | None:
+) -> OwnError | None:
     """Of the model's first `count` operators (of those that `among` names) the one whose own error is the largest; None where they cannot
     be taken apart."""
     try:
-        return largest_alone(
-            model.source.apart(count, inputs),
-            lambda apart: run_compiled(compile_model(apart.model).loaded(), apart.inputs, options),
-            lambda name, got, wanted: compare(name, got, wanted, options).error,
+        return largest_own_error(
+            model.source.isolated(count, inputs),
+            lambda isolated: run_compiled(compile_model(isolated.model).loaded(), isolated.inputs, options),
+            lambda name, actual, expected: compare(name, actual, expected, options).error,
             among,
         )
     except Exception:  # operators that are none by themselves
@@ -134,13 +134,13 @@ def own_error(
 
 def _worst_element(culprit: _Culprit) -> str:
     """Where the two results are furthest apart, and what they are there."""
-    wanted, got = (np.asarray(side[culprit.difference.output]) for side in (culprit.wanted, culprit.got))
-    if wanted.shape != got.shape or wanted.size == 0:
-        return f"{got.dtype}{list(got.shape)} instead of {wanted.dtype}{list(wanted.shape)}"
-    wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
-    apart = np.abs(got.astype(wide) - wanted.astype(wide))
-    at = np.unravel_index(int(np.argmax(np.where(np.isnan(apart), np.inf, apart))), wanted.shape)
-    return f"{got[at]} instead of {wanted[at]} at {list(map(int, at))}"
+    expected, actual = (np.asarray(side[culprit.difference.output]) for side in (culprit.expected, culprit.actual))
+    if expected.shape != actual.shape or expected.size == 0:
+        return f"{actual.dtype}{list(actual.shape)} instead of {expected.dtype}{list(expected.shape)}"
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    distance = np.abs(actual.astype(wide) - expected.astype(wide))
+    at = np.unravel_index(int(np.argmax(np.where(np.isnan(distance), np.inf, distance))), expected.shape)
+    return f"{actual[at]} instead of {expected[at]} at {list(map(int, at))}"
 
 
 def statistics(inputs: Mapping[str, Array]) -> str:
@@ -156,7 +156,7 @@ def _keep(folder: str, inputs: Mapping[str, Array], culprit: _Culprit) -> str:
     """Write what was compared: inputs.npz, and the operator's results as source.npz and compiled.npz. Says where they are."""
     try:
         os.makedirs(folder, exist_ok=True)
-        for name, arrays in (("inputs", inputs), ("source", culprit.wanted), ("compiled", culprit.got)):
+        for name, arrays in (("inputs", inputs), ("source", culprit.expected), ("compiled", culprit.actual)):
             write_npz(os.path.join(folder, f"{name}.npz"), arrays)
     except (OSError, Error) as error:
         return f"; its arrays could not be kept ({error})"

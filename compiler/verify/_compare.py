@@ -20,18 +20,20 @@ NEAR = 2
 TIED = 0.01  # of the numbers of a tensor at most, at a tie
 
 
-def compare(name: str, got: Array, wanted: Array, options: VerifyOptions) -> Difference:
+def compare(name: str, actual: Array, expected: Array, options: VerifyOptions) -> Difference:
     """The difference of one output; `detail` says what no tolerance covers."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    if got.shape != wanted.shape:
-        return Difference(name, np.inf, f"its shape is {got.shape} and must be {wanted.shape}")
-    if str(got.dtype) != str(wanted.dtype):
-        return Difference(name, np.inf, f"its element type is {got.dtype} and must be {wanted.dtype}")
-    if options.tolerance(str(wanted.dtype)) == 0.0 and wanted.dtype.kind != "c":
-        wrong = int((got != wanted).sum())
-        return Difference(name, np.inf if wrong else 0.0, f"{wrong} of {wanted.size} elements differ" if wrong else "")
-    wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
-    g, w = got.astype(wide), wanted.astype(wide)
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    if actual.shape != expected.shape:
+        return Difference(name, np.inf, f"its shape is {actual.shape} and must be {expected.shape}")
+    if str(actual.dtype) != str(expected.dtype):
+        return Difference(name, np.inf, f"its element type is {actual.dtype} and must be {expected.dtype}")
+    if options.tolerance(str(expected.dtype)) == 0.0 and expected.dtype.kind != "c":
+        wrong = int((actual != expected).sum())
+        return Difference(
+            name, np.inf if wrong else 0.0, f"{wrong} of {expected.size} elements differ" if wrong else ""
+        )
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    g, w = actual.astype(wide), expected.astype(wide)
     if (np.isnan(g) != np.isnan(w)).any():
         count = int((np.isnan(g) != np.isnan(w)).sum())
         return Difference(name, np.inf, f"{count} of {w.size} elements are NaN on one side only")
@@ -51,24 +53,24 @@ def is_saturated(difference: Difference, reference: Array) -> bool:
     return reference.dtype == np.float32 and difference.error * float(np.abs(reference).max()) <= EPSILON
 
 
-def tied_share(got: Array, wanted: Array, steps: int = 1) -> float | None:
+def tied_share(actual: Array, expected: Array, steps: int = 1) -> float | None:
     """Of numbers of 8 bits, none of them off by more than `steps`, the share that is off; else None."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
+    actual, expected = np.asarray(actual), np.asarray(expected)
     if (
-        wanted.dtype not in (np.int8, np.uint8)
-        or got.dtype != wanted.dtype
-        or got.shape != wanted.shape
-        or not got.size
+        expected.dtype not in (np.int8, np.uint8)
+        or actual.dtype != expected.dtype
+        or actual.shape != expected.shape
+        or not actual.size
     ):
         return None
-    apart = np.abs(got.astype(np.int16) - wanted.astype(np.int16))
+    apart = np.abs(actual.astype(np.int16) - expected.astype(np.int16))
     return float(np.count_nonzero(apart)) / apart.size if apart.max() <= steps else None
 
 
 def run_compiled(program: Any, inputs: Mapping[str, Array], options: VerifyOptions) -> dict[str, Array]:
     """Outputs by name, states (if any) at their initial values, random numbers those that the source is given."""
-    wanted = {info.name for info in program.inputs}
-    given = {name: array for name, array in inputs.items() if name in wanted}
+    input_names = {info.name for info in program.inputs}
+    given = {name: array for name, array in inputs.items() if name in input_names}
     state = program.state() if program.manifest["states"] else None
     seed = {"seed": SHARED_SEED} if program.manifest.get("draws") else {}
     result: dict[str, Array] = program.run(given, state=state, deadline=options.seconds, **seed)

@@ -10,7 +10,7 @@ from typing import TypeVar
 __all__ = ["OverdueError", "within"]
 
 T = TypeVar("T")
-_AGAIN = 1.0  # seconds until the exception is raised once more, where a callback swallowed it
+_RAISE_INTERVAL = 1.0  # seconds until the exception is raised once more, where a callback swallowed it
 
 
 class OverdueError(Exception):
@@ -67,7 +67,7 @@ class _Watch:
                 _raise_in(self._watched, _Stop)
             if self._interrupt is not None:
                 self._interrupt()
-            delay = _AGAIN
+            delay = _RAISE_INTERVAL
 
 
 def _raise_in(thread: int, exception: type[BaseException] | None) -> None:

@@ -69,7 +69,7 @@ def _differences(
     for number, inputs in enumerate(in_memory(drawn, model)):
         example = given and number == 0
         try:
-            wanted = reference.run(inputs, insist=example)
+            expected = reference.run(inputs, insist=example)
         except OverdueError:
             report.unfinished += 1
             refusal = f"it did not finish within {options.seconds:g} s, as where a loop has no end on random numbers"
@@ -91,7 +91,7 @@ def _differences(
             report.refused += 1
             continue
         try:
-            difference = _judged(program, reference, inputs, wanted, options, report, drawn=not example)
+            difference = _judged(program, reference, inputs, expected, options, report, drawn=not example)
         except VerificationError:
             raise
         except Error as error:  # sizes that the model is not for, or comes to, whatever the source makes of them
@@ -108,7 +108,7 @@ def _differences(
     if report.runs == 0:
         raise _NothingRanError(refusal, refused)
     yield from far_from_ties(program, model, reference, options, report)
-    if model.asked and (report.refused or 0 in model.asked.values()):
+    if model.asked_minimums and (report.refused or 0 in model.asked_minimums.values()):
         yield from _at_asked_minimum(program, model, reference, options, report)
 
 
@@ -124,7 +124,7 @@ def _judged(
     program: Any,
     reference: Reference,
     inputs: Mapping[str, Array],
-    wanted: Mapping[str, Array],
+    expected: Mapping[str, Array],
     options: VerifyOptions,
     report: Report,
     *,
@@ -132,30 +132,30 @@ def _judged(
 ) -> Difference | None:
     """What `compare_run` finds; where the artifact differs, the next implementation of the source is asked too, and if the artifact
     agrees with that one, the first is wrong."""
-    counted = deepcopy(report)
+    first_report = deepcopy(report)
     unrepeated: UnrepeatedError | None = None
     difference: Difference | None = None
     try:
-        difference = compare_run(program, reference.source, inputs, wanted, options, counted, drawn=drawn)
+        difference = compare_run(program, reference.source, inputs, expected, options, first_report, drawn=drawn)
     except UnrepeatedError as error:
         unrepeated = error
     following = reference.following() if (difference or unrepeated) and reference.is_first else None
     if following is not None:
-        other = deepcopy(report)
+        second_report = deepcopy(report)
         with suppress(Exception):  # whatever it cannot do, it is no witness
             results = following.run(inputs, insist=False)
-            differs = compare_run(program, following.source, inputs, results, options, other, drawn=drawn)
-            if differs is None and other.unsteady <= report.unsteady:
-                other.reference = following.source.reference
-                other.because = shortened(f"{reference.source.reference} differs: {_said(difference)}")
-                counted, difference, unrepeated = other, None, None
+            differs = compare_run(program, following.source, inputs, results, options, second_report, drawn=drawn)
+            if differs is None and second_report.unsteady <= report.unsteady:
+                second_report.reference = following.source.reference
+                second_report.because = shortened(f"{reference.source.reference} differs: {_describe(difference)}")
+                first_report, difference, unrepeated = second_report, None, None
     if unrepeated is not None:
         raise unrepeated
-    vars(report).update(vars(counted))
+    vars(report).update(vars(first_report))
     return difference
 
 
-def _said(difference: Difference | None) -> str:
+def _describe(difference: Difference | None) -> str:
     if difference is None:
         return "another output each time"
     return f"output {difference.output}, {difference.detail or f'a relative error of {difference.error:.2g}'}"
@@ -166,25 +166,25 @@ def _at_asked_minimum(
 ) -> Iterator[tuple[dict[str, Array], Difference]]:
     """As `differences`, where every extent has the least value that the caller asked for. What torch itself refuses there cannot be
     kept; of other frameworks' runtimes a refusal of so small a tensor is no evidence."""
-    least = {name: model.symbols[name].nearest(size) for name, size in model.asked.items()}
-    inputs = drawn_inputs(model, options, bindings(model.symbols)[0] | least, 0)
+    smallest_sizes = {name: model.symbols[name].nearest(size) for name, size in model.asked_minimums.items()}
+    inputs = drawn_inputs(model, options, bindings(model.symbols)[0] | smallest_sizes, 0)
     sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
     decisive = model.provenance.get("framework") == "torch"
-    asked = f"the smallest sizes that were asked for ({sizes}) are none that"
+    complaint = f"the smallest sizes that were asked for ({sizes}) are none that"
     advice = "ask for a larger minimum (--dynamic, dynamic)"
     try:
-        wanted = reference.run(inputs, insist=False)
+        expected = reference.run(inputs, insist=False)
     except Exception as error:
         if decisive:
             raise InvalidArgumentError(
-                f"{asked} torch runs this model on ({shortened(first_line(error))}): {advice}"
+                f"{complaint} torch runs this model on ({shortened(first_line(error))}): {advice}"
             ) from error
         return
     try:
-        difference = compare_run(program, reference.source, inputs, wanted, options, report, drawn=True)
+        difference = compare_run(program, reference.source, inputs, expected, options, report, drawn=True)
     except InvalidArgumentError as error:
         if decisive:
-            raise InvalidArgumentError(f"{asked} the compiled model takes ({error}): {advice}") from None
+            raise InvalidArgumentError(f"{complaint} the compiled model takes ({error}): {advice}") from None
         return
     if difference is not None:
         yield inputs, difference

@@ -30,7 +30,7 @@ def compare_run(
     program: Any,
     source: Source,
     inputs: Mapping[str, Array],
-    wanted: Mapping[str, Array],
+    expected: Mapping[str, Array],
     options: VerifyOptions,
     report: Report,
     *,
@@ -39,24 +39,26 @@ def compare_run(
     """The first output that differs. Raises InvalidArgumentError for drawn inputs that the model does not take, or that leave nothing
     of an output (a window larger than the image, for which frameworks round the extent differently)."""
     try:
-        got = run_compiled(program, inputs, options)
+        actual = run_compiled(program, inputs, options)
     except DeadlineExceededError:
         raise VerificationError(
             f"the compiled model did not finish within {options.seconds:g} s on inputs on which its source did; nothing was written"
         ) from None
-    for name, reference in wanted.items():
-        if drawn and np.size(reference) and not np.size(got[name]):
-            raise InvalidArgumentError(f"they leave nothing of output '{name}', whose shape is {np.shape(got[name])}")
+    for name, reference in expected.items():
+        if drawn and np.size(reference) and not np.size(actual[name]):
+            raise InvalidArgumentError(
+                f"they leave nothing of output '{name}', whose shape is {np.shape(actual[name])}"
+            )
     report.runs += 1
     movement: dict[str, float] | None = None
-    for name, reference in wanted.items():
+    for name, reference in expected.items():
         reference = np.asarray(reference)
-        difference = compare(name, got[name], reference, options)
-        steps = tied_share(got[name], reference)
+        difference = compare(name, actual[name], reference, options)
+        steps = tied_share(actual[name], reference)
         if difference.error > options.tolerance(str(reference.dtype)) and (steps is not None or not difference.detail):
             if movement is None:
-                _check_repeats(source, inputs, wanted, options)
-                movement = movements(source, inputs, wanted, options)
+                _check_repeats(source, inputs, expected, options)
+                movement = movements(source, inputs, expected, options)
             if (
                 is_saturated(difference, reference)
                 or (difference.error if steps is None else steps) <= _STEADY * movement[name]
@@ -71,13 +73,13 @@ def compare_run(
 
 
 def _check_repeats(
-    source: Source, inputs: Mapping[str, Array], wanted: Mapping[str, Array], options: VerifyOptions
+    source: Source, inputs: Mapping[str, Array], expected: Mapping[str, Array], options: VerifyOptions
 ) -> None:
     """UnrepeatedError where the source gives something else for the same inputs: it draws numbers that it was not given, or reads memory
     that nobody wrote."""
-    again = within(options.seconds, partial(source.run, inputs), source.interrupt)
-    for name, reference in wanted.items():
-        if compare(name, np.asarray(again[name]), np.asarray(reference), options).error > 0:
+    repeated = within(options.seconds, partial(source.run, inputs), source.interrupt)
+    for name, reference in expected.items():
+        if compare(name, np.asarray(repeated[name]), np.asarray(reference), options).error > 0:
             raise UnrepeatedError(
                 f"{source.reference} gives another output {name} each time that it runs the model on the same inputs, and the compiled "
                 "model does not follow: it draws random numbers in a way that is not supported, or keeps numbers in attributes that are no "
@@ -86,26 +88,28 @@ def _check_repeats(
 
 
 def movements(
-    source: Source, inputs: Mapping[str, Array], wanted: Mapping[str, Array], options: VerifyOptions
+    source: Source, inputs: Mapping[str, Array], expected: Mapping[str, Array], options: VerifyOptions
 ) -> dict[str, float]:
     """How much each of the source's own outputs moves, against its scale, where each float input moves by _ROUNDINGS of its type, by one of float16 (and
     scales of quantizations by TIES)."""
     rng = np.random.default_rng(options.seed)
-    most = dict.fromkeys(wanted, 0.0)
-    for again in (source, source.moved(TIES * EPSILON) or source):
-        moved: dict[str, Array] = {}
+    largest_movement = dict.fromkeys(expected, 0.0)
+    for variant in (source, source.with_moved_scales(TIES * EPSILON) or source):
+        moved_inputs: dict[str, Array] = {}
         for name, x in inputs.items():
             if x.dtype in (np.float16, np.float32, np.float64):  # of 8 bits, every value is another number
                 roundings = 1 if x.dtype == np.float16 else _ROUNDINGS
                 step = np.finfo(x.dtype).eps * roundings * rng.choice([-1, 1], x.shape)
                 x = (x * (1 + step)).astype(x.dtype)
-            moved[name] = x
+            moved_inputs[name] = x
         try:
-            results = within(options.seconds, partial(again.run, moved), again.interrupt)
+            results = within(options.seconds, partial(variant.run, moved_inputs), variant.interrupt)
         except Exception:  # it ran on the inputs as they were; this is no evidence of anything
             continue
-        for name, reference in wanted.items():
+        for name, reference in expected.items():
             difference = compare(name, np.asarray(results[name]), np.asarray(reference), options)
             steps = tied_share(results[name], reference, 255)
-            most[name] = max(most[name], steps if steps is not None else 0.0 if difference.detail else difference.error)
-    return most
+            largest_movement[name] = max(
+                largest_movement[name], steps if steps is not None else 0.0 if difference.detail else difference.error
+            )
+    return largest_movement

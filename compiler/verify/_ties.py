@@ -11,8 +11,8 @@ import numpy as np
 from maas_rt._errors import VerificationError
 
 from .._configs import VerifyOptions
-from ..importers._imported import Apart, Array, ImportedModel
-from ._between import first_off
+from ..importers._imported import Array, ImportedModel, IsolatedOperators
+from ._between import first_unexplained
 from ._blame import CompileModel, own_error, statistics
 from ._compare import EPSILON, NEAR, TIES, compare, run_compiled
 from ._deadline import within
@@ -33,17 +33,20 @@ def far_from_ties(
     missed = dict.fromkeys(pending, 0)
     for trial, inputs in enumerate(small_inputs(model, options) if pending else ()):
         try:
-            wanted, got = reference.run(inputs, insist=False), run_compiled(program, inputs, options)
-            near = reference.source.moved(NEAR * EPSILON, trial)
+            source_results, compiled_results = (
+                reference.run(inputs, insist=False),
+                run_compiled(program, inputs, options),
+            )
+            near = reference.source.with_moved_scales(NEAR * EPSILON, trial)
             if near is None:  # nothing is quantized
                 return
             moved = within(options.seconds, partial(near.run, inputs), near.interrupt)
         except Exception:  # sizes that are not for one of them
             continue
         for name in sorted(pending):
-            expected = np.asarray(wanted[name])
+            expected = np.asarray(source_results[name])
             tolerance = options.tolerance(str(expected.dtype))
-            difference = compare(name, got[name], expected, options)
+            difference = compare(name, compiled_results[name], expected, options)
             if difference.error <= tolerance and not difference.detail:
                 report.note(name, difference, expected)
                 pending.discard(name)
@@ -62,25 +65,25 @@ def check_between_ties(
     """Where ties decide what a quantized model gives, whatever its input: it is compiled once more, cut at its quantized tensors, and each of
     these compared by itself. VerificationError that names the operators before the first that differs."""
 
-    def run(apart: Apart) -> Mapping[str, Array]:
-        return run_compiled(compile_model(apart.model).loaded(), apart.inputs, options)
+    def run(isolated: IsolatedOperators) -> Mapping[str, Array]:
+        return run_compiled(compile_model(isolated.model).loaded(), isolated.inputs, options)
 
-    def move(apart: Apart, trial: int) -> Mapping[str, Array]:
-        source = apart.model.source.moved(TIES * EPSILON, trial) or apart.model.source
-        return within(options.seconds, partial(source.run, apart.inputs), source.interrupt)
+    def move(isolated: IsolatedOperators, trial: int) -> Mapping[str, Array]:
+        source = isolated.model.source.with_moved_scales(TIES * EPSILON, trial) or isolated.model.source
+        return within(options.seconds, partial(source.run, isolated.inputs), source.interrupt)
 
     try:
-        off = first_off(model.source.between(inputs), run, move, options.tolerance)
+        difference = first_unexplained(model.source.between(inputs), run, move, options.tolerance)
     except Exception:  # a source that cannot be cut, or not be compiled where it is
         return
-    if off is None:
+    if difference is None:
         return
-    own = own_error(model, model.source.operators(), inputs, options, compile_model, off.operators)
-    named = off.operators if own is None or own.error <= options.tolerance(own.dtype) else [own.operator]
+    own = own_error(model, model.source.operators(), inputs, options, compile_model, difference.operators)
+    named = difference.operators if own is None or own.error <= options.tolerance(own.dtype) else [own.operator]
     operator, kind = ", ".join(named), "operator" if len(named) == 1 else "operators"
     raise VerificationError(
         f"the compiled model differs from {model.provenance.get('framework', 'its source')}: the first difference is at {kind} {operator}, on what the source "
-        f"gives them: {off.what}, on {statistics(inputs)}; nothing was written",
+        f"gives them: {difference.what}, on {statistics(inputs)}; nothing was written",
         operator,
-        off.error,
+        difference.error,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from maas_rt.compiler._configs import Weights
-from maas_rt.compiler.importers._contents import Stored, leaves
+from maas_rt.compiler.importers._contents import StoredTensor, leaves
 from maas_rt.compiler.importers.checkpoint import load_checkpoint
 from torch import nn
 
@@ -79,7 +79,7 @@ def filled(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def torch_reads(contents: Any) -> None:
     """Each tensor that these contents hold has to be there in torch's own reading."""
-    stored = [place for place, leaf in leaves(contents.tree) if isinstance(leaf, Stored)]
+    stored = [place for place, leaf in leaves(contents.tree) if isinstance(leaf, StoredTensor)]
     assert all(isinstance(tensor, torch.Tensor) for tensor in contents.read_by_library(stored))
 
 

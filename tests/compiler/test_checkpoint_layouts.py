@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from maas_rt.compiler.importers._contents import Stored, leaves
+from maas_rt.compiler.importers._contents import StoredTensor, leaves
 from maas_rt.compiler.importers._layouts import open_contents
 from safetensors.torch import save_file
 from torch import nn
@@ -30,7 +30,7 @@ NAMES = list(STATE)
 def read_twice(path: Path | list[Path]) -> None:
     """The library that wrote the files can read each tensor too."""
     contents = open_contents(path)
-    stored = [location for location, leaf in leaves(contents.tree) if isinstance(leaf, Stored)]
+    stored = [location for location, leaf in leaves(contents.tree) if isinstance(leaf, StoredTensor)]
     assert stored and all(tensor is not None for tensor in contents.read_by_library(stored))
 
 

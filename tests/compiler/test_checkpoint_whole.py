@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from maas_rt.compiler.importers._contents import Stored, leaves
+from maas_rt.compiler.importers._contents import StoredTensor, leaves
 from maas_rt.compiler.importers._layouts import open_contents
 from safetensors.torch import save
 from torch import nn
@@ -52,7 +52,7 @@ def trained(make: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, torch.T
 
 def read_twice(path: Path) -> None:
     contents = open_contents(path)
-    stored = [location for location, leaf in leaves(contents.tree) if isinstance(leaf, Stored)]
+    stored = [location for location, leaf in leaves(contents.tree) if isinstance(leaf, StoredTensor)]
     assert stored and all(tensor is not None for tensor in contents.read_by_library(stored))
 
 

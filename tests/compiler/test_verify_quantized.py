@@ -82,7 +82,7 @@ class _Implementation:
     manifest: ClassVar[dict[str, Any]] = {"states": []}
 
     def __init__(self, model: onnx.ModelProto, share: float) -> None:
-        moved = import_model(model).source.moved(share, 5)
+        moved = import_model(model).source.with_moved_scales(share, 5)
         assert moved is not None
         self._source = moved
 

@@ -8,12 +8,12 @@ import onnx
 
 __all__ = ["about"]
 
-_MOST = 1 << 20  # characters; the rest of a file that says more is left out
+_MAX_CHARS = 1 << 20  # characters; the rest of a file that says more is left out
 
 
 def about(proto: onnx.ModelProto) -> dict[str, Any]:
     """Its fields that are not empty, by ONNX Runtime's names for them."""
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "producer_name": proto.producer_name,
         "graph_name": proto.graph.name,
         "graph_description": proto.graph.doc_string,
@@ -22,8 +22,8 @@ def about(proto: onnx.ModelProto) -> dict[str, Any]:
         "version": proto.model_version,
         "custom_metadata_map": {each.key: each.value for each in proto.metadata_props},
     }
-    left, kept = _MOST, {}
-    for name, value in said.items():
+    left, kept = _MAX_CHARS, {}
+    for name, value in fields.items():
         left -= len(str(value))
         if value and left >= 0:
             kept[name] = value

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .._imported import Array
 
-__all__ = ["alone", "info_of", "results_of"]
+__all__ = ["info_of", "isolate_operators", "results_of"]
 
 _SMALL = 1024  # elements of an integer tensor that is a constant here: a shape, axes, a number of times
 _DRAWN = ("Random", "Bernoulli", "Multinomial", "Dropout")  # operators whose results are other ones each time
@@ -27,7 +27,7 @@ def results_of(nodes: Iterable[onnx.NodeProto], constant: set[str]) -> list[str]
     return names
 
 
-def alone(
+def isolate_operators(
     model: onnx.ModelProto, count: int, values: Mapping[str, Array]
 ) -> tuple[onnx.ModelProto, dict[str, Array], dict[str, Array], dict[str, str]]:
     """(the model, its inputs, what it must give, the operator of each result) for the first `count` operators of `model`, where `values`
@@ -35,17 +35,17 @@ def alone(
     constant = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
     nodes = list(model.graph.node[:count])
     results_of(nodes, constant)
-    given = {info.name for info in model.graph.input}
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
-    for field in (cut.graph.node, cut.graph.output, cut.graph.value_info):
+    input_names = {info.name for info in model.graph.input}
+    isolated = onnx.ModelProto()
+    isolated.CopyFrom(model)
+    for field in (isolated.graph.node, isolated.graph.output, isolated.graph.value_info):
         del field[:]
-    inputs = {name: value for name, value in values.items() if name in given}
-    wanted: dict[str, Array] = {}
+    inputs = {name: value for name, value in values.items() if name in input_names}
+    expected: dict[str, Array] = {}
     operators: dict[str, str] = {}
     for node in nodes:
         if all(name in constant for name in node.output if name):
-            cut.graph.node.append(node)
+            isolated.graph.node.append(node)
             continue
         read = [name for name in node.input if name and name not in constant]
         results = [name for name in node.output if name]
@@ -56,23 +56,23 @@ def alone(
             value = values[name]
             if value.dtype.kind in "iub" and value.size <= _SMALL and value.dtype.itemsize != 1:
                 names[name] = f"{name}/value"
-                if all(t.name != names[name] for t in cut.graph.initializer):
-                    cut.graph.initializer.append(numpy_helper.from_array(value, names[name]))
-            elif name not in given:
-                given.add(name)
+                if all(t.name != names[name] for t in isolated.graph.initializer):
+                    isolated.graph.initializer.append(numpy_helper.from_array(value, names[name]))
+            elif name not in input_names:
+                input_names.add(name)
                 inputs[name] = value
-                cut.graph.input.append(info_of(name, value))
-        copy = cut.graph.node.add()
+                isolated.graph.input.append(info_of(name, value))
+        copy = isolated.graph.node.add()
         copy.CopyFrom(node)
         for i, name in enumerate(copy.input):
             copy.input[i] = names.get(name, name)
         for i, name in enumerate(copy.output):
             copy.output[i] = f"{name}/alone" if name else ""
         for name in results:
-            wanted[f"{name}/alone"] = values[name]
+            expected[f"{name}/alone"] = values[name]
             operators[f"{name}/alone"] = f"{node.name or node.output[0]} ({node.op_type})"
-            cut.graph.output.append(info_of(f"{name}/alone", values[name]))
-    return cut, inputs, wanted, operators
+            isolated.graph.output.append(info_of(f"{name}/alone", values[name]))
+    return isolated, inputs, expected, operators
 
 
 def _has_graph(node: onnx.NodeProto) -> bool:

@@ -50,9 +50,9 @@ class Data:
     def __init__(self) -> None:
         self.files: list[int] = []
         self._places: dict[str, Place] = {}
-        self._known: dict[tuple[int, int], int] = {}  # (device, inode) -> file
+        self._file_numbers: dict[tuple[int, int], int] = {}  # (device, inode) -> file
         self._as_opened: list[tuple[int, int]] = []
-        self._own = -1  # the file that `keep` writes to
+        self._own_file = -1  # the file that `keep` writes to
         weakref.finalize(self, _close, self.files)
 
     def __contains__(self, name: str) -> bool:
@@ -69,19 +69,19 @@ class Data:
         """Remember where a tensor's data is in an open file, which stays the caller's; False if there are too many files."""
         status = os.fstat(fd)
         key = (status.st_dev, status.st_ino)
-        if key not in self._known:
+        if key not in self._file_numbers:
             if len(self.files) >= _MAX_FILES:
                 return False
-            self._known[key] = self._add(os.dup(fd))
-        self._mark(tensor, Place(self._known[key], offset, size))
+            self._file_numbers[key] = self._add(os.dup(fd))
+        self._mark(tensor, Place(self._file_numbers[key], offset, size))
         return True
 
     def keep(self, tensor: TensorProto, raw: bytes) -> None:
         """Write a tensor's data to a temporary file, and remember it there."""
-        if self._own < 0:
+        if self._own_file < 0:
             with tempfile.TemporaryFile(prefix="maas_rt.") as file:
-                self._own = self._add(os.dup(file.fileno()))
-        fd = self.files[self._own]
+                self._own_file = self._add(os.dup(file.fileno()))
+        fd = self.files[self._own_file]
         at = -(-os.fstat(fd).st_size // _ALIGNMENT) * _ALIGNMENT
         try:
             for begin in range(0, len(raw), _CHUNK):
@@ -90,7 +90,7 @@ class Data:
             raise ImportModelError(
                 f"{tempfile.gettempdir()} does not hold the model's weights for its compilation ({why.strerror}): set TMPDIR to a folder that does"
             ) from None
-        self._mark(tensor, Place(self._own, at, len(raw)))
+        self._mark(tensor, Place(self._own_file, at, len(raw)))
 
     def array(self, tensor: TensorProto) -> npt.NDArray[Any]:
         """A new array of what is stored."""
@@ -110,7 +110,7 @@ class Data:
     def check_unchanged(self) -> None:
         """ImportModelError if one of the files was written to since it was opened."""
         for number, (fd, then) in enumerate(zip(self.files, self._as_opened, strict=True)):
-            if number != self._own and _state(fd) != then:
+            if number != self._own_file and _state(fd) != then:
                 raise ImportModelError("a file of the model was changed while it was read: compile it again")
 
     def _add(self, fd: int) -> int:

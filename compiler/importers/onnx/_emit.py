@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tvm import relax, tirx
 
 from .._noise import Noise
-from .._told import Told, readable
+from .._run_checks import RunCheck, readable
 from ._data import Data
 from ._dims import Dim, ShapeMath
 from ._drawing import Draw
@@ -27,7 +27,7 @@ from ._stored import STORED, storage
 from ._strings import bytes_of, canonical
 from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
 
-__all__ = ["Emitter", "named"]
+__all__ = ["Emitter", "cited_name"]
 
 _MAX_BOUND = 64  # numbers of one value that a run may turn into extents
 
@@ -54,7 +54,7 @@ class Emitter(ABC):
             str, list[tuple[int, int]]
         ] = {}  # by a loop's place: (carried value, axis) that its body changes
         self._names: dict[str, int] = {}
-        self._bound: dict[int, tuple[Value, list[Dim]]] = {}
+        self._bound_dims: dict[int, tuple[Value, list[Dim]]] = {}
         self._symbol_count = 0
         self._materialised: list[Value] = []  # values whose tensor a generated function made, while inside a branch
 
@@ -203,22 +203,22 @@ class Emitter(ABC):
             raise Refused(f"{what} whose length is only known at run time")
         if not count:
             return []
-        if id(value) not in self._bound:
+        if id(value) not in self._bound_dims:
             x = self.cast(self.expr(value), "int64")
             if not value.shape:
                 x = self.emit(relax.op.reshape(x, shape_expr([1])))
-            says = Told("number", f"a number of the {what} of {self.at}")
-            self._bound[id(value)] = (value, self.bind_tensor(x, count, place, says))
-        return list(self._bound[id(value)][1])
+            says = RunCheck("number", f"a number of the {what} of {self.at}")
+            self._bound_dims[id(value)] = (value, self.bind_tensor(x, count, place, says))
+        return list(self._bound_dims[id(value)][1])
 
-    def bind_tensor(self, x: Any, count: int, place: str, says: Told | None = None) -> list[Dim]:
+    def bind_tensor(self, x: Any, count: int, place: str, says: RunCheck | None = None) -> list[Dim]:
         """New symbols for the elements of an int64 tensor of shape [count]; a run refuses negative ones, and `says` so."""
         names = []
         for i in range(count):
             self._symbol_count += 1
             names.append(f"{_identifier(place) or 'bound'}_{i}_{self._symbol_count}")
         symbols = [self.math.symbol(name, derived=True) for name in names]
-        says = says or Told("number", f"a size that {self.at} computes")
+        says = says or RunCheck("number", f"a size that {self.at} computes")
         shape = self.bb.emit(says.sizes(x), self._name(f"{place}_shape"))
         self.bb.match_cast(shape, relax.ShapeType(symbols))
         return symbols
@@ -233,12 +233,14 @@ class Emitter(ABC):
             return
 
         if self.math.depends_on_run(a) or self.math.depends_on_run(b):
-            says = Told("refused", f"{self.at} needs two extents to be equal, which the inputs' numbers make different")
+            says = RunCheck(
+                "refused", f"{self.at} needs two extents to be equal, which the inputs' numbers make different"
+            )
         else:
-            says = Told("assumed", f"{readable(a)} is {readable(b)}")
+            says = RunCheck("assumed", f"{readable(a)} is {readable(b)}")
         self.check(lambda dims: dims[0] == dims[1], shape_expr([a, b]), says=says)
 
-    def check(self, condition: Callable[..., Any], *args: Any, says: Told) -> None:
+    def check(self, condition: Callable[..., Any], *args: Any, says: RunCheck) -> None:
         """Every run refuses inputs for which condition(args as te sees them) is false, and `says` why: a negative extent, which no run binds."""
 
         def body(*given: Any) -> Any:
@@ -255,8 +257,8 @@ class Emitter(ABC):
             ks = [tvm.te.reduce_axis((0, d), name=f"k{a}") for a, d in enumerate(t.shape)]
 
             def legal(at: Any, extent: Any) -> Any:
-                least = tirx.IntImm("int64", 0) - extent if wraps else tirx.IntImm("int64", 0)
-                return tirx.all(at >= least, at < extent)
+                lowest = tirx.IntImm("int64", 0) - extent if wraps else tirx.IntImm("int64", 0)
+                return tirx.all(at >= lowest, at < extent)
 
             at = tirx.Cast("int64", t(*ks))
             extent = dims[0]
@@ -266,7 +268,7 @@ class Emitter(ABC):
             return tvm.te.compute((1,), lambda _: tvm.te.min(found, axis=ks) if ks else found, name="check")
 
         made = self.te(body, x, shape_expr(extents), name="check_indices", place=place)
-        self.bind_tensor(made, 1, place, Told("indices", named(place)))
+        self.bind_tensor(made, 1, place, RunCheck("indices", cited_name(place)))
 
     def align(self, x: Any, dims: Sequence[Dim]) -> Any:
         """x, whose extents are known to be those of dims (aligned at the end) or 1, with the same expressions for them."""
@@ -286,7 +288,7 @@ class Emitter(ABC):
     def in_block(self, convert: Callable[[], list[Value]], *, choice: bool = False) -> tuple[Any, list[Value]]:
         """Convert into a block of bindings of its own: (the block, the values). Expressions made in it stay in it. A `choice` is
         a block that a run may leave out."""
-        before = dict(self._bound)
+        before = dict(self._bound_dims)
         values: list[Value] = []
         self.math.choices += choice
         try:
@@ -294,7 +296,7 @@ class Emitter(ABC):
                 values = convert()
         finally:
             self.math.choices -= choice
-        self._bound = before
+        self._bound_dims = before
         return block[0], values
 
     @contextmanager
@@ -381,7 +383,7 @@ class Emitter(ABC):
         return Value.of_array(dense.reshape(dims), where)
 
 
-def named(place: str) -> str:
+def cited_name(place: str) -> str:
     """A node's name as errors cite it: of a long one, the end."""
     return place if len(place) <= 80 else f"...{place[-77:]}"
 

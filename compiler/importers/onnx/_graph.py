@@ -22,12 +22,12 @@ from ._definitions import (
     schema_version,
 )
 from ._dims import AmbiguousDims, ShapeMath, UndecidedDims
-from ._emit import Emitter, named
+from ._emit import Emitter, cited_name
 from ._empty import empty_results
 from ._errors import Broken, Refused, broken_model
 from ._fold import fold
 from ._load import MAX_NODES
-from ._moved_strings import MOVED, moved
+from ._moved_strings import MOVES_STRINGS, by_position
 from ._node import Node
 from ._schema import check_types, refused_by_inference
 from ._scope import Scope
@@ -81,7 +81,7 @@ class Graph(Emitter):
     def __init__(self, model: onnx.ModelProto, math: ShapeMath, data: Data) -> None:
         super().__init__(model, math, data)
         self.functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions}
-        self._folded = 0  # bytes of results that are known without a run
+        self._folded_bytes = 0  # bytes of results that are known without a run
         self._may_fold = max(_FOLDED, 4 * (data.nbytes + sum(t.ByteSize() for t in model.graph.initializer)))
         self._converted = 0  # nodes, each time that one is written out
         self._specified = 0  # how many bodies of the specification's own enclose what is converted now
@@ -121,7 +121,7 @@ class Graph(Emitter):
             if name and value is None:
                 raise broken_model(f"node '{place}' ({proto.op_type}) reads '{name}', which nothing defines before it")
             inputs.append(value)
-        outer, self.at = self.at, f"{proto.op_type} '{named(place)}'"
+        outer, self.at = self.at, f"{proto.op_type} '{cited_name(place)}'"
         try:
             results = self._convert(proto, scope, place, inputs)
         except (Refused, UndecidedDims) as why:
@@ -166,7 +166,7 @@ class Graph(Emitter):
                     f"node '{place}' ({proto.op_type}) uses the default operator set, which the model does not import"
                 )
             opset = 1
-        same = _registry.same(domain, proto.op_type)
+        same = _registry.find_equivalent(domain, proto.op_type)
         if same is not None:
             proto, domain, opset = _renamed(proto, same.name), "", same.version
         version = schema_version(proto.op_type, opset, domain)
@@ -214,11 +214,11 @@ class Graph(Emitter):
         elif (
             special is None
             and converter is not None
-            and node.op in MOVED
+            and node.op in MOVES_STRINGS
             and domain == ""
             and is_string(node.inputs[0])
         ):
-            return list(moved(node, converter.convert))
+            return list(by_position(node, converter.convert))
         if special is None:
             raise Refused("of strings")
         result = special(node)
@@ -250,10 +250,14 @@ class Graph(Emitter):
                     else Value.of_array(o, node.place)
                     for o in outs
                 ]
-        if self._folded < self._may_fold and node.inputs and all(v is None or v.const is not None for v in node.inputs):
+        if (
+            self._folded_bytes < self._may_fold
+            and node.inputs
+            and all(v is None or v.const is not None for v in node.inputs)
+        ):
             folded = fold(node)
             if folded is not None:
-                self._folded += sum(a.nbytes for a in folded)
+                self._folded_bytes += sum(a.nbytes for a in folded)
                 return [Value.of_array(a, node.place) for a in folded]
         return None
 
@@ -357,6 +361,6 @@ def _no_converter(domain: str, name: str, version: int) -> str:
         return _DOMAINS[domain]
     if domain == "com.microsoft" and name in _INSTEAD:
         return _INSTEAD[name]
-    if _registry.known(domain, name):
+    if _registry.has_converter(domain, name):
         return f"version {version} of this operator has no converter"
     return "no converter" if version or domain else "no such operator in this operator set"

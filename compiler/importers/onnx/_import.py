@@ -16,7 +16,7 @@ from maas_rt._errors import ImportModelError, InvalidArgumentError
 
 from ..._boundary import boundary
 from ..._deep import deep
-from .._dynamic import asked_bounds, contradiction, hold, requested
+from .._dynamic import asked_bounds, contradiction, requested, with_asked_bounds
 from .._imported import ImportedModel, SymbolSpec
 from .._noise import with_seed
 from ._about import about
@@ -77,18 +77,18 @@ def _import_checked(
     proto: onnx.ModelProto, data: Data, dynamic: Any, input_shapes: Mapping[str, Any] | None
 ) -> ImportedModel:
     proto = numbered(proto)
-    fixed = {name: _shape(name, dims) for name, dims in (input_shapes or {}).items()}
-    wanted = _dynamic(dynamic)
-    for name, axes in wanted.items():
+    fixed_shapes = {name: _shape(name, dims) for name, dims in (input_shapes or {}).items()}
+    dynamic_axes = _dynamic(dynamic)
+    for name, axes in dynamic_axes.items():
         for axis in axes:
-            shape = fixed.get(name)
+            shape = fixed_shapes.get(name)
             if shape is not None and -len(shape) <= axis < len(shape):
                 raise contradiction(name, axis, shape[axis], "lets it vary")
     equal: dict[str, Dim] = {}  # symbols that turned out to equal another symbol or a number
     for _ in range(_MAX_UNIFICATIONS):
         try:
-            imported = deep(partial(_import, proto, data, wanted, fixed, equal))
-            return hold(imported, asked_bounds(wanted))
+            imported = deep(partial(_import, proto, data, dynamic_axes, fixed_shapes, equal))
+            return with_asked_bounds(imported, asked_bounds(dynamic_axes))
         except AmbiguousDims as found:
             other = found.other if isinstance(found.other, int) else str(found.other)
             if found.symbol in equal:
@@ -104,8 +104,8 @@ def _import_checked(
 def _import(
     proto: onnx.ModelProto,
     data: Data,
-    wanted: dict[str, dict[int, Any]],
-    fixed: dict[str, Any],
+    dynamic_axes: dict[str, dict[int, Any]],
+    fixed_shapes: dict[str, Any],
     equal: dict[str, Dim],
 ) -> ImportedModel:
     math = ShapeMath()
@@ -117,20 +117,20 @@ def _import(
     initial = {t.name for t in proto.graph.initializer} | {s.values.name for s in proto.graph.sparse_initializer}
     infos = [i for i in proto.graph.input if i.name not in initial]
     names = [i.name for i in infos]
-    for given, what in ((wanted, "dynamic"), (fixed, "input_shapes")):
+    for given, what in ((dynamic_axes, "dynamic"), (fixed_shapes, "input_shapes")):
         for name in given:
             if name not in names:
                 raise InvalidArgumentError(f"{what} names input '{name}', the model has {', '.join(names) or 'none'}")
-    specs = _asked_specs(infos, wanted, equal)
+    specs = _asked_specs(infos, dynamic_axes, equal)
     given_values: dict[str, Value] = {}  # the parameters: tensors, and elements of sequences
     for info in infos:
         if info.type.WhichOneof("value") in ("sequence_type", "optional_type"):
-            value = _composite(info, fixed, given_values, graph)
+            value = _composite(info, fixed_shapes, given_values, graph)
         else:
-            wishes = wanted.get(info.name, {})
+            wishes = dynamic_axes.get(info.name, {})
             if info.name in given_values:
                 raise broken_model(f"two inputs have the name '{info.name}'")
-            value = _input(info, len(given_values), math, wishes, fixed.get(info.name), equal, specs, graph)
+            value = _input(info, len(given_values), math, wishes, fixed_shapes.get(info.name), equal, specs, graph)
             given_values[info.name] = value
         scope.values[info.name] = value
     parameters = [v.expr for v in given_values.values() if v.expr is not None]
@@ -168,7 +168,7 @@ def _import(
 
     def import_cut(cut: onnx.ModelProto) -> ImportedModel:
         check_model(cut, data)
-        return _import_checked(cut, data, {k: dict(v) for k, v in wanted.items()}, fixed)
+        return _import_checked(cut, data, {k: dict(v) for k, v in dynamic_axes.items()}, fixed_shapes)
 
     texts = sorted(name for name, value in {**given_values, **results}.items() if is_string(value))
     return ImportedModel(
@@ -276,7 +276,7 @@ def _input(
     number: int,
     math: ShapeMath,
     dynamic: dict[int, Any],
-    fixed: tuple[int, ...] | None,
+    fixed_shape: tuple[int, ...] | None,
     equal: dict[str, Dim],
     specs: dict[str, SymbolSpec],
     graph: Graph,
@@ -292,24 +292,24 @@ def _input(
         name = names.Name(tensor.elem_type) if tensor.elem_type in names.values() else str(tensor.elem_type)
         graph.unsupported.add(f"input of {name}", "element type is not supported", info.name)
         return Value("float32", (), poison=True)
-    if not tensor.HasField("shape") and fixed is None:
+    if not tensor.HasField("shape") and fixed_shape is None:
         raise ImportModelError(
             f"the ONNX model does not say the rank of input '{info.name}': give its shape with input_shapes"
         )
-    declared = list(tensor.shape.dim) if tensor.HasField("shape") else [None] * len(fixed or ())
-    if fixed is not None and len(fixed) != len(declared):
+    declared_dims = list(tensor.shape.dim) if tensor.HasField("shape") else [None] * len(fixed_shape or ())
+    if fixed_shape is not None and len(fixed_shape) != len(declared_dims):
         raise InvalidArgumentError(
-            f"input_shapes gives {len(fixed)} extents for input '{info.name}', which has rank {len(declared)}"
+            f"input_shapes gives {len(fixed_shape)} extents for input '{info.name}', which has rank {len(declared_dims)}"
         )
     for axis in dynamic:
-        if not -len(declared) <= axis < len(declared):
+        if not -len(declared_dims) <= axis < len(declared_dims):
             raise InvalidArgumentError(
-                f"dynamic names axis {axis} of input '{info.name}', which has rank {len(declared)}"
+                f"dynamic names axis {axis} of input '{info.name}', which has rank {len(declared_dims)}"
             )
-    wishes = {a % len(declared): w for a, w in dynamic.items()}
+    wishes = {a % len(declared_dims): w for a, w in dynamic.items()}
     dims: list[Dim] = []
-    for axis, d in enumerate(declared):
-        dims.append(_input_dim(info.name, axis, d, math, wishes, fixed, equal, specs))
+    for axis, d in enumerate(declared_dims):
+        dims.append(_input_dim(info.name, axis, d, math, wishes, fixed_shape, equal, specs))
     if text:  # see _strings.py
         width = _fresh_symbol(f"{info.name}_bytes", math, specs)
         var = relax.Var(_parameter_name(info.name, number), relax.TensorType(shape_expr([*dims, width]), "uint8"))
@@ -337,26 +337,31 @@ def _fresh_symbol(name: str, math: ShapeMath, specs: dict[str, SymbolSpec]) -> D
 def _input_dim(
     name: str,
     axis: int,
-    declared: Any,
+    declared_dim: Any,
     math: ShapeMath,
     wishes: dict[int, Any],
-    fixed: tuple[int, ...] | None,
+    fixed_shape: tuple[int, ...] | None,
     equal: dict[str, Dim],
     specs: dict[str, SymbolSpec],
 ) -> Dim:
     """The extent of one axis of an input: fixed by the caller, by the model, or a symbol."""
-    if fixed is not None:
-        value = declared.dim_value if declared is not None and declared.HasField("dim_value") else None
-        if fixed[axis] < 0 or (value and value > 0 and value != fixed[axis]):
+    if fixed_shape is not None:
+        value = declared_dim.dim_value if declared_dim is not None and declared_dim.HasField("dim_value") else None
+        if fixed_shape[axis] < 0 or (value and value > 0 and value != fixed_shape[axis]):
             raise InvalidArgumentError(
-                f"input_shapes gives {fixed[axis]} for axis {axis} of input '{name}', which the model fixes at {value}"
+                f"input_shapes gives {fixed_shape[axis]} for axis {axis} of input '{name}', which the model fixes at {value}"
             )
-        return fixed[axis]
+        return fixed_shape[axis]
     wish = wishes.get(axis)
-    if axis not in wishes and declared is not None and declared.HasField("dim_value") and declared.dim_value >= 0:
-        return int(declared.dim_value)
+    if (
+        axis not in wishes
+        and declared_dim is not None
+        and declared_dim.HasField("dim_value")
+        and declared_dim.dim_value >= 0
+    ):
+        return int(declared_dim.dim_value)
     _spec(wish)  # refuses what is neither bounds nor a name
-    symbol = _resolved(_symbol_name(name, axis, declared, wish), equal)
+    symbol = _resolved(_symbol_name(name, axis, declared_dim, wish), equal)
     if isinstance(symbol, int):
         if axis in wishes:
             raise InvalidArgumentError(
@@ -388,7 +393,7 @@ def _resolved(symbol: str, equal: dict[str, Dim]) -> Any:
 def _asked_specs(
     infos: Sequence[onnx.ValueInfoProto], wanted: dict[str, dict[int, Any]], equal: dict[str, Dim]
 ) -> dict[str, SymbolSpec]:
-    """The bounds that were asked for, by symbol, so that each axis of one symbol has them; `hold` judges contradictions."""
+    """The bounds that were asked for, by symbol, so that each axis of one symbol has them; `with_asked_bounds` judges contradictions."""
     specs: dict[str, SymbolSpec] = {}
     for info in infos:
         dims = info.type.tensor_type.shape.dim

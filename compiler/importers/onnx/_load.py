@@ -212,14 +212,14 @@ def _check_tensor(tensor: TensorProto, data: Data | None) -> None:
     elif tensor.HasField("raw_data"):
         have, want = len(tensor.raw_data), (count * _BITS[tensor.data_type] + 7) // 8
     else:
-        have, want = _stored(tensor, count)
+        have, want = _element_counts(tensor, count)
     if have != want:
         raise broken_model(
             f"constant '{name}' holds {have} elements or bytes of data where its dimensions {list(tensor.dims)} need {want}"
         )
 
 
-def _stored(tensor: TensorProto, count: int) -> tuple[int, int]:
+def _element_counts(tensor: TensorProto, count: int) -> tuple[int, int]:
     """(elements stored in the typed field, elements needed)."""
     kind = tensor.data_type
     if kind in (TensorProto.FLOAT, TensorProto.COMPLEX64):
@@ -337,24 +337,24 @@ def _open_beneath(folder: Path, location: str, name: str) -> int:
     parts = [p for p in parts if p not in ("", ".")]
     if not parts:
         raise broken_model(f"constant '{name}' names no file for its external data")
-    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if last else os.O_DIRECTORY)
             try:
-                nxt = os.open(part, flags, dir_fd=here)
+                nxt = os.open(part, flags, dir_fd=folder_fd)
             except OSError as why:
                 raise broken_model(
                     f"external data '{location}' of constant '{name}' cannot be opened beneath the model's folder without following "
                     f"links ({why.strerror})"
                 ) from None
-            os.close(here)
-            here = nxt
+            os.close(folder_fd)
+            folder_fd = nxt
     except BaseException:
-        os.close(here)
+        os.close(folder_fd)
         raise
-    return here
+    return folder_fd
 
 
 def _read_at(fd: int, offset: int, length: int) -> bytes:

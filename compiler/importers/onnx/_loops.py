@@ -29,10 +29,10 @@ class Results:
     condition: Value | None
     carried: list[Value]
     slices: list[Value]
-    kept: list[Shape] = field(
+    carried_shapes: list[Shape] = field(
         default_factory=list
     )  # the shapes that the body declares for the carried values (None: unknown)
-    declared: list[Shape] = field(default_factory=list)  # and for the slices
+    slice_shapes: list[Shape] = field(default_factory=list)  # and for the slices
 
     @property
     def all(self) -> list[Value]:
@@ -81,7 +81,7 @@ def run_loop(
     for value in start:
         if value.items is not None or value.absent:
             raise n.refuse("that carries a sequence or an optional, and whose end is only known at run time")
-    entries, assumed, bound = _copied(graph.unsupported.entries), list(math.assumed), dict(graph._bound)
+    entries, assumed, bound = _copied(graph.unsupported.entries), list(math.assumed), dict(graph._bound_dims)
     go = None if condition is None else n.reshape(n.cast(graph.expr(condition), "bool"), [])
     limit = None if trips is None else n.reshape(n.cast(graph.expr(trips), "int64"), [])
     # What an earlier conversion of a loop around this one found: else each level would be converted twice for each time of the one around.
@@ -96,7 +96,7 @@ def run_loop(
                 _check_iterates(n, go, limit)
                 zeros = n.broadcast_to(n.scalar_const(0, found.dtype), found.shape)
                 start = [graph.wrap(zeros, n.place) if k == found.number else v for k, v in enumerate(start)]
-            graph.unsupported.entries, math.assumed, graph._bound = _copied(entries), list(assumed), dict(bound)
+            graph.unsupported.entries, math.assumed, graph._bound_dims = _copied(entries), list(assumed), dict(bound)
 
 
 def _copied(entries: dict[tuple[str, str], list[str]]) -> dict[tuple[str, str], list[str]]:
@@ -128,12 +128,12 @@ def _attempt(
     graph, math = n.graph, n.math
     before, outer, assumed = len(graph.unsupported.entries), set(math.local), list(math.assumed)
     loop = open_loop(n.emit, n.place, go, limit, [graph.expr(v) for v in start], axes)
-    held: list[Results] = []
+    body_results: list[Results] = []
     shapes: list[Shape] = []  # of the slices
 
     def convert() -> list[Value]:
-        results = body(_number(n, loop), _shown(n, loop.values, loop.extents, start, axes))
-        held.append(results)
+        results = body(_number(n, loop), _carried_values(n, loop.values, loop.extents, start, axes))
+        body_results.append(results)
         if len(graph.unsupported.entries) == before and not any(v.poison for v in results.all):
             local = math.local - outer
             _check_carried(n, start, results, local, axes, unread)
@@ -141,7 +141,7 @@ def _attempt(
         return results.all
 
     block, _ = graph.in_block(convert)
-    results = held[0]
+    results = body_results[0]
     if len(graph.unsupported.entries) > before or any(v.poison for v in results.all):
         return None
     if results.condition is not None and results.condition.const is not None and results.condition.const.all():
@@ -149,11 +149,13 @@ def _attempt(
     sealed = graph.seal(block, partial(_finish, n, loop, start, results, shapes, axes))
     math.assumed = assumed  # what the body checks holds only where it ran
     types = [field.ty for field in sealed.body.fields]
-    closed = graph.bb.emit(close_loop(loop, sealed, types, partial(_alone, n)), "loop")
+    closed = graph.bb.emit(close_loop(loop, sealed, types, partial(_as_branch, n)), "loop")
     return _results(n, loop, closed, start, axes, extent if results.condition is None else None)
 
 
-def _shown(n: Node, values: list[Any], extents: Any, start: list[Value], axes: list[tuple[int, int]]) -> list[Value]:
+def _carried_values(
+    n: Node, values: list[Any], extents: Any, start: list[Value], axes: list[tuple[int, int]]
+) -> list[Value]:
     """Carried values with their types; the extents that iterations change are bound to new symbols first."""
     symbols = n.graph.bind_tensor(extents, len(axes), f"{n.place}_extents") if axes else []
     out = []
@@ -200,7 +202,9 @@ def _check_carried(
                 f"whose end is only known at run time, and whose body carries shape {_text(value.shape)} on as {_text(result.shape)}"
             )
         declared = (
-            results.kept[k] if k < len(results.kept) and len(results.kept[k]) == value.rank else (None,) * value.rank
+            results.carried_shapes[k]
+            if k < len(results.carried_shapes) and len(results.carried_shapes[k]) == value.rank
+            else (None,) * value.rank
         )
         for axis, (a, b) in enumerate(zip(value.shape, result.shape, strict=True)):
             if (k, axis) in axes or n.math.same(a, b):
@@ -219,7 +223,7 @@ def _slice_shapes(n: Node, results: Results, local: set[str]) -> list[Shape]:
     for number, each in enumerate(results.slices):
         if each.items is not None or each.absent:
             raise n.refuse("that collects sequences or optionals, and whose end is only known at run time")
-        declared = results.declared[number] if number < len(results.declared) else ()
+        declared = results.slice_shapes[number] if number < len(results.slice_shapes) else ()
         if len(declared) != each.rank:
             declared = (None,) * each.rank
         shapes.append(tuple(_outer_extent(n, d, known, local) for d, known in zip(each.shape, declared, strict=True)))
@@ -268,7 +272,7 @@ def _finish(
     ]
 
 
-def _alone(n: Node, expression: Any) -> Any:
+def _as_branch(n: Node, expression: Any) -> Any:
     """An expression as the body of a branch."""
     made: list[Any] = []
 
@@ -285,7 +289,7 @@ def _results(
 ) -> Results:
     items = [n.emit(relax.TupleGetItem(closed, k)) for k in range(len(closed.ty.fields))]
     count = len(start)
-    carried = _shown(n, items[1 : 1 + count], items[-2], start, axes)
+    carried = _carried_values(n, items[1 : 1 + count], items[-2], start, axes)
     slices = items[1 + count : -2 if axes else -1]
     if slices and extent is None:
         extent = n.graph.bind_tensor(items[-1], 1, f"{n.place}_iterations")[0]

@@ -12,16 +12,16 @@ from ._node import Node
 from ._strings import bytes_of, string_value, width_of
 from ._values import Value
 
-__all__ = ["MOVED", "moved"]
+__all__ = ["MOVES_STRINGS", "by_position"]
 
 # Operators whose results are elements of input 0, wherever they stand.
-MOVED = frozenset(
+MOVES_STRINGS = frozenset(
     """Compress DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Reshape Slice Split Squeeze Tile Transpose
     Unsqueeze""".split()
 )
 
 
-def moved(n: Node, convert: Callable[[Node], Any]) -> list[Value]:
+def by_position(n: Node, convert: Callable[[Node], Any]) -> list[Value]:
     """The results of an operator that moves strings: it is given their positions instead."""
     strings = n.value(0)
     count = n.math.product(strings.shape)

@@ -50,7 +50,7 @@ def with_blocks(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], Arra
     for graph in graphs:
         for node in sort_nodes(graph, set()) if graph is graphs[0] else graph.node:
             _follow(node, blocked, tensors, array, sizes)
-    block = _chosen(sizes, graphs, tensors, array)
+    block = _block_size(sizes, graphs, tensors, array)
     for graph in graphs:
         for node in graph.node:
             if node.domain == NCHWC and node.op_type in ("Conv", "ReorderInput"):
@@ -119,7 +119,7 @@ def _fits(block: int, dims: list[int], groups: int, *, blocked: bool) -> bool:
     return columns % block == 0 if blocked else columns < block
 
 
-def _chosen(
+def _block_size(
     sizes: set[int],
     graphs: list[onnx.GraphProto],
     tensors: dict[str, onnx.TensorProto],

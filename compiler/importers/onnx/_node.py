@@ -12,7 +12,7 @@ import onnx
 from onnx import AttributeProto
 from tvm import relax
 
-from .._told import Told
+from .._run_checks import RunCheck
 from ._dims import Dim, ShapeMath
 from ._emit import Emitter
 from ._errors import Broken, Refused
@@ -64,11 +64,11 @@ class Node:
 
     def check(self, condition: Callable[..., Any], *args: Any, says: str) -> None:
         """Every run refuses inputs whose values make condition(args as te sees them) false: this operator `says` why."""
-        self.graph.check(condition, *args, says=Told("refused", f"{self.graph.at} {says}"))
+        self.graph.check(condition, *args, says=RunCheck("refused", f"{self.graph.at} {says}"))
 
     def assume(self, condition: Callable[..., Any], *args: Any, says: str) -> None:
         """The same where other shapes of the inputs would need another compile."""
-        self.graph.check(condition, *args, says=Told("assumed", f"{self.graph.at} {says}"))
+        self.graph.check(condition, *args, says=RunCheck("assumed", f"{self.graph.at} {says}"))
 
     # ---- attributes
 
@@ -101,19 +101,19 @@ class Node:
         raise self.refuse(f"attribute '{name}' has a type that is not supported")
 
     def int_attr(self, name: str, default: Any = _REQUIRED) -> int:
-        return int(self._typed(name, default, int))
+        return int(self._typed_attr(name, default, int))
 
     def flag(self, name: str, default: int = 0) -> bool:
-        value = self._typed(name, default, int)
+        value = self._typed_attr(name, default, int)
         if value not in (0, 1):  # implementations do not agree on what others mean
             raise self.broken(f"attribute '{name}' is {value}, expected 0 or 1")
         return bool(value)
 
     def float_attr(self, name: str, default: Any = _REQUIRED) -> float:
-        return float(np.float32(self._typed(name, default, (float, int))))  # as attributes are kept, defaults too
+        return float(np.float32(self._typed_attr(name, default, (float, int))))  # as attributes are kept, defaults too
 
     def str_attr(self, name: str, default: Any = _REQUIRED) -> str:
-        return str(self._typed(name, default, str))
+        return str(self._typed_attr(name, default, str))
 
     def choice(self, name: str, default: str, *others: str) -> str:
         """A string attribute that is one of some words."""
@@ -123,9 +123,9 @@ class Node:
         return value
 
     def ints_attr(self, name: str, default: Any = _REQUIRED) -> Any:
-        return self._typed(name, default, list)
+        return self._typed_attr(name, default, list)
 
-    def _typed(self, name: str, default: Any, kind: Any) -> Any:
+    def _typed_attr(self, name: str, default: Any, kind: Any) -> Any:
         value = self.attr(name, default)
         if value is not None and value is not default and not isinstance(value, kind):
             raise self.broken(f"attribute '{name}' has the wrong type")
@@ -232,7 +232,7 @@ class Node:
 
     # ---- other nodes in its place
 
-    def given(self, *inputs: Any, **attributes: Any) -> Node:
+    def with_arguments(self, *inputs: Any, **attributes: Any) -> Node:
         """This node with other inputs (values, expressions, or None for one that is left out) and other attributes: for a converter
         of an operator that this one is made of."""
         proto = self.proto

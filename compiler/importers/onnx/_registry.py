@@ -18,10 +18,10 @@ from ._node import Node
 __all__ = [
     "Converter",
     "find",
+    "find_equivalent",
     "find_shape_op",
     "find_string_op",
     "op",
-    "same",
     "same_as",
     "shape_op",
     "string_op",
@@ -57,23 +57,23 @@ def op(*names: str, since: int | list[int] | None = None, domain: str = "") -> C
 
 
 @dataclass(frozen=True)
-class Same:
+class Equivalent:
     """An operator of the default domain, at a version of its schema."""
 
     name: str
     version: int
 
 
-_SAME: dict[tuple[str, str], Same] = {}
+_EQUIVALENTS: dict[tuple[str, str], Equivalent] = {}
 
 
 def same_as(domain: str, name: str, version: int, of: str = "") -> None:
     """The operator `name` of another domain is the default domain's of this name, or `of`, at schema `version`."""
-    _SAME[domain, name] = Same(of or name, version)
+    _EQUIVALENTS[domain, name] = Equivalent(of or name, version)
 
 
-def same(domain: str, name: str) -> Same | None:
-    return _SAME.get((domain, name))
+def find_equivalent(domain: str, name: str) -> Equivalent | None:
+    return _EQUIVALENTS.get((domain, name))
 
 
 def shape_op(*names: str) -> Callable[[Convert], Convert]:
@@ -106,7 +106,7 @@ def find(domain: str, name: str, version: int) -> Converter | None:
     return None
 
 
-def known(domain: str, name: str) -> bool:
+def has_converter(domain: str, name: str) -> bool:
     return (domain, name) in _CONVERTERS
 
 
@@ -124,6 +124,6 @@ def supported() -> dict[str, list[int]]:
     for (domain, name), converters in sorted(_CONVERTERS.items()):
         key = f"{domain}::{name}" if domain else name
         out[key] = sorted({v for c in converters for v in c.since})
-    for domain, name in sorted(_SAME):
+    for domain, name in sorted(_EQUIVALENTS):
         out[f"{domain}::{name}"] = []
     return out

@@ -35,13 +35,13 @@ _RANKS: dict[str, tuple[int | None, ...]] = {
 class _Rules:
     inputs: tuple[int, int]  # fewest and most
     outputs: tuple[int, int]
-    required: tuple[str, ...]
+    required_attributes: tuple[str, ...]
     kinds: dict[str, int]  # types of attributes
     types: tuple[
         tuple[str, frozenset[str], bool], ...
     ]  # of each input: the constraint's name, what it allows, one for all
     variadic: bool
-    needed: tuple[int, ...]  # inputs that are not optional
+    required_inputs: tuple[int, ...]  # inputs that are not optional
 
 
 @lru_cache(maxsize=4096)
@@ -74,7 +74,7 @@ def check_counts(node: onnx.NodeProto, opset: int, domain: str) -> None:
             raise broken_model(
                 f"node '{node.name or node.op_type}' ({node.op_type}) has {len(given)} {what}{'s' * (len(given) != 1)}, the operator has {wanted}"
             )
-    for i in rules.needed:
+    for i in rules.required_inputs:
         if i < len(node.input) and not node.input[i]:
             raise broken_model(f"node '{node.name or node.op_type}' ({node.op_type}) lacks input {i}, which it needs")
 
@@ -104,7 +104,7 @@ def check_attributes(node: onnx.NodeProto, opset: int, domain: str) -> None:
             raise broken_model(
                 f"attribute '{a.name}' of node '{label}' ({node.op_type}) is {have}, expected {names.Name(declared)}"
             )
-    for name in rules.required:
+    for name in rules.required_attributes:
         if name not in seen:
             raise broken_model(f"node '{label}' ({node.op_type}) has no attribute '{name}'")
 
@@ -114,7 +114,7 @@ def check_types(name: str, opset: int, domain: str, inputs: Sequence[Value | Non
     rules = _rules(name, opset, domain)
     if rules is None or not rules.types:
         return
-    bound: dict[str, str] = {}
+    bound_types: dict[str, str] = {}
     for i, value in enumerate(inputs):
         if i >= len(rules.types) and not rules.variadic:
             return
@@ -128,8 +128,8 @@ def check_types(name: str, opset: int, domain: str, inputs: Sequence[Value | Non
         if f"tensor({dtype})" not in allowed:
             kinds = sorted(t[7:-1] for t in allowed if t.startswith("tensor("))
             raise Broken(f"has input {i} of {dtype}, expected {', '.join(kinds) or 'no tensor'}")
-        if same and bound.setdefault(variable, dtype) != dtype:
-            raise Broken(f"has inputs of {bound[variable]} and {dtype}, which must be of one type")
+        if same and bound_types.setdefault(variable, dtype) != dtype:
+            raise Broken(f"has inputs of {bound_types[variable]} and {dtype}, which must be of one type")
 
 
 def infer_types(

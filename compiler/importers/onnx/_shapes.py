@@ -85,7 +85,7 @@ _MICROSOFT: dict[str, Shapes] = {
 
 def check_shapes(n: Node, domain: str) -> None:
     """Refuse the node, or have each run checked, where its inputs do not fit each other. Raises ValueError, Broken."""
-    bound: dict[str, list[Dim]] = {}
+    bound_dims: dict[str, list[Dim]] = {}
     multiples: list[tuple[int, str, Dim]] = []
     for i, text in enumerate(_shapes_of(n, domain)):
         if text is not None and n.has(i) and n.value(i).items is None:
@@ -95,10 +95,10 @@ def check_shapes(n: Node, domain: str) -> None:
                 if text == "one":
                     raise n.broken(f"has input {i} of shape {list(n.shape(i))}, expected one number")
                 text = text.partition("|")[2]
-            _match(n, i, text.split(), bound, multiples)
+            _match(n, i, text.split(), bound_dims, multiples)
     for count, letter, extent in multiples:
-        if letter in bound:
-            n.math.require_same(extent, n.math.mul(bound[letter][0], count))
+        if letter in bound_dims:
+            n.math.require_same(extent, n.math.mul(bound_dims[letter][0], count))
 
 
 def _shapes_of(n: Node, domain: str) -> Shapes:
@@ -131,7 +131,7 @@ def _rotated(n: Node) -> Shapes:
 
 
 def _match(
-    n: Node, i: int, parts: list[str], bound: dict[str, list[Dim]], multiples: list[tuple[int, str, Dim]]
+    n: Node, i: int, parts: list[str], bound_dims: dict[str, list[Dim]], multiples: list[tuple[int, str, Dim]]
 ) -> None:
     dims = list(n.shape(i))
     at = next((k for k, part in enumerate(parts) if part.startswith("*")), None)
@@ -141,7 +141,7 @@ def _match(
     if at is not None:
         many = dims[at : at + len(dims) - len(parts)]
         del dims[at : at + len(many)]
-        _same(n, i, many, bound.setdefault(rest, many))
+        _require_same(n, i, many, bound_dims.setdefault(rest, many))
     for part, extent in zip(parts, dims, strict=True):
         letter = part.lstrip("0123456789")
         if not letter:
@@ -149,10 +149,10 @@ def _match(
         elif letter != part:
             multiples.append((int(part[: -len(letter)]), letter, extent))
         elif part != ".":
-            _same(n, i, [extent], bound.setdefault(part, [extent]))
+            _require_same(n, i, [extent], bound_dims.setdefault(part, [extent]))
 
 
-def _same(n: Node, i: int, have: list[Dim], want: list[Dim]) -> None:
+def _require_same(n: Node, i: int, have: list[Dim], want: list[Dim]) -> None:
     if len(have) != len(want):
         raise n.broken(f"has input {i} of rank {n.rank(i)}, which does not fit the others")
     for a, b in zip(have, want, strict=True):

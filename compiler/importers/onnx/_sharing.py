@@ -20,7 +20,7 @@ from ._errors import broken_model
 from ._load import MAX_NODES
 from ._values import onnx_dtype
 
-__all__ = ["CannotShareError", "Tables", "draw_number", "numbered", "shared"]
+__all__ = ["CannotShareError", "Tables", "draw_number", "numbered", "with_shared_noise"]
 
 _NUMBER = "maas_rt.random"
 _PREFIX = "maas_rt/noise"
@@ -31,7 +31,7 @@ _SLICE = 10  # the operator set since which its bounds are inputs
 _SCAN = 9  # and since which it has no batch
 _FIRST, _FIRST_IN_LOOP, _FIRST_ITERATIONS = 1 << 16, 1 << 12, 64
 _GROWTH = 8
-_MOST = 1 << 26  # elements of a table
+_MAX_ELEMENTS = 1 << 26  # elements of a table
 _MAX_DEPTH = 64  # of functions in each other
 
 
@@ -149,13 +149,13 @@ class Tables:
         for number in named or self._draws:
             shape, fixed = self._shapes[number], self._draws[number].count is not None
             larger = (*[n * _GROWTH for n in shape[:-1]], shape[-1] * (1 if fixed else _GROWTH))
-            if larger != shape and np.prod(larger) <= _MOST:
+            if larger != shape and np.prod(larger) <= _MAX_ELEMENTS:
                 self._shapes[number], grown = larger, True
                 self._arrays.pop(number, None)
         return grown
 
 
-def shared(model: onnx.ModelProto, draws: Mapping[int, Draw]) -> tuple[onnx.ModelProto, Tables]:
+def with_shared_noise(model: onnx.ModelProto, draws: Mapping[int, Draw]) -> tuple[onnx.ModelProto, Tables]:
     """The model with look-ups in the places of the nodes that draw, and the tables. Raises CannotShareError."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -202,7 +202,7 @@ class _Sharing:
         self._loops += 1
         before = Writer(f"{_PREFIX}/loop{self._loops}/start", self._opset)
         w = Writer(f"{_PREFIX}/loop{self._loops}", self._opset)
-        number = body.input[0].name if node.op_type == "Loop" else _counted(node, body, before, w)
+        number = body.input[0].name if node.op_type == "Loop" else _iteration_state(node, body, before, w)
         iteration = w("Reshape", number, w.const([1], "int64"))
         self.rewrite(body, [*loops, iteration])
         _replace(body.node, [*w.nodes, *body.node])
@@ -232,7 +232,7 @@ class _Sharing:
         return w.nodes
 
 
-def _counted(node: onnx.NodeProto, body: onnx.GraphProto, before: Writer, w: Writer) -> str:
+def _iteration_state(node: onnx.NodeProto, body: onnx.GraphProto, before: Writer, w: Writer) -> str:
     """The number of a Scan's iteration, int64 [1]: one more state of it."""
     start, now = before.const([0], "int64"), w("Identity", f"{w.prefix}/state")
     following = w("Add", now, w.const([1], "int64"))

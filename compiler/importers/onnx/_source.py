@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 
 from ...oracle import Oracle, OracleError, start_worker
-from .._imported import SHARED_NOISE, Apart, Array, ImportedModel
-from ._apart import alone, results_of
+from .._imported import SHARED_NOISE, Array, ImportedModel, IsolatedOperators
+from ._apart import isolate_operators, results_of
 from ._between import GIVEN, cut_at, operators_behind
 from ._by_definition import by_definition
 from ._data import Data
 from ._drawing import Draw
-from ._sharing import CannotShareError, Tables, shared
+from ._sharing import CannotShareError, Tables, with_shared_noise
 from ._values import DTYPES, is_float, numpy_dtype
 
 __all__ = ["OnnxSource"]
@@ -71,10 +71,10 @@ class OnnxSource:
     def open(self) -> None:
         if self._misread:
             raise OracleError(self._misread, opening=True)
-        self._opened().open()
+        self._open_oracle().open()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        oracle, given = self._opened(), {name: self._given(name, inputs) for name in self._inputs}
+        oracle, given = self._open_oracle(), {name: self._input_value(name, inputs) for name in self._inputs}
         while self._tables is not None:
             try:
                 return self._as_declared(oracle.run({**given, **self._tables.inputs()}))
@@ -104,12 +104,12 @@ class OnnxSource:
     def _like(self, model: onnx.ModelProto, implementations: tuple[str, ...]) -> OnnxSource:
         return OnnxSource(model, self._data, self._inputs, self._ranges, self._import_cut, implementations, self._draws)
 
-    def _opened(self) -> Oracle:
+    def _open_oracle(self) -> Oracle:
         if self._oracle is None:
             model = self._model
             if self._draws:
                 try:
-                    model, self._tables = shared(model, self._draws)
+                    model, self._tables = with_shared_noise(model, self._draws)
                 except CannotShareError as why:
                     text = f"{self._implementations[0]} cannot be given the same random numbers: {why}"
                     raise OracleError(text, opening=True) from None
@@ -122,7 +122,7 @@ class OnnxSource:
             )
         return self._oracle
 
-    def moved(self, share: float, trial: int = 0) -> OnnxSource | None:
+    def with_moved_scales(self, share: float, trial: int = 0) -> OnnxSource | None:
         """The model with each scale of a quantization moved by this share of it, one way or the other, and with each number of what is
         quantized by a scale of its own making moved by up to this share; None if it has neither."""
         nodes = self._model.graph.node
@@ -144,7 +144,7 @@ class OnnxSource:
         if self._oracle is not None:
             self._oracle.interrupt()
 
-    def _given(self, name: str, inputs: Mapping[str, Array]) -> Any:
+    def _input_value(self, name: str, inputs: Mapping[str, Array]) -> Any:
         """An input, a sequence's elements "name.0", "name.1", ... as a list, or None for an optional without a value."""
         if name in inputs:
             return inputs[name]
@@ -165,20 +165,20 @@ class OnnxSource:
         if not 1 <= count <= self.operators():
             raise ValueError(f"a prefix of {count} operators: the model has {self.operators()}")
         last = self._model.graph.node[count - 1]
-        cut = self._cut(count, [name for name in last.output if name])
+        cut = self._first_operators(count, [name for name in last.output if name])
         return self._import_cut(cut), f"{last.name or last.output[0]} ({last.op_type})"
 
-    def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
+    def isolated(self, count: int, inputs: Mapping[str, Array]) -> IsolatedOperators | None:
         constant = {t.name for t in self._model.graph.initializer}
         constant |= {s.values.name for s in self._model.graph.sparse_initializer}
         names = results_of(self._model.graph.node[:count], constant)
         if not names:
             return None
-        whole = self._like(self._cut(count, names), self._implementations)
-        model, given, wanted, operators = alone(self._model, count, {**inputs, **whole.run(inputs)})
-        return Apart(self._import_cut(model), given, wanted, operators) if wanted else None
+        whole = self._like(self._first_operators(count, names), self._implementations)
+        model, cut_inputs, expected, operators = isolate_operators(self._model, count, {**inputs, **whole.run(inputs)})
+        return IsolatedOperators(self._import_cut(model), cut_inputs, expected, operators) if expected else None
 
-    def between(self, inputs: Mapping[str, Array]) -> Apart | None:
+    def between(self, inputs: Mapping[str, Array]) -> IsolatedOperators | None:
         graph = self._model.graph
         constant = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
         results = set(results_of(graph.node, constant))
@@ -186,14 +186,14 @@ class OnnxSource:
         names = [name for n in graph.node if n.op_type in quantizes for name in n.output if name in results]
         if not names or set(inputs) != set(self._inputs):
             return None
-        values = self._like(self._cut(len(graph.node), names), self._implementations).run(inputs)
+        values = self._like(self._first_operators(len(graph.node), names), self._implementations).run(inputs)
         values = {name: values[name] for name in names}
         model = self._import_cut(cut_at(self._model, values, inputs))
         given = {**inputs, **{name + GIVEN: value for name, value in values.items()}}
         operators = {n: ", ".join(operators_behind(graph.node, n, names)) for n in model.output_names}
-        return Apart(model, given, model.source.run(given), operators)
+        return IsolatedOperators(model, given, model.source.run(given), operators)
 
-    def _cut(self, count: int, outputs: list[str]) -> onnx.ModelProto:
+    def _first_operators(self, count: int, outputs: list[str]) -> onnx.ModelProto:
         """The model's first operators, with these of their results as outputs."""
         cut = onnx.ModelProto()
         cut.CopyFrom(self._model)

@@ -52,8 +52,8 @@ def canonical(n_te: Callable[..., Any], bind: Callable[[Any], Dim], reshape: Cal
         i = te.reduce_axis((0, rows.shape[0]), name="i")
         k = te.reduce_axis((0, rows.shape[1]), name="k")
         used = tirx.Select(rows(i, k) != _byte(0), tirx.Cast("int64", k.var) + 1, tirx.IntImm("int64", 1))
-        most = te.compute((), lambda: te.max(used, axis=[i, k]), name="used")
-        return te.compute((1,), lambda _: tirx.max(most(), tirx.IntImm("int64", 1)), name="widest")
+        longest = te.compute((), lambda: te.max(used, axis=[i, k]), name="used")
+        return te.compute((1,), lambda _: tirx.max(longest(), tirx.IntImm("int64", 1)), name="widest")
 
     width = bind(n_te(widest, rows, name="widest"))
 

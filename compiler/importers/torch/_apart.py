@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-__all__ = ["Alone", "Recorder"]
+__all__ = ["IsolatedGraph", "Recorder"]
 
 
 class Recorder(fx.Interpreter):
@@ -25,7 +25,7 @@ class Recorder(fx.Interpreter):
         return self.values[n]
 
 
-class Alone(torch.nn.Module):
+class IsolatedGraph(torch.nn.Module):
     """The operators, one beside the other; `read` are the nodes whose tensors it is given, everything else that they read is as
     recorded."""
 
@@ -36,7 +36,7 @@ class Alone(torch.nn.Module):
         sources = dict.fromkeys(source for node in nodes for source in node.all_input_nodes)
         self.read = [n for n in sources if n not in constant and isinstance(values[n], torch.Tensor)]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Alone:
+    def __deepcopy__(self, memo: dict[int, Any]) -> IsolatedGraph:
         return self  # nothing of it changes, and a graph's nodes cannot be copied
 
     def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:

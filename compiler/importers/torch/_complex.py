@@ -204,15 +204,15 @@ class _as_real:
     """While an ordinary converter runs for one part: the call's tensors as torch would see that part."""
 
     def __init__(self, c: Context) -> None:
-        self.c, self.kept = c, (c.fakes, c.result)
+        self.c, self.originals = c, (c.fakes, c.result)
 
     def __enter__(self) -> None:
-        fakes, result = self.kept
+        fakes, result = self.originals
         self.c.fakes = {key: _real_fakes(value) for key, value in fakes.items()}
         self.c.result = _real_fakes(result)
 
     def __exit__(self, *_: object) -> None:
-        self.c.fakes, self.c.result = self.kept
+        self.c.fakes, self.c.result = self.originals
 
 
 def _real_fakes(value: Any) -> Any:

@@ -97,7 +97,7 @@ def conditioned(
     for decision in decisions:
         if decision.authored and any(symbol_is_type(s, SymT.FLOAT) for s in decision.holds.free_symbols):
             raise ImportModelError(
-                f"{_told(decision, symbols)}, and a number that a run is given is in it: fix that number"
+                f"{_describe(decision, symbols)}, and a number that a run is given is in it: fix that number"
             )
     judged = [d for d in decisions if d.holds.free_symbols <= space.bounds.keys() and not space.implies(d.holds)]
     specs = dict(model.symbols)
@@ -115,9 +115,9 @@ def conditioned(
         specs[name] = narrow
         space = space.within(symbol, narrow.min, narrow.max)
         space.multiples[symbol] = narrow.multiple
-        why[name] = f"{why[name]}; {_told(decision, symbols)}" if name in why else _told(decision, symbols)
+        why[name] = f"{why[name]}; {_describe(decision, symbols)}" if name in why else _describe(decision, symbols)
     conditions = [
-        Condition(_checked(d.holds, symbols, space, _told(d, symbols)), _told(d, symbols) + _ADVICE)
+        Condition(_checked(d.holds, symbols, space, _describe(d, symbols)), _describe(d, symbols) + _ADVICE)
         for d in left
         if not space.implies(d.holds)
     ]
@@ -138,7 +138,7 @@ def with_extents(
         name = symbols.variable(symbol)
         narrow = _narrower(each.holds, symbol, space, specs[name]) if name in specs else None
         if narrow is not None and narrow != specs[name]:
-            specs[name], why[name] = narrow, _told(each, symbols)
+            specs[name], why[name] = narrow, _describe(each, symbols)
             space = space.within(symbol, narrow.min, narrow.max)
     return replace(model, symbols=specs), why
 
@@ -157,14 +157,14 @@ def _space(model: ImportedModel, symbols: Symbols, example: Binding) -> _Space:
 def _counting(decisions: Sequence[Decision], space: _Space, agrees: Verdict | None) -> list[Decision]:
     """Those whose other side, at some of its sizes, is another model."""
     found: list[Decision] = []
-    tried: list[tuple[Binding, bool | None]] = []
+    verdicts: list[tuple[Binding, bool | None]] = []
 
     def judged(binding: Binding) -> bool | None:
-        for other, verdict in tried:
+        for other, verdict in verdicts:
             if other == binding:
                 return verdict
-        verdict = None if agrees is None or len(tried) >= _TRIED else agrees(binding)
-        tried.append((binding, verdict))
+        verdict = None if agrees is None or len(verdicts) >= _TRIED else agrees(binding)
+        verdicts.append((binding, verdict))
         return verdict
 
     authored = [d for d in decisions if d.authored]
@@ -173,19 +173,19 @@ def _counting(decisions: Sequence[Decision], space: _Space, agrees: Verdict | No
         if not others and space.tells_all(decision.holds):
             continue
         rest = [d.holds for d in authored if d.holds != decision.holds]
-        if not others or not all(judged(binding) for binding in _chosen(others, rest, space)):
+        if not others or not all(judged(binding) for binding in _sample_sizes(others, rest, space)):
             found.append(decision)
     for decision in decisions if agrees is not None else ():
-        if decision.authored or any(verdict and not _true(decision.holds, sizes) for sizes, verdict in tried):
+        if decision.authored or any(verdict and not _true(decision.holds, sizes) for sizes, verdict in verdicts):
             continue
         first = itertools.islice(space.others(decision.holds), _FIRST)
         alone = [b for b in first if min(b.values()) > 1 and all(_true(d.holds, b) for d in found)]
-        if any(judged(binding) is False for binding in _chosen(alone, [], space)):
+        if any(judged(binding) is False for binding in _sample_sizes(alone, [], space)):
             found.append(decision)
     return found
 
 
-def _chosen(others: Sequence[dict[Any, int]], rest: Sequence[Any], space: _Space) -> list[dict[Any, int]]:
+def _sample_sizes(others: Sequence[dict[Any, int]], rest: Sequence[Any], space: _Space) -> list[dict[Any, int]]:
     """A few sizes of a decision's other side, as far as can be on the traced side of the rest: the smallest, the one nearest to the
     example, and one that is larger than that."""
     total = sum(space.example.values())
@@ -232,24 +232,24 @@ def _is_multiple(holds: Any, divisor: int) -> bool:
     )
 
 
-def _checked(holds: Any, symbols: Symbols, space: _Space, told: str) -> Any:
+def _checked(holds: Any, symbols: Symbols, space: _Space, description: str) -> Any:
     """The relation as a TIR truth; ImportModelError where a run cannot check it."""
     try:
         truth = symbols.truth(holds)
     except NotConvertible:
-        truth = _listed(holds, symbols, space)
+        truth = _as_spans(holds, symbols, space)
     if truth is None:
         raise ImportModelError(
-            f"{told}, which a run cannot check: give bounds to the dimensions that it depends on (dynamic, --dynamic), or fix them"
+            f"{description}, which a run cannot check: give bounds to the dimensions that it depends on (dynamic, --dynamic), or fix them"
         )
     if not symbols.from_inputs(truth):
         raise ImportModelError(
-            f"{told}, and numbers in it are none of the inputs' sizes, so that a run cannot check it before it begins: fix them"
+            f"{description}, and numbers in it are none of the inputs' sizes, so that a run cannot check it before it begins: fix them"
         )
     return truth
 
 
-def _listed(holds: Any, symbols: Symbols, space: _Space) -> Any:
+def _as_spans(holds: Any, symbols: Symbols, space: _Space) -> Any:
     """A relation of one symbol, all of whose sizes are known, as the spans in which it holds."""
     (symbol, *more) = holds.free_symbols
     if more or not space.complete(symbol):
@@ -265,7 +265,7 @@ def _listed(holds: Any, symbols: Symbols, space: _Space) -> Any:
     return symbols.truth(sympy.Or(*within)) if 0 < len(within) <= _SPANS else None
 
 
-def _told(decision: Decision, symbols: Symbols) -> str:
+def _describe(decision: Decision, symbols: Symbols) -> str:
     where = f" at {decision.place}" if decision.place else ""
     if decision.of_extent:
         return f"a tensor{where} has an extent of {text_of(decision.holds.args[0], symbols)}"

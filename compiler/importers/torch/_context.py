@@ -17,7 +17,7 @@ from tvm import relax, te, tirx
 from ... import ir
 from ..._constants import constant_of
 from .._noise import Noise
-from .._told import Told, readable
+from .._run_checks import RunCheck, readable
 from ._dtypes import to_numpy, tvm_dtype
 from ._places import operator_name, place_of
 from ._registry import NotConvertible
@@ -220,12 +220,12 @@ class Context:
             above = self.bb.emit(relax.op.maximum(tensor, zero))
             below = self.bb.emit(relax.op.maximum(self.bb.emit(relax.op.negative(tensor)), zero))
             tensor = self.bb.emit(relax.op.concat([above, below], axis=0))
-        says = Told("number", f"the number that {self.at() or name} gives")
+        says = RunCheck("number", f"the number that {self.at() or name} gives")
         shape = self.bb.emit(says.sizes(tensor), name_hint=name)
         self.bb.match_cast(shape, relax.ShapeType(list(variables)), name_hint=name)
         return self.symbols.convert(symbol)
 
-    def counted(self, size: int | torch.SymInt, total: Expr) -> Dim:
+    def counted_size(self, size: int | torch.SymInt, total: Expr) -> Dim:
         """What stands for a size that a run counts (`total`, one element). One that torch was told before, as by torch._check, is checked."""
         if not self.symbols.knows(size):
             return self.bind_symbol(size.node.expr, total, self._name())  # type: ignore[union-attr]
@@ -245,7 +245,7 @@ class Context:
             return te.compute((1,), lambda _: tirx.Select(truth(), one, never), name="check")
 
         (found,) = self.generated(build, self.reshape(self.cast(holds, "bool"), []), name="check")
-        shape = self.bb.emit(Told("refused", says).sizes(found), name_hint="check")
+        shape = self.bb.emit(RunCheck("refused", says).sizes(found), name_hint="check")
         self.bb.match_cast(shape, relax.ShapeType([tirx.Var(f"check_{self._name()}", "int64")]))
 
     def at(self) -> str:
@@ -255,9 +255,9 @@ class Context:
         place = place_of(self.node)
         return operator_name(self.node) + (f" at {place}" if place else "")
 
-    def not_taken_for_one(self, size: Dim | str, told: Dim) -> None:
+    def not_taken_for_one(self, size: Dim | str, traced_size: Dim) -> None:
         """torch takes what is 1 in the example inputs for 1 where it is to be broadcast."""
-        if isinstance(told, int) and told == 1 and not isinstance(size, int):
+        if isinstance(traced_size, int) and traced_size == 1 and not isinstance(size, int):
             raise NotConvertible(
                 f"a size {readable(size)} that is 1 in the example inputs, which torch took for fixed: give larger ones"
             )
@@ -269,13 +269,13 @@ class Context:
             self.symbols.define_as(size.node.expr, extent)
         return extent
 
-    def require_at_least(self, size: Dim, least: Dim) -> None:
+    def require_at_least(self, size: Dim, minimum: Dim) -> None:
         """Every run refuses sizes of its inputs for which size < least."""
-        if isinstance(size, int) and isinstance(least, int):
-            if size < least:
-                raise NotConvertible(f"a size of {size} where {least} is the least")
+        if isinstance(size, int) and isinstance(minimum, int):
+            if size < minimum:
+                raise NotConvertible(f"a size of {size} where {minimum} is the least")
         else:
-            self.require_equal(size, tirx.max(as_expr(size), as_expr(least)))
+            self.require_equal(size, tirx.max(as_expr(size), as_expr(minimum)))
 
     def require_equal(self, a: Dim, b: Dim, kind: str = "extent") -> None:
         """Every run refuses sizes of its inputs for which a != b; `kind`: what `ir.check` says of it. What only the data decides, or a branch
@@ -304,7 +304,7 @@ class Context:
 
         (found,) = self.generated(build, x, [extent], name="check_indices")
         name = f"indices_of_{self._name()}"
-        says = Told("indices", self._name())
+        says = RunCheck("indices", self._name())
         shape = self.bb.emit(says.sizes(found), name_hint=name)
         self.bb.match_cast(shape, relax.ShapeType([tirx.Var(name, "int64")]))
 

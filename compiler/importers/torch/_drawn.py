@@ -36,15 +36,15 @@ class GivenNoise:
         return GivenNoise(self._place["number"], [*self._iterations, part], self.dtype)
 
     def uniform(self, shape: Sequence[int], wide: bool = False) -> Tensor:
-        return self._made("uniform", shape, wide)
+        return self._tensor_of("uniform", shape, wide)
 
     def normal(self, shape: Sequence[int], wide: bool = False) -> Tensor:
-        return self._made("normal", shape, wide)
+        return self._tensor_of("normal", shape, wide)
 
     def bits(self, shape: Sequence[int]) -> np.ndarray[Any, Any]:
         return drawn("bits", math.prod(shape), "uint64", **self._place).reshape(tuple(shape))
 
-    def _made(self, kind: str, shape: Sequence[int], wide: bool) -> Tensor:
+    def _tensor_of(self, kind: str, shape: Sequence[int], wide: bool) -> Tensor:
         flat = drawn(kind, math.prod(shape), "float64" if wide else "float32", **self._place)
         return torch.from_numpy(flat).reshape(tuple(shape))
 
@@ -121,24 +121,24 @@ def _log_normal(given: GivenNoise, x: Tensor, mean: float, std: float) -> Tensor
     return torch.exp(z * std + mean).to(given.dtype)
 
 
-def _whole(given: GivenNoise, shape: Sequence[int], low: int, high: int) -> Tensor:
+def _integers(given: GivenNoise, shape: Sequence[int], low: int, high: int) -> Tensor:
     rest = given.bits(shape) % np.uint64(high - low)
     return torch.from_numpy(np.asarray(rest.astype(np.int64) + np.int64(low))).to(given.dtype)
 
 
 @_draws("aten.randint.default", "aten.randint.low")
 def _randint(given: GivenNoise, high: int, size: Sequence[int], low: int = 0, dtype: Any = None) -> Tensor:
-    return _whole(given, size, low or 0, high)
+    return _integers(given, size, low or 0, high)
 
 
 @_draws("aten.randint_like.default", "aten.randint_like.low_dtype")
 def _randint_like(given: GivenNoise, x: Tensor, high: int, low: int = 0, dtype: Any = None) -> Tensor:
-    return _whole(given, x.shape, low or 0, high)
+    return _integers(given, x.shape, low or 0, high)
 
 
 @_draws("aten.random.default", "aten.random.to")
 def _random(given: GivenNoise, x: Tensor, to: Any = None) -> Tensor:
-    return _whole(given, x.shape, 0, largest_drawn(given.dtype) + 1 if to is None else to)
+    return _integers(given, x.shape, 0, largest_drawn(given.dtype) + 1 if to is None else to)
 
 
 def largest_drawn(dtype: torch.dtype) -> int:

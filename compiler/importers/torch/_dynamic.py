@@ -45,7 +45,7 @@ def _nested(spec: Any, name: str, value: Any) -> Any:
     if spec is None:  # nothing below is dynamic; torch wants to see the structure all the same
         return pytree.tree_map(lambda _: None, value)
     if isinstance(spec, Mapping) and isinstance(value, torch.Tensor):
-        return {_counted(axis, value): _dim(dim, name, axis, value) for axis, dim in spec.items()}
+        return {_axis_from_front(axis, value): _dim(dim, name, axis, value) for axis, dim in spec.items()}
     if isinstance(spec, Mapping) and isinstance(value, Mapping):
         return {key: _nested(spec.get(key), f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(spec, (tuple, list)) and isinstance(value, (tuple, list)) and len(spec) == len(value):
@@ -55,7 +55,7 @@ def _nested(spec: Any, name: str, value: Any) -> Any:
     )
 
 
-def _counted(axis: Any, tensor: torch.Tensor) -> Any:
+def _axis_from_front(axis: Any, tensor: torch.Tensor) -> Any:
     """An axis from the front: torch.export takes no notice of those from the end."""
     return axis + tensor.ndim if isinstance(axis, int) and -tensor.ndim <= axis < 0 else axis
 

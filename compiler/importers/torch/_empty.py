@@ -14,7 +14,7 @@ from ._dtypes import tvm_dtype
 
 __all__ = ["is_empty", "nothing", "result_of_nothing"]
 
-_DRAWN = 2  # for a size that varies
+_ASSUMED_SIZE = 2  # for a size that varies
 
 
 def is_empty(value: Any) -> bool:
@@ -24,7 +24,7 @@ def is_empty(value: Any) -> bool:
 
 def nothing(c: Context, like: torch.Tensor) -> Any:
     """The tensor without elements that `like` is, as a value."""
-    return _spread(c, torch.zeros(_drawn(like), dtype=like.dtype), c.symbols.dims(like.shape))
+    return _broadcast_fill(c, torch.zeros(_assumed_sizes(like), dtype=like.dtype), c.symbols.dims(like.shape))
 
 
 def result_of_nothing(c: Context, node: fx.Node) -> Any:
@@ -39,11 +39,13 @@ def result_of_nothing(c: Context, node: fx.Node) -> Any:
     ):
         return None
     if all(is_empty(each) for each in results):
-        made: Any = [torch.zeros(_drawn(each), dtype=each.dtype) for each in results]
+        made: Any = [torch.zeros(_assumed_sizes(each), dtype=each.dtype) for each in results]
     elif given and all(is_empty(each) for each in given) and isinstance(node.target, torch._ops.OpOverload):
         if any(isinstance(leaf, (torch.SymInt, torch.SymFloat, torch.SymBool)) for leaf in leaves):
             return None
-        args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: torch.zeros(_drawn(t), dtype=t.dtype), arguments)
+        args, kwargs = pytree.tree_map_only(
+            torch.Tensor, lambda t: torch.zeros(_assumed_sizes(t), dtype=t.dtype), arguments
+        )
         try:
             made = pytree.tree_leaves(node.target(*args, **kwargs))
         except Exception:  # its converter says what is wrong
@@ -52,18 +54,18 @@ def result_of_nothing(c: Context, node: fx.Node) -> Any:
             return None
     else:
         return None
-    found = [_spread(c, each, c.symbols.dims(result.shape)) for each, result in zip(made, results)]
+    found = [_broadcast_fill(c, each, c.symbols.dims(result.shape)) for each, result in zip(made, results)]
     if any(each is None for each in found):
         return None
     return found if isinstance(c.result, (tuple, list)) else found[0]
 
 
-def _drawn(tensor: torch.Tensor) -> list[int]:
+def _assumed_sizes(tensor: torch.Tensor) -> list[int]:
     """The tensor's sizes, with a number for those that vary."""
-    return [size if isinstance(size, int) else _DRAWN for size in tensor.shape]
+    return [size if isinstance(size, int) else _ASSUMED_SIZE for size in tensor.shape]
 
 
-def _spread(c: Context, made: torch.Tensor, shape: list[Any]) -> Any:
+def _broadcast_fill(c: Context, made: torch.Tensor, shape: list[Any]) -> Any:
     """What was computed at the sizes drawn, at the true ones: the same everywhere, as it depends on no data; None if it is not."""
     if all(isinstance(size, int) for size in shape):
         return c.tensor_const(made.contiguous())

@@ -29,18 +29,18 @@ def run_loop(
     """
     limit = None if trips is None else c.reshape(c.sizes_tensor([trips]), [])
     loop = open_loop(c.emit, c.node.name if c.node is not None else "loop", condition, limit, start)
-    held: list[list[Expr]] = []
+    body_results: list[list[Expr]] = []
 
     def convert() -> Any:
         go, carried, slices = body(loop.number, list(loop.values))
         values = [c.const(True, "bool") if go is None else c.reshape(c.cast(go, "bool"), [])]
         values += [_same_type(c, value, first) for value, first in zip(carried, start, strict=True)]
         values += [*slices, c.reshape(loop.number, [1])]
-        held.append(values)
+        body_results.append(values)
         return relax.Tuple(values)
 
     inside = _block(c, convert)
-    types = [value.ty for value in held[0]]
+    types = [value.ty for value in body_results[0]]
     closed = c.emit(close_loop(loop, inside, types, lambda skip: _block(c, lambda: skip)))
     items = [c.emit(relax.TupleGetItem(closed, k)) for k in range(len(types))]
     carried, slices = items[1 : 1 + len(start)], items[1 + len(start) : -1]

@@ -19,7 +19,7 @@ from tvm.ir import Range
 from tvm.sym import Analyzer
 
 from .._imported import Condition, SymbolSpec
-from .._scaled import MOST, ratio_of
+from .._scaled import MAX_EXTENT, ratio_of
 from ._registry import NotConvertible
 
 __all__ = ["Dim", "Symbols"]
@@ -36,7 +36,7 @@ class Symbols:
         self._defined: dict[str, Dim] = {}
         self._meanings: dict[Any, Dim] = {}  # of sums, quotients, ...
         self.specs: dict[str, SymbolSpec] = {}
-        self.read: set[str] = set()  # variables whose difference may be negative
+        self.signed_parts: set[str] = set()  # variables whose difference may be negative
         self.shapes: set[str] = set()  # variables that the inputs' shapes give
         self.conditions: list[Condition] = []  # what sizes must be for expressions of them to hold
         self.narrowed: dict[str, str] = {}  # variables that are at least 2, and what said so
@@ -90,7 +90,7 @@ class Symbols:
         above = self._variable(f"{name}_above", SymbolSpec(0, None if high is None else max(high, 0)))
         below = self._variable(f"{name}_below", SymbolSpec(0, None if low <= -(2**62) else -low))
         self.define(symbol, above - below)
-        self.read.update((above.name, below.name))
+        self.signed_parts.update((above.name, below.name))
         return above, below
 
     def declare(self, size: int | torch.SymInt, fallback: str) -> Dim:
@@ -218,16 +218,16 @@ class Symbols:
         if isinstance(extent, int):
             return int(factor * extent)
         low, high = self._span(size)
-        ratio = ratio_of(factor, max(low, 0), min(high, MOST), lambda sizes: np.trunc(factor * sizes).astype(np.int64))
+        ratio = ratio_of(
+            factor, max(low, 0), min(high, MAX_EXTENT), lambda sizes: np.trunc(factor * sizes).astype(np.int64)
+        )
         if ratio is None:
             raise NotConvertible(
                 f"sizes times {factor}, whose rounding is that of no fraction: give the size itself, or narrower bounds"
             )
-        if high > MOST:
-            told = (
-                f"a size times {factor} was rounded for sizes up to {MOST}: give such ones, or compile it with bounds"
-            )
-            self.conditions.append(Condition(extent <= MOST, told))
+        if high > MAX_EXTENT:
+            message = f"a size times {factor} was rounded for sizes up to {MAX_EXTENT}: give such ones, or compile it with bounds"
+            self.conditions.append(Condition(extent <= MAX_EXTENT, message))
         return _floordiv(_product(extent, ratio.numerator), ratio.denominator)
 
     def _span(self, size: Any) -> tuple[int, int]:
@@ -237,8 +237,8 @@ class Symbols:
             low, high = self.bounds(symbol)
             spans[symbol] = ValueRanges(low, int_oo if high is None else high)
         found = bound_sympy(size, spans)
-        least, most = _finite(found.lower), _finite(found.upper)
-        return 0 if least is None else least, 2**62 if most is None else most
+        lower, upper = _finite(found.lower), _finite(found.upper)
+        return 0 if lower is None else lower, 2**62 if upper is None else upper
 
 
 def _finite(bound: Any) -> int | None:

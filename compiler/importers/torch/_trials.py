@@ -18,7 +18,7 @@ __all__ = ["trials"]
 
 _CLOSE = 1e-3  # of an output's largest element: whatever else another branch computes, it is no rounding
 _DRAWN = (None, 10.0)  # the values of the example inputs, and normal ones that are far from 0
-_MOST = 1 << 24  # elements of an input
+_MAX_ELEMENTS = 1 << 24  # elements of an input
 
 
 def trials(source: TorchSource, signature: Signature, examples: Mapping[str, Array] | None) -> Verdict | None:
@@ -52,7 +52,7 @@ def _resized(
             found[entry.name] = np.asarray(_size(entry.fake, sizes), "int64")
         elif entry.kind == "input":
             shape = [_size(extent, sizes) for extent in entry.fake.shape]
-            if np.prod(shape) > _MOST:
+            if np.prod(shape) > _MAX_ELEMENTS:
                 raise ValueError("too large to be tried")
             found[entry.name] = _of_shape(examples[entry.name], shape, draw, scale)
     return found

@@ -18,7 +18,7 @@ from tvm import relax
 from maas_rt._errors import ImportModelError, InvalidArgumentError
 
 from ..._deep import deep
-from .._dynamic import Asked, asked_bounds, hold, requested
+from .._dynamic import AskedBounds, asked_bounds, requested, with_asked_bounds
 from .._imported import ImportedModel, StateSpec
 from .._noise import with_seed
 from . import _complex
@@ -70,7 +70,7 @@ def import_exported_program(
         )
     for name, axis in axes:
         _dynamic_already(model, name, axis)
-    return built.held(
+    return built.with_conditions(
         model,
         asked_bounds(wishes),
         lambda asked, symbol: "the exported program carries its dynamic shapes",
@@ -115,23 +115,23 @@ class Program:
         """The model, or what leads to the results of the node `stop_after`."""
         return deep(partial(self._build, stop_after))
 
-    def held(
+    def with_conditions(
         self,
         model: ImportedModel,
-        asked: Sequence[Asked],
-        cause: Callable[[Asked, str], str],
+        asked: Sequence[AskedBounds],
+        cause: Callable[[AskedBounds, str], str],
         decisions: Sequence[Decision] = (),
         *,
         guards: Sequence[str] = (),
-        tried: bool = False,
+        source_is_module: bool = False,
     ) -> ImportedModel:
         """The whole model, with bounds and conditions that keep it to the sizes for which it is the source: InvalidArgumentError where that
-        is less than what was asked for. `decisions` are those recorded while it was traced, `guards` what a file has of them; `tried`: the source is the module
+        is less than what was asked for. `decisions` are those recorded while it was traced, `guards` what a file has of them; `source_is_module`: the source is the module
         itself, which can tell whether they count."""
-        held = hold(model, asked, cause, empty=tried)
+        bounded = with_asked_bounds(model, asked, cause, empty=source_is_module)
         env = environment(self.functional)
         if env is None:
-            return held
+            return bounded
         found: dict[Any, Decision] = {}
         places: dict[Any, str] = {}
         for each in decisions:
@@ -142,12 +142,12 @@ class Program:
         for each in decisions_of(self.functional, guards):
             holds = env.replace(each.holds)
             found.setdefault(holds, replace(each, holds=holds, place=places.get(holds, each.place)))
-        agrees = trials(self.source, self.signature, model.example_inputs) if tried else None
-        narrowed, why = conditioned(held, self.symbols, list(found.values()), sizes_of(env), agrees)
+        agrees = trials(self.source, self.signature, model.example_inputs) if source_is_module else None
+        narrowed, why = conditioned(bounded, self.symbols, list(found.values()), sizes_of(env), agrees)
         narrowed, more = with_extents(narrowed, self.symbols, _extents(self.functional, env), sizes_of(env))
         why = more | why
         if why:
-            hold(narrowed, asked, lambda each, symbol: why.get(symbol, ""), empty=tried)
+            with_asked_bounds(narrowed, asked, lambda each, symbol: why.get(symbol, ""), empty=source_is_module)
         return narrowed
 
     def _build(self, stop_after: fx.Node | None) -> ImportedModel:

@@ -20,7 +20,7 @@ from maas_rt._errors import CompileError, ImportModelError, InvalidArgumentError
 from ..._boundary import first_line
 from ..._configs import Weights
 from ..._memory import return_memory
-from .._dynamic import Asked, asked_bounds, requested
+from .._dynamic import AskedBounds, asked_bounds, requested
 from .._imported import ImportedModel
 from ..checkpoint import load_checkpoint
 from ._decisions import recorded
@@ -35,7 +35,7 @@ from .source import from_numpy
 __all__ = ["build_from_factory", "import_checkpoint", "import_module"]
 
 _LARGE = 1 << 16  # elements
-_MUCH = 1 << 26  # bytes of weights
+_TRIM_ABOVE = 1 << 26  # bytes of weights
 
 
 def import_module(
@@ -69,7 +69,7 @@ def _imported_module(
         )
     args, kwargs = _arguments(module, examples, input_shapes)
     _settle(module, args, kwargs)
-    bound = _bound(module, args, kwargs)
+    bound = _bound_arguments(module, args, kwargs)
     wishes = requested(dynamic)
     shapes = dynamic_shapes(wishes, bound.arguments)
     wide = inspect.BoundArguments(bound.signature, bound.arguments.copy())
@@ -92,12 +92,12 @@ def _imported_module(
     built = Program(program, decompose(program), run, kind, import_module)
     built.examples = (args, kwargs)
 
-    def cause(asked: Asked, symbol: str) -> str:
+    def cause(asked: AskedBounds, symbol: str) -> str:
         return built.symbols.narrowed.get(symbol) or narrowed_by(
             lambda: _exported(module, wide.args, wide.kwargs, shapes), asked.input, asked.axis
         )
 
-    return built.held(built.build(), asked_bounds(wishes), cause, decisions, tried=True)
+    return built.with_conditions(built.build(), asked_bounds(wishes), cause, decisions, source_is_module=True)
 
 
 def import_checkpoint(
@@ -115,7 +115,7 @@ def import_checkpoint(
     """
     module, own_examples, own_dynamic = build_from_factory(factory)
     load_checkpoint(module, path, weights)
-    if sum(value.nbytes for value in module.state_dict().values() if isinstance(value, torch.Tensor)) > _MUCH:
+    if sum(value.nbytes for value in module.state_dict().values() if isinstance(value, torch.Tensor)) > _TRIM_ABOVE:
         return_memory()  # the two readers' copies
     if examples is None and not input_shapes:
         examples = own_examples
@@ -236,7 +236,7 @@ def _spell_out(module: torch.nn.Module, names: Sequence[str]) -> None:
     module.forward = call
 
 
-def _bound(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+def _bound_arguments(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
     """The arguments by forward's names; `*rest` is a tuple, `**more` a dict, as in torch.export's dynamic_shapes."""
     try:
         return inspect.signature(module.forward).bind(*args, **kwargs)

@@ -11,8 +11,8 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from .._imported import SHARED_NOISE, Apart, Array, ImportedModel
-from ._apart import Alone, Recorder, tensors_of
+from .._imported import SHARED_NOISE, Array, ImportedModel, IsolatedOperators
+from ._apart import IsolatedGraph, Recorder, tensors_of
 from ._between import Between, Shaken, cuts_of, is_plain, operators_behind, quantizes
 from ._drawn import SharedRun
 from ._dtypes import to_numpy
@@ -104,8 +104,10 @@ class TorchSource:
     def interrupt(self) -> None:
         """Nothing to do: torch's loops are Python's."""
 
-    def moved(self, share: float, trial: int = 0) -> _Moved | None:
-        return _Moved(self._program, self._import_module, share, trial) if quantizes(self.graph.graph) else None
+    def with_moved_scales(self, share: float, trial: int = 0) -> _WithMovedScales | None:
+        return (
+            _WithMovedScales(self._program, self._import_module, share, trial) if quantizes(self.graph.graph) else None
+        )
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
         return input_ranges(self._program.functional, self._program.signature)
@@ -125,10 +127,10 @@ class TorchSource:
             **kept, source=source, example_inputs=model.example_inputs
         ), f"{node.name} ({operator_name(node)})"
 
-    def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
+    def isolated(self, count: int, inputs: Mapping[str, Array]) -> IsolatedOperators | None:
         values, constant = self._recorded(inputs)
         nodes = [n for n in self._nodes()[:count] if isinstance(n.target, torch._ops.OpOverload)]
-        together = Alone(nodes, values, constant)
+        together = IsolatedGraph(nodes, values, constant)
         given = [values[n] for n in together.read]
         results = [(operator_name(n), n.name, t) for n in nodes for t in tensors_of(values[n])]
         if not given or any(t.is_complex() for t in (*given, *(t for _, _, t in results))):
@@ -136,14 +138,14 @@ class TorchSource:
         model = self._import_module(together, given)
         if len(model.output_names) != len(results) or len(model.input_names) != len(given):
             return None
-        return Apart(
+        return IsolatedOperators(
             model,
             {name: as_array(t) for name, t in zip(model.input_names, given)},
             {name: as_array(t) for name, (_, _, t) in zip(model.output_names, results)},
             {name: f"{node} ({kind})" for name, (kind, node, _) in zip(model.output_names, results)},
         )
 
-    def between(self, inputs: Mapping[str, Array]) -> Apart | None:
+    def between(self, inputs: Mapping[str, Array]) -> IsolatedOperators | None:
         graph = self.graph.graph
         if not quantizes(graph) or not is_plain(graph) or self._program.numbers:
             return None
@@ -161,7 +163,7 @@ class TorchSource:
             name: ", ".join(f"{n.name} ({operator_name(n)})" for n in operators_behind(node, cuts))
             for name, node in zip(model.output_names, (*cuts, *ends))
         }
-        return Apart(model, arrays, model.source.run(arrays), operators)
+        return IsolatedOperators(model, arrays, model.source.run(arrays), operators)
 
     def _recorded(self, inputs: Mapping[str, Array]) -> tuple[dict[fx.Node, Any], set[fx.Node]]:
         """What each node of the functional graph is in a run, and which of them are the same in every run."""
@@ -260,7 +262,7 @@ class PrefixSource:
     def interrupt(self) -> None:
         self._whole.interrupt()
 
-    def moved(self, share: float, trial: int = 0) -> None:
+    def with_moved_scales(self, share: float, trial: int = 0) -> None:
         return None
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:
@@ -275,14 +277,14 @@ class PrefixSource:
     def prefix(self, count: int) -> tuple[ImportedModel, str]:
         return self._whole.prefix(count)
 
-    def apart(self, count: int, inputs: Mapping[str, Array]) -> Apart | None:
-        return self._whole.apart(count, inputs)
+    def isolated(self, count: int, inputs: Mapping[str, Array]) -> IsolatedOperators | None:
+        return self._whole.isolated(count, inputs)
 
-    def between(self, inputs: Mapping[str, Array]) -> Apart | None:
+    def between(self, inputs: Mapping[str, Array]) -> IsolatedOperators | None:
         return None
 
 
-class _Moved(TorchSource):
+class _WithMovedScales(TorchSource):
     """The functional graph, in which whatever is rounded is moved before."""
 
     def __init__(self, program: TracedProgram, import_module: ImportModule, share: float, trial: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from ..._told import Told
+from ..._run_checks import RunCheck
 from .._dims import Dim
 from .._exprs import shape_expr
 from .._node import Node
@@ -51,7 +51,7 @@ def bind_vector(
     if not count:
         return []
     numbers = vector(n, build, *tensors, dims=dims, name="extents")
-    return n.graph.bind_tensor(numbers, count, n.place, Told("refused", f"{n.graph.at} {says}") if says else None)
+    return n.graph.bind_tensor(numbers, count, n.place, RunCheck("refused", f"{n.graph.at} {says}") if says else None)
 
 
 def pick(tensor: Any, index: int, size: int) -> Any:

@@ -20,14 +20,14 @@ from .._strings import string_value
 from ._loops import imperative, variable
 from ._te import elementwise, imm
 
-__all__ = ["DOMAIN", "TRANSFORMS", "Labels", "first_largest", "logistic", "rows_of", "transformed", "wanted"]
+__all__ = ["DOMAIN", "TRANSFORMS", "Labels", "first_largest", "is_read", "logistic", "rows_of", "transformed"]
 
 DOMAIN = "ai.onnx.ml"
 TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")  # as TreeEnsemble numbers them
 _F = "float32"
 
 
-def wanted(n: Node, i: int) -> bool:
+def is_read(n: Node, i: int) -> bool:
     """Whether something reads output i."""
     return i < len(n.proto.output) and n.proto.output[i] in n.graph.read
 
@@ -130,7 +130,7 @@ class Labels:
             raise n.broken(f"needs either {integers} or classlabels_strings")
         self.count = len(whole or text)
         self._whole, self._texts = whole, text
-        self.read = wanted(n, 0)
+        self.read = is_read(n, 0)
 
     def at(self, index: Any) -> Any:
         """The labels at the positions `index` [N]."""

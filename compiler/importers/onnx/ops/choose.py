@@ -412,7 +412,7 @@ def non_max_suppression(n: Node) -> Any:
         return empty_value([0, 3], "int64", n.place)
     _, order = first_of_axis(n.emit, scores, 2, spatial, largest=True, name=n.place)
 
-    def body(b: Any, s: Any, o: Any, most: Any, iou: Any, least: Any, rows: Any) -> list[Any]:
+    def body(b: Any, s: Any, o: Any, max_boxes: Any, iou: Any, score_limit: Any, rows: Any) -> list[Any]:
         def write(
             box: Any, score: Any, sorted_: Any, top: Any, limit_iou: Any, low: Any, out: Any, kept: Any, number: Any
         ) -> None:
@@ -444,7 +444,7 @@ def non_max_suppression(n: Node) -> Any:
             number[0] = found[0]
 
         shapes = [[rows[0], 3], [s.shape[2]], [1]]
-        return imperative(shapes, ["int64"] * 3, [b, s, o, most, iou, least], write, "non_max_suppression")
+        return imperative(shapes, ["int64"] * 3, [b, s, o, max_boxes, iou, score_limit], write, "non_max_suppression")
 
     parts = n.te(body, boxes, scores, order, limit, overlap, threshold, shape_expr([total]), name="non_max_suppression")
     count = n.graph.bind_tensor(n.emit(parts[2]), 1, n.place)[0]

@@ -17,13 +17,13 @@ from tvm.script.ir_builder import tirx as T
 from maas_rt._strings import encode_strings
 
 from .._exprs import constant, dims_of, shape_expr
-from .._moved_strings import moved
+from .._moved_strings import by_position
 from .._node import Node
 from .._registry import op, string_op
 from .._strings import bytes_of, string_value, width_of
 from .._values import is_float, numpy_dtype
 from ._loops import imperative, variable
-from ._scores import DOMAIN, Labels, first_largest, rows_of, transformed, wanted
+from ._scores import DOMAIN, Labels, first_largest, is_read, rows_of, transformed
 from ._te import elementwise, imm, is_nan
 from .indexing import check_places
 from .strings import equal_strings
@@ -42,7 +42,7 @@ def array_feature_extractor(n: Node) -> Any:
 
 @string_op("ArrayFeatureExtractor", domain=DOMAIN)
 def array_string_extractor(n: Node) -> Any:
-    return moved(n, array_feature_extractor)
+    return by_position(n, array_feature_extractor)
 
 
 @op("Binarizer", since=1, domain=DOMAIN)
@@ -58,7 +58,7 @@ def _floats(n: Node, name: str) -> Array:
     return np.asarray(n.attr(name, []) or [], np.float32)
 
 
-def _wide(n: Node) -> str:
+def _compute_dtype(n: Node) -> str:
     return "float64" if n.dtype(0) == "float64" else "float32"
 
 
@@ -81,7 +81,7 @@ def linear_regressor(n: Node) -> Any:
         raise n.broken(f"has {weights.size} coefficients and {offset.size} intercepts for {targets} targets")
     if targets == 1 and transform not in ("NONE", "PROBIT"):
         raise n.refuse(f"with post_transform {transform} of one target, which implementations leave out")
-    kind = _wide(n)
+    kind = _compute_dtype(n)
     y = _linear(n, rows_of(n, kind), weights.reshape(targets, -1), offset, kind)
     return transformed(n, y, transform)
 
@@ -99,7 +99,7 @@ def linear_classifier(n: Node) -> list[Any]:
         raise n.broken(f"has {weights.size} coefficients and {labels.count} labels for {count} intercepts")
     scores = _linear(n, rows_of(n, "float32"), weights.reshape(count, -1), offset, "float32")
     label = labels.at(first_largest(n, scores)) if labels.read else None
-    return [label, transformed(n, scores, n.str_attr("post_transform", "NONE")) if wanted(n, 1) else None]
+    return [label, transformed(n, scores, n.str_attr("post_transform", "NONE")) if is_read(n, 1) else None]
 
 
 # ---- columns
@@ -122,7 +122,7 @@ def _per_column(n: Node, *tables: Array) -> list[Any]:
 @op("Scaler", since=1, domain=DOMAIN)
 def scaler(n: Node) -> Any:
     """(x - offset) * scale as float32"""
-    kind = _wide(n)
+    kind = _compute_dtype(n)
     tables = _per_column(n, *(_floats(n, name).astype(kind) for name in ("offset", "scale")))
     return n.cast(elementwise(n, lambda v, o, s: (v - o) * s, n.cast(n.x(0), kind), *tables), "float32")
 
@@ -130,7 +130,7 @@ def scaler(n: Node) -> Any:
 @op("Normalizer", since=1, domain=DOMAIN)
 def normalizer(n: Node) -> Any:
     """Each row divided by its maximum, by the sum of its magnitudes or by the root of the sum of its squares; as it is, if that is 0."""
-    norm, kind = n.str_attr("norm", "MAX"), _wide(n)
+    norm, kind = n.str_attr("norm", "MAX"), _compute_dtype(n)
     if norm not in ("MAX", "L1", "L2"):
         raise n.broken(f"has the unknown norm '{norm}'")
     x = rows_of(n, kind)

@@ -24,7 +24,7 @@ __all__ = [
     "attention_bias",
     "combined",
     "key_mask",
-    "merged",
+    "merged_heads",
     "multi_head_attention",
     "queries_keys_values",
     "split_heads",
@@ -44,7 +44,7 @@ def split_heads(n: Node, x: Any, heads: int) -> Any:
     return n.reshape(x, [batch, length, heads, width // heads])
 
 
-def merged(n: Node, x: Any) -> Any:
+def merged_heads(n: Node, x: Any) -> Any:
     """[B, S, H, D] -> [B, S, H D]."""
     batch, length, heads, depth = dims_of(x)
     return n.reshape(x, [batch, length, n.math.mul(heads, depth)])
@@ -184,7 +184,7 @@ def attention_of(n: Node, joint: Any, dtype: str) -> Any:
         present = n.cast(stacked, dtype)
     total = dims_of(k)[1]
     mask = combined(n, key_mask(n, 3, batch, total), attention_bias(n, 5))
-    y = n.cast(merged(n, attend(n, q, k, v, mask, causal=n.flag("unidirectional"))), dtype)
+    y = n.cast(merged_heads(n, attend(n, q, k, v, mask, causal=n.flag("unidirectional"))), dtype)
     return [y, present] if present is not None else y
 
 
@@ -241,7 +241,7 @@ def multi_head_attention(n: Node) -> Any:
         y, products, _ = attend_in_pieces(n, q, k, v, mask, causal=causal)
     else:
         y = attend(n, q, k, v, mask, causal=causal)
-    y = n.cast(merged(n, y), n.dtype(0))
+    y = n.cast(merged_heads(n, y), n.dtype(0))
     present = [
         n.cast(n.emit(relax.op.permute_dims(x, HEADS_FIRST)), n.dtype(0)) if want else None
         for x, want in zip((k, v), wanted[1:3], strict=True)
@@ -281,7 +281,7 @@ def with_bias(n: Node, q: Any, k: Any, v: Any, *, only_query: bool) -> list[Any]
             raise n.refuse("with heads whose depth is only known at run time")
         if number == 0 or not only_query:
             part = take_slice(n, n.x(3), 0, start, heads * depth)
-            x = split_heads(n, added(n, merged(n, x), part), heads)
+            x = split_heads(n, added(n, merged_heads(n, x), part), heads)
         start += heads * depth
         out.append(x)
     return out

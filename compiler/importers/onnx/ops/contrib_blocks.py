@@ -150,10 +150,10 @@ def gather_block_quantized(n: Node) -> Any:
     if zero.shape != shape:
         raise n.broken(f"has zero points of shape {list(zero.shape)}, expected {list(shape)}")
     table = dequantized(n, data.astype(inside), scale, zero.astype(inside), along, block)
-    return n.cast(_taken(n, table, data.shape[gather], gather), n.dtype(2))
+    return n.cast(_take_or_zero(n, table, data.shape[gather], gather), n.dtype(2))
 
 
-def _taken(n: Node, table: Any, extent: int, axis: int) -> Any:
+def _take_or_zero(n: Node, table: Any, extent: int, axis: int) -> Any:
     """take, with zeros where an index is none of the table's."""
     indices = n.value(1)
     n.graph.limit_index(indices, extent)

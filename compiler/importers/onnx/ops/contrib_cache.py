@@ -19,7 +19,7 @@ from .contrib_attention import (
     attention_bias,
     combined,
     key_mask,
-    merged,
+    merged_heads,
     multi_head_attention,
     queries_keys_values,
     split_heads,
@@ -64,7 +64,7 @@ def rotary_embedding(n: Node) -> Any:
 
         positions = n.te(count, positions, shape_expr([1, length]), name="positions")
     y = _rotated(n, x, positions, n.x(2), n.x(3), n.flag("interleaved"))
-    y = n.emit(relax.op.permute_dims(y, HEADS_FIRST)) if n.rank(0) == 4 else merged(n, y)
+    y = n.emit(relax.op.permute_dims(y, HEADS_FIRST)) if n.rank(0) == 4 else merged_heads(n, y)
     del batch
     return n.cast(y, n.dtype(0))
 
@@ -96,18 +96,18 @@ def multimodal_rotary_embedding(n: Node) -> Any:
 
     which = constant(stream.astype(np.int64))
     cos, sin = (n.te(body, in_float32(n, n.x(i)), positions, which, name="angles") for i in (2, 3))
-    y = _turned(n, x, cos, sin, n.flag("interleaved"))
-    y = n.emit(relax.op.permute_dims(y, HEADS_FIRST)) if n.rank(0) == 4 else merged(n, y)
+    y = _rotated_by(n, x, cos, sin, n.flag("interleaved"))
+    y = n.emit(relax.op.permute_dims(y, HEADS_FIRST)) if n.rank(0) == 4 else merged_heads(n, y)
     return n.cast(y, n.dtype(0))
 
 
 def _rotated(n: Node, x: Any, positions: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
     """x [B, S, H, D] turned by the angles of positions [B or 1, S]. A run refuses a position that the tables have no row for."""
     cos, sin = (n.emit(relax.op.take(in_float32(n, t), positions, axis=0)) for t in (cos, sin))
-    return _turned(n, x, cos, sin, interleaved)
+    return _rotated_by(n, x, cos, sin, interleaved)
 
 
-def _turned(n: Node, x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
+def _rotated_by(n: Node, x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
     """x [B, S, H, D] with its first elements turned by pairs, by the angles of cos and sin [B or 1, S or 1, R / 2]."""
     depth, dims = dims_of(x)[3], dims_of(cos)
     half = dims[2]
@@ -163,7 +163,7 @@ def group_query_attention(n: Node) -> Any:
     if sliding:
         k, v = (_slid(n, x, resident, lengths, length) for x in (k, v))
     present = [n.cast(x, n.dtype(0)) for x in (k, v)]
-    return [n.cast(merged(n, y), n.dtype(0)), *present, products][: len(n.proto.output)]
+    return [n.cast(merged_heads(n, y), n.dtype(0)), *present, products][: len(n.proto.output)]
 
 
 def _suggest_inputs(n: Node, batch: Dim, length: Dim, total: Dim) -> None:
@@ -292,7 +292,7 @@ def _extended(n: Node, old: Any, new: Any, past: Any, room: Dim, *, rest: bool =
     return n.te(body, new, past, dims, shape_expr([length]), *given, name="cache")
 
 
-def _kept(count: Any, capacity: Any, window: int) -> Any:
+def _cached_count(count: Any, capacity: Any, window: int) -> Any:
     """How many of `count` keys a cache of the window alone holds; it makes room for some at once when it is full."""
     group = capacity - window + 1
     over = tirx.max(count - capacity, imm(0, "int64"))
@@ -312,7 +312,7 @@ def _resident(n: Node, past: Any) -> Any:
         n.assume(lambda d: d[0] >= window, shape_expr([capacity]), says="has a cache of its window")
 
     def body(t: Any, dims: Any) -> Any:
-        return te.compute(t.shape, lambda b: _kept(t(b), dims[0], window), name="resident")
+        return te.compute(t.shape, lambda b: _cached_count(t(b), dims[0], window), name="resident")
 
     return n.te(body, past, shape_expr([capacity]), name="resident")
 
@@ -324,7 +324,7 @@ def _slid(n: Node, x: Any, resident: Any, lengths: Any, length: Dim) -> Any:
 
     def body(t: Any, before: Any, last: Any, shape: Any, size: Any) -> Any:
         def element(b: Any, h: Any, i: Any, d: Any) -> Any:
-            kept = _kept(last(b) + 1, shape[2], window)
+            kept = _cached_count(last(b) + 1, shape[2], window)
             at = i + before(b) + size[0] - kept
             inside = tirx.all(i < kept, at >= 0, at < t.shape[2])
             return tirx.if_then_else(inside, t(b, h, tirx.if_then_else(inside, at, imm(0, "int64")), d), imm(0, _F))
@@ -399,4 +399,4 @@ def decoder_masked_multi_head_attention(n: Node) -> Any:
     if any(n.proto.output[3:]):
         raise n.refuse("that gives the products of queries and keys")
     present = [n.cast(x, n.dtype(0)) for x in (k, v)]
-    return [n.cast(merged(n, attend(n, q, keys, values, mask)), n.dtype(0)), *present][: len(n.proto.output)]
+    return [n.cast(merged_heads(n, attend(n, q, keys, values, mask)), n.dtype(0)), *present][: len(n.proto.output)]

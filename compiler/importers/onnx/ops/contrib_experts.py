@@ -76,7 +76,7 @@ def _mixed(n: Node, weights: list[Any], biases: list[Any], shares: Any) -> Any:
     hidden = _layer(n, x, weights[0], biases[0])
     gate = _layer(n, x, weights[2], biases[2]) if weights[2] is not None else None
     out = _layer(n, _activated(n, hidden, gate), weights[1], biases[1])
-    chosen = _chosen(n, in_float32(n, n.x(1)), shares)
+    chosen = _expert_weights(n, in_float32(n, n.x(1)), shares)
 
     def total(o: Any, w: Any) -> Any:
         e = te.reduce_axis((0, o.shape[0]), name="e")
@@ -134,11 +134,11 @@ def _swiglu(n: Node, x: Any, gate: Any) -> Any:
     return elementwise(n, element, x, gate, name="swiglu")
 
 
-def _chosen(n: Node, logits: Any, shares: Any) -> Any:
+def _expert_weights(n: Node, logits: Any, shares: Any) -> Any:
     """[N, E]: the softmax's, or the given, weight of the k largest of each row, the first of equal ones; 0 elsewhere."""
-    most = n.int_attr("k", 1)
-    if most < 1:
-        raise n.broken(f"chooses {most} experts")
+    experts_per_row = n.int_attr("k", 1)
+    if experts_per_row < 1:
+        raise n.broken(f"chooses {experts_per_row} experts")
     probabilities = shares if shares is not None else n.emit(relax.op.nn.softmax(logits, -1))
 
     def body(r: Any, p: Any) -> Any:
@@ -149,7 +149,9 @@ def _chosen(n: Node, logits: Any, shares: Any) -> Any:
             return te.sum(tirx.Select(ahead, imm(1, "int32"), imm(0, "int32")), axis=j)
 
         rank = te.compute(r.shape, before, name="rank")
-        return te.compute(r.shape, lambda i, e: tirx.Select(rank(i, e) < most, p(i, e), imm(0, _F)), name="chosen")
+        return te.compute(
+            r.shape, lambda i, e: tirx.Select(rank(i, e) < experts_per_row, p(i, e), imm(0, _F)), name="chosen"
+        )
 
     chosen = n.te(body, logits, probabilities, name="chosen")
     if not n.flag("normalize_routing_weights"):

@@ -216,8 +216,8 @@ def fused_gemm(n: Node) -> Any:
 def fused_matmul(n: Node) -> Any:
     """alpha op(A) op(B); transBatch first moves the first axis to the place before the last."""
     n.float_only()
-    a = _turned(n, 0, batch=n.flag("transBatchA"), last=n.flag("transA"))
-    b = _turned(n, 1, batch=n.flag("transBatchB"), last=n.flag("transB"))
+    a = _transposed(n, 0, batch=n.flag("transBatchA"), last=n.flag("transA"))
+    b = _transposed(n, 1, batch=n.flag("transBatchB"), last=n.flag("transB"))
     y = product(n, in_float32(n, a), in_float32(n, b))
     alpha = n.float_attr("alpha", 1.0)
     if alpha != 1.0:
@@ -230,7 +230,7 @@ def fused_matmul_activation(n: Node) -> Any:
     return n.cast(_fused_activation(n, in_float32(n, fused_matmul(n))), n.dtype(0))
 
 
-def _turned(n: Node, i: int, *, batch: bool, last: bool) -> Any:
+def _transposed(n: Node, i: int, *, batch: bool, last: bool) -> Any:
     rank = n.rank(i)
     order = list(range(rank))
     if batch and rank > 2:

@@ -59,13 +59,15 @@ def _scalar(n: Node, i: int, absent: str = "") -> Any:
 
 def _as_float(n: Node, x: int, scale: int, zero: int) -> Any:
     """Input x as the floats that it stands for."""
-    return n.expr_of(dequantize_linear(n.given(n.value(x), n.value(scale), n.inputs[zero] if n.has(zero) else None)))
+    return n.expr_of(
+        dequantize_linear(n.with_arguments(n.value(x), n.value(scale), n.inputs[zero] if n.has(zero) else None))
+    )
 
 
 def _as_bytes(n: Node, y: Any, scale: int, zero: int, dtype: str) -> Any:
     """Floats y, quantized by ONNX's formula."""
     origin = n.inputs[zero] if n.has(zero) else constant(np.zeros((), dtype))
-    return quantize_linear(n.given(y, n.value(scale), origin))
+    return quantize_linear(n.with_arguments(y, n.value(scale), origin))
 
 
 def _divide(n: Node, a: Any, b: Any) -> Any:
@@ -205,8 +207,8 @@ def qlinear_softmax(n: Node) -> Any:
     exponentials = constant(np.exp((np.arange(256) - 255.0) * np.float64(np.float32(scale))))
 
     def steps(t: Any, extents: Any) -> Any:
-        most = imm(0xFFFFFFFF, "float64") / tirx.Cast("float64", tirx.max(extents[0], 1))
-        step = tirx.min(most, imm(0x7FFFFF, "float64"))
+        max_step = imm(0xFFFFFFFF, "float64") / tirx.Cast("float64", tirx.max(extents[0], 1))
+        step = tirx.min(max_step, imm(0x7FFFFF, "float64"))
         return te.compute(t.shape, lambda i: tirx.Cast("int64", step * t(i)), name="table")
 
     table = n.te(steps, exponentials, shape_expr([length]), name="table")
@@ -247,7 +249,7 @@ def _channels_last(n: Node, convert: Callable[[Node], Any], x: int = 0) -> Any:
     turned = n.emit(relax.op.permute_dims(n.x(x), [0, rank - 1, *range(1, rank - 1)]))
     inputs: list[Any] = list(n.inputs)
     inputs[x] = turned
-    y = n.expr_of(convert(n.given(*inputs)))
+    y = n.expr_of(convert(n.with_arguments(*inputs)))
     return relax.op.permute_dims(y, [0, *range(2, rank), 1])
 
 
@@ -270,7 +272,7 @@ def qlinear_average_pool(n: Node) -> Any:
 
     def convert(m: Node) -> Any:
         dtype = m.dtype(0)
-        y = m.expr_of(average_pool(m.given(_as_float(m, 0, 1, 2))))
+        y = m.expr_of(average_pool(m.with_arguments(_as_float(m, 0, 1, 2))))
         return elementwise(
             m, lambda v, s, z: _rounded(v / s + _float(z), dtype), y, _scalar(m, 3), _scalar(m, 4, dtype)
         )
@@ -330,8 +332,8 @@ def qgemm(n: Node) -> Any:
         raise n.broken(f"multiplies ranks {n.rank(0)} and {n.rank(3)}")
     alpha = n.float_attr("alpha", 1.0)
     turned_a, turned_b = n.flag("transA"), n.flag("transB")
-    a = n.given(_turned(n, 0, turned_a), n.value(1), n.inputs[2] if n.has(2) else None)
-    b = n.given(_turned(n, 3, turned_b), n.value(4), n.inputs[5] if n.has(5) else None, axis=1)
+    a = n.with_arguments(_transposed(n, 0, turned_a), n.value(1), n.inputs[2] if n.has(2) else None)
+    b = n.with_arguments(_transposed(n, 3, turned_b), n.value(4), n.inputs[5] if n.has(5) else None, axis=1)
     factor = _multiply(n, _multiply(n, _scalar(n, 1), n.x(4)), constant(np.float32(alpha)))
     if n.value(3).const is not None and n.value(4).const is not None:
         y = product(n, n.expr_of(dequantize_linear(a)), n.expr_of(dequantize_linear(b)))
@@ -340,14 +342,14 @@ def qgemm(n: Node) -> Any:
             scaled = _multiply(n, n.cast(n.x(6), "float32"), factor)
             y = n.emit(relax.op.add(*n.align(y, scaled)))
     else:
-        total = n.expr_of(matmul_integer(n.given(a.inputs[0], b.inputs[0], a.inputs[2], b.inputs[2])))
+        total = n.expr_of(matmul_integer(n.with_arguments(a.inputs[0], b.inputs[0], a.inputs[2], b.inputs[2])))
         if n.has(6):
             total = n.emit(relax.op.add(*n.align(total, n.x(6))))
         y = n.emit(relax.op.multiply(*n.align(n.cast(total, "float32"), factor)))
     return _as_bytes(n, y, 7, 8, n.dtype(0)) if n.has(7) else y
 
 
-def _turned(n: Node, i: int, turn: bool) -> Any:
+def _transposed(n: Node, i: int, turn: bool) -> Any:
     v = n.value(i)
     if not turn:
         return v
@@ -357,7 +359,7 @@ def _turned(n: Node, i: int, turn: bool) -> Any:
 def _scaled_product(n: Node, a: Any, b: int, scale: Any, zero_a: Any, zero_b: int, bias: int) -> Any:
     """What MatMulInteger, Cast, Mul and Add make of it: the form in which other tools write dynamically quantized products."""
     origin = n.inputs[zero_b] if n.has(zero_b) else None
-    total = n.expr_of(matmul_integer(n.given(a, n.value(b), zero_a, origin)))
+    total = n.expr_of(matmul_integer(n.with_arguments(a, n.value(b), zero_a, origin)))
     y = n.emit(relax.op.multiply(*n.align(n.cast(total, "float32"), scale)))
     return relax.op.add(*n.align(y, n.x(bias))) if bias >= 0 and n.has(bias) else y
 
@@ -419,7 +421,9 @@ def qattention(n: Node) -> Any:
     known = [n.value(i).const is not None for i in (1, 3, 4)]
     if all(known):
         x = _as_float(n, 0, 3, 6)
-        w = n.expr_of(dequantize_linear(n.given(n.value(1), n.value(4), n.inputs[7] if n.has(7) else None, axis=1)))
+        w = n.expr_of(
+            dequantize_linear(n.with_arguments(n.value(1), n.value(4), n.inputs[7] if n.has(7) else None, axis=1))
+        )
         joint = product(n, x, w)
     else:
         factor = n.emit(relax.op.multiply(_scalar(n, 3), _column_scale(n, 4)))
@@ -427,7 +431,7 @@ def qattention(n: Node) -> Any:
         joint = n.expr_of(_scaled_product(n, n.value(0), 1, factor, zero, 7, -1))
     joint = n.emit(relax.op.add(*n.align(joint, n.x(2))))
     given = (n.inputs[i] if n.has(i) else None for i in (5, 8))
-    return attention_of(n.given(None, None, None, *given), joint, "float32")
+    return attention_of(n.with_arguments(None, None, None, *given), joint, "float32")
 
 
 @op("QEmbedLayerNormalization", domain=MS)
@@ -435,8 +439,10 @@ def qembed_layer_normalization(n: Node) -> Any:
     """ids, segments?, five tables (word, position, segment?, gamma, beta), mask?, their scales, their zero points: as EmbedLayerNormalization"""
     _bytes_only(n, 2, 3, 5, 6)
     tables = [
-        n.expr_of(dequantize_linear(n.given(n.value(i), n.value(i + 6), n.value(i + 11)))) if n.has(i) else None
+        n.expr_of(dequantize_linear(n.with_arguments(n.value(i), n.value(i + 6), n.value(i + 11))))
+        if n.has(i)
+        else None
         for i in range(2, 7)
     ]
     segments, mask = (n.inputs[i] if n.has(i) else None for i in (1, 7))
-    return embed_layer_normalization(n.given(n.value(0), segments, *tables, mask))
+    return embed_layer_normalization(n.with_arguments(n.value(0), segments, *tables, mask))

@@ -286,6 +286,6 @@ def is_all_finite(n: Node) -> Any:
             hits += [tirx.abs(v) == imm(float("inf"), dtype)] if inf else []
             return tirx.Cast("int8", tirx.any(*hits))
 
-        most = n.emit(relax.op.max(elementwise(n, odd, x, name="odd")))
-        bad = most if bad is None else n.emit(relax.op.maximum(bad, most))
+        any_odd = n.emit(relax.op.max(elementwise(n, odd, x, name="odd")))
+        bad = any_odd if bad is None else n.emit(relax.op.maximum(bad, any_odd))
     return relax.op.equal(bad, n.scalar_const(0, "int8"))

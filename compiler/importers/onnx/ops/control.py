@@ -212,38 +212,38 @@ def _run_loop(
     fixed = {k for k, name in enumerate(names) if _source(body, body.output[1 + k].name) == name}
     read = names_read(body)
     unread = {k for k, name in enumerate(names) if name not in read}
-    still = fixed | {k for k in unread if n.proto.output[k] not in n.graph.read}
-    places = [k for k in range(len(carried)) if k not in still]
+    not_carried = fixed | {k for k in unread if n.proto.output[k] not in n.graph.read}
+    places = [k for k in range(len(carried)) if k not in not_carried]
     moving = [carried[k] for k in places]
 
     def convert(number: Value, values: list[Value]) -> Results:
         given = iter(values)
-        inputs = [v if k in still else next(given) for k, v in enumerate(carried)]
+        inputs = [v if k in not_carried else next(given) for k, v in enumerate(carried)]
         always = Value.of_array(np.array(True))  # or the iteration would not run
         with n.graph.noise.iteration(number.expr):
             results = n.subgraph(body, [number, always, *inputs], "body")
         changed = [_of_rank(n, results[1 + k], carried[k].rank, body.output[1 + k]) for k in places]
-        shapes = _declared(body)[1:]
-        kept = [d for k, d in enumerate(shapes[: len(carried)]) if k not in still]
+        shapes = _declared_shapes(body)[1:]
+        kept = [d for k, d in enumerate(shapes[: len(carried)]) if k not in not_carried]
         return Results(results[0], changed, results[1 + len(carried) :], kept, shapes[len(carried) :])
 
-    once = condition.const is not None and bool(condition.const.reshape(-1)[0])
+    always_true = condition.const is not None and bool(condition.const.reshape(-1)[0])
     extent: Dim | None = None
-    if once and trips is not None and trips.known:
+    if always_true and trips is not None and trips.known:
         extent = n.math.max(n.math.simplify(trips.elements.reshape(-1)[0]), 0)
     out = run_loop(
         n,
         convert,
         moving,
         trips=trips,
-        condition=None if once else condition,
+        condition=None if always_true else condition,
         extent=extent,
         unread=[at for at, k in enumerate(places) if k in unread],
     )
     if out is None:
         return [Value("float32", (), poison=True) for _ in n.proto.output]
     given = iter(out.carried)
-    return [*[v if k in still else next(given) for k, v in enumerate(carried)], *out.slices]
+    return [*[v if k in not_carried else next(given) for k, v in enumerate(carried)], *out.slices]
 
 
 def _of_rank(n: Node, value: Value, rank: int, declared: onnx.ValueInfoProto) -> Value:
@@ -255,7 +255,7 @@ def _of_rank(n: Node, value: Value, rank: int, declared: onnx.ValueInfoProto) ->
     )
 
 
-def _declared(body: onnx.GraphProto) -> list[tuple[Dim, ...]]:
+def _declared_shapes(body: onnx.GraphProto) -> list[tuple[Dim, ...]]:
     """The shapes that a body declares for its outputs; () where it declares none."""
     shapes: list[tuple[Dim, ...]] = []
     for info in body.output:
@@ -407,7 +407,7 @@ def _run_scan(n: Node, scan: Scanned, label: str) -> list[Any]:
         inputs = [*states, *scan.slices(n, number.elements.reshape(-1)[0])]
         with n.graph.noise.iteration(number.expr):
             results = n.subgraph(scan.body, inputs, label)
-        shapes = _declared(scan.body)
+        shapes = _declared_shapes(scan.body)
         return Results(None, results[:count], results[count:], shapes[:count], shapes[count:])
 
     length = np.array(scan.length, dtype=object)

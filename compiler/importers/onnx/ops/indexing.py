@@ -217,7 +217,7 @@ def _slice_axis(n: Node, extent: Dim, start: Dim, end: Dim, step: int) -> tuple[
         ]
         return (r.start if len(r) else 0), len(r)
     low, high = (0, extent) if step > 0 else (-1, n.math.sub(extent, 1))
-    start, end = _bound(n, start, extent, 0, high), _bound(n, end, extent, low, high)
+    start, end = _clamped_bound(n, start, extent, 0, high), _clamped_bound(n, end, extent, low, high)
     if step < 0:
         start = n.math.min(start, high)  # of no elements at all
     if step > 0:
@@ -235,7 +235,7 @@ def first_bound(start: int, extent: int, step: int) -> int:
     return max(start, -extent) if step < 0 else start
 
 
-def _bound(n: Node, value: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
+def _clamped_bound(n: Node, value: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
     """A slice's bound, counted from the beginning, within [low, high]."""
     if isinstance(value, int) and abs(value) >= 10**9:
         return low if value < 0 else high  # it only means "from the beginning" or "to the end"

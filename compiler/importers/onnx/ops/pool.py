@@ -69,7 +69,7 @@ def max_pool(n: Node) -> Any:
         # As floats, the form that the kernel on bytes is made from.
         one, zero = constant(np.ones((), np.float32)), constant(np.zeros((), n.dtype(0)))
         x = n.emit(relax.op.dequantize(n.x(0), one, zero, axis=-1, out_dtype="float32"))
-        y = n.expr_of(max_pool(n.given(x)))
+        y = n.expr_of(max_pool(n.with_arguments(x)))
         return relax.op.quantize(y, one, zero, axis=-1, out_dtype=n.dtype(0))
     kernel, strides, dilations, before, after, out = _window(n)
     indices = len(n.proto.output) > 1 and n.proto.output[1]

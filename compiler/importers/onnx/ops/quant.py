@@ -181,9 +181,9 @@ def _quantized_constant(n: Node, dtype: str, axis: int, block: int) -> Any | Non
         return None
     low, high = integer_range(dtype)
     with np.errstate(all="ignore"):
-        q = np.rint(x / _spread(n, scale, x.shape, axis, block)) + _spread(n, zero, x.shape, axis, block).astype(
-            np.float32
-        )
+        q = np.rint(x / _broadcast_constant(n, scale, x.shape, axis, block)) + _broadcast_constant(
+            n, zero, x.shape, axis, block
+        ).astype(np.float32)
     if np.isnan(q).any():
         return None
     kind = STORED.get(dtype, dtype)
@@ -191,7 +191,9 @@ def _quantized_constant(n: Node, dtype: str, axis: int, block: int) -> Any | Non
     return Value.of_array(from_storage(out, dtype) if dtype in STORED else out, n.place)
 
 
-def _spread(n: Node, p: npt.NDArray[Any], shape: tuple[int, ...], axis: int, block: int) -> npt.NDArray[Any]:
+def _broadcast_constant(
+    n: Node, p: npt.NDArray[Any], shape: tuple[int, ...], axis: int, block: int
+) -> npt.NDArray[Any]:
     """A constant scale or zero point so that it broadcasts against data of this shape."""
     if p.size == 1 and not (block and p.ndim == len(shape)):
         return p.reshape(())

@@ -22,28 +22,28 @@ _OPSET = 21  # of the definitions' operators, whatever the model's is
 
 @op("RandomNormal", since=[1, 22])
 def random_normal(n: Node) -> Any:
-    return _made(n, "normal", n.ints_attr("shape"), _float_attr(n, "float32"))
+    return _noise_of_shape(n, "normal", n.ints_attr("shape"), _float_attr(n, "float32"))
 
 
 @op("RandomUniform", since=[1, 22])
 def random_uniform(n: Node) -> Any:
-    return _made(n, "uniform", n.ints_attr("shape"), _float_attr(n, "float32"))
+    return _noise_of_shape(n, "uniform", n.ints_attr("shape"), _float_attr(n, "float32"))
 
 
 @op("RandomNormalLike", since=[1, 22])
 def random_normal_like(n: Node) -> Any:
-    return _made(n, "normal", n.shape(0), _float_attr(n, n.dtype(0)))
+    return _noise_of_shape(n, "normal", n.shape(0), _float_attr(n, n.dtype(0)))
 
 
 @op("RandomUniformLike", since=[1, 22])
 def random_uniform_like(n: Node) -> Any:
-    return _made(n, "uniform", n.shape(0), _float_attr(n, n.dtype(0)))
+    return _noise_of_shape(n, "uniform", n.shape(0), _float_attr(n, n.dtype(0)))
 
 
 @op("Bernoulli", since=[15, 22])
 def bernoulli(n: Node) -> Any:
     n.float_only()
-    return _drawn(n, "uniform", "float64", n.shape(0), n.dtype_attr("dtype", onnx_dtype(n.dtype(0))))
+    return _by_definition(n, "uniform", "float64", n.shape(0), n.dtype_attr("dtype", onnx_dtype(n.dtype(0))))
 
 
 @op("Multinomial", since=[7, 22])
@@ -54,7 +54,9 @@ def multinomial(n: Node) -> Any:
     samples = n.int_attr("sample_size", 1)
     if samples < 1:
         raise n.broken(f"draws {samples} samples")
-    return _drawn(n, "uniform", "float64", [n.shape(0)[0], samples], n.dtype_attr("dtype", onnx.TensorProto.INT32))
+    return _by_definition(
+        n, "uniform", "float64", [n.shape(0)[0], samples], n.dtype_attr("dtype", onnx.TensorProto.INT32)
+    )
 
 
 def dropped(n: Node) -> Any:
@@ -62,7 +64,7 @@ def dropped(n: Node) -> Any:
     n.float_only()
     if n.has(1) and n.value(1).const is not None and not 0 <= float(n.scalar(1)) < 1:
         raise n.broken(f"drops a share of {n.scalar(1)}, expected one from 0 to below 1")
-    return _drawn(n, "uniform", "float32", n.shape(0), n.dtype(0))
+    return _by_definition(n, "uniform", "float32", n.shape(0), n.dtype(0))
 
 
 def _float_attr(n: Node, default: str) -> str:
@@ -72,14 +74,14 @@ def _float_attr(n: Node, default: str) -> str:
     return dtype
 
 
-def _made(n: Node, kind: str, shape: Any, dtype: str) -> Any:
+def _noise_of_shape(n: Node, kind: str, shape: Any, dtype: str) -> Any:
     for name in ("low", "high") if kind == "uniform" else ("mean", "scale"):
         if not math.isfinite(n.float_attr(name, 0.0)):
             raise n.broken(f"attribute '{name}' is {n.float_attr(name)}")
-    return _drawn(n, kind, "float64" if dtype == "float64" else "float32", shape, dtype)
+    return _by_definition(n, kind, "float64" if dtype == "float64" else "float32", shape, dtype)
 
 
-def _drawn(n: Node, kind: str, dtype: str, shape: Any, result: str) -> list[Value | None]:
+def _by_definition(n: Node, kind: str, dtype: str, shape: Any, result: str) -> list[Value | None]:
     """The results of the node's definition, on noise of this kind, dtype and shape."""
     graph, number = n.graph, draw_number(n.proto)
     if number is None:

@@ -12,7 +12,7 @@ from tvm import relax, te, tirx
 
 from ..._grid_sample import TAPS
 from ..._grid_sample import grid_sample as grid_sample_at
-from ..._scaled import MOST, ratio_of
+from ..._scaled import MAX_EXTENT, ratio_of
 from .._dims import Dim
 from .._exprs import constant, dims_of, dtype_of, shape_expr
 from .._node import Node
@@ -182,14 +182,16 @@ def _scaled(n: Node, d: Dim, scale: float) -> Dim:
     plain = Fraction(scale).limit_denominator(64)
     if float(plain) == scale:
         return n.math.floordiv(n.math.mul(d, plain.numerator), plain.denominator)
-    ratio = ratio_of(scale, low, min(high, MOST), lambda sizes: _products(sizes, scale))
+    ratio = ratio_of(scale, low, min(high, MAX_EXTENT), lambda sizes: _products(sizes, scale))
     if ratio is None:
         raise n.refuse(
             f"by {scale:.6g} on a dynamic extent, where it depends on the rounding how many elements result: give sizes"
         )
-    if high > MOST:
+    if high > MAX_EXTENT:
         n.assume(
-            lambda dims: dims[0] <= imm(MOST, "int64"), shape_expr([d]), says=f"resizes an extent of at most {MOST}"
+            lambda dims: dims[0] <= imm(MAX_EXTENT, "int64"),
+            shape_expr([d]),
+            says=f"resizes an extent of at most {MAX_EXTENT}",
         )
     return n.math.floordiv(n.math.mul(d, ratio.numerator), ratio.denominator)
 

@@ -38,7 +38,7 @@ class _Cell:
         self.batch_first = n.flag("layout") if n.version >= 14 else False
         self.clip = n.float_attr("clip") if n.has_attr("clip") else None
         self.dtype = n.dtype(0)
-        self.wide = "float64" if self.dtype == "float64" else "float32"
+        self.compute_dtype = "float64" if self.dtype == "float64" else "float32"
         weight = n.shape(1)
         hidden = n.int_attr("hidden_size", weight[1] // self.gates if isinstance(weight[1], int) else 0)
         if (
@@ -50,7 +50,7 @@ class _Cell:
         ):
             raise n.broken(f"has weights of shape {list(weight)} for {self.dirs} directions and hidden_size {hidden}")
         self.hidden: int = hidden
-        x = n.cast(n.x(0), self.wide)
+        x = n.cast(n.x(0), self.compute_dtype)
         self.x = n.emit(relax.op.permute_dims(x, [1, 0, 2])) if self.batch_first else x
         self.steps, self.batch, self.features = dims_of(self.x)
         n.math.require_same(weight[2], self.features)
@@ -60,7 +60,7 @@ class _Cell:
         """An initial state [dirs, B, H], or None."""
         if not self.n.has(i):
             return None
-        s = self.n.cast(self.n.x(i), self.wide)
+        s = self.n.cast(self.n.x(i), self.compute_dtype)
         s = self.n.emit(relax.op.permute_dims(s, [1, 0, 2])) if self.batch_first else s
         if self.n.rank(i) != 3:
             raise self.n.broken(f"has an initial state of rank {self.n.rank(i)}")
@@ -77,7 +77,7 @@ class _Cell:
             list(self.n.attr("activation_alpha", None) or []),
             list(self.n.attr("activation_beta", None) or []),
         )
-        made = [_activation(self.n, name, alphas, betas, self.wide) for name in names]
+        made = [_activation(self.n, name, alphas, betas, self.compute_dtype) for name in names]
         per = len(made) // self.dirs
         return [made[d * per : (d + 1) * per] for d in range(self.dirs)]
 
@@ -88,7 +88,7 @@ class _Cell:
         weights = all(self.n.value(i).const is not None for i in (1, 2))
         bias = not self.n.has(3) or self.n.value(3).const is not None
         extras = self.n.has_attr("activation_alpha") or self.n.has_attr("activation_beta")
-        return usual and weights and bias and self.clip is None and self.wide == "float32" and not extras
+        return usual and weights and bias and self.clip is None and self.compute_dtype == "float32" and not extras
 
     def weights(self) -> tuple[Any, Any, Any]:
         """(W [dirs, G*H, I], R [dirs, G*H, H], bias [dirs, 2*G*H])"""
@@ -97,14 +97,14 @@ class _Cell:
         if n.has(3):
             b = self._const(3)
         else:
-            b = constant(np.zeros((self.dirs, 2 * self.gates * self.hidden), self.wide))
+            b = constant(np.zeros((self.dirs, 2 * self.gates * self.hidden), self.compute_dtype))
         return w, r, b
 
     def _const(self, i: int) -> Any:
         value = self.n.value(i)
-        if value.const is not None and value.dtype != self.wide:
-            return constant(value.const.astype(self.wide))
-        return self.n.cast(self.n.x(i), self.wide)
+        if value.const is not None and value.dtype != self.compute_dtype:
+            return constant(value.const.astype(self.compute_dtype))
+        return self.n.cast(self.n.x(i), self.compute_dtype)
 
     def check_lengths(self) -> None:
         """Refuse lengths beyond the steps, as the kernels do."""
@@ -143,7 +143,7 @@ def lstm(n: Node) -> Any:
     initial_c = cell._state(6)
     if cell.plain() and not n.has(7) and not n.flag("input_forget"):
         return cell.as_layer(ir.lstm, [cell.initial_h, initial_c], gates="iofc")
-    peephole = n.cast(n.x(7), cell.wide) if n.has(7) else None
+    peephole = n.cast(n.x(7), cell.compute_dtype) if n.has(7) else None
     return _loop(cell, initial_c, peephole, coupled=n.flag("input_forget"))
 
 
@@ -163,7 +163,7 @@ def rnn(n: Node) -> Any:
 
 def _loop(cell: _Cell, initial_c: Any, peephole: Any, *, coupled: bool = False, after: bool = False) -> list[Any]:
     """All directions, sequences and steps one after the other, as the operator's definition has it."""
-    n, hidden, gates, kind = cell.n, cell.hidden, cell.gates, cell.wide
+    n, hidden, gates, kind = cell.n, cell.hidden, cell.gates, cell.compute_dtype
     functions = cell.activations()
     memory = n.op == "LSTM"
     w, r, b = cell.weights()

@@ -56,26 +56,26 @@ def _runtime_shape(n: Node, have: tuple[Dim, ...], allowzero: bool) -> list[Dim]
         total: Any = imm(1, "int64")
         for d in dims:
             total = total * d
-        wanted = []
+        target_extents = []
         for k in range(length):
             t = pick(target, k, length)
-            wanted.append(tirx.Select(t == 0, int64(dims[k]), t) if not allowzero and k < len(have) else t)
-        known: Any = imm(1, "int64")
-        for w in wanted:
-            known = known * tirx.Select(w == -1, imm(1, "int64"), w)
-        rest = tirx.floordiv(total, tirx.max(known, imm(1, "int64")))
-        out = [tirx.Select(w == -1, rest, w) for w in wanted]
+            target_extents.append(tirx.Select(t == 0, int64(dims[k]), t) if not allowzero and k < len(have) else t)
+        known_product: Any = imm(1, "int64")
+        for w in target_extents:
+            known_product = known_product * tirx.Select(w == -1, imm(1, "int64"), w)
+        rest = tirx.floordiv(total, tirx.max(known_product, imm(1, "int64")))
+        out = [tirx.Select(w == -1, rest, w) for w in target_extents]
         product: Any = imm(1, "int64")
         for o in out:
             product = product * o
         open_ones: Any = imm(0, "int64")
-        for w in wanted:
+        for w in target_extents:
             open_ones = open_ones + tirx.Cast("int64", w == -1)
         # What -1 stands for beside an extent of 0 is not to be told, nor is what several stand for.
-        told = tirx.any(open_ones == 0, tirx.all(open_ones == 1, known != 0))
+        is_determined = tirx.any(open_ones == 0, tirx.all(open_ones == 1, known_product != 0))
         if not allowzero:
-            told = tirx.all(told, *[pick(target, k, length) != 0 for k in range(len(have), length)])
-        return [invalid_unless(tirx.all(product == total, told), o) for o in out]
+            is_determined = tirx.all(is_determined, *[pick(target, k, length) != 0 for k in range(len(have), length)])
+        return [invalid_unless(tirx.all(product == total, is_determined), o) for o in out]
 
     zero = "0 for no elements" if allowzero else "0 for an extent that stays"
     says = (

@@ -68,10 +68,10 @@ def concat(n: Node) -> Any:
     width: Dim = 1
     for v in values:
         width = n.math.max(width, width_of(bytes_of(v)))
-    return string_value(n.emit(relax.op.concat([_widened(n, bytes_of(v), width) for v in values], axis)), n.place)
+    return string_value(n.emit(relax.op.concat([_padded_to(n, bytes_of(v), width) for v in values], axis)), n.place)
 
 
-def _widened(n: Node, x: Any, width: Dim) -> Any:
+def _padded_to(n: Node, x: Any, width: Dim) -> Any:
     dims = dims_of(x)[:-1]
 
     def body(x: Any, extents: Any) -> Any:
@@ -170,7 +170,7 @@ def string_normalizer(n: Node) -> Any:
         words = n.reshape(constant(encode_strings(stop)), [1, len(stop), encode_strings(stop).shape[-1]])
         compared = x if sensitive else _cased(n, x, "LOWER", ascii)
         each = n.reshape(compared, [dims_of(x)[0], 1, width_of(x)])
-        x = _kept(n, x, n.emit(relax.op.max(n.cast(equal_strings(n, each, words), "int32"), axis=[1])))
+        x = _without_dropped(n, x, n.emit(relax.op.max(n.cast(equal_strings(n, each, words), "int32"), axis=[1])))
     if change != "NONE":
         x = _cased(n, x, change, ascii)
     if value.rank == 2:
@@ -266,7 +266,7 @@ def case_table(change: str) -> tuple[Any, Any]:
     return table, blocks
 
 
-def _kept(n: Node, x: Any, dropped: Any) -> Any:
+def _without_dropped(n: Node, x: Any, dropped: Any) -> Any:
     """The rows of [C, bytes] where `dropped` is 0; one empty string if there is none."""
 
     def count(flags: Any) -> Any:
@@ -308,7 +308,7 @@ def _kept(n: Node, x: Any, dropped: Any) -> Any:
 def string_split(n: Node) -> Any:
     """[...] -> ([..., most pieces], how many each has): at a delimiter, or at runs of ASCII's white space."""
     delimiter = n.str_attr("delimiter", "").encode()
-    most = n.int_attr("maxsplit", -1)
+    max_splits = n.int_attr("maxsplit", -1)
     value = n.value(0)
     x = bytes_of(value)
     count, width = n.math.product(value.shape), width_of(x)
@@ -326,7 +326,7 @@ def string_split(n: Node) -> Any:
                 ends[row * slots + pieces[0]] = end
                 pieces[0] = pieces[0] + 1
 
-            may = (lambda: pieces[0] < most) if most >= 0 else (lambda: imm(True, "bool"))
+            may = (lambda: pieces[0] < max_splits) if max_splits >= 0 else (lambda: imm(True, "bool"))
             with T.serial(0, rows) as row:
                 base = row * wide
                 length = variable("int64")

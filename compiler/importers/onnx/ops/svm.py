@@ -14,7 +14,7 @@ from .._exprs import constant, dims_of, shape_expr
 from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
-from ._scores import DOMAIN, Labels, first_largest, logistic, rows_of, transformed, wanted
+from ._scores import DOMAIN, Labels, first_largest, is_read, logistic, rows_of, transformed
 from ._te import elementwise, imm
 
 Array = npt.NDArray[Any]
@@ -116,7 +116,7 @@ def svm_classifier(n: Node) -> list[Any]:
     offset = np.full(labels.count, rho[0], np.float32)
     scores = _product(n, rows_of(n, _F), weights.reshape(labels.count, -1).T, offset)
     label = labels.at(first_largest(n, scores)) if labels.read else None
-    return [label, transformed(n, scores, transform) if wanted(n, 1) else None]
+    return [label, transformed(n, scores, transform) if is_read(n, 1) else None]
 
 
 def _voted(n: Node, labels: Labels, transform: str, sizes: list[int]) -> list[Any]:
@@ -141,7 +141,7 @@ def _voted(n: Node, labels: Labels, transform: str, sizes: list[int]) -> list[An
         mixed[spans[j], p] = table[i, spans[j]]
     scores = _product(n, _kernels(n, rows_of(n, _F), vectors.reshape(total, -1)), mixed, rho)
     label = labels.at(first_largest(n, _votes(n, scores, pairs, count))) if labels.read else None
-    if not wanted(n, 1):
+    if not is_read(n, 1):
         return [label, None]
     if a.size:
         return [label, transformed(n, _coupled(n, scores, a, b, pairs, count), transform)]

@@ -42,7 +42,7 @@ def _items(n: Node, i: int) -> Array:
     return e if e.dtype == object else _array([int(v) for v in e.reshape(-1)], e.shape)
 
 
-def _whole(n: Node) -> bool:
+def _only_whole_numbers(n: Node) -> bool:
     """Whether all constants among the inputs are whole numbers: extents may be carried as floating point for a while."""
     for v in n.inputs:
         if v is not None and v.const is not None and is_float(v.dtype):
@@ -67,7 +67,7 @@ def _map(n: Node, function: Callable[..., Dim | None], *arrays: Array) -> Array 
 
 def _arithmetic(function: Callable[[Node, Dim, Dim], Dim | None]) -> Callable[[Node], Array | None]:
     def evaluate(n: Node) -> Array | None:
-        if not _symbolic(n) or not _whole(n) or (n.op in ("Div", "Mod") and not is_int(n.dtype(0))):
+        if not _symbolic(n) or not _only_whole_numbers(n) or (n.op in ("Div", "Mod") and not is_int(n.dtype(0))):
             return None
         return _map(n, lambda a, b: function(n, a, b), _items(n, 0), _items(n, 1))
 
@@ -96,7 +96,7 @@ shape_op("Mod")(_arithmetic(_mod))
 
 @shape_op("Max", "Min")
 def extremum(n: Node) -> Array | None:
-    if not _symbolic(n) or not _whole(n):
+    if not _symbolic(n) or not _only_whole_numbers(n):
         return None
     pick = n.math.max if n.op == "Max" else n.math.min
     out: Array | None = _items(n, 0)
@@ -118,7 +118,7 @@ def abs_(n: Node) -> Array | None:
 
 def _comparison(operator: str) -> Callable[[Node], Array | None]:
     def evaluate(n: Node) -> Array | None:
-        if not _symbolic(n) or not _whole(n):
+        if not _symbolic(n) or not _only_whole_numbers(n):
             return None
         out = _map(n, lambda a, b: n.math.compare(operator, a, b), _items(n, 0), _items(n, 1))
         return None if out is None else out.astype(bool)
@@ -136,7 +136,7 @@ shape_op("GreaterOrEqual")(_comparison(">="))
 @shape_op("Where")
 def where(n: Node) -> Array | None:
     condition = n.value(0).const
-    if condition is None or not _symbolic(n) or not _whole(n):
+    if condition is None or not _symbolic(n) or not _only_whole_numbers(n):
         return None
     a, b = _items(n, 1), _items(n, 2)
     return _map(n, lambda c, p, q: p if c else q, condition.astype(object), a, b)
@@ -177,7 +177,7 @@ def gather(n: Node) -> Array | None:
 
 @shape_op("Concat")
 def concat(n: Node) -> Array | None:
-    if not _symbolic(n) or not _whole(n):
+    if not _symbolic(n) or not _only_whole_numbers(n):
         return None
     return np.concatenate([_items(n, i) for i in range(len(n.inputs))], axis=n.int_attr("axis"))
 
@@ -296,7 +296,7 @@ def size(n: Node) -> Array:
 
 @shape_op("Range")
 def range_(n: Node) -> Array | None:
-    if not _symbolic(n) or not _whole(n):
+    if not _symbolic(n) or not _only_whole_numbers(n):
         return None
     start, limit, step = (_items(n, i).reshape(-1)[0] for i in range(3))
     length = n.math.sub(limit, start)

@@ -20,7 +20,7 @@ from .._exprs import constant, dims_of, shape_expr
 from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
-from ._scores import DOMAIN, TRANSFORMS, Labels, first_largest, logistic, rows_of, transformed, wanted
+from ._scores import DOMAIN, TRANSFORMS, Labels, first_largest, is_read, logistic, rows_of, transformed
 from ._te import imm
 
 Array = npt.NDArray[Any]
@@ -127,8 +127,10 @@ def _aggregate(n: Node, forest: _Forest, x: Any, targets: int, how: str) -> tupl
                 with T.While(feature[at[0]] >= imm(0, "int32")):
                     value[0] = xs[r * width + tirx.Cast("int64", feature[at[0]])]
                     limit[0] = split[at[0]]
-                    least = tirx.Select(value[0] == limit[0], imm(_EQUAL, "int32"), imm(_UNORDERED, "int32"))
-                    more = tirx.Select(value[0] > limit[0], imm(_GREATER, "int32"), least)
+                    equal_or_unordered = tirx.Select(
+                        value[0] == limit[0], imm(_EQUAL, "int32"), imm(_UNORDERED, "int32")
+                    )
+                    more = tirx.Select(value[0] > limit[0], imm(_GREATER, "int32"), equal_or_unordered)
                     outcome = tirx.Select(value[0] < limit[0], imm(_LESS, "int32"), more)
                     taken = tirx.bitwise_and(outcomes[at[0]], outcome) != imm(0, "int32")
                     at[0] = child[at[0] * 2 + tirx.Cast("int32", taken)]
@@ -155,7 +157,7 @@ def _aggregate(n: Node, forest: _Forest, x: Any, targets: int, how: str) -> tupl
     return scores, seen
 
 
-def _always(forest: _Forest, targets: Iterable[int]) -> bool:
+def _always_weighted(forest: _Forest, targets: Iterable[int]) -> bool:
     """Whether each target gets a weight in every row: from all leaves of some tree."""
     left = set(targets)
     leaf, child = (forest.feature < 0).tolist(), forest.child.tolist()
@@ -202,7 +204,7 @@ def _regression(n: Node, forest: _Forest, x: Any, targets: int, how: str, transf
         raise n.refuse("with a leaf that has not one weight for the one target")
     if targets == 1 and transform not in ("NONE", "PROBIT"):
         raise n.refuse(f"with post_transform {transform} of one target, which implementations leave out")
-    if (base.size or how in ("MIN", "MAX")) and not _always(forest, range(targets)):
+    if (base.size or how in ("MIN", "MAX")) and not _always_weighted(forest, range(targets)):
         raise n.refuse("with targets that some rows get no weight for, whose value implementations disagree on")
     scores, _ = _aggregate(n, forest, x, targets, how)
     scores = _sums(n, scores, base, forest.kind)
@@ -321,13 +323,13 @@ def tree_ensemble_classifier(n: Node) -> list[Any]:
         raise n.refuse("with one class")
     scores, seen = _aggregate(n, forest, rows_of(n, kind), labels.count, "SUM")
     if labels.count == 2:
-        if base.size or not _always(forest, range(2)):
+        if base.size or not _always_weighted(forest, range(2)):
             raise n.refuse("of two classes, each with its weights, where some leaves give none or with base values")
         if labels.read:
             raise n.refuse("of two classes, each with its weights, whose label is read: implementations disagree on it")
     scores = _sums(n, scores, base, kind)
     index = first_largest(n, scores, None if base.size else seen) if labels.read else None
-    given = transformed(n, n.cast(scores, "float32"), transform) if wanted(n, 1) else None
+    given = transformed(n, n.cast(scores, "float32"), transform) if is_read(n, 1) else None
     return [None if index is None else labels.at(index), given]
 
 
@@ -362,7 +364,7 @@ def _binary(n: Node, forest: _Forest, labels: Labels, positive: bool, base: Arra
         return te.compute((t.shape[0], 2), score, name="scores")
 
     label = labels.at(n.te(second, total, name="label")) if labels.read else None
-    return [label, n.te(both, n.cast(total, "float32"), name="scores") if wanted(n, 1) else None]
+    return [label, n.te(both, n.cast(total, "float32"), name="scores") if is_read(n, 1) else None]
 
 
 # ---- version 5

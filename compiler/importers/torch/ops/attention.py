@@ -22,19 +22,19 @@ def attention(c: Context, query: Expr, key: Expr, value: Expr, attn_mask: Any = 
 
     torch counts the causal mask from the upper left corner. A mask of bools admits where it is true.
     """
-    q, k, v = (_four(c, _spread(c, x)) for x in (query, key, value))
+    q, k, v = (_four(c, _broadcast_batch(c, x)) for x in (query, key, value))
     mask = None if attn_mask is None else _additive(c, attn_mask, q)
     factor = float(scale) if scale is not None else 1.0 / math.sqrt(c.static_shape_of(q, [3])[0])
     if c.dtype(q) != "float32" or dropout_p > 0:
-        y = _plain(c, q, k, v, mask, is_causal, factor, dropout_p)
+        y = _by_formula(c, q, k, v, mask, is_causal, factor, dropout_p)
     elif not c.same_dims(c.shape(q)[:2], c.shape(k)[:2]):
         y = _grouped(c, q, k, v, mask, is_causal, factor)
     else:
-        y = _whole(c, q, k, v, mask, is_causal, factor)
+        y = _as_one_operator(c, q, k, v, mask, is_causal, factor)
     return c.reshape(y, c.out_shape())
 
 
-def _spread(c: Context, x: Expr) -> Expr:
+def _broadcast_batch(c: Context, x: Expr) -> Expr:
     """x with its axes before the heads broadcast to those of the result."""
     lead, shape = c.out_shape()[:-3], c.shape(x)
     if not lead or len(shape) < 3:
@@ -64,7 +64,7 @@ def _additive(c: Context, mask: Expr, q: Expr) -> Expr:
     return c.reshape(mask, [*[1] * (4 - len(shape)), *shape])
 
 
-def _whole(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bool, scale: float) -> Expr:
+def _as_one_operator(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bool, scale: float) -> Expr:
     q, k, v = (c.permute(x, [0, 2, 1, 3]) for x in (q, k, v))
     top = "TopLeft" if causal else None
     factor = tirx.FloatImm("float32", scale)
@@ -83,7 +83,7 @@ def _grouped(c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: b
     return c.emit(call)
 
 
-def _plain(
+def _by_formula(
     c: Context, q: Expr, k: Expr, v: Expr, mask: Expr | None, causal: bool, scale: float, dropout: float
 ) -> Expr:
     """softmax(q kT * scale + mask) v in pieces, for dtypes that the kernel does not take, and for dropout of the weights."""

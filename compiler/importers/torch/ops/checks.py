@@ -16,7 +16,7 @@ from .._registry import converts
 
 @converts("aten._assert_async.default", "aten._assert_async.msg")
 def assert_async(c: Context, x: Expr, assert_msg: str = "") -> None:
-    c.require(x, f"the inputs break what the model asks{_made(c)}: {assert_msg or 'a truth that does not hold'}")
+    c.require(x, f"the inputs break what the model asks{_at_place(c)}: {assert_msg or 'a truth that does not hold'}")
 
 
 @converts("aten._functional_assert_async.msg")
@@ -28,10 +28,10 @@ def functional_assert_async(c: Context, x: Expr, assert_msg: str, dep_token: Any
 @converts("aten._assert_scalar.default")
 def assert_scalar(c: Context, x: Any, assert_msg: str) -> None:
     """Of sizes of the inputs alone nothing: these are the program's guards, which conditions of the model keep."""
-    told = c.fakes["x"]
-    if not isinstance(told, torch.SymBool) or isinstance(x, bool):
+    traced = c.fakes["x"]
+    if not isinstance(traced, torch.SymBool) or isinstance(x, bool):
         return
-    relation = told.node.expr
+    relation = traced.node.expr
     spans: dict[Any, Any] = {}
     for symbol in relation.free_symbols:
         spec = c.symbols.specs.get(c.symbols.variable(symbol))
@@ -41,15 +41,18 @@ def assert_scalar(c: Context, x: Any, assert_msg: str) -> None:
         return
     if len(spans) == len(relation.free_symbols) and bool(bound_sympy(relation, spans).lower):
         return  # the bounds of the symbols say it already
-    c.require(x, f"the inputs break what the model asks of a number{_made(c)}: {_asked(c, relation, assert_msg)}")
+    c.require(
+        x,
+        f"the inputs break what the model asks of a number{_at_place(c)}: {_requirement_text(c, relation, assert_msg)}",
+    )
 
 
-def _made(c: Context) -> str:
+def _at_place(c: Context) -> str:
     place = "" if c.node is None else place_of(c.node)  # torch gives a check the line of the number that it checks
     return f" at {place}" if place else ""
 
 
-def _asked(c: Context, relation: Any, message: str) -> str:
+def _requirement_text(c: Context, relation: Any, message: str) -> str:
     if not message.startswith("Runtime assertion failed for expression"):
         return message
     symbols = list(relation.free_symbols)

@@ -42,7 +42,7 @@ def _operands(c: Context, *values: Any, dtype: str | None = None) -> list[Pair]:
     return [Pair(fitted(c, p.real), None if p.imag is None else fitted(c, p.imag)) for p in pairs]
 
 
-def _done(c: Context, real: Expr, imag: Expr | None) -> Pair:
+def _result_pair(c: Context, real: Expr, imag: Expr | None) -> Pair:
     """The result, both parts of its shape."""
     shape = c.out_shape()
     return Pair(c.broadcast(real, shape), None if imag is None else c.broadcast(imag, shape))
@@ -80,14 +80,14 @@ def _scaled(c: Context, a: Pair, factor: float) -> Pair:
 
 @converts_complex("aten.complex.default")
 def complex_(c: Context, real: Expr, imag: Expr) -> Pair:
-    return _done(c, real, imag)
+    return _result_pair(c, real, imag)
 
 
 @converts_complex("aten.polar.default")
 def polar(c: Context, abs: Expr, angle: Expr) -> Pair:
     size, turn = fitted(c, abs), fitted(c, angle)
     parts = [c.emit(OP.multiply(size, c.emit(function(turn)))) for function in (OP.cos, OP.sin)]
-    return _done(c, *parts)
+    return _result_pair(c, *parts)
 
 
 @converts_complex("aten.view_as_complex.default")
@@ -183,14 +183,14 @@ def sgn(c: Context, x: Pair) -> Pair:
 def add(c: Context, x: Any, other: Any, alpha: Any = 1) -> Pair:
     a, b = _operands(c, x, other)
     b = b if alpha == 1 else times(c, b, as_pair(c, alpha, _dtype(c)))
-    return _done(c, _add(c, a.real, b.real), _add(c, a.imag, b.imag))
+    return _result_pair(c, _add(c, a.real, b.real), _add(c, a.imag, b.imag))
 
 
 @converts_complex("aten.sub.Tensor", "aten.sub.Scalar")
 def sub(c: Context, x: Any, other: Any, alpha: Any = 1) -> Pair:
     a, b = _operands(c, x, other)
     b = b if alpha == 1 else times(c, b, as_pair(c, alpha, _dtype(c)))
-    return _done(c, _sub(c, a.real, b.real), _sub(c, a.imag, b.imag))
+    return _result_pair(c, _sub(c, a.real, b.real), _sub(c, a.imag, b.imag))
 
 
 @converts_complex("aten.rsub.Scalar", "aten.rsub.Tensor")
@@ -201,7 +201,7 @@ def rsub(c: Context, x: Any, other: Any, alpha: Any = 1) -> Pair:
 @converts_complex("aten.mul.Tensor", "aten.mul.Scalar")
 def mul(c: Context, x: Any, other: Any) -> Pair:
     found = times(c, *_operands(c, x, other))
-    return _done(c, found.real, found.imag)
+    return _result_pair(c, found.real, found.imag)
 
 
 @converts_complex("aten.square.default")
@@ -228,7 +228,7 @@ def _quotient(c: Context, a: Pair, b: Pair) -> Pair:
 @converts_complex("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor")
 def div(c: Context, x: Any, other: Any) -> Pair:
     found = _quotient(c, *_operands(c, x, other))
-    return _done(c, found.real, found.imag)
+    return _result_pair(c, found.real, found.imag)
 
 
 @converts_complex("aten.reciprocal.default")
@@ -264,7 +264,7 @@ def _power(c: Context, x: Pair, exponent: Pair) -> Pair:
     ends = c.where(c.emit(OP.greater(exponent.real, none)), none, nan)
     real = c.where(_nonzero(c, exponent), ends, one)
     imag = c.where(_nonzero(c, exponent), ends, none)
-    return _done(c, c.where(zero, real, found.real), c.where(zero, imag, imaginary(c, found)))
+    return _result_pair(c, c.where(zero, real, found.real), c.where(zero, imag, imaginary(c, found)))
 
 
 # Comparison and tests.
@@ -451,7 +451,7 @@ def addmm(c: Context, x: Any, mat1: Any = None, mat2: Any = None, batch1: Any = 
     if beta != 0:
         more = times(c, _operands(c, x)[0], as_pair(c, beta, dtype))
         found = Pair(c.emit(OP.add(found.real, more.real)), _add(c, found.imag, more.imag))
-    return _done(c, found.real, found.imag)
+    return _result_pair(c, found.real, found.imag)
 
 
 @converts_complex("aten.linear.default")
@@ -464,7 +464,7 @@ def linear_(c: Context, input: Any, weight: Any, bias: Any = None) -> Pair:
     if bias is not None:
         more = _operands(c, bias)[0]
         found = Pair(c.emit(OP.add(found.real, more.real)), _add(c, found.imag, more.imag))
-    return _done(c, found.real, found.imag)
+    return _result_pair(c, found.real, found.imag)
 
 
 @converts_complex("aten.linalg_vector_norm.default")

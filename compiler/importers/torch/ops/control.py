@@ -104,8 +104,8 @@ def while_loop(c: Context, test: Any, step: Any, start: Any, others: Any = ()) -
         with c.noise.iteration(number):
             values = call_graph(c, step, [*carried, *others])
         kept = [c.tensor(value, c.dtype(before)) for value, before in zip(values, carried)]
-        again = [value if is_size(value) or isinstance(value, int) else kept[i] for i, value in enumerate(values)]
-        return _condition(c, test, [*again, *others], number), kept, []
+        next_values = [value if is_size(value) or isinstance(value, int) else kept[i] for i, value in enumerate(values)]
+        return _condition(c, test, [*next_values, *others], number), kept, []
 
     last, _ = run_loop(c, body, first, condition=begin)
     return [_size(c, i, value) for i, value in enumerate(last)]

@@ -15,7 +15,7 @@ _PLAIN = {1: OP.nn.conv1d, 2: OP.nn.conv2d, 3: OP.nn.conv3d}
 _TRANSPOSED = {1: OP.nn.conv1d_transpose, 2: OP.nn.conv2d_transpose, 3: OP.nn.conv3d_transpose}
 
 
-def spread(value: Any, rank: int) -> list[int]:
+def per_axis(value: Any, rank: int) -> list[int]:
     """A number or a short list of torch's as one number for each axis."""
     values = [value] if isinstance(value, int) else list(value)
     return values * rank if len(values) == 1 else values
@@ -23,8 +23,8 @@ def spread(value: Any, rank: int) -> list[int]:
 
 def _batched(c: Context, x: Expr, rank: int) -> tuple[Expr, bool]:
     """x with a batch axis, and whether it had none."""
-    lone = c.rank(x) == rank + 1
-    return (c.reshape(x, [1, *c.shape(x)]) if lone else x), lone
+    unbatched = c.rank(x) == rank + 1
+    return (c.reshape(x, [1, *c.shape(x)]) if unbatched else x), unbatched
 
 
 def _biased(c: Context, y: Expr, bias: Expr | None, rank: int) -> Expr:
@@ -33,8 +33,8 @@ def _biased(c: Context, y: Expr, bias: Expr | None, rank: int) -> Expr:
     return c.emit(OP.add(y, c.reshape(bias, [1, c.shape(bias)[0], *[1] * rank])))
 
 
-def _finished(c: Context, y: Expr, dtype: str, lone: bool) -> Expr:
-    return c.cast(c.reshape(y, c.shape(y)[1:]) if lone else y, dtype)
+def _finished(c: Context, y: Expr, dtype: str, unbatched: bool) -> Expr:
+    return c.cast(c.reshape(y, c.shape(y)[1:]) if unbatched else y, dtype)
 
 
 def convolution(
@@ -42,14 +42,14 @@ def convolution(
 ) -> Expr:
     """x [N, C, ...], weight [O, C / groups, ...], bias [O]; half precision is accumulated in float32."""
     rank, dtype = c.rank(weight) - 2, c.dtype(x)
-    x, lone = _batched(c, x, rank)
-    strides, dilations = spread(stride, rank), spread(dilation, rank)
+    x, unbatched = _batched(c, x, rank)
+    strides, dilations = per_axis(stride, rank), per_axis(dilation, rank)
     pads = _pads(c, padding, strides, dilations, c.static_shape(weight)[2:])
     if dtype in ("float16", "bfloat16"):
         x, weight = c.cast(x, "float32"), c.cast(weight, "float32")
         bias = None if bias is None else c.cast(bias, "float32")
     y = c.emit(_PLAIN[rank](x, weight, strides, pads, dilations, groups))
-    return _finished(c, _biased(c, y, bias, rank), dtype, lone)
+    return _finished(c, _biased(c, y, bias, rank), dtype, unbatched)
 
 
 def _pads(c: Context, padding: Any, strides: list[int], dilations: list[int], kernel: Sequence[int]) -> list[int]:
@@ -60,7 +60,7 @@ def _pads(c: Context, padding: Any, strides: list[int], dilations: list[int], ke
         total = [d * (k - 1) for d, k in zip(dilations, kernel)]
         before = [t // 2 for t in total]
         return before + [t - b for t, b in zip(total, before)]
-    amounts = spread(padding, len(kernel))
+    amounts = per_axis(padding, len(kernel))
     return amounts * 2
 
 
@@ -84,16 +84,16 @@ def transposed(
 ) -> Expr:
     """x [N, C, ...], weight [C, O / groups, ...]; grouped ones are computed a group at a time."""
     rank, dtype = c.rank(weight) - 2, c.dtype(x)
-    x, lone = _batched(c, x, rank)
+    x, unbatched = _batched(c, x, rank)
     if dtype in ("float16", "bfloat16"):
         x, weight = c.cast(x, "float32"), c.cast(weight, "float32")
         bias = None if bias is None else c.cast(bias, "float32")
-    strides, dilations = spread(stride, rank), spread(dilation, rank)
-    pads, extra = spread(padding, rank) * 2, spread(output_padding, rank)
+    strides, dilations = per_axis(stride, rank), per_axis(dilation, rank)
+    pads, extra = per_axis(padding, rank) * 2, per_axis(output_padding, rank)
     if rank != 2 and any(d != 1 for d in dilations):
         weight, dilations = _dilated(c, weight, dilations), [1] * rank
     y = c.emit(_TRANSPOSED[rank](x, weight, strides, pads, extra, dilations, groups))
-    return _finished(c, _biased(c, y, bias, rank), dtype, lone)
+    return _finished(c, _biased(c, y, bias, rank), dtype, unbatched)
 
 
 def _dilated(c: Context, weight: Expr, dilations: list[int]) -> Expr:

@@ -350,7 +350,7 @@ def pow_tensor(c: Context, x: Expr, exponent: Expr) -> Expr:
     return c.cast(c.emit(OP.power(*operands(c, x, exponent, compute))), result)
 
 
-def _whole(c: Context, x: Any, other: Any, function: Callable[[Any, Any, str], Any]) -> Expr:
+def _on_integers(c: Context, x: Any, other: Any, function: Callable[[Any, Any, str], Any]) -> Expr:
     """function of each two integers, as an expression of TIR, and of their type."""
     compute, result = c.promoted(["x", "other"])
     a, b = (c.broadcast(v, c.out_shape()) for v in operands(c, x, other, compute))
@@ -496,7 +496,7 @@ for _name, _pair in {
 
 def _shift_to(side: str) -> Any:
     def convert(c: Context, x: Any, other: Any) -> Expr:
-        return _whole(c, x, other, lambda p, q, dtype: shifted(p, q, dtype, left=side == "left"))
+        return _on_integers(c, x, other, lambda p, q, dtype: shifted(p, q, dtype, left=side == "left"))
 
     return convert
 

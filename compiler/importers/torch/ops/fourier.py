@@ -34,7 +34,7 @@ def _factor(c: Context, count: Any, normalization: int) -> Any:
     return c.emit(OP.divide(c.const(1.0, "float64"), many if normalization == 2 else c.emit(OP.sqrt(many))))
 
 
-def _moved(c: Context, x: Expr | None, axis: int, back: bool = False) -> Expr | None:
+def _axis_moved(c: Context, x: Expr | None, axis: int, back: bool = False) -> Expr | None:
     """The axis last; or the last one back at the axis."""
     if x is None:
         return None
@@ -43,14 +43,14 @@ def _moved(c: Context, x: Expr | None, axis: int, back: bool = False) -> Expr | 
     return c.permute(x, [*range(axis), rank - 1, *range(axis, rank - 1)] if back else [*front, axis])
 
 
-def _along(c: Context, x: Pair, axis: int, inverse: bool, scale: Any) -> Pair:
+def _dft_of_axis(c: Context, x: Pair, axis: int, inverse: bool, scale: Any) -> Pair:
     """The transform of one axis."""
     size = c.shape(x.real)[axis]
     if not isinstance(size, int):
         return _multiplied(c, _dynamic(c, x, axis, size, inverse), scale)
     inner, outer = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
-    real, imag = complex_dft(c.emit, _moved(c, x.real, axis), _moved(c, x.imag, axis), inverse, inner)
-    return _multiplied(c, Pair(_moved(c, real, axis, True), _moved(c, imag, axis, True)), outer)
+    real, imag = complex_dft(c.emit, _axis_moved(c, x.real, axis), _axis_moved(c, x.imag, axis), inverse, inner)
+    return _multiplied(c, Pair(_axis_moved(c, real, axis, True), _axis_moved(c, imag, axis, True)), outer)
 
 
 def _multiplied(c: Context, x: Pair, scale: Any) -> Pair:
@@ -71,16 +71,16 @@ def _tables(
 
 def _rows_of(c: Context, x: Expr, axis: int) -> Expr:
     """The axis last, and all others merged into one before it."""
-    moved = _moved(c, x, axis)
+    moved = _axis_moved(c, x, axis)
     shape = c.shape(moved)
     return c.reshape(moved, [_count(c, shape, list(range(len(shape) - 1))), shape[-1]])
 
 
-def _back(c: Context, rows: Expr | None, like: Expr, axis: int) -> Expr:
+def _from_rows(c: Context, rows: Expr | None, like: Expr, axis: int) -> Expr:
     """`_rows_of` undone."""
     shape = c.shape(like)
     wide = c.reshape(rows, [*shape[:axis], *shape[axis + 1 :], c.shape(rows)[1]])
-    return _moved(c, wide, axis, True)
+    return _axis_moved(c, wide, axis, True)
 
 
 def _dynamic(c: Context, x: Pair, axis: int, columns: Any, inverse: bool) -> Pair:
@@ -89,7 +89,7 @@ def _dynamic(c: Context, x: Pair, axis: int, columns: Any, inverse: bool) -> Pai
     roots = Pair(*_tables(c, size, columns, size, inverse, False, dtype))
     rows = Pair(_rows_of(c, x.real, axis), None if x.imag is None else _rows_of(c, x.imag, axis))
     found = product(c, rows, roots)
-    return Pair(_back(c, found.real, x.real, axis), _back(c, found.imag, x.real, axis))
+    return Pair(_from_rows(c, found.real, x.real, axis), _from_rows(c, found.imag, x.real, axis))
 
 
 def _dynamic_to_real(c: Context, x: Pair, axis: int, size: Any) -> Expr:
@@ -101,7 +101,7 @@ def _dynamic_to_real(c: Context, x: Pair, axis: int, size: Any) -> Expr:
     if x.imag is not None:
         imag = linear.product(c, _rows_of(c, c.slice(x.imag, axis, 0, bins), axis), sines)
         total = c.emit(OP.subtract(total, imag))
-    return _back(c, total, real, axis)
+    return _from_rows(c, total, real, axis)
 
 
 def _computed(c: Context, x: Any, dtype: Any) -> Pair:
@@ -118,7 +118,7 @@ def fft_c2c(c: Context, x: Pair, dim: list[int], normalization: int, forward: bo
     axes = [d % rank for d in dim]
     scale = _factor(c, _count(c, c.shape(x.real), axes), normalization)
     for i, axis in enumerate(axes):
-        x = _along(c, x, axis, not forward, scale if i == 0 else 1.0)
+        x = _dft_of_axis(c, x, axis, not forward, scale if i == 0 else 1.0)
     return x if axes else _multiplied(c, x, scale)
 
 
@@ -130,17 +130,17 @@ def fft_r2c(c: Context, x: Expr, dim: list[int], normalization: int, onesided: b
     last, scale = axes[-1], _factor(c, _count(c, shape, axes), normalization)
     if not onesided:
         for i, axis in enumerate(reversed(axes)):
-            value = _along(c, value, axis, False, scale if i == 0 else 1.0)
+            value = _dft_of_axis(c, value, axis, False, scale if i == 0 else 1.0)
         return value
     size = shape[last]
     if isinstance(size, int):
         inner, outer = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
-        real, imag = real_dft(c.emit, _moved(c, value.real, last), inner)
-        value = _multiplied(c, Pair(_moved(c, real, last, True), _moved(c, imag, last, True)), outer)
+        real, imag = real_dft(c.emit, _axis_moved(c, value.real, last), inner)
+        value = _multiplied(c, Pair(_axis_moved(c, real, last, True), _axis_moved(c, imag, last, True)), outer)
     else:
         value = _multiplied(c, _dynamic(c, value, last, c.out_shape()[last], False), scale)
     for axis in axes[:-1]:
-        value = _along(c, value, axis, False, 1.0)
+        value = _dft_of_axis(c, value, axis, False, 1.0)
     return value
 
 
@@ -151,12 +151,12 @@ def fft_c2r(c: Context, x: Pair, dim: list[int], normalization: int, last_dim_si
     axes = [d % rank for d in dim]
     last, scale = axes[-1], _factor(c, _count(c, out, axes), normalization)
     for axis in axes[:-1]:
-        x = _along(c, x, axis, True, 1.0)
+        x = _dft_of_axis(c, x, axis, True, 1.0)
     size = out[last]
     if not isinstance(size, int):
         return _multiplied(c, Pair(_dynamic_to_real(c, x, last, size), None), scale).real
     inner, outer = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
     bins = size // 2 + 1
-    parts = [None if p is None else c.slice(_moved(c, p, last), rank - 1, 0, bins) for p in (x.real, x.imag)]
+    parts = [None if p is None else c.slice(_axis_moved(c, p, last), rank - 1, 0, bins) for p in (x.real, x.imag)]
     found = half_to_real(c.emit, parts[0], parts[1], size, inner)
-    return _multiplied(c, Pair(_moved(c, found, last, True), None), outer).real
+    return _multiplied(c, Pair(_axis_moved(c, found, last, True), None), outer).real

@@ -53,7 +53,7 @@ def _columns(c: Context, x: Expr) -> list[Expr]:
     return [_flat(c, c.slice(x, rank - 1, i, 1)) for i in range(count)]
 
 
-def _counted(c: Context, columns: Sequence[Expr], edges: Sequence[Expr], weight: Any, density: bool) -> Expr:
+def _histogram(c: Context, columns: Sequence[Expr], edges: Sequence[Expr], weight: Any, density: bool) -> Expr:
     """How much lies in each box; the last box of an axis contains its upper limit."""
     dtype = c.dtype(columns[0])
     bins = [c.static_shape_of(e, [0])[0] - 1 for e in edges]
@@ -90,12 +90,12 @@ def _checked(c: Context, x: Expr) -> Expr:
 def histogram(c: Context, x: Expr, bins: int = 100, range: Any = None, weight: Any = None, density: bool = False) -> list[Expr]:  # fmt: skip
     flat = _flat(c, _checked(c, x))
     edges = _edges(c, flat, bins, range, 0)
-    return [_counted(c, [flat], [edges], weight, density), edges]
+    return [_histogram(c, [flat], [edges], weight, density), edges]
 
 
 @converts("aten.histogram.bins_tensor")
 def histogram_edges(c: Context, x: Expr, bins: Expr, weight: Any = None, density: bool = False) -> list[Expr]:
-    return [_counted(c, [_flat(c, _checked(c, x))], [bins], weight, density), bins]
+    return [_histogram(c, [_flat(c, _checked(c, x))], [bins], weight, density), bins]
 
 
 @converts("aten._histogramdd_bin_edges.default")
@@ -106,9 +106,9 @@ def histogramdd_edges(c: Context, x: Expr, bins: list[int], range: Any = None, w
 
 @converts("aten._histogramdd_from_bin_cts.default")
 def histogramdd(c: Context, x: Expr, bins: list[int], range: Any = None, weight: Any = None, density: bool = False) -> Expr:  # fmt: skip
-    return _counted(c, _columns(c, x), histogramdd_edges(c, x, bins, range), weight, density)
+    return _histogram(c, _columns(c, x), histogramdd_edges(c, x, bins, range), weight, density)
 
 
 @converts("aten._histogramdd_from_bin_tensors.default")
 def histogramdd_tensors(c: Context, x: Expr, bins: list[Expr], weight: Any = None, density: bool = False) -> Expr:
-    return _counted(c, _columns(c, _checked(c, x)), bins, weight, density)
+    return _histogram(c, _columns(c, _checked(c, x)), bins, weight, density)

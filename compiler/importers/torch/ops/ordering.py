@@ -131,7 +131,7 @@ def sorted_lines(c: Context, x: Expr, axis: int) -> tuple[Expr, Expr]:
     return values, order
 
 
-def _chosen(c: Context, x: Expr, dim: int, keepdim: bool, pick: str, place: int = 0) -> list[Expr]:
+def _picked_in_lines(c: Context, x: Expr, dim: int, keepdim: bool, pick: str, place: int = 0) -> list[Expr]:
     """The element of each line, and its position in the line, that `pick` names: see place_in_lines."""
     rank = c.rank(x)
     if rank == 0:
@@ -163,29 +163,29 @@ def _flat(c: Context, x: Expr) -> Expr:
 
 @converts("aten.median.default")
 def median(c: Context, x: Expr) -> Expr:
-    return _chosen(c, _flat(c, x), 0, False, "median")[0]
+    return _picked_in_lines(c, _flat(c, x), 0, False, "median")[0]
 
 
 @converts("aten.nanmedian.default")
 def nanmedian(c: Context, x: Expr) -> Expr:
-    return _chosen(c, _flat(c, x), 0, False, "nanmedian")[0]
+    return _picked_in_lines(c, _flat(c, x), 0, False, "nanmedian")[0]
 
 
 @converts("aten.median.dim")
 def median_dim(c: Context, x: Expr, dim: int, keepdim: bool = False) -> list[Expr]:
-    return _chosen(c, x, dim, keepdim, "median")
+    return _picked_in_lines(c, x, dim, keepdim, "median")
 
 
 @converts("aten.nanmedian.dim")
 def nanmedian_dim(c: Context, x: Expr, dim: int, keepdim: bool = False) -> list[Expr]:
-    return _chosen(c, x, dim, keepdim, "nanmedian")
+    return _picked_in_lines(c, x, dim, keepdim, "nanmedian")
 
 
 @converts("aten.kthvalue.default")
 def kthvalue(c: Context, x: Expr, k: Any, dim: int = -1, keepdim: bool = False) -> list[Expr]:
     if not isinstance(k, int):
         raise NotConvertible("a dynamic position")
-    return _chosen(c, x, dim, keepdim, "kth", k - 1)
+    return _picked_in_lines(c, x, dim, keepdim, "kth", k - 1)
 
 
 @converts("aten.mode.default")
@@ -263,13 +263,13 @@ def histc(c: Context, x: Expr, bins: int = 100, min: Any = 0, max: Any = 0) -> E
         )
     else:
         low, high = c.const(float(min), dtype), c.const(float(max), dtype)
-    return _counted(c, flat, c.reshape(low, [1]), c.reshape(high, [1]), bins)
+    return _histogram(c, flat, c.reshape(low, [1]), c.reshape(high, [1]), bins)
 
 
-def _counted(c: Context, flat: Expr, low: Expr, high: Expr, bins: int) -> Expr:
+def _histogram(c: Context, flat: Expr, low: Expr, high: Expr, bins: int) -> Expr:
     dtype = c.dtype(flat)
 
-    def build(values: Any, least: Any, most: Any) -> Any:
+    def build(values: Any, low_end: Any, high_end: Any) -> Any:
         def write(source: Any, a: Any, b: Any, out: Any) -> None:
             with T.serial(0, bins) as k:
                 out[k] = tirx.FloatImm(dtype, 0.0)
@@ -280,7 +280,7 @@ def _counted(c: Context, flat: Expr, low: Expr, high: Expr, bins: int) -> Expr:
                         place = tirx.min(at, _integer(bins - 1))
                         out[place] = out[place] + tirx.FloatImm(dtype, 1.0)
 
-        return imperative([[bins]], [dtype], [values, least, most], write, "histc")[0]
+        return imperative([[bins]], [dtype], [values, low_end, high_end], write, "histc")[0]
 
     return c.generated(build, flat, low, high, name="histc")[0]
 
@@ -339,7 +339,7 @@ def _grouped(c: Context, flat: Expr, order: Expr | None, shape: list[Any]) -> li
         return imperative([[length], [length], [length], [1]], kinds, [values, *more], write, "unique")
 
     inverse, firsts, counts, total = c.generated(build, *given, name="unique")
-    count = c.counted(c.result[0].shape[0], total)
+    count = c.counted_size(c.result[0].shape[0], total)
     wants = [c.used(1), c.used(2)]
     return [
         c.slice(firsts, 0, 0, count),

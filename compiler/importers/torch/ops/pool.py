@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 from ..._imperative import imperative
 from .._context import Context, Expr
 from .._registry import converts
-from .conv import spread
+from .conv import per_axis
 from .ordering import is_nan
 
 OP = relax.op
@@ -22,9 +22,9 @@ _AVG = {1: OP.nn.avg_pool1d, 2: OP.nn.avg_pool2d, 3: OP.nn.avg_pool3d}
 def _windows(
     c: Context, kernel_size: Any, stride: Any, padding: Any, dilation: Any, rank: int
 ) -> tuple[list[int], ...]:
-    kernel = spread(kernel_size, rank)
-    strides = spread(stride, rank) if stride not in (None, [], ()) else kernel
-    return kernel, strides, spread(padding, rank), spread(dilation, rank)
+    kernel = per_axis(kernel_size, rank)
+    strides = per_axis(stride, rank) if stride not in (None, [], ()) else kernel
+    return kernel, strides, per_axis(padding, rank), per_axis(dilation, rank)
 
 
 def _behind(c: Context, x: Expr, kernel: list[int], strides: list[int], pads: list[int], dilations: list[int], out: list[Any],
@@ -42,7 +42,7 @@ def _behind(c: Context, x: Expr, kernel: list[int], strides: list[int], pads: li
     return behind
 
 
-def _counted(c: Context, y: Expr, out: list[Any]) -> Expr:
+def _first_windows(c: Context, y: Expr, out: list[Any]) -> Expr:
     """The first `out` windows along the last axes: `_behind` may have let in one that torch leaves out."""
     for axis, size in enumerate(out, c.rank(y) - len(out)):
         if not (isinstance(size, int) and isinstance(c.shape(y)[axis], int)):
@@ -51,18 +51,18 @@ def _counted(c: Context, y: Expr, out: list[Any]) -> Expr:
 
 
 def _with_batch(c: Context, x: Expr, rank: int) -> tuple[Expr, bool]:
-    lone = c.rank(x) == rank + 1
-    return (c.reshape(x, [1, *c.shape(x)]) if lone else x), lone
+    unbatched = c.rank(x) == rank + 1
+    return (c.reshape(x, [1, *c.shape(x)]) if unbatched else x), unbatched
 
 
 def _max_pool(c: Context, x: Expr, rank: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
               out: list[Any]) -> Expr:  # fmt: skip
     kernel, strides, pads, dilations = _windows(c, kernel_size, stride, padding, dilation, rank)
-    x, lone = _with_batch(c, x, rank)
+    x, unbatched = _with_batch(c, x, rank)
     behind = _behind(c, x, kernel, strides, pads, dilations, out[-rank:], ceil_mode)
     y = c.emit(_MAX[rank](x, kernel, strides, [*pads, *behind], dilations))
-    y = _counted(c, y, out[-rank:]) if ceil_mode else y
-    return c.reshape(y, c.shape(y)[1:]) if lone else y
+    y = _first_windows(c, y, out[-rank:]) if ceil_mode else y
+    return c.reshape(y, c.shape(y)[1:]) if unbatched else y
 
 
 @converts("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool3d.default")
@@ -163,25 +163,25 @@ def avg_pool(c: Context, x: Expr, kernel_size: Any, stride: Any = (), padding: A
              count_include_pad: bool = True, divisor_override: Any = None) -> Expr:  # fmt: skip
     rank = _rank_of(c)
     kernel, strides, pads, dilations = _windows(c, kernel_size, stride, padding, 1, rank)
-    x, lone = _with_batch(c, x, rank)
+    x, unbatched = _with_batch(c, x, rank)
     behind = _behind(c, x, kernel, strides, pads, dilations, c.out_shape()[-rank:], ceil_mode)
-    counted = count_include_pad or divisor_override is not None
-    if counted and (behind != pads or (divisor_override is not None and any(pads))):
+    counts_padding = count_include_pad or divisor_override is not None
+    if counts_padding and (behind != pads or (divisor_override is not None and any(pads))):
         # What ceil mode adds does not count, given padding does: write the given padding out, and count no other.
         widths = [0, 0, 0, 0] + [w for p in pads for w in (p, p)]
         if divisor_override is not None:
             widths = [0, 0, 0, 0] + [w for p, b in zip(pads, behind) for w in (p, b)]
             behind = pads
         x = c.emit(OP.nn.pad(x, widths, "constant", 0.0))
-        behind, pads, counted = [b - p for b, p in zip(behind, pads)], [0] * rank, False
-    y = c.emit(_AVG[rank](x, kernel, strides, [*pads, *behind], dilations, False, counted))
-    y = _counted(c, y, c.out_shape()[-rank:]) if ceil_mode else y
+        behind, pads, counts_padding = [b - p for b, p in zip(behind, pads)], [0] * rank, False
+    y = c.emit(_AVG[rank](x, kernel, strides, [*pads, *behind], dilations, False, counts_padding))
+    y = _first_windows(c, y, c.out_shape()[-rank:]) if ceil_mode else y
     if divisor_override is not None:
         count = 1
         for extent in kernel:
             count *= extent
         y = c.emit(OP.multiply(y, c.const(count / divisor_override, c.dtype(y))))
-    return c.reshape(y, c.shape(y)[1:]) if lone else y
+    return c.reshape(y, c.shape(y)[1:]) if unbatched else y
 
 
 @converts("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default",
@@ -222,26 +222,26 @@ def _open_average(c: Context, x: Expr, first: int, goal: list[Any]) -> Expr:
     return c.cast(x, dtype)
 
 
-def _adaptive(c: Context, x: Expr, rank: int, out: list[Any], whole: Any, pools: Any) -> Expr:
+def _adaptive(c: Context, x: Expr, rank: int, out: list[Any], reduction: Any, pools: Any) -> Expr:
     """Whole-image windows are a reduction, equal ones a pooling; else each axis is cut into torch's windows."""
     goal = out[-rank:]
     first = c.rank(x) - rank
     if all(isinstance(size, int) and size == 1 for size in goal):
-        return c.emit(whole(x, list(range(first, c.rank(x))), True))
+        return c.emit(reduction(x, list(range(first, c.rank(x))), True))
     sizes = c.shape(x)[first:]
     if not all(isinstance(size, int) for size in (*sizes, *goal)):
         return (
             _open_average(c, x, first, goal)
-            if whole is OP.mean
+            if reduction is OP.mean
             else _max_with_positions(c, x, rank, _adaptive_window)[0]
         )
     if all(size % g == 0 for size, g in zip(sizes, goal)):
         kernel = [size // g for size, g in zip(sizes, goal)]
-        batched, lone = _with_batch(c, x, rank)
+        batched, unbatched = _with_batch(c, x, rank)
         y = c.emit(pools[rank](batched, kernel, kernel, [0] * (2 * rank)))
-        return c.reshape(y, c.shape(y)[1:]) if lone else y
+        return c.reshape(y, c.shape(y)[1:]) if unbatched else y
     for axis, size, count in zip(range(first, c.rank(x)), sizes, goal):
         windows = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
-        parts = [c.emit(whole(c.slice(x, axis, low, high - low), [axis], True)) for low, high in windows]
+        parts = [c.emit(reduction(c.slice(x, axis, low, high - low), [axis], True)) for low, high in windows]
         x = c.emit(OP.concat(parts, axis=axis)) if len(parts) > 1 else parts[0]
     return x

@@ -28,7 +28,7 @@ def _holder(low: int, high: int) -> str:
     return "uint8" if low >= 0 and high <= 255 else "int8" if low >= -128 and high <= 127 else ""
 
 
-def _known(c: Context, value: Any, depth: int = 32) -> Array | None:
+def _constant_value(c: Context, value: Any, depth: int = 32) -> Array | None:
     """A number or a tensor whose value is known: a constant, or computed of constants (weights into which a normalization is folded)."""
     if isinstance(value, (int, float)):
         return np.asarray(value)
@@ -43,7 +43,7 @@ def _known(c: Context, value: Any, depth: int = 32) -> Array | None:
     args = []
     for arg in call.args:
         if isinstance(arg, tvm.ir.Var) and isinstance(arg.ty, relax.TensorType):
-            known = _known(c, arg, depth - 1)
+            known = _constant_value(c, arg, depth - 1)
             if known is None:
                 return None
             arg = relax.const(known, str(known.dtype))
@@ -52,7 +52,7 @@ def _known(c: Context, value: Any, depth: int = 32) -> Array | None:
     return found
 
 
-def _along(c: Context, x: Expr, value: Any, axis: int | None) -> Expr:
+def _broadcast_parameter(c: Context, x: Expr, value: Any, axis: int | None) -> Expr:
     """A scale or zero point as float32 that broadcasts against x."""
     p = c.tensor(value, "float32")
     if axis is None:
@@ -77,9 +77,9 @@ def _parameters(scale: Array, zero: Array, axis: int | None, extent: Any, holder
 def _quantized(c: Context, x: Expr, scale: Any, zero: Any, axis: int | None, low: int, high: int) -> tuple[Expr, str]:
     """Numbers of 8 bits and their type, where there is one that holds them and all is known; else the same numbers as floats and ""."""
     holder, extent = _holder(low, high), None if axis is None else c.shape(x)[axis]
-    s, z = _known(c, scale), _known(c, zero)
+    s, z = _constant_value(c, scale), _constant_value(c, zero)
     known = _parameters(s, z, axis, extent, holder) if s is not None and z is not None and holder else None
-    array = _known(c, x) if known is not None else None
+    array = _constant_value(c, x) if known is not None else None
     if known is not None and array is not None and array.dtype == np.float32 and np.isfinite(array).all():
         dims = [1] * array.ndim
         if axis is not None:
@@ -97,15 +97,15 @@ def _quantized(c: Context, x: Expr, scale: Any, zero: Any, axis: int | None, low
             q = c.emit(OP.maximum(q, c.const(np.asarray(low, holder), holder)))
         return q, holder
     x = c.cast(x, "float32")
-    inverse = c.emit(OP.divide(c.const(1.0, "float32"), _along(c, x, scale, axis)))
+    inverse = c.emit(OP.divide(c.const(1.0, "float32"), _broadcast_parameter(c, x, scale, axis)))
     rounded = c.emit(OP.round(c.emit(OP.multiply(x, inverse))))
-    shifted = c.emit(OP.add(rounded, _along(c, x, zero, axis)))
+    shifted = c.emit(OP.add(rounded, _broadcast_parameter(c, x, zero, axis)))
     return c.emit(OP.clip(shifted, float(low), float(high))), ""
 
 
 def _dequantized(c: Context, q: Expr, scale: Any, zero: Any, axis: int | None, result: str = "float32") -> Expr:
     """(q - zero) · scale"""
-    dtype, s, z = c.dtype(q), _known(c, scale), 0 if zero is None else _known(c, zero)
+    dtype, s, z = c.dtype(q), _constant_value(c, scale), 0 if zero is None else _constant_value(c, zero)
     if dtype in ("int8", "uint8", "int32") and s is not None and z is not None:
         zeros = np.broadcast_to(np.asarray(z), s.shape)
         known = _parameters(s, zeros, axis, None if axis is None else c.shape(q)[axis], dtype)
@@ -114,8 +114,8 @@ def _dequantized(c: Context, q: Expr, scale: Any, zero: Any, axis: int | None, r
             at = -1 if axis is None else axis
             return c.cast(c.emit(OP.dequantize(q, *parts, axis=at, out_dtype="float32")), result)
     x = c.cast(q, "float32")
-    centred = x if zero is None else c.emit(OP.subtract(x, _along(c, x, zero, axis)))
-    return c.cast(c.emit(OP.multiply(centred, _along(c, x, scale, axis))), result)
+    centred = x if zero is None else c.emit(OP.subtract(x, _broadcast_parameter(c, x, zero, axis)))
+    return c.cast(c.emit(OP.multiply(centred, _broadcast_parameter(c, x, scale, axis))), result)
 
 
 def _faked(c: Context, x: Expr, scale: Any, zero: Any, axis: int | None, low: int, high: int) -> Expr:
@@ -169,7 +169,7 @@ def fake_quantize_channels_mask(
 def fake_quantize_switch(
     c: Context, x: Expr, scale: Expr, zero_point: Expr, fake_quant_enabled: Expr, quant_min: int, quant_max: int
 ) -> Any:
-    on = _known(c, fake_quant_enabled)
+    on = _constant_value(c, fake_quant_enabled)
     if on is None:
         raise NotConvertible("a fake quantization that is switched at run time")
     return _with_mask(c, _faked(c, x, scale, zero_point, None, quant_min, quant_max) if on.any() else x)
@@ -177,7 +177,7 @@ def fake_quantize_switch(
 
 def _rounded_zero(c: Context, zero: Expr, low: int, high: int, axis: int | None) -> Any:
     """A zero point that was learned: of a tensor its value and a half, cut off; of channels rounded. Both within the range."""
-    z = _known(c, zero)
+    z = _constant_value(c, zero)
     if z is None:
         raise NotConvertible("a learned zero point that changes at run time")
     z = z.astype(np.float32)
@@ -214,7 +214,7 @@ def observing(
 # ---- PT2E
 
 
-def _stored(c: Context, found: tuple[Expr, str], dtype: Any) -> Expr:
+def _as_dtype(c: Context, found: tuple[Expr, str], dtype: Any) -> Expr:
     """Quantized numbers as the type that the graph says."""
     wanted = tvm_dtype(dtype)
     if wanted not in ("int8", "uint8", "int16", "int32"):
@@ -224,7 +224,7 @@ def _stored(c: Context, found: tuple[Expr, str], dtype: Any) -> Expr:
 
 @converts(f"{_LIB}.quantize_per_tensor.default", f"{_LIB}.quantize_per_tensor.tensor")
 def quantize(c: Context, input: Expr, scale: Any, zero_point: Any, quant_min: int, quant_max: int, dtype: Any) -> Expr:
-    return _stored(c, _quantized(c, input, scale, zero_point, None, quant_min, quant_max), dtype)
+    return _as_dtype(c, _quantized(c, input, scale, zero_point, None, quant_min, quant_max), dtype)
 
 
 @converts(f"{_LIB}.dequantize_per_tensor.default", f"{_LIB}.dequantize_per_tensor.tensor")
@@ -239,7 +239,7 @@ def quantize_channels(
     c: Context, input: Expr, scales: Expr, zero_points: Expr, axis: int, quant_min: int, quant_max: int, dtype: Any
 ) -> Expr:
     at = _axis(c, input, axis)
-    return _stored(c, _quantized(c, input, scales, zero_points, at, quant_min, quant_max), dtype)
+    return _as_dtype(c, _quantized(c, input, scales, zero_points, at, quant_min, quant_max), dtype)
 
 
 @converts(f"{_LIB}.dequantize_per_channel.default")
@@ -278,7 +278,7 @@ def _lowest_and_highest(c: Context, x: Expr) -> tuple[Expr, Expr]:
     return c.emit(OP.minimum(c.emit(OP.min(x)), zero)), c.emit(OP.maximum(c.emit(OP.max(x)), zero))
 
 
-def _chosen(c: Context, scale: Expr, zero: Expr) -> list[Expr]:
+def _scale_and_zero(c: Context, scale: Expr, zero: Expr) -> list[Expr]:
     return [c.reshape(c.cast(part, c.out_dtype(i)), c.out_shape(i)) for i, part in enumerate((scale, zero))]
 
 
@@ -289,7 +289,7 @@ def choose_qparams(c: Context, input: Expr, quant_min: int, quant_max: int, eps:
     scale = c.emit(OP.maximum(span, c.const(float(eps), "float32")))
     steps = c.emit(OP.round(c.emit(OP.divide(low, scale))))
     zero = c.emit(OP.subtract(c.const(float(quant_min), "float32"), steps))
-    return _chosen(c, scale, c.emit(OP.clip(zero, float(quant_min), float(quant_max))))
+    return _scale_and_zero(c, scale, c.emit(OP.clip(zero, float(quant_min), float(quant_max))))
 
 
 @converts(f"{_LIB}.choose_qparams_symmetric.tensor")
@@ -298,4 +298,4 @@ def choose_qparams_symmetric(c: Context, input: Expr, quant_min: int, quant_max:
     largest = c.emit(OP.maximum(c.emit(OP.negative(low)), high))
     scale = c.emit(OP.divide(largest, c.const(float(quant_max - quant_min) / 2, "float32")))
     scale = c.emit(OP.maximum(scale, c.const(float(eps), "float32")))
-    return _chosen(c, scale, c.const(0 if quant_min < 0 else 128, "float32"))
+    return _scale_and_zero(c, scale, c.const(0 if quant_min < 0 else 128, "float32"))

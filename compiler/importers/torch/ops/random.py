@@ -34,20 +34,20 @@ def noise(c: Context, kind: str, shape: Sequence[Any], dtype: str) -> Expr:
 
 def _uniform(c: Context, shape: Sequence[Any], dtype: str = "float64") -> Expr:
     """In [0, 1), in the dtype in which what draws is computed."""
-    return noise(c, "uniform", shape, _wide(dtype))
+    return noise(c, "uniform", shape, _draw_dtype(dtype))
 
 
 def _normal(c: Context, shape: Sequence[Any], dtype: str) -> Expr:
-    return noise(c, "normal", shape, _wide(dtype))
+    return noise(c, "normal", shape, _draw_dtype(dtype))
 
 
-def _wide(dtype: str) -> str:
+def _draw_dtype(dtype: str) -> str:
     if dtype.startswith("complex"):
         raise NotConvertible("complex random numbers")
     return "float64" if dtype == "float64" else "float32"
 
 
-def _each(c: Context, x: Expr, function: Callable[[Any], Any]) -> Expr:
+def _map_elements(c: Context, x: Expr, function: Callable[[Any], Any]) -> Expr:
     """function of each element, an expression of TIR."""
 
     def build(value: Any) -> Any:
@@ -104,20 +104,20 @@ def log_normal(c: Context, x: Expr, mean: float = 1.0, std: float = 2.0) -> Expr
 
 @converts("aten.randint.default", "aten.randint.low")
 def randint(c: Context, high: Any, size: Any, low: Any = 0, dtype: Any = None) -> Expr:
-    return _whole(c, low or 0, high)
+    return _integers(c, low or 0, high)
 
 
 @converts("aten.randint_like.default", "aten.randint_like.low_dtype")
 def randint_like(c: Context, x: Expr, high: Any, low: Any = 0, dtype: Any = None) -> Expr:
-    return _whole(c, low or 0, high)
+    return _integers(c, low or 0, high)
 
 
 @converts("aten.random.default", "aten.random.to")
 def random(c: Context, x: Expr, to: Any = None) -> Expr:
-    return _whole(c, 0, largest_drawn(c.result.dtype) + 1 if to is None else to)
+    return _integers(c, 0, largest_drawn(c.result.dtype) + 1 if to is None else to)
 
 
-def _whole(c: Context, low: Any, high: Any) -> Expr:
+def _integers(c: Context, low: Any, high: Any) -> Expr:
     """low + 64 bits mod (high - low), which is as good as uniform; the sum wraps around."""
     low, high = as_dim(low), as_dim(high)
     shape, result = c.out_shape(), c.out_dtype()
@@ -185,7 +185,7 @@ def multinomial(c: Context, x: Expr, num_samples: Any, replacement: bool = False
 
 def _waiting(c: Context, u: Expr) -> Expr:
     """Exponential with rate 1: never 0, and at most 37."""
-    return _each(c, u, lambda v: tirx.max(-tirx.log1p(-v), tirx.FloatImm("float64", 2.0**-54)))
+    return _map_elements(c, u, lambda v: tirx.max(-tirx.log1p(-v), tirx.FloatImm("float64", 2.0**-54)))
 
 
 @converts("aten.exponential.default")
@@ -200,7 +200,7 @@ def exponential(c: Context, x: Expr, lambd: float = 1.0) -> Expr:
 def geometric(c: Context, x: Expr, p: float) -> Expr:
     """How many tries until the first success, which has the chance p."""
     factor = 1 / math.log1p(-p) if p < 1 else 0.0
-    number = _each(c, _uniform(c, c.out_shape()), lambda v: tirx.log1p(-v) * tirx.FloatImm("float64", factor))
+    number = _map_elements(c, _uniform(c, c.out_shape()), lambda v: tirx.log1p(-v) * tirx.FloatImm("float64", factor))
     return c.cast(c.emit(OP.maximum(c.emit(OP.ceil(number)), c.const(1.0, "float64"))), c.out_dtype())
 
 
@@ -231,19 +231,19 @@ def native_dropout(c: Context, input: Expr, p: float, train: Any = None) -> list
         return [input, c.zeros(c.out_shape(1), "bool", True)]
     if p == 1:
         return [c.emit(OP.multiply(input, c.const(0.0, c.dtype(input)))), c.zeros(c.out_shape(1), "bool", False)]
-    kept = _kept(c, c.shape(input), p)
+    kept = _keep_mask(c, c.shape(input), p)
     return [thinned(c, input, kept, p), kept]
 
 
-def _kept(c: Context, shape: Sequence[Any], p: float) -> Expr:
+def _keep_mask(c: Context, shape: Sequence[Any], p: float) -> Expr:
     return c.emit(OP.greater_equal(_uniform(c, shape, "float32"), c.const(p, "float32")))
 
 
 def thinned(c: Context, x: Expr, kept: Expr | None, p: float) -> Expr:
     """x * kept / (1 - p): dropout. `kept` is drawn if it is None."""
     if kept is None:
-        kept = _kept(c, c.shape(x), p)
+        kept = _keep_mask(c, c.shape(x), p)
     dtype = c.dtype(x)
-    wide = _wide(dtype)
+    wide = _draw_dtype(dtype)
     y = c.emit(OP.multiply(c.cast(x, wide), c.cast(kept, wide)))
     return c.cast(c.emit(OP.multiply(y, c.const(1 / (1 - p) if p < 1 else 0.0, wide))), dtype)

@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ..._grid_sample import grid_sample
-from ..._told import readable
+from ..._run_checks import readable
 from .._context import Context, Expr, as_expr
 from .._registry import NotConvertible, converts
 
@@ -66,15 +66,15 @@ def _resized(c: Context, x: Expr, method: str, align: bool, scales: Any) -> Expr
     rank = c.rank(x) - 2
     sizes, goal = c.shape(x)[2:], c.out_shape()[2:]
     if scales:  # torch's own meaning of the result may be that of the example inputs alone
-        for size, told, scale in zip(sizes, goal, scales):
+        for size, goal_size, scale in zip(sizes, goal, scales):
             if not isinstance(size, int):
-                c.not_taken_for_one(f"{readable(size)} * {scale}", told)
+                c.not_taken_for_one(f"{readable(size)} * {scale}", goal_size)
     static = all(isinstance(size, int) for size in [*sizes, *goal])
     plain = scales is None or all(_is_ratio(s, n, m) for s, n, m in zip(scales, sizes, goal))
     if static and plain and sizes == goal and method == "linear":
         return x  # torch multiplies nothing by 0 then, so that infinities stay where they are
     if rank == 2 and plain and c.dtype(x) == "float32":
-        return _whole(c, x, goal, method, align)
+        return _resized_2d(c, x, goal, method, align)
     if scales and not all(isinstance(scale, float) for scale in scales):
         raise NotConvertible("a resize by a scale that only a run knows")
     dtype = c.dtype(x)
@@ -97,7 +97,7 @@ def _is_ratio(scale: Any, size: Any, out: Any) -> bool:
     return scale == int(scale)
 
 
-def _whole(c: Context, x: Expr, goal: list[Any], method: str, align: bool) -> Expr:
+def _resized_2d(c: Context, x: Expr, goal: list[Any], method: str, align: bool) -> Expr:
     size = relax.ShapeExpr([as_expr(extent) for extent in goal])
     if method == "nearest":
         return c.emit(OP.image.resize2d(x, size, layout="NCHW", method="nearest_neighbor",

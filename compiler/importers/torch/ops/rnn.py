@@ -39,8 +39,8 @@ def _recurrent(c: Context, operator: ir.Operator, gates: str, x: Expr, hx: list[
                dropout: float, train: bool, bidirectional: bool, batch_first: bool) -> list[Expr]:  # fmt: skip
     if c.dtype(x) != "float32":
         raise NotConvertible(f"dtype {c.dtype(x)}")
-    lone = c.rank(x) == 2
-    if lone:
+    unbatched = c.rank(x) == 2
+    if unbatched:
         x = c.reshape(x, [c.shape(x)[0], 1, c.shape(x)[1]])
         hx = [c.reshape(h, [c.shape(h)[0], 1, c.shape(h)[1]]) for h in hx]
     elif batch_first:
@@ -56,7 +56,7 @@ def _recurrent(c: Context, operator: ir.Operator, gates: str, x: Expr, hx: list[
             with c.noise.iteration(layer):  # of the operator's one number, a draw for each layer
                 x = thinned(c, x, None, dropout)
     ends = [parts[0] if layers == 1 else c.emit(OP.concat(parts, axis=0)) for parts in (list(p) for p in zip(*finals))]
-    if lone:
+    if unbatched:
         shape = c.shape(x)
         return [c.reshape(x, [shape[0], shape[2]]), *[c.reshape(e, [c.shape(e)[0], c.shape(e)[2]]) for e in ends]]
     return [c.permute(x, [1, 0, 2]) if batch_first else x, *ends]

@@ -15,7 +15,7 @@ from .._context import Context, Expr
 from .._drawn import NEGLIGIBLE, SMALL_MODE, TRIES
 from .._registry import converts
 from .random import noise
-from .special import each
+from .special import map_elements
 
 OP = relax.op
 _F = "float64"
@@ -36,7 +36,7 @@ def _m(name: str, *args: Any) -> Any:
 @converts("aten._standard_gamma.default")
 def standard_gamma(c: Context, x: Expr) -> Expr:
     dtype = c.out_dtype()
-    return c.emit(OP.maximum(c.cast(_gamma(c, x), dtype), c.const(_least(dtype), dtype)))
+    return c.emit(OP.maximum(c.cast(_gamma(c, x), dtype), c.const(_smallest_normal(dtype), dtype)))
 
 
 @converts("aten._sample_dirichlet.default")
@@ -44,18 +44,21 @@ def sample_dirichlet(c: Context, x: Expr) -> Expr:
     """Gamma samples by their sum along the last axis, strictly between 0 and 1."""
     dtype, samples = c.out_dtype(), _gamma(c, x)
     shares = c.emit(OP.divide(samples, c.emit(OP.sum(samples, [c.rank(x) - 1], True))))
-    most = _least_below_one(dtype)
+    largest_share = _largest_below_one(dtype)
     return c.emit(
-        OP.minimum(c.emit(OP.maximum(c.cast(shares, dtype), c.const(_least(dtype), dtype))), c.const(most, dtype))
+        OP.minimum(
+            c.emit(OP.maximum(c.cast(shares, dtype), c.const(_smallest_normal(dtype), dtype))),
+            c.const(largest_share, dtype),
+        )
     )
 
 
-def _least(dtype: str) -> float:
+def _smallest_normal(dtype: str) -> float:
     """The smallest normal number."""
     return {"float16": 2.0**-14, "float64": 2.0**-1022}.get(dtype, 2.0**-126)
 
 
-def _least_below_one(dtype: str) -> float:
+def _largest_below_one(dtype: str) -> float:
     return 1 - {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}.get(dtype, 2.0**-53)
 
 
@@ -114,7 +117,7 @@ def poisson(c: Context, x: Expr) -> Expr:
         chosen = _outwards(mode, chance, u, lambda k: rate / (k + _f(1.0)), lambda k: k / rate, v)
         return tirx.if_then_else(rate > _f(0.0), chosen, _f(0.0))
 
-    return each(c, [x, noise(c, "uniform", c.out_shape(), _F)], c.out_dtype(), draw)
+    return map_elements(c, [x, noise(c, "uniform", c.out_shape(), _F)], c.out_dtype(), draw)
 
 
 @converts("aten.binomial.default")
@@ -131,7 +134,7 @@ def binomial(c: Context, count: Expr, prob: Expr) -> Expr:
         certain = tirx.if_then_else(p >= _f(1.0), n, _f(0.0))
         return tirx.if_then_else(tirx.all(n > _f(0.0), p > _f(0.0), p < _f(1.0)), chosen, certain)
 
-    return each(c, [count, prob, noise(c, "uniform", c.out_shape(), _F)], c.out_dtype(), draw)
+    return map_elements(c, [count, prob, noise(c, "uniform", c.out_shape(), _F)], c.out_dtype(), draw)
 
 
 def _outwards(mode: Any, chance: Any, u: Any, more: Ratio, fewer: Ratio, v: Any) -> Any:

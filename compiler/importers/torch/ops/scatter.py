@@ -184,7 +184,7 @@ def positions(c: Context, mask: Expr, size: Any) -> tuple[Expr, Any]:
         return imperative([[length], [1]], ["int64", "int64"], [flags], write, "positions")
 
     found, total = c.generated(build, _flat(c, mask), name="positions")
-    count = c.counted(size, total)
+    count = c.counted_size(size, total)
     return c.slice(found, 0, 0, count), count
 
 
@@ -324,7 +324,7 @@ def as_strided_scatter(c: Context, x: Expr, src: Expr, size: list[Any], stride: 
 def repeat_interleave(c: Context, repeats: Expr, output_size: Any = None) -> Expr:
     """The number i as often as repeats[i] says."""
     size, dtype = c.result.shape[0], c.dtype(repeats)
-    count = c.counted(size, c.emit(OP.sum(c.cast(repeats, "int64"), [0], False)))
+    count = c.counted_size(size, c.emit(OP.sum(c.cast(repeats, "int64"), [0], False)))
 
     def build(times: Any, extents: Any) -> Any:
         def write(source: Any, out: Any) -> None:

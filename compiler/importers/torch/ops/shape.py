@@ -41,21 +41,24 @@ def reshape(c: Context, x: Expr, size: Any = None, shape: Any = None, dim: Any =
             end_dim: Any = None, sizes: Any = None, other: Any = None, stride: Any = None) -> Expr:  # fmt: skip
     """The extents that are asked for, and where none are, or one is left to torch (-1), those of torch's result. A run refuses sizes
     of its inputs for which the elements are not as many."""
-    made, asked = c.out_shape(), size if size is not None else shape
+    out_extents, asked_extents = c.out_shape(), size if size is not None else shape
     if other is not None:
-        asked = c.shape(other)
+        asked_extents = c.shape(other)
     elif sizes is not None:  # of one dimension
         axis, kept = dim % c.rank(x), c.shape(x)
-        asked = [*kept[:axis], *sizes, *kept[axis + 1 :]]
-    asked = [as_dim(extent) for extent in asked or ()]
-    if len(asked) == len(made):
-        left = [i for i, extent in enumerate(asked) if isinstance(extent, int) and extent < 0]
-        made = [c.means(made[i] if i in left else extent, c.result.shape[i]) for i, extent in enumerate(asked)]
-        rest = _product([extent for i, extent in enumerate(made) if i not in left])
-        if left and not c.same_dims([_product(c.shape(x))], [_product(made)]):
-            made[left[0]] = c.means(c.quotient(_product(c.shape(x)), rest), c.result.shape[left[0]])
-    c.require_equal(_product(c.shape(x)), _product(made), "volume")
-    return c.reshape(x, made)
+        asked_extents = [*kept[:axis], *sizes, *kept[axis + 1 :]]
+    asked_extents = [as_dim(extent) for extent in asked_extents or ()]
+    if len(asked_extents) == len(out_extents):
+        left = [i for i, extent in enumerate(asked_extents) if isinstance(extent, int) and extent < 0]
+        out_extents = [
+            c.means(out_extents[i] if i in left else extent, c.result.shape[i])
+            for i, extent in enumerate(asked_extents)
+        ]
+        rest = _product([extent for i, extent in enumerate(out_extents) if i not in left])
+        if left and not c.same_dims([_product(c.shape(x))], [_product(out_extents)]):
+            out_extents[left[0]] = c.means(c.quotient(_product(c.shape(x)), rest), c.result.shape[left[0]])
+    c.require_equal(_product(c.shape(x)), _product(out_extents), "volume")
+    return c.reshape(x, out_extents)
 
 
 @converts("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", bounds=True)
@@ -135,7 +138,7 @@ def clamped(c: Context, index: Any, size: Any) -> Any:
 
 def may_be_negative(c: Context, index: Any) -> bool:
     """Whether a symbolic index was read from data and may count from the end: sizes never are negative."""
-    return any(str(v.name) in c.symbols.read for v in tirx.analysis.undefined_vars(index))
+    return any(str(v.name) in c.symbols.signed_parts for v in tirx.analysis.undefined_vars(index))
 
 
 @converts("aten.select.int", bounds=True)
@@ -339,12 +342,14 @@ def _check_amounts(c: Context, size: Any, before: Any, after: Any, mode: str) ->
     if mode in ("reflect", "replicate"):
         c.require_at_least(size + before + after, 1)
     else:
-        c.require_at_least(size + _least(before, 0) + _least(after, 0), 1 if mode == "circular" else 0)
+        c.require_at_least(size + _min_extent(before, 0) + _min_extent(after, 0), 1 if mode == "circular" else 0)
     for amount in (before, after) if mode in ("reflect", "circular") else ():
-        c.require_at_least(size - 1 if mode == "reflect" else size + _least(before, 0) + _least(after, 0), amount)
+        c.require_at_least(
+            size - 1 if mode == "reflect" else size + _min_extent(before, 0) + _min_extent(after, 0), amount
+        )
 
 
-def _least(a: Any, b: int) -> Any:
+def _min_extent(a: Any, b: int) -> Any:
     return min(a, b) if isinstance(a, int) else tirx.min(a, as_expr(b))
 
 

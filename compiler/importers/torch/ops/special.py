@@ -41,7 +41,7 @@ def _pick(condition: Any, yes: Any, no: Any) -> Any:
     return tirx.if_then_else(condition, yes, no)
 
 
-def each(c: Context, tensors: list[Expr], dtype: str, function: Callable[..., Any], compute: str = "float64",
+def map_elements(c: Context, tensors: list[Expr], dtype: str, function: Callable[..., Any], compute: str = "float64",
          shape: Any = None) -> Expr:  # fmt: skip
     """function(*elements, scratch) for each element of the broadcast tensors; `scratch` are variables of type `compute`."""
     shape = c.out_shape() if shape is None else shape
@@ -69,7 +69,7 @@ def _unary(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         @converts(*[f"aten.{name}.default" for name in names])
         def convert(c: Context, x: Expr) -> Expr:
             _, result = c.promoted(["x"], Promotion.INT_TO_FLOAT)
-            return each(c, [x], result, function)
+            return map_elements(c, [x], result, function)
 
         return function
 
@@ -82,7 +82,7 @@ def nextafter(c: Context, x: Expr, other: Expr) -> Expr:
     if dtype not in ("float32", "float64"):
         raise NotConvertible(f"dtype {dtype}")
     name = "nextafterf" if dtype == "float32" else "nextafter"
-    return each(c, [x, other], dtype, lambda a, b, v: tirx.call_pure_extern(dtype, name, a, b), compute=dtype)
+    return map_elements(c, [x, other], dtype, lambda a, b, v: tirx.call_pure_extern(dtype, name, a, b), compute=dtype)
 
 
 @converts("aten.frexp.Tensor")
@@ -99,8 +99,8 @@ def frexp(c: Context, x: Expr) -> list[Expr]:
         return v[0][0] + _pick(good, more, 0.0)
 
     shape = c.out_shape(0)
-    mantissa = each(c, [x], c.dtype(x), lambda a, v: a * _m("exp2", -exponent(a, v)), shape=shape)
-    return [mantissa, each(c, [x], "int32", exponent, shape=shape)]
+    mantissa = map_elements(c, [x], c.dtype(x), lambda a, v: a * _m("exp2", -exponent(a, v)), shape=shape)
+    return [mantissa, map_elements(c, [x], "int32", exponent, shape=shape)]
 
 
 # The gamma function and its relatives.
@@ -166,7 +166,7 @@ def _zeta(s: Any, q: Any, v: Scratch) -> Any:
 @converts("aten.special_zeta.default", "aten.special_zeta.other_scalar", "aten.special_zeta.self_scalar")
 def zeta(c: Context, x: Any, other: Any) -> Expr:
     _, result = c.promoted(["x", "other"], Promotion.INT_TO_FLOAT)
-    return each(c, [c.tensor(x, result), c.tensor(other, result)], result, _zeta)
+    return map_elements(c, [c.tensor(x, result), c.tensor(other, result)], result, _zeta)
 
 
 @converts("aten.polygamma.default")
@@ -174,9 +174,9 @@ def polygamma(c: Context, n: int, x: Expr) -> Expr:
     """(-1)^(n + 1) n! zeta(n + 1, x)"""
     _, result = c.promoted(["x"], Promotion.INT_TO_FLOAT)
     if n == 0:
-        return each(c, [x], result, _digamma)
+        return map_elements(c, [x], result, _digamma)
     scale = (1.0 if n % 2 else -1.0) * math.exp(math.lgamma(n + 1))
-    return each(c, [x], result, lambda q, v: _zeta(_f(float(n + 1)), q, v) * scale)
+    return map_elements(c, [x], result, lambda q, v: _zeta(_f(float(n + 1)), q, v) * scale)
 
 
 def _incomplete_gamma(upper: bool) -> Callable[..., Any]:
@@ -224,7 +224,7 @@ for _name, _upper in (("igamma", False), ("igammac", True)):
 
     def _convert(c: Context, x: Expr, other: Expr, upper: bool = _upper) -> Expr:
         _, result = c.promoted(["x", "other"], Promotion.INT_TO_FLOAT)
-        return each(c, [c.cast(x, result), c.cast(other, result)], result, _incomplete_gamma(upper))
+        return map_elements(c, [c.cast(x, result), c.cast(other, result)], result, _incomplete_gamma(upper))
 
     converts(f"aten.{_name}.default")(_convert)
 
@@ -450,7 +450,7 @@ def _polynomial_converter(name: str) -> Callable[..., Any]:
         _, result = c.promoted(["x", "n"], Promotion.INT_TO_FLOAT)
         if not is_float(result) or result in ("float16", "bfloat16"):
             raise NotConvertible(f"polynomials in {result}")
-        return each(c, [c.tensor(x, result), c.tensor(n, result)], result, _polynomial(name), compute=result)
+        return map_elements(c, [c.tensor(x, result), c.tensor(n, result)], result, _polynomial(name), compute=result)
 
     return convert
 

@@ -16,7 +16,7 @@ from .reduce import ordered
 OP = relax.op
 
 
-def _whole(value: int) -> Any:
+def _int64(value: int) -> Any:
     return tirx.IntImm("int64", value)
 
 
@@ -51,7 +51,7 @@ def _suppressed(c: Context, boxes: Expr, scores: Expr, classes: Expr | None, thr
         def write(corner: Any, ranked: Any, *rest: Any) -> None:
             kept, total = rest[-2:]
             found, alive = variable("int64"), variable("bool")
-            found[0] = _whole(0)
+            found[0] = _int64(0)
             with T.serial(0, sequence.shape[0]) as i:
                 mine = ranked[i]
                 alive[0] = tirx.IntImm("bool", 1)
@@ -73,7 +73,7 @@ def _suppressed(c: Context, boxes: Expr, scores: Expr, classes: Expr | None, thr
 
     given = [boxes, order] if classes is None else [boxes, order, classes]
     kept, total = c.generated(build, *given, name="nms")
-    return c.slice(kept, 0, 0, c.counted(c.result.shape[0], total))
+    return c.slice(kept, 0, 0, c.counted_size(c.result.shape[0], total))
 
 
 def _covers(corner: Any, p: Any, q: Any, dtype: str, threshold: float) -> Any:
@@ -108,8 +108,8 @@ def roi_align(c: Context, input: Expr, rois: Expr, spatial_scale: float, pooled_
                 w, h = (x2 - x1, y2 - y1) if aligned else (tirx.max(x2 - x1, one), tirx.max(y2 - y1, one))
                 bin_h, bin_w = h / real(pooled_height), w / real(pooled_width)
                 fixed = sampling_ratio > 0
-                grid_h = _whole(sampling_ratio) if fixed else tirx.Cast("int64", tirx.ceil(bin_h))
-                grid_w = _whole(sampling_ratio) if fixed else tirx.Cast("int64", tirx.ceil(bin_w))
+                grid_h = _int64(sampling_ratio) if fixed else tirx.Cast("int64", tirx.ceil(bin_h))
+                grid_w = _int64(sampling_ratio) if fixed else tirx.Cast("int64", tirx.ceil(bin_w))
                 # An image that is not there, NaN too, reads the nearest one: of memory nothing but the tensor is read.
                 last = tirx.Cast(dtype, features.shape[0] - 1)
                 which = tirx.Select(box[r * 5] > real(0.0), tirx.min(box[r * 5], last), real(0.0))
@@ -122,7 +122,7 @@ def roi_align(c: Context, input: Expr, rois: Expr, spatial_scale: float, pooled_
                         x = x1 + real(pw) * bin_w + (real(ix) + half) * bin_w / real(grid_w)
                         total[0] = total[0] + _sampled(image, base, y, x, height, width, real)
                     place = ((r * features.shape[1] + channel) * pooled_height + ph) * pooled_width + pw
-                    out[place] = total[0] / real(tirx.max(grid_h * grid_w, _whole(1)))
+                    out[place] = total[0] / real(tirx.max(grid_h * grid_w, _int64(1)))
 
         wanted = [boxes.shape[0], features.shape[1], pooled_height, pooled_width]
         return imperative([wanted], [dtype], [features, boxes], write, "roi_align")[0]

@@ -10,11 +10,11 @@ from tvm import relax
 
 from ..ir import check
 
-__all__ = ["Told", "readable"]
+__all__ = ["RunCheck", "readable"]
 
 
 @dataclass(frozen=True)
-class Told:
+class RunCheck:
     """`kind` is the attribute of the bind step (FORMAT.md says what the runtime makes of each): "assumed" of the inputs' shapes, "indices" of
     a place that looks up, "number" names what is out of its bounds, "refused" is a sentence of its own."""
 
