@@ -62,13 +62,16 @@ class Contract:
 
     def refusal(self, given: Collection[bool], outputs: int, attrs: Collection[str], packing: str) -> str:
         """Why a call does not fit, "" where it does; `given` says of each argument whether there is one."""
-        most = None if self.inputs[-1].repeated else len(self.inputs)
-        there = list(given)
-        lacking = [o.name for i, o in enumerate(self.inputs) if not o.optional and not (i < len(there) and there[i])]
-        if lacking or (most is not None and len(there) > most):
-            least = max(i for i, operand in enumerate(self.inputs) if not operand.optional) + 1
-            return f"has {len(there)} inputs, of {least} to {'any number' if most is None else most}" + (
-                f", and no {', '.join(lacking)}" if lacking else ""
+        max_inputs = None if self.inputs[-1].repeated else len(self.inputs)
+        present = list(given)
+        lacking = [
+            o.name for i, o in enumerate(self.inputs) if not o.optional and not (i < len(present) and present[i])
+        ]
+        if lacking or (max_inputs is not None and len(present) > max_inputs):
+            min_inputs = max(i for i, operand in enumerate(self.inputs) if not operand.optional) + 1
+            return (
+                f"has {len(present)} inputs, of {min_inputs} to {'any number' if max_inputs is None else max_inputs}"
+                + (f", and no {', '.join(lacking)}" if lacking else "")
             )
         fewest = sum(not operand.optional for operand in self.outputs)
         if not fewest <= outputs <= len(self.outputs):

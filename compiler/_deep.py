@@ -38,7 +38,7 @@ def deep(run: Callable[[], T]) -> T:
     result: list[T] = []
     failure: list[BaseException] = []
     interrupts: list[BaseException] = []
-    begun, over = threading.Event(), threading.Event()
+    begun, finished = threading.Event(), threading.Event()
 
     def work() -> None:
         begun.set()
@@ -49,13 +49,13 @@ def deep(run: Callable[[], T]) -> T:
         except BaseException as error:  # raised again where the caller waits
             failure.append(error)
         finally:
-            over.set()
+            finished.set()
 
     _enter()
     try:
         if not _started(work, begun, interrupts):
             return run()
-        _wait(over, interrupts)
+        _wait(finished, interrupts)
     finally:
         _leave()
     if interrupts:

@@ -8,7 +8,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["return_memory", "settled"]
+__all__ = ["gc_frozen", "return_memory"]
 
 
 def return_memory() -> None:
@@ -19,7 +19,7 @@ def return_memory() -> None:
 
 
 @contextmanager
-def settled() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """What is there when it begins is not searched for garbage before it ends. A search of all that torch and TVM keep takes 0.2 s,
     and passes over thousands of operators make enough new objects to begin one each."""
     if gc.get_freeze_count():  # by whoever called, or by a compile that goes on in another thread

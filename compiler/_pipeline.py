@@ -15,7 +15,7 @@ from ._boundary import boundary
 from ._calibrate import quantized, recipe_of, verify_quantized
 from ._configs import CompileOptions, Progress, TargetSpec
 from ._deep import deep
-from ._memory import return_memory, settled
+from ._memory import gc_frozen, return_memory
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
 from .importers import ImportedModel
@@ -140,7 +140,7 @@ def _lower(
     check = _checker()
     mod = check("imported", mod)
     best = target.to_tvm()
-    with settled(), best, tvm.transform.PassContext(opt_level=3):
+    with gc_frozen(), best, tvm.transform.PassContext(opt_level=3):
         for name, stage in lowering_passes(best, tuned if options.tune is not None else None):
             with boundary(f"lower: {name}"):
                 mod = check(name, stage(mod))

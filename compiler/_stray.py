@@ -31,8 +31,8 @@ def without_stray_lines() -> Iterator[TextIO]:
     reads, writes = os.pipe()
     os.dup2(writes, 2)
     os.close(writes)
-    over = threading.Event()
-    pump = threading.Thread(target=_pass_on, args=(reads, terminal, over), daemon=True)
+    finished = threading.Event()
+    pump = threading.Thread(target=_pass_on, args=(reads, terminal, finished), daemon=True)
     pump.start()
     try:
         with os.fdopen(os.dup(terminal), "w", encoding=sys.stderr.encoding, errors="replace") as out:
@@ -43,7 +43,7 @@ def without_stray_lines() -> Iterator[TextIO]:
     finally:
         sys.stderr.flush()
         os.dup2(terminal, 2)
-        over.set()  # a child that is left may hold the pipe's other end: its end is not waited for
+        finished.set()  # a child that is left may hold the pipe's other end: its end is not waited for
         pump.join()
 
 
@@ -62,12 +62,12 @@ def _is_descriptor_2(stream: TextIO) -> bool:
         return False
 
 
-def _pass_on(reads: int, terminal: int, over: threading.Event) -> None:
+def _pass_on(reads: int, terminal: int, finished: threading.Event) -> None:
     rest = b""
     while True:
         ready, _, _ = select.select([reads], [], [], 0.05)
         if not ready:
-            if over.is_set():
+            if finished.is_set():
                 break
             continue
         read = os.read(reads, 1 << 16)

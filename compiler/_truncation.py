@@ -19,7 +19,7 @@ def truncated(v: Any, have: str, to: str) -> Any:
         value = tirx.Cast(to, _signed(x, wide, 64))
     elif to in ("uint32", "uint64"):
         half = tirx.FloatImm(wide, 2.0 ** (bits - 1))
-        upper = tirx.bitwise_xor(_signed(x - half, wide, bits), _least(bits))
+        upper = tirx.bitwise_xor(_signed(x - half, wide, bits), _int_min(bits))
         value = tirx.Cast(to, tirx.Select(x >= half, upper, _signed(x, wide, bits)))
     else:
         value = tirx.Cast(to, _signed(x, wide, bits))
@@ -29,8 +29,8 @@ def truncated(v: Any, have: str, to: str) -> Any:
 def _signed(x: Any, dtype: str, bits: int) -> Any:
     bound = 2.0 ** (bits - 1)
     fits = tirx.all(x >= tirx.FloatImm(dtype, -bound), x < tirx.FloatImm(dtype, bound))
-    return tirx.Select(fits, tirx.Cast(f"int{bits}", x), _least(bits))
+    return tirx.Select(fits, tirx.Cast(f"int{bits}", x), _int_min(bits))
 
 
-def _least(bits: int) -> Any:
+def _int_min(bits: int) -> Any:
     return tirx.const(-(2 ** (bits - 1)), f"int{bits}")

@@ -28,7 +28,7 @@ import numpy as np
 import maas_rt._native as _native
 from maas_rt._errors import InvalidArgumentError, MissingExtraError, ModelNotFoundError
 from maas_rt._model import CancelToken, Model, TensorInfo, load
-from maas_rt._onnxruntime_values import OrtValue, check_device, check_value, over, type_name
+from maas_rt._onnxruntime_values import OrtValue, array_over, check_device, check_value, type_name
 from maas_rt._strings import decode_strings, encode_strings
 
 _PROVIDER = "CPUExecutionProvider"
@@ -228,7 +228,7 @@ class IOBinding:
     ) -> None:
         """Memory as input."""
         check_device(device_type)
-        self._inputs[name] = over(buffer_ptr, shape, element_type)
+        self._inputs[name] = array_over(buffer_ptr, shape, element_type)
 
     def bind_ortvalue_input(self, name: str, ortvalue: OrtValue) -> None:
         """A tensor as input."""
@@ -246,7 +246,7 @@ class IOBinding:
         """Memory that an output is written to, or None for an array of the run's own."""
         check_device(device_type)
         given = buffer_ptr is not None and shape is not None and element_type is not None
-        self._buffers[name] = over(buffer_ptr, shape, element_type) if given else None  # type: ignore[arg-type]
+        self._buffers[name] = array_over(buffer_ptr, shape, element_type) if given else None  # type: ignore[arg-type]
 
     def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None:
         """A tensor that an output is written to."""
@@ -376,8 +376,8 @@ class InferenceSession:
         manifest = self._model.manifest
         about = (manifest.get("source") or {}).get("about") or {}
         known = {each.name for each in dataclasses.fields(ModelMetadata)}
-        said = {name: value for name, value in about.items() if name in known}
-        return ModelMetadata(**{"graph_name": str(manifest.get("name", "")), **said})
+        known_fields = {name: value for name, value in about.items() if name in known}
+        return ModelMetadata(**{"graph_name": str(manifest.get("name", "")), **known_fields})
 
     def get_session_options(self) -> SessionOptions:
         """The options that it was made with."""

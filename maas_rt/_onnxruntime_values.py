@@ -10,7 +10,7 @@ import numpy as np
 
 from maas_rt._errors import InvalidArgumentError
 
-__all__ = ["OrtValue", "check_device", "check_value", "over", "type_name"]
+__all__ = ["OrtValue", "array_over", "check_device", "check_value", "type_name"]
 
 _TYPES = {"float32": "float", "float64": "double"}  # the others are called alike
 # onnx.TensorProto.DataType, from 1 on.
@@ -154,7 +154,7 @@ def _dtype_of(element_type: Any) -> np.dtype[Any]:
     )
 
 
-def over(pointer: int, shape: Sequence[int], element_type: Any) -> Any:
+def array_over(pointer: int, shape: Sequence[int], element_type: Any) -> Any:
     """An array over memory of the caller's."""
     dtype = _dtype_of(element_type)
     if dtype.hasobject:

@@ -34,7 +34,7 @@ class Source:
 
 # What this process opened first of each source and still uses, so that a model and its states that arrive one by one fit
 # together.
-_opened: weakref.WeakValueDictionary[Source, _native.Program] = weakref.WeakValueDictionary()
+_open_programs: weakref.WeakValueDictionary[Source, _native.Program] = weakref.WeakValueDictionary()
 
 
 def open_file(
@@ -64,7 +64,7 @@ def open_bytes(
 
 def _remember(program: _native.Program, source: Source) -> _native.Program:
     program.source = source
-    _opened.setdefault(source, program)
+    _open_programs.setdefault(source, program)
     return program
 
 
@@ -75,7 +75,7 @@ def reduce_program(program: _native.Program) -> tuple[Any, ...]:
 
 
 def _receive(source: Source, data: bytes | None) -> _native.Program:
-    found = _opened.get(source)
+    found = _open_programs.get(source)
     if found is not None:
         return found
     if source.path is None:

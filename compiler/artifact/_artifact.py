@@ -65,7 +65,7 @@ class Artifact:
     def loaded(self) -> Model:
         """The model, ready to run as it is now; the weights of a large one are mapped from the temporary file that they are in."""
         file = self.linear.weights.file
-        if file is None or not os.path.exists(f"/proc/self/fd/{file}") or self.linear.weights.taken:
+        if file is None or not os.path.exists(f"/proc/self/fd/{file}") or self.linear.weights.is_mapped:
             return load(self.to_bytes())
         *before, weights = self.sections()
         head = io.BytesIO()
@@ -76,7 +76,7 @@ class Artifact:
         if head.tell() != ROOM:  # more than there is room for
             return load(self.to_bytes())
         os.pwrite(file, head.getbuffer(), 0)
-        self.linear.weights.taken = True  # what is mapped is not written again
+        self.linear.weights.is_mapped = True  # what is mapped is not written again
         return load(f"/proc/self/fd/{file}", resident=_RESIDENT)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -21,7 +21,7 @@ from ._wrap import wrap_around
 
 __all__ = ["build_code"]
 
-_TOGETHER = 64  # functions that LLVM takes at a time, some seconds in which nothing interrupts it
+_FUNCTIONS_AT_A_TIME = 64  # functions that LLVM takes at a time, some seconds in which nothing interrupts it
 
 
 def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> bytes:
@@ -29,8 +29,8 @@ def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> by
     names = sorted(functions)
     with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
         objects: list[Path] = []
-        for first in range(0, len(names), _TOGETHER):
-            some = {name: functions[name] for name in names[first : first + _TOGETHER]}
+        for first in range(0, len(names), _FUNCTIONS_AT_A_TIME):
+            some = {name: functions[name] for name in names[first : first + _FUNCTIONS_AT_A_TIME]}
             heed()
             try:
                 module = _to_llvm(some, target)

@@ -52,13 +52,13 @@ class _Emitter:
             for buffer in inner:  # in the order of computation, so that a producer's own cost is known
                 if len(writers[buffer]) == 1 and self._is_pullable(buffer, writers[buffer][0]):
                     self._pull(buffer, writers[buffer][0])
-        self.kept = [buffer for buffer in inner if buffer not in self.pulled]
+        self.stored_buffers = [buffer for buffer in inner if buffer not in self.pulled]
         self.flat: dict[Any, Any] = {}
         self.prologue: list[Any] = []
         self.params = [
             self._declare(each, parameter=True) if tirx.is_buffer_var(each) else each for each in func.params
         ]
-        for buffer in self.kept:
+        for buffer in self.stored_buffers:
             self._declare(buffer, parameter=False)
 
     def _declare(self, buffer: Any, parameter: bool) -> Any:
@@ -97,9 +97,9 @@ class _Emitter:
         if not self._is_costly(stage):
             return True
         consumers = [each for each in self.readers.get(buffer, ()) if each is not stage]
-        made = product([loop.extent for loop in stage.loops])
+        points = product([loop.extent for loop in stage.loops])
         return len(consumers) == 1 and all(
-            self.analyzer.can_prove(product([loop.extent for loop in each.loops]) <= made) for each in consumers
+            self.analyzer.can_prove(product([loop.extent for loop in each.loops]) <= points) for each in consumers
         )
 
     def _pull(self, buffer: Any, stage: Stage) -> None:

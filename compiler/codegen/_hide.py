@@ -31,21 +31,21 @@ def hide_arithmetic() -> tvm.ir.transform.Pass:
 class _Hide(StatementRewriter):
     def __init__(self) -> None:
         self.buffers: dict[Any, Any] = {}
-        self.before: list[Any] = []  # what must run before the statement at hand
+        self.pending: list[Any] = []  # what must run before the statement at hand
 
     def stmt(self, node: Any) -> Any:
         if isinstance(node, tirx.While):
             return tirx.While(
                 node.condition, self.stmt(node.body)
             )  # evaluated anew each time: nothing of it can move out
-        outer, self.before = self.before, []
+        outer, self.pending = self.pending, []
         if isinstance(node, tirx.Bind):
             self._bind(node.var, self.expr(node.value))
             rewritten = None
         else:
             rewritten = super().stmt(node)
-        stmts = self.before if rewritten is None else [*self.before, rewritten]
-        self.before = outer
+        stmts = self.pending if rewritten is None else [*self.pending, rewritten]
+        self.pending = outer
         return _sequence(stmts) if stmts else None
 
     def var(self, var: Any) -> Any:
@@ -63,28 +63,28 @@ class _Hide(StatementRewriter):
     def _branches(self, node: Any) -> Any:
         """A branch that binds variables becomes a statement."""
         condition = self.expr(node.args[0])
-        outer, values, bodies = self.before, [], []
+        outer, values, bodies = self.pending, [], []
         for side in node.args[1:]:
-            self.before = []
+            self.pending = []
             values.append(self.expr(side))
-            bodies.append(self.before)
-        self.before = outer
+            bodies.append(self.pending)
+        self.pending = outer
         if not any(bodies):
             return tvm.ir.Call(node.op, [condition, *values], ret_ty=node.ty, attrs=node.attrs)
         result = tirx.decl_buffer((1,), node.ty.dtype, name="branch", scope="local")
         yes, no = (
             _sequence([*body, tirx.BufferStore(result, value, [0])]) for body, value in zip(bodies, values, strict=True)
         )
-        self.before += [tirx.AllocBuffer(result), tirx.IfThenElse(condition, yes, no)]
+        self.pending += [tirx.AllocBuffer(result), tirx.IfThenElse(condition, yes, no)]
         return tirx.BufferLoad(result, [0])
 
     def _bind(self, var: Any, value: Any) -> None:
         if _is_index(var, value):
-            self.before.append(tirx.Bind(var, value))
+            self.pending.append(tirx.Bind(var, value))
             return
         buffer = _element(var.name, var.ty)
         self.buffers[var] = buffer
-        self.before += [tirx.AllocBuffer(buffer), _write(buffer, value)]
+        self.pending += [tirx.AllocBuffer(buffer), _write(buffer, value)]
 
 
 def _element(name: str, ty: Any) -> Any:

@@ -126,8 +126,8 @@ class _Reduction:
         spatial, reduce = self.lowered.spatial, self.lowered.reduce
         if self.combiner is None or self.lowered.body.branches or not reduce:
             return self._nest(spatial, self._scalar)
-        rows = self._runs_along(reduce[-1][0], stored=0)
-        columns = bool(spatial) and self._runs_along(spatial[-1][0], stored=1)
+        rows = self._runs_along(reduce[-1][0], result_stride=0)
+        columns = bool(spatial) and self._runs_along(spatial[-1][0], result_stride=1)
         if rows and columns:  # the longer of the two; what is not known counts as long
             inner, across = constant(reduce[-1][1]), constant(spatial[-1][1])
             rows = (inner is None or inner >= 32) if across is None or across >= 8 else True
@@ -139,15 +139,15 @@ class _Reduction:
         work = product([extent for _, extent in self.lowered.reduce])
         return nest(loops, make, self.cost, inner_work=work) if loops else seq(make())
 
-    def _runs_along(self, var: Any, stored: int) -> bool:
-        """Whether every access moves by 0 or 1 element along the loop, some load by 1, and the results by `stored`."""
+    def _runs_along(self, var: Any, result_stride: int) -> bool:
+        """Whether every access moves by 0 or 1 element along the loop, some load by 1, and the results by `result_stride`."""
         if var in self.lowered.body.pinned:
             return False
         accesses = self.lowered.body.accesses
         strides = [self.lowered.stride(access, var) for access in accesses]
         loads = [stride for access, stride in zip(accesses, strides) if not access.is_store]
         results = [stride for access, stride in zip(accesses, strides) if access.is_store]
-        return all(s in (0, 1) for s in loads) and 1 in loads and all(s == stored for s in results)
+        return all(s in (0, 1) for s in loads) and 1 in loads and all(s == result_stride for s in results)
 
     def _width(self, size: int) -> int:
         """Elements of `size` bytes of the accumulator's type."""
@@ -179,9 +179,9 @@ class _Reduction:
         """Partial results in a vector along the innermost reduced loop, folded by halves; the rest of the loop one by one."""
         assert self.combiner is not None
         *outer, (var, extent) = self.lowered.reduce
-        known = constant(extent)
+        constant_extent = constant(extent)
         width = self._width(128)
-        while known is not None and width > 1 and known < 2 * width:
+        while constant_extent is not None and width > 1 and constant_extent < 2 * width:
             width //= 2
         if width < 4:
             return self._scalar()
@@ -196,7 +196,7 @@ class _Reduction:
         body = self.lowered.lower({var: chunks * step + lane})
         vector = tirx.For(lane, zero(), step, _VECTOR, seq(body.stmts))
         loops = [tirx.For(chunks, zero(), tirx.floordiv(extent, step), _SERIAL, vector)]
-        if known is None or known % width:
+        if constant_extent is None or constant_extent % width:
             self.accs, self.at = [whole], at0
             tail = seq(self.lowered.lower().stmts)
             begin = tirx.floordiv(extent, step) * step
@@ -235,24 +235,24 @@ class _Reduction:
         rows = self._shared_rows(outer)
         wide = self._width(64 if rows else 128)
         widths = [wide, self._width(32)]
-        parts, done, known = [], tirx.IntImm("int64", 0), constant(extent)
+        parts, covered, constant_extent = [], tirx.IntImm("int64", 0), constant(extent)
         for width in widths:
             step = tirx.IntImm("int64", width)
-            count = tirx.floordiv(extent - done, step)
-            if known is None or (known - (constant(done) or 0)) // width:
-                parts += self._tiles(outer, var, done, count, width, rows)
-            if known is not None:
-                done = tirx.IntImm("int64", known // width * width)
+            count = tirx.floordiv(extent - covered, step)
+            if constant_extent is None or (constant_extent - (constant(covered) or 0)) // width:
+                parts += self._tiles(outer, var, covered, count, width, rows)
+            if constant_extent is not None:
+                covered = tirx.IntImm("int64", constant_extent // width * width)
             else:
-                done = tirx.floordiv(extent, step) * step
-        if known is None or (constant(done) or 0) < known:
+                covered = tirx.floordiv(extent, step) * step
+        if constant_extent is None or (constant(covered) or 0) < constant_extent:
             rest = tirx.Var("rest", "int64")
-            begin = done
+            begin = covered
 
             def one() -> list[Any]:
                 return [tirx.Bind(var, begin + rest), *self._scalar()]
 
-            parts.append(self._nest([*outer, (rest, extent - done)], one))
+            parts.append(self._nest([*outer, (rest, extent - covered)], one))
         return seq(parts)
 
     def _shared_rows(self, outer: Sequence[Range]) -> bool:

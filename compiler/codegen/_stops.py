@@ -68,21 +68,21 @@ class _Stops(StatementRewriter):
         self.depth += 1
         body = self.stmt(loop.body)
         self.depth -= 1
-        once = max(1.0, self.gap)
+        iteration_cost = max(1.0, self.gap)
         known = _largest(loop.extent)
         times = known if known is not None else _OPEN if self.depth else 1 << 40
         if loop.kind == tirx.ForKind.VECTORIZED:
             times = max(1, times // _LANES)
-        self.gap = once * times
+        self.gap = iteration_cost * times
         if self.gap <= _LONG or loop.kind not in _COUNTED:
             return _rebuilt(loop, body)
-        if once >= _OFTEN:
-            self.gap = once
+        if iteration_cost >= _OFTEN:
+            self.gap = iteration_cost
             return _rebuilt(loop, seq([_question(), body]))
         if loop.kind != tirx.ForKind.SERIAL:
             return _rebuilt(loop, body)
         self.gap = float(_OFTEN)
-        return _in_parts(loop, body, max(1, int(_OFTEN // once)))
+        return _in_parts(loop, body, max(1, int(_OFTEN // iteration_cost)))
 
 
 def _largest(extent: Any) -> int | None:

@@ -68,16 +68,16 @@ def _train(checkpoint: Path, epochs: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "maas_rt.compiler.demo.train", str(checkpoint), str(epochs)]
-    kept: deque[str] = deque(maxlen=400)
+    last_lines: deque[str] = deque(maxlen=400)
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stderr is not None
         for line in process.stderr:  # progress is shown; torchrun's reports are kept, for the one sentence of a failure
             if line.startswith("epoch "):
                 _say(line.rstrip())
             else:
-                kept.append(line.rstrip())
+                last_lines.append(line.rstrip())
     if process.returncode:
-        raise Error(f"training did not finish: {failure(list(kept), process.returncode)}: run it again")
+        raise Error(f"training did not finish: {failure(list(last_lines), process.returncode)}: run it again")
 
 
 def failure(lines: list[str], status: int) -> str:
@@ -89,6 +89,8 @@ def failure(lines: list[str], status: int) -> str:
     if code < 0:
         why = " (the system does so where memory runs out)" if -code == signal.SIGKILL else ""
         return f"{who} was ended by signal {-code}{why}"
-    said = [found[1] for line in lines if (found := re.match(r"(?:\[rank\d+\]: ?)?(\w*(?:Error|Exception)\b.*)", line))]
-    own = [line for line in said if not line.startswith("ChildFailedError")]
+    error_lines = [
+        found[1] for line in lines if (found := re.match(r"(?:\[rank\d+\]: ?)?(\w*(?:Error|Exception)\b.*)", line))
+    ]
+    own = [line for line in error_lines if not line.startswith("ChildFailedError")]
     return f"{who} ended with status {code}" + (f", {own[0][:200]}" if own else "")

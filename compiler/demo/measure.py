@@ -49,23 +49,25 @@ def every_way(work: Path, checkpoint: Path, target: Path, images: Images, labels
     load_checkpoint(module, checkpoint)
     module.eval()
     return [
-        _tried("eager torch", [work / "digits.pt"], lambda: _eager(work, module, images, labels)),
-        _tried("ONNX Runtime", [work / "digits.onnx"], lambda: _onnxruntime(work, module, images, labels)),
+        _row_or_failure("eager torch", [work / "digits.pt"], lambda: _eager(work, module, images, labels)),
+        _row_or_failure("ONNX Runtime", [work / "digits.onnx"], lambda: _onnxruntime(work, module, images, labels)),
         _python(target, images, labels),
-        _tried("maas_rt, C", [work / "classify", work / "images.f32"], lambda: _c(work, target, images, labels)),
-        _tried("maas_rt, HTTP", [], lambda: _http(work, images, labels)),
+        _row_or_failure(
+            "maas_rt, C", [work / "classify", work / "images.f32"], lambda: _c(work, target, images, labels)
+        ),
+        _row_or_failure("maas_rt, HTTP", [], lambda: _http(work, images, labels)),
     ]
 
 
-def _tried(name: str, files: list[Path], way: Callable[[], Row]) -> Row:
+def _row_or_failure(name: str, files: list[Path], way: Callable[[], Row]) -> Row:
     """The row of a way, or one that says why there is none, as where the disk is full; files that it began are removed then."""
     try:
         return way()
     except (OSError, RuntimeError, http.client.HTTPException, subprocess.SubprocessError) as error:
         for file in files:
             file.unlink(missing_ok=True)
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        return Row(name, None, None, None, None, f"did not finish: {said[:160]}")
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        return Row(name, None, None, None, None, f"did not finish: {message[:160]}")
 
 
 def _accuracy(scores: Scores, labels: Labels) -> float:

@@ -56,7 +56,7 @@ class _Worker:
         )
         theirs.close()
         self._numbers = itertools.count(1)
-        self._closed: list[int] = []  # sessions that nobody asks any more, told with the next request
+        self._closed_sessions: list[int] = []  # sessions that nobody asks any more, told with the next request
         self.owner = os.getpid()
         self.busy = True
         self.end = weakref.finalize(self, _end, self._process, ours, self.owner)
@@ -66,7 +66,7 @@ class _Worker:
         return next(self._numbers)
 
     def forget(self, session: int) -> None:
-        self._closed.append(session)
+        self._closed_sessions.append(session)
 
     def usable(self) -> bool:
         return self.owner == os.getpid() and self._process.poll() is None
@@ -78,7 +78,7 @@ class _Worker:
         self, message: dict[str, Any], arrays: Sequence[Array] = (), files: Sequence[int] = ()
     ) -> tuple[dict[str, Any], list[Array]]:
         """The answer. Raises OracleEndedError if the worker ends instead."""
-        closed, self._closed = self._closed, []
+        closed, self._closed_sessions = self._closed_sessions, []
         try:
             send(self._link, {**message, "closed": closed}, arrays, files)
             answer, results, _ = receive(self._link)

@@ -89,7 +89,7 @@ class _Runtime:
             options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
             options.add_external_initializers(list(weights), values)
-            self._held = (weights, values)  # it does not copy them
+            self._kept_alive = (weights, values)  # it does not copy them
         raised = onnxruntime.capi.onnxruntime_pybind11_state
         try:
             self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[_PROVIDER])
@@ -106,7 +106,7 @@ class _Runtime:
                 raise TypeError(f"numpy cannot exchange {value.type} with it")
 
     def run(self, given: Sequence[tuple[str, str, int]], arrays: Sequence[Array]) -> tuple[list[str], list[Array]]:
-        return _named(self._outputs, self._session.run(self._outputs, dict(_inputs(given, arrays, self._texts))))
+        return _with_names(self._outputs, self._session.run(self._outputs, dict(_inputs(given, arrays, self._texts))))
 
 
 class _Reference:
@@ -133,7 +133,7 @@ class _Reference:
 
     def run(self, given: Sequence[tuple[str, str, int]], arrays: Sequence[Array]) -> tuple[list[str], list[Array]]:
         inputs = {**self._weights, **dict(_inputs(given, arrays, self._texts))}
-        return _named(self._outputs, self._evaluator.run(self._outputs, inputs))
+        return _with_names(self._outputs, self._evaluator.run(self._outputs, inputs))
 
 
 def _inputs(
@@ -145,7 +145,7 @@ def _inputs(
         yield name, values if kind == "list" else values[0] if values else None
 
 
-def _named(outputs: Sequence[str], results: Sequence[Any]) -> tuple[list[str], list[Array]]:
+def _with_names(outputs: Sequence[str], results: Sequence[Any]) -> tuple[list[str], list[Array]]:
     """Names and arrays: a sequence's elements as "name.0", strings as the compiled model gives them."""
     names: list[str] = []
     arrays: list[Array] = []

@@ -50,7 +50,7 @@ def send(link: socket.socket, message: dict[str, Any], arrays: Sequence[Array] =
 def receive(link: socket.socket) -> tuple[dict[str, Any], list[Array], list[int]]:
     """(message, arrays, open files). Raises ClosedError if the other side ends before it has said all of it."""
     try:
-        head, files = _first(link)
+        head, files = _receive_head(link)
         (size,) = _HEAD.unpack(head)
         if size > _MAX_HEADER:
             raise ClosedError("it does not speak this protocol")
@@ -61,7 +61,7 @@ def receive(link: socket.socket) -> tuple[dict[str, Any], list[Array], list[int]
     return header["message"], arrays, files
 
 
-def _first(link: socket.socket) -> tuple[bytes, list[int]]:
+def _receive_head(link: socket.socket) -> tuple[bytes, list[int]]:
     size = array.array("i").itemsize
     data, ancillary, _, _ = link.recvmsg(_HEAD.size, socket.CMSG_SPACE(_MAX_FILES * size))
     files = array.array("i")

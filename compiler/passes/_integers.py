@@ -78,9 +78,12 @@ def split_weights(values: Array, axis: int) -> Weights | None:
     low, high = values.min(axis=others), values.max(axis=others)
     if low.min() >= -128 and high.max() <= 127:
         return Weights(values.astype(np.int8), None)
-    least, most = -128 - low, 127 - high  # of what is added to an index's numbers, so that int8 holds them
-    zeros = np.clip(0, least, most)
-    if (least > most).any() or zeros.min() < -128 or zeros.max() > 127:
+    lowest_shift, highest_shift = (
+        -128 - low,
+        127 - high,
+    )  # of what is added to an index's numbers, so that int8 holds them
+    zeros = np.clip(0, lowest_shift, highest_shift)
+    if (lowest_shift > highest_shift).any() or zeros.min() < -128 or zeros.max() > 127:
         return None
     dims = [-1 if i == axis else 1 for i in range(values.ndim)]
     return Weights((values + zeros.reshape(dims)).astype(np.int8), zeros.astype(np.int8))

@@ -146,7 +146,7 @@ class Rewriter:
         self._users: dict[int, list[tuple[relax.Var, relax.Expr]]] = {}
         self._original_uses: dict[int, int] = {}
         self._body = self._scan(func.body)
-        self._plain = self.branching = _has_control_flow(self._body)
+        self._has_plain_blocks = self.branching = _has_control_flow(self._body)
 
     # ---- what a rule may ask
     # ------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Rewriter:
         if self._current is not None and expr is self._current[1]:
             return self._keep(self._current[0])
         if isinstance(expr, relax.TupleGetItem):
-            picked = self._picked(expr)
+            picked = self._tuple_field(expr)
             if picked is not None:
                 return picked
         value = self._builder.normalize(expr)
@@ -221,13 +221,13 @@ class Rewriter:
             heed()
             self._visit(step)
         result = self._substitute(seq.result, None)
-        bindings = self._live(self._bindings, result)
+        bindings = self._live_bindings(self._bindings, result)
         self._bindings = saved
         if seq.settled and self._as_before(seq, bindings, result):
             return seq.expr
         out = relax.Var("gv", result.ty)
         bindings.append(relax.VarBinding(out, result))
-        block = relax.BindingBlock(bindings) if self._plain else relax.DataflowBlock(bindings)
+        block = relax.BindingBlock(bindings) if self._has_plain_blocks else relax.DataflowBlock(bindings)
         body = relax.SeqExpr([block], out)
         relax.expr._update_type(body, out.ty)
         return body
@@ -293,7 +293,7 @@ class Rewriter:
 
     def _fits(self, var: relax.Var) -> bool:
         """Whether a variable is of the kind that the rewritten function's blocks hold."""
-        return (type(var) is relax.DataflowVar) is not self._plain
+        return (type(var) is relax.DataflowVar) is not self._has_plain_blocks
 
     def _bind(self, value: relax.Expr, name: str, ty: Any) -> relax.Var:
         new = self._new_var(name, ty)
@@ -302,9 +302,9 @@ class Rewriter:
         return new
 
     def _new_var(self, name: str, ty: Any) -> relax.Var:
-        return relax.Var(name, ty) if self._plain else relax.DataflowVar(name, ty)
+        return relax.Var(name, ty) if self._has_plain_blocks else relax.DataflowVar(name, ty)
 
-    def _picked(self, item: relax.TupleGetItem) -> relax.Expr | None:
+    def _tuple_field(self, item: relax.TupleGetItem) -> relax.Expr | None:
         source = item.tuple_value
         if _is_var(source):
             source = self._defs.get(_id(source), source)
@@ -333,7 +333,7 @@ class Rewriter:
             tuple_value = expr.tuple_value if operands is None else operands[0]
             source = self._substitute(tuple_value, None)
             item = expr if source.same_as(tuple_value) else relax.TupleGetItem(source, expr.index)
-            picked = self._picked(item)
+            picked = self._tuple_field(item)
             return item if picked is None else picked
         if kind is relax.If:
             condition = expr.cond if operands is None else operands[0]
@@ -343,7 +343,7 @@ class Rewriter:
             return relax.If(fresh_condition, expr.true_branch, expr.false_branch)
         return expr
 
-    def _live(self, bindings: list[relax.Binding], result: relax.Expr) -> list[relax.Binding]:
+    def _live_bindings(self, bindings: list[relax.Binding], result: relax.Expr) -> list[relax.Binding]:
         """The bindings that `result` needs, in order."""
         live: set[int] = set()
         kept = []

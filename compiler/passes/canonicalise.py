@@ -52,7 +52,7 @@ class _Canonical:
     """The rule, with a memory of what was computed before (common subexpressions)."""
 
     def __init__(self) -> None:
-        self._seen: dict[Any, list[tuple[relax.Expr, relax.Var]]] = {}
+        self._seen_values: dict[Any, list[tuple[relax.Expr, relax.Var]]] = {}
         self._walk: Rewriter | None = None
 
     def __call__(self, rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -83,9 +83,9 @@ class _Canonical:
             result = _take_one(rw, value, shape_of(var))
         elif name == "relax.split":
             return _split_below_permute(rw, value)
-        return self._known(rw, var, result)
+        return self._existing_variable(rw, var, result)
 
-    def _known(self, rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr:
+    def _existing_variable(self, rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr:
         """The variable that already holds this value, if there is one in scope of everything that follows."""
         if (
             not is_call(value)
@@ -94,14 +94,14 @@ class _Canonical:
         ):
             return value
         if self._walk is not rw:
-            self._walk, self._seen = rw, {}
+            self._walk, self._seen_values = rw, {}
         key = (str(value.op.name), tuple(_key(arg) for arg in value.args))
-        for other, bound in self._seen.setdefault(key, []):
+        for other, bound in self._seen_values.setdefault(key, []):
             if tvm_ffi.structural_equal(other.attrs, value.attrs) if value.attrs is not None else other.attrs is None:
                 return bound
         bound = rw.emit(value, str(var.name))
         if isinstance(bound, tvm.ir.Var):
-            self._seen[key].append((value, bound))
+            self._seen_values[key].append((value, bound))
         return bound
 
 

@@ -142,16 +142,20 @@ def _zero_point(
     rw: Rewriter, expr: relax.Expr, low: int, high: int, *, negative: bool = False
 ) -> int | relax.Expr | None:
     """A zero point that numbers of the same type hold: of such a type, or cut off to it. As int32. Its negative has to be known."""
-    whole, least, most = False, -np.inf, np.inf  # whether it is a whole number; the bounds that it was given
+    is_whole, lower_bound, upper_bound = (
+        False,
+        -np.inf,
+        np.inf,
+    )  # whether it is a whole number; the bounds that it was given
     source = expr
-    while not (whole and low <= least and most <= high):
+    while not (is_whole and low <= lower_bound and upper_bound <= high):
         number = scalar_of(source)
         if number is not None:
             number = -number if negative else number
             return int(number) if number == np.rint(number) and low <= number <= high else None
         if negative:
             return None
-        whole = whole or dtype_of(source).startswith(("int", "uint"))
+        is_whole = is_whole or dtype_of(source).startswith(("int", "uint"))
         if _RANGES.get(dtype_of(source)) == (low, high):
             break
         call = rw.call(source, "relax.astype", "relax.reshape", "relax.round", *_BOUNDED)
@@ -160,11 +164,11 @@ def _zero_point(
         if is_call(call, *_BOUNDED):
             clips = is_call(call, "relax.clip")
             bounds = [float(arg.value) for arg in call.args[1:]] if clips else [_number(call.args[1])]
-            if not whole and any(bound != np.rint(bound) for bound in bounds):
+            if not is_whole and any(bound != np.rint(bound) for bound in bounds):
                 return None
-            least = least if is_call(call, "relax.minimum") else max(least, bounds[0])
-            most = most if is_call(call, "relax.maximum") else min(most, bounds[-1])
-        whole = whole or is_call(call, "relax.round")
+            lower_bound = lower_bound if is_call(call, "relax.minimum") else max(lower_bound, bounds[0])
+            upper_bound = upper_bound if is_call(call, "relax.maximum") else min(upper_bound, bounds[-1])
+        is_whole = is_whole or is_call(call, "relax.round")
         source = call.args[0]
     return rw.emit(relax.op.astype(expr, "int32"))
 

@@ -44,16 +44,16 @@ _REDUCE: dict[str, Callable[..., Array]] = {
 
 
 def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
-    made, limit = 0, max(TOTAL, 4 * _constant_bytes(mod))
+    bytes_made, limit = 0, max(TOTAL, 4 * _constant_bytes(mod))
 
     def fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        nonlocal made
-        if made > limit or not is_call(value) or not isinstance(var.ty, relax.TensorType):
+        nonlocal bytes_made
+        if bytes_made > limit or not is_call(value) or not isinstance(var.ty, relax.TensorType):
             return None
         result = evaluate(value, var)
         if result is None:
             return None
-        made += result.nbytes
+        bytes_made += result.nbytes
         return constant(result)
 
     return rewrite(mod, fold)

@@ -61,13 +61,13 @@ class _Result:
 class _Function:
     def __init__(self, rw: Rewriter) -> None:
         self._rw = rw
-        self._known: dict[relax.Expr, _Result | None] = {}
+        self._results: dict[relax.Expr, _Result | None] = {}
 
     def of(self, expr: relax.Expr) -> _Result | None:
         """What `expr`, of float32, is a function of; None if not of one tensor of 8 bits alone."""
-        if expr not in self._known:
-            self._known[expr] = self._of(expr)
-        return self._known[expr]
+        if expr not in self._results:
+            self._results[expr] = self._of(expr)
+        return self._results[expr]
 
     def _of(self, expr: relax.Expr) -> _Result | None:
         call = self._rw.definition(expr)

@@ -42,7 +42,7 @@ class _Source:
         args = list(self.call.args) + [None] * (place + 1 - len(self.call.args))
         return args if args[place] is None else None
 
-    def again(
+    def with_changes(
         self, rw: Rewriter, var: relax.Var, args: list[relax.Expr | None] | None = None, **attrs: Any
     ) -> relax.Expr:
         """The same call with other arguments or attributes, as the value of `var`."""
@@ -81,14 +81,14 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if source is None:
         return None
     if source.act == "relu" and found.act == "clip" and found.args[0] <= 0.0 < found.args[1]:  # min(relu(x), c)
-        return source.again(rw, var, act="clip", act_args=[0.0, found.args[1]])
+        return source.with_changes(rw, var, act="clip", act_args=[0.0, found.args[1]])
     if source.act != "none" or source.call.attrs.get("residual_after") == [1]:
         return None
     if found.act == "clip" and not all(map(math.isfinite, found.args)):
         return None
     if found.args:
-        return source.again(rw, var, act=found.act, act_args=found.args)
-    return source.again(rw, var, act=found.act)
+        return source.with_changes(rw, var, act=found.act, act_args=found.args)
+    return source.with_changes(rw, var, act=found.act)
 
 
 def _add(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
@@ -115,7 +115,7 @@ def _bias(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> r
     if not same(len(row), shape_of_type(source.ty)[-1]):
         return None
     args[place] = constant(row)
-    return source.again(rw, var, args)
+    return source.with_changes(rw, var, args)
 
 
 def _residual(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) -> relax.Expr | None:
@@ -126,7 +126,7 @@ def _residual(rw: Rewriter, source: _Source, var: relax.Var, other: relax.Expr) 
     if _feeds_norm_only(rw, var):
         return None
     args[place] = rw.emit(reshape(other, shape_of_type(source.ty)))
-    return source.again(rw, var, args, residual_after=int(source.act != "none"))
+    return source.with_changes(rw, var, args, residual_after=int(source.act != "none"))
 
 
 def _feeds_norm_only(rw: Rewriter, var: relax.Var) -> bool:
@@ -151,4 +151,4 @@ def _alpha(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None
         return None
     before = source.call.attrs.get("alpha", [1.0])
     alpha = float(before[0]) * (factor if is_call(value, "relax.multiply") else 1.0 / factor)
-    return source.again(rw, var, alpha=alpha)
+    return source.with_changes(rw, var, alpha=alpha)

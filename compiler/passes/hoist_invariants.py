@@ -48,15 +48,17 @@ def hoist_invariants(mod: tvm.IRModule) -> tvm.IRModule:
 def _sequence(seq: relax.SeqExpr, outer: set[tirx.Var]) -> tuple[relax.SeqExpr, int]:
     """The sequence with what moves out of its loops in front of them, and how much that is; `outer` symbols have values before it."""
     known, bindings, count = set(outer), [], 0
-    opened: dict[relax.Var, set[relax.Var]] = {}  # what stands for a loop, by each of the names for what its body takes
+    loop_aliases: dict[
+        relax.Var, set[relax.Var]
+    ] = {}  # what stands for a loop, by each of the names for what its body takes
     for block in seq.blocks:
         for binding in block.bindings:
             value = binding.value
             if read_loop_mark(value) is not None:
-                opened[binding.var] = {binding.var}
-            elif isinstance(value, relax.TupleGetItem) and value.tuple_value in opened:
-                opened[binding.var] = opened[value.tuple_value]
-                opened[binding.var].add(binding.var)
+                loop_aliases[binding.var] = {binding.var}
+            elif isinstance(value, relax.TupleGetItem) and value.tuple_value in loop_aliases:
+                loop_aliases[binding.var] = loop_aliases[value.tuple_value]
+                loop_aliases[binding.var].add(binding.var)
             if isinstance(binding, relax.MatchCast):
                 known |= _symbols([binding.ty])
             elif isinstance(value, relax.If):
@@ -64,24 +66,24 @@ def _sequence(seq: relax.SeqExpr, outer: set[tirx.Var]) -> tuple[relax.SeqExpr, 
                 second, in_second = _sequence(value.false_branch, known)
                 moved: list[relax.Binding] = []
                 if is_loop(value):
-                    first, moved = _apart(first, known, opened[value.cond])
+                    first, moved = _split_invariants(first, known, loop_aliases[value.cond])
                 if moved or in_first or in_second:
-                    again = relax.If(value.cond, first, second)
-                    relax.expr._update_type(again, value.ty)
+                    rebuilt_if = relax.If(value.cond, first, second)
+                    relax.expr._update_type(rebuilt_if, value.ty)
                     bindings += moved
-                    binding = relax.VarBinding(binding.var, again)
+                    binding = relax.VarBinding(binding.var, rebuilt_if)
                     count += len(moved) + in_first + in_second
             bindings.append(binding)
-    return (_made(bindings, seq.body), count) if count else (seq, 0)
+    return (_new_sequence(bindings, seq.body), count) if count else (seq, 0)
 
 
-def _made(bindings: list[relax.Binding], body: relax.Expr) -> relax.SeqExpr:
+def _new_sequence(bindings: list[relax.Binding], body: relax.Expr) -> relax.SeqExpr:
     seq = relax.SeqExpr([relax.BindingBlock(bindings)], body)
     relax.expr._update_type(seq, body.ty)
     return seq
 
 
-def _apart(
+def _split_invariants(
     body: relax.SeqExpr, known: set[tirx.Var], carried: set[relax.Var]
 ) -> tuple[relax.SeqExpr, list[relax.Binding]]:
     """A loop's body without what may stand in front of the loop, and that, in order; `carried`: what the body takes."""
@@ -108,7 +110,7 @@ def _apart(
     if not wanted:
         return body, []
     moved = [binding for binding in bindings if binding.var in wanted]
-    return _made([binding for binding in bindings if binding.var not in wanted], body.body), moved
+    return _new_sequence([binding for binding in bindings if binding.var not in wanted], body.body), moved
 
 
 def _may_move(value: relax.Expr) -> bool:

@@ -42,7 +42,7 @@ def _widen(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     tensors = list(args[0].fields) if isinstance(args[0], relax.Tuple) else args
     if name in _MOVES and not any(_source(rw, arg) is not None for arg in tensors):
         return None
-    wide = [_wide(rw, arg) for arg in tensors]
+    wide = [_as_float32(rw, arg) for arg in tensors]
     args = [relax.Tuple(wide)] if isinstance(args[0], relax.Tuple) else wide
     return relax.op.astype(rw.emit(call_of(name, args, value.attrs), str(var.name)), dtype_of(var))
 
@@ -77,7 +77,7 @@ def _source(rw: Rewriter, expr: relax.Expr) -> relax.Expr | None:
     return None if _of_two_tensors(rw, rw.definition(cast.args[0])) else cast.args[0]
 
 
-def _wide(rw: Rewriter, expr: relax.Expr) -> relax.Expr:
+def _as_float32(rw: Rewriter, expr: relax.Expr) -> relax.Expr:
     """A tensor of half precision as float32; anything else as it is."""
     if not isinstance(expr.ty, relax.TensorType) or dtype_of(expr) not in _HALVES:
         return expr

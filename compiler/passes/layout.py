@@ -126,11 +126,11 @@ def _wide_filter(rw: Rewriter, filters: relax.Expr) -> relax.Expr | None:
 
 
 class _Layout:
-    """The rule; `_last` knows the channels-last form of a rewritten variable."""
+    """The rule; `_channels_last` knows the channels-last form of a rewritten variable."""
 
     def __init__(self, pointwise: frozenset[str]) -> None:
         self._pointwise = pointwise
-        self._last: dict[relax.Var, relax.Expr] = {}
+        self._channels_last: dict[relax.Var, relax.Expr] = {}
 
     def __call__(self, rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         if not is_call(value):
@@ -155,12 +155,12 @@ class _Layout:
 
     # -- forms
 
-    def _known(self, expr: relax.Expr) -> relax.Expr | None:
-        return self._last.get(expr) if isinstance(expr, tvm.ir.Var) else None
+    def _channels_last_of(self, expr: relax.Expr) -> relax.Expr | None:
+        return self._channels_last.get(expr) if isinstance(expr, tvm.ir.Var) else None
 
-    def wanted(self, rw: Rewriter, expr: relax.Expr, ndim: int = 4) -> relax.Expr:
+    def to_channels_last(self, rw: Rewriter, expr: relax.Expr, ndim: int = 4) -> relax.Expr:
         """The channels-last form of an operand, which may have fewer axes than the result it broadcasts into."""
-        known = self._known(expr)
+        known = self._channels_last_of(expr)
         if known is not None and expr.ty.ndim == ndim:
             return known
         array = array_of(expr)
@@ -172,7 +172,7 @@ class _Layout:
         full = rw.emit(reshape(expr, [1] * (ndim - len(shape)) + shape)) if len(shape) < ndim else expr
         last = rw.emit(permute(full, to_last(ndim)))
         if full is expr and isinstance(expr, tvm.ir.Var):
-            self._last[expr] = last
+            self._channels_last[expr] = last
         return last
 
     def _result(self, rw: Rewriter, var: relax.Var, last: relax.Expr) -> relax.Expr:
@@ -181,7 +181,7 @@ class _Layout:
         logical = rw.emit(permute(bound, to_first(bound.ty.ndim)), str(var.name))
         if not isinstance(logical, tvm.ir.Var) or logical.same_as(bound):
             return logical
-        self._last[logical] = bound
+        self._channels_last[logical] = bound
         return logical
 
     # -- operators that follow
@@ -190,21 +190,23 @@ class _Layout:
         """The operator on channels-last operands, where one of them is known in that form."""
         ndim = value.ty.ndim if isinstance(value.ty, relax.TensorType) else -1
         if name in _UNARY:
-            known = self._known(value.args[0])
+            known = self._channels_last_of(value.args[0])
             return None if known is None else call_of(name, [known, *value.args[1:]], value.attrs)
         if name in _BROADCAST:
-            if ndim < 3 or not any(self._known(arg) is not None and arg.ty.ndim == ndim for arg in value.args):
+            if ndim < 3 or not any(
+                self._channels_last_of(arg) is not None and arg.ty.ndim == ndim for arg in value.args
+            ):
                 return None
             if any(shape_of(arg) is None for arg in value.args):
                 return None
-            return call_of(name, [self.wanted(rw, arg, ndim) for arg in value.args], value.attrs)
+            return call_of(name, [self.to_channels_last(rw, arg, ndim) for arg in value.args], value.attrs)
         if name == "relax.concat":
             fields = list(value.args[0].fields) if isinstance(value.args[0], relax.Tuple) else []
-            if value.attrs.axis is None or not any(self._known(field) is not None for field in fields):
+            if value.attrs.axis is None or not any(self._channels_last_of(field) is not None for field in fields):
                 return None
             axis = to_last(ndim).index(int(value.attrs.axis) % ndim)
-            return relax.op.concat([self.wanted(rw, field, ndim) for field in fields], axis)
-        known = self._known(value.args[0]) if value.args else None
+            return relax.op.concat([self.to_channels_last(rw, field, ndim) for field in fields], axis)
+        known = self._channels_last_of(value.args[0]) if value.args else None
         if known is None:
             return None
         if name in ("relax.quantize", "relax.dequantize"):  # by one scale; others stay in their logical form
@@ -236,7 +238,7 @@ class _Layout:
 
     def _reduce(self, rw: Rewriter, var: relax.Var, name: str, value: relax.Call) -> relax.Expr | None:
         """The same reduction over permuted axes; without kept axes what remains is put back into its logical order."""
-        known = self._known(value.args[0])
+        known = self._channels_last_of(value.args[0])
         if known is None or value.attrs.axis is None:
             return None
         ndim = known.ty.ndim
@@ -251,7 +253,7 @@ class _Layout:
         return permute(reduced, [left.index(axis) for axis in sorted(left)])
 
     def _split(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
-        known = self._known(value.args[0])
+        known = self._channels_last_of(value.args[0])
         if known is None:
             return None
         axis = to_last(known.ty.ndim).index(int(value.attrs.axis) % known.ty.ndim)
@@ -266,11 +268,11 @@ class _Layout:
         operands, shape = list(value.args[1].fields), shape_of(var)
         if str(value.args[0].name_hint) not in self._pointwise or shape is None or len(shape) < 3:
             return None
-        if not any(self._known(operand) is not None for operand in operands):
+        if not any(self._channels_last_of(operand) is not None for operand in operands):
             return None
         if any(not same_shape(shape_of(operand), shape) for operand in operands):
             return None
-        views = [rw.emit(reshape(self.wanted(rw, operand, len(shape)), shape)) for operand in operands]
+        views = [rw.emit(reshape(self.to_channels_last(rw, operand, len(shape)), shape)) for operand in operands]
         call = tvm.ir.Call(value.op, [value.args[0], relax.Tuple(views), *value.args[2:]], value.attrs, value.ty_args)
         out = rw.emit(call, str(var.name))
         return self._result(rw, var, reshape(out, [shape[axis] for axis in to_last(len(shape))]))
@@ -278,7 +280,11 @@ class _Layout:
     def _dynamic_quantize(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
         """Quantization by the range of all elements, whose order does not matter."""
         call = read_kernel_call(value)
-        known = self._known(call.args[0]) if call is not None and call.contract == "dynamic_quantize_u8" else None
+        known = (
+            self._channels_last_of(call.args[0])
+            if call is not None and call.contract == "dynamic_quantize_u8"
+            else None
+        )
         if call is None or known is None:
             return None
         _, *numbers = kernel_outputs(value)
@@ -308,7 +314,7 @@ class _Layout:
         weight = array_of(value.args[1])
         if flat is None or weight is None or weight.ndim != 2:
             return None
-        known = self._known(flat.args[0])
+        known = self._channels_last_of(flat.args[0])
         shape, target = shape_of(flat.args[0]), extents(value.args[0])
         if known is None or shape is None:
             return None
@@ -345,7 +351,7 @@ def _conv2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | No
         "data_layout": "NHWC",
         "kernel_layout": str(attrs.kernel_layout),
     }
-    x = layout.wanted(rw, value.args[0])
+    x = layout.to_channels_last(rw, value.args[0])
     if forward:
         return relax.op.nn.conv2d(x, value.args[1], **common)
     extra = [int(p) for p in attrs.output_padding]
@@ -367,7 +373,7 @@ def _pool2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | No
         return None
     op = relax.op.nn.max_pool2d if is_call(value, "relax.nn.max_pool2d") else relax.op.nn.avg_pool2d
     return op(
-        layout.wanted(rw, value.args[0]),
+        layout.to_channels_last(rw, value.args[0]),
         [int(k) for k in attrs.pool_size],
         [int(s) for s in attrs.strides],
         [int(p) for p in attrs.padding],
@@ -383,7 +389,7 @@ def _adaptive_pool2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.
     if str(attrs.layout) != "NCHW":
         return None
     size = None if attrs.output_size is None else [int(s) for s in attrs.output_size]
-    return relax.op.nn.adaptive_avg_pool2d(layout.wanted(rw, value.args[0]), size, "NHWC")
+    return relax.op.nn.adaptive_avg_pool2d(layout.to_channels_last(rw, value.args[0]), size, "NHWC")
 
 
 def _conv3d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
@@ -392,14 +398,14 @@ def _conv3d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | No
         return None
     if str(attrs.data_layout) != "NCDHW" or str(attrs.kernel_layout) != "OIDHW":
         return None
-    return convolve_volume(rw, layout.wanted(rw, value.args[0], 5), weight, attrs)
+    return convolve_volume(rw, layout.to_channels_last(rw, value.args[0], 5), weight, attrs)
 
 
 def _pool3d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     if str(value.attrs.layout) != "NCDHW":
         return None
     op = relax.op.nn.max_pool2d if is_call(value, "relax.nn.max_pool3d") else relax.op.nn.avg_pool2d
-    return pool_volume(rw, layout.wanted(rw, value.args[0], 5), op, value.attrs)
+    return pool_volume(rw, layout.to_channels_last(rw, value.args[0], 5), op, value.attrs)
 
 
 def _resize2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
@@ -407,7 +413,7 @@ def _resize2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | 
     if str(attrs.layout) != "NCHW":
         return None
     return relax.op.image.resize2d(
-        layout.wanted(rw, value.args[0]),
+        layout.to_channels_last(rw, value.args[0]),
         value.args[1],
         tuple(float(r) for r in attrs.roi),
         "NHWC",

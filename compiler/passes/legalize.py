@@ -8,10 +8,10 @@ from tvm import relax
 from ..codegen import LEGALIZE
 from .order_sizes import order_sizes
 
-__all__ = ["KEPT", "fence", "fuse", "legalize"]
+__all__ = ["KEPT_OPERATORS", "fence", "fuse", "legalize"]
 
 # What plan/ reads itself: views (canonicalise spelled the others like this one), and sizes that the data decides.
-KEPT = [
+KEPT_OPERATORS = [
     "relax.reshape", "relax.memory.view", "relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_shape", "maas.check",
 ]  # fmt: skip
 
@@ -23,7 +23,7 @@ _MOST_FUSED = 32
 def legalize(mod: tvm.IRModule) -> tvm.IRModule:
     """Operators -> call_tir."""
     mod = relax.transform.ConvertToDataflow(1)(mod) if _has_plain_blocks(mod) else mod
-    return order_sizes(relax.transform.LegalizeOps(LEGALIZE, skip_ops=KEPT)(mod))
+    return order_sizes(relax.transform.LegalizeOps(LEGALIZE, skip_ops=KEPT_OPERATORS)(mod))
 
 
 def fuse(mod: tvm.IRModule) -> tvm.IRModule:

@@ -27,7 +27,7 @@ from .lower_quantized import (
     QGEMM_PACKING,
     conv_contract,
     groups_together,
-    together,
+    merge_groups,
 )
 
 __all__ = ["lower_integer_products"]
@@ -118,7 +118,7 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     if contract is None or known[0].size * groups_together(known.shape, groups) > _deepest(w):
         return None
     if contract == "conv2d_u8s8":
-        values, groups = together(w.values, groups, w.zeros)
+        values, groups = merge_groups(w.values, groups, w.zeros)
         w = replace(w, values=values)
     out, depth, *kernel = w.values.shape
     strides, pads = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]

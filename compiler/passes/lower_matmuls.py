@@ -36,8 +36,8 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
     attrs: dict[str, AttrValue | int | float] = {}
     a, alpha = _scaled(rw, a, 1.0)
     b, alpha = _scaled(rw, b, alpha)
-    a, trans_a = _turned(rw, a)
-    b, trans_b = _turned(rw, b)
+    a, trans_a = _without_transpose(rw, a)
+    b, trans_b = _without_transpose(rw, b)
     if trans_a:
         attrs["trans_a"] = 1
     if trans_b:
@@ -60,7 +60,7 @@ def _vectors(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | No
     return reshape(rw.emit(product if lowered is None else lowered, str(var.name)), extents(var))
 
 
-def _turned(rw: Rewriter, x: relax.Expr) -> tuple[relax.Expr, bool]:
+def _without_transpose(rw: Rewriter, x: relax.Expr) -> tuple[relax.Expr, bool]:
     """(x', True) where x is x' with its last two axes exchanged."""
     turned = rw.call(x, "relax.permute_dims")
     if turned is None:

@@ -47,7 +47,7 @@ def _parts(value: relax.Call) -> list[relax.Var]:
 
 
 def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    if not is_call(value) or not isinstance(var.ty, relax.TensorType) or not _moved(dtype_of(var)):
+    if not is_call(value) or not isinstance(var.ty, relax.TensorType) or not _has_movement_kernel(dtype_of(var)):
         return None
     name = str(value.op.name)
     if name == "relax.permute_dims":
@@ -104,7 +104,7 @@ def _joins_users(rw: Rewriter, var: relax.Var) -> bool:
     return bool(users) and rw.original_use_count(var) == len(users) and fused
 
 
-def _moved(dtype: str) -> bool:
+def _has_movement_kernel(dtype: str) -> bool:
     return dtype in ("bool", "bfloat16") or (
         dtype.rstrip("0123456789") in ("int", "uint", "float") and _bits(dtype) in _BITS
     )

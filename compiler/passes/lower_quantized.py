@@ -30,9 +30,9 @@ __all__ = [
     "conv_contract",
     "groups_together",
     "lower_quantized",
+    "merge_groups",
     "moved_weights",
     "quantized_constant",
-    "together",
     "unsigned_activations",
 ]
 
@@ -53,7 +53,7 @@ _MOVES = ("relax.reshape", "relax.permute_dims")
 def unsigned_activations(mod: tvm.IRModule) -> tvm.IRModule:
     """Activations of int8 that are only dequantized again as uint8: 128 more, and so is their zero point. And
     quantize(move(dequantize(q))) with the same scale and zero point as move(q), and moves of weights into them."""
-    return rewrite(rewrite(mod, _unsigned), _moved)
+    return rewrite(rewrite(mod, _unsigned), _move_before_dequantize)
 
 
 def _unsigned(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -71,21 +71,21 @@ def _unsigned(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | N
     return None
 
 
-def _raised(zero: relax.Expr) -> relax.Expr:
+def _zero_plus_128(zero: relax.Expr) -> relax.Expr:
     value = array_of(zero)
     assert value is not None
     return constant((value.astype(np.int16) + 128).astype(np.uint8))
 
 
 def _requantized(x: relax.Expr, scale: relax.Expr, zero: relax.Expr) -> relax.Expr:
-    return relax.op.quantize(x, scale, _raised(zero), axis=-1, out_dtype="uint8")
+    return relax.op.quantize(x, scale, _zero_plus_128(zero), axis=-1, out_dtype="uint8")
 
 
 def _dequantized(q: relax.Expr, scale: relax.Expr, zero: relax.Expr) -> relax.Expr:
-    return relax.op.dequantize(q, scale, _raised(zero), axis=-1, out_dtype="float32")
+    return relax.op.dequantize(q, scale, _zero_plus_128(zero), axis=-1, out_dtype="float32")
 
 
-def _moved(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+def _move_before_dequantize(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if is_call(value, *_MOVES):
         return moved_weights(rw, value)
     if not is_call(value, "relax.quantize") or scalar_of(value.args[1]) is None:
@@ -236,11 +236,11 @@ def conv_contract(shape: Sequence[int], groups: int) -> str | None:
 def groups_together(shape: Sequence[int], groups: int) -> int:
     """How many groups make one whose outputs fill a panel of the packing as well as can be."""
     out, depth, *kernel = shape
-    most = min(PANEL // max(1, out // groups), MAX_DEPTH // max(1, depth * math.prod(kernel)))
-    return max((n for n in range(1, most + 1) if groups % n == 0), default=1)
+    max_groups = min(PANEL // max(1, out // groups), MAX_DEPTH // max(1, depth * math.prod(kernel)))
+    return max((n for n in range(1, max_groups + 1) if groups % n == 0), default=1)
 
 
-def together(weights: Array, groups: int, zeros: Array | None = None) -> tuple[Array, int]:
+def merge_groups(weights: Array, groups: int, zeros: Array | None = None) -> tuple[Array, int]:
     """Filters of a grouped convolution for fewer groups: zero points (`zeros` of each output, else 0) where a filter does not see a
     channel. The sums are the same, exactly, and a panel of 16 outputs that was a quarter full takes as long as a full one."""
     n = groups_together(weights.shape, groups)
@@ -267,7 +267,7 @@ def _conv2d(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     if contract is None:
         return None
     if contract == "conv2d_u8s8":
-        values, groups = together(values, groups)
+        values, groups = merge_groups(values, groups)
     out, depth, *kernel = values.shape
     strides, pads = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]
     common = x.attrs()
@@ -326,7 +326,7 @@ def _max_pool(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | N
 
 def _quantize(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
     """Before what only moves or selects, so that this happens to bytes."""
-    for rule in (_moved, _pooled_behind, _joined_behind):
+    for rule in (_move_before_dequantize, _pooled_behind, _joined_behind):
         result = rule(rw, var, value)
         if result is not None:
             return result

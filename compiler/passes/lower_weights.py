@@ -26,7 +26,7 @@ GEMMQ_PACKING = "gemm_f32q_nr16_v1"
 _MOVES = ("relax.reshape", "relax.permute_dims", "relax.strided_slice")
 _ENTRIES = 1 << 31  # scales that are told apart by 32 bits
 
-_Taken = Callable[[Array], relax.Expr]  # rows of a constant
+_TakeRows = Callable[[Array], relax.Expr]  # rows of a constant
 
 
 def lower_weights(mod: tvm.IRModule) -> tvm.IRModule:
@@ -34,33 +34,33 @@ def lower_weights(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _ScaledNumbers:
     """Numbers of 8 bits, the scales and zero points that there are, and which of them belongs to each number."""
 
     values: Array
     scale: Array
     zero: Array
-    which: Array
+    scale_index: Array
 
-    def moved(self, call: relax.Call) -> _Stored | None:
+    def after_move(self, call: relax.Call) -> _ScaledNumbers | None:
         """What a reshape, transpose or slice makes of it."""
         if is_call(call, "relax.reshape"):
             shape = static_shape(call)
             if shape is None:
                 return None
-            return _Stored(self.values.reshape(shape), self.scale, self.zero, self.which.reshape(shape))
+            return _ScaledNumbers(self.values.reshape(shape), self.scale, self.zero, self.scale_index.reshape(shape))
         if is_call(call, "relax.permute_dims"):
             axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
-            return _Stored(self.values.transpose(axes), self.scale, self.zero, self.which.transpose(axes))
+            return _ScaledNumbers(self.values.transpose(axes), self.scale, self.zero, self.scale_index.transpose(axes))
         index = [slice(None)] * self.values.ndim
         for axis, low, high, stride in slice_of(call):
             if low is None or high is None or stride is None or stride < 1:
                 return None
             index[axis] = slice(low, high, stride)
-        return _Stored(self.values[tuple(index)], self.scale, self.zero, self.which[tuple(index)])
+        return _ScaledNumbers(self.values[tuple(index)], self.scale, self.zero, self.scale_index[tuple(index)])
 
 
-def _stored(rw: Rewriter, expr: relax.Expr) -> _Stored | None:
+def _weights_behind(rw: Rewriter, expr: relax.Expr) -> _ScaledNumbers | None:
     """The weights behind `expr`, a dequantized constant or that moved."""
     moves: list[relax.Call] = []
     while (move := rw.call(expr, *_MOVES)) is not None:
@@ -77,21 +77,21 @@ def _stored(rw: Rewriter, expr: relax.Expr) -> _Stored | None:
     count = max(scale.size, zero.size)
     if scale.ndim or zero.ndim:
         dims[int(call.attrs.axis) % values.ndim] = count
-    which = np.broadcast_to(np.arange(count, dtype=np.int32).reshape(dims), values.shape)
+    scale_index = np.broadcast_to(np.arange(count, dtype=np.int32).reshape(dims), values.shape)
     scale, zero = (np.broadcast_to(part.reshape(-1), (count,)) for part in (scale.astype(np.float32), zero))
-    found: _Stored | None = _Stored(values, scale, zero, which)
+    found: _ScaledNumbers | None = _ScaledNumbers(values, scale, zero, scale_index)
     for move in reversed(moves):
-        found = found.moved(move) if found is not None else None
+        found = found.after_move(move) if found is not None else None
     return found
 
 
-def _block(which: Array) -> int:
+def _block(scale_index: Array) -> int:
     """Rows in a row that share their scales, column by column; the last may be fewer."""
-    changes = np.flatnonzero((which[1:] != which[:-1]).any(axis=1))
-    block = int(changes[0]) + 1 if changes.size else len(which)
-    heads = which[::block]
-    for i in range(0, len(which), block):
-        if not (which[i : i + block] == heads[i // block]).all():
+    changes = np.flatnonzero((scale_index[1:] != scale_index[:-1]).any(axis=1))
+    block = int(changes[0]) + 1 if changes.size else len(scale_index)
+    heads = scale_index[::block]
+    for i in range(0, len(scale_index), block):
+        if not (scale_index[i : i + block] == heads[i // block]).all():
             return 1
     return block
 
@@ -107,17 +107,17 @@ class _Matrix:
     block: int
 
 
-def _matrix(weights: _Stored) -> _Matrix:
+def _matrix(weights: _ScaledNumbers) -> _Matrix:
     """Of two axes."""
-    values, block = weights.values.astype(np.int16), _block(weights.which)
-    heads = weights.which[::block]
+    values, block = weights.values.astype(np.int16), _block(weights.scale_index)
+    heads = weights.scale_index[::block]
     scale, zero = weights.scale[heads], weights.zero[heads].astype(np.int16)
     low, high = int(values.min()), int(values.max())
     bits = 4 if high - low < 16 else 8
-    least = -(1 << (bits - 1))
+    lowest = -(1 << (bits - 1))
     common = int(zero.flat[0])
-    symmetric = bool((zero == common).all()) and low - common >= least and high - common < -least
-    middle = common if symmetric else low - least if bits == 4 else 128 if weights.values.dtype == np.uint8 else 0
+    symmetric = bool((zero == common).all()) and low - common >= lowest and high - common < -lowest
+    middle = common if symmetric else low - lowest if bits == 4 else 128 if weights.values.dtype == np.uint8 else 0
     if not symmetric and bits == 4 and (zero.min() - middle < -128 or zero.max() - middle > 127):
         bits, middle = 8, 128 if weights.values.dtype == np.uint8 else 0
     moved = np.ascontiguousarray((values - middle).astype(np.int8))
@@ -137,7 +137,7 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | No
     x, w = value.args
     if x.ty.ndim < 2 or w.ty.ndim != 2 or any(isinstance(d, int) and d == 0 for d in extents(x)):
         return None
-    weights = _stored(rw, w)
+    weights = _weights_behind(rw, w)
     if weights is None:
         return None
     matrix = _matrix(weights)
@@ -156,7 +156,7 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | No
 
 def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     """Rows of a table: dequantize the rows, not the table."""
-    weights = _stored(rw, value.args[0])
+    weights = _weights_behind(rw, value.args[0])
     if weights is None or value.attrs.axis is None:
         return None
     axis = int(value.attrs.axis) % weights.values.ndim
@@ -171,15 +171,15 @@ def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
         return None
     shape, mode, index = weights.values.shape, str(value.attrs.mode), value.args[1]
     own, rest = extents(index), list(shape[1:])
-    flat = _Stored(
-        weights.values.reshape(shape[0], -1), weights.scale, weights.zero, weights.which.reshape(shape[0], -1)
+    flat = _ScaledNumbers(
+        weights.values.reshape(shape[0], -1), weights.scale, weights.zero, weights.scale_index.reshape(shape[0], -1)
     )
-    block = _block(flat.which.T)
+    block = _block(flat.scale_index.T)
     length = flat.values.shape[1]
     if length % block:
         return None
     blocks = length // block
-    heads = flat.which[:, ::block]
+    heads = flat.scale_index[:, ::block]
 
     def taken(table: Array) -> relax.Expr:
         return rw.emit(relax.op.take(constant(np.ascontiguousarray(table)), index, 0, mode))
@@ -195,7 +195,7 @@ def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     return reshape(rows, [*own, *rest])
 
 
-def _rows(rw: Rewriter, taken: _Taken, values: Array, own: Sequence[Dim]) -> relax.Expr:
+def _rows(rw: Rewriter, taken: _TakeRows, values: Array, own: Sequence[Dim]) -> relax.Expr:
     """Rows of the table; two numbers a byte where 4 bits hold them."""
     if values.dtype != np.uint8 or values.shape[1] % 2 or values.max() > 15:
         return taken(values)

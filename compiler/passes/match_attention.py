@@ -52,13 +52,13 @@ def pack_attention(mod: tvm.IRModule) -> tvm.IRModule:
 
 def _match(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if is_call(value, "relax.nn.attention", "relax.nn.attention_bias") and is_f32(*value.args):
-        return _whole(var, value)
+        return _one_operator(var, value)
     if is_call(value, "relax.matmul") and is_f32(value):
         return _pieces(rw, var, value)
     return None
 
 
-def _whole(var: relax.Var, value: relax.Call) -> relax.Expr | None:
+def _one_operator(var: relax.Var, value: relax.Call) -> relax.Expr | None:
     if value.attrs.window_size is not None:
         return None
     attrs: dict[str, AttrValue | int | float] = {}

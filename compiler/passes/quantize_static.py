@@ -96,15 +96,15 @@ def quantize_static(mod: tvm.IRModule, ranges: Sequence[Range], bits: int) -> tv
     return rewrite(mod, rule)
 
 
-def _activation(rw: Rewriter, x: relax.Expr, seen: Range, bits: int) -> relax.Expr:
-    most = 127 if bits == 7 else 255
-    low, high = min(seen[0], 0.0), max(seen[1], 0.0)  # zero (padding, a relu's floor) is always exact
-    step = np.float32((high - low) / most) or np.float32(1.0)
-    zero = int(np.clip(np.rint(-low / float(step)), 0, most))
+def _activation(rw: Rewriter, x: relax.Expr, observed: Range, bits: int) -> relax.Expr:
+    max_level = 127 if bits == 7 else 255
+    low, high = min(observed[0], 0.0), max(observed[1], 0.0)  # zero (padding, a relu's floor) is always exact
+    step = np.float32((high - low) / max_level) or np.float32(1.0)
+    zero = int(np.clip(np.rint(-low / float(step)), 0, max_level))
     scale, offset = constant(np.asarray(step, np.float32)), constant(np.asarray(zero, np.uint8))
     q = rw.emit(relax.op.quantize(x, scale, offset, axis=-1, out_dtype="uint8"))
     if bits == 7:
-        q = rw.emit(relax.op.minimum(q, constant(np.asarray(most, np.uint8))))
+        q = rw.emit(relax.op.minimum(q, constant(np.asarray(max_level, np.uint8))))
     return rw.emit(relax.op.dequantize(q, scale, offset, axis=-1, out_dtype="float32"))
 
 

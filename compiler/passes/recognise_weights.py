@@ -19,7 +19,7 @@ from .fold_constants import evaluate
 
 __all__ = ["recognise_weights"]
 
-_LEAST = 1024  # elements of what is worth it
+_MIN_ELEMENTS = 1024  # elements of what is worth it
 _MOVES = ("relax.reshape", "relax.permute_dims")
 _FACTORS = ("relax.add", "relax.subtract", "relax.multiply")
 _READERS = (*_FACTORS, *_MOVES, "relax.matmul", "relax.take")
@@ -36,7 +36,7 @@ def _converted(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | 
     if array is None:
         return None
     goes_on = len(users) == rw.original_use_count(var) and all(is_call(use, *_READERS) for _, use in users)
-    if array.ndim < 2 or array.size < _LEAST or not goes_on:
+    if array.ndim < 2 or array.size < _MIN_ELEMENTS or not goes_on:
         return constant(array.astype(np.float32))
     one, zero = constant(np.ones((), np.float32)), constant(np.zeros((), array.dtype))
     return relax.op.dequantize(constant(array), one, zero, axis=-1, out_dtype="float32")

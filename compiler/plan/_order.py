@@ -14,9 +14,9 @@ from ._exprs import computed
 
 __all__ = ["compute_late"]
 
-_LEAST = 64 << 10  # bytes of a result that is worth it
+_MIN_RESULT_BYTES = 64 << 10  # bytes of a result that is worth it
 _GAIN = 2  # a result is at least so many times as large as what then lives longer
-_OPEN = 256  # stands for a dimension without an upper bound
+_ASSUMED_EXTENT = 256  # stands for a dimension without an upper bound
 
 
 def compute_late(plan: Plan) -> None:
@@ -40,7 +40,7 @@ class _Sizes:
             return expr.a
         if expr.op == ExprOp.SYMBOL:
             symbol = self._plan.symbols[expr.a]
-            return symbol.max if symbol.max >= 0 else max(symbol.min, _OPEN)
+            return symbol.max if symbol.max >= 0 else max(symbol.min, _ASSUMED_EXTENT)
         return computed(expr.op, self._extents[expr.a], self._extents[expr.b])
 
     def of(self, value: int) -> int:
@@ -56,7 +56,7 @@ class _Block:
         self._plan, self._block, self._sizes = plan, block, sizes
         self._readers: dict[int, list[Step]] = {}  # by root: steps that name it, within their own blocks too
         for step in block.steps:
-            for root in {self._root(value) for value in self._named(step)}:
+            for root in {self._root(value) for value in self._values_of(step)}:
                 self._readers.setdefault(root, []).append(step)
         self._results = {self._root(value) for value in block.results}
         self._place = {id(step): at for at, step in enumerate(block.steps)}
@@ -77,14 +77,14 @@ class _Block:
             value = self._plan.values[value].base
         return value
 
-    def _named(self, step: Step) -> list[int]:
+    def _values_of(self, step: Step) -> list[int]:
         """What a step and the blocks in it read and write."""
         found = [arg.index for arg in step.args if arg.kind == ArgKind.VALUE] + list(step.outs)
         for number in step.blocks:
             inner = self._plan.blocks[number]
             found += inner.params + inner.results
             for each in inner.steps:
-                found += self._named(each)
+                found += self._values_of(each)
         return found
 
     def _first_reader(self, step: Step) -> int:
@@ -96,14 +96,14 @@ class _Block:
             return own
         if any(values[root].storage != Storage.ARENA for root in roots):
             return own
-        if any(values[self._root(value)].storage == Storage.STATE for value in self._named(step)):
+        if any(values[self._root(value)].storage == Storage.STATE for value in self._values_of(step)):
             return own
         places = [self._place[id(each)] for root in roots for each in self._readers[root] if each is not step]
         return min(places) if places and min(places) > own else own
 
     def _pays(self, step: Step, to: int) -> bool:
         gained = sum(self._sizes.of(value) for value in step.outs)
-        if gained < _LEAST:
+        if gained < _MIN_RESULT_BYTES:
             return False
         lengthened = 0
         for root in {self._root(arg.index) for arg in step.args if arg.kind == ArgKind.VALUE}:

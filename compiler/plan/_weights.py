@@ -34,7 +34,7 @@ class WeightsSection:
 
     def __init__(self) -> None:
         self.size = 0
-        self.taken = False  # the temporary file is mapped, as a model
+        self.is_mapped = False  # the temporary file is mapped, as a model
         self._chunks: list[bytes] = []  # while it is small
         self._file: Any = None  # then
         self._digest = hashlib.sha256()

@@ -12,14 +12,14 @@ from ..passes import FOLDING
 from ..passes._dims import same_shape, shape_of
 from ..passes._kernel_call import PREFIX, KernelCall, kernel_outputs, read_kernel_call
 from ..passes._ops import dtype_of
-from ..passes.legalize import KEPT
+from ..passes.legalize import KEPT_OPERATORS
 from ._contracts import ShapeError, output_shapes
 
 __all__ = ["SpecError", "check_module"]
 
 LAST = "fuse"  # behind it there are only kernel calls, generated functions, views, and control flow
 ABSTRACT = frozenset({"imported", *(name for name, _ in FOLDING)})  # operators of ir/, and no kernel calls yet
-_LEFT = ("relax.call_tir", "relax.call_dps_packed", *KEPT)
+_LEFT = ("relax.call_tir", "relax.call_dps_packed", *KEPT_OPERATORS)
 
 
 class SpecError(AssertionError):

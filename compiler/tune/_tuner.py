@@ -51,7 +51,7 @@ def tune(
     tasks = {task.text: task for task in steps}
     bench = Bench(options.threads, sum(task.weight.nbytes for task in steps), target)
     cache = Cache(Path(options.cache) if options.cache else default_cache(), options.threads, bench.swept)
-    choices = {text: known for text, task in tasks.items() if (known := _kept(cache, task)) is not None}
+    choices = {text: known for text, task in tasks.items() if (known := _cached_choice(cache, task)) is not None}
     uses = Counter(task.text for task in steps)
     left = [task for text, task in tasks.items() if text not in choices]
     left.sort(key=lambda task: -task.flops * uses[task.text])
@@ -59,14 +59,14 @@ def tune(
         cache.check_writable()
     clock = _Clock(options.budget, sum(_cost(task) for task in left))
     for number, task in enumerate(left, 1):
-        progress(f"tune {number} of {len(left)}, {clock.left()}", clock.fraction())
-        choice = _kept(cache, task)  # perhaps another process has timed it meanwhile
+        progress(f"tune {number} of {len(left)}, {clock.time_left()}", clock.fraction())
+        choice = _cached_choice(cache, task)  # perhaps another process has timed it meanwhile
         if choice is None:
-            choice = _chosen(bench, cache, task, clock.until)
+            choice = _quickest_candidate(bench, cache, task, clock.until)
         if choice is None:
             break
         choices[task.text] = choice
-        clock.done(_cost(task))
+        clock.add_finished(_cost(task))
     tuning = Tuning(
         options.threads,
         [(task.call.name, label(choices[task.text])) for task in steps if task.text in choices],
@@ -87,7 +87,7 @@ class _Clock:
         self._start, self._budget = time.monotonic(), budget
         self._cost, self._done = max(1.0, cost), 0.0
 
-    def done(self, cost: float) -> None:
+    def add_finished(self, cost: float) -> None:
         self._done += cost
 
     @property
@@ -97,19 +97,19 @@ class _Clock:
     def fraction(self) -> float:
         return max(self._done / self._cost, min(1.0, (time.monotonic() - self._start) / self._budget))
 
-    def left(self) -> str:
+    def time_left(self) -> str:
         elapsed = time.monotonic() - self._start
         if not self._done:
             return f"budget {_duration(self._budget)}"
-        left = min(self._budget - elapsed, elapsed / self._done * (self._cost - self._done))
-        return f"about {_duration(max(0.0, left))} left"
+        time_left = min(self._budget - elapsed, elapsed / self._done * (self._cost - self._done))
+        return f"about {_duration(max(0.0, time_left))} left"
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _chosen(bench: Bench, cache: Cache, task: Task, until: float) -> KernelCall | None:
+def _quickest_candidate(bench: Bench, cache: Cache, task: Task, until: float) -> KernelCall | None:
     """First the algorithm, then its blocking, kept with the times of all that was tried; None where the time was not enough."""
     best, seconds = task.call, dict[str, float]()
     for stage in ("algorithm", "blocking"):
@@ -119,14 +119,14 @@ def _chosen(bench: Bench, cache: Cache, task: Task, until: float) -> KernelCall 
             return None
         best = calls[found[0]]
         seconds.update(zip(map(label, calls), found[1]))
-    kept = _kept(cache, task)
+    kept = _cached_choice(cache, task)
     if kept is not None:  # by another process: one choice for all files
         return kept
     cache.put(task.key, label(best), seconds)
     return best
 
 
-def _kept(cache: Cache, task: Task) -> KernelCall | None:
+def _cached_choice(cache: Cache, task: Task) -> KernelCall | None:
     """The candidate that the cache names: what it says is taken only where it is one."""
     name = cache.get(task.key)
     if name is None:

@@ -92,7 +92,7 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def counted(n: int, thing: str) -> str:
+def pluralised(n: int, thing: str) -> str:
     """ "1 step", "2 steps"."""
     return f"{n} {thing}{'' if n == 1 else 's'}"
 

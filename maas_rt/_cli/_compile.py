@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import InvalidArgumentError
-from ._arrays import Arrays, counted, parse_duration, parse_shape, read_npz, same_file
+from ._arrays import Arrays, parse_duration, parse_shape, pluralised, read_npz, same_file
 from ._extras import require_compiler
 from ._weights import add_weights_arguments, chosen_weights
 
@@ -162,7 +162,7 @@ def execute(args: argparse.Namespace) -> int:
     tuning = artifact.manifest.get("tuning")
     if tuning is not None:
         print(
-            f"tuned {counted(len(tuning['steps']), 'step')} for {tuning['cpu']}, {counted(tuning['threads'], 'thread')}"
+            f"tuned {pluralised(len(tuning['steps']), 'step')} for {tuning['cpu']}, {pluralised(tuning['threads'], 'thread')}"
             + (f"; {tuning['untuned']} more by estimate, the budget was spent" if tuning["untuned"] else "")
         )
     if silent:

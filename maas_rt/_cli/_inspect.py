@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import _container, _plan
 from .._model import load
-from ._arrays import counted
+from ._arrays import pluralised
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def _text(facts: dict[str, Any]) -> str:
     tuning = manifest.get("tuning")
     if tuning:
         lines.append(
-            f"tuned     for {tuning['cpu']}, {counted(tuning['threads'], 'thread')}: {counted(len(tuning['steps']), 'step')}"
+            f"tuned     for {tuning['cpu']}, {pluralised(tuning['threads'], 'thread')}: {pluralised(len(tuning['steps']), 'step')}"
             + (f", {tuning['untuned']} more by estimate" if tuning["untuned"] else "")
         )
     for title in ("inputs", "outputs", "states"):

@@ -47,6 +47,6 @@ def test_a_way_that_fails_is_a_row_that_says_why(tmp_path: Path) -> None:
         begun.write_bytes(b"half")
         raise RuntimeError("unexpected pos 42624 vs 42520\nand more")
 
-    row = measure._tried("eager torch", [begun], way)
+    row = measure._row_or_failure("eager torch", [begun], way)
     assert (row.note, begun.exists()) == ("did not finish: unexpected pos 42624 vs 42520", False)
     assert "eager torch     did not finish" in measure.table([row])

@@ -79,7 +79,7 @@ def test_functions_in_several_objects(monkeypatch: pytest.MonkeyPatch) -> None:
         return lower(functions, target)
 
     monkeypatch.setattr(_build, "_to_llvm", counted)
-    monkeypatch.setattr(_build, "_TOGETHER", 2)
+    monkeypatch.setattr(_build, "_FUNCTIONS_AT_A_TIME", 2)
     names = ["Tanh", "Sin", "Exp"]
     source = model([helper.make_node(name, ["x"], [name]) for name in names], [info("x")], [info(n) for n in names], {})
     found = run(source)
