@@ -219,11 +219,11 @@ void ThreadPool::run(int32_t count, int32_t threads, Task task, void* user) {
   if (count == 1 || threads <= 1 || t_inside) return run_alone(count, task, user);
   if (const mrt_parallel_fn parallel = hooks().parallel) {
     // The host decides on threads; the session's limit holds by asking for no more tasks than that.
-    constexpr int32_t kMost = 16;
+    constexpr int32_t kMaxTasks = 16;
     const int32_t tasks = count < threads ? count : threads;
-    Share share[kMost];
+    Share share[kMaxTasks];
     Job job;
-    job.set(count, task, user, share, tasks < kMost ? tasks : kMost);
+    job.set(count, task, user, share, tasks < kMaxTasks ? tasks : kMaxTasks);
     const auto drain = [](void* p, int32_t worker) {
       const bool outer = t_inside;
       t_inside = true;

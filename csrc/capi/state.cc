@@ -10,17 +10,17 @@ namespace {
 // Holds the state for the length of one call.
 class Hold {
  public:
-  explicit Hold(mrt::State* state) : state_(state), held_(state->acquire()) {}
+  explicit Hold(mrt::State* state) : state_(state), acquired_(state->acquire()) {}
   ~Hold() {
-    if (held_) state_->give_back();
+    if (acquired_) state_->give_back();
   }
   Status status() const {
-    return held_ ? Status() : fail(MRT_ERROR_BUSY, "the state is in use by a run; wait until it has ended");
+    return acquired_ ? Status() : fail(MRT_ERROR_BUSY, "the state is in use by a run; wait until it has ended");
   }
 
  private:
   mrt::State* state_;
-  bool held_;
+  bool acquired_;
 };
 
 }  // namespace

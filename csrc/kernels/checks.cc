@@ -66,11 +66,11 @@ void parallel_items(KernelContext& ctx, int64_t n, int64_t workers, const Body& 
 }
 
 void parallel_ranges(KernelContext& ctx, int64_t n, int64_t grain, const Body& body) {
-  constexpr int64_t kMostGrains = 256;
+  constexpr int64_t kMaxGrains = 256;
   if (grain < 1) grain = 1;
   const int64_t threads = ctx.pool == nullptr ? 1 : ctx.threads, grains = n / grain;
   int64_t pieces = threads <= 1 ? 1 : std::min(grains, threads * 4);
-  if (ctx.watch != nullptr) pieces = std::max(pieces, grain == 1 ? n : grains / kMostGrains);
+  if (ctx.watch != nullptr) pieces = std::max(pieces, grain == 1 ? n : grains / kMaxGrains);
   if (pieces <= 1) {
     if (n > 0) body(0, n);
     return;

@@ -61,8 +61,8 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 // Into how many pieces work of so many operations has to be cut at least, so that each takes some milliseconds: 1 where
 // nothing can end the run meanwhile.
 inline int64_t pieces_to_leave(const KernelContext& ctx, double work) {
-  constexpr double kPiece = 1 << 26, kMost = 1 << 20;
-  return ctx.watch == nullptr ? 1 : 1 + static_cast<int64_t>(std::min(work / kPiece, kMost));
+  constexpr double kPiece = 1 << 26, kMaxPieces = 1 << 20;
+  return ctx.watch == nullptr ? 1 : 1 + static_cast<int64_t>(std::min(work / kPiece, kMaxPieces));
 }
 
 // A body of such work, body(a, b): taken by reference, so that there is one copy of it, however many ways lead there.

@@ -87,7 +87,7 @@ bool prepare_output(const ValueSpec& spec, PyObject* buffer, Output* output, mrt
     if (!copy) {
       if (!check_buffer(spec, *tensor)) return false;
       output->array = py::reinterpret_borrow<py::object>(buffer);
-      output->given = true;
+      output->is_callers = true;
       return true;
     }
     output->copy_to = py::reinterpret_borrow<py::object>(buffer);
@@ -124,7 +124,7 @@ bool check_apart(const EntrySpec& entry, PyObject* out, Output* outputs) {
 }
 
 bool finish_output(const ValueSpec& spec, const mrt_tensor& tensor, Output* output) {
-  if (output->given) return true;
+  if (output->is_callers) return true;
   if (!output->array) {
     const size_t bytes = dense_bytes(spec.dtype, tensor.ndim, tensor.shape);
     output->array = py::reinterpret_steal<py::object>(new_array(spec.descr, tensor.ndim, tensor.shape, bytes));

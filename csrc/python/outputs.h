@@ -9,9 +9,9 @@ namespace maas_rt_python {
 
 // One of them.
 struct Output {
-  py::object array;    // the result, and what the caller gets
-  py::object copy_to;  // the caller's buffer, if the result must be copied into it
-  bool given = false;  // array is the caller's buffer
+  py::object array;         // the result, and what the caller gets
+  py::object copy_to;       // the caller's buffer, if the result must be copied into it
+  bool is_callers = false;  // array is the caller's buffer
   ArrayView view;
 };
 

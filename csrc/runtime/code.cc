@@ -52,7 +52,7 @@ int free_workspace(int, int, void* pointer) {
 // gets a task is chance, and the first task that comes to it late must not allocate.
 struct TaskWorkspace {
   Workspace workspace;
-  std::atomic<bool> taken{false};
+  std::atomic<bool> in_use{false};
 };
 struct TaskWorkspaces {
   std::unique_ptr<TaskWorkspace[]> slots;
@@ -67,7 +67,7 @@ struct TaskWorkspaces {
   // As many tasks run at a time as there are slots, so one is free.
   TaskWorkspace* take() const {
     for (int32_t i = 0;; i = i + 1 < count ? i + 1 : 0)
-      if (!slots[i].taken.exchange(true, std::memory_order_acquire)) return &slots[i];
+      if (!slots[i].in_use.exchange(true, std::memory_order_acquire)) return &slots[i];
   }
   // What one task needed, any slot may have to hold in the next run.
   void level() const {
@@ -99,7 +99,7 @@ void run_task(void* user, int32_t, int32_t task) {
   const int rc = l->body(task, &l->env, l->data);
   t_watch = outer_watch;
   t_task_workspace = outer;
-  slot->taken.store(false, std::memory_order_release);
+  slot->in_use.store(false, std::memory_order_release);
   if (rc == 0) return;
   if (l->failures.fetch_add(1) == 0) std::memcpy(l->error, t_error, sizeof(t_error));
   t_error[0] = '\0';

@@ -23,12 +23,12 @@ class Planner {
   CommitPlan run() {
     for (at_ = 0; at_ < block_.steps.size(); ++at_) visit(block_.steps[at_], true);
     // What waits must find its source as it was.
-    for (bool again = true; again;) {
-      again = false;
+    for (bool changed = true; changed;) {
+      changed = false;
       for (size_t s = 0; s < writer_.size(); ++s) {
         if (writer_[s] == kNone || out_.staged[s] || !changes_later(writer_[s])) continue;
         out_.staged[s] = 1;
-        again = true;
+        changed = true;
       }
     }
     for (size_t s = 0; s < writer_.size(); ++s)

@@ -6,19 +6,19 @@
 
 namespace mrt {
 
-void DynamicMemory::init(size_t values, const std::vector<uint32_t>& given) {
+void DynamicMemory::init(size_t values, const std::vector<uint32_t>& given_values) {
   blocks_ = std::vector<Block>(values);
-  for (const uint32_t v : given)
-    if (blocks_[v].given < 0) {
-      blocks_[v].given = static_cast<int32_t>(given_.size());
-      given_.emplace_back();
+  for (const uint32_t v : given_values)
+    if (blocks_[v].given_arena < 0) {
+      blocks_[v].given_arena = static_cast<int32_t>(given_arenas_.size());
+      given_arenas_.emplace_back();
     }
 }
 
 uint8_t* DynamicMemory::reserve(uint32_t value, size_t bytes) {
   Block& b = blocks_[value];
-  if (b.given >= 0) {
-    KeptArena& memory = given_[static_cast<size_t>(b.given)];
+  if (b.given_arena >= 0) {
+    KeptArena& memory = given_arenas_[static_cast<size_t>(b.given_arena)];
     return memory.reserve(bytes) ? memory.data() : nullptr;
   }
   if (b.data && b.bytes >= bytes) return b.data;
@@ -28,8 +28,8 @@ uint8_t* DynamicMemory::reserve(uint32_t value, size_t bytes) {
 
 uint8_t* DynamicMemory::grow(uint32_t value, size_t bytes, size_t used) {
   Block& b = blocks_[value];
-  if (b.given >= 0) {
-    KeptArena& memory = given_[static_cast<size_t>(b.given)];
+  if (b.given_arena >= 0) {
+    KeptArena& memory = given_arenas_[static_cast<size_t>(b.given_arena)];
     const uint8_t* before = memory.data();
     if (!memory.reserve(bytes)) return nullptr;
     // The old block is still there.
@@ -83,12 +83,12 @@ void DynamicMemory::reset() {
 size_t DynamicMemory::bytes() const {
   size_t total = shared_.bytes();
   for (const Block& b : blocks_) total += b.own.bytes();
-  for (const KeptArena& a : given_) total += a.bytes();
+  for (const KeptArena& a : given_arenas_) total += a.bytes();
   return total;
 }
 
 bool DynamicMemory::owns(const void* p) const {
-  return std::any_of(given_.begin(), given_.end(), [&](const KeptArena& a) { return a.owns(p); });
+  return std::any_of(given_arenas_.begin(), given_arenas_.end(), [&](const KeptArena& a) { return a.owns(p); });
 }
 
 }  // namespace mrt

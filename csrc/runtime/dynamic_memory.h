@@ -17,8 +17,8 @@ namespace mrt {
 
 class DynamicMemory {
  public:
-  // Of so many values; those that are `given` (by index) to the caller.
-  void init(size_t values, const std::vector<uint32_t>& given);
+  // Of so many values; those in `given_values` (by index) go to the caller.
+  void init(size_t values, const std::vector<uint32_t>& given_values);
 
   // Memory of at least so many bytes for the value: what it has already, if that is large enough. Null if there is
   // none.
@@ -38,13 +38,13 @@ class DynamicMemory {
   struct Block {
     uint8_t* data = nullptr;  // null: it has none
     size_t offset = 0, bytes = 0;
-    Arena own;           // where the shared memory does not reach that far yet
-    int32_t given = -1;  // index into given_
+    Arena own;                 // where the shared memory does not reach that far yet
+    int32_t given_arena = -1;  // index into given_arenas_
   };
   uint8_t* take(Block* block, size_t bytes, size_t used);
 
   std::vector<Block> blocks_;  // by value
-  std::vector<KeptArena> given_;
+  std::vector<KeptArena> given_arenas_;
   FreeList free_;
   Arena shared_;
 };

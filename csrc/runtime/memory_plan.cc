@@ -70,19 +70,19 @@ bool find_neighbours(const std::vector<Buffer>& buffers, Neighbours* out) {
 // and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
 size_t plan_by_size(const Neighbours& neighbours, std::vector<Buffer>* buffers) {
   std::vector<uint8_t> placed(buffers->size(), 0);
-  Pairs taken;  // begin and end of those that are placed and live at the same time
+  Pairs occupied;  // begin and end of those that are placed and live at the same time
   size_t total = 0;
   for (const auto& [key, index] : sorted_by(*buffers, [](const Buffer& b) { return ~b.bytes; })) {
     Buffer& b = (*buffers)[index];
     const size_t need = room_of(b);
-    taken.clear();
+    occupied.clear();
     for (uint32_t i = neighbours.begin[index]; i < neighbours.begin[index + 1]; ++i) {
       const Buffer& o = (*buffers)[neighbours.others[i]];
-      if (placed[neighbours.others[i]]) taken.push_back({o.offset, o.offset + room_of(o)});
+      if (placed[neighbours.others[i]]) occupied.push_back({o.offset, o.offset + room_of(o)});
     }
-    std::sort(taken.begin(), taken.end());
+    std::sort(occupied.begin(), occupied.end());
     size_t end = 0, best = SIZE_MAX, best_gap = SIZE_MAX;
-    for (const auto& [from, to] : taken) {
+    for (const auto& [from, to] : occupied) {
       if (from > end && from - end >= need && from - end < best_gap) {
         best = end;
         best_gap = from - end;

@@ -79,12 +79,12 @@ Status Program::check_policy(const mrt_load_options& options) {
 
 Status Program::load_code() {
   steps_.resize(plan_.blocks.size());
-  bool wanted = false;
+  bool calls_code = false;
   for (size_t b = 0; b < plan_.blocks.size(); ++b) {
     steps_[b].resize(plan_.blocks[b].steps.size());
-    for (const plan::Step& step : plan_.blocks[b].steps) wanted = wanted || step.kind == StepKind::code;
+    for (const plan::Step& step : plan_.blocks[b].steps) calls_code = calls_code || step.kind == StepKind::code;
   }
-  if (!wanted) return Status();
+  if (!calls_code) return Status();
   const Section* section = nullptr;
   MRT_TRY(container_.choose_code(&section));
   if (!section)
@@ -221,26 +221,26 @@ void Program::describe_entry(const plan::Entry& entry) {
   for (uint32_t e = 0; e < plan_.exprs.size(); ++e) info.dynamic_exprs[e] = exprs_.depends(e, info.dynamic_symbols);
   // A view is dynamic if its base is; views may stand before or after their base in the table, so ask the root.
   info.dynamic_values.assign(plan_.values.size(), 0);
-  const auto own = [&](const plan::Value& v) {
+  const auto is_dynamic = [&](const plan::Value& v) {
     for (const uint32_t e : v.dims)
       if (info.dynamic_exprs[e]) return true;
     return v.storage == Storage::view && info.dynamic_exprs[static_cast<size_t>(v.offset)] != 0;
   };
-  std::vector<uint8_t> done(plan_.values.size(), 0);
+  std::vector<uint8_t> visited(plan_.values.size(), 0);
   std::vector<uint32_t> path;
   for (uint32_t i = 0; i < plan_.values.size(); ++i) {
     uint32_t at = i;
     path.clear();
-    while (!done[at] && plan_.values[at].storage == Storage::view) {
+    while (!visited[at] && plan_.values[at].storage == Storage::view) {
       path.push_back(at);
       at = plan_.values[at].base;
     }
-    if (!done[at]) info.dynamic_values[at] = own(plan_.values[at]);
-    done[at] = 1;
+    if (!visited[at]) info.dynamic_values[at] = is_dynamic(plan_.values[at]);
+    visited[at] = 1;
     for (size_t k = path.size(); k-- > 0;) {
       const plan::Value& v = plan_.values[path[k]];
-      info.dynamic_values[path[k]] = info.dynamic_values[v.base] || own(v);
-      done[path[k]] = 1;
+      info.dynamic_values[path[k]] = info.dynamic_values[v.base] || is_dynamic(v);
+      visited[path[k]] = 1;
     }
   }
   info.lifetimes = find_lifetimes(plan_, entry, roots_, info.commit);

@@ -39,7 +39,7 @@ Session::Session(Program* program, int32_t threads, bool profile, int32_t layout
   loose_.assign(outputs, 0);
   results_.assign(outputs, nullptr);
   issued_.assign(outputs, nullptr);
-  last_.assign(extents, -1);
+  last_extents_.assign(extents, -1);
   program->exprs().reset(&bindings_);
 }
 
@@ -92,7 +92,7 @@ Status Session::check_file() {
 
 bool Session::same_shapes(const RunRequest& r) const {
   if (!layout_ || layout_->entry != r.entry) return false;
-  const int64_t* last = last_.data();
+  const int64_t* last = last_extents_.data();
   for (size_t i = 0; i < r.input_count; ++i) {
     const mrt_tensor& t = r.inputs[i];
     for (int32_t d = 0; d < t.ndim; ++d)

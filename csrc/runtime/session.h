@@ -95,8 +95,8 @@ class Session {
   std::vector<std::unique_ptr<Layout>> layouts_;
   Layout* layout_ = nullptr;  // of the last run
   uint64_t clock_ = 0;
-  std::vector<int64_t> last_;  // extents of the last run's inputs, one after the other
-  Bindings bindings_;          // scratch of bind()
+  std::vector<int64_t> last_extents_;  // extents of the last run's inputs, one after the other
+  Bindings bindings_;                  // scratch of bind()
   Arena arena_, inputs_;
   KeptArena outputs_;
   int64_t file_checked_ns_ = 0;

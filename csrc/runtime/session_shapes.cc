@@ -12,7 +12,7 @@ Status Session::select_layout(const RunRequest& r) {
   layout_ = nullptr;
   MRT_TRY(bind(r));
   MRT_TRY(find_layout(r.entry));
-  int64_t* last = last_.data();
+  int64_t* last = last_extents_.data();
   for (size_t i = 0; i < r.input_count; ++i)
     for (int32_t d = 0; d < r.inputs[i].ndim; ++d) *last++ = r.inputs[i].shape[d];
   return Status();

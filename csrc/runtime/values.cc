@@ -13,13 +13,13 @@ using plan::Storage;
 RunValues::RunValues(const Program& program, int32_t threads)
     : program_(program), plan_(program.plan()), threads_(threads) {
   bool dynamic = false;
-  std::vector<uint32_t> given;
+  std::vector<uint32_t> given_values;
   for (const EntryInfo& info : program.entries()) {
     for (const uint8_t symbol : info.dynamic_symbols) dynamic = dynamic || symbol != 0;
     for (const uint32_t v : info.entry->outputs)
-      if (info.dynamic_values[program.root(v)]) given.push_back(program.root(v));
+      if (info.dynamic_values[program.root(v)]) given_values.push_back(program.root(v));
   }
-  if (dynamic) memory_.init(plan_.values.size(), given);
+  if (dynamic) memory_.init(plan_.values.size(), given_values);
 }
 
 void RunValues::begin(Layout* layout) {

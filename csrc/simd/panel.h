@@ -130,10 +130,10 @@ MRT_INLINE void panel_rows(int rows, const float* a, int64_t lda, const float* p
 }
 
 // The next block's rows out of `left`: full blocks, and the last two of about the same size.
-MRT_INLINE int next_rows(int64_t left, int most) {
-  if (left <= most) return static_cast<int>(left);
-  if (left < 2 * most) return static_cast<int>((left + 1) / 2);
-  return most;
+MRT_INLINE int next_rows(int64_t left, int max_rows) {
+  if (left <= max_rows) return static_cast<int>(left);
+  if (left < 2 * max_rows) return static_cast<int>((left + 1) / 2);
+  return max_rows;
 }
 
 }  // namespace

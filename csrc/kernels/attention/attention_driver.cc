@@ -31,14 +31,14 @@ struct Cut {
 Cut cut_of(const AttentionProblem& p, int32_t threads) {
   Cut c;
   c.group = p.heads / p.kv_heads;
-  const int64_t most = kItemRows / c.group > 0 ? kItemRows / c.group : 1;
+  const int64_t max_queries = kItemRows / c.group > 0 ? kItemRows / c.group : 1;
   const int64_t wanted = (2 * threads + p.batch * p.kv_heads - 1) / (p.batch * p.kv_heads);
   int64_t queries = p.sq;
   if (threads > 1 && wanted > 1) {
     queries = (p.sq + wanted - 1) / wanted;
     if (queries < 48) queries = p.sq < 48 ? p.sq : 48;
   }
-  c.queries = queries < most ? queries : most;
+  c.queries = queries < max_queries ? queries : max_queries;
   c.chunks = (p.sq + c.queries - 1) / c.queries;
   c.items = p.batch * p.kv_heads * c.chunks;
   c.tiles = (p.sk + kTileKeys - 1) / kTileKeys;
@@ -183,8 +183,8 @@ void Worker::set_queries(const Item& item, int64_t r, AttentionTile* t) const {
 
 // Packed: full blocks, and the last two of about the same size. As they are: a block costs as much as a full one.
 int Worker::rows_of_block(int64_t rest) const {
-  const int64_t most = c.packed ? kernel->rows : kernel->direct_rows;
-  return static_cast<int>(rest <= most ? rest : c.packed && rest < 2 * most ? (rest + 1) / 2 : most);
+  const int64_t max_rows = c.packed ? kernel->rows : kernel->direct_rows;
+  return static_cast<int>(rest <= max_rows ? rest : c.packed && rest < 2 * max_rows ? (rest + 1) / 2 : max_rows);
 }
 
 void Worker::tile(const Item& item, int64_t index, int64_t keys_seen, bool last) {

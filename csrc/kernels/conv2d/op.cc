@@ -217,9 +217,9 @@ void run_strips(const Params& p, const Layout& l, const Product& product, const 
   if (threads > 1) height = std::min(height, (rows.out_h * images + 4 * threads - 1) / (4 * threads));
   const int64_t strips = (rows.out_h + height - 1) / height;
   parallel_items(ctx, images * strips, threads, [&](int64_t worker, int64_t item) {
-    char* const own = scratch + static_cast<size_t>(worker) * (l.strip + l.pointers);
+    char* const worker_scratch = scratch + static_cast<size_t>(worker) * (l.strip + l.pointers);
     const int64_t image = item / strips, begin = item % strips * height, end = std::min(rows.out_h, begin + height);
-    float* const padded = reinterpret_cast<float*>(own);
+    float* const padded = reinterpret_cast<float*>(worker_scratch);
     copy_padded(g, rows, rows.x + image * rows.image, l.padded_w, begin * g.stride_h - g.pad_top,
                 strip_lines(g, end - begin), padded);
     ConvRows r = rows;
@@ -236,7 +236,7 @@ void run_strips(const Params& p, const Layout& l, const Product& product, const 
     const int64_t before = (image * rows.out_h + begin) * r.out_w;
     q.c += before * q.ldc;
     if (q.residual) q.residual += before * q.ldr;
-    product_block(q, 0, q.m, 0, panels_of(q.n), own + l.strip);
+    product_block(q, 0, q.m, 0, panels_of(q.n), worker_scratch + l.strip);
   });
 }
 

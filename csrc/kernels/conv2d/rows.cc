@@ -9,13 +9,13 @@
 namespace mrt {
 namespace {
 
-constexpr int kMostRows = std::max<int>(kMaxTileRows, kQMaxRows);
+constexpr int kMaxRows = std::max<int>(kMaxTileRows, kQMaxRows);
 
 // Where the filter stands for each row of a tile.
 template <typename T>
 struct Starts {
-  const T* image[kMostRows];
-  int64_t h[kMostRows], w[kMostRows];
+  const T* image[kMaxRows];
+  int64_t h[kMaxRows], w[kMaxRows];
   bool inside;  // no position of the filter is outside of the image in any row
 };
 
@@ -48,7 +48,7 @@ void conv_rows(const void* user, int64_t m0, int64_t rows, const T** out) {
   Starts<T> s;
   find_starts(r, m0, rows, &s);
   if (s.inside) {  // most tiles of most layers: one addition a pointer
-    const T* first[kMostRows];
+    const T* first[kMaxRows];
     for (int64_t i = 0; i < rows; ++i) first[i] = s.image[i] + s.h[i] * r.line + s.w[i] * r.pixel;
     for (int64_t kh = 0; kh < r.kernel_h; ++kh) {
       for (int64_t kw = 0; kw < r.taps_w; ++kw, out += rows) {

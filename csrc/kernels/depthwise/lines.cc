@@ -11,18 +11,18 @@ namespace mrt {
 
 const Attribute kDepthwiseGroups[1] = {integer("groups", 1, kMaxConvExtent).with(kDerived)};  // the channels
 
-Status decode_depthwise(const Attrs& attrs, int64_t most, ConvGeometry* g) {
+Status decode_depthwise(const Attrs& attrs, int64_t max_repeats, ConvGeometry* g) {
   MRT_TRY(decode_conv(attrs, g));
   // groups may be left out: it can only be the number of channels.
   const int64_t* values = nullptr;
   size_t n = 0;
   if (!attrs.ints("groups", &values, &n)) g->groups = g->in_channels;
   const int64_t c = g->in_channels, out = g->out_channels;
-  if (g->groups == c && c <= out && out <= most * c && (c == 0 || out % c == 0)) return Status();
+  if (g->groups == c && c <= out && out <= max_repeats * c && (c == 0 || out % c == 0)) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT,
               "%s: groups %" PRId64 " and output channels %" PRId64 " of %" PRId64 " input channels, expected %s",
               attrs.contract().name, g->groups, out, c,
-              most == 1 ? "one number" : "as many groups and a multiple as output channels");
+              max_repeats == 1 ? "one number" : "as many groups and a multiple as output channels");
 }
 
 int64_t depthwise_blocks(int64_t channels) { return channels / kChannelBlock + (channels % kChannelBlock != 0); }
@@ -46,8 +46,8 @@ constexpr int64_t kChunkStep = 16;        // a cache line, and a panel of the fi
 LineRing::LineRing(const ConvGeometry& g, int64_t h, int64_t w, int64_t more)
     : slots(std::max<int64_t>(1, std::min(h, (g.kernel_h - 1) * g.dilation_h + 1))), width(w) {
   const int64_t channel = std::max<int64_t>(1, slots * w + more) * static_cast<int64_t>(sizeof(float));
-  const int64_t most = (g.out_channels + kChunkStep - 1) / kChunkStep * kChunkStep;
-  chunk = std::min(most, std::max(kChunkStep, kNearBytes / channel / kChunkStep * kChunkStep));
+  const int64_t all_channels = (g.out_channels + kChunkStep - 1) / kChunkStep * kChunkStep;
+  chunk = std::min(all_channels, std::max(kChunkStep, kNearBytes / channel / kChunkStep * kChunkStep));
 }
 
 namespace {

@@ -11,10 +11,10 @@
 
 namespace mrt {
 
-// Attributes of a convolution whose filters see one channel each, `most` of them the same one; `groups` may be left
-// out.
+// Attributes of a convolution whose filters see one channel each, `max_repeats` of them the same one; `groups` may be
+// left out.
 extern const Attribute kDepthwiseGroups[1];
-Status decode_depthwise(const Attrs& attrs, int64_t most, ConvGeometry* g);
+Status decode_depthwise(const Attrs& attrs, int64_t max_repeats, ConvGeometry* g);
 
 // Filters [O, 1, kh, kw] of any number as floats [ceil(O / 8)][kh * kw][8], missing channels zero.
 int64_t depthwise_blocks(int64_t channels);

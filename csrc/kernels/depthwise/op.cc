@@ -156,20 +156,20 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   const int64_t chunk = repeated ? ring.chunk : channel_chunk(g, x.shape[1], x.shape[2]);
   parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
     const int64_t begin = rows * piece / pieces, end = rows * (piece + 1) / pieces;
-    char* const own = static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * per_thread;
-    const float** const lines = depthwise_lines(own);
+    char* const worker_scratch = static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * per_thread;
+    const float** const lines = depthwise_lines(worker_scratch);
     for (int64_t c = 0; c < channels; c += chunk) {
       DepthwiseRow d = common;
       d.n = std::min(channels - c, chunk);
       d.w = in[1].as<const float>() + c / kChannelBlock * d.w_block;
       d.bias = bias ? bias + c : nullptr;
-      if (repeated) ring.forget(own + for_row);
+      if (repeated) ring.forget(worker_scratch + for_row);
       for (int64_t r = begin; r < end; ++r) {
         d.y = y.as<float>() + r * row_size + c;
         const float* from = residual ? residual + r * row_size + c : nullptr;
         d.residual = after && e.residual_after ? nullptr : from;
         if (repeated) {
-          ring.fill(g, h, out_h, r, own + for_row, lines, [&](int64_t i, float* to) {
+          ring.fill(g, h, out_h, r, worker_scratch + for_row, lines, [&](int64_t i, float* to) {
             repeat_channels(g, x.as<const float>() + i * line, ring.width, c, d.n, to, ring.chunk);
           });
         } else {
@@ -179,7 +179,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
             lines[kh] = ih >= 0 && ih < h ? x.as<const float>() + (r / out_h * h + ih) * line + c : nullptr;
           }
         }
-        depthwise_row(image, d, r % out_h, own);
+        depthwise_row(image, d, r % out_h, worker_scratch);
         if (after) {
           p.epilogue_table->apply(e, d.y, channels, y.shape[2], d.n, e.residual_after ? from : nullptr, channels);
         }

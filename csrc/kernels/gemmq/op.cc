@@ -94,7 +94,7 @@ void unpack_stretch(const void* user, int64_t panel, int64_t row, int64_t rows, 
 void few_rows(const Weights& w, const DenseOperands& o, int64_t panel) {
   const Params& p = *w.params;
   const Epilogue& e = p.epilogue;
-  alignas(64) float sums[kFewRowsMost * kPanel];
+  alignas(64) float sums[kMaxFewRows * kPanel];
   RowsCall call{};
   describe(w, panel, &call);
   call.rows = p.k;
@@ -160,7 +160,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     reference(weights, o);
     return MRT_OK;
   }
-  if (o.m > 0 && o.m <= kFewRowsMost) {
+  if (o.m > 0 && o.m <= kMaxFewRows) {
     const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, o.m * p.k * kPanel));
     parallel_ranges(ctx, panels_of(p.n), grain, [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; ++panel) few_rows(weights, o, panel);

@@ -27,13 +27,13 @@ struct RowsCall : UnpackCall {
   const float* a;  // from where a row's depth begins
   int64_t lda;
 };
-constexpr int kFewRowsMost = 4;
+constexpr int kMaxFewRows = 4;
 
 struct UnpackTable {
   void (*s8)(const UnpackCall&);
   void (*s4)(const UnpackCall&);
-  void (*few_s8[kFewRowsMost + 1])(const RowsCall&);  // by number of rows
-  void (*few_s4[kFewRowsMost + 1])(const RowsCall&);
+  void (*few_s8[kMaxFewRows + 1])(const RowsCall&);  // by number of rows
+  void (*few_s4[kMaxFewRows + 1])(const RowsCall&);
 };
 #define MRT_TABLE UnpackTable
 #define MRT_LIST kUnpack

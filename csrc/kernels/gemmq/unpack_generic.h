@@ -165,14 +165,14 @@ constexpr int together() {
 }
 
 template <typename V, int bits>
-constexpr void (*kFewRows[kFewRowsMost + 1])(const RowsCall&) = {
+constexpr void (*kFewRows[kMaxFewRows + 1])(const RowsCall&) = {
     nullptr, few_rows<V, bits, 1, together<V, 1>()>, few_rows<V, bits, 2, together<V, 2>()>,
     few_rows<V, bits, 3, together<V, 3>()>, few_rows<V, bits, 4, together<V, 4>()>};
 
 template <typename V>
 constexpr UnpackTable unpack_table() {
   UnpackTable t{unpack_s8<V>, unpack_s4<V>, {}, {}};
-  for (int r = 0; r <= kFewRowsMost; ++r) {
+  for (int r = 0; r <= kMaxFewRows; ++r) {
     t.few_s8[r] = kFewRows<V, 8>[r];
     t.few_s4[r] = kFewRows<V, 4>[r];
   }

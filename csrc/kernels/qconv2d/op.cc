@@ -188,7 +188,7 @@ uint8_t* gather_inside(const uint8_t* const* lines, int64_t n_lines, int64_t byt
 // What pixels [ow, ow_end) of a row of y see, one after another.
 uint8_t* gather_row(const ConvGeometry& g, const ConvRowsOf<uint8_t>& r, const uint8_t* end, int zero,
                     const uint8_t* image, int64_t oh, int64_t ow, int64_t ow_end, uint8_t* out) {
-  constexpr int64_t kMostLines = 16;
+  constexpr int64_t kMaxLines = 16;
   const int64_t bytes = g.kernel_w * r.pixel, top = oh * g.stride_h - g.pad_top;
   const auto line_of = [&](int64_t kh) {
     const int64_t ih = top + kh * g.dilation_h;
@@ -198,8 +198,8 @@ uint8_t* gather_row(const ConvGeometry& g, const ConvRowsOf<uint8_t>& r, const u
   // Those between the padding of both sides.
   const int64_t inside = (g.pad_left + g.stride_w - 1) / g.stride_w;
   const int64_t inside_end = r.w < g.kernel_w ? 0 : std::min(ow_end, (r.w - g.kernel_w + g.pad_left) / g.stride_w + 1);
-  const uint8_t* lines[kMostLines];
-  bool whole = bytes <= kShortLine && g.kernel_h <= kMostLines;
+  const uint8_t* lines[kMaxLines];
+  bool whole = bytes <= kShortLine && g.kernel_h <= kMaxLines;
   for (int64_t kh = 0; whole && kh < g.kernel_h; ++kh) {
     lines[kh] = line_of(kh);
     whole = lines[kh] && end - lines[kh] >= start_of(inside_end) * r.pixel + kShortLine;
@@ -243,9 +243,9 @@ void run_gathered(const Params& p, const QProduct& product, const ConvRowsOf<uin
   const int64_t threads = ctx.pool ? ctx.threads : 1, panels = (product.n + kQPanel - 1) / kQPanel;
   const int64_t each = threads > 1 ? std::min(l.rows, (product.m + 4 * threads - 1) / (4 * threads)) : l.rows;
   parallel_items(ctx, (product.m + each - 1) / each, threads, [&](int64_t worker, int64_t item) {
-    char* const own = scratch + static_cast<size_t>(worker) * (l.gathered + l.product);
+    char* const worker_scratch = scratch + static_cast<size_t>(worker) * (l.gathered + l.product);
     const int64_t begin = item * each, count = std::min(product.m - begin, each);
-    uint8_t* const matrix = reinterpret_cast<uint8_t*>(own);
+    uint8_t* const matrix = reinterpret_cast<uint8_t*>(worker_scratch);
     gather(p.g, rows, end, static_cast<int>(product.a_zero), begin, begin + count, matrix);
     QProduct q = product;
     q.m = count;
@@ -254,7 +254,7 @@ void run_gathered(const Params& p, const QProduct& product, const ConvRowsOf<uin
     q.rows_of = nullptr;
     q.watch = ctx.watch;
     skip_rows(&q.finish, begin);
-    q_product_block(q, 0, count, 0, panels, own + l.gathered);
+    q_product_block(q, 0, count, 0, panels, worker_scratch + l.gathered);
   });
 }
 

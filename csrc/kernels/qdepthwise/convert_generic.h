@@ -10,7 +10,7 @@
 namespace mrt {
 namespace {
 
-constexpr float kMost = 1 << 30;
+constexpr float kMaxWeight = 1 << 30;
 
 // V::width bytes as floats.
 template <typename V>
@@ -38,9 +38,9 @@ void widen(const uint8_t* x, int64_t pixels, int64_t stride, int64_t n, int32_t 
 
 template <typename V>
 void to_ints(float* x, int64_t n) {
-  const V least = V::set(-kMost), most = V::set(kMost);  // a hostile file's weights may be anything
+  const V lowest = V::set(-kMaxWeight), highest = V::set(kMaxWeight);  // a hostile file's weights may be anything
   for (int64_t i = 0; i < n; i += V::width) {
-    const typename V::Int q = min(max(V::load(x + i), least), most).to_int();
+    const typename V::Int q = min(max(V::load(x + i), lowest), highest).to_int();
     std::memcpy(x + i, &q.v, sizeof(q.v));
   }
 }

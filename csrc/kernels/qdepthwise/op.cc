@@ -55,10 +55,10 @@ struct Params {
 Status decode(const Attrs& attrs, ConvGeometry* g, int64_t* wide) {
   MRT_TRY(decode_depthwise(attrs, 1, g));
   MRT_TRY(attr_int(attrs, "w_wide", wide));
-  const int64_t most = *wide ? kMaxWideTaps : kMaxTaps;
-  if (g->taps() <= most) return Status();
+  const int64_t max_taps = *wide ? kMaxWideTaps : kMaxTaps;
+  if (g->taps() <= max_taps) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a filter of %" PRId64 " positions, expected at most %" PRId64, kName,
-              g->taps(), most);
+              g->taps(), max_taps);
 }
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
@@ -109,12 +109,12 @@ struct Call {
 };
 
 // The lines of the image that row r of the output sees, channels [c0, c0 + n), as floats.
-void fill_lines(const Call& call, int64_t r, int64_t c0, int64_t n, char* own) {
+void fill_lines(const Call& call, int64_t r, int64_t c0, int64_t n, char* worker_scratch) {
   const Params& p = *call.p;
   const LineRing& ring = call.layout.ring;
   const int64_t w = ring.width, channels = p.g.in_channels;
-  ring.fill(p.g, call.x->shape[1], call.y->shape[1], r, own + call.layout.row, depthwise_lines(own),
-            [&](int64_t line, float* to) {
+  ring.fill(p.g, call.x->shape[1], call.y->shape[1], r, worker_scratch + call.layout.row,
+            depthwise_lines(worker_scratch), [&](int64_t line, float* to) {
               const uint8_t* const from = call.x->as<const uint8_t>() + line * w * channels + c0;
               p.convert->widen(from, w, channels, n, static_cast<int32_t>(p.x_zero), to, ring.chunk);
             });
@@ -148,13 +148,13 @@ void finish_row(const Call& call, int64_t r, int64_t c0, int64_t n, float* sums,
 }
 
 // Rows [begin, end) of y.
-void run_rows(const Call& call, int64_t begin, int64_t end, char* own) {
+void run_rows(const Call& call, int64_t begin, int64_t end, char* worker_scratch) {
   const Params& p = *call.p;
   const ConvGeometry& g = p.g;
   const Layout& l = call.layout;
   const int64_t channels = g.in_channels, out_w = call.y->shape[2], chunk = l.ring.chunk;
   const DepthwiseImage image{&g, p.table, call.x->shape[1], call.x->shape[2], out_w};
-  char* const lines = own + l.row;
+  char* const lines = worker_scratch + l.row;
   float* const sums = reinterpret_cast<float*>(lines + l.ring.bytes());
   QFolded* const folded = reinterpret_cast<QFolded*>(lines + l.ring.bytes() + l.sums);
   DepthwiseRow d{};
@@ -171,10 +171,10 @@ void run_rows(const Call& call, int64_t begin, int64_t end, char* own) {
     for (int64_t c = 0; c < n && call.finish.folds(); c += kQPanel)
       folded[c / kQPanel] = q_fold(finish_of(call, c0, c, n));
     for (int64_t r = begin; r < end; ++r) {
-      fill_lines(call, r, c0, n, own);
+      fill_lines(call, r, c0, n, worker_scratch);
       d.n = n;
       d.w = call.w + c0 / kChannelBlock * d.w_block;
-      depthwise_row(image, d, r % call.y->shape[1], own);
+      depthwise_row(image, d, r % call.y->shape[1], worker_scratch);
       if (!call.finish.folds()) p.convert->to_ints(sums, out_w * chunk);
       finish_row(call, r, c0, n, sums, folded);
     }
@@ -184,7 +184,7 @@ void run_rows(const Call& call, int64_t begin, int64_t end, char* own) {
 void reference(const Params& p, const Tensor& x, const float* w, const QFinishCall& f, const Tensor& y) {
   const ConvGeometry& g = p.g;
   const int64_t h = x.shape[1], width = x.shape[2], channels = g.in_channels;
-  const float least = p.wide ? -255.0f : -128.0f, most = p.wide ? 255.0f : 127.0f;
+  const float lowest = p.wide ? -255.0f : -128.0f, highest = p.wide ? 255.0f : 127.0f;
   const uint8_t* in = x.as<const uint8_t>();
   int64_t row = 0;
   for (int64_t n = 0; n < y.shape[0]; ++n)
@@ -197,7 +197,7 @@ void reference(const Params& p, const Tensor& x, const float* w, const QFinishCa
             const int64_t iw = ow * g.stride_w - g.pad_left + t % g.kernel_w * g.dilation_w;
             if (ih < 0 || ih >= h || iw < 0 || iw >= width) continue;
             const float weight = w[(c / kChannelBlock * g.taps() + t) * kChannelBlock + c % kChannelBlock];
-            if (!(weight >= least && weight <= most)) continue;  // not what packing writes
+            if (!(weight >= lowest && weight <= highest)) continue;  // not what packing writes
             sum += (in[((n * h + ih) * width + iw) * channels + c] - p.x_zero) * static_cast<int64_t>(weight);
           }
           q_reference_element(f, sum, row, c);
@@ -234,10 +234,11 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
                           y.shape[1], y.shape[2],
                           finish};
     in_pieces(quad_scratch(p.g, x.shape[1], y.shape[2]),
-              [&](int64_t begin, int64_t end, char* own) { quad_rows(image, begin, end, own); });
+              [&](int64_t begin, int64_t end, char* worker_scratch) { quad_rows(image, begin, end, worker_scratch); });
   } else {
     const Call call{&p, &x, &y, w, finish, Layout(p.g, x, y)};
-    in_pieces(call.layout.all(), [&](int64_t begin, int64_t end, char* own) { run_rows(call, begin, end, own); });
+    in_pieces(call.layout.all(),
+              [&](int64_t begin, int64_t end, char* worker_scratch) { run_rows(call, begin, end, worker_scratch); });
   }
   return MRT_OK;
 }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kStretch = 6 * kQSegment;    // groups: 24 KiB of weights
 constexpr int64_t kRowBlockBytes = 192 << 10;  // of A
-constexpr int64_t kLeastRows = 32;
+constexpr int64_t kMinRows = 32;
 constexpr int64_t kRowsOfSums = 96;     // 6 KiB of sums
 constexpr int64_t kMaxBlockRows = 512;  // where sums stay in registers
 constexpr int64_t kPointerBytes = 16 << 10;
@@ -58,7 +58,7 @@ bool folds(const QProduct& p) { return p.table->folds && (p.finish.folds() || p.
 int64_t block_rows(const QProduct& p, const QPanelLayout& l) {
   const bool in_registers = folds(p) && p.n >= kQPanel && Depth(l).count() == 1;
   const int64_t row_bytes = max64(1, p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc);
-  const int64_t wanted = max64(kLeastRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
+  const int64_t wanted = max64(kMinRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
   return min64(wanted, min64(in_registers ? kMaxBlockRows : kRowsOfSums, block_limit(p.taps)));
 }
 

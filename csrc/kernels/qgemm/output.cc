@@ -79,11 +79,11 @@ QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Te
   f.quantized = y.dtype.bits == 8;
   f.sums = y.dtype == kInt32;
   const bool is_signed = y.dtype == kInt8;
-  const int64_t hi = is_signed ? 127 : 255, most = o.y_max >= 0 && o.y_max < hi ? o.y_max : hi;
+  const int64_t hi = is_signed ? 127 : 255, highest = o.y_max >= 0 && o.y_max < hi ? o.y_max : hi;
   f.inverse = 1.0f / static_cast<float>(o.scale);
   f.zero = static_cast<int32_t>(o.zero);
   f.lo = static_cast<float>((is_signed ? -128 : 0) - o.zero);
-  f.hi = static_cast<float>(most - o.zero);
+  f.hi = static_cast<float>(highest - o.zero);
   return f;
 }
 

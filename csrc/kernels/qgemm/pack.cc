@@ -43,12 +43,12 @@ bool is_double(const int8_t* group, int64_t a_max) {
 struct OneSign {
   int16_t v[2 * kQPanel];
 };
-// a + b, and whether none of it is above `most`.
-bool add(const OneSign& a, const OneSign& b, int16_t most, OneSign* out) {
+// a + b, and whether none of it is above `max_sum`.
+bool add(const OneSign& a, const OneSign& b, int16_t max_sum, OneSign* out) {
   int16_t above = 0;
   for (int64_t i = 0; i < 2 * kQPanel; ++i) {
     out->v[i] = static_cast<int16_t>(a.v[i] + b.v[i]);
-    above = static_cast<int16_t>(above | (out->v[i] > most));
+    above = static_cast<int16_t>(above | (out->v[i] > max_sum));
   }
   return above == 0;
 }
@@ -58,9 +58,9 @@ constexpr int kWindowKs = static_cast<int>(kQWindow * kQGroup);
 struct Window {
   OneSign k[kWindowKs];
   int by_size[kWindowKs];  // the k's, that with the largest weight first
-  int16_t most;            // the largest sum of one sign that fits
+  int16_t max_sum;         // the largest sum of one sign that fits
 
-  Window(const int8_t* group, int64_t a_max) : most(static_cast<int16_t>(a_max > 0 ? kFits / a_max : kFits)) {
+  Window(const int8_t* group, int64_t a_max) : max_sum(static_cast<int16_t>(a_max > 0 ? kFits / a_max : kFits)) {
     int16_t largest[kWindowKs] = {};
     for (int i = 0; i < kWindowKs; ++i) {
       for (int64_t column = 0; column < kQPanel; ++column) {
@@ -105,7 +105,7 @@ class Partition {
     const OneSign& k = window_.k[order_[at]];
     if (at % size_ == 0) {
       sums_[at] = k;
-    } else if (++tries_; !add(sums_[at - 1], k, window_.most, &sums_[at])) {
+    } else if (++tries_; !add(sums_[at - 1], k, window_.max_sum, &sums_[at])) {
       return false;
     }
     used_ |= 1u << i;
@@ -127,7 +127,7 @@ class Partition {
 bool join_pairs(const Window& window, const int* pairs, int* order) {
   OneSign sums[kWindowKs / 2], four;
   for (int p = 0; p < kWindowKs / 2; ++p) {
-    add(window.k[pairs[2 * p]], window.k[pairs[2 * p + 1]], window.most, &sums[p]);
+    add(window.k[pairs[2 * p]], window.k[pairs[2 * p + 1]], window.max_sum, &sums[p]);
   }
   uint32_t used = 0;
   int at = 0;
@@ -138,7 +138,7 @@ bool join_pairs(const Window& window, const int* pairs, int* order) {
   };
   for (int p = 0; p < kWindowKs / 2 && at < kWindowKs / 2; ++p) {
     for (int q = p + 1; q < kWindowKs / 2 && !(used >> p & 1); ++q) {
-      if (used >> q & 1 || !add(sums[p], sums[q], window.most, &four)) continue;
+      if (used >> q & 1 || !add(sums[p], sums[q], window.max_sum, &four)) continue;
       take(p);
       take(q);
     }

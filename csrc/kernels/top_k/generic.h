@@ -11,7 +11,7 @@ template <typename Stored, typename Key, bool is_float>
 bool keys_of(const void* from, int64_t n, bool largest, Stored infinity, Key limit, Key* keys) {
   constexpr int kBits = 8 * sizeof(Stored);
   constexpr Stored kTop = static_cast<Stored>(static_cast<uint64_t>(1) << (kBits - 1));
-  constexpr Stored kMost = static_cast<Stored>(~kTop);
+  constexpr Stored kBelowTop = static_cast<Stored>(~kTop);
   const char* x = static_cast<const char*>(from);
   const Key turn = largest ? -1 : 0;
   Key below = 0;
@@ -20,9 +20,9 @@ bool keys_of(const void* from, int64_t n, bool largest, Stored infinity, Key lim
     __builtin_memcpy(&bits, x + i * sizeof(Stored), sizeof(Stored));
     Key key;
     if constexpr (is_float) {
-      Stored ordered = static_cast<Stored>(bits ^ ((bits >> (kBits - 1)) & kMost));
+      Stored ordered = static_cast<Stored>(bits ^ ((bits >> (kBits - 1)) & kBelowTop));
       ordered = bits == kTop ? 0 : ordered;
-      ordered = static_cast<Stored>(bits & kMost) > infinity ? kMost : ordered;
+      ordered = static_cast<Stored>(bits & kBelowTop) > infinity ? kBelowTop : ordered;
       key = ordered;
     } else if constexpr (static_cast<Stored>(-1) > 0 && sizeof(Stored) == sizeof(Key)) {
       key = static_cast<Key>(bits ^ kTop);

@@ -38,14 +38,14 @@ void place_nth(Entry* first, Entry* nth, Entry* last, Watch* watch) {
 // std::sort. Left halfway if the run has to end.
 template <typename Entry>
 void sort_entries(Entry* first, Entry* last, Watch* watch) {
-  constexpr size_t kMost = 64;
-  std::array<std::pair<Entry*, Entry*>, kMost> todo;
+  constexpr size_t kMaxRanges = 64;
+  std::array<std::pair<Entry*, Entry*>, kMaxRanges> todo;
   size_t n = 0;
   todo[n++] = {first, last};
   while (n > 0) {
     const auto [begin, end] = todo[--n];
     if (watch != nullptr && watch->stop()) return;
-    if (watch == nullptr || end - begin <= kLeftAlone || n + 2 > kMost) {
+    if (watch == nullptr || end - begin <= kLeftAlone || n + 2 > kMaxRanges) {
       std::sort(begin, end);
       continue;
     }

@@ -103,8 +103,8 @@ Block block_of(const Params& p, int64_t tiles) {
   b.input_row = (p.g.in_channels + 7) / 8 * 8;
   b.output_row = (p.g.out_channels + 7) / 8 * 8;
   const int64_t tile_bytes = b.positions * (b.input_row + b.output_row) * static_cast<int64_t>(sizeof(float));
-  const int64_t most = std::max(kFewestTiles, p.block_bytes / std::max<int64_t>(1, tile_bytes));
-  const int64_t blocks = std::max<int64_t>(1, (tiles + most - 1) / most);
+  const int64_t max_tiles = std::max(kFewestTiles, p.block_bytes / std::max<int64_t>(1, tile_bytes));
+  const int64_t blocks = std::max<int64_t>(1, (tiles + max_tiles - 1) / max_tiles);
   b.tiles = (tiles + blocks - 1) / blocks;
   b.input_position = b.tiles * b.input_row + 16;
   b.output_position = b.tiles * b.output_row + 16;
@@ -279,9 +279,9 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
 
   if (threads == 1 || shares_blocks(l, ctx.threads)) {
     parallel_items(ctx, l.blocks, threads, [&](int64_t worker, int64_t i) {
-      char* const own = blocks + b.bytes() * static_cast<size_t>(worker);
-      float* const inputs = reinterpret_cast<float*>(own);
-      float* const products = reinterpret_cast<float*>(own + b.products);
+      char* const worker_block = blocks + b.bytes() * static_cast<size_t>(worker);
+      float* const inputs = reinterpret_cast<float*>(worker_block);
+      float* const products = reinterpret_cast<float*>(worker_block + b.products);
       const int64_t tiles = tiles_of(i);
       transform_inputs(p, image, b, i * b.tiles, 0, tiles, inputs);
       multiply(p, b, w, tiles, 0, b.positions, inputs, products, pointers + l.pointers * static_cast<size_t>(worker),

@@ -13,10 +13,10 @@ using plan::Storage;
 namespace {
 
 // Measured on Zen 3 (512 KiB of L2 a core): 0.5 to 4 MB serve MobileNets, a detector and a U-Net about equally well.
-constexpr double kBudget = 2e6;          // bytes that a step reads and writes of a micro-batch
-constexpr size_t kLongest = 256;         // steps of a stretch: the largest of them decides for all
-constexpr double kLeast = kBudget / 16;  // less is not worth the calls
-constexpr int kMostArguments = 32;       // that can be batched: bits of batched_arguments()
+constexpr double kBudget = 2e6;             // bytes that a step reads and writes of a micro-batch
+constexpr size_t kLongest = 256;            // steps of a stretch: the largest of them decides for all
+constexpr double kMinBytes = kBudget / 16;  // less is not worth the calls
+constexpr int kMaxArguments = 32;           // that can be batched: bits of batched_arguments()
 
 bool has_batch(const Contract& c) {
   for (size_t i = 0; i < c.input_count; ++i)
@@ -39,7 +39,7 @@ class Finder {
   std::vector<MicroBatch> find() {
     const uint32_t b = draft_.entry.block;
     const plan::Block& block = plan_.blocks[b];
-    if (static_cast<double>(draft_.largest) * kMostArguments <= kBudget ||
+    if (static_cast<double>(draft_.largest) * kMaxArguments <= kBudget ||
         std::none_of(block.steps.begin(), block.steps.end(), [&](const auto& step) { return may_want(step); }))
       return {};
     written_in_.assign(plan_.values.size(), 0);
@@ -145,7 +145,7 @@ class Finder {
       for (size_t i = begin; i < end; ++i) moved = std::max(moved, cuts_[i].moved);
       MicroBatch cut{first_ + begin, first_ + end - 1, cuts_[begin].batch, 1, 1, {}};
       choose_group(moved, &cut);
-      if (cut.group < cut.batch && static_cast<double>(cut.group) * static_cast<double>(moved) >= kLeast) {
+      if (cut.group < cut.batch && static_cast<double>(cut.group) * static_cast<double>(moved) >= kMinBytes) {
         cut.inner = inner(begin, end);
         found_.push_back(std::move(cut));
       }
