@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "maas_rt.h"
 
@@ -16,6 +17,7 @@ struct DType {
   bool operator!=(const DType& o) const { return !(*this == o); }
 };
 constexpr DType kFloat32{MRT_FLOAT, 32};
+std::string name_of(DType dtype);  // "float32"; of a type that has none, its code and bits
 
 struct Tensor {
   void* data = nullptr;

@@ -112,12 +112,6 @@ bool holds(DTypes set, DType dtype) {
   return false;
 }
 
-std::string name_of(DType dtype) {
-  for (const DTypeName& n : kNames)
-    if (n.dtype == dtype) return n.name;
-  return "of type code " + std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) + " bits";
-}
-
 std::string dtype_names(DTypes set, const char* before_last) {
   if ((set & kWhole) != 0) return "elements of 8, 16, 32 or 64 bits";
   std::string names;

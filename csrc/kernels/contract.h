@@ -198,7 +198,6 @@ struct Contract {
 
 // Whether a type is one of the set; of kLikeFirst and kLikeSecond the others are to be asked.
 bool holds(DTypes set, DType dtype);
-std::string name_of(DType dtype);                                // "float32"
 std::string dtype_names(DTypes set, const char* last = " or ");  // "float32, uint8 or int8"
 // Which of `words`, parted by blanks, `text` is; -1: none.
 int32_t word_of(const char* words, const char* text);

@@ -13,7 +13,7 @@ Status Session::check_input(const mrt_tensor& t, const ValueText& text) const {
     return fail(MRT_ERROR_DTYPE, "input '%s' has elements of %d lanes, expected 1", text.name.c_str(), t.dtype.lanes);
   if (t.dtype.code != text.dtype.code || t.dtype.bits != text.dtype.bits) {
     return fail(MRT_ERROR_DTYPE, "input '%s' is %s, expected %s", text.name.c_str(),
-                dtype_text({t.dtype.code, t.dtype.bits}).c_str(), dtype_text(text.dtype).c_str());
+                name_of({t.dtype.code, t.dtype.bits}).c_str(), name_of(text.dtype).c_str());
   }
   if (t.ndim > 0 && !t.shape)
     return fail(MRT_ERROR_SHAPE, "input '%s' has no shape, expected %zu extents: %s", text.name.c_str(),
@@ -33,7 +33,7 @@ Status Session::check_room(const RunRequest& r, size_t output, const Tensor& val
   const char* name = program_->entries()[r.entry].output_texts[output].name.c_str();
   if (t.dtype.bits != 0 && (t.dtype.code != value.dtype.code || t.dtype.bits != value.dtype.bits)) {
     return fail(MRT_ERROR_DTYPE, "output '%s' is to be written as %s, expected %s", name,
-                dtype_text({t.dtype.code, t.dtype.bits}).c_str(), dtype_text(value.dtype).c_str());
+                name_of({t.dtype.code, t.dtype.bits}).c_str(), name_of(value.dtype).c_str());
   }
   const bool has_shape = t.ndim >= 0 && t.ndim <= MRT_MAX_RANK && (t.shape || t.ndim == 0);
   const bool same = has_shape && t.ndim == value.ndim &&

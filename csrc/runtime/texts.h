@@ -8,7 +8,6 @@
 
 namespace mrt {
 
-std::string dtype_text(DType dtype);                         // "float32"
 std::string shape_text(const int64_t* shape, int32_t ndim);  // "[1, 3, 224]"
 std::string declared_text(const ValueText& value);           // "[n, 3, 224]"
 
