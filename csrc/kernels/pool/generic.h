@@ -96,7 +96,9 @@ MRT_INLINE void max_channels(const PoolWindowOf<uint8_t>& w, int64_t i, int64_t 
       acc[n - 1].raise(lanes == kWidth ? B::load(last) : B::load(last, lanes));
     }
   }
-  for (int j = 0; j + 1 < n; ++j) acc[j].store(w.y + i + j * kWidth);
+  if constexpr (n > 1) {  // without optimization gcc warns of what the loop would store of one
+    for (int j = 0; j < n - 1; ++j) acc[j].store(w.y + i + j * kWidth);
+  }
   acc[n - 1].store(w.y + i + (n - 1) * kWidth, lanes);
 }
 
