@@ -1,12 +1,14 @@
 """Builds the distribution: computes its packages, and drives CMake for csrc/.
 
 `libmaas_rt.so` and the extension `_native` are put beside each other in maas_rt/, where the extension finds the library
-through its $ORIGIN rpath; in the source tree for an editable install, in the build tree for a wheel.
+through its $ORIGIN rpath; in the source tree for an editable install, in the build tree for a wheel. CMAKE_ARGS in the
+environment are further arguments of CMake's configuration, as scikit-build has them.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -76,6 +78,7 @@ class CMakeBuild(build_ext):
         ninja = shutil.which("ninja")
         if ninja is not None:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(len(os.sched_getaffinity(0))))
         subprocess.run(configure, check=True)
         subprocess.run([cmake, "--build", str(build), "--parallel", jobs, "--target", "maas_rt", "_native"], check=True)
