@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 import maas_rt
+from tests._command_line import CommandLine, command_line
 
 SOURCE = """
 import torch
@@ -57,6 +59,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def command(folder: Path) -> Iterator[CommandLine]:
+    with command_line(folder) as command:
+        yield command
+
+
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "maas_rt", *arguments],
@@ -84,10 +92,9 @@ def test_compile_says_what_it_wrote(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["net.pt", "ddp.pt"])
-def test_compile_weights_with_a_factory(folder: Path, weights: str) -> None:
+def test_compile_weights_with_a_factory(folder: Path, command: CommandLine, weights: str) -> None:
     output = f"{weights}.mrt"
-    done = run(
-        folder,
+    done = command(
         "compile",
         weights,
         "-o",
@@ -104,67 +111,66 @@ def test_compile_weights_with_a_factory(folder: Path, weights: str) -> None:
     np.testing.assert_allclose(y, np.load(folder / "expected.npz")["y"], rtol=1e-5, atol=1e-6)
 
 
-def test_compile_to_eight_bits(folder: Path) -> None:
-    wide = "import torch; torch.manual_seed(0); n = torch.nn.Sequential(torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Linear(64, 5))"
-    export = "torch.export.save(torch.export.export(n.eval(), (torch.ones(4, 6),)), 'wide.pt2')"
-    subprocess.run([sys.executable, "-c", f"{wide}; {export}"], cwd=folder, check=True)
+def test_compile_to_eight_bits(folder: Path, command: CommandLine) -> None:
+    torch.manual_seed(0)
+    wide = torch.nn.Sequential(torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Linear(64, 5)).eval()
+    torch.export.save(torch.export.export(wide, (torch.ones(4, 6),)), folder / "wide.pt2")
     for number in range(2):
         np.savez(
             folder / f"c{number}.npz",
             input=np.random.default_rng(number).standard_normal((4, 6)).astype(np.float32),
         )
-    done = run(folder, "compile", "wide.pt2", "-o", "wide.mrt", "--int8", "c0.npz", "c1.npz", "--int8-bits", "8")
+    done = command("compile", "wide.pt2", "-o", "wide.mrt", "--int8", "c0.npz", "c1.npz", "--int8-bits", "8")
     assert done.returncode == 0, done.stderr
-    quantized = json.loads(run(folder, "inspect", "wide.mrt", "--json").stdout)["manifest"]["recipe"]["quantize"]
+    quantized = json.loads(command("inspect", "wide.mrt", "--json").stdout)["manifest"]["recipe"]["quantize"]
     assert (quantized["activation_bits"], quantized["calibration_inputs"]) == (8, 2)
-    assert "recipe    int8, 8 bits of activations, calibrated on 2 inputs" in run(folder, "inspect", "wide.mrt").stdout
-    refused = run(folder, "compile", "wide.pt2", "-o", "no.mrt", "--int8", "c0.npz", "--int8-tolerance", "1e-9")
+    assert "recipe    int8, 8 bits of activations, calibrated on 2 inputs" in command("inspect", "wide.mrt").stdout
+    refused = command("compile", "wide.pt2", "-o", "no.mrt", "--int8", "c0.npz", "--int8-tolerance", "1e-9")
     assert "the recipe admits 1e-09" in _one_sentence(refused, "compile")
     assert not (folder / "no.mrt").exists()
 
 
-def test_compile_with_tuning(folder: Path) -> None:
-    export = "torch.export.save(torch.export.export(torch.nn.Linear(6, 64).eval(), (torch.ones(4, 6),)), 'linear.pt2')"
-    subprocess.run([sys.executable, "-c", f"import torch; {export}"], cwd=folder, check=True)
-    command = ["compile", "linear.pt2", "-o", "tuned.mrt", "--tune", "--budget", "1m", "--tune-cache", "times"]
-    done = run(folder, *command)
+def test_compile_with_tuning(folder: Path, command: CommandLine) -> None:
+    torch.export.save(torch.export.export(torch.nn.Linear(6, 64).eval(), (torch.ones(4, 6),)), folder / "linear.pt2")
+    arguments = ["compile", "linear.pt2", "-o", "tuned.mrt", "--tune", "--budget", "1m", "--tune-cache", "times"]
+    done = command(*arguments)
     assert done.returncode == 0, done.stderr
     assert "tuned 1 step for " in done.stdout and "1 thread\n" in done.stdout
     kept = [json.loads(path.read_text()) for path in (folder / "times").iterdir()]
     assert [entry["key"]["task"]["contract"] for entry in kept] == ["gemm_f32"] and len(kept[0]["seconds"]) >= 2
-    tuning = json.loads(run(folder, "inspect", "tuned.mrt", "--json").stdout)["manifest"]["tuning"]
+    tuning = json.loads(command("inspect", "tuned.mrt", "--json").stdout)["manifest"]["tuning"]
     assert [step["choice"] for step in tuning["steps"]] == [kept[0]["choice"]]
-    assert f"tuned     for {tuning['cpu']}, 1 thread: 1 step" in run(folder, "inspect", "tuned.mrt").stdout
-    wrong = run(folder, *command[:-3], "soon")
+    assert f"tuned     for {tuning['cpu']}, 1 thread: 1 step" in command("inspect", "tuned.mrt").stdout
+    wrong = command(*arguments[:-3], "soon")
     assert wrong.returncode == 2 and "'soon' is no time; expected one as 90s, 10m or 1h" in wrong.stderr
 
 
-def test_run_reads_and_writes_npz(folder: Path) -> None:
-    done = run(folder, "run", "net.mrt", "--input", "real.npz", "--output", "out.npz")
+def test_run_reads_and_writes_npz(folder: Path, command: CommandLine) -> None:
+    done = command("run", "net.mrt", "--input", "real.npz", "--output", "out.npz")
     assert done.returncode == 0, done.stderr
     with np.load(folder / "out.npz") as out:
         (value,) = (out[name] for name in out.files)
     np.testing.assert_allclose(value, np.load(folder / "expected.npz")["y"], rtol=1e-5, atol=1e-6)
 
 
-def test_inspect_text_and_json(folder: Path) -> None:
-    text = run(folder, "inspect", "net.mrt").stdout
+def test_inspect_text_and_json(folder: Path, command: CommandLine) -> None:
+    text = command("inspect", "net.mrt").stdout
     for part in ("x: float32[x_dim0, 6]", "x_dim0 = 1..16", "gemm_f32", "verified  passed"):
         assert part in text, text
-    facts = json.loads(run(folder, "inspect", "net.mrt", "--json").stdout)
+    facts = json.loads(command("inspect", "net.mrt", "--json").stdout)
     assert facts["bytes"] == (folder / "net.mrt").stat().st_size
     assert facts["steps"]["gemm_f32"] == 2
     assert {s["kind"] for s in facts["sections"]} >= {"manifest", "plan", "weights"}
 
 
-def test_bench_json(folder: Path) -> None:
-    done = run(folder, "bench", "net.mrt", "--threads", "1", "--shape", "x:4,6", "--seconds", "1", "--json")
+def test_bench_json(command: CommandLine) -> None:
+    done = command("bench", "net.mrt", "--threads", "1", "--shape", "x:4,6", "--seconds", "1", "--json")
     facts = json.loads(done.stdout)
     assert 0 < facts["p50_ms"] <= facts["p90_ms"] <= facts["p99_ms"]
 
 
-def test_profile_table_and_trace(folder: Path) -> None:
-    done = run(folder, "profile", "net.mrt", "--trace", "trace.json")
+def test_profile_table_and_trace(folder: Path, command: CommandLine) -> None:
+    done = command("profile", "net.mrt", "--trace", "trace.json")
     assert done.returncode == 0, done.stderr
     assert "gemm_f32" in done.stdout
     trace = json.loads((folder / "trace.json").read_text())
@@ -173,19 +179,19 @@ def test_profile_table_and_trace(folder: Path) -> None:
     assert all(e["dur"] >= 0 and e["name"] for e in events)
 
 
-def test_verify_agrees_and_disagrees(folder: Path) -> None:
-    done = run(folder, "verify", "net.mrt", "--against", "net.pt2")
+def test_verify_agrees_and_disagrees(folder: Path, command: CommandLine) -> None:
+    done = command("verify", "net.mrt", "--against", "net.pt2")
     assert done.returncode == 0, done.stderr
     assert "agrees with net.pt2" in done.stdout
     program = torch.export.load(folder / "net.pt2")
     program.state_dict["second.bias"].data += 1
     torch.export.save(program, folder / "other.pt2")
-    assert "differ" in _one_sentence(run(folder, "verify", "net.mrt", "--against", "other.pt2"), "verify")
+    assert "differ" in _one_sentence(command("verify", "net.mrt", "--against", "other.pt2"), "verify")
 
 
-@pytest.mark.parametrize("command", ["", "compile", "run", "inspect", "bench", "profile", "verify", "serve", "demo"])
-def test_help_teaches(folder: Path, command: str) -> None:
-    done = run(folder, *([command] if command else []), "--help")
+@pytest.mark.parametrize("name", ["", "compile", "run", "inspect", "bench", "profile", "verify", "serve", "demo"])
+def test_help_teaches(command: CommandLine, name: str) -> None:
+    done = command(*([name] if name else []), "--help")
     assert done.returncode == 0
     assert "maas-rt" in done.stdout
     assert len(done.stdout.splitlines()) > 8
@@ -221,11 +227,13 @@ def test_help_teaches(folder: Path, command: str) -> None:
         (["compile", "empty.pt2", "-o", "a.mrt"], "empty.pt2"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_no_file(folder: Path, arguments: list[str], part: str) -> None:
+def test_a_mistake_is_one_sentence_and_leaves_no_file(
+    folder: Path, command: CommandLine, arguments: list[str], part: str
+) -> None:
     for name in ("empty.mrt", "empty.onnx", "empty.pt2"):
         (folder / name).write_bytes(b"")
     before = set(os.listdir(folder))
-    sentence = _one_sentence(run(folder, *arguments), arguments[0])
+    sentence = _one_sentence(command(*arguments), arguments[0])
     assert part in sentence
     assert set(os.listdir(folder)) - {"__pycache__"} == before - {"__pycache__"}
 
