@@ -12,7 +12,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz bench gauntlet check-tools clean
+.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,6 +23,14 @@ demo: $(VENV)/.native  ## train a classifier with two processes, compile its che
 
 test: lint types native-tests  ## lint, types, C++ tests, then the whole suite, in JOBS processes (one a core, 4 at most)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+# What a test runs of Python is recorded while it runs, function by function; of C++ it is not.
+test-changed: build/.kernels-tested  ## the tests that a change since the last run can reach, for while you work; the first run records them all
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --testmon
+
+build/.kernels-tested: $(NATIVE) | $(VENV)/.native native-tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/kernels tests/native tests/capi
+	touch $@
 
 test-fast: $(VENV)/.native  ## the quick part of the suite: no torch, no TVM
 	$(BIN)/python -m pytest -q tests/unit tests/native tests/capi tests/kernels
