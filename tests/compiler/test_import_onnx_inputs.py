@@ -63,6 +63,80 @@ def test_structures_that_do_not_fit(shapes: dict[str, Any]) -> None:
         compile_model(proto, input_shapes=shapes, verify=False)
 
 
+def test_a_body_for_each_item_sees_what_is_outside() -> None:
+    """SequenceMap: names from outside, also such as the specification's own body of it has; and attributes' graphs with several inputs."""
+    tensor = helper.make_tensor_type_proto(F, None)
+    info = [helper.make_value_info(name, tensor) for name in ("item", "other", "made", "twice")]
+    body = helper.make_graph(
+        [node("Mul", "item seqlen", "made"), node("Sub", "other item", "twice")], "body", info[:2], info[2:]
+    )
+    nodes = [
+        node("SplitToSequence", "x", "s", axis=0), node("SequenceMap", "s other", "t u", body=body),
+        node("ConcatFromSequence", "t", "y", axis=0), node("ConcatFromSequence", "u", "z", axis=0),
+    ]  # fmt: skip
+    proto = model(nodes, {"x": (F, [3, 2]), "other": (F, [2]), "seqlen": (F, [2])}, ["y", "z"])
+    x, other, factor = floats(3, 2), floats(2), floats(2)
+    program = maas_rt.load(compile_model(onnx.shape_inference.infer_shapes(proto)).to_bytes(), threads=1)
+    got = program.run({"x": x, "other": other, "seqlen": factor})
+    np.testing.assert_array_equal(got["y"], x * factor)
+    np.testing.assert_array_equal(got["z"], other - x)
+
+
+def test_an_item_at_a_position_that_the_run_gives() -> None:
+    nodes = [node("SplitToSequence", "x", "s", axis=0, keepdims=0), node("SequenceAt", "s k", "y")]
+    proto = model(nodes, {"x": (F, [3, "n"]), "k": (I64, [])}, ["y"])
+    program = maas_rt.load(compile_model(proto).to_bytes(), threads=1)
+    x = floats(3, 4)
+    for k in (0, 2, -3):
+        np.testing.assert_array_equal(program.run({"x": x, "k": np.array(k)})["y"], x[k])
+    with pytest.raises(maas_rt.Error, match="out of range"):
+        program.run({"x": x, "k": np.array(3)})
+    nodes = [node("SequenceConstruct", "x v", "s"), node("SequenceAt", "s k", "y")]
+    with pytest.raises(maas_rt.UnsupportedOperatorError, match="items whose shapes differ"):
+        compile_model(model(nodes, {"x": (F, [3]), "v": (F, [4]), "k": (I64, [])}, ["y"]), verify=False)
+
+
+def test_windows_are_computed_in_float64() -> None:
+    """The specification's bodies of them compute in float32. Of a size known here, and of one that a run gives."""
+    for op, want in (("HannWindow", np.hanning), ("HammingWindow", np.hamming), ("BlackmanWindow", np.blackman)):
+        windows = [node(op, "n", f"w{p}", periodic=p, output_datatype=TensorProto.DOUBLE) for p in (0, 1)]
+        for constants in ({"n": np.array(9)}, {}):
+            kinds = {} if constants else {"n": (I64, [])}
+            program = maas_rt.load(compile_model(model(windows, kinds, ["w0", "w1"], constants)).to_bytes(), threads=1)
+            got = program.run({} if constants else {"n": np.array(9)})
+            weights = {"HammingWindow": (25 / 46, 21 / 46)}.get(op)
+            if weights:
+                angle = 2 * np.pi * np.arange(9)
+                expected = [weights[0] - weights[1] * np.cos(angle / period) for period in (8, 9)]
+            else:
+                expected = [want(9), want(10)[:9]]
+            np.testing.assert_allclose(got["w0"], expected[0], rtol=0, atol=1e-15)
+            np.testing.assert_allclose(got["w1"], expected[1], rtol=0, atol=1e-15)
+
+
+def test_weights_of_the_mel_scale() -> None:
+    sizes = {"b": np.array(20), "l": np.array(64), "r": np.array(16000), "a": np.float32(20), "z": np.float32(7600)}
+    proto = model([node("MelWeightMatrix", "b l r a z", "y"), node("MatMul", "x y", "m")], {"x": (F, ["n", 33])}, ["m"], sizes)  # fmt: skip
+    x = floats(4, 33)
+    got = maas_rt.load(compile_model(proto).to_bytes(), threads=1).run({"x": x})["m"]
+    np.testing.assert_allclose(got, ReferenceEvaluator(proto).run(None, {"x": x})[0], atol=1e-5)
+    with pytest.raises(maas_rt.ImportModelError, match="half of the rate"):
+        compile_model(model([node("MelWeightMatrix", "b l r a z", "y")], {}, ["y"], {**sizes, "z": np.float32(30000)}))
+
+
+def test_thresholds_of_a_suppression_may_come_at_run_time() -> None:
+    """Verification draws an overlap from 0 to 1; a run refuses any other."""
+    kinds = {"b": (F, [1, 6, 4]), "s": (F, [1, 2, 6]), "n": (I64, []), "iou": (F, []), "least": (F, [])}
+    program = maas_rt.load(compile_model(model([node("NonMaxSuppression", "b s n iou least", "y")], kinds, ["y"])).to_bytes(), threads=1)  # fmt: skip
+    corners = np.sort(np.abs(floats(1, 6, 2, 2)), 2).reshape(1, 6, 4)
+    given = {"b": corners, "s": floats(1, 2, 6), "n": np.array(3), "iou": np.float32(1), "least": np.float32(-9)}
+    best = [[0, c, k] for c in (0, 1) for k in np.argsort(-given["s"][0, c], kind="stable")[:3]]
+    assert program.run(given)["y"].tolist() == best
+    for wrong in (-0.5, 1.5, np.nan):
+        with pytest.raises(maas_rt.Error, match="iou_threshold that is not from 0 to 1"):
+            program.run({**given, "iou": np.float32(wrong)})
+
+
 @pytest.mark.parametrize("attributes", [{}, {"onesided": 1}, {"inverse": 1}])
 @pytest.mark.parametrize("axis", [0, 1, -2])
 def test_the_axis_of_a_transform_may_come_at_run_time(attributes: dict[str, int], axis: int) -> None:

@@ -762,6 +762,21 @@ def test_scatters_with_reductions() -> None:
     check(cases, draw(4, 5), draw(3, 5, seed=1))
 
 
+def test_scatters_of_fewer_indices() -> None:
+    """An index may be smaller than what is written to along every axis, and than what is written."""
+    index = torch.tensor([[[0, 3, 1]], [[2, 0, 3]]])
+    cases: Cases = {}
+    for dim in (0, -1):
+        cases |= {
+            f"update_{dim}": lambda x, y, d=dim: torch.scatter(x, d, index, y),
+            f"value_{dim}": lambda x, y, d=dim: torch.scatter(x, d, index, 7.0),
+            f"add_{dim}": lambda x, y, d=dim: torch.scatter_add(x, d, index, y),
+            f"reduce_{dim}": lambda x, y, d=dim: torch.scatter(x, d, index, y, reduce="add"),
+            f"multiply_{dim}": lambda x, y, d=dim: torch.scatter(x, d, index, 3.0, reduce="multiply"),
+        }
+    check(cases, draw(4, 3, 5), draw(2, 3, 4, seed=1))
+
+
 def test_linear_algebra() -> None:
     def positive(x: torch.Tensor) -> torch.Tensor:
         return x @ x.mT + torch.eye(4)

@@ -403,7 +403,7 @@ def non_max_suppression(n: Node) -> Any:
     centre = n.flag("center_point_box")
     boxes, scores = n.x(0), n.x(1)
     limit = _scalar(n, 2, "int64", 0)
-    overlap = _scalar(n, 3, "float32", 0.0)
+    overlap = _overlap_limit(n)
     threshold = _scalar(n, 4, "float32", float("-inf"))
     has_threshold = n.has(4)
     batches, classes, spatial = n.shape(1)
@@ -449,6 +449,19 @@ def non_max_suppression(n: Node) -> Any:
     parts = n.te(body, boxes, scores, order, limit, overlap, threshold, shape_expr([total]), name="non_max_suppression")
     count = n.graph.bind_tensor(n.emit(parts[2]), 1, n.place)[0]
     return take_slice(n, n.emit(parts[0]), 0, 0, count)
+
+
+def _overlap_limit(n: Node) -> Any:
+    """iou_threshold, which is from 0 to 1: implementations do not agree on what others mean."""
+    if n.has(3):
+        given = n.value(3)
+        if given.const is not None and not 0 <= n.scalar(3, "iou_threshold") <= 1:
+            raise n.broken(f"has an iou_threshold of {n.scalar(3):g}, expected 0 to 1")
+        if given.const is None:
+            flat = n.reshape(n.x(3), [1])
+            n.check(lambda t: tirx.all(t(0) >= 0, t(0) <= 1), flat, says="has an iou_threshold that is not from 0 to 1")
+            n.graph.limit_values(given, 0.0, 1.0)
+    return _scalar(n, 3, "float32", 0.0)
 
 
 def _scalar(n: Node, i: int, dtype: str, default: float) -> Any:

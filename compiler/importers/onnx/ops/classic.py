@@ -232,9 +232,8 @@ def one_hot_encoder(n: Node) -> Any:
     y = n.te(body, n.x(0), table, shape_expr([*n.shape(0), len(categories)]), name="one_hot")
     if not n.flag("zeros", 1):
         _refuse_unknown(n, y)
-    if max(categories) - min(categories) + 1 == len(categories) and n.value(0).origin:
-        low, high = n.graph.index_bounds.get(n.value(0).origin, (min(categories), max(categories)))
-        n.graph.index_bounds[n.value(0).origin] = (max(low, min(categories)), min(high, max(categories)))
+    if max(categories) - min(categories) + 1 == len(categories):
+        n.graph.limit_values(n.value(0), min(categories), max(categories))
     return y
 
 

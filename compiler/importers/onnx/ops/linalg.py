@@ -329,8 +329,3 @@ def stft(n: Node) -> Any:
         return _dft(n, framed, 2, length, False, onesided)
     bins = n.math.add(n.math.floordiv(length, 2), 1) if onesided else length
     return _any_dft(n, framed, 2, length, [dims[0], frames, bins], False, onesided)
-
-
-@op("MelWeightMatrix", since=17)
-def mel_weight_matrix(n: Node) -> Any:
-    raise n.refuse("sizes that are computed at run time")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 from tvm import relax
 
 from .._dims import Dim
 from .._node import Node
 from .._registry import op
-from .._values import Value
-from .indexing import part_sizes, take_slice
+from .._values import DTYPES, Value
+from .indexing import gather, part_sizes, take_slice
 
 
 def _sequence(items: list[Value], dtype: str = "") -> Value:
@@ -55,7 +56,42 @@ def sequence_erase(n: Node) -> Any:
 @op("SequenceAt", since=11)
 def sequence_at(n: Node) -> Any:
     items = n.sequence(0)
+    if n.value(1).const is None:
+        return _picked(n, items)
     return items[_position(n, 1, len(items), last=len(items) - 1)]
+
+
+def _picked(n: Node, items: list[Value]) -> Any:
+    """The item at a position that the run gives: one of a stack of all."""
+    if not items:
+        raise n.broken("takes an item of an empty sequence")
+    if len({v.dtype for v in items}) != 1 or any(v.rank != items[0].rank or v.items is not None for v in items):
+        raise n.refuse("position that is computed at run time, in a sequence of items that differ")
+    dims = items[0].shape
+    if any(not n.math.certain(a, b) for v in items[1:] for a, b in zip(dims, v.shape, strict=True)):
+        raise n.refuse("position that is computed at run time, in a sequence of items whose shapes differ")
+    stack = relax.op.concat([n.reshape(n.graph.expr(v), [1, *dims]) for v in items], 0)
+    return gather(n.given(n.emit(stack), n.graph.wrap(n.reshape(n.x(1), []), n.place), axis=0))
+
+
+@op("SequenceMap", since=17)
+def sequence_map(n: Node) -> Any:
+    """body(item, ...) for each item of the first sequence; further sequences give the item of the same number, tensors themselves."""
+    body: onnx.GraphProto = n.attr("body")
+    length = len(n.sequence(0))
+    if any(v is None or (v.items is not None and len(v.items) != length) for v in n.inputs):
+        raise n.broken(f"has further sequences that are not {length} long, as the first is")
+    results: list[list[Value]] = [[] for _ in body.output]
+    for number in range(length):
+        given = [v if v.items is None else v.items[number] for v in n.inputs if v is not None]
+        with n.graph.noise.iteration(number):
+            made = n.subgraph(body, given, str(number))
+        for column, v in zip(results, made, strict=True):
+            column.append(v)
+    if any(v.poison for column in results for v in column):
+        return [Value("float32", (), poison=True) for _ in n.proto.output]
+    declared = [DTYPES.get(info.type.tensor_type.elem_type, "") for info in body.output]
+    return [_sequence(column, dtype) for column, dtype in zip(results, declared, strict=True)]
 
 
 @op("SequenceLength", since=11)

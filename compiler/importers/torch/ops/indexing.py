@@ -13,7 +13,7 @@ from .._dtypes import tvm_dtype
 from .._registry import NotConvertible, converts
 from .elementwise import fitted
 from .reduce import vector_norm
-from .scatter import coordinates, masked_scatter
+from .scatter import coordinates, masked_scatter, scatter_reduce
 from .shape import clamped
 
 OP = relax.op
@@ -60,8 +60,11 @@ def _scattered(c: Context, x: Expr, dim: int, index: Expr, src: Expr, reduction:
     if c.rank(x) == 0 or c.rank(index) == 0:
         wide = [v if c.rank(v) else c.reshape(v, [1]) for v in (x, index, src)]
         return c.reshape(_scattered(c, wide[0], dim, wide[1], wide[2], reduction), c.shape(x))
-    src = _cropped(c, src, c.shape(index))
     axis = dim % c.rank(x)
+    beside = [[size for a, size in enumerate(c.shape(v)) if a != axis] for v in (x, index)]
+    if not c.same_dims(*beside):  # TVM's operator takes both to have the same extents beside the axis
+        return scatter_reduce(c, x, dim, index, src, reduction)
+    src = _cropped(c, src, c.shape(index))
     return c.emit(OP.scatter_elements(x, _bounded(c, index, c.shape(x)[axis]), src, axis, reduction))
 
 

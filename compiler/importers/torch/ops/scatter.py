@@ -59,9 +59,11 @@ def put(c: Context, x: Expr, index: Expr, source: Expr, accumulate: bool = False
 
 def combination(reduce: str, dtype: str) -> Callable[[Any, Any], Any]:
     """How a scatter joins the old and the new element."""
+    if reduce == "update":
+        return lambda old, new: new
     if reduce in ("sum", "mean", "add"):
         return lambda old, new: old + new
-    if reduce in ("prod", "multiply"):
+    if reduce in ("prod", "mul"):
         return lambda old, new: old * new
     if reduce in ("amax", "amin"):
 
