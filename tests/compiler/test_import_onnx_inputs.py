@@ -124,6 +124,17 @@ def test_weights_of_the_mel_scale() -> None:
         compile_model(model([node("MelWeightMatrix", "b l r a z", "y")], {}, ["y"], {**sizes, "z": np.float32(30000)}))
 
 
+def test_the_first_resize_rounds_by_the_scale() -> None:
+    """Version 10 has no nearest_mode: as ONNX Runtime has it, what makes smaller rounds up. Known scales, and those of a run."""
+    scales, x = np.float32([1, 1, 2, 0.6]), floats(1, 2, 3, 5)
+    for constants in ({"s": scales}, {}):
+        kinds = {"x": (F, [1, 2, 3, 5])} | ({} if constants else {"s": (F, [4])})
+        proto = model([node("Resize", "x s", "y")], kinds, ["y"], constants, opset=10)
+        program = maas_rt.load(compile_model(onnx.shape_inference.infer_shapes(proto)).to_bytes(), threads=1)
+        got = program.run({"x": x} | ({} if constants else {"s": scales}))["y"]
+        np.testing.assert_array_equal(got, x[:, :, [0, 0, 1, 1, 2, 2]][..., [0, 2, 4]])
+
+
 def test_thresholds_of_a_suppression_may_come_at_run_time() -> None:
     """Verification draws an overlap from 0 to 1; a run refuses any other."""
     kinds = {"b": (F, [1, 6, 4]), "s": (F, [1, 2, 6]), "n": (I64, []), "iou": (F, []), "least": (F, [])}

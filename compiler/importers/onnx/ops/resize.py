@@ -74,7 +74,7 @@ class _Plan:
 def resize(n: Node) -> Any:
     rank = n.rank(0)
     if n.version == 10:
-        plan = _Plan(n.choice("mode", "nearest", "linear"), "asymmetric", "floor", -0.75)
+        plan = _Plan(n.choice("mode", "nearest", "linear"), "asymmetric", "by_scale", -0.75)
         scales_at, sizes_at, roi_at = 1, 99, 99
     else:
         plan = _Plan(
@@ -375,7 +375,7 @@ def axis_table(
     if plan.coordinates == "tf_crop_and_resize":
         outside = (x < 0) | (x > have - 1)
     if plan.mode == "nearest":
-        return np.clip(_nearest(x, plan.nearest), 0, have - 1).astype(np.int64)[:, None], np.ones((want, 1)), outside
+        return np.clip(_nearest(x, plan.nearest, scale), 0, have - 1).astype(np.int64)[:, None], np.ones((want, 1)), outside
     reach = 1 if plan.mode == "linear" else 2
     stretch = max(1.0, 1.0 / scale) if plan.antialias else 1.0
     if plan.mode not in ("linear", "cubic"):
@@ -419,7 +419,10 @@ def _filter(d: Array, plan: _Plan) -> Array:
     return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
 
 
-def _nearest(x: Array, mode: str) -> Array:
+def _nearest(x: Array, mode: str, scale: float) -> Array:
+    """`by_scale` is what ONNX Runtime does for version 10, which has no nearest_mode."""
+    if mode == "by_scale":
+        mode = "ceil" if scale < 1 else "floor"
     if mode == "floor":
         return np.floor(x)
     if mode == "ceil":
@@ -491,9 +494,10 @@ def runtime_table(
             return tirx.Select(single, (end + start) * (h - one) / imm(2, f), spread)
         raise n.broken(f"has the unknown coordinate_transformation_mode '{mode}'")
 
-    def rounded(x: Any) -> Any:
+    def rounded(x: Any, s: Any) -> Any:
         half = imm(0.5, f)
         modes = {
+            "by_scale": lambda: tirx.Select(s < imm(1, f), tirx.ceil(x), tirx.floor(x)),
             "floor": lambda: tirx.floor(x),
             "ceil": lambda: tirx.ceil(x),
             "round_prefer_floor": lambda: tirx.ceil(x - half),
@@ -514,7 +518,7 @@ def runtime_table(
         def tap(o: Any, k: Any) -> Any:
             x = place(o)
             if not reach:
-                return rounded(x)
+                return rounded(x, s)
             if plan.antialias:
                 wider = tirx.Select(
                     stretch > imm(1, f),
