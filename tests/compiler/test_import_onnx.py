@@ -456,6 +456,21 @@ def test_local_functions_with_attributes_are_inlined() -> None:
     check(model([call], {"x": (F, [3])}, ["y"], functions=[function]), {"x": floats(3)})
 
 
+def test_a_tensor_that_a_call_gives_to_a_function() -> None:
+    """By reference, given by the call or by the function's default."""
+    names = {"given": [2.0, 3.0], "left": [5.0, 7.0]}
+    body = [node("Constant", "", name) for name in names] + [node("Mul", "a given", "c"), node("Add", "c left", "b")]
+    for each, name in zip(body, names):
+        each.attribute.append(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, ref_attr_name=name))
+    tensors = {name: helper.make_tensor("", F, [2], values) for name, values in names.items()}
+    function = helper.make_function(
+        "local", "Line", ["a"], ["b"], body, [helper.make_opsetid("", 18)], attributes=["given"],
+        attribute_protos=[helper.make_attribute("left", tensors["left"])],
+    )  # fmt: skip
+    call = helper.make_node("Line", ["x"], ["y"], domain="local", given=tensors["given"])
+    check(model([call], {"x": (F, [2])}, ["y"], functions=[function]), {"x": floats(2)})
+
+
 def test_nodes_in_any_order() -> None:
     proto = model([node("Relu", "a", "y"), node("Neg", "x", "a")], {"x": (F, [3])}, ["y"])
     x = floats(3)

@@ -8,6 +8,7 @@ file must be a regular one with a link count of 1, and what a tensor asks for mu
 from __future__ import annotations
 
 import heapq
+import itertools
 import mmap
 import os
 import stat
@@ -267,15 +268,17 @@ def _tensors(model: onnx.ModelProto, *, of_main: bool = True) -> Iterator[Tensor
             yield sparse.values
             yield sparse.indices
         nodes.extend(graph.node)
-    for node in nodes:
-        for a in node.attribute:
-            if a.type == AttributeProto.TENSOR:
-                yield a.t
-            elif a.type == AttributeProto.TENSORS:
-                yield from a.tensors
-            elif a.type == AttributeProto.SPARSE_TENSOR:
-                yield a.sparse_tensor.values
-                yield a.sparse_tensor.indices
+    defaults = [a for f in model.functions for a in f.attribute_proto]
+    for a in itertools.chain(defaults, (a for node in nodes for a in node.attribute)):
+        if a.ref_attr_name:  # it stands for an attribute of a call, and holds nothing
+            continue
+        if a.type == AttributeProto.TENSOR:
+            yield a.t
+        elif a.type == AttributeProto.TENSORS:
+            yield from a.tensors
+        elif a.type == AttributeProto.SPARSE_TENSOR:
+            yield a.sparse_tensor.values
+            yield a.sparse_tensor.indices
 
 
 # ---- external data

@@ -375,7 +375,11 @@ def axis_table(
     if plan.coordinates == "tf_crop_and_resize":
         outside = (x < 0) | (x > have - 1)
     if plan.mode == "nearest":
-        return np.clip(_nearest(x, plan.nearest, scale), 0, have - 1).astype(np.int64)[:, None], np.ones((want, 1)), outside
+        return (
+            np.clip(_nearest(x, plan.nearest, scale), 0, have - 1).astype(np.int64)[:, None],
+            np.ones((want, 1)),
+            outside,
+        )
     reach = 1 if plan.mode == "linear" else 2
     stretch = max(1.0, 1.0 / scale) if plan.antialias else 1.0
     if plan.mode not in ("linear", "cubic"):

@@ -67,7 +67,7 @@ def mel_weight_matrix(n: Node) -> Any:
     bins, length, rate = (int(n.scalar(i)) for i in range(3))
     low, high = (float(n.scalar(i)) for i in (3, 4))
     rows = length // 2 + 1
-    if not (0 < bins and 0 < length and 0 < rate and bins * rows <= _MAX_CONSTANT and -700 < low <= high < math.inf):
+    if not (bins > 0 and length > 0 and rate > 0 and bins * rows <= _MAX_CONSTANT and -700 < low <= high < math.inf):
         raise n.broken(f"has {bins} bins of {length} at a rate of {rate} from {low:g} to {high:g} Hz")
     first, last = (2595 * math.log10(1 + edge / 700) for edge in (low, high))
     mel = np.arange(bins + 2) * ((last - first) / (bins + 2)) + first

@@ -65,7 +65,9 @@ def _scales(*given: Any) -> Any:
 def _resized(c: Context, x: Expr, method: str, align: bool, scales: Any) -> Expr:
     """x [N, C, ...] with its spatial axes resized to torch's result."""
     if method in ("linear", "cubic") and not is_float(c.dtype(x)):
-        raise NotConvertible(f"interpolation of {c.dtype(x)}, which torch does in fixed point: resize float32 and round")
+        raise NotConvertible(
+            f"interpolation of {c.dtype(x)}, which torch does in fixed point: resize float32 and round"
+        )
     rank = c.rank(x) - 2
     sizes, goal = c.shape(x)[2:], c.out_shape()[2:]
     if scales:  # torch's own meaning of the result may be that of the example inputs alone
