@@ -135,6 +135,14 @@ def test_the_first_resize_rounds_by_the_scale() -> None:
         np.testing.assert_array_equal(got, x[:, :, [0, 0, 1, 1, 2, 2]][..., [0, 2, 4]])
 
 
+def test_the_first_topk_has_its_number_as_an_attribute() -> None:
+    proto = model([node("TopK", "x", "y i", k=2, axis=1)], {"x": (F, ["n", 5])}, ["y", "i"], opset=9)
+    x = floats(3, 5)
+    got = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1).run({"x": x})
+    np.testing.assert_array_equal(got["i"], np.argsort(-x, 1)[:, :2])
+    np.testing.assert_array_equal(got["y"], -np.sort(-x, 1)[:, :2])
+
+
 def test_thresholds_of_a_suppression_may_come_at_run_time() -> None:
     """Verification draws an overlap from 0 to 1; a run refuses any other."""
     kinds = {"b": (F, [1, 6, 4]), "s": (F, [1, 2, 6]), "n": (I64, []), "iou": (F, []), "least": (F, [])}

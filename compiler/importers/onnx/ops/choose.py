@@ -22,10 +22,10 @@ from .indexing import check_places, take_slice
 # ---- order
 
 
-@op("TopK", since=[10, 11, 24])
+@op("TopK", since=[1, 10, 11, 24])
 def top_k(n: Node) -> Any:
     axis = n.axis(n.int_attr("axis", -1), n.rank(0))
-    k = n.dims(1, "k")[0]
+    k = n.dims(1, "k")[0] if n.version > 1 else n.int_attr("k")
     extent = n.shape(0)[axis]
     if n.math.compare(">", k, extent):
         raise n.broken(f"asks for {k} of {extent} elements")
