@@ -333,11 +333,11 @@ class Emitter(ABC):
         low, high = self.index_bounds.get(name, (0, extent - 1))
         self.index_bounds[name] = (0, min(high, extent - 1)) if name else (low, high)
 
-    def limit_values(self, value: Value, least: float, most: float) -> None:
+    def limit_values(self, value: Value, lowest: float, highest: float) -> None:
         """Remember the values that are accepted of a graph input, for the random inputs of verification."""
         if value.expr is not None and value.origin:
-            low, high = self.index_bounds.get(value.origin, (least, most))
-            self.index_bounds[value.origin] = (max(low, least), min(high, most))
+            low, high = self.index_bounds.get(value.origin, (lowest, highest))
+            self.index_bounds[value.origin] = (max(low, lowest), min(high, highest))
 
     def suggest_size(self, extent: Dim, size: Dim) -> None:
         """Remember an extent that suits the model, where it is a symbol of the inputs, for the random inputs of verification."""
