@@ -71,7 +71,7 @@ def _picked(n: Node, items: list[Value]) -> Any:
     if any(not n.math.certain(a, b) for v in items[1:] for a, b in zip(dims, v.shape, strict=True)):
         raise n.refuse("position that is computed at run time, in a sequence of items whose shapes differ")
     stack = relax.op.concat([n.reshape(n.graph.expr(v), [1, *dims]) for v in items], 0)
-    return gather(n.given(n.emit(stack), n.graph.wrap(n.reshape(n.x(1), []), n.place), axis=0))
+    return gather(n.with_arguments(n.emit(stack), n.graph.wrap(n.reshape(n.x(1), []), n.place), axis=0))
 
 
 @op("SequenceMap", since=17)
