@@ -43,7 +43,17 @@ class _Holding(OpRun):  # type: ignore[misc]
         return super()._run(x, type) if x is None else (x,)
 
 
-class _Broadcasting(OpRun):  # type: ignore[misc]
+class _EveryQuery(OpRun):  # type: ignore[misc]
+    """A mask of one row is that of every query; the reference aligns it with what is causal as if there were one query."""
+
+    def _run(self, q: Any, k: Any, v: Any, attn_mask: Any = None, *rest: Any, **attributes: Any) -> Any:
+        if attn_mask is not None and (attn_mask.ndim < 2 or attn_mask.shape[-2] == 1):
+            rows = attn_mask.reshape(1, -1) if attn_mask.ndim < 2 else attn_mask
+            attn_mask = np.repeat(rows, q.shape[-2], axis=-2)
+        return super()._run(q, k, v, attn_mask, *rest, **attributes)
+
+
+class _EveryKey(OpRun):  # type: ignore[misc]
     """In operator set 23 a mask of one column is that of every key; the reference fills it up with -inf, as 24 has it."""
 
     def _run(
@@ -57,16 +67,15 @@ class _Broadcasting(OpRun):  # type: ignore[misc]
 
 # What is wrong, what puts it right, and the operator set from which it is right by itself.
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
-    (_CommonQuantizeLinear, _Saturating, math.inf), (Optional, _Holding, math.inf), (Attention, _Broadcasting, 24),
+    (_CommonQuantizeLinear, _Saturating, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
+    (Attention, _EveryKey, 24),
 )  # fmt: skip
 
 
 @cache
 def _corrected(implementation: type[OpRun], opset: int) -> type[OpRun]:
-    for wrong, right, until in _CORRECTIONS:
-        if issubclass(implementation, wrong) and opset < until:
-            return type(implementation.__name__, (right, implementation), {})
-    return implementation
+    rights = [r for wrong, r, until in _CORRECTIONS if issubclass(implementation, wrong) and opset < until]
+    return type(implementation.__name__, (*rights, implementation), {}) if rights else implementation
 
 
 class Corrected(ReferenceEvaluator):  # type: ignore[misc]

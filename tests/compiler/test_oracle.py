@@ -198,13 +198,16 @@ def test_onnx_runtime_may_end_its_process() -> None:
     assert verified["runs"] == 4
 
 
-def _masked(shape: list[Any], opset: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray], np.ndarray]:
+def _masked(
+    shape: list[Any], opset: int, causal: bool = False
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray], np.ndarray]:
     """Attention with a mask of keys, which ONNX Runtime 1.31 refuses when it runs; and the right value."""
     q = RNG.standard_normal((2, 2, 4, 8)).astype("float32")
     mask = np.array([[[[1, 1, 1, 0]]], [[[1, 0, 0, 0]]]], bool)
+    taken = mask & np.tri(4, dtype=bool) if causal else mask
     scores = q.astype("float64") @ q.astype("float64").transpose(0, 1, 3, 2) / np.sqrt(8)
-    p = np.exp(np.where(mask, scores, -np.inf) - scores.max(-1, keepdims=True))
-    node = helper.make_node("Attention", ["q", "q", "q", "m"], ["y"])
+    p = np.exp(np.where(taken, scores, -np.inf) - scores.max(-1, keepdims=True))
+    node = helper.make_node("Attention", ["q", "q", "q", "m"], ["y"], is_causal=int(causal))
     inputs = [_info("q", q.shape), _info("m", shape, TensorProto.BOOL)]
     return (
         _model([node], inputs, [_info("y", q.shape)], opset=opset),
@@ -213,9 +216,11 @@ def _masked(shape: list[Any], opset: int) -> tuple[onnx.ModelProto, dict[str, np
     )
 
 
-@pytest.mark.parametrize(("opset", "given"), [(23, True), (24, True), (24, False)])
-def test_the_reference_is_asked_where_the_runtime_fails_when_it_runs(opset: int, given: bool) -> None:
-    model, inputs, wanted = _masked([2, 1, 1, 4], opset)
+@pytest.mark.parametrize(
+    ("opset", "given", "causal"), [(23, True, False), (24, True, True), (24, False, False), (25, True, True)]
+)
+def test_the_reference_is_asked_where_the_runtime_fails_when_it_runs(opset: int, given: bool, causal: bool) -> None:
+    model, inputs, wanted = _masked([2, 1, 1, 4], opset, causal)
     artifact = compile(model, inputs if given else None)
     np.testing.assert_allclose(maas_rt.load(artifact).run(inputs)["y"], wanted, atol=1e-5)
     verified = artifact.manifest["verified"]
