@@ -28,10 +28,14 @@ def endless() -> maas_rt.Model:
 
 @pytest.fixture
 def interrupt() -> Iterator[None]:
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background inherits that it is ignored
     timer = threading.Timer(SOON, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     yield
     timer.join()
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interrupt")
