@@ -37,17 +37,17 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, default=200)
     options = parser.parse_args()
     session = maas_rt.load(chain(options.layers), threads=1).session()
-    first = again = float("inf")
+    first = repeated = float("inf")
     for n in range(1, options.sizes + 1):  # more than a session keeps layouts of
         x = np.ones((n, 16), np.float32)
         for number in range(2):
             begin = time.perf_counter()
             session.run({"x0": x})
             seconds = time.perf_counter() - begin
-            first, again = (min(first, seconds), again) if number == 0 else (first, min(again, seconds))
-    ratio = (first - again) / again
+            first, repeated = (min(first, seconds), repeated) if number == 0 else (first, min(repeated, seconds))
+    ratio = (first - repeated) / repeated
     print(
-        f"{options.layers} steps: a run {again * 1e6:.0f} µs, of new sizes {first * 1e6:.0f} µs: the layout costs {ratio:.2f} runs (target {TARGET:g})"
+        f"{options.layers} steps: a run {repeated * 1e6:.0f} µs, of new sizes {first * 1e6:.0f} µs: the layout costs {ratio:.2f} runs (target {TARGET:g})"
     )
 
 

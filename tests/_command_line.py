@@ -11,6 +11,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,8 +49,6 @@ def _serve(folder: Path) -> None:
     compiler = sys.modules["maas_rt.compiler"]
     for module in pkgutil.walk_packages(compiler.__path__, "maas_rt.compiler."):
         importlib.import_module(module.name)
-    import tempfile
-
     for line in sys.stdin:
         with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
             child = os.fork()
