@@ -21,11 +21,11 @@ def return_memory() -> None:
 @contextmanager
 def gc_frozen() -> Iterator[None]:
     """What is there when it begins is not searched for garbage before it ends. A search of all that torch and TVM keep takes 0.2 s,
-    and passes over thousands of operators make enough new objects to begin one each."""
+    and passes over thousands of operators make enough new objects to begin one each. What is garbage already is not searched for either:
+    that would be one more of these searches for each small model, and the models that need the room call `return_memory`."""
     if gc.get_freeze_count():  # by whoever called, or by a compile that goes on in another thread
         yield
         return
-    gc.collect()
     gc.freeze()
     try:
         yield
