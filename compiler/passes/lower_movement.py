@@ -1,7 +1,8 @@
 """What only moves data, and stays after fusion, to kernels: transposes, concatenation, slices, padding, gathers.
 
 Slices whose users are all generated element by element stay generated: there they cost nothing. A gather by run-time
-indices is always a kernel, since kernels check indices and generated code does not.
+indices is always a kernel, since kernels check indices and generated code does not: where Relax says of a negative one that it gives
+NaN, it is refused too.
 """
 
 from __future__ import annotations
@@ -139,5 +140,6 @@ def _gather(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     axis = int(value.attrs.axis) % table.ty.ndim
     shape = extents(table)
     out_ty = relax.TensorType([*shape[:axis], *places, *shape[axis + 1 :]], dtype_of(table))
-    call = make_kernel_call("gather", [table, indices], out_ty, {"axis": axis}, name=str(var.name))
+    attrs: dict[str, AttrValue | float] = {"axis": axis, **({"wraps": 0} if str(value.attrs.mode) == "nan" else {})}
+    call = make_kernel_call("gather", [table, indices], out_ty, attrs, name=str(var.name))
     return reshape(rw.emit(call, str(var.name)), extents(var))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,38 @@ def test_indices_of_torch() -> None:
     ):
         with pytest.raises(maas_rt.Error, match=OUTSIDE):
             program.run({**arrays, name: np.array(wrong)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_rows_by_positions_from_the_start(dtype: torch.dtype) -> None:
+    """Each alone refuses a negative one too: the kernel that reads the rows, where these are no integers, and else a check before it."""
+    readers: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+        "embedding": lambda x, j: nn.functional.embedding(j, x),
+        "index_select": lambda x, j: torch.index_select(x, 1, j[0]),
+        "bag": lambda x, j: nn.functional.embedding_bag(j, x, mode="sum"),
+    }
+
+    class Read(nn.Module):
+        def __init__(self, read: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+            super().__init__()
+            self.read = read
+
+        def forward(self, x: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+            return self.read(x, j)
+
+    x, j = torch.from_numpy(X).to(dtype), torch.tensor([[2, 0], [1, 2]])
+    for name, read in readers.items():
+        if name == "bag" and dtype is torch.int64:
+            continue  # torch has none
+        artifact = compile(Read(read), {"x": x, "j": j})
+        program = maas_rt.load(artifact.to_bytes(), threads=1)
+        (got,) = program.run({"x": x.numpy(), "j": j.numpy()}).values()
+        np.testing.assert_array_equal(got, read(x, j).numpy())
+        targets = [step.target for block in artifact.linear.plan.blocks for step in block.steps]
+        assert (sum("check_indices" in target for target in targets) == 0) == (dtype is not torch.int64), targets
+        for wrong in (-1, 4 if name != "index_select" else 3, -(2**40)):
+            with pytest.raises(maas_rt.Error, match=OUTSIDE):
+                program.run({"x": x.numpy(), "j": np.array([[0, wrong], [1, 1]])})
 
 
 def test_indices_that_are_known_to_lie_outside() -> None:

@@ -182,6 +182,17 @@ def test_gather_names_an_index_that_does_not_exist(isa: str, index: int) -> None
             _kernels.run("gather", [x, np.array([0, index], dtype)], [(2, 3)], {"axis": 0}, isa=isa)
 
 
+@pytest.mark.parametrize("isa", ["reference", "scalar"])
+def test_gather_by_positions_from_the_start(isa: str) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    attrs = {"axis": 0, "wraps": 0}
+    (got,) = _kernels.run("gather", [x, np.array([0, 3])], [(2, 3)], attrs, isa=isa)
+    np.testing.assert_array_equal(got, x[[0, 3]])
+    for index in (-1, -4, 4):
+        with pytest.raises(Error, match=r"gather: an index is out of range; indices must lie in \[0, extent\)"):
+            _kernels.run("gather", [x, np.array([0, index])], [(2, 3)], attrs, isa=isa)
+
+
 X = np.ones((4, 3), np.float32)
 
 

@@ -191,6 +191,14 @@ class Context:
         """x indexed along the axis by an integer tensor of any rank."""
         return self.emit(relax.op.take(x, indices, axis=axis))
 
+    def take_within(self, x: Expr, indices: Expr, axis: int) -> Expr:
+        """x indexed along the axis by an integer tensor of any rank, whose elements count from the start: a run refuses others. (Relax says
+        of them that they give NaN; the gather kernel checks what it reads, so that no step of its own is needed.)"""
+        if self.constant_value(indices) is None and self.dtype(x).startswith(("float", "bfloat")):
+            return self.emit(relax.op.take(x, indices, axis=axis, mode="nan"))
+        self.check_indices(indices, self.shape(x)[axis])
+        return self.take(x, indices, axis)
+
     def zeros(self, shape: Sequence[Dim], dtype: str, value: Any = 0) -> Expr:
         if all(isinstance(size, int) for size in shape) and 0 < int(np.prod([*shape], dtype=np.int64)) <= 4096:
             return self.const(np.full([int(size) for size in shape], value, _numpy_dtype(dtype)), dtype)

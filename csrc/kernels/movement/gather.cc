@@ -1,5 +1,5 @@
-// gather: y = x with dimension `axis` replaced by the dimensions of `indices`; a negative axis or index counts from the
-// end. An index that does not exist is MRT_ERROR_RUN, and nothing is read for it.
+// gather: y = x with dimension `axis` replaced by the dimensions of `indices`; a negative axis counts from the end, and
+// so does a negative index where it `wraps`. An index that does not exist is MRT_ERROR_RUN, and nothing is read for it.
 #include "kernels/movement/movement.h"
 #include "kernels/movement/reference.h"
 
@@ -10,18 +10,19 @@ constexpr const char* kName = "gather";
 
 constexpr Operand kInputs[] = {{"x", kWhole, kAnyRank}, {"indices", kS32 | kS64, kAnyRank}};
 constexpr Operand kOutputs[] = {{"y", kLikeFirst, kAnyRank}};
-constexpr Attribute kAttributes[] = {integer("axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, 0)};
+constexpr Attribute kAttributes[] = {integer("axis", -MRT_MAX_RANK, MRT_MAX_RANK - 1, 0), integer("wraps", 0, 1, 1)};
 constexpr Contract kContract = {kName, "", kInputs, kOutputs, kAttributes};
 
 struct Params {
-  int64_t axis;
+  int64_t axis, wraps;
   int64_t reference;
 };
 
 Status prepare(const Attrs& attrs, Isa isa, void* params) {
   Params* p = static_cast<Params*>(params);
   p->reference = isa == Isa::reference ? 1 : 0;
-  return attr_int(attrs, "axis", &p->axis);
+  MRT_TRY(attr_int(attrs, "axis", &p->axis));
+  return attr_int(attrs, "wraps", &p->wraps);
 }
 
 // Extents of y before the axis are x's, then come those of indices, then the rest of x's.
@@ -40,9 +41,9 @@ Status check(const void* params, const Tensor* in, int, const Tensor* out, int) 
 }
 
 // The index number i, counted from the start; -1 if it does not exist.
-int64_t index_at(const Tensor& indices, int64_t i, int64_t extent) {
+int64_t index_at(const Tensor& indices, int64_t i, int64_t extent, int64_t wraps = 1) {
   int64_t k = indices.dtype.bits == 32 ? indices.as<int32_t>()[i] : indices.as<int64_t>()[i];
-  if (k < 0) k += extent;
+  if (k < 0 && wraps != 0) k += extent;
   return k >= 0 && k < extent ? k : -1;
 }
 
@@ -52,8 +53,11 @@ int32_t run(const void* params, const Tensor* in, int, const Tensor* out, int, K
   const int32_t axis = static_cast<int32_t>(p.axis < 0 ? p.axis + x.ndim : p.axis);
   const int64_t extent = x.shape[axis], count = has_no_elements(indices) ? 0 : indices.elements();
   for (int64_t i = 0; i < count; ++i) {
-    if (index_at(indices, i, extent) < 0) {
-      ctx.error = "gather: an index is out of range; indices must lie in [-extent, extent) of the axis they look into";
+    if (index_at(indices, i, extent, p.wraps) < 0) {
+      ctx.error =
+          p.wraps != 0
+              ? "gather: an index is out of range; indices must lie in [-extent, extent) of the axis they look into"
+              : "gather: an index is out of range; indices must lie in [0, extent) of the axis they look into";
       return MRT_ERROR_RUN;
     }
   }

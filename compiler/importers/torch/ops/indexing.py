@@ -22,8 +22,7 @@ OP = relax.op
 @converts("aten.embedding.default")
 def embedding(c: Context, weight: Expr, indices: Expr, padding_idx: int = -1) -> Expr:
     """weight [V, D], indices [...] -> [..., D]; padding_idx only matters for gradients."""
-    c.check_indices(indices, c.shape(weight)[0])
-    return c.take(weight, indices, 0)
+    return c.take_within(weight, indices, 0)
 
 
 @converts("aten.index_select.default")
@@ -31,8 +30,7 @@ def index_select(c: Context, x: Expr, dim: int, index: Expr) -> Expr:
     if c.rank(x) == 0:
         return x
     index = c.reshape(index, [1]) if c.rank(index) == 0 else index
-    c.check_indices(index, c.shape(x)[dim % c.rank(x)])
-    return c.take(x, index, dim % c.rank(x))
+    return c.take_within(x, index, dim % c.rank(x))
 
 
 @converts("aten.gather.default")
@@ -308,8 +306,7 @@ def embedding_bag(c: Context, weight: Expr, indices: Expr, offsets: Expr, mode: 
     if length is None or include_last_offset or padding_idx not in (None, -1):
         raise NotConvertible("bags of different lengths")
     bags = c.out_shape(0)[0]
-    c.check_indices(indices, c.shape(weight)[0])
-    rows = c.take(weight, c.reshape(indices, [bags, length]), 0)
+    rows = c.take_within(weight, c.reshape(indices, [bags, length]), 0)
     if per_sample_weights is not None:
         rows = c.emit(OP.multiply(rows, c.reshape(per_sample_weights, [bags, length, 1])))
     reduce = (OP.sum, OP.mean, OP.max)[mode]
