@@ -5,6 +5,8 @@ A command spends most of its time on importing torch and TVM; what it does, prin
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -12,9 +14,12 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,16 +54,34 @@ def _serve(folder: Path) -> None:
     compiler = sys.modules["maas_rt.compiler"]
     for module in pkgutil.walk_packages(compiler.__path__, "maas_rt.compiler."):
         importlib.import_module(module.name)
+    gc.freeze()  # a child that searched what is there for garbage would copy the pages that hold it
     for line in sys.stdin:
         with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
             child = os.fork()
             if child == 0:
                 _become_command(folder, stdout.fileno(), stderr.fileno())
-                sys.exit(sys.modules["maas_rt._cli"].main(json.loads(line)))
+                _run(json.loads(line))
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             stdout.seek(0)
             stderr.seek(0)
             print(json.dumps({"status": status, "stdout": stdout.read(), "stderr": stderr.read()}), flush=True)
+
+
+def _run(arguments: list[str]) -> NoReturn:
+    """The command, and the end of its process: what was registered for the end runs, and what was printed is written. The frameworks are
+    not taken down module by module, which takes longer than most commands."""
+    status: object = 1
+    try:
+        status = sys.modules["maas_rt._cli"].main(arguments)
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
 
 
 def _become_command(folder: Path, stdout: int, stderr: int) -> None:

@@ -23,11 +23,9 @@ from tvm import relax, tirx
 from tvm.tirx.analysis import undefined_vars
 
 import maas_rt
+from tests.compiler import _unoptimized
 
 Array = npt.NDArray[Any]
-_QUICK = tvm.target.Target(
-    {"kind": "llvm", "opt-level": 0}
-)  # each module runs once: most of the time goes into compiling it
 
 __all__ = ["Functions", "compare", "import_functions", "relative_error", "run_imported"]
 
@@ -57,7 +55,10 @@ def run_imported(model: ImportedModel, inputs: Mapping[str, Array]) -> dict[str,
         result: dict[str, Array] = maas_rt.load(artifact.to_bytes()).run(dict(inputs))
         return result
     _register_operators()
-    machine = relax.VirtualMachine(relax.build(model.mod, target=_QUICK, relax_pipeline=_pipeline()), tvm.cpu())
+    built = relax.build(
+        model.mod, target=_unoptimized.TARGET, relax_pipeline=_pipeline(), tir_pipeline=_unoptimized.PIPELINE
+    )
+    machine = relax.VirtualMachine(built, tvm.cpu())
     given = [inputs[name] for name in model.input_names] + [state.initial for state in model.states]
     results = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a).reshape(a.shape)) for a in given])
     names = [*model.output_names, *(f"state:{state.name}" for state in model.states)]

@@ -18,6 +18,8 @@ from maas_rt.compiler import ir
 from maas_rt.compiler.passes import kernel_outputs, read_kernel_call
 from tvm import relax
 
+from tests.compiler import _unoptimized
+
 Array = npt.NDArray[Any]
 
 __all__ = ["kernel_result", "run_lowered"]
@@ -30,8 +32,12 @@ def run_lowered(mod: tvm.IRModule, inputs: list[Array]) -> list[Array]:
         for gvar, func in mod.functions_items()
         if isinstance(func, tvm.tirx.PrimFunc)
     }
-    library = tvm.compile(tvm.IRModule(functions), target="llvm") if functions else None
+    library = _built(functions) if functions else None
     return _Interpreter(library).run(mod["main"], inputs)
+
+
+def _built(functions: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc]) -> Any:
+    return tvm.compile(tvm.IRModule(functions), _unoptimized.TARGET, tir_pipeline=_unoptimized.PIPELINE)
 
 
 class _Interpreter:
@@ -301,6 +307,7 @@ def _pad(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.
 
 
 def _gather(x: list[Any], attrs: dict[str, Any], shapes: list[list[int]]) -> torch.Tensor:
+    assert _one(attrs, "wraps", 1) or (x[1] >= 0).all()
     return torch.from_numpy(np.take(x[0].numpy(), x[1].numpy(), axis=_one(attrs, "axis", 0)))
 
 
