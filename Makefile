@@ -22,14 +22,14 @@ demo: $(VENV)/.native  ## train a classifier with two processes, compile its che
 	$(BIN)/maas-rt demo
 
 test: lint types native-tests  ## lint, types, C++ tests, then the whole suite, in JOBS processes (one a core, 4 at most)
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # What a test runs of Python is recorded while it runs, function by function; of C++ it is not.
 test-changed: build/.kernels-tested  ## the tests that a change since the last run can reach, for while you work; the first run records them all
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --testmon
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --testmon
 
 build/.kernels-tested: $(NATIVE) | $(VENV)/.native native-tests
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/kernels tests/native tests/capi
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/kernels tests/native tests/capi
 	touch $@
 
 test-fast: $(VENV)/.native  ## the quick part of the suite: no torch, no TVM
