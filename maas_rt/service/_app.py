@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import math
 import secrets
 import signal
 import sys
-from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from .._errors import Error, InvalidArgumentError
 from .._version import __version__
-from ._protocol import (
-    BadRequest,
-    read_inputs,
-    read_seed,
-    refuse_constant,
-    requested_outputs,
-    tensor_metadata,
-    write_outputs,
-)
+from ._errors import Kind, ServiceError, kind_of
 from ._repository import Repository, Served
+from ._requests import HEADER_LENGTH, InferResponse, decode_request, encode_response, header_length
 
 _REPOSITORY = web.AppKey("repository", Repository)
+_EXTENSIONS = ["binary_tensor_data", "classification", "parameters"]
 _SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
 
 
@@ -84,13 +77,10 @@ async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamRespo
     try:
         response: web.StreamResponse = await handler(request)
         return response
-    except BadRequest as error:
-        return _error(400, str(error))
-    except InvalidArgumentError as error:
-        return _error(400, str(error))
+    except ServiceError as error:
+        return _error(error.kind.http, str(error), error.retry_after)
     except Error as error:
-        # What a step refuses lies in the request's data: an index that its table does not have, a size beyond the model's.
-        return _error(400 if error.status == "MRT_ERROR_RUN" else 500, str(error))
+        return _error(kind_of(error).http, str(error))
     except web.HTTPRequestEntityTooLarge as error:
         return _error(413, f"the request is larger than this server accepts: {error.text}")
     except (web.RequestPayloadError, ConnectionError) as error:  # its compression, or an end before its length
@@ -104,8 +94,9 @@ async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamRespo
         return _error(500, f"the server failed on this request ({type(error).__name__}): its log says more")
 
 
-def _error(status: int, message: str) -> web.Response:
-    return web.json_response({"error": message}, status=status)
+def _error(status: int, message: str, retry_after: float | None = None) -> web.Response:
+    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    return web.json_response({"error": message}, status=status, headers=headers)
 
 
 def _served(request: web.Request) -> Served:
@@ -115,12 +106,12 @@ def _served(request: web.Request) -> Served:
     if served is None:
         known = repository.versions(name)
         what = f"no version {version!r} of model {name!r}; it has {', '.join(known)}" if known else f"no model {name!r}"
-        raise web.HTTPNotFound(reason=what)
+        raise ServiceError(Kind.NOT_FOUND, what)
     return served
 
 
 async def _server(request: web.Request) -> web.Response:
-    return web.json_response({"name": "maas-rt", "version": __version__, "extensions": []})
+    return web.json_response({"name": "maas-rt", "version": __version__, "extensions": _EXTENSIONS})
 
 
 async def _alive(request: web.Request) -> web.Response:
@@ -139,35 +130,36 @@ async def _metadata(request: web.Request) -> web.Response:
             "name": served.name,
             "versions": request.app[_REPOSITORY].versions(served.name),
             "platform": "maas_rt",
-            "inputs": [tensor_metadata(info) for info in served.model.inputs],
-            "outputs": [tensor_metadata(info) for info in served.model.outputs],
+            "inputs": [spec.metadata() for spec in served.signature.inputs],
+            "outputs": [spec.metadata() for spec in served.signature.outputs],
         }
     )
 
 
 async def _infer(request: web.Request) -> web.Response:
     served = _served(request)
-    try:
-        body = json.loads(await request.read(), parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
-        raise BadRequest("the body is not valid JSON in UTF-8") from None
-    inputs = read_inputs(body, served.model)
-    names = requested_outputs(body, served.model)
-    identifier = body.get("id")
-    if identifier is not None and not isinstance(identifier, str):
-        raise BadRequest('"id" must be a string')
-    seed = read_seed(body)
+    body = await request.read()
+    asked = decode_request(body, header_length(request.headers.get(HEADER_LENGTH), len(body)))
+    inputs = served.signature.arrays(asked)
+    served.signature.requested(asked)  # refused before it is run
+    seed = asked.options.seed
     if seed is None and served.model.draws:
         seed = secrets.randbits(_SEED_BITS)
     state = served.model.state() if served.model.states else None  # every request begins anew
-    outputs = await asyncio.wrap_future(served.model.run_async(inputs, state=state, seed=seed))
-    response: dict[str, Any] = {
-        "model_name": served.name,
-        "model_version": served.version,
-        "outputs": write_outputs(outputs, names),
-    }
-    if served.model.draws:
-        response["parameters"] = {"seed": seed}
-    if identifier is not None:
-        response["id"] = identifier
-    return web.json_response(response, dumps=partial(json.dumps, allow_nan=False))
+    results = await asyncio.wrap_future(served.model.run_async(inputs, state=state, seed=seed))
+    answer = encode_response(
+        InferResponse(
+            served.name,
+            served.version,
+            served.signature.answer(results, asked),
+            asked.id,
+            {"seed": seed} if served.model.draws else {},
+        )
+    )
+    if answer.header_length is None:
+        return web.Response(body=answer.joined(), content_type="application/json", charset="utf-8")
+    return web.Response(
+        body=answer.joined(),
+        content_type="application/octet-stream",
+        headers={HEADER_LENGTH: str(answer.header_length)},
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .._errors import Error, InvalidArgumentError
 from .._model import Model, load
+from ._signature import Signature
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Served:
     name: str
     version: str
     model: Model
+    signature: Signature
 
 
 class Repository:
@@ -45,9 +47,10 @@ class Repository:
                 f"{path} and another file are both version {version} of model {name!r}; remove one"
             )
         try:
-            versions[version] = Served(name, version, load(path, threads=threads, copy=True))
+            model = load(path, threads=threads, copy=True)
         except Error as error:
             raise type(error)(f"{path}: {error}") if str(path) not in str(error) else error from None
+        versions[version] = Served(name, version, model, Signature.of(model))
 
     def names(self) -> list[str]:
         """All models, sorted."""

@@ -1,0 +1,61 @@
+"""What can go wrong with a request, in HTTP's and in gRPC's numbers side by side."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from .._errors import CancelledError, DeadlineExceededError, Error, InvalidArgumentError
+
+
+class Kind(Enum):
+    """A kind of failure: its name in metrics and logs, the HTTP status, the number of the gRPC status code."""
+
+    BAD_REQUEST = ("bad_request", 400, 3)  # the request, or data in it that a step of the model refuses
+    UNAUTHENTICATED = ("unauthenticated", 401, 16)  # no token, or none that is known and valid
+    FORBIDDEN = ("forbidden", 403, 7)  # a valid token that does not reach so far
+    NOT_FOUND = ("not_found", 404, 5)  # a model, version, label, region or path
+    METHOD_NOT_ALLOWED = ("method_not_allowed", 405, 12)
+    TOO_LARGE = ("too_large", 413, 8)  # the body or a tensor
+    UNSUPPORTED_MEDIA = ("unsupported_media", 415, 3)  # its encoding or its type
+    RATE_LIMITED = ("rate_limited", 429, 8)  # this client asks too often
+    CANCELLED = ("cancelled", 499, 1)  # the client went away, or the run was cancelled
+    INTERNAL = ("internal", 500, 13)
+    OVERLOADED = ("overloaded", 503, 14)  # the queue is full, or the answer would come too late
+    NOT_READY = ("not_ready", 503, 14)  # loading, unloaded or draining
+    DEADLINE = ("deadline", 504, 4)  # it passed, in the queue or between two steps
+
+    def __init__(self, label: str, http: int, grpc: int) -> None:
+        self.label = label
+        self.http = http
+        self.grpc = grpc
+
+
+class ServiceError(Exception):
+    """A request that is not answered: its kind, and a sentence for the client that says what and where.
+
+    `retry_after` is the number of seconds after which it may go better; None where that is not known.
+    """
+
+    def __init__(self, kind: Kind, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after = retry_after
+
+
+def bad_request(message: str) -> ServiceError:
+    """The most frequent kind."""
+    return ServiceError(Kind.BAD_REQUEST, message)
+
+
+def kind_of(error: BaseException) -> Kind:
+    """The kind of whatever a load or a run has raised."""
+    if isinstance(error, ServiceError):
+        return error.kind
+    if isinstance(error, CancelledError):
+        return Kind.CANCELLED
+    if isinstance(error, DeadlineExceededError):
+        return Kind.DEADLINE
+    # What a step refuses lies in the request's data: an index that its table does not have, a size beyond the model's.
+    if isinstance(error, InvalidArgumentError) or (isinstance(error, Error) and error.status == "MRT_ERROR_RUN"):
+        return Kind.BAD_REQUEST
+    return Kind.INTERNAL

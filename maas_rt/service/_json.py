@@ -1,0 +1,143 @@
+"""JSON: documents, and the `data` of their tensors to arrays and back.
+
+What JSON's numbers lack, "NaN", "Infinity" and "-Infinity", is text in both directions, as in protobuf's JSON; as bare words it would be
+no JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ._datatypes import Array, Datatype, bfloat16_of, bfloat16_values
+from ._errors import bad_request
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_WANTED: dict[str, type] = {"b": bool, "i": int, "u": int}
+
+
+def parse_document(text: bytes | bytearray | memoryview) -> Any:
+    """A request's or response's JSON. The `data` of a tensor in it is for parse_data alone to read."""
+    try:
+        return json.loads(bytes(text), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise bad_request("the body is not valid JSON in UTF-8") from None
+
+
+def dump_document(document: Any) -> bytes:
+    """The inverse; `data` is what write_data gave."""
+    return json.dumps(document, allow_nan=False).encode()
+
+
+def parse_data(data: Any, datatype: Datatype, shape: Sequence[int], what: str) -> Array:
+    """A tensor's `data`, flat in row-major order or nested as `shape` says, to an array of that shape.
+
+    The shape is one that check_shape lets pass; `what` names the tensor in errors, as "input 'x'".
+    """
+    flat = _flatten(data, shape, what)
+    count = math.prod(shape)
+    if len(flat) != count:
+        raise bad_request(f"{what} has {len(flat)} elements, its shape {list(shape)} needs {count}")
+    if datatype.name == "BYTES":
+        return _strings(flat, what).reshape(shape)
+    return _numbers(flat, datatype, what).reshape(shape)
+
+
+def write_data(array: Array, datatype: Datatype, what: str) -> Any:
+    """The inverse: what dump_document takes for `data`, flat in row-major order."""
+    flat = array.reshape(-1)
+    if datatype.name == "BYTES":
+        try:
+            return [element.decode() for element in flat]
+        except UnicodeDecodeError:
+            raise bad_request(f"{what} holds bytes that are no UTF-8: ask for it as binary data") from None
+    if datatype.name == "BF16":
+        flat = bfloat16_values(flat)
+    values: list[Any] = flat.tolist()
+    if flat.dtype.kind != "f" or np.isfinite(flat).all():
+        return values
+    return [v if math.isfinite(v) else "NaN" if math.isnan(v) else "Infinity" if v > 0 else "-Infinity" for v in values]
+
+
+def _refuse(word: str) -> float:
+    raise bad_request(f'{word} is not JSON: send "NaN", "Infinity" and "-Infinity" as text')
+
+
+def _flatten(data: Any, shape: Sequence[int], what: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise bad_request(f'{what}: "data" must be a list, flat or nested in row-major order')
+    items = data
+    if not _nested(items, what):
+        return items
+    for dimension, extent in enumerate(shape):
+        lists = items if dimension else [data]
+        uneven = next((each for each in lists if len(each) != extent), None)
+        if uneven is not None:
+            raise bad_request(
+                f'{what}: "data" has a list of {len(uneven)} entries where its shape {list(shape)} has {extent}'
+            )
+        items = [item for each in lists for item in each]
+        if items and _nested(items, what) == (dimension == len(shape) - 1):
+            break
+    else:
+        if shape:
+            return items
+    raise bad_request(
+        f'{what}: "data" is nested, but not as deep as its shape {list(shape)}: nest it so, or not at all'
+    )
+
+
+def _nested(items: list[Any], what: str) -> bool:
+    """Whether the entries are lists, all of them."""
+    lists = sum(type(item) is list for item in items)
+    if 0 < lists < len(items):
+        raise bad_request(f'{what}: "data" mixes numbers and lists at one level')
+    return lists > 0
+
+
+def _numbers(flat: list[Any], datatype: Datatype, what: str) -> Array:
+    dtype = np.dtype(np.float64) if datatype.name == "BF16" else datatype.dtype
+    wanted = _WANTED.get(dtype.kind)
+    named = False  # values that JSON's numbers do not have
+    for value in flat:
+        special = wanted is None and type(value) is str and value in _NON_FINITE
+        named = named or special
+        if not (special or (type(value) is wanted if wanted else type(value) in (int, float))):
+            raise bad_request(f"{what}: {_shown(value)} is no {datatype.runtime} value")
+    too_large = bad_request(f"{what}: a value does not fit into {datatype.runtime}")
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray([_NON_FINITE.get(v, v) for v in flat] if named else flat, dtype=dtype)
+    except (OverflowError, ValueError):
+        raise too_large from None
+    infinite = np.isinf(array) if wanted is None else None
+    if datatype.name == "BF16":
+        array = bfloat16_of(array)
+        infinite = (array & 0x7FFF) == 0x7F80
+    if infinite is not None and infinite.sum() != sum(v in ("Infinity", "-Infinity") for v in flat):
+        raise too_large
+    return array
+
+
+def _strings(flat: list[Any], what: str) -> Array:
+    array = np.empty(len(flat), object)
+    for index, value in enumerate(flat):
+        if isinstance(value, bytes):
+            array[index] = value
+            continue
+        if not isinstance(value, str):
+            raise bad_request(f"{what}: {_shown(value)} is no string")
+        try:
+            array[index] = value.encode()
+        except UnicodeEncodeError:
+            raise bad_request(f"{what}: a string holds half of a surrogate pair, which is no character") from None
+    return array
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,435 @@
+"""Inference requests and responses as plain data, and their HTTP bodies, read and written.
+
+A body is a JSON document, and after it, where the header Inference-Header-Content-Length says how long the document is, the binary data of its
+tensors in their order. A length of 0 means that there is no document: the body is the data of the model's one input.
+
+Source: the Open Inference Protocol's REST specification, https://github.com/kserve/open-inference-protocol, and the extensions at
+https://github.com/triton-inference-server/server/tree/main/docs/protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._datatypes import DATATYPES, Array, Datatype
+from ._errors import bad_request
+from ._json import dump_document, parse_data, parse_document, write_data
+from ._tensors import check_shape, read_binary, read_shape, write_binary
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SharedMemory:
+    """A place in a region of shared memory that was registered before."""
+
+    region: str
+    size: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class InputTensor:
+    """An input as it was sent: a name and a shape that nobody has compared with a model's yet.
+
+    `data` is a memoryview of the binary data; a SharedMemory; an array, as a client has it; or else what parse_data takes.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    data: Any
+    parameters: Parameters = field(default_factory=dict)
+
+    def array(self) -> Array:
+        """The data as an array (_datatypes says of which dtype). Reads all of it: a request is bound to a model first."""
+        what = f"input {self.name!r}"
+        check_shape(self.shape, self.datatype, what)
+        if isinstance(self.data, SharedMemory):
+            raise bad_request(f"{what} lies in shared memory, which this server does not offer: send its data")
+        if isinstance(self.data, np.ndarray):
+            return self.data
+        if isinstance(self.data, memoryview):
+            return read_binary(self.data, self.datatype, self.shape, what)
+        return parse_data(self.data, self.datatype, self.shape, what)
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """An output that a request asks for.
+
+    `binary`: as binary data, None: as the request's binary_data_output says. `classification`: as its so many highest entries, 0: as it is.
+    """
+
+    name: str
+    binary: bool | None = None
+    classification: int = 0
+    shared_memory: SharedMemory | None = None
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A request for an inference. Without `outputs` all are asked for; `raw` is a body that is the data of the one input."""
+
+    inputs: tuple[InputTensor, ...] = ()
+    outputs: tuple[RequestedOutput, ...] = ()
+    id: str | None = None
+    parameters: Parameters = field(default_factory=dict)
+    raw: memoryview | None = None
+
+    def binary(self, output: RequestedOutput) -> bool:
+        """Whether an output is answered as binary data; by default that of a raw request is, and no other."""
+        if output.binary is not None:
+            return output.binary
+        return self.raw is not None or self.options.binary_data_output
+
+    @cached_property
+    def options(self) -> Options:
+        """The parameters that the protocol knows, checked."""
+        return Options.read(self.parameters)
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """An output. `array` is as _datatypes says of its datatype; `binary`: it goes out as binary data."""
+
+    name: str
+    datatype: Datatype
+    array: Array
+    binary: bool = False
+
+
+@dataclass(frozen=True)
+class InferResponse:
+    """What a model answered; the version is always told, asked for or not."""
+
+    model_name: str
+    model_version: str
+    outputs: tuple[OutputTensor, ...]
+    id: str | None = None
+    parameters: Parameters = field(default_factory=dict)
+
+
+class Body(NamedTuple):
+    """An HTTP body in parts, and what HEADER_LENGTH is to say; None: there is no binary data, and the header is left out."""
+
+    parts: tuple[bytes | memoryview, ...]
+    header_length: int | None
+
+    def joined(self) -> bytes:
+        """The parts as one."""
+        return self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], bytes) else b"".join(self.parts)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The parameters of a request that the protocol or this server knows. All others are left alone.
+
+    `timeout` is in microseconds, 0: none. `priority`: 1 is the highest, 0 the model's default. A `sequence_id` of 0 or "" is none.
+    """
+
+    seed: int | None = None
+    priority: int = 0
+    timeout: int = 0
+    sequence_id: int | str = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+    binary_data_output: bool = False
+
+    @classmethod
+    def read(cls, parameters: Parameters) -> Options:
+        """Raises BAD_REQUEST for a parameter that is known and wrong."""
+        given = {name: parameters[name] for name in _OPTIONS if parameters.get(name) is not None}
+        for name, value in given.items():
+            accepts, wanted = _OPTIONS[name]
+            if not accepts(value):
+                raise bad_request(f'the parameter "{name}" is {value!r} and must be {wanted}')
+        options = cls(**given)
+        if (options.sequence_start or options.sequence_end) and not options.sequence_id:
+            raise bad_request('"sequence_start" and "sequence_end" need a "sequence_id" that is neither 0 nor empty')
+        return options
+
+
+def _is_uint64(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**64
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_UINT64: tuple[Callable[[Any], bool], str] = (_is_uint64, "an integer from 0 to 2**64 - 1")
+_BOOL: tuple[Callable[[Any], bool], str] = (_is_bool, "true or false")
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _UINT64,
+    "priority": _UINT64,
+    "timeout": _UINT64,
+    "sequence_id": (
+        lambda value: isinstance(value, str) or _is_uint64(value),
+        "a string or an integer from 0 to 2**64 - 1",
+    ),
+    "sequence_start": _BOOL,
+    "sequence_end": _BOOL,
+    "binary_data_output": _BOOL,
+}
+
+
+# ---- requests -------------------------------------------------------------------------------------------------------
+
+
+def header_length(text: str | None, body_length: int) -> int | None:
+    """What HEADER_LENGTH says of a body of that length; None without the header."""
+    if text is None:
+        return None
+    # A number of more digits than the body's length has is refused before it is made.
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise bad_request(f"{HEADER_LENGTH} is {text[:40]!r} and must be the length of the JSON document in bytes")
+    if int(text) > body_length:
+        raise bad_request(f"{HEADER_LENGTH} is {int(text)}, and the body has {body_length} bytes")
+    return int(text)
+
+
+def decode_request(body: bytes | bytearray | memoryview, length: int | None = None) -> InferRequest:
+    """A body, of which the first `length` bytes are the document (header_length); None: all of it. Binary data is not copied."""
+    whole = memoryview(body)
+    if length == 0:
+        return InferRequest(raw=whole)
+    document = parse_document(whole[:length])
+    if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
+        raise bad_request('the body must be a JSON object with a list "inputs"')
+    binary = _Rest(whole[length:] if length is not None else None)
+    inputs = tuple(_read_input(tensor, f"inputs[{i}]", binary) for i, tensor in enumerate(document["inputs"]))
+    binary.check_end("inputs")
+    _check_unique("input", [each.name for each in inputs])
+    identifier = document.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise bad_request('"id" must be a string')
+    requested = document.get("outputs")
+    return InferRequest(
+        inputs,
+        () if requested is None else _read_requested(requested),
+        identifier,
+        _read_parameters(document, '"parameters"'),
+    )
+
+
+def encode_request(request: InferRequest, *, binary: bool = True) -> Body:
+    """The inverse, for requests whose inputs have arrays: their data as binary data, or else in the document."""
+    inputs: list[dict[str, Any]] = []
+    buffers: list[memoryview] = []
+    for tensor in request.inputs:
+        entry: dict[str, Any] = {"name": tensor.name, "shape": list(tensor.shape), "datatype": tensor.datatype.name}
+        _put_data(entry, tensor.array(), tensor.datatype, binary, f"input {tensor.name!r}", buffers)
+        inputs.append(entry)
+    document: dict[str, Any] = {"inputs": inputs}
+    if request.id is not None:
+        document["id"] = request.id
+    if request.parameters:
+        document["parameters"] = dict(request.parameters)
+    if request.outputs:
+        document["outputs"] = [_requested_entry(each) for each in request.outputs]
+    return _body(document, buffers)
+
+
+class _Rest:
+    """The binary data after a document, given out in order; None: there is no HEADER_LENGTH, and so none."""
+
+    def __init__(self, data: memoryview | None) -> None:
+        self._data = data
+        self._taken = 0
+
+    def take(self, size: Any, what: str) -> memoryview:
+        if type(size) is not int or size < 0:
+            raise bad_request(f'{what}: "binary_data_size" is {size!r} and must be a number of bytes, 0 or more')
+        if self._data is None:
+            raise bad_request(f'{what} has a "binary_data_size", and there is no header {HEADER_LENGTH}')
+        left = len(self._data) - self._taken
+        if size > left:
+            raise bad_request(f'{what}: "binary_data_size" is {size}, and {left} bytes of binary data are left')
+        self._taken += size
+        return self._data[self._taken - size : self._taken]
+
+    def check_end(self, what: str) -> None:
+        left = len(self._data) - self._taken if self._data is not None else 0
+        if left:
+            raise bad_request(
+                f'{left} bytes after the binary data of the {what} belong to none: see "binary_data_size"'
+            )
+
+
+def _read_tensor(tensor: Any, place: str, role: str) -> tuple[str, Datatype, tuple[int, ...]]:
+    if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
+        raise bad_request(f'{place} must be an object with "name", "shape", "datatype" and "data"')
+    what = f"{role} {tensor['name']!r}"
+    datatype = tensor.get("datatype")
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise bad_request(f"{what} has datatype {datatype!r}, which is none of {', '.join(DATATYPES)}")
+    return tensor["name"], DATATYPES[datatype], read_shape(tensor.get("shape"), what)
+
+
+def _read_input(tensor: Any, place: str, binary: _Rest) -> InputTensor:
+    name, datatype, shape = _read_tensor(tensor, place, "input")
+    what = f"input {name!r}"
+    parameters = _read_parameters(tensor, f'{what}: "parameters"')
+    size = parameters.get("binary_data_size")
+    shared = _read_shared_memory(parameters, what)
+    ways = [
+        word
+        for word, given in (
+            ('"data"', "data" in tensor),
+            ('"binary_data_size"', size is not None),
+            ("shared memory", shared),
+        )
+        if given
+    ]
+    if len(ways) > 1:
+        raise bad_request(f"{what} has both {ways[0]} and {ways[1]}: give its data once")
+    if not ways:
+        raise bad_request(f'{what} has no "data" and no "binary_data_size"')
+    data = shared if shared is not None else binary.take(size, what) if size is not None else tensor["data"]
+    return InputTensor(name, datatype, shape, data, parameters)
+
+
+def _read_parameters(owner: dict[str, Any], what: str) -> dict[str, Any]:
+    parameters = owner.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise bad_request(f"{what} must be an object")
+    return parameters
+
+
+def _read_shared_memory(parameters: Parameters, what: str) -> SharedMemory | None:
+    region: Any = parameters.get("shared_memory_region")
+    size: Any = parameters.get("shared_memory_byte_size")
+    offset = parameters.get("shared_memory_offset", 0)
+    if region is None and size is None:
+        return None
+    if not isinstance(region, str) or not _is_uint64(size) or not _is_uint64(offset):
+        raise bad_request(
+            f'{what}: shared memory is told by "shared_memory_region", a string, "shared_memory_byte_size" and, if it is not 0, '
+            '"shared_memory_offset", numbers of bytes'
+        )
+    return SharedMemory(region, size, offset)
+
+
+def _read_requested(requested: Any) -> tuple[RequestedOutput, ...]:
+    if not isinstance(requested, list) or not all(
+        isinstance(output, dict) and isinstance(output.get("name"), str) for output in requested
+    ):
+        raise bad_request('"outputs" must be a list of objects with a "name"')
+    outputs = []
+    for output in requested:
+        what = f"output {output['name']!r}"
+        parameters = _read_parameters(output, f'{what}: "parameters"')
+        binary = parameters.get("binary_data")
+        if binary is not None and not isinstance(binary, bool):
+            raise bad_request(f'{what}: "binary_data" is {binary!r} and must be true or false')
+        classification = parameters.get("classification", 0)
+        if type(classification) is not int or not 0 <= classification < 2**31:
+            raise bad_request(f'{what}: "classification" is {classification!r} and must be a number of classes')
+        shared = _read_shared_memory(parameters, what)
+        if shared is not None and classification:
+            raise bad_request(f"{what}: a classification cannot be put into shared memory")
+        outputs.append(RequestedOutput(output["name"], binary, classification, shared))
+    _check_unique("output", [each.name for each in outputs])
+    return tuple(outputs)
+
+
+def _check_unique(role: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise bad_request(f"{role} {name!r} is given twice")
+        seen.add(name)
+
+
+def _requested_entry(output: RequestedOutput) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    if output.binary is not None:
+        parameters["binary_data"] = output.binary
+    if output.classification:
+        parameters["classification"] = output.classification
+    if output.shared_memory is not None:
+        parameters["shared_memory_region"] = output.shared_memory.region
+        parameters["shared_memory_byte_size"] = output.shared_memory.size
+        parameters["shared_memory_offset"] = output.shared_memory.offset
+    return {"name": output.name, **({"parameters": parameters} if parameters else {})}
+
+
+# ---- responses ------------------------------------------------------------------------------------------------------
+
+
+def encode_response(response: InferResponse) -> Body:
+    """The body of a response. Binary data is not copied: the arrays must stay as they are until it is sent."""
+    outputs: list[dict[str, Any]] = []
+    buffers: list[memoryview] = []
+    for tensor in response.outputs:
+        entry: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype.name,
+            "shape": list(tensor.array.shape),
+        }
+        _put_data(entry, tensor.array, tensor.datatype, tensor.binary, f"output {tensor.name!r}", buffers)
+        outputs.append(entry)
+    document: dict[str, Any] = {
+        "model_name": response.model_name,
+        "model_version": response.model_version,
+        "outputs": outputs,
+    }
+    if response.parameters:
+        document["parameters"] = dict(response.parameters)
+    if response.id is not None:
+        document["id"] = response.id
+    return _body(document, buffers)
+
+
+def decode_response(body: bytes | bytearray | memoryview, length: int | None = None) -> InferResponse:
+    """The inverse, for clients. Raises ServiceError for what is no response."""
+    whole = memoryview(body)
+    document = parse_document(whole[:length])
+    if not isinstance(document, dict) or not isinstance(document.get("outputs"), list):
+        raise bad_request('a response must be a JSON object with a list "outputs"')
+    binary = _Rest(whole[length:] if length is not None else None)
+    outputs = tuple(_read_output(tensor, f"outputs[{i}]", binary) for i, tensor in enumerate(document["outputs"]))
+    binary.check_end("outputs")
+    return InferResponse(
+        str(document.get("model_name", "")),
+        str(document.get("model_version", "")),
+        outputs,
+        document.get("id"),
+        _read_parameters(document, '"parameters"'),
+    )
+
+
+def _read_output(tensor: Any, place: str, binary: _Rest) -> OutputTensor:
+    name, datatype, shape = _read_tensor(tensor, place, "output")
+    what = f"output {name!r}"
+    check_shape(shape, datatype, what)
+    size = _read_parameters(tensor, f'{what}: "parameters"').get("binary_data_size")
+    if size is not None:
+        array = read_binary(binary.take(size, what), datatype, shape, what)
+    else:
+        array = parse_data(tensor.get("data"), datatype, shape, what)
+    return OutputTensor(name, datatype, array, size is not None)
+
+
+def _put_data(
+    entry: dict[str, Any], array: Array, datatype: Datatype, binary: bool, what: str, buffers: list[memoryview]
+) -> None:
+    if binary:
+        buffers.append(write_binary(array, datatype))
+        entry["parameters"] = {"binary_data_size": len(buffers[-1])}
+    else:
+        entry["data"] = write_data(array, datatype, what)
+
+
+def _body(document: dict[str, Any], buffers: list[memoryview]) -> Body:
+    text = dump_document(document)
+    return Body((text, *buffers), len(text) if buffers else None)

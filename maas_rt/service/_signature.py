@@ -1,0 +1,184 @@
+"""What a model takes and gives in the protocol's terms: a request to the model's arrays, its results to output tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._errors import MissingExtraError
+from .._model import Model, TensorInfo
+from .._strings import decode_strings, encode_strings
+from ._datatypes import BYTES, OF_RUNTIME, Array, Datatype
+from ._errors import bad_request
+from ._requests import InferRequest, InputTensor, OutputTensor, RequestedOutput
+from ._tensors import classify
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output. `datatype` is None where the protocol has none for `runtime`, the model's name of it.
+
+    A tensor of strings is BYTES here; the model's has one more axis, of their bytes, which `shape` is without.
+    """
+
+    name: str
+    datatype: Datatype | None
+    runtime: str
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def of(cls, info: TensorInfo, texts: Sequence[str] = ()) -> TensorSpec:
+        """texts: names of the tensors that are strings."""
+        if info.name in texts and info.dtype == "uint8" and info.shape:
+            return cls(info.name, BYTES, info.dtype, info.shape[:-1])
+        return cls(info.name, OF_RUNTIME.get(info.dtype), info.dtype, info.shape)
+
+    def metadata(self) -> dict[str, Any]:
+        """A tensor of the metadata response; dynamic dimensions are -1."""
+        return {
+            "name": self.name,
+            "datatype": self.datatype.name if self.datatype else self.runtime.upper(),
+            "shape": [extent if isinstance(extent, int) else -1 for extent in self.shape],
+        }
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A model's inputs and outputs. `labels`: the names of an output's classes, by the output's name."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Model) -> Signature:
+        """A loaded model's."""
+        texts = (model.manifest.get("source") or {}).get("strings", ())
+        return cls(
+            tuple(TensorSpec.of(info, texts) for info in model.inputs),
+            tuple(TensorSpec.of(info, texts) for info in model.outputs),
+        )
+
+    def arrays(self, request: InferRequest) -> dict[str, Array]:
+        """The arrays that the model takes, by name. Nothing of a tensor's data is read before its name and type were found right."""
+        tensors = request.inputs if request.raw is None else (self._raw_input(request.raw),)
+        specs = {spec.name: spec for spec in self.inputs}
+        for tensor in tensors:
+            if tensor.name not in specs:
+                raise bad_request(f"the model has no input {tensor.name!r}; its inputs are {', '.join(specs)}")
+            _check_tensor(tensor, specs[tensor.name])
+        missing = [repr(name) for name in specs if name not in {tensor.name for tensor in tensors}]
+        if missing:
+            raise bad_request(f"missing input{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+        return {tensor.name: _to_runtime(tensor.array(), tensor) for tensor in tensors}
+
+    def requested(self, request: InferRequest) -> tuple[RequestedOutput, ...]:
+        """The outputs that are asked for, all if none is named. Raises BAD_REQUEST for what the model or this server does not give."""
+        specs = {spec.name: spec for spec in self.outputs}
+        wanted = request.outputs or tuple(RequestedOutput(name) for name in specs)
+        for output in wanted:
+            spec = specs.get(output.name)
+            if spec is None:
+                raise bad_request(f"the model has no output {output.name!r}; its outputs are {', '.join(specs)}")
+            what = f"output {output.name!r}"
+            if spec.datatype is None:
+                raise bad_request(f"{what} is {spec.runtime}, which the protocol cannot carry: ask for other outputs")
+            if output.classification and spec.datatype is BYTES:
+                raise bad_request(
+                    f"{what} holds strings, of which none is the highest: ask for it without classification"
+                )
+            if output.shared_memory is not None:
+                raise bad_request(f"{what} is to go to shared memory, which this server does not offer")
+        return wanted
+
+    def answer(self, results: Mapping[str, Array], request: InferRequest) -> tuple[OutputTensor, ...]:
+        """The model's results as the request asks for them."""
+        specs = {spec.name: spec for spec in self.outputs}
+        tensors = []
+        for output in self.requested(request):
+            datatype = specs[output.name].datatype
+            assert datatype is not None  # requested has refused it
+            array = _from_runtime(results[output.name], datatype)
+            if output.classification:
+                labels = self.labels.get(output.name, ())
+                array, datatype = classify(array, datatype, output.classification, labels), BYTES
+            tensors.append(OutputTensor(output.name, datatype, array, request.binary(output)))
+        return tuple(tensors)
+
+    def _raw_input(self, data: memoryview) -> InputTensor:
+        """A body without a document: the data of the one input, whose shape is the one that fits."""
+        if len(self.inputs) != 1:
+            raise bad_request(
+                f"a body without a JSON document is for models with one input, and this one has {len(self.inputs)}"
+            )
+        spec = self.inputs[0]
+        what = f"input {spec.name!r}"
+        if spec.datatype is None:
+            raise bad_request(f"{what} is {spec.runtime}, which the protocol cannot carry")
+        if spec.datatype is BYTES:
+            one = np.array([bytes(data)], object).reshape([1] * len(spec.shape))
+            return InputTensor(spec.name, BYTES, one.shape, one)
+        free = [axis for axis, extent in enumerate(spec.shape) if not isinstance(extent, int)]
+        shape = [extent if isinstance(extent, int) else 1 for extent in spec.shape]
+        if len(free) == 2 and free[0] == 0:
+            free = free[1:]  # one request of a model that takes batches of them
+        if len(free) > 1:
+            raise bad_request(
+                f"{what} has {len(free)} dynamic dimensions, which a body without a JSON document leaves open"
+            )
+        unit = math.prod(shape) * spec.datatype.itemsize
+        if free and unit and len(data) % unit == 0:
+            shape[free[0]] = len(data) // unit
+        return InputTensor(spec.name, spec.datatype, tuple(shape), data)
+
+
+def _check_tensor(tensor: InputTensor, spec: TensorSpec) -> None:
+    what = f"input {tensor.name!r}"
+    if spec.datatype is None:
+        raise bad_request(f"{what} is {spec.runtime}, which the protocol cannot carry")
+    if tensor.datatype is not spec.datatype:
+        raise bad_request(f"{what} has datatype {tensor.datatype.name!r}, the model takes {spec.datatype.name!r}")
+    if len(tensor.shape) != len(spec.shape):
+        raise bad_request(f"{what} has {len(tensor.shape)} dimensions, the model takes {len(spec.shape)} dimensions")
+
+
+def _to_runtime(array: Array, tensor: InputTensor) -> Array:
+    if tensor.datatype.name == "BF16":
+        return array.view(_bfloat16(f"input {tensor.name!r}"))
+    if tensor.datatype is not BYTES:
+        return array
+    for index, element in enumerate(array.flat):
+        try:
+            element.decode()
+        except UnicodeDecodeError:
+            raise bad_request(
+                f"input {tensor.name!r}: element {index} is no UTF-8, and the model takes strings"
+            ) from None
+        if b"\0" in element:
+            raise bad_request(f"input {tensor.name!r}: element {index} has a zero byte, at which a model's string ends")
+    return encode_strings(array)
+
+
+def _from_runtime(result: Array, datatype: Datatype) -> Array:
+    if datatype.name == "BF16":
+        return result.view(np.uint16)
+    if datatype is not BYTES:
+        return result
+    texts = decode_strings(result)
+    elements = np.empty(texts.shape, object)
+    for index, text in np.ndenumerate(texts):
+        elements[index] = text.encode()
+    return elements
+
+
+def _bfloat16(what: str) -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise MissingExtraError(what + ", a bfloat16,", "serve", "ml_dtypes") from None
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
