@@ -1,4 +1,4 @@
-"""Serve a directory of .mrt files over HTTP: Open Inference Protocol v2 (REST, JSON tensors).
+"""Serve a directory of .mrt files over HTTP: Open Inference Protocol v2 (REST, JSON and binary tensors).
 
   maas-rt serve models/
   curl -s localhost:8000/v2/models/digits/infer -d '{"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": [...]}]}'
