@@ -8,6 +8,7 @@ import math
 import secrets
 import signal
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -78,7 +79,8 @@ async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamRespo
         response: web.StreamResponse = await handler(request)
         return response
     except ServiceError as error:
-        return _error(error.kind.http, str(error), error.retry_after)
+        wait = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+        return _error(error.kind.http, str(error), wait)
     except Error as error:
         return _error(kind_of(error).http, str(error))
     except web.HTTPRequestEntityTooLarge as error:
@@ -88,14 +90,14 @@ async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamRespo
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return _error(error.status, f"{request.method} {request.path}: {error.reason}")
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return _error(error.status, f"{request.method} {request.path!r}: {error.reason}", allow)
     except Exception as error:
         logging.getLogger(__name__).exception("%s %s", request.method, request.path)
         return _error(500, f"the server failed on this request ({type(error).__name__}): its log says more")
 
 
-def _error(status: int, message: str, retry_after: float | None = None) -> web.Response:
-    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.json_response({"error": message}, status=status, headers=headers)
 
 
@@ -141,7 +143,7 @@ async def _infer(request: web.Request) -> web.Response:
     body = await request.read()
     asked = decode_request(body, header_length(request.headers.get(HEADER_LENGTH), len(body)))
     inputs = served.signature.arrays(asked)
-    served.signature.requested(asked)  # refused before it is run
+    wanted = served.signature.requested(asked)
     seed = asked.options.seed
     if seed is None and served.model.draws:
         seed = secrets.randbits(_SEED_BITS)
@@ -151,7 +153,7 @@ async def _infer(request: web.Request) -> web.Response:
         InferResponse(
             served.name,
             served.version,
-            served.signature.answer(results, asked),
+            served.signature.answer(results, wanted),
             asked.id,
             {"seed": seed} if served.model.draws else {},
         )

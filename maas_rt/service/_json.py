@@ -20,17 +20,26 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _WANTED: dict[str, type] = {"b": bool, "i": int, "u": int}
 
 
+def _refuse(word: str) -> float:
+    raise bad_request(f'{word} is not JSON: send "NaN", "Infinity" and "-Infinity" as text')
+
+
+# json.loads and json.dumps would make one for each document.
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
 def parse_document(text: bytes | bytearray | memoryview) -> Any:
     """A request's or response's JSON. The `data` of a tensor in it is for parse_data alone to read."""
     try:
-        return json.loads(bytes(text), parse_constant=_refuse)
+        return _DECODER.decode(str(text, "utf-8").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         raise bad_request("the body is not valid JSON in UTF-8") from None
 
 
 def dump_document(document: Any) -> bytes:
     """The inverse; `data` is what write_data gave."""
-    return json.dumps(document, allow_nan=False).encode()
+    return _ENCODER.encode(document).encode()
 
 
 def parse_data(data: Any, datatype: Datatype, shape: Sequence[int], what: str) -> Array:
@@ -61,10 +70,6 @@ def write_data(array: Array, datatype: Datatype, what: str) -> Any:
     if flat.dtype.kind != "f" or np.isfinite(flat).all():
         return values
     return [v if math.isfinite(v) else "NaN" if math.isnan(v) else "Infinity" if v > 0 else "-Infinity" for v in values]
-
-
-def _refuse(word: str) -> float:
-    raise bad_request(f'{word} is not JSON: send "NaN", "Infinity" and "-Infinity" as text')
 
 
 def _flatten(data: Any, shape: Sequence[int], what: str) -> list[Any]:

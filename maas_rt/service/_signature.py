@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,27 +64,43 @@ class Signature:
             tuple(TensorSpec.of(info, texts) for info in model.outputs),
         )
 
+    @cached_property
+    def _inputs(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self.inputs}
+
+    @cached_property
+    def _outputs(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self.outputs}
+
+    @cached_property
+    def _all_outputs(self) -> tuple[RequestedOutput, ...]:
+        return tuple(RequestedOutput(spec.name) for spec in self.outputs)
+
     def arrays(self, request: InferRequest) -> dict[str, Array]:
         """The arrays that the model takes, by name. Nothing of a tensor's data is read before its name and type were found right."""
         tensors = request.inputs if request.raw is None else (self._raw_input(request.raw),)
-        specs = {spec.name: spec for spec in self.inputs}
+        specs = self._inputs
         for tensor in tensors:
             if tensor.name not in specs:
                 raise bad_request(f"the model has no input {tensor.name!r}; its inputs are {', '.join(specs)}")
             _check_tensor(tensor, specs[tensor.name])
-        missing = [repr(name) for name in specs if name not in {tensor.name for tensor in tensors}]
-        if missing:
+        if len(tensors) < len(specs):
+            given = {tensor.name for tensor in tensors}
+            missing = [repr(name) for name in specs if name not in given]
             raise bad_request(f"missing input{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
         return {tensor.name: _to_runtime(tensor.array(), tensor) for tensor in tensors}
 
     def requested(self, request: InferRequest) -> tuple[RequestedOutput, ...]:
-        """The outputs that are asked for, all if none is named. Raises BAD_REQUEST for what the model or this server does not give."""
-        specs = {spec.name: spec for spec in self.outputs}
-        wanted = request.outputs or tuple(RequestedOutput(name) for name in specs)
-        for output in wanted:
-            spec = specs.get(output.name)
+        """The outputs that are asked for, all if none is named, each with `binary` decided.
+
+        Raises BAD_REQUEST for what the model or this server does not give: called before a run, not after it.
+        """
+        wanted = []
+        for output in request.outputs or self._all_outputs:
+            spec = self._outputs.get(output.name)
             if spec is None:
-                raise bad_request(f"the model has no output {output.name!r}; its outputs are {', '.join(specs)}")
+                known = ", ".join(self._outputs)
+                raise bad_request(f"the model has no output {output.name!r}; its outputs are {known}")
             what = f"output {output.name!r}"
             if spec.datatype is None:
                 raise bad_request(f"{what} is {spec.runtime}, which the protocol cannot carry: ask for other outputs")
@@ -93,20 +110,20 @@ class Signature:
                 )
             if output.shared_memory is not None:
                 raise bad_request(f"{what} is to go to shared memory, which this server does not offer")
-        return wanted
+            wanted.append(RequestedOutput(output.name, request.binary(output), output.classification))
+        return tuple(wanted)
 
-    def answer(self, results: Mapping[str, Array], request: InferRequest) -> tuple[OutputTensor, ...]:
-        """The model's results as the request asks for them."""
-        specs = {spec.name: spec for spec in self.outputs}
+    def answer(self, results: Mapping[str, Array], wanted: Sequence[RequestedOutput]) -> tuple[OutputTensor, ...]:
+        """The model's results as `requested` says."""
         tensors = []
-        for output in self.requested(request):
-            datatype = specs[output.name].datatype
-            assert datatype is not None  # requested has refused it
+        for output in wanted:
+            datatype = self._outputs[output.name].datatype
+            assert datatype is not None  # requested refuses it
             array = _from_runtime(results[output.name], datatype)
             if output.classification:
                 labels = self.labels.get(output.name, ())
                 array, datatype = classify(array, datatype, output.classification, labels), BYTES
-            tensors.append(OutputTensor(output.name, datatype, array, request.binary(output)))
+            tensors.append(OutputTensor(output.name, datatype, array, bool(output.binary)))
         return tuple(tensors)
 
     def _raw_input(self, data: memoryview) -> InputTensor:

@@ -159,6 +159,8 @@ def test_values_that_are_no_values_of_their_type(kind: str, data: list[Any], sen
         (b"", "the body is not valid JSON in UTF-8"),
         (b"{", "the body is not valid JSON in UTF-8"),
         (b'"\xff"', "the body is not valid JSON in UTF-8"),
+        (b'"\xed\xa0\x80"', "the body is not valid JSON in UTF-8"),
+        ('{"inputs": []}'.encode("utf-16"), "the body is not valid JSON in UTF-8"),
         (b"[" * 100_000, "the body is not valid JSON in UTF-8"),
         (b'{"inputs": [' + b"9" * 5000 + b"]}", "the body is not valid JSON in UTF-8"),
         (b"NaN", 'NaN is not JSON: send "NaN", "Infinity" and "-Infinity" as text'),
@@ -323,7 +325,7 @@ def test_which_outputs_are_binary(
     outputs: tuple[RequestedOutput, ...], parameters: dict[str, Any], binary: bool
 ) -> None:
     request = InferRequest((), outputs, None, parameters)
-    (tensor,) = X.answer({"y": np.zeros((1, 4), np.float32)}, request)
+    (tensor,) = X.answer({"y": np.zeros((1, 4), np.float32)}, X.requested(request))
     assert tensor.binary is binary
 
 
@@ -343,7 +345,7 @@ def test_which_outputs_are_binary(
 def test_raw_bodies(kind: str, shape: tuple[int | str, ...], size: int, expected: tuple[int, ...]) -> None:
     request = decode_request(bytes(size), 0)
     assert _signature(("in", kind, shape)).arrays(request)["in"].shape == expected
-    (tensor,) = X.answer({"y": np.zeros((1, 4), np.float32)}, request)
+    (tensor,) = X.answer({"y": np.zeros((1, 4), np.float32)}, X.requested(request))
     assert tensor.binary  # as Triton answers them
 
 
@@ -479,7 +481,9 @@ def test_a_model_takes_and_gives_bfloat16_as_ml_dtypes_has_it() -> None:
     body, length = _binary(_tensor(shape=[2], datatype="BF16"), 4, b"\x80\x3f\x00\xc0")
     array = signature.arrays(decode_request(body, length))["x"]
     assert array.dtype == ml_dtypes.bfloat16 and array.tolist() == [1.0, -2.0]
-    answer = encode_response(InferResponse("m", "1", signature.answer({"y": array}, InferRequest())))
+    answer = encode_response(
+        InferResponse("m", "1", signature.answer({"y": array}, signature.requested(InferRequest())))
+    )
     assert json.loads(answer.joined())["outputs"][0] == {
         "name": "y",
         "datatype": "BF16",
@@ -497,7 +501,7 @@ def test_a_model_of_strings_takes_and_gives_strings() -> None:
     asked = decode_request(body, length)
     array = signature.arrays(asked)["x"]
     assert array.dtype == np.uint8 and array.shape == (3, 5)
-    (tensor,) = signature.answer({"x": array}, asked)
+    (tensor,) = signature.answer({"x": array}, signature.requested(asked))
     assert tensor.array.tolist() == words
     with pytest.raises(ServiceError, match="output 'x' holds strings, of which none is the highest"):
         signature.requested(InferRequest(outputs=(RequestedOutput("x", None, 1),)))
@@ -527,7 +531,7 @@ def test_classification(array: Any, count: int, expected: list[Any]) -> None:
 def test_classification_with_labels_and_bfloat16() -> None:
     signature = Signature((), X.outputs, {"y": ("cat", "dog")})
     request = InferRequest(outputs=(RequestedOutput("y", None, 2),))
-    (tensor,) = signature.answer({"y": np.array([[0, 2, 3, 0.5]], np.float32)}, request)
+    (tensor,) = signature.answer({"y": np.array([[0, 2, 3, 0.5]], np.float32)}, signature.requested(request))
     assert tensor.datatype is BYTES and tensor.array.tolist() == [[b"3.0:2", b"2.0:1:dog"]]
     assert classify(np.array([0x3F80, 0xC000], np.uint16), DATATYPES["BF16"], 1).tolist() == [b"1.0:0"]
 

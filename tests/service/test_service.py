@@ -144,6 +144,7 @@ async def test_what_is_not_there(client: TestClient, path: str, status: int) -> 
     response = await client.get(path)
     assert response.status == status
     assert "error" in await response.json()
+    assert response.headers.get("Allow") == ("POST" if status == 405 else None)
 
 
 async def test_too_large_a_body_is_413(client: TestClient) -> None:
