@@ -17,7 +17,12 @@ from ._datatypes import Array, Datatype, bfloat16_of, bfloat16_values
 from ._errors import bad_request
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_WANTED: dict[str, type] = {"b": bool, "i": int, "u": int}
+_ALLOWED: dict[str, frozenset[type]] = {  # by the kind of numpy's dtype
+    "b": frozenset({bool}),
+    "i": frozenset({int}),
+    "u": frozenset({int}),
+    "f": frozenset({int, float}),
+}
 
 
 def _refuse(word: str) -> float:
@@ -106,26 +111,40 @@ def _nested(items: list[Any], what: str) -> bool:
 
 def _numbers(flat: list[Any], datatype: Datatype, what: str) -> Array:
     dtype = np.dtype(np.float64) if datatype.name == "BF16" else datatype.dtype
-    wanted = _WANTED.get(dtype.kind)
-    named = False  # values that JSON's numbers do not have
-    for value in flat:
-        special = wanted is None and type(value) is str and value in _NON_FINITE
-        named = named or special
-        if not (special or (type(value) is wanted if wanted else type(value) in (int, float))):
-            raise bad_request(f"{what}: {_shown(value)} is no {datatype.runtime} value")
-    too_large = bad_request(f"{what}: a value does not fit into {datatype.runtime}")
+    allowed = _ALLOWED[dtype.kind]
+    infinities = 0
+    if not allowed.issuperset(map(type, flat)):
+        for value in flat:
+            named = dtype.kind == "f" and type(value) is str and value in _NON_FINITE
+            if not named and type(value) not in allowed:
+                raise bad_request(f"{what}: {_shown(value)} is no {datatype.runtime} value")
+        infinities = sum(value in ("Infinity", "-Infinity") for value in flat)
+        flat = [_NON_FINITE.get(value, value) for value in flat]
+    array = _fitting(flat, dtype)
+    if array is not None and datatype.name == "BF16":
+        array = bfloat16_of(array)
+    if array is None or (dtype.kind == "f" and _count_infinite(array) != infinities):
+        raise bad_request(f"{what}: a value does not fit into {datatype.runtime}")
+    return array
+
+
+def _fitting(flat: list[Any], dtype: np.dtype[Any]) -> Array | None:
+    """None if a value is none of the type's; a float that is too large becomes infinite."""
+    if dtype.kind in "iu" and flat:
+        limits = np.iinfo(dtype)
+        if min(flat) < limits.min or max(flat) > limits.max:
+            return None
     try:
         with np.errstate(over="ignore"):
-            array = np.asarray([_NON_FINITE.get(v, v) for v in flat] if named else flat, dtype=dtype)
-    except (OverflowError, ValueError):
-        raise too_large from None
-    infinite = np.isinf(array) if wanted is None else None
-    if datatype.name == "BF16":
-        array = bfloat16_of(array)
-        infinite = (array & 0x7FFF) == 0x7F80
-    if infinite is not None and infinite.sum() != sum(v in ("Infinity", "-Infinity") for v in flat):
-        raise too_large
-    return array
+            return np.asarray(flat, dtype)
+    except OverflowError:  # an integer beyond float64
+        return None
+
+
+def _count_infinite(array: Array) -> int:
+    if array.dtype.kind == "u":  # bfloat16
+        return int(np.count_nonzero((array & 0x7FFF) == 0x7F80))
+    return int(np.count_nonzero(np.isinf(array)))
 
 
 def _strings(flat: list[Any], what: str) -> Array:
