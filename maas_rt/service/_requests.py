@@ -9,6 +9,7 @@ https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ import numpy as np
 from ._datatypes import DATATYPES, Array, Datatype
 from ._errors import bad_request
 from ._json import dump_document, parse_data, parse_document, write_data
-from ._tensors import check_shape, read_binary, read_shape, write_binary
+from ._tensors import check_shape, read_binary, read_shape, shown_shape, write_binary
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Parameters = Mapping[str, Any]
@@ -54,7 +55,12 @@ class InputTensor:
         if isinstance(self.data, SharedMemory):
             raise bad_request(f"{what} lies in shared memory, which this server does not offer: send its data")
         if isinstance(self.data, np.ndarray):
-            return self.data
+            if self.data.size != math.prod(self.shape):
+                raise bad_request(
+                    f"{what} has {self.data.size} elements, its shape {shown_shape(self.shape)} needs "
+                    f"{math.prod(self.shape)}"
+                )
+            return self.data.reshape(self.shape)
         if isinstance(self.data, memoryview):
             return read_binary(self.data, self.datatype, self.shape, what)
         return parse_data(self.data, self.datatype, self.shape, what)

@@ -14,9 +14,11 @@ from .._errors import MissingExtraError
 from .._model import Model, TensorInfo
 from .._strings import decode_strings, encode_strings
 from ._datatypes import BYTES, OF_RUNTIME, Array, Datatype
-from ._errors import bad_request
+from ._errors import Kind, ServiceError, bad_request
 from ._requests import InferRequest, InputTensor, OutputTensor, RequestedOutput
 from ._tensors import classify
+
+_MAX_PADDED = 1 << 28  # bytes of a tensor of strings as the model takes it
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,14 @@ def _to_runtime(array: Array, tensor: InputTensor) -> Array:
         return array.view(_bfloat16(f"input {tensor.name!r}"))
     if tensor.datatype is not BYTES:
         return array
+    # One long string makes all of them long: a small request could ask for any amount of memory.
+    padded = array.size * max(map(len, array.flat), default=0)
+    if padded > _MAX_PADDED:
+        raise ServiceError(
+            Kind.TOO_LARGE,
+            f"input {tensor.name!r} takes {padded} bytes, each of its {array.size} strings padded to the longest, and "
+            f"{_MAX_PADDED} are the most: send fewer at once, or long ones apart from short ones",
+        )
     for index, element in enumerate(array.flat):
         try:
             element.decode()

@@ -507,6 +507,20 @@ def test_a_model_of_strings_takes_and_gives_strings() -> None:
         signature.requested(InferRequest(outputs=(RequestedOutput("x", None, 1),)))
 
 
+def test_one_long_string_among_many_is_not_padded_without_end() -> None:
+    words = [b"x" * 100_000, *[b""] * 9_999]
+    body, length = _binary(_tensor(shape=[10_000], datatype="BYTES"), len(_bytes(*words)), _bytes(*words))
+    with pytest.raises(ServiceError, match="takes 1000000000 bytes, each of its 10000 strings padded") as caught:
+        _signature(("x", "BYTES", ("n",))).arrays(decode_request(body, length))
+    assert caught.value.kind is Kind.TOO_LARGE
+
+
+def test_an_array_of_a_client_has_the_shape_that_it_says() -> None:
+    tensor = InputTensor("x", DATATYPES["FP32"], (1, 2), np.zeros(3, np.float32))
+    with pytest.raises(ServiceError, match=r"input 'x' has 3 elements, its shape \[1, 2\] needs 2"):
+        encode_request(InferRequest((tensor,)))
+
+
 @pytest.mark.parametrize(
     ("array", "count", "expected"),
     [
