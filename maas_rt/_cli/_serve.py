@@ -3,7 +3,8 @@
   maas-rt serve models/
   curl -s localhost:8000/v2/models/digits/infer -d '{"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": [...]}]}'
 
-models/digits.mrt is served as model "digits", models/digits/2.mrt as version 2 of it.
+models/digits.mrt is served as model "digits", models/digits/2/model.mrt (or models/digits/2.mrt) as version 2 of it;
+models/digits/config.toml says which versions are served (versions = {latest = 2}) and what they are called ([labels]).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="holds NAME.mrt, or NAME/VERSION.mrt")
+    parser.add_argument("directory", metavar="DIR", help="holds NAME.mrt, or NAME/VERSION/model.mrt")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )

@@ -15,7 +15,8 @@ from aiohttp import web
 
 from .._errors import Error, InvalidArgumentError
 from .._version import __version__
-from ._errors import Kind, ServiceError, kind_of
+from ._errors import ServiceError, kind_of
+from ._leases import Lease
 from ._repository import Repository, Served
 from ._requests import HEADER_LENGTH, InferResponse, decode_request, encode_response, header_length
 
@@ -47,6 +48,8 @@ def serve(
     repository = Repository(directory, threads)
     for name in repository.names():
         print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
+    for line in repository.told + tuple(entry.reason for entry in repository.index() if entry.reason):
+        print(f"not served: {line}", file=sys.stderr)
     asyncio.run(_serve(create_app(repository, max_body), host, port))
     return 0
 
@@ -101,15 +104,8 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
     return web.json_response({"error": message}, status=status, headers=headers)
 
 
-def _served(request: web.Request) -> Served:
-    repository = request.app[_REPOSITORY]
-    name, version = request.match_info["model"], request.match_info.get("version")
-    served = repository.find(name, version)
-    if served is None:
-        known = repository.versions(name)
-        what = f"no version {version!r} of model {name!r}; it has {', '.join(known)}" if known else f"no model {name!r}"
-        raise ServiceError(Kind.NOT_FOUND, what)
-    return served
+def _lease(request: web.Request) -> Lease[Served]:
+    return request.app[_REPOSITORY].lease(request.match_info["model"], request.match_info.get("version"))
 
 
 async def _server(request: web.Request) -> web.Response:
@@ -121,25 +117,29 @@ async def _alive(request: web.Request) -> web.Response:
 
 
 async def _model_ready(request: web.Request) -> web.Response:
-    served = _served(request)
-    return web.json_response({"name": served.name, "ready": True})
+    with _lease(request) as served:
+        return web.json_response({"name": served.name, "ready": True})
 
 
 async def _metadata(request: web.Request) -> web.Response:
-    served = _served(request)
-    return web.json_response(
-        {
-            "name": served.name,
-            "versions": request.app[_REPOSITORY].versions(served.name),
-            "platform": "maas_rt",
-            "inputs": [spec.metadata() for spec in served.signature.inputs],
-            "outputs": [spec.metadata() for spec in served.signature.outputs],
-        }
-    )
+    with _lease(request) as served:
+        return web.json_response(
+            {
+                "name": served.name,
+                "versions": request.app[_REPOSITORY].versions(served.name),
+                "platform": "maas_rt",
+                "inputs": [spec.metadata() for spec in served.signature.inputs],
+                "outputs": [spec.metadata() for spec in served.signature.outputs],
+            }
+        )
 
 
 async def _infer(request: web.Request) -> web.Response:
-    served = _served(request)
+    with _lease(request) as served:
+        return await _answer(request, served)
+
+
+async def _answer(request: web.Request, served: Served) -> web.Response:
     body = await request.read()
     asked = decode_request(body, header_length(request.headers.get(HEADER_LENGTH), len(body)))
     inputs = served.signature.arrays(asked)

@@ -11,6 +11,7 @@ What begins with a dot is passed over: editors, copies under way and Kubernetes'
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,11 @@ from pathlib import Path
 
 from .._errors import InvalidArgumentError
 from ._versions import Labels, Policy, version_number
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MODEL_FILE = "model.mrt"
 CONFIG_FILE = "config.toml"
@@ -55,6 +61,7 @@ class Contents:
     models: Mapping[str, Mapping[int, Path]]
     configs: Mapping[str, Path]
     surplus: tuple[Surplus, ...]
+    unread: frozenset[str]  # models with a folder that cannot be read: what else they hold nobody knows
 
 
 def scan(root: Path) -> Contents:
@@ -65,7 +72,7 @@ def scan(root: Path) -> Contents:
     found = _Found()
     for path, is_folder in _entries(root):
         if is_folder:
-            with found.telling(path):
+            with found.telling(path, path.name):
                 _scan_model(path, found)
         elif path.suffix == _SUFFIX:
             found.add(path.stem, 1, path)
@@ -85,7 +92,7 @@ def _scan_model(folder: Path, found: _Found) -> None:
         elif not is_folder:
             found.add(folder.name, number, path)
         else:
-            with found.telling(path):
+            with found.telling(path, folder.name):
                 if any(each.name == MODEL_FILE and not inner for each, inner in _entries(path)):
                     found.add(folder.name, number, path / MODEL_FILE)
                 else:
@@ -98,6 +105,16 @@ def _entries(folder: Path) -> list[tuple[Path, bool]]:
         return sorted((folder / entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
 
 
+def read_config(path: Path) -> ModelConfig:
+    """A config.toml. Raises InvalidArgumentError for what is not TOML, not known or wrong; OSError if it cannot be read."""
+    try:
+        return ModelConfig.read(tomllib.loads(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError:
+        raise InvalidArgumentError("it is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgumentError(f"it is not TOML: {error}") from None
+
+
 class _Found:
     """Collects what a scan finds."""
 
@@ -105,6 +122,7 @@ class _Found:
         self.configs: dict[str, Path] = {}
         self._files: dict[str, dict[int, list[Path]]] = {}
         self._surplus: list[Surplus] = []
+        self._unread: set[str] = set()
 
     def add(self, name: str, version: int, path: Path) -> None:
         if not name.isprintable():
@@ -116,11 +134,12 @@ class _Found:
         self._surplus.append(Surplus(path, reason))
 
     @contextmanager
-    def telling(self, path: Path) -> Iterator[None]:
-        """Tells of a folder that cannot be read."""
+    def telling(self, path: Path, name: str) -> Iterator[None]:
+        """Tells of a folder of a model that cannot be read."""
         try:
             yield
         except OSError as error:
+            self._unread.add(name)
             self.tell(path, f"the folder cannot be read: {error.strerror or error}")
 
     def contents(self) -> Contents:
@@ -133,4 +152,4 @@ class _Found:
                     for path in paths:
                         others = ", ".join(str(each) for each in paths if each != path)
                         self.tell(path, f"version {version} of model {name!r} is {others}, too: remove one")
-        return Contents(models, self.configs, tuple(self._surplus))
+        return Contents(models, self.configs, tuple(self._surplus), frozenset(self._unread))

@@ -1,13 +1,33 @@
-"""What is served: a directory of NAME.mrt and NAME/VERSION.mrt files, loaded once at start."""
+"""The models of a folder: loaded, leased to requests, and replaced or unloaded while requests use them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from .._errors import Error, InvalidArgumentError
 from .._model import Model, load
+from ._errors import Kind, ServiceError
+from ._layout import Contents, ModelConfig, read_config, scan
+from ._leases import Lease, Leased
 from ._signature import Signature
+from ._versions import Labels, resolve, served
+
+_Stamp = tuple[int, int, int]
+
+
+class State(Enum):
+    """Of a version, in the words of Triton's repository index."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"  # requests that began with it still use it
+    UNAVAILABLE = "UNAVAILABLE"
 
 
 @dataclass(frozen=True)
@@ -20,49 +40,303 @@ class Served:
     signature: Signature
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A line of the index; `reason` says why a version is as it is, or why a newer file of it was not taken."""
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""
+
+
+@dataclass
+class _Record:
+    """A model: its versions that are served, with the stamps of their files, and what is told of the others."""
+
+    ready: dict[int, Leased[Served]] = field(default_factory=dict)
+    stamps: dict[int, _Stamp] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)  # of versions whose file was refused
+    loading: set[int] = field(default_factory=set)
+    draining: list[int] = field(default_factory=list)
+    config: ModelConfig = field(default_factory=ModelConfig)
+    labels: Labels = field(default_factory=Labels)  # the config's, and what was set since
+    unloaded: bool = False  # by a request: only a request loads it again
+
+    def known(self) -> set[int]:
+        return {*self.ready, *self.reasons, *self.loading}
+
+
 class Repository:
-    """The models of a directory. Raises InvalidArgumentError if it holds none, and the loader's error, with the file's name, for a bad one."""
+    """The models of a folder (laid out as _layout says). Any thread may call anything; requests never wait for a load.
+
+    Raises InvalidArgumentError if the folder holds no model, and the loader's error, with the file's name, if none of its files is good.
+    """
 
     def __init__(self, directory: str | Path, threads: int = 0) -> None:
-        root = Path(directory)
-        if not root.is_dir():
+        self._root = Path(directory)
+        self._threads = threads
+        self._models: dict[str, _Record] = {}
+        self._told: tuple[str, ...] = ()
+        self._lock = threading.Lock()  # of the table, held for moments
+        self._changing = threading.Lock()  # one change at a time, held while files are read
+        if not self._root.is_dir():
             raise InvalidArgumentError(
-                f"{root} is not a directory; serve takes one that holds NAME.mrt or NAME/VERSION.mrt"
+                f"{self._root} is not a directory; serve takes one that holds NAME.mrt or NAME/VERSION/model.mrt"
             )
-        self._models: dict[str, dict[str, Served]] = {}
-        for path in sorted(root.glob("*.mrt")):
-            self._add(path, path.stem, "1", threads)
-        for path in sorted(root.glob("*/*.mrt")):
-            if path.stem.isdigit():
-                self._add(path, path.parent.name, path.stem, threads)
-        if not self._models:
+        errors = self.reload()
+        if not self.names():
+            if errors:
+                raise errors[0]
             raise InvalidArgumentError(
-                f"{root} holds no model: put NAME.mrt or NAME/VERSION.mrt (as digits/2.mrt) there"
+                f"{self._root} holds no model: put NAME.mrt or NAME/VERSION/model.mrt (as digits/2/model.mrt) there"
             )
 
-    def _add(self, path: Path, name: str, version: str, threads: int) -> None:
-        versions = self._models.setdefault(name, {})
-        if version in versions:
-            raise InvalidArgumentError(
-                f"{path} and another file are both version {version} of model {name!r}; remove one"
-            )
-        try:
-            model = load(path, threads=threads, copy=True)
-        except Error as error:
-            raise type(error)(f"{path}: {error}") if str(path) not in str(error) else error from None
-        versions[version] = Served(name, version, model, Signature.of(model))
+    # ---- for requests
 
     def names(self) -> list[str]:
-        """All models, sorted."""
-        return sorted(self._models)
+        """The models of which a version is ready, sorted."""
+        with self._lock:
+            return sorted(name for name, record in self._models.items() if record.ready)
 
     def versions(self, name: str) -> list[str]:
-        """A model's versions, lowest first; empty if there is no such model."""
-        return sorted(self._models.get(name, {}), key=int)
+        """A model's versions that are ready, lowest first; empty if there is no such model."""
+        with self._lock:
+            record = self._models.get(name)
+            return [str(number) for number in sorted(record.ready)] if record else []
 
-    def find(self, name: str, version: str | None = None) -> Served | None:
-        """A version of a model, by default the highest."""
-        versions = self.versions(name)
-        if not versions:
+    def lease(self, name: str, wanted: str | None = None) -> Lease[Served]:
+        """A version by its number, its label or by default (_versions.resolve), which stays until the lease ends.
+
+        Raises:
+            ServiceError: NOT_FOUND, NOT_READY.
+        """
+        with self._lock:
+            record = self._models.get(name)
+            if record is None:
+                raise ServiceError(Kind.NOT_FOUND, f"no model {name!r}")
+            lease = record.ready[resolve(name, wanted, record.ready, record.labels, record.known())].lease()
+        assert lease is not None  # only what has left the table is retired
+        return lease
+
+    # ---- for administration
+
+    def index(self, ready_only: bool = False) -> list[Entry]:
+        """All versions that are known, by name and number."""
+        entries = []
+        with self._lock:
+            for name, record in sorted(self._models.items()):
+                for number in sorted({*record.known(), *record.draining}):
+                    state = (
+                        State.READY
+                        if number in record.ready
+                        else State.LOADING
+                        if number in record.loading
+                        else State.UNLOADING
+                        if number in record.draining
+                        else State.UNAVAILABLE
+                    )
+                    entries.append(Entry(name, str(number), state, record.reasons.get(number, "")))
+        return [entry for entry in entries if entry.state is State.READY or not ready_only]
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What the folder held at the last look that is not served, a sentence each."""
+        return self._told
+
+    def reload(self) -> list[Error]:
+        """Takes what is new or changed in the folder, and lets go of what is gone. Returns why files were refused.
+
+        Where a file is refused, the version that it was to replace goes on. A folder that cannot be read, or is empty all of a sudden,
+        changes nothing: storage that goes away unloads no model.
+        """
+        with self._changing:
+            contents = self._scan()
+            errors: list[Error] = []
+            for name in contents.models:
+                if not self._record(name).unloaded:
+                    errors += self._bring(name, contents, anew=False)
+            for name in set(self._models) - set(contents.models):
+                if name not in contents.unread:
+                    self._retire(name, set(self._models[name].ready))
+                    with self._lock:
+                        del self._models[name]
+            return errors
+
+    def load(self, name: str) -> None:
+        """Loads a model's versions, those that are loaded too.
+
+        Raises:
+            ServiceError: NOT_FOUND, or BAD_REQUEST if a file is refused; what was loaded before goes on.
+        """
+        with self._changing:
+            contents = self._scan()
+            if name not in contents.models:
+                raise ServiceError(Kind.NOT_FOUND, f"no model {name!r} in the repository")
+            self._record(name).unloaded = False
+            errors = self._bring(name, contents, anew=True)
+        if errors:
+            raise ServiceError(Kind.BAD_REQUEST, str(errors[0]))
+
+    def unload(self, name: str) -> None:
+        """Takes a model away from new requests, until it is loaded again.
+
+        Raises:
+            ServiceError: NOT_FOUND.
+        """
+        with self._changing:
+            if name not in self._models:
+                raise ServiceError(Kind.NOT_FOUND, f"no model {name!r}")
+            record = self._models[name]
+            with self._lock:
+                record.unloaded = True
+                record.reasons.update(dict.fromkeys(record.ready, "it was unloaded"))
+            self._retire(name, set(record.ready))
+
+    def set_label(self, name: str, label: str, version: str) -> None:
+        """Puts a label on a version that is ready.
+
+        Raises:
+            ServiceError: NOT_FOUND, NOT_READY.
+            InvalidArgumentError: it is no label.
+        """
+        with self.lease(name, version) as found, self._lock:
+            record = self._models[name]
+            record.labels = record.labels.set(label, int(found.version))
+
+    def rollback(self, name: str, label: str = "production") -> str:
+        """Puts a label on the version that it was on before, of those that are ready, and returns it.
+
+        Raises:
+            ServiceError: NOT_FOUND.
+            InvalidArgumentError: there is no such label, or it was on no other version.
+        """
+        with self._lock:
+            if name not in self._models:
+                raise ServiceError(Kind.NOT_FOUND, f"no model {name!r}")
+            record = self._models[name]
+            record.labels = record.labels.rollback(label, record.ready)
+            return str(record.labels.current[label])
+
+    def close(self, seconds: float | None = None) -> bool:
+        """Takes all models away, and waits until no request uses one; False if that takes longer."""
+        with self._changing:
+            leases = [each for record in self._models.values() for each in record.ready.values()]
+            for name in list(self._models):
+                self._retire(name, set(self._models[name].ready))
+        end = None if seconds is None else time.monotonic() + seconds
+        return all(each.wait_closed(None if end is None else max(0.0, end - time.monotonic())) for each in leases)
+
+    # ---- changes, made by one thread at a time
+
+    def _scan(self) -> Contents:
+        try:
+            contents = scan(self._root)
+        except OSError as error:
+            text = f"the repository cannot be read ({error.strerror or error}); what is loaded goes on"
+            raise ServiceError(Kind.NOT_READY, text, 5) from None
+        if not contents.models and any(record.ready for record in self._models.values()):
+            raise ServiceError(Kind.NOT_READY, "the repository is empty all of a sudden; what is loaded goes on", 5)
+        self._told = tuple(f"{each.path}: {each.reason}" for each in contents.surplus)
+        return contents
+
+    def _record(self, name: str) -> _Record:
+        with self._lock:
+            return self._models.setdefault(name, _Record())
+
+    def _bring(self, name: str, contents: Contents, anew: bool) -> list[Error]:
+        """A model's versions to what the folder and its config say; `anew`: those whose files are the same, too."""
+        record = self._record(name)
+        files = contents.models[name]
+        errors: list[Error] = []
+        try:
+            config = read_config(contents.configs[name]) if name in contents.configs else ModelConfig()
+        except (InvalidArgumentError, OSError) as error:
+            errors.append(_about(contents.configs[name], error))
+            if not record.ready:
+                with self._lock:
+                    record.reasons = dict.fromkeys(files, str(errors[0]))
+                return errors
+            config = record.config  # as it was
+        with self._lock:
+            record.labels = record.labels.follow(record.config.labels, config.labels)
+            record.config = config
+            wanted = served(files, config.policy, record.labels)
+            record.reasons = {number: why for number, why in record.reasons.items() if number in wanted}
+        for number in wanted:
+            refused = self._take(name, number, files[number], anew)
+            if refused is not None:
+                errors.append(refused)
+        if name not in contents.unread:
+            self._retire(name, set(record.ready) - set(wanted))
+        return errors
+
+    def _take(self, name: str, number: int, path: Path, anew: bool) -> Error | None:
+        """Loads a version's file where it is not the one that is loaded; returns why it was refused."""
+        record = self._models[name]
+        try:
+            stamp = _stamp(path)
+        except OSError as error:
+            return self._refuse(name, number, _about(path, error))
+        if not anew and record.stamps.get(number) == stamp:
             return None
-        return self._models[name].get(version or versions[-1])
+        with self._lock:
+            record.loading.add(number)
+        try:
+            model = load(path, threads=self._threads, copy=True)
+            found = Served(name, str(number), model, Signature.of(model))
+        except (Error, OSError) as error:
+            return self._refuse(name, number, _about(path, error), stamp)
+        leased = Leased(found, lambda _: self._drained(name, number))
+        with self._lock:
+            old = record.ready.get(number)
+            record.ready[number] = leased
+            record.stamps[number] = stamp
+            record.loading.discard(number)
+            record.reasons.pop(number, None)
+            if old is not None:
+                record.draining.append(number)
+        if old is not None:
+            old.retire()
+        return None
+
+    def _refuse(self, name: str, number: int, error: Error, stamp: _Stamp | None = None) -> Error:
+        record = self._models[name]
+        with self._lock:
+            record.loading.discard(number)
+            record.reasons[number] = str(error)
+            if stamp is not None:
+                record.stamps[number] = stamp  # looked at again when it has changed
+        return error
+
+    def _retire(self, name: str, numbers: Iterable[int]) -> None:
+        with self._lock:
+            record = self._models[name]
+            gone = [(number, record.ready.pop(number)) for number in sorted(numbers)]
+            for number, _ in gone:
+                record.stamps.pop(number, None)
+                record.draining.append(number)
+        for _, leased in gone:
+            leased.retire()
+
+    def _drained(self, name: str, number: int) -> None:
+        with self._lock:
+            record = self._models.get(name)
+            if record is not None and number in record.draining:
+                record.draining.remove(number)
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _about(path: Path, error: Error | OSError) -> Error:
+    """The error with the file's name in its sentence."""
+    if not isinstance(error, Error):
+        return Error(f"{path} cannot be read: {error.strerror or error}")
+    if str(path) in str(error):
+        return error
+    named = type(error)(f"{path}: {error}")
+    named.status = error.status
+    return named

@@ -98,6 +98,17 @@ class Labels:
             f"label {label!r} is on version {now}, and was on no other before that is still there"
         )
 
+    def follow(self, old: Labels, new: Labels) -> Labels:
+        """With the changes from `old` to `new` made to these: what a file has changed holds, what else was set here stays."""
+        labels = self
+        for label, version in new.current.items():
+            if old.current.get(label) != version:
+                labels = labels.set(label, version)
+        for label in old.current:
+            if label not in new.current and label in labels.current:
+                labels = labels.remove(label)
+        return labels
+
     def _version(self, label: str) -> int:
         if label not in self.current:
             raise InvalidArgumentError(f"there is no label {label!r}{_listed('; the labels are ', self.current)}")
