@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from enum import Enum
 
 from .._errors import CancelledError, DeadlineExceededError, Error, InvalidArgumentError
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2
+_REPR.maxstring = 80
 
 
 class Kind(Enum):
@@ -45,6 +50,11 @@ class ServiceError(Exception):
 def bad_request(message: str) -> ServiceError:
     """The most frequent kind."""
     return ServiceError(Kind.BAD_REQUEST, message)
+
+
+def shown(value: object) -> str:
+    """Something that a client sent, for an error: one short line, however long or deep it is."""
+    return repr(value) if type(value) is str and len(value) <= _REPR.maxstring else _REPR.repr(value)
 
 
 def kind_of(error: BaseException) -> Kind:

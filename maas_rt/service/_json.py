@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ._datatypes import Array, Datatype, bfloat16_of, bfloat16_values
-from ._errors import bad_request
+from ._errors import bad_request, shown
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _ALLOWED: dict[str, frozenset[type]] = {  # by the kind of numpy's dtype
@@ -117,7 +117,7 @@ def _numbers(flat: list[Any], datatype: Datatype, what: str) -> Array:
         for value in flat:
             named = dtype.kind == "f" and type(value) is str and value in _NON_FINITE
             if not named and type(value) not in allowed:
-                raise bad_request(f"{what}: {_shown(value)} is no {datatype.runtime} value")
+                raise bad_request(f"{what}: {shown(value)} is no {datatype.runtime} value")
         infinities = sum(value in ("Infinity", "-Infinity") for value in flat)
         flat = [_NON_FINITE.get(value, value) for value in flat]
     array = _fitting(flat, dtype)
@@ -154,14 +154,9 @@ def _strings(flat: list[Any], what: str) -> Array:
             array[index] = value
             continue
         if not isinstance(value, str):
-            raise bad_request(f"{what}: {_shown(value)} is no string")
+            raise bad_request(f"{what}: {shown(value)} is no string")
         try:
             array[index] = value.encode()
         except UnicodeEncodeError:
             raise bad_request(f"{what}: a string holds half of a surrogate pair, which is no character") from None
     return array
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

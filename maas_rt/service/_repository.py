@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .._errors import Error, InvalidArgumentError
 from .._model import Model, load
-from ._errors import Kind, ServiceError
+from ._errors import Kind, ServiceError, shown
 from ._layout import Contents, ModelConfig, read_config, scan
 from ._leases import Lease, Leased
 from ._signature import Signature
@@ -114,7 +114,7 @@ class Repository:
         with self._lock:
             record = self._models.get(name)
             if record is None:
-                raise ServiceError(Kind.NOT_FOUND, f"no model {name!r}")
+                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
             lease = record.ready[resolve(name, wanted, record.ready, record.labels, record.known())].lease()
         assert lease is not None  # only what has left the table is retired
         return lease
@@ -172,7 +172,7 @@ class Repository:
         with self._changing:
             contents = self._scan()
             if name not in contents.models:
-                raise ServiceError(Kind.NOT_FOUND, f"no model {name!r} in the repository")
+                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)} in the repository")
             self._record(name).unloaded = False
             errors = self._bring(name, contents, anew=True)
         if errors:
@@ -186,7 +186,7 @@ class Repository:
         """
         with self._changing:
             if name not in self._models:
-                raise ServiceError(Kind.NOT_FOUND, f"no model {name!r}")
+                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
             record = self._models[name]
             with self._lock:
                 record.unloaded = True
@@ -213,7 +213,7 @@ class Repository:
         """
         with self._lock:
             if name not in self._models:
-                raise ServiceError(Kind.NOT_FOUND, f"no model {name!r}")
+                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
             record = self._models[name]
             record.labels = record.labels.rollback(label, record.ready)
             return str(record.labels.current[label])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._datatypes import DATATYPES, Array, Datatype
-from ._errors import bad_request
+from ._errors import bad_request, shown
 from ._json import dump_document, parse_data, parse_document, write_data
 from ._tensors import check_shape, read_binary, read_shape, shown_shape, write_binary
 
@@ -50,7 +50,7 @@ class InputTensor:
 
     def array(self) -> Array:
         """The data as an array (_datatypes says of which dtype). Reads all of it: a request is bound to a model first."""
-        what = f"input {self.name!r}"
+        what = f"input {shown(self.name)}"
         check_shape(self.shape, self.datatype, what)
         if isinstance(self.data, SharedMemory):
             raise bad_request(f"{what} lies in shared memory, which this server does not offer: send its data")
@@ -155,7 +155,7 @@ class Options:
         for name, value in given.items():
             accepts, wanted = _OPTIONS[name]
             if not accepts(value):
-                raise bad_request(f'the parameter "{name}" is {value!r} and must be {wanted}')
+                raise bad_request(f'the parameter "{name}" is {shown(value)} and must be {wanted}')
         options = cls(**given)
         if (options.sequence_start or options.sequence_end) and not options.sequence_id:
             raise bad_request('"sequence_start" and "sequence_end" need a "sequence_id" that is neither 0 nor empty')
@@ -195,7 +195,7 @@ def header_length(text: str | None, body_length: int) -> int | None:
         return None
     # A number of more digits than the body's length has is refused before it is made.
     if not (text.isascii() and text.isdigit() and len(text) <= 20):
-        raise bad_request(f"{HEADER_LENGTH} is {text[:40]!r} and must be the length of the JSON document in bytes")
+        raise bad_request(f"{HEADER_LENGTH} is {shown(text)} and must be the length of the JSON document in bytes")
     if int(text) > body_length:
         raise bad_request(f"{HEADER_LENGTH} is {int(text)}, and the body has {body_length} bytes")
     return int(text)
@@ -231,7 +231,7 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> Body:
     buffers: list[memoryview] = []
     for tensor in request.inputs:
         entry: dict[str, Any] = {"name": tensor.name, "shape": list(tensor.shape), "datatype": tensor.datatype.name}
-        _put_data(entry, tensor.array(), tensor.datatype, binary, f"input {tensor.name!r}", buffers)
+        _put_data(entry, tensor.array(), tensor.datatype, binary, f"input {shown(tensor.name)}", buffers)
         inputs.append(entry)
     document: dict[str, Any] = {"inputs": inputs}
     if request.id is not None:
@@ -252,7 +252,7 @@ class _Rest:
 
     def take(self, size: Any, what: str) -> memoryview:
         if type(size) is not int or size < 0:
-            raise bad_request(f'{what}: "binary_data_size" is {size!r} and must be a number of bytes, 0 or more')
+            raise bad_request(f'{what}: "binary_data_size" is {shown(size)} and must be a number of bytes, 0 or more')
         if self._data is None:
             raise bad_request(f'{what} has a "binary_data_size", and there is no header {HEADER_LENGTH}')
         left = len(self._data) - self._taken
@@ -272,16 +272,16 @@ class _Rest:
 def _read_tensor(tensor: Any, place: str, role: str) -> tuple[str, Datatype, tuple[int, ...]]:
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         raise bad_request(f'{place} must be an object with "name", "shape", "datatype" and "data"')
-    what = f"{role} {tensor['name']!r}"
+    what = f"{role} {shown(tensor['name'])}"
     datatype = tensor.get("datatype")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise bad_request(f"{what} has datatype {datatype!r}, which is none of {', '.join(DATATYPES)}")
+        raise bad_request(f"{what} has datatype {shown(datatype)}, which is none of {', '.join(DATATYPES)}")
     return tensor["name"], DATATYPES[datatype], read_shape(tensor.get("shape"), what)
 
 
 def _read_input(tensor: Any, place: str, binary: _Rest) -> InputTensor:
     name, datatype, shape = _read_tensor(tensor, place, "input")
-    what = f"input {name!r}"
+    what = f"input {shown(name)}"
     parameters = _read_parameters(tensor, f'{what}: "parameters"')
     size = parameters.get("binary_data_size")
     shared = _read_shared_memory(parameters, what)
@@ -332,14 +332,14 @@ def _read_requested(requested: Any) -> tuple[RequestedOutput, ...]:
         raise bad_request('"outputs" must be a list of objects with a "name"')
     outputs = []
     for output in requested:
-        what = f"output {output['name']!r}"
+        what = f"output {shown(output['name'])}"
         parameters = _read_parameters(output, f'{what}: "parameters"')
         binary = parameters.get("binary_data")
         if binary is not None and not isinstance(binary, bool):
-            raise bad_request(f'{what}: "binary_data" is {binary!r} and must be true or false')
+            raise bad_request(f'{what}: "binary_data" is {shown(binary)} and must be true or false')
         classification = parameters.get("classification", 0)
         if type(classification) is not int or not 0 <= classification < 2**31:
-            raise bad_request(f'{what}: "classification" is {classification!r} and must be a number of classes')
+            raise bad_request(f'{what}: "classification" is {shown(classification)} and must be a number of classes')
         shared = _read_shared_memory(parameters, what)
         if shared is not None and classification:
             raise bad_request(f"{what}: a classification cannot be put into shared memory")
@@ -352,7 +352,7 @@ def _check_unique(role: str, names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise bad_request(f"{role} {name!r} is given twice")
+            raise bad_request(f"{role} {shown(name)} is given twice")
         seen.add(name)
 
 
@@ -382,7 +382,7 @@ def encode_response(response: InferResponse) -> Body:
             "datatype": tensor.datatype.name,
             "shape": list(tensor.array.shape),
         }
-        _put_data(entry, tensor.array, tensor.datatype, tensor.binary, f"output {tensor.name!r}", buffers)
+        _put_data(entry, tensor.array, tensor.datatype, tensor.binary, f"output {shown(tensor.name)}", buffers)
         outputs.append(entry)
     document: dict[str, Any] = {
         "model_name": response.model_name,
@@ -416,7 +416,7 @@ def decode_response(body: bytes | bytearray | memoryview, length: int | None = N
 
 def _read_output(tensor: Any, place: str, binary: _Rest) -> OutputTensor:
     name, datatype, shape = _read_tensor(tensor, place, "output")
-    what = f"output {name!r}"
+    what = f"output {shown(name)}"
     check_shape(shape, datatype, what)
     size = _read_parameters(tensor, f'{what}: "parameters"').get("binary_data_size")
     if size is not None:

@@ -14,7 +14,7 @@ from .._errors import MissingExtraError
 from .._model import Model, TensorInfo
 from .._strings import decode_strings, encode_strings
 from ._datatypes import BYTES, OF_RUNTIME, Array, Datatype
-from ._errors import Kind, ServiceError, bad_request
+from ._errors import Kind, ServiceError, bad_request, shown
 from ._requests import InferRequest, InputTensor, OutputTensor, RequestedOutput
 from ._tensors import classify
 
@@ -84,7 +84,7 @@ class Signature:
         specs = self._inputs
         for tensor in tensors:
             if tensor.name not in specs:
-                raise bad_request(f"the model has no input {tensor.name!r}; its inputs are {', '.join(specs)}")
+                raise bad_request(f"the model has no input {shown(tensor.name)}; its inputs are {', '.join(specs)}")
             _check_tensor(tensor, specs[tensor.name])
         if len(tensors) < len(specs):
             given = {tensor.name for tensor in tensors}
@@ -102,8 +102,8 @@ class Signature:
             spec = self._outputs.get(output.name)
             if spec is None:
                 known = ", ".join(self._outputs)
-                raise bad_request(f"the model has no output {output.name!r}; its outputs are {known}")
-            what = f"output {output.name!r}"
+                raise bad_request(f"the model has no output {shown(output.name)}; its outputs are {known}")
+            what = f"output {shown(output.name)}"
             if spec.datatype is None:
                 raise bad_request(f"{what} is {spec.runtime}, which the protocol cannot carry: ask for other outputs")
             if output.classification and spec.datatype is BYTES:
@@ -135,7 +135,7 @@ class Signature:
                 f"a body without a JSON document is for models with one input, and this one has {len(self.inputs)}"
             )
         spec = self.inputs[0]
-        what = f"input {spec.name!r}"
+        what = f"input {shown(spec.name)}"
         if spec.datatype is None:
             raise bad_request(f"{what} is {spec.runtime}, which the protocol cannot carry")
         if spec.datatype is BYTES:
@@ -156,18 +156,20 @@ class Signature:
 
 
 def _check_tensor(tensor: InputTensor, spec: TensorSpec) -> None:
-    what = f"input {tensor.name!r}"
+    what = f"input {shown(tensor.name)}"
     if spec.datatype is None:
         raise bad_request(f"{what} is {spec.runtime}, which the protocol cannot carry")
     if tensor.datatype is not spec.datatype:
-        raise bad_request(f"{what} has datatype {tensor.datatype.name!r}, the model takes {spec.datatype.name!r}")
+        raise bad_request(
+            f"{what} has datatype {shown(tensor.datatype.name)}, the model takes {shown(spec.datatype.name)}"
+        )
     if len(tensor.shape) != len(spec.shape):
         raise bad_request(f"{what} has {len(tensor.shape)} dimensions, the model takes {len(spec.shape)} dimensions")
 
 
 def _to_runtime(array: Array, tensor: InputTensor) -> Array:
     if tensor.datatype.name == "BF16":
-        return array.view(_bfloat16(f"input {tensor.name!r}"))
+        return array.view(_bfloat16(f"input {shown(tensor.name)}"))
     if tensor.datatype is not BYTES:
         return array
     # One long string makes all of them long: a small request could ask for any amount of memory.
@@ -175,7 +177,7 @@ def _to_runtime(array: Array, tensor: InputTensor) -> Array:
     if padded > _MAX_PADDED:
         raise ServiceError(
             Kind.TOO_LARGE,
-            f"input {tensor.name!r} takes {padded} bytes, each of its {array.size} strings padded to the longest, and "
+            f"input {shown(tensor.name)} takes {padded} bytes, each of its {array.size} strings padded to the longest, and "
             f"{_MAX_PADDED} are the most: send fewer at once, or long ones apart from short ones",
         )
     for index, element in enumerate(array.flat):
@@ -183,10 +185,12 @@ def _to_runtime(array: Array, tensor: InputTensor) -> Array:
             element.decode()
         except UnicodeDecodeError:
             raise bad_request(
-                f"input {tensor.name!r}: element {index} is no UTF-8, and the model takes strings"
+                f"input {shown(tensor.name)}: element {index} is no UTF-8, and the model takes strings"
             ) from None
         if b"\0" in element:
-            raise bad_request(f"input {tensor.name!r}: element {index} has a zero byte, at which a model's string ends")
+            raise bad_request(
+                f"input {shown(tensor.name)}: element {index} has a zero byte, at which a model's string ends"
+            )
     return encode_strings(array)
 
 

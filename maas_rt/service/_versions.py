@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .._errors import InvalidArgumentError
-from ._errors import Kind, ServiceError
+from ._errors import Kind, ServiceError, shown
 
 V = TypeVar("V")
 DEFAULT_LABEL = "production"  # what a request means that names no version, where the label is set
@@ -138,18 +138,20 @@ def resolve(
     known = {*ready, *present}
     if wanted is None and DEFAULT_LABEL not in labels.current:
         if not ready:
-            raise ServiceError(Kind.NOT_READY, f"no version of model {model!r} is ready", 1)
+            raise ServiceError(Kind.NOT_READY, f"no version of model {shown(model)} is ready", 1)
         return max(ready)
     name = DEFAULT_LABEL if wanted is None else wanted
     number = labels.current.get(name, version_number(name))
     what = (
-        f"version {name!r}" if number is None or name not in labels.current else f"version {number}, labelled {name!r},"
+        f"version {shown(name)}"
+        if number is None or name not in labels.current
+        else f"version {number}, labelled {shown(name)},"
     )
     if number is None or number not in known:
         told = _listed("; it has ", [str(each) for each in sorted(known)] + sorted(labels.current))
-        raise ServiceError(Kind.NOT_FOUND, f"no {what} of model {model!r}{told}")
+        raise ServiceError(Kind.NOT_FOUND, f"no {what} of model {shown(model)}{told}")
     if number not in ready:
-        raise ServiceError(Kind.NOT_READY, f"{what} of model {model!r} is not ready", 1)
+        raise ServiceError(Kind.NOT_READY, f"{what} of model {shown(model)} is not ready", 1)
     return number
 
 
