@@ -8,20 +8,24 @@ import math
 import secrets
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
 
 from .._errors import Error, InvalidArgumentError
+from .._model import State
 from .._version import __version__
 from ._errors import ServiceError, kind_of
 from ._leases import Lease
 from ._repository import Repository, Served
-from ._requests import HEADER_LENGTH, InferResponse, decode_request, encode_response, header_length
+from ._requests import HEADER_LENGTH, InferRequest, InferResponse, decode_request, encode_response, header_length
+from ._sequences import Sequences
 
 _REPOSITORY = web.AppKey("repository", Repository)
-_EXTENSIONS = ["binary_tensor_data", "classification", "parameters"]
+_SEQUENCES = web.AppKey("sequences", Sequences)
+_EXPIRY = 5.0  # seconds between two looks for sequences that were idle too long
+_EXTENSIONS = ["binary_tensor_data", "classification", "parameters", "sequence", "sequence(string_id)"]
 _SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
 
 
@@ -29,6 +33,8 @@ def create_app(repository: Repository, max_body: int = 64 << 20) -> web.Applicat
     """The application for a repository; requests over `max_body` bytes get 413."""
     app = web.Application(client_max_size=max_body, middlewares=[_errors_as_json])
     app[_REPOSITORY] = repository
+    app[_SEQUENCES] = Sequences()
+    app.cleanup_ctx.append(_expire_sequences)
     app.router.add_get("/v2", _server)
     app.router.add_get("/v2/health/live", _alive)
     app.router.add_get("/v2/health/ready", _alive)
@@ -37,6 +43,18 @@ def create_app(repository: Repository, max_body: int = 64 << 20) -> web.Applicat
         app.router.add_get(prefix + "/ready", _model_ready)
         app.router.add_post(prefix + "/infer", _infer)
     return app
+
+
+async def _expire_sequences(app: web.Application) -> AsyncIterator[None]:
+    async def expire() -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY)
+            app[_SEQUENCES].expire()
+
+    task = asyncio.create_task(expire())
+    yield
+    task.cancel()
+    app[_SEQUENCES].close()
 
 
 def serve(
@@ -136,19 +154,49 @@ async def _metadata(request: web.Request) -> web.Response:
 
 async def _infer(request: web.Request) -> web.Response:
     with _lease(request) as served:
-        return await _answer(request, served)
+        body = await request.read()
+        asked = decode_request(body, header_length(request.headers.get(HEADER_LENGTH), len(body)))
+        if not served.model.states:
+            return await _answer(served, asked)
+        if not asked.options.sequence_id:
+            return await _answer(served, asked, served.model.state())  # begins anew
+    return await _answer_in_sequence(request, served.name, asked)
 
 
-async def _answer(request: web.Request, served: Served) -> web.Response:
-    body = await request.read()
-    asked = decode_request(body, header_length(request.headers.get(HEADER_LENGTH), len(body)))
-    inputs = served.signature.arrays(asked)
-    wanted = served.signature.requested(asked)
-    seed = asked.options.seed
-    if seed is None and served.model.draws:
-        seed = secrets.randbits(_SEED_BITS)
-    state = served.model.state() if served.model.states else None  # every request begins anew
-    results = await asyncio.wrap_future(served.model.run_async(inputs, state=state, seed=seed))
+async def _answer_in_sequence(request: web.Request, model: str, asked: InferRequest) -> web.Response:
+    sequences, options = request.app[_SEQUENCES], asked.options
+    future = sequences.take(model, options.sequence_id, options.sequence_start, _lease(request))
+    try:
+        sequence = await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if not future.cancel():  # it was this request's turn in the meantime
+            sequences.give_back(future.result())
+        raise
+
+    def done(succeeded: bool) -> None:
+        sequences.give_back(sequence, succeeded and options.sequence_end)
+
+    return await _answer(sequence.served, asked, sequence.state, done)
+
+
+async def _answer(
+    served: Served, asked: InferRequest, state: State | None = None, done: Callable[[bool], None] | None = None
+) -> web.Response:
+    """Runs a request. `done` is called once the run has ended, and with it the use of the state: with whether it succeeded."""
+    try:
+        inputs = served.signature.arrays(asked)
+        wanted = served.signature.requested(asked)
+        seed = asked.options.seed
+        if seed is None and served.model.draws:
+            seed = secrets.randbits(_SEED_BITS)
+        run = served.model.run_async(inputs, state=state, seed=seed)
+    except BaseException:
+        if done is not None:
+            done(False)
+        raise
+    if done is not None:
+        run.add_done_callback(lambda run: done(not run.cancelled() and run.exception() is None))
+    results = await asyncio.wrap_future(run)
     answer = encode_response(
         InferResponse(
             served.name,
