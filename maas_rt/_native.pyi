@@ -1,8 +1,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+Buffer = bytes | bytearray | memoryview
 Info = tuple[str, str, tuple[int | str, ...], tuple[tuple[int, int | None], ...]]
 
 def version() -> str: ...
@@ -17,6 +19,13 @@ def kernel_pack(contract: str, packing: str, weight: Any, attrs: dict[str, Any])
 def kernel_run(
     contract: str, isa: str | None, inputs: list[Any], outputs: list[Any], attrs: dict[str, Any], threads: int
 ) -> None: ...
+def json_scan(body: Buffer, max_depth: int, max_rest: int) -> tuple[bytes, list[tuple[int, int]]]: ...
+def json_read(body: Buffer, begin: int, end: int, dtype: str, shape: list[int], what: str) -> NDArray[Any]: ...
+def json_read_strings(
+    body: Buffer, begin: int, end: int, shape: list[int], what: str
+) -> tuple[bytes, NDArray[np.int64]]: ...
+def json_write(array: NDArray[Any], what: str) -> bytes: ...
+def json_write_strings(text: Buffer, offsets: NDArray[np.int64], what: str) -> bytes: ...
 
 class Program:
     @staticmethod

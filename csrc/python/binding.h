@@ -91,5 +91,6 @@ std::string shape_text(int ndim, const int64_t* shape);
 void define_program(py::module_& m);
 void define_runner(py::module_& m);
 void define_kernels(py::module_& m);
+void define_json(py::module_& m);
 
 }  // namespace maas_rt_python

@@ -16,6 +16,7 @@ PYBIND11_MODULE(_bound, m) {
   define_program(m);
   define_runner(m);
   define_kernels(m);
+  define_json(m);
 }
 
 // What Python calls. pybind11 waits for the GIL of the main interpreter and would do so for ever in another one.

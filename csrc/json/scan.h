@@ -1,0 +1,23 @@
+// The body of an inference request (Open Inference Protocol v2) without the data of its inputs.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace maas_rt_json {
+
+struct Scan {
+  std::string rest;                             // the body, each "data" of an input replaced by its index in ...
+  std::vector<std::pair<size_t, size_t>> data;  // ... these ranges of bytes
+};
+
+// Splits a body that is one JSON value: an object that has in its list "inputs" objects with a "data" each. Everything
+// but lists under "data" is checked here; of those the brackets and quotes alone, the rest where they are read.
+//
+// Takes linear time and memory for `rest`, no recursion. Throws Error where the body is no JSON, opens more than
+// `max_depth` levels, has `max_rest` bytes or more beside the data, or gives a key twice that decides what is read.
+Scan scan_request(const char* body, size_t size, size_t max_depth, size_t max_rest);
+
+}  // namespace maas_rt_json
