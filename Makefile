@@ -90,11 +90,12 @@ sanitize: $(VENV)/.native  ## the C++ tests under the address, undefined and thr
 ulp: $(VENV)/.native  ## worst errors of every function of a number, densely; writes docs/accuracy.md
 	$(BIN)/python -m tests.accuracy
 
-fuzz: $(VENV)/.native  ## mutated files against the runtime, under sanitizers, and mutated ONNX models against the importer, whole compiles of such and of drawn torch modules, FUZZ_SECONDS (60) each
+fuzz: $(VENV)/.native  ## mutated files against the runtime and mutated requests against the service's reader of tensors, under sanitizers, and mutated ONNX models against the importer, whole compiles of such and of drawn torch modules, FUZZ_SECONDS (60) each
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMAAS_RT_FUZZ=ON \
 	  -DMAAS_RT_SANITIZE=address,undefined >/dev/null
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/fuzz --target fuzz_artifact
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/fuzz --target fuzz_artifact fuzz_json
 	$$(find build/fuzz -name fuzz_artifact -type f) $(or $(FUZZ_SECONDS),60) $$(date +%s)
+	$$(find build/fuzz -name fuzz_json -type f) $(or $(FUZZ_SECONDS),60) $$(date +%s)
 	$(PIP) install -q -c constraints.txt atheris
 	$(BIN)/python -m tests.fuzz_onnx $(or $(FUZZ_SECONDS),60)
 	$(BIN)/python -m tests.fuzz_compile $(or $(FUZZ_SECONDS),60)

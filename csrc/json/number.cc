@@ -83,21 +83,25 @@ constexpr uint16_t kInfinity = ((1 << Layout<T>::kExponent) - 1) << Layout<T>::k
 // decimal digits are compared with the middle's, which are few enough to be written out.
 template <typename T>
 uint16_t round_to(double nearest, const char* p, const char* end) {
-  if (nearest == 0) return 0;
-  const int exponent = std::max(std::ilogb(nearest), kSmallest<T>);
-  const double steps = std::ldexp(nearest, Layout<T>::kMantissa - exponent);  // exact, below 2^(kMantissa + 1)
-  const double below = std::floor(steps);
-  auto bits = static_cast<uint32_t>(below);
-  if (steps - below == 0.5) {
+  constexpr int kMantissa = Layout<T>::kMantissa, kBits = 52;  // of a double
+  uint64_t pattern;
+  std::memcpy(&pattern, &nearest, sizeof pattern);
+  const int exponent = static_cast<int>(pattern >> kBits) - 1023;
+  const int dropped = kBits - kMantissa + std::max(kSmallest<T> - exponent, 0);
+  if (dropped > kBits + 1) return 0;  // less than half of the smallest value
+  const uint64_t one = 1, mantissa = (pattern & ((one << kBits) - 1)) | one << kBits;
+  const uint64_t rest = mantissa & ((one << dropped) - 1), half = one << (dropped - 1);
+  auto bits = static_cast<uint32_t>(mantissa >> dropped);
+  if (rest == half) {
     char middle[160];  // of at most 97 digits: m * 2^-134 with m < 2^9
     const auto written = std::to_chars(middle, middle + sizeof middle, nearest, std::chars_format::scientific, 120);
     const int side = compare(decimal(p, end), decimal(middle, written.ptr));
     bits += side > 0 || (side == 0 && bits % 2 != 0);
   } else {
-    bits += steps - below > 0.5;
+    bits += rest > half;
   }
   // A carry out of the mantissa is one into the exponent.
-  bits += static_cast<uint32_t>(exponent - kSmallest<T>) << Layout<T>::kMantissa;
+  bits += static_cast<uint32_t>(std::max(exponent - kSmallest<T>, 0)) << kMantissa;
   return static_cast<uint16_t>(std::min<uint32_t>(bits, kInfinity<T>));
 }
 

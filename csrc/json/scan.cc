@@ -1,5 +1,6 @@
 #include "scan.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -206,19 +207,40 @@ class Scanner {
 
   // The first bracket or quote.
   static const char* skip_flat(const char* p, const char* end) {
-    // Blocks without any are left by a loop that compilers turn into vector instructions.
     constexpr ptrdiff_t kBlock = 64;
-    for (; end - p >= kBlock; p += kBlock) {
-      unsigned char any = 0;
-      for (ptrdiff_t i = 0; i < kBlock; ++i) any = static_cast<unsigned char>(any | is_structure(p[i]));
-      if (any) break;
+    for (;;) {
+      // Short rows end in the next words.
+      for (int word = 0; word < 8 && end - p >= 8; ++word, p += 8) {
+        if (const char* found = structure_in_word(p)) return found;
+      }
+      // Blocks without any are left by a loop that compilers turn into vector instructions.
+      for (; end - p >= kBlock; p += kBlock) {
+        unsigned char any = 0;
+        for (ptrdiff_t i = 0; i < kBlock; ++i) any = static_cast<unsigned char>(any | is_structure(p[i]));
+        if (any) break;
+      }
+      if (end - p < kBlock) break;
     }
     while (p != end && !is_structure(*p)) ++p;
     return p;
   }
 
+  static const char* structure_in_word(const char* p) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    uint64_t w;
+    std::memcpy(&w, p, 8);
+    const uint64_t square = w & ~(kOnes * kCase);
+    const uint64_t found = bytes_below(w ^ (kOnes * '"'), 1) | bytes_below(square ^ (kOnes * '['), 1) |
+                           bytes_below(square ^ (kOnes * ']'), 1);
+    return found ? p + __builtin_ctzll(found) / 8 : nullptr;
+#else
+    const char* found = std::find_if(p, p + 8, is_structure);
+    return found == p + 8 ? nullptr : found;
+#endif
+  }
+
+  static constexpr unsigned char kCase = 0x20;  // what '{' and '}' have more than '[' and ']'
   static bool is_structure(char c) {
-    constexpr unsigned char kCase = 0x20;  // what '{' and '}' have more than '[' and ']'
     const auto square = static_cast<unsigned char>(c & ~kCase);
     return (c == '"') | (square == '[') | (square == ']');
   }

@@ -1,6 +1,5 @@
 #include "text.h"
 
-#include <algorithm>
 #include <cstring>
 #include <initializer_list>
 
@@ -8,10 +7,6 @@ namespace maas_rt_json {
 namespace {
 
 constexpr size_t kExcerpt = 40;  // bytes of a body in a message
-constexpr uint64_t kOnes = 0x0101010101010101u, kHighs = 0x8080808080808080u;
-
-// High bits of the bytes of w below n; a byte behind such a one may be marked too.
-uint64_t bytes_below(uint64_t w, uint64_t n) { return (w - kOnes * n) & ~w & kHighs; }
 
 }  // namespace
 
@@ -236,7 +231,10 @@ std::string excerpt(const char* p, const char* end) {
 }
 
 bool is_non_finite_word(const char* p, const char* end) {
-  const std::string token(p, std::min(skip_token(p, end), p + 10));
+  constexpr ptrdiff_t kLongest = 9;
+  const char* to = skip_token(p, end);
+  if (to - p > kLongest) return false;
+  const std::string token(p, to);
   return token == "NaN" || token == "Infinity" || token == "-Infinity";
 }
 

@@ -12,6 +12,10 @@ struct Error {
   std::string text;
 };
 
+// Eight characters at once, and of those the high bits where they are below n; above such a one others may be marked.
+constexpr uint64_t kOnes = 0x0101010101010101u, kHighs = 0x8080808080808080u;
+inline uint64_t bytes_below(uint64_t w, uint64_t n) { return (w - kOnes * n) & ~w & kHighs; }
+
 inline const char* skip_space(const char* p, const char* end) {
   while (p != end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')) ++p;
   return p;

@@ -67,7 +67,7 @@ def test_integers_are_exact_to_their_limits(dtype: str) -> None:
     assert array.dtype == dtype and array.tolist() == values
     assert json.loads(_write(array)) == values
     assert _read("[-0]", dtype, 1).tolist() == [0]
-    for value in (info.min - 1, info.max + 1, 2**64, -(2**64), 10**400):
+    for value in (info.min - 1, info.max + 1, 2**64, 2**64 + 1, 10**20 - 1, 10**20, -(2**64), 10**400):
         assert f"does not fit into {dtype} (element 1)" in _refused(f"[0, {value}]", dtype, 2)
 
 
@@ -234,6 +234,26 @@ def test_random_decimals_are_rounded_as_numpy_rounds_them(dtype: str) -> None:
         assert array.tobytes() == expected.tobytes()
     else:  # by way of a double, which is off in no case of these
         assert array.tobytes() == expected.astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_the_quick_way_and_the_long_one_give_the_same_bits(dtype: str) -> None:
+    """Numbers without an exponent and of at most 19 digits are read by arithmetic, others by the standard library."""
+    rng = random.Random(11)
+    words = ["0.0", "-0.0", "0", "9007199254740993", "9007199254740992.5"[:18], "9" * 19, "0." + "0" * 17 + "1"]
+    for _ in range(3000):
+        digits = "".join(rng.choices("0123456789", k=rng.randrange(1, 19)))
+        at = rng.randrange(len(digits))
+        words.append(f"{rng.choice(['', '-'])}{int(digits[:at] or '0')}.{digits[at:]}")
+    for value in np.random.default_rng(11).uniform(1, 1000, 3000).astype(np.float32):
+        middle = (Decimal(float(value)) + Decimal(float(np.nextafter(value, np.float32(2000))))) / 2
+        words.append(str(middle)[:20])  # the middle between two floats, or just below it
+        words.append(str(Decimal(str(middle)[:20]).next_plus())[:20])
+    if dtype == "float16":
+        words = [word for word in words if abs(float(word)) < 65000]
+    plain = _read("[" + ",".join(words) + "]", dtype, len(words))
+    long = _read("[" + ",".join(word + "e0" for word in words) + "]", dtype, len(words))
+    assert plain.tobytes() == long.tobytes()
 
 
 def test_floats_stay_floats_and_zero_keeps_its_sign() -> None:

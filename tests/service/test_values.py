@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -47,6 +48,19 @@ async def test_values_that_are_no_json_numbers_are_text_in_both_directions(clien
     status, answer = await _infer(client, "gather", table, _tensor("i", [3], [0, 1, 0], "INT64"))
     assert status == 200
     assert answer["outputs"][0]["data"] == ["Infinity", "-Infinity", "NaN", 0.5, "Infinity", "-Infinity"]
+
+
+async def test_a_large_request_is_read_and_answered_beside_the_loop(client: TestClient) -> None:
+    x = np.random.default_rng(0).standard_normal((1000, 16)).astype(np.float32)
+    tensor = _tensor("x", [1000, 16], x.tolist())
+    status, answer = await _infer(client, "mlp", tensor)
+    assert status == 200
+    np.testing.assert_allclose(
+        np.array(answer["outputs"][0]["data"]).reshape(1000, 8), _tiny.reference_mlp(x), rtol=1e-5, atol=1e-5
+    )
+    tensor["data"][999][15] = None
+    status, answer = await _infer(client, "mlp", tensor)
+    assert (status, answer["error"]) == (400, "input 'x': null is no float32 value (element 15999)")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
