@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <iterator>
 
 #include "text.h"
 
@@ -11,20 +10,25 @@ namespace maas_rt_json {
 namespace {
 
 // What a value is in the protocol.
-enum class Role : uint8_t { kOther, kRequest, kInputs, kTensor, kData };
+enum class Role : uint8_t { kOther, kBody, kTensors, kTensor, kData };
 
 struct Key {
   const char* name;
   Role role;  // of its value
 };
 constexpr Key kRequestKeys[] = {
-    {"inputs", Role::kInputs}, {"outputs", Role::kOther}, {"parameters", Role::kOther}, {"id", Role::kOther}};
+    {"inputs", Role::kTensors}, {"outputs", Role::kOther}, {"parameters", Role::kOther}, {"id", Role::kOther}};
+constexpr Key kResponseKeys[] = {{"outputs", Role::kTensors},
+                                 {"parameters", Role::kOther},
+                                 {"id", Role::kOther},
+                                 {"model_name", Role::kOther},
+                                 {"model_version", Role::kOther}};
 constexpr Key kTensorKeys[] = {{"data", Role::kData},
                                {"name", Role::kOther},
                                {"shape", Role::kOther},
                                {"datatype", Role::kOther},
                                {"parameters", Role::kOther}};
-constexpr size_t kLongestKey = 10;
+constexpr size_t kLongestKey = 13;
 
 // A list or object that is open.
 struct Level {
@@ -35,12 +39,18 @@ struct Level {
 
 class Scanner {
  public:
-  Scanner(const char* body, size_t size, size_t max_depth, size_t max_rest)
-      : body_(body), end_(body + size), p_(body), copied_(body), max_depth_(max_depth), max_rest_(max_rest) {}
+  Scanner(Message message, const char* body, size_t size, size_t max_depth, size_t max_rest)
+      : message_(message),
+        body_(body),
+        end_(body + size),
+        p_(body),
+        copied_(body),
+        max_depth_(max_depth),
+        max_rest_(max_rest) {}
 
   Scan run() {
     if (end_ - p_ >= 3 && std::memcmp(p_, "\xEF\xBB\xBF", 3) == 0) wrong("it begins with a byte order mark");
-    bool fresh = begin(Role::kRequest);
+    bool fresh = begin(Role::kBody);
     while (!levels_.empty()) fresh = advance(fresh);
     space();
     if (p_ != end_) unexpected("nothing more");
@@ -67,7 +77,7 @@ class Scanner {
   void copy(const char* to) {
     if (static_cast<size_t>(to - copied_) + scan_.rest.size() >= max_rest_) {
       throw Error{"the body has " + std::to_string(max_rest_) +
-                  " bytes of JSON or more beside the data of its inputs, which is more than this server reads"};
+                  " bytes of JSON or more beside the data of its tensors, and fewer are read"};
     }
     scan_.rest.append(copied_, to);
     copied_ = to;
@@ -94,7 +104,7 @@ class Scanner {
       ++p_;
       space();
     }
-    return level.object ? begin(key(&level)) : begin(level.role == Role::kInputs ? Role::kTensor : Role::kOther);
+    return level.object ? begin(key(&level)) : begin(level.role == Role::kTensors ? Role::kTensor : Role::kOther);
   }
 
   // A key and its colon; returns what the value is.
@@ -111,21 +121,29 @@ class Scanner {
 
   // What the value of the key that begins at `key` and ends at p_ is.
   Role meet(Level* level, const char* key) const {
-    const bool request = level->role == Role::kRequest;
-    if (!request && level->role != Role::kTensor) return Role::kOther;
+    switch (level->role) {
+      case Role::kTensor:
+        return meet(level, key, kTensorKeys);
+      case Role::kBody:
+        return message_ == Message::kRequest ? meet(level, key, kRequestKeys) : meet(level, key, kResponseKeys);
+      default:
+        return Role::kOther;
+    }
+  }
+
+  template <size_t n>
+  Role meet(Level* level, const char* key, const Key (&keys)[n]) const {
     char name[6 * kLongestKey + 2];
     if (static_cast<size_t>(p_ - key) > sizeof name) return Role::kOther;
     char* out = name;
     const char* bad = nullptr;
     read_string(key, p_, &out, &bad);
     const std::string text(name, out);
-    const Key* keys = request ? kRequestKeys : kTensorKeys;
-    const size_t n = request ? std::size(kRequestKeys) : std::size(kTensorKeys);
     for (size_t i = 0; i < n; ++i) {
       if (text != keys[i].name) continue;
       if (level->seen >> i & 1) {
         throw Error{std::string("the key \"") + keys[i].name + "\" is given twice in " +
-                    (request ? "the body" : "inputs[" + std::to_string(input_) + "]")};
+                    (level->role == Role::kBody ? "the body" : tensor())};
       }
       level->seen = static_cast<uint8_t>(level->seen | 1u << i);
       return keys[i].role;
@@ -136,13 +154,13 @@ class Scanner {
   // A value: all of it, or what opens it; returns whether it opened a level.
   bool begin(Role role) {
     space();
-    if (role == Role::kTensor) ++input_;
+    if (role == Role::kTensor) ++tensor_;
     if (role == Role::kData) {
       cut();
     } else if (at('{') || at('[')) {
       const bool object = at('{');
       check_depth(levels_.size() + 1);
-      levels_.push_back({object, object == (role != Role::kInputs) ? role : Role::kOther, 0});
+      levels_.push_back({object, object == (role != Role::kTensors) ? role : Role::kOther, 0});
       ++p_;
       return true;
     } else {
@@ -190,7 +208,7 @@ class Scanner {
     size_t depth = 0;
     for (;;) {
       p_ = skip_flat(p_, end_);
-      if (p_ == end_) wrong("it ends within the \"data\" of inputs[" + std::to_string(input_) + "]");
+      if (p_ == end_) wrong("it ends within the \"data\" of " + tensor());
       if (*p_ == '"') {
         string();
         continue;
@@ -203,6 +221,11 @@ class Scanner {
       ++p_;
       if (depth == 0) return;
     }
+  }
+
+  // Where the tensor at hand stands.
+  std::string tensor() const {
+    return (message_ == Message::kRequest ? "inputs[" : "outputs[") + std::to_string(tensor_) + "]";
   }
 
   // The first bracket or quote.
@@ -245,20 +268,21 @@ class Scanner {
     return (c == '"') | (square == '[') | (square == ']');
   }
 
+  const Message message_;
   const char* const body_;
   const char* const end_;
   const char* p_;
   const char* copied_;  // up to here the body is in the rest, or cut
   const size_t max_depth_, max_rest_;
   std::vector<Level> levels_;
-  ptrdiff_t input_ = -1;  // index of the input at hand
+  ptrdiff_t tensor_ = -1;  // index of the tensor at hand
   Scan scan_;
 };
 
 }  // namespace
 
-Scan scan_request(const char* body, size_t size, size_t max_depth, size_t max_rest) {
-  return Scanner(body, size, max_depth, max_rest).run();
+Scan scan_body(Message message, const char* body, size_t size, size_t max_depth, size_t max_rest) {
+  return Scanner(message, body, size, max_depth, max_rest).run();
 }
 
 }  // namespace maas_rt_json

@@ -20,17 +20,24 @@ constexpr size_t kLarge = 16384;
 struct NamedType {
   const char* name;
   Type type;
-  mrt_dtype dtype;
+  mrt_dtype dtype;  // of its arrays; numpy has no bfloat16, whose arrays hold its bits
 };
 constexpr NamedType kTypes[] = {
-    {"bool", Type::kBool, {MRT_BOOL, 8, 1}},          {"int8", Type::kInt8, {MRT_INT, 8, 1}},
-    {"int16", Type::kInt16, {MRT_INT, 16, 1}},        {"int32", Type::kInt32, {MRT_INT, 32, 1}},
-    {"int64", Type::kInt64, {MRT_INT, 64, 1}},        {"uint8", Type::kUint8, {MRT_UINT, 8, 1}},
-    {"uint16", Type::kUint16, {MRT_UINT, 16, 1}},     {"uint32", Type::kUint32, {MRT_UINT, 32, 1}},
-    {"uint64", Type::kUint64, {MRT_UINT, 64, 1}},     {"float16", Type::kHalf, {MRT_FLOAT, 16, 1}},
-    {"bfloat16", Type::kBfloat, {MRT_BFLOAT, 16, 1}}, {"float32", Type::kFloat, {MRT_FLOAT, 32, 1}},
+    {"bool", Type::kBool, {MRT_BOOL, 8, 1}},        {"int8", Type::kInt8, {MRT_INT, 8, 1}},
+    {"int16", Type::kInt16, {MRT_INT, 16, 1}},      {"int32", Type::kInt32, {MRT_INT, 32, 1}},
+    {"int64", Type::kInt64, {MRT_INT, 64, 1}},      {"uint8", Type::kUint8, {MRT_UINT, 8, 1}},
+    {"uint16", Type::kUint16, {MRT_UINT, 16, 1}},   {"uint32", Type::kUint32, {MRT_UINT, 32, 1}},
+    {"uint64", Type::kUint64, {MRT_UINT, 64, 1}},   {"float16", Type::kHalf, {MRT_FLOAT, 16, 1}},
+    {"bfloat16", Type::kBfloat, {MRT_UINT, 16, 1}}, {"float32", Type::kFloat, {MRT_FLOAT, 32, 1}},
     {"float64", Type::kDouble, {MRT_FLOAT, 64, 1}},
 };
+
+const NamedType& type_of(const std::string& dtype) {
+  for (const NamedType& each : kTypes) {
+    if (dtype == each.name) return each;
+  }
+  throw py::value_error(dtype + " is no type of JSON tensors");
+}
 
 [[noreturn]] void throw_invalid(const std::string& message) {
   const auto text = py::reinterpret_steal<py::object>(
@@ -85,59 +92,52 @@ py::bytes new_bytes(size_t most, F fill) {
 }
 
 py::object new_array_of(mrt_dtype dtype, const std::vector<int64_t>& shape) {
-  const py::object descr = numpy_dtype(dtype);
-  if (!descr) throw_invalid("numpy has " + dtype_name(dtype) + " by the package ml_dtypes alone: install it");
   const int ndim = static_cast<int>(shape.size());
-  auto array =
-      py::reinterpret_steal<py::object>(new_array(descr, ndim, shape.data(), dense_bytes(dtype, ndim, shape.data())));
+  auto array = py::reinterpret_steal<py::object>(
+      new_array(numpy_dtype(dtype), ndim, shape.data(), dense_bytes(dtype, ndim, shape.data())));
   if (!array) throw py::error_already_set();
   return array;
 }
 
-maas_rt_json::Data data_of(const Bytes& body, size_t begin, size_t end, const std::vector<int64_t>& shape,
-                           const std::string& what, const char* type_name) {
-  if (begin > end || end > body.size()) throw py::value_error("begin and end must be in order and within the body");
+maas_rt_json::Data data_of(const Bytes& text, const std::vector<int64_t>& shape, const std::string& what,
+                           const char* type_name) {
   size_t count = 1;
   for (int64_t extent : shape) {
     if (extent < 0 || __builtin_mul_overflow(count, static_cast<size_t>(extent), &count) || count > SIZE_MAX / 16) {
       throw py::value_error("an extent of the shape is negative, or their product is too large");
     }
   }
-  return {body.data() + begin, body.data() + end, shape, what, type_name};
+  return {text.data(), text.data() + text.size(), shape, what, type_name};
 }
 
-py::tuple scan(const py::object& body, size_t max_depth, size_t max_rest) {
+py::tuple scan(const py::object& body, bool response, size_t max_depth, size_t max_rest) {
   const Bytes bytes(body);
-  const maas_rt_json::Scan found =
-      work(bytes.size(), [&] { return maas_rt_json::scan_request(bytes.data(), bytes.size(), max_depth, max_rest); });
+  const auto message = response ? maas_rt_json::Message::kResponse : maas_rt_json::Message::kRequest;
+  const maas_rt_json::Scan found = work(
+      bytes.size(), [&] { return maas_rt_json::scan_body(message, bytes.data(), bytes.size(), max_depth, max_rest); });
   py::list ranges;
   for (const auto& [begin, end] : found.data) ranges.append(py::make_tuple(begin, end));
   return py::make_tuple(py::bytes(found.rest), ranges);
 }
 
-py::object read(const py::object& body, size_t begin, size_t end, const std::string& dtype,
-                const std::vector<int64_t>& shape, const std::string& what) {
-  const NamedType* type = nullptr;
-  for (const NamedType& each : kTypes) {
-    if (dtype == each.name) type = &each;
-  }
-  if (!type) throw_invalid(what + " is " + dtype + ", which JSON tensors cannot carry");
-  const Bytes bytes(body);
-  const maas_rt_json::Data data = data_of(bytes, begin, end, shape, what, type->name);
+py::object read(const py::object& text, const std::string& dtype, const std::vector<int64_t>& shape,
+                const std::string& what) {
+  const NamedType& type = type_of(dtype);
+  const Bytes bytes(text);
+  const maas_rt_json::Data data = data_of(bytes, shape, what, type.name);
   py::object array;
   void* out = nullptr;
   if (data.count() <= data.most_elements()) {  // else it is read for what is wrong with it
-    array = new_array_of(type->dtype, shape);
+    array = new_array_of(type.dtype, shape);
     out = py::detail::array_proxy(array.ptr())->data;
   }
-  work(end - begin, [&] { maas_rt_json::read_tensor(data, type->type, out); });
+  work(bytes.size(), [&] { maas_rt_json::read_tensor(data, type.type, out); });
   return array;
 }
 
-py::tuple read_strings(const py::object& body, size_t begin, size_t end, const std::vector<int64_t>& shape,
-                       const std::string& what) {
-  const Bytes bytes(body);
-  const maas_rt_json::Data data = data_of(bytes, begin, end, shape, what, "string");
+py::tuple read_strings(const py::object& text, const std::vector<int64_t>& shape, const std::string& what) {
+  const Bytes bytes(text);
+  const maas_rt_json::Data data = data_of(bytes, shape, what, "string");
   const size_t count = data.count();
   py::object offsets;
   int64_t* bounds = nullptr;
@@ -145,11 +145,11 @@ py::tuple read_strings(const py::object& body, size_t begin, size_t end, const s
     offsets = new_array_of({MRT_INT, 64, 1}, {static_cast<int64_t>(count) + 1});
     bounds = reinterpret_cast<int64_t*>(py::detail::array_proxy(offsets.ptr())->data);
   }
-  py::bytes text = new_bytes(end - begin, [&](char* out) {
-    work(end - begin, [&] { maas_rt_json::read_strings(data, out, bounds); });
+  py::bytes strings = new_bytes(bytes.size(), [&](char* out) {
+    work(bytes.size(), [&] { maas_rt_json::read_strings(data, out, bounds); });
     return out + bounds[count];
   });
-  return py::make_tuple(text, offsets);
+  return py::make_tuple(strings, offsets);
 }
 
 // A contiguous array as a tensor.
@@ -164,18 +164,15 @@ size_t elements(const mrt_tensor& tensor) {
   return n;
 }
 
-py::bytes write(const py::object& array, const std::string& what) {
+py::bytes write(const py::object& array, const std::string& dtype) {
+  const NamedType& type = type_of(dtype);
   ArrayView view;
   mrt_tensor tensor{};
-  view_dense(&view, array, what, &tensor);
-  const NamedType* type = nullptr;
-  for (const NamedType& each : kTypes) {
-    if (same(tensor.dtype, each.dtype)) type = &each;
-  }
-  if (!type) throw_invalid(what + " is " + dtype_name(tensor.dtype) + ", which JSON tensors cannot carry");
-  const size_t count = elements(tensor), most = maas_rt_json::most_bytes(type->type, count);
+  view_dense(&view, array, dtype, &tensor);
+  if (!same(tensor.dtype, type.dtype)) throw py::value_error("the array is no " + dtype);
+  const size_t count = elements(tensor), most = maas_rt_json::most_bytes(type.type, count);
   return new_bytes(most, [&](char* out) {
-    return work(most, [&] { return maas_rt_json::write_tensor(type->type, tensor.data, count, out); });
+    return work(most, [&] { return maas_rt_json::write_tensor(type.type, tensor.data, count, out); });
   });
 }
 
@@ -196,12 +193,10 @@ py::bytes write_strings(const py::object& text, const py::object& offsets, const
 }  // namespace
 
 void define_json(py::module_& m) {
-  m.def("json_scan", scan, py::arg("body"), py::arg("max_depth"), py::arg("max_rest"));
-  m.def("json_read", read, py::arg("body"), py::arg("begin"), py::arg("end"), py::arg("dtype"), py::arg("shape"),
-        py::arg("what"));
-  m.def("json_read_strings", read_strings, py::arg("body"), py::arg("begin"), py::arg("end"), py::arg("shape"),
-        py::arg("what"));
-  m.def("json_write", write, py::arg("array"), py::arg("what"));
+  m.def("json_scan", scan, py::arg("body"), py::arg("response"), py::arg("max_depth"), py::arg("max_rest"));
+  m.def("json_read", read, py::arg("text"), py::arg("dtype"), py::arg("shape"), py::arg("what"));
+  m.def("json_read_strings", read_strings, py::arg("text"), py::arg("shape"), py::arg("what"));
+  m.def("json_write", write, py::arg("array"), py::arg("dtype"));
   m.def("json_write_strings", write_strings, py::arg("text"), py::arg("offsets"), py::arg("what"));
 }
 

@@ -81,7 +81,7 @@ int accepted(F f) {
 int one(const uint8_t* bytes, size_t size) {
   const Text body(std::string(bytes, bytes + size));
   return accepted([&] {
-    const Scan found = scan_request(body.bytes.data(), size, 16, 4096);
+    const Scan found = scan_body(Message::kRequest, body.bytes.data(), size, 16, 4096);
     int n = 1;
     for (const auto& [begin, end] : found.data) {
       const Text text(std::string(body.bytes.data() + begin, body.bytes.data() + end));

@@ -1,15 +1,26 @@
-"""A small HTTP service: Open Inference Protocol v2 over REST. Needs the extra `serve`."""
+"""A small HTTP service: Open Inference Protocol v2 over REST. What speaks HTTP needs the extra `serve`, and is imported on first use."""
 
 from __future__ import annotations
 
-from .._errors import MissingExtraError
+import importlib
+from typing import TYPE_CHECKING
 
-try:
-    import aiohttp  # noqa: F401
-except ModuleNotFoundError as _error:
-    raise MissingExtraError("the service", "serve", "aiohttp") from _error
-
-from ._app import create_app, serve
-from ._repository import Repository
+if TYPE_CHECKING:
+    from ._app import create_app, serve
+    from ._repository import Repository
 
 __all__ = ["Repository", "create_app", "serve"]
+
+_HOMES = {"Repository": "_repository", "create_app": "_app", "serve": "_app"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

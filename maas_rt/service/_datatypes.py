@@ -52,20 +52,6 @@ BYTES = DATATYPES["BYTES"]
 OF_RUNTIME: dict[str, Datatype] = {each.runtime: each for each in DATATYPES.values() if each.runtime}
 
 
-def bfloat16_of(values: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """The bits of the nearest bfloat16 of each, of two equally near the even one; what is too large becomes infinite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        single = values.astype(np.float32)
-        # Rounded twice, a value may end on the wrong side of a tie: so the first time to odd, which a tie never is.
-        bits = single.view(np.uint32).copy()
-        inexact = np.isfinite(values) & (single != values)
-        bits[inexact & (np.abs(single) > np.abs(values))] -= 1
-    bits[inexact] |= 1
-    nan = np.isnan(values)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
-    return np.where(nan, 0x7FC0, rounded).astype(np.uint16)
-
-
 def bfloat16_values(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The inverse; every bfloat16 is a float32."""
+    """Their bits to their values; every bfloat16 is a float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -1,4 +1,8 @@
-"""JSON: documents, and the `data` of their tensors to arrays and back.
+"""JSON: documents, and the `data` of their tensors to arrays and back, in C++ and without the GIL.
+
+A body is read in two steps. parse_document cuts the data of its tensors out and reads the small rest; parse_data turns each of the data into
+an array, once it is known what it should be. Both together take what RFC 8259 calls JSON, in UTF-8, and nothing else; of one object no
+key is taken twice. Integers never go by way of a double, and floats are rounded once, to their own type.
 
 What JSON's numbers lack, "NaN", "Infinity" and "-Infinity", is text in both directions, as in protobuf's JSON; as bare words it would be
 no JSON.
@@ -7,156 +11,120 @@ no JSON.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._datatypes import Array, Datatype, bfloat16_of, bfloat16_values
+from .. import _native
+from .._errors import InvalidArgumentError
+from ._datatypes import BYTES, Array, Datatype
 from ._errors import bad_request, shown
+from ._tensors import shown_shape
 
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_ALLOWED: dict[str, frozenset[type]] = {  # by the kind of numpy's dtype
-    "b": frozenset({bool}),
-    "i": frozenset({int}),
-    "u": frozenset({int}),
-    "f": frozenset({int, float}),
-}
+MAX_DEPTH = 64  # levels of lists and objects that a body may open, those of its data included
+MAX_REST = 1 << 20  # a body has fewer bytes beside its data
 
 
-def _refuse(word: str) -> float:
-    raise bad_request(f'{word} is not JSON: send "NaN", "Infinity" and "-Infinity" as text')
+class JsonData(NamedTuple):
+    """The `data` of a tensor in a body. Its brackets and quotes were looked at, and nothing else yet."""
+
+    text: memoryview
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in members if names.count(name) > 1)
+        raise bad_request(f"the key {shown(twice)} is given twice in one object")
+    return members
 
 
 # json.loads and json.dumps would make one for each document.
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_DECODER = json.JSONDecoder(object_pairs_hook=_members)
 _ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
-def parse_document(text: bytes | bytearray | memoryview) -> Any:
-    """A request's or response's JSON. The `data` of a tensor in it is for parse_data alone to read."""
+def parse_document(body: bytes | bytearray | memoryview, *, response: bool = False) -> Any:
+    """A request's JSON or a `response`'s, with JsonData for each `data` of its inputs or outputs.
+
+    Raises:
+        ServiceError: BAD_REQUEST: it is no JSON, is too deep, has too much beside the data or a key twice.
+    """
     try:
-        return _DECODER.decode(str(text, "utf-8").removeprefix("\ufeff"))
-    except (ValueError, RecursionError):
-        raise bad_request("the body is not valid JSON in UTF-8") from None
+        rest, ranges = _native.json_scan(body, response, MAX_DEPTH, MAX_REST)
+    except InvalidArgumentError as error:
+        raise bad_request(str(error)) from None
+    try:
+        document = _DECODER.decode(rest.decode())
+    except ValueError:  # Python bounds the digits of an integer, and all else was checked
+        raise bad_request("the body has a number of more digits than are read") from None
+    if ranges:
+        whole = memoryview(body)
+        for tensor in document["outputs" if response else "inputs"]:
+            if isinstance(tensor, dict) and "data" in tensor:
+                begin, end = ranges[tensor["data"]]
+                tensor["data"] = JsonData(whole[begin:end])
+    return document
 
 
-def dump_document(document: Any) -> bytes:
-    """The inverse; `data` is what write_data gave."""
-    return _ENCODER.encode(document).encode()
+def dump_document(
+    members: Mapping[str, Any], name: str, tensors: Iterable[tuple[Mapping[str, Any], bytes | None]]
+) -> bytes:
+    """The inverse: an object with these members and, as `name`, a list of tensors: of each its members, and `data` as write_data gave it."""
+    parts = [_open(members), json.dumps(name).encode(), b":["]
+    for index, (tensor, data) in enumerate(tensors):
+        if index:
+            parts.append(b",")
+        if data is None:
+            parts.append(_ENCODER.encode(tensor).encode())
+        else:
+            parts += [_open(tensor), b'"data":', data, b"}"]
+    return b"".join([*parts, b"]}"])
 
 
-def parse_data(data: Any, datatype: Datatype, shape: Sequence[int], what: str) -> Array:
+def parse_data(data: JsonData, datatype: Datatype, shape: Sequence[int], what: str) -> Array:
     """A tensor's `data`, flat in row-major order or nested as `shape` says, to an array of that shape.
 
     The shape is one that check_shape lets pass; `what` names the tensor in errors, as "input 'x'".
+
+    Raises:
+        ServiceError: BAD_REQUEST: the list is not JSON, is nested otherwise, has other elements or another number of them.
     """
-    flat = _flatten(data, shape, what)
-    count = math.prod(shape)
-    if len(flat) != count:
-        raise bad_request(f"{what} has {len(flat)} elements, its shape {list(shape)} needs {count}")
-    if datatype.name == "BYTES":
-        return _strings(flat, what).reshape(shape)
-    return _numbers(flat, datatype, what).reshape(shape)
-
-
-def write_data(array: Array, datatype: Datatype, what: str) -> Any:
-    """The inverse: what dump_document takes for `data`, flat in row-major order."""
-    flat = array.reshape(-1)
-    if datatype.name == "BYTES":
-        try:
-            return [element.decode() for element in flat]
-        except UnicodeDecodeError:
-            raise bad_request(f"{what} holds bytes that are no UTF-8: ask for it as binary data") from None
-    if datatype.name == "BF16":
-        flat = bfloat16_values(flat)
-    values: list[Any] = flat.tolist()
-    if flat.dtype.kind != "f" or np.isfinite(flat).all():
-        return values
-    return [v if math.isfinite(v) else "NaN" if math.isnan(v) else "Infinity" if v > 0 else "-Infinity" for v in values]
-
-
-def _flatten(data: Any, shape: Sequence[int], what: str) -> list[Any]:
-    if not isinstance(data, list):
-        raise bad_request(f'{what}: "data" must be a list, flat or nested in row-major order')
-    items = data
-    if not _nested(items, what):
-        return items
-    for dimension, extent in enumerate(shape):
-        lists = items if dimension else [data]
-        uneven = next((each for each in lists if len(each) != extent), None)
-        if uneven is not None:
-            raise bad_request(
-                f'{what}: "data" has a list of {len(uneven)} entries where its shape {list(shape)} has {extent}'
-            )
-        items = [item for each in lists for item in each]
-        if items and _nested(items, what) == (dimension == len(shape) - 1):
-            break
-    else:
-        if shape:
-            return items
-    raise bad_request(
-        f'{what}: "data" is nested, but not as deep as its shape {list(shape)}: nest it so, or not at all'
-    )
-
-
-def _nested(items: list[Any], what: str) -> bool:
-    """Whether the entries are lists, all of them."""
-    lists = sum(type(item) is list for item in items)
-    if 0 < lists < len(items):
-        raise bad_request(f'{what}: "data" mixes numbers and lists at one level')
-    return lists > 0
-
-
-def _numbers(flat: list[Any], datatype: Datatype, what: str) -> Array:
-    dtype = np.dtype(np.float64) if datatype.name == "BF16" else datatype.dtype
-    allowed = _ALLOWED[dtype.kind]
-    infinities = 0
-    if not allowed.issuperset(map(type, flat)):
-        for value in flat:
-            named = dtype.kind == "f" and type(value) is str and value in _NON_FINITE
-            if not named and type(value) not in allowed:
-                raise bad_request(f"{what}: {shown(value)} is no {datatype.runtime} value")
-        infinities = sum(value in ("Infinity", "-Infinity") for value in flat)
-        flat = [_NON_FINITE.get(value, value) for value in flat]
-    array = _fitting(flat, dtype)
-    if array is not None and datatype.name == "BF16":
-        array = bfloat16_of(array)
-    if array is None or (dtype.kind == "f" and _count_infinite(array) != infinities):
-        raise bad_request(f"{what}: a value does not fit into {datatype.runtime}")
-    return array
-
-
-def _fitting(flat: list[Any], dtype: np.dtype[Any]) -> Array | None:
-    """None if a value is none of the type's; a float that is too large becomes infinite."""
-    if dtype.kind in "iu" and flat:
-        limits = np.iinfo(dtype)
-        if min(flat) < limits.min or max(flat) > limits.max:
-            return None
     try:
-        with np.errstate(over="ignore"):
-            return np.asarray(flat, dtype)
-    except OverflowError:  # an integer beyond float64
-        return None
+        if datatype is not BYTES:
+            return _native.json_read(data.text, datatype.runtime, list(shape), what)
+        text, offsets = _native.json_read_strings(data.text, list(shape), what)
+    except InvalidArgumentError as error:
+        raise bad_request(str(error)) from None
+    except ValueError:  # numpy's: there is no such array
+        raise bad_request(f"{what} has shape {shown_shape(shape)}, which is beyond any tensor's") from None
+    elements = (text[begin:end] for begin, end in pairwise(offsets.tolist()))
+    return np.fromiter(elements, object, len(offsets) - 1).reshape(shape)
 
 
-def _count_infinite(array: Array) -> int:
-    if array.dtype.kind == "u":  # bfloat16
-        return int(np.count_nonzero((array & 0x7FFF) == 0x7F80))
-    return int(np.count_nonzero(np.isinf(array)))
+def write_data(array: Array, datatype: Datatype, what: str) -> bytes:
+    """The inverse: a flat list in row-major order.
+
+    A float is the shortest text that reads back to the same bits in its own type, and keeps a point or an exponent.
+
+    Raises:
+        ServiceError: BAD_REQUEST: an element of BYTES is no UTF-8.
+    """
+    if datatype is not BYTES:
+        return _native.json_write(np.ascontiguousarray(array.reshape(-1), datatype.dtype), datatype.runtime)
+    elements = array.reshape(-1).tolist()
+    lengths = np.fromiter(map(len, elements), np.int64, len(elements))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    try:
+        return _native.json_write_strings(b"".join(elements), offsets, what)
+    except InvalidArgumentError as error:
+        raise bad_request(str(error)) from None
 
 
-def _strings(flat: list[Any], what: str) -> Array:
-    array = np.empty(len(flat), object)
-    for index, value in enumerate(flat):
-        if isinstance(value, bytes):
-            array[index] = value
-            continue
-        if not isinstance(value, str):
-            raise bad_request(f"{what}: {shown(value)} is no string")
-        try:
-            array[index] = value.encode()
-        except UnicodeEncodeError:
-            raise bad_request(f"{what}: a string holds half of a surrogate pair, which is no character") from None
-    return array
+def _open(members: Mapping[str, Any]) -> bytes:
+    """An object that is to go on: its brace is open, and a comma is behind what it has."""
+    text = _ENCODER.encode(members)[:-1].encode()
+    return text + b"," if members else text

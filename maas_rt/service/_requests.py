@@ -10,7 +10,7 @@ https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 
 from ._datatypes import DATATYPES, Array, Datatype
 from ._errors import bad_request, shown
-from ._json import dump_document, parse_data, parse_document, write_data
+from ._json import JsonData, dump_document, parse_data, parse_document, write_data
 from ._tensors import check_shape, read_binary, read_shape, shown_shape, write_binary
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -39,13 +39,13 @@ class SharedMemory:
 class InputTensor:
     """An input as it was sent: a name and a shape that nobody has compared with a model's yet.
 
-    `data` is a memoryview of the binary data; a SharedMemory; an array, as a client has it; or else what parse_data takes.
+    `data` is a memoryview of the binary data, a JsonData, a SharedMemory, or an array, as a client has it.
     """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
-    data: Any
+    data: memoryview | JsonData | SharedMemory | Array
     parameters: Parameters = field(default_factory=dict)
 
     def array(self) -> Array:
@@ -64,6 +64,13 @@ class InputTensor:
         if isinstance(self.data, memoryview):
             return read_binary(self.data, self.datatype, self.shape, what)
         return parse_data(self.data, self.datatype, self.shape, what)
+
+
+def _size(tensor: InputTensor) -> int:
+    data = tensor.data
+    if isinstance(data, SharedMemory):
+        return data.size
+    return len(data.text) if isinstance(data, JsonData) else data.nbytes
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,11 @@ class InferRequest:
         if output.binary is not None:
             return output.binary
         return self.raw is not None or self.options.binary_data_output
+
+    @property
+    def size(self) -> int:
+        """Bytes of the data that came with it."""
+        return sum(map(_size, self.inputs)) if self.raw is None else len(self.raw)
 
     @cached_property
     def options(self) -> Options:
@@ -227,20 +239,15 @@ def decode_request(body: bytes | bytearray | memoryview, length: int | None = No
 
 def encode_request(request: InferRequest, *, binary: bool = True) -> Body:
     """The inverse, for requests whose inputs have arrays: their data as binary data, or else in the document."""
-    inputs: list[dict[str, Any]] = []
-    buffers: list[memoryview] = []
-    for tensor in request.inputs:
-        entry: dict[str, Any] = {"name": tensor.name, "shape": list(tensor.shape), "datatype": tensor.datatype.name}
-        _put_data(entry, tensor.array(), tensor.datatype, binary, f"input {shown(tensor.name)}", buffers)
-        inputs.append(entry)
-    document: dict[str, Any] = {"inputs": inputs}
+    members: dict[str, Any] = {}
     if request.id is not None:
-        document["id"] = request.id
+        members["id"] = request.id
     if request.parameters:
-        document["parameters"] = dict(request.parameters)
+        members["parameters"] = dict(request.parameters)
     if request.outputs:
-        document["outputs"] = [_requested_entry(each) for each in request.outputs]
-    return _body(document, buffers)
+        members["outputs"] = [_requested_entry(each) for each in request.outputs]
+    tensors = (OutputTensor(each.name, each.datatype, each.array(), binary) for each in request.inputs)
+    return _body(members, "inputs", tensors, "input")
 
 
 class _Rest:
@@ -374,32 +381,18 @@ def _requested_entry(output: RequestedOutput) -> dict[str, Any]:
 
 def encode_response(response: InferResponse) -> Body:
     """The body of a response. Binary data is not copied: the arrays must stay as they are until it is sent."""
-    outputs: list[dict[str, Any]] = []
-    buffers: list[memoryview] = []
-    for tensor in response.outputs:
-        entry: dict[str, Any] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype.name,
-            "shape": list(tensor.array.shape),
-        }
-        _put_data(entry, tensor.array, tensor.datatype, tensor.binary, f"output {shown(tensor.name)}", buffers)
-        outputs.append(entry)
-    document: dict[str, Any] = {
-        "model_name": response.model_name,
-        "model_version": response.model_version,
-        "outputs": outputs,
-    }
+    members: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.parameters:
-        document["parameters"] = dict(response.parameters)
+        members["parameters"] = dict(response.parameters)
     if response.id is not None:
-        document["id"] = response.id
-    return _body(document, buffers)
+        members["id"] = response.id
+    return _body(members, "outputs", response.outputs, "output")
 
 
 def decode_response(body: bytes | bytearray | memoryview, length: int | None = None) -> InferResponse:
     """The inverse, for clients. Raises ServiceError for what is no response."""
     whole = memoryview(body)
-    document = parse_document(whole[:length])
+    document = parse_document(whole[:length], response=True)
     if not isinstance(document, dict) or not isinstance(document.get("outputs"), list):
         raise bad_request('a response must be a JSON object with a list "outputs"')
     binary = _Rest(whole[length:] if length is not None else None)
@@ -421,21 +414,24 @@ def _read_output(tensor: Any, place: str, binary: _Rest) -> OutputTensor:
     size = _read_parameters(tensor, f'{what}: "parameters"').get("binary_data_size")
     if size is not None:
         array = read_binary(binary.take(size, what), datatype, shape, what)
+    elif "data" in tensor:
+        array = parse_data(tensor["data"], datatype, shape, what)
     else:
-        array = parse_data(tensor.get("data"), datatype, shape, what)
+        raise bad_request(f'{what} has no "data" and no "binary_data_size"')
     return OutputTensor(name, datatype, array, size is not None)
 
 
-def _put_data(
-    entry: dict[str, Any], array: Array, datatype: Datatype, binary: bool, what: str, buffers: list[memoryview]
-) -> None:
-    if binary:
-        buffers.append(write_binary(array, datatype))
-        entry["parameters"] = {"binary_data_size": len(buffers[-1])}
-    else:
-        entry["data"] = write_data(array, datatype, what)
-
-
-def _body(document: dict[str, Any], buffers: list[memoryview]) -> Body:
-    text = dump_document(document)
+def _body(members: dict[str, Any], name: str, tensors: Iterable[OutputTensor], role: str) -> Body:
+    entries: list[tuple[dict[str, Any], bytes | None]] = []
+    buffers: list[memoryview] = []
+    for tensor in tensors:
+        array, datatype = tensor.array, tensor.datatype
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": datatype.name, "shape": list(array.shape)}
+        if tensor.binary:
+            buffers.append(write_binary(array, datatype))
+            entry["parameters"] = {"binary_data_size": len(buffers[-1])}
+            entries.append((entry, None))
+        else:
+            entries.append((entry, write_data(array, datatype, f"{role} {shown(tensor.name)}")))
+    text = dump_document(members, name, entries)
     return Body((text, *buffers), len(text) if buffers else None)

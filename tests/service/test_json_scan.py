@@ -1,4 +1,4 @@
-"""Request bodies without the data of their inputs: what is cut out, and every way in which a document can be wrong."""
+"""Bodies without the data of their tensors: what is cut out, and every way in which a document can be wrong."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maas_rt.service import _json_tensors
-from maas_rt.service._json_tensors import BadRequest
+from maas_rt import InvalidArgumentError, _native
+from maas_rt.service._datatypes import DATATYPES
+from maas_rt.service._errors import ServiceError
+from maas_rt.service._json import MAX_DEPTH, MAX_REST, JsonData, parse_data, parse_document
 
 _SAMPLE = (
     b'{"id": "\\u00e9\xc3\xa9", "inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1.5, -2e3, "NaN"]},\n'
@@ -18,20 +20,52 @@ _SAMPLE = (
 )
 
 
+def _scan(body: bytes | bytearray | memoryview, depth: int = MAX_DEPTH, rest: int = MAX_REST) -> tuple[bytes, Any]:
+    return _native.json_scan(body, False, depth, rest)
+
+
 def test_the_data_of_inputs_are_cut_out_and_nothing_else() -> None:
-    found = _json_tensors.scan(_SAMPLE)
-    assert [_SAMPLE[a:b] for a, b in found.data] == [b'[1.5, -2e3, "NaN"]', b"[[1],[2],[3]]"]
-    document = json.loads(found.rest)
-    assert document == {
-        "id": "éé",
-        "inputs": [
-            {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": 0},
-            {"data": 1, "parameters": {"data": [7], "inputs": []}},
-        ],
-        "outputs": [{"name": "y", "data": [8]}],
-    }
-    for kind in (bytearray, memoryview):
-        assert _json_tensors.scan(kind(_SAMPLE)) == found
+    for kind in (bytes, bytearray, memoryview):
+        assert parse_document(kind(_SAMPLE)) == {
+            "id": "éé",
+            "inputs": [
+                {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": JsonData(memoryview(b'[1.5, -2e3, "NaN"]'))},
+                {"data": JsonData(memoryview(b"[[1],[2],[3]]")), "parameters": {"data": [7], "inputs": []}},
+            ],
+            "outputs": [{"name": "y", "data": [8]}],
+        }
+
+
+def test_of_a_response_the_data_of_outputs_are_cut_out() -> None:
+    document = parse_document(_SAMPLE, response=True)
+    assert document["outputs"] == [{"name": "y", "data": JsonData(memoryview(b"[8]"))}]
+    assert document["inputs"][1]["data"] == [[1], [2], [3]]
+    for body, sentence in (
+        (b'{"outputs":[{},{"data":[1],"data":[2]}]}', r'"data" is given twice in outputs\[1\]'),
+        (b'{"model_name":"a","model_name":"a"}', '"model_name" is given twice in the body'),
+    ):
+        with pytest.raises(ServiceError, match=sentence):
+            parse_document(body, response=True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"parameters":{"seed":1,"seed":2}}',
+        b'{"inputs":[{"parameters":{"binary_data_size":8,"binary_data_size":0}}]}',
+        b'{"outputs":[{"name":"a","n\\u0061me":"b"}]}',
+        b'{"x":{"y":[{"z":1,"z":1}]}}',
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_wherever_it_stands(body: bytes) -> None:
+    with pytest.raises(ServiceError, match=r"the key '\w+' is given twice in one object"):
+        parse_document(body)
+
+
+def test_a_number_of_more_digits_than_python_reads_is_refused() -> None:
+    with pytest.raises(ServiceError, match="a number of more digits than are read"):
+        parse_document(b'{"x":' + b"9" * 5000 + b"}")
+    assert parse_document(b'{"x":' + b"9" * 4000 + b"}") == {"x": 10**4000 - 1}
 
 
 @pytest.mark.parametrize(
@@ -47,16 +81,15 @@ def test_the_data_of_inputs_are_cut_out_and_nothing_else() -> None:
     ],
 )
 def test_where_data_are(body: bytes, data: list[bytes]) -> None:
-    found = _json_tensors.scan(body)
-    assert [body[a:b] for a, b in found.data] == data
-    json.loads(found.rest)
+    rest, ranges = _scan(body)
+    assert [body[a:b] for a, b in ranges] == data
+    json.loads(rest)
 
 
 def test_every_truncation_of_a_request_is_refused() -> None:
-    assert _json_tensors.scan(_SAMPLE)
     for size in range(len(_SAMPLE)):
-        with pytest.raises(BadRequest, match="not valid JSON"):
-            _json_tensors.scan(_SAMPLE[:size])
+        with pytest.raises(ServiceError, match="not valid JSON"):
+            parse_document(_SAMPLE[:size])
 
 
 @pytest.mark.parametrize(
@@ -120,19 +153,19 @@ def test_every_truncation_of_a_request_is_refused() -> None:
     ],
 )
 def test_a_body_that_is_no_json(body: bytes, sentence: str) -> None:
-    with pytest.raises(BadRequest, match=sentence) as caught:
-        _json_tensors.scan(body)
+    with pytest.raises(ServiceError, match=sentence) as caught:
+        parse_document(body)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 250
 
 
 def test_the_limits_are_the_callers() -> None:
-    _json_tensors.scan(b"[" * 3 + b"]" * 3, max_depth=3)
-    with pytest.raises(BadRequest, match="level 3"):
-        _json_tensors.scan(b"[" * 3 + b"]" * 3, max_depth=2)
+    _scan(b"[" * 3 + b"]" * 3, depth=3)
+    with pytest.raises(InvalidArgumentError, match="level 3"):
+        _scan(b"[" * 3 + b"]" * 3, depth=2)
     body = b'{"inputs":[{"data":[' + b"1," * 500 + b"1]}]}"
-    assert len(_json_tensors.scan(body, max_rest=100).rest) < 100
-    with pytest.raises(BadRequest, match="has 20 bytes of JSON or more"):
-        _json_tensors.scan(body, max_rest=20)
+    assert len(_scan(body, rest=100)[0]) < 100
+    with pytest.raises(InvalidArgumentError, match="has 20 bytes of JSON or more"):
+        _scan(body, rest=20)
 
 
 _VALUES = st.recursive(
@@ -147,7 +180,7 @@ _VALUES = st.recursive(
 def test_what_is_json_is_what_the_standard_library_says(value: Any, ascii_only: bool, draw: st.DataObject) -> None:
     """Random documents, whole and with a byte of them changed, taken out or put in."""
     body = json.dumps({"k": value}, ensure_ascii=ascii_only).encode()
-    assert json.loads(_json_tensors.scan(body).rest) == {"k": value}
+    assert json.loads(_scan(body)[0]) == {"k": value}
     at = draw.draw(st.integers(0, len(body) - 1))
     byte = draw.draw(
         st.sampled_from([b"", b",", b"]", b"}", b'"', b"\\", b"0", b".", b"e", b" ", b"\n", b"\xff", b"\xc3"])
@@ -158,8 +191,8 @@ def test_what_is_json_is_what_the_standard_library_says(value: Any, ascii_only: 
 
 def _accepted(body: bytes) -> bool:
     try:
-        _json_tensors.scan(body)
-    except BadRequest:
+        _scan(body)
+    except InvalidArgumentError:
         return False
     return True
 
@@ -177,10 +210,10 @@ def _is_json(body: bytes) -> bool:
 
 def _whole(body: bytes) -> Any:
     """A request as the service reads it, all data as float32 of three elements."""
-    found = _json_tensors.scan(body)
-    document = json.loads(found.rest)
-    for where in found.data:
-        _json_tensors.read(body, where, "float32", [3], "input 'x'")
+    document = parse_document(body)
+    for tensor in document.get("inputs", ()):
+        if "data" in tensor:
+            parse_data(tensor["data"], DATATYPES["FP32"], [3], "input 'x'")
     return document
 
 
@@ -197,6 +230,6 @@ def test_a_request_with_a_byte_changed_is_read_or_refused(data: list[float]) -> 
             changed = body[:at] + bytes([byte]) + body[at + 1 :]
             try:
                 _whole(changed)
-            except BadRequest:
+            except ServiceError:
                 continue
             assert _is_json(changed), changed

@@ -74,7 +74,7 @@ async def test_bare_nan_and_infinity_are_refused(client: TestClient, value: floa
     ("shape", "data", "part"),
     [
         ([1, 4], [1e39, 0.0, 0.0, 0.0], "does not fit into float32"),
-        ([1, 4], ["nan", 0.0, 0.0, 0.0], "'nan' is no float32"),
+        ([1, 4], ["nan", 0.0, 0.0, 0.0], '"nan" is no float32'),
         ([1] * 100 + [4], [0.0] * 4, "the model takes 2 dimensions"),
         ([0, 10**30], [], "beyond any tensor's"),
         ([4, 1], [0.0] * 4, "expected 1"),

@@ -9,6 +9,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 # A folder may include itself and what stands below it. docs/kernels.md and DESIGN draw the same.
 BELOW = {
     "base": set(),
+    "json": set(),  # the service's tensors: of the Python module, not of the library
     "simd": set(),
     "artifact": {"base"},
     "kernels": {"base", "simd"},

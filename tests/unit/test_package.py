@@ -120,6 +120,19 @@ def test_a_missing_cffi_is_one_sentence() -> None:
     assert "maas-rt[capi]" in run.stdout
 
 
+def test_the_service_without_aiohttp_is_what_speaks_no_http() -> None:
+    program = (
+        "import sys; sys.modules['aiohttp'] = None\n"
+        "from maas_rt.service import Repository, _requests\n"
+        "print(Repository.__name__)\n"
+        "try:\n    from maas_rt.service import serve\nexcept Exception as error:\n    print(type(error).__name__, error)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    first, second = run.stdout.splitlines()
+    assert first == "Repository"
+    assert second.startswith("MissingExtraError the service needs aiohttp") and "maas-rt[serve]" in second
+
+
 def test_the_header_in_the_package_is_the_librarys() -> None:
     assert importlib.util.find_spec("maas_rt._native") is not None
     package = Path(maas_rt.__file__).parent
