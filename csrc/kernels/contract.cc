@@ -12,16 +12,12 @@
 namespace mrt {
 namespace {
 
-struct DTypeName {
-  DType dtype;
-  const char* name;
-};
-constexpr DTypeName kNames[] = {
-#define MRT_DTYPE(constant, code, bits, name) {{code, bits}, name},
+constexpr DType kDTypes[] = {
+#define MRT_DTYPE(constant, code, bits) {code, bits},
     MRT_CONTRACT_DTYPES(MRT_DTYPE)
 #undef MRT_DTYPE
 };
-constexpr size_t kNameCount = sizeof(kNames) / sizeof(kNames[0]);
+constexpr size_t kDTypeCount = sizeof(kDTypes) / sizeof(kDTypes[0]);
 
 Status check_type(const Contract& c, const Operand& o, const Tensor& t, const Tensor* in) {
   if ((o.dtypes & (kLikeFirst | kLikeSecond)) != 0) {
@@ -107,18 +103,18 @@ bool holds(DTypes set, DType dtype) {
   if ((set & kWhole) != 0) {
     return dtype.bits % 8 == 0 && (bytes == 1 || bytes == 2 || bytes == 4 || bytes == 8);
   }
-  for (size_t i = 0; i < kNameCount; ++i)
-    if (kNames[i].dtype == dtype) return (set >> i & 1) != 0;
+  for (size_t i = 0; i < kDTypeCount; ++i)
+    if (kDTypes[i] == dtype) return (set >> i & 1) != 0;
   return false;
 }
 
 std::string dtype_names(DTypes set, const char* before_last) {
   if ((set & kWhole) != 0) return "elements of 8, 16, 32 or 64 bits";
   std::string names;
-  for (size_t i = 0; i < kNameCount; ++i) {
+  for (size_t i = 0; i < kDTypeCount; ++i) {
     if ((set >> i & 1) == 0) continue;
     const bool last = set >> (i + 1) == 0;
-    names += (names.empty() ? "" : last ? before_last : ", ") + std::string(kNames[i].name);
+    names += (names.empty() ? "" : last ? before_last : ", ") + name_of(kDTypes[i]);
   }
   return names;
 }

@@ -13,31 +13,31 @@ namespace mrt {
 
 // ---- types of elements, as a set -----------------------------------------------------------------------------------
 
-// name of the constant, type, name in messages
-#define MRT_CONTRACT_DTYPES(X)         \
-  X(kBool, MRT_BOOL, 8, "bool")        \
-  X(kF16, MRT_FLOAT, 16, "float16")    \
-  X(kBF16, MRT_BFLOAT, 16, "bfloat16") \
-  X(kF32, MRT_FLOAT, 32, "float32")    \
-  X(kF64, MRT_FLOAT, 64, "float64")    \
-  X(kU8, MRT_UINT, 8, "uint8")         \
-  X(kU16, MRT_UINT, 16, "uint16")      \
-  X(kU32, MRT_UINT, 32, "uint32")      \
-  X(kU64, MRT_UINT, 64, "uint64")      \
-  X(kS8, MRT_INT, 8, "int8")           \
-  X(kS16, MRT_INT, 16, "int16")        \
-  X(kS32, MRT_INT, 32, "int32")        \
-  X(kS64, MRT_INT, 64, "int64")
+// name of the constant, type
+#define MRT_CONTRACT_DTYPES(X) \
+  X(kBool, MRT_BOOL, 8)        \
+  X(kF16, MRT_FLOAT, 16)       \
+  X(kBF16, MRT_BFLOAT, 16)     \
+  X(kF32, MRT_FLOAT, 32)       \
+  X(kF64, MRT_FLOAT, 64)       \
+  X(kU8, MRT_UINT, 8)          \
+  X(kU16, MRT_UINT, 16)        \
+  X(kU32, MRT_UINT, 32)        \
+  X(kU64, MRT_UINT, 64)        \
+  X(kS8, MRT_INT, 8)           \
+  X(kS16, MRT_INT, 16)         \
+  X(kS32, MRT_INT, 32)         \
+  X(kS64, MRT_INT, 64)
 
 enum class DTypeBit : int {
-#define MRT_DTYPE(constant, code, bits, name) constant,
+#define MRT_DTYPE(constant, code, bits) constant,
   MRT_CONTRACT_DTYPES(MRT_DTYPE)
 #undef MRT_DTYPE
       count
 };
 
 using DTypes = uint16_t;
-#define MRT_DTYPE(constant, code, bits, name) constexpr DTypes constant = 1 << static_cast<int>(DTypeBit::constant);
+#define MRT_DTYPE(constant, code, bits) constexpr DTypes constant = 1 << static_cast<int>(DTypeBit::constant);
 MRT_CONTRACT_DTYPES(MRT_DTYPE)
 #undef MRT_DTYPE
 constexpr DTypes kOrdered = (1 << static_cast<int>(DTypeBit::count)) - 1;  // all of these
