@@ -29,6 +29,11 @@ def dense_weight(plan: Plan) -> None:
     weight.storage = Storage.ARENA
 
 
+def weight_between_its_places(plan: Plan) -> None:
+    weight = plan.values[plan.blocks[0].steps[0].args[1].index]
+    weight.offset, weight.bytes = weight.offset + 8, weight.bytes - 8
+
+
 def packed_where_dense_is_due(plan: Plan) -> None:
     step = plan.blocks[0].steps[0]
     plan.values[step.args[1].index].dims = [plan.exprs.index(next(e for e in plan.exprs if e.a == 4))] * 8
@@ -54,6 +59,7 @@ CONTRADICTIONS: list[tuple[str, Callable[[Plan], None], str]] = [
     ("more outputs", of_step(lambda s: s.outs.append(s.outs[0])), r"has 2 outputs, expected 1 to 1"),
     ("needed", of_step(lambda s: s.args.__setitem__(0, Arg(ArgKind.ABSENT))), r"argument 0 \(a\).*is absent"),
     ("dense", dense_weight, r"packed weight of step.*not a constant"),
+    ("aligned", weight_between_its_places, r"packed weight of step.*does not begin on a multiple of 64 bytes"),
     ("packed", packed_where_dense_is_due, r"smaller than its shape.*does not take it packed"),
     ("dtype", bytes_where_floats_are_due, r"argument 0 \(a\).*is uint8, expected float32"),
 ]

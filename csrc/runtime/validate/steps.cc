@@ -8,6 +8,8 @@ namespace {
 
 using namespace plan;
 
+constexpr int kPackedAlignment = 64;  // what kernels count on where they read masks and panels
+
 class Steps {
  public:
   explicit Steps(Validation* v) : v_(*v), plan_(v->plan) {}
@@ -153,6 +155,8 @@ class Steps {
       const DType dtype{v.dtype_code, v.dtype_bits};
       MRT_CHECK(!c.input(i).is(kPacked) || v.storage == Storage::constant,
                 "the packed weight of step '%s' is not a constant", name);
+      MRT_CHECK(!c.input(i).is(kPacked) || v.offset % kPackedAlignment == 0,
+                "the packed weight of step '%s' does not begin on a multiple of %d bytes", name, kPackedAlignment);
       MRT_CHECK(c.input(i).is(kPacked) || holds(c.input(i).dtypes, dtype),
                 "argument %zu (%s) of kernel step '%s' (%s) is %s, expected %s", i, c.input(i).name, name, c.name,
                 name_of(dtype).c_str(), dtype_names(c.input(i).dtypes).c_str());
