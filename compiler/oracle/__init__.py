@@ -5,6 +5,7 @@ one for each thread that asks at the same time, runs them, and answers with arra
 
     _wire.py      what goes over the socket: JSON and the bytes of arrays, never a pickle
     _sessions.py  the implementations: ONNX Runtime, ONNX's own reference
+    _inference.py ONNX's inference of types, for nodes of which only it knows what is wrong
     _worker.py    the worker's main: its limits, and the loop that answers
     _process.py   this side: start, ask, kill, and in words how a worker ended
 
@@ -13,6 +14,6 @@ Nothing here imports torch or TVM: the worker starts in half a second, and is ke
 
 from __future__ import annotations
 
-from ._process import Oracle, OracleEndedError, OracleError, start_worker
+from ._process import Oracle, OracleEndedError, OracleError, infer_types, start_worker
 
-__all__ = ["Oracle", "OracleEndedError", "OracleError", "start_worker"]
+__all__ = ["Oracle", "OracleEndedError", "OracleError", "infer_types", "start_worker"]

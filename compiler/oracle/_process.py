@@ -18,10 +18,11 @@ import numpy as np
 from ._wire import Array, ClosedError, receive, send
 from ._worker import IDLE_EXIT
 
-__all__ = ["Oracle", "OracleEndedError", "OracleError", "start_worker"]
+__all__ = ["Oracle", "OracleEndedError", "OracleError", "infer_types", "start_worker"]
 
 # The import path is this process's own: what lies in the current directory is not imported by accident.
 _START = "import sys; fd = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; from maas_rt.compiler.oracle._worker import main; main(fd)"
+_INFERENCE = 10.0  # seconds that the inference of one node may take
 _SHARE = 0.8  # of the memory that is free may be the worker's
 
 
@@ -130,6 +131,29 @@ def start_worker() -> None:
     """Have a worker begin to start, if there is none: its imports then overlap with what is done meanwhile."""
     if sys.executable:
         _borrowed(None).busy = False
+
+
+def infer_types(model: bytes) -> dict[str, bytes]:
+    """The types (serialized onnx.TypeProto) that ONNX's own inference gives to the results of a model's only node, by name, as far as it
+    tells.
+
+    Raises OracleError in its words where it refuses the node, OracleEndedError where it ends its process or does not come to an end.
+    """
+    worker = _borrowed(None)
+    limit = threading.Timer(_INFERENCE, worker.kill)
+    limit.start()
+    try:
+        answer, types = worker.ask({"do": "infer"}, [np.frombuffer(model, np.uint8)])
+    except OracleEndedError:
+        if worker.idled_out():
+            return infer_types(model)
+        raise
+    finally:
+        limit.cancel()
+        worker.busy = False
+    if "error" in answer:
+        raise OracleError(answer["error"])
+    return {name: kind.tobytes() for name, kind in zip(answer["names"], types, strict=True)}
 
 
 def _borrowed(preferred: _Worker | None) -> _Worker:

@@ -22,7 +22,8 @@ _IDLE = 120.0  # seconds without a request, after which it ends; the next reques
 def main(fd: int) -> None:
     link = socket.socket(fileno=fd)
     _settle()
-    from ._sessions import Session, open_session  # onnx and its runtime: while the other side still imports the model
+    from ._inference import infer_node  # onnx and its runtime: while the other side still imports the model
+    from ._sessions import Session, open_session
 
     sessions: dict[int, Session] = {}
     while True:
@@ -47,6 +48,9 @@ def main(fd: int) -> None:
                     sessions[request["session"]] = session
                     answer: dict[str, Any] = {"version": session.version}
                     results: list[Array] = []
+                elif request["do"] == "infer":
+                    names, results = infer_node(arrays[0].tobytes())
+                    answer = {"names": names}
                 else:
                     names, results = sessions[request["session"]].run(request["inputs"], arrays)
                     answer = {"names": names}

@@ -228,6 +228,11 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "ScatterElements at other ranks": ("input 1 of rank 1, expected 2", lambda: _ranks("ScatterElements", "x i u", x=[3, 3], i=[1], u=[1, 2])),
     "ScatterND at a number": ("depth None", lambda: _ranks("ScatterND", "x i u", x=[3, 3], i=[], u=[3])),
     "GatherElements at a number": ("input 1 of rank 0, expected 2", lambda: _ranks("GatherElements", "x i", x=[3, 3], i=[])),
+    # onnx's own inference ends the process that asks it of these
+    "LayerNormalization along no axis": ("axis 2147483648 is out of range", lambda: unary("LayerNormalization", {"w": floats(3)}, "x w", axis=2**31)),
+    "GatherND of batches below 0": ("-6 batch dimensions", lambda: unary("GatherND", {"i": np.array([[1, 0]])}, "x i", batch_dims=-6)),
+    "GatherND of more batches than there are": ("2 batch dimensions", lambda: unary("GatherND", {"i": np.array([[1, 0]])}, "x i", batch_dims=2)),
+    "Split into more parts than it names": ("1 outputs for 2 parts", lambda: unary("Split", {}, "x", num_outputs=2)),
     "GatherND of a number": ("'GatherND_y'", lambda: _ranks("GatherND", "x i", x=[], i=[1, 1])),
     "LSTM by a matrix": ("input 1 of rank 2, expected 3", lambda: _ranks("LSTM", "x w r", x=[2, 1, 3], w=[8, 3], r=[1, 8, 2])),
     "Conv with a number for its bias": ("input 2 of rank 0, expected 1", lambda: _ranks("Conv", "x w b", x=[1, 2, 4, 4], w=[3, 2, 1, 1], b=[])),

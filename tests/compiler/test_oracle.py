@@ -16,7 +16,7 @@ import onnx
 import pytest
 from maas_rt.compiler import _configs, compile
 from maas_rt.compiler._configs import VerifyOptions
-from maas_rt.compiler.oracle import Oracle, OracleEndedError, OracleError, _process, _products, _wire
+from maas_rt.compiler.oracle import Oracle, OracleEndedError, OracleError, _process, _products, _wire, infer_types
 from maas_rt.compiler.verify import _reference, run_compiled
 from onnx import TensorProto, helper
 
@@ -214,6 +214,34 @@ def _masked(
         {"q": q, "m": mask},
         p / p.sum(-1, keepdims=True) @ q,
     )
+
+
+def _normalization(axis: int, rows: list[int]) -> bytes:
+    node = helper.make_node("LayerNormalization", ["x", "w"], ["y"], axis=axis)
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, dims) for n, dims in (("x", rows), ("w", [3]))]
+    graph = helper.make_graph([node], "g", infos, [])
+    model: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    return model
+
+
+def test_inference_tells_types_refuses_and_may_end_its_process() -> None:
+    found = infer_types(_normalization(1, [2, 3]))
+    dims = onnx.TypeProto.FromString(found["y"]).tensor_type.shape.dim
+    assert [d.dim_value for d in dims] == [2, 3]
+    with pytest.raises(OracleError, match="axis"):
+        infer_types(_normalization(-7, [2, 3]))
+    try:  # onnx 1.22 reads outside of the shape
+        infer_types(_normalization(2**31, [2, 3]))
+    except OracleError as error:
+        assert "\n" not in str(error)
+    assert infer_types(_normalization(1, [2, 3])) == found
+
+
+def test_inference_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_process, "_INFERENCE", 0.0)
+    with pytest.raises(OracleEndedError, match="ended with SIGKILL"):
+        for _ in range(1000):  # one that came to its end before the limit is no fault
+            infer_types(_normalization(1, [2, 3]))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import onnx
-from onnx import AttributeProto, helper, numpy_helper, shape_inference
+from onnx import AttributeProto, helper, numpy_helper
 
+from ... import oracle
 from ..._boundary import first_line
 from ._errors import Broken, broken_model
 from ._values import Value, onnx_dtype
@@ -135,20 +135,15 @@ def check_types(name: str, opset: int, domain: str, inputs: Sequence[Value | Non
 def infer_types(
     proto: onnx.NodeProto, opset: int, domain: str, inputs: Sequence[Value | None]
 ) -> dict[str, onnx.TypeProto]:
-    """The types of a node's results by name, as far as onnx's inference tells. Raises what it raises where it refuses the node."""
-    kinds: dict[str, Any] = {}
-    data: dict[str, Any] = {}
-    for name, value in zip(proto.input, inputs, strict=True):
-        if value is not None:
-            kinds[name] = value.type_proto()
-            if value.const is not None and value.const.size <= SMALL:
-                data[name] = numpy_helper.from_array(value.const, name)
-    schema = onnx.defs.get_schema(proto.op_type, opset, domain)
-    opsets = [helper.make_opsetid(domain, opset)]
-    found: dict[str, onnx.TypeProto] = shape_inference.infer_node_outputs(
-        schema, proto, kinds, data, opset_imports=opsets
-    )
-    return found
+    """The types of a node's results by name, as far as onnx's inference tells. Raises OracleError where it refuses the node, or fails on it."""
+    model = onnx.ModelProto(opset_import=[helper.make_opsetid(domain, opset)])
+    model.graph.node.append(proto)
+    for name, value in {n: v for n, v in zip(proto.input, inputs, strict=True) if v is not None}.items():
+        model.graph.input.add(name=name, type=value.type_proto())
+        if value.const is not None and value.const.size <= SMALL:
+            model.graph.initializer.append(numpy_helper.from_array(value.const, name))
+    found = oracle.infer_types(model.SerializeToString())
+    return {name: onnx.TypeProto.FromString(kind) for name, kind in found.items()}
 
 
 def refused_by_inference(proto: onnx.NodeProto, opset: int, domain: str, inputs: Sequence[Value | None]) -> str:
@@ -157,9 +152,9 @@ def refused_by_inference(proto: onnx.NodeProto, opset: int, domain: str, inputs:
         return ""  # their nodes may read what stands around them
     try:
         infer_types(proto, opset, domain, inputs)
-    except shape_inference.InferenceError as why:
+    except oracle.OracleEndedError:  # nothing that it says of the node
+        return ""
+    except oracle.OracleError as why:
         text = first_line(why)
         return text.partition("] ")[2] or text
-    except Exception:  # nothing that it says of the node
-        return ""
     return ""

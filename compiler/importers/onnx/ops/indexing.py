@@ -352,6 +352,8 @@ def gather_elements(n: Node) -> Any:
 def gather_nd(n: Node) -> Any:
     batch = n.int_attr("batch_dims", 0)
     data, index = n.shape(0), n.shape(1)
+    if not 0 <= batch < min(len(data), len(index)):
+        raise n.broken(f"has {batch} batch dimensions for ranks {len(data)} and {len(index)}")
     depth = index[-1]
     if not isinstance(depth, int) or not 1 <= depth <= len(data) - batch:
         raise n.broken(f"has indices of depth {depth} for rank {len(data)} with {batch} batch dimensions")
