@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from maas_rt._program import open_bytes, open_file
 from maas_rt._tensor_info import TensorInfo, with_multiples
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -163,10 +164,7 @@ class Model(_Runnable):
             left = None if until is None else until - time.monotonic()
             return self.run(given, out=buffers, deadline=left, cancel=cancel, state=state, entry=entry, seed=seed)
 
-        try:
-            return _executor().submit(work)
-        except RuntimeError:
-            raise Error("the interpreter ends and starts no runs any more: call run instead of run_async") from None
+        return launch_on_thread(work)
 
     def profile(self, inputs: Mapping[str, Any], **options: Any) -> Profile:
         """Runs once, on a session kept for this, and returns a record of every step."""
@@ -249,6 +247,14 @@ def _check_seconds(deadline: Any) -> float:
         return float(deadline)
     except (TypeError, ValueError):
         raise InvalidArgumentError(f"deadline is {deadline!r} and must be a number of seconds from now") from None
+
+
+def launch_on_thread(work: Callable[[], T]) -> Future[T]:
+    """Calls a function that runs models on one of the threads of asynchronous runs."""
+    try:
+        return _executor().submit(work)
+    except RuntimeError:
+        raise Error("the interpreter ends and starts no runs any more: call run instead of run_async") from None
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -4,7 +4,8 @@
   curl -s localhost:8000/v2/models/digits/infer -d '{"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": [...]}]}'
 
 models/digits.mrt is served as model "digits", models/digits/2/model.mrt (or models/digits/2.mrt) as version 2 of it;
-models/digits/config.toml says which versions are served (versions = {latest = 2}) and what they are called ([labels]).
+models/digits/config.toml says which versions are served (versions = {latest = 2}), what they are called ([labels]) and how requests
+wait for them (docs/service.md).
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="threads of one inference (default: all)")
     parser.add_argument(
         "--max-body", type=mebibytes, default=64 << 20, metavar="MIB", help="largest request (default: 64 MiB)"
+    )
+    parser.add_argument(
+        "--drain-delay",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="after SIGTERM, answer for so long that it is not ready, and requests as before (default: 0)",
     )
 
 
@@ -40,7 +48,25 @@ def mebibytes(text: str) -> int:
     return number << 20
 
 
+def seconds(text: str) -> float:
+    """A time that passes."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; expected 0 to 86400")
+    return number
+
+
 def execute(args: argparse.Namespace) -> int:
     from ..service import serve
 
-    return serve(args.directory, host=args.host, port=args.port, threads=args.threads, max_body=args.max_body)
+    return serve(
+        args.directory,
+        host=args.host,
+        port=args.port,
+        threads=args.threads,
+        max_body=args.max_body,
+        drain_delay=args.drain_delay,
+    )

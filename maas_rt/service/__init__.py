@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._app import create_app, serve
+    from ._app import create_app
     from ._repository import Repository
+    from ._server import serve
 
 __all__ = ["Repository", "create_app", "serve"]
 
-_HOMES = {"Repository": "_repository", "create_app": "_app", "serve": "_app"}
+_HOMES = {"Repository": "_repository", "create_app": "_app", "serve": "_server"}
 
 
 def __getattr__(name: str) -> object:

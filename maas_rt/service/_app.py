@@ -1,222 +1,323 @@
-"""The aiohttp application: routes of the Open Inference Protocol, one handler each."""
+"""The aiohttp application: routes of the Open Inference Protocol and its extensions, one handler each.
+
+A handler turns its request into a call of Core, and what that gives or raises into a response; it decides nothing else.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-import secrets
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, TypeVar
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any
 
-from .._errors import Error, InvalidArgumentError, MissingExtraError
-from .._model import State
-from .._version import __version__
-from ._errors import ServiceError, kind_of
-from ._leases import Lease
-from ._repository import Repository, Served
-from ._requests import HEADER_LENGTH, InferRequest, InferResponse, decode_request, encode_response, header_length
-from ._sequences import Sequences
+from .._errors import Error
+from ._aiohttp import web
+from ._bodies import ACCEPTED_ENCODINGS, check_length, check_type, encoding_for, packed, read_body
+from ._core import Context, Core, Gate, Observer
+from ._errors import Kind, ServiceError, bad_request, kind_of, shown
+from ._json import parse_document
+from ._offload import beside_the_loop
+from ._repository import Repository
+from ._requests import HEADER_LENGTH, InferResponse, decode_request, encode_response, header_length
 
-try:
-    from aiohttp import web
-except ModuleNotFoundError as _missing:
-    raise MissingExtraError("the service", "serve", "aiohttp") from _missing
-
-_T = TypeVar("_T")
-_REPOSITORY = web.AppKey("repository", Repository)
-_SEQUENCES = web.AppKey("sequences", Sequences)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SERVER = "maas-rt"  # aiohttp would tell versions to whoever knocks
+TIMEOUT = "X-Request-Timeout-Ms"
+CORE = web.AppKey("core", Core)
+_MAX_BODY = web.AppKey("max_body", int)
+_BODY_SECONDS = web.AppKey("body_seconds", float)
 _EXPIRY = 5.0  # seconds between two looks for sequences that were idle too long
-_EXTENSIONS = ["binary_tensor_data", "classification", "parameters", "sequence", "sequence(string_id)"]
-_IN_PLACE_BYTES = 1 << 16  # reading or writing less takes a fraction of a millisecond
-_SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
+_MAX_DOCUMENT = 1 << 20  # bytes of a body that is no inference
 
 
-def create_app(repository: Repository, max_body: int = 64 << 20) -> web.Application:
-    """The application for a repository; requests over `max_body` bytes get 413."""
-    app = web.Application(client_max_size=max_body, middlewares=[_errors_as_json])
-    app[_REPOSITORY] = repository
-    app[_SEQUENCES] = Sequences()
+def create_app(
+    repository: Repository,
+    max_body: int = 64 << 20,
+    *,
+    body_seconds: float = 120,
+    gate: Gate | None = None,
+    observe: Observer | None = None,
+) -> web.Application:
+    """The application for a repository.
+
+    Args:
+        max_body: requests over so many bytes, unpacked, get 413.
+        body_seconds: a body that takes longer gets 408.
+        gate: who may do what; None: everybody everything.
+        observe: told of each inference.
+    """
+    app = web.Application(middlewares=[_errors_as_json], handler_args={"auto_decompress": False})
+    app[CORE] = Core(repository, gate=gate, observe=observe)
+    app[_MAX_BODY] = max_body
+    app[_BODY_SECONDS] = body_seconds
     app.cleanup_ctx.append(_expire_sequences)
-    app.router.add_get("/v2", _server)
-    app.router.add_get("/v2/health/live", _alive)
-    app.router.add_get("/v2/health/ready", _alive)
-    for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        app.router.add_get(prefix, _metadata)
-        app.router.add_get(prefix + "/ready", _model_ready)
-        app.router.add_post(prefix + "/infer", _infer)
+    for method, path, handler in _routes():
+        for each in ("HEAD", "GET") if method == "GET" else (method,):
+            app.router.add_route(each, path, handler, expect_handler=_expect)
     return app
+
+
+def _routes() -> Iterator[tuple[str, str, Handler]]:
+    """All routes. Those of one resource stand together, and what is asked for most stands first."""
+    model = "/v2/models/{model}"
+    for prefix in (model, model + "/versions/{version}"):
+        yield "POST", prefix + "/infer", _infer
+        for path, handler in (("", _metadata), ("/ready", _model_ready), ("/config", _config), ("/stats", _statistics)):
+            yield "GET", prefix + path, handler
+    yield "GET", "/v2/models/stats", _statistics
+    for path, handler in (
+        ("/v2", _server),
+        ("/v2/", _server),
+        ("/v2/health/live", _live),
+        ("/v2/health/ready", _ready),
+    ):
+        yield "GET", path, handler
+    for path, handler in (
+        ("/v2/trace/setting", _trace),
+        (model + "/trace/setting", _trace),
+        ("/v2/logging", _logging),
+        ("/v2/repository/index", _index),
+    ):
+        yield "GET", path, handler
+        yield "POST", path, handler
+    repository = "/v2/repository/models/{model}"
+    yield "POST", repository + "/load", _load
+    yield "POST", repository + "/unload", _unload
+    yield "GET", repository + "/labels", _labels
+    yield "POST", repository + "/labels/{label}", _set_label
+    yield "POST", repository + "/labels/{label}/rollback", _rollback
 
 
 async def _expire_sequences(app: web.Application) -> AsyncIterator[None]:
     async def expire() -> None:
         while True:
             await asyncio.sleep(_EXPIRY)
-            app[_SEQUENCES].expire()
+            app[CORE].sequences.expire()
 
     task = asyncio.create_task(expire())
     yield
     task.cancel()
-    app[_SEQUENCES].close()
+    app[CORE].close()
 
 
-def serve(
-    directory: str, *, host: str = "127.0.0.1", port: int = 8000, threads: int = 0, max_body: int = 64 << 20
-) -> int:
-    """Serve a directory until SIGINT or SIGTERM; running requests are finished first. Returns the exit status."""
-    if not 0 <= port <= 65535:
-        raise InvalidArgumentError(f"port is {port} and must be 0 to 65535; 0 picks a free one")
-    repository = Repository(directory, threads)
-    for name in repository.names():
-        print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
-    for line in repository.told + tuple(entry.reason for entry in repository.index() if entry.reason):
-        print(f"not served: {line}", file=sys.stderr)
-    asyncio.run(_serve(create_app(repository, max_body), host, port))
-    return 0
-
-
-async def _serve(app: web.Application, host: str, port: int) -> None:
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise InvalidArgumentError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
-            ) from None
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        bound = runner.addresses[0]
-        print(f"listening on http://{bound[0]}:{bound[1]}/v2 (stop with Ctrl-C)", file=sys.stderr, flush=True)
-        await stop.wait()
-    finally:
-        await runner.cleanup()
+# ---- errors ---------------------------------------------------------------------------------------------------------
 
 
 @web.middleware
-async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamResponse:
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error is a JSON object with `error`, as the protocol asks."""
+    response = await _answered(request, handler)
+    content = request.content
+    unread = response.status >= 400 and (not content.is_eof() or content.exception() is not None)
+    if unread or request.app[CORE].draining:
+        response.force_close()
+    response.headers["Server"] = SERVER
+    return response
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        response: web.StreamResponse = await handler(request)
-        return response
+        return await handler(request)
     except ServiceError as error:
-        wait = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
-        return _error(error.kind.http, str(error), wait)
+        return service_error(error)
     except Error as error:
-        return _error(kind_of(error).http, str(error))
-    except web.HTTPRequestEntityTooLarge as error:
-        return _error(413, f"the request is larger than this server accepts: {error.text}")
-    except (web.RequestPayloadError, ConnectionError) as error:  # its compression, or an end before its length
-        return _error(400, f"the body cannot be read: {' '.join(str(error).split())[:200]}")
+        return error_response(kind_of(error).http, str(error))
     except web.HTTPException as error:
         if error.status < 400:
             raise
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return _error(error.status, f"{request.method} {request.path!r}: {error.reason}", allow)
+        response = error_response(error.status, f"{request.method} {shown(request.path)}: {error.reason}", allow)
+        if error.status == 408:
+            response.force_close()
+        return response
     except Exception as error:
         logging.getLogger(__name__).exception("%s %s", request.method, request.path)
-        return _error(500, f"the server failed on this request ({type(error).__name__}): its log says more")
+        return error_response(500, f"the server failed on this request ({type(error).__name__}): its log says more")
 
 
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": message}, status=status, headers=headers)
+def service_error(error: ServiceError) -> web.Response:
+    """A refusal, with the headers that belong to its kind."""
+    headers = {}
+    if error.retry_after is not None or error.kind in (Kind.OVERLOADED, Kind.NOT_READY, Kind.RATE_LIMITED):
+        headers["Retry-After"] = str(math.ceil(error.retry_after or 1))
+    if error.kind is Kind.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.kind is Kind.UNSUPPORTED_MEDIA:
+        headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
+    return error_response(error.kind.http, str(error), headers)
 
 
-def _lease(request: web.Request) -> Lease[Served]:
-    return request.app[_REPOSITORY].lease(request.match_info["model"], request.match_info.get("version"))
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error as the protocol has it."""
+    return web.json_response({"error": message}, status=status, headers={"Server": SERVER, **(headers or {})})
+
+
+# ---- what requests say ----------------------------------------------------------------------------------------------
+
+
+def _context(request: web.Request) -> Context:
+    deadline = None
+    given = request.headers.get(TIMEOUT)
+    if given is not None:
+        if not (given.isascii() and given.isdigit() and 0 < len(given) <= 10):
+            raise bad_request(f"{TIMEOUT} is {shown(given)} and must be a number of milliseconds")
+        deadline = time.monotonic_ns() + int(given) * 1_000_000
+    return Context(request.headers.get("Authorization"), deadline)
+
+
+def _asked(request: web.Request) -> tuple[str, str | None, Context]:
+    return request.match_info["model"], request.match_info.get("version"), _context(request)
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Answers an Expect header: what is too large is refused before it is sent."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return error_response(417, f"Expect is {shown(request.headers['Expect'])}, and only 100-continue is known")
+    try:
+        check_length(request, request.app[_MAX_BODY])
+    except ServiceError as error:
+        response = service_error(error)
+        response.force_close()
+        return response
+    if request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    return None
+
+
+async def _document(request: web.Request) -> dict[str, Any]:
+    """The JSON object of a request; without a body an empty one."""
+    check_type(request)
+    body = await read_body(request, min(_MAX_DOCUMENT, request.app[_MAX_BODY]), request.app[_BODY_SECONDS])
+    document = parse_document(body) if body else {}
+    if not isinstance(document, dict):
+        raise bad_request("the body must be a JSON object")
+    return document
+
+
+# ---- the server -----------------------------------------------------------------------------------------------------
 
 
 async def _server(request: web.Request) -> web.Response:
-    return web.json_response({"name": "maas-rt", "version": __version__, "extensions": _EXTENSIONS})
+    return web.json_response(request.app[CORE].server_metadata(_context(request)))
 
 
-async def _alive(request: web.Request) -> web.Response:
-    return web.json_response({"live": True} if request.path.endswith("live") else {"ready": True})
+async def _live(request: web.Request) -> web.Response:
+    return web.json_response({"live": True})
+
+
+async def _ready(request: web.Request) -> web.Response:
+    if request.app[CORE].ready:
+        return web.json_response({"ready": True})
+    body = {"ready": False, "error": "no model is ready, or the server goes away"}
+    return web.json_response(body, status=503, headers={"Retry-After": "1"})
+
+
+async def _logging(request: web.Request) -> web.Response:
+    changes = await _document(request) if request.method == "POST" else None
+    return web.json_response(request.app[CORE].log_settings(_context(request), changes))
+
+
+async def _trace(request: web.Request) -> web.Response:
+    changes = await _document(request) if request.method == "POST" else None
+    model = request.match_info.get("model")
+    return web.json_response(request.app[CORE].trace_settings(model, _context(request), changes))
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
 
 
 async def _model_ready(request: web.Request) -> web.Response:
-    with _lease(request) as served:
-        return web.json_response({"name": served.name, "ready": True})
+    return web.json_response(request.app[CORE].model_ready(*_asked(request)))
 
 
 async def _metadata(request: web.Request) -> web.Response:
-    with _lease(request) as served:
-        return web.json_response(
-            {
-                "name": served.name,
-                "versions": request.app[_REPOSITORY].versions(served.name),
-                "platform": "maas_rt",
-                "inputs": [spec.metadata() for spec in served.signature.inputs],
-                "outputs": [spec.metadata() for spec in served.signature.outputs],
-            }
-        )
+    return web.json_response(request.app[CORE].model_metadata(*_asked(request)))
+
+
+async def _config(request: web.Request) -> web.Response:
+    return web.json_response(request.app[CORE].model_config(*_asked(request)))
+
+
+async def _statistics(request: web.Request) -> web.Response:
+    model, version = request.match_info.get("model"), request.match_info.get("version")
+    return web.json_response(request.app[CORE].statistics(model, version, _context(request)))
+
+
+# ---- the repository -------------------------------------------------------------------------------------------------
+
+
+async def _index(request: web.Request) -> web.Response:
+    document = await _document(request) if request.method == "POST" else {}
+    ready = document.get("ready", False)
+    if not isinstance(ready, bool):
+        raise bad_request(f'"ready" is {shown(ready)} and must be true or false')
+    return web.json_response(request.app[CORE].index(_context(request), ready))
+
+
+async def _load(request: web.Request) -> web.Response:
+    parameters = (await _document(request)).get("parameters")
+    foreign = [name for name in parameters or () if name == "config" or str(name).startswith("file:")]
+    if foreign:
+        raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
+    await request.app[CORE].load(request.match_info["model"], _context(request))
+    return web.json_response({})
+
+
+async def _unload(request: web.Request) -> web.Response:
+    await _document(request)  # unload_dependents: there are none
+    await request.app[CORE].unload(request.match_info["model"], _context(request))
+    return web.json_response({})
+
+
+async def _labels(request: web.Request) -> web.Response:
+    return web.json_response(request.app[CORE].labels(request.match_info["model"], _context(request)))
+
+
+async def _set_label(request: web.Request) -> web.Response:
+    version = (await _document(request)).get("version")
+    if not isinstance(version, str):
+        raise bad_request(f'"version" is {shown(version)} and must be a version, as "3"')
+    model, label = request.match_info["model"], request.match_info["label"]
+    await request.app[CORE].set_label(model, label, version, _context(request))
+    return web.json_response(request.app[CORE].labels(model, _context(request)))
+
+
+async def _rollback(request: web.Request) -> web.Response:
+    await _document(request)
+    model, label = request.match_info["model"], request.match_info["label"]
+    await request.app[CORE].rollback(model, label, _context(request))
+    return web.json_response(request.app[CORE].labels(model, _context(request)))
+
+
+# ---- inference ------------------------------------------------------------------------------------------------------
 
 
 async def _infer(request: web.Request) -> web.Response:
-    with _lease(request) as served:
-        body = await request.read()
+    with request.app[CORE].begin(*_asked(request)) as call:
+        check_type(request)
+        body = await read_body(request, request.app[_MAX_BODY], request.app[_BODY_SECONDS])
         length = header_length(request.headers.get(HEADER_LENGTH), len(body))
-        asked = await _beside_the_loop(len(body), decode_request, body, length)
-        if not served.model.states:
-            return await _answer(served, asked)
-        if not asked.options.sequence_id:
-            return await _answer(served, asked, served.model.state())  # begins anew
-    return await _answer_in_sequence(request, served.name, asked)
+        asked = await beside_the_loop(len(body), decode_request, body, length)
+        del body  # what a response needs of it is kept by it
+        response = await call.infer(asked)
+        size = sum(output.array.nbytes for output in response.outputs)
+        accepted = request.headers.get("Accept-Encoding")
+        return await beside_the_loop(size, _infer_response, response, accepted)
 
 
-async def _answer_in_sequence(request: web.Request, model: str, asked: InferRequest) -> web.Response:
-    sequences, options = request.app[_SEQUENCES], asked.options
-    future = sequences.take(model, options.sequence_id, options.sequence_start, _lease(request))
-    try:
-        sequence = await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        if not future.cancel():  # it was this request's turn in the meantime
-            sequences.give_back(future.result())
-        raise
-
-    def done(succeeded: bool) -> None:
-        sequences.give_back(sequence, succeeded and options.sequence_end)
-
-    return await _answer(sequence.served, asked, sequence.state, done)
-
-
-async def _answer(
-    served: Served, asked: InferRequest, state: State | None = None, done: Callable[[bool], None] | None = None
-) -> web.Response:
-    """Runs a request. `done` is called once the run has ended, and with it the use of the state: with whether it succeeded."""
-    try:
-        inputs = await _beside_the_loop(asked.size, served.signature.arrays, asked)
-        wanted = served.signature.requested(asked)
-        seed = asked.options.seed
-        if seed is None and served.model.draws:
-            seed = secrets.randbits(_SEED_BITS)
-        run = served.model.run_async(inputs, state=state, seed=seed)
-    except BaseException:
-        if done is not None:
-            done(False)
-        raise
-    if done is not None:
-        run.add_done_callback(lambda run: done(not run.cancelled() and run.exception() is None))
-    results = await asyncio.wrap_future(run)
-    parameters = {"seed": seed} if served.model.draws else {}
-
-    def encoded() -> tuple[bytes, int | None]:
-        outputs = served.signature.answer(results, wanted)
-        response = InferResponse(served.name, served.version, outputs, asked.id, parameters)
-        answer = encode_response(response)
-        return answer.joined(), answer.header_length
-
-    body, length = await _beside_the_loop(sum(results[output.name].nbytes for output in wanted), encoded)
-    if length is None:
-        return web.Response(body=body, content_type="application/json", charset="utf-8")
-    return web.Response(body=body, content_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
-
-
-async def _beside_the_loop(size: int, work: Callable[..., _T], *args: Any) -> _T:
-    """What works on so many bytes: in place, or in a thread where other requests would wait for it."""
-    return work(*args) if size < _IN_PLACE_BYTES else await asyncio.to_thread(work, *args)
+def _infer_response(response: InferResponse, accepted: str | None) -> web.Response:
+    answer = encode_response(response)
+    body = answer.joined()
+    headers = {}
+    if answer.header_length is not None:
+        headers[HEADER_LENGTH] = str(answer.header_length)
+    encoding = encoding_for(accepted, len(body))
+    if encoding is not None:
+        body = packed(body, encoding)
+        headers["Content-Encoding"] = encoding
+    if answer.header_length is None:
+        return web.Response(body=body, headers=headers, content_type="application/json", charset="utf-8")
+    return web.Response(body=body, headers=headers, content_type="application/octet-stream")

@@ -3,7 +3,7 @@
     ROOT/NAME/VERSION/model.mrt    as Triton and KServe lay it out
     ROOT/NAME/VERSION.mrt
     ROOT/NAME.mrt                  version 1
-    ROOT/NAME/config.toml          which versions are served, and their labels
+    ROOT/NAME/config.toml          which versions are served and how (_config)
 
 What begins with a dot is passed over: editors, copies under way and Kubernetes' ConfigMaps (..data) name their own things so.
 """
@@ -14,11 +14,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .._errors import InvalidArgumentError
-from ._versions import Labels, Policy, version_number
+from ._config import CONFIG_FILE, ModelConfig
+from ._versions import version_number
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,24 +27,7 @@ else:
     import tomli as tomllib
 
 MODEL_FILE = "model.mrt"
-CONFIG_FILE = "config.toml"
 _SUFFIX = ".mrt"
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """A model's config.toml: `versions` (all by default) and `labels`."""
-
-    policy: Policy = field(default_factory=Policy)
-    labels: Labels = field(default_factory=Labels)
-
-    @classmethod
-    def read(cls, table: Mapping[str, object]) -> ModelConfig:
-        """A parsed file. Raises InvalidArgumentError for what is not known or wrong."""
-        unknown = sorted(set(table) - {"versions", "labels"})
-        if unknown:
-            raise InvalidArgumentError(f"{CONFIG_FILE} has {', '.join(unknown)}, which is none of: versions, labels")
-        return cls(Policy.read(table.get("versions", "all")), Labels.read(table.get("labels", {})))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ class Lease(Generic[T]):
         """Gives it back."""
         self._owner._give_back(self)
 
+    def share(self) -> Lease[T]:
+        """Another lease of the same value, retired or not. This one must not have ended."""
+        return self._owner._share()
+
     def __enter__(self) -> T:
         return self.value
 
@@ -71,6 +75,12 @@ class Leased(Generic[T]):
         """Waits until it was closed; False if that takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: self._closed, seconds)
+
+    def _share(self) -> Lease[T]:
+        with self._changed:
+            assert self._users and not self._closed
+            self._users += 1
+        return Lease(self)
 
     def _give_back(self, lease: Lease[T]) -> None:
         with self._changed:

@@ -12,11 +12,16 @@ from pathlib import Path
 
 from .._errors import Error, InvalidArgumentError
 from .._model import Model, load
+from ._batcher import batches
+from ._config import ModelConfig, Scheduling
 from ._errors import Kind, ServiceError, shown
-from ._layout import Contents, ModelConfig, read_config, scan
+from ._layout import Contents, read_config, scan
 from ._leases import Lease, Leased
+from ._scheduler import Scheduler
 from ._signature import Signature
-from ._versions import Labels, resolve, served
+from ._statistics import Statistics
+from ._timer import Timer
+from ._versions import Labels, Policy, resolve, served
 
 _Stamp = tuple[int, int, int]
 
@@ -32,12 +37,37 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Served:
-    """One version of one model."""
+    """One version of one model. `stateful`: it keeps states between runs; `draws`: its runs draw random numbers."""
 
     name: str
     version: str
     model: Model
     signature: Signature
+    scheduling: Scheduling
+    scheduler: Scheduler
+    statistics: Statistics
+    stateful: bool
+    draws: bool
+
+    @classmethod
+    def of(cls, name: str, version: str, model: Model, scheduling: Scheduling, timer: Timer) -> Served:
+        """Raises InvalidArgumentError if the model does not take the batches that its config asks for."""
+        signature, statistics = Signature.of(model), Statistics()
+        if scheduling.batching is not None:
+            _check_batching(model, signature, scheduling.batching.max_rows)
+        scheduler = Scheduler(name, model, scheduling, timer, statistics)
+        return cls(name, version, model, signature, scheduling, scheduler, statistics, bool(model.states), model.draws)
+
+
+def _check_batching(model: Model, signature: Signature, rows: int) -> None:
+    if not batches(signature):
+        raise InvalidArgumentError(
+            f"max_batch_size is {rows}, and the model takes no batches: the first dimension of all its inputs and outputs must be one "
+            "open extent"
+        )
+    most = min((info.bounds[0][1] or rows for info in model.inputs), default=rows)
+    if rows > most:
+        raise InvalidArgumentError(f"max_batch_size is {rows}, and the model takes {most} rows at most")
 
 
 @dataclass(frozen=True)
@@ -76,6 +106,7 @@ class Repository:
     def __init__(self, directory: str | Path, threads: int = 0) -> None:
         self._root = Path(directory)
         self._threads = threads
+        self._timer = Timer()
         self._models: dict[str, _Record] = {}
         self._told: tuple[str, ...] = ()
         self._lock = threading.Lock()  # of the table, held for moments
@@ -104,6 +135,18 @@ class Repository:
         with self._lock:
             record = self._models.get(name)
             return [str(number) for number in sorted(record.ready)] if record else []
+
+    def ready(self, name: str) -> list[Served]:
+        """The same, to be looked at: for a run a version has to be leased."""
+        with self._lock:
+            record = self._models.get(name)
+            return [record.ready[number].value for number in sorted(record.ready)] if record else []
+
+    def policy(self, name: str) -> Policy:
+        """Which versions of a model are served."""
+        with self._lock:
+            record = self._models.get(name)
+            return record.config.policy if record else Policy()
 
     def lease(self, name: str, wanted: str | None = None) -> Lease[Served]:
         """A version by its number, its label or by default (_versions.resolve), which stays until the lease ends.
@@ -204,6 +247,17 @@ class Repository:
             record = self._models[name]
             record.labels = record.labels.set(label, int(found.version))
 
+    def labels(self, name: str) -> dict[str, str]:
+        """The version of each label of a model.
+
+        Raises:
+            ServiceError: NOT_FOUND.
+        """
+        with self._lock:
+            if name not in self._models:
+                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
+            return {label: str(version) for label, version in sorted(self._models[name].labels.current.items())}
+
     def rollback(self, name: str, label: str = "production") -> str:
         """Puts a label on the version that it was on before, of those that are ready, and returns it.
 
@@ -224,6 +278,7 @@ class Repository:
             leases = [each for record in self._models.values() for each in record.ready.values()]
             for name in list(self._models):
                 self._retire(name, set(self._models[name].ready))
+        self._timer.close()
         end = None if seconds is None else time.monotonic() + seconds
         return all(each.wait_closed(None if end is None else max(0.0, end - time.monotonic())) for each in leases)
 
@@ -278,16 +333,21 @@ class Repository:
             stamp = _stamp(path)
         except OSError as error:
             return self._refuse(name, number, _about(path, error))
-        if not anew and record.stamps.get(number) == stamp:
+        before, scheduling = record.ready.get(number), record.config.scheduling
+        same = not anew and record.stamps.get(number) == stamp
+        if same and (before is None or before.value.scheduling == scheduling):
             return None
         with self._lock:
             record.loading.add(number)
         try:
-            model = load(path, threads=self._threads, copy=True)
-            found = Served(name, str(number), model, Signature.of(model))
+            if same and before is not None:
+                model = before.value.model
+            else:
+                model = load(path, threads=self._threads, copy=True)
+            found = Served.of(name, str(number), model, scheduling, self._timer)
         except (Error, OSError) as error:
             return self._refuse(name, number, _about(path, error), stamp)
-        leased = Leased(found, lambda _: self._drained(name, number))
+        leased = Leased(found, self._drained)
         with self._lock:
             old = record.ready.get(number)
             record.ready[number] = leased
@@ -319,11 +379,12 @@ class Repository:
         for _, leased in gone:
             leased.retire()
 
-    def _drained(self, name: str, number: int) -> None:
+    def _drained(self, gone: Served) -> None:
+        gone.scheduler.close()
         with self._lock:
-            record = self._models.get(name)
-            if record is not None and number in record.draining:
-                record.draining.remove(number)
+            record = self._models.get(gone.name)
+            if record is not None and int(gone.version) in record.draining:
+                record.draining.remove(int(gone.version))
 
 
 def _stamp(path: Path) -> _Stamp:

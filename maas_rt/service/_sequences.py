@@ -62,6 +62,11 @@ class Sequences:
         self._lock = threading.Lock()
         self._sequences: dict[tuple[str, SequenceId], Sequence] = {}
 
+    @property
+    def idle(self) -> int:
+        """Nanoseconds after which a sequence ends that nobody asks for."""
+        return self._idle
+
     def __len__(self) -> int:
         return len(self._sequences)
 

@@ -114,6 +114,6 @@ async def test_what_nobody_foresaw_is_json_too(client: TestClient, monkeypatch: 
     def broken(*_: Any) -> None:
         raise IndexError("of our own")
 
-    monkeypatch.setattr("maas_rt.service._app._lease", broken)
+    monkeypatch.setattr("maas_rt.service._core.Core.begin", broken)
     status, answer = await _infer(client, "sum", _tensor("x", [1, 4], [1.0, 0.0, 0.0, 0.0]))
     assert (status, answer) == (500, {"error": "the server failed on this request (IndexError): its log says more"})

@@ -188,7 +188,9 @@ def test_configs() -> None:
     config = ModelConfig.read({"versions": {"latest": 2}, "labels": {"canary": 3}})
     assert (config.policy, config.labels.current) == (Policy(latest=2), {"canary": 3})
     assert ModelConfig.read({}) == ModelConfig()
-    with pytest.raises(maas_rt.InvalidArgumentError, match="has version, which is none of: versions, labels"):
+    with pytest.raises(
+        maas_rt.InvalidArgumentError, match="has version, which is none of: dynamic_batching, .*versions"
+    ):
         ModelConfig.read({"version": 1})
     with pytest.raises(maas_rt.InvalidArgumentError, match="must be a table of versions"):
         ModelConfig.read({"labels": 3})

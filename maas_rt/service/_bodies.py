@@ -1,0 +1,137 @@
+"""HTTP bodies: read within limits of size and time, unpacked; answers packed as their clients take them.
+
+The application has to be one that leaves bodies packed (auto_decompress=False): aiohttp's own reader takes a gzip that is cut off for whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from ._aiohttp import web
+from ._errors import Kind, ServiceError, bad_request, shown
+from ._offload import beside_the_loop
+
+_ENCODINGS = {"gzip": 31, "deflate": 15}  # by zlib's wbits, the better first
+ACCEPTED_ENCODINGS = ", ".join(_ENCODINGS)
+_PACKED_FROM = 1024  # bytes; less is packed for a client alone that names one encoding and no other
+_LEVEL = 4
+_UNPACKED = 4  # times as large as what comes in, about
+
+
+def check_type(request: web.Request) -> None:
+    """A body is JSON or binary, or its type is not given; curl's default stands for that, too."""
+    given = request.headers.get("Content-Type")
+    if given is None:
+        return
+    kind = given.partition(";")[0].strip().lower()
+    if kind not in ("application/json", "application/octet-stream", "application/x-www-form-urlencoded") and not (
+        kind.startswith("application/") and kind.endswith("+json")
+    ):
+        raise ServiceError(
+            Kind.UNSUPPORTED_MEDIA,
+            f"the Content-Type is {shown(given)}, and this server takes application/json and application/octet-stream",
+        )
+
+
+def check_length(request: web.Request, limit: int) -> None:
+    """Refuses what says itself that it is too large, before it is sent."""
+    if request.content_length is not None and request.content_length > limit:
+        raise _too_large(limit)
+
+
+async def read_body(request: web.Request, limit: int, seconds: float) -> bytes | bytearray:
+    """The body, of at most `limit` bytes once it is unpacked, if it is there within so many seconds."""
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", *_ENCODINGS):
+        text = f"the Content-Encoding is {shown(encoding)}, and this server takes {ACCEPTED_ENCODINGS}"
+        raise ServiceError(Kind.UNSUPPORTED_MEDIA, text)
+    check_length(request, limit)
+    if request.content.is_eof():  # all of it has arrived
+        body = await _collect(request, limit)
+    else:
+        try:
+            body = await asyncio.wait_for(_collect(request, limit), seconds)
+        except asyncio.TimeoutError:
+            raise web.HTTPRequestTimeout(reason=f"the body was not there after {seconds:g} seconds") from None
+    if encoding == "identity":
+        return body
+    return await beside_the_loop(_UNPACKED * len(body), _unpacked, body, encoding, limit)
+
+
+async def _collect(request: web.Request, limit: int) -> bytes | bytearray:
+    content = request.content
+    try:
+        chunk = await content.readany()
+        if content.at_eof() and len(chunk) <= limit:
+            return chunk
+        body = bytearray(chunk)
+        while chunk:
+            if len(body) > limit:
+                raise _too_large(limit)
+            chunk = await content.readany()
+            body += chunk
+    except (web.RequestPayloadError, ConnectionError) as error:  # an end before its length
+        raise bad_request(f"the body cannot be read: {shown(' '.join(str(error).split()))}") from None
+    return body
+
+
+def _unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
+    wbits = _ENCODINGS[encoding]
+    if encoding == "deflate" and not (body[:1] and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0):
+        wbits = -15  # as some clients understand the word
+    parts = []
+    left = limit + 1
+    rest: bytes | bytearray = body
+    try:
+        while True:
+            unpacker = zlib.decompressobj(wbits)
+            parts.append(unpacker.decompress(rest, left))
+            left -= len(parts[-1])
+            if left == 0:
+                raise _too_large(limit)
+            if not unpacker.eof:
+                raise bad_request(f"the body cannot be read: its {encoding} has no end")
+            rest = unpacker.unused_data
+            if not rest:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            if encoding != "gzip":  # which may be several, one after the other
+                raise bad_request(f"the body cannot be read: {len(rest)} bytes follow its {encoding}")
+    except zlib.error:
+        raise bad_request(f"the body cannot be read: it is no {encoding}") from None
+
+
+def _too_large(limit: int) -> ServiceError:
+    return ServiceError(Kind.TOO_LARGE, f"the body is larger than this server accepts: {limit} bytes are the most")
+
+
+def encoding_for(accepted: str | None, size: int) -> str | None:
+    """The encoding of an answer of so many bytes to a request that accepts these; None: as it is."""
+    if accepted is None:
+        return None
+    weights = _weights(accepted)
+    if size < _PACKED_FROM and len(weights) > 1:
+        return None
+    offered = {name: weights.get(name, weights.get("*", 0.0)) for name in _ENCODINGS}
+    best = max(offered, key=lambda name: offered[name])
+    return best if offered[best] > weights.get("identity", 0.0) else None
+
+
+def _weights(accepted: str) -> dict[str, float]:
+    weights = {}
+    for part in accepted.split(","):
+        name, _, parameter = part.strip().lower().partition(";")
+        key, _, value = parameter.partition("=")
+        try:
+            weight = float(value) if key.strip() == "q" else 1.0
+        except ValueError:
+            weight = 0.0
+        if name:
+            weights[name.strip()] = weight
+    return weights
+
+
+def packed(body: bytes, encoding: str) -> bytes:
+    """A body in one of the encodings."""
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _ENCODINGS[encoding])
+    return packer.compress(body) + packer.flush()

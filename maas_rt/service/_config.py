@@ -1,0 +1,105 @@
+"""A model's config.toml: which versions are served, what they are called, and how requests wait for them.
+
+What Triton's model configuration has, too, has its names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._errors import InvalidArgumentError
+from ._batcher import BatchPolicy
+from ._versions import Labels, Policy
+
+CONFIG_FILE = "config.toml"
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """How requests wait for a version. Times are nanoseconds.
+
+    Args:
+        batching: how they are put together; None: each is run on its own.
+        instances: the most runs at once; 0: one for each CPU.
+        queue: the most requests that wait; one more is refused.
+        latency: what would be answered later is refused at once; 0: no bound.
+        timeout: that of a request that has none; 0: none.
+        priority: that of a request that has none, 1 or more.
+    """
+
+    batching: BatchPolicy | None = None
+    instances: int = 0
+    queue: int = 1024
+    latency: int = 0
+    timeout: int = 0
+    priority: int = 1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model's config.toml. `policy`: the versions that are served, all by default."""
+
+    policy: Policy = field(default_factory=Policy)
+    labels: Labels = field(default_factory=Labels)
+    scheduling: Scheduling = field(default_factory=Scheduling)
+
+    @classmethod
+    def read(cls, table: Mapping[str, object]) -> ModelConfig:
+        """A parsed file. Raises InvalidArgumentError for what is not known or wrong."""
+        _check_names(table, CONFIG_FILE, {*_KEYS, "versions", "labels"})
+        return cls(
+            Policy.read(table.get("versions", "all")), Labels.read(table.get("labels", {})), _read_scheduling(table)
+        )
+
+
+def _read_scheduling(table: Mapping[str, object]) -> Scheduling:
+    dynamic = _table(table, "dynamic_batching", {"preferred_batch_size", "max_queue_delay_microseconds"})
+    queue = _table(table, "queue", {"size", "latency_ms", "timeout_ms", "priority"})
+    rows = _number(table, "max_batch_size", 0)
+    if dynamic and not rows:
+        raise InvalidArgumentError("dynamic_batching needs max_batch_size, the most rows of a batch")
+    batching = None
+    if rows:
+        preferred = dynamic.get("preferred_batch_size", [])
+        if not isinstance(preferred, list) or not all(type(each) is int and 1 <= each <= rows for each in preferred):
+            raise InvalidArgumentError(
+                f"preferred_batch_size is {preferred!r} and must be a list of integers from 1 to max_batch_size"
+            )
+        delay = _number(dynamic, "max_queue_delay_microseconds", 0)
+        batching = BatchPolicy(rows, delay * 1000, tuple(sorted(preferred)), _AGEING)
+    return Scheduling(
+        batching,
+        _number(table, "instances", 0),
+        _number(queue, "size", Scheduling.queue),
+        _number(queue, "latency_ms", 0) * 1_000_000,
+        _number(queue, "timeout_ms", 0) * 1_000_000,
+        _number(queue, "priority", Scheduling.priority, least=1),
+    )
+
+
+_KEYS = ("max_batch_size", "dynamic_batching", "instances", "queue")
+_AGEING = 1_000_000_000  # so that a request of the lowest priority is not passed by for ever
+_MOST = 2**31 - 1
+
+
+def _table(owner: Mapping[str, object], name: str, keys: set[str]) -> Mapping[str, Any]:
+    table = owner.get(name, {})
+    if not isinstance(table, dict):
+        raise InvalidArgumentError(f"{name} is {table!r} and must be a table, [{name}]")
+    _check_names(table, name, keys)
+    return table
+
+
+def _check_names(table: Mapping[str, object], what: str, keys: set[str]) -> None:
+    unknown = sorted(set(table) - keys)
+    if unknown:
+        raise InvalidArgumentError(f"{what} has {', '.join(unknown)}, which is none of: {', '.join(sorted(keys))}")
+
+
+def _number(table: Mapping[str, object], name: str, default: int, least: int = 0) -> int:
+    value = table.get(name, default)
+    if type(value) is not int or not least <= value <= _MOST:
+        raise InvalidArgumentError(f"{name} is {value!r} and must be an integer from {least} to {_MOST}")
+    return value

@@ -1,0 +1,399 @@
+"""One call from a request to its response, the same for every transport: access, version, state, tensors, run, outputs.
+
+Everything below this module is without a loop; this one belongs to asyncio's, as its transports do. Blocking work goes to threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from .._version import __version__
+from ._datatypes import Array
+from ._errors import Kind, ServiceError, kind_of
+from ._leases import Lease
+from ._metadata import model_config, model_metadata
+from ._offload import Inbox, beside_the_loop
+from ._repository import Repository, Served
+from ._requests import InferRequest, InferResponse, Options
+from ._scheduler import Job
+from ._sequences import Sequence, Sequences
+from ._settings import LogSettings, TraceSettings
+from ._statistics import Phases, model_stats
+
+T = TypeVar("T")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "sequence",
+    "sequence(string_id)",
+    "statistics",
+    "trace",
+)
+_SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a transport knows of a call beside its message.
+
+    Args:
+        credential: as the client gave it; None: it gave none.
+        deadline: when the answer is of no use any more, in nanoseconds of time.monotonic_ns.
+    """
+
+    credential: str | None = None
+    deadline: int | None = None
+
+
+class Gate(Protocol):
+    """Who may do what. Verbs are "infer", "read", "admin" and "metrics"; without a model they are on the whole server."""
+
+    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[object]:
+        """Lets a call in until its block ends. Raises ServiceError: UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, NOT_FOUND."""
+        ...
+
+    def allows(self, context: Context, verb: str, model: str | None) -> bool:
+        """Whether `enter` would let it in, for lists of what a client may see."""
+        ...
+
+
+class OpenGate:
+    """Everybody may do everything."""
+
+    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[object]:
+        """Lets it in."""
+        return nullcontext()
+
+    def allows(self, context: Context, verb: str, model: str | None) -> bool:
+        """True."""
+        return True
+
+
+Observer = Callable[[Served, Kind | None, Phases, int], object]
+"""Told of each call: the version, how it has failed, its phases, and its nanoseconds in all."""
+
+
+class Core:
+    """A repository's models as a service.
+
+    Args:
+        gate: who may do what.
+        sequences: states of sequences.
+        observe: told of each inference of a version that there is.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        gate: Gate | None = None,
+        sequences: Sequences | None = None,
+        observe: Observer | None = None,
+    ) -> None:
+        self.repository = repository
+        self.gate: Gate = gate or OpenGate()
+        self.sequences = sequences or Sequences()
+        self.traces = TraceSettings()
+        self.logs = LogSettings()
+        self._observe = observe
+        self._draining = False
+        self._inbox: Inbox | None = None
+
+    # ---- the server
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is there for requests: a model is ready, and the server does not go away."""
+        return not self._draining and bool(self.repository.names())
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server goes away. What comes is still answered."""
+        return self._draining
+
+    def drain(self) -> None:
+        """Says from now on that the server is not ready."""
+        self._draining = True
+
+    def close(self) -> None:
+        """Ends what nobody uses."""
+        self.sequences.close()
+
+    def server_metadata(self, context: Context) -> dict[str, Any]:
+        """Name, version and extensions."""
+        with self.gate.enter(context, "read", None):
+            return {"name": "maas-rt", "version": __version__, "extensions": list(EXTENSIONS)}
+
+    def log_settings(self, context: Context, changes: object = None) -> dict[str, Any]:
+        """The logging settings, after changes if there are any."""
+        with self.gate.enter(context, "read" if changes is None else "admin", None):
+            return self.logs.told() if changes is None else self.logs.change(changes)
+
+    def trace_settings(self, model: str | None, context: Context, changes: object = None) -> dict[str, Any]:
+        """The trace settings of a model or of the server, after changes if there are any."""
+        with self.gate.enter(context, "read" if changes is None else "admin", model):
+            if model is not None:
+                self.repository.lease(model).end()  # there is such a model
+            return self.traces.told(model) if changes is None else self.traces.change(changes, model)
+
+    # ---- models
+
+    @contextmanager
+    def reading(self, model: str, version: str | None, context: Context) -> Iterator[Served]:
+        """A version, to be looked at."""
+        with self.gate.enter(context, "read", model), self.repository.lease(model, version) as served:
+            yield served
+
+    def model_ready(self, model: str, version: str | None, context: Context) -> dict[str, Any]:
+        """Raises ServiceError if it is not."""
+        with self.reading(model, version, context) as served:
+            return {"name": served.name, "version": served.version, "ready": True}
+
+    def model_metadata(self, model: str, version: str | None, context: Context) -> dict[str, Any]:
+        """Its inputs and outputs."""
+        with self.reading(model, version, context) as served:
+            return model_metadata(served, self.repository.versions(model))
+
+    def model_config(self, model: str, version: str | None, context: Context) -> dict[str, Any]:
+        """Its configuration, as Triton has it."""
+        with self.reading(model, version, context) as served:
+            return model_config(served, self.repository.policy(model), self.sequences.idle)
+
+    def statistics(self, model: str | None, version: str | None, context: Context) -> dict[str, Any]:
+        """Of one version, of all that are ready of a model, or of all."""
+        if model is not None:
+            with self.reading(model, version, context) as served:
+                if version is not None:
+                    return model_stats([served.statistics.told(served.name, served.version)])
+                return model_stats(self._statistics_of(model))
+        with self.gate.enter(context, "read", None):
+            names = [name for name in self.repository.names() if self.gate.allows(context, "read", name)]
+            return model_stats(entry for name in names for entry in self._statistics_of(name))
+
+    def _statistics_of(self, model: str) -> list[dict[str, Any]]:
+        return [each.statistics.told(each.name, each.version) for each in self.repository.ready(model)]
+
+    # ---- the repository
+
+    def index(self, context: Context, ready_only: bool = False) -> list[dict[str, str]]:
+        """All versions that the client may see."""
+        with self.gate.enter(context, "read", None):
+            return [
+                {"name": each.name, "version": each.version, "state": each.state.value, "reason": each.reason}
+                for each in self.repository.index(ready_only)
+                if self.gate.allows(context, "read", each.name)
+            ]
+
+    async def load(self, model: str, context: Context) -> None:
+        """Loads a model, or loads it again."""
+        await self._administer(model, context, self.repository.load, model)
+
+    async def unload(self, model: str, context: Context) -> None:
+        """Takes a model away from new requests."""
+        await self._administer(model, context, self.repository.unload, model)
+
+    def labels(self, model: str, context: Context) -> dict[str, str]:
+        """The version of each label of a model."""
+        with self.gate.enter(context, "read", model):
+            return self.repository.labels(model)
+
+    async def set_label(self, model: str, label: str, version: str, context: Context) -> None:
+        """Puts a label on a version that is ready."""
+        await self._administer(model, context, self.repository.set_label, model, label, version)
+
+    async def rollback(self, model: str, label: str, context: Context) -> str:
+        """Puts a label back on the version that it was on before, and returns it."""
+        return await self._administer(model, context, self.repository.rollback, model, label)
+
+    async def _administer(self, model: str, context: Context, change: Callable[..., T], *args: Any) -> T:
+        with self.gate.enter(context, "admin", model):
+            return await asyncio.to_thread(change, *args)
+
+    # ---- inference
+
+    def begin(self, model: str, version: str | None, context: Context) -> Inference:
+        """An inference, which ends with its block. Nothing of the request is needed yet: what is refused here costs no more than this."""
+        admission = self.gate.enter(context, "infer", model)
+        admission.__enter__()
+        try:
+            return Inference(self, self.repository.lease(model, version), context, admission)
+        except BaseException:
+            admission.__exit__(None, None, None)
+            raise
+
+    def _landing(self) -> Inbox:
+        inbox = self._inbox
+        if inbox is None or inbox.loop is not asyncio.get_running_loop():
+            inbox = self._inbox = Inbox()
+        return inbox
+
+
+class Inference:
+    """One inference, from Core.begin on."""
+
+    def __init__(
+        self, core: Core, lease: Lease[Served], context: Context, admission: AbstractContextManager[object]
+    ) -> None:
+        self._core = core
+        self._lease = lease
+        self._context = context
+        self._admission = admission
+        self._begun = time.monotonic_ns()
+        self._phases = Phases()
+        self.served = lease.value
+
+    def __enter__(self) -> Inference:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lease.end()
+        self._admission.__exit__(kind, error, trace)
+        served, taken = self.served, time.monotonic_ns() - self._begun
+        failure = None if error is None else Kind.CANCELLED if _cancelled(error) else kind_of(error)
+        if failure is None:
+            served.statistics.answered(self._phases, taken)
+        else:
+            served.statistics.failed(taken)
+        if self._core._observe is not None:
+            self._core._observe(served, failure, self._phases, taken)
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Runs a request.
+
+        Raises:
+            ServiceError: whatever it is refused for.
+            maas_rt.Error: its run has failed (kind_of).
+        """
+        options = request.options
+        deadline = self._deadline(options)
+        sequence = None
+        if self.served.stateful and options.sequence_id:
+            sequence = await self._turn(options, deadline)
+            self.served = sequence.served
+        job = None
+        try:
+            began = time.monotonic_ns()
+            served = self.served
+            arrays = await beside_the_loop(request.size, served.signature.arrays, request)
+            wanted = served.signature.requested(request)
+            self._phases.compute_input = time.monotonic_ns() - began
+            seed = options.seed
+            if seed is None and served.draws:
+                seed = secrets.randbits(_SEED_BITS)
+            ended = asyncio.get_running_loop().create_future()
+            job = self._job(arrays, options, seed, deadline, sequence, ended)
+            served.scheduler.submit(job)
+        except BaseException:
+            if sequence is not None and (job is None or not job.finished):
+                self._core.sequences.give_back(sequence)
+            raise
+        if not job.finished:
+            try:
+                await _until(ended, deadline)
+            except BaseException as error:
+                served.scheduler.cancel(job, error if isinstance(error, ServiceError) else None)
+                raise
+        self._phases.queue = job.started - job.submitted
+        self._phases.compute_infer = job.ended - job.started
+        if job.error is not None:
+            raise job.error
+        began = time.monotonic_ns()
+        size = sum(job.results[each.name].nbytes for each in wanted)
+        outputs = await beside_the_loop(size, served.signature.answer, job.results, wanted)
+        self._phases.compute_output = time.monotonic_ns() - began
+        parameters = {"seed": seed} if served.draws else {}
+        return InferResponse(served.name, served.version, outputs, request.id, parameters)
+
+    def _deadline(self, options: Options) -> int | None:
+        """The earliest of those that the request has; the model's, if it has none."""
+        now = time.monotonic_ns()
+        own = [] if self._context.deadline is None else [self._context.deadline]
+        if options.timeout:
+            own.append(now + options.timeout * 1000)
+        if not own and self.served.scheduling.timeout:
+            own.append(now + self.served.scheduling.timeout)
+        return min(own, default=None)
+
+    async def _turn(self, options: Options, deadline: int | None) -> Sequence:
+        sequences = self._core.sequences
+        turn = sequences.take(self.served.name, options.sequence_id, options.sequence_start, self._lease.share())
+        if turn.done():
+            return turn.result()
+        ended = asyncio.get_running_loop().create_future()
+        landing = self._core._landing()
+        turn.add_done_callback(lambda _: landing.land(ended))
+        try:
+            await _until(ended, deadline)
+        except BaseException:
+            if not turn.cancel():  # it was this request's turn in the meantime
+                sequences.give_back(turn.result())
+            raise
+        return turn.result()
+
+    def _job(
+        self,
+        arrays: dict[str, Array],
+        options: Options,
+        seed: int | None,
+        deadline: int | None,
+        sequence: Sequence | None,
+        ended: asyncio.Future[None],
+    ) -> Job:
+        served = self.served
+        state = sequence.state if sequence is not None else served.model.state() if served.stateful else None
+        extents = {array.shape[0] for array in arrays.values()} if served.scheduler.batches else set()
+        together = len(extents) == 1 and state is None and not served.draws
+        landing, sequences = self._core._landing(), self._core.sequences
+
+        def done(job: Job) -> None:
+            if sequence is not None:
+                sequences.give_back(sequence, job.error is None and options.sequence_end)
+            landing.land(ended)
+
+        return Job(
+            arrays,
+            done,
+            rows=extents.pop() if together else 1,
+            state=state,
+            seed=seed if served.draws else None,
+            priority=options.priority or served.scheduling.priority,
+            deadline=deadline,
+            alone=not together,
+        )
+
+
+def _cancelled(error: BaseException) -> bool:
+    return isinstance(error, asyncio.CancelledError)
+
+
+async def _until(ended: asyncio.Future[None], deadline: int | None) -> None:
+    """Waits; raises DEADLINE when the time is over."""
+    if deadline is None:
+        await ended
+        return
+    left = max(0, deadline - time.monotonic_ns()) / 1e9
+    late = asyncio.get_running_loop().call_later(left, _expire, ended)
+    try:
+        await ended
+    finally:
+        late.cancel()
+
+
+def _expire(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_exception(ServiceError(Kind.DEADLINE, "the request's time was over before it was answered"))

@@ -1,0 +1,49 @@
+"""Work on much data beside an event loop, and its ends brought back to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_IN_PLACE_BYTES = 1 << 16  # reading or writing less takes a fraction of a millisecond
+
+
+async def beside_the_loop(size: int, work: Callable[..., T], *args: Any) -> T:
+    """What works on so many bytes: in place, or in a thread where other requests would wait for it."""
+    return work(*args) if size < _IN_PLACE_BYTES else await asyncio.to_thread(work, *args)
+
+
+class Inbox:
+    """Ends futures of the loop that it is made on, from any thread; the loop is woken once for all that came since it last looked."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._landed: deque[asyncio.Future[None]] = deque()
+        self._woken = False
+
+    def land(self, future: asyncio.Future[None]) -> None:
+        """Ends a future, now or soon."""
+        if threading.get_ident() == self._thread:
+            _end(future)
+            return
+        self._landed.append(future)
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                self.loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        self._woken = False  # first: what comes from now on wakes the loop again
+        while self._landed:
+            _end(self._landed.popleft())
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,164 @@
+"""Trace and logging settings, in the words of Triton's extensions. No setting names a file: what writes files is for who starts the server.
+
+Source: extension_trace.md and extension_logging.md at https://github.com/triton-inference-server/server/tree/main/docs/protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._errors import bad_request, shown
+
+LOGGER = logging.getLogger("maas_rt.service")
+_LEVELS = ("OFF", "TIMESTAMPS", "TENSORS", "PROFILE")
+_TRACE: dict[str, Any] = {
+    "trace_file": "",
+    "trace_level": ["OFF"],
+    "trace_rate": "1000",
+    "trace_count": "-1",
+    "log_frequency": "0",
+    "trace_mode": "opentelemetry",
+}
+_LOG: dict[str, Any] = {
+    "log_file": "",
+    "log_info": True,
+    "log_warning": True,
+    "log_error": True,
+    "log_verbose_level": 0,
+    "log_format": "default",
+}
+
+
+class TraceSettings:
+    """Those of the server, and what models have of their own. Any thread may call anything."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._set: dict[str | None, dict[str, Any]] = {}  # None: the server's
+
+    def told(self, model: str | None = None) -> dict[str, Any]:
+        """The settings that hold for a model, or the server's."""
+        with self._lock:
+            return {**_TRACE, **self._set.get(None, {}), **self._set.get(model, {})}
+
+    def change(self, changes: object, model: str | None = None) -> dict[str, Any]:
+        """Takes all changes or none, and returns what holds then; None takes a setting back.
+
+        Raises:
+            ServiceError: BAD_REQUEST.
+        """
+        checked = _checked(changes, _TRACE_CHECKS, "trace")
+        with self._lock:
+            found = {**self._set.get(model, {}), **checked}
+            self._set[model] = {name: value for name, value in found.items() if value is not None}
+        return self.told(model)
+
+
+class LogSettings:
+    """What the server logs. Any thread may call anything."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._set: dict[str, Any] = {}
+
+    def told(self) -> dict[str, Any]:
+        """The settings."""
+        with self._lock:
+            return {**_LOG, **self._set}
+
+    def change(self, changes: object) -> dict[str, Any]:
+        """Takes all changes or none, and returns what holds then.
+
+        Raises:
+            ServiceError: BAD_REQUEST.
+        """
+        checked = _checked(changes, _LOG_CHECKS, "logging")
+        with self._lock:
+            self._set.update(checked)
+            self._set = {name: value for name, value in self._set.items() if value is not None}
+            found = {**_LOG, **self._set}
+        LOGGER.setLevel(_level(found))
+        return found
+
+
+def _level(settings: Mapping[str, Any]) -> int:
+    if settings["log_verbose_level"]:
+        return logging.DEBUG
+    for name, level in (("log_info", logging.INFO), ("log_warning", logging.WARNING), ("log_error", logging.ERROR)):
+        if settings[name]:
+            return level
+    return logging.CRITICAL
+
+
+def _integer(least: int) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        text = value if isinstance(value, str) else str(value) if type(value) is int else ""
+        sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 10) or int(sign + digits) < least:
+            raise ValueError(f"an integer of {least} or more")
+        return str(int(sign + digits))
+
+    return check
+
+
+def _trace_levels(value: Any) -> Any:
+    levels = [value] if isinstance(value, str) else value
+    if not isinstance(levels, list) or not levels or not all(level in _LEVELS for level in levels):
+        raise ValueError(f"a list of {', '.join(_LEVELS)}")
+    return list(levels)
+
+
+def _no_file(value: Any) -> Any:
+    if value != "":
+        raise ValueError('"": no request makes this server write a file')
+    return value
+
+
+def _one_of(*values: Any) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not any(value is each or (isinstance(value, str) and value == each) for each in values):
+            raise ValueError(" or ".join(str(each).lower() for each in values))
+        return value
+
+    return check
+
+
+def _verbose_level(value: Any) -> Any:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError("an integer of 0 or more")
+    return value
+
+
+_TRACE_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "trace_file": _no_file,
+    "trace_level": _trace_levels,
+    "trace_rate": _integer(1),
+    "trace_count": _integer(-1),
+    "log_frequency": _integer(0),
+    "trace_mode": _one_of("opentelemetry"),
+}
+_LOG_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "log_file": _no_file,
+    "log_info": _one_of(True, False),
+    "log_warning": _one_of(True, False),
+    "log_error": _one_of(True, False),
+    "log_verbose_level": _verbose_level,
+    "log_format": _one_of("default"),
+}
+
+
+def _checked(changes: object, checks: Mapping[str, Callable[[Any], Any]], what: str) -> dict[str, Any]:
+    if not isinstance(changes, dict):
+        raise bad_request(f"the {what} settings must be a JSON object")
+    checked = {}
+    for name, value in changes.items():
+        if name not in checks:
+            raise bad_request(f"{shown(name)} is no {what} setting; they are {', '.join(checks)}")
+        try:
+            checked[name] = None if value is None else checks[name](value)
+        except ValueError as error:
+            raise bad_request(f'the {what} setting "{name}" is {shown(value)} and must be {error}') from None
+    return checked

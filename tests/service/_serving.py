@@ -1,0 +1,73 @@
+"""A server in the test's own loop, with the connections that `maas-rt serve` has."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from maas_rt.service import Repository, create_app
+from maas_rt.service._app import CORE
+from maas_rt.service._core import Core
+from maas_rt.service._server import Runner
+
+
+class Served:
+    """Where it listens, a session of aiohttp's client, and what is behind it."""
+
+    def __init__(self, port: int, session: aiohttp.ClientSession, core: Core) -> None:
+        self.port = port
+        self.session = session
+        self.core = core
+
+    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any, Any]:
+        """The status, the document and the headers of an answer."""
+        async with self.session.request(method, path, **options) as response:
+            body = await response.read()
+            assert response.content_type == "application/json", (path, body)
+            return response.status, await response.json(), response.headers
+
+
+@contextmanager
+def serving_beside(directory: Path, **options: Any) -> Iterator[Served]:
+    """The same in a thread, for clients that block."""
+    started: list[Served] = []
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with serving(directory, **options) as server:
+            started.append(server)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield started[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@asynccontextmanager
+async def serving(directory: Path, **options: Any) -> AsyncIterator[Served]:
+    app = create_app(Repository(directory), **options)
+    runner = Runner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            yield Served(port, session, app[CORE])
+    finally:
+        await runner.cleanup()

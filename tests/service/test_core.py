@@ -1,0 +1,183 @@
+"""Calls without a transport: who is let in, what is observed, and what is left over after every way in which a call can end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import maas_rt
+from maas_rt.service import Repository
+from maas_rt.service._core import Context, Core
+from maas_rt.service._datatypes import DATATYPES
+from maas_rt.service._errors import Kind, ServiceError, kind_of
+from maas_rt.service._repository import Served
+from maas_rt.service._requests import InferRequest, InferResponse, InputTensor
+from maas_rt.service._statistics import Phases
+from tests import _tiny
+
+ANYBODY = Context()
+
+
+class _Gate:
+    """Lets in who knows the word; of models none whose name begins with "secret"."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.asked: list[tuple[str, str | None]] = []
+
+    @contextmanager
+    def enter(self, context: Context, verb: str, model: str | None) -> Iterator[None]:
+        self.asked.append((verb, model))
+        if not self.allows(context, verb, model):
+            raise ServiceError(Kind.FORBIDDEN, "no")
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    def allows(self, context: Context, verb: str, model: str | None) -> bool:
+        return context.credential == "word" and not (model or "").startswith("secret")
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[tuple[Core, _Gate, list[Any]]]:
+    for name, data in (
+        ("mlp", _tiny.mlp("batch")),
+        ("sum", _tiny.accumulator()),
+        ("endless", _tiny.endless()),
+        ("secret", _tiny.mlp()),
+    ):
+        (tmp_path / f"{name}.mrt").write_bytes(data)
+    seen: list[Any] = []
+
+    def observe(served: Served, kind: Kind | None, phases: Phases, ns: int) -> None:
+        assert ns > 0
+        seen.append((served.name, kind, phases))
+
+    gate = _Gate()
+    core = Core(Repository(tmp_path), gate=gate, observe=observe)
+    yield core, gate, seen
+    core.close()
+    assert core.repository.close(10)  # no lease is left
+
+
+def _request(width: int = 16, rows: int = 1, value: float = 1.0, **parameters: Any) -> InferRequest:
+    array = np.full((rows, width), value, np.float32)
+    return InferRequest((InputTensor("x", DATATYPES["FP32"], array.shape, array),), parameters=parameters)
+
+
+async def _infer(
+    core: Core, model: str, request: InferRequest, context: Context | None = None, version: str | None = None
+) -> InferResponse:
+    with core.begin(model, version, context or Context("word")) as call:
+        return await call.infer(request)
+
+
+def _total(response: InferResponse) -> float:
+    return float(response.outputs[0].array[0, 0])
+
+
+async def test_who_is_let_in(world: tuple[Core, _Gate, list[Any]]) -> None:
+    core, gate, seen = world
+    friend = Context("word")
+    await _infer(core, "mlp", _request())
+    for model, context in (("mlp", ANYBODY), ("secret", friend)):
+        with pytest.raises(ServiceError, match="no"):
+            await _infer(core, model, _request(), context)
+    assert [each["name"] for each in core.index(friend)] == ["endless", "mlp", "sum"]
+    assert "secret" not in {each["name"] for each in core.statistics(None, None, friend)["model_stats"]}
+    for call in (core.index, core.server_metadata, core.log_settings):
+        with pytest.raises(ServiceError, match="no"):
+            call(ANYBODY)
+    for change in (core.load, core.unload):
+        with pytest.raises(ServiceError, match="no"):
+            await change("mlp", ANYBODY)
+    gate.asked.clear()
+    core.log_settings(friend, {})
+    core.log_settings(friend)
+    core.trace_settings("mlp", friend, {})
+    core.labels("mlp", friend)
+    await core.load("mlp", friend)
+    verbs = [("admin", None), ("read", None), ("admin", "mlp"), ("read", "mlp"), ("admin", "mlp")]
+    assert gate.asked == verbs and gate.inside == 0
+    assert [(name, kind) for name, kind, _ in seen] == [("mlp", None)]
+
+
+async def test_what_is_observed(world: tuple[Core, _Gate, list[Any]]) -> None:
+    core, gate, seen = world
+    await _infer(core, "mlp", _request())
+    with pytest.raises(ServiceError):
+        await _infer(core, "mlp", _request(datatype=3, timeout=-1))
+    with pytest.raises(Exception) as caught:
+        await _infer(core, "mlp", _request(width=15))
+    assert kind_of(caught.value) is Kind.BAD_REQUEST
+    with pytest.raises(ServiceError, match="no model"):
+        await _infer(core, "nope", _request())
+    with pytest.raises((ServiceError, maas_rt.DeadlineExceededError)):
+        await _infer(core, "endless", _request(width=4, timeout=20_000))
+    task = asyncio.create_task(_infer(core, "endless", _request(width=4)))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [(name, kind) for name, kind, _ in seen] == [
+        ("mlp", None),
+        ("mlp", Kind.BAD_REQUEST),
+        ("mlp", Kind.BAD_REQUEST),
+        ("endless", Kind.DEADLINE),
+        ("endless", Kind.CANCELLED),
+    ]
+    assert seen[0][2].compute_infer > 0 and gate.inside == 0
+
+
+async def test_a_sequence_goes_on_after_every_kind_of_failure(world: tuple[Core, _Gate, list[Any]]) -> None:
+    core, _, _ = world
+    steps = {"sequence_id": 7}
+    assert _total(await _infer(core, "sum", _request(4, **steps, sequence_start=True))) == 11
+    for bad in (_request(3, **steps), _request(4, rows=2, **steps)):
+        with pytest.raises(Exception):  # noqa: B017
+            await _infer(core, "sum", bad)
+    assert _total(await _infer(core, "sum", _request(4, **steps))) == 12
+    answers = await asyncio.gather(*(_infer(core, "sum", _request(4, **steps)) for _ in range(10)))
+    assert sorted(map(_total, answers)) == [float(each) for each in range(13, 23)]
+
+    sequence = core.sequences._sequences["sum", 7]
+    sequence.busy = True
+    waits = [asyncio.create_task(_infer(core, "sum", _request(4, **steps))) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    waits[0].cancel()
+    await asyncio.sleep(0)
+    core.sequences.give_back(sequence)
+    await asyncio.gather(*waits, return_exceptions=True)
+    assert [_total(each.result()) for each in waits[1:]] == [23, 24]
+    assert _total(await _infer(core, "sum", _request(4, **steps, sequence_end=True))) == 25
+    assert len(core.sequences) == 0
+
+
+async def test_a_sequence_keeps_its_version_while_another_is_loaded(world: tuple[Core, _Gate, list[Any]]) -> None:
+    core, _, _ = world
+    start = _request(4, sequence_id="s", sequence_start=True)
+    assert _total(await _infer(core, "sum", start)) == 11
+    before = core.sequences._sequences["sum", "s"].served
+    await core.load("sum", Context("word"))
+    assert core.repository.ready("sum")[0] is not before
+    assert _total(await _infer(core, "sum", _request(4, sequence_id="s", sequence_end=True))) == 12
+    assert _total(await _infer(core, "sum", start)) == 11
+
+
+async def test_from_other_loops_and_threads(world: tuple[Core, _Gate, list[Any]]) -> None:
+    core, _, _ = world
+
+    def elsewhere(value: int) -> float:
+        return float(asyncio.run(_infer(core, "mlp", _request(value=value))).outputs[0].array[0, 0])
+
+    found = await asyncio.gather(*(asyncio.to_thread(elsewhere, value) for value in range(8)))
+    expected = [_tiny.reference_mlp(np.full((1, 16), value, np.float32))[0, 0] for value in range(8)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
