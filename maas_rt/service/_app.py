@@ -14,7 +14,7 @@ from typing import Any
 
 from .._errors import Error
 from ._aiohttp import web
-from ._bodies import ACCEPTED_ENCODINGS, check_length, check_type, encoding_for, packed, read_body
+from ._bodies import ACCEPTED_ENCODINGS, check_length, check_type, encoding_for, header, packed, read_body
 from ._core import Context, Core, Gate, Observer
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
 from ._json import parse_document
@@ -159,12 +159,12 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 
 def _context(request: web.Request) -> Context:
     deadline = None
-    given = request.headers.get(TIMEOUT)
+    given = header(request, TIMEOUT)
     if given is not None:
         if not (given.isascii() and given.isdigit() and 0 < len(given) <= 10):
             raise bad_request(f"{TIMEOUT} is {shown(given)} and must be a number of milliseconds")
         deadline = time.monotonic_ns() + int(given) * 1_000_000
-    return Context(request.headers.get("Authorization"), deadline)
+    return Context(header(request, "Authorization"), deadline)
 
 
 def _asked(request: web.Request) -> tuple[str, str | None, Context]:
@@ -257,9 +257,16 @@ async def _index(request: web.Request) -> web.Response:
     return web.json_response(request.app[CORE].index(_context(request), ready))
 
 
-async def _load(request: web.Request) -> web.Response:
+async def _parameters(request: web.Request) -> dict[str, Any]:
     parameters = (await _document(request)).get("parameters")
-    foreign = [name for name in parameters or () if name == "config" or str(name).startswith("file:")]
+    if not isinstance(parameters, dict | None):
+        raise bad_request('"parameters" must be an object')
+    return parameters or {}
+
+
+async def _load(request: web.Request) -> web.Response:
+    parameters = await _parameters(request)
+    foreign = [name for name in parameters if name == "config" or name.startswith("file:")]
     if foreign:
         raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
     await request.app[CORE].load(request.match_info["model"], _context(request))
@@ -267,7 +274,7 @@ async def _load(request: web.Request) -> web.Response:
 
 
 async def _unload(request: web.Request) -> web.Response:
-    await _document(request)  # unload_dependents: there are none
+    await _parameters(request)  # unload_dependents: there are none
     await request.app[CORE].unload(request.match_info["model"], _context(request))
     return web.json_response({})
 
@@ -299,12 +306,12 @@ async def _infer(request: web.Request) -> web.Response:
     with request.app[CORE].begin(*_asked(request)) as call:
         check_type(request)
         body = await read_body(request, request.app[_MAX_BODY], request.app[_BODY_SECONDS])
-        length = header_length(request.headers.get(HEADER_LENGTH), len(body))
+        length = header_length(header(request, HEADER_LENGTH), len(body))
         asked = await beside_the_loop(len(body), decode_request, body, length)
         del body  # what a response needs of it is kept by it
         response = await call.infer(asked)
         size = sum(output.array.nbytes for output in response.outputs)
-        accepted = request.headers.get("Accept-Encoding")
+        accepted = header(request, "Accept-Encoding")
         return await beside_the_loop(size, _infer_response, response, accepted)
 
 

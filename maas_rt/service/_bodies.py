@@ -19,6 +19,12 @@ _LEVEL = 4
 _UNPACKED = 4  # times as large as what comes in, about
 
 
+def header(request: web.Request, name: str) -> str | None:
+    """A header; where it is given several times, all of them as one, which is none of those that are taken."""
+    values = request.headers.getall(name, None)
+    return None if values is None else ", ".join(values)
+
+
 def check_type(request: web.Request) -> None:
     """A body is JSON or binary, or its type is not given; curl's default stands for that, too."""
     given = request.headers.get("Content-Type")
@@ -42,7 +48,7 @@ def check_length(request: web.Request, limit: int) -> None:
 
 async def read_body(request: web.Request, limit: int, seconds: float) -> bytes | bytearray:
     """The body, of at most `limit` bytes once it is unpacked, if it is there within so many seconds."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = (header(request, "Content-Encoding") or "identity").strip().lower()
     if encoding not in ("identity", *_ENCODINGS):
         text = f"the Content-Encoding is {shown(encoding)}, and this server takes {ACCEPTED_ENCODINGS}"
         raise ServiceError(Kind.UNSUPPORTED_MEDIA, text)

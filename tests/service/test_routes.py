@@ -127,6 +127,11 @@ async def test_the_index_and_load_and_unload(server: Served) -> None:
     for parameters in ({"config": "{}"}, {"file:1/model.mrt": "AAAA"}):
         status, found, _ = await server.ask("POST", "/v2/repository/models/sum/load", json={"parameters": parameters})
         assert status == 400 and "is loaded as it lies in the repository" in found["error"]
+    for parameters in ([1], 7, "file:x"):
+        for change in ("load", "unload"):
+            path = f"/v2/repository/models/sum/{change}"
+            status, found, _ = await server.ask("POST", path, json={"parameters": parameters})
+            assert (status, found["error"]) == (400, '"parameters" must be an object')
     body = {"parameters": {"unload_dependents": False}}
     assert (await server.ask("POST", "/v2/repository/models/mlp/unload", json=body))[0] == 200
 
@@ -300,6 +305,19 @@ async def test_packed_requests(server: Served) -> None:
     ):
         status, found, _ = await server.ask("POST", MLP, data=data, headers={"Content-Encoding": encoding})
         assert status == 400 and "cannot be read: " + part in found["error"], (encoding, part, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "status"),
+    [
+        ("Inference-Header-Content-Length", ("0", "2"), 400),
+        ("Content-Encoding", ("identity", "gzip"), 415),
+        ("X-Request-Timeout-Ms", ("5000", "5000"), 400),
+    ],
+)
+async def test_headers_that_are_given_twice(server: Served, name: str, values: tuple[str, str], status: int) -> None:
+    headers = [(name, value) for value in values]
+    assert (await server.ask("POST", MLP, json={"inputs": [X]}, headers=headers))[0] == status
 
 
 async def test_what_unpacks_to_too_much_is_413(server: Served) -> None:
