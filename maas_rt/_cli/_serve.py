@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="after SIGTERM, answer for so long that it is not ready, and requests as before (default: 0)",
     )
+    parser.add_argument(
+        "--watch",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="look for new, changed and removed files every so many seconds (default: 0, never)",
+    )
 
 
 def port(text: str) -> int:
@@ -69,4 +76,5 @@ def execute(args: argparse.Namespace) -> int:
         threads=args.threads,
         max_body=args.max_body,
         drain_delay=args.drain_delay,
+        watch=args.watch,
     )

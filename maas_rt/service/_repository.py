@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -82,10 +82,10 @@ class Entry:
 
 @dataclass
 class _Record:
-    """A model: its versions that are served, with the stamps of their files, and what is told of the others."""
+    """A model: its versions that are served, and what is told of the others."""
 
     ready: dict[int, Leased[Served]] = field(default_factory=dict)
-    stamps: dict[int, _Stamp] = field(default_factory=dict)
+    looked: dict[int, tuple[_Stamp, Scheduling]] = field(default_factory=dict)  # at what was taken or refused
     reasons: dict[int, str] = field(default_factory=dict)  # of versions whose file was refused
     loading: set[int] = field(default_factory=set)
     draining: list[int] = field(default_factory=list)
@@ -187,14 +187,14 @@ class Repository:
         """What the folder held at the last look that is not served, a sentence each."""
         return self._told
 
-    def reload(self) -> list[Error]:
+    def reload(self, settle: Callable[[Contents], Contents] = lambda contents: contents) -> list[Error]:
         """Takes what is new or changed in the folder, and lets go of what is gone. Returns why files were refused.
 
-        Where a file is refused, the version that it was to replace goes on. A folder that cannot be read, or is empty all of a sudden,
+        `settle` leaves out what is not to be looked at yet. Where a file is refused, the version that it was to replace goes on. A folder that cannot be read, or is empty all of a sudden,
         changes nothing: storage that goes away unloads no model.
         """
         with self._changing:
-            contents = self._scan()
+            contents = settle(self._scan())
             errors: list[Error] = []
             for name in contents.models:
                 if not self._record(name).unloaded:
@@ -334,24 +334,25 @@ class Repository:
         except OSError as error:
             return self._refuse(name, number, _about(path, error))
         before, scheduling = record.ready.get(number), record.config.scheduling
-        same = not anew and record.stamps.get(number) == stamp
-        if same and (before is None or before.value.scheduling == scheduling):
+        look = stamp, scheduling
+        last = None if anew else record.looked.get(number)
+        if last == look:
             return None
         with self._lock:
             record.loading.add(number)
         try:
-            if same and before is not None:
+            if before is not None and last is not None and last[0] == stamp and number not in record.reasons:
                 model = before.value.model
             else:
-                model = load(path, threads=self._threads, copy=True)
+                model = load(path, threads=self._threads, verify="full", copy=True)
             found = Served.of(name, str(number), model, scheduling, self._timer)
         except (Error, OSError) as error:
-            return self._refuse(name, number, _about(path, error), stamp)
+            return self._refuse(name, number, _about(path, error), look)
         leased = Leased(found, self._drained)
         with self._lock:
             old = record.ready.get(number)
             record.ready[number] = leased
-            record.stamps[number] = stamp
+            record.looked[number] = look
             record.loading.discard(number)
             record.reasons.pop(number, None)
             if old is not None:
@@ -360,13 +361,13 @@ class Repository:
             old.retire()
         return None
 
-    def _refuse(self, name: str, number: int, error: Error, stamp: _Stamp | None = None) -> Error:
+    def _refuse(self, name: str, number: int, error: Error, look: tuple[_Stamp, Scheduling] | None = None) -> Error:
         record = self._models[name]
         with self._lock:
             record.loading.discard(number)
             record.reasons[number] = str(error)
-            if stamp is not None:
-                record.stamps[number] = stamp  # looked at again when it has changed
+            if look is not None:
+                record.looked[number] = look  # again when it has changed
         return error
 
     def _retire(self, name: str, numbers: Iterable[int]) -> None:
@@ -374,7 +375,7 @@ class Repository:
             record = self._models[name]
             gone = [(number, record.ready.pop(number)) for number in sorted(numbers)]
             for number, _ in gone:
-                record.stamps.pop(number, None)
+                record.looked.pop(number, None)
                 record.draining.append(number)
         for _, leased in gone:
             leased.retire()

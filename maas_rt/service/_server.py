@@ -14,6 +14,7 @@ from ._aiohttp import web
 from ._app import CORE, create_app, error_response
 from ._errors import shown
 from ._repository import Repository
+from ._watch import Watch
 
 _HEADER_SECONDS = 10.0  # from the first byte of a request to the last of its headers
 _IDLE_SECONDS = 75.0  # of a connection without a request
@@ -28,11 +29,13 @@ def serve(
     threads: int = 0,
     max_body: int = 64 << 20,
     drain_delay: float = 0.0,
+    watch: float = 0.0,
 ) -> int:
     """Serve a directory until SIGINT or SIGTERM; running requests are finished first. Returns the exit status.
 
     Args:
         drain_delay: seconds in which it says that it is not ready, and still answers, before it stops to listen.
+        watch: seconds between two looks at the directory for what is new; 0: it is looked at once.
     """
     if not 0 <= port <= 65535:
         raise InvalidArgumentError(f"port is {port} and must be 0 to 65535; 0 picks a free one")
@@ -41,7 +44,12 @@ def serve(
         print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
     for line in repository.told + tuple(entry.reason for entry in repository.index() if entry.reason):
         print(f"not served: {line}", file=sys.stderr)
-    asyncio.run(_serve(create_app(repository, max_body), host, port, drain_delay))
+    watching = Watch(repository, watch) if watch else None
+    try:
+        asyncio.run(_serve(create_app(repository, max_body), host, port, drain_delay))
+    finally:
+        if watching is not None:
+            watching.close()
     return 0
 
 
