@@ -29,6 +29,7 @@ CORE = web.AppKey("core", Core)
 _MAX_BODY = web.AppKey("max_body", int)
 _BODY_SECONDS = web.AppKey("body_seconds", float)
 _EXPIRY = 5.0  # seconds between two looks for sequences that were idle too long
+_STREAMED = 1 << 18  # bytes of an answer from which it is sent in pieces, each once the one before has gone
 _MAX_DOCUMENT = 1 << 20  # bytes of a body that is no inference
 
 
@@ -113,13 +114,16 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     unread = response.status >= 400 and (not content.is_eof() or content.exception() is not None)
     if unread or request.app[CORE].draining:
         response.force_close()
-    response.headers["Server"] = SERVER
+    if not response.prepared:
+        response.headers["Server"] = SERVER
     return response
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except ConnectionError:  # the client has gone while it was answered
+        raise
     except ServiceError as error:
         return service_error(error)
     except Error as error:
@@ -302,29 +306,43 @@ async def _rollback(request: web.Request) -> web.Response:
 # ---- inference ------------------------------------------------------------------------------------------------------
 
 
-async def _infer(request: web.Request) -> web.Response:
+async def _infer(request: web.Request) -> web.StreamResponse:
     with request.app[CORE].begin(*_asked(request)) as call:
         check_type(request)
         body = await read_body(request, request.app[_MAX_BODY], request.app[_BODY_SECONDS])
         length = header_length(header(request, HEADER_LENGTH), len(body))
-        asked = await beside_the_loop(len(body), decode_request, body, length)
-        del body  # what a response needs of it is kept by it
-        response = await call.infer(asked)
+        asked = [await beside_the_loop(len(body), decode_request, body, length)]
+        del body
+        response = await call.infer(asked.pop())  # which lets go of the request when it has read it
         size = sum(output.array.nbytes for output in response.outputs)
-        accepted = header(request, "Accept-Encoding")
-        return await beside_the_loop(size, _infer_response, response, accepted)
+        answer = await beside_the_loop(size, _encoded, response, header(request, "Accept-Encoding"))
+    return await _send(request, *answer)
 
 
-def _infer_response(response: InferResponse, accepted: str | None) -> web.Response:
-    answer = encode_response(response)
-    body = answer.joined()
-    headers = {}
-    if answer.header_length is not None:
-        headers[HEADER_LENGTH] = str(answer.header_length)
-    encoding = encoding_for(accepted, len(body))
+def _encoded(response: InferResponse, accepted: str | None) -> tuple[tuple[bytes | memoryview, ...], dict[str, str]]:
+    """The parts of a body, and its headers."""
+    parts, length = encode_response(response)
+    headers = {"Server": SERVER, "Content-Type": "application/json; charset=utf-8"}
+    if length is not None:
+        headers |= {HEADER_LENGTH: str(length), "Content-Type": "application/octet-stream"}
+    encoding = encoding_for(accepted, sum(map(len, parts)))
     if encoding is not None:
-        body = packed(body, encoding)
+        parts = (packed(b"".join(parts), encoding),)
         headers["Content-Encoding"] = encoding
-    if answer.header_length is None:
-        return web.Response(body=body, headers=headers, content_type="application/json", charset="utf-8")
-    return web.Response(body=body, headers=headers, content_type="application/octet-stream")
+    return parts, headers
+
+
+async def _send(
+    request: web.Request, parts: tuple[bytes | memoryview, ...], headers: dict[str, str]
+) -> web.StreamResponse:
+    size = sum(map(len, parts))
+    if size < _STREAMED:
+        return web.Response(body=b"".join(parts), headers=headers)
+    response = web.StreamResponse(headers={**headers, "Content-Length": str(size)})
+    if request.app[CORE].draining:
+        response.force_close()
+    await response.prepare(request)
+    for part in parts:
+        for at in range(0, len(part), _STREAMED):
+            await response.write(memoryview(part)[at : at + _STREAMED])
+    return response

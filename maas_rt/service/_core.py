@@ -291,6 +291,8 @@ class Inference:
             served = self.served
             arrays = await beside_the_loop(request.size, served.signature.arrays, request)
             wanted = served.signature.requested(request)
+            identifier = request.id
+            del request  # its data may be large, and the arrays have what they need of it
             self._phases.compute_input = time.monotonic_ns() - began
             seed = options.seed
             if seed is None and served.draws:
@@ -312,12 +314,13 @@ class Inference:
         self._phases.compute_infer = job.ended - job.started
         if job.error is not None:
             raise job.error
-        began = time.monotonic_ns()
-        size = sum(job.results[each.name].nbytes for each in wanted)
-        outputs = await beside_the_loop(size, served.signature.answer, job.results, wanted)
+        began, results = time.monotonic_ns(), job.results
+        del job, arrays
+        size = sum(results[each.name].nbytes for each in wanted)
+        outputs = await beside_the_loop(size, served.signature.answer, results, wanted)
         self._phases.compute_output = time.monotonic_ns() - began
         parameters = {"seed": seed} if served.draws else {}
-        return InferResponse(served.name, served.version, outputs, request.id, parameters)
+        return InferResponse(served.name, served.version, outputs, identifier, parameters)
 
     def _deadline(self, options: Options) -> int | None:
         """The earliest of those that the request has; the model's, if it has none."""

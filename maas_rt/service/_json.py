@@ -72,8 +72,11 @@ def parse_document(body: bytes | bytearray | memoryview, *, response: bool = Fal
 
 def dump_document(
     members: Mapping[str, Any], name: str, tensors: Iterable[tuple[Mapping[str, Any], bytes | None]]
-) -> bytes:
-    """The inverse: an object with these members and, as `name`, a list of tensors: of each its members, and `data` as write_data gave it."""
+) -> list[bytes]:
+    """The inverse, in parts, so that large data are not copied: an object with these members and, as `name`, a list of tensors.
+
+    Of each tensor: its members, and `data` as write_data gave it, if any.
+    """
     parts = [_open(members), json.dumps(name).encode(), b":["]
     for index, (tensor, data) in enumerate(tensors):
         if index:
@@ -82,7 +85,8 @@ def dump_document(
             parts.append(_ENCODER.encode(tensor).encode())
         else:
             parts += [_open(tensor), b'"data":', data, b"}"]
-    return b"".join([*parts, b"]}"])
+    parts.append(b"]}")
+    return parts
 
 
 def parse_data(data: JsonData, datatype: Datatype, shape: Sequence[int], what: str) -> Array:

@@ -142,7 +142,7 @@ class Body(NamedTuple):
 
     def joined(self) -> bytes:
         """The parts as one."""
-        return self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], bytes) else b"".join(self.parts)
+        return b"".join(self.parts)
 
 
 @dataclass(frozen=True)
@@ -434,4 +434,4 @@ def _body(members: dict[str, Any], name: str, tensors: Iterable[OutputTensor], r
         else:
             entries.append((entry, write_data(array, datatype, f"{role} {shown(tensor.name)}")))
     text = dump_document(members, name, entries)
-    return Body((text, *buffers), len(text) if buffers else None)
+    return Body((*text, *buffers), sum(map(len, text)) if buffers else None)
