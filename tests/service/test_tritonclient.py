@@ -19,10 +19,7 @@ from maas_rt.service._requests import (
     encode_response,
 )
 
-_HOW = (
-    "needs NVIDIA's client, whose bound on ml_dtypes is below what was tested here: pip install --no-deps tritonclient "
-    "python-rapidjson geventhttpclient gevent greenlet zope.event zope.interface"
-)
+_HOW = "needs NVIDIA's client: pip install 'tritonclient[http]', as the extra dev does"
 triton = pytest.importorskip("tritonclient.http", reason=_HOW)
 _request_body = pytest.importorskip("tritonclient.http._utils", reason=_HOW)._get_inference_request
 
