@@ -45,7 +45,7 @@ def create_app(
 
     Args:
         max_body: requests over so many bytes, unpacked, get 413.
-        body_seconds: a body that takes longer gets 408.
+        body_seconds: a body that takes longer gets 408; a client that takes no more of its answer for so long is left.
         gate: who may do what; None: everybody everything.
         observe: told of each inference.
     """
@@ -344,5 +344,11 @@ async def _send(
     await response.prepare(request)
     for part in parts:
         for at in range(0, len(part), _STREAMED):
-            await response.write(memoryview(part)[at : at + _STREAMED])
+            piece = memoryview(part)[at : at + _STREAMED]
+            try:
+                await asyncio.wait_for(response.write(piece), request.app[_BODY_SECONDS])
+            except asyncio.TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionResetError("the client does not take its answer") from None
     return response

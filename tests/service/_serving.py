@@ -21,8 +21,9 @@ from maas_rt.service._server import Runner
 class Served:
     """Where it listens, a session of aiohttp's client, and what is behind it."""
 
-    def __init__(self, port: int, session: aiohttp.ClientSession, core: Core) -> None:
-        self.port = port
+    def __init__(self, listener: Any, session: aiohttp.ClientSession, core: Core) -> None:
+        self.listener = listener
+        self.port: int = listener.getsockname()[1]
         self.session = session
         self.core = core
 
@@ -66,8 +67,8 @@ async def serving(directory: Path, **options: Any) -> AsyncIterator[Served]:
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        port = runner.addresses[0][1]
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
-            yield Served(port, session, app[CORE])
+        (listener,) = site._server.sockets  # type: ignore[union-attr]
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{listener.getsockname()[1]}") as session:
+            yield Served(listener, session, app[CORE])
     finally:
         await runner.cleanup()

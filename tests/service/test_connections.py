@@ -6,9 +6,11 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -123,6 +125,34 @@ async def test_an_absolute_url_is_the_path_in_it(server: Served) -> None:
         server, b"GET http://elsewhere.example/v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
     assert _statuses(found) == [200]
+
+
+async def test_a_client_that_does_not_take_its_answer_is_left(tmp_path: Path) -> None:
+    (tmp_path / "softmax.mrt").write_bytes(_tiny.softmax(("n", 4), 1 << 20))
+    rows = 25_000
+    tensor = {"name": "x", "shape": [rows, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16 * rows}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    async with serving(tmp_path, body_seconds=1) as server:
+        server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # which its connections inherit
+        connection = socket.create_connection(("127.0.0.1", server.port))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        request = (
+            b"POST /v2/models/softmax/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: %d\r\n"
+            b"Content-Length: %d\r\n\r\n" % (len(head), len(head) + 16 * rows)
+        )
+        await asyncio.to_thread(connection.sendall, request + head + bytes(16 * rows))
+        await asyncio.sleep(2)
+
+        def received() -> bytes:
+            found = b""
+            with suppress(ConnectionResetError):
+                while data := connection.recv(1 << 20):
+                    found += data
+            return found
+
+        found = await asyncio.wait_for(asyncio.to_thread(received), 10)
+        assert b" 200 OK" in found and len(found) < 300_000  # of 500,000
+        connection.close()
 
 
 async def test_an_end_in_two_phases_loses_no_request(tmp_path: Path) -> None:
