@@ -13,6 +13,8 @@ struct DType {
   uint8_t code;
   uint8_t bits;
   size_t bytes() const { return (static_cast<size_t>(bits) + 7) / 8; }
+  // Of an element's address: kernels and generated functions count on it, and on no more.
+  size_t alignment() const { return bytes() < 8 ? bytes() : 8; }
   bool operator==(const DType& o) const { return code == o.code && bits == o.bits; }
   bool operator!=(const DType& o) const { return !(*this == o); }
 };

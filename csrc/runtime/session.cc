@@ -12,11 +12,7 @@
 namespace mrt {
 namespace {
 
-// Kernels and generated functions count on elements at their natural alignment, and on no more.
-bool aligned(const void* p, DType dtype) {
-  const size_t element = dtype.bytes() < 8 ? dtype.bytes() : 8;
-  return (reinterpret_cast<uintptr_t>(p) & (element - 1)) == 0;
-}
+bool aligned(const void* p, DType dtype) { return (reinterpret_cast<uintptr_t>(p) & (dtype.alignment() - 1)) == 0; }
 
 }  // namespace
 

@@ -47,12 +47,17 @@ Status value_shape(const Program& program, const Bindings& bindings, uint32_t va
 Status view_offset(const Program& program, const Bindings& bindings, uint32_t value, size_t* out) {
   const plan::Plan& plan = program.plan();
   int64_t total = 0;
-  for (uint32_t v = value; plan.values[v].storage == Storage::view; v = plan.values[v].base) {
+  uint32_t v = value;
+  for (; plan.values[v].storage == Storage::view; v = plan.values[v].base) {
     const ExprValue& e = bindings.exprs[static_cast<size_t>(plan.values[v].offset)];
     if (e.known != Known::yes || e.value < 0 || !checked_add(total, e.value, &total) || total > kMaxTensorBytes)
       return fail(MRT_ERROR_SHAPE, "the place of view '%s' is not known or out of range with these inputs",
                   plan.values[value].name.c_str());
   }
+  const plan::Value &view = plan.values[value], &root = plan.values[v];
+  const int64_t place = total + (root.storage == Storage::constant ? root.offset : 0);
+  if (place % static_cast<int64_t>(DType{view.dtype_code, view.dtype_bits}.alignment()) != 0)
+    return fail(MRT_ERROR_SHAPE, "view '%s' is not aligned to its elements", view.name.c_str());
   *out = static_cast<size_t>(total);
   return Status();
 }

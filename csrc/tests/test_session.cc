@@ -377,6 +377,22 @@ TEST(session, view_beyond_its_base) {
   CHECK(static_cast<float*>(out.data)[3] == 5);
 }
 
+TEST(session, view_between_elements) {
+  for (const int64_t at : {1, 2, 6}) {
+    PlanBuilder p;
+    const uint32_t x = p.constant("x", {8}, std::vector<float>(8, 1.0f));
+    const uint32_t v = p.view("v", x, {p.fixed(4)}, p.fixed(at));
+    const uint32_t y = p.value("y", Storage::arena, {p.fixed(4)});
+    const uint32_t b = p.block("main");
+    p.concat(b, "join", {v}, y);
+    p.entry("main", {}, {y}, b);
+    Loaded l(p.file());
+    mrt_tensor out = {};
+    CHECK_EQ(mrt_session_run(l.session, nullptr, 0, &out, 1, nullptr), MRT_ERROR_SHAPE);
+    CHECK_SAYS(mrt_last_error(), "view 'v' is not aligned to its elements");
+  }
+}
+
 namespace {
 // total (a state, starts at 100) = total + x; y = total.
 PlanBuilder state_plan() {

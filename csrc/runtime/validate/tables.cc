@@ -130,8 +130,8 @@ class Tables {
     MRT_CHECK(v.offset >= 0 && v.bytes >= 0 && static_cast<uint64_t>(v.offset) <= v_.weights_size &&
                   static_cast<uint64_t>(v.bytes) <= v_.weights_size - static_cast<uint64_t>(v.offset),
               "constant '%s' lies outside the weights section", name);
-    const i64 element = (v.dtype_bits + 7) / 8;
-    MRT_CHECK(v.offset % (element < 8 ? element : 8) == 0, "constant '%s' is not aligned to its elements", name);
+    const i64 alignment = static_cast<i64>(DType{v.dtype_code, v.dtype_bits}.alignment());
+    MRT_CHECK(v.offset % alignment == 0, "constant '%s' is not aligned to its elements", name);
     return fixed_bytes(v_, v, nullptr);
   }
 
