@@ -228,6 +228,8 @@ REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
     "ScatterElements at other ranks": ("input 1 of rank 1, expected 2", lambda: _ranks("ScatterElements", "x i u", x=[3, 3], i=[1], u=[1, 2])),
     "ScatterND at a number": ("depth None", lambda: _ranks("ScatterND", "x i u", x=[3, 3], i=[], u=[3])),
     "GatherElements at a number": ("input 1 of rank 0, expected 2", lambda: _ranks("GatherElements", "x i", x=[3, 3], i=[])),
+    "Celu by 0": ("has alpha 0.0", lambda: unary("Celu", {}, alpha=0.0)),
+    "Celu by infinity": ("has alpha -inf", lambda: unary("Celu", {}, alpha=float("-inf"))),
     # onnx's own inference ends the process that asks it of these
     "LayerNormalization along no axis": ("axis 2147483648 is out of range", lambda: unary("LayerNormalization", {"w": floats(3)}, "x w", axis=2**31)),
     "GatherND of batches below 0": ("-6 batch dimensions", lambda: unary("GatherND", {"i": np.array([[1, 0]])}, "x i", batch_dims=-6)),

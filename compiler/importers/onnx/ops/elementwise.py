@@ -308,6 +308,8 @@ def elu(n: Node) -> Any:
 @op("Celu", since=[12, 28])
 def celu(n: Node) -> Any:
     alpha = n.float_attr("alpha", 1.0)
+    if alpha == 0 or not math.isfinite(alpha):
+        raise n.broken(f"has alpha {alpha}, expected a finite number other than 0: it is divided by")
     return _in_float(n, lambda v, k: elementary.elu(v, alpha, 1.0, 1.0 / alpha))
 
 
