@@ -19,10 +19,10 @@ __all__ = ["whole_file", "write_npz"]
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def whole_file(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[BinaryIO]:
     """Opens what becomes the file of this name when the block ends: it is written beside it, flushed to the disk and renamed, and
     whatever happens, no half file is left. A link is followed. A device or a pipe (/dev/null, /dev/stdout) stays what it is and is
-    written to.
+    written to. The permissions are those of the file that is replaced, or `mode` less the process's umask.
 
     Raises:
         Error: the file could not be written (no such folder, no space left, ...).
@@ -39,8 +39,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         target = os.path.realpath(name)
         beside = os.path.join(os.path.dirname(target), f".maas-rt.{secrets.token_hex(8)}.part")
         try:
-            # The mode is that of the file that is replaced, or what the process gives to new ones.
-            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 if was is not None:
                     os.fchmod(file.fileno(), stat.S_IMODE(was))
                 yield file

@@ -27,6 +27,7 @@ _COMMANDS = {
     "verify": "compare a model.mrt with the model it came from",
     "ops": "list the operators that can be compiled, by frontend and version",
     "serve": "serve a directory of .mrt files over HTTP",
+    "token": "make, list and revoke the API keys of a server",
     "demo": "train a small classifier with two processes, compile its checkpoint, compare",
 }
 
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if args.traceback or not error.name or error.name.partition(".")[0] == "maas_rt":
             raise
-        extra = "serve" if args.command == "serve" else "compiler"
+        extra = "serve" if args.command in ("serve", "token") else "compiler"
         missing = MissingExtraError(f"maas-rt {args.command}", extra, error.name)
         print(f"maas-rt {args.command}: error: {error if isinstance(error, Error) else missing}", file=sys.stderr)
         return 1
