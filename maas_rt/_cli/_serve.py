@@ -11,15 +11,14 @@ wait for them (docs/service.md).
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from .._errors import InvalidArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="holds NAME.mrt, or NAME/VERSION/model.mrt")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
-    )
-    parser.add_argument("--port", type=port, default=8000, help="0 picks a free one (default: 8000)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of one inference (default: all)")
+    parser.add_argument("--threads", type=threads, default=0, help="threads of one inference (default: all)")
     parser.add_argument(
         "--max-body", type=mebibytes, default=64 << 20, metavar="MIB", help="largest request (default: 64 MiB)"
     )
@@ -37,22 +36,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="look for new, changed and removed files every so many seconds (default: 0, never)",
     )
+    where = parser.add_argument_group("where to listen")
+    where.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        help="address to listen on; may be repeated (default: 127.0.0.1 and ::1, this machine only)",
+    )
+    where.add_argument("--port", type=port, default=8000, help="0 picks a free one (default: 8000)")
+    where.add_argument(
+        "--unix", type=Path, metavar="PATH", help="a Unix socket; without --host nothing else is listened on"
+    )
+    where.add_argument(
+        "--insecure", action="store_true", help="answer other machines without tokens and TLS: something else guards it"
+    )
+    access = parser.add_argument_group("who may do what")
+    access.add_argument("--keys", type=Path, metavar="KEYS.json", help="API keys, as `maas-rt token new` makes them")
+    access.add_argument("--jwt", type=Path, metavar="ISSUERS.toml", help="issuers of JSON Web Tokens")
+    access.add_argument(
+        "--rate", type=float, default=0.0, metavar="N", help="requests a second of one client (default: any)"
+    )
+    access.add_argument(
+        "--burst",
+        type=count,
+        default=0,
+        metavar="N",
+        help="requests of one client that may come together (default: those of a second)",
+    )
+    access.add_argument(
+        "--in-flight", type=count, default=0, metavar="N", help="requests of one client at once (default: any)"
+    )
+    access.add_argument(
+        "--audit-log", type=Path, metavar="FILE", help="where administrative calls are noted (default: standard error)"
+    )
+    tls = parser.add_argument_group("TLS")
+    tls.add_argument(
+        "--tls-cert", type=Path, metavar="CERT.pem", help="the server's certificate, with the chain below it"
+    )
+    tls.add_argument("--tls-key", type=Path, metavar="KEY.pem", help="its private key")
+    tls.add_argument(
+        "--tls-client-ca",
+        type=Path,
+        metavar="CA.pem",
+        help="clients must show a certificate of one of these authorities",
+    )
+
+
+def threads(text: str) -> int:
+    """Threads, or 0 for all."""
+    return _number(text, 0, 1 << 16, "number of threads")
+
+
+def count(text: str) -> int:
+    """A number of requests."""
+    return _number(text, 1, 1 << 31, "number of requests")
 
 
 def port(text: str) -> int:
     """A TCP port, or 0."""
-    number = int(text) if text.isascii() and text.isdigit() else -1
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
-    return number
+    return _number(text, 0, 65535, "port")
 
 
 def mebibytes(text: str) -> int:
     """A size in MiB, in bytes."""
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if not 0 < number < 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size in MiB; expected 1 or more")
-    return number << 20
+    return _number(text, 1, 1 << 20, "size in MiB") << 20
+
+
+def _number(text: str, least: int, most: int, what: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}; expected {least} to {most}")
+    return number
 
 
 def seconds(text: str) -> float:
@@ -68,13 +122,24 @@ def seconds(text: str) -> float:
 
 def execute(args: argparse.Namespace) -> int:
     from ..service import serve
+    from ..service._limiter import Limits
+    from ..service._listen import Listen
+    from ..service._tls import TlsFiles
 
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise InvalidArgumentError("TLS needs both of --tls-cert and --tls-key")
+    if args.tls_client_ca is not None and args.tls_cert is None:
+        raise InvalidArgumentError("--tls-client-ca is of no use without --tls-cert and --tls-key")
     return serve(
         args.directory,
-        host=args.host,
-        port=args.port,
+        listen=Listen(tuple(args.host), args.port, args.unix, args.insecure),
         threads=args.threads,
         max_body=args.max_body,
+        keys=args.keys,
+        issuers=args.jwt,
+        tls=None if args.tls_cert is None else TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca),
+        limits=Limits(args.rate, args.burst, args.in_flight),
+        audit=args.audit_log,
         drain_delay=args.drain_delay,
         watch=args.watch,
     )

@@ -6,26 +6,24 @@ A handler turns its request into a call of Core, and what that gives or raises i
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from .._errors import Error
 from ._aiohttp import web
-from ._bodies import ACCEPTED_ENCODINGS, check_length, check_type, encoding_for, header, packed, read_body
-from ._core import Context, Core, Gate, Observer
-from ._errors import Kind, ServiceError, bad_request, kind_of, shown
+from ._answers import REQUEST_ID, SERVER
+from ._bodies import check_type, encoding_for, expect_later, header, packed, read_body
+from ._core import Context, Core, Gate
+from ._errors import bad_request, shown
+from ._exposition import content_type, render
+from ._guard import CORE, LOCAL_ONLY, METRICS, VERBS, Handler, context_of, counted, guard
 from ._json import parse_document
+from ._metrics import Metrics
+from ._observer import Counting
 from ._offload import beside_the_loop
 from ._repository import Repository
 from ._requests import HEADER_LENGTH, InferResponse, decode_request, encode_response, header_length
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-SERVER = "maas-rt"  # aiohttp would tell versions to whoever knocks
-TIMEOUT = "X-Request-Timeout-Ms"
-CORE = web.AppKey("core", Core)
 _MAX_BODY = web.AppKey("max_body", int)
 _BODY_SECONDS = web.AppKey("body_seconds", float)
 _EXPIRY = 5.0  # seconds between two looks for sequences that were idle too long
@@ -39,7 +37,8 @@ def create_app(
     *,
     body_seconds: float = 120,
     gate: Gate | None = None,
-    observe: Observer | None = None,
+    metrics: Metrics | None = None,
+    local_only: bool = False,
 ) -> web.Application:
     """The application for a repository.
 
@@ -47,148 +46,80 @@ def create_app(
         max_body: requests over so many bytes, unpacked, get 413.
         body_seconds: a body that takes longer gets 408; a client that takes no more of its answer for so long is left.
         gate: who may do what; None: everybody everything.
-        observe: told of each inference.
+        metrics: where inferences and refusals are counted.
+        local_only: the server is for this machine alone and asks for no tokens: a page of a browser on it must not reach it by a name that
+            it has the browser look up (DNS rebinding).
     """
-    app = web.Application(middlewares=[_errors_as_json], handler_args={"auto_decompress": False})
-    app[CORE] = Core(repository, gate=gate, observe=observe)
+    app = web.Application(middlewares=[guard], handler_args={"auto_decompress": False})
+    app[METRICS] = metrics or Metrics()
+    app[CORE] = Core(repository, gate=gate, observe=Counting(app[METRICS]))
+    app[LOCAL_ONLY] = local_only
+    app[VERBS] = {}
     app[_MAX_BODY] = max_body
     app[_BODY_SECONDS] = body_seconds
-    app.cleanup_ctx.append(_expire_sequences)
-    for method, path, handler in _routes():
-        for each in ("HEAD", "GET") if method == "GET" else (method,):
-            app.router.add_route(each, path, handler, expect_handler=_expect)
+    app.cleanup_ctx.append(_look_around)
+    for method, path, handler, verb in _routes():
+        add_route(app, method, path, handler, verb)
     return app
 
 
-def _routes() -> Iterator[tuple[str, str, Handler]]:
+def add_route(app: web.Application, method: str, path: str, handler: Handler, verb: str | None) -> None:
+    """A route, and the verb that the gate is asked for on it; None: it is for everybody."""
+    app[VERBS][method, handler] = verb
+    for each in ("HEAD", "GET") if method == "GET" else (method,):
+        app.router.add_route(each, path, handler, expect_handler=expect_later)
+
+
+def _routes() -> Iterator[tuple[str, str, Handler, str | None]]:
     """All routes. Those of one resource stand together, and what is asked for most stands first."""
     model = "/v2/models/{model}"
     for prefix in (model, model + "/versions/{version}"):
-        yield "POST", prefix + "/infer", _infer
+        yield "POST", prefix + "/infer", _infer, "infer"
         for path, handler in (("", _metadata), ("/ready", _model_ready), ("/config", _config), ("/stats", _statistics)):
-            yield "GET", prefix + path, handler
-    yield "GET", "/v2/models/stats", _statistics
-    for path, handler in (
-        ("/v2", _server),
-        ("/v2/", _server),
-        ("/v2/health/live", _live),
-        ("/v2/health/ready", _ready),
+            yield "GET", prefix + path, handler, "read"
+    yield "GET", "/v2/models/stats", _statistics, "read"
+    yield "GET", "/v2", _server, "read"
+    yield "GET", "/v2/", _server, "read"
+    yield "GET", "/v2/health/live", _live, None
+    yield "GET", "/v2/health/ready", _ready, None
+    yield "GET", "/metrics", _metrics, "metrics"
+    for path, handler, change in (
+        ("/v2/trace/setting", _trace, "admin"),
+        (model + "/trace/setting", _trace, "admin"),
+        ("/v2/logging", _logging, "admin"),
+        ("/v2/repository/index", _index, "read"),
     ):
-        yield "GET", path, handler
-    for path, handler in (
-        ("/v2/trace/setting", _trace),
-        (model + "/trace/setting", _trace),
-        ("/v2/logging", _logging),
-        ("/v2/repository/index", _index),
-    ):
-        yield "GET", path, handler
-        yield "POST", path, handler
+        yield "GET", path, handler, "read"
+        yield "POST", path, handler, change
     repository = "/v2/repository/models/{model}"
-    yield "POST", repository + "/load", _load
-    yield "POST", repository + "/unload", _unload
-    yield "GET", repository + "/labels", _labels
-    yield "POST", repository + "/labels/{label}", _set_label
-    yield "POST", repository + "/labels/{label}/rollback", _rollback
+    yield "POST", repository + "/load", _load, "admin"
+    yield "POST", repository + "/unload", _unload, "admin"
+    yield "GET", repository + "/labels", _labels, "read"
+    yield "POST", repository + "/labels/{label}", _set_label, "admin"
+    yield "POST", repository + "/labels/{label}/rollback", _rollback, "admin"
 
 
-async def _expire_sequences(app: web.Application) -> AsyncIterator[None]:
-    async def expire() -> None:
+async def _look_around(app: web.Application) -> AsyncIterator[None]:
+    """Ends what nobody uses any more, while the application runs."""
+    core = app[CORE]
+
+    async def look() -> None:
         while True:
             await asyncio.sleep(_EXPIRY)
-            app[CORE].sequences.expire()
+            core.sequences.expire()
+            app[METRICS].keep({(each.name, each.version) for each in core.repository.index()})
 
-    task = asyncio.create_task(expire())
+    task = asyncio.create_task(look())
     yield
     task.cancel()
     app[CORE].close()
 
 
-# ---- errors ---------------------------------------------------------------------------------------------------------
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error is a JSON object with `error`, as the protocol asks."""
-    response = await _answered(request, handler)
-    content = request.content
-    unread = response.status >= 400 and (not content.is_eof() or content.exception() is not None)
-    if unread or request.app[CORE].draining:
-        response.force_close()
-    if not response.prepared:
-        response.headers["Server"] = SERVER
-    return response
-
-
-async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except ConnectionError:  # the client has gone while it was answered
-        raise
-    except ServiceError as error:
-        return service_error(error)
-    except Error as error:
-        return error_response(kind_of(error).http, str(error))
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        response = error_response(error.status, f"{request.method} {shown(request.path)}: {error.reason}", allow)
-        if error.status == 408:
-            response.force_close()
-        return response
-    except Exception as error:
-        logging.getLogger(__name__).exception("%s %s", request.method, request.path)
-        return error_response(500, f"the server failed on this request ({type(error).__name__}): its log says more")
-
-
-def service_error(error: ServiceError) -> web.Response:
-    """A refusal, with the headers that belong to its kind."""
-    headers = {}
-    if error.retry_after is not None or error.kind in (Kind.OVERLOADED, Kind.NOT_READY, Kind.RATE_LIMITED):
-        headers["Retry-After"] = str(math.ceil(error.retry_after or 1))
-    if error.kind is Kind.UNAUTHENTICATED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if error.kind is Kind.UNSUPPORTED_MEDIA:
-        headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
-    return error_response(error.kind.http, str(error), headers)
-
-
-def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An error as the protocol has it."""
-    return web.json_response({"error": message}, status=status, headers={"Server": SERVER, **(headers or {})})
-
-
 # ---- what requests say ----------------------------------------------------------------------------------------------
 
 
-def _context(request: web.Request) -> Context:
-    deadline = None
-    given = header(request, TIMEOUT)
-    if given is not None:
-        if not (given.isascii() and given.isdigit() and 0 < len(given) <= 10):
-            raise bad_request(f"{TIMEOUT} is {shown(given)} and must be a number of milliseconds")
-        deadline = time.monotonic_ns() + int(given) * 1_000_000
-    return Context(header(request, "Authorization"), deadline)
-
-
 def _asked(request: web.Request) -> tuple[str, str | None, Context]:
-    return request.match_info["model"], request.match_info.get("version"), _context(request)
-
-
-async def _expect(request: web.Request) -> web.StreamResponse | None:
-    """Answers an Expect header: what is too large is refused before it is sent."""
-    if request.headers["Expect"].lower() != "100-continue":
-        return error_response(417, f"Expect is {shown(request.headers['Expect'])}, and only 100-continue is known")
-    try:
-        check_length(request, request.app[_MAX_BODY])
-    except ServiceError as error:
-        response = service_error(error)
-        response.force_close()
-        return response
-    if request.version >= (1, 1):
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
-    return None
+    return request.match_info["model"], request.match_info.get("version"), context_of(request)
 
 
 async def _document(request: web.Request) -> dict[str, Any]:
@@ -205,7 +136,7 @@ async def _document(request: web.Request) -> dict[str, Any]:
 
 
 async def _server(request: web.Request) -> web.Response:
-    return web.json_response(request.app[CORE].server_metadata(_context(request)))
+    return web.json_response(request.app[CORE].server_metadata(context_of(request)))
 
 
 async def _live(request: web.Request) -> web.Response:
@@ -219,15 +150,20 @@ async def _ready(request: web.Request) -> web.Response:
     return web.json_response(body, status=503, headers={"Retry-After": "1"})
 
 
+async def _metrics(request: web.Request) -> web.Response:
+    kind = content_type(request.headers.get("Accept"))
+    return web.Response(body=render(request.app[METRICS], kind), headers={"Content-Type": kind})
+
+
 async def _logging(request: web.Request) -> web.Response:
     changes = await _document(request) if request.method == "POST" else None
-    return web.json_response(request.app[CORE].log_settings(_context(request), changes))
+    return web.json_response(request.app[CORE].log_settings(context_of(request), changes))
 
 
 async def _trace(request: web.Request) -> web.Response:
     changes = await _document(request) if request.method == "POST" else None
     model = request.match_info.get("model")
-    return web.json_response(request.app[CORE].trace_settings(model, _context(request), changes))
+    return web.json_response(request.app[CORE].trace_settings(model, context_of(request), changes))
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -247,7 +183,7 @@ async def _config(request: web.Request) -> web.Response:
 
 async def _statistics(request: web.Request) -> web.Response:
     model, version = request.match_info.get("model"), request.match_info.get("version")
-    return web.json_response(request.app[CORE].statistics(model, version, _context(request)))
+    return web.json_response(request.app[CORE].statistics(model, version, context_of(request)))
 
 
 # ---- the repository -------------------------------------------------------------------------------------------------
@@ -258,7 +194,7 @@ async def _index(request: web.Request) -> web.Response:
     ready = document.get("ready", False)
     if not isinstance(ready, bool):
         raise bad_request(f'"ready" is {shown(ready)} and must be true or false')
-    return web.json_response(request.app[CORE].index(_context(request), ready))
+    return web.json_response(request.app[CORE].index(context_of(request), ready))
 
 
 async def _parameters(request: web.Request) -> dict[str, Any]:
@@ -273,18 +209,18 @@ async def _load(request: web.Request) -> web.Response:
     foreign = [name for name in parameters if name == "config" or name.startswith("file:")]
     if foreign:
         raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
-    await request.app[CORE].load(request.match_info["model"], _context(request))
+    await request.app[CORE].load(request.match_info["model"], context_of(request))
     return web.json_response({})
 
 
 async def _unload(request: web.Request) -> web.Response:
     await _parameters(request)  # unload_dependents: there are none
-    await request.app[CORE].unload(request.match_info["model"], _context(request))
+    await request.app[CORE].unload(request.match_info["model"], context_of(request))
     return web.json_response({})
 
 
 async def _labels(request: web.Request) -> web.Response:
-    return web.json_response(request.app[CORE].labels(request.match_info["model"], _context(request)))
+    return web.json_response(request.app[CORE].labels(request.match_info["model"], context_of(request)))
 
 
 async def _set_label(request: web.Request) -> web.Response:
@@ -292,15 +228,13 @@ async def _set_label(request: web.Request) -> web.Response:
     if not isinstance(version, str):
         raise bad_request(f'"version" is {shown(version)} and must be a version, as "3"')
     model, label = request.match_info["model"], request.match_info["label"]
-    await request.app[CORE].set_label(model, label, version, _context(request))
-    return web.json_response(request.app[CORE].labels(model, _context(request)))
+    return web.json_response(await request.app[CORE].set_label(model, label, version, context_of(request)))
 
 
 async def _rollback(request: web.Request) -> web.Response:
     await _document(request)
     model, label = request.match_info["model"], request.match_info["label"]
-    await request.app[CORE].rollback(model, label, _context(request))
-    return web.json_response(request.app[CORE].labels(model, _context(request)))
+    return web.json_response(await request.app[CORE].rollback(model, label, context_of(request)))
 
 
 # ---- inference ------------------------------------------------------------------------------------------------------
@@ -308,14 +242,19 @@ async def _rollback(request: web.Request) -> web.Response:
 
 async def _infer(request: web.Request) -> web.StreamResponse:
     with request.app[CORE].begin(*_asked(request)) as call:
+        counted(request)
         check_type(request)
         body = await read_body(request, request.app[_MAX_BODY], request.app[_BODY_SECONDS])
+        began = time.monotonic_ns()
         length = header_length(header(request, HEADER_LENGTH), len(body))
         asked = [await beside_the_loop(len(body), decode_request, body, length)]
+        call.parsed(time.monotonic_ns() - began)
         del body
         response = await call.infer(asked.pop())  # which lets go of the request when it has read it
+        began = time.monotonic_ns()
         size = sum(output.array.nbytes for output in response.outputs)
         answer = await beside_the_loop(size, _encoded, response, header(request, "Accept-Encoding"))
+        call.encoded(time.monotonic_ns() - began)
     return await _send(request, *answer)
 
 
@@ -336,6 +275,7 @@ async def _send(
     request: web.Request, parts: tuple[bytes | memoryview, ...], headers: dict[str, str]
 ) -> web.StreamResponse:
     size = sum(map(len, parts))
+    headers[REQUEST_ID] = context_of(request).request_id
     if size < _STREAMED:
         return web.Response(body=b"".join(parts), headers=headers)
     response = web.StreamResponse(headers={**headers, "Content-Length": str(size)})

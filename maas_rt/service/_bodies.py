@@ -9,11 +9,11 @@ import asyncio
 import zlib
 
 from ._aiohttp import web
+from ._answers import ACCEPTED_ENCODINGS, ENCODINGS
+from ._connection import Connection
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._offload import beside_the_loop
 
-_ENCODINGS = {"gzip": 31, "deflate": 15}  # by zlib's wbits, the better first
-ACCEPTED_ENCODINGS = ", ".join(_ENCODINGS)
 _PACKED_FROM = 1024  # bytes; less is packed for a client alone that names one encoding and no other
 _LEVEL = 4
 _UNPACKED = 4  # times as large as what comes in, about
@@ -46,13 +46,23 @@ def check_length(request: web.Request, limit: int) -> None:
         raise _too_large(limit)
 
 
+async def expect_later(request: web.Request) -> None:
+    """For routes' `expect_handler`: a client that waits for 100 Continue hears it when its body is read, after all else was checked."""
+
+
 async def read_body(request: web.Request, limit: int, seconds: float) -> bytes | bytearray:
-    """The body, of at most `limit` bytes once it is unpacked, if it is there within so many seconds."""
+    """The body, of at most `limit` bytes once it is unpacked, if it is there within so many seconds.
+
+    Raises:
+        ServiceError: BAD_REQUEST, TOO_LARGE, UNSUPPORTED_MEDIA; OVERLOADED where the server holds as many bodies as it may.
+        HTTPRequestTimeout, HTTPExpectationFailed.
+    """
     encoding = (header(request, "Content-Encoding") or "identity").strip().lower()
-    if encoding not in ("identity", *_ENCODINGS):
+    if encoding not in ("identity", *ENCODINGS):
         text = f"the Content-Encoding is {shown(encoding)}, and this server takes {ACCEPTED_ENCODINGS}"
         raise ServiceError(Kind.UNSUPPORTED_MEDIA, text)
     check_length(request, limit)
+    await _say_continue(request)
     if request.content.is_eof():  # all of it has arrived
         body = await _collect(request, limit)
     else:
@@ -62,13 +72,33 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes |
             raise web.HTTPRequestTimeout(reason=f"the body was not there after {seconds:g} seconds") from None
     if encoding == "identity":
         return body
-    return await beside_the_loop(_UNPACKED * len(body), _unpacked, body, encoding, limit)
+    unpacked = await beside_the_loop(_UNPACKED * len(body), _unpacked, body, encoding, limit)
+    _hold(request, len(unpacked))
+    return unpacked
+
+
+def _hold(request: web.Request, size: int) -> None:
+    """Bytes of the body are in memory now."""
+    if isinstance(request.protocol, Connection):  # it is not, in somebody else's server
+        request.protocol.hold(size)
+
+
+async def _say_continue(request: web.Request) -> None:
+    expected = header(request, "Expect")
+    if expected is None:
+        return
+    if expected.lower() != "100-continue":
+        raise web.HTTPExpectationFailed(reason=f"Expect is {shown(expected)}, and only 100-continue is known")
+    if request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
 
 
 async def _collect(request: web.Request, limit: int) -> bytes | bytearray:
     content = request.content
     try:
         chunk = await content.readany()
+        _hold(request, len(chunk))
         if content.at_eof() and len(chunk) <= limit:
             return chunk
         body = bytearray(chunk)
@@ -76,6 +106,7 @@ async def _collect(request: web.Request, limit: int) -> bytes | bytearray:
             if len(body) > limit:
                 raise _too_large(limit)
             chunk = await content.readany()
+            _hold(request, len(chunk))
             body += chunk
     except (web.RequestPayloadError, ConnectionError) as error:  # an end before its length
         raise bad_request(f"the body cannot be read: {shown(' '.join(str(error).split()))}") from None
@@ -83,7 +114,7 @@ async def _collect(request: web.Request, limit: int) -> bytes | bytearray:
 
 
 def _unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
-    wbits = _ENCODINGS[encoding]
+    wbits = ENCODINGS[encoding]
     if encoding == "deflate" and not (body[:1] and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0):
         wbits = -15  # as some clients understand the word
     parts = []
@@ -118,7 +149,7 @@ def encoding_for(accepted: str | None, size: int) -> str | None:
     weights = _weights(accepted)
     if size < _PACKED_FROM and len(weights) > 1:
         return None
-    offered = {name: weights.get(name, weights.get("*", 0.0)) for name in _ENCODINGS}
+    offered = {name: weights.get(name, weights.get("*", 0.0)) for name in ENCODINGS}
     best = max(offered, key=lambda name: offered[name])
     return best if offered[best] > weights.get("identity", 0.0) else None
 
@@ -139,5 +170,5 @@ def _weights(accepted: str) -> dict[str, float]:
 
 def packed(body: bytes, encoding: str) -> bytes:
     """A body in one of the encodings."""
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _ENCODINGS[encoding])
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, ENCODINGS[encoding])
     return packer.compress(body) + packer.flush()

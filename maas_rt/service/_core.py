@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from .._version import __version__
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, kind_of
+from ._grants import ALL, Client
 from ._leases import Lease
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
@@ -52,17 +53,28 @@ class Context:
     Args:
         credential: as the client gave it; None: it gave none.
         deadline: when the answer is of no use any more, in nanoseconds of time.monotonic_ns.
+        address: the client's; "" if it has none.
+        request_id, call: for logs, as "POST /v2/repository/models/digits/load".
+        client: where the transport has entered the gate already, as one does that has a body yet to read.
     """
 
     credential: str | None = None
     deadline: int | None = None
+    address: str = ""
+    request_id: str = ""
+    call: str = ""
+    client: Client | None = None
 
 
 class Gate(Protocol):
     """Who may do what. Verbs are "infer", "read", "admin" and "metrics"; without a model they are on the whole server."""
 
-    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[object]:
-        """Lets a call in until its block ends. Raises ServiceError: UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, NOT_FOUND."""
+    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:
+        """Lets a call in until its block ends. A context with a client in it has been let in, and counted, before.
+
+        Raises:
+            ServiceError: UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, NOT_READY.
+        """
         ...
 
     def allows(self, context: Context, verb: str, model: str | None) -> bool:
@@ -70,20 +82,35 @@ class Gate(Protocol):
         ...
 
 
+_ANYBODY = Client("", ALL, is_known=False)
+
+
 class OpenGate:
     """Everybody may do everything."""
 
-    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[object]:
+    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:
         """Lets it in."""
-        return nullcontext()
+        return nullcontext(_ANYBODY)
 
     def allows(self, context: Context, verb: str, model: str | None) -> bool:
         """True."""
         return True
 
 
-Observer = Callable[[Served, Kind | None, Phases, int], object]
-"""Told of each call: the version, how it has failed, its phases, and its nanoseconds in all."""
+class Observer(Protocol):
+    """Told of each inference of a version that there is, on any thread."""
+
+    def began(self, served: Served) -> None:
+        """It has its version."""
+        ...
+
+    def left(self, served: Served) -> None:
+        """It goes on with another one, its sequence's, which `began` is told of."""
+        ...
+
+    def ended(self, served: Served, kind: Kind | None, phases: Phases, ns: int) -> None:
+        """How it has failed, if it has, its phases, and its nanoseconds in all."""
+        ...
 
 
 class Core:
@@ -210,13 +237,15 @@ class Core:
         with self.gate.enter(context, "read", model):
             return self.repository.labels(model)
 
-    async def set_label(self, model: str, label: str, version: str, context: Context) -> None:
-        """Puts a label on a version that is ready."""
+    async def set_label(self, model: str, label: str, version: str, context: Context) -> dict[str, str]:
+        """Puts a label on a version that is ready, and returns the version of each label."""
         await self._administer(model, context, self.repository.set_label, model, label, version)
+        return self.repository.labels(model)
 
-    async def rollback(self, model: str, label: str, context: Context) -> str:
-        """Puts a label back on the version that it was on before, and returns it."""
-        return await self._administer(model, context, self.repository.rollback, model, label)
+    async def rollback(self, model: str, label: str, context: Context) -> dict[str, str]:
+        """Puts a label back on the version that it was on before, and returns the version of each label."""
+        await self._administer(model, context, self.repository.rollback, model, label)
+        return self.repository.labels(model)
 
     async def _administer(self, model: str, context: Context, change: Callable[..., T], *args: Any) -> T:
         with self.gate.enter(context, "admin", model):
@@ -227,9 +256,9 @@ class Core:
     def begin(self, model: str, version: str | None, context: Context) -> Inference:
         """An inference, which ends with its block. Nothing of the request is needed yet: what is refused here costs no more than this."""
         admission = self.gate.enter(context, "infer", model)
-        admission.__enter__()
+        client = admission.__enter__()
         try:
-            return Inference(self, self.repository.lease(model, version), context, admission)
+            return Inference(self, self.repository.lease(model, version), context, admission, client.owner)
         except BaseException:
             admission.__exit__(None, None, None)
             raise
@@ -245,7 +274,12 @@ class Inference:
     """One inference, from Core.begin on."""
 
     def __init__(
-        self, core: Core, lease: Lease[Served], context: Context, admission: AbstractContextManager[object]
+        self,
+        core: Core,
+        lease: Lease[Served],
+        context: Context,
+        admission: AbstractContextManager[object],
+        owner: str,
     ) -> None:
         self._core = core
         self._lease = lease
@@ -253,7 +287,10 @@ class Inference:
         self._admission = admission
         self._begun = time.monotonic_ns()
         self._phases = Phases()
+        self._owner = owner
         self.served = lease.value
+        if core._observe is not None:
+            core._observe.began(self.served)
 
     def __enter__(self) -> Inference:
         return self
@@ -270,7 +307,7 @@ class Inference:
         else:
             served.statistics.failed(taken)
         if self._core._observe is not None:
-            self._core._observe(served, failure, self._phases, taken)
+            self._core._observe.ended(served, failure, self._phases, taken)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Runs a request.
@@ -284,7 +321,7 @@ class Inference:
         sequence = None
         if self.served.stateful and options.sequence_id:
             sequence = await self._turn(options, deadline)
-            self.served = sequence.served
+            self._move(sequence.served)
         job = None
         try:
             began = time.monotonic_ns()
@@ -293,7 +330,7 @@ class Inference:
             wanted = served.signature.requested(request)
             identifier = request.id
             del request  # its data may be large, and the arrays have what they need of it
-            self._phases.compute_input = time.monotonic_ns() - began
+            self._phases.compute_input += time.monotonic_ns() - began
             seed = options.seed
             if seed is None and served.draws:
                 seed = secrets.randbits(_SEED_BITS)
@@ -322,6 +359,20 @@ class Inference:
         parameters = {"seed": seed} if served.draws else {}
         return InferResponse(served.name, served.version, outputs, identifier, parameters)
 
+    def parsed(self, ns: int) -> None:
+        """The transport has taken so long to read the message."""
+        self._phases.compute_input += ns
+
+    def encoded(self, ns: int) -> None:
+        """It has taken so long to write the answer."""
+        self._phases.compute_output += ns
+
+    def _move(self, served: Served) -> None:
+        old, self.served = self.served, served
+        if served is not old and self._core._observe is not None:
+            self._core._observe.left(old)
+            self._core._observe.began(served)
+
     def _deadline(self, options: Options) -> int | None:
         """The earliest of those that the request has; the model's, if it has none."""
         now = time.monotonic_ns()
@@ -334,7 +385,9 @@ class Inference:
 
     async def _turn(self, options: Options, deadline: int | None) -> Sequence:
         sequences = self._core.sequences
-        turn = sequences.take(self.served.name, options.sequence_id, options.sequence_start, self._lease.share())
+        turn = sequences.take(
+            self.served.name, options.sequence_id, options.sequence_start, self._lease.share(), self._owner
+        )
         if turn.done():
             return turn.result()
         ended = asyncio.get_running_loop().create_future()

@@ -391,6 +391,7 @@ class Scheduler:
     ) -> list[Arrays]:
         """Runs parts together, for `most` nanoseconds; raises what the run raises."""
         first = parts[0].request
+        assembling = self._now()
         whole = len(parts) == 1 and parts[0].rows == first.rows
         arrays = first.arrays if whole else stacked([(each.request.arrays, each.first, each.rows) for each in parts])
         rows = sum(part.rows for part in parts)
@@ -405,7 +406,7 @@ class Scheduler:
         cpu = time.thread_time_ns() - cpu
         taken = self._now() - begin
         self._times.learn(first._size if whole else _size(arrays), taken, cpu)
-        self._statistics.executed(rows, taken)
+        self._statistics.executed(rows, taken, begin - assembling)
         return [results] if len(parts) == 1 else shared_out(results, [part.rows for part in parts])
 
     def _finish(self, run: _Run, outcomes: list[Arrays | BaseException]) -> None:

@@ -24,6 +24,7 @@ SequenceId = int | str
 class Sequence:
     """A sequence under way: `served` and `state` are for the request that has it (Sequences.take), and no other."""
 
+    owner: str
     model: str
     id: SequenceId
     lease: Lease[Served]
@@ -60,7 +61,7 @@ class Sequences:
         self._queue = queue
         self._now = now
         self._lock = threading.Lock()
-        self._sequences: dict[tuple[str, SequenceId], Sequence] = {}
+        self._sequences: dict[tuple[str, str, SequenceId], Sequence] = {}
 
     @property
     def idle(self) -> int:
@@ -70,18 +71,20 @@ class Sequences:
     def __len__(self) -> int:
         return len(self._sequences)
 
-    def take(self, model: str, identifier: SequenceId, start: bool, lease: Lease[Served]) -> Future[Sequence]:
+    def take(
+        self, model: str, identifier: SequenceId, start: bool, lease: Lease[Served], owner: str = ""
+    ) -> Future[Sequence]:
         """A sequence for one request, which gives it back (`give_back`) once the future has a result.
 
         `lease` is the version that the request itself means. A sequence that starts keeps it. One that goes on ends it, and runs on
-        the version that it began with.
+        the version that it began with. `owner` is whose it is: no other client finds it under its id.
 
         Raises:
             ServiceError: BAD_REQUEST if it has not begun, OVERLOADED if there are too many. The lease is then ended.
         """
         try:
             self.expire()
-            return self._start(model, identifier, lease) if start else self._go_on(model, identifier, lease)
+            return (self._start if start else self._go_on)(owner, model, identifier, lease)
         except BaseException:
             lease.end()
             raise
@@ -125,27 +128,27 @@ class Sequences:
         for sequence in gone:
             sequence.lease.end()
 
-    def _start(self, model: str, identifier: SequenceId, lease: Lease[Served]) -> Future[Sequence]:
-        sequence = Sequence(model, identifier, lease, lease.value.model.state(), self._now())
+    def _start(self, owner: str, model: str, identifier: SequenceId, lease: Lease[Served]) -> Future[Sequence]:
+        sequence = Sequence(owner, model, identifier, lease, lease.value.model.state(), self._now())
         with self._lock:
-            old = self._sequences.get((model, identifier))
+            old = self._sequences.get((owner, model, identifier))
             if old is None and len(self._sequences) >= self._limit:
                 text = f"{self._limit} sequences are under way, the most that there may be: end one, or wait for one to end"
                 raise ServiceError(Kind.OVERLOADED, text, 1)
             idle = old is not None and not old.busy
             if old is not None:
                 old.dropped = True
-            self._sequences[model, identifier] = sequence
+            self._sequences[owner, model, identifier] = sequence
         if old is not None and idle:
             old.lease.end()
         future: Future[Sequence] = Future()
         future.set_result(sequence)
         return future
 
-    def _go_on(self, model: str, identifier: SequenceId, lease: Lease[Served]) -> Future[Sequence]:
+    def _go_on(self, owner: str, model: str, identifier: SequenceId, lease: Lease[Served]) -> Future[Sequence]:
         future: Future[Sequence] = Future()
         with self._lock:
-            sequence = self._sequences.get((model, identifier))
+            sequence = self._sequences.get((owner, model, identifier))
             if sequence is None:
                 raise _unknown(model, identifier)
             if sequence.busy and len(sequence.waiting) >= self._queue:
@@ -168,7 +171,7 @@ class Sequences:
         return None
 
     def _forget(self, sequence: Sequence) -> None:
-        key = (sequence.model, sequence.id)
+        key = (sequence.owner, sequence.model, sequence.id)
         if self._sequences.get(key) is sequence:
             del self._sequences[key]
 

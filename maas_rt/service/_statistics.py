@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -48,9 +48,14 @@ class Statistics:
         self._executions = 0
         self._requests = {name: _Sum() for name in ("success", "fail", *_PHASES, "cache_hit", "cache_miss")}
         self._batches: dict[int, _Sum] = {}
+        self.listener: Callable[[int, int], object] | None = (
+            None  # told of each run: its rows, and the ns to put them together
+        )
 
-    def executed(self, rows: int, ns: int) -> None:
-        """A run of so many rows has succeeded in that time."""
+    def executed(self, rows: int, ns: int, assembled: int = 0) -> None:
+        """A run of so many rows has succeeded in that time, after so many nanoseconds in which it was put together."""
+        if self.listener is not None:
+            self.listener(rows, assembled)
         with self._lock:
             self._last = time.time_ns() // 1_000_000
             self._inferences += rows

@@ -13,9 +13,9 @@ import aiohttp
 from aiohttp import web
 
 from maas_rt.service import Repository, create_app
-from maas_rt.service._app import CORE
+from maas_rt.service._connection import Bounds, Runner
 from maas_rt.service._core import Core
-from maas_rt.service._server import Runner
+from maas_rt.service._guard import CORE
 
 
 class Served:
@@ -60,9 +60,9 @@ def serving_beside(directory: Path, **options: Any) -> Iterator[Served]:
 
 
 @asynccontextmanager
-async def serving(directory: Path, **options: Any) -> AsyncIterator[Served]:
+async def serving(directory: Path, bounds: Bounds | None = None, **options: Any) -> AsyncIterator[Served]:
     app = create_app(Repository(directory), **options)
-    runner = Runner(app, shutdown_timeout=1)
+    runner = Runner(app, bounds, shutdown_timeout=1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

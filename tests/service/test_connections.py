@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from maas_rt.service import _server
+from maas_rt.service._connection import Bounds
 from tests import _tiny
 from tests.service._serving import Served, serving
 
@@ -28,10 +28,9 @@ HEAD = KEPT + b"Connection: close\r\n"
 
 
 @pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+async def server(tmp_path: Path) -> AsyncIterator[Served]:
     (tmp_path / "mlp.mrt").write_bytes(_tiny.mlp())
-    monkeypatch.setattr(_server, "_HEADER_SECONDS", 0.3)
-    async with serving(tmp_path, max_body=10_000, body_seconds=0.3) as server:
+    async with serving(tmp_path, Bounds(header_seconds=0.3), max_body=10_000, body_seconds=0.3) as server:
         yield server
 
 

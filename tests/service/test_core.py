@@ -16,6 +16,7 @@ from maas_rt.service import Repository
 from maas_rt.service._core import Context, Core
 from maas_rt.service._datatypes import DATATYPES
 from maas_rt.service._errors import Kind, ServiceError, kind_of
+from maas_rt.service._grants import Client
 from maas_rt.service._repository import Served
 from maas_rt.service._requests import InferRequest, InferResponse, InputTensor
 from maas_rt.service._statistics import Phases
@@ -32,18 +33,37 @@ class _Gate:
         self.asked: list[tuple[str, str | None]] = []
 
     @contextmanager
-    def enter(self, context: Context, verb: str, model: str | None) -> Iterator[None]:
+    def enter(self, context: Context, verb: str, model: str | None) -> Iterator[Client]:
         self.asked.append((verb, model))
         if not self.allows(context, verb, model):
             raise ServiceError(Kind.FORBIDDEN, "no")
         self.inside += 1
         try:
-            yield
+            yield Client(context.credential or "", ())
         finally:
             self.inside -= 1
 
     def allows(self, context: Context, verb: str, model: str | None) -> bool:
         return context.credential == "word" and not (model or "").startswith("secret")
+
+
+class _Observer:
+    """Keeps what it is told, and how many requests are under way."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.under_way = 0
+
+    def began(self, served: Served) -> None:
+        self.under_way += 1
+
+    def left(self, served: Served) -> None:
+        self.under_way -= 1
+
+    def ended(self, served: Served, kind: Kind | None, phases: Phases, ns: int) -> None:
+        assert ns > 0
+        self.under_way -= 1
+        self.seen.append((served.name, kind, phases))
 
 
 @pytest.fixture
@@ -55,15 +75,10 @@ async def world(tmp_path: Path) -> AsyncIterator[tuple[Core, _Gate, list[Any]]]:
         ("secret", _tiny.mlp()),
     ):
         (tmp_path / f"{name}.mrt").write_bytes(data)
-    seen: list[Any] = []
-
-    def observe(served: Served, kind: Kind | None, phases: Phases, ns: int) -> None:
-        assert ns > 0
-        seen.append((served.name, kind, phases))
-
-    gate = _Gate()
-    core = Core(Repository(tmp_path), gate=gate, observe=observe)
-    yield core, gate, seen
+    gate, observer = _Gate(), _Observer()
+    core = Core(Repository(tmp_path), gate=gate, observe=observer)
+    yield core, gate, observer.seen
+    assert observer.under_way == 0
     core.close()
     assert core.repository.close(10)  # no lease is left
 
@@ -148,7 +163,7 @@ async def test_a_sequence_goes_on_after_every_kind_of_failure(world: tuple[Core,
     answers = await asyncio.gather(*(_infer(core, "sum", _request(4, **steps)) for _ in range(10)))
     assert sorted(map(_total, answers)) == [float(each) for each in range(13, 23)]
 
-    sequence = core.sequences._sequences["sum", 7]
+    sequence = core.sequences._sequences["word", "sum", 7]
     sequence.busy = True
     waits = [asyncio.create_task(_infer(core, "sum", _request(4, **steps))) for _ in range(3)]
     await asyncio.sleep(0.01)
@@ -165,7 +180,7 @@ async def test_a_sequence_keeps_its_version_while_another_is_loaded(world: tuple
     core, _, _ = world
     start = _request(4, sequence_id="s", sequence_start=True)
     assert _total(await _infer(core, "sum", start)) == 11
-    before = core.sequences._sequences["sum", "s"].served
+    before = core.sequences._sequences["word", "sum", "s"].served
     await core.load("sum", Context("word"))
     assert core.repository.ready("sum")[0] is not before
     assert _total(await _infer(core, "sum", _request(4, sequence_id="s", sequence_end=True))) == 12

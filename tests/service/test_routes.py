@@ -400,7 +400,7 @@ async def test_a_sequence_waits_for_its_turn_no_longer_than_its_time(server: Ser
         return _infer(server, "sum", FOUR, parameters={"sequence_id": 5, **parameters})
 
     assert (await asked(sequence_start=True))[1]["outputs"][0]["data"] == [11.0] * 4
-    sequence = server.core.sequences._sequences["sum", 5]
+    sequence = server.core.sequences._sequences["", "sum", 5]
     sequence.busy = True
     assert (await asked(timeout=20_000))[0] == 504
     server.core.sequences.give_back(sequence)

@@ -1,0 +1,66 @@
+"""Errors as the protocol has them in HTTP: a JSON object with `error`, its status and the headers that belong to it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+from .._errors import Error
+from ._access import challenge
+from ._aiohttp import web
+from ._errors import Kind, ServiceError, kind_of, shown
+
+SERVER = "maas-rt"  # aiohttp would tell versions to whoever knocks
+ENCODINGS = {"gzip": 31, "deflate": 15}  # of bodies, by zlib's wbits, the better first
+ACCEPTED_ENCODINGS = ", ".join(ENCODINGS)
+REQUEST_ID = "X-Request-Id"
+
+_KIND_OF_STATUS = {
+    400: Kind.BAD_REQUEST,
+    404: Kind.NOT_FOUND,
+    405: Kind.METHOD_NOT_ALLOWED,
+    408: Kind.DEADLINE,
+    413: Kind.TOO_LARGE,
+    417: Kind.BAD_REQUEST,
+}
+
+
+def answer_of(request: web.Request, error: Exception) -> web.Response:
+    """The answer to a request that has failed. Raises the error again if it is a redirection."""
+    if isinstance(error, ServiceError):
+        return service_error(error, request.headers.get("Authorization"))
+    if isinstance(error, Error):
+        return error_response(kind_of(error).http, str(error))
+    if isinstance(error, web.HTTPException):
+        if error.status < 400:
+            raise error
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return error_response(error.status, f"{request.method} {shown(request.path)}: {error.reason}", allow)
+    logging.getLogger(__name__).error("%s %s", request.method, shown(request.path), exc_info=error)
+    return error_response(500, f"the server failed on this request ({type(error).__name__}): its log says more")
+
+
+def kind_of_answer(error: Exception) -> Kind:
+    """The kind of what `answer_of` answers to."""
+    if isinstance(error, web.HTTPException):
+        return _KIND_OF_STATUS.get(error.status, Kind.INTERNAL)
+    return kind_of(error)
+
+
+def service_error(error: ServiceError, credential: str | None = None) -> web.Response:
+    """A refusal, with the headers that belong to its kind."""
+    headers = {}
+    if error.retry_after is not None or error.kind in (Kind.OVERLOADED, Kind.NOT_READY, Kind.RATE_LIMITED):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    asks = challenge(error, credential)
+    if asks is not None:
+        headers["WWW-Authenticate"] = asks
+    if error.kind is Kind.UNSUPPORTED_MEDIA:
+        headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
+    return error_response(error.kind.http, str(error), headers)
+
+
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error as the protocol has it."""
+    return web.json_response({"error": message}, status=status, headers={"Server": SERVER, **(headers or {})})

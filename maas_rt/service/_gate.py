@@ -1,0 +1,93 @@
+"""The gate of Core: who calls, whether they may, how often; and a note of each administrative call. The same for every transport."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+
+from ._access import Access, bearer, permit
+from ._audit import Audit
+from ._core import Context
+from ._errors import ServiceError, kind_of
+from ._grants import Client, Verb
+from ._limiter import Admission, Limiter, Limits
+
+
+class Gatekeeper:
+    """A Core's Gate. Any thread may call anything.
+
+    Args:
+        now: the time in ns since 1970.
+    """
+
+    def __init__(
+        self,
+        access: Access | None = None,
+        limiter: Limiter | None = None,
+        audit: Audit | None = None,
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.access = access or Access()
+        self._limiter = limiter or Limiter(Limits())
+        self._audit = audit or Audit()
+        self._now = now
+
+    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:
+        """Lets a call in until its block ends; one whose transport has asked for it before (`Context.client`) is not counted twice.
+
+        Raises:
+            ServiceError: UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED; NOT_READY while an issuer's keys are fetched.
+        """
+        asked = Verb(verb)
+        if context.client is not None:
+            permit(context.client, asked, model)
+            return nullcontext(context.client)
+        now = self._now()
+        client = None
+        try:
+            client = self._identify(context, now)
+            permit(client, asked, model)
+            admission = self._limiter.admit(client.name, now, client.limits)
+        except ServiceError as error:
+            if asked is Verb.ADMIN:
+                self.note(context, client, error.kind.label)
+            raise
+        return _Entered(self, context, client, admission, asked is Verb.ADMIN)
+
+    def allows(self, context: Context, verb: str, model: str | None) -> bool:
+        """Whether the client of a call may do this, too."""
+        client = context.client or self._identify(context, self._now())
+        return client.may(Verb(verb), model)
+
+    def note(self, context: Context, client: Client | None, outcome: str) -> None:
+        """A line in the audit log; the outcome is "ok" or a kind of error."""
+        name = client.name if client is not None else None
+        remote, request_id = context.address or "unix", context.request_id or None
+        self._audit.tell(self._now(), context.call, client=name, remote=remote, outcome=outcome, request_id=request_id)
+
+    def _identify(self, context: Context, now: int) -> Client:
+        token = None if self.access.is_open else bearer(context.credential)
+        return self.access.find(token, now, context.address)
+
+
+class _Entered(AbstractContextManager[Client]):
+    __slots__ = ("_admission", "_client", "_context", "_gate", "_noted")
+
+    def __init__(self, gate: Gatekeeper, context: Context, client: Client, admission: Admission, noted: bool) -> None:
+        self._gate = gate
+        self._context = context
+        self._client = client
+        self._admission = admission
+        self._noted = noted
+
+    def __enter__(self) -> Client:
+        return self._client
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.end()
+        if self._noted:
+            self._gate.note(self._context, self._client, "ok" if error is None else kind_of(error).label)

@@ -1,0 +1,137 @@
+"""What stands before every handler of the HTTP service: the page that asks, the client, its limits; and what becomes of errors."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+from ._aiohttp import web
+from ._answers import REQUEST_ID, SERVER, answer_of, kind_of_answer
+from ._bodies import header
+from ._connection import Connection
+from ._core import Context, Core
+from ._errors import Kind, ServiceError, bad_request, shown
+from ._metrics import Metrics
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+TIMEOUT = "X-Request-Timeout-Ms"
+CORE = web.AppKey("core", Core)
+METRICS = web.AppKey("metrics", Metrics)
+LOCAL_ONLY = web.AppKey("local_only", bool)
+VERBS: web.AppKey[dict[tuple[str, Handler], str | None]] = web.AppKey("verbs", dict)
+_CONTEXT = web.RequestKey("context", Context)
+_COUNTED = web.RequestKey("counted", bool)
+_GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The order of checks: path and method, the page that asks, the client and its limits; then the handler, which looks at the body.
+    A refusal costs nothing that stands after it."""
+    given = request.headers.get(REQUEST_ID, "")
+    identifier = given if _GOOD_ID.fullmatch(given) else secrets.token_hex(8)
+    # Another one, in somebody else's server.
+    connection = request.protocol if isinstance(request.protocol, Connection) else None
+    if connection is not None:
+        connection.begin(request)
+    try:
+        response = await _handled(request, handler, identifier)
+    except ConnectionError:  # the client has gone while it was answered
+        raise
+    except Exception as error:
+        response = answer_of(request, error)
+        if _COUNTED not in request:
+            request.app[METRICS].server.refuse(kind_of_answer(error))
+    finally:
+        if connection is not None:
+            connection.end()
+    content = request.content
+    unread = response.status >= 400 and (not content.is_eof() or content.exception() is not None)
+    if unread or response.status == 408 or request.app[CORE].draining:
+        response.force_close()
+    if not response.prepared:
+        response.headers["Server"] = SERVER
+        response.headers[REQUEST_ID] = identifier
+    return response
+
+
+async def _handled(request: web.Request, handler: Handler, identifier: str) -> web.StreamResponse:
+    if request.match_info.http_exception is not None:
+        return await handler(request)  # which raises it
+    _check_page(request)
+    method = "GET" if request.method == "HEAD" else request.method
+    verb = request.app[VERBS][method, request.match_info.handler]  # a route that nobody gave a verb is nobody's
+    if verb is None:
+        return await handler(request)
+    context = Context(
+        header(request, "Authorization"),
+        _deadline(request),
+        address=_network(request.remote),
+        request_id=identifier,
+        call=f"{request.method} {request.path}",
+    )
+    with request.app[CORE].gate.enter(context, verb, request.match_info.get("model")) as client:
+        request[_CONTEXT] = replace(context, client=client)
+        return await handler(request)
+
+
+def context_of(request: web.Request) -> Context:
+    """What Core is told of a request beside its message."""
+    return request[_CONTEXT]
+
+
+def counted(request: web.Request) -> None:
+    """The request has come to a version, which counts it."""
+    request[_COUNTED] = True
+
+
+def _deadline(request: web.Request) -> int | None:
+    given = header(request, TIMEOUT)
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and 0 < len(given) <= 10):
+        raise bad_request(f"{TIMEOUT} is {shown(given)} and must be a number of milliseconds")
+    return time.monotonic_ns() + int(given) * 1_000_000
+
+
+def _network(remote: str | None) -> str:
+    """Of an address, what one client has of them: in IPv6 those with the same first 64 bits. That of a Unix socket is empty."""
+    try:
+        address = ip_address((remote or "").partition("%")[0])
+    except ValueError:
+        return ""
+    if address.version == 6 and address.ipv4_mapped is None:
+        return str(ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
+
+
+def _check_page(request: web.Request) -> None:
+    """Refuses what a page of another site has a browser ask: a browser brings along what reaches the server, its place in the network."""
+    headers = request.headers
+    host, site = headers.get("Host", ""), headers.get("Sec-Fetch-Site")
+    if site is not None:
+        is_link = headers.get("Sec-Fetch-Mode") == "navigate" and request.method in ("GET", "HEAD")
+        is_ours = is_link or site in ("same-origin", "none")
+    else:
+        origin = headers.get("Origin")
+        is_ours = origin is None or origin.partition("://")[2] == host
+    if not is_ours:
+        raise ServiceError(Kind.FORBIDDEN, "requests of other sites' pages are not answered")
+    # A browser sends a Host, and reaches no Unix sockets.
+    if request.app[LOCAL_ONLY] and host and request.remote and not _is_literal(host):
+        text = f"this server answers to localhost and to addresses, not to the name {shown(host)}"
+        raise ServiceError(Kind.FORBIDDEN, text)
+
+
+def _is_literal(host: str) -> bool:
+    """Whether a Host header has an address in it, or localhost: what no name server is asked for."""
+    name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
+    try:
+        ip_address(name)
+    except ValueError:
+        return name.lower() == "localhost"
+    return True

@@ -1,0 +1,37 @@
+"""From what Core tells of inferences to the metrics."""
+
+from __future__ import annotations
+
+from ._errors import Kind
+from ._metrics import Metrics, Phases, Series
+from ._repository import Served
+from ._statistics import Phases as Spent
+
+
+class Counting:
+    """A Core's Observer."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def began(self, served: Served) -> None:
+        """A request has its version."""
+        series = self._series(served)
+        if served.statistics.listener is None:
+            served.statistics.listener = series.ran
+        series.begin()
+
+    def left(self, served: Served) -> None:
+        """It goes on with another one."""
+        self._series(served).leave()
+
+    def ended(self, served: Served, kind: Kind | None, phases: Spent, ns: int) -> None:
+        """It was answered."""
+        if kind is not None:  # in which phase, is not known
+            self._series(served).end(kind, Phases(ns))
+            return
+        times = Phases(ns, phases.compute_input, phases.queue, phases.compute_infer, phases.compute_output)
+        self._series(served).end(None, times)
+
+    def _series(self, served: Served) -> Series:
+        return self._metrics.series(served.name, served.version)
