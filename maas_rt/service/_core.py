@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -58,7 +58,7 @@ class Context:
         client: where the transport has entered the gate already, as one does that has a body yet to read.
     """
 
-    credential: str | None = None
+    credential: str | None = field(default=None, repr=False)
     deadline: int | None = None
     address: str = ""
     request_id: str = ""
@@ -132,7 +132,7 @@ class Core:
     ) -> None:
         self.repository = repository
         self.gate: Gate = gate or OpenGate()
-        self.sequences = sequences or Sequences()
+        self.sequences = Sequences() if sequences is None else sequences  # an empty one is false
         self.traces = TraceSettings()
         self.logs = LogSettings()
         self._observe = observe

@@ -29,9 +29,9 @@ class Gatekeeper:
         audit: Audit | None = None,
         now: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.access = access or Access()
-        self._limiter = limiter or Limiter(Limits())
-        self._audit = audit or Audit()
+        self.access = Access() if access is None else access
+        self._limiter = Limiter(Limits()) if limiter is None else limiter
+        self._audit = Audit() if audit is None else audit
         self._now = now
 
     def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:

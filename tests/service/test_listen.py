@@ -195,7 +195,7 @@ def test_versions_that_are_refused(files: TlsFiles, version: ssl.TLSVersion) -> 
     client = trusting()
     client.minimum_version = client.maximum_version = version
     client.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.raises(OSError):
+    with pytest.raises(ssl.SSLError, match="(?i)protocol.version"):
         handshake(server_context(files), client)
 
 

@@ -235,6 +235,12 @@ async def test_limits_of_a_client(models: Path, tmp_path: Path) -> None:
         assert (await ask(port, INFER, slow, "POST", json=ROW))[0] == 200
 
 
+async def test_limits_of_all_clients(models: Path) -> None:
+    gate = Gatekeeper(limiter=Limiter(Limits(rate=1e-3, burst=2)))
+    async with served(create_app(Repository(models), gate=gate)) as port:
+        assert [(await ask(port, "/v2"))[0] for _ in range(3)] == [200, 200, 429]
+
+
 async def test_request_ids(models: Path) -> None:
     async with served(create_app(Repository(models))) as port:
         for path in ("/v2", "/no", "/v2/models/nobody"):
