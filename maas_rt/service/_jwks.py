@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
-import jwt
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-
 from .._errors import InvalidArgumentError
+from ._pyjwt import RSAPublicKey, jwt
 from ._watched import Watched
 
 # What each type of key can be used with, the first by default. None of them is symmetric: a secret that two sides share signs API keys' way.

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jwt
-
 from .._errors import InvalidArgumentError
 from ._errors import Kind, ServiceError, shown
 from ._grants import Client, Grant, read_grants
 from ._jwks import ALGORITHMS, FileKeys, KeySet, KeySource, UrlKeys, VerifyKey
+from ._pyjwt import jwt
 
 if sys.version_info >= (3, 11):
     import tomllib

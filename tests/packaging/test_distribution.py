@@ -165,8 +165,9 @@ def test_every_runtime_module_imports_or_names_its_extra(empty: Path, folder: Pa
     own = {"maas_rt." + p.stem for p in (ROOT / "maas_rt").glob("*.py") if p.stem not in ("__init__", "__main__")}
     assert own <= set(found)
     extras = {name: extra for name, extra in found.items() if extra != "ok"}
-    transport = {f"maas_rt.service.{name}": "serve" for name in ("_aiohttp", "_app", "_bodies", "_server")}
-    assert extras == {"maas_rt.capi": "capi", "maas_rt._capi_ffi": "capi", **transport}
+    http = ("_aiohttp", "_answers", "_app", "_bodies", "_connection", "_guard", "_server")
+    served = {f"maas_rt.service.{name}": "serve" for name in (*http, "_jwks", "_jwt", "_pyjwt")}
+    assert extras == {"maas_rt.capi": "capi", "maas_rt._capi_ffi": "capi", **served}
 
 
 def test_the_command_is_installed(empty: Path, folder: Path) -> None:
