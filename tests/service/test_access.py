@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import stat
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -607,6 +609,44 @@ def test_keys_from_a_url() -> None:
     answers.append(OSError("gone"))
     assert at(400) == ["RS256", "ES256"] and len(asked) == 4  # the issuer cannot be reached: its keys go on
     assert at(24 * 3600 + 100) is None  # but not for ever
+
+
+@pytest.mark.parametrize(
+    ("path", "algorithms", "told"),
+    [
+        ("/keys", ["ES256"], ""),
+        ("/away", None, "leads on to"),
+        ("/big", None, "larger than"),
+        ("/none", None, "Not Found"),
+    ],
+)
+def test_keys_are_fetched(path: str, algorithms: list[str] | None, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers = {"/keys": (200, key_set(jwk("ES256"))), "/away": (302, b""), "/big": (200, b" " * (2 << 20))}
+            status, body = answers.get(self.path, (404, b""))
+            self.send_response(status)
+            self.send_header("Location", "/keys")
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            keys = UrlKeys(f"http://127.0.0.1:{server.server_port}{path}", ("ES256",))
+            keys.get(NOW)
+            keys.join(20)
+            found = keys.get(NOW)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (None if found is None else [key.algorithm for key in found]) == algorithms
+    assert told in caplog.text and (not told or len(caplog.records) == 1)
 
 
 def test_a_token_of_an_issuer_whose_keys_are_not_here_yet_may_come_again(tmp_path: Path) -> None:
