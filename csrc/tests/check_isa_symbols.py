@@ -2,12 +2,14 @@
 
 A weak symbol (an inline function, a template) of such an object could be the copy that the linker keeps for all, which is
 an illegal instruction on an older CPU. So: no weak symbols at all, and global ones only for the tables that name their
-instruction set (kGemmTileAvx2, ...).
+instruction set (kGemmTileAvx2, ...). And they call nothing that may throw: they are built without tables to unwind them.
 """
 
 import re
 import subprocess
 import sys
+
+CALLED = re.compile(r"mem(cpy|move|set)|sqrtf?|_GLOBAL_OFFSET_TABLE_|mrt::k\w+_avx(2|512)|mrt::q_fold\(.*")
 
 
 def problems(path: str) -> list[str]:
@@ -26,6 +28,8 @@ def problems(path: str) -> list[str]:
             found.append(f"{path}: global symbol {name} does not carry the instruction set in its name")
         elif kind in "TU" and kind != "U":
             found.append(f"{path}: global function {name}; register it in a table instead")
+    needed = subprocess.run(["nm", "-u", "-C", path], check=True, capture_output=True, text=True).stdout
+    found += [f"{path}: calls {name}" for name in re.findall(r" U (.*)", needed) if not CALLED.fullmatch(name)]
     return found
 
 
