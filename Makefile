@@ -12,7 +12,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz bench gauntlet check-tools clean
+.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -99,6 +99,9 @@ fuzz: $(VENV)/.native  ## mutated files against the runtime and mutated requests
 	$(PIP) install -q -c constraints.txt atheris
 	$(BIN)/python -m tests.fuzz_onnx $(or $(FUZZ_SECONDS),60)
 	$(BIN)/python -m tests.fuzz_compile $(or $(FUZZ_SECONDS),60)
+
+flips: $(VENV)/.native  ## every single-bit flip of a signed and encrypted file, with real keys (about 10 minutes of CPU)
+	$(BIN)/python -m tests.flips $(JOBS)
 
 bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON
 	$(BIN)/python -m bench.latency

@@ -25,9 +25,11 @@ MAX_SECTIONS = 256
 ALIGNMENT = 64
 WEIGHTS_ALIGNMENT = 65536
 OPTIONAL_FLAG = 1
+ENCRYPTED_FLAG = 2
 
 _HEADER = struct.Struct("<8sIIQ32s8x")
 _ENTRY = struct.Struct("<II32sQQ32s8x")
+_TABLE_HASH = slice(24, 56)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -35,7 +37,8 @@ Buffer = bytes | bytearray | memoryview
 class Stream(Protocol):
     """Data that is not in memory at once; its size and hash are known."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     @property
     def sha256(self) -> bytes: ...
@@ -51,6 +54,7 @@ class SectionKind(IntEnum):
     SIGNATURE = 5
     OBJECT = 6
     DEVICE_SOURCE = 7
+    ENCRYPTION = 8
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,22 @@ class StoredSection:
         """The kind in words: "manifest", "device_source", "kind 99"."""
         return self.kind.name.lower() if isinstance(self.kind, SectionKind) else f"kind {self.kind}"
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether `data` is a ciphertext."""
+        return bool(self.flags & ENCRYPTED_FLAG)
+
+    def holds(self) -> bool:
+        """Whether the data have the hash that the table says."""
+        return hashlib.sha256(self.data).digest() == self.sha256
+
 
 @dataclass(frozen=True)
 class Container:
-    """What `read` returns: the sections in the file's order, their data views of it."""
+    """What `read` returns: the sections in the file's order, their data views of it; and the bytes that a signature is made over."""
 
     sections: tuple[StoredSection, ...]
+    signed: bytes = b""
 
     def find(self, kind: int, target: str = "") -> StoredSection | None:
         """The first section of a kind (and target, where given), or None."""
@@ -153,11 +167,31 @@ def signed(sections: Iterable[Section], size: int, sign: Callable[[bytes], bytes
     """
     parts = [*sections, Section(SectionKind.SIGNATURE, bytes(size))]
     table, _, total = _layout(parts)
-    table = table[: -_ENTRY.size] + table[-_ENTRY.size :][:56] + bytes(_ENTRY.size - 56)
-    signature = sign(_HEADER.pack(MAGIC, FORMAT_VERSION, len(parts), total, bytes(32)) + table)
+    signature = sign(_signed_bytes(_HEADER.pack(MAGIC, FORMAT_VERSION, len(parts), total, bytes(32)) + table))
     if len(signature) != size:
         raise InvalidArgumentError(f"the signature has {len(signature)} bytes and was announced with {size}")
     return [*parts[:-1], Section(SectionKind.SIGNATURE, signature)]
+
+
+def _signed_bytes(header_and_table: bytes | memoryview) -> bytes:
+    """Those with what depends on the signature as zeros."""
+    out = bytearray(header_and_table)
+    out[_TABLE_HASH] = bytes(32)
+    for at in range(_HEADER.size, len(out), _ENTRY.size):
+        if _ENTRY.unpack_from(out, at)[0] == SectionKind.SIGNATURE:
+            out[at + 56 : at + 88] = bytes(32)
+    return bytes(out)
+
+
+def bound_digest(entries: Iterable[tuple[int, int, str, int, bytes]]) -> bytes:
+    """What every chunk of an encrypted file is bound to: magic, version, and the table's (kind, flags, target, stored size,
+    SHA-256) but the signature's, with the hashes of what is encrypted as zeros."""
+    digest = hashlib.sha256(_HEADER.pack(MAGIC, FORMAT_VERSION, 0, 0, bytes(32))[:12])
+    for kind, flags, target, size, sha256 in entries:
+        if kind != SectionKind.SIGNATURE:
+            known = bytes(32) if flags & ENCRYPTED_FLAG else sha256
+            digest.update(_ENTRY.pack(kind, flags, target.encode("utf-8"), 0, size, known))
+    return digest.digest()
 
 
 def _layout(parts: list[Section], weights_at: int = 0) -> tuple[bytes, list[int], int]:
@@ -194,10 +228,12 @@ def write_whole(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvie
             file.write(piece)
 
 
-def read(file: str | os.PathLike[str] | Buffer, *, verify_weights: bool = False) -> Container:
+def read(
+    file: str | os.PathLike[str] | Buffer, *, verify_weights: bool = False, verify_sections: bool = True
+) -> Container:
     """The sections of a file, whose data are views of the mapped file (or of the given buffer).
 
-    Everything but the weights is hashed; the weights too if `verify_weights`.
+    Everything but the weights is hashed; the weights too if `verify_weights`, the table alone without `verify_sections`.
 
     Raises:
         FormatError: not a model.mrt, damaged, or made for a newer runtime.
@@ -227,7 +263,8 @@ def read(file: str | os.PathLike[str] | Buffer, *, verify_weights: bool = False)
             raise FormatError(f"{name} is damaged: {place} lies outside its place in the file")
         end = offset + length
         data = view[offset:end]
-        if (kind != SectionKind.WEIGHTS or verify_weights) and hashlib.sha256(data).digest() != digest:
+        hashed = verify_sections and (kind != SectionKind.WEIGHTS or verify_weights)
+        if hashed and hashlib.sha256(data).digest() != digest:
             raise FormatError(f"{name} is damaged: {place} does not have the hash that the table says")
         if kind not in SectionKind._value2member_map_ and not flags & OPTIONAL_FLAG:
             raise FormatError(f"{name} holds {place}, which this runtime does not know: update maas-rt")
@@ -238,7 +275,12 @@ def read(file: str | os.PathLike[str] | Buffer, *, verify_weights: bool = False)
         known = SectionKind(kind) if kind in SectionKind._value2member_map_ else kind
         sections.append(StoredSection(known, text, flags, offset, length, digest, data))
     _check_kinds([(each.kind, each.target) for each in sections], FormatError)
-    return Container(tuple(sections))
+    return Container(tuple(sections), _signed_bytes(view[: _HEADER.size + _ENTRY.size * count]))
+
+
+def is_encrypted(file: str | os.PathLike[str]) -> bool:
+    """Whether a file's sections are encrypted; the errors are those of `read`."""
+    return read(file, verify_sections=False).find(SectionKind.ENCRYPTION) is not None
 
 
 def _alignment(kind: int) -> int:
@@ -251,14 +293,14 @@ def _aligned(at: int, kind: int) -> int:
 
 
 def _check_kinds(kinds: list[tuple[int, str]], error: type[Error]) -> None:
-    """Manifest and plan exactly once, weights and signature at most once, code at most once per target."""
+    """Manifest and plan exactly once, weights, signature and encryption at most once, code at most once per target."""
     if len(kinds) > MAX_SECTIONS:
         raise error(f"a model.mrt has at most {MAX_SECTIONS} sections, not {len(kinds)}")
     numbers = [kind for kind, _ in kinds]
     for kind in (SectionKind.MANIFEST, SectionKind.PLAN):
         if numbers.count(kind) != 1:
             raise error(f"a model.mrt has exactly one {kind.name.lower()} section, not {numbers.count(kind)}")
-    for kind in (SectionKind.WEIGHTS, SectionKind.SIGNATURE):
+    for kind in (SectionKind.WEIGHTS, SectionKind.SIGNATURE, SectionKind.ENCRYPTION):
         if numbers.count(kind) > 1:
             raise error(f"a model.mrt has at most one {kind.name.lower()} section, not {numbers.count(kind)}")
     code = [target for kind, target in kinds if kind == SectionKind.CODE]

@@ -7,6 +7,7 @@
      ├─ TargetError                                    this CPU lacks what the file needs
      ├─ CodeRefusedError                               the file holds code and code="refuse"
      ├─ SignatureError                                 the signature is missing or was not accepted
+     ├─ DecryptionError                                the file is encrypted, and no key was given or none that opens it
      ├─ CancelledError                                 cancelled before it was complete
      ├─ DeadlineExceededError(Error, TimeoutError)     the deadline passed before it was complete
      ├─ MissingExtraError(Error, ImportError)          an optional dependency is missing; says the pip line
@@ -67,6 +68,10 @@ class CodeRefusedError(Error):
 
 class SignatureError(Error):
     """The signature is missing or was not accepted."""
+
+
+class DecryptionError(Error):
+    """The file is encrypted, and no key was given or none that opens it."""
 
 
 class CancelledError(Error):
@@ -172,6 +177,7 @@ _BY_STATUS: dict[str, type[Error]] = {
     "MRT_ERROR_CHANGED": FormatError,
     "MRT_ERROR_CODE_REFUSED": CodeRefusedError,
     "MRT_ERROR_SIGNATURE": SignatureError,
+    "MRT_ERROR_KEY": DecryptionError,
     "MRT_ERROR_TARGET": TargetError,
     "MRT_ERROR_CANCELLED": CancelledError,
     "MRT_ERROR_DEADLINE": DeadlineExceededError,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import maas_rt._native as _native
 from maas_rt._errors import Error, InvalidArgumentError
 from maas_rt._native import CancelToken, State
-from maas_rt._options import check_choices, check_resident
+from maas_rt._options import checked_options
 from maas_rt._profile import Profile, StepRecord
 from maas_rt._program import open_bytes, open_file
 from maas_rt._tensor_info import TensorInfo, with_multiples
@@ -181,6 +181,9 @@ def load(
     code: str = "allow",
     verify: str = "default",
     check_signature: Callable[[bytes, bytes], bool] | None = None,
+    require_signature: Any = None,
+    key: Any = None,
+    lock: bool = True,
     copy: bool = False,
     resident: int | None = None,
 ) -> Model:
@@ -192,6 +195,14 @@ def load(
             signature) or "refuse".
         verify: "default" hashes everything but the weights, "full" the weights too.
         check_signature: called with the signed bytes and the signature; returns whether to accept it.
+        require_signature: whose signature the file must have: PEM files of public keys or of certificates that may vouch for
+            signers, folders of such, or keys of the package cryptography; one or several (docs/trust.md). It is checked
+            before anything but the table is read. Needs the extra `trust`.
+        key: of an encrypted file: the path of an X25519 private key in PEM or of a shared key, "env:NAME", "command:LINE",
+            the key's 32 bytes, or a function that returns it for the id that the file has for it; one or several. Needs the
+            extra `trust`.
+        lock: the memory that weights and code are decrypted into must be locked, so that it is never swapped to a disk;
+            False: where the system allows no more of it (`ulimit -l`), other memory will do.
         copy: read the file instead of mapping it. A mapped file must not be written to while the model is in use (rename a
             new file over it instead): a run notices that and raises FormatError, but a file that is cut short while a run
             reads it ends the process. A copy costs memory and the time to read it, and nothing can happen to it.
@@ -201,20 +212,30 @@ def load(
 
     Raises:
         ModelNotFoundError: there is no such file (it is a FileNotFoundError too).
-        FormatError, CodeRefusedError, SignatureError, TargetError: the file is refused, before any of it is run.
+        FormatError, CodeRefusedError, SignatureError, DecryptionError, TargetError: the file is refused, before any of it
+            is run.
         Error: the file cannot be read.
     """
     wanted = 0 if threads is None else _check_threads(threads)
-    check_choices(code, verify, check_signature, copy)
-    kept = check_resident(resident, copy or not isinstance(model, (str, os.PathLike)))
+    options = checked_options(
+        mapped=isinstance(model, (str, os.PathLike)),
+        code=code,
+        verify=verify,
+        check_signature=check_signature,
+        require_signature=require_signature,
+        key=key,
+        lock=lock,
+        copy=copy,
+        resident=resident,
+    )
     if isinstance(model, (str, os.PathLike)):
-        program = open_file(os.fsdecode(model), code, verify, check_signature, copy, kept)
+        program = open_file(os.fsdecode(model), options)
     elif isinstance(model, (bytes, bytearray, memoryview)):
         if isinstance(model, memoryview) and not model.c_contiguous:
             raise InvalidArgumentError("the memoryview of a model's bytes must be contiguous: give bytes(view)")
-        program = open_bytes(model, code, verify, check_signature)
+        program = open_bytes(model, options)
     elif isinstance(model, _ArtifactLike):
-        program = open_bytes(model.to_bytes(), code, verify, check_signature)
+        program = open_bytes(model.to_bytes(), options)
     else:
         raise InvalidArgumentError(
             f"load takes a path, bytes or a maas_rt.compiler.Artifact, and got a {type(model).__name__}"

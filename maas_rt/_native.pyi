@@ -32,6 +32,8 @@ class Program:
         code: str,
         verify: str,
         check_signature: Callable[[bytes, bytes], bool] | None,
+        opener: Any,
+        lock: bool,
         copy: bool,
         resident: int,
     ) -> Program: ...
@@ -41,6 +43,8 @@ class Program:
         code: str,
         verify: str,
         check_signature: Callable[[bytes, bytes], bool] | None,
+        opener: Any,
+        lock: bool,
     ) -> Program: ...
     @property
     def manifest(self) -> str: ...

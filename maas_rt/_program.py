@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 import maas_rt._native as _native
 from maas_rt._errors import Error, FormatError, InvalidArgumentError, ModelNotFoundError
-
-Checker = Callable[[bytes, bytes], bool]
+from maas_rt._options import LoadOptions, asked
 
 _HEADER_BYTES = 64
 _TABLE_HASH = slice(24, 56)  # FORMAT.md: it covers the hashes of all sections, the weights' among them
@@ -25,11 +23,7 @@ class Source:
 
     path: str | None
     identity: bytes
-    code: str
-    verify: str
-    check_signature: Checker | None
-    copy: bool
-    resident: int
+    options: LoadOptions
 
 
 # What this process opened first of each source and still uses, so that a model and its states that arrive one by one fit
@@ -37,29 +31,29 @@ class Source:
 _open_programs: weakref.WeakValueDictionary[Source, _native.Program] = weakref.WeakValueDictionary()
 
 
-def open_file(
-    path: str, code: str, verify: str, check_signature: Checker | None, copy: bool, resident: int
-) -> _native.Program:
+def open_file(path: str, options: LoadOptions) -> _native.Program:
     """Opens a file; ModelNotFoundError where there is none."""
-    try:
-        program = _native.Program.load_file(os.fsencode(path), code, verify, check_signature, copy, resident)
-    except Error as error:
-        if error.status == "MRT_ERROR_IO" and not os.path.exists(path):
-            raise ModelNotFoundError(path) from None
-        raise
+    name = os.fsencode(path)
+    with asked(path, options) as (check, opener):
+        try:
+            program = _native.Program.load_file(
+                name, options.code, options.verify, check, opener, options.lock, options.copy, options.resident
+            )
+        except Error as error:
+            if error.status == "MRT_ERROR_IO" and not os.path.exists(path):
+                raise ModelNotFoundError(path) from None
+            raise
     with open(path, "rb") as file:
         identity = file.read(_HEADER_BYTES)[_TABLE_HASH]
-    source = Source(os.path.abspath(path), identity, code, verify, check_signature, copy, resident)
-    return _remember(program, source)
+    return _remember(program, Source(os.path.abspath(path), identity, options))
 
 
-def open_bytes(
-    data: bytes | bytearray | memoryview, code: str, verify: str, check_signature: Checker | None
-) -> _native.Program:
+def open_bytes(data: bytes | bytearray | memoryview, options: LoadOptions) -> _native.Program:
     """Opens the bytes of a file; they are copied."""
-    program = _native.Program.load_bytes(data, code, verify, check_signature)
+    with asked("the model in memory", options) as (check, opener):
+        program = _native.Program.load_bytes(data, options.code, options.verify, check, opener, options.lock)
     identity = bytes(memoryview(data).cast("B")[_TABLE_HASH])
-    return _remember(program, Source(None, identity, code, verify, check_signature, True, 0))
+    return _remember(program, Source(None, identity, replace(options, copy=True, resident=0)))
 
 
 def _remember(program: _native.Program, source: Source) -> _native.Program:
@@ -69,8 +63,16 @@ def _remember(program: _native.Program, source: Source) -> _native.Program:
 
 
 def reduce_program(program: _native.Program) -> tuple[Any, ...]:
-    """How pickle sends a program: the path of its file, or else its bytes."""
+    """How pickle sends a program: the path of its file, or else its bytes. A key is not sent, only where it lies."""
     source: Source = program.source
+    if source.options.key is not None:
+        from maas_rt.trust._providers import is_secret
+
+        if is_secret(source.options.key):
+            raise InvalidArgumentError(
+                "a model that was decrypted with a key in memory cannot be sent to another process, for its key would go "
+                "with it: load it with the name of the key's file, 'env:NAME' or 'command:LINE'"
+            )
     return _receive, (source, program.data() if source.path is None else None)
 
 
@@ -80,8 +82,8 @@ def _receive(source: Source, data: bytes | None) -> _native.Program:
         return found
     if source.path is None:
         assert data is not None
-        return open_bytes(data, source.code, source.verify, source.check_signature)
-    program = open_file(source.path, source.code, source.verify, source.check_signature, source.copy, source.resident)
+        return open_bytes(data, source.options)
+    program = open_file(source.path, source.options)
     if program.source.identity != source.identity:
         raise FormatError(
             f"{source.path!r} is another file now than when the model was loaded that was sent here by its path: load "

@@ -8,12 +8,13 @@ The surface is that of maas_rt.load's Model as far as one-shot runs go; both bin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from maas_rt._capi_ffi import check, ffi, lib, text
 from maas_rt._errors import Error, InvalidArgumentError, ModelNotFoundError
-from maas_rt._options import check_choices, check_resident
+from maas_rt._options import LoadOptions, asked, checked_options
 from maas_rt._tensor_info import TensorInfo, with_multiples
 
 __all__ = ["CancelToken", "Model", "load", "version"]
@@ -30,6 +31,7 @@ Array = NDArray[Any]
 
 _CODE_POLICY = {"allow": 0, "signed": 1, "refuse": 2}
 _VERIFY = {"default": 0, "full": 1}
+_TAG = 16  # of an encrypted chunk
 # DLPack's codes by numpy's kind.
 _CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
 _KINDS = {code: kind for kind, code in _CODES.items()}
@@ -193,6 +195,9 @@ def load(
     threads: int | None = None,
     code: str = "allow",
     verify: str = "default",
+    require_signature: Any = None,
+    key: Any = None,
+    lock: bool = True,
     copy: bool = False,
     resident: int | None = None,
 ) -> Model:
@@ -200,38 +205,80 @@ def load(
 
     Raises:
         ModelNotFoundError: there is no such file.
-        FormatError, CodeRefusedError, SignatureError, TargetError: the file is refused.
+        FormatError, CodeRefusedError, SignatureError, DecryptionError, TargetError: the file is refused.
         Error: it cannot be read.
     """
-    check_choices(code, verify, None, copy)
+    is_path = isinstance(model, (str, os.PathLike))
+    chosen = checked_options(
+        mapped=is_path,
+        code=code,
+        verify=verify,
+        require_signature=require_signature,
+        key=key,
+        lock=lock,
+        copy=copy,
+        resident=resident,
+    )
     wanted = 0 if threads is None else threads
     if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or not 0 <= wanted < 2**31:
         raise InvalidArgumentError(f"threads is {threads!r} and must be an integer of at least 0 (0: all)")
-    options = ffi.new("mrt_load_options*")
-    options.struct_size = ffi.sizeof("mrt_load_options")
-    options.code = _CODE_POLICY[code]
-    options.verify = _VERIFY[verify]
-    options.copy = copy
-    options.resident_bytes = check_resident(resident, copy or not isinstance(model, (str, os.PathLike)))
-    out = ffi.new("mrt_program**")
-    if isinstance(model, (str, os.PathLike)):
-        try:
-            check(lib.mrt_program_load(os.fsencode(model), options, out))
-        except Error:
-            if not os.path.exists(model):
-                raise ModelNotFoundError(os.fsdecode(model)) from None
-            raise
-        return Model(ffi.gc(out[0], lib.mrt_program_free), int(wanted))
-    if not isinstance(model, (bytes, bytearray, memoryview)):
+    if not is_path and not isinstance(model, (bytes, bytearray, memoryview)):
         raise InvalidArgumentError(f"load takes a path or bytes, and got a {type(model).__name__}")
     if isinstance(model, memoryview) and not model.c_contiguous:
         raise InvalidArgumentError("the memoryview of a model's bytes must be contiguous: give bytes(view)")
+    out = ffi.new("mrt_program**")
+    if isinstance(model, (str, os.PathLike)):
+        with _native_options(os.fsdecode(model), chosen) as options:
+            try:
+                check(lib.mrt_program_load(os.fsencode(model), options, out))
+            except Error:
+                if not os.path.exists(model):
+                    raise ModelNotFoundError(os.fsdecode(model)) from None
+                raise
+        return Model(ffi.gc(out[0], lib.mrt_program_free), int(wanted))
     room, begin, size = _aligned(model)
     data = ffi.cast("void*", room.ctypes.data + begin)
-    check(lib.mrt_program_load_memory(data, size, options, ffi.NULL, ffi.NULL, out))
+    with _native_options("the model in memory", chosen) as options:
+        check(lib.mrt_program_load_memory(data, size, options, ffi.NULL, ffi.NULL, out))
     loaded = Model(ffi.gc(out[0], lib.mrt_program_free), int(wanted))
     loaded._bytes = room  # borrowed by the program
     return loaded
+
+
+@contextlib.contextmanager
+def _native_options(name: str, chosen: LoadOptions) -> Iterator[Any]:
+    """The options as the library takes them, for one load."""
+    options = ffi.new("mrt_load_options*")
+    options.struct_size = ffi.sizeof("mrt_load_options")
+    options.code = _CODE_POLICY[chosen.code]
+    options.verify = _VERIFY[chosen.verify]
+    options.copy = chosen.copy
+    options.resident_bytes = chosen.resident
+    options.unlocked = not chosen.lock
+    with asked(name, chosen) as (checker, opener):
+        if checker is not None:
+
+            @ffi.callback("mrt_signature_fn", error=0)  # type: ignore[untyped-decorator]
+            def check_signature(_: Any, table: Any, table_bytes: int, signature: Any, signature_bytes: int) -> bool:
+                return checker(ffi.buffer(table, table_bytes)[:], ffi.buffer(signature, signature_bytes)[:])
+
+            options.check_signature = check_signature
+        if opener is not None:
+
+            @ffi.callback("mrt_unwrap_fn", error=0)  # type: ignore[untyped-decorator]
+            def unwrap(_: Any, section: Any, size: int) -> bool:
+                return bool(opener.unwrap(ffi.buffer(section, size)[:]))
+
+            @ffi.callback("mrt_open_fn", error=0)  # type: ignore[untyped-decorator]
+            def open_chunk(
+                _: Any, nonce: Any, bound: Any, bound_bytes: int, sealed: Any, size: int, plain: Any
+            ) -> bool:
+                data = memoryview(ffi.buffer(sealed, size))
+                room = memoryview(ffi.buffer(plain, size - _TAG)) if size > _TAG else bytearray()
+                return bool(opener.open(ffi.buffer(nonce, 12)[:], ffi.buffer(bound, bound_bytes)[:], data, room))
+
+            options.unwrap_key, options.open_chunk = unwrap, open_chunk
+        yield options
 
 
 def _aligned(data: bytes | bytearray | memoryview) -> tuple[NDArray[np.uint8], int, int]:

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -19,8 +20,10 @@ namespace {
 constexpr uint8_t kMagic[8] = {0x89, 'M', 'R', 'T', 0x0D, 0x0A, 0x1A, 0x0A};
 constexpr uint32_t kFormatVersion = 1;
 constexpr size_t kHeaderBytes = 64, kEntryBytes = 96;
+constexpr size_t kBoundHeaderBytes = 12;  // magic and format version
 constexpr uint32_t kMaxSections = 256;
 constexpr size_t kSectionAlignment = 64, kWeightsAlignment = 65536;
+constexpr size_t kChunk = size_t{1} << 20, kTag = 16;  // of encrypted sections
 
 template <typename T>
 T load(const uint8_t* p) {
@@ -28,6 +31,12 @@ T load(const uint8_t* p) {
   T value;
   std::memcpy(&value, p, sizeof(T));
   return value;
+}
+
+// The bytes that a section holds, which is fewer than it takes if it is encrypted.
+size_t plain_size(const Section& s) {
+  if (!(s.flags & kEncryptedFlag)) return s.size;
+  return s.size - (s.size + kChunk + kTag - 1) / (kChunk + kTag) * kTag;
 }
 
 bool all_zero(const uint8_t* p, size_t n) {
@@ -54,6 +63,8 @@ const char* section_name(SectionKind kind) {
       return "object";
     case SectionKind::device:
       return "device";
+    case SectionKind::encryption:
+      return "encryption";
   }
   return "unknown";
 }
@@ -143,8 +154,6 @@ void FileBytes::let_go() const {
   if (mapped()) (void)madvise(const_cast<uint8_t*>(data_), size_, MADV_DONTNEED);
 }
 
-Status FileBytes::check_unchanged(const char* name) const { return mapped() ? check_stamp(fd_, name) : Status(); }
-
 Status FileBytes::check_stamp(int fd, const char* name) const {
   Stamp now;
   if (!stamp_of(fd, &now)) return fail(MRT_ERROR_CHANGED, "'%s' cannot be looked at: %s", name, std::strerror(errno));
@@ -172,6 +181,9 @@ Status Container::parse_header() {
     return fail(MRT_ERROR_FORMAT, "'%s' is not a model.mrt file: it does not begin with the format's magic bytes",
                 name_.c_str());
   if (size < kHeaderBytes) return damaged("the header is cut off");
+  table_.resize(kHeaderBytes);
+  std::memcpy(table_.data(), p, kHeaderBytes);
+  p = table_.data();
   const uint32_t version = load<uint32_t>(p + 8);
   if (version > kFormatVersion)
     return fail(MRT_ERROR_VERSION,
@@ -183,20 +195,19 @@ Status Container::parse_header() {
   if (load<uint64_t>(p + 16) != size) return damaged("the file size differs from the one in the header");
   if (!all_zero(p + 56, 8)) return damaged("reserved bytes of the header are not zero");
   if (size - kHeaderBytes < count * kEntryBytes) return damaged("the section table is cut off");
+  table_.resize(kHeaderBytes + count * kEntryBytes);
+  std::memcpy(table_.data() + kHeaderBytes, bytes_.data() + kHeaderBytes, count * kEntryBytes);
+  p = table_.data();
   uint8_t hash[32];
   sha256(p + kHeaderBytes, count * kEntryBytes, hash);
-  if (std::memcmp(hash, p + 24, 32) != 0)
-    return fail(MRT_ERROR_HASH,
-                "'%s': the SHA-256 of the section table differs from the header; the file was changed or "
-                "damaged",
-                name_.c_str());
+  if (std::memcmp(hash, p + 24, 32) != 0) return wrong_hash("section table", "", "header");
   sections_.reserve(count);
   for (uint32_t i = 0; i < count; ++i) MRT_TRY(parse_entry(i));
   return Status();
 }
 
 Status Container::parse_entry(uint32_t index) {
-  const uint8_t* p = bytes_.data() + kHeaderBytes + index * kEntryBytes;
+  const uint8_t* p = table_.data() + kHeaderBytes + index * kEntryBytes;
   Section s{};
   const uint32_t kind = load<uint32_t>(p);
   s.flags = load<uint32_t>(p + 4);
@@ -209,13 +220,12 @@ Status Container::parse_entry(uint32_t index) {
     return damaged("a section's target is not NUL-padded text");
   if (!all_zero(p + 88, 8)) return damaged("reserved bytes of the section table are not zero");
   if (offset > bytes_.size() || size > bytes_.size() - offset) return damaged("a section lies outside the file");
-  const size_t previous_end = sections_.empty() ? kHeaderBytes + load<uint32_t>(bytes_.data() + 12) * kEntryBytes
-                                                : sections_.back().offset + sections_.back().size;
+  const size_t previous_end = sections_.empty() ? table_.size() : sections_.back().offset + sections_.back().size;
   if (offset < previous_end) return damaged("two sections overlap or are out of order");
   if (!all_zero(bytes_.data() + previous_end, offset - previous_end))
     return damaged("a gap between sections is not zero");
   if (offset % kSectionAlignment != 0) return damaged("a section does not begin on a multiple of 64");
-  if (kind == 0 || kind > static_cast<uint32_t>(SectionKind::device)) {
+  if (kind == 0 || kind > static_cast<uint32_t>(SectionKind::encryption)) {
     if ((s.flags & 1u) == 0)
       return fail(MRT_ERROR_VERSION, "'%s' has a section of kind %u that this runtime does not know; use a newer one",
                   name_.c_str(), kind);
@@ -229,13 +239,14 @@ Status Container::parse_entry(uint32_t index) {
   return Status();
 }
 
-Status Container::copy_small_sections() {
+Status Container::find_sections() {
   for (const Section& s : sections_) {
-    const Section** slot = s.kind == SectionKind::manifest    ? &manifest_section_
-                           : s.kind == SectionKind::plan      ? &plan_section_
-                           : s.kind == SectionKind::weights   ? &weights_
-                           : s.kind == SectionKind::signature ? &signature_
-                                                              : nullptr;
+    const Section** slot = s.kind == SectionKind::manifest     ? &manifest_section_
+                           : s.kind == SectionKind::plan       ? &plan_section_
+                           : s.kind == SectionKind::weights    ? &weights_
+                           : s.kind == SectionKind::signature  ? &signature_
+                           : s.kind == SectionKind::encryption ? &encryption_
+                                                               : nullptr;
     if (slot) {
       if (*slot) return damaged("a section that may occur once occurs twice");
       *slot = &s;
@@ -245,38 +256,127 @@ Status Container::copy_small_sections() {
         if (other->kind == SectionKind::code && std::strcmp(other->target, s.target) == 0)
           return damaged("two code sections are for the same target");
   }
-  if (!manifest_section_) return damaged("the manifest section is missing");
-  if (!plan_section_) return damaged("the plan section is missing");
-  manifest_.assign(reinterpret_cast<const char*>(data(*manifest_section_)), manifest_section_->size);
-  MRT_TRY(check_hash(*manifest_section_, manifest_.data()));
+  if (!manifest_section_ || !plan_section_) return damaged("the manifest or the plan is missing");
+  // All of a file is encrypted, or nothing of it, but for what says who may read it and who vouches for it.
+  for (const Section& s : sections_) {
+    if (s.kind > SectionKind::encryption) continue;
+    const bool expected = encryption_ && s.kind != SectionKind::signature && s.kind != SectionKind::encryption;
+    const size_t last = s.size % (kChunk + kTag);
+    if (((s.flags & kEncryptedFlag) != 0) != expected || (expected && (s.size == 0 || (last != 0 && last < kTag))))
+      return damaged("a section is not encrypted as others are");
+  }
+  return Status();
+}
+
+Status Container::open(const mrt_load_options& options, bool whole) {
+  MRT_TRY(check_encryption(options));
+  manifest_.resize(plain_size(*manifest_section_));
+  MRT_TRY(read_small(*manifest_section_, options, reinterpret_cast<uint8_t*>(&manifest_[0])));
   if (!is_text(reinterpret_cast<const uint8_t*>(manifest_.data()), manifest_.size()) || manifest_.empty() ||
       manifest_.front() != '{')
     return damaged("the manifest is not a JSON object in UTF-8");
-  plan_.assign(data(*plan_section_), data(*plan_section_) + plan_section_->size);
-  return check_hash(*plan_section_, plan_.data());
+  plan_.resize(plain_size(*plan_section_));
+  MRT_TRY(read_small(*plan_section_, options, plan_.data()));
+  if (!weights_) return Status();
+  weights_size_ = plain_size(*weights_);
+  if (encrypted()) return decrypt(*weights_, options, whole, &opened_);
+  return whole ? check_hash(*weights_, data(*weights_)) : Status();
 }
 
-Status Container::parse(FileBytes bytes, const std::string& name, Container* out) {
-  Container c;
-  c.bytes_ = std::move(bytes);
-  c.name_ = name;
-  MRT_TRY(c.parse_header());
-  MRT_TRY(c.copy_small_sections());
-  *out = std::move(c);
+// What was hashed is what is read, whoever writes to the mapped file.
+Status Container::read_small(const Section& section, const mrt_load_options& options, uint8_t* out) const {
+  if (encrypted()) return decrypt_into(section, options, true, out);
+  if (section.size != 0) std::memcpy(out, data(section), section.size);
+  return check_hash(section, out);
+}
+
+// ---- encryption ----
+
+Status Container::check_encryption(const mrt_load_options& options) {
+  const char* file = name_.c_str();
+  if (!encryption_)
+    return options.open_chunk ? fail(MRT_ERROR_INVALID_ARGUMENT, "'%s' is not encrypted; give no key", file) : Status();
+  if (options.resident_bytes != 0)
+    return fail(MRT_ERROR_INVALID_ARGUMENT, "'%s' is encrypted, and takes no resident_bytes", file);
+  if (options.open_chunk) MRT_TRY(check_hash(*encryption_, data(*encryption_)));
+  if (!options.open_chunk ||
+      (options.unwrap_key && options.unwrap_key(options.key_user, data(*encryption_), encryption_->size) != 1))
+    return fail(MRT_ERROR_KEY, "'%s' is encrypted; load it with %s", file,
+                options.open_chunk ? "another key" : "a key (key=, or open_chunk)");
+  Sha256 hash;
+  hash.update(table_.data(), kBoundHeaderBytes);
+  for (size_t i = 0; i < sections_.size(); ++i) {
+    if (sections_[i].kind == SectionKind::signature) continue;
+    uint8_t entry[kEntryBytes];
+    std::memcpy(entry, table_.data() + kHeaderBytes + i * kEntryBytes, kEntryBytes);
+    std::memset(entry + 40, 0, 8);
+    if (sections_[i].flags & kEncryptedFlag) std::memset(entry + 56, 0, 32);
+    hash.update(entry, kEntryBytes);
+  }
+  hash.finish(bound_);
   return Status();
+}
+
+Status Container::decrypt(const Section& section, const mrt_load_options& options, bool hashed,
+                          LockedBytes* out) const {
+  const size_t size = plain_size(section);
+  if (size != 0 && !out->reserve(size, options.unlocked == 0))
+    return fail(
+        MRT_ERROR_OUT_OF_MEMORY,
+        "'%s' is encrypted, and %zu bytes cannot be locked for it: %s; raise the limit (ulimit -l), or load it with "
+        "lock=False (unlocked)",
+        name_.c_str(), size, std::strerror(errno));
+  return decrypt_into(section, options, hashed, out->data());
+}
+
+Status Container::decrypt_into(const Section& section, const mrt_load_options& options, bool hashed,
+                               uint8_t* out) const {
+  Sha256 hash;
+  const std::unique_ptr<uint8_t[]> copy(hashed ? new uint8_t[std::min(section.size, kChunk + kTag)] : nullptr);
+  const uint8_t* at = data(section);
+  const uint32_t number = static_cast<uint32_t>(&section - sections_.data());
+  uint8_t nonce[12] = {};
+  std::memcpy(nonce, &number, 4);
+  size_t left = section.size;
+  for (uint32_t chunk = 0; left > 0; ++chunk) {
+    const size_t size = std::min(left, kChunk + kTag);
+    left -= size;
+    const uint8_t* sealed = at;
+    if (hashed) {  // what was hashed is what is decrypted
+      std::memcpy(copy.get(), at, size);
+      hash.update(copy.get(), size);
+      sealed = copy.get();
+    }
+    std::memcpy(nonce + 4, &chunk, 4);
+    nonce[11] = left == 0;
+    if (options.open_chunk(options.key_user, nonce, bound_, sizeof(bound_), sealed, size, out) != 1)
+      return fail(
+          MRT_ERROR_HASH,
+          "'%s': chunk %u of the %s section cannot be decrypted; it was changed, cut, or is of another place, file "
+          "or key",
+          name_.c_str(), chunk + 1, section_name(section.kind));
+    at += size;
+    out += size - kTag;
+  }
+  if (!hashed) return Status();
+  uint8_t digest[32];
+  hash.finish(digest);
+  return std::memcmp(digest, section.hash, 32) == 0
+             ? Status()
+             : wrong_hash(section_name(section.kind), " section", "section table");
 }
 
 Status Container::check_hash(const Section& section, const void* data) const {
   uint8_t hash[32];
   sha256(data, section.size, hash);
-  if (std::memcmp(hash, section.hash, 32) == 0) return Status();
-  return fail(MRT_ERROR_HASH,
-              "'%s': the SHA-256 of the %s section differs from the section table; the file was changed or "
-              "damaged",
-              name_.c_str(), section_name(section.kind));
+  return std::memcmp(hash, section.hash, 32) == 0 ? Status()
+                                                  : wrong_hash(section_name(section.kind), " section", "section table");
 }
 
-Status Container::check_weights_hash() const { return weights_ ? check_hash(*weights_, data(*weights_)) : Status(); }
+Status Container::wrong_hash(const char* what, const char* kind, const char* where) const {
+  return fail(MRT_ERROR_HASH, "'%s': the SHA-256 of the %s%s differs from the %s; the file was changed or damaged",
+              name_.c_str(), what, kind, where);
+}
 
 Status Container::choose_code(const Section** out) const {
   *out = nullptr;
@@ -297,8 +397,7 @@ Status Container::choose_code(const Section** out) const {
 }
 
 std::vector<uint8_t> Container::signed_bytes() const {
-  const size_t size = kHeaderBytes + sections_.size() * kEntryBytes;
-  std::vector<uint8_t> copy(bytes_.data(), bytes_.data() + size);
+  std::vector<uint8_t> copy = table_;
   std::memset(copy.data() + 24, 0, 32);
   for (size_t i = 0; i < sections_.size(); ++i)
     if (sections_[i].kind == SectionKind::signature)

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "artifact/locked_bytes.h"
 #include "base/status.h"
 
 namespace mrt {
@@ -18,8 +19,10 @@ enum class SectionKind : uint32_t {
   code = 4,
   signature = 5,
   object = 6,
-  device = 7
+  device = 7,
+  encryption = 8
 };
+constexpr uint32_t kEncryptedFlag = 2;
 
 struct Section {
   SectionKind kind;
@@ -50,7 +53,8 @@ class FileBytes {
   size_t size() const { return size_; }
   // Whether the bytes are those of a file that others may write to; then whether one did since it was mapped.
   bool mapped() const { return kind_ == Kind::mapped; }
-  Status check_unchanged(const char* name) const;
+  bool borrowed() const { return kind_ == Kind::borrowed; }
+  Status check_unchanged(const char* name) const { return mapped() ? check_stamp(fd_, name) : Status(); }
   // Hands the pages of a mapped file back to the system. Whoever reads them at the same time finds them again.
   void let_go() const;
 
@@ -74,40 +78,66 @@ class FileBytes {
 
 class Container {
  public:
-  // Checks header, table, bounds and the hashes of table, manifest and plan. `name` stands in messages ("model.mrt").
-  static Status parse(FileBytes bytes, const std::string& name, Container* out);
+  // Checks header, table and bounds, and the table's hash. `name` stands in messages ("model.mrt").
+  // Only of a new container: one that was refused is of no use.
+  Status parse(FileBytes bytes, const std::string& name) {
+    bytes_ = std::move(bytes);
+    name_ = name;
+    MRT_TRY(parse_header());
+    return find_sections();
+  }
+  // Reads manifest and plan, checking their hashes, and decrypts them and the weights of an encrypted file with the
+  // options' callbacks. `whole`: the weights are hashed, too. What is signed was looked at before.
+  Status open(const mrt_load_options& options, bool whole);
 
   const std::string& name() const { return name_; }
   const std::string& manifest() const { return manifest_; }
   // The plan's bytes: a copy, so that what was hashed is what is read, whoever writes to the mapped file.
   const std::vector<uint8_t>& plan() const { return plan_; }
-  const uint8_t* weights() const { return weights_ ? bytes_.data() + weights_->offset : nullptr; }
-  size_t weights_size() const { return weights_ ? weights_->size : 0; }
+  const uint8_t* weights() const { return opened_.size() ? opened_.data() : weights_ ? data(*weights_) : nullptr; }
+  size_t weights_size() const { return weights_size_; }
   const Section* signature() const { return signature_; }
   const std::vector<Section>& sections() const { return sections_; }
+  // As the file holds it: what was encrypted is not decrypted.
   const uint8_t* data(const Section& section) const { return bytes_.data() + section.offset; }
   const FileBytes& bytes() const { return bytes_; }
+  bool encrypted() const { return encryption_ != nullptr; }
+  // A section of an encrypted file, decrypted into memory of its own. Every chunk is checked; `hashed`: the section,
+  // too.
+  Status decrypt(const Section& section, const mrt_load_options& options, bool hashed, LockedBytes* out) const;
+  // An encrypted file is not looked at again once all of it is open.
+  void forget_file() {
+    if (encrypted() && !bytes_.borrowed()) bytes_ = FileBytes();
+  }
 
   // The best code section for this CPU, null if the file holds none; an error names the levels if none fits.
   Status choose_code(const Section** out) const;
   Status check_hash(const Section& section, const void* data) const;
-  Status check_weights_hash() const;
   // Header and table with the fields that depend on the signature set to zero: what a signature is made over.
   std::vector<uint8_t> signed_bytes() const;
 
  private:
   Status parse_header();
   Status parse_entry(uint32_t index);
-  Status copy_small_sections();
+  Status find_sections();
+  Status check_encryption(const mrt_load_options& options);
+  Status read_small(const Section& section, const mrt_load_options& options, uint8_t* out) const;
+  Status decrypt_into(const Section& section, const mrt_load_options& options, bool hashed, uint8_t* out) const;
   Status damaged(const char* what) const;
+  Status wrong_hash(const char* what, const char* kind, const char* where) const;
 
   FileBytes bytes_;
   std::string name_;
+  std::vector<uint8_t> table_;  // a copy of header and table: what was signed is what is read
   std::vector<Section> sections_;
   const Section* manifest_section_ = nullptr;
   const Section* plan_section_ = nullptr;
   const Section* weights_ = nullptr;
+  size_t weights_size_ = 0;
   const Section* signature_ = nullptr;
+  const Section* encryption_ = nullptr;
+  uint8_t bound_[32] = {};  // what every chunk is bound to: the hash of the table as it was before it was encrypted
+  LockedBytes opened_;      // the weights of an encrypted file
   std::string manifest_;
   std::vector<uint8_t> plan_;
 };

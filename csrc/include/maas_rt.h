@@ -49,10 +49,11 @@ enum {
   MRT_ERROR_IO = 100,             /* the file could not be opened or read */
   MRT_ERROR_FORMAT = 101,         /* the file is not a valid model.mrt (truncated, damaged, foreign) */
   MRT_ERROR_VERSION = 102,        /* the file was made for a newer runtime */
-  MRT_ERROR_HASH = 103,           /* a section's SHA-256 differs from the table */
+  MRT_ERROR_HASH = 103,           /* a section's SHA-256 differs from the table, or an encrypted chunk is not genuine */
   MRT_ERROR_CODE_REFUSED = 104,   /* the file holds code and the load options refuse it */
   MRT_ERROR_SIGNATURE = 105,      /* the signature is missing or was not accepted */
   MRT_ERROR_CHANGED = 106,        /* the mapped file was written to after it was loaded */
+  MRT_ERROR_KEY = 107,            /* the file is encrypted, and no key was given or none that opens it */
   MRT_ERROR_TARGET = 200,         /* this CPU or operating system lacks what the file was compiled for */
   MRT_ERROR_OUT_OF_MEMORY = 201,
   MRT_ERROR_CANCELLED = 300, /* cancelled before it was complete */
@@ -160,6 +161,13 @@ typedef enum mrt_verify { MRT_VERIFY_DEFAULT = 0, MRT_VERIFY_FULL = 1 } mrt_veri
 /* Checks the signature section over the section table; returns 1 to accept. */
 typedef int32_t (*mrt_signature_fn)(void* user, const void* table, size_t table_bytes, const void* signature,
                                     size_t signature_bytes);
+/* Given an encrypted file's encryption section (FORMAT.md), finds the content key that is wrapped there; returns 1 if
+ * the host has a key for it. */
+typedef int32_t (*mrt_unwrap_fn)(void* user, const void* section, size_t section_bytes);
+/* Decrypts one chunk with the content key: AES-256-GCM with a nonce of 12 bytes, over sealed_bytes of ciphertext that
+ * end in the tag of 16; writes sealed_bytes - 16 bytes and returns 1 if the tag is right. */
+typedef int32_t (*mrt_open_fn)(void* user, const void* nonce, const void* associated, size_t associated_bytes,
+                               const void* sealed, size_t sealed_bytes, void* plain);
 
 typedef struct mrt_load_options {
   size_t struct_size;
@@ -172,6 +180,14 @@ typedef struct mrt_load_options {
    * the pages are handed back to the system, which fetches them again as they are used: a run takes longer, and one
    * step may still need more. MRT_ERROR_INVALID_ARGUMENT for bytes that are not mapped. */
   size_t resident_bytes;
+  /* For encrypted files, with their signature checked before: called while the load lasts, on its thread. Weights and
+   * code are decrypted into memory that is locked (mlock) and left out of core dumps; unlocked, if not 0: that much
+   * cannot be locked (RLIMIT_MEMLOCK) is no error. MRT_ERROR_KEY where they are missing or have no key; a file that is
+   * not encrypted is refused if open_chunk is given. */
+  mrt_unwrap_fn unwrap_key; /* NULL if the host knows the content key */
+  mrt_open_fn open_chunk;
+  void* key_user;
+  int32_t unlocked;
 } mrt_load_options;
 
 /* Map a file. options may be NULL.

@@ -54,7 +54,44 @@ int32_t check_signature(void* user, const void* table, size_t table_bytes, const
   }
 }
 
-mrt_load_options load_options(const std::string& code, const std::string& verify, const py::object& checker) {
+// The host's key: a Python object with unwrap(section) -> bool and open(nonce, associated, sealed, plain) -> bool. It
+// keeps what went wrong, and the load's caller raises that.
+template <typename F>
+int32_t ask_opener(void* user, F&& ask) {
+  Waiting waiting;
+  py::gil_scoped_acquire gil;
+  waiting.over();
+  try {
+    return ask(py::handle(static_cast<PyObject*>(user))).template cast<bool>() ? 1 : 0;
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("maas_rt key");
+    return 0;
+  } catch (...) {
+    return 0;
+  }
+}
+
+int32_t unwrap_key(void* user, const void* section, size_t bytes) {
+  return ask_opener(user, [&](py::handle opener) {
+    return opener.attr("unwrap")(py::bytes(static_cast<const char*>(section), bytes));
+  });
+}
+
+int32_t open_chunk(void* user, const void* nonce, const void* associated, size_t associated_bytes, const void* sealed,
+                   size_t sealed_bytes, void* plain) {
+  uint8_t nothing = 0;
+  const size_t plain_bytes = sealed_bytes - 16;
+  return ask_opener(user, [&](py::handle opener) {
+    return opener.attr("open")(
+        py::bytes(static_cast<const char*>(nonce), 12),
+        py::bytes(static_cast<const char*>(associated), associated_bytes),
+        py::memoryview::from_memory(sealed, static_cast<py::ssize_t>(sealed_bytes)),
+        py::memoryview::from_memory(plain_bytes == 0 ? &nothing : plain, static_cast<py::ssize_t>(plain_bytes)));
+  });
+}
+
+mrt_load_options load_options(const std::string& code, const std::string& verify, const py::object& checker,
+                              const py::object& opener, bool lock) {
   mrt_load_options options{};
   options.struct_size = sizeof(options);
   if (code == "allow") {
@@ -77,6 +114,12 @@ mrt_load_options load_options(const std::string& code, const std::string& verify
     options.check_signature = check_signature;
     options.signature_user = checker.ptr();
   }
+  if (!opener.is_none()) {
+    options.unwrap_key = unwrap_key;
+    options.open_chunk = open_chunk;
+    options.key_user = opener.ptr();
+  }
+  options.unlocked = !lock;
   return options;
 }
 
@@ -207,21 +250,23 @@ void define_program(py::module_& m) {
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", "A loaded file; immutable, shared, thread-safe.")
       .def_static(
           "load_file",
-          [](const std::string& path, const std::string& code, const std::string& verify, py::object checker, bool copy,
-             size_t resident) {
-            mrt_load_options options = load_options(code, verify, checker);
+          [](const std::string& path, const std::string& code, const std::string& verify, py::object checker,
+             py::object opener, bool lock, bool copy, size_t resident) {
+            mrt_load_options options = load_options(code, verify, checker, opener, lock);
             options.copy = copy;
             options.resident_bytes = resident;
             return Program::load_file(path, options);
           },
-          py::arg("path"), py::arg("code"), py::arg("verify"), py::arg("check_signature"), py::arg("copy"),
-          py::arg("resident"))
+          py::arg("path"), py::arg("code"), py::arg("verify"), py::arg("check_signature"), py::arg("opener"),
+          py::arg("lock"), py::arg("copy"), py::arg("resident"))
       .def_static(
           "load_bytes",
-          [](py::buffer data, const std::string& code, const std::string& verify, py::object checker) {
-            return Program::load_bytes(std::move(data), load_options(code, verify, checker));
+          [](py::buffer data, const std::string& code, const std::string& verify, py::object checker, py::object opener,
+             bool lock) {
+            return Program::load_bytes(std::move(data), load_options(code, verify, checker, opener, lock));
           },
-          py::arg("data"), py::arg("code"), py::arg("verify"), py::arg("check_signature"))
+          py::arg("data"), py::arg("code"), py::arg("verify"), py::arg("check_signature"), py::arg("opener"),
+          py::arg("lock"))
       .def_property_readonly("manifest", [](const Program& p) { return std::string(mrt_program_manifest(p.handle())); })
       .def_property_readonly("entries",
                              [](const Program& p) {

@@ -196,16 +196,25 @@ void set_variable(void* handle, const char* name, F* function) {
 
 CodeModule::~CodeModule() {
   if (handle_) dlclose(handle_);
+  if (locked_) munmap(locked_, locked_size_);
 }
 
-Status CodeModule::load(const Container& container, const Section& section) {
+Status CodeModule::load(const Container& container, const Section& section, const mrt_load_options& options) {
   name_ = container.name();
   const char* file = name_.c_str();
   const auto cannot = [&](const char* what) {
     return fail(MRT_ERROR_TARGET, "the code section of '%s' cannot be loaded: %s: %s", file, what,
                 std::strerror(errno));
   };
-  if (!is_shared_object(container.data(section), section.size))
+  LockedBytes opened;
+  const uint8_t* code = container.data(section);
+  size_t size = section.size;
+  if (container.encrypted()) {
+    MRT_TRY(container.decrypt(section, options, true, &opened));
+    code = opened.data();
+    size = opened.size();
+  }
+  if (!is_shared_object(code, size))
     return fail(MRT_ERROR_FORMAT, "the code section for %s of '%s' is no 64-bit ELF shared object", section.target,
                 file);
   struct Descriptor {
@@ -215,14 +224,20 @@ Status CodeModule::load(const Container& container, const Section& section) {
     }
   } descriptor{anonymous_file()};
   if (descriptor.fd < 0) return cannot("memfd_create");
-  if (!write_all(descriptor.fd, container.data(section), section.size)) return cannot("write");
+  if (!write_all(descriptor.fd, code, size)) return cannot("write");
   if (fcntl(descriptor.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) return cannot("seal");
   // The hash is that of the sealed copy: nobody can change it any more before it is mapped as code.
-  void* copy = mmap(nullptr, section.size, PROT_READ, MAP_PRIVATE, descriptor.fd, 0);
+  void* copy = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor.fd, 0);
   if (copy == MAP_FAILED) return cannot("mmap");
-  const Status hash = container.check_hash(section, copy);
-  munmap(copy, section.size);
-  MRT_TRY(hash);
+  if (container.encrypted()) {
+    locked_ = copy;
+    locked_size_ = size;
+    if (mlock(copy, size) != 0 && options.unlocked == 0) return cannot("mlock");
+  } else {
+    const Status hash = container.check_hash(section, copy);
+    munmap(copy, size);
+    MRT_TRY(hash);
+  }
   handle_ = dlopen(unique_path(descriptor.fd).c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle_) {
     const char* reason = dlerror();

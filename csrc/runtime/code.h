@@ -48,12 +48,15 @@ class CodeModule {
   CodeModule& operator=(const CodeModule&) = delete;
   ~CodeModule();
 
-  // Copies the section into sealed anonymous memory, checks the copy's hash, then maps it as a library.
-  Status load(const Container& container, const Section& section);
+  // Copies the section into sealed anonymous memory, checks the copy's hash, then maps it as a library. Of an encrypted
+  // file the section is decrypted on the way, and the copy is locked.
+  Status load(const Container& container, const Section& section, const mrt_load_options& options);
   Status find(const std::string& symbol, CodeFunction* out) const;
 
  private:
   void* handle_ = nullptr;
+  void* locked_ = nullptr;  // pages of the copy that stay in memory
+  size_t locked_size_ = 0;
   std::string name_;
 };
 

@@ -21,16 +21,18 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
   MRT_TRY(isa_status());
   freeze_hooks();
   std::unique_ptr<Program> p(new Program);
-  MRT_TRY(Container::parse(std::move(bytes), name, &p->container_));
+  MRT_TRY(p->container_.parse(std::move(bytes), name));
+  bool whole = options.verify == MRT_VERIFY_FULL;
+  MRT_TRY(p->check_policy(options, &whole));
+  MRT_TRY(p->container_.open(options, whole));
   const std::vector<uint8_t>& plan = p->container_.plan();
   const auto in_file = [&](const Status& status) {
     return status.ok() ? status : fail(status.code(), "'%s': %s", name.c_str(), status.message().c_str());
   };
-  MRT_TRY(p->check_policy(options));
   MRT_TRY(in_file(plan::decode(plan.data(), plan.size(), &p->plan_)));
   MRT_TRY(in_file(validate(p->plan_, p->container_.weights_size())));
   p->exprs_.init(p->plan_);
-  MRT_TRY(p->load_code());
+  MRT_TRY(p->load_code(options));
   MRT_TRY(in_file(p->prepare_kernels()));
   p->find_roots();
   p->find_fixed();
@@ -46,12 +48,13 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
   }
   for (const plan::Entry& entry : p->plan_.entries) p->describe_entry(entry);
   p->note_last_uses();
+  p->container_.forget_file();
   MRT_TRY(p->check_unchanged());
   *out = std::move(p);
   return Status();
 }
 
-Status Program::check_policy(const mrt_load_options& options) {
+Status Program::check_policy(const mrt_load_options& options, bool* whole) {
   const char* file = container_.name().c_str();
   bool has_code = false;
   for (const Section& s : container_.sections()) has_code = has_code || s.kind == SectionKind::code;
@@ -73,11 +76,11 @@ Status Program::check_policy(const mrt_load_options& options) {
     if (options.check_signature(options.signature_user, table.data(), table.size(), container_.data(*s), s->size) != 1)
       return fail(MRT_ERROR_SIGNATURE, "the signature of '%s' was not accepted", file);
   }
-  if (sign || options.verify == MRT_VERIFY_FULL) MRT_TRY(container_.check_weights_hash());
+  *whole = *whole || sign;  // a signature covers the weights
   return Status();
 }
 
-Status Program::load_code() {
+Status Program::load_code(const mrt_load_options& options) {
   steps_.resize(plan_.blocks.size());
   bool calls_code = false;
   for (size_t b = 0; b < plan_.blocks.size(); ++b) {
@@ -90,7 +93,7 @@ Status Program::load_code() {
   if (!section)
     return fail(MRT_ERROR_FORMAT, "the plan of '%s' calls generated functions, but the file has no code section",
                 container_.name().c_str());
-  MRT_TRY(code_.load(container_, *section));
+  MRT_TRY(code_.load(container_, *section, options));
   for (size_t b = 0; b < plan_.blocks.size(); ++b)
     for (size_t i = 0; i < steps_[b].size(); ++i) {
       const plan::Step& step = plan_.blocks[b].steps[i];

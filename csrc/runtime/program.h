@@ -97,8 +97,9 @@ class Program {
 
  private:
   Program() = default;
-  Status check_policy(const mrt_load_options& options);
-  Status load_code();
+  // Before anything but the table is read. `whole` becomes true where the weights are to be hashed.
+  Status check_policy(const mrt_load_options& options, bool* whole);
+  Status load_code(const mrt_load_options& options);
   Status prepare_kernels();
   void find_roots();
   void find_fixed();

@@ -27,6 +27,10 @@ _COMMANDS = {
     "verify": "compare a model.mrt with the model it came from",
     "ops": "list the operators that can be compiled, by frontend and version",
     "serve": "serve a directory of .mrt files over HTTP",
+    "sign": "sign a model.mrt, in the file or beside it",
+    "check": "say who signed a model.mrt, and whether each section is as it was",
+    "encrypt": "encrypt a model.mrt for those who may run it",
+    "decrypt": "write an encrypted model.mrt in clear",
     "token": "make, list and revoke the API keys of a server",
     "demo": "train a small classifier with two processes, compile its checkpoint, compare",
 }

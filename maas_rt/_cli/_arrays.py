@@ -92,6 +92,15 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def sized(n: int) -> str:
+    """A number of bytes in words."""
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024  # type: ignore[assignment]
+    return f"{n:.2f} GiB"
+
+
 def pluralised(n: int, thing: str) -> str:
     """ "1 step", "2 steps"."""
     return f"{n} {thing}{'' if n == 1 else 's'}"

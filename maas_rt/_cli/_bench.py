@@ -17,6 +17,7 @@ import numpy as np
 
 from .._model import Model, load
 from ._arrays import Arrays, add_seed, draw_inputs, make_state, of_model, parse_duration, parse_shape, read_npz
+from ._opening import add_opening, opening
 
 _WINDOWS = 5  # of which the medians must agree
 _AGREEMENT = 0.02
@@ -34,11 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_seed(parser)
+    add_opening(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     start = time.perf_counter()
-    model = load(args.model, threads=args.threads)
+    model = load(args.model, threads=args.threads, **opening(args))
     load_seconds = time.perf_counter() - start
     shapes = {name: shape for name, shape, _ in map(parse_shape, args.shape)}
     inputs = of_model(read_npz(args.input), model) if args.input else draw_inputs(model, shapes)

@@ -14,25 +14,27 @@ from typing import Any
 
 from .. import _container, _plan
 from .._model import load
-from ._arrays import pluralised
+from ._arrays import pluralised, sized
+from ._opening import add_opening, opening
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL.mrt")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    add_opening(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
-    facts = describe(args.model)
+    facts = describe(args.model, **opening(args))
     print(json.dumps(facts, indent=2) if args.json else _text(facts))
     return 0
 
 
-def describe(path: str) -> dict[str, Any]:
+def describe(path: str, *, key: Any = None, **options: Any) -> dict[str, Any]:
     """Manifest, sections and step counts of a file; it is opened through the runtime first, so that what is shown was checked."""
-    manifest = load(path).manifest
+    manifest = load(path, key=key, **options).manifest
     container = _container.read(path)
-    plan = _plan.decode(container.section(_container.SectionKind.PLAN))
+    plan = _plan.decode(_plain_plan(container, key))
     steps = Counter(
         step.target if step.kind == _plan.StepKind.KERNEL else _plan.StepKind(step.kind).name.lower()
         for block in plan.blocks
@@ -50,12 +52,12 @@ def describe(path: str) -> dict[str, Any]:
     }
 
 
-def _size(n: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024  # type: ignore[assignment]
-    return f"{n:.2f} GiB"
+def _plain_plan(container: _container.Container, key: Any) -> bytes | memoryview:
+    if container.find(_container.SectionKind.ENCRYPTION) is None:
+        return container.section(_container.SectionKind.PLAN)
+    from ..trust import plain_sections
+
+    return b"".join(next(s for s in plain_sections(container, key) if s.kind == _container.SectionKind.PLAN).pieces())
 
 
 def _tensor(entry: dict[str, Any]) -> str:
@@ -66,7 +68,7 @@ def _text(facts: dict[str, Any]) -> str:
     manifest = facts["manifest"]
     verified = manifest.get("verified") or {}
     lines = [
-        f"{facts['file']}  {_size(facts['bytes'])}  {manifest.get('name', '')}",
+        f"{facts['file']}  {sized(facts['bytes'])}  {manifest.get('name', '')}",
         f"targets   {', '.join(manifest.get('targets') or []) or 'any (no code)'}",
         f"verified  {verified.get('status', 'unknown')}"
         + (f", largest relative error {verified['max_relative_error']:.2g}" if "max_relative_error" in verified else "")
@@ -95,6 +97,6 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(f"{'dimension':<9} {name} = {symbol['min']}..{top}{multiple}")
     for section in facts["sections"]:
         target = f" {section['target']}" if section["target"] else ""
-        lines.append(f"{'section':<9} {section['kind']}{target}: {_size(section['bytes'])}")
+        lines.append(f"{'section':<9} {section['kind']}{target}: {sized(section['bytes'])}")
     lines.append(f"{'steps':<9} " + ", ".join(f"{count} × {name}" for name, count in facts["steps"].items()))
     return "\n".join(lines)

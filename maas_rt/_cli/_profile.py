@@ -11,6 +11,7 @@ import argparse
 from .. import _kernels
 from .._model import load
 from ._arrays import add_seed, at_least_one, draw_inputs, make_state, of_model, parse_shape, read_npz
+from ._opening import add_opening, opening
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trace", metavar="TRACE.json", help="write a trace in the Chrome trace event format")
     add_seed(parser)
+    add_opening(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
-    model = load(args.model, threads=args.threads)
+    model = load(args.model, threads=args.threads, **opening(args))
     shapes = {name: shape for name, shape, _ in map(parse_shape, args.shape)}
     inputs = of_model(read_npz(args.input), model) if args.input else draw_inputs(model, shapes)
     profiles = [model.profile(inputs, state=make_state(model), seed=args.seed) for _ in range(args.runs)]

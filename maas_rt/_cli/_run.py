@@ -15,6 +15,7 @@ from .._model import load
 from .._program import state_values
 from .._whole_file import write_npz
 from ._arrays import add_seed, make_state, of_model, read_npz, same_file
+from ._opening import add_opening, opening
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=0, help="threads of one run (default: all that the process may use)"
     )
     add_seed(parser)
+    add_opening(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     for other, what in ((args.state, "--state"), (args.model, "the model")):
         if args.output and other and same_file(args.output, other):
             raise InvalidArgumentError(f"--output and {what} are one file, {args.output}: write the outputs to another")
-    model = load(args.model, threads=args.threads)
+    model = load(args.model, threads=args.threads, **opening(args))
     arrays = of_model(read_npz(args.input), model)
     state = make_state(model, args.state if args.state and os.path.exists(args.state) else None)
     if args.state and state is None:

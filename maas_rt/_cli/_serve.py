@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from .._errors import InvalidArgumentError
+from ._opening import add_opening, opening
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CA.pem",
         help="clients must show a certificate of one of these authorities",
     )
+    add_opening(parser)
 
 
 def threads(text: str) -> int:
@@ -142,4 +144,5 @@ def execute(args: argparse.Namespace) -> int:
         audit=args.audit_log,
         drain_delay=args.drain_delay,
         watch=args.watch,
+        **opening(args),
     )

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
+from .. import _container
 from .._errors import Error, InvalidArgumentError
 from .._model import Model, load
 from ._batcher import batches
@@ -101,11 +103,21 @@ class Repository:
     """The models of a folder (laid out as _layout says). Any thread may call anything; requests never wait for a load.
 
     Raises InvalidArgumentError if the folder holds no model, and the loader's error, with the file's name, if none of its files is good.
+    `require_signature`, `key` and `lock` are load's; the key is for those of the files that are encrypted.
     """
 
-    def __init__(self, directory: str | Path, threads: int = 0) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        threads: int = 0,
+        *,
+        require_signature: Any = None,
+        key: Any = None,
+        lock: bool = True,
+    ) -> None:
         self._root = Path(directory)
-        self._threads = threads
+        self._options: dict[str, Any] = {"threads": threads, "require_signature": require_signature, "lock": lock}
+        self._key = key
         self._timer = Timer()
         self._models: dict[str, _Record] = {}
         self._told: tuple[str, ...] = ()
@@ -344,7 +356,7 @@ class Repository:
             if before is not None and last is not None and last[0] == stamp and number not in record.reasons:
                 model = before.value.model
             else:
-                model = load(path, threads=self._threads, verify="full", copy=True)
+                model = self._load(path)
             found = Served.of(name, str(number), model, scheduling, self._timer)
         except (Error, OSError) as error:
             return self._refuse(name, number, _about(path, error), look)
@@ -360,6 +372,11 @@ class Repository:
         if old is not None:
             old.retire()
         return None
+
+    def _load(self, path: Path) -> Model:
+        encrypted = self._key is not None and _container.is_encrypted(path)
+        key = self._key if encrypted else None
+        return load(path, verify="full", copy=True, key=key, **self._options)
 
     def _refuse(self, name: str, number: int, error: Error, look: tuple[_Stamp, Scheduling] | None = None) -> Error:
         record = self._models[name]

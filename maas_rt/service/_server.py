@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ._access import Access
 from ._aiohttp import web
@@ -42,6 +43,7 @@ def serve(
     tls: TlsFiles | None = None,
     limits: Limits | None = None,
     audit: Path | None = None,
+    **opening: Any,
 ) -> int:
     """Serve a directory until SIGINT or SIGTERM; running requests are finished first. Returns the exit status.
 
@@ -55,6 +57,7 @@ def serve(
         issuers: the file of the issuers of JWTs. With neither, nobody needs a token.
         limits: of each client.
         audit: the file for the audit log; None: standard error.
+        opening: further arguments of the Repository: whose signature a file must have, the key of encrypted ones.
 
     Raises:
         InvalidArgumentError: an argument, or a file that one names.
@@ -65,7 +68,7 @@ def serve(
     log = Audit(audit)
     sockets = open_sockets(listen, not access.is_open, context is not None)
     try:
-        repository = Repository(directory, threads)
+        repository = Repository(directory, threads, **opening)
         for name in repository.names():
             print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
         for line in repository.told + tuple(entry.reason for entry in repository.index() if entry.reason):

@@ -113,7 +113,7 @@ def test_the_wheel_needs_numpy_alone(wheel: Path) -> None:
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert required == ["Requires-Dist: numpy>=1.24"]
     extras = set(re.findall(r"^Provides-Extra: (.*)$", metadata, flags=re.MULTILINE))
-    assert {"capi", "compiler", "serve", "all", "dev"} <= extras
+    assert {"capi", "compiler", "serve", "trust", "all", "dev"} <= extras
     assert "License-Expression: Apache-2.0" in metadata
     assert len(licenses) == 1
 
@@ -142,7 +142,7 @@ def test_a_model_runs_from_the_wheel(empty: Path, folder: Path) -> None:
         "import maas_rt, numpy as np, sys\n"
         "m = maas_rt.load('m.mrt')\n"
         "print(m(np.zeros((2, 16), 'f4')).shape, maas_rt.__file__)\n"
-        "print(sorted({n.partition('.')[0] for n in sys.modules} & {'torch', 'tvm', 'onnx', 'cffi', 'aiohttp'}))"
+        "print(sorted({n.partition('.')[0] for n in sys.modules} & {'torch', 'tvm', 'onnx', 'cffi', 'aiohttp', 'cryptography'}))"
     )
     out = run(empty, "-c", program, cwd=folder).splitlines()
     assert out[0].startswith("(2, 8) " + str(folder))
@@ -167,7 +167,7 @@ def test_every_runtime_module_imports_or_names_its_extra(empty: Path, folder: Pa
     extras = {name: extra for name, extra in found.items() if extra != "ok"}
     http = ("_aiohttp", "_answers", "_app", "_bodies", "_connection", "_guard", "_server")
     served = {f"maas_rt.service.{name}": "serve" for name in (*http, "_jwks", "_jwt", "_pyjwt")}
-    assert extras == {"maas_rt.capi": "capi", "maas_rt._capi_ffi": "capi", **served}
+    assert extras == {"maas_rt.capi": "capi", "maas_rt._capi_ffi": "capi", "maas_rt.trust": "trust", **served}
 
 
 def test_the_command_is_installed(empty: Path, folder: Path) -> None:

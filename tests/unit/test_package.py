@@ -23,6 +23,7 @@ def test_exported_names() -> None:
         "CodeRefusedError",
         "CompileError",
         "DeadlineExceededError",
+        "DecryptionError",
         "Error",
         "FormatError",
         "ImportModelError",

@@ -1,0 +1,26 @@
+"""Write an encrypted model.mrt in clear. Running one does not need this: load, run and serve take the key. Needs the extra: pip install "maas-rt[trust]".
+
+maas-rt decrypt model.enc.mrt -o model.mrt --key reader.pem
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ._opening import KEY_HELP
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.mrt")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the plain file")
+    parser.add_argument("--key", required=True, action="append", metavar="KEY", help=KEY_HELP)
+
+
+def execute(args: argparse.Namespace) -> int:
+    from .. import trust
+
+    was_signed = trust.decrypt(args.model, args.output, args.key)
+    print(f"wrote {args.output}")
+    if was_signed:
+        print("the signature was one of the encrypted file and is left out")
+    return 0
