@@ -94,7 +94,7 @@ class Container {
   const std::string& manifest() const { return manifest_; }
   // The plan's bytes: a copy, so that what was hashed is what is read, whoever writes to the mapped file.
   const std::vector<uint8_t>& plan() const { return plan_; }
-  const uint8_t* weights() const { return opened_.size() ? opened_.data() : weights_ ? data(*weights_) : nullptr; }
+  const uint8_t* weights() const { return encrypted() ? opened_.data() : weights_ ? data(*weights_) : nullptr; }
   size_t weights_size() const { return weights_size_; }
   const Section* signature() const { return signature_; }
   const std::vector<Section>& sections() const { return sections_; }
