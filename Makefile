@@ -100,7 +100,7 @@ fuzz: $(VENV)/.native  ## mutated files against the runtime and mutated requests
 	$(BIN)/python -m tests.fuzz_onnx $(or $(FUZZ_SECONDS),60)
 	$(BIN)/python -m tests.fuzz_compile $(or $(FUZZ_SECONDS),60)
 
-flips: $(VENV)/.native  ## every single-bit flip of a signed and encrypted file, with real keys (about 10 minutes of CPU)
+flips: $(VENV)/.native  ## every single-bit flip of a signed and encrypted file, with real keys (half an hour of CPU or more)
 	$(BIN)/python -m tests.flips $(JOBS)
 
 bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON

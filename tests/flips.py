@@ -1,6 +1,6 @@
 """python -m tests.flips [PROCESSES]: every single-bit flip of a signed and encrypted file of about 200 kB, which holds code that says when it is mapped.
 
-Each must be refused, with one sentence, before the code is mapped. Some ten minutes of one CPU; `make flips` runs it.
+Each must be refused, with one sentence, before the code is mapped. Half an hour of one CPU or more; `make flips` runs it.
 """
 
 from __future__ import annotations
