@@ -212,18 +212,18 @@ def _layout(parts: list[Section], weights_at: int = 0) -> tuple[bytes, list[int]
     return bytes(table), offsets, at
 
 
-def save(path: str | os.PathLike[str], sections: Iterable[Section]) -> None:
-    """Writes the file beside its name and renames it into place; whatever happens, no half file is left.
+def save(path: str | os.PathLike[str], sections: Iterable[Section], mode: int = 0o666) -> None:
+    """Writes the file beside its name and renames it into place; whatever happens, no half file is left. `mode` as of whole_file.
 
     Raises:
         Error: the file could not be written (no such folder, no space left, ...).
     """
-    write_whole(path, write(sections))
+    write_whole(path, write(sections), mode)
 
 
-def write_whole(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryview]) -> None:
+def write_whole(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryview], mode: int = 0o666) -> None:
     """The same of any bytes, piece by piece."""
-    with whole_file(path) as file:
+    with whole_file(path, mode) as file:
         for piece in pieces:
             file.write(piece)
 
@@ -279,8 +279,18 @@ def read(
 
 
 def is_encrypted(file: str | os.PathLike[str]) -> bool:
-    """Whether a file's sections are encrypted; the errors are those of `read`."""
-    return read(file, verify_sections=False).find(SectionKind.ENCRYPTION) is not None
+    """Whether a file's table names an encryption section. Read, not mapped: a file that is cut meanwhile ends no process. Whether it is a
+    good file, load says."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(_HEADER.size + _ENTRY.size * MAX_SECTIONS)
+    except OSError:
+        return False
+    if len(head) < _HEADER.size or head[:8] != MAGIC:
+        return False
+    end = min(len(head), _HEADER.size + _ENTRY.size * _HEADER.unpack_from(head)[2])
+    starts = range(_HEADER.size, end - _ENTRY.size + 1, _ENTRY.size)
+    return any(_ENTRY.unpack_from(head, at)[0] == SectionKind.ENCRYPTION for at in starts)
 
 
 def _alignment(kind: int) -> int:

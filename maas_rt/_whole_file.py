@@ -39,7 +39,9 @@ def whole_file(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[Bina
         target = os.path.realpath(name)
         beside = os.path.join(os.path.dirname(target), f".maas-rt.{secrets.token_hex(8)}.part")
         try:
-            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            with open(
+                os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode if was is None else 0o600), "wb"
+            ) as file:
                 if was is not None:
                     os.fchmod(file.fileno(), stat.S_IMODE(was))
                 yield file

@@ -332,7 +332,8 @@ Status Container::decrypt(const Section& section, const mrt_load_options& option
 Status Container::decrypt_into(const Section& section, const mrt_load_options& options, bool hashed,
                                uint8_t* out) const {
   Sha256 hash;
-  const std::unique_ptr<uint8_t[]> copy(hashed ? new uint8_t[std::min(section.size, kChunk + kTag)] : nullptr);
+  const bool kept = hashed || bytes_.mapped();  // what is hashed, and looked at twice to be decrypted, stays the same
+  const std::unique_ptr<uint8_t[]> copy(kept ? new uint8_t[std::min(section.size, kChunk + kTag)] : nullptr);
   const uint8_t* at = data(section);
   const uint32_t number = static_cast<uint32_t>(&section - sections_.data());
   uint8_t nonce[12] = {};
@@ -342,11 +343,11 @@ Status Container::decrypt_into(const Section& section, const mrt_load_options& o
     const size_t size = std::min(left, kChunk + kTag);
     left -= size;
     const uint8_t* sealed = at;
-    if (hashed) {  // what was hashed is what is decrypted
+    if (kept) {
       std::memcpy(copy.get(), at, size);
-      hash.update(copy.get(), size);
       sealed = copy.get();
     }
+    if (hashed) hash.update(sealed, size);
     std::memcpy(nonce + 4, &chunk, 4);
     nonce[11] = left == 0;
     if (options.open_chunk(options.key_user, nonce, bound_, sizeof(bound_), sealed, size, out) != 1)

@@ -226,12 +226,17 @@ Status CodeModule::load(const Container& container, const Section& section, cons
   if (descriptor.fd < 0) return cannot("memfd_create");
   if (!write_all(descriptor.fd, code, size)) return cannot("write");
   if (fcntl(descriptor.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) return cannot("seal");
-  // The hash is that of the sealed copy: nobody can change it any more before it is mapped as code.
+  // It is the sealed copy that is hashed, or compared: nobody can change it any more before it is mapped as code.
   void* copy = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor.fd, 0);
   if (copy == MAP_FAILED) return cannot("mmap");
   if (container.encrypted()) {
     locked_ = copy;
     locked_size_ = size;
+#if defined(MADV_DONTDUMP)
+    (void)madvise(copy, size, MADV_DONTDUMP);
+#endif
+    if (std::memcmp(copy, code, size) != 0)
+      return fail(MRT_ERROR_HASH, "the code of '%s' was changed while it was loaded", file);
     if (mlock(copy, size) != 0 && options.unlocked == 0) return cannot("mlock");
   } else {
     const Status hash = container.check_hash(section, copy);

@@ -48,8 +48,8 @@ Status Program::load(FileBytes bytes, const std::string& name, const mrt_load_op
   }
   for (const plan::Entry& entry : p->plan_.entries) p->describe_entry(entry);
   p->note_last_uses();
-  p->container_.forget_file();
   MRT_TRY(p->check_unchanged());
+  p->container_.forget_file();
   *out = std::move(p);
   return Status();
 }

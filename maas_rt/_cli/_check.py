@@ -50,13 +50,14 @@ def execute(args: argparse.Namespace) -> int:
 
 def _text(model: str, report: Report) -> str:
     lines = [f"{model}: {'encrypted for ' + ' and '.join(report.recipients) if report.recipients else 'not encrypted'}"]
-    lines += [f"{'signed':<9} by {signer}" for signer in report.signers]
+    lines += [f"{'claims':<9} to be signed by {signer}" for signer in report.signers]
     if report.accepted is not None:
         lines.append(f"{'trusted':<9} {report.accepted}")
     else:
         lines.append(f"{'untrusted':<9} {report.refused}")
     for section in report.sections:
-        what = f"{section.name} {section.target}".rstrip()
+        target = section.target if section.target.isprintable() else ascii(section.target)
+        what = f"{section.name} {target}".rstrip()
         lines.append(
             f"{'section':<9} {what}: {sized(section.bytes)}, {'holds' if section.holds else 'DOES NOT HAVE ITS HASH'}"
         )

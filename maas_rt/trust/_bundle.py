@@ -138,7 +138,7 @@ def _signer_of(material: dict[str, Any], trusted: Trusted) -> tuple[PublicKey, A
         key: PublicKey = key_of(chain[0])
         known = trusted.key(key_id(key))
         root = None if known is not None else subject(check_chain(chain, trusted.roots))
-        return key, Accepted(described(algorithm_of(key), key_id(key), chain), root)
+        return key, Accepted(described(algorithm_of(key), key_id(key), chain if root else ()), root)
     hint = material["publicKey"].get("hint") or ""
     for each in trusted.keys:
         if _hint(each) == hint or (not hint and len(trusted.keys) == 1):

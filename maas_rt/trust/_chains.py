@@ -7,7 +7,7 @@ the Web alone, which know neither Ed25519 nor code signing.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from cryptography import x509
@@ -20,6 +20,8 @@ from maas_rt._errors import SignatureError
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 _MOST = 8  # certificates of one chain
+_STEPS = 64  # looks at issuers: certificates of one name and key that vouch for each other would make thousands of ways
+_CODE = {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
 _SLACK = datetime.timedelta(minutes=5)  # of clocks, before a certificate begins to be valid
 _UNDERSTOOD = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.SubjectAlternativeName)
 _STRONG = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
@@ -37,7 +39,7 @@ def check_chain(
     leaf = chain[0]
     _check_leaf(leaf)
     reasons: list[str] = []
-    root = _climb(leaf, [*roots, *chain[1:_MOST]], list(roots), now, 0, reasons)
+    root = _climb(leaf, [*roots, *chain[1:_MOST]], list(roots), now, 0, reasons, iter(range(_STEPS)))
     if root is None:
         why = f": {reasons[0]}" if reasons else ""
         raise SignatureError(f"no trusted certificate vouches for the signer {subject(leaf)}{why}")
@@ -47,9 +49,15 @@ def check_chain(
 def subject(certificate: x509.Certificate) -> str:
     """Whose certificate it is, as "CN=Models,O=Example"."""
     try:
-        return certificate.subject.rfc4514_string() or f"(serial number {certificate.serial_number:x})"
+        text = certificate.subject.rfc4514_string() or f"(serial number {certificate.serial_number:x})"
+        return printable(text)
     except ValueError:
         return "(a name that cannot be read)"
+
+
+def printable(text: str) -> str:
+    """Text of a file that nobody vouches for, without what moves a terminal's cursor or begins a line."""
+    return "".join(each if each.isprintable() else f"\\{ord(each):02X}" for each in text)
 
 
 def _climb(
@@ -59,8 +67,9 @@ def _climb(
     now: datetime.datetime,
     below: int,
     reasons: list[str],
+    steps: Iterator[int],
 ) -> x509.Certificate | None:
-    """The trusted certificate at the end of a way up; `below`: certificates of issuers on the way so far."""
+    """The trusted certificate at the end of a way up; `below`: certificates of issuers on the way so far; `steps` are those that are left."""
     problem = _problem(certificate, now)
     if problem:
         reasons.append(problem)
@@ -72,12 +81,15 @@ def _climb(
     for issuer in issuers:
         if issuer.subject != certificate.issuer or issuer == certificate:
             continue
+        if next(steps, None) is None:
+            reasons.insert(0, "its certificates make too many ways to follow")
+            return None
         problem = _link_problem(certificate, issuer, below)
         if problem:
             reasons.append(problem)
             continue
         rest = [each for each in issuers if each != issuer]
-        found = _climb(issuer, rest, roots, now, below + 1, reasons)
+        found = _climb(issuer, rest, roots, now, below + 1, reasons, steps)
         if found is not None:
             return found
     return None
@@ -113,6 +125,9 @@ def _link_problem(certificate: x509.Certificate, issuer: x509.Certificate, below
     usage = _extension(issuer, x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         return f"the key of {name} may not sign certificates"
+    purposes = _extension(issuer, x509.ExtendedKeyUsage)
+    if purposes is not None and not _CODE & set(purposes):
+        return f"{name} may not vouch for code signing (its extended key usage)"
     key = issuer.public_key()
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048:
         return f"the key of {name} has only {key.key_size} bits"
@@ -131,8 +146,7 @@ def _check_leaf(leaf: x509.Certificate) -> None:
     if usage is not None and not usage.digital_signature:
         raise SignatureError(f"the certificate of {subject(leaf)} is not for signatures (its key usage)")
     purposes = _extension(leaf, x509.ExtendedKeyUsage)
-    allowed = {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
-    if purposes is not None and not allowed & set(purposes):
+    if purposes is not None and not _CODE & set(purposes):
         raise SignatureError(f"the certificate of {subject(leaf)} is not for code signing (its extended key usage)")
 
 

@@ -11,8 +11,9 @@ import hashlib
 import hmac
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -65,7 +66,7 @@ class Recipient:
     """
 
     public: X25519PublicKey | None = None
-    shared: bytes | None = None
+    shared: bytes | None = field(default=None, repr=False)
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -199,18 +200,11 @@ def _commitment(content: bytes) -> bytes:
 # ---- chunks ----
 
 
-@dataclass(frozen=True)
-class Sealed:
-    """A section's data, encrypted piece by piece: a Stream of maas_rt._container."""
+class _Pieces(ABC):
+    """A Stream of maas_rt._container, made anew whenever it is read."""
 
-    source: memoryview
-    key: bytes
-    section: int
-    bound: bytes
-
-    @property
-    def size(self) -> int:
-        return sealed_size(self.source.nbytes)
+    @abstractmethod
+    def pieces(self) -> Iterator[bytes]: ...
 
     @cached_property
     def sha256(self) -> bytes:
@@ -218,6 +212,20 @@ class Sealed:
         for piece in self.pieces():
             digest.update(piece)
         return digest.digest()
+
+
+@dataclass(frozen=True)
+class Sealed(_Pieces):
+    """A section's data, encrypted piece by piece."""
+
+    source: memoryview
+    key: bytes = field(repr=False)
+    section: int
+    bound: bytes
+
+    @property
+    def size(self) -> int:
+        return sealed_size(self.source.nbytes)
 
     def pieces(self) -> Iterator[bytes]:
         cipher = AESGCM(self.key)
@@ -227,11 +235,11 @@ class Sealed:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(_Pieces):
     """The other way; `name` is the section's, for messages."""
 
     source: memoryview
-    key: bytes
+    key: bytes = field(repr=False)
     section: int
     bound: bytes
     name: str
@@ -239,13 +247,6 @@ class Opened:
     @property
     def size(self) -> int:
         return plain_size(self.source.nbytes)
-
-    @cached_property
-    def sha256(self) -> bytes:
-        digest = hashlib.sha256()
-        for piece in self.pieces():
-            digest.update(piece)
-        return digest.digest()
 
     def pieces(self) -> Iterator[bytes]:
         cipher = AESGCM(self.key)

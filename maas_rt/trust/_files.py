@@ -137,7 +137,7 @@ def decrypt(model: Path, output: Path, keys: Any) -> bool:
     if container.find(SectionKind.ENCRYPTION) is None:
         raise InvalidArgumentError(f"{os.fspath(model)} is not encrypted")
     try:
-        _container.save(output, plain_sections(container, keys))
+        _container.save(output, plain_sections(container, keys), mode=0o600)  # what was secret stays its owner's
     except DecryptionError as error:
         raise DecryptionError(f"{os.fspath(model)}: {error}") from None
     return container.find(SectionKind.SIGNATURE) is not None

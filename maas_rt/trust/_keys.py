@@ -28,6 +28,7 @@ Keys = Any
 
 _PASSWORD = "MAAS_RT_KEY_PASSWORD"
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_KEY_TEXT = re.compile(r"-----BEGIN|^\s*(?:[0-9a-fA-F]{64}|[A-Za-z0-9+/]{43}=)\s*$")
 _SUFFIXES = (".pem", ".crt", ".cer", ".pub")
 
 
@@ -158,7 +159,7 @@ def read_trusted(keys: Keys) -> Trusted:
 def portable(keys: Keys) -> tuple[str | bytes, ...]:
     """The same as names of files and PEM text, which another process can read as well; InvalidArgumentError for what is neither."""
     if isinstance(keys, (str, os.PathLike)):
-        return (os.path.abspath(os.fsdecode(keys)),)
+        return (os.path.abspath(_path(keys)),)
     if isinstance(keys, bytes):
         return (keys,)
     if isinstance(keys, (Sequence, Set)):
@@ -169,9 +170,17 @@ def portable(keys: Keys) -> tuple[str | bytes, ...]:
     return (each.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),)
 
 
+def _path(keys: str | os.PathLike[str]) -> str:
+    """An empty name, as of a variable that is not set, would be the current directory, and all keys in it."""
+    path = os.fsdecode(keys)
+    if not path:
+        raise InvalidArgumentError("require_signature is an empty name: give a PEM file or a folder of them")
+    return path
+
+
 def _flat(keys: Keys) -> Iterator[PublicKey | x509.Certificate]:
     if isinstance(keys, (str, os.PathLike)):
-        path = Path(keys)
+        path = Path(_path(keys))
         files = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES) if path.is_dir() else [path]
         for file in files:
             yield from _public_blocks(read_file(file), str(file))
@@ -249,6 +258,7 @@ def read_signer(key: Any, certificates: Any = None) -> Signer:
 def read_private(source: Any, what: str) -> Any:
     """A private key of `cryptography`, read from a PEM file or bytes where it is none yet."""
     if isinstance(source, (str, os.PathLike)):
+        refuse_key_text(source)
         what, source = str(source), read_file(source)
     if not isinstance(source, bytes):
         return source
@@ -263,6 +273,13 @@ def read_private(source: Any, what: str) -> Any:
     except (ValueError, UnsupportedAlgorithm):
         wrong = f"that {_PASSWORD} opens" if password else "in PEM"
         raise InvalidArgumentError(f"{what} is no private key {wrong}") from None
+
+
+def refuse_key_text(source: str | os.PathLike[str]) -> None:
+    """A key itself where a name is due would be told in errors as the file that there is not."""
+    text = os.fspath(source)
+    if isinstance(text, str) and _KEY_TEXT.search(text):
+        raise InvalidArgumentError("this is the key itself as text: give its bytes, or the name of its file")
 
 
 def read_file(path: str | os.PathLike[str], most: int = 1 << 20) -> bytes:

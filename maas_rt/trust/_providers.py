@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from maas_rt._errors import Error, InvalidArgumentError
 
-from ._keys import read_file, read_private
+from ._keys import read_file, read_private, refuse_key_text
 
 # A path, "file:PATH", "env:NAME", "command:LINE", the key itself, or a function that gives one for a key's id.
 Provider = str | os.PathLike[str] | bytes | X25519PrivateKey | Callable[[str], Any]
@@ -36,6 +36,8 @@ def as_providers(keys: Any) -> tuple[Provider, ...]:
             raise InvalidArgumentError(
                 f"key is a {type(each).__name__} and must be a path, 'env:NAME', 'command:LINE', bytes or a function"
             )
+        if isinstance(each, str):
+            refuse_key_text(each)
     if not several:
         raise InvalidArgumentError("key names no key: give a path, 'env:NAME', 'command:LINE', bytes or a function")
     return tuple(_absolute(each) for each in several)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from maas_rt._errors import InvalidArgumentError, SignatureError
 
-from ._chains import check_chain, subject
+from ._chains import check_chain, printable, subject
 from ._keys import (
     ALGORITHMS,
     Algorithm,
@@ -102,9 +102,9 @@ def read_section(data: bytes) -> list[Signature]:
                 at += _LENGTH.size + size
                 chain.append(x509.load_der_x509_certificate(data[at - size : at]))
             found.append(Signature(row, identity, value, tuple(chain)))
-    except (struct.error, ValueError) as error:
-        if isinstance(error, SignatureError):
-            raise
+    except SignatureError:
+        raise
+    except Exception:  # struct's, or any of those that `cryptography` has for certificates
         raise SignatureError("the signature section is damaged") from None
     if at != len(data):
         raise SignatureError("the signature section is damaged")
@@ -123,6 +123,8 @@ def check_table(table: bytes, section: bytes, trusted: Trusted) -> Accepted:
             return _check(table, signature, trusted)
         except SignatureError as error:
             reasons.append(str(error))
+        except Exception as error:  # of one certificate that cannot be read: another signature may hold
+            reasons.append(f"the signature cannot be checked: {printable(str(error))}")
     raise SignatureError("; ".join(reasons))
 
 
@@ -137,7 +139,8 @@ def _check(table: bytes, signature: Signature, trusted: Trusted) -> Accepted:
         raise SignatureError(f"the signature names {signature}, and its certificate is of another key")
     if not verify(key, table, signature.value):
         raise SignatureError(f"the signature by {signature} is one of other contents: the file was changed")
-    return Accepted(str(signature), root)
+    # Certificates beside a key that is trusted by itself were not looked at: whoever wrote the file chose the name in them.
+    return Accepted(described(signature.algorithm, signature.key, signature.certificates if root else ()), root)
 
 
 class Checker:

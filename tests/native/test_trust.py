@@ -173,6 +173,7 @@ def test_keys_are_read_from_many_places_and_private_ones_are_refused(folder: Pat
         ("reader.pub.pem", "X25519PublicKey; signatures are made with"),
         ("text.pem", "holds no PEM block"),
         (7, "holds a int"),
+        ("", "is an empty name"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "cannot be read"),
     ):
         with pytest.raises(maas_rt.InvalidArgumentError, match=says):
@@ -188,6 +189,8 @@ def test_keys_are_read_from_many_places_and_private_ones_are_refused(folder: Pat
     ):
         with pytest.raises(maas_rt.InvalidArgumentError, match=says):
             trust.sign("model.mrt", key=key)
+    with pytest.raises(maas_rt.InvalidArgumentError, match="the key itself as text"):
+        trust.sign("model.mrt", key=Path("signer.pem").read_text())
     (folder / "locked.pem").write_bytes(private_pem(Ed25519PrivateKey.generate(), b"sesame"))
     with pytest.raises(maas_rt.InvalidArgumentError, match="protected by a password: set MAAS_RT_KEY_PASSWORD"):
         trust.sign("model.mrt", key="locked.pem")
@@ -315,6 +318,12 @@ def test_what_a_certificate_may_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
         ([leaf(), middle(signs=True)], [root], "the key of CN=Middle may not sign certificates"),
         ([leaf(signs=False), middle()], [root], "not for signatures"),
         ([leaf(purposes=[Purpose.SERVER_AUTH]), middle()], [root], "not for code signing"),
+        ([leaf(), middle(purposes=[Purpose.SERVER_AUTH])], [root], "CN=Middle may not vouch for code signing"),
+        (
+            [leaf(), *[certificate("Middle", middle_key, "Middle", middle_key, authority=True) for _ in range(7)]],
+            [root],
+            "too many ways",
+        ),
         ([leaf(critical=True), middle()], [root], "critical extension 1.2.3.4"),
         ([leaf(), middle(critical=True)], [root], "critical extension 1.2.3.4"),
         ([long, below, middle(path_length=0)], [root], "CN=Middle may not vouch for so long a chain"),
@@ -491,6 +500,13 @@ def test_recipients_and_files_that_make_no_sense(folder: Path) -> None:
         with pytest.raises(maas_rt.InvalidArgumentError):
             trust.Recipient(**options)  # type: ignore[arg-type]
     trust.encrypt("model.mrt", "sealed.mrt", ["reader.pub.pem"])
+    for text in ("0f" * 32, base64.b64encode(bytes(32)).decode(), Path("reader.pem").read_text()):
+        with pytest.raises(maas_rt.InvalidArgumentError, match="the key itself as text") as caught:
+            maas_rt.load("sealed.mrt", key=text, lock=False)
+        assert text not in str(caught.value) and text not in repr(trust.Recipient(shared=bytes(32)))
+    trust.decrypt("sealed.mrt", "clear.mrt", "reader.pem")
+    assert Path("clear.mrt").stat().st_mode & 0o777 == 0o600
+    assert _chains.printable("CN=a\n\x1b[2J") == "CN=a\\0A\\1B[2J"
     with pytest.raises(maas_rt.InvalidArgumentError, match="encrypted already"):
         trust.encrypt("sealed.mrt", "twice.mrt", ["reader.pub.pem"])
     with pytest.raises(maas_rt.InvalidArgumentError, match="model.mrt is not encrypted"):

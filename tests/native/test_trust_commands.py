@@ -61,7 +61,7 @@ def test_the_way_there_and_back(folder: Path, capsys: Output) -> None:
     text = said(capsys, "sign", "model.mrt", "--key", "signer.pem", "-o", "signed.mrt")
     assert re.fullmatch(r"signed model.mrt as Ed25519 key SHA256:\S{43}\nwrote signed.mrt\n", text)
     text = said(capsys, "check", "signed.mrt", "--keys", "signer.pub.pem")
-    assert text.startswith("signed.mrt: not encrypted\nsigned    by Ed25519 key SHA256:")
+    assert text.startswith("signed.mrt: not encrypted\nclaims    to be signed by Ed25519 key SHA256:")
     assert "\ntrusted   Ed25519 key SHA256:" in text and text.count(", holds\n") == 4 and "weights: " in text
     assert "untrusted no key was given" in said(capsys, "check", "signed.mrt")
     assert "untrusted it is not signed" in said(capsys, "check", "model.mrt")
@@ -72,7 +72,7 @@ def test_the_way_there_and_back(folder: Path, capsys: Output) -> None:
     )
     said(capsys, "sign", "sealed.mrt", "--key", "ec.pem")
     text = said(capsys, "check", "sealed.mrt", "--keys", "ec.pub.pem", "--keys", "signer.pub.pem")
-    assert text.startswith("sealed.mrt: encrypted for an X25519 key\nsigned    by ECDSA P-256 key")
+    assert text.startswith("sealed.mrt: encrypted for an X25519 key\nclaims    to be signed by ECDSA P-256 key")
     facts = json.loads(said(capsys, "check", "sealed.mrt", "--keys", "ec.pub.pem", "--json"))
     assert facts["good"] and [s["encrypted"] for s in facts["sections"]] == [True, True, True, False, False]
     opening = ("--require-signature", "ec.pub.pem", "--key", "reader.pem")
