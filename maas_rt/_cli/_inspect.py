@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _container, _plan
-from .._model import load
+from .._errors import DecryptionError, SignatureError
 from ._arrays import pluralised, sized
 from ._opening import add_opening, opening
 
@@ -30,11 +30,15 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(path: str, *, key: Any = None, **options: Any) -> dict[str, Any]:
-    """Manifest, sections and step counts of a file; it is opened through the runtime first, so that what is shown was checked."""
-    manifest = load(path, key=key, **options).manifest
+def describe(path: str, *, key: Any = None, require_signature: Any = None, lock: bool = True) -> dict[str, Any]:
+    """Manifest, sections and step counts of a file. It is read and not loaded: a look at a file runs none of its code, and one for another
+    CPU can be looked at, too."""
     container = _container.read(path)
-    plan = _plan.decode(_plain_plan(container, key))
+    if require_signature is not None:
+        _check_signature(path, require_signature)
+    parts = _plain_parts(path, container, key)
+    manifest = json.loads(parts[_container.SectionKind.MANIFEST])
+    plan = _plan.decode(parts[_container.SectionKind.PLAN])
     steps = Counter(
         step.target if step.kind == _plan.StepKind.KERNEL else _plan.StepKind(step.kind).name.lower()
         for block in plan.blocks
@@ -52,12 +56,24 @@ def describe(path: str, *, key: Any = None, **options: Any) -> dict[str, Any]:
     }
 
 
-def _plain_plan(container: _container.Container, key: Any) -> bytes | memoryview:
+def _check_signature(path: str, keys: Any) -> None:
+    from ..trust import check
+
+    report = check(path, keys)
+    if report.accepted is None:
+        raise SignatureError(f"the signature of '{path}' is not accepted: {report.refused}")
+
+
+def _plain_parts(path: str, container: _container.Container, key: Any) -> dict[Any, bytes]:
+    """Manifest and plan, decrypted where they are encrypted."""
+    kinds = (_container.SectionKind.MANIFEST, _container.SectionKind.PLAN)
     if container.find(_container.SectionKind.ENCRYPTION) is None:
-        return container.section(_container.SectionKind.PLAN)
+        return {kind: bytes(container.section(kind)) for kind in kinds}
+    if key is None:
+        raise DecryptionError(f"'{path}' is encrypted; load it with a key")
     from ..trust import plain_sections
 
-    return b"".join(next(s for s in plain_sections(container, key) if s.kind == _container.SectionKind.PLAN).pieces())
+    return {s.kind: b"".join(s.pieces()) for s in plain_sections(container, key) if s.kind in kinds}
 
 
 def _tensor(entry: dict[str, Any]) -> str:

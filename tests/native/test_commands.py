@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maas_rt import _container
 from maas_rt._cli import main
 from maas_rt._whole_file import write_npz
 from tests import _tiny
@@ -121,6 +122,15 @@ sys.meta_path.insert(0, Absent())
 from maas_rt._cli import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def test_a_look_at_a_file_runs_none_of_its_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Code that this CPU cannot load, as that of another architecture, is shown as what it is."""
+    sections = [_container.Section(s.kind, bytes(s.data)) for s in _container.read(_tiny.mlp()).sections]
+    code = _container.Section(_container.SectionKind.CODE, b"no code at all", "x86-64")
+    _container.save("coded.mrt", [*sections, code])
+    assert command("inspect", "coded.mrt") == 0
+    assert "section   code x86-64: 14 B" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
