@@ -100,11 +100,16 @@ class Batcher(Generic[T]):
         self, request: T, rows: int, key: Hashable, now: int, priority: int = 1, deadline: int | None = None
     ) -> list[Batch[T]]:
         """Takes a request of 1 row or more, and returns the batches that leave by it. Of priorities 1 is the highest."""
-        waiting = self._waiting.setdefault(key, [])
         most = self._policy.max_rows
-        for first in range(0, rows, most):
-            waiting.append(Part(request, first, min(most, rows - first), priority, now, deadline))
-        batches = []
+        full = rows // most * most
+        batches: list[Batch[T]] = []
+        if full and key in self._waiting:
+            batches.append(self._leave(key, now, Left.FULL))  # all that waits: it is less than a batch
+        # What fills batches by itself waits for nobody: a request of many parts costs no more than their number.
+        for first in range(0, full, most):
+            batches.append(Batch((Part(request, first, most, priority, now, deadline),), Left.FULL))
+        if full < rows:
+            self._waiting.setdefault(key, []).append(Part(request, full, rows - full, priority, now, deadline))
         while (why := self._reached(key, now)) is not None:
             batches.append(self._leave(key, now, why))
         return batches

@@ -31,6 +31,7 @@ from ._timer import Timer
 Arrays = dict[str, Array]
 _HOP = 200_000  # ns: what a run on another thread costs beside the run, measured through asyncio on two cores
 _IN_PLACE = 5_000_000  # ns that a run in place may take: how long a loop runs may lie in the values of its inputs
+_MOST_PARTS = 4096  # of a request: its rows are the client's to say, and where another extent is 0 they take no bytes
 _WEIGHT = 0.2  # of the newest time in an average
 
 
@@ -155,12 +156,16 @@ class Scheduler:
         """Takes a job, which may be done when this returns.
 
         Raises:
-            ServiceError: OVERLOADED: the queue is full, or the answer would come too late. DEADLINE, NOT_READY.
+            ServiceError: OVERLOADED: the queue is full, or the answer would come too late. TOO_LARGE, DEADLINE, NOT_READY.
         """
         after: list[Callable[[], object]] = []
         with self._lock:
             now = job.submitted = self._now()
             together = self._batcher is not None and not job.alone and job.rows > 0
+            if together and job.rows > _MOST_PARTS * self._most_rows:
+                most = _MOST_PARTS * self._most_rows
+                text = f"the request has {job.rows} rows, and model {self._name!r} takes {most} at most: send them in several"
+                raise ServiceError(Kind.TOO_LARGE, text)
             job._size = _size(job.arrays)
             job._estimate = self._estimate(job, together)
             self._check(job, now)

@@ -165,6 +165,10 @@ def _check_tensor(tensor: InputTensor, spec: TensorSpec) -> None:
         )
     if len(tensor.shape) != len(spec.shape):
         raise bad_request(f"{what} has {len(tensor.shape)} dimensions, the model takes {len(spec.shape)} dimensions")
+    # Before anything is made of the shape: an extent of 0 in a fixed one's place would let all others be of any size.
+    for axis, (given, wanted) in enumerate(zip(tensor.shape, spec.shape)):
+        if isinstance(wanted, int) and given != wanted:
+            raise bad_request(f"{what} has {given} in dimension {axis}, the model takes {wanted}")
 
 
 def _to_runtime(array: Array, tensor: InputTensor) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,13 @@ def test_a_request_above_the_maximum_is_run_in_parts() -> None:
         [("big", 4, 4)],
     ]
     assert [[(p.request, p.first, p.rows) for p in batch.parts] for batch in batcher.due(101)] == [[("big", 8, 2)]]
+
+
+def test_a_request_of_many_parts_costs_no_more_than_their_number() -> None:
+    batcher: Batcher[str] = Batcher(BatchPolicy(1, max_delay=100))
+    began = time.monotonic()
+    assert len(batcher.add("big", 100_000, "k", 0)) == 100_000
+    assert time.monotonic() - began < 10 and batcher.rows == 0
 
 
 def test_priorities_and_ageing() -> None:

@@ -231,6 +231,14 @@ def test_what_is_more_than_a_batch_runs_in_parts() -> None:
     assert bad.error is not None and world.ended == ["a", "b"] and world.scheduler.stats()[:2] == (0, 0)
 
 
+def test_a_request_of_too_many_parts_is_refused_before_any_is_made() -> None:
+    world = _batched()
+    with pytest.raises(ServiceError, match="has 1099511627776 rows, and model 'm' takes 16384 at most") as caught:
+        world.scheduler.submit(Job({"x": np.zeros((1 << 40, 0), np.float32)}, print, rows=1 << 40, alone=False))
+    assert caught.value.kind is Kind.TOO_LARGE and world.scheduler.stats()[:2] == (0, 0)
+    world.submit("a", *range(16384))
+
+
 def test_a_member_that_goes_away_leaves_the_others_alone() -> None:
     world = _batched()
     world.submit("first")
