@@ -16,6 +16,7 @@ from ._offload import beside_the_loop
 
 _PACKED_FROM = 1024  # bytes; less is packed for a client alone that names one encoding and no other
 _LEVEL = 4
+_PIECE = 4096  # bytes that are unpacked at a time
 _UNPACKED = 4  # times as large as what comes in, about
 
 
@@ -113,27 +114,28 @@ async def _collect(request: web.Request, limit: int) -> bytes | bytearray:
     return body
 
 
-def _unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
+def _unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytearray:
     wbits = ENCODINGS[encoding]
     if encoding == "deflate" and not (body[:1] and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0):
         wbits = -15  # as some clients understand the word
-    parts = []
-    left = limit + 1
-    rest: bytes | bytearray = body
+    found = bytearray()
+    view, at = memoryview(body), 0
     try:
         while True:
             unpacker = zlib.decompressobj(wbits)
-            parts.append(unpacker.decompress(rest, left))
-            left -= len(parts[-1])
-            if left == 0:
-                raise _too_large(limit)
-            if not unpacker.eof:
-                raise bad_request(f"the body cannot be read: its {encoding} has no end")
-            rest = unpacker.unused_data
-            if not rest:
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+            while not unpacker.eof:
+                # A piece at a time: what follows the end is copied, which for the whole rest, at each of many ends, has no bound.
+                piece = view[at : at + _PIECE]
+                if not piece:
+                    raise bad_request(f"the body cannot be read: its {encoding} has no end")
+                found += unpacker.decompress(piece, limit + 1 - len(found))
+                if len(found) > limit:
+                    raise _too_large(limit)
+                at += len(piece) - len(unpacker.unused_data)
+            if at == len(view):
+                return found
             if encoding != "gzip":  # which may be several, one after the other
-                raise bad_request(f"the body cannot be read: {len(rest)} bytes follow its {encoding}")
+                raise bad_request(f"the body cannot be read: {len(view) - at} bytes follow its {encoding}")
     except zlib.error:
         raise bad_request(f"the body cannot be read: it is no {encoding}") from None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
+import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maas_rt.service._bodies import encoding_for
+from maas_rt.service._bodies import _unpacked, encoding_for
+from maas_rt.service._errors import Kind, ServiceError
 from tests import _tiny
 from tests.service._serving import Served, serving
 
@@ -325,6 +328,21 @@ async def test_what_unpacks_to_too_much_is_413(server: Served) -> None:
     assert len(bomb) < 100_000
     status, found, _ = await server.ask("POST", MLP, data=bomb, headers={"Content-Encoding": "gzip"})
     assert (status, found["error"]) == (413, "the body is larger than this server accepts: 100000 bytes are the most")
+
+
+def test_a_gzip_of_many_members_costs_no_more_than_its_bytes() -> None:
+    began = time.monotonic()
+    packed = gzip.compress(b"x") * 100_000  # 2 MB, of which each end would copy the rest: 100 GB
+    assert _unpacked(packed, "gzip", 1 << 20) == b"x" * 100_000
+    assert time.monotonic() - began < 10
+    for size in (0, 1, 4095, 4096, 4097, 100_000):
+        data = random.Random(size).randbytes(size)
+        assert _unpacked(gzip.compress(data[:99]) + gzip.compress(data[99:]), "gzip", size) == data
+        assert _unpacked(zlib.compress(data), "deflate", size) == data
+        if size:
+            with pytest.raises(ServiceError) as caught:
+                _unpacked(zlib.compress(data), "deflate", size - 1)
+            assert caught.value.kind is Kind.TOO_LARGE
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
