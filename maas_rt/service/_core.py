@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -138,6 +139,8 @@ class Core:
         self._observe = observe
         self._draining = False
         self._inbox: Inbox | None = None
+        # Loads wait for one another, and would keep all of asyncio's own threads from the bodies that are read there.
+        self._administration = ThreadPoolExecutor(1, "maas-rt administration")
 
     # ---- the server
 
@@ -158,6 +161,7 @@ class Core:
     def close(self) -> None:
         """Ends what nobody uses."""
         self.sequences.close()
+        self._administration.shutdown(wait=False)
 
     def server_metadata(self, context: Context) -> dict[str, Any]:
         """Name, version and extensions."""
@@ -239,17 +243,32 @@ class Core:
 
     async def set_label(self, model: str, label: str, version: str, context: Context) -> dict[str, str]:
         """Puts a label on a version that is ready, and returns the version of each label."""
-        await self._administer(model, context, self.repository.set_label, model, label, version)
+        with self.gate.enter(context, "admin", model):
+            self.repository.set_label(model, label, version)
         return self.repository.labels(model)
 
     async def rollback(self, model: str, label: str, context: Context) -> dict[str, str]:
         """Puts a label back on the version that it was on before, and returns the version of each label."""
-        await self._administer(model, context, self.repository.rollback, model, label)
+        with self.gate.enter(context, "admin", model):
+            self.repository.rollback(model, label)
         return self.repository.labels(model)
 
     async def _administer(self, model: str, context: Context, change: Callable[..., T], *args: Any) -> T:
+        """Makes a change that takes its time, one after the other. A caller that goes away ends one that has not begun, and no other."""
         with self.gate.enter(context, "admin", model):
-            return await asyncio.to_thread(change, *args)
+            try:
+                change_made = self._administration.submit(change, *args)
+            except RuntimeError:  # after `close`
+                raise ServiceError(Kind.NOT_READY, "the server goes away") from None
+            ended = asyncio.wrap_future(change_made)
+            try:
+                return await asyncio.shield(ended)
+            except asyncio.CancelledError:
+                if change_made.cancel():
+                    raise
+                # It is made whether or not somebody waits: the gate, which notes how it ended, is left when it has.
+                await asyncio.wait([ended])
+                return ended.result()
 
     # ---- inference
 
@@ -301,7 +320,7 @@ class Inference:
         self._lease.end()
         self._admission.__exit__(kind, error, trace)
         served, taken = self.served, time.monotonic_ns() - self._begun
-        failure = None if error is None else Kind.CANCELLED if _cancelled(error) else kind_of(error)
+        failure = None if error is None else kind_of(error)
         if failure is None:
             served.statistics.answered(self._phases, taken)
         else:
@@ -431,10 +450,6 @@ class Inference:
             deadline=deadline,
             alone=not together,
         )
-
-
-def _cancelled(error: BaseException) -> bool:
-    return isinstance(error, asyncio.CancelledError)
 
 
 async def _until(ended: asyncio.Future[None], deadline: int | None) -> None:

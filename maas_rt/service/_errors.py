@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import reprlib
 from enum import Enum
 
@@ -61,7 +62,7 @@ def kind_of(error: BaseException) -> Kind:
     """The kind of whatever a load or a run has raised."""
     if isinstance(error, ServiceError):
         return error.kind
-    if isinstance(error, CancelledError):
+    if isinstance(error, CancelledError | asyncio.CancelledError):
         return Kind.CANCELLED
     if isinstance(error, DeadlineExceededError):
         return Kind.DEADLINE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from maas_rt.service._core import Context, Core
 from maas_rt.service._datatypes import DATATYPES
 from maas_rt.service._errors import Kind, ServiceError, kind_of
 from maas_rt.service._grants import Client
+from maas_rt.service._offload import beside_the_loop
 from maas_rt.service._repository import Served
 from maas_rt.service._requests import InferRequest, InferResponse, InputTensor
 from maas_rt.service._statistics import Phases
@@ -123,6 +125,33 @@ async def test_who_is_let_in(world: tuple[Core, _Gate, list[Any]]) -> None:
     verbs = [("admin", None), ("read", None), ("admin", "mlp"), ("read", "mlp"), ("admin", "mlp")]
     assert gate.asked == verbs and gate.inside == 0
     assert [(name, kind) for name, kind, _ in seen] == [("mlp", None)]
+
+
+async def test_changes_that_wait_keep_nothing_else_waiting_and_end_as_they_are_noted(
+    world: tuple[Core, _Gate, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, gate, _ = world
+    begun, goes_on, loaded = threading.Event(), threading.Event(), []
+
+    def load(name: str) -> None:
+        begun.set()
+        assert goes_on.wait(60)
+        loaded.append(name)
+
+    monkeypatch.setattr(core.repository, "load", load)
+    changes = [asyncio.create_task(core.load(f"m{number}", Context("word"))) for number in range(100)]
+    while not begun.is_set():
+        await asyncio.sleep(0.001)
+    assert await asyncio.wait_for(beside_the_loop(1 << 20, int, "3"), 30) == 3
+    assert await core.set_label("mlp", "best", "1", Context("word")) == {"best": "1"}
+    for change in changes[:99]:  # the first is under way, the others are not
+        change.cancel()
+    await asyncio.sleep(0.01)
+    assert gate.inside == 2 and not changes[0].done()
+    goes_on.set()
+    outcomes = await asyncio.gather(*changes, return_exceptions=True)
+    assert outcomes[0] is None and outcomes[99] is None and loaded == ["m0", "m99"] and gate.inside == 0
+    assert {kind_of(error) for error in outcomes[1:99] if error is not None} == {Kind.CANCELLED}
 
 
 async def test_what_is_observed(world: tuple[Core, _Gate, list[Any]]) -> None:
