@@ -14,8 +14,15 @@ _IN_PLACE_BYTES = 1 << 16  # reading or writing less takes a fraction of a milli
 
 
 async def beside_the_loop(size: int, work: Callable[..., T], *args: Any) -> T:
-    """What works on so many bytes: in place, or in a thread where other requests would wait for it."""
-    return work(*args) if size < _IN_PLACE_BYTES else await asyncio.to_thread(work, *args)
+    """What works on so many bytes: in place, or in a thread where other requests would wait for it. It has ended when this has."""
+    if size < _IN_PLACE_BYTES:
+        return work(*args)
+    task = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])  # a thread cannot be stopped: its bytes count as held until it lets go of them
+        raise
 
 
 class Inbox:

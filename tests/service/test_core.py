@@ -154,6 +154,20 @@ async def test_changes_that_wait_keep_nothing_else_waiting_and_end_as_they_are_n
     assert {kind_of(error) for error in outcomes[1:99] if error is not None} == {Kind.CANCELLED}
 
 
+async def test_what_is_cancelled_beside_the_loop_holds_its_bytes_until_it_has_ended() -> None:
+    goes_on = threading.Event()
+    task = asyncio.create_task(beside_the_loop(1 << 20, goes_on.wait, 60))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(ValueError, match="invalid literal"):
+        await beside_the_loop(1 << 20, int, "x")
+
+
 async def test_what_is_observed(world: tuple[Core, _Gate, list[Any]]) -> None:
     core, gate, seen = world
     await _infer(core, "mlp", _request())
