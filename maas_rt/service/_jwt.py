@@ -31,6 +31,8 @@ else:
 
 LEEWAY = 60  # seconds by which the issuer's clock and ours may differ
 _LONGEST = 8192  # bytes of a token
+_LONGEST_SUBJECT = 128  # characters; of a longer one a hash is the client's name
+_HASHED = "sha256:"
 _MOST_CANDIDATES = 4  # keys that a token without a key's id is held against
 _REMEMBERED = 1024  # tokens whose signature is not computed again
 _SECOND = 1_000_000_000
@@ -113,8 +115,8 @@ class Issuers:
                 while len(self._verified) > _REMEMBERED:
                     self._verified.popitem(last=False)
         _check_time(claims, now)
-        subject = claims.get("sub", claims.get("client_id", claims.get("azp", "")))
-        return Client(f"jwt:{issuer.issuer}#{str(subject)[:128]}", (*issuer.allow, *_scopes(claims.get(issuer.claim))))
+        name = f"jwt:{issuer.issuer}#{_subject(claims, digest)}"
+        return Client(name, (*issuer.allow, *_scopes(claims.get(issuer.claim))))
 
     def _verify(self, token: str, now: int) -> tuple[Issuer, KeySet, dict[str, Any]]:
         header, claims = _unverified(token)
@@ -183,9 +185,21 @@ def _check_time(claims: Mapping[str, Any], now: int) -> None:
 
 
 def _time(value: Any, name: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if (
+        type(value) not in (int, float) or not abs(value) < 1e301
+    ):  # none of NaN, infinity, and integers that no float holds
         raise _refused(f"its claim {name} is no time")
     return float(value) if abs(value) < 1e15 else math.copysign(1e15, value)
+
+
+def _subject(claims: Mapping[str, Any], digest: bytes) -> str:
+    """Whom a token of this digest is about, in a short name that no other subject has; itself, if it does not say."""
+    given = next((str(claims[name]) for name in ("sub", "client_id", "azp") if claims.get(name)), None)
+    if given is None:
+        return _HASHED + digest.hex()
+    if len(given) <= _LONGEST_SUBJECT and not given.startswith(_HASHED):
+        return given
+    return _HASHED + hashlib.sha256(given.encode(errors="surrogatepass")).hexdigest()
 
 
 def _scopes(value: Any) -> tuple[Grant, ...]:

@@ -396,6 +396,21 @@ def test_a_signed_token_is_good_for_its_scopes(issuers: Path, algorithm: str) ->
     refused(Kind.FORBIDDEN, access, token, verb=Verb.ADMIN)
 
 
+def test_two_subjects_are_never_one_client(issuers: Path) -> None:
+    access = Access(issuers=issuers)
+
+    def name(**changes: Any) -> str:
+        return access.check(_certificates.token("ES256", claims(**changes)), Verb.READ, None, NOW).name
+
+    long = ["x" * 200 + end for end in "ab"]
+    hashed = name(sub=long[0])
+    assert hashed.startswith(f"jwt:{ISSUER}#sha256:") and len(hashed) < 128
+    asked: list[dict[str, Any]] = [{"sub": text} for text in (*long, hashed.partition("#")[2], "x" * 128)]
+    asked += [{"sub": None, "jti": "1"}, {"sub": None, "jti": "2"}, {"sub": None, "azp": "app"}]
+    assert len({name(**each) for each in asked}) == len(asked)
+    assert name(sub=long[0]) == hashed == name(sub=long[0], jti="3")  # of all the subject's tokens
+
+
 def test_scopes_may_be_a_list_and_other_claims(issuers: Path) -> None:
     issuers.write_text(issuers.read_text() + 'claim = "roles"\nallow = ["metrics"]\n')
     access = Access(issuers=issuers)
@@ -483,6 +498,8 @@ def test_deep_json_in_a_token(issuers: Path) -> None:
         ({"exp": True}, 0, "exp is no time"),
         ({"exp": float("inf")}, 0, "exp is no time"),
         ({"exp": 10**300}, 0, None),
+        ({"exp": 10**400}, 0, "exp is no time"),
+        ({"exp": float("nan")}, 0, "exp is no time"),
         ({"nbf": [1]}, 0, "nbf is no time"),
         ({"aud": None}, 0, "no claim aud"),
         ({"aud": "others"}, 0, "another audience"),
@@ -569,6 +586,7 @@ def test_a_key_that_is_too_short_is_not_used() -> None:
         ("[[issuer]]\nissuer = 'a'\naudience = 'b'\njwks = 'nothing'", "cannot be read"),
         ("[[issuer]]\nissuer = 'a'\naudience = 'b'\njwks = 'http://login.example/keys'", "must be https"),
         ("[[issuer]]\nissuer = 'a'\naudience = 'b'\njwks = 'file:///etc/passwd'", "must be https"),
+        ("[[issuer]]\nissuer = 'a'\naudience = 'b'\njwks = 'https://[x'", "must be https"),
         ("[[issuer]]\nissuer = 'a'\naudience = 'b'\njwks = 'keys.jwks'\nallow = ['fly']", "no grant"),
         ("[[issuer]]\nissuer = 'a'\naudience = 'b'\njwks = 'keys.jwks'\n" * 2, "twice"),
     ],
