@@ -24,6 +24,7 @@ from ._tensors import check_shape, read_binary, read_shape, shown_shape, write_b
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Parameters = Mapping[str, Any]
+_LONGEST_SEQUENCE_ID = 256  # characters: it is kept as long as the sequence
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,8 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "priority": _UINT64,
     "timeout": _UINT64,
     "sequence_id": (
-        lambda value: isinstance(value, str) or _is_uint64(value),
-        "a string or an integer from 0 to 2**64 - 1",
+        lambda value: (isinstance(value, str) and len(value) <= _LONGEST_SEQUENCE_ID) or _is_uint64(value),
+        f"a string of {_LONGEST_SEQUENCE_ID} characters at most or an integer from 0 to 2**64 - 1",
     ),
     "sequence_start": _BOOL,
     "sequence_end": _BOOL,

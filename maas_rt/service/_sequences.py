@@ -18,6 +18,7 @@ from ._leases import Lease
 from ._repository import Served
 
 SequenceId = int | str
+_SHARES = 8  # a client may hold one of so many of all sequences, that the others find some
 
 
 @dataclass(eq=False)
@@ -45,7 +46,7 @@ class Sequences:
 
     Args:
         idle: nanoseconds after which a sequence that nobody asks for ends.
-        limit: the most sequences at once; each holds a state.
+        limit: the most sequences at once; each holds a state. A client that has a name may hold an eighth of them.
         queue: the most requests that wait for one sequence.
     """
 
@@ -134,6 +135,10 @@ class Sequences:
             old = self._sequences.get((owner, model, identifier))
             if old is None and len(self._sequences) >= self._limit:
                 text = f"{self._limit} sequences are under way, the most that there may be: end one, or wait for one to end"
+                raise ServiceError(Kind.OVERLOADED, text, 1)
+            share = max(1, self._limit // _SHARES)
+            if old is None and owner and sum(owner == key[0] for key in self._sequences) >= share:
+                text = f"{share} sequences of this client are under way, the most that it may have: end one, or wait for one to end"
                 raise ServiceError(Kind.OVERLOADED, text, 1)
             idle = old is not None and not old.busy
             if old is not None:

@@ -207,7 +207,11 @@ def test_documents_that_are_none(body: bytes, sentence: str) -> None:
         ({"parameters": {"seed": 2**64}}, 'the parameter "seed" is 18446744073709551616 and must be an integer from 0'),
         ({"parameters": {"priority": "high"}}, "the parameter \"priority\" is 'high' and must be an integer from 0"),
         ({"parameters": {"timeout": -5}}, 'the parameter "timeout" is -5 and must be an integer from 0 to 2**64 - 1'),
-        ({"parameters": {"sequence_id": 1.5}}, 'the parameter "sequence_id" is 1.5 and must be a string or an integer'),
+        ({"parameters": {"sequence_id": 1.5}}, 'the parameter "sequence_id" is 1.5 and must be a string of 256'),
+        (
+            {"parameters": {"sequence_id": "x" * 257}},
+            "xxx' and must be a string of 256 characters at most or an integer",
+        ),
         ({"parameters": {"sequence_start": 1, "sequence_id": 4}}, '"sequence_start" is 1 and must be true or false'),
         ({"parameters": {"sequence_end": True}}, '"sequence_start" and "sequence_end" need a "sequence_id"'),
         (
@@ -311,6 +315,7 @@ def test_parameters() -> None:
         "binary_data_output": True,
     }
     assert Options.read(given) == Options(1, 2, 3, "s", True, False, True)
+    assert Options.read({"sequence_id": "x" * 256}).sequence_id == "x" * 256
     assert Options.read({"sequence_id": 2**64 - 1, "sequence_end": True}).sequence_id == 2**64 - 1
 
 

@@ -111,6 +111,24 @@ def test_there_is_a_most_of_sequences(repository: Repository) -> None:
     sequences.give_back(sequences.take("sum", 1, True, repository.lease("sum")).result(0), end=True)
 
 
+def test_a_client_may_hold_an_eighth_of_them(repository: Repository) -> None:
+    sequences = Sequences(limit=16)
+
+    def take(identifier: int, owner: str, start: bool = True) -> Sequence:
+        return sequences.take("sum", identifier, start, repository.lease("sum"), owner).result(0)
+
+    held = [take(identifier, "a") for identifier in range(2)]
+    with pytest.raises(ServiceError, match="2 sequences of this client are under way") as caught:
+        take(2, "a")
+    assert caught.value.kind is Kind.OVERLOADED
+    again = take(1, "a")  # in the place of its own
+    for sequence in (*held, again, take(2, "b"), *(take(identifier, "") for identifier in range(10))):
+        sequences.give_back(sequence)
+    sequences.give_back(take(0, "a", start=False), end=True)
+    sequences.give_back(take(2, "a"))
+    sequences.close()
+
+
 def test_a_sequence_stays_on_its_version(tmp_path: Path) -> None:
     (tmp_path / "sum").mkdir()
     (tmp_path / "sum" / "1.mrt").write_bytes(_tiny.accumulator())
