@@ -18,7 +18,10 @@ from ._errors import Kind, ServiceError, bad_request, shown
 from ._requests import InferRequest, InputTensor, OutputTensor, RequestedOutput
 from ._tensors import classify
 
-_MAX_PADDED = 1 << 28  # bytes of a tensor of strings as the model takes it
+# Bytes of a tensor of strings as the model takes it: at most so many, and above the second number no more than so many times what was sent.
+_MAX_PADDED = 1 << 28
+_FREELY_PADDED = 1 << 20
+_PADDING = 64
 
 
 @dataclass(frozen=True)
@@ -177,12 +180,14 @@ def _to_runtime(array: Array, tensor: InputTensor) -> Array:
     if tensor.datatype is not BYTES:
         return array
     # One long string makes all of them long: a small request could ask for any amount of memory.
-    padded = array.size * max(map(len, array.flat), default=0)
-    if padded > _MAX_PADDED:
+    lengths = [len(element) for element in array.flat]
+    padded = array.size * max(lengths, default=0)
+    most = min(_MAX_PADDED, max(_FREELY_PADDED, _PADDING * (sum(lengths) + BYTES.itemsize * array.size)))
+    if padded > most:
         raise ServiceError(
             Kind.TOO_LARGE,
             f"input {shown(tensor.name)} takes {padded} bytes, each of its {array.size} strings padded to the longest, and "
-            f"{_MAX_PADDED} are the most: send fewer at once, or long ones apart from short ones",
+            f"{most} are the most for them: send fewer at once, or long ones apart from short ones",
         )
     for index, element in enumerate(array.flat):
         try:

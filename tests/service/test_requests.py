@@ -501,11 +501,27 @@ def test_a_model_of_strings_takes_and_gives_strings() -> None:
         signature.requested(InferRequest(outputs=(RequestedOutput("x", None, 1),)))
 
 
-def test_one_long_string_among_many_is_not_padded_without_end() -> None:
-    words = [b"x" * 100_000, *[b""] * 9_999]
-    body, length = _binary(_tensor(shape=[10_000], datatype="BYTES"), len(_bytes(*words)), _bytes(*words))
-    with pytest.raises(ServiceError, match="takes 1000000000 bytes, each of its 10000 strings padded") as caught:
-        _signature(("x", "BYTES", ("n",))).arrays(decode_request(body, length))
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            [b"x" * 100_000, *[b""] * 9_999],
+            "takes 1000000000 bytes, each of its 10000 strings padded .* and 8960000 are",
+        ),
+        ([b"x" * 15_000, *[b""] * 14_999], "takes 225000000 bytes, .* and 4800000 are the most for them"),
+        ([b"x" * 30_000] * 10_000, "takes 300000000 bytes, .* and 268435456 are the most"),
+        ([b"x" * 1000, *[b""] * 999], None),  # a small tensor is padded as it is
+        ([b"x" * 6000, *[b"x" * 100] * 9_999], None),
+    ],
+)
+def test_one_long_string_among_many_is_not_padded_without_end(words: list[bytes], sentence: str | None) -> None:
+    signature = _signature(("x", "BYTES", ("n",)))
+    body, length = _binary(_tensor(shape=[len(words)], datatype="BYTES"), len(_bytes(*words)), _bytes(*words))
+    if sentence is None:
+        assert signature.arrays(decode_request(body, length))["x"].shape == (len(words), len(words[0]))
+        return
+    with pytest.raises(ServiceError, match=sentence) as caught:
+        signature.arrays(decode_request(body, length))
     assert caught.value.kind is Kind.TOO_LARGE
 
 
