@@ -14,9 +14,11 @@ from ._errors import ServiceError, kind_of
 from ._grants import Client, Verb
 from ._limiter import Admission, Limiter, Limits
 
+_STRANGERS = Limits(rate=10, burst=50)  # of calls without a valid token from one address
+
 
 class Gatekeeper:
-    """A Core's Gate. Any thread may call anything.
+    """A Core's Gate. Any thread may call anything. Of an address whose tokens fail too often calls are refused without a note.
 
     Args:
         now: the time in ns since 1970.
@@ -33,6 +35,7 @@ class Gatekeeper:
         self._limiter = Limiter(Limits()) if limiter is None else limiter
         self._audit = Audit() if audit is None else audit
         self._now = now
+        self._strangers = Limiter(_STRANGERS)
 
     def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:
         """Lets a call in until its block ends; one whose transport has asked for it before (`Context.client`) is not counted twice.
@@ -51,6 +54,8 @@ class Gatekeeper:
             permit(client, asked, model)
             admission = self._limiter.admit(client.name, now, client.limits)
         except ServiceError as error:
+            if client is None:  # anybody can come so far: he fills no disk with the lines of what was refused
+                self._strangers.admit(context.address, now).end()
             if asked is Verb.ADMIN:
                 self.note(context, client, error.kind.label)
             raise

@@ -25,6 +25,7 @@ LOCAL_ONLY = web.AppKey("local_only", bool)
 VERBS: web.AppKey[dict[tuple[str, Handler], str | None]] = web.AppKey("verbs", dict)
 _CONTEXT = web.RequestKey("context", Context)
 _COUNTED = web.RequestKey("counted", bool)
+_LONGEST_CALL = 256  # characters of a path, in logs
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
 
@@ -72,7 +73,7 @@ async def _handled(request: web.Request, handler: Handler, identifier: str) -> w
         _deadline(request),
         address=_network(request.remote),
         request_id=identifier,
-        call=f"{request.method} {request.path}",
+        call=f"{request.method} {request.path[:_LONGEST_CALL]}",
     )
     with request.app[CORE].gate.enter(context, verb, request.match_info.get("model")) as client:
         request[_CONTEXT] = replace(context, client=client)

@@ -66,3 +66,18 @@ def test_administration_is_noted_however_it_ends(world: tuple[Gatekeeper, Contex
     assert [line["outcome"] for line in lines] == ["ok", "not_found", "forbidden", "unauthenticated"]
     assert {line["event"] for line in lines} == {"RepositoryModelLoad"} and lines[0]["request_id"] == "r"
     assert context.credential is not None and context.credential.split()[1] not in noted.getvalue()
+
+
+def test_an_address_whose_tokens_fail_is_slowed_down_and_fills_no_log(tmp_path: Path) -> None:
+    clock, noted, file = [time.time_ns()], io.StringIO(), tmp_path / "keys.json"
+    token = new_key(file, "a", read_grants(["admin"]), clock[0])
+    gate = Gatekeeper(Access(file), audit=Audit(stream=noted), now=lambda: clock[0])
+    stranger = Context("Bearer x", address="10.0.0.1", call="load")
+    kinds = [refused(gate, stranger, "admin", "m") for _ in range(60)]
+    assert kinds == [Kind.UNAUTHENTICATED] * 50 + [Kind.RATE_LIMITED] * 10
+    assert len(noted.getvalue().splitlines()) == 50
+    assert refused(gate, replace(stranger, address="10.0.0.2"), "admin", "m") is Kind.UNAUTHENTICATED
+    with gate.enter(replace(stranger, credential=f"Bearer {token}"), "admin", "m"):
+        pass  # who has a token is none of them
+    clock[0] += 100_000_000
+    assert refused(gate, stranger, "infer", "m") is Kind.UNAUTHENTICATED

@@ -293,12 +293,14 @@ async def test_administrative_calls_are_noted(models: Path, tmp_path: Path) -> N
         assert (await ask(port, path % ("mlp", "load"), None, "POST"))[0] == 401
         assert (await ask(port, path % ("mlp", "labels/x"), admin, "POST", data=b"{"))[0] == 400
         assert (await ask(port, "/v2/logging", admin, "POST", json={}))[0] == 200
+        assert (await ask(port, path % ("x" * 1000, "load"), admin, "POST"))[0] == 404
     lines = [json.loads(line) for line in noted.getvalue().splitlines()]
-    outcomes = ["ok", "not_found", "forbidden", "unauthenticated", "bad_request", "ok"]
+    outcomes = ["ok", "not_found", "forbidden", "unauthenticated", "bad_request", "ok", "not_found"]
     assert [line["outcome"] for line in lines] == outcomes
     assert lines[0]["event"] == "POST /v2/repository/models/mlp/unload" and lines[0]["request_id"] == "r1"
     assert lines[1]["event"] == 'POST /v2/repository/models/m\n"x/load' and lines[0]["remote"] == "127.0.0.1"
     assert lines[0]["client"] == "key:" + admin.split("_")[1] and "client" not in lines[3]
+    assert len(lines[6]["event"]) == len("POST ") + 256
     assert lines[2]["client"] == "key:" + reader.split("_")[1]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     assert admin not in noted.getvalue() and reader not in noted.getvalue()
