@@ -34,12 +34,17 @@ class Audit:
         self._handler = handler
 
     def tell(self, now: int, event: str, **fields: str | int | None) -> None:
-        """One line. `now` is the time in ns since 1970; fields that are None are left out."""
+        """One line. `now` is the time in ns since 1970; fields that are None are left out. A file that cannot be written is told to the
+        log of the server, with the line, and is tried again with the next one."""
         moment = datetime.fromtimestamp(now / 1e9, timezone.utc).isoformat(timespec="milliseconds")
         line = {"time": moment.replace("+00:00", "Z"), "event": event}
         line |= {name: value for name, value in fields.items() if value is not None}  # type: ignore[misc]
         text = json.dumps(line)  # in ASCII: a name with a line break in it stays on its line
-        self._handler.handle(logging.LogRecord(LOGGER, logging.INFO, "", 0, text, None, None))
+        try:
+            self._handler.handle(logging.LogRecord(LOGGER, logging.INFO, "", 0, text, None, None))
+        except OSError as error:  # what it tells of has been done, and its caller hears that
+            why = error.strerror or error
+            logging.getLogger(__name__).error("the audit log cannot be written (%s), with this line: %s", why, text)
 
     def close(self) -> None:
         """Closes the file."""

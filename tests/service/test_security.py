@@ -322,6 +322,22 @@ def test_the_audit_log_is_its_owners_and_follows_a_rotation(tmp_path: Path) -> N
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_an_audit_log_that_cannot_be_opened_again_fails_no_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    audit = Audit(folder / "audit.log")
+    folder.rename(tmp_path / "moved")
+    for event in ("load", "unload"):
+        audit.tell(0, event)
+    assert [event in record.getMessage() for event, record in zip(('"load"', '"unload"'), caplog.records)] == [True] * 2
+    folder.mkdir()
+    audit.tell(1, "again")
+    audit.close()
+    assert json.loads((folder / "audit.log").read_text())["event"] == "again"
+
+
 async def test_a_route_that_nobody_gave_a_verb_is_refused(models: Path) -> None:
     app = create_app(Repository(models))
 
