@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -256,7 +257,9 @@ class Repository:
             InvalidArgumentError: it is no label.
         """
         with self.lease(name, version) as found, self._lock:
-            record = self._models[name]
+            record = self._models.get(name)
+            if record is None:  # it has gone since
+                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
             record.labels = record.labels.set(label, int(found.version))
 
     def labels(self, name: str) -> dict[str, str]:
@@ -318,7 +321,7 @@ class Repository:
         errors: list[Error] = []
         try:
             config = read_config(contents.configs[name]) if name in contents.configs else ModelConfig()
-        except (InvalidArgumentError, OSError) as error:
+        except Exception as error:  # whatever it is, the other models are not left as they were for it
             errors.append(_about(contents.configs[name], error))
             if not record.ready:
                 with self._lock:
@@ -358,7 +361,7 @@ class Repository:
             else:
                 model = self._load(path)
             found = Served.of(name, str(number), model, scheduling, self._timer)
-        except (Error, OSError) as error:
+        except Exception as error:
             return self._refuse(name, number, _about(path, error), look)
         leased = Leased(found, self._drained)
         with self._lock:
@@ -410,8 +413,11 @@ def _stamp(path: Path) -> _Stamp:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _about(path: Path, error: Error | OSError) -> Error:
-    """The error with the file's name in its sentence."""
+def _about(path: Path, error: Exception) -> Error:
+    """The error with the file's name in its sentence; one that nobody foresaw is told to the log as well."""
+    if not isinstance(error, Error | OSError):
+        logging.getLogger(__name__).error("%s cannot be loaded", path, exc_info=error)
+        return Error(f"{path}: it cannot be loaded ({type(error).__name__})")
     if not isinstance(error, Error):
         return Error(f"{path} cannot be read: {error.strerror or error}")
     if str(path) in str(error):

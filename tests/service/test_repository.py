@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import threading
 import weakref
 from pathlib import Path
@@ -156,6 +157,40 @@ def test_a_bad_file_does_not_replace_a_good_one(tmp_path: Path) -> None:
     _version(tmp_path, 1, factor=7)
     assert repository.reload() == [] and _ask(repository) == ("1", 7.0)
     assert repository.index()[0].reason == ""
+
+
+def test_what_nobody_foresaw_of_one_file_keeps_nothing_else_from_being_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _version(tmp_path, 1, "a"), _version(tmp_path, 1, "b"), _version(tmp_path, 1, "gone")
+    repository = Repository(tmp_path)
+
+    def load(path: Path) -> Any:
+        if path.parts[-3] == "a":
+            raise MemoryError
+        return kept(path)
+
+    kept = repository._load
+    monkeypatch.setattr(repository, "_load", load)
+    bad = _version(tmp_path, 2, "a")
+    _version(tmp_path, 2, "b")
+    shutil.rmtree(tmp_path / "gone")
+    assert [str(error) for error in repository.reload()] == [f"{bad}: it cannot be loaded (MemoryError)"]
+    assert "MemoryError" in caplog.text
+    assert (_ask(repository, name="a"), _ask(repository, name="b")) == (("1", 1.0), ("2", 2.0))
+    assert _states(repository)["a/2"] is State.UNAVAILABLE and repository.names() == ["a", "b"]
+    assert repository.close(0)
+
+
+def test_a_label_on_a_model_that_goes_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _version(tmp_path, 1), _version(tmp_path, 1, "other")
+    repository = Repository(tmp_path)
+    lease = repository.lease("m")
+    shutil.rmtree(tmp_path / "m")
+    assert repository.reload() == []
+    monkeypatch.setattr(repository, "lease", lambda *_: lease)  # as it was before
+    assert _kind(repository.set_label, "m", "best", "1") is Kind.NOT_FOUND
+    assert repository.close(0)
 
 
 def test_storage_that_goes_away_unloads_nothing(tmp_path: Path) -> None:
