@@ -142,13 +142,15 @@ async def test_changes_that_wait_keep_nothing_else_waiting_and_end_as_they_are_n
     changes = [asyncio.create_task(core.load(f"m{number}", Context("word"))) for number in range(100)]
     while not begun.is_set():
         await asyncio.sleep(0.001)
-    assert await asyncio.wait_for(beside_the_loop(1 << 20, int, "3"), 30) == 3
-    assert await core.set_label("mlp", "best", "1", Context("word")) == {"best": "1"}
-    for change in changes[:99]:  # the first is under way, the others are not
-        change.cancel()
-    await asyncio.sleep(0.01)
-    assert gate.inside == 2 and not changes[0].done()
-    goes_on.set()
+    try:
+        assert await asyncio.wait_for(beside_the_loop(1 << 20, int, "3"), 30) == 3
+        assert await core.set_label("mlp", "best", "1", Context("word")) == {"best": "1"}
+        for change in changes[:99]:  # the first is under way, the others are not
+            change.cancel()
+        await asyncio.sleep(0.01)
+        assert gate.inside == 2 and not changes[0].done()
+    finally:
+        goes_on.set()
     outcomes = await asyncio.gather(*changes, return_exceptions=True)
     assert outcomes[0] is None and outcomes[99] is None and loaded == ["m0", "m99"] and gate.inside == 0
     assert {kind_of(error) for error in outcomes[1:99] if error is not None} == {Kind.CANCELLED}
