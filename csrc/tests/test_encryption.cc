@@ -250,9 +250,14 @@ TEST(encryption, decrypted_memory_is_locked_and_left_out_of_core_dumps) {
       if (line.compare(0, 6, "VmLck:") == 0) return std::stol(line.substr(6)) * 1024;
     return -1L;
   };
+  // Under the address sanitizer mlock does nothing, and nothing can be said of it.
+  static char probe[1];
+  const long unlocked = locked();
+  const bool locks = mlock(probe, sizeof(probe)) != 0 || locked() > unlocked;
+  munlock(probe, sizeof(probe));
   const long before = locked();
   const mrt_status status = h.load(file);
-  if (status == MRT_OK) {
+  if (status == MRT_OK && locks) {
     CHECK(locked() - before >= kRows * 4);
     std::ifstream maps("/proc/self/smaps");
     std::stringstream text;
@@ -265,7 +270,7 @@ TEST(encryption, decrypted_memory_is_locked_and_left_out_of_core_dumps) {
   // One that may lock no more says so, and what to do.
   const rlimit none = {0, limit.rlim_max};
   setrlimit(RLIMIT_MEMLOCK, &none);
-  if (geteuid() != 0 || status != MRT_OK) {  // root locks what it likes
+  if (locks && (geteuid() != 0 || status != MRT_OK)) {  // root locks what it likes
     CHECK_EQ(h.load(file), MRT_ERROR_OUT_OF_MEMORY);
     CHECK_SAYS(h.message, "ulimit -l");
   }
