@@ -1,4 +1,4 @@
-"""ONNX's own inference of one node's types. It reads outside of its tensors on some nodes that are wrong (onnx 1.22: LayerNormalization with
+"""ONNX's own inference of one node's types. It reads outside of its tensors on some nodes that are wrong (onnx 1.23.2: LayerNormalization with
 an axis of 2^31), and ends its process on others, so that it runs in the worker alone."""
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ def test_inference_tells_types_refuses_and_may_end_its_process() -> None:
     assert [d.dim_value for d in dims] == [2, 3]
     with pytest.raises(OracleError, match="axis"):
         infer_types(_normalization(-7, [2, 3]))
-    try:  # onnx 1.22 reads outside of the shape
+    try:  # onnx 1.23.2 reads outside of the shape
         infer_types(_normalization(2**31, [2, 3]))
     except OracleError as error:
         assert "\n" not in str(error)

@@ -14,9 +14,10 @@ from tests import _tiny
 from tests.service._serving import Served, serving_beside
 from tests.service.test_binary import _strings
 
-triton = pytest.importorskip("tritonclient.http", reason="needs NVIDIA's client: pip install 'tritonclient[http]'")
-aio = pytest.importorskip("tritonclient.http.aio", reason="needs NVIDIA's client: pip install 'tritonclient[http]'")
-InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
+_HOW = "needs NVIDIA's client: pip install 'tritonclient[http]', as the extra dev does"
+triton = pytest.importorskip("tritonclient.http", reason=_HOW)
+aio = pytest.importorskip("tritonclient.http.aio", reason=_HOW)
+InferenceServerException = pytest.importorskip("tritonclient.utils", reason=_HOW).InferenceServerException
 
 ROWS = np.random.default_rng(0).standard_normal((2, 16)).astype(np.float32)
 EXPECTED = _tiny.reference_mlp(ROWS)
