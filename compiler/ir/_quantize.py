@@ -23,7 +23,7 @@ def _types(x: Any) -> list[relax.TensorType]:
 @operator(_types)
 def dynamic_quantize(x: Array) -> list[Array]:
     """ONNX's DynamicQuantizeLinear: x as uint8, the scale [], float32, and the zero point [], uint8. The range takes in 0; where it is 0 alone
-    the scale is 0, and with a NaN in x the scale is one, and y 0."""
+    the scale is 0; with a NaN in x the scale is NaN, and so is all that is computed with it: y and the zero point are 0."""
     low, high = (np.float32(each) for each in (x.min(initial=0), x.max(initial=0)))
     scale = (high - low) / np.float32(255)
     zero = np.clip(np.rint(-low / scale), 0, 255) if scale > 0 else np.float32(0)

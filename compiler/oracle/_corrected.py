@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops._quant_utils import reshape_input
 from onnx.reference.ops.op_attention import Attention
+from onnx.reference.ops.op_dynamic_quantize_linear import DynamicQuantizeLinear
 from onnx.reference.ops.op_optional import Optional
 from onnx.reference.ops.op_quantize_linear import _QUANT_INTEGER_RANGES, _CommonQuantizeLinear
 
@@ -34,6 +35,21 @@ class _Saturating(OpRun):  # type: ignore[misc]
             quotient = np.asarray(x / scale, np.float64)
         y_wide = np.where(quotient <= -_FAR, ends[0], y.astype(np.int32))
         return (np.where(quotient >= _FAR, ends[1], y_wide).astype(y.dtype),)
+
+
+class _OfNoRange(OpRun):  # type: ignore[misc]
+    """Of numbers that have no range the reference casts NaN to uint8, which is whatever the machine makes of it: here it is 0, as when a model
+    runs."""
+
+    def _run(self, x: Any) -> Any:
+        with np.errstate(all="ignore"):
+            y, scale, zero = super()._run(x)
+            if np.isfinite(scale):
+                return y, scale, zero
+            if np.isnan(np.minimum(0, np.min(x)) / scale):
+                zero = np.zeros_like(zero)
+            quotient = np.rint(x / scale)
+        return np.clip(np.nan_to_num(quotient) + zero, 0, 255).astype(y.dtype), scale, zero
 
 
 class _Holding(OpRun):  # type: ignore[misc]
@@ -68,7 +84,7 @@ class _EveryKey(OpRun):  # type: ignore[misc]
 # What is wrong, what puts it right, and the operator set from which it is right by itself.
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
     (_CommonQuantizeLinear, _Saturating, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
-    (Attention, _EveryKey, 24),
+    (Attention, _EveryKey, 24), (DynamicQuantizeLinear, _OfNoRange, math.inf),
 )  # fmt: skip
 
 

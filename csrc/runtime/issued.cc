@@ -1,5 +1,7 @@
 #include "runtime/issued.h"
 
+#include <pthread.h>
+
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -19,9 +21,16 @@ struct Table {
   std::deque<IssuedOutput*> free;
 };
 
+Table* g_table = nullptr;
+
 // Never freed: tensors of a caller may point into it.
 Table& table() {
-  static Table* const table = new Table;
+  static Table* const table = [] {
+    g_table = new Table;
+    // Whoever forks holds the table, so that in the child no thread that is gone has it, and no list is half written.
+    pthread_atfork([] { g_table->mutex.lock(); }, [] { g_table->mutex.unlock(); }, [] { g_table->mutex.unlock(); });
+    return g_table;
+  }();
   return *table;
 }
 

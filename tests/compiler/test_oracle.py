@@ -258,6 +258,16 @@ def test_the_reference_is_asked_where_the_runtime_fails_when_it_runs(opset: int,
         assert len(verified["reference_because"]) < 200
 
 
+@pytest.mark.parametrize("x", [[0, 2, np.nan, 1], [-np.inf, 1, 2, -3], [np.inf, 1, 2, -3], [3e38, -3e38, 1, 0]])
+def test_numbers_that_have_no_range_are_quantized_to_0(x: list[float]) -> None:
+    """The reference casts NaN to uint8 then, and took the zero point for 255."""
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"])
+    outputs = [helper.make_tensor_value_info(n, t, s) for n, t, s in (("y", 2, [4]), ("s", 1, []), ("z", 2, []))]
+    graph = helper.make_graph([node], "g", [], outputs, [helper.make_tensor("x", TensorProto.FLOAT, [4], x)])
+    got = maas_rt.load(compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]))).run({})
+    assert not got["y"].any() and got["z"] == 0 and not np.isfinite(got["s"])
+
+
 def test_a_wrong_result_beside_such_an_operator_is_still_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from maas_rt.compiler.codegen import _body
     from tvm import tirx
