@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,13 +61,18 @@ class Access:
             ServiceError: UNAUTHENTICATED; NOT_READY while an issuer's keys are fetched.
         """
         if self.is_open:
-            return Client(f"address:{address}", ALL, is_known=False)
+            return _anybody(address)
         if token is None:
             raise ServiceError(Kind.UNAUTHENTICATED, "a token is needed: send the header Authorization: Bearer TOKEN")
         if self._keys is not None and (self._issuers is None or token.startswith(PREFIX)):
             return find(self._keys.get(now), token, now)
         assert self._issuers is not None
         return self._issuers.get(now).find(token, now)
+
+
+@lru_cache(1024)
+def _anybody(address: str) -> Client:
+    return Client(f"address:{address}", ALL, is_known=False)
 
 
 def permit(client: Client, verb: Verb, model: str | None) -> None:

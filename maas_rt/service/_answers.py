@@ -28,16 +28,21 @@ _KIND_OF_STATUS = {
 
 def answer_of(request: web.Request, error: Exception) -> web.Response:
     """The answer to a request that has failed. Raises the error again if it is a redirection."""
-    if isinstance(error, ServiceError):
-        return service_error(error, request.headers.get("Authorization"))
-    if isinstance(error, Error):
-        return error_response(kind_of(error).http, str(error))
     if isinstance(error, web.HTTPException):
         if error.status < 400:
             raise error
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return error_response(error.status, f"{request.method} {shown(request.path)}: {error.reason}", allow)
-    logging.getLogger(__name__).error("%s %s", request.method, shown(request.path), exc_info=error)
+    return refusal(error, request.headers.get("Authorization"), f"{request.method} {shown(request.path)}")
+
+
+def refusal(error: Exception, credential: str | None, call: str) -> web.Response:
+    """The answer to a call that has failed with what is no HTTPException; `call` is for the log."""
+    if isinstance(error, ServiceError):
+        return service_error(error, credential)
+    if isinstance(error, Error):
+        return error_response(kind_of(error).http, str(error))
+    logging.getLogger(__name__).error("%s", call, exc_info=error)
     return error_response(500, f"the server failed on this request ({type(error).__name__}): its log says more")
 
 

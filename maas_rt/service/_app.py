@@ -12,8 +12,10 @@ from typing import Any
 
 from ._aiohttp import web
 from ._answers import REQUEST_ID, SERVER
-from ._bodies import check_type, encoding_for, expect_later, header, packed, read_body
+from ._bodies import check_type, encoded, expect_later, header, read_body
+from ._connection import SHORT_WAY
 from ._core import Context, Core, Gate
+from ._direct import Direct
 from ._errors import bad_request, shown
 from ._exposition import content_type, render
 from ._guard import CORE, LOCAL_ONLY, METRICS, VERBS, Handler, context_of, counted, guard
@@ -22,8 +24,9 @@ from ._metrics import Metrics
 from ._observer import Counting
 from ._offload import beside_the_loop
 from ._repository import Repository
-from ._requests import HEADER_LENGTH, InferResponse, decode_request, encode_response, header_length
+from ._requests import HEADER_LENGTH, decode_request, header_length
 
+_DIRECT = web.AppKey("direct", Direct)
 _MAX_BODY = web.AppKey("max_body", int)
 _BODY_SECONDS = web.AppKey("body_seconds", float)
 _EXPIRY = 5.0  # seconds between two looks for sequences that were idle too long
@@ -55,6 +58,7 @@ def create_app(
     app[CORE] = Core(repository, gate=gate, observe=Counting(app[METRICS]))
     app[LOCAL_ONLY] = local_only
     app[VERBS] = {}
+    app[_DIRECT] = app[SHORT_WAY] = Direct(app[CORE], app[METRICS], max_body, local_only)
     app[_MAX_BODY] = max_body
     app[_BODY_SECONDS] = body_seconds
     app.cleanup_ctx.append(_look_around)
@@ -245,7 +249,7 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         counted(request)
         check_type(request)
         body = await read_body(request, request.app[_MAX_BODY], request.app[_BODY_SECONDS])
-        began = time.monotonic_ns()
+        began, received = time.monotonic_ns(), len(body)
         length = header_length(header(request, HEADER_LENGTH), len(body))
         asked = [await beside_the_loop(len(body), decode_request, body, length)]
         call.parsed(time.monotonic_ns() - began)
@@ -253,29 +257,18 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         response = await call.infer(asked.pop())  # which lets go of the request when it has read it
         began = time.monotonic_ns()
         size = sum(output.array.nbytes for output in response.outputs)
-        answer = await beside_the_loop(size, _encoded, response, header(request, "Accept-Encoding"))
+        if call.in_place:
+            request.app[_DIRECT].note(request.match_info["model"], request.match_info.get("version"), received, size)
+        answer = await beside_the_loop(size, encoded, response, header(request, "Accept-Encoding"))
         call.encoded(time.monotonic_ns() - began)
     return await _send(request, *answer)
-
-
-def _encoded(response: InferResponse, accepted: str | None) -> tuple[tuple[bytes | memoryview, ...], dict[str, str]]:
-    """The parts of a body, and its headers."""
-    parts, length = encode_response(response)
-    headers = {"Server": SERVER, "Content-Type": "application/json; charset=utf-8"}
-    if length is not None:
-        headers |= {HEADER_LENGTH: str(length), "Content-Type": "application/octet-stream"}
-    encoding = encoding_for(accepted, sum(map(len, parts)))
-    if encoding is not None:
-        parts = (packed(b"".join(parts), encoding),)
-        headers["Content-Encoding"] = encoding
-    return parts, headers
 
 
 async def _send(
     request: web.Request, parts: tuple[bytes | memoryview, ...], headers: dict[str, str]
 ) -> web.StreamResponse:
     size = sum(map(len, parts))
-    headers[REQUEST_ID] = context_of(request).request_id
+    headers |= {"Server": SERVER, REQUEST_ID: context_of(request).request_id}
     if size < _STREAMED:
         return web.Response(body=b"".join(parts), headers=headers)
     response = web.StreamResponse(headers={**headers, "Content-Length": str(size)})

@@ -13,6 +13,7 @@ from ._answers import ACCEPTED_ENCODINGS, ENCODINGS
 from ._connection import Connection
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._offload import beside_the_loop
+from ._requests import HEADER_LENGTH, InferResponse, encode_response
 
 _PACKED_FROM = 1024  # bytes; less is packed for a client alone that names one encoding and no other
 _LEVEL = 4
@@ -142,6 +143,19 @@ def _unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytearray:
 
 def _too_large(limit: int) -> ServiceError:
     return ServiceError(Kind.TOO_LARGE, f"the body is larger than this server accepts: {limit} bytes are the most")
+
+
+def encoded(response: InferResponse, accepted: str | None) -> tuple[tuple[bytes | memoryview, ...], dict[str, str]]:
+    """The parts of an answer's body, packed as the client likes it, and its headers."""
+    parts, length = encode_response(response)
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    if length is not None:
+        headers |= {HEADER_LENGTH: str(length), "Content-Type": "application/octet-stream"}
+    encoding = encoding_for(accepted, sum(map(len, parts)))
+    if encoding is not None:
+        parts = (packed(b"".join(parts), encoding),)
+        headers["Content-Encoding"] = encoding
+    return parts, headers
 
 
 def encoding_for(accepted: str | None, size: int) -> str | None:

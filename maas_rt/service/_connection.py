@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._aiohttp import web
 from ._answers import SERVER, error_response
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
 
 _LOOK = 1.0  # seconds between two looks at answers that wait for their clients
 _LOGGER = logging.getLogger(__name__)
+
+
+class ShortWay(Protocol):
+    """What answers some requests without a handler (_direct)."""
+
+    def read(self, data: bytes) -> Any:
+        """What is asked for, if the data are one whole request, in `ask`; None if they are not."""
+        ...
+
+    def answer(self, ask: Any, data: bytes, address: str) -> bytes | None:
+        """The answer to what was asked for; None if there is none of this way."""
+        ...
+
+
+SHORT_WAY = web.AppKey("short_way", ShortWay)
 
 
 @dataclass(frozen=True)
@@ -54,15 +70,17 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         options = {**server._kwargs, "handler_cancellation": server.handler_cancellation}
-        return Server(server.request_handler, self._bounds, request_factory=server.request_factory, **options)
+        way = self.app.get(SHORT_WAY)
+        return Server(server.request_handler, self._bounds, way, request_factory=server.request_factory, **options)
 
 
 class Server(web.Server):
     """Makes the connections, and closes those whose clients do not read."""
 
-    def __init__(self, handler: Any, bounds: Bounds, **options: Any) -> None:
+    def __init__(self, handler: Any, bounds: Bounds, short_way: ShortWay | None = None, **options: Any) -> None:
         super().__init__(handler, **options)
         self.bounds = bounds
+        self.short_way = short_way
         self.held = 0  # bytes of bodies
         self.open: set[Connection] = set()
         self._looking = self._loop.call_later(_LOOK, self._look)
@@ -91,7 +109,7 @@ class Connection(web.RequestHandler):
     `begin` and `end` stand around the handling of each request.
     """
 
-    __slots__ = ("_head_late", "_held", "_of", "_unread", "_writer")
+    __slots__ = ("_address", "_at_boundary", "_head_late", "_held", "_of", "_unread", "_writer")
 
     def __init__(self, server: Server, **options: Any) -> None:
         super().__init__(server, **options)
@@ -101,6 +119,8 @@ class Connection(web.RequestHandler):
         self._unread: tuple[float, int] | None = None
         self._writer: AbstractStreamWriter | None = None
         self._held = 0
+        self._address: str | None = None
+        self._at_boundary = True  # of requests: aiohttp's parser has nothing of one that has not come to its end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
@@ -109,12 +129,46 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
+        # Of no bytes aiohttp asks itself, to go on with what it has.
+        if data and self._at_boundary and self._take_short_way(data):
+            return
         before = self._request_count
         super().data_received(data)
         if self._request_count > before:
             self._stop()
-        elif self._head_late is None and self._waiter is not None and not self._waiter.done():
+        elif self._head_late is None and self._is_waiting:
             self._head_late = self._loop.call_later(self._of.bounds.header_seconds, self._late)
+
+    def _take_short_way(self, data: bytes) -> bool:
+        way = self._of.short_way
+        found = None if way is None else way.read(data)
+        if way is None or found is None:
+            self._at_boundary = False
+            return False
+        transport = self.transport
+        if (
+            found.ask is None
+            or transport is None
+            or not self._is_waiting
+            or self._paused
+            or self._close
+            or self._force_close
+        ):
+            return False
+        if self._address is None:
+            peer = transport.get_extra_info("peername")
+            self._address = network_of(str(peer[0]) if isinstance(peer, tuple) else None)
+        answer = way.answer(found.ask, data, self._address)
+        if answer is None:
+            return False
+        self._next_keepalive_close_time = self._loop.time() + self._of.bounds.idle_seconds
+        transport.write(answer)
+        return True
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether it has answered all that was asked for."""
+        return self._waiter is not None and not self._waiter.done() and not self._messages
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has gone."""
@@ -146,10 +200,10 @@ class Connection(web.RequestHandler):
         """Ends itself if the client does not read what it has asked for."""
         transport, bounds = self.transport, self._of.bounds
         waiting = 0 if transport is None else transport.get_write_buffer_size()
-        if transport is None or waiting == 0 or self._writer is None:
+        if transport is None or waiting == 0:
             self._unread = None
             return
-        taken = self._writer.output_size - waiting
+        taken = (0 if self._writer is None else self._writer.output_size) - waiting
         if self._unread is None:
             self._unread = now, taken
         since, first = self._unread
@@ -193,6 +247,17 @@ class Connection(web.RequestHandler):
         if self._head_late is not None:
             self._head_late.cancel()
             self._head_late = None
+
+
+def network_of(remote: str | None) -> str:
+    """Of an address, what one client has of them: in IPv6 those with the same first 64 bits. That of a Unix socket is empty."""
+    try:
+        address = ip_address((remote or "").partition("%")[0])
+    except ValueError:
+        return ""
+    if address.version == 6 and address.ipv4_mapped is None:
+        return str(ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
 
 
 class _Full(asyncio.Protocol):

@@ -47,7 +47,7 @@ EXTENSIONS = (
 _SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Context:
     """What a transport knows of a call beside its message.
 
@@ -65,6 +65,10 @@ class Context:
     request_id: str = ""
     call: str = ""
     client: Client | None = None
+
+
+class Withdrawn(Exception):
+    """The end of a call that is made again, of which nothing is counted: it cannot be answered in the way that was tried."""
 
 
 class Gate(Protocol):
@@ -307,6 +311,7 @@ class Inference:
         self._begun = time.monotonic_ns()
         self._phases = Phases()
         self._owner = owner
+        self.in_place = False  # its run was over when it was submitted
         self.served = lease.value
         if core._observe is not None:
             core._observe.began(self.served)
@@ -319,6 +324,10 @@ class Inference:
     ) -> None:
         self._lease.end()
         self._admission.__exit__(kind, error, trace)
+        if kind is Withdrawn:
+            if self._core._observe is not None:
+                self._core._observe.left(self.served)
+            return
         served, taken = self.served, time.monotonic_ns() - self._begun
         failure = None if error is None else kind_of(error)
         if failure is None:
@@ -350,9 +359,7 @@ class Inference:
             identifier = request.id
             del request  # its data may be large, and the arrays have what they need of it
             self._phases.compute_input += time.monotonic_ns() - began
-            seed = options.seed
-            if seed is None and served.draws:
-                seed = secrets.randbits(_SEED_BITS)
+            seed = _seed(served, options)
             ended = asyncio.get_running_loop().create_future()
             job = self._job(arrays, options, seed, deadline, sequence, ended)
             served.scheduler.submit(job)
@@ -360,6 +367,7 @@ class Inference:
             if sequence is not None and (job is None or not job.finished):
                 self._core.sequences.give_back(sequence)
             raise
+        self.in_place = job.finished
         if not job.finished:
             try:
                 await _until(ended, deadline)
@@ -377,6 +385,32 @@ class Inference:
         self._phases.compute_output = time.monotonic_ns() - began
         parameters = {"seed": seed} if served.draws else {}
         return InferResponse(served.name, served.version, outputs, identifier, parameters)
+
+    def infer_in_place(self, request: InferRequest) -> InferResponse:
+        """The same without a wait, for one whose model keeps no states and runs at once.
+
+        Raises:
+            Withdrawn: `infer` has to be asked.
+            ServiceError, maas_rt.Error: as `infer`.
+        """
+        served, options = self.served, request.options
+        if served.stateful:
+            raise Withdrawn
+        began = time.monotonic_ns()
+        arrays = served.signature.arrays(request)
+        wanted = served.signature.requested(request)
+        self._phases.compute_input += time.monotonic_ns() - began
+        seed = _seed(served, options)
+        job = Job(arrays, _ignore, seed=seed if served.draws else None, deadline=self._deadline(options))
+        if not served.scheduler.run_in_place(job):
+            raise Withdrawn
+        self._phases.queue = job.started - job.submitted
+        self._phases.compute_infer = job.ended - job.started
+        if job.error is not None:
+            raise job.error
+        outputs = served.signature.answer(job.results, wanted)
+        self._phases.compute_output = time.monotonic_ns() - job.ended
+        return InferResponse(served.name, served.version, outputs, request.id, {"seed": seed} if served.draws else {})
 
     def parsed(self, ns: int) -> None:
         """The transport has taken so long to read the message."""
@@ -450,6 +484,15 @@ class Inference:
             deadline=deadline,
             alone=not together,
         )
+
+
+def _seed(served: Served, options: Options) -> int | None:
+    """The request's; one that is drawn where it has none and the model draws."""
+    return secrets.randbits(_SEED_BITS) if options.seed is None and served.draws else options.seed
+
+
+def _ignore(job: Job) -> None:
+    """Nobody waits."""
 
 
 async def _until(ended: asyncio.Future[None], deadline: int | None) -> None:

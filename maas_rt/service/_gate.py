@@ -9,7 +9,7 @@ from types import TracebackType
 
 from ._access import Access, bearer, permit
 from ._audit import Audit
-from ._core import Context
+from ._core import Context, Withdrawn
 from ._errors import ServiceError, kind_of
 from ._grants import Client, Verb
 from ._limiter import Admission, Limiter, Limits
@@ -93,6 +93,9 @@ class _Entered(AbstractContextManager[Client]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is Withdrawn:
+            self._admission.withdraw()
+            return
         self._admission.end()
         if self._noted:
             self._gate.note(self._context, self._client, "ok" if error is None else kind_of(error).label)

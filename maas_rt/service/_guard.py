@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from ._aiohttp import web
 from ._answers import REQUEST_ID, SERVER, answer_of, kind_of_answer
 from ._bodies import header
-from ._connection import Connection
+from ._connection import Connection, network_of
 from ._core import Context, Core
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._metrics import Metrics
@@ -25,8 +26,17 @@ LOCAL_ONLY = web.AppKey("local_only", bool)
 VERBS: web.AppKey[dict[tuple[str, Handler], str | None]] = web.AppKey("verbs", dict)
 _CONTEXT = web.RequestKey("context", Context)
 _COUNTED = web.RequestKey("counted", bool)
+_PROCESS = secrets.token_hex(8)
 _LONGEST_CALL = 256  # characters of a path, in logs
-_GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+
+
+_IDS = itertools.count()
+
+
+def new_id() -> str:
+    """A request's, which no other has had."""
+    return f"{_PROCESS}{next(_IDS):08x}"
 
 
 @web.middleware
@@ -34,7 +44,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The order of checks: path and method, the page that asks, the client and its limits; then the handler, which looks at the body.
     A refusal costs nothing that stands after it."""
     given = request.headers.get(REQUEST_ID, "")
-    identifier = given if _GOOD_ID.fullmatch(given) else secrets.token_hex(8)
+    identifier = given if GOOD_ID.fullmatch(given) else new_id()
     # Another one, in somebody else's server.
     connection = request.protocol if isinstance(request.protocol, Connection) else None
     if connection is not None:
@@ -71,7 +81,7 @@ async def _handled(request: web.Request, handler: Handler, identifier: str) -> w
     context = Context(
         header(request, "Authorization"),
         _deadline(request),
-        address=_network(request.remote),
+        address=network_of(request.remote),
         request_id=identifier,
         call=f"{request.method} {request.path[:_LONGEST_CALL]}",
     )
@@ -92,22 +102,14 @@ def counted(request: web.Request) -> None:
 
 def _deadline(request: web.Request) -> int | None:
     given = header(request, TIMEOUT)
-    if given is None:
-        return None
+    return None if given is None else time.monotonic_ns() + read_timeout(given) * 1_000_000
+
+
+def read_timeout(given: str) -> int:
+    """What TIMEOUT says, in milliseconds. Raises BAD_REQUEST."""
     if not (given.isascii() and given.isdigit() and 0 < len(given) <= 10):
         raise bad_request(f"{TIMEOUT} is {shown(given)} and must be a number of milliseconds")
-    return time.monotonic_ns() + int(given) * 1_000_000
-
-
-def _network(remote: str | None) -> str:
-    """Of an address, what one client has of them: in IPv6 those with the same first 64 bits. That of a Unix socket is empty."""
-    try:
-        address = ip_address((remote or "").partition("%")[0])
-    except ValueError:
-        return ""
-    if address.version == 6 and address.ipv4_mapped is None:
-        return str(ip_network((int(address) >> 64 << 64, 64)))
-    return str(address)
+    return int(given)
 
 
 def _check_page(request: web.Request) -> None:
@@ -123,12 +125,12 @@ def _check_page(request: web.Request) -> None:
     if not is_ours:
         raise ServiceError(Kind.FORBIDDEN, "requests of other sites' pages are not answered")
     # A browser sends a Host, and reaches no Unix sockets.
-    if request.app[LOCAL_ONLY] and host and request.remote and not _is_literal(host):
+    if request.app[LOCAL_ONLY] and host and request.remote and not is_literal(host):
         text = f"this server answers to localhost and to addresses, not to the name {shown(host)}"
         raise ServiceError(Kind.FORBIDDEN, text)
 
 
-def _is_literal(host: str) -> bool:
+def is_literal(host: str) -> bool:
     """Whether a Host header has an address in it, or localhost: what no name server is asked for."""
     name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
     try:

@@ -53,40 +53,55 @@ def parse_document(body: bytes | bytearray | memoryview, *, response: bool = Fal
     Raises:
         ServiceError: BAD_REQUEST: it is no JSON, is too deep, has too much beside the data or a key twice.
     """
+    rest, data = cut_document(body, response=response)
+    document = read_rest(rest)
+    if data:
+        for tensor in document["outputs" if response else "inputs"]:
+            if isinstance(tensor, dict) and "data" in tensor:
+                tensor["data"] = data[tensor["data"]]
+    return document
+
+
+def cut_document(body: bytes | bytearray | memoryview, *, response: bool = False) -> tuple[bytes, list[JsonData]]:
+    """The document with a number for each `data` of its tensors, and those data by their numbers.
+
+    Raises:
+        ServiceError: as parse_document.
+    """
     try:
         rest, ranges = _native.json_scan(body, response, MAX_DEPTH, MAX_REST)
     except InvalidArgumentError as error:
         raise bad_request(str(error)) from None
+    whole = memoryview(body)
+    return rest, [JsonData(whole[begin:end]) for begin, end in ranges]
+
+
+def read_rest(rest: bytes) -> Any:
+    """The first that cut_document gives, read. Raises ServiceError as parse_document."""
     try:
-        document = _DECODER.decode(rest.decode())
+        return _DECODER.decode(rest.decode())
     except ValueError:  # Python bounds the digits of an integer, and all else was checked
         raise bad_request("the body has a number of more digits than are read") from None
-    if ranges:
-        whole = memoryview(body)
-        for tensor in document["outputs" if response else "inputs"]:
-            if isinstance(tensor, dict) and "data" in tensor:
-                begin, end = ranges[tensor["data"]]
-                tensor["data"] = JsonData(whole[begin:end])
-    return document
 
 
-def dump_document(
-    members: Mapping[str, Any], name: str, tensors: Iterable[tuple[Mapping[str, Any], bytes | None]]
-) -> list[bytes]:
+def dump_document(members: Mapping[str, Any], name: str, tensors: Iterable[tuple[bytes, bytes | None]]) -> list[bytes]:
     """The inverse, in parts, so that large data are not copied: an object with these members and, as `name`, a list of tensors.
 
-    Of each tensor: its members, and `data` as write_data gave it, if any.
+    Of each tensor: its members as `dump_members` gives them, and `data` as write_data does, if any.
     """
-    parts = [_open(members), json.dumps(name).encode(), b":["]
+    text = dump_members(members)
+    parts = [text, b',"%b":[' % name.encode() if members else b'"%b":[' % name.encode()]
     for index, (tensor, data) in enumerate(tensors):
         if index:
             parts.append(b",")
-        if data is None:
-            parts.append(_ENCODER.encode(tensor).encode())
-        else:
-            parts += [_open(tensor), b'"data":', data, b"}"]
+        parts += [tensor, b"}"] if data is None else [tensor, b',"data":', data, b"}"]
     parts.append(b"]}")
     return parts
+
+
+def dump_members(members: Mapping[str, Any]) -> bytes:
+    """An object that is to go on: without its last brace."""
+    return _ENCODER.encode(members)[:-1].encode()
 
 
 def parse_data(data: JsonData, datatype: Datatype, shape: Sequence[int], what: str) -> Array:
@@ -126,9 +141,3 @@ def write_data(array: Array, datatype: Datatype, what: str) -> bytes:
         return _native.json_write_strings(b"".join(elements), offsets, what)
     except InvalidArgumentError as error:
         raise bad_request(str(error)) from None
-
-
-def _open(members: Mapping[str, Any]) -> bytes:
-    """An object that is to go on: its brace is open, and a comma is behind what it has."""
-    text = _ENCODER.encode(members)[:-1].encode()
-    return text + b"," if members else text

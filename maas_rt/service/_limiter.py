@@ -60,17 +60,24 @@ class _Bucket:
 class Admission:
     """A request that was let in, until `end`, or the end of a with block. To end it twice is to end it once."""
 
-    __slots__ = ("_bucket", "_limiter")
+    __slots__ = ("_bucket", "_limiter", "_taken")
 
-    def __init__(self, limiter: Limiter, bucket: _Bucket) -> None:
+    def __init__(self, limiter: Limiter, bucket: _Bucket, taken: int) -> None:
         self._limiter: Limiter | None = limiter
         self._bucket = bucket
+        self._taken = taken
 
     def end(self) -> None:
         """The request has been answered."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
             limiter._give_back(self._bucket)
+
+    def withdraw(self) -> None:
+        """It comes again, and was not asked."""
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            limiter._give_back(self._bucket, self._taken)
 
     def __enter__(self) -> None:
         return None
@@ -130,7 +137,7 @@ class Limiter:
                     )
                 bucket.full_at = full_at + interval
             bucket.in_flight += 1
-        return Admission(self, bucket)
+        return Admission(self, bucket, interval)
 
     def _bucket(self, client: str, now: int) -> _Bucket:
         bucket = self._buckets.get(client)
@@ -152,6 +159,7 @@ class Limiter:
             self._buckets.move_to_end(client)
         return False
 
-    def _give_back(self, bucket: _Bucket) -> None:
+    def _give_back(self, bucket: _Bucket, taken: int = 0) -> None:
         with self._lock:
             bucket.in_flight -= 1
+            bucket.full_at -= taken

@@ -10,20 +10,30 @@ https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._datatypes import DATATYPES, Array, Datatype
 from ._errors import bad_request, shown
-from ._json import JsonData, dump_document, parse_data, parse_document, write_data
+from ._json import (
+    JsonData,
+    cut_document,
+    dump_document,
+    dump_members,
+    parse_data,
+    parse_document,
+    read_rest,
+    write_data,
+)
 from ._tensors import check_shape, read_binary, read_shape, shown_shape, write_binary
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Parameters = Mapping[str, Any]
+_REMEMBERED = 1024  # bytes of a request's document beside its data, at most, for that it is read once only
 _LONGEST_SEQUENCE_ID = 256  # characters: it is kept as long as the sequence
 
 
@@ -36,7 +46,7 @@ class SharedMemory:
     offset: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class InputTensor:
     """An input as it was sent: a name and a shape that nobody has compared with a model's yet.
 
@@ -74,7 +84,7 @@ def _size(tensor: InputTensor) -> int:
     return len(data.text) if isinstance(data, JsonData) else data.nbytes
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RequestedOutput:
     """An output that a request asks for.
 
@@ -114,7 +124,7 @@ class InferRequest:
         return Options.read(self.parameters)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class OutputTensor:
     """An output. `array` is as _datatypes says of its datatype; `binary`: it goes out as binary data."""
 
@@ -124,7 +134,7 @@ class OutputTensor:
     binary: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class InferResponse:
     """What a model answered; the version is always told, asked for or not."""
 
@@ -169,10 +179,15 @@ class Options:
             accepts, wanted = _OPTIONS[name]
             if not accepts(value):
                 raise bad_request(f'the parameter "{name}" is {shown(value)} and must be {wanted}')
+        if not given:
+            return _NO_OPTIONS
         options = cls(**given)
         if (options.sequence_start or options.sequence_end) and not options.sequence_id:
             raise bad_request('"sequence_start" and "sequence_end" need a "sequence_id" that is neither 0 nor empty')
         return options
+
+
+_NO_OPTIONS = Options()
 
 
 def _is_uint64(value: Any) -> bool:
@@ -219,23 +234,61 @@ def decode_request(body: bytes | bytearray | memoryview, length: int | None = No
     whole = memoryview(body)
     if length == 0:
         return InferRequest(raw=whole)
-    document = parse_document(whole[:length])
+    rest, data = cut_document(whole[:length])
+    outline = _remembered_outline(rest) if len(rest) <= _REMEMBERED else _outline(rest)
+    binary = _Rest(whole[length:] if length is not None else None)
+    inputs = [place.filled(data, binary) for place in outline.inputs]
+    binary.check_end("inputs")
+    return InferRequest(tuple(inputs), outline.outputs, outline.id, outline.parameters)
+
+
+class _Place(NamedTuple):
+    """An input in an outline: `data` is the number of its JSON data, a number of bytes, or a place in shared memory."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    data: int | SharedMemory
+    is_binary: bool
+    parameters: Parameters
+
+    def filled(self, data: Sequence[JsonData], binary: _Rest) -> InputTensor:
+        found: memoryview | JsonData | SharedMemory
+        if isinstance(self.data, SharedMemory):
+            found = self.data
+        elif self.is_binary:
+            found = binary.take(self.data, f"input {shown(self.name)}")
+        else:
+            found = data[self.data]
+        return InputTensor(self.name, self.datatype, self.shape, found, self.parameters)
+
+
+class _Outline(NamedTuple):
+    """A request without its data."""
+
+    inputs: tuple[_Place, ...]
+    outputs: tuple[RequestedOutput, ...]
+    id: str | None
+    parameters: Parameters
+
+
+def _outline(rest: bytes) -> _Outline:
+    """What cut_document leaves of a request. It may be shared by many: nobody changes it."""
+    document = read_rest(rest)
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise bad_request('the body must be a JSON object with a list "inputs"')
-    binary = _Rest(whole[length:] if length is not None else None)
-    inputs = tuple(_read_input(tensor, f"inputs[{i}]", binary) for i, tensor in enumerate(document["inputs"]))
-    binary.check_end("inputs")
+    inputs = tuple(_read_input(tensor, f"inputs[{i}]") for i, tensor in enumerate(document["inputs"]))
     _check_unique("input", [each.name for each in inputs])
     identifier = document.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise bad_request('"id" must be a string')
     requested = document.get("outputs")
-    return InferRequest(
-        inputs,
-        () if requested is None else _read_requested(requested),
-        identifier,
-        _read_parameters(document, '"parameters"'),
-    )
+    outputs = () if requested is None else _read_requested(requested)
+    return _Outline(inputs, outputs, identifier, _read_parameters(document, '"parameters"'))
+
+
+# A client asks for the same again and again, with other data.
+_remembered_outline = lru_cache(256)(_outline)
 
 
 def encode_request(request: InferRequest, *, binary: bool = True) -> Body:
@@ -258,9 +311,7 @@ class _Rest:
         self._data = data
         self._taken = 0
 
-    def take(self, size: Any, what: str) -> memoryview:
-        if type(size) is not int or size < 0:
-            raise bad_request(f'{what}: "binary_data_size" is {shown(size)} and must be a number of bytes, 0 or more')
+    def take(self, size: int, what: str) -> memoryview:
         if self._data is None:
             raise bad_request(f'{what} has a "binary_data_size", and there is no header {HEADER_LENGTH}')
         left = len(self._data) - self._taken
@@ -287,7 +338,7 @@ def _read_tensor(tensor: Any, place: str, role: str) -> tuple[str, Datatype, tup
     return tensor["name"], DATATYPES[datatype], read_shape(tensor.get("shape"), what)
 
 
-def _read_input(tensor: Any, place: str, binary: _Rest) -> InputTensor:
+def _read_input(tensor: Any, place: str) -> _Place:
     name, datatype, shape = _read_tensor(tensor, place, "input")
     what = f"input {shown(name)}"
     parameters = _read_parameters(tensor, f'{what}: "parameters"')
@@ -306,8 +357,10 @@ def _read_input(tensor: Any, place: str, binary: _Rest) -> InputTensor:
         raise bad_request(f"{what} has both {ways[0]} and {ways[1]}: give its data once")
     if not ways:
         raise bad_request(f'{what} has no "data" and no "binary_data_size"')
-    data = shared if shared is not None else binary.take(size, what) if size is not None else tensor["data"]
-    return InputTensor(name, datatype, shape, data, parameters)
+    if size is not None and (type(size) is not int or size < 0):
+        raise bad_request(f'{what}: "binary_data_size" is {shown(size)} and must be a number of bytes, 0 or more')
+    data = shared if shared is not None else tensor["data"] if size is None else size
+    return _Place(name, datatype, shape, data, size is not None, parameters)
 
 
 def _read_parameters(owner: dict[str, Any], what: str) -> dict[str, Any]:
@@ -423,16 +476,24 @@ def _read_output(tensor: Any, place: str, binary: _Rest) -> OutputTensor:
 
 
 def _body(members: dict[str, Any], name: str, tensors: Iterable[OutputTensor], role: str) -> Body:
-    entries: list[tuple[dict[str, Any], bytes | None]] = []
+    entries: list[tuple[bytes, bytes | None]] = []
     buffers: list[memoryview] = []
     for tensor in tensors:
         array, datatype = tensor.array, tensor.datatype
-        entry: dict[str, Any] = {"name": tensor.name, "datatype": datatype.name, "shape": list(array.shape)}
         if tensor.binary:
             buffers.append(write_binary(array, datatype))
-            entry["parameters"] = {"binary_data_size": len(buffers[-1])}
-            entries.append((entry, None))
+            entries.append((_entry(tensor.name, datatype.name, array.shape, len(buffers[-1])), None))
         else:
-            entries.append((entry, write_data(array, datatype, f"{role} {shown(tensor.name)}")))
+            data = write_data(array, datatype, f"{role} {shown(tensor.name)}")
+            entries.append((_entry(tensor.name, datatype.name, array.shape, None), data))
     text = dump_document(members, name, entries)
     return Body((*text, *buffers), sum(map(len, text)) if buffers else None)
+
+
+@lru_cache(1024)
+def _entry(name: str, datatype: str, shape: tuple[int, ...], size: int | None) -> bytes:
+    """A tensor's members but for its data; `size` of that which is binary."""
+    entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(shape)}
+    if size is not None:
+        entry["parameters"] = {"binary_data_size": size}
+    return dump_members(entry)

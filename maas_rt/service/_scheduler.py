@@ -32,6 +32,7 @@ Arrays = dict[str, Array]
 _HOP = 200_000  # ns: what a run on another thread costs beside the run, measured through asyncio on two cores
 _IN_PLACE = 5_000_000  # ns that a run in place may take: how long a loop runs may lie in the values of its inputs
 _MOST_PARTS = 4096  # of a request: its rows are the client's to say, and where another extent is 0 they take no bytes
+_MEASURED = 16  # of so many quick runs the CPU of one is measured
 _WEIGHT = 0.2  # of the newest time in an average
 
 
@@ -184,6 +185,47 @@ class Scheduler:
                 self._go_on(now, after)
         for each in after:
             each()
+
+    def run_in_place(self, job: Job) -> bool:
+        """Runs a job alone on this thread, if it is one of those that `submit` would run in place and it does not take much longer than they
+        do. False: nothing has come of it, and its state is as it was. `job.done` is not called.
+
+        Raises:
+            ServiceError: as `submit`.
+        """
+        with self._lock:
+            now = job.submitted = self._now()
+            job._size = _size(job.arrays)
+            job._estimate = self._estimate(job, False)
+            self._check(job, now)
+            if (
+                self.batches
+                or self._waiting
+                or len(self._active) >= self._instances
+                or not self._times.quick(job._size)
+            ):
+                return False
+            run = _Run((Part(job, 0, job.rows, job.priority, now, job.deadline),))
+            self._active.add(run)
+        job.started = self._now()
+        error: Exception | None = None
+        try:
+            (job.results,) = self._results(run.parts, None, _IN_PLACE)
+        except Exception as raised:
+            error = raised
+        after: list[Callable[[], object]] = []
+        with self._lock:
+            job.ended = self._now()
+            self._active.discard(run)
+            if self._waiting:
+                self._go_on(job.ended, after)
+        for each in after:
+            each()
+        if isinstance(error, DeadlineExceededError) and (job.deadline is None or job.ended < job.deadline):
+            self._times.slow(job._size)
+            return False
+        job.error, job.finished = error, True
+        return True
 
     def cancel(self, job: Job, error: ServiceError | None = None) -> None:
         """Ends a job with an error: at once if it waits, else when its run has stopped, which it does at its next step.
@@ -406,11 +448,13 @@ class Scheduler:
         if most is not None:
             left = most if left is None else min(left, most)
         seconds = None if left is None else max(left, 0) / 1e9
-        cpu = time.thread_time_ns()
+        size = first._size if whole else _size(arrays)
+        cpu = time.thread_time_ns() if self._times.wants_cpu(size) else None
         results = self._model.run(arrays, deadline=seconds, cancel=token, state=first.state, seed=first.seed)
-        cpu = time.thread_time_ns() - cpu
+        if cpu is not None:
+            cpu = time.thread_time_ns() - cpu
         taken = self._now() - begin
-        self._times.learn(first._size if whole else _size(arrays), taken, cpu)
+        self._times.learn(size, taken, cpu)
         self._statistics.executed(rows, taken, begin - assembling)
         return [results] if len(parts) == 1 else shared_out(results, [part.rows for part in parts])
 
@@ -440,13 +484,23 @@ class _Times:
         self._wall: dict[int, float] = {}
         self._cpu: dict[int, float] = {}
         self._row = 0  # bytes of one
+        self._until = 0  # runs from now to the next whose CPU is measured
 
-    def learn(self, size: int, wall: int, cpu: int) -> None:
+    def wants_cpu(self, size: int) -> bool:
+        """Whether the CPU of a run of this size is to be measured. Of quick ones it is that of a few, for the clock takes longer than they do."""
+        self._until -= 1
+        if self._until > 0 and self.quick(size):
+            return False
+        self._until = _MEASURED
+        return True
+
+    def learn(self, size: int, wall: int, cpu: int | None) -> None:
         """A run took so long, and so long of its thread's CPU, which is not the longer for others that wanted it, too."""
         bucket = size.bit_length()
         for table, value in ((self._wall, wall), (self._cpu, cpu)):
-            old = table.get(bucket)
-            table[bucket] = value if old is None else old + (value - old) * _WEIGHT
+            if value is not None:
+                old = table.get(bucket)
+                table[bucket] = value if old is None else old + (value - old) * _WEIGHT
 
     def slow(self, size: int) -> None:
         """A run of this size was too long to be made in place."""

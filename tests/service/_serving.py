@@ -21,11 +21,12 @@ from maas_rt.service._guard import CORE
 class Served:
     """Where it listens, a session of aiohttp's client, and what is behind it."""
 
-    def __init__(self, listener: Any, session: aiohttp.ClientSession, core: Core) -> None:
+    def __init__(self, listener: Any, session: aiohttp.ClientSession, app: web.Application) -> None:
         self.listener = listener
+        self.app = app
         self.port: int = listener.getsockname()[1]
         self.session = session
-        self.core = core
+        self.core: Core = app[CORE]
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any, Any]:
         """The status, the document and the headers of an answer."""
@@ -69,6 +70,6 @@ async def serving(directory: Path, bounds: Bounds | None = None, **options: Any)
         await site.start()
         (listener,) = site._server.sockets  # type: ignore[union-attr]
         async with aiohttp.ClientSession(f"http://127.0.0.1:{listener.getsockname()[1]}") as session:
-            yield Served(listener, session, app[CORE])
+            yield Served(listener, session, app)
     finally:
         await runner.cleanup()
