@@ -30,6 +30,10 @@ ENVIRONMENTS: dict[str, Environment] = {
     "ncnn": Environment(("ncnn", "pnnx", "numpy"), alone=True),
     "mnn": Environment(("MNN", "numpy")),
     "litert": Environment(("ai-edge-litert", "numpy")),
+    "mlserver": Environment(("mlserver", "onnxruntime")),
+    "kserve": Environment(("kserve", "onnxruntime")),
+    "litserve": Environment(("litserve", "onnxruntime")),
+    "bentoml": Environment(("bentoml", "onnxruntime")),
     "litert_convert": Environment(("litert-torch",), layered=True),
 }
 

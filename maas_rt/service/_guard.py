@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import random
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -26,17 +25,13 @@ LOCAL_ONLY = web.AppKey("local_only", bool)
 VERBS: web.AppKey[dict[tuple[str, Handler], str | None]] = web.AppKey("verbs", dict)
 _CONTEXT = web.RequestKey("context", Context)
 _COUNTED = web.RequestKey("counted", bool)
-_PROCESS = secrets.token_hex(8)
 _LONGEST_CALL = 256  # characters of a path, in logs
 GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
 
-_IDS = itertools.count()
-
-
 def new_id() -> str:
-    """A request's, which no other has had."""
-    return f"{_PROCESS}{next(_IDS):08x}"
+    """A request's: 64 random bits, which are no secret."""
+    return f"{random.getrandbits(64):016x}"
 
 
 @web.middleware

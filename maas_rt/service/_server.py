@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def serve(
         )
         watching = Watch(repository, watch) if watch else None
         try:
-            asyncio.run(_serve(app, sockets, context, drain_delay))
+            _run(_serve(app, sockets, context, drain_delay))
         finally:
             if watching is not None:
                 watching.close()
@@ -92,6 +92,16 @@ def serve(
         close_all(sockets)
         log.close()
     return 0
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """In uvloop's loop where it is installed: a small request takes about a tenth less of CPU there."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
 
 
 async def _serve(
