@@ -770,3 +770,15 @@ def test_activations_between_convolutions_keep_the_layout() -> None:
     assert [step.target for step in steps].count("transpose") == 2
     acts = [attr.text for step in steps for attr in step.attrs if attr.key == "act"]
     assert acts[:2] == ["hardswish", "clip"]  # its line is folded into the filters
+
+
+@pytest.mark.parametrize(("shape", "axes"), [([3, 1], [1]), ([2, 3, 4, 5], None), ([3, 8], [-1])])
+def test_numbers_that_do_not_differ_have_no_negative_variance(shape: list[int], axes: list[int] | None) -> None:
+    """The mean of squares less the square of the mean is, by its rounding, and its root NaN."""
+    attributes = {} if axes is None else {"axes": axes}
+    proto = model([node("MeanVarianceNormalization", "x", "y", **attributes)], {"x": (F, shape)}, ["y"])
+    loaded = maas_rt.load(compile_model(proto))
+    for value in (0.1, 1e4, -3.3):
+        np.testing.assert_array_equal(loaded.run({"x": np.full(shape, value, np.float32)})["y"], np.zeros(shape))
+    if shape != [3, 1]:
+        check(proto, {"x": floats(*shape)}, compiled=True)

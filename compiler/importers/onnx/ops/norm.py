@@ -116,6 +116,22 @@ def _moments(n: Node, f: Any, axes: list[int]) -> tuple[Any, Any]:
     return mean, n.emit(relax.op.mean(n.emit(relax.op.multiply(off, off)), axes, True))
 
 
+@op("MeanVarianceNormalization", since=[9, 13])
+def mean_variance_normalization(n: Node) -> Any:
+    """ONNX's definition takes the mean's square from that of the squares, which rounding makes less than 0 where the numbers hardly differ: its
+    root is NaN then. The mean of the squares of what is off the mean is the same number, and never is."""
+    n.float_only()
+    x, dtype = n.x(0), n.dtype(0)
+    wide = "float64" if dtype == "float64" else "float32"
+    axes = n.axes(n.ints_attr("axes", [0, 2, 3]), n.rank(0)) or list(range(n.rank(0)))
+    mean, var = _moments(n, n.cast(x, wide), axes)
+
+    def element(p: Any, m: Any, v: Any) -> Any:
+        return tirx.Cast(dtype, (tirx.Cast(wide, p) - m) / (tirx.sqrt(v) + imm(1e-9, wide)))
+
+    return elementwise(n, element, x, mean, var)
+
+
 @op("GroupNormalization", since=[18, 21])
 def group_normalization(n: Node) -> Any:
     n.float_only()
