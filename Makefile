@@ -12,7 +12,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips bench gauntlet check-tools clean
+.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -102,6 +102,9 @@ fuzz: $(VENV)/.native  ## mutated files against the runtime and mutated requests
 
 flips: $(VENV)/.native  ## every single-bit flip of a signed and encrypted file, with real keys (half an hour of CPU or more)
 	$(BIN)/python -m tests.flips $(JOBS)
+
+soak: $(VENV)/.native  ## the service under load for minutes: overload, reloads, its end, memory over requests of random sizes
+	$(BIN)/python -m tests.soak
 
 bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON
 	$(BIN)/python -m bench.latency

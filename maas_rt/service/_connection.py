@@ -16,6 +16,7 @@ from ._errors import Kind, ServiceError, shown
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
+_LOOK_AT_ACTIVE = 0.01  # seconds between two looks, at the end
 _LOOK = 1.0  # seconds between two looks at answers that wait for their clients
 _LOGGER = logging.getLogger(__name__)
 
@@ -91,6 +92,13 @@ class Server(web.Server):
             return _Full()  # type: ignore[return-value]
         return Connection(self, loop=self._loop, **self._kwargs)
 
+    async def settle(self, seconds: float) -> None:
+        """Waits, for so many seconds at most, for the next requests of clients that have just come or asked: they are on their way, perhaps, and
+        their answers say that there is to be no other."""
+        begun = self._loop.time()
+        while self._loop.time() < begun + seconds and any(each.active > begun - seconds for each in self.open):
+            await asyncio.sleep(_LOOK_AT_ACTIVE)
+
     async def shutdown(self, timeout: float | None = None) -> None:
         """Ends all connections."""
         self._looking.cancel()
@@ -109,7 +117,7 @@ class Connection(web.RequestHandler):
     `begin` and `end` stand around the handling of each request.
     """
 
-    __slots__ = ("_address", "_at_boundary", "_head_late", "_held", "_of", "_unread", "_writer")
+    __slots__ = ("_address", "_at_boundary", "_head_late", "_held", "_of", "_unread", "_writer", "active")
 
     def __init__(self, server: Server, **options: Any) -> None:
         super().__init__(server, **options)
@@ -119,16 +127,19 @@ class Connection(web.RequestHandler):
         self._unread: tuple[float, int] | None = None
         self._writer: AbstractStreamWriter | None = None
         self._held = 0
+        self.active = 0.0  # when the client came or sent something last
         self._address: str | None = None
         self._at_boundary = True  # of requests: aiohttp's parser has nothing of one that has not come to its end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
         super().connection_made(transport)
+        self.active = self._loop.time()
         self._of.open.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
+        self.active = self._loop.time()
         # Of no bytes aiohttp asks itself, to go on with what it has.
         if data and self._at_boundary and self._take_short_way(data):
             return
@@ -161,7 +172,7 @@ class Connection(web.RequestHandler):
         answer = way.answer(found.ask, data, self._address)
         if answer is None:
             return False
-        self._next_keepalive_close_time = self._loop.time() + self._of.bounds.idle_seconds
+        self._next_keepalive_close_time = self.active + self._of.bounds.idle_seconds
         transport.write(answer)
         return True
 

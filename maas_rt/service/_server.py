@@ -17,7 +17,7 @@ from ._access import Access
 from ._aiohttp import web
 from ._app import create_app
 from ._audit import Audit
-from ._connection import Bounds, Runner
+from ._connection import Bounds, Runner, Server
 from ._gate import Gatekeeper
 from ._guard import CORE
 from ._limiter import Limiter, Limits
@@ -28,6 +28,7 @@ from ._tls import TlsFiles, server_context
 from ._watch import Watch
 
 _HANDSHAKE = 10.0  # seconds for TLS's
+_ON_THEIR_WAY = 1.0  # seconds for requests that were sent before their clients could know of the end
 
 
 def serve(
@@ -131,7 +132,7 @@ async def running(
     loop = asyncio.get_running_loop()
     runner = Runner(app, bounds)
     await runner.setup()
-    assert runner.server is not None
+    assert isinstance(runner.server, Server)
     servers: list[asyncio.Server] = []
     paths = unix_paths(sockets)
     try:
@@ -145,7 +146,28 @@ async def running(
                 )
         yield
     finally:
+        # A client may have connected whom nobody has met yet, and who has sent its request.
+        rest = [each.dup() for each in sockets]
         for server in servers:
             server.close()
         remove(paths)
+        for each in rest:
+            await _take_rest(each, runner.server, tls)
+        await runner.server.settle(_ON_THEIR_WAY)
         await runner.cleanup()
+
+
+async def _take_rest(listening: socket.socket, server: Server, tls: ssl.SSLContext | None) -> None:
+    """Takes the connections that wait at a socket, and closes it."""
+    loop = asyncio.get_running_loop()
+    context = None if listening.family == socket.AF_UNIX else tls
+    timeout = None if context is None else _HANDSHAKE
+    with listening:
+        listening.setblocking(False)
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with suppress(OSError):  # it has gone, or speaks no TLS
+                await loop.connect_accepted_socket(server, connection, ssl=context, ssl_handshake_timeout=timeout)

@@ -1,0 +1,378 @@
+"""python -m tests.soak [NAME ...]: the service under load for minutes, in a process of its own as `maas-rt serve` is; `make soak` runs all of it.
+
+overload    twice the requests that it can answer, for a minute: what is answered stays at nine tenths of the best, in time, in flat memory
+reloads     ten new versions, a rollback and a `cp` over a file in use, beside load: no request fails, each is answered by a version that was
+            live while it was asked
+drain       SIGTERM beside load: every request that was sent is answered
+shapes      a hundred thousand requests of random sizes: memory grows by less than a hundredth
+
+Each says what it has measured, and ends with 1 where that is not what it must be. The clients are processes of their own; on a machine that is
+busy otherwise the first one tells little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tests._tiny import Builder
+
+WIDTH = 8
+LATENCY_MS = 500  # of the model that is overloaded: what would be answered later is refused
+HEAVY = 1024  # of its layers
+LAYERS = 8
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+
+def constant(version: int) -> bytes:
+    """x [n, 8] -> the version, eight times: an answer says who gave it."""
+    b = Builder("constant")
+    b.symbol("n", 1, 4096)
+    x, y = b.input("x", ["n", WIDTH]), b.value("y", ["n", WIDTH])
+    b.gemm(x, np.zeros((WIDTH, WIDTH), np.float32), y, bias=b.constant("v", np.full(WIDTH, version, np.float32)))
+    return b.file(y)
+
+
+def heavy() -> bytes:
+    """x [1, 1024] -> y, some milliseconds later."""
+    b = Builder("heavy")
+    rng = np.random.default_rng(0)
+    x = b.input("x", [1, HEAVY])
+    for _ in range(LAYERS):
+        y = b.value(f"y{len(b.plan.values)}", [1, HEAVY])
+        b.gemm(x, rng.standard_normal((HEAVY, HEAVY)).astype(np.float32) / 32, y, act="relu")
+        x = y
+    return b.file(x)
+
+
+# ---- the server -----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A `maas-rt serve` on a folder."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "maas_rt", "serve", str(folder), "--port", "0", "--host", "127.0.0.1"]
+        self.process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.port = 0
+        for line in self.process.stderr:
+            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                self.port = int(found[1])
+                break
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()  # a full pipe would stop it
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that are its own."""
+        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        return sum(int(size) << 10 for size in re.findall(r"Private_\w+: +(\d+) kB", text))
+
+    def end(self) -> int:
+        """SIGTERM, and its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def serving(files: dict[str, bytes], *options: str) -> Iterator[tuple[Path, Server]]:
+    """A server on a folder with these files."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path, data in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        server = Server(folder, *options)
+        try:
+            yield folder, server
+        finally:
+            if server.process.poll() is None:
+                server.process.kill()
+                server.process.wait()
+
+
+# ---- clients --------------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """Of one request: when it was due and when it was answered (time.monotonic), its status (0: none), who gave it and what."""
+
+    due: float
+    end: float
+    status: int
+    version: str = ""
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a process of clients sends.
+
+    Args:
+        rate: requests a second, whenever the answers come; 0: each connection asks again once it has its answer.
+        rows: of a request, drawn from 1 to this.
+    """
+
+    port: int
+    model: str
+    width: int
+    connections: int
+    seconds: float
+    rate: float = 0.0
+    rows: int = 1
+    requests: int = 1 << 60
+    seed: int = 0
+
+
+class _Client:
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._random = random.Random(load.seed)
+        self._data = (
+            np.random.default_rng(load.seed).standard_normal(load.rows * load.width).astype(np.float32).tobytes()
+        )
+        self.answers: list[Answer] = []
+        self.left = load.requests
+
+    async def ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float) -> bool:
+        """One request; whether the connection goes on."""
+        load = self._load
+        rows = self._random.randint(1, load.rows)
+        size = 4 * rows * load.width
+        tensor = {
+            "name": "x",
+            "shape": [rows, load.width],
+            "datatype": "FP32",
+            "parameters": {"binary_data_size": size},
+        }
+        text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        head = (
+            f"POST /v2/models/{load.model}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text) + size}\r\n"
+        )
+        head += f"Inference-Header-Content-Length: {len(text)}\r\n\r\n"
+        begun = False
+        try:
+            writer.write(head.encode() + text + self._data[:size])
+            answer = await reader.readuntil(b"\r\n\r\n")
+            begun = True
+            fields = dict(re.findall(rb"([^:\r\n]+): ([^\r\n]*)\r\n", answer))
+            body = await reader.readexactly(int(fields[b"Content-Length"]))
+        except (OSError, asyncio.IncompleteReadError):
+            self.answers.append(Answer(due, time.monotonic(), -1 if begun else 0))
+            return False
+        status, version, value = int(answer.split()[1]), "", 0.0
+        if status == 200:
+            length = int(fields[b"Inference-Header-Content-Length"])
+            version = json.loads(body[:length])["model_version"]
+            value = float(np.frombuffer(body, np.float32, 1, length)[0])
+        self.answers.append(Answer(due, time.monotonic(), status, version, value))
+        return fields.get(b"Connection", b"").lower() != b"close"
+
+    async def closed_loop(self, end: float) -> None:
+        """A connection that asks again and again; where it is closed, another one, until nobody listens."""
+        with_connection = False
+        while time.monotonic() < end and self.left > 0:
+            if not with_connection:
+                try:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self._load.port)
+                except OSError:
+                    return
+            self.left -= 1
+            with_connection = await self.ask(reader, writer, time.monotonic())
+            if not with_connection:
+                writer.close()
+
+    async def open_loop(self, end: float) -> None:
+        """Requests at their times, on as many connections as it takes, at most `connections`."""
+        load, free = self._load, asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter] | None]()
+        for _ in range(load.connections):
+            free.put_nowait(None)
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def one(due: float) -> None:
+            pair = await free.get() or await asyncio.open_connection("127.0.0.1", load.port)
+            free.put_nowait(pair if await self.ask(*pair, due) else None)
+
+        due = time.monotonic()
+        while due < end:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            tasks.add(task := asyncio.create_task(one(due)))
+            task.add_done_callback(tasks.discard)
+            due += self._random.expovariate(load.rate)
+        if tasks:
+            await asyncio.wait(tasks, timeout=10)
+
+
+def _clients(load: Load) -> list[Answer]:
+    async def run() -> list[Answer]:
+        client, end = _Client(load), time.monotonic() + load.seconds
+        if load.rate:
+            await client.open_loop(end)
+        else:
+            await asyncio.gather(*(client.closed_loop(end) for _ in range(load.connections)))
+        return client.answers
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def under(load: Load) -> Iterator[list[Answer]]:
+    """Load beside the block, whose answers are in the list once it has ended."""
+    answers: list[Answer] = []
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        running = pool.apply_async(_clients, (load,))
+        yield answers
+        answers += running.get()
+
+
+def sent(load: Load) -> list[Answer]:
+    """Load, and its answers."""
+    with under(load) as answers:
+        pass
+    return answers
+
+
+# ---- what must hold -------------------------------------------------------------------------------------------------
+
+
+class Check:
+    """What was found wrong."""
+
+    def __init__(self) -> None:
+        self.wrong: list[str] = []
+
+    def that(self, holds: bool, text: str) -> None:
+        """Tells it, and notes it where it does not hold."""
+        print(("  " if holds else "  NOT ") + text, flush=True)
+        if not holds:
+            self.wrong.append(text)
+
+
+def overload(check: Check, seconds: float = 60.0) -> None:
+    config = f"[queue]\nlatency_ms = {LATENCY_MS}\n".encode()
+    files = {"heavy/1/model.mrt": heavy(), "heavy/config.toml": config}
+    with serving(files, "--threads", "1") as (_, server):
+        closed = Load(server.port, "heavy", HEAVY, 8, 3.0)
+        sent(closed)
+        peak = statistics.median(sum(a.status == 200 for a in sent(closed)) / closed.seconds for _ in range(3))
+        before = server.resident
+        answers = sent(Load(server.port, "heavy", HEAVY, 512, seconds, 2 * peak))
+        grown = server.resident - before
+        good = sorted(a.end - a.due for a in answers if a.status == 200)
+        others = {status: sum(a.status == status for a in answers) for status in {a.status for a in answers} - {200}}
+        p99 = good[int(0.99 * len(good))]
+        print(
+            f"  peak {peak:.0f}/s, offered {len(answers) / seconds:.0f}/s, others {others}, memory grew by {grown >> 10} kB"
+        )
+        check.that(
+            len(good) / seconds >= 0.9 * peak, f"{len(good) / seconds:.0f} answers/s are 0.9 of the peak or more"
+        )
+        check.that(set(others) <= {503}, "what is not answered is 503")
+        check.that(
+            p99 <= 1.2 * LATENCY_MS / 1000, f"p99 of what is answered, {1000 * p99:.0f} ms, keeps to {LATENCY_MS} ms"
+        )
+        check.that(grown < before // 10 + (8 << 20), "memory is flat")
+
+
+def reloads(check: Check, seconds: float = 20.0) -> None:
+    with serving({"m/1/model.mrt": constant(1)}, "--watch", "0.2") as (folder, server):
+        live: dict[str, list[float]] = {"1": [0.0, float("inf")]}
+        load = Load(server.port, "m", WIDTH, 16, seconds, rows=4)
+        with under(load) as answers:
+            time.sleep(2)
+            for version in range(2, 12):
+                _put(folder / "m" / str(version) / "model.mrt", constant(version))
+                live[str(version)] = [time.monotonic(), float("inf")]
+                time.sleep(1)
+            _ask(server.port, "/v2/repository/models/m/labels/production", {"version": "11"})
+            _ask(server.port, "/v2/repository/models/m/labels/production", {"version": "10"})
+            _ask(server.port, "/v2/repository/models/m/labels/production/rollback", {})
+            time.sleep(1)
+            # A `cp` over a file in use: for a moment it is half of one. 11 becomes 12.
+            (folder / "new").write_bytes(constant(12))
+            shutil.copyfile(folder / "new", folder / "m" / "11" / "model.mrt")
+            time.sleep(2)
+        failed = [a for a in answers if a.status != 200]
+        versions = sorted({a.version for a in answers}, key=int)
+        print(
+            f"  {len(answers)} requests, versions {', '.join(versions)}, last values {sorted({a.value for a in answers[-200:]})}"
+        )
+        check.that(not failed, f"{len(failed)} requests failed")
+        check.that(len(versions) == 11, "all versions have answered")
+        check.that(answers[-1].value == 12.0, "the file that was copied over another one answers")
+        wrong = [a for a in answers if a.value != float(a.version) and (a.version, a.value) != ("11", 12.0)]
+        check.that(not wrong, f"{len(wrong)} answers are not what their version says")
+        early = [a for a in answers if a.end < live[a.version][0]]
+        check.that(not early, f"{len(early)} answers came from versions that were not there yet")
+
+
+def drain(check: Check) -> None:
+    for options in ((), ("--drain-delay", "1")):
+        with serving({"m/1/model.mrt": constant(1)}, *options) as (_, server):
+            with under(Load(server.port, "m", WIDTH, 16, 30.0)) as answers:
+                time.sleep(3)
+                status = server.end()
+            lost = [a for a in answers if a.status != 200]
+            what = "with a delay" if options else "at once"
+            check.that(status == 0 and not lost, f"{what}: {len(lost)} of {len(answers)} requests are lost")
+
+
+def shapes(check: Check, count: int = 100_000) -> None:
+    with serving({"m/1/model.mrt": constant(1)}) as (_, server):
+        sent(Load(server.port, "m", WIDTH, 16, 600.0, rows=512, requests=count // 10))
+        before = server.resident
+        answers = sent(Load(server.port, "m", WIDTH, 16, 600.0, rows=512, requests=count, seed=1))
+        grown = server.resident / before - 1
+        failed = sum(a.status != 200 for a in answers)
+        check.that(failed == 0 and len(answers) == count, f"{failed} of {len(answers)} requests failed")
+        check.that(grown < 0.01, f"memory grew by {100 * grown:.2f} %, from {before >> 10} kB")
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.with_suffix(".new").write_bytes(data)
+    os.replace(path.with_suffix(".new"), path)
+
+
+def _ask(port: int, path: str, document: dict[str, str]) -> None:
+    import urllib.request
+
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(document).encode(), method="POST")
+    with urllib.request.urlopen(request, timeout=20) as response:
+        assert response.status == 200
+
+
+SCENARIOS = {each.__name__: each for each in (overload, reloads, drain, shapes)}
+
+
+def main(names: list[str]) -> int:
+    check = Check()
+    for name in names or SCENARIOS:
+        print(name, flush=True)
+        SCENARIOS[name](check)
+    return 1 if check.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
