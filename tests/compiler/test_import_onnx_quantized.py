@@ -306,3 +306,18 @@ def test_blocked_weights(kind: int) -> None:
     there = m.add("QuantizeLinear", "wide", columns, origin_name, axis=1, out=None)
     m.add("DequantizeLinear", there, columns, origin_name, axis=1)
     m.check()
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT4]
+)
+def test_what_is_no_number_is_quantized_to_the_lowest(kind: int) -> None:
+    """Constants alone have NaN, or 0 / 0: ONNX's text says nothing of it, its reference and ONNX Runtime agree."""
+    model = Model()
+    for x, scale in (([np.nan, 1, 2, -1], 0.5), ([0, 1, 2, -1], 0.0)):
+        for zero in (0, 5):
+            values = (np.asarray(x, np.float32), np.float32(scale), helper.make_tensor("z", kind, [], [zero]))
+            model.add("QuantizeLinear", *values, out=kind, domain="")
+    lowest = {TensorProto.INT8: -128, TensorProto.INT16: -32768, TensorProto.INT4: -8}.get(kind, 0)
+    results = maas_rt.load(compile_model(model.proto())).run({})
+    assert [int(each[0]) for each in results.values()] == [lowest] * 4

@@ -16,7 +16,7 @@ from .._registry import op
 from .._stored import STORED, from_storage, is_code
 from .._values import Value, bits_of, is_float, is_int, is_signed, numpy_dtype
 from ._blocks import dequantized
-from ._te import elementwise, imm
+from ._te import elementwise, imm, is_nan
 from .cast import decode, encode
 from .nn import convolution, product, window_attrs, window_pads
 
@@ -156,7 +156,9 @@ def quantize_linear(n: Node) -> Any:
         return folded
     known = None
     f32 = dtype_of(x) == "float32" and n.dtype(1) == "float32"
-    if dtype in ("int8", "uint8") and f32 and not block and not n.int_attr("precision", 0):
+    # A constant that was not folded has numbers that are none.
+    constant_x = n.value(0).const is not None
+    if dtype in ("int8", "uint8") and f32 and not constant_x and not block and not n.int_attr("precision", 0):
         known = _constants(n, dtype, axis)
     if known is not None and known[0].ty.ndim == 0:
         return n.emit(relax.op.quantize(x, *known, axis=-1, out_dtype=dtype))
@@ -231,6 +233,9 @@ def _quantize(n: Node, x: Any, scale: Any, zero: Any, dtype: str, precision: str
         wide = str(divided.ty.dtype)
         q = tirx.nearbyint(divided) + tirx.Cast(wide, z)
         clipped = tirx.max(imm(low, wide), tirx.min(imm(high, wide), q))
+        clipped = tirx.Select(
+            is_nan(q), imm(low, wide), clipped
+        )  # as ONNX's reference and ONNX Runtime have it; its text says nothing
         return tirx.Cast(STORED.get(dtype, dtype), tirx.Cast("int64", clipped))
 
     return elementwise(n, element, x, scale, zero)
