@@ -1,4 +1,4 @@
-"""Serve a directory of .mrt files over HTTP: Open Inference Protocol v2 (REST, JSON and binary tensors).
+"""Serve a directory of .mrt files over HTTP and gRPC: Open Inference Protocol v2 (REST with JSON and binary tensors; gRPC with the extra grpc).
 
   maas-rt serve models/
   curl -s localhost:8000/v2/models/digits/infer -d '{"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": [...]}]}'
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address to listen on; may be repeated (default: 127.0.0.1 and ::1, this machine only)",
     )
     where.add_argument("--port", type=port, default=8000, help="0 picks a free one (default: 8000)")
+    where.add_argument(
+        "--grpc-port",
+        type=port_or_off,
+        metavar="PORT",
+        help="for gRPC, on the same hosts; off: none (default, with the extra grpc: one above --port)",
+    )
     where.add_argument(
         "--unix", type=Path, metavar="PATH", help="a Unix socket; without --host nothing else is listened on"
     )
@@ -99,6 +105,11 @@ def port(text: str) -> int:
     return _number(text, 0, 65535, "port")
 
 
+def port_or_off(text: str) -> int | str:
+    """A TCP port, or "off"."""
+    return text if text == "off" else port(text)
+
+
 def mebibytes(text: str) -> int:
     """A size in MiB, in bytes."""
     return _number(text, 1, 1 << 20, "size in MiB") << 20
@@ -132,6 +143,7 @@ def execute(args: argparse.Namespace) -> int:
         raise InvalidArgumentError("TLS needs both of --tls-cert and --tls-key")
     if args.tls_client_ca is not None and args.tls_cert is None:
         raise InvalidArgumentError("--tls-client-ca is of no use without --tls-cert and --tls-key")
+    grpc_port = _default_grpc_port(args) if args.grpc_port is None else args.grpc_port
     return serve(
         args.directory,
         listen=Listen(tuple(args.host), args.port, args.unix, args.insecure),
@@ -142,7 +154,16 @@ def execute(args: argparse.Namespace) -> int:
         tls=None if args.tls_cert is None else TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca),
         limits=Limits(args.rate, args.burst, args.in_flight),
         audit=args.audit_log,
+        grpc_port=None if grpc_port == "off" else grpc_port,
+        grpc_needed=args.grpc_port is not None,
         drain_delay=args.drain_delay,
         watch=args.watch,
         **opening(args),
     )
+
+
+def _default_grpc_port(args: argparse.Namespace) -> int | str:
+    """Beside HTTP's; "off" where there is none, as with a Unix socket alone."""
+    if (args.unix is not None and not args.host) or args.port == 65535:
+        return "off"
+    return args.port + 1 if args.port else 0

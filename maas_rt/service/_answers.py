@@ -10,9 +10,9 @@ from .._errors import Error
 from ._access import challenge
 from ._aiohttp import web
 from ._errors import Kind, ServiceError, kind_of, shown
+from ._packing import ENCODINGS
 
 SERVER = "maas-rt"  # aiohttp would tell versions to whoever knocks
-ENCODINGS = {"gzip": 31, "deflate": 15}  # of bodies, by zlib's wbits, the better first
 ACCEPTED_ENCODINGS = ", ".join(ENCODINGS)
 REQUEST_ID = "X-Request-Id"
 

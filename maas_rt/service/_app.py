@@ -210,10 +210,7 @@ async def _parameters(request: web.Request) -> dict[str, Any]:
 
 async def _load(request: web.Request) -> web.Response:
     parameters = await _parameters(request)
-    foreign = [name for name in parameters if name == "config" or name.startswith("file:")]
-    if foreign:
-        raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
-    await request.app[CORE].load(request.match_info["model"], context_of(request))
+    await request.app[CORE].load(request.match_info["model"], context_of(request), parameters)
     return web.json_response({})
 
 

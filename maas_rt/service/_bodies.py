@@ -6,18 +6,16 @@ The application has to be one that leaves bodies packed (auto_decompress=False):
 from __future__ import annotations
 
 import asyncio
-import zlib
 
 from ._aiohttp import web
-from ._answers import ACCEPTED_ENCODINGS, ENCODINGS
+from ._answers import ACCEPTED_ENCODINGS
 from ._connection import Connection
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._offload import beside_the_loop
+from ._packing import ENCODINGS, packed, too_large, unpacked
 from ._requests import HEADER_LENGTH, InferResponse, encode_response
 
 _PACKED_FROM = 1024  # bytes; less is packed for a client alone that names one encoding and no other
-_LEVEL = 4
-_PIECE = 4096  # bytes that are unpacked at a time
 _UNPACKED = 4  # times as large as what comes in, about
 
 
@@ -45,7 +43,7 @@ def check_type(request: web.Request) -> None:
 def check_length(request: web.Request, limit: int) -> None:
     """Refuses what says itself that it is too large, before it is sent."""
     if request.content_length is not None and request.content_length > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
 
 
 async def expect_later(request: web.Request) -> None:
@@ -74,9 +72,9 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes |
             raise web.HTTPRequestTimeout(reason=f"the body was not there after {seconds:g} seconds") from None
     if encoding == "identity":
         return body
-    unpacked = await beside_the_loop(_UNPACKED * len(body), _unpacked, body, encoding, limit)
-    _hold(request, len(unpacked))
-    return unpacked
+    found = await beside_the_loop(_UNPACKED * len(body), unpacked, body, encoding, limit)
+    _hold(request, len(found))
+    return found
 
 
 def _hold(request: web.Request, size: int) -> None:
@@ -106,43 +104,13 @@ async def _collect(request: web.Request, limit: int) -> bytes | bytearray:
         body = bytearray(chunk)
         while chunk:
             if len(body) > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             chunk = await content.readany()
             _hold(request, len(chunk))
             body += chunk
     except (web.RequestPayloadError, ConnectionError) as error:  # an end before its length
         raise bad_request(f"the body cannot be read: {shown(' '.join(str(error).split()))}") from None
     return body
-
-
-def _unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytearray:
-    wbits = ENCODINGS[encoding]
-    if encoding == "deflate" and not (body[:1] and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0):
-        wbits = -15  # as some clients understand the word
-    found = bytearray()
-    view, at = memoryview(body), 0
-    try:
-        while True:
-            unpacker = zlib.decompressobj(wbits)
-            while not unpacker.eof:
-                # A piece at a time: what follows the end is copied, which for the whole rest, at each of many ends, has no bound.
-                piece = view[at : at + _PIECE]
-                if not piece:
-                    raise bad_request(f"the body cannot be read: its {encoding} has no end")
-                found += unpacker.decompress(piece, limit + 1 - len(found))
-                if len(found) > limit:
-                    raise _too_large(limit)
-                at += len(piece) - len(unpacker.unused_data)
-            if at == len(view):
-                return found
-            if encoding != "gzip":  # which may be several, one after the other
-                raise bad_request(f"the body cannot be read: {len(view) - at} bytes follow its {encoding}")
-    except zlib.error:
-        raise bad_request(f"the body cannot be read: it is no {encoding}") from None
-
-
-def _too_large(limit: int) -> ServiceError:
-    return ServiceError(Kind.TOO_LARGE, f"the body is larger than this server accepts: {limit} bytes are the most")
 
 
 def encoded(response: InferResponse, accepted: str | None) -> tuple[tuple[bytes | memoryview, ...], dict[str, str]]:
@@ -182,9 +150,3 @@ def _weights(accepted: str) -> dict[str, float]:
         if name:
             weights[name.strip()] = weight
     return weights
-
-
-def packed(body: bytes, encoding: str) -> bytes:
-    """A body in one of the encodings."""
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, ENCODINGS[encoding])
-    return packer.compress(body) + packer.flush()

@@ -6,11 +6,11 @@ import asyncio
 import json
 import logging
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._aiohttp import web
 from ._answers import SERVER, error_response
+from ._callers import network_of
 from ._errors import Kind, ServiceError, shown
 
 if TYPE_CHECKING:
@@ -258,17 +258,6 @@ class Connection(web.RequestHandler):
         if self._head_late is not None:
             self._head_late.cancel()
             self._head_late = None
-
-
-def network_of(remote: str | None) -> str:
-    """Of an address, what one client has of them: in IPv6 those with the same first 64 bits. That of a Unix socket is empty."""
-    try:
-        address = ip_address((remote or "").partition("%")[0])
-    except ValueError:
-        return ""
-    if address.version == 6 and address.ipv4_mapped is None:
-        return str(ip_network((int(address) >> 64 << 64, 64)))
-    return str(address)
 
 
 class _Full(asyncio.Protocol):

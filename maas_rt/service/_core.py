@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from .._version import __version__
 from ._datatypes import Array
-from ._errors import Kind, ServiceError, kind_of
+from ._errors import Kind, ServiceError, bad_request, kind_of, shown
 from ._grants import ALL, Client
 from ._leases import Lease
 from ._metadata import model_config, model_metadata
@@ -71,6 +71,15 @@ class Withdrawn(Exception):
     """The end of a call that is made again, of which nothing is counted: it cannot be answered in the way that was tried."""
 
 
+class Entry(AbstractContextManager[Client]):
+    """A call that was let in, until its block ends."""
+
+    __slots__ = ()
+
+    def about(self, call: str, verb: str) -> None:
+        """What the call is, where that is known only now: for logs, in which administrative ones are noted."""
+
+
 class Gate(Protocol):
     """Who may do what. Verbs are "infer", "read", "admin" and "metrics"; without a model they are on the whole server."""
 
@@ -82,6 +91,11 @@ class Gate(Protocol):
         """
         ...
 
+    def admit(self, context: Context, verb: str) -> Entry:
+        """`enter` for a transport that learns the model from a message which it has yet to read: who calls, and how often, is looked at; for
+        the rest it enters with the client that it gets."""
+        ...
+
     def allows(self, context: Context, verb: str, model: str | None) -> bool:
         """Whether `enter` would let it in, for lists of what a client may see."""
         ...
@@ -90,12 +104,28 @@ class Gate(Protocol):
 _ANYBODY = Client("", ALL, is_known=False)
 
 
+class _Anybody(Entry):
+    """Somebody of whom nothing is known."""
+
+    def __enter__(self) -> Client:
+        return _ANYBODY
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
 class OpenGate:
     """Everybody may do everything."""
 
     def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:
         """Lets it in."""
-        return nullcontext(_ANYBODY)
+        return _Anybody()
+
+    def admit(self, context: Context, verb: str) -> Entry:
+        """Lets it in."""
+        return _Anybody()
 
     def allows(self, context: Context, verb: str, model: str | None) -> bool:
         """True."""
@@ -232,9 +262,15 @@ class Core:
                 if self.gate.allows(context, "read", each.name)
             ]
 
-    async def load(self, model: str, context: Context) -> None:
-        """Loads a model, or loads it again."""
-        await self._administer(model, context, self.repository.load, model)
+    async def load(self, model: str, context: Context, parameters: Iterable[str] = ()) -> None:
+        """Loads a model, or loads it again. `parameters`: the names of those that were given."""
+        await self._administer(model, context, self._load, model, tuple(parameters))
+
+    def _load(self, model: str, parameters: Iterable[str]) -> None:
+        foreign = [name for name in parameters if name == "config" or name.startswith("file:")]
+        if foreign:
+            raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
+        self.repository.load(model)
 
     async def unload(self, model: str, context: Context) -> None:
         """Takes a model away from new requests."""

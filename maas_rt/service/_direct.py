@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 from ._answers import REQUEST_ID, SERVER, refusal
 from ._bodies import encoded
+from ._callers import request_id
 from ._core import Context, Core, Withdrawn
 from ._errors import ServiceError, kind_of
-from ._guard import GOOD_ID, TIMEOUT, is_literal, new_id, read_timeout
+from ._guard import TIMEOUT, is_literal, read_timeout
 from ._metrics import Metrics
 from ._requests import HEADER_LENGTH, decode_request, header_length
 
@@ -113,7 +114,7 @@ class Direct:
             return None
         began = time.monotonic_ns()
         deadline = None if ask.timeout is None else began + ask.timeout * 1_000_000
-        identifier = ask.identifier or new_id()
+        identifier = request_id(ask.identifier)
         context = Context(ask.credential, deadline, address, identifier, ask.call)
         is_counted = False
         try:
@@ -164,7 +165,7 @@ class Direct:
             return None
         if self._local_only and not is_literal(host):
             return None
-        identifier, timeout = headers.get(REQUEST_ID.lower()), headers.get(TIMEOUT.lower())
+        timeout = headers.get(TIMEOUT.lower())
         try:
             milliseconds = None if timeout is None else read_timeout(timeout)
         except ServiceError:
@@ -174,7 +175,7 @@ class Direct:
             names[2],
             begin,
             headers.get("authorization"),
-            identifier if identifier is not None and GOOD_ID.fullmatch(identifier) else None,
+            headers.get(REQUEST_ID.lower()),
             milliseconds,
             headers.get(HEADER_LENGTH.lower()),
             headers.get("accept-encoding"),

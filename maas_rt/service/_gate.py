@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from types import TracebackType
 
 from ._access import Access, bearer, permit
 from ._audit import Audit
-from ._core import Context, Withdrawn
+from ._core import Context, Entry, Withdrawn
 from ._errors import ServiceError, kind_of
 from ._grants import Client, Verb
 from ._limiter import Admission, Limiter, Limits
@@ -47,11 +48,18 @@ class Gatekeeper:
         if context.client is not None:
             permit(context.client, asked, model)
             return nullcontext(context.client)
+        return self._enter(context, asked, lambda client: permit(client, asked, model))
+
+    def admit(self, context: Context, verb: str) -> Entry:
+        """The same for a call whose message, yet to be read, says which model it is about: the transport enters again when it knows."""
+        return self._enter(context, Verb(verb), lambda client: None)
+
+    def _enter(self, context: Context, asked: Verb, check: Callable[[Client], None]) -> _Entered:
         now = self._now()
         client = None
         try:
             client = self._identify(context, now)
-            permit(client, asked, model)
+            check(client)
             admission = self._limiter.admit(client.name, now, client.limits)
         except ServiceError as error:
             if client is None:  # anybody can come so far: he fills no disk with the lines of what was refused
@@ -77,7 +85,7 @@ class Gatekeeper:
         return self.access.find(token, now, context.address)
 
 
-class _Entered(AbstractContextManager[Client]):
+class _Entered(Entry):
     __slots__ = ("_admission", "_client", "_context", "_gate", "_noted")
 
     def __init__(self, gate: Gatekeeper, context: Context, client: Client, admission: Admission, noted: bool) -> None:
@@ -89,6 +97,10 @@ class _Entered(AbstractContextManager[Client]):
 
     def __enter__(self) -> Client:
         return self._client
+
+    def about(self, call: str, verb: str) -> None:
+        self._context = replace(self._context, call=call)
+        self._noted = Verb(verb) is Verb.ADMIN
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -12,7 +10,8 @@ from ipaddress import ip_address
 from ._aiohttp import web
 from ._answers import REQUEST_ID, SERVER, answer_of, kind_of_answer
 from ._bodies import header
-from ._connection import Connection, network_of
+from ._callers import network_of, request_id
+from ._connection import Connection
 from ._core import Context, Core
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._metrics import Metrics
@@ -26,20 +25,13 @@ VERBS: web.AppKey[dict[tuple[str, Handler], str | None]] = web.AppKey("verbs", d
 _CONTEXT = web.RequestKey("context", Context)
 _COUNTED = web.RequestKey("counted", bool)
 _LONGEST_CALL = 256  # characters of a path, in logs
-GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
-
-
-def new_id() -> str:
-    """A request's: 64 random bits, which are no secret."""
-    return f"{random.getrandbits(64):016x}"
 
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The order of checks: path and method, the page that asks, the client and its limits; then the handler, which looks at the body.
     A refusal costs nothing that stands after it."""
-    given = request.headers.get(REQUEST_ID, "")
-    identifier = given if GOOD_ID.fullmatch(given) else new_id()
+    identifier = request_id(request.headers.get(REQUEST_ID))
     # Another one, in somebody else's server.
     connection = request.protocol if isinstance(request.protocol, Connection) else None
     if connection is not None:

@@ -40,8 +40,10 @@ class Listen:
             raise InvalidArgumentError(f"port is {self.port} and must be 0 to 65535; 0 picks a free one")
 
 
-def open_sockets(listen: Listen, has_tokens: bool, has_tls: bool) -> list[socket.socket]:
-    """Sockets that listen, or none of them.
+def open_sockets(
+    listen: Listen, has_tokens: bool, has_tls: bool, option: str = "--port"
+) -> list[socket.socket]:
+    """Sockets that listen, or none of them. `option`: what the port was given by, for errors.
 
     Raises:
         InvalidArgumentError: an address that is not this machine's, that is taken, or that needs more than it has to be safe.
@@ -54,7 +56,7 @@ def open_sockets(listen: Listen, has_tokens: bool, has_tls: bool) -> list[socket
         sockets = []
         if listen.unix is not None:
             sockets.append(undo.enter_context(_unix_socket(listen.unix)))
-        sockets += [undo.enter_context(each) for each in _tcp_sockets(found, listen)]
+        sockets += [undo.enter_context(each) for each in _tcp_sockets(found, listen, option)]
         undo.pop_all()
     return sockets
 
@@ -63,10 +65,11 @@ def shown(listening: socket.socket, scheme: str) -> str:
     """The URL of a socket that listens."""
     if listening.family == socket.AF_UNIX:
         return f"{scheme}+unix://{listening.getsockname()}"
-    return f"{scheme}://{_place(*listening.getsockname()[:2])}"
+    return f"{scheme}://{place(*listening.getsockname()[:2])}"
 
 
-def _place(host: str, port: int) -> str:
+def place(host: str, port: int) -> str:
+    """An address and a port, as they are written."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -110,7 +113,7 @@ def _check_exposure(addresses: Iterable[_Address], listen: Listen, has_tokens: b
     )
 
 
-def _tcp_sockets(found: dict[str, list[_Address]], listen: Listen) -> list[socket.socket]:
+def _tcp_sockets(found: dict[str, list[_Address]], listen: Listen, option: str) -> list[socket.socket]:
     for _ in range(_TRIES):
         sockets: list[socket.socket] = []
         try:
@@ -123,13 +126,13 @@ def _tcp_sockets(found: dict[str, list[_Address]], listen: Listen) -> list[socke
                 each.close()
             if listen.port == 0 and error.port:
                 continue  # the port that was free at the first address is not at the next
-            raise InvalidArgumentError(f"cannot listen on {error}; choose another --host or --port") from None
-    raise InvalidArgumentError("no port is free for all of the hosts; choose a --port")
+            raise InvalidArgumentError(f"cannot listen on {error}; choose another --host or {option}") from None
+    raise InvalidArgumentError(f"no port is free for all of the hosts; choose a {option}")
 
 
 class _Taken(Exception):
     def __init__(self, address: _Address, port: int, error: OSError) -> None:
-        super().__init__(f"{_place(address.sockaddr[0], port)}: {error.strerror or error}")
+        super().__init__(f"{place(address.sockaddr[0], port)}: {error.strerror or error}")
         self.port = port if error.errno == errno.EADDRINUSE else 0
 
 

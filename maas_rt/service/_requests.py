@@ -30,6 +30,7 @@ from ._json import (
     write_data,
 )
 from ._tensors import check_shape, read_binary, read_shape, shown_shape, write_binary
+from ._wire import Contents, parse_contents
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Parameters = Mapping[str, Any]
@@ -50,13 +51,13 @@ class SharedMemory:
 class InputTensor:
     """An input as it was sent: a name and a shape that nobody has compared with a model's yet.
 
-    `data` is a memoryview of the binary data, a JsonData, a SharedMemory, or an array, as a client has it.
+    `data` is a memoryview of the binary data, a JsonData, a Contents, a SharedMemory, or an array, as a client has it.
     """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
-    data: memoryview | JsonData | SharedMemory | Array
+    data: memoryview | JsonData | Contents | SharedMemory | Array
     parameters: Parameters = field(default_factory=dict)
 
     def array(self) -> Array:
@@ -74,6 +75,8 @@ class InputTensor:
             return self.data.reshape(self.shape)
         if isinstance(self.data, memoryview):
             return read_binary(self.data, self.datatype, self.shape, what)
+        if isinstance(self.data, Contents):
+            return parse_contents(self.data, self.datatype, self.shape, what)
         return parse_data(self.data, self.datatype, self.shape, what)
 
 
@@ -235,26 +238,29 @@ def decode_request(body: bytes | bytearray | memoryview, length: int | None = No
     if length == 0:
         return InferRequest(raw=whole)
     rest, data = cut_document(whole[:length])
-    outline = _remembered_outline(rest) if len(rest) <= _REMEMBERED else _outline(rest)
-    binary = _Rest(whole[length:] if length is not None else None)
-    inputs = [place.filled(data, binary) for place in outline.inputs]
-    binary.check_end("inputs")
-    return InferRequest(tuple(inputs), outline.outputs, outline.id, outline.parameters)
+    outline = _remembered_outline(rest) if len(rest) <= _REMEMBERED else _read_outline(rest)
+    return outline.filled(data, whole[length:] if length is not None else None)
+
+
+def read_request(document: Mapping[str, Any], data: memoryview | None = None) -> InferRequest:
+    """A document, and the binary data that follow it, if any can. The `data` of an input are Contents or a memoryview, for transports that
+    have them so."""
+    return _outline(document).filled((), data)
 
 
 class _Place(NamedTuple):
-    """An input in an outline: `data` is the number of its JSON data, a number of bytes, or a place in shared memory."""
+    """An input in an outline: `data` is the number of its JSON data, a number of bytes, a place in shared memory, or the data themselves."""
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
-    data: int | SharedMemory
+    data: int | SharedMemory | Contents | memoryview
     is_binary: bool
     parameters: Parameters
 
     def filled(self, data: Sequence[JsonData], binary: _Rest) -> InputTensor:
-        found: memoryview | JsonData | SharedMemory
-        if isinstance(self.data, SharedMemory):
+        found: memoryview | JsonData | SharedMemory | Contents
+        if not isinstance(self.data, int):
             found = self.data
         elif self.is_binary:
             found = binary.take(self.data, f"input {shown(self.name)}")
@@ -271,10 +277,20 @@ class _Outline(NamedTuple):
     id: str | None
     parameters: Parameters
 
+    def filled(self, data: Sequence[JsonData], rest: memoryview | None) -> InferRequest:
+        """With its data: those of the document by their numbers, and the binary ones in `rest`."""
+        binary = _Rest(rest)
+        inputs = [place.filled(data, binary) for place in self.inputs]
+        binary.check_end("inputs")
+        return InferRequest(tuple(inputs), self.outputs, self.id, self.parameters)
 
-def _outline(rest: bytes) -> _Outline:
-    """What cut_document leaves of a request. It may be shared by many: nobody changes it."""
-    document = read_rest(rest)
+
+def _read_outline(rest: bytes) -> _Outline:
+    """Of what cut_document leaves of a request. It may be shared by many: nobody changes it."""
+    return _outline(read_rest(rest))
+
+
+def _outline(document: Any) -> _Outline:
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise bad_request('the body must be a JSON object with a list "inputs"')
     inputs = tuple(_read_input(tensor, f"inputs[{i}]") for i, tensor in enumerate(document["inputs"]))
@@ -288,7 +304,7 @@ def _outline(rest: bytes) -> _Outline:
 
 
 # A client asks for the same again and again, with other data.
-_remembered_outline = lru_cache(256)(_outline)
+_remembered_outline = lru_cache(256)(_read_outline)
 
 
 def encode_request(request: InferRequest, *, binary: bool = True) -> Body:
@@ -363,7 +379,7 @@ def _read_input(tensor: Any, place: str) -> _Place:
     return _Place(name, datatype, shape, data, size is not None, parameters)
 
 
-def _read_parameters(owner: dict[str, Any], what: str) -> dict[str, Any]:
+def _read_parameters(owner: Mapping[str, Any], what: str) -> dict[str, Any]:
     parameters = owner.get("parameters")
     if parameters is None:
         return {}

@@ -8,24 +8,30 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .._errors import InvalidArgumentError, MissingExtraError
 from ._access import Access
 from ._aiohttp import web
 from ._app import create_app
 from ._audit import Audit
 from ._connection import Bounds, Runner, Server
 from ._gate import Gatekeeper
-from ._guard import CORE
+from ._guard import CORE, METRICS
 from ._limiter import Limiter, Limits
 from ._listen import Listen, close_all, open_sockets, remove, shown, unix_paths
 from ._metrics import Metrics
 from ._repository import Repository
 from ._tls import TlsFiles, server_context
 from ._watch import Watch
+
+if TYPE_CHECKING:
+    from ._grpc_server import GrpcServer
 
 _HANDSHAKE = 10.0  # seconds for TLS's
 _ON_THEIR_WAY = 1.0  # seconds for requests that were sent before their clients could know of the end
@@ -44,6 +50,8 @@ def serve(
     tls: TlsFiles | None = None,
     limits: Limits | None = None,
     audit: Path | None = None,
+    grpc_port: int | None = None,
+    grpc_needed: bool = True,
     **opening: Any,
 ) -> int:
     """Serve a directory until SIGINT or SIGTERM; running requests are finished first. Returns the exit status.
@@ -58,17 +66,23 @@ def serve(
         issuers: the file of the issuers of JWTs. With neither, nobody needs a token.
         limits: of each client.
         audit: the file for the audit log; None: standard error.
+        grpc_port: where gRPC is answered, on the hosts of `listen`; 0: a free one; None: nowhere.
+        grpc_needed: without it, where gRPC cannot be had, HTTP is served alone.
         opening: further arguments of the Repository: whose signature a file must have, the key of encrypted ones.
 
     Raises:
         InvalidArgumentError: an argument, or a file that one names.
+        MissingExtraError: gRPC is needed, and grpcio is not installed.
     """
     listen = listen or Listen()
     access = Access(keys, issuers)
     context = None if tls is None else server_context(tls)
     log = Audit(audit)
     sockets = open_sockets(listen, not access.is_open, context is not None)
+    grpc_sockets: list[socket.socket] = []
     try:
+        if grpc_port is not None:
+            grpc_sockets = _grpc_sockets(listen, grpc_port, grpc_needed, not access.is_open, context is not None)
         repository = Repository(directory, threads, **opening)
         for name in repository.names():
             print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
@@ -85,12 +99,13 @@ def serve(
         )
         watching = Watch(repository, watch) if watch else None
         try:
-            _run(_serve(app, sockets, context, drain_delay))
+            grpc = partial(_grpc_server, app, grpc_sockets, tls, max_body) if grpc_sockets else None
+            _run(_serve(app, sockets, context, drain_delay, grpc))
         finally:
             if watching is not None:
                 watching.close()
     finally:
-        close_all(sockets)
+        close_all([*sockets, *grpc_sockets])
         log.close()
     return 0
 
@@ -105,22 +120,61 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
+def _grpc_sockets(listen: Listen, port: int, needed: bool, has_tokens: bool, has_tls: bool) -> list[socket.socket]:
+    """They hold the addresses until gRPC, which opens its own, takes them."""
+    try:
+        from . import _grpc_server  # noqa: F401
+    except MissingExtraError:
+        if needed:
+            raise
+        return []
+    try:
+        return open_sockets(replace(listen, port=port, unix=None), has_tokens, has_tls, "--grpc-port")
+    except InvalidArgumentError as error:
+        if needed:
+            raise
+        print(f"not listening for gRPC: {error}", file=sys.stderr)
+        return []
+
+
+def _grpc_server(
+    app: web.Application, sockets: Sequence[socket.socket], tls: TlsFiles | None, largest: int
+) -> GrpcServer:
+    from ._grpc_server import GrpcServer
+
+    addresses = [each.getsockname()[:2] for each in sockets]
+    close_all(sockets)
+    return GrpcServer(app[CORE], app[METRICS], addresses, tls, largest=largest)
+
+
 async def _serve(
-    app: web.Application, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, drain_delay: float
+    app: web.Application,
+    sockets: Sequence[socket.socket],
+    tls: ssl.SSLContext | None,
+    drain_delay: float,
+    make_grpc: Callable[[], GrpcServer] | None,
 ) -> None:
+    grpc = None if make_grpc is None else make_grpc()
     async with running(app, sockets, tls):
+        if grpc is not None:
+            await grpc.start()
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         for each in sockets:
             url = shown(each, "http" if tls is None or each.family == socket.AF_UNIX else "https")
             print(f"listening on {url}/v2 (stop with Ctrl-C)", file=sys.stderr, flush=True)
+        for place in () if grpc is None else grpc.places:
+            print(f"listening on {place} (gRPC)", file=sys.stderr, flush=True)
         await stop.wait()
         app[CORE].drain()
         if drain_delay:
             stop.clear()
             with suppress(asyncio.TimeoutError):  # a second signal ends the wait
                 await asyncio.wait_for(stop.wait(), drain_delay)
+        ending = None if grpc is None else asyncio.create_task(grpc.stop())
+    if ending is not None:
+        await ending
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .._errors import InvalidArgumentError
 from ._watched import Watched
@@ -28,6 +29,33 @@ class TlsFiles:
     certificate: Path
     key: Path
     clients: Path | None = None
+
+
+class Pem(NamedTuple):
+    """What the files hold."""
+
+    certificate: bytes
+    key: bytes
+    clients: bytes | None
+
+
+def read_pem(files: TlsFiles) -> Pem:
+    """The files, after a look at them as `server_context` has it.
+
+    Raises:
+        InvalidArgumentError: they cannot be used, or were written to meanwhile.
+        OSError
+    """
+    before = _bytes(files)
+    _load(files)
+    if _bytes(files) != before:
+        raise InvalidArgumentError(f"{files.certificate} and {files.key} were written to while they were read")
+    return before
+
+
+def _bytes(files: TlsFiles) -> Pem:
+    clients = None if files.clients is None else files.clients.read_bytes()
+    return Pem(files.certificate.read_bytes(), files.key.read_bytes(), clients)
 
 
 def server_context(files: TlsFiles, now: Callable[[], int] = time.time_ns) -> ssl.SSLContext:

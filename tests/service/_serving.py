@@ -15,7 +15,7 @@ from aiohttp import web
 from maas_rt.service import Repository, create_app
 from maas_rt.service._connection import Bounds, Runner
 from maas_rt.service._core import Core
-from maas_rt.service._guard import CORE
+from maas_rt.service._guard import CORE, METRICS
 
 
 class Served:
@@ -27,6 +27,7 @@ class Served:
         self.port: int = listener.getsockname()[1]
         self.session = session
         self.core: Core = app[CORE]
+        self.grpc: Any = None  # a GrpcServer, where one was asked for
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any, Any]:
         """The status, the document and the headers of an answer."""
@@ -61,7 +62,10 @@ def serving_beside(directory: Path, **options: Any) -> Iterator[Served]:
 
 
 @asynccontextmanager
-async def serving(directory: Path, bounds: Bounds | None = None, **options: Any) -> AsyncIterator[Served]:
+async def serving(
+    directory: Path, bounds: Bounds | None = None, grpc: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Served]:
+    """A server; with gRPC on 127.0.0.1 besides if there are arguments for it."""
     app = create_app(Repository(directory), **options)
     runner = Runner(app, bounds, shutdown_timeout=1)
     await runner.setup()
@@ -70,6 +74,17 @@ async def serving(directory: Path, bounds: Bounds | None = None, **options: Any)
         await site.start()
         (listener,) = site._server.sockets  # type: ignore[union-attr]
         async with aiohttp.ClientSession(f"http://127.0.0.1:{listener.getsockname()[1]}") as session:
-            yield Served(listener, session, app)
+            served = Served(listener, session, app)
+            if grpc is None:
+                yield served
+                return
+            from maas_rt.service._grpc_server import GrpcServer
+
+            served.grpc = GrpcServer(app[CORE], app[METRICS], [("127.0.0.1", 0)], bounds=bounds, **grpc)
+            await served.grpc.start()
+            try:
+                yield served
+            finally:
+                await served.grpc.stop(1)
     finally:
         await runner.cleanup()

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maas_rt.service._bodies import _unpacked, encoding_for
+from maas_rt.service._bodies import encoding_for
 from maas_rt.service._errors import Kind, ServiceError
+from maas_rt.service._packing import unpacked
 from tests import _tiny
 from tests.service._serving import Served, serving
 
@@ -333,15 +334,15 @@ async def test_what_unpacks_to_too_much_is_413(server: Served) -> None:
 def test_a_gzip_of_many_members_costs_no_more_than_its_bytes() -> None:
     began = time.monotonic()
     packed = gzip.compress(b"x") * 500_000  # 10 MB, of which each end would copy the rest: 2.6 TB
-    assert _unpacked(packed, "gzip", 1 << 20) == b"x" * 500_000
+    assert unpacked(packed, "gzip", 1 << 20) == b"x" * 500_000
     assert time.monotonic() - began < 10
     for size in (0, 1, 4095, 4096, 4097, 100_000):
         data = random.Random(size).randbytes(size)
-        assert _unpacked(gzip.compress(data[:99]) + gzip.compress(data[99:]), "gzip", size) == data
-        assert _unpacked(zlib.compress(data), "deflate", size) == data
+        assert unpacked(gzip.compress(data[:99]) + gzip.compress(data[99:]), "gzip", size) == data
+        assert unpacked(zlib.compress(data), "deflate", size) == data
         if size:
             with pytest.raises(ServiceError) as caught:
-                _unpacked(zlib.compress(data), "deflate", size - 1)
+                unpacked(zlib.compress(data), "deflate", size - 1)
             assert caught.value.kind is Kind.TOO_LARGE
 
 

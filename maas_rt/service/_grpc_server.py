@@ -1,0 +1,117 @@
+"""gRPC's server on the loop that serves HTTP: where it listens, with what bounds and certificates, and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .._errors import InvalidArgumentError
+from ._connection import Bounds
+from ._core import Core
+from ._grpc import Service
+from ._grpc_calls import Messages
+from ._grpc_health import Health
+from ._grpcio import grpc
+from ._listen import place
+from ._metrics import Metrics
+from ._tls import Pem, TlsFiles, read_pem
+from ._watched import Watched
+
+_STREAMS = 1024  # calls at once of one connection
+_CALLS = 8192  # of all
+_HEADERS = 16 << 10  # bytes
+_ALIVE_MS = 60_000  # after which a client that says nothing is asked whether it is there
+
+
+class GrpcServer:
+    """To be made, started and stopped on one loop.
+
+    Args:
+        addresses: hosts and ports.
+        largest: bytes of a message, unpacked.
+        seconds: in which a message has to be there.
+
+    Raises:
+        InvalidArgumentError: an address is taken, or the certificates cannot be used.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        metrics: Metrics,
+        addresses: Sequence[tuple[str, int]],
+        tls: TlsFiles | None = None,
+        *,
+        bounds: Bounds | None = None,
+        largest: int = 64 << 20,
+        seconds: float = 120,
+    ) -> None:
+        bounds = bounds or Bounds()
+        messages = Messages(bounds, largest, seconds)
+        self._service = Service(core, metrics, messages)
+        self._health = Health(core, metrics, messages)
+        self._server = grpc.aio.server(maximum_concurrent_rpcs=_CALLS, options=_options(bounds, largest))
+        self._server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
+        credentials = None if tls is None else _credentials(tls)
+        self.places = [self._listen(host, port, credentials) for host, port in addresses]
+
+    def _listen(self, host: str, port: int, credentials: Any) -> str:
+        where = place(host, port)
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(where)
+            else:
+                port = self._server.add_secure_port(where, credentials)
+        except RuntimeError:
+            raise InvalidArgumentError(f"gRPC cannot listen on {where}; choose another --grpc-port") from None
+        return f"{'grpc' if credentials is None else 'grpcs'}://{place(host, port)}"
+
+    async def start(self) -> None:
+        """Answers from now on."""
+        await self._server.start()
+
+    async def stop(self, grace: float = 60) -> None:
+        """Takes no more calls, and returns when those that are under way have ended, or after so many seconds."""
+        self._service.stop()
+        self._health.stop()
+        await self._server.stop(grace)
+
+
+def _options(bounds: Bounds, largest: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # a port that is taken is an error
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.per_message_decompression", 0),  # which knows no bounds: Messages unpacks
+        ("grpc.max_allowed_incoming_connections", bounds.connections),
+        ("grpc.max_concurrent_streams", _STREAMS),
+        ("grpc.max_metadata_size", _HEADERS),
+        ("grpc.absolute_max_metadata_size", _HEADERS),
+        ("grpc.server_handshake_timeout_ms", int(bounds.header_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", int(bounds.idle_seconds * 1000)),
+        ("grpc.keepalive_time_ms", _ALIVE_MS),
+        ("grpc.keepalive_timeout_ms", int(bounds.grace_seconds * 1000)),
+    ]
+
+
+def _credentials(files: TlsFiles, now: Callable[[], int] = time.time_ns) -> Any:
+    """Each handshake uses what the files held when they were last good."""
+    paths: list[Path] = [path for path in (files.certificate, files.key, files.clients) if path is not None]
+    watched = Watched(paths, lambda: read_pem(files), "the TLS certificate for gRPC")
+    first = watched.get(now())
+    used = [first]
+
+    def fetch() -> Any:
+        found = watched.get(now())
+        if found is used[0]:
+            return None  # as it was
+        used[0] = found
+        return _configuration(found)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(first), fetch, files.clients is not None)
+
+
+def _configuration(pem: Pem) -> Any:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.clients)
