@@ -219,7 +219,9 @@ def _model_ready(core: Core, message: Any, context: Context) -> _Told:
 
 def _check_repository(message: Any) -> None:
     if message.repository_name:
-        raise bad_request(f"there is one repository, without a name, and {shown(message.repository_name)} was asked for")
+        raise bad_request(
+            f"there is one repository, without a name, and {shown(message.repository_name)} was asked for"
+        )
 
 
 def _index(core: Core, message: Any, context: Context) -> _Told:
@@ -245,7 +247,9 @@ def _trace(core: Core, message: Any, context: Context) -> _Told:
         values = list(setting.value)
         changes[name] = (values if name == "trace_level" or len(values) > 1 else values[0]) if values else None
     told = core.trace_settings(message.model_name or None, context, changes or None)
-    return {"settings": {name: {"value": value if isinstance(value, list) else [value]} for name, value in told.items()}}
+    return {
+        "settings": {name: {"value": value if isinstance(value, list) else [value]} for name, value in told.items()}
+    }
 
 
 def _log(core: Core, message: Any, context: Context) -> _Told:
@@ -267,9 +271,7 @@ METHODS = {
     "ModelReady": Method("read", _model_ready),
     "ServerMetadata": Method("read", lambda core, message, context: core.server_metadata(context)),
     "ModelMetadata": Method("read", lambda core, message, context: core.model_metadata(*_of(message), context)),
-    "ModelConfig": Method(
-        "read", lambda core, message, context: {"config": core.model_config(*_of(message), context)}
-    ),
+    "ModelConfig": Method("read", lambda core, message, context: {"config": core.model_config(*_of(message), context)}),
     "ModelStatistics": Method(
         "read",
         lambda core, message, context: core.statistics(message.name or None, message.version or None, context),

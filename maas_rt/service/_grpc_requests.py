@@ -34,9 +34,7 @@ def parse(name: str, message: bytes | bytearray) -> Any:
     try:
         return MESSAGES[name].FromString(bytes(message))
     except DecodeError:
-        raise bad_request(
-            f"the message cannot be read: it is no {name}, or has text in it that is no UTF-8"
-        ) from None
+        raise bad_request(f"the message cannot be read: it is no {name}, or has text in it that is no UTF-8") from None
 
 
 def decode_message(message: bytes | bytearray) -> Asked:
@@ -136,5 +134,3 @@ def _set_parameters(place: Any, parameters: Mapping[str, Any]) -> None:
             place[name].double_param = value
         else:
             place[name].string_param = str(value)
-
-

@@ -40,9 +40,7 @@ class Listen:
             raise InvalidArgumentError(f"port is {self.port} and must be 0 to 65535; 0 picks a free one")
 
 
-def open_sockets(
-    listen: Listen, has_tokens: bool, has_tls: bool, option: str = "--port"
-) -> list[socket.socket]:
+def open_sockets(listen: Listen, has_tokens: bool, has_tls: bool, option: str = "--port") -> list[socket.socket]:
     """Sockets that listen, or none of them. `option`: what the port was given by, for errors.
 
     Raises:
