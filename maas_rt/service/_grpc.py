@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from google.protobuf import json_format
-
 from ._core import Context, Core
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
 from ._grpc_calls import REQUEST_ID, Call, Held, Messages, context_of, message_of, refuse, uncancel
 from ._grpc_messages import INFERENCE, MESSAGES
 from ._grpc_requests import Asked, chosen, decode_message, encode_message, encode_refusal, parse
-from ._grpcio import grpc
+from ._grpcio import grpc, json_format
 from ._metrics import Metrics
 from ._offload import beside_the_loop
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
-from google.protobuf.message import DecodeError
-
 from ._errors import bad_request
 from ._grpc_messages import MESSAGES
+from ._grpcio import DecodeError
 from ._requests import InferRequest, InferResponse, OutputTensor, read_request
 from ._tensors import write_binary
 from ._wire import cut, field, has_contents, write_contents

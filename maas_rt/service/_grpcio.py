@@ -5,11 +5,12 @@ from __future__ import annotations
 from .._errors import MissingExtraError
 
 try:
-    import google.protobuf
     import grpc
     import grpc.aio
+    from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+    from google.protobuf.message import DecodeError
 except ModuleNotFoundError as error:
     missing = "protobuf" if (error.name or "").startswith("google") else "grpcio"
     raise MissingExtraError("gRPC", "grpc", missing) from error
 
-__all__ = ["google", "grpc"]
+__all__ = ["DecodeError", "descriptor_pb2", "descriptor_pool", "grpc", "json_format", "message_factory"]

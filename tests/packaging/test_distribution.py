@@ -113,7 +113,7 @@ def test_the_wheel_needs_numpy_alone(wheel: Path) -> None:
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert required == ["Requires-Dist: numpy>=1.24"]
     extras = set(re.findall(r"^Provides-Extra: (.*)$", metadata, flags=re.MULTILINE))
-    assert {"capi", "compiler", "serve", "trust", "all", "dev"} <= extras
+    assert {"capi", "compiler", "grpc", "serve", "trust", "all", "dev"} <= extras
     assert "License-Expression: Apache-2.0" in metadata
     assert len(licenses) == 1
 
@@ -166,7 +166,9 @@ def test_every_runtime_module_imports_or_names_its_extra(empty: Path, folder: Pa
     assert own <= set(found)
     extras = {name: extra for name, extra in found.items() if extra != "ok"}
     http = ("_aiohttp", "_answers", "_app", "_bodies", "_connection", "_guard", "_server")
-    served = {f"maas_rt.service.{name}": "serve" for name in (*http, "_jwks", "_jwt", "_pyjwt")}
+    both = ("_grpc", "_grpc_calls", "_grpc_health", "_grpc_server")
+    served = {f"maas_rt.service.{name}": "serve" for name in (*http, *both, "_jwks", "_jwt", "_pyjwt")}
+    served |= {f"maas_rt.service.{name}": "grpc" for name in ("_grpcio", "_grpc_messages", "_grpc_requests")}
     assert extras == {"maas_rt.capi": "capi", "maas_rt._capi_ffi": "capi", "maas_rt.trust": "trust", **served}
 
 

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("google.protobuf", reason="needs protobuf: pip install protobuf, as the extra grpc does")
 pytest.importorskip("grpc", reason="needs grpcio: pip install grpcio, as the extra grpc does")
-from maas_rt.service._grpc import METHODS  # noqa: E402
-from maas_rt.service._grpc_messages import HEALTH, MESSAGES  # noqa: E402
+from maas_rt.service._grpc import METHODS
+from maas_rt.service._grpc_messages import HEALTH, MESSAGES
 
 # What KServe answers, where Triton's messages are empty.
 _OF_KSERVE = {"RepositoryModelLoadResponse", "RepositoryModelUnloadResponse"}
