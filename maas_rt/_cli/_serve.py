@@ -105,9 +105,12 @@ def port(text: str) -> int:
     return _number(text, 0, 65535, "port")
 
 
-def port_or_off(text: str) -> int | str:
-    """A TCP port, or "off"."""
-    return text if text == "off" else port(text)
+_OFF = -1
+
+
+def port_or_off(text: str) -> int:
+    """A TCP port, or "off", which is -1."""
+    return _OFF if text == "off" else port(text)
 
 
 def mebibytes(text: str) -> int:
@@ -143,7 +146,9 @@ def execute(args: argparse.Namespace) -> int:
         raise InvalidArgumentError("TLS needs both of --tls-cert and --tls-key")
     if args.tls_client_ca is not None and args.tls_cert is None:
         raise InvalidArgumentError("--tls-client-ca is of no use without --tls-cert and --tls-key")
-    grpc_port = _default_grpc_port(args) if args.grpc_port is None else args.grpc_port
+    grpc_port: int | None = _default_grpc_port(args) if args.grpc_port is None else args.grpc_port
+    if grpc_port == _OFF:
+        grpc_port = None
     return serve(
         args.directory,
         listen=Listen(tuple(args.host), args.port, args.unix, args.insecure),
@@ -154,7 +159,7 @@ def execute(args: argparse.Namespace) -> int:
         tls=None if args.tls_cert is None else TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca),
         limits=Limits(args.rate, args.burst, args.in_flight),
         audit=args.audit_log,
-        grpc_port=None if grpc_port == "off" else grpc_port,
+        grpc_port=grpc_port,
         grpc_needed=args.grpc_port is not None,
         drain_delay=args.drain_delay,
         watch=args.watch,
@@ -162,8 +167,8 @@ def execute(args: argparse.Namespace) -> int:
     )
 
 
-def _default_grpc_port(args: argparse.Namespace) -> int | str:
-    """Beside HTTP's; "off" where there is none, as with a Unix socket alone."""
+def _default_grpc_port(args: argparse.Namespace) -> int | None:
+    """Beside HTTP's; None where there is none, as with a Unix socket alone."""
     if (args.unix is not None and not args.host) or args.port == 65535:
-        return "off"
-    return args.port + 1 if args.port else 0
+        return None
+    return int(args.port) + 1 if args.port else 0

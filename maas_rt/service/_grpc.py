@@ -53,7 +53,7 @@ class Service:
 
     def handlers(self) -> Any:
         """For a server."""
-        handlers = {
+        handlers: dict[str, Any] = {
             name: grpc.stream_unary_rpc_method_handler(partial(self._one, name, method))
             for name, method in METHODS.items()
         }

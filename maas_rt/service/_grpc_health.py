@@ -36,7 +36,7 @@ class Health:
     def handlers(self) -> Any:
         """For a server."""
         one, many = grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-        handlers = {"Check": one(self._check), "List": one(self._list), "Watch": many(self._watch)}
+        handlers: dict[str, Any] = {"Check": one(self._check), "List": one(self._list), "Watch": many(self._watch)}
         return grpc.method_handlers_generic_handler(HEALTH, handlers)
 
     def stop(self) -> None:

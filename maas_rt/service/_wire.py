@@ -257,7 +257,8 @@ def _singles(part: memoryview, tag: int) -> NDArray[np.uint8] | None:
     tags = before % 2 == 0
     if raw[-1] > 127 or before[-1] % 2 == 0 or (raw[tags] != tag).any():
         return None
-    return raw[~tags]
+    numbers: NDArray[np.uint8] = raw[~tags]
+    return numbers
 
 
 def _numbers(raw: NDArray[np.uint8], what: str) -> Iterator[NDArray[np.uint64]]:
@@ -282,7 +283,7 @@ def _numbers(raw: NDArray[np.uint8], what: str) -> Iterator[NDArray[np.uint64]]:
 
 def _converted(values: NDArray[np.uint64], datatype: Datatype, first: int, what: str) -> Array:
     if datatype.dtype.kind == "b":
-        return values != 0
+        return np.not_equal(values, 0)
     if datatype.itemsize == 8:
         return values.view(datatype.dtype)
     wide = values.astype(np.uint32).view(np.int32 if datatype.dtype.kind == "i" else np.uint32)
@@ -333,7 +334,8 @@ def _varints(values: NDArray[np.uint64]) -> bytes:
     table = (values[:, None] >> shifts & np.uint64(127)).astype(np.uint8)
     places = np.arange(width)
     table |= np.where(places < lengths[:, None] - 1, 128, 0).astype(np.uint8)
-    return table[places < lengths[:, None]].tobytes()
+    found: bytes = table[places < lengths[:, None]].tobytes()
+    return found
 
 
 def _size(value: int) -> bytes:
