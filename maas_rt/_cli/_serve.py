@@ -146,9 +146,6 @@ def execute(args: argparse.Namespace) -> int:
         raise InvalidArgumentError("TLS needs both of --tls-cert and --tls-key")
     if args.tls_client_ca is not None and args.tls_cert is None:
         raise InvalidArgumentError("--tls-client-ca is of no use without --tls-cert and --tls-key")
-    grpc_port: int | None = _default_grpc_port(args) if args.grpc_port is None else args.grpc_port
-    if grpc_port == _OFF:
-        grpc_port = None
     return serve(
         args.directory,
         listen=Listen(tuple(args.host), args.port, args.unix, args.insecure),
@@ -159,7 +156,7 @@ def execute(args: argparse.Namespace) -> int:
         tls=None if args.tls_cert is None else TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca),
         limits=Limits(args.rate, args.burst, args.in_flight),
         audit=args.audit_log,
-        grpc_port=grpc_port,
+        grpc_port=grpc_port(args),
         grpc_needed=args.grpc_port is not None,
         drain_delay=args.drain_delay,
         watch=args.watch,
@@ -167,8 +164,10 @@ def execute(args: argparse.Namespace) -> int:
     )
 
 
-def _default_grpc_port(args: argparse.Namespace) -> int | None:
-    """Beside HTTP's; None where there is none, as with a Unix socket alone."""
+def grpc_port(args: argparse.Namespace) -> int | None:
+    """Where gRPC is answered; None: nowhere. By default one above HTTP's port, and nowhere beside a Unix socket alone."""
+    if args.grpc_port is not None:
+        return None if args.grpc_port == _OFF else int(args.grpc_port)
     if (args.unix is not None and not args.host) or args.port == 65535:
         return None
     return int(args.port) + 1 if args.port else 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gzip
 import json
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -20,6 +24,8 @@ grpc = pytest.importorskip("grpc", reason=_HOW)
 pytest.importorskip("grpc.aio", reason=_HOW)
 pytest.importorskip("google.protobuf", reason=_HOW)
 
+from maas_rt._cli import _serve  # noqa: E402
+from maas_rt._errors import InvalidArgumentError  # noqa: E402
 from maas_rt.service._access import Access  # noqa: E402
 from maas_rt.service._audit import Audit  # noqa: E402
 from maas_rt.service._connection import Bounds  # noqa: E402
@@ -28,7 +34,10 @@ from maas_rt.service._grants import read_grants  # noqa: E402
 from maas_rt.service._grpc_calls import _address  # noqa: E402
 from maas_rt.service._grpc_messages import HEALTH, INFERENCE, MESSAGES  # noqa: E402
 from maas_rt.service._keys import new_key  # noqa: E402
+from maas_rt.service._grpc_server import GrpcServer  # noqa: E402
 from maas_rt.service._limiter import Limiter, Limits  # noqa: E402
+from maas_rt.service._listen import Listen  # noqa: E402
+from maas_rt.service._server import _grpc_sockets  # noqa: E402
 from maas_rt.service._tls import TlsFiles  # noqa: E402
 from tests import _tiny  # noqa: E402
 from tests.service._certificates import Authority  # noqa: E402
@@ -425,10 +434,83 @@ def test_addresses_of_peers() -> None:
 
 
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    from maas_rt._errors import InvalidArgumentError
-    from maas_rt.service._grpc_server import GrpcServer
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(InvalidArgumentError, match="gRPC cannot listen on 127.0.0.1"):
             async with serving(fill(tmp_path)) as server:
                 GrpcServer(server.core, None, [("127.0.0.1", taken.getsockname()[1])])  # type: ignore[arg-type]
+
+
+def test_where_it_listens_if_nobody_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    _serve.add_arguments(parser)
+
+    def ports(*words: str) -> int | None:
+        return _serve.grpc_port(parser.parse_args(["models", *words]))
+
+    assert [ports(), ports("--port", "9000"), ports("--port", "0"), ports("--port", "65535")] == [8001, 9001, 0, None]
+    assert [ports("--unix", "s"), ports("--unix", "s", "--host", "::1")] == [None, 8001]
+    assert [ports("--grpc-port", "7"), ports("--grpc-port", "off"), ports("--unix", "s", "--grpc-port", "7")] == [
+        7,
+        None,
+        7,
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        here = Listen(("127.0.0.1",))
+        with pytest.raises(InvalidArgumentError, match=f"127.0.0.1:{port}.*choose another --host or --grpc-port"):
+            _grpc_sockets(here, port, True, False, False)
+        assert _grpc_sockets(here, port, False, False, False) == []
+        assert "not listening for gRPC: cannot listen on 127.0.0.1" in capsys.readouterr().err
+    with pytest.raises(InvalidArgumentError, match="is reached from other machines, which needs tokens"):
+        _grpc_sockets(Listen(("0.0.0.0",)), 0, True, False, True)
+
+
+def test_without_grpcio() -> None:
+    program = (
+        "import sys; sys.modules['grpc'] = None\n"
+        "from maas_rt.service._server import _grpc_sockets, Listen\n"
+        "print(_grpc_sockets(Listen(), 0, False, False, False))\n"
+        "try:\n    _grpc_sockets(Listen(), 0, True, False, False)\n"
+        "except Exception as error:\n    print(type(error).__name__, error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    first, second = run.stdout.splitlines()
+    assert first == "[]" and second.startswith("MissingExtraError gRPC needs grpcio") and "maas-rt[grpc]" in second
+
+
+async def test_an_end_in_two_phases_loses_no_request(tmp_path: Path) -> None:
+    fill(tmp_path)
+    command = [sys.executable, "-m", "maas_rt", "serve", str(tmp_path), "--port", "0", "--drain-delay", "60"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "listening on grpc" in line)
+        channel = grpc.aio.insecure_channel(line.split()[2].removeprefix("grpc://"))
+        run = channel.unary_unary(f"/{INFERENCE}/ModelInfer")
+        check = channel.unary_unary(f"/{HEALTH}/Check")
+        answered, ready = 0, True
+
+        async def ask() -> None:
+            nonlocal answered
+            while ready:
+                await run(infer().SerializeToString(), timeout=60)  # raises what is not answered
+                answered += 1
+
+        async def watch() -> None:
+            nonlocal ready
+            while answered < 20:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            while MESSAGES["HealthCheckResponse"].FromString(await check(b"")).status == 1:
+                await asyncio.sleep(0.01)
+            before = answered
+            while answered < before + 20:  # which it still takes
+                await asyncio.sleep(0.01)
+            ready = False
+
+        await asyncio.gather(watch(), *(ask() for _ in range(4)))
+        await channel.close()
+        process.send_signal(signal.SIGTERM)  # ends the delay
+        assert await asyncio.to_thread(process.wait, 60) == 0
+    finally:
+        process.kill()
