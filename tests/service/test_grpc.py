@@ -33,8 +33,8 @@ from maas_rt.service._gate import Gatekeeper  # noqa: E402
 from maas_rt.service._grants import read_grants  # noqa: E402
 from maas_rt.service._grpc_calls import _address  # noqa: E402
 from maas_rt.service._grpc_messages import HEALTH, INFERENCE, MESSAGES  # noqa: E402
-from maas_rt.service._keys import new_key  # noqa: E402
 from maas_rt.service._grpc_server import GrpcServer  # noqa: E402
+from maas_rt.service._keys import new_key  # noqa: E402
 from maas_rt.service._limiter import Limiter, Limits  # noqa: E402
 from maas_rt.service._listen import Listen  # noqa: E402
 from maas_rt.service._server import _grpc_sockets  # noqa: E402
