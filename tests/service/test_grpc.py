@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,30 @@ async def _errors(calls: Iterable[Any]) -> AsyncIterator[Any]:
             raise AssertionError(await each)
         except grpc.aio.AioRpcError as error:
             yield error
+
+
+async def test_connections_that_only_waste_time(tmp_path: Path) -> None:
+    """Each is closed, whatever it drips."""
+    preface, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\x04\0\0\0\0\0"
+    begun = preface + settings + b"\0\0\x04\x01\0\0\0\0\x01\x83\x86\x83\x86"  # headers that go on
+    bounds = Bounds(idle_seconds=1, header_seconds=1)
+    async with serving(fill(tmp_path), bounds, grpc={}) as server:
+        port = int(server.grpc.places[0].rpartition(":")[2])
+
+        async def waste(data: bytes, drip: bytes = b"") -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(data)
+            reading = asyncio.create_task(reader.read())
+            while not (await asyncio.wait([reading], timeout=0.2))[0]:
+                writer.write(drip)
+            with suppress(ConnectionError):
+                await reading
+            writer.close()
+
+        some = [b"", preface[:9], preface, preface + settings, begun, b"GET / HTTP/1.1\r\n\r\n"]
+        ping, more = b"\0\0\x08\x06\0\0\0\0\0" + bytes(8), b"\0\0\x01\x09\0\0\0\0\x01\x86"
+        tasks = [*map(waste, some), waste(preface + settings, ping), waste(begun, more)]
+        await asyncio.wait_for(asyncio.gather(*tasks), 60)
 
 
 async def test_time_and_clients_that_go_away(tmp_path: Path) -> None:
