@@ -31,6 +31,7 @@ _COMMANDS = {
     "check": "say who signed a model.mrt, and whether each section is as it was",
     "encrypt": "encrypt a model.mrt for those who may run it",
     "decrypt": "write an encrypted model.mrt in clear",
+    "repo": "keep the versions of models in a repository: add, list, label, roll back, remove",
     "token": "make, list and revoke the API keys of a server",
     "demo": "train a small classifier with two processes, compile its checkpoint, compare",
 }
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if args.traceback or not error.name or error.name.partition(".")[0] == "maas_rt":
             raise
-        extra = "serve" if args.command in ("serve", "token") else "compiler"
+        extra = "serve" if args.command in ("serve", "repo", "token") else "compiler"
         missing = MissingExtraError(f"maas-rt {args.command}", extra, error.name)
         print(f"maas-rt {args.command}: error: {error if isinstance(error, Error) else missing}", file=sys.stderr)
         return 1

@@ -221,7 +221,7 @@ async def _unload(request: web.Request) -> web.Response:
 
 
 async def _labels(request: web.Request) -> web.Response:
-    return web.json_response(request.app[CORE].labels(request.match_info["model"], context_of(request)))
+    return _told_labels(request, request.app[CORE].labels(request.match_info["model"], context_of(request)))
 
 
 async def _set_label(request: web.Request) -> web.Response:
@@ -229,13 +229,21 @@ async def _set_label(request: web.Request) -> web.Response:
     if not isinstance(version, str):
         raise bad_request(f'"version" is {shown(version)} and must be a version, as "3"')
     model, label = request.match_info["model"], request.match_info["label"]
-    return web.json_response(await request.app[CORE].set_label(model, label, version, context_of(request)))
+    return _told_labels(request, await request.app[CORE].set_label(model, label, version, context_of(request)))
 
 
 async def _rollback(request: web.Request) -> web.Response:
     await _document(request)
     model, label = request.match_info["model"], request.match_info["label"]
-    return web.json_response(await request.app[CORE].rollback(model, label, context_of(request)))
+    return _told_labels(request, await request.app[CORE].rollback(model, label, context_of(request)))
+
+
+def _told_labels(request: web.Request, labels: dict[str, str]) -> web.Response:
+    headers = {}
+    if request.app[CORE].labels_note(request.match_info["model"]):
+        text = "labels that were set here last until the server ends: the repository cannot be written to"
+        headers["Warning"] = f'299 maas-rt "{text}"'
+    return web.json_response(labels, headers=headers)
 
 
 # ---- inference ------------------------------------------------------------------------------------------------------

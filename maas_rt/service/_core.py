@@ -175,6 +175,7 @@ class Core:
         self._inbox: Inbox | None = None
         # Loads wait for one another, and would keep all of asyncio's own threads from the bodies that are read there.
         self._administration = ThreadPoolExecutor(1, "maas-rt administration")
+        self._labelling = ThreadPoolExecutor(1, "maas-rt labels")  # a rollback waits for no load
 
     # ---- the server
 
@@ -196,6 +197,7 @@ class Core:
         """Ends what nobody uses."""
         self.sequences.close()
         self._administration.shutdown(wait=False)
+        self._labelling.shutdown(wait=False)
 
     def server_metadata(self, context: Context) -> dict[str, Any]:
         """Name, version and extensions."""
@@ -281,23 +283,32 @@ class Core:
         with self.gate.enter(context, "read", model):
             return self.repository.labels(model)
 
+    def labels_note(self, model: str) -> str:
+        """Why labels of a model that were set here are lost when the server ends; empty if they are not."""
+        return self.repository.unkept(model)
+
     async def set_label(self, model: str, label: str, version: str, context: Context) -> dict[str, str]:
         """Puts a label on a version that is ready, and returns the version of each label."""
-        with self.gate.enter(context, "admin", model):
-            self.repository.set_label(model, label, version)
+        await self._administer(model, context, self.repository.set_label, model, label, version, by=self._labelling)
         return self.repository.labels(model)
 
     async def rollback(self, model: str, label: str, context: Context) -> dict[str, str]:
         """Puts a label back on the version that it was on before, and returns the version of each label."""
-        with self.gate.enter(context, "admin", model):
-            self.repository.rollback(model, label)
+        await self._administer(model, context, self.repository.rollback, model, label, by=self._labelling)
         return self.repository.labels(model)
 
-    async def _administer(self, model: str, context: Context, change: Callable[..., T], *args: Any) -> T:
+    async def _administer(
+        self,
+        model: str,
+        context: Context,
+        change: Callable[..., T],
+        *args: Any,
+        by: ThreadPoolExecutor | None = None,
+    ) -> T:
         """Makes a change that takes its time, one after the other. A caller that goes away ends one that has not begun, and no other."""
         with self.gate.enter(context, "admin", model):
             try:
-                change_made = self._administration.submit(change, *args)
+                change_made = (by or self._administration).submit(change, *args)
             except RuntimeError:  # after `close`
                 raise ServiceError(Kind.NOT_READY, "the server goes away") from None
             ended = asyncio.wrap_future(change_made)

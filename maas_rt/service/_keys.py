@@ -10,7 +10,6 @@ SHA-256 is enough, a slow hash would only slow down the service.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
@@ -27,6 +26,7 @@ from typing import Any
 from .._errors import Error, InvalidArgumentError
 from .._whole_file import whole_file
 from ._errors import Kind, ServiceError
+from ._folder_lock import locked_folder
 from ._grants import Client, Grant, read_grants
 from ._limiter import Limits
 
@@ -166,12 +166,7 @@ def show_time(seconds: int) -> str:
 @contextlib.contextmanager
 def _changing(path: Path) -> Iterator[dict[str, Key]]:
     """The keys of a file, which is replaced by what the block makes of them; one who changes it at a time, so that no revocation is lost."""
-    try:
-        folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise Error(f"{path} cannot be written: {error.strerror or error}") from None
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with locked_folder(path.resolve().parent):
         was = path.stat() if path.exists() else None
         keys = dict(read_keys(path)) if was else {}
         yield keys
@@ -184,8 +179,6 @@ def _changing(path: Path) -> Iterator[dict[str, Key]]:
                         f"{path} belongs to another user, who could no longer read it: run this as that user"
                     ) from None
             file.write(_dump(keys))
-    finally:
-        os.close(folder)
 
 
 def _digest(token: str) -> bytes:

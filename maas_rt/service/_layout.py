@@ -4,6 +4,7 @@
     ROOT/NAME/VERSION.mrt
     ROOT/NAME.mrt                  version 1
     ROOT/NAME/config.toml          which versions are served and how (_config)
+    ROOT/NAME/labels.json          labels that were set by a command or a request (_labels_file)
 
 What begins with a dot is passed over: editors, copies under way and Kubernetes' ConfigMaps (..data) name their own things so.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from .._errors import InvalidArgumentError
 from ._config import CONFIG_FILE, ModelConfig
+from ._labels_file import LABELS_FILE
 from ._versions import version_number
 
 if sys.version_info >= (3, 11):
@@ -27,7 +29,7 @@ else:
     import tomli as tomllib
 
 MODEL_FILE = "model.mrt"
-_SUFFIX = ".mrt"
+SUFFIX = ".mrt"
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ class Surplus:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder holds: the files of each model's versions, each model's config file, and the rest."""
+    """What a folder holds: the files of each model's versions, each model's config file and file of labels, and the rest."""
 
     models: Mapping[str, Mapping[int, Path]]
     configs: Mapping[str, Path]
+    labels: Mapping[str, Path]
     surplus: tuple[Surplus, ...]
     unread: frozenset[str]  # models with a folder that cannot be read: what else they hold nobody knows
 
@@ -58,7 +61,7 @@ def scan(root: Path) -> Contents:
         if is_folder:
             with found.telling(path, path.name):
                 _scan_model(path, found)
-        elif path.suffix == _SUFFIX:
+        elif path.suffix == SUFFIX:
             found.add(path.stem, 1, path)
     return found.contents()
 
@@ -68,7 +71,10 @@ def _scan_model(folder: Path, found: _Found) -> None:
         if path.name == CONFIG_FILE and not is_folder:
             found.configs[folder.name] = path
             continue
-        if not is_folder and path.suffix != _SUFFIX:
+        if path.name == LABELS_FILE and not is_folder:
+            found.labels[folder.name] = path
+            continue
+        if not is_folder and path.suffix != SUFFIX:
             continue  # a model's own papers
         number = version_number(path.name if is_folder else path.stem)
         if number is None:
@@ -104,6 +110,7 @@ class _Found:
 
     def __init__(self) -> None:
         self.configs: dict[str, Path] = {}
+        self.labels: dict[str, Path] = {}
         self._files: dict[str, dict[int, list[Path]]] = {}
         self._surplus: list[Surplus] = []
         self._unread: set[str] = set()
@@ -136,4 +143,4 @@ class _Found:
                     for path in paths:
                         others = ", ".join(str(each) for each in paths if each != path)
                         self.tell(path, f"version {version} of model {name!r} is {others}, too: remove one")
-        return Contents(models, self.configs, tuple(self._surplus), frozenset(self._unread))
+        return Contents(models, self.configs, self.labels, tuple(self._surplus), frozenset(self._unread))

@@ -6,11 +6,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import _container
 from .._errors import Error, InvalidArgumentError
@@ -18,7 +19,8 @@ from .._model import Model, load
 from ._batcher import batches
 from ._config import ModelConfig, Scheduling
 from ._errors import Kind, ServiceError, shown
-from ._layout import Contents, read_config, scan
+from ._labels_file import StoredLabels, change_labels, read_labels
+from ._layout import SUFFIX, Contents, read_config, scan
 from ._leases import Lease, Leased
 from ._scheduler import Scheduler
 from ._signature import Signature
@@ -26,6 +28,7 @@ from ._statistics import Statistics
 from ._timer import Timer
 from ._versions import Labels, Policy, resolve, served
 
+T = TypeVar("T")
 _Stamp = tuple[int, int, int]
 
 
@@ -93,18 +96,34 @@ class _Record:
     loading: set[int] = field(default_factory=set)
     draining: list[int] = field(default_factory=list)
     config: ModelConfig = field(default_factory=ModelConfig)
-    labels: Labels = field(default_factory=Labels)  # the config's, and what was set since
+    stored: StoredLabels | None = None  # as the folder has them
+    said: Labels = field(default_factory=Labels)  # where the labels are to be: the config's, and what was set
+    labels: Labels = field(default_factory=Labels)  # where they are: on what is ready, wherever there is such a version
+    unkept: str = ""  # why labels that were set are not in the folder
     unloaded: bool = False  # by a request: only a request loads it again
 
     def known(self) -> set[int]:
         return {*self.ready, *self.reasons, *self.loading}
+
+    def settle_labels(self) -> None:
+        """Moves the labels to where they are to be, but for those whose version is not ready yet while the one that they are on is."""
+        current = {}
+        for label, version in self.said.current.items():
+            before = self.labels.current.get(label)
+            current[label] = version if version in self.ready or before not in self.ready else before
+        self.labels = Labels(current, self.said.before)
+
+    def held(self) -> dict[str, int]:
+        """The labels that wait for their version, and the version that they are on."""
+        return {label: at for label, at in self.labels.current.items() if at != self.said.current[label]}
 
 
 class Repository:
     """The models of a folder (laid out as _layout says). Any thread may call anything; requests never wait for a load.
 
     Raises InvalidArgumentError if the folder holds no model, and the loader's error, with the file's name, if none of its files is good.
-    `require_signature`, `key` and `lock` are load's; the key is for those of the files that are encrypted.
+    `require_signature`, `key` and `lock` are load's; the key is for those of the files that are encrypted. `unwritable` says why nothing is
+    written to the folder; it is empty if labels may be kept there.
     """
 
     def __init__(
@@ -115,15 +134,18 @@ class Repository:
         require_signature: Any = None,
         key: Any = None,
         lock: bool = True,
+        unwritable: str = "",
     ) -> None:
         self._root = Path(directory)
         self._options: dict[str, Any] = {"threads": threads, "require_signature": require_signature, "lock": lock}
         self._key = key
+        self._unwritable = unwritable
         self._timer = Timer()
         self._models: dict[str, _Record] = {}
         self._told: tuple[str, ...] = ()
         self._lock = threading.Lock()  # of the table, held for moments
         self._changing = threading.Lock()  # one change at a time, held while files are read
+        self._labelling = threading.Lock()  # one change of labels at a time, which waits for no load
         if not self._root.is_dir():
             raise InvalidArgumentError(
                 f"{self._root} is not a directory; serve takes one that holds NAME.mrt or NAME/VERSION/model.mrt"
@@ -250,17 +272,14 @@ class Repository:
             self._retire(name, set(record.ready))
 
     def set_label(self, name: str, label: str, version: str) -> None:
-        """Puts a label on a version that is ready.
+        """Puts a label on a version that is ready. It is kept in the model's folder where that can be written to (`unkept`).
 
         Raises:
             ServiceError: NOT_FOUND, NOT_READY.
             InvalidArgumentError: it is no label.
         """
-        with self.lease(name, version) as found, self._lock:
-            record = self._models.get(name)
-            if record is None:  # it has gone since
-                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
-            record.labels = record.labels.set(label, int(found.version))
+        with self.lease(name, version) as found:
+            self._relabel(name, lambda labels, ready: labels.set(label, int(found.version)))
 
     def labels(self, name: str) -> dict[str, str]:
         """The version of each label of a model.
@@ -280,12 +299,13 @@ class Repository:
             ServiceError: NOT_FOUND.
             InvalidArgumentError: there is no such label, or it was on no other version.
         """
+        return str(self._relabel(name, lambda labels, ready: labels.rollback(label, ready)).current[label])
+
+    def unkept(self, name: str) -> str:
+        """Why labels of a model that were set last only until the repository is closed; empty if they are kept."""
         with self._lock:
-            if name not in self._models:
-                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
-            record = self._models[name]
-            record.labels = record.labels.rollback(label, record.ready)
-            return str(record.labels.current[label])
+            record = self._models.get(name)
+            return record.unkept if record else ""
 
     def close(self, seconds: float | None = None) -> bool:
         """Takes all models away, and waits until no request uses one; False if that takes longer."""
@@ -320,26 +340,85 @@ class Repository:
         files = contents.models[name]
         errors: list[Error] = []
         try:
-            config = read_config(contents.configs[name]) if name in contents.configs else ModelConfig()
-        except Exception as error:  # whatever it is, the other models are not left as they were for it
-            errors.append(_about(contents.configs[name], error))
+            with self._labelling:
+                wanted = self._follow(name, contents)
+        except Error as error:
+            errors.append(error)
             if not record.ready:
                 with self._lock:
                     record.reasons = dict.fromkeys(files, str(errors[0]))
                 return errors
-            config = record.config  # as it was
+            wanted = served(files, record.config.policy, record.said)  # as they were
         with self._lock:
-            record.labels = record.labels.follow(record.config.labels, config.labels)
-            record.config = config
-            wanted = served(files, config.policy, record.labels)
             record.reasons = {number: why for number, why in record.reasons.items() if number in wanted}
         for number in wanted:
             refused = self._take(name, number, files[number], anew)
             if refused is not None:
                 errors.append(refused)
+        with self._lock:
+            record.settle_labels()
+            held = record.held()
+        for label, at in held.items():
+            version = record.said.current[label]
+            errors.append(
+                Error(f"label {label!r} of model {name!r} is on version {at}, for version {version} is not ready")
+            )
         if name not in contents.unread:
-            self._retire(name, set(record.ready) - set(wanted))
+            self._retire(name, set(record.ready) - {*wanted, *held.values()})
         return errors
+
+    def _follow(self, name: str, contents: Contents) -> tuple[int, ...]:
+        """Takes what a model's config and labels say now, and returns the versions that are to be served."""
+        record, files = self._models[name], contents.models[name]
+        config = _read(read_config, contents.configs.get(name)) or ModelConfig()
+        stored = _read(read_labels, contents.labels.get(name))
+        if stored == record.stored:
+            said = record.said.follow(record.config.labels, config.labels)
+        else:
+            said = (stored or StoredLabels()).with_config(config.labels)
+        with self._lock:
+            record.config, record.stored, record.said = config, stored, said
+            record.settle_labels()
+        return served(files, config.policy, said)
+
+    def _relabel(self, name: str, change: Callable[[Labels, Collection[int]], Labels]) -> Labels:
+        """Changes the labels of a model, here and, if it can be written to, in its folder; what `change` raises changes nothing."""
+        with self._labelling:
+            with self._lock:
+                record = self._models.get(name)
+                if record is None:
+                    raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
+                ready, config = set(record.ready), record.config.labels
+
+            def stored_with_it(stored: StoredLabels | None) -> StoredLabels:
+                anew = stored is not None and stored != record.stored  # a command has changed it since
+                return StoredLabels(change(stored.with_config(config) if anew else record.said, ready), config)
+
+            unkept = self._unwritable
+            if not unkept:
+                try:
+                    changed = change_labels(self._labels_folder(name), stored_with_it)
+                except InvalidArgumentError:
+                    raise
+                except Error as error:
+                    unkept = str(error)
+            if unkept:
+                changed = StoredLabels(change(record.said, ready), config)
+                logging.getLogger(__name__).warning("labels of %s are not kept: %s", name, unkept)
+            with self._lock:
+                record.unkept = unkept
+                record.said = changed.labels
+                if not unkept:
+                    record.stored = changed
+                record.settle_labels()
+                return record.labels
+
+    def _labels_folder(self, name: str) -> Path:
+        folder = self._root / name
+        if (self._root / f"{name}{SUFFIX}").is_file():  # it may be a file alone
+            with suppress(OSError):
+                folder.mkdir(exist_ok=True)
+        return folder
 
     def _take(self, name: str, number: int, path: Path, anew: bool) -> Error | None:
         """Loads a version's file where it is not the one that is loaded; returns why it was refused."""
@@ -411,6 +490,15 @@ class Repository:
 def _stamp(path: Path) -> _Stamp:
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(read: Callable[[Path], T], path: Path | None) -> T | None:
+    """What `read` makes of a file, if there is one. Whatever goes wrong with it is an Error, so that other models do not stay as they were
+    for it."""
+    try:
+        return None if path is None else read(path)
+    except Exception as error:
+        raise _about(path, error) from None
 
 
 def _about(path: Path, error: Exception) -> Error:

@@ -37,8 +37,7 @@ class Settling:
 
 def _stamps(contents: Contents, name: str) -> dict[Path, _Stamp | None]:
     paths = list(contents.models[name].values())
-    if name in contents.configs:
-        paths.append(contents.configs[name])
+    paths += [files[name] for files in (contents.configs, contents.labels) if name in files]
     return {path: _stamp(path) for path in paths}
 
 
