@@ -12,7 +12,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak bench gauntlet check-tools clean
+.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -105,6 +105,9 @@ flips: $(VENV)/.native  ## every single-bit flip of a signed and encrypted file,
 
 soak: $(VENV)/.native  ## the service under load for minutes: overload, reloads, its end, memory over requests of random sizes
 	$(BIN)/python -m tests.soak
+
+loads: $(VENV)/.native  ## memory of the service over 1,000 loads and unloads of a model
+	$(BIN)/python -m tests.service.loads 1000
 
 bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON
 	$(BIN)/python -m bench.latency

@@ -38,20 +38,57 @@ class Scheduling:
 
 
 @dataclass(frozen=True)
+class Warmup:
+    """Runs before a version serves. `timeout`: nanoseconds of all of them, 0: none; `shapes`: of the inputs, by name, for each run."""
+
+    timeout: int = 1_000_000_000
+    shapes: tuple[Mapping[str, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """A model's config.toml. `policy`: the versions that are served, all by default."""
+    """A model's config.toml.
+
+    Args:
+        policy: the versions that are served, all by default.
+        allow_incompatible: a version may take the place of one whose inputs and outputs are others.
+    """
 
     policy: Policy = field(default_factory=Policy)
     labels: Labels = field(default_factory=Labels)
     scheduling: Scheduling = field(default_factory=Scheduling)
+    warmup: Warmup = field(default_factory=Warmup)
+    allow_incompatible: bool = False
 
     @classmethod
     def read(cls, table: Mapping[str, object]) -> ModelConfig:
         """A parsed file. Raises InvalidArgumentError for what is not known or wrong."""
-        _check_names(table, CONFIG_FILE, {*_KEYS, "versions", "labels"})
+        _check_names(table, CONFIG_FILE, {*_KEYS, "versions", "labels", "warmup", "allow_incompatible"})
         return cls(
-            Policy.read(table.get("versions", "all")), Labels.read(table.get("labels", {})), _read_scheduling(table)
+            Policy.read(table.get("versions", "all")),
+            Labels.read(table.get("labels", {})),
+            _read_scheduling(table),
+            _read_warmup(table),
+            _flag(table, "allow_incompatible"),
         )
+
+
+def _read_warmup(owner: Mapping[str, object]) -> Warmup:
+    table = _table(owner, "warmup", {"timeout_ms", "shapes"})
+    shapes = table.get("shapes", [])
+    if not isinstance(shapes, list) or not all(_are_shapes(each) for each in shapes):
+        raise InvalidArgumentError(
+            f"shapes is {shapes!r} and must be a list of tables of the inputs' shapes, as [{{x = [8, 128]}}]"
+        )
+    runs = tuple({name: tuple(shape) for name, shape in each.items()} for each in shapes)
+    return Warmup(_number(table, "timeout_ms", Warmup.timeout // 1_000_000) * 1_000_000, runs)
+
+
+def _are_shapes(table: object) -> bool:
+    return isinstance(table, dict) and all(
+        isinstance(shape, list) and all(type(extent) is int and 0 <= extent <= _MOST for extent in shape)
+        for shape in table.values()
+    )
 
 
 def _read_scheduling(table: Mapping[str, object]) -> Scheduling:
@@ -96,6 +133,13 @@ def _check_names(table: Mapping[str, object], what: str, keys: set[str]) -> None
     unknown = sorted(set(table) - keys)
     if unknown:
         raise InvalidArgumentError(f"{what} has {', '.join(unknown)}, which is none of: {', '.join(sorted(keys))}")
+
+
+def _flag(table: Mapping[str, object], name: str) -> bool:
+    value = table.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} is {value!r} and must be true or false")
+    return value
 
 
 def _number(table: Mapping[str, object], name: str, default: int, least: int = 0) -> int:

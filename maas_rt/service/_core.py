@@ -22,10 +22,11 @@ from ._grants import ALL, Client
 from ._leases import Lease
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
-from ._repository import Repository, Served
+from ._repository import Repository
 from ._requests import InferRequest, InferResponse, Options
 from ._scheduler import Job
 from ._sequences import Sequence, Sequences
+from ._served import Served
 from ._settings import LogSettings, TraceSettings
 from ._statistics import Phases, model_stats
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._native import cpu_count
 from ._datatypes import BYTES
-from ._repository import Served
+from ._served import Served
 from ._signature import TensorSpec
 from ._versions import Policy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._errors import Kind
 from ._metrics import Metrics, Phases, Series
-from ._repository import Served
+from ._served import Served
 from ._statistics import Phases as Spent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -10,26 +11,30 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import _container
 from .._errors import Error, InvalidArgumentError
 from .._model import Model, load
-from ._batcher import batches
-from ._config import ModelConfig, Scheduling
+from ._compatible import differences
+from ._config import ModelConfig
 from ._errors import Kind, ServiceError, shown
 from ._labels_file import StoredLabels, change_labels, read_labels
 from ._layout import SUFFIX, Contents, read_config, scan
 from ._leases import Lease, Leased
-from ._scheduler import Scheduler
-from ._signature import Signature
-from ._statistics import Statistics
+from ._loader import Loader
+from ._served import Served
 from ._timer import Timer
-from ._versions import Labels, Policy, resolve, served
+from ._versions import DEFAULT_LABEL, Labels, Policy, resolve, served
+from ._warmup import warm_up
 
 T = TypeVar("T")
 _Stamp = tuple[int, int, int]
+_Run = Callable[[Callable[[], None]], None]  # calls what runs a model
+_Look = tuple[_Stamp, object]  # at a file, and at what of the config its load depends on
+_LAST_USES = 500_000_000  # ns after which nobody holds what its last request has given back
 
 
 class State(Enum):
@@ -39,41 +44,6 @@ class State(Enum):
     READY = "READY"
     UNLOADING = "UNLOADING"  # requests that began with it still use it
     UNAVAILABLE = "UNAVAILABLE"
-
-
-@dataclass(frozen=True)
-class Served:
-    """One version of one model. `stateful`: it keeps states between runs; `draws`: its runs draw random numbers."""
-
-    name: str
-    version: str
-    model: Model
-    signature: Signature
-    scheduling: Scheduling
-    scheduler: Scheduler
-    statistics: Statistics
-    stateful: bool
-    draws: bool
-
-    @classmethod
-    def of(cls, name: str, version: str, model: Model, scheduling: Scheduling, timer: Timer) -> Served:
-        """Raises InvalidArgumentError if the model does not take the batches that its config asks for."""
-        signature, statistics = Signature.of(model), Statistics()
-        if scheduling.batching is not None:
-            _check_batching(model, signature, scheduling.batching.max_rows)
-        scheduler = Scheduler(name, model, scheduling, timer, statistics)
-        return cls(name, version, model, signature, scheduling, scheduler, statistics, bool(model.states), model.draws)
-
-
-def _check_batching(model: Model, signature: Signature, rows: int) -> None:
-    if not batches(signature):
-        raise InvalidArgumentError(
-            f"max_batch_size is {rows}, and the model takes no batches: the first dimension of all its inputs and outputs must be one "
-            "open extent"
-        )
-    most = min((info.bounds[0][1] or rows for info in model.inputs), default=rows)
-    if rows > most:
-        raise InvalidArgumentError(f"max_batch_size is {rows}, and the model takes {most} rows at most")
 
 
 @dataclass(frozen=True)
@@ -91,7 +61,7 @@ class _Record:
     """A model: its versions that are served, and what is told of the others."""
 
     ready: dict[int, Leased[Served]] = field(default_factory=dict)
-    looked: dict[int, tuple[_Stamp, Scheduling]] = field(default_factory=dict)  # at what was taken or refused
+    looked: dict[int, _Look] = field(default_factory=dict)  # at what was taken or refused
     reasons: dict[int, str] = field(default_factory=dict)  # of versions whose file was refused
     loading: set[int] = field(default_factory=set)
     draining: list[int] = field(default_factory=list)
@@ -104,6 +74,14 @@ class _Record:
 
     def known(self) -> set[int]:
         return {*self.ready, *self.reasons, *self.loading}
+
+    def replaced_by(self, number: int) -> Served | None:
+        """The version whose requests this one will get: itself, as its file was before, or the one that those get that name none."""
+        if number in self.ready:
+            return self.ready[number].value
+        if DEFAULT_LABEL in self.labels.current or not self.ready or number < max(self.ready):
+            return None
+        return self.ready[max(self.ready)].value
 
     def settle_labels(self) -> None:
         """Moves the labels to where they are to be, but for those whose version is not ready yet while the one that they are on is."""
@@ -141,6 +119,7 @@ class Repository:
         self._key = key
         self._unwritable = unwritable
         self._timer = Timer()
+        self._loader = Loader()
         self._models: dict[str, _Record] = {}
         self._told: tuple[str, ...] = ()
         self._lock = threading.Lock()  # of the table, held for moments
@@ -150,7 +129,7 @@ class Repository:
             raise InvalidArgumentError(
                 f"{self._root} is not a directory; serve takes one that holds NAME.mrt or NAME/VERSION/model.mrt"
             )
-        errors = self.reload()
+        errors = self._reload(lambda contents: contents, _in_place)  # here: there are no requests yet to be kept from
         if not self.names():
             if errors:
                 raise errors[0]
@@ -228,12 +207,15 @@ class Repository:
         `settle` leaves out what is not to be looked at yet. Where a file is refused, the version that it was to replace goes on. A folder that cannot be read, or is empty all of a sudden,
         changes nothing: storage that goes away unloads no model.
         """
+        return self._loader.call(partial(self._reload, settle, self._loader.run))
+
+    def _reload(self, settle: Callable[[Contents], Contents], run: _Run) -> list[Error]:
         with self._changing:
             contents = settle(self._scan())
             errors: list[Error] = []
             for name in contents.models:
                 if not self._record(name).unloaded:
-                    errors += self._bring(name, contents, anew=False)
+                    errors += self._bring(name, contents, run)
             for name in set(self._models) - set(contents.models):
                 if name not in contents.unread:
                     self._retire(name, set(self._models[name].ready))
@@ -247,14 +229,17 @@ class Repository:
         Raises:
             ServiceError: NOT_FOUND, or BAD_REQUEST if a file is refused; what was loaded before goes on.
         """
+        errors = self._loader.call(partial(self._load_again, name))
+        if errors:
+            raise ServiceError(Kind.BAD_REQUEST, str(errors[0]))
+
+    def _load_again(self, name: str) -> list[Error]:
         with self._changing:
             contents = self._scan()
             if name not in contents.models:
                 raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)} in the repository")
             self._record(name).unloaded = False
-            errors = self._bring(name, contents, anew=True)
-        if errors:
-            raise ServiceError(Kind.BAD_REQUEST, str(errors[0]))
+            return self._bring(name, contents, self._loader.run, anew=True)
 
     def unload(self, name: str) -> None:
         """Takes a model away from new requests, until it is loaded again.
@@ -314,6 +299,7 @@ class Repository:
             for name in list(self._models):
                 self._retire(name, set(self._models[name].ready))
         self._timer.close()
+        self._loader.close()
         end = None if seconds is None else time.monotonic() + seconds
         return all(each.wait_closed(None if end is None else max(0.0, end - time.monotonic())) for each in leases)
 
@@ -334,8 +320,9 @@ class Repository:
         with self._lock:
             return self._models.setdefault(name, _Record())
 
-    def _bring(self, name: str, contents: Contents, anew: bool) -> list[Error]:
-        """A model's versions to what the folder and its config say; `anew`: those whose files are the same, too."""
+    def _bring(self, name: str, contents: Contents, run: _Run, anew: bool = False) -> list[Error]:
+        """A model's versions to what the folder and its config say; `anew`: those whose files are the same, too. `run` calls what runs
+        models."""
         record = self._record(name)
         files = contents.models[name]
         errors: list[Error] = []
@@ -351,8 +338,9 @@ class Repository:
             wanted = served(files, record.config.policy, record.said)  # as they were
         with self._lock:
             record.reasons = {number: why for number, why in record.reasons.items() if number in wanted}
+        is_serving = bool(record.ready)
         for number in wanted:
-            refused = self._take(name, number, files[number], anew)
+            refused = self._take(name, number, files[number], run, is_serving, anew)
             if refused is not None:
                 errors.append(refused)
         with self._lock:
@@ -420,15 +408,23 @@ class Repository:
                 folder.mkdir(exist_ok=True)
         return folder
 
-    def _take(self, name: str, number: int, path: Path, anew: bool) -> Error | None:
-        """Loads a version's file where it is not the one that is loaded; returns why it was refused."""
+    def _take(
+        self,
+        name: str,
+        number: int,
+        path: Path,
+        run: _Run,
+        is_serving: bool,
+        anew: bool,
+    ) -> Error | None:
+        """Loads a version's file where it is not the one that is loaded, warms it up and lets it serve; returns why it was refused."""
         record = self._models[name]
         try:
             stamp = _stamp(path)
         except OSError as error:
             return self._refuse(name, number, _about(path, error))
-        before, scheduling = record.ready.get(number), record.config.scheduling
-        look = stamp, scheduling
+        before, config = record.ready.get(number), record.config
+        look = stamp, (config.scheduling, config.warmup, config.allow_incompatible)
         last = None if anew else record.looked.get(number)
         if last == look:
             return None
@@ -439,7 +435,12 @@ class Repository:
                 model = before.value.model
             else:
                 model = self._load(path)
-            found = Served.of(name, str(number), model, scheduling, self._timer)
+            found = Served.of(name, str(number), model, config.scheduling, self._timer)
+            replaced = record.replaced_by(number) if is_serving else None
+            if replaced is not None and replaced.model is not model and not config.allow_incompatible:
+                _check_compatible(replaced, found)
+            if before is None or before.value.model is not model:
+                run(partial(warm_up, name, model, config.scheduling, config.warmup))
         except Exception as error:
             return self._refuse(name, number, _about(path, error), look)
         leased = Leased(found, self._drained)
@@ -460,7 +461,7 @@ class Repository:
         key = self._key if encrypted else None
         return load(path, verify="full", copy=True, key=key, **self._options)
 
-    def _refuse(self, name: str, number: int, error: Error, look: tuple[_Stamp, Scheduling] | None = None) -> Error:
+    def _refuse(self, name: str, number: int, error: Error, look: _Look | None = None) -> Error:
         record = self._models[name]
         with self._lock:
             record.loading.discard(number)
@@ -481,10 +482,31 @@ class Repository:
 
     def _drained(self, gone: Served) -> None:
         gone.scheduler.close()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass  # it is freed here, where nobody waits
+        else:
+            # What the last request still holds is gone in a moment: then memory of gigabytes is given back elsewhere.
+            last = [gone]
+            self._timer.call_at(time.monotonic_ns() + _LAST_USES, partial(self._loader.later, last.clear))
         with self._lock:
             record = self._models.get(gone.name)
             if record is not None and int(gone.version) in record.draining:
                 record.draining.remove(int(gone.version))
+
+
+def _in_place(work: Callable[[], None]) -> None:
+    work()
+
+
+def _check_compatible(old: Served, new: Served) -> None:
+    found = differences(old.interface, new.interface)
+    if found:
+        raise InvalidArgumentError(
+            f"it cannot take the place of version {old.version}, which goes on: {'; '.join(found)}; allow_incompatible = true in config.toml "
+            "would let it, and so would another name"
+        )
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from .._model import State
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._leases import Lease
-from ._repository import Served
+from ._served import Served
 
 SequenceId = int | str
 _SHARES = 8  # a client may hold one of so many of all sequences, that the others find some

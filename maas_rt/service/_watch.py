@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from ._repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
 _Stamp = tuple[int, int, int]
-_NICE = 10  # of the thread that loads, so that requests do not wait for it
 
 
 class Settling:
@@ -67,8 +65,6 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        with suppress(AttributeError, OSError):  # Linux has a niceness for each thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         self._look()
         while not self._closed.wait(self._interval):
             self._look()

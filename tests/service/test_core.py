@@ -77,6 +77,8 @@ async def world(tmp_path: Path) -> AsyncIterator[tuple[Core, _Gate, list[Any]]]:
         ("secret", _tiny.mlp()),
     ):
         (tmp_path / f"{name}.mrt").write_bytes(data)
+    (tmp_path / "endless").mkdir()
+    (tmp_path / "endless" / "config.toml").write_text("[warmup]\ntimeout_ms = 0\n")
     gate, observer = _Gate(), _Observer()
     core = Core(Repository(tmp_path), gate=gate, observe=observer)
     yield core, gate, observer.seen

@@ -34,7 +34,9 @@ async def server(tmp_path: Path) -> AsyncIterator[Served]:
     (tmp_path / "mlp" / "config.toml").write_text(
         "max_batch_size = 4\n[dynamic_batching]\npreferred_batch_size = [2]\nmax_queue_delay_microseconds = 100\n"
     )
-    (tmp_path / "endless" / "config.toml").write_text("instances = 1\nversions = {latest = 1}\n[queue]\nsize = 0\n")
+    (tmp_path / "endless" / "config.toml").write_text(
+        "instances = 1\nversions = {latest = 1}\n[queue]\nsize = 0\n[warmup]\ntimeout_ms = 0\n"
+    )
     async with serving(tmp_path, max_body=100_000) as server:
         yield server
 

@@ -1,0 +1,55 @@
+"""One version of one model that is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._errors import InvalidArgumentError
+from .._model import Model
+from ._batcher import batches
+from ._compatible import Interface
+from ._config import Scheduling
+from ._scheduler import Scheduler
+from ._signature import Signature
+from ._statistics import Statistics
+from ._timer import Timer
+
+
+@dataclass(frozen=True)
+class Served:
+    """`stateful`: it keeps states between runs; `draws`: its runs draw random numbers."""
+
+    name: str
+    version: str
+    model: Model
+    signature: Signature
+    scheduling: Scheduling
+    scheduler: Scheduler
+    statistics: Statistics
+    stateful: bool
+    draws: bool
+
+    @classmethod
+    def of(cls, name: str, version: str, model: Model, scheduling: Scheduling, timer: Timer) -> Served:
+        """Raises InvalidArgumentError if the model does not take the batches that its config asks for."""
+        signature, statistics = Signature.of(model), Statistics()
+        if scheduling.batching is not None:
+            _check_batching(model, signature, scheduling.batching.max_rows)
+        scheduler = Scheduler(name, model, scheduling, timer, statistics)
+        return cls(name, version, model, signature, scheduling, scheduler, statistics, bool(model.states), model.draws)
+
+    @property
+    def interface(self) -> Interface:
+        """What clients see of it."""
+        return Interface.of_model(self.model.inputs, self.model.outputs, self.model.manifest)
+
+
+def _check_batching(model: Model, signature: Signature, rows: int) -> None:
+    if not batches(signature):
+        raise InvalidArgumentError(
+            f"max_batch_size is {rows}, and the model takes no batches: the first dimension of all its inputs and outputs must be one "
+            "open extent"
+        )
+    most = min((info.bounds[0][1] or rows for info in model.inputs), default=rows)
+    if rows > most:
+        raise InvalidArgumentError(f"max_batch_size is {rows}, and the model takes {most} rows at most")
