@@ -37,6 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="look for new, changed and removed files every so many seconds (default: 0, never)",
     )
+    parser.add_argument(
+        "--memory",
+        type=mebibytes,
+        default=0,
+        metavar="MIB",
+        help="models' files that may be loaded at once; what has no room is loaded when it is asked for, in the place of what was used "
+        "least recently (default: all are loaded)",
+    )
     where = parser.add_argument_group("where to listen")
     where.add_argument(
         "--host",
@@ -160,6 +168,7 @@ def execute(args: argparse.Namespace) -> int:
         grpc_needed=args.grpc_port is not None,
         drain_delay=args.drain_delay,
         watch=args.watch,
+        memory=args.memory,
         **opening(args),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -47,6 +48,7 @@ class Leased(Generic[T]):
         self._close = close
         self._changed = threading.Condition()
         self._users = 0
+        self.used = time.monotonic_ns()  # when it was leased last, or made
         self._retired = False
         self._closed = False
 
@@ -61,6 +63,7 @@ class Leased(Generic[T]):
             if self._retired:
                 return None
             self._users += 1
+            self.used = time.monotonic_ns()
         return Lease(self)
 
     def retire(self) -> None:

@@ -9,8 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,75 +23,16 @@ from ._labels_file import StoredLabels, change_labels, read_labels
 from ._layout import SUFFIX, Contents, read_config, scan
 from ._leases import Lease, Leased
 from ._loader import Loader
+from ._record import Entry, Look, Record, Stamp, State
 from ._served import Served
 from ._timer import Timer
-from ._versions import DEFAULT_LABEL, Labels, Policy, resolve, served
+from ._versions import Labels, Policy, resolve, served
 from ._warmup import warm_up
 
 T = TypeVar("T")
-_Stamp = tuple[int, int, int]
 _Run = Callable[[Callable[[], None]], None]  # calls what runs a model
-_Look = tuple[_Stamp, object]  # at a file, and at what of the config its load depends on
+_ASLEEP = "it is loaded when it is asked for"
 _LAST_USES = 500_000_000  # ns after which nobody holds what its last request has given back
-
-
-class State(Enum):
-    """Of a version, in the words of Triton's repository index."""
-
-    LOADING = "LOADING"
-    READY = "READY"
-    UNLOADING = "UNLOADING"  # requests that began with it still use it
-    UNAVAILABLE = "UNAVAILABLE"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the index; `reason` says why a version is as it is, or why a newer file of it was not taken."""
-
-    name: str
-    version: str
-    state: State
-    reason: str = ""
-
-
-@dataclass
-class _Record:
-    """A model: its versions that are served, and what is told of the others."""
-
-    ready: dict[int, Leased[Served]] = field(default_factory=dict)
-    looked: dict[int, _Look] = field(default_factory=dict)  # at what was taken or refused
-    reasons: dict[int, str] = field(default_factory=dict)  # of versions whose file was refused
-    loading: set[int] = field(default_factory=set)
-    draining: list[int] = field(default_factory=list)
-    config: ModelConfig = field(default_factory=ModelConfig)
-    stored: StoredLabels | None = None  # as the folder has them
-    said: Labels = field(default_factory=Labels)  # where the labels are to be: the config's, and what was set
-    labels: Labels = field(default_factory=Labels)  # where they are: on what is ready, wherever there is such a version
-    unkept: str = ""  # why labels that were set are not in the folder
-    unloaded: bool = False  # by a request: only a request loads it again
-
-    def known(self) -> set[int]:
-        return {*self.ready, *self.reasons, *self.loading}
-
-    def replaced_by(self, number: int) -> Served | None:
-        """The version whose requests this one will get: itself, as its file was before, or the one that those get that name none."""
-        if number in self.ready:
-            return self.ready[number].value
-        if DEFAULT_LABEL in self.labels.current or not self.ready or number < max(self.ready):
-            return None
-        return self.ready[max(self.ready)].value
-
-    def settle_labels(self) -> None:
-        """Moves the labels to where they are to be, but for those whose version is not ready yet while the one that they are on is."""
-        current = {}
-        for label, version in self.said.current.items():
-            before = self.labels.current.get(label)
-            current[label] = version if version in self.ready or before not in self.ready else before
-        self.labels = Labels(current, self.said.before)
-
-    def held(self) -> dict[str, int]:
-        """The labels that wait for their version, and the version that they are on."""
-        return {label: at for label, at in self.labels.current.items() if at != self.said.current[label]}
 
 
 class Repository:
@@ -101,7 +40,8 @@ class Repository:
 
     Raises InvalidArgumentError if the folder holds no model, and the loader's error, with the file's name, if none of its files is good.
     `require_signature`, `key` and `lock` are load's; the key is for those of the files that are encrypted. `unwritable` says why nothing is
-    written to the folder; it is empty if labels may be kept there.
+    written to the folder; it is empty if labels may be kept there. `memory`: bytes of the files that may be loaded at once, 0: any; what has no
+    room is loaded when it is asked for, and what was used least recently goes for it.
     """
 
     def __init__(
@@ -113,14 +53,16 @@ class Repository:
         key: Any = None,
         lock: bool = True,
         unwritable: str = "",
+        memory: int = 0,
     ) -> None:
         self._root = Path(directory)
         self._options: dict[str, Any] = {"threads": threads, "require_signature": require_signature, "lock": lock}
         self._key = key
         self._unwritable = unwritable
+        self._memory = memory
         self._timer = Timer()
         self._loader = Loader()
-        self._models: dict[str, _Record] = {}
+        self._models: dict[str, Record] = {}
         self._told: tuple[str, ...] = ()
         self._lock = threading.Lock()  # of the table, held for moments
         self._changing = threading.Lock()  # one change at a time, held while files are read
@@ -140,18 +82,18 @@ class Repository:
     # ---- for requests
 
     def names(self) -> list[str]:
-        """The models of which a version is ready, sorted."""
+        """The models of which a version is ready, or is loaded when it is asked for, sorted."""
         with self._lock:
-            return sorted(name for name, record in self._models.items() if record.ready)
+            return sorted(name for name, record in self._models.items() if record.available())
 
     def versions(self, name: str) -> list[str]:
-        """A model's versions that are ready, lowest first; empty if there is no such model."""
+        """Such versions of a model, lowest first; empty if there is no such model."""
         with self._lock:
             record = self._models.get(name)
-            return [str(number) for number in sorted(record.ready)] if record else []
+            return [str(number) for number in sorted(record.available())] if record else []
 
     def ready(self, name: str) -> list[Served]:
-        """The same, to be looked at: for a run a version has to be leased."""
+        """Those that are loaded, to be looked at: for a run a version has to be leased."""
         with self._lock:
             record = self._models.get(name)
             return [record.ready[number].value for number in sorted(record.ready)] if record else []
@@ -163,7 +105,8 @@ class Repository:
             return record.config.policy if record else Policy()
 
     def lease(self, name: str, wanted: str | None = None) -> Lease[Served]:
-        """A version by its number, its label or by default (_versions.resolve), which stays until the lease ends.
+        """A version by its number, its label or by default (_versions.resolve), which stays until the lease ends. One that is not loaded
+        is from now on, for the next request.
 
         Raises:
             ServiceError: NOT_FOUND, NOT_READY.
@@ -172,9 +115,21 @@ class Repository:
             record = self._models.get(name)
             if record is None:
                 raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
-            lease = record.ready[resolve(name, wanted, record.ready, record.labels, record.known())].lease()
-        assert lease is not None  # only what has left the table is retired
-        return lease
+            number = resolve(name, wanted, record.available(), record.labels, record.known())
+            found = record.ready.get(number)
+            lease = None if found is None else found.lease()
+            if lease is not None:
+                return lease
+            assert number in record.dormant  # only what has left the table is retired
+            is_first = number not in record.loading
+            record.loading.add(number)
+            failed = number in record.reasons
+        if is_first:
+            self._loader.later(partial(self._wake, name, number))
+        what = f"version {number} of model {shown(name)}"
+        if failed:
+            raise ServiceError(Kind.NOT_READY, f"{what} could not be loaded yet, and is tried again", 5)
+        raise ServiceError(Kind.NOT_READY, f"{what} is being loaded", 1)
 
     # ---- for administration
 
@@ -193,7 +148,8 @@ class Repository:
                         if number in record.draining
                         else State.UNAVAILABLE
                     )
-                    entries.append(Entry(name, str(number), state, record.reasons.get(number, "")))
+                    asleep = _ASLEEP if number in record.dormant else ""
+                    entries.append(Entry(name, str(number), state, record.reasons.get(number, asleep)))
         return [entry for entry in entries if entry.state is State.READY or not ready_only]
 
     @property
@@ -218,7 +174,7 @@ class Repository:
                     errors += self._bring(name, contents, run)
             for name in set(self._models) - set(contents.models):
                 if name not in contents.unread:
-                    self._retire(name, set(self._models[name].ready))
+                    self._retire(name, set(self._models[name].available()))
                     with self._lock:
                         del self._models[name]
             return errors
@@ -254,17 +210,21 @@ class Repository:
             with self._lock:
                 record.unloaded = True
                 record.reasons.update(dict.fromkeys(record.ready, "it was unloaded"))
-            self._retire(name, set(record.ready))
+            self._retire(name, set(record.available()))
 
     def set_label(self, name: str, label: str, version: str) -> None:
-        """Puts a label on a version that is ready. It is kept in the model's folder where that can be written to (`unkept`).
+        """Puts a label on a version that requests may mean. It is kept in the model's folder where that can be written to (`unkept`).
 
         Raises:
             ServiceError: NOT_FOUND, NOT_READY.
             InvalidArgumentError: it is no label.
         """
-        with self.lease(name, version) as found:
-            self._relabel(name, lambda labels, ready: labels.set(label, int(found.version)))
+        with self._lock:
+            record = self._models.get(name)
+            if record is None:
+                raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
+            number = resolve(name, version, record.available(), record.labels, record.known())
+        self._relabel(name, lambda labels, _: labels.set(label, number))
 
     def labels(self, name: str) -> dict[str, str]:
         """The version of each label of a model.
@@ -278,13 +238,13 @@ class Repository:
             return {label: str(version) for label, version in sorted(self._models[name].labels.current.items())}
 
     def rollback(self, name: str, label: str = "production") -> str:
-        """Puts a label on the version that it was on before, of those that are ready, and returns it.
+        """Puts a label on the version that it was on before, of those that requests may mean, and returns it.
 
         Raises:
             ServiceError: NOT_FOUND.
             InvalidArgumentError: there is no such label, or it was on no other version.
         """
-        return str(self._relabel(name, lambda labels, ready: labels.rollback(label, ready)).current[label])
+        return str(self._relabel(name, lambda labels, available: labels.rollback(label, available)).current[label])
 
     def unkept(self, name: str) -> str:
         """Why labels of a model that were set last only until the repository is closed; empty if they are kept."""
@@ -297,7 +257,7 @@ class Repository:
         with self._changing:
             leases = [each for record in self._models.values() for each in record.ready.values()]
             for name in list(self._models):
-                self._retire(name, set(self._models[name].ready))
+                self._retire(name, set(self._models[name].available()))
         self._timer.close()
         self._loader.close()
         end = None if seconds is None else time.monotonic() + seconds
@@ -311,14 +271,14 @@ class Repository:
         except OSError as error:
             text = f"the repository cannot be read ({error.strerror or error}); what is loaded goes on"
             raise ServiceError(Kind.NOT_READY, text, 5) from None
-        if not contents.models and any(record.ready for record in self._models.values()):
+        if not contents.models and any(record.available() for record in self._models.values()):
             raise ServiceError(Kind.NOT_READY, "the repository is empty all of a sudden; what is loaded goes on", 5)
         self._told = tuple(f"{each.path}: {each.reason}" for each in contents.surplus)
         return contents
 
-    def _record(self, name: str) -> _Record:
+    def _record(self, name: str) -> Record:
         with self._lock:
-            return self._models.setdefault(name, _Record())
+            return self._models.setdefault(name, Record())
 
     def _bring(self, name: str, contents: Contents, run: _Run, anew: bool = False) -> list[Error]:
         """A model's versions to what the folder and its config say; `anew`: those whose files are the same, too. `run` calls what runs
@@ -331,14 +291,14 @@ class Repository:
                 wanted = self._follow(name, contents)
         except Error as error:
             errors.append(error)
-            if not record.ready:
+            if not record.available():
                 with self._lock:
                     record.reasons = dict.fromkeys(files, str(errors[0]))
                 return errors
             wanted = served(files, record.config.policy, record.said)  # as they were
         with self._lock:
             record.reasons = {number: why for number, why in record.reasons.items() if number in wanted}
-        is_serving = bool(record.ready)
+        is_serving = bool(record.available())
         for number in wanted:
             refused = self._take(name, number, files[number], run, is_serving, anew)
             if refused is not None:
@@ -352,7 +312,7 @@ class Repository:
                 Error(f"label {label!r} of model {name!r} is on version {at}, for version {version} is not ready")
             )
         if name not in contents.unread:
-            self._retire(name, set(record.ready) - {*wanted, *held.values()})
+            self._retire(name, set(record.available()) - {*wanted, *held.values()})
         return errors
 
     def _follow(self, name: str, contents: Contents) -> tuple[int, ...]:
@@ -376,11 +336,11 @@ class Repository:
                 record = self._models.get(name)
                 if record is None:
                     raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
-                ready, config = set(record.ready), record.config.labels
+                available, config = set(record.available()), record.config.labels
 
             def stored_with_it(stored: StoredLabels | None) -> StoredLabels:
                 anew = stored is not None and stored != record.stored  # a command has changed it since
-                return StoredLabels(change(stored.with_config(config) if anew else record.said, ready), config)
+                return StoredLabels(change(stored.with_config(config) if anew else record.said, available), config)
 
             unkept = self._unwritable
             if not unkept:
@@ -391,7 +351,7 @@ class Repository:
                 except Error as error:
                     unkept = str(error)
             if unkept:
-                changed = StoredLabels(change(record.said, ready), config)
+                changed = StoredLabels(change(record.said, available), config)
                 logging.getLogger(__name__).warning("labels of %s are not kept: %s", name, unkept)
             with self._lock:
                 record.unkept = unkept
@@ -414,32 +374,46 @@ class Repository:
         number: int,
         path: Path,
         run: _Run,
-        is_serving: bool,
-        anew: bool,
+        is_serving: bool = False,
+        anew: bool = False,
+        asked: bool = False,
     ) -> Error | None:
-        """Loads a version's file where it is not the one that is loaded, warms it up and lets it serve; returns why it was refused."""
+        """Loads a version's file where it is not the one that is loaded, warms it up and lets it serve; returns why it was refused.
+
+        `is_serving`: requests may mean versions of its model already; `asked`: one waits for it.
+        """
         record = self._models[name]
         try:
             stamp = _stamp(path)
         except OSError as error:
             return self._refuse(name, number, _about(path, error))
+        if number in record.dormant and not (anew or asked):
+            record.dormant[number] = path
+            return None
         before, config = record.ready.get(number), record.config
         look = stamp, (config.scheduling, config.warmup, config.allow_incompatible)
-        last = None if anew else record.looked.get(number)
+        last = None if anew or asked else record.looked.get(number)
         if last == look:
             return None
+        # Of a version that is replaced there are two for a moment, room or not; nothing else of its model goes for it, unless it is asked for.
+        is_wanted = asked or anew or is_serving
+        kept = before is not None and last is not None and last[0] == stamp and number not in record.reasons
+        if not (kept or self._make_room(stamp[1], is_wanted, None if asked else name) or before is not None):
+            if not is_wanted and stamp[1] <= self._memory:
+                with self._lock:
+                    record.dormant[number] = path
+                return None
+            text = f"{path} takes {stamp[1]} bytes, and of the {self._memory} for models the others that are in use leave less"
+            return self._refuse(name, number, Error(text))
         with self._lock:
             record.loading.add(number)
         try:
-            if before is not None and last is not None and last[0] == stamp and number not in record.reasons:
-                model = before.value.model
-            else:
-                model = self._load(path)
+            model = before.value.model if before is not None and kept else self._load(path)
             found = Served.of(name, str(number), model, config.scheduling, self._timer)
             replaced = record.replaced_by(number) if is_serving else None
-            if replaced is not None and replaced.model is not model and not config.allow_incompatible:
+            if replaced is not None and not kept and not config.allow_incompatible:
                 _check_compatible(replaced, found)
-            if before is None or before.value.model is not model:
+            if not kept:
                 run(partial(warm_up, name, model, config.scheduling, config.warmup))
         except Exception as error:
             return self._refuse(name, number, _about(path, error), look)
@@ -447,6 +421,8 @@ class Repository:
         with self._lock:
             old = record.ready.get(number)
             record.ready[number] = leased
+            record.sizes[number], record.paths[number] = stamp[1], path
+            record.dormant.pop(number, None)
             record.looked[number] = look
             record.loading.discard(number)
             record.reasons.pop(number, None)
@@ -456,12 +432,59 @@ class Repository:
             old.retire()
         return None
 
+    def _wake(self, name: str, number: int) -> None:
+        """Loads a version that a request has asked for."""
+        refused = None
+        with self._changing:
+            record = self._models.get(name)
+            if record is None:  # it has gone
+                return
+            path = record.dormant.get(number)
+            if path is not None:
+                refused = self._take(name, number, path, self._loader.run, asked=True)
+            with self._lock:
+                record.loading.discard(number)
+                if refused is not None and number in record.looked:  # the file is at fault: until it changes
+                    record.dormant.pop(number, None)
+        if refused is not None:
+            logging.getLogger(__name__).warning("not served: %s", refused)
+
+    def _make_room(self, size: int, evict: bool, spared: str | None) -> bool:
+        """Whether so many more bytes fit into the memory for models; `evict`: if need be without versions that nobody uses now, those that
+        were used least recently first; none of the model `spared`.
+        """
+        if not self._memory:
+            return True
+        gone = []
+        with self._lock:
+            loaded = [
+                (leased.used, name, number, leased)
+                for name, record in self._models.items()
+                for number, leased in record.ready.items()
+            ]
+            missing = size - self._memory + sum(sum(record.sizes.values()) for record in self._models.values())
+            for _, name, number, leased in sorted(loaded, key=lambda each: each[0]) if evict else ():
+                if missing > 0 and not leased.users and name != spared:
+                    gone.append((name, number, leased))
+                    missing -= self._models[name].sizes[number]
+            if missing > 0:
+                return False
+            for name, number, _ in gone:
+                record = self._models[name]
+                record.dormant[number] = record.paths[number]
+                del record.ready[number], record.sizes[number]
+                record.looked.pop(number, None)
+                record.draining.append(number)
+        for _, _, leased in gone:
+            leased.retire()
+        return True
+
     def _load(self, path: Path) -> Model:
         encrypted = self._key is not None and _container.is_encrypted(path)
         key = self._key if encrypted else None
         return load(path, verify="full", copy=True, key=key, **self._options)
 
-    def _refuse(self, name: str, number: int, error: Error, look: _Look | None = None) -> Error:
+    def _refuse(self, name: str, number: int, error: Error, look: Look | None = None) -> Error:
         record = self._models[name]
         with self._lock:
             record.loading.discard(number)
@@ -473,9 +496,12 @@ class Repository:
     def _retire(self, name: str, numbers: Iterable[int]) -> None:
         with self._lock:
             record = self._models[name]
-            gone = [(number, record.ready.pop(number)) for number in sorted(numbers)]
+            for number in numbers:
+                record.dormant.pop(number, None)
+            gone = [(number, record.ready.pop(number)) for number in sorted(numbers) if number in record.ready]
             for number, _ in gone:
                 record.looked.pop(number, None)
+                del record.sizes[number], record.paths[number]
                 record.draining.append(number)
         for _, leased in gone:
             leased.retire()
@@ -509,7 +535,7 @@ def _check_compatible(old: Served, new: Served) -> None:
         )
 
 
-def _stamp(path: Path) -> _Stamp:
+def _stamp(path: Path) -> Stamp:
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size, status.st_ino
 

@@ -45,6 +45,7 @@ def serve(
     max_body: int = 64 << 20,
     drain_delay: float = 0.0,
     watch: float = 0.0,
+    memory: int = 0,
     keys: Path | None = None,
     issuers: Path | None = None,
     tls: TlsFiles | None = None,
@@ -62,6 +63,7 @@ def serve(
         max_body: bytes of a request.
         drain_delay: seconds in which it says that it is not ready, and still answers, before it stops to listen.
         watch: seconds between two looks at the directory for what is new; 0: it is looked at once.
+        memory: bytes of models' files that may be loaded at once; 0: any.
         keys: the file of the API keys.
         issuers: the file of the issuers of JWTs. With neither, nobody needs a token.
         limits: of each client.
@@ -83,10 +85,14 @@ def serve(
     try:
         if grpc_port is not None:
             grpc_sockets = _grpc_sockets(listen, grpc_port, grpc_needed, not access.is_open, context is not None)
-        repository = Repository(directory, threads, **opening)
+        repository = Repository(directory, threads, memory=memory, **opening)
         for name in repository.names():
             print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
-        for line in repository.told + tuple(entry.reason for entry in repository.index() if entry.reason):
+        for line in repository.told + tuple(
+            entry.reason
+            for entry in repository.index()
+            if entry.reason and entry.version not in repository.versions(entry.name)
+        ):
             print(f"not served: {line}", file=sys.stderr)
         now = time.time_ns()
         access.start(now)

@@ -63,10 +63,14 @@ def serving_beside(directory: Path, **options: Any) -> Iterator[Served]:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, bounds: Bounds | None = None, grpc: dict[str, Any] | None = None, **options: Any
+    directory: Path,
+    bounds: Bounds | None = None,
+    grpc: dict[str, Any] | None = None,
+    memory: int = 0,
+    **options: Any,
 ) -> AsyncIterator[Served]:
     """A server; with gRPC on 127.0.0.1 besides if there are arguments for it."""
-    app = create_app(Repository(directory), **options)
+    app = create_app(Repository(directory, memory=memory), **options)
     runner = Runner(app, bounds, shutdown_timeout=1)
     await runner.setup()
     try:
