@@ -51,26 +51,37 @@ class ModelConfig:
 
     Args:
         policy: the versions that are served, all by default.
-        allow_incompatible: a version may take the place of one whose inputs and outputs are others.
+        replace_incompatible: a version may take the place of one whose inputs and outputs are others.
+        cache: bytes of answers that are kept of each version; 0: none.
     """
 
     policy: Policy = field(default_factory=Policy)
     labels: Labels = field(default_factory=Labels)
     scheduling: Scheduling = field(default_factory=Scheduling)
     warmup: Warmup = field(default_factory=Warmup)
-    allow_incompatible: bool = False
+    replace_incompatible: bool = False
+    cache: int = 0
 
     @classmethod
     def read(cls, table: Mapping[str, object]) -> ModelConfig:
         """A parsed file. Raises InvalidArgumentError for what is not known or wrong."""
-        _check_names(table, CONFIG_FILE, {*_KEYS, "versions", "labels", "warmup", "allow_incompatible"})
+        _check_names(
+            table, CONFIG_FILE, {*_KEYS, "versions", "labels", "warmup", "replace_incompatible", "response_cache"}
+        )
         return cls(
             Policy.read(table.get("versions", "all")),
             Labels.read(table.get("labels", {})),
             _read_scheduling(table),
             _read_warmup(table),
-            _flag(table, "allow_incompatible"),
+            _flag(table, "replace_incompatible"),
+            _read_cache(table),
         )
+
+
+def _read_cache(owner: Mapping[str, object]) -> int:
+    table = _table(owner, "response_cache", {"enable", "size_mib"})
+    size = _number(table, "size_mib", 64, least=1)
+    return size << 20 if _flag(table, "enable") else 0
 
 
 def _read_warmup(owner: Mapping[str, object]) -> Warmup:

@@ -23,7 +23,7 @@ from ._leases import Lease
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
 from ._repository import Repository
-from ._requests import InferRequest, InferResponse, Options
+from ._requests import InferRequest, InferResponse, Options, RequestedOutput
 from ._scheduler import Job
 from ._sequences import Sequence, Sequences
 from ._served import Served
@@ -360,6 +360,7 @@ class Inference:
         self._phases = Phases()
         self._owner = owner
         self.in_place = False  # its run was over when it was submitted
+        self._was_kept = False
         self.served = lease.value
         if core._observe is not None:
             core._observe.began(self.served)
@@ -379,7 +380,7 @@ class Inference:
         served, taken = self.served, time.monotonic_ns() - self._begun
         failure = None if error is None else kind_of(error)
         if failure is None:
-            served.statistics.answered(self._phases, taken)
+            served.statistics.answered(self._phases, taken, not self._was_kept)
         else:
             served.statistics.failed(taken)
         if self._core._observe is not None:
@@ -407,6 +408,11 @@ class Inference:
             identifier = request.id
             del request  # its data may be large, and the arrays have what they need of it
             self._phases.compute_input += time.monotonic_ns() - began
+            began = time.monotonic_ns()
+            key = None if served.cache is None else await beside_the_loop(_size(arrays), served.cache.key, arrays)
+            kept = self._kept(key, began)
+            if kept is not None:
+                return await self._answer(kept, wanted, identifier, {})
             seed = _seed(served, options)
             ended = asyncio.get_running_loop().create_future()
             job = self._job(arrays, options, seed, deadline, sequence, ended)
@@ -415,7 +421,7 @@ class Inference:
             if sequence is not None and (job is None or not job.finished):
                 self._core.sequences.give_back(sequence)
             raise
-        self.in_place = job.finished
+        self.in_place = job.finished and served.cache is None
         if not job.finished:
             try:
                 await _until(ended, deadline)
@@ -426,12 +432,25 @@ class Inference:
         self._phases.compute_infer = job.ended - job.started
         if job.error is not None:
             raise job.error
-        began, results = time.monotonic_ns(), job.results
+        results = job.results
         del job, arrays
+        if key is not None:
+            assert served.cache is not None
+            await beside_the_loop(_size(results), served.cache.put, key, results)
+            served.statistics.kept(served.cache.held)
+        return await self._answer(results, wanted, identifier, {"seed": seed} if served.draws else {})
+
+    async def _answer(
+        self,
+        results: dict[str, Array],
+        wanted: tuple[RequestedOutput, ...],
+        identifier: str | None,
+        parameters: dict[str, Any],
+    ) -> InferResponse:
+        served, began = self.served, time.monotonic_ns()
         size = sum(results[each.name].nbytes for each in wanted)
         outputs = await beside_the_loop(size, served.signature.answer, results, wanted)
         self._phases.compute_output = time.monotonic_ns() - began
-        parameters = {"seed": seed} if served.draws else {}
         return InferResponse(served.name, served.version, outputs, identifier, parameters)
 
     def infer_in_place(self, request: InferRequest) -> InferResponse:
@@ -442,7 +461,7 @@ class Inference:
             ServiceError, maas_rt.Error: as `infer`.
         """
         served, options = self.served, request.options
-        if served.stateful:
+        if served.stateful or served.cache is not None:
             raise Withdrawn
         began = time.monotonic_ns()
         arrays = served.signature.arrays(request)
@@ -459,6 +478,16 @@ class Inference:
         outputs = served.signature.answer(job.results, wanted)
         self._phases.compute_output = time.monotonic_ns() - job.ended
         return InferResponse(served.name, served.version, outputs, request.id, {"seed": seed} if served.draws else {})
+
+    def _kept(self, key: bytes | None, began: int) -> dict[str, Array] | None:
+        """The results of the same request before this one, if they are kept."""
+        cache = self.served.cache
+        if cache is None or key is None:
+            return None
+        found = cache.get(key)
+        self._was_kept = found is not None
+        self.served.statistics.looked_up(self._was_kept, cache.held, time.monotonic_ns() - began)
+        return found
 
     def parsed(self, ns: int) -> None:
         """The transport has taken so long to read the message."""
@@ -541,6 +570,10 @@ def _seed(served: Served, options: Options) -> int | None:
 
 def _ignore(job: Job) -> None:
     """Nobody waits."""
+
+
+def _size(arrays: dict[str, Array]) -> int:
+    return sum(array.nbytes for array in arrays.values())
 
 
 async def _until(ended: asyncio.Future[None], deadline: int | None) -> None:

@@ -74,6 +74,9 @@ def _families(metrics: Metrics) -> Iterator[tuple[str, str, str, Iterable[_Sampl
         "Rows of batches that ran.",
         (sample for labels, counts in found for sample in _histogram(labels, counts.batches, SIZES, 1)),
     )
+    yield "maas_rt_cache_hits", "counter", "Requests that the cache of answers has answered.", each("hits")
+    yield "maas_rt_cache_misses", "counter", "Requests that it could not answer.", each("misses")
+    yield "maas_rt_cache_bytes", "gauge", "Bytes of the answers that are kept.", each("cached")
     yield "maas_rt_requests_in_flight", "gauge", "Requests that a version is answering.", each("in_flight")
     workers = [((("worker", str(number)),), pid, start) for number, pid, start in metrics.workers()]
     yield (

@@ -58,6 +58,8 @@ def model_config(served: Served, policy: Policy, idle: int) -> dict[str, Any]:
             "default_priority_level": scheduling.priority,
             "default_queue_policy": queue,
         }
+    if served.cache is not None:
+        found["response_cache"] = {"enable": True}
     if served.stateful:
         found["sequence_batching"] = {"max_sequence_idle_microseconds": idle // 1000}
     return found

@@ -38,7 +38,10 @@ _OF_RUNS = _TIMES + (len(PHASES) - 1) * _TIME_CELLS
 _BATCHES = _TIMES + len(PHASES) * _TIME_CELLS
 _BATCH_CELLS = len(SIZES) + 2
 _IN_FLIGHT = _BATCHES + _BATCH_CELLS
-CELLS = _IN_FLIGHT + 1
+_HITS = _IN_FLIGHT + 1
+_MISSES = _HITS + 1
+_CACHED = _MISSES + 1
+CELLS = _CACHED + 1
 
 _NAME_BYTES = 320  # of model and version together; a file's name has 255 at most
 _ROW_CELLS = 2 + CELLS + _NAME_BYTES // 8
@@ -75,6 +78,9 @@ class Counts:
     times: dict[str, Histogram]  # in ns
     batches: Histogram
     in_flight: int
+    hits: int  # of the cache of answers
+    misses: int
+    cached: int  # bytes in it
 
     @classmethod
     def of(cls, cells: list[int]) -> Counts:
@@ -83,7 +89,8 @@ class Counts:
         }
         errors = {kind: cells[at] for kind, at in _KIND_AT.items()}
         batches = _histogram(cells, _BATCHES, _BATCH_CELLS)
-        return cls(cells[0], errors, cells[_ROWS], times, batches, cells[_IN_FLIGHT])
+        cache = cells[_HITS], cells[_MISSES], cells[_CACHED]
+        return cls(cells[0], errors, cells[_ROWS], times, batches, cells[_IN_FLIGHT], *cache)
 
 
 def _add_time(cells: memoryview, at: int, ns: int) -> None:
@@ -134,6 +141,13 @@ class Series:
             cells[_BATCHES + bisect_left(SIZES, rows)] += 1
             cells[_BATCHES + _BATCH_CELLS - 1] += rows
             _add_time(cells, _OF_RUNS, ns)
+
+    def looked_up(self, hit: bool | None, held: int) -> None:
+        """A request was looked for in the cache of answers (None: its answer was put there), which holds so many bytes."""
+        with self._lock:
+            if hit is not None:
+                self._cells[_HITS if hit else _MISSES] += 1
+            self._cells[_CACHED] = held
 
     def leave(self) -> None:
         """A request that has begun here goes on elsewhere."""
@@ -205,7 +219,7 @@ class Metrics:
                 self._free.append(number)
             else:  # of the worker in whose place this one is: its requests have gone with it
                 series = Series(_cells(row))
-                series._cells[_IN_FLIGHT] = 0
+                series._cells[_IN_FLIGHT] = series._cells[_CACHED] = 0
                 self._series[names] = number, series
 
     def series(self, model: str, version: str) -> Series:

@@ -19,6 +19,7 @@ class Counting:
         series = self._series(served)
         if served.statistics.listener is None:
             served.statistics.listener = series.ran
+            served.statistics.cache_listener = series.looked_up
         series.begin()
 
     def left(self, served: Served) -> None:

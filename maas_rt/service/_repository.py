@@ -391,7 +391,7 @@ class Repository:
             record.dormant[number] = path
             return None
         before, config = record.ready.get(number), record.config
-        look = stamp, (config.scheduling, config.warmup, config.allow_incompatible)
+        look = stamp, (config.scheduling, config.warmup, config.replace_incompatible, config.cache)
         last = None if anew or asked else record.looked.get(number)
         if last == look:
             return None
@@ -409,9 +409,9 @@ class Repository:
             record.loading.add(number)
         try:
             model = before.value.model if before is not None and kept else self._load(path)
-            found = Served.of(name, str(number), model, config.scheduling, self._timer)
+            found = Served.of(name, str(number), model, config.scheduling, self._timer, config.cache)
             replaced = record.replaced_by(number) if is_serving else None
-            if replaced is not None and not kept and not config.allow_incompatible:
+            if replaced is not None and not kept and not config.replace_incompatible:
                 _check_compatible(replaced, found)
             if not kept:
                 run(partial(warm_up, name, model, config.scheduling, config.warmup))
@@ -530,7 +530,7 @@ def _check_compatible(old: Served, new: Served) -> None:
     found = differences(old.interface, new.interface)
     if found:
         raise InvalidArgumentError(
-            f"it cannot take the place of version {old.version}, which goes on: {'; '.join(found)}; allow_incompatible = true in config.toml "
+            f"it cannot take the place of version {old.version}, which goes on: {'; '.join(found)}; replace_incompatible = true in config.toml "
             "would let it, and so would another name"
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .._errors import InvalidArgumentError
 from .._model import Model
 from ._batcher import batches
+from ._cache import ResponseCache
 from ._compatible import Interface
 from ._config import Scheduling
 from ._scheduler import Scheduler
@@ -28,15 +29,23 @@ class Served:
     statistics: Statistics
     stateful: bool
     draws: bool
+    cache: ResponseCache | None = None
 
     @classmethod
-    def of(cls, name: str, version: str, model: Model, scheduling: Scheduling, timer: Timer) -> Served:
-        """Raises InvalidArgumentError if the model does not take the batches that its config asks for."""
+    def of(cls, name: str, version: str, model: Model, scheduling: Scheduling, timer: Timer, cache: int = 0) -> Served:
+        """Raises InvalidArgumentError if the model does not take what its config asks for: batches, or a cache of so many bytes."""
         signature, statistics = Signature.of(model), Statistics()
         if scheduling.batching is not None:
             _check_batching(model, signature, scheduling.batching.max_rows)
+        if cache and (model.states or model.draws):
+            why = "keeps states between runs" if model.states else "draws random numbers"
+            raise InvalidArgumentError(
+                f"response_cache is enabled, and the model {why}: what it answered it need not answer again"
+            )
         scheduler = Scheduler(name, model, scheduling, timer, statistics)
-        return cls(name, version, model, signature, scheduling, scheduler, statistics, bool(model.states), model.draws)
+        kept = ResponseCache(cache) if cache else None
+        stateful = bool(model.states)
+        return cls(name, version, model, signature, scheduling, scheduler, statistics, stateful, model.draws, kept)
 
     @property
     def interface(self) -> Interface:

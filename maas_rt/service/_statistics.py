@@ -51,6 +51,9 @@ class Statistics:
         self.listener: Callable[[int, int], object] | None = (
             None  # told of each run: its rows, and the ns to put them together
         )
+        # Told of each request that is looked for among answers (whether it is there), and of each answer that is kept (None), with the bytes that
+        # all of them take.
+        self.cache_listener: Callable[[bool | None, int], object] | None = None
 
     def executed(self, rows: int, ns: int, assembled: int = 0) -> None:
         """A run of so many rows has succeeded in that time, after so many nanoseconds in which it was put together."""
@@ -62,11 +65,23 @@ class Statistics:
             self._executions += 1
             self._batches.setdefault(rows, _Sum()).add(ns)
 
-    def answered(self, phases: Phases, ns: int) -> None:
-        """A request has been answered, all in all in so many nanoseconds."""
+    def kept(self, held: int) -> None:
+        """An answer was kept; all that are take so many bytes."""
+        if self.cache_listener is not None:
+            self.cache_listener(None, held)
+
+    def looked_up(self, hit: bool, held: int, ns: int) -> None:
+        """A request was looked for among the answers that are kept, `held` bytes, for so many nanoseconds."""
+        if self.cache_listener is not None:
+            self.cache_listener(hit, held)
+        with self._lock:
+            self._requests["cache_hit" if hit else "cache_miss"].add(ns)
+
+    def answered(self, phases: Phases, ns: int, ran: bool = True) -> None:
+        """A request has been answered, all in all in so many nanoseconds; `ran`: and was not answered before."""
         with self._lock:
             self._requests["success"].add(ns)
-            for name in _PHASES:
+            for name in _PHASES if ran else ():
                 self._requests[name].add(getattr(phases, name))
 
     def failed(self, ns: int) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from maas_rt.service._repository import State
 from maas_rt.service._warmup import warm_up
 from tests import _tiny
 from tests.service import loads
+from tests.service._serving import serving
 from tests.service._versions import times
 from tests.service.test_repository import _ask, _kind, _put, _states, _version
 
@@ -150,10 +152,10 @@ def test_another_interface_does_not_take_the_place_of_the_one_that_is_asked(tmp_
     assert str(later) in str(error) and "dimension 1 of input 'x' is 5 and was 4" in str(error)
     assert _ask(repository) == ("1", 3.0)
     config = tmp_path / "m" / "config.toml"
-    config.write_text("allow_incompatible = true\n")
+    config.write_text("replace_incompatible = true\n")
     assert repository.reload() == [] and repository.versions("m") == ["1", "2"]
-    config.write_text("allow_incompatible = 1\n")
-    assert "allow_incompatible is 1 and must be true or false" in str(repository.reload()[0])
+    config.write_text("replace_incompatible = 1\n")
+    assert "replace_incompatible is 1 and must be true or false" in str(repository.reload()[0])
     config.unlink()
     repository = Repository(tmp_path)  # at start nothing is replaced
     assert repository.versions("m") == ["1", "2"]
@@ -195,6 +197,53 @@ def test_the_threads_that_load_run_and_free(tmp_path: Path, monkeypatch: pytest.
 
     asyncio.run(last_request())
     assert seen[2][0] == "maas_rt_loader" and _states(repository) == {"m/2": State.READY}
+
+
+async def test_updates_a_copy_over_a_file_in_use_and_a_rollback_under_load(tmp_path: Path) -> None:
+    """No request fails, and every answer is of what was served at some time between its request and itself."""
+    path = _version(tmp_path, 1)
+    live = [{1.0}]  # what may answer from one moment to the next
+    body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 1, 1]}]}
+    labels = "/v2/repository/models/m/labels/production"
+    stop, answered = asyncio.Event(), 0
+
+    async with serving(tmp_path) as server:
+
+        async def ask() -> None:
+            nonlocal answered
+            while not stop.is_set():
+                first = len(live) - 1
+                status, found, _ = await server.ask("POST", "/v2/models/m/infer", json=body)
+                assert status == 200, found
+                assert found["outputs"][0]["data"][0] in set().union(*live[first:])
+                answered += 1
+
+        async def change(factor: float, made: Awaitable[Any]) -> None:
+            live.append({*live[-1], factor})
+            outcome = await made
+            assert outcome == [] or outcome[0] == 200, outcome
+            live.append({factor})
+            before = answered
+            while answered < before + 4:
+                assert not any(client.done() for client in clients)
+                await asyncio.sleep(0.001)
+
+        def reload() -> Awaitable[Any]:
+            return asyncio.to_thread(server.core.repository.reload)
+
+        clients = [asyncio.create_task(ask()) for _ in range(4)]
+        for factor in range(2, 12):
+            _put(path, times(factor))
+            await change(factor, reload())
+        path.write_bytes(times(12))
+        await change(12, reload())
+        _version(tmp_path, 20)
+        await change(20, reload())
+        assert (await server.ask("POST", labels, json={"version": "20"}))[0] == 200
+        await change(12, server.ask("POST", labels, json={"version": "1"}))
+        await change(20, server.ask("POST", labels + "/rollback"))
+        stop.set()
+        await asyncio.gather(*clients)
 
 
 def test_a_forked_process_loads_too(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -260,3 +261,15 @@ def test_a_close_that_fails_is_an_end_too() -> None:
     with pytest.raises(ValueError):
         leased.retire()
     assert leased.wait_closed(0)
+
+
+def test_the_config_that_the_docs_show() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 has tomllib")
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    found = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+    configs = [ModelConfig.read(table) for table in found if "issuer" not in table]
+    assert configs[0].labels.current == {"production": 3, "canary": 4} and configs[0].warmup.shapes == (
+        {"x": (1, 64)},
+        {"x": (16, 64)},
+    )
+    assert len(configs) == 2 and configs[1].cache == 64 << 20
