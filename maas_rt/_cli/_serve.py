@@ -18,7 +18,11 @@ from ._opening import add_opening, opening
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="holds NAME.mrt, or NAME/VERSION/model.mrt")
+    parser.add_argument(
+        "directory",
+        metavar="DIR|URL",
+        help="holds NAME.mrt, or NAME/VERSION/model.mrt; a URL, as s3://bucket/models, needs fsspec",
+    )
     parser.add_argument("--threads", type=threads, default=0, help="threads of one inference (default: all)")
     parser.add_argument(
         "--max-body", type=mebibytes, default=64 << 20, metavar="MIB", help="largest request (default: 64 MiB)"
@@ -36,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="SECONDS",
         help="look for new, changed and removed files every so many seconds (default: 0, never)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="where what a URL leads to is copied (default: maas-rt/mirror in ~/.cache)",
     )
     parser.add_argument(
         "--memory",
@@ -169,6 +179,7 @@ def execute(args: argparse.Namespace) -> int:
         drain_delay=args.drain_delay,
         watch=args.watch,
         memory=args.memory,
+        cache=args.cache,
         **opening(args),
     )
 

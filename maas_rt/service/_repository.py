@@ -41,7 +41,8 @@ class Repository:
     Raises InvalidArgumentError if the folder holds no model, and the loader's error, with the file's name, if none of its files is good.
     `require_signature`, `key` and `lock` are load's; the key is for those of the files that are encrypted. `unwritable` says why nothing is
     written to the folder; it is empty if labels may be kept there. `memory`: bytes of the files that may be loaded at once, 0: any; what has no
-    room is loaded when it is asked for, and what was used least recently goes for it.
+    room is loaded when it is asked for, and what was used least recently goes for it. `refresh` brings the folder up to date before a request has a
+    model loaded, where it is a copy of something else.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Repository:
         lock: bool = True,
         unwritable: str = "",
         memory: int = 0,
+        refresh: Callable[[], None] | None = None,
     ) -> None:
         self._root = Path(directory)
         self._options: dict[str, Any] = {"threads": threads, "require_signature": require_signature, "lock": lock}
         self._key = key
         self._unwritable = unwritable
         self._memory = memory
+        self._refresh = refresh
         self._timer = Timer()
         self._loader = Loader()
         self._models: dict[str, Record] = {}
@@ -185,6 +188,8 @@ class Repository:
         Raises:
             ServiceError: NOT_FOUND, or BAD_REQUEST if a file is refused; what was loaded before goes on.
         """
+        if self._refresh is not None:
+            self._refresh()
         errors = self._loader.call(partial(self._load_again, name))
         if errors:
             raise ServiceError(Kind.BAD_REQUEST, str(errors[0]))

@@ -26,6 +26,7 @@ from ._guard import CORE, METRICS
 from ._limiter import Limiter, Limits
 from ._listen import Listen, close_all, open_sockets, remove, shown, unix_paths
 from ._metrics import Metrics
+from ._mirror import Mirror, is_url
 from ._repository import Repository
 from ._tls import TlsFiles, server_context
 from ._watch import Watch
@@ -46,6 +47,7 @@ def serve(
     drain_delay: float = 0.0,
     watch: float = 0.0,
     memory: int = 0,
+    cache: Path | None = None,
     keys: Path | None = None,
     issuers: Path | None = None,
     tls: TlsFiles | None = None,
@@ -55,14 +57,15 @@ def serve(
     grpc_needed: bool = True,
     **opening: Any,
 ) -> int:
-    """Serve a directory until SIGINT or SIGTERM; running requests are finished first. Returns the exit status.
+    """Serve a directory, or a copy of what a URL leads to, until SIGINT or SIGTERM; running requests are finished first. Returns the exit status.
 
     Args:
         listen: where; what other machines reach needs tokens and TLS.
         threads: of one inference; 0: all.
         max_body: bytes of a request.
         drain_delay: seconds in which it says that it is not ready, and still answers, before it stops to listen.
-        watch: seconds between two looks at the directory for what is new; 0: it is looked at once.
+        watch: seconds between two looks at the directory, and at the URL, for what is new; 0: it is looked at once.
+        cache: the folder for copies of what URLs lead to; None: one of the user's.
         memory: bytes of models' files that may be loaded at once; 0: any.
         keys: the file of the API keys.
         issuers: the file of the issuers of JWTs. With neither, nobody needs a token.
@@ -82,10 +85,18 @@ def serve(
     log = Audit(audit)
     sockets = open_sockets(listen, not access.is_open, context is not None)
     grpc_sockets: list[socket.socket] = []
+    mirror = None
     try:
         if grpc_port is not None:
             grpc_sockets = _grpc_sockets(listen, grpc_port, grpc_needed, not access.is_open, context is not None)
-        repository = Repository(directory, threads, memory=memory, **opening)
+        folder = Path(directory)
+        copied: dict[str, Any] = {}
+        if is_url(directory):
+            mirror = Mirror(directory, cache)
+            mirror.start(watch)
+            folder = mirror.folder
+            copied = {"unwritable": f"it is a copy of {mirror.url}", "refresh": mirror.refresh}
+        repository = Repository(folder, threads, memory=memory, **copied, **opening)
         for name in repository.names():
             print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
         for line in repository.told + tuple(
@@ -113,6 +124,8 @@ def serve(
     finally:
         close_all([*sockets, *grpc_sockets])
         log.close()
+        if mirror is not None:
+            mirror.close()
     return 0
 
 
