@@ -35,7 +35,7 @@ class ResponseCache:
         for name, array in sorted(arrays.items()):
             head = f"{len(name)} {name} {array.dtype.name} {array.shape}".encode("utf-8", "surrogatepass")
             digest.update(b"%d " % len(head) + head)
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.digest()
 
     def get(self, key: bytes) -> Arrays | None:
