@@ -105,7 +105,7 @@ class Mirror:
         if error and not (self.folder / _STATE).is_file():
             raise Error(f"{self.url} cannot be read: {error}")
         if error:
-            _LOGGER.warning("%s cannot be read (%s); what was copied before is served", self.url, error)
+            _LOGGER.warning("%s cannot be read (%s); what was copied is served", self.url, error)
         if interval:
             threading.Thread(target=self._watch, args=(interval,), name="maas_rt_mirror", daemon=True).start()
 
@@ -158,8 +158,7 @@ class Mirror:
             self._copy(generation)
             ended.append("")
         except (Exception, SystemExit) as error:  # whatever the file system's library raises
-            text = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-            ended.append(str(text).replace(self._url, self.url))
+            ended.append(_reason(error).replace(self._url, self.url))
 
     def _copy(self, generation: int) -> None:
         files, root = self._open()
@@ -169,17 +168,17 @@ class Mirror:
         if not found:
             raise Error("it holds no model")
         state = self._state()
-        changing = [
-            name
-            for name, (_, size, tags) in found.items()
-            if not self._has(name, size) or state.get(name) != [size, tags]
-        ]
+        changing = [name for name, (_, size, tags) in found.items() if not self._is_here(name, size, tags, state)]
+        failed = []
         # A model's file before what labels it.
         for name in sorted(changing, key=lambda each: (PurePosixPath(each).name in _PAPERS, each)):
             path, size, tags = found[name]
-            if self._fetch(generation, files, path, name, size):
-                state[name] = [size, tags]
-                self._save(generation, state)
+            try:
+                if self._fetch(generation, files, path, name, size):
+                    state[name] = [size, tags, (self.folder / name).stat().st_mtime_ns]
+                    self._save(generation, state)
+            except Exception as error:  # the others are not left as they were for one
+                failed.append(f"{name}: {_reason(error)}")
         self._came(generation)
         for name in set(self._names()) - set(found):
             (self.folder / name).unlink(missing_ok=True)
@@ -189,6 +188,8 @@ class Mirror:
                 with suppress(OSError):  # something is left in it
                     parent.rmdir()
         self._save(generation, {name: state[name] for name in found if name in state})
+        if failed:
+            raise Error("; ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else ""))
 
     def _listed(self, files: Any, root: str) -> Iterator[tuple[str, tuple[str, int, _Tags]]]:
         """Name, path, size and tags of each file that a repository has."""
@@ -232,11 +233,13 @@ class Mirror:
             raise SystemExit
         self._progress = time.monotonic()
 
-    def _has(self, name: str, size: int) -> bool:
+    def _is_here(self, name: str, size: int, tags: _Tags, state: Mapping[str, Any]) -> bool:
+        """Whether the copy is of this file, and nobody was at it."""
         try:
-            return (self.folder / name).stat().st_size == size
+            status = (self.folder / name).stat()
         except OSError:
             return False
+        return status.st_size == size and bool(state.get(name) == [size, tags, status.st_mtime_ns])
 
     def _names(self) -> Iterator[str]:
         for path in self.folder.rglob("*"):
@@ -245,7 +248,7 @@ class Mirror:
                 yield name.as_posix()
 
     def _state(self) -> dict[str, Any]:
-        """Sizes and tags of what was fetched."""
+        """Of what was fetched: size, tags, and the time of the copy's last change."""
         try:
             found = json.loads((self.folder / _STATE).read_bytes())
             return found if isinstance(found, dict) else {}
@@ -268,6 +271,10 @@ class Mirror:
         except (ImportError, ValueError) as error:
             raise Error(f"{self.url} cannot be read: {error}") from None
         return files, str(root).rstrip("/")
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__)
 
 
 def _tags(info: Mapping[str, Any]) -> _Tags:

@@ -76,7 +76,9 @@ class Record:
         current, available = {}, self.available()
         for label, version in self.said.current.items():
             before = self.labels.current.get(label)
-            current[label] = version if before not in available or version in available else before
+            if before is not None and before in available and version not in available:
+                version = before
+            current[label] = version
         self.labels = Labels(current, self.said.before)
 
     def held(self) -> dict[str, int]:

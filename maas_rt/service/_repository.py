@@ -468,7 +468,7 @@ class Repository:
                 for number, leased in record.ready.items()
             ]
             missing = size - self._memory + sum(sum(record.sizes.values()) for record in self._models.values())
-            for _, name, number, leased in sorted(loaded, key=lambda each: each[0]) if evict else ():
+            for _, name, number, leased in sorted(loaded, key=lambda each: each[0]) if evict else []:
                 if missing > 0 and not leased.users and name != spared:
                     gone.append((name, number, leased))
                     missing -= self._models[name].sizes[number]

@@ -50,7 +50,9 @@ def warm_up(name: str, model: Model, scheduling: Scheduling, warmup: Warmup) -> 
 
 def _smallest(model: Model, scheduling: Scheduling) -> Iterator[_Shapes]:
     batching = scheduling.batching
-    sizes = sorted({1, *batching.preferred, batching.max_rows}) if batching is not None else [None]
+    sizes: list[int | None] = [None]
+    if batching is not None:
+        sizes = [*sorted({1, *batching.preferred, batching.max_rows})]
     for rows in sizes:
         shapes = {}
         for info in model.inputs:

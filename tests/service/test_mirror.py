@@ -76,8 +76,9 @@ def test_what_changes_there_changes_here(tmp_path: Path, memory: MemoryFileSyste
     assert repository.labels("m") == {"best": "2"}
     repository.set_label("m", "mine", "2")
     assert repository.unkept("m") == "it is a copy of memory://bucket/models"
-    (mirror.folder / "m/2/model.mrt").write_bytes(b"short")  # somebody was at the copy
-    assert mirror.look() == "" and (mirror.folder / "m/2/model.mrt").read_bytes() == times(7)
+    for damage in (b"short", bytes(len(times(7)))):  # somebody was at the copy
+        (mirror.folder / "m/2/model.mrt").write_bytes(damage)
+        assert mirror.look() == "" and (mirror.folder / "m/2/model.mrt").read_bytes() == times(7)
     mirror.close()
 
 
@@ -98,7 +99,7 @@ def test_what_cannot_be_read_changes_nothing(
     again = _mirror(tmp_path)  # with what was copied before
     with caplog.at_level(logging.WARNING):
         again.start(0)
-    assert "what was copied before is served" in caplog.text
+    assert "what was copied is served" in caplog.text
     assert again.folder == mirror.folder and _ask(Repository(again.folder)) == ("1", 1.0)
     other = _mirror(tmp_path)  # another process, while the first one has the folder
     assert other.folder != again.folder
@@ -112,6 +113,7 @@ class _Waiting(MemoryFileSystem):
     cachable = False
     listing, reading = threading.Event(), threading.Event()
     meanwhile: Any = None
+    denied = ""
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -123,6 +125,8 @@ class _Waiting(MemoryFileSystem):
 
     def _open(self, *args: Any, **options: Any) -> Any:
         assert self.reading.wait(60)
+        if args[0] == _Waiting.denied:
+            raise PermissionError(13, "Permission denied", args[0])
         opened = super()._open(*args, **options)
         if _Waiting.meanwhile is not None:
             change, _Waiting.meanwhile = _Waiting.meanwhile, None
@@ -134,6 +138,7 @@ class _Waiting(MemoryFileSystem):
 def waiting(memory: MemoryFileSystem) -> Iterator[type[_Waiting]]:
     fsspec.register_implementation("waiting", _Waiting, clobber=True)
     _Waiting.listing.set(), _Waiting.reading.set()
+    _Waiting.denied = ""
     yield _Waiting
     _Waiting.listing.set(), _Waiting.reading.set()
 
@@ -173,6 +178,23 @@ def test_a_file_that_changes_while_it_is_read(
     waiting.meanwhile = lambda: _remote(memory, "/models/m/1/model.mrt", times(3))
     assert mirror.look() == "" and (mirror.folder / "m/1/model.mrt").read_bytes() == times(1)
     assert mirror.look() == "" and (mirror.folder / "m/1/model.mrt").read_bytes() == times(3)
+    mirror.close()
+
+
+def test_one_file_that_cannot_be_read(
+    tmp_path: Path, memory: MemoryFileSystem, waiting: type[_Waiting], caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2, 3):
+        _remote(memory, f"/models/m/{number}/model.mrt", times(number))
+    waiting.denied = "/models/m/2/model.mrt"
+    mirror = _mirror(tmp_path, "waiting://models")
+    mirror.start(0)
+    assert "m/2/model.mrt: Permission denied" in caplog.text
+    assert _copied(mirror) == ["m/1/model.mrt", "m/3/model.mrt"]
+    memory.rm("/models/m/1/model.mrt")
+    assert mirror.look() == "m/2/model.mrt: Permission denied" and _copied(mirror) == ["m/3/model.mrt"]
+    waiting.denied = ""
+    assert mirror.look() == "" and _copied(mirror) == ["m/2/model.mrt", "m/3/model.mrt"]
     mirror.close()
 
 
