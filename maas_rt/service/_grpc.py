@@ -133,8 +133,8 @@ class Service:
             try:
                 # Each request is let in on its own: here is only looked whether there is somebody behind the token.
                 self._core.gate.allows(call.context, "infer", None)
-                while (message := await self._next(rpc)) is not None:
-                    running.add(task := asyncio.create_task(self._streamed(call, *message)))
+                while (task := await self._next(rpc, call)) is not None:
+                    running.add(task)
                     task.add_done_callback(running.discard)
                     await answers.put(task)
             except Exception as error:
@@ -147,15 +147,33 @@ class Service:
             for each in (writing, *running):
                 each.cancel()
 
-    async def _next(self, rpc: Any) -> tuple[Held, list[Asked] | ServiceError, int] | None:
-        """The next message of a stream, or what is wrong with it; None: there is none."""
+    async def _next(self, rpc: Any, call: Call) -> asyncio.Task[bytes] | None:
+        """What answers the next message of a stream; None: there is none."""
         held = self._messages.reading()
+        try:
+            message = await self._wait(rpc, held)
+            if message is None:
+                return None
+            began = time.monotonic_ns()
+            # Before the next one is read: what belongs to one sequence keeps its order.
+            asked = await self._decoded(message)
+            task = asyncio.create_task(self._streamed(call, asked, began))
+        except BaseException:
+            held.end()
+            raise
+        task.add_done_callback(lambda _: held.end())
+        return task
+
+    async def _wait(self, rpc: Any, held: Held) -> list[bytes | bytearray | ServiceError] | None:
+        """The next message of a stream in a list, or what is wrong with it."""
         task = asyncio.current_task()
         self._idle.add(task)
         try:
             if self._stopping:
                 raise asyncio.CancelledError
-            message = [await self._messages.read(rpc, held, idle=True)]
+            message = await self._messages.read(rpc, held, idle=True)
+        except ServiceError as error:
+            return [error]
         except asyncio.CancelledError:
             if not self._stopping or rpc.cancelled():
                 raise
@@ -163,25 +181,26 @@ class Service:
             raise ServiceError(Kind.NOT_READY, "the server goes away", 1) from None
         finally:
             self._idle.discard(task)
-        if message[0] is None:
-            return None
-        began = time.monotonic_ns()
-        try:
-            # Before the next one is read: what belongs to one sequence keeps its order.
-            return held, [await beside_the_loop(len(message[0]), decode_message, message.pop())], began
-        except ServiceError as error:
-            return held, error, began
+        return None if message is None else [message]
 
-    async def _streamed(self, stream: Call, held: Held, asked: list[Asked] | ServiceError, began: int) -> bytes:
+    async def _decoded(self, message: list[bytes | bytearray | ServiceError]) -> list[Asked] | ServiceError:
+        found = message.pop()
+        if isinstance(found, ServiceError):
+            return found
+        try:
+            return [await beside_the_loop(len(found), decode_message, found)]
+        except ServiceError as error:
+            return error
+
+    async def _streamed(self, stream: Call, asked: list[Asked] | ServiceError, began: int) -> bytes:
         """The answer to one request of a stream, be it that it was refused."""
         call = replace(stream, counted=False)
         identifier = None
         try:
-            with held:
-                if isinstance(asked, ServiceError):
-                    raise asked
-                identifier = asked[0].request.id
-                return await self._run(call, asked, began, streamed=True)
+            if isinstance(asked, ServiceError):
+                raise asked
+            identifier = asked[0].request.id
+            return await self._run(call, asked, began, streamed=True)
         except Exception as error:
             if not call.counted:
                 self._metrics.server.refuse(kind_of(error))

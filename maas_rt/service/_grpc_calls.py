@@ -123,7 +123,7 @@ class Messages:
 
 
 class Held:
-    """Bytes that a call holds, until the end of its block."""
+    """Bytes that a call holds, until `end`, or the end of a with block."""
 
     __slots__ = ("_of", "size")
 
@@ -135,6 +135,10 @@ class Held:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """It is answered."""
         self._of.release(self, self.size)
 
 

@@ -223,6 +223,15 @@ async def test_limits_of_size(tmp_path: Path) -> None:
         calls = [client.channel.stream_unary(f"/{INFERENCE}/ModelInfer")(drip()) for _ in range(2)]
         found = {each.code().name async for each in _errors(calls)}
         assert found == {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
+        # So have the messages of a stream, which goes on.
+        stream = client.channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")()
+        for message in (bomb, infer().SerializeToString(), b"\x0a\x7f", infer("nope", id="n").SerializeToString()):
+            await stream.write(message)
+        await stream.done_writing()
+        answers = [MESSAGES["ModelStreamInferResponse"].FromString(each) async for each in stream]
+        told = ["50000 bytes are the most", "", "it is no protobuf", "no model 'nope'"]
+        assert [each in answer.error_message for each, answer in zip(told, answers, strict=True)] == [True] * 4
+        assert not answers[1].error_message and answers[3].infer_response.id == "n"
         assert server.grpc._service._messages._held == 0
 
 
