@@ -54,19 +54,19 @@ class GrpcServer:
         self._health = Health(core, metrics, messages)
         self._server = grpc.aio.server(maximum_concurrent_rpcs=_CALLS, options=_options(bounds, largest))
         self._server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
-        credentials = None if tls is None else _credentials(tls)
-        self.places = [self._listen(host, port, credentials) for host, port in addresses]
+        pem = None if tls is None else _watched(tls)
+        self.places = [self._listen(host, port, pem) for host, port in addresses]
 
-    def _listen(self, host: str, port: int, credentials: Any) -> str:
+    def _listen(self, host: str, port: int, pem: Watched[Pem] | None) -> str:
         where = place(host, port)
         try:
-            if credentials is None:
+            if pem is None:
                 port = self._server.add_insecure_port(where)
             else:
-                port = self._server.add_secure_port(where, credentials)
+                port = self._server.add_secure_port(where, _credentials(pem))
         except RuntimeError:
             raise InvalidArgumentError(f"gRPC cannot listen on {where}; choose another --grpc-port") from None
-        return f"{'grpc' if credentials is None else 'grpcs'}://{place(host, port)}"
+        return f"{'grpc' if pem is None else 'grpcs'}://{place(host, port)}"
 
     async def start(self) -> None:
         """Answers from now on."""
@@ -96,21 +96,23 @@ def _options(bounds: Bounds, largest: int) -> list[tuple[str, int]]:
     ]
 
 
-def _credentials(files: TlsFiles, now: Callable[[], int] = time.time_ns) -> Any:
-    """Each handshake uses what the files held when they were last good."""
+def _watched(files: TlsFiles) -> Watched[Pem]:
     paths: list[Path] = [path for path in (files.certificate, files.key, files.clients) if path is not None]
-    watched = Watched(paths, lambda: read_pem(files), "the TLS certificate for gRPC")
-    first = watched.get(now())
-    used = [first]
+    return Watched(paths, lambda: read_pem(files), "the TLS certificate for gRPC")
+
+
+def _credentials(pem: Watched[Pem], now: Callable[[], int] = time.time_ns) -> Any:
+    """Of one port. Each handshake uses what the files held when they were last good."""
+    used = [pem.get(now())]
 
     def fetch() -> Any:
-        found = watched.get(now())
+        found = pem.get(now())
         if found is used[0]:
             return None  # as it was
         used[0] = found
         return _configuration(found)
 
-    return grpc.dynamic_ssl_server_credentials(_configuration(first), fetch, files.clients is not None)
+    return grpc.dynamic_ssl_server_credentials(_configuration(used[0]), fetch, used[0].clients is not None)
 
 
 def _configuration(pem: Pem) -> Any:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from .._errors import MissingExtraError
 
+# It would write a line for each handshake that fails: anybody could fill a disk. It is read when grpcio is first used.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 try:
     import grpc
     import grpc.aio

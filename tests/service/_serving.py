@@ -84,7 +84,8 @@ async def serving(
                 return
             from maas_rt.service._grpc_server import GrpcServer
 
-            served.grpc = GrpcServer(app[CORE], app[METRICS], [("127.0.0.1", 0)], bounds=bounds, **grpc)
+            options = {"addresses": [("127.0.0.1", 0)], "bounds": bounds, **grpc}
+            served.grpc = GrpcServer(app[CORE], app[METRICS], **options)
             await served.grpc.start()
             try:
                 yield served

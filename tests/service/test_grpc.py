@@ -8,6 +8,7 @@ import gzip
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ from tests import _tiny  # noqa: E402
 from tests.service._certificates import Authority  # noqa: E402
 from tests.service._serving import Served, serving  # noqa: E402
 from tests.service.test_binary import _strings  # noqa: E402
+from tests.service.test_listen import trusting  # noqa: E402
 
 ROW = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 16)
 
@@ -50,8 +52,8 @@ ROW = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 16)
 class Client:
     """A channel. Calls are answered with the message, or with the status and its sentence."""
 
-    def __init__(self, server: Served, credentials: Any = None) -> None:
-        _, _, place = server.grpc.places[0].partition("://")
+    def __init__(self, server: Served, credentials: Any = None, at: int = 0) -> None:
+        _, _, place = server.grpc.places[at].partition("://")
         options = [("grpc.enable_retries", 0)]
         if credentials is None:
             self.channel = grpc.aio.insecure_channel(place, options=options)
@@ -73,8 +75,8 @@ class Client:
 
 
 @asynccontextmanager
-async def client_of(server: Served, credentials: Any = None) -> AsyncIterator[Client]:
-    client = Client(server, credentials)
+async def client_of(server: Served, credentials: Any = None, at: int = 0) -> AsyncIterator[Client]:
+    client = Client(server, credentials, at)
     async with client.channel:
         yield client
 
@@ -436,13 +438,17 @@ async def test_tls_with_certificates_that_change(tmp_path: Path) -> None:
         own.issue("client", tmp_path / "c.pem", tmp_path / "k.pem")
         return grpc.ssl_channel_credentials(pem, (tmp_path / "k.pem").read_bytes(), (tmp_path / "c.pem").read_bytes())
 
-    async with serving(models, grpc={"tls": files}) as server:
+    async with serving(models, grpc={"tls": files, "addresses": [("127.0.0.1", 0)] * 2}) as server:
         assert server.grpc.places[0].startswith("grpcs://127.0.0.1:")
 
         async def ask(roots: Authority, own: Authority | None) -> str:
-            async with client_of(server, credentials(roots, own)) as client:
-                found = await client.ask("ServerLive")
-            return found[0] if isinstance(found, tuple) else "OK"
+            found = set()
+            for at in range(2):
+                async with client_of(server, credentials(roots, own), at) as client:
+                    told = await client.ask("ServerLive")
+                found.add(told[0] if isinstance(told, tuple) else "OK")
+            assert len(found) == 1  # every port has the same
+            return found.pop()
 
         assert await ask(server_ca, client_ca) == "OK"
         assert await ask(server_ca, None) == "UNAVAILABLE"
@@ -455,6 +461,28 @@ async def test_tls_with_certificates_that_change(tmp_path: Path) -> None:
         await asyncio.sleep(0.6)  # half a second between two looks at the files
         assert await ask(server_ca, other) == "OK"
         assert await ask(server_ca, client_ca) == "UNAVAILABLE"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_tls_is_new_and_has_forward_secrecy(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
+    Authority("servers").issue("server", files.certificate, files.key)
+    async with serving(fill(tmp_path), grpc={"tls": files}) as server:
+        port = int(server.grpc.places[0].rpartition(":")[2])
+
+        def agreed(newest: ssl.TLSVersion, ciphers: str = "ALL:@SECLEVEL=0") -> str | None:
+            context = trusting()
+            context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, newest
+            context.set_ciphers(ciphers)
+            context.set_alpn_protocols(["h2"])
+            with socket.create_connection(("127.0.0.1", port), 20) as plain, context.wrap_socket(plain) as wrapped:
+                return wrapped.version()
+
+        assert await asyncio.to_thread(agreed, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+        assert await asyncio.to_thread(agreed, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
+        for wrong in ((ssl.TLSVersion.TLSv1_1,), (ssl.TLSVersion.TLSv1_2, "AES128-SHA256:ECDHE-ECDSA-AES128-SHA")):
+            with pytest.raises(OSError):
+                await asyncio.to_thread(agreed, *wrong)
 
 
 def test_addresses_of_peers() -> None:
