@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +57,20 @@ class GrpcServer:
         self._server = grpc.aio.server(maximum_concurrent_rpcs=_CALLS, options=_options(bounds, largest))
         self._server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
         pem = None if tls is None else _watched(tls)
-        self.places = [self._listen(host, port, pem) for host, port in addresses]
+        # gRPC's "::" is IPv4's wildcard, too.
+        both = {port for host, port in addresses if host == "::"}
+        self.places = [
+            self._listen(host, port, pem) for host, port in addresses if host != "0.0.0.0" or port not in both
+        ]
 
     def _listen(self, host: str, port: int, pem: Watched[Pem] | None) -> str:
         where = place(host, port)
         try:
-            if pem is None:
-                port = self._server.add_insecure_port(where)
-            else:
-                port = self._server.add_secure_port(where, _credentials(pem))
+            with _ipv4_alone(port) if host == "0.0.0.0" else nullcontext():
+                if pem is None:
+                    port = self._server.add_insecure_port(where)
+                else:
+                    port = self._server.add_secure_port(where, _credentials(pem))
         except RuntimeError:
             raise InvalidArgumentError(f"gRPC cannot listen on {where}; choose another --grpc-port") from None
         return f"{'grpc' if pem is None else 'grpcs'}://{place(host, port)}"
@@ -77,6 +84,17 @@ class GrpcServer:
         self._service.stop()
         self._health.stop()
         await self._server.stop(grace)
+
+
+@contextmanager
+def _ipv4_alone(port: int) -> Iterator[None]:
+    """Holds a port of IPv6, which gRPC would take along with IPv4's wildcard, where nobody asked for it."""
+    with ExitStack() as held:
+        with suppress(OSError):  # there is no IPv6, or somebody else has it
+            other = held.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            other.bind(("::", port))
+        yield
 
 
 def _options(bounds: Bounds, largest: int) -> list[tuple[str, int]]:

@@ -44,7 +44,7 @@ from tests import _tiny  # noqa: E402
 from tests.service._certificates import Authority  # noqa: E402
 from tests.service._serving import Served, serving  # noqa: E402
 from tests.service.test_binary import _strings  # noqa: E402
-from tests.service.test_listen import trusting  # noqa: E402
+from tests.service.test_listen import has_ipv6, trusting  # noqa: E402
 
 ROW = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 16)
 
@@ -499,6 +499,22 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgumentError, match="gRPC cannot listen on 127.0.0.1"):
             async with serving(fill(tmp_path)) as server:
                 GrpcServer(server.core, None, [("127.0.0.1", taken.getsockname()[1])])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hosts", [("0.0.0.0",), ("0.0.0.0", "::")])
+async def test_all_addresses_are_those_that_were_asked_for(tmp_path: Path, hosts: tuple[str, ...]) -> None:
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with serving(fill(tmp_path), grpc={"addresses": [(host, port) for host in hosts]}) as server:
+        assert len(server.grpc.places) == 1
+        socket.create_connection(("127.0.0.1", port)).close()
+        if "::" in hosts:
+            socket.create_connection(("::1", port)).close()
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("::1", port))
 
 
 def test_where_it_listens_if_nobody_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
