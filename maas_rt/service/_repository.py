@@ -344,8 +344,10 @@ class Repository:
                 available, config = set(record.available()), record.config.labels
 
             def stored_with_it(stored: StoredLabels | None) -> StoredLabels:
-                anew = stored is not None and stored != record.stored  # a command has changed it since
-                return StoredLabels(change(stored.with_config(config) if anew else record.said, available), config)
+                labels = record.said
+                if stored is not None and stored != record.stored:  # a command has changed it since
+                    labels = stored.with_config(config)
+                return StoredLabels(change(labels, available), config)
 
             unkept = self._unwritable
             if not unkept:
@@ -548,8 +550,10 @@ def _stamp(path: Path) -> Stamp:
 def _read(read: Callable[[Path], T], path: Path | None) -> T | None:
     """What `read` makes of a file, if there is one. Whatever goes wrong with it is an Error, so that other models do not stay as they were
     for it."""
+    if path is None:
+        return None
     try:
-        return None if path is None else read(path)
+        return read(path)
     except Exception as error:
         raise _about(path, error) from None
 

@@ -85,9 +85,10 @@ def _dtype(info: TensorInfo) -> np.dtype[np.generic]:
     try:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, info.dtype))
+        found: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, info.dtype))
     except (ModuleNotFoundError, AttributeError):
         raise InvalidArgumentError(f"numpy has no {info.dtype}") from None
+    return found
 
 
 def _told(shapes: _Shapes) -> str:
