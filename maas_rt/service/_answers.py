@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -10,11 +11,9 @@ from .._errors import Error
 from ._access import challenge
 from ._aiohttp import web
 from ._errors import Kind, ServiceError, kind_of, shown
-from ._packing import ENCODINGS
+from ._packing import ACCEPTED_ENCODINGS
 
 SERVER = "maas-rt"  # aiohttp would tell versions to whoever knocks
-ACCEPTED_ENCODINGS = ", ".join(ENCODINGS)
-REQUEST_ID = "X-Request-Id"
 
 _KIND_OF_STATUS = {
     400: Kind.BAD_REQUEST,
@@ -68,4 +67,8 @@ def service_error(error: ServiceError, credential: str | None = None) -> web.Res
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
     """An error as the protocol has it."""
-    return web.json_response({"error": message}, status=status, headers={"Server": SERVER, **(headers or {})})
+    # Without a charset, which JSON has not: kserve's client reads the sentence of no other type.
+    body = json.dumps({"error": message}).encode()
+    return web.Response(
+        body=body, status=status, content_type="application/json", headers={"Server": SERVER, **(headers or {})}
+    )

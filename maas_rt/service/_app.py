@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from ._aiohttp import web
-from ._answers import REQUEST_ID, SERVER
+from ._answers import SERVER
 from ._bodies import check_type, encoded, expect_later, header, read_body
 from ._connection import SHORT_WAY
 from ._core import Context, Core, Gate
@@ -19,10 +19,12 @@ from ._direct import Direct
 from ._errors import bad_request, shown
 from ._exposition import content_type, render
 from ._guard import CORE, LOCAL_ONLY, METRICS, VERBS, Handler, context_of, counted, guard
+from ._headers import REQUEST_ID
 from ._json import parse_document
 from ._metrics import Metrics
 from ._observer import Counting
 from ._offload import beside_the_loop
+from ._openapi import BINARY, operation, page
 from ._repository import Repository
 from ._requests import HEADER_LENGTH, decode_request, header_length
 
@@ -87,6 +89,7 @@ def _routes() -> Iterator[tuple[str, str, Handler, str | None]]:
     yield "GET", "/v2/health/live", _live, None
     yield "GET", "/v2/health/ready", _ready, None
     yield "GET", "/metrics", _metrics, "metrics"
+    yield "GET", "/openapi.json", _page, "read"
     for path, handler, change in (
         ("/v2/trace/setting", _trace, "admin"),
         (model + "/trace/setting", _trace, "admin"),
@@ -139,14 +142,17 @@ async def _document(request: web.Request) -> dict[str, Any]:
 # ---- the server -----------------------------------------------------------------------------------------------------
 
 
+@operation("What the server is and can do", "Server")
 async def _server(request: web.Request) -> web.Response:
     return web.json_response(request.app[CORE].server_metadata(context_of(request)))
 
 
+@operation("Whether the server runs", "Live")
 async def _live(request: web.Request) -> web.Response:
     return web.json_response({"live": True})
 
 
+@operation("Whether a model is ready, and the server stays", "Ready")
 async def _ready(request: web.Request) -> web.Response:
     if request.app[CORE].ready:
         return web.json_response({"ready": True})
@@ -154,16 +160,24 @@ async def _ready(request: web.Request) -> web.Response:
     return web.json_response(body, status=503, headers={"Retry-After": "1"})
 
 
+@operation("This page", "Nothing")
+async def _page(request: web.Request) -> web.Response:
+    return web.json_response(page(request.app))
+
+
+@operation("Counts and times", {"text/plain": "Text", "application/openmetrics-text": "Text"})
 async def _metrics(request: web.Request) -> web.Response:
     kind = content_type(request.headers.get("Accept"))
     return web.Response(body=render(request.app[METRICS], kind), headers={"Content-Type": kind})
 
 
+@operation("What the server logs", "LogSettings", "LogChanges")
 async def _logging(request: web.Request) -> web.Response:
     changes = await _document(request) if request.method == "POST" else None
     return web.json_response(request.app[CORE].log_settings(context_of(request), changes))
 
 
+@operation("What is traced", "TraceSettings", "TraceChanges")
 async def _trace(request: web.Request) -> web.Response:
     changes = await _document(request) if request.method == "POST" else None
     model = request.match_info.get("model")
@@ -173,18 +187,22 @@ async def _trace(request: web.Request) -> web.Response:
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 
+@operation("Whether a model is ready", "ModelReady")
 async def _model_ready(request: web.Request) -> web.Response:
     return web.json_response(request.app[CORE].model_ready(*_asked(request)))
 
 
+@operation("Inputs and outputs of a model", "Metadata")
 async def _metadata(request: web.Request) -> web.Response:
     return web.json_response(request.app[CORE].model_metadata(*_asked(request)))
 
 
+@operation("Configuration of a model", "Config")
 async def _config(request: web.Request) -> web.Response:
     return web.json_response(request.app[CORE].model_config(*_asked(request)))
 
 
+@operation("Counts and times of versions", "Statistics")
 async def _statistics(request: web.Request) -> web.Response:
     model, version = request.match_info.get("model"), request.match_info.get("version")
     return web.json_response(request.app[CORE].statistics(model, version, context_of(request)))
@@ -193,6 +211,7 @@ async def _statistics(request: web.Request) -> web.Response:
 # ---- the repository -------------------------------------------------------------------------------------------------
 
 
+@operation("All versions, and their states", "Index", "IndexRequest")
 async def _index(request: web.Request) -> web.Response:
     document = await _document(request) if request.method == "POST" else {}
     ready = document.get("ready", False)
@@ -208,22 +227,26 @@ async def _parameters(request: web.Request) -> dict[str, Any]:
     return parameters or {}
 
 
+@operation("Loads a model, or loads it again", "Nothing", "LoadRequest")
 async def _load(request: web.Request) -> web.Response:
     parameters = await _parameters(request)
     await request.app[CORE].load(request.match_info["model"], context_of(request), parameters)
     return web.json_response({})
 
 
+@operation("Takes a model away from new requests", "Nothing", "UnloadRequest")
 async def _unload(request: web.Request) -> web.Response:
     await _parameters(request)  # unload_dependents: there are none
     await request.app[CORE].unload(request.match_info["model"], context_of(request))
     return web.json_response({})
 
 
+@operation("The version of each label", "Labels")
 async def _labels(request: web.Request) -> web.Response:
     return _told_labels(request, request.app[CORE].labels(request.match_info["model"], context_of(request)))
 
 
+@operation("Puts a label on a version", "Labels", "LabelRequest", is_required=True)
 async def _set_label(request: web.Request) -> web.Response:
     version = (await _document(request)).get("version")
     if not isinstance(version, str):
@@ -232,6 +255,7 @@ async def _set_label(request: web.Request) -> web.Response:
     return _told_labels(request, await request.app[CORE].set_label(model, label, version, context_of(request)))
 
 
+@operation("Puts a label back on the version that it was on before", "Labels", "Nothing")
 async def _rollback(request: web.Request) -> web.Response:
     await _document(request)
     model, label = request.match_info["model"], request.match_info["label"]
@@ -249,6 +273,13 @@ def _told_labels(request: web.Request, labels: dict[str, str]) -> web.Response:
 # ---- inference ------------------------------------------------------------------------------------------------------
 
 
+@operation(
+    "Runs a model",
+    {"application/json": "InferResponse", BINARY: "Binary"},
+    {"application/json": "InferRequest", BINARY: "Binary"},
+    is_required=True,
+    refusals=(499, 504),
+)
 async def _infer(request: web.Request) -> web.StreamResponse:
     with request.app[CORE].begin(*_asked(request)) as call:
         counted(request)

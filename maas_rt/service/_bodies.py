@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 
 from ._aiohttp import web
-from ._answers import ACCEPTED_ENCODINGS
 from ._connection import Connection
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._offload import beside_the_loop
-from ._packing import ENCODINGS, packed, too_large, unpacked
+from ._packing import ACCEPTED_ENCODINGS, ENCODINGS, packed, too_large, unpacked
 from ._requests import HEADER_LENGTH, InferResponse, encode_response
 
 _PACKED_FROM = 1024  # bytes; less is packed for a client alone that names one encoding and no other
@@ -116,7 +115,7 @@ async def _collect(request: web.Request, limit: int) -> bytes | bytearray:
 def encoded(response: InferResponse, accepted: str | None) -> tuple[tuple[bytes | memoryview, ...], dict[str, str]]:
     """The parts of an answer's body, packed as the client likes it, and its headers."""
     parts, length = encode_response(response)
-    headers = {"Content-Type": "application/json; charset=utf-8"}
+    headers = {"Content-Type": "application/json"}
     if length is not None:
         headers |= {HEADER_LENGTH: str(length), "Content-Type": "application/octet-stream"}
     encoding = encoding_for(accepted, sum(map(len, parts)))

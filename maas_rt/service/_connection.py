@@ -275,7 +275,7 @@ def _plain(status: int, reason: str, message: str, *headers: str) -> bytes:
     body = json.dumps({"error": message}).encode()
     lines = [
         f"HTTP/1.1 {status} {reason}",
-        "Content-Type: application/json; charset=utf-8",
+        "Content-Type: application/json",
         f"Content-Length: {len(body)}",
     ]
     return "\r\n".join([*lines, *headers, f"Server: {SERVER}", "Connection: close", "", ""]).encode() + body

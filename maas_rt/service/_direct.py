@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from typing import NamedTuple
 
-from ._answers import REQUEST_ID, SERVER, refusal
+from ._answers import SERVER, refusal
 from ._bodies import encoded
 from ._callers import request_id
 from ._core import Context, Core, Withdrawn
 from ._errors import ServiceError, kind_of
-from ._guard import TIMEOUT, is_literal, read_timeout
+from ._guard import is_literal, read_timeout
+from ._headers import REQUEST_ID, TIMEOUT
 from ._metrics import Metrics
 from ._requests import HEADER_LENGTH, decode_request, header_length
 

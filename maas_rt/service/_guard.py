@@ -8,16 +8,16 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from ._aiohttp import web
-from ._answers import REQUEST_ID, SERVER, answer_of, kind_of_answer
+from ._answers import SERVER, answer_of, kind_of_answer
 from ._bodies import header
 from ._callers import network_of, request_id
 from ._connection import Connection
 from ._core import Context, Core
 from ._errors import Kind, ServiceError, bad_request, shown
+from ._headers import REQUEST_ID, TIMEOUT
 from ._metrics import Metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-TIMEOUT = "X-Request-Timeout-Ms"
 CORE = web.AppKey("core", Core)
 METRICS = web.AppKey("metrics", Metrics)
 LOCAL_ONLY = web.AppKey("local_only", bool)

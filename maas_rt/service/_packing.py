@@ -6,12 +6,13 @@ import zlib
 
 from ._errors import Kind, ServiceError, bad_request
 
-ENCODINGS = {"gzip": 31, "deflate": 15}  # of bodies, by zlib's wbits, the better first
+ENCODINGS = {"gzip": 31, "deflate": 15}  # by zlib's wbits, the better first
+ACCEPTED_ENCODINGS = ", ".join(ENCODINGS)
 _LEVEL = 4
 _PIECE = 4096  # bytes that are unpacked at a time
 
 
-def unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytearray:
+def unpacked(body: bytes | bytearray | memoryview, encoding: str, limit: int) -> bytearray:
     """What was packed, if it is at most `limit` bytes.
 
     Raises:
@@ -48,7 +49,7 @@ def packed(body: bytes, encoding: str) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def is_zlib(body: bytes | bytearray) -> bool:
+def is_zlib(body: bytes | bytearray | memoryview) -> bool:
     """Whether it begins as zlib's streams do (RFC 1950)."""
     return bool(body[:1]) and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 

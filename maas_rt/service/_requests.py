@@ -177,11 +177,11 @@ class Options:
     @classmethod
     def read(cls, parameters: Parameters) -> Options:
         """Raises BAD_REQUEST for a parameter that is known and wrong."""
-        given = {name: parameters[name] for name in _OPTIONS if parameters.get(name) is not None}
+        given = {name: parameters[name] for name in OPTIONS if parameters.get(name) is not None}
         for name, value in given.items():
-            accepts, wanted = _OPTIONS[name]
-            if not accepts(value):
-                raise bad_request(f'the parameter "{name}" is {shown(value)} and must be {wanted}')
+            option = OPTIONS[name]
+            if not option.accepts(value):
+                raise bad_request(f'the parameter "{name}" is {shown(value)} and must be {option.wanted}')
         if not given:
             return _NO_OPTIONS
         options = cls(**given)
@@ -201,15 +201,29 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-_UINT64: tuple[Callable[[Any], bool], str] = (_is_uint64, "an integer from 0 to 2**64 - 1")
-_BOOL: tuple[Callable[[Any], bool], str] = (_is_bool, "true or false")
-_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+class Option(NamedTuple):
+    """A known parameter: what it may be, by a check, in words, and as a JSON schema."""
+
+    accepts: Callable[[Any], bool]
+    wanted: str
+    schema: Mapping[str, Any]
+
+
+def _is_sequence_id(value: Any) -> bool:
+    return (isinstance(value, str) and len(value) <= _LONGEST_SEQUENCE_ID) or _is_uint64(value)
+
+
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**64 - 1}
+_UINT64 = Option(_is_uint64, "an integer from 0 to 2**64 - 1", _NUMBER)
+_BOOL = Option(_is_bool, "true or false", {"type": "boolean"})
+OPTIONS: dict[str, Option] = {
     "seed": _UINT64,
     "priority": _UINT64,
     "timeout": _UINT64,
-    "sequence_id": (
-        lambda value: (isinstance(value, str) and len(value) <= _LONGEST_SEQUENCE_ID) or _is_uint64(value),
+    "sequence_id": Option(
+        _is_sequence_id,
         f"a string of {_LONGEST_SEQUENCE_ID} characters at most or an integer from 0 to 2**64 - 1",
+        {"anyOf": [{"type": "string", "maxLength": _LONGEST_SEQUENCE_ID}, _NUMBER]},
     ),
     "sequence_start": _BOOL,
     "sequence_end": _BOOL,

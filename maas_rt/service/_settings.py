@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import bad_request, shown
 
 LOGGER = logging.getLogger("maas_rt.service")
 _LEVELS = ("OFF", "TIMESTAMPS", "TENSORS", "PROFILE")
+_DIGITS = 9  # of a number, at most
 _TRACE: dict[str, Any] = {
     "trace_file": "",
     "trace_level": ["OFF"],
@@ -30,6 +31,14 @@ _LOG: dict[str, Any] = {
     "log_verbose_level": 0,
     "log_format": "default",
 }
+
+
+class Setting(NamedTuple):
+    """One of them. `check` gives what is kept of a value, or raises ValueError with what was expected; the schemas say what is taken and what is told."""
+
+    check: Callable[[Any], Any]
+    taken: Mapping[str, Any]
+    told: Mapping[str, Any]
 
 
 class TraceSettings:
@@ -50,7 +59,7 @@ class TraceSettings:
         Raises:
             ServiceError: BAD_REQUEST.
         """
-        checked = _checked(changes, _TRACE_CHECKS, "trace")
+        checked = _checked(changes, TRACE_SETTINGS, "trace")
         with self._lock:
             found = {**self._set.get(model, {}), **checked}
             self._set[model] = {name: value for name, value in found.items() if value is not None}
@@ -75,7 +84,7 @@ class LogSettings:
         Raises:
             ServiceError: BAD_REQUEST.
         """
-        checked = _checked(changes, _LOG_CHECKS, "logging")
+        checked = _checked(changes, LOG_SETTINGS, "logging")
         with self._lock:
             self._set.update(checked)
             self._set = {name: value for name, value in self._set.items() if value is not None}
@@ -93,15 +102,21 @@ def _level(settings: Mapping[str, Any]) -> int:
     return logging.CRITICAL
 
 
-def _integer(least: int) -> Callable[[Any], Any]:
+def _integer(least: int) -> Setting:
+    """Told as text, as Triton does, and taken as text or a number."""
+
     def check(value: Any) -> Any:
         text = value if isinstance(value, str) else str(value) if type(value) is int else ""
         sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
-        if not (digits.isascii() and digits.isdigit() and len(digits) < 10) or int(sign + digits) < least:
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS) or int(sign + digits) < least:
             raise ValueError(f"an integer of {least} or more")
         return str(int(sign + digits))
 
-    return check
+    negative = {-1: f"|-0{{1,{_DIGITS}}}|-0{{0,{_DIGITS - 1}}}1", 0: f"|-0{{1,{_DIGITS}}}", 1: ""}[least]
+    digits = f"[0-9]{{1,{_DIGITS}}}" if least < 1 else "0*[1-9][0-9]*"
+    text = {"type": "string", "pattern": f"^({digits}{negative})$", "maxLength": _DIGITS + 1 if negative else _DIGITS}
+    number = {"type": "integer", "minimum": least, "maximum": 10**_DIGITS - 1}
+    return Setting(check, {"anyOf": [text, number]}, {"type": "string"})
 
 
 def _trace_levels(value: Any) -> Any:
@@ -117,13 +132,14 @@ def _no_file(value: Any) -> Any:
     return value
 
 
-def _one_of(*values: Any) -> Callable[[Any], Any]:
+def _one_of(*values: Any) -> Setting:
     def check(value: Any) -> Any:
         if not any(value is each or (isinstance(value, str) and value == each) for each in values):
             raise ValueError(" or ".join(str(each).lower() for each in values))
         return value
 
-    return check
+    schema = {"enum": list(values)}
+    return Setting(check, schema, schema)
 
 
 def _verbose_level(value: Any) -> Any:
@@ -132,25 +148,29 @@ def _verbose_level(value: Any) -> Any:
     return value
 
 
-_TRACE_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "trace_file": _no_file,
-    "trace_level": _trace_levels,
+_LEVEL = {"enum": list(_LEVELS)}
+_LEVEL_LIST = {"type": "array", "items": _LEVEL, "minItems": 1}
+_VERBOSE = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+_FILE = Setting(_no_file, {"const": ""}, {"const": ""})
+TRACE_SETTINGS: dict[str, Setting] = {
+    "trace_file": _FILE,
+    "trace_level": Setting(_trace_levels, {"anyOf": [_LEVEL, _LEVEL_LIST]}, _LEVEL_LIST),
     "trace_rate": _integer(1),
     "trace_count": _integer(-1),
     "log_frequency": _integer(0),
     "trace_mode": _one_of("opentelemetry"),
 }
-_LOG_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "log_file": _no_file,
+LOG_SETTINGS: dict[str, Setting] = {
+    "log_file": _FILE,
     "log_info": _one_of(True, False),
     "log_warning": _one_of(True, False),
     "log_error": _one_of(True, False),
-    "log_verbose_level": _verbose_level,
+    "log_verbose_level": Setting(_verbose_level, _VERBOSE, _VERBOSE),
     "log_format": _one_of("default"),
 }
 
 
-def _checked(changes: object, checks: Mapping[str, Callable[[Any], Any]], what: str) -> dict[str, Any]:
+def _checked(changes: object, checks: Mapping[str, Setting], what: str) -> dict[str, Any]:
     if not isinstance(changes, dict):
         raise bad_request(f"the {what} settings must be a JSON object")
     checked = {}
@@ -158,7 +178,7 @@ def _checked(changes: object, checks: Mapping[str, Callable[[Any], Any]], what: 
         if name not in checks:
             raise bad_request(f"{shown(name)} is no {what} setting; they are {', '.join(checks)}")
         try:
-            checked[name] = None if value is None else checks[name](value)
+            checked[name] = None if value is None else checks[name].check(value)
         except ValueError as error:
             raise bad_request(f'the {what} setting "{name}" is {shown(value)} and must be {error}') from None
     return checked

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ import maas_rt
 from maas_rt import compiler
 from maas_rt._cli import main as cli
 from tests import _tiny
+from tests.service._serving import serving_beside
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
@@ -162,7 +165,8 @@ def test_c_programs(model: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks(model: Path, tmp_path: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(shutil.copytree(model, tmp_path / "page"))
+    folder = shutil.copytree(model, tmp_path / "page")
+    monkeypatch.chdir(folder)
     one = np.ones((1, 4), np.float32)
     names: dict[str, Any] = {
         "x": np.zeros((1, 64), np.float32),
@@ -170,13 +174,41 @@ def test_python_blocks(model: Path, tmp_path: Path, page: str, monkeypatch: pyte
         "example": torch.zeros(1, 64),
         "module": Scores(),
     }
-    for block in blocks(page):
-        if block.kind == "python":
-            exec(compile(block.text, page, "exec"), names)
+    with served(folder) if page == "docs/client.md" else nullcontext() as port:
+        names["url"] = f"http://127.0.0.1:{port}"
+        for block in blocks(page):
+            if block.kind == "python":
+                exec(compile(block.text, page, "exec"), names)
+    if page == "docs/client.md":
+        assert names["best"][0].value == pytest.approx(names["scores"].max().item()) and names["y"][0, 0] == 13
     if page == "docs/from_onnxruntime.md":
         assert names["scores"].shape == (1, 10)
     if page == "docs/python_api.md":
         np.testing.assert_array_equal(names["backup"]["sum"], (10 + one) * 2)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[int]:
+    """The port of a server with the models that the pages speak of."""
+    for name, file in (("digits", "model.mrt"), ("counter", "counter.mrt")):
+        (folder / "models" / name / "1").mkdir(parents=True)
+        shutil.copy(folder / file, folder / "models" / name / "1" / "model.mrt")
+    with serving_beside(folder / "models") as server:
+        yield server.port
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on the path")
+def test_curl_lines(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "page")
+    np.zeros((1, 64), np.float32).tofile(folder / "x.bin")
+    lines = [
+        line for block in blocks("docs/service.md") for line in block.text.splitlines() if line.startswith("curl ")
+    ]
+    with served(folder) as port:
+        for line in lines:
+            line = line.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace("curl", "curl -sS --fail", 1)
+            run("bash", "-c", line, folder=folder)
+    assert len(lines) == 6 and len((folder / "y.bin").read_bytes()) > 40
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -53,7 +53,7 @@ def serving_beside(directory: Path, **options: Any) -> Iterator[Served]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(120)
         yield started[0]
     finally:
         loop.call_soon_threadsafe(stop.set)
@@ -67,6 +67,7 @@ async def serving(
     bounds: Bounds | None = None,
     grpc: dict[str, Any] | None = None,
     memory: int = 0,
+    port: int = 0,
     **options: Any,
 ) -> AsyncIterator[Served]:
     """A server; with gRPC on 127.0.0.1 besides if there are arguments for it."""
@@ -74,7 +75,7 @@ async def serving(
     runner = Runner(app, bounds, shutdown_timeout=1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         (listener,) = site._server.sockets  # type: ignore[union-attr]
         async with aiohttp.ClientSession(f"http://127.0.0.1:{listener.getsockname()[1]}") as session:
