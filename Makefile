@@ -12,7 +12,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads bench gauntlet check-tools clean
+.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads schemathesis bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -108,6 +108,9 @@ soak: $(VENV)/.native  ## the service under load for minutes: overload, reloads,
 
 loads: $(VENV)/.native  ## memory of the service over 1,000 loads and unloads of a model
 	$(BIN)/python -m tests.service.loads 1000
+
+schemathesis: $(VENV)/.native  ## CASES (2,000) requests drawn from the service's OpenAPI page, and answers that are not as it says
+	$(BIN)/python -m tests.openapi $(or $(CASES),2000)
 
 bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON
 	$(BIN)/python -m bench.latency

@@ -17,7 +17,7 @@ from .._version import __version__
 from ._aiohttp import web
 from ._guard import VERBS
 from ._headers import REQUEST_ID, TIMEOUT
-from ._packing import ENCODINGS
+from ._packing import ACCEPTED_ENCODINGS
 from ._requests import HEADER_LENGTH
 from ._schemas import SCHEMAS
 
@@ -137,9 +137,8 @@ def _entry(method: str, path: str, told: Operation, verb: str | None) -> dict[st
         statuses.add(404)
     if takes is not None:
         statuses |= {408, 413, 415, 417}
-        encoding = {"type": "string", "enum": ["identity", *ENCODINGS]}
-        parameters.append(_header("Content-Encoding", "how the body is packed", encoding))
-        found["requestBody"] = {"required": told.is_required, "content": _content(takes)}
+        text = f"may be packed, as its Content-Encoding says: {ACCEPTED_ENCODINGS}"
+        found["requestBody"] = {"description": text, "required": told.is_required, "content": _content(takes)}
         if BINARY in takes:
             digits = {"type": "string", "pattern": "^[0-9]{1,20}$"}
             text = "the length of the JSON document at the body's begin, after which binary data follow"

@@ -334,10 +334,10 @@ async def test_what_unpacks_to_too_much_is_413(server: Served) -> None:
 
 
 def test_a_gzip_of_many_members_costs_no_more_than_its_bytes() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     packed = gzip.compress(b"x") * 500_000  # 10 MB, of which each end would copy the rest: 2.6 TB
     assert unpacked(packed, "gzip", 1 << 20) == b"x" * 500_000
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     for size in (0, 1, 4095, 4096, 4097, 100_000):
         data = random.Random(size).randbytes(size)
         assert unpacked(gzip.compress(data[:99]) + gzip.compress(data[99:]), "gzip", size) == data
