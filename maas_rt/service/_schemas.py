@@ -119,6 +119,7 @@ SCHEMAS: dict[str, Schema] = {
             "parameters": _or_null(_object({}, {name: _or_null(dict(row.schema)) for name, row in OPTIONS.items()})),
             "outputs": _or_null(_list(_object({"name": _TEXT}, {"parameters": _or_null(_object({}, {**_WANTED, **_SHARED}))}))),
         },
+        description="whole numbers are written without fraction and exponent",
     ),
     "InferResponse": _object(
         {

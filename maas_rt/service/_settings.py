@@ -102,11 +102,19 @@ def _level(settings: Mapping[str, Any]) -> int:
     return logging.CRITICAL
 
 
+def _whole(value: Any) -> int | None:
+    """A whole number, as JSON Schema has it: 5.0 is 5."""
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return int(value)
+    return None
+
+
 def _integer(least: int) -> Setting:
     """Told as text, as Triton does, and taken as text or a number."""
 
     def check(value: Any) -> Any:
-        text = value if isinstance(value, str) else str(value) if type(value) is int else ""
+        number = _whole(value)
+        text = value if isinstance(value, str) else "" if number is None else str(number)
         sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
         if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS) or int(sign + digits) < least:
             raise ValueError(f"an integer of {least} or more")
@@ -143,9 +151,10 @@ def _one_of(*values: Any) -> Setting:
 
 
 def _verbose_level(value: Any) -> Any:
-    if type(value) is not int or not 0 <= value < 2**31:
+    level = _whole(value)
+    if level is None or not 0 <= level < 2**31:
         raise ValueError("an integer of 0 or more")
-    return value
+    return level
 
 
 _LEVEL = {"enum": list(_LEVELS)}

@@ -202,6 +202,10 @@ async def test_logging_settings(server: Served) -> None:
         assert found["log_info"] is False and logger.level == logging.WARNING
         _, found, _ = await server.ask("POST", "/v2/logging", json={"log_verbose_level": 1})
         assert found["log_verbose_level"] == 1 and logger.level == logging.DEBUG
+        _, found, _ = await server.ask("POST", "/v2/logging", json={"log_verbose_level": 2.0})  # JSON's 2.0 is 2
+        assert found["log_verbose_level"] == 2 and isinstance(found["log_verbose_level"], int)
+        _, found, _ = await server.ask("POST", "/v2/trace/setting", json={"trace_rate": 7.0})
+        assert found["trace_rate"] == "7"
     finally:
         logger.setLevel(before)
 
@@ -222,6 +226,9 @@ async def test_logging_settings(server: Served) -> None:
         ("logging", {"log_file": "/etc/passwd"}, "no request makes this server write a file"),
         ("logging", {"log_info": 1}, '"log_info" is 1 and must be true or false'),
         ("logging", {"log_verbose_level": True}, '"log_verbose_level" is True and must be an integer'),
+        ("logging", {"log_verbose_level": 1e300}, "must be an integer of 0 or more"),
+        ("trace/setting", {"trace_rate": 1.5}, '"trace_rate" is 1.5 and must be an integer of 1 or more'),
+        ("trace/setting", {"trace_rate": 1e300}, "must be an integer of 1 or more"),
         ("logging", {"log_format": "own"}, "\"log_format\" is 'own' and must be default"),
         ("logging", [], "the body must be a JSON object"),
         ("repository/index", {"ready": 1}, '"ready" is 1 and must be true or false'),
