@@ -309,12 +309,9 @@ def _outline(document: Any) -> _Outline:
         raise bad_request('the body must be a JSON object with a list "inputs"')
     inputs = tuple(_read_input(tensor, f"inputs[{i}]") for i, tensor in enumerate(document["inputs"]))
     _check_unique("input", [each.name for each in inputs])
-    identifier = document.get("id")
-    if identifier is not None and not isinstance(identifier, str):
-        raise bad_request('"id" must be a string')
     requested = document.get("outputs")
     outputs = () if requested is None else _read_requested(requested)
-    return _Outline(inputs, outputs, identifier, _read_parameters(document, '"parameters"'))
+    return _Outline(inputs, outputs, _read_id(document), _read_parameters(document, '"parameters"'))
 
 
 # A client asks for the same again and again, with other data.
@@ -332,6 +329,13 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> Body:
         members["outputs"] = [_requested_entry(each) for each in request.outputs]
     tensors = (OutputTensor(each.name, each.datatype, each.array(), binary) for each in request.inputs)
     return _body(members, "inputs", tensors, "input")
+
+
+def _read_id(document: dict[str, Any]) -> str | None:
+    identifier = document.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise bad_request('"id" must be a string')
+    return identifier
 
 
 class _Rest:
@@ -483,10 +487,10 @@ def decode_response(body: bytes | bytearray | memoryview, length: int | None = N
     outputs = tuple(_read_output(tensor, f"outputs[{i}]", binary) for i, tensor in enumerate(document["outputs"]))
     binary.check_end("outputs")
     return InferResponse(
-        str(document.get("model_name", "")),
-        str(document.get("model_version", "")),
+        str(document.get("model_name") or ""),
+        str(document.get("model_version") or ""),  # some servers say null
         outputs,
-        document.get("id"),
+        _read_id(document),
         _read_parameters(document, '"parameters"'),
     )
 

@@ -286,6 +286,7 @@ def _inference(**changes: Any) -> dict[str, Any]:
     [
         answer(200, {}),
         answer(200, {"outputs": [3]}),
+        answer(200, {**_inference(), "id": 7}),
         answer(200, _inference(data=[1, 2, 3])),
         answer(200, _inference(data=["1", None])),
         answer(200, _inference(data=None)),
@@ -299,13 +300,26 @@ def _inference(**changes: Any) -> dict[str, Any]:
         answer(200, _inference(), "Inference-Header-Content-Length: 0"),
         answer(200, _inference(), "Inference-Header-Content-Length: 5", "Inference-Header-Content-Length: 6"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_answers_that_are_no_inference(said: bytes) -> None:
     with Scripted(said) as server, Client(server.url) as client:
         with pytest.raises(api.InvalidAnswerError):
             client.infer("m", {"x": np.zeros(1, np.float32)})
         assert len(server.requests) == 1
+
+
+def test_answers_of_other_servers() -> None:
+    """Who say null for what they have not, add words of their own, and nest the data."""
+    said = {
+        **_inference(shape=[1, 2], data=[[1, 2.5]], parameters={"content_type": "np"}),
+        "model_version": None,
+        "id": None,
+    }
+    with Scripted(answer(200, {**said, "parameters": None, "more": {}})) as server, Client(server.url) as client:
+        result = client.infer("m", {"x": np.zeros(1, np.float32)})
+        assert (result.model_name, result.model_version, result.id) == ("m", "", None)
+        assert result["y"].tolist() == [[1.0, 2.5]]
 
 
 @BOTH
