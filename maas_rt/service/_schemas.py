@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._datatypes import DATATYPES
-from ._repository import State
+from ._record import State
 from ._requests import OPTIONS
 from ._settings import LOG_SETTINGS, TRACE_SETTINGS
 
