@@ -98,7 +98,10 @@ packages += ["maas_rt.compiler", *(f"maas_rt.compiler.{name}" for name in find_p
 setup(
     packages=packages,
     package_dir={"maas_rt.compiler": "compiler"},
-    package_data={"maas_rt": ["py.typed", "*.pyi", "include/*.h", "examples/*.c", "libmaas_rt.so"]},
+    package_data={
+        "maas_rt": ["py.typed", "*.pyi", "include/*.h", "examples/*.c", "libmaas_rt.so"],
+        "maas_rt.service": ["console/*"],
+    },
     ext_modules=[Extension("maas_rt._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     zip_safe=False,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from maas_rt._errors import Error, FormatError, InvalidArgumentError
 from maas_rt._whole_file import whole_file
@@ -278,19 +278,37 @@ def read(
     return Container(tuple(sections), _signed_bytes(view[: _HEADER.size + _ENTRY.size * count]))
 
 
-def is_encrypted(file: str | os.PathLike[str]) -> bool:
-    """Whether a file's table names an encryption section. Read, not mapped: a file that is cut meanwhile ends no process. Whether it is a
-    good file, load says."""
+class Table(NamedTuple):
+    """What the head of a file says: the hash of its table, its size, and kind, target and size of each section."""
+
+    hash: bytes
+    size: int
+    sections: tuple[tuple[int, str, int], ...]
+
+
+def read_table(file: str | os.PathLike[str]) -> Table | None:
+    """The table of a file; None where it cannot be read or is none. It is read, not mapped: a file that is cut meanwhile ends no process.
+    Whether it is a good file, load says."""
     try:
         with open(file, "rb") as opened:
             head = opened.read(_HEADER.size + _ENTRY.size * MAX_SECTIONS)
     except OSError:
-        return False
+        return None
     if len(head) < _HEADER.size or head[:8] != MAGIC:
-        return False
-    end = min(len(head), _HEADER.size + _ENTRY.size * _HEADER.unpack_from(head)[2])
-    starts = range(_HEADER.size, end - _ENTRY.size + 1, _ENTRY.size)
-    return any(_ENTRY.unpack_from(head, at)[0] == SectionKind.ENCRYPTION for at in starts)
+        return None
+    _, _, count, size, table_hash = _HEADER.unpack_from(head)
+    end = min(len(head), _HEADER.size + _ENTRY.size * count)
+    entries = [_ENTRY.unpack_from(head, at) for at in range(_HEADER.size, end - _ENTRY.size + 1, _ENTRY.size)]
+    sections = (
+        (kind, target.rstrip(b"\0").decode("utf-8", "replace"), length) for kind, _, target, _, length, _ in entries
+    )
+    return Table(table_hash, size, tuple(sections))
+
+
+def is_encrypted(file: str | os.PathLike[str]) -> bool:
+    """Whether a file's table names an encryption section."""
+    table = read_table(file)
+    return table is not None and any(kind == SectionKind.ENCRYPTION for kind, _, _ in table.sections)
 
 
 def _alignment(kind: int) -> int:

@@ -49,7 +49,7 @@ class Profile:
         operations and bytes, over its own (S. Williams and others, "Roofline", 2009): more than 100 % says that its data was
         still in a cache, or that its algorithm (Winograd's) takes fewer operations than the operator's formula.
         """
-        steps = _steps(self.records)
+        steps = steps_of(self.records)
         total = sum(step.ns for step in steps) or 1
         rows = [("time", "share", "GFLOP/s", "GB/s", "roofline", "kernel", "step")]
         for step in sorted(steps, key=lambda step: -step.ns):
@@ -95,7 +95,7 @@ class Profile:
 
 
 @dataclass
-class _Step:
+class Step:
     """All executions of the steps of one name and kernel, together."""
 
     name: str
@@ -106,10 +106,11 @@ class _Step:
     bytes: float = 0
 
 
-def _steps(records: tuple[StepRecord, ...]) -> list[_Step]:
-    steps: dict[tuple[str, str], _Step] = {}
+def steps_of(records: tuple[StepRecord, ...]) -> list[Step]:
+    """One for each name and kernel; what the lanes of a step did at the same time counts once."""
+    steps: dict[tuple[str, str], Step] = {}
     for r in records:
-        step = steps.setdefault((r.name, r.kernel), _Step(r.name, r.kernel))
+        step = steps.setdefault((r.name, r.kernel), Step(r.name, r.kernel))
         step.times += 1
         step.ns += r.duration_ns / r.lanes
         step.flops += r.flops
@@ -117,6 +118,6 @@ def _steps(records: tuple[StepRecord, ...]) -> list[_Step]:
     return list(steps.values())
 
 
-def _least_ns(step: _Step, rates: tuple[float, float]) -> float:
+def _least_ns(step: Step, rates: tuple[float, float]) -> float:
     gflops, gbps = rates
     return max(step.flops / gflops, step.bytes / gbps)

@@ -223,6 +223,21 @@ def two_outputs() -> bytes:
     return b.file(stacked, turned)
 
 
+def strings() -> bytes:
+    """a, b: strings [n] of the same width -> y: strings [2, n], a above b."""
+    b = Builder("strings")
+    b.symbol("n", 1, 8)
+    b.symbol("w", 1, 64)
+    left, right = b.input("a", [1, "n", "w"], "uint8"), b.input("b", [1, "n", "w"], "uint8")
+    y = b.value("y", [2, "n", "w"], "uint8")
+    b.kernel("concat", [left, right], [y], axis=0)
+    sections = b.sections(y)
+    manifest = json.loads(sections[0].data)
+    manifest["source"] = {"framework": "onnx", "kind": "onnx", "strings": ["a", "b", "y"]}
+    sections[0] = _container.Section(_container.SectionKind.MANIFEST, json.dumps(manifest).encode())
+    return b"".join(_container.write(sections))
+
+
 def accumulator() -> bytes:
     """x [1, 4] -> the running sum of x, kept in the state "sum", which starts at 10."""
     b = Builder("accumulator")

@@ -5,7 +5,7 @@
 
 models/digits.mrt is served as model "digits", models/digits/2/model.mrt (or models/digits/2.mrt) as version 2 of it;
 models/digits/config.toml says which versions are served (versions = {latest = 2}), what they are called ([labels]) and how requests
-wait for them (docs/service.md).
+wait for them (docs/service.md). All options may stand in a file (--config) or in the environment, too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from .._errors import InvalidArgumentError
+from ._layers import Layers
 from ._opening import add_opening, opening
 
 
@@ -21,7 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directory",
         metavar="DIR|URL",
+        nargs="?",
         help="holds NAME.mrt, or NAME/VERSION/model.mrt; a URL, as s3://bucket/models, needs fsspec",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="read everything, say what would be served where, and end: with 0 if all of it is good, else with 1",
     )
     parser.add_argument("--threads", type=threads, default=0, help="threads of one inference (default: all)")
     parser.add_argument(
@@ -54,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help="models' files that may be loaded at once; what has no room is loaded when it is asked for, in the place of what was used "
         "least recently (default: all are loaded)",
+    )
+    parser.add_argument(
+        "--no-console", dest="console", action="store_false", help="no page for browsers at / (see docs/service.md)"
     )
     where = parser.add_argument_group("where to listen")
     where.add_argument(
@@ -105,7 +115,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CA.pem",
         help="clients must show a certificate of one of these authorities",
     )
+    seen = parser.add_argument_group("what is told of it")
+    seen.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="of the log on standard error (default: text)"
+    )
+    seen.add_argument("--log-requests", action="store_true", help="a line for each request")
+    seen.add_argument(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="send OpenTelemetry traces to this collector, as http://localhost:4318 (needs the extra otel)",
+    )
     add_opening(parser)
+    parser.set_defaults(layers=Layers.under(parser, "MAAS_RT_SERVE_", but=("check",)))
 
 
 def threads(text: str) -> int:
@@ -160,6 +181,11 @@ def execute(args: argparse.Namespace) -> int:
     from ..service._listen import Listen
     from ..service._tls import TlsFiles
 
+    args = args.layers.resolve(args)
+    if args.directory is None:
+        raise InvalidArgumentError(
+            "which folder is to be served? give DIR, MAAS_RT_SERVE_DIRECTORY or directory in the config"
+        )
     if (args.tls_cert is None) != (args.tls_key is None):
         raise InvalidArgumentError("TLS needs both of --tls-cert and --tls-key")
     if args.tls_client_ca is not None and args.tls_cert is None:
@@ -180,6 +206,11 @@ def execute(args: argparse.Namespace) -> int:
         watch=args.watch,
         memory=args.memory,
         cache=args.cache,
+        console=args.console,
+        log_format=args.log_format,
+        log_requests=args.log_requests,
+        otlp=args.otlp_endpoint,
+        check=args.check,
         **opening(args),
     )
 

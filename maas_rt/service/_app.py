@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from itertools import chain
 from typing import Any
 
 from ._aiohttp import web
 from ._answers import SERVER
 from ._bodies import check_type, encoded, expect_later, header, read_body
 from ._connection import SHORT_WAY
+from ._console import console_routes
 from ._core import Context, Core, Gate
 from ._direct import Direct
 from ._errors import bad_request, shown
 from ._exposition import content_type, render
-from ._guard import CORE, LOCAL_ONLY, METRICS, VERBS, Handler, context_of, counted, guard
-from ._headers import REQUEST_ID
+from ._guard import CORE, LOCAL_ONLY, METRICS, TRACING, VERBS, Handler, context_of, counted, guard, trail_headers
 from ._json import parse_document
 from ._metrics import Metrics
 from ._observer import Counting
@@ -27,6 +28,7 @@ from ._offload import beside_the_loop
 from ._openapi import BINARY, operation, page
 from ._repository import Repository
 from ._requests import HEADER_LENGTH, decode_request, header_length
+from ._tracing import CURRENT, Tracer
 
 _DIRECT = web.AppKey("direct", Direct)
 _MAX_BODY = web.AppKey("max_body", int)
@@ -44,6 +46,8 @@ def create_app(
     gate: Gate | None = None,
     metrics: Metrics | None = None,
     local_only: bool = False,
+    console: bool = True,
+    tracer: Tracer | None = None,
 ) -> web.Application:
     """The application for a repository.
 
@@ -54,17 +58,22 @@ def create_app(
         metrics: where inferences and refusals are counted.
         local_only: the server is for this machine alone and asks for no tokens: a page of a browser on it must not reach it by a name that
             it has the browser look up (DNS rebinding).
+        console: there is a page for browsers at /.
+        tracer: where spans are made; None: nowhere.
     """
     app = web.Application(middlewares=[guard], handler_args={"auto_decompress": False})
     app[METRICS] = metrics or Metrics()
     app[CORE] = Core(repository, gate=gate, observe=Counting(app[METRICS]))
     app[LOCAL_ONLY] = local_only
+    app[TRACING] = tracer
     app[VERBS] = {}
-    app[_DIRECT] = app[SHORT_WAY] = Direct(app[CORE], app[METRICS], max_body, local_only)
+    app[_DIRECT] = Direct(app[CORE], app[METRICS], max_body, local_only)
+    if tracer is None:
+        app[SHORT_WAY] = app[_DIRECT]
     app[_MAX_BODY] = max_body
     app[_BODY_SECONDS] = body_seconds
     app.cleanup_ctx.append(_look_around)
-    for method, path, handler, verb in _routes():
+    for method, path, handler, verb in chain(_routes(), console_routes() if console else ()):
         add_route(app, method, path, handler, verb)
     return app
 
@@ -304,10 +313,12 @@ async def _send(
     request: web.Request, parts: tuple[bytes | memoryview, ...], headers: dict[str, str]
 ) -> web.StreamResponse:
     size = sum(map(len, parts))
-    headers |= {"Server": SERVER, REQUEST_ID: context_of(request).request_id}
+    headers["Server"] = SERVER
     if size < _STREAMED:
         return web.Response(body=b"".join(parts), headers=headers)
-    response = web.StreamResponse(headers={**headers, "Content-Length": str(size)})
+    trail = CURRENT.get()
+    named = {} if trail is None else trail_headers(trail)
+    response = web.StreamResponse(headers={**headers, **named, "Content-Length": str(size)})
     if request.app[CORE].draining:
         response.force_close()
     await response.prepare(request)

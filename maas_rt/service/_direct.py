@@ -8,6 +8,7 @@ a run that takes longer - goes the usual way, and nothing has come of it before.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from ._core import Context, Core, Withdrawn
 from ._errors import ServiceError, kind_of
 from ._guard import is_literal, read_timeout
 from ._headers import REQUEST_ID, TIMEOUT
+from ._logs import REQUESTS
 from ._metrics import Metrics
 from ._requests import HEADER_LENGTH, decode_request, header_length
 
@@ -111,7 +113,7 @@ class Direct:
         """
         kind = (ask.model, ask.version, (len(data) - ask.begin).bit_length())
         core = self._core
-        if kind not in self._quick or core.draining:
+        if kind not in self._quick or core.draining or REQUESTS.isEnabledFor(logging.INFO):
             return None
         began = time.monotonic_ns()
         deadline = None if ask.timeout is None else began + ask.timeout * 1_000_000

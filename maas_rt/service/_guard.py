@@ -15,12 +15,15 @@ from ._connection import Connection
 from ._core import Context, Core
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._headers import REQUEST_ID, TIMEOUT
+from ._logs import log_request
 from ._metrics import Metrics
+from ._tracing import CURRENT, TRACEPARENT, TRACESTATE, Tracer, Trail, begin
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CORE = web.AppKey("core", Core)
 METRICS = web.AppKey("metrics", Metrics)
 LOCAL_ONLY = web.AppKey("local_only", bool)
+TRACING: web.AppKey[Tracer | None] = web.AppKey("tracing")
 VERBS: web.AppKey[dict[tuple[str, Handler], str | None]] = web.AppKey("verbs", dict)
 _CONTEXT = web.RequestKey("context", Context)
 _COUNTED = web.RequestKey("counted", bool)
@@ -36,25 +39,52 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     connection = request.protocol if isinstance(request.protocol, Connection) else None
     if connection is not None:
         connection.begin(request)
+    began, status = time.monotonic_ns(), Kind.CANCELLED.http
+    trail = begin(identifier, request.headers.get(TRACEPARENT), request.headers.get(TRACESTATE), request.app[TRACING])
+    CURRENT.set(trail)
     try:
-        response = await _handled(request, handler, identifier)
-    except ConnectionError:  # the client has gone while it was answered
-        raise
-    except Exception as error:
-        response = answer_of(request, error)
-        if _COUNTED not in request:
-            request.app[METRICS].server.refuse(kind_of_answer(error))
+        response = await _answered(request, handler, identifier)
+        status = response.status
     finally:
         if connection is not None:
             connection.end()
+        _note(request, trail, status, time.monotonic_ns() - began)
     content = request.content
     unread = response.status >= 400 and (not content.is_eof() or content.exception() is not None)
     if unread or response.status == 408 or request.app[CORE].draining:
         response.force_close()
     if not response.prepared:
         response.headers["Server"] = SERVER
-        response.headers[REQUEST_ID] = identifier
+        response.headers.update(trail_headers(trail))
     return response
+
+
+async def _answered(request: web.Request, handler: Handler, identifier: str) -> web.StreamResponse:
+    """The handler's answer, or that to its error."""
+    try:
+        return await _handled(request, handler, identifier)
+    except ConnectionError:  # the client has gone while it was answered
+        raise
+    except Exception as error:
+        if _COUNTED not in request:
+            request.app[METRICS].server.refuse(kind_of_answer(error))
+        return answer_of(request, error)
+
+
+def _note(request: web.Request, trail: Trail, status: int, ns: int) -> None:
+    """Tells the log and the trace how a request has ended."""
+    if trail.span is not None:
+        resource = request.match_info.route.resource
+        trail.span.end(request.method, "" if resource is None else resource.canonical, status, trail.request_id)
+    context = request.get(_CONTEXT)
+    client = context.client if context is not None else None
+    log_request(request.method, request.path[:_LONGEST_CALL], status, ns, client.name if client is not None else None)
+
+
+def trail_headers(trail: Trail) -> dict[str, str]:
+    """The headers that name a request in its answer."""
+    place = trail.traceparent
+    return {REQUEST_ID: trail.request_id, **({} if place is None else {TRACEPARENT: place})}
 
 
 async def _handled(request: web.Request, handler: Handler, identifier: str) -> web.StreamResponse:

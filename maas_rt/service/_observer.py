@@ -1,4 +1,4 @@
-"""From what Core tells of inferences to the metrics."""
+"""From what Core tells of inferences to the metrics, and to the span of the request."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from ._errors import Kind
 from ._metrics import Metrics, Phases, Series
 from ._served import Served
 from ._statistics import Phases as Spent
+from ._tracing import CURRENT
 
 
 class Counting:
@@ -31,6 +32,10 @@ class Counting:
         if kind is not None:  # in which phase, is not known
             self._series(served).end(kind, Phases(ns))
             return
+        trail = CURRENT.get()
+        if trail is not None and trail.span is not None:
+            spent = {"parse": phases.compute_input, "queue": phases.queue, "compute": phases.compute_infer}
+            trail.span.phases(served.name, served.version, **spent, serialise=phases.compute_output)
         times = Phases(ns, phases.compute_input, phases.queue, phases.compute_infer, phases.compute_output)
         self._series(served).end(None, times)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,16 +24,19 @@ from ._connection import Bounds, Runner, Server
 from ._gate import Gatekeeper
 from ._guard import CORE, METRICS
 from ._limiter import Limiter, Limits
-from ._listen import Listen, close_all, open_sockets, remove, shown, unix_paths
+from ._listen import Listen, close_all, open_sockets, place, remove, shown, unix_paths
+from ._logs import logging_as
 from ._metrics import Metrics
 from ._mirror import Mirror, is_url
 from ._repository import Repository
 from ._tls import TlsFiles, server_context
+from ._tracing import Tracer
 from ._watch import Watch
 
 if TYPE_CHECKING:
     from ._grpc_server import GrpcServer
 
+_LOGGER = logging.getLogger(__name__)
 _HANDSHAKE = 10.0  # seconds for TLS's
 _ON_THEIR_WAY = 1.0  # seconds for requests that were sent before their clients could know of the end
 
@@ -55,6 +58,11 @@ def serve(
     audit: Path | None = None,
     grpc_port: int | None = None,
     grpc_needed: bool = True,
+    console: bool = True,
+    log_format: str = "text",
+    log_requests: bool = False,
+    otlp: str | None = None,
+    check: bool = False,
     **opening: Any,
 ) -> int:
     """Serve a directory, or a copy of what a URL leads to, until SIGINT or SIGTERM; running requests are finished first. Returns the exit status.
@@ -73,6 +81,11 @@ def serve(
         audit: the file for the audit log; None: standard error.
         grpc_port: where gRPC is answered, on the hosts of `listen`; 0: a free one; None: nowhere.
         grpc_needed: without it, where gRPC cannot be had, HTTP is served alone.
+        console: there is a page for browsers at /.
+        log_format: "text" or "json".
+        log_requests: a line for each request.
+        otlp: the URL of a collector of OpenTelemetry traces; None: there are none.
+        check: end before the first request; the status is 0 if all that lies in the directory would be served, else 1.
         opening: further arguments of the Repository: whose signature a file must have, the key of encrypted ones.
 
     Raises:
@@ -80,31 +93,45 @@ def serve(
         MissingExtraError: gRPC is needed, and grpcio is not installed.
     """
     listen = listen or Listen()
-    access = Access(keys, issuers)
-    context = None if tls is None else server_context(tls)
-    log = Audit(audit)
-    sockets = open_sockets(listen, not access.is_open, context is not None)
-    grpc_sockets: list[socket.socket] = []
-    mirror = None
-    try:
+    with ExitStack() as ends:
+        ends.enter_context(logging_as(log_format, log_requests))
+        access = Access(keys, issuers)
+        context = None if tls is None else server_context(tls)
+        log = Audit(audit)
+        ends.callback(log.close)
+        tracer = None if otlp is None else _tracer(otlp)
+        if tracer is not None:
+            ends.callback(tracer.close)
+        sockets = open_sockets(listen, not access.is_open, context is not None)
+        ends.callback(close_all, sockets)
+        grpc_sockets: list[socket.socket] = []
         if grpc_port is not None:
             grpc_sockets = _grpc_sockets(listen, grpc_port, grpc_needed, not access.is_open, context is not None)
+            ends.callback(close_all, grpc_sockets)
         folder = Path(directory)
         copied: dict[str, Any] = {}
         if is_url(directory):
             mirror = Mirror(directory, cache)
+            ends.callback(mirror.close)
             mirror.start(watch)
             folder = mirror.folder
             copied = {"unwritable": f"it is a copy of {mirror.url}", "refresh": mirror.refresh}
         repository = Repository(folder, threads, memory=memory, **copied, **opening)
         for name in repository.names():
-            print(f"serving {name}, versions {', '.join(repository.versions(name))}", file=sys.stderr)
-        for line in repository.told + tuple(
+            _LOGGER.info("serving %s, versions %s", name, ", ".join(repository.versions(name)))
+        refused = repository.told + tuple(
             entry.reason
             for entry in repository.index()
             if entry.reason and entry.version not in repository.versions(entry.name)
-        ):
-            print(f"not served: {line}", file=sys.stderr)
+        )
+        for line in refused:
+            _LOGGER.warning("not served: %s", line)
+        if check:
+            for each in sockets:
+                _LOGGER.info("would listen on %s/v2", _url(each, context))
+            for each in grpc_sockets:
+                _LOGGER.info("would listen on %s (gRPC)", place(*each.getsockname()[:2]))
+            return 1 if refused else 0
         now = time.time_ns()
         access.start(now)
         app = create_app(
@@ -113,20 +140,20 @@ def serve(
             gate=Gatekeeper(access, Limiter(limits or Limits()), log),
             metrics=Metrics(now=now),
             local_only=access.is_open and not listen.insecure,
+            console=console,
+            tracer=tracer,
         )
-        watching = Watch(repository, watch) if watch else None
-        try:
-            grpc = partial(_grpc_server, app, grpc_sockets, tls, max_body) if grpc_sockets else None
-            _run(_serve(app, sockets, context, drain_delay, grpc))
-        finally:
-            if watching is not None:
-                watching.close()
-    finally:
-        close_all([*sockets, *grpc_sockets])
-        log.close()
-        if mirror is not None:
-            mirror.close()
+        if watch:
+            ends.callback(Watch(repository, watch).close)
+        grpc = partial(_grpc_server, app, grpc_sockets, tls, max_body) if grpc_sockets else None
+        _run(_serve(app, sockets, context, drain_delay, grpc))
     return 0
+
+
+def _tracer(endpoint: str) -> Tracer:
+    from ._otel import otel_tracer  # nobody pays for it who does not ask for it
+
+    return otel_tracer(endpoint)
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
@@ -152,7 +179,7 @@ def _grpc_sockets(listen: Listen, port: int, needed: bool, has_tokens: bool, has
     except InvalidArgumentError as error:
         if needed:
             raise
-        print(f"not listening for gRPC: {error}", file=sys.stderr)
+        _LOGGER.warning("not listening for gRPC: %s", error)
         return []
 
 
@@ -181,10 +208,9 @@ async def _serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         for each in sockets:
-            url = shown(each, "http" if tls is None or each.family == socket.AF_UNIX else "https")
-            print(f"listening on {url}/v2 (stop with Ctrl-C)", file=sys.stderr, flush=True)
-        for place in () if grpc is None else grpc.places:
-            print(f"listening on {place} (gRPC)", file=sys.stderr, flush=True)
+            _LOGGER.info("listening on %s/v2 (stop with Ctrl-C)", _url(each, tls))
+        for where in () if grpc is None else grpc.places:
+            _LOGGER.info("listening on %s (gRPC)", where)
         await stop.wait()
         app[CORE].drain()
         if drain_delay:
@@ -194,6 +220,10 @@ async def _serve(
         ending = None if grpc is None else asyncio.create_task(grpc.stop())
     if ending is not None:
         await ending
+
+
+def _url(listening: socket.socket, tls: ssl.SSLContext | None) -> str:
+    return shown(listening, "http" if tls is None or listening.family == socket.AF_UNIX else "https")
 
 
 @asynccontextmanager

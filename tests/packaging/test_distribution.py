@@ -103,6 +103,7 @@ def test_the_wheel_holds_every_module_once(wheel: Path, sdist: Path) -> None:
     expected.add("maas_rt/_plan_records.py")  # written by the build, from plan.inc
     assert {name for name in names if name.endswith(".py")} == expected
     assert {"maas_rt/py.typed", "maas_rt/_native.pyi", "maas_rt/include/maas_rt.h", "maas_rt/libmaas_rt.so"} <= names
+    assert {f"maas_rt/service/console/{each.name}" for each in (ROOT / "maas_rt/service/console").iterdir()} <= names
     assert any(re.fullmatch(r"maas_rt/_native\..*\.so", name) for name in names)
 
 

@@ -11,33 +11,17 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from maas_rt import _container
 from maas_rt.service import Repository, create_app
 from tests import _tiny
 
 HEADER = "Inference-Header-Content-Length"
 
 
-def _strings() -> bytes:
-    """a, b: strings [n] of the same width -> y: strings [2, n], a above b."""
-    b = _tiny.Builder("strings")
-    b.symbol("n", 1, 8)
-    b.symbol("w", 1, 64)
-    left, right = b.input("a", [1, "n", "w"], "uint8"), b.input("b", [1, "n", "w"], "uint8")
-    y = b.value("y", [2, "n", "w"], "uint8")
-    b.kernel("concat", [left, right], [y], axis=0)
-    sections = b.sections(y)
-    manifest = json.loads(sections[0].data)
-    manifest["source"] = {"framework": "onnx", "kind": "onnx", "strings": ["a", "b", "y"]}
-    sections[0] = _container.Section(_container.SectionKind.MANIFEST, json.dumps(manifest).encode())
-    return b"".join(_container.write(sections))
-
-
 @pytest.fixture
 async def client(tmp_path: Path):
     (tmp_path / "mlp.mrt").write_bytes(_tiny.mlp("batch"))
     (tmp_path / "two.mrt").write_bytes(_tiny.two_outputs())
-    (tmp_path / "strings.mrt").write_bytes(_strings())
+    (tmp_path / "strings.mrt").write_bytes(_tiny.strings())
     async with TestClient(TestServer(create_app(Repository(tmp_path)))) as client:
         yield client
 
