@@ -67,7 +67,7 @@ def console_routes() -> Iterator[tuple[str, str, Handler, str | None]]:
 
 class _Console:
     def __init__(self) -> None:
-        self._files = {each.name: _read(each.name, each.read_bytes()) for each in _contents()}
+        self._files = {name: _read(name, body) for name, body in _contents()}
         self._profiling = ThreadPoolExecutor(1, "maas-rt profile")  # one at a time: they would disturb one another
 
     async def page(self, request: web.Request) -> web.Response:
@@ -106,9 +106,10 @@ async def _card(request: web.Request) -> web.Response:
         return web.json_response(await beside_the_loop(_READS_A_FILE, card, served))
 
 
-def _contents() -> Iterator[resources.abc.Traversable]:
-    folder = resources.files(__package__) / _FOLDER
-    return (each for each in folder.iterdir() if each.name.rpartition(".")[2] in {k[1:] for k in _TYPES})
+def _contents() -> Iterator[tuple[str, bytes]]:
+    for each in (resources.files(__package__) / _FOLDER).iterdir():
+        if any(each.name.endswith(ending) for ending in _TYPES):
+            yield each.name, each.read_bytes()
 
 
 def _read(name: str, body: bytes) -> _File:
