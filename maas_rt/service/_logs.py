@@ -20,6 +20,7 @@ from ._tracing import CURRENT
 
 FORMATS = ("text", "json")
 REQUESTS = logging.getLogger("maas_rt.service.requests")
+REQUESTS.setLevel(logging.WARNING)  # a line for each request costs time: only who asks for them gets them
 _SECRET = re.compile(rf"\b{re.escape(PREFIX)}[A-Za-z0-9_-]+|\beyJ[\w-]*\.[\w-]+\.[\w-]*|(?i:(?<=bearer )\S+)")
 _LEFT_OUT = "[a token]"
 
@@ -33,13 +34,15 @@ def logging_as(format_: str, requests: bool = False) -> Iterator[None]:
     root.addHandler(handler)
     if level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
-    REQUESTS.setLevel(logging.NOTSET if requests else logging.WARNING)
+    if requests:
+        REQUESTS.setLevel(logging.NOTSET)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
         LOGGER.setLevel(level)
+        REQUESTS.setLevel(logging.WARNING)
         root.removeHandler(handler)
 
 
