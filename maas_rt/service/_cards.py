@@ -13,7 +13,7 @@ from ._core import Context, Core
 from ._errors import ServiceError
 from ._grants import Verb
 from ._metrics import SECONDS, SIZES, Counts, Histogram, Metrics
-from ._repository import Served
+from ._served import Served
 
 _RUNS = 10  # of a profile, the quickest of which is told
 _SECONDS = 10.0  # that all of them may take together
