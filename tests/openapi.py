@@ -11,7 +11,6 @@ from typing import Any
 
 from tests import _tiny
 from tests.service._serving import serving_beside
-from tests.service.test_binary import _strings
 
 _CONFIG = Path(__file__).parent / "service" / "schemathesis.toml"
 
@@ -23,7 +22,7 @@ def check(folder: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
         ("mlp/1", _tiny.mlp("batch")),
         ("mlp/2", _tiny.mlp("batch")),
         ("sum/1", _tiny.accumulator()),
-        ("strings/1", _strings()),
+        ("strings/1", _tiny.strings()),
     ):
         (models / path).mkdir(parents=True)
         (models / path / "model.mrt").write_bytes(data)

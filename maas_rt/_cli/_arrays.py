@@ -1,17 +1,17 @@
-"""Arrays for commands: read and write .npz files, draw inputs that fit a model."""
+"""Arrays for commands: read and write .npz files."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import InvalidArgumentError
-from .._model import Model, State, TensorInfo
+from .._model import Model, State
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -123,37 +123,6 @@ def _is_shape(text: str) -> bool:
     return all(part.strip().isdigit() for part in text.split(",")) or text == ""
 
 
-def draw_inputs(model: Model, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Arrays:
-    """Random inputs that fit the model: dimensions from `shapes`, else their fixed extent, else their minimum (at least 1)."""
-    unknown = sorted(set(shapes) - {info.name for info in model.inputs})
-    if unknown:
-        raise InvalidArgumentError(
-            f"the model has no input {unknown[0]!r}; its inputs are {', '.join(info.name for info in model.inputs)}"
-        )
-    rng = np.random.default_rng(seed)
-    return {info.name: _draw(info, shapes.get(info.name), rng) for info in model.inputs}
-
-
-def _draw(info: TensorInfo, given: tuple[int, ...] | None, rng: np.random.Generator) -> NDArray[np.generic]:
-    shape = given if given is not None else smallest_shape(info)
-    try:
-        dtype = np.dtype(info.dtype)
-    except TypeError:
-        raise InvalidArgumentError(
-            f"input {info.name!r} is {info.dtype}, which numpy alone does not have: install ml_dtypes, and give --input"
-        ) from None
-    try:
-        if dtype.kind == "f":
-            return rng.standard_normal(shape).astype(dtype)
-        if dtype.kind == "b":
-            return rng.integers(0, 2, shape).astype(dtype)
-        return np.zeros(shape, dtype)  # an index that every table has
-    except (MemoryError, OverflowError, ValueError):
-        raise InvalidArgumentError(
-            f"--shape {info.name}:{','.join(map(str, shape))} is more than this machine's memory holds: choose less"
-        ) from None
-
-
 def make_state(model: Model, path: str | None = None) -> State | None:
     """What a run of the model needs: None for most; for one that keeps states, the initial ones, or those of an .npz file."""
     if not model.states:
@@ -173,8 +142,3 @@ def make_state(model: Model, path: str | None = None) -> State | None:
             )
         value[...] = array
     return state
-
-
-def smallest_shape(info: TensorInfo) -> tuple[int, ...]:
-    """The shape with every dynamic dimension at its minimum, at least 1."""
-    return tuple(d if isinstance(d, int) else max(1, low) for d, (low, _) in zip(info.shape, info.bounds))

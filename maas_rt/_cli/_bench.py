@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from .._drawn import draw_inputs
 from .._model import Model, load
-from ._arrays import Arrays, add_seed, draw_inputs, make_state, of_model, parse_duration, parse_shape, read_npz
+from ._arrays import Arrays, add_seed, make_state, of_model, parse_duration, parse_shape, read_npz
 from ._opening import add_opening, opening
 
 _WINDOWS = 5  # of which the medians must agree

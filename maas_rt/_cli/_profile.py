@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 
 from .. import _kernels
+from .._drawn import draw_inputs
 from .._model import load
-from ._arrays import add_seed, at_least_one, draw_inputs, make_state, of_model, parse_shape, read_npz
+from ._arrays import add_seed, at_least_one, make_state, of_model, parse_shape, read_npz
 from ._opening import add_opening, opening
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .._cli._arrays import draw_inputs, make_state
 from .._container import SectionKind, read_table
+from .._drawn import draw_inputs
 from .._model import CancelToken, Model
 from .._profile import Profile, steps_of
 from ._core import Context, Core
@@ -138,7 +138,9 @@ def profile(served: Served, cancel: CancelToken) -> dict[str, Any]:
         left = end - time.monotonic()
         if best is not None and left < best.total_ns / 1e9:
             break
-        found = session.profiled(inputs, state=make_state(model), seed=0, deadline=max(left, 0.0), cancel=cancel)
+        found = session.profiled(
+            inputs, state=model.state() if model.states else None, seed=0, deadline=max(left, 0.0), cancel=cancel
+        )
         best = found if best is None or found.total_ns < best.total_ns else best
     assert best is not None
     steps = sorted(steps_of(best.records), key=lambda step: -step.ns)

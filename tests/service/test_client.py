@@ -25,7 +25,6 @@ from maas_rt.client._arrays import InferResult, input_tensor
 from maas_rt.service._requests import InferResponse, OutputTensor
 from tests import _tiny
 from tests.service._serving import Served, serving_beside
-from tests.service.test_binary import _strings
 
 ROWS = np.random.default_rng(0).standard_normal((2, 16)).astype(np.float32)
 EXPECTED = _tiny.reference_mlp(ROWS)
@@ -92,7 +91,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         ("mlp/1", _tiny.mlp("batch")),
         ("mlp/2", _tiny.mlp("batch")),
         ("sum/1", _tiny.accumulator()),
-        ("strings/1", _strings()),
+        ("strings/1", _tiny.strings()),
         ("noise/1", _tiny.noise()),
         ("endless/1", _tiny.endless()),
         ("wide/1", _wide()),

@@ -43,7 +43,6 @@ from maas_rt.service._tls import TlsFiles  # noqa: E402
 from tests import _tiny  # noqa: E402
 from tests.service._certificates import Authority  # noqa: E402
 from tests.service._serving import Served, serving  # noqa: E402
-from tests.service.test_binary import _strings  # noqa: E402
 from tests.service.test_listen import has_ipv6, trusting  # noqa: E402
 
 ROW = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 16)
@@ -85,7 +84,7 @@ def fill(directory: Path) -> Path:
     for name, data in (
         ("mlp", _tiny.mlp("batch")),
         ("sum", _tiny.accumulator()),
-        ("strings", _strings()),
+        ("strings", _tiny.strings()),
         ("endless", _tiny.endless()),
     ):
         (directory / f"{name}.mrt").write_bytes(data)
@@ -522,7 +521,8 @@ def test_where_it_listens_if_nobody_says_so(tmp_path: Path, capsys: pytest.Captu
     _serve.add_arguments(parser)
 
     def ports(*words: str) -> int | None:
-        return _serve.grpc_port(parser.parse_args(["models", *words]))
+        args = parser.parse_args(["models", *words])
+        return _serve.grpc_port(args.layers.resolve(args, {}))
 
     assert [ports(), ports("--port", "9000"), ports("--port", "0"), ports("--port", "65535")] == [8001, 9001, 0, None]
     assert [ports("--unix", "s"), ports("--unix", "s", "--host", "::1")] == [None, 8001]

@@ -13,7 +13,6 @@ import pytest
 
 from tests import _tiny
 from tests.service._serving import Served, serving_beside
-from tests.service.test_binary import _strings
 
 _HOW = "needs NVIDIA's client and grpcio: pip install tritonclient grpcio protobuf packaging, as the extra dev does"
 pytest.importorskip("grpc", reason=_HOW)
@@ -32,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         ("mlp/1", _tiny.mlp("batch")),
         ("mlp/2", _tiny.mlp("batch")),
         ("sum/1", _tiny.accumulator()),
-        ("strings/1", _strings()),
+        ("strings/1", _tiny.strings()),
     ):
         (root / path).mkdir(parents=True)
         (root / path / "model.mrt").write_bytes(data)

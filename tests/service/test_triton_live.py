@@ -12,7 +12,6 @@ import pytest
 
 from tests import _tiny
 from tests.service._serving import Served, serving_beside
-from tests.service.test_binary import _strings
 
 _HOW = "needs NVIDIA's client: pip install 'tritonclient[http]', as the extra dev does"
 triton = pytest.importorskip("tritonclient.http", reason=_HOW)
@@ -30,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         ("mlp/1", _tiny.mlp("batch")),
         ("mlp/2", _tiny.mlp("batch")),
         ("sum/1", _tiny.accumulator()),
-        ("strings/1", _strings()),
+        ("strings/1", _tiny.strings()),
     ):
         (root / path).mkdir(parents=True)
         (root / path / "model.mrt").write_bytes(data)
