@@ -516,7 +516,7 @@ async def test_all_addresses_are_those_that_were_asked_for(tmp_path: Path, hosts
                 socket.create_connection(("::1", port))
 
 
-def test_where_it_listens_if_nobody_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_it_listens_if_nobody_says_so(caplog: pytest.LogCaptureFixture) -> None:
     parser = argparse.ArgumentParser()
     _serve.add_arguments(parser)
 
@@ -537,7 +537,7 @@ def test_where_it_listens_if_nobody_says_so(tmp_path: Path, capsys: pytest.Captu
         with pytest.raises(InvalidArgumentError, match=f"127.0.0.1:{port}.*choose another --host or --grpc-port"):
             _grpc_sockets(here, port, True, False, False)
         assert _grpc_sockets(here, port, False, False, False) == []
-        assert "not listening for gRPC: cannot listen on 127.0.0.1" in capsys.readouterr().err
+        assert "not listening for gRPC: cannot listen on 127.0.0.1" in caplog.text
     with pytest.raises(InvalidArgumentError, match="is reached from other machines, which needs tokens"):
         _grpc_sockets(Listen(("0.0.0.0",)), 0, True, False, True)
 
