@@ -7,12 +7,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 from onnx.helper import np_dtype_to_tensor_dtype
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops._quant_utils import reshape_input
 from onnx.reference.ops.op_attention import Attention
+from onnx.reference.ops.op_dequantize_linear import _CommonDequantizeLinear
 from onnx.reference.ops.op_dynamic_quantize_linear import DynamicQuantizeLinear
 from onnx.reference.ops.op_optional import Optional
 from onnx.reference.ops.op_quantize_linear import _QUANT_INTEGER_RANGES, _CommonQuantizeLinear
@@ -52,6 +53,18 @@ class _OfNoRange(OpRun):  # type: ignore[misc]
         return np.clip(np.nan_to_num(quotient) + zero, 0, 255).astype(y.dtype), scale, zero
 
 
+class _Centring(OpRun):  # type: ignore[misc]
+    """The zero point of float4 was left out; integers' is subtracted."""
+
+    def _run(self, x: Any, x_scale: Any, x_zero_point: Any = None, **attributes: Any) -> Any:
+        (y,) = super()._run(x, x_scale, x_zero_point, **attributes)
+        if x_zero_point is None or np_dtype_to_tensor_dtype(x.dtype) != TensorProto.FLOAT4E2M1:
+            return (y,)
+        blocks = attributes.get("axis", 1), attributes.get("block_size")
+        zero, scale = (reshape_input(each, x.shape, *blocks) for each in (x_zero_point, x_scale))
+        return (((x.astype(np.float32) - zero.astype(np.float32)) * scale).astype(y.dtype),)
+
+
 class _Holding(OpRun):  # type: ignore[misc]
     """Optional gave what it holds as a list of it."""
 
@@ -85,6 +98,7 @@ class _EveryKey(OpRun):  # type: ignore[misc]
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
     (_CommonQuantizeLinear, _Saturating, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
     (Attention, _EveryKey, 24), (DynamicQuantizeLinear, _OfNoRange, math.inf),
+    (_CommonDequantizeLinear, _Centring, math.inf),
 )  # fmt: skip
 
 

@@ -321,3 +321,16 @@ def test_what_is_no_number_is_quantized_to_the_lowest(kind: int) -> None:
     lowest = {TensorProto.INT8: -128, TensorProto.INT16: -32768, TensorProto.INT4: -8}.get(kind, 0)
     results = maas_rt.load(compile_model(model.proto())).run({})
     assert [int(each[0]) for each in results.values()] == [lowest] * 4
+
+
+def test_the_zero_point_of_float4_is_subtracted() -> None:
+    """ONNX's reference leaves it out; the constant one of the file counts like one that is given."""
+    x = np.asarray([0, 0.5, 1, -1.5, 6], np.float32)
+    for zero in (0.0, 1.5):
+        model = Model(25)
+        values = [
+            helper.make_tensor("v", TensorProto.FLOAT4E2M1, shape, data) for shape, data in (([5], x), ([], [zero]))
+        ]
+        model.add("DequantizeLinear", values[0], np.float32(-0.25), values[1], domain="")
+        (y,) = maas_rt.load(compile_model(model.proto())).run({}).values()
+        np.testing.assert_array_equal(y, (x - np.float32(zero)) * np.float32(-0.25))
