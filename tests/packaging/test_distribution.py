@@ -166,11 +166,23 @@ def test_every_runtime_module_imports_or_names_its_extra(empty: Path, folder: Pa
     own = {"maas_rt." + p.stem for p in (ROOT / "maas_rt").glob("*.py") if p.stem not in ("__init__", "__main__")}
     assert own <= set(found)
     extras = {name: extra for name, extra in found.items() if extra != "ok"}
-    http = ("_aiohttp", "_answers", "_app", "_bodies", "_connection", "_direct", "_guard", "_openapi", "_server")
+    http = (
+        "_aiohttp",
+        "_answers",
+        "_app",
+        "_bodies",
+        "_connection",
+        "_console",
+        "_direct",
+        "_guard",
+        "_openapi",
+        "_server",
+    )
     both = ("_grpc", "_grpc_calls", "_grpc_health", "_grpc_server")
     served = {f"maas_rt.service.{name}": "serve" for name in (*http, *both, "_jwks", "_jwt", "_pyjwt")}
     served |= {f"maas_rt.service.{name}": "grpc" for name in ("_grpcio", "_grpc_messages", "_grpc_requests")}
     others = {"maas_rt.capi": "capi", "maas_rt._capi_ffi": "capi", "maas_rt.client._async_client": "client"}
+    others |= {"maas_rt.service._otel": "otel"}
     assert extras == {**others, "maas_rt.trust": "trust", **served}
 
 
