@@ -24,7 +24,7 @@ class Onnx(litserve.LitAPI):  # type: ignore[misc]
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(PATH, options)
 
-    def decode_request(self, request: dict[str, Any]) -> Any:
+    def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe takes another type for the query's
         """The document's array."""
         return np.asarray(request["data"], DTYPE)
 
