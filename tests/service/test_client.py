@@ -270,7 +270,7 @@ def test_torch_in_and_out(url: str) -> None:
 
 
 def test_bfloat16_is_ml_dtypes_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 in numpy needs ml_dtypes")
     values = np.array([1.5, -0.0, np.inf], ml_dtypes.bfloat16)
     sent = input_tensor("x", values)
     assert sent.datatype.name == "BF16" and sent.array().dtype == np.uint16

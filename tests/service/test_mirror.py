@@ -20,7 +20,7 @@ from maas_rt.service._mirror import Mirror, is_url, shown_url
 from tests.service._versions import times
 from tests.service.test_repository import _ask, _kind, _put
 
-fsspec = pytest.importorskip("fsspec")
+fsspec = pytest.importorskip("fsspec", reason="repositories at URLs need fsspec: pip install maas_rt[remote]")
 
 from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
