@@ -9,23 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests import _tiny
-from tests.service._serving import serving_beside
+from tests.service._serving import fill, serving_beside
 
 _CONFIG = Path(__file__).parent / "service" / "schemathesis.toml"
 
 
 def check(folder: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
     """Starts a server and asks it: the exit status (0: no difference), what was printed, and the report."""
-    models = folder / "models"
-    for path, data in (
-        ("mlp/1", _tiny.mlp("batch")),
-        ("mlp/2", _tiny.mlp("batch")),
-        ("sum/1", _tiny.accumulator()),
-        ("strings/1", _tiny.strings()),
-    ):
-        (models / path).mkdir(parents=True)
-        (models / path / "model.mrt").write_bytes(data)
+    models = fill(folder / "models")
     (models / "mlp" / "config.toml").write_text("[labels]\nproduction = 1\ncanary = 2\n")
     report = folder / "report.json"
     with serving_beside(models) as server:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .._errors import InvalidArgumentError
 from ..service._datatypes import BYTES, DATATYPES, Array, Datatype, bfloat16_values
 from ..service._requests import InferResponse, InputTensor, OutputTensor, Parameters
-
-if TYPE_CHECKING:
-    import torch
 
 _BF16 = DATATYPES["BF16"]
 _OF_DTYPE = {each.dtype: each for each in DATATYPES.values() if each not in (_BF16, BYTES)}
@@ -94,20 +91,22 @@ class InferResult(Mapping[str, Array]):
         except (ValueError, IndexError):
             raise InvalidArgumentError(f"output {name!r} has no highest entries: ask for it in `classes`") from None
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """All outputs as torch's tensors on the CPU, which share the arrays' memory.
+    def tensors(self) -> dict[str, Any]:
+        """All outputs as torch's tensors on the CPU, which share the arrays' memory. The program has imported torch: nothing here does.
 
         Raises:
-            InvalidArgumentError: an output has strings, which torch has not.
+            InvalidArgumentError: it has not; or an output has strings, which torch has not.
         """
-        import torch
-
-        found = {}
         for name, output in self._outputs.items():
             if output.datatype is BYTES:
                 raise InvalidArgumentError(
                     f"output {name!r} has strings, which torch's tensors do not: read {name!r} itself"
                 )
+        torch = sys.modules.get("torch")
+        if torch is None:
+            raise InvalidArgumentError("tensors of torch are asked for, and nobody has imported it: import torch first")
+        found = {}
+        for name, output in self._outputs.items():
             if output.datatype is _BF16:
                 found[name] = torch.from_numpy(output.array.view(np.int16)).view(torch.bfloat16)
             else:

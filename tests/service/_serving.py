@@ -16,6 +16,19 @@ from maas_rt.service import Repository, create_app
 from maas_rt.service._connection import Bounds, Runner
 from maas_rt.service._core import Core
 from maas_rt.service._guard import CORE, METRICS
+from tests import _tiny
+
+
+def fill(folder: Path, **more: bytes) -> Path:
+    """The models that clients are tried on, two versions of one among them, and `more` by their names."""
+    models = {"sum": _tiny.accumulator(), "strings": _tiny.strings(), **more}
+    files = {"mlp/1": _tiny.mlp("batch"), "mlp/2": _tiny.mlp("batch")} | {
+        f"{name}/1": data for name, data in models.items()
+    }
+    for path, data in files.items():
+        (folder / path).mkdir(parents=True)
+        (folder / path / "model.mrt").write_bytes(data)
+    return folder
 
 
 class Served:

@@ -24,7 +24,7 @@ from maas_rt.client import AsyncClient, Client, Retry
 from maas_rt.client._arrays import InferResult, input_tensor
 from maas_rt.service._requests import InferResponse, OutputTensor
 from tests import _tiny
-from tests.service._serving import Served, serving_beside
+from tests.service._serving import Served, fill, serving_beside
 
 ROWS = np.random.default_rng(0).standard_normal((2, 16)).astype(np.float32)
 EXPECTED = _tiny.reference_mlp(ROWS)
@@ -86,18 +86,7 @@ def _wide() -> bytes:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    root = tmp_path_factory.mktemp("models")
-    for path, data in (
-        ("mlp/1", _tiny.mlp("batch")),
-        ("mlp/2", _tiny.mlp("batch")),
-        ("sum/1", _tiny.accumulator()),
-        ("strings/1", _tiny.strings()),
-        ("noise/1", _tiny.noise()),
-        ("endless/1", _tiny.endless()),
-        ("wide/1", _wide()),
-    ):
-        (root / path).mkdir(parents=True)
-        (root / path / "model.mrt").write_bytes(data)
+    root = fill(tmp_path_factory.mktemp("models"), noise=_tiny.noise(), endless=_tiny.endless(), wide=_wide())
     (root / "mlp/config.toml").write_text("[labels]\nproduction = 1\ncanary = 2\n")
     with serving_beside(root) as server:
         yield server
@@ -248,7 +237,7 @@ def test_deadlines_reach_the_server(kind: Any, server: Served, url: str) -> None
         Client(url).live(timeout=math.nan)
 
 
-def test_torch_in_and_out(url: str) -> None:
+def test_torch_in_and_out(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     with Client(url) as client:
@@ -267,6 +256,9 @@ def test_torch_in_and_out(url: str) -> None:
     assert (sent.datatype.name, sent.shape, sent.array().tolist()) == ("BF16", (2, 1), [[0x3FC0], [0xC000]])
     response = InferResponse("m", "1", (OutputTensor("y", sent.datatype, sent.array()),))
     assert torch.equal(InferResult(response).tensors()["y"], tensor)
+    monkeypatch.delitem(sys.modules, "torch")  # as in a program that has not imported it
+    with pytest.raises(maas_rt.InvalidArgumentError, match="import torch first"):
+        InferResult(response).tensors()
 
 
 def test_bfloat16_is_ml_dtypes_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

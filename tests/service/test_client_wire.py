@@ -352,13 +352,13 @@ def test_a_server_that_is_silent(kind: Any) -> None:
 
 @BOTH
 def test_what_is_sent(kind: Any) -> None:
-    with Scripted(READY) as server, kind(server.url + "/root/", token=lambda: "key", timeout=5) as client:
+    with Scripted(READY) as server, kind(server.url + "/behind/", token=lambda: "key", timeout=5) as client:
         client.live()
         client.ready("a/b c", "é", timeout=1000)
         client.live(timeout=float("inf"))
         first, second, third = server.requests
-        assert first.startswith(b"GET /root/v2/health/live HTTP/1.1\r\n") and server.connections == 1
-        assert second.startswith(b"GET /root/v2/models/a%2Fb%20c/versions/%C3%A9/ready HTTP/1.1\r\n")
+        assert first.startswith(b"GET /behind/v2/health/live HTTP/1.1\r\n") and server.connections == 1
+        assert second.startswith(b"GET /behind/v2/models/a%2Fb%20c/versions/%C3%A9/ready HTTP/1.1\r\n")
         assert (
             header(first, "Authorization") == "Bearer key"
             and header(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import _tiny
-from tests.service._serving import Served, serving_beside
+from tests.service._serving import Served, fill, serving_beside
 
 _HOW = "needs NVIDIA's client: pip install 'tritonclient[http]', as the extra dev does"
 triton = pytest.importorskip("tritonclient.http", reason=_HOW)
@@ -24,15 +24,7 @@ EXPECTED = _tiny.reference_mlp(ROWS)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    root = tmp_path_factory.mktemp("models")
-    for path, data in (
-        ("mlp/1", _tiny.mlp("batch")),
-        ("mlp/2", _tiny.mlp("batch")),
-        ("sum/1", _tiny.accumulator()),
-        ("strings/1", _tiny.strings()),
-    ):
-        (root / path).mkdir(parents=True)
-        (root / path / "model.mrt").write_bytes(data)
+    root = fill(tmp_path_factory.mktemp("models"))
     with serving_beside(root) as server:
         yield server
 

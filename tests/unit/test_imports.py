@@ -25,9 +25,14 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-@cache
 def imported(name: str) -> set[str]:
-    """The modules of ours that a module imports: at its top, inside of functions, or for its types alone."""
+    """The modules of ours that a module imports."""
+    return {each for each in named(name) if each in MODULES} - {name}
+
+
+@cache
+def named(name: str) -> set[str]:
+    """All modules that a module imports: at its top, inside of functions, or for its types alone."""
     path = MODULES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
@@ -40,7 +45,7 @@ def imported(name: str) -> set[str]:
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
                 found.add(inner if inner in MODULES or inner == "maas_rt._native" else base)
-    return {each for each in found if each in MODULES} - {name}
+    return found
 
 
 def drawn() -> tuple[dict[str, str], dict[str, set[str]]]:
@@ -67,6 +72,15 @@ def test_there_is_no_circle() -> None:
 def test_imports_are_seen_wherever_they_stand() -> None:
     assert imported("maas_rt") >= {"maas_rt._errors", "maas_rt._model"}  # at its top, for types
     assert imported("maas_rt.compiler") >= {"maas_rt.compiler._pipeline"}  # inside of a function
+
+
+def test_the_runtime_imports_no_framework() -> None:
+    """Not inside of a function either, nor for its types: what it is given by torch it takes as it comes."""
+    runtime = [name for name, path in MODULES.items() if path.is_relative_to(ROOT / "maas_rt")]
+    frameworks = {"onnx", "torch", "tvm", "tvm_ffi"}
+    found = {name: {each for each in named(name) if each.partition(".")[0] in frameworks} for name in runtime}
+    assert not {name: each for name, each in found.items() if each}
+    assert any("torch" in named(name) for name in MODULES)  # the compiler's do: they are seen
 
 
 def test_the_arrows_lead_upwards() -> None:
