@@ -21,18 +21,13 @@ struct Table {
   std::deque<IssuedOutput*> free;
 };
 
-Table* g_table = nullptr;
+// Made when the library is loaded: made on first use, it could be half made in another thread when somebody forks, and
+// the child would wait for that thread for ever. Never freed: tensors of a caller may point into it.
+Table& g_table = *new Table;
 
-// Never freed: tensors of a caller may point into it.
-Table& table() {
-  static Table* const table = [] {
-    g_table = new Table;
-    // Whoever forks holds the table, so that in the child no thread that is gone has it, and no list is half written.
-    pthread_atfork([] { g_table->mutex.lock(); }, [] { g_table->mutex.unlock(); }, [] { g_table->mutex.unlock(); });
-    return g_table;
-  }();
-  return *table;
-}
+// Whoever forks holds the table, so that in the child no thread that is gone has it, and no list is half written.
+[[maybe_unused]] const int g_registered =
+    pthread_atfork([] { g_table.mutex.lock(); }, [] { g_table.mutex.unlock(); }, [] { g_table.mutex.unlock(); });
 
 }  // namespace
 
@@ -63,7 +58,7 @@ void IssuedOutput::clear() {
 }
 
 IssuedOutput* take_issued() {
-  Table& t = table();
+  Table& t = g_table;
   const std::lock_guard<std::mutex> lock(t.mutex);
   const size_t used = t.used.load(std::memory_order_relaxed);
   if (t.free.size() > kWaiting || used == kBlock * kBlocks) {
@@ -81,7 +76,7 @@ IssuedOutput* take_issued() {
 
 void give_back_issued(IssuedOutput* record) {
   if (!record) return;
-  Table& t = table();
+  Table& t = g_table;
   const std::lock_guard<std::mutex> lock(t.mutex);
   try {
     t.free.push_back(record);
@@ -90,7 +85,7 @@ void give_back_issued(IssuedOutput* record) {
 }
 
 bool is_issued(const mrt_tensor& tensor) {
-  const Table& t = table();
+  const Table& t = g_table;
   const size_t blocks = (t.used.load(std::memory_order_acquire) + kBlock - 1) / kBlock;
   const uintptr_t shape = reinterpret_cast<uintptr_t>(tensor.shape);
   for (size_t i = 0; i < blocks; ++i) {

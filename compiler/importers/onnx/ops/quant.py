@@ -233,9 +233,8 @@ def _quantize(n: Node, x: Any, scale: Any, zero: Any, dtype: str, precision: str
         wide = str(divided.ty.dtype)
         q = tirx.nearbyint(divided) + tirx.Cast(wide, z)
         clipped = tirx.max(imm(low, wide), tirx.min(imm(high, wide), q))
-        clipped = tirx.Select(
-            is_nan(q), imm(low, wide), clipped
-        )  # as ONNX's reference and ONNX Runtime have it; its text says nothing
+        # ONNX's text says nothing of NaN; its reference and ONNX Runtime have the lowest.
+        clipped = tirx.Select(is_nan(q), imm(low, wide), clipped)
         return tirx.Cast(STORED.get(dtype, dtype), tirx.Cast("int64", clipped))
 
     return elementwise(n, element, x, scale, zero)
