@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -452,6 +453,30 @@ def _body(*nodes: Any) -> Nodes:
     return [*nodes, node("Identity", "c", "d")]
 
 
+LISTED = [  # an operator and its inputs, of which n is a list of numbers that a run computes
+    "AffineGrid t n",
+    "CenterCropPad x n",
+    "ConstantOfShape n",
+    "Expand x n",
+    "Pad x n",
+    "ReduceSum x n",
+    "Reshape x n",
+    "Slice x n n",
+    "Split x n",
+    "Squeeze x n",
+    "Tile x n",
+    "Unsqueeze x n",
+]
+
+
+def _listed(names: str) -> onnx.ModelProto:
+    op, inputs = names.split(" ", 1)
+    kinds = {"x": (F, [2, 3, 4]), "t": (F, [2, 2, 3]), "n": (I64, [2**31 - 1])}
+    return model(
+        [node(op, inputs, "y")], {name: kinds[name] for name in dict.fromkeys(inputs.split())}, ["y"], opset=20
+    )
+
+
 BOMBS: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "a constant expanded to 10^12": lambda: _folding(*_expand(10**12)),
     "a constant expanded to 10^10": lambda: _folding(*_expand(10**10)),
@@ -488,6 +513,7 @@ BOMBS: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "10^6 nodes": lambda: _chain(10**6, "Identity"),
     "10^5 nodes": lambda: _chain(10**5, "Identity"),
     "2 * 10^3 nodes that compute": lambda: _chain(2000, "Relu"),
+    **{f"{names.split()[0]} by a list of 2^31 numbers": partial(_listed, names) for names in LISTED},
 }  # fmt: skip
 
 COMPILE = {

@@ -29,7 +29,7 @@ from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
 
 __all__ = ["Emitter", "cited_name"]
 
-_MAX_BOUND = 64  # numbers of one value that a run may turn into extents
+MAX_BOUND = 64  # numbers of one value that a run may turn into extents: far beyond any rank
 
 
 class Emitter(ABC):
@@ -199,8 +199,10 @@ class Emitter(ABC):
         if not value.dtype.startswith(("int", "uint")) or value.rank > 1:
             raise Broken(f"needs {what} as a list of integers")
         count = value.shape[0] if value.shape else 1
-        if not isinstance(count, int) or count > _MAX_BOUND:
+        if not isinstance(count, int):
             raise Refused(f"{what} whose length is only known at run time")
+        if count > MAX_BOUND:
+            raise Refused(f"{what} as a list of {count} numbers that a run computes")
         if not count:
             return []
         if id(value) not in self._bound_dims:

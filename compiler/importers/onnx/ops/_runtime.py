@@ -13,6 +13,7 @@ from tvm import te, tirx
 
 from ..._run_checks import RunCheck
 from .._dims import Dim
+from .._emit import MAX_BOUND
 from .._exprs import shape_expr
 from .._node import Node
 from ._te import imm
@@ -88,15 +89,12 @@ def check_axes(n: Node, i: int, rank: int, *, distinct: bool = True) -> None:
     n.check(legal, n.x(i), says=f"is given axes that its input does not have{', or one twice' if distinct else ''}")
 
 
-_MAX_LIST = 64  # far beyond any rank
-
-
 def list_length(n: Node, i: int) -> int:
     """Static number of elements of a list that a run computes."""
     dims = n.shape(i)
     length = dims[0] if dims else 1
     if len(dims) > 1 or not isinstance(length, int):
         raise n.refuse(f"input {i} whose length is only known at run time")
-    if length > _MAX_LIST:
+    if length > MAX_BOUND:
         raise n.refuse(f"input {i} as a list of {length} numbers that a run computes")
     return length

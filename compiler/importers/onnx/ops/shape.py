@@ -48,9 +48,7 @@ def reshape(n: Node) -> Any:
 
 def _runtime_shape(n: Node, have: tuple[Dim, ...], allowzero: bool) -> list[Dim]:
     """The extents of a target shape that a run computes, with 0 and -1 resolved there."""
-    length = n.shape(1)[0]
-    if not isinstance(length, int):
-        raise n.refuse("a shape whose length is only known at run time")
+    length = list_length(n, 1)
 
     def build(target: Any, dims: Any) -> list[Any]:
         total: Any = imm(1, "int64")

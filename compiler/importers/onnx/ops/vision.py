@@ -12,7 +12,7 @@ from .._exprs import dims_of, shape_expr
 from .._node import Node
 from .._registry import op
 from ._loops import imperative, variable
-from ._runtime import bind_vector
+from ._runtime import bind_vector, list_length
 from ._te import imm
 from .indexing import check_places
 from .nn import window_attrs
@@ -23,7 +23,7 @@ def affine_grid(n: Node) -> Any:
     """theta [N, 2, 3] or [N, 3, 4] and size [N, C, (D,) H, W] -> the grid [N, (D,) H, W, 2 or 3]."""
     n.float_only()
     theta, dtype = n.x(0), n.dtype(0)
-    k = len(n.dims(1, "size")) - 2 if n.value(1).known else n.shape(1)[0] - 2
+    k = list_length(n, 1) - 2
     size = n.dims(1, "size")
     if k not in (2, 3):
         raise n.broken(f"has a size of {k + 2} numbers")
