@@ -19,7 +19,7 @@ def check(folder: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
     models = fill(folder / "models")
     (models / "mlp" / "config.toml").write_text("[labels]\nproduction = 1\ncanary = 2\n")
     report = folder / "report.json"
-    with serving_beside(models) as server:
+    with serving_beside(models, shared_memory=True) as server:
         command = [
             sys.executable,
             "-m",

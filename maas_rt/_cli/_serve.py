@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-console", dest="console", action="store_false", help="no page for browsers at / (see docs/service.md)"
     )
+    parser.add_argument(
+        "--shared-memory",
+        action="store_true",
+        help="clients on this machine may have tensors in objects of system shared memory (/dev/shm) that this user may read and write",
+    )
     where = parser.add_argument_group("where to listen")
     where.add_argument(
         "--host",
@@ -207,6 +212,7 @@ def execute(args: argparse.Namespace) -> int:
         memory=args.memory,
         cache=args.cache,
         console=args.console,
+        shared_memory=args.shared_memory,
         log_format=args.log_format,
         log_requests=args.log_requests,
         otlp=args.otlp_endpoint,

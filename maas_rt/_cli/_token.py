@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="VERB[:MODELS]",
-        help="infer, read, admin or metrics; on all models, or those that a pattern with * names, as infer:team-*; may be repeated",
+        help="infer, read, admin, metrics or shared-memory; on all models, or those that a pattern with * names, as infer:team-*; may be repeated",
     )
     new.add_argument(
         "--expires", metavar="WHEN", help="in so many days, as 90d, or at a time in UTC, as 2027-01-31; default: never"

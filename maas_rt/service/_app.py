@@ -26,6 +26,7 @@ from ._metrics import Metrics
 from ._observer import Counting
 from ._offload import beside_the_loop
 from ._openapi import BINARY, operation, page
+from ._regions import Regions
 from ._repository import Repository
 from ._requests import HEADER_LENGTH, decode_request, header_length
 from ._tracing import CURRENT, Tracer
@@ -47,6 +48,7 @@ def create_app(
     metrics: Metrics | None = None,
     local_only: bool = False,
     console: bool = True,
+    shared_memory: bool = False,
     tracer: Tracer | None = None,
 ) -> web.Application:
     """The application for a repository.
@@ -59,11 +61,13 @@ def create_app(
         local_only: the server is for this machine alone and asks for no tokens: a page of a browser on it must not reach it by a name that
             it has the browser look up (DNS rebinding).
         console: there is a page for browsers at /.
+        shared_memory: clients on this machine may have tensors in it.
         tracer: where spans are made; None: nowhere.
     """
     app = web.Application(middlewares=[guard], handler_args={"auto_decompress": False})
     app[METRICS] = metrics or Metrics()
-    app[CORE] = Core(repository, gate=gate, observe=Counting(app[METRICS]))
+    regions = Regions(max_body) if shared_memory else None
+    app[CORE] = Core(repository, gate=gate, regions=regions, observe=Counting(app[METRICS]))
     app[LOCAL_ONLY] = local_only
     app[TRACING] = tracer
     app[VERBS] = {}
@@ -107,6 +111,15 @@ def _routes() -> Iterator[tuple[str, str, Handler, str | None]]:
     ):
         yield "GET", path, handler, "read"
         yield "POST", path, handler, change
+    for kind, told, register, unregister in (
+        ("system", _regions, _register, _unregister),
+        ("cuda", _cuda_regions, _register_cuda, _unregister_cuda),
+    ):
+        memory = f"/v2/{kind}sharedmemory"
+        for place in (memory, memory + "/region/{region}"):
+            yield "GET", place + "/status", told, "shared-memory"
+            yield "POST", place + "/unregister", unregister, "shared-memory"
+        yield "POST", memory + "/region/{region}/register", register, "shared-memory"
     repository = "/v2/repository/models/{model}"
     yield "POST", repository + "/load", _load, "admin"
     yield "POST", repository + "/unload", _unload, "admin"
@@ -277,6 +290,51 @@ def _told_labels(request: web.Request, labels: dict[str, str]) -> web.Response:
         text = "labels that were set here last until the server ends: the repository cannot be written to"
         headers["Warning"] = f'299 maas-rt "{text}"'
     return web.json_response(labels, headers=headers)
+
+
+# ---- shared memory --------------------------------------------------------------------------------------------------
+
+
+@operation("The client's regions of system shared memory", "Regions", refusals=(404,))
+async def _regions(request: web.Request) -> web.Response:
+    return web.json_response(request.app[CORE].regions_told(request.match_info.get("region"), context_of(request)))
+
+
+@operation("Makes a part of an object of shared memory a region", "Nothing", "RegisterRequest", is_required=True)
+async def _register(request: web.Request) -> web.Response:
+    document = await _document(request)
+    key, offset, size = document.get("key"), document.get("offset", 0), document.get("byte_size")
+    if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
+        raise bad_request('a region has a "key", a string, a "byte_size" and, if it is not 0, an "offset", integers')
+    request.app[CORE].register_region(request.match_info["region"], key, offset, size, context_of(request))
+    return web.json_response({})
+
+
+@operation("Forgets the client's regions", "Nothing", "Nothing", refusals=(404,))
+async def _unregister(request: web.Request) -> web.Response:
+    await _document(request)
+    request.app[CORE].unregister_regions(request.match_info.get("region"), context_of(request))
+    return web.json_response({})
+
+
+@operation("Regions of CUDA shared memory: none", "Nothings", refusals=(404,))
+async def _cuda_regions(request: web.Request) -> web.Response:
+    region = request.match_info.get("region")
+    return web.json_response(request.app[CORE].cuda_regions_told(region, context_of(request)))
+
+
+@operation("Is refused", "Nothing", "Nothing")
+async def _register_cuda(request: web.Request) -> web.Response:
+    await _document(request)
+    request.app[CORE].register_cuda_region(request.match_info["region"], context_of(request))
+    return web.json_response({})
+
+
+@operation("Forgets regions of CUDA shared memory, of which there are none", "Nothing", "Nothing", refusals=(404,))
+async def _unregister_cuda(request: web.Request) -> web.Response:
+    await _document(request)
+    request.app[CORE].unregister_cuda_regions(request.match_info.get("region"), context_of(request))
+    return web.json_response({})
 
 
 # ---- inference ------------------------------------------------------------------------------------------------------

@@ -16,18 +16,21 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from .._version import __version__
+from ._callers import is_local
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
 from ._grants import ALL, Client
 from ._leases import Lease
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
+from ._regions import OFF, Regions, check_name
 from ._repository import Repository
-from ._requests import InferRequest, InferResponse, Options, RequestedOutput
+from ._requests import InferRequest, InferResponse, Options, OutputTensor, RequestedOutput
 from ._scheduler import Job
 from ._sequences import Sequence, Sequences
 from ._served import Served
 from ._settings import LogSettings, TraceSettings
+from ._shared_memory import attach, to_regions
 from ._statistics import Phases, model_stats
 
 T = TypeVar("T")
@@ -82,7 +85,7 @@ class Entry(AbstractContextManager[Client]):
 
 
 class Gate(Protocol):
-    """Who may do what. Verbs are "infer", "read", "admin" and "metrics"; without a model they are on the whole server."""
+    """Who may do what. Verbs are "infer", "read", "admin", "metrics" and "shared-memory"; without a model they are on the whole server."""
 
     def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:
         """Lets a call in until its block ends. A context with a client in it has been let in, and counted, before.
@@ -155,6 +158,7 @@ class Core:
     Args:
         gate: who may do what.
         sequences: states of sequences.
+        regions: of shared memory; None: there is none.
         observe: told of each inference of a version that there is.
     """
 
@@ -164,11 +168,13 @@ class Core:
         *,
         gate: Gate | None = None,
         sequences: Sequences | None = None,
+        regions: Regions | None = None,
         observe: Observer | None = None,
     ) -> None:
         self.repository = repository
         self.gate: Gate = gate or OpenGate()
         self.sequences = Sequences() if sequences is None else sequences  # an empty one is false
+        self.regions = regions
         self.traces = TraceSettings()
         self.logs = LogSettings()
         self._observe = observe
@@ -197,13 +203,16 @@ class Core:
     def close(self) -> None:
         """Ends what nobody uses."""
         self.sequences.close()
+        if self.regions is not None:
+            self.regions.close()
         self._administration.shutdown(wait=False)
         self._labelling.shutdown(wait=False)
 
     def server_metadata(self, context: Context) -> dict[str, Any]:
         """Name, version and extensions."""
         with self.gate.enter(context, "read", None):
-            return {"name": "maas-rt", "version": __version__, "extensions": list(EXTENSIONS)}
+            more = [] if self.regions is None else ["system_shared_memory"]
+            return {"name": "maas-rt", "version": __version__, "extensions": sorted([*EXTENSIONS, *more])}
 
     def log_settings(self, context: Context, changes: object = None) -> dict[str, Any]:
         """The logging settings, after changes if there are any."""
@@ -322,6 +331,52 @@ class Core:
                 await asyncio.wait([ended])
                 return ended.result()
 
+    # ---- shared memory, in which clients on this machine register regions of their own
+
+    def register_region(self, name: str, key: str, offset: int, size: int, context: Context) -> None:
+        """Makes a part of an object of system shared memory a region of the client's."""
+        with self._regions_for(name, context) as (regions, owner):
+            regions.register(owner, name, key, offset, size)
+
+    def unregister_regions(self, name: str | None, context: Context) -> None:
+        """Forgets one of the client's regions, or all of them."""
+        with self._regions_for(name, context) as (regions, owner):
+            regions.unregister(owner, name)
+
+    def regions_told(self, name: str | None, context: Context) -> list[dict[str, Any]]:
+        """One of the client's regions, or all of them."""
+        with self._regions_for(name, context) as (regions, owner):
+            return regions.told(owner, name)
+
+    def register_cuda_region(self, name: str, context: Context) -> None:
+        """Refuses it."""
+        with self._regions_for(name, context):
+            raise bad_request(
+                f"region {shown(name)} cannot be registered: models run on CPUs here, and take system shared memory"
+            )
+
+    def cuda_regions_told(self, name: str | None, context: Context) -> list[dict[str, Any]]:
+        """None: clients of Triton's look for, and forget, such regions before they begin, whatever they use then."""
+        with self._regions_for(name, context):
+            if name is not None:
+                raise ServiceError(Kind.NOT_FOUND, f"there is no region {shown(name)} of CUDA shared memory")
+            return []
+
+    def unregister_cuda_regions(self, name: str | None, context: Context) -> None:
+        """Has nothing to forget."""
+        with self._regions_for(name, context):
+            return
+
+    @contextmanager
+    def _regions_for(self, name: str | None, context: Context) -> Iterator[tuple[Regions, str]]:
+        with self.gate.enter(context, "shared-memory", None) as client:
+            if self.regions is None:
+                raise ServiceError(Kind.NOT_OFFERED, f"there are no regions of shared memory, for {OFF}")
+            _check_local(context)
+            if name is not None:
+                check_name(name)
+            yield self.regions, client.owner
+
     # ---- inference
 
     def begin(self, model: str, version: str | None, context: Context) -> Inference:
@@ -359,7 +414,8 @@ class Inference:
         self._begun = time.monotonic_ns()
         self._phases = Phases()
         self._owner = owner
-        self.in_place = False  # its run was over when it was submitted
+        self.in_place = False  # its run was over when it was submitted, and it could be made by `infer_in_place`
+        self._held = 0  # bytes that were copied from shared memory
         self._was_kept = False
         self.served = lease.value
         if core._observe is not None:
@@ -373,6 +429,9 @@ class Inference:
     ) -> None:
         self._lease.end()
         self._admission.__exit__(kind, error, trace)
+        if self._held:
+            assert self._core.regions is not None
+            self._core.regions.release(self._held)
         if kind is Withdrawn:
             if self._core._observe is not None:
                 self._core._observe.left(self.served)
@@ -403,6 +462,9 @@ class Inference:
         try:
             began = time.monotonic_ns()
             served = self.served
+            shares = request.shares
+            if shares:
+                request = self._attached(request)
             arrays = await beside_the_loop(request.size, served.signature.arrays, request)
             wanted = served.signature.requested(request)
             identifier = request.id
@@ -421,7 +483,7 @@ class Inference:
             if sequence is not None and (job is None or not job.finished):
                 self._core.sequences.give_back(sequence)
             raise
-        self.in_place = job.finished and served.cache is None
+        self.in_place = job.finished and served.cache is None and not shares
         if not job.finished:
             try:
                 await _until(ended, deadline)
@@ -449,9 +511,20 @@ class Inference:
     ) -> InferResponse:
         served, began = self.served, time.monotonic_ns()
         size = sum(results[each.name].nbytes for each in wanted)
-        outputs = await beside_the_loop(size, served.signature.answer, results, wanted)
+        outputs = await beside_the_loop(size, _outputs, served, results, wanted)
         self._phases.compute_output = time.monotonic_ns() - began
         return InferResponse(served.name, served.version, outputs, identifier, parameters)
+
+    def _attached(self, request: InferRequest) -> InferRequest:
+        """With the places in shared memory of its tensors, which are held from now on."""
+        regions = self._core.regions
+        if regions is None:
+            return request  # the tensors say so
+        _check_local(self._context)
+        request, size = attach(request, regions, self._owner)
+        regions.hold(size)
+        self._held = size
+        return request
 
     def infer_in_place(self, request: InferRequest) -> InferResponse:
         """The same without a wait, for one whose model keeps no states and runs at once.
@@ -461,7 +534,7 @@ class Inference:
             ServiceError, maas_rt.Error: as `infer`.
         """
         served, options = self.served, request.options
-        if served.stateful or served.cache is not None:
+        if served.stateful or served.cache is not None or request.shares:
             raise Withdrawn
         began = time.monotonic_ns()
         arrays = served.signature.arrays(request)
@@ -566,6 +639,18 @@ class Inference:
 def _seed(served: Served, options: Options) -> int | None:
     """The request's; one that is drawn where it has none and the model draws."""
     return secrets.randbits(_SEED_BITS) if options.seed is None and served.draws else options.seed
+
+
+def _outputs(
+    served: Served, results: dict[str, Array], wanted: tuple[RequestedOutput, ...]
+) -> tuple[OutputTensor, ...]:
+    return to_regions(served.signature.answer(results, wanted), wanted)
+
+
+def _check_local(context: Context) -> None:
+    """Another machine has no shared memory with this one, and nothing to look for in it."""
+    if not is_local(context.address):
+        raise ServiceError(Kind.FORBIDDEN, "shared memory is for clients on this machine")
 
 
 def _ignore(job: Job) -> None:

@@ -21,6 +21,7 @@ class Kind(Enum):
     FORBIDDEN = ("forbidden", 403, 7)  # a valid token that does not reach so far
     NOT_FOUND = ("not_found", 404, 5)  # a model, version, label, region or path
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, 12)
+    NOT_OFFERED = ("not_offered", 404, 12)  # what the server was started without
     TOO_LARGE = ("too_large", 413, 8)  # the body or a tensor
     UNSUPPORTED_MEDIA = ("unsupported_media", 415, 3)  # its encoding or its type
     RATE_LIMITED = ("rate_limited", 429, 8)  # this client asks too often

@@ -17,6 +17,7 @@ class Verb(Enum):
     READ = "read"  # its metadata, configuration, statistics and readiness
     ADMIN = "admin"  # load, unload, label; with no model: settings of the whole server
     METRICS = "metrics"  # those of the whole server
+    SHARED_MEMORY = "shared-memory"  # objects of the machine's shared memory are read and written for the client
 
 
 @dataclass(frozen=True)

@@ -278,8 +278,33 @@ def _log(core: Core, message: Any, context: Context) -> _Told:
     return {"settings": settings}
 
 
-def _no_shared_memory(core: Core, message: Any, context: Context) -> _Told:
-    raise ServiceError(Kind.METHOD_NOT_ALLOWED, "this server does not offer shared memory: send the data of tensors")
+def _regions(core: Core, message: Any, context: Context) -> _Told:
+    return {"regions": {each["name"]: each for each in core.regions_told(message.name or None, context)}}
+
+
+def _register(core: Core, message: Any, context: Context) -> _Told:
+    core.register_region(message.name, message.key, message.offset, message.byte_size, context)
+    return {}
+
+
+def _unregister(core: Core, message: Any, context: Context) -> _Told:
+    core.unregister_regions(message.name or None, context)
+    return {}
+
+
+def _cuda_regions(core: Core, message: Any, context: Context) -> _Told:
+    core.cuda_regions_told(message.name or None, context)
+    return {}
+
+
+def _register_cuda(core: Core, message: Any, context: Context) -> _Told:
+    core.register_cuda_region(message.name, context)
+    return {}
+
+
+def _unregister_cuda(core: Core, message: Any, context: Context) -> _Told:
+    core.unregister_cuda_regions(message.name or None, context)
+    return {}
 
 
 METHODS = {
@@ -298,9 +323,10 @@ METHODS = {
     "RepositoryModelUnload": Method("admin", _unload, "model_name"),
     "TraceSetting": Method("admin", _trace, "model_name", lambda message: bool(message.settings)),
     "LogSettings": Method("admin", _log, changes=lambda message: bool(message.settings)),
-    **{
-        f"{kind}SharedMemory{verb}": Method(None, _no_shared_memory)
-        for kind in ("System", "Cuda")
-        for verb in ("Status", "Register", "Unregister")
-    },
+    "SystemSharedMemoryStatus": Method("shared-memory", _regions, "name"),
+    "SystemSharedMemoryRegister": Method("shared-memory", _register, "name"),
+    "SystemSharedMemoryUnregister": Method("shared-memory", _unregister, "name"),
+    "CudaSharedMemoryStatus": Method("shared-memory", _cuda_regions, "name"),
+    "CudaSharedMemoryRegister": Method("shared-memory", _register_cuda, "name"),
+    "CudaSharedMemoryUnregister": Method("shared-memory", _unregister_cuda, "name"),
 }

@@ -92,7 +92,11 @@ def encode_message(response: InferResponse, as_contents: bool, streamed: bool = 
         entry = MESSAGES["ModelInferResponse.InferOutputTensor"](
             name=output.name, datatype=output.datatype.name, shape=output.array.shape
         )
-        if as_contents:
+        if output.shared_memory is not None:
+            _set_parameters(entry.parameters, output.shared_memory.parameters())
+            # Clients find the raw contents of an output at its place among all outputs.
+            parts += field(_OUTPUTS, [entry.SerializeToString()]) + ([] if as_contents else field(_RAW, [b""]))
+        elif as_contents:
             contents = field(_CONTENTS, write_contents(output.array, output.datatype))
             parts += field(_OUTPUTS, [entry.SerializeToString(), *contents])
         else:

@@ -28,7 +28,7 @@ _REFUSALS = {
     400: "what the request says is wrong, or it is no HTTP request that this server reads",
     401: "there is no token, or none that is known and valid",
     403: "the token does not grant this, or a page of another site asks",
-    404: "there is no such model, version or label",
+    404: "there is no such model, version, label or region, or the server was started without what is asked for",
     408: "the body was not there in time",
     413: "the body, or a tensor, is larger than this server accepts",
     415: "the type or the encoding of the body is none that this server takes",

@@ -29,6 +29,7 @@ from ._json import (
     read_rest,
     write_data,
 )
+from ._regions import OFF, Span
 from ._tensors import check_shape, read_binary, read_shape, shown_shape, write_binary
 from ._wire import Contents, parse_contents
 
@@ -46,18 +47,27 @@ class SharedMemory:
     size: int
     offset: int = 0
 
+    def parameters(self) -> dict[str, Any]:
+        """Those of a tensor that say so."""
+        return {
+            "shared_memory_region": self.region,
+            "shared_memory_byte_size": self.size,
+            "shared_memory_offset": self.offset,
+        }
+
 
 @dataclass(slots=True)
 class InputTensor:
     """An input as it was sent: a name and a shape that nobody has compared with a model's yet.
 
-    `data` is a memoryview of the binary data, a JsonData, a Contents, a SharedMemory, or an array, as a client has it.
+    `data` is a memoryview of the binary data, a JsonData, a Contents, an array, as a client has it, or a SharedMemory, which becomes a Span
+    before anything is read (_shared_memory.attach).
     """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
-    data: memoryview | JsonData | Contents | SharedMemory | Array
+    data: memoryview | JsonData | Contents | SharedMemory | Span | Array
     parameters: Parameters = field(default_factory=dict)
 
     def array(self) -> Array:
@@ -65,7 +75,9 @@ class InputTensor:
         what = f"input {shown(self.name)}"
         check_shape(self.shape, self.datatype, what)
         if isinstance(self.data, SharedMemory):
-            raise bad_request(f"{what} lies in shared memory, which this server does not offer: send its data")
+            raise bad_request(f"{what} lies in shared memory, and {OFF}")
+        if isinstance(self.data, Span):
+            return read_binary(self.data.read(), self.datatype, self.shape, what)
         if isinstance(self.data, np.ndarray):
             if self.data.size != math.prod(self.shape):
                 raise bad_request(
@@ -82,7 +94,7 @@ class InputTensor:
 
 def _size(tensor: InputTensor) -> int:
     data = tensor.data
-    if isinstance(data, SharedMemory):
+    if isinstance(data, SharedMemory | Span):
         return data.size
     return len(data.text) if isinstance(data, JsonData) else data.nbytes
 
@@ -92,23 +104,27 @@ class RequestedOutput:
     """An output that a request asks for.
 
     `binary`: as binary data, None: as the request's binary_data_output says. `classification`: as its so many highest entries, 0: as it is.
+    `shared_memory`: where it is to be written, `span` when that was found.
     """
 
     name: str
     binary: bool | None = None
     classification: int = 0
     shared_memory: SharedMemory | None = None
+    span: Span | None = None
 
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A request for an inference. Without `outputs` all are asked for; `raw` is a body that is the data of the one input."""
+    """A request for an inference. Without `outputs` all are asked for; `raw` is a body that is the data of the one input. `shares`: a tensor of
+    it lies in shared memory, or goes there."""
 
     inputs: tuple[InputTensor, ...] = ()
     outputs: tuple[RequestedOutput, ...] = ()
     id: str | None = None
     parameters: Parameters = field(default_factory=dict)
     raw: memoryview | None = None
+    shares: bool = False
 
     def binary(self, output: RequestedOutput) -> bool:
         """Whether an output is answered as binary data; by default that of a raw request is, and no other."""
@@ -129,12 +145,14 @@ class InferRequest:
 
 @dataclass(slots=True)
 class OutputTensor:
-    """An output. `array` is as _datatypes says of its datatype; `binary`: it goes out as binary data."""
+    """An output. `array` is as _datatypes says of its datatype; `binary`: it goes out as binary data; `shared_memory`: it lies there, and goes
+    out without data."""
 
     name: str
     datatype: Datatype
     array: Array
     binary: bool = False
+    shared_memory: SharedMemory | None = None
 
 
 @dataclass(slots=True)
@@ -290,13 +308,14 @@ class _Outline(NamedTuple):
     outputs: tuple[RequestedOutput, ...]
     id: str | None
     parameters: Parameters
+    shares: bool
 
     def filled(self, data: Sequence[JsonData], rest: memoryview | None) -> InferRequest:
         """With its data: those of the document by their numbers, and the binary ones in `rest`."""
         binary = _Rest(rest)
         inputs = [place.filled(data, binary) for place in self.inputs]
         binary.check_end("inputs")
-        return InferRequest(tuple(inputs), self.outputs, self.id, self.parameters)
+        return InferRequest(tuple(inputs), self.outputs, self.id, self.parameters, None, self.shares)
 
 
 def _read_outline(rest: bytes) -> _Outline:
@@ -311,7 +330,8 @@ def _outline(document: Any) -> _Outline:
     _check_unique("input", [each.name for each in inputs])
     requested = document.get("outputs")
     outputs = () if requested is None else _read_requested(requested)
-    return _Outline(inputs, outputs, _read_id(document), _read_parameters(document, '"parameters"'))
+    shares = any(isinstance(each.data, SharedMemory) for each in inputs) or any(each.shared_memory for each in outputs)
+    return _Outline(inputs, outputs, _read_id(document), _read_parameters(document, '"parameters"'), shares)
 
 
 # A client asks for the same again and again, with other data.
@@ -458,9 +478,7 @@ def _requested_entry(output: RequestedOutput) -> dict[str, Any]:
     if output.classification:
         parameters["classification"] = output.classification
     if output.shared_memory is not None:
-        parameters["shared_memory_region"] = output.shared_memory.region
-        parameters["shared_memory_byte_size"] = output.shared_memory.size
-        parameters["shared_memory_offset"] = output.shared_memory.offset
+        parameters.update(output.shared_memory.parameters())
     return {"name": output.name, **({"parameters": parameters} if parameters else {})}
 
 
@@ -514,7 +532,9 @@ def _body(members: dict[str, Any], name: str, tensors: Iterable[OutputTensor], r
     buffers: list[memoryview] = []
     for tensor in tensors:
         array, datatype = tensor.array, tensor.datatype
-        if tensor.binary:
+        if tensor.shared_memory is not None:
+            entries.append((_entry(tensor.name, datatype.name, array.shape, None, tensor.shared_memory), None))
+        elif tensor.binary:
             buffers.append(write_binary(array, datatype))
             entries.append((_entry(tensor.name, datatype.name, array.shape, len(buffers[-1])), None))
         else:
@@ -525,9 +545,13 @@ def _body(members: dict[str, Any], name: str, tensors: Iterable[OutputTensor], r
 
 
 @lru_cache(1024)
-def _entry(name: str, datatype: str, shape: tuple[int, ...], size: int | None) -> bytes:
-    """A tensor's members but for its data; `size` of that which is binary."""
+def _entry(
+    name: str, datatype: str, shape: tuple[int, ...], size: int | None, shared: SharedMemory | None = None
+) -> bytes:
+    """A tensor's members but for its data; `size` of that which is binary, `shared`: where it lies."""
     entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(shape)}
+    if shared is not None:
+        entry["parameters"] = shared.parameters()
     if size is not None:
         entry["parameters"] = {"binary_data_size": size}
     return dump_members(entry)

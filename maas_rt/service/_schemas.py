@@ -6,11 +6,13 @@ from typing import Any
 
 from ._datatypes import DATATYPES
 from ._record import State
+from ._regions import KEY_PATTERN, LONGEST_NAME, MOST_BYTES
 from ._requests import OPTIONS
 from ._settings import LOG_SETTINGS, TRACE_SETTINGS
 
 Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
+_WHOLE = "whole numbers are written without fraction and exponent"
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 
 
@@ -56,6 +58,7 @@ SCHEMAS: dict[str, Schema] = {
     "Model": {"description": "the name of a model", **_TEXT},
     "Version": {"description": "the number of a version, or a label", **_TEXT},
     "Label": {"description": "the name of a label", **_TEXT},
+    "Region": {"description": "the name of a region of shared memory", "minLength": 1, "maxLength": LONGEST_NAME, **_TEXT},
     "Error": _object({"error": _TEXT}),
     "Nothing": {"type": "object"},
     "Text": _TEXT,
@@ -108,6 +111,13 @@ SCHEMAS: dict[str, Schema] = {
             }
         )
     ),
+    "Regions": _list(_object({"name": _TEXT, "key": _TEXT, "offset": _COUNT, "byte_size": _COUNT})),
+    "RegisterRequest": _object(
+        {"key": {"type": "string", "pattern": KEY_PATTERN, "maxLength": 255}, "byte_size": {"type": "integer", "minimum": 1, "maximum": MOST_BYTES >> 1}},
+        {"offset": {"type": "integer", "minimum": 0, "maximum": MOST_BYTES >> 1}},
+        description=_WHOLE,
+    ),
+    "Nothings": {"type": "array", "maxItems": 0},
     "LoadRequest": _object({}, {"parameters": _or_null(_object({}, propertyNames={"not": {"pattern": "^(config$|file:)"}}))}),
     "UnloadRequest": _object({}, {"parameters": _PARAMETERS}),
     "Labels": {"type": "object", "additionalProperties": _TEXT},
@@ -119,7 +129,7 @@ SCHEMAS: dict[str, Schema] = {
             "parameters": _or_null(_object({}, {name: _or_null(dict(row.schema)) for name, row in OPTIONS.items()})),
             "outputs": _or_null(_list(_object({"name": _TEXT}, {"parameters": _or_null(_object({}, {**_WANTED, **_SHARED}))}))),
         },
-        description="whole numbers are written without fraction and exponent",
+        description=_WHOLE,
     ),
     "InferResponse": _object(
         {

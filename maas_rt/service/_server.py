@@ -59,6 +59,7 @@ def serve(
     grpc_port: int | None = None,
     grpc_needed: bool = True,
     console: bool = True,
+    shared_memory: bool = False,
     log_format: str = "text",
     log_requests: bool = False,
     otlp: str | None = None,
@@ -82,6 +83,7 @@ def serve(
         grpc_port: where gRPC is answered, on the hosts of `listen`; 0: a free one; None: nowhere.
         grpc_needed: without it, where gRPC cannot be had, HTTP is served alone.
         console: there is a page for browsers at /.
+        shared_memory: clients on this machine may have tensors in system shared memory.
         log_format: "text" or "json".
         log_requests: a line for each request.
         otlp: the URL of a collector of OpenTelemetry traces; None: there are none.
@@ -141,6 +143,7 @@ def serve(
             metrics=Metrics(now=now),
             local_only=access.is_open and not listen.insecure,
             console=console,
+            shared_memory=shared_memory,
             tracer=tracer,
         )
         if watch:

@@ -15,6 +15,7 @@ from .._model import Model, TensorInfo
 from .._strings import decode_strings, encode_strings
 from ._datatypes import BYTES, OF_RUNTIME, Array, Datatype
 from ._errors import Kind, ServiceError, bad_request, shown
+from ._regions import OFF
 from ._requests import InferRequest, InputTensor, OutputTensor, RequestedOutput
 from ._tensors import classify
 
@@ -113,9 +114,13 @@ class Signature:
                 raise bad_request(
                     f"{what} holds strings, of which none is the highest: ask for it without classification"
                 )
-            if output.shared_memory is not None:
-                raise bad_request(f"{what} is to go to shared memory, which this server does not offer")
-            wanted.append(RequestedOutput(output.name, request.binary(output), output.classification))
+            if output.shared_memory is not None and output.span is None:
+                raise bad_request(f"{what} is to go to shared memory, and {OFF}")
+            wanted.append(
+                RequestedOutput(
+                    output.name, request.binary(output), output.classification, output.shared_memory, output.span
+                )
+            )
         return tuple(wanted)
 
     def answer(self, results: Mapping[str, Array], wanted: Sequence[RequestedOutput]) -> tuple[OutputTensor, ...]:

@@ -193,7 +193,12 @@ async def test_what_is_refused(tmp_path: Path) -> None:
             ("RepositoryModelLoad", {"model_name": "../x"}, "NOT_FOUND", "no model '../x'"),
             ("RepositoryIndex", {"repository_name": "/etc"}, "INVALID_ARGUMENT", "there is one repository"),
             ("ModelConfig", {"name": "nope"}, "NOT_FOUND", "no model 'nope'"),
-            ("SystemSharedMemoryRegister", {"name": "x", "key": "/x"}, "UNIMPLEMENTED", "does not offer shared memory"),
+            (
+                "SystemSharedMemoryRegister",
+                {"name": "x", "key": "/x"},
+                "UNIMPLEMENTED",
+                "start the server with --shared-memory",
+            ),
         ):
             found = await client.ask(name, fields)
             assert found[0] == code and told in found[1]

@@ -199,9 +199,9 @@ def test_trace_and_log_settings(client: Any) -> None:
         client.update_log_settings({"log_file": "/tmp/x"})
 
 
-def test_shared_memory_is_not_offered(client: Any) -> None:
+def test_shared_memory_is_off_by_default(client: Any) -> None:
     for call in (client.get_system_shared_memory_status, client.unregister_cuda_shared_memory):
-        with pytest.raises(InferenceServerException, match="does not offer shared memory") as caught:
+        with pytest.raises(InferenceServerException, match="start the server with --shared-memory") as caught:
             call()
         assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
     tensor = triton.InferInput("x", [2, 16], "FP32")

@@ -126,7 +126,7 @@ def _refusal(signature: Signature, body: bytes, length: int | None = None) -> st
         (_tensor(parameters={"shared_memory_byte_size": 8}), "input 'x': shared memory is told by"),
         (
             _tensor(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 8}),
-            "input 'x' lies in shared memory, which this server does not offer: send its data",
+            "input 'x' lies in shared memory, and that is off: start the server with --shared-memory",
         ),
     ],
 )
@@ -202,7 +202,7 @@ def test_documents_that_are_none(body: bytes, sentence: str) -> None:
         ),
         (
             {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 4}}]},
-            "output 'y' is to go to shared memory, which this server does not offer",
+            "output 'y' is to go to shared memory, and that is off: start the server with --shared-memory",
         ),
         ({"parameters": {"seed": 2**64}}, 'the parameter "seed" is 18446744073709551616 and must be an integer from 0'),
         ({"parameters": {"priority": "high"}}, "the parameter \"priority\" is 'high' and must be an integer from 0"),
@@ -561,6 +561,6 @@ def test_classification_with_labels_and_bfloat16() -> None:
 
 
 def test_kinds_have_each_their_numbers() -> None:
-    assert len({kind.label for kind in Kind}) == len(Kind) == 13
+    assert len({kind.label for kind in Kind}) == len(Kind) == 14
     assert {kind.http for kind in Kind} == {400, 401, 403, 404, 405, 413, 415, 429, 499, 500, 503, 504}
     assert all(1 <= kind.grpc <= 16 for kind in Kind)
