@@ -63,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "least recently (default: all are loaded)",
     )
     parser.add_argument(
+        "--idle-unload",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="unload a version that nobody has asked for so long; it is loaded again when it is asked for (default: 0, never)",
+    )
+    parser.add_argument(
         "--no-console", dest="console", action="store_false", help="no page for browsers at / (see docs/service.md)"
     )
     parser.add_argument(
@@ -210,6 +217,7 @@ def execute(args: argparse.Namespace) -> int:
         drain_delay=args.drain_delay,
         watch=args.watch,
         memory=args.memory,
+        idle_unload=args.idle_unload,
         cache=args.cache,
         console=args.console,
         shared_memory=args.shared_memory,

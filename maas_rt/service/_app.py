@@ -136,6 +136,7 @@ async def _look_around(app: web.Application) -> AsyncIterator[None]:
         while True:
             await asyncio.sleep(_EXPIRY)
             core.sequences.expire()
+            core.repository.unload_idle()
             app[METRICS].keep({(each.name, each.version) for each in core.repository.index()})
 
     task = asyncio.create_task(look())

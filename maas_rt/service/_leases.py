@@ -48,7 +48,7 @@ class Leased(Generic[T]):
         self._close = close
         self._changed = threading.Condition()
         self._users = 0
-        self.used = time.monotonic_ns()  # when it was leased last, or made
+        self.used = time.monotonic_ns()  # when it was leased, given back or made last
         self._retired = False
         self._closed = False
 
@@ -91,6 +91,7 @@ class Leased(Generic[T]):
                 return
             lease._ended = True
             self._users -= 1
+            self.used = time.monotonic_ns()
             last = self._retired and self._users == 0
         if last:
             self._end()

@@ -31,6 +31,7 @@ from ._warmup import warm_up
 
 T = TypeVar("T")
 _Run = Callable[[Callable[[], None]], None]  # calls what runs a model
+_Loaded = tuple[str, int, Leased[Served]]  # a version: model and number
 _ASLEEP = "it is loaded when it is asked for"
 _LAST_USES = 500_000_000  # ns after which nobody holds what its last request has given back
 
@@ -41,7 +42,8 @@ class Repository:
     Raises InvalidArgumentError if the folder holds no model, and the loader's error, with the file's name, if none of its files is good.
     `require_signature`, `key` and `lock` are load's; the key is for those of the files that are encrypted. `unwritable` says why nothing is
     written to the folder; it is empty if labels may be kept there. `memory`: bytes of the files that may be loaded at once, 0: any; what has no
-    room is loaded when it is asked for, and what was used least recently goes for it. `refresh` brings the folder up to date before a request has a
+    room is loaded when it is asked for, and what was used least recently goes for it. `idle`: nanoseconds after which `unload_idle` unloads a version that
+    nobody uses, 0: never. `refresh` brings the folder up to date before a request has a
     model loaded, where it is a copy of something else.
     """
 
@@ -55,6 +57,7 @@ class Repository:
         lock: bool = True,
         unwritable: str = "",
         memory: int = 0,
+        idle: int = 0,
         refresh: Callable[[], None] | None = None,
     ) -> None:
         self._root = Path(directory)
@@ -62,6 +65,7 @@ class Repository:
         self._key = key
         self._unwritable = unwritable
         self._memory = memory
+        self._idle = idle
         self._refresh = refresh
         self._timer = Timer()
         self._loader = Loader()
@@ -133,6 +137,21 @@ class Repository:
         if failed:
             raise ServiceError(Kind.NOT_READY, f"{what} could not be loaded yet, and is tried again", 5)
         raise ServiceError(Kind.NOT_READY, f"{what} is being loaded", 1)
+
+    def unload_idle(self, now: int | None = None) -> None:
+        """Unloads the versions that nobody has used for the time that was given; a request loads them again. To be called now and then; while
+        something else is changed it does nothing. `now` is a time of time.monotonic_ns."""
+        if not self._idle or not self._changing.acquire(blocking=False):
+            return
+        try:
+            before = (time.monotonic_ns() if now is None else now) - self._idle
+            with self._lock:
+                gone = [each for each in self._unused() if each[2].used <= before]
+                self._put_to_sleep(gone)
+            for _, _, leased in gone:
+                leased.retire()
+        finally:
+            self._changing.release()
 
     # ---- for administration
 
@@ -464,27 +483,36 @@ class Repository:
             return True
         gone = []
         with self._lock:
-            loaded = [
-                (leased.used, name, number, leased)
-                for name, record in self._models.items()
-                for number, leased in record.ready.items()
-            ]
             missing = size - self._memory + sum(sum(record.sizes.values()) for record in self._models.values())
-            for _, name, number, leased in sorted(loaded, key=lambda each: each[0]) if evict else []:
-                if missing > 0 and not leased.users and name != spared:
-                    gone.append((name, number, leased))
+            for each in sorted(self._unused(), key=lambda each: each[2].used) if evict else []:
+                name, number, _ = each
+                if missing > 0 and name != spared:
+                    gone.append(each)
                     missing -= self._models[name].sizes[number]
             if missing > 0:
                 return False
-            for name, number, _ in gone:
-                record = self._models[name]
-                record.dormant[number] = record.paths[number]
-                del record.ready[number], record.sizes[number]
-                record.looked.pop(number, None)
-                record.draining.append(number)
+            self._put_to_sleep(gone)
         for _, _, leased in gone:
             leased.retire()
         return True
+
+    def _unused(self) -> list[_Loaded]:
+        """What nobody uses now, a sequence among others."""
+        return [
+            (name, number, leased)
+            for name, record in self._models.items()
+            for number, leased in record.ready.items()
+            if not leased.users
+        ]
+
+    def _put_to_sleep(self, gone: Iterable[_Loaded]) -> None:
+        """From now on a request loads these; whoever calls it retires them."""
+        for name, number, _ in gone:
+            record = self._models[name]
+            record.dormant[number] = record.paths[number]
+            del record.ready[number], record.sizes[number]
+            record.looked.pop(number, None)
+            record.draining.append(number)
 
     def _load(self, path: Path) -> Model:
         encrypted = self._key is not None and _container.is_encrypted(path)

@@ -50,6 +50,7 @@ def serve(
     drain_delay: float = 0.0,
     watch: float = 0.0,
     memory: int = 0,
+    idle_unload: float = 0.0,
     cache: Path | None = None,
     keys: Path | None = None,
     issuers: Path | None = None,
@@ -76,6 +77,7 @@ def serve(
         watch: seconds between two looks at the directory, and at the URL, for what is new; 0: it is looked at once.
         cache: the folder for copies of what URLs lead to; None: one of the user's.
         memory: bytes of models' files that may be loaded at once; 0: any.
+        idle_unload: seconds after which a version that nobody asks for is unloaded, until somebody does; 0: never.
         keys: the file of the API keys.
         issuers: the file of the issuers of JWTs. With neither, nobody needs a token.
         limits: of each client.
@@ -118,7 +120,7 @@ def serve(
             mirror.start(watch)
             folder = mirror.folder
             copied = {"unwritable": f"it is a copy of {mirror.url}", "refresh": mirror.refresh}
-        repository = Repository(folder, threads, memory=memory, **copied, **opening)
+        repository = Repository(folder, threads, memory=memory, idle=int(idle_unload * 1e9), **copied, **opening)
         for name in repository.names():
             _LOGGER.info("serving %s, versions %s", name, ", ".join(repository.versions(name)))
         refused = repository.told + tuple(

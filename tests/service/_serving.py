@@ -80,11 +80,12 @@ async def serving(
     bounds: Bounds | None = None,
     grpc: dict[str, Any] | None = None,
     memory: int = 0,
+    idle: int = 0,
     port: int = 0,
     **options: Any,
 ) -> AsyncIterator[Served]:
     """A server; with gRPC on 127.0.0.1 besides if there are arguments for it."""
-    app = create_app(Repository(directory, memory=memory), **options)
+    app = create_app(Repository(directory, memory=memory, idle=idle), **options)
     runner = Runner(app, bounds, shutdown_timeout=1)
     await runner.setup()
     try:

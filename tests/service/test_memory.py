@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 
 from maas_rt import Error
-from maas_rt.service import Repository
+from maas_rt.service import Repository, _app
 from maas_rt.service._errors import Kind, ServiceError
 from maas_rt.service._repository import State
+from tests import _tiny
 from tests.service._serving import serving
 from tests.service._versions import times
 from tests.service.test_repository import _ask, _put, _states, _version
@@ -131,6 +133,85 @@ def test_a_file_that_turns_out_to_be_bad(tmp_path: Path) -> None:
     assert repository.names() == ["a"]
     _put(path, times(2))
     assert repository.reload() == [] and _asked_again(repository, "b") == ("1", 2.0)
+
+
+_SECOND = 1_000_000_000
+
+
+def test_what_nobody_asks_for_is_unloaded(tmp_path: Path) -> None:
+    _models(tmp_path, "a", "b")
+    repository = Repository(tmp_path, idle=10 * _SECOND)
+    begun = time.monotonic_ns()
+    repository.unload_idle(begun + 9 * _SECOND)
+    assert set(_states(repository).values()) == {State.READY}
+    lease = repository.lease("a")
+    repository.unload_idle(begun + 3600 * _SECOND)  # but not what is in use
+    assert _states(repository) == {"a/1": State.READY, "b/1": State.UNAVAILABLE}
+    assert repository.index()[1].reason == "it is loaded when it is asked for"
+    assert repository.names() == ["a", "b"] and repository.reload() == []
+    assert _states(repository)["b/1"] is State.UNAVAILABLE
+    # It is idle from the end of its last use on.
+    lease.end()
+    ended = time.monotonic_ns()
+    repository.unload_idle(ended + 9 * _SECOND)
+    assert _states(repository)["a/1"] is State.READY
+    repository.unload_idle(ended + 10 * _SECOND)
+    assert _states(repository)["a/1"] is State.UNAVAILABLE
+    assert _asked_again(repository, "b") == ("1", 2.0) and _asked_again(repository, "a") == ("1", 1.0)
+    repository.unload_idle(ended + 9 * _SECOND)
+    assert set(_states(repository).values()) == {State.READY}
+    assert repository.close(10)
+
+
+def test_without_a_time_nothing_is_idle(tmp_path: Path) -> None:
+    _models(tmp_path, "a")
+    repository = Repository(tmp_path)
+    repository.unload_idle(2**62)
+    assert _states(repository) == {"a/1": State.READY}
+
+
+def test_an_idle_version_keeps_its_label_and_its_place(tmp_path: Path) -> None:
+    _version(tmp_path, 1), _version(tmp_path, 2)
+    repository = Repository(tmp_path, idle=_SECOND)
+    repository.set_label("m", "production", "1")
+    repository.unload_idle(2**62)
+    assert repository.labels("m") == {"production": "1"} and repository.versions("m") == ["1", "2"]
+    assert _asked_again(repository) == ("1", 1.0) and _states(repository)["m/2"] is State.UNAVAILABLE
+    # A file that is replaced while it sleeps is the one that is loaded.
+    _version(tmp_path, 2, factor=7)
+    assert repository.reload() == [] and _asked_again(repository, wanted="2") == ("2", 7.0)
+
+
+def test_nothing_is_idle_while_something_is_changed(tmp_path: Path) -> None:
+    _models(tmp_path, "a")
+    repository = Repository(tmp_path, idle=_SECOND)
+    with repository._changing:
+        repository.unload_idle(2**62)  # which does not wait: the event loop calls it
+    assert _states(repository) == {"a/1": State.READY}
+
+
+async def test_a_sequence_is_no_idleness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _put(tmp_path / "sum.mrt", _tiny.accumulator())
+    _models(tmp_path, "a")
+    monkeypatch.setattr(_app, "_EXPIRY", 0.01)
+
+    def body(**parameters: object) -> dict[str, object]:
+        tensor = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 1, 1]}
+        return {"inputs": [tensor], "parameters": {"sequence_id": 7, **parameters}}
+
+    async with serving(tmp_path, idle=1) as server:
+        path, repository, status = "/v2/models/sum/infer", server.core.repository, 503
+        while status == 503:
+            status, found, _ = await server.ask("POST", path, json=body(sequence_start=True))
+        assert status == 200 and found["outputs"][0]["data"] == [11.0] * 4
+        while _states(repository)["a/1"] is not State.UNAVAILABLE:
+            await asyncio.sleep(0.01)
+        assert _states(repository)["sum/1"] is State.READY
+        status, found, _ = await server.ask("POST", path, json=body(sequence_end=True))
+        assert status == 200 and found["outputs"][0]["data"] == [12.0] * 4
+        while _states(repository)["sum/1"] is not State.UNAVAILABLE:
+            await asyncio.sleep(0.01)
+        assert (await server.ask("GET", "/v2/health/ready"))[0] == 200
 
 
 async def test_a_client_is_told_to_ask_again(tmp_path: Path) -> None:
