@@ -29,6 +29,7 @@ ENCRYPTED_FLAG = 2
 
 _HEADER = struct.Struct("<8sIIQ32s8x")
 _ENTRY = struct.Struct("<II32sQQ32s8x")
+_PIECE = 1 << 20
 _TABLE_HASH = slice(24, 56)
 
 Buffer = bytes | bytearray | memoryview
@@ -233,7 +234,7 @@ def read(
 ) -> Container:
     """The sections of a file, whose data are views of the mapped file (or of the given buffer).
 
-    Everything but the weights is hashed; the weights too if `verify_weights`, the table alone without `verify_sections`.
+    Everything but the weights is hashed, or zero; the weights too if `verify_weights`, the table alone without `verify_sections`.
 
     Raises:
         FormatError: not a model.mrt, damaged, or made for a newer runtime.
@@ -256,11 +257,15 @@ def read(
     if end > size or hashlib.sha256(view[_HEADER.size : end]).digest() != table_hash:
         raise FormatError(f"{name} is damaged: its section table does not have the hash that its header says")
     entries = [_ENTRY.unpack_from(view, _HEADER.size + _ENTRY.size * i) for i in range(count)]
+    if any(any(view[at + 88 : at + 96]) for at in range(_HEADER.size, end, _ENTRY.size)):
+        raise FormatError(f"{name} is damaged: reserved bytes of its section table are not zero")
     sections: list[StoredSection] = []
     for i, (kind, flags, target, offset, length, digest) in enumerate(entries):
         place = f"section {i} (kind {kind})"
         if offset < end or offset % _alignment(kind) or offset > size or length > size - offset:
             raise FormatError(f"{name} is damaged: {place} lies outside its place in the file")
+        if not _is_zero(view[end:offset]):
+            raise FormatError(f"{name} is damaged: the gap before {place} is not zero")
         end = offset + length
         data = view[offset:end]
         hashed = verify_sections and (kind != SectionKind.WEIGHTS or verify_weights)
@@ -272,8 +277,12 @@ def read(
             text = target.rstrip(b"\0").decode("utf-8")
         except UnicodeDecodeError:
             raise FormatError(f"{name} is damaged: the target of {place} is not UTF-8") from None
+        if "\0" in text:
+            raise FormatError(f"{name} is damaged: the target of {place} is not padded with zeros")
         known = SectionKind(kind) if kind in SectionKind._value2member_map_ else kind
         sections.append(StoredSection(known, text, flags, offset, length, digest, data))
+    if not _is_zero(view[end:]):
+        raise FormatError(f"{name} is damaged: what follows its last section is not zero")
     _check_kinds([(each.kind, each.target) for each in sections], FormatError)
     return Container(tuple(sections), _signed_bytes(view[: _HEADER.size + _ENTRY.size * count]))
 
@@ -309,6 +318,11 @@ def is_encrypted(file: str | os.PathLike[str]) -> bool:
     """Whether a file's table names an encryption section."""
     table = read_table(file)
     return table is not None and any(kind == SectionKind.ENCRYPTION for kind, _, _ in table.sections)
+
+
+def _is_zero(view: memoryview) -> bool:
+    """Whether all of it is, which may be as long as the file."""
+    return all(view[at : at + _PIECE] == bytes(min(_PIECE, view.nbytes - at)) for at in range(0, view.nbytes, _PIECE))
 
 
 def _alignment(kind: int) -> int:

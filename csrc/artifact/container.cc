@@ -203,6 +203,8 @@ Status Container::parse_header() {
   if (std::memcmp(hash, p + 24, 32) != 0) return wrong_hash("section table", "", "header");
   sections_.reserve(count);
   for (uint32_t i = 0; i < count; ++i) MRT_TRY(parse_entry(i));
+  const size_t end = sections_.back().offset + sections_.back().size;
+  if (!all_zero(bytes_.data() + end, size - end)) return damaged("what follows the last section is not zero");
   return Status();
 }
 

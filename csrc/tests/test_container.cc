@@ -78,6 +78,34 @@ TEST(container, every_bit_flip_is_refused) {
   CHECK_EQ(load(changed), MRT_OK);
 }
 
+// Nor is a byte that no hash covers anything but zero: between sections, and behind the last one.
+TEST(container, every_byte_of_padding_is_zero) {
+  std::vector<uint8_t> file = small_plan().file();
+  uint32_t count = 0;
+  std::memcpy(&count, file.data() + 12, 4);
+  file.resize(file.size() + 100);
+  put<uint64_t>(&file, 16, file.size());
+  CHECK_EQ(load(file), MRT_OK);
+  size_t end = 64 + 96 * count, checked = 0;
+  for (uint32_t i = 0; i <= count; ++i) {
+    uint64_t begin = file.size(), size = 0;
+    if (i < count) {
+      std::memcpy(&begin, file.data() + 64 + 96 * i + 40, 8);
+      std::memcpy(&size, file.data() + 64 + 96 * i + 48, 8);
+    }
+    for (size_t at = end; at < begin; ++at, ++checked) {
+      file[at] ^= static_cast<uint8_t>(1u << (at % 8));
+      std::string message;
+      CHECK_EQ(load(file, &message), MRT_ERROR_FORMAT);
+      CHECK_SAYS(message, i < count ? "a gap between sections" : "what follows the last section");
+      file[at] = 0;
+    }
+    end = begin + size;
+  }
+  CHECK(checked > 60000);  // the weights begin on a multiple of 65,536
+  CHECK_EQ(load(file), MRT_OK);
+}
+
 TEST(container, weights_are_hashed_when_asked) {
   std::vector<uint8_t> file = small_plan().file();
   file.back() ^= 1;

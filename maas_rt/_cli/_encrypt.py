@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from .._errors import InvalidArgumentError
+from ._opening import add_required_signature
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="X25519 public key of one who may read it; may be repeated",
     )
     parser.add_argument("--key", metavar="KEY", help="a shared key of 32 bytes: a file, env:NAME or command:LINE")
+    add_required_signature(parser)
     parser.add_argument(
         "--key-id", default="", metavar="TEXT", help="stored in clear beside it, for the provider of the shared key"
     )
@@ -38,8 +40,9 @@ def execute(args: argparse.Namespace) -> int:
         raise InvalidArgumentError("nobody could read the file: give --to PUBLIC.pem, or --key for a shared key")
     if args.key_id and not args.key:
         raise InvalidArgumentError("--key-id names the shared key: give --key, too")
-    was_signed = trust.encrypt(args.model, args.output, recipients)
+    was_signed = trust.encrypt(args.model, args.output, recipients, require_signature=args.require_signature)
     print(f"wrote {args.output}")
     if was_signed:
-        print(f"its signature was one of the plain file and is left out: maas-rt sign {args.output}")
+        held = "held" if args.require_signature else "was not checked (--require-signature)"
+        print(f"its signature was one of the plain file, {held}, and is left out: maas-rt sign {args.output}")
     return 0

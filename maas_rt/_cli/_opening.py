@@ -8,7 +8,7 @@ from typing import Any
 KEY_HELP = "of an encrypted file: an X25519 private key in PEM or a shared key; a file, env:NAME or command:LINE; may be repeated"
 
 
-def add_opening(parser: argparse.ArgumentParser) -> None:
+def add_required_signature(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-signature",
         action="append",
@@ -16,6 +16,10 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
         help="refuse a file that none of these keys signed: public keys, or certificates that may vouch for signers; a "
         "file or a folder; may be repeated",
     )
+
+
+def add_opening(parser: argparse.ArgumentParser) -> None:
+    add_required_signature(parser)
     parser.add_argument("--key", action="append", metavar="KEY", help=KEY_HELP)
     parser.add_argument(
         "--unlocked",

@@ -100,16 +100,26 @@ def check(model: Path, keys: Keys = None, *, bundle: Path | None = None) -> Repo
     return Report(sections, tuple(signers), recipients, accepted, refused)
 
 
-def encrypt(model: Path, output: Path, recipients: Sequence[Recipient | Path | X25519PublicKey]) -> bool:
+def encrypt(
+    model: Path,
+    output: Path,
+    recipients: Sequence[Recipient | Path | X25519PublicKey],
+    *,
+    require_signature: Keys = None,
+) -> bool:
     """Encrypts a file for whoever has one of the keys: X25519 public keys (PEM files too), and Recipients.
 
     Returns whether the file was signed: its signature is one of the plain file and left out. Sign the encrypted one.
 
+    Args:
+        require_signature: whose signature the file must have, as for `load`; None: it is not looked at.
+
     Raises:
         InvalidArgumentError: no recipient, or the file is encrypted already.
+        SignatureError: the file has no signature of one of these.
         FormatError: the file is damaged.
     """
-    container = _read_whole(model)
+    container = _read_whole(model, require_signature)
     if container.find(SectionKind.ENCRYPTION) is not None:
         raise InvalidArgumentError(f"{os.fspath(model)} is encrypted already: decrypt it first")
     content = os.urandom(KEY_BYTES)
@@ -126,14 +136,20 @@ def encrypt(model: Path, output: Path, recipients: Sequence[Recipient | Path | X
     return len(plain) != len(container.sections)
 
 
-def decrypt(model: Path, output: Path, keys: Any) -> bool:
-    """Writes a file in clear; `keys` are those that `load` takes. Returns whether it was signed: the signature is left out.
+def decrypt(model: Path, output: Path, keys: Any, *, require_signature: Keys = None) -> bool:
+    """Writes a file in clear; `keys` are those that `load` takes. Returns whether it was signed: the signature is one of the encrypted bytes, and
+    left out.
+
+    Args:
+        require_signature: whose signature the encrypted file must have, as for `load`; it is checked before a key is asked for. None: it is
+            not looked at, and nothing tells any more who vouched for what was decrypted.
 
     Raises:
         DecryptionError: the file is not for these keys.
+        SignatureError: the file has no signature of one of those that are required.
         FormatError: the file is damaged, or was changed.
     """
-    container = _read_whole(model)
+    container = _read_whole(model, require_signature)
     if container.find(SectionKind.ENCRYPTION) is None:
         raise InvalidArgumentError(f"{os.fspath(model)} is not encrypted")
     try:
@@ -172,9 +188,17 @@ def shared_recipient(provider: Any, key_id: str = "") -> Recipient:
     return Recipient(shared=secret, id=key_id)
 
 
-def _read_whole(model: Path) -> _container.Container:
-    """The sections, all of them hashed."""
+def _read_whole(model: Path, signers: Keys = None) -> _container.Container:
+    """The sections, all of them hashed; of a file that one of the signers, if there are any, has signed."""
     container = _container.read(model, verify_weights=True)
+    if signers is not None:
+        section = container.find(SectionKind.SIGNATURE)
+        if section is None:
+            raise SignatureError(f"{os.fspath(model)} has no signature, and one is required")
+        try:
+            check_table(container.signed, bytes(section.data), read_trusted(signers))
+        except SignatureError as error:
+            raise SignatureError(f"{os.fspath(model)}: {error}") from None
     for each in container.sections:
         if each.encrypted and (container.find(SectionKind.ENCRYPTION) is None or each.size == 0):
             raise FormatError(f"{os.fspath(model)} is damaged: a section is not encrypted as the others are")

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -410,6 +411,58 @@ def test_the_signature_of_an_encrypted_file_needs_no_key(folder: Path) -> None:
     assert not asked
     assert trust.decrypt("sealed.mrt", "plain.mrt", "reader.pem") is True
     assert Path("plain.mrt").read_bytes() == DATA
+
+
+def test_a_signature_can_be_required_before_it_is_left_out(folder: Path) -> None:
+    """Afterwards nothing tells who vouched for a file: a reader, who has its key, can write another one that opens with it."""
+    trust.encrypt("model.mrt", "sealed.mrt", ["reader.pub.pem"])
+    asked = []
+
+    def key(name: str) -> bytes:
+        asked.append(name)
+        return Path("reader.pem").read_bytes()
+
+    stranger = public_pem(Ed25519PrivateKey.generate())
+    with pytest.raises(maas_rt.SignatureError, match=r"sealed\.mrt has no signature, and one is required"):
+        trust.decrypt("sealed.mrt", "plain.mrt", key, require_signature="signer.pub.pem")
+    trust.sign("sealed.mrt", key="signer.pem")
+    with pytest.raises(maas_rt.SignatureError, match=r"sealed\.mrt: it is signed by .*, which is not among the keys"):
+        trust.decrypt("sealed.mrt", "plain.mrt", key, require_signature=stranger)
+    assert not asked and not Path("plain.mrt").exists()
+    assert trust.decrypt("sealed.mrt", "plain.mrt", "reader.pem", require_signature="signer.pub.pem") is True
+    assert Path("plain.mrt").read_bytes() == DATA
+    trust.sign("model.mrt", "signed.mrt", key="signer.pem")
+    recipients = ["reader.pub.pem"]
+    with pytest.raises(maas_rt.SignatureError, match="not among the keys"):
+        trust.encrypt("signed.mrt", "again.mrt", recipients, require_signature=stranger)
+    with pytest.raises(maas_rt.SignatureError, match=r"model\.mrt has no signature"):
+        trust.encrypt("model.mrt", "again.mrt", recipients, require_signature="signer.pub.pem")
+    assert not Path("again.mrt").exists()
+    assert trust.encrypt("signed.mrt", "again.mrt", recipients, require_signature="signer.pub.pem") is True
+
+
+def test_no_bit_of_a_signed_file_is_free(folder: Path) -> None:
+    """What lies between its sections, and behind the last one, is under no hash: it is zero, or the file is refused."""
+    trust.sign("model.mrt", "signed.mrt", key="signer.pem")
+    data = bytearray(Path("signed.mrt").read_bytes())
+    sections = _container.read(bytes(data)).sections
+    gaps = [
+        (one.offset + one.size, other.offset)
+        for one, other in pairwise(sections)
+        if one.offset + one.size < other.offset
+    ]
+    assert len(gaps) >= 2
+    for begin, end in gaps:
+        for at in {begin, (begin + end) // 2, end - 1}:
+            data[at] ^= 1
+            Path("changed.mrt").write_bytes(data)
+            with pytest.raises(maas_rt.FormatError, match="not zero"):
+                trust.check("changed.mrt", "signer.pub.pem")
+            with pytest.raises(maas_rt.FormatError, match="a gap between sections is not zero"):
+                maas_rt.load("changed.mrt", require_signature="signer.pub.pem")
+            data[at] ^= 1
+    Path("changed.mrt").write_bytes(data)
+    assert trust.check("changed.mrt", "signer.pub.pem").accepted is not None
 
 
 def test_keys_come_from_files_the_environment_commands_and_functions(folder: Path, monkeypatch: Any) -> None:

@@ -68,7 +68,8 @@ def test_the_way_there_and_back(folder: Path, capsys: Output) -> None:
     assert "untrusted it is not signed" in said(capsys, "check", "model.mrt", "--keys", "signer.pub.pem", status=1)
     assert "which is not among the keys" in said(capsys, "check", "signed.mrt", "--keys", "ec.pub.pem", status=1)
     assert said(capsys, "encrypt", "signed.mrt", "-o", "sealed.mrt", "--to", "reader.pub.pem") == (
-        "wrote sealed.mrt\nits signature was one of the plain file and is left out: maas-rt sign sealed.mrt\n"
+        "wrote sealed.mrt\nits signature was one of the plain file, was not checked (--require-signature), and is left out: "
+        "maas-rt sign sealed.mrt\n"
     )
     said(capsys, "sign", "sealed.mrt", "--key", "ec.pem")
     text = said(capsys, "check", "sealed.mrt", "--keys", "ec.pub.pem", "--keys", "signer.pub.pem")
@@ -88,7 +89,12 @@ def test_the_way_there_and_back(folder: Path, capsys: Output) -> None:
         assert "which is not among the keys" in said(capsys, command[0], "sealed.mrt", *wrong, status=1)
     assert "gemm_f32" in said(capsys, "inspect", "sealed.mrt", *opening)
     text = said(capsys, "decrypt", "sealed.mrt", "-o", "plain.mrt", "--key", "reader.pem")
-    assert text == "wrote plain.mrt\nthe signature was one of the encrypted file and is left out\n"
+    assert text == (
+        "wrote plain.mrt\nits signature was one of the encrypted file, was not checked (--require-signature), and is left out: "
+        "maas-rt sign plain.mrt\n"
+    )
+    how = ("-o", "plain.mrt", "--key", "reader.pem", "--require-signature")
+    assert "of the encrypted file, held, and is left out" in said(capsys, "decrypt", "sealed.mrt", *how, "ec.pub.pem")
     assert Path("plain.mrt").read_bytes() == Path("model.mrt").read_bytes()
     changed = bytearray(Path("sealed.mrt").read_bytes())
     weights = _container.read(bytes(changed)).find(SectionKind.WEIGHTS)

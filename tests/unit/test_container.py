@@ -108,14 +108,25 @@ def test_every_truncation_is_refused() -> None:
             _container.read(DATA[:n])
 
 
-def test_every_flipped_byte_outside_gaps_is_refused() -> None:
-    read = _container.read(DATA)
-    used = [*range(64 + 96 * 4), *(at for s in read.sections for at in range(s.offset, s.offset + s.size))]
-    for at in used:
-        damaged = bytearray(DATA)
+def test_every_flipped_byte_is_refused() -> None:
+    """Each is under a hash or has to be zero: those of the table, the sections, the gaps, and what follows the last section."""
+    damaged = bytearray(DATA) + bytes(10)
+    struct.pack_into("<Q", damaged, 16, len(damaged))
+    assert len(_container.read(damaged, verify_weights=True).sections) == 4
+    for at in [*range(5000), *range(5000, len(DATA) - 200, 61), *range(len(DATA) - 200, len(damaged))]:
         damaged[at] ^= 0x40
         with pytest.raises(FormatError):
             _container.read(damaged, verify_weights=True)
+        damaged[at] ^= 0x40
+    assert _container.read(damaged, verify_weights=True).signed
+
+
+def test_padding_of_the_table_is_zero() -> None:
+    for at, said in ((64 + 88, "reserved bytes"), (64 + 96 * 2 + 39, "is not padded with zeros")):
+        damaged = bytearray(DATA)
+        damaged[at] = 1
+        with pytest.raises(FormatError, match=said):
+            _container.read(resealed(damaged))
 
 
 def test_damaged_weights_are_found_on_request_only() -> None:
