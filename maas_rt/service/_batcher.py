@@ -138,15 +138,6 @@ class Batcher(Generic[T]):
             self._keep(key, kept)
         return found
 
-    def expired(self, now: int) -> list[T]:
-        """The requests whose deadline has passed, each once; they wait no more."""
-        late: dict[int, T] = {}
-        for parts in self._waiting.values():
-            late |= {id(p.request): p.request for p in parts if p.deadline is not None and p.deadline <= now}
-        for request in late.values():
-            self.remove(request)
-        return list(late.values())
-
     def drain(self, now: int) -> list[Batch[T]]:
         """All that waits, in batches."""
         batches = []

@@ -9,7 +9,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from .._version import __version__
 from ._callers import is_local
+from ._changes import Changes
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
 from ._grants import ALL, Client
@@ -180,9 +180,8 @@ class Core:
         self._observe = observe
         self._draining = False
         self._inbox: Inbox | None = None
-        # Loads wait for one another, and would keep all of asyncio's own threads from the bodies that are read there.
-        self._administration = ThreadPoolExecutor(1, "maas-rt administration")
-        self._labelling = ThreadPoolExecutor(1, "maas-rt labels")  # a rollback waits for no load
+        self._administration = Changes("maas-rt administration")
+        self._labelling = Changes("maas-rt labels")  # a rollback waits for no load
 
     # ---- the server
 
@@ -205,8 +204,8 @@ class Core:
         self.sequences.close()
         if self.regions is not None:
             self.regions.close()
-        self._administration.shutdown(wait=False)
-        self._labelling.shutdown(wait=False)
+        self._administration.close()
+        self._labelling.close()
 
     def server_metadata(self, context: Context) -> dict[str, Any]:
         """Name, version and extensions."""
@@ -313,23 +312,11 @@ class Core:
         context: Context,
         change: Callable[..., T],
         *args: Any,
-        by: ThreadPoolExecutor | None = None,
+        by: Changes | None = None,
     ) -> T:
-        """Makes a change that takes its time, one after the other. A caller that goes away ends one that has not begun, and no other."""
+        """Makes a change, which the gate notes when it has ended."""
         with self.gate.enter(context, "admin", model):
-            try:
-                change_made = (by or self._administration).submit(change, *args)
-            except RuntimeError:  # after `close`
-                raise ServiceError(Kind.NOT_READY, "the server goes away") from None
-            ended = asyncio.wrap_future(change_made)
-            try:
-                return await asyncio.shield(ended)
-            except asyncio.CancelledError:
-                if change_made.cancel():
-                    raise
-                # It is made whether or not somebody waits: the gate, which notes how it ended, is left when it has.
-                await asyncio.wait([ended])
-                return ended.result()
+            return await (by or self._administration).make(change, *args)
 
     # ---- shared memory, in which clients on this machine register regions of their own
 

@@ -1,4 +1,5 @@
-"""Trace and logging settings, in the words of Triton's extensions. No setting names a file: what writes files is for who starts the server.
+"""Trace and logging settings, in the words of Triton's extensions. Those of traces are kept and told: what is traced is for who starts the server
+(_tracing). No setting names a file: what writes files is for who starts the server.
 
 Source: extension_trace.md and extension_logging.md at https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 """

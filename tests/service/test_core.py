@@ -158,6 +158,36 @@ async def test_changes_that_wait_keep_nothing_else_waiting_and_end_as_they_are_n
     assert {kind_of(error) for error in outcomes[1:99] if error is not None} == {Kind.CANCELLED}
 
 
+async def test_not_too_many_changes_wait(world: tuple[Core, _Gate, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    core, gate, _ = world
+    goes_on = threading.Event()
+    monkeypatch.setattr(core.repository, "load", lambda name: goes_on.wait(60))
+    changes = [asyncio.create_task(core.load(f"m{number}", Context("word"))) for number in range(1000)]
+    await asyncio.sleep(0)  # each begins
+    await asyncio.sleep(0)
+    errors = [change.exception() for change in changes if change.done()]
+    try:
+        assert len(errors) == 1000 - 128 and gate.inside == 128
+        assert all(isinstance(each, ServiceError) and each.kind is Kind.OVERLOADED for each in errors)
+        assert str(errors[0]).startswith("128 changes wait already") and errors[0].retry_after
+        with pytest.raises(ServiceError, match="wait already"):
+            await core.unload("mlp", Context("word"))
+        assert await core.set_label("mlp", "best", "1", Context("word")) == {"best": "1"}
+        # Who goes away makes room.
+        next(change for change in reversed(changes) if not change.done()).cancel()
+        while gate.inside == 128:
+            await asyncio.sleep(0)
+        last = asyncio.create_task(core.unload("mlp", Context("word")))
+        await asyncio.sleep(0)
+        assert gate.inside == 128 and not last.done()
+    finally:
+        goes_on.set()
+    await last
+    outcomes = await asyncio.gather(*changes, return_exceptions=True)
+    assert outcomes.count(None) == 127 and gate.inside == 0
+    await core.load("mlp", Context("word"))
+
+
 async def test_what_is_cancelled_beside_the_loop_holds_its_bytes_until_it_has_ended() -> None:
     goes_on = threading.Event()
     task = asyncio.create_task(beside_the_loop(1 << 20, goes_on.wait, 60))

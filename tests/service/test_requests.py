@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maas_rt.service import _signature as _signature_module
 from maas_rt.service._datatypes import BYTES, DATATYPES, OF_RUNTIME, bfloat16_values
 from maas_rt.service._errors import Kind, ServiceError
 from maas_rt.service._requests import (
@@ -361,6 +362,35 @@ def test_a_raw_body_for_a_string_is_the_string() -> None:
     signature = _signature(("x", "BYTES", ("n", 1)))
     array = signature.arrays(decode_request(b"caf\xc3\xa9", 0))["x"]
     assert array.shape == (1, 1, 5) and array.tobytes() == b"caf\xc3\xa9"
+
+
+@pytest.mark.parametrize(
+    ("count", "longest", "is_too_large"),
+    [
+        (100, 10_000, False),  # 1,000,000 bytes: below 1 MiB is free, however little was sent
+        (105, 10_000, True),  # 1,050,000, and 64 times what was sent is less
+        (62, 100_000, False),  # 6,200,000, less than 64 times what was sent
+        (65, 100_000, True),
+        (63, 4_200_000, False),  # below 256 MiB
+        (64, 4_200_000, True),  # above it, though it is 64 times what was sent
+    ],
+)
+def test_strings_that_would_be_padded_too_far(
+    count: int, longest: int, is_too_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long string makes all of them long: what that may cost is said before anything of that size is made."""
+    monkeypatch.setattr(_signature_module, "encode_strings", lambda array: array)
+    data = _bytes(b"x" * longest, *[b""] * (count - 1))
+    body, length = _binary(_tensor(shape=[count], datatype="BYTES"), len(data), data)
+    signature, request = _signature(("x", "BYTES", ("n",))), decode_request(body, length)
+    if not is_too_large:
+        assert signature.arrays(request)["x"].shape == (count,)
+        return
+    with pytest.raises(
+        ServiceError, match=f"takes {count * longest} bytes, each of its {count} strings padded"
+    ) as caught:
+        signature.arrays(request)
+    assert caught.value.kind is Kind.TOO_LARGE and caught.value.kind.http == 413
 
 
 @pytest.mark.parametrize(
