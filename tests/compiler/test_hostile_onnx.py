@@ -111,6 +111,15 @@ def _huge_input(dims: list[int]) -> Callable[[], onnx.ModelProto]:
 
 # What each refusal must name, and the model.
 REFUSED: dict[str, tuple[str, Callable[[], onnx.ModelProto]]] = {
+    "a mask of integers": (
+        "mask of uint8",
+        lambda: model(
+            [node("Attention", "q q q m", "y", is_causal=1)],
+            {"q": (F, [2, 2, 4, 8]), "m": (TensorProto.UINT8, [4, 4])},
+            ["y"],
+            opset=24,
+        ),
+    ),
     # names
     "reads itself": ("'loop'", lambda: model([helper.make_node("Relu", ["y"], ["y"], name="loop")], {"x": (F, [2])}, ["y"])),
     "output is an input too": ("'x'", lambda: model([node("Relu", "x", "x")], {"x": (F, [2])}, ["x"])),
@@ -469,9 +478,9 @@ LISTED = [  # an operator and its inputs, of which n is a list of numbers that a
 ]
 
 
-def _listed(names: str) -> onnx.ModelProto:
+def _listed(names: str, length: int = 2**31 - 1) -> onnx.ModelProto:
     op, inputs = names.split(" ", 1)
-    kinds = {"x": (F, [2, 3, 4]), "t": (F, [2, 2, 3]), "n": (I64, [2**31 - 1])}
+    kinds = {"x": (F, [2, 3, 4]), "t": (F, [2, 2, 3]), "n": (I64, [length])}
     return model(
         [node(op, inputs, "y")], {name: kinds[name] for name in dict.fromkeys(inputs.split())}, ["y"], opset=20
     )
@@ -514,6 +523,8 @@ BOMBS: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "10^5 nodes": lambda: _chain(10**5, "Identity"),
     "2 * 10^3 nodes that compute": lambda: _chain(2000, "Relu"),
     **{f"{names.split()[0]} by a list of 2^31 numbers": partial(_listed, names) for names in LISTED},
+    "Unsqueeze to 13 axes": lambda: _listed("Unsqueeze x n", 10),
+    "Reshape to 13 axes": lambda: _listed("Reshape x n", 13),
 }  # fmt: skip
 
 COMPILE = {

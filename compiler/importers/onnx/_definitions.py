@@ -50,6 +50,9 @@ def function_body(node: Node, domain: str) -> onnx.FunctionProto | None:
     for name in _BOUNDS:
         if not 0 <= node.float_attr(name, 0.0) < math.inf:
             raise node.broken(f"attribute '{name}' is {node.float_attr(name):g}, expected a number of at least 0")
+    if node.op == "Attention" and node.has(3) and node.dtype(3).startswith(("int", "uint")):
+        # The schema takes them, and the definition then casts -inf to them: what is not to be attended to gets any weight.
+        raise node.broken(f"has a mask of {node.dtype(3)}, expected bool, or floats that are added to the products")
     try:
         schema = onnx.defs.get_schema(node.op, node.opset, domain)
     except onnx.defs.SchemaError:

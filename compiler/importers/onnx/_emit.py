@@ -13,6 +13,8 @@ import tvm
 from onnx import numpy_helper
 from tvm import relax, tirx
 
+from maas_rt._plan import MAX_RANK
+
 from .._noise import Noise
 from .._run_checks import RunCheck, readable
 from ._data import Data
@@ -29,7 +31,7 @@ from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
 
 __all__ = ["Emitter", "cited_name"]
 
-MAX_BOUND = 64  # numbers of one value that a run may turn into extents: far beyond any rank
+_MAX_BOUND = 2 * MAX_RANK  # numbers of one list that a run may turn into extents: a pad's, on both sides of each axis
 
 
 class Emitter(ABC):
@@ -201,7 +203,7 @@ class Emitter(ABC):
         count = value.shape[0] if value.shape else 1
         if not isinstance(count, int):
             raise Refused(f"{what} whose length is only known at run time")
-        if count > MAX_BOUND:
+        if count > _MAX_BOUND:
             raise Refused(f"{what} as a list of {count} numbers that a run computes")
         if not count:
             return []

@@ -11,14 +11,15 @@ from typing import Any
 
 from tvm import te, tirx
 
+from maas_rt._plan import MAX_RANK
+
 from ..._run_checks import RunCheck
 from .._dims import Dim
-from .._emit import MAX_BOUND
 from .._exprs import shape_expr
 from .._node import Node
 from ._te import imm
 
-__all__ = ["axis_mask", "bind_vector", "check_axes", "int64", "invalid_unless", "list_length", "pick", "vector"]
+__all__ = ["axes_mask", "bind_vector", "check_axes", "int64", "invalid_unless", "list_length", "pick", "vector"]
 
 
 def int64(value: Any) -> Any:
@@ -28,7 +29,10 @@ def int64(value: Any) -> Any:
 def vector(
     n: Node, build: Callable[..., Sequence[Any]], *tensors: Any, dims: Sequence[Dim] = (), name: str = ""
 ) -> Any:
-    """An int64 tensor of rank 1 whose elements are the expressions that build(*tensors, extents) gives."""
+    """An int64 tensor of rank 1 whose elements are the expressions that build(*tensors, extents) gives.
+
+    What several of them have in common is best a vector before them: written out in each, expressions grow with the square of a rank or
+    faster, and so does the time to compile them."""
 
     def body(*args: Any) -> Any:
         items = [int64(e) for e in build(*args)]
@@ -65,13 +69,14 @@ def invalid_unless(condition: Any, value: Any) -> Any:
     return tirx.Select(condition, int64(value), imm(-1, "int64"))
 
 
-def axis_mask(axes: Any, count: int, rank: int, axis: int) -> Any:
-    """Whether one of the `count` (possibly negative) axes in the tensor is `axis`."""
-    hits = []
-    for k in range(count):
-        a = pick(axes, k, count)
-        hits += [a == axis, a == axis - rank]
-    return tirx.any(*hits) if hits else imm(False, "bool")
+def axes_mask(n: Node, i: int, count: int, rank: int) -> Any:
+    """An int64 tensor with a 1 for each of `rank` axes that is one of the `count` (possibly negative) ones in input i, and a 0 for each other."""
+
+    def build(axes: Any, _: Any) -> list[Any]:
+        given = [pick(axes, k, count) for k in range(count)]
+        return [tirx.any(*[a == wanted for a in given for wanted in (axis, axis - rank)]) for axis in range(rank)]
+
+    return vector(n, build, n.x(i), name="axes_mask")
 
 
 def check_axes(n: Node, i: int, rank: int, *, distinct: bool = True) -> None:
@@ -89,12 +94,12 @@ def check_axes(n: Node, i: int, rank: int, *, distinct: bool = True) -> None:
     n.check(legal, n.x(i), says=f"is given axes that its input does not have{', or one twice' if distinct else ''}")
 
 
-def list_length(n: Node, i: int) -> int:
-    """Static number of elements of a list that a run computes."""
+def list_length(n: Node, i: int, most: int = MAX_RANK) -> int:
+    """Static number of elements of a list that a run computes: one for each axis, at most."""
     dims = n.shape(i)
     length = dims[0] if dims else 1
     if len(dims) > 1 or not isinstance(length, int):
         raise n.refuse(f"input {i} whose length is only known at run time")
-    if length > MAX_BOUND:
+    if length > most:
         raise n.refuse(f"input {i} as a list of {length} numbers that a run computes")
     return length

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
+from maas_rt._plan import MAX_RANK
+
 from .._dims import Dim
 from .._exprs import constant, dims_of, dtype_of, shape_expr
 from .._node import Node
@@ -159,7 +161,7 @@ def _runtime_pad(n: Node, mode: str) -> Any:
     """Pad whose widths (or axes) a run computes: the widths in front are read from a tensor, the extents are bound."""
     dims, dtype = n.shape(0), n.dtype(0)
     rank = len(dims)
-    count = list_length(n, 1) // 2
+    count = list_length(n, 1, 2 * MAX_RANK) // 2
     axes_given = n.version >= 18 and n.has(3)
     given = [n.x(1), *([n.x(3)] if axes_given else [])]
     if axes_given:

@@ -14,7 +14,7 @@ from .._node import Node
 from .._registry import op
 from .._values import is_float
 from ._loops import running
-from ._runtime import axis_mask, bind_vector, check_axes, int64, list_length
+from ._runtime import axes_mask, bind_vector, check_axes, int64, list_length
 from ._te import elementwise, highest, imm, is_nan, lowest
 from .shape import kept_extents
 
@@ -116,17 +116,19 @@ def _runtime_axes(n: Node, function: Callable[[Node, Any, list[int], bool], Any]
 
     check_axes(n, 1, rank, distinct=not keepdims)
 
-    def halves(axes: Any, extents: Any) -> list[Any]:
+    mask = axes_mask(n, 1, count, rank)
+
+    def halves(mask: Any, extents: Any) -> list[Any]:
         out = []
         for a in range(rank):
-            gone = axis_mask(axes, count, rank, a)
+            gone = mask(a) == 1
             out += [
                 tirx.Select(gone, imm(1, "int64"), int64(extents[a])),
                 tirx.Select(gone, int64(extents[a]), imm(1, "int64")),
             ]
         return out
 
-    pairs = bind_vector(n, halves, n.x(1), dims=dims, count=2 * rank)
+    pairs = bind_vector(n, halves, mask, dims=dims, count=2 * rank)
     split = n.reshape(n.x(0), pairs)
     y = function(n, split, list(range(1, 2 * rank, 2)), False)
     y = n.emit(y) if not isinstance(y, relax.Var) else y
@@ -134,8 +136,7 @@ def _runtime_axes(n: Node, function: Callable[[Node, Any, list[int], bool], Any]
         return y
     if count > rank:
         raise n.broken(f"has {count} axes for rank {rank}")
-    kept = bind_vector(n, lambda axes, e: kept_extents(axes, count, rank, e), n.x(1), dims=dims, count=rank - count)
-    return n.reshape(y, kept)
+    return n.reshape(y, kept_extents(n, mask, dims, count))
 
 
 def _reduce_sum(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
+
+from maas_rt._plan import MAX_RANK
 
 from .._dims import Dim
 from .._exprs import shape_expr
 from .._node import Node
 from .._registry import op
 from .._values import Value
-from ._runtime import axis_mask, bind_vector, check_axes, int64, invalid_unless, list_length, pick
+from ._runtime import axes_mask, bind_vector, check_axes, int64, invalid_unless, list_length, pick, vector
 from ._te import imm
 from .symbolic import shape_of
 
@@ -50,37 +53,54 @@ def _runtime_shape(n: Node, have: tuple[Dim, ...], allowzero: bool) -> list[Dim]
     """The extents of a target shape that a run computes, with 0 and -1 resolved there."""
     length = list_length(n, 1)
 
-    def build(target: Any, dims: Any) -> list[Any]:
-        total: Any = imm(1, "int64")
-        for d in dims:
-            total = total * d
-        target_extents = []
+    one = imm(1, "int64")
+
+    def resolve(target: Any, dims: Any) -> list[Any]:
+        """The extents but for -1."""
+        out = []
         for k in range(length):
             t = pick(target, k, length)
-            target_extents.append(tirx.Select(t == 0, int64(dims[k]), t) if not allowzero and k < len(have) else t)
-        known_product: Any = imm(1, "int64")
-        for w in target_extents:
-            known_product = known_product * tirx.Select(w == -1, imm(1, "int64"), w)
-        rest = tirx.floordiv(total, tirx.max(known_product, imm(1, "int64")))
-        out = [tirx.Select(w == -1, rest, w) for w in target_extents]
-        product: Any = imm(1, "int64")
-        for o in out:
-            product = product * o
-        open_ones: Any = imm(0, "int64")
-        for w in target_extents:
-            open_ones = open_ones + tirx.Cast("int64", w == -1)
+            out.append(tirx.Select(t == 0, int64(dims[k]), t) if not allowzero and k < len(have) else t)
+        return out
+
+    def measure(wanted: Any, dims: Any) -> list[Any]:
+        """All elements, those of the extents that are known, and how many are not."""
+        total, known, unknown = one, one, imm(0, "int64")
+        for d in dims:
+            total = total * d
+        for k in range(length):
+            known = known * tirx.Select(wanted(k) == -1, one, wanted(k))
+            unknown = unknown + tirx.Cast("int64", wanted(k) == -1)
+        return [total, known, unknown]
+
+    def solve(wanted: Any, measured: Any, _: Any) -> list[Any]:
+        """What -1 stands for, and whether all fits."""
+        total, known, unknown = (measured(i) for i in range(3))
+        rest = tirx.floordiv(total, tirx.max(known, one))
         # What -1 stands for beside an extent of 0 is not to be told, nor is what several stand for.
-        is_determined = tirx.any(open_ones == 0, tirx.all(open_ones == 1, known_product != 0))
+        fits = tirx.any(
+            tirx.all(unknown == 0, known == total), tirx.all(unknown == 1, known != 0, known * rest == total)
+        )
         if not allowzero:
-            is_determined = tirx.all(is_determined, *[pick(target, k, length) != 0 for k in range(len(have), length)])
-        return [invalid_unless(tirx.all(product == total, is_determined), o) for o in out]
+            fits = tirx.all(fits, *[wanted(k) != 0 for k in range(len(have), length)])
+        return [rest, fits]
+
+    def build(wanted: Any, solved: Any, _: Any) -> list[Any]:
+        return [
+            invalid_unless(solved(1) == 1, tirx.Select(wanted(k) == -1, solved(0), wanted(k))) for k in range(length)
+        ]
 
     zero = "0 for no elements" if allowzero else "0 for an extent that stays"
     says = (
         f"is given a shape that does not fit its input: its extents ({zero}) must come to as many elements, "
         "and at most one, beside none of 0, may be -1 for what is left"
     )
-    return bind_vector(n, build, n.x(1), dims=have, count=length, says=says)
+    if not length:
+        return []
+    wanted = vector(n, resolve, n.x(1), dims=have, name="wanted")
+    measured = vector(n, measure, wanted, dims=have, name="measured")
+    solved = vector(n, solve, wanted, measured, name="solved")
+    return bind_vector(n, build, wanted, solved, count=length, says=says)
 
 
 def infer_dim(n: Node, have: tuple[Dim, ...], dims: list[Dim]) -> list[Dim]:
@@ -172,47 +192,64 @@ def _runtime_squeeze(n: Node, dims: tuple[Dim, ...]) -> list[Dim]:
     check_axes(n, 1, rank)
     ones = [(a, e) for a, e in enumerate(dims) if not n.math.same(e, 1)]
 
-    def dropped(axes: Any, extents: Any) -> Any:
-        gone = [tirx.any(tirx.Not(axis_mask(axes, count, rank, a)), extents[k] == 1) for k, (a, _) in enumerate(ones)]
-        return tirx.all(*gone)
+    def dropped(mask: Any, extents: Any) -> Any:
+        return tirx.all(*[tirx.any(mask(a) == 0, extents[k] == 1) for k, (a, _) in enumerate(ones)])
 
-    if ones and count:
-        n.check(dropped, n.x(1), shape_expr([e for _, e in ones]), says="is to drop an axis whose extent is not 1")
-    return bind_vector(n, lambda axes, e: kept_extents(axes, count, rank, e), n.x(1), dims=dims, count=rank - count)
+    if not count:
+        return list(dims)
+    mask = axes_mask(n, 1, count, rank)
+    if ones:
+        n.check(dropped, mask, shape_expr([e for _, e in ones]), says="is to drop an axis whose extent is not 1")
+    return kept_extents(n, mask, dims, count)
 
 
-def kept_extents(axes: Any, count: int, rank: int, extents: Any) -> list[Any]:
-    """The extents of the axes that are not among `axes`, in order: rank - count of them."""
-    gone = [tirx.Cast("int64", axis_mask(axes, count, rank, a)) for a in range(rank)]
-    out = []
-    for k in range(rank - count):
-        value: Any = imm(-1, "int64")
-        before: Any = imm(0, "int64")
-        for a in range(rank):
-            value = tirx.Select(tirx.all(gone[a] == 0, before == k), int64(extents[a]), value)
-            before = before + (imm(1, "int64") - gone[a])
-        out.append(value)
+def kept_extents(n: Node, mask: Any, dims: Sequence[Dim], count: int) -> list[Dim]:
+    """The extents of the axes that are not among the `count` ones of a mask, in order."""
+    rank = len(dims)
+    places = vector(n, lambda mask, _: _places(mask, rank), mask, name="kept_places")
+
+    def build(mask: Any, places: Any, extents: Any) -> list[Any]:
+        out = []
+        for k in range(rank - count):
+            value: Any = imm(-1, "int64")
+            for a in range(rank):
+                value = tirx.Select(tirx.all(mask(a) == 0, places(a) == k), int64(extents[a]), value)
+            out.append(value)
+        return out
+
+    return bind_vector(n, build, mask, places, dims=dims, count=rank - count)
+
+
+def _places(mask: Any, rank: int) -> list[Any]:
+    """For each axis, how many before it are not in the mask."""
+    out: list[Any] = [imm(0, "int64")]
+    for a in range(rank - 1):
+        out.append(out[-1] + imm(1, "int64") - mask(a))
     return out
 
 
 def _runtime_unsqueeze(n: Node, dims: tuple[Dim, ...]) -> list[Dim]:
     count = list_length(n, 1)
     rank = len(dims) + count
+    if rank > MAX_RANK:
+        raise n.refuse(f"to {rank} axes")
     check_axes(n, 1, rank)
 
-    def build(axes: Any, extents: Any) -> list[Any]:
+    if not count:
+        return list(dims)
+    mask = axes_mask(n, 1, count, rank)
+    places = vector(n, lambda mask, _: _places(mask, rank), mask, name="kept_places")
+
+    def build(mask: Any, places: Any, extents: Any) -> list[Any]:
         out = []
-        before: Any = imm(0, "int64")
         for a in range(rank):
-            new = axis_mask(axes, count, rank, a)
             value: Any = imm(-1, "int64")
             for k in range(len(dims)):
-                value = tirx.Select(before == k, int64(extents[k]), value)
-            out.append(tirx.Select(new, imm(1, "int64"), value))
-            before = before + tirx.Select(new, imm(0, "int64"), imm(1, "int64"))
+                value = tirx.Select(places(a) == k, int64(extents[k]), value)
+            out.append(tirx.Select(mask(a) == 1, imm(1, "int64"), value))
         return out
 
-    return bind_vector(n, build, n.x(1), dims=dims, count=rank)
+    return bind_vector(n, build, mask, places, dims=dims, count=rank)
 
 
 @op("Unsqueeze", since=[1, 11, 13, 21, 23, 24, 25])
