@@ -84,19 +84,29 @@ class Server(web.Server):
         self.short_way = short_way
         self.held = 0  # bytes of bodies
         self.open: set[Connection] = set()
+        self.handshakes = 0  # connections that are not among these yet
         self._looking = self._loop.call_later(_LOOK, self._look)
 
     def __call__(self) -> web.RequestHandler:
         """A protocol for a connection that was accepted."""
-        if len(self.open) >= self.bounds.connections:
-            return _Full()  # type: ignore[return-value]
+        return _Full() if self.is_full else self.connection()  # type: ignore[return-value]
+
+    def connection(self) -> Connection:
+        """The same for one that there was room for when it was accepted."""
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many connections as there may be."""
+        return len(self.open) + self.handshakes >= self.bounds.connections
 
     async def settle(self, seconds: float) -> None:
         """Waits, for so many seconds at most, for the next requests of clients that have just come or asked: they are on their way, perhaps, and
         their answers say that there is to be no other."""
         begun = self._loop.time()
-        while self._loop.time() < begun + seconds and any(each.active > begun - seconds for each in self.open):
+        while self._loop.time() < begun + seconds and (
+            self.handshakes or any(each.active > begun - seconds for each in self.open)
+        ):
             await asyncio.sleep(_LOOK_AT_ACTIVE)
 
     async def shutdown(self, timeout: float | None = None) -> None:

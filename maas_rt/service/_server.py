@@ -23,6 +23,7 @@ from ._audit import Audit
 from ._connection import Bounds, Runner, Server
 from ._gate import Gatekeeper
 from ._guard import CORE, METRICS
+from ._handshakes import Handshakes
 from ._limiter import Limiter, Limits
 from ._listen import Listen, close_all, open_sockets, place, remove, shown, unix_paths
 from ._logs import logging_as
@@ -242,34 +243,36 @@ async def running(
     await runner.setup()
     assert isinstance(runner.server, Server)
     servers: list[asyncio.Server] = []
+    handshakes = None if tls is None else Handshakes(runner.server, tls, _HANDSHAKE)
     paths = unix_paths(sockets)
     try:
         for each in sockets:
             if each.family == socket.AF_UNIX:
                 servers.append(await loop.create_unix_server(runner.server, sock=each))
+            elif handshakes is not None:
+                handshakes.listen(each)
             else:
-                timeout = None if tls is None else _HANDSHAKE
-                servers.append(
-                    await loop.create_server(runner.server, sock=each, ssl=tls, ssl_handshake_timeout=timeout)
-                )
+                servers.append(await loop.create_server(runner.server, sock=each))
         yield
     finally:
         # A client may have connected whom nobody has met yet, and who has sent its request.
         rest = [each.dup() for each in sockets]
         for server in servers:
             server.close()
+        if handshakes is not None:
+            handshakes.stop()
         remove(paths)
         for each in rest:
-            await _take_rest(each, runner.server, tls)
+            await _take_rest(each, runner.server, None if each.family == socket.AF_UNIX else handshakes)
         await runner.server.settle(_ON_THEIR_WAY)
+        if handshakes is not None:
+            handshakes.cancel()
         await runner.cleanup()
 
 
-async def _take_rest(listening: socket.socket, server: Server, tls: ssl.SSLContext | None) -> None:
+async def _take_rest(listening: socket.socket, server: Server, handshakes: Handshakes | None) -> None:
     """Takes the connections that wait at a socket, and closes it."""
     loop = asyncio.get_running_loop()
-    context = None if listening.family == socket.AF_UNIX else tls
-    timeout = None if context is None else _HANDSHAKE
     with listening:
         listening.setblocking(False)
         while True:
@@ -277,5 +280,8 @@ async def _take_rest(listening: socket.socket, server: Server, tls: ssl.SSLConte
                 connection, _ = listening.accept()
             except OSError:
                 return
-            with suppress(OSError):  # it has gone, or speaks no TLS
-                await loop.connect_accepted_socket(server, connection, ssl=context, ssl_handshake_timeout=timeout)
+            if handshakes is not None:
+                handshakes.take(connection)
+            else:
+                with suppress(OSError):  # it has gone
+                    await loop.connect_accepted_socket(server, connection)

@@ -6,11 +6,13 @@ import asyncio
 import gzip
 import io
 import json
+import os
 import re
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from maas_rt._cli import main
 from maas_rt.service import Repository, create_app
 from maas_rt.service import _connection as connection_module
+from maas_rt.service import _server as server_module
 from maas_rt.service._access import Access
 from maas_rt.service._app import add_route
 from maas_rt.service._audit import Audit
@@ -666,6 +669,72 @@ async def test_tls_over_http_with_a_certificate_that_changes(models: Path, tmp_p
             assert (await session.get(url)).status == 200  # the connection that stood goes on
         plain = await send(port, request("GET /v2 HTTP/1.1", "Host: 127.0.0.1"))
         assert b"200" not in plain
+
+
+async def test_connections_that_never_shake_hands_are_bounded(models: Path, tmp_path: Path) -> None:
+    """They count as those that do: what is beyond the bound is closed at once, and there is room when one has gone."""
+    authority, files = Authority("all"), TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
+    authority.issue("server", files.certificate, files.key)
+    trust = ssl.create_default_context(cafile=str(authority.write(tmp_path / "ca.pem")))
+
+    async def closed(silent: socket.socket) -> None:
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(silent, 1), 30) == b""
+
+    app = create_app(Repository(models))
+    async with served(app, Bounds(connections=3), server_context(files)) as port:
+        async with ClientSession(connector=TCPConnector(ssl=trust)) as session:
+            url = f"https://127.0.0.1:{port}/v2"
+            assert (await session.get(url)).status == 200  # which stays open
+            before = len(os.listdir("/proc/self/fd"))
+            silent = []
+            for _ in range(40):
+                silent.append(socket.create_connection(("127.0.0.1", port)))
+                silent[-1].setblocking(False)
+            await asyncio.gather(*map(closed, silent[2:]))
+            for each in silent[:2]:
+                with pytest.raises(BlockingIOError):
+                    each.recv(1)
+            assert len(os.listdir("/proc/self/fd")) == before + 40 + 2  # ours, and the server's of those that it holds
+            assert (await session.get(url)).status == 200
+            async with ClientSession(connector=TCPConnector(ssl=trust)) as another:
+                with pytest.raises(ClientError):
+                    await another.get(url)
+                silent[0].send(b"GET / HTTP/1.1\r\n\r\n")  # no handshake: it ends
+                silent[1].close()
+                end = time.monotonic() + 30
+                while time.monotonic() < end:
+                    try:
+                        assert (await another.get(url)).status == 200
+                        break
+                    except ClientError:
+                        await asyncio.sleep(0.01)
+                assert time.monotonic() < end
+        for each in silent:
+            each.close()
+
+
+async def test_a_handshake_that_takes_too_long_ends(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_HANDSHAKE", 0.2)
+    authority, files = Authority("all"), TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
+    authority.issue("server", files.certificate, files.key)
+    async with served(create_app(Repository(models)), tls=server_context(files)) as port:
+        assert await send(port, b"") == b""  # closed, by the server
+        assert await send(port, b"\x16\x03\x01\x02\x00") == b""  # the begin of a hello
+
+
+async def test_a_server_that_ends_waits_for_no_handshake(models: Path, tmp_path: Path) -> None:
+    authority, files = Authority("all"), TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
+    authority.issue("server", files.certificate, files.key)
+    async with served(create_app(Repository(models)), tls=server_context(files)) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 9  # a handshake may take ten seconds
+    for reader, writer in held:
+        assert await collect(reader) == b""
+        writer.close()
 
 
 async def test_mutual_tls_over_http(models: Path, tmp_path: Path) -> None:
