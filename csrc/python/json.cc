@@ -1,10 +1,10 @@
 // JSON tensors of the service: requests to arrays and arrays to responses, without the GIL where they are large.
+#include "json.h"
+
 #include <pybind11/stl.h>
 
 #include <optional>
 
-#include "binding.h"
-#include "json/read.h"
 #include "json/scan.h"
 #include "json/write.h"
 #include "released.h"
@@ -17,12 +17,7 @@ using maas_rt_json::Type;
 // From so many bytes on the GIL is given back: below, taking it again costs more than the work.
 constexpr size_t kLarge = 16384;
 
-struct NamedType {
-  const char* name;
-  Type type;
-  mrt_dtype dtype;  // of its arrays; numpy has no bfloat16, whose arrays hold its bits
-};
-constexpr NamedType kTypes[] = {
+constexpr JsonType kTypes[] = {
     {"bool", Type::kBool, {MRT_BOOL, 8, 1}},        {"int8", Type::kInt8, {MRT_INT, 8, 1}},
     {"int16", Type::kInt16, {MRT_INT, 16, 1}},      {"int32", Type::kInt32, {MRT_INT, 32, 1}},
     {"int64", Type::kInt64, {MRT_INT, 64, 1}},      {"uint8", Type::kUint8, {MRT_UINT, 8, 1}},
@@ -31,20 +26,6 @@ constexpr NamedType kTypes[] = {
     {"bfloat16", Type::kBfloat, {MRT_UINT, 16, 1}}, {"float32", Type::kFloat, {MRT_FLOAT, 32, 1}},
     {"float64", Type::kDouble, {MRT_FLOAT, 64, 1}},
 };
-
-const NamedType& type_of(const std::string& dtype) {
-  for (const NamedType& each : kTypes) {
-    if (dtype == each.name) return each;
-  }
-  throw py::value_error(dtype + " is no type of JSON tensors");
-}
-
-[[noreturn]] void throw_invalid(const std::string& message) {
-  const auto text = py::reinterpret_steal<py::object>(
-      PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "backslashreplace"));
-  if (text) set_invalid("%U", text.ptr());
-  throw py::error_already_set();
-}
 
 // Runs f, without the GIL if it works on many bytes.
 template <typename F>
@@ -58,56 +39,12 @@ auto work(size_t bytes, F f) {
   }
 }
 
-// The bytes of an object with a buffer, which stay where they are while this lives.
-class Bytes {
- public:
-  explicit Bytes(py::handle object) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-  }
-  ~Bytes() { PyBuffer_Release(&view_); }
-  Bytes(const Bytes&) = delete;
-  Bytes& operator=(const Bytes&) = delete;
-  const char* data() const { return static_cast<const char*>(view_.buf); }
-  size_t size() const { return static_cast<size_t>(view_.len); }
-
- private:
-  Py_buffer view_;
-};
-
-// A new bytes object of at most `most` bytes that `fill` writes, given where to and returning the end. Pages of it that
-// stay unused are never touched.
-template <typename F>
-py::bytes new_bytes(size_t most, F fill) {
-  PyObject* made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(most));
-  if (!made) throw py::error_already_set();
-  try {
-    char* data = PyBytes_AS_STRING(made);
-    const char* end = fill(data);
-    if (_PyBytes_Resize(&made, end - data) != 0) throw py::error_already_set();
-  } catch (...) {
-    Py_XDECREF(made);
-    throw;
-  }
-  return py::reinterpret_steal<py::bytes>(made);
-}
-
 py::object new_array_of(mrt_dtype dtype, const std::vector<int64_t>& shape) {
   const int ndim = static_cast<int>(shape.size());
   auto array = py::reinterpret_steal<py::object>(
       new_array(numpy_dtype(dtype), ndim, shape.data(), dense_bytes(dtype, ndim, shape.data())));
   if (!array) throw py::error_already_set();
   return array;
-}
-
-maas_rt_json::Data data_of(const Bytes& text, const std::vector<int64_t>& shape, const std::string& what,
-                           const char* type_name) {
-  size_t count = 1;
-  for (int64_t extent : shape) {
-    if (extent < 0 || __builtin_mul_overflow(count, static_cast<size_t>(extent), &count) || count > SIZE_MAX / 16) {
-      throw py::value_error("an extent of the shape is negative, or their product is too large");
-    }
-  }
-  return {text.data(), text.data() + text.size(), shape, what, type_name};
 }
 
 py::tuple scan(const py::object& body, bool response, size_t max_depth, size_t max_rest) {
@@ -122,9 +59,9 @@ py::tuple scan(const py::object& body, bool response, size_t max_depth, size_t m
 
 py::object read(const py::object& text, const std::string& dtype, const std::vector<int64_t>& shape,
                 const std::string& what) {
-  const NamedType& type = type_of(dtype);
+  const JsonType& type = json_type(dtype);
   const Bytes bytes(text);
-  const maas_rt_json::Data data = data_of(bytes, shape, what, type.name);
+  const maas_rt_json::Data data = json_data(bytes.data(), bytes.size(), shape, what, type.name);
   py::object array;
   void* out = nullptr;
   if (data.count() <= data.most_elements()) {  // else it is read for what is wrong with it
@@ -137,7 +74,7 @@ py::object read(const py::object& text, const std::string& dtype, const std::vec
 
 py::tuple read_strings(const py::object& text, const std::vector<int64_t>& shape, const std::string& what) {
   const Bytes bytes(text);
-  const maas_rt_json::Data data = data_of(bytes, shape, what, "string");
+  const maas_rt_json::Data data = json_data(bytes.data(), bytes.size(), shape, what, "string");
   const size_t count = data.count();
   py::object offsets;
   int64_t* bounds = nullptr;
@@ -165,7 +102,7 @@ size_t elements(const mrt_tensor& tensor) {
 }
 
 py::bytes write(const py::object& array, const std::string& dtype) {
-  const NamedType& type = type_of(dtype);
+  const JsonType& type = json_type(dtype);
   ArrayView view;
   mrt_tensor tensor{};
   view_dense(&view, array, dtype, &tensor);
@@ -191,6 +128,31 @@ py::bytes write_strings(const py::object& text, const py::object& offsets, const
 }
 
 }  // namespace
+
+const JsonType& json_type(const std::string& dtype) {
+  for (const JsonType& each : kTypes) {
+    if (dtype == each.name) return each;
+  }
+  throw py::value_error(dtype + " is no type of JSON tensors");
+}
+
+void throw_invalid(const std::string& message) {
+  const auto text = py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "backslashreplace"));
+  if (text) set_invalid("%U", text.ptr());
+  throw py::error_already_set();
+}
+
+maas_rt_json::Data json_data(const char* text, size_t size, const std::vector<int64_t>& shape, const std::string& what,
+                             const char* type_name) {
+  size_t count = 1;
+  for (int64_t extent : shape) {
+    if (extent < 0 || __builtin_mul_overflow(count, static_cast<size_t>(extent), &count) || count > SIZE_MAX / 16) {
+      throw py::value_error("an extent of the shape is negative, or their product is too large");
+    }
+  }
+  return {text, text + size, shape, what, type_name};
+}
 
 void define_json(py::module_& m) {
   m.def("json_scan", scan, py::arg("body"), py::arg("response"), py::arg("max_depth"), py::arg("max_rest"));

@@ -17,6 +17,8 @@ PYBIND11_MODULE(_bound, m) {
   define_runner(m);
   define_kernels(m);
   define_json(m);
+  define_prepared(m);
+  define_counters(m);
 }
 
 // What Python calls. pybind11 waits for the GIL of the main interpreter and would do so for ever in another one.

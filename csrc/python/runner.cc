@@ -1,13 +1,12 @@
 // Runner: the callable behind Model and Session. Written against CPython's API where a call passes, because the call of
 // a small model costs less than pybind11's dispatch.
-//
-// Sessions are taken from and given back to the runner's pool while the GIL is held, so the pool needs no lock.
+#include "runner.h"
+
 #include <atomic>
 #include <cstring>
 
 #include "few.h"
 #include "outputs.h"
-#include "program.h"
 #include "released.h"
 #include "run_options.h"
 // After Python.h, which it lacks.
@@ -19,72 +18,14 @@ namespace {
 // After a burst of parallel calls no more sessions than this are kept.
 constexpr size_t kIdleSessions = 16;
 
-struct RunnerState {
-  std::shared_ptr<Program> program;
-  py::object program_object;
-  int32_t threads = 0;
-  bool exclusive = false;  // one session for good (Session), instead of one for each run at a time (Model)
-  bool profile = false;
-  std::vector<mrt_session*> idle;
-
-  ~RunnerState() {
-    for (mrt_session* session : idle) mrt_session_free(session);
-  }
-};
-
 struct Runner {
   PyObject_HEAD vectorcallfunc vectorcall;
   RunnerState* state;
 };
 
-// A session of the runner's, given back (or kept, if it is the only one) when the run is over.
-class Lease {
- public:
-  explicit Lease(RunnerState& state) : state_(state) {
-    if (!state.idle.empty()) {
-      session_ = state.idle.back();
-      if (!state.exclusive) state.idle.pop_back();
-      return;
-    }
-    mrt_session_options options{};
-    options.struct_size = sizeof(options);
-    options.threads = state.threads;
-    options.profile = state.profile;
-    const mrt_status status = mrt_session_create(state.program->handle(), &options, &session_);
-    if (status != MRT_OK) {
-      set_status_error(status);
-    } else if (state.exclusive) {
-      state.idle.push_back(session_);
-    }
-  }
-  ~Lease() {
-    if (!session_ || state_.exclusive) return;
-    if (state_.idle.size() < kIdleSessions) {
-      state_.idle.push_back(session_);
-    } else {
-      mrt_session_free(session_);
-    }
-  }
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
-  mrt_session* session() const { return session_; }
-
- private:
-  RunnerState& state_;
-  mrt_session* session_ = nullptr;
-};
-
 unsigned long g_main_thread = 0;         // the one on which Python runs signal handlers
 std::atomic<bool> g_exiting{false};      // the interpreter is about to end
 thread_local bool t_background = false;  // this thread is one of those that run_async starts runs on
-
-// What asks whether a run on this thread has to end; null where nothing can.
-mrt_poll_fn interruption() {
-  if (PyThread_get_thread_ident() == g_main_thread)
-    return [](void* released) -> int32_t { return static_cast<Released*>(released)->check_signals(); };
-  if (t_background) return [](void*) -> int32_t { return g_exiting.load(std::memory_order_relaxed); };
-  return nullptr;
-}
 
 // Runs on `inputs` (borrowed, in the entry's order). Returns a dict by name, or, for a call of a model with one output,
 // that output.
@@ -386,11 +327,58 @@ PyType_Slot slots[] = {{Py_tp_new, reinterpret_cast<void*>(create)},
 PyType_Spec spec = {"maas_rt._native.Runner", sizeof(Runner), 0,
                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_VECTORCALL, slots};
 
+PyTypeObject* g_type = nullptr;
+
 }  // namespace
+
+RunnerState::~RunnerState() {
+  for (mrt_session* session : idle) mrt_session_free(session);
+}
+
+Lease::Lease(RunnerState& state) : state_(state) {
+  if (!state.idle.empty()) {
+    session_ = state.idle.back();
+    if (!state.exclusive) state.idle.pop_back();
+    return;
+  }
+  mrt_session_options options{};
+  options.struct_size = sizeof(options);
+  options.threads = state.threads;
+  options.profile = state.profile;
+  const mrt_status status = mrt_session_create(state.program->handle(), &options, &session_);
+  if (status != MRT_OK) {
+    set_status_error(status);
+  } else if (state.exclusive) {
+    state.idle.push_back(session_);
+  }
+}
+
+Lease::~Lease() {
+  if (!session_ || state_.exclusive) return;
+  if (state_.idle.size() < kIdleSessions) {
+    state_.idle.push_back(session_);
+  } else {
+    mrt_session_free(session_);
+  }
+}
+
+RunnerState* runner_state(PyObject* object) {
+  if (PyObject_TypeCheck(object, g_type)) return state_of(object);
+  PyErr_Format(PyExc_TypeError, "a Model is needed, not a %s", Py_TYPE(object)->tp_name);
+  return nullptr;
+}
+
+mrt_poll_fn interruption() {
+  if (PyThread_get_thread_ident() == g_main_thread)
+    return [](void* released) -> int32_t { return static_cast<Released*>(released)->check_signals(); };
+  if (t_background) return [](void*) -> int32_t { return g_exiting.load(std::memory_order_relaxed); };
+  return nullptr;
+}
 
 void define_runner(py::module_& m) {
   auto type = py::reinterpret_steal<py::object>(PyType_FromSpec(&spec));
   if (!type) throw py::error_already_set();
+  g_type = reinterpret_cast<PyTypeObject*>(type.ptr());
   m.add_object("Runner", type);
   g_main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
 #if !defined(_WIN32)

@@ -12,7 +12,7 @@ from ._connection import Connection
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._offload import beside_the_loop
 from ._packing import ACCEPTED_ENCODINGS, ENCODINGS, packed, too_large, unpacked
-from ._requests import HEADER_LENGTH, InferResponse, encode_response
+from ._requests import HEADER_LENGTH, Body, InferResponse, encode_response
 
 _PACKED_FROM = 1024  # bytes; less is packed for a client alone that names one encoding and no other
 _UNPACKED = 4  # times as large as what comes in, about
@@ -114,7 +114,12 @@ async def _collect(request: web.Request, limit: int) -> bytes | bytearray:
 
 def encoded(response: InferResponse, accepted: str | None) -> tuple[tuple[bytes | memoryview, ...], dict[str, str]]:
     """The parts of an answer's body, packed as the client likes it, and its headers."""
-    parts, length = encode_response(response)
+    return packed_as(encode_response(response), accepted)
+
+
+def packed_as(body: Body, accepted: str | None) -> tuple[tuple[bytes | memoryview, ...], dict[str, str]]:
+    """The same of a body."""
+    parts, length = body
     headers = {"Content-Type": "application/json"}
     if length is not None:
         headers |= {HEADER_LENGTH: str(length), "Content-Type": "application/octet-stream"}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+from .._native import Exchange
 from .._version import __version__
 from ._callers import is_local
 from ._changes import Changes
@@ -25,7 +26,7 @@ from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
 from ._regions import OFF, Regions, check_name
 from ._repository import Repository
-from ._requests import InferRequest, InferResponse, Options, OutputTensor, RequestedOutput
+from ._requests import NO_OPTIONS, InferRequest, InferResponse, Options, OutputTensor, RequestedOutput
 from ._scheduler import Job
 from ._sequences import Sequence, Sequences
 from ._served import Served
@@ -528,16 +529,36 @@ class Inference:
         wanted = served.signature.requested(request)
         self._phases.compute_input += time.monotonic_ns() - began
         seed = _seed(served, options)
-        job = Job(arrays, _ignore, seed=seed if served.draws else None, deadline=self._deadline(options))
-        if not served.scheduler.run_in_place(job):
-            raise Withdrawn
-        self._phases.queue = job.started - job.submitted
-        self._phases.compute_infer = job.ended - job.started
-        if job.error is not None:
-            raise job.error
-        outputs = served.signature.answer(job.results, wanted)
-        self._phases.compute_output = time.monotonic_ns() - job.ended
+        drawn = seed if served.draws else None
+
+        def run(deadline: int) -> dict[str, Array]:
+            return served.model.run(arrays, deadline=_seconds_to(deadline), seed=drawn)
+
+        results = self._run_in_place(_size(arrays), options, run)
+        began = time.monotonic_ns()
+        outputs = served.signature.answer(results, wanted)
+        self._phases.compute_output = time.monotonic_ns() - began
         return InferResponse(served.name, served.version, outputs, request.id, {"seed": seed} if served.draws else {})
+
+    def exchange_in_place(self, exchange: Exchange) -> tuple[bytes, int | None]:
+        """The same for a request that was prepared: the body of its answer, and how long the document in it is if there is more.
+
+        Raises:
+            Withdrawn, ServiceError, maas_rt.Error: as infer_in_place.
+        """
+        self._run_in_place(exchange.size, NO_OPTIONS, exchange.run)
+        began = time.monotonic_ns()
+        body = exchange.body()
+        self._phases.compute_output = time.monotonic_ns() - began
+        return body
+
+    def _run_in_place(self, size: int, options: Options, work: Callable[[int], T]) -> T:
+        ran = self.served.scheduler.run_in_place(size, self._deadline(options), work)
+        if ran is None:
+            raise Withdrawn
+        self._phases.queue = ran.started - ran.submitted
+        self._phases.compute_infer = ran.ended - ran.started
+        return ran.value
 
     def _kept(self, key: bytes | None, began: int) -> dict[str, Array] | None:
         """The results of the same request before this one, if they are kept."""
@@ -640,8 +661,8 @@ def _check_local(context: Context) -> None:
         raise ServiceError(Kind.FORBIDDEN, "shared memory is for clients on this machine")
 
 
-def _ignore(job: Job) -> None:
-    """Nobody waits."""
+def _seconds_to(deadline: int) -> float:
+    return max(0, deadline - time.monotonic_ns()) / 1e9
 
 
 def _size(arrays: dict[str, Array]) -> int:

@@ -16,15 +16,16 @@ from email.utils import formatdate
 from typing import NamedTuple
 
 from ._answers import SERVER, refusal
-from ._bodies import encoded
+from ._bodies import packed_as
 from ._callers import request_id
-from ._core import Context, Core, Withdrawn
+from ._core import Context, Core, Inference, Withdrawn
 from ._errors import ServiceError, kind_of
 from ._guard import is_literal, read_timeout
 from ._headers import REQUEST_ID, TIMEOUT
 from ._logs import REQUESTS
 from ._metrics import Metrics
-from ._requests import HEADER_LENGTH, decode_request, header_length
+from ._prepared import Document
+from ._requests import HEADER_LENGTH, Body, decode_request, encode_response, header_length
 
 MOST_BYTES = 1 << 16  # of a request: reading more takes longer than other clients should wait
 _MOST_HEAD = 2048
@@ -123,16 +124,7 @@ class Direct:
         try:
             with core.begin(ask.model, ask.version, context) as call:
                 is_counted = True
-                body = memoryview(data)[ask.begin :]
-                began = time.monotonic_ns()
-                request = decode_request(body, header_length(ask.header_length, len(body)))
-                call.parsed(time.monotonic_ns() - began)
-                response = call.infer_in_place(request)
-                began = time.monotonic_ns()
-                if sum(output.array.nbytes for output in response.outputs) > MOST_BYTES:
-                    raise Withdrawn
-                parts, headers = encoded(response, ask.accepted)
-                call.encoded(time.monotonic_ns() - began)
+                parts, headers = self._exchange(call, memoryview(data)[ask.begin :], ask)
         except Withdrawn:
             self._quick.discard(kind)
             return None
@@ -141,6 +133,32 @@ class Direct:
                 self._metrics.server.refuse(kind_of(error))
             return self._refusal(error, ask, identifier)
         return self._written(200, "OK", headers, parts, identifier)
+
+    def _exchange(
+        self, call: Inference, body: memoryview, ask: Ask
+    ) -> tuple[tuple[bytes | memoryview, ...], dict[str, str]]:
+        """The parts of the answer's body, and its headers."""
+        began = time.monotonic_ns()
+        length = header_length(ask.header_length, len(body))
+        prepared = call.served.prepared
+        document = None if prepared is None else Document(body, length)
+        if prepared is not None and document is not None:
+            exchange = prepared.read(document)
+            if exchange is not None:
+                call.parsed(time.monotonic_ns() - began)
+                answer, length = call.exchange_in_place(exchange)
+                return packed_as(Body((answer,), length), ask.accepted)
+        request = decode_request(body, length)
+        call.parsed(time.monotonic_ns() - began)
+        response = call.infer_in_place(request)
+        began = time.monotonic_ns()
+        if sum(output.array.nbytes for output in response.outputs) > MOST_BYTES:
+            raise Withdrawn
+        if prepared is not None and document is not None:
+            prepared.learn(document, request, response)
+        encoded = packed_as(encode_response(response), ask.accepted)
+        call.encoded(time.monotonic_ns() - began)
+        return encoded
 
     def _read(self, text: bytes) -> Head | None:
         found = _HEAD.fullmatch(text)

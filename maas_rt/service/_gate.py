@@ -15,6 +15,7 @@ from ._errors import ServiceError, kind_of
 from ._grants import Client, Verb
 from ._limiter import Admission, Limiter, Limits
 
+_VERBS = {each.value: each for each in Verb}
 _STRANGERS = Limits(rate=10, burst=50)  # of calls without a valid token from one address
 
 
@@ -44,22 +45,23 @@ class Gatekeeper:
         Raises:
             ServiceError: UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED; NOT_READY while an issuer's keys are fetched.
         """
-        asked = Verb(verb)
+        asked = _VERBS[verb]
         if context.client is not None:
             permit(context.client, asked, model)
             return nullcontext(context.client)
-        return self._enter(context, asked, lambda client: permit(client, asked, model))
+        return self._enter(context, asked, True, model)
 
     def admit(self, context: Context, verb: str) -> Entry:
         """The same for a call whose message, yet to be read, says which model it is about: the transport enters again when it knows."""
-        return self._enter(context, Verb(verb), lambda client: None)
+        return self._enter(context, _VERBS[verb], False)
 
-    def _enter(self, context: Context, asked: Verb, check: Callable[[Client], None]) -> _Entered:
+    def _enter(self, context: Context, asked: Verb, about_known: bool, model: str | None = None) -> _Entered:
         now = self._now()
         client = None
         try:
             client = self._identify(context, now)
-            check(client)
+            if about_known:
+                permit(client, asked, model)
             admission = self._limiter.admit(client.name, now, client.limits)
         except ServiceError as error:
             if client is None:  # anybody can come so far: he fills no disk with the lines of what was refused

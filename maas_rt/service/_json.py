@@ -68,12 +68,19 @@ def cut_document(body: bytes | bytearray | memoryview, *, response: bool = False
     Raises:
         ServiceError: as parse_document.
     """
+    rest, places = scan_document(body, response=response)
+    whole = memoryview(body)
+    return rest, [JsonData(whole[begin:end]) for begin, end in places]
+
+
+def scan_document(
+    body: bytes | bytearray | memoryview, *, response: bool = False
+) -> tuple[bytes, list[tuple[int, int]]]:
+    """cut_document, with the data as places in the body."""
     try:
-        rest, ranges = _native.json_scan(body, response, MAX_DEPTH, MAX_REST)
+        return _native.json_scan(body, response, MAX_DEPTH, MAX_REST)
     except InvalidArgumentError as error:
         raise bad_request(str(error)) from None
-    whole = memoryview(body)
-    return rest, [JsonData(whole[begin:end]) for begin, end in ranges]
 
 
 def read_rest(rest: bytes) -> Any:

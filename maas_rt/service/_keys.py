@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Key:
             return "revoked"
         return "expired" if self.expires is not None and now >= self.expires * _SECOND else "valid"
 
-    @property
+    @cached_property
     def client(self) -> Client:
         return Client(f"key:{self.id}", self.grants, self.limits)
 

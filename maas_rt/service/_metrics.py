@@ -17,10 +17,12 @@ import os
 import tempfile
 import threading
 import weakref
-from bisect import bisect_left
+from array import array
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from .._native import count, observe
 from ._errors import Kind
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -28,7 +30,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 PHASES = ("request", "parse", "queue", "compute", "serialise", "batch")
 KINDS = tuple(Kind)
 
-_BOUNDS_NS = tuple(round(bound * 1e9) for bound in SECONDS)
+_BOUNDS_NS = array("Q", [round(bound * 1e9) for bound in SECONDS])
+_SIZES = array("Q", SIZES)
 _KIND_AT = {kind: 1 + number for number, kind in enumerate(KINDS)}
 _ROWS = 1 + len(KINDS)
 _TIMES = _ROWS + 1
@@ -49,8 +52,7 @@ _WORKER_CELLS = 2
 _MAX = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
-class Phases:
+class Phases(NamedTuple):
     """Where a request's time went, in ns; a phase that it did not have is None."""
 
     request: int  # all of it
@@ -93,13 +95,6 @@ class Counts:
         return cls(cells[0], errors, cells[_ROWS], times, batches, cells[_IN_FLIGHT], *cache)
 
 
-def _add_time(cells: memoryview, at: int, ns: int) -> None:
-    ns = max(0, ns)
-    cells[at + bisect_left(_BOUNDS_NS, ns)] += 1
-    total = at + _TIME_CELLS - 1
-    cells[total] = (cells[total] + ns) & _MAX
-
-
 def _histogram(cells: list[int], start: int, length: int) -> Histogram:
     return Histogram(tuple(cells[start : start + length - 1]), cells[start + length - 1])
 
@@ -107,64 +102,62 @@ def _histogram(cells: list[int], start: int, length: int) -> Histogram:
 class Series:
     """The counts of one version in this worker. Any thread may call anything."""
 
-    __slots__ = ("_cells", "_lock")
+    __slots__ = ("_cells",)
 
     def __init__(self, cells: memoryview) -> None:
         self._cells = cells
-        self._lock = threading.Lock()
 
     def begin(self) -> None:
         """A request has got its lease."""
-        with self._lock:
-            self._cells[_IN_FLIGHT] += 1
+        count(self._cells, _IN_FLIGHT, 1)
 
     def end(self, kind: Kind | None, phases: Phases) -> None:
         """It was answered, with an error of this kind or without."""
-        with self._lock:
-            cells = self._cells
-            if cells[_IN_FLIGHT]:
-                cells[_IN_FLIGHT] -= 1
-            cells[0] += 1
-            if kind is not None:
-                cells[_KIND_AT[kind]] += 1
-            for at, ns in zip(
-                _OF_REQUESTS, (phases.request, phases.parse, phases.queue, phases.compute, phases.serialise)
-            ):
-                if ns is not None:
-                    _add_time(cells, at, ns)
+        cells = self._cells
+        if kind is None:
+            count(cells, _IN_FLIGHT, -1, 0, 1)
+        else:
+            count(cells, _IN_FLIGHT, -1, 0, 1, _KIND_AT[kind], 1)
+        first, second, third, fourth, fifth = _OF_REQUESTS
+        observe(
+            cells,
+            _BOUNDS_NS,
+            first,
+            phases.request,
+            second,
+            phases.parse,
+            third,
+            phases.queue,
+            fourth,
+            phases.compute,
+            fifth,
+            phases.serialise,
+        )
 
     def ran(self, rows: int, ns: int) -> None:
         """A run of so many rows has succeeded, which took so long to put together."""
-        with self._lock:
-            cells = self._cells
-            cells[_ROWS] += rows
-            cells[_BATCHES + bisect_left(SIZES, rows)] += 1
-            cells[_BATCHES + _BATCH_CELLS - 1] += rows
-            _add_time(cells, _OF_RUNS, ns)
+        cells = self._cells
+        count(cells, _ROWS, rows)
+        observe(cells, _SIZES, _BATCHES, rows)
+        observe(cells, _BOUNDS_NS, _OF_RUNS, ns)
 
     def looked_up(self, hit: bool | None, held: int) -> None:
         """A request was looked for in the cache of answers (None: its answer was put there), which holds so many bytes."""
-        with self._lock:
-            if hit is not None:
-                self._cells[_HITS if hit else _MISSES] += 1
-            self._cells[_CACHED] = held
+        if hit is not None:
+            count(self._cells, _HITS if hit else _MISSES, 1)
+        self._cells[_CACHED] = held
 
     def leave(self) -> None:
         """A request that has begun here goes on elsewhere."""
-        with self._lock:
-            if self._cells[_IN_FLIGHT]:
-                self._cells[_IN_FLIGHT] -= 1
+        count(self._cells, _IN_FLIGHT, -1)
 
     def refuse(self, kind: Kind) -> None:
         """A request that came to no model was refused."""
-        with self._lock:
-            self._cells[0] += 1
-            self._cells[_KIND_AT[kind]] += 1
+        count(self._cells, 0, 1, _KIND_AT[kind], 1)
 
     def _leave(self) -> None:
         """Its row is somebody else's from now on: what still comes goes nowhere."""
-        with self._lock:
-            self._cells = _scratch()
+        self._cells = _scratch()
 
 
 class Page:

@@ -201,14 +201,14 @@ class Options:
             if not option.accepts(value):
                 raise bad_request(f'the parameter "{name}" is {shown(value)} and must be {option.wanted}')
         if not given:
-            return _NO_OPTIONS
+            return NO_OPTIONS
         options = cls(**given)
         if (options.sequence_start or options.sequence_end) and not options.sequence_id:
             raise bad_request('"sequence_start" and "sequence_end" need a "sequence_id" that is neither 0 nor empty')
         return options
 
 
-_NO_OPTIONS = Options()
+NO_OPTIONS = Options()
 
 
 def _is_uint64(value: Any) -> bool:
@@ -280,7 +280,7 @@ def read_request(document: Mapping[str, Any], data: memoryview | None = None) ->
     return _outline(document).filled((), data)
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """An input in an outline: `data` is the number of its JSON data, a number of bytes, a place in shared memory, or the data themselves."""
 
     name: str
@@ -301,10 +301,10 @@ class _Place(NamedTuple):
         return InputTensor(self.name, self.datatype, self.shape, found, self.parameters)
 
 
-class _Outline(NamedTuple):
+class Outline(NamedTuple):
     """A request without its data."""
 
-    inputs: tuple[_Place, ...]
+    inputs: tuple[Place, ...]
     outputs: tuple[RequestedOutput, ...]
     id: str | None
     parameters: Parameters
@@ -318,12 +318,17 @@ class _Outline(NamedTuple):
         return InferRequest(tuple(inputs), self.outputs, self.id, self.parameters, None, self.shares)
 
 
-def _read_outline(rest: bytes) -> _Outline:
+def _read_outline(rest: bytes) -> Outline:
     """Of what cut_document leaves of a request. It may be shared by many: nobody changes it."""
     return _outline(read_rest(rest))
 
 
-def _outline(document: Any) -> _Outline:
+def outline_of(document: bytes) -> Outline:
+    """Of a document as decode_request reads it: what cut_document leaves of one, or one that has all its data behind it."""
+    return _remembered_outline(document)
+
+
+def _outline(document: Any) -> Outline:
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise bad_request('the body must be a JSON object with a list "inputs"')
     inputs = tuple(_read_input(tensor, f"inputs[{i}]") for i, tensor in enumerate(document["inputs"]))
@@ -331,7 +336,7 @@ def _outline(document: Any) -> _Outline:
     requested = document.get("outputs")
     outputs = () if requested is None else _read_requested(requested)
     shares = any(isinstance(each.data, SharedMemory) for each in inputs) or any(each.shared_memory for each in outputs)
-    return _Outline(inputs, outputs, _read_id(document), _read_parameters(document, '"parameters"'), shares)
+    return Outline(inputs, outputs, _read_id(document), _read_parameters(document, '"parameters"'), shares)
 
 
 # A client asks for the same again and again, with other data.
@@ -392,7 +397,7 @@ def _read_tensor(tensor: Any, place: str, role: str) -> tuple[str, Datatype, tup
     return tensor["name"], DATATYPES[datatype], read_shape(tensor.get("shape"), what)
 
 
-def _read_input(tensor: Any, place: str) -> _Place:
+def _read_input(tensor: Any, place: str) -> Place:
     name, datatype, shape = _read_tensor(tensor, place, "input")
     what = f"input {shown(name)}"
     parameters = _read_parameters(tensor, f'{what}: "parameters"')
@@ -414,7 +419,7 @@ def _read_input(tensor: Any, place: str) -> _Place:
     if size is not None and (type(size) is not int or size < 0):
         raise bad_request(f'{what}: "binary_data_size" is {shown(size)} and must be a number of bytes, 0 or more')
     data = shared if shared is not None else tensor["data"] if size is None else size
-    return _Place(name, datatype, shape, data, size is not None, parameters)
+    return Place(name, datatype, shape, data, size is not None, parameters)
 
 
 def _read_parameters(owner: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -542,6 +547,11 @@ def _body(members: dict[str, Any], name: str, tensors: Iterable[OutputTensor], r
             entries.append((_entry(tensor.name, datatype.name, array.shape, None), data))
     text = dump_document(members, name, entries)
     return Body((*text, *buffers), sum(map(len, text)) if buffers else None)
+
+
+def entry_head(output: OutputTensor) -> bytes:
+    """An output's members in the document of a response, up to the first number of its shape."""
+    return _entry(output.name, output.datatype.name, (), None).removesuffix(b"]")
 
 
 @lru_cache(1024)

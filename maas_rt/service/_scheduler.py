@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from ._errors import Kind, ServiceError, kind_of
 from ._statistics import Statistics
 from ._timer import Timer
 
+T = TypeVar("T")
 Arrays = dict[str, Array]
 _HOP = 200_000  # ns: what a run on another thread costs beside the run, measured through asyncio on two cores
 _IN_PLACE = 5_000_000  # ns that a run in place may take: how long a loop runs may lie in the values of its inputs
@@ -83,6 +84,16 @@ class Job:
     _size: int = 0
     _estimate: int = 0
     _pieces: list[tuple[int, Arrays]] = field(default_factory=list)  # by their first rows
+
+
+@dataclass(slots=True)
+class Ran(Generic[T]):
+    """What a run in place gave, and when it was asked for, began and ended."""
+
+    value: T
+    submitted: int
+    started: int
+    ended: int
 
 
 class QueueStats(NamedTuple):
@@ -169,7 +180,7 @@ class Scheduler:
                 raise ServiceError(Kind.TOO_LARGE, text)
             job._size = _size(job.arrays)
             job._estimate = self._estimate(job, together)
-            self._check(job, now)
+            self._check(job.deadline, job._estimate, now)
             self._backlog += job._estimate
             if not together and not self._waiting and len(self._active) < self._instances:
                 run = _Run((Part(job, 0, job.rows, job.priority, now, job.deadline),))
@@ -186,46 +197,45 @@ class Scheduler:
         for each in after:
             each()
 
-    def run_in_place(self, job: Job) -> bool:
-        """Runs a job alone on this thread, if it is one of those that `submit` would run in place and it does not take much longer than they
-        do. False: nothing has come of it, and its state is as it was. `job.done` is not called.
+    def run_in_place(self, size: int, deadline: int | None, work: Callable[[int], T]) -> Ran[T] | None:
+        """Runs a request alone on this thread, if it is one of those that `submit` would run in place and it does not take much longer than
+        they do. None: nothing has come of it.
+
+        Args:
+            size: bytes of its inputs.
+            work: runs it until the given time, and raises DeadlineExceededError then.
 
         Raises:
             ServiceError: as `submit`.
+            Exception: what `work` raises.
         """
         with self._lock:
-            now = job.submitted = self._now()
-            job._size = _size(job.arrays)
-            job._estimate = self._estimate(job, False)
-            self._check(job, now)
-            if (
-                self.batches
-                or self._waiting
-                or len(self._active) >= self._instances
-                or not self._times.quick(job._size)
-            ):
-                return False
-            run = _Run((Part(job, 0, job.rows, job.priority, now, job.deadline),))
+            submitted = self._now()
+            self._check(deadline, self._times.of_size(size), submitted)
+            busy = self._waiting or len(self._active) >= self._instances
+            if self.batches or busy or not self._times.quick(size):
+                return None
+            run = _Run(())
             self._active.add(run)
-        job.started = self._now()
-        error: Exception | None = None
+        started = self._now()
+        last = started + _IN_PLACE
         try:
-            (job.results,) = self._results(run.parts, None, _IN_PLACE)
-        except Exception as raised:
-            error = raised
-        after: list[Callable[[], object]] = []
-        with self._lock:
-            job.ended = self._now()
-            self._active.discard(run)
-            if self._waiting:
-                self._go_on(job.ended, after)
-        for each in after:
-            each()
-        if isinstance(error, DeadlineExceededError) and (job.deadline is None or job.ended < job.deadline):
-            self._times.slow(job._size)
-            return False
-        job.error, job.finished = error, True
-        return True
+            value = self._timed(size, 1, 0, partial(work, last if deadline is None else min(last, deadline)))
+        except DeadlineExceededError:
+            if deadline is None or self._now() < deadline:
+                self._times.slow(size)
+                return None
+            raise
+        finally:
+            after: list[Callable[[], object]] = []
+            with self._lock:
+                ended = self._now()
+                self._active.discard(run)
+                if self._waiting:
+                    self._go_on(ended, after)
+            for each in after:
+                each()
+        return Ran(value, submitted, started, ended)
 
     def cancel(self, job: Job, error: ServiceError | None = None) -> None:
         """Ends a job with an error: at once if it waits, else when its run has stopped, which it does at its next step.
@@ -266,12 +276,12 @@ class Scheduler:
 
     # ---- with the lock
 
-    def _check(self, job: Job, now: int) -> None:
+    def _check(self, deadline: int | None, own: int, now: int) -> None:
         if self._closed:
             raise ServiceError(Kind.NOT_READY, f"model {self._name!r} is going away: ask again", 1)
-        if job.deadline is not None and job.deadline <= now:
+        if deadline is not None and deadline <= now:
             raise _too_late()
-        estimate = (self._backlog + job._estimate) // self._instances
+        estimate = (self._backlog + own) // self._instances
         wait = max(1, round(estimate / 1e9))
         if self._waiting >= self._policy.queue and (self._waiting or len(self._active) >= self._instances):
             self._refused += 1
@@ -449,14 +459,21 @@ class Scheduler:
             left = most if left is None else min(left, most)
         seconds = None if left is None else max(left, 0) / 1e9
         size = first._size if whole else _size(arrays)
+        run = partial(self._model.run, arrays, deadline=seconds, cancel=token, state=first.state, seed=first.seed)
+        results = self._timed(size, rows, begin - assembling, run)
+        return [results] if len(parts) == 1 else shared_out(results, [part.rows for part in parts])
+
+    def _timed(self, size: int, rows: int, assembled: int, run: Callable[[], T]) -> T:
+        """What a run gives, of which notice is taken. `assembled`: ns in which it was put together."""
         cpu = time.thread_time_ns() if self._times.wants_cpu(size) else None
-        results = self._model.run(arrays, deadline=seconds, cancel=token, state=first.state, seed=first.seed)
+        begin = self._now()
+        results = run()
+        taken = self._now() - begin
         if cpu is not None:
             cpu = time.thread_time_ns() - cpu
-        taken = self._now() - begin
         self._times.learn(size, taken, cpu)
-        self._statistics.executed(rows, taken, begin - assembling)
-        return [results] if len(parts) == 1 else shared_out(results, [part.rows for part in parts])
+        self._statistics.executed(rows, taken, assembled)
+        return results
 
     def _finish(self, run: _Run, outcomes: list[Arrays | BaseException]) -> None:
         after: list[Callable[[], object]] = []

@@ -10,6 +10,7 @@ from ._batcher import batches
 from ._cache import ResponseCache
 from ._compatible import Interface
 from ._config import Scheduling
+from ._prepared import Preparations
 from ._scheduler import Scheduler
 from ._signature import Signature
 from ._statistics import Statistics
@@ -18,7 +19,7 @@ from ._timer import Timer
 
 @dataclass(frozen=True)
 class Served:
-    """`stateful`: it keeps states between runs; `draws`: its runs draw random numbers."""
+    """`stateful`: it keeps states between runs; `draws`: its runs draw random numbers; `prepared`: for requests that are like one before."""
 
     name: str
     version: str
@@ -30,6 +31,7 @@ class Served:
     stateful: bool
     draws: bool
     cache: ResponseCache | None = None
+    prepared: Preparations | None = None
 
     @classmethod
     def of(cls, name: str, version: str, model: Model, scheduling: Scheduling, timer: Timer, cache: int = 0) -> Served:
@@ -45,7 +47,10 @@ class Served:
         scheduler = Scheduler(name, model, scheduling, timer, statistics)
         kept = ResponseCache(cache) if cache else None
         stateful = bool(model.states)
-        return cls(name, version, model, signature, scheduling, scheduler, statistics, stateful, model.draws, kept)
+        prepared = None if stateful or model.draws or cache else Preparations(model)
+        return cls(
+            name, version, model, signature, scheduling, scheduler, statistics, stateful, model.draws, kept, prepared
+        )
 
     @property
     def interface(self) -> Interface:

@@ -5,11 +5,13 @@ Source: https://github.com/triton-inference-server/server/blob/main/docs/protoco
 
 from __future__ import annotations
 
-import threading
 import time
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
+
+from .._native import count
 
 
 @dataclass
@@ -22,32 +24,19 @@ class Phases:
     compute_output: int = 0
 
 
-_PHASES = tuple(each.name for each in fields(Phases))
-
-
-@dataclass
-class _Sum:
-    count: int = 0
-    ns: int = 0
-
-    def add(self, ns: int) -> None:
-        self.count += 1
-        self.ns += ns
-
-    def told(self) -> dict[str, int]:
-        return {"count": self.count, "ns": self.ns}
+# What cells hold: three numbers, and a count and a sum of each of these, in which success and the phases follow one another.
+_LAST, _INFERENCES, _EXECUTIONS, _SUMS = range(4)  # when the last run ended is in milliseconds since 1970
+_NAMES = ("fail", "cache_hit", "cache_miss", "success", *(each.name for each in fields(Phases)))
+_AT = {name: _SUMS + 2 * number for number, name in enumerate(_NAMES)}
+_SUCCESS = _AT["success"]
 
 
 class Statistics:
     """Of one version. Any thread may call anything."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._last = 0  # when the last run ended, in milliseconds since 1970
-        self._inferences = 0
-        self._executions = 0
-        self._requests = {name: _Sum() for name in ("success", "fail", *_PHASES, "cache_hit", "cache_miss")}
-        self._batches: dict[int, _Sum] = {}
+        self._cells = array("Q", bytes(8 * (_SUMS + 2 * len(_NAMES))))
+        self._batches: dict[int, array[int]] = {}  # a count and a sum by rows
         self.listener: Callable[[int, int], object] | None = (
             None  # told of each run: its rows, and the ns to put them together
         )
@@ -59,11 +48,12 @@ class Statistics:
         """A run of so many rows has succeeded in that time, after so many nanoseconds in which it was put together."""
         if self.listener is not None:
             self.listener(rows, assembled)
-        with self._lock:
-            self._last = time.time_ns() // 1_000_000
-            self._inferences += rows
-            self._executions += 1
-            self._batches.setdefault(rows, _Sum()).add(ns)
+        batches = self._batches.get(rows)
+        if batches is None:
+            batches = self._batches.setdefault(rows, array("Q", (0, 0)))
+        count(batches, 0, 1, 1, ns)
+        self._cells[_LAST] = time.time_ns() // 1_000_000
+        count(self._cells, _INFERENCES, rows, _EXECUTIONS, 1)
 
     def kept(self, held: int) -> None:
         """An answer was kept; all that are take so many bytes."""
@@ -74,42 +64,51 @@ class Statistics:
         """A request was looked for among the answers that are kept, `held` bytes, for so many nanoseconds."""
         if self.cache_listener is not None:
             self.cache_listener(hit, held)
-        with self._lock:
-            self._requests["cache_hit" if hit else "cache_miss"].add(ns)
+        self._add("cache_hit" if hit else "cache_miss", ns)
 
     def answered(self, phases: Phases, ns: int, ran: bool = True) -> None:
         """A request has been answered, all in all in so many nanoseconds; `ran`: and was not answered before."""
-        with self._lock:
-            self._requests["success"].add(ns)
-            for name in _PHASES if ran else ():
-                self._requests[name].add(getattr(phases, name))
+        if not ran:
+            self._add("success", ns)
+            return
+        at = _SUCCESS
+        count(self._cells, at, 1, at + 1, ns, at + 2, 1, at + 3, phases.queue, at + 4, 1, at + 5, phases.compute_input)
+        count(self._cells, at + 6, 1, at + 7, phases.compute_infer, at + 8, 1, at + 9, phases.compute_output)
 
     def failed(self, ns: int) -> None:
         """A request was refused, or its run has failed."""
-        with self._lock:
-            self._requests["fail"].add(ns)
+        self._add("fail", ns)
+
+    def _add(self, name: str, ns: int) -> None:
+        at = _AT[name]
+        count(self._cells, at, 1, at + 1, ns)
 
     def told(self, name: str, version: str) -> dict[str, Any]:
         """An entry of the statistics response."""
-        with self._lock:
-            return {
-                "name": name,
-                "version": version,
-                "last_inference": self._last,
-                "inference_count": self._inferences,
-                "execution_count": self._executions,
-                "inference_stats": {key: each.told() for key, each in self._requests.items()},
-                "batch_stats": [
-                    {
-                        "batch_size": rows,
-                        "compute_input": _Sum(each.count).told(),
-                        "compute_infer": each.told(),
-                        "compute_output": _Sum(each.count).told(),
-                    }
-                    for rows, each in sorted(self._batches.items())
-                ],
-                "memory_usage": [],
-            }
+        cells = self._cells.tolist()
+        batches = {rows: batch.tolist() for rows, batch in sorted(self._batches.copy().items())}
+        return {
+            "name": name,
+            "version": version,
+            "last_inference": cells[_LAST],
+            "inference_count": cells[_INFERENCES],
+            "execution_count": cells[_EXECUTIONS],
+            "inference_stats": {name: _told(*cells[at : at + 2]) for name, at in _AT.items()},
+            "batch_stats": [
+                {
+                    "batch_size": rows,
+                    "compute_input": _told(number, 0),
+                    "compute_infer": _told(number, ns),
+                    "compute_output": _told(number, 0),
+                }
+                for rows, (number, ns) in batches.items()
+            ],
+            "memory_usage": [],
+        }
+
+
+def _told(number: int, ns: int) -> dict[str, int]:
+    return {"count": number, "ns": ns}
 
 
 def model_stats(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:

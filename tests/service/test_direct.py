@@ -164,14 +164,15 @@ async def test_both_ways_say_the_same(client: Client, case: str) -> None:
     path = str(rest[0]) if rest and rest[0] else "/v2/models/mlp/infer"
     if header == b"/versions/1":
         header, path = b"", "/v2/models/mlp/versions/1/infer"
-    ((status, headers, text),) = await client.ask(_request(body, header, path=path))
     ((usual_status, usual_headers, usual_text),) = await client.ask(_request(body, header, USUAL, path=path))
-    assert (status, text) == (usual_status, usual_text)
-    for one in (headers, usual_headers):
-        del one["Date"]
-        if one["X-Request-Id"] != "mine-7":
-            one["X-Request-Id"] = "drawn"
-    assert headers == usual_headers
+    for _ in range(4):  # the third of its like is prepared
+        ((status, headers, text),) = await client.ask(_request(body, header, path=path))
+        assert (status, text) == (usual_status, usual_text)
+        for one in (headers, usual_headers):
+            one.pop("Date", None)
+            if one["X-Request-Id"] != "mine-7":
+                one["X-Request-Id"] = "drawn"
+        assert headers == usual_headers
 
 
 async def test_small_inferences_take_the_short_way(client: Client, ways: list[bool]) -> None:

@@ -1,0 +1,104 @@
+"""Requests that are alike but for their data, prepared: what was found right of one holds for the next.
+
+A client asks a model for the same again and again, with other numbers. What a document says beside them - names, types, shapes, outputs - is
+checked in Python, the first times; from then on numbers go from a body's bytes to the model, and from its results to an answer's bytes, in
+C++ (_native.Prepared). Nobody sees by which way an answer came.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .._errors import InvalidArgumentError
+from .._model import Model
+from .._native import Exchange, Prepared
+from ._datatypes import BYTES
+from ._errors import bad_request, shown
+from ._json import scan_document
+from ._requests import InferRequest, InferResponse, encode_response, entry_head, outline_of
+
+_MOST = 256  # documents that are known of a version
+_MOST_BYTES = 1024  # of one, beside its data
+_KNOWN_OPTIONS = frozenset(("binary_data_output",))
+
+
+class Document:
+    """A request's body, its document cut off its data. `outline`: what is the same in requests that are alike; None: it has nothing of that.
+
+    Args:
+        length: of the document, if binary data follow it.
+    """
+
+    __slots__ = ("body", "length", "outline", "places")
+
+    def __init__(self, body: memoryview, length: int | None) -> None:
+        self.body = body
+        self.length = len(body) if length is None else length
+        self.places: list[tuple[int, int]] = []  # of the data in it
+        self.outline: tuple[bool, bytes] | None = None  # whether all data follow it, and what it says
+        if length is None:
+            rest, self.places = scan_document(body)
+            if len(rest) <= _MOST_BYTES:
+                self.outline = False, rest
+        elif 0 < length <= _MOST_BYTES:
+            self.outline = True, bytes(body[:length])
+
+
+class Preparations:
+    """The documents of requests to one version that were met. One thread's: the event loop's.
+
+    Args:
+        model: it keeps no states, and draws no random numbers.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._known: dict[tuple[bool, bytes], Prepared] = {}
+        self._met: set[tuple[bool, bytes]] = set()
+
+    def read(self, document: Document) -> Exchange | None:
+        """A request that is like one before, with its data; None if it is not.
+
+        Raises:
+            ServiceError: BAD_REQUEST: its data are not as they must be.
+        """
+        prepared = None if document.outline is None else self._known.get(document.outline)
+        if prepared is None:
+            return None
+        try:
+            return prepared.read(document.body, document.length, document.places)
+        except InvalidArgumentError as error:
+            raise bad_request(str(error)) from None
+
+    def learn(self, document: Document, request: InferRequest, response: InferResponse) -> None:
+        """Takes notice of a request and its answer. When it was met twice, the next one like it is known."""
+        outline = document.outline
+        if outline is None:
+            return
+        if outline not in self._met:
+            if len(self._met) >= _MOST:
+                self._met.clear()
+            self._met.add(outline)
+            return
+        prepared = self._prepare(*outline, request, response)
+        if prepared is not None:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[outline] = prepared
+
+    def _prepare(self, binary: bool, text: bytes, request: InferRequest, response: InferResponse) -> Prepared | None:
+        """None if there is more to be done than to read, run and write numbers."""
+        if request.shares or not _KNOWN_OPTIONS.issuperset(request.parameters):
+            return None
+        if any(each.classification for each in request.outputs):
+            return None
+        inputs = []
+        for name, datatype, shape, data, is_binary, _ in outline_of(text).inputs:
+            if datatype is BYTES or is_binary is not binary or not isinstance(data, int):
+                return None
+            inputs.append((name, datatype.runtime, list(shape), f"input {shown(name)}", binary, data))
+        if any(each.datatype is BYTES for each in response.outputs):
+            return None
+        outputs = [(each.name, each.datatype.runtime, each.binary, entry_head(each)) for each in response.outputs]
+        head = encode_response(replace(response, outputs=())).joined().removesuffix(b"]}")
+        return Prepared(self._model, head, inputs, outputs)
