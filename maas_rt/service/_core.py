@@ -514,6 +514,15 @@ class Inference:
         self._held = size
         return request
 
+    def check_load(self) -> None:
+        """Refuses, before anything of the request is read, what would be refused when it was.
+
+        Raises:
+            ServiceError: OVERLOADED, NOT_READY, DEADLINE.
+        """
+        if not self.served.stateful:  # a sequence may be another version's
+            self.served.scheduler.check_load(self._deadline(NO_OPTIONS))
+
     def infer_in_place(self, request: InferRequest) -> InferResponse:
         """The same without a wait, for one whose model keeps no states and runs at once.
 

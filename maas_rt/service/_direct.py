@@ -114,7 +114,7 @@ class Direct:
         """
         kind = (ask.model, ask.version, (len(data) - ask.begin).bit_length())
         core = self._core
-        if kind not in self._quick or core.draining or REQUESTS.isEnabledFor(logging.INFO):
+        if core.draining or REQUESTS.isEnabledFor(logging.INFO):
             return None
         began = time.monotonic_ns()
         deadline = None if ask.timeout is None else began + ask.timeout * 1_000_000
@@ -124,6 +124,9 @@ class Direct:
         try:
             with core.begin(ask.model, ask.version, context) as call:
                 is_counted = True
+                if kind not in self._quick:  # but what it is refused for now costs no more than this, however many ask
+                    call.check_load()
+                    raise Withdrawn
                 parts, headers = self._exchange(call, memoryview(data)[ask.begin :], ask)
         except Withdrawn:
             self._quick.discard(kind)

@@ -197,6 +197,12 @@ class Scheduler:
         for each in after:
             each()
 
+    def check_load(self, deadline: int | None) -> None:
+        """Raises what `submit` would raise for the least of requests that are known."""
+        least = 0 if self.batches else self._times.of_size(0)
+        with self._lock:
+            self._check(deadline, least, self._now())
+
     def run_in_place(self, size: int, deadline: int | None, work: Callable[[int], T]) -> Ran[T] | None:
         """Runs a request alone on this thread, if it is one of those that `submit` would run in place and it does not take much longer than
         they do. None: nothing has come of it.

@@ -243,6 +243,24 @@ async def test_a_run_that_takes_long_goes_the_usual_way(
     assert ways == [False, False]  # without another try
 
 
+async def test_too_many_are_refused_where_their_bytes_arrive(
+    server: Served, ways: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model that is not quick, too: a refusal costs no more than to say it."""
+    client, scheduler = await Client.of(server), server.core.repository.lease("mlp").value.scheduler
+    await client.ask(_request(_json()))
+    assert ways == [False]
+    monkeypatch.setattr(scheduler, "_waiting", 10**6)
+    ((status, headers, text),) = await client.ask(_request(_json()))
+    ((usual, usual_headers, usual_text),) = await client.ask(_request(_json(), USUAL))
+    assert status == usual == 503 and text == usual_text
+    assert headers["Retry-After"] == usual_headers["Retry-After"]
+    assert ways == [False, True]
+    told = server.core.repository.lease("mlp").value.statistics.told("mlp", "1")["inference_stats"]
+    assert told["fail"]["count"] == 2 and told["success"]["count"] == 1
+    client.close()
+
+
 async def test_a_request_that_is_withdrawn_is_asked_once(
     tmp_path: Path, ways: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

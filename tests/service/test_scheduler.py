@@ -140,8 +140,12 @@ def test_what_would_come_too_late_is_refused_at_once() -> None:
     world.scheduler._times._cpu.clear()
     world.submit("b")
     world.submit("c")
+    with pytest.raises(ServiceError) as early:
+        world.scheduler.check_load(None)
+    assert early.value.kind is Kind.OVERLOADED and early.value.retry_after == 1
     assert _kind(world) is Kind.OVERLOADED  # 30 ms
     world.launch()
+    world.scheduler.check_load(None)
     world.submit("d")
 
 
