@@ -352,6 +352,7 @@ async def _infer(request: web.Request) -> web.StreamResponse:
     with request.app[CORE].begin(*_asked(request)) as call:
         counted(request)
         check_type(request)
+        call.check_load()
         body = await read_body(request, request.app[_MAX_BODY], request.app[_BODY_SECONDS])
         began, received = time.monotonic_ns(), len(body)
         length = header_length(header(request, HEADER_LENGTH), len(body))

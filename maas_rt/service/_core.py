@@ -520,7 +520,8 @@ class Inference:
         Raises:
             ServiceError: OVERLOADED, NOT_READY, DEADLINE.
         """
-        if not self.served.stateful:  # a sequence may be another version's
+        # A sequence may be another version's, and an answer that is kept needs no run.
+        if not self.served.stateful and self.served.cache is None:
             self.served.scheduler.check_load(self._deadline(NO_OPTIONS))
 
     def infer_in_place(self, request: InferRequest) -> InferResponse:
