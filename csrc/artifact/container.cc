@@ -376,6 +376,14 @@ Status Container::check_hash(const Section& section, const void* data) const {
                                                   : wrong_hash(section_name(section.kind), " section", "section table");
 }
 
+Status Container::check_unread() const {
+  for (const Section& s : sections_)
+    if (s.kind == SectionKind::code || s.kind == SectionKind::object || s.kind == SectionKind::device ||
+        s.kind > SectionKind::encryption)
+      MRT_TRY(check_hash(s, data(s)));
+  return Status();
+}
+
 Status Container::wrong_hash(const char* what, const char* kind, const char* where) const {
   return fail(MRT_ERROR_HASH, "'%s': the SHA-256 of the %s%s differs from the %s; the file was changed or damaged",
               name_.c_str(), what, kind, where);

@@ -113,6 +113,8 @@ class Container {
   // The best code section for this CPU, null if the file holds none; an error names the levels if none fits.
   Status choose_code(const Section** out) const;
   Status check_hash(const Section& section, const void* data) const;
+  // The hashes of what may be in a file and nothing of a load reads: a signature covers that, too.
+  Status check_unread() const;
   // Header and table with the fields that depend on the signature set to zero: what a signature is made over.
   std::vector<uint8_t> signed_bytes() const;
 

@@ -75,6 +75,7 @@ Status Program::check_policy(const mrt_load_options& options, bool* whole) {
     const std::vector<uint8_t> table = container_.signed_bytes();
     if (options.check_signature(options.signature_user, table.data(), table.size(), container_.data(*s), s->size) != 1)
       return fail(MRT_ERROR_SIGNATURE, "the signature of '%s' was not accepted", file);
+    MRT_TRY(container_.check_unread());
   }
   *whole = *whole || sign;  // a signature covers the weights
   return Status();

@@ -232,6 +232,19 @@ TEST(container, signature) {
   std::vector<uint8_t> file = p.file();
   file[65536] ^= 1;  // a signature covers the weights
   CHECK_EQ(load(file, nullptr, &options), MRT_ERROR_HASH);
+  // And what this machine or this version has no use for.
+  p.more.push_back({4, {'c'}, "some-other-cpu", 0});
+  p.more.push_back({99, {'n', 'e', 'w'}, "", 1});
+  file = p.file();
+  CHECK_EQ(load(file, nullptr, &options), MRT_OK);
+  for (size_t i = 0; i < 2; ++i) {
+    uint64_t at = 0;
+    std::memcpy(&at, file.data() + 64 + 96 * (4 + i) + 40, 8);
+    file[at] ^= 1;
+    CHECK_EQ(load(file, nullptr, &options), MRT_ERROR_HASH);
+    CHECK_EQ(load(file), MRT_OK);
+    file[at] ^= 1;
+  }
 }
 
 TEST(plan, round_trip) {
