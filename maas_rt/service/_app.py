@@ -259,8 +259,10 @@ async def _load(request: web.Request) -> web.Response:
 
 @operation("Takes a model away from new requests", "Nothing", "UnloadRequest")
 async def _unload(request: web.Request) -> web.Response:
-    await _parameters(request)  # unload_dependents: there are none
-    await request.app[CORE].unload(request.match_info["model"], context_of(request))
+    dependents = (await _parameters(request)).get("unload_dependents", False)
+    if not isinstance(dependents, bool):
+        raise bad_request(f'"unload_dependents" is {shown(dependents)} and must be true or false')
+    await request.app[CORE].unload(request.match_info["model"], context_of(request), dependents)
     return web.json_response({})
 
 

@@ -10,9 +10,10 @@ from .._drawn import draw_inputs
 from .._model import CancelToken, Model
 from .._profile import Profile, steps_of
 from ._core import Context, Core
-from ._errors import ServiceError
+from ._errors import ServiceError, bad_request
 from ._grants import Verb
 from ._metrics import SECONDS, SIZES, Counts, Histogram, Metrics
+from ._pipeline import Pipeline
 from ._served import Served
 
 _RUNS = 10  # of a profile, the quickest of which is told
@@ -87,19 +88,37 @@ def _histogram(found: Histogram) -> dict[str, Any]:
 
 
 def card(served: Served) -> dict[str, Any]:
-    """What a version is: its tensors, its file, and what the file says of itself. Reads the file's table."""
+    """What a version is: its tensors, its file, and what the file says of itself; or its steps. Reads the file's table."""
     model = served.model
-    manifest = model.manifest
     signature = served.signature
-    return {
+    found = {
         "name": served.name,
         "version": served.version,
         "inputs": [_tensor(spec.metadata(), spec.shape) for spec in signature.inputs],
         "outputs": [_tensor(spec.metadata(), spec.shape) for spec in signature.outputs],
+    }
+    if isinstance(model, Pipeline):
+        return {**found, "draws": served.draws, "steps": _steps(model)}
+    manifest = model.manifest
+    return {
+        **found,
         "file": _file(model),
         "title": manifest.get("name"),
         **{name: manifest.get(name) for name in _OF_MANIFEST},
     }
+
+
+def _steps(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Each with its model, the version that it runs now, and what it takes."""
+    return [
+        {
+            "name": step.name,
+            "model": step.model,
+            "version": member.version,
+            "takes": {name: str(source) for name, source in step.inputs.items()},
+        }
+        for step, member in zip(pipeline.graph.steps, pipeline.members)
+    ]
 
 
 def _tensor(metadata: dict[str, Any], shape: tuple[int | str, ...]) -> dict[str, Any]:
@@ -128,8 +147,11 @@ def profile(served: Served, cancel: CancelToken) -> dict[str, Any]:
 
     Raises:
         DeadlineExceededError: one run takes longer than all of them may.
+        ServiceError: BAD_REQUEST: it is a pipeline.
     """
     model = served.model
+    if isinstance(model, Pipeline):
+        raise bad_request(f"{served.name} is a pipeline: profile the models that it runs")
     inputs = draw_inputs(model, {})
     session = model.session(profile=True)
     end = time.monotonic() + _SECONDS

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from .._errors import InvalidArgumentError
 from ._batcher import BatchPolicy
+from ._graph import Graph
+from ._tables import MOST, check_names, read_flag, read_number, read_table
 from ._versions import Labels, Policy
 
 CONFIG_FILE = "config.toml"
@@ -26,7 +27,7 @@ class Scheduling:
         queue: the most requests that wait; one more is refused.
         latency: what would be answered later is refused at once; 0: no bound.
         timeout: that of a request that has none; 0: none.
-        priority: that of a request that has none, 1 or more.
+        priority: that of a request that has none, 1 or more; 0, of a pipeline: that of each of its models.
     """
 
     batching: BatchPolicy | None = None
@@ -53,6 +54,7 @@ class ModelConfig:
         policy: the versions that are served, all by default.
         replace_incompatible: a version may take the place of one whose inputs and outputs are others.
         cache: bytes of answers that are kept of each version; 0: none.
+        pipeline: what is served in a file's place; None: a file is.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -61,11 +63,14 @@ class ModelConfig:
     warmup: Warmup = field(default_factory=Warmup)
     replace_incompatible: bool = False
     cache: int = 0
+    pipeline: Graph | None = None
 
     @classmethod
     def read(cls, table: Mapping[str, object]) -> ModelConfig:
         """A parsed file. Raises InvalidArgumentError for what is not known or wrong."""
-        _check_names(
+        if "pipeline" in table:
+            return cls._read_pipeline(table)
+        check_names(
             table, CONFIG_FILE, {*_KEYS, "versions", "labels", "warmup", "replace_incompatible", "response_cache"}
         )
         return cls(
@@ -73,39 +78,58 @@ class ModelConfig:
             Labels.read(table.get("labels", {})),
             _read_scheduling(table),
             _read_warmup(table),
-            _flag(table, "replace_incompatible"),
+            read_flag(table, "replace_incompatible"),
             _read_cache(table),
+        )
+
+    @classmethod
+    def _read_pipeline(cls, table: Mapping[str, object]) -> ModelConfig:
+        """What is said of files, of runs and of how requests wait for them is said of the models that it runs."""
+        check_names(
+            table,
+            "config.toml of a pipeline",
+            {"pipeline", "labels", "queue", "replace_incompatible", "response_cache"},
+        )
+        queue = read_table(table, "queue", {"timeout_ms", "priority"})
+        return cls(
+            labels=Labels.read(table.get("labels", {})),
+            scheduling=Scheduling(
+                timeout=read_number(queue, "timeout_ms", 0) * 1_000_000, priority=read_number(queue, "priority", 0)
+            ),
+            replace_incompatible=read_flag(table, "replace_incompatible"),
+            cache=_read_cache(table),
+            pipeline=Graph.read(table["pipeline"]),
         )
 
 
 def _read_cache(owner: Mapping[str, object]) -> int:
-    table = _table(owner, "response_cache", {"enable", "size_mib"})
-    size = _number(table, "size_mib", 64, least=1)
-    return size << 20 if _flag(table, "enable") else 0
+    table = read_table(owner, "response_cache", {"enable", "size_mib"})
+    size = read_number(table, "size_mib", 64, least=1)
+    return size << 20 if read_flag(table, "enable") else 0
 
 
 def _read_warmup(owner: Mapping[str, object]) -> Warmup:
-    table = _table(owner, "warmup", {"timeout_ms", "shapes"})
+    table = read_table(owner, "warmup", {"timeout_ms", "shapes"})
     shapes = table.get("shapes", [])
     if not isinstance(shapes, list) or not all(_are_shapes(each) for each in shapes):
         raise InvalidArgumentError(
             f"shapes is {shapes!r} and must be a list of tables of the inputs' shapes, as [{{x = [8, 128]}}]"
         )
     runs = tuple({name: tuple(shape) for name, shape in each.items()} for each in shapes)
-    return Warmup(_number(table, "timeout_ms", Warmup.timeout // 1_000_000) * 1_000_000, runs)
+    return Warmup(read_number(table, "timeout_ms", Warmup.timeout // 1_000_000) * 1_000_000, runs)
 
 
 def _are_shapes(table: object) -> bool:
     return isinstance(table, dict) and all(
-        isinstance(shape, list) and all(type(extent) is int and 0 <= extent <= _MOST for extent in shape)
+        isinstance(shape, list) and all(type(extent) is int and 0 <= extent <= MOST for extent in shape)
         for shape in table.values()
     )
 
 
 def _read_scheduling(table: Mapping[str, object]) -> Scheduling:
-    dynamic = _table(table, "dynamic_batching", {"preferred_batch_size", "max_queue_delay_microseconds"})
-    queue = _table(table, "queue", {"size", "latency_ms", "timeout_ms", "priority"})
-    rows = _number(table, "max_batch_size", 0)
+    dynamic = read_table(table, "dynamic_batching", {"preferred_batch_size", "max_queue_delay_microseconds"})
+    queue = read_table(table, "queue", {"size", "latency_ms", "timeout_ms", "priority"})
+    rows = read_number(table, "max_batch_size", 0)
     if dynamic and not rows:
         raise InvalidArgumentError("dynamic_batching needs max_batch_size, the most rows of a batch")
     batching = None
@@ -115,46 +139,17 @@ def _read_scheduling(table: Mapping[str, object]) -> Scheduling:
             raise InvalidArgumentError(
                 f"preferred_batch_size is {preferred!r} and must be a list of integers from 1 to max_batch_size"
             )
-        delay = _number(dynamic, "max_queue_delay_microseconds", 0)
+        delay = read_number(dynamic, "max_queue_delay_microseconds", 0)
         batching = BatchPolicy(rows, delay * 1000, tuple(sorted(preferred)), _AGEING)
     return Scheduling(
         batching,
-        _number(table, "instances", 0),
-        _number(queue, "size", Scheduling.queue),
-        _number(queue, "latency_ms", 0) * 1_000_000,
-        _number(queue, "timeout_ms", 0) * 1_000_000,
-        _number(queue, "priority", Scheduling.priority, least=1),
+        read_number(table, "instances", 0),
+        read_number(queue, "size", Scheduling.queue),
+        read_number(queue, "latency_ms", 0) * 1_000_000,
+        read_number(queue, "timeout_ms", 0) * 1_000_000,
+        read_number(queue, "priority", Scheduling.priority, least=1),
     )
 
 
 _KEYS = ("max_batch_size", "dynamic_batching", "instances", "queue")
 _AGEING = 1_000_000_000  # so that a request of the lowest priority is not passed by for ever
-_MOST = 2**31 - 1
-
-
-def _table(owner: Mapping[str, object], name: str, keys: set[str]) -> Mapping[str, Any]:
-    table = owner.get(name, {})
-    if not isinstance(table, dict):
-        raise InvalidArgumentError(f"{name} is {table!r} and must be a table, [{name}]")
-    _check_names(table, name, keys)
-    return table
-
-
-def _check_names(table: Mapping[str, object], what: str, keys: set[str]) -> None:
-    unknown = sorted(set(table) - keys)
-    if unknown:
-        raise InvalidArgumentError(f"{what} has {', '.join(unknown)}, which is none of: {', '.join(sorted(keys))}")
-
-
-def _flag(table: Mapping[str, object], name: str) -> bool:
-    value = table.get(name, False)
-    if not isinstance(value, bool):
-        raise InvalidArgumentError(f"{name} is {value!r} and must be true or false")
-    return value
-
-
-def _number(table: Mapping[str, object], name: str, default: int, least: int = 0) -> int:
-    value = table.get(name, default)
-    if type(value) is not int or not least <= value <= _MOST:
-        raise InvalidArgumentError(f"{name} is {value!r} and must be an integer from {least} to {_MOST}")
-    return value

@@ -24,10 +24,11 @@ from ._grants import ALL, Client
 from ._leases import Lease
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
+from ._pipeline import Pipeline
 from ._regions import OFF, Regions, check_name
 from ._repository import Repository
 from ._requests import NO_OPTIONS, InferRequest, InferResponse, Options, OutputTensor, RequestedOutput
-from ._scheduler import Job
+from ._scheduler import Job, Scheduler, Steps
 from ._sequences import Sequence, Sequences
 from ._served import Served
 from ._settings import LogSettings, TraceSettings
@@ -137,12 +138,8 @@ class OpenGate:
         return True
 
 
-class Observer(Protocol):
-    """Told of each inference of a version that there is, on any thread."""
-
-    def began(self, served: Served) -> None:
-        """It has its version."""
-        ...
+class Observer(Steps, Protocol):
+    """Told of each inference of a version that there is, and of the steps of those of pipelines, on any thread."""
 
     def left(self, served: Served) -> None:
         """It goes on with another one, its sequence's, which `began` is told of."""
@@ -284,9 +281,11 @@ class Core:
             raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
         self.repository.load(model)
 
-    async def unload(self, model: str, context: Context) -> None:
-        """Takes a model away from new requests."""
-        await self._administer(model, context, self.repository.unload, model)
+    async def unload(self, model: str, context: Context, dependents: bool = False) -> None:
+        """Takes a model away from new requests; `dependents`: and the models that it runs, if it is a pipeline."""
+        members = self.repository.members(model) if dependents else ()
+        for each in (model, *members):
+            await self._administer(each, context, self.repository.unload, each)
 
     def labels(self, model: str, context: Context) -> dict[str, str]:
         """The version of each label of a model."""
@@ -471,7 +470,7 @@ class Inference:
             if sequence is not None and (job is None or not job.finished):
                 self._core.sequences.give_back(sequence)
             raise
-        self.in_place = job.finished and served.cache is None and not shares
+        self.in_place = job.finished and served.cache is None and not shares and not isinstance(served.model, Pipeline)
         if not job.finished:
             try:
                 await _until(ended, deadline)
@@ -532,7 +531,8 @@ class Inference:
             ServiceError, maas_rt.Error: as `infer`.
         """
         served, options = self.served, request.options
-        if served.stateful or served.cache is not None or request.shares:
+        model = served.model
+        if isinstance(model, Pipeline) or served.stateful or served.cache is not None or request.shares:
             raise Withdrawn
         began = time.monotonic_ns()
         arrays = served.signature.arrays(request)
@@ -542,7 +542,7 @@ class Inference:
         drawn = seed if served.draws else None
 
         def run(deadline: int) -> dict[str, Array]:
-            return served.model.run(arrays, deadline=_seconds_to(deadline), seed=drawn)
+            return model.run(arrays, deadline=_seconds_to(deadline), seed=drawn)
 
         results = self._run_in_place(_size(arrays), options, run)
         began = time.monotonic_ns()
@@ -563,7 +563,9 @@ class Inference:
         return body
 
     def _run_in_place(self, size: int, options: Options, work: Callable[[int], T]) -> T:
-        ran = self.served.scheduler.run_in_place(size, self._deadline(options), work)
+        scheduler = self.served.scheduler
+        assert isinstance(scheduler, Scheduler)
+        ran = scheduler.run_in_place(size, self._deadline(options), work)
         if ran is None:
             raise Withdrawn
         self._phases.queue = ran.started - ran.submitted
@@ -632,9 +634,8 @@ class Inference:
         ended: asyncio.Future[None],
     ) -> Job:
         served = self.served
-        state = sequence.state if sequence is not None else served.model.state() if served.stateful else None
-        extents = {array.shape[0] for array in arrays.values()} if served.scheduler.batches else set()
-        together = len(extents) == 1 and state is None and not served.draws
+        state = sequence.state if sequence is not None else served.state() if served.stateful else None
+        rows = served.rows(arrays) if state is None else None
         landing, sequences = self._core._landing(), self._core.sequences
 
         def done(job: Job) -> None:
@@ -645,12 +646,13 @@ class Inference:
         return Job(
             arrays,
             done,
-            rows=extents.pop() if together else 1,
+            rows=1 if rows is None else rows,
             state=state,
             seed=seed if served.draws else None,
             priority=options.priority or served.scheduling.priority,
             deadline=deadline,
-            alone=not together,
+            alone=rows is None,
+            steps=self._core._observe,
         )
 
 

@@ -254,7 +254,10 @@ async def _load(core: Core, message: Any, context: Context) -> _Told:
 
 async def _unload(core: Core, message: Any, context: Context) -> _Told:
     _check_repository(message)
-    await core.unload(message.model_name, context)
+    dependents = chosen(message.parameters["unload_dependents"]) if "unload_dependents" in message.parameters else False
+    if not isinstance(dependents, bool):
+        raise bad_request(f'"unload_dependents" is {shown(dependents)} and must be a bool')
+    await core.unload(message.model_name, context, dependents)
     return {"model_name": message.model_name, "isUnloaded": True}
 
 

@@ -94,7 +94,11 @@ ModelConfigRequest: name 1 string, version 2 string
 ModelConfigResponse: config 1 ModelConfig
 ModelConfig: name 1 string, platform 2 string, version_policy 3 ModelVersionPolicy, max_batch_size 4 int32, input 5 ModelInput*, output 6 ModelOutput*, \
 instance_group 7 ModelInstanceGroup*, default_model_filename 8 string, parameters 14 {ModelParameter}, backend 17 string, \
-scheduling_choice(dynamic_batching 11 ModelDynamicBatching, sequence_batching 13 ModelSequenceBatching)
+scheduling_choice(dynamic_batching 11 ModelDynamicBatching, sequence_batching 13 ModelSequenceBatching, ensemble_scheduling 15 ModelEnsembling), \
+response_cache 24 ModelResponseCache
+ModelResponseCache: enable 1 bool
+ModelEnsembling: step 1 Step*
+ModelEnsembling.Step: model_name 1 string, model_version 2 int64, input_map 3 {string}, output_map 4 {string}
 ModelParameter: string_value 1 string
 ModelVersionPolicy: policy_choice(latest 1 Latest, all 2 All, specific 3 Specific)
 ModelVersionPolicy.Latest: num_versions 1 uint32

@@ -3,7 +3,7 @@
     ROOT/NAME/VERSION/model.mrt    as Triton and KServe lay it out
     ROOT/NAME/VERSION.mrt
     ROOT/NAME.mrt                  version 1
-    ROOT/NAME/config.toml          which versions are served and how (_config)
+    ROOT/NAME/config.toml          which versions are served and how (_config); alone, and with [pipeline] in it: version 1, a pipeline
     ROOT/NAME/labels.json          labels that were set by a command or a request (_labels_file)
 
 What begins with a dot is passed over: editors, copies under way and Kubernetes' ConfigMaps (..data) name their own things so.
@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .._errors import InvalidArgumentError
@@ -49,6 +49,13 @@ class Contents:
     labels: Mapping[str, Path]
     surplus: tuple[Surplus, ...]
     unread: frozenset[str]  # models with a folder that cannot be read: what else they hold nobody knows
+
+    def with_pipelines(self) -> Contents:
+        """With the config files as the first versions of what they describe, where they lie alone and describe a pipeline, or nobody can
+        say whether they do."""
+        alone = {name: path for name, path in self.configs.items() if name not in {*self.models, *self.unread}}
+        pipelines = {name: {1: path} for name, path in alone.items() if _may_be_pipeline(path)}
+        return replace(self, models={**self.models, **pipelines})
 
 
 def scan(root: Path) -> Contents:
@@ -103,6 +110,13 @@ def read_config(path: Path) -> ModelConfig:
         raise InvalidArgumentError("it is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise InvalidArgumentError(f"it is not TOML: {error}") from None
+
+
+def _may_be_pipeline(path: Path) -> bool:
+    try:
+        return read_config(path).pipeline is not None
+    except (InvalidArgumentError, OSError):
+        return True
 
 
 class _Found:

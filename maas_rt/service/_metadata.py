@@ -10,11 +10,14 @@ from typing import Any
 
 from .._native import cpu_count
 from ._datatypes import BYTES
+from ._graph import Source
+from ._pipeline import Pipeline
 from ._served import Served
 from ._signature import TensorSpec
 from ._versions import Policy
 
 PLATFORM = "maas_rt"
+ENSEMBLE = "ensemble"  # Triton's word for the platform of a pipeline
 
 
 def model_metadata(served: Served, versions: Sequence[str]) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def model_metadata(served: Served, versions: Sequence[str]) -> dict[str, Any]:
     return {
         "name": served.name,
         "versions": list(versions),
-        "platform": PLATFORM,
+        "platform": ENSEMBLE if isinstance(served.model, Pipeline) else PLATFORM,
         "inputs": [spec.metadata() for spec in served.signature.inputs],
         "outputs": [spec.metadata() for spec in served.signature.outputs],
     }
@@ -30,6 +33,8 @@ def model_metadata(served: Served, versions: Sequence[str]) -> dict[str, Any]:
 
 def model_config(served: Served, policy: Policy, idle: int) -> dict[str, Any]:
     """The configuration. `idle`: nanoseconds after which a sequence ends that nobody asks for."""
+    if isinstance(served.model, Pipeline):
+        return _pipeline_config(served, served.model, policy)
     scheduling = served.scheduling
     batching = scheduling.batching
     rows = batching.max_rows if batching is not None else 0
@@ -62,6 +67,42 @@ def model_config(served: Served, policy: Policy, idle: int) -> dict[str, Any]:
         found["response_cache"] = {"enable": True}
     if served.stateful:
         found["sequence_batching"] = {"max_sequence_idle_microseconds": idle // 1000}
+    return found
+
+
+def _pipeline_config(served: Served, pipeline: Pipeline, policy: Policy) -> dict[str, Any]:
+    """Its tensors are named as the pipeline's inputs and outputs are, and those between steps STEP.OUTPUT."""
+    names = {source: name for name, source in pipeline.graph.outputs.items()}
+
+    def tensor(source: Source) -> str:
+        return names.get(source, str(source))
+
+    steps = [
+        {
+            "model_name": step.model,
+            "model_version": -1
+            if step.version is None
+            else int(member.version),  # -1: that of a request that names none
+            "input_map": {name: tensor(source) for name, source in step.inputs.items()},
+            "output_map": {source.name: tensor(source) for source in pipeline.uses if source.step == step.name},
+        }
+        for step, member in zip(pipeline.graph.steps, pipeline.members)
+    ]
+    found: dict[str, Any] = {
+        "name": served.name,
+        "platform": ENSEMBLE,
+        "backend": "",
+        "version_policy": _version_policy(policy),
+        "max_batch_size": 0,
+        "input": [_tensor(spec, False) for spec in served.signature.inputs],
+        "output": [_tensor(spec, False) for spec in served.signature.outputs],
+        "instance_group": [],
+        "default_model_filename": "",
+        "parameters": {},
+        "ensemble_scheduling": {"step": steps},
+    }
+    if served.cache is not None:
+        found["response_cache"] = {"enable": True}
     return found
 
 

@@ -29,13 +29,17 @@ class Counting:
 
     def ended(self, served: Served, kind: Kind | None, phases: Spent, ns: int) -> None:
         """It was answered."""
+        trail = CURRENT.get()
+        if kind is None and trail is not None and trail.span is not None:
+            spent = {"parse": phases.compute_input, "queue": phases.queue, "compute": phases.compute_infer}
+            trail.span.phases(served.name, served.version, **spent, serialise=phases.compute_output)
+        self.ran(served, kind, phases, ns)
+
+    def ran(self, served: Served, kind: Kind | None, phases: Spent, ns: int) -> None:
+        """It was answered, or was a step of a pipeline, whose span is the request's."""
         if kind is not None:  # in which phase, is not known
             self._series(served).end(kind, Phases(ns))
             return
-        trail = CURRENT.get()
-        if trail is not None and trail.span is not None:
-            spent = {"parse": phases.compute_input, "queue": phases.queue, "compute": phases.compute_infer}
-            trail.span.phases(served.name, served.version, **spent, serialise=phases.compute_output)
         times = Phases(ns, phases.compute_input, phases.queue, phases.compute_infer, phases.compute_output)
         self._series(served).end(None, times)
 

@@ -54,6 +54,8 @@ class Record:
     labels: Labels = field(default_factory=Labels)  # where they are: on what is ready, wherever there is such a version
     unkept: str = ""  # why labels that were set are not in the folder
     unloaded: bool = False  # by a request: only a request loads it again
+    bound: ModelConfig | None = None  # of a pipeline: what is served, or is when its models are there
+    waits: str = ""  # why what its config says of a pipeline is not
 
     def known(self) -> set[int]:
         return {*self.ready, *self.dormant, *self.reasons, *self.loading}

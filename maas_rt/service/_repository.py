@@ -7,8 +7,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +17,14 @@ from .. import _container
 from .._errors import Error, InvalidArgumentError
 from .._model import Model, load
 from ._compatible import differences
-from ._config import ModelConfig
+from ._config import CONFIG_FILE, ModelConfig
 from ._errors import Kind, ServiceError, shown
+from ._graph import Graph
 from ._labels_file import StoredLabels, change_labels, read_labels
 from ._layout import SUFFIX, Contents, read_config, scan
 from ._leases import Lease, Leased
 from ._loader import Loader
+from ._pipeline import Pipeline
 from ._record import Entry, Look, Record, Stamp, State
 from ._served import Served
 from ._timer import Timer
@@ -38,6 +40,8 @@ _LAST_USES = 500_000_000  # ns after which nobody holds what its last request ha
 
 class Repository:
     """The models of a folder (laid out as _layout says). Any thread may call anything; requests never wait for a load.
+
+    A pipeline is bound to the versions that its steps mean, anew whenever these change, in the same moment: a lease of it is one of each of them.
 
     Raises InvalidArgumentError if the folder holds no model, and the loader's error, with the file's name, if none of its files is good.
     `require_signature`, `key` and `lock` are load's; the key is for those of the files that are encrypted. `unwritable` says why nothing is
@@ -122,6 +126,8 @@ class Repository:
             record = self._models.get(name)
             if record is None:
                 raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
+            if record.waits and not record.available():
+                raise ServiceError(Kind.NOT_READY, f"pipeline {shown(name)} is not ready: {record.waits}", 1)
             number = resolve(name, wanted, record.available(), record.labels, record.known())
             found = record.ready.get(number)
             lease = None if found is None else found.lease()
@@ -145,11 +151,8 @@ class Repository:
             return
         try:
             before = (time.monotonic_ns() if now is None else now) - self._idle
-            with self._lock:
-                gone = [each for each in self._unused() if each[2].used <= before]
-                self._put_to_sleep(gone)
-            for _, _, leased in gone:
-                leased.retire()
+            with self._changed() as gone:
+                gone += self._put_to_sleep([each for each in self._unused() if each[2].used <= before])
         finally:
             self._changing.release()
 
@@ -196,9 +199,7 @@ class Repository:
                     errors += self._bring(name, contents, run)
             for name in set(self._models) - set(contents.models):
                 if name not in contents.unread:
-                    self._retire(name, set(self._models[name].available()))
-                    with self._lock:
-                        del self._models[name]
+                    self._retire(name, set(self._models[name].available()), forget=True)
             return errors
 
     def load(self, name: str) -> None:
@@ -233,8 +234,16 @@ class Repository:
             record = self._models[name]
             with self._lock:
                 record.unloaded = True
-                record.reasons.update(dict.fromkeys(record.ready, "it was unloaded"))
+                record.waits = ""
+                record.reasons.update(dict.fromkeys(record.available(), "it was unloaded"))
             self._retire(name, set(record.available()))
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The models of a pipeline, each once; none of what is no pipeline."""
+        with self._lock:
+            record = self._models.get(name)
+            graph = None if record is None else record.config.pipeline
+            return () if graph is None else tuple(dict.fromkeys(step.model for step in graph.steps))
 
     def set_label(self, name: str, label: str, version: str) -> None:
         """Puts a label on a version that requests may mean. It is kept in the model's folder where that can be written to (`unkept`).
@@ -280,6 +289,8 @@ class Repository:
         """Takes all models away, and waits until no request uses one; False if that takes longer."""
         with self._changing:
             leases = [each for record in self._models.values() for each in record.ready.values()]
+            for record in self._models.values():
+                record.unloaded = True  # pipelines, too, come back no more
             for name in list(self._models):
                 self._retire(name, set(self._models[name].available()))
         self._timer.close()
@@ -291,7 +302,7 @@ class Repository:
 
     def _scan(self) -> Contents:
         try:
-            contents = scan(self._root)
+            contents = scan(self._root).with_pipelines()
         except OSError as error:
             text = f"the repository cannot be read ({error.strerror or error}); what is loaded goes on"
             raise ServiceError(Kind.NOT_READY, text, 5) from None
@@ -315,7 +326,7 @@ class Repository:
                 wanted = self._follow(name, contents)
         except Error as error:
             errors.append(error)
-            if not record.available():
+            if record.config.pipeline is not None or not record.available():
                 with self._lock:
                     record.reasons = dict.fromkeys(files, str(errors[0]))
                 return errors
@@ -327,7 +338,7 @@ class Repository:
             refused = self._take(name, number, files[number], run, is_serving, anew)
             if refused is not None:
                 errors.append(refused)
-        with self._lock:
+        with self._changed():
             record.settle_labels()
             held = record.held()
         for label, at in held.items():
@@ -343,6 +354,11 @@ class Repository:
         """Takes what a model's config and labels say now, and returns the versions that are to be served."""
         record, files = self._models[name], contents.models[name]
         config = _read(read_config, contents.configs.get(name)) or ModelConfig()
+        if config.pipeline is not None and not _is_pipeline(files.get(1)):
+            beside = next(iter(files.values()))
+            raise InvalidArgumentError(
+                f"{contents.configs[name]} describes a pipeline, and beside it lies {beside}: take one of them away"
+            )
         stored = _read(read_labels, contents.labels.get(name))
         if stored == record.stored:
             said = record.said.follow(record.config.labels, config.labels)
@@ -379,7 +395,7 @@ class Repository:
             if unkept:
                 changed = StoredLabels(change(record.said, available), config)
                 logging.getLogger(__name__).warning("labels of %s are not kept: %s", name, unkept)
-            with self._lock:
+            with self._changed():
                 record.unkept = unkept
                 record.said = changed.labels
                 if not unkept:
@@ -409,10 +425,14 @@ class Repository:
         `is_serving`: requests may mean versions of its model already; `asked`: one waits for it.
         """
         record = self._models[name]
+        if _is_pipeline(path) and record.config.pipeline is None:
+            return None  # what it says was refused, and the model that it was goes on
         try:
             stamp = _stamp(path)
         except OSError as error:
             return self._refuse(name, number, _about(path, error))
+        if record.config.pipeline is not None:
+            return self._take_pipeline(name, stamp, run, is_serving or anew or asked, anew or asked)
         if number in record.dormant and not (anew or asked):
             record.dormant[number] = path
             return None
@@ -435,6 +455,7 @@ class Repository:
             record.loading.add(number)
         try:
             model = before.value.model if before is not None and kept else self._load(path)
+            assert isinstance(model, Model)
             found = Served.of(name, str(number), model, config.scheduling, self._timer, config.cache)
             replaced = record.replaced_by(number) if is_serving else None
             if replaced is not None and not kept and not config.replace_incompatible:
@@ -443,37 +464,31 @@ class Repository:
                 run(partial(warm_up, name, model, config.scheduling, config.warmup))
         except Exception as error:
             return self._refuse(name, number, _about(path, error), look)
-        leased = Leased(found, self._drained)
-        with self._lock:
-            old = record.ready.get(number)
-            record.ready[number] = leased
-            record.sizes[number], record.paths[number] = stamp[1], path
-            record.dormant.pop(number, None)
+        with self._changed() as gone:
+            gone += self._serve(name, number, Leased(found, self._drained), stamp[1], path)
             record.looked[number] = look
+            record.bound = None
             record.loading.discard(number)
-            record.reasons.pop(number, None)
-            if old is not None:
-                record.draining.append(number)
-        if old is not None:
-            old.retire()
         return None
 
     def _wake(self, name: str, number: int) -> None:
         """Loads a version that a request has asked for."""
-        refused = None
         with self._changing:
-            record = self._models.get(name)
-            if record is None:  # it has gone
-                return
-            path = record.dormant.get(number)
-            if path is not None:
-                refused = self._take(name, number, path, self._loader.run, asked=True)
-            with self._lock:
-                record.loading.discard(number)
-                if refused is not None and number in record.looked:  # the file is at fault: until it changes
-                    record.dormant.pop(number, None)
+            refused = self._take_dormant(name, number, self._loader.run)
         if refused is not None:
             logging.getLogger(__name__).warning("not served: %s", refused)
+
+    def _take_dormant(self, name: str, number: int, run: _Run) -> Error | None:
+        record = self._models.get(name)
+        if record is None:  # it has gone
+            return None
+        path = record.dormant.get(number)
+        refused = None if path is None else self._take(name, number, path, run, asked=True)
+        with self._changed():
+            record.loading.discard(number)
+            if refused is not None and number in record.looked and record.config.pipeline is None:
+                record.dormant.pop(number, None)  # the file is at fault: until it changes
+        return refused
 
     def _make_room(self, size: int, evict: bool, spared: str | None) -> bool:
         """Whether so many more bytes fit into the memory for models; `evict`: if need be without versions that nobody uses now, those that
@@ -482,7 +497,7 @@ class Repository:
         if not self._memory:
             return True
         gone = []
-        with self._lock:
+        with self._changed() as ended:
             missing = size - self._memory + sum(sum(record.sizes.values()) for record in self._models.values())
             for each in sorted(self._unused(), key=lambda each: each[2].used) if evict else []:
                 name, number, _ = each
@@ -491,28 +506,26 @@ class Repository:
                     missing -= self._models[name].sizes[number]
             if missing > 0:
                 return False
-            self._put_to_sleep(gone)
-        for _, _, leased in gone:
-            leased.retire()
+            ended += self._put_to_sleep(gone)
         return True
 
     def _unused(self) -> list[_Loaded]:
-        """What nobody uses now, a sequence among others."""
+        """What nobody uses now, a sequence among others. Pipelines, which hold no file, sleep with their models."""
         return [
             (name, number, leased)
             for name, record in self._models.items()
             for number, leased in record.ready.items()
-            if not leased.users
+            if not leased.users and not isinstance(leased.value.model, Pipeline)
         ]
 
-    def _put_to_sleep(self, gone: Iterable[_Loaded]) -> None:
-        """From now on a request loads these; whoever calls it retires them."""
+    def _put_to_sleep(self, gone: Sequence[_Loaded]) -> list[Leased[Served]]:
+        """From now on a request loads these; returns what requests get no more."""
         for name, number, _ in gone:
             record = self._models[name]
             record.dormant[number] = record.paths[number]
-            del record.ready[number], record.sizes[number]
+            self._end(record, number)
             record.looked.pop(number, None)
-            record.draining.append(number)
+        return [leased for _, _, leased in gone]
 
     def _load(self, path: Path) -> Model:
         encrypted = self._key is not None and _container.is_encrypted(path)
@@ -528,18 +541,167 @@ class Repository:
                 record.looked[number] = look  # again when it has changed
         return error
 
-    def _retire(self, name: str, numbers: Iterable[int]) -> None:
-        with self._lock:
+    def _retire(self, name: str, numbers: Collection[int], forget: bool = False) -> None:
+        """Takes versions away from new requests; `forget`: and all that is known of the model."""
+        with self._changed() as gone:
             record = self._models[name]
             for number in numbers:
                 record.dormant.pop(number, None)
-            gone = [(number, record.ready.pop(number)) for number in sorted(numbers) if number in record.ready]
-            for number, _ in gone:
+            for number in sorted(set(numbers) & set(record.ready)):
+                gone.append(self._end(record, number))
                 record.looked.pop(number, None)
-                del record.sizes[number], record.paths[number]
-                record.draining.append(number)
-        for _, leased in gone:
-            leased.retire()
+            if 1 in numbers:
+                record.bound = None
+            if forget:
+                del self._models[name]
+
+    # ---- the table, with the lock
+
+    @contextmanager
+    def _changed(self) -> Iterator[list[Leased[Served]]]:
+        """A change of what is served, with the lock. Pipelines follow it before requests see it; what is put into the list is retired when
+        the lock is free."""
+        gone: list[Leased[Served]] = []
+        waiting = []
+        with self._lock:
+            yield gone
+            for name, record in self._models.items():
+                if (record.config.pipeline or record.bound) and not record.unloaded:
+                    was_served = 1 in record.ready
+                    gone += self._bind(name, record)
+                    if was_served and record.waits:
+                        waiting.append((name, record.waits))
+        for each in gone:
+            each.retire()
+        for name, why in waiting:
+            logging.getLogger(__name__).warning("no longer serving pipeline %s: %s", name, why)
+
+    def _serve(self, name: str, number: int, leased: Leased[Served], size: int, path: Path) -> list[Leased[Served]]:
+        """Requests get it from now on. Returns what they got before."""
+        record = self._models[name]
+        old = [self._end(record, number)] if number in record.ready else []
+        record.ready[number] = leased
+        record.sizes[number], record.paths[number] = size, path
+        record.dormant.pop(number, None)
+        record.reasons.pop(number, None)
+        return old
+
+    def _end(self, record: Record, number: int) -> Leased[Served]:
+        """Requests get it no more."""
+        del record.sizes[number], record.paths[number]
+        record.draining.append(number)
+        return record.ready.pop(number)
+
+    # ---- pipelines
+
+    def _take_pipeline(self, name: str, stamp: Stamp, run: _Run, is_wanted: bool, anew: bool) -> Error | None:
+        """Serves what a config says of a pipeline, where its models are there and it fits them; `is_wanted`: those that sleep are loaded."""
+        record, look = self._models[name], (stamp, None)
+        if record.looked.get(1) == look and not anew:
+            return None
+        refused: Error | None = None
+        for _, graph in _candidates(record):
+            held: list[Lease[Served]] = []
+            try:
+                refused = self._hold_members(graph, run, held) if is_wanted else None
+                with self._changed():
+                    record.looked[1] = look
+            finally:
+                for each in held:
+                    each.end()
+            if 1 in record.ready:
+                break
+        with self._lock:
+            if refused is not None and 1 in record.dormant:
+                record.reasons[1] = str(refused)
+            return Error(record.reasons[1]) if 1 in record.reasons else None
+
+    def _hold_members(self, graph: Graph, run: _Run, held: list[Lease[Served]]) -> Error | None:
+        """Leases the models of a pipeline, so that none goes for another, and loads those that sleep; returns why one was refused. What is
+        not there is for `_bind` to tell."""
+        for step in graph.steps:
+            with suppress(ServiceError):
+                refused = None
+                with self._lock:
+                    number = self._meant(step.model, step.version)
+                    is_asleep = number not in self._models[step.model].ready
+                if is_asleep:
+                    refused = self._take_dormant(step.model, number, run)
+                if refused is not None:
+                    return refused
+                with self._lock:
+                    leased = self._models[step.model].ready.get(number)
+                    lease = None if leased is None else leased.lease()
+                    if lease is not None:
+                        held.append(lease)
+        return None
+
+    def _meant(self, name: str, wanted: str | None) -> int:
+        """The version that a step means, with the lock. Raises ServiceError as `lease`, but for one that sleeps."""
+        record = self._models.get(name)
+        if record is None:
+            raise ServiceError(Kind.NOT_FOUND, f"no model {shown(name)}")
+        return resolve(name, wanted, record.available(), record.labels, record.known())
+
+    def _bind(self, name: str, record: Record) -> list[Leased[Served]]:
+        """Binds a pipeline to the versions that its steps mean now, with the lock: as its config says, or as it was where that cannot be.
+        Returns what requests get no more."""
+        path, before = self._root / name / CONFIG_FILE, record.ready.get(1)
+        refused, sleeps = "", False
+        for config, graph in _candidates(record):
+            try:
+                members = self._members(graph)
+                if members is None:
+                    sleeps = True
+                    continue
+                gone = self._bind_to(name, record, config, graph, members)
+            except (Error, ServiceError) as error:
+                refused = refused or str(error)
+                continue
+            record.bound, record.waits = config, ""
+            record.dormant.pop(1, None)
+            record.reasons.pop(1, None)
+            if refused:
+                record.reasons[1] = f"{path}: {refused}"
+            return gone
+        if refused:
+            record.reasons[1] = f"{path}: {refused}"
+        elif 1 not in record.dormant:
+            record.reasons.pop(1, None)
+        record.waits = "" if sleeps else refused
+        record.dormant.pop(1, None)
+        if sleeps:
+            record.dormant[1] = path
+        return [] if before is None else [self._end(record, 1)]
+
+    def _members(self, graph: Graph) -> list[Leased[Served]] | None:
+        """What the steps of a pipeline mean now; None where one of them sleeps. Raises ServiceError where there is none."""
+        found = []
+        for step in graph.steps:
+            try:
+                number = self._meant(step.model, step.version)
+            except ServiceError as error:
+                raise ServiceError(error.kind, f"step {step.name!r}: {error}") from None
+            found.append(self._models[step.model].ready.get(number))
+        members = [each for each in found if each is not None]
+        return members if len(members) == len(found) else None
+
+    def _bind_to(
+        self, name: str, record: Record, config: ModelConfig, graph: Graph, members: Sequence[Leased[Served]]
+    ) -> list[Leased[Served]]:
+        """Raises InvalidArgumentError if they do not fit together, or what they make cannot take the place of what is served."""
+        before = record.ready.get(1)
+        old = None if before is None else before.value
+        was = old.model if old is not None and isinstance(old.model, Pipeline) else None
+        versions = [each.value for each in members]
+        if was is not None and config == record.bound and all(a is b for a, b in zip(was.members, versions)):
+            return []
+        counted = None if old is None or was is None else old.statistics
+        found = Served.of_pipeline(name, "1", graph, versions, config, counted)
+        if old is not None and config != record.bound and not config.replace_incompatible:
+            _check_compatible(old, found)
+        leased = Leased(found, self._drained, tuple(dict.fromkeys(members)))
+        return self._serve(name, 1, leased, 0, self._root / name / CONFIG_FILE)
 
     def _drained(self, gone: Served) -> None:
         gone.scheduler.close()
@@ -555,6 +717,16 @@ class Repository:
             record = self._models.get(gone.name)
             if record is not None and int(gone.version) in record.draining:
                 record.draining.remove(int(gone.version))
+
+
+def _candidates(record: Record) -> list[tuple[ModelConfig, Graph]]:
+    """What a pipeline may be, the first of them that can be: what its config says, else what it was."""
+    configs = [record.config, *([] if record.bound in (None, record.config) else [record.bound])]
+    return [(each, each.pipeline) for each in configs if each is not None and each.pipeline is not None]
+
+
+def _is_pipeline(path: Path | None) -> bool:
+    return path is not None and path.name == CONFIG_FILE
 
 
 def _in_place(work: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,8 +25,11 @@ from ._batcher import Batch, Batcher, Left, Part, batch_key, shared_out, stacked
 from ._config import Scheduling
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, kind_of
-from ._statistics import Statistics
+from ._statistics import Phases, Statistics
 from ._timer import Timer
+
+if TYPE_CHECKING:
+    from ._served import Served
 
 T = TypeVar("T")
 Arrays = dict[str, Array]
@@ -53,6 +56,18 @@ class Runnable(Protocol):
         ...
 
 
+class Steps(Protocol):
+    """Told of each step of a pipeline, on any thread."""
+
+    def began(self, served: Served) -> None:
+        """It is about to run on this version."""
+        ...
+
+    def ran(self, served: Served, kind: Kind | None, phases: Phases, ns: int) -> None:
+        """How it has failed, if it has, its phases, and its nanoseconds in all."""
+        ...
+
+
 @dataclass(eq=False)
 class Job:
     """A request on its way. When it is `finished` it has `results` or an `error`, and `done` is called, once, without a lock, on any thread.
@@ -62,6 +77,7 @@ class Job:
         priority: 1 is the highest.
         deadline: when its answer is of no use any more.
         alone: it is put together with no other.
+        steps: told of those of a pipeline.
     """
 
     arrays: Arrays
@@ -72,6 +88,7 @@ class Job:
     priority: int = 1
     deadline: int | None = None
     alone: bool = True
+    steps: Steps | None = None
     finished: bool = False
     results: Arrays = field(default_factory=dict)
     error: BaseException | None = None

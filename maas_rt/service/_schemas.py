@@ -119,7 +119,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Nothings": {"type": "array", "maxItems": 0},
     "LoadRequest": _object({}, {"parameters": _or_null(_object({}, propertyNames={"not": {"pattern": "^(config$|file:)"}}))}),
-    "UnloadRequest": _object({}, {"parameters": _PARAMETERS}),
+    "UnloadRequest": _object({}, {"parameters": _or_null(_object({}, {"unload_dependents": {"type": "boolean"}}))}),
     "Labels": {"type": "object", "additionalProperties": _TEXT},
     "LabelRequest": _object({"version": _TEXT}),
     "InferRequest": _object(

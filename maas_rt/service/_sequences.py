@@ -130,7 +130,7 @@ class Sequences:
             sequence.lease.end()
 
     def _start(self, owner: str, model: str, identifier: SequenceId, lease: Lease[Served]) -> Future[Sequence]:
-        sequence = Sequence(owner, model, identifier, lease, lease.value.model.state(), self._now())
+        sequence = Sequence(owner, model, identifier, lease, lease.value.state(), self._now())
         with self._lock:
             old = self._sequences.get((owner, model, identifier))
             if old is None and len(self._sequences) >= self._limit:

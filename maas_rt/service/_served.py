@@ -1,15 +1,20 @@
-"""One version of one model that is served."""
+"""One version of one model, or a pipeline of models, that is served."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._errors import InvalidArgumentError
-from .._model import Model
+from .._model import Model, State
 from ._batcher import batches
 from ._cache import ResponseCache
 from ._compatible import Interface
-from ._config import Scheduling
+from ._config import ModelConfig, Scheduling
+from ._datatypes import Array
+from ._graph import Graph
+from ._pipeline import Pipeline
+from ._pipeline_scheduler import PipelineScheduler
 from ._prepared import Preparations
 from ._scheduler import Scheduler
 from ._signature import Signature
@@ -19,14 +24,16 @@ from ._timer import Timer
 
 @dataclass(frozen=True)
 class Served:
-    """`stateful`: it keeps states between runs; `draws`: its runs draw random numbers; `prepared`: for requests that are like one before."""
+    """`interface`: what clients see of it; `stateful`: it keeps states between runs; `draws`: its runs draw random numbers; `prepared`: for requests
+    that are like one before."""
 
     name: str
     version: str
-    model: Model
+    model: Model | Pipeline
     signature: Signature
+    interface: Interface
     scheduling: Scheduling
-    scheduler: Scheduler
+    scheduler: Scheduler | PipelineScheduler
     statistics: Statistics
     stateful: bool
     draws: bool
@@ -44,18 +51,74 @@ class Served:
             raise InvalidArgumentError(
                 f"response_cache is enabled, and the model {why}: what it answered it need not answer again"
             )
+        interface = Interface.of_model(model.inputs, model.outputs, model.manifest)
         scheduler = Scheduler(name, model, scheduling, timer, statistics)
         kept = ResponseCache(cache) if cache else None
         stateful = bool(model.states)
         prepared = None if stateful or model.draws or cache else Preparations(model)
         return cls(
-            name, version, model, signature, scheduling, scheduler, statistics, stateful, model.draws, kept, prepared
+            name,
+            version,
+            model,
+            signature,
+            interface,
+            scheduling,
+            scheduler,
+            statistics,
+            stateful,
+            model.draws,
+            kept,
+            prepared,
         )
 
-    @property
-    def interface(self) -> Interface:
-        """What clients see of it."""
-        return Interface.of_model(self.model.inputs, self.model.outputs, self.model.manifest)
+    @classmethod
+    def of_pipeline(
+        cls,
+        name: str,
+        version: str,
+        graph: Graph,
+        members: Sequence[Served],
+        config: ModelConfig,
+        statistics: Statistics | None = None,
+    ) -> Served:
+        """A pipeline on these versions, one for each of its steps; what was counted so far goes on if it is given.
+
+        Raises InvalidArgumentError if they do not fit together, or a cache is asked for and one of them draws random numbers.
+        """
+        pipeline = Pipeline.of(graph, members)
+        if config.cache and pipeline.draws:
+            step = next(step.name for step, member in zip(graph.steps, members) if member.draws)
+            raise InvalidArgumentError(
+                f"response_cache is enabled, and step {step!r} draws random numbers: what it answered it need not answer again"
+            )
+        counted = statistics or Statistics()
+        scheduler = PipelineScheduler(name, pipeline, counted)
+        kept = ResponseCache(config.cache) if config.cache else None
+        return cls(
+            name,
+            version,
+            pipeline,
+            pipeline.signature,
+            pipeline.interface,
+            config.scheduling,
+            scheduler,
+            counted,
+            stateful=False,
+            draws=pipeline.draws,
+            cache=kept,
+        )
+
+    def state(self) -> State:
+        """A new one, as it is declared, of a model that keeps states."""
+        assert isinstance(self.model, Model)
+        return self.model.state()
+
+    def rows(self, arrays: dict[str, Array]) -> int | None:
+        """The rows of a request that others may be put together with; None: it runs alone."""
+        if not self.scheduler.batches or self.draws:
+            return None
+        extents = {array.shape[0] for array in arrays.values()}
+        return extents.pop() if len(extents) == 1 else None
 
 
 def _check_batching(model: Model, signature: Signature, rows: int) -> None:

@@ -18,6 +18,7 @@ from maas_rt.service._grants import read_grants
 from maas_rt.service._keys import new_key
 from tests import _tiny
 from tests.service._serving import Served, serving_beside
+from tests.service._versions import times
 
 playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
 axe = pytest.importorskip(
@@ -256,3 +257,24 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     page.keyboard.press("Escape")
     page.locator("dialog[open]").wait_for(state="detached")
     assert page.evaluate("document.activeElement.dataset.key") == "unload"
+
+
+def test_a_pipelines_card_shows_its_steps(browser: Any, tmp_path: Path) -> None:
+    for name, first, second in (("encoder", "x", "y"), ("head", "h", "p")):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.mrt").write_bytes(times(2, rows="n", names=(first, second)))
+    (tmp_path / "pipe").mkdir()
+    (tmp_path / "pipe" / "config.toml").write_text(
+        '[[pipeline.step]]\nname = "embed"\nmodel = "encoder"\ninputs = {x = "text"}\n'
+        '[[pipeline.step]]\nmodel = "head"\ninputs = {h = "embed.y"}\n[pipeline.outputs]\nprobs = "head.p"\n'
+    )
+    with serving_beside(tmp_path) as server:
+        for page in _tab(browser, server):
+            _open(page, "pipe")
+            card = page.locator(".card").inner_text()
+            assert "embed encoder, version 1: x = text" in card and "head head, version 1: h = embed.y" in card
+            assert "text" in card and "probs" in card and "Hash" not in card and "Profile" not in card
+            page.get_by_role("button", name="Random numbers").click()
+            page.get_by_role("button", name="Run", exact=True).click()
+            page.locator(".output").wait_for()
+            assert _faults(page) == []

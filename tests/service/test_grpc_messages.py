@@ -14,8 +14,15 @@ from maas_rt.service._grpc_messages import HEALTH, MESSAGES
 # What KServe answers, where Triton's messages are empty.
 _OF_KSERVE = {"RepositoryModelLoadResponse", "RepositoryModelUnloadResponse"}
 # Of which there is what this server tells.
-_IN_PART = {"ModelConfig", "ModelInput", "ModelOutput", "ModelInstanceGroup", "ModelDynamicBatching"} | {
-    "ModelSequenceBatching"
+_IN_PART = {
+    "ModelConfig",
+    "ModelEnsembling",
+    "ModelEnsembling.Step",
+    "ModelInput",
+    "ModelOutput",
+    "ModelInstanceGroup",
+    "ModelDynamicBatching",
+    "ModelSequenceBatching",
 }
 
 

@@ -272,4 +272,6 @@ def test_the_config_that_the_docs_show() -> None:
         {"x": (1, 64)},
         {"x": (16, 64)},
     )
-    assert len(configs) == 2 and configs[1].cache == 64 << 20
+    graph = configs[1].pipeline
+    assert graph is not None and graph.inputs == ("text",) and [step.name for step in graph.steps] == ["embed", "head"]
+    assert len(configs) == 3 and configs[2].cache == 64 << 20

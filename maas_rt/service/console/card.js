@@ -15,16 +15,27 @@ export function card(found, mayProfile) {
       ...(found.states ?? []).map((each) => ["State", [h("b", {}, each.name), " ", h("code", {}, `${each.dtype} [${each.shape.join(", ")}]`)]]),
       ...Object.entries(found.symbols ?? {}).map(([name, each]) => ["Dimension", `${name} is ${range(each)}`]),
       found.draws && ["Random", "runs draw random numbers: a request may give a seed"],
-      ["Size", sizes(found.file)],
-      ["Accuracy", accuracy(found)],
-      ["Compression", compression(found.recipe)],
-      ["CPU code", (found.targets ?? []).join(", ") || "none in the file"],
-      found.tuning && ["Tuned", `for ${found.tuning.cpu}, ${found.tuning.threads} threads`],
-      ["Source", source(found.source)],
-      ["Made by", Object.entries(found.producer ?? {}).map(([tool, version]) => `${tool} ${version}`).join(", ") || "not told"],
-      ["Hash", [h("code", { class: "hash" }, found.file.hash), h("small", { class: "muted" }, " SHA-256 of the file's table, which has those of all sections")]],
+      ...(found.steps ? stepsOf(found.steps) : fileOf(found)),
     ]),
-    mayProfile && profile(found));
+    mayProfile && !found.steps && profile(found));
+}
+
+function stepsOf(steps) {
+  return steps.map(({ name, model, version, takes }) => ["Step", [h("b", {}, name), ` ${model}, version ${version}: `,
+    h("code", {}, Object.entries(takes).map(([input, source]) => `${input} = ${source}`).join(", "))]]);
+}
+
+function fileOf(found) {
+  return [
+    ["Size", sizes(found.file)],
+    ["Accuracy", accuracy(found)],
+    ["Compression", compression(found.recipe)],
+    ["CPU code", (found.targets ?? []).join(", ") || "none in the file"],
+    found.tuning && ["Tuned", `for ${found.tuning.cpu}, ${found.tuning.threads} threads`],
+    ["Source", source(found.source)],
+    ["Made by", Object.entries(found.producer ?? {}).map(([tool, version]) => `${tool} ${version}`).join(", ") || "not told"],
+    ["Hash", [h("code", { class: "hash" }, found.file.hash), h("small", { class: "muted" }, " SHA-256 of the file's table, which has those of all sections")]],
+  ];
 }
 
 function facts(rows) {
