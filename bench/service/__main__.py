@@ -22,6 +22,7 @@ LOADS = (
     # model, form, servers; those that do not speak the form get the same numbers in their own
     ("mlp", "oip-json", SERVERS),
     ("mlp", "oip-binary", ("maas-rt", "nginx", "mlserver", "kserve")),
+    ("mlp", "oip-grpc", ("maas-rt", "mlserver", "kserve")),
     ("mobilenet_v2", "oip-binary", ("maas-rt", "mlserver", "kserve")),
     ("encoder", "oip-json", ("maas-rt", "mlserver", "kserve", "litserve", "bentoml")),
     ("wide", "oip-binary", ("maas-rt one by one", "maas-rt batching")),
@@ -35,7 +36,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=3, help="of a slice (default: 3)")
     parser.add_argument("--servers", default="", help="these alone, with commas")
-    parser.add_argument("--loads", default="", help="those of these models alone, with commas")
+    parser.add_argument("--loads", default="", help="those of these models, or in these forms, alone, with commas")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     _wrk.check()
@@ -43,7 +44,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for model, form, names in LOADS:
         chosen = [name for name in names if wanted is None or name in wanted]
-        if chosen and (models == [""] or model in models):
+        if chosen and (models == [""] or model in models or form in models):
             rows += _measure(model, form, chosen, arguments.rounds, arguments.seconds)
             versions = _versions({row["server"] for row in rows})
             write_results(arguments.out, {"machine": machine.describe(), "versions": versions, "rows": rows})
@@ -79,7 +80,7 @@ def _measure(model: str, form: str, names: list[str], rounds: int, seconds: floa
         if not servers:
             return []
         rate = 0.5 * min(statistics.median(row["rate"]) for row in rows if row["connections"] == 16)
-        for server in servers:
+        for server in (server for server in servers if server.offers):
             row = next(row for row in rows if row["server"] == server.name and row["connections"] == 16)
             row["offered"], row["p99_us_offered"] = rate, _at_rate(server, rate, rounds, seconds)
         _show(rows)
@@ -97,7 +98,7 @@ def _row(model: str, form: str, server: Server, connections: int) -> dict[str, A
 def _slice(row: dict[str, Any], server: Server, seconds: float, keep: bool) -> None:
     server.go_on()
     before = server.cpu()
-    outcome = _wrk.run(server.url, server.requests, row["connections"], seconds)
+    outcome = server.load(row["connections"], seconds)
     cpu = server.cpu() - before
     server.stop()
     if keep and outcome.requests:
@@ -114,7 +115,7 @@ def _slice(row: dict[str, Any], server: Server, seconds: float, keep: bool) -> N
 def _at_rate(server: Server, rate: float, rounds: int, seconds: float) -> float:
     """The median p99 of slices in which so many requests a second are offered, by 64 connections that pause at random."""
     server.go_on()
-    found = [_wrk.run(server.url, server.requests, 64, seconds, rate).p99_us for _ in range(rounds)]
+    found = [server.load(64, seconds, rate).p99_us for _ in range(rounds)]
     server.stop()
     return statistics.median(found)
 

@@ -18,10 +18,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from bench import _environments
 from bench._harness import ROOT
-from bench.service import _requests
+from bench.service import _grpc, _requests, _wrk
 from bench.service._models import WORK, Case
+from bench.service._wrk import Outcome
 
 HERE = Path(__file__).resolve().parent
 _START_SECONDS = 180.0
@@ -30,10 +33,11 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Start:
-    """A server's command; `path` is what requests of `form` are sent to (_requests.write)."""
+    """A server's command; `path` is what requests of `form` are sent to (_requests.write), `grpc` the port of those over gRPC."""
 
     command: list[str]
     path: str
+    grpc: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -69,7 +73,8 @@ def _ours(case: Case, port: int, folder: Path, config: str = "") -> Start:
         str(port),
     ]
     command += ["--threads", "1", "--keys", str(keys), "--rate", "1000000", "--in-flight", "1000"]
-    return Start(command, f"/v2/models/{case.name}/infer", headers={"Authorization": f"Bearer {token}"})
+    command += ["--grpc-port", str(grpc := _free_port())]
+    return Start(command, f"/v2/models/{case.name}/infer", grpc, headers={"Authorization": f"Bearer {token}"})
 
 
 def _batching(case: Case, port: int, folder: Path) -> Start:
@@ -104,7 +109,8 @@ def _mlserver(case: Case, port: int, folder: Path) -> Start:
     )
     program = Path(_environments.python("mlserver")).with_name("mlserver")
     path = f"/v2/models/{case.name}/infer"
-    return Start([str(program), "start", str(folder)], path, {"PYTHONPATH": str(HERE / "servers")})
+    environment = {"PYTHONPATH": str(HERE / "servers")}
+    return Start([str(program), "start", str(folder)], path, ports["grpc_port"], environment)
 
 
 def _kserve(case: Case, port: int, folder: Path) -> Start:
@@ -114,8 +120,8 @@ def _kserve(case: Case, port: int, folder: Path) -> Start:
         case.name,
         str(case.folder / "model.onnx"),
     ]
-    command += ["--http_port", str(port), "--workers", "1"]
-    return Start(command, f"/v2/models/{case.name}/infer")
+    command += ["--http_port", str(port), "--grpc_port", str(grpc := _free_port()), "--workers", "1"]
+    return Start(command, f"/v2/models/{case.name}/infer", grpc)
 
 
 def _litserve(case: Case, port: int, folder: Path) -> Start:
@@ -140,15 +146,15 @@ def _bentoml(case: Case, port: int, folder: Path) -> Start:
     ]
     told = {"MODEL": str(case.folder / "model.onnx"), "INPUT": case.input, "DTYPE": str(case.inputs[0].dtype)}
     told |= {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "1"}
-    return Start([*command, "--port", str(port)], "/infer", told)
+    return Start([*command, "--port", str(port)], "/infer", environment=told)
 
 
-OIP = ("oip-json", "oip-binary")
+OIP = ("oip-json", "oip-binary", "oip-grpc")
 KINDS = {
     kind.name: kind
     for kind in (
         Kind("maas-rt", OIP, _ours),
-        Kind("nginx", OIP, _nginx),
+        Kind("nginx", OIP[:2], _nginx),
         Kind("mlserver", OIP, _mlserver, "mlserver"),
         Kind("kserve", OIP, _kserve, "kserve"),
         Kind("litserve", ("plain",), _litserve, "litserve"),
@@ -172,6 +178,7 @@ class Server:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         start = kind.start(case, self.port, folder)
+        self._grpc = start.grpc if form == "oip-grpc" else 0
         self.requests = _requests.write(folder / "requests", case, form, start.path, dict(start.headers))
         self._log = (folder / "log").open("w")
         self._process = subprocess.Popen(
@@ -191,10 +198,16 @@ class Server:
             raise
         self.stop()
 
+    def load(self, connections: int, seconds: float, rate: float = 0.0) -> Outcome:
+        """A slice of load (_wrk.run); over gRPC there is no `rate`."""
+        if self._grpc:
+            return _grpc.run(self._grpc, self.requests, connections, seconds)
+        return _wrk.run(f"http://127.0.0.1:{self.port}{self.requests.path}", self.requests, connections, seconds, rate)
+
     @property
-    def url(self) -> str:
-        """Where requests go."""
-        return f"http://127.0.0.1:{self.port}{self.requests.path}"
+    def offers(self) -> bool:
+        """Whether it can be offered a rate."""
+        return not self._grpc
 
     def stop(self) -> None:
         """Until `go_on`."""
@@ -237,16 +250,21 @@ class Server:
             if self._process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended with {self._process.returncode}: see {self._log.name}")
             try:
-                _requests.ask(self.port, self.requests, 0)
+                self._ask(0)
                 return
             except (OSError, RuntimeError) as error:
                 why = error
                 time.sleep(0.2)
         raise RuntimeError(f"{self.name} does not answer: {why}; see {self._log.name}")
 
+    def _ask(self, number: int) -> np.ndarray:
+        if self._grpc:
+            return _requests.ask_grpc(self._grpc, self.requests, number)
+        return _requests.numbers(*_requests.ask(self.port, self.requests, number))
+
     def _check(self, case: Case) -> None:
         for number in range(self.requests.count):
-            error = _requests.difference(case, number, *_requests.ask(self.port, self.requests, number))
+            error = _requests.difference(case, number, self._ask(number))
             if error > 1e-3:
                 raise RuntimeError(f"{self.name} answers request {number} of {case.name} with an error of {error:.2g}")
 

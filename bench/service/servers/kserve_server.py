@@ -37,4 +37,4 @@ class Onnx(kserve.Model):  # type: ignore[misc]
 if __name__ == "__main__":
     name, path = sys.argv[1:3]
     del sys.argv[1:3]
-    kserve.ModelServer(enable_grpc=False).start([Onnx(name, path)])
+    kserve.ModelServer(enable_grpc=True).start([Onnx(name, path)])
