@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 VISION ?= .venv-vision
 TRAINERS ?= .venv-trainers
+RAY ?= .venv-ray
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # TORCH=cpu takes torch's CPU build (about 0.7 GB installed) instead of PyPI's default, a CUDA build of several GB.
@@ -21,7 +22,7 @@ help:  ## this list
 demo: $(VENV)/.native  ## train a classifier with two processes, compile its checkpoint, compare every way to run it
 	$(BIN)/maas-rt demo
 
-test: lint types native-tests  ## lint, types, C++ tests, then the whole suite, in JOBS processes (one a core, 4 at most)
+test: lint types native-tests $(RAY)/.installed  ## lint, types, C++ tests, then the whole suite, in JOBS processes (one a core, 4 at most)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # What a test runs of Python is recorded while it runs, function by function; of C++ it is not.
@@ -152,5 +153,10 @@ $(TRAINERS)/.installed: tests/conformance/trainers-requirements.txt | $(VENV)/.n
 	$(TRAINERS)/bin/python -m pip --disable-pip-version-check install -q --no-build-isolation -r tests/conformance/trainers-requirements.txt
 	touch $@
 
-clean:  ## remove what was built, and the environment
-	rm -rf build dist $(VENV) $(VISION) $(TRAINERS) maas_rt/*.so maas_rt/_plan_records.py
+$(RAY)/.installed: tests/packaging/ray-requirements.txt | $(VENV)/.native
+	$(call beside_the_main_environment,$(RAY))
+	$(RAY)/bin/python -m pip --disable-pip-version-check install -q -r tests/packaging/ray-requirements.txt
+	touch $@
+
+clean:  ## remove what was built, and the environments
+	rm -rf build dist $(VENV) $(VISION) $(TRAINERS) $(RAY) maas_rt/*.so maas_rt/_plan_records.py
