@@ -172,8 +172,8 @@ typedef int32_t (*mrt_open_fn)(void* user, const void* nonce, const void* associ
 typedef struct mrt_load_options {
   size_t struct_size;
   mrt_code_policy code;
-  mrt_verify verify; /* DEFAULT: everything but the weights is hashed; FULL: the weights too */
-  mrt_signature_fn check_signature;
+  mrt_verify verify; /* DEFAULT: everything that is used but the weights is hashed; FULL: the weights too */
+  mrt_signature_fn check_signature; /* with it every section is hashed, used or not */
   void* signature_user;
   int32_t copy; /* not 0: read the file into memory of the library instead of mapping it */
   /* Not 0: so many bytes of a mapped file's weights may stay in the process's memory. Whenever steps have read as many,

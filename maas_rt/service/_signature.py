@@ -116,6 +116,8 @@ class Signature:
                 )
             if output.shared_memory is not None and output.span is None:
                 raise bad_request(f"{what} is to go to shared memory, and {OFF}")
+            if output.span is not None:
+                output.span.check_room(_least_bytes(spec.shape, spec.datatype))
             wanted.append(
                 RequestedOutput(
                     output.name, request.binary(output), output.classification, output.shared_memory, output.span
@@ -177,6 +179,12 @@ def _check_tensor(tensor: InputTensor, spec: TensorSpec) -> None:
     for axis, (given, wanted) in enumerate(zip(tensor.shape, spec.shape)):
         if isinstance(wanted, int) and given != wanted:
             raise bad_request(f"{what} has {given} in dimension {axis}, the model takes {wanted}")
+
+
+def _least_bytes(shape: Sequence[int | str], datatype: Datatype) -> int:
+    """Those that a tensor takes for certain: all of them where its extents are fixed, and its elements' size is."""
+    fixed = [extent for extent in shape if isinstance(extent, int)]
+    return math.prod(fixed) * datatype.itemsize if len(fixed) == len(shape) and datatype is not BYTES else 0
 
 
 def _to_runtime(array: Array, tensor: InputTensor) -> Array:

@@ -421,6 +421,21 @@ def test_an_output_that_does_not_fit(outline: Outline, make: Callable[..., Any])
     assert "share bytes of the shared memory" in _refused(client.infer, "two", _two(module), outputs=outputs)
 
 
+def test_what_cannot_fit_is_refused_before_it_runs(outline: Outline, make: Callable[..., Any]) -> None:
+    """Or the state of a sequence would have gone on without an answer."""
+    module, client = outline
+    client.register_system_shared_memory("in", make(64)._shm_key, 64)
+    x = module.InferInput("x", [1, 4], "FP32")
+    x.set_data_from_numpy(np.ones((1, 4), np.float32))
+    y = module.InferRequestedOutput("y")
+    y.set_shared_memory("in", 15)
+    client.infer("sum", [x], sequence_id=5, sequence_start=True)
+    refused = _refused(client.infer, "sum", [x], outputs=[y], sequence_id=5)
+    assert "output 'y' has 16 bytes, and \"shared_memory_byte_size\" is 15" in refused
+    result = client.infer("sum", [x], sequence_id=5, sequence_end=True)
+    assert result.as_numpy("y").tolist() == [[12.0] * 4]
+
+
 def test_a_machine_without_memory(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     regions = Regions()
     regions.register("", "r", make(64)._shm_key, 0, 64)
