@@ -5,6 +5,8 @@ reloads     ten new versions, a rollback and a `cp` over a file in use, beside l
             live while it was asked
 drain       SIGTERM beside load: every request that was sent is answered
 shapes      a hundred thousand requests of random sizes: memory grows by less than a hundredth
+body        60 MB of JSON: meanwhile health answers within 50 ms, and memory stays below four times the body
+loads       a model of 64 MB is loaded again and again beside another one's load, whose p99 is at most twice what it was
 
 Each says what it has measured, and ends with 1 where that is not what it must be. The clients are processes of their own; on a machine that is
 busy otherwise the first one tells little.
@@ -66,6 +68,15 @@ def heavy() -> bytes:
     return b.file(x)
 
 
+def wide(rows: int) -> bytes:
+    """x [n, 8] -> y [n, 1], n up to `rows`."""
+    b = Builder("wide")
+    b.symbol("n", 1, rows)
+    x, y = b.input("x", ["n", WIDTH]), b.value("y", ["n", 1])
+    b.gemm(x, np.ones((WIDTH, 1), np.float32), y)
+    return b.file(y)
+
+
 # ---- the server -----------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +104,11 @@ class Server:
         """SIGTERM, and its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes of memory that it ever had."""
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())[0]) << 10
 
 
 @contextmanager
@@ -253,6 +269,19 @@ def sent(load: Load) -> list[Answer]:
     return answers
 
 
+def _health(port: int, seconds: float) -> list[float]:
+    """Seconds that answers about health have taken, asked for every 5 ms."""
+    import http.client
+
+    connection, end, taken = http.client.HTTPConnection("127.0.0.1", port, timeout=60), time.monotonic() + seconds, []
+    while (began := time.monotonic()) < end:
+        connection.request("GET", "/v2/health/live")
+        assert connection.getresponse().read()
+        taken.append(time.monotonic() - began)
+        time.sleep(0.005)
+    return taken
+
+
 # ---- what must hold -------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +378,55 @@ def shapes(check: Check, count: int = 100_000) -> None:
         check.that(grown < 0.01, f"memory grew by {100 * grown:.2f} %, from {before >> 10} kB")
 
 
+def body(check: Check, megabytes: int = 60) -> None:
+    rows = (megabytes << 20) // (8 * WIDTH)
+    document = {"inputs": [{"name": "x", "shape": [rows, WIDTH], "datatype": "FP32", "data": []}]}
+    text = json.dumps(document).replace("[]", f"[{','.join(['0.12345'] * rows * WIDTH)}]").encode()
+    with serving({"m/1/model.mrt": wide(rows)}, "--max-body", "128") as (_, server):
+        _post(server.port, "/v2/models/m/infer", json.dumps(document).encode(), wanted=400)
+        before = server.peak
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            quiet = sorted(pool.apply(_health, (server.port, 2.0)))
+            polling = pool.apply_async(_health, (server.port, 6.0))
+            time.sleep(0.5)
+            began = time.monotonic()
+            for _ in range(2):
+                _post(server.port, "/v2/models/m/infer", text)
+            seconds = (time.monotonic() - began) / 2
+            taken = sorted(polling.get())
+        grown = (server.peak - before) / len(text)
+        print(
+            f"  {len(text) >> 20} MiB answered in {seconds:.2f} s; health without it: at most {1000 * quiet[-1]:.1f} ms"
+        )
+        check.that(taken[-1] < 0.05, f"health answers within {1000 * taken[-1]:.1f} ms")
+        check.that(grown < 4, f"memory grew by {grown:.2f} of the body at most")
+
+
+def loads(check: Check, seconds: float = 12.0) -> None:
+    rng = np.random.default_rng(0)
+    b = Builder("large")
+    x = b.input("x", [1, 4096])
+    y = b.value("y", [1, 4096])
+    b.gemm(x, rng.standard_normal((4096, 4096)).astype(np.float32), y)
+    files = {"m/1/model.mrt": constant(1), "large/1/model.mrt": b.file(y)}
+    with serving(files, "--threads", "1") as (_, server):
+        load = Load(server.port, "m", WIDTH, 16, seconds, 500.0, rows=4)
+        before, count = sent(load), 0
+        with under(load) as beside:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                _ask(server.port, "/v2/repository/models/large/load", {})
+                count += 1
+        failed = sum(a.status != 200 for a in beside)
+        first, second = (
+            sorted(a.end - a.due for a in answers)[int(0.99 * len(answers))] for answers in (before, beside)
+        )
+        check.that(failed == 0, f"{failed} of {len(beside)} requests failed beside {count} loads")
+        check.that(
+            second <= 2 * first, f"p99 is {1000 * second:.2f} ms beside loads, and {1000 * first:.2f} ms without"
+        )
+
+
 def _put(path: Path, data: bytes) -> None:
     path.parent.mkdir(exist_ok=True)
     path.with_suffix(".new").write_bytes(data)
@@ -356,14 +434,21 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _ask(port: int, path: str, document: dict[str, str]) -> None:
-    import urllib.request
-
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(document).encode(), method="POST")
-    with urllib.request.urlopen(request, timeout=20) as response:
-        assert response.status == 200
+    _post(port, path, json.dumps(document).encode())
 
 
-SCENARIOS = {each.__name__: each for each in (overload, reloads, drain, shapes)}
+def _post(port: int, path: str, body: bytes, wanted: int = 200) -> None:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", path, body)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    assert response.status == wanted, response.status
+
+
+SCENARIOS = {each.__name__: each for each in (overload, reloads, drain, shapes, body, loads)}
 
 
 def main(names: list[str]) -> int:
