@@ -67,8 +67,8 @@ class _Encoder(nn.Module):
 
 
 def _wide() -> nn.Module:
-    layers = [nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()) for _ in range(4)]
-    return _First(nn.Sequential(*layers, nn.Linear(1024, 16)))
+    layers = [nn.Sequential(nn.Linear(2048, 2048), nn.ReLU()) for _ in range(4)]
+    return _First(nn.Sequential(*layers, nn.Linear(2048, 16)))
 
 
 def _lengths(generator: torch.Generator) -> list[torch.Tensor]:
@@ -92,7 +92,7 @@ MODELS = {
             {},
         ),
         Model("encoder", _Encoder, "x", _lengths, {1: (4, 64)}),
-        Model("wide", _wide, "x", _vectors(1024), {0: (1, 16)}),
+        Model("wide", _wide, "x", _vectors(2048), {0: (1, 16)}),
     )
 }
 
