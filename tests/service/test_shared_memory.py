@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -403,6 +404,35 @@ def test_an_object_that_its_client_makes_smaller(outline: Outline, make: Callabl
     assert "which has been made smaller" in _refused(client.infer, "mlp", [x], outputs=[y])
     assert os.stat(f"/dev/shm{region._shm_key}").st_size == 100
     os.truncate(f"/dev/shm{region._shm_key}", 4096)
+    client.infer("mlp", [x], outputs=[y])
+
+
+def test_an_object_whose_size_changes_all_the_time(outline: Outline, make: Callable[..., Any]) -> None:
+    """Each request is answered or refused, whatever happens to its memory while it is read and written."""
+    module, client = outline
+    region = make(1 << 17)
+    client.register_system_shared_memory("in", region._shm_key, 1 << 17)
+    x, y = _tensors(module, [1024, 16], 1 << 16)
+    y.set_shared_memory("in", 1 << 15, offset=1 << 16)
+    stop, turns = threading.Event(), []
+
+    def change() -> None:
+        while not stop.is_set():
+            for size in (0, 30_000, 1 << 16, 80_000, 1 << 17):
+                os.truncate(f"/dev/shm{region._shm_key}", size)
+            turns.append(1)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(100):
+            with suppress(utils.InferenceServerException):
+                client.infer("mlp", [x], outputs=[y])
+    finally:
+        stop.set()
+        thread.join()
+    assert turns and client.is_server_live()
+    os.truncate(f"/dev/shm{region._shm_key}", 1 << 17)
     client.infer("mlp", [x], outputs=[y])
 
 
