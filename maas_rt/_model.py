@@ -19,7 +19,7 @@ from maas_rt._errors import Error, InvalidArgumentError
 from maas_rt._native import CancelToken, State
 from maas_rt._options import checked_options
 from maas_rt._profile import Profile, StepRecord
-from maas_rt._program import open_bytes, open_file
+from maas_rt._program import open_bytes, open_file, open_sealed
 from maas_rt._tensor_info import TensorInfo, with_multiples
 
 Array = NDArray[Any]
@@ -241,6 +241,34 @@ def load(
             f"load takes a path, bytes or a maas_rt.compiler.Artifact, and got a {type(model).__name__}"
         )
     return _new_model(program, wanted)
+
+
+def load_sealed(
+    descriptor: int,
+    name: str,
+    *,
+    threads: int | None = None,
+    verify: str = "default",
+    require_signature: Any = None,
+    key: Any = None,
+    lock: bool = True,
+) -> Model:
+    """Loads a file in memory that is sealed, by mapping it: processes that load the same one share its weights, unless they are encrypted.
+
+    `name` is for errors; the rest, and what is raised, is as `load` has it.
+    """
+    wanted = 0 if threads is None else _check_threads(threads)
+    options = checked_options(
+        mapped=False,
+        code="allow",
+        verify=verify,
+        require_signature=require_signature,
+        key=key,
+        lock=lock,
+        copy=True,
+        resident=None,
+    )
+    return _new_model(open_sealed(descriptor, name, options), wanted)
 
 
 def _new_model(program: _native.Program, threads: int) -> Model:

@@ -49,6 +49,15 @@ class Program:
         opener: Any,
         lock: bool,
     ) -> Program: ...
+    @staticmethod
+    def load_sealed(
+        descriptor: int,
+        code: str,
+        verify: str,
+        check_signature: Callable[[bytes, bytes], bool] | None,
+        opener: Any,
+        lock: bool,
+    ) -> Program: ...
     @property
     def manifest(self) -> str: ...
     @property

@@ -14,6 +14,7 @@ from maas_rt._errors import Error, FormatError, InvalidArgumentError, ModelNotFo
 from maas_rt._options import LoadOptions, asked
 
 _HEADER_BYTES = 64
+_IN_MEMORY = "'(memory)'"  # what the library calls a file that has no name
 _TABLE_HASH = slice(24, 56)  # FORMAT.md: it covers the hashes of all sections, the weights' among them
 
 
@@ -53,6 +54,21 @@ def open_bytes(data: bytes | bytearray | memoryview, options: LoadOptions) -> _n
     with asked("the model in memory", options) as (check, opener):
         program = _native.Program.load_bytes(data, options.code, options.verify, check, opener, options.lock)
     identity = bytes(memoryview(data).cast("B")[_TABLE_HASH])
+    return _remember(program, Source(None, identity, replace(options, copy=True, resident=0)))
+
+
+def open_sealed(descriptor: int, name: str, options: LoadOptions) -> _native.Program:
+    """Opens a file in memory that nobody can change (sealed); it is mapped, not copied. `name`: for errors."""
+    with asked(name, options) as (check, opener):
+        try:
+            program = _native.Program.load_sealed(descriptor, options.code, options.verify, check, opener, options.lock)
+        except Error as error:
+            if _IN_MEMORY not in str(error):
+                raise
+            named = type(error)(str(error).replace(_IN_MEMORY, repr(name)))
+            named.status = error.status
+            raise named from None
+    identity = os.pread(descriptor, _HEADER_BYTES, 0)[_TABLE_HASH]
     return _remember(program, Source(None, identity, replace(options, copy=True, resident=0)))
 
 

@@ -1,6 +1,11 @@
 // Loading, and what a loaded file says about itself; states; cancel tokens.
 #include "program.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -195,6 +200,55 @@ std::shared_ptr<Program> Program::load_bytes(py::buffer data, mrt_load_options o
   return program;
 }
 
+namespace {
+
+struct Mapping {
+  void* data;
+  size_t bytes;
+};
+
+void unmap(void* user) {
+  const std::unique_ptr<Mapping> mapping(static_cast<Mapping*>(user));
+  munmap(mapping->data, mapping->bytes);
+}
+
+// Whether nobody can write to a file or cut it short any more.
+bool is_sealed(int descriptor) {
+#ifdef F_GET_SEALS
+  constexpr int kNeeded = F_SEAL_WRITE | F_SEAL_SHRINK;
+  return (fcntl(descriptor, F_GET_SEALS) & (kNeeded | F_SEAL_SEAL)) == (kNeeded | F_SEAL_SEAL);
+#else
+  (void)descriptor;
+  return false;
+#endif
+}
+
+}  // namespace
+
+std::shared_ptr<Program> Program::load_sealed(int descriptor, mrt_load_options options) {
+  struct stat status{};
+  if (fstat(descriptor, &status) != 0 || status.st_size <= 0 || !is_sealed(descriptor)) {
+    set_invalid("descriptor %d is no file in memory that is sealed against writing and cutting", descriptor);
+    throw py::error_already_set();
+  }
+  const size_t bytes = static_cast<size_t>(status.st_size);
+  void* data = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  if (data == MAP_FAILED) {
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
+  }
+  mrt_program* handle = nullptr;
+  std::unique_ptr<Mapping> mapping(new Mapping{data, bytes});
+  Released released;
+  const mrt_status status_code = mrt_program_load_memory(data, bytes, &options, unmap, mapping.release(), &handle);
+  released.end();
+  check(status_code);  // on failure the library has released the mapping
+  std::shared_ptr<Program> program(new Program(handle));
+  program->data_ = data;
+  program->bytes_ = bytes;
+  return program;
+}
+
 int Program::find_entry(PyObject* name) const {
   if (PyUnicode_Check(name)) {
     for (size_t i = 0; i < entries_.size(); ++i) {
@@ -266,6 +320,12 @@ void define_program(py::module_& m) {
             return Program::load_bytes(std::move(data), load_options(code, verify, checker, opener, lock));
           },
           py::arg("data"), py::arg("code"), py::arg("verify"), py::arg("check_signature"), py::arg("opener"),
+          py::arg("lock"))
+      .def_static(
+          "load_sealed",
+          [](int descriptor, const std::string& code, const std::string& verify, py::object checker, py::object opener,
+             bool lock) { return Program::load_sealed(descriptor, load_options(code, verify, checker, opener, lock)); },
+          py::arg("descriptor"), py::arg("code"), py::arg("verify"), py::arg("check_signature"), py::arg("opener"),
           py::arg("lock"))
       .def_property_readonly("manifest", [](const Program& p) { return std::string(mrt_program_manifest(p.handle())); })
       .def_property_readonly("entries",

@@ -20,6 +20,8 @@ class Program {
  public:
   static std::shared_ptr<Program> load_file(const std::string& path, mrt_load_options options);
   static std::shared_ptr<Program> load_bytes(py::buffer data, mrt_load_options options);
+  // Maps a file in memory that nobody can change any more: processes that load it share its pages.
+  static std::shared_ptr<Program> load_sealed(int descriptor, mrt_load_options options);
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;

@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=threads, default=0, help="threads of one inference (default: all)")
     parser.add_argument(
+        "--workers",
+        type=workers,
+        default=1,
+        metavar="N",
+        help="processes that answer, share models' memory, and are started again when they die; 0: one for each CPU (default: 1)",
+    )
+    parser.add_argument(
         "--max-body", type=mebibytes, default=64 << 20, metavar="MIB", help="largest request (default: 64 MiB)"
     )
     parser.add_argument(
@@ -146,6 +153,11 @@ def threads(text: str) -> int:
     return _number(text, 0, 1 << 16, "number of threads")
 
 
+def workers(text: str) -> int:
+    """Processes, or 0 for one for each CPU."""
+    return _number(text, 0, 1024, "number of workers")
+
+
 def count(text: str) -> int:
     """A number of requests."""
     return _number(text, 1, 1 << 31, "number of requests")
@@ -224,6 +236,7 @@ def execute(args: argparse.Namespace) -> int:
         log_format=args.log_format,
         log_requests=args.log_requests,
         otlp=args.otlp_endpoint,
+        workers=args.workers,
         check=args.check,
         **opening(args),
     )

@@ -16,7 +16,7 @@ from ._answers import SERVER
 from ._bodies import check_type, encoded, expect_later, header, read_body
 from ._connection import SHORT_WAY
 from ._console import console_routes
-from ._core import Context, Core, Gate
+from ._core import Context, Core, Gate, Peers
 from ._direct import Direct
 from ._errors import bad_request, shown
 from ._exposition import content_type, render
@@ -50,6 +50,7 @@ def create_app(
     console: bool = True,
     shared_memory: bool = False,
     tracer: Tracer | None = None,
+    peers: Peers | None = None,
 ) -> web.Application:
     """The application for a repository.
 
@@ -63,11 +64,12 @@ def create_app(
         console: there is a page for browsers at /.
         shared_memory: clients on this machine may have tensors in it.
         tracer: where spans are made; None: nowhere.
+        peers: the other processes that serve the same; None: there are none.
     """
     app = web.Application(middlewares=[guard], handler_args={"auto_decompress": False})
     app[METRICS] = metrics or Metrics()
     regions = Regions(max_body) if shared_memory else None
-    app[CORE] = Core(repository, gate=gate, regions=regions, observe=Counting(app[METRICS]))
+    app[CORE] = Core(repository, gate=gate, regions=regions, observe=Counting(app[METRICS]), peers=peers)
     app[LOCAL_ONLY] = local_only
     app[TRACING] = tracer
     app[VERBS] = {}
@@ -179,7 +181,7 @@ async def _live(request: web.Request) -> web.Response:
 async def _ready(request: web.Request) -> web.Response:
     if request.app[CORE].ready:
         return web.json_response({"ready": True})
-    body = {"ready": False, "error": "no model is ready, or the server goes away"}
+    body = {"ready": False, "error": "no model is ready, a worker is being started, or the server goes away"}
     return web.json_response(body, status=503, headers={"Retry-After": "1"})
 
 
@@ -196,15 +198,18 @@ async def _metrics(request: web.Request) -> web.Response:
 
 @operation("What the server logs", "LogSettings", "LogChanges")
 async def _logging(request: web.Request) -> web.Response:
-    changes = await _document(request) if request.method == "POST" else None
-    return web.json_response(request.app[CORE].log_settings(context_of(request), changes))
+    core, context = request.app[CORE], context_of(request)
+    if request.method != "POST":
+        return web.json_response(core.log_settings(context))
+    return web.json_response(await core.change_log_settings(context, await _document(request)))
 
 
 @operation("What is traced", "TraceSettings", "TraceChanges")
 async def _trace(request: web.Request) -> web.Response:
-    changes = await _document(request) if request.method == "POST" else None
-    model = request.match_info.get("model")
-    return web.json_response(request.app[CORE].trace_settings(model, context_of(request), changes))
+    core, context, model = request.app[CORE], context_of(request), request.match_info.get("model")
+    if request.method != "POST":
+        return web.json_response(core.trace_settings(model, context))
+    return web.json_response(await core.change_trace_settings(model, context, await _document(request)))
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------

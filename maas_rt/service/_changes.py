@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from ._errors import Kind, ServiceError
@@ -15,7 +16,7 @@ _SOON = 5  # seconds after which there may be room again: a load takes its time
 
 class Changes:
     """Those of one kind, in a thread of their own: they wait for one another, and would keep all of asyncio's own threads from the bodies that are read
-    there. All calls are one loop's.
+    there. Calls are one loop's, but for `submit`.
 
     Args:
         name: the thread's.
@@ -33,29 +34,41 @@ class Changes:
         Raises:
             ServiceError: OVERLOADED if too many wait; NOT_READY after `close`.
         """
+        return await self.made(partial(self.submit, change, *args))
+
+    async def made(self, begin: Callable[[], Future[T]]) -> T:
+        """The same for one that is begun elsewhere, in another process perhaps."""
         if self._count >= self._most:
             raise ServiceError(Kind.OVERLOADED, f"{self._count} changes wait already, the most that may", _SOON)
         self._count += 1
         try:
-            return await self._made(change, args)
+            return await _until_made(begin())
         finally:
             self._count -= 1
 
-    async def _made(self, change: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def submit(self, change: Callable[..., T], *args: Any) -> Future[T]:
+        """Begins a change when those before it are over, however many there are. Any thread may call it.
+
+        Raises:
+            ServiceError: NOT_READY after `close`.
+        """
         try:
-            change_made = self._executor.submit(change, *args)
-        except RuntimeError:  # after `close`
+            return self._executor.submit(change, *args)
+        except RuntimeError:
             raise ServiceError(Kind.NOT_READY, "the server goes away") from None
-        ended = asyncio.wrap_future(change_made)
-        try:
-            return await asyncio.shield(ended)
-        except asyncio.CancelledError:
-            if change_made.cancel():
-                raise
-            # It is made whether or not somebody waits: whoever notes how it ended goes on when it has.
-            await asyncio.wait([ended])
-            return ended.result()
 
     def close(self) -> None:
         """Takes no more of them."""
         self._executor.shutdown(wait=False)
+
+
+async def _until_made(change: Future[T]) -> T:
+    ended = asyncio.wrap_future(change)
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        if change.cancel():
+            raise
+        # It is made whether or not somebody waits: whoever notes how it ended goes on when it has.
+        await asyncio.wait([ended])
+        return ended.result()

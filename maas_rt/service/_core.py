@@ -9,8 +9,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -150,6 +152,19 @@ class Observer(Steps, Protocol):
         ...
 
 
+class Peers(Protocol):
+    """The other processes that serve the same."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of them are there."""
+        ...
+
+    def change(self, what: str, values: tuple[Any, ...]) -> Future[Any]:
+        """Has a change (Core.make) made in all of them and here; the future ends when it is, or has the error."""
+        ...
+
+
 class Core:
     """A repository's models as a service.
 
@@ -158,6 +173,7 @@ class Core:
         sequences: states of sequences.
         regions: of shared memory; None: there is none.
         observe: told of each inference of a version that there is.
+        peers: the other processes that serve the same; None: there are none.
     """
 
     def __init__(
@@ -168,6 +184,7 @@ class Core:
         sequences: Sequences | None = None,
         regions: Regions | None = None,
         observe: Observer | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self.repository = repository
         self.gate: Gate = gate or OpenGate()
@@ -180,13 +197,22 @@ class Core:
         self._inbox: Inbox | None = None
         self._administration = Changes("maas-rt administration")
         self._labelling = Changes("maas-rt labels")  # a rollback waits for no load
+        self.peers = peers
+        self._changes: dict[str, tuple[Changes, Callable[..., Any]]] = {
+            "load": (self._administration, lambda model: self.repository.load(model)),
+            "unload": (self._administration, lambda model: self.repository.unload(model)),
+            "set_label": (self._labelling, lambda *values: self.repository.set_label(*values)),
+            "rollback": (self._labelling, lambda *values: self.repository.rollback(*values)),
+            "logs": (self._labelling, self.logs.change),
+            "traces": (self._labelling, self.traces.change),
+        }
 
     # ---- the server
 
     @property
     def ready(self) -> bool:
-        """Whether it is there for requests: a model is ready, and the server does not go away."""
-        return not self._draining and bool(self.repository.names())
+        """Whether it is there for requests: a model is ready, no process of it is missing, and the server does not go away."""
+        return not self._draining and (self.peers is None or self.peers.complete) and bool(self.repository.names())
 
     @property
     def draining(self) -> bool:
@@ -208,20 +234,34 @@ class Core:
     def server_metadata(self, context: Context) -> dict[str, Any]:
         """Name, version and extensions."""
         with self.gate.enter(context, "read", None):
+            own = [each for each in EXTENSIONS if self.peers is None or not each.startswith("sequence")]
             more = [] if self.regions is None else ["system_shared_memory"]
-            return {"name": "maas-rt", "version": __version__, "extensions": sorted([*EXTENSIONS, *more])}
+            return {"name": "maas-rt", "version": __version__, "extensions": sorted([*own, *more])}
 
-    def log_settings(self, context: Context, changes: object = None) -> dict[str, Any]:
-        """The logging settings, after changes if there are any."""
-        with self.gate.enter(context, "read" if changes is None else "admin", None):
-            return self.logs.told() if changes is None else self.logs.change(changes)
+    def log_settings(self, context: Context) -> dict[str, Any]:
+        """The logging settings."""
+        with self.gate.enter(context, "read", None):
+            return self.logs.told()
 
-    def trace_settings(self, model: str | None, context: Context, changes: object = None) -> dict[str, Any]:
-        """The trace settings of a model or of the server, after changes if there are any."""
-        with self.gate.enter(context, "read" if changes is None else "admin", model):
-            if model is not None:
-                self.repository.lease(model).end()  # there is such a model
-            return self.traces.told(model) if changes is None else self.traces.change(changes, model)
+    async def change_log_settings(self, context: Context, changes: object) -> dict[str, Any]:
+        """The logging settings after changes."""
+        await self._administer(None, context, "logs", changes)
+        return self.logs.told()
+
+    def trace_settings(self, model: str | None, context: Context) -> dict[str, Any]:
+        """The trace settings of a model or of the server."""
+        with self.gate.enter(context, "read", model):
+            self._check_known(model)
+            return self.traces.told(model)
+
+    async def change_trace_settings(self, model: str | None, context: Context, changes: object) -> dict[str, Any]:
+        """The trace settings of a model or of the server, after changes."""
+        await self._administer(model, context, "traces", changes, model, check=partial(self._check_known, model))
+        return self.traces.told(model)
+
+    def _check_known(self, model: str | None) -> None:
+        if model is not None:
+            self.repository.lease(model).end()
 
     # ---- models
 
@@ -273,19 +313,13 @@ class Core:
 
     async def load(self, model: str, context: Context, parameters: Iterable[str] = ()) -> None:
         """Loads a model, or loads it again. `parameters`: the names of those that were given."""
-        await self._administer(model, context, self._load, model, tuple(parameters))
-
-    def _load(self, model: str, parameters: Iterable[str]) -> None:
-        foreign = [name for name in parameters if name == "config" or name.startswith("file:")]
-        if foreign:
-            raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
-        self.repository.load(model)
+        await self._administer(model, context, "load", model, check=partial(_check_own, tuple(parameters)))
 
     async def unload(self, model: str, context: Context, dependents: bool = False) -> None:
         """Takes a model away from new requests; `dependents`: and the models that it runs, if it is a pipeline."""
         members = self.repository.members(model) if dependents else ()
         for each in (model, *members):
-            await self._administer(each, context, self.repository.unload, each)
+            await self._administer(each, context, "unload", each)
 
     def labels(self, model: str, context: Context) -> dict[str, str]:
         """The version of each label of a model."""
@@ -298,25 +332,38 @@ class Core:
 
     async def set_label(self, model: str, label: str, version: str, context: Context) -> dict[str, str]:
         """Puts a label on a version that is ready, and returns the version of each label."""
-        await self._administer(model, context, self.repository.set_label, model, label, version, by=self._labelling)
+        await self._administer(model, context, "set_label", model, label, version)
         return self.repository.labels(model)
 
     async def rollback(self, model: str, label: str, context: Context) -> dict[str, str]:
         """Puts a label back on the version that it was on before, and returns the version of each label."""
-        await self._administer(model, context, self.repository.rollback, model, label, by=self._labelling)
+        await self._administer(model, context, "rollback", model, label)
         return self.repository.labels(model)
+
+    def make(self, what: str, values: tuple[Any, ...]) -> Future[Any]:
+        """Begins a change in this process, one after the other of a kind; the future has what it gives or raises. Any thread may call it.
+
+        Raises:
+            ServiceError: NOT_READY after `close`.
+        """
+        by, change = self._changes[what]
+        return by.submit(change, *values)
 
     async def _administer(
         self,
-        model: str,
+        model: str | None,
         context: Context,
-        change: Callable[..., T],
-        *args: Any,
-        by: Changes | None = None,
-    ) -> T:
-        """Makes a change, which the gate notes when it has ended."""
+        what: str,
+        *values: Any,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Makes a change in all processes, which the gate notes when it has ended."""
         with self.gate.enter(context, "admin", model):
-            return await (by or self._administration).make(change, *args)
+            check()
+            by, change = self._changes[what]
+            await by.made(
+                partial(by.submit, change, *values) if self.peers is None else partial(self.peers.change, what, values)
+            )
 
     # ---- shared memory, in which clients on this machine register regions of their own
 
@@ -443,6 +490,9 @@ class Inference:
         deadline = self._deadline(options)
         sequence = None
         if self.served.stateful and options.sequence_id:
+            if self._core.peers is not None:
+                text = f"sequence {shown(options.sequence_id)} cannot be begun: this server has several workers, each of which would have states of its own"
+                raise bad_request(f"{text}; start it with --workers 1")
             sequence = await self._turn(options, deadline)
             self._move(sequence.served)
         job = None
@@ -654,6 +704,12 @@ class Inference:
             alone=rows is None,
             steps=self._core._observe,
         )
+
+
+def _check_own(parameters: Iterable[str]) -> None:
+    foreign = [name for name in parameters if name == "config" or name.startswith("file:")]
+    if foreign:
+        raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
 
 
 def _seed(served: Served, options: Options) -> int | None:

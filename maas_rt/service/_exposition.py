@@ -78,14 +78,26 @@ def _families(metrics: Metrics) -> Iterator[tuple[str, str, str, Iterable[_Sampl
     yield "maas_rt_cache_misses", "counter", "Requests that it could not answer.", each("misses")
     yield "maas_rt_cache_bytes", "gauge", "Bytes of the answers that are kept.", each("cached")
     yield "maas_rt_requests_in_flight", "gauge", "Requests that a version is answering.", each("in_flight")
-    workers = [((("worker", str(number)),), pid, start) for number, pid, start in metrics.workers()]
+    workers = [((("worker", str(each.number)),), each) for each in metrics.workers()]
+    yield (
+        "maas_rt_worker_up",
+        "gauge",
+        "Whether a worker answers.",
+        (("", labels, str(int(each.is_up))) for labels, each in workers),
+    )
+    yield (
+        "maas_rt_worker_restarts",
+        "counter",
+        "How often a worker was started in the place of one that had died.",
+        (("", labels, str(each.restarts)) for labels, each in workers),
+    )
     yield (
         "maas_rt_worker_start_time_seconds",
         "gauge",
         "When a worker began, since 1970.",
-        (("", labels, _decimal(start, 10**9)) for labels, _, start in workers),
+        (("", labels, _decimal(each.start, 10**9)) for labels, each in workers),
     )
-    resident = [(labels, _resident(pid)) for labels, pid, _ in workers]
+    resident = [(labels, _resident(each.pid)) for labels, each in workers]
     yield (
         "maas_rt_worker_resident_memory_bytes",
         "gauge",

@@ -261,21 +261,23 @@ async def _unload(core: Core, message: Any, context: Context) -> _Told:
     return {"model_name": message.model_name, "isUnloaded": True}
 
 
-def _trace(core: Core, message: Any, context: Context) -> _Told:
+async def _trace(core: Core, message: Any, context: Context) -> _Told:
     changes: _Told = {}
     for name, setting in message.settings.items():
         values = list(setting.value)
         changes[name] = (values if name == "trace_level" or len(values) > 1 else values[0]) if values else None
-    told = core.trace_settings(message.model_name or None, context, changes or None)
+    model = message.model_name or None
+    told = await core.change_trace_settings(model, context, changes) if changes else core.trace_settings(model, context)
     return {
         "settings": {name: {"value": value if isinstance(value, list) else [value]} for name, value in told.items()}
     }
 
 
-def _log(core: Core, message: Any, context: Context) -> _Told:
+async def _log(core: Core, message: Any, context: Context) -> _Told:
     changes = {name: chosen(setting) for name, setting in message.settings.items()}
+    told = await core.change_log_settings(context, changes) if changes else core.log_settings(context)
     settings = {}
-    for name, value in core.log_settings(context, changes or None).items():
+    for name, value in told.items():
         kind = "bool" if isinstance(value, bool) else "uint32" if isinstance(value, int) else "string"
         settings[name] = {f"{kind}_param": value}
     return {"settings": settings}

@@ -33,6 +33,7 @@ class GrpcServer:
     Args:
         addresses: hosts and ports.
         largest: bytes of a message, unpacked.
+        shared: other processes listen at the same addresses.
         seconds: in which a message has to be there.
 
     Raises:
@@ -49,12 +50,13 @@ class GrpcServer:
         bounds: Bounds | None = None,
         largest: int = 64 << 20,
         seconds: float = 120,
+        shared: bool = False,
     ) -> None:
         bounds = bounds or Bounds()
         messages = Messages(bounds, largest, seconds)
         self._service = Service(core, metrics, messages)
         self._health = Health(core, metrics, messages)
-        self._server = grpc.aio.server(maximum_concurrent_rpcs=_CALLS, options=_options(bounds, largest))
+        self._server = grpc.aio.server(maximum_concurrent_rpcs=_CALLS, options=_options(bounds, largest, shared))
         self._server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
         pem = None if tls is None else _watched(tls)
         # gRPC's "::" is IPv4's wildcard, too.
@@ -97,9 +99,9 @@ def _ipv4_alone(port: int) -> Iterator[None]:
         yield
 
 
-def _options(bounds: Bounds, largest: int) -> list[tuple[str, int]]:
+def _options(bounds: Bounds, largest: int, shared: bool) -> list[tuple[str, int]]:
     return [
-        ("grpc.so_reuseport", 0),  # a port that is taken is an error
+        ("grpc.so_reuseport", int(shared)),  # a port that is taken is an error
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
         ("grpc.per_message_decompression", 0),  # which knows no bounds: Messages unpacks

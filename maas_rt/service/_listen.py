@@ -40,8 +40,11 @@ class Listen:
             raise InvalidArgumentError(f"port is {self.port} and must be 0 to 65535; 0 picks a free one")
 
 
-def open_sockets(listen: Listen, has_tokens: bool, has_tls: bool, option: str = "--port") -> list[socket.socket]:
-    """Sockets that listen, or none of them. `option`: what the port was given by, for errors.
+def open_sockets(
+    listen: Listen, has_tokens: bool, has_tls: bool, option: str = "--port", reserved: bool = False
+) -> list[socket.socket]:
+    """Sockets that listen, or none of them. `option`: what the port was given by, for errors; `reserved`: they do not listen, and others of this user
+    may at the same addresses (SO_REUSEPORT).
 
     Raises:
         InvalidArgumentError: an address that is not this machine's, that is taken, or that needs more than it has to be safe.
@@ -54,7 +57,7 @@ def open_sockets(listen: Listen, has_tokens: bool, has_tls: bool, option: str = 
         sockets = []
         if listen.unix is not None:
             sockets.append(undo.enter_context(_unix_socket(listen.unix)))
-        sockets += [undo.enter_context(each) for each in _tcp_sockets(found, listen, option)]
+        sockets += [undo.enter_context(each) for each in _tcp_sockets(found, listen, option, reserved)]
         undo.pop_all()
     return sockets
 
@@ -111,13 +114,13 @@ def _check_exposure(addresses: Iterable[_Address], listen: Listen, has_tokens: b
     )
 
 
-def _tcp_sockets(found: dict[str, list[_Address]], listen: Listen, option: str) -> list[socket.socket]:
+def _tcp_sockets(found: dict[str, list[_Address]], listen: Listen, option: str, reserved: bool) -> list[socket.socket]:
     for _ in range(_TRIES):
         sockets: list[socket.socket] = []
         try:
             for addresses in found.values():
                 port = listen.port or (sockets[0].getsockname()[1] if sockets else 0)
-                sockets += _sockets_of_host(addresses, port)
+                sockets += _sockets_of_host(addresses, port, reserved)
             return sockets
         except _Taken as error:
             for each in sockets:
@@ -134,14 +137,14 @@ class _Taken(Exception):
         self.port = port if error.errno == errno.EADDRINUSE else 0
 
 
-def _sockets_of_host(addresses: list[_Address], port: int) -> list[socket.socket]:
+def _sockets_of_host(addresses: list[_Address], port: int, reserved: bool) -> list[socket.socket]:
     """All of a host's addresses that this machine has; localhost is often ::1, too, where there is no IPv6."""
     sockets: list[socket.socket] = []
     missing: _Taken | None = None
     for address in addresses:
         number = port or (sockets[0].getsockname()[1] if sockets else 0)
         try:
-            sockets.append(_tcp_socket(address, number))
+            sockets.append(_tcp_socket(address, number, reserved))
         except OSError as error:
             missing = _Taken(address, number, error)
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -153,14 +156,17 @@ def _sockets_of_host(addresses: list[_Address], port: int) -> list[socket.socket
     return sockets
 
 
-def _tcp_socket(address: _Address, port: int) -> socket.socket:
+def _tcp_socket(address: _Address, port: int, reserved: bool) -> socket.socket:
     found = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if address.family == socket.AF_INET6:
             found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # "::" is IPv6's alone, on every system
         found.bind((address.sockaddr[0], port, *address.sockaddr[2:]))
-        found.listen(_BACKLOG)
+        if reserved:  # only now: somebody else's port is taken, whatever he lets others do
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        else:
+            found.listen(_BACKLOG)
         found.setblocking(False)
     except BaseException:
         found.close()

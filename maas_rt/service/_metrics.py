@@ -5,7 +5,7 @@ process, that grow with each one that ends. Here each worker has a region of one
 count is an addition and needs nobody else; whichever worker is asked adds up all regions. A worker that takes a dead one's place goes on
 with its region: no counter ever falls.
 
-    region:  worker (pid, start) | row of the server | rows, one for each version that was leased
+    region:  worker (pid, start, up, restarts) | row of the server | rows, one for each version that was leased
     row:     stamp (odd: in use) | lengths of the names | cells, 64 bits each | model and version, as UTF-8
 """
 
@@ -48,7 +48,10 @@ CELLS = _CACHED + 1
 
 _NAME_BYTES = 320  # of model and version together; a file's name has 255 at most
 _ROW_CELLS = 2 + CELLS + _NAME_BYTES // 8
-_WORKER_CELLS = 2
+_WORKER_CELLS = 4
+_PID, _START, _UP, _RESTARTS = range(
+    _WORKER_CELLS
+)  # the first two are the worker's to write, the others those of who watches over it
 _MAX = (1 << 64) - 1
 
 
@@ -188,6 +191,36 @@ class Page:
         start = worker * self._region_cells + _WORKER_CELLS + number * _ROW_CELLS
         return self._cells[start : start + _ROW_CELLS]
 
+    def begin(self, worker: int) -> None:
+        """A worker answers from now on."""
+        self.region(worker)[_UP] = 1
+
+    def end(self, worker: int) -> None:
+        """Its process is gone, and what it was doing; what it has counted stays."""
+        self.region(worker)[_UP] = 0
+        for number in range(1, self.models + 1):
+            cells = _cells(self.row(worker, number))
+            cells[_IN_FLIGHT] = cells[_CACHED] = 0
+
+    def restart(self, worker: int) -> None:
+        """It is started again."""
+        self.region(worker)[_RESTARTS] += 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all workers answer."""
+        return all(self.region(worker)[_UP] for worker in range(self.workers))
+
+
+class Worker(NamedTuple):
+    """Of a worker that has begun: its number, process id and start (ns since 1970), whether it answers, how often it was started again."""
+
+    number: int
+    pid: int
+    start: int
+    is_up: bool
+    restarts: int
+
 
 class Metrics:
     """The counts of one worker, and the sums of all. Any thread may call anything.
@@ -197,13 +230,15 @@ class Metrics:
 
     def __init__(self, page: Page | None = None, worker: int = 0, now: int = 0) -> None:
         self._page = page or Page()
+        if page is None:
+            self._page.begin(worker)
         self._worker = worker
         self._lock = threading.Lock()
         self._series: dict[tuple[str, str], tuple[int, Series]] = {}
         self._free: list[int] = []
         self._told = False
         region = self._page.region(worker)
-        region[0], region[1] = os.getpid(), now
+        region[_PID], region[_START] = os.getpid(), now
         self.server = Series(_cells(self._page.row(worker, 0)))
         for number in range(self._page.models, 0, -1):
             row = self._page.row(worker, number)
@@ -260,12 +295,12 @@ class Metrics:
         rows = [_cells(self._page.row(worker, 0)).tolist() for worker in range(self._page.workers)]
         return Counts.of([sum(cells) for cells in zip(*rows)])
 
-    def workers(self) -> Iterator[tuple[int, int, int]]:
-        """Number, process id and start (ns since 1970) of each worker that has begun."""
-        for worker in range(self._page.workers):
-            pid, start = self._page.region(worker)[:_WORKER_CELLS]
+    def workers(self) -> Iterator[Worker]:
+        """Those that have begun."""
+        for number in range(self._page.workers):
+            pid, start, up, restarts = self._page.region(number)[:_WORKER_CELLS]
             if pid:
-                yield worker, pid, start
+                yield Worker(number, pid, start, bool(up), restarts)
 
     def _add(self, model: str, version: str) -> Series:
         with self._lock:

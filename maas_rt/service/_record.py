@@ -10,11 +10,9 @@ from pathlib import Path
 from ._config import ModelConfig
 from ._labels_file import StoredLabels
 from ._leases import Leased
+from ._picture import Look, ModelPicture, Taken
 from ._served import Served
 from ._versions import DEFAULT_LABEL, Labels
-
-Stamp = tuple[int, int, int]
-Look = tuple[Stamp, object]  # at a file, and at what of the config its load depends on
 
 
 class State(Enum):
@@ -44,6 +42,9 @@ class Record:
     dormant: dict[int, Path] = field(default_factory=dict)  # the files of those that a request loads
     sizes: dict[int, int] = field(default_factory=dict)  # bytes of the files of what is ready
     paths: dict[int, Path] = field(default_factory=dict)  # and where they lie
+    taken: dict[int, Taken] = field(
+        default_factory=dict
+    )  # of those whose files are shared, all there is to tell others
     looked: dict[int, Look] = field(default_factory=dict)  # at what was taken or refused
     reasons: dict[int, str] = field(default_factory=dict)  # of versions whose file was refused
     loading: set[int] = field(default_factory=set)
@@ -56,6 +57,27 @@ class Record:
     unloaded: bool = False  # by a request: only a request loads it again
     bound: ModelConfig | None = None  # of a pipeline: what is served, or is when its models are there
     waits: str = ""  # why what its config says of a pipeline is not
+
+    def picture(self) -> ModelPicture:
+        """What others are told of it."""
+        return ModelPicture(
+            dict(self.taken),
+            dict(self.looked),
+            dict(self.reasons),
+            self.config,
+            self.stored,
+            self.said,
+            self.labels,
+            self.unkept,
+            self.unloaded,
+            self.bound,
+        )
+
+    def become(self, picture: ModelPicture) -> None:
+        """All but the versions, and what is bound."""
+        self.looked, self.reasons = dict(picture.looked), dict(picture.reasons)
+        self.config, self.stored, self.said, self.labels = picture.config, picture.stored, picture.said, picture.labels
+        self.unkept, self.unloaded = picture.unkept, picture.unloaded
 
     def known(self) -> set[int]:
         return {*self.ready, *self.dormant, *self.reasons, *self.loading}

@@ -7,25 +7,28 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import _container
 from .._errors import Error, InvalidArgumentError
-from .._model import Model, load
+from .._model import Model, load, load_sealed
 from ._compatible import differences
-from ._config import CONFIG_FILE, ModelConfig
+from ._config import CONFIG_FILE, ModelConfig, Scheduling
 from ._errors import Kind, ServiceError, shown
 from ._graph import Graph
 from ._labels_file import StoredLabels, change_labels, read_labels
 from ._layout import SUFFIX, Contents, read_config, scan
 from ._leases import Lease, Leased
 from ._loader import Loader
+from ._picture import Look, ModelPicture, Picture, Shelf, Stamp, Taken
 from ._pipeline import Pipeline
-from ._record import Entry, Look, Record, Stamp, State
+from ._record import Entry, Record, State
 from ._served import Served
 from ._timer import Timer
 from ._versions import Labels, Policy, resolve, served
@@ -63,6 +66,9 @@ class Repository:
         memory: int = 0,
         idle: int = 0,
         refresh: Callable[[], None] | None = None,
+        shelf: Shelf | None = None,
+        begun: Picture | None = None,
+        cpus: int = 0,
     ) -> None:
         self._root = Path(directory)
         self._options: dict[str, Any] = {"threads": threads, "require_signature": require_signature, "lock": lock}
@@ -71,6 +77,8 @@ class Repository:
         self._memory = memory
         self._idle = idle
         self._refresh = refresh
+        self._shelf = shelf
+        self._cpus = cpus
         self._timer = Timer()
         self._loader = Loader()
         self._models: dict[str, Record] = {}
@@ -78,6 +86,9 @@ class Repository:
         self._lock = threading.Lock()  # of the table, held for moments
         self._changing = threading.Lock()  # one change at a time, held while files are read
         self._labelling = threading.Lock()  # one change of labels at a time, which waits for no load
+        if begun is not None:
+            self._follow_picture(begun, _in_place)
+            return
         if not self._root.is_dir():
             raise InvalidArgumentError(
                 f"{self._root} is not a directory; serve takes one that holds NAME.mrt or NAME/VERSION/model.mrt"
@@ -298,6 +309,77 @@ class Repository:
         end = None if seconds is None else time.monotonic() + seconds
         return all(each.wait_closed(None if end is None else max(0.0, end - time.monotonic())) for each in leases)
 
+    # ---- for other processes that serve the same
+
+    def look_in(self, directory: Path, refresh: Callable[[], None] | None) -> None:
+        """Where the folder is that this process looks at from now on, in the place of the one that it has followed."""
+        self._root, self._refresh = directory, refresh
+
+    def picture(self) -> Picture:
+        """What is served; for a repository with a shelf."""
+        with self._lock:
+            models = {name: record.picture() for name, record in self._models.items()}
+        return Picture(models, self._told)
+
+    def follow(self, picture: Picture) -> None:
+        """Serves what another process does. Versions that are new here are mapped and warmed up before they take the place of others, all in one step.
+
+        Raises:
+            Superseded: there is a newer picture.
+            Error, OSError: this process cannot; it serves what it did before.
+        """
+        self._loader.call(partial(self._follow_picture, picture, self._loader.run))
+
+    def _follow_picture(self, picture: Picture, run: _Run) -> None:
+        with self._changing:
+            fresh = [
+                (name, number, taken, self._leased(name, number, taken, run))
+                for name, model in picture.models.items()
+                for number, taken in model.taken.items()
+                if (record := self._models.get(name)) is None or record.taken.get(number) != taken
+            ]
+            with self._changed() as gone:
+                for name in {*self._models, *picture.models}:
+                    record = self._models.setdefault(name, Record())
+                    gone += self._follow_model(record, picture.models.get(name))
+                    if name not in picture.models:
+                        del self._models[name]
+                for name, number, taken, leased in fresh:
+                    gone += self._serve(name, number, leased, taken.size, taken.path)
+                    self._models[name].taken[number] = taken
+                for name, model in picture.models.items():  # `_serve` has taken away what was said of others
+                    self._models[name].reasons = dict(model.reasons)
+                self._told = picture.told
+
+    def _leased(self, name: str, number: int, taken: Taken, run: _Run) -> Leased[Served]:
+        """A version that is new here, warm."""
+        record = self._models.get(name)
+        before = None if record is None else record.taken.get(number)
+        if record is not None and before is not None and before.key == taken.key:
+            kept = record.ready[number].value.model
+            assert isinstance(kept, Model)
+            model = kept
+        else:
+            assert self._shelf is not None
+            try:
+                model = self._map(self._shelf.get(taken.key), taken.path, "default")
+            finally:
+                self._shelf.drop(taken.key)
+            run(partial(warm_up, name, model, taken.scheduling, taken.warmup))
+        return Leased(Served.of(name, str(number), model, taken.scheduling, self._timer, taken.cache), self._drained)
+
+    def _follow_model(self, record: Record, picture: ModelPicture | None) -> list[Leased[Served]]:
+        """Becomes what a picture says of a model, but for its versions that are new; returns what requests get no more. What is served of a
+        pipeline, `_bind` says, as it does where the picture comes from."""
+        is_pipeline = picture is not None and picture.bound is not None and not picture.unloaded
+        kept = set() if picture is None else {*picture.taken, *([1] if is_pipeline else [])}
+        gone = [self._end(record, number) for number in record.ready.keys() - kept]
+        if picture is not None:
+            bound = record.bound if is_pipeline and 1 in record.ready else picture.bound
+            record.become(picture)
+            record.bound = bound
+        return gone
+
     # ---- changes, made by one thread at a time
 
     def _scan(self) -> Contents:
@@ -454,9 +536,13 @@ class Repository:
         with self._lock:
             record.loading.add(number)
         try:
-            model = before.value.model if before is not None and kept else self._load(path)
-            assert isinstance(model, Model)
-            found = Served.of(name, str(number), model, config.scheduling, self._timer, config.cache)
+            if before is not None and kept:
+                assert isinstance(before.value.model, Model)
+                key, model = (record.taken[number].key if self._shelf else ""), before.value.model
+            else:
+                key, model = self._load(path)
+            scheduling = self._scheduling(config)
+            found = Served.of(name, str(number), model, scheduling, self._timer, config.cache)
             replaced = record.replaced_by(number) if is_serving else None
             if replaced is not None and not kept and not config.replace_incompatible:
                 _check_compatible(replaced, found)
@@ -466,6 +552,8 @@ class Repository:
             return self._refuse(name, number, _about(path, error), look)
         with self._changed() as gone:
             gone += self._serve(name, number, Leased(found, self._drained), stamp[1], path)
+            if self._shelf is not None:
+                record.taken[number] = Taken(key, path, stamp[1], scheduling, config.warmup, config.cache)
             record.looked[number] = look
             record.bound = None
             record.loading.discard(number)
@@ -527,10 +615,29 @@ class Repository:
             record.looked.pop(number, None)
         return [leased for _, _, leased in gone]
 
-    def _load(self, path: Path) -> Model:
-        encrypted = self._key is not None and _container.is_encrypted(path)
-        key = self._key if encrypted else None
-        return load(path, verify="full", copy=True, key=key, **self._options)
+    def _scheduling(self, config: ModelConfig) -> Scheduling:
+        given = config.scheduling
+        return replace(given, instances=self._cpus) if self._cpus and not given.instances else given
+
+    def _load(self, path: Path) -> tuple[str, Model]:
+        """A file, and its key on the shelf, if there is one."""
+        if self._shelf is not None:
+            key, descriptor = self._shelf.put(path)
+            try:
+                model = self._map(descriptor, path, "full")
+            except BaseException:
+                self._shelf.drop(key)
+                raise
+            weakref.finalize(model, self._shelf.drop, key)  # if nobody was told of it until then
+            return key, model
+        return "", load(path, verify="full", copy=True, key=self._key_of(path), **self._options)
+
+    def _map(self, descriptor: int, path: Path, verify: str) -> Model:
+        key = self._key_of(f"/proc/self/fd/{descriptor}")
+        return load_sealed(descriptor, str(path), verify=verify, key=key, **self._options)
+
+    def _key_of(self, path: Path | str) -> Any:
+        return self._key if self._key is not None and _container.is_encrypted(path) else None
 
     def _refuse(self, name: str, number: int, error: Error, look: Look | None = None) -> Error:
         record = self._models[name]
@@ -589,6 +696,7 @@ class Repository:
     def _end(self, record: Record, number: int) -> Leased[Served]:
         """Requests get it no more."""
         del record.sizes[number], record.paths[number]
+        record.taken.pop(number, None)
         record.draining.append(number)
         return record.ready.pop(number)
 

@@ -8,19 +8,22 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._errors import InvalidArgumentError, MissingExtraError
+from .._native import cpu_count
+from ._accept import Acceptor, Connections, take_rest
 from ._access import Access
 from ._aiohttp import web
 from ._app import create_app
 from ._audit import Audit
 from ._connection import Bounds, Runner, Server
+from ._core import Peers
 from ._gate import Gatekeeper
 from ._guard import CORE, METRICS
 from ._handshakes import Handshakes
@@ -28,7 +31,7 @@ from ._limiter import Limiter, Limits
 from ._listen import Listen, close_all, open_sockets, place, remove, shown, unix_paths
 from ._logs import logging_as
 from ._metrics import Metrics
-from ._mirror import Mirror, is_url
+from ._mirror import Mirror, is_url, shown_url
 from ._repository import Repository
 from ._tls import TlsFiles, server_context
 from ._tracing import Tracer
@@ -65,6 +68,7 @@ def serve(
     log_format: str = "text",
     log_requests: bool = False,
     otlp: str | None = None,
+    workers: int = 1,
     check: bool = False,
     **opening: Any,
 ) -> int:
@@ -90,6 +94,7 @@ def serve(
         log_format: "text" or "json".
         log_requests: a line for each request.
         otlp: the URL of a collector of OpenTelemetry traces; None: there are none.
+        workers: processes that answer; 0: as many as there are CPUs. More than one share what they load, and are started again when they die.
         check: end before the first request; the status is 0 if all that lies in the directory would be served, else 1.
         opening: further arguments of the Repository: whose signature a file must have, the key of encrypted ones.
 
@@ -97,63 +102,178 @@ def serve(
         InvalidArgumentError: an argument, or a file that one names.
         MissingExtraError: gRPC is needed, and grpcio is not installed.
     """
-    listen = listen or Listen()
-    with ExitStack() as ends:
-        ends.enter_context(logging_as(log_format, log_requests))
-        access = Access(keys, issuers)
-        context = None if tls is None else server_context(tls)
-        log = Audit(audit)
-        ends.callback(log.close)
-        tracer = None if otlp is None else _tracer(otlp)
-        if tracer is not None:
-            ends.callback(tracer.close)
-        sockets = open_sockets(listen, not access.is_open, context is not None)
+    if workers < 0:
+        raise InvalidArgumentError(f"workers is {workers} and must be 1 or more, or 0: as many as there are CPUs")
+    settings = Settings(
+        directory,
+        listen or Listen(),
+        threads,
+        max_body,
+        drain_delay,
+        watch,
+        memory,
+        idle_unload,
+        cache,
+        keys,
+        issuers,
+        tls,
+        limits or Limits(),
+        audit,
+        console,
+        shared_memory,
+        log_format,
+        log_requests,
+        otlp,
+        opening,
+    )
+    workers = workers or cpu_count()
+    is_alone = check or workers == 1
+    with prepare(settings, is_alone) as prepared, ExitStack() as ends:
+        has_tokens, has_tls = not prepared.access.is_open, prepared.tls is not None
+        sockets = open_sockets(settings.listen, has_tokens, has_tls)
         ends.callback(close_all, sockets)
         grpc_sockets: list[socket.socket] = []
         if grpc_port is not None:
-            grpc_sockets = _grpc_sockets(listen, grpc_port, grpc_needed, not access.is_open, context is not None)
+            grpc_sockets = _grpc_sockets(settings.listen, grpc_port, grpc_needed, has_tokens, has_tls, not is_alone)
             ends.callback(close_all, grpc_sockets)
-        folder = Path(directory)
-        copied: dict[str, Any] = {}
-        if is_url(directory):
-            mirror = Mirror(directory, cache)
-            ends.callback(mirror.close)
-            mirror.start(watch)
-            folder = mirror.folder
-            copied = {"unwritable": f"it is a copy of {mirror.url}", "refresh": mirror.refresh}
-        repository = Repository(folder, threads, memory=memory, idle=int(idle_unload * 1e9), **copied, **opening)
-        for name in repository.names():
-            _LOGGER.info("serving %s, versions %s", name, ", ".join(repository.versions(name)))
-        refused = repository.told + tuple(
-            entry.reason
-            for entry in repository.index()
-            if entry.reason and entry.version not in repository.versions(entry.name)
-        )
-        for line in refused:
-            _LOGGER.warning("not served: %s", line)
+        if not is_alone:
+            from ._supervisor import supervise  # nobody pays for it who does not ask for it
+
+            return supervise(settings, workers, sockets, grpc_sockets)
+        repository = open_repository(settings, ends)
+        refused = tell_of(repository)
         if check:
             for each in sockets:
-                _LOGGER.info("would listen on %s/v2", _url(each, context))
+                _LOGGER.info("would listen on %s/v2", url(each, has_tls))
             for each in grpc_sockets:
                 _LOGGER.info("would listen on %s (gRPC)", place(*each.getsockname()[:2]))
+            if workers > 1:
+                _LOGGER.info("would start %d workers", workers)
             return 1 if refused else 0
-        now = time.time_ns()
-        access.start(now)
-        app = create_app(
-            repository,
-            max_body,
-            gate=Gatekeeper(access, Limiter(limits or Limits()), log),
-            metrics=Metrics(now=now),
-            local_only=access.is_open and not listen.insecure,
-            console=console,
-            shared_memory=shared_memory,
-            tracer=tracer,
-        )
+        app = make_app(settings, repository, prepared, Metrics(now=time.time_ns()))
         if watch:
             ends.callback(Watch(repository, watch).close)
-        grpc = partial(_grpc_server, app, grpc_sockets, tls, max_body) if grpc_sockets else None
-        _run(_serve(app, sockets, context, drain_delay, grpc))
+        make_grpc = partial(_grpc_server, app, grpc_sockets, tls, max_body) if grpc_sockets else None
+        run(_serve_alone(app, sockets, prepared.tls, drain_delay, make_grpc))
     return 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What serve is told that each process of a server has to know; the names are serve's."""
+
+    directory: str
+    listen: Listen
+    threads: int
+    max_body: int
+    drain_delay: float
+    watch: float
+    memory: int
+    idle_unload: float
+    cache: Path | None
+    keys: Path | None
+    issuers: Path | None
+    tls: TlsFiles | None
+    limits: Limits
+    audit: Path | None
+    console: bool
+    shared_memory: bool
+    log_format: str
+    log_requests: bool
+    otlp: str | None
+    opening: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a process needs beside models. `tls` is None where there is no TLS."""
+
+    access: Access
+    tls: ssl.SSLContext | None
+    audit: Audit
+    tracer: Tracer | None
+
+
+@contextmanager
+def prepare(settings: Settings, traced: bool = True) -> Iterator[Prepared]:
+    """Reads all files but the models, and logs as it is told, while the block runs.
+
+    Raises:
+        InvalidArgumentError: one of them cannot be used.
+        MissingExtraError: traces need an extra.
+    """
+    with ExitStack() as ends:
+        ends.enter_context(logging_as(settings.log_format, settings.log_requests))
+        access = Access(settings.keys, settings.issuers)
+        context = None if settings.tls is None else server_context(settings.tls)
+        audit = Audit(settings.audit)
+        ends.callback(audit.close)
+        tracer = None if settings.otlp is None or not traced else _tracer(settings.otlp)
+        if tracer is not None:
+            ends.callback(tracer.close)
+        yield Prepared(access, context, audit, tracer)
+
+
+def open_repository(settings: Settings, ends: ExitStack, **shared: Any) -> Repository:
+    """The models, of a directory or of a copy of what a URL leads to. `shared`: arguments of a Repository that shares its files with others."""
+    where, options = Path(settings.directory), repository_options(settings)
+    if is_url(settings.directory):
+        mirror = open_mirror(settings, ends)
+        where, options["refresh"] = mirror.folder, mirror.refresh
+    return Repository(where, **options, **shared)
+
+
+def repository_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of the Repository."""
+    options = {
+        "threads": settings.threads,
+        "memory": settings.memory,
+        "idle": int(settings.idle_unload * 1e9),
+        **settings.opening,
+    }
+    if is_url(settings.directory):
+        options["unwritable"] = f"it is a copy of {shown_url(settings.directory)}"
+    return options
+
+
+def open_mirror(settings: Settings, ends: ExitStack) -> Mirror:
+    """The copy of what a URL leads to, which is looked at from now on."""
+    mirror = Mirror(settings.directory, settings.cache)
+    ends.callback(mirror.close)
+    mirror.start(settings.watch)
+    return mirror
+
+
+def tell_of(repository: Repository) -> tuple[str, ...]:
+    """Logs what is served, and what is not, which it returns."""
+    for name in repository.names():
+        _LOGGER.info("serving %s, versions %s", name, ", ".join(repository.versions(name)))
+    refused = repository.told + tuple(
+        entry.reason
+        for entry in repository.index()
+        if entry.reason and entry.version not in repository.versions(entry.name)
+    )
+    for line in refused:
+        _LOGGER.warning("not served: %s", line)
+    return refused
+
+
+def make_app(
+    settings: Settings, repository: Repository, prepared: Prepared, metrics: Metrics, peers: Peers | None = None
+) -> web.Application:
+    """The application; tokens are looked at from now on."""
+    prepared.access.start(time.time_ns())
+    return create_app(
+        repository,
+        settings.max_body,
+        gate=Gatekeeper(prepared.access, Limiter(settings.limits), prepared.audit),
+        metrics=metrics,
+        local_only=prepared.access.is_open and not settings.listen.insecure,
+        console=settings.console,
+        shared_memory=settings.shared_memory,
+        tracer=prepared.tracer,
+        peers=peers,
+    )
 
 
 def _tracer(endpoint: str) -> Tracer:
@@ -162,7 +282,7 @@ def _tracer(endpoint: str) -> Tracer:
     return otel_tracer(endpoint)
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, None]) -> None:
     """In uvloop's loop where it is installed: a small request takes about a tenth less of CPU there."""
     try:
         import uvloop
@@ -172,8 +292,10 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-def _grpc_sockets(listen: Listen, port: int, needed: bool, has_tokens: bool, has_tls: bool) -> list[socket.socket]:
-    """They hold the addresses until gRPC, which opens its own, takes them."""
+def _grpc_sockets(
+    listen: Listen, port: int, needed: bool, has_tokens: bool, has_tls: bool, shared: bool = False
+) -> list[socket.socket]:
+    """They hold the addresses until gRPC, which opens its own, takes them; `shared`: as long as several processes do."""
     try:
         from . import _grpc_server  # noqa: F401
     except MissingExtraError:
@@ -181,7 +303,7 @@ def _grpc_sockets(listen: Listen, port: int, needed: bool, has_tokens: bool, has
             raise
         return []
     try:
-        return open_sockets(replace(listen, port=port, unix=None), has_tokens, has_tls, "--grpc-port")
+        return open_sockets(replace(listen, port=port, unix=None), has_tokens, has_tls, "--grpc-port", shared)
     except InvalidArgumentError as error:
         if needed:
             raise
@@ -199,7 +321,7 @@ def _grpc_server(
     return GrpcServer(app[CORE], app[METRICS], addresses, tls, largest=largest)
 
 
-async def _serve(
+async def _serve_alone(
     app: web.Application,
     sockets: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
@@ -207,81 +329,106 @@ async def _serve(
     make_grpc: Callable[[], GrpcServer] | None,
 ) -> None:
     grpc = None if make_grpc is None else make_grpc()
-    async with running(app, sockets, tls):
-        if grpc is not None:
-            await grpc.start()
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def listening() -> None:
         for each in sockets:
-            _LOGGER.info("listening on %s/v2 (stop with Ctrl-C)", _url(each, tls))
+            _LOGGER.info("listening on %s/v2 (stop with Ctrl-C)", url(each, tls is not None))
         for where in () if grpc is None else grpc.places:
             _LOGGER.info("listening on %s (gRPC)", where)
+
+    await serve_until_told(app, running(app, sockets, tls), grpc, lambda: drain_delay, listening)
+
+
+async def serve_until_told(
+    app: web.Application,
+    answering: AbstractAsyncContextManager[None],
+    grpc: GrpcServer | None,
+    drain_delay: Callable[[], float],
+    listening: Callable[[], None],
+    closing: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves until SIGINT or SIGTERM, and ends in two phases: it says that it goes and answers as before; then it takes nothing new.
+
+    Args:
+        answering: the block in which HTTP is answered.
+        drain_delay: seconds between the two, asked when the first begins; another signal ends it.
+        listening: called when it answers.
+        closing: called when the second phase begins.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with answering:
+        if grpc is not None:
+            await grpc.start()
+        listening()
         await stop.wait()
         app[CORE].drain()
-        if drain_delay:
+        delay = drain_delay()
+        if delay:
             stop.clear()
-            with suppress(asyncio.TimeoutError):  # a second signal ends the wait
-                await asyncio.wait_for(stop.wait(), drain_delay)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(stop.wait(), delay)
+        closing()
         ending = None if grpc is None else asyncio.create_task(grpc.stop())
     if ending is not None:
         await ending
 
 
-def _url(listening: socket.socket, tls: ssl.SSLContext | None) -> str:
-    return shown(listening, "http" if tls is None or listening.family == socket.AF_UNIX else "https")
+def url(listening: socket.socket, has_tls: bool) -> str:
+    """Where a socket that listens is reached."""
+    return shown(listening, "https" if has_tls and listening.family != socket.AF_UNIX else "http")
 
 
 @asynccontextmanager
 async def running(
-    app: web.Application, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, bounds: Bounds | None = None
+    app: web.Application,
+    sockets: Sequence[socket.socket],
+    tls: ssl.SSLContext | None,
+    bounds: Bounds | None = None,
+    shared: bool = False,
 ) -> AsyncIterator[None]:
     """Answers on sockets that listen, by TLS on those that are no Unix sockets if there is a context, while the block runs; then closes them.
-    Requests that were begun are answered."""
+    Requests that were begun are answered. `shared`: other processes listen on them, too; their paths stay."""
     loop = asyncio.get_running_loop()
     runner = Runner(app, bounds)
     await runner.setup()
     assert isinstance(runner.server, Server)
-    servers: list[asyncio.Server] = []
     handshakes = None if tls is None else Handshakes(runner.server, tls, _HANDSHAKE)
-    paths = unix_paths(sockets)
+    plain = Connections(runner.server)
+    opened: list[Acceptor | asyncio.Server] = []
+    paths = [] if shared else unix_paths(sockets)
+
+    def taking(listening: socket.socket) -> Callable[[socket.socket], None]:
+        return plain.take if handshakes is None or listening.family == socket.AF_UNIX else handshakes.take
+
     try:
         for each in sockets:
-            if each.family == socket.AF_UNIX:
-                servers.append(await loop.create_unix_server(runner.server, sock=each))
+            if shared:
+                opened.append(Acceptor(each, taking(each)))
+            elif each.family == socket.AF_UNIX:
+                opened.append(await loop.create_unix_server(runner.server, sock=each))
             elif handshakes is not None:
                 handshakes.listen(each)
             else:
-                servers.append(await loop.create_server(runner.server, sock=each))
+                opened.append(await loop.create_server(runner.server, sock=each))
         yield
     finally:
         # A client may have connected whom nobody has met yet, and who has sent its request.
         rest = [each.dup() for each in sockets]
-        for server in servers:
+        for server in opened:
             server.close()
         if handshakes is not None:
             handshakes.stop()
+        if shared:
+            for each in sockets:
+                each.close()
         remove(paths)
+        # Nothing is waited for between the last one that is taken and the close: who comes then is told so at once.
         for each in rest:
-            await _take_rest(each, runner.server, None if each.family == socket.AF_UNIX else handshakes)
+            take_rest(each, taking(each))
+        await plain.settle()
         await runner.server.settle(_ON_THEIR_WAY)
         if handshakes is not None:
             handshakes.cancel()
         await runner.cleanup()
-
-
-async def _take_rest(listening: socket.socket, server: Server, handshakes: Handshakes | None) -> None:
-    """Takes the connections that wait at a socket, and closes it."""
-    loop = asyncio.get_running_loop()
-    with listening:
-        listening.setblocking(False)
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            if handshakes is not None:
-                handshakes.take(connection)
-            else:
-                with suppress(OSError):  # it has gone
-                    await loop.connect_accepted_socket(server, connection)

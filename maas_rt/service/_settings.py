@@ -66,6 +66,16 @@ class TraceSettings:
             self._set[model] = {name: value for name, value in found.items() if value is not None}
         return self.told(model)
 
+    def kept(self) -> dict[str | None, dict[str, Any]]:
+        """What was changed, for another process."""
+        with self._lock:
+            return {model: dict(settings) for model, settings in self._set.items()}
+
+    def keep(self, settings: Mapping[str | None, Mapping[str, Any]]) -> None:
+        """Becomes what another process has kept."""
+        with self._lock:
+            self._set = {model: dict(each) for model, each in settings.items()}
+
 
 class LogSettings:
     """What the server logs. Any thread may call anything."""
@@ -92,6 +102,20 @@ class LogSettings:
             found = {**_LOG, **self._set}
         LOGGER.setLevel(_level(found))
         return found
+
+    def kept(self) -> dict[str, Any]:
+        """What was changed, for another process."""
+        with self._lock:
+            return dict(self._set)
+
+    def keep(self, settings: Mapping[str, Any]) -> None:
+        """Becomes what another process has kept."""
+        with self._lock:
+            if settings == self._set:
+                return
+            self._set = dict(settings)
+            found = {**_LOG, **self._set}
+        LOGGER.setLevel(_level(found))
 
 
 def _level(settings: Mapping[str, Any]) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
+from .._errors import Error
 from ._errors import ServiceError
 from ._layout import Contents
-from ._repository import Repository
+from ._record import Entry
 
 _LOGGER = logging.getLogger(__name__)
 _Stamp = tuple[int, int, int]
@@ -47,10 +50,18 @@ def _stamp(path: Path) -> _Stamp | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+class Reloaded(Protocol):
+    """A Repository, or one whose changes others follow."""
+
+    def index(self, ready_only: bool = False) -> list[Entry]: ...
+
+    def reload(self, settle: Callable[[Contents], Contents]) -> list[Error]: ...
+
+
 class Watch:
     """Reloads a repository every so many seconds, on a thread of its own, until it is closed."""
 
-    def __init__(self, repository: Repository, interval: float) -> None:
+    def __init__(self, repository: Reloaded, interval: float) -> None:
         self._repository = repository
         self._interval = interval
         self._settle = Settling()

@@ -177,6 +177,8 @@ def test_every_runtime_module_imports_or_names_its_extra(empty: Path, folder: Pa
         "_guard",
         "_openapi",
         "_server",
+        "_supervisor",
+        "_worker",
     )
     both = ("_grpc", "_grpc_calls", "_grpc_health", "_grpc_server")
     served = {f"maas_rt.service.{name}": "serve" for name in (*http, *both, "_jwks", "_jwt", "_pyjwt")}

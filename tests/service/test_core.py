@@ -119,9 +119,9 @@ async def test_who_is_let_in(world: tuple[Core, _Gate, list[Any]]) -> None:
         with pytest.raises(ServiceError, match="no"):
             await change("mlp", ANYBODY)
     gate.asked.clear()
-    core.log_settings(friend, {})
+    await core.change_log_settings(friend, {})
     core.log_settings(friend)
-    core.trace_settings("mlp", friend, {})
+    await core.change_trace_settings("mlp", friend, {})
     core.labels("mlp", friend)
     await core.load("mlp", friend)
     verbs = [("admin", None), ("read", None), ("admin", "mlp"), ("read", "mlp"), ("admin", "mlp")]

@@ -1,0 +1,272 @@
+"""One worker's side of what all workers of a server do together: changes, and the files that they share.
+
+One of them, the leader, looks at the folder and makes the changes that anybody is asked for; what it serves then it tells the supervisor (a State),
+which tells the others. They follow, and only then the change is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from .._errors import Error
+from ._channel import MOST_FILES, Channel, Message
+from ._core import Core
+from ._errors import Kind, ServiceError, kind_of
+from ._metrics import Page
+from ._picture import Picture, Superseded
+from ._sealed import sealed_copy
+
+_LOGGER = logging.getLogger(__name__)
+_Outcome = tuple[str, str, float | None] | None  # of a change: an error's kind, sentence and Retry-After, or None
+
+
+@dataclass(frozen=True)
+class State:
+    """What all workers are to be alike in."""
+
+    picture: Picture
+    logs: dict[str, Any]
+    traces: dict[str | None, dict[str, Any]]
+
+
+class Peers:
+    """The way to the supervisor and, by it, to the other workers: a Core's Peers, and a Repository's Shelf. Any thread may call anything.
+
+    Args:
+        page: which worker is there.
+        gone: called when the supervisor is gone.
+    """
+
+    def __init__(self, channel: Channel, page: Page, gone: Callable[[], None]) -> None:
+        self._channel = channel
+        self._page = page
+        self._gone = gone
+        self._lock = threading.Lock()  # of the tables
+        self._telling = threading.Lock()  # one state at a time
+        self._asked: dict[int, Future[Message]] = {}
+        self._number = 0
+        self._kept: dict[
+            str, int
+        ] = {}  # files that this worker has put, and of which nobody was told, and those that it maps
+        self._told: frozenset[str] = frozenset()  # files that the supervisor has
+        self._last: State | None = None
+        self._followed: Future[Message] | None = None  # the last one that this worker has told of
+        self._core: Core | None = None
+        self._lead: Callable[[], None] = lambda: None
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        threading.Thread(target=self._receive, name="maas_rt_peers", daemon=True).start()
+
+    # ---- a Core's
+
+    @property
+    def complete(self) -> bool:
+        """Whether all workers answer."""
+        return self._page.complete
+
+    def change(self, what: str, values: tuple[Any, ...]) -> Future[Any]:
+        """Has a change made by the leader, and followed by all."""
+        made: Future[Any] = Future()
+        made.set_running_or_notify_cancel()
+
+        def ended(asked: Future[Message]) -> None:
+            try:
+                (outcome,) = asked.result().values
+            except Exception as error:
+                made.set_exception(error)
+                return
+            if outcome is None:
+                made.set_result(None)
+            else:
+                kind, text, retry_after = outcome
+                made.set_exception(ServiceError(Kind[kind], text, retry_after))
+
+        self._ask("change", what, values).add_done_callback(ended)
+        return made
+
+    # ---- a Repository's
+
+    def put(self, path: Path) -> tuple[str, int]:
+        """A file as it is now, its key and its descriptor."""
+        key, descriptor = secrets.token_hex(8), sealed_copy(path)
+        with self._lock:
+            self._kept[key] = descriptor
+        return key, descriptor
+
+    def get(self, key: str) -> int:
+        """The file of a key, from the supervisor."""
+        with self._lock:
+            if key in self._kept:
+                return self._kept[key]
+        files = self._ask("get", key).result().files
+        if not files:
+            raise Superseded(key)
+        with self._lock:
+            self._kept[key] = files[0]
+        return files[0]
+
+    def drop(self, key: str) -> None:
+        """It is mapped, or refused."""
+        with self._lock:
+            descriptor = self._kept.pop(key, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    # ---- a worker's
+
+    def join(self, state: tuple[State, int] | None) -> tuple[State, int] | None:
+        """With what all serve, and its number: this worker is one of those that changes wait for, from now on. With less than that it gets what
+        they serve, as soon as there is something, and asks again."""
+        newer: tuple[State, int] | None
+        (newer,) = self._ask("join", 0 if state is None else state[1]).result().values
+        if newer is None and state is not None:
+            self._last, self._told = state[0], state[0].picture.keys
+        return newer
+
+    def serve(self, core: Core, lead: Callable[[], None]) -> None:
+        """Makes and follows changes from now on; `lead` is called where this worker becomes the leader."""
+        self._core, self._lead = core, lead
+        threading.Thread(target=self._do, name="maas_rt_following", daemon=True).start()
+
+    def tell(self, name: str, *values: Any) -> None:
+        """A message to the supervisor; one that is gone needs none."""
+        try:
+            self._channel.send(name, *values)
+        except OSError:
+            _LOGGER.debug("the supervisor is gone")
+
+    def publish(self) -> None:
+        """Tells all what this worker serves, and waits until they do, too; only the leader has something to tell.
+
+        Raises:
+            ServiceError: not all of them could.
+        """
+        assert self._core is not None
+        with self._telling:
+            state = State(self._core.repository.picture(), self._core.logs.kept(), self._core.traces.kept())
+            if state != self._last:
+                self._send_files(sorted(state.picture.keys - self._told))
+                self._followed = self._ask("state", state, state.picture.keys)
+                self._last, self._told = state, state.picture.keys
+            followed = self._followed
+        (text,) = ("",) if followed is None else followed.result().values
+        if text:
+            raise ServiceError(Kind.INTERNAL, text)
+
+    def _send_files(self, keys: list[str]) -> None:
+        """One that has gone meanwhile is missing, and in the next state, which will be told, nobody asks for it."""
+        with self._lock:
+            kept = [key for key in keys if key in self._kept]
+            for begin in range(0, len(kept), MOST_FILES):
+                some = kept[begin : begin + MOST_FILES]
+                self._channel.send("files", some, files=[self._kept[key] for key in some])
+        for key in kept:
+            self.drop(key)
+
+    # ---- messages
+
+    def _ask(self, name: str, *values: Any) -> Future[Message]:
+        answer: Future[Message] = Future()
+        with self._lock:
+            self._number += 1
+            number = self._number
+            self._asked[number] = answer
+        try:
+            self._channel.send(name, number, *values)
+        except OSError:
+            self._fail(number)
+        return answer
+
+    def _fail(self, number: int) -> None:
+        with self._lock:
+            answer = self._asked.pop(number, None)
+        if answer is not None:
+            answer.set_exception(ServiceError(Kind.NOT_READY, "the server goes away", 1))
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                message = self._channel.receive()
+            except OSError:
+                message = None
+            if message is None:
+                break
+            if message.name == "answer":
+                number, *values = message.values
+                with self._lock:
+                    answer = self._asked.pop(number)
+                answer.set_result(Message("answer", tuple(values), message.files))
+            else:
+                self._work.put(_bound(getattr(self, f"_on_{message.name}"), message.values))
+        for number in list(self._asked):
+            self._fail(number)
+        self._gone()
+
+    def _do(self) -> None:
+        while True:
+            self._work.get()()
+
+    def _on_lead(self) -> None:
+        self._lead()
+
+    def _on_make(self, number: int, what: str, values: tuple[Any, ...]) -> None:
+        """A change, of which somebody is asked in some worker."""
+        assert self._core is not None
+        try:
+            made = self._core.make(what, values)
+        except RuntimeError:
+            self.tell("made", number, _outcome(ServiceError(Kind.NOT_READY, "the server goes away", 1)))
+            return
+        made.add_done_callback(lambda _: threading.Thread(target=self._made, args=(number, made), daemon=True).start())
+
+    def _made(self, number: int, made: Future[Any]) -> None:
+        """Outside of the thread that makes changes: the next one may begin while others follow this one."""
+        error = made.exception()
+        try:
+            self.publish()  # one that has failed may have changed something, too
+        except (ServiceError, OSError) as untold:
+            error = error or untold
+        self.tell("made", number, None if error is None else _outcome(error))
+
+    def _on_state(self, number: int, state: State) -> None:
+        """The leader serves something else now."""
+        assert self._core is not None
+        text = ""
+        try:
+            follow(self._core, state)
+            self._last, self._told = state, state.picture.keys
+        except Superseded:
+            pass
+        except Exception as error:
+            if not isinstance(error, Error | OSError):
+                _LOGGER.error("a change cannot be followed", exc_info=error)
+            text = str(error) or type(error).__name__
+        self.tell("followed", number, text)
+
+
+def follow(core: Core, state: State) -> None:
+    """Serves what another worker does. Raises what Repository.follow does."""
+    core.repository.follow(state.picture)
+    core.logs.keep(state.logs)
+    core.traces.keep(state.traces)
+
+
+def _bound(function: Callable[..., None], values: tuple[Any, ...]) -> Callable[[], None]:
+    return lambda: function(*values)
+
+
+def _outcome(error: BaseException) -> _Outcome:
+    """An error, for another process."""
+    if not isinstance(error, Error | ServiceError):
+        _LOGGER.error("a change has failed", exc_info=error)
+        text = f"the server failed on this request ({type(error).__name__}): its log says more"
+        return Kind.INTERNAL.name, text, None
+    return kind_of(error).name, str(error), getattr(error, "retry_after", None)

@@ -1,0 +1,85 @@
+"""What a repository serves, as one process tells it to others: they become the same without a look at the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ._config import ModelConfig, Scheduling, Warmup
+from ._labels_file import StoredLabels
+from ._versions import Labels
+
+Stamp = tuple[int, int, int]
+Look = tuple[Stamp, object]  # at a file, and at what of the config its load depends on
+
+
+class Shelf(Protocol):
+    """Where model files lie that all processes map. Descriptors are the shelf's, and open until it drops them."""
+
+    def put(self, path: Path) -> tuple[str, int]:
+        """A file as it is now: its key, which no other has, and its descriptor.
+
+        Raises:
+            OSError: it cannot be read.
+            Error: there is no room.
+        """
+        ...
+
+    def get(self, key: str) -> int:
+        """The file that was put under a key, by whichever process.
+
+        Raises:
+            Superseded: nobody serves it any more.
+        """
+        ...
+
+    def drop(self, key: str) -> None:
+        """This process needs the descriptor no more: it has mapped the file, or refused it. To drop it twice is to drop it once."""
+        ...
+
+
+class Superseded(Exception):
+    """There is a newer picture than the one that names this file."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A version that serves: the bytes of its file, by a key, and what of its config they were taken with."""
+
+    key: str
+    path: Path
+    size: int
+    scheduling: Scheduling
+    warmup: Warmup
+    cache: int
+
+
+@dataclass(frozen=True)
+class ModelPicture:
+    """A model. The fields are those of its Record."""
+
+    taken: Mapping[int, Taken]
+    looked: Mapping[int, Look]
+    reasons: Mapping[int, str]
+    config: ModelConfig
+    stored: StoredLabels | None
+    said: Labels
+    labels: Labels
+    unkept: str
+    unloaded: bool
+    bound: ModelConfig | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """All models, and what the folder holds that is not served."""
+
+    models: Mapping[str, ModelPicture]
+    told: tuple[str, ...]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The files that it names."""
+        return frozenset(taken.key for model in self.models.values() for taken in model.taken.values())

@@ -1,0 +1,480 @@
+"""Several workers: what one of them dies of is nobody else's, what is asked of one holds for all, and they share what they load."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from maas_rt._cli import main
+from maas_rt._errors import InvalidArgumentError
+from maas_rt.service import _supervisor, serve
+from maas_rt.service._listen import Listen
+from maas_rt.service._sealed import is_offered
+from maas_rt.service._supervisor import Patience
+from tests import _tiny
+from tests.service._versions import times
+
+pytestmark = pytest.mark.skipif(
+    not is_offered(), reason="workers share files in memory, which this system does not have"
+)
+_LONG = 60.0  # seconds after which something hangs
+_BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 1.0, 1.0, 1.0]}]})
+
+
+class Server:
+    """`maas-rt serve` in a process of its own."""
+
+    def __init__(self, folder: Path, *options: str, before: tuple[str, ...] = ()) -> None:
+        command = [*before, sys.executable, "-m", "maas_rt", "serve", str(folder), "--port", "0", "--host", "127.0.0.1"]
+        command += ["--grpc-port", "off"] if "--grpc-port" not in options else []
+        self.process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        self.port = 0
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        until(lambda: self.port or self.process.poll() is not None)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            found = re.search(r"listening on http://127.0.0.1:(\d+)/v2", line)
+            if found:
+                self.port = int(found[1])
+
+    def ask(self, method: str, path: str, document: object = None) -> tuple[int, Any]:
+        """On a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_LONG)
+        try:
+            connection.request(method, path, None if document is None else json.dumps(document))
+            answer = connection.getresponse()
+            body = answer.read()
+            return answer.status, json.loads(body) if "json" in answer.headers["Content-Type"] else body.decode()
+        finally:
+            connection.close()
+
+    def everywhere(self, path: str) -> Any:
+        """What all of a number of connections are told: so many that each worker has one in all likelihood."""
+        told = [self.ask("GET", path) for _ in range(16)]
+        assert all(each == told[0] for each in told), told
+        return told[0]
+
+    def metric(self, name: str) -> dict[str, float]:
+        """The samples of a name, by what is in the braces."""
+        found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", self.ask("GET", "/metrics")[1], re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
+
+    def workers(self) -> list[int]:
+        """Their process ids."""
+        pid = self.process.pid
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def end(self) -> int:
+        """Its exit status."""
+        self.process.terminate()
+        return self.ended()
+
+    def ended(self) -> int:
+        """The same, where it ends of itself."""
+        status = self.process.wait(_LONG)
+        self._reader.join()
+        return status
+
+
+def until(condition: Callable[[], object], seconds: float = _LONG) -> None:
+    """Waits until something is so. A question that a dying worker has taken along is asked again."""
+    end = time.monotonic() + seconds
+    while True:
+        with suppress(ConnectionError, http.client.HTTPException):
+            if condition():
+                return
+        assert time.monotonic() < end, "it does not come to be"
+        time.sleep(0.005)
+
+
+@contextmanager
+def serving(folder: Path, *options: str, workers: int = 2, before: tuple[str, ...] = ()) -> Iterator[Server]:
+    server = Server(folder, "--workers", str(workers), *options, before=before)
+    try:
+        assert server.port, server.lines
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.ended()
+
+
+class Clients:
+    """Threads that ask model `m` on connections that stay, and try nothing again."""
+
+    def __init__(self, server: Server, number: int = 6) -> None:
+        self.versions: list[str] = []
+        self.failures: list[str] = []
+        self.refused = 0  # connections, after the server has stopped to listen
+        self._server = server
+        self._stop = False
+        self._threads = [threading.Thread(target=self._run) for _ in range(number)]
+        for each in self._threads:
+            each.start()
+
+    def __enter__(self) -> Clients:
+        until(lambda: len(self.versions) > 100)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True
+        for each in self._threads:
+            each.join()
+
+    def _run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=_LONG)
+        while not self._stop:
+            try:
+                if connection.sock is None:
+                    connection.connect()
+            except ConnectionRefusedError:
+                self.refused += 1
+                return
+            try:
+                connection.request("POST", "/v2/models/m/infer", _BODY, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                document = json.loads(answer.read())
+                if answer.status == 200:
+                    assert document["outputs"][0]["data"] == [float(document["model_version"])] * 4
+                    self.versions.append(document["model_version"])
+                else:
+                    self.failures.append(document["error"])
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(repr(error))
+                connection.close()
+        connection.close()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    put(tmp_path / "models", 1)
+    return tmp_path / "models"
+
+
+def put(folder: Path, version: int, data: bytes | None = None) -> Path:
+    """A version of `m`, whose answers are its number; it appears whole."""
+    path = folder / "m" / str(version) / "model.mrt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".part").write_bytes(times(version) if data is None else data)
+    path.with_suffix(".part").rename(path)
+    return path
+
+
+def test_a_worker_that_is_killed_takes_its_own_requests_along_and_comes_back(models: Path) -> None:
+    with serving(models, "--watch", "0.2", workers=2) as server:
+        before = server.workers()
+        assert len(before) == 2
+        totals, is_over, not_ready = [0.0], threading.Event(), []
+
+        def watch() -> None:
+            while not is_over.is_set():
+                with suppress(ConnectionError, http.client.HTTPException):
+                    totals.append(sum(server.metric("maas_rt_requests_total").values()))
+                    not_ready.append(server.ask("GET", "/v2/health/ready")[0] == 503)
+
+        with Clients(server, 6) as clients:
+            for turn in range(2):  # the leader, then the one that has followed it
+                watching = threading.Thread(target=watch)
+                watching.start()
+                os.kill(before[turn], signal.SIGKILL)
+                until(lambda turn=turn: sum(server.metric("maas_rt_worker_restarts_total").values()) == turn + 1)
+                until(lambda: sum(server.metric("maas_rt_worker_up").values()) == 2)
+                is_over.set()
+                watching.join()
+                is_over.clear()
+                asked = len(clients.versions)
+                until(lambda asked=asked: len(clients.versions) > asked + 100)
+            failures = list(clients.failures)
+        assert len(failures) <= 2 * 6, failures  # one of each client at each death, at most
+        assert any(not_ready) and server.ask("GET", "/v2/health/ready")[0] == 200
+        assert totals == sorted(totals)
+        until(lambda: sum(server.metric("maas_rt_requests_in_flight").values()) == 0)
+        counted = server.metric("maas_rt_requests_total")['model="m",version="1"']
+        assert len(clients.versions) <= counted <= len(clients.versions) + len(failures)
+        assert set(server.workers()).isdisjoint(before) and len(server.workers()) == 2
+        put(models, 2)  # somebody looks at the folder still
+        until(lambda: server.ask("GET", "/v2/models/m/versions/2/ready")[0] == 200)
+        assert server.end() == 0
+        assert any("worker 0 has died (signal 9) and is started again" in line for line in server.lines)
+
+
+def test_what_one_worker_is_asked_to_change_holds_for_all_and_for_those_that_come_later(models: Path) -> None:
+    put(models, 2)
+    (models / "other.mrt").write_bytes(times(1))
+    with serving(models) as server:
+        assert server.ask("POST", "/v2/repository/models/m/labels/production", {"version": "1"})[0] == 200
+        assert server.everywhere("/v2/models/m/versions/production/ready")[1]["version"] == "1"
+        for _ in range(4):
+            assert server.ask("POST", "/v2/repository/models/m/labels/production", {"version": "2"})[0] == 200
+            assert server.everywhere("/v2/repository/models/m/labels") == (200, {"production": "2"})
+            assert server.ask("POST", "/v2/repository/models/m/labels/production/rollback")[0] == 200
+            assert server.everywhere("/v2/repository/models/m/labels") == (200, {"production": "1"})
+        assert server.ask("POST", "/v2/repository/models/other/unload")[0] == 200
+        assert server.ask("POST", "/v2/models/m/trace/setting", {"trace_rate": "7"})[1]["trace_rate"] == "7"
+        assert server.ask("POST", "/v2/logging", {"log_info": False})[0] == 200
+        # A bad file in the place of one that is served, which nobody has asked for yet.
+        (models / "m" / "2" / "model.mrt").write_bytes(b"junk")
+        for _ in range(2):
+            assert server.everywhere("/v2/models/other/ready")[0] == 503
+            assert server.everywhere("/v2/models/m/trace/setting")[1]["trace_rate"] == "7"
+            assert server.everywhere("/v2/logging")[1]["log_info"] is False
+            assert server.everywhere("/v2/models/m/versions/2/ready")[0] == 200
+            index = server.everywhere("/v2/repository/index")[1]
+            for worker in server.workers():
+                os.kill(worker, signal.SIGKILL)
+                until(lambda worker=worker: worker not in server.workers())
+            until(lambda: server.ask("GET", "/v2/health/ready")[0] == 200)
+            assert server.everywhere("/v2/repository/index")[1] == index
+        status, document = server.ask("POST", "/v2/repository/models/m/load")
+        assert status == 400 and "m/2/model.mrt" in document["error"]
+        assert server.everywhere("/v2/models/m/versions/2/ready")[0] == 200
+        assert server.ask("POST", "/v2/repository/models/nobody/load")[0] == 404
+        assert server.ask("POST", "/v2/repository/models/m/labels/production", {"version": "9"})[0] == 404
+        assert server.ask("POST", "/v2/logging", {"log_info": 3})[0] == 400
+        put(models, 2), put(models, 3)
+        assert server.ask("POST", "/v2/repository/models/m/load")[0] == 200
+        assert server.everywhere("/v2/models/m/versions/3/ready")[0] == 200
+        assert server.ask("POST", "/v2/repository/models/other/load")[0] == 200
+        assert server.everywhere("/v2/models/other/ready")[0] == 200
+
+
+def test_versions_change_under_load_in_all_workers(models: Path) -> None:
+    with serving(models, "--watch", "0.1") as server, Clients(server) as clients:
+        for version in (2, 3):
+            put(models, version)
+            until(lambda version=version: clients.versions[-1] == str(version))
+        assert server.ask("POST", "/v2/repository/models/m/labels/production", {"version": "1"})[0] == 200
+        at = len(clients.versions) + 6  # those that were asked before
+        until(lambda: len(clients.versions) > at + 200)
+        assert set(clients.versions[at:]) == {"1"}
+        assert not clients.failures
+    assert set(clients.versions) == {"1", "2", "3"}
+
+
+def test_a_pipeline_follows_its_models_in_all_workers(models: Path) -> None:
+    config = models / "p" / "config.toml"
+    config.parent.mkdir()
+    config.write_text(
+        '[[pipeline.step]]\nname = "one"\nmodel = "m"\ninputs = {x = "x"}\n[pipeline.outputs]\ny = "one.y"\n'
+    )
+    with serving(models) as server:
+        assert _everyone(server, "p") == 1.0
+        put(models, 2)
+        assert server.ask("POST", "/v2/repository/models/m/load")[0] == 200
+        assert _everyone(server, "p") == 2.0
+        assert server.ask("POST", "/v2/repository/models/p/unload")[0] == 200
+        assert server.everywhere("/v2/models/p/ready")[0] == 503
+        for worker in server.workers():
+            os.kill(worker, signal.SIGKILL)
+            until(lambda worker=worker: worker not in server.workers())
+        until(lambda: server.ask("GET", "/v2/health/ready")[0] == 200)
+        assert server.everywhere("/v2/models/p/ready")[0] == 503
+        assert server.ask("POST", "/v2/repository/models/p/load")[0] == 200
+        assert _everyone(server, "p") == 2.0
+
+
+def _everyone(server: Server, model: str) -> float:
+    """What all workers answer."""
+    told = {
+        json.dumps(server.ask("POST", f"/v2/models/{model}/infer", json.loads(_BODY))[1]["outputs"]) for _ in range(16)
+    }
+    assert len(told) == 1, told
+    return float(json.loads(told.pop())[0]["data"][0])
+
+
+def test_an_end_loses_no_request_and_another_signal_ends_the_delay(models: Path) -> None:
+    with serving(models, "--drain-delay", "0.5") as server:
+        with Clients(server) as clients:
+            server.process.terminate()
+            assert server.ended() == 0
+            until(lambda: clients.refused == 6)
+        assert not clients.failures
+    with serving(models, "--drain-delay", "300") as server:
+        workers = server.workers()
+        server.process.terminate()
+        until(lambda: server.everywhere("/v2/health/ready")[0] == 503)
+        assert server.ask("GET", "/v2/models/m/ready")[0] == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.ended() == 0
+    assert not any(Path(f"/proc/{each}").exists() for each in workers)
+
+
+def test_workers_go_with_the_process_that_watches_over_them(models: Path, tmp_path: Path) -> None:
+    with serving(models, "--drain-delay", "300", "--unix", str(tmp_path / "s")) as server:
+        workers = server.workers()
+        server.process.kill()
+        until(lambda: not any(_is_alive(each) for each in workers))
+        server.ended()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_unix_socket_is_there_until_the_end(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with serving(models, "--unix", str(path), "--drain-delay", "300") as server:
+        server.process.terminate()
+        until(lambda: server.everywhere("/v2/health/ready")[0] == 503)
+        assert path.is_socket()
+        server.process.terminate()
+        assert server.ended() == 0
+    assert not path.exists()
+
+
+def test_weights_are_in_memory_once(tmp_path: Path) -> None:
+    size = 32 << 20
+    (tmp_path / "large.mrt").write_bytes(_large(size))
+    with serving(tmp_path, workers=3) as server:
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0.0] * 4}]}
+        for _ in range(24):  # so that each worker has read them
+            assert server.ask("POST", "/v2/models/large/infer", body)[0] == 200
+        maps = [_memory(pid) for pid in server.workers()]
+    assert sum(model for model, _ in maps) < 1.1 * size
+    assert all(own < 0.1 * size for _, own in maps), maps
+
+
+def _large(size: int) -> bytes:
+    b = _tiny.Builder("large")
+    x, y = b.input("x", [1, 4]), b.value("y", [1, size // 16])
+    b.gemm(x, np.ones((4, size // 16), np.float32), y)
+    return b.file(y)
+
+
+def _memory(pid: int) -> tuple[float, float]:
+    """Bytes of models: this process's part of those that it shares, and those that are its own."""
+    shared = own = 0
+    for block in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text(), flags=re.MULTILINE):
+        if "memfd:maas-rt model" in block.partition("\n")[0]:
+            sizes = {name: int(value) << 10 for name, value in re.findall(r"^(\w+): +(\d+) kB$", block, re.MULTILINE)}
+            shared += sizes["Pss"]
+            own += sizes["Private_Dirty"] + sizes["Swap"]
+    return shared, own
+
+
+def test_sequences_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "sum.mrt").write_bytes(_tiny.accumulator())
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0] * 4}]
+    with serving(tmp_path) as server:
+        assert server.ask("POST", "/v2/models/sum/infer", {"inputs": inputs})[0] == 200
+        parameters = {"sequence_id": 7, "sequence_start": True}
+        status, document = server.ask("POST", "/v2/models/sum/infer", {"inputs": inputs, "parameters": parameters})
+        assert status == 400 and "start it with --workers 1" in document["error"]
+        assert "sequence" not in server.everywhere("/v2")[1]["extensions"]
+
+
+def test_grpc_is_answered_by_all_workers(models: Path) -> None:
+    grpc = pytest.importorskip("grpc", reason="the extra grpc is not installed")
+    health = pytest.importorskip("grpc_health.v1.health_pb2_grpc", reason="grpcio-health-checking is not installed")
+    from grpc_health.v1.health_pb2 import HealthCheckRequest
+
+    def status(port: int) -> int:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+            found: int = health.HealthStub(channel).Check(HealthCheckRequest(), timeout=_LONG).status
+            return found
+
+    with serving(models, "--grpc-port", "0") as server:
+        until(lambda: any("(gRPC)" in line for line in server.lines))
+        (port,) = re.findall(r"grpc://127.0.0.1:(\d+)", "".join(server.lines))
+        assert {status(int(port)) for _ in range(8)} == {1}
+        victim = server.workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: sum(server.metric("maas_rt_worker_restarts_total").values()) == 1)
+        until(lambda: sum(server.metric("maas_rt_worker_up").values()) == 2)
+        assert {status(int(port)) for _ in range(8)} == {1}
+        assert main(["serve", str(models), "--port", "0", "--host", "127.0.0.1", "--grpc-port", port, "--check"]) == 1
+        assert server.end() == 0
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="a new process 1 needs root and unshare"
+)
+def test_process_1_ends_when_it_is_told_and_buries_what_is_left_to_it(models: Path) -> None:
+    before = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL")
+    probe = subprocess.run([*before, "true"], capture_output=True)
+    if probe.returncode:
+        pytest.skip("no new process 1 can be made here")
+    with serving(models, before=before) as server:
+        (first,) = server.workers()  # unshare's own child: process 1 of its own world
+        outer = Path(f"/proc/{first}/task/{first}/children")
+        orphan = ["nsenter", "-t", str(first), "-p", "-m", "sh", "-c", "sleep 0.1 & echo $!"]
+        subprocess.run(orphan, check=True, capture_output=True)
+        until(lambda: len(outer.read_text().split()) == 2)
+        os.kill(first, signal.SIGTERM)
+        assert server.ended() == 0
+
+
+# ---- what does not start
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--workers", "-3"], "'-3' is no number of workers; expected 0 to 1024"),
+        (["--workers", "2000"], "'2000' is no number of workers"),
+        (["--workers", "two"], "'two' is no number of workers"),
+    ],
+)
+def test_what_is_no_number_of_workers(
+    models: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", str(models), *options])
+    assert said in capsys.readouterr().err
+
+
+def test_what_does_not_go_with_workers(models: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="workers is -1 and must be"):
+        serve(str(models), workers=-1)
+    for name, value in (("memory", 1 << 20), ("idle_unload", 1.0), ("shared_memory", True)):
+        option: dict[str, Any] = {name: value}
+        with pytest.raises(InvalidArgumentError, match=f"--{name.replace('_', '-')} is of one process, and goes with"):
+            serve(str(models), listen=Listen(port=0), workers=2, **option)
+
+
+def test_what_a_worker_cannot_serve_is_told_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "junk.mrt").write_bytes(b"junk")
+    assert main(["serve", str(tmp_path), "--port", "0", "--grpc-port", "off", "--workers", "2"]) == 1
+    said = capfd.readouterr().err
+    assert "maas-rt serve: error: " in said and "junk.mrt" in said and "Traceback" not in said
+
+
+def test_workers_that_die_at_once_are_given_up(
+    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_supervisor, "_PROGRAM", "import sys; sys.exit(3)")
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(_supervisor, "Patience", lambda: Patience(3, 0.01))
+    assert serve(str(models), listen=Listen(port=0), workers=2) == 1
+    assert "has died (status 3) and is started again" in caplog.text
+    assert "has died 3 times before it could answer: the server ends" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_check_starts_no_worker(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(models), "--port", "0", "--grpc-port", "off", "--workers", "3", "--check"]) == 0
+    assert "would start 3 workers" in capsys.readouterr().err
