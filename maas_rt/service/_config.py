@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from .._errors import InvalidArgumentError
 from ._batcher import BatchPolicy
 from ._graph import Graph
+from ._padding import Pad
 from ._tables import MOST, check_names, read_flag, read_number, read_table
 from ._versions import Labels, Policy
 
@@ -28,6 +29,7 @@ class Scheduling:
         latency: what would be answered later is refused at once; 0: no bound.
         timeout: that of a request that has none; 0: none.
         priority: that of a request that has none, 1 or more; 0, of a pipeline: that of each of its models.
+        pad: inputs that are padded, by name, so that requests of different lengths are put together.
     """
 
     batching: BatchPolicy | None = None
@@ -36,6 +38,7 @@ class Scheduling:
     latency: int = 0
     timeout: int = 0
     priority: int = 1
+    pad: Mapping[str, Pad] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def _are_shapes(table: object) -> bool:
 
 
 def _read_scheduling(table: Mapping[str, object]) -> Scheduling:
-    dynamic = read_table(table, "dynamic_batching", {"preferred_batch_size", "max_queue_delay_microseconds"})
+    dynamic = read_table(table, "dynamic_batching", {"preferred_batch_size", "max_queue_delay_microseconds", "pad"})
     queue = read_table(table, "queue", {"size", "latency_ms", "timeout_ms", "priority"})
     rows = read_number(table, "max_batch_size", 0)
     if dynamic and not rows:
@@ -148,7 +151,31 @@ def _read_scheduling(table: Mapping[str, object]) -> Scheduling:
         read_number(queue, "latency_ms", 0) * 1_000_000,
         read_number(queue, "timeout_ms", 0) * 1_000_000,
         read_number(queue, "priority", Scheduling.priority, least=1),
+        _read_pads(dynamic.get("pad", {})),
     )
+
+
+def _read_pads(table: object) -> dict[str, Pad]:
+    if not isinstance(table, dict):
+        raise InvalidArgumentError(f"pad is {table!r} and must be a table of inputs, as {{ids = {{to = [16, 32]}}}}")
+    return {name: _read_pad(name, each) for name, each in table.items()}
+
+
+def _read_pad(name: str, table: object) -> Pad:
+    what = f"pad of input {name!r}"
+    if not isinstance(table, dict):
+        raise InvalidArgumentError(
+            f"{what} is {table!r} and must be a table, as {{axis = 1, value = 0, to = [16, 32]}}"
+        )
+    check_names(table, what, {"axis", "value", "to"})
+    axis, value, to = table.get("axis", 1), table.get("value", 0), table.get("to")
+    if type(axis) is not int or not 1 <= axis <= MOST:
+        raise InvalidArgumentError(f"{what}: axis is {axis!r} and must be an integer from 1 on, for rows are on axis 0")
+    if not isinstance(value, int | float):
+        raise InvalidArgumentError(f"{what}: value is {value!r} and must be a number, or true or false")
+    if not isinstance(to, list) or not to or not all(type(each) is int and 1 <= each <= MOST for each in to):
+        raise InvalidArgumentError(f"{what}: to is {to!r} and must be a list of lengths from 1 on, as [16, 32]")
+    return Pad(axis, value, tuple(sorted(set(to))))
 
 
 _KEYS = ("max_batch_size", "dynamic_batching", "instances", "queue")

@@ -21,10 +21,11 @@ import numpy as np
 from .._errors import DeadlineExceededError, Error
 from .._model import CancelToken, State, launch_on_thread
 from .._native import cpu_count
-from ._batcher import Batch, Batcher, Left, Part, batch_key, shared_out, stacked
+from ._batcher import Batch, Batcher, Left, Part
 from ._config import Scheduling
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, kind_of
+from ._padding import Padding
 from ._statistics import Phases, Statistics
 from ._timer import Timer
 
@@ -138,6 +139,7 @@ class Scheduler:
     Args:
         name: of the model, for messages.
         scheduling: batching only for a model that takes batches (_batcher.batches).
+        padding: of requests that are put together.
         launch: calls a function on another thread, soon.
     """
 
@@ -148,6 +150,7 @@ class Scheduler:
         scheduling: Scheduling | None = None,
         timer: Timer | None = None,
         statistics: Statistics | None = None,
+        padding: Padding | None = None,
         launch: Callable[[Callable[[], None]], object] = launch_on_thread,
         now: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -156,6 +159,7 @@ class Scheduler:
         self._policy = scheduling or Scheduling()
         self._timer = timer or Timer()
         self._statistics = statistics or Statistics()
+        self._padding = padding or Padding()
         self._launch = launch
         self._now = now
         self._instances = self._policy.instances or cpu_count()
@@ -331,7 +335,7 @@ class Scheduler:
         if together:
             assert self._batcher is not None
             job._waiting = -(-job.rows // self._most_rows)
-            key = batch_key(job.arrays)
+            key = self._padding.key(job.arrays)
             for batch in self._batcher.add(job, job.rows, key, now, job.priority, job.deadline):
                 self._push(batch)
         else:
@@ -473,7 +477,8 @@ class Scheduler:
         first = parts[0].request
         assembling = self._now()
         whole = len(parts) == 1 and parts[0].rows == first.rows
-        arrays = first.arrays if whole else stacked([(each.request.arrays, each.first, each.rows) for each in parts])
+        given = [(each.request.arrays, each.first, each.rows) for each in parts]
+        arrays = first.arrays if whole else self._padding.stacked(given)
         rows = sum(part.rows for part in parts)
         deadlines = [part.deadline for part in parts if part.deadline is not None]
         begin = self._now()
@@ -484,7 +489,7 @@ class Scheduler:
         size = first._size if whole else _size(arrays)
         run = partial(self._model.run, arrays, deadline=seconds, cancel=token, state=first.state, seed=first.seed)
         results = self._timed(size, rows, begin - assembling, run)
-        return [results] if len(parts) == 1 else shared_out(results, [part.rows for part in parts])
+        return [results] if len(parts) == 1 else self._padding.shared_out(results, given)
 
     def _timed(self, size: int, rows: int, assembled: int, run: Callable[[], T]) -> T:
         """What a run gives, of which notice is taken. `assembled`: ns in which it was put together."""

@@ -11,8 +11,9 @@ from ._batcher import batches
 from ._cache import ResponseCache
 from ._compatible import Interface
 from ._config import ModelConfig, Scheduling
-from ._datatypes import Array
+from ._datatypes import BYTES, Array
 from ._graph import Graph
+from ._padding import Padding
 from ._pipeline import Pipeline
 from ._pipeline_scheduler import PipelineScheduler
 from ._prepared import Preparations
@@ -46,13 +47,15 @@ class Served:
         signature, statistics = Signature.of(model), Statistics()
         if scheduling.batching is not None:
             _check_batching(model, signature, scheduling.batching.max_rows)
+        strings = [spec.name for spec in signature.inputs if spec.datatype is BYTES]
+        padding = Padding.of(model.inputs, model.outputs, scheduling.pad, strings)
         if cache and (model.states or model.draws):
             why = "keeps states between runs" if model.states else "draws random numbers"
             raise InvalidArgumentError(
                 f"response_cache is enabled, and the model {why}: what it answered it need not answer again"
             )
         interface = Interface.of_model(model.inputs, model.outputs, model.manifest)
-        scheduler = Scheduler(name, model, scheduling, timer, statistics)
+        scheduler = Scheduler(name, model, scheduling, timer, statistics, padding)
         kept = ResponseCache(cache) if cache else None
         stateful = bool(model.states)
         prepared = None if stateful or model.draws or cache else Preparations(model)
