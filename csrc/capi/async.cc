@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -13,21 +14,30 @@
 namespace mrt {
 namespace {
 
+struct Job {
+  void (*run)(void*);
+  void* argument;
+};
+
 struct Queue {
   std::mutex mutex;
   std::condition_variable ready;
-  std::deque<std::function<void()>> jobs;
+  std::deque<Job> jobs;
   int32_t threads = 0, idle = 0;
 };
 
 Queue* g_queue = nullptr;
+std::atomic<int32_t> g_generation{0};
 
 // Never freed: its threads wait in it until the process ends.
 Queue* queue() {
   static const bool once = [] {
     g_queue = new Queue;
     // The child has none of the threads, and perhaps a locked mutex: it begins with a new queue.
-    pthread_atfork(nullptr, nullptr, [] { g_queue = new Queue; });
+    pthread_atfork(nullptr, nullptr, [] {
+      g_queue = new Queue;
+      g_generation.fetch_add(1);
+    });
     return true;
   }();
   (void)once;
@@ -41,11 +51,10 @@ void* serve(void* argument) {
     ++q->idle;
     q->ready.wait(lock, [&] { return !q->jobs.empty(); });
     --q->idle;
-    std::function<void()> job = std::move(q->jobs.front());
+    const Job job = q->jobs.front();
     q->jobs.pop_front();
     lock.unlock();
-    job();
-    job = nullptr;  // what it holds on to is let go before the lock is taken
+    job.run(job.argument);
     lock.lock();
   }
   return nullptr;
@@ -69,7 +78,11 @@ bool start_thread(Queue* q) {
 
 }  // namespace
 
-void run_async(std::function<void()> job) {
+void make_async_queue() { queue(); }
+
+int32_t async_generation() { return g_generation.load(); }
+
+void run_async(void (*run)(void*), void* argument) {
   Queue* q = queue();
   std::lock_guard<std::mutex> lock(q->mutex);
   const int32_t waiting = static_cast<int32_t>(q->jobs.size());
@@ -79,7 +92,7 @@ void run_async(std::function<void()> job) {
     else if (q->threads == 0)
       throw std::runtime_error("no thread");
   }
-  q->jobs.push_back(std::move(job));
+  q->jobs.push_back({run, argument});
   q->ready.notify_one();
 }
 

@@ -3,13 +3,20 @@
 
 #include "base/cpu.h"
 #include "base/hooks.h"
+#include "base/thread_pool.h"
+#include "capi/async.h"
 #include "capi/boundary.h"
 #include "kernels/kernel.h"
+#include "runtime/issued.h"
 
 namespace mrt {
 namespace {
 // A fixed buffer: reporting that memory ran out must not need any.
 thread_local char t_message[1024];
+
+// What a process has one of is made with the library: half made in another thread, it would hold a forked child for
+// ever.
+[[maybe_unused]] const bool g_made = (ThreadPool::process(), make_async_queue(), make_issued_table(), true);
 }  // namespace
 
 void clear_error() { t_message[0] = '\0'; }

@@ -1,100 +1,26 @@
 // mrt_session_* and mrt_cancel_*.
-#include <cstdio>
 #include <memory>
-#include <vector>
 
-#include "base/cpu.h"
-#include "base/hooks.h"
 #include "capi/async.h"
-#include "capi/boundary.h"
-#include "capi/handles.h"
+#include "capi/requests.h"
 
 using mrt::fail;
 using mrt::Status;
 
 namespace {
 
-// Session and state, held for one run.
-class RunHold {
- public:
-  RunHold() = default;
-  RunHold(const RunHold&) = delete;
-  RunHold& operator=(const RunHold&) = delete;
-  ~RunHold() {
-    if (state_) state_->give_back();
-    if (session_) session_->give_back();
-  }
-  Status take(mrt::Session* session, mrt::State* state) {
-    if (!session->acquire())
-      return fail(MRT_ERROR_BUSY, "the session is in use by another run; wait for it or create a second session");
-    session_ = session;
-    if (state && !state->acquire())
-      return fail(MRT_ERROR_BUSY, "the state is in use by another run; wait for it or clone the state");
-    state_ = state;
-    return Status();
-  }
-
- private:
-  mrt::Session* session_ = nullptr;
-  mrt::State* state_ = nullptr;
-};
-
-Status make_request(mrt_session* session, const mrt_tensor* inputs, size_t input_count, mrt_tensor* outputs,
-                    size_t output_count, const mrt_run_options* options, mrt::RunRequest* out) {
-  if (!session) return mrt::null_argument("mrt_session_run", "session");
-  if ((!inputs && input_count > 0) || (!outputs && output_count > 0))
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "mrt_session_run: inputs or outputs are NULL but their count is not 0");
-  mrt_run_options o;
-  if (!mrt::read_options(options, &o)) return mrt::bad_options("mrt_run_options");
-  const mrt::Program& program = *to_session(session)->program();
-  if (o.entry < 0 || static_cast<size_t>(o.entry) >= program.entries().size())
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "entry %d does not exist, the program has %zu", o.entry,
-                program.entries().size());
-  mrt::State* state = o.state ? to_state(o.state) : nullptr;
-  if (state && state->program() != &program)
-    return fail(MRT_ERROR_INVALID_ARGUMENT, "the state was created for another program");
-  *out = {inputs,
-          input_count,
-          outputs,
-          output_count,
-          static_cast<uint32_t>(o.entry),
-          state,
-          o.seeded != 0 ? std::optional<uint64_t>(o.seed) : std::nullopt,
-          {o.cancel ? &o.cancel->set : nullptr, o.deadline_ns, o.poll, o.poll_user},
-          o.exact_outputs != 0};
-  return Status();
-}
-
-// An asynchronous run with its own copy of the inputs' descriptions.
+// An asynchronous run.
 struct AsyncRun {
   mrt::Session* session;
   mrt::RunRequest request;
-  RunHold hold;
-  std::vector<mrt_tensor> inputs;
-  std::vector<int64_t> extents;
+  mrt::RunHold hold;
+  mrt::CopiedInputs inputs;
   mrt_done_fn done;
   void* user;
-
-  void copy_inputs(const mrt_tensor* from, size_t count) {
-    size_t total = 0;
-    for (size_t i = 0; i < count; ++i)
-      if (from[i].ndim > 0 && from[i].ndim <= MRT_MAX_RANK) total += 2 * static_cast<size_t>(from[i].ndim);
-    inputs.assign(from, from + count);
-    extents.reserve(total);
-    for (mrt_tensor& t : inputs) {
-      if (t.ndim <= 0 || t.ndim > MRT_MAX_RANK) continue;
-      for (const int64_t** list : {&t.shape, &t.strides}) {
-        if (!*list) continue;
-        const int64_t* copy = extents.data() + extents.size();
-        extents.insert(extents.end(), *list, *list + t.ndim);
-        *list = copy;
-      }
-    }
-    request.inputs = inputs.data();
-  }
 };
 
-void finish_async(AsyncRun* run) {
+void finish_async(void* argument) {
+  AsyncRun* run = static_cast<AsyncRun*>(argument);
   const mrt_status status = mrt::guard([&] { return run->session->run(run->request); });
   const mrt_done_fn done = run->done;
   void* user = run->user;
@@ -112,23 +38,11 @@ mrt_status mrt_session_create(mrt_program* program, const mrt_session_options* o
   return mrt::guard([&]() -> Status {
     if (!out) return mrt::null_argument("mrt_session_create", "out");
     *out = nullptr;
-    if (!program) return mrt::null_argument("mrt_session_create", "program");
     mrt_session_options o;
     if (!mrt::read_options(options, &o)) return mrt::bad_options("mrt_session_options");
-    if (o.threads < 0 || o.layout_cache < 0)
-      return fail(MRT_ERROR_INVALID_ARGUMENT, "session option %s is %d, expected 0 or more",
-                  o.threads < 0 ? "threads" : "layout_cache", o.threads < 0 ? o.threads : o.layout_cache);
-    MRT_TRY(to_program(program)->check_unchanged());
-    int32_t threads = o.threads > 0 ? o.threads : mrt::cpu_count();
-    if (threads > mrt::cpu_count()) {
-      char message[120];
-      std::snprintf(message, sizeof(message), "threads lowered from %d to %d, the CPUs of this process", threads,
-                    mrt::cpu_count());
-      mrt::log(MRT_LOG_INFO, message);
-      threads = mrt::cpu_count();
-    }
-    *out =
-        reinterpret_cast<mrt_session*>(new mrt::Session(to_program(program), threads, o.profile != 0, o.layout_cache));
+    mrt::Session* made = nullptr;
+    MRT_TRY(mrt::make_session("mrt_session_create", program, o, &made));
+    *out = reinterpret_cast<mrt_session*>(made);
     return Status();
   });
 }
@@ -140,9 +54,11 @@ void mrt_session_free(mrt_session* session) {
 mrt_status mrt_session_run(mrt_session* session, const mrt_tensor* inputs, size_t input_count, mrt_tensor* outputs,
                            size_t output_count, const mrt_run_options* options) {
   return mrt::guard([&]() -> Status {
+    if (!session) return mrt::null_argument("mrt_session_run", "session");
     mrt::RunRequest request;
-    MRT_TRY(make_request(session, inputs, input_count, outputs, output_count, options, &request));
-    RunHold hold;
+    MRT_TRY(mrt::make_request("mrt_session_run", *to_session(session)->program(), inputs, input_count, outputs,
+                              output_count, options, &request));
+    mrt::RunHold hold;
     MRT_TRY(hold.take(to_session(session), request.state));
     return to_session(session)->run(request);
   });
@@ -152,18 +68,20 @@ mrt_status mrt_session_run_async(mrt_session* session, const mrt_tensor* inputs,
                                  mrt_tensor* outputs, size_t output_count, const mrt_run_options* options,
                                  mrt_done_fn done, void* user) {
   return mrt::guard([&]() -> Status {
+    if (!session) return mrt::null_argument("mrt_session_run_async", "session");
     if (!done) return mrt::null_argument("mrt_session_run_async", "done");
     std::unique_ptr<AsyncRun> run(new AsyncRun);
-    MRT_TRY(make_request(session, inputs, input_count, outputs, output_count, options, &run->request));
+    MRT_TRY(mrt::make_request("mrt_session_run_async", *to_session(session)->program(), inputs, input_count, outputs,
+                              output_count, options, &run->request));
     run->session = to_session(session);
     run->done = done;
     run->user = user;
     MRT_TRY(run->hold.take(run->session, run->request.state));
-    run->copy_inputs(inputs, input_count);
+    run->inputs.copy(&run->request);
     AsyncRun* job = run.get();
     run->session->retain();  // the caller may free its reference meanwhile
     try {
-      mrt::run_async([job] { finish_async(job); });
+      mrt::run_async(finish_async, job);
     } catch (...) {
       run->session->release();
       throw;

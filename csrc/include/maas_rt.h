@@ -316,6 +316,32 @@ MRT_API mrt_status mrt_session_seed(const mrt_session* session, uint64_t* out);
 /* Bytes of arena and scratch that the session holds now. */
 MRT_API size_t mrt_session_memory(const mrt_session* session);
 
+/* ---- pools ------------------------------------------------------------------------------------------------------- */
+
+/* Sessions of one program for many callers at once. A caller takes one, runs it and gives it back; where none is idle,
+ * a new one is made. Any thread may call anything; a child of a fork goes on with the idle ones. */
+typedef struct mrt_pool mrt_pool;
+typedef struct mrt_pool_options {
+  size_t struct_size;
+  int32_t threads, layout_cache; /* of each session, as in mrt_session_options */
+  int32_t kept;                  /* idle sessions that are kept; 0: the default of 16 */
+  int32_t waiting;               /* asynchronous runs that may wait; 0: the default of 1024 */
+} mrt_pool_options;
+/* The first session is made now, so that what it cannot have is said now. options may be NULL. */
+MRT_API mrt_status mrt_pool_create(mrt_program* program, const mrt_pool_options* options, mrt_pool** out);
+/* Asynchronous runs that wait end with MRT_ERROR_CANCELLED, those under way as they do. */
+MRT_API void mrt_pool_free(mrt_pool* pool);
+MRT_API mrt_status mrt_pool_take(mrt_pool* pool, mrt_session** out);
+MRT_API void mrt_pool_give(mrt_pool* pool, mrt_session* session); /* one of this pool's, that does not run */
+/* mrt_session_run_async on the next thread and session that are free, in the order of the calls: a run that waits has
+ * no session yet. MRT_ERROR_BUSY where as many wait as may, or the state is in use. One whose deadline passes or that
+ * is cancelled while it waits is not begun. Output memory of a session's is valid until `done` returns. */
+MRT_API mrt_status mrt_pool_submit(mrt_pool* pool, const mrt_tensor* inputs, size_t input_count, mrt_tensor* outputs,
+                                      size_t output_count, const mrt_run_options* options, mrt_done_fn done,
+                                      void* user);
+/* Bytes of arenas and scratch that idle sessions hold. */
+MRT_API size_t mrt_pool_memory(const mrt_pool* pool);
+
 /* One execution of a step in the last profiled run. Steps that treat every image of a batch alone may run several
  * times, each time on a few images, and by `lanes` threads side by side. */
 typedef struct mrt_step_record {

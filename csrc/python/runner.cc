@@ -15,9 +15,6 @@
 namespace maas_rt_python {
 namespace {
 
-// After a burst of parallel calls no more sessions than this are kept.
-constexpr size_t kIdleSessions = 16;
-
 struct Runner {
   PyObject_HEAD vectorcallfunc vectorcall;
   RunnerState* state;
@@ -189,6 +186,21 @@ PyObject* create(PyTypeObject* type, PyObject*, PyObject*) {
   return self;
 }
 
+mrt_status make_session(RunnerState& state, int32_t threads) {
+  mrt_session_options options{};
+  options.struct_size = sizeof(options);
+  options.threads = threads;
+  options.profile = state.profile;
+  return mrt_session_create(state.program->handle(), &options, &state.session);
+}
+
+mrt_status make_pool(RunnerState& state, int32_t threads) {
+  mrt_pool_options options{};
+  options.struct_size = sizeof(options);
+  options.threads = threads;
+  return mrt_pool_create(state.program->handle(), &options, &state.pool);
+}
+
 int initialise(PyObject* self, PyObject* args, PyObject* kwargs) {
   static const char* names[] = {"program", "threads", "exclusive", "profile", nullptr};
   PyObject* program = nullptr;
@@ -206,16 +218,14 @@ int initialise(PyObject* self, PyObject* args, PyObject* kwargs) {
     auto state = std::make_unique<RunnerState>();
     state->program = py::handle(program).cast<std::shared_ptr<Program>>();
     state->program_object = py::reinterpret_borrow<py::object>(program);
-    state->threads = threads;
-    state->exclusive = exclusive;
     state->profile = profile;
     if (state->program->entries().empty()) {
       set_invalid("the model has no entry point, so there is nothing to run");
       return -1;
     }
+    check(exclusive ? make_session(*state, threads) : make_pool(*state, threads));
     runner->state = state.release();
-    // The first session now, so that what it cannot have is said at load, not in the first run.
-    return Lease(*runner->state).session() ? 0 : -1;
+    return 0;
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const py::cast_error&) {
@@ -244,22 +254,21 @@ PyObject* program(PyObject* self, void*) {
 PyObject* memory(PyObject* self, PyObject*) {
   RunnerState* state = state_of(self);
   if (!state) return nullptr;
-  size_t bytes = 0;
-  for (const mrt_session* session : state->idle) bytes += mrt_session_memory(session);
-  return PyLong_FromSize_t(bytes);
+  return PyLong_FromSize_t(state->session ? mrt_session_memory(state->session)
+                                          : mrt_pool_memory(state->pool) + mrt_session_memory(state->at_hand));
 }
 
 PyObject* records(PyObject* self, PyObject*) {
   RunnerState* state = state_of(self);
   if (!state) return nullptr;
   try {
-    if (!state->exclusive || !state->profile) {
+    if (!state->session || !state->profile) {
       set_invalid("only a profiled session has records");
       return nullptr;
     }
     const mrt_step_record* steps = nullptr;
     size_t count = 0;
-    check(mrt_session_profile(state->idle.at(0), &steps, &count));
+    check(mrt_session_profile(state->session, &steps, &count));
     py::list out;
     for (size_t i = 0; i < count; ++i) {
       const mrt_step_record& s = steps[i];
@@ -276,11 +285,11 @@ PyObject* seed(PyObject* self, PyObject*) {
   RunnerState* state = state_of(self);
   if (!state) return nullptr;
   uint64_t seed = 0;
-  if (!state->exclusive || state->idle.empty()) {
+  if (!state->session) {
     set_invalid("only a session has the seed of its last run");
     return nullptr;
   }
-  const mrt_status status = mrt_session_seed(state->idle.front(), &seed);
+  const mrt_status status = mrt_session_seed(state->session, &seed);
   if (status == MRT_OK) return PyLong_FromUnsignedLongLong(seed);
   set_status_error(status);
   return nullptr;
@@ -332,34 +341,9 @@ PyTypeObject* g_type = nullptr;
 }  // namespace
 
 RunnerState::~RunnerState() {
-  for (mrt_session* session : idle) mrt_session_free(session);
-}
-
-Lease::Lease(RunnerState& state) : state_(state) {
-  if (!state.idle.empty()) {
-    session_ = state.idle.back();
-    if (!state.exclusive) state.idle.pop_back();
-    return;
-  }
-  mrt_session_options options{};
-  options.struct_size = sizeof(options);
-  options.threads = state.threads;
-  options.profile = state.profile;
-  const mrt_status status = mrt_session_create(state.program->handle(), &options, &session_);
-  if (status != MRT_OK) {
-    set_status_error(status);
-  } else if (state.exclusive) {
-    state.idle.push_back(session_);
-  }
-}
-
-Lease::~Lease() {
-  if (!session_ || state_.exclusive) return;
-  if (state_.idle.size() < kIdleSessions) {
-    state_.idle.push_back(session_);
-  } else {
-    mrt_session_free(session_);
-  }
+  mrt_session_free(session);
+  if (at_hand) mrt_pool_give(pool, at_hand);
+  mrt_pool_free(pool);
 }
 
 RunnerState* runner_state(PyObject* object) {

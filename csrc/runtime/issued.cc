@@ -21,15 +21,16 @@ struct Table {
   std::deque<IssuedOutput*> free;
 };
 
-// Made when the library is loaded: made on first use, it could be half made in another thread when somebody forks, and
-// the child would wait for that thread for ever. Never freed: tensors of a caller may point into it.
-Table& g_table = *new Table;
-
-// Whoever forks holds the table, so that in the child no thread that is gone has it, and no list is half written.
-[[maybe_unused]] const int g_registered =
-    pthread_atfork([] { g_table.mutex.lock(); }, [] { g_table.mutex.unlock(); }, [] { g_table.mutex.unlock(); });
+// Never freed: tensors of a caller may point into it.
+Table* g_table = nullptr;
 
 }  // namespace
+
+void make_issued_table() {
+  g_table = new Table;
+  // Whoever forks holds the table, so that in the child no thread that is gone has it, and no list is half written.
+  pthread_atfork([] { g_table->mutex.lock(); }, [] { g_table->mutex.unlock(); }, [] { g_table->mutex.unlock(); });
+}
 
 void IssuedOutput::give(const void* data, size_t bytes) {
   const auto holds = [&](const Given& g) {
@@ -58,7 +59,7 @@ void IssuedOutput::clear() {
 }
 
 IssuedOutput* take_issued() {
-  Table& t = g_table;
+  Table& t = *g_table;
   const std::lock_guard<std::mutex> lock(t.mutex);
   const size_t used = t.used.load(std::memory_order_relaxed);
   if (t.free.size() > kWaiting || used == kBlock * kBlocks) {
@@ -76,7 +77,7 @@ IssuedOutput* take_issued() {
 
 void give_back_issued(IssuedOutput* record) {
   if (!record) return;
-  Table& t = g_table;
+  Table& t = *g_table;
   const std::lock_guard<std::mutex> lock(t.mutex);
   try {
     t.free.push_back(record);
@@ -85,7 +86,7 @@ void give_back_issued(IssuedOutput* record) {
 }
 
 bool is_issued(const mrt_tensor& tensor) {
-  const Table& t = g_table;
+  const Table& t = *g_table;
   const size_t blocks = (t.used.load(std::memory_order_acquire) + kBlock - 1) / kBlock;
   const uintptr_t shape = reinterpret_cast<uintptr_t>(tensor.shape);
   for (size_t i = 0; i < blocks; ++i) {

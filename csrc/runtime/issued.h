@@ -31,6 +31,8 @@ struct IssuedOutput {
   size_t last = 0, next = 0;
 };
 
+// Once for the process, before anything else here.
+void make_issued_table();
 // Null if there is no memory.
 IssuedOutput* take_issued();
 void give_back_issued(IssuedOutput* record);
