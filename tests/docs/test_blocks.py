@@ -158,7 +158,7 @@ def test_c_programs(model: Path) -> None:
         run("cc", "-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wno-missing-field-initializers",
             "-I", ROOT / "csrc" / "include", block.name, "-o", program, "-L", package, "-lmaas_rt", "-pthread", folder=model)  # fmt: skip
         said[block.name] = run(program, "model.mrt", folder=model, LD_LIBRARY_PATH=str(package))
-    assert len(said) == 3
+    assert len(said) == 4
     assert np.array(said["first.c"].split(), float).sum() == pytest.approx(1, abs=1e-4)
     assert said["deadline.c"] == "MRT_ERROR_DEADLINE\n"
 
