@@ -337,8 +337,7 @@ MRT_API void mrt_pool_give(mrt_pool* pool, mrt_session* session); /* one of this
  * no session yet. MRT_ERROR_BUSY where as many wait as may, or the state is in use. One whose deadline passes or that
  * is cancelled while it waits is not begun. Output memory of a session's is valid until `done` returns. */
 MRT_API mrt_status mrt_pool_submit(mrt_pool* pool, const mrt_tensor* inputs, size_t input_count, mrt_tensor* outputs,
-                                      size_t output_count, const mrt_run_options* options, mrt_done_fn done,
-                                      void* user);
+                                   size_t output_count, const mrt_run_options* options, mrt_done_fn done, void* user);
 /* Bytes of arenas and scratch that idle sessions hold. */
 MRT_API size_t mrt_pool_memory(const mrt_pool* pool);
 
