@@ -10,23 +10,29 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _LOGGER = logging.getLogger(__name__)
-_PAUSE = 1.0  # seconds, where there is no room for another connection
+_REST = 1.0  # seconds without accepting, where there is no room for another connection
+_MOMENT = 0.001  # seconds in which another process may take one
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Acceptor:
-    """One connection each time round the loop, so that those that come together are spread over the processes: a loop's own server takes all
-    that wait. A socket that all processes inherit, and not one for each of them at the same port (SO_REUSEPORT), for what waits at it is
+    """One connection each time round the loop, and a moment later where another process has fewer: connections stay, and a loop's own server would
+    take all that wait. A socket that all processes inherit, and not one for each of them at the same port (SO_REUSEPORT), for what waits at it is
     nobody's: a process that dies takes none of it along.
 
     Args:
         take: is given each connection.
+        is_ahead: whether another process has fewer.
     """
 
-    def __init__(self, listening: socket.socket, take: Callable[[socket.socket], None]) -> None:
+    def __init__(
+        self, listening: socket.socket, take: Callable[[socket.socket], None], is_ahead: Callable[[], bool]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._take = take
+        self._is_ahead = is_ahead
+        self._waited = False
         self._closed = False
         listening.setblocking(False)
         self._open()
@@ -41,17 +47,25 @@ class Acceptor:
             self._loop.add_reader(self._listening, self._take_one)
 
     def _take_one(self) -> None:
+        if not self._waited and self._is_ahead():
+            self._waited = True  # once: the other one may be busy
+            self._pause(_MOMENT)
+            return
+        self._waited = False
         try:
             connection = _accept(self._listening)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
             _LOGGER.error("no connection can be accepted: %s", error.strerror)
-            self._loop.remove_reader(self._listening)
-            self._loop.call_later(_PAUSE, self._open)
+            self._pause(_REST)
             return
         if connection is not None:
             self._take(connection)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listening)
+        self._loop.call_later(seconds, self._open)
 
 
 class Connections:
@@ -60,6 +74,10 @@ class Connections:
     def __init__(self, make: Callable[[], asyncio.BaseProtocol]) -> None:
         self._make = make
         self._begun: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Those that are none yet."""
+        return len(self._begun)
 
     def take(self, connection: socket.socket) -> None:
         """Soon it is one."""

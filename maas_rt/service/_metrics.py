@@ -5,7 +5,7 @@ process, that grow with each one that ends. Here each worker has a region of one
 count is an addition and needs nobody else; whichever worker is asked adds up all regions. A worker that takes a dead one's place goes on
 with its region: no counter ever falls.
 
-    region:  worker (pid, start, up, restarts) | row of the server | rows, one for each version that was leased
+    region:  worker (pid, start, connections, up, restarts) | row of the server | rows, one for each version that was leased
     row:     stamp (odd: in use) | lengths of the names | cells, 64 bits each | model and version, as UTF-8
 """
 
@@ -48,10 +48,9 @@ CELLS = _CACHED + 1
 
 _NAME_BYTES = 320  # of model and version together; a file's name has 255 at most
 _ROW_CELLS = 2 + CELLS + _NAME_BYTES // 8
-_WORKER_CELLS = 4
-_PID, _START, _UP, _RESTARTS = range(
-    _WORKER_CELLS
-)  # the first two are the worker's to write, the others those of who watches over it
+_WORKER_CELLS = 5
+# The first three are the worker's to write, the others those of the process that watches over it.
+_PID, _START, _CONNECTIONS, _UP, _RESTARTS = range(_WORKER_CELLS)
 _MAX = (1 << 64) - 1
 
 
@@ -197,7 +196,8 @@ class Page:
 
     def end(self, worker: int) -> None:
         """Its process is gone, and what it was doing; what it has counted stays."""
-        self.region(worker)[_UP] = 0
+        region = self.region(worker)
+        region[_UP] = region[_CONNECTIONS] = 0
         for number in range(1, self.models + 1):
             cells = _cells(self.row(worker, number))
             cells[_IN_FLIGHT] = cells[_CACHED] = 0
@@ -205,6 +205,12 @@ class Page:
     def restart(self, worker: int) -> None:
         """It is started again."""
         self.region(worker)[_RESTARTS] += 1
+
+    def is_ahead(self, worker: int, connections: int) -> bool:
+        """Notes how many connections a worker has, and says whether it has more than another one."""
+        self.region(worker)[_CONNECTIONS] = connections
+        others = [self.region(number) for number in range(self.workers) if number != worker]
+        return any(other[_UP] and other[_CONNECTIONS] < connections for other in others)
 
     @property
     def complete(self) -> bool:
@@ -298,7 +304,7 @@ class Metrics:
     def workers(self) -> Iterator[Worker]:
         """Those that have begun."""
         for number in range(self._page.workers):
-            pid, start, up, restarts = self._page.region(number)[:_WORKER_CELLS]
+            pid, start, _, up, restarts = self._page.region(number)[:_WORKER_CELLS]
             if pid:
                 yield Worker(number, pid, start, bool(up), restarts)
 

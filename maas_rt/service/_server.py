@@ -386,41 +386,46 @@ async def running(
     sockets: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
     bounds: Bounds | None = None,
-    shared: bool = False,
+    is_ahead: Callable[[int], bool] | None = None,
 ) -> AsyncIterator[None]:
     """Answers on sockets that listen, by TLS on those that are no Unix sockets if there is a context, while the block runs; then closes them.
-    Requests that were begun are answered. `shared`: other processes listen on them, too; their paths stay."""
+    Requests that were begun are answered. `is_ahead`: other processes listen on them, too, and this says whether one of them has fewer than so many
+    connections; their paths stay."""
     loop = asyncio.get_running_loop()
     runner = Runner(app, bounds)
     await runner.setup()
-    assert isinstance(runner.server, Server)
-    handshakes = None if tls is None else Handshakes(runner.server, tls, _HANDSHAKE)
-    plain = Connections(runner.server)
+    server = runner.server
+    assert isinstance(server, Server)
+    handshakes = None if tls is None else Handshakes(server, tls, _HANDSHAKE)
+    plain = Connections(server)
     opened: list[Acceptor | asyncio.Server] = []
-    paths = [] if shared else unix_paths(sockets)
+    paths = [] if is_ahead is not None else unix_paths(sockets)
 
     def taking(listening: socket.socket) -> Callable[[socket.socket], None]:
         return plain.take if handshakes is None or listening.family == socket.AF_UNIX else handshakes.take
 
+    def connections() -> int:
+        return len(server.open) + server.handshakes + len(plain)
+
     try:
         for each in sockets:
-            if shared:
-                opened.append(Acceptor(each, taking(each)))
+            if is_ahead is not None:
+                opened.append(Acceptor(each, taking(each), lambda: is_ahead(connections())))
             elif each.family == socket.AF_UNIX:
-                opened.append(await loop.create_unix_server(runner.server, sock=each))
+                opened.append(await loop.create_unix_server(server, sock=each))
             elif handshakes is not None:
                 handshakes.listen(each)
             else:
-                opened.append(await loop.create_server(runner.server, sock=each))
+                opened.append(await loop.create_server(server, sock=each))
         yield
     finally:
         # A client may have connected whom nobody has met yet, and who has sent its request.
         rest = [each.dup() for each in sockets]
-        for server in opened:
-            server.close()
+        for one in opened:
+            one.close()
         if handshakes is not None:
             handshakes.stop()
-        if shared:
+        if is_ahead is not None:
             for each in sockets:
                 each.close()
         remove(paths)
@@ -428,7 +433,7 @@ async def running(
         for each in rest:
             take_rest(each, taking(each))
         await plain.settle()
-        await runner.server.settle(_ON_THEIR_WAY)
+        await server.settle(_ON_THEIR_WAY)
         if handshakes is not None:
             handshakes.cancel()
         await runner.cleanup()

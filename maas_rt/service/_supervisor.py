@@ -43,8 +43,8 @@ class Patience:
         longest: pause.
     """
 
-    failures: int = 5
-    pause: float = 1.0
+    failures: int = 8
+    pause: float = 0.1
     lived: float = 10.0
     longest: float = 8.0
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,7 @@ class _Worker:
     def __init__(self, task: Task, channel: Channel, page: Page, ends: ExitStack) -> None:
         self._task = task
         self._settings = task.settings
+        self._page = page
         self._ends = ends
         self._orphaned = False
         self._state = task.state
@@ -138,7 +140,7 @@ class _Worker:
     async def _answer(self, sockets: list[socket.socket]) -> None:
         await serve_until_told(
             self._app,
-            running(self._app, sockets, self._prepared.tls, shared=True),
+            running(self._app, sockets, self._prepared.tls, is_ahead=partial(self._page.is_ahead, self._task.number)),
             self._grpc(),
             lambda: 0.0 if self._orphaned else self._settings.drain_delay,
             lambda: self._peers.tell("up"),

@@ -349,7 +349,7 @@ def test_weights_are_in_memory_once(tmp_path: Path) -> None:
     size = 32 << 20
     (tmp_path / "large.mrt").write_bytes(_large(size))
     with serving(tmp_path, workers=3) as server:
-        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0.0] * 4}]}
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1024], "data": [0.0] * 1024}]}
         for _ in range(24):  # so that each worker has read them
             assert server.ask("POST", "/v2/models/large/infer", body)[0] == 200
         maps = [_memory(pid) for pid in server.workers()]
@@ -358,10 +358,14 @@ def test_weights_are_in_memory_once(tmp_path: Path) -> None:
 
 
 def _large(size: int) -> bytes:
+    """x [1, 1024] -> y [1, 1024], with weights of so many bytes."""
     b = _tiny.Builder("large")
-    x, y = b.input("x", [1, 4]), b.value("y", [1, size // 16])
-    b.gemm(x, np.ones((4, size // 16), np.float32), y)
-    return b.file(y)
+    x = b.input("x", [1, 1024])
+    for number in range(size >> 22):
+        y = b.value(f"y{number}", [1, 1024])
+        b.gemm(x, np.full((1024, 1024), number, np.float32), y)
+        x = y
+    return b.file(x)
 
 
 def _memory(pid: int) -> tuple[float, float]:
@@ -373,6 +377,23 @@ def _memory(pid: int) -> tuple[float, float]:
             shared += sizes["Pss"]
             own += sizes["Private_Dirty"] + sizes["Swap"]
     return shared, own
+
+
+def test_connections_are_spread(models: Path) -> None:
+    with serving(models) as server:
+        workers = server.workers()
+        before = [_sockets(each) for each in workers]
+        connections = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(32)]
+        for each in connections:
+            each.connect()
+        until(lambda: sum(map(_sockets, workers)) - sum(before) == 32)
+        assert min(_sockets(each) - was for each, was in zip(workers, before)) >= 4
+        for each in connections:
+            each.close()
+
+
+def _sockets(pid: int) -> int:
+    return sum(os.readlink(each).startswith("socket:") for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def test_sequences_are_refused(tmp_path: Path) -> None:
