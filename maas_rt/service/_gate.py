@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
+from typing import Protocol
 
 from ._access import Access, bearer, permit
 from ._audit import Audit
@@ -19,6 +20,12 @@ _VERBS = {each.value: each for each in Verb}
 _STRANGERS = Limits(rate=10, burst=50)  # of calls without a valid token from one address
 
 
+class Admits(Protocol):
+    """A Limiter, or one that counts with others."""
+
+    def admit(self, client: str, now: int, limits: Limits | None = None) -> Admission: ...
+
+
 class Gatekeeper:
     """A Core's Gate. Any thread may call anything. Of an address whose tokens fail too often calls are refused without a note.
 
@@ -29,12 +36,12 @@ class Gatekeeper:
     def __init__(
         self,
         access: Access | None = None,
-        limiter: Limiter | None = None,
+        limiter: Admits | None = None,
         audit: Audit | None = None,
         now: Callable[[], int] = time.time_ns,
     ) -> None:
         self.access = Access() if access is None else access
-        self._limiter = Limiter(Limits()) if limiter is None else limiter
+        self._limiter: Admits = Limiter(Limits()) if limiter is None else limiter
         self._audit = Audit() if audit is None else audit
         self._now = now
         self._strangers = Limiter(_STRANGERS)

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, Protocol
 
 from .._errors import InvalidArgumentError
 from ._errors import Kind, ServiceError
@@ -57,13 +58,24 @@ class _Bucket:
     in_flight: int = 0
 
 
+class Bucket(Protocol):
+    """What `let_in` looks at, and changes."""
+
+    full_at: int
+    in_flight: int
+
+
+class _Owner(Protocol):
+    def give_back(self, bucket: Any, taken: int = 0) -> None: ...
+
+
 class Admission:
-    """A request that was let in, until `end`, or the end of a with block. To end it twice is to end it once."""
+    """A request that was let in, until `end`, or the end of a with block. To end it twice is to end it once. `limiter` has counted it; None: nobody has."""
 
     __slots__ = ("_bucket", "_limiter", "_taken")
 
-    def __init__(self, limiter: Limiter, bucket: _Bucket, taken: int) -> None:
-        self._limiter: Limiter | None = limiter
+    def __init__(self, limiter: _Owner | None, bucket: Bucket | None, taken: int) -> None:
+        self._limiter = limiter
         self._bucket = bucket
         self._taken = taken
 
@@ -71,13 +83,13 @@ class Admission:
         """The request has been answered."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
-            limiter._give_back(self._bucket)
+            limiter.give_back(self._bucket)
 
     def withdraw(self) -> None:
         """It comes again, and was not asked."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
-            limiter._give_back(self._bucket, self._taken)
+            limiter.give_back(self._bucket, self._taken)
 
     def __enter__(self) -> None:
         return None
@@ -86,6 +98,24 @@ class Admission:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+
+
+def let_in(limits: Limits, bucket: Bucket, now: int) -> int:
+    """Counts a request, and returns what its bucket has given; or raises ServiceError, RATE_LIMITED."""
+    if limits.in_flight and bucket.in_flight >= limits.in_flight:
+        text = f"this client has {limits.in_flight} requests in flight, its most; wait for one"
+        raise ServiceError(Kind.RATE_LIMITED, text, 1)
+    interval = limits.interval_ns
+    if interval:
+        allowed = (limits.depth - 1) * interval
+        full_at = min(max(bucket.full_at, now), now + allowed + interval)
+        wait = full_at - now - allowed
+        if wait > 0:
+            text = f"this client asks more often than its {limits.rate:g} requests a second"
+            raise ServiceError(Kind.RATE_LIMITED, text, wait / _SECOND)
+        bucket.full_at = full_at + interval
+    bucket.in_flight += 1
+    return interval
 
 
 class Limiter:
@@ -118,26 +148,8 @@ class Limiter:
         limits = limits or self._limits
         with self._lock:
             bucket = self._bucket(client, now)
-            if limits.in_flight and bucket.in_flight >= limits.in_flight:
-                raise ServiceError(
-                    Kind.RATE_LIMITED,
-                    f"this client has {limits.in_flight} requests in flight, its most; wait for one",
-                    1,
-                )
-            interval = limits.interval_ns
-            if interval:
-                allowed = (limits.depth - 1) * interval
-                full_at = min(max(bucket.full_at, now), now + allowed + interval)
-                wait = full_at - now - allowed
-                if wait > 0:
-                    raise ServiceError(
-                        Kind.RATE_LIMITED,
-                        f"this client asks more often than its {limits.rate:g} requests a second",
-                        wait / _SECOND,
-                    )
-                bucket.full_at = full_at + interval
-            bucket.in_flight += 1
-        return Admission(self, bucket, interval)
+            taken = let_in(limits, bucket, now)
+        return Admission(self, bucket, taken)
 
     def _bucket(self, client: str, now: int) -> _Bucket:
         bucket = self._buckets.get(client)
@@ -159,7 +171,8 @@ class Limiter:
             self._buckets.move_to_end(client)
         return False
 
-    def _give_back(self, bucket: _Bucket, taken: int = 0) -> None:
+    def give_back(self, bucket: _Bucket, taken: int = 0) -> None:
+        """A request is over; `taken`: it was none."""
         with self._lock:
             bucket.in_flight -= 1
             bucket.full_at -= taken

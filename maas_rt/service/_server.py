@@ -24,7 +24,7 @@ from ._app import create_app
 from ._audit import Audit
 from ._connection import Bounds, Runner, Server
 from ._core import Peers
-from ._gate import Gatekeeper
+from ._gate import Admits, Gatekeeper
 from ._guard import CORE, METRICS
 from ._handshakes import Handshakes
 from ._limiter import Limiter, Limits
@@ -259,14 +259,19 @@ def tell_of(repository: Repository) -> tuple[str, ...]:
 
 
 def make_app(
-    settings: Settings, repository: Repository, prepared: Prepared, metrics: Metrics, peers: Peers | None = None
+    settings: Settings,
+    repository: Repository,
+    prepared: Prepared,
+    metrics: Metrics,
+    limiter: Admits | None = None,
+    peers: Peers | None = None,
 ) -> web.Application:
-    """The application; tokens are looked at from now on."""
+    """The application; tokens are looked at from now on. `limiter`: one that counts with others."""
     prepared.access.start(time.time_ns())
     return create_app(
         repository,
         settings.max_body,
-        gate=Gatekeeper(prepared.access, Limiter(settings.limits), prepared.audit),
+        gate=Gatekeeper(prepared.access, limiter or Limiter(settings.limits), prepared.audit),
         metrics=metrics,
         local_only=prepared.access.is_open and not settings.listen.insecure,
         console=settings.console,

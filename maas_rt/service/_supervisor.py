@@ -26,6 +26,7 @@ from ._metrics import Page
 from ._peers import State
 from ._sealed import is_offered
 from ._server import Settings, url
+from ._shared_limiter import ClientTable
 from ._worker import Task
 
 _LOGGER = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ class _Supervisor:
         self._cpus = cpus
         self._patience = patience
         self._page = Page(workers)
+        self._table = ClientTable(workers)
         self._workers = [_Worker(number) for number in range(workers)]
         self._sockets = sockets
         self._paths = unix_paths(sockets)
@@ -222,7 +224,7 @@ class _Supervisor:
         leads = worker.number == self._leader
         task = Task(self._settings, worker.number, len(self._workers), self._cpus, leads, state, self._grpc)
         with suppress(OSError):  # it is dead already, which will be seen
-            files = [self._page.descriptor, *(each.fileno() for each in self._sockets)]
+            files = [self._page.descriptor, self._table.descriptor, *(each.fileno() for each in self._sockets)]
             worker.channel.send("task", task, files=files)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
@@ -250,6 +252,7 @@ class _Supervisor:
         was_up, lived = worker.is_up, time.monotonic() - worker.since
         worker.process, worker.channel, worker.is_up, worker.has_joined = None, None, False, False
         self._page.end(worker.number)
+        self._table.end(worker.number)
         self._forget(worker)
         if self._is_ending:
             if status:

@@ -38,6 +38,7 @@ from ._server import (
     serve_until_told,
     tell_of,
 )
+from ._shared_limiter import ClientTable, SharedLimiter
 from ._watch import Watch
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told first. With it come the file of the page of metrics, and the sockets that listen.
+    """What a worker is told first. With it come the files of the page of metrics and of the clients' limits, and the sockets that listen.
 
     Args:
         number: of the worker, from 0 on.
@@ -74,12 +75,12 @@ def main() -> int:
     message = channel.receive()
     if message is None:
         return 1
-    (task,), (page, *listening) = message.values, message.files
+    (task,), (page, table, *listening) = message.values, message.files
     try:
         with ExitStack() as ends:
-            _Worker(task, channel, Page(task.workers, descriptor=page), ends).run(
-                [socket.socket(fileno=each) for each in listening]
-            )
+            shared = Page(task.workers, descriptor=page), ClientTable(task.workers, descriptor=table)
+            worker = _Worker(task, channel, *shared, ends)
+            worker.run([socket.socket(fileno=each) for each in listening])
     except (Error, OSError) as error:
         channel.send("failed", str(error))
         return 1
@@ -87,7 +88,7 @@ def main() -> int:
 
 
 class _Worker:
-    def __init__(self, task: Task, channel: Channel, page: Page, ends: ExitStack) -> None:
+    def __init__(self, task: Task, channel: Channel, page: Page, table: ClientTable, ends: ExitStack) -> None:
         self._task = task
         self._settings = task.settings
         self._page = page
@@ -97,7 +98,8 @@ class _Worker:
         self._prepared = ends.enter_context(prepare(task.settings))
         self._peers = Peers(channel, page, self._gone)
         metrics = Metrics(page, task.number, time.time_ns())
-        self._app = make_app(task.settings, self._repository(), self._prepared, metrics, self._peers)
+        limiter = SharedLimiter(task.settings.limits, table, task.number)
+        self._app = make_app(task.settings, self._repository(), self._prepared, metrics, limiter, self._peers)
 
     def run(self, sockets: list[socket.socket]) -> None:
         """Answers until it is told to end."""

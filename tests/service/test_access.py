@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +26,7 @@ from maas_rt.service._grants import ALL, Client, Grant, Verb, read_grants
 from maas_rt.service._jwks import UrlKeys, read_key_set
 from maas_rt.service._keys import new_key, parse_time, read_keys, revoke_key, show_time
 from maas_rt.service._limiter import Limiter, Limits
+from maas_rt.service._shared_limiter import ClientTable, SharedLimiter
 from tests.service import _certificates
 from tests.service._certificates import KEYS, jwk, key_set
 
@@ -704,7 +707,15 @@ def test_challenges() -> None:
 # ---- limits
 
 
-def taken(limiter: Limiter, client: str, now: int, limits: Limits | None = None) -> float:
+def shared(limits: Limits) -> SharedLimiter:
+    """Of the second of three workers."""
+    return SharedLimiter(limits, ClientTable(3), 1)
+
+
+either = pytest.mark.parametrize("made", [Limiter, shared], ids=["alone", "shared"])
+
+
+def taken(limiter: Limiter | SharedLimiter, client: str, now: int, limits: Limits | None = None) -> float:
     """0, or the seconds to wait."""
     try:
         limiter.admit(client, now, limits).end()
@@ -714,8 +725,9 @@ def taken(limiter: Limiter, client: str, now: int, limits: Limits | None = None)
     return 0
 
 
-def test_a_burst_and_then_the_rate() -> None:
-    limiter = Limiter(Limits(rate=10, burst=3))
+@either
+def test_a_burst_and_then_the_rate(made: Any) -> None:
+    limiter = made(Limits(rate=10, burst=3))
     assert [taken(limiter, "a", NOW) for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)]
     assert taken(limiter, "b", NOW) == 0  # another client's bucket
     assert taken(limiter, "a", NOW + SECOND // 20) == pytest.approx(0.05)  # a refusal costs nothing
@@ -728,23 +740,26 @@ def test_a_burst_and_then_the_rate() -> None:
     ]  # no more than a burst is saved
 
 
-@given(st.floats(0.01, 1000), st.integers(1, 20), st.lists(st.floats(0, 3), max_size=60))
-def test_no_more_than_burst_and_rate(rate: float, burst: int, gaps: list[float]) -> None:
-    limiter, now, admitted = Limiter(Limits(rate, burst)), NOW, 0
+@either
+@given(rate=st.floats(0.01, 1000), burst=st.integers(1, 20), gaps=st.lists(st.floats(0, 3), max_size=60))
+def test_no_more_than_burst_and_rate(made: Any, rate: float, burst: int, gaps: list[float]) -> None:
+    limiter, now, admitted = made(Limits(rate, burst)), NOW, 0
     for gap in gaps:
         now += int(gap * SECOND)
         admitted += taken(limiter, "a", now) == 0
     assert admitted <= burst + (now - NOW) / SECOND * rate * (1 + 1e-6) + 1e-6
 
 
-def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
-    limiter = Limiter(Limits(rate=1, burst=5))
+@either
+def test_a_clock_that_is_set_back_locks_nobody_out(made: Any) -> None:
+    limiter = made(Limits(rate=1, burst=5))
     assert all(taken(limiter, "a", NOW) == 0 for _ in range(5))
     assert taken(limiter, "a", NOW - 3600 * SECOND) <= 1
 
 
-def test_requests_at_once() -> None:
-    limiter = Limiter(Limits(in_flight=2))
+@either
+def test_requests_at_once(made: Any) -> None:
+    limiter = made(Limits(in_flight=2))
     first = limiter.admit("a", NOW)
     with limiter.admit("a", NOW):
         assert taken(limiter, "a", NOW) == 1
@@ -762,6 +777,67 @@ def test_the_table_is_bounded_and_to_come_under_many_names_wins_nothing() -> Non
     assert taken(limiter, "c0", NOW) > 0  # nobody's bucket was filled by being forgotten
     admitted = sum(taken(limiter, f"d{number}", NOW + 2 * SECOND) == 0 for number in range(1000))
     assert 50 <= admitted <= 51 and len(limiter) == 50  # who is idle makes room
+
+
+def test_what_one_worker_lets_in_counts_in_all_and_dies_with_it() -> None:
+    table = ClientTable(2)
+    first, second = (SharedLimiter(Limits(rate=1, burst=4, in_flight=3), table, number) for number in range(2))
+    held = [first.admit("a", NOW), second.admit("a", NOW), second.admit("a", NOW)]
+    assert taken(first, "a", NOW) == taken(second, "a", NOW) == 1  # three are in flight
+    held[1].withdraw()
+    assert [taken(first, "a", NOW), taken(second, "a", NOW)] == [0, 0]  # of the burst two were left with that
+    assert taken(second, "a", NOW) > 0 and taken(first, "b", NOW) == 0
+    late = NOW + 60 * SECOND
+    held.append(first.admit("a", late))
+    assert taken(second, "a", late) == 1
+    table.end(1)  # the second worker is killed: one of the three was its own
+    assert taken(first, "a", late) == 0
+    for each in held:
+        each.end()
+    assert taken(first, "a", late, Limits(in_flight=1)) == 0
+    assert taken(first, "a", late, Limits()) == 0  # nobody limits it, and nobody counts it
+
+
+def test_the_table_of_all_workers_is_bounded_too() -> None:
+    table = ClientTable(2, clients=64)
+    limiters = [SharedLimiter(Limits(rate=1, burst=1), table, number) for number in range(2)]
+    admitted = sum(taken(limiters[number % 2], f"c{number}", NOW) == 0 for number in range(2000))
+    assert admitted == 64 + 8  # one each, and one of each set that others share
+    later = NOW + 2 * SECOND
+    admitted = sum(taken(limiters[number % 2], f"d{number}", later) == 0 for number in range(2000))
+    assert admitted == 64 + 8  # who is idle makes room
+
+
+_ASKING = """
+import sys
+from maas_rt.service._limiter import Limits
+from maas_rt.service._shared_limiter import ClientTable, SharedLimiter
+
+descriptor, number = map(int, sys.argv[1:])
+limiter = SharedLimiter(Limits(rate=0.001, burst=3000), ClientTable(2, descriptor=descriptor), number)
+admitted = 0
+for _ in range(2500):
+    try:
+        limiter.admit("a", 10**18).end()
+        admitted += 1
+    except Exception:
+        pass
+print(admitted)
+"""
+
+
+def test_workers_count_together_at_the_same_time() -> None:
+    table = ClientTable(2)
+    asking = [
+        subprocess.Popen(
+            [sys.executable, "-c", _ASKING, str(table.descriptor), str(number)],
+            pass_fds=[table.descriptor],
+            stdout=subprocess.PIPE,
+        )
+        for number in range(2)
+    ]
+    assert sum(int(each.communicate(timeout=60)[0]) for each in asking) == 3000
+    assert taken(SharedLimiter(Limits(in_flight=1), table, 0), "a", NOW) == 0  # none is in flight
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,12 @@ def _memory(pid: int) -> tuple[float, float]:
     return shared, own
 
 
+def test_limits_of_a_client_are_those_of_all_workers(models: Path) -> None:
+    with serving(models, "--rate", "0.001", "--burst", "6") as server:
+        told = [server.ask("GET", "/v2")[0] for _ in range(24)]
+        assert sorted(told) == [200] * 6 + [429] * 18
+
+
 def test_connections_are_spread(models: Path) -> None:
     with serving(models) as server:
         workers = server.workers()
