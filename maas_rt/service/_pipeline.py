@@ -53,8 +53,12 @@ class Pipeline:
     @cached_property
     def followers(self) -> tuple[tuple[int, ...], ...]:
         """Of each step the steps that need it, by number."""
-        steps = self.graph.steps
-        return tuple(tuple(n for n, other in enumerate(steps) if step.name in other.needs()) for step in steps)
+        numbers = {step.name: number for number, step in enumerate(self.graph.steps)}
+        found: list[list[int]] = [[] for _ in numbers]
+        for number, step in enumerate(self.graph.steps):
+            for name in step.needs():
+                found[numbers[name]].append(number)
+        return tuple(map(tuple, found))
 
 
 def _check_member(step: Step, served: Served) -> None:

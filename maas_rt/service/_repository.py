@@ -763,8 +763,10 @@ class Repository:
                     sleeps = True
                     continue
                 gone = self._bind_to(name, record, config, graph, members)
-            except (Error, ServiceError) as error:
-                refused = refused or str(error)
+            except Exception as error:
+                if not isinstance(error, Error | ServiceError):
+                    logging.getLogger(__name__).error("%s cannot be bound", path, exc_info=error)
+                refused = refused or str(error) or type(error).__name__
                 continue
             record.bound, record.waits = config, ""
             record.dormant.pop(1, None)
