@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, kind_of
@@ -19,9 +18,6 @@ from ._graph import Source
 from ._pipeline import Pipeline
 from ._scheduler import Arrays, Job, QueueStats
 from ._statistics import Phases, Statistics
-
-if TYPE_CHECKING:
-    from ._served import Served
 
 _SEEDS = 1 << 64
 
@@ -137,7 +133,9 @@ class _Flow:
 
     def fail(self, error: ServiceError) -> None:
         """No further step begins, and those that run stop."""
-        self._give_up(error, error)
+        with self._lock:
+            running = self._given_up(error, error)
+        self._stop(running, error)
         self.go_on()
 
     # ---- a step
@@ -157,8 +155,9 @@ class _Flow:
 
     def _begin(self, number: int, arrays: Arrays) -> None:
         member, job = self._pipeline.members[number], self._made(number, arrays, partial(self._step_ended, number))
-        self._told_of(member)
         try:
+            if self._job.steps is not None:
+                self._job.steps.began(member)
             member.scheduler.submit(job)
         except Exception as error:
             job.error = error
@@ -190,10 +189,6 @@ class _Flow:
             alone=rows is None,
         )
 
-    def _told_of(self, member: Served) -> None:
-        if self._job.steps is not None:
-            self._job.steps.began(member)
-
     def _step_ended(self, number: int, job: Job) -> None:
         self._take(number, job)
         self.go_on()
@@ -202,23 +197,23 @@ class _Flow:
         """What a step has given, or how it has failed."""
         name = self._pipeline.graph.steps[number].name
         self._count(number, job)
+        error = None if job.error is None else _named(name, job.error)
         with self._lock:
             self._running.discard(number)
             self._submitted.pop(number, None)
             self._left -= 1
             if job.started:
                 self._job.started = min(self._job.started or job.started, job.started)
-            if job.error is None and self._error is None:
+            if error is None and self._error is None:
                 found = {Source(name, output): array for output, array in job.results.items()}
                 self._values |= {source: array for source, array in found.items() if self._uses.get(source)}
                 for follower in self._pipeline.followers[number]:
                     self._needs[follower] -= 1
                     if not self._needs[follower]:
                         self._ready.append(follower)
-        if job.error is not None:
-            self._give_up(
-                _named(name, job.error), ServiceError(Kind.CANCELLED, "another step of the pipeline has failed")
-            )
+            stopped = ServiceError(Kind.CANCELLED, "another step of the pipeline has failed")
+            running = [] if error is None else self._given_up(error, stopped)
+        self._stop(running, stopped)
 
     def _count(self, number: int, job: Job) -> None:
         """Of the model, as of any request to it."""
@@ -234,13 +229,15 @@ class _Flow:
         if self._job.steps is not None:
             self._job.steps.ran(member, None if job.error is None else kind_of(job.error), phases, taken)
 
-    def _give_up(self, error: BaseException, stopped: ServiceError) -> None:
-        with self._lock:
-            if self._over or self._error is not None:
-                return
-            self._error, self._stopped = error, stopped
-            self._values.clear()
-            running = list(self._submitted.items())
+    def _given_up(self, error: BaseException, stopped: ServiceError) -> list[tuple[int, Job]]:
+        """With the lock: it has failed, if it has not before; returns the steps to be stopped."""
+        if self._over or self._error is not None:
+            return []
+        self._error, self._stopped = error, stopped
+        self._values.clear()
+        return list(self._submitted.items())
+
+    def _stop(self, running: list[tuple[int, Job]], stopped: ServiceError) -> None:
         for number, job in running:
             self._pipeline.members[number].scheduler.cancel(job, stopped)
 

@@ -20,7 +20,8 @@ _Shapes = Mapping[str, Sequence[int]]
 
 
 def warm_up(name: str, model: Model, scheduling: Scheduling, warmup: Warmup) -> None:
-    """Runs the shapes of the config, or one of each batch size that the scheduling names, as small as the model takes them.
+    """Runs the shapes of the config, or one of each batch size that the scheduling names, as small as the model takes them, and the largest that is
+    padded.
 
     Runs that nobody asked for may find fault with zeros, and are over when their time is: neither says anything of the model.
 
@@ -54,11 +55,18 @@ def _smallest(model: Model, scheduling: Scheduling) -> Iterator[_Shapes]:
     if batching is not None:
         sizes = [*sorted({1, *batching.preferred, batching.max_rows})]
     for rows in sizes:
-        shapes = {}
-        for info in model.inputs:
-            shape = _least(info)
-            shapes[info.name] = shape if rows is None else [rows, *shape[1:]]
+        yield _shapes(model, rows)
+    if batching is not None and scheduling.pad:  # what is padded is as long as this
+        shapes = _shapes(model, batching.max_rows)
+        for name, pad in scheduling.pad.items():
+            shapes[name][pad.axis] = pad.to[-1]
         yield shapes
+
+
+def _shapes(model: Model, rows: int | None) -> dict[str, list[int]]:
+    """As small as it takes them, but for the rows."""
+    least = {info.name: _least(info) for info in model.inputs}
+    return {name: shape if rows is None else [rows, *shape[1:]] for name, shape in least.items()}
 
 
 def _least(info: TensorInfo) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import maas_rt
-from maas_rt.service import Repository
+from maas_rt.service import Repository, _pipeline_scheduler
 from maas_rt.service._config import ModelConfig, Scheduling
 from maas_rt.service._core import Context, Core
 from maas_rt.service._datatypes import DATATYPES
@@ -371,6 +371,30 @@ def test_a_step_that_fails_ends_the_others(tmp_path: Path, first: int) -> None:
     assert str(job.error) == "step 'left': an index is out of range" and kind_of(job.error) is Kind.BAD_REQUEST
     assert world.observer.under_way == [] and ("encoder", Kind.BAD_REQUEST) in world.observer.seen
     assert ("encoder", None if first else Kind.CANCELLED) in world.observer.seen and len(world.observer.seen) == 2
+
+
+def test_a_step_that_fails_while_another_thread_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request is not over before it has its error."""
+    text = _step(
+        FORK[: FORK.index('[[pipeline.step]]\nmodel = "add"')] + FORK[FORK.index("[pipeline.outputs]") :],
+        "add.sum",
+        "right.y",
+    )
+    world = _Beside(tmp_path, text)
+    world.fail["right"] = maas_rt.InvalidArgumentError("no")
+    job = world.submit()
+    world.launch()
+    (flow,) = world.served.scheduler._flows.values()  # type: ignore[union-attr]
+    named = _pipeline_scheduler._named
+
+    def looked_at(step: str, error: BaseException) -> BaseException:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(flow.go_on).result(60)
+        return named(step, error)
+
+    monkeypatch.setattr(_pipeline_scheduler, "_named", looked_at)
+    world.launch()
+    assert world.ended == [job] and str(job.error) == "step 'right': no"
 
 
 def test_what_a_model_refuses_the_pipeline_refuses(tmp_path: Path) -> None:

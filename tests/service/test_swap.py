@@ -63,6 +63,8 @@ def test_what_a_version_is_warmed_up_with() -> None:
     assert _warm(_Model()) == [[(1, 8, 4), (1,)]]
     batches = "max_batch_size = 16\n[dynamic_batching]\npreferred_batch_size = [4, 8]\n"
     assert _warm(_Model(), batches) == [[(rows, 8, 4), (rows,)] for rows in (1, 4, 8, 16)]
+    pads = "max_batch_size = 2\n[dynamic_batching]\npad = {x = {axis = 2, to = [8, 16]}}\n"
+    assert _warm(_Model(), pads) == [[(1, 8, 4), (1,)], [(2, 8, 4), (2,)], [(2, 8, 16), (2,)]]
     shapes = "[warmup]\nshapes = [{x = [2, 8, 8], m = [2]}, {x = [3, 8, 4], m = [3]}]\n"
     assert _warm(_Model(), shapes) == [[(2, 8, 8), (2,)], [(3, 8, 4), (3,)]]
     assert _warm(_Model(), "[warmup]\ntimeout_ms = 0\n") == []
