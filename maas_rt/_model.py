@@ -6,7 +6,6 @@ import atexit
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
@@ -151,20 +150,32 @@ class Model(_Runnable):
         entry: str | None = None,
         seed: int | None = None,
     ) -> Future[dict[str, Array]]:
-        """Starts a run on a thread of this process and returns its future; `asyncio.wrap_future` makes it awaitable.
+        """Has a run made on a thread of the library and returns its future; `asyncio.wrap_future` makes it awaitable.
 
-        The options are run's; the deadline counts from now. Inputs and buffers must not be changed until it is done. When
-        the interpreter exits, what waits is dropped and what runs is cancelled.
+        Runs begin in the order of the calls, as many at once as there are CPUs. The options are run's; the deadline counts from
+        now, and a run that is too late, or cancelled, before its turn is not begun. Inputs and buffers must not be changed until
+        it is done. When the interpreter exits, what waits is dropped and what runs is cancelled.
+
+        Raises:
+            InvalidArgumentError: as run.
+            Error: 65,536 runs of this model wait already, or the state is in use (MRT_ERROR_BUSY).
         """
         given = _check_mapping("inputs", inputs)
         buffers = None if out is None else _check_mapping("out", out)
-        until = None if deadline is None else time.monotonic() + _check_seconds(deadline)
+        if _ended:
+            raise _no_more_runs()
+        future: Future[dict[str, Array]] = Future()
 
-        def work() -> dict[str, Array]:
-            left = None if until is None else until - time.monotonic()
-            return self.run(given, out=buffers, deadline=left, cancel=cancel, state=state, entry=entry, seed=seed)
+        def settle(results: dict[str, Array] | None, error: BaseException | None) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            if results is None:
+                future.set_exception(error)
+            else:
+                future.set_result(results)
 
-        return launch_on_thread(work)
+        self._submit(given, settle, out=buffers, deadline=deadline, cancel=cancel, state=state, entry=entry, seed=seed)
+        return future
 
     def profile(self, inputs: Mapping[str, Any], **options: Any) -> Profile:
         """Runs once, on a session kept for this, and returns a record of every step."""
@@ -291,30 +302,24 @@ def _check_mapping(name: str, given: object) -> dict[str, Any]:
     return dict(given)
 
 
-def _check_seconds(deadline: Any) -> float:
-    try:
-        return float(deadline)
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(f"deadline is {deadline!r} and must be a number of seconds from now") from None
-
-
 def launch_on_thread(work: Callable[[], T]) -> Future[T]:
-    """Calls a function that runs models on one of the threads of asynchronous runs."""
+    """Calls a function that runs models on one of some threads, one for each CPU."""
     try:
         return _executor().submit(work)
     except RuntimeError:
-        raise Error("the interpreter ends and starts no runs any more: call run instead of run_async") from None
+        raise _no_more_runs() from None
+
+
+def _no_more_runs() -> Error:
+    return Error("the interpreter ends and starts no runs any more: call run instead of run_async")
 
 
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
+_ended = False  # the interpreter is about to end
 
 
 def _executor() -> ThreadPoolExecutor:
-    """The threads that asynchronous runs are started on: one per CPU, so that a burst waits in line, not in memory.
-
-    `mrt_session_run_async` would take a session, with its memory, for each request that waits, not for each that runs.
-    """
     global _pool
     with _pool_lock:
         if _pool is None:
@@ -325,6 +330,8 @@ def _executor() -> ThreadPoolExecutor:
 
 
 def _at_exit() -> None:
+    global _ended
+    _ended = True
     _native.stop_background_runs()
     if _pool is not None:
         _pool.shutdown(wait=False, cancel_futures=True)

@@ -104,6 +104,18 @@ class Runner:
         entry: str | None = None,
         seed: int | None = None,
     ) -> dict[str, NDArray[Any]]: ...
+    def _submit(
+        self,
+        inputs: dict[str, Any],
+        settle: Callable[[dict[str, NDArray[Any]] | None, BaseException | None], object],
+        *,
+        out: dict[str, Any] | None = None,
+        deadline: float | None = None,
+        cancel: CancelToken | None = None,
+        state: State | None = None,
+        entry: str | None = None,
+        seed: int | None = None,
+    ) -> None: ...
     def memory(self) -> int: ...
     def _seed(self) -> int: ...
     def _records(self) -> list[tuple[str, str, int, int, float, float, int, int]]: ...

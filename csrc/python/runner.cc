@@ -24,26 +24,56 @@ unsigned long g_main_thread = 0;         // the one on which Python runs signal 
 std::atomic<bool> g_exiting{false};      // the interpreter is about to end
 thread_local bool t_background = false;  // this thread is one of those that run_async starts runs on
 
-// Runs on `inputs` (borrowed, in the entry's order). Returns a dict by name, or, for a call of a model with one output,
-// that output.
-PyObject* run(RunnerState& state, PyObject* const* inputs, const RunOptions& given, bool call) {
-  const EntrySpec& entry = state.program->entries()[static_cast<size_t>(given.entry)];
-  const size_t n_in = entry.inputs.size(), n_out = entry.outputs.size();
-  Few<ArrayView, 4> views(n_in);
-  Few<mrt_tensor, 4> in(n_in);
-  for (size_t i = 0; i < n_in; ++i) {
-    if (!views[i].view(inputs[i], "input", entry.inputs[i].text.c_str(), &in[i])) return nullptr;
+// The tensors of a run, from Python's arrays and back.
+class RunTensors {
+ public:
+  explicit RunTensors(const EntrySpec& entry)
+      : entry_(entry),
+        views_(entry.inputs.size()),
+        in_(entry.inputs.size()),
+        outputs_(entry.outputs.size()),
+        out_(entry.outputs.size()) {}
+
+  // `inputs`: borrowed, in the entry's order. False with a Python error set.
+  bool prepare(PyObject* const* inputs, const RunOptions& given) {
+    for (size_t i = 0; i < entry_.inputs.size(); ++i) {
+      if (!views_[i].view(inputs[i], "input", entry_.inputs[i].text.c_str(), &in_[i])) return false;
+    }
+    for (size_t i = 0; i < entry_.outputs.size(); ++i) {
+      PyObject* buffer = given.out ? PyDict_GetItemWithError(given.out, entry_.outputs[i].name.ptr()) : nullptr;
+      if (!buffer && given.out && PyErr_Occurred()) return false;
+      if (!prepare_output(entry_.outputs[i], buffer, &outputs_[i], &out_[i])) return false;
+    }
+    return !given.out || check_apart(entry_, given.out, outputs_.data());
   }
-  Few<Output, 4> outputs(n_out);
-  Few<mrt_tensor, 4> out(n_out);
-  for (size_t i = 0; i < n_out; ++i) {
-    PyObject* buffer = given.out ? PyDict_GetItemWithError(given.out, entry.outputs[i].name.ptr()) : nullptr;
-    if (!buffer && given.out && PyErr_Occurred()) return nullptr;
-    if (!prepare_output(entry.outputs[i], buffer, &outputs[i], &out[i])) return nullptr;
+  // After the run: a dict by name, or, for a call of a model with one output, that output. Null with a Python error
+  // set.
+  PyObject* results(bool call) {
+    const size_t n = entry_.outputs.size();
+    for (size_t i = 0; i < n; ++i) {
+      if (!finish_output(entry_.outputs[i], out_[i], &outputs_[i])) return nullptr;
+    }
+    if (call && n == 1) return outputs_[0].array.release().ptr();
+    PyObject* dict = PyDict_New();
+    for (size_t i = 0; dict && i < n; ++i) {
+      if (PyDict_SetItem(dict, entry_.outputs[i].name.ptr(), outputs_[i].array.ptr()) != 0) Py_CLEAR(dict);
+    }
+    return dict;
   }
-  if (given.out && !check_apart(entry, given.out, outputs.data())) return nullptr;
-  Lease lease(state);
-  if (!lease.session()) return nullptr;
+  const mrt_tensor* in() { return in_.data(); }
+  size_t in_count() const { return entry_.inputs.size(); }
+  mrt_tensor* out() { return out_.data(); }
+  size_t out_count() const { return entry_.outputs.size(); }
+
+ private:
+  const EntrySpec& entry_;
+  Few<ArrayView, 4> views_;
+  Few<mrt_tensor, 4> in_;
+  Few<Output, 4> outputs_;
+  Few<mrt_tensor, 4> out_;
+};
+
+mrt_run_options run_options(const RunOptions& given) {
   mrt_run_options options{};
   options.struct_size = sizeof(options);
   options.entry = given.entry;
@@ -53,31 +83,101 @@ PyObject* run(RunnerState& state, PyObject* const* inputs, const RunOptions& giv
   options.seeded = given.seeded;
   options.seed = given.seed;
   options.exact_outputs = 1;
+  return options;
+}
+
+void set_run_error(mrt_status status) {
+  if (status == MRT_ERROR_NO_STATE) {
+    set_invalid(
+        "the model keeps a state from run to run: make one with state = model.state() and give it to every "
+        "run, as in model.run(inputs, state=state)");
+  } else {
+    set_status_error(status);
+  }
+}
+
+PyObject* run(RunnerState& state, PyObject* const* inputs, const RunOptions& given, bool call) {
+  RunTensors tensors(state.program->entries()[static_cast<size_t>(given.entry)]);
+  if (!tensors.prepare(inputs, given)) return nullptr;
+  Lease lease(state);
+  if (!lease.session()) return nullptr;
+  mrt_run_options options = run_options(given);
   Released released;
   options.poll = interruption();
   options.poll_user = &released;
-  const mrt_status status = mrt_session_run(lease.session(), in.data(), n_in, out.data(), n_out, &options);
+  const mrt_status status =
+      mrt_session_run(lease.session(), tensors.in(), tensors.in_count(), tensors.out(), tensors.out_count(), &options);
   released.end();
-  if (status != MRT_OK) {
-    if (PyErr_Occurred()) return nullptr;  // of a signal's handler
-    if (status == MRT_ERROR_NO_STATE) {
-      set_invalid(
-          "the model keeps a state from run to run: make one with state = model.state() and give it to every "
-          "run, as in model.run(inputs, state=state)");
-      return nullptr;
-    }
-    set_status_error(status);
-    return nullptr;
+  if (status == MRT_OK) return tensors.results(call);
+  if (!PyErr_Occurred()) set_run_error(status);  // else of a signal's handler
+  return nullptr;
+}
+
+// ---- asynchronous runs ----
+
+// A run that waits in the pool's queue, or is under way, and all that it needs until then.
+struct Flight {
+  explicit Flight(const EntrySpec& entry) : tensors(entry) {}
+  RunTensors tensors;
+  std::vector<py::object> owned;  // the runner, what is called in the end, and the options' values
+};
+
+// The GIL on a thread of the library. When the interpreter ends meanwhile, the thread stays where it is (Waiting).
+class Acquired {
+ public:
+  Acquired() {
+    Waiting waiting;
+    state_ = PyGILState_Ensure();
+    waiting.over();
   }
-  for (size_t i = 0; i < n_out; ++i) {
-    if (!finish_output(entry.outputs[i], out[i], &outputs[i])) return nullptr;
+  ~Acquired() { PyGILState_Release(state_); }
+  Acquired(const Acquired&) = delete;
+  Acquired& operator=(const Acquired&) = delete;
+
+ private:
+  PyGILState_STATE state_;
+};
+
+// Calls settle(results, error) of which one is None.
+void settle(Flight* flight, mrt_status status) {
+  PyObject* results = status == MRT_OK ? flight->tensors.results(false) : nullptr;
+  if (status != MRT_OK) set_run_error(status);
+  py::object error = py::none();
+  if (!results) {
+    PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    error = py::reinterpret_steal<py::object>(value);
   }
-  if (call && n_out == 1) return outputs[0].array.release().ptr();
-  PyObject* dict = PyDict_New();
-  for (size_t i = 0; dict && i < n_out; ++i) {
-    if (PyDict_SetItem(dict, entry.outputs[i].name.ptr(), outputs[i].array.ptr()) != 0) Py_CLEAR(dict);
+  const auto given = results ? py::reinterpret_steal<py::object>(results) : py::object(py::none());
+  const auto done = py::reinterpret_steal<py::object>(
+      PyObject_CallFunctionObjArgs(flight->owned[1].ptr(), given.ptr(), error.ptr(), nullptr));
+  if (!done) PyErr_WriteUnraisable(flight->owned[1].ptr());
+}
+
+void finished(void* user, mrt_status status, const char*) {
+  if (g_exiting.load()) return;  // nobody is left to be told, and Python's objects are not to be touched any more
+  Flight* flight = static_cast<Flight*>(user);
+  Acquired acquired;
+  settle(flight, status);
+  delete flight;
+}
+
+// False with a Python error set. On success the flight is its own.
+bool submit(RunnerState& state, std::unique_ptr<Flight> flight, const RunOptions& given) {
+  mrt_run_options options = run_options(given);
+  options.poll = [](void*) -> int32_t { return g_exiting.load(std::memory_order_relaxed); };
+  RunTensors& tensors = flight->tensors;
+  const mrt_status status = mrt_pool_submit(state.pool, tensors.in(), tensors.in_count(), tensors.out(),
+                                            tensors.out_count(), &options, finished, flight.get());
+  if (status == MRT_OK) {
+    flight.release();
+  } else {
+    set_run_error(status);
   }
-  return dict;
+  return status == MRT_OK;
 }
 
 // ---- arguments ----
@@ -137,6 +237,41 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* k
   return check_complete(entry, inputs.data()) ? run(*state, inputs.data(), RunOptions{}, true) : nullptr;
 }
 
+// What run and _submit are given, a dict of arrays by input name and options by name (`values` of `names`), for
+// f(inputs in the entry's order, options). Null with a Python error set if they are wrong.
+template <typename F>
+PyObject* with_arguments(const RunnerState& state, PyObject* given, PyObject* const* values, PyObject* names, F f) {
+  RunOptions options;
+  const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+  for (Py_ssize_t i = 0; i < named; ++i) {
+    if (!read_option(*state.program, PyTuple_GET_ITEM(names, i), values[i], &options)) return nullptr;
+  }
+  const EntrySpec& entry = state.program->entries()[static_cast<size_t>(options.entry)];
+  if (options.out && !check_out_names(entry, options.out)) return nullptr;
+  const size_t n = entry.inputs.size();
+  Few<PyObject*, 8> inputs(n);
+  Few<py::object, 8> owned(n);  // another thread may change the dict
+  Py_ssize_t found = 0;
+  for (size_t i = 0; i < n; ++i) {
+    inputs[i] = PyDict_GetItemWithError(given, entry.inputs[i].name.ptr());
+    owned[i] = py::reinterpret_borrow<py::object>(inputs[i]);
+    if (inputs[i]) ++found;
+    if (!inputs[i] && PyErr_Occurred()) return nullptr;
+  }
+  if (found != PyDict_GET_SIZE(given)) {
+    PyObject *key, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(given, &at, &key, &value);) {
+      Few<PyObject*, 8> none(n);
+      if (!PyUnicode_Check(key)) {
+        set_invalid("the inputs' names are text, and one is %R", key);
+        return nullptr;
+      }
+      if (!put_named(entry, key, value, none.data())) return nullptr;
+    }
+  }
+  return check_complete(entry, inputs.data()) ? f(inputs.data(), options) : nullptr;
+}
+
 // runner.run({name: array}, out=, deadline=, cancel=, state=, entry=, seed=)
 PyObject* run_method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   RunnerState* state = state_of(self);
@@ -147,35 +282,30 @@ PyObject* run_method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, Py
         "model itself");
     return nullptr;
   }
-  RunOptions options;
-  const Py_ssize_t named = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
-  for (Py_ssize_t i = 0; i < named; ++i) {
-    if (!read_option(*state->program, PyTuple_GET_ITEM(kwnames, i), args[nargs + i], &options)) return nullptr;
+  return with_arguments(
+      *state, args[0], args + nargs, kwnames,
+      [&](PyObject* const* inputs, const RunOptions& options) { return run(*state, inputs, options, false); });
+}
+
+// runner._submit({name: array}, settle, ...): the same later, on a thread of the library.
+PyObject* submit_method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+  RunnerState* state = state_of(self);
+  if (!state) return nullptr;
+  if (nargs != 2 || !PyDict_Check(args[0]) || !state->pool) {
+    set_invalid("_submit takes a dict of arrays by input name, and what is called in the end, and is a Model's");
+    return nullptr;
   }
-  const EntrySpec& entry = state->program->entries()[static_cast<size_t>(options.entry)];
-  if (options.out && !check_out_names(entry, options.out)) return nullptr;
-  const size_t n = entry.inputs.size();
-  Few<PyObject*, 8> inputs(n);
-  Few<py::object, 8> owned(n);  // another thread may change the dict
-  Py_ssize_t found = 0;
-  for (size_t i = 0; i < n; ++i) {
-    inputs[i] = PyDict_GetItemWithError(args[0], entry.inputs[i].name.ptr());
-    owned[i] = py::reinterpret_borrow<py::object>(inputs[i]);
-    if (inputs[i]) ++found;
-    if (!inputs[i] && PyErr_Occurred()) return nullptr;
-  }
-  if (found != PyDict_GET_SIZE(args[0])) {
-    PyObject *key, *value;
-    for (Py_ssize_t at = 0; PyDict_Next(args[0], &at, &key, &value);) {
-      Few<PyObject*, 8> none(n);
-      if (!PyUnicode_Check(key)) {
-        set_invalid("the inputs' names are text, and one is %R", key);
-        return nullptr;
-      }
-      if (!put_named(entry, key, value, none.data())) return nullptr;
-    }
-  }
-  return check_complete(entry, inputs.data()) ? run(*state, inputs.data(), options, false) : nullptr;
+  return with_arguments(
+      *state, args[0], args + nargs, kwnames, [&](PyObject* const* inputs, const RunOptions& options) -> PyObject* {
+        auto flight = std::make_unique<Flight>(state->program->entries()[static_cast<size_t>(options.entry)]);
+        if (!flight->tensors.prepare(inputs, options)) return nullptr;
+        flight->owned = {py::reinterpret_borrow<py::object>(self), py::reinterpret_borrow<py::object>(args[1])};
+        const Py_ssize_t named = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+        for (Py_ssize_t i = 0; i < named; ++i)
+          flight->owned.push_back(py::reinterpret_borrow<py::object>(args[nargs + i]));
+        if (!submit(*state, std::move(flight), options)) return nullptr;
+        Py_RETURN_NONE;
+      });
 }
 
 // ---- the rest of the type ----
@@ -194,10 +324,14 @@ mrt_status make_session(RunnerState& state, int32_t threads) {
   return mrt_session_create(state.program->handle(), &options, &state.session);
 }
 
+// Of a run that waits there are its arrays, which are the caller's, and a kilobyte.
+constexpr int32_t kWaiting = 65536;
+
 mrt_status make_pool(RunnerState& state, int32_t threads) {
   mrt_pool_options options{};
   options.struct_size = sizeof(options);
   options.threads = threads;
+  options.waiting = kWaiting;
   return mrt_pool_create(state.program->handle(), &options, &state.pool);
 }
 
@@ -308,6 +442,9 @@ PyMethodDef methods[] = {
      "stops\n"
      "between two steps. cancel: a CancelToken. state: a State of this model. entry: name of an entry point. seed: of\n"
      "the random numbers that the model draws, an integer from 0 to 2**64 - 1; None: the system gives one."},
+    {"_submit", as_method(submit_method), METH_FASTCALL | METH_KEYWORDS,
+     "_submit(inputs, settle, **options): run later, on a thread of the library, which then calls settle(results, "
+     "error)."},
     {"memory", as_method(memory), METH_NOARGS, "Bytes of arenas and scratch that idle sessions hold."},
     {"_records", as_method(records), METH_NOARGS,
      "Steps of the last run: (name, kernel, start, duration, flops, bytes)."},

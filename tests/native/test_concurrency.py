@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +118,57 @@ def test_asynchronous_runs() -> None:
     assert model.run_async({"x": inputs[0]}, out={"y": buffer}).result(60)["y"] is buffer
     with pytest.raises(maas_rt.InvalidArgumentError, match="is missing"):
         model.run_async({}).result(60)
+
+
+def test_runs_that_wait_are_bounded(endless: maas_rt.Model) -> None:
+    token = maas_rt.CancelToken()
+    futures: list[Any] = []
+    with pytest.raises(maas_rt.Error, match="65536 runs wait in this pool") as caught:
+        for _ in range(70_000):
+            futures.append(endless.run_async({"x": X4}, cancel=token))
+    assert caught.value.status == "MRT_ERROR_BUSY" and len(futures) >= 65536
+    token.cancel()
+    for future in futures:
+        assert isinstance(future.exception(timeout=60), maas_rt.CancelledError)
+    token.clear()
+    model = maas_rt.load(_tiny.softmax())
+    assert model.run_async({"x": X4}).result(60)["y"].shape == (1, 4)
+
+
+def test_a_future_that_is_cancelled_gets_no_result(endless: maas_rt.Model) -> None:
+    token = maas_rt.CancelToken()
+    future, other = (endless.run_async({"x": X4}, cancel=token) for _ in range(2))
+    assert future.cancel() and future.cancelled()
+    token.cancel()
+    with pytest.raises(maas_rt.CancelledError):
+        other.result(60)
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(60)
+
+
+def test_a_state_is_one_runs_at_a_time() -> None:
+    model = maas_rt.load(_tiny.accumulator())
+    state, refused = model.state(), 0
+    futures = []
+    for _ in range(2000):
+        try:
+            futures.append(model.run_async({"x": np.ones((1, 4), np.float32)}, state=state))
+        except maas_rt.Error as error:
+            assert error.status == "MRT_ERROR_BUSY"
+            refused += 1
+    sums = sorted(future.result(60)["y"][0, 0] for future in futures)
+    assert sums == [11.0 + n for n in range(2000 - refused)]
+
+
+def test_what_a_run_needs_lives_until_it_is_done() -> None:
+    futures = []
+    for number in range(200):
+        model = maas_rt.load(_tiny.mlp("batch"), threads=1)
+        futures.append(model.run_async({"x": np.full((1, 16), number, np.float32)}, deadline=60))
+        del model
+    for number, future in enumerate(futures):
+        wanted = _tiny.reference_mlp(np.full((1, 16), number, np.float32))
+        np.testing.assert_allclose(future.result(60)["y"], wanted, rtol=1e-4, atol=1e-3)
 
 
 async def test_asynchronous_runs_are_awaited(endless: maas_rt.Model) -> None:
