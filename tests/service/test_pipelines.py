@@ -31,7 +31,7 @@ from maas_rt.service._statistics import Phases, Statistics
 from maas_rt.service._versions import Policy
 from maas_rt.service._watch import Settling
 from tests import _tiny
-from tests.service._serving import serving
+from tests.service._serving import serving, serving_beside
 from tests.service._versions import times
 from tests.service.test_repository import _put, _states
 
@@ -995,6 +995,34 @@ async def test_over_http_and_grpc(tmp_path: Path) -> None:
             and headers["Retry-After"] == "1"
             and "pipeline 'plain' is not ready: step 'embed'" in found["error"]
         )
+
+
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+def test_nvidias_clients(tmp_path: Path, kind: str) -> None:
+    how = f"NVIDIA's client: pip install 'tritonclient[{kind}]'"
+    triton = pytest.importorskip(f"tritonclient.{kind}", reason=how)
+    _pipeline(_models(tmp_path), FORK)
+    with serving_beside(tmp_path, grpc={} if kind == "grpc" else None) as server:
+        place = f"127.0.0.1:{server.port}" if kind == "http" else server.grpc.places[0].partition("://")[2]
+        client = triton.InferenceServerClient(place)
+        text = triton.InferInput("text", [2, 4], "FP32")
+        text.set_data_from_numpy(np.ones((2, 4), np.float32))
+        answer = client.infer("pipe", [text])
+        assert (answer.as_numpy("sum") == 4).all() and (answer.as_numpy("half") == 2).all()
+        config = (
+            client.get_model_config("pipe")
+            if kind == "http"
+            else client.get_model_config("pipe", as_json=True)["config"]
+        )
+        assert [step["model_name"] for step in config["ensemble_scheduling"]["step"]] == ["encoder", "encoder", "add"]
+        client.unload_model("pipe", unload_dependents=True)
+        assert [client.is_model_ready(name) for name in ("pipe", "encoder", "add", "head")] == [
+            False,
+            False,
+            False,
+            True,
+        ]
+        client.close()
 
 
 def test_a_check_names_what_is_wrong(
