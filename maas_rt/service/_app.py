@@ -68,7 +68,7 @@ def create_app(
     """
     app = web.Application(middlewares=[guard], handler_args={"auto_decompress": False})
     app[METRICS] = metrics or Metrics()
-    regions = Regions(max_body) if shared_memory else None
+    regions = Regions(max_body, shelf=peers) if shared_memory else None
     app[CORE] = Core(repository, gate=gate, regions=regions, observe=Counting(app[METRICS]), peers=peers)
     app[LOCAL_ONLY] = local_only
     app[TRACING] = tracer
@@ -314,14 +314,14 @@ async def _register(request: web.Request) -> web.Response:
     key, offset, size = document.get("key"), document.get("offset", 0), document.get("byte_size")
     if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
         raise bad_request('a region has a "key", a string, a "byte_size" and, if it is not 0, an "offset", integers')
-    request.app[CORE].register_region(request.match_info["region"], key, offset, size, context_of(request))
+    await request.app[CORE].register_region(request.match_info["region"], key, offset, size, context_of(request))
     return web.json_response({})
 
 
 @operation("Forgets the client's regions", "Nothing", "Nothing", refusals=(404,))
 async def _unregister(request: web.Request) -> web.Response:
     await _document(request)
-    request.app[CORE].unregister_regions(request.match_info.get("region"), context_of(request))
+    await request.app[CORE].unregister_regions(request.match_info.get("region"), context_of(request))
     return web.json_response({})
 
 

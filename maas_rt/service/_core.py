@@ -26,6 +26,7 @@ from ._grants import ALL, Client
 from ._leases import Lease
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
+from ._picture import Shelf
 from ._pipeline import Pipeline
 from ._regions import OFF, Regions, check_name
 from ._repository import Repository
@@ -152,7 +153,7 @@ class Observer(Steps, Protocol):
         ...
 
 
-class Peers(Protocol):
+class Peers(Shelf, Protocol):
     """The other processes that serve the same."""
 
     @property
@@ -206,6 +207,10 @@ class Core:
             "logs": (self._labelling, self.logs.change),
             "traces": (self._labelling, self.traces.change),
         }
+        self._sharing = Changes("maas-rt regions")
+        if regions is not None:
+            self._changes["register"] = (self._sharing, regions.register)
+            self._changes["unregister"] = (self._sharing, regions.unregister)
 
     # ---- the server
 
@@ -230,6 +235,7 @@ class Core:
             self.regions.close()
         self._administration.close()
         self._labelling.close()
+        self._sharing.close()
 
     def server_metadata(self, context: Context) -> dict[str, Any]:
         """Name, version and extensions."""
@@ -360,22 +366,25 @@ class Core:
         """Makes a change in all processes, which the gate notes when it has ended."""
         with self.gate.enter(context, "admin", model):
             check()
-            by, change = self._changes[what]
-            await by.made(
-                partial(by.submit, change, *values) if self.peers is None else partial(self.peers.change, what, values)
-            )
+            await self._make_everywhere(what, *values)
+
+    async def _make_everywhere(self, what: str, *values: Any) -> None:
+        by, change = self._changes[what]
+        await by.made(
+            partial(by.submit, change, *values) if self.peers is None else partial(self.peers.change, what, values)
+        )
 
     # ---- shared memory, in which clients on this machine register regions of their own
 
-    def register_region(self, name: str, key: str, offset: int, size: int, context: Context) -> None:
-        """Makes a part of an object of system shared memory a region of the client's."""
-        with self._regions_for(name, context) as (regions, owner):
-            regions.register(owner, name, key, offset, size)
+    async def register_region(self, name: str, key: str, offset: int, size: int, context: Context) -> None:
+        """Makes a part of an object of system shared memory a region of the client's, in all processes."""
+        with self._regions_for(name, context) as (_, owner):
+            await self._make_everywhere("register", owner, name, key, offset, size)
 
-    def unregister_regions(self, name: str | None, context: Context) -> None:
-        """Forgets one of the client's regions, or all of them."""
-        with self._regions_for(name, context) as (regions, owner):
-            regions.unregister(owner, name)
+    async def unregister_regions(self, name: str | None, context: Context) -> None:
+        """Forgets one of the client's regions, or all of them, in all processes."""
+        with self._regions_for(name, context) as (_, owner):
+            await self._make_everywhere("unregister", owner, name)
 
     def regions_told(self, name: str | None, context: Context) -> list[dict[str, Any]]:
         """One of the client's regions, or all of them."""

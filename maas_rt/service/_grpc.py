@@ -287,13 +287,13 @@ def _regions(core: Core, message: Any, context: Context) -> _Told:
     return {"regions": {each["name"]: each for each in core.regions_told(message.name or None, context)}}
 
 
-def _register(core: Core, message: Any, context: Context) -> _Told:
-    core.register_region(message.name, message.key, message.offset, message.byte_size, context)
+async def _register(core: Core, message: Any, context: Context) -> _Told:
+    await core.register_region(message.name, message.key, message.offset, message.byte_size, context)
     return {}
 
 
-def _unregister(core: Core, message: Any, context: Context) -> _Told:
-    core.unregister_regions(message.name or None, context)
+async def _unregister(core: Core, message: Any, context: Context) -> _Told:
+    await core.unregister_regions(message.name or None, context)
     return {}
 
 

@@ -23,6 +23,7 @@ from ._core import Core
 from ._errors import Kind, ServiceError, kind_of
 from ._metrics import Page
 from ._picture import Picture, Superseded
+from ._regions import KeptRegion
 from ._sealed import sealed_copy
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,6 +37,12 @@ class State:
     picture: Picture
     logs: dict[str, Any]
     traces: dict[str | None, dict[str, Any]]
+    regions: tuple[KeptRegion, ...]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The files that it names."""
+        return self.picture.keys | {each.file for each in self.regions}
 
 
 class Peers:
@@ -113,6 +120,13 @@ class Peers:
             self._kept[key] = files[0]
         return files[0]
 
+    def share(self, descriptor: int) -> str:
+        """A file that is open here: its key."""
+        key = secrets.token_hex(8)
+        with self._lock:
+            self._kept[key] = os.dup(descriptor)
+        return key
+
     def drop(self, key: str) -> None:
         """It is mapped, or refused."""
         with self._lock:
@@ -128,7 +142,7 @@ class Peers:
         newer: tuple[State, int] | None
         (newer,) = self._ask("join", 0 if state is None else state[1]).result().values
         if newer is None and state is not None:
-            self._last, self._told = state[0], state[0].picture.keys
+            self._last, self._told = state[0], state[0].keys
         return newer
 
     def serve(self, core: Core, lead: Callable[[], None]) -> None:
@@ -151,11 +165,13 @@ class Peers:
         """
         assert self._core is not None
         with self._telling:
-            state = State(self._core.repository.picture(), self._core.logs.kept(), self._core.traces.kept())
+            core = self._core
+            regions = () if core.regions is None else core.regions.kept()
+            state = State(core.repository.picture(), core.logs.kept(), core.traces.kept(), regions)
             if state != self._last:
-                self._send_files(sorted(state.picture.keys - self._told))
-                self._followed = self._ask("state", state, state.picture.keys)
-                self._last, self._told = state, state.picture.keys
+                self._send_files(sorted(state.keys - self._told))
+                self._followed = self._ask("state", state, state.keys)
+                self._last, self._told = state, state.keys
             followed = self._followed
         (text,) = ("",) if followed is None else followed.result().values
         if text:
@@ -242,7 +258,7 @@ class Peers:
         text = ""
         try:
             follow(self._core, state)
-            self._last, self._told = state, state.picture.keys
+            self._last, self._told = state, state.keys
         except Superseded:
             pass
         except Exception as error:
@@ -257,6 +273,8 @@ def follow(core: Core, state: State) -> None:
     core.repository.follow(state.picture)
     core.logs.keep(state.logs)
     core.traces.keep(state.traces)
+    if core.regions is not None:
+        core.regions.keep(state.regions)
 
 
 def _bound(function: Callable[..., None], values: tuple[Any, ...]) -> Callable[[], None]:

@@ -16,7 +16,7 @@ Look = tuple[Stamp, object]  # at a file, and at what of the config its load dep
 
 
 class Shelf(Protocol):
-    """Where model files lie that all processes map. Descriptors are the shelf's, and open until it drops them."""
+    """Where files lie that all processes have. Descriptors are the shelf's, and open until it drops them."""
 
     def put(self, path: Path) -> tuple[str, int]:
         """A file as it is now: its key, which no other has, and its descriptor.
@@ -33,6 +33,10 @@ class Shelf(Protocol):
         Raises:
             Superseded: nobody serves it any more.
         """
+        ...
+
+    def share(self, descriptor: int) -> str:
+        """Puts a file that this process has open there, and returns its key. The descriptor stays the caller's."""
         ...
 
     def drop(self, key: str) -> None:

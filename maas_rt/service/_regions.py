@@ -15,12 +15,16 @@ import re
 import stat
 import threading
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._errors import Kind, ServiceError, bad_request, shown
+
+if TYPE_CHECKING:
+    from ._picture import Shelf
 
 OFF = "that is off: start the server with --shared-memory, or send the data of tensors"
 KEY_PATTERN = r"^/?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
@@ -37,12 +41,13 @@ _PIECE = 1 << 30  # bytes of one call: Linux moves at most 2 GiB
 class Region:
     """`size` bytes of an object, from `offset` on. The object stays open as long as somebody has the region."""
 
-    def __init__(self, name: str, key: str, offset: int, size: int, descriptor: int) -> None:
+    def __init__(self, name: str, key: str, offset: int, size: int, descriptor: int, file: str = "") -> None:
         self.name = name
         self.key = key
         self.offset = offset
         self.size = size
         self.descriptor = descriptor
+        self.file = file  # under which other processes have it
         status = os.fstat(descriptor)
         self.object = status.st_dev, status.st_ino
         # A request may still read what another one unregisters: its number must not come to mean another file meanwhile.
@@ -104,6 +109,18 @@ class Span:
         )
 
 
+@dataclass(frozen=True)
+class KeptRegion:
+    """A region, as one process tells it to others. `file`: the object, on their shelf."""
+
+    owner: str
+    name: str
+    key: str
+    offset: int
+    size: int
+    file: str
+
+
 class Regions:
     """All regions. Each belongs to the client that has registered it: no other one finds it. Any thread may call anything.
 
@@ -111,13 +128,22 @@ class Regions:
         largest: bytes of one request's inputs.
         all_bytes: those of all requests that are not answered yet.
         limit: the most regions, each of which is an open file; of one client that has a name `share`.
+        shelf: where other processes find the objects of regions that are registered here, and this one those of theirs.
     """
 
-    def __init__(self, largest: int = 64 << 20, all_bytes: int = 1 << 30, limit: int = 512, share: int = 64) -> None:
+    def __init__(
+        self,
+        largest: int = 64 << 20,
+        all_bytes: int = 1 << 30,
+        limit: int = 512,
+        share: int = 64,
+        shelf: Shelf | None = None,
+    ) -> None:
         self._largest = largest
         self._all_bytes = all_bytes
         self._limit = limit
         self._share = share
+        self._shelf = shelf
         self._held = 0
         self._lock = threading.Lock()
         self._regions: dict[tuple[str, str], Region] = {}
@@ -145,6 +171,9 @@ class Regions:
                 raise bad_request(
                     f"region {shown(name)} was to end at byte {offset + size}, and the shared memory {shown(key)} has {there}"
                 )
+            if self._shelf is not None:
+                region.file = self._shelf.share(region.descriptor)
+                weakref.finalize(region, self._shelf.drop, region.file)  # if nobody was told of it until then
             self._regions[owner, name] = region
 
     def unregister(self, owner: str, name: str | None = None) -> None:
@@ -168,6 +197,29 @@ class Regions:
                 f"{what} ends at byte {offset + size} of region {shown(name)}, which has {region.size} bytes"
             )
         return Span(region, offset, size, what)
+
+    def kept(self) -> tuple[KeptRegion, ...]:
+        """All of them, for other processes."""
+        with self._lock:
+            return tuple(_kept(owner, region) for (owner, _), region in sorted(self._regions.items()))
+
+    def keep(self, kept: Iterable[KeptRegion]) -> None:
+        """Has those that another process has, and no others. One thread's; requests do not wait for it.
+
+        Raises:
+            Superseded: there is something newer to be kept.
+        """
+        assert self._shelf is not None
+        wanted = {(each.owner, each.name): each for each in kept}
+        with self._lock:
+            there = {key: each for key, each in self._regions.items() if wanted.get(key) == _kept(key[0], each)}
+        for key, each in wanted.items():
+            if key not in there:
+                descriptor = os.dup(self._shelf.get(each.file))
+                self._shelf.drop(each.file)
+                there[key] = Region(each.name, each.key, each.offset, each.size, descriptor, each.file)
+        with self._lock:
+            self._regions = there
 
     def hold(self, size: int) -> None:
         """So many bytes are about to be read, and are held until `release`. Raises TOO_LARGE, and OVERLOADED beside what others hold."""
@@ -197,6 +249,10 @@ class Regions:
                 Kind.NOT_FOUND, f"this client has registered no region {shown(name)} of system shared memory"
             )
         return region
+
+
+def _kept(owner: str, region: Region) -> KeptRegion:
+    return KeptRegion(owner, region.name, region.key, region.offset, region.size, region.file)
 
 
 def check_name(name: str) -> None:

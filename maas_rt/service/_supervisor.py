@@ -75,7 +75,6 @@ def supervise(
     for option, is_given in (
         ("--memory", settings.memory),
         ("--idle-unload", settings.idle_unload),
-        ("--shared-memory", settings.shared_memory),
     ):
         if is_given:
             raise InvalidArgumentError(f"{option} is of one process, and goes with --workers 1 alone")

@@ -175,6 +175,7 @@ def test_every_runtime_module_imports_or_names_its_extra(empty: Path, folder: Pa
         "_console",
         "_direct",
         "_guard",
+        "_handshakes",
         "_openapi",
         "_server",
         "_supervisor",

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -258,6 +259,53 @@ def test_what_one_worker_is_asked_to_change_holds_for_all_and_for_those_that_com
         assert server.everywhere("/v2/models/other/ready")[0] == 200
 
 
+def test_regions_of_shared_memory_are_those_of_all_workers(models: Path) -> None:
+    """An object goes to the workers as an open file: one that its client has unlinked by its name is known to those that come later, too."""
+    path = Path(f"/dev/shm/maas-rt-test-{secrets.token_hex(8)}")
+    where = "/v2/systemsharedmemory/region/r"
+    place = {"shared_memory_region": "r", "shared_memory_byte_size": 16}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": place}
+    output = {"name": "y", "parameters": {**place, "shared_memory_offset": 16}}
+    with serving(models, "--shared-memory") as server:
+        try:
+            path.write_bytes(np.arange(4, dtype=np.float32).tobytes() + bytes(16))
+            assert server.ask("POST", f"{where}/register", {"key": "/nope", "byte_size": 32})[0] == 404
+            assert server.ask("POST", f"{where}/register", {"key": path.name, "byte_size": 32})[0] == 200
+            memory = path.open("r+b")
+        finally:
+            path.unlink(missing_ok=True)
+
+        def check() -> None:
+            told = [{"name": "r", "key": path.name, "offset": 0, "byte_size": 32}]
+            assert server.everywhere(f"{where}/status") == (200, told)
+            for _ in range(16):
+                memory.seek(16)
+                memory.write(bytes(16))
+                memory.flush()
+                found = server.ask("POST", "/v2/models/m/infer", {"inputs": [tensor], "outputs": [output]})
+                assert found[0] == 200 and "data" not in found[1]["outputs"][0], found
+                memory.seek(16)
+                assert np.frombuffer(memory.read(), np.float32).tolist() == [0, 1, 2, 3]
+
+        with memory:
+            check()
+            assert server.ask("POST", f"{where}/register", {"key": "/nope", "byte_size": 32})[0] == 400  # it is there
+            for worker in server.workers():
+                os.kill(worker, signal.SIGKILL)
+                until(lambda worker=worker: worker not in server.workers())
+            until(lambda: server.ask("GET", "/v2/health/ready")[0] == 200)
+            check()
+            assert server.ask("POST", f"{where}/unregister")[0] == 200
+            assert server.everywhere("/v2/systemsharedmemory/status") == (200, [])
+            assert server.ask("POST", "/v2/models/m/infer", {"inputs": [tensor]})[0] == 404
+            # Nobody has the object open any more but this test.
+            name, mine = os.readlink(f"/proc/self/fd/{memory.fileno()}"), [server.process.pid, *server.workers()]
+            links = [
+                os.readlink(each) for pid in mine for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()
+            ]
+            assert name not in links and any("socket:" in each for each in links)
+
+
 def test_versions_change_under_load_in_all_workers(models: Path) -> None:
     with serving(models, "--watch", "0.1") as server, Clients(server) as clients:
         for version in (2, 3):
@@ -477,7 +525,7 @@ def test_what_is_no_number_of_workers(
 def test_what_does_not_go_with_workers(models: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="workers is -1 and must be"):
         serve(str(models), workers=-1)
-    for name, value in (("memory", 1 << 20), ("idle_unload", 1.0), ("shared_memory", True)):
+    for name, value in (("memory", 1 << 20), ("idle_unload", 1.0)):
         option: dict[str, Any] = {name: value}
         with pytest.raises(InvalidArgumentError, match=f"--{name.replace('_', '-')} is of one process, and goes with"):
             serve(str(models), listen=Listen(port=0), workers=2, **option)
