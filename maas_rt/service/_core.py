@@ -23,6 +23,7 @@ from ._changes import Changes
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
 from ._grants import ALL, Client
+from ._jobs import Job, Steps
 from ._leases import Lease
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
@@ -31,7 +32,7 @@ from ._pipeline import Pipeline
 from ._regions import OFF, Regions, check_name
 from ._repository import Repository
 from ._requests import NO_OPTIONS, InferRequest, InferResponse, Options, OutputTensor, RequestedOutput
-from ._scheduler import Job, Scheduler, Steps
+from ._scheduler import Scheduler
 from ._sequences import Sequence, Sequences
 from ._served import Served
 from ._settings import LogSettings, TraceSettings

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ._errors import Kind
+from ._jobs import Member
 from ._metrics import Metrics, Phases, Series
-from ._served import Served
 from ._statistics import Phases as Spent
 from ._tracing import CURRENT
 
@@ -15,7 +15,7 @@ class Counting:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def began(self, served: Served) -> None:
+    def began(self, served: Member) -> None:
         """A request has its version."""
         series = self._series(served)
         if served.statistics.listener is None:
@@ -23,11 +23,11 @@ class Counting:
             served.statistics.cache_listener = series.looked_up
         series.begin()
 
-    def left(self, served: Served) -> None:
+    def left(self, served: Member) -> None:
         """It goes on with another one."""
         self._series(served).leave()
 
-    def ended(self, served: Served, kind: Kind | None, phases: Spent, ns: int) -> None:
+    def ended(self, served: Member, kind: Kind | None, phases: Spent, ns: int) -> None:
         """It was answered."""
         trail = CURRENT.get()
         if kind is None and trail is not None and trail.span is not None:
@@ -35,7 +35,7 @@ class Counting:
             trail.span.phases(served.name, served.version, **spent, serialise=phases.compute_output)
         self.ran(served, kind, phases, ns)
 
-    def ran(self, served: Served, kind: Kind | None, phases: Spent, ns: int) -> None:
+    def ran(self, served: Member, kind: Kind | None, phases: Spent, ns: int) -> None:
         """It was answered, or was a step of a pipeline, whose span is the request's."""
         if kind is not None:  # in which phase, is not known
             self._series(served).end(kind, Phases(ns))
@@ -43,5 +43,5 @@ class Counting:
         times = Phases(ns, phases.compute_input, phases.queue, phases.compute_infer, phases.compute_output)
         self._series(served).end(None, times)
 
-    def _series(self, served: Served) -> Series:
+    def _series(self, served: Member) -> Series:
         return self._metrics.series(served.name, served.version)

@@ -11,15 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from .._errors import InvalidArgumentError
 from ._compatible import Extent, Interface, Tensor
 from ._graph import Graph, Source, Step
+from ._jobs import Member
 from ._signature import Signature, TensorSpec
-
-if TYPE_CHECKING:
-    from ._served import Served
 
 
 @dataclass(frozen=True)
@@ -27,12 +24,12 @@ class Pipeline:
     """A graph, and the version that each of its steps runs."""
 
     graph: Graph
-    members: tuple[Served, ...]
+    members: tuple[Member, ...]
     signature: Signature
     interface: Interface
 
     @classmethod
-    def of(cls, graph: Graph, members: Sequence[Served]) -> Pipeline:
+    def of(cls, graph: Graph, members: Sequence[Member]) -> Pipeline:
         """Raises InvalidArgumentError where they do not fit together."""
         for step, served in zip(graph.steps, members):
             _check_member(step, served)
@@ -61,9 +58,9 @@ class Pipeline:
         return tuple(map(tuple, found))
 
 
-def _check_member(step: Step, served: Served) -> None:
+def _check_member(step: Step, served: Member) -> None:
     what = f"step {step.name!r}"
-    if isinstance(served.model, Pipeline):
+    if served.is_pipeline:
         raise InvalidArgumentError(
             f"{what}: model {served.name!r} is a pipeline itself: write its steps here in its place"
         )
@@ -151,7 +148,7 @@ def _common(one: Extent, other: Extent) -> Extent | None:
     return Extent(other.text if one.fixed else one.text, least, most, multiple)
 
 
-def _joined(graph: Graph, members: Sequence[Served]) -> tuple[Signature, Interface]:
+def _joined(graph: Graph, members: Sequence[Member]) -> tuple[Signature, Interface]:
     """What the whole takes and gives."""
     extents = _Extents()
     given: dict[Source, _Port] = {}
@@ -177,7 +174,7 @@ def _joined(graph: Graph, members: Sequence[Served]) -> tuple[Signature, Interfa
     return Signature(taken, results), Interface(said, told)
 
 
-def _ports(extents: _Extents, step: str, kind: str, served: Served) -> Iterator[_Port]:
+def _ports(extents: _Extents, step: str, kind: str, served: Member) -> Iterator[_Port]:
     tensors, specs = served.interface.inputs, served.signature.inputs
     if kind == "output":
         tensors, specs = served.interface.outputs, served.signature.outputs

@@ -15,8 +15,9 @@ from functools import partial
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, kind_of
 from ._graph import Source
+from ._jobs import Arrays, Job
 from ._pipeline import Pipeline
-from ._scheduler import Arrays, Job, QueueStats
+from ._scheduler import QueueStats
 from ._statistics import Phases, Statistics
 
 _SEEDS = 1 << 64

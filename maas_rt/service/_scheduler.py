@@ -12,9 +12,9 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,17 +23,13 @@ from .._model import CancelToken, State, launch_on_thread
 from .._native import cpu_count
 from ._batcher import Batch, Batcher, Left, Part
 from ._config import Scheduling
-from ._datatypes import Array
 from ._errors import Kind, ServiceError, kind_of
+from ._jobs import Arrays, Job
 from ._padding import Padding
-from ._statistics import Phases, Statistics
+from ._statistics import Statistics
 from ._timer import Timer
 
-if TYPE_CHECKING:
-    from ._served import Served
-
 T = TypeVar("T")
-Arrays = dict[str, Array]
 _HOP = 200_000  # ns: what a run on another thread costs beside the run, measured through asyncio on two cores
 _IN_PLACE = 5_000_000  # ns that a run in place may take: how long a loop runs may lie in the values of its inputs
 _MOST_PARTS = 4096  # of a request: its rows are the client's to say, and where another extent is 0 they take no bytes
@@ -55,53 +51,6 @@ class Runnable(Protocol):
     ) -> Arrays:
         """As Model.run; `deadline` in seconds from now."""
         ...
-
-
-class Steps(Protocol):
-    """Told of each step of a pipeline, on any thread."""
-
-    def began(self, served: Served) -> None:
-        """It is about to run on this version."""
-        ...
-
-    def ran(self, served: Served, kind: Kind | None, phases: Phases, ns: int) -> None:
-        """How it has failed, if it has, its phases, and its nanoseconds in all."""
-        ...
-
-
-@dataclass(eq=False)
-class Job:
-    """A request on its way. When it is `finished` it has `results` or an `error`, and `done` is called, once, without a lock, on any thread.
-
-    Args:
-        rows: extent of its arrays' first dimension; 1 where requests are not put together.
-        priority: 1 is the highest.
-        deadline: when its answer is of no use any more.
-        alone: it is put together with no other.
-        steps: told of those of a pipeline.
-    """
-
-    arrays: Arrays
-    done: Callable[[Job], object]
-    rows: int = 1
-    state: State | None = None
-    seed: int | None = None
-    priority: int = 1
-    deadline: int | None = None
-    alone: bool = True
-    steps: Steps | None = None
-    finished: bool = False
-    results: Arrays = field(default_factory=dict)
-    error: BaseException | None = None
-    submitted: int = 0
-    started: int = 0
-    ended: int = 0
-    _waiting: int = 0  # parts of it
-    _running: int = 0
-    _given_up: BaseException | None = None
-    _size: int = 0
-    _estimate: int = 0
-    _pieces: list[tuple[int, Arrays]] = field(default_factory=list)  # by their first rows
 
 
 @dataclass(slots=True)

@@ -111,6 +111,11 @@ class Served:
             cache=kept,
         )
 
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether its model is one."""
+        return isinstance(self.model, Pipeline)
+
     def state(self) -> State:
         """A new one, as it is declared, of a model that keeps states."""
         assert isinstance(self.model, Model)

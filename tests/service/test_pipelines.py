@@ -22,10 +22,11 @@ from maas_rt.service._errors import Kind, ServiceError, kind_of
 from maas_rt.service._gate import Gatekeeper
 from maas_rt.service._grants import Client
 from maas_rt.service._graph import Graph
+from maas_rt.service._jobs import Job
 from maas_rt.service._metadata import model_config
 from maas_rt.service._repository import State
 from maas_rt.service._requests import InferRequest, InferResponse, InputTensor
-from maas_rt.service._scheduler import Job, Scheduler
+from maas_rt.service._scheduler import Scheduler
 from maas_rt.service._served import Served
 from maas_rt.service._statistics import Phases, Statistics
 from maas_rt.service._versions import Policy

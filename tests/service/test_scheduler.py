@@ -13,7 +13,8 @@ import maas_rt
 from maas_rt.service._batcher import BatchPolicy
 from maas_rt.service._config import ModelConfig, Scheduling
 from maas_rt.service._errors import Kind, ServiceError, kind_of
-from maas_rt.service._scheduler import Job, Scheduler
+from maas_rt.service._jobs import Job
+from maas_rt.service._scheduler import Scheduler
 from maas_rt.service._timer import Timer
 
 
