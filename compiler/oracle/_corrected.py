@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto
-from onnx.helper import np_dtype_to_tensor_dtype
+from onnx.helper import np_dtype_to_tensor_dtype, tensor_dtype_to_np_dtype
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops._quant_utils import reshape_input
@@ -20,6 +20,7 @@ from onnx.reference.ops.op_quantize_linear import _QUANT_INTEGER_RANGES, _Common
 
 __all__ = ["Corrected"]
 
+_FLOAT8 = {TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ}
 _FAR = 1 << 30  # beyond every quantized integer, with any zero point
 
 
@@ -36,6 +37,21 @@ class _Saturating(OpRun):  # type: ignore[misc]
             quotient = np.asarray(x / scale, np.float64)
         y_wide = np.where(quotient <= -_FAR, ends[0], y.astype(np.int32))
         return (np.where(quotient >= _FAR, ends[1], y_wide).astype(y.dtype),)
+
+
+class _Shifting(OpRun):  # type: ignore[misc]
+    """The zero point of float8 was left out; integers' and float4's is added."""
+
+    def _run(self, x: Any, y_scale: Any, zero_point: Any = None, **attributes: Any) -> Any:
+        if zero_point is None or np_dtype_to_tensor_dtype(zero_point.dtype) not in _FLOAT8:
+            return super()._run(x, y_scale, zero_point, **attributes)
+        blocks = attributes.get("axis", 1), attributes.get("block_size")
+        scale, zero = (reshape_input(each, x.shape, *blocks) for each in (y_scale, zero_point))
+        precision = attributes.get("precision")
+        wide = tensor_dtype_to_np_dtype(precision) if precision else np.result_type(x, scale)
+        with np.errstate(all="ignore"):
+            shifted = x.astype(wide) / scale.astype(wide) + zero.astype(wide)
+        return super()._run(shifted, np.ones_like(y_scale), zero_point, **attributes)
 
 
 class _OfNoRange(OpRun):  # type: ignore[misc]
@@ -96,7 +112,7 @@ class _EveryKey(OpRun):  # type: ignore[misc]
 
 # What is wrong, what puts it right, and the operator set from which it is right by itself.
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
-    (_CommonQuantizeLinear, _Saturating, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
+    (_CommonQuantizeLinear, _Saturating, math.inf), (_CommonQuantizeLinear, _Shifting, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
     (Attention, _EveryKey, 24), (DynamicQuantizeLinear, _OfNoRange, math.inf),
     (_CommonDequantizeLinear, _Centring, math.inf),
 )  # fmt: skip
