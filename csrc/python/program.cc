@@ -215,8 +215,9 @@ void unmap(void* user) {
 // Whether nobody can write to a file or cut it short any more.
 bool is_sealed(int descriptor) {
 #ifdef F_GET_SEALS
-  constexpr int kNeeded = F_SEAL_WRITE | F_SEAL_SHRINK;
-  return (fcntl(descriptor, F_GET_SEALS) & (kNeeded | F_SEAL_SEAL)) == (kNeeded | F_SEAL_SEAL);
+  constexpr int kNeeded = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_SEAL;
+  const int seals = fcntl(descriptor, F_GET_SEALS);  // -1 where there can be none
+  return seals >= 0 && (seals & kNeeded) == kNeeded;
 #else
   (void)descriptor;
   return false;

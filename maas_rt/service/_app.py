@@ -233,7 +233,7 @@ async def _config(request: web.Request) -> web.Response:
 @operation("Counts and times of versions", "Statistics")
 async def _statistics(request: web.Request) -> web.Response:
     model, version = request.match_info.get("model"), request.match_info.get("version")
-    return web.json_response(request.app[CORE].statistics(model, version, context_of(request)))
+    return web.json_response(await request.app[CORE].statistics(model, version, context_of(request)))
 
 
 # ---- the repository -------------------------------------------------------------------------------------------------

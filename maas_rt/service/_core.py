@@ -37,7 +37,7 @@ from ._sequences import Sequence, Sequences
 from ._served import Served
 from ._settings import LogSettings, TraceSettings
 from ._shared_memory import attach, to_regions
-from ._statistics import Phases, model_stats
+from ._statistics import Phases, model_stats, summed
 
 T = TypeVar("T")
 EXTENSIONS = (
@@ -164,6 +164,10 @@ class Peers(Shelf, Protocol):
 
     def change(self, what: str, values: tuple[Any, ...]) -> Future[Any]:
         """Has a change (Core.make) made in all of them and here; the future ends when it is, or has the error."""
+        ...
+
+    def statistics(self) -> Future[list[dict[str, Any]]]:
+        """Those of all of them (Core.all_statistics), one after the other."""
         ...
 
 
@@ -293,16 +297,24 @@ class Core:
         with self.reading(model, version, context) as served:
             return model_config(served, self.repository.policy(model), self.sequences.idle)
 
-    def statistics(self, model: str | None, version: str | None, context: Context) -> dict[str, Any]:
-        """Of one version, of all that are ready of a model, or of all."""
-        if model is not None:
+    async def statistics(self, model: str | None, version: str | None, context: Context) -> dict[str, Any]:
+        """Of one version, of all that are ready of a model, or of all; of all processes together."""
+        if model is None:
+            with self.gate.enter(context, "read", None):
+                names = [name for name in self.repository.names() if self.gate.allows(context, "read", name)]
+                entries = [entry for name in names for entry in self._statistics_of(name)]
+        else:
             with self.reading(model, version, context) as served:
-                if version is not None:
-                    return model_stats([served.statistics.told(served.name, served.version)])
-                return model_stats(self._statistics_of(model))
-        with self.gate.enter(context, "read", None):
-            names = [name for name in self.repository.names() if self.gate.allows(context, "read", name)]
-            return model_stats(entry for name in names for entry in self._statistics_of(name))
+                own = served.statistics.told(served.name, served.version)
+                entries = self._statistics_of(model) if version is None else [own]
+        if self.peers is not None:
+            others = await asyncio.wrap_future(self.peers.statistics())
+            entries = summed(entries, others)
+        return model_stats(entries)
+
+    def all_statistics(self) -> list[dict[str, Any]]:
+        """Of all versions that are ready in this process."""
+        return [entry for name in self.repository.names() for entry in self._statistics_of(name)]
 
     def _statistics_of(self, model: str) -> list[dict[str, Any]]:
         return [each.statistics.told(each.name, each.version) for each in self.repository.ready(model)]

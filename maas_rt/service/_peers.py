@@ -99,6 +99,20 @@ class Peers:
         self._ask("change", what, values).add_done_callback(ended)
         return made
 
+    def statistics(self) -> Future[list[dict[str, Any]]]:
+        """Those of all other workers."""
+        told: Future[list[dict[str, Any]]] = Future()
+
+        def ended(asked: Future[Message]) -> None:
+            try:
+                told.set_result(asked.result().values[0])
+            except Exception as error:
+                told.set_exception(error)
+
+        told.set_running_or_notify_cancel()
+        self._ask("statistics").add_done_callback(ended)
+        return told
+
     # ---- a Repository's
 
     def put(self, path: Path) -> tuple[str, int]:
@@ -220,6 +234,8 @@ class Peers:
                 with self._lock:
                     answer = self._asked.pop(number)
                 answer.set_result(Message("answer", tuple(values), message.files))
+            elif message.name == "count":  # here: who waits for it waits for no load
+                self.tell("counted", *message.values, [] if self._core is None else self._core.all_statistics())
             else:
                 self._work.put(_bound(getattr(self, f"_on_{message.name}"), message.values))
         for number in list(self._asked):

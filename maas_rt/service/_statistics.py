@@ -114,3 +114,37 @@ def _told(number: int, ns: int) -> dict[str, int]:
 def model_stats(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The statistics response."""
     return {"model_stats": list(entries)}
+
+
+def summed(entries: Iterable[dict[str, Any]], others: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries, with what others of the same versions, of other processes, have counted."""
+    found = {(entry["name"], entry["version"]): entry for entry in entries}
+    for other in others:
+        names = other["name"], other["version"]
+        if names in found:
+            found[names] = _sum(found[names], other)
+    return list(found.values())
+
+
+def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    batches = {batch["batch_size"]: batch for batch in one["batch_stats"]}
+    for batch in other["batch_stats"]:
+        rows = batch["batch_size"]
+        batches[rows] = {**_added(batches[rows], batch), "batch_size": rows} if rows in batches else batch
+    return {
+        **one,
+        "last_inference": max(one["last_inference"], other["last_inference"]),
+        "inference_count": one["inference_count"] + other["inference_count"],
+        "execution_count": one["execution_count"] + other["execution_count"],
+        "inference_stats": _added(one["inference_stats"], other["inference_stats"]),
+        "batch_stats": [batches[rows] for rows in sorted(batches)],
+    }
+
+
+def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Counts and times by name, added up."""
+    return {
+        name: _told(told["count"] + other[name]["count"], told["ns"] + other[name]["ns"])
+        for name, told in one.items()
+        if isinstance(told, dict)
+    }

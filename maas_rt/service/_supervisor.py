@@ -108,6 +108,16 @@ class _Change:
     told: list[str] = field(default_factory=list)  # why some could not
 
 
+@dataclass
+class _Gathering:
+    """Statistics of which a worker asks the others."""
+
+    asking: _Worker
+    number: int  # of its question
+    left: set[int]
+    told: list[object] = field(default_factory=list)
+
+
 class _Supervisor:
     def __init__(
         self,
@@ -151,6 +161,7 @@ class _Supervisor:
         self._asked: dict[
             int, tuple[_Worker, int]
         ] = {}  # changes that the leader makes: who has asked, under which number
+        self._gatherings: dict[int, _Gathering] = {}
         self._number = 0
         ends.callback(self._close)
 
@@ -407,6 +418,28 @@ class _Supervisor:
         if asked is not None:
             self._answer(*asked, outcome)
 
+    def _on_statistics(self, worker: _Worker, message: Message) -> None:
+        others = [each for each in self._workers if each.has_joined and each is not worker]
+        self._number += 1
+        self._gatherings[self._number] = _Gathering(worker, message.values[0], {each.number for each in others})
+        for each in others:
+            self._tell(each, "count", self._number)
+        self._gathered(self._number)
+
+    def _on_counted(self, worker: _Worker, message: Message) -> None:
+        number, entries = message.values
+        gathering = self._gatherings.get(number)
+        if gathering is not None:
+            gathering.told += entries
+            gathering.left.discard(worker.number)
+            self._gathered(number)
+
+    def _gathered(self, number: int) -> None:
+        gathering = self._gatherings[number]
+        if not gathering.left:
+            del self._gatherings[number]
+            self._answer(gathering.asking, gathering.number, gathering.told)
+
     def _forget(self, worker: _Worker) -> None:
         """Nobody waits for a worker that has died; if it was the leader, another one is."""
         self._waiting = [each for each in self._waiting if each[0] is not worker]
@@ -419,6 +452,12 @@ class _Supervisor:
                 continue
             change.left.discard(worker.number)
             self._settle(generation)
+        for number, gathering in list(self._gatherings.items()):
+            gathering.left.discard(worker.number)
+            if gathering.asking is worker:
+                del self._gatherings[number]
+            else:
+                self._gathered(number)
         if self._leader != worker.number:
             return
         for each, number in self._asked.values():

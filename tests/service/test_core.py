@@ -111,7 +111,7 @@ async def test_who_is_let_in(world: tuple[Core, _Gate, list[Any]]) -> None:
         with pytest.raises(ServiceError, match="no"):
             await _infer(core, model, _request(), context)
     assert [each["name"] for each in core.index(friend)] == ["endless", "mlp", "sum"]
-    assert "secret" not in {each["name"] for each in core.statistics(None, None, friend)["model_stats"]}
+    assert "secret" not in {each["name"] for each in (await core.statistics(None, None, friend))["model_stats"]}
     for call in (core.index, core.server_metadata, core.log_settings):
         with pytest.raises(ServiceError, match="no"):
             call(ANYBODY)

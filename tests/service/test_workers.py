@@ -26,6 +26,7 @@ from maas_rt._errors import InvalidArgumentError
 from maas_rt.service import _supervisor, serve
 from maas_rt.service._listen import Listen
 from maas_rt.service._sealed import is_offered
+from maas_rt.service._statistics import Statistics, summed
 from maas_rt.service._supervisor import Patience
 from tests import _tiny
 from tests.service._versions import times
@@ -360,7 +361,7 @@ def test_an_end_loses_no_request_and_another_signal_ends_the_delay(models: Path)
     with serving(models, "--drain-delay", "300") as server:
         workers = server.workers()
         server.process.terminate()
-        until(lambda: server.everywhere("/v2/health/ready")[0] == 503)
+        until(lambda: all(server.ask("GET", "/v2/health/ready")[0] == 503 for _ in range(16)))
         assert server.ask("GET", "/v2/models/m/ready")[0] == 200
         server.process.send_signal(signal.SIGINT)
         assert server.ended() == 0
@@ -386,7 +387,7 @@ def test_a_unix_socket_is_there_until_the_end(models: Path, tmp_path: Path) -> N
     path = tmp_path / "s"
     with serving(models, "--unix", str(path), "--drain-delay", "300") as server:
         server.process.terminate()
-        until(lambda: server.everywhere("/v2/health/ready")[0] == 503)
+        until(lambda: all(server.ask("GET", "/v2/health/ready")[0] == 503 for _ in range(16)))
         assert path.is_socket()
         server.process.terminate()
         assert server.ended() == 0
@@ -425,6 +426,38 @@ def _memory(pid: int) -> tuple[float, float]:
             shared += sizes["Pss"]
             own += sizes["Private_Dirty"] + sizes["Swap"]
     return shared, own
+
+
+def test_statistics_are_sums(models: Path) -> None:
+    with serving(models, workers=3) as server:
+        for _ in range(24):
+            assert server.ask("POST", "/v2/models/m/infer", json.loads(_BODY))[0] == 200
+        for path in ("m/stats", "m/versions/1/stats", "stats"):
+            (told,) = server.everywhere(f"/v2/models/{path}")[1]["model_stats"]
+            assert (told["inference_count"], told["execution_count"]) == (24, 24)
+            assert told["inference_stats"]["success"]["count"] == 24 and told["inference_stats"]["success"]["ns"] > 0
+            (batch,) = told["batch_stats"]
+            assert batch["batch_size"] == 1 and batch["compute_infer"]["count"] == 24
+        os.kill(server.workers()[1], signal.SIGSTOP)  # who waits for a worker that dies is told the rest
+        asked = threading.Thread(target=server.everywhere, args=("/v2/models/m/stats",))
+        os.kill(server.workers()[1], signal.SIGKILL)
+        asked.start(), asked.join()
+        assert server.ask("GET", "/v2/models/m/stats")[0] == 200
+
+
+def test_statistics_are_added_up_by_version_and_batch_size() -> None:
+    first, second, gone = Statistics(), Statistics(), Statistics()
+    first.executed(1, 10), first.executed(2, 20), second.executed(2, 5), second.executed(4, 7), gone.executed(1, 1)
+    first.failed(3), second.failed(4)
+    (told,) = summed([first.told("m", "1")], [second.told("m", "1"), gone.told("m", "2")])
+    assert (told["inference_count"], told["execution_count"]) == (9, 4)
+    assert told["inference_stats"]["fail"] == {"count": 2, "ns": 7}
+    assert [(each["batch_size"], each["compute_infer"]) for each in told["batch_stats"]] == [
+        (1, {"count": 1, "ns": 10}),
+        (2, {"count": 2, "ns": 25}),
+        (4, {"count": 1, "ns": 7}),
+    ]
+    assert told.keys() == first.told("m", "1").keys() and summed([], [told]) == []
 
 
 def test_limits_of_a_client_are_those_of_all_workers(models: Path) -> None:
