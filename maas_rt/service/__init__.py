@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._app import create_app
     from ._repository import Repository
-    from ._server import serve
+    from ._serve import serve
 
 __all__ = ["Repository", "create_app", "serve"]
 
-_HOMES = {"Repository": "_repository", "create_app": "_app", "serve": "_server"}
+_HOMES = {"Repository": "_repository", "create_app": "_app", "serve": "_serve"}
 
 
 def __getattr__(name: str) -> object:

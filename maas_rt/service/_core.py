@@ -27,7 +27,6 @@ from ._jobs import Job, Steps
 from ._leases import Lease
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox, beside_the_loop
-from ._picture import Shelf
 from ._pipeline import Pipeline
 from ._regions import OFF, Regions, check_name
 from ._repository import Repository
@@ -37,6 +36,7 @@ from ._sequences import Sequence, Sequences
 from ._served import Served
 from ._settings import LogSettings, TraceSettings
 from ._shared_memory import attach, to_regions
+from ._shelf import Shelf
 from ._statistics import Phases, model_stats, summed
 
 T = TypeVar("T")

@@ -22,9 +22,10 @@ from ._channel import MOST_FILES, Channel, Message
 from ._core import Core
 from ._errors import Kind, ServiceError, kind_of
 from ._metrics import Page
-from ._picture import Picture, Superseded
+from ._picture import Picture
 from ._regions import KeptRegion
 from ._sealed import sealed_copy
+from ._shelf import Superseded
 
 _LOGGER = logging.getLogger(__name__)
 _Outcome = tuple[str, str, float | None] | None  # of a change: an error's kind, sentence and Retry-After, or None

@@ -17,14 +17,12 @@ import threading
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ._errors import Kind, ServiceError, bad_request, shown
-
-if TYPE_CHECKING:
-    from ._picture import Shelf
+from ._shelf import Shelf
 
 OFF = "that is off: start the server with --shared-memory, or send the data of tensors"
 KEY_PATTERN = r"^/?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"

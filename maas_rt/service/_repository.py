@@ -26,10 +26,11 @@ from ._labels_file import StoredLabels, change_labels, read_labels
 from ._layout import SUFFIX, Contents, read_config, scan
 from ._leases import Lease, Leased
 from ._loader import Loader
-from ._picture import Look, ModelPicture, Picture, Shelf, Stamp, Taken
+from ._picture import Look, ModelPicture, Picture, Stamp, Taken
 from ._pipeline import Pipeline
 from ._record import Entry, Record, State
 from ._served import Served
+from ._shelf import Shelf
 from ._timer import Timer
 from ._versions import Labels, Policy, resolve, served
 from ._warmup import warm_up

@@ -23,7 +23,6 @@ from ._layout import Contents
 from ._metrics import Metrics, Page
 from ._mirror import is_url
 from ._peers import Peers, State, follow
-from ._picture import Superseded
 from ._record import Entry
 from ._repository import Repository
 from ._server import (
@@ -39,6 +38,7 @@ from ._server import (
     tell_of,
 )
 from ._shared_limiter import ClientTable, SharedLimiter
+from ._shelf import Superseded
 from ._watch import Watch
 
 if TYPE_CHECKING:

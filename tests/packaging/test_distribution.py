@@ -177,6 +177,7 @@ def test_every_runtime_module_imports_or_names_its_extra(empty: Path, folder: Pa
         "_guard",
         "_handshakes",
         "_openapi",
+        "_serve",
         "_server",
         "_supervisor",
         "_worker",

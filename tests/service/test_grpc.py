@@ -38,7 +38,7 @@ from maas_rt.service._grpc_server import GrpcServer  # noqa: E402
 from maas_rt.service._keys import new_key  # noqa: E402
 from maas_rt.service._limiter import Limiter, Limits  # noqa: E402
 from maas_rt.service._listen import Listen  # noqa: E402
-from maas_rt.service._server import _grpc_sockets  # noqa: E402
+from maas_rt.service._serve import _grpc_sockets  # noqa: E402
 from maas_rt.service._tls import TlsFiles  # noqa: E402
 from tests import _tiny  # noqa: E402
 from tests.service._certificates import Authority  # noqa: E402
@@ -550,7 +550,7 @@ def test_where_it_listens_if_nobody_says_so(caplog: pytest.LogCaptureFixture) ->
 def test_without_grpcio() -> None:
     program = (
         "import sys; sys.modules['grpc'] = None\n"
-        "from maas_rt.service._server import _grpc_sockets, Listen\n"
+        "from maas_rt.service._serve import _grpc_sockets, Listen\n"
         "print(_grpc_sockets(Listen(), 0, False, False, False))\n"
         "try:\n    _grpc_sockets(Listen(), 0, True, False, False)\n"
         "except Exception as error:\n    print(type(error).__name__, error)\n"
