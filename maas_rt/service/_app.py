@@ -14,9 +14,10 @@ from typing import Any
 from ._aiohttp import web
 from ._answers import SERVER
 from ._bodies import check_type, encoded, expect_later, header, read_body
+from ._calls import Context, Gate, Peers
 from ._connection import SHORT_WAY
 from ._console import console_routes
-from ._core import Context, Core, Gate, Peers
+from ._core import Core
 from ._direct import Direct
 from ._errors import bad_request, shown
 from ._exposition import content_type, render

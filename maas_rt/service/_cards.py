@@ -9,7 +9,8 @@ from .._container import SectionKind, read_table
 from .._drawn import draw_inputs
 from .._model import CancelToken, Model
 from .._profile import Profile, steps_of
-from ._core import Context, Core
+from ._calls import Context
+from ._core import Core
 from ._errors import ServiceError, bad_request
 from ._grants import Verb
 from ._metrics import SECONDS, SIZES, Counts, Histogram, Metrics

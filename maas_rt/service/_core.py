@@ -1,43 +1,30 @@
-"""One call from a request to its response, the same for every transport: access, version, state, tensors, run, outputs.
+"""The models of a repository as a service, the same for every transport: who may do what, and what is done.
 
-Everything below this module is without a loop; this one belongs to asyncio's, as its transports do. Blocking work goes to threads.
+This module and _inference belong to asyncio's loop, as transports do; all below them is without one. Blocking work goes to threads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from .._native import Exchange
 from .._version import __version__
-from ._callers import is_local
+from ._calls import Context, Gate, Observer, OpenGate, Peers, check_local
 from ._changes import Changes
-from ._datatypes import Array
-from ._errors import Kind, ServiceError, bad_request, kind_of, shown
-from ._grants import ALL, Client
-from ._jobs import Job, Steps
-from ._leases import Lease
+from ._errors import Kind, ServiceError, bad_request, shown
+from ._inference import Inference
 from ._metadata import model_config, model_metadata
-from ._offload import Inbox, beside_the_loop
-from ._pipeline import Pipeline
+from ._offload import Inbox
 from ._regions import OFF, Regions, check_name
 from ._repository import Repository
-from ._requests import NO_OPTIONS, InferRequest, InferResponse, Options, OutputTensor, RequestedOutput
-from ._scheduler import Scheduler
-from ._sequences import Sequence, Sequences
+from ._sequences import Sequences
 from ._served import Served
 from ._settings import LogSettings, TraceSettings
-from ._shared_memory import attach, to_regions
-from ._shelf import Shelf
-from ._statistics import Phases, model_stats, summed
+from ._statistics import model_stats, summed
 
 T = TypeVar("T")
 EXTENSIONS = (
@@ -55,120 +42,6 @@ EXTENSIONS = (
     "trace",
 )
 _SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
-
-
-@dataclass(slots=True)
-class Context:
-    """What a transport knows of a call beside its message.
-
-    Args:
-        credential: as the client gave it; None: it gave none.
-        deadline: when the answer is of no use any more, in nanoseconds of time.monotonic_ns.
-        address: the client's; "" if it has none.
-        request_id, call: for logs, as "POST /v2/repository/models/digits/load".
-        client: where the transport has entered the gate already, as one does that has a body yet to read.
-    """
-
-    credential: str | None = field(default=None, repr=False)
-    deadline: int | None = None
-    address: str = ""
-    request_id: str = ""
-    call: str = ""
-    client: Client | None = None
-
-
-class Withdrawn(Exception):
-    """The end of a call that is made again, of which nothing is counted: it cannot be answered in the way that was tried."""
-
-
-class Entry(AbstractContextManager[Client]):
-    """A call that was let in, until its block ends."""
-
-    __slots__ = ()
-
-    def about(self, call: str, verb: str) -> None:
-        """What the call is, where that is known only now: for logs, in which administrative ones are noted."""
-
-
-class Gate(Protocol):
-    """Who may do what. Verbs are "infer", "read", "admin", "metrics" and "shared-memory"; without a model they are on the whole server."""
-
-    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:
-        """Lets a call in until its block ends. A context with a client in it has been let in, and counted, before.
-
-        Raises:
-            ServiceError: UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, NOT_READY.
-        """
-        ...
-
-    def admit(self, context: Context, verb: str) -> Entry:
-        """`enter` for a transport that learns the model from a message which it has yet to read: who calls, and how often, is looked at; for
-        the rest it enters with the client that it gets."""
-        ...
-
-    def allows(self, context: Context, verb: str, model: str | None) -> bool:
-        """Whether `enter` would let it in, for lists of what a client may see."""
-        ...
-
-
-_ANYBODY = Client("", ALL, is_known=False)
-
-
-class _Anybody(Entry):
-    """Somebody of whom nothing is known."""
-
-    def __enter__(self) -> Client:
-        return _ANYBODY
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-
-class OpenGate:
-    """Everybody may do everything."""
-
-    def enter(self, context: Context, verb: str, model: str | None) -> AbstractContextManager[Client]:
-        """Lets it in."""
-        return _Anybody()
-
-    def admit(self, context: Context, verb: str) -> Entry:
-        """Lets it in."""
-        return _Anybody()
-
-    def allows(self, context: Context, verb: str, model: str | None) -> bool:
-        """True."""
-        return True
-
-
-class Observer(Steps, Protocol):
-    """Told of each inference of a version that there is, and of the steps of those of pipelines, on any thread."""
-
-    def left(self, served: Served) -> None:
-        """It goes on with another one, its sequence's, which `began` is told of."""
-        ...
-
-    def ended(self, served: Served, kind: Kind | None, phases: Phases, ns: int) -> None:
-        """How it has failed, if it has, its phases, and its nanoseconds in all."""
-        ...
-
-
-class Peers(Shelf, Protocol):
-    """The other processes that serve the same."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of them are there."""
-        ...
-
-    def change(self, what: str, values: tuple[Any, ...]) -> Future[Any]:
-        """Has a change (Core.make) made in all of them and here; the future ends when it is, or has the error."""
-        ...
-
-    def statistics(self) -> Future[list[dict[str, Any]]]:
-        """Those of all of them (Core.all_statistics), one after the other."""
-        ...
 
 
 class Core:
@@ -198,7 +71,7 @@ class Core:
         self.regions = regions
         self.traces = TraceSettings()
         self.logs = LogSettings()
-        self._observe = observe
+        self.observe = observe
         self._draining = False
         self._inbox: Inbox | None = None
         self._administration = Changes("maas-rt administration")
@@ -428,7 +301,7 @@ class Core:
         with self.gate.enter(context, "shared-memory", None) as client:
             if self.regions is None:
                 raise ServiceError(Kind.NOT_OFFERED, f"there are no regions of shared memory, for {OFF}")
-            _check_local(context)
+            check_local(context)
             if name is not None:
                 check_name(name)
             yield self.regions, client.owner
@@ -445,333 +318,15 @@ class Core:
             admission.__exit__(None, None, None)
             raise
 
-    def _landing(self) -> Inbox:
+    def landing(self) -> Inbox:
+        """What ends in other threads comes back to the running loop by it."""
         inbox = self._inbox
         if inbox is None or inbox.loop is not asyncio.get_running_loop():
             inbox = self._inbox = Inbox()
         return inbox
 
 
-class Inference:
-    """One inference, from Core.begin on."""
-
-    def __init__(
-        self,
-        core: Core,
-        lease: Lease[Served],
-        context: Context,
-        admission: AbstractContextManager[object],
-        owner: str,
-    ) -> None:
-        self._core = core
-        self._lease = lease
-        self._context = context
-        self._admission = admission
-        self._begun = time.monotonic_ns()
-        self._phases = Phases()
-        self._owner = owner
-        self.in_place = False  # its run was over when it was submitted, and it could be made by `infer_in_place`
-        self._held = 0  # bytes that were copied from shared memory
-        self._was_kept = False
-        self.served = lease.value
-        if core._observe is not None:
-            core._observe.began(self.served)
-
-    def __enter__(self) -> Inference:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lease.end()
-        self._admission.__exit__(kind, error, trace)
-        if self._held:
-            assert self._core.regions is not None
-            self._core.regions.release(self._held)
-        if kind is Withdrawn:
-            if self._core._observe is not None:
-                self._core._observe.left(self.served)
-            return
-        served, taken = self.served, time.monotonic_ns() - self._begun
-        failure = None if error is None else kind_of(error)
-        if failure is None:
-            served.statistics.answered(self._phases, taken, not self._was_kept)
-        else:
-            served.statistics.failed(taken)
-        if self._core._observe is not None:
-            self._core._observe.ended(served, failure, self._phases, taken)
-
-    async def infer(self, request: InferRequest) -> InferResponse:
-        """Runs a request.
-
-        Raises:
-            ServiceError: whatever it is refused for.
-            maas_rt.Error: its run has failed (kind_of).
-        """
-        options = request.options
-        deadline = self._deadline(options)
-        sequence = None
-        if self.served.stateful and options.sequence_id:
-            if self._core.peers is not None:
-                text = f"sequence {shown(options.sequence_id)} cannot be begun: this server has several workers, each of which would have states of its own"
-                raise bad_request(f"{text}; start it with --workers 1")
-            sequence = await self._turn(options, deadline)
-            self._move(sequence.served)
-        job = None
-        try:
-            began = time.monotonic_ns()
-            served = self.served
-            shares = request.shares
-            if shares:
-                request = self._attached(request)
-            arrays = await beside_the_loop(request.size, served.signature.arrays, request)
-            wanted = served.signature.requested(request)
-            identifier = request.id
-            del request  # its data may be large, and the arrays have what they need of it
-            self._phases.compute_input += time.monotonic_ns() - began
-            began = time.monotonic_ns()
-            key = None if served.cache is None else await beside_the_loop(_size(arrays), served.cache.key, arrays)
-            kept = self._kept(key, began)
-            if kept is not None:
-                return await self._answer(kept, wanted, identifier, {})
-            seed = _seed(served, options)
-            ended = asyncio.get_running_loop().create_future()
-            job = self._job(arrays, options, seed, deadline, sequence, ended)
-            served.scheduler.submit(job)
-        except BaseException:
-            if sequence is not None and (job is None or not job.finished):
-                self._core.sequences.give_back(sequence)
-            raise
-        self.in_place = job.finished and served.cache is None and not shares and not isinstance(served.model, Pipeline)
-        if not job.finished:
-            try:
-                await _until(ended, deadline)
-            except BaseException as error:
-                served.scheduler.cancel(job, error if isinstance(error, ServiceError) else None)
-                raise
-        self._phases.queue = job.started - job.submitted
-        self._phases.compute_infer = job.ended - job.started
-        if job.error is not None:
-            raise job.error
-        results = job.results
-        del job, arrays
-        if key is not None:
-            assert served.cache is not None
-            await beside_the_loop(_size(results), served.cache.put, key, results)
-            served.statistics.kept(served.cache.held)
-        return await self._answer(results, wanted, identifier, {"seed": seed} if served.draws else {})
-
-    async def _answer(
-        self,
-        results: dict[str, Array],
-        wanted: tuple[RequestedOutput, ...],
-        identifier: str | None,
-        parameters: dict[str, Any],
-    ) -> InferResponse:
-        served, began = self.served, time.monotonic_ns()
-        size = sum(results[each.name].nbytes for each in wanted)
-        outputs = await beside_the_loop(size, _outputs, served, results, wanted)
-        self._phases.compute_output = time.monotonic_ns() - began
-        return InferResponse(served.name, served.version, outputs, identifier, parameters)
-
-    def _attached(self, request: InferRequest) -> InferRequest:
-        """With the places in shared memory of its tensors, which are held from now on."""
-        regions = self._core.regions
-        if regions is None:
-            return request  # the tensors say so
-        _check_local(self._context)
-        request, size = attach(request, regions, self._owner)
-        regions.hold(size)
-        self._held = size
-        return request
-
-    def check_load(self) -> None:
-        """Refuses, before anything of the request is read, what would be refused when it was.
-
-        Raises:
-            ServiceError: OVERLOADED, NOT_READY, DEADLINE.
-        """
-        # A sequence may be another version's, and an answer that is kept needs no run.
-        if not self.served.stateful and self.served.cache is None:
-            self.served.scheduler.check_load(self._deadline(NO_OPTIONS))
-
-    def infer_in_place(self, request: InferRequest) -> InferResponse:
-        """The same without a wait, for one whose model keeps no states and runs at once.
-
-        Raises:
-            Withdrawn: `infer` has to be asked.
-            ServiceError, maas_rt.Error: as `infer`.
-        """
-        served, options = self.served, request.options
-        model = served.model
-        if isinstance(model, Pipeline) or served.stateful or served.cache is not None or request.shares:
-            raise Withdrawn
-        began = time.monotonic_ns()
-        arrays = served.signature.arrays(request)
-        wanted = served.signature.requested(request)
-        self._phases.compute_input += time.monotonic_ns() - began
-        seed = _seed(served, options)
-        drawn = seed if served.draws else None
-
-        def run(deadline: int) -> dict[str, Array]:
-            return model.run(arrays, deadline=_seconds_to(deadline), seed=drawn)
-
-        results = self._run_in_place(_size(arrays), options, run)
-        began = time.monotonic_ns()
-        outputs = served.signature.answer(results, wanted)
-        self._phases.compute_output = time.monotonic_ns() - began
-        return InferResponse(served.name, served.version, outputs, request.id, {"seed": seed} if served.draws else {})
-
-    def exchange_in_place(self, exchange: Exchange) -> tuple[bytes, int | None]:
-        """The same for a request that was prepared: the body of its answer, and how long the document in it is if there is more.
-
-        Raises:
-            Withdrawn, ServiceError, maas_rt.Error: as infer_in_place.
-        """
-        self._run_in_place(exchange.size, NO_OPTIONS, exchange.run)
-        began = time.monotonic_ns()
-        body = exchange.body()
-        self._phases.compute_output = time.monotonic_ns() - began
-        return body
-
-    def _run_in_place(self, size: int, options: Options, work: Callable[[int], T]) -> T:
-        scheduler = self.served.scheduler
-        assert isinstance(scheduler, Scheduler)
-        ran = scheduler.run_in_place(size, self._deadline(options), work)
-        if ran is None:
-            raise Withdrawn
-        self._phases.queue = ran.started - ran.submitted
-        self._phases.compute_infer = ran.ended - ran.started
-        return ran.value
-
-    def _kept(self, key: bytes | None, began: int) -> dict[str, Array] | None:
-        """The results of the same request before this one, if they are kept."""
-        cache = self.served.cache
-        if cache is None or key is None:
-            return None
-        found = cache.get(key)
-        self._was_kept = found is not None
-        self.served.statistics.looked_up(self._was_kept, cache.held, time.monotonic_ns() - began)
-        return found
-
-    def parsed(self, ns: int) -> None:
-        """The transport has taken so long to read the message."""
-        self._phases.compute_input += ns
-
-    def encoded(self, ns: int) -> None:
-        """It has taken so long to write the answer."""
-        self._phases.compute_output += ns
-
-    def _move(self, served: Served) -> None:
-        old, self.served = self.served, served
-        if served is not old and self._core._observe is not None:
-            self._core._observe.left(old)
-            self._core._observe.began(served)
-
-    def _deadline(self, options: Options) -> int | None:
-        """The earliest of those that the request has; the model's, if it has none."""
-        now = time.monotonic_ns()
-        own = [] if self._context.deadline is None else [self._context.deadline]
-        if options.timeout:
-            own.append(now + options.timeout * 1000)
-        if not own and self.served.scheduling.timeout:
-            own.append(now + self.served.scheduling.timeout)
-        return min(own, default=None)
-
-    async def _turn(self, options: Options, deadline: int | None) -> Sequence:
-        sequences = self._core.sequences
-        turn = sequences.take(
-            self.served.name, options.sequence_id, options.sequence_start, self._lease.share(), self._owner
-        )
-        if turn.done():
-            return turn.result()
-        ended = asyncio.get_running_loop().create_future()
-        landing = self._core._landing()
-        turn.add_done_callback(lambda _: landing.land(ended))
-        try:
-            await _until(ended, deadline)
-        except BaseException:
-            if not turn.cancel():  # it was this request's turn in the meantime
-                sequences.give_back(turn.result())
-            raise
-        return turn.result()
-
-    def _job(
-        self,
-        arrays: dict[str, Array],
-        options: Options,
-        seed: int | None,
-        deadline: int | None,
-        sequence: Sequence | None,
-        ended: asyncio.Future[None],
-    ) -> Job:
-        served = self.served
-        state = sequence.state if sequence is not None else served.state() if served.stateful else None
-        rows = served.rows(arrays) if state is None else None
-        landing, sequences = self._core._landing(), self._core.sequences
-
-        def done(job: Job) -> None:
-            if sequence is not None:
-                sequences.give_back(sequence, job.error is None and options.sequence_end)
-            landing.land(ended)
-
-        return Job(
-            arrays,
-            done,
-            rows=1 if rows is None else rows,
-            state=state,
-            seed=seed if served.draws else None,
-            priority=options.priority or served.scheduling.priority,
-            deadline=deadline,
-            alone=rows is None,
-            steps=self._core._observe,
-        )
-
-
 def _check_own(parameters: Iterable[str]) -> None:
     foreign = [name for name in parameters if name == "config" or name.startswith("file:")]
     if foreign:
         raise bad_request(f"a model is loaded as it lies in the repository: {shown(foreign[0])} cannot be given")
-
-
-def _seed(served: Served, options: Options) -> int | None:
-    """The request's; one that is drawn where it has none and the model draws."""
-    return secrets.randbits(_SEED_BITS) if options.seed is None and served.draws else options.seed
-
-
-def _outputs(
-    served: Served, results: dict[str, Array], wanted: tuple[RequestedOutput, ...]
-) -> tuple[OutputTensor, ...]:
-    return to_regions(served.signature.answer(results, wanted), wanted)
-
-
-def _check_local(context: Context) -> None:
-    """Another machine has no shared memory with this one, and nothing to look for in it."""
-    if not is_local(context.address):
-        raise ServiceError(Kind.FORBIDDEN, "shared memory is for clients on this machine")
-
-
-def _seconds_to(deadline: int) -> float:
-    return max(0, deadline - time.monotonic_ns()) / 1e9
-
-
-def _size(arrays: dict[str, Array]) -> int:
-    return sum(array.nbytes for array in arrays.values())
-
-
-async def _until(ended: asyncio.Future[None], deadline: int | None) -> None:
-    """Waits; raises DEADLINE when the time is over."""
-    if deadline is None:
-        await ended
-        return
-    left = max(0, deadline - time.monotonic_ns()) / 1e9
-    late = asyncio.get_running_loop().call_later(left, _expire, ended)
-    try:
-        await ended
-    finally:
-        late.cancel()
-
-
-def _expire(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_exception(ServiceError(Kind.DEADLINE, "the request's time was over before it was answered"))

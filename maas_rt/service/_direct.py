@@ -18,10 +18,12 @@ from typing import NamedTuple
 from ._answers import SERVER, refusal
 from ._bodies import packed_as
 from ._callers import request_id
-from ._core import Context, Core, Inference, Withdrawn
+from ._calls import Context, Withdrawn
+from ._core import Core
 from ._errors import ServiceError, kind_of
 from ._guard import is_literal, read_timeout
 from ._headers import REQUEST_ID, TIMEOUT
+from ._inference import Inference
 from ._logs import REQUESTS
 from ._metrics import Metrics
 from ._prepared import Document

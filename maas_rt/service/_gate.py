@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ._access import Access, bearer, permit
 from ._audit import Audit
-from ._core import Context, Entry, Withdrawn
+from ._calls import Context, Entry, Withdrawn
 from ._errors import ServiceError, kind_of
 from ._grants import Client, Verb
 from ._limiter import Admission, Limiter, Limits

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ._core import Context, Core
+from ._calls import Context
+from ._core import Core
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
 from ._grpc_calls import REQUEST_ID, Call, Held, Messages, context_of, message_of, refuse, uncancel
 from ._grpc_messages import INFERENCE, MESSAGES

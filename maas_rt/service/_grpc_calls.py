@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 from .._errors import Error
 from ._callers import network_of, request_id
+from ._calls import Context
 from ._connection import Bounds
-from ._core import Context
 from ._errors import Kind, ServiceError, bad_request, kind_of
 from ._grpcio import grpc
 from ._metrics import Metrics

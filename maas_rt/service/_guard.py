@@ -11,8 +11,9 @@ from ._aiohttp import web
 from ._answers import SERVER, answer_of, kind_of_answer
 from ._bodies import header
 from ._callers import network_of, request_id
+from ._calls import Context
 from ._connection import Connection
-from ._core import Context, Core
+from ._core import Core
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._headers import REQUEST_ID, TIMEOUT
 from ._logs import log_request

@@ -19,8 +19,8 @@ from ._access import Access
 from ._aiohttp import web
 from ._app import create_app
 from ._audit import Audit
+from ._calls import Peers
 from ._connection import Bounds, Runner, Server
-from ._core import Peers
 from ._gate import Admits, Gatekeeper
 from ._guard import CORE
 from ._handshakes import Handshakes

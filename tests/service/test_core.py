@@ -14,7 +14,8 @@ import pytest
 
 import maas_rt
 from maas_rt.service import Repository
-from maas_rt.service._core import Context, Core
+from maas_rt.service._calls import Context
+from maas_rt.service._core import Core
 from maas_rt.service._datatypes import DATATYPES
 from maas_rt.service._errors import Kind, ServiceError, kind_of
 from maas_rt.service._grants import Client

@@ -208,7 +208,7 @@ async def test_what_is_no_whole_request_goes_the_usual_way(server: Served, clien
 
 
 async def test_both_ways_are_counted(server: Served, client: Client, ways: list[bool]) -> None:
-    metrics = server.core._observe._metrics  # type: ignore[union-attr]
+    metrics = server.core.observe._metrics  # type: ignore[union-attr]
 
     def counts() -> list[Any]:
         (version,), server_ = metrics.collect().values(), metrics.collect_server()

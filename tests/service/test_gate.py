@@ -12,7 +12,7 @@ import pytest
 
 from maas_rt.service._access import Access
 from maas_rt.service._audit import Audit
-from maas_rt.service._core import Context
+from maas_rt.service._calls import Context
 from maas_rt.service._errors import Kind, ServiceError
 from maas_rt.service._gate import Gatekeeper
 from maas_rt.service._grants import read_grants

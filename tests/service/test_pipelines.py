@@ -15,8 +15,9 @@ import pytest
 
 import maas_rt
 from maas_rt.service import Repository, _pipeline_scheduler
+from maas_rt.service._calls import Context
 from maas_rt.service._config import ModelConfig, Scheduling
-from maas_rt.service._core import Context, Core
+from maas_rt.service._core import Core
 from maas_rt.service._datatypes import DATATYPES
 from maas_rt.service._errors import Kind, ServiceError, kind_of
 from maas_rt.service._gate import Gatekeeper
@@ -515,7 +516,7 @@ def core(tmp_path: Path) -> Iterator[Core]:
     _pipeline(_models(tmp_path), TWO)
     found = Core(Repository(tmp_path), observe=_Observer())
     yield found
-    assert found._observe.under_way == []  # type: ignore[union-attr]
+    assert found.observe.under_way == []  # type: ignore[union-attr]
     found.close()
     assert found.repository.close(10)  # no lease is left
 
@@ -692,10 +693,10 @@ async def test_its_models_batch_what_several_of_its_requests_ask(tmp_path: Path)
     core = Core(Repository(tmp_path))
     answers = await asyncio.gather(*(_infer(core, _request(value=value)) for value in range(16)))
     assert [_value(each) for each in answers] == [6.0 * value for value in range(16)]
-    (told,) = core.statistics("encoder", "1", Context())["model_stats"]
+    (told,) = (await core.statistics("encoder", "1", Context()))["model_stats"]
     assert told["inference_count"] == 16 and told["execution_count"] < 8
     assert told["inference_stats"]["success"]["count"] == 16
-    (told,) = core.statistics("pipe", None, Context())["model_stats"]
+    (told,) = (await core.statistics("pipe", None, Context()))["model_stats"]
     assert told["inference_stats"]["success"]["count"] == told["execution_count"] == 16
 
 
@@ -715,9 +716,9 @@ async def test_answers_that_are_kept_go_with_a_version_of_a_model(tmp_path: Path
     _pipeline(_models(tmp_path), TWO + "[response_cache]\nenable = true\n")
     core = Core(Repository(tmp_path))
     assert [_value(await _infer(core, _request())) for _ in range(3)] == [6.0] * 3
-    (told,) = core.statistics("pipe", "1", Context())["model_stats"]
+    (told,) = (await core.statistics("pipe", "1", Context()))["model_stats"]
     assert told["inference_stats"]["cache_hit"]["count"] == 2 and told["execution_count"] == 1
-    (told,) = core.statistics("encoder", "1", Context())["model_stats"]
+    (told,) = (await core.statistics("encoder", "1", Context()))["model_stats"]
     assert told["execution_count"] == 1
     _put(tmp_path / "encoder" / "1" / "model.mrt", times(20, rows="n"))
     assert core.repository.reload() == [] and _value(await _infer(core, _request())) == 60

@@ -12,8 +12,9 @@ import pytest
 
 from maas_rt import InvalidArgumentError, TensorInfo
 from maas_rt.service import Repository
+from maas_rt.service._calls import Context
 from maas_rt.service._config import ModelConfig
-from maas_rt.service._core import Context, Core
+from maas_rt.service._core import Core
 from maas_rt.service._datatypes import DATATYPES
 from maas_rt.service._errors import Kind, kind_of
 from maas_rt.service._padding import Pad, Padding
@@ -62,14 +63,14 @@ async def _ask(core: Core, **arrays: Any) -> dict[str, Any]:
 
 async def _runs(core: Core, asked: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
     """The answers to what is asked at once, behind a request that keeps the runner busy or not; and the sizes of the batches."""
-    before = _batches(core)
+    before = await _batches(core)
     answers = await asyncio.gather(*(_ask(core, **arrays) for arrays in asked))
-    after = _batches(core)
+    after = await _batches(core)
     return list(answers), sorted(rows for rows, count in after.items() for _ in range(count - before.get(rows, 0)))
 
 
-def _batches(core: Core) -> dict[int, int]:
-    (told,) = core.statistics("m", "1", Context())["model_stats"]
+async def _batches(core: Core) -> dict[int, int]:
+    (told,) = (await core.statistics("m", "1", Context()))["model_stats"]
     return {each["batch_size"]: each["compute_infer"]["count"] for each in told["batch_stats"]}
 
 

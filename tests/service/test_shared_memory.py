@@ -23,7 +23,8 @@ from maas_rt.service import create_app
 from maas_rt.service._access import Access
 from maas_rt.service._audit import Audit
 from maas_rt.service._callers import is_local, network_of
-from maas_rt.service._core import Context, Core
+from maas_rt.service._calls import Context
+from maas_rt.service._core import Core
 from maas_rt.service._errors import Kind, ServiceError
 from maas_rt.service._gate import Gatekeeper
 from maas_rt.service._grants import read_grants
