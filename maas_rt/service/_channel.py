@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import pickle
 import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_MOST = 1 << 16  # bytes of a message; what is longer goes as a file in memory
+_MOST = 1 << 12  # bytes of a message; what is longer goes as a file in memory, that many fit into the way
 MOST_FILES = 250  # that one message may carry: Linux takes 253
 _INT = array.array("i").itemsize
 _SHORT, _LONG = b"\0", b"\1"
@@ -57,14 +58,17 @@ class Channel:
             self._send(_LONG, (descriptor, *files), wait)
 
     def receive(self, wait: bool = True) -> Message | None:
-        """The next one; None if the other process is gone. Without `wait` it raises BlockingIOError if there is none."""
+        """The next one; None if the other process is gone. Without `wait` it raises BlockingIOError if there is none; OSError if its files cannot be
+        opened."""
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            data, extras, _, _ = self._socket.recvmsg(_MOST + 1, socket.CMSG_LEN((MOST_FILES + 1) * _INT), flags)
+            data, extras, received, _ = self._socket.recvmsg(_MOST + 1, socket.CMSG_LEN((MOST_FILES + 1) * _INT), flags)
         except ConnectionError:
             return None
         if not data:
             return None
+        if received & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, "a message's files cannot be opened: the process has no descriptors left")
         found = array.array("i")
         for _, _, extra in extras:  # files, and nothing else
             found.frombytes(extra)

@@ -51,7 +51,7 @@ class Peers:
 
     Args:
         page: which worker is there.
-        gone: called when the supervisor is gone.
+        gone: called when the supervisor is gone, or wants another one in this one's place.
     """
 
     def __init__(self, channel: Channel, page: Page, gone: Callable[[], None]) -> None:
@@ -62,9 +62,8 @@ class Peers:
         self._telling = threading.Lock()  # one state at a time
         self._asked: dict[int, Future[Message]] = {}
         self._number = 0
-        self._kept: dict[
-            str, int
-        ] = {}  # files that this worker has put, and of which nobody was told, and those that it maps
+        # Files that this worker has put, of which nobody was told yet, and those that it is about to map.
+        self._kept: dict[str, int] = {}
         self._told: frozenset[str] = frozenset()  # files that the supervisor has
         self._last: State | None = None
         self._followed: Future[Message] | None = None  # the last one that this worker has told of
@@ -235,6 +234,8 @@ class Peers:
                 with self._lock:
                     answer = self._asked.pop(number)
                 answer.set_result(Message("answer", tuple(values), message.files))
+            elif message.name == "leave":
+                self._gone()
             elif message.name == "count":  # here: who waits for it waits for no load
                 self.tell("counted", *message.values, [] if self._core is None else self._core.all_statistics())
             else:
@@ -255,8 +256,8 @@ class Peers:
         assert self._core is not None
         try:
             made = self._core.make(what, values)
-        except RuntimeError:
-            self.tell("made", number, _outcome(ServiceError(Kind.NOT_READY, "the server goes away", 1)))
+        except ServiceError as error:  # it goes away
+            self.tell("made", number, _outcome(error))
             return
         made.add_done_callback(lambda _: threading.Thread(target=self._made, args=(number, made), daemon=True).start())
 

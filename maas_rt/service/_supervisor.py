@@ -158,9 +158,8 @@ class _Supervisor:
         self._files: dict[str, int] = {}
         self._waiting: list[tuple[_Worker, int]] = []  # who has joined before there is a state
         self._changes: dict[int, _Change] = {}  # by their generation
-        self._asked: dict[
-            int, tuple[_Worker, int]
-        ] = {}  # changes that the leader makes: who has asked, under which number
+        # Changes that the leader makes: who has asked, under which number.
+        self._asked: dict[int, tuple[_Worker, int]] = {}
         self._gatherings: dict[int, _Gathering] = {}
         self._number = 0
         ends.callback(self._close)
@@ -306,6 +305,11 @@ class _Supervisor:
                 message = worker.channel.receive(wait=False)
             except BlockingIOError:
                 return
+            except OSError as error:
+                _LOGGER.error("worker %d is ended, for what it tells cannot be taken: %s", worker.number, error)
+                assert worker.process is not None
+                worker.process.kill()
+                return
             if message is None:
                 with suppress(KeyError):
                     self._selector.unregister(worker.channel)
@@ -389,8 +393,7 @@ class _Supervisor:
             _LOGGER.error("worker %d cannot follow a change (%s) and is started again", worker.number, text)
             if change is not None:
                 change.told.append(f"worker {worker.number} could not follow, and is started again: {text}")
-            assert worker.process is not None
-            worker.process.terminate()
+            self._tell(worker, "leave")
             worker.has_joined = False
         if change is not None:
             change.left.discard(worker.number)

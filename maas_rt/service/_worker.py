@@ -176,7 +176,8 @@ class _Worker:
             self._ends.callback(watch.close)
 
     def _gone(self) -> None:
-        """The supervisor has died: its workers go, for a new one would find its ports taken."""
+        """The supervisor has died: its workers go at once, for a new one would find its ports taken. Or this worker has to go, for it serves what
+        the others do no more."""
         self._orphaned = True
         os.kill(os.getpid(), signal.SIGTERM)
 
