@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -426,6 +427,20 @@ def _memory(pid: int) -> tuple[float, float]:
             shared += sizes["Pss"]
             own += sizes["Private_Dirty"] + sizes["Swap"]
     return shared, own
+
+
+def test_a_worker_that_cannot_follow_is_told_of_and_another_takes_its_place(models: Path) -> None:
+    with serving(models, "--drain-delay", "300") as server:
+        leader, follower = server.workers()
+        pages = int(Path(f"/proc/{follower}/statm").read_text().split()[0])
+        room = pages * resource.getpagesize() + (24 << 20)  # and no more of addresses
+        resource.prlimit(follower, resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+        (models / "large.mrt").write_bytes(_large(64 << 20))
+        status, document = server.ask("POST", "/v2/repository/models/large/load")
+        assert status == 500 and "worker 1 could not follow, and is started again: " in document["error"]
+        until(lambda: follower not in server.workers())  # at once, with requests that it should answer otherwise
+        until(lambda: sum(server.metric("maas_rt_worker_up").values()) == 2)
+        assert server.everywhere("/v2/models/large/ready")[0] == 200 and leader in server.workers()
 
 
 def test_statistics_are_sums(models: Path) -> None:
