@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass
 class Record:
-    """A model: its versions that are served, and what is told of the others. Whoever has the repository's lock may read it."""
+    """A model: its versions that are served, and what is told of the others. Whoever has the catalogue's lock may read it."""
 
     ready: dict[int, Leased[Served]] = field(default_factory=dict)
     dormant: dict[int, Path] = field(default_factory=dict)  # the files of those that a request loads

@@ -9,7 +9,7 @@ from .._errors import InvalidArgumentError
 from .._model import Model, State
 from ._batcher import batches
 from ._cache import ResponseCache
-from ._compatible import Interface
+from ._compatible import Interface, differences
 from ._config import ModelConfig, Scheduling
 from ._datatypes import BYTES, Array
 from ._graph import Graph
@@ -127,6 +127,16 @@ class Served:
             return None
         extents = {array.shape[0] for array in arrays.values()}
         return extents.pop() if len(extents) == 1 else None
+
+
+def check_compatible(old: Served, new: Served) -> None:
+    """Raises InvalidArgumentError if clients of the one cannot go on with the other."""
+    found = differences(old.interface, new.interface)
+    if found:
+        raise InvalidArgumentError(
+            f"it cannot take the place of version {old.version}, which goes on: {'; '.join(found)}; replace_incompatible = true in config.toml "
+            "would let it, and so would another name"
+        )
 
 
 def _check_batching(model: Model, signature: Signature, rows: int) -> None:

@@ -195,7 +195,7 @@ def test_a_model_runs_on_a_picture_under_hostile_names(page: Any, tmp_path: Path
 def test_a_token_stays_in_its_tab(browser: Any, server: Served, tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     token = new_key(keys, "reader", read_grants(["read"]), time.time_ns())
-    with serving_beside(server.core.repository._root, gate=Gatekeeper(Access(keys))) as guarded:
+    with serving_beside(server.core.repository._catalogue.root, gate=Gatekeeper(Access(keys))) as guarded:
         for page in _tab(browser, guarded):
             page.goto("/#/mlp")
             page.get_by_label("Token", exact=True).fill("mrt_wrong")

@@ -20,8 +20,8 @@ from maas_rt.service._datatypes import DATATYPES
 from maas_rt.service._errors import Kind, ServiceError, kind_of
 from maas_rt.service._grants import Client
 from maas_rt.service._offload import beside_the_loop
-from maas_rt.service._repository import Served
 from maas_rt.service._requests import InferRequest, InferResponse, InputTensor
+from maas_rt.service._served import Served
 from maas_rt.service._statistics import Phases
 from tests import _tiny
 

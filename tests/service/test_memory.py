@@ -11,7 +11,7 @@ import pytest
 from maas_rt import Error
 from maas_rt.service import Repository, _app
 from maas_rt.service._errors import Kind, ServiceError
-from maas_rt.service._repository import State
+from maas_rt.service._record import State
 from tests import _tiny
 from tests.service._serving import serving
 from tests.service._versions import times

@@ -25,7 +25,7 @@ from maas_rt.service._grants import Client
 from maas_rt.service._graph import Graph
 from maas_rt.service._jobs import Job
 from maas_rt.service._metadata import model_config
-from maas_rt.service._repository import State
+from maas_rt.service._record import State
 from maas_rt.service._requests import InferRequest, InferResponse, InputTensor
 from maas_rt.service._scheduler import Scheduler
 from maas_rt.service._served import Served

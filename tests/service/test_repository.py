@@ -16,7 +16,7 @@ import pytest
 import maas_rt
 from maas_rt.service import Repository
 from maas_rt.service._errors import Kind, ServiceError
-from maas_rt.service._repository import State
+from maas_rt.service._record import State
 from tests import _tiny
 
 
@@ -170,8 +170,8 @@ def test_what_nobody_foresaw_of_one_file_keeps_nothing_else_from_being_taken(
             raise MemoryError
         return kept(path)
 
-    kept = repository._load
-    monkeypatch.setattr(repository, "_load", load)
+    kept = repository._files.load
+    monkeypatch.setattr(repository._files, "load", load)
     bad = _version(tmp_path, 2, "a")
     _version(tmp_path, 2, "b")
     shutil.rmtree(tmp_path / "gone")

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from maas_rt import DeadlineExceededError, Error, InvalidArgumentError, TensorInfo
-from maas_rt.service import Repository, _repository
+from maas_rt.service import Repository, _catalogue, _repository
 from maas_rt.service._batcher import BatchPolicy
 from maas_rt.service._config import ModelConfig, Scheduling, Warmup
 from maas_rt.service._errors import Kind
-from maas_rt.service._repository import State
+from maas_rt.service._record import State
 from maas_rt.service._warmup import warm_up
 from tests import _tiny
 from tests.service import loads
@@ -176,10 +176,10 @@ def test_the_threads_that_load_run_and_free(tmp_path: Path, monkeypatch: pytest.
     _version(tmp_path, 1)
     seen: list[tuple[str, int]] = []
     repository = Repository(tmp_path)
-    load, warm = repository._load, _repository.warm_up
-    monkeypatch.setattr(repository, "_load", lambda path: (seen.append(here()), load(path))[1])
+    load, warm = repository._files.load, _repository.warm_up
+    monkeypatch.setattr(repository._files, "load", lambda path: (seen.append(here()), load(path))[1])
     monkeypatch.setattr(_repository, "warm_up", lambda *given: (seen.append(here()), warm(*given))[1])
-    monkeypatch.setattr(_repository, "_LAST_USES", 1_000_000)
+    monkeypatch.setattr(_catalogue, "_LAST_USES", 1_000_000)
     _version(tmp_path, 2)
     thread = threading.Thread(target=repository.reload)  # whoever asks
     thread.start(), thread.join()

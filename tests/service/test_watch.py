@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maas_rt.service import Repository
-from maas_rt.service._repository import State
+from maas_rt.service._record import State
 from maas_rt.service._watch import Settling, Watch
 from tests.service.test_repository import _ask, _put, _states, _times, _version
 
