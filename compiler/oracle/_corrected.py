@@ -15,8 +15,11 @@ from onnx.reference.ops._quant_utils import reshape_input
 from onnx.reference.ops.op_attention import Attention
 from onnx.reference.ops.op_dequantize_linear import _CommonDequantizeLinear
 from onnx.reference.ops.op_dynamic_quantize_linear import DynamicQuantizeLinear
+from onnx.reference.ops.op_gru import CommonGRU
+from onnx.reference.ops.op_lstm import CommonLSTM
 from onnx.reference.ops.op_optional import Optional
 from onnx.reference.ops.op_quantize_linear import _QUANT_INTEGER_RANGES, _CommonQuantizeLinear
+from onnx.reference.ops.op_rnn import CommonRNN
 
 __all__ = ["Corrected"]
 
@@ -110,11 +113,34 @@ class _EveryKey(OpRun):  # type: ignore[misc]
         return super()._run(q, k, v, attn_mask, past_key, *rest, **attributes)
 
 
+class _OwnLengths(OpRun):  # type: ignore[misc]
+    """Recurrent layers took each sequence for as long as the longest. One without a step ends with 0, as in ONNX Runtime."""
+
+    def _run(
+        self, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h: Any = None, *rest: Any, **attributes: Any
+    ) -> Any:
+        if lengths is None:
+            return super()._run(x, w, r, b, lengths, h, *rest, **attributes)
+        time, batch = (1, 0) if attributes.get("layout") else (0, 1)
+        results = []
+        for number, length in enumerate(lengths):
+            steps = np.take(np.take(x, [number], batch), np.arange(max(length, 1)), time)
+            start, *others = (s if s is None else np.take(s, [number], batch) for s in (h, *rest[:1]))
+            y, *states = super()._run(steps, w, r, b, None, start, *others, *rest[1:], **attributes)
+            y = np.concatenate(
+                [y, np.zeros_like(np.take(y, np.zeros(x.shape[time] - steps.shape[time], int), time))], time
+            )
+            results.append([each if length else np.zeros_like(each) for each in (y, *states)])
+        batches = (0 if time else 2, *[batch] * len(results[0]))
+        return tuple(np.concatenate(parts, at) for parts, at in zip(zip(*results), batches))
+
+
 # What is wrong, what puts it right, and the operator set from which it is right by itself.
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
     (_CommonQuantizeLinear, _Saturating, math.inf), (_CommonQuantizeLinear, _Shifting, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
     (Attention, _EveryKey, 24), (DynamicQuantizeLinear, _OfNoRange, math.inf),
     (_CommonDequantizeLinear, _Centring, math.inf),
+    *((layer, _OwnLengths, math.inf) for layer in (CommonGRU, CommonLSTM, CommonRNN)),
 )  # fmt: skip
 
 

@@ -782,3 +782,28 @@ def test_numbers_that_do_not_differ_have_no_negative_variance(shape: list[int], 
         np.testing.assert_array_equal(loaded.run({"x": np.full(shape, value, np.float32)})["y"], np.zeros(shape))
     if shape != [3, 1]:
         check(proto, {"x": floats(*shape)}, compiled=True)
+
+
+@pytest.mark.parametrize("opset", [14, 27])  # ONNX Runtime is asked about the one, ONNX's reference about the other
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_sequences_of_their_own_lengths(op: str, gates: int, layout: int, opset: int) -> None:
+    """One without a step ends with 0."""
+    if op == "LSTM" and opset == 14:
+        layout = 0  # ONNX Runtime has no other
+    shapes = {"x": (3, 4, 5), "w": (1, 3 * gates, 5), "r": (1, 3 * gates, 3), "b": (1, 6 * gates), "h": (1, 4, 3)}
+    given = {name: floats(*shape) for name, shape in shapes.items()}
+    if layout:
+        given["x"], given["h"] = given["x"].transpose(1, 0, 2), given["h"].transpose(1, 0, 2)
+    given = {name: np.ascontiguousarray(array) for name, array in given.items()}
+    lengths = np.array([0, 1, 2, 3], np.int32)
+    attributes: dict[str, Any] = {"hidden_size": 3} | ({"layout": 1} if layout else {})
+    proto = model(
+        [node(op, "x w r b n h", "y last", **attributes)],
+        {"n": (TensorProto.INT32, [4]), **{name: (F, list(array.shape)) for name, array in given.items()}},
+        ["y", "last"],
+        opset=opset,
+    )
+    results = maas_rt.load(compile_model(proto, {"n": lengths, **given})).run({"n": lengths, **given})
+    states = results["last"].reshape(4, 3)
+    assert not states[0].any() and (states[1:] != 0).all()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from .... import ir
@@ -122,10 +122,22 @@ class _Cell:
     def outputs(self, y: Any, *states: Any) -> list[Any]:
         """y [S, dirs, B, H] and states [dirs, B, H] in the node's layout and type."""
         n = self.n
+        if n.has(4):
+            states = tuple(self._of_steps(s) for s in states)
         if self.batch_first:
             y = n.emit(relax.op.permute_dims(y, [2, 0, 1, 3]))
             states = tuple(n.emit(relax.op.permute_dims(s, [1, 0, 2])) for s in states)
         return [n.cast(v, self.dtype) for v in (y, *states)]
+
+    def _of_steps(self, state: Any) -> Any:
+        """A last state [dirs, B, H], which ONNX Runtime leaves at 0 for a sequence without a step; ONNX's text says nothing of it."""
+
+        def body(s: Any, lengths: Any) -> Any:
+            return te.compute(
+                s.shape, lambda d, b, h: tirx.Select(lengths(b) == 0, imm(0, s.dtype), s(d, b, h)), name="last_state"
+            )
+
+        return self.n.te(body, state, self.lengths())
 
     def as_layer(self, layer: ir.Operator, states: list[Any], **attrs: int | str) -> list[Any]:
         n = self.n
