@@ -1,6 +1,6 @@
 """python -m tests.soak [NAME ...]: the service under load for minutes, in a process of its own as `maas-rt serve` is; `make soak` runs all of it.
 
-overload    twice the requests that it can answer, for a minute: what is answered stays at nine tenths of the best, in time, in flat memory
+overload    twice the requests that it can answer, for two minutes: what is answered stays at nine tenths of the best, in time, in flat memory
 reloads     ten new versions, a rollback and a `cp` over a file in use, beside load: no request fails, each is answered by a version that was
             live while it was asked
 drain       SIGTERM beside load: every request that was sent is answered
@@ -40,7 +40,7 @@ from tests._tiny import Builder
 
 WIDTH = 8
 LATENCY_MS = 500  # of the model that is overloaded: what would be answered later is refused
-HEAVY = 1024  # of its layers
+HEAVY = 2048  # of its layers
 LAYERS = 8
 
 
@@ -57,14 +57,14 @@ def constant(version: int) -> bytes:
 
 
 def heavy() -> bytes:
-    """x [1, 1024] -> y, some milliseconds later."""
+    """x [1, 8] -> y, some ten milliseconds later: what asks for it takes next to nothing of the machine beside it."""
     b = Builder("heavy")
     rng = np.random.default_rng(0)
-    x = b.input("x", [1, HEAVY])
+    x, width = b.input("x", [1, WIDTH]), WIDTH
     for _ in range(LAYERS):
         y = b.value(f"y{len(b.plan.values)}", [1, HEAVY])
-        b.gemm(x, rng.standard_normal((HEAVY, HEAVY)).astype(np.float32) / 32, y, act="relu")
-        x = y
+        b.gemm(x, rng.standard_normal((width, HEAVY)).astype(np.float32) / 32, y, act="relu")
+        x, width = y, HEAVY
     return b.file(x)
 
 
@@ -298,15 +298,15 @@ class Check:
             self.wrong.append(text)
 
 
-def overload(check: Check, seconds: float = 60.0) -> None:
+def overload(check: Check, seconds: float = 120.0) -> None:
     config = f"[queue]\nlatency_ms = {LATENCY_MS}\n".encode()
     files = {"heavy/1/model.mrt": heavy(), "heavy/config.toml": config}
     with serving(files, "--threads", "1") as (_, server):
-        closed = Load(server.port, "heavy", HEAVY, 8, 3.0)
+        closed = Load(server.port, "heavy", WIDTH, 8, 3.0)
         sent(closed)
         peak = statistics.median(sum(a.status == 200 for a in sent(closed)) / closed.seconds for _ in range(3))
         before = server.resident
-        answers = sent(Load(server.port, "heavy", HEAVY, 512, seconds, 2 * peak))
+        answers = sent(Load(server.port, "heavy", WIDTH, 512, seconds, 2 * peak))
         grown = server.resident - before
         good = sorted(a.end - a.due for a in answers if a.status == 200)
         others = {status: sum(a.status == status for a in answers) for status in {a.status for a in answers} - {200}}
@@ -318,9 +318,7 @@ def overload(check: Check, seconds: float = 60.0) -> None:
             len(good) / seconds >= 0.9 * peak, f"{len(good) / seconds:.0f} answers/s are 0.9 of the peak or more"
         )
         check.that(set(others) <= {503}, "what is not answered is 503")
-        check.that(
-            p99 <= 1.2 * LATENCY_MS / 1000, f"p99 of what is answered, {1000 * p99:.0f} ms, keeps to {LATENCY_MS} ms"
-        )
+        check.that(p99 <= LATENCY_MS / 1000, f"p99 of what is answered, {1000 * p99:.0f} ms, keeps to {LATENCY_MS} ms")
         check.that(grown < before // 10 + (8 << 20), "memory is flat")
 
 

@@ -34,6 +34,7 @@ _HOP = 200_000  # ns: what a run on another thread costs beside the run, measure
 _IN_PLACE = 5_000_000  # ns that a run in place may take: how long a loop runs may lie in the values of its inputs
 _MOST_PARTS = 4096  # of a request: its rows are the client's to say, and where another extent is 0 they take no bytes
 _MEASURED = 16  # of so many quick runs the CPU of one is measured
+_FILLED = 0.8  # of the bound on latency by what is expected: runs differ from their averages
 _WEIGHT = 0.2  # of the newest time in an average
 
 
@@ -263,7 +264,7 @@ class Scheduler:
             self._refused += 1
             text = f"{self._waiting} requests wait for model {self._name!r}, the most that may: ask again later"
             raise ServiceError(Kind.OVERLOADED, text, wait)
-        if self._policy.latency and self._backlog and estimate > self._policy.latency:
+        if self._policy.latency and self._backlog and estimate > _FILLED * self._policy.latency:
             self._refused += 1
             text = (
                 f"an answer of model {self._name!r} would take {estimate / 1e6:.0f} ms, and its bound is "
@@ -306,13 +307,18 @@ class Scheduler:
             if not self._ready:
                 break
             run = heapq.heappop(self._ready)[2]
-            late = {part.request for part in run.parts if part.deadline is not None and part.deadline <= now}
+            late: dict[Job, ServiceError] = {}
+            for part in run.parts:
+                if part.deadline is not None and part.deadline <= now:
+                    late[part.request] = _too_late()
+                elif self._is_overdue(part.request, now):
+                    late[part.request] = self._overdue(now - part.request.submitted)
             run.parts = tuple(part for part in run.parts if part.request not in late)
-            for job in late:
+            for job, why in late.items():
                 job._waiting -= 1  # the part that was taken from the heap
                 self._waiting -= job._waiting == 0
                 self._forget(job)
-                job._given_up = job._given_up or _too_late()
+                job._given_up = job._given_up or why
                 if job._running == 0:
                     self._end(job, job._given_up, after)
             if run.parts:
@@ -321,6 +327,20 @@ class Scheduler:
                 after.append(partial(self._start, run))
         if self._batcher is not None and len(self._active) < self._instances:
             self._arm(self._batcher.next_due())
+
+    def _is_overdue(self, job: Job, now: int) -> bool:
+        """Whether its answer would come later than the bound on latency has it: the runs before it took longer than was expected."""
+        begun = job._running or job._pieces or job.submitted == now
+        return bool(self._policy.latency and not begun) and now + job._estimate > job.submitted + self._policy.latency
+
+    def _overdue(self, waited: int) -> ServiceError:
+        self._refused += 1
+        return ServiceError(
+            Kind.OVERLOADED,
+            f"the request has waited for {waited / 1e6:.0f} ms, and an answer of model {self._name!r} would come later than its bound, "
+            f"{self._policy.latency / 1e6:.0f} ms: ask again later",
+            max(1, round(self._backlog / self._instances / 1e9)),
+        )
 
     def _arm(self, when: int | None) -> None:
         if when is not None and (self._armed is None or when < self._armed):

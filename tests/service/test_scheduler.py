@@ -150,6 +150,25 @@ def test_what_would_come_too_late_is_refused_at_once() -> None:
     world.submit("d")
 
 
+def test_what_has_waited_too_long_is_refused_when_its_turn_comes() -> None:
+    """Runs took longer than was expected: those that are answered keep to the bound."""
+    world = _World(instances=1, latency=25_000_000)
+    world.takes = 5_000_000
+    world.submit("a")
+    world.launch()  # 5 ms are known
+    world.scheduler._times._cpu.clear()
+    jobs = [world.submit(name) for name in ("b", "c", "d")]
+    world.takes = 18_000_000
+    for _ in range(3):
+        world.launch()
+    assert [job.error for job in jobs[:1]] == [None]  # after 18 ms
+    assert world.time == 23_000_000 + 18_000_000  # c began at 18 ms, and was expected to take no more than 7.6
+    late = jobs[2].error
+    assert isinstance(late, ServiceError) and late.kind is Kind.OVERLOADED and "has waited for 36 ms" in str(late)
+    assert jobs[1].error is None and world.scheduler.stats().refused == 1
+    world.submit("e")
+
+
 def test_a_request_that_waits_is_cancelled_at_once_and_never_runs() -> None:
     world = _World(instances=1)
     world.submit("a", 1)
