@@ -39,7 +39,8 @@ import numpy as np
 from tests._tiny import Builder
 
 WIDTH = 8
-LATENCY_MS = 500  # of the model that is overloaded: what would be answered later is refused
+TARGET_MS = 500  # of the model that is overloaded, at its clients
+LATENCY_MS = 450  # what its server would answer later is refused
 HEAVY = 2048  # of its layers
 LAYERS = 8
 
@@ -298,27 +299,27 @@ class Check:
             self.wrong.append(text)
 
 
-def overload(check: Check, seconds: float = 120.0) -> None:
+def overload(check: Check, rounds: int = 6, seconds: float = 20.0) -> None:
     config = f"[queue]\nlatency_ms = {LATENCY_MS}\n".encode()
     files = {"heavy/1/model.mrt": heavy(), "heavy/config.toml": config}
     with serving(files, "--threads", "1") as (_, server):
-        closed = Load(server.port, "heavy", WIDTH, 8, 3.0)
+        closed = Load(server.port, "heavy", WIDTH, 8, 4.0)
         sent(closed)
-        peak = statistics.median(sum(a.status == 200 for a in sent(closed)) / closed.seconds for _ in range(3))
-        before = server.resident
-        answers = sent(Load(server.port, "heavy", WIDTH, 512, seconds, 2 * peak))
-        grown = server.resident - before
+        best, answers, before = [], [], 0
+        for _ in range(rounds):  # what the machine can do changes from minute to minute
+            best.append(sum(a.status == 200 for a in sent(closed)) / closed.seconds)
+            before = before or server.resident
+            answers += sent(Load(server.port, "heavy", WIDTH, 512, seconds, 2 * best[-1]))
+        grown, peak = server.resident - before, statistics.mean(best)
         good = sorted(a.end - a.due for a in answers if a.status == 200)
         others = {status: sum(a.status == status for a in answers) for status in {a.status for a in answers} - {200}}
-        p99 = good[int(0.99 * len(good))]
+        p99, rate = good[int(0.99 * len(good))], len(good) / (rounds * seconds)
         print(
-            f"  peak {peak:.0f}/s, offered {len(answers) / seconds:.0f}/s, others {others}, memory grew by {grown >> 10} kB"
+            f"  peak {peak:.0f}/s, offered {len(answers) / (rounds * seconds):.0f}/s, others {others}, memory grew by {grown >> 10} kB"
         )
-        check.that(
-            len(good) / seconds >= 0.9 * peak, f"{len(good) / seconds:.0f} answers/s are 0.9 of the peak or more"
-        )
+        check.that(rate >= 0.9 * peak, f"{rate:.0f} answers/s are 0.9 of the peak or more")
         check.that(set(others) <= {503}, "what is not answered is 503")
-        check.that(p99 <= LATENCY_MS / 1000, f"p99 of what is answered, {1000 * p99:.0f} ms, keeps to {LATENCY_MS} ms")
+        check.that(p99 <= TARGET_MS / 1000, f"p99 of what is answered, {1000 * p99:.0f} ms, keeps to {TARGET_MS} ms")
         check.that(grown < before // 10 + (8 << 20), "memory is flat")
 
 
