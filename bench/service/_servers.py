@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -211,14 +212,24 @@ class Server:
 
     def stop(self) -> None:
         """Until `go_on`."""
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
         """From where it was stopped."""
-        os.killpg(self._process.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def cpu(self) -> float:
         """Seconds of CPU of all its processes, those that have ended included."""
+        return sum(self._spent().values())
+
+    def _signal(self, number: int) -> None:
+        """To all its processes: those of some servers have sessions of their own."""
+        for pid in self._spent():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _spent(self) -> dict[int, float]:
+        """Seconds of CPU of each of its processes, with those of its children that have ended."""
         children: dict[int, list[int]] = {}
         spent: dict[int, float] = {}
         for entry in Path("/proc").iterdir():
@@ -229,17 +240,17 @@ class Server:
                     continue
                 children.setdefault(int(fields[1]), []).append(int(entry.name))
                 spent[int(entry.name)] = sum(map(int, fields[11:15])) / _TICK
-        total, left = 0.0, [self._process.pid]
+        own, left = {}, [self._process.pid]
         while left:
             pid = left.pop()
-            total += spent.get(pid, 0.0)
+            own[pid] = spent.get(pid, 0.0)
             left += children.get(pid, [])
-        return total
+        return own
 
     def close(self) -> None:
         """Ends all its processes."""
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
         self._process.wait()
         self._log.close()
 
