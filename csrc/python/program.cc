@@ -188,14 +188,18 @@ std::shared_ptr<Program> Program::load_bytes(py::buffer data, mrt_load_options o
   if (copy) std::memcpy(copy, buffer.buf, bytes);
   PyBuffer_Release(&buffer);
   if (!copy) throw std::bad_alloc();
+  return load_memory(copy, bytes, options, [](void* p) { std::free(p); }, copy);
+}
+
+std::shared_ptr<Program> Program::load_memory(const void* data, size_t bytes, const mrt_load_options& options,
+                                              void (*release)(void*), void* user) {
   mrt_program* handle = nullptr;
   Released released;
-  const mrt_status status =
-      mrt_program_load_memory(copy, bytes, &options, [](void* p) { std::free(p); }, copy, &handle);
+  const mrt_status status = mrt_program_load_memory(data, bytes, &options, release, user, &handle);
   released.end();
-  check(status);  // on failure the library has released the copy
+  check(status);  // on failure the library has released the memory
   std::shared_ptr<Program> program(new Program(handle));
-  program->data_ = copy;
+  program->data_ = data;
   program->bytes_ = bytes;
   return program;
 }
@@ -238,16 +242,7 @@ std::shared_ptr<Program> Program::load_sealed(int descriptor, mrt_load_options o
     PyErr_SetFromErrno(PyExc_OSError);
     throw py::error_already_set();
   }
-  mrt_program* handle = nullptr;
-  std::unique_ptr<Mapping> mapping(new Mapping{data, bytes});
-  Released released;
-  const mrt_status status_code = mrt_program_load_memory(data, bytes, &options, unmap, mapping.release(), &handle);
-  released.end();
-  check(status_code);  // on failure the library has released the mapping
-  std::shared_ptr<Program> program(new Program(handle));
-  program->data_ = data;
-  program->bytes_ = bytes;
-  return program;
+  return load_memory(data, bytes, options, unmap, new Mapping{data, bytes});
 }
 
 int Program::find_entry(PyObject* name) const {

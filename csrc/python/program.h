@@ -37,6 +37,9 @@ class Program {
 
  private:
   explicit Program(mrt_program* handle);
+  // The memory is the program's, which gives it back by release(user), also where it cannot be loaded.
+  static std::shared_ptr<Program> load_memory(const void* data, size_t bytes, const mrt_load_options& options,
+                                              void (*release)(void*), void* user);
 
   mrt_program* handle_;
   const void* data_ = nullptr;

@@ -14,7 +14,7 @@ from .._native import Exchange
 from ._calls import Context, Observer, Peers, Withdrawn, check_local
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
-from ._jobs import Job
+from ._jobs import Job, size_of
 from ._leases import Lease
 from ._offload import Inbox, beside_the_loop
 from ._pipeline import Pipeline
@@ -136,7 +136,7 @@ class Inference:
             del request  # its data may be large, and the arrays have what they need of it
             self._phases.compute_input += time.monotonic_ns() - began
             began = time.monotonic_ns()
-            key = None if served.cache is None else await beside_the_loop(_size(arrays), served.cache.key, arrays)
+            key = None if served.cache is None else await beside_the_loop(size_of(arrays), served.cache.key, arrays)
             kept = self._kept(key, began)
             if kept is not None:
                 return await self._answer(kept, wanted, identifier, {})
@@ -148,7 +148,7 @@ class Inference:
             if sequence is not None and (job is None or not job.finished):
                 self._core.sequences.give_back(sequence)
             raise
-        self.in_place = job.finished and served.cache is None and not shares and not isinstance(served.model, Pipeline)
+        self.in_place = job.finished and served.cache is None and not shares and not served.is_pipeline
         if not job.finished:
             try:
                 await _until(ended, deadline)
@@ -163,7 +163,7 @@ class Inference:
         del job, arrays
         if key is not None:
             assert served.cache is not None
-            await beside_the_loop(_size(results), served.cache.put, key, results)
+            await beside_the_loop(size_of(results), served.cache.put, key, results)
             served.statistics.kept(served.cache.held)
         return await self._answer(results, wanted, identifier, {"seed": seed} if served.draws else {})
 
@@ -222,7 +222,7 @@ class Inference:
         def run(deadline: int) -> dict[str, Array]:
             return model.run(arrays, deadline=_seconds_to(deadline), seed=drawn)
 
-        results = self._run_in_place(_size(arrays), options, run)
+        results = self._run_in_place(size_of(arrays), options, run)
         began = time.monotonic_ns()
         outputs = served.signature.answer(results, wanted)
         self._phases.compute_output = time.monotonic_ns() - began
@@ -349,17 +349,12 @@ def _seconds_to(deadline: int) -> float:
     return max(0, deadline - time.monotonic_ns()) / 1e9
 
 
-def _size(arrays: dict[str, Array]) -> int:
-    return sum(array.nbytes for array in arrays.values())
-
-
 async def _until(ended: asyncio.Future[None], deadline: int | None) -> None:
     """Waits; raises DEADLINE when the time is over."""
     if deadline is None:
         await ended
         return
-    left = max(0, deadline - time.monotonic_ns()) / 1e9
-    late = asyncio.get_running_loop().call_later(left, _expire, ended)
+    late = asyncio.get_running_loop().call_later(_seconds_to(deadline), _expire, ended)
     try:
         await ended
     finally:

@@ -20,6 +20,11 @@ from ._statistics import Phases, Statistics
 Arrays = dict[str, Array]
 
 
+def size_of(arrays: Arrays) -> int:
+    """Bytes of all of them."""
+    return sum(array.nbytes for array in arrays.values())
+
+
 class Queue(Protocol):
     """Where jobs go: a Scheduler, or that of a pipeline."""
 

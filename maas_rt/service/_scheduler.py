@@ -24,7 +24,7 @@ from .._native import cpu_count
 from ._batcher import Batch, Batcher, Left, Part
 from ._config import Scheduling
 from ._errors import Kind, ServiceError, kind_of
-from ._jobs import Arrays, Job
+from ._jobs import Arrays, Job, size_of
 from ._padding import Padding
 from ._statistics import Statistics
 from ._timer import Timer
@@ -149,7 +149,7 @@ class Scheduler:
                 most = _MOST_PARTS * self._most_rows
                 text = f"the request has {job.rows} rows, and model {self._name!r} takes {most} at most: send them in several"
                 raise ServiceError(Kind.TOO_LARGE, text)
-            job._size = _size(job.arrays)
+            job._size = size_of(job.arrays)
             job._estimate = self._estimate(job, together)
             self._check(job.deadline, job._estimate, now)
             self._backlog += job._estimate
@@ -455,7 +455,7 @@ class Scheduler:
         if most is not None:
             left = most if left is None else min(left, most)
         seconds = None if left is None else max(left, 0) / 1e9
-        size = first._size if whole else _size(arrays)
+        size = first._size if whole else size_of(arrays)
         run = partial(self._model.run, arrays, deadline=seconds, cancel=token, state=first.state, seed=first.seed)
         results = self._timed(size, rows, begin - assembling, run)
         return [results] if len(parts) == 1 else self._padding.shared_out(results, given)
@@ -540,10 +540,6 @@ class _Times:
     def of_rows(self, rows: int) -> int:
         """The same by rows."""
         return self.of_size(rows * self._row)
-
-
-def _size(arrays: Arrays) -> int:
-    return sum(array.nbytes for array in arrays.values())
 
 
 def _joined(pieces: list[Arrays]) -> Arrays:
