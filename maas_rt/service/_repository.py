@@ -460,10 +460,12 @@ class Repository:
         return None
 
     def _wake(self, name: str, number: int) -> None:
-        """Loads a version that a request has asked for."""
+        """Loads a version that a request has asked for. Why it cannot be is logged once, however many ask, until that is another reason."""
         with self._changing:
+            record = self._catalogue.models.get(name)
+            before = None if record is None else record.reasons.get(number)
             refused = self._take_dormant(name, number, self._loader.run)
-        if refused is not None:
+        if refused is not None and str(refused) != before:
             logging.getLogger(__name__).warning("not served: %s", refused)
 
     def _take_dormant(self, name: str, number: int, run: _Run) -> Error | None:

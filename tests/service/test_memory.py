@@ -58,24 +58,36 @@ def test_what_is_used_least_recently_goes_for_what_is_asked_for(tmp_path: Path) 
     assert _ask(repository, name="a") == ("1", 1.0)
 
 
-def test_what_is_in_use_never_goes(tmp_path: Path) -> None:
+def _refused(repository: Repository, name: str) -> ServiceError:
+    """What whoever asks for a model is told that was tried, and has no room."""
+    end = time.monotonic() + 60
+    while True:
+        with pytest.raises(ServiceError) as caught:
+            repository.lease(name)
+        if "is being loaded" not in str(caught.value):
+            return caught.value
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_what_is_in_use_never_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _models(tmp_path, "a", "b", "c")
     repository = Repository(tmp_path, memory=2 * SIZE + 10)
     leases = [repository.lease(name) for name in ("a", "b")]
-    end = time.monotonic() + 60
-    with pytest.raises(ServiceError, match="could not be loaded yet, and is tried again") as caught:
-        while time.monotonic() < end:
-            try:
-                repository.lease("c")
-            except ServiceError as error:
-                if "is being loaded" not in str(error):
-                    raise
-                time.sleep(0.01)
-    assert caught.value.kind is Kind.NOT_READY and caught.value.retry_after == 5
+    for _ in range(5):  # each of which has it tried again
+        refused = _refused(repository, "c")
+        assert "could not be loaded yet, and is tried again" in str(refused)
+        assert refused.kind is Kind.NOT_READY and refused.retry_after == 5
+    repository._loader.call(int)  # after all that were asked for
+    assert sum("not served" in line for line in caplog.messages) == 1
     assert _states(repository)["a/1"] is _states(repository)["b/1"] is State.READY
     leases[1].end()
     assert _asked_again(repository, "c") == ("1", 3.0)
     assert _states(repository) == {"a/1": State.READY, "b/1": State.UNAVAILABLE, "c/1": State.READY}
+    again = repository.lease("c")  # what has served in between is told of anew
+    assert "could not be loaded yet" in str(_refused(repository, "b"))
+    again.end(), leases[0].end()
+    assert _asked_again(repository, "b") == ("1", 2.0)
 
 
 def test_a_request_gets_the_version_that_it_means_and_no_other(tmp_path: Path) -> None:
