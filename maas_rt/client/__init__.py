@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._arrays import ClassScore, InferResult
 from ._client import Client, Sequence
 from ._errors import (
     BadRequestError,
@@ -29,6 +28,8 @@ from ._errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from ._regions import InRegion
+from ._result import ClassScore, InferResult
 from ._retry import Retry
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "ConnectionFailedError",
     "DeadlineError",
     "ForbiddenError",
+    "InRegion",
     "InferResult",
     "InvalidAnswerError",
     "NotFoundError",

@@ -3,141 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .._errors import InvalidArgumentError
 from ..service._datatypes import BYTES, DATATYPES, Array, Datatype, bfloat16_values
-from ..service._requests import InferResponse, InputTensor, OutputTensor, Parameters
+from ..service._requests import InputTensor
 
 _BF16 = DATATYPES["BF16"]
 _OF_DTYPE = {each.dtype: each for each in DATATYPES.values() if each not in (_BF16, BYTES)}
 
 
-@dataclass(frozen=True)
-class ClassScore:
-    """One of an output's highest entries: its value, its index in the row, and its label if the model has labels."""
-
-    value: float | int
-    index: int
-    label: str | None
-
-
-class InferResult(Mapping[str, Array]):
-    """What a model answered: arrays by the names of its outputs, in the model's order.
-
-    The arrays are their reader's own, and may be written to. BYTES are an array of `bytes` objects. BF16 is ml_dtypes.bfloat16 where ml_dtypes is
-    installed, else float32, which holds each of its values.
-
-    Attributes:
-        model_name, model_version: what answered, as text.
-        id: the request's, if it had one.
-        parameters: of the answer, as the seed that a model has drawn from.
-    """
-
-    def __init__(self, response: InferResponse) -> None:
-        self.model_name = response.model_name
-        self.model_version = response.model_version
-        self.id = response.id
-        self.parameters: Parameters = response.parameters
-        # A copy: binary data lie in the answer at any address, beside each other.
-        self._outputs = {each.name: _own(each) for each in response.outputs}
-
-    def __getitem__(self, name: str) -> Array:
-        output = self._output(name)
-        return _bfloat16(output.array) if output.datatype is _BF16 else output.array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._outputs)
-
-    def __len__(self) -> int:
-        return len(self._outputs)
-
-    def __repr__(self) -> str:
-        tensors = ", ".join(
-            f"{each.name}: {each.datatype.name}{list(each.array.shape)}" for each in self._outputs.values()
-        )
-        return f"<InferResult of {self.model_name}, version {self.model_version}: {tensors}>"
-
-    def strings(self, name: str) -> Array:
-        """An output of strings (BYTES) as `str` objects, in its shape.
-
-        Raises:
-            KeyError: there is no such output.
-            InvalidArgumentError: it has another datatype, or bytes that are no UTF-8.
-        """
-        array = self._bytes(name)
-        try:
-            texts = [each.decode() for each in array.flat]
-        except UnicodeDecodeError as error:
-            raise InvalidArgumentError(
-                f"output {name!r} has bytes that are no UTF-8 ({error.reason}): read {name!r} itself"
-            ) from None
-        return np.fromiter(texts, object, len(texts)).reshape(array.shape)
-
-    def classes(self, name: str) -> list[list[ClassScore]]:
-        """The highest entries of each row of an output that was asked for in `classes`, the highest first.
-
-        Raises:
-            KeyError: there is no such output.
-            InvalidArgumentError: it is no such list.
-        """
-        rows = self._bytes(name)
-        try:
-            return [[_score(each) for each in row] for row in rows.reshape(-1, rows.shape[-1])]
-        except (ValueError, IndexError):
-            raise InvalidArgumentError(f"output {name!r} has no highest entries: ask for it in `classes`") from None
-
-    def tensors(self) -> dict[str, Any]:
-        """All outputs as torch's tensors on the CPU, which share the arrays' memory. The program has imported torch: nothing here does.
-
-        Raises:
-            InvalidArgumentError: it has not; or an output has strings, which torch has not.
-        """
-        for name, output in self._outputs.items():
-            if output.datatype is BYTES:
-                raise InvalidArgumentError(
-                    f"output {name!r} has strings, which torch's tensors do not: read {name!r} itself"
-                )
-        torch = sys.modules.get("torch")
-        if torch is None:
-            raise InvalidArgumentError("tensors of torch are asked for, and nobody has imported it: import torch first")
-        found = {}
-        for name, output in self._outputs.items():
-            if output.datatype is _BF16:
-                found[name] = torch.from_numpy(output.array.view(np.int16)).view(torch.bfloat16)
-            else:
-                found[name] = torch.from_numpy(output.array)
-        return found
-
-    def _output(self, name: str) -> OutputTensor:
-        if name not in self._outputs:
-            raise KeyError(f"there is no output {name!r}: there are {', '.join(self._outputs) or 'none'}")
-        return self._outputs[name]
-
-    def _bytes(self, name: str) -> Array:
-        output = self._output(name)
-        if output.datatype is not BYTES:
-            raise InvalidArgumentError(f"output {name!r} is {output.datatype.name} and not BYTES")
-        return output.array
-
-
-def _own(output: OutputTensor) -> OutputTensor:
-    array = output.array
-    dense = array if array.flags.owndata and array.flags.writeable else np.array(array)
-    return OutputTensor(output.name, output.datatype, dense)
-
-
-def _score(entry: bytes) -> ClassScore:
-    value, index, *label = entry.decode().split(":", 2)
-    try:
-        number: float | int = int(value)
-    except ValueError:
-        number = float(value)
-    return ClassScore(number, int(index), label[0] if label else None)
+def as_read(array: Array, datatype: Datatype) -> Array:
+    """An array of the protocol's layer as its reader is to have it: BF16 as ml_dtypes.bfloat16 where ml_dtypes is installed, else as float32."""
+    return _bfloat16(array) if datatype is _BF16 else array
 
 
 def _bfloat16(bits: Array) -> Array:
@@ -155,11 +35,12 @@ def input_tensor(name: str, value: object) -> InputTensor:
         InvalidArgumentError: it is no array, or of a dtype that the protocol has not.
     """
     what = f"input {name!r}"
-    array, datatype = _array(value, what)
+    array, datatype = as_array(value, what)
     return InputTensor(name, datatype, array.shape, array)
 
 
-def _array(value: object, what: str) -> tuple[Array, Datatype]:
+def as_array(value: object, what: str) -> tuple[Array, Datatype]:
+    """What is given as an array of the dtype that _datatypes has for its datatype. Raises InvalidArgumentError."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _of_torch(torch, value, what)
@@ -224,4 +105,4 @@ def _of_torch(torch: Any, tensor: Any, what: str) -> tuple[Array, Datatype]:
         raise InvalidArgumentError(
             f"{what} is a tensor of {tensor.dtype}, which the protocol cannot carry: convert it first"
         ) from None
-    return _array(array, what)
+    return as_array(array, what)

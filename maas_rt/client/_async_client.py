@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from .._errors import Error, InvalidArgumentError, MissingExtraError
 from ..service._offload import beside_the_loop
 from . import _calls
-from ._arrays import InferResult
 from ._calls import Answer, Call, Part, Version, opened
 from ._errors import ClientError, ConnectionFailedError, InvalidAnswerError, TlsError
+from ._regions import Outputs
+from ._result import InferResult
 from ._retry import Deadline
 from ._sequences import ENDING, Course
 from ._target import Options
@@ -94,7 +95,7 @@ class AsyncClient(Options):
         model: str,
         inputs: Mapping[str, object],
         *,
-        outputs: Iterable[str] | None = None,
+        outputs: Outputs = None,
         classes: Mapping[str, int] | None = None,
         version: Version = None,
         id: str | None = None,
@@ -153,6 +154,24 @@ class AsyncClient(Options):
     async def rollback(self, model: str, label: str, *, timeout: float | None = None) -> dict[str, Any]:
         """As Client.rollback."""
         return await self._perform(_calls.rollback(model, label), timeout)
+
+    # ---- shared memory, of a server on this machine that was started with it
+
+    async def register_region(
+        self, name: str, key: str, size: int, offset: int = 0, *, timeout: float | None = None
+    ) -> None:
+        """As Client.register_region."""
+        await self._perform(_calls.register_region(name, key, size, offset), timeout)
+
+    async def unregister_regions(
+        self, name: str | None = None, *, all_clients: bool = False, timeout: float | None = None
+    ) -> None:
+        """As Client.unregister_regions."""
+        await self._perform(_calls.unregister_regions(name, all_clients), timeout)
+
+    async def regions(self, name: str | None = None, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """As Client.regions."""
+        return await self._perform(_calls.regions(name), timeout)
 
     # ---- how
 

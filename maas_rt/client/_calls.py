@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -25,8 +25,10 @@ from ..service._requests import (
     encode_request,
     header_length,
 )
-from ._arrays import InferResult, input_tensor
+from ._arrays import input_tensor
 from ._errors import InvalidAnswerError, refusal
+from ._regions import InRegion, Outputs
+from ._result import InferResult
 
 T = TypeVar("T")
 Version = int | str | None
@@ -152,7 +154,7 @@ def _result(answer: Answer) -> InferResult:
     except ServiceError as error:
         raise InvalidAnswerError(f"the answer is no inference: {error}") from None
     result = InferResult(response)
-    if len(result) < len(response.outputs):
+    if len(result) + len(result.in_regions) < len(response.outputs):
         raise InvalidAnswerError("the answer has two outputs of one name")
     return result
 
@@ -227,11 +229,28 @@ def rollback(model: str, label: str) -> Call[dict[str, Any]]:
     return _posted(f"{_repository(model)}/labels/{_quoted(label, 'label')}/rollback", _object, {}, repeatable=False)
 
 
+def regions(name: str | None) -> Call[list[dict[str, Any]]]:
+    """This client's regions of shared memory, or one."""
+    return Call("GET", _region(name) + "/status", _list)
+
+
+def register_region(name: str, key: str, size: int, offset: int) -> Call[None]:
+    """Makes a part of an object of shared memory a region; one that there is already is refused."""
+    document = {"key": key, "byte_size": size, "offset": offset}
+    return _posted(_region(name) + "/register", _done, document, repeatable=False)
+
+
+def unregister_regions(name: str | None, all_clients: bool) -> Call[None]:
+    """Forgets regions."""
+    document = {"parameters": {"all_clients": True}} if all_clients else {}
+    return _posted(_region(name) + "/unregister", _done, document)
+
+
 def infer(
     model: str,
     inputs: Mapping[str, object],
     *,
-    outputs: Iterable[str] | None,
+    outputs: Outputs,
     classes: Mapping[str, int] | None,
     version: Version,
     id: str | None,
@@ -247,7 +266,10 @@ def infer(
     if not as_json:
         asked.setdefault("binary_data_output", True)
     binary = None if not as_json else False
-    tensors = tuple(input_tensor(name, value) for name, value in inputs.items())
+    tensors = tuple(
+        value.input_tensor(name) if isinstance(value, InRegion) else input_tensor(name, value)
+        for name, value in inputs.items()
+    )
     request = InferRequest(tensors, _requested(outputs, classes, binary), id, asked)
     try:
         sequenced = bool(request.options.sequence_id)
@@ -266,12 +288,19 @@ def infer(
     return Call("POST", _model(model, version) + "/infer", _result, parts, headers, repeatable=not sequenced)
 
 
-def _requested(
-    outputs: Iterable[str] | None, classes: Mapping[str, int] | None, binary: bool | None
-) -> tuple[RequestedOutput, ...]:
+def _requested(outputs: Outputs, classes: Mapping[str, int] | None, binary: bool | None) -> tuple[RequestedOutput, ...]:
     classes = classes or {}
+    places = outputs if isinstance(outputs, Mapping) else {}
     names = list(dict.fromkeys([*(outputs or ()), *classes]))
-    return tuple(RequestedOutput(name, binary, classes.get(name, 0)) for name in names)
+    return tuple(_wanted(name, binary, classes.get(name, 0), places.get(name)) for name in names)
+
+
+def _wanted(name: str, binary: bool | None, classification: int, place: object) -> RequestedOutput:
+    if place is None:
+        return RequestedOutput(name, binary, classification)
+    if not isinstance(place, InRegion):
+        raise InvalidArgumentError(f"output {name!r} is to go to a {type(place).__name__}: give an InRegion, or None")
+    return RequestedOutput(name, None, classification, place.place)
 
 
 def _posted(path: str, read: Callable[[Answer], T], document: dict[str, Any], repeatable: bool = True) -> Call[T]:
@@ -281,6 +310,11 @@ def _posted(path: str, read: Callable[[Answer], T], document: dict[str, Any], re
 def _model(model: str, version: Version) -> str:
     path = f"/v2/models/{_quoted(model, 'model')}"
     return path if version is None else f"{path}/versions/{_quoted(str(version), 'version')}"
+
+
+def _region(name: str | None) -> str:
+    path = "/v2/systemsharedmemory"
+    return path if name is None else f"{path}/region/{_quoted(name, 'region')}"
 
 
 def _repository(model: str) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
 from .._errors import Error, InvalidArgumentError
 from . import _calls
-from ._arrays import InferResult
 from ._calls import Answer, Call, Version, opened
 from ._errors import ClientError
+from ._regions import Outputs
+from ._result import InferResult
 from ._retry import Deadline
 from ._sequences import ENDING, Course
 from ._target import Options
@@ -30,7 +31,7 @@ class Client(Options):
     Of each call `timeout` is in seconds, by default the client's, and `version` a number or a label, by default the one that the server means by none.
     Where the server refuses, or does not answer, calls raise ClientError (_errors.py draws its tree). What is refused with 429 or 503 is
     tried again, as `retry` says; so is what did not reach the server, and, where to do it twice is as good as once, what may have: everything but
-    `unload`, `rollback` and the requests of a sequence.
+    `unload`, `rollback`, `register_region` and the requests of a sequence.
     """
 
     def _start(self) -> None:
@@ -83,7 +84,7 @@ class Client(Options):
         model: str,
         inputs: Mapping[str, object],
         *,
-        outputs: Iterable[str] | None = None,
+        outputs: Outputs = None,
         classes: Mapping[str, int] | None = None,
         version: Version = None,
         id: str | None = None,
@@ -96,8 +97,9 @@ class Client(Options):
         Args:
             inputs: an array of numpy, a tensor of torch, or what has `__array__`, `__array_interface__` or `__dlpack__` on the CPU, by each input's name, in
                 the model's shape. Its dtype is the datatype: FP16, FP32, FP64, BF16 (ml_dtypes.bfloat16 or torch.bfloat16), INT8 to INT64, UINT8 to UINT64,
-                BOOL; str or bytes, also in lists, are BYTES. Nothing is converted.
-            outputs: names of those that are wanted; None: all, or, with `classes`, those that it names.
+                BOOL; str or bytes, also in lists, are BYTES. Nothing is converted. An InRegion is not sent: the server reads it in shared memory.
+            outputs: names of those that are wanted; None: all, or, with `classes`, those that it names. A mapping says of each name to which InRegion the
+                server is to write it; None: to the answer.
             classes: so many highest entries of an output instead of all (InferResult.classes).
             id: comes back in the answer.
             parameters: of the request: `seed`, `priority` (1 is the highest), or what another server knows. `timeout`, in microseconds, is told by itself.
@@ -162,6 +164,27 @@ class Client(Options):
     def rollback(self, model: str, label: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Puts a label back on the version that it was on before; returns the version of each label."""
         return self._perform(_calls.rollback(model, label), timeout)
+
+    # ---- shared memory, of a server on this machine that was started with it
+
+    def register_region(self, name: str, key: str, size: int, offset: int = 0, *, timeout: float | None = None) -> None:
+        """Has the server know `size` bytes of an object of system shared memory, from `offset` on, by a name.
+
+        Args:
+            key: the object's name, as multiprocessing.shared_memory.SharedMemory's `name`.
+        """
+        self._perform(_calls.register_region(name, key, size, offset), timeout)
+
+    def unregister_regions(
+        self, name: str | None = None, *, all_clients: bool = False, timeout: float | None = None
+    ) -> None:
+        """Has it forget a region of this client, or all of them: those of one that died before, too, if it had the same token. `all_clients`: whoever
+        has registered it, which needs the verb "admin"."""
+        self._perform(_calls.unregister_regions(name, all_clients), timeout)
+
+    def regions(self, name: str | None = None, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """This client's regions, or one: `name`, `key`, `offset`, `byte_size`, and `unlinked`, if its object has no name any more."""
+        return self._perform(_calls.regions(name), timeout)
 
     # ---- how
 

@@ -256,6 +256,13 @@ async def _parameters(request: web.Request) -> dict[str, Any]:
     return parameters or {}
 
 
+def _flag(parameters: dict[str, Any], name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise bad_request(f'"{name}" is {shown(value)} and must be true or false')
+    return value
+
+
 @operation("Loads a model, or loads it again", "Nothing", "LoadRequest")
 async def _load(request: web.Request) -> web.Response:
     parameters = await _parameters(request)
@@ -265,9 +272,7 @@ async def _load(request: web.Request) -> web.Response:
 
 @operation("Takes a model away from new requests", "Nothing", "UnloadRequest")
 async def _unload(request: web.Request) -> web.Response:
-    dependents = (await _parameters(request)).get("unload_dependents", False)
-    if not isinstance(dependents, bool):
-        raise bad_request(f'"unload_dependents" is {shown(dependents)} and must be true or false')
+    dependents = _flag(await _parameters(request), "unload_dependents")
     await request.app[CORE].unload(request.match_info["model"], context_of(request), dependents)
     return web.json_response({})
 
@@ -319,10 +324,10 @@ async def _register(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
-@operation("Forgets the client's regions", "Nothing", "Nothing", refusals=(404,))
+@operation("Forgets the client's regions", "Nothing", "UnregisterRequest", refusals=(404,))
 async def _unregister(request: web.Request) -> web.Response:
-    await _document(request)
-    await request.app[CORE].unregister_regions(request.match_info.get("region"), context_of(request))
+    of_all = _flag(await _parameters(request), "all_clients")
+    await request.app[CORE].unregister_regions(request.match_info.get("region"), context_of(request), of_all)
     return web.json_response({})
 
 

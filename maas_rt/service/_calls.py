@@ -27,6 +27,7 @@ class Context:
         address: the client's; "" if it has none.
         request_id, call: for logs, as "POST /v2/repository/models/digits/load".
         client: where the transport has entered the gate already, as one does that has a body yet to read.
+        reads: it changes nothing, whatever its verb: the audit log has no line of it.
     """
 
     credential: str | None = field(default=None, repr=False)
@@ -35,6 +36,7 @@ class Context:
     request_id: str = ""
     call: str = ""
     client: Client | None = None
+    reads: bool = False
 
 
 class Withdrawn(Exception):

@@ -267,10 +267,14 @@ class Core:
         with self._regions_for(name, context) as (_, owner):
             await self._make_everywhere("register", owner, name, key, offset, size)
 
-    async def unregister_regions(self, name: str | None, context: Context) -> None:
-        """Forgets one of the client's regions, or all of them, in all processes."""
+    async def unregister_regions(self, name: str | None, context: Context, all_clients: bool = False) -> None:
+        """Forgets one of the client's regions, or all of them, in all processes; with `all_clients`, which needs "admin" on the server besides, those
+        that others have registered, too."""
         with self._regions_for(name, context) as (_, owner):
-            await self._make_everywhere("unregister", owner, name)
+            if all_clients and not self.gate.allows(context, "admin", None):
+                text = "this token does not grant admin on the whole server, which all clients' regions are unregistered with"
+                raise ServiceError(Kind.FORBIDDEN, text)
+            await self._make_everywhere("unregister", None if all_clients else owner, name)
 
     def regions_told(self, name: str | None, context: Context) -> list[dict[str, Any]]:
         """One of the client's regions, or all of them."""
@@ -313,7 +317,7 @@ class Core:
         admission = self.gate.enter(context, "infer", model)
         client = admission.__enter__()
         try:
-            return Inference(self, self.repository.lease(model, version), context, admission, client.owner)
+            return Inference(self, self.repository.lease(model, version), context, admission, client)
         except BaseException:
             admission.__exit__(None, None, None)
             raise

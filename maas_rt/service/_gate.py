@@ -17,6 +17,7 @@ from ._grants import Client, Verb
 from ._limiter import Admission, Limiter, Limits
 
 _VERBS = {each.value: each for each in Verb}
+_NOTED = (Verb.ADMIN, Verb.SHARED_MEMORY)  # in the audit log, unless the call reads only
 _STRANGERS = Limits(rate=10, burst=50)  # of calls without a valid token from one address
 
 
@@ -73,10 +74,10 @@ class Gatekeeper:
         except ServiceError as error:
             if client is None:  # anybody can come so far: he fills no disk with the lines of what was refused
                 self._strangers.admit(context.address, now).end()
-            if asked is Verb.ADMIN:
+            if _is_noted(context, asked):
                 self.note(context, client, error.kind.label)
             raise
-        return _Entered(self, context, client, admission, asked is Verb.ADMIN)
+        return _Entered(self, context, client, admission, _is_noted(context, asked))
 
     def allows(self, context: Context, verb: str, model: str | None) -> bool:
         """Whether the client of a call may do this, too."""
@@ -94,6 +95,10 @@ class Gatekeeper:
         return self.access.find(token, now, context.address)
 
 
+def _is_noted(context: Context, verb: Verb) -> bool:
+    return verb in _NOTED and not context.reads
+
+
 class _Entered(Entry):
     __slots__ = ("_admission", "_client", "_context", "_gate", "_noted")
 
@@ -109,7 +114,7 @@ class _Entered(Entry):
 
     def about(self, call: str, verb: str) -> None:
         self._context = replace(self._context, call=call)
-        self._noted = Verb(verb) is Verb.ADMIN
+        self._noted = _is_noted(self._context, Verb(verb))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -34,12 +34,14 @@ class Method:
     Args:
         model: the field of the message that names the model, for logs.
         changes: whether a message of an administrative method changes anything; one that does not is read.
+        reads: none of its messages does.
     """
 
     verb: str | None
     answer: Callable[[Core, Any, Context], _Told | Awaitable[_Told]]
     model: str = ""
     changes: Callable[[Any], bool] = lambda message: True
+    reads: bool = False
 
 
 class Service:
@@ -72,7 +74,7 @@ class Service:
     # ---- one message, one answer
 
     async def _one(self, name: str, method: Method, _: Any, rpc: Any) -> bytes:
-        call = Call(rpc, context_of(rpc, name))
+        call = Call(rpc, replace(context_of(rpc, name), reads=method.reads))
         try:
             with self._messages.reading() as held:
                 answer = await self._answer(name, method, call, held)
@@ -285,7 +287,10 @@ async def _log(core: Core, message: Any, context: Context) -> _Told:
 
 
 def _regions(core: Core, message: Any, context: Context) -> _Told:
-    return {"regions": {each["name"]: each for each in core.regions_told(message.name or None, context)}}
+    regions = core.regions_told(message.name or None, context)
+    for each in regions:
+        del each["unlinked"]  # the protocol's message has no field for it
+    return {"regions": {each["name"]: each for each in regions}}
 
 
 async def _register(core: Core, message: Any, context: Context) -> _Told:
@@ -329,10 +334,10 @@ METHODS = {
     "RepositoryModelUnload": Method("admin", _unload, "model_name"),
     "TraceSetting": Method("admin", _trace, "model_name", lambda message: bool(message.settings)),
     "LogSettings": Method("admin", _log, changes=lambda message: bool(message.settings)),
-    "SystemSharedMemoryStatus": Method("shared-memory", _regions, "name"),
+    "SystemSharedMemoryStatus": Method("shared-memory", _regions, "name", reads=True),
     "SystemSharedMemoryRegister": Method("shared-memory", _register, "name"),
     "SystemSharedMemoryUnregister": Method("shared-memory", _unregister, "name"),
-    "CudaSharedMemoryStatus": Method("shared-memory", _cuda_regions, "name"),
+    "CudaSharedMemoryStatus": Method("shared-memory", _cuda_regions, "name", reads=True),
     "CudaSharedMemoryRegister": Method("shared-memory", _register_cuda, "name"),
     "CudaSharedMemoryUnregister": Method("shared-memory", _unregister_cuda, "name"),
 }

@@ -102,6 +102,7 @@ async def _handled(request: web.Request, handler: Handler, identifier: str) -> w
         address=network_of(request.remote),
         request_id=identifier,
         call=f"{request.method} {request.path[:_LONGEST_CALL]}",
+        reads=method == "GET",
     )
     with request.app[CORE].gate.enter(context, verb, request.match_info.get("model")) as client:
         request[_CONTEXT] = replace(context, client=client)

@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from .._native import Exchange
+from ._access import permit
 from ._calls import Context, Observer, Peers, Withdrawn, check_local
 from ._datatypes import Array
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
+from ._grants import Client, Verb
 from ._jobs import Job, size_of
 from ._leases import Lease
 from ._offload import Inbox, beside_the_loop
@@ -67,7 +69,7 @@ class Inference:
         lease: Lease[Served],
         context: Context,
         admission: AbstractContextManager[object],
-        owner: str,
+        client: Client,
     ) -> None:
         self._core = core
         self._lease = lease
@@ -75,7 +77,7 @@ class Inference:
         self._admission = admission
         self._begun = time.monotonic_ns()
         self._phases = Phases()
-        self._owner = owner
+        self._client = client
         self.in_place = False  # its run was over when it was submitted, and it could be made by `infer_in_place`
         self._held = 0  # bytes that were copied from shared memory
         self._was_kept = False
@@ -186,7 +188,8 @@ class Inference:
         if regions is None:
             return request  # the tensors say so
         check_local(self._context)
-        request, size = attach(request, regions, self._owner)
+        permit(self._client, Verb.SHARED_MEMORY, None)  # it may have had the grant only when it registered them
+        request, size = attach(request, regions, self._client.owner)
         regions.hold(size)
         self._held = size
         return request
@@ -287,7 +290,7 @@ class Inference:
     async def _turn(self, options: Options, deadline: int | None) -> Sequence:
         sequences = self._core.sequences
         turn = sequences.take(
-            self.served.name, options.sequence_id, options.sequence_start, self._lease.share(), self._owner
+            self.served.name, options.sequence_id, options.sequence_start, self._lease.share(), self._client.owner
         )
         if turn.done():
             return turn.result()

@@ -33,6 +33,7 @@ _LONGEST_KEY = 255  # bytes, without the slash before it: as long as the name of
 _KEY = re.compile(KEY_PATTERN)
 _READ_WRITE_GROUP = stat.S_IRGRP | stat.S_IWGRP
 _READ_WRITE_OTHERS = stat.S_IROTH | stat.S_IWOTH
+_BLOCK = 512  # bytes that st_blocks counts
 _PIECE = 1 << 30  # bytes of one call: Linux moves at most 2 GiB
 
 
@@ -52,8 +53,14 @@ class Region:
         weakref.finalize(self, os.close, descriptor)
 
     def told(self) -> dict[str, Any]:
-        """As the protocol tells of it."""
-        return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.size}
+        """As the protocol tells of it; and `unlinked`: its object has no name any more, and goes once nobody has it."""
+        unlinked = self.unlinked_bytes() is not None
+        return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.size, "unlinked": unlinked}
+
+    def unlinked_bytes(self) -> int | None:
+        """The memory of its object, if that has no name any more: it is there for those alone who have it open, as this server."""
+        status = os.fstat(self.descriptor)
+        return status.st_blocks * _BLOCK if status.st_nlink == 0 else None
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,8 @@ class Regions:
         largest: bytes of one request's inputs.
         all_bytes: those of all requests that are not answered yet.
         limit: the most regions, each of which is an open file; of one client that has a name `share`.
+        unlinked: bytes of objects without a name above which no region is registered: those of clients that died are mostly such, and only the
+            server still has them.
         shelf: where other processes find the objects of regions that are registered here, and this one those of theirs.
     """
 
@@ -135,12 +144,14 @@ class Regions:
         all_bytes: int = 1 << 30,
         limit: int = 512,
         share: int = 64,
+        unlinked: int = 1 << 30,
         shelf: Shelf | None = None,
     ) -> None:
         self._largest = largest
         self._all_bytes = all_bytes
         self._limit = limit
         self._share = share
+        self._unlinked = unlinked
         self._shelf = shelf
         self._held = 0
         self._lock = threading.Lock()
@@ -163,6 +174,11 @@ class Regions:
                 raise _too_many(f"{self._limit} regions are registered, the most that there may be")
             if owner and sum(owner == each for each, _ in self._regions) >= self._share:
                 raise _too_many(f"{self._share} regions of this client are registered, the most that it may have")
+            held = self._unlinked_bytes()
+            if held >= self._unlinked:
+                raise _too_many(
+                    f"{held} bytes of shared memory are held by regions whose objects have been unlinked, and no more are registered above {self._unlinked}"
+                )
             region = Region(name, key, offset, size, _open(key))
             there = os.fstat(region.descriptor).st_size
             if offset + size > there:
@@ -174,10 +190,10 @@ class Regions:
                 weakref.finalize(region, self._shelf.drop, region.file)  # if nobody was told of it until then
             self._regions[owner, name] = region
 
-    def unregister(self, owner: str, name: str | None = None) -> None:
-        """Forgets a region of a client, or all of them; one that there is not is no error, as with Triton."""
+    def unregister(self, owner: str | None, name: str | None = None) -> None:
+        """Forgets a region of a client, or all of them; without an owner those of all clients. One that there is not is no error, as with Triton."""
         with self._lock:
-            for each in [key for key in self._regions if key[0] == owner and name in (None, key[1])]:
+            for each in [key for key in self._regions if owner in (None, key[0]) and name in (None, key[1])]:
                 del self._regions[each]
 
     def told(self, owner: str, name: str | None = None) -> list[dict[str, Any]]:
@@ -238,6 +254,11 @@ class Regions:
         """Forgets all of them."""
         with self._lock:
             self._regions.clear()
+
+    def _unlinked_bytes(self) -> int:
+        """Of all objects that have no name any more, each once. With the lock."""
+        objects = {region.object: region for region in self._regions.values()}
+        return sum(region.unlinked_bytes() or 0 for region in objects.values())
 
     def _find(self, owner: str, name: str) -> Region:
         with self._lock:

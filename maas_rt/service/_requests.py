@@ -352,8 +352,21 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> Body:
         members["parameters"] = dict(request.parameters)
     if request.outputs:
         members["outputs"] = [_requested_entry(each) for each in request.outputs]
-    tensors = (OutputTensor(each.name, each.datatype, each.array(), binary) for each in request.inputs)
-    return _body(members, "inputs", tensors, "input")
+    return _body(members, "inputs", (_sent(each, binary) for each in request.inputs), "input")
+
+
+def _sent(tensor: InputTensor, binary: bool) -> OutputTensor:
+    if not isinstance(tensor.data, SharedMemory):
+        return OutputTensor(tensor.name, tensor.datatype, tensor.array(), binary)
+    check_shape(tensor.shape, tensor.datatype, f"input {shown(tensor.name)}")
+    return OutputTensor(
+        tensor.name, tensor.datatype, _no_data(tensor.datatype, tensor.shape), shared_memory=tensor.data
+    )
+
+
+def _no_data(datatype: Datatype, shape: tuple[int, ...]) -> Array:
+    """An array that takes no memory, for a tensor whose data are elsewhere."""
+    return np.broadcast_to(np.zeros((), datatype.dtype), shape)
 
 
 def _read_id(document: dict[str, Any]) -> str | None:
@@ -522,7 +535,10 @@ def _read_output(tensor: Any, place: str, binary: _Rest) -> OutputTensor:
     name, datatype, shape = _read_tensor(tensor, place, "output")
     what = f"output {shown(name)}"
     check_shape(shape, datatype, what)
-    size = _read_parameters(tensor, f'{what}: "parameters"').get("binary_data_size")
+    parameters = _read_parameters(tensor, f'{what}: "parameters"')
+    size, shared = parameters.get("binary_data_size"), _read_shared_memory(parameters, what)
+    if shared is not None:
+        return OutputTensor(name, datatype, _no_data(datatype, shape), shared_memory=shared)
     if size is not None:
         array = read_binary(binary.take(size, what), datatype, shape, what)
     elif "data" in tensor:

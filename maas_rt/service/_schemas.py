@@ -111,12 +111,13 @@ SCHEMAS: dict[str, Schema] = {
             }
         )
     ),
-    "Regions": _list(_object({"name": _TEXT, "key": _TEXT, "offset": _COUNT, "byte_size": _COUNT})),
+    "Regions": _list(_object({"name": _TEXT, "key": _TEXT, "offset": _COUNT, "byte_size": _COUNT, "unlinked": {"type": "boolean"}})),
     "RegisterRequest": _object(
         {"key": {"type": "string", "pattern": KEY_PATTERN, "maxLength": 255}, "byte_size": {"type": "integer", "minimum": 1, "maximum": MOST_BYTES >> 1}},
         {"offset": {"type": "integer", "minimum": 0, "maximum": MOST_BYTES >> 1}},
         description=_WHOLE,
     ),
+    "UnregisterRequest": _object({}, {"parameters": _or_null(_object({}, {"all_clients": {"type": "boolean"}}))}),
     "Nothings": {"type": "array", "maxItems": 0},
     "LoadRequest": _object({}, {"parameters": _or_null(_object({}, propertyNames={"not": {"pattern": "^(config$|file:)"}}))}),
     "UnloadRequest": _object({}, {"parameters": _or_null(_object({}, {"unload_dependents": {"type": "boolean"}}))}),

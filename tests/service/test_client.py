@@ -21,7 +21,8 @@ import pytest
 import maas_rt
 from maas_rt import client as api
 from maas_rt.client import AsyncClient, Client, Retry
-from maas_rt.client._arrays import InferResult, input_tensor
+from maas_rt.client._arrays import input_tensor
+from maas_rt.client._result import InferResult
 from maas_rt.service._requests import InferResponse, OutputTensor
 from tests import _tiny
 from tests.service._serving import Served, fill, serving_beside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import secrets
 import socket
@@ -27,7 +28,7 @@ from maas_rt.service._calls import Context
 from maas_rt.service._core import Core
 from maas_rt.service._errors import Kind, ServiceError
 from maas_rt.service._gate import Gatekeeper
-from maas_rt.service._grants import read_grants
+from maas_rt.service._grants import Client, read_grants
 from maas_rt.service._guard import CORE
 from maas_rt.service._keys import new_key
 from maas_rt.service._limiter import Limiter, Limits
@@ -139,9 +140,10 @@ def test_inputs_and_outputs(outline: Outline, make: Callable[..., Any]) -> None:
     shm.set_shared_memory_region(given, [ROWS], offset=64)
     client.register_system_shared_memory("in", given._shm_key, 192, offset=32)
     client.register_system_shared_memory("out", taken._shm_key, 256)
+    more = {"unlinked": False} if module is http else {}  # for which gRPC's message has no field
     assert _told(outline) == [
-        {"name": "in", "key": given._shm_key, "offset": 32, "byte_size": 192},
-        {"name": "out", "key": taken._shm_key, "offset": 0, "byte_size": 256},
+        {"name": "in", "key": given._shm_key, "offset": 32, "byte_size": 192, **more},
+        {"name": "out", "key": taken._shm_key, "offset": 0, "byte_size": 256, **more},
     ]
     assert _told(outline, "out") == _told(outline)[1:]
     x, y = _tensors(module, at=32)
@@ -580,10 +582,148 @@ async def test_regions_are_their_clients(models: Path, make: Callable[..., Any],
         assert len((await ask(mine, "GET", "systemsharedmemory/status"))[1]) == 1
         place = {"shared_memory_region": "r", "shared_memory_byte_size": 64}
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, 16], "parameters": place}
-        for token, expected in ((mine, 200), (theirs, 404), (poor, 404)):
+        for token, expected in ((mine, 200), (theirs, 404), (poor, 403)):
             assert (await ask(token, "POST", "models/mlp/infer", json={"inputs": [tensor]}))[0] == expected
         # The same name is another region of another client.
         assert (await ask(theirs, "POST", f"{where}/register", json=document))[0] == 200
+
+
+async def test_a_client_that_lost_its_grant_has_no_use_of_its_regions(models: Path, make: Callable[..., Any]) -> None:
+    """As the subject of a JWT whose next token grants less: its regions are still there, and are neither read nor written for it."""
+    region, gate = make(128), Gatekeeper(audit=Audit(stream=io.StringIO()))
+    place = {"shared_memory_region": "r", "shared_memory_byte_size": 64}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 16]}
+    reads = {"inputs": [{**tensor, "parameters": place}]}
+    writes = {"inputs": [{**tensor, "data": [0.0] * 16}], "outputs": [{"name": "y", "parameters": place}]}
+    async with serving(models, shared_memory=True, gate=gate) as server:
+
+        async def infer(grants: list[str], document: dict[str, Any]) -> Any:
+            client = Client("jwt:somebody", read_grants(grants))
+            with server.core.begin("mlp", None, Context(client=client)) as inference:
+                return await inference.infer(decode_request(json.dumps(document).encode()))
+
+        client = Client("jwt:somebody", read_grants(["shared-memory"]))
+        await server.core.register_region("r", region._shm_key, 0, 128, Context(client=client))
+        for document in (reads, writes):
+            with pytest.raises(ServiceError, match="does not grant shared-memory") as caught:
+                await infer(["infer"], document)
+            assert caught.value.kind is Kind.FORBIDDEN
+            await infer(["infer", "shared-memory"], document)
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_registrations_are_in_the_audit_log(
+    transport: str, models: Path, make: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each of them, refused or not; to look at regions, or to use them, is not in it."""
+    keys, now, noted = tmp_path / "keys.json", time.time_ns(), tmp_path / "audit"
+    rich = new_key(keys, "rich", read_grants(["infer", "shared-memory"]), now)
+    poor = new_key(keys, "poor", read_grants(["infer"]), now)
+    gate = Gatekeeper(Access(keys), Limiter(Limits()), Audit(noted))
+    key = make(128)._shm_key
+    with serving_beside(models, grpc={}, shared_memory=True, gate=gate) as server:
+        module = http if transport == "http" else rpc
+        where = f"127.0.0.1:{server.port}" if module is http else server.grpc.places[0].removeprefix("grpc://")
+        with module.InferenceServerClient(where) as client:
+
+            def call(token: str, name: str, *values: Any) -> None:
+                header = "Authorization" if module is http else "authorization"
+                with suppress(utils.InferenceServerException):
+                    getattr(client, name)(*values, headers={header: f"Bearer {token}"})
+
+            x, _ = _tensors(module)
+            call(rich, "register_system_shared_memory", "in", key, 128)
+            call(rich, "get_system_shared_memory_status")
+            call(poor, "get_system_shared_memory_status")
+            call(rich, "infer", "mlp", [x])
+            call(rich, "register_system_shared_memory", "in", key, 128)
+            call(poor, "register_system_shared_memory", "in", key, 128)
+            call("wrong", "unregister_system_shared_memory")
+            call(rich, "unregister_system_shared_memory", "in")
+    lines = [json.loads(line) for line in noted.read_text().splitlines()]
+    outcomes = ["ok", "bad_request", "forbidden", "unauthenticated", "ok"]
+    assert [line["outcome"] for line in lines] == outcomes
+    verbs = ["register", "register", "register", "unregister", "unregister"]
+    assert all(verb in line["event"].lower() for verb, line in zip(verbs, lines))
+    assert rich not in noted.read_text() and lines[0]["client"] == lines[1]["client"] != lines[2]["client"]
+
+
+async def test_what_clients_that_died_have_left(models: Path, make: Callable[..., Any], tmp_path: Path) -> None:
+    """A region whose object was unlinked is told as one; its client's next process forgets it, and an administrator everybody's."""
+    keys, now = tmp_path / "keys.json", time.time_ns()
+    grants = read_grants(["infer", "shared-memory"])
+    mine, theirs = (new_key(keys, name, grants, now) for name in ("mine", "theirs"))
+    chief = new_key(keys, "chief", read_grants(["shared-memory", "admin"]), now)
+    gate = Gatekeeper(Access(keys), Limiter(Limits()), Audit(stream=io.StringIO()))
+    path = "/v2/systemsharedmemory"
+    async with serving(models, shared_memory=True, gate=gate) as server:
+
+        async def ask(token: str, method: str, end: str, **options: Any) -> tuple[int, Any]:
+            headers = {"Authorization": f"Bearer {token}"}
+            return (await server.ask(method, f"{path}{end}", headers=headers, **options))[:2]
+
+        left = []
+        for token in (mine, theirs):
+            key = f"/maas-rt-test-{secrets.token_hex(8)}"
+            Path(f"/dev/shm{key}").write_bytes(bytes(4096))
+            for name in ("one", "two"):
+                document = {"key": key, "byte_size": 64}
+                assert (await ask(token, "POST", f"/region/{name}/register", json=document))[0] == 200
+            assert [each["unlinked"] for each in (await ask(token, "GET", "/status"))[1]] == [False, False]
+            Path(f"/dev/shm{key}").unlink()
+            left.append(key)
+        assert [each["unlinked"] for each in (await ask(mine, "GET", "/status"))[1]] == [True, True]
+        assert (await ask(mine, "POST", "/region/one/unregister"))[0] == 200
+        assert [each["name"] for each in (await ask(mine, "GET", "/status"))[1]] == ["two"]
+        everybody = {"parameters": {"all_clients": True}}
+        status, told = await ask(mine, "POST", "/unregister", json=everybody)
+        assert status == 403 and "admin on the whole server" in told["error"]
+        status, told = await ask(chief, "POST", "/unregister", json={"parameters": {"all_clients": 1}})
+        assert status == 400 and '"all_clients" is 1 and must be true or false' in told["error"]
+        assert (await ask(chief, "POST", "/unregister"))[0] == 200  # its own: it has none
+        assert len((await ask(theirs, "GET", "/status"))[1]) == 2
+        assert (await ask(chief, "POST", "/region/one/unregister", json=everybody))[0] == 200
+        assert [each["name"] for each in (await ask(theirs, "GET", "/status"))[1]] == ["two"]
+        assert (await ask(chief, "POST", "/unregister", json=everybody))[0] == 200
+        assert (await ask(mine, "GET", "/status"))[1] == (await ask(theirs, "GET", "/status"))[1] == []
+        assert all(_open_files(f"/dev/shm{key} (deleted)") == 0 for key in left)
+
+
+def test_memory_that_only_the_server_still_has_is_bounded(path: Path, make: Callable[..., Any]) -> None:
+    page = os.sysconf("SC_PAGESIZE")
+    regions = Regions(unlinked=3 * page)
+    for owner, names in (("a", "12"), ("b", "34")):
+        path.write_bytes(bytes(2 * page))
+        for name in names:  # an object counts once
+            regions.register(owner, name, path.name, 0, 64)
+        regions.register(owner, f"named {owner}", make(page)._shm_key, 0, 64)  # those that have a name do not
+        path.unlink()
+    with pytest.raises(ServiceError, match=f"{4 * page} bytes of shared memory are held by regions") as caught:
+        regions.register("c", "5", make(64)._shm_key, 0, 64)
+    assert caught.value.kind is Kind.OVERLOADED
+    regions.unregister("a")
+    regions.register("c", "5", make(64)._shm_key, 0, 64)
+    regions.unregister(None)
+    assert all(regions.told(owner) == [] for owner in "abc")
+
+
+def test_tensors_without_elements(outline: Outline, make: Callable[..., Any]) -> None:
+    """They have a place of no bytes, be it at the end of their region."""
+    module, client = outline
+    region = make(64)
+    client.register_system_shared_memory("in", region._shm_key, 64)
+    tensors = []
+    for name in ("a", "b"):
+        tensors.append(module.InferInput(name, [0, 2], "BYTES"))
+        tensors[-1].set_shared_memory("in", 0, offset=64)
+    y = module.InferRequestedOutput("y")
+    y.set_shared_memory("in", 0, offset=64)
+    refused = _refused(client.infer, "strings", tensors, outputs=[y])
+    assert "dimension 0" in refused  # which its model says of such tensors in a request, too
+    x, _ = _tensors(module, [0, 16], 0, at=64)
+    assert "extent 0" in _refused(client.infer, "mlp", [x])
+    x, _ = _tensors(module, [0, 16], 0, at=65)
+    assert "ends at byte 65 of region 'in'" in _refused(client.infer, "mlp", [x])
 
 
 @pytest.mark.parametrize(
