@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from maas_rt.compiler import CompileError
 from maas_rt.compiler import compile as compile_model
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -232,6 +233,32 @@ def test_steps_of_an_optimiser_for_two_tensors() -> None:
         want = ReferenceEvaluator(proto).run(None, given)
         for name, value in zip(adam.output, want, strict=True):
             np.testing.assert_allclose(program.run(given)[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["Adagrad", "Adam", "Momentum"])
+@pytest.mark.parametrize("state", [[3], [1, 3], ["m"]])
+def test_a_state_of_an_optimiser_is_not_broadcast(kind: str, state: list[Any]) -> None:
+    """A state that would broadcast with its tensor is refused, and one of a free extent gets that of its tensor."""
+    states = ["v", "h"] if kind == "Adam" else ["h"]
+    step = node(kind, " ".join(["r", "t", "x", "g", *states]), " ".join(["y", *(f"{s}_new" for s in states)]))
+    step.domain = "ai.onnx.preview.training"
+    if kind == "Momentum":
+        step.attribute.extend(helper.make_attribute(n, 0.5) for n in ("alpha", "beta", "norm_coefficient"))
+        step.attribute.append(helper.make_attribute("mode", "standard"))
+    kinds: dict[str, Any] = {
+        "r": (F, []),
+        "t": (I64, []),
+        **{name: (F, [1]) for name in ("x", "g", *states)},
+        "h": (F, state),
+    }
+    proto = model([step], kinds, list(step.output))
+    proto.opset_import.append(helper.make_opsetid(step.domain, 1))
+    if state != ["m"]:
+        with pytest.raises(CompileError, match=f"{kind}.*({'rank 2' if len(state) == 2 else 'extents 1 and 3'})"):
+            compile_model(proto)
+        return
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    assert program.inputs[-1].shape == (1,)
 
 
 def test_the_oracle_of_integer_products_does_not_saturate() -> None:

@@ -28,12 +28,23 @@ def _steps(n: Node, states: int, update: Update) -> list[Any]:
     step = n.cast(step, _F)
     made = []
     for k in range(count):
-        operands = [n.x(2 + k + count * j) for j in range(2 + states)]
+        inputs = [2 + k + count * j for j in range(2 + states)]
+        _require_one_shape(n, inputs)
+        operands = [n.x(i) for i in inputs]
         made.append([
             elementwise(n, lambda *scalars, at=at: update(*scalars)[at], rate, step, *operands)
             for at in range(1 + states)
         ])  # fmt: skip
     return [each[at] for at in range(1 + states) for each in made]
+
+
+def _require_one_shape(n: Node, inputs: list[int]) -> None:
+    """A tensor, its gradient and its states are never broadcast."""
+    first, *others = inputs
+    n.require_ranks(n.rank(first), *others)
+    for i in others:
+        for mine, other in zip(n.shape(first), n.shape(i), strict=True):
+            n.math.require_same(mine, other)
 
 
 @op("Adagrad", since=1, domain=_DOMAIN)
