@@ -55,7 +55,8 @@ class _Watch:
         """After this nothing is raised any more."""
         self._done.set()
         with self._lock:
-            _raise_in(self._watched, None)
+            if self.expired:
+                _discard(self._watched)
 
     def _wait(self) -> None:
         delay = self._seconds
@@ -70,7 +71,17 @@ class _Watch:
             delay = _RAISE_INTERVAL
 
 
-def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
-    """Have a thread raise `exception` before its next bytecode, or take that back."""
-    what = ctypes.py_object(exception) if exception is not None else None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+def _raise_in(thread: int, exception: type[BaseException]) -> None:
+    """Have a thread raise `exception` before its next bytecode that asks for such."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
+
+
+def _discard(thread: int) -> None:
+    """Take what may still be to be raised in this thread. To ask for no exception instead would take it back too, but the interpreter
+    (CPython before 3.12) would go on looking for one before every jump, and never get past a function's entry where it is traced."""
+    try:
+        _raise_in(thread, _Stop)
+        while True:  # a jump looks for it
+            pass
+    except _Stop:
+        pass

@@ -1,0 +1,82 @@
+"""The time limit for code that is not ours (verification's runs of a source framework)."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from maas_rt.compiler.verify._deadline import OverdueError, within
+
+
+def _endless() -> None:
+    while True:
+        pass
+
+
+def test_a_result_and_an_error_are_handed_on() -> None:
+    assert within(60, lambda: 3) == 3
+    with pytest.raises(KeyError):
+        within(60, lambda: {}["a"])
+
+
+def test_what_does_not_end_is_stopped() -> None:
+    with pytest.raises(OverdueError):
+        within(0.05, _endless)
+
+
+def test_a_handler_on_the_way_does_not_swallow_it() -> None:
+    def swallows() -> None:
+        with contextlib.suppress(BaseException):
+            _endless()
+        _endless()
+
+    with pytest.raises(OverdueError):
+        within(0.05, swallows)
+
+
+def test_native_code_is_interrupted() -> None:
+    """It waits where no exception can reach it, and complains in its own words once it is woken."""
+    woken = threading.Event()
+
+    def waits() -> None:
+        assert woken.wait(60)
+        raise OSError("interrupted")
+
+    with pytest.raises(OverdueError):
+        within(0.05, waits, woken.set)
+
+
+def test_nothing_comes_afterwards() -> None:
+    """A limit that passes at the very end: the exception is raised within, or not at all."""
+    for _ in range(50):
+        end = time.monotonic() + 0.002
+        with contextlib.suppress(OverdueError):
+            within(0.002, lambda end=end: _until(end))
+        _until(time.monotonic() + 0.001)
+
+
+def _until(end: float) -> None:
+    while time.monotonic() < end:
+        pass
+
+
+def test_a_process_under_a_tracer_goes_on() -> None:
+    """coverage and debuggers trace: where the interpreter is left looking for an exception to raise, it never gets past a function's
+    entry then."""
+    program = """
+import contextlib, sys
+from maas_rt.compiler.verify._deadline import OverdueError, within
+sys.settrace(lambda frame, event, argument: None)
+def endless():
+    while True:
+        pass
+with contextlib.suppress(OverdueError):
+    within(0.05, endless)
+print(within(60, lambda: "went on"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("went on\n", 0), done.stderr
