@@ -70,7 +70,14 @@ def create_app(
     app = web.Application(middlewares=[guard], handler_args={"auto_decompress": False})
     app[METRICS] = metrics or Metrics()
     regions = Regions(max_body, shelf=peers) if shared_memory else None
-    app[CORE] = Core(repository, gate=gate, regions=regions, observe=Counting(app[METRICS]), peers=peers)
+    app[CORE] = Core(
+        repository,
+        gate=gate,
+        regions=regions,
+        observe=Counting(app[METRICS]),
+        peers=peers,
+        traced=tracer is not None,
+    )
     app[LOCAL_ONLY] = local_only
     app[TRACING] = tracer
     app[VERBS] = {}

@@ -53,6 +53,7 @@ class Core:
         regions: of shared memory; None: there is none.
         observe: told of each inference of a version that there is.
         peers: the other processes that serve the same; None: there are none.
+        traced: spans are made of requests, which the trace settings say.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class Core:
         regions: Regions | None = None,
         observe: Observer | None = None,
         peers: Peers | None = None,
+        traced: bool = False,
     ) -> None:
         self.repository = repository
         self.gate: Gate = gate or OpenGate()
         self.sequences = Sequences() if sequences is None else sequences  # an empty one is false
         self.regions = regions
-        self.traces = TraceSettings()
+        self.traces = TraceSettings(traced)
         self.logs = LogSettings()
         self.observe = observe
         self._draining = False

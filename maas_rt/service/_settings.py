@@ -1,5 +1,5 @@
-"""Trace and logging settings, in the words of Triton's extensions. Those of traces are kept and told: what is traced is for who starts the server
-(_tracing). No setting names a file: what writes files is for who starts the server.
+"""Trace and logging settings, in the words of Triton's extensions. Those of traces are told, and kept if they are changed: what is traced is for who
+starts the server (_tracing), and what they say before that. No setting names a file: what writes files is for who starts the server.
 
 Source: extension_trace.md and extension_logging.md at https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 """
@@ -24,6 +24,10 @@ _TRACE: dict[str, Any] = {
     "log_frequency": "0",
     "trace_mode": "opentelemetry",
 }
+_TRACED = {
+    "trace_level": ["TIMESTAMPS"],
+    "trace_rate": "1",
+}  # of every request; OpenTelemetry's own settings may leave some out
 _LOG: dict[str, Any] = {
     "log_file": "",
     "log_info": True,
@@ -43,16 +47,21 @@ class Setting(NamedTuple):
 
 
 class TraceSettings:
-    """Those of the server, and what models have of their own. Any thread may call anything."""
+    """Those of the server, and what models have of their own. Any thread may call anything.
 
-    def __init__(self) -> None:
+    Args:
+        traced: spans are made of requests.
+    """
+
+    def __init__(self, traced: bool = False) -> None:
         self._lock = threading.Lock()
+        self._first = {**_TRACE, **(_TRACED if traced else {})}
         self._set: dict[str | None, dict[str, Any]] = {}  # None: the server's
 
     def told(self, model: str | None = None) -> dict[str, Any]:
         """The settings that hold for a model, or the server's."""
         with self._lock:
-            return {**_TRACE, **self._set.get(None, {}), **self._set.get(model, {})}
+            return {**self._first, **self._set.get(None, {}), **self._set.get(model, {})}
 
     def change(self, changes: object, model: str | None = None) -> dict[str, Any]:
         """Takes all changes or none, and returns what holds then; None takes a setting back.

@@ -173,7 +173,7 @@ async def test_a_server_without_a_model_or_on_its_way_out_is_not_ready(server: S
 
 async def test_trace_settings(server: Served) -> None:
     _, found, _ = await server.ask("GET", "/v2/trace/setting")
-    assert found["trace_level"] == ["OFF"] and found["trace_file"] == ""
+    assert found["trace_level"] == ["OFF"] and found["trace_rate"] == "1000" and found["trace_file"] == ""
     changes = {"trace_level": ["TIMESTAMPS"], "trace_rate": "5", "trace_count": -1}
     status, found, _ = await server.ask("POST", "/v2/models/mlp/trace/setting", json=changes)
     assert status == 200 and (found["trace_level"], found["trace_rate"], found["trace_count"]) == (

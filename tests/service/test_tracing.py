@@ -174,6 +174,24 @@ async def test_spans_of_a_request_its_queue_and_its_run(models: Path) -> None:
     assert unsampled["traceparent"].endswith("-00")
 
 
+async def test_the_trace_settings_say_whether_there_are_traces(models: Path) -> None:
+    """Before a client has said something else."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the extra otel")
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from maas_rt.service._otel import OtelTracer
+
+    tracer = OtelTracer(InMemorySpanExporter())
+    async with serving(models, tracer=tracer) as server:
+        for path in ("/v2/trace/setting", "/v2/models/mlp/trace/setting"):
+            _, told, _ = await server.ask("GET", path)
+            assert (told["trace_level"], told["trace_rate"]) == (["TIMESTAMPS"], "1")
+        for level, wanted in (("OFF", ["OFF"]), (None, ["TIMESTAMPS"])):
+            _, told, _ = await server.ask("POST", "/v2/trace/setting", json={"trace_level": level})
+            assert told["trace_level"] == wanted
+    tracer.close()
+
+
 def test_nothing_of_opentelemetry_is_imported_unasked(models: Path) -> None:
     program = f"""
 import sys
