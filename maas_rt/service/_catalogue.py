@@ -267,7 +267,8 @@ class Catalogue:
         leases = [each for record in self.models.values() for each in record.ready.values()]
         for record in self.models.values():
             record.unloaded = True  # pipelines, too, come back no more
-        for name in list(self.models):
+        # Pipelines first: nobody leases one whose models are gone.
+        for name in sorted(self.models, key=lambda name: self.models[name].config.pipeline is None):
             self.retire(name, set(self.models[name].available()))
         return leases
 

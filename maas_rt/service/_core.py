@@ -211,9 +211,18 @@ class Core:
 
     async def unload(self, model: str, context: Context, dependents: bool = False) -> None:
         """Takes a model away from new requests; `dependents`: and the models that it runs, if it is a pipeline."""
-        members = self.repository.members(model) if dependents else ()
-        for each in (model, *members):
-            await self._administer(each, context, "unload", each)
+        if not dependents:
+            await self._administer(model, context, "unload", model)
+            return
+        with self.gate.enter(context, "admin", model):
+            members = self.repository.members(model)
+            for each in members:  # all of them, before the first is unloaded
+                with self.gate.enter(context, "admin", each):
+                    pass
+            await self._make_everywhere("unload", model)
+            for each in members:
+                if self.repository.versions(each):
+                    await self._make_everywhere("unload", each)
 
     def labels(self, model: str, context: Context) -> dict[str, str]:
         """The version of each label of a model."""

@@ -16,6 +16,7 @@ import pytest
 import maas_rt
 from maas_rt.service import Repository, _pipeline_scheduler
 from maas_rt.service._calls import Context
+from maas_rt.service._catalogue import Catalogue
 from maas_rt.service._config import ModelConfig, Scheduling
 from maas_rt.service._core import Core
 from maas_rt.service._datatypes import DATATYPES
@@ -643,6 +644,38 @@ async def test_only_the_pipelines_own_name_is_asked_for(core: Core) -> None:
     with pytest.raises(ServiceError, match="no"):
         await core.unload("pipe", Context(), dependents=True)  # each of them has to be asked for
     assert asked == [("infer", "pipe"), ("infer", "encoder"), ("admin", "pipe"), ("admin", "encoder")]
+    assert core.repository.names() == ["add", "encoder", "head", "pipe"]  # and before the first is unloaded
+
+
+async def test_models_of_a_pipeline_that_are_gone_keep_none_from_being_unloaded(core: Core, tmp_path: Path) -> None:
+    """It waits for one that was never there, or is unloaded already."""
+    _pipeline(tmp_path, _step(TWO, 'model = "encoder"', 'model = "lost"'), "waits")
+    friend = Context()
+    with pytest.raises(ServiceError, match="no model 'lost'"):
+        await core.load("waits", friend)
+    await core.unload("waits", friend, dependents=True)
+    assert core.repository.names() == ["add", "encoder"]  # head was one of its models, and pipe's
+    await core.unload("pipe", friend, dependents=True)
+    assert core.repository.names() == ["add"]
+
+
+def test_no_pipeline_is_leased_when_its_models_are_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pipeline(_models(tmp_path), TWO)
+    repository = Repository(tmp_path)
+    retire, answers = Catalogue.retire, []
+
+    def looked_at(self: Catalogue, name: str, *args: Any) -> None:
+        retire(self, name, *args)
+        try:
+            repository.lease("pipe").end()
+        except ServiceError as error:
+            answers.append(error.kind)
+
+    monkeypatch.setattr(Catalogue, "retire", looked_at)
+    repository.close()
+    assert answers == [Kind.NOT_READY] * 4
 
 
 class _Inside:
