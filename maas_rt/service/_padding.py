@@ -6,6 +6,7 @@ gets its own length of it. Whether what is padded changes the rest, shapes do no
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -171,7 +172,11 @@ def _fits(dtype: str, value: int | float | bool) -> bool:
     if dtype.startswith(("int", "uint")):
         bounds = np.iinfo(dtype)
         return isinstance(value, int) and bounds.min <= value <= bounds.max
-    return not np.isfinite(value) or abs(value) <= _LARGEST.get(dtype, np.finfo(np.float64).max)
+    try:
+        number = float(value)
+    except OverflowError:  # a config's integers have any number of digits
+        return False
+    return not math.isfinite(number) or abs(number) <= _LARGEST.get(dtype, math.inf)
 
 
 def _check_outputs(outputs: Iterable[TensorInfo], padded: Collection[str], taken: Collection[str]) -> None:

@@ -227,6 +227,8 @@ PAD = Pad(1, 0, (8,))
         ([_info("x", ("n", "s"), "int8")], [], {"x": Pad(1, 128, (8,))}, "input 'x' is int8, and 128 is no value of that"),
         ([_info("x", ("n", "s"), "int8")], [], {"x": Pad(1, 1.5, (8,))}, "input 'x' is int8, and 1.5 is no value of that"),
         ([_info("x", ("n", "s"), "bool")], [], {"x": PAD}, "input 'x' is bool, and 0 is no value of that"),
+        ([X], [], {"x": Pad(1, 10**39, (8,))}, "input 'x' is float32, and 10*0 is no value of that"),
+        ([_info("x", ("n", "s"), "float64")], [], {"x": Pad(1, 10**400, (8,))}, "input 'x' is float64, and 1000*0 is no value of that"),
         ([X], [], {"x": Pad(1, True, (8,))}, "input 'x' is float32, and True is no value of that"),
         ([_info("x", ("n", "s"), "float16")], [], {"x": Pad(1, -1e9, (8,))}, "input 'x' is float16, and -1000000000.0 is no value of that"),
         ([X, _info("m", ("n", "s"))], [], {"x": PAD}, "dimension 1 of input 'm' is s, and would have to be padded with the others that have s"),
@@ -254,10 +256,15 @@ def test_values_that_can_be() -> None:
         ("float16", -65504),
         ("bfloat16", -1e38),
         ("float64", 1e300),
+        ("float64", 2**70),
+        ("float32", float("nan")),
     ):
         assert Padding.of(
             [_info("x", ("n", "s"), dtype)], [_info("y", ("n", "s"))], {"x": Pad(1, value, (8,))}
         ).values == {"x": value}
+    padding = Padding.of([_info("x", ("n", "s"))], [], {"x": Pad(1, 2**70, (8,))})
+    parts = [({"x": np.zeros((1, length), np.float32)}, 0, 1) for length in (2, 3)]
+    assert padding.stacked(parts)["x"][0, 2:].tolist() == [2.0**70] * 6
     with pytest.raises(InvalidArgumentError, match="input 'x' holds strings, which are not padded"):
         Padding.of([_info("x", ("n", "s", "w"), "uint8")], [], {"x": PAD}, ["x"])
 
