@@ -77,6 +77,7 @@ class Exchange {
       if (input.binary) {
         put(out, body.data() + end, input.bytes);
         end += input.bytes;
+        if (input.type->type == maas_rt_json::Type::kBool) check_bools(input, out);
         continue;
       }
       const auto [first, last] = ranges.at(input.data);
@@ -160,6 +161,14 @@ class Exchange {
   }
 
  private:
+  static void check_bools(const Source& input, const char* data) {
+    for (size_t i = 0; i < input.bytes; ++i) {
+      const int byte = static_cast<unsigned char>(data[i]);
+      if (byte <= 1) continue;
+      throw_invalid(input.what + ": byte " + std::to_string(i) + " of its data is " + std::to_string(byte) +
+                    ", and a BOOL is 0 or 1");
+    }
+  }
   static size_t elements(const mrt_tensor& tensor) {
     size_t n = 1;
     for (int i = 0; i < tensor.ndim; ++i) n *= static_cast<size_t>(tensor.shape[i]);

@@ -153,7 +153,7 @@ class Direct:
                 call.parsed(time.monotonic_ns() - began)
                 answer, length = call.exchange_in_place(exchange)
                 return packed_as(Body((answer,), length), ask.accepted)
-        request = decode_request(body, length)
+        request = decode_request(body, length) if document is None else document.request()
         call.parsed(time.monotonic_ns() - began)
         response = call.infer_in_place(request)
         began = time.monotonic_ns()

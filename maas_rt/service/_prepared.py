@@ -14,8 +14,16 @@ from .._model import Model
 from .._native import Exchange, Prepared
 from ._datatypes import BYTES
 from ._errors import bad_request, shown
-from ._json import scan_document
-from ._requests import InferRequest, InferResponse, encode_response, entry_head, outline_of
+from ._json import JsonData, scan_document
+from ._requests import (
+    InferRequest,
+    InferResponse,
+    decode_cut,
+    decode_request,
+    encode_response,
+    entry_head,
+    outline_of,
+)
 
 _MOST = 256  # documents that are known of a version
 _MOST_BYTES = 1024  # of one, beside its data
@@ -29,19 +37,27 @@ class Document:
         length: of the document, if binary data follow it.
     """
 
-    __slots__ = ("body", "length", "outline", "places")
+    __slots__ = ("_header_length", "_rest", "body", "length", "outline", "places")
 
     def __init__(self, body: memoryview, length: int | None) -> None:
         self.body = body
         self.length = len(body) if length is None else length
         self.places: list[tuple[int, int]] = []  # of the data in it
+        self._header_length = length
+        self._rest: bytes | None = None  # what is left of it without them, if they were cut
         self.outline: tuple[bool, bytes] | None = None  # whether all data follow it, and what it says
         if length is None:
-            rest, self.places = scan_document(body)
-            if len(rest) <= _MOST_BYTES:
-                self.outline = False, rest
+            self._rest, self.places = scan_document(body)
+            if len(self._rest) <= _MOST_BYTES:
+                self.outline = False, self._rest
         elif 0 < length <= _MOST_BYTES:
             self.outline = True, bytes(body[:length])
+
+    def request(self) -> InferRequest:
+        """As decode_request reads it; the document is scanned once. Raises ServiceError BAD_REQUEST."""
+        if self._rest is None:
+            return decode_request(self.body, self._header_length)
+        return decode_cut(self._rest, [JsonData(self.body[begin:end]) for begin, end in self.places])
 
 
 class Preparations:

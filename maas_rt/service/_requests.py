@@ -269,9 +269,13 @@ def decode_request(body: bytes | bytearray | memoryview, length: int | None = No
     whole = memoryview(body)
     if length == 0:
         return InferRequest(raw=whole)
-    rest, data = cut_document(whole[:length])
+    return decode_cut(*cut_document(whole[:length]), whole[length:] if length is not None else None)
+
+
+def decode_cut(rest: bytes, data: Sequence[JsonData], binary: memoryview | None = None) -> InferRequest:
+    """The same for what cut_document has given of the document, and the binary data behind it."""
     outline = _remembered_outline(rest) if len(rest) <= _REMEMBERED else _read_outline(rest)
-    return outline.filled(data, whole[length:] if length is not None else None)
+    return outline.filled(data, binary)
 
 
 def read_request(document: Mapping[str, Any], data: memoryview | None = None) -> InferRequest:

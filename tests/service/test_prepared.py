@@ -198,6 +198,51 @@ def test_binary_data_that_lie_are_refused() -> None:
         assert both.known.read(Document(memoryview(wrong), length)) is None  # Python says what is wrong
 
 
+@pytest.mark.parametrize("byte", [2, 46, 128, 255])
+def test_binary_data_are_held_to_their_type(byte: int) -> None:
+    """As they are in Python: a BOOL is 0 or 1, of the third request as of the first."""
+    both = Both(_copy("bool"))
+    body, length = _binary_body("x", np.ones((3, 2), bool), "BOOL")
+    for _ in range(3):
+        both.ask(body, length)
+    assert both.prepared == 1
+    wrong = body[:-3] + bytes((byte, 1, byte))
+    with pytest.raises(ServiceError) as usual:
+        both.in_python(wrong, length)
+    with pytest.raises(
+        ServiceError, match=f"input 'x': byte 3 of its data is {byte}, and a BOOL is 0 or 1"
+    ) as prepared:
+        both.known.read(Document(memoryview(wrong), length))
+    assert str(prepared.value) == str(usual.value) and prepared.value.kind is usual.value.kind is Kind.BAD_REQUEST
+
+
+def test_what_is_not_known_yet_is_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And read as it is without being prepared, in all forms."""
+    array, long = np.ones((2, 16), np.float32), {"mine": "a" * 2000}
+    scans, scan = [], _native.json_scan
+
+    def counted(*args: Any) -> Any:
+        scans.append(args)
+        return scan(*args)
+
+    for parameters in ({}, long):
+        binary, length = _binary_body("x", array, "FP32", parameters=parameters)
+        for body, given in (
+            (_json_body("x", array, "FP32", parameters=parameters), None),
+            (binary, length),
+            (array.tobytes(), 0),
+        ):
+            usual = decode_request(body, given)
+            with monkeypatch.context() as patch:
+                patch.setattr(_native, "json_scan", counted)
+                found = Document(memoryview(body), given).request()
+            assert found == usual and bool(found.raw) is bool(given == 0)
+            assert len(scans) == (given != 0)
+            scans.clear()
+    with pytest.raises(ServiceError, match="is given twice"):
+        Document(memoryview(b'{"inputs": [], "inputs": []}'), None)
+
+
 def test_a_run_that_refuses_its_values_says_so() -> None:
     both = Both(_tiny.gather())
     table = {"name": "table", "shape": [5, 2], "datatype": "FP32", "data": [0.0] * 10}
