@@ -73,10 +73,15 @@ class Pool {
   void close() { closed_.store(true); }
   bool closed() const { return closed_.load(); }
 
-  size_t memory() const {
+  // Each is taken to be looked at: one that lies in its slot may be another caller's, and freed by him, at any moment.
+  size_t memory() {
     size_t bytes = 0;
-    for (const std::atomic<Session*>& slot : slots_) {
-      if (const Session* session = slot.load(std::memory_order_acquire)) bytes += session->memory();
+    for (std::atomic<Session*>& slot : slots_) {
+      if (!slot.load(std::memory_order_relaxed)) continue;
+      if (Session* session = slot.exchange(nullptr, std::memory_order_acquire)) {
+        bytes += session->memory();
+        give(session);
+      }
     }
     return bytes;
   }

@@ -163,6 +163,26 @@ TEST(session_pool, many_threads_share_it) {
   CHECK_EQ(wrong.load(), 0);
 }
 
+// One that another thread frees meanwhile, since its slots are taken, is not looked at: `make sanitize` would see it.
+TEST(session_pool, its_memory_is_asked_for_while_it_is_used) {
+  Pooled p(1);
+  std::atomic<int> wrong{0}, working{3};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 2000; ++i) {
+        mrt_session* session = nullptr;
+        wrong += mrt_pool_take(p.pool, &session) != MRT_OK;
+        std::this_thread::yield();  // others fill the pool meanwhile, and the session is freed
+        mrt_pool_give(p.pool, session);
+      }
+      --working;
+    });
+  while (working.load()) wrong += mrt_pool_memory(p.pool) > size_t{1} << 30;
+  for (std::thread& t : threads) t.join();
+  CHECK_EQ(wrong.load(), 0);
+}
+
 TEST(session_pool, runs_wait_in_order_and_are_bounded) {
   Pooled p(0, 3);
   Run waiting[3], one_more;
