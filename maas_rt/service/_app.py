@@ -383,7 +383,8 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         began = time.monotonic_ns()
         size = sum(output.array.nbytes for output in response.outputs)
         if call.in_place:
-            request.app[_DIRECT].note(request.match_info["model"], request.match_info.get("version"), received, size)
+            names = request.match_info["model"], request.match_info.get("version")
+            request.app[_DIRECT].quick.note(*names, received, size)
         answer = await beside_the_loop(size, encoded, response, header(request, "Accept-Encoding"))
         call.encoded(time.monotonic_ns() - began)
     return await _send(request, *answer)

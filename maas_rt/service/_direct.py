@@ -27,12 +27,11 @@ from ._inference import Inference
 from ._logs import REQUESTS
 from ._metrics import Metrics
 from ._prepared import Document
+from ._quick import MOST_BYTES, Quick
 from ._requests import HEADER_LENGTH, Body, decode_request, encode_response, header_length
 
-MOST_BYTES = 1 << 16  # of a request: reading more takes longer than other clients should wait
 _MOST_HEAD = 2048
 _KNOWN = 512  # heads that are remembered: a client sends the same again and again
-_MOST_QUICK = 4096
 # The plainest form alone (RFC 9112): whatever else aiohttp's parser takes, or refuses, is its to say.
 _HEAD = re.compile(rb"(GET|POST) (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+:[ -~]*\r\n)+)\r\n")
 _INFER = re.compile(r"/v2/models/([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:/versions/([A-Za-z0-9_][A-Za-z0-9_.-]*))?/infer")
@@ -79,8 +78,7 @@ class Direct:
         self._max_body = max_body
         self._local_only = local_only
         self._heads: dict[bytes, Head] = {}
-        # Of which models and versions bodies of which length, in powers of two, were run in place the last time.
-        self._quick: set[tuple[str, str | None, int]] = set()
+        self.quick = Quick()
         self._second = 0
         self._date = ""  # two header lines
 
@@ -100,21 +98,13 @@ class Direct:
             self._heads[text] = head
         return head if head.size == len(data) else None
 
-    def note(self, model: str, version: str | None, received: int, sent: int) -> None:
-        """A request with a body of so many bytes was run in place, and gave so many bytes of outputs."""
-        if sent > MOST_BYTES:
-            return
-        if len(self._quick) >= _MOST_QUICK:
-            self._quick.clear()
-        self._quick.add((model, version, received.bit_length()))
-
     def answer(self, ask: Ask, data: bytes, address: str) -> bytes | None:
         """The answer to a request that `read` has read, as it goes out; None if it is to go the usual way.
 
         Args:
             address: the client's, as network_of gives it; "" for that of a Unix socket.
         """
-        kind = (ask.model, ask.version, (len(data) - ask.begin).bit_length())
+        kind = ask.model, ask.version, len(data) - ask.begin
         core = self._core
         if core.draining or REQUESTS.isEnabledFor(logging.INFO):
             return None
@@ -126,12 +116,14 @@ class Direct:
         try:
             with core.begin(ask.model, ask.version, context) as call:
                 is_counted = True
-                if kind not in self._quick:  # but what it is refused for now costs no more than this, however many ask
+                if not self.quick.has(
+                    *kind
+                ):  # but what it is refused for now costs no more than this, however many ask
                     call.check_load()
                     raise Withdrawn
                 parts, headers = self._exchange(call, memoryview(data)[ask.begin :], ask)
         except Withdrawn:
-            self._quick.discard(kind)
+            self.quick.forget(*kind)
             return None
         except Exception as error:
             if not is_counted:

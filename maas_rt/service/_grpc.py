@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC and its extensions, one method each.
 
-A method turns its message into a call of Core, and what that gives or raises into an answer or a status; it decides nothing else. gRPC's own
-kinds of handlers read a message before they call; these are all streams to gRPC, so that who calls is known before anything is read.
+A method turns its message into a call of Core, and what that gives or raises into an answer or a status; it decides nothing else. Who calls is
+known before anything is read. Small inferences are answered in _grpc_direct.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import Any
 from ._calls import Context
 from ._core import Core
 from ._errors import Kind, ServiceError, bad_request, kind_of, shown
-from ._grpc_calls import REQUEST_ID, Call, Held, Messages, context_of, message_of, refuse, uncancel
+from ._grpc_calls import Call, Held, Messages, context_of, message_of, refuse, uncancel
+from ._grpc_direct import Admitted, Direct
+from ._grpc_engine import Handler, Rpc
 from ._grpc_messages import INFERENCE, MESSAGES
 from ._grpc_requests import Asked, chosen, decode_message, encode_message, encode_refusal, parse
-from ._grpcio import grpc, json_format
+from ._grpcio import json_format
 from ._metrics import Metrics
 from ._offload import beside_the_loop
+from ._quick import Quick
 
 _AT_ONCE = 16  # requests of one stream that are under way
 _Told = dict[str, Any]
@@ -51,18 +54,16 @@ class Service:
         self._core = core
         self._metrics = metrics
         self._messages = messages
+        self._quick = Quick()
+        self._direct = Direct(core, metrics, messages, self._quick, self._infer)
         self._idle: set[asyncio.Task[Any] | None] = set()  # streams that wait for their clients
         self._stopping = False
 
-    def handlers(self) -> Any:
-        """For a server."""
-        handlers: dict[str, Any] = {
-            name: grpc.stream_unary_rpc_method_handler(partial(self._one, name, method))
-            for name, method in METHODS.items()
-        }
-        handlers["ModelInfer"] = grpc.stream_unary_rpc_method_handler(self._infer)
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
-        return grpc.method_handlers_generic_handler(INFERENCE, handlers)
+    def methods(self) -> dict[bytes, Handler]:
+        """By their paths."""
+        methods: dict[str, Handler] = {name: partial(self._one, name, method) for name, method in METHODS.items()}
+        methods |= {"ModelInfer": self._direct.take, "ModelStreamInfer": self._stream}
+        return {f"/{INFERENCE}/{name}".encode(): method for name, method in methods.items()}
 
     def stop(self) -> None:
         """Ends streams, once they have answered what they were asked."""
@@ -73,15 +74,15 @@ class Service:
 
     # ---- one message, one answer
 
-    async def _one(self, name: str, method: Method, _: Any, rpc: Any) -> bytes:
+    async def _one(self, name: str, method: Method, rpc: Rpc) -> None:
         call = Call(rpc, replace(context_of(rpc, name), reads=method.reads))
         try:
             with self._messages.reading() as held:
                 answer = await self._answer(name, method, call, held)
         except Exception as error:
-            await refuse(call, error, self._metrics)
-        rpc.set_trailing_metadata(((REQUEST_ID, call.context.request_id),))
-        return answer
+            refuse(call, error, self._metrics)
+        else:
+            call.answer(answer)
 
     async def _answer(self, name: str, method: Method, call: Call, held: Held) -> bytes:
         if method.verb is None:
@@ -96,36 +97,41 @@ class Service:
 
     # ---- inference
 
-    async def _infer(self, _: Any, rpc: Any) -> bytes:
-        call = Call(rpc, context_of(rpc, "ModelInfer"))
+    async def _infer(self, admitted: Admitted, message: list[bytes]) -> None:
+        """A call that was let in; the list, which is emptied, has its message if that is there."""
+        call, held = admitted.call, admitted.held
         try:
-            with self._messages.reading() as held, self._core.gate.admit(call.context, "infer") as client:
-                message = [await self._messages.only(rpc, held)]
+            with held, admitted.entry:
+                if message:
+                    found = [await self._messages.opened(message.pop(), held)]
+                else:
+                    found = [await self._messages.only(call.rpc, held, late=True)]
                 began = time.monotonic_ns()
-                asked = [await beside_the_loop(len(message[0]), decode_message, message.pop())]
-                call.context = replace(call.context, client=client)
+                asked = [await beside_the_loop(len(found[0]), decode_message, found.pop())]
                 answer = await self._run(call, asked, began)
         except Exception as error:
-            await refuse(call, error, self._metrics)
-        rpc.set_trailing_metadata(((REQUEST_ID, call.context.request_id),))
-        return answer
+            refuse(call, error, self._metrics)
+        else:
+            call.answer(answer)
 
     async def _run(self, call: Call, asked: list[Asked], began: int, streamed: bool = False) -> bytes:
         """The answer to a request, the one in a list that is emptied: its data are let go of when they were read."""
-        model, version, as_contents = asked[0].model, asked[0].version, asked[0].as_contents
+        model, version, _, as_contents, received = asked[0]
         with self._core.begin(model, version, call.context) as inference:
             call.counted = True
             inference.parsed(time.monotonic_ns() - began)
             response = await inference.infer(asked.pop().request)
             began = time.monotonic_ns()
             size = sum(output.array.nbytes for output in response.outputs)
+            if inference.in_place:
+                self._quick.note(model, version, received, size)
             answer = await beside_the_loop(size, encode_message, response, as_contents, streamed)
             inference.encoded(time.monotonic_ns() - began)
             return answer
 
     # ---- streams
 
-    async def _stream(self, _: Any, rpc: Any) -> None:
+    async def _stream(self, rpc: Rpc) -> None:
         """Requests of a stream run beside each other, those of one sequence in turn. Answers come in the order of the requests."""
         call = Call(rpc, context_of(rpc, "ModelStreamInfer"))
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_AT_ONCE)
@@ -145,12 +151,14 @@ class Service:
             await answers.put(None)  # what was asked before is answered
             await writing
             if ending is not None:
-                await refuse(call, ending, self._metrics)
+                refuse(call, ending, self._metrics)
+            else:
+                rpc.finish(None, ())
         finally:
             for each in (writing, *running):
                 each.cancel()
 
-    async def _next(self, rpc: Any, call: Call) -> asyncio.Task[bytes] | None:
+    async def _next(self, rpc: Rpc, call: Call) -> asyncio.Task[bytes] | None:
         """What answers the next message of a stream; None: there is none."""
         held = self._messages.reading()
         try:
@@ -167,7 +175,7 @@ class Service:
         task.add_done_callback(lambda _: held.end())
         return task
 
-    async def _wait(self, rpc: Any, held: Held) -> list[bytes | bytearray | ServiceError] | None:
+    async def _wait(self, rpc: Rpc, held: Held) -> list[bytes | bytearray | ServiceError] | None:
         """The next message of a stream in a list, or what is wrong with it."""
         task = asyncio.current_task()
         self._idle.add(task)
@@ -178,7 +186,7 @@ class Service:
         except ServiceError as error:
             return [error]
         except asyncio.CancelledError:
-            if not self._stopping or rpc.cancelled():
+            if not self._stopping or rpc.cancelled:
                 raise
             uncancel(task)
             raise ServiceError(Kind.NOT_READY, "the server goes away", 1) from None
@@ -210,7 +218,7 @@ class Service:
             return encode_refusal(message_of(error, call.context.call), identifier)
 
 
-async def _write(rpc: Any, answers: asyncio.Queue[asyncio.Task[bytes] | None]) -> None:
+async def _write(rpc: Rpc, answers: asyncio.Queue[asyncio.Task[bytes] | None]) -> None:
     while (answer := await answers.get()) is not None:
         await rpc.write(await answer)
 

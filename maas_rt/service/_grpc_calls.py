@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote
 
 from .._errors import Error
@@ -17,45 +18,47 @@ from ._callers import network_of, request_id
 from ._calls import Context
 from ._connection import Bounds
 from ._errors import Kind, ServiceError, bad_request, kind_of
-from ._grpcio import grpc
+from ._grpc_engine import SLOW, Rpc
 from ._metrics import Metrics
 from ._offload import beside_the_loop
 from ._packing import is_zlib, unpacked
 
-CODES: dict[int, Any] = {code.value[0]: code for code in grpc.StatusCode}
 REQUEST_ID = "x-request-id"
 _LONGEST_MESSAGE = 1000  # bytes of an error: they travel as a header, of which clients take few
-_SLOW = 1.0  # seconds after which a message that is not there counts as one of the largest
+_PEERS = 1024  # connections whose networks are remembered
 _UNPACKED = 4  # times as large as what comes in, about
 _RETRIED = (Kind.OVERLOADED, Kind.NOT_READY, Kind.RATE_LIMITED)
 _LOGGER = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One call. `counted`: it has come to a version, which counts it."""
 
-    rpc: Any
+    rpc: Rpc
     context: Context
     counted: bool = False
 
+    def answer(self, message: bytes) -> None:
+        """Ends it well."""
+        self.rpc.finish(message, ((REQUEST_ID, self.context.request_id),))
 
-def context_of(rpc: Any, method: str) -> Context:
+
+def context_of(rpc: Rpc, method: str) -> Context:
     """What Core is told of a call beside its message."""
     credentials, identifier = [], None
-    for key, value in rpc.invocation_metadata():
+    for key, value in rpc.metadata:
         if key == "authorization":
             credentials.append(value if isinstance(value, str) else "")
         elif key == REQUEST_ID and isinstance(value, str):
             identifier = value
-    left = rpc.time_remaining()
-    return Context(
-        ", ".join(credentials) if credentials else None,
-        None if left is None else time.monotonic_ns() + int(max(left, 0.0) * 1e9),
-        address=network_of(_address(rpc.peer())),
-        request_id=request_id(identifier),
-        call=method,
-    )
+    credential = ", ".join(credentials) if credentials else None
+    return Context(credential, rpc.deadline, _network(rpc.peer), request_id(identifier), method)
+
+
+@lru_cache(_PEERS)
+def _network(peer: str) -> str:
+    return network_of(_address(peer))
 
 
 def _address(peer: str) -> str:
@@ -67,7 +70,7 @@ def _address(peer: str) -> str:
 
 
 class Messages:
-    """Reads the messages of clients.
+    """Reads the messages of clients. What it holds may be counted on any thread.
 
     Args:
         largest: bytes of a message, unpacked.
@@ -77,49 +80,65 @@ class Messages:
         self._bounds = bounds
         self._largest = largest
         self._seconds = seconds
+        self._lock = threading.Lock()
         self._held = 0  # bytes of all messages that are not answered yet
 
     def reading(self) -> Held:
         """What one call holds in memory, from before its message is read until its answer is there."""
         return Held(self)
 
-    async def read(self, rpc: Any, held: Held, idle: bool = False) -> bytes | bytearray | None:
-        """The next message; None: there is none. `idle`: it may be long in coming.
+    async def read(self, rpc: Rpc, held: Held, idle: bool = False, late: bool = False) -> bytes | bytearray | None:
+        """The next message; None: there is none. `idle`: it may be long in coming; `late`: it has been.
 
         Raises:
             ServiceError: BAD_REQUEST, TOO_LARGE; DEADLINE for one that does not come, OVERLOADED where the server holds as many as it may.
         """
-        with nullcontext() if idle else _Waiting(self, held):
+        with nullcontext() if idle else _Waiting(self, held, late):
             message = await rpc.read()
-        if message is grpc.aio.EOF:
+        if message is None:
             return None
         self.hold(held, len(message))
-        # No field of the protocol begins as gzip and zlib do.
-        encoding = "gzip" if message[:2] == b"\x1f\x8b" else "deflate" if is_zlib(message) else None
+        return await self.opened(message, held)
+
+    async def only(self, rpc: Rpc, held: Held, late: bool = False) -> bytes | bytearray:
+        """The message of a call that has one."""
+        message = await self.read(rpc, held, late=late)
+        if message is None:
+            raise no_message()
+        return message
+
+    async def opened(self, message: bytes, held: Held) -> bytes | bytearray:
+        """A message that is held, unpacked."""
+        encoding = packing_of(message)
         if encoding is None:
-            return bytes(message)
+            return message
         found = await beside_the_loop(_UNPACKED * len(message), unpacked, message, encoding, self._largest)
         self.hold(held, len(found))
         return found
 
-    async def only(self, rpc: Any, held: Held) -> bytes | bytearray:
-        """The message of a call that has one."""
-        message = await self.read(rpc, held)
-        if message is None:
-            raise bad_request("the call has no message")
-        return message
-
     def hold(self, held: Held, size: int) -> None:
         """Raises OVERLOADED if it is too much with all others."""
-        if self._held + size > self._bounds.all_bodies:
-            raise ServiceError(Kind.OVERLOADED, "the server holds as many bytes of requests as it may", 1)
-        self._held += size
+        with self._lock:
+            if self._held + size > self._bounds.all_bodies:
+                raise ServiceError(Kind.OVERLOADED, "the server holds as many bytes of requests as it may", 1)
+            self._held += size
         held.size += size
 
     def release(self, held: Held, size: int) -> None:
         """It holds so much less."""
-        self._held -= size
+        with self._lock:
+            self._held -= size
         held.size -= size
+
+
+def packing_of(message: bytes) -> str | None:
+    """In what a message is packed: no field of the protocol begins as gzip and zlib do."""
+    return "gzip" if message[:2] == b"\x1f\x8b" else "deflate" if is_zlib(message) else None
+
+
+def no_message() -> ServiceError:
+    """The refusal of a call without one."""
+    return bad_request("the call has no message")
 
 
 class Held:
@@ -146,16 +165,17 @@ class _Waiting:
     """Waits for a message of which nobody knows how large it is: gRPC hands it over whole. One that is not there soon counts as one of the
     largest, and has its time."""
 
-    def __init__(self, of: Messages, held: Held) -> None:
+    def __init__(self, of: Messages, held: Held, late: bool) -> None:
         self._of = of
         self._held = held
+        self._patience = 0.0 if late else SLOW
         self._error: ServiceError | None = None
         self._reserved = 0
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(_SLOW, self._slow)
+        self._timer = self._loop.call_later(self._patience, self._slow)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -167,7 +187,7 @@ class _Waiting:
             raise self._error from None
 
     def _slow(self) -> None:
-        self._timer = self._loop.call_later(max(0.0, self._of._seconds - _SLOW), self._late)
+        self._timer = self._loop.call_later(max(0.0, self._of._seconds - SLOW), self._late)
         try:
             self._of.hold(self._held, self._of._largest)
         except ServiceError as error:
@@ -202,7 +222,7 @@ def message_of(error: Exception, method: str) -> str:
     return f"the server failed on this request ({type(error).__name__}): its log says more"
 
 
-async def refuse(call: Call, error: Exception, metrics: Metrics) -> NoReturn:
+def refuse(call: Call, error: Exception, metrics: Metrics) -> None:
     """Ends a call with the status of an error."""
     kind = kind_of(error)
     if not call.counted:
@@ -214,5 +234,4 @@ async def refuse(call: Call, error: Exception, metrics: Metrics) -> NoReturn:
     text = message_of(error, call.context.call).encode("utf-8", "backslashreplace")
     if len(text) > _LONGEST_MESSAGE:
         text = text[: _LONGEST_MESSAGE - 3] + b"..."
-    await call.rpc.abort(CODES[kind.grpc], text.decode("utf-8", "ignore"), tuple(headers))
-    raise AssertionError("it has raised")
+    call.rpc.finish(None, tuple(headers), kind.grpc, text.decode("utf-8", "ignore"))

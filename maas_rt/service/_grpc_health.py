@@ -6,14 +6,13 @@ Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from ._core import Core
 from ._errors import Kind, ServiceError, shown
 from ._grpc_calls import Call, Messages, context_of, refuse
+from ._grpc_engine import Handler, Rpc
 from ._grpc_messages import HEALTH, INFERENCE, MESSAGES
 from ._grpc_requests import parse
-from ._grpcio import grpc
 from ._metrics import Metrics
 
 _LOOK = 0.1  # seconds between two looks of one who watches
@@ -33,11 +32,10 @@ class Health:
         self._watching = 0
         self._stopping = False
 
-    def handlers(self) -> Any:
-        """For a server."""
-        one, many = grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-        handlers: dict[str, Any] = {"Check": one(self._check), "List": one(self._list), "Watch": many(self._watch)}
-        return grpc.method_handlers_generic_handler(HEALTH, handlers)
+    def methods(self) -> dict[bytes, Handler]:
+        """By their paths."""
+        methods: dict[str, Handler] = {"Check": self._check, "List": self._list, "Watch": self._watch}
+        return {f"/{HEALTH}/{name}".encode(): method for name, method in methods.items()}
 
     def stop(self) -> None:
         """Ends what watches, soon."""
@@ -50,12 +48,12 @@ class Health:
             return _UNKNOWN
         return _SERVING if self._core.ready else _NOT_SERVING
 
-    async def _asked(self, rpc: Any) -> str:
+    async def _asked(self, rpc: Rpc) -> str:
         with self._messages.reading() as held:
             service: str = parse("HealthCheckRequest", await self._messages.only(rpc, held)).service
         return service
 
-    async def _check(self, _: Any, rpc: Any) -> bytes:
+    async def _check(self, rpc: Rpc) -> None:
         try:
             service = await self._asked(rpc)
             status = self._status(service)
@@ -63,17 +61,17 @@ class Health:
                 known = ", ".join(map(shown, (*_READY, _LIVE)))
                 raise ServiceError(Kind.NOT_FOUND, f"there is no service {shown(service)}; there are {known}")
         except Exception as error:
-            await refuse(Call(rpc, context_of(rpc, "Check")), error, self._metrics)
-        return _response(status)
+            refuse(Call(rpc, context_of(rpc, "Check")), error, self._metrics)
+        else:
+            rpc.finish(_response(status), ())
 
-    async def _list(self, _: Any, rpc: Any) -> bytes:
+    async def _list(self, rpc: Rpc) -> None:
         response = MESSAGES["HealthListResponse"]()
         for service in (*_READY, _LIVE):
             response.statuses[service].status = self._status(service)
-        found: bytes = response.SerializeToString()
-        return found
+        rpc.finish(response.SerializeToString(), ())
 
-    async def _watch(self, _: Any, rpc: Any) -> None:
+    async def _watch(self, rpc: Rpc) -> None:
         self._watching += 1
         try:
             if self._watching > _WATCHERS:
@@ -88,7 +86,7 @@ class Health:
                 await asyncio.sleep(_LOOK)
             raise ServiceError(Kind.NOT_READY, "the server goes away", 1)
         except Exception as error:
-            await refuse(Call(rpc, context_of(rpc, "Watch")), error, self._metrics)
+            refuse(Call(rpc, context_of(rpc, "Watch")), error, self._metrics)
         finally:
             self._watching -= 1
 

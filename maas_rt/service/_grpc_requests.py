@@ -20,12 +20,13 @@ _INT64 = 2**63
 
 
 class Asked(NamedTuple):
-    """A ModelInferRequest. `as_contents`: its data came so, and the answer's go so."""
+    """A ModelInferRequest of so many bytes. `as_contents`: its data came so, and the answer's go so."""
 
     model: str
     version: str | None
     request: InferRequest
     as_contents: bool
+    size: int
 
 
 def parse(name: str, message: bytes | bytearray) -> Any:
@@ -77,7 +78,7 @@ def decode_message(message: bytes | bytearray) -> Asked:
             "outputs": outputs or None,
         }
     )
-    return Asked(found.model_name, found.model_version or None, request, as_contents)
+    return Asked(found.model_name, found.model_version or None, request, as_contents, len(message))
 
 
 def encode_message(response: InferResponse, as_contents: bool, streamed: bool = False) -> bytes:

@@ -1,4 +1,4 @@
-"""gRPC's server on the loop that serves HTTP: where it listens, with what bounds and certificates, and its end."""
+"""gRPC's server beside the loop that serves HTTP: where it listens, with what bounds and certificates, and its end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ._connection import Bounds
 from ._core import Core
 from ._grpc import Service
 from ._grpc_calls import Messages
+from ._grpc_engine import Engine
 from ._grpc_health import Health
 from ._grpcio import grpc
 from ._listen import place
@@ -56,8 +57,8 @@ class GrpcServer:
         messages = Messages(bounds, largest, seconds)
         self._service = Service(core, metrics, messages)
         self._health = Health(core, metrics, messages)
-        self._server = grpc.aio.server(maximum_concurrent_rpcs=_CALLS, options=_options(bounds, largest, shared))
-        self._server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
+        methods = {**self._service.methods(), **self._health.methods()}
+        self._engine = Engine(_options(bounds, largest, shared), methods, _CALLS)
         pem = None if tls is None else _watched(tls)
         # gRPC's "::" is IPv4's wildcard, too.
         both = {port for host, port in addresses if host == "::"}
@@ -67,25 +68,21 @@ class GrpcServer:
 
     def _listen(self, host: str, port: int, pem: Watched[Pem] | None) -> str:
         where = place(host, port)
-        try:
-            with _ipv4_alone(port) if host == "0.0.0.0" else nullcontext():
-                if pem is None:
-                    port = self._server.add_insecure_port(where)
-                else:
-                    port = self._server.add_secure_port(where, _credentials(pem))
-        except RuntimeError:
-            raise InvalidArgumentError(f"gRPC cannot listen on {where}; choose another --grpc-port") from None
+        with _ipv4_alone(port) if host == "0.0.0.0" else nullcontext():
+            port = self._engine.listen(where, None if pem is None else _credentials(pem))
+        if not port:
+            raise InvalidArgumentError(f"gRPC cannot listen on {where}; choose another --grpc-port")
         return f"{'grpc' if pem is None else 'grpcs'}://{place(host, port)}"
 
     async def start(self) -> None:
         """Answers from now on."""
-        await self._server.start()
+        self._engine.start()
 
     async def stop(self, grace: float = 60) -> None:
         """Takes no more calls, and returns when those that are under way have ended, or after so many seconds."""
         self._service.stop()
         self._health.stop()
-        await self._server.stop(grace)
+        await self._engine.stop(grace)
 
 
 @contextmanager

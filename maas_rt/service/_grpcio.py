@@ -10,11 +10,11 @@ from .._errors import MissingExtraError
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 try:
     import grpc
-    import grpc.aio
     from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
     from google.protobuf.message import DecodeError
+    from grpc._cython import cygrpc
 except ModuleNotFoundError as error:
     missing = "protobuf" if (error.name or "").startswith("google") else "grpcio"
     raise MissingExtraError("gRPC", "grpc", missing) from error
 
-__all__ = ["DecodeError", "descriptor_pb2", "descriptor_pool", "grpc", "json_format", "message_factory"]
+__all__ = ["DecodeError", "cygrpc", "descriptor_pb2", "descriptor_pool", "grpc", "json_format", "message_factory"]

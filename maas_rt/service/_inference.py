@@ -150,7 +150,8 @@ class Inference:
             if sequence is not None and (job is None or not job.finished):
                 self._core.sequences.give_back(sequence)
             raise
-        self.in_place = job.finished and served.cache is None and not shares and not served.is_pipeline
+        usual = not shares and not served.is_pipeline and not served.stateful
+        self.in_place = job.finished and served.cache is None and usual
         if not job.finished:
             try:
                 await _until(ended, deadline)

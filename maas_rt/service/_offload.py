@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,20 +27,24 @@ async def beside_the_loop(size: int, work: Callable[..., T], *args: Any) -> T:
 
 
 class Inbox:
-    """Ends futures of the loop that it is made on, from any thread; the loop is woken once for all that came since it last looked."""
+    """Small work for the loop that it is made on, from any thread; the loop is woken once for all that came since it last looked."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._landed: deque[asyncio.Future[None]] = deque()
+        self._landed: deque[Callable[[], object]] = deque()
         self._woken = False
 
     def land(self, future: asyncio.Future[None]) -> None:
         """Ends a future, now or soon."""
         if threading.get_ident() == self._thread:
             _end(future)
-            return
-        self._landed.append(future)
+        else:
+            self.call(partial(_end, future))
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Calls a function that raises nothing, soon."""
+        self._landed.append(work)
         if not self._woken:
             self._woken = True
             with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
@@ -48,7 +53,7 @@ class Inbox:
     def _take(self) -> None:
         self._woken = False  # first: what comes from now on wakes the loop again
         while self._landed:
-            _end(self._landed.popleft())
+            self._landed.popleft()()
 
 
 def _end(future: asyncio.Future[None]) -> None:

@@ -182,9 +182,11 @@ def test_every_runtime_module_imports_or_names_its_extra(empty: Path, folder: Pa
         "_supervisor",
         "_worker",
     )
-    both = ("_grpc", "_grpc_calls", "_grpc_health", "_grpc_server")
+    both = ("_grpc", "_grpc_calls", "_grpc_direct", "_grpc_health", "_grpc_server")
     served = {f"maas_rt.service.{name}": "serve" for name in (*http, *both, "_jwks", "_jwt", "_pyjwt")}
-    served |= {f"maas_rt.service.{name}": "grpc" for name in ("_grpcio", "_grpc_messages", "_grpc_requests")}
+    served |= {
+        f"maas_rt.service.{name}": "grpc" for name in ("_grpcio", "_grpc_engine", "_grpc_messages", "_grpc_requests")
+    }
     others = {"maas_rt.capi": "capi", "maas_rt._capi_ffi": "capi", "maas_rt.client._async_client": "client"}
     others |= {"maas_rt.service._otel": "otel"}
     assert extras == {**others, "maas_rt.trust": "trust", **served}

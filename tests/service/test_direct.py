@@ -270,7 +270,7 @@ async def test_a_request_that_is_withdrawn_is_asked_once(
         client = await Client.of(server)
         way = server.app[SHORT_WAY]
         assert isinstance(way, Direct)
-        way.note("mlp", None, len(_json()), 0)
+        way.quick.note("mlp", None, len(_json()), 0)
         assert [status for status, *_ in await client.ask(_request(_json()))] == [200]
         assert ways == [False]
         ((status, headers, _),) = await client.ask(_request(_json()))

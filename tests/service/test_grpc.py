@@ -69,7 +69,7 @@ class Client:
         try:
             return MESSAGES[f"{response}Response"].FromString(await call)
         except grpc.aio.AioRpcError as error:
-            self.trailers = dict(error.trailing_metadata() or ())
+            self.trailers = dict(tuple(error.trailing_metadata() or ()))
             return error.code().name, error.details()
 
 
@@ -118,7 +118,7 @@ async def test_data_as_contents_and_raw(tmp_path: Path) -> None:
         assert (answer.model_name, answer.model_version, answer.id) == ("mlp", "1", "seven")
         y = np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(answer.outputs[0].shape)
         np.testing.assert_allclose(y, _tiny.reference_mlp(ROW), rtol=1e-4, atol=1e-5)
-        assert dict(await client.call.trailing_metadata())["x-request-id"] == "mine"
+        assert dict(tuple(await client.call.trailing_metadata()))["x-request-id"] == "mine"
         # What came as contents goes as contents, for clients that know no other.
         answer = await client.ask("ModelInfer", typed("mlp", "x", "FP32", [1, 16], fp32_contents=ROW.ravel()))
         assert np.array(answer.outputs[0].contents.fp32_contents, np.float32).tobytes() == y.tobytes()
