@@ -238,12 +238,12 @@ def strings() -> bytes:
     return b"".join(_container.write(sections))
 
 
-def accumulator() -> bytes:
-    """x [1, 4] -> the running sum of x, kept in the state "sum", which starts at 10."""
+def accumulator(rows: int = 1) -> bytes:
+    """x [rows, 4] -> the running sum of x, kept in the state "sum", which starts at 10."""
     b = Builder("accumulator")
-    x = b.input("x", [1, 4])
-    total = b.state("sum", np.full((1, 4), 10, np.float32))
-    y = b.value("y", [1, 4])
+    x = b.input("x", [rows, 4])
+    total = b.state("sum", np.full((rows, 4), 10, np.float32))
+    y = b.value("y", [rows, 4])
     b.gemm(x, np.eye(4, dtype=np.float32), y, residual=total)
     b.copy(y, total)
     return b.file(y)

@@ -30,6 +30,7 @@ from ._openapi import BINARY, operation, page
 from ._regions import Regions
 from ._repository import Repository
 from ._requests import HEADER_LENGTH, decode_request, header_length
+from ._sequences import Sequences
 from ._tracing import CURRENT, Tracer
 
 _DIRECT = web.AppKey("direct", Direct)
@@ -52,6 +53,7 @@ def create_app(
     shared_memory: bool = False,
     tracer: Tracer | None = None,
     peers: Peers | None = None,
+    sequences: Sequences | None = None,
 ) -> web.Application:
     """The application for a repository.
 
@@ -66,6 +68,7 @@ def create_app(
         shared_memory: clients on this machine may have tensors in it.
         tracer: where spans are made; None: nowhere.
         peers: the other processes that serve the same; None: there are none.
+        sequences: the states that are held here; None: as many as one process may hold.
     """
     app = web.Application(middlewares=[guard], handler_args={"auto_decompress": False})
     app[METRICS] = metrics or Metrics()
@@ -73,6 +76,7 @@ def create_app(
     app[CORE] = Core(
         repository,
         gate=gate,
+        sequences=sequences,
         regions=regions,
         observe=Counting(app[METRICS]),
         peers=peers,
@@ -151,8 +155,9 @@ async def _look_around(app: web.Application) -> AsyncIterator[None]:
 
     task = asyncio.create_task(look())
     yield
+    await core.settled()
     task.cancel()
-    app[CORE].close()
+    core.close()
 
 
 # ---- what requests say ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -9,12 +10,16 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ._callers import is_local
-from ._errors import Kind, ServiceError
+from ._errors import Kind, ServiceError, Told
 from ._grants import ALL, Client
 from ._jobs import Steps
+from ._requests import InferRequest, InferResponse
 from ._served import Served
 from ._shelf import Shelf
 from ._statistics import Phases
+from ._tracing import Trail
+
+Key = tuple[str, str, int | str]  # of a sequence: whose it is, its model, its id
 
 
 @dataclass(slots=True)
@@ -115,6 +120,54 @@ class Observer(Steps, Protocol):
         """How it has failed, if it has, its phases, and its nanoseconds in all."""
         ...
 
+    def traced(self, model: str, version: str, phases: Phases) -> None:
+        """Another process has made it, and counted it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Handed:
+    """An inference that another process is to make, for it holds its sequence. Whoever asks was let in.
+
+    Args:
+        version: as it was asked for.
+        client: who has asked.
+        deadline, begun: nanoseconds of time.monotonic_ns, which is one clock for all processes.
+        parsed: nanoseconds that the transport took to read it.
+        call, trail: for logs.
+    """
+
+    model: str
+    version: str | None
+    client: Client
+    deadline: int | None
+    begun: int
+    parsed: int
+    address: str
+    call: str
+    trail: Trail
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What has come of it."""
+
+    response: InferResponse
+    phases: Phases
+
+
+class NotHeld(Exception):
+    """The process that holds a sequence is not there, or has died and taken it along."""
+
+
+class NotBegun(Exception):
+    """The process that holds a sequence has refused a request of it before it was an inference there, that is counted: its argument is the error."""
+
+    def error(self) -> ServiceError:
+        """Why."""
+        told: Told = self.args[0]
+        return told.error()
+
 
 class Peers(Shelf, Protocol):
     """The other processes that serve the same."""
@@ -130,6 +183,24 @@ class Peers(Shelf, Protocol):
 
     def statistics(self) -> Future[list[dict[str, Any]]]:
         """Those of all of them (Core.all_statistics), one after the other."""
+        ...
+
+    def holder(self, key: Key) -> int | None:
+        """Which process holds a sequence, or is to; None: this one."""
+        ...
+
+    def hand_over(self, holder: int, key: Key, handed: Handed, asked: list[InferRequest]) -> Awaitable[Answered]:
+        """Has it make an inference (Core.take_over), after those of the sequence that were handed to it before. `asked` is the request, and empty from
+        when it is on its way.
+
+        Raises:
+            NotHeld, NotBegun.
+            ServiceError: what it has failed of.
+        """
+        ...
+
+    async def finished(self) -> None:
+        """This process asks nothing any more. Returns when none of them does: what they hold is of no more use then."""
         ...
 
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 from .._version import __version__
-from ._calls import Context, Gate, Observer, OpenGate, Peers, check_local
+from ._calls import Answered, Context, Gate, Handed, NotBegun, Observer, OpenGate, Peers, check_local
 from ._changes import Changes
-from ._errors import Kind, ServiceError, bad_request, shown
+from ._errors import Kind, ServiceError, Told, bad_request, shown
 from ._inference import Inference
 from ._metadata import model_config, model_metadata
 from ._offload import Inbox
 from ._regions import OFF, Regions, check_name
 from ._repository import Repository
+from ._requests import InferRequest
 from ._sequences import Sequences
 from ._served import Served
 from ._settings import LogSettings, TraceSettings
@@ -79,6 +80,7 @@ class Core:
         self._administration = Changes("maas-rt administration")
         self._labelling = Changes("maas-rt labels")  # a rollback waits for no load
         self.peers = peers
+        self.answering: asyncio.Task[None] | None = None  # what goes on beside the application that ends
         self._changes: dict[str, tuple[Changes, Callable[..., Any]]] = {
             "load": (self._administration, lambda model: self.repository.load(model)),
             "unload": (self._administration, lambda model: self.repository.unload(model)),
@@ -108,6 +110,13 @@ class Core:
         """Says from now on that the server is not ready."""
         self._draining = True
 
+    async def settled(self) -> None:
+        """Until nobody asks any more, by this transport or another, or by another process for what is held here."""
+        if self.answering is not None:
+            await asyncio.wait([self.answering])
+        if self.peers is not None:
+            await self.peers.finished()
+
     def close(self) -> None:
         """Ends what nobody uses."""
         self.sequences.close()
@@ -120,9 +129,8 @@ class Core:
     def server_metadata(self, context: Context) -> dict[str, Any]:
         """Name, version and extensions."""
         with self.gate.enter(context, "read", None):
-            own = [each for each in EXTENSIONS if self.peers is None or not each.startswith("sequence")]
             more = [] if self.regions is None else ["system_shared_memory"]
-            return {"name": "maas-rt", "version": __version__, "extensions": sorted([*own, *more])}
+            return {"name": "maas-rt", "version": __version__, "extensions": sorted([*EXTENSIONS, *more])}
 
     def log_settings(self, context: Context) -> dict[str, Any]:
         """The logging settings."""
@@ -328,10 +336,29 @@ class Core:
         admission = self.gate.enter(context, "infer", model)
         client = admission.__enter__()
         try:
-            return Inference(self, self.repository.lease(model, version), context, admission, client)
+            return Inference(self, self.repository.lease(model, version), version, context, admission, client)
         except BaseException:
             admission.__exit__(None, None, None)
             raise
+
+    async def take_over(self, handed: Handed, asked: list[InferRequest]) -> Answered:
+        """Makes an inference of a sequence that this process holds, for another one, which has let it in. `asked`: the request, which is let go of.
+
+        Raises:
+            NotBegun: there is no such version here.
+            ServiceError, maas_rt.Error: as Inference.infer.
+        """
+        context = Context(
+            deadline=handed.deadline, address=handed.address, request_id=handed.trail.request_id, call=handed.call
+        )
+        try:
+            lease = self.repository.lease(handed.model, handed.version)
+        except ServiceError as error:
+            raise NotBegun(Told.of(error)) from None
+        with Inference(self, lease, handed.version, context, nullcontext(), handed.client, handed.begun) as inference:
+            inference.parsed(handed.parsed)
+            response = await inference.infer(asked.pop())
+        return Answered(response, inference.phases)
 
     def landing(self) -> Inbox:
         """What ends in other threads comes back to the running loop by it."""

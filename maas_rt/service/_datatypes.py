@@ -30,6 +30,10 @@ class Datatype:
         """Bytes of an element; of BYTES the fewest that one takes, its length."""
         return 4 if self.name == "BYTES" else self.dtype.itemsize
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is that of the same name: there is one object of each."""
+        return _named, (self.name,)
+
 
 _ROWS = (
     ("BOOL", "bool", "?"),
@@ -49,6 +53,12 @@ _ROWS = (
 )
 DATATYPES: dict[str, Datatype] = {name: Datatype(name, runtime, np.dtype(code)) for name, runtime, code in _ROWS}
 BYTES = DATATYPES["BYTES"]
+
+
+def _named(name: str) -> Datatype:
+    return DATATYPES[name]
+
+
 OF_RUNTIME: dict[str, Datatype] = {each.runtime: each for each in DATATYPES.values() if each.runtime}
 
 

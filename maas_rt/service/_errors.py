@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import reprlib
 from enum import Enum
+from typing import NamedTuple
 
 from .._errors import CancelledError, DeadlineExceededError, Error, InvalidArgumentError
 
@@ -47,6 +48,26 @@ class ServiceError(Exception):
         super().__init__(message)
         self.kind = kind
         self.retry_after = retry_after
+
+
+class Told(NamedTuple):
+    """An error as one process tells another of it: the name of its kind, its sentence and when it may go better."""
+
+    kind: str
+    text: str
+    retry_after: float | None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Told:
+        """Of one that nobody foresaw the client learns its name; the log of the process that has met it is to say more."""
+        if not isinstance(error, Error | ServiceError):
+            text = f"the server failed on this request ({type(error).__name__}): its log says more"
+            return cls(Kind.INTERNAL.name, text, None)
+        return cls(kind_of(error).name, str(error), getattr(error, "retry_after", None))
+
+    def error(self) -> ServiceError:
+        """The same here."""
+        return ServiceError(Kind[self.kind], self.text, self.retry_after)
 
 
 def bad_request(message: str) -> ServiceError:

@@ -7,14 +7,15 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from .._native import Exchange
 from ._access import permit
-from ._calls import Context, Observer, Peers, Withdrawn, check_local
+from ._calls import Answered, Context, Handed, NotBegun, NotHeld, Observer, Peers, Withdrawn, check_local
 from ._datatypes import Array
-from ._errors import Kind, ServiceError, bad_request, kind_of, shown
+from ._errors import Kind, ServiceError, kind_of, shown
 from ._grants import Client, Verb
 from ._jobs import Job, size_of
 from ._leases import Lease
@@ -23,13 +24,15 @@ from ._pipeline import Pipeline
 from ._regions import Regions
 from ._requests import NO_OPTIONS, InferRequest, InferResponse, Options, OutputTensor, RequestedOutput
 from ._scheduler import Scheduler
-from ._sequences import Sequence, Sequences
+from ._sequences import Sequence, Sequences, unknown
 from ._served import Served
 from ._shared_memory import attach, to_regions
 from ._statistics import Phases
+from ._tracing import CURRENT, Trail
 
 T = TypeVar("T")
 _SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
+_GRACE = 1.0  # seconds after its deadline in which a process that was handed an inference may say so itself
 
 
 class Host(Protocol):
@@ -61,23 +64,35 @@ class Host(Protocol):
 
 
 class Inference:
-    """One inference, from Core.begin on."""
+    """One inference, from Core.begin on.
+
+    Args:
+        version: as it was asked for.
+        admission: ends with it.
+        client: who has asked, and whose sequences are meant.
+        begun: when it came, in nanoseconds of time.monotonic_ns; None: now.
+    """
 
     def __init__(
         self,
         core: Host,
         lease: Lease[Served],
+        version: str | None,
         context: Context,
         admission: AbstractContextManager[object],
         client: Client,
+        begun: int | None = None,
     ) -> None:
         self._core = core
         self._lease = lease
+        self._version = version
         self._context = context
         self._admission = admission
-        self._begun = time.monotonic_ns()
+        self._begun = time.monotonic_ns() if begun is None else begun
         self._phases = Phases()
         self._client = client
+        self._answered: Answered | None = None  # by another process
+        self._is_elsewhere = False  # another process counts it
         self.in_place = False  # its run was over when it was submitted, and it could be made by `infer_in_place`
         self._held = 0  # bytes that were copied from shared memory
         self._was_kept = False
@@ -96,6 +111,11 @@ class Inference:
         if self._held:
             assert self._core.regions is not None
             self._core.regions.release(self._held)
+        if self._is_elsewhere:
+            if self._answered is not None and self._core.observe is not None:
+                response = self._answered.response
+                self._core.observe.traced(response.model_name, response.model_version, self._phases)
+            return
         if kind is Withdrawn:
             if self._core.observe is not None:
                 self._core.observe.left(self.served)
@@ -120,9 +140,11 @@ class Inference:
         deadline = self._deadline(options)
         sequence = None
         if self.served.stateful and options.sequence_id:
-            if self._core.peers is not None:
-                text = f"sequence {shown(options.sequence_id)} cannot be begun: this server has several workers, each of which would have states of its own"
-                raise bad_request(f"{text}; start it with --workers 1")
+            holder = self._holder(options)
+            if holder is not None:
+                asked = [request]
+                del request
+                return await self._hand_over(holder, asked, options, deadline)
             sequence = await self._turn(options, deadline)
             self._move(sequence.served)
         job = None
@@ -169,6 +191,67 @@ class Inference:
             await beside_the_loop(size_of(results), served.cache.put, key, results)
             served.statistics.kept(served.cache.held)
         return await self._answer(results, wanted, identifier, {"seed": seed} if served.draws else {})
+
+    def _holder(self, options: Options) -> int | None:
+        peers = self._core.peers
+        return None if peers is None else peers.holder((self._client.owner, self.served.name, options.sequence_id))
+
+    async def _hand_over(
+        self, holder: int, asked: list[InferRequest], options: Options, deadline: int | None
+    ) -> InferResponse:
+        """The answer of the process that holds the sequence, which counts the inference from now on."""
+        peers, observe, context = self._core.peers, self._core.observe, self._context
+        assert peers is not None
+        trail = CURRENT.get() or Trail(context.request_id)
+        handed = Handed(
+            self.served.name,
+            self._version,
+            self._client,
+            deadline,
+            self._begun,
+            self._phases.compute_input,
+            context.address,
+            context.call,
+            replace(trail, span=None),
+        )
+        key = self._client.owner, self.served.name, options.sequence_id
+        seconds = None if deadline is None else _seconds_to(deadline) + _GRACE
+        self._is_elsewhere = True
+        if observe is not None:
+            observe.left(self.served)
+        try:
+            self._answered = await asyncio.wait_for(peers.hand_over(holder, key, handed, asked), seconds)
+            self._phases = self._answered.phases
+            return self._answered.response
+        except NotHeld:
+            error = self._lost(options)
+        except NotBegun as refused:
+            error = refused.error()
+        except asyncio.TimeoutError:
+            error = _late()
+        except BaseException:
+            if asked:  # it was not sent
+                self._come_back()
+            raise
+        self._come_back()
+        raise error from None
+
+    def _come_back(self) -> None:
+        self._is_elsewhere = False
+        if self._core.observe is not None:
+            self._core.observe.began(self.served)
+
+    def _lost(self, options: Options) -> ServiceError:
+        """The process that holds the sequence is gone. One that begins may begin in its successor."""
+        if not options.sequence_start:
+            return unknown(self.served.name, options.sequence_id)
+        text = f"the worker that is to hold sequence {shown(options.sequence_id)} of model {shown(self.served.name)} is being started: ask again"
+        return ServiceError(Kind.NOT_READY, text, 1)
+
+    @property
+    def phases(self) -> Phases:
+        """Where its time went, when it was answered."""
+        return self._phases
 
     async def _answer(
         self,
@@ -367,4 +450,8 @@ async def _until(ended: asyncio.Future[None], deadline: int | None) -> None:
 
 def _expire(ended: asyncio.Future[None]) -> None:
     if not ended.done():
-        ended.set_exception(ServiceError(Kind.DEADLINE, "the request's time was over before it was answered"))
+        ended.set_exception(_late())
+
+
+def _late() -> ServiceError:
+    return ServiceError(Kind.DEADLINE, "the request's time was over before it was answered")

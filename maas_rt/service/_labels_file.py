@@ -38,7 +38,7 @@ def read_labels(path: Path) -> StoredLabels | None:
     """A labels.json; None if there is none. Raises InvalidArgumentError if it is none of ours, OSError if it cannot be read."""
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         document = json.loads(text)

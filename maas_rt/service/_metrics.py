@@ -5,7 +5,7 @@ process, that grow with each one that ends. Here each worker has a region of one
 count is an addition and needs nobody else; whichever worker is asked adds up all regions. A worker that takes a dead one's place goes on
 with its region: no counter ever falls.
 
-    region:  worker (pid, start, connections, up, restarts) | row of the server | rows, one for each version that was leased
+    region:  worker (pid, start, connections, beat, up, restarts) | row of the server | rows, one for each version that was leased
     row:     stamp (odd: in use) | lengths of the names | cells, 64 bits each | model and version, as UTF-8
 """
 
@@ -48,9 +48,9 @@ CELLS = _CACHED + 1
 
 _NAME_BYTES = 320  # of model and version together; a file's name has 255 at most
 _ROW_CELLS = 2 + CELLS + _NAME_BYTES // 8
-_WORKER_CELLS = 5
-# The first three are the worker's to write, the others those of the process that watches over it.
-_PID, _START, _CONNECTIONS, _UP, _RESTARTS = range(_WORKER_CELLS)
+_WORKER_CELLS = 6
+# The first four are the worker's to write, the others those of the process that watches over it.
+_PID, _START, _CONNECTIONS, _BEAT, _UP, _RESTARTS = range(_WORKER_CELLS)
 _MAX = (1 << 64) - 1
 
 
@@ -212,6 +212,14 @@ class Page:
         others = [self.region(number) for number in range(self.workers) if number != worker]
         return any(other[_UP] and other[_CONNECTIONS] < connections for other in others)
 
+    def beat(self, worker: int) -> None:
+        """A worker does something."""
+        self.region(worker)[_BEAT] += 1
+
+    def beat_of(self, worker: int) -> int:
+        """How often it has said so."""
+        return int(self.region(worker)[_BEAT])
+
     @property
     def complete(self) -> bool:
         """Whether all workers answer."""
@@ -304,7 +312,7 @@ class Metrics:
     def workers(self) -> Iterator[Worker]:
         """Those that have begun."""
         for number in range(self._page.workers):
-            pid, start, _, up, restarts = self._page.region(number)[:_WORKER_CELLS]
+            pid, start, _, _, up, restarts = self._page.region(number)[:_WORKER_CELLS]
             if pid:
                 yield Worker(number, pid, start, bool(up), restarts)
 

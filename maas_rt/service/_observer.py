@@ -29,11 +29,16 @@ class Counting:
 
     def ended(self, served: Member, kind: Kind | None, phases: Spent, ns: int) -> None:
         """It was answered."""
-        trail = CURRENT.get()
-        if kind is None and trail is not None and trail.span is not None:
-            spent = {"parse": phases.compute_input, "queue": phases.queue, "compute": phases.compute_infer}
-            trail.span.phases(served.name, served.version, **spent, serialise=phases.compute_output)
+        if kind is None:
+            self.traced(served.name, served.version, phases)
         self.ran(served, kind, phases, ns)
+
+    def traced(self, model: str, version: str, phases: Spent) -> None:
+        """It was answered, here or by another process."""
+        trail = CURRENT.get()
+        if trail is not None and trail.span is not None:
+            spent = {"parse": phases.compute_input, "queue": phases.queue, "compute": phases.compute_infer}
+            trail.span.phases(model, version, **spent, serialise=phases.compute_output)
 
     def ran(self, served: Member, kind: Kind | None, phases: Spent, ns: int) -> None:
         """It was answered, or was a step of a pipeline, whose span is the request's."""

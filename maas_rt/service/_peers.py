@@ -6,29 +6,35 @@ which tells the others. They follow, and only then the change is made.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from .._errors import Error
+from ._calls import Answered, Handed, Key
 from ._channel import MOST_FILES, Channel, Message
 from ._core import Core
-from ._errors import Kind, ServiceError, kind_of
+from ._errors import Kind, ServiceError, Told
+from ._links import Links
 from ._metrics import Page
 from ._picture import Picture
 from ._regions import KeptRegion
+from ._requests import InferRequest
 from ._sealed import sealed_copy
 from ._shelf import Superseded
 
 _LOGGER = logging.getLogger(__name__)
-_Outcome = tuple[str, str, float | None] | None  # of a change: an error's kind, sentence and Retry-After, or None
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,16 @@ class Peers:
 
     Args:
         page: which worker is there.
+        worker: the number of this one.
         gone: called when the supervisor is gone, or wants another one in this one's place.
     """
 
-    def __init__(self, channel: Channel, page: Page, gone: Callable[[], None]) -> None:
+    def __init__(self, channel: Channel, page: Page, worker: int, gone: Callable[[], None]) -> None:
         self._channel = channel
         self._page = page
+        self._worker = worker
+        self._links: Links | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._gone = gone
         self._lock = threading.Lock()  # of the tables
         self._telling = threading.Lock()  # one state at a time
@@ -93,8 +103,7 @@ class Peers:
             if outcome is None:
                 made.set_result(None)
             else:
-                kind, text, retry_after = outcome
-                made.set_exception(ServiceError(Kind[kind], text, retry_after))
+                made.set_exception(outcome.error())
 
         self._ask("change", what, values).add_done_callback(ended)
         return made
@@ -112,6 +121,25 @@ class Peers:
         told.set_running_or_notify_cancel()
         self._ask("statistics").add_done_callback(ended)
         return told
+
+    def holder(self, key: Key) -> int | None:
+        """Which worker holds a sequence, by a hash of its key over all that there should be: while one is being started nobody else has its sequences,
+        and so no sequence has two states. None: this one."""
+        digest = hashlib.blake2b(ascii(key).encode(), digest_size=8).digest()
+        number = int.from_bytes(digest, "little") % self._page.workers
+        return None if number == self._worker else number
+
+    def hand_over(self, holder: int, key: Key, handed: Handed, asked: list[InferRequest]) -> asyncio.Task[Answered]:
+        """Has another worker make an inference, as Links.hand_over does; on the loop."""
+        assert self._links is not None
+        return self._links.hand_over(holder, key, handed, asked)
+
+    async def finished(self) -> None:
+        """This worker asks nothing any more. Returns when no worker does, or it goes alone."""
+        with suppress(ServiceError):  # the supervisor is gone, and so are the others
+            await asyncio.wrap_future(self._ask("finished"))
+        if self._links is not None:
+            self._links.close()
 
     # ---- a Repository's
 
@@ -163,6 +191,31 @@ class Peers:
         """Makes and follows changes from now on; `lead` is called where this worker becomes the leader."""
         self._core, self._lead = core, lead
         threading.Thread(target=self._do, name="maas_rt_following", daemon=True).start()
+
+    def link(self, core: Core) -> None:
+        """Inferences are handed over, and taken over, from now on; on the loop."""
+        self._loop, self._links = asyncio.get_running_loop(), Links(self._dial, core.take_over)
+
+    def _dial(self, worker: int) -> Future[socket.socket | None]:
+        made: Future[socket.socket | None] = Future()
+        made.set_running_or_notify_cancel()
+
+        def ended(asked: Future[Message]) -> None:
+            files = () if asked.exception() is not None else asked.result().files
+            made.set_result(socket.socket(fileno=files[0]) if files else None)
+
+        self._ask("dial", worker).add_done_callback(ended)
+        return made
+
+    def _called(self, descriptor: int) -> None:
+        end = socket.socket(fileno=descriptor)
+        if self._loop is None or self._links is None:
+            end.close()
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._links.take, end)
+        except RuntimeError:  # the loop is closed
+            end.close()
 
     def tell(self, name: str, *values: Any) -> None:
         """A message to the supervisor; one that is gone needs none."""
@@ -236,6 +289,8 @@ class Peers:
                 answer.set_result(Message("answer", tuple(values), message.files))
             elif message.name == "leave":
                 self._gone()
+            elif message.name == "called":
+                self._called(message.files[0])
             elif message.name == "count":  # here: who waits for it waits for no load
                 self.tell("counted", *message.values, [] if self._core is None else self._core.all_statistics())
             else:
@@ -299,10 +354,8 @@ def _bound(function: Callable[..., None], values: tuple[Any, ...]) -> Callable[[
     return lambda: function(*values)
 
 
-def _outcome(error: BaseException) -> _Outcome:
+def _outcome(error: BaseException) -> Told:
     """An error, for another process."""
     if not isinstance(error, Error | ServiceError):
         _LOGGER.error("a change has failed", exc_info=error)
-        text = f"the server failed on this request ({type(error).__name__}): its log says more"
-        return Kind.INTERNAL.name, text, None
-    return kind_of(error).name, str(error), getattr(error, "retry_after", None)
+    return Told.of(error)

@@ -18,7 +18,7 @@ from ._catalogue import Catalogue, candidates
 from ._config import CONFIG_FILE, ModelConfig, Scheduling
 from ._errors import Kind, ServiceError, shown
 from ._graph import Graph
-from ._labels_file import StoredLabels, change_labels, read_labels
+from ._labels_file import LABELS_FILE, StoredLabels, change_labels, read_labels
 from ._layout import SUFFIX, Contents, read_config, scan
 from ._leases import Lease, Leased
 from ._loader import Loader
@@ -343,7 +343,8 @@ class Repository:
             raise InvalidArgumentError(
                 f"{contents.configs[name]} describes a pipeline, and beside it lies {beside}: take one of them away"
             )
-        stored = read_file(read_labels, contents.labels.get(name))
+        # As it is now: one that was set since the folder was looked at is not to be taken back.
+        stored = read_file(read_labels, contents.labels.get(name, self._catalogue.root / name / LABELS_FILE))
         if stored == record.stored:
             said = record.said.follow(record.config.labels, config.labels)
         else:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from .._model import State
 from ._errors import Kind, ServiceError, bad_request, shown
 from ._leases import Lease
+from ._places import Places
 from ._served import Served
 
 SequenceId = int | str
-_SHARES = 8  # a client may hold one of so many of all sequences, that the others find some
 
 
 @dataclass(eq=False)
@@ -30,6 +30,7 @@ class Sequence:
     id: SequenceId
     lease: Lease[Served]
     state: State
+    place: int
     used: int  # when a request last gave it back
     busy: bool = True
     dropped: bool = False  # another has begun under its id
@@ -46,19 +47,19 @@ class Sequences:
 
     Args:
         idle: nanoseconds after which a sequence that nobody asks for ends.
-        limit: the most sequences at once; each holds a state. A client that has a name may hold an eighth of them.
+        places: how many there may be.
         queue: the most requests that wait for one sequence.
     """
 
     def __init__(
         self,
         idle: int = 60_000_000_000,
-        limit: int = 1024,
+        places: Places | None = None,
         queue: int = 64,
         now: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._idle = idle
-        self._limit = limit
+        self._places = places or Places()
         self._queue = queue
         self._now = now
         self._lock = threading.Lock()
@@ -107,7 +108,7 @@ class Sequences:
             sequence.lease.end()
         for future in refused:
             if future.set_running_or_notify_cancel():
-                future.set_exception(_unknown(sequence.model, sequence.id))
+                future.set_exception(unknown(sequence.model, sequence.id))
 
     def expire(self) -> None:
         """Ends the sequences that were idle too long; to be called now and then."""
@@ -123,23 +124,18 @@ class Sequences:
         """Ends those that nobody uses, and every other one when it is given back."""
         with self._lock:
             gone = [each for each in self._sequences.values() if not each.busy]
-            for sequence in self._sequences.values():
+            for sequence in list(self._sequences.values()):
                 sequence.dropped = True
-            self._sequences.clear()
+                self._forget(sequence)
         for sequence in gone:
             sequence.lease.end()
 
     def _start(self, owner: str, model: str, identifier: SequenceId, lease: Lease[Served]) -> Future[Sequence]:
-        sequence = Sequence(owner, model, identifier, lease, lease.value.state(), self._now())
+        state = lease.value.state()
         with self._lock:
             old = self._sequences.get((owner, model, identifier))
-            if old is None and len(self._sequences) >= self._limit:
-                text = f"{self._limit} sequences are under way, the most that there may be: end one, or wait for one to end"
-                raise ServiceError(Kind.OVERLOADED, text, 1)
-            share = max(1, self._limit // _SHARES)
-            if old is None and owner and sum(owner == key[0] for key in self._sequences) >= share:
-                text = f"{share} sequences of this client are under way, the most that it may have: end one, or wait for one to end"
-                raise ServiceError(Kind.OVERLOADED, text, 1)
+            place = self._places.take(owner) if old is None else old.place
+            sequence = Sequence(owner, model, identifier, lease, state, place, self._now())
             idle = old is not None and not old.busy
             if old is not None:
                 old.dropped = True
@@ -155,7 +151,7 @@ class Sequences:
         with self._lock:
             sequence = self._sequences.get((owner, model, identifier))
             if sequence is None:
-                raise _unknown(model, identifier)
+                raise unknown(model, identifier)
             if sequence.busy and len(sequence.waiting) >= self._queue:
                 text = f"{self._queue} requests wait for sequence {shown(identifier)} of model {shown(model)} already"
                 raise ServiceError(Kind.OVERLOADED, text, 1)
@@ -179,9 +175,11 @@ class Sequences:
         key = (sequence.owner, sequence.model, sequence.id)
         if self._sequences.get(key) is sequence:
             del self._sequences[key]
+            self._places.give_back(sequence.place)
 
 
-def _unknown(model: str, identifier: SequenceId) -> ServiceError:
+def unknown(model: str, identifier: SequenceId) -> ServiceError:
+    """What is told of a sequence that is not there."""
     return bad_request(
         f"sequence {shown(identifier)} of model {shown(model)} has not begun, has ended or was idle too long: begin it with "
         '"sequence_start"'

@@ -30,6 +30,7 @@ from ._logs import logging_as
 from ._metrics import Metrics
 from ._mirror import Mirror, is_url, shown_url
 from ._repository import Repository
+from ._sequences import Sequences
 from ._tls import TlsFiles, server_context
 from ._tracing import Tracer
 
@@ -148,8 +149,9 @@ def make_app(
     metrics: Metrics,
     limiter: Admits | None = None,
     peers: Peers | None = None,
+    sequences: Sequences | None = None,
 ) -> web.Application:
-    """The application; tokens are looked at from now on. `limiter`: one that counts with others."""
+    """The application; tokens are looked at from now on. `limiter`, `sequences`: those that count with others."""
     prepared.access.start(time.time_ns())
     return create_app(
         repository,
@@ -161,6 +163,7 @@ def make_app(
         shared_memory=settings.shared_memory,
         tracer=prepared.tracer,
         peers=peers,
+        sequences=sequences,
     )
 
 
@@ -211,7 +214,7 @@ async def serve_until_told(
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stop.wait(), delay)
         closing()
-        ending = None if grpc is None else asyncio.create_task(grpc.stop())
+        ending = app[CORE].answering = None if grpc is None else asyncio.create_task(grpc.stop())
     if ending is not None:
         await ending
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field, replace
 from .._errors import Error, InvalidArgumentError
 from .._native import cpu_count
 from ._channel import Channel, Message
-from ._errors import Kind
+from ._errors import Kind, Told
 from ._listen import place, remove, unix_paths
 from ._metrics import Page
 from ._peers import State
+from ._places import SharedPlaces
 from ._sealed import is_offered
 from ._server import Settings, url
 from ._shared_limiter import ClientTable
@@ -42,12 +43,16 @@ class Patience:
         pause: before it is started again, after the second such death; twice that after each further one.
         lived: one that has answered for so long has not died at once.
         longest: pause.
+        look: between two looks whether workers do anything.
+        silent: a worker whose loop has not come round for so long hangs, and is ended.
     """
 
     failures: int = 8
     pause: float = 0.1
     lived: float = 10.0
     longest: float = 8.0
+    look: float = 5.0
+    silent: float = 60.0
 
 
 def supervise(
@@ -93,6 +98,9 @@ class _Worker:
     channel: Channel | None = None
     is_up: bool = False
     has_joined: bool = False  # changes wait for it
+    has_finished: bool = False  # it asks nothing any more
+    beat: int = 0  # the last that was seen of it
+    missed: int = 0  # looks since
     since: float = 0.0  # it is up, or is to be started
     failures: int = 0  # deaths in a row at once, or before it was up
     said: str = ""  # why it could not serve
@@ -141,6 +149,7 @@ class _Supervisor:
         self._patience = patience
         self._page = Page(workers)
         self._table = ClientTable(workers)
+        self._sequences = SharedPlaces()
         self._workers = [_Worker(number) for number in range(workers)]
         self._sockets = sockets
         self._paths = unix_paths(sockets)
@@ -162,6 +171,8 @@ class _Supervisor:
         self._asked: dict[int, tuple[_Worker, int]] = {}
         self._gatherings: dict[int, _Gathering] = {}
         self._number = 0
+        self._finished: list[tuple[_Worker, int]] = []  # those who wait for the others' end
+        self._next_look = time.monotonic() + patience.look
         ends.callback(self._close)
 
     def run(self) -> int:
@@ -175,6 +186,7 @@ class _Supervisor:
                     self._read(key.data)
             while self._signals:
                 self._on_signal(self._signals.pop(0))
+            self._end_what_hangs()
             self._bury()
         return self._status
 
@@ -219,7 +231,24 @@ class _Supervisor:
 
     def _until_due(self) -> float | None:
         due = [each.since for each in self._workers if each.process is None and not self._is_ending]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return max(0.0, min([*due, self._next_look]) - time.monotonic())
+
+    def _end_what_hangs(self) -> None:
+        """A worker that does nothing any more, its loop stopped or waiting for ever, is as good as dead. Looks are counted, and not seconds: where all
+        processes were stopped for a while nobody has hung."""
+        now, patience = time.monotonic(), self._patience
+        if now < self._next_look:
+            return
+        self._next_look = now + patience.look
+        for each in self._workers:
+            if each.process is None or not each.is_up or each.has_finished:
+                continue
+            beat = self._page.beat_of(each.number)
+            each.missed = each.missed + 1 if beat == each.beat else 0
+            each.beat = beat
+            if each.missed * patience.look >= patience.silent:
+                _LOGGER.error("worker %d has done nothing for %g seconds: it is ended", each.number, patience.silent)
+                each.process.kill()
 
     def _start(self, worker: _Worker) -> None:
         if self._leader is None:
@@ -233,7 +262,8 @@ class _Supervisor:
         leads = worker.number == self._leader
         task = Task(self._settings, worker.number, len(self._workers), self._cpus, leads, state, self._grpc)
         with suppress(OSError):  # it is dead already, which will be seen
-            files = [self._page.descriptor, self._table.descriptor, *(each.fileno() for each in self._sockets)]
+            shared = [self._page.descriptor, self._table.descriptor, self._sequences.descriptor]
+            files = [*shared, *(each.fileno() for each in self._sockets)]
             worker.channel.send("task", task, files=files)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
@@ -260,8 +290,10 @@ class _Supervisor:
         worker.channel.close()
         was_up, lived = worker.is_up, time.monotonic() - worker.since
         worker.process, worker.channel, worker.is_up, worker.has_joined = None, None, False, False
+        worker.has_finished, worker.missed = False, 0
         self._page.end(worker.number)
         self._table.end(worker.number)
+        self._sequences.end(worker.number)
         self._forget(worker)
         if self._is_ending:
             if status:
@@ -350,6 +382,39 @@ class _Supervisor:
         if self._is_ending:
             remove(self._paths)
             self._paths = []
+
+    def _on_dial(self, worker: _Worker, message: Message) -> None:
+        """A way to another worker, if that is there."""
+        number, other = message.values
+        if not self._workers[other].is_up:
+            self._answer(worker, number)
+            return
+        try:
+            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:  # this process has no room: it goes on nevertheless
+            _LOGGER.error("worker %d cannot be reached from worker %d: %s", other, worker.number, error.strerror)
+            self._answer(worker, number)
+            return
+        with here, there:
+            self._tell(self._workers[other], "called", files=[there.fileno()])
+            self._answer(worker, number, files=[here.fileno()])
+
+    def _on_finished(self, worker: _Worker, message: Message) -> None:
+        """It waits for the others, which may have something to ask of it; one that goes alone does not."""
+        (number,) = message.values
+        worker.has_finished = True
+        if not self._is_ending:
+            self._answer(worker, number)
+            return
+        self._finished.append((worker, number))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if any(each.process is not None and not each.has_finished for each in self._workers):
+            return
+        for each, number in self._finished:
+            self._answer(each, number)
+        self._finished.clear()
 
     def _on_get(self, worker: _Worker, message: Message) -> None:
         number, key = message.values
@@ -446,6 +511,8 @@ class _Supervisor:
     def _forget(self, worker: _Worker) -> None:
         """Nobody waits for a worker that has died; if it was the leader, another one is."""
         self._waiting = [each for each in self._waiting if each[0] is not worker]
+        self._finished = [each for each in self._finished if each[0] is not worker]
+        self._let_go()
         for number, asked in list(self._asked.items()):
             if asked[0] is worker:
                 del self._asked[number]
@@ -471,5 +538,5 @@ class _Supervisor:
             self._tell(self._workers[self._leader], "lead")
 
 
-def _unmade(text: str) -> tuple[str, str, float]:
-    return Kind.NOT_READY.name, f"{text}: the change may not have been made; look, and ask again", 1
+def _unmade(text: str) -> Told:
+    return Told(Kind.NOT_READY.name, f"{text}: the change may not have been made; look, and ask again", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -23,8 +24,10 @@ from ._layout import Contents
 from ._metrics import Metrics, Page
 from ._mirror import is_url
 from ._peers import Peers, State, follow
+from ._places import SharedPlaces
 from ._record import Entry
 from ._repository import Repository
+from ._sequences import Sequences
 from ._server import (
     Settings,
     make_app,
@@ -45,11 +48,13 @@ if TYPE_CHECKING:
     from ._grpc_server import GrpcServer
 
 _LOGGER = logging.getLogger(__name__)
+_BEAT = 0.5  # seconds
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told first. With it come the files of the page of metrics and of the clients' limits, and the sockets that listen.
+    """What a worker is told first. With it come the files of the page of metrics, of the clients' limits and of the places for sequences, and the
+    sockets that listen.
 
     Args:
         number: of the worker, from 0 on.
@@ -75,11 +80,12 @@ def main() -> int:
     message = channel.receive()
     if message is None:
         return 1
-    (task,), (page, table, *listening) = message.values, message.files
+    (task,), (page, table, places, *listening) = message.values, message.files
     try:
         with ExitStack() as ends:
             shared = Page(task.workers, descriptor=page), ClientTable(task.workers, descriptor=table)
-            worker = _Worker(task, channel, *shared, ends)
+            sequences = Sequences(places=SharedPlaces(worker=task.number, descriptor=places))
+            worker = _Worker(task, channel, *shared, sequences, ends)
             worker.run([socket.socket(fileno=each) for each in listening])
     except (Error, OSError) as error:
         channel.send("failed", str(error))
@@ -88,7 +94,15 @@ def main() -> int:
 
 
 class _Worker:
-    def __init__(self, task: Task, channel: Channel, page: Page, table: ClientTable, ends: ExitStack) -> None:
+    def __init__(
+        self,
+        task: Task,
+        channel: Channel,
+        page: Page,
+        table: ClientTable,
+        sequences: Sequences,
+        ends: ExitStack,
+    ) -> None:
         self._task = task
         self._settings = task.settings
         self._page = page
@@ -96,10 +110,11 @@ class _Worker:
         self._orphaned = False
         self._state = task.state
         self._prepared = ends.enter_context(prepare(task.settings))
-        self._peers = Peers(channel, page, self._gone)
+        self._peers = Peers(channel, page, task.number, self._gone)
         metrics = Metrics(page, task.number, time.time_ns())
         limiter = SharedLimiter(task.settings.limits, table, task.number)
-        self._app = make_app(task.settings, self._repository(), self._prepared, metrics, limiter, self._peers)
+        repository = self._repository()
+        self._app = make_app(task.settings, repository, self._prepared, metrics, limiter, self._peers, sequences)
 
     def run(self, sockets: list[socket.socket]) -> None:
         """Answers until it is told to end."""
@@ -140,6 +155,8 @@ class _Worker:
                 follow(core, newer[0])
 
     async def _answer(self, sockets: list[socket.socket]) -> None:
+        self._peers.link(self._app[CORE])
+        beating = asyncio.create_task(self._beat())
         await serve_until_told(
             self._app,
             running(self._app, sockets, self._prepared.tls, is_ahead=partial(self._page.is_ahead, self._task.number)),
@@ -148,6 +165,13 @@ class _Worker:
             lambda: self._peers.tell("up"),
             lambda: self._peers.tell("closing"),
         )
+        beating.cancel()
+
+    async def _beat(self) -> None:
+        """Shows the supervisor that the loop comes round."""
+        while True:
+            self._page.beat(self._task.number)
+            await asyncio.sleep(_BEAT)
 
     def _grpc(self) -> GrpcServer | None:
         if not self._task.grpc:

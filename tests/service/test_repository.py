@@ -16,8 +16,10 @@ import pytest
 import maas_rt
 from maas_rt.service import Repository
 from maas_rt.service._errors import Kind, ServiceError
+from maas_rt.service._layout import Contents
 from maas_rt.service._record import State
 from tests import _tiny
+from tests.service._versions import times
 
 
 def _times(factor: float) -> bytes:
@@ -180,6 +182,24 @@ def test_what_nobody_foresaw_of_one_file_keeps_nothing_else_from_being_taken(
     assert (_ask(repository, name="a"), _ask(repository, name="b")) == (("1", 1.0), ("2", 2.0))
     assert _states(repository)["a/2"] is State.UNAVAILABLE and repository.names() == ["a", "b"]
     assert repository.close(0)
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_label_that_is_set_while_the_folder_is_looked_at_stays(tmp_path: Path, is_file: bool) -> None:
+    """The look was before the first label of the model, and so without the file that holds it."""
+    if is_file:
+        _put(tmp_path / "m.mrt", times(1))
+        (tmp_path / "m").write_text("no folder")
+    _version(tmp_path, 2, "n" if is_file else "m"), _version(tmp_path, 3, "n" if is_file else "m")
+    name, version = ("m", "1") if is_file else ("m", "2")
+    repository = Repository(tmp_path)
+
+    def labelled(contents: Contents) -> Contents:
+        repository.set_label(name, "production", version)
+        return contents
+
+    assert repository.reload(labelled) == []
+    assert repository.labels(name) == {"production": version}
 
 
 def test_a_label_on_a_model_that_goes_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

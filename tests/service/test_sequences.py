@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from maas_rt.service import Repository, create_app
 from maas_rt.service._errors import Kind, ServiceError
+from maas_rt.service._places import Places
 from maas_rt.service._sequences import Sequence, Sequences
 from tests import _tiny
 
@@ -104,7 +105,7 @@ def test_a_start_while_the_old_one_runs(repository: Repository) -> None:
 
 
 def test_there_is_a_most_of_sequences(repository: Repository) -> None:
-    sequences = Sequences(limit=1)
+    sequences = Sequences(places=Places(1))
     sequence = sequences.take("sum", 1, True, repository.lease("sum")).result(0)
     assert _refused(sequences, repository, 2, True) is Kind.OVERLOADED
     sequences.give_back(sequence)
@@ -112,7 +113,7 @@ def test_there_is_a_most_of_sequences(repository: Repository) -> None:
 
 
 def test_a_client_may_hold_an_eighth_of_them(repository: Repository) -> None:
-    sequences = Sequences(limit=16)
+    sequences = Sequences(places=Places(16))
 
     def take(identifier: int, owner: str, start: bool = True) -> Sequence:
         return sequences.take("sum", identifier, start, repository.lease("sum"), owner).result(0)

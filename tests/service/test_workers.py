@@ -35,6 +35,14 @@ from tests.service._versions import times
 pytestmark = pytest.mark.skipif(
     not is_offered(), reason="workers share files in memory, which this system does not have"
 )
+_IMPATIENT = """
+import sys
+from maas_rt._cli import main
+from maas_rt.service import _supervisor
+from maas_rt.service._supervisor import Patience
+_supervisor.Patience = lambda: Patience({})
+sys.exit(main(sys.argv[1:]))
+"""
 _LONG = 60.0  # seconds after which something hangs
 _BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 1.0, 1.0, 1.0]}]})
 
@@ -42,8 +50,9 @@ _BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4]
 class Server:
     """`maas-rt serve` in a process of its own."""
 
-    def __init__(self, folder: Path, *options: str, before: tuple[str, ...] = ()) -> None:
-        command = [*before, sys.executable, "-m", "maas_rt", "serve", str(folder), "--port", "0", "--host", "127.0.0.1"]
+    def __init__(self, folder: Path, *options: str, before: tuple[str, ...] = (), patience: str = "") -> None:
+        program = ["-c", _IMPATIENT.format(patience)] if patience else ["-m", "maas_rt"]
+        command = [*before, sys.executable, *program, "serve", str(folder), "--port", "0", "--host", "127.0.0.1"]
         command += ["--grpc-port", "off"] if "--grpc-port" not in options else []
         self.process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
@@ -111,8 +120,11 @@ def until(condition: Callable[[], object], seconds: float = _LONG) -> None:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, workers: int = 2, before: tuple[str, ...] = ()) -> Iterator[Server]:
-    server = Server(folder, "--workers", str(workers), *options, before=before)
+def serving(
+    folder: Path, *options: str, workers: int = 2, before: tuple[str, ...] = (), patience: str = ""
+) -> Iterator[Server]:
+    """`patience`: arguments of the supervisor's."""
+    server = Server(folder, "--workers", str(workers), *options, before=before, patience=patience)
     try:
         assert server.port, server.lines
         yield server
@@ -498,15 +510,159 @@ def _sockets(pid: int) -> int:
     return sum(os.readlink(each).startswith("socket:") for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def test_sequences_are_refused(tmp_path: Path) -> None:
+def _step(server: Server, identifier: int | str, value: float = 1.0, **more: Any) -> tuple[int, Any]:
+    """A request of a sequence, on a connection of its own: the status, and the sum so far or why there is none."""
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [value] * 4}]
+    parameters = {"sequence_id": identifier, **more}
+    status, document = server.ask("POST", "/v2/models/sum/infer", {"inputs": inputs, "parameters": parameters})
+    return status, document["outputs"][0]["data"][0] if status == 200 else document["error"]
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    """The model "sum", whose sum begins at 10."""
     (tmp_path / "sum.mrt").write_bytes(_tiny.accumulator())
-    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0] * 4}]
-    with serving(tmp_path) as server:
-        assert server.ask("POST", "/v2/models/sum/infer", {"inputs": inputs})[0] == 200
-        parameters = {"sequence_id": 7, "sequence_start": True}
-        status, document = server.ask("POST", "/v2/models/sum/infer", {"inputs": inputs, "parameters": parameters})
-        assert status == 400 and "start it with --workers 1" in document["error"]
-        assert "sequence" not in server.everywhere("/v2")[1]["extensions"]
+    return tmp_path
+
+
+def test_requests_of_a_sequence_come_to_the_worker_that_holds_it(sums: Path) -> None:
+    with serving(sums, workers=3) as server:
+        assert "sequence" in server.everywhere("/v2")[1]["extensions"]
+        names: list[int | str] = [*range(1, 13), *(f"s{number}" for number in range(12))]
+        for name in names:
+            assert _step(server, name, sequence_start=True) == (200, 11.0)
+        for turn in range(2, 5):
+            for name in names:
+                assert _step(server, name) == (200, 10.0 + turn)
+        for name in names:
+            assert _step(server, name, sequence_end=True) == (200, 15.0)
+            status, why = _step(server, name)
+            assert status == 400 and "has not begun, has ended or was idle too long" in why
+        asked, refused = 5 * len(names), len(names)
+        (told,) = server.everywhere("/v2/models/sum/stats")[1]["model_stats"]
+        assert told["execution_count"] == told["inference_stats"]["success"]["count"] == asked
+        assert told["inference_stats"]["fail"]["count"] == refused
+        assert sum(server.metric("maas_rt_requests_total").values()) == asked + refused
+        assert sum(server.metric("maas_rt_errors_total").values()) == refused
+        assert sum(server.metric("maas_rt_batch_size_count").values()) == asked
+        assert sum(server.metric("maas_rt_requests_in_flight").values()) == 0
+        assert server.end() == 0
+
+
+def test_a_sequence_goes_with_its_worker_and_is_never_another_one(sums: Path) -> None:
+    with serving(sums) as server:
+        names = list(range(1, 33))
+        for name in names:
+            assert _step(server, name, sequence_start=True) == (200, 11.0)
+        os.kill(server.workers()[1], signal.SIGKILL)
+        until(lambda: sum(server.metric("maas_rt_worker_restarts_total").values()) == 1)
+        told = {name: _step(server, name) for name in names}
+        lost = [name for name, (status, _) in told.items() if status == 400]
+        assert 0 < len(lost) < len(names)
+        assert all("has not begun, has ended or was idle too long" in told[name][1] for name in lost)
+        assert all(told[name] == (200, 12.0) for name in names if name not in lost)
+        for name in lost:
+            until(lambda name=name: _step(server, name, sequence_start=True) == (200, 11.0))  # 503 until it is back
+        assert all(_step(server, name) == (200, 12.0 if name in lost else 13.0) for name in names)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        until(lambda: sum(server.metric("maas_rt_worker_up").values()) == 2)
+        assert all(_step(server, name)[0] == (200 if name in lost else 400) for name in names)
+
+
+def test_an_end_loses_no_request_of_a_sequence(sums: Path) -> None:
+    """A worker stays until no other one has anything to ask of it."""
+    told: list[tuple[int, Any]] = []
+
+    def go_on(name: int) -> None:
+        inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0] * 4}]
+        body = {"inputs": inputs, "parameters": {"sequence_id": name}}
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_LONG)
+        for turn in range(2, 1_000_000):
+            try:
+                connection.request("POST", "/v2/models/sum/infer", json.dumps(body))
+            except ConnectionRefusedError:
+                return
+            answer = connection.getresponse()
+            found = json.loads(answer.read())
+            if answer.status != 200 or found["outputs"][0]["data"][0] != 10.0 + turn:
+                told.append((answer.status, found))
+                return
+
+    with serving(sums, "--drain-delay", "0.5") as server:
+        for name in range(1, 9):
+            assert _step(server, name, sequence_start=True) == (200, 11.0)
+        clients = [threading.Thread(target=go_on, args=(name,)) for name in range(1, 9)]
+        for each in clients:
+            each.start()
+        until(lambda: sum(server.metric("maas_rt_requests_total").values()) > 100)
+        assert server.end() == 0
+        for each in clients:
+            each.join()
+        assert not told
+
+
+def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(sums: Path) -> None:
+    with serving(sums, patience="look=0.25, silent=3.0") as server:
+        names = range(1, 17)
+        for name in names:
+            assert _step(server, name, sequence_start=True) == (200, 11.0)
+        before = server.workers()
+        os.kill(before[1], signal.SIGSTOP)
+        told: list[tuple[int, Any]] = []
+        asking = [threading.Thread(target=lambda name=name: told.append(_asked(server, name))) for name in names]
+        for each in asking:
+            each.start()
+        until(lambda: before[1] not in server.workers())
+        for each in asking:
+            each.join()
+        until(lambda: sum(server.metric("maas_rt_worker_up").values()) == 2)
+        assert {status for status, _ in told} <= {0, 200, 400} and (200, 12.0) in told
+        assert all("has not begun" in why for status, why in told if status == 400)
+        assert any("worker 1 has done nothing for 3 seconds: it is ended" in line for line in server.lines)
+        assert before[0] in server.workers() and server.end() == 0
+
+
+def _asked(server: Server, name: int) -> tuple[int, Any]:
+    """The same; 0 for a request that its worker has taken along."""
+    try:
+        return _step(server, name)
+    except (OSError, http.client.HTTPException) as error:
+        return 0, repr(error)
+
+
+def test_sequences_in_a_stream_of_grpc(sums: Path) -> None:
+    grpc = pytest.importorskip("grpc", reason="the extra grpc is not installed")
+    from maas_rt.service._grpc_messages import INFERENCE, MESSAGES
+
+    def request(name: int, **more: bool) -> bytes:
+        message = MESSAGES["ModelInferRequest"](model_name="sum", id=str(name))
+        message.parameters["sequence_id"].int64_param = name
+        for key, value in more.items():
+            message.parameters[key].bool_param = value
+        message.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+        message.raw_input_contents.append(np.ones(4, np.float32).tobytes())
+        return bytes(message.SerializeToString())
+
+    names = range(1, 9)
+    with serving(sums, "--grpc-port", "0") as server:
+        until(lambda: any("(gRPC)" in line for line in server.lines))
+        (port,) = re.findall(r"grpc://127.0.0.1:(\d+)", "".join(server.lines))
+        asked = [request(name, sequence_start=True) for name in names]
+        asked += [request(name) for _ in range(6) for name in names]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            told = list(channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")(iter(asked), timeout=_LONG))
+            answers = [MESSAGES["ModelStreamInferResponse"].FromString(each) for each in told]
+            one = channel.unary_unary(f"/{INFERENCE}/ModelInfer")
+            lasts = [one(request(name, sequence_end=True), timeout=_LONG) for name in names]
+            with pytest.raises(grpc.RpcError) as caught:
+                one(request(3), timeout=_LONG)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "has not begun" in caught.value.details()
+        for name in names:
+            own = [each.infer_response for each in answers if each.infer_response.id == str(name)]
+            sums_so_far = [np.frombuffer(each.raw_output_contents[0], np.float32)[0] for each in own]
+            assert sums_so_far == [11.0 + turn for turn in range(7)]
+        found = [MESSAGES["ModelInferResponse"].FromString(each).raw_output_contents[0] for each in lasts]
+        assert all(np.frombuffer(each, np.float32)[0] == 18.0 for each in found)
 
 
 def test_grpc_is_answered_by_all_workers(models: Path) -> None:
