@@ -290,7 +290,7 @@ def test_regions_of_shared_memory_are_those_of_all_workers(models: Path) -> None
             path.unlink(missing_ok=True)
 
         def check() -> None:
-            told = [{"name": "r", "key": path.name, "offset": 0, "byte_size": 32}]
+            told = [{"name": "r", "key": path.name, "offset": 0, "byte_size": 32, "unlinked": True}]
             assert server.everywhere(f"{where}/status") == (200, told)
             for _ in range(16):
                 memory.seek(16)
