@@ -324,3 +324,34 @@ def test_a_mask_of_one_column() -> None:
         scores = x["q"] @ x["k"].swapaxes(-1, -2) / 2
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True) if opset == 23 else np.eye(5)[:1].repeat(3, 0)
         np.testing.assert_allclose(got, (weights @ x["k"]).astype(np.float32), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ([node("Flatten", "c", "f", axis=-4)], "axis -4"),
+        ([node("Flatten", "c", "f", axis=4)], "axis 4"),
+        ([node("Reshape", "c minus2", "f")], "impossible shape"),
+        ([node("Reshape", "c zeros", "f")], "copies dimension 3"),
+        ([node("Shape", "x", "s"), node("Reshape", "s pairs", "p"), node("Transpose", "p", "f", perm=[-1, 0])], "perm"),
+        ([node("Shape", "x", "s"), node("Split", "s twos", "f g")], "extents 3 and 2|extents 2 and 3"),
+        ([node("Shape", "x", "s"), node("Split", "s minus", "f g")], "part of size -1"),
+        ([node("Shape", "x", "s"), node("Split", "s threes", "f g")], "2 outputs for 3 parts"),
+        ([node("Shape", "x", "s"), node("ReduceProd", "s three", "f")], "axis 3"),
+    ],
+)  # fmt: skip
+def test_shapes_and_orders_of_what_import_computes_are_checked(nodes: list[Any], words: str) -> None:
+    """Of constants and of extents as of any tensor: numpy would take some of these."""
+    constants = {
+        "c": np.zeros((3, 4, 5), np.float32), "minus2": np.array([-2]), "zeros": np.array([3, 4, 5, 0]), "pairs": np.array([1, 3]),
+        "twos": np.array([1, 1]), "minus": np.array([4, -1]), "threes": np.array([1, 1, 1]), "three": np.array([3]),
+    }  # fmt: skip
+    last = node("Cast", "f", "y", to=F)
+    with pytest.raises(CompileError, match=words):
+        compile_model(model([*nodes, last], {"x": (F, ["a", "b", 5])}, ["y"], constants))
+
+
+def test_extents_that_are_reduced_over_no_axes_stay() -> None:
+    nodes = [node("Shape", "x", "s"), node("ReduceProd", "s", "y", noop_with_empty_axes=1)]
+    program = maas_rt.load(compile_model(model(nodes, {"x": (F, ["a", "b", 5])}, ["y"])).to_bytes(), threads=1)
+    assert program.run({"x": floats(2, 3, 5)})["y"].tolist() == [2, 3, 5]

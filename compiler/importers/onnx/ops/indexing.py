@@ -20,32 +20,37 @@ from ._te import imm
 def split(n: Node) -> Any:
     dims = n.shape(0)
     axis = n.axis(n.int_attr("axis", 0), len(dims))
+    out = []
+    start: Dim = 0
+    for s in split_sizes(n, dims[axis]):
+        out.append(take_slice(n, n.x(0), axis, start, s))
+        start = n.math.add(start, s)
+    return out
+
+
+def split_sizes(n: Node, extent: Dim) -> list[Dim]:
+    """Of Split: the extents of its outputs along its axis, which add up to that of its input."""
     outputs = len(n.proto.output)
     if n.version >= 18 and n.has(1) == n.has_attr("num_outputs"):
         raise n.broken("must have either sizes of its parts or num_outputs")
     if n.version < 13 and n.has_attr("split"):
         sizes: list[Dim] = list(n.ints_attr("split"))
     elif n.version >= 13 and n.has(1):
-        sizes = part_sizes(n, dims[axis])
+        sizes = part_sizes(n, extent)
     else:
         count = n.int_attr("num_outputs", outputs) if n.version >= 18 else outputs
-        each = n.math.ceildiv(dims[axis], count)
-        if n.version < 18 and isinstance(dims[axis], int) and dims[axis] % count:
-            raise n.broken(f"splits {dims[axis]} into {count} equal parts")
-        last = n.math.sub(dims[axis], n.math.mul(each, count - 1))
+        each = n.math.ceildiv(extent, count)
+        if n.version < 18 and isinstance(extent, int) and extent % count:
+            raise n.broken(f"splits {extent} into {count} equal parts")
+        last = n.math.sub(extent, n.math.mul(each, count - 1))
         if n.math.compare("<", last, 0) is not False:
             raise n.refuse("of a dynamic dimension into parts whose sizes are not known")
         sizes = [each] * (count - 1) + [last]
     if len(sizes) != outputs:
         raise n.broken(f"has {outputs} outputs for {len(sizes)} parts")
     if n.version < 13:
-        _require_sizes(n, sizes, dims[axis])
-    out = []
-    start: Dim = 0
-    for s in sizes:
-        out.append(take_slice(n, n.x(0), axis, start, s))
-        start = n.math.add(start, s)
-    return out
+        _require_sizes(n, sizes, extent)
+    return sizes
 
 
 def part_sizes(n: Node, extent: Dim) -> list[Dim]:

@@ -15,23 +15,9 @@ from .._registry import op
 from .._values import is_float
 from ._loops import running
 from ._runtime import axes_mask, bind_vector, check_axes, int64, list_length
+from ._targets import AXES_INPUT, reduced_axes
 from ._te import elementwise, highest, imm, is_nan, lowest
 from .shape import kept_extents
-
-# Schema versions from which `axes` is an input.
-_AXES_INPUT = {"ReduceSum": 13}
-
-
-def _axes(n: Node) -> list[int] | None:
-    """The reduced axes, sorted; None: nothing is reduced (noop_with_empty_axes)."""
-    rank = n.rank(0)
-    if n.version >= _AXES_INPUT.get(n.op, 18):
-        given = n.ints(1, "axes") if n.has(1) else []
-        if not given and n.flag("noop_with_empty_axes"):
-            return None
-    else:
-        given = n.ints_attr("axes", [])
-    return sorted(n.axes(given, rank)) if given else list(range(rank))
 
 
 def reduce_te(
@@ -94,9 +80,9 @@ def summed(n: Node, x: Any, axes: list[int], keepdims: bool) -> Any:
 def _reduction(function: Callable[[Node, Any, list[int], bool], Any]) -> Callable[[Node], Any]:
     def convert(n: Node) -> Any:
         keepdims = n.flag("keepdims", 1)
-        if n.version >= _AXES_INPUT.get(n.op, 18) and n.has(1) and n.value(1).const is None:
+        if n.version >= AXES_INPUT.get(n.op, 18) and n.has(1) and n.value(1).const is None:
             return _runtime_axes(n, function, keepdims)
-        axes = _axes(n)
+        axes = reduced_axes(n)
         if axes is None:
             # Reduced over no axes: the elementwise part still applies (the square of ReduceSumSquare).
             axes = []

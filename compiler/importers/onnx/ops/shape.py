@@ -16,6 +16,7 @@ from .._node import Node
 from .._registry import op
 from .._values import Value
 from ._runtime import axes_mask, bind_vector, check_axes, int64, invalid_unless, list_length, pick, vector
+from ._targets import flattened, permutation, reshaped
 from ._te import imm
 from .symbolic import shape_of
 
@@ -38,15 +39,7 @@ def reshape(n: Node) -> Any:
     allowzero = n.flag("allowzero")
     if not n.value(1).known:
         return n.reshape(n.x(0), _runtime_shape(n, have, allowzero))
-    target = n.dims(1, "shape")
-    dims: list[Dim] = []
-    for i, d in enumerate(target):
-        if isinstance(d, int) and d == 0 and not allowzero:
-            if i >= len(have):
-                raise n.broken(f"copies dimension {i} of an input of rank {len(have)}")
-            d = have[i]
-        dims.append(d)
-    return n.reshape(n.x(0), infer_dim(n, have, dims))
+    return n.reshape(n.x(0), reshaped(n, have, n.dims(1, "shape")))
 
 
 def _runtime_shape(n: Node, have: tuple[Dim, ...], allowzero: bool) -> list[Dim]:
@@ -103,67 +96,9 @@ def _runtime_shape(n: Node, have: tuple[Dim, ...], allowzero: bool) -> list[Dim]
     return bind_vector(n, build, wanted, solved, count=length, says=says)
 
 
-def infer_dim(n: Node, have: tuple[Dim, ...], dims: list[Dim]) -> list[Dim]:
-    """Replace the one -1 of a target shape by what is left of the elements; check the product."""
-    unknown = [i for i, d in enumerate(dims) if isinstance(d, int) and d == -1]
-    if len(unknown) > 1 or any(isinstance(d, int) and d < -1 for d in dims):
-        raise n.broken(f"has the impossible shape {dims}")
-    total = n.math.product(have)
-    if not unknown:
-        wanted = n.math.product(dims)
-        if isinstance(total, int) and isinstance(wanted, int) and total != wanted:
-            raise n.broken(f"turns {total} elements into shape {dims}")
-        if not n.math.same(total, wanted):
-            _equate(n, have, dims)
-        return dims
-    # Cancel factors that stand on both sides before dividing: n * 12 * 64 into [n, 12, -1].
-    rest = list(have)
-    known: list[Dim] = []
-    for i, d in enumerate(dims):
-        if i == unknown[0]:
-            continue
-        match = next((k for k, r in enumerate(rest) if n.math.same(r, d)), None)
-        if match is None:
-            known.append(d)
-        else:
-            rest.pop(match)
-    top, bottom = n.math.product(rest), n.math.product(known)
-    if isinstance(bottom, int) and bottom == 0:
-        raise n.broken(f"cannot infer -1 in shape {dims}")
-    if isinstance(top, int) and isinstance(bottom, int) and top % bottom:
-        raise n.broken(f"does not fit shape {dims} to an input of shape {list(have)}")
-    out = list(dims)
-    out[unknown[0]] = n.math.floordiv(top, bottom)
-    return out
-
-
-def _equate(n: Node, have: tuple[Dim, ...], dims: list[Dim]) -> None:
-    """Products that are not known to be equal: a symbol must take the value that makes them so."""
-    left, right = list(have), list(dims)
-    for d in list(left):
-        match = next((k for k, r in enumerate(right) if n.math.same(r, d)), None)
-        if match is not None:
-            right.pop(match)
-            left.pop(next(k for k, r in enumerate(left) if r is d))
-    a, b = n.math.product(left), n.math.product(right)
-    for x, y in ((a, b), (b, a)):
-        parts = left if x is a else right
-        variables = [p for p in parts if isinstance(p, tirx.Var)]
-        if len(variables) == 1 and isinstance(y, int):
-            rest = n.math.product([p for p in parts if p is not variables[0]])
-            if isinstance(rest, int) and rest and y % rest == 0:
-                n.math.require_same(variables[0], y // rest)
-    n.math.require_same(a, b)
-
-
 @op("Flatten", since=[1, 9, 11, 13, 21, 23, 24, 25])
 def flatten(n: Node) -> Any:
-    dims = n.shape(0)
-    axis = n.int_attr("axis", 1)
-    if not -len(dims) <= axis <= len(dims):
-        raise n.broken(f"axis {axis} is out of range for rank {len(dims)}")
-    axis += len(dims) if axis < 0 else 0
-    return n.reshape(n.x(0), [n.math.product(dims[:axis]), n.math.product(dims[axis:])])
+    return n.reshape(n.x(0), flattened(n, n.shape(0)))
 
 
 @op("Squeeze", since=[1, 11, 13, 21, 23, 24, 25])
@@ -265,11 +200,8 @@ def unsqueeze(n: Node) -> Any:
 
 @op("Transpose", since=[1, 13, 21, 23, 24, 25])
 def transpose(n: Node) -> Any:
-    rank = n.rank(0)
-    perm = n.ints_attr("perm", list(range(rank))[::-1])
-    if sorted(perm) != list(range(rank)):
-        raise n.broken(f"has perm {perm} for rank {rank}")
-    return n.value(0) if perm == list(range(rank)) else relax.op.permute_dims(n.x(0), perm)
+    perm = permutation(n, n.rank(0))
+    return n.value(0) if perm == sorted(perm) else relax.op.permute_dims(n.x(0), perm)
 
 
 @op("Expand", since=[8, 13])

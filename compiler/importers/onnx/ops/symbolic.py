@@ -6,7 +6,6 @@ of the symbols returns None, and the node is converted for the run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,8 @@ from .._dims import Dim
 from .._node import Node
 from .._registry import shape_op
 from .._values import is_float, is_int
-from .indexing import first_bound, slice_bounds
+from ._targets import flattened, permutation, reduced_axes, reshaped
+from .indexing import first_bound, slice_bounds, split_sizes
 
 Array = npt.NDArray[Any]
 
@@ -207,25 +207,20 @@ def reshape(n: Node) -> Array | None:
     if target is None:
         return None
     data = n.value(0).elements
-    allowzero = n.flag("allowzero")
-    dims = [
-        data.shape[i] if d == 0 and not allowzero and i < data.ndim else int(d)
-        for i, d in enumerate(target.reshape(-1))
-    ]
-    return data.reshape(dims)
+    dims = reshaped(n, data.shape, [int(d) for d in target.reshape(-1)])
+    return data.reshape([int(d) for d in dims])
 
 
 @shape_op("Flatten")
 def flatten(n: Node) -> Array | None:
     data = n.value(0).elements
-    axis = n.int_attr("axis", 1)
-    axis += data.ndim if axis < 0 else 0
-    return data.reshape(int(np.prod(data.shape[:axis], dtype=np.int64)), -1)
+    return data.reshape([int(d) for d in flattened(n, data.shape)])
 
 
 @shape_op("Transpose")
 def transpose(n: Node) -> Array | None:
-    return np.transpose(n.value(0).elements, n.ints_attr("perm", None)) if _symbolic(n) else None
+    data = n.value(0).elements
+    return np.transpose(data, permutation(n, data.ndim)) if _symbolic(n) else None
 
 
 @shape_op("Slice")
@@ -246,21 +241,16 @@ def split(n: Node) -> list[Array] | None:
         return None
     data = n.value(0).elements
     axis = n.axis(n.int_attr("axis", 0), data.ndim)
-    count = len(n.proto.output)
-    if n.version < 13 and n.has_attr("split"):
-        sizes = n.ints_attr("split")
-    elif n.version >= 13 and n.has(1):
-        sizes = n.ints(1)
-    else:
-        each = math.ceil(data.shape[axis] / count)
-        sizes = [min(each, data.shape[axis] - each * k) for k in range(count)]
+    if n.version >= 13 and n.has(1) and n.value(1).const is None:
+        return None
+    sizes = [int(size) for size in split_sizes(n, data.shape[axis])]
     return list(np.split(data, np.cumsum(sizes)[:-1], axis=axis))
 
 
 @shape_op("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin")
 def reduce(n: Node) -> Array | None:
     data = n.value(0).elements
-    if not _symbolic(n) or data.ndim != 1:
+    if not _symbolic(n) or data.ndim != 1 or (n.has(1) and n.value(1).const is None) or reduced_axes(n) is None:
         return None
     step = {"ReduceProd": n.math.mul, "ReduceSum": n.math.add, "ReduceMax": n.math.max, "ReduceMin": n.math.min}[n.op]
     items = list(_items(n, 0))
