@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="MIB",
         help="models' files that may be loaded at once; what has no room is loaded when it is asked for, in the place of what was used "
-        "least recently (default: all are loaded)",
+        "least recently; of all workers together (default: all are loaded)",
     )
     parser.add_argument(
         "--idle-unload",

@@ -150,7 +150,8 @@ async def _look_around(app: web.Application) -> AsyncIterator[None]:
         while True:
             await asyncio.sleep(_EXPIRY)
             core.sequences.expire()
-            core.repository.unload_idle()
+            if core.peers is None:  # the leader of several asks the others, beside its loop
+                core.repository.unload_idle()
             app[METRICS].keep({(each.name, each.version) for each in core.repository.index()})
 
     task = asyncio.create_task(look())

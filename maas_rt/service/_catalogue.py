@@ -23,6 +23,7 @@ from ._pipeline import Pipeline
 from ._record import Entry, Record, State
 from ._served import Served, check_compatible
 from ._timer import Timer
+from ._uses import Uses
 from ._versions import Policy, resolve
 
 Loaded = tuple[str, int, Leased[Served]]  # a version: model and number
@@ -145,6 +146,15 @@ class Catalogue:
             record.loading.add(number)
             return Asleep(number, is_first, number in record.reasons)
 
+    def uses(self) -> Uses:
+        """What is used of all that is loaded here, and when the rest was."""
+        with self.lock:
+            unused = {(name, number): leased.used for name, number, leased in self.unused()}
+            known = (
+                (name, number) for name, record in self.models.items() for number in (*record.ready, *record.draining)
+            )
+            return Uses(unused, frozenset(known) - unused.keys())
+
     def lease_ready(self, name: str, number: int) -> Lease[Served] | None:
         """A version, if it is loaded."""
         with self.lock:
@@ -166,7 +176,7 @@ class Catalogue:
         return resolve(name, wanted, record.available(), record.labels, record.known())
 
     def size(self) -> int:
-        """Bytes of the files of what is loaded, with the lock."""
+        """Bytes of memory that what is loaded counts for, with the lock."""
         return sum(sum(record.sizes.values()) for record in self.models.values())
 
     def unused(self) -> list[Loaded]:
@@ -283,6 +293,7 @@ class Catalogue:
             for name, number, taken, leased in fresh:
                 gone += self.serve(name, number, leased, taken.size, taken.path)
                 self.models[name].taken[number] = taken
+                self.models[name].loading.discard(number)
             for name, model in picture.models.items():  # `serve` has taken away what was said of others
                 self.models[name].reasons = dict(model.reasons)
             self.told = picture.told

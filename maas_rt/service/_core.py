@@ -78,11 +78,13 @@ class Core:
         self._draining = False
         self._inbox: Inbox | None = None
         self._administration = Changes("maas-rt administration")
+        self._waking = Changes("maas-rt waking")  # what requests ask for waits in no queue of administrators
         self._labelling = Changes("maas-rt labels")  # a rollback waits for no load
         self.peers = peers
         self.answering: asyncio.Task[None] | None = None  # what goes on beside the application that ends
         self._changes: dict[str, tuple[Changes, Callable[..., Any]]] = {
             "load": (self._administration, lambda model: self.repository.load(model)),
+            "wake": (self._waking, lambda *values: self.repository.wake(*values)),
             "unload": (self._administration, lambda model: self.repository.unload(model)),
             "set_label": (self._labelling, lambda *values: self.repository.set_label(*values)),
             "rollback": (self._labelling, lambda *values: self.repository.rollback(*values)),
@@ -123,6 +125,7 @@ class Core:
         if self.regions is not None:
             self.regions.close()
         self._administration.close()
+        self._waking.close()
         self._labelling.close()
         self._sharing.close()
 

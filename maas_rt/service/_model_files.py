@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,14 @@ class ModelFiles:
     def are_shared(self) -> bool:
         """Whether there is a shelf."""
         return self._shelf is not None
+
+    def footprint(self, path: Path, size: int, processes: int) -> int:
+        """Bytes of memory that a file of a size counts for where so many processes serve it: they share it, but for what each of them decrypts."""
+        if self._shelf is None:
+            return size
+        with suppress(Error, OSError):  # what cannot be read is refused when it is loaded
+            return size if self._key_of(path) is None else size * (1 + processes)
+        return size
 
     def load(self, path: Path) -> tuple[str, Model]:
         """A file's key on the shelf, empty without one, and its model."""

@@ -33,6 +33,7 @@ from ._regions import KeptRegion
 from ._requests import InferRequest
 from ._sealed import sealed_copy
 from ._shelf import Superseded
+from ._uses import Uses
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class State:
 
 
 class Peers:
-    """The way to the supervisor and, by it, to the other workers: a Core's Peers, and a Repository's Shelf. Any thread may call anything.
+    """The way to the supervisor and, by it, to the other workers: a Core's Peers, and a Repository's Shelf and Others. Any thread may call anything.
 
     Args:
         page: which worker is there.
@@ -119,7 +120,7 @@ class Peers:
                 told.set_exception(error)
 
         told.set_running_or_notify_cancel()
-        self._ask("statistics").add_done_callback(ended)
+        self._ask("gather", "statistics").add_done_callback(ended)
         return told
 
     def holder(self, key: Key) -> int | None:
@@ -175,6 +176,20 @@ class Peers:
             descriptor = self._kept.pop(key, None)
         if descriptor is not None:
             os.close(descriptor)
+
+    @property
+    def processes(self) -> int:
+        """All workers."""
+        return self._page.workers
+
+    def uses(self) -> list[Uses]:
+        """Of each other worker."""
+        (told,) = self._ask("gather", "uses").result().values
+        return list(told)
+
+    def wake(self, name: str, number: int) -> Future[Any]:
+        """Has the leader load a version."""
+        return self.change("wake", (name, number))
 
     # ---- a worker's
 
@@ -292,12 +307,17 @@ class Peers:
             elif message.name == "called":
                 self._called(message.files[0])
             elif message.name == "count":  # here: who waits for it waits for no load
-                self.tell("counted", *message.values, [] if self._core is None else self._core.all_statistics())
+                self.tell("counted", message.values[0], self._counted(message.values[1]))
             else:
                 self._work.put(_bound(getattr(self, f"_on_{message.name}"), message.values))
         for number in list(self._asked):
             self._fail(number)
         self._gone()
+
+    def _counted(self, what: str) -> list[Any]:
+        if self._core is None:
+            return []
+        return self._core.all_statistics() if what == "statistics" else [self._core.repository.uses()]
 
     def _do(self) -> None:
         while True:

@@ -16,7 +16,7 @@ Look = tuple[Stamp, object]  # at a file, and at what of the config its load dep
 
 @dataclass(frozen=True)
 class Taken:
-    """A version that serves: the bytes of its file, by a key, and what of its config they were taken with."""
+    """A version that serves: its file, by a key, the bytes of memory that it counts for, and what of its config it was taken with."""
 
     key: str
     path: Path
@@ -31,6 +31,7 @@ class ModelPicture:
     """A model. The fields are those of its Record."""
 
     taken: Mapping[int, Taken]
+    dormant: Mapping[int, Path]
     looked: Mapping[int, Look]
     reasons: Mapping[int, str]
     config: ModelConfig

@@ -40,7 +40,7 @@ class Record:
 
     ready: dict[int, Leased[Served]] = field(default_factory=dict)
     dormant: dict[int, Path] = field(default_factory=dict)  # the files of those that a request loads
-    sizes: dict[int, int] = field(default_factory=dict)  # bytes of the files of what is ready
+    sizes: dict[int, int] = field(default_factory=dict)  # bytes of memory that what is ready counts for
     paths: dict[int, Path] = field(default_factory=dict)  # and where they lie
     taken: dict[int, Taken] = field(
         default_factory=dict
@@ -62,6 +62,7 @@ class Record:
         """What others are told of it."""
         return ModelPicture(
             dict(self.taken),
+            dict(self.dormant),
             dict(self.looked),
             dict(self.reasons),
             self.config,
@@ -74,7 +75,8 @@ class Record:
         )
 
     def become(self, picture: ModelPicture) -> None:
-        """All but the versions, and what is bound."""
+        """All but the versions that serve, and what is bound."""
+        self.dormant = dict(picture.dormant)
         self.looked, self.reasons = dict(picture.looked), dict(picture.reasons)
         self.config, self.stored, self.said, self.labels = picture.config, picture.stored, picture.said, picture.labels
         self.unkept, self.unloaded = picture.unkept, picture.unloaded

@@ -25,9 +25,11 @@ from ._loader import Loader
 from ._model_files import ModelFiles, about_file, read_file, stamp_of
 from ._picture import Picture, Stamp, Taken
 from ._record import Entry, State
+from ._room import Room
 from ._served import Served, check_compatible
 from ._shelf import Shelf
 from ._timer import Timer
+from ._uses import Others, Uses
 from ._versions import Labels, Policy, served
 from ._warmup import warm_up
 
@@ -44,7 +46,8 @@ class Repository:
     written to the folder; it is empty if labels may be kept there. `memory`: bytes of the files that may be loaded at once, 0: any; what has no
     room is loaded when it is asked for, and what was used least recently goes for it. `idle`: nanoseconds after which `unload_idle` unloads a version that
     nobody uses, 0: never. `refresh` brings the folder up to date before a request has a
-    model loaded, where it is a copy of something else.
+    model loaded, where it is a copy of something else. `others`: the other processes that serve the same, by a `shelf`; what is loaded decides the one that
+    has not `begun` with the picture of another, or is told to `lead`.
     """
 
     def __init__(
@@ -62,16 +65,20 @@ class Repository:
         shelf: Shelf | None = None,
         begun: Picture | None = None,
         cpus: int = 0,
+        others: Others | None = None,
     ) -> None:
         self._files = ModelFiles(shelf, key, threads=threads, require_signature=require_signature, lock=lock)
         self._unwritable = unwritable
         self._memory = memory
         self._idle = idle
+        self._others = others
+        self._leads = begun is None
         self._refresh = refresh
         self._cpus = cpus
         self._timer = Timer()
         self._loader = Loader()
         self._catalogue = Catalogue(Path(directory), self._timer, self._loader)
+        self._room = Room(self._catalogue, memory, others)
         self._changing = threading.Lock()  # one change at a time, held while files are read
         self._labelling = threading.Lock()  # one change of labels at a time, which waits for no load
         if begun is not None:
@@ -118,7 +125,9 @@ class Repository:
         found = self._catalogue.lease(name, wanted)
         if isinstance(found, Lease):
             return found
-        if found.is_first:
+        if found.is_first and self._others is not None:
+            self._others.wake(name, found.number).add_done_callback(partial(self._woken, name, found.number))
+        elif found.is_first:
             self._loader.later(partial(self._wake, name, found.number))
         what = f"version {found.number} of model {shown(name)}"
         if found.failed:
@@ -127,15 +136,12 @@ class Repository:
 
     def unload_idle(self, now: int | None = None) -> None:
         """Unloads the versions that nobody has used for the time that was given; a request loads them again. To be called now and then; while
-        something else is changed it does nothing. `now` is a time of time.monotonic_ns."""
-        if not self._idle or not self._changing.acquire(blocking=False):
+        something else is changed it does nothing. Where other processes serve the same, the leader asks them, and waits for it; the others do nothing.
+        `now` is a time of time.monotonic_ns."""
+        if not self._idle or not self._leads or not self._changing.acquire(blocking=False):
             return
         try:
-            before = (time.monotonic_ns() if now is None else now) - self._idle
-            with self._catalogue.change() as gone:
-                gone += self._catalogue.put_to_sleep(
-                    [each for each in self._catalogue.unused() if each[2].used <= before]
-                )
+            self._room.leave_idle((time.monotonic_ns() if now is None else now) - self._idle)
         finally:
             self._changing.release()
 
@@ -245,6 +251,18 @@ class Repository:
         return all(each.wait_closed(None if end is None else max(0.0, end - time.monotonic())) for each in leases)
 
     # ---- for other processes that serve the same
+
+    def lead(self) -> None:
+        """Decides from now on what is loaded: the process that did is gone."""
+        self._leads = True
+
+    def uses(self) -> Uses:
+        """What is used here of what is served."""
+        return self._catalogue.uses()
+
+    def wake(self, name: str, number: int) -> None:
+        """Loads a version that a request has asked for, here or in another process."""
+        self._loader.call(partial(self._wake, name, number))
 
     def look_in(self, directory: Path, refresh: Callable[[], None] | None) -> None:
         """Where the folder is that this process looks at from now on, in the place of the one that it has followed."""
@@ -427,12 +445,15 @@ class Repository:
         # Of a version that is replaced there are two for a moment, room or not; nothing else of its model goes for it, unless it is asked for.
         is_wanted = asked or anew or is_serving
         kept = before is not None and last is not None and last[0] == stamp and number not in record.reasons
-        if not (kept or self._make_room(stamp[1], is_wanted, None if asked else name) or before is not None):
-            if not is_wanted and stamp[1] <= self._memory:
+        size = self._files.footprint(path, stamp[1], 1 if self._others is None else self._others.processes)
+        if not (kept or self._room.make(size, is_wanted, None if asked else name) or before is not None):
+            if not is_wanted and size <= self._memory:
                 with self._catalogue.lock:
                     record.dormant[number] = path
                 return None
-            text = f"{path} takes {stamp[1]} bytes, and of the {self._memory} for models the others that are in use leave less"
+            text = (
+                f"{path} takes {size} bytes, and of the {self._memory} for models the others that are in use leave less"
+            )
             return self._catalogue.refuse(name, number, Error(text))
         with self._catalogue.lock:
             record.loading.add(number)
@@ -452,9 +473,9 @@ class Repository:
         except Exception as error:
             return self._catalogue.refuse(name, number, about_file(path, error), look)
         with self._catalogue.change() as gone:
-            gone += self._catalogue.serve(name, number, self._catalogue.leased(found), stamp[1], path)
+            gone += self._catalogue.serve(name, number, self._catalogue.leased(found), size, path)
             if self._files.are_shared:
-                record.taken[number] = Taken(key, path, stamp[1], scheduling, config.warmup, config.cache)
+                record.taken[number] = Taken(key, path, size, scheduling, config.warmup, config.cache)
             record.looked[number] = look
             record.bound = None
             record.loading.discard(number)
@@ -469,6 +490,13 @@ class Repository:
         if refused is not None and str(refused) != before:
             logging.getLogger(__name__).warning("not served: %s", refused)
 
+    def _woken(self, name: str, number: int, _: object) -> None:
+        """The leader has loaded a version that this process has asked for, or has not: whoever asks for it next asks again."""
+        with self._catalogue.lock:
+            record = self._catalogue.models.get(name)
+            if record is not None:
+                record.loading.discard(number)
+
     def _take_dormant(self, name: str, number: int, run: _Run) -> Error | None:
         record = self._catalogue.models.get(name)
         if record is None:  # it has gone
@@ -480,25 +508,6 @@ class Repository:
             if refused is not None and number in record.looked and record.config.pipeline is None:
                 record.dormant.pop(number, None)  # the file is at fault: until it changes
         return refused
-
-    def _make_room(self, size: int, evict: bool, spared: str | None) -> bool:
-        """Whether so many more bytes fit into the memory for models; `evict`: if need be without versions that nobody uses now, those that
-        were used least recently first; none of the model `spared`.
-        """
-        if not self._memory:
-            return True
-        gone = []
-        with self._catalogue.change() as ended:
-            missing = size - self._memory + self._catalogue.size()
-            for each in sorted(self._catalogue.unused(), key=lambda each: each[2].used) if evict else []:
-                name, number, _ = each
-                if missing > 0 and name != spared:
-                    gone.append(each)
-                    missing -= self._catalogue.models[name].sizes[number]
-            if missing > 0:
-                return False
-            ended += self._catalogue.put_to_sleep(gone)
-        return True
 
     def _scheduling(self, config: ModelConfig) -> Scheduling:
         given = config.scheduling

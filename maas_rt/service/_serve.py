@@ -66,7 +66,7 @@ def serve(
         drain_delay: seconds in which it says that it is not ready, and still answers, before it stops to listen.
         watch: seconds between two looks at the directory, and at the URL, for what is new; 0: it is looked at once.
         cache: the folder for copies of what URLs lead to; None: one of the user's.
-        memory: bytes of models' files that may be loaded at once; 0: any.
+        memory: bytes of models' files that may be loaded at once, by all workers together; 0: any.
         idle_unload: seconds after which a version that nobody asks for is unloaded, until somebody does; 0: never.
         keys: the file of the API keys.
         issuers: the file of the issuers of JWTs. With neither, nobody needs a token.

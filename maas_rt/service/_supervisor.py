@@ -77,12 +77,6 @@ def supervise(
         raise InvalidArgumentError(
             "more than one worker needs Linux, whose files in memory they share; say --workers 1"
         )
-    for option, is_given in (
-        ("--memory", settings.memory),
-        ("--idle-unload", settings.idle_unload),
-    ):
-        if is_given:
-            raise InvalidArgumentError(f"{option} is of one process, and goes with --workers 1 alone")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each version's file is open here
     with ExitStack() as ends:
@@ -118,7 +112,7 @@ class _Change:
 
 @dataclass
 class _Gathering:
-    """Statistics of which a worker asks the others."""
+    """What a worker asks of all others."""
 
     asking: _Worker
     number: int  # of its question
@@ -486,12 +480,13 @@ class _Supervisor:
         if asked is not None:
             self._answer(*asked, outcome)
 
-    def _on_statistics(self, worker: _Worker, message: Message) -> None:
+    def _on_gather(self, worker: _Worker, message: Message) -> None:
+        asked, what = message.values
         others = [each for each in self._workers if each.has_joined and each is not worker]
         self._number += 1
-        self._gatherings[self._number] = _Gathering(worker, message.values[0], {each.number for each in others})
+        self._gatherings[self._number] = _Gathering(worker, asked, {each.number for each in others})
         for each in others:
-            self._tell(each, "count", self._number)
+            self._tell(each, "count", self._number, what)
         self._gathered(self._number)
 
     def _on_counted(self, worker: _Worker, message: Message) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from .._errors import Error
 from ._errors import ServiceError
 from ._layout import Contents
 from ._record import Entry
+from ._repeated import Repeated
 
 _LOGGER = logging.getLogger(__name__)
 _Stamp = tuple[int, int, int]
@@ -63,22 +63,13 @@ class Watch:
 
     def __init__(self, repository: Reloaded, interval: float) -> None:
         self._repository = repository
-        self._interval = interval
         self._settle = Settling()
         self._told: list[str] = []
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="maas_rt_watch", daemon=True)
-        self._thread.start()
+        self._repeated = Repeated(self._look, interval, "maas_rt_watch")
 
     def close(self) -> None:
         """Ends the thread, after a load that is under way."""
-        self._closed.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        self._look()
-        while not self._closed.wait(self._interval):
-            self._look()
+        self._repeated.close()
 
     def _look(self) -> None:
         before = set(self._repository.index(ready_only=True))

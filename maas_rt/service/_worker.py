@@ -26,6 +26,7 @@ from ._mirror import is_url
 from ._peers import Peers, State, follow
 from ._places import SharedPlaces
 from ._record import Entry
+from ._repeated import Repeated
 from ._repository import Repository
 from ._sequences import Sequences
 from ._server import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 _BEAT = 0.5  # seconds
+_IDLE = 5.0  # seconds between two looks for what nobody asks for, at most
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class _Worker:
         run(self._answer(sockets))
 
     def _repository(self) -> Repository:
-        shared: dict[str, Any] = {"shelf": self._peers, "cpus": self._task.cpus}
+        shared: dict[str, Any] = {"shelf": self._peers, "others": self._peers, "cpus": self._task.cpus}
         while self._state is not None or not self._task.leads:
             if self._state is None:
                 self._state = self._peers.join(None)
@@ -186,6 +188,7 @@ class _Worker:
     def _lead(self) -> None:
         """This worker looks at the folder from now on: the one that did is gone."""
         repository = self._app[CORE].repository
+        repository.lead()
         try:
             if is_url(self._settings.directory):
                 mirror = open_mirror(self._settings, self._ends)
@@ -198,6 +201,10 @@ class _Worker:
         if self._settings.watch:
             watch = Watch(_Led(self._app[CORE].repository, self._peers), self._settings.watch)
             self._ends.callback(watch.close)
+        idle = self._settings.idle_unload
+        if idle:
+            looks = Repeated(self._app[CORE].repository.unload_idle, min(_IDLE, idle / 4), "maas_rt_idle")
+            self._ends.callback(looks.close)
 
     def _gone(self) -> None:
         """The supervisor has died: its workers go at once, for a new one would find its ports taken. Or this worker has to go, for it serves what
