@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from .._truncation import truncated
 from ._imperative import imperative, variable
 
 __all__ = ["int_powers"]
 
 
 def int_powers(bases: Any, exponents: Any) -> Any:
-    """p^q of each two integers of two te tensors of one shape; of q below 0 it is 1 / p^-q, rounded towards 0."""
+    """p^q of each two integers of two te tensors of one shape; of q below 0 it is 1 / p^-q, rounded towards 0 (_truncation: of p = 0, too)"""
     dtype, kind = str(bases.dtype), str(exponents.dtype)
     signed = kind.startswith("int")
     bits = int(kind.removeprefix("u").removeprefix("int")) - signed
@@ -43,10 +45,11 @@ def int_powers(bases: Any, exponents: Any) -> Any:
 
 
 def _inverse(p: Any, odd: Any, dtype: str) -> Any:
-    """Of 1 it is 1, of -1 it has the sign, of all else 0."""
+    """Of 1 it is 1, of -1 it has the sign, of 0 what infinity is converted to, of all else 0."""
     one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
     found = tirx.Select(p == one, one, zero)
     if not dtype.startswith("int"):
         return found
     less = tirx.const(-1, dtype)
-    return tirx.Select(p == less, tirx.Select(odd, less, one), found)
+    found = tirx.Select(p == less, tirx.Select(odd, less, one), found)
+    return tirx.Select(p == zero, truncated(tirx.const(math.inf, "float64"), "float64", dtype), found)

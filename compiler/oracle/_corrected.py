@@ -18,6 +18,7 @@ from onnx.reference.ops.op_dynamic_quantize_linear import DynamicQuantizeLinear
 from onnx.reference.ops.op_gru import CommonGRU
 from onnx.reference.ops.op_lstm import CommonLSTM
 from onnx.reference.ops.op_optional import Optional
+from onnx.reference.ops.op_pow import Pow
 from onnx.reference.ops.op_quantize_linear import _QUANT_INTEGER_RANGES, _CommonQuantizeLinear
 from onnx.reference.ops.op_rnn import CommonRNN
 
@@ -135,11 +136,23 @@ class _OwnLengths(OpRun):  # type: ignore[misc]
         return tuple(np.concatenate(parts, at) for parts, at in zip(zip(*results), batches))
 
 
+class _Inverting(OpRun):  # type: ignore[misc]
+    """numpy refuses negative powers of integers: they are 1 / p^-q, rounded towards 0, and of 0 what infinity is converted to."""
+
+    def _run(self, a: Any, b: Any) -> Any:
+        if np.asarray(a).dtype.kind != "i" or np.asarray(b).dtype.kind != "i" or not (np.asarray(b) < 0).any():
+            return super()._run(a, b)
+        (powers,) = super()._run(a, np.maximum(b, 0))
+        with np.errstate(all="ignore"):
+            inverses = np.power(np.broadcast_to(a, powers.shape).astype(np.float64), b)
+            return (np.where(b < 0, inverses.astype(powers.dtype), powers),)
+
+
 # What is wrong, what puts it right, and the operator set from which it is right by itself.
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
     (_CommonQuantizeLinear, _Saturating, math.inf), (_CommonQuantizeLinear, _Shifting, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
     (Attention, _EveryKey, 24), (DynamicQuantizeLinear, _OfNoRange, math.inf),
-    (_CommonDequantizeLinear, _Centring, math.inf),
+    (_CommonDequantizeLinear, _Centring, math.inf), (Pow, _Inverting, math.inf),
     *((layer, _OwnLengths, math.inf) for layer in (CommonGRU, CommonLSTM, CommonRNN)),
 )  # fmt: skip
 

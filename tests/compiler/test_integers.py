@@ -159,10 +159,31 @@ def _brain(x: torch.Tensor) -> Any:
     return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
+@pytest.mark.parametrize("exponent", [TensorProto.INT64, TensorProto.FLOAT])
+@pytest.mark.parametrize("base", [TensorProto.INT32, TensorProto.INT64])
+def test_powers_that_no_integer_is_in_onnx(base: int, exponent: int) -> None:
+    """0 to a negative power, as the conversion of infinity; beyond the type, to a power that is a float, as that of a float."""
+    values = {"x": (base, [5]), "y": (exponent, [5])}
+    infos = [helper.make_tensor_value_info(name, *kind) for name, kind in values.items()]
+    graph = helper.make_graph(
+        [helper.make_node("Pow", ["x", "y"], ["z"])], "g", infos, [helper.make_tensor_value_info("z", base, [5])]
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    feeds = {
+        "x": np.array([0, 0, 2, -1, 5], helper.tensor_dtype_to_np_dtype(base)),
+        "y": np.array([-1, -4447, -2, -3, 3], helper.tensor_dtype_to_np_dtype(exponent)),
+    }
+    if exponent == TensorProto.FLOAT:
+        feeds["x"][4], feeds["y"][4] = 10, 40
+    got = maas_rt.load(compile(proto, verify=False).to_bytes()).run(feeds)["z"]
+    least = np.iinfo(got.dtype).min
+    assert got.tolist() == [least, least, 0, -1, least if exponent == TensorProto.FLOAT else 125]
+
+
 def test_integers_and_signs_of_onnx() -> None:
     """Cast of what does not fit, Pow of integers, BitwiseNot, the sign of zero, and a default that is a float32."""
-    f, b = np.array(FLOATS, np.float32), np.array([0, 1, 2, 3, 40, 63, -1, -2, 65, 100, 1], np.int64)
-    a = np.array([2, -1, -1, 3, 3, -2, 5, -1, 3, 7, 0], np.int32)
+    f, b = np.array(FLOATS, np.float32), np.array([0, 1, 2, 3, 40, 63, -1, -2, 65, 100, 1, -4447], np.int64)
+    a = np.array([2, -1, -1, 3, 3, -2, 5, -1, 3, 7, 0, 0], np.int32)
     nodes = [
         *[
             helper.make_node("Cast", ["f"], [kind], to=getattr(TensorProto, kind.upper()))
@@ -189,7 +210,7 @@ def test_integers_and_signs_of_onnx() -> None:
     )
     feeds = {"f": f, "d": f.astype(np.float64), "a": a, "b": b}
     got = maas_rt.load(compile(proto, verify=False).to_bytes()).run(feeds)
-    powers = [1, -1, 1, 27, 3**40, (-2) ** 63, 0, 1, 3**65, 7**100, 0]
+    powers = [1, -1, 1, 27, 3**40, (-2) ** 63, 0, 1, 3**65, 7**100, 0, -(2**31)]
     np.testing.assert_array_equal(got["power"], np.array([((p + 2**31) % 2**32) - 2**31 for p in powers], np.int32))
     del proto.graph.node[-1], proto.graph.output[-1]  # the reference has no negative powers
     with np.errstate(invalid="ignore"):

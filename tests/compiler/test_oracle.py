@@ -425,3 +425,12 @@ def test_what_saturates_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None
     request = {"implementation": "onnxruntime", "outputs": ["y"], "texts": [], "weights": []}
     with pytest.raises(ValueError, match="saturate"):
         _sessions.open_session(request, [np.frombuffer(_product(True).SerializeToString(), np.uint8)], [])
+
+
+def test_the_reference_knows_negative_powers_of_integers() -> None:
+    """numpy refuses them, and ONNX Runtime computes in float64, which what wraps around shows."""
+    powers = {"p": np.array([40, -3, -2, -1, 5], "int32")}
+    node = helper.make_node("Pow", ["x", "p"], ["y"])
+    model = _model([node], [_info("x", [5], TensorProto.INT32)], [_info("y", [5], TensorProto.INT32)], powers)
+    found = compile(model, {"x": np.array([3, 0, 1, -1, 2], "int32")}).manifest["verified"]
+    assert found["status"] == "passed" and found["reference"].startswith("onnx.reference")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
+from ...._truncation import truncated
 from ... import _elementary as elementary
 from ..._bits import shifted
 from ..._division import int_rest, int_truncated, signs_differ
@@ -110,10 +111,12 @@ def pow_(n: Node) -> Any:
         return elementwise(n, lambda p, q: tirx.Cast(base, tirx.pow(tirx.Cast(wide, p), tirx.Cast(wide, q))), a, b)
     if is_int(dtype_of(b)):
         return _int_pow(n, a, b, base)
+
     # An integer base to a floating point power: numpy computes in float64 and converts back.
-    return elementwise(
-        n, lambda p, q: tirx.Cast(base, tirx.pow(tirx.Cast("float64", p), tirx.Cast("float64", q))), a, b
-    )
+    def power(p: Any, q: Any) -> Any:
+        return truncated(tirx.pow(tirx.Cast("float64", p), tirx.Cast("float64", q)), "float64", base)
+
+    return elementwise(n, power, a, b)
 
 
 def _int_pow(n: Node, a: Any, b: Any, base: str) -> Any:
