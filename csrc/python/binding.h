@@ -93,6 +93,7 @@ void define_runner(py::module_& m);
 void define_kernels(py::module_& m);
 void define_json(py::module_& m);
 void define_prepared(py::module_& m);
+void define_messages(py::module_& m);
 void define_counters(py::module_& m);
 
 }  // namespace maas_rt_python

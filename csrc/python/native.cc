@@ -18,6 +18,7 @@ PYBIND11_MODULE(_bound, m) {
   define_kernels(m);
   define_json(m);
   define_prepared(m);
+  define_messages(m);
   define_counters(m);
 }
 

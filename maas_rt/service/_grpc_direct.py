@@ -1,8 +1,7 @@
 """Small inferences over gRPC, answered on the thread that takes them off the wire.
 
 As those over HTTP are (_direct): a message of some kilobytes for a model that runs in less time than a hop to the event loop takes is read, run and
-answered at once. Whatever is out of the ordinary goes to the loop, and nothing has come of it before. Both ways ask the same functions in the
-same order.
+answered at once. Whatever is out of the ordinary goes to the loop, and nothing has come of it before. Both ways ask the same functions.
 """
 
 from __future__ import annotations
@@ -13,11 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from .._native import Message
 from ._calls import Entry, Withdrawn
 from ._core import Core
-from ._grpc_calls import Call, Held, Messages, context_of, no_message, packing_of, refuse
+from ._grpc_calls import Call, Held, Messages, context_of, no_message, refuse
 from ._grpc_engine import Rpc
 from ._grpc_requests import decode_message, encode_message
+from ._inference import Inference
 from ._metrics import Metrics
 from ._quick import MOST_BYTES, Quick
 
@@ -87,27 +88,42 @@ class Direct:
         admitted.entry.__exit__(None, None, None)
         call.answer(answer)
 
-    def _answer(self, call: Call, message: bytes) -> bytes | None:
+    def _answer(self, call: Call, data: bytes) -> bytes | None:
         """None if it is to go the usual way."""
-        if len(message) > MOST_BYTES or packing_of(message) is not None:
+        if len(data) > MOST_BYTES:
             return None
         began = time.monotonic_ns()
-        asked = decode_message(message)
-        kind = asked.model, asked.version, len(message)
+        message = Message.read(data)  # of what is packed there is none
+        if message is None:
+            return None
+        kind = message.model, message.version, len(data)
         if not self._quick.has(*kind):
             return None
         try:
-            with self._core.begin(asked.model, asked.version, call.context) as inference:
+            with self._core.begin(message.model, message.version, call.context) as inference:
                 call.counted = True
-                inference.parsed(time.monotonic_ns() - began)
-                response = inference.infer_in_place(asked.request)
-                began = time.monotonic_ns()
-                if sum(output.array.nbytes for output in response.outputs) > MOST_BYTES:
-                    raise Withdrawn
-                answer = encode_message(response, asked.as_contents)
-                inference.encoded(time.monotonic_ns() - began)
-                return answer
+                return _exchange(inference, message, data, began)
         except Withdrawn:
             call.counted = False
             self._quick.forget(*kind)
             return None
+
+
+def _exchange(inference: Inference, message: Message, data: bytes, began: int) -> bytes:
+    """The answer. Raises Withdrawn if it is to go the usual way."""
+    prepared = inference.served.messages
+    exchange = None if prepared is None else prepared.read(message)
+    if exchange is not None:
+        inference.parsed(time.monotonic_ns() - began)
+        return inference.exchange_in_place(exchange)
+    asked = decode_message(data)
+    inference.parsed(time.monotonic_ns() - began)
+    response = inference.infer_in_place(asked.request)
+    began = time.monotonic_ns()
+    if sum(output.array.nbytes for output in response.outputs) > MOST_BYTES:
+        raise Withdrawn
+    if prepared is not None:
+        prepared.learn(message, asked.request, response)
+    answer = encode_message(response, asked.as_contents)
+    inference.encoded(time.monotonic_ns() - began)
+    return answer

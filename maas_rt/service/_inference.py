@@ -11,7 +11,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from .._native import Exchange
 from ._access import permit
 from ._calls import Answered, Context, Handed, NotBegun, NotHeld, Observer, Peers, Withdrawn, check_local
 from ._datatypes import Array
@@ -31,8 +30,20 @@ from ._statistics import Phases
 from ._tracing import CURRENT, Trail
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _SEED_BITS = 53  # of a seed that the server draws: every client's numbers hold it
 _GRACE = 1.0  # seconds after its deadline in which a process that was handed an inference may say so itself
+
+
+class _Exchange(Protocol[T_co]):
+    """A prepared request, as _native has them."""
+
+    @property
+    def size(self) -> int: ...
+
+    def run(self, deadline: int) -> None: ...
+
+    def body(self) -> T_co: ...
 
 
 class Host(Protocol):
@@ -315,8 +326,8 @@ class Inference:
         self._phases.compute_output = time.monotonic_ns() - began
         return InferResponse(served.name, served.version, outputs, request.id, {"seed": seed} if served.draws else {})
 
-    def exchange_in_place(self, exchange: Exchange) -> tuple[bytes, int | None]:
-        """The same for a request that was prepared: the body of its answer, and how long the document in it is if there is more.
+    def exchange_in_place(self, exchange: _Exchange[T_co]) -> T_co:
+        """The same for a request that was prepared: its answer, as its exchange gives it.
 
         Raises:
             Withdrawn, ServiceError, maas_rt.Error: as infer_in_place.

@@ -16,7 +16,7 @@ from ._graph import Graph
 from ._padding import Padding
 from ._pipeline import Pipeline
 from ._pipeline_scheduler import PipelineScheduler
-from ._prepared import Preparations
+from ._prepared import MessagePreparations, Preparations
 from ._scheduler import Scheduler
 from ._signature import Signature
 from ._statistics import Statistics
@@ -25,8 +25,8 @@ from ._timer import Timer
 
 @dataclass(frozen=True)
 class Served:
-    """`interface`: what clients see of it; `stateful`: it keeps states between runs; `draws`: its runs draw random numbers; `prepared`: for requests
-    that are like one before."""
+    """`interface`: what clients see of it; `stateful`: it keeps states between runs; `draws`: its runs draw random numbers; `prepared`, `messages`: for
+    requests that are like one before."""
 
     name: str
     version: str
@@ -40,6 +40,7 @@ class Served:
     draws: bool
     cache: ResponseCache | None = None
     prepared: Preparations | None = None
+    messages: MessagePreparations | None = None
 
     @classmethod
     def of(cls, name: str, version: str, model: Model, scheduling: Scheduling, timer: Timer, cache: int = 0) -> Served:
@@ -58,7 +59,7 @@ class Served:
         scheduler = Scheduler(name, model, scheduling, timer, statistics, padding)
         kept = ResponseCache(cache) if cache else None
         stateful = bool(model.states)
-        prepared = None if stateful or model.draws or cache else Preparations(model)
+        is_plain = not (stateful or model.draws or cache)
         return cls(
             name,
             version,
@@ -71,7 +72,8 @@ class Served:
             stateful,
             model.draws,
             kept,
-            prepared,
+            Preparations(model) if is_plain else None,
+            MessagePreparations(model) if is_plain else None,
         )
 
     @classmethod

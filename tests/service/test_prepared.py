@@ -281,4 +281,4 @@ def test_what_was_met_and_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         for _ in range(3):
             both.ask(_json_body("x", np.ones((1, 16), np.float32), "FP32", id=str(number)))
     assert both.prepared == 20
-    assert len(both.known._known) <= 4 and len(both.known._met) <= 4
+    assert len(both.known._known.ready) <= 4 and len(both.known._known.met) <= 4
