@@ -300,8 +300,11 @@ class Peers:
             if message.name == "answer":
                 number, *values = message.values
                 with self._lock:
-                    answer = self._asked.pop(number)
-                answer.set_result(Message("answer", tuple(values), message.files))
+                    answer = self._asked.pop(number, None)
+                if answer is None:  # it could not be asked, or so it seemed
+                    message.close()
+                else:
+                    answer.set_result(Message("answer", tuple(values), message.files))
             elif message.name == "leave":
                 self._gone()
             elif message.name == "called":

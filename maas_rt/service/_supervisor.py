@@ -247,18 +247,18 @@ class _Supervisor:
     def _start(self, worker: _Worker) -> None:
         if self._leader is None:
             self._leader = worker.number
-        worker.channel, there = Channel.pair()
-        with there:
-            command = [sys.executable, "-c", _PROGRAM, str(there.fileno()), *sys.path]
-            # In a session of its own: Ctrl-C is for this process, which tells the others.
-            worker.process = subprocess.Popen(command, pass_fds=[there.fileno()], start_new_session=True)
+        try:
+            worker.channel, worker.process = _begun()
+        except OSError as error:  # no memory, no process, no descriptor: there may be later
+            text = "worker %d cannot be started (%s), which is tried again"
+            _LOGGER.error(text, worker.number, error.strerror or error)
+            self._fail(worker, False)
+            return
         state = None if self._state is None else (self._state, self._generation)
         leads = worker.number == self._leader
         task = Task(self._settings, worker.number, len(self._workers), self._cpus, leads, state, self._grpc)
-        with suppress(OSError):  # it is dead already, which will be seen
-            shared = [self._page.descriptor, self._table.descriptor, self._sequences.descriptor]
-            files = [*shared, *(each.fileno() for each in self._sockets)]
-            worker.channel.send("task", task, files=files)
+        shared = [self._page.descriptor, self._table.descriptor, self._sequences.descriptor]
+        self._tell(worker, "task", task, files=[*shared, *(each.fileno() for each in self._sockets)])
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
     def _bury(self) -> None:
@@ -290,7 +290,7 @@ class _Supervisor:
         self._sequences.end(worker.number)
         self._forget(worker)
         if self._is_ending:
-            if status:
+            if status and (was_up or status != -signal.SIGTERM):  # until it answers it has nothing to finish
                 _LOGGER.error("worker %d has ended with status %d", worker.number, status)
             return
         why = worker.said or (f"signal {-status}" if status < 0 else f"status {status}")
@@ -298,11 +298,15 @@ class _Supervisor:
         if worker.said and not self._has_served:
             raise Error(worker.said)
         worker.said = ""
+        self._fail(worker, was_up, lived)
+
+    def _fail(self, worker: _Worker, was_up: bool, lived: float = 0.0) -> None:
+        """A worker is gone, and is started again, soon or later."""
         is_at_once = not was_up or lived < self._patience.lived
         worker.failures = worker.failures + 1 if is_at_once else 0
         if not was_up and worker.failures >= self._patience.failures:
             _LOGGER.error(
-                "worker %d has died %d times before it could answer: the server ends", worker.number, worker.failures
+                "worker %d has failed %d times before it could answer: the server ends", worker.number, worker.failures
             )
             self._status = 1
             self._end()
@@ -351,8 +355,12 @@ class _Supervisor:
             _LOGGER.error("worker %d does not read what it is told: it is ended", worker.number)
             assert worker.process is not None
             worker.process.kill()
-        except OSError:
+        except ConnectionError:
             pass  # it has died, which will be seen
+        except OSError as error:  # this process has no descriptors or no memory left
+            _LOGGER.error("worker %d cannot be told (%s): it is ended", worker.number, error.strerror or error)
+            assert worker.process is not None
+            worker.process.kill()
 
     def _answer(self, worker: _Worker, number: int, *values: object, files: Sequence[int] = ()) -> None:
         self._tell(worker, "answer", number, *values, files=files)
@@ -425,6 +433,9 @@ class _Supervisor:
         elif generation == self._generation:
             worker.has_joined = True
             self._answer(worker, number, None)
+            if self._leader is None:  # the last one has died before another could follow it
+                self._leader = worker.number
+                self._tell(worker, "lead")
         else:
             self._answer(worker, number, (self._state, self._generation))
 
@@ -531,6 +542,19 @@ class _Supervisor:
         self._leader = next((each.number for each in self._workers if each.has_joined), None)
         if self._leader is not None:
             self._tell(self._workers[self._leader], "lead")
+
+
+def _begun() -> tuple[Channel, subprocess.Popen[bytes]]:
+    """A worker's process, and the way to it. Raises OSError."""
+    channel, there = Channel.pair()
+    with there:
+        command = [sys.executable, "-c", _PROGRAM, str(there.fileno()), *sys.path]
+        try:
+            # In a session of its own: Ctrl-C is for this process, which tells the others.
+            return channel, subprocess.Popen(command, pass_fds=[there.fileno()], start_new_session=True)
+        except BaseException:
+            channel.close()
+            raise
 
 
 def _unmade(text: str) -> Told:

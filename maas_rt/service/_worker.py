@@ -90,7 +90,8 @@ def main() -> int:
             worker = _Worker(task, channel, *shared, sequences, ends)
             worker.run([socket.socket(fileno=each) for each in listening])
     except (Error, OSError) as error:
-        channel.send("failed", str(error))
+        with suppress(OSError):  # nobody is there to be told
+            channel.send("failed", str(error))
         return 1
     return 0
 

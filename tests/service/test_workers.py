@@ -799,7 +799,7 @@ def test_workers_that_die_at_once_are_given_up(
     monkeypatch.setattr(_supervisor, "Patience", lambda: Patience(3, 0.01))
     assert serve(str(models), listen=Listen(port=0), workers=2) == 1
     assert "has died (status 3) and is started again" in caplog.text
-    assert "has died 3 times before it could answer: the server ends" in caplog.text
+    assert "has failed 3 times before it could answer: the server ends" in caplog.text
     assert signal.getsignal(signal.SIGTERM) is before
 
 
