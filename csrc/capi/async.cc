@@ -7,7 +7,6 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
-#include <stdexcept>
 
 #include "base/cpu.h"
 
@@ -82,7 +81,7 @@ void make_async_queue() { queue(); }
 
 int32_t async_generation() { return g_generation.load(); }
 
-void run_async(void (*run)(void*), void* argument) {
+Status run_async(void (*run)(void*), void* argument) {
   Queue* q = queue();
   std::lock_guard<std::mutex> lock(q->mutex);
   const int32_t waiting = static_cast<int32_t>(q->jobs.size());
@@ -90,10 +89,13 @@ void run_async(void (*run)(void*), void* argument) {
     if (start_thread(q))
       ++q->threads;
     else if (q->threads == 0)
-      throw std::runtime_error("no thread");
+      return fail(MRT_ERROR_OUT_OF_MEMORY,
+                  "no thread can be started for asynchronous runs; raise the limit on threads (ulimit -u, or pids.max "
+                  "of the container) or on memory");
   }
   q->jobs.push_back({run, argument});
   q->ready.notify_one();
+  return Status();
 }
 
 }  // namespace mrt

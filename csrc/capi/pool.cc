@@ -223,15 +223,22 @@ mrt_status mrt_pool_submit(mrt_pool* pool, const mrt_tensor* inputs, size_t inpu
       return fail(MRT_ERROR_BUSY, "%d runs wait in this pool, the most that may; wait for one", p->most());
     mrt::PoolRun* job = run.get();
     p->retain();
-    try {
-      mrt::run_async(mrt::finish, job);
-    } catch (...) {
+    const auto take_back = [p] {
       p->leave();
       p->release();
+    };
+    Status queued;
+    try {
+      queued = mrt::run_async(mrt::finish, job);
+    } catch (...) {
+      take_back();
       throw;
     }
-    run.release();
-    return Status();
+    if (queued.ok())
+      run.release();
+    else
+      take_back();
+    return queued;
   });
 }
 

@@ -80,14 +80,18 @@ mrt_status mrt_session_run_async(mrt_session* session, const mrt_tensor* inputs,
     run->inputs.copy(&run->request);
     AsyncRun* job = run.get();
     run->session->retain();  // the caller may free its reference meanwhile
+    Status queued;
     try {
-      mrt::run_async(finish_async, job);
+      queued = mrt::run_async(finish_async, job);
     } catch (...) {
       run->session->release();
       throw;
     }
-    run.release();
-    return Status();
+    if (queued.ok())
+      run.release();
+    else
+      run->session->release();
+    return queued;
   });
 }
 

@@ -1,9 +1,11 @@
 // Pools: sessions for many callers, and a bounded queue of runs that begin in time or not at all.
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <ctime>
 #include <mutex>
 #include <set>
@@ -276,6 +278,28 @@ TEST(session_pool, what_a_run_refuses_is_told) {
   mrt_pool_options threads = {sizeof(threads), -1, 0, 0, 0};
   CHECK_EQ(mrt_pool_create(p.loaded.program, &threads, &none), MRT_ERROR_INVALID_ARGUMENT);
   CHECK_SAYS(mrt_last_error(), "threads");
+}
+
+// In a child, which has none of the parent's threads, and as a user for whom the limit holds.
+TEST(session_pool, no_thread_can_be_started) {
+  Pooled p;
+  const pid_t child = fork();
+  if (child == 0) {
+    const rlimit none = {0, 0};
+    if (geteuid() == 0 && setuid(65534) != 0) _exit(77);
+    if (setrlimit(RLIMIT_NPROC, &none) != 0) _exit(77);
+    Run run;
+    int wrong = run.start(p.pool) != MRT_ERROR_OUT_OF_MEMORY;
+    wrong += !std::strstr(mrt_last_error(), "no thread can be started for asynchronous runs; raise the limit");
+    const size_t idle = mrt_pool_memory(p.pool);
+    mrt_session* session = nullptr;
+    wrong += mrt_pool_take(p.pool, &session) != MRT_OK || mrt_pool_memory(p.pool) > idle;
+    _exit(wrong);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status));
+  CHECK_EQ(WEXITSTATUS(status), 0);
 }
 
 // What waits in the parent is the parent's; the child has all places, and the idle sessions.
