@@ -219,6 +219,18 @@ def test_weights_of_n_grams_are_in_the_order_of_the_pool() -> None:
     assert got.tolist() == [20, 30, 20]
 
 
+@pytest.mark.parametrize("lengths", [(-1, 2), (0, 1), (2, 1), (1, 3)])
+def test_lengths_of_n_grams_that_there_are_not(lengths: tuple[int, int]) -> None:
+    grams = node(
+        "TfIdfVectorizer", "x", "y", mode="TF", max_skip_count=5, min_gram_length=lengths[0], max_gram_length=lengths[1],
+        ngram_counts=[0, 2], ngram_indexes=[0, 1, 2], pool_int64s=[5, 6, 5, 6],
+    )  # fmt: skip
+    with pytest.raises(
+        CompileError, match=rf"n-grams of 2 lengths and counts those of length {lengths[0]} to {lengths[1]}"
+    ):
+        compile_model(model([grams], {"x": (I64, [12])}, ["y"]))
+
+
 def test_steps_of_an_optimiser_for_two_tensors() -> None:
     domain = "ai.onnx.preview.training"
     adam = node("Adam", "r t a b ga gb va vb ha hb", "a1 b1 va1 vb1 ha1 hb1", epsilon=1e-3, norm_coefficient=0.1)

@@ -18,6 +18,8 @@ def _pool(n: Node) -> tuple[list[tuple[int, ...]], list[int]]:
     starts, columns = n.ints_attr("ngram_counts"), n.ints_attr("ngram_indexes")
     pool = n.ints_attr("pool_int64s") if not n.has_attr("pool_strings") else _numbered(n)[1]
     shortest, longest = n.int_attr("min_gram_length"), n.int_attr("max_gram_length")
+    if not 1 <= shortest <= longest <= len(starts):
+        raise n.broken(f"has n-grams of {len(starts)} lengths and counts those of length {shortest} to {longest}")
     grams: list[tuple[int, ...]] = []
     kept: list[int] = []
     number = 0
