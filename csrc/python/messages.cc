@@ -86,7 +86,8 @@ char* put_head(char* out, uint32_t number, size_t size) {
 }
 
 bool is_plain(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char each) { return each > 0; });  // ASCII, which is UTF-8
+  // ASCII, which is UTF-8, without a 0. (Whether a char has a sign is the machine's to say.)
+  return std::all_of(text.begin(), text.end(), [](unsigned char each) { return each - 1u < 127; });
 }
 
 // A ModelInferRequest, its data and its id cut off what is the same in requests that are alike.
@@ -170,7 +171,7 @@ struct MessagesState {
 class MessageExchange : public Passage {
  public:
   MessageExchange(std::shared_ptr<const MessagesState> of, const Message& message)
-      : Passage(of->route), of_(std::move(of)), id_(message.id()) {
+      : Passage(std::shared_ptr<const Route>(of, &of->route)), of_(std::move(of)), id_(message.id()) {
     for (size_t i = 0; i < message.raw().size(); ++i) give(i, message.raw()[i].data());
   }
 

@@ -60,13 +60,14 @@ void Route::check_complete() const {
   }
 }
 
-Passage::Passage(const Route& route)
-    : route_(route), memory_(static_cast<char*>(std::aligned_alloc(kAlignment, std::max(route.memory(), kAlignment)))) {
+Passage::Passage(std::shared_ptr<const Route> route)
+    : route_(std::move(route)),
+      memory_(static_cast<char*>(std::aligned_alloc(kAlignment, std::max(route_->memory(), kAlignment)))) {
   if (!memory_) throw std::bad_alloc();
 }
 
 void Passage::give(size_t index, const char* data) {
-  const Route::Input& to = route_.inputs()[index];
+  const Route::Input& to = route_->inputs()[index];
   put(input(index), data, to.bytes);
   if (to.type->type != maas_rt_json::Type::kBool) return;
   for (size_t i = 0; i < to.bytes; ++i) {
@@ -78,9 +79,9 @@ void Passage::give(size_t index, const char* data) {
 }
 
 void Passage::run(int64_t deadline) {
-  const EntrySpec& entry = route_.entry();
+  const EntrySpec& entry = route_->entry();
   Few<mrt_tensor, 4> in(entry.inputs.size());
-  for (const Route::Input& input : route_.inputs()) {
+  for (const Route::Input& input : route_->inputs()) {
     mrt_tensor& tensor = in[input.number];
     tensor.data = memory_.get() + input.at;
     tensor.dtype = entry.inputs[input.number].dtype;
@@ -89,7 +90,7 @@ void Passage::run(int64_t deadline) {
     tensor.bytes = input.bytes;
   }
   results_ = std::vector<mrt_tensor>(entry.outputs.size());
-  lease_.emplace(route_.runner());
+  lease_.emplace(route_->runner());
   if (!lease_->session()) throw py::error_already_set();
   mrt_run_options options{};
   options.struct_size = sizeof(options);
@@ -108,7 +109,7 @@ void Passage::run(int64_t deadline) {
 
 size_t Passage::size() const {
   size_t sum = 0;
-  for (const Route::Input& input : route_.inputs()) sum += input.bytes;
+  for (const Route::Input& input : route_->inputs()) sum += input.bytes;
   return sum;
 }
 

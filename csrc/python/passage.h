@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -56,7 +57,8 @@ class Route {
 // One request on its way through.
 class Passage {
  public:
-  explicit Passage(const Route& route);
+  // It keeps the route, and what that belongs to, until it has given its session back.
+  explicit Passage(std::shared_ptr<const Route> route);
   // deadline: of CLOCK_MONOTONIC, in ns.
   void run(int64_t deadline);
   // Bytes of the inputs.
@@ -65,7 +67,7 @@ class Passage {
  protected:
   // Copies an input's data, all of its bytes. Throws InvalidArgumentError where they are none of its type.
   void give(size_t index, const char* data);
-  char* input(size_t index) { return memory_.get() + route_.inputs()[index].at; }
+  char* input(size_t index) { return memory_.get() + route_->inputs()[index].at; }
   // Throws ValueError where there was no run.
   void check_has_run() const;
   const mrt_tensor& result(size_t number) const { return results_[number]; }
@@ -77,7 +79,7 @@ class Passage {
     void operator()(char* memory) const { std::free(memory); }
   };
 
-  const Route& route_;  // which who derives from this keeps
+  std::shared_ptr<const Route> route_;
   std::unique_ptr<char, FreeMemory> memory_;
   std::vector<mrt_tensor> results_;
   std::optional<Lease> lease_;  // until the results, which are its session's, are written

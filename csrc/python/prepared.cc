@@ -43,7 +43,7 @@ char* put_number(char* out, int64_t number) { return std::to_chars(out, out + 20
 class Exchange : public Passage {
  public:
   Exchange(std::shared_ptr<const PreparedState> of, const Bytes& body, size_t document, const Ranges& ranges)
-      : Passage(of->route), of_(std::move(of)) {
+      : Passage(std::shared_ptr<const Route>(of, &of->route)), of_(std::move(of)) {
     size_t end = document;
     for (size_t i = 0; i < of_->sources.size(); ++i) {
       const Source& source = of_->sources[i];
