@@ -13,7 +13,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-changed test-fast test-cross lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads schemathesis bench gauntlet check-tools clean
+.PHONY: help demo test test-changed test-fast test-cross test-grpcio lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads schemathesis bench gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,6 +38,12 @@ test-fast: $(VENV)/.native  ## the quick part of the suite: no torch, no TVM
 
 test-cross: $(VENV)/.native  ## CPUs that this machine is not, under qemu (apt-get install qemu-user-static)
 	$(BIN)/python -m pytest -q -rs tests/cross
+
+# The service stands on classes of grpcio that are not documented.
+GRPCIO := $(shell sed -n 's/.*"grpcio>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+test-grpcio: $(VENV)/.native  ## the service over gRPC with the oldest grpcio that it allows
+	$(PIP) install -q --no-deps --upgrade --target build/grpcio-$(GRPCIO) 'grpcio==$(GRPCIO).*'
+	PYTHONPATH=build/grpcio-$(GRPCIO) $(BIN)/python -m pytest -q tests/service/test_grpc.py tests/service/test_grpc_direct.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 grpcio's own servers, grpc.server and grpc.aio, make tasks, futures and hops between threads of each of the events that a call consists of, which
 takes several times of what the core does itself. They stand on the classes that this one stands on, too (grpc._cython.cygrpc); these are not
-documented, so that tests run with the oldest grpcio that is allowed and the newest.
+documented: `make test-grpcio` holds the oldest grpcio that is allowed, the tests the newest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from ._grpcio import cygrpc
 from ._offload import Inbox
@@ -81,7 +81,8 @@ class Rpc:
         """Calls `then` on the engine's thread with the next message; None: there is none. If it is not there after SLOW seconds calls `late`
         instead, which hands the call over: there `read` has the message."""
         reading = _Reading(self._engine.inbox, then)
-        self._engine._watch(_Late(time.monotonic() + SLOW, self, reading, late))
+        reading.late = partial(self._be_late, reading, late)
+        self._engine._watch(reading)
         self._start((reading.operation,), reading)
 
     async def read(self) -> bytes | None:
@@ -143,6 +144,10 @@ class Rpc:
 
     # ---- on the engine's thread
 
+    def _be_late(self, reading: _Reading, told: Callable[[], None]) -> None:
+        self._reading = reading
+        told()
+
     def _land(self, future: asyncio.Future[None], _: Any) -> None:
         self._engine.inbox.land(future)
 
@@ -165,25 +170,33 @@ class Rpc:
 
 
 class _Reading:
-    """A message on its way: to a function on the engine's thread, or, without one, to the loop."""
+    """A message on its way: to a function on the engine's thread, or, without one, to the loop. `due`: when it is late, in seconds of time.monotonic;
+    `late`: called then."""
 
-    __slots__ = ("_future", "_inbox", "_landed", "arrived", "operation", "then")
+    __slots__ = ("_future", "_inbox", "_landed", "_then", "due", "late", "operation")
 
     def __init__(self, inbox: Inbox, then: Callable[[bytes | None], None] | None) -> None:
         self.operation = cygrpc.ReceiveMessageOperation(_NO_FLAGS)
-        self.then = then
-        self.arrived = False
+        self.due = time.monotonic() + SLOW
+        self.late: Callable[[], None] | None = None
+        self._then = then
         self._inbox = inbox
         self._landed = False
         self._future: asyncio.Future[None] | None = None
 
     def __call__(self, _: Any) -> None:
-        self.arrived = True
-        then, self.then = self.then, None
+        then, self._then = self._then, None
         if then is None:
             self._inbox.call(self._land)
-        else:
-            then(self.operation.message())
+            return
+        operation, self.operation, self.late = self.operation, None, None  # it may be looked at for a while yet
+        then(operation.message())
+
+    def go_to_loop(self) -> None:
+        """It has not arrived."""
+        late, self.late, self._then = self.late, None, None
+        assert late is not None
+        late()
 
     def _land(self) -> None:
         self._landed = True
@@ -196,15 +209,6 @@ class _Reading:
             await self._future
         found: bytes | None = self.operation.message()
         return found
-
-
-class _Late(NamedTuple):
-    """What becomes of a call whose message is not there at a time of time.monotonic."""
-
-    due: float
-    rpc: Rpc
-    reading: _Reading
-    told: Callable[[], None]
 
 
 class Engine:
@@ -223,7 +227,7 @@ class Engine:
         self._queue = cygrpc.CompletionQueue()
         self._server.register_completion_queue(self._queue)
         self._thread = threading.Thread(target=self._work, name="maas-rt gRPC", daemon=True)
-        self._waiting: deque[_Late] = deque()  # by their times
+        self._waiting: deque[_Reading] = deque()  # by their times
         self._calls = 0
         self._asks = False  # for the next call
         self._stopping = False
@@ -311,21 +315,19 @@ class Engine:
     def _leave(self) -> None:
         self._calls -= 1
 
-    def _watch(self, late: _Late) -> None:
-        self._waiting.append(late)
+    def _watch(self, reading: _Reading) -> None:
+        self._waiting.append(reading)
 
     def _next_due(self) -> float | None:
         """When the first message is late that is not there, in seconds since 1970."""
         waiting = self._waiting
-        while waiting and waiting[0].reading.arrived:
+        while waiting and waiting[0].late is None:
             waiting.popleft()
         return time.time() + waiting[0].due - time.monotonic() if waiting else None
 
     def _look_for_late(self) -> None:
         waiting = self._waiting
-        while waiting and (waiting[0].reading.arrived or waiting[0].due <= time.monotonic()):
-            late = waiting.popleft()
-            if not late.reading.arrived:
-                late.reading.then = None
-                late.rpc._reading = late.reading
-                late.told()
+        while waiting and (waiting[0].late is None or waiting[0].due <= time.monotonic()):
+            reading = waiting.popleft()
+            if reading.late is not None:
+                reading.go_to_loop()
