@@ -238,7 +238,7 @@ class Links:
                 self._end(link)
                 return
             if letter.what == _ASK:
-                task = self._loop.create_task(self._answer(link, letter.number, letter.data))
+                task = self._loop.create_task(self._answer(link, letter.number, [letter.data]))
                 link.serving[letter.number] = task
                 task.add_done_callback(partial(_ended, link.serving, letter.number))
             elif letter.what == _STOP:
@@ -251,8 +251,8 @@ class Links:
                 else:
                     ended.set_result(letter.data)
 
-    async def _answer(self, link: _Link, number: int, data: memoryview | None) -> None:
-        told = await self._made(data)
+    async def _answer(self, link: _Link, number: int, data: list[memoryview | None]) -> None:
+        told = await self._made(data.pop())  # which lets go of it when it was read
         size = sum(each.array.nbytes for each in told.response.outputs) if isinstance(told, Answered) else 0
         try:
             packed = await beside_the_loop(size, pack, told)

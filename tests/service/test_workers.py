@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import os
 import re
@@ -44,6 +45,7 @@ _supervisor.Patience = lambda: Patience({})
 sys.exit(main(sys.argv[1:]))
 """
 _LONG = 180.0  # seconds after which something hangs, however busy the machine is
+_REST = 0.002  # seconds
 _BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 1.0, 1.0, 1.0]}]})
 
 
@@ -143,7 +145,7 @@ def serving(
 
 
 class Clients:
-    """Threads that ask model `m` on connections that stay, and try nothing again."""
+    """Threads that ask model `m` on connections that stay, and try nothing again. They rest between two requests: what else goes on needs the CPUs, too."""
 
     def __init__(self, server: Server, number: int = 6) -> None:
         self.answers: list[tuple[float, str]] = []  # when it was asked, by time.monotonic, and which version it is of
@@ -172,6 +174,7 @@ class Clients:
     def _run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=_LONG)
         while not self._stop:
+            time.sleep(_REST)
             try:
                 if connection.sock is None:
                     connection.connect()
@@ -198,6 +201,34 @@ class Clients:
 def models(tmp_path: Path) -> Path:
     put(tmp_path / "models", 1)
     return tmp_path / "models"
+
+
+@pytest.fixture(scope="module")
+def for_many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for tests that leave it as they find it, each with a model of its own: a start takes most of a test's time."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("m", "counted"):
+        (folder / f"{name}.mrt").write_bytes(times(1))
+    for name in ("sum", "lost", "streamed"):
+        (folder / f"{name}.mrt").write_bytes(_tiny.accumulator())
+    options = ("--grpc-port", "0") if importlib.util.find_spec("grpc") else ()
+    with serving(folder, "--shared-memory", *options, workers=3) as server:
+        yield server
+
+
+@pytest.fixture
+def server(for_many: Server) -> Server:
+    """It, when all of its workers are there."""
+    until(lambda: sum(for_many.metric("maas_rt_worker_up").values()) == 3)
+    return for_many
+
+
+def killed(server: Server, worker: int) -> None:
+    """A worker dies, and another takes its place."""
+    restarts = sum(server.metric("maas_rt_worker_restarts_total").values())
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: sum(server.metric("maas_rt_worker_restarts_total").values()) == restarts + 1)
+    until(lambda: server.ask("GET", "/v2/health/ready")[0] == 200)
 
 
 def put(folder: Path, version: int, data: bytes | None = None) -> Path:
@@ -287,51 +318,48 @@ def test_what_one_worker_is_asked_to_change_holds_for_all_and_for_those_that_com
         assert server.everywhere("/v2/models/other/ready")[0] == 200
 
 
-def test_regions_of_shared_memory_are_those_of_all_workers(models: Path) -> None:
+def test_regions_of_shared_memory_are_those_of_all_workers(server: Server) -> None:
     """An object goes to the workers as an open file: one that its client has unlinked by its name is known to those that come later, too."""
     path = Path(f"/dev/shm/maas-rt-test-{secrets.token_hex(8)}")
     where = "/v2/systemsharedmemory/region/r"
     place = {"shared_memory_region": "r", "shared_memory_byte_size": 16}
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": place}
     output = {"name": "y", "parameters": {**place, "shared_memory_offset": 16}}
-    with serving(models, "--shared-memory") as server:
-        try:
-            path.write_bytes(np.arange(4, dtype=np.float32).tobytes() + bytes(16))
-            assert server.ask("POST", f"{where}/register", {"key": "/nope", "byte_size": 32})[0] == 404
-            assert server.ask("POST", f"{where}/register", {"key": path.name, "byte_size": 32})[0] == 200
-            memory = path.open("r+b")
-        finally:
-            path.unlink(missing_ok=True)
+    try:
+        path.write_bytes(np.arange(4, dtype=np.float32).tobytes() + bytes(16))
+        assert server.ask("POST", f"{where}/register", {"key": "/nope", "byte_size": 32})[0] == 404
+        assert server.ask("POST", f"{where}/register", {"key": path.name, "byte_size": 32})[0] == 200
+        memory = path.open("r+b")
+    finally:
+        path.unlink(missing_ok=True)
 
-        def check() -> None:
-            told = [{"name": "r", "key": path.name, "offset": 0, "byte_size": 32, "unlinked": True}]
-            assert server.everywhere(f"{where}/status") == (200, told)
-            for _ in range(16):
-                memory.seek(16)
-                memory.write(bytes(16))
-                memory.flush()
-                found = server.ask("POST", "/v2/models/m/infer", {"inputs": [tensor], "outputs": [output]})
-                assert found[0] == 200 and "data" not in found[1]["outputs"][0], found
-                memory.seek(16)
-                assert np.frombuffer(memory.read(), np.float32).tolist() == [0, 1, 2, 3]
+    def check() -> None:
+        told = [{"name": "r", "key": path.name, "offset": 0, "byte_size": 32, "unlinked": True}]
+        assert server.everywhere(f"{where}/status") == (200, told)
+        for _ in range(16):
+            memory.seek(16)
+            memory.write(bytes(16))
+            memory.flush()
+            found = server.ask("POST", "/v2/models/m/infer", {"inputs": [tensor], "outputs": [output]})
+            assert found[0] == 200 and "data" not in found[1]["outputs"][0], found
+            memory.seek(16)
+            assert np.frombuffer(memory.read(), np.float32).tolist() == [0, 1, 2, 3]
 
-        with memory:
-            check()
-            assert server.ask("POST", f"{where}/register", {"key": "/nope", "byte_size": 32})[0] == 400  # it is there
-            for worker in server.workers():
-                os.kill(worker, signal.SIGKILL)
-                until(lambda worker=worker: worker not in server.workers())
-            until(lambda: server.ask("GET", "/v2/health/ready")[0] == 200)
-            check()
-            assert server.ask("POST", f"{where}/unregister")[0] == 200
-            assert server.everywhere("/v2/systemsharedmemory/status") == (200, [])
-            assert server.ask("POST", "/v2/models/m/infer", {"inputs": [tensor]})[0] == 404
-            # Nobody has the object open any more but this test.
-            name, mine = os.readlink(f"/proc/self/fd/{memory.fileno()}"), [server.process.pid, *server.workers()]
-            links = [
-                os.readlink(each) for pid in mine for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()
-            ]
-            assert name not in links and any("socket:" in each for each in links)
+    with memory:
+        check()
+        assert server.ask("POST", f"{where}/register", {"key": "/nope", "byte_size": 32})[0] == 400  # it is there
+        for worker in server.workers():
+            os.kill(worker, signal.SIGKILL)
+            until(lambda worker=worker: worker not in server.workers())
+        until(lambda: server.ask("GET", "/v2/health/ready")[0] == 200)
+        check()
+        assert server.ask("POST", f"{where}/unregister")[0] == 200
+        assert server.everywhere("/v2/systemsharedmemory/status") == (200, [])
+        assert server.ask("POST", "/v2/models/m/infer", {"inputs": [tensor]})[0] == 404
+        # Nobody has the object open any more but this test.
+        name, mine = os.readlink(f"/proc/self/fd/{memory.fileno()}"), [server.process.pid, *server.workers()]
+        links = [os.readlink(each) for pid in mine for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()]
+        assert name not in links and any("socket:" in each for each in links)
 
 
 def test_versions_change_under_load_in_all_workers(models: Path) -> None:
@@ -469,21 +497,31 @@ def test_a_worker_that_cannot_follow_is_told_of_and_another_takes_its_place(mode
         assert server.everywhere("/v2/models/large/ready")[0] == 200 and leader in server.workers()
 
 
-def test_statistics_are_sums(models: Path) -> None:
-    with serving(models, workers=3) as server:
-        for _ in range(24):
-            assert server.ask("POST", "/v2/models/m/infer", json.loads(_BODY))[0] == 200
-        for path in ("m/stats", "m/versions/1/stats", "stats"):
-            (told,) = server.everywhere(f"/v2/models/{path}")[1]["model_stats"]
-            assert (told["inference_count"], told["execution_count"]) == (24, 24)
-            assert told["inference_stats"]["success"]["count"] == 24 and told["inference_stats"]["success"]["ns"] > 0
-            (batch,) = told["batch_stats"]
-            assert batch["batch_size"] == 1 and batch["compute_infer"]["count"] == 24
-        os.kill(server.workers()[1], signal.SIGSTOP)  # who waits for a worker that dies is told the rest
-        asked = threading.Thread(target=server.everywhere, args=("/v2/models/m/stats",))
-        os.kill(server.workers()[1], signal.SIGKILL)
-        asked.start(), asked.join()
-        assert server.ask("GET", "/v2/models/m/stats")[0] == 200
+def test_statistics_are_sums(server: Server) -> None:
+    for _ in range(24):
+        assert server.ask("POST", "/v2/models/counted/infer", json.loads(_BODY))[0] == 200
+    for path in ("counted/stats", "counted/versions/1/stats", "stats"):
+        found = server.everywhere(f"/v2/models/{path}")[1]["model_stats"]
+        (told,) = (each for each in found if each["name"] == "counted")
+        assert (told["inference_count"], told["execution_count"]) == (24, 24)
+        assert told["inference_stats"]["success"]["count"] == 24 and told["inference_stats"]["success"]["ns"] > 0
+        (batch,) = told["batch_stats"]
+        assert batch["batch_size"] == 1 and batch["compute_infer"]["count"] == 24
+    victim = server.workers()[1]
+    os.kill(victim, signal.SIGSTOP)  # who waits for a worker that dies is told the rest
+    told: list[int] = []
+
+    def look() -> None:
+        with suppress(OSError, http.client.HTTPException):  # it was the one that was asked
+            told.append(server.ask("GET", "/v2/models/counted/stats")[0])
+
+    asking = [threading.Thread(target=look) for _ in range(6)]
+    for each in asking:
+        each.start()
+    killed(server, victim)
+    for each in asking:
+        each.join()
+    assert set(told) == {200}
 
 
 def test_statistics_are_added_up_by_version_and_batch_size() -> None:
@@ -552,28 +590,27 @@ def test_limits_of_a_client_are_those_of_all_workers(models: Path) -> None:
         assert sorted(told) == [200] * 6 + [429] * 18
 
 
-def test_connections_are_spread(models: Path) -> None:
-    with serving(models) as server:
-        workers = server.workers()
-        before = [_sockets(each) for each in workers]
-        connections = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(32)]
-        for each in connections:
-            each.connect()
-        until(lambda: sum(map(_sockets, workers)) - sum(before) == 32)
-        assert min(_sockets(each) - was for each, was in zip(workers, before)) >= 4
-        for each in connections:
-            each.close()
+def test_connections_are_spread(server: Server) -> None:
+    workers = server.workers()
+    before = [_sockets(each) for each in workers]
+    connections = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(32)]
+    for each in connections:
+        each.connect()
+    until(lambda: sum(map(_sockets, workers)) - sum(before) == 32)
+    assert min(_sockets(each) - was for each, was in zip(workers, before)) >= 4
+    for each in connections:
+        each.close()
 
 
 def _sockets(pid: int) -> int:
     return sum(os.readlink(each).startswith("socket:") for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def _step(server: Server, identifier: int | str, value: float = 1.0, **more: Any) -> tuple[int, Any]:
+def _step(server: Server, identifier: int | str, model: str = "sum", **more: Any) -> tuple[int, Any]:
     """A request of a sequence, on a connection of its own: the status, and the sum so far or why there is none."""
-    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [value] * 4}]
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0] * 4}]
     parameters = {"sequence_id": identifier, **more}
-    status, document = server.ask("POST", "/v2/models/sum/infer", {"inputs": inputs, "parameters": parameters})
+    status, document = server.ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs, "parameters": parameters})
     return status, document["outputs"][0]["data"][0] if status == 200 else document["error"]
 
 
@@ -584,48 +621,54 @@ def sums(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_requests_of_a_sequence_come_to_the_worker_that_holds_it(sums: Path) -> None:
-    with serving(sums, workers=3) as server:
-        assert "sequence" in server.everywhere("/v2")[1]["extensions"]
-        names: list[int | str] = [*range(1, 13), *(f"s{number}" for number in range(12))]
+def test_requests_of_a_sequence_come_to_the_worker_that_holds_it(server: Server) -> None:
+    assert "sequence" in server.everywhere("/v2")[1]["extensions"]
+    names: list[int | str] = [*range(1, 13), *(f"s{number}" for number in range(12))]
+    for name in names:
+        assert _step(server, name, sequence_start=True) == (200, 11.0)
+    for turn in range(2, 5):
         for name in names:
-            assert _step(server, name, sequence_start=True) == (200, 11.0)
-        for turn in range(2, 5):
-            for name in names:
-                assert _step(server, name) == (200, 10.0 + turn)
-        for name in names:
-            assert _step(server, name, sequence_end=True) == (200, 15.0)
-            status, why = _step(server, name)
-            assert status == 400 and "has not begun, has ended or was idle too long" in why
-        asked, refused = 5 * len(names), len(names)
-        (told,) = server.everywhere("/v2/models/sum/stats")[1]["model_stats"]
-        assert told["execution_count"] == told["inference_stats"]["success"]["count"] == asked
-        assert told["inference_stats"]["fail"]["count"] == refused
-        assert sum(server.metric("maas_rt_requests_total").values()) == asked + refused
-        assert sum(server.metric("maas_rt_errors_total").values()) == refused
-        assert sum(server.metric("maas_rt_batch_size_count").values()) == asked
-        assert sum(server.metric("maas_rt_requests_in_flight").values()) == 0
-        assert server.end() == 0
+            assert _step(server, name) == (200, 10.0 + turn)
+    for name in names:
+        assert _step(server, name, sequence_end=True) == (200, 15.0)
+        status, why = _step(server, name)
+        assert status == 400 and "has not begun, has ended or was idle too long" in why
+    asked, refused = 5 * len(names), len(names)
+    (told,) = server.everywhere("/v2/models/sum/stats")[1]["model_stats"]
+    assert told["execution_count"] == told["inference_stats"]["success"]["count"] == asked
+    assert told["inference_stats"]["fail"]["count"] == refused
+    for name, number in (
+        ("requests_total", asked + refused),
+        ("errors_total", refused),
+        ("batch_size_count", asked),
+        ("requests_in_flight", 0),
+    ):
+        samples = server.metric(f"maas_rt_{name}")
+        assert sum(value for labels, value in samples.items() if 'model="sum"' in labels) == number, (name, samples)
 
 
-def test_a_sequence_goes_with_its_worker_and_is_never_another_one(sums: Path) -> None:
-    with serving(sums) as server:
-        names = list(range(1, 33))
-        for name in names:
-            assert _step(server, name, sequence_start=True) == (200, 11.0)
-        os.kill(server.workers()[1], signal.SIGKILL)
-        until(lambda: sum(server.metric("maas_rt_worker_restarts_total").values()) == 1)
-        told = {name: _step(server, name) for name in names}
-        lost = [name for name, (status, _) in told.items() if status == 400]
-        assert 0 < len(lost) < len(names)
-        assert all("has not begun, has ended or was idle too long" in told[name][1] for name in lost)
-        assert all(told[name] == (200, 12.0) for name in names if name not in lost)
-        for name in lost:
-            until(lambda name=name: _step(server, name, sequence_start=True) == (200, 11.0))  # 503 until it is back
-        assert all(_step(server, name) == (200, 12.0 if name in lost else 13.0) for name in names)
-        os.kill(server.workers()[0], signal.SIGKILL)
-        until(lambda: sum(server.metric("maas_rt_worker_up").values()) == 2)
-        assert all(_step(server, name)[0] == (200 if name in lost else 400) for name in names)
+def test_a_sequence_goes_with_its_worker_and_is_never_another_one(server: Server) -> None:
+    def step(name: int, **more: Any) -> tuple[int, Any]:
+        return _step(server, name, "lost", **more)
+
+    names = list(range(1, 33))
+    for name in names:
+        assert step(name, sequence_start=True) == (200, 11.0)
+    restarts = sum(server.metric("maas_rt_worker_restarts_total").values())
+    first, *_, last = server.workers()
+    os.kill(last, signal.SIGKILL)
+    until(lambda: sum(server.metric("maas_rt_worker_restarts_total").values()) == restarts + 1)
+    told = {name: step(name) for name in names}  # while it is away, most likely
+    lost = [name for name, (status, _) in told.items() if status == 400]
+    assert 0 < len(lost) < len(names)
+    assert all("has not begun, has ended or was idle too long" in told[name][1] for name in lost)
+    assert all(told[name] == (200, 12.0) for name in names if name not in lost)
+    for name in lost:
+        until(lambda name=name: step(name, sequence_start=True) == (200, 11.0))  # 503 until it is back
+    assert all(step(name) == (200, 12.0 if name in lost else 13.0) for name in names)
+    killed(server, first)
+    again = [name for name in names if step(name)[0] == 400]
+    assert again and not set(again) & set(lost)
 
 
 def test_an_end_loses_no_request_of_a_sequence(sums: Path) -> None:
@@ -689,12 +732,12 @@ def _asked(server: Server, name: int) -> tuple[int, Any]:
         return 0, repr(error)
 
 
-def test_sequences_in_a_stream_of_grpc(sums: Path) -> None:
+def test_sequences_in_a_stream_of_grpc(server: Server) -> None:
     grpc = pytest.importorskip("grpc", reason="the extra grpc is not installed")
     from maas_rt.service._grpc_messages import INFERENCE, MESSAGES
 
     def request(name: int, **more: bool) -> bytes:
-        message = MESSAGES["ModelInferRequest"](model_name="sum", id=str(name))
+        message = MESSAGES["ModelInferRequest"](model_name="streamed", id=str(name))
         message.parameters["sequence_id"].int64_param = name
         for key, value in more.items():
             message.parameters[key].bool_param = value
@@ -703,28 +746,27 @@ def test_sequences_in_a_stream_of_grpc(sums: Path) -> None:
         return bytes(message.SerializeToString())
 
     names = range(1, 9)
-    with serving(sums, "--grpc-port", "0") as server:
-        until(lambda: any("(gRPC)" in line for line in server.lines))
-        (port,) = re.findall(r"grpc://127.0.0.1:(\d+)", "".join(server.lines))
-        asked = [request(name, sequence_start=True) for name in names]
-        asked += [request(name) for _ in range(6) for name in names]
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            told = list(channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")(iter(asked), timeout=_LONG))
-            answers = [MESSAGES["ModelStreamInferResponse"].FromString(each) for each in told]
-            one = channel.unary_unary(f"/{INFERENCE}/ModelInfer")
-            lasts = [one(request(name, sequence_end=True), timeout=_LONG) for name in names]
-            with pytest.raises(grpc.RpcError) as caught:
-                one(request(3), timeout=_LONG)
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "has not begun" in caught.value.details()
-        for name in names:
-            own = [each.infer_response for each in answers if each.infer_response.id == str(name)]
-            sums_so_far = [np.frombuffer(each.raw_output_contents[0], np.float32)[0] for each in own]
-            assert sums_so_far == [11.0 + turn for turn in range(7)]
-        found = [MESSAGES["ModelInferResponse"].FromString(each).raw_output_contents[0] for each in lasts]
-        assert all(np.frombuffer(each, np.float32)[0] == 18.0 for each in found)
+    until(lambda: any("(gRPC)" in line for line in server.lines))
+    (port,) = re.findall(r"grpc://127.0.0.1:(\d+)", "".join(server.lines))
+    asked = [request(name, sequence_start=True) for name in names]
+    asked += [request(name) for _ in range(6) for name in names]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        told = list(channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")(iter(asked), timeout=_LONG))
+        answers = [MESSAGES["ModelStreamInferResponse"].FromString(each) for each in told]
+        one = channel.unary_unary(f"/{INFERENCE}/ModelInfer")
+        lasts = [one(request(name, sequence_end=True), timeout=_LONG) for name in names]
+        with pytest.raises(grpc.RpcError) as caught:
+            one(request(3), timeout=_LONG)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "has not begun" in caught.value.details()
+    for name in names:
+        own = [each.infer_response for each in answers if each.infer_response.id == str(name)]
+        sums_so_far = [np.frombuffer(each.raw_output_contents[0], np.float32)[0] for each in own]
+        assert sums_so_far == [11.0 + turn for turn in range(7)]
+    found = [MESSAGES["ModelInferResponse"].FromString(each).raw_output_contents[0] for each in lasts]
+    assert all(np.frombuffer(each, np.float32)[0] == 18.0 for each in found)
 
 
-def test_grpc_is_answered_by_all_workers(models: Path) -> None:
+def test_grpc_is_answered_by_all_workers(server: Server, models: Path) -> None:
     grpc = pytest.importorskip("grpc", reason="the extra grpc is not installed")
     health = pytest.importorskip("grpc_health.v1.health_pb2_grpc", reason="grpcio-health-checking is not installed")
     from grpc_health.v1.health_pb2 import HealthCheckRequest
@@ -735,17 +777,12 @@ def test_grpc_is_answered_by_all_workers(models: Path) -> None:
             found: int = health.HealthStub(channel).Check(HealthCheckRequest(), timeout=_LONG).status
             return found
 
-    with serving(models, "--grpc-port", "0") as server:
-        until(lambda: any("(gRPC)" in line for line in server.lines))
-        (port,) = re.findall(r"grpc://127.0.0.1:(\d+)", "".join(server.lines))
-        assert {status(int(port)) for _ in range(8)} == {1}
-        victim = server.workers()[0]
-        os.kill(victim, signal.SIGKILL)
-        until(lambda: sum(server.metric("maas_rt_worker_restarts_total").values()) == 1)
-        until(lambda: sum(server.metric("maas_rt_worker_up").values()) == 2)
-        assert {status(int(port)) for _ in range(8)} == {1}
-        assert main(["serve", str(models), "--port", "0", "--host", "127.0.0.1", "--grpc-port", port, "--check"]) == 1
-        assert server.end() == 0
+    until(lambda: any("(gRPC)" in line for line in server.lines))
+    (port,) = re.findall(r"grpc://127.0.0.1:(\d+)", "".join(server.lines))
+    assert {status(int(port)) for _ in range(8)} == {1}
+    killed(server, server.workers()[0])
+    assert {status(int(port)) for _ in range(8)} == {1}
+    assert main(["serve", str(models), "--port", "0", "--host", "127.0.0.1", "--grpc-port", port, "--check"]) == 1
 
 
 @pytest.mark.skipif(
