@@ -121,7 +121,8 @@ class Message {
           raw_.push_back(field.value);
           continue;
         }
-        if (field.number == kId) {
+        if (field.number == kId) {  // each of them, if there are several
+          if (!is_plain(field.value)) return false;
           id_ = field.value;
           continue;
         }
@@ -134,7 +135,7 @@ class Message {
         outline_.append(field.whole);
       }
     }
-    return is_plain(id_) && is_plain(model_) && is_plain(version_);
+    return is_plain(model_) && is_plain(version_);
   }
   bool look_for_contents(std::string_view input) {
     const char* at = input.data();

@@ -279,6 +279,8 @@ def test_what_is_not_prepared() -> None:
     for data in (b"\x0a\x7f", b"\x0b", b"\x00", b"\x0a", b"\xff" * 11, infer("é").SerializeToString()):
         assert _native.Message.read(data) is None
     assert _native.Message.read(infer("m", name="x" * 2000).SerializeToString()) is None
+    for data in (b"\x1a\x01\xff\x1a\x01a", b"\x1a\x01a\x1a\x02\xc3\xa9"):  # two ids, of which protobuf reads both
+        assert _native.Message.read(infer("m").SerializeToString() + data) is None
 
 
 def _learned(version: Version, data: bytes) -> tuple[Any, InferResponse]:
