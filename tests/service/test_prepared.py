@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -272,6 +273,22 @@ def test_a_run_stops_in_time() -> None:
     exchange = prepared.read(bytes(16), 0, [])
     with pytest.raises(maas_rt.DeadlineExceededError):
         exchange.run(time.monotonic_ns() + 10**7)
+
+
+def test_an_exchange_outlives_all_that_it_came_from() -> None:
+    served = _served(_tiny.mlp())
+    inputs = [("x", "float32", [1, 16], "input 'x'", True, 64)]
+    prepared = _native.Prepared(
+        served.model, b'{"outputs":[', inputs, [("y", "float32", True, b'{"name":"y","shape":[')]
+    )
+    exchange, dropped = (prepared.read(bytes(64), 0, []) for _ in range(2))
+    for each in (exchange, dropped):
+        each.run(time.monotonic_ns() + 10**9)
+    del served, prepared, each
+    gc.collect()
+    body, length = exchange.body()
+    assert length is not None and len(body) - length == 32
+    del exchange, dropped  # of which one has its results still
 
 
 def test_what_was_met_and_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
