@@ -114,6 +114,16 @@ class _EveryKey(OpRun):  # type: ignore[misc]
         return super()._run(q, k, v, attn_mask, past_key, *rest, **attributes)
 
 
+class _RawProducts(OpRun):  # type: ignore[misc]
+    """The products that mode 0 gives are those before the softcap; the reference gives what it has made of them."""
+
+    def _run(self, *inputs: Any, **attributes: Any) -> Any:
+        results = super()._run(*inputs, **attributes)
+        if not attributes.get("softcap") or attributes.get("qk_matmul_output_mode"):
+            return results
+        return (*results[:3], super()._run(*inputs, **{**attributes, "softcap": None})[3])
+
+
 class _OwnLengths(OpRun):  # type: ignore[misc]
     """Recurrent layers took each sequence for as long as the longest. One without a step ends with 0, as in ONNX Runtime."""
 
@@ -151,7 +161,7 @@ class _Inverting(OpRun):  # type: ignore[misc]
 # What is wrong, what puts it right, and the operator set from which it is right by itself.
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
     (_CommonQuantizeLinear, _Saturating, math.inf), (_CommonQuantizeLinear, _Shifting, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
-    (Attention, _EveryKey, 24), (DynamicQuantizeLinear, _OfNoRange, math.inf),
+    (Attention, _EveryKey, 24), (Attention, _RawProducts, math.inf), (DynamicQuantizeLinear, _OfNoRange, math.inf),
     (_CommonDequantizeLinear, _Centring, math.inf), (Pow, _Inverting, math.inf),
     *((layer, _OwnLengths, math.inf) for layer in (CommonGRU, CommonLSTM, CommonRNN)),
 )  # fmt: skip

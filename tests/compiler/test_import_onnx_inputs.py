@@ -367,3 +367,41 @@ def test_extents_that_are_reduced_over_no_axes_stay() -> None:
     nodes = [node("Shape", "x", "s"), node("ReduceProd", "s", "y", noop_with_empty_axes=1)]
     program = maas_rt.load(compile_model(model(nodes, {"x": (F, ["a", "b", 5])}, ["y"])).to_bytes(), threads=1)
     assert program.run({"x": floats(2, 3, 5)})["y"].tolist() == [2, 3, 5]
+
+
+@pytest.mark.parametrize("dtype", [F, I64, TensorProto.BOOL])
+@pytest.mark.parametrize("op", ["If", "Loop", "body"])
+@pytest.mark.parametrize("const", [False, True])
+def test_conditions_are_one_bool(dtype: int, op: str, const: bool) -> None:
+    """Of another type, or several, one is refused: what is not 0 is no truth in ONNX."""
+    dims = [2] if dtype == TensorProto.BOOL else []
+    value = np.ones(dims, helper.tensor_dtype_to_np_dtype(dtype))
+    given: dict[str, Any] = {"n": (I64, []), "x": (F, [3])} | ({} if const else {"c": (dtype, dims)})
+    branch = helper.make_graph([node("Neg", "x", "b")], "branch", [], [helper.make_tensor_value_info("b", F, [3])])
+    if op == "If":
+        nodes = [node("If", "c", "y", then_branch=branch, else_branch=branch)]
+    else:
+        outer = "c" if op == "Loop" else ""
+        infos = [
+            helper.make_tensor_value_info(k, *t)
+            for k, t in {"i": (I64, []), "k": (TensorProto.BOOL, []), "v": (F, [3])}.items()
+        ]
+        results = [
+            helper.make_tensor_value_info(
+                "c" if op == "body" else "k", dtype if op == "body" else TensorProto.BOOL, None
+            )
+        ]
+        results.append(helper.make_tensor_value_info("w", F, [3]))
+        nodes = [node("Loop", "n c x", "y", body=helper.make_graph([node("Neg", "v", "w")], "body", infos, results))]
+        nodes[0].input[1] = outer
+    proto = model(nodes, given, ["y"], {"c": value} if const else {})
+    with pytest.raises(CompileError, match="expected one bool|expected bool"):
+        compile_model(proto, verify=False)
+
+
+def test_the_precision_of_a_quotient_is_a_float() -> None:
+    quotient = node("QuantizeLinear", "x s z", "y", precision=int(TensorProto.UINT16))
+    constants = {"s": np.array(0.5, np.float32), "z": np.array(0, np.int16)}
+    proto = model([quotient], {"x": (F, [2])}, ["y"], constants, opset=25)
+    with pytest.raises(CompileError, match="precision uint16, expected a floating-point type"):
+        compile_model(proto)

@@ -434,3 +434,11 @@ def test_the_reference_knows_negative_powers_of_integers() -> None:
     model = _model([node], [_info("x", [5], TensorProto.INT32)], [_info("y", [5], TensorProto.INT32)], powers)
     found = compile(model, {"x": np.array([3, 0, 1, -1, 2], "int32")}).manifest["verified"]
     assert found["status"] == "passed" and found["reference"].startswith("onnx.reference")
+
+
+def test_the_reference_gives_products_as_they_were_before_the_softcap() -> None:
+    """Mode 0 of Attention's last output."""
+    node = helper.make_node("Attention", ["q", "q", "q"], ["y", "", "", "p"], softcap=0.5)
+    model = _model([node], [_info("q", [1, 2, 3, 4])], [_info("y", [1, 2, 3, 4]), _info("p", [1, 2, 3, 3])], opset=24)
+    verified = compile(model).manifest["verified"]
+    assert verified["status"] == "passed" and verified["max_relative_error"] < 1e-5

@@ -27,9 +27,18 @@ _MAX_UNROLLED = 20_000  # nodes
 _MAX_BATCH = 64  # of a Scan whose sequences are scanned one by one
 
 
+def _truth(n: Node, value: Value) -> Value:
+    """A condition, checked: one bool."""
+    count = n.math.product(value.shape)
+    if not value.poison and (value.dtype != "bool" or (isinstance(count, int) and count != 1)):
+        shape = [str(d) for d in value.shape]
+        raise n.broken(f"has a condition of type {value.dtype} and shape [{', '.join(shape)}], expected one bool")
+    return value
+
+
 @op("If", since=_IF)
 def if_(n: Node) -> Any:
-    condition = n.value(0)
+    condition = _truth(n, n.value(0))
     branches = (n.attr("then_branch"), n.attr("else_branch"))
     if condition.const is not None:
         taken = bool(condition.const.reshape(-1)[0])
@@ -163,7 +172,7 @@ def loop(n: Node) -> Any:
     """body(i, condition, carried...) -> (condition, carried..., scanned...): unrolled where it is short and its end is known."""
     body: onnx.GraphProto = n.attr("body")
     trips: Value | None = n.value(0) if n.has(0) else None
-    condition: Value = n.value(1) if n.has(1) else Value.of_array(np.array(True))
+    condition = _truth(n, n.value(1)) if n.has(1) else Value.of_array(np.array(True))
     carried = [v for v in n.inputs[2:] if v is not None]
     if len(carried) != len(n.inputs[2:]):
         raise n.broken("lacks a carried value")
@@ -225,7 +234,7 @@ def _run_loop(
         changed = [_of_rank(n, results[1 + k], carried[k].rank, body.output[1 + k]) for k in places]
         shapes = _declared_shapes(body)[1:]
         kept = [d for k, d in enumerate(shapes[: len(carried)]) if k not in not_carried]
-        return Results(results[0], changed, results[1 + len(carried) :], kept, shapes[len(carried) :])
+        return Results(_truth(n, results[0]), changed, results[1 + len(carried) :], kept, shapes[len(carried) :])
 
     always_true = condition.const is not None and bool(condition.const.reshape(-1)[0])
     extent: Dim | None = None
@@ -281,7 +290,7 @@ def _unrolled(
             results = n.subgraph(body, [number, condition, *carried], str(done))
         if any(v.poison for v in results):
             return [Value("float32", (), poison=True) for _ in n.proto.output]
-        condition, carried = results[0], results[1 : 1 + len(carried)]
+        condition, carried = _truth(n, results[0]), results[1 : 1 + len(carried)]
         for store, v in zip(scanned, results[1 + len(carried) :], strict=True):
             store.append(v)
         done += 1

@@ -164,6 +164,8 @@ def quantize_linear(n: Node) -> Any:
         return n.emit(relax.op.quantize(x, *known, axis=-1, out_dtype=dtype))
     scale = _parameter(n, x, decode(n, n.x(1), n.dtype(1)), axis, block)
     precision = n.dtype_attr("precision") if n.int_attr("precision", 0) else ""
+    if precision not in ("", "float64", "float32", "float16", "bfloat16"):
+        raise n.broken(f"divides in precision {precision}, expected a floating-point type")
     if is_code(dtype):
         return _quantize_float(n, x, scale, axis, block, precision, dtype)
     zero = constant(np.zeros((), STORED.get(dtype, dtype)))
