@@ -49,9 +49,14 @@ class Fleet:
         return self.all[0]
 
     def states(self) -> dict[str, State]:
-        """Those of all, which are the same."""
-        (found,) = {tuple(sorted(_states(each).items(), key=str)) for each in self.all}
-        return dict(found)
+        """Those of all, when the others have followed the leader."""
+        end = time.monotonic() + 60
+        while True:
+            found = [_states(each) for each in self.all]
+            if all(each == found[0] for each in found):
+                return found[0]
+            assert time.monotonic() < end, found
+            time.sleep(0.005)
 
     def close(self) -> None:
         assert all(each.close(10) for each in self.all)

@@ -590,16 +590,17 @@ def test_limits_of_a_client_are_those_of_all_workers(models: Path) -> None:
         assert sorted(told) == [200] * 6 + [429] * 18
 
 
-def test_connections_are_spread(server: Server) -> None:
-    workers = server.workers()
-    before = [_sockets(each) for each in workers]
-    connections = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(32)]
-    for each in connections:
-        each.connect()
-    until(lambda: sum(map(_sockets, workers)) - sum(before) == 32)
-    assert min(_sockets(each) - was for each, was in zip(workers, before)) >= 4
-    for each in connections:
-        each.close()
+def test_connections_are_spread(models: Path) -> None:
+    with serving(models) as server:
+        workers = server.workers()
+        before = [_sockets(each) for each in workers]
+        connections = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(32)]
+        for each in connections:
+            each.connect()
+        until(lambda: sum(map(_sockets, workers)) - sum(before) == 32)
+        assert min(_sockets(each) - was for each, was in zip(workers, before)) >= 4
+        for each in connections:
+            each.close()
 
 
 def _sockets(pid: int) -> int:
