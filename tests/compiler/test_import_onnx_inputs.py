@@ -405,3 +405,32 @@ def test_the_precision_of_a_quotient_is_a_float() -> None:
     proto = model([quotient], {"x": (F, [2])}, ["y"], constants, opset=25)
     with pytest.raises(CompileError, match="precision uint16, expected a floating-point type"):
         compile_model(proto)
+
+
+def test_attributes_of_what_has_no_element_are_checked() -> None:
+    for keepdims, words in ((11, "attribute 'keepdims' is 11, expected 0 or 1"), (1, "")):
+        reduced = node("ReduceSum", "x axes", "y", keepdims=keepdims)
+        proto = model([reduced], {"x": (F, [2, 0, 4])}, ["y"], {"axes": np.array([0])})
+        if words:
+            with pytest.raises(CompileError, match=words):
+                compile_model(proto)
+        else:
+            assert maas_rt.load(compile_model(proto).to_bytes(), threads=1).outputs[0].shape == (1, 0, 4)
+
+
+@pytest.mark.parametrize("dims", [[2, 3, 7], [1, 2, 5, 6], [1, 2, 4, 5, 3]])
+@pytest.mark.parametrize("storage_order", [0, 1])
+def test_of_equal_maxima_the_first_row_counts(dims: list[int], storage_order: int) -> None:
+    """In either order of storage, as the reference and ONNX Runtime have it; column-major positions: the first spatial axis is the quickest."""
+    x = np.random.default_rng(4).integers(0, 3, dims).astype(np.float32)
+    kernel = [2] * (len(dims) - 2)
+    pool = node("MaxPool", "x", "y z", kernel_shape=kernel, strides=kernel, storage_order=storage_order)
+    got = maas_rt.load(
+        compile_model(model([pool], {"x": (F, dims)}, ["y", "z"]), verify=False).to_bytes(), threads=1
+    ).run({"x": x})
+    for at in np.ndindex(*got["z"].shape):
+        window = tuple(slice(2 * i, 2 * i + 2) for i in at[2:])
+        inner = np.unravel_index(int(x[at[:2]][window].argmax()), x[at[:2]][window].shape)
+        place = [2 * i + k for i, k in zip(at[2:], inner)]
+        flat = np.ravel_multi_index(place, dims[2:], order="F" if storage_order else "C")
+        assert got["z"][at] == (at[0] * dims[1] + at[1]) * np.prod(dims[2:]) + flat

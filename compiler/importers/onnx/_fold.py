@@ -14,7 +14,7 @@ from onnx import helper
 from ._node import Node
 from ._values import DTYPES, onnx_dtype
 
-__all__ = ["fold"]
+__all__ = ["check_flags", "fold"]
 
 # Operators that are cheap for their output's size and whose reference implementation is exact. What is left out is
 # converted like any other node and folded, if at all, with the generated code's own arithmetic.
@@ -32,6 +32,12 @@ _MAX_ELEMENTS = 1 << 26
 _MAX_PRODUCTS = 1 << 32  # of a matrix product
 
 
+def check_flags(node: Node) -> None:
+    """Refuse what is neither 0 nor 1, whichever way the node is taken."""
+    for name in filter(node.has_attr, _FLAGS):
+        node.flag(name)
+
+
 def fold(node: Node) -> list[npt.NDArray[Any]] | None:
     """The node's results, or None if it is better converted. Raises ValueError if the reference refuses the node."""
     if node.op not in _FOLDABLE or node.proto.domain not in ("", "ai.onnx") or _grows(node):
@@ -43,8 +49,6 @@ def fold(node: Node) -> list[npt.NDArray[Any]] | None:
         return None
     if node.op == "OneHot" and (arrays[1] is None or arrays[1].size != 1 or arrays[1].reshape(-1)[0] < 0):
         raise ValueError("its depth is not one number of at least 0")
-    for name in filter(node.has_attr, _FLAGS):
-        node.flag(name)
     try:
         outputs = _evaluate(node, arrays)
     except (

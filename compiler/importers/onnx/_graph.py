@@ -25,7 +25,7 @@ from ._dims import AmbiguousDims, ShapeMath, UndecidedDims
 from ._emit import Emitter, cited_name
 from ._empty import empty_results
 from ._errors import Broken, Refused, broken_model
-from ._fold import fold
+from ._fold import check_flags, fold
 from ._load import MAX_NODES
 from ._moved_strings import MOVES_STRINGS, by_position
 from ._node import Node
@@ -183,6 +183,8 @@ class Graph(Emitter):
                 raise Refused(_no_converter(domain, proto.op_type, version))
             return None
         node = Node(self, scope, bind_attributes(proto, scope.attributes), version, opset, place, inputs)
+        if domain == "":
+            check_flags(node)
         known = empty_results(node.proto, opset, place, node.inputs)
         if known is None:
             known = self._fold(node)

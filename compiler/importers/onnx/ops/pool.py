@@ -105,29 +105,38 @@ def max_pool(n: Node) -> Any:
         return te.compute(extents, element, name="max_pool")
 
     def positions(t: Any, top: Any, extents: Any, first: Any) -> Any:
-        # The smallest flat position in the tensor that holds the window's maximum.
+        # The smallest flat position in the tensor that holds the window's maximum, rows before columns: of equal ones the first.
         ks = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(kernel)]
 
         def element(b: Any, c: Any, *at: Any) -> Any:
             inside, where = place(t, at, ks, first)
             flat: Any = imm(0, "int64")
-            order = range(len(where))[::-1] if column else range(len(where))
-            for a in order:
-                flat = flat * t.shape[2 + a] + where[a]
-            area: Any = imm(1, "int64")
-            for a in range(len(where)):
-                area = area * t.shape[2 + a]
-            flat = (b * t.shape[1] + c) * area + flat
-            far = tirx.max_value("int64")
-            hit = tirx.all(inside, tirx.if_then_else(inside, t(b, c, *where), lowest(dtype)) == top(b, c, *at))
-            return te.min(tirx.if_then_else(hit, flat, far), axis=ks)
+            for i, extent in zip([b, c, *where], t.shape):
+                flat = flat * extent + i
+            value, most = tirx.if_then_else(inside, t(b, c, *where), lowest(dtype)), top(b, c, *at)
+            same = tirx.any(value == most, tirx.all(is_nan(value), is_nan(most))) if is_float(dtype) else value == most
+            return te.min(tirx.if_then_else(tirx.all(inside, same), flat, tirx.max_value("int64")), axis=ks)
 
         return te.compute(extents, element, name="max_pool_positions")
+
+    def by_column(found: Any, t: Any) -> Any:
+        """The same positions where the first spatial axis counts quickest."""
+
+        def element(*at: Any) -> Any:
+            rest, flat = found(*at), imm(0, "int64")
+            for extent in t.shape[:1:-1]:  # the last axis first, as it is cut off
+                flat, rest = flat * extent + tirx.floormod(rest, extent), tirx.floordiv(rest, extent)
+            for extent in t.shape[2:]:
+                rest = rest * extent
+            return rest + flat
+
+        return te.compute(found.shape, element, name="by_column")
 
     y = n.te(body, x, shape_expr(shape), shape_expr(before))
     if not indices:
         return y
-    return [y, n.te(positions, x, y, shape_expr(shape), shape_expr(before), name="max_pool_positions")]
+    found = n.te(positions, x, y, shape_expr(shape), shape_expr(before), name="max_pool_positions")
+    return [y, n.te(by_column, found, x, name="by_column") if column else found]
 
 
 @op("AveragePool", since=[1, 7, 10, 11, 19, 22])
