@@ -12,12 +12,12 @@ import tvm
 from tvm import relax
 
 from ._boundary import boundary
-from ._calibrate import quantized, recipe_of, verify_quantized
 from ._configs import CompileOptions, Progress, TargetSpec
 from ._deep import deep
 from ._memory import gc_frozen, return_memory
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
+from .compress import Quantized, quantized, verify_quantized
 from .importers import ImportedModel
 from .passes import as_reshapes, lowering_passes
 from .plan import LinearPlan, build_plan
@@ -44,12 +44,17 @@ def compile_imported(
     """Everything after import. Raises CompileError and its subclasses; see `maas_rt.compiler.compile`. With `last` the model gives its
     weights away: nothing is compiled from it again."""
     stages = _Stages(_shares(options), progress)
-    mod = stages.run(_QUANTIZE, _quantize, model, options) if _quantizes(options) else model.mod
+    found = stages.run(_QUANTIZE, _quantize, model, options) if _quantizes(options) else None
+    mod = found.mod if found is not None else model.mod
     artifact = _build(model, mod, options, stages)
+    if found is not None:
+        artifact = artifact.with_manifest(recipe=_recipe(options, found))
     if options.verify is not None:
         here = artifact if _runs_here(artifact) else _build_here(model, mod, options)
         del mod  # with `last` its weights are let go
-        artifact = stages.run(_SOURCE_RUNS, _verify, artifact, here, model, options, examples, last)
+        kept = found.kept if found is not None else []
+        del found
+        artifact = stages.run(_SOURCE_RUNS, _verify, artifact, here, model, options, examples, kept, last)
     stages.done()
     return artifact
 
@@ -119,9 +124,15 @@ def _quantizes(options: CompileOptions) -> bool:
     return options.recipe is not None and options.recipe.quantize is not None
 
 
-def _quantize(model: ImportedModel, options: CompileOptions) -> tvm.IRModule:
+def _quantize(model: ImportedModel, options: CompileOptions) -> Quantized:
     """Ranges from a build in float, which is held to the source on the calibration inputs; then the module with them."""
     return quantized(model, options, lambda probed: _build_here(probed, probed.mod, options))
+
+
+def _recipe(options: CompileOptions, found: Quantized) -> dict[str, Any]:
+    """The recipe as the manifest keeps it."""
+    assert options.recipe is not None and options.recipe.quantize is not None
+    return {"version": options.recipe.version, "quantize": found.to_manifest(options.recipe.quantize)}
 
 
 def _lower(
@@ -186,8 +197,6 @@ def _manifest(
     model: ImportedModel, linear: LinearPlan, code: dict[str, bytes], options: CompileOptions, tuning: Tuning | None
 ) -> Artifact:
     artifact = Artifact(linear, code, make_manifest(model, linear.plan, list(code)))
-    if options.recipe is not None and options.recipe.quantize is not None:
-        artifact = artifact.with_manifest(recipe=recipe_of(options.recipe))
     if tuning is not None:
         artifact = artifact.with_manifest(tuning=tuning.to_manifest())
     return artifact
@@ -203,6 +212,7 @@ def _verify(
     model: ImportedModel,
     options: CompileOptions,
     examples: Mapping[str, Any] | None,
+    kept: Sequence[dict[str, Any]],
     last: bool,
 ) -> Artifact:
     """The artifact with what was found in its manifest. Where no target runs on this CPU, a build for it, `here`, is verified in the artifact's
@@ -215,7 +225,7 @@ def _verify(
         if artifact.linear.weights.file is not None:
             return_memory()
     if _quantizes(options):
-        found = verify_quantized(here, model, options, examples)
+        found = verify_quantized(here, model, options, kept, examples)
         return artifact.with_manifest(verified={**found, "status": status})
     report = verify(here, model, tolerances, lambda part: _build_here(part, part.mod, options), examples)
     verified = artifact.with_manifest(verified={**report.to_manifest(model), "status": status})

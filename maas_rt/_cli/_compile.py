@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import InvalidArgumentError
-from ._arrays import Arrays, parse_duration, parse_shape, pluralised, read_npz, same_file
+from ._arrays import Arrays, on_eight_bits, parse_duration, parse_shape, pluralised, read_npz, same_file
 from ._extras import require_compiler
 from ._weights import add_weights_arguments, chosen_weights
 
@@ -60,14 +60,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8",
         nargs="+",
         metavar="CALIBRATION.npz",
-        help="convolutions and matrix products in 8-bit integers, their ranges from these inputs, one set a file",
+        help="convolutions and matrix products in 8-bit integers, their ranges from these inputs: one file with samples along the first "
+        "axis of its arrays, or one set of inputs a file",
     )
     parser.add_argument(
         "--int8-bits",
         type=int,
         choices=(7, 8),
-        default=7,
-        help="of activations: 7 is faster on CPUs without VNNI, 8 more accurate (default: 7)",
+        default=8,
+        help="of activations: 7 is faster on CPUs without VNNI, 8 more accurate (default: 8)",
+    )
+    parser.add_argument(
+        "--int8-method",
+        choices=("minmax", "percentile", "mse", "entropy"),
+        default="minmax",
+        help="how ranges are found; percentile leaves outliers out (default: minmax)",
     )
     parser.add_argument(
         "--int8-tolerance",
@@ -114,8 +121,13 @@ def execute(args: argparse.Namespace) -> int:
     shapes, examples = described_inputs(args)
     recipe = None
     if args.int8:
-        calibration = [read_npz(path) for path in args.int8]
-        int8 = compiler.Int8(calibration, activation_bits=args.int8_bits, tolerance=args.int8_tolerance)
+        sets = [read_npz(path) for path in args.int8]
+        int8 = compiler.Int8(
+            sets[0] if len(sets) == 1 else sets,
+            activation_bits=args.int8_bits,
+            tolerance=args.int8_tolerance,
+            method=args.int8_method,
+        )
         recipe = compiler.Recipe(quantize=int8)
     chosen = {"budget": args.budget, "threads": args.tune_threads, "cache": args.tune_cache}
     given = {key: value for key, value in chosen.items() if value is not None}
@@ -159,6 +171,11 @@ def execute(args: argparse.Namespace) -> int:
             else f"verification {verified['status']}"
         )
     )
+    quantize = (artifact.manifest.get("recipe") or {}).get("quantize")
+    if quantize is not None:
+        print(on_eight_bits(quantize))
+        for note in quantize["notes"]:
+            print(note, file=sys.stderr)
     tuning = artifact.manifest.get("tuning")
     if tuning is not None:
         print(

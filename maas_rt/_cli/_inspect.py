@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import _container, _plan
 from .._errors import DecryptionError, SignatureError
-from ._arrays import pluralised, sized
+from ._arrays import on_eight_bits, pluralised, sized
 from ._opening import add_opening, opening
 
 
@@ -94,8 +94,10 @@ def _text(facts: dict[str, Any]) -> str:
     if quantize:
         lines.append(
             f"recipe    {quantize['kind']}, {quantize['activation_bits']} bits of activations, calibrated on "
-            f"{quantize['calibration_inputs']} inputs"
+            f"{quantize['calibration_inputs']} inputs by {quantize['method']}"
         )
+        lines.append(f"          {on_eight_bits(quantize)}")
+        lines += [f"          {each['name']}: {each['reason']}" for each in quantize["float_layers"]]
     tuning = manifest.get("tuning")
     if tuning:
         lines.append(

@@ -76,13 +76,19 @@ def test_calibration_inputs_are_the_models(name: str) -> None:
         compiled(Recipe(quantize=Int8([{"nothing": images(1)[0]}])))
     bad = images(1)[0]
     bad[0, 0, 0, 0] = np.inf
-    with pytest.raises(maas_rt.CompileError, match="not finite"):
+    with pytest.raises(maas_rt.InvalidArgumentError, match=r"holds inf at \[0, 0, 0, 0\]"):
         compiled(Recipe(quantize=Int8([{name: bad}])), verify=False)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"activation_bits": 6}, "7 or 8"), ({"calibration": []}, "empty"), ({"tolerance": 0.0}, "above 0")],
+    [
+        ({"activation_bits": 6}, "7 or 8"),
+        ({"calibration": []}, "empty"),
+        ({"calibration": {}}, "empty"),
+        ({"tolerance": 0.0}, "above 0"),
+        ({"method": "best"}, "expected one of minmax, percentile, mse, entropy"),
+    ],
 )
 def test_options_are_checked(change: dict[str, Any], words: str) -> None:
     with pytest.raises(maas_rt.InvalidArgumentError, match=words):
@@ -112,3 +118,88 @@ def test_weights_that_the_model_standardizes_are_quantized() -> None:
     inputs = [{"x": rng.standard_normal((1, 3, 9, 9)).astype(np.float32)} for _ in range(2)]
     artifact = compile_model(proto, recipe=Recipe(quantize=Int8(inputs, tolerance=0.05)))
     assert [s.target for block in artifact.linear.plan.blocks for s in block.steps].count("conv2d_u8s8") == 1
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "entropy"])
+def test_every_method_calibrates_from_a_generator(name: str, method: str) -> None:
+    """Read once, by calibration; what is kept of it verifies."""
+    data = ({name: x} for x in images(6))
+    manifest = compiled(Recipe(quantize=Int8(data, method=method))).manifest
+    quantize, verified = manifest["recipe"]["quantize"], manifest["verified"]
+    assert (quantize["method"], quantize["calibration_inputs"], quantize["notes"]) == (method, 6, [])
+    assert verified["runs"] == 7 and min(verified["signal_to_error_db"].values()) > 20
+    assert not next(data, None)
+
+
+def test_a_sample_that_makes_the_others_coarse_is_named(name: str) -> None:
+    samples = images(8)
+    samples[5][1, 2, 3, 4] = 1e4
+    quantize = compiled(Recipe(quantize=Int8([{name: x} for x in samples], tolerance=1.0))).manifest["recipe"][
+        "quantize"
+    ]
+    assert "calibration sample 5 reaches 1e+04" in quantize["notes"][0] and "percentile" in quantize["notes"][0]
+
+
+def test_a_result_that_says_nothing_is_refused_whatever_is_admitted() -> None:
+    """All zeros: the outlier, which is no input of the check, leaves no step for anything else."""
+    x = np.random.default_rng(0).standard_normal((5000, 8)).astype(np.float32)
+    x[1, 0] = 1e6
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 4, bias=False)
+    with pytest.raises(maas_rt.VerificationError, match="as far from the source's as a constant would be"):
+        compile_model(layer, [torch.from_numpy(x[:1])], recipe=Recipe(quantize=Int8(x, tolerance=1e9)))
+    recipe = Recipe(quantize=Int8(x, method="percentile", tolerance=0.5))
+    verified = compile_model(layer, [torch.from_numpy(x[:1])], recipe=recipe).manifest["verified"]
+    assert min(verified["signal_to_error_db"].values()) > 30
+
+
+class Mixed(nn.Module):
+    """Layers of many kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 8)
+        self.line = nn.Conv1d(8, 8, 3, padding=1)
+        self.up = nn.ConvTranspose1d(8, 8, 2, 2)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.few = nn.Conv2d(4, 2, 3, groups=2, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.up(self.line(self.table(ids).transpose(1, 2)))
+        x, _ = self.lstm(x.transpose(1, 2))
+        x = x + (x @ x.transpose(1, 2)).softmax(-1) @ x
+        y = self.few(x.unsqueeze(1).expand(-1, 4, -1, -1))
+        return self.head(x + y.mean(1, keepdim=True)[:, 0])
+
+
+def test_what_stays_in_float_is_named_with_its_reason() -> None:
+    torch.manual_seed(0)
+    ids = np.random.default_rng(0).integers(0, 11, (5, 1, 6))
+    artifact = compile_model(
+        Mixed().eval(), [torch.from_numpy(ids[0])], recipe=Recipe(quantize=Int8(ids, tolerance=1.0))
+    )
+    quantize = artifact.manifest["recipe"]["quantize"]
+    reasons = {(each["kind"], each["reason"]) for each in quantize["float_layers"]}
+    none = "there is no kernel of 8 bits for it"
+    assert reasons >= {
+        ("embedding", none), ("convolution over 1 axis", none), ("transposed convolution", none), ("LSTM", none),
+        ("convolution over 2 axes", "a group has fewer than 4 outputs, or its sums more terms than 32 bits hold"),
+    }  # fmt: skip
+    assert any(kind in ("product", "attention") for kind, _ in reasons)
+    assert quantize["layers"] == 1 and all(each["name"] for each in quantize["float_layers"])
+
+
+def test_a_model_that_is_quantized_already_stays_as_it_is() -> None:
+    scale, zero = np.array(0.02, np.float32), np.array(128, np.uint8)
+    constants = {"s": scale, "z": zero, "w": np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)}
+    nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "d"), node("MatMul", "d w", "y")]
+    proto = model(nodes, {"x": (TensorProto.FLOAT, [1, 8])}, ["y"], constants)
+    data = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    same = compile_model(proto)
+    artifact = compile_model(proto, recipe=Recipe(quantize=Int8(data)))
+    assert artifact.manifest["recipe"]["quantize"]["notes"] == ["the model is quantized already, and stays as it is"]
+    x = {"x": data[:1]}
+    np.testing.assert_array_equal(
+        *(next(iter(maas_rt.load(a.to_bytes(), threads=1).run(x).values())) for a in (artifact, same))
+    )

@@ -134,8 +134,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "model.onnx"
     )
-    for name in "ab":
-        np.savez(folder / f"{name}.npz", input=np.random.default_rng(1).standard_normal((1, 64), np.float32))
+    np.savez(folder / "calib.npz", input=np.random.default_rng(1).standard_normal((20, 64), np.float32))
     return folder
 
 

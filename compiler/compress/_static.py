@@ -1,6 +1,6 @@
 """Static quantization: convolutions and products with constant weights between quantize and dequantize, as QDQ models arrive.
 
-Per-channel symmetric weights of int8, asymmetric activations of uint8 with the ranges that calibration saw (min-max). B. Jacob et al.,
+Per-channel symmetric weights of int8, asymmetric activations of uint8 over the ranges that calibration found. B. Jacob et al.,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018). `lower_quantized` makes
 kernels of them. Activations of 7 bits are capped at 127: then no sum of two products leaves 16 bits, whatever the weights.
 """
@@ -13,26 +13,12 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ._ops import constant, is_f32
-from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
-from .lower_quantized import MAX_DEPTH, conv_contract
+from ..passes._ops import constant
+from ..passes._rewrite import Array, Rewriter, array_of, rewrite
+from ._layers import weight_axis
+from ._ranges import Range
 
 __all__ = ["probed", "quantize_static"]
-
-Range = tuple[float, float]  # the least and the greatest value of an activation
-
-
-def _weight_axis(value: relax.Expr) -> int | None:
-    """The axis of the output channels of what can be quantized: a layer with a constant weight that the kernels take."""
-    if not is_call(value, "relax.nn.conv2d", "relax.matmul") or not is_f32(value, *value.args):
-        return None
-    weight = array_of(value.args[1])
-    if weight is None or weight.size == 0 or not np.isfinite(weight).all() or array_of(value.args[0]) is not None:
-        return None
-    if is_call(value, "relax.matmul"):
-        return 1 if weight.ndim == 2 and value.args[0].ty.ndim >= 2 and weight.shape[0] <= MAX_DEPTH else None
-    plain = str(value.attrs.data_layout) == "NCHW" and str(value.attrs.kernel_layout) == "OIHW"
-    return 0 if plain and conv_contract(weight.shape, int(value.attrs.groups)) else None
 
 
 def _sites(func: relax.Function) -> list[relax.Expr]:
@@ -40,13 +26,14 @@ def _sites(func: relax.Function) -> list[relax.Expr]:
     found: dict[relax.Expr, None] = {}
     for block in func.body.blocks:
         for binding in block.bindings:
-            if _weight_axis(binding.value) is not None:
+            if weight_axis(binding.value) is not None:
                 found.setdefault(binding.value.args[0])
     return list(found)
 
 
-def probed(mod: tvm.IRModule) -> tuple[tvm.IRModule, int]:
-    """The module with the least and the greatest value of each activation as further results; and how many activations there are."""
+def probed(mod: tvm.IRModule, whole: bool) -> tuple[tvm.IRModule, int]:
+    """The module with further results for each activation: itself (`whole`), or its least and its greatest value; and how many
+    activations there are."""
     func = mod["main"]
     sites = _sites(func)
     builder = relax.BlockBuilder()
@@ -57,6 +44,9 @@ def probed(mod: tvm.IRModule) -> tuple[tvm.IRModule, int]:
     if not results:
         return mod, 0
     for site in sites:
+        if whole:
+            results.append(site)
+            continue
         for reduce in (relax.op.min, relax.op.max):
             value = builder.normalize(reduce(site))
             var = relax.Var(f"calibration{len(results)}", value.ty)
@@ -67,9 +57,9 @@ def probed(mod: tvm.IRModule) -> tuple[tvm.IRModule, int]:
     bindings.append(relax.VarBinding(last, out))
     seq = relax.SeqExpr([relax.DataflowBlock(bindings)], last)
     relax.expr._update_type(seq, last.ty)
-    whole = relax.Function(func.params, seq, None, func.is_pure, func.attrs, func.span)
+    made = relax.Function(func.params, seq, None, func.is_pure, func.attrs, func.span)
     changed = mod.clone()
-    changed.update_func(mod.get_global_var("main"), whole)
+    changed.update_func(mod.get_global_var("main"), made)
     return changed, len(sites)
 
 
@@ -81,11 +71,11 @@ def quantize_static(mod: tvm.IRModule, ranges: Sequence[Range], bits: int) -> tv
         binding.var: of[binding.value.args[0]]
         for block in func.body.blocks
         for binding in block.bindings
-        if _weight_axis(binding.value) is not None
+        if weight_axis(binding.value) is not None
     }
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        axis = _weight_axis(value)
+        axis = weight_axis(value)
         if axis is None or var not in layers:
             return None
         x = _activation(rw, value.args[0], layers[var], bits)

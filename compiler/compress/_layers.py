@@ -1,0 +1,104 @@
+"""The layers of a model: which of them 8 bits can have, and why the others stay in float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ..ir import read_operator
+from ..passes._ops import dtype_of
+from ..passes._rewrite import array_of, is_call
+from ..passes.lower_quantized import MAX_DEPTH, conv_contract
+
+__all__ = ["Layer", "is_quantized", "layers", "weight_axis"]
+
+_KINDS = {
+    **{f"relax.nn.conv{n}d": f"convolution over {n} {'axis' if n == 1 else 'axes'}" for n in (1, 2, 3)},
+    **{f"relax.nn.conv{n}d_transpose": "transposed convolution" for n in (1, 2, 3)},
+    "relax.matmul": "product",
+}
+_OPERATORS = {"lstm": "LSTM", "gru": "GRU", "attention": "attention"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """`reason` says why it stays in float; it is empty where it runs on 8 bits. `name` is the source's, `kind` a word for people."""
+
+    name: str
+    kind: str
+    reason: str = ""
+
+
+def layers(mod: tvm.IRModule) -> list[Layer]:
+    """All of them in order, those within branches and loops included."""
+    return [
+        Layer(str(binding.var.name), kind, "it is inside of a branch or a loop" if inner else _reason(binding.value))
+        for binding, inner in _bindings(mod["main"].body, False)
+        if (kind := _kind(binding.value))
+    ]
+
+
+def is_quantized(mod: tvm.IRModule) -> bool:
+    """Whether the model has quantized numbers already."""
+    names = ("relax.quantize", "relax.dequantize")
+    return any(
+        is_call(b.value, *names) or _operator(b.value) in ("dynamic_quantize", "dynamic_quantize_lstm")
+        for b, _ in _bindings(mod["main"].body, False)
+    )
+
+
+def weight_axis(value: relax.Expr) -> int | None:
+    """The axis of the output channels of what can be quantized: a layer with a constant weight that the kernels take."""
+    if not is_call(value, "relax.nn.conv2d", "relax.matmul") or _reason(value):
+        return None
+    return 1 if is_call(value, "relax.matmul") else 0
+
+
+def _bindings(body: relax.Expr, inner: bool) -> Iterator[tuple[relax.Binding, bool]]:
+    for block in body.blocks if isinstance(body, relax.SeqExpr) else []:
+        for binding in block.bindings:
+            yield binding, inner
+            if isinstance(binding.value, relax.If):
+                for branch in (binding.value.true_branch, binding.value.false_branch):
+                    yield from _bindings(branch, True)
+
+
+def _operator(value: relax.Expr) -> str:
+    call = read_operator(value)
+    return call.operator.name if call is not None else ""
+
+
+def _kind(value: relax.Expr) -> str:
+    if is_call(value, *_KINDS):
+        return _KINDS[str(value.op.name)]
+    if is_call(value, "relax.take") and array_of(value.args[0]) is not None and value.args[0].ty.ndim == 2:
+        return "embedding" if dtype_of(value.args[0]).startswith(("float", "bfloat")) else ""
+    return _OPERATORS.get(_operator(value), "")
+
+
+def _reason(value: relax.Expr) -> str:
+    """Why a layer stays in float; "" if it need not."""
+    if not is_call(value, "relax.nn.conv2d", "relax.matmul"):
+        return "there is no kernel of 8 bits for it"
+    dtypes = {dtype_of(value), *map(dtype_of, value.args)}
+    if dtypes != {"float32"}:
+        return f"its numbers are {', '.join(sorted(dtypes))}"
+    weight = array_of(value.args[1])
+    if weight is None:
+        return "both of its operands are a run's" if is_call(value, "relax.matmul") else "its weights are a run's"
+    if weight.size == 0 or not np.isfinite(weight).all():
+        return "its weights are not finite numbers"
+    if array_of(value.args[0]) is not None:
+        return "both of its operands are constants"
+    if is_call(value, "relax.matmul"):
+        if weight.ndim != 2 or value.args[0].ty.ndim < 2:
+            return "it is no product with one matrix"
+        return f"its sums have more than {MAX_DEPTH} terms" if weight.shape[0] > MAX_DEPTH else ""
+    if str(value.attrs.data_layout) != "NCHW" or str(value.attrs.kernel_layout) != "OIHW":
+        return "its layout is another than NCHW"
+    contract = conv_contract(weight.shape, int(value.attrs.groups))
+    return "" if contract else "a group has fewer than 4 outputs, or its sums more terms than 32 bits hold"
