@@ -65,9 +65,14 @@ class _Watch:
                 if self._done.is_set():
                     return
                 self.expired = True
-                _raise_in(self._watched, _Stop)
+            # Before the exception: while one is to be raised in a thread that waits, no other one that is traced gets past a function's
+            # entry (CPython before 3.12).
             if self._interrupt is not None:
                 self._interrupt()
+            with self._lock:
+                if self._done.is_set():
+                    return
+                _raise_in(self._watched, _Stop)
             delay = _RAISE_INTERVAL
 
 

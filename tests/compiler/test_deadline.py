@@ -68,14 +68,19 @@ def test_a_process_under_a_tracer_goes_on() -> None:
     """coverage and debuggers trace: where the interpreter is left looking for an exception to raise, it never gets past a function's
     entry then."""
     program = """
-import contextlib, sys
+import contextlib, sys, threading
 from maas_rt.compiler.verify._deadline import OverdueError, within
-sys.settrace(lambda frame, event, argument: None)
+for trace in (sys.settrace, threading.settrace):
+    trace(lambda frame, event, argument: None)
 def endless():
     while True:
         pass
 with contextlib.suppress(OverdueError):
     within(0.05, endless)
+woken = threading.Lock()
+woken.acquire()
+with contextlib.suppress(OverdueError):
+    within(0.05, lambda: woken.acquire(), lambda: woken.release())  # it waits in native code, where no exception is seen
 print(within(60, lambda: "went on"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
