@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -168,7 +169,9 @@ Program::Program(mrt_program* handle) : handle_(handle) {
   }
 }
 
-Program::~Program() { mrt_program_free(handle_); }
+Program::~Program() {
+  without_gil([this] { mrt_program_free(handle_); });
+}
 
 std::shared_ptr<Program> Program::load_file(const std::string& path, mrt_load_options options) {
   mrt_program* handle = nullptr;
@@ -213,7 +216,10 @@ struct Mapping {
 
 void unmap(void* user) {
   const std::unique_ptr<Mapping> mapping(static_cast<Mapping*>(user));
-  munmap(mapping->data, mapping->bytes);
+  // In pieces: while one goes, no other thread of the process gets a page.
+  constexpr size_t kPiece = size_t{2} << 20;
+  char* const data = static_cast<char*>(mapping->data);
+  for (size_t at = 0; at < mapping->bytes; at += kPiece) munmap(data + at, std::min(kPiece, mapping->bytes - at));
 }
 
 // Whether nobody can write to a file or cut it short any more.

@@ -52,4 +52,12 @@ class Released {
   PyThreadState* thread_;
 };
 
+// Calls what may take a while without the GIL, if this thread has it. Unmapping 64 MB takes 5 ms.
+template <class F>
+void without_gil(F&& work) {
+  if (!PyGILState_Check()) return work();
+  const Released released;
+  work();
+}
+
 }  // namespace maas_rt_python

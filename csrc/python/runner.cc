@@ -478,9 +478,11 @@ PyTypeObject* g_type = nullptr;
 }  // namespace
 
 RunnerState::~RunnerState() {
-  mrt_session_free(session);
-  if (at_hand) mrt_pool_give(pool, at_hand);
-  mrt_pool_free(pool);
+  without_gil([this] {
+    mrt_session_free(session);
+    if (at_hand) mrt_pool_give(pool, at_hand);
+    mrt_pool_free(pool);
+  });
 }
 
 RunnerState* runner_state(PyObject* object) {
