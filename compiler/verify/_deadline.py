@@ -27,6 +27,7 @@ def within(seconds: float, run: Callable[[], T], interrupt: Callable[[], None] |
     watch = _Watch(seconds, interrupt)
     try:
         try:
+            watch.start()  # here: its exception may come before the next line
             return run()
         finally:
             watch.stop()
@@ -49,6 +50,8 @@ class _Watch:
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._seconds = seconds
+
+    def start(self) -> None:
         threading.Thread(target=self._wait, daemon=True).start()
 
     def stop(self) -> None:

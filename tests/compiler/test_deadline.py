@@ -38,6 +38,17 @@ def test_a_handler_on_the_way_does_not_swallow_it() -> None:
         within(0.05, swallows)
 
 
+def test_a_limit_may_pass_before_anything_runs() -> None:
+    """Nobody goes on raising then."""
+    for _ in range(50):
+        with contextlib.suppress(OverdueError):
+            within(0.0, lambda: None)
+    watchers = [thread for thread in threading.enumerate() if thread.name.endswith("(_wait)")]
+    for thread in watchers:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 def test_native_code_is_interrupted() -> None:
     """It waits where no exception can reach it, and complains in its own words once it is woken."""
     woken = threading.Event()
