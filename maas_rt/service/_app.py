@@ -387,7 +387,7 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         del body
         response = await call.infer(asked.pop())  # which lets go of the request when it has read it
         began = time.monotonic_ns()
-        size = sum(output.array.nbytes for output in response.outputs)
+        size = response.size
         if call.in_place:
             names = request.match_info["model"], request.match_info.get("version")
             request.app[_DIRECT].quick.note(*names, received, size)

@@ -116,9 +116,8 @@ class Direct:
         try:
             with core.begin(ask.model, ask.version, context) as call:
                 is_counted = True
-                if not self.quick.has(
-                    *kind
-                ):  # but what it is refused for now costs no more than this, however many ask
+                if not self.quick.has(*kind):
+                    # What it is refused for now costs no more than this, however many ask.
                     call.check_load()
                     raise Withdrawn
                 parts, headers = self._exchange(call, memoryview(data)[ask.begin :], ask)
@@ -149,7 +148,7 @@ class Direct:
         call.parsed(time.monotonic_ns() - began)
         response = call.infer_in_place(request)
         began = time.monotonic_ns()
-        if sum(output.array.nbytes for output in response.outputs) > MOST_BYTES:
+        if response.size > MOST_BYTES:
             raise Withdrawn
         if prepared is not None and document is not None:
             prepared.learn(document, request, response)

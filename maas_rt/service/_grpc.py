@@ -122,7 +122,7 @@ class Service:
             inference.parsed(time.monotonic_ns() - began)
             response = await inference.infer(asked.pop().request)
             began = time.monotonic_ns()
-            size = sum(output.array.nbytes for output in response.outputs)
+            size = response.size
             if inference.in_place:
                 self._quick.note(model, version, received, size)
             answer = await beside_the_loop(size, encode_message, response, as_contents, streamed)

@@ -120,7 +120,7 @@ def _exchange(inference: Inference, message: Message, data: bytes, began: int) -
     inference.parsed(time.monotonic_ns() - began)
     response = inference.infer_in_place(asked.request)
     began = time.monotonic_ns()
-    if sum(output.array.nbytes for output in response.outputs) > MOST_BYTES:
+    if response.size > MOST_BYTES:
         raise Withdrawn
     if prepared is not None:
         prepared.learn(message, asked.request, response)

@@ -253,7 +253,7 @@ class Links:
 
     async def _answer(self, link: _Link, number: int, data: list[memoryview | None]) -> None:
         told = await self._made(data.pop())  # which lets go of it when it was read
-        size = sum(each.array.nbytes for each in told.response.outputs) if isinstance(told, Answered) else 0
+        size = told.response.size if isinstance(told, Answered) else 0
         try:
             packed = await beside_the_loop(size, pack, told)
         except OSError as error:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-MOST_BYTES = (
-    1 << 16
-)  # of a request, and of the outputs of its answer: reading more takes longer than other clients should wait
+# Of a request, and of the outputs of its answer: reading more takes longer than other clients should wait.
+MOST_BYTES = 1 << 16
 _MOST = 4096
 
 

@@ -165,6 +165,11 @@ class InferResponse:
     id: str | None = None
     parameters: Parameters = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its arrays."""
+        return sum(output.array.nbytes for output in self.outputs)
+
 
 class Body(NamedTuple):
     """An HTTP body in parts, and what HEADER_LENGTH is to say; None: there is no binary data, and the header is left out."""
