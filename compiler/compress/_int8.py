@@ -109,16 +109,13 @@ class _Calibration:
         for i, (numbers, peaks) in enumerate(zip(self.numbers, self._peaks)):
             if self._whole:
                 x = results[f"calibration.{i}"]
-                low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
             else:
-                low, high = (float(results[f"calibration.{2 * i + side}"]) for side in (0, 1))
-                x = np.array([low, high], np.float32)
+                x = np.array([results[f"calibration.{2 * i + side}"] for side in (0, 1)], np.float32)
+            low, high = numbers.add(x)
             if not np.isfinite([low, high]).all():
                 raise CompileError(
                     f"calibration sample {self.count} gives an activation that is not finite, which 8 bits do not hold"
                 )
-            if x.size:
-                numbers.add(x)
             peaks.append(max(-low, high))
         self.count += 1
 

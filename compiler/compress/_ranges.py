@@ -32,10 +32,14 @@ class Numbers:
     def __post_init__(self) -> None:
         self._counts = np.zeros(1 << 16, np.int64)
 
-    def add(self, x: npt.NDArray[np.float32]) -> None:
-        """Those of a run; all of them finite."""
-        self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+    def add(self, x: npt.NDArray[np.float32]) -> Range:
+        """Those of a run. Returns the least and the greatest of them; where they are not finite, what is kept is of no use any more."""
+        if not x.size:
+            return 0.0, 0.0
+        low, high = float(x.min()), float(x.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
         self._counts += np.bincount(np.ravel(x).view(np.uint32) >> 16, minlength=1 << 16)
+        return low, high
 
     def bins(self) -> tuple[Array, Array, Array]:
         """Lower and upper ends, ascending, and counts of the bins that hold any; a bin of zeros has no width."""
