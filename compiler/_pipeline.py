@@ -52,7 +52,7 @@ def compile_imported(
     if options.verify is not None:
         here = artifact if _runs_here(artifact) else _build_here(model, mod, options)
         del mod  # with `last` its weights are let go
-        kept = found.kept if found is not None else []
+        kept = found.kept if found is not None and found.mod is not model.mod else None
         del found
         artifact = stages.run(_SOURCE_RUNS, _verify, artifact, here, model, options, examples, kept, last)
     stages.done()
@@ -212,11 +212,12 @@ def _verify(
     model: ImportedModel,
     options: CompileOptions,
     examples: Mapping[str, Any] | None,
-    kept: Sequence[dict[str, Any]],
+    kept: Sequence[dict[str, Any]] | None,
     last: bool,
 ) -> Artifact:
     """The artifact with what was found in its manifest. Where no target runs on this CPU, a build for it, `here`, is verified in the artifact's
-    place, and the manifest says so."""
+    place, and the manifest says so. `kept`: inputs for what was quantized here, which is held to the recipe's
+    tolerance; None: to that of any model."""
     assert options.verify is not None
     status = "passed" if here is artifact else "host-build"
     tolerances = half_tolerances(options.verify, model.mod)  # before the module goes
@@ -224,7 +225,7 @@ def _verify(
         model.drop_weights()
         if artifact.linear.weights.file is not None:
             return_memory()
-    if _quantizes(options):
+    if kept is not None:
         found = verify_quantized(here, model, options, kept, examples)
         return artifact.with_manifest(verified={**found, "status": status})
     report = verify(here, model, tolerances, lambda part: _build_here(part, part.mod, options), examples)
