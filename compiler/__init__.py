@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any
 from maas_rt._errors import CompileError, InvalidArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ._configs import Int8, Progress, Recipe, Tune, Weights
+    from ._configs import Progress, Tune, Weights
+    from ._recipes import Int8, Recipe
     from .artifact import Artifact
 
 __all__ = ["Artifact", "Int8", "Recipe", "Tune", "Weights", "compile"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Int8", "Recipe", "Tune", "Weights"):
+    if name in ("Tune", "Weights"):
         from . import _configs
 
         return getattr(_configs, name)
+    if name in ("Int8", "Recipe"):
+        from . import _recipes
+
+        return getattr(_recipes, name)
     if name == "Artifact":  # behind the import of tvm, which takes a second
         from .artifact import Artifact
 
@@ -73,8 +78,9 @@ def compile(
     """
     try:
         from ._boundary import boundary
-        from ._configs import CompileOptions, Recipe, Tune, VerifyOptions
+        from ._configs import CompileOptions, Tune, VerifyOptions
         from ._pipeline import compile_imported
+        from ._recipes import Recipe
         from .importers import import_model
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "maas_rt":

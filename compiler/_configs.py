@@ -9,21 +9,17 @@ from typing import Any
 from maas_rt._errors import InvalidArgumentError
 from maas_rt._kernels import cpu_count
 
+from ._recipes import Recipe
 from .codegen import TargetSpec, resolve_targets, runs_on_this_cpu
 
 __all__ = [
-    "CALIBRATION_METHODS",
     "CompileOptions",
-    "Int8",
     "Progress",
-    "Recipe",
     "TargetSpec",
     "Tune",
     "VerifyOptions",
     "Weights",
 ]
-
-CALIBRATION_METHODS = ("minmax", "percentile", "mse", "entropy")
 
 # Called with (the stage's name, the fraction that is done, 0 to 1).
 Progress = Callable[[str, float], None]
@@ -53,45 +49,6 @@ class VerifyOptions:
         if dtype.startswith(("float8_", "float4_")):
             return {"float8_e4m3": 0.125, "float8_e5m2": 0.25, "float4_e2m1": 0.5}.get(dtype[:11], 1.0)
         return float(getattr(self, dtype, 0.0))
-
-
-@dataclass(frozen=True)
-class Int8:
-    """Convolutions and matrix products with constant weights in 8-bit integers.
-
-    `calibration` are inputs, as many as it takes to see the ranges of all activations: an iterable of sets (mappings by name, sequences
-    by position, or the array of a model with one input), read once; or one mapping, or array, with samples along the first axis.
-    `method` finds the ranges: "minmax", "percentile" (without the outermost ten-thousandth), "mse" (least squared error) or "entropy"
-    (least Kullback-Leibler divergence). Of `activation_bits`, 7 is faster on CPUs without VNNI and 8 more accurate; sums are exact with
-    either. The compiled model is held to the source on up to 32 of the calibration inputs: the worst element's error against the
-    output's scale is at most `tolerance`.
-    """
-
-    calibration: Any
-    version: int = 1
-    activation_bits: int = 8
-    tolerance: float = 0.1
-    method: str = "minmax"
-
-    def __post_init__(self) -> None:
-        if self.activation_bits not in (7, 8):
-            raise InvalidArgumentError(f"Int8: activation_bits is {self.activation_bits!r}, expected 7 or 8")
-        if self.method not in CALIBRATION_METHODS:
-            raise InvalidArgumentError(
-                f"Int8: method is {self.method!r}, expected one of {', '.join(CALIBRATION_METHODS)}"
-            )
-        if isinstance(self.calibration, Sequence | Mapping) and not len(self.calibration):
-            raise InvalidArgumentError("Int8: calibration is empty, expected at least one set of the model's inputs")
-        if not self.tolerance > 0:
-            raise InvalidArgumentError(f"Int8: tolerance is {self.tolerance!r}, expected a number above 0")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is done to a model besides compiling it."""
-
-    version: int = 1
-    quantize: Int8 | None = None
 
 
 @dataclass(frozen=True)

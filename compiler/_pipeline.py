@@ -17,7 +17,7 @@ from ._deep import deep
 from ._memory import gc_frozen, return_memory
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
-from .compress import Quantized, quantized, verify_quantized
+from .compress import Compressed, compressed, verify_compressed
 from .importers import ImportedModel
 from .passes import as_reshapes, lowering_passes
 from .plan import LinearPlan, build_plan
@@ -29,7 +29,7 @@ __all__ = ["compile_imported"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_QUANTIZE = "quantize"
+_COMPRESS = "compress"
 _SOURCE_RUNS = "verify"  # on the caller's own thread, where the source framework finds what the caller set for it
 
 
@@ -44,7 +44,7 @@ def compile_imported(
     """Everything after import. Raises CompileError and its subclasses; see `maas_rt.compiler.compile`. With `last` the model gives its
     weights away: nothing is compiled from it again."""
     stages = _Stages(_shares(options), progress)
-    found = stages.run(_QUANTIZE, _quantize, model, options) if _quantizes(options) else None
+    found = stages.run(_COMPRESS, _compress, model, options) if _compresses(options) else None
     mod = found.mod if found is not None else model.mod
     artifact = _build(model, mod, options, stages)
     if found is not None:
@@ -52,7 +52,7 @@ def compile_imported(
     if options.verify is not None:
         here = artifact if _runs_here(artifact) else _build_here(model, mod, options)
         del mod  # with `last` its weights are let go
-        kept = found.kept if found is not None and found.mod is not model.mod else None
+        kept = found.kept if found is not None else None
         del found
         artifact = stages.run(_SOURCE_RUNS, _verify, artifact, here, model, options, examples, kept, last)
     stages.done()
@@ -79,7 +79,7 @@ def _build_here(model: ImportedModel, mod: tvm.IRModule, options: CompileOptions
 def _shares(options: CompileOptions) -> dict[str, float]:
     """The stages, and about what share of the time each takes."""
     return {
-        **({_QUANTIZE: 40} if _quantizes(options) else {}),
+        **({_COMPRESS: 40} if _compresses(options) else {}),
         "lower": 30 if options.tune is None else 600,
         "collect generated functions": 1,
         "schedule": 15,
@@ -120,19 +120,19 @@ class _Stages:
             self._progress("done", 1.0)
 
 
-def _quantizes(options: CompileOptions) -> bool:
-    return options.recipe is not None and options.recipe.quantize is not None
+def _compresses(options: CompileOptions) -> bool:
+    return options.recipe is not None and options.recipe.changes
 
 
-def _quantize(model: ImportedModel, options: CompileOptions) -> Quantized:
-    """Ranges from a build in float, which is held to the source on the calibration inputs; then the module with them."""
-    return quantized(model, options, lambda probed: _build_here(probed, probed.mod, options))
+def _compress(model: ImportedModel, options: CompileOptions) -> Compressed:
+    """The module as the recipe wants it; builds in float show what calibration needs of its inside."""
+    return compressed(model, options, lambda probed: _build_here(probed, probed.mod, options))
 
 
-def _recipe(options: CompileOptions, found: Quantized) -> dict[str, Any]:
+def _recipe(options: CompileOptions, found: Compressed) -> dict[str, Any]:
     """The recipe as the manifest keeps it."""
-    assert options.recipe is not None and options.recipe.quantize is not None
-    return {"version": options.recipe.version, "quantize": found.to_manifest(options.recipe.quantize)}
+    assert options.recipe is not None
+    return {"version": options.recipe.version, "quantize": found.to_manifest(options.recipe)}
 
 
 def _lower(
@@ -226,7 +226,7 @@ def _verify(
         if artifact.linear.weights.file is not None:
             return_memory()
     if kept is not None:
-        found = verify_quantized(here, model, options, kept, examples)
+        found = verify_compressed(here, model, options, kept, examples)
         return artifact.with_manifest(verified={**found, "status": status})
     report = verify(here, model, tolerances, lambda part: _build_here(part, part.mod, options), examples)
     verified = artifact.with_manifest(verified={**report.to_manifest(model), "status": status})

@@ -1,5 +1,6 @@
-"""Models made smaller: layers on 8 bits by calibration (`_int8.py`), from data of any form (`_samples.py`)."""
+"""Models made smaller: a recipe done to the IR (`_apply.py`), from data of any form (`_samples.py`), and the check of what comes out."""
 
-from ._int8 import Quantized, quantized, verify_quantized
+from ._apply import Compressed, compressed
+from ._check import verify_compressed
 
-__all__ = ["Quantized", "quantized", "verify_quantized"]
+__all__ = ["Compressed", "compressed", "verify_compressed"]

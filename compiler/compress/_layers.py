@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,20 +27,27 @@ _OPERATORS = {"lstm": "LSTM", "gru": "GRU", "attention": "attention"}
 
 @dataclass(frozen=True)
 class Layer:
-    """`reason` says why it stays in float; it is empty where it runs on 8 bits. `name` is the source's, `kind` a word for people."""
+    """`name` is the source's, with a number behind it where several have it; `kind` is a word for people; `reason` says why 8 bits cannot
+    have it, and is empty where they can. `var` is bound to its result."""
 
     name: str
     kind: str
-    reason: str = ""
+    reason: str
+    var: relax.Var
 
 
 def layers(mod: tvm.IRModule) -> list[Layer]:
     """All of them in order, those within branches and loops included."""
-    return [
-        Layer(str(binding.var.name), kind, "it is inside of a branch or a loop" if inner else _reason(binding.value))
-        for binding, inner in _bindings(mod["main"].body, False)
-        if (kind := _kind(binding.value))
-    ]
+    found: list[Layer] = []
+    seen: Counter[str] = Counter()
+    for binding, inner in _bindings(mod["main"].body, False):
+        if not (kind := _kind(binding.value)):
+            continue
+        name = str(binding.var.name)
+        seen[name] += 1
+        reason = "it is inside of a branch or a loop" if inner else _reason(binding.value)
+        found.append(Layer(name if seen[name] == 1 else f"{name}#{seen[name]}", kind, reason, binding.var))
+    return found
 
 
 def is_quantized(mod: tvm.IRModule) -> bool:

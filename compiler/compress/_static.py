@@ -18,69 +18,37 @@ from ..passes._rewrite import Array, Rewriter, array_of, rewrite
 from ._layers import weight_axis
 from ._ranges import Range
 
-__all__ = ["probed", "quantize_static"]
+__all__ = ["activations", "quantize_static"]
 
 
-def _sites(func: relax.Function) -> list[relax.Expr]:
-    """The activations of the layers to quantize, each once, in order; none within branches."""
+def activations(mod: tvm.IRModule, chosen: Sequence[relax.Var]) -> list[relax.Expr]:
+    """What the layers `chosen` read, each once, in order."""
+    layers = set(chosen)
     found: dict[relax.Expr, None] = {}
-    for block in func.body.blocks:
+    for block in mod["main"].body.blocks:
         for binding in block.bindings:
-            if weight_axis(binding.value) is not None:
+            if binding.var in layers:
                 found.setdefault(binding.value.args[0])
     return list(found)
 
 
-def probed(mod: tvm.IRModule, whole: bool) -> tuple[tvm.IRModule, int]:
-    """The module with further results for each activation: itself (`whole`), or its least and its greatest value; and how many
-    activations there are."""
-    func = mod["main"]
-    sites = _sites(func)
-    builder = relax.BlockBuilder()
-    bindings = [binding for block in func.body.blocks for binding in block.bindings]
-    tuples = {b.var: b.value for b in bindings if isinstance(b.value, relax.Tuple)}
-    body = tuples.get(func.body.body, func.body.body)
-    results = list(body.fields) if isinstance(body, relax.Tuple) else []
-    if not results:
-        return mod, 0
-    for site in sites:
-        if whole:
-            results.append(site)
-            continue
-        for reduce in (relax.op.min, relax.op.max):
-            value = builder.normalize(reduce(site))
-            var = relax.Var(f"calibration{len(results)}", value.ty)
-            bindings.append(relax.VarBinding(var, value))
-            results.append(var)
-    out = builder.normalize(relax.Tuple(results))
-    last = relax.Var("gv", out.ty)
-    bindings.append(relax.VarBinding(last, out))
-    seq = relax.SeqExpr([relax.DataflowBlock(bindings)], last)
-    relax.expr._update_type(seq, last.ty)
-    made = relax.Function(func.params, seq, None, func.is_pure, func.attrs, func.span)
-    changed = mod.clone()
-    changed.update_func(mod.get_global_var("main"), made)
-    return changed, len(sites)
-
-
-def quantize_static(mod: tvm.IRModule, ranges: Sequence[Range], bits: int) -> tvm.IRModule:
-    """`ranges`: of the activations as `probed` counts them; `bits`: 7 or 8 for activations."""
-    func = mod["main"]
-    of = dict(zip(_sites(func), ranges, strict=True))
-    layers = {
+def quantize_static(mod: tvm.IRModule, chosen: Sequence[relax.Var], ranges: Sequence[Range], bits: int) -> tvm.IRModule:
+    """`ranges`: of the activations as `activations` counts them; `bits`: 7 or 8 for activations."""
+    of = dict(zip(activations(mod, chosen), ranges, strict=True))
+    layers = set(chosen)
+    read = {
         binding.var: of[binding.value.args[0]]
-        for block in func.body.blocks
+        for block in mod["main"].body.blocks
         for binding in block.bindings
-        if weight_axis(binding.value) is not None
+        if binding.var in layers
     }
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        axis = weight_axis(value)
-        if axis is None or var not in layers:
+        if var not in read:
             return None
-        x = _activation(rw, value.args[0], layers[var], bits)
-        weight = array_of(value.args[1])
-        assert weight is not None
+        axis, weight = weight_axis(value), array_of(value.args[1])
+        assert axis is not None and weight is not None
+        x = _activation(rw, value.args[0], read[var], bits)
         return tvm.ir.Call(value.op, [x, _weight(rw, weight, axis)], value.attrs, list(value.ty_args), value.span)
 
     return rewrite(mod, rule)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from maas_rt.compiler import Int8, Recipe
 from maas_rt.compiler import compile as compile_model
+from maas_rt.compiler.compress._layers import layers
+from maas_rt.compiler.importers import import_model
 from onnx import TensorProto
 from torch import nn
 
@@ -204,3 +206,23 @@ def test_a_model_that_is_quantized_already_stays_as_it_is() -> None:
     np.testing.assert_array_equal(
         *(next(iter(maas_rt.load(a.to_bytes(), threads=1).run(x).values())) for a in (artifact, same))
     )
+
+
+def test_a_recipe_leaves_layers_in_float_that_it_names() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)).eval()
+    data = np.random.default_rng(0).standard_normal((16, 8), np.float32)
+    example = [torch.from_numpy(data[:1])]
+    whole = compile_model(net, example, recipe=Recipe(quantize=Int8(), calibration=data))
+    assert whole.manifest["recipe"]["quantize"]["layers"] == 2
+    names = [layer.name for layer in layers(import_model(net, example).mod)]
+    assert len(set(names)) == 2
+    part = compile_model(net, example, recipe=Recipe(quantize=Int8(), layers={names[0]: None}, calibration=data))
+    quantize = part.manifest["recipe"]["quantize"]
+    assert quantize["layers"] == 1
+    assert quantize["float_layers"] == [
+        {"name": names[0], "kind": "product", "reason": "the recipe leaves it in float"}
+    ]
+    with pytest.raises(maas_rt.Error, match=f"the layer 'nothing', which the model does not have: it has {names[0]}, "):
+        compile_model(net, example, recipe=Recipe(quantize=Int8(), layers={"nothing": None}, calibration=data))
+    with pytest.raises(maas_rt.Error, match="no calibration data"):
+        compile_model(net, example, recipe=Recipe(quantize=Int8()))

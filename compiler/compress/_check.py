@@ -1,0 +1,97 @@
+"""What was compressed, held to its source: by the recipe's tolerance, and by what its outputs say at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maas_rt._errors import VerificationError
+
+from .._configs import CompileOptions, VerifyOptions
+from .._deep import heed
+from ..artifact import Artifact
+from ..importers import ImportedModel
+from ..verify import Reference, Report, compare, run_compiled
+
+__all__ = ["verify_compressed"]
+
+Array = npt.NDArray[Any]
+
+
+def verify_compressed(
+    artifact: Artifact,
+    model: ImportedModel,
+    options: CompileOptions,
+    kept: Iterable[Mapping[str, Array]],
+    examples: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the manifest says; raises VerificationError where an output's error is above the recipe's tolerance, or as large as what it
+    says."""
+    assert options.recipe is not None
+    tolerance, verify = options.recipe.tolerance, options.verify or VerifyOptions()
+    program = artifact.loaded()
+    report = Report(reference=str(model.provenance.get("framework", "source")), noise=model.source.noise)
+    reference = Reference(model.source, verify.seconds)
+    given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]
+    signals = {name: _Signal() for name in model.output_names}
+    for inputs in [*given, *kept]:
+        heed()
+        expected, actual = reference.run(inputs), run_compiled(program, inputs, verify)
+        report.runs += 1
+        for name in model.output_names:
+            want = np.asarray(expected[name])
+            difference = compare(name, actual[name], want, verify)
+            report.note(name, difference, want)
+            if difference.error > tolerance:
+                raise VerificationError(
+                    f"the quantized model's output {name} is off by {difference.error:.3g} of its scale, and the recipe admits "
+                    f"{tolerance:g}: calibrate on more inputs, take 8 activation bits, or admit more; nothing was written"
+                )
+            signals[name].add(actual[name], want)
+    for name, signal in signals.items():
+        if signal.is_lost:
+            raise VerificationError(
+                f"the quantized model's output {name} is as far from the source's as a constant would be: calibrate on more inputs, or "
+                "by the method percentile where one of them is an outlier; nothing was written"
+            )
+    measured = float(f"{report.max_relative_error:.3g}")
+    decibels = {name: round(signal.decibels, 1) for name, signal in signals.items() if np.isfinite(signal.decibels)}
+    return {
+        **report.to_manifest(model),
+        "max_relative_error": measured,
+        "tolerance": tolerance,
+        "signal_to_error_db": decibels,
+    }
+
+
+class _Signal:
+    """Of one output over all runs: what varies in it, and the error."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = self._squares = self._error = 0.0
+
+    def add(self, actual: Array, expected: Array) -> None:
+        if expected.dtype.kind != "f":
+            return
+        want = expected.astype(np.float64)
+        self._count += want.size
+        self._sum += float(want.sum())
+        self._squares += float((want**2).sum())
+        self._error += float(((actual.astype(np.float64) - want) ** 2).sum())
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its mean alone would be as good."""
+        varying = self._squares - self._sum**2 / self._count if self._count else 0.0
+        return self._count > 1 and varying > 1e-12 * self._squares and self._error >= varying
+
+    @property
+    def decibels(self) -> float:
+        """Signal to error."""
+        if not self._error or not self._squares:
+            return np.inf
+        return float(10 * np.log10(self._squares / self._error))

@@ -1,0 +1,112 @@
+"""What runs of the model in float show of its inside: values of the calibration samples, from a build that gives them as further results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from maas_rt._errors import VerificationError
+
+from .._configs import VerifyOptions
+from .._deep import heed
+from ..artifact import Artifact
+from ..importers import ImportedModel
+from ..verify import Reference, compare, run_compiled
+from ._samples import Samples
+
+__all__ = ["CompileFloat", "Observer"]
+
+Array = npt.NDArray[Any]
+CompileFloat = Callable[[ImportedModel], Artifact]
+
+# What is to be seen of a value: expressions of it. `Take` gets the number of the sample and, value by value, what they gave.
+Probe = Callable[[relax.Expr], Sequence[relax.Expr]]
+Take = Callable[[int, list[list[Array]]], None]
+
+
+class Observer:
+    """Builds and runs of one model in float. The first build is held to the source, on the samples that are kept of its runs."""
+
+    def __init__(
+        self, model: ImportedModel, samples: Samples, compile_float: CompileFloat, verify: VerifyOptions | None
+    ) -> None:
+        self.samples = samples
+        self.count = 0  # samples of the last time
+        self._model = model
+        self._compile = compile_float
+        self._verify = verify
+        self._checked = verify is None
+
+    def observe(self, mod: tvm.IRModule, values: Sequence[relax.Expr], probe: Probe, take: Take) -> None:
+        """Every sample once. `mod` is the model's module or what was made of it, `values` are of its main function, not of branches.
+
+        Raises:
+            InvalidArgumentError: samples that are not the model's. VerificationError: the build in float differs from the source.
+        """
+        wide, counts = _probed(mod, values, probe)
+        names = [f"observed.{i}" for i in range(sum(counts))]
+        artifact = self._compile(replace(self._model, mod=wide, output_names=[*self._model.output_names, *names]))
+        program, options = artifact.loaded(), self._verify or VerifyOptions()
+        self.count = 0
+        for sample in self.samples:
+            heed()
+            results = run_compiled(program, sample, options)
+            found = iter([results[name] for name in names])
+            take(self.count, [[next(found) for _ in range(count)] for count in counts])
+            self.count += 1
+        if not self._checked:
+            self._check(program, options)
+            self._checked = True
+
+    def _check(self, program: Any, options: VerifyOptions) -> None:
+        """The build in float is the source's equal: what compression changes is measured against that."""
+        reference = Reference(self._model.source, options.seconds)
+        for inputs in self.samples.kept:
+            heed()
+            results = run_compiled(program, inputs, options)
+            for name, expected in reference.run(inputs).items():
+                difference = compare(name, results[name], np.asarray(expected), options)
+                if difference.error > options.tolerance(str(np.asarray(expected).dtype)) or difference.detail:
+                    raise VerificationError(
+                        f"the compiled model differs from its source before it is quantized: output {name} by {difference.error:.3g} of "
+                        "its scale on a calibration sample; nothing was written"
+                    )
+
+
+def _probed(mod: tvm.IRModule, values: Sequence[relax.Expr], probe: Probe) -> tuple[tvm.IRModule, list[int]]:
+    """The module with further results, and how many there are of each value."""
+    func = mod["main"]
+    builder = relax.BlockBuilder()
+    bindings = [binding for block in func.body.blocks for binding in block.bindings]
+    tuples = {b.var: b.value for b in bindings if isinstance(b.value, relax.Tuple)}
+    body = tuples.get(func.body.body, func.body.body)
+    results, counts = list(body.fields), []
+
+    def bind(value: relax.Expr) -> relax.Expr:
+        if not isinstance(value, relax.Call):
+            return value
+        args = [bind(arg) for arg in value.args]
+        call = builder.normalize(tvm.ir.Call(value.op, args, value.attrs, list(value.ty_args), value.span))
+        var = relax.Var(f"observed{len(bindings)}", call.ty)
+        bindings.append(relax.VarBinding(var, call))
+        return var
+
+    for value in values:
+        found = [bind(each) for each in probe(value)]
+        counts.append(len(found))
+        results += found
+    out = builder.normalize(relax.Tuple(results))
+    last = relax.Var("gv", out.ty)
+    bindings.append(relax.VarBinding(last, out))
+    seq = relax.SeqExpr([relax.DataflowBlock(bindings)], last)
+    relax.expr._update_type(seq, last.ty)
+    made = relax.Function(func.params, seq, None, func.is_pure, func.attrs, func.span)
+    changed = mod.clone()
+    changed.update_func(mod.get_global_var("main"), made)
+    return changed, counts
