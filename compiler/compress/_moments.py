@@ -1,0 +1,161 @@
+"""Second moments of what layers read, from runs in float: what GPTQ, SparseGPT, Wanda and least squares want to know of the data.
+
+A layer is seen as products of weights [groups, outputs, depth] with columns [groups, depth] of its input: the rows of a matrix product,
+the patches (im2col) of a convolution, in the order of its weights: input channels, then the places of the kernel. Sums over the columns
+are made inside of the observed model, in float32 by sample and in float64 over all of them, so that memory does not grow with the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from ..passes._dims import extents
+from ..passes._ops import constant
+from ..passes._rewrite import array_of, is_call
+from ._observe import Observer
+
+__all__ = ["Moments", "depth_of", "second_moments", "square_sums", "weight_as_matrix", "weight_from_matrix"]
+
+Array = npt.NDArray[Any]
+
+_MOST_BYTES = (
+    256 << 20
+)  # of moments that one pass over the samples gathers; a model that needs more is run again for the rest
+
+
+@dataclass
+class Moments:
+    """Of one layer's input: `sums` float64, X X^T [groups, depth, depth] or its diagonal [groups, depth], over `columns` columns X in all."""
+
+    sums: Array
+    columns: int
+
+
+def weight_as_matrix(value: relax.Call) -> Array:
+    """The constant weight of a product or convolution as [groups, outputs of a group, depth]."""
+    weight = array_of(value.args[1])
+    assert weight is not None
+    if is_call(value, "relax.matmul"):
+        return np.expand_dims(weight.T, 0)
+    groups = int(value.attrs.groups)
+    return np.reshape(weight, (groups, weight.shape[0] // groups, -1))
+
+
+def weight_from_matrix(value: relax.Call, matrix: Array) -> Array:
+    """The inverse of `weight_as_matrix`; the number of outputs may be another."""
+    if is_call(value, "relax.matmul"):
+        return np.ascontiguousarray(matrix[0].T)
+    weight = array_of(value.args[1])
+    assert weight is not None
+    return np.ascontiguousarray(matrix.reshape(-1, *weight.shape[1:]))
+
+
+def depth_of(value: relax.Call) -> tuple[int, int]:
+    """(groups, depth) of `weight_as_matrix`."""
+    groups, _, depth = weight_as_matrix(value).shape
+    return groups, depth
+
+
+def second_moments(
+    mod: tvm.IRModule, chosen: Sequence[relax.Var], observer: Observer
+) -> Iterator[tuple[relax.Var, Moments]]:
+    """X X^T of the layers `chosen`, which are products or convolutions with constant weights. What bounds memory runs the samples
+    several times.
+
+    Raises as Observer.observe does.
+    """
+    values = _values(mod, chosen)
+    for some in _by_memory(values):
+        yield from _observed(mod, {var: values[var] for var in some}, observer, _products).items()
+
+
+def square_sums(mod: tvm.IRModule, chosen: Sequence[relax.Var], observer: Observer) -> dict[relax.Var, Moments]:
+    """As `second_moments`, the diagonals alone."""
+    return _observed(mod, _values(mod, chosen), observer, lambda x: relax.op.sum(relax.op.square(x), axis=[0, 3]))
+
+
+def _values(mod: tvm.IRModule, chosen: Sequence[relax.Var]) -> dict[relax.Var, relax.Call]:
+    of = {binding.var: binding.value for block in mod["main"].body.blocks for binding in block.bindings}
+    return {var: of[var] for var in chosen}
+
+
+def _by_memory(values: dict[relax.Var, relax.Call]) -> Iterator[list[relax.Var]]:
+    some: list[relax.Var] = []
+    held = 0
+    for var, value in values.items():
+        groups, depth = depth_of(value)
+        size = groups * depth * depth * 8
+        if some and held + size > _MOST_BYTES:
+            yield some
+            some, held = [], 0
+        some.append(var)
+        held += size
+    if some:
+        yield some
+
+
+def _products(x: relax.Expr) -> relax.Expr:
+    return relax.op.sum(relax.op.matmul(x, relax.op.permute_dims(x, [0, 1, 3, 2])), axis=[0])
+
+
+def _observed(
+    mod: tvm.IRModule, values: dict[relax.Var, relax.Call], observer: Observer, reduce: Any
+) -> dict[relax.Var, Moments]:
+    if not values:
+        return {}
+    found: dict[relax.Var, Moments] = {}
+
+    def probe(var: relax.Expr) -> list[relax.Expr]:
+        x = _columns(var, values[var])
+        one = relax.op.strided_slice(x, [1, 2], [0, 0], [1, 1])
+        return [reduce(x), relax.op.sum(relax.op.ones_like(one))]
+
+    def take(sample: int, results: list[list[Array]]) -> None:
+        for var, (sums, columns) in zip(values, results):
+            if var in found:
+                found[var].sums += sums
+                found[var].columns += int(columns)
+            else:
+                found[var] = Moments(sums.astype(np.float64), int(columns))
+
+    observer.observe(mod, list(values), probe, take)
+    return found
+
+
+def _columns(var: relax.Expr, value: relax.Call) -> relax.Expr:
+    """[batch, groups, depth, columns] of what a layer with the result `var` reads."""
+    groups, depth = depth_of(value)
+    if is_call(value, "relax.matmul"):
+        rows = math.prod(extents(value.args[0])[:-1])
+        return relax.op.reshape(
+            relax.op.permute_dims(relax.op.reshape(value.args[0], [rows, depth]), [1, 0]), [1, 1, depth, rows]
+        )
+    batch, _, *space = extents(var)
+    return relax.op.reshape(_patches(value), [batch, groups, depth, math.prod(space)])
+
+
+def _patches(value: relax.Call) -> relax.Expr:
+    """[batch, groups * depth, ...]: a convolution of each channel by itself with one filter of a single 1 for each place of the kernel."""
+    x, attrs = value.args[0], value.attrs
+    weight = array_of(value.args[1])
+    assert weight is not None
+    kernel = weight.shape[2:]
+    places = int(np.prod(kernel))
+    if places == 1 and all(int(s) == 1 for s in attrs.strides) and not any(int(p) for p in attrs.padding):
+        return x
+    channels = int(attrs.groups) * weight.shape[1]
+    filters = np.tile(
+        np.eye(places, dtype=np.float32).reshape(places, 1, *kernel), (channels, *[1] * (len(kernel) + 1))
+    )
+    convolution = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}[len(kernel)]
+    return convolution(
+        x, constant(filters), attrs.strides, attrs.padding, attrs.dilation, channels, attrs.data_layout, attrs.kernel_layout
+    )  # fmt: skip
