@@ -17,7 +17,7 @@ from ._deep import deep
 from ._memory import gc_frozen, return_memory
 from .artifact import Artifact, make_manifest
 from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
-from .compress import Compressed, compressed, verify_compressed
+from .compression import Compressed, compressed, verify_compressed
 from .importers import ImportedModel
 from .passes import as_reshapes, lowering_passes
 from .plan import LinearPlan, build_plan

@@ -1,4 +1,4 @@
-"""What is done to a model besides compiling it: frozen, versioned dataclasses. `compress/` does it."""
+"""What is done to a model besides compiling it: frozen, versioned dataclasses. `compression/` does it."""
 
 from __future__ import annotations
 

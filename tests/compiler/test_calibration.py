@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from maas_rt.compiler.compress._ranges import Numbers, find_range
-from maas_rt.compiler.compress._samples import InputType, Samples
+from maas_rt.compiler.compression._ranges import Numbers, find_range
+from maas_rt.compiler.compression._samples import InputType, Samples
 
 import maas_rt
 

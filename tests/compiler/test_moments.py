@@ -7,11 +7,11 @@ import pytest
 import torch
 from maas_rt.compiler._configs import CompileOptions, VerifyOptions
 from maas_rt.compiler._pipeline import _build_here
-from maas_rt.compiler.compress import _moments
-from maas_rt.compiler.compress._layers import layers
-from maas_rt.compiler.compress._moments import second_moments, square_sums, weight_as_matrix, weight_from_matrix
-from maas_rt.compiler.compress._observe import Observer
-from maas_rt.compiler.compress._samples import Samples, input_types
+from maas_rt.compiler.compression import _moments
+from maas_rt.compiler.compression._layers import layers
+from maas_rt.compiler.compression._moments import second_moments, square_sums, weight_as_matrix, weight_from_matrix
+from maas_rt.compiler.compression._observe import Observer
+from maas_rt.compiler.compression._samples import Samples, input_types
 from maas_rt.compiler.importers import import_model
 from maas_rt.compiler.passes import FOLDING
 from maas_rt.compiler.passes._rewrite import array_of

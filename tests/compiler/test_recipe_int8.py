@@ -10,7 +10,7 @@ import pytest
 import torch
 from maas_rt.compiler import Int8, Recipe
 from maas_rt.compiler import compile as compile_model
-from maas_rt.compiler.compress._layers import layers
+from maas_rt.compiler.compression._layers import layers
 from maas_rt.compiler.importers import import_model
 from onnx import TensorProto
 from torch import nn
