@@ -9,10 +9,10 @@ from maas_rt._errors import CompileError, InvalidArgumentError, MissingExtraErro
 
 if TYPE_CHECKING:
     from ._configs import Progress, Tune, Weights
-    from ._recipes import Int8, Recipe
+    from ._recipes import Half, Int8, Int8Dynamic, Recipe, WeightOnly
     from .artifact import Artifact
 
-__all__ = ["Artifact", "Int8", "Recipe", "Tune", "Weights", "compile"]
+__all__ = ["Artifact", "Half", "Int8", "Int8Dynamic", "Recipe", "Tune", "WeightOnly", "Weights", "compile"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
         from . import _configs
 
         return getattr(_configs, name)
-    if name in ("Int8", "Recipe"):
+    if name in ("Half", "Int8", "Int8Dynamic", "Recipe", "WeightOnly"):
         from . import _recipes
 
         return getattr(_recipes, name)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from maas_rt._errors import InvalidArgumentError
 
-__all__ = ["CALIBRATION_METHODS", "Int8", "Quantize", "Recipe"]
+__all__ = [
+    "CALIBRATION_METHODS",
+    "WEIGHT_METHODS",
+    "Half",
+    "Int8",
+    "Int8Dynamic",
+    "Quantize",
+    "Recipe",
+    "WeightOnly",
+    "described",
+    "needs_data",
+]
 
 CALIBRATION_METHODS = ("minmax", "percentile", "mse", "entropy")
+WEIGHT_METHODS = ("rtn", "mse")
 
 
 @dataclass(frozen=True)
@@ -39,11 +51,88 @@ class Int8:
                 f"Int8: method is {self.method!r}, expected one of {', '.join(CALIBRATION_METHODS)}"
             )
         _check_data("Int8", self.calibration)
-        if not self.tolerance > 0:
-            raise InvalidArgumentError(f"Int8: tolerance is {self.tolerance!r}, expected a number above 0")
+        _check_tolerance("Int8", self.tolerance)
 
 
-Quantize = Int8  # what a layer may have
+@dataclass(frozen=True)
+class WeightOnly:
+    """Weights of products and rows of embeddings in integers of 4 or 8 `bits`, computed with in float32: `(q - zero) * scale`.
+
+    `group` numbers in a row of a weight's inputs, or of an embedding's row, share a scale, the last ones of a row perhaps fewer; None: a
+    whole row does. `symmetric` groups have no zero point of their own. `method` finds the scales: "rtn" (round to nearest: the group's
+    largest magnitude, or its range, is the last step), or "mse" (the scale with the least squared error). Neither needs calibration data;
+    without, the result is held to the source on drawn inputs: the worst element's error against the output's scale is at most `tolerance`.
+    An embedding that is also the weight of a product (a tied head) gets the product's numbers.
+    """
+
+    version: int = 1
+    bits: int = 4
+    group: int | None = 32
+    symmetric: bool = True
+    method: str = "mse"
+    tolerance: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise InvalidArgumentError(f"WeightOnly: bits is {self.bits!r}, expected 4 or 8")
+        is_count = isinstance(self.group, int) and not isinstance(self.group, bool) and self.group > 0
+        if self.group is not None and not is_count:
+            raise InvalidArgumentError(
+                f"WeightOnly: group is {self.group!r}, expected a number of weights, as 32, or None for one scale a channel"
+            )
+        if self.method not in WEIGHT_METHODS:
+            raise InvalidArgumentError(
+                f"WeightOnly: method is {self.method!r}, expected one of {', '.join(WEIGHT_METHODS)}"
+            )
+        _check_tolerance("WeightOnly", self.tolerance)
+
+
+@dataclass(frozen=True)
+class Int8Dynamic:
+    """Products with constant weights in 8-bit integers, the activations' ranges found by each run: no calibration data.
+
+    `granularity` of the activations is "row" (a scale and zero point for each, as of a token) or "tensor" (one for all, which is quicker,
+    and takes convolutions over two axes, too). Weights have a symmetric scale for each output. `tolerance` as of WeightOnly.
+    """
+
+    version: int = 1
+    granularity: str = "row"
+    tolerance: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.granularity not in ("row", "tensor"):
+            raise InvalidArgumentError(f"Int8Dynamic: granularity is {self.granularity!r}, expected row or tensor")
+        _check_tolerance("Int8Dynamic", self.tolerance)
+
+
+@dataclass(frozen=True)
+class Half:
+    """Weights stored in 16 bits, "float16" or "bfloat16", and widened to float32 where they are computed with. `tolerance` as of WeightOnly."""
+
+    version: int = 1
+    dtype: str = "float16"
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float16", "bfloat16"):
+            raise InvalidArgumentError(f"Half: dtype is {self.dtype!r}, expected float16 or bfloat16")
+        _check_tolerance("Half", self.tolerance)
+
+
+Quantize = Int8 | Int8Dynamic | WeightOnly | Half  # what a layer may have
+_KINDS: dict[type, str] = {Int8: "int8", Int8Dynamic: "int8_dynamic", WeightOnly: "weight_only", Half: "half"}
+
+
+def needs_data(method: Quantize) -> bool:
+    """Whether it wants to see what runs of the model compute."""
+    return isinstance(method, Int8)
+
+
+def described(method: Quantize) -> dict[str, Any]:
+    """A method for the manifest: its kind and what was chosen, without its data."""
+    return {"kind": _KINDS[type(method)]} | {
+        each.name: getattr(method, each.name) for each in fields(method) if each.name != "calibration"
+    }
 
 
 @dataclass(frozen=True)
@@ -62,6 +151,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check_data("Recipe", self.calibration)
+        for where, method in (
+            ("quantize", self.quantize),
+            *((f"layers[{name!r}]", each) for name, each in self.layers.items()),
+        ):
+            if method is not None and not isinstance(method, Quantize):
+                raise InvalidArgumentError(
+                    f"Recipe: {where} is {method!r}, expected one of {', '.join(each.__name__ for each in _KINDS)} (each with its "
+                    "options), or None"
+                )
 
     @property
     def changes(self) -> bool:
@@ -80,7 +178,7 @@ class Recipe:
     @property
     def data(self) -> Any:
         """The calibration data, wherever they stand; None: there are none."""
-        for given in (self.calibration, *(each.calibration for each in self.methods)):
+        for given in (self.calibration, *(getattr(each, "calibration", None) for each in self.methods)):
             if given is not None:
                 return given
         return None
@@ -94,3 +192,8 @@ class Recipe:
 def _check_data(where: str, data: Any) -> None:
     if isinstance(data, Sequence | Mapping) and not len(data):
         raise InvalidArgumentError(f"{where}: calibration is empty, expected at least one set of the model's inputs")
+
+
+def _check_tolerance(where: str, tolerance: float) -> None:
+    if not tolerance > 0:
+        raise InvalidArgumentError(f"{where}: tolerance is {tolerance!r}, expected a number above 0")

@@ -9,17 +9,23 @@ from typing import Any
 
 import numpy.typing as npt
 import tvm
+from tvm import relax
 
 from maas_rt._errors import CompileError, InvalidArgumentError
 
 from .._configs import CompileOptions
-from .._recipes import Quantize, Recipe
+from .._recipes import Half, Int8, Int8Dynamic, Quantize, Recipe, described, needs_data
 from ..importers import ImportedModel
 from ..passes import FOLDING
+from ._drawn import drawn_samples
+from ._dynamic import quantize_dynamic
+from ._half import store_half
 from ._int8 import quantize_int8
 from ._layers import Layer, is_quantized, layers
 from ._observe import CompileFloat, Observer
+from ._reasons import reason_against
 from ._samples import Samples, input_types
+from ._weight_only import quantize_weights
 
 __all__ = ["Compressed", "compressed"]
 
@@ -38,10 +44,13 @@ class Compressed:
 
     def to_manifest(self, recipe: Recipe) -> dict[str, Any]:
         """The recipe without its data, and which layers have what."""
-        first = recipe.methods[0]
+        used = [
+            {**described(method), "names": [name for name, each in self.methods.items() if each is method]}
+            for method in recipe.methods
+        ]
         return {
-            "kind": "int8", "version": first.version, "method": first.method, "activation_bits": first.activation_bits,
-            "tolerance": recipe.tolerance, "calibration_inputs": self.samples, "layers": len(self.methods),
+            "methods": [each for each in used if each["names"]], "tolerance": recipe.tolerance,
+            "calibration_inputs": self.samples, "layers": len(self.methods),
             "float_layers": [{"name": name, "kind": kind, "reason": reason} for name, (kind, reason) in self.floats.items()],
             "notes": self.notes,
         }  # fmt: skip
@@ -56,19 +65,19 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     """
     recipe = options.recipe
     assert recipe is not None
-    if model.states:
+    observing = [method for method in recipe.methods if needs_data(method)]
+    if model.states and observing:
         raise CompileError("a model with states cannot be quantized by calibration yet: leave out recipe")
     mod = model.mod
     for _, stage in FOLDING:
         mod = stage(mod)
-    if recipe.data is None:
+    if recipe.data is None and observing:
         raise InvalidArgumentError(
             "the recipe has no calibration data: give Recipe(calibration=...) sets of the model's inputs"
         )
-    samples, found = Samples(recipe.data, input_types(model)), layers(mod)
-    observer = Observer(model, samples, compile_float, options.verify)
+    found = layers(mod)
     if is_quantized(mod):
-        count = sum(1 for _ in samples)
+        count = sum(1 for _ in Samples(recipe.data, input_types(model))) if recipe.data is not None else 0
         own = "the model's own quantization leaves it in float"
         floats = {layer.name: (layer.kind, own) for layer in found if layer.reason}
         methods = {layer.name: recipe.methods[0] for layer in found if not layer.reason}
@@ -79,16 +88,40 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     if not methods:
         told = "".join(f"; {kind} {name}: {reason}" for name, (kind, reason) in list(floats.items())[:3])
         raise CompileError(
-            f"the model has no layer that 8 bits could have{told or ' (no convolution or matrix product)'}: leave out recipe"
+            f"the model has no layer that the recipe could have{told or ' (no convolution or matrix product)'}: leave out recipe"
         )
+    used = [method for method in recipe.methods if any(each is method for each in methods.values())]
+    kept: list[dict[str, npt.NDArray[Any]]] = []
+    observer: Observer | None = None
+    if recipe.data is not None:
+        observer = Observer(model, Samples(recipe.data, input_types(model)), compile_float, options.verify)
+        if not needs_data(used[0]):
+            observer.observe(mod, [], lambda _: [], lambda *_: None)  # holds the build in float to the source
+    elif options.verify is not None:
+        kept = drawn_samples(model, compile_float, options.verify)
     notes: list[str] = []
-    for method in recipe.methods:
+    for method in used:
         names = {name for name, each in methods.items() if each is method}
-        if names:
-            chosen = [layer.var for layer in layers(mod) if layer.name in names]
-            mod, told_of_data = quantize_int8(mod, chosen, method, observer)
-            notes += told_of_data
-    return Compressed(mod, samples.kept, observer.count, methods, floats, notes)
+        chosen = [layer.var for layer in layers(mod) if layer.name in names]
+        mod, told_of_data = _applied(mod, chosen, method, observer)
+        notes += told_of_data
+    if observer is not None:
+        kept = observer.samples.kept
+    return Compressed(mod, kept, observer.count if observer is not None else 0, methods, floats, notes)
+
+
+def _applied(
+    mod: tvm.IRModule, chosen: Sequence[relax.Var], method: Quantize, observer: Observer | None
+) -> tuple[tvm.IRModule, list[str]]:
+    """The layers `chosen` as the method has them, and what is to be said of the data."""
+    if isinstance(method, Int8):
+        assert observer is not None
+        return quantize_int8(mod, chosen, method, observer)
+    if isinstance(method, Int8Dynamic):
+        return quantize_dynamic(mod, chosen, method), []
+    if isinstance(method, Half):
+        return store_half(mod, chosen, method), []
+    return quantize_weights(mod, chosen, method), []
 
 
 def _assigned(found: Sequence[Layer], recipe: Recipe) -> tuple[dict[str, Quantize], dict[str, tuple[str, str]]]:
@@ -97,10 +130,11 @@ def _assigned(found: Sequence[Layer], recipe: Recipe) -> tuple[dict[str, Quantiz
     floats: dict[str, tuple[str, str]] = {}
     for layer in found:
         method = _method(layer, recipe)
-        if method is not None and not layer.reason:
+        reason = reason_against(layer, method) if method is not None else "the recipe leaves it in float"
+        if method is not None and not reason:
             methods[layer.name] = method
         else:
-            floats[layer.name] = (layer.kind, layer.reason if method is not None else "the recipe leaves it in float")
+            floats[layer.name] = (layer.kind, reason)
     for pattern in recipe.layers:
         if not any(fnmatchcase(layer.name, pattern) for layer in found):
             names = ", ".join(layer.name for layer in found[:8])

@@ -12,6 +12,7 @@ from maas_rt._errors import VerificationError
 
 from .._configs import CompileOptions, VerifyOptions
 from .._deep import heed
+from .._recipes import Int8, Recipe, WeightOnly
 from ..artifact import Artifact
 from ..importers import ImportedModel
 from ..verify import Reference, Report, compare, run_compiled
@@ -48,14 +49,14 @@ def verify_compressed(
             if difference.error > tolerance:
                 raise VerificationError(
                     f"the quantized model's output {name} is off by {difference.error:.3g} of its scale, and the recipe admits "
-                    f"{tolerance:g}: calibrate on more inputs, take 8 activation bits, or admit more; nothing was written"
+                    f"{tolerance:g}: {_remedies(options.recipe)}, or admit more; nothing was written"
                 )
             signals[name].add(actual[name], want)
     for name, signal in signals.items():
         if signal.is_lost:
             raise VerificationError(
-                f"the quantized model's output {name} is as far from the source's as a constant would be: calibrate on more inputs, or "
-                "by the method percentile where one of them is an outlier; nothing was written"
+                f"the quantized model's output {name} is as far from the source's as a constant would be: {_remedies(options.recipe)}; "
+                "nothing was written"
             )
     measured = float(f"{report.max_relative_error:.3g}")
     decibels = {name: round(signal.decibels, 1) for name, signal in signals.items() if np.isfinite(signal.decibels)}
@@ -65,6 +66,19 @@ def verify_compressed(
         "tolerance": tolerance,
         "signal_to_error_db": decibels,
     }
+
+
+def _remedies(recipe: Recipe) -> str:
+    """What makes errors smaller, of the recipe's methods."""
+    kinds = {type(method) for method in recipe.methods}
+    found = []
+    if Int8 in kinds:
+        found.append(
+            "calibrate on more inputs, by the method percentile where one is an outlier, with 8 activation bits"
+        )
+    if WeightOnly in kinds:
+        found.append("take 8 bits or smaller groups")
+    return ", ".join([*found, "leave layers in float by layers={name: None}"])
 
 
 class _Signal:

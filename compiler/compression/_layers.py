@@ -1,4 +1,4 @@
-"""The layers of a model: which of them 8 bits can have, and why the others stay in float."""
+"""The layers of a model: which of them static 8 bits can have, and why the others stay in float."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from ..passes._ops import dtype_of
 from ..passes._rewrite import array_of, is_call
 from ..passes.lower_quantized import MAX_DEPTH, conv_contract
 
-__all__ = ["Layer", "is_quantized", "layers", "weight_axis"]
+__all__ = ["NESTED", "Layer", "constant_weight_reason", "is_quantized", "layers", "matrix_reason", "weight_axis"]
+
+NESTED = "it is inside of a branch or a loop"
 
 _KINDS = {
     **{f"relax.nn.conv{n}d": f"convolution over {n} {'axis' if n == 1 else 'axes'}" for n in (1, 2, 3)},
@@ -27,13 +29,15 @@ _OPERATORS = {"lstm": "LSTM", "gru": "GRU", "attention": "attention"}
 
 @dataclass(frozen=True)
 class Layer:
-    """`name` is the source's, with a number behind it where several have it; `kind` is a word for people; `reason` says why 8 bits cannot
-    have it, and is empty where they can. `var` is bound to its result."""
+    """`name` is the source's, with a number behind it where several have it; `kind` is a word for people; `reason` says why static 8 bits
+    cannot have it, and is empty where they can. `var` is bound to its result, which is `value`; `nested`: within a branch or a loop."""
 
     name: str
     kind: str
     reason: str
     var: relax.Var
+    value: relax.Expr
+    nested: bool
 
 
 def layers(mod: tvm.IRModule) -> list[Layer]:
@@ -45,8 +49,9 @@ def layers(mod: tvm.IRModule) -> list[Layer]:
             continue
         name = str(binding.var.name)
         seen[name] += 1
-        reason = "it is inside of a branch or a loop" if inner else _reason(binding.value)
-        found.append(Layer(name if seen[name] == 1 else f"{name}#{seen[name]}", kind, reason, binding.var))
+        reason = NESTED if inner else _reason(binding.value)
+        unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        found.append(Layer(unique, kind, reason, binding.var, binding.value, inner))
     return found
 
 
@@ -92,6 +97,21 @@ def _reason(value: relax.Expr) -> str:
     """Why a layer stays in float; "" if it need not."""
     if not is_call(value, "relax.nn.conv2d", "relax.matmul"):
         return "there is no kernel of 8 bits for it"
+    if reason := constant_weight_reason(value):
+        return reason
+    weight = array_of(value.args[1])
+    assert weight is not None
+    if is_call(value, "relax.matmul"):
+        too_deep = f"its sums have more than {MAX_DEPTH} terms" if weight.shape[0] > MAX_DEPTH else ""
+        return matrix_reason(value) or too_deep
+    if str(value.attrs.data_layout) != "NCHW" or str(value.attrs.kernel_layout) != "OIHW":
+        return "its layout is another than NCHW"
+    contract = conv_contract(weight.shape, int(value.attrs.groups))
+    return "" if contract else "a group has fewer than 4 outputs, or its sums more terms than 32 bits hold"
+
+
+def constant_weight_reason(value: relax.Call) -> str:
+    """Why a convolution or product has no weights of float32 that could be quantized; "" if it has."""
     dtypes = {dtype_of(value), *map(dtype_of, value.args)}
     if dtypes != {"float32"}:
         return f"its numbers are {', '.join(sorted(dtypes))}"
@@ -100,13 +120,10 @@ def _reason(value: relax.Expr) -> str:
         return "both of its operands are a run's" if is_call(value, "relax.matmul") else "its weights are a run's"
     if weight.size == 0 or not np.isfinite(weight).all():
         return "its weights are not finite numbers"
-    if array_of(value.args[0]) is not None:
-        return "both of its operands are constants"
-    if is_call(value, "relax.matmul"):
-        if weight.ndim != 2 or value.args[0].ty.ndim < 2:
-            return "it is no product with one matrix"
-        return f"its sums have more than {MAX_DEPTH} terms" if weight.shape[0] > MAX_DEPTH else ""
-    if str(value.attrs.data_layout) != "NCHW" or str(value.attrs.kernel_layout) != "OIHW":
-        return "its layout is another than NCHW"
-    contract = conv_contract(weight.shape, int(value.attrs.groups))
-    return "" if contract else "a group has fewer than 4 outputs, or its sums more terms than 32 bits hold"
+    return "both of its operands are constants" if array_of(value.args[0]) is not None else ""
+
+
+def matrix_reason(value: relax.Call) -> str:
+    """Why a product with a constant is not one with a matrix; "" if it is."""
+    is_matrix = array_of(value.args[1]).ndim == 2 and value.args[0].ty.ndim >= 2
+    return "" if is_matrix else "it is no product with one matrix"

@@ -2,7 +2,7 @@
 they have been taken.
 
 What such weights look like is `dequantize` of a constant, or that moved: blocks of an axis with a scale each are rows that are
-dequantized, then reshaped (`importers/onnx/ops/_blocks.py`). What no kernel and no table takes becomes floats at the end.
+dequantized, then reshaped (`_blocks.py`). What no kernel and no table takes becomes floats at the end.
 """
 
 from __future__ import annotations
@@ -176,15 +176,14 @@ def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     )
     block = _block(flat.scale_index.T)
     length = flat.values.shape[1]
-    if length % block:
-        return None
-    blocks = length // block
+    blocks = -(-length // block)
     heads = flat.scale_index[:, ::block]
+    stored = np.pad(flat.values, [(0, 0), (0, blocks * block - length)])  # the last block may be shorter
 
     def taken(table: Array) -> relax.Expr:
         return rw.emit(relax.op.take(constant(np.ascontiguousarray(table)), index, 0, mode))
 
-    rows = rw.emit(relax.op.astype(_rows(rw, taken, flat.values, own), "float32"))
+    rows = rw.emit(relax.op.astype(_rows(rw, taken, stored, own), "float32"))
     rows = rw.emit(reshape(rows, [*own, blocks, block]))
     scale = weights.scale[heads][..., None]
     zero = weights.zero[heads][..., None]
@@ -192,6 +191,9 @@ def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
         origin = constant(zero[0]) if (zero == zero[0]).all() else taken(zero)
         rows = rw.emit(relax.op.subtract(rows, rw.emit(relax.op.astype(origin, "float32"))))
     rows = rw.emit(relax.op.multiply(rows, constant(scale[0]) if (scale == scale[0]).all() else taken(scale)))
+    if blocks * block > length:
+        rows = rw.emit(reshape(rows, [*own, blocks * block]))
+        rows = rw.emit(relax.op.strided_slice(rows, [len(own)], [0], [length], assume_inbound=True))
     return reshape(rows, [*own, *rest])
 
 

@@ -6,7 +6,6 @@ import argparse
 import os
 import zipfile
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,13 +104,6 @@ def sized(n: int) -> str:
 def pluralised(n: int, thing: str) -> str:
     """ "1 step", "2 steps"."""
     return f"{n} {thing}{'' if n == 1 else 's'}"
-
-
-def on_eight_bits(quantize: dict[str, Any]) -> str:
-    """Of a manifest's recipe: how many layers run on 8 bits, and which do not."""
-    left = quantize["float_layers"]
-    named = ", ".join(f"{each['name']} ({each['kind']})" for each in left[:4]) + (", ..." if len(left) > 4 else "")
-    return f"{pluralised(quantize['layers'], 'layer')} on 8 bits" + (f", {len(left)} in float: {named}" if left else "")
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...], str | None]:

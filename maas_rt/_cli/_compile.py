@@ -8,6 +8,7 @@ docs/checkpoints.md); for weights --model names the function that builds the arc
   maas-rt compile model.onnx -o model.mrt --dynamic input:0=1..32
   maas-rt compile checkpoint/ -o model.mrt --model package.module:build --input-shape x:1,3,224,224
   maas-rt compile model.onnx -o model.mrt --int8 first.npz second.npz     8-bit weights and activations, ranges from these inputs
+  maas-rt compile model.onnx -o model.mrt --weights int4 --group 32       weights of 4 bits in groups, activations in float32
   maas-rt compile model.onnx -o model.mrt --tune --budget 5m              the quickest kernels for this CPU, by measurement
 
 A complex input or output of a torch model is a real array with a last axis of 2 in model.mrt: real part first, as torch.view_as_real has it.
@@ -24,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import InvalidArgumentError
-from ._arrays import Arrays, on_eight_bits, parse_duration, parse_shape, pluralised, read_npz, same_file
+from ._arrays import Arrays, parse_duration, parse_shape, pluralised, read_npz, same_file
 from ._extras import require_compiler
+from ._recipe import add_recipe_arguments, chosen_recipe, told_of
 from ._weights import add_weights_arguments, chosen_weights
 
 
@@ -56,32 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fix an input's shape (ONNX), or describe an example input (weights), as x:1,3,224,224 or ids:1,128:int64",
     )
     parser.add_argument("--input", metavar="REAL.npz", help="real inputs: used to trace, and for the check")
-    parser.add_argument(
-        "--int8",
-        nargs="+",
-        metavar="CALIBRATION.npz",
-        help="convolutions and matrix products in 8-bit integers, their ranges from these inputs: one file with samples along the first "
-        "axis of its arrays, or one set of inputs a file",
-    )
-    parser.add_argument(
-        "--int8-bits",
-        type=int,
-        choices=(7, 8),
-        default=8,
-        help="of activations: 7 is faster on CPUs without VNNI, 8 more accurate (default: 8)",
-    )
-    parser.add_argument(
-        "--int8-method",
-        choices=("minmax", "percentile", "mse", "entropy"),
-        default="minmax",
-        help="how ranges are found; percentile leaves outliers out (default: minmax)",
-    )
-    parser.add_argument(
-        "--int8-tolerance",
-        type=float,
-        default=0.1,
-        help="largest error on the calibration inputs, against an output's scale (default: 0.1)",
-    )
+    add_recipe_arguments(parser)
     parser.add_argument(
         "--tune",
         action="store_true",
@@ -119,16 +96,7 @@ def execute(args: argparse.Namespace) -> int:
     if any(same_file(args.output, source) for source in args.source):
         raise InvalidArgumentError(f"-o {args.output} is the model itself, which it would replace; choose another -o")
     shapes, examples = described_inputs(args)
-    recipe = None
-    if args.int8:
-        sets = [read_npz(path) for path in args.int8]
-        int8 = compiler.Int8(
-            sets[0] if len(sets) == 1 else sets,
-            activation_bits=args.int8_bits,
-            tolerance=args.int8_tolerance,
-            method=args.int8_method,
-        )
-        recipe = compiler.Recipe(quantize=int8)
+    recipe = chosen_recipe(args, compiler)
     chosen = {"budget": args.budget, "threads": args.tune_threads, "cache": args.tune_cache}
     given = {key: value for key, value in chosen.items() if value is not None}
     if given and not args.tune:
@@ -173,7 +141,7 @@ def execute(args: argparse.Namespace) -> int:
     )
     quantize = (artifact.manifest.get("recipe") or {}).get("quantize")
     if quantize is not None:
-        print(on_eight_bits(quantize))
+        print(told_of(quantize))
         for note in quantize["notes"]:
             print(note, file=sys.stderr)
     tuning = artifact.manifest.get("tuning")

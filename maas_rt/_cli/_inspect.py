@@ -14,8 +14,9 @@ from typing import Any
 
 from .. import _container, _plan
 from .._errors import DecryptionError, SignatureError
-from ._arrays import on_eight_bits, pluralised, sized
+from ._arrays import pluralised, sized
 from ._opening import add_opening, opening
+from ._recipe import told_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,11 +93,12 @@ def _text(facts: dict[str, Any]) -> str:
     ]
     quantize = (manifest.get("recipe") or {}).get("quantize")
     if quantize:
-        lines.append(
-            f"recipe    {quantize['kind']}, {quantize['activation_bits']} bits of activations, calibrated on "
-            f"{quantize['calibration_inputs']} inputs by {quantize['method']}"
+        data = (
+            f", calibrated on {pluralised(quantize['calibration_inputs'], 'input')}"
+            if quantize["calibration_inputs"]
+            else ""
         )
-        lines.append(f"          {on_eight_bits(quantize)}")
+        lines.append(f"recipe    {told_of(quantize)}{data}")
         lines += [f"          {each['name']}: {each['reason']}" for each in quantize["float_layers"]]
     tuning = manifest.get("tuning")
     if tuning:

@@ -56,7 +56,8 @@ def test_layers_run_on_eight_bits(name: str, bits: int) -> None:
     assert all(k.get("a_max") == ([127] if bits == 7 else None) for k in kernels)
     assert sum("y_scale" in {a.key for a in s.attrs} for s in steps) == 4  # between these layers no float is written
     manifest = artifact.manifest
-    assert manifest["recipe"]["quantize"]["activation_bits"] == bits
+    (method,) = manifest["recipe"]["quantize"]["methods"]
+    assert (method["kind"], method["activation_bits"]) == ("int8", bits)
     assert manifest["verified"]["status"] == "passed" and manifest["verified"]["tolerance"] == 0.05
     assert 0 < manifest["verified"]["max_relative_error"] <= 0.05
     x = images(5)[4]  # no calibration input
@@ -128,7 +129,8 @@ def test_every_method_calibrates_from_a_generator(name: str, method: str) -> Non
     data = ({name: x} for x in images(6))
     manifest = compiled(Recipe(quantize=Int8(data, method=method))).manifest
     quantize, verified = manifest["recipe"]["quantize"], manifest["verified"]
-    assert (quantize["method"], quantize["calibration_inputs"], quantize["notes"]) == (method, 6, [])
+    assert quantize["methods"][0]["method"] == method
+    assert (quantize["calibration_inputs"], quantize["notes"]) == (6, [])
     assert verified["runs"] == 7 and min(verified["signal_to_error_db"].values()) > 20
     assert not next(data, None)
 

@@ -123,11 +123,53 @@ def test_compile_to_eight_bits(folder: Path, command: CommandLine) -> None:
     done = command("compile", "wide.pt2", "-o", "wide.mrt", "--int8", "c0.npz", "c1.npz", "--int8-bits", "8")
     assert done.returncode == 0, done.stderr
     quantized = json.loads(command("inspect", "wide.mrt", "--json").stdout)["manifest"]["recipe"]["quantize"]
-    assert (quantized["activation_bits"], quantized["calibration_inputs"]) == (8, 2)
-    assert "recipe    int8, 8 bits of activations, calibrated on 2 inputs" in command("inspect", "wide.mrt").stdout
+    assert (quantized["methods"][0]["activation_bits"], quantized["calibration_inputs"]) == (8, 2)
+    assert (
+        "recipe    2 layers int8 (activation_bits 8, method minmax), calibrated on 2 inputs"
+        in command("inspect", "wide.mrt").stdout
+    )
     refused = command("compile", "wide.pt2", "-o", "no.mrt", "--int8", "c0.npz", "--int8-tolerance", "1e-9")
     assert "the recipe admits 1e-09" in _one_sentence(refused, "compile")
     assert not (folder / "no.mrt").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--weights", "int4", "--group", "16"], "weight_only (bits 4, group 16, symmetric, method mse)"),
+        (
+            ["--weights", "int8", "--group", "channel", "--method", "rtn", "--asymmetric"],
+            "weight_only (bits 8, group channel, not symmetric, method rtn)",
+        ),
+        (["--int8-dynamic"], "int8_dynamic (granularity row)"),
+    ],
+)
+def test_compile_to_few_bits_without_data(folder: Path, command: CommandLine, flags: list[str], told: str) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32)).eval()
+    torch.export.save(torch.export.export(net, (torch.ones(4, 32),)), folder / "net.pt2")
+    done = command("compile", "net.pt2", "-o", "few.mrt", *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"2 layers {told}" in done.stdout
+    assert f"recipe    2 layers {told}\n" in command("inspect", "few.mrt").stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--weights", "int4", "--int8-dynamic"], "--int8-dynamic and --weights are given, expected one of them"),
+        (["--group", "16"], "--group, --method and --asymmetric are for --weights int4 or int8"),
+        (["--weights", "fp16", "--asymmetric"], "--group, --method and --asymmetric are for --weights int4 or int8"),
+        (["--weights-tolerance", "0.1"], "--weights-tolerance is for --weights"),
+        (["--weights", "fp16"], "no kernel reads its weights in 16 bits"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_told(
+    folder: Path, command: CommandLine, flags: list[str], words: str
+) -> None:
+    torch.export.save(torch.export.export(torch.nn.Linear(6, 64).eval(), (torch.ones(4, 6),)), folder / "alone.pt2")
+    assert words in _one_sentence(command("compile", "alone.pt2", "-o", "none.mrt", *flags), "compile")
+    assert not (folder / "none.mrt").exists()
 
 
 def test_compile_with_tuning(folder: Path, command: CommandLine) -> None:

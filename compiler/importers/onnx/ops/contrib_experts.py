@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax, te, tirx
 
+from ...._blocks import dequantized
 from .._exprs import dims_of
 from .._node import Node
 from .._packed import unpacked
 from .._registry import op
-from ._blocks import dequantized
 from ._te import elementwise, imm
 from .contrib_fused import added, in_float32
 from .indexing import take_slice
@@ -61,7 +61,7 @@ def _dequantized(n: Node, number: int, weight: int, scales: int, zeros: int) -> 
         given = n.const(zeros, "zero points")
         zero = unpacked(given, bits, blocks if scale.ndim == 3 else rows).reshape(zero.shape)
     return dequantized(
-        n, unpacked(packed, bits, columns), scale.reshape(zero.shape), zero, axis=2, block=columns // blocks
+        n.emit, unpacked(packed, bits, columns), scale.reshape(zero.shape), zero, axis=2, block=columns // blocks
     )
 
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from tvm import relax, te, tirx
 
 from .... import ir
+from ...._blocks import dequantized
 from .._exprs import constant, dims_of, dtype_of, shape_expr
 from .._node import Node
 from .._registry import op
 from .._stored import STORED, from_storage, is_code
 from .._values import Value, bits_of, is_float, is_int, is_signed, numpy_dtype
-from ._blocks import dequantized
 from ._te import elementwise, imm, is_nan
 from .cast import decode, encode
 from .nn import convolution, product, window_attrs, window_pads
@@ -108,7 +108,7 @@ def _known_blocks(n: Node, axis: int, block: int) -> Any | None:
     if scale.shape != wanted or zero.shape != wanted or n.dtype(1) == "float64":
         return None
     kind = STORED.get(n.dtype(0), n.dtype(0))
-    return dequantized(n, x.astype(kind), scale.astype(np.float32), zero.astype(kind), axis, block)
+    return dequantized(n.emit, x.astype(kind), scale.astype(np.float32), zero.astype(kind), axis, block)
 
 
 @op("DequantizeLinear", since=_VERSIONS)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from .._exprs import constant, shape_expr
-from .._node import Node
+from ._constants import constant_of
 
 __all__ = ["dequantized"]
 
 Array = npt.NDArray[Any]
 
 
-def dequantized(n: Node, values: Array, scale: Array, zero: Array, axis: int, block: int) -> Any:
+def dequantized(emit: Callable[[Any], Any], values: Array, scale: Array, zero: Array, axis: int, block: int) -> Any:
     """(values - zero) · scale in float32 for `values` of uint8 or int8 with scales and zero points (of their type) for each `block` of
-    numbers along `axis`, the last block possibly shorter.
+    numbers along `axis`, the last block possibly shorter. `emit` binds an expression to a variable.
 
     As reshape(dequantize(q [blocks, block], axis=0)), the blocked axis last; a slice and a transpose follow where they are needed.
     """
@@ -31,12 +31,12 @@ def dequantized(n: Node, values: Array, scale: Array, zero: Array, axis: int, bl
         rows = np.pad(rows, [(0, 0)] * (rank - 1) + [(0, blocks * block - extent)])
     lead = list(rows.shape[:-1])
     count = math.prod(lead) * blocks
-    q = constant(np.ascontiguousarray(rows).reshape(count, block))
-    s = constant(np.ascontiguousarray(scale.transpose(order)).reshape(count).astype(np.float32))
-    z = constant(np.ascontiguousarray(zero.transpose(order)).reshape(count).astype(values.dtype))
-    y = n.emit(relax.op.dequantize(q, s, z, axis=0, out_dtype="float32"))
-    y = n.emit(relax.op.reshape(y, shape_expr([*lead, blocks * block])))
+    q = constant_of(np.ascontiguousarray(rows).reshape(count, block))
+    s = constant_of(np.ascontiguousarray(scale.transpose(order)).reshape(count).astype(np.float32))
+    z = constant_of(np.ascontiguousarray(zero.transpose(order)).reshape(count).astype(values.dtype))
+    y = emit(relax.op.dequantize(q, s, z, axis=0, out_dtype="float32"))
+    y = emit(relax.op.reshape(y, relax.ShapeExpr([*lead, blocks * block])))
     if blocks * block > extent:
-        y = n.emit(relax.op.strided_slice(y, [rank - 1], [0], [extent], assume_inbound=True))
+        y = emit(relax.op.strided_slice(y, [rank - 1], [0], [extent], assume_inbound=True))
     back = [order.index(a) for a in range(rank)]
-    return y if back == list(range(rank)) else n.emit(relax.op.permute_dims(y, back))
+    return y if back == list(range(rank)) else emit(relax.op.permute_dims(y, back))

@@ -1,0 +1,86 @@
+"""Why a layer cannot have a method of a recipe."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import relax
+
+from .._recipes import Half, Int8, Int8Dynamic, Quantize, WeightOnly
+from ..ir import read_operator
+from ..passes._ops import dtype_of
+from ..passes._rewrite import array_of, is_call
+from ._layers import NESTED, Layer, constant_weight_reason, matrix_reason
+
+__all__ = ["reason_against"]
+
+_NO_WEIGHTS = "it has no weights"
+_SCALE_BITS = 40  # of a scale and a zero point
+_FLOATS_FROM = 24  # bits of a weight, from which on lower_weights makes floats of it: they are read more quickly
+
+
+def reason_against(layer: Layer, method: Quantize) -> str:
+    """Why `layer` stays in float, in a clause; "" if it need not."""
+    if isinstance(method, Int8):
+        return layer.reason
+    if layer.nested:
+        return NESTED
+    if layer.kind == "attention":
+        return _NO_WEIGHTS
+    if isinstance(method, Int8Dynamic):
+        return _dynamic(layer, method)
+    if isinstance(method, Half):
+        return _half(layer, method)
+    return _weight_only(layer.value, method)
+
+
+def _weight_only(value: relax.Expr, method: WeightOnly) -> str:
+    if is_call(value, "relax.take"):
+        if reason := _table(value):
+            return reason
+        depth, rows = value.args[0].ty.shape[1], value.args[0].ty.shape[0]
+    elif is_call(value, "relax.matmul"):
+        if reason := constant_weight_reason(value) or matrix_reason(value):
+            return reason
+        depth, rows = value.args[1].ty.shape
+    else:
+        return f"no kernel reads its weights in {method.bits} bits"
+    depth, rows = int(depth), int(rows)
+    scales = -(-depth // min(method.group or depth, depth)) * rows
+    if depth * rows * method.bits + scales * _SCALE_BITS > _FLOATS_FROM * depth * rows:
+        return f"its rows of {depth} are so short that their scales would outweigh what {method.bits} bits save"
+    return ""
+
+
+def _half(layer: Layer, method: Half) -> str:
+    if layer.kind != "embedding":
+        return "no kernel reads its weights in 16 bits"
+    if reason := _table(layer.value):
+        return reason
+    largest = float(np.abs(array_of(layer.value.args[0])).max())
+    return f"its weights reach {largest:.3g}, beyond float16" if method.dtype == "float16" and largest > 65504 else ""
+
+
+def _table(value: relax.Call) -> str:
+    table = array_of(value.args[0])
+    if dtype_of(value) != "float32" or table is None:
+        return f"its numbers are {dtype_of(value)}"
+    if value.attrs.axis is None or int(value.attrs.axis) % 2:
+        return "it does not take rows"
+    return "" if table.size and np.isfinite(table).all() else "its weights are not finite numbers"
+
+
+def _dynamic(layer: Layer, method: Int8Dynamic) -> str:
+    whole = method.granularity == "tensor"
+    value = layer.value
+    if is_call(value, "relax.matmul"):
+        return layer.reason
+    if is_call(value, "relax.nn.conv2d"):
+        return layer.reason or (
+            "" if whole else "it has no rows that could have ranges of their own (granularity tensor takes it)"
+        )
+    call = read_operator(value)
+    if call is None or call.operator.name != "lstm":
+        return "there is no kernel of 8 bits for it"
+    if any(array_of(call.args[at]) is None for at in (1, 2)):
+        return "its weights are a run's"
+    return "" if whole else "its kernel has one range for all sequences (granularity tensor takes it)"

@@ -1,0 +1,142 @@
+"""Options that make a model smaller: the recipe of `maas-rt compile`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .._errors import InvalidArgumentError
+from ._arrays import pluralised, read_npz
+
+__all__ = ["add_recipe_arguments", "chosen_recipe", "told_of"]
+
+_WEIGHTS = {"int4": 4, "int8": 8, "fp16": "float16", "bf16": "bfloat16"}
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--int8",
+        nargs="+",
+        metavar="CALIBRATION.npz",
+        help="convolutions and matrix products in 8-bit integers, their ranges from these inputs: one file with samples along the first "
+        "axis of its arrays, or one set of inputs a file",
+    )
+    parser.add_argument(
+        "--int8-bits",
+        type=int,
+        choices=(7, 8),
+        default=8,
+        help="of activations: 7 is faster on CPUs without VNNI, 8 more accurate (default: 8)",
+    )
+    parser.add_argument(
+        "--int8-method",
+        choices=("minmax", "percentile", "mse", "entropy"),
+        default="minmax",
+        help="how ranges are found; percentile leaves outliers out (default: minmax)",
+    )
+    parser.add_argument(
+        "--int8-dynamic",
+        nargs="?",
+        const="row",
+        choices=("row", "tensor"),
+        help="matrix products in 8-bit integers, their ranges from each run: one for each row of activations, or one for all (default: row)",
+    )
+    parser.add_argument(
+        "--int8-tolerance",
+        type=float,
+        default=0.1,
+        help="largest error on the calibration inputs, against an output's scale (default: 0.1)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=tuple(_WEIGHTS),
+        help="weights of matrix products and embeddings in 4 or 8 bits, or embeddings in 16; activations stay float32",
+    )
+    parser.add_argument(
+        "--group",
+        type=_group,
+        metavar="N",
+        help="of --weights int4 and int8: weights in a row that share a scale, or channel (default: 32)",
+    )
+    parser.add_argument(
+        "--method", choices=("rtn", "mse"), help="of --weights int4 and int8: how scales are found (default: mse)"
+    )
+    parser.add_argument(
+        "--asymmetric",
+        action="store_true",
+        help="of --weights int4 and int8: a zero point for each group, beside its scale",
+    )
+    parser.add_argument(
+        "--weights-tolerance", type=float, metavar="X", help="of --weights: largest error, against an output's scale"
+    )
+
+
+def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
+    """The compiler's Recipe, or None if nothing was chosen."""
+    chosen = [flag for flag, value in _ways(args).items() if value]
+    if len(chosen) > 1:
+        raise InvalidArgumentError(
+            f"{' and '.join(chosen)} are given, expected one of them; layers of several kinds are for a Recipe in Python"
+        )
+    grid = {"group": args.group, "method": args.method, "symmetric": False if args.asymmetric else None}
+    given = {key: value for key, value in grid.items() if value is not None}
+    if args.weights not in ("int4", "int8") and given:
+        raise InvalidArgumentError(
+            "--group, --method and --asymmetric are for --weights int4 or int8, which is not given"
+        )
+    if args.weights is None and args.weights_tolerance is not None:
+        raise InvalidArgumentError("--weights-tolerance is for --weights, which is not given")
+    if not chosen:
+        return None
+    return compiler.Recipe(quantize=_method(args, compiler, given))
+
+
+def _ways(args: argparse.Namespace) -> dict[str, Any]:
+    return {"--int8": args.int8, "--int8-dynamic": args.int8_dynamic, "--weights": args.weights}
+
+
+def _method(args: argparse.Namespace, compiler: Any, grid: dict[str, Any]) -> Any:
+    if args.int8:
+        sets = [read_npz(path) for path in args.int8]
+        return compiler.Int8(
+            sets[0] if len(sets) == 1 else sets,
+            activation_bits=args.int8_bits,
+            tolerance=args.int8_tolerance,
+            method=args.int8_method,
+        )
+    if args.int8_dynamic:
+        return compiler.Int8Dynamic(granularity=args.int8_dynamic, tolerance=args.int8_tolerance)
+    kind = _WEIGHTS[args.weights]
+    admitted = {} if args.weights_tolerance is None else {"tolerance": args.weights_tolerance}
+    if isinstance(kind, str):
+        return compiler.Half(dtype=kind, **admitted)
+    if "group" in grid:
+        grid = {**grid, "group": grid["group"] or None}
+    return compiler.WeightOnly(bits=kind, **grid, **admitted)
+
+
+def _group(text: str) -> int:
+    """A number of weights; 0 for a whole channel."""
+    if text == "channel":
+        return 0
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of weights, as 32, nor channel")
+    return int(text)
+
+
+def told_of(quantize: dict[str, Any]) -> str:
+    """Of a manifest's recipe: how many layers have what, and which stay in float."""
+    left = quantize["float_layers"]
+    named = ", ".join(f"{each['name']} ({each['kind']})" for each in left[:4]) + (", ..." if len(left) > 4 else "")
+    told = [f"{pluralised(len(each['names']), 'layer')} {_described(each)}" for each in quantize["methods"]]
+    return ", ".join(told) + (f"; {len(left)} in float: {named}" if left else "")
+
+
+def _described(method: dict[str, Any]) -> str:
+    """`int8 (method minmax, activation_bits 8)`."""
+    said = {key: value for key, value in method.items() if key not in ("kind", "version", "tolerance", "names")}
+    words = [
+        key if value is True else f"not {key}" if value is False else f"{key} {'channel' if value is None else value}"
+        for key, value in said.items()
+    ]
+    return f"{method['kind']} ({', '.join(words)})"

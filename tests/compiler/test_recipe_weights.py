@@ -1,0 +1,352 @@
+"""The recipes WeightOnly, Int8Dynamic and Half: what is quantized, the numbers by their formulas, and what is told of the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from maas_rt.compiler import Half, Int8, Int8Dynamic, Recipe, WeightOnly
+from maas_rt.compiler import compile as compile_model
+from maas_rt.compiler.compress._grids import blocks_of, fitted_grid
+from torch import nn
+
+import maas_rt
+
+WORDS, WIDTH = 120, 96
+
+
+class Language(nn.Module):
+    """A table, two layers, and a head, which may be the table."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(WORDS, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 160), nn.Linear(160, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.table(ids)
+        return self.head(self.norm(x + self.down(torch.relu(self.up(x)))))
+
+
+IDS = torch.from_numpy(np.random.default_rng(0).integers(0, WORDS, (2, 9)))
+
+
+def language(tied: bool = False) -> nn.Module:
+    return Language(tied).eval()
+
+
+def compiled(method: Any, module: nn.Module | None = None, **more: Any) -> Any:
+    module = language() if module is None else module
+    return compile_model(module, [IDS], recipe=Recipe(quantize=method, **more))
+
+
+def steps(artifact: Any) -> Counter[str]:
+    return Counter(s.target for block in artifact.linear.plan.blocks for s in block.steps)
+
+
+def run(artifact: Any, x: np.ndarray) -> np.ndarray:
+    program = maas_rt.load(artifact.to_bytes(), threads=1)
+    return next(iter(program.run({program.inputs[0].name: x}).values()))
+
+
+def decibels(artifact: Any) -> float:
+    return min(artifact.manifest["verified"]["signal_to_error_db"].values())
+
+
+# ---- grids
+
+
+def by_hand(row: np.ndarray, bits: int, symmetric: bool) -> np.ndarray:
+    """One group rounded to nearest, by the formulas of ONNX and GPTQ."""
+    top = 2**bits - 1
+    if symmetric:
+        scale, zero = 2 * np.abs(row).max() / top, 2 ** (bits - 1)
+    else:
+        low, high = min(row.min(), 0), max(row.max(), 0)
+        scale = (high - low) / top
+        zero = np.rint(-low / scale)
+    return (np.clip(np.rint(row / scale) + zero, 0, top) - zero) * scale
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 32), (4, None), (4, 20), (8, 7)])
+def test_round_to_nearest_is_its_formula(bits: int, group: int | None, symmetric: bool) -> None:
+    rows = np.random.default_rng(0).standard_normal((5, 96)).astype(np.float32) + np.float32(0.3)
+    found = blocks_of(rows, bits, group, symmetric, "rtn")
+    assert found.values.shape == rows.shape and found.scale.shape == (5, -(-96 // (group or 96)))
+    size = group or 96
+    want = [np.concatenate([by_hand(r[i : i + size], bits, symmetric) for i in range(0, 96, size)]) for r in rows]
+    np.testing.assert_allclose(found.floats(), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scale_search_has_about_the_least_error_that_there_is(bits: int, symmetric: bool) -> None:
+    """Among 400 scales of either sign, or as many pairs of ends, of each group by itself."""
+    x = np.random.default_rng(1).standard_t(3, (12, 32)).astype(np.float32)
+    grid, nearest = (fitted_grid(x, bits, symmetric, method) for method in ("mse", "rtn"))
+    top = 2**bits - 1
+
+    def error(row: np.ndarray, scale: float, zero: float) -> float:
+        return float((((np.clip(np.rint(row / scale) + zero, 0, top) - zero) * scale - row) ** 2).sum())
+
+    total = 0.0
+    for row in x:
+        if symmetric:
+            edge = np.abs(row).max() / 2 ** (bits - 1)
+            total += min(error(row, s * f * edge, 2 ** (bits - 1)) for f in np.linspace(0.3, 1.2, 200) for s in (1, -1))
+        else:
+            low, high = min(row.min(), 0.0), max(row.max(), 0.0)
+            spans = [(low * a, high * b) for a in np.linspace(0.3, 1, 20) for b in np.linspace(0.3, 1, 20)]
+            total += min(error(row, (h - lo) / top, np.clip(np.rint(-lo * top / (h - lo)), 0, top)) for lo, h in spans)
+    found, rounded = (float(((g.dequantize(g.quantize(x)) - x) ** 2).sum()) for g in (grid, nearest))
+    assert found <= rounded and found <= (1.05 if symmetric and bits == 4 else 1.35) * total
+
+
+def test_groups_of_nothing_and_tiny_numbers_stay_what_they_are() -> None:
+    rows = np.zeros((3, 64), np.float32)
+    rows[1, :32] = 1e-42  # below the least number with a full mantissa
+    rows[2] = -0.5
+    for symmetric in (True, False):
+        for method in ("rtn", "mse"):
+            found = blocks_of(rows, 4, 32, symmetric, method).floats()
+            assert np.isfinite(found).all() and np.abs(found - rows).max() <= 0.5 / 15
+            np.testing.assert_array_equal(found[0], 0)
+
+
+# ---- weight-only
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        WeightOnly(), WeightOnly(symmetric=False, method="rtn"), WeightOnly(bits=8), WeightOnly(bits=8, group=None, symmetric=False),
+        WeightOnly(group=40), WeightOnly(group=7, symmetric=False), WeightOnly(bits=8, group=1000),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_products_and_tables_are_stored_in_few_bits(method: WeightOnly) -> None:
+    artifact = compiled(method)
+    found, (told,) = steps(artifact), artifact.manifest["recipe"]["quantize"]["methods"]
+    assert found["gemm_f32q"] == 3 and not found["gemm_f32"]
+    assert told["kind"] == "weight_only" and told["group"] == method.group and len(told["names"]) == 4
+    weights = 2 * WORDS * WIDTH + 2 * 160 * WIDTH
+    parts = weights / (method.group or WIDTH) * (4 if method.symmetric else 5)
+    assert artifact.linear.weights.size <= (weights * method.bits / 8 + parts) * 1.25 + 4000
+    assert decibels(artifact) > (35 if method.bits == 8 else 14)
+    assert artifact.manifest["verified"]["tolerance"] == method.tolerance
+
+
+def test_the_result_is_that_of_the_dequantized_weights() -> None:
+    """To float32's rounding: activations are not touched."""
+    artifact, module = compiled(WeightOnly(group=40, symmetric=False)), language()
+    with torch.no_grad():
+        for layer in (module.table, module.up, module.down, module.head):
+            blocks = blocks_of(layer.weight.numpy(), 4, 40, False, "mse")
+            layer.weight.copy_(torch.from_numpy(blocks.floats()))
+        want = module(IDS).numpy()
+    np.testing.assert_allclose(run(artifact, IDS.numpy()), want, atol=2e-5 * np.abs(want).max())
+
+
+def test_scale_search_loses_less_than_rounding() -> None:
+    searched, rounded = (decibels(compiled(WeightOnly(method=method))) for method in ("mse", "rtn"))
+    assert searched > rounded + 0.3
+
+
+def test_what_stays_in_float_is_named_with_its_reason() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lstm = nn.Conv1d(8, 8, 3, padding=1), nn.LSTM(8, 8, batch_first=True)
+            self.narrow, self.head = nn.Linear(1, 8), nn.Linear(8, 64)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y, _ = self.lstm(self.conv(x).transpose(1, 2))
+            y = y + (y @ y.transpose(1, 2)).softmax(-1) @ y
+            return self.head(y + self.narrow(x.transpose(1, 2)[..., :1]))
+
+    torch.manual_seed(0)
+    artifact = compile_model(Net().eval(), [torch.randn(1, 8, 6)], recipe=Recipe(quantize=WeightOnly(bits=8)))
+    reasons = {each["kind"]: each["reason"] for each in artifact.manifest["recipe"]["quantize"]["float_layers"]}
+    assert reasons["convolution over 1 axis"] == reasons["LSTM"] == "no kernel reads its weights in 8 bits"
+    assert (
+        "so short that their scales would outweigh" in reasons["product"] or reasons["attention"] == "it has no weights"
+    )
+    assert steps(artifact)["gemm_f32q"] == 1
+
+
+def test_a_recipe_of_several_methods(tmp_path: Path) -> None:
+    data = np.random.default_rng(1).integers(0, WORDS, (8, 2, 9))
+    layers = {"linear*_1*": WeightOnly(bits=8), "embedding": Half(), "linear*": Int8(method="mse")}
+    recipe = Recipe(quantize=None, layers=layers, calibration=data)
+    quantize = compile_model(language(), [IDS], recipe=recipe).manifest["recipe"]["quantize"]
+    names = {each["kind"]: each["names"] for each in quantize["methods"]}
+    assert set(names) == {"weight_only", "half", "int8"}
+    assert quantize["layers"] == 4 == sum(map(len, names.values())) and quantize["calibration_inputs"] == 8
+    assert not quantize["float_layers"]
+
+
+def test_a_result_beyond_the_tolerance_is_refused() -> None:
+    with pytest.raises(
+        maas_rt.VerificationError, match="take 8 bits or smaller groups, .* or admit more; nothing was written"
+    ):
+        compiled(WeightOnly(tolerance=1e-4))
+
+
+def test_a_build_in_float_that_differs_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the recipe would admit."""
+    from maas_rt.compiler.passes import lower_matmuls
+
+    wrong = lower_matmuls.__globals__["make_kernel_call"]
+
+    def scaled(contract: str, args: Any, *rest: Any, **more: Any) -> Any:
+        if contract == "gemm_f32":
+            from maas_rt.compiler.passes._ops import constant
+            from maas_rt.compiler.passes._rewrite import array_of
+
+            args = [args[0], constant(array_of(args[1]) * np.float32(1.01))]
+        return wrong(contract, args, *rest, **more)
+
+    monkeypatch.setitem(lower_matmuls.__globals__, "make_kernel_call", scaled)
+    with pytest.raises(maas_rt.VerificationError, match="differs"):
+        compiled(WeightOnly(tolerance=10.0))
+
+
+def test_dynamic_sizes_without_data() -> None:
+    artifact = compile_model(language(), [IDS], dynamic=["ids:1=1..20"], recipe=Recipe(quantize=WeightOnly()))
+    assert artifact.manifest["verified"]["runs"] > 2
+    assert run(artifact, IDS.numpy()[:, :3]).shape == (2, 3, WORDS)
+
+
+# ---- dynamic
+
+
+@pytest.mark.parametrize("granularity", ["row", "tensor"])
+def test_products_on_ranges_that_a_run_finds(granularity: str) -> None:
+    artifact = compiled(Int8Dynamic(granularity=granularity))
+    found = steps(artifact)
+    assert found["gemm_u8s8"] == 3 and not found["gemm_f32"]
+    assert (found["dynamic_quantize_u8"] > 0) == (granularity == "tensor")
+    assert decibels(artifact) > 35
+    reasons = [each["reason"] for each in artifact.manifest["recipe"]["quantize"]["float_layers"]]
+    assert reasons == ["there is no kernel of 8 bits for it"]  # the table
+
+
+def test_rows_have_ranges_of_their_own() -> None:
+    """By the formula: a row that is a thousand times smaller than the others keeps its steps."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 32, bias=False)
+    x = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
+    x[3] *= 1e-3
+    x[4] = 0
+    artifact = compile_model(layer, [torch.from_numpy(x)], recipe=Recipe(quantize=Int8Dynamic()))
+    w = layer.weight.detach().numpy()
+    step = np.abs(w).max(1, keepdims=True) / 127
+    low, high = np.minimum(x.min(1, keepdims=True), 0), np.maximum(x.max(1, keepdims=True), 0)
+    scale = np.where(high > low, (high - low) / 255, 1)
+    zero = np.rint(-low / scale)
+    q = np.clip(np.rint(x / scale) + zero, 0, 255)
+    want = ((q - zero) * scale) @ (np.clip(np.rint(w / step), -127, 127) * step).T
+    got = run(artifact, x)
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=0.02)
+    np.testing.assert_array_equal(got[4], 0)
+
+
+def test_convolutions_and_lstms_with_one_range_a_tensor() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lstm, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.LSTM(64, 32), nn.Linear(32, 8)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y, _ = self.lstm(torch.relu(self.conv(x)).flatten(2).transpose(0, 1))
+            return self.head(y)
+
+    torch.manual_seed(0)
+    module, x = Net().eval(), torch.randn(2, 3, 8, 8)
+    whole = compile_model(module, [x], recipe=Recipe(quantize=Int8Dynamic(granularity="tensor")))
+    found = steps(whole)
+    assert (found["conv2d_u8s8"], found["lstm_u8s8"], found["gemm_u8s8"]) == (1, 1, 1)
+    assert decibels(whole) > 30 and not whole.manifest["recipe"]["quantize"]["float_layers"]
+    rows = compile_model(module, [x], recipe=Recipe(quantize=Int8Dynamic()))
+    reasons = [each["reason"] for each in rows.manifest["recipe"]["quantize"]["float_layers"]]
+    assert len(reasons) == 2 and all("granularity tensor takes it" in reason for reason in reasons)
+
+
+# ---- half
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_tables_in_16_bits(dtype: str) -> None:
+    artifact = compiled(Half(dtype=dtype))
+    plain = compile_model(language(), [IDS])
+    assert plain.linear.weights.size - artifact.linear.weights.size == 2 * WORDS * WIDTH
+    assert decibels(artifact) > 45
+    with torch.no_grad():
+        module = language()
+        module.table.weight.copy_(module.table.weight.to(getattr(torch, dtype)).float())
+        want = module(IDS).numpy()
+    np.testing.assert_allclose(run(artifact, IDS.numpy()), want, atol=2e-5 * np.abs(want).max())
+
+
+def test_a_table_that_float16_does_not_hold_stays() -> None:
+    module = language()
+    with torch.no_grad():
+        module.table.weight[3, 4] = 1e5
+    with pytest.raises(maas_rt.CompileError, match=r"its weights reach 1e\+05, beyond float16"):
+        compiled(Half(), module)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: WeightOnly(bits=3), "bits is 3, expected 4 or 8"),
+        (lambda: WeightOnly(group=0), "group is 0, expected a number of weights"),
+        (lambda: WeightOnly(group=True), "group is True"),
+        (lambda: WeightOnly(method="best"), "method is 'best', expected one of rtn, mse"),
+        (lambda: WeightOnly(tolerance=float("nan")), "expected a number above 0"),
+        (lambda: Int8Dynamic(granularity="channel"), "granularity is 'channel', expected row or tensor"),
+        (lambda: Half(dtype="float8"), "dtype is 'float8', expected float16 or bfloat16"),
+        (
+            lambda: Recipe(quantize="int4"),
+            "Recipe: quantize is 'int4', expected one of Int8, Int8Dynamic, WeightOnly, Half",
+        ),
+        (lambda: Recipe(layers={"head": 4}), r"Recipe: layers\['head'\] is 4"),
+    ],
+)
+def test_options_are_checked(make: Any, words: str) -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match=words):
+        make()
+
+
+def test_weights_that_are_not_finite_stay() -> None:
+    module = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)).eval()
+    with torch.no_grad():
+        module[2].weight[0, 0] = torch.inf
+    recipe = Recipe(quantize=WeightOnly())
+    quantize = compile_model(module, [torch.ones(1, 32)], recipe=recipe, verify=False).manifest["recipe"]["quantize"]
+    assert [each["reason"] for each in quantize["float_layers"]] == ["its weights are not finite numbers"]
+
+
+def test_a_model_of_few_bits_already_stays_as_it_is() -> None:
+    from onnx import TensorProto
+
+    from tests.compiler.test_import_onnx import model, node
+
+    constants = {"q": np.arange(-60, 68, dtype=np.int8).reshape(32, 4), "s": np.full(4, 0.01, np.float32)}
+    nodes = [node("DequantizeLinear", "q s", "w", axis=1), node("MatMul", "x w", "y")]
+    proto = model(nodes, {"x": (TensorProto.FLOAT, [1, 32])}, ["y"], constants)
+    quantize = compile_model(proto, recipe=Recipe(quantize=WeightOnly())).manifest["recipe"]["quantize"]
+    assert quantize["notes"] == ["the model is quantized already, and stays as it is"]
