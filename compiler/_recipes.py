@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 CALIBRATION_METHODS = ("minmax", "percentile", "mse", "entropy")
-WEIGHT_METHODS = ("rtn", "mse")
+WEIGHT_METHODS = ("rtn", "mse", "gptq")
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,12 @@ class WeightOnly:
     """Weights of products and rows of embeddings in integers of 4 or 8 `bits`, computed with in float32: `(q - zero) * scale`.
 
     `group` numbers in a row of a weight's inputs, or of an embedding's row, share a scale, the last ones of a row perhaps fewer; None: a
-    whole row does. `symmetric` groups have no zero point of their own. `method` finds the scales: "rtn" (round to nearest: the group's
-    largest magnitude, or its range, is the last step), or "mse" (the scale with the least squared error). Neither needs calibration data;
-    without, the result is held to the source on drawn inputs: the worst element's error against the output's scale is at most `tolerance`.
-    An embedding that is also the weight of a product (a tied head) gets the product's numbers.
+    whole row does. `symmetric` groups have no zero point of their own. `method` finds the numbers: "rtn" (round to nearest: the group's
+    largest magnitude, or its range, is the last step), "mse" (the scale with the least squared error) or, from the recipe's calibration
+    data, "gptq" (each rounding error made up for by the weights that are still to be rounded; with `act_order` those of the largest inputs
+    first). Embeddings have no inputs to know of: "mse" with any but "rtn". Where there are no data the result is held to the source on drawn
+    inputs: the worst element's error against the output's scale is at most `tolerance`. An embedding that is also the weight of a product
+    (a tied head) gets the product's numbers.
     """
 
     version: int = 1
@@ -70,6 +72,7 @@ class WeightOnly:
     group: int | None = 32
     symmetric: bool = True
     method: str = "mse"
+    act_order: bool = False
     tolerance: float = 0.25
 
     def __post_init__(self) -> None:
@@ -84,6 +87,8 @@ class WeightOnly:
             raise InvalidArgumentError(
                 f"WeightOnly: method is {self.method!r}, expected one of {', '.join(WEIGHT_METHODS)}"
             )
+        if self.act_order and self.method != "gptq":
+            raise InvalidArgumentError(f"WeightOnly: act_order is for the method gptq, and method is {self.method!r}")
         _check_tolerance("WeightOnly", self.tolerance)
 
 
@@ -125,7 +130,7 @@ _KINDS: dict[type, str] = {Int8: "int8", Int8Dynamic: "int8_dynamic", WeightOnly
 
 def needs_data(method: Quantize) -> bool:
     """Whether it wants to see what runs of the model compute."""
-    return isinstance(method, Int8)
+    return isinstance(method, Int8) or (isinstance(method, WeightOnly) and method.method == "gptq")
 
 
 def described(method: Quantize) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy.typing as npt
 import tvm
-from tvm import relax
 
 from maas_rt._errors import CompileError, InvalidArgumentError
 
 from .._configs import CompileOptions
-from .._recipes import Half, Int8, Int8Dynamic, Quantize, Recipe, described, needs_data
+from .._recipes import Half, Int8Dynamic, Quantize, Recipe, WeightOnly, described, needs_data
 from ..importers import ImportedModel
 from ..passes import FOLDING
 from ._drawn import drawn_samples
@@ -102,7 +101,7 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     notes: list[str] = []
     for method in used:
         names = {name for name, each in methods.items() if each is method}
-        chosen = [layer.var for layer in layers(mod) if layer.name in names]
+        chosen = [layer for layer in layers(mod) if layer.name in names]
         mod, told_of_data = _applied(mod, chosen, method, observer)
         notes += told_of_data
     if observer is not None:
@@ -111,17 +110,18 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
 
 
 def _applied(
-    mod: tvm.IRModule, chosen: Sequence[relax.Var], method: Quantize, observer: Observer | None
+    mod: tvm.IRModule, chosen: Sequence[Layer], method: Quantize, observer: Observer | None
 ) -> tuple[tvm.IRModule, list[str]]:
     """The layers `chosen` as the method has them, and what is to be said of the data."""
-    if isinstance(method, Int8):
-        assert observer is not None
-        return quantize_int8(mod, chosen, method, observer)
+    if isinstance(method, WeightOnly):
+        return quantize_weights(mod, chosen, method, observer)
+    variables = [layer.var for layer in chosen]
     if isinstance(method, Int8Dynamic):
-        return quantize_dynamic(mod, chosen, method), []
+        return quantize_dynamic(mod, variables, method), []
     if isinstance(method, Half):
-        return store_half(mod, chosen, method), []
-    return quantize_weights(mod, chosen, method), []
+        return store_half(mod, variables, method), []
+    assert observer is not None
+    return quantize_int8(mod, variables, method, observer)
 
 
 def _assigned(found: Sequence[Layer], recipe: Recipe) -> tuple[dict[str, Quantize], dict[str, tuple[str, str]]]:

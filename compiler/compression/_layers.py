@@ -125,5 +125,5 @@ def constant_weight_reason(value: relax.Call) -> str:
 
 def matrix_reason(value: relax.Call) -> str:
     """Why a product with a constant is not one with a matrix; "" if it is."""
-    is_matrix = array_of(value.args[1]).ndim == 2 and value.args[0].ty.ndim >= 2
+    is_matrix = value.args[1].ty.ndim == 2 and value.args[0].ty.ndim >= 2
     return "" if is_matrix else "it is no product with one matrix"

@@ -56,7 +56,9 @@ def _half(layer: Layer, method: Half) -> str:
         return "no kernel reads its weights in 16 bits"
     if reason := _table(layer.value):
         return reason
-    largest = float(np.abs(array_of(layer.value.args[0])).max())
+    table = array_of(layer.value.args[0])
+    assert table is not None
+    largest = float(np.abs(table).max())
     return f"its weights reach {largest:.3g}, beyond float16" if method.dtype == "float16" and largest > 65504 else ""
 
 

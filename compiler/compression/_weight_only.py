@@ -9,34 +9,107 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from maas_rt._errors import CompileError
+
 from .._blocks import dequantized
+from .._deep import heed
 from .._recipes import WeightOnly
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
+from ._gptq import LEAST_DAMPING, gptq
 from ._grids import Blocks, blocks_of
+from ._layers import Layer
+from ._moments import second_moments
+from ._observe import Observer
 
 __all__ = ["quantize_weights"]
 
+_Known = dict[bytes, Blocks]  # by what they stand for, so that what is tied gets the same numbers
 
-def quantize_weights(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: WeightOnly) -> tvm.IRModule:
-    """The products and embeddings `chosen` on weights of few bits; where a table is also a product's weight, both on the same."""
-    layers = set(chosen)
-    known: dict[bytes, Blocks] = {}
+
+def quantize_weights(
+    mod: tvm.IRModule, chosen: Sequence[Layer], recipe: WeightOnly, observer: Observer | None
+) -> tuple[tvm.IRModule, list[str]]:
+    """The products and embeddings `chosen` on weights of few bits, and what is to be said of the data.
+
+    Raises CompileError for an activation that is not finite.
+    """
+    known: _Known = {}
+    notes: list[str] = []
+    if recipe.method == "gptq":
+        assert observer is not None
+        known, notes = _by_hessians(mod, chosen, recipe, observer)
+    method = "mse" if recipe.method == "gptq" else recipe.method
+    layers = {layer.var for layer in chosen}
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         if var not in layers:
             return None
-        is_table = is_call(value, "relax.take")
-        weight = array_of(value.args[0 if is_table else 1])
-        assert weight is not None
-        rows = np.ascontiguousarray(weight if is_table else weight.T)
+        heed()
+        rows, is_table = _rows(value), is_call(value, "relax.take")
         key = _key(rows)
         if key not in known:
-            known[key] = blocks_of(rows, recipe.bits, recipe.group, recipe.symmetric, recipe.method)
+            known[key] = blocks_of(rows, recipe.bits, recipe.group, recipe.symmetric, method)
         args = list(value.args)
         args[0 if is_table else 1] = _dequantized(rw, known[key], is_table)
         return tvm.ir.Call(value.op, args, value.attrs, list(value.ty_args), value.span)
 
-    return rewrite(mod, rule)
+    return rewrite(mod, rule), notes
+
+
+def _by_hessians(
+    mod: tvm.IRModule, chosen: Sequence[Layer], recipe: WeightOnly, observer: Observer
+) -> tuple[_Known, list[str]]:
+    """The products' weights by GPTQ. Of those that read the same, X X^T is gathered once; of a weight that several have, it is their sum."""
+    products = [layer for layer in chosen if is_call(layer.value, "relax.matmul")]
+    first: dict[relax.Expr, Layer] = {}
+    for layer in products:
+        first.setdefault(layer.value.args[0], layer)
+    found = dict(second_moments(mod, [layer.var for layer in first.values()], observer))
+    hessians: dict[bytes, Array] = {}
+    rows: dict[bytes, tuple[Array, Layer]] = {}
+    few: list[tuple[int, int, str]] = []
+    for layer in products:
+        moments = found[first[layer.value.args[0]].var]
+        if not np.isfinite(moments.sums).all():
+            raise CompileError(
+                f"calibration gives the layer {layer.name} numbers whose squares are not finite, of which GPTQ can make nothing: leave such "
+                "samples out, or take the method mse"
+            )
+        own = _rows(layer.value)
+        key = _key(own)
+        rows.setdefault(key, (own, layer))
+        hessians[key] = hessians[key] + moments.sums[0] if key in hessians else moments.sums[0]
+        if moments.columns < own.shape[1]:
+            few.append((own.shape[1], moments.columns, layer.name))
+    known: _Known = {}
+    raised: list[str] = []
+    for key, (own, layer) in rows.items():
+        heed()
+        known[key], damping = gptq(own, hessians[key], recipe.bits, recipe.group, recipe.symmetric, recipe.act_order)
+        if damping > LEAST_DAMPING:
+            raised.append(layer.name)
+    return known, _notes(few, raised)
+
+
+def _notes(few: Sequence[tuple[int, int, str]], raised: Sequence[str]) -> list[str]:
+    notes = []
+    if few:
+        depth, columns, name = max(few, key=lambda each: each[0] / max(each[1], 1))
+        notes.append(
+            f"layers of which GPTQ sees fewer rows of calibration data than they have inputs: {len(few)}, most of all {name} ({columns} rows, "
+            f"{depth} inputs); what it makes of the others is a guess: give more samples"
+        )
+    if raised:
+        notes.append(f"GPTQ raised its damping until it could factor the Hessian of {', '.join(raised)}")
+    return notes
+
+
+def _rows(value: relax.Call) -> Array:
+    """The weights of a product [outputs, inputs], or the rows of a table."""
+    is_table = is_call(value, "relax.take")
+    weight = array_of(value.args[0 if is_table else 1])
+    assert weight is not None
+    return np.ascontiguousarray(weight if is_table else weight.T)
 
 
 def _key(rows: Array) -> bytes:
@@ -45,7 +118,7 @@ def _key(rows: Array) -> bytes:
 
 def _dequantized(rw: Rewriter, blocks: Blocks, is_table: bool) -> relax.Expr:
     """As a table, rows as they are; as a product's weight, [K, rows]."""
-    parts = (blocks.values, blocks.scale, blocks.zero)
+    values, scale, zero = blocks.values, blocks.scale, blocks.zero
     if is_table:
-        return dequantized(rw.emit, *parts, axis=1, block=blocks.block)
-    return dequantized(rw.emit, *(part.T for part in parts), axis=0, block=blocks.block)
+        return dequantized(rw.emit, values, scale, zero, axis=1, block=blocks.block)
+    return dequantized(rw.emit, values.T, scale.T, zero.T, axis=0, block=blocks.block)

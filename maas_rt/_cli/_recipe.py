@@ -11,6 +11,7 @@ from ._arrays import pluralised, read_npz
 __all__ = ["add_recipe_arguments", "chosen_recipe", "told_of"]
 
 _WEIGHTS = {"int4": 4, "int8": 8, "fp16": "float16", "bf16": "bfloat16"}
+_WITHOUT = {"symmetric": "asymmetric"}  # what is said of a choice that was not made
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,15 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help="of --weights int4 and int8: weights in a row that share a scale, or channel (default: 32)",
     )
     parser.add_argument(
-        "--method", choices=("rtn", "mse"), help="of --weights int4 and int8: how scales are found (default: mse)"
+        "--method",
+        choices=("rtn", "mse", "gptq"),
+        help="of --weights int4 and int8: round to nearest, by the least squared error, or GPTQ, which needs --calibration (default: mse)",
+    )
+    parser.add_argument(
+        "--calibration",
+        nargs="+",
+        metavar="CALIBRATION.npz",
+        help="of --weights: inputs, as for --int8, which also hold the result to its source",
     )
     parser.add_argument(
         "--asymmetric",
@@ -84,26 +93,26 @@ def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
         raise InvalidArgumentError(
             "--group, --method and --asymmetric are for --weights int4 or int8, which is not given"
         )
-    if args.weights is None and args.weights_tolerance is not None:
-        raise InvalidArgumentError("--weights-tolerance is for --weights, which is not given")
+    if args.weights is None and (args.weights_tolerance is not None or args.calibration):
+        raise InvalidArgumentError("--weights-tolerance and --calibration are for --weights, which is not given")
     if not chosen:
         return None
-    return compiler.Recipe(quantize=_method(args, compiler, given))
+    return compiler.Recipe(quantize=_method(args, compiler, given), calibration=_data(args.int8 or args.calibration))
 
 
 def _ways(args: argparse.Namespace) -> dict[str, Any]:
     return {"--int8": args.int8, "--int8-dynamic": args.int8_dynamic, "--weights": args.weights}
 
 
+def _data(paths: list[str] | None) -> Any:
+    """One file with samples along the first axis, or a set of inputs a file; None: there are none."""
+    sets = [read_npz(path) for path in paths or ()]
+    return sets[0] if len(sets) == 1 else sets or None
+
+
 def _method(args: argparse.Namespace, compiler: Any, grid: dict[str, Any]) -> Any:
     if args.int8:
-        sets = [read_npz(path) for path in args.int8]
-        return compiler.Int8(
-            sets[0] if len(sets) == 1 else sets,
-            activation_bits=args.int8_bits,
-            tolerance=args.int8_tolerance,
-            method=args.int8_method,
-        )
+        return compiler.Int8(activation_bits=args.int8_bits, tolerance=args.int8_tolerance, method=args.int8_method)
     if args.int8_dynamic:
         return compiler.Int8Dynamic(granularity=args.int8_dynamic, tolerance=args.int8_tolerance)
     kind = _WEIGHTS[args.weights]
@@ -135,8 +144,10 @@ def told_of(quantize: dict[str, Any]) -> str:
 def _described(method: dict[str, Any]) -> str:
     """`int8 (method minmax, activation_bits 8)`."""
     said = {key: value for key, value in method.items() if key not in ("kind", "version", "tolerance", "names")}
-    words = [
-        key if value is True else f"not {key}" if value is False else f"{key} {'channel' if value is None else value}"
-        for key, value in said.items()
-    ]
+    words = []
+    for key, value in sorted(said.items()):
+        if isinstance(value, bool):
+            words += [key] if value else [_WITHOUT[key]] if key in _WITHOUT else []
+        else:
+            words.append(f"{key} {'channel' if value is None else value}")
     return f"{method['kind']} ({', '.join(words)})"

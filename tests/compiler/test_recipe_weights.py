@@ -11,7 +11,7 @@ import pytest
 import torch
 from maas_rt.compiler import Half, Int8, Int8Dynamic, Recipe, WeightOnly
 from maas_rt.compiler import compile as compile_model
-from maas_rt.compiler.compress._grids import blocks_of, fitted_grid
+from maas_rt.compiler.compression._grids import blocks_of, fitted_grid
 from torch import nn
 
 import maas_rt

@@ -136,10 +136,10 @@ def test_compile_to_eight_bits(folder: Path, command: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--weights", "int4", "--group", "16"], "weight_only (bits 4, group 16, symmetric, method mse)"),
+        (["--weights", "int4", "--group", "16"], "weight_only (bits 4, group 16, method mse, symmetric)"),
         (
             ["--weights", "int8", "--group", "channel", "--method", "rtn", "--asymmetric"],
-            "weight_only (bits 8, group channel, not symmetric, method rtn)",
+            "weight_only (bits 8, group channel, method rtn, asymmetric)",
         ),
         (["--int8-dynamic"], "int8_dynamic (granularity row)"),
     ],
@@ -160,7 +160,8 @@ def test_compile_to_few_bits_without_data(folder: Path, command: CommandLine, fl
         (["--weights", "int4", "--int8-dynamic"], "--int8-dynamic and --weights are given, expected one of them"),
         (["--group", "16"], "--group, --method and --asymmetric are for --weights int4 or int8"),
         (["--weights", "fp16", "--asymmetric"], "--group, --method and --asymmetric are for --weights int4 or int8"),
-        (["--weights-tolerance", "0.1"], "--weights-tolerance is for --weights"),
+        (["--weights-tolerance", "0.1"], "--weights-tolerance and --calibration are for --weights"),
+        (["--weights", "int4", "--method", "gptq"], "the recipe has no calibration data"),
         (["--weights", "fp16"], "no kernel reads its weights in 16 bits"),
     ],
 )

@@ -1,0 +1,76 @@
+"""GPTQ: weights rounded one input after the other, each rounding error made up for by the inputs that are still floats.
+
+E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers" (2022),
+algorithm 1. The Hessian of a row's squared error is X X^T of what the layer reads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ._grids import Blocks, Grid, fitted_grid, grouped, stored
+
+__all__ = ["LEAST_DAMPING", "gptq"]
+
+Array = npt.NDArray[np.float64]
+
+LEAST_DAMPING = 0.01  # of the Hessian's mean diagonal, as in the paper
+_TOGETHER = 128  # inputs whose errors reach the others in one product
+
+
+def gptq(
+    rows: npt.NDArray[np.float32], hessian: Array, bits: int, group: int | None, symmetric: bool, act_order: bool
+) -> tuple[Blocks, float]:
+    """Rows [rows, K] in groups, by the Hessian [K, K]; and the damping that its factorisation took, of the mean diagonal.
+
+    `act_order` takes the inputs of the largest diagonal first, with the groups' steps found before anything is rounded, so that groups stay
+    where they are; otherwise a group's steps are found when its turn comes, on what the errors before it have made of it.
+    """
+    depth = rows.shape[1]
+    hessian = hessian.astype(np.float64)
+    silent = np.diag(hessian) <= 0  # inputs that are always 0: rounded to nearest, whatever they are
+    hessian[silent, silent] = 1.0
+    order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(depth)
+    upper, damping = _inverse_factor(hessian[np.ix_(order, order)])
+    block = min(group or depth, depth)
+    grid = fitted_grid(grouped(rows, group), bits, symmetric, "mse")
+    scale, zero = grid.scale.copy(), grid.zero.copy()
+    weights = rows.astype(np.float64)[:, order]
+    q = np.empty_like(weights)
+    for begin in range(0, depth, _TOGETHER):
+        end = min(begin + _TOGETHER, depth)
+        errors = np.zeros((len(rows), end - begin))
+        for k in range(begin, end):
+            at = int(order[k]) // block
+            if not act_order and k % block == 0:
+                # What lies behind this stretch has not had its errors yet.
+                behind = errors[:, : k - begin] @ upper[begin:k, end : k + block]
+                own = np.concatenate([weights[:, k:end][:, :block], weights[:, end : k + block] - behind], axis=1)
+                fresh = fitted_grid(own.astype(np.float32)[:, None], bits, symmetric, "mse")
+                scale[:, at], zero[:, at] = fresh.scale[:, 0], fresh.zero[:, 0]
+            column = Grid(scale[:, at], zero[:, at], grid.levels)
+            q[:, k] = column.quantize(weights[:, k, None])[:, 0]
+            errors[:, k - begin] = (weights[:, k] - column.dequantize(q[:, k, None])[:, 0]) / upper[k, k]
+            weights[:, k:end] -= np.outer(errors[:, k - begin], upper[k, k:end])
+        weights[:, end:] -= errors @ upper[begin:end, end:]
+    back = np.argsort(order)
+    return stored(q[:, back], Grid(scale, zero, grid.levels), block), damping
+
+
+def _inverse_factor(hessian: Array) -> tuple[Array, float]:
+    """U, upper triangular, with U^T U = (H + damping)^-1, and the damping, raised tenfold until there is such a factor."""
+    mean = float(np.diag(hessian).mean())
+    damping = LEAST_DAMPING
+    while True:
+        damped = hessian + damping * mean * np.eye(len(hessian))
+        try:
+            # H backwards is L L^T, so that H is R R^T for an upper R: U is its inverse, without the inverse of H.
+            backwards = np.linalg.cholesky(damped[::-1, ::-1])
+            upper = np.triu(np.linalg.inv(backwards[::-1, ::-1]))
+        except np.linalg.LinAlgError:
+            damping *= 10
+            continue
+        if np.isfinite(upper).all():
+            return upper, damping
+        damping *= 10
