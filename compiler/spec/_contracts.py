@@ -153,6 +153,7 @@ SHAPES: dict[str, Callable[[Args, Attrs], list[Shape | None]]] = {
     "dynamic_quantize_u8": _dynamic_quantize,
     "gather": _gather,
     "gemm_f32": _gemm,
+    "gemm_f32_sparse": _gemm,
     "gemm_f32q": _gemm,
     "gemm_u8s8": _gemm,
     "global_avg_pool_f32": _global_pool,

@@ -107,6 +107,7 @@ Status run_kernel(const char* contract, const char* isa, const mrt_tensor* input
   const int n_in = static_cast<int>(input_count), n_out = static_cast<int>(output_count);
   threads = threads < 1 ? 1 : threads;
   MRT_TRY(check_call(*op, params.data(), in.data(), n_in, out.data(), n_out));
+  if (op->check_weight) MRT_TRY(op->check_weight(params.data(), in[static_cast<size_t>(packed_input(*op->contract))]));
   mrt::Arena scratch;
   const size_t bytes = scratch_bytes(*op, params.data(), in.data(), n_in, out.data(), n_out, threads);
   if (!scratch.reserve(bytes)) return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for %zu bytes of scratch", bytes);

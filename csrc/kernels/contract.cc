@@ -140,10 +140,14 @@ int32_t word_of(const char* words, const char* text) {
 
 // ---- tensors ----
 
+int packed_input(const Contract& contract) {
+  int i = 0;
+  while (!contract.inputs[i].is(kPacked)) ++i;
+  return i;
+}
+
 Status check_weight(const Contract& contract, const Tensor& weight) {
-  const Operand* o = contract.inputs;
-  while (!o->is(kPacked)) ++o;
-  return check_operand(contract, *o, weight, nullptr);
+  return check_operand(contract, contract.inputs[packed_input(contract)], weight, nullptr);
 }
 
 Status check_call(const Operator& op, const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out) {

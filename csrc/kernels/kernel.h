@@ -100,6 +100,9 @@ struct Operator {
   bool (*separable)(const void* params, const Tensor* in, int n_in) = nullptr;
   // How the name of the kernel ends that run uses with these params, where that is not the best that the Isa allows.
   const char* (*kernel_name)(const void* params) = nullptr;
+  // What a packed weight holds, where a run could otherwise be led beyond it; called once, at load. null: its size,
+  // which `check` sees, is enough.
+  Status (*check_weight)(const void* params, const Tensor& packed) = nullptr;
 };
 
 #define MRT_OPERATOR(contract) extern const Operator kOperator_##contract;
@@ -118,6 +121,8 @@ Status check_keys(const Attrs& attrs);
 Status check_weight(const Contract& contract, const Tensor& weight);
 // Everything that the contract says of tensors, then what the operator itself checks.
 Status check_call(const Operator& op, const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out);
+// Where among the inputs the first packed weight stands; there is one.
+int packed_input(const Contract& contract);
 
 size_t scratch_bytes(const Operator& op, const void* params, const Tensor* in, int n_in, const Tensor* out, int n_out,
                      int32_t threads);

@@ -113,6 +113,13 @@ Status Program::prepare_kernels() {
       const StepAttrs attrs(step, op->contract);
       Status status = check_keys(attrs);
       if (status.ok()) status = op->prepare(attrs, bound_isa(), params_.back().get());
+      if (status.ok() && op->check_weight != nullptr) {
+        const plan::Value& v = plan_.values[step.args[static_cast<size_t>(packed_input(*op->contract))].index];
+        Tensor packed;
+        packed.data = const_cast<uint8_t*>(constant(v));
+        packed.bytes = static_cast<size_t>(v.bytes);
+        status = op->check_weight(params_.back().get(), packed);
+      }
       if (!status.ok()) return fail(status.code(), "step '%s': %s", step.name.c_str(), status.message().c_str());
       steps_[b][i].op = op;
       steps_[b][i].params = params_.back().get();

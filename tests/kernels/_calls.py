@@ -93,6 +93,11 @@ CALLS: dict[str, Call] = {
     "gemm_f32": Call(
         [some(3, 9), some(9, 17), some(17), some(3, 17)], [(3, 17)], {**GEMM, **CLIP}, hint="depth=64 rows_kib=16"
     ),
+    "gemm_f32_sparse": Call(
+        [some(3, 300), some(300, 17) * (_RNG.random((300, 17)) < 0.2), some(17), some(3, 17)],
+        [(3, 17)],
+        {"n": 17, "k": 300, **CLIP, "block": 1},
+    ),
     "gemm_f32q": Call(
         [some(3, 9), (signed(9, 17) >> 4), some(3, 17), (signed(3, 17) >> 4), some(17), some(3, 17)],
         [(3, 17)],

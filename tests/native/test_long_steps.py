@@ -71,6 +71,13 @@ def gemm_of_few_bits(rows: int, k: int, n: int) -> Any:
     return b.only("gemm_f32q", [b.given("x", floats(rows, k)), w, scale], (rows, n), packing, k=k, n=n)
 
 
+def sparse_gemm(rows: int, k: int, n: int) -> Any:
+    b = One()
+    packing = "gemm_f32_sparse_v1"
+    w = b.packed("gemm_f32_sparse", packing, floats(k, n), k=k, n=n)
+    return b.only("gemm_f32_sparse", [b.given("x", floats(rows, k)), w], (rows, n), packing, k=k, n=n)
+
+
 def conv(contract: str, packing: str, size: int, channels: int, filters: int, kernel: int, **attrs: Any) -> Any:
     b = One()
     bytes_ = contract.endswith("u8s8")
@@ -136,6 +143,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "gemm of bytes, few rows": lambda: gemm_bytes(8, 2048, 49152),
     "gemm of few bits": lambda: gemm_of_few_bits(4096, 1024, 2048),
     "gemm of few bits, few rows": lambda: gemm_of_few_bits(4, 2048, 49152),
+    "sparse gemm": lambda: sparse_gemm(4096, 1024, 2048),
     "matmul": lambda: matmul("matmul_f32", 2048, 1024, 4096),
     "matmul of bytes": lambda: matmul("matmul_u8", 2048, 1024, 4096),
     "convolution": lambda: conv("conv2d_f32", "conv2d_f32_nr16_v1", 192, 128, 128, 3),

@@ -1,0 +1,125 @@
+"""Times products with sparse weights against the dense ones of the same shape, one thread.
+
+Both run in one process, in turns of a few milliseconds; a figure is the ratio of the medians of the turns, dense over sparse. Time is
+that of the thread, so that who else has the CPU meanwhile does not count, though what others leave of caches and memory does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench._results import write_results
+from bench.kernels._cases import placed
+from bench.machine import describe
+from maas_rt import _kernels, _native
+
+SIZES = (768, 1536, 3072)
+DENSITIES = (0.2, 0.1, 0.05)
+SLICE = 0.004  # seconds
+Run = Callable[[], None]
+Operands = tuple[Sequence[Any], dict[str, Any]]  # those of a contract, the second of them dense weights
+
+
+def floats(m: int, k: int, n: int, keep: NDArray[np.bool_], rng: np.random.Generator) -> Operands:
+    """Operands of a product of floats whose weights are zero but where `keep`."""
+    a, w = (rng.standard_normal(shape, np.float32) for shape in ((m, k), (k, n)))
+    return [a, w * keep], {"n": n, "k": k}
+
+
+def prepared(contract: str, isa: str | None, operands: Operands, output: NDArray[Any], **more: int) -> Run:
+    """A call of the contract on these operands, weights packed."""
+    (a, w, *rest), attrs = operands[0], {**operands[1], **more}
+    (packing,) = _kernels.describe()["contracts"][contract]["packings"]
+    inputs = [placed(a), placed(_kernels.pack(contract, packing, w, attrs)), *rest]
+    return lambda: _native.kernel_run(contract, isa, inputs, [output], attrs, 1)
+
+
+def kept(k: int, n: int, density: float, block: tuple[int, int], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which weights of [k, n] are there: blocks of so many along k and n."""
+    down, across = block
+    return np.repeat(np.repeat(rng.random((k // down, n // across)) < density, down, 0), across, 1)
+
+
+def slices(runs: Sequence[Run], rounds: int) -> list[float]:
+    """The median seconds of each, in turns of SLICE."""
+    counts = []
+    for run in runs:
+        run()
+        start = time.thread_time()
+        run()
+        counts.append(max(1, round(SLICE / (time.thread_time() - start))))
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, count, taken in zip(runs, counts, times, strict=True):
+            start = time.thread_time()
+            for _ in range(count):
+                run()
+            taken.append((time.thread_time() - start) / count)
+    return [statistics.median(taken) for taken in times]
+
+
+def measure(kind: str, m: int, size: int, density: float, isa: str | None, rounds: int) -> dict[str, Any]:
+    """One row of the table."""
+    rng = np.random.default_rng(1)
+    block = 4 if kind == "block" else 1
+    operands = floats(m, size, size, kept(size, size, density, (1, block), rng), rng)
+    results = [np.zeros((m, size), np.float32) for _ in range(2)]
+    dense, sparse = slices(
+        [
+            prepared("gemm_f32", isa, operands, results[0]),
+            prepared("gemm_f32_sparse", isa, operands, results[1], block=block),
+        ],
+        rounds,
+    )
+    error = float(np.abs(results[0] - results[1]).max() / np.abs(results[0]).max())
+    row = {"kind": kind, "rows": m, "n": size, "k": size, "density": density, "dense_us": dense * 1e6}
+    return row | {"sparse_us": sparse * 1e6, "ratio": dense / sparse, "error": error}
+
+
+KINDS = ("unstructured", "block")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.sparse", description=__doc__)
+    parser.add_argument("kinds", nargs="*", choices=[[], *KINDS], help="of weights (default: all)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[128], help="of the activations")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="n and k")
+    parser.add_argument(
+        "--densities", type=float, nargs="+", default=DENSITIES, help="share of weights that are not zero"
+    )
+    parser.add_argument("--isa", nargs="+", default=[_kernels.cpu_isa()], help="instruction sets (default: the best)")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    options = parser.parse_args()
+    print(
+        f"{'weights':14} {'isa':7} {'rows':>5} {'n = k':>6} {'zeros':>6} {'dense us':>9} {'sparse us':>9} {'ratio':>6} {'error':>8}"
+    )
+    rows = []
+    for isa in options.isa:
+        for kind in options.kinds or KINDS:
+            for m in options.rows:
+                for size in options.sizes:
+                    for density in options.densities:
+                        row = {"isa": isa, **measure(kind, m, size, density, isa, options.rounds)}
+                        rows.append(row)
+                        print(
+                            f"{kind:14} {isa:7} {m:5} {size:6} {1 - density:6.0%} {row['dense_us']:9.0f} {row['sparse_us']:9.0f}"
+                            f" {row['ratio']:6.2f} {row['error']:8.1e}",
+                            flush=True,
+                        )
+    if options.json:
+        write_results(options.json, {"machine": describe(), "products": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
