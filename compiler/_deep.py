@@ -7,6 +7,7 @@ were not made for one, and can end the process. So what interrupts the caller wa
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 from collections.abc import Callable
@@ -67,6 +68,8 @@ def deep(run: Callable[[], T]) -> T:
 
 def _started(work: Callable[[], None], begun: threading.Event, interrupts: list[BaseException]) -> bool:
     """Whether a thread runs `work`; not where this machine has no room for one: then it goes as deep as it can."""
+    if not _has_room():
+        return False
     with _LOCK:
         before = threading.stack_size(_STACK)
         try:
@@ -81,6 +84,16 @@ def _started(work: Callable[[], None], begun: threading.Event, interrupts: list[
             return True
         finally:
             threading.stack_size(before)
+
+
+def _has_room() -> bool:
+    """Whether the stack would find its addresses. A thread is not tried without: one that cannot be started leaves a state behind, to which
+    CPython before 3.12 sends the exceptions that are meant for the thread that wanted it (`verify/_deadline.py`)."""
+    try:
+        mmap.mmap(-1, _STACK).close()
+    except (OSError, ValueError, MemoryError):
+        return False
+    return True
 
 
 def _wait(over: threading.Event, interrupts: list[BaseException]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ __all__ = ["OverdueError", "within"]
 
 T = TypeVar("T")
 _RAISE_INTERVAL = 1.0  # seconds until the exception is raised once more, where a callback swallowed it
+_JUMPS = 1000  # each of which looks for an exception; one would do
 
 
 class OverdueError(Exception):
@@ -24,6 +26,8 @@ class _Stop(BaseException):
 def within(seconds: float, run: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
     """`run()`, with an exception raised in it after `seconds`, and `interrupt` called from another thread for what is native code
     and would not see one. Raises OverdueError then."""
+    if not _arrives(threading.get_ident()):
+        return _elsewhere(lambda: within(seconds, run, interrupt))
     watch = _Watch(seconds, interrupt)
     try:
         try:
@@ -87,9 +91,38 @@ def _raise_in(thread: int, exception: type[BaseException]) -> None:
 def _discard(thread: int) -> None:
     """Take what may still be to be raised in this thread. To ask for no exception instead would take it back too, but the interpreter
     (CPython before 3.12) would go on looking for one before every jump, and never get past a function's entry where it is traced."""
+    _arrives(thread)
+
+
+def _arrives(thread: int) -> bool:
+    """Whether an exception that is to be raised in this thread, whose number is `thread`, is.
+
+    CPython before 3.12 keeps of a thread that could not be started (there was no memory for its stack) a state with the number of the
+    thread that wanted it, and exceptions for that one go there, for as long as the process lives.
+    """
     try:
         _raise_in(thread, _Stop)
-        while True:  # a jump looks for it
+        for _ in range(_JUMPS):
             pass
     except _Stop:
-        pass
+        return True
+    return False
+
+
+def _elsewhere(run: Callable[[], T]) -> T:
+    """`run()` in a thread of its own, with the context of this one."""
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(run())
+        except BaseException as error:  # raised again where the caller waits
+            failures.append(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]

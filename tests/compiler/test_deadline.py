@@ -96,3 +96,36 @@ print(within(60, lambda: "went on"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ("went on\n", 0), done.stderr
+
+
+AFTER_A_FAILED_START = """
+import threading, time
+threading.stack_size(1 << 46)  # more than there are addresses
+for _ in range(3):
+    try:
+        threading.Thread(target=print).start()
+    except RuntimeError:
+        print("failed")
+threading.stack_size(0)
+from maas_rt.compiler.verify._deadline import OverdueError, within
+def endless():
+    while True:
+        pass
+try:
+    within(0.05, endless)
+except OverdueError:
+    print("stopped")
+try:
+    within(0.05, lambda: time.sleep(0.2))
+except OverdueError:
+    print("overdue")
+print(within(60, lambda: 3))
+"""
+
+
+def test_threads_that_could_not_be_started_change_nothing() -> None:
+    """CPython before 3.12 sends exceptions for this thread to what is left of them."""
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_A_FAILED_START], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["failed"] * 3 + ["stopped", "overdue", "3"]
