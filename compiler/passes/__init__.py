@@ -17,6 +17,7 @@ from ._kernel_call import (
 from .as_reshapes import as_reshapes
 from .canonicalise import canonicalise
 from .centre_products import centre_products
+from .choose_sparse import choose_sparse
 from .choose_winograd import choose_winograd
 from .fold_batch_norm import fold_batch_norm
 from .fold_constants import fold_constants
@@ -103,6 +104,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         ("fold lookups", fold_lookups),
         ("fuse residual norms", fuse_residual_norms),
         ("choose winograd", choose_winograd),
+        ("choose sparse", choose_sparse),
         *([("tune", tune)] if tune is not None else []),
         ("canonicalise kernels", canonicalise),
         ("lower movement", lower_movement),

@@ -17,12 +17,14 @@ from ..importers import SymbolSpec
 from ..passes._dims import evaluated, extents, shape_of
 from ..passes._kernel_call import KernelCall
 from ..passes._rewrite import array_of
+from ..passes.choose_sparse import SPARSE_BLOCKS, dense_of, is_sparse_able, sparse_of, zeros_of
 from ..passes.choose_winograd import TILES, UNKNOWN, direct_of, is_winograd_able, winograd_of
 from ._generated import GENERATED, MOST_OPERATIONS, is_expressible
 
 __all__ = ["Sizes", "Task", "algorithms", "argument_types", "blockings", "label", "task_of"]
 
-TUNED = ("conv2d_f32", "conv2d_winograd_f32", "gemm_f32")
+TUNED = ("conv2d_f32", "conv2d_winograd_f32", "gemm_f32", "gemm_f32_sparse")
+_PRODUCTS = ("gemm_f32", "gemm_f32_sparse")
 _PRODUCT_HINTS = ("depth=256", "depth=768", "rows_kib=128", "rows_kib=512")
 _WINOGRAD_HINTS = ("block_kib=320", "block_kib=1280", "block_kib=2560")
 
@@ -49,7 +51,8 @@ class Task:
     @cached_property
     def key(self) -> dict[str, Any]:
         """What a time depends on besides the machine; steps with the same key are one task."""
-        direct = direct_of(self.call)
+        direct = _plain(self.call)
+        zeros = zeros_of(direct) if is_sparse_able(direct) else None
         return {
             "contract": direct.contract,
             "attrs": direct.attrs,
@@ -57,6 +60,7 @@ class Task:
             "y": list(self.y),
             "operands": [arg is not None for arg in self.call.args[2:]],
             "winograd": is_winograd_able(direct),
+            **({"entries": zeros.entries} if zeros is not None else {}),
         }
 
     @cached_property
@@ -84,24 +88,31 @@ def task_of(call: KernelCall | None, sizes: Sizes) -> Task | None:
     if call is None or call.contract not in TUNED or array_of(call.args[1]) is None:
         return None
     x = tuple(sizes.number(dim) for dim in extents(call.args[0]))
-    columns = call.attrs["n" if call.contract == "gemm_f32" else "channels"][-1]
-    y = (*x[:-1], int(columns)) if call.contract == "gemm_f32" else (x[0], *_spatial(call, x), int(columns))
+    columns = call.attrs["n" if call.contract in _PRODUCTS else "channels"][-1]
+    y = (*x[:-1], int(columns)) if call.contract in _PRODUCTS else (x[0], *_spatial(call, x), int(columns))
     return None if 0 in x or 0 in y else Task(call, x, y)
 
 
 def algorithms(task: Task) -> list[KernelCall]:
     """The call as it is, then the other contracts that give the same result, without hints; of a small step generated code, too."""
-    others = [direct := direct_of(task.call)]
+    others = [direct := _plain(task.call)]
     if is_winograd_able(direct):
         others += [winograd_of(direct, tile) for tile in TILES]
+    if is_sparse_able(direct):
+        others += [sparse_of(direct, block) for block in SPARSE_BLOCKS]
     if task.flops <= MOST_OPERATIONS and is_expressible(direct):
         others.append(replace(direct, contract=GENERATED))
     return [task.call, *(other for other in others if label(other) != label(task.call))]
 
 
+def _plain(call: KernelCall) -> KernelCall:
+    """The contract that takes any weights."""
+    return dense_of(direct_of(call))
+
+
 def blockings(call: KernelCall) -> list[KernelCall]:
     """The call, then the same with other blockings."""
-    if call.contract == GENERATED:
+    if call.contract in (GENERATED, "gemm_f32_sparse"):
         return [call]
     hints = _WINOGRAD_HINTS if call.contract == "conv2d_winograd_f32" else _PRODUCT_HINTS
     return [call, *(replace(call, hint=hint) for hint in hints)]
@@ -109,8 +120,8 @@ def blockings(call: KernelCall) -> list[KernelCall]:
 
 def label(call: KernelCall) -> str:
     """A candidate's name among those of its task: "conv2d_winograd_f32 tile=4 block_kib=320"."""
-    tile = [f"tile={call.attrs['tile'][0]}"] if "tile" in call.attrs else []
-    return " ".join([call.contract, *tile, *([call.hint] if call.hint else [])])
+    attrs = [f"{key}={call.attrs[key][0]}" for key in ("tile", "block") if key in call.attrs]
+    return " ".join([call.contract, *attrs, *([call.hint] if call.hint else [])])
 
 
 def _spatial(call: KernelCall, x: Sequence[int]) -> tuple[int, int]:

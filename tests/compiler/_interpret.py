@@ -357,6 +357,7 @@ def _random(kind: str, x: list[Any], attrs: dict[str, Any], shapes: list[list[in
 
 _CONTRACTS = {
     "gemm_f32": _gemm,
+    "gemm_f32_sparse": _gemm,
     "matmul_f32": _matmul,
     "conv2d_f32": _conv2d,
     "conv2d_winograd_f32": _conv2d,
