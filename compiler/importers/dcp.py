@@ -202,19 +202,17 @@ class DistributedCheckpoint:
         found = self._by_torch(tensors) if tensors else {}
         return [found.get(name) if name is not None else None for name in names]
 
-    def _by_torch(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    def reader(self, names: Sequence[str] | None = None) -> Any:
+        """torch's reader of the folder for the tensors `names` (None: all), with metadata made from the checked records instead of the
+        pickle: for torch.distributed.checkpoint.load, in any number of processes."""
         from torch.distributed.checkpoint import metadata
         from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
-        from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
         tensors: dict[str, metadata.TensorStorageMetadata | metadata.BytesStorageMetadata] = {}
         storage: dict[metadata.MetadataIndex, _StorageInfo] = {}
-        state: dict[str, Any] = {}
-        for name in names:
-            entry = self._entries[name]
-            size, dtype = torch.Size(_shape(entry, "size")), _dtype(name, entry)
+        for name, (size, dtype) in self.tensors(names).items():
             chunks = []
-            for chunk in _field(entry, "chunks", list):
+            for chunk in _field(self._entries[name], "chunks", list):
                 offsets, extents = _extent(name, chunk, tuple(size))
                 place = self._place(name, offsets)
                 chunks.append(metadata.ChunkStorageMetadata(torch.Size(offsets), torch.Size(extents)))
@@ -224,15 +222,28 @@ class DistributedCheckpoint:
                     _field(place, "length", int),
                 )
             tensors[name] = metadata.TensorStorageMetadata(metadata.TensorProperties(dtype), size, chunks)
-            state[name] = torch.empty(size, dtype=dtype)
         checked = metadata.Metadata(tensors, storage_data=storage)
 
         class Reader(FileSystemReader):
             def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
                 return checked
 
+        return Reader(self._folder)
+
+    def tensors(self, names: Sequence[str] | None = None) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """Shape and dtype by the names that the checkpoint has for its tensors."""
+        wanted = self._entries if names is None else names
+        found = {name: self._entries[name] for name in wanted if isinstance(self._entries[name], _TensorEntry)}
+        return {name: (torch.Size(_shape(entry, "size")), _dtype(name, entry)) for name, entry in found.items()}
+
+    def _by_torch(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+        state: dict[str, Any] = {
+            name: torch.empty(size, dtype=dtype) for name, (size, dtype) in self.tensors(names).items()
+        }
         try:
-            _load_state_dict(state, storage_reader=Reader(self._folder), no_dist=True)
+            _load_state_dict(state, storage_reader=self.reader(names), no_dist=True)
         except Exception as error:
             text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise RefusedPickleError(f"torch.distributed.checkpoint cannot load it: {text}") from error

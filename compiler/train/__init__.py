@@ -1,0 +1,22 @@
+"""Training with gradients, in one process or under torchrun: `train` on the user's module, loss and data."""
+
+from __future__ import annotations
+
+from ._callbacks import Callback, Run
+from ._log import plot, read_log
+from ._options import TrainOptions
+from ._qat import finish, left_in_float, prepare_qat
+from ._trainer import TrainResult, train
+
+__all__ = [
+    "Callback",
+    "Run",
+    "TrainOptions",
+    "TrainResult",
+    "finish",
+    "left_in_float",
+    "plot",
+    "prepare_qat",
+    "read_log",
+    "train",
+]
