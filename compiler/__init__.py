@@ -9,10 +9,10 @@ from maas_rt._errors import CompileError, InvalidArgumentError, MissingExtraErro
 
 if TYPE_CHECKING:
     from ._configs import Progress, Tune, Weights
-    from ._recipes import Half, Int8, Int8Dynamic, Recipe, WeightOnly
+    from ._recipes import Half, Int8, Int8Dynamic, Prune, Recipe, WeightOnly
     from .artifact import Artifact
 
-__all__ = ["Artifact", "Half", "Int8", "Int8Dynamic", "Recipe", "Tune", "WeightOnly", "Weights", "compile"]
+__all__ = ["Artifact", "Half", "Int8", "Int8Dynamic", "Prune", "Recipe", "Tune", "WeightOnly", "Weights", "compile"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
         from . import _configs
 
         return getattr(_configs, name)
-    if name in ("Half", "Int8", "Int8Dynamic", "Recipe", "WeightOnly"):
+    if name in ("Half", "Int8", "Int8Dynamic", "Prune", "Recipe", "WeightOnly"):
         from . import _recipes
 
         return getattr(_recipes, name)

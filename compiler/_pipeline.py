@@ -48,7 +48,8 @@ def compile_imported(
     mod = found.mod if found is not None else model.mod
     artifact = _build(model, mod, options, stages)
     if found is not None:
-        artifact = artifact.with_manifest(recipe=_recipe(options, found))
+        assert options.recipe is not None
+        artifact = artifact.with_manifest(recipe=found.to_manifest(options.recipe))
     if options.verify is not None:
         here = artifact if _runs_here(artifact) else _build_here(model, mod, options)
         del mod  # with `last` its weights are let go
@@ -127,12 +128,6 @@ def _compresses(options: CompileOptions) -> bool:
 def _compress(model: ImportedModel, options: CompileOptions) -> Compressed:
     """The module as the recipe wants it; builds in float show what calibration needs of its inside."""
     return compressed(model, options, lambda probed: _build_here(probed, probed.mod, options))
-
-
-def _recipe(options: CompileOptions, found: Compressed) -> dict[str, Any]:
-    """The recipe as the manifest keeps it."""
-    assert options.recipe is not None
-    return {"version": options.recipe.version, "quantize": found.to_manifest(options.recipe)}
 
 
 def _lower(

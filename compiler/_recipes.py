@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from maas_rt._errors import InvalidArgumentError
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "PRUNE_METHODS",
     "WEIGHT_METHODS",
     "Half",
     "Int8",
     "Int8Dynamic",
+    "Prune",
     "Quantize",
     "Recipe",
     "WeightOnly",
@@ -21,6 +24,7 @@ __all__ = [
     "needs_data",
 ]
 
+PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt")
 CALIBRATION_METHODS = ("minmax", "percentile", "mse", "entropy")
 WEIGHT_METHODS = ("rtn", "mse", "gptq")
 
@@ -128,8 +132,10 @@ Quantize = Int8 | Int8Dynamic | WeightOnly | Half  # what a layer may have
 _KINDS: dict[type, str] = {Int8: "int8", Int8Dynamic: "int8_dynamic", WeightOnly: "weight_only", Half: "half"}
 
 
-def needs_data(method: Quantize) -> bool:
+def needs_data(method: Quantize | Prune) -> bool:
     """Whether it wants to see what runs of the model compute."""
+    if isinstance(method, Prune):
+        return method.method != "magnitude"
     return isinstance(method, Int8) or (isinstance(method, WeightOnly) and method.method == "gptq")
 
 
@@ -141,18 +147,71 @@ def described(method: Quantize) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Prune:
+    """Weights of convolutions and matrix products that are zero, a share of `sparsity` in each layer (0 <= sparsity < 1).
+
+    `pattern` says where: "unstructured" anywhere; "block" in blocks that kernels gain most by, 4 outputs by 1 input of a layer that stays
+    in float and 4 by 4 of one on 8 bits; "N:M" (as "2:4", with the sparsity 1 - N/M) so that of each M neighbouring inputs of an output N
+    stay. `method` says which: "magnitude", the least; "wanda", the least beside the norm of what they are multiplied with (M. Sun et al.,
+    2023); "sparsegpt" (E. Frantar and D. Alistarh, 2023), which also changes the others so that they make up for it. `calibration` and
+    `tolerance` are as in Int8; magnitude needs no data. Depthwise layers, the first layer of an input and the last one of an output stay dense unless
+    `Recipe(prune_layers=...)` names them.
+    """
+
+    sparsity: float = 0.5
+    pattern: str = "unstructured"
+    method: str = "sparsegpt"
+    calibration: Any = None
+    version: int = 1
+    tolerance: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_version("Prune", self.version, 1)
+        if not (isinstance(self.sparsity, int | float) and 0 <= self.sparsity < 1):
+            raise InvalidArgumentError(
+                f"Prune: sparsity is {self.sparsity!r}, expected a share of 0 or more and below 1"
+            )
+        if self.method not in PRUNE_METHODS:
+            raise InvalidArgumentError(f"Prune: method is {self.method!r}, expected one of {', '.join(PRUNE_METHODS)}")
+        _check_data("Prune", self.calibration)
+        _check_tolerance("Prune", self.tolerance)
+        if self.pattern not in ("unstructured", "block"):
+            self._check_kept()
+
+    @property
+    def kept_of(self) -> tuple[int, int] | None:
+        """(N, M) of the pattern N:M; None of the others."""
+        found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", str(self.pattern))
+        return (int(found[1]), int(found[2])) if found else None
+
+    def _check_kept(self) -> None:
+        kept, of = self.kept_of or (0, 0)
+        if not 0 < kept < of:
+            raise InvalidArgumentError(
+                f"Prune: pattern is {self.pattern!r}, expected unstructured, block or N:M with N below M, as 2:4"
+            )
+        if abs(self.sparsity - (1 - kept / of)) > 1e-6:
+            raise InvalidArgumentError(
+                f"Prune: sparsity is {self.sparsity!r}, and {self.pattern} is one of {1 - kept / of:g}: give that, or another pattern"
+            )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What is done to a model besides compiling it.
 
     `quantize` is for all layers, but for those that `layers` names: patterns of the names that the manifest and `maas-rt inspect` give
-    layers, as those of the module fnmatch, the first that fits; None leaves a layer in float. `calibration` is the data of whatever needs
-    some, as `Int8` says.
+    layers, as those of the module fnmatch, the first that fits; None leaves a layer in float. `prune` is done before, to all layers but
+    those that `prune_layers` names in the same way; None leaves a layer dense. `calibration` is the data of whatever needs some, as
+    `Int8` says.
     """
 
     version: int = 1
     quantize: Quantize | None = None
     layers: Mapping[str, Quantize | None] = field(default_factory=dict)
     calibration: Any = None
+    prune: Prune | None = None
+    prune_layers: Mapping[str, Prune | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_data("Recipe", self.calibration)
@@ -165,25 +224,34 @@ class Recipe:
                     f"Recipe: {where} is {method!r}, expected one of {', '.join(each.__name__ for each in _KINDS)} (each with its "
                     "options), or None"
                 )
+        for each in (self.prune, *self.prune_layers.values()):
+            if each is not None and not isinstance(each, Prune):
+                raise InvalidArgumentError(
+                    f"Recipe: prune or a layer of prune_layers is {each!r}, expected a Prune or None"
+                )
 
     @property
     def changes(self) -> bool:
         """Whether anything is done at all."""
-        return bool(self.methods)
+        return bool(self.methods or self.prunings)
 
     @property
     def methods(self) -> list[Quantize]:
-        """What layers may have, each once."""
-        found: list[Quantize] = []
-        for each in (self.quantize, *self.layers.values()):
-            if each is not None and not any(each is other for other in found):
-                found.append(each)
-        return found
+        """How layers may be quantized, each once."""
+        return _once(self.quantize, *self.layers.values())
+
+    @property
+    def prunings(self) -> list[Prune]:
+        """How layers may be pruned, each once."""
+        return _once(self.prune, *self.prune_layers.values())
 
     @property
     def data(self) -> Any:
         """The calibration data, wherever they stand; None: there are none."""
-        for given in (self.calibration, *(getattr(each, "calibration", None) for each in self.methods)):
+        for given in (
+            self.calibration,
+            *(getattr(each, "calibration", None) for each in (*self.methods, *self.prunings)),
+        ):
             if given is not None:
                 return given
         return None
@@ -191,7 +259,26 @@ class Recipe:
     @property
     def tolerance(self) -> float:
         """Of the worst element's error against its output's scale: the widest that was admitted."""
-        return max(each.tolerance for each in self.methods)
+        both: list[Quantize | Prune] = [*self.methods, *self.prunings]
+        return max(each.tolerance for each in both)
+
+
+M = TypeVar("M")
+
+
+def _once(*methods: M | None) -> list[M]:
+    found: list[M] = []
+    for each in methods:
+        if each is not None and not any(each is other for other in found):
+            found.append(each)
+    return found
+
+
+def _check_version(where: str, version: object, newest: int) -> None:
+    if version != newest:
+        raise InvalidArgumentError(
+            f"{where}: version is {version!r}, and this compiler knows {newest}: take a newer maas_rt, or write the recipe anew"
+        )
 
 
 def _check_data(where: str, data: Any) -> None:

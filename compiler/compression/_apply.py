@@ -13,7 +13,7 @@ import tvm
 from maas_rt._errors import CompileError, InvalidArgumentError
 
 from .._configs import CompileOptions
-from .._recipes import Half, Int8Dynamic, Quantize, Recipe, WeightOnly, described, needs_data
+from .._recipes import Half, Int8, Int8Dynamic, Quantize, Recipe, WeightOnly, described, needs_data
 from ..importers import ImportedModel
 from ..passes import FOLDING
 from ._drawn import drawn_samples
@@ -22,6 +22,7 @@ from ._half import store_half
 from ._int8 import quantize_int8
 from ._layers import Layer, is_quantized, layers
 from ._observe import CompileFloat, Observer
+from ._prune import Pruned, prune
 from ._reasons import reason_against
 from ._samples import Samples, input_types
 from ._weight_only import quantize_weights
@@ -40,9 +41,18 @@ class Compressed:
     methods: dict[str, Quantize]  # by layer
     floats: dict[str, tuple[str, str]]  # kind and reason by layer
     notes: list[str] = field(default_factory=list)
+    pruned: Pruned = field(default_factory=Pruned)
 
     def to_manifest(self, recipe: Recipe) -> dict[str, Any]:
-        """The recipe without its data, and which layers have what."""
+        """The recipe without its data, and which layers have what: a record for each thing that it does."""
+        found: dict[str, Any] = {"version": recipe.version}
+        if recipe.prunings:
+            found["prune"] = self.pruned.to_manifest(recipe, self.samples)
+        if recipe.methods:
+            found["quantize"] = self._quantize(recipe)
+        return found
+
+    def _quantize(self, recipe: Recipe) -> dict[str, Any]:
         used = [
             {**described(method), "names": [name for name, each in self.methods.items() if each is method]}
             for method in recipe.methods
@@ -60,13 +70,13 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
 
     Raises:
         InvalidArgumentError: calibration inputs that are not the model's, layers that it does not have. VerificationError: the model
-            differs from its source in float already. CompileError: there is nothing to quantize, or an activation that is not finite.
+            differs from its source in float already. CompileError: there is nothing to prune or to quantize, or an activation that is not finite.
     """
     recipe = options.recipe
     assert recipe is not None
-    observing = [method for method in recipe.methods if needs_data(method)]
+    observing = [method for method in (*recipe.methods, *recipe.prunings) if needs_data(method)]
     if model.states and observing:
-        raise CompileError("a model with states cannot be quantized by calibration yet: leave out recipe")
+        raise CompileError("a model with states cannot be compressed by calibration yet: leave out recipe")
     mod = model.mod
     for _, stage in FOLDING:
         mod = stage(mod)
@@ -79,13 +89,12 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
         count = sum(1 for _ in Samples(recipe.data, input_types(model))) if recipe.data is not None else 0
         own = "the model's own quantization leaves it in float"
         floats = {layer.name: (layer.kind, own) for layer in found if layer.reason}
-        methods = {layer.name: recipe.methods[0] for layer in found if not layer.reason}
-        return Compressed(
-            model.mod, None, count, methods, floats, ["the model is quantized already, and stays as it is"]
-        )
+        methods = {layer.name: method for layer in found if not layer.reason for method in recipe.methods[:1]}
+        stays = ["the model is quantized already, and stays as it is"]
+        return Compressed(model.mod, None, count, methods, floats, stays, Pruned(notes=stays))
     methods, floats = _assigned(found, recipe)
-    if not methods:
-        told = "".join(f"; {kind} {name}: {reason}" for name, (kind, reason) in list(floats.items())[:3])
+    if recipe.methods and not methods:
+        told = _told(floats)
         raise CompileError(
             f"the model has no layer that the recipe could have{told or ' (no convolution or matrix product)'}: leave out recipe"
         )
@@ -94,10 +103,16 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     observer: Observer | None = None
     if recipe.data is not None:
         observer = Observer(model, Samples(recipe.data, input_types(model)), compile_float, options.verify)
-        if not needs_data(used[0]):
+        if not all(needs_data(method) for method in recipe.prunings or used[:1]):
             observer.observe(mod, [], lambda _: [], lambda *_: None)  # holds the build in float to the source
     elif options.verify is not None:
         kept = drawn_samples(model, compile_float, options.verify)
+    pruned = Pruned()
+    if recipe.prunings:
+        eight = {name for name, method in methods.items() if isinstance(method, Int8)}
+        mod, pruned = prune(mod, found, recipe, eight, observer)
+        if not pruned.layers:
+            raise CompileError(f"the model has no layer to prune{_told(pruned.reasons)}: leave out prune")
     notes: list[str] = []
     for method in used:
         names = {name for name, each in methods.items() if each is method}
@@ -106,7 +121,12 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
         notes += told_of_data
     if observer is not None:
         kept = observer.samples.kept
-    return Compressed(mod, kept, observer.count if observer is not None else 0, methods, floats, notes)
+    return Compressed(mod, kept, observer.count if observer is not None else 0, methods, floats, notes, pruned)
+
+
+def _told(left: Mapping[str, tuple[str, str]]) -> str:
+    """The first layers that are left as they are, with kind and reason."""
+    return "".join(f"; {kind} {name}: {reason}" for name, (kind, reason) in list(left.items())[:3])
 
 
 def _applied(
@@ -135,7 +155,7 @@ def _assigned(found: Sequence[Layer], recipe: Recipe) -> tuple[dict[str, Quantiz
             methods[layer.name] = method
         else:
             floats[layer.name] = (layer.kind, reason)
-    for pattern in recipe.layers:
+    for pattern in (*recipe.layers, *recipe.prune_layers):
         if not any(fnmatchcase(layer.name, pattern) for layer in found):
             names = ", ".join(layer.name for layer in found[:8])
             raise InvalidArgumentError(

@@ -48,14 +48,14 @@ def verify_compressed(
             report.note(name, difference, want)
             if difference.error > tolerance:
                 raise VerificationError(
-                    f"the quantized model's output {name} is off by {difference.error:.3g} of its scale, and the recipe admits "
+                    f"the compressed model's output {name} is off by {difference.error:.3g} of its scale, and the recipe admits "
                     f"{tolerance:g}: {_remedies(options.recipe)}, or admit more; nothing was written"
                 )
             signals[name].add(actual[name], want)
     for name, signal in signals.items():
         if signal.is_lost:
             raise VerificationError(
-                f"the quantized model's output {name} is as far from the source's as a constant would be: {_remedies(options.recipe)}; "
+                f"the compressed model's output {name} is as far from the source's as a constant would be: {_remedies(options.recipe)}; "
                 "nothing was written"
             )
     measured = float(f"{report.max_relative_error:.3g}")
@@ -71,14 +71,18 @@ def verify_compressed(
 def _remedies(recipe: Recipe) -> str:
     """What makes errors smaller, of the recipe's methods."""
     kinds = {type(method) for method in recipe.methods}
-    found = []
+    found = ["prune less, or by more samples"] if recipe.prunings else []
     if Int8 in kinds:
         found.append(
             "calibrate on more inputs, by the method percentile where one is an outlier, with 8 activation bits"
         )
     if WeightOnly in kinds:
         found.append("take 8 bits or smaller groups")
-    return ", ".join([*found, "leave layers in float by layers={name: None}"])
+    if recipe.methods:
+        found.append("leave layers in float by layers={name: None}")
+    if recipe.prunings:
+        found.append("leave layers dense by prune_layers={name: None}")
+    return ", ".join(found)
 
 
 class _Signal:

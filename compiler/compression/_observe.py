@@ -74,7 +74,7 @@ class Observer:
                 difference = compare(name, results[name], np.asarray(expected), options)
                 if difference.error > options.tolerance(str(np.asarray(expected).dtype)) or difference.detail:
                     raise VerificationError(
-                        f"the compiled model differs from its source before it is quantized: output {name} by {difference.error:.3g} of "
+                        f"the compiled model differs from its source before it is compressed: output {name} by {difference.error:.3g} of "
                         "its scale on a calibration sample; nothing was written"
                     )
 

@@ -9,6 +9,7 @@ docs/checkpoints.md); for weights --model names the function that builds the arc
   maas-rt compile checkpoint/ -o model.mrt --model package.module:build --input-shape x:1,3,224,224
   maas-rt compile model.onnx -o model.mrt --int8 first.npz second.npz     8-bit weights and activations, ranges from these inputs
   maas-rt compile model.onnx -o model.mrt --weights int4 --group 32       weights of 4 bits in groups, activations in float32
+  maas-rt compile model.onnx -o model.mrt --prune 0.5 --calibration calib.npz  half of the weights of most layers zero
   maas-rt compile model.onnx -o model.mrt --tune --budget 5m              the quickest kernels for this CPU, by measurement
 
 A complex input or output of a torch model is a real array with a last axis of 2 in model.mrt: real part first, as torch.view_as_real has it.
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from .._errors import InvalidArgumentError
 from ._arrays import Arrays, parse_duration, parse_shape, pluralised, read_npz, same_file
 from ._extras import require_compiler
+from ._prune import add_prune_arguments, pruned_layers, with_prune
 from ._recipe import add_recipe_arguments, chosen_recipe, told_of
 from ._weights import add_weights_arguments, chosen_weights
 
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", metavar="REAL.npz", help="real inputs: used to trace, and for the check")
     add_recipe_arguments(parser)
+    add_prune_arguments(parser)
     parser.add_argument(
         "--tune",
         action="store_true",
@@ -96,7 +99,7 @@ def execute(args: argparse.Namespace) -> int:
     if any(same_file(args.output, source) for source in args.source):
         raise InvalidArgumentError(f"-o {args.output} is the model itself, which it would replace; choose another -o")
     shapes, examples = described_inputs(args)
-    recipe = chosen_recipe(args, compiler)
+    recipe = with_prune(args, compiler, chosen_recipe(args, compiler))
     chosen = {"budget": args.budget, "threads": args.tune_threads, "cache": args.tune_cache}
     given = {key: value for key, value in chosen.items() if value is not None}
     if given and not args.tune:
@@ -139,6 +142,11 @@ def execute(args: argparse.Namespace) -> int:
             else f"verification {verified['status']}"
         )
     )
+    prune = (artifact.manifest.get("recipe") or {}).get("prune")
+    if prune is not None:
+        print(pruned_layers(prune))
+        for note in prune["notes"]:
+            print(note, file=sys.stderr)
     quantize = (artifact.manifest.get("recipe") or {}).get("quantize")
     if quantize is not None:
         print(told_of(quantize))

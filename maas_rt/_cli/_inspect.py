@@ -16,6 +16,7 @@ from .. import _container, _plan
 from .._errors import DecryptionError, SignatureError
 from ._arrays import pluralised, sized
 from ._opening import add_opening, opening
+from ._prune import inspected
 from ._recipe import told_of
 
 
@@ -91,6 +92,9 @@ def _text(facts: dict[str, Any]) -> str:
         + (f", largest relative error {verified['max_relative_error']:.2g}" if "max_relative_error" in verified else "")
         + (f" against {verified['reference']}" if verified.get("reference") else ""),
     ]
+    prune = (manifest.get("recipe") or {}).get("prune")
+    if prune:
+        lines += inspected(prune)
     quantize = (manifest.get("recipe") or {}).get("quantize")
     if quantize:
         data = (

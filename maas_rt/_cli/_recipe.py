@@ -8,7 +8,7 @@ from typing import Any
 from .._errors import InvalidArgumentError
 from ._arrays import pluralised, read_npz
 
-__all__ = ["add_recipe_arguments", "chosen_recipe", "told_of"]
+__all__ = ["add_recipe_arguments", "calibration", "chosen_recipe", "told_of"]
 
 _WEIGHTS = {"int4": 4, "int8": 8, "fp16": "float16", "bf16": "bfloat16"}
 _WITHOUT = {"symmetric": "asymmetric"}  # what is said of a choice that was not made
@@ -68,7 +68,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         nargs="+",
         metavar="CALIBRATION.npz",
-        help="of --weights: inputs, as for --int8, which also hold the result to its source",
+        help="of --weights and --prune: inputs, as for --int8, which also hold the result to its source",
     )
     parser.add_argument(
         "--asymmetric",
@@ -93,18 +93,22 @@ def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
         raise InvalidArgumentError(
             "--group, --method and --asymmetric are for --weights int4 or int8, which is not given"
         )
-    if args.weights is None and (args.weights_tolerance is not None or args.calibration):
-        raise InvalidArgumentError("--weights-tolerance and --calibration are for --weights, which is not given")
+    if args.weights is None and args.weights_tolerance is not None:
+        raise InvalidArgumentError("--weights-tolerance is for --weights, which is not given")
+    if args.calibration and args.weights is None and args.prune is None:
+        raise InvalidArgumentError("--calibration is for --weights and --prune, and neither is given")
     if not chosen:
         return None
-    return compiler.Recipe(quantize=_method(args, compiler, given), calibration=_data(args.int8 or args.calibration))
+    return compiler.Recipe(
+        quantize=_method(args, compiler, given), calibration=calibration(args.int8 or args.calibration)
+    )
 
 
 def _ways(args: argparse.Namespace) -> dict[str, Any]:
     return {"--int8": args.int8, "--int8-dynamic": args.int8_dynamic, "--weights": args.weights}
 
 
-def _data(paths: list[str] | None) -> Any:
+def calibration(paths: list[str] | None) -> Any:
     """One file with samples along the first axis, or a set of inputs a file; None: there are none."""
     sets = [read_npz(path) for path in paths or ()]
     return sets[0] if len(sets) == 1 else sets or None

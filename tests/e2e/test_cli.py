@@ -160,7 +160,7 @@ def test_compile_to_few_bits_without_data(folder: Path, command: CommandLine, fl
         (["--weights", "int4", "--int8-dynamic"], "--int8-dynamic and --weights are given, expected one of them"),
         (["--group", "16"], "--group, --method and --asymmetric are for --weights int4 or int8"),
         (["--weights", "fp16", "--asymmetric"], "--group, --method and --asymmetric are for --weights int4 or int8"),
-        (["--weights-tolerance", "0.1"], "--weights-tolerance and --calibration are for --weights"),
+        (["--weights-tolerance", "0.1"], "--weights-tolerance is for --weights"),
         (["--weights", "int4", "--method", "gptq"], "the recipe has no calibration data"),
         (["--weights", "fp16"], "no kernel reads its weights in 16 bits"),
     ],
@@ -171,6 +171,30 @@ def test_flags_that_do_not_go_together_are_told(
     torch.export.save(torch.export.export(torch.nn.Linear(6, 64).eval(), (torch.ones(4, 6),)), folder / "alone.pt2")
     assert words in _one_sentence(command("compile", "alone.pt2", "-o", "none.mrt", *flags), "compile")
     assert not (folder / "none.mrt").exists()
+
+
+def test_compile_with_pruning(folder: Path, command: CommandLine) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 4)).eval()
+    torch.export.save(torch.export.export(net, (torch.ones(4, 6),)), folder / "deep.pt2")
+    np.savez(folder / "calib.npz", input=np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32))
+    flags = ("compile", "deep.pt2", "-o", "sparse.mrt", "--prune", "0.75", "--calibration", "calib.npz")
+    done = command(*flags, "--prune-pattern", "block", "--prune-method", "wanda", "--prune-tolerance", "2")
+    assert done.returncode == 0, done.stderr
+    told = "1 layer pruned, 192 of 256 weights zero (75.0 %), 2 dense: "
+    assert told in done.stdout
+    pruned = json.loads(command("inspect", "sparse.mrt", "--json").stdout)["manifest"]["recipe"]["prune"]
+    assert (pruned["method"], pruned["layers"][0]["pattern"], pruned["layers"][0]["zeros"]) == ("wanda", "4x1", 192)
+    shown = command("inspect", "sparse.mrt").stdout
+    assert "pruned    to 75 % zeros, block, by wanda on 16 inputs" in shown and told in shown
+    assert "it is the first layer of an input" in shown
+    for wrong, words in (
+        (("--prune", "0.5"), "--prune looks at inputs of the model: give --calibration CALIBRATION.npz"),
+        (("--prune-method", "wanda"), "are for --prune, which is not given"),
+        (("--prune", "1", "--calibration", "calib.npz"), "sparsity is 1.0, expected a share of 0 or more and below 1"),
+    ):
+        assert words in _one_sentence(command("compile", "deep.pt2", "-o", "no.mrt", *wrong), "compile")
+    assert not (folder / "no.mrt").exists()
 
 
 def test_compile_with_tuning(folder: Path, command: CommandLine) -> None:
