@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt")
-CALIBRATION_METHODS = ("minmax", "percentile", "mse", "entropy")
+CALIBRATION_METHODS = ("auto", "minmax", "percentile", "mse", "entropy")
 WEIGHT_METHODS = ("rtn", "mse", "gptq")
 
 
@@ -35,17 +35,27 @@ class Int8:
 
     `calibration` are inputs, as many as it takes to see the ranges of all activations: an iterable of sets (mappings by name, sequences
     by position, or the array of a model with one input), read once; or one mapping, or array, with samples along the first axis; None:
-    the recipe's. `method` finds the ranges: "minmax", "percentile" (without the outermost ten-thousandth), "mse" (least squared error) or
-    "entropy" (least Kullback-Leibler divergence). Of `activation_bits`, 7 is faster on CPUs without VNNI and 8 more accurate; sums are
-    exact with either. The compiled model is held to the source on up to 32 of the calibration inputs: the worst element's error against
-    the output's scale is at most `tolerance`.
+    the recipe's. `method` finds the ranges: "minmax", "percentile" (without the outermost ten-thousandth), "mse" (least squared error),
+    "entropy" (least Kullback-Leibler divergence), or "auto": minmax, with room for what other inputs have or without, or mse, whichever
+    leaves the layers that read the activation the least error. `smooth` moves scale of channels from activations into weights
+    (SmoothQuant, cross-layer equalisation), and `bias_correction` adds back what quantization moves the means of a layer's results by:
+    either where the measured error of the layer falls, and nowhere else. Of `activation_bits`, 7 is faster on CPUs without VNNI and 8 more
+    accurate; sums are exact with either. The compiled model is held to the source on up to 32 of the calibration inputs: the worst
+    element's error against the output's scale is at most `tolerance`.
     """
 
     calibration: Any = None
     version: int = 1
     activation_bits: int = 8
     tolerance: float = 0.1
-    method: str = "minmax"
+    method: str = "auto"
+    smooth: bool = True
+    bias_correction: bool = True
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is chosen by the error of layers."""
+        return self.smooth or self.bias_correction or self.method == "auto"
 
     def __post_init__(self) -> None:
         if self.activation_bits not in (7, 8):

@@ -19,7 +19,7 @@ from ..passes import FOLDING
 from ._drawn import drawn_samples
 from ._dynamic import quantize_dynamic
 from ._half import store_half
-from ._int8 import quantize_int8
+from ._int8 import Quantized, quantize_int8
 from ._layers import Layer, is_quantized, layers
 from ._observe import CompileFloat, Observer
 from ._prune import Pruned, prune
@@ -42,6 +42,8 @@ class Compressed:
     floats: dict[str, tuple[str, str]]  # kind and reason by layer
     notes: list[str] = field(default_factory=list)
     pruned: Pruned = field(default_factory=Pruned)
+    smoothed: list[dict[str, Any]] = field(default_factory=list)
+    corrected: list[dict[str, Any]] = field(default_factory=list)
 
     def to_manifest(self, recipe: Recipe) -> dict[str, Any]:
         """The recipe without its data, and which layers have what: a record for each thing that it does."""
@@ -61,7 +63,7 @@ class Compressed:
             "methods": [each for each in used if each["names"]], "tolerance": recipe.tolerance,
             "calibration_inputs": self.samples, "layers": len(self.methods),
             "float_layers": [{"name": name, "kind": kind, "reason": reason} for name, (kind, reason) in self.floats.items()],
-            "notes": self.notes,
+            "smoothed": self.smoothed, "bias_corrected": self.corrected, "notes": self.notes,
         }  # fmt: skip
 
 
@@ -114,14 +116,17 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
         if not pruned.layers:
             raise CompileError(f"the model has no layer to prune{_told(pruned.reasons)}: leave out prune")
     notes: list[str] = []
+    smoothed: list[dict[str, Any]] = []
+    corrected: list[dict[str, Any]] = []
     for method in used:
         names = {name for name, each in methods.items() if each is method}
-        chosen = [layer for layer in layers(mod) if layer.name in names]
-        mod, told_of_data = _applied(mod, chosen, method, observer)
-        notes += told_of_data
+        done = _applied(mod, [layer for layer in layers(mod) if layer.name in names], method, observer)
+        mod, notes = done.mod, [*notes, *done.notes]
+        smoothed, corrected = [*smoothed, *done.smoothed], [*corrected, *done.corrected]
     if observer is not None:
         kept = observer.samples.kept
-    return Compressed(mod, kept, observer.count if observer is not None else 0, methods, floats, notes, pruned)
+    count = observer.count if observer is not None else 0
+    return Compressed(mod, kept, count, methods, floats, notes, pruned, smoothed, corrected)
 
 
 def _told(left: Mapping[str, tuple[str, str]]) -> str:
@@ -129,17 +134,15 @@ def _told(left: Mapping[str, tuple[str, str]]) -> str:
     return "".join(f"; {kind} {name}: {reason}" for name, (kind, reason) in list(left.items())[:3])
 
 
-def _applied(
-    mod: tvm.IRModule, chosen: Sequence[Layer], method: Quantize, observer: Observer | None
-) -> tuple[tvm.IRModule, list[str]]:
-    """The layers `chosen` as the method has them, and what is to be said of the data."""
+def _applied(mod: tvm.IRModule, chosen: Sequence[Layer], method: Quantize, observer: Observer | None) -> Quantized:
+    """The layers `chosen` as the method has them."""
     if isinstance(method, WeightOnly):
-        return quantize_weights(mod, chosen, method, observer)
+        return Quantized(*quantize_weights(mod, chosen, method, observer))
     variables = [layer.var for layer in chosen]
     if isinstance(method, Int8Dynamic):
-        return quantize_dynamic(mod, variables, method), []
+        return Quantized(quantize_dynamic(mod, variables, method), [])
     if isinstance(method, Half):
-        return store_half(mod, variables, method), []
+        return Quantized(store_half(mod, variables, method), [])
     assert observer is not None
     return quantize_int8(mod, variables, method, observer)
 

@@ -1,9 +1,13 @@
-"""The recipe Int8: the ranges of activations, from runs in float over the calibration samples."""
+"""The recipe Int8: ranges of activations, scales of their channels and biases, chosen site by site, and the layers on 8 bits.
+
+A site is an activation and the layers that read it. What is chosen is what makes the measured error of these layers' results least, each
+quantized by itself, on rows that are kept of the calibration samples.
+"""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,68 +15,158 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from maas_rt._errors import CompileError
-
 from .._recipes import Int8
+from ..passes._rewrite import array_of, is_call
+from ._absorb import Changes, Graph, Inserted, rescaled
+from ._bias import correction
+from ._grid import grid_of, levels_of
+from ._layers import layers
+from ._measure import Layer8, decibels, single_threaded
 from ._observe import Observer
-from ._ranges import Numbers, find_range
-from ._static import activations, quantize_static
+from ._ranges import HEADROOM
+from ._rows import matrix_of
+from ._sites import Site, observed, outlier
+from ._smooth import WAYS, Choice, choose
+from ._static import quantize_static
 
-__all__ = ["quantize_int8"]
+__all__ = ["Quantized", "quantize_int8"]
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.float32]
 
-_OUTLIER = 16.0  # times the median of the samples' largest numbers
-_FEW = 4  # samples, of which none can be called an outlier
+_GAIN = 0.9  # of the error: what makes it less than this is worth other constants
+_DEAR = 0.5  # and this, a multiplication at run time
+_AUTO = (*HEADROOM, "mse")
 
 
-def quantize_int8(
-    mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, observer: Observer
-) -> tuple[tvm.IRModule, list[str]]:
-    """The layers `chosen` on 8 bits, and what is to be said of the data.
+@dataclass(frozen=True)
+class Quantized:
+    """The module; what is to be said of the data; and for the manifest what was done besides rounding."""
+
+    mod: tvm.IRModule
+    notes: list[str]
+    smoothed: list[dict[str, Any]] = field(default_factory=list)
+    corrected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def quantize_int8(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, observer: Observer) -> Quantized:
+    """The layers `chosen` on 8 bits.
 
     Raises CompileError for an activation that is not finite.
     """
-    sites = activations(mod, chosen)
-    calibration = _Calibration(len(sites), recipe)
-    whole = recipe.method != "minmax"
-    observer.observe(mod, sites, lambda x: [x] if whole else [relax.op.min(x), relax.op.max(x)], calibration.add)
-    levels = 127 if recipe.activation_bits == 7 else 255
-    ranges = [find_range(numbers, recipe.method, levels) for numbers in calibration.numbers]
-    return quantize_static(mod, chosen, ranges, recipe.activation_bits), calibration.notes()
+    measures, methods = recipe.measures, _AUTO if recipe.method == "auto" else (recipe.method,)
+    sites = observed(mod, chosen, observer, measures, methods != ("minmax",))
+    if not measures:
+        levels = levels_of(recipe.activation_bits)
+        ranges = [site.span(recipe.method, levels, None) for site in sites]
+        notes = outlier(sites) if recipe.method == "minmax" else []
+        return Quantized(quantize_static(mod, chosen, ranges, recipe.activation_bits, {}), notes)
+    places = {layer.var: (i, layer.name) for i, layer in enumerate(layers(mod))}
+    smoother = _Smoother(mod, recipe, methods)
+    with single_threaded():
+        choices = [smoother.choose(site) for site in sites]
+    changed = rescaled(mod, smoother.changes, smoother.inserted)
+    now = layers(changed)
+    var_of = {var: now[place].var for var, (place, _) in places.items()}
+    name_of = {var: name for var, (_, name) in places.items()}
+    with single_threaded():
+        shifts, corrected = _corrections(changed, sites, choices, var_of, name_of, recipe)
+    spans = [choice.span for choice in choices]
+    quantized = quantize_static(changed, [var_of[var] for var in chosen], spans, recipe.activation_bits, shifts)
+    smoothed = [
+        _told(site, choice, name_of, inserted=site.value in smoother.at_run_time)
+        for site, choice in zip(sites, choices)
+        if choice.factor is not None
+    ]
+    whole = [site for site, choice in zip(sites, choices) if choice.method.startswith("minmax")]
+    return Quantized(quantized, outlier(whole), smoothed, corrected)
 
 
-class _Calibration:
-    """The numbers of all activations."""
+class _Smoother:
+    """Chooses site by site, and gathers what is to be done to the module for it."""
 
-    def __init__(self, sites: int, recipe: Int8) -> None:
-        self.numbers = [Numbers() for _ in range(sites)]
-        self._whole = recipe.method != "minmax"
-        self._peaks = [array("f") for _ in range(sites)]  # the largest magnitude of each sample
+    def __init__(self, mod: tvm.IRModule, recipe: Int8, methods: Sequence[str]) -> None:
+        self.changes: Changes = {}
+        self.inserted: Inserted = {}
+        self.at_run_time: set[relax.Expr] = set()
+        self._graph = Graph(mod)
+        self._recipe = recipe
+        self._methods = methods
 
-    def add(self, sample: int, values: list[list[Array]]) -> None:
-        for numbers, peaks, results in zip(self.numbers, self._peaks, values):
-            low, high = numbers.add(results[0] if self._whole else np.array(results, np.float32))
-            if not np.isfinite([low, high]).all():
-                raise CompileError(
-                    f"calibration sample {sample} gives an activation that is not finite, which 8 bits do not hold"
-                )
-            peaks.append(max(-low, high))
+    def choose(self, site: Site) -> Choice:
+        bits, methods = self._recipe.activation_bits, self._methods
+        before, readers = self._before(site, np.ones(site.channels))
+        product = is_call(self._graph.definitions[site.readers[0]], "relax.matmul")
+        nowhere = before is None and (not product or self._graph.ends_layer(site.value))
+        if not self._recipe.smooth or site.is_empty or nowhere:
+            return choose(site, None, (), methods, bits, _GAIN)
+        producer = self._graph.producer(before) if before is not None else None
+        made = self._made(producer) if producer is not None else None
+        if made is not None and len(made) != site.channels:
+            made = None
+        choice = choose(site, made, WAYS, methods, bits, _GAIN if before is not None else _DEAR)
+        if choice.factor is not None:
+            self._do(site, choice.factor, readers)
+        return choice
 
-    def notes(self) -> list[str]:
-        """What the ranges owe to one sample alone: the largest such case."""
-        count = len(self._peaks[0]) if self._peaks else 0
-        if self._whole or count < _FEW:
-            return []
-        worst = (_OUTLIER, 0, 0.0, 0.0)
-        for peaks in self._peaks:
-            largest, usual = float(max(peaks)), float(np.median(peaks))
-            if usual > 0 and largest / usual > worst[0]:
-                worst = (largest / usual, peaks.index(max(peaks)), largest, usual)
-        factor, sample, largest, usual = worst
-        if not largest:
-            return []
-        return [
-            f"calibration sample {sample} reaches {largest:.3g} in a layer in which the others reach {usual:.3g}, and the others' numbers "
-            f"have {factor:.0f} times fewer of the steps: leave it out, or take the method percentile"
-        ]
+    def _before(self, site: Site, channels: npt.NDArray[np.float64]) -> tuple[Changes | None, list[relax.Var]]:
+        """What takes a scale in, and who reads the site then; None: nothing can."""
+        readers = self._graph.layers_reading(site.value)
+        shape = [1] * site.value.ty.ndim
+        shape[site.axis] = site.channels
+        changes = self._graph.absorbed(site.value, channels.reshape(shape)) if readers is not None else None
+        return changes, site.readers if changes is None or readers is None else readers
+
+    def _made(self, producer: relax.Var) -> Array:
+        """The largest weight of each channel that a layer makes, as it is by now."""
+        call = self._graph.definitions[producer]
+        weight = array_of(call.args[1])
+        assert weight is not None
+        scaled = np.abs(weight * self.changes.get((producer, 1), np.ones(1)))
+        return np.asarray(
+            scaled.max(axis=0) if is_call(call, "relax.matmul") else scaled.reshape(len(scaled), -1).max(axis=1)
+        )
+
+    def _do(self, site: Site, factor: npt.NDArray[np.float64], readers: Sequence[relax.Var]) -> None:
+        before, _ = self._before(site, factor)
+        for key, scale in {**(before or {}), **self._graph.unabsorbed(readers, factor)}.items():
+            self.changes[key] = self.changes[key] * scale if key in self.changes else scale
+        if before is None:
+            self.at_run_time.add(site.value)
+            self.inserted.update(dict.fromkeys(readers, factor))
+
+
+def _corrections(
+    mod: tvm.IRModule,
+    sites: Sequence[Site],
+    choices: Sequence[Choice],
+    var_of: Mapping[relax.Var, relax.Var],
+    name_of: Mapping[relax.Var, str],
+    recipe: Int8,
+) -> tuple[dict[relax.Var, Array], list[dict[str, Any]]]:
+    """What is added to the channels of layers, by their variables in `mod`, and how much better they are for it."""
+    shifts: dict[relax.Var, Array] = {}
+    told: list[dict[str, Any]] = []
+    definitions = Graph(mod).definitions
+    for site, choice in zip(sites, choices) if recipe.bias_correction else ():
+        grid = grid_of(choice.span, recipe.activation_bits)
+        for reader, window in zip(site.readers, site.windows):
+            rows = site.rows(window)
+            if choice.factor is not None:
+                rows = rows * choice.factor.astype(np.float32)[:, None]
+            layer = Layer8(matrix_of(definitions[var_of[reader]]), rows)
+            shift, before, after = correction(next(layer.residuals([grid])))
+            if shift is not None and layer.signal:
+                shifts[var_of[reader]] = shift
+                db = [decibels(before / layer.signal), decibels(after / layer.signal)]
+                told.append({"layer": name_of[reader], "signal_to_error_db": db})
+    return shifts, told
+
+
+def _told(site: Site, choice: Choice, name_of: Mapping[relax.Var, str], inserted: bool) -> dict[str, Any]:
+    """For the manifest."""
+    return {
+        "layers": [name_of[var] for var in site.readers],
+        "by": choice.way,
+        "at_run_time": inserted,
+        "signal_to_error_db": [decibels(choice.before), decibels(choice.after)],
+    }

@@ -6,16 +6,19 @@ of a relative width of 1/128, the same for every order of the samples, which an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Numbers", "Range", "find_range"]
+__all__ = ["HEADROOM", "Numbers", "Range", "find_range"]
 
 Range = tuple[float, float]  # the least and the greatest value
 Array = npt.NDArray[np.float64]
+
+# Ranges with all numbers: how much wider.
+HEADROOM = {"minmax": 1.0, "minmax + 15 %": 1.15, "minmax + 30 %": 1.3, "minmax + 60 %": 1.6}
 
 _OUTLIERS = 1e-4  # the share of numbers that percentile leaves out, both sides together
 _SHRINKS = np.exp2(-np.arange(0, 49) / 8)  # of a range: by steps of an eighth of an octave, down to a 64th
@@ -32,14 +35,22 @@ class Numbers:
     def __post_init__(self) -> None:
         self._counts = np.zeros(1 << 16, np.int64)
 
-    def add(self, x: npt.NDArray[np.float32]) -> Range:
-        """Those of a run. Returns the least and the greatest of them; where they are not finite, what is kept is of no use any more."""
+    def add(self, x: npt.NDArray[np.float32], times: int = 1) -> Range:
+        """Those of a run, each so many times. Returns the least and the greatest of them; where they are not finite, what is kept is of no use any more."""
         if not x.size:
             return 0.0, 0.0
         low, high = float(x.min()), float(x.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self._counts += np.bincount(np.ravel(x).view(np.uint32) >> 16, minlength=1 << 16)
+        self._counts += np.bincount(np.ravel(x).view(np.uint32) >> 16, minlength=1 << 16) * times
         return low, high
+
+    @staticmethod
+    def joined(parts: Sequence[Numbers]) -> Numbers:
+        """Those of all parts."""
+        found = Numbers(min(part.low for part in parts), max(part.high for part in parts))
+        for part in parts:
+            found._counts += part._counts
+        return found
 
     def bins(self) -> tuple[Array, Array, Array]:
         """Lower and upper ends, ascending, and counts of the bins that hold any; a bin of zeros has no width."""
@@ -55,13 +66,14 @@ class Numbers:
 def find_range(numbers: Numbers, method: str, levels: int) -> Range:
     """The range that takes in 0, for `levels` steps.
 
-    minmax: all of it. percentile: but for a ten-thousandth of the numbers. mse: the one of the least expected squared error, of
+    minmax: all of it, or with room for what other inputs may have. percentile: but for a ten-thousandth of the numbers. mse: the one of the least expected squared error, of
     rounding within and of clipping without. entropy: the one whose quantized distribution differs least from the real one (S. Migacz,
     "8-bit Inference with TensorRT", 2017).
     """
     whole = min(numbers.low, 0.0), max(numbers.high, 0.0)
-    if method == "minmax" or whole == (0.0, 0.0):
-        return whole
+    if method in HEADROOM or whole == (0.0, 0.0):
+        more = HEADROOM.get(method, 1.0)
+        return whole[0] * more, whole[1] * more
     return {"percentile": _percentile, "mse": _mse, "entropy": _entropy}[method](numbers, whole, levels)
 
 

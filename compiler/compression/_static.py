@@ -1,4 +1,4 @@
-"""Static quantization: convolutions and products with constant weights between quantize and dequantize, as QDQ models arrive.
+"""Static quantization: layers with constant weights between quantize and dequantize, as QDQ models arrive.
 
 Per-channel symmetric weights of int8, asymmetric activations of uint8 over the ranges that calibration found. B. Jacob et al.,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018). `lower_quantized` makes
@@ -7,14 +7,16 @@ kernels of them. Activations of 7 bits are capped at 127: then no sum of two pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import tvm
 from tvm import relax
 
 from ..passes._ops import constant
 from ..passes._rewrite import Array, Rewriter, array_of, rewrite
+from ._grid import Grid, grid_of, quantized_weights, weight_scales
 from ._layers import weight_axis
 from ._ranges import Range
 
@@ -32,8 +34,15 @@ def activations(mod: tvm.IRModule, chosen: Sequence[relax.Var]) -> list[relax.Ex
     return list(found)
 
 
-def quantize_static(mod: tvm.IRModule, chosen: Sequence[relax.Var], ranges: Sequence[Range], bits: int) -> tvm.IRModule:
-    """`ranges`: of the activations as `activations` counts them; `bits`: 7 or 8 for activations."""
+def quantize_static(
+    mod: tvm.IRModule,
+    chosen: Sequence[relax.Var],
+    ranges: Sequence[Range],
+    bits: int,
+    shifts: Mapping[relax.Var, npt.NDArray[np.float32]],
+) -> tvm.IRModule:
+    """`ranges`: of the activations as `activations` counts them; `bits`: 7 or 8 for activations; `shifts`: what is added to each output
+    channel of a layer behind it."""
     of = dict(zip(activations(mod, chosen), ranges, strict=True))
     layers = set(chosen)
     read = {
@@ -48,30 +57,27 @@ def quantize_static(mod: tvm.IRModule, chosen: Sequence[relax.Var], ranges: Sequ
             return None
         axis, weight = weight_axis(value), array_of(value.args[1])
         assert axis is not None and weight is not None
-        x = _activation(rw, value.args[0], read[var], bits)
-        return tvm.ir.Call(value.op, [x, _weight(rw, weight, axis)], value.attrs, list(value.ty_args), value.span)
+        x = _activation(rw, value.args[0], grid_of(read[var], bits))
+        call = tvm.ir.Call(value.op, [x, _weight(rw, weight, axis)], value.attrs, list(value.ty_args), value.span)
+        if var not in shifts:
+            return call
+        layer = rw.emit(call, str(var.name))
+        channels = shifts[var]  # of the last axis in a product, of the second in a convolution
+        return relax.op.add(layer, constant(channels if axis else channels.reshape(-1, *[1] * (layer.ty.ndim - 2))))
 
     return rewrite(mod, rule)
 
 
-def _activation(rw: Rewriter, x: relax.Expr, observed: Range, bits: int) -> relax.Expr:
-    max_level = 127 if bits == 7 else 255
-    low, high = min(observed[0], 0.0), max(observed[1], 0.0)  # zero (padding, a relu's floor) is always exact
-    step = np.float32((high - low) / max_level) or np.float32(1.0)
-    zero = int(np.clip(np.rint(-low / float(step)), 0, max_level))
-    scale, offset = constant(np.asarray(step, np.float32)), constant(np.asarray(zero, np.uint8))
+def _activation(rw: Rewriter, x: relax.Expr, grid: Grid) -> relax.Expr:
+    scale, offset = constant(np.asarray(grid.step, np.float32)), constant(np.asarray(grid.zero, np.uint8))
     q = rw.emit(relax.op.quantize(x, scale, offset, axis=-1, out_dtype="uint8"))
-    if bits == 7:
-        q = rw.emit(relax.op.minimum(q, constant(np.asarray(max_level, np.uint8))))
+    if grid.levels < 255:
+        q = rw.emit(relax.op.minimum(q, constant(np.asarray(grid.levels, np.uint8))))
     return rw.emit(relax.op.dequantize(q, scale, offset, axis=-1, out_dtype="float32"))
 
 
 def _weight(rw: Rewriter, weight: Array, axis: int) -> relax.Expr:
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.abs(weight).max(axis=others)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    scale = np.maximum(scale, np.finfo(np.float32).tiny)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    values = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    scales = weight_scales(weight, tuple(i for i in range(weight.ndim) if i != axis))
+    values, scale = quantized_weights(weight, scales), scales.reshape(-1)
     zero = constant(np.zeros(scale.shape, np.int8))
     return rw.emit(relax.op.dequantize(constant(values), constant(scale), zero, axis=axis, out_dtype="float32"))

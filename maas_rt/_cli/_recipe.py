@@ -31,9 +31,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--int8-method",
-        choices=("minmax", "percentile", "mse", "entropy"),
-        default="minmax",
-        help="how ranges are found; percentile leaves outliers out (default: minmax)",
+        choices=("auto", "minmax", "percentile", "mse", "entropy"),
+        default="auto",
+        help="how ranges are found; percentile leaves outliers out, auto measures (default: auto)",
     )
     parser.add_argument(
         "--int8-dynamic",

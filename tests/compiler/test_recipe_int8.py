@@ -90,7 +90,7 @@ def test_calibration_inputs_are_the_models(name: str) -> None:
         ({"calibration": []}, "empty"),
         ({"calibration": {}}, "empty"),
         ({"tolerance": 0.0}, "above 0"),
-        ({"method": "best"}, "expected one of minmax, percentile, mse, entropy"),
+        ({"method": "best"}, "expected one of auto, minmax, percentile, mse, entropy"),
     ],
 )
 def test_options_are_checked(change: dict[str, Any], words: str) -> None:
@@ -123,7 +123,7 @@ def test_weights_that_the_model_standardizes_are_quantized() -> None:
     assert [s.target for block in artifact.linear.plan.blocks for s in block.steps].count("conv2d_u8s8") == 1
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("method", ["auto", "minmax", "percentile", "mse", "entropy"])
 def test_every_method_calibrates_from_a_generator(name: str, method: str) -> None:
     """Read once, by calibration; what is kept of it verifies."""
     data = ({name: x} for x in images(6))
