@@ -26,7 +26,7 @@ __all__ = [
 
 PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt")
 CALIBRATION_METHODS = ("auto", "minmax", "percentile", "mse", "entropy")
-WEIGHT_METHODS = ("rtn", "mse", "gptq")
+WEIGHT_METHODS = ("rtn", "mse", "gptq", "awq")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class WeightOnly:
     whole row does. `symmetric` groups have no zero point of their own. `method` finds the numbers: "rtn" (round to nearest: the group's
     largest magnitude, or its range, is the last step), "mse" (the scale with the least squared error) or, from the recipe's calibration
     data, "gptq" (each rounding error made up for by the weights that are still to be rounded; with `act_order` those of the largest inputs
-    first). Embeddings have no inputs to know of: "mse" with any but "rtn". Where there are no data the result is held to the source on drawn
+    first) or "awq" ("mse" behind scales that give large inputs finer steps, where what stands in front takes them back). Embeddings have no inputs to know of: "mse" with any but "rtn". Where there are no data the result is held to the source on drawn
     inputs: the worst element's error against the output's scale is at most `tolerance`. An embedding that is also the weight of a product
     (a tied head) gets the product's numbers.
     """
@@ -146,7 +146,7 @@ def needs_data(method: Quantize | Prune) -> bool:
     """Whether it wants to see what runs of the model compute."""
     if isinstance(method, Prune):
         return method.method != "magnitude"
-    return isinstance(method, Int8) or (isinstance(method, WeightOnly) and method.method == "gptq")
+    return isinstance(method, Int8) or (isinstance(method, WeightOnly) and method.method in ("gptq", "awq"))
 
 
 def described(method: Quantize) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from .._recipes import WeightOnly
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from ._gptq import LEAST_DAMPING, gptq
 from ._grids import Blocks, blocks_of
-from ._layers import Layer
+from ._layers import Layer, layers
 from ._moments import second_moments
 from ._observe import Observer
+from ._scaled_inputs import scale_inputs
 
 __all__ = ["quantize_weights"]
 
@@ -35,14 +36,19 @@ def quantize_weights(
     """
     known: _Known = {}
     notes: list[str] = []
+    method = recipe.method if recipe.method == "rtn" else "mse"
     if recipe.method == "gptq":
         assert observer is not None
         known, notes = _by_hessians(mod, chosen, recipe, observer)
-    method = "mse" if recipe.method == "gptq" else recipe.method
-    layers = {layer.var for layer in chosen}
+    elif recipe.method == "awq":
+        assert observer is not None
+        mod, notes = scale_inputs(mod, chosen, recipe, observer)
+        names = {layer.name for layer in chosen}
+        chosen = [layer for layer in layers(mod) if layer.name in names]
+    variables = {layer.var for layer in chosen}
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        if var not in layers:
+        if var not in variables:
             return None
         heed()
         rows, is_table = _rows(value), is_call(value, "relax.take")

@@ -315,7 +315,7 @@ def test_a_table_that_float16_does_not_hold_stays() -> None:
         (lambda: WeightOnly(bits=3), "bits is 3, expected 4 or 8"),
         (lambda: WeightOnly(group=0), "group is 0, expected a number of weights"),
         (lambda: WeightOnly(group=True), "group is True"),
-        (lambda: WeightOnly(method="best"), "method is 'best', expected one of rtn, mse"),
+        (lambda: WeightOnly(method="best"), "method is 'best', expected one of rtn, mse, gptq, awq"),
         (lambda: WeightOnly(tolerance=float("nan")), "expected a number above 0"),
         (lambda: Int8Dynamic(granularity="channel"), "granularity is 'channel', expected row or tensor"),
         (lambda: Half(dtype="float8"), "dtype is 'float8', expected float16 or bfloat16"),

@@ -1,0 +1,111 @@
+"""AWQ against the paper's search with the inputs themselves; where its scales go, and what it says where they cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from maas_rt.compiler import Recipe, WeightOnly
+from maas_rt.compiler import compile as compile_model
+from maas_rt.compiler.compression._awq import best_scales
+from torch import nn
+
+
+def rounded(rows: np.ndarray, group: int) -> np.ndarray:
+    """4 bits, symmetric, to nearest."""
+    x = rows.reshape(len(rows), -1, group)
+    scale = np.abs(x).max(-1, keepdims=True) / np.float32(7.5)
+    q = np.clip(np.rint(x / scale) + 8, 0, 15) - 8
+    return np.asarray(q * scale).reshape(rows.shape)
+
+
+def uneven(depth: int, count: int) -> np.ndarray:
+    """Inputs [depth, count] of which a few are large."""
+    x = np.random.default_rng(1).standard_normal((depth, count)) * 0.3
+    x[::11] *= 12
+    return x
+
+
+def test_the_search_is_the_papers() -> None:
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((8, 64)).astype(np.float32), rng.standard_normal((5, 64)).astype(np.float32)]
+    x = uneven(64, 200)
+    magnitude = np.abs(x).mean(1)
+    found = best_scales(weights, x @ x.T, magnitude, 4, 32, True)
+    errors = []
+    for alpha in np.arange(20) / 20:
+        s = magnitude**alpha
+        s = (s / np.sqrt(s.max() * s.min())).astype(np.float32)
+        errors.append(sum(float((((rounded(w * s, 32) / s - w) @ x) ** 2).sum()) for w in weights))
+    best = int(np.argmin(errors))
+    assert found.alpha == pytest.approx(best / 20) and best > 0
+    assert found.error == pytest.approx(errors[best], rel=1e-3) and found.before == pytest.approx(errors[0], rel=1e-3)
+    s = magnitude ** (best / 20)
+    np.testing.assert_allclose(found.scales, s / np.sqrt(s.max() * s.min()), rtol=1e-5)
+
+
+def test_inputs_that_are_always_0_have_finite_scales() -> None:
+    weights = [np.ones((2, 32), np.float32)]
+    x = uneven(32, 50)
+    x[3] = 0
+    assert np.isfinite(best_scales(weights, x @ x.T, np.abs(x).mean(1), 4, 32, True).scales).all()
+    nothing = best_scales(weights, np.zeros((32, 32)), np.zeros(32), 4, 32, True)
+    assert nothing.alpha == 0 and (nothing.scales == 1).all()
+
+
+class Net(nn.Module):
+    """Products behind a norm with large channels, behind a product of two, behind an activation that takes no scales, and in a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.LayerNorm(64)
+        self.gate, self.up, self.down = nn.Linear(64, 128), nn.Linear(64, 128), nn.Linear(128, 64)
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        with torch.no_grad():
+            self.norm.weight[::9] = 40.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        x = x + self.down(torch.sigmoid(self.gate(y)) * self.up(y))
+        return self.second(torch.tanh(self.first(x))) + x
+
+
+DATA = np.random.default_rng(3).standard_normal((16, 1, 20, 64)).astype(np.float32)
+
+
+def test_scales_go_into_what_stands_before_and_the_rest_is_told() -> None:
+    def compiled(method: str) -> Any:
+        recipe = Recipe(quantize=WeightOnly(method=method, symmetric=False), calibration=DATA)
+        return compile_model(Net().eval(), [torch.from_numpy(DATA[0])], recipe=recipe)
+
+    found = {method: compiled(method) for method in ("mse", "awq")}
+    decibels = {m: a.manifest["verified"]["signal_to_error_db"]["output_0"] for m, a in found.items()}
+    assert decibels["awq"] > decibels["mse"] + 0.5
+    quantize = found["awq"].manifest["recipe"]["quantize"]
+    names = quantize["methods"][0]["names"]
+    assert len(names) == 5 and set(quantize["notes"]) == {
+        f"AWQ scales no inputs of {names[3]}: something else reads what they read",
+        f"AWQ scales no inputs of {names[4]}: what computes their input cannot take scales in",
+    }
+    counts = [[s.target for b in a.linear.plan.blocks for s in b.steps] for a in found.values()]
+    assert sorted(counts[0]) == sorted(counts[1])  # a run does nothing more
+
+
+def test_a_tied_head_keeps_the_tables_numbers() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.table, self.norm, self.head = nn.Embedding(50, 64), nn.LayerNorm(64), nn.Linear(64, 50, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(self.table(ids)))
+
+    ids = np.random.default_rng(4).integers(0, 50, (8, 1, 9))
+    recipe = Recipe(quantize=WeightOnly(method="awq"), calibration=ids)
+    quantize = compile_model(Tied().eval(), [torch.from_numpy(ids[0])], recipe=recipe).manifest["recipe"]["quantize"]
+    assert "a table has the same weights" in quantize["notes"][0] and quantize["layers"] == 2
