@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from ._dims import Dim, extents, shape_of
+from ._indices import run_indices
 from ._kernel_call import AttrValue, make_kernel_call
 from ._ops import dtype_of, names, reshape, slice_of
 from ._rewrite import Rewriter, is_call, rewrite
@@ -128,18 +129,12 @@ def _gather(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     table, indices = value.args
     if value.attrs.axis is None or str(value.attrs.mode) not in ("fast", "nan") or shape_of(table) is None:
         return None
-    while (
-        inner := rw.call(indices, "relax.astype", "relax.reshape")
-    ) is not None:  # narrowed or flattened for TVM's sake
-        if is_call(inner, "relax.astype") and not (dtype_of(inner.args[0]) == "int64" and dtype_of(indices) == "int32"):
-            break
-        indices = inner.args[0]
-    places = shape_of(indices)
-    if dtype_of(indices) not in ("int32", "int64") or places is None:
+    indices = run_indices(rw, indices)
+    if indices is None:
         return None
     axis = int(value.attrs.axis) % table.ty.ndim
     shape = extents(table)
-    out_ty = relax.TensorType([*shape[:axis], *places, *shape[axis + 1 :]], dtype_of(table))
+    out_ty = relax.TensorType([*shape[:axis], *extents(indices), *shape[axis + 1 :]], dtype_of(table))
     attrs: dict[str, AttrValue | float] = {"axis": axis, **({"wraps": 0} if str(value.attrs.mode) == "nan" else {})}
     call = make_kernel_call("gather", [table, indices], out_ty, attrs, name=str(var.name))
     return reshape(rw.emit(call, str(var.name)), extents(var))

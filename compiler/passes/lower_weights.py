@@ -1,5 +1,5 @@
 """Weights of few bits in front of floats: products on them as they are stored (`gemm_f32q`), and rows of tables that are dequantized when
-they have been taken.
+they have been taken; of a table that is a product's weight, too, out of what the product reads (`gather_f32q`).
 
 What such weights look like is `dequantize` of a constant, or that moved: blocks of an axis with a scale each are rows that are
 dequantized, then reshaped (`_blocks.py`). What no kernel and no table takes becomes floats at the end.
@@ -7,14 +7,17 @@ dequantized, then reshaped (`_blocks.py`). What no kernel and no table takes bec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import tvm
 from tvm import relax
 
 from ._dims import Dim, extents, static_shape
+from ._indices import run_indices
 from ._kernel_call import AttrValue, make_kernel_call
 from ._ops import constant, is_f32, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
@@ -30,7 +33,7 @@ _TakeRows = Callable[[Array], relax.Expr]  # rows of a constant
 
 
 def lower_weights(mod: tvm.IRModule) -> tvm.IRModule:
-    return rewrite(rewrite(mod, _lower), _fold)
+    return rewrite(rewrite(mod, partial(_lower, _tied(mod))), _fold)
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,24 @@ class _Matrix:
     bits: int
     block: int
 
+    def call_attrs(self) -> dict[str, AttrValue | int]:
+        """Of a kernel that reads it."""
+        k, n = self.values.shape
+        group = {"group": self.block} if self.block < k else {}
+        return {"n": n, "k": k, "bits": self.bits, **group}
+
+    def operands(self) -> list[relax.Expr | None]:
+        """Numbers, scales, and zero points."""
+        zero = None if self.zero is None else constant(self.zero)
+        return [constant(self.values), constant(self.scale), zero]
+
+    def key(self) -> bytes:
+        """The same for the same numbers."""
+        digest = hashlib.blake2b(repr((self.values.shape, self.bits, self.block)).encode())
+        for part in (self.values, self.scale, self.zero):
+            digest.update(b"-" if part is None else np.ascontiguousarray(part).data)
+        return digest.digest()
+
 
 def _matrix(weights: _ScaledNumbers) -> _Matrix:
     """Of two axes."""
@@ -125,15 +146,25 @@ def _matrix(weights: _ScaledNumbers) -> _Matrix:
     return _Matrix(moved, np.ascontiguousarray(scale), origin, bits, block)
 
 
-def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+def _lower(tied: Set[bytes], rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if is_call(value, "relax.matmul") and is_f32(value, *value.args):
         return _product(rw, var, value)
     if is_call(value, "relax.take") and is_f32(value):
-        return _take(rw, value)
+        shared = _shared_rows(rw, var, value, tied) if tied else None
+        return _take(rw, value) if shared is None else shared
     return None
 
 
 def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    matrix = _weight(rw, value)
+    if matrix is None:
+        return None
+    args = [value.args[0], *matrix.operands()]
+    return make_kernel_call("gemm_f32q", args, var.ty, matrix.call_attrs(), packing=GEMMQ_PACKING, name=str(var.name))
+
+
+def _weight(rw: Rewriter, value: relax.Call) -> _Matrix | None:
+    """What the kernel would read of a product's weight; None where floats are no larger, or it is no such product."""
     x, w = value.args
     if x.ty.ndim < 2 or w.ty.ndim != 2 or any(isinstance(d, int) and d == 0 for d in extents(x)):
         return None
@@ -141,17 +172,53 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | No
     if weights is None:
         return None
     matrix = _matrix(weights)
-    k, n = matrix.values.shape
-    if (
-        k * n * matrix.bits + matrix.scale.size * 40 > 24 * k * n
-    ):  # with as many scales as numbers, floats are no larger
+    # with as many scales as numbers, floats are no larger
+    bits = matrix.values.size * matrix.bits + matrix.scale.size * 40
+    return matrix if bits <= 24 * matrix.values.size else None
+
+
+# ---- tables
+
+
+def _tied(mod: tvm.IRModule) -> set[bytes]:
+    """Keys of the weights of products that have the shape of a table, transposed."""
+    shapes: set[tuple[int, ...]] = set()
+    keys: set[bytes] = set()
+
+    def tables(rw: Rewriter, var: relax.Var, value: relax.Expr) -> None:
+        if is_call(value, "relax.take") and rw.call(value.args[0], "relax.dequantize", *_MOVES) is not None:
+            shape = static_shape(value.args[0])
+            shapes.add(tuple(reversed(shape)) if shape is not None else ())
+
+    def products(rw: Rewriter, var: relax.Var, value: relax.Expr) -> None:
+        if is_call(value, "relax.matmul") and is_f32(value, *value.args):
+            shape = static_shape(value.args[1])
+            matrix = _weight(rw, value) if shape is not None and tuple(shape) in shapes else None
+            if matrix is not None:
+                keys.add(matrix.key())
+
+    rewrite(mod, tables)
+    if shapes:
+        rewrite(mod, products)
+    return keys
+
+
+def _shared_rows(rw: Rewriter, var: relax.Var, value: relax.Call, tied: Set[bytes]) -> relax.Expr | None:
+    """Rows of a table that is a product's weight, too, out of what the product reads."""
+    weights, indices = _weights_behind(rw, value.args[0]), run_indices(rw, value.args[1])
+    mode = str(value.attrs.mode)
+    if weights is None or indices is None or mode not in ("fast", "nan") or weights.values.ndim != 2:
         return None
-    attrs: dict[str, AttrValue | int] = {"n": n, "k": k, "bits": matrix.bits}
-    if matrix.block < k:
-        attrs["group"] = matrix.block
-    zero = None if matrix.zero is None else constant(matrix.zero)
-    args = [x, constant(matrix.values), constant(matrix.scale), zero]
-    return make_kernel_call("gemm_f32q", args, var.ty, attrs, packing=GEMMQ_PACKING, name=str(var.name))
+    if value.attrs.axis is None or int(value.attrs.axis) % 2:
+        return None
+    matrix = _matrix(replace(weights, values=weights.values.T, scale_index=weights.scale_index.T))
+    if matrix.key() not in tied:
+        return None
+    attrs = {**matrix.call_attrs(), **({"wraps": 0} if mode == "nan" else {})}
+    out = relax.TensorType([*extents(indices), matrix.values.shape[0]], "float32")
+    args = [indices, *matrix.operands()]
+    call = make_kernel_call("gather_f32q", args, out, attrs, packing=GEMMQ_PACKING, name=str(var.name))
+    return reshape(rw.emit(call, str(var.name)), extents(var))
 
 
 def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:

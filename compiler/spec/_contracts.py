@@ -134,6 +134,10 @@ def _gather(args: Args, attrs: Attrs) -> list[Shape | None]:
     return [[*x[:axis], *extents(args[1]), *x[axis + 1 :]]]
 
 
+def _gather_columns(args: Args, attrs: Attrs) -> list[Shape | None]:
+    return [[*extents(args[0]), _one(attrs, "k", -1)]]
+
+
 def _top_k(args: Args, attrs: Attrs) -> list[Shape | None]:
     x, axis = extents(args[0]), _one(attrs, "axis", -1)
     _need(-len(x) <= axis < len(x), f"axis {axis} of {len(x)}")
@@ -152,6 +156,7 @@ SHAPES: dict[str, Callable[[Args, Attrs], list[Shape | None]]] = {
     "depthwise_conv2d_u8s8": _conv,
     "dynamic_quantize_u8": _dynamic_quantize,
     "gather": _gather,
+    "gather_f32q": _gather_columns,
     "gemm_f32": _gemm,
     "gemm_f32_sparse": _gemm,
     "gemm_f32q": _gemm,

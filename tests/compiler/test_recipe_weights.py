@@ -157,6 +157,25 @@ def test_the_result_is_that_of_the_dequantized_weights() -> None:
     np.testing.assert_allclose(run(artifact, IDS.numpy()), want, atol=2e-5 * np.abs(want).max())
 
 
+@pytest.mark.parametrize(
+    "method",
+    [WeightOnly(), WeightOnly(group=40, symmetric=False), WeightOnly(bits=8, group=None)],
+    ids=repr,
+)
+def test_a_tied_head_and_its_table_are_stored_once(method: WeightOnly) -> None:
+    tied, untied = (compiled(method, language(each)) for each in (True, False))
+    rows = WORDS * WIDTH * method.bits / 8
+    assert tied.linear.weights.size <= untied.linear.weights.size - rows
+    assert steps(tied)["gather_f32q"] == 1 and steps(untied)["gather_f32q"] == 0
+    module = language(True)
+    with torch.no_grad():
+        for layer in (module.table, module.up, module.down):
+            blocks = blocks_of(layer.weight.numpy(), method.bits, method.group, method.symmetric, "mse")
+            layer.weight.copy_(torch.from_numpy(blocks.floats()))
+        want = module(IDS).numpy()
+    np.testing.assert_allclose(run(tied, IDS.numpy()), want, atol=2e-5 * np.abs(want).max())
+
+
 def test_scale_search_loses_less_than_rounding() -> None:
     searched, rounded = (decibels(compiled(WeightOnly(method=method))) for method in ("mse", "rtn"))
     assert searched > rounded + 0.3

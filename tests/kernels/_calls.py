@@ -90,6 +90,11 @@ CALLS: dict[str, Call] = {
     ),
     "dynamic_quantize_u8": Call([some(3, 17)], [((3, 17), np.uint8), (), ((), np.uint8)]),
     "gather": Call([some(5, 4, 3), np.array([[0, -4], [3, 1]], np.int64)], [(5, 2, 2, 3)], {"axis": 1}),
+    "gather_f32q": Call(
+        [np.array([[0, -17], [16, 3]], np.int64), (signed(9, 17) >> 4), some(3, 17), (signed(3, 17) >> 4)],
+        [(2, 2, 9)],
+        {"n": 17, "k": 9, "bits": 4, "group": 4},
+    ),
     "gemm_f32": Call(
         [some(3, 9), some(9, 17), some(17), some(3, 17)], [(3, 17)], {**GEMM, **CLIP}, hint="depth=64 rows_kib=16"
     ),

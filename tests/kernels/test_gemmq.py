@@ -104,3 +104,68 @@ def test_refuses(change: dict[str, Any], words: str) -> None:
         _kernels.run("gemm_f32q", [inputs[0], packed[:-1], inputs[2]], [(3, 17)], attrs)
     with pytest.raises(Error, match="4 bits do not hold"):
         _kernels.pack("gemm_f32q", PACKING, np.full((8, 17), 8, np.int8), attrs)
+
+
+# ---- rows of a table, which are columns of the weight
+
+
+@quick
+@given(
+    shape=st.lists(st.integers(0, 5), max_size=3),
+    n=st.integers(1, 70),
+    k=st.one_of(st.integers(1, 40), st.sampled_from([255, 300])),
+    group=st.sampled_from([1, 3, 16, 32, 1000]),
+    bits=st.sampled_from([4, 8]),
+    zeros=st.booleans(),
+    trans=st.booleans(),
+    wide=st.booleans(),
+    threads=st.integers(1, 2),
+    seed=SEEDS,
+)
+def test_gathered_columns_are_those_that_the_product_reads(
+    shape: list[int], n: int, k: int, group: int, bits: int, zeros: bool, trans: bool, wide: bool, threads: int, seed: int
+) -> None:  # fmt: skip
+    """Bit for bit, out of the same packed bytes."""
+    rng = np.random.default_rng(seed)
+    q, scale, zero, w = weights(rng, k, n, bits, group, zeros)
+    indices = rng.integers(-n, n, shape).astype(np.int64 if wide else np.int32)
+    attrs = {"n": n, "k": k, "w_trans": int(trans), "bits": bits, "group": group}
+    dense = np.ascontiguousarray(q.T) if trans else q
+    packed = _kernels.pack("gather_f32q", PACKING, dense, attrs)
+    assert packed == _kernels.pack("gemm_f32q", PACKING, dense, attrs)
+    given = {key: value for key, value in attrs.items() if key != "w_trans"}
+    for isa in isas_of("gather_f32q"):
+        (got,) = _kernels.run(
+            "gather_f32q", [indices, packed, scale, zero], [(*shape, k)], given, isa=isa, threads=threads
+        )
+        np.testing.assert_array_equal(got, w.T[indices])
+
+
+@pytest.mark.parametrize(("index", "wraps"), [(5, 1), (-6, 1), (-1, 0), (5, 0), (1 << 40, 1)])
+def test_a_row_that_does_not_exist_is_told(index: int, wraps: int) -> None:
+    rng = np.random.default_rng(0)
+    q, scale, _, _ = weights(rng, 8, 5, 8, 8, False)
+    attrs = {"n": 5, "k": 8, "wraps": wraps}
+    packed = _kernels.pack("gather_f32q", PACKING, q, {"n": 5, "k": 8})
+    words = r"gather_f32q: an index is out of range; indices must lie in \[" + ("-n" if wraps else "0")
+    with pytest.raises(Error, match=words):
+        _kernels.run("gather_f32q", [np.array([0, index]), packed, scale, None], [(2, 8)], attrs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"out": (2, 9)}, "extent"),
+        ({"scale": (2, 5)}, "scale"),
+        ({"cut": 1}, "w"),
+        ({"indices": np.float32}, "indices"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(change: dict[str, Any], words: str) -> None:
+    q, scale, _, _ = weights(np.random.default_rng(0), 8, 5, 8, 8, False)
+    packed = _kernels.pack("gather_f32q", PACKING, q, {"n": 5, "k": 8})
+    packed = packed[: len(packed) - change.get("cut", 0)]
+    scale = np.ones(change["scale"], np.float32) if "scale" in change else scale
+    indices = np.zeros(2, change.get("indices", np.int64))
+    with pytest.raises(Error, match=words):
+        _kernels.run("gather_f32q", [indices, packed, scale, None], [change.get("out", (2, 8))], {"n": 5, "k": 8})

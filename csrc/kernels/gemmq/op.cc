@@ -6,7 +6,7 @@
 
 #include "kernels/checks.h"
 #include "kernels/gemm/dense.h"
-#include "kernels/gemm/pack.h"
+#include "kernels/gemmq/packing.h"
 #include "kernels/gemmq/unpack.h"
 
 namespace mrt {
@@ -34,9 +34,6 @@ struct Params : DenseParams {
   int64_t groups() const { return ceil_div(k, group); }
 };
 
-int64_t panel_bytes(int64_t k, int64_t bits) { return checked_mul(bits == 8 ? k : ceil_div(k, 2), kPanel); }
-int64_t packed_bytes(int64_t k, int64_t n, int64_t bits) { return checked_mul(panels_of(n), panel_bytes(k, bits)); }
-
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
   MRT_TRY(prepare_dense(attrs, isa, &p));
@@ -49,7 +46,7 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
 Status check(const void* params, const Tensor* in, int n_in, const Tensor* out, int) {
   const Params& p = *static_cast<const Params*>(params);
   MRT_TRY(check_dense(kName, in[0], out[0], p.n, p.k));
-  MRT_TRY(check_packed(kName, in[1], packed_bytes(p.k, p.n, p.bits)));
+  MRT_TRY(check_packed(kName, in[1], gemmq_packed_bytes(p.k, p.n, p.bits)));
   MRT_TRY(check_extent(kName, "scale", in[2], 0, p.groups()));
   MRT_TRY(check_extent(kName, "scale", in[2], 1, p.n));
   if (present(in, n_in, 3)) MRT_TRY(check_same_shape(kName, "zero", in[3], in[2]));
@@ -72,7 +69,7 @@ struct Weights {
 void describe(const Weights& w, int64_t panel, UnpackCall* call) {
   const Params& p = *w.params;
   const int64_t column = panel * kPanel;
-  call->w = w.packed + panel * panel_bytes(p.k, p.bits);
+  call->w = w.packed + panel * gemmq_panel_bytes(p.k, p.bits);
   call->scale = w.scale + column;
   call->zero = w.zero ? w.zero + column : nullptr;
   call->step = p.n;
@@ -130,9 +127,9 @@ void few_rows(const Weights& w, const DenseOperands& o, int64_t panel) {
 // The weight (k, j), as its definition says.
 float element(const Weights& w, int64_t k, int64_t j) {
   const Params& p = *w.params;
-  const uint8_t* panel = w.packed + j / kPanel * panel_bytes(p.k, p.bits) + j % kPanel;
+  const uint8_t* const column = w.packed + j / kPanel * gemmq_panel_bytes(p.k, p.bits) + j % kPanel;
   const int64_t at = k / p.group * p.n + j;
-  const int q = p.bits == 8 ? static_cast<int8_t>(panel[k * kPanel]) : (panel[k / 2 * kPanel] >> (k % 2 * 4) & 15) - 8;
+  const int q = gemmq_number(column, k, p.bits);
   return static_cast<float>(q - (w.zero ? w.zero[at] : 0)) * w.scale[at];
 }
 
@@ -174,44 +171,13 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   return MRT_OK;
 }
 
-// ---- packing ----
-
-Status pack(const Tensor& weight, const Attrs& attrs, int64_t* bytes, void* out) {
-  DenseWeight p;
-  int64_t bits = 0;
-  MRT_TRY(decode_dense(weight, attrs, &p));
-  MRT_TRY(attr_int(attrs, "bits", &bits));
-  *bytes = packed_bytes(p.k, p.n, bits);
-  if (out == nullptr) return Status();
-  const int8_t* const w = weight.as<const int8_t>();
-  uint8_t* const to = static_cast<uint8_t*>(out);
-  std::fill(to, to + *bytes, bits == 8 ? uint8_t{0} : uint8_t{0x88});
-  for (int64_t j = 0; j < p.n; ++j) {
-    uint8_t* const column = to + j / kPanel * panel_bytes(p.k, bits) + j % kPanel;
-    for (int64_t k = 0; k < p.k; ++k) {
-      const int q = w[k * p.stride_k + j * p.stride_n];
-      if (bits == 8) {
-        column[k * kPanel] = static_cast<uint8_t>(q);
-        continue;
-      }
-      if (q < -8 || q > 7) {
-        return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: a weight is %d, which 4 bits do not hold", kName, q);
-      }
-      uint8_t& both = column[k / 2 * kPanel];
-      const int shift = static_cast<int>(k % 2) * 4;
-      both = static_cast<uint8_t>((both & ~(15 << shift)) | (q + 8) << shift);
-    }
-  }
-  return Status();
-}
-
 double flops(const void* params, const Tensor*, int, const Tensor* out, int) {
   return dense_flops(out[0], static_cast<const Params*>(params)->k);
 }
 
 }  // namespace
 
-const Operator kOperator_gemm_f32q = {&kContract, kTile.rows, sizeof(Params), prepare, check,
-                                      run,        scratch,    flops,          pack};
+const Operator kOperator_gemm_f32q = {&kContract, kTile.rows, sizeof(Params), prepare,   check,
+                                      run,        scratch,    flops,          gemmq_pack};
 
 }  // namespace mrt
