@@ -25,7 +25,8 @@ def gptq(
     """Rows [rows, K] in groups, by the Hessian [K, K]; and the damping that its factorisation took, of the mean diagonal.
 
     `act_order` takes the inputs of the largest diagonal first, with the groups' steps found before anything is rounded, so that groups stay
-    where they are; otherwise a group's steps are found when its turn comes, on what the errors before it have made of it.
+    where they are; otherwise a group's steps are found when its turn comes, on what the errors before it have made of it. Weights that are 0,
+    as pruned ones, stay 0.
     """
     depth = rows.shape[1]
     hessian = hessian.astype(np.float64)
@@ -37,6 +38,7 @@ def gptq(
     grid = fitted_grid(grouped(rows, group), bits, symmetric, "mse")
     scale, zero = grid.scale.copy(), grid.zero.copy()
     weights = rows.astype(np.float64)[:, order]
+    zeros = weights == 0
     q = np.empty_like(weights)
     for begin in range(0, depth, _TOGETHER):
         end = min(begin + _TOGETHER, depth)
@@ -50,7 +52,7 @@ def gptq(
                 fresh = fitted_grid(own.astype(np.float32)[:, None], bits, symmetric, "mse")
                 scale[:, at], zero[:, at] = fresh.scale[:, 0], fresh.zero[:, 0]
             column = Grid(scale[:, at], zero[:, at], grid.levels)
-            q[:, k] = column.quantize(weights[:, k, None])[:, 0]
+            q[:, k] = np.where(zeros[:, k], column.zero, column.quantize(weights[:, k, None])[:, 0])
             errors[:, k - begin] = (weights[:, k] - column.dequantize(q[:, k, None])[:, 0]) / upper[k, k]
             weights[:, k:end] -= np.outer(errors[:, k - begin], upper[k, k:end])
         weights[:, end:] -= errors @ upper[begin:end, end:]

@@ -90,6 +90,16 @@ def test_inputs_that_are_always_0_are_rounded_to_nearest() -> None:
     np.testing.assert_allclose(nothing.floats(), blocks_of(rows, 4, 16, True, "mse").floats(), atol=1e-6)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_pruned_weights_stay_0_and_the_others_make_up_for_them(symmetric: bool) -> None:
+    rows = np.random.default_rng(8).standard_normal((16, 96)).astype(np.float32)
+    rows[:, 1::2] = 0
+    hessian = correlated(96, 400)
+    found = gptq(rows, hessian, 4, 32, symmetric, False)[0]
+    assert (found.floats()[:, 1::2] == 0).all()
+    assert loss(found, rows, hessian) < loss(blocks_of(rows, 4, 32, symmetric, "mse"), rows, hessian)
+
+
 # ---- on a model
 
 
