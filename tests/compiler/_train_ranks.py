@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -22,6 +23,7 @@ from maas_rt.compiler import train as t
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
+ROOT = Path(__file__).parents[2]
 LOSS = nn.functional.cross_entropy
 
 
@@ -100,6 +102,26 @@ def alone(folder: Path) -> dict[str, Any]:
     raise AssertionError("it did not fail")
 
 
+def sparse(folder: Path, **changed: Any) -> dict[str, Any]:
+    """Pruned to 75 %, the masks of each process beside the weights."""
+    pruning = t.GradualPruning(0.75, begin=2, end=16, every=2)
+    result = t.train(net(), data(), LOSS, options(None, **changed), callbacks=[pruning], validation=data())
+    return told(result)
+
+
+def combined(parallel: str = "ddp") -> t.TrainResult:
+    """A quantized, pruned student with narrower layers than its teacher's."""
+    torch.manual_seed(8)
+    teacher = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    student = t.prepare_qat(net(), data()[0])
+    callbacks = [
+        t.Distillation(teacher, temperature=2.0, hidden={"0": "0"}),
+        t.GradualPruning(0.5, "block", block=(4, 1), begin=2, end=16, every=2, skip=("2",)),
+    ]
+    given = options(parallel=parallel, lr=1e-3)
+    return t.train(student, data(), LOSS, given, callbacks=callbacks, validation=data())
+
+
 PLAN = {"0": ColwiseParallel(), "2": RowwiseParallel()}
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ddp": lambda folder: plain(folder),
@@ -110,6 +132,10 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "disk": disk,
     "lost": lost,
     "alone": alone,
+    "sparse": sparse,
+    "sparse_fsdp": lambda folder: sparse(folder, parallel="fsdp"),
+    "combined": lambda folder: told(combined()),
+    "combined_fsdp": lambda folder: told(combined("fsdp")),
 }
 
 
@@ -142,6 +168,25 @@ def forked(folder: Path, world: int, case: str) -> None:
         processes.append(process)
     for process in processes:
         os.waitpid(process, 0)
+
+
+def processes(*command: Any) -> str:
+    """What it says, run by this Python with a thread a process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def by_two_processes(folder: Path, *cases: str) -> Callable[[str], dict[str, Any]]:
+    """Runs the cases; the function gives what each came to."""
+    said = processes(__file__, folder, 2, *cases)
+
+    def found(case: str) -> dict[str, Any]:
+        file = folder / f"{case}.json"
+        assert file.exists(), said
+        return {**json.loads(file.read_text()), "folder": folder / case}
+
+    return found
 
 
 if __name__ == "__main__":

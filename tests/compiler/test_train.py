@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,27 +19,12 @@ import maas_rt
 from maas_rt import compiler
 from tests.compiler import _train_ranks as ranks
 
-ROOT = Path(__file__).parents[2]
-
-
-def processes(*command: Any) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
-    return done.stdout + done.stderr
-
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """What each case came to in two processes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    said = processes(ranks.__file__, folder, 2, *ranks.CASES)
-
-    def found(case: str) -> dict[str, Any]:
-        file = folder / f"{case}.json"
-        assert file.exists(), said
-        return {**json.loads(file.read_text()), "folder": folder / case}
-
-    return found
+    cases = ("ddp", "fsdp", "tensor", "few", "half", "disk", "lost", "alone")
+    return ranks.by_two_processes(tmp_path_factory.mktemp("ranks"), *cases)
 
 
 def same(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-5) -> None:
@@ -137,7 +118,7 @@ def test_a_killed_worker_goes_on_at_the_same_curve(tmp_path: Path) -> None:
     for way in ("kill", "quiet"):
         folder = tmp_path / way
         folder.mkdir()
-        said = processes(
+        said = ranks.processes(
             "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1, script, folder, way
         )  # fmt: skip
         assert (folder / "killed").exists() == (way == "kill")
