@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -34,7 +36,11 @@ def run(directory: str | Path, *, epochs: int = 12) -> int:
     began = time.perf_counter()
 
     _say(f"1. train with torch.distributed: two processes, FSDP2 over gloo, {epochs} epochs on 1,437 images of digits")
-    _train(checkpoint, epochs)
+    with tempfile.TemporaryDirectory(dir=work, prefix=".training-") as folder:
+        _train(Path(folder), epochs)
+        if (checkpoint / ".metadata").exists():  # of a demo before
+            shutil.rmtree(checkpoint)
+        (Path(folder) / "result").rename(checkpoint)
 
     _say(
         f"2. compile the distributed checkpoint: maas-rt compile {checkpoint} --model maas_rt.compiler.demo.model:build"
@@ -64,10 +70,10 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _train(checkpoint: Path, epochs: int) -> None:
+def _train(folder: Path, epochs: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "maas_rt.compiler.demo.train", str(checkpoint), str(epochs)]
+    command += ["-m", "maas_rt.compiler.demo.train", str(folder), str(epochs)]
     last_lines: deque[str] = deque(maxlen=400)
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stderr is not None

@@ -1,52 +1,48 @@
-"""Train the demo's classifier with torch.distributed and write a distributed checkpoint (DCP).
+"""Train the demo's classifier under torchrun, each process with a shard of the weights (FSDP2) and its part of the images.
 
     torchrun --nproc-per-node 2 -m maas_rt.compiler.demo.train CHECKPOINT_DIR [EPOCHS]
 
-Each process holds a shard of the weights (FSDP2) and sees its part of the images.
+CHECKPOINT_DIR/result is then the distributed checkpoint (DCP) of the weights.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 import torch
-import torch.distributed as dist
 from maas_rt.compiler.demo.data import load_digits
 from maas_rt.compiler.demo.model import build
-from torch.distributed.checkpoint.state_dict import get_model_state_dict
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from maas_rt.compiler.train import Callback, Run, TrainOptions
+from maas_rt.compiler.train import train as run_training
+
+
+class _Tells(Callback):
+    """The loss of each epoch's last batch on stderr."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs, self._loss = epochs, 0.0
+
+    def loss(self, run: Run, batch: object, output: object, target: object, loss: torch.Tensor) -> torch.Tensor:
+        self._loss = loss.item()
+        return loss
+
+    def stepped(self, run: Run) -> None:
+        if run.workers.first and run.steps is not None and run.step * self._epochs % run.steps == 0:
+            print(f"epoch {run.epoch + 1}/{self._epochs}: loss {self._loss:.3f}", file=sys.stderr, flush=True)
 
 
 def train(directory: str, epochs: int) -> None:
-    """Train for `epochs`, then write `directory`; rank 0 reports on stderr."""
-    dist.init_process_group("gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
+    """Train for `epochs`, then write `directory`; the first process reports on stderr."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = build()
-    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
     (images, labels), _ = load_digits()
-    x, y = torch.from_numpy(images[rank::world]), torch.from_numpy(labels[rank::world])
-    batch = 32
-    steps = min(len(labels) // world // batch, len(x) // batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=steps * epochs)
-    for epoch in range(epochs):
-        total = 0.0
-        for indices in torch.randperm(len(x))[: steps * batch].split(batch):
-            loss = torch.nn.functional.cross_entropy(model(x[indices]), y[indices], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        if rank == 0:
-            print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.3f}", file=sys.stderr, flush=True)
-    save({"model": get_model_state_dict(model)}, checkpoint_id=directory)
-    dist.destroy_process_group()
+    options = TrainOptions(epochs=epochs, batch=64, lr=6e-3, weight_decay=0.05, schedule="one-cycle", parallel="fsdp", checkpoint=directory, every=10_000)  # fmt: skip
+    loss = partial(torch.nn.functional.cross_entropy, label_smoothing=0.05)
+    run_training(
+        build(), (torch.from_numpy(images), torch.from_numpy(labels)), loss, options, callbacks=[_Tells(epochs)]
+    )
 
 
 if __name__ == "__main__":

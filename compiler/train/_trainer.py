@@ -28,8 +28,8 @@ from ._workers import Workers, process_group, whole
 
 __all__ = ["TrainResult", "train"]
 
-# Options that a run which goes on may have otherwise than the one that began.
-_MAY_CHANGE = ("epochs", "steps", "parallel", "every", "keep", "resume", "log_every", "timeout", "version")
+# Options that a run which goes on may have otherwise than the one that began; its length only where no schedule follows from it.
+_MAY_CHANGE = ("parallel", "every", "keep", "resume", "log_every", "timeout", "version")
 
 
 @dataclass(frozen=True)
@@ -364,8 +364,9 @@ class _Trainer:
 
     def _check_options(self, kept: Mapping[str, Any]) -> None:
         now = from_bytes(as_bytes(self._options.described))
+        free = (*_MAY_CHANGE, "epochs", "steps") if self._options.schedule == "constant" else _MAY_CHANGE
         for name, value in kept.items():
-            if name not in _MAY_CHANGE and now.get(name) != value:
+            if name not in free and now.get(name) != value:
                 raise InvalidArgumentError(
                     f"TrainOptions: {name} is {now.get(name)!r}, but the run in {self._options.checkpoint} that it goes on with has {value!r}: give the same, or another folder"
                 )

@@ -311,7 +311,11 @@ def test_a_run_that_goes_on_is_held_to_its_model_and_its_options(tmp_path: Path)
         run(checkpoint=tmp_path, module=nn.Linear(8, 3))
     with pytest.raises(maas_rt.InvalidArgumentError, match=r"lr is 0.5, but the run in .* has 0.01"):
         run(checkpoint=tmp_path, lr=0.5)
-    with pytest.raises(maas_rt.InvalidArgumentError, match="checkpoint of step 7 and resume is False"):
+    run(checkpoint=tmp_path / "b", schedule="cosine")
+    with pytest.raises(maas_rt.InvalidArgumentError, match=r"epochs is 2, but the run in .* has 1"):
+        run(checkpoint=tmp_path / "b", schedule="cosine", epochs=2)
+    assert run(checkpoint=tmp_path, epochs=2).step == 14
+    with pytest.raises(maas_rt.InvalidArgumentError, match="checkpoint of step 14 and resume is False"):
         run(checkpoint=tmp_path, resume=False)
 
 
