@@ -240,6 +240,30 @@ def test_a_build_in_float_that_differs_is_refused_before(monkeypatch: pytest.Mon
         compiled(WeightOnly(tolerance=10.0))
 
 
+def test_a_model_with_states() -> None:
+    """Whatever needs no data has no need of states, either; what does is told so."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(2)
+            self.into, self.on = nn.Linear(32, 64), nn.Linear(64, 64)
+            self.register_buffer("past", torch.zeros(1, 64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            now = torch.tanh(self.into(x) + self.on(self.past))
+            self.past.copy_(now)
+            return now
+
+    x = torch.randn(1, 32)
+    artifact = compile_model(Recurrent().eval(), [x], recipe=Recipe(quantize=WeightOnly(bits=8)))
+    assert steps(artifact)["gemm_f32q"] == 2 and artifact.manifest["states"]
+    assert artifact.manifest["verified"]["status"] == "passed" and decibels(artifact) > 35
+    with pytest.raises(maas_rt.CompileError, match="a model with states cannot be compressed by calibration yet"):
+        recipe = Recipe(quantize=WeightOnly(method="gptq"), calibration=[x.numpy()])
+        compile_model(Recurrent().eval(), [x], recipe=recipe)
+
+
 def test_dynamic_sizes_without_data() -> None:
     artifact = compile_model(language(), [IDS], dynamic=["ids:1=1..20"], recipe=Recipe(quantize=WeightOnly()))
     assert artifact.manifest["verified"]["runs"] > 2
