@@ -9,13 +9,12 @@ from .._recipes import Half, Int8, Int8Dynamic, Quantize, WeightOnly
 from ..ir import read_operator
 from ..passes._ops import dtype_of
 from ..passes._rewrite import array_of, is_call
+from ..passes.lower_weights import floats_are_better
 from ._layers import NESTED, Layer, constant_weight_reason, matrix_reason
 
 __all__ = ["reason_against"]
 
 _NO_WEIGHTS = "it has no weights"
-_SCALE_BITS = 40  # of a scale and a zero point
-_FLOATS_FROM = 24  # bits of a weight, from which on lower_weights makes floats of it: they are read more quickly
 
 
 def reason_against(layer: Layer, method: Quantize) -> str:
@@ -46,7 +45,7 @@ def _weight_only(value: relax.Expr, method: WeightOnly) -> str:
         return f"no kernel reads its weights in {method.bits} bits"
     depth, rows = int(depth), int(rows)
     scales = -(-depth // min(method.group or depth, depth)) * rows
-    if depth * rows * method.bits + scales * _SCALE_BITS > _FLOATS_FROM * depth * rows:
+    if floats_are_better(depth * rows, method.bits, scales):
         return f"its rows of {depth} are so short that their scales would outweigh what {method.bits} bits save"
     return ""
 

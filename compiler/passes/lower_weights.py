@@ -23,10 +23,12 @@ from ._ops import constant, is_f32, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from .fold_constants import dequantized, evaluate
 
-__all__ = ["GEMMQ_PACKING", "lower_weights"]
+__all__ = ["GEMMQ_PACKING", "floats_are_better", "lower_weights"]
 
 GEMMQ_PACKING = "gemm_f32q_nr16_v1"
 _MOVES = ("relax.reshape", "relax.permute_dims", "relax.strided_slice")
+_SCALE_BITS = 40  # of a scale and a zero point
+_FLOATS_FROM = 24  # bits of a number, from which on a float is read more quickly
 _ENTRIES = 1 << 31  # scales that are told apart by 32 bits
 
 _TakeRows = Callable[[Array], relax.Expr]  # rows of a constant
@@ -172,9 +174,12 @@ def _weight(rw: Rewriter, value: relax.Call) -> _Matrix | None:
     if weights is None:
         return None
     matrix = _matrix(weights)
-    # with as many scales as numbers, floats are no larger
-    bits = matrix.values.size * matrix.bits + matrix.scale.size * 40
-    return matrix if bits <= 24 * matrix.values.size else None
+    return None if floats_are_better(matrix.values.size, matrix.bits, matrix.scale.size) else matrix
+
+
+def floats_are_better(numbers: int, bits: int, scales: int) -> bool:
+    """Whether weights of so many numbers and scales are floats in front of a product: with almost as many scales as numbers they are no larger."""
+    return numbers * bits + scales * _SCALE_BITS > _FLOATS_FROM * numbers
 
 
 # ---- tables
