@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ def floats(m: int, k: int, n: int, keep: NDArray[np.bool_], rng: np.random.Gener
     """Operands of a product of floats whose weights are zero but where `keep`."""
     a, w = (rng.standard_normal(shape, np.float32) for shape in ((m, k), (k, n)))
     return [a, w * keep], {"n": n, "k": k}
+
+
+def bytes_of(m: int, k: int, n: int, keep: NDArray[np.bool_], rng: np.random.Generator) -> Operands:
+    """The same of bytes, activations of 7 bits."""
+    a = rng.integers(0, 128, (m, k)).astype(np.uint8)
+    w = np.clip(np.rint(rng.standard_normal((k, n)) * 36), -127, 127).astype(np.int8)
+    scale, bias = rng.uniform(1e-5, 2e-5, n).astype(np.float32), rng.standard_normal(n, np.float32)
+    return [a, w * keep, scale, bias], {"n": n, "k": k, "a_max": 127, "a_zero": 60, "y_scale": 0.05, "y_zero": 120}
 
 
 def prepared(contract: str, isa: str | None, operands: Operands, output: NDArray[Any], **more: int) -> Run:
@@ -67,25 +76,40 @@ def slices(runs: Sequence[Run], rounds: int) -> list[float]:
     return [statistics.median(taken) for taken in times]
 
 
-def measure(kind: str, m: int, size: int, density: float, isa: str | None, rounds: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Kind:
+    """Weights that are zero in blocks of (k's, columns), and the contracts that multiply by them."""
+
+    block: tuple[int, int]
+    operands: Callable[..., Operands]
+    dense: str
+    sparse: str
+    attrs: dict[str, int]
+    dtype: type
+
+
+KINDS = {
+    "unstructured": Kind((1, 1), floats, "gemm_f32", "gemm_f32_sparse", {"block": 1}, np.float32),
+    "block": Kind((1, 4), floats, "gemm_f32", "gemm_f32_sparse", {"block": 4}, np.float32),
+    "bytes": Kind((4, 4), bytes_of, "gemm_u8s8", "gemm_u8s8_sparse", {}, np.uint8),
+}
+
+
+def measure(name: str, m: int, size: int, density: float, isa: str | None, rounds: int) -> dict[str, Any]:
     """One row of the table."""
-    rng = np.random.default_rng(1)
-    block = 4 if kind == "block" else 1
-    operands = floats(m, size, size, kept(size, size, density, (1, block), rng), rng)
-    results = [np.zeros((m, size), np.float32) for _ in range(2)]
-    dense, sparse = slices(
-        [
-            prepared("gemm_f32", isa, operands, results[0]),
-            prepared("gemm_f32_sparse", isa, operands, results[1], block=block),
-        ],
-        rounds,
-    )
-    error = float(np.abs(results[0] - results[1]).max() / np.abs(results[0]).max())
-    row = {"kind": kind, "rows": m, "n": size, "k": size, "density": density, "dense_us": dense * 1e6}
-    return row | {"sparse_us": sparse * 1e6, "ratio": dense / sparse, "error": error}
-
-
-KINDS = ("unstructured", "block")
+    rng, kind = np.random.default_rng(1), KINDS[name]
+    operands = kind.operands(m, size, size, kept(size, size, density, kind.block, rng), rng)
+    results = [np.zeros((m, size), kind.dtype) for _ in range(2)]
+    runs = [prepared(kind.dense, isa, operands, results[0])]
+    runs.append(prepared(kind.sparse, isa, operands, results[1], **kind.attrs))
+    dense, sparse = slices(runs, rounds)
+    want, got = (result.astype(np.float64) for result in results)
+    row = {"kind": name, "rows": m, "n": size, "k": size, "density": density, "dense_us": dense * 1e6}
+    return row | {
+        "sparse_us": sparse * 1e6,
+        "ratio": dense / sparse,
+        "error": float(np.abs(want - got).max() / np.abs(want).max()),
+    }
 
 
 def main() -> int:

@@ -113,6 +113,19 @@ CALLS: dict[str, Call] = {
         [(3, 17)],
         {**GEMM, **CLIP, **BYTES, "a_zero": 3},
     ),
+    "gemm_u8s8_sparse": Call(
+        [
+            byte(3, 1030),
+            signed(1030, 17) * (_RNG.random((1030, 17)) < 0.1),
+            some(17),
+            some(17),
+            some(3, 17),
+            scale(),
+            byte(),
+        ],
+        [(3, 17)],
+        {"n": 17, "k": 1030, **CLIP, **BYTES, "a_zero": 3},
+    ),
     "global_avg_pool_f32": Call([some(2, 3, 4, 9)], [(2, 9)]),
     "gru_f32": Call(
         [some(4, 3, 6), some(2, 15, 6), some(2, 15, 5), some(2, 30), some(2, 3, 5), LENGTHS],

@@ -23,8 +23,10 @@ struct SparseTable {
   using Multiply = void (*)(const SparseCall&);
   Multiply single[5];   // rows of one column of w, by vectors of columns
   Multiply blocked[5];  // rows of four
-  // dst[c * dst_stride + r] = src[r * src_stride + c] for so many rows and columns of src; whether all is finite.
-  bool (*transpose)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
+  // dst[c * dst_stride + r] = src[r * src_stride + c] for so many rows and columns of src: of floats, with whether all
+  // are finite; and of anything of four bytes.
+  bool (*load)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst, int64_t dst_stride);
+  void (*transpose)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
                     int64_t dst_stride);
 };
 #define MRT_TABLE SparseTable

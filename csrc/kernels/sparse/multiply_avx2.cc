@@ -9,5 +9,6 @@ extern const SparseTable kSparse_avx2 = {
     {nullptr, multiply_single<F32x8, 1, 2>, multiply_single<F32x8, 2, 2>, multiply_single<F32x8, 3, 2>,
      multiply_single<F32x8, 4, 2>},
     {nullptr, multiply_blocked<F32x8, 1>, multiply_blocked<F32x8, 2>, multiply_blocked<F32x8, 3>, nullptr},
+    load,
     transpose};
 }  // namespace mrt

@@ -7,5 +7,6 @@ extern const SparseTable kSparse_avx512 = {
     {2, 2},
     {nullptr, multiply_single<F32x16, 1, 4>, multiply_single<F32x16, 2, 4>, nullptr, nullptr},
     {nullptr, multiply_blocked<F32x16, 1>, multiply_blocked<F32x16, 2>, nullptr, nullptr},
+    load,
     transpose};
 }  // namespace mrt

@@ -89,14 +89,17 @@ void multiply_blocked(const SparseCall& c) {
   }
 }
 
-bool transpose(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst, int64_t dst_stride) {
+// `kLook`: returns whether all is finite.
+template <bool kLook>
+MRT_INLINE bool transpose_all(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
+                              int64_t dst_stride) {
   int64_t r = 0;
   float seen = 0.0f;  // what is not finite makes it NaN
   const auto rest = [&](int64_t from, int64_t to, int64_t column) {
     for (int64_t c = column; c < columns; ++c) {
       for (int64_t i = from; i < to; ++i) {
         const float x = src[i * src_stride + c];
-        seen += x * 0.0f;
+        if (kLook) seen += x * 0.0f;
         dst[c * dst_stride + i] = x;
       }
     }
@@ -109,14 +112,22 @@ bool transpose(const float* src, int64_t src_stride, int64_t rows, int64_t colum
       const float* const from = src + r * src_stride + c;
       transpose8x8(from, src_stride, dst + c * dst_stride + r, dst_stride);
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) all = fma(F32x8::load(from + i * src_stride), F32x8::zero(), all);
+      for (int i = 0; kLook && i < 8; ++i) all = fma(F32x8::load(from + i * src_stride), F32x8::zero(), all);
     }
     rest(r, r + 8, c);
   }
-  seen += reduce_add(all);
+  if (kLook) seen += reduce_add(all);
 #endif
   rest(r, rows, 0);
   return seen == 0.0f;
+}
+
+bool load(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst, int64_t dst_stride) {
+  return transpose_all<true>(src, src_stride, rows, columns, dst, dst_stride);
+}
+
+void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst, int64_t dst_stride) {
+  transpose_all<false>(src, src_stride, rows, columns, dst, dst_stride);
 }
 
 }  // namespace

@@ -1,8 +1,5 @@
 // gemm_f32_sparse: y [..., n] = epilogue(a [..., k] * w [k, n]) with weights of which only those that are not zero are
-// stored (packing.h). Rows of a are taken a few vectors at a time and transposed, a block of the depth after the other,
-// so that it stays in L1 while all weights of the block meet it; sums wait in L2 for the next block, transposed as
-// well. (Blocking as E. Elsen, M. Dukhan, T. Gale and K. Simonyan, "Fast Sparse ConvNets", 2020, whose activations
-// have this layout from the start.)
+// stored (packing.h); tiles.h is how.
 #include <cmath>
 
 #include "kernels/checks.h"
@@ -10,6 +7,7 @@
 #include "kernels/gemm/pack.h"
 #include "kernels/sparse/multiply.h"
 #include "kernels/sparse/pack.h"
+#include "kernels/sparse/tiles.h"
 
 namespace mrt {
 namespace {
@@ -26,10 +24,6 @@ constexpr Attribute kAttributes[] = {integer("n", 0, kMaxExtent), integer("k", 0
                                      integer("block", 1, 4, 1).in_steps_of(3)};
 constexpr Contract kContract = {kName, "gemm_f32_sparse_v1", kInputs, kOutputs, kAttributes, kEpilogueAttributes};
 
-constexpr int64_t kPlaces = 256;  // of a block of the depth: 32 KiB of 32 columns
-constexpr int64_t kRows = 64;     // of a in an item: weights that were read once are multiplied by them all
-constexpr int64_t kChunks = 4;    // of an item, at most: 256 KiB of sums
-
 struct Params {
   const SparseTable* table;  // null: the reference
   const EpilogueTable* epilogue_table;
@@ -40,7 +34,9 @@ struct Params {
   int64_t columns() const { return table->vectors[blocked()] * table->lanes; }
 };
 
-SparseLayout layout_of(int64_t k, int64_t n, int64_t width) { return {k, n, width, 1, kPlaces, 1, sizeof(float)}; }
+SparseLayout layout_of(int64_t k, int64_t n, int64_t width) {
+  return {k, n, width, 1, kSparsePlaces, 1, sizeof(float)};
+}
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
   Params& p = *static_cast<Params*>(out);
@@ -65,45 +61,11 @@ Status check_weight(const void* params, const Tensor& packed) {
   return check_sparse(kName, static_cast<const Params*>(params)->layout, packed);
 }
 
-// How the product is cut into items: rows of a, and chunks of columns.
-struct Items {
-  int64_t rows, chunks;  // of an item, at most
-  int64_t down, across;
-  Items(const Params& p, int64_t m, int64_t threads) {
-    const int64_t all = p.layout.chunks(), wanted = threads > 1 ? 4 * threads : 1;
-    rows = kRows;
-    if (ceil_div(m, rows) * ceil_div(all, kChunks) < wanted) rows = p.columns();
-    down = ceil_div(m, rows);
-    chunks = std::max<int64_t>(1, std::min(kChunks, all * down / wanted));
-    across = ceil_div(all, chunks);
-  }
-};
-
-size_t block_bytes(const Params& p) { return static_cast<size_t>(kPlaces * p.columns()) * sizeof(float); }
-size_t item_bytes(const Params& p) {
-  const int64_t chunks = std::min(kChunks, p.layout.chunks());
-  return block_bytes(p) + static_cast<size_t>(chunks * kSparseColumns * kRows) * sizeof(float);
-}
+int64_t worker_bytes(const Params& p) { return sparse_block_bytes(p.columns()) + sparse_sum_bytes(p.layout); }
 
 size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
-  return p.table ? item_bytes(p) * static_cast<size_t>(threads) : 0;
-}
-
-// ---- one item: a few tiles of rows of a, and the chunks [begin, end) ----
-
-struct Item {
-  int64_t row, rows;  // of a
-  int64_t begin, end;
-};
-
-void multiply_chunk(const Params& p, const float* bias, const void* packed, int64_t block, int64_t chunk,
-                    int64_t vectors, const float* x, float* sums) {
-  float start[kSparseColumns] = {};
-  if (bias) std::copy_n(bias + chunk * kSparseColumns, p.layout.columns_of(chunk), start);
-  const SparsePart part = sparse_part(p.layout, packed, block, chunk);
-  const SparseCall call{part, p.layout.rows_of(chunk), x, sums, block == 0 ? start : nullptr};
-  (p.blocked() ? p.table->blocked : p.table->single)[vectors](call);
+  return p.table ? static_cast<size_t>(worker_bytes(p) * threads) : 0;
 }
 
 int64_t count_not_finite(const float* a, int64_t n) {
@@ -126,63 +88,55 @@ void spoil_columns(const SparseLayout& l, const void* packed, const float* a, in
   }
 }
 
-void spoil_tile(const Params& p, const DenseOperands& o, const void* packed, const Item& tile, float* sums,
-                int64_t columns) {
-  for (int64_t i = 0; i < tile.rows; ++i) {
-    float* to = sums + i;
-    for (int64_t chunk = tile.begin; chunk < tile.end; ++chunk, to += kSparseColumns * columns)
-      spoil_columns(p.layout, packed, o.a + (tile.row + i) * p.layout.k, chunk,
-                    [&](int64_t column) { to[column * columns] = std::nanf(""); });
-  }
-}
+struct FloatProduct {
+  const Params& p;
+  const DenseOperands& o;
+  const void* packed;
+  const SparseLayout& layout = p.layout;
+  int64_t lanes = p.table->lanes, columns = p.columns();
 
-// Sums that stand as columns become rows of y.
-void finish_tile(const Params& p, const DenseOperands& o, const Item& tile, const float* sums, int64_t columns) {
-  const Epilogue& e = p.epilogue;
-  const int64_t first = tile.begin * kSparseColumns, n = p.layout.n;
-  const int64_t width = std::min(n, tile.end * kSparseColumns) - first;
-  float* const y = o.y + tile.row * n + first;
-  const float* const residual = o.residual ? o.residual + tile.row * n + first : nullptr;
-  p.table->transpose(sums, columns, width, tile.rows, y, n);
-  if (residual && !e.residual_after) {
-    for (int64_t i = 0; i < tile.rows; ++i)
-      for (int64_t j = 0; j < width; ++j) y[i * n + j] += residual[i * n + j];
+  // Whether something in it is not finite.
+  bool load(const SparseTile& tile, int64_t block, int64_t width, void* x) const {
+    const float* const a = o.a + tile.row * layout.k + block * layout.depth();
+    return !p.table->load(a, layout.k, tile.rows, layout.places_of(block), static_cast<float*>(x), width);
   }
-  const float* const after = e.residual_after ? residual : nullptr;
-  if (e.act != Act::none || after) p.epilogue_table->apply(e, y, n, tile.rows, width, after, n);
-}
 
-void run_item(const Params& p, const DenseOperands& o, const void* packed, const Item& item, Watch* watch, float* x) {
-  const SparseLayout& l = p.layout;
-  const int64_t lanes = p.table->lanes, most = p.columns(), chunks = item.end - item.begin;
-  float* const sums = x + kPlaces * most;
-  // Calls f(tile, its columns, its sums).
-  const auto each_tile = [&](auto f) {
-    float* to = sums;
-    for (int64_t row = 0; row < item.rows; row += most) {
-      const int64_t rows = std::min(most, item.rows - row), columns = ceil_div(rows, lanes) * lanes;
-      f(Item{item.row + row, rows, item.begin, item.end}, columns, to);
-      to += chunks * kSparseColumns * columns;
+  void multiply(int64_t block, int64_t chunk, int64_t width, const void* x, void* sums) const {
+    float start[kSparseColumns] = {};
+    if (o.bias) std::copy_n(o.bias + chunk * kSparseColumns, layout.columns_of(chunk), start);
+    const SparsePart part = sparse_part(layout, packed, block, chunk);
+    const SparseCall call{part, layout.rows_of(chunk), static_cast<const float*>(x), static_cast<float*>(sums),
+                          block == 0 ? start : nullptr};
+    (p.blocked() ? p.table->blocked : p.table->single)[width / lanes](call);
+  }
+
+  void spoil(const SparseTile& tile, int64_t width, float* sums) const {
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      float* to = sums + i;
+      for (int64_t chunk = tile.begin; chunk < tile.end; ++chunk, to += kSparseColumns * width)
+        spoil_columns(layout, packed, o.a + (tile.row + i) * layout.k, chunk,
+                      [&](int64_t column) { to[column * width] = std::nanf(""); });
     }
-  };
-  int64_t spoilt = 0;  // a bit for each tile: not all of its rows is finite
-  Pace pace(watch, 2.0 * static_cast<double>(kPlaces * kRows * chunks * kSparseColumns));
-  for (int64_t block = 0; block < l.blocks(); ++block) {
-    if (pace.stop()) return;
-    each_tile([&](const Item& tile, int64_t columns, float* to) {
-      if (tile.rows < columns) std::fill(x, x + kPlaces * columns, 0.0f);
-      const float* const a = o.a + tile.row * l.k + block * l.depth();
-      if (!p.table->transpose(a, l.k, tile.rows, l.places_of(block), x, columns))
-        spoilt |= int64_t{1} << (tile.row - item.row) / most;
-      for (int64_t chunk = item.begin; chunk < item.end; ++chunk, to += kSparseColumns * columns)
-        multiply_chunk(p, o.bias, packed, block, chunk, columns / lanes, x, to);
-    });
   }
-  each_tile([&](const Item& tile, int64_t columns, float* to) {
-    if ((spoilt >> (tile.row - item.row) / most & 1) != 0) spoil_tile(p, o, packed, tile, to, columns);
-    finish_tile(p, o, tile, to, columns);
-  });
-}
+
+  // Sums that stand as columns become rows of y.
+  void finish(const SparseTile& tile, int64_t width, void* from, bool spoilt) const {
+    float* const sums = static_cast<float*>(from);
+    if (spoilt) spoil(tile, width, sums);
+    const Epilogue& e = p.epilogue;
+    const int64_t first = tile.begin * kSparseColumns, n = layout.n;
+    const int64_t count = std::min(n, tile.end * kSparseColumns) - first;
+    float* const y = o.y + tile.row * n + first;
+    const float* const residual = o.residual ? o.residual + tile.row * n + first : nullptr;
+    p.table->transpose(sums, width, count, tile.rows, y, n);
+    if (residual && !e.residual_after) {
+      for (int64_t i = 0; i < tile.rows; ++i)
+        for (int64_t j = 0; j < count; ++j) y[i * n + j] += residual[i * n + j];
+    }
+    const float* const after = e.residual_after ? residual : nullptr;
+    if (e.act != Act::none || after) p.epilogue_table->apply(e, y, n, tile.rows, count, after, n);
+  }
+};
 
 // ---- the formula, in double precision ----
 
@@ -219,14 +173,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
       for (int64_t chunk = 0; chunk < p.layout.chunks(); ++chunk) reference_chunk(p, o, packed, i, chunk);
     return MRT_OK;
   }
-  const int64_t threads = ctx.pool ? ctx.threads : 1;
-  const Items items(p, o.m, threads);
-  parallel_items(ctx, items.down * items.across, threads, [&](int64_t worker, int64_t i) {
-    const int64_t row = i / items.across * items.rows, begin = i % items.across * items.chunks;
-    const Item item{row, std::min(items.rows, o.m - row), begin, std::min(p.layout.chunks(), begin + items.chunks)};
-    char* const own = static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * item_bytes(p);
-    run_item(p, o, packed, item, ctx.watch, reinterpret_cast<float*>(own));
-  });
+  run_sparse(p.layout, o.m, p.columns(), worker_bytes(p), ctx,
+             [&](const SparseTile&, char*) { return FloatProduct{p, o, packed}; });
   return MRT_OK;
 }
 

@@ -49,18 +49,19 @@ int64_t pack_part(const SparseLayout& l, const SparseSource<T>& w, int64_t block
                   uint8_t* out) {
   const int64_t rows = l.rows_of(chunk);
   SparseRow<T> row;
-  uint16_t entries[kSparseColumns];
+  uint64_t counts[kSparseColumns];  // of each row, those of the first kind above those of the next
   uint8_t order[kSparseColumns];
   int64_t total = 0;
   for (int64_t r = 0; r < rows; ++r) {
     read_row(l, w, block, chunk * kSparseColumns + r * l.width, arrange, &row);
     order[r] = static_cast<uint8_t>(r);
-    entries[r] = row.entries;
+    counts[r] = 0;
+    for (int64_t kind = 0; kind < l.kinds; ++kind) counts[r] = counts[r] << 16 | row.counts[kind];
     total += row.entries;
   }
   const SparseWithin at(l, rows, total);
   if (out == nullptr) return at.end;
-  std::stable_sort(order, order + rows, [&](uint8_t a, uint8_t b) { return entries[a] < entries[b]; });
+  std::stable_sort(order, order + rows, [&](uint8_t a, uint8_t b) { return counts[a] < counts[b]; });
   std::fill(out, out + at.end, uint8_t{0});
   std::copy(order, order + rows, out + at.order);
   uint8_t *index = out + at.index, *weights = out + at.weights;

@@ -3,7 +3,7 @@
 // The depth is cut into blocks of kSparseDepth, the columns into chunks of kSparseColumns. The part of a block and a
 // chunk holds rows, each one column of w, or `width` of them next to each other whose zeros are the same; an entry is
 // a place of the depth at which a row has weights, `deep` k's from a multiple of `deep` on. Rows are sorted by how many
-// entries they have: a loop over one then runs as often as the loop before it, which a CPU foresees.
+// entries of each kind they have: a loop over one then runs as often as the loop before it, which a CPU foresees.
 //
 //   offsets   int64 [parts + 1]: where the parts begin, and where the last ends; parts of a block next to each other
 //   a part    uint16 [kinds][rows] entries of each row, by kind; uint8 [rows] which row of the chunk it is; uint8

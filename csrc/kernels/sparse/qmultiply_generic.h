@@ -1,0 +1,55 @@
+// The loop over rows that every instruction set's entries share.
+#pragma once
+
+#include <cstring>
+
+#include "kernels/sparse/qmultiply.h"
+#include "simd/vec.h"
+
+namespace mrt {
+namespace {
+
+// How many entries of each kind a row has.
+struct RowCounts {
+  int64_t doubled, single, wide;
+};
+
+// V: 32-bit sums, with zero-cost load, set, store; body(acc, row's counts, index, weights) adds a row's entries.
+template <typename V, int NV, typename Body>
+MRT_INLINE void each_row(const QSparseCall& c, Body body) {
+  constexpr int kColumns = NV * V::width, kWidth = 4;
+  const uint8_t* index = c.part.index;
+  const int8_t* w = static_cast<const int8_t*>(c.part.weights);
+  for (int64_t r = 0; r < c.rows; ++r) {
+    const int64_t row = c.part.order[r];
+    const uint16_t* const count = c.part.counts + r;
+    const RowCounts counts{count[kSparseDoubled * c.rows], count[kSparseSingle * c.rows], count[kSparseWide * c.rows]};
+    const int64_t all = counts.doubled + counts.single + counts.wide;
+    if (all == 0 && !c.start) continue;
+    int32_t* const sums = c.sums + row * kWidth * kColumns;
+    V acc[kWidth][NV];
+#pragma GCC unroll 4
+    for (int i = 0; i < kWidth; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j)
+        acc[i][j] = c.start ? V::set(c.start[row * kWidth + i]) : V::load(sums + i * kColumns + j * V::width);
+    }
+    body(acc, counts, index, w);
+    index += all;
+    w += all * 16;
+#pragma GCC unroll 4
+    for (int i = 0; i < kWidth; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) acc[i][j].store(sums + i * kColumns + j * V::width);
+    }
+  }
+}
+
+MRT_INLINE int32_t four_weights(const int8_t* p) {
+  int32_t v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+}  // namespace
+}  // namespace mrt
