@@ -25,6 +25,7 @@ from ._observe import CompileFloat, Observer
 from ._prune import Pruned, prune
 from ._reasons import reason_against
 from ._samples import Samples, input_types
+from ._structured import prune_structured
 from ._weight_only import quantize_weights
 
 __all__ = ["Compressed", "compressed"]
@@ -112,7 +113,9 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     pruned = Pruned()
     if recipe.prunings:
         eight = {name for name, method in methods.items() if isinstance(method, Int8)}
-        mod, pruned = prune(mod, found, recipe, eight, observer)
+        if any(method.pattern == "structured" for method in recipe.prunings):
+            mod = prune_structured(mod, found, recipe, observer, pruned)
+        mod = prune(mod, layers(mod), recipe, eight, observer, pruned)
         if not pruned.layers:
             raise CompileError(f"the model has no layer to prune{_told(pruned.reasons)}: leave out prune")
     notes: list[str] = []

@@ -33,10 +33,16 @@ _MOST_BYTES = (
 
 @dataclass
 class Moments:
-    """Of one layer's input: `sums` float64, X X^T [groups, depth, depth] or its diagonal [groups, depth], over `columns` columns X in all."""
+    """Of one layer's input, float64: `sums`, X X^T [groups, depth, depth] or its diagonal [groups, depth], and `totals` [groups, depth],
+    the sums of X, over `columns` columns X in all."""
 
     sums: Array
+    totals: Array
     columns: int
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of the columns of both."""
+        return Moments(self.sums + other.sums, self.totals + other.totals, self.columns + other.columns)
 
 
 def weight_as_matrix(value: relax.Call) -> Array:
@@ -116,15 +122,12 @@ def _observed(
     def probe(var: relax.Expr) -> list[relax.Expr]:
         x = _columns(var, values[var])
         one = relax.op.strided_slice(x, [1, 2], [0, 0], [1, 1])
-        return [reduce(x), relax.op.sum(relax.op.ones_like(one))]
+        return [reduce(x), relax.op.sum(x, axis=[0, 3]), relax.op.sum(relax.op.ones_like(one))]
 
     def take(sample: int, results: list[list[Array]]) -> None:
-        for var, (sums, columns) in zip(values, results):
-            if var in found:
-                found[var].sums += sums
-                found[var].columns += int(columns)
-            else:
-                found[var] = Moments(sums.astype(np.float64), int(columns))
+        for var, (sums, totals, columns) in zip(values, results):
+            seen = Moments(sums.astype(np.float64), totals.astype(np.float64), int(columns))
+            found[var] = found[var] + seen if var in found else seen
 
     observer.observe(mod, list(values), probe, take)
     return found

@@ -30,7 +30,7 @@ from ._observe import Observer
 from ._reach import first_and_last
 from ._sparsegpt import sparsegpt
 
-__all__ = ["Pruned", "prune"]
+__all__ = ["Pruned", "method_of", "prune"]
 
 Array = npt.NDArray[Any]
 
@@ -77,15 +77,15 @@ class _Weight:
 
 
 def prune(
-    mod: tvm.IRModule, found: Sequence[Layer], recipe: Recipe, on_eight_bits: Collection[str], observer: Observer | None
-) -> tuple[tvm.IRModule, Pruned]:
-    """`mod` with pruned weights. `found`: its layers; `on_eight_bits`: names of those that are to be on 8 bits behind;
+    mod: tvm.IRModule, found: Sequence[Layer], recipe: Recipe, on_eight_bits: Collection[str],
+    observer: Observer | None, pruned: Pruned,
+) -> tvm.IRModule:  # fmt: skip
+    """`mod` with pruned weights; what is to be said of it goes to `pruned`. `found`: its layers; `on_eight_bits`: names of those that are to be on 8 bits behind;
     `observer`: None where all are pruned by magnitude.
 
     Raises:
         CompileError: a layer reads what is not finite. As Observer.observe.
     """
-    pruned = Pruned()
     weights = _weights(mod, found, recipe, on_eight_bits, pruned)
     constants: dict[relax.Var, relax.Expr] = {}
     for weight, moments in _with_moments(mod, weights, observer):
@@ -98,7 +98,7 @@ def prune(
         pruned.layers += [_record(layer, weight, int(array.size), zeros) for layer in weight.layers]
     order = {layer.name: i for i, layer in enumerate(found)}
     pruned.layers.sort(key=lambda record: order[record["name"]])
-    return _with_weights(mod, constants), pruned
+    return _with_weights(mod, constants)
 
 
 def _record(layer: Layer, weight: _Weight, size: int, zeros: int) -> dict[str, Any]:
@@ -128,8 +128,10 @@ def _weights(
     edges = first_and_last(mod, [layer.var for layer in found])
     shared: dict[Any, _Weight] = {}
     for layer in found:
-        method, named = _method(layer, recipe)
+        method, named = method_of(layer, recipe)
         value = values.get(layer.var)
+        if method is not None and method.pattern == "structured":
+            continue  # done before
         edge = "" if named else edges.get(layer.var, "")
         pattern = _pattern(method, layer.name in on_eight_bits)
         reason = _reason(value, method, pattern, named) or edge
@@ -147,7 +149,7 @@ def _weights(
     return list(shared.values())
 
 
-def _method(layer: Layer, recipe: Recipe) -> tuple[Prune | None, bool]:
+def method_of(layer: Layer, recipe: Recipe) -> tuple[Prune | None, bool]:
     """What a layer has, and whether a pattern names it."""
     for pattern, method in recipe.prune_layers.items():
         if fnmatchcase(layer.name, pattern):
@@ -223,7 +225,7 @@ def _summed(
         _, total = next(found)
         for _ in weight.vars[1:]:
             _, other = next(found)
-            total = Moments(total.sums + other.sums, total.columns + other.columns)
+            total = total + other
         if not np.isfinite(total.sums).all():
             raise CompileError(
                 f"layer {weight.layers[0].name} reads numbers that are not finite, or whose squares are not, in a calibration sample: "

@@ -23,7 +23,7 @@ def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune-pattern",
         metavar="PATTERN",
-        help="unstructured, block (in blocks that kernels gain most by) or N:M, as 2:4 (default: unstructured)",
+        help="unstructured, block (in blocks that kernels gain most by), structured (whole channels) or N:M, as 2:4 (default: unstructured)",
     )
     parser.add_argument(
         "--prune-method",
@@ -71,7 +71,8 @@ def inspected(prune: dict[str, Any]) -> list[str]:
 def pruned_layers(prune: dict[str, Any]) -> str:
     """How many layers have zeros, and which do not."""
     layers, dense = prune["layers"], prune["dense_layers"]
-    sums = {key: sum(each[key] for each in layers) for key in ("zeros", "weights")}
+    sums: dict[str, Any] = {key: sum(each[key] for each in layers) for key in ("zeros", "weights")}
+    sums["pattern"] = "structured" if all(each["pattern"] == "structured" for each in layers) else ""
     named = ", ".join(f"{each['name']} ({each['kind']})" for each in dense[:4]) + (", ..." if len(dense) > 4 else "")
     return (
         f"{pluralised(len(layers), 'layer')} pruned"
@@ -81,4 +82,5 @@ def pruned_layers(prune: dict[str, Any]) -> str:
 
 
 def _zeros(counts: dict[str, Any]) -> str:
-    return f"{counts['zeros']} of {counts['weights']} weights zero ({100 * counts['zeros'] / counts['weights']:.1f} %)"
+    how = "gone" if counts["pattern"] == "structured" else "zero"
+    return f"{counts['zeros']} of {counts['weights']} weights {how} ({100 * counts['zeros'] / counts['weights']:.1f} %)"
