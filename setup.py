@@ -100,6 +100,7 @@ setup(
     package_dir={"maas_rt.compiler": "compiler"},
     package_data={
         "maas_rt": ["py.typed", "*.pyi", "include/*.h", "examples/*.c", "libmaas_rt.so"],
+        "maas_rt.compiler.report": ["*.html"],
         "maas_rt.service": ["console/*"],
     },
     ext_modules=[Extension("maas_rt._native", sources=[])],

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from maas_rt._errors import CompileError, InvalidArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
+    from ._budget import Budget
     from ._configs import Progress, Tune, Weights
     from ._recipes import Half, Int8, Int8Dynamic, Prune, Recipe, WeightOnly
     from .artifact import Artifact
 
-__all__ = ["Artifact", "Half", "Int8", "Int8Dynamic", "Prune", "Recipe", "Tune", "WeightOnly", "Weights", "compile"]
+__all__ = [
+    "Artifact", "Budget", "Half", "Int8", "Int8Dynamic", "Prune", "Recipe", "Tune", "WeightOnly", "Weights", "compile", "compress",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Budget":
+        from ._budget import Budget
+
+        return Budget
     if name in ("Tune", "Weights"):
         from . import _configs
 
@@ -111,6 +119,55 @@ def compile(
         own = factory is None and not hasattr(model, "forward")  # what is traced has names from its examples
         examples = _by_name(example_inputs, imported.input_names, own)
     return compile_imported(imported, options, examples=examples, progress=progress, last=True)
+
+
+def compress(
+    model: Any,
+    data: Any,
+    evaluate: Callable[[Callable[[Mapping[str, Any]], dict[str, Any]]], float],
+    budget: Budget | Mapping[str, Any],
+    *,
+    judge: Callable[[Callable[[Mapping[str, Any]], dict[str, Any]]], float] | None = None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    target: str | Sequence[str] = "native",
+    dynamic: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    factory: str | None = None,
+    weights: Weights | None = None,
+    name: str | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Search for the quickest (smallest, cheapest) form of `model` that keeps the budget, and compile it.
+
+    Args:
+        model, example_inputs, target, dynamic, input_shapes, factory, weights, name: as `compile` has them.
+        data: calibration inputs: an iterable of sets of inputs by name, or arrays by name with samples along the first axis.
+        evaluate: `evaluate(run)` gives one number, more of it for better. `run` takes a dict of inputs by name and gives a dict of
+            outputs, as the model that is tried computes them. It chooses.
+        budget: a Budget, or a mapping with its fields as keys.
+        judge: as evaluate, on other data, asked once at the end: a figure that chose nothing.
+        journal: a file in which measurements are kept; the same search goes on from there when it was interrupted. Gone at the end.
+        progress: called with (what is done, fraction of the time that is over).
+
+    Returns:
+        The artifact; `.report` has all that was measured, `.manifest["compression"]` the sum of it.
+
+    Raises:
+        CompileError: nothing that was tried keeps the budget; it names what came nearest.
+        InvalidArgumentError: data that are not the model's; an `evaluate` that fails, gives no number, or differs from run to run by more
+            than the budget admits. And what `compile` raises.
+    """
+    try:
+        from .search import compress as searched
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "maas_rt":
+            raise
+        raise MissingExtraError("maas_rt.compiler", "compiler", error.name) from error
+    return searched(
+        model, data, evaluate, budget, judge=judge, example_inputs=example_inputs, target=target, dynamic=dynamic,
+        input_shapes=input_shapes, factory=factory, weights=weights, name=name, journal=journal, progress=progress,
+    )  # fmt: skip
 
 
 def _by_name(

@@ -30,6 +30,7 @@ class Artifact:
     code: Mapping[str, bytes]  # by target, best first; empty if no step needs generated code
     _manifest: dict[str, Any]
     measured_error: float | None = None  # the largest relative error, of which the manifest has the power of ten
+    report: dict[str, Any] | None = None  # of a search for a recipe: all that it measured
 
     def __deepcopy__(self, memo: Any) -> Artifact:
         return self  # nothing of it changes

@@ -2,5 +2,20 @@
 
 from ._apply import Compressed, compressed
 from ._check import verify_compressed
+from ._layers import Layer, layers, weight_count
+from ._prune import prunable
+from ._reasons import reason_against
+from ._samples import Samples, input_types
 
-__all__ = ["Compressed", "compressed", "verify_compressed"]
+__all__ = [
+    "Compressed",
+    "Layer",
+    "Samples",
+    "compressed",
+    "input_types",
+    "layers",
+    "prunable",
+    "reason_against",
+    "verify_compressed",
+    "weight_count",
+]

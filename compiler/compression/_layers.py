@@ -15,7 +15,16 @@ from ..passes._ops import dtype_of
 from ..passes._rewrite import array_of, is_call
 from ..passes.lower_quantized import MAX_DEPTH, conv_contract
 
-__all__ = ["NESTED", "Layer", "constant_weight_reason", "is_quantized", "layers", "matrix_reason", "weight_axis"]
+__all__ = [
+    "NESTED",
+    "Layer",
+    "constant_weight_reason",
+    "is_quantized",
+    "layers",
+    "matrix_reason",
+    "weight_axis",
+    "weight_count",
+]
 
 NESTED = "it is inside of a branch or a loop"
 
@@ -53,6 +62,12 @@ def layers(mod: tvm.IRModule) -> list[Layer]:
         unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
         found.append(Layer(unique, kind, reason, binding.var, binding.value, inner))
     return found
+
+
+def weight_count(layer: Layer) -> int:
+    """How many numbers of its operands are the model's own."""
+    operands = layer.value.args if isinstance(layer.value, relax.Call) else []
+    return sum(array.size for array in map(array_of, operands) if array is not None)
 
 
 def is_quantized(mod: tvm.IRModule) -> bool:

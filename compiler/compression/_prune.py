@@ -30,7 +30,7 @@ from ._observe import Observer
 from ._reach import first_and_last
 from ._sparsegpt import sparsegpt
 
-__all__ = ["Pruned", "method_of", "prune"]
+__all__ = ["Pruned", "method_of", "prunable", "prune"]
 
 Array = npt.NDArray[Any]
 
@@ -99,6 +99,12 @@ def prune(
     order = {layer.name: i for i, layer in enumerate(found)}
     pruned.layers.sort(key=lambda record: order[record["name"]])
     return _with_weights(mod, constants)
+
+
+def prunable(mod: tvm.IRModule, found: Sequence[Layer]) -> list[str]:
+    """The layers that a recipe prunes without naming them."""
+    weights = _weights(mod, found, Recipe(prune=Prune(method="magnitude")), (), Pruned())
+    return [layer.name for weight in weights for layer in weight.layers]
 
 
 def _record(layer: Layer, weight: _Weight, size: int, zeros: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ the usual way:
 
 _COMMANDS = {
     "compile": "compile a model (.onnx, .pt2, a checkpoint) into one model.mrt, checked against its framework",
+    "compress": "find the quickest form of a model within a budget of accuracy, and compile it",
     "run": "run a model.mrt on the arrays of an .npz",
     "inspect": "show what a model.mrt takes, gives and holds",
     "bench": "measure latency: p50, p90, p99 once they are stable",

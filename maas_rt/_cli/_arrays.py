@@ -92,6 +92,32 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_seconds(text: str) -> float:
+    """Seconds of "5ms", "200us" or "0.2s"."""
+    number = text.rstrip("usm")
+    factor = {"s": 1.0, "ms": 1e-3, "us": 1e-6}.get(text[len(number) :], 0.0)
+    try:
+        seconds = float(number) * factor
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected one as 5ms, 200us or 0.2s")
+    return seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "2MB", "500KB" (powers of 1000), "2MiB", "500KiB" (of 1024) or a plain number."""
+    number = text.rstrip("KMGiB")
+    factors = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    try:
+        size = int(float(number) * factors.get(text[len(number) :], 0))
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected one as 2MB, 500KB or 2MiB")
+    return size
+
+
 def sized(n: int) -> str:
     """A number of bytes in words."""
     for unit in ("B", "KiB", "MiB"):

@@ -92,6 +92,13 @@ def _text(facts: dict[str, Any]) -> str:
         + (f", largest relative error {verified['max_relative_error']:.2g}" if "max_relative_error" in verified else "")
         + (f" against {verified['reference']}" if verified.get("reference") else ""),
     ]
+    compression = manifest.get("compression")
+    if compression:
+        score, size, latency = compression["score"], compression["bytes"], compression["latency"]
+        lines.append(
+            f"compressed  score {score['compressed']:.6g} (float {score['float']:.6g}), {size['ratio']:.2f} times smaller, "
+            f"{latency['compressed'] * 1e3:.3g} ms a run (float {latency['float'] * 1e3:.3g} ms) where it was searched for"
+        )
     prune = (manifest.get("recipe") or {}).get("prune")
     if prune:
         lines += inspected(prune)
