@@ -83,6 +83,7 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     mod = model.mod
     for _, stage in FOLDING:
         mod = stage(mod)
+    folded = mod
     if recipe.data is None and observing:
         raise InvalidArgumentError(
             "the recipe has no calibration data: give Recipe(calibration=...) sets of the model's inputs"
@@ -107,7 +108,7 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     if recipe.data is not None:
         observer = Observer(model, Samples(recipe.data, input_types(model)), compile_float, options.verify)
         if not all(needs_data(method) for method in recipe.prunings or used[:1]):
-            observer.observe(mod, [], lambda _: [], lambda *_: None)  # holds the build in float to the source
+            _run_in_float(mod, observer)
     elif options.verify is not None:
         kept = drawn_samples(model, compile_float, options.verify)
     pruned = Pruned()
@@ -127,9 +128,16 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
         mod, notes = done.mod, [*notes, *done.notes]
         smoothed, corrected = [*smoothed, *done.smoothed], [*corrected, *done.corrected]
     if observer is not None:
+        if not observer.count:  # there was nothing that a method could want to see
+            _run_in_float(folded, observer)
         kept = observer.samples.kept
     count = observer.count if observer is not None else 0
     return Compressed(mod, kept, count, methods, floats, notes, pruned, smoothed, corrected)
+
+
+def _run_in_float(mod: tvm.IRModule, observer: Observer) -> None:
+    """Over all samples: it holds the build in float to the source, and keeps some of them."""
+    observer.observe(mod, [], lambda _: [], lambda *_: None)
 
 
 def _told(left: Mapping[str, tuple[str, str]]) -> str:

@@ -52,6 +52,8 @@ def verify_compressed(
                     f"{tolerance:g}: {_remedies(options.recipe)}, or admit more; nothing was written"
                 )
             signals[name].add(actual[name], want)
+    if not report.runs:
+        raise VerificationError("there are no inputs to hold the quantized model to its source on; nothing was written")
     for name, signal in signals.items():
         if signal.is_lost:
             raise VerificationError(

@@ -10,7 +10,11 @@ import torch
 from maas_rt.compiler import Recipe, WeightOnly
 from maas_rt.compiler import compile as compile_model
 from maas_rt.compiler.compression._awq import best_scales
+from onnx import TensorProto
 from torch import nn
+
+import maas_rt
+from tests.compiler.test_import_onnx import model, node
 
 
 def rounded(rows: np.ndarray, group: int) -> np.ndarray:
@@ -109,3 +113,21 @@ def test_a_tied_head_keeps_the_tables_numbers() -> None:
     recipe = Recipe(quantize=WeightOnly(method="awq"), calibration=ids)
     quantize = compile_model(Tied().eval(), [torch.from_numpy(ids[0])], recipe=recipe).manifest["recipe"]["quantize"]
     assert "a table has the same weights" in quantize["notes"][0] and quantize["layers"] == 2
+
+
+def test_a_model_in_which_nothing_can_be_scaled_is_held_to_its_source() -> None:
+    """On the calibration data, which no method has asked for then; nor GPTQ for embeddings alone."""
+    rng = np.random.default_rng(5)
+    weight = rng.standard_normal((64, 40)).astype(np.float32)
+    proto = model([node("MatMul", "x w", "y")], {"x": (TensorProto.FLOAT, [3, 64])}, ["y"], {"w": weight})
+    data = [{"x": rng.standard_normal((3, 64)).astype(np.float32)} for _ in range(4)]
+
+    def verified(proto: Any, method: WeightOnly, data: Any) -> Any:
+        return compile_model(proto, recipe=Recipe(quantize=method, calibration=data)).manifest["verified"]
+
+    assert verified(proto, WeightOnly(method="awq"), data)["runs"] == 4
+    with pytest.raises(maas_rt.VerificationError, match=r"the recipe admits 0\.001"):
+        verified(proto, WeightOnly(method="awq", tolerance=1e-3), data)
+    table = model([node("Gather", "w i", "y")], {"i": (TensorProto.INT64, [3])}, ["y"], {"w": weight})
+    found = verified(table, WeightOnly(method="gptq"), [{"i": np.array([1, i, 5])} for i in range(6)])
+    assert found["runs"] == 6 and found["signal_to_error_db"]["y"] < 40
