@@ -33,7 +33,7 @@ class _NoSource:
     def interrupt(self) -> None:
         raise AssertionError("not run")
 
-    def with_moved_scales(self, share: float) -> None:
+    def with_moved_scales(self, share: float, trial: int = 0) -> None:
         return None
 
     def input_ranges(self) -> dict[str, tuple[float, float]]:

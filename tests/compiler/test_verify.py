@@ -241,7 +241,7 @@ def steep(by: float, dtype: type[np.floating[Any]]) -> tuple[Any, Any]:
 
         def interrupt(self) -> None: ...
 
-        def with_moved_scales(self, share: float) -> None:
+        def with_moved_scales(self, share: float, trial: int = 0) -> None:
             """It quantizes nothing."""
 
     class Off:
@@ -285,7 +285,7 @@ def test_inputs_of_eight_bits_are_not_moved() -> None:
 
         def interrupt(self) -> None: ...
 
-        def with_moved_scales(self, share: float) -> None: ...
+        def with_moved_scales(self, share: float, trial: int = 0) -> None: ...
 
     source: Any = Widen()
     inputs = {"x": np.arange(1, 5).astype(ml_dtypes.float8_e5m2)}

@@ -14,6 +14,7 @@ from maas_rt.compiler._configs import VerifyOptions
 from maas_rt.compiler.importers import import_model
 from maas_rt.compiler.verify import Report, differences
 from maas_rt.compiler.verify._compare import EPSILON, tied_share
+from maas_rt.compiler.verify._run import movements
 from onnx import TensorProto, helper
 
 from maas_rt import VerificationError
@@ -259,3 +260,19 @@ def test_quantized_torch_models_are_compared_the_same_way(
     with pytest.raises(VerificationError) as caught:
         compile(Fixed(), (x,))
     assert caught.value.operator.startswith(("dequantize_per_tensor_1 ", "dequantize_per_tensor_2 ", "matmul_1 "))
+
+
+class _Rounds(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> Any:
+        return torch.fake_quantize_per_tensor_affine(x, 1.0, 0, 0, 127)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_tie_on_either_side_moves_the_output(side: int) -> None:
+    """Whatever is drawn: a sum that is added up in another order may fall on the other side of it."""
+    x = np.array([[np.nextafter(np.float32(22.5), np.float32(22.5 + side)), 3.0]], np.float32)
+    source = import_model(_Rounds(), (torch.from_numpy(x),)).source
+    inputs = {"x": x}
+    for seed in range(12):
+        moved = movements(source, inputs, source.run(inputs), VerifyOptions(seed=seed))
+        assert all(each > 0.01 for each in moved.values()), seed
