@@ -14,6 +14,7 @@ from ._rewrite import Array, array_of, is_call
 __all__ = [
     "constant",
     "dtype_of",
+    "finite_f32",
     "is_f32",
     "moved_only_units",
     "names",
@@ -54,6 +55,11 @@ def _number(expr: relax.Expr) -> int | None:
 
 def is_f32(*exprs: relax.Expr) -> bool:
     return all(dtype_of(expr) == "float32" for expr in exprs)
+
+
+def finite_f32(number: float) -> bool:
+    """Whether a number is one that the kernels take as an attribute."""
+    return bool(abs(number) <= np.finfo(np.float32).max)
 
 
 def constant(value: Array) -> relax.Expr:

@@ -159,5 +159,8 @@ def _scaled_layer(layer: relax.Call, factor: Array) -> relax.Expr | None:
     axis = 1 if transposed else _OUT_AXIS[name]
     spread = [1] * weight.ndim
     spread[axis] = -1
-    scaled = (weight.astype(np.float64) * padded.reshape(spread)).astype(np.float32)
+    with np.errstate(all="ignore"):
+        scaled = (weight.astype(np.float64) * padded.reshape(spread)).astype(np.float32)
+    if not np.isfinite(scaled).all():  # of finite sums, times infinity, this would make NaN
+        return None
     return call_of(name, [layer.args[0], constant(scaled)], layer.attrs)

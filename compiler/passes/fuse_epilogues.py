@@ -13,7 +13,7 @@ from .._contracts import contract_of
 from ._activations import recognise
 from ._dims import extents, same, same_shape, shape_of, shape_of_type
 from ._kernel_call import AttrValue, KernelCall, read_kernel_call, remake_kernel_call
-from ._ops import constant, is_f32, reshape, row_of
+from ._ops import constant, finite_f32, is_f32, reshape, row_of
 from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
 from .fuse_residual_norms import residual_of_norm
 
@@ -151,4 +151,4 @@ def _alpha(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None
         return None
     before = source.call.attrs.get("alpha", [1.0])
     alpha = float(before[0]) * (factor if is_call(value, "relax.multiply") else 1.0 / factor)
-    return source.with_changes(rw, var, alpha=alpha)
+    return source.with_changes(rw, var, alpha=alpha) if finite_f32(alpha) else None

@@ -8,7 +8,7 @@ from tvm import relax
 
 from ._dims import extents, shape_of
 from ._kernel_call import AttrValue, make_kernel_call
-from ._ops import constant, is_f32, reshape
+from ._ops import constant, finite_f32, is_f32, reshape
 from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
 from .lower_convolutions import GEMM_PACKING
 
@@ -80,4 +80,5 @@ def _scaled(rw: Rewriter, x: relax.Expr, alpha: float) -> tuple[relax.Expr, floa
     factor = scalar_of(call.args[1]) if call is not None else None
     if call is None or not factor or not rw.single_use(x) or call.args[0].ty.ndim != x.ty.ndim:
         return x, alpha
-    return call.args[0], alpha * factor if is_call(call, "relax.multiply") else alpha / factor
+    scaled = alpha * factor if is_call(call, "relax.multiply") else alpha / factor
+    return (call.args[0], scaled) if finite_f32(scaled) else (x, alpha)

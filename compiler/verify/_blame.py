@@ -138,7 +138,8 @@ def _worst_element(culprit: _Culprit) -> str:
     if expected.shape != actual.shape or expected.size == 0:
         return f"{actual.dtype}{list(actual.shape)} instead of {expected.dtype}{list(expected.shape)}"
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    distance = np.abs(actual.astype(wide) - expected.astype(wide))
+    with np.errstate(invalid="ignore"):  # infinities
+        distance = np.abs(actual.astype(wide) - expected.astype(wide))
     at = np.unravel_index(int(np.argmax(np.where(np.isnan(distance), np.inf, distance))), expected.shape)
     return f"{actual[at]} instead of {expected[at]} at {list(map(int, at))}"
 
