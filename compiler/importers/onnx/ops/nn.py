@@ -184,6 +184,9 @@ def conv_transpose(n: Node) -> Any:
     before, after = _transposed_pads(n, dims[2:], kernel, strides, dilations, extra)
     simple = dtype_of(x) == "float32" and _all_int([*before, *after]) and all(p >= 0 for p in (*before, *after))
     simple = simple and all(e < s for e, s in zip(extra, strides, strict=True))
+    # That operator multiplies zeros between the inputs, too, which would make NaN of weights that are no finite numbers.
+    known = n.value(1).const
+    simple = simple and (known is None or bool(np.isfinite(known.astype(np.float64)).all()))
     if simple and rank == 1:
         y = relax.op.nn.conv2d_transpose(
             n.reshape(x, [dims[0], dims[1], 1, dims[2]]),
