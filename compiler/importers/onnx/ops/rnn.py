@@ -37,6 +37,8 @@ class _Cell:
         self.dirs = len(self.reverse)
         self.batch_first = n.flag("layout") if n.version >= 14 else False
         self.clip = n.float_attr("clip") if n.has_attr("clip") else None
+        if self.clip is not None and not self.clip >= 0:
+            raise n.broken(f"limits what it activates to clip = {self.clip:g}, expected a number of at least 0")
         self.dtype = n.dtype(0)
         self.compute_dtype = "float64" if self.dtype == "float64" else "float32"
         weight = n.shape(1)
