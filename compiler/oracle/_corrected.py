@@ -25,11 +25,13 @@ from onnx.reference.ops.op_rnn import CommonRNN
 __all__ = ["Corrected"]
 
 _FLOAT8 = {TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ}
+_ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}  # RNN is given its own
 _FAR = 1 << 30  # beyond every quantized integer, with any zero point
 
 
 class _Saturating(OpRun):  # type: ignore[misc]
-    """Quotients are cast to int32 before they are saturated: those beyond it, as of a scale of 0, came out at the wrong end."""
+    """Quotients are cast to int32 before they are saturated: those beyond it, as of a scale of 0, came out at the wrong end, and NaN, of
+    which nothing is said, at either: it is the lowest, as in ONNX Runtime."""
 
     def _run(self, x: Any, y_scale: Any, *rest: Any, **attributes: Any) -> Any:
         with np.errstate(all="ignore"):
@@ -39,7 +41,7 @@ class _Saturating(OpRun):  # type: ignore[misc]
                 return (y,)
             scale = reshape_input(y_scale, x.shape, attributes.get("axis", 1), attributes.get("block_size"))
             quotient = np.asarray(x / scale, np.float64)
-        y_wide = np.where(quotient <= -_FAR, ends[0], y.astype(np.int32))
+        y_wide = np.where((quotient <= -_FAR) | np.isnan(quotient), ends[0], y.astype(np.int32))
         return (np.where(quotient >= _FAR, ends[1], y_wide).astype(y.dtype),)
 
 
@@ -60,11 +62,13 @@ class _Shifting(OpRun):  # type: ignore[misc]
 
 class _OfNoRange(OpRun):  # type: ignore[misc]
     """Of numbers that have no range the reference casts NaN to uint8, which is whatever the machine makes of it: here it is 0, as when a model
-    runs."""
+    runs. A range of nothing has the scale 0 by ONNX's text; the reference has 1 / 255, and ONNX Runtime 1."""
 
     def _run(self, x: Any) -> Any:
         with np.errstate(all="ignore"):
             y, scale, zero = super()._run(x)
+            if not np.any(x):
+                return y, np.zeros_like(scale), zero
             if np.isfinite(scale):
                 return y, scale, zero
             if np.isnan(np.minimum(0, np.min(x)) / scale):
@@ -74,12 +78,12 @@ class _OfNoRange(OpRun):  # type: ignore[misc]
 
 
 class _Centring(OpRun):  # type: ignore[misc]
-    """The zero point of float4 was left out; integers' is subtracted."""
+    """The zero point of float4 and float8 was left out, or refused; integers' is subtracted."""
 
     def _run(self, x: Any, x_scale: Any, x_zero_point: Any = None, **attributes: Any) -> Any:
-        (y,) = super()._run(x, x_scale, x_zero_point, **attributes)
-        if x_zero_point is None or np_dtype_to_tensor_dtype(x.dtype) != TensorProto.FLOAT4E2M1:
-            return (y,)
+        if x_zero_point is None or np_dtype_to_tensor_dtype(x.dtype) not in {*_FLOAT8, TensorProto.FLOAT4E2M1}:
+            return super()._run(x, x_scale, x_zero_point, **attributes)
+        (y,) = super()._run(x, x_scale, None, **attributes)
         blocks = attributes.get("axis", 1), attributes.get("block_size")
         zero, scale = (reshape_input(each, x.shape, *blocks) for each in (x_zero_point, x_scale))
         return (((x.astype(np.float32) - zero.astype(np.float32)) * scale).astype(y.dtype),)
@@ -146,6 +150,18 @@ class _OwnLengths(OpRun):  # type: ignore[misc]
         return tuple(np.concatenate(parts, at) for parts, at in zip(zip(*results), batches))
 
 
+class _Heedful(OpRun):  # type: ignore[misc]
+    """Recurrent layers were computed as if they had no clip, no coupled gates, and the activations that are usual: there is no answer then."""
+
+    def _run(self, *inputs: Any, clip: Any = None, **attributes: Any) -> Any:
+        usual = _ACTIVATIONS.get(self.onnx_node.op_type)
+        named = [name.lower() for name in attributes.get("activations") or []]
+        others = usual is not None and named not in ([], usual, 2 * usual)
+        if clip is not None or attributes.get("input_forget") or others:
+            raise NotImplementedError("onnx.reference knows no clip, no input_forget, and no other activations")
+        return super()._run(*inputs, **attributes)
+
+
 class _Inverting(OpRun):  # type: ignore[misc]
     """numpy refuses negative powers of integers: they are 1 / p^-q, rounded towards 0, and of 0 what infinity is converted to."""
 
@@ -163,7 +179,7 @@ _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
     (_CommonQuantizeLinear, _Saturating, math.inf), (_CommonQuantizeLinear, _Shifting, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
     (Attention, _EveryKey, 24), (Attention, _RawProducts, math.inf), (DynamicQuantizeLinear, _OfNoRange, math.inf),
     (_CommonDequantizeLinear, _Centring, math.inf), (Pow, _Inverting, math.inf),
-    *((layer, _OwnLengths, math.inf) for layer in (CommonGRU, CommonLSTM, CommonRNN)),
+    *((layer, right, math.inf) for layer in (CommonGRU, CommonLSTM, CommonRNN) for right in (_OwnLengths, _Heedful)),
 )  # fmt: skip
 
 

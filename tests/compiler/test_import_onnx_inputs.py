@@ -434,3 +434,85 @@ def test_of_equal_maxima_the_first_row_counts(dims: list[int], storage_order: in
         place = [2 * i + k for i, k in zip(at[2:], inner)]
         flat = np.ravel_multi_index(place, dims[2:], order="F" if storage_order else "C")
         assert got["z"][at] == (at[0] * dims[1] + at[1]) * np.prod(dims[2:]) + flat
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("clip", [-1e30, -1.0, float("nan")])
+def test_a_limit_of_recurrent_layers_is_a_number_from_0_on(kind: str, clip: float) -> None:
+    rows = {"LSTM": 12, "GRU": 9, "RNN": 3}[kind]
+    proto = model(
+        [node(kind, "x w r", "y", clip=clip)],
+        {"x": (F, [1, 5, 2]), "w": (F, [1, rows, 2]), "r": (F, [1, rows, 3])},
+        ["y"],
+    )
+    with pytest.raises(CompileError, match=rf"{kind}.*clip = (-1|nan).*expected a number of at least 0"):
+        compile_model(proto)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factors"),
+    [("Adam", {"alpha": 0.5, "beta": -1e30}), ("Adam", {"alpha": -1e30}), ("Adagrad", {"decay_factor": 1e30})],
+)
+def test_powers_of_an_optimisers_step_may_leave_float32(kind: str, factors: dict[str, float]) -> None:
+    """1 - beta^3 is 1e90, its root 1e45; r times that over 1e30 is a number of float32 again."""
+    states = ["v", "h"] if kind == "Adam" else ["h"]
+    names = ["x", *(f"{s}_new" for s in states)]
+    step = node(kind, " ".join(["r", "t", "a", "g", *states]), " ".join(names), **factors)
+    step.domain = "ai.onnx.preview.training"
+    proto = model([step], {"r": (F, []), "t": (I64, []), **{n: (F, [2]) for n in ("a", "g", *states)}}, names)
+    proto.opset_import.append(helper.make_opsetid(step.domain, 1))
+    program = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1)
+    given = {"r": np.float32(0.5), "t": np.int64(3), "g": np.float32([1.5, 2])}
+    given |= {n: np.float32([1.25, 0.5]) for n in ("a", *states)}
+    want = ReferenceEvaluator(proto).run(None, given)
+    assert np.isfinite(want[0]).all()
+    for name, value in zip(names, want, strict=True):
+        np.testing.assert_allclose(program.run(given)[name], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_weights_that_are_no_numbers_reach_as_far_as_their_taps(rank: int, kind: type, number: float) -> None:
+    """Of a transposed convolution, which has zeros between the inputs and around them: they are not multiplied."""
+    for attributes in ({"strides": [2] * rank}, {"dilations": [6] * rank}, {"group": 2, "pads": [1] * 2 * rank}):
+        weight = np.random.default_rng(3).integers(1, 4, [2, 2 // attributes.get("group", 1), *[2] * rank]).astype(kind)
+        weight.flat[1] = number
+        wanted = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        proto = model(
+            [node("ConvTranspose", "x w", "y", **attributes)],
+            {"x": (wanted, [1, 2, *[3] * rank])},
+            ["y"],
+            {"w": weight},
+        )
+        x = np.ones([1, 2, *[3] * rank], kind)
+        got = maas_rt.load(compile_model(proto, verify=False).to_bytes(), threads=1).run({"x": x})["y"]
+        (want,) = ReferenceEvaluator(proto).run(None, {"x": x})
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [np.inf, -np.inf, np.nan, 1e30])
+@pytest.mark.parametrize(
+    ("form", "constant"),
+    [(form, constant) for form in ("alpha", "after", "before") for constant in (True, False)] + [("convolution", True)],
+)
+def test_a_factor_that_is_no_number_is_multiplied_last(form: str, constant: bool, factor: float) -> None:
+    """A product takes finite factors in: 0 times infinity is none, and the product's kernel takes no other numbers."""
+    a, b = floats(3, 5), np.array(np.random.default_rng(5).integers(0, 3, (5, 4)), np.float32)
+    nodes = {
+        "alpha": [node("Gemm", "a b", "y", alpha=factor)],
+        "after": [node("MatMul", "a b", "m"), node("Mul", "m c", "y")],
+        "before": [node("Relu", "a", "r"), node("Mul", "r c", "s"), node("MatMul", "s b", "y")],
+        "convolution": [node("Conv", "a4 w", "m"), node("Mul", "m c", "y")],
+    }[form]
+    kinds = {"a": (F, [3, 5])} if form != "convolution" else {"a4": (F, [1, 5, 3, 1])}
+    feeds = {"a": a} if form != "convolution" else {"a4": np.ascontiguousarray(a.T[None, :, :, None])}
+    constants = {"c": np.float32(factor), "b": b, "w": np.ascontiguousarray(b.T[:, :, None, None])}
+    if not constant:
+        del constants["b"]
+        kinds["b"], feeds["b"] = (F, [5, 4]), b
+    proto = model(nodes, kinds, ["y"], constants)
+    got = maas_rt.load(compile_model(proto).to_bytes(), threads=1).run(feeds)["y"]
+    with np.errstate(invalid="ignore"):
+        (want,) = ReferenceEvaluator(proto).run(None, feeds)
+    np.testing.assert_allclose(got, want, rtol=1e-4)

@@ -309,28 +309,37 @@ def test_blocked_weights(kind: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT4]
-)
-def test_what_is_no_number_is_quantized_to_the_lowest(kind: int) -> None:
-    """Constants alone have NaN, or 0 / 0: ONNX's text says nothing of it, its reference and ONNX Runtime agree."""
-    model = Model()
+    ("kind", "low"),
+    [
+        (TensorProto.INT8, -128), (TensorProto.UINT8, 0), (TensorProto.INT16, -32768), (TensorProto.UINT16, 0),
+        (TensorProto.INT4, -8), (TensorProto.INT2, -2), (TensorProto.UINT2, 0),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_quantized_to_the_lowest(kind: int, low: int) -> None:
+    """Constants alone have NaN, or 0 / 0: ONNX's text says nothing of it, its reference and ONNX Runtime agree, but that the reference adds a
+    zero point to the least int32, which wraps."""
+    model = Model(25 if kind in (TensorProto.INT2, TensorProto.UINT2) else 21)
     for x, scale in (([np.nan, 1, 2, -1], 0.5), ([0, 1, 2, -1], 0.0)):
-        for zero in (0, 5):
+        for zero in (0, 1 if low == 0 else -1):
             values = (np.asarray(x, np.float32), np.float32(scale), helper.make_tensor("z", kind, [], [zero]))
             model.add("QuantizeLinear", *values, out=kind, domain="")
-    lowest = {TensorProto.INT8: -128, TensorProto.INT16: -32768, TensorProto.INT4: -8}.get(kind, 0)
     results = maas_rt.load(compile_model(model.proto())).run({})
-    assert [int(each[0]) for each in results.values()] == [lowest] * 4
+    assert [int(each[0]) for each in results.values()] == [low] * 4
 
 
-def test_the_zero_point_of_float4_is_subtracted() -> None:
-    """ONNX's reference leaves it out; the constant one of the file counts like one that is given."""
+@pytest.mark.parametrize(
+    ("kind", "zeros"),
+    [
+        (TensorProto.FLOAT4E2M1, (0.0, 1.5)), (TensorProto.FLOAT8E4M3FN, (0.0, 1.5, np.nan)),
+        (TensorProto.FLOAT8E5M2FNUZ, (-2.0, np.nan)),
+    ],
+)  # fmt: skip
+def test_the_zero_point_of_small_floats_is_subtracted(kind: int, zeros: tuple[float, ...]) -> None:
+    """ONNX's reference leaves it out, or refuses it; the constant one of the file counts like one that is given."""
     x = np.asarray([0, 0.5, 1, -1.5, 6], np.float32)
-    for zero in (0.0, 1.5):
+    for zero in zeros:
         model = Model(25)
-        values = [
-            helper.make_tensor("v", TensorProto.FLOAT4E2M1, shape, data) for shape, data in (([5], x), ([], [zero]))
-        ]
+        values = [helper.make_tensor("v", kind, shape, data) for shape, data in (([5], x), ([], [zero]))]
         model.add("DequantizeLinear", values[0], np.float32(-0.25), values[1], domain="")
         (y,) = maas_rt.load(compile_model(model.proto())).run({}).values()
         np.testing.assert_array_equal(y, (x - np.float32(zero)) * np.float32(-0.25))

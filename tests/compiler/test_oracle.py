@@ -268,6 +268,40 @@ def test_numbers_that_have_no_range_are_quantized_to_0(x: list[float]) -> None:
     assert not got["y"].any() and got["z"] == 0 and not np.isfinite(got["s"])
 
 
+@pytest.mark.parametrize("shape", [[], [3]])
+def test_a_range_of_nothing_has_the_scale_0(shape: list[int]) -> None:
+    """As ONNX's text computes it; ONNX Runtime has 1, and the reference has 1 / 255."""
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"])
+    outputs = [_info("y", shape, TensorProto.UINT8), _info("s", []), _info("z", [], TensorProto.UINT8)]
+    artifact = compile(_model([node], [], outputs, {"x": np.zeros(shape, np.float32)}))
+    assert artifact.manifest["verified"]["status"] == "passed"
+    got = maas_rt.load(artifact.to_bytes()).run({})
+    assert not got["y"].any() and got["s"] == 0 and got["z"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("LSTM", {"clip": 0.5}), ("LSTM", {"input_forget": 1}), ("LSTM", {"activations": ["Relu", "Tanh", "Tanh"]}),
+        ("GRU", {"clip": 0.0}), ("GRU", {"activations": ["Sigmoid", "Relu"]}), ("RNN", {"clip": 0.5}),
+    ],
+)  # fmt: skip
+def test_the_reference_does_not_answer_without_what_it_leaves_out(kind: str, attributes: dict[str, Any]) -> None:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    weights = {n: RNG.standard_normal((1, 2 * gates, 2)).astype(np.float32) for n in "wr"}
+    usual = {"LSTM": ["sigmoid", "Tanh", "tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}[kind]
+    results = []
+    for given in ({}, {"activations": usual}):
+        node = helper.make_node(kind, ["x", "w", "r"], ["y"], hidden_size=2, **given)
+        oracle = _oracle(_model([node], [_info("x", [3, 1, 2])], [_info("y", None)], weights), "onnx.reference")
+        results.append(oracle.run({"x": np.ones((3, 1, 2), np.float32)})["y"])
+    np.testing.assert_array_equal(*results)
+    node = helper.make_node(kind, ["x", "w", "r"], ["y"], hidden_size=2, **attributes)
+    oracle = _oracle(_model([node], [_info("x", [3, 1, 2])], [_info("y", None)], weights), "onnx.reference")
+    with pytest.raises(OracleError, match="onnx.reference knows no clip"):
+        oracle.run({"x": np.ones((3, 1, 2), np.float32)})
+
+
 def test_a_wrong_result_beside_such_an_operator_is_still_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from maas_rt.compiler.codegen import _body
     from tvm import tirx
