@@ -1,9 +1,9 @@
-"""Products with constant weights to `gemm_f32_sparse`, where so many of the weights are zero that an estimate from past measurements says that
-it is faster.
+"""Products with constant weights to `gemm_f32_sparse` and `gemm_u8s8_sparse`, where so many of the weights are zero that an estimate from past
+measurements says that it is faster.
 
 The estimate counts in units of what the dense kernel takes for a row and a weight. Its constants were fitted to `python -m bench.sparse` of 1 to 128
 rows, 192 to 3072 rows and columns of weights, and 40 to 95 % zeros, one core of Zen 5, to the slower of the AVX2 and AVX-512 kernels: which
-of them runs a file is not known here. The results are those of the dense kernel but for rounding, NaN and infinity included
+of them runs a file is not known here. The results are those of the dense kernels, of floats but for rounding, NaN and infinity included
 (docs/kernels.md), so that nothing else has to be asked.
 """
 
@@ -24,21 +24,40 @@ from .lower_convolutions import GEMM_PACKING
 
 __all__ = ["SPARSE_BLOCKS", "Zeros", "choose_sparse", "dense_of", "is_sparse_able", "sparse_of", "zeros_of"]
 
-PACKING = "gemm_f32_sparse_v1"
-SPARSE_BLOCKS = (1, 4)  # columns of w that are stored together
+SPARSE_BLOCKS = (1, 4)  # columns of w that are stored together, of floats
 
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is stored together: so many k's and columns of w; and what it takes in a tile of rows of a."""
+
+    deep: int
+    width: int
+    least: float  # of a tile
+    each: float  # of a row of it
+    sums: float  # a row of sums of a block of the depth and a tile
+    moved: float  # an element of a or y
+
+    @property
+    def weights(self) -> int:
+        return self.deep * self.width
+
+
+_FLOATS = [_Entry(1, 1, 45, 2.1, 150, 8), _Entry(1, 4, 100, 6.0, 150, 8)]
+_BYTES = [_Entry(4, 4, 460, 16.6, 0, 60)]
+_ENTRIES = {entry.weights: entry for entry in _FLOATS + _BYTES}
 _MOST_DENSE = 0.6  # share of the weights that are stored: with more no packing is faster
 _FEWEST = 3  # rows, of which the dense kernel takes as long for fewer: it reads the weights
 _TILE = 32  # rows of a that meet a weight at a time
-_DEPTH = 256  # of a block, at whose end sums are stored
-_ENTRY = {1: (45.0, 2.1), 4: (100.0, 6.0)}  # of a tile: at least, and a row of it
-_SUMS, _MOVED = 150.0, 8.0  # a row of sums of a block and tile; an element of a or y
+_PLACES = 256  # of entries in a block of the depth, at whose end sums are stored
 _GAIN = 0.9  # of the dense kernel's time: less is needed
+_W_ZERO = 7  # where gemm_u8s8 takes zero points of the weights
 
 
 @dataclass(frozen=True)
 class Zeros:
-    """What is left of a weight [k, n] without its zeros: entries by columns that are stored together, single ones alone where they are too many."""
+    """What is left of a weight [k, n] without its zeros: entries, by how many weights are stored together. Of larger entries only
+    where there may be few enough."""
 
     k: int
     n: int
@@ -49,31 +68,35 @@ class Zeros:
         kept = np.asarray(weight != 0)
         kept = kept.T if transposed else kept
         k, n = kept.shape
-        entries = {1: int(np.count_nonzero(kept))}
-        for block in SPARSE_BLOCKS[1:] if entries[1] <= _MOST_DENSE * kept.size else ():
-            padded = np.pad(kept, ((0, 0), (0, -n % block)))
-            entries[block] = int(np.count_nonzero(padded.reshape(k, -1, block).any(axis=-1)))
-        return cls(k, n, entries)
+        few = np.count_nonzero(kept) <= _MOST_DENSE * kept.size
+        kinds = (_BYTES if weight.dtype == np.int8 else _FLOATS) if few else []
+        return cls(k, n, {kind.weights: _count(kept, kind.deep, kind.width) for kind in kinds})
 
     @property
     def many(self) -> bool:
         """Whether a sparse kernel may be faster at all."""
-        return any(block * count <= _MOST_DENSE * self.k * self.n for block, count in self.entries.items())
+        return any(weights * count <= _MOST_DENSE * self.k * self.n for weights, count in self.entries.items())
 
     def quickest(self, rows: int) -> int | None:
-        """The block that is faster than the dense kernel; None where none is."""
+        """The weights of an entry with which it is faster than the dense kernel; None where there are none."""
         if not self.many:
             return None
-        best = min(self.entries, key=lambda block: self._cost(rows, block))
+        best = min(self.entries, key=lambda weights: self._cost(rows, _ENTRIES[weights]))
         dense = float(max(rows, _FEWEST) * self.k * self.n)
-        return best if self._cost(rows, best) < _GAIN * dense else None
+        return best if self._cost(rows, _ENTRIES[best]) < _GAIN * dense else None
 
-    def _cost(self, rows: int, block: int) -> float:
-        least, each = _ENTRY[block]
+    def _cost(self, rows: int, entry: _Entry) -> float:
         full, rest = divmod(rows, _TILE)
-        entry = full * max(least, each * _TILE) + (max(least, each * rest) if rest else 0)
-        sums = -(-rows // _TILE) * -(-self.k // _DEPTH) * -(-self.n // block)
-        return self.entries[block] * entry + _SUMS * sums + _MOVED * rows * (self.k + self.n)
+        each = full * max(entry.least, entry.each * _TILE) + (max(entry.least, entry.each * rest) if rest else 0)
+        sums = -(-rows // _TILE) * -(-self.k // (_PLACES * entry.deep)) * -(-self.n // entry.width)
+        return self.entries[entry.weights] * each + entry.sums * sums + entry.moved * rows * (self.k + self.n)
+
+
+def _count(kept: Array, deep: int, width: int) -> int:
+    """Blocks of so many rows and columns that hold a weight."""
+    k, n = kept.shape
+    padded = np.pad(kept, ((0, -k % deep), (0, -n % width))) if k % deep or n % width else kept
+    return int(np.count_nonzero(padded.reshape(-(-k // deep), deep, -(-n // width), width).any(axis=(1, 3))))
 
 
 def choose_sparse(mod: tvm.IRModule) -> tvm.IRModule:
@@ -82,11 +105,11 @@ def choose_sparse(mod: tvm.IRModule) -> tvm.IRModule:
 
 def _choose(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     call = read_kernel_call(value)
-    if call is None or call.contract != "gemm_f32":
+    if call is None or call.contract not in ("gemm_f32", "gemm_u8s8"):
         return None
     zeros = zeros_of(call)
-    block = zeros.quickest(_rows(extents(call.args[0]))) if zeros is not None else None
-    return None if block is None else remake_kernel_call(sparse_of(call, block), var.ty)
+    entry = zeros.quickest(_rows(extents(call.args[0]))) if zeros is not None else None
+    return None if entry is None else remake_kernel_call(sparse_of(call, entry), var.ty)
 
 
 def _rows(shape: list[Dim]) -> int:
@@ -96,9 +119,11 @@ def _rows(shape: list[Dim]) -> int:
 
 
 def zeros_of(call: KernelCall) -> Zeros | None:
-    """Those of the constant weight of a dense or sparse product; None if it has none."""
+    """Those of the constant weight of a dense or sparse product; None if it has none, or zero points beside it."""
     weight = array_of(call.args[1])
-    return None if weight is None else Zeros.of(weight, call.attrs.get("w_trans") == [1])
+    if weight is None or any(arg is not None for arg in call.args[_W_ZERO:]):
+        return None
+    return Zeros.of(weight, call.attrs.get("w_trans") == [1])
 
 
 def is_sparse_able(call: KernelCall) -> bool:
@@ -107,10 +132,12 @@ def is_sparse_able(call: KernelCall) -> bool:
     return zeros is not None and zeros.many
 
 
-def sparse_of(call: KernelCall, block: int) -> KernelCall:
-    """A dense product by the sparse kernel for blocks of so many columns; what blocks a dense one says nothing here."""
-    attrs = {**call.attrs, "block": [block]}
-    return replace(call, contract="gemm_f32_sparse", attrs=attrs, packing=PACKING, hint="")
+def sparse_of(call: KernelCall, entry: int) -> KernelCall:
+    """A dense product by the sparse kernel for entries of so many weights; how the dense one is blocked says nothing here."""
+    if call.contract == "gemm_u8s8":
+        return replace(call, contract="gemm_u8s8_sparse", args=call.args[:_W_ZERO], packing="gemm_u8s8_sparse_v1")
+    attrs = {**call.attrs, "block": [entry]}
+    return replace(call, contract="gemm_f32_sparse", attrs=attrs, packing="gemm_f32_sparse_v1", hint="")
 
 
 def dense_of(call: KernelCall) -> KernelCall:

@@ -102,6 +102,9 @@ def test_entries_are_counted_by_columns(transposed: bool) -> None:
     w = np.zeros((3, 6), np.float32)
     w[0, 0], w[0, 3], w[1, 5], w[2, 4] = 1, 1, -1, -0.0
     assert Zeros.of(w.T if transposed else w, transposed) == Zeros(3, 6, {1: 3, 4: 2})
+    b = np.zeros((9, 6), np.int8)
+    b[0, 0], b[3, 3], b[4, 3], b[8, 5] = 1, 1, -1, 1
+    assert Zeros.of(b.T if transposed else b, transposed) == Zeros(9, 6, {16: 3})
 
 
 def test_tuning_tries_them_where_zeros_are_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -112,3 +115,24 @@ def test_tuning_tries_them_where_zeros_are_many(monkeypatch: pytest.MonkeyPatch,
     assert [wanted <= set(labels) for _, labels in scripted.asked].count(True) == 1
     found = [step.target for block in artifact.linear.plan.blocks for step in block.steps if "gemm" in step.target]
     assert found == ["gemm_f32_sparse", "gemm_f32"]
+
+
+@pytest.mark.parametrize(
+    ("density", "rows", "wanted"),
+    [(0.2, 64, "gemm_u8s8_sparse"), (0.1, 8, "gemm_u8s8_sparse"), (0.2, 1, "gemm_u8s8"), (1.0, 64, "gemm_u8s8")],
+)
+def test_products_of_bytes_with_blocks_of_zeros(density: float, rows: int, wanted: str) -> None:
+    """A quantized layer keeps its zeros."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(512, 256).eval()
+    keep = torch.rand(64, 128) < density
+    layer.weight.data *= keep.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    x = torch.randn(rows, 512)
+    recipe = compiler.Recipe(quantize=compiler.Int8(), calibration=[{"input": x.numpy()}])
+    artifact = compiler.compile(layer, example_inputs=(x,), target="x86-64", recipe=recipe)
+    found = [step.target for block in artifact.linear.plan.blocks for step in block.steps if "gemm" in step.target]
+    assert found == [wanted]
+    (name,) = [info.name for info in maas_rt.load(artifact.to_bytes()).inputs]
+    (got,) = dict(maas_rt.load(artifact.to_bytes()).run({name: x.numpy()})).values()
+    want = layer(x).detach().numpy()
+    assert np.abs(got - want).max() < 0.05 * np.abs(want).max()
