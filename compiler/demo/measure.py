@@ -51,7 +51,7 @@ def every_way(work: Path, checkpoint: Path, target: Path, images: Images, labels
     return [
         _row_or_failure("eager torch", [work / "digits.pt"], lambda: _eager(work, module, images, labels)),
         _row_or_failure("ONNX Runtime", [work / "digits.onnx"], lambda: _onnxruntime(work, module, images, labels)),
-        _python(target, images, labels),
+        python_row("maas_rt, Python", target, images, labels),
         _row_or_failure(
             "maas_rt, C", [work / "classify", work / "images.f32"], lambda: _c(work, target, images, labels)
         ),
@@ -131,15 +131,14 @@ def _onnxruntime(work: Path, module: torch.nn.Module, images: Images, labels: La
     return Row("ONNX Runtime", _accuracy(scores, labels), path.stat().st_size, load_ms, latency)
 
 
-def _python(target: Path, images: Images, labels: Labels) -> Row:
+def python_row(way: str, target: Path, images: Images, labels: Labels) -> Row:
+    """A file run in this process."""
     start = time.perf_counter()
     model = maas_rt.load(target, threads=1)
     load_ms = (time.perf_counter() - start) * 1e3
     scores = np.concatenate([model(images[i : i + 60]) for i in range(0, len(images), 60)])
     one = images[:1]
-    return Row(
-        "maas_rt, Python", _accuracy(scores, labels), target.stat().st_size, load_ms, _latency(lambda: model(one))
-    )
+    return Row(way, _accuracy(scores, labels), target.stat().st_size, load_ms, _latency(lambda: model(one)))
 
 
 def _c(work: Path, target: Path, images: Images, labels: Labels) -> Row:
