@@ -158,16 +158,19 @@ def described(method: Quantize) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prune:
-    """Weights of convolutions and matrix products that are zero, a share of `sparsity` in each layer (0 <= sparsity < 1).
+    """Weights of convolutions and matrix products that are taken away, a share of `sparsity` in each layer (0 <= sparsity < 1).
 
-    `pattern` says where: "unstructured" anywhere; "block" in blocks that kernels gain most by, 4 outputs by 1 input of a layer that stays
-    in float and 4 by 4 of one on 8 bits; "structured" takes whole channels, neurons and attention heads away, a share of `sparsity` of each
-    layer's in panels of 16 (8 of depthwise layers), so that the model itself is smaller; "N:M" (as "2:4", with the sparsity 1 - N/M) so that of each M neighbouring inputs of an output N
-    stay. `method` says which: "magnitude", the least; "wanda", the least beside the norm of what they are multiplied with (M. Sun et al.,
-    2023); "sparsegpt" (E. Frantar and D. Alistarh, 2023), which also changes the others so that they make up for it (with
-    "structured": the same three as norms of weights, of weights times activations, and with least squares on what is left). `calibration` and
-    `tolerance` are as in Int8; magnitude needs no data. Depthwise layers, the first layer of an input and the last one of an output stay dense unless
-    `Recipe(prune_layers=...)` names them.
+    `pattern` says how. Zeros: "unstructured" anywhere; "block" in blocks that kernels gain most by, 4 outputs by 1 input of a layer that
+    stays in float and 4 by 4 of one on 8 bits; "N:M" (as "2:4", with the sparsity 1 - N/M) so that of each M neighbouring inputs of an
+    output N stay. Zeros leave out depthwise layers, the first layer of an input and the last one of an output, unless
+    `Recipe(prune_layers=...)` names them. A smaller model: "structured" takes whole channels, neurons and attention heads away, that share
+    of each layer's in panels of 16 (8 of depthwise layers); "low_rank" makes two layers of one, through so few channels that this share of
+    the weights is saved.
+
+    `method` says which. Zeros: "magnitude", the least; "wanda", the least beside the norm of what they are multiplied with (M. Sun et al.,
+    2023); "sparsegpt" (E. Frantar and D. Alistarh, 2023), which also changes the others so that they make up for it. Channels: by norms of
+    weights; by those of weights times activations; and so with least squares on what is left. Ranks: by the least error of the weights, or,
+    with the other two, of what the layer gives. Magnitude needs no data; `calibration` and `tolerance` are as in Int8.
     """
 
     sparsity: float = 0.5
@@ -187,7 +190,7 @@ class Prune:
             raise InvalidArgumentError(f"Prune: method is {self.method!r}, expected one of {', '.join(PRUNE_METHODS)}")
         _check_data("Prune", self.calibration)
         _check_tolerance("Prune", self.tolerance)
-        if self.pattern not in ("unstructured", "block", "structured"):
+        if self.pattern not in ("unstructured", "block", "structured", "low_rank"):
             self._check_kept()
 
     @property
@@ -200,7 +203,7 @@ class Prune:
         kept, of = self.kept_of or (0, 0)
         if not 0 < kept < of:
             raise InvalidArgumentError(
-                f"Prune: pattern is {self.pattern!r}, expected unstructured, block, structured or N:M with N below M, as 2:4"
+                f"Prune: pattern is {self.pattern!r}, expected unstructured, block, structured, low_rank or N:M with N below M, as 2:4"
             )
         if abs(self.sparsity - (1 - kept / of)) > 1e-6:
             raise InvalidArgumentError(

@@ -21,6 +21,7 @@ from ._dynamic import quantize_dynamic
 from ._half import store_half
 from ._int8 import Quantized, quantize_int8
 from ._layers import Layer, is_quantized, layers
+from ._low_rank import FACTOR, factorise
 from ._observe import CompileFloat, Observer
 from ._prune import Pruned, prune
 from ._reasons import reason_against
@@ -113,12 +114,16 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
         kept = drawn_samples(model, compile_float, options.verify)
     pruned = Pruned()
     if recipe.prunings:
+        known = {layer.name for layer in found}
         eight = {name for name, method in methods.items() if isinstance(method, Int8)}
         if any(method.pattern == "structured" for method in recipe.prunings):
             mod = prune_structured(mod, found, recipe, observer, pruned)
-        mod = prune(mod, layers(mod), recipe, eight, observer, pruned)
+        if any(method.pattern == "low_rank" for method in recipe.prunings):
+            mod = factorise(mod, layers(mod), recipe, observer, pruned)
+        mod = prune(mod, [layer for layer in layers(mod) if layer.name in known], recipe, eight, observer, pruned)
         if not pruned.layers:
             raise CompileError(f"the model has no layer to prune{_told(pruned.reasons)}: leave out prune")
+        _assign_factors([layer for layer in layers(mod) if layer.name not in known], methods, floats)
     notes: list[str] = []
     smoothed: list[dict[str, Any]] = []
     corrected: list[dict[str, Any]] = []
@@ -138,6 +143,17 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
 def _run_in_float(mod: tvm.IRModule, observer: Observer) -> None:
     """Over all samples: it holds the build in float to the source, and keeps some of them."""
     observer.observe(mod, [], lambda _: [], lambda *_: None)
+
+
+def _assign_factors(made: Sequence[Layer], methods: dict[str, Quantize], floats: dict[str, tuple[str, str]]) -> None:
+    """Of a layer that was made two, the first is quantized as the layer was to be."""
+    for layer in made:
+        method = methods.get(layer.name.removesuffix(FACTOR))
+        reason = reason_against(layer, method) if method is not None else "the layer that it is of stays in float"
+        if method is not None and not reason:
+            methods[layer.name] = method
+        else:
+            floats[layer.name] = (layer.kind, reason)
 
 
 def _told(left: Mapping[str, tuple[str, str]]) -> str:

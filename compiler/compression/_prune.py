@@ -136,7 +136,7 @@ def _weights(
     for layer in found:
         method, named = method_of(layer, recipe)
         value = values.get(layer.var)
-        if method is not None and method.pattern == "structured":
+        if method is not None and method.pattern in ("structured", "low_rank"):
             continue  # done before
         edge = "" if named else edges.get(layer.var, "")
         pattern = _pattern(method, layer.name in on_eight_bits)

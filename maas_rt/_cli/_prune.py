@@ -23,7 +23,7 @@ def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune-pattern",
         metavar="PATTERN",
-        help="unstructured, block (in blocks that kernels gain most by), structured (whole channels) or N:M, as 2:4 (default: unstructured)",
+        help="unstructured, block (in blocks that kernels gain most by), structured (whole channels), low_rank (two layers for one) or N:M, as 2:4 (default: unstructured)",
     )
     parser.add_argument(
         "--prune-method",
@@ -72,7 +72,7 @@ def pruned_layers(prune: dict[str, Any]) -> str:
     """How many layers have zeros, and which do not."""
     layers, dense = prune["layers"], prune["dense_layers"]
     sums: dict[str, Any] = {key: sum(each[key] for each in layers) for key in ("zeros", "weights")}
-    sums["pattern"] = "structured" if all(each["pattern"] == "structured" for each in layers) else ""
+    sums["pattern"] = "structured" if all(each["pattern"] in ("structured", "low_rank") for each in layers) else ""
     named = ", ".join(f"{each['name']} ({each['kind']})" for each in dense[:4]) + (", ..." if len(dense) > 4 else "")
     return (
         f"{pluralised(len(layers), 'layer')} pruned"
@@ -82,5 +82,5 @@ def pruned_layers(prune: dict[str, Any]) -> str:
 
 
 def _zeros(counts: dict[str, Any]) -> str:
-    how = "gone" if counts["pattern"] == "structured" else "zero"
+    how = "gone" if counts["pattern"] in ("structured", "low_rank") else "zero"
     return f"{counts['zeros']} of {counts['weights']} weights {how} ({100 * counts['zeros'] / counts['weights']:.1f} %)"
