@@ -17,6 +17,7 @@ from onnx.reference.ops.op_dequantize_linear import _CommonDequantizeLinear
 from onnx.reference.ops.op_dynamic_quantize_linear import DynamicQuantizeLinear
 from onnx.reference.ops.op_gru import CommonGRU
 from onnx.reference.ops.op_lstm import CommonLSTM
+from onnx.reference.ops.op_max_pool import MaxPool
 from onnx.reference.ops.op_optional import Optional
 from onnx.reference.ops.op_pow import Pow
 from onnx.reference.ops.op_quantize_linear import _QUANT_INTEGER_RANGES, _CommonQuantizeLinear
@@ -174,11 +175,27 @@ class _Inverting(OpRun):  # type: ignore[misc]
             return (np.where(b < 0, inverses.astype(powers.dtype), powers),)
 
 
+class _Spreading(OpRun):  # type: ignore[misc]
+    """Whether a window that holds a NaN gave it, of which the text says nothing, hung on the order of comparisons: it is the largest number,
+    as in torch, and the first of a window its position."""
+
+    def _run(self, x: Any, **attributes: Any) -> Any:
+        marks = np.isnan(x) if x.dtype.kind in "fV" else np.zeros(x.shape, bool)
+        results = super()._run(np.where(marks, -np.inf, x).astype(x.dtype) if marks.any() else x, **attributes)
+        if not marks.any():
+            return results
+        held = super()._run(marks.astype(x.dtype), **attributes)
+        hit = held[0] == 1
+        values = np.where(hit, np.nan, results[0].astype(np.float64)).astype(x.dtype)
+        return (values, *(np.where(hit, first, usual) for first, usual in zip(held[1:], results[1:])))
+
+
 # What is wrong, what puts it right, and the operator set from which it is right by itself.
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
     (_CommonQuantizeLinear, _Saturating, math.inf), (_CommonQuantizeLinear, _Shifting, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
     (Attention, _EveryKey, 24), (Attention, _RawProducts, math.inf), (DynamicQuantizeLinear, _OfNoRange, math.inf),
     (_CommonDequantizeLinear, _Centring, math.inf), (Pow, _Inverting, math.inf),
+    (MaxPool, _Spreading, math.inf),
     *((layer, right, math.inf) for layer in (CommonGRU, CommonLSTM, CommonRNN) for right in (_OwnLengths, _Heedful)),
 )  # fmt: skip
 

@@ -516,3 +516,15 @@ def test_a_factor_that_is_no_number_is_multiplied_last(form: str, constant: bool
     with np.errstate(invalid="ignore"):
         (want,) = ReferenceEvaluator(proto).run(None, feeds)
     np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_a_window_that_holds_a_nan_gives_it_wherever_it_stands() -> None:
+    """As in torch; in onnx.reference it hung on the order of comparisons."""
+    x = np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5)
+    x[0, 0, 2, 2] = np.nan
+    pooled = [node("MaxPool", "x", "y at", kernel_shape=[3, 3], strides=[1, 1])]
+    got = maas_rt.load(compile_model(model(pooled, {}, ["y", "at"], {"x": x}))).run({})
+    assert np.isnan(got["y"]).all() and (got["at"] == 12).all()
+    padded = [node("MaxPool", "x", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1])]
+    y = maas_rt.load(compile_model(model(padded, {}, ["y"], {"x": x}))).run({})["y"][0, 0]
+    assert np.isnan(y[1:4, 1:4]).all() and not np.isnan(y[0]).any() and not np.isnan(y[:, 4]).any()
