@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,7 +24,7 @@ from ._layers import Layer, is_quantized, layers
 from ._low_rank import FACTOR, factorise
 from ._observe import CompileFloat, Observer
 from ._prune import Pruned, prune
-from ._reasons import reason_against
+from ._reasons import INT8_RECURRENT, INT8_TABLES, reason_against
 from ._samples import Samples, input_types
 from ._structured import prune_structured
 from ._weight_only import quantize_weights
@@ -171,7 +171,25 @@ def _applied(mod: tvm.IRModule, chosen: Sequence[Layer], method: Quantize, obser
     if isinstance(method, Half):
         return Quantized(store_half(mod, variables, method), [])
     assert observer is not None
-    return quantize_int8(mod, variables, method, observer)
+    return _static(mod, chosen, method, observer)
+
+
+def _static(mod: tvm.IRModule, chosen: Sequence[Layer], method: Int8, observer: Observer) -> Quantized:
+    """Layers on 8 bits: embeddings as tables with a scale for each row, LSTMs with ranges that each run finds."""
+    other = {kind: [layer.name for layer in chosen if layer.kind == kind] for kind in ("embedding", "LSTM")}
+    plain = [layer.var for layer in chosen if layer.kind not in other]
+    done = quantize_int8(mod, plain, method, observer)
+    mod = done.mod
+
+    def named(names: Sequence[str]) -> list[Layer]:
+        return [layer for layer in layers(mod) if layer.name in names]
+
+    if other["embedding"]:
+        mod, _ = quantize_weights(mod, named(other["embedding"]), INT8_TABLES, observer)
+    if other["LSTM"]:
+        mod = quantize_dynamic(mod, [layer.var for layer in named(other["LSTM"])], INT8_RECURRENT)
+        done.notes.append(f"what {', '.join(other['LSTM'])} reads has ranges that each run finds")
+    return replace(done, mod=mod)
 
 
 def _assigned(found: Sequence[Layer], recipe: Recipe) -> tuple[dict[str, Quantize], dict[str, tuple[str, str]]]:

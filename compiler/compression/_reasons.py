@@ -12,17 +12,20 @@ from ..passes._rewrite import array_of, is_call
 from ..passes.lower_weights import floats_are_better
 from ._layers import NESTED, Layer, constant_weight_reason, matrix_reason
 
-__all__ = ["reason_against"]
+__all__ = ["INT8_RECURRENT", "INT8_TABLES", "reason_against"]
 
+# What embeddings and LSTMs have where other layers are Int8.
+INT8_TABLES = WeightOnly(bits=8, group=None, method="rtn")
+INT8_RECURRENT = Int8Dynamic(granularity="tensor")
 _NO_WEIGHTS = "it has no weights"
 
 
 def reason_against(layer: Layer, method: Quantize) -> str:
     """Why `layer` stays in float, in a clause; "" if it need not."""
-    if isinstance(method, Int8):
-        return layer.reason
     if layer.nested:
         return NESTED
+    if isinstance(method, Int8):
+        return _int8(layer)
     if layer.kind == "attention":
         return _NO_WEIGHTS
     if isinstance(method, Int8Dynamic):
@@ -30,6 +33,12 @@ def reason_against(layer: Layer, method: Quantize) -> str:
     if isinstance(method, Half):
         return _half(layer, method)
     return _weight_only(layer.value, method)
+
+
+def _int8(layer: Layer) -> str:
+    if layer.kind == "embedding":
+        return _weight_only(layer.value, INT8_TABLES)
+    return _dynamic(layer, INT8_RECURRENT) if layer.kind == "LSTM" else layer.reason
 
 
 def _weight_only(value: relax.Expr, method: WeightOnly) -> str:

@@ -18,10 +18,10 @@ from ..codegen import is_pointwise
 from ._dims import extents, same, same_shape, shape_of
 from ._integers import known_integers
 from ._kernel_call import kernel_outputs, read_kernel_call, remake_kernel_call
-from ._ops import constant, dtype_of, is_f32, names, permute, regroup, reshape, slice_of
-from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
+from ._ops import constant, dtype_of, is_f32, names, permute, regroup, reshape, same_move, slice_of
+from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite, scalar_of
 from .lower_quantized import moved_weights, quantized_constant
-from .volumes import convolve_volume, pool_volume
+from .volumes import Bytes, convolve_volume, pool_volume
 
 __all__ = ["channels_last"]
 
@@ -117,7 +117,8 @@ def _wide_filter(rw: Rewriter, filters: relax.Expr) -> relax.Expr | None:
     if array is not None:
         return constant(array[:, :, None, :])
     out, depth, width = extents(filters)
-    wide = moved_weights(rw, relax.op.reshape(filters, (out, depth, 1, width)))
+    reshaped = rw.call(rw.emit(relax.op.reshape(filters, (out, depth, 1, width)), "filters"))
+    wide = moved_weights(rw, reshaped) if reshaped is not None else None
     return None if wide is None else rw.emit(wide, "filters")
 
 
@@ -393,12 +394,38 @@ def _adaptive_pool2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.
 
 
 def _conv3d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:
-    attrs, weight = value.attrs, array_of(value.args[1])
-    if weight is None or 0 in weight.shape or not is_f32(*value.args):
+    attrs, weight, x = value.attrs, array_of(value.args[1]), value.args[0]
+    if str(attrs.data_layout) != "NCDHW" or str(attrs.kernel_layout) != "OIDHW" or not is_f32(*value.args):
         return None
-    if str(attrs.data_layout) != "NCDHW" or str(attrs.kernel_layout) != "OIDHW":
+    filters, x = rw.call(value.args[1], "relax.dequantize"), layout.to_channels_last(rw, x, 5)
+    if weight is not None and weight.size:
+        return convolve_volume(rw, x, weight, attrs)
+    if filters is None or (bytes_ := _bytes_behind(rw, x)) is None:
         return None
-    return convolve_volume(rw, layout.to_channels_last(rw, value.args[0], 5), weight, attrs)
+    values = array_of(filters.args[0])
+    if values is None or not values.size:
+        return None
+    if any(arg.ty.ndim for arg in filters.args[1:]) and int(filters.attrs.axis) % values.ndim:
+        return None  # scales of something else than outputs
+    q, scale, zero = bytes_
+    return convolve_volume(rw, q, values, attrs, Bytes((scale, zero), tuple(filters.args[1:])))
+
+
+def _bytes_behind(rw: Rewriter, x: relax.Expr) -> tuple[relax.Expr, relax.Expr, relax.Expr] | None:
+    """The numbers of 8 bits that `x` is when they are dequantized by one scale, and that, and the zero point: bytes are moved as it was."""
+    moves: list[Callable[[relax.Expr], relax.Expr]] = []
+    while (move := rw.call(x, "relax.reshape", "relax.permute_dims")) is not None:
+        moves.append(same_move(move))
+        x = move.args[0]
+    call = rw.call(x, "relax.dequantize")
+    if call is None or dtype_of(call.args[0]) not in ("uint8", "int8"):
+        return None
+    if any(scalar_of(arg) is None for arg in call.args[1:]):
+        return None
+    q = call.args[0]
+    for move_too in reversed(moves):
+        q = rw.emit(move_too(q))
+    return q, call.args[1], call.args[2]
 
 
 def _pool3d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | None:

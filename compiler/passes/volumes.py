@@ -7,25 +7,37 @@ Of a channels-last volume [N, D, H, W, C] the planes that one plane of the resul
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import tvm
 from tvm import relax
 
 from ._dims import Dim, extents
 from ._ops import constant, reshape
-from ._rewrite import Array, Rewriter
+from ._rewrite import Array, Rewriter, scalar_of
 
-__all__ = ["convolve_volume", "pool_volume"]
+__all__ = ["Bytes", "convolve_volume", "pool_volume"]
 
 
-def convolve_volume(rw: Rewriter, x: relax.Expr, weight: Array, attrs: tvm.ir.Attrs) -> relax.Expr | None:
+@dataclass(frozen=True)
+class Bytes:
+    """What dequantizes the activation and the weights of a convolution, where both are numbers of 8 bits: a scale and a zero point each."""
+
+    activation: tuple[relax.Expr, relax.Expr]
+    weight: tuple[relax.Expr, relax.Expr]
+
+
+def convolve_volume(
+    rw: Rewriter, x: relax.Expr, weight: Array, attrs: tvm.ir.Attrs, of: Bytes | None = None
+) -> relax.Expr | None:
     """nn.conv3d of `x`, [N, D, H, W, C], by `weight`, [O, C / groups, kd, kh, kw], as [N, D', H', W', O]; None where the
-    depth is not known."""
+    depth is not known. Planes of bytes are laid side by side as bytes."""
     strides, dilations = [int(s) for s in attrs.strides], [int(d) for d in attrs.dilation]
     front, top, left, back, bottom, right = (int(p) for p in attrs.padding)
     out, depth, kd, kh, kw = weight.shape
     groups = int(attrs.groups)
-    planes = _planes(rw, x, kd, strides[0], dilations[0], (front, back))
+    zero = 0.0 if of is None else scalar_of(of.activation[1]) or 0.0
+    planes = _planes(rw, x, kd, strides[0], dilations[0], (front, back), zero)
     if planes is None:
         return None
     batch, count, height, width, channels = extents(planes[0])
@@ -36,6 +48,9 @@ def convolve_volume(rw: Rewriter, x: relax.Expr, weight: Array, attrs: tvm.ir.At
         seen = rw.emit(relax.op.concat([rw.emit(reshape(plane, by_group)) for plane in planes], 5))
     images = rw.emit(reshape(seen, [batch * count, height, width, channels * kd]))
     flat = constant(weight.transpose(0, 2, 1, 3, 4).reshape(out, kd * depth, kh, kw))
+    if of is not None:
+        images = rw.emit(relax.op.dequantize(images, *of.activation, axis=-1, out_dtype="float32"))
+        flat = rw.emit(relax.op.dequantize(flat, *of.weight, axis=0, out_dtype="float32"))
     result = rw.emit(
         relax.op.nn.conv2d(images, flat, strides[1:], [top, left, bottom, right], dilations[1:], groups, "NHWC", "OIHW")
     )
@@ -64,14 +79,14 @@ def pool_volume(rw: Rewriter, x: relax.Expr, op: Callable[..., relax.Expr], attr
 
 
 def _planes(
-    rw: Rewriter, x: relax.Expr, kernel: int, stride: int, dilation: int, padding: tuple[int, int]
+    rw: Rewriter, x: relax.Expr, kernel: int, stride: int, dilation: int, padding: tuple[int, int], zero: float
 ) -> list[relax.Expr] | None:
     """For each position of a filter over the depth of [N, D, ...] the planes that it sees, [N, D', ...]."""
     depth: Dim = extents(x)[1]
     if not isinstance(depth, int):
         return None
     if any(padding):
-        x = rw.emit(relax.op.nn.pad(x, [0, 0, *padding, 0, 0, 0, 0, 0, 0]))
+        x = rw.emit(relax.op.nn.pad(x, [0, 0, *padding, 0, 0, 0, 0, 0, 0], "constant", zero))
     padded = depth + sum(padding)
     count = (padded - (kernel - 1) * dilation - 1) // stride + 1
     if count < 1:

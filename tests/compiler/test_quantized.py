@@ -321,3 +321,16 @@ def test_what_bytes_cannot_say_stays_in_floats() -> None:
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
     for name, want in zip(("y", "y0", "y1", "y2"), session.run(None, {"x": x}), strict=True):
         np.testing.assert_array_equal(got[name], want, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_volumes_stay_in_bytes(dtype: type) -> None:
+    """Planes are laid side by side as bytes, and padded with the zero point."""
+    zero = 20 if dtype is np.uint8 else -108
+    q = Qdq(dtype)
+    y = q.quantized("x", 0.02, zero + 108)
+    y = q.quantized(q.add("Conv", f"{y} {q.weight(16, 3, 3, 3, 3)} {q.bias(16)}", pads=[1] * 6), 0.05, zero + 100)
+    y = q.quantized(q.add("Conv", f"{y} {q.weight(16, 16, 2, 1, 3)}", strides=[2, 1, 2]), 0.1, zero + 100)
+    y = q.quantized(q.add("Conv", f"{y} {q.weight(8, 16, 1, 1, 1)}"), 0.1, zero + 100)
+    volume = np.random.default_rng(3).standard_normal((1, 3, 6, 8, 7)).astype(np.float32)
+    runs(q.proto([1, 3, 6, 8, 7], y), volume, 0.1, {"conv2d_u8s8": 2, "gemm_u8s8": 1, "conv2d_f32": 0})
