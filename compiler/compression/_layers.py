@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from ..ir import read_operator
+from ..passes._dims import extents
 from ..passes._ops import dtype_of
 from ..passes._rewrite import array_of, is_call
 from ..passes.lower_quantized import MAX_DEPTH, conv_contract
@@ -33,6 +34,7 @@ _KINDS = {
     **{f"relax.nn.conv{n}d_transpose": "transposed convolution" for n in (1, 2, 3)},
     "relax.matmul": "product",
 }
+_CONVOLUTIONS = {"relax.nn.conv1d": "W", "relax.nn.conv2d": "HW", "relax.nn.conv3d": "DHW"}
 _OPERATORS = {"lstm": "LSTM", "gru": "GRU", "attention": "attention"}
 
 
@@ -81,7 +83,7 @@ def is_quantized(mod: tvm.IRModule) -> bool:
 
 def weight_axis(value: relax.Expr) -> int | None:
     """The axis of the output channels of what can be quantized: a layer with a constant weight that the kernels take."""
-    if not is_call(value, "relax.nn.conv2d", "relax.matmul") or _reason(value):
+    if not is_call(value, "relax.matmul", *_CONVOLUTIONS) or _reason(value):
         return None
     return 1 if is_call(value, "relax.matmul") else 0
 
@@ -110,7 +112,7 @@ def _kind(value: relax.Expr) -> str:
 
 def _reason(value: relax.Expr) -> str:
     """Why a layer stays in float; "" if it need not."""
-    if not is_call(value, "relax.nn.conv2d", "relax.matmul"):
+    if not is_call(value, "relax.matmul", *_CONVOLUTIONS):
         return "there is no kernel of 8 bits for it"
     if reason := constant_weight_reason(value):
         return reason
@@ -119,9 +121,15 @@ def _reason(value: relax.Expr) -> str:
     if is_call(value, "relax.matmul"):
         too_deep = f"its sums have more than {MAX_DEPTH} terms" if weight.shape[0] > MAX_DEPTH else ""
         return matrix_reason(value) or too_deep
-    if str(value.attrs.data_layout) != "NCHW" or str(value.attrs.kernel_layout) != "OIHW":
-        return "its layout is another than NCHW"
-    contract = conv_contract(weight.shape, int(value.attrs.groups))
+    space = _CONVOLUTIONS[str(value.op.name)]
+    if str(value.attrs.data_layout) != f"NC{space}" or str(value.attrs.kernel_layout) != f"OI{space}":
+        return f"its layout is another than NC{space}"
+    out, depth, *kernel = weight.shape
+    if len(kernel) == 3:  # planes become channels
+        if not isinstance(extents(value.args[0])[2], int):
+            return "how many planes its volumes have is a run's"
+        depth, kernel = depth * kernel[0], kernel[1:]
+    contract = conv_contract([out, depth, *kernel], int(value.attrs.groups))
     return "" if contract else "a group has fewer than 4 outputs, or its sums more terms than 32 bits hold"
 
 
