@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ._grids import Blocks, Grid, fitted_grid, grouped, stored
+from ._moments import inverse_factor
 
-__all__ = ["LEAST_DAMPING", "gptq"]
+__all__ = ["gptq"]
 
 Array = npt.NDArray[np.float64]
 
-LEAST_DAMPING = 0.01  # of the Hessian's mean diagonal, as in the paper
 _TOGETHER = 128  # inputs whose errors reach the others in one product
 
 
@@ -33,7 +33,7 @@ def gptq(
     silent = np.diag(hessian) <= 0  # inputs that are always 0: rounded to nearest, whatever they are
     hessian[silent, silent] = 1.0
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(depth)
-    upper, damping = _inverse_factor(hessian[np.ix_(order, order)])
+    upper, damping = inverse_factor(hessian[np.ix_(order, order)])
     block = min(group or depth, depth)
     grid = fitted_grid(grouped(rows, group), bits, symmetric, "mse")
     scale, zero = grid.scale.copy(), grid.zero.copy()
@@ -58,21 +58,3 @@ def gptq(
         weights[:, end:] -= errors @ upper[begin:end, end:]
     back = np.argsort(order)
     return stored(q[:, back], Grid(scale, zero, grid.levels), block), damping
-
-
-def _inverse_factor(hessian: Array) -> tuple[Array, float]:
-    """U, upper triangular, with U^T U = (H + damping)^-1, and the damping, raised tenfold until there is such a factor."""
-    mean = float(np.diag(hessian).mean())
-    damping = LEAST_DAMPING
-    while True:
-        damped = hessian + damping * mean * np.eye(len(hessian))
-        try:
-            # H backwards is L L^T, so that H is R R^T for an upper R: U is its inverse, without the inverse of H.
-            backwards = np.linalg.cholesky(damped[::-1, ::-1])
-            upper = np.triu(np.linalg.inv(backwards[::-1, ::-1]))
-        except np.linalg.LinAlgError:
-            damping *= 10
-            continue
-        if np.isfinite(upper).all():
-            return upper, damping
-        damping *= 10

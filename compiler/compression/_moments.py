@@ -22,10 +22,21 @@ from ..passes._ops import constant
 from ..passes._rewrite import array_of, is_call
 from ._observe import Observer
 
-__all__ = ["Moments", "depth_of", "second_moments", "square_sums", "weight_as_matrix", "weight_from_matrix"]
+__all__ = [
+    "LEAST_DAMPING",
+    "Moments",
+    "depth_of",
+    "inverse_factor",
+    "second_moments",
+    "square_sums",
+    "weight_as_matrix",
+    "weight_from_matrix",
+]
 
 Array = npt.NDArray[Any]
 
+LEAST_DAMPING = 0.01  # of the moments' mean diagonal, as GPTQ and SparseGPT have it
+_MOST_DAMPING = 1e6  # with so much of it nothing is left of finite moments that could stand in the way
 _MOST_BYTES = (
     256 << 20
 )  # of moments that one pass over the samples gathers; a model that needs more is run again for the rest
@@ -162,3 +173,25 @@ def _patches(value: relax.Call) -> relax.Expr:
     return convolution(
         x, constant(filters), attrs.strides, attrs.padding, attrs.dilation, channels, attrs.data_layout, attrs.kernel_layout
     )  # fmt: skip
+
+
+def inverse_factor(moments: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
+    """U, upper triangular, with U^T U = (moments + damping)^-1, and the damping, a share of the mean diagonal, raised tenfold until there is
+    such a factor.
+
+    Raises numpy.linalg.LinAlgError where there is none whatever the damping: moments that are not finite, or 0 all over.
+    """
+    mean = float(np.diag(moments).mean())
+    damping = LEAST_DAMPING
+    while damping <= _MOST_DAMPING:
+        damped = moments + damping * mean * np.eye(len(moments))
+        try:
+            # The moments backwards are L L^T, so that they are R R^T for an upper R: U is its inverse, without the inverse of them.
+            backwards = np.linalg.cholesky(damped[::-1, ::-1])
+            upper = np.triu(np.linalg.inv(backwards[::-1, ::-1]))
+            if np.isfinite(upper).all():
+                return upper, damping
+        except np.linalg.LinAlgError:
+            pass
+        damping *= 10
+    raise np.linalg.LinAlgError("the moments have no inverse")

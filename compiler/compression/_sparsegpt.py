@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ._masks import Pattern, least
+from ._moments import inverse_factor
 
 __all__ = ["sparsegpt"]
 
 Array = npt.NDArray[Any]
 
 _COLUMNS = 128  # for which a mask is chosen at once, from what the columns before have left (the paper's B_s)
-_DAMPING = 0.01  # of the mean of the Hessian's diagonal
-_MOST_DAMPING = 10.0
 
 
 def sparsegpt(weight: Array, moments: Array, pattern: Pattern, sparsity: float) -> tuple[Array, float]:
@@ -29,7 +28,9 @@ def sparsegpt(weight: Array, moments: Array, pattern: Pattern, sparsity: float) 
     weight = weight.astype(np.float64)
     dead = np.diagonal(moments) == 0  # no sample has anything there
     weight[:, dead] = 0
-    inverse, damping = _inverse_factor(moments, dead)
+    damped = moments.astype(np.float64)
+    damped[dead, dead] = 1
+    inverse, damping = inverse_factor(damped)
     depth = weight.shape[1]
     for begin in range(0, depth, _COLUMNS):
         end = min(begin + _COLUMNS, depth)
@@ -51,19 +52,3 @@ def _prune_columns(weight: Array, inverse: Array, pattern: Pattern, sparsity: fl
         weight[:, i:] -= errors[:, i, None] * inverse[i, i:]
         weight[gone[:, i], i] = 0  # exactly
     return errors
-
-
-def _inverse_factor(moments: Array, dead: Array) -> tuple[Array, float]:
-    """Upper U with U^T U the inverse of the damped moments. What is singular beyond the damping gets more of it."""
-    damped = moments.astype(np.float64)
-    damped[dead, dead] = 1
-    mean = float(np.mean(np.diagonal(damped)))
-    damping = _DAMPING
-    while True:
-        try:
-            inverse = np.linalg.inv(damped + damping * mean * np.eye(len(damped)))
-            return np.linalg.cholesky((inverse + inverse.T) / 2).T, damping
-        except np.linalg.LinAlgError:
-            if damping >= _MOST_DAMPING:
-                raise
-            damping *= 10

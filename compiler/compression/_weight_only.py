@@ -15,10 +15,10 @@ from .._blocks import dequantized
 from .._deep import heed
 from .._recipes import WeightOnly
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
-from ._gptq import LEAST_DAMPING, gptq
+from ._gptq import gptq
 from ._grids import Blocks, blocks_of
 from ._layers import Layer, layers
-from ._moments import second_moments
+from ._moments import LEAST_DAMPING, second_moments
 from ._observe import Observer
 from ._scaled_inputs import scale_inputs
 
