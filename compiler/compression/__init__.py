@@ -6,11 +6,13 @@ from ._layers import Layer, layers, weight_count
 from ._prune import prunable
 from ._reasons import reason_against
 from ._samples import Samples, input_types
+from ._spool import Spool
 
 __all__ = [
     "Compressed",
     "Layer",
     "Samples",
+    "Spool",
     "compressed",
     "input_types",
     "layers",

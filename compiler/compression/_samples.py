@@ -12,6 +12,7 @@ import numpy.typing as npt
 from maas_rt._errors import InvalidArgumentError
 
 from ..importers import ImportedModel
+from ._spool import Spool
 
 __all__ = ["InputType", "Samples", "input_types"]
 
@@ -44,7 +45,8 @@ def input_types(model: ImportedModel) -> list[InputType]:
 
 
 class Samples:
-    """Sets of inputs, checked, as arrays by name. Iterating reads the data once more; `kept` are some of those of the last time.
+    """Sets of inputs, checked, as arrays by name. Iterating reads the data once more (from a file, what can be read once); `kept` are some of
+    those of the last time.
 
     `data` is an iterable of sets, each a mapping by name, a sequence by position, or the array of a model with one input; or one
     mapping or array that holds all of them stacked: samples along the first axis, which is the batch where the model has one.
@@ -53,6 +55,7 @@ class Samples:
     def __init__(self, data: Any, inputs: Sequence[InputType]) -> None:
         self._data = data
         self._inputs = inputs
+        self._spool: Spool | None = Spool() if isinstance(data, Iterator) else None
         self.kept: list[Sample] = []
 
     def __iter__(self) -> Iterator[Sample]:
@@ -60,6 +63,8 @@ class Samples:
         step, number = 1, 0
         for given in self._sets():
             sample = self._checked(given, number)
+            if self._spool is not None:
+                self._spool.add(sample)
             if number % step == 0:
                 if len(kept) == _KEPT:
                     kept = kept[::2]
@@ -69,6 +74,8 @@ class Samples:
             self.kept = kept
             yield sample
             number += 1
+        if self._spool is not None:
+            self._data, self._spool = self._spool, None  # what can be read once is read once
         if number == 0:
             raise InvalidArgumentError(
                 "the calibration data hold no sample, expected at least one set of the model's inputs"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from .._budget import Budget
 from .._configs import CompileOptions, Progress, VerifyOptions, Weights
 from .._pipeline import compile_imported
 from ..artifact import Artifact
-from ..compression import Layer, Samples, input_types, layers, prunable, reason_against, weight_count
+from ..compression import Layer, Samples, Spool, input_types, layers, prunable, reason_against, weight_count
 from ..importers import ImportedModel, import_model
 from ..passes import FOLDING
 from ._figures import report, summary, worst_inputs
@@ -27,7 +26,6 @@ from ._journal import Journal
 from ._methods import FLOAT, Method, methods_of
 from ._score import Evaluate, Score, digests
 from ._search import search
-from ._spool import Spooled
 from ._trial import Trials
 
 __all__ = ["compress"]
@@ -63,8 +61,7 @@ def compress(
     )  # fmt: skip
     with boundary("options"):
         options.check()
-    with _rereadable(data, imported) as readable:
-        return _compressed(imported, options, readable, score, judging, wanted, journal, progress)
+    return _compressed(imported, options, _rereadable(data, imported), score, judging, wanted, journal, progress)
 
 
 def _compressed(
@@ -120,14 +117,14 @@ def _able(mod: tvm.IRModule, found: Sequence[Layer], methods: Mapping[str, Metho
     return {layer: names for layer, names in named.items() if names}
 
 
-@contextmanager
-def _rereadable(data: Any, model: ImportedModel) -> Iterator[Any]:
+def _rereadable(data: Any, model: ImportedModel) -> Any:
     """The data as something that every trial can read again."""
     if not isinstance(data, Iterator):
-        yield data
-        return
-    with Spooled(Samples(data, input_types(model))) as spooled:
-        yield spooled
+        return data
+    spool = Spool()
+    for sample in Samples(data, input_types(model)):
+        spool.add(sample)
+    return spool
 
 
 def _identity(artifact: Artifact, budget: Budget, seen: set[bytes]) -> str:

@@ -192,3 +192,13 @@ def test_entropy_is_that_of_the_paper() -> None:
     every = [divergence(bins) for bins in range(128, 2049, 4)]
     # Bins of 1/128 cannot show where one of these is empty: among the least tenth of all thresholds.
     assert divergence(chosen) <= np.quantile(every, 0.1)
+
+
+def test_what_can_be_read_once_is_kept_for_the_next_time() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(4, 1, 3)
+    samples = Samples(({"x": row} for row in rows), [InputType("x", "float32", (1, 3))])
+    assert np.array_equal([s["x"] for s in samples], rows)
+    again, beside = iter(samples), iter(samples)
+    assert np.array_equal(next(again)["x"], rows[0]) and np.array_equal(next(beside)["x"], rows[0])
+    assert np.array_equal([s["x"] for s in again], rows[1:])
+    assert np.array_equal([s["x"] for s in samples.kept], rows)

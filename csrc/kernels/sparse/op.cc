@@ -1,6 +1,7 @@
 // gemm_f32_sparse: y [..., n] = epilogue(a [..., k] * w [k, n]) with weights of which only those that are not zero are
 // stored (packing.h); tiles.h is how.
 #include <cmath>
+#include <limits>
 
 #include "kernels/checks.h"
 #include "kernels/gemm/dense.h"
@@ -72,10 +73,10 @@ int64_t count_not_finite(const float* a, int64_t n) {
   return std::count_if(a, a + n, [](float x) { return !std::isfinite(x); });
 }
 
-// A weight of zero times what is not finite is NaN, whether or not it is stored: calls spoil(column of the chunk) for
-// each column that such a product belongs to, of the row of y that is made of `a`.
-template <typename F>
-void spoil_columns(const SparseLayout& l, const void* packed, const float* a, int64_t chunk, F spoil) {
+// A weight of zero times what is not finite is NaN, whether or not it is stored: so is the sum of each column of the
+// chunk that such a product belongs to, of the row of y that is made of `a`. The sums are `stride` apart.
+template <typename T>
+void spoil_columns(const SparseLayout& l, const void* packed, const float* a, int64_t chunk, T* sums, int64_t stride) {
   for (int64_t block = 0; block < l.blocks(); ++block, a += l.depth()) {
     const int64_t bad = count_not_finite(a, l.places_of(block));
     if (bad == 0) continue;
@@ -83,7 +84,8 @@ void spoil_columns(const SparseLayout& l, const void* packed, const float* a, in
     const uint8_t* index = part.index;
     for (int64_t r = 0; r < l.rows_of(chunk); index += part.counts[r++]) {
       const int64_t met = std::count_if(index, index + part.counts[r], [&](uint8_t i) { return !std::isfinite(a[i]); });
-      for (int64_t j = 0; met < bad && j < l.width; ++j) spoil(part.order[r] * l.width + j);
+      for (int64_t j = 0; met < bad && j < l.width; ++j)
+        sums[(part.order[r] * l.width + j) * stride] = std::numeric_limits<T>::quiet_NaN();
     }
   }
 }
@@ -107,15 +109,15 @@ struct FloatProduct {
     const SparsePart part = sparse_part(layout, packed, block, chunk);
     const SparseCall call{part, layout.rows_of(chunk), static_cast<const float*>(x), static_cast<float*>(sums),
                           block == 0 ? start : nullptr};
-    (p.blocked() ? p.table->blocked : p.table->single)[width / lanes](call);
+    const auto* const kernels = p.blocked() ? p.table->blocked : p.table->single;
+    kernels[width / p.table->lanes](call);
   }
 
   void spoil(const SparseTile& tile, int64_t width, float* sums) const {
     for (int64_t i = 0; i < tile.rows; ++i) {
       float* to = sums + i;
       for (int64_t chunk = tile.begin; chunk < tile.end; ++chunk, to += kSparseColumns * width)
-        spoil_columns(layout, packed, o.a + (tile.row + i) * layout.k, chunk,
-                      [&](int64_t column) { to[column * width] = std::nanf(""); });
+        spoil_columns(layout, packed, o.a + (tile.row + i) * layout.k, chunk, to, width);
     }
   }
 
@@ -155,7 +157,7 @@ void reference_chunk(const Params& p, const DenseOperands& o, const void* packed
       }
     }
   }
-  spoil_columns(l, packed, o.a + i * l.k, chunk, [&](int64_t column) { sums[column] = std::nan(""); });
+  spoil_columns(l, packed, o.a + i * l.k, chunk, sums, 1);
   for (int64_t j = 0; j < l.columns_of(chunk); ++j) {
     const int64_t column = chunk * kSparseColumns + j, at = i * l.n + column;
     o.y[at] = epilogue_reference(p.epilogue, sums[j], o.bias ? o.bias + column : nullptr,
