@@ -147,8 +147,8 @@ def test_compile_to_eight_bits(folder: Path, command: CommandLine) -> None:
 def test_compile_to_few_bits_without_data(folder: Path, command: CommandLine, flags: list[str], told: str) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32)).eval()
-    torch.export.save(torch.export.export(net, (torch.ones(4, 32),)), folder / "net.pt2")
-    done = command("compile", "net.pt2", "-o", "few.mrt", *flags)
+    torch.export.save(torch.export.export(net, (torch.ones(4, 32),)), folder / "few.pt2")
+    done = command("compile", "few.pt2", "-o", "few.mrt", *flags)
     assert done.returncode == 0, done.stderr
     assert f"2 layers {told}" in done.stdout
     assert f"recipe    2 layers {told}\n" in command("inspect", "few.mrt").stdout
