@@ -14,11 +14,9 @@ from ._methods import FLOAT
 from ._search import Found
 from ._trial import Trial, Trials
 
-__all__ = ["pareto_front", "report", "summary"]
+__all__ = ["report", "summary", "worst_inputs"]
 
 _WORST = 10  # inputs that are named
-_MILLION = 1e6
-_HOUR = 3600.0
 
 
 def summary(trials: Trials, best: Trial, budget: Budget, judged: tuple[float, float] | None) -> dict[str, Any]:
@@ -108,11 +106,6 @@ def worst_inputs(
                 }
             )
     return sorted(rows, key=lambda row: row["signal_to_error_db"])[:_WORST]
-
-
-def cost_per_million(cpu_seconds: float, price_per_core_hour: float) -> float:
-    """Of so many runs, in the price's currency."""
-    return cpu_seconds * _MILLION / _HOUR * price_per_core_hour
 
 
 def _of_times(base: float, best: float) -> dict[str, float]:

@@ -145,7 +145,8 @@ def _tables(
             return math.inf if trial.failure else trial.error
 
         for layer, error in layer_errors(list(whole[name].assignment), name, whole[name].error, error_of).items():
-            errors[layer][name] = error
+            if math.isfinite(error):  # there is such a model
+                errors[layer][name] = error
     named = {layer: [FLOAT, *(name for name in methods if name in errors[layer])] for layer in able}
     seconds = {layer: {name: whole[name].layer_times.get(layer, 0.0) for name in named[layer]} for layer in able}
     sizes = {

@@ -96,6 +96,8 @@ class Trials:
         else:
             trial = self._tried(assignment, scored)
             self._journal[key] = asdict(trial)
+        if not assignment and scored:  # what all others are timed against, also where it is the journal's
+            self._float_times = trial.latency, trial.cpu
         if scored and not any(each.assignment == assignment for each in self.tried):
             self.tried.append(trial)
         return trial
