@@ -24,7 +24,7 @@ from ._checkpoints import Checkpoints, Kept, as_bytes, from_bytes
 from ._log import Log
 from ._optimizers import Average, clip_gradients, make_optimizer, make_schedule, settings, use_settings
 from ._options import TrainOptions
-from ._workers import Workers, process_group, whole
+from ._workers import Workers, whole, workers_of
 
 __all__ = ["TrainResult", "train"]
 
@@ -81,11 +81,11 @@ def train(
     """
     if not isinstance(module, nn.Module):
         raise InvalidArgumentError(f"the module is a {type(module).__name__}, expected a torch.nn.Module")
-    with process_group(options):
-        trainer = _Trainer(module, data, loss, options, validation, forward, callbacks)
+    with workers_of(options) as workers:
+        trainer = _Trainer(module, data, loss, options, validation, forward, callbacks, workers)
         try:
             result = trainer.run()
-            trainer.end()
+            workers.wait()  # no process takes its group apart while another is behind
             return result
         except BaseException as error:
             trainer.stop()
@@ -104,9 +104,10 @@ class _Trainer:
         validation: Any,
         forward: Forward,
         callbacks: Sequence[Callback],
+        workers: Workers,
     ) -> None:
         self._options, self._loss, self._forward, self._callbacks = options, loss, forward, callbacks
-        self._workers = workers = Workers(options)
+        self._workers = workers
         self._batches = Batches(data, options.batch, options.seed)
         self._validation = Batches(validation, options.batch, options.seed, shuffle=False) if validation is not None else None  # fmt: skip
         _seed(options.seed + workers.share)
@@ -142,10 +143,6 @@ class _Trainer:
             self._checkpoints.end()
         self._log.close()
         return self._result(log)
-
-    def end(self) -> None:
-        """Behind a run that came to its end."""
-        self._workers.end()
 
     def stop(self) -> None:
         """After an error or Ctrl-C: what one process was writing is still completed; of several, others may be lost."""

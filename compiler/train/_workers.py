@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -51,6 +50,7 @@ class Workers:
             torch.cuda.set_device(self.device)
         # Checkpoints are written by a thread, whose messages must not mix with those of the steps.
         self.checkpoint_group = dist.new_group(backend="gloo") if self.world > 1 else None
+        self._wrapper: DistributedDataParallel | None = None
 
     @property
     def first(self) -> bool:
@@ -72,7 +72,8 @@ class Workers:
                 fully_shard(part, mesh=mesh)
             fully_shard(module, mesh=mesh)
             return module
-        return DistributedDataParallel(module, forward_sync_buffers=False, init_sync=False)
+        self._wrapper = DistributedDataParallel(module, forward_sync_buffers=False, init_sync=False)
+        return self._wrapper
 
     def part_of_step(self, placed: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """Gradients of the parts of a step are summed here; they go over all processes with the last."""
@@ -116,12 +117,12 @@ class Workers:
         if self.world > 1:
             dist.barrier(group=self.checkpoint_group)
 
-    def end(self) -> None:
-        """Behind the last message. A thread of gloo's that is the last to let go of a tensor waits for the GIL, and the group's end, which
-        holds it, for the thread; a barrier has no tensor of Python's, and waits without the GIL."""
-        if self.world > 1:
-            dist.barrier(group=self.checkpoint_group)
-            dist.barrier()
+    def leave(self) -> None:
+        """Lets go of the reducer, which holds the process group. Who holds a group last joins gloo's threads, one of which may wait for the
+        GIL to free a tensor: a reference of Python's is dropped without the GIL, the reducer's with it, and both would wait for ever."""
+        if self._wrapper is not None:
+            del self._wrapper.reducer, self._wrapper.logger
+            self._wrapper = None
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -134,7 +135,18 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def process_group(options: TrainOptions) -> Iterator[None]:
+def workers_of(options: TrainOptions) -> Iterator[Workers]:
+    """This process among those of the run, until its end."""
+    with _process_group(options):
+        workers = Workers(options)
+        try:
+            yield workers
+        finally:
+            workers.leave()
+
+
+@contextmanager
+def _process_group(options: TrainOptions) -> Iterator[None]:
     """The group that torchrun's environment describes, unless the caller has made one."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield
@@ -147,10 +159,6 @@ def process_group(options: TrainOptions) -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     try:
         yield
-    except BaseException:
-        # `end` would wait for a process that may be lost: a moment, for gloo's threads to let go of what they hold.
-        time.sleep(0.2)
-        raise
     finally:
         dist.destroy_process_group()
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from maas_rt.compiler import train as t
+from maas_rt.compiler.train._workers import workers_of
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
@@ -94,6 +95,23 @@ def lost(folder: Path) -> dict[str, Any]:
     raise AssertionError("it did not fail")
 
 
+class FreedLate(torch.Tensor):
+    """Whichever thread frees it lets go of the GIL meanwhile."""
+
+    def __del__(self) -> None:
+        time.sleep(1)
+
+
+def freed_late(folder: Path) -> dict[str, Any]:
+    """A thread of gloo's is still freeing a tensor when the group is taken apart."""
+
+    with workers_of(options()) as workers:
+        placed = workers.place(net())
+        time.sleep(0.3 * rank())  # so that the first process lets go of its tensor before it has the sum
+        torch.distributed.all_reduce(torch.ones(4).as_subclass(FreedLate), async_op=True)
+    return {"kind": type(placed).__name__}
+
+
 def alone(folder: Path) -> dict[str, Any]:
     try:
         plain(folder, parallel="none")
@@ -131,6 +149,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "half": lambda folder: plain(folder, steps=13, epochs=None, schedule="constant", parallel="fsdp"),
     "disk": disk,
     "lost": lost,
+    "freed_late": freed_late,
     "alone": alone,
     "sparse": sparse,
     "sparse_fsdp": lambda folder: sparse(folder, parallel="fsdp"),

@@ -23,7 +23,7 @@ from tests.compiler import _train_ranks as ranks
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """What each case came to in two processes."""
-    cases = ("ddp", "fsdp", "tensor", "few", "half", "disk", "lost", "alone")
+    cases = ("ddp", "fsdp", "tensor", "few", "half", "disk", "lost", "freed_late", "alone")
     return ranks.by_two_processes(tmp_path_factory.mktemp("ranks"), *cases)
 
 
@@ -80,6 +80,10 @@ def test_a_process_that_is_lost_is_told(by_two: Callable[[str], dict[str, Any]])
     found = by_two("lost")
     assert found["kind"] == "Error" and "another of the 2 processes was lost behind step 7" in found["error"]
     assert "--max-restarts" in found["error"]
+
+
+def test_threads_that_still_free_a_tensor_do_not_hold_up_the_end(by_two: Callable[[str], dict[str, Any]]) -> None:
+    assert by_two("freed_late")["kind"] == "DistributedDataParallel"
 
 
 def test_several_processes_without_a_way_to_share_are_refused(by_two: Callable[[str], dict[str, Any]]) -> None:
