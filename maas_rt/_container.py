@@ -24,6 +24,7 @@ FORMAT_VERSION = 1
 MAX_SECTIONS = 256
 ALIGNMENT = 64
 WEIGHTS_ALIGNMENT = 65536
+SMALL_WEIGHTS, SMALL_WEIGHTS_ALIGNMENT = 1 << 20, 4096  # fewer bytes, and where those begin
 OPTIONAL_FLAG = 1
 ENCRYPTED_FLAG = 2
 
@@ -206,7 +207,7 @@ def _layout(parts: list[Section], weights_at: int = 0) -> tuple[bytes, list[int]
         if len(target) > 32 or b"\0" in target:
             raise InvalidArgumentError(f"the section target {part.target!r} must be at most 32 bytes without NUL")
         size, digest = part.measured()
-        at = _aligned(max(at, weights_at) if part.kind == SectionKind.WEIGHTS else at, part.kind)
+        at = _aligned(max(at, weights_at) if part.kind == SectionKind.WEIGHTS else at, _alignment(part.kind, size))
         offsets.append(at)
         table += _ENTRY.pack(part.kind, part.flags, target, at, size, digest)
         at += size
@@ -262,7 +263,7 @@ def read(
     sections: list[StoredSection] = []
     for i, (kind, flags, target, offset, length, digest) in enumerate(entries):
         place = f"section {i} (kind {kind})"
-        if offset < end or offset % _alignment(kind) or offset > size or length > size - offset:
+        if offset < end or offset % _alignment(kind, length) or offset > size or length > size - offset:
             raise FormatError(f"{name} is damaged: {place} lies outside its place in the file")
         if not _is_zero(view[end:offset]):
             raise FormatError(f"{name} is damaged: the gap before {place} is not zero")
@@ -325,12 +326,14 @@ def _is_zero(view: memoryview) -> bool:
     return all(view[at : at + _PIECE] == bytes(min(_PIECE, view.nbytes - at)) for at in range(0, view.nbytes, _PIECE))
 
 
-def _alignment(kind: int) -> int:
-    return WEIGHTS_ALIGNMENT if kind == SectionKind.WEIGHTS else ALIGNMENT
+def _alignment(kind: int, size: int) -> int:
+    """Of where a section of `size` stored bytes begins."""
+    if kind != SectionKind.WEIGHTS:
+        return ALIGNMENT
+    return WEIGHTS_ALIGNMENT if size >= SMALL_WEIGHTS else SMALL_WEIGHTS_ALIGNMENT
 
 
-def _aligned(at: int, kind: int) -> int:
-    step = _alignment(kind)
+def _aligned(at: int, step: int) -> int:
     return (at + step - 1) // step * step
 
 

@@ -42,6 +42,10 @@ stopped_fn __mrt_stopped;
 __attribute__((visibility("hidden"))) int mrt_stopped(void) { return __mrt_stopped ? __mrt_stopped() : 0; }
 """
 
+# A segment of its own for each protection is a hole of up to a page each, in a file that may be smaller than one. What could be made
+# read-only after loading lies beside the loader's variables, pointers to functions that are filled after it.
+_WITHOUT_HOLES = ("-z,noseparate-code", "-z,norelro")
+
 # The libc and libm functions that generated code may call.
 _LIBC = frozenset({"memcpy", "memmove", "memset", "bcmp", "memcmp"})
 _LIBM = frozenset(
@@ -91,8 +95,8 @@ def link_shared(objects: Sequence[Path], symbols: list[str]) -> bytes:
             "-Bsymbolic",
             "-soname,code.so",
             "-z,noexecstack",
-            "-z,relro",
             "-z,now",
+            *_WITHOUT_HOLES,
             f"--version-script={script.name}",
         ]
         command = [

@@ -23,7 +23,8 @@ constexpr size_t kHeaderBytes = 64, kEntryBytes = 96;
 constexpr size_t kBoundHeaderBytes = 12;  // magic and format version
 constexpr uint32_t kMaxSections = 256;
 constexpr size_t kSectionAlignment = 64, kWeightsAlignment = 65536;
-constexpr size_t kChunk = size_t{1} << 20, kTag = 16;  // of encrypted sections
+constexpr size_t kSmallWeights = size_t{1} << 20, kSmallWeightsAlignment = 4096;  // fewer bytes, and where those begin
+constexpr size_t kChunk = size_t{1} << 20, kTag = 16;                             // of encrypted sections
 
 template <typename T>
 T load(const uint8_t* p) {
@@ -233,8 +234,10 @@ Status Container::parse_entry(uint32_t index) {
                   name_.c_str(), kind);
   }
   s.kind = static_cast<SectionKind>(kind);
-  if (s.kind == SectionKind::weights && offset % kWeightsAlignment != 0)
-    return damaged("the weights section does not begin on a multiple of 65536");
+  if (s.kind == SectionKind::weights &&
+      offset % (size < kSmallWeights ? kSmallWeightsAlignment : kWeightsAlignment) != 0)
+    return damaged(size < kSmallWeights ? "the weights section does not begin on a multiple of 4096"
+                                        : "the weights section does not begin on a multiple of 65536");
   s.offset = static_cast<size_t>(offset);
   s.size = static_cast<size_t>(size);
   sections_.push_back(s);

@@ -39,7 +39,7 @@ std::vector<uint8_t> write_container(const std::vector<RawSection>& sections) {
   put<uint32_t>(&file, 12, static_cast<uint32_t>(sections.size()));
   for (size_t i = 0; i < sections.size(); ++i) {
     const RawSection& s = sections[i];
-    const size_t alignment = s.kind == 3 ? 65536 : 64;
+    const size_t alignment = s.kind != 3 ? 64 : s.bytes.size() < (1u << 20) ? 4096 : 65536;
     const size_t offset = (file.size() + alignment - 1) / alignment * alignment;
     file.resize(offset);
     file.insert(file.end(), s.bytes.begin(), s.bytes.end());
