@@ -16,6 +16,7 @@ from onnx.reference.ops.op_attention import Attention
 from onnx.reference.ops.op_dequantize_linear import _CommonDequantizeLinear
 from onnx.reference.ops.op_dynamic_quantize_linear import DynamicQuantizeLinear
 from onnx.reference.ops.op_gru import CommonGRU
+from onnx.reference.ops.op_lrn import LRN
 from onnx.reference.ops.op_lstm import CommonLSTM
 from onnx.reference.ops.op_max_pool import MaxPool
 from onnx.reference.ops.op_optional import Optional
@@ -63,10 +64,13 @@ class _Shifting(OpRun):  # type: ignore[misc]
 
 class _OfNoRange(OpRun):  # type: ignore[misc]
     """Of numbers that have no range the reference casts NaN to uint8, which is whatever the machine makes of it: here it is 0, as when a model
-    runs. A range of nothing has the scale 0 by ONNX's text; the reference has 1 / 255, and ONNX Runtime 1."""
+    runs. A range of nothing has the scale 0 by ONNX's text, be it of zeros, where the reference has 1 / 255 and ONNX Runtime 1, or of a tensor
+    without elements, which the reference refuses."""
 
     def _run(self, x: Any) -> Any:
         with np.errstate(all="ignore"):
+            if not x.size:
+                return x.astype(np.uint8), np.zeros((), x.dtype), np.zeros((), np.uint8)
             y, scale, zero = super()._run(x)
             if not np.any(x):
                 return y, np.zeros_like(scale), zero
@@ -190,12 +194,24 @@ class _Spreading(OpRun):  # type: ignore[misc]
         return (values, *(np.where(hit, first, usual) for first, usual in zip(held[1:], results[1:])))
 
 
+class _OfChannels(OpRun):  # type: ignore[misc]
+    """Sums were taken for as many channels as the batch has samples, and numpy's `**` has the square root of -inf where a power is inf."""
+
+    def _run(self, x: Any, alpha: Any, beta: Any, bias: Any, size: int) -> Any:
+        before, channels = (size - 1) // 2, x.shape[1]
+        squares, sums = np.square(x), np.zeros_like(x)
+        for c in range(channels):
+            sums[:, c] = squares[:, max(0, c - before) : c - before + size].sum(axis=1)
+        base = (bias + (alpha / size) * sums).astype(x.dtype)
+        return ((x / np.power(base, np.full_like(base, beta))).astype(x.dtype),)
+
+
 # What is wrong, what puts it right, and the operator set from which it is right by itself.
 _CORRECTIONS: tuple[tuple[type[OpRun], type[OpRun], float], ...] = (
     (_CommonQuantizeLinear, _Saturating, math.inf), (_CommonQuantizeLinear, _Shifting, math.inf), (Optional, _Holding, math.inf), (Attention, _EveryQuery, math.inf),
     (Attention, _EveryKey, 24), (Attention, _RawProducts, math.inf), (DynamicQuantizeLinear, _OfNoRange, math.inf),
     (_CommonDequantizeLinear, _Centring, math.inf), (Pow, _Inverting, math.inf),
-    (MaxPool, _Spreading, math.inf),
+    (MaxPool, _Spreading, math.inf), (LRN, _OfChannels, math.inf),
     *((layer, right, math.inf) for layer in (CommonGRU, CommonLSTM, CommonRNN) for right in (_OwnLengths, _Heedful)),
 )  # fmt: skip
 

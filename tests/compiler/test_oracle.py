@@ -268,9 +268,9 @@ def test_numbers_that_have_no_range_are_quantized_to_0(x: list[float]) -> None:
     assert not got["y"].any() and got["z"] == 0 and not np.isfinite(got["s"])
 
 
-@pytest.mark.parametrize("shape", [[], [3]])
+@pytest.mark.parametrize("shape", [[], [3], [6, 0]])
 def test_a_range_of_nothing_has_the_scale_0(shape: list[int]) -> None:
-    """As ONNX's text computes it; ONNX Runtime has 1, and the reference has 1 / 255."""
+    """As ONNX's text computes it; ONNX Runtime has 1, and the reference has 1 / 255, or refuses a tensor without elements."""
     node = helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"])
     outputs = [_info("y", shape, TensorProto.UINT8), _info("s", []), _info("z", [], TensorProto.UINT8)]
     artifact = compile(_model([node], [], outputs, {"x": np.zeros(shape, np.float32)}))
@@ -468,6 +468,21 @@ def test_the_reference_knows_negative_powers_of_integers() -> None:
     model = _model([node], [_info("x", [5], TensorProto.INT32)], [_info("y", [5], TensorProto.INT32)], powers)
     found = compile(model, {"x": np.array([3, 0, 1, -1, 2], "int32")}).manifest["verified"]
     assert found["status"] == "passed" and found["reference"].startswith("onnx.reference")
+
+
+def test_the_reference_normalises_every_channel() -> None:
+    """It takes as many as the batch has samples, and sqrt(-inf) for (-inf)^0.5; ONNX Runtime has no answer, the operator set being newer."""
+    rng = np.random.default_rng(0)
+    for samples, alpha, beta in ((1, 0.5, 0.75), (3, 0.5, 0.5), (5, -np.inf, 0.5)):
+        node = helper.make_node("LRN", ["x"], ["y"], alpha=alpha, beta=beta, size=3)
+        model = _model([node], [_info("x", [samples, 5, 2, 2])], [_info("y", [samples, 5, 2, 2])], opset=28)
+        x = rng.standard_normal((samples, 5, 2, 2), np.float32)
+        artifact = compile(model, {"x": x})
+        assert artifact.manifest["verified"]["reference"].startswith("onnx.reference")
+        padded = np.pad(x * x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        sums = (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]).astype(np.float64)
+        got = maas_rt.load(artifact.to_bytes(), threads=1).run({"x": x})["y"]
+        np.testing.assert_allclose(got, x / np.float_power(1 + alpha / 3 * sums, beta), rtol=1e-5)
 
 
 def test_the_reference_gives_products_as_they_were_before_the_softcap() -> None:

@@ -17,6 +17,10 @@ __all__ = ["empty_results", "empty_value", "is_empty"]
 
 # What makes tensors without elements of others that have some, if its small inputs say so.
 _MAKERS = frozenset({"ConstantOfShape", "Expand", "OneHot", "Tile", "TopK"})
+# ONNX's inference rounds towards 0 how often a window fits, which is once too often where it fits not at all: their converters say so.
+_WINDOWS = frozenset(
+    {"AveragePool", "Conv", "ConvInteger", "DeformConv", "LpPool", "MaxPool", "QLinearAveragePool", "QLinearConv"}
+)
 
 
 def is_empty(dims: Sequence[Dim]) -> bool:
@@ -34,7 +38,9 @@ def empty_results(
 ) -> list[Value | None] | None:
     """The node's results, if ONNX's shape inference says that none of them has an element; else None."""
     given = [v for v in inputs if v is not None]
-    if any(v.items is not None or v.absent or v.dtype not in DTYPES.values() for v in given):
+    if node.op_type in _WINDOWS or any(
+        v.items is not None or v.absent or v.dtype not in DTYPES.values() for v in given
+    ):
         return None
     if not all(
         isinstance(d, int) for v in given for d in v.shape

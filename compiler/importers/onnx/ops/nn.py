@@ -58,6 +58,15 @@ def window_attrs(n: Node, rank: int, kernel: list[int]) -> tuple[list[int], list
     return strides, dilations
 
 
+def window_room(n: Node, extent: Dim, before: Dim, after: Dim, reach: int) -> Dim:
+    """How far a window of `reach` elements can be moved over an axis and its padding."""
+    padded = n.math.add(n.math.add(extent, before), after)
+    room = n.math.sub(padded, reach)
+    if isinstance(room, int) and room < 0:
+        raise n.broken(f"has a window of {reach} over {padded} elements, padding included")
+    return room
+
+
 def _all_int(values: list[Dim]) -> bool:
     return all(isinstance(v, int) for v in values)
 
@@ -109,6 +118,8 @@ def convolution(
             convolution(n, n.cast(x, "float32"), n.cast(w, "float32"), strides, before, after, dilations, groups), dtype
         )
     rank = len(strides)
+    for extent, k, first, last, dilation in zip(dims_of(x)[2:], dims_of(w)[2:], before, after, dilations, strict=True):
+        window_room(n, extent, first, last, (k - 1) * dilation + 1)
     if not _all_int([*before, *after]) or any(p < 0 for p in (*before, *after)):
         x = pad_tensor(n, x, [0, 0, *before], [0, 0, *after], "constant", np.zeros((), numpy_dtype(dtype_of(x))))
         before, after = [0] * rank, [0] * rank
@@ -136,8 +147,6 @@ def _convolution_te(
     n: Node, x: Any, w: Any, strides: list[int], before: list[Dim], after: list[Dim], dilations: list[int], groups: int
 ) -> Any:
     """Any rank and type, by the formula."""
-    rank = len(strides)
-    dtype = dtype_of(x)
     if any(p != 0 for p in (*before, *after)):
         x = pad_tensor(n, x, [0, 0, *before], [0, 0, *after], "constant", np.zeros((), numpy_dtype(dtype_of(x))))
     dims, weight = dims_of(x), dims_of(w)
@@ -157,7 +166,6 @@ def _convolution_te(
 
         return te.compute(out, element, name="conv")
 
-    del rank, dtype
     return n.te(body, x, w, shape_expr([dims[0], weight[0], *spatial]), name="conv")
 
 

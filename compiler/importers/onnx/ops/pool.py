@@ -13,7 +13,7 @@ from .._node import Node
 from .._registry import op
 from .._values import is_float
 from ._te import elementwise, imm, is_nan, lowest
-from .nn import window_attrs, window_pads
+from .nn import window_attrs, window_pads, window_room
 from .reduce import summed
 
 
@@ -26,13 +26,10 @@ def _window(n: Node) -> tuple[list[int], list[int], list[int], list[Dim], list[D
     ceil = n.flag("ceil_mode")
     out: list[Dim] = []
     for i, d in enumerate(spatial):
-        padded = n.math.add(n.math.add(d, before[i]), after[i])
         reach = (kernel[i] - 1) * dilations[i] + 1
         if any(isinstance(p, int) and p >= reach for p in (before[i], after[i])):
             raise n.broken(f"pads by {before[i]} and {after[i]}, so that a window of {reach} would have nothing in it")
-        room = n.math.sub(padded, reach)
-        if isinstance(room, int) and room < 0:
-            raise n.broken(f"has a window of {reach} over {padded} elements, padding included")
+        room = window_room(n, d, before[i], after[i], reach)
         if not ceil:
             out.append(n.math.add(n.math.floordiv(room, strides[i]), 1))
             continue
