@@ -13,7 +13,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-changed test-fast test-cross test-grpcio lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads schemathesis bench gauntlet check-tools clean
+.PHONY: help demo test test-changed test-fast test-cross test-grpcio lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads schemathesis bench bench-compression gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -121,6 +121,9 @@ schemathesis: $(VENV)/.native  ## CASES (2,000) requests drawn from the service'
 
 bench: $(VENV)/.native  ## latency beside ONNX Runtime and eager torch; writes JSON
 	$(BIN)/python -m bench.latency
+
+bench-compression: $(VENV)/.native  ## accuracy, size, memory and latency of compressed models beside NNCF with OpenVINO and ONNX Runtime (an hour; trains its nets first); writes JSON
+	$(BIN)/python -m bench.compression --resume
 
 gauntlet: $(VENV)/.native  ## every model against every peer (about 80 minutes, and half an hour to prepare the first time); writes JSON and docs/gauntlet.svg
 	$(BIN)/python -m bench.gauntlet

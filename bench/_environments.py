@@ -29,6 +29,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     # pnnx depends on torch (5 GB) for exporting from Python; its program, which is all that is used, does not.
     "ncnn": Environment(("ncnn", "pnnx", "numpy"), alone=True),
     "mnn": Environment(("MNN", "numpy")),
+    "nncf": Environment(("nncf", "openvino", "onnx", "numpy")),
     "litert": Environment(("ai-edge-litert", "numpy")),
     "mlserver": Environment(("mlserver", "onnxruntime")),
     "kserve": Environment(("kserve", "onnxruntime")),
