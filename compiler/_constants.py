@@ -10,7 +10,7 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-__all__ = ["constant_of"]
+__all__ = ["array_of", "constant_of"]
 
 _LARGE = 1 << 16  # bytes
 
@@ -25,3 +25,15 @@ def constant_of(array: npt.NDArray[Any]) -> Any:
         except (BufferError, TypeError, RuntimeError):  # a type that numpy's DLPack does not know, such as bfloat16
             pass
     return relax.const(tvm.runtime.tensor(dense))
+
+
+def array_of(expr: Any) -> npt.NDArray[Any] | None:
+    """The value of a constant, None of anything else."""
+    if not isinstance(expr, tvm.ir.GenericConst) or not isinstance(expr.ty, relax.TensorType):
+        return None
+    try:
+        array: npt.NDArray[Any] = np.from_dlpack(expr.value)  # without a copy, read-only
+        return array
+    except (TypeError, RuntimeError, BufferError):  # what DLPack of numpy does not know: bool in old ones
+        copied: npt.NDArray[Any] = expr.value.numpy()
+        return copied

@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 
 from .._recipes import Int8Dynamic
-from ..ir import dynamic_quantize, dynamic_quantize_lstm, read_operator
+from ..ir import Encoded, dynamic_quantize, dynamic_quantize_lstm, read_operator
 from ..passes._ops import constant
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
 
@@ -69,9 +69,7 @@ def _by_rows(rw: Rewriter, x: relax.Expr) -> relax.Expr:
 
 def _row_product(rw: Rewriter, x: relax.Expr, weight: Array, value: relax.Call) -> relax.Expr:
     values, scale = _symmetric(weight, (0,))
-    zero = constant(np.zeros(scale.size, np.int8))
-    w = relax.op.dequantize(constant(values), constant(scale.reshape(-1)), zero, axis=1, out_dtype="float32")
-    return relax.op.matmul(x, rw.emit(w))
+    return relax.op.matmul(x, rw.emit(Encoded(values, scale, axis=1).call()))
 
 
 def _centred(rw: Rewriter, x: relax.Expr) -> tuple[relax.Expr, relax.Expr]:

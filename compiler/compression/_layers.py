@@ -76,7 +76,7 @@ def is_quantized(mod: tvm.IRModule) -> bool:
     """Whether the model has quantized numbers already."""
     names = ("relax.quantize", "relax.dequantize")
     return any(
-        is_call(b.value, *names) or _operator(b.value) in ("dynamic_quantize", "dynamic_quantize_lstm")
+        is_call(b.value, *names) or _operator(b.value) in ("decode", "dynamic_quantize", "dynamic_quantize_lstm")
         for b, _ in _bindings(mod["main"].body, False)
     )
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from ..ir import Encoded
 from ..passes._ops import constant
 from ..passes._rewrite import Array, Rewriter, array_of, rewrite
 from ._grid import Grid, grid_of, quantized_weights, weight_scales
@@ -78,6 +79,4 @@ def _activation(rw: Rewriter, x: relax.Expr, grid: Grid) -> relax.Expr:
 
 def _weight(rw: Rewriter, weight: Array, axis: int) -> relax.Expr:
     scales = weight_scales(weight, tuple(i for i in range(weight.ndim) if i != axis))
-    values, scale = quantized_weights(weight, scales), scales.reshape(-1)
-    zero = constant(np.zeros(scale.shape, np.int8))
-    return rw.emit(relax.op.dequantize(constant(values), constant(scale), zero, axis=axis, out_dtype="float32"))
+    return rw.emit(Encoded(quantized_weights(weight, scales), scales, axis=axis).call())

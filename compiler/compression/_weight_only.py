@@ -11,9 +11,9 @@ from tvm import relax
 
 from maas_rt._errors import CompileError
 
-from .._blocks import dequantized
 from .._deep import heed
 from .._recipes import WeightOnly
+from ..ir import Encoded
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from ._gptq import gptq
 from ._grids import Blocks, blocks_of
@@ -56,7 +56,7 @@ def quantize_weights(
         if key not in known:
             known[key] = blocks_of(rows, recipe.bits, recipe.group, recipe.symmetric, method)
         args = list(value.args)
-        args[0 if is_table else 1] = _dequantized(rw, known[key], is_table)
+        args[0 if is_table else 1] = rw.emit(_encoded(known[key], is_table).call())
         return tvm.ir.Call(value.op, args, value.attrs, list(value.ty_args), value.span)
 
     return rewrite(mod, rule), notes
@@ -122,9 +122,7 @@ def _key(rows: Array) -> bytes:
     return hashlib.blake2b(rows.data, person=str(rows.shape).encode()[:16]).digest()
 
 
-def _dequantized(rw: Rewriter, blocks: Blocks, is_table: bool) -> relax.Expr:
+def _encoded(blocks: Blocks, is_table: bool) -> Encoded:
     """As a table, rows as they are; as a product's weight, [K, rows]."""
-    values, scale, zero = blocks.values, blocks.scale, blocks.zero
-    if is_table:
-        return dequantized(rw.emit, values, scale, zero, axis=1, block=blocks.block)
-    return dequantized(rw.emit, values.T, scale.T, zero.T, axis=0, block=blocks.block)
+    rows = Encoded(blocks.values, blocks.scale, blocks.zero, axis=1, block=blocks.block)
+    return rows if is_table else rows.transposed([1, 0])

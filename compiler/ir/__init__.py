@@ -5,6 +5,7 @@ Each operator is one function, which computes it: its signature is the operator'
 
 from ._attention import attention
 from ._check import check
+from ._decode import Encoded, decode, encoded_dequantize, read_encoded
 from ._operator import OPERATORS, Operator, OperatorCall, read_operator
 from ._quantize import dynamic_quantize
 from ._random import random
@@ -13,15 +14,19 @@ from ._top_k import top_k
 
 __all__ = [
     "OPERATORS",
+    "Encoded",
     "Operator",
     "OperatorCall",
     "attention",
     "check",
+    "decode",
     "dynamic_quantize",
     "dynamic_quantize_lstm",
+    "encoded_dequantize",
     "gru",
     "lstm",
     "random",
+    "read_encoded",
     "read_operator",
     "top_k",
 ]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from .._constants import array_of
 from .._deep import heed
 from ..ir._loops import is_loop
 
@@ -73,18 +74,6 @@ def is_call(expr: relax.Expr | None, *names: str) -> TypeGuard[relax.Call]:
 def call_of(op: str, args: list[relax.Expr], attrs: Any = None) -> relax.Call:
     """A call by the operator's name, with the attributes of another call of it."""
     return tvm.ir.Call(tvm.ir.Op.get(op), args, attrs, [])
-
-
-def array_of(expr: relax.Expr | None) -> Array | None:
-    """The value of a constant, None of anything else."""
-    if not isinstance(expr, tvm.ir.GenericConst) or not isinstance(expr.ty, relax.TensorType):
-        return None
-    try:
-        array: Array = np.from_dlpack(expr.value)  # without a copy, read-only
-        return array
-    except (TypeError, RuntimeError, BufferError):  # what DLPack of numpy does not know: bool in old ones
-        copied: Array = expr.value.numpy()
-        return copied
 
 
 def scalar_of(expr: relax.Expr | None) -> float | None:

@@ -1,6 +1,6 @@
 """Products of activations that a run quantizes, dequantized again before the product, as products of integers.
 
-What arrives is torch's form: `matmul((float(q) - zero) * scale, dequantize(w))`, where a run computes scale and zero point, for all of the
+What arrives is torch's form: `matmul((float(q) - zero) * scale, decode(w))`, where a run computes scale and zero point, for all of the
 tensor (PT2E's choose_qparams) or for each row (of tokens). The sums of (q - zero) * w are integers, and exact; the scales are multiplied
 behind them. What this leaves is `lower_integer_products`' input.
 """
@@ -14,6 +14,7 @@ import tvm
 from tvm import relax
 
 from ._dims import Dim, extents, same, same_shape, shape_of, static_shape
+from ._encoded import encoded
 from ._integers import split_weights
 from ._ops import constant, dtype_of, is_f32, reshape
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
@@ -73,18 +74,16 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
 
 def _weights(rw: Rewriter, expr: relax.Expr) -> tuple[Array, Array] | None:
     """Weights [K, N] less their zero points, and the scale of each column or of all, where a kernel takes them."""
-    call = rw.call(expr, "relax.dequantize")
-    if call is None or any(array_of(arg) is None for arg in call.args):
+    known = encoded(rw, expr)
+    columns = known.at(1) if known is not None and known.values.ndim == 2 else None
+    if known is None or columns is None:
         return None
-    values, scale, zero = (np.asarray(array_of(arg)) for arg in call.args)
-    along = max(scale.size, zero.size) > 1
-    if values.dtype.itemsize != 1 or values.ndim != 2 or (along and int(call.attrs.axis) % 2 != 1):
-        return None
-    centred = values.astype(np.int16) - zero.astype(np.int16)
+    scale, zero = columns
+    centred = known.values.astype(np.int16) - zero.astype(np.int16)
     split = split_weights(centred.astype(np.int32), 1)
     if split is None or len(centred) > (MAX_DEPTH if split.zeros is None else MAX_DEPTH // 2):
         return None
-    return centred, scale.astype(np.float32)
+    return centred, scale
 
 
 def _unsigned(rw: Rewriter, q: relax.Expr, zero: int | relax.Expr) -> tuple[relax.Expr, int | relax.Expr]:

@@ -1,4 +1,4 @@
-"""Evaluate what depends on constants only, at compile time, with numpy.
+"""Evaluate what depends on constants only, at compile time, with numpy; but constants of 8 bits that are dequantized are `decode`.
 
 A result that is much larger than what it was made of (a broadcast, a range) stays an operator, so that files do not
 swell.
@@ -14,6 +14,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ..ir import encoded_dequantize
 from ._dims import static_shape
 from ._ops import constant, dtype_of, names, slice_of
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
@@ -48,6 +49,10 @@ def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
 
     def fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         nonlocal bytes_made
+        if is_call(value, "relax.dequantize"):
+            known = encoded_dequantize(value)
+            if known is not None:
+                return known.call()
         if bytes_made > limit or not is_call(value) or not isinstance(var.ty, relax.TensorType):
             return None
         result = evaluate(value, var)
@@ -135,7 +140,7 @@ def _astype(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> A
 
 
 def _dequantize(call: relax.Call, x: list[Array], shape: list[int], dtype: str) -> Array | None:
-    """Biases; weights of 8 bits stay what they are for `lower_quantized`."""
+    """Biases; weights of 8 bits are `decode`."""
     return dequantized(call) if x[0].dtype == np.int32 else None
 
 

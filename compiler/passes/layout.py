@@ -16,11 +16,11 @@ from tvm import relax
 
 from ..codegen import is_pointwise
 from ._dims import extents, same, same_shape, shape_of
+from ._encoded import encoded
 from ._integers import known_integers
 from ._kernel_call import kernel_outputs, read_kernel_call, remake_kernel_call
 from ._ops import constant, dtype_of, is_f32, names, permute, regroup, reshape, same_move, slice_of
 from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite, scalar_of
-from .lower_quantized import moved_weights, quantized_constant
 from .volumes import Bytes, convolve_volume, pool_volume
 
 __all__ = ["channels_last"]
@@ -112,14 +112,13 @@ def _two_dimensional(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.E
 
 
 def _wide_filter(rw: Rewriter, filters: relax.Expr) -> relax.Expr | None:
-    """Constant filters [O, I, W], dequantized ones too, as [O, I, 1, W]."""
-    array = array_of(filters)
+    """Constant filters [O, I, W], those of few bits too, as [O, I, 1, W]."""
+    array, known = array_of(filters), encoded(rw, filters)
     if array is not None:
         return constant(array[:, :, None, :])
     out, depth, width = extents(filters)
-    reshaped = rw.call(rw.emit(relax.op.reshape(filters, (out, depth, 1, width)), "filters"))
-    wide = moved_weights(rw, reshaped) if reshaped is not None else None
-    return None if wide is None else rw.emit(wide, "filters")
+    wide = None if known is None else known.reshaped([out, depth, 1, width])
+    return None if wide is None else rw.emit(wide.call(), "filters")
 
 
 # ---- the walk
@@ -340,7 +339,7 @@ def _conv2d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | No
     attrs = value.attrs
     forward = is_call(value, "relax.nn.conv2d")
     weights = value.args[1]
-    if is_f32(*value.args) and array_of(weights) is None and not quantized_constant(rw, weights):
+    if is_f32(*value.args) and array_of(weights) is None and encoded(rw, weights) is None:
         return None
     if str(attrs.data_layout) != "NCHW" or str(attrs.kernel_layout) != ("OIHW" if forward else "IOHW"):
         return None
@@ -397,18 +396,16 @@ def _conv3d(layout: _Layout, rw: Rewriter, value: relax.Call) -> relax.Expr | No
     attrs, weight, x = value.attrs, array_of(value.args[1]), value.args[0]
     if str(attrs.data_layout) != "NCDHW" or str(attrs.kernel_layout) != "OIDHW" or not is_f32(*value.args):
         return None
-    filters, x = rw.call(value.args[1], "relax.dequantize"), layout.to_channels_last(rw, x, 5)
+    filters, x = encoded(rw, value.args[1]), layout.to_channels_last(rw, x, 5)
     if weight is not None and weight.size:
         return convolve_volume(rw, x, weight, attrs)
-    if filters is None or (bytes_ := _bytes_behind(rw, x)) is None:
+    if filters is None or not filters.values.size or (bytes_ := _bytes_behind(rw, x)) is None:
         return None
-    values = array_of(filters.args[0])
-    if values is None or not values.size:
-        return None
-    if any(arg.ty.ndim for arg in filters.args[1:]) and int(filters.attrs.axis) % values.ndim:
+    parts = filters.at(0)
+    if parts is None:
         return None  # scales of something else than outputs
     q, scale, zero = bytes_
-    return convolve_volume(rw, q, values, attrs, Bytes((scale, zero), tuple(filters.args[1:])))
+    return convolve_volume(rw, q, filters.values, attrs, Bytes((scale, zero), parts))
 
 
 def _bytes_behind(rw: Rewriter, x: relax.Expr) -> tuple[relax.Expr, relax.Expr, relax.Expr] | None:

@@ -1,7 +1,7 @@
 """Convolutions and matrix products between quantized tensors, as kernels on 8-bit integers.
 
-What arrives is ONNX's QDQ form: `op(dequantize(x), dequantize(w))`. A product of what both dequantize is exact in the kernel, so
-its result is at least as near to the formula as that of a float product. Weights of 8 bits stay dequantize calls of constants
+What arrives is ONNX's QDQ form: `op(dequantize(x), decode(w))`. A product of what both stand for is exact in the kernel, so
+its result is at least as near to the formula as that of a float product. Weights stay `decode` calls of constants
 until here; `lower_weights` sees those that no kernel took.
 """
 
@@ -15,7 +15,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ._dims import static_shape
+from ..ir import read_encoded
+from ._encoded import MOVES, encoded, moved_weights
 from ._kernel_call import AttrValue, make_kernel_call, read_kernel_call
 from ._ops import constant, dtype_of, is_f32, same_move
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
@@ -31,8 +32,6 @@ __all__ = [
     "groups_together",
     "lower_quantized",
     "merge_groups",
-    "moved_weights",
-    "quantized_constant",
     "unsigned_activations",
 ]
 
@@ -43,7 +42,6 @@ QDEPTHWISE_PACKING = "depthwise_u8s8_c8_v1"
 PANEL = 16  # outputs side by side in these packings
 MAX_TAPS = 512  # of a depthwise filter: sums of so many products are exact in float32
 MAX_DEPTH = 65536  # sums of so many products of 8 bits fit in 32
-_MOVES = ("relax.reshape", "relax.permute_dims")
 
 
 # ---- int8 activations as uint8
@@ -86,23 +84,29 @@ def _dequantized(q: relax.Expr, scale: relax.Expr, zero: relax.Expr) -> relax.Ex
 
 
 def _move_before_dequantize(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-    if is_call(value, *_MOVES):
+    if is_call(value, *MOVES):
         return moved_weights(rw, value)
     if not is_call(value, "relax.quantize") or scalar_of(value.args[1]) is None:
         return None
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
     source = value.args[0]
-    while (move := rw.call(source, *_MOVES)) is not None:
+    while (move := rw.call(source, *MOVES)) is not None:
         moves.append(same_move(move))
         source = move.args[0]
-    inner = rw.call(source, "relax.dequantize")
-    if inner is None or dtype_of(inner.args[0]) != dtype_of(var):
+    inner = rw.definition(source)
+    known = read_encoded(inner)
+    if known is not None:
+        q, parts = constant(known.values), [constant(known.scale), constant(known.zeros)]
+    elif is_call(inner, "relax.dequantize"):
+        q, *parts = inner.args
+    else:
         return None
-    if any(scalar_of(a) is None or scalar_of(a) != scalar_of(b) for a, b in zip(inner.args[1:], value.args[1:])):
+    if dtype_of(q) != dtype_of(var):
+        return None
+    if any(scalar_of(a) is None or scalar_of(a) != scalar_of(b) for a, b in zip(parts, value.args[1:])):
         return None
     if not _gives_back(np.float32(scalar_of(value.args[1]) or 0)):
         return None
-    q = inner.args[0]
     for move_too in reversed(moves):
         q = rw.emit(move_too(q), str(var.name))
     return q
@@ -130,27 +134,20 @@ class _Weight:
     scale: Array
 
 
-def quantized_constant(rw: Rewriter, expr: relax.Expr) -> bool:
-    """Whether `expr` is weights of 8 bits that are dequantized."""
-    call = rw.call(expr, "relax.dequantize")
-    return call is not None and array_of(call.args[0]) is not None and is_f32(expr)
-
-
 def _weight(rw: Rewriter, expr: relax.Expr, axis: int) -> _Weight | None:
     """The weights behind `expr` if their scales run along `axis` (or are one) and int8 holds them without their zero point."""
-    call = rw.call(expr, "relax.dequantize")
-    if call is None or any(array_of(arg) is None for arg in call.args):
+    constant = encoded(rw, expr)
+    own = None if constant is None else constant.at(axis % constant.values.ndim)
+    if constant is None or own is None:
         return None
-    values, scale, zero = (np.asarray(array_of(arg)) for arg in call.args)
-    if values.dtype.itemsize != 1 or (scale.ndim and int(call.attrs.axis) % values.ndim != axis):
-        return None
-    dims = [1] * values.ndim
+    scale, zero = own
+    dims = [1] * constant.values.ndim
     if zero.ndim:
         dims[axis] = zero.size
-    centred = values.astype(np.int32) - zero.astype(np.int32).reshape(dims)
+    centred = constant.values.astype(np.int32) - zero.astype(np.int32).reshape(dims)
     if centred.size == 0 or centred.min() < -128 or centred.max() > 127:
         return None
-    return _Weight(centred.astype(np.int8), scale.astype(np.float32))
+    return _Weight(centred.astype(np.int8), scale)
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ class _Activations:
 def _activations(rw: Rewriter, expr: relax.Expr) -> _Activations | None:
     """The tensor of 8 bits behind a float one: dequantized by one scale, and perhaps moved then (q is moved instead)."""
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
-    while (move := rw.call(expr, *_MOVES)) is not None:
+    while (move := rw.call(expr, *MOVES)) is not None:
         moves.append(same_move(move))
         expr = move.args[0]
     call = rw.call(expr, "relax.dequantize")
@@ -190,7 +187,7 @@ def _activations(rw: Rewriter, expr: relax.Expr) -> _Activations | None:
 def cap_of(rw: Rewriter, q: relax.Expr) -> int:
     """The largest value of a uint8 tensor, as far as its definition says: minimum(q, c), perhaps moved or pooled."""
     while True:
-        move, kernel = rw.call(q, *_MOVES), read_kernel_call(rw.definition(q))
+        move, kernel = rw.call(q, *MOVES), read_kernel_call(rw.definition(q))
         if move is not None:
             q = move.args[0]
         elif kernel is not None and kernel.contract == "max_pool2d_u8":
@@ -213,7 +210,7 @@ def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None
         return _quantize(rw, var, value)
     if is_call(value, "relax.minimum") and dtype_of(var) == "uint8":
         return _capped_behind(rw, var, value)
-    if is_call(value, *_MOVES):
+    if is_call(value, *MOVES):
         return moved_weights(rw, value)
     return None
 
@@ -289,7 +286,7 @@ def _matmul(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | Non
     x, weight = _activations(rw, value.args[0]), _weight(rw, value.args[1], 1)
     if x is None:
         return None
-    if weight is None and not quantized_constant(rw, value.args[1]):
+    if weight is None and encoded(rw, value.args[1]) is None:
         return _product(rw, var, value, x)
     if weight is None or weight.values.ndim != 2:
         return None
@@ -381,31 +378,3 @@ def _ends_in_kernel(rw: Rewriter, x: relax.Expr) -> bool:
             return False
         x = step.args[0]
     return False
-
-
-def moved_weights(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
-    """permute(dequantize(constant)) or reshape(dequantize(constant)) as dequantize(moved constant)."""
-    call = rw.call(value.args[0], "relax.dequantize")
-    array = array_of(call.args[0]) if call is not None else None
-    shape = static_shape(value)
-    if call is None or array is None or shape is None:
-        return None
-    order = None  # of a transpose
-    if is_call(value, "relax.permute_dims"):
-        axes = value.attrs.axes
-        order = list(reversed(range(array.ndim))) if axes is None else [int(axis) % array.ndim for axis in axes]
-    moved = constant(array.reshape(shape) if order is None else array.transpose(order))
-    place = -1
-    if call.args[1].ty.ndim or call.args[2].ty.ndim:
-        axis = int(call.attrs.axis) % array.ndim
-        found = _same_axis(array.shape, axis, shape) if order is None else order.index(axis)
-        if found is None:
-            return None
-        place = found
-    return relax.op.dequantize(moved, call.args[1], call.args[2], axis=place, out_dtype="float32")
-
-
-def _same_axis(before: Sequence[int], axis: int, after: Sequence[int]) -> int | None:
-    """Where a reshape leaves an axis that it keeps as one; None if it does not."""
-    ahead = math.prod(before[:axis])
-    return next((i for i, n in enumerate(after) if n == before[axis] and math.prod(after[:i]) == ahead), None)

@@ -1,8 +1,7 @@
 """Weights of few bits in front of floats: products on them as they are stored (`gemm_f32q`), and rows of tables that are dequantized when
 they have been taken; of a table that is a product's weight, too, out of what the product reads (`gather_f32q`).
 
-What such weights look like is `dequantize` of a constant, or that moved: blocks of an axis with a scale each are rows that are
-dequantized, then reshaped (`_blocks.py`). What no kernel and no table takes becomes floats at the end.
+What such weights look like is `decode` of constants (`ir/_decode.py`), or that moved. What no kernel and no table takes becomes floats at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ..ir import read_encoded
 from ._dims import Dim, extents, static_shape
+from ._encoded import encoded
 from ._indices import run_indices
 from ._kernel_call import AttrValue, make_kernel_call
 from ._ops import constant, is_f32, reshape, slice_of
@@ -66,25 +67,21 @@ class _ScaledNumbers:
 
 
 def _weights_behind(rw: Rewriter, expr: relax.Expr) -> _ScaledNumbers | None:
-    """The weights behind `expr`, a dequantized constant or that moved."""
+    """The weights behind `expr`, a constant of few bits or that moved."""
     moves: list[relax.Call] = []
     while (move := rw.call(expr, *_MOVES)) is not None:
         moves.append(move)
         expr = move.args[0]
-    call = rw.call(expr, "relax.dequantize")
-    arrays = [array_of(arg) for arg in call.args] if call is not None else [None]
-    if call is None or any(array is None for array in arrays) or not is_f32(expr):
+    known = encoded(rw, expr)
+    if known is None or known.values.size == 0:
         return None
-    values, scale, zero = (np.asarray(array) for array in arrays)
-    if values.dtype not in (np.int8, np.uint8) or values.size == 0 or scale.size >= _ENTRIES:
+    parts = np.broadcast_arrays(known.scale, known.zeros)
+    scale, zero = (part.reshape(-1) for part in parts)
+    if scale.size >= _ENTRIES:
         return None
-    dims = [1] * values.ndim
-    count = max(scale.size, zero.size)
-    if scale.ndim or zero.ndim:
-        dims[int(call.attrs.axis) % values.ndim] = count
-    scale_index = np.broadcast_to(np.arange(count, dtype=np.int32).reshape(dims), values.shape)
-    scale, zero = (np.broadcast_to(part.reshape(-1), (count,)) for part in (scale.astype(np.float32), zero))
-    found: _ScaledNumbers | None = _ScaledNumbers(values, scale, zero, scale_index)
+    numbered = np.arange(scale.size, dtype=np.int32).reshape(parts[0].shape)
+    scale_index = np.broadcast_to(known.spread(numbered), known.values.shape)
+    found: _ScaledNumbers | None = _ScaledNumbers(known.values, scale, zero, scale_index)
     for move in reversed(moves):
         found = found.after_move(move) if found is not None else None
     return found
@@ -191,7 +188,7 @@ def _tied(mod: tvm.IRModule) -> set[bytes]:
     keys: set[bytes] = set()
 
     def tables(rw: Rewriter, var: relax.Var, value: relax.Expr) -> None:
-        if is_call(value, "relax.take") and rw.call(value.args[0], "relax.dequantize", *_MOVES) is not None:
+        if is_call(value, "relax.take") and rw.call(value.args[0], "maas.decode", *_MOVES) is not None:
             shape = static_shape(value.args[0])
             shapes.add(tuple(reversed(shape)) if shape is not None else ())
 
@@ -282,7 +279,9 @@ def _rows(rw: Rewriter, taken: _TakeRows, values: Array, own: Sequence[Dim]) -> 
 
 def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     """What is left, as floats; and what moves them."""
-    if is_call(value, "relax.dequantize") and array_of(value.args[0]) is not None:
+    if (known := read_encoded(value)) is not None:
+        folded: Array | None = known.floats()
+    elif is_call(value, "relax.dequantize") and array_of(value.args[0]) is not None:
         folded = dequantized(value)
     elif is_call(value, *_MOVES) and array_of(value.args[0]) is not None:
         folded = evaluate(value, var)

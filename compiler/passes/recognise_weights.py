@@ -1,28 +1,27 @@
-"""Weights of 8 bits that a model turns into floats by itself, `(float(q) - zero) * scale`, as dequantize of the constant.
+"""Weights of 8 bits that a model turns into floats by itself, `(float(q) - zero) * scale`, as `decode` of the constant.
 
-The same numbers: float32 holds q, zero and their difference exactly, and there is one product. `float(q)` alone is dequantized by 1,
+The same numbers: float32 holds q, zero and their difference exactly, and there is one product. `float(q)` alone is decoded by 1,
 where what reads it may go on so: a product whose result is scaled behind it. Other readers get floats.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import tvm
 from tvm import relax
 
+from ..ir import Encoded
 from ._dims import static_shape
-from ._ops import constant, dtype_of, is_f32, permute, reshape
+from ._encoded import MOVES, encoded
+from ._ops import constant, dtype_of, is_f32
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from .fold_constants import evaluate
 
 __all__ = ["recognise_weights"]
 
 _MIN_ELEMENTS = 1024  # elements of what is worth it
-_MOVES = ("relax.reshape", "relax.permute_dims")
 _FACTORS = ("relax.add", "relax.subtract", "relax.multiply")
-_READERS = (*_FACTORS, *_MOVES, "relax.matmul", "relax.take")
+_READERS = (*_FACTORS, *MOVES, "relax.matmul", "relax.take")
 
 
 def recognise_weights(mod: tvm.IRModule) -> tvm.IRModule:
@@ -38,13 +37,12 @@ def _converted(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | 
     goes_on = len(users) == rw.original_use_count(var) and all(is_call(use, *_READERS) for _, use in users)
     if array.ndim < 2 or array.size < _MIN_ELEMENTS or not goes_on:
         return constant(array.astype(np.float32))
-    one, zero = constant(np.ones((), np.float32)), constant(np.zeros((), array.dtype))
-    return relax.op.dequantize(constant(array), one, zero, axis=-1, out_dtype="float32")
+    return Encoded(array, np.ones([1] * array.ndim, np.float32)).call()
 
 
 def _moved_constant(rw: Rewriter, expr: relax.Expr) -> Array | None:
     """A constant, perhaps behind moves."""
-    move = rw.call(expr, *_MOVES)
+    move = rw.call(expr, *MOVES)
     if move is None:
         return array_of(expr)
     array, shape = _moved_constant(rw, move.args[0]), static_shape(move)
@@ -68,12 +66,12 @@ def _scaled(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | Non
             continue
         factor = factor.reshape([1] * (values.ndim - factor.ndim) + list(factor.shape))
         if is_call(value, "relax.multiply"):
-            return _dequantized(rw, values, factor, zero)
+            return Encoded(values, factor.astype(np.float32), zero.astype(values.dtype)).call()
         info = np.iinfo(values.dtype)
         factor = -factor if is_call(value, "relax.add") else factor
         first = is_call(value, "relax.add") or operand.same_as(value.args[0])
         if not zero.any() and first and _integers(factor, info.min, info.max):
-            return _dequantized(rw, values, np.ones([1] * values.ndim, np.float32), factor)
+            return Encoded(values, np.ones([1] * values.ndim, np.float32), factor.astype(values.dtype)).call()
     return None
 
 
@@ -99,21 +97,15 @@ def _integers(array: Array, low: int, high: int) -> bool:
 
 
 def _weights(rw: Rewriter, expr: relax.Expr) -> tuple[Array, Array] | None:
-    """The numbers and zero points (of as many axes) of weights that are dequantized by 1, perhaps moved as _dequantized does."""
+    """The numbers and zero points (of as many axes) of weights that are decoded by 1, perhaps moved."""
     moves = []
-    while (move := rw.call(expr, *_MOVES)) is not None:
+    while (move := rw.call(expr, *MOVES)) is not None:
         moves.append(move)
         expr = move.args[0]
-    call = rw.call(expr, "relax.dequantize")
-    if call is None or any(array_of(arg) is None for arg in call.args):
+    known = encoded(rw, expr)
+    if known is None or known.values.ndim < 2 or not (known.scale == 1).all():
         return None
-    values, scale, zero = (np.asarray(array_of(arg)) for arg in call.args)
-    if values.dtype.itemsize != 1 or values.ndim < 2 or not (scale == 1).all():
-        return None
-    dims = [1] * values.ndim
-    if zero.ndim:
-        dims[int(call.attrs.axis) % values.ndim] = zero.size
-    zero = zero.reshape(dims) if zero.any() else np.zeros([1] * values.ndim, values.dtype)
+    values, zero = known.values, known.spread(known.zeros)
     if moves and zero.any():
         zero = np.ascontiguousarray(np.broadcast_to(zero, values.shape))
     for move in reversed(moves):
@@ -134,29 +126,3 @@ def _narrow(zero: Array) -> Array:
         if zero.shape[axis] > 1 and (zero == first).all():
             zero = first
     return zero
-
-
-def _dequantized(rw: Rewriter, values: Array, scale: Array, zero: Array) -> relax.Expr:
-    """dequantize along one axis, the axes of scales and zero points merged into it; and what puts the axes back."""
-    own = [a for a in range(values.ndim) if max(scale.shape[a], zero.shape[a]) > 1]
-    zero = zero.astype(values.dtype)
-    if len(own) < 2:
-        count = values.shape[own[0]] if own else 1
-        shape = [count] if own else []
-        parts = [
-            constant(np.ascontiguousarray(np.broadcast_to(p.reshape(-1), (count,)).reshape(shape)))
-            for p in (scale, zero)
-        ]
-        return relax.op.dequantize(
-            constant(np.ascontiguousarray(values)), *parts, axis=own[0] if own else -1, out_dtype="float32"
-        )
-    order = [*own, *(a for a in range(values.ndim) if a not in own)]
-    lead = [values.shape[a] for a in own]
-    rows = np.ascontiguousarray(values.transpose(order)).reshape(math.prod(lead), -1)
-    spread = [1 if a not in own else values.shape[a] for a in range(values.ndim)]
-    parts = [
-        constant(np.ascontiguousarray(np.broadcast_to(p, spread).transpose(order)).reshape(-1)) for p in (scale, zero)
-    ]
-    y = rw.emit(relax.op.dequantize(constant(rows), *parts, axis=0, out_dtype="float32"))
-    y = rw.emit(reshape(y, [values.shape[a] for a in order]))
-    return permute(y, [order.index(a) for a in range(values.ndim)])

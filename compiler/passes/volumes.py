@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax
 
+from ..ir import Encoded
 from ._dims import Dim, extents
 from ._ops import constant, reshape
 from ._rewrite import Array, Rewriter, scalar_of
@@ -21,10 +22,10 @@ __all__ = ["Bytes", "convolve_volume", "pool_volume"]
 
 @dataclass(frozen=True)
 class Bytes:
-    """What dequantizes the activation and the weights of a convolution, where both are numbers of 8 bits: a scale and a zero point each."""
+    """Scale and zero point of the activation and of the weights (of each output, or of all) of a convolution, where both are numbers of 8 bits."""
 
     activation: tuple[relax.Expr, relax.Expr]
-    weight: tuple[relax.Expr, relax.Expr]
+    weight: tuple[Array, Array]
 
 
 def convolve_volume(
@@ -47,12 +48,15 @@ def convolve_volume(
         by_group = [batch, count, height, width, groups, depth]
         seen = rw.emit(relax.op.concat([rw.emit(reshape(plane, by_group)) for plane in planes], 5))
     images = rw.emit(reshape(seen, [batch * count, height, width, channels * kd]))
-    flat = constant(weight.transpose(0, 2, 1, 3, 4).reshape(out, kd * depth, kh, kw))
+    flat = weight.transpose(0, 2, 1, 3, 4).reshape(out, kd * depth, kh, kw)
+    filters = constant(flat)
     if of is not None:
         images = rw.emit(relax.op.dequantize(images, *of.activation, axis=-1, out_dtype="float32"))
-        flat = rw.emit(relax.op.dequantize(flat, *of.weight, axis=0, out_dtype="float32"))
+        filters = rw.emit(Encoded.along(flat, *of.weight, axis=0).call())
     result = rw.emit(
-        relax.op.nn.conv2d(images, flat, strides[1:], [top, left, bottom, right], dilations[1:], groups, "NHWC", "OIHW")
+        relax.op.nn.conv2d(
+            images, filters, strides[1:], [top, left, bottom, right], dilations[1:], groups, "NHWC", "OIHW"
+        )
     )
     return reshape(result, [batch, count, *extents(result)[1:3], out])
 

@@ -16,6 +16,7 @@ from maas_rt.compiler._pipeline import compile_imported
 from maas_rt.compiler.importers import ImportedModel
 from maas_rt.compiler.passes import make_kernel_call
 from maas_rt.compiler.passes.lower_operators import lower_operators
+from maas_rt.compiler.passes.lower_weights import lower_weights
 from maas_rt.compiler.spec import SpecError, check_module
 from onnx.reference import ReferenceEvaluator
 from tvm import relax
@@ -145,6 +146,95 @@ def test_random_numbers_are_the_kernels(kind: str, dtype: str) -> None:
         close([got], [want], 0 if kind == "bits" else 1e-6)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("block", [1, 16, 40, 128])
+def test_blocks_are_onnxs(axis: int, block: int) -> None:
+    w = encoded(np.int8, block, axis=axis)
+    (want,) = onnx_result("DequantizeLinear", [w.values, w.scale, w.zero], 1, axis=axis, block_size=block)
+    close([w.floats()], [want], 0)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_channels_are_onnxs(axis: int) -> None:
+    w = encoded(np.uint8, 1)
+    for scale, zero in ((w.scale[0, :1], w.values[0, :1]), (w.scale.take(0, 1 - axis), w.values.take(0, 1 - axis))):
+        (want,) = onnx_result("DequantizeLinear", [w.values, scale, zero], 1, axis=axis)
+        close([ir.Encoded.along(w.values, scale, zero, axis).floats()], [want], 0)
+
+
+# ---- constants of few bits
+
+
+@pytest.mark.parametrize("block", [1, 32])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_moved_constants_decode_to_what_is_moved(axis: int, block: int) -> None:
+    w = encoded(np.uint8, block, (64, 96), axis)
+    want = w.floats()
+    close([w.transposed([1, 0]).floats()], [want.T], 0)
+    for shape in ([1, 64, 96], [64, 1, 96, 1]):
+        found = w.reshaped(shape)
+        assert found is not None
+        close([found.floats()], [want.reshape(shape)], 0)
+    for shape in ([96, 64], [64 * 96], [2, 32, 96]):  # the scales could not follow
+        assert w.reshaped(shape) is None
+    rows = ir.Encoded.along(w.values, w.scale[:, 0], np.zeros(len(w.scale), np.uint8), 0) if block == 1 else None
+    if rows is not None:
+        found = rows.reshaped([64, 8, 12])
+        assert found is not None
+        close([found.floats()], [rows.floats().reshape(64, 8, 12)], 0)
+
+
+def test_scales_of_one_axis_are_found_whatever_their_blocks() -> None:
+    w = encoded(np.int8, 32, (64, 96), 1)
+    assert w.at(0) is None and w.at(1) is None
+    one = ir.Encoded(w.values, w.scale[:1], w.zero[:1], 1, 32)  # type: ignore[index]
+    found = one.at(1)
+    assert found is not None and one.at(0) is None
+    close([found[0][None], found[1][None]], [np.repeat(one.scale, 32, 1), np.repeat(one.zeros, 32, 1)], 0)
+    rows = ir.Encoded(w.values, w.scale[:, :1], None, 1, 96).at(0)
+    assert rows is not None and rows[1].shape == ()
+    close([rows[0]], [w.scale[:, 0]], 0)
+
+
+def test_a_constant_of_few_bits_reads_as_it_was_made() -> None:
+    for zero in (True, False):
+        w = encoded(np.uint8, 32)
+        w = w if zero else ir.Encoded(w.values, w.scale, np.zeros_like(w.zero), w.axis, w.block)
+        call = relax.BlockBuilder().normalize(w.call())
+        assert [int(d) for d in call.ty.shape.values] == [70, 96] and str(call.ty.dtype) == "float32"
+        found = ir.read_encoded(call)
+        assert found is not None and (found.axis, found.block) == (1, 32) and (found.zero is not None) == zero
+        close([found.values, found.scale, found.floats()], [w.values, w.scale, w.floats()], 0)
+    x = relax.Var("x", relax.TensorType([70, 96], "uint8"))
+    assert ir.read_encoded(ir.decode(x, const(w.scale), axis=1, block=32)) is None  # a run's
+
+
+@pytest.mark.parametrize("bad", ["values", "scale", "extent", "rank", "zero", "axis", "block"])
+def test_buffers_that_do_not_fit_are_refused(bad: str) -> None:
+    w = encoded(np.uint8, 32)
+    parts = {"values": w.values, "scale": w.scale, "zero": w.zero, "axis": w.axis, "block": w.block}
+    wrong: dict[str, dict[str, Any]] = {
+        "values": {"values": w.values.astype(np.int32)}, "scale": {"scale": w.scale.astype(np.float16)},
+        "extent": {"scale": w.scale[:, :2]}, "rank": {"scale": w.scale[0]}, "zero": {"zero": w.zero.astype(np.int8)},  # type: ignore[union-attr]
+        "axis": {"axis": 2}, "block": {"block": 0},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="values of"):
+        ir.Encoded(**{**parts, **wrong[bad]})
+
+
+def test_behind_lower_weights_nothing_is_decoded_and_before_it_only_constants() -> None:
+    left = build(lambda emit, x: emit(encoded(np.uint8, 32).call()), (2, 96))
+    check_module(left, "lower quantized")
+    with pytest.raises(SpecError, match="maas.decode was not lowered"):
+        check_module(left, "lower weights")
+    check_module(lower_weights(left), "lower weights")
+    of_a_run = build(
+        lambda emit, x: emit(ir.decode(emit(relax.op.astype(x, "uint8")), const(np.ones((1, 1), F)))), (2, 96)
+    )
+    with pytest.raises(SpecError, match="decodes what is no constant"):
+        check_module(of_a_run, "lower quantized")
+
+
 # ---- calls
 
 
@@ -220,6 +310,14 @@ def bytes_lstm(dtype: Any, zeros: bool) -> Callable[[relax.Expr], relax.Call]:
     return lambda x: ir.dynamic_quantize_lstm(x, w, r, None, None, None, None, scale, scale, zero, zero)
 
 
+def encoded(dtype: Any, block: int, extents: tuple[int, int] = (70, 96), axis: int = 1) -> ir.Encoded:
+    """Numbers of 4 bits with scales and zero points of blocks."""
+    rng = np.random.default_rng([block, axis, *extents])
+    parts = [-(-n // block) if a == axis else n for a, n in enumerate(extents)]
+    values, zero = (rng.integers(0, 16, shape).astype(dtype) for shape in (extents, parts))
+    return ir.Encoded(values, rng.uniform(0.01, 0.02, parts).astype(F), zero, axis, block)
+
+
 Q = (6, 3, 5)
 CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], relax.Call], float]] = {
     "lstm": (Q, recurrent(ir.lstm, direction="bidirectional", gates="ifgo"), 1e-5),
@@ -228,6 +326,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], relax.Call], float]] = {
     "gru before": (Q, recurrent(ir.gru, direction="reverse", linear_before_reset=0), 1e-5),
     "dynamic_quantize_lstm": (Q, bytes_lstm(np.int8, False), 2e-3),  # a tie in a step is a unit of h
     "dynamic_quantize_lstm zeros": (Q, bytes_lstm(np.uint8, True), 2e-3),
+    "decode": ((2, 96), lambda x: encoded(np.uint8, 32).call(), 0),
     "dynamic_quantize": ((4, 9), ir.dynamic_quantize, 0),
     "attention": ((2, 3, 4, 5), lambda x: ir.attention(x, x, x, causal=1), 1e-5),
     "attention of heads": ((2, 3, 4, 5), lambda x: ir.attention(x, x, x, const(drawn(4, 4)), scale=0.7, layout="bhsd"), 1e-5),

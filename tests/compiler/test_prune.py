@@ -215,7 +215,7 @@ def test_layers_on_eight_bits_have_blocks_of_four_by_four_and_zeros_stay_zeros()
     integers = {
         layer.name: array_of(values[values[layer.var].args[1]].args[0])
         for layer in layers(found.mod)
-        if is_call(values.get(values[layer.var].args[1]) if layer.var in values else None, "relax.dequantize")
+        if is_call(values.get(values[layer.var].args[1]) if layer.var in values else None, "maas.decode")
     }
     zeros = (integers["conv2d_3"][:, :, 0, 0] == 0).reshape(4, 4, 6, 4).all((1, 3))
     assert zeros.sum() == 12

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax, tirx
 
-from ...._blocks import dequantized
+from .... import ir
 from .._exprs import constant, dims_of, dtype_of
 from .._node import Node
 from .._packed import unpacked
@@ -86,7 +86,7 @@ def matmul_nbits(n: Node) -> Any:
     if blocked and (zero == np.rint(zero)).all() and zero.min() >= 0 and zero.max() <= 255:
         if (order != np.arange(k)).any():
             q, a = q[:, order], n.emit(relax.op.take(a, constant(order.astype(np.int32)), n.rank(0) - 1))
-        w = dequantized(n.emit, q, scale, zero.astype(np.uint8), 1, block)
+        w = n.emit(ir.Encoded(q, scale, zero.astype(np.uint8), 1, block).call())
     else:
         w = constant((q.astype(np.float32) - zero[:, group]) * scale[:, group])
     return _half_product(n, a, n.emit(relax.op.permute_dims(w, [1, 0])), dtype, 5)
@@ -149,7 +149,7 @@ def gather_block_quantized(n: Node) -> Any:
         zero = unpacked(zero, bits, shape[-1])
     if zero.shape != shape:
         raise n.broken(f"has zero points of shape {list(zero.shape)}, expected {list(shape)}")
-    table = dequantized(n.emit, data.astype(inside), scale, zero.astype(inside), along, block)
+    table = n.emit(ir.Encoded(data.astype(inside), scale, zero.astype(inside), along, block).call())
     return n.cast(_take_or_zero(n, table, data.shape[gather], gather), n.dtype(2))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax, te, tirx
 
-from ...._blocks import dequantized
+from .... import ir
 from .._exprs import dims_of
 from .._node import Node
 from .._packed import unpacked
@@ -60,9 +60,8 @@ def _dequantized(n: Node, number: int, weight: int, scales: int, zeros: int) -> 
     if n.has(zeros):
         given = n.const(zeros, "zero points")
         zero = unpacked(given, bits, blocks if scale.ndim == 3 else rows).reshape(zero.shape)
-    return dequantized(
-        n.emit, unpacked(packed, bits, columns), scale.reshape(zero.shape), zero, axis=2, block=columns // blocks
-    )
+    values = unpacked(packed, bits, columns)
+    return n.emit(ir.Encoded(values, scale.reshape(zero.shape), zero, axis=2, block=columns // blocks).call())
 
 
 def _mixed(n: Node, weights: list[Any], biases: list[Any], shares: Any) -> Any:

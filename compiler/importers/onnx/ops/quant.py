@@ -10,7 +10,6 @@ import numpy.typing as npt
 from tvm import relax, te, tirx
 
 from .... import ir
-from ...._blocks import dequantized
 from .._exprs import constant, dims_of, dtype_of, shape_expr
 from .._node import Node
 from .._registry import op
@@ -94,7 +93,14 @@ def _known_dequantized(n: Node) -> Any | None:
     if known is None:
         return None
     axis = n.axis(axis, n.rank(0)) if known[0].ty.ndim else -1
-    return n.cast(n.emit(relax.op.dequantize(n.x(0), *known, axis=axis, out_dtype="float32")), out)
+    return n.cast(_dequantized(n, 0, known, axis), out)
+
+
+def _dequantized(n: Node, i: int, parameters: tuple[Any, Any], axis: int) -> Any:
+    """Input i by a scale and a zero point, or those of each index of `axis`."""
+    call = relax.op.dequantize(n.x(i), *parameters, axis=axis, out_dtype="float32")
+    weights = ir.encoded_dequantize(call)
+    return n.emit(call if weights is None else weights.call())
 
 
 def _known_blocks(n: Node, axis: int, block: int) -> Any | None:
@@ -108,7 +114,7 @@ def _known_blocks(n: Node, axis: int, block: int) -> Any | None:
     if scale.shape != wanted or zero.shape != wanted or n.dtype(1) == "float64":
         return None
     kind = STORED.get(n.dtype(0), n.dtype(0))
-    return dequantized(n.emit, x.astype(kind), scale.astype(np.float32), zero.astype(kind), axis, block)
+    return n.emit(ir.Encoded(x.astype(kind), scale.astype(np.float32), zero.astype(kind), axis, block).call())
 
 
 @op("DequantizeLinear", since=_VERSIONS)
@@ -326,7 +332,7 @@ def _as_qdq(n: Node, weight_axis: int, y: tuple[int, int], layer: Callable[[Any,
     if scale.size != 1 or zero.size != 1 or scale.dtype != np.float32:
         return None
     a = n.emit(relax.op.dequantize(n.x(0), *x, axis=-1, out_dtype="float32"))
-    b = n.emit(relax.op.dequantize(n.x(3), *w, axis=weight_axis if w[0].ty.ndim else -1, out_dtype="float32"))
+    b = _dequantized(n, 3, w, weight_axis if w[0].ty.ndim else -1)
     out = layer(a, b, n.value(1).const.reshape(()) * n.value(4).const.reshape(-1))  # type: ignore[union-attr]
     parameters = constant(scale.reshape(())), constant(zero.reshape(()))
     return n.emit(relax.op.quantize(out, *parameters, axis=-1, out_dtype=n.dtype(y[1])))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from .... import ir
 from ....passes.fold_constants import evaluate
 from .._context import Context, Expr
 from .._dtypes import tvm_dtype
@@ -112,7 +113,9 @@ def _dequantized(c: Context, q: Expr, scale: Any, zero: Any, axis: int | None, r
         if known is not None:
             parts = [c.const(p, str(p.dtype)) for p in known]
             at = -1 if axis is None else axis
-            return c.cast(c.emit(OP.dequantize(q, *parts, axis=at, out_dtype="float32")), result)
+            call = OP.dequantize(q, *parts, axis=at, out_dtype="float32")
+            weights = ir.encoded_dequantize(call)
+            return c.cast(c.emit(call if weights is None else weights.call()), result)
     x = c.cast(q, "float32")
     centred = x if zero is None else c.emit(OP.subtract(x, _broadcast_parameter(c, x, zero, axis)))
     return c.cast(c.emit(OP.multiply(centred, _broadcast_parameter(c, x, scale, axis))), result)
