@@ -362,7 +362,9 @@ Bytes more_kernels_seed() {
   const uint32_t scale = p.constant("scale", {1, 16}, std::vector<float>(16, 0.1f));
   const uint32_t zeros = p.constant("zeros", {1, 16}, std::vector<int8_t>(16, 1), MRT_INT, 8);
   const uint32_t group_scale = p.constant("group_scale", {2, 12}, std::vector<float>(24, 0.1f));
+  const uint32_t row_scale = p.constant("row_scale", {1, 12}, std::vector<float>(12, 0.1f));
   const uint32_t qkv = arena("qkv", {p.of(s), two, p.fixed(12)}),
+                 rounded = arena("rounded", {p.of(s), two, p.fixed(12)}),
                  attended = arena("attended", {p.of(s), two, one, four});
   const uint32_t parts = p.view("parts", qkv, {p.of(s), two, p.fixed(3), one, four}, p.fixed(0));
   const uint32_t few = p.view("few", attended, {p.of(s), p.fixed(8)}, p.fixed(0));
@@ -374,12 +376,13 @@ Bytes more_kernels_seed() {
            {y, hn, cn}, {ints("hidden", {4})});
   weighted(&p, b, "gemm_f32q", y, {{4, 12}}, {group_scale}, {qkv},
            {ints("k", {4}), ints("n", {12}), ints("group", {2}), ints("bits", {4})});
+  weighted(&p, b, "gemm_s8q4", y, {{4, 12}}, {row_scale}, {rounded}, {ints("k", {4}), ints("n", {12})});
   p.step(b, StepKind::kernel, "attention", "qkv_attention_f32", {parts}, {attended})
       .attrs.push_back(ints("causal", {1}));
   p.step(b, StepKind::kernel, "best", "top_k", {few}, {best, where}).attrs.push_back(ints("axis", {1}));
   p.step(b, StepKind::kernel, "median", "top_k", {few}, {median, middle}).attrs = {text("pick", "median"),
                                                                                    ints("largest", {0})};
-  p.entry("main", {x}, {best, where, median, middle, hn, cn}, b);
+  p.entry("main", {x}, {best, where, median, middle, hn, cn, rounded}, b);
   return p.file();
 }
 

@@ -108,6 +108,11 @@ CALLS: dict[str, Call] = {
         [(3, 17)],
         {**GEMM, **CLIP, "bits": 4, "group": 4},
     ),
+    "gemm_s8q4": Call(
+        [some(3, 41), (signed(41, 17) >> 4), some(2, 17), (signed(2, 17) >> 4), some(17), some(3, 17)],
+        [(3, 17)],
+        {"n": 17, "k": 41, **CLIP, "group": 32},
+    ),
     "gemm_u8s8": Call(
         [byte(3, 9), signed(9, 17), some(17), some(17), some(3, 17), scale(), byte(), signed(17)],
         [(3, 17)],

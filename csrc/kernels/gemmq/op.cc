@@ -2,10 +2,9 @@
 // (and zero point) for each column and group of rows. A stretch of a panel is turned into floats once for each block of
 // rows, just before the tiles of gemm_f32 read it: what is read from memory is the packed form, what is computed is
 // what gemm_f32 computes.
-#include <cstring>
-
 #include "kernels/checks.h"
 #include "kernels/gemm/dense.h"
+#include "kernels/gemmq/finish.h"
 #include "kernels/gemmq/packing.h"
 #include "kernels/gemmq/unpack.h"
 
@@ -90,7 +89,6 @@ void unpack_stretch(const void* user, int64_t panel, int64_t row, int64_t rows, 
 // Rows of y from a few rows of A, one panel: the weights are not stored as floats in between.
 void few_rows(const Weights& w, const DenseOperands& o, int64_t panel) {
   const Params& p = *w.params;
-  const Epilogue& e = p.epilogue;
   alignas(64) float sums[kMaxFewRows * kPanel];
   RowsCall call{};
   describe(w, panel, &call);
@@ -99,29 +97,7 @@ void few_rows(const Weights& w, const DenseOperands& o, int64_t panel) {
   call.out = sums;
   call.a = o.a;
   (p.bits == 8 ? p.unpack->few_s8 : p.unpack->few_s4)[o.m](call);
-  const size_t row_bytes = static_cast<size_t>(call.columns) * sizeof(float);
-  float bias[kPanel] = {};  // a whole panel, as all below: loops of a length that is known become vectors
-  if (o.bias) std::memcpy(bias, o.bias + panel * kPanel, row_bytes);
-  float* const y = o.y + panel * kPanel;
-  const float* const residual = o.residual ? o.residual + panel * kPanel : nullptr;
-  for (int64_t i = 0; i < o.m; ++i) {
-    float* const x = sums + i * kPanel;
-    const auto add_residual = [&] {
-      for (int64_t j = 0; j < call.columns; ++j) x[j] += residual[i * p.n + j];
-    };
-    for (int64_t j = 0; j < kPanel; ++j) x[j] += bias[j];
-    if (residual && !e.residual_after) add_residual();
-    if (e.clamp_only()) {
-      for (int64_t j = 0; j < kPanel; ++j) {
-        const float low = e.lo > x[j] ? e.lo : x[j];
-        x[j] = e.hi < low ? e.hi : low;
-      }
-      if (residual && e.residual_after) add_residual();
-    }
-    std::memcpy(y + i * p.n, x, row_bytes);
-  }
-  if (!e.clamp_only())
-    p.epilogue_table->apply(e, y, p.n, o.m, call.columns, e.residual_after ? residual : nullptr, p.n);
+  finish_panel(p, o, panel, 0, o.m, sums);
 }
 
 // The weight (k, j), as its definition says.

@@ -1,62 +1,10 @@
 // The loops of unpack.h, once for all vectors. V::bytes gives as many integers as V has lanes.
 #pragma once
 
-#include "kernels/gemmq/unpack.h"
-#include "simd/vec.h"
+#include "kernels/gemmq/group.h"
 
 namespace mrt {
 namespace {
-
-MRT_INLINE I32x4 widen_s8(const uint8_t* p, I32x4) {
-  return {i32x4_t{static_cast<int8_t>(p[0]), static_cast<int8_t>(p[1]), static_cast<int8_t>(p[2]),
-                  static_cast<int8_t>(p[3])}};
-}
-MRT_INLINE I32x4 widen_u8(const uint8_t* p, I32x4) { return {i32x4_t{p[0], p[1], p[2], p[3]}}; }
-#if defined(MRT_SIMD_AVX2)
-MRT_INLINE I32x8 widen_s8(const uint8_t* p, I32x8) {
-  return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
-}
-MRT_INLINE I32x8 widen_u8(const uint8_t* p, I32x8) {
-  return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
-}
-#endif
-#if defined(MRT_SIMD_AVX512)
-MRT_INLINE I32x16 widen_s8(const uint8_t* p, I32x16) {
-  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
-}
-MRT_INLINE I32x16 widen_u8(const uint8_t* p, I32x16) {
-  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
-}
-#endif
-
-// Scales and zero points of the columns in a group, `bias` more than these; none: 0.
-template <typename V>
-struct Group {
-  static constexpr int kVectors = kPanel / V::width;
-  V scale[kVectors], zero[kVectors];
-  MRT_INLINE Group(const UnpackCall& c, int64_t row, float bias) {
-    const int64_t at = row / c.group * c.step;
-    if (c.columns == kPanel) {
-      read(c.scale + at, c.zero ? reinterpret_cast<const uint8_t*>(c.zero) + at : nullptr, bias);
-      return;
-    }
-    float s[kPanel] = {};
-    uint8_t z[kPanel] = {};
-    std::memcpy(s, c.scale + at, static_cast<size_t>(c.columns) * sizeof(float));
-    if (c.zero) std::memcpy(z, c.zero + at, static_cast<size_t>(c.columns));
-    read(s, z, bias);
-  }
-  MRT_INLINE void read(const float* s, const uint8_t* z, float bias) {
-    for (int i = 0; i < kVectors; ++i) {
-      scale[i] = V::load(s + i * V::width);
-      zero[i] = V::set(bias);
-      if (z) zero[i] = zero[i] + V::from_int(widen_s8(z + i * V::width, typename V::Int{}));
-    }
-  }
-  MRT_INLINE void store(int i, typename V::Int q, float* out) const {
-    ((V::from_int(q) - zero[i]) * scale[i]).store(out + i * V::width);
-  }
-};
 
 // Calls f(group, first row, behind the last row) for each group that the stretch touches.
 template <typename V, typename F>
