@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from maas_rt._errors import CompileError, InvalidArgumentError, MissingExtraError
+from maas_rt._errors import CompileError, MissingExtraError
 
 if TYPE_CHECKING:
     from ._budget import Budget
@@ -90,6 +90,7 @@ def compile(
         from ._pipeline import compile_imported
         from ._recipes import Recipe
         from .importers import import_model
+        from .importers._examples import named_examples
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "maas_rt":
             raise
@@ -117,7 +118,7 @@ def compile(
     )
     with boundary("read the example inputs"):
         own = factory is None and not hasattr(model, "forward")  # what is traced has names from its examples
-        examples = _by_name(example_inputs, imported.input_names, own)
+        examples = named_examples(example_inputs, imported.input_names, own)
     return compile_imported(imported, options, examples=examples, progress=progress, last=True)
 
 
@@ -168,34 +169,3 @@ def compress(
         model, data, evaluate, budget, judge=judge, example_inputs=example_inputs, target=target, dynamic=dynamic,
         input_shapes=input_shapes, factory=factory, weights=weights, name=name, journal=journal, progress=progress,
     )  # fmt: skip
-
-
-def _by_name(
-    examples: Sequence[Any] | Mapping[str, Any] | None, names: Sequence[str], own: bool
-) -> dict[str, Any] | None:
-    """The examples as arrays by input name; None where they do not fit the names (a module's keyword arguments, say), which is
-    refused where the names are the model's own."""
-    if examples is None:
-        return None
-    if hasattr(examples, "dtype"):  # one array or tensor, of a model with one input
-        examples = (examples,)
-    given = dict(examples) if isinstance(examples, Mapping) else dict(zip(names, examples))
-    if set(given) != set(names) or (not isinstance(examples, Mapping) and len(examples) != len(names)):
-        plain = not any(isinstance(value, (list, tuple, dict)) for value in given.values())
-        if own and plain:
-            have = ", ".join(map(str, given)) if isinstance(examples, Mapping) else f"{len(examples)} arrays"
-            raise InvalidArgumentError(f"the example inputs are {have or 'none'}; the model's are {', '.join(names)}")
-        return None
-    return {key: _as_array(value) for key, value in given.items()}
-
-
-def _as_array(value: Any) -> Any:
-    """A torch tensor (bfloat16 included) or anything else as a numpy array; complex numbers as pairs along a last axis."""
-    import numpy as np
-
-    if not hasattr(value, "detach"):
-        array = np.asarray(value)
-        return np.stack([array.real, array.imag], axis=-1) if array.dtype.kind == "c" else array
-    from .importers.torch._dtypes import to_numpy
-
-    return to_numpy(value)

@@ -1,4 +1,4 @@
-"""What is done to a model besides compiling it: frozen, versioned dataclasses. `compression/` does it."""
+"""What is done to a model besides compiling it: frozen, versioned dataclasses. `compression/` does it, `_recipe_toml.py` writes them down."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Int8:
         return self.smooth or self.bias_correction or self.method == "auto"
 
     def __post_init__(self) -> None:
+        _check_version("Int8", self.version, 1)
         if self.activation_bits not in (7, 8):
             raise InvalidArgumentError(f"Int8: activation_bits is {self.activation_bits!r}, expected 7 or 8")
         if self.method not in CALIBRATION_METHODS:
@@ -90,6 +91,7 @@ class WeightOnly:
     tolerance: float = 0.25
 
     def __post_init__(self) -> None:
+        _check_version("WeightOnly", self.version, 1)
         if self.bits not in (4, 8):
             raise InvalidArgumentError(f"WeightOnly: bits is {self.bits!r}, expected 4 or 8")
         is_count = isinstance(self.group, int) and not isinstance(self.group, bool) and self.group > 0
@@ -119,6 +121,7 @@ class Int8Dynamic:
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
+        _check_version("Int8Dynamic", self.version, 1)
         if self.granularity not in ("row", "tensor"):
             raise InvalidArgumentError(f"Int8Dynamic: granularity is {self.granularity!r}, expected row or tensor")
         _check_tolerance("Int8Dynamic", self.tolerance)
@@ -133,13 +136,14 @@ class Half:
     tolerance: float = 0.02
 
     def __post_init__(self) -> None:
+        _check_version("Half", self.version, 1)
         if self.dtype not in ("float16", "bfloat16"):
             raise InvalidArgumentError(f"Half: dtype is {self.dtype!r}, expected float16 or bfloat16")
         _check_tolerance("Half", self.tolerance)
 
 
 Quantize = Int8 | Int8Dynamic | WeightOnly | Half  # what a layer may have
-_KINDS: dict[type, str] = {Int8: "int8", Int8Dynamic: "int8_dynamic", WeightOnly: "weight_only", Half: "half"}
+_KINDS: dict[type[Any], str] = {Int8: "int8", Int8Dynamic: "int8_dynamic", WeightOnly: "weight_only", Half: "half"}
 
 
 def needs_data(method: Quantize | Prune) -> bool:
@@ -211,6 +215,9 @@ class Prune:
             )
 
 
+_BY_WORD: dict[str, type[Any]] = {**{word: kind for kind, word in _KINDS.items()}, "prune": Prune}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is done to a model besides compiling it.
@@ -229,6 +236,7 @@ class Recipe:
     prune_layers: Mapping[str, Prune | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_version("Recipe", self.version, 1)
         _check_data("Recipe", self.calibration)
         for where, method in (
             ("quantize", self.quantize),
@@ -244,6 +252,22 @@ class Recipe:
                 raise InvalidArgumentError(
                     f"Recipe: prune or a layer of prune_layers is {each!r}, expected a Prune or None"
                 )
+
+    def to_toml(self) -> str:
+        """The recipe as a TOML document, without its data: `from_toml` gives it back, and the same data give the same model again."""
+        from ._recipe_toml import to_toml
+
+        return to_toml(self, _BY_WORD)
+
+    @classmethod
+    def from_toml(cls, text: str, calibration: Any = None) -> Recipe:
+        """The recipe of a TOML document (docs/compiler.md has its keys) with these calibration data.
+
+        Raises InvalidArgumentError: it is no TOML, of a newer version, or says what no recipe has.
+        """
+        from ._recipe_toml import from_toml
+
+        return cls(**from_toml(text, _BY_WORD), calibration=calibration)
 
     @property
     def changes(self) -> bool:
@@ -302,5 +326,5 @@ def _check_data(where: str, data: Any) -> None:
 
 
 def _check_tolerance(where: str, tolerance: float) -> None:
-    if not tolerance > 0:
+    if not (isinstance(tolerance, int | float) and tolerance > 0):
         raise InvalidArgumentError(f"{where}: tolerance is {tolerance!r}, expected a number above 0")

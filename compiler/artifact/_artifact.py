@@ -15,6 +15,7 @@ from maas_rt._errors import InvalidArgumentError
 from maas_rt._model import Model, load
 from maas_rt._plan import encode
 
+from .._recipes import Recipe
 from ..plan import ROOM, LinearPlan
 
 __all__ = ["Artifact"]
@@ -31,6 +32,7 @@ class Artifact:
     _manifest: dict[str, Any]
     measured_error: float | None = None  # the largest relative error, of which the manifest has the power of ten
     report: dict[str, Any] | None = None  # of a search for a recipe: all that it measured
+    recipe: Recipe | None = None  # what such a search chose, with its data
 
     def __deepcopy__(self, memo: Any) -> Artifact:
         return self  # nothing of it changes

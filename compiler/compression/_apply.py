@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -87,9 +88,10 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     folded = mod
     if recipe.data is None and observing:
         raise InvalidArgumentError(
-            "the recipe has no calibration data: give Recipe(calibration=...) sets of the model's inputs"
+            "the recipe has no calibration data: give Recipe(calibration=...), or --calibration, sets of the model's inputs"
         )
     found = layers(mod)
+    _check_patterns(found, recipe)
     if is_quantized(mod):
         count = sum(1 for _ in Samples(recipe.data, input_types(model))) if recipe.data is not None else 0
         own = "the model's own quantization leaves it in float"
@@ -203,13 +205,20 @@ def _assigned(found: Sequence[Layer], recipe: Recipe) -> tuple[dict[str, Quantiz
             methods[layer.name] = method
         else:
             floats[layer.name] = (layer.kind, reason)
-    for pattern in (*recipe.layers, *recipe.prune_layers):
-        if not any(fnmatchcase(layer.name, pattern) for layer in found):
-            names = ", ".join(layer.name for layer in found[:8])
-            raise InvalidArgumentError(
-                f"the recipe names the layer {pattern!r}, which the model does not have: it has {names}"
-            )
     return methods, floats
+
+
+def _check_patterns(found: Sequence[Layer], recipe: Recipe) -> None:
+    """Raises InvalidArgumentError for one that no layer fits, with the names that come nearest."""
+    names = [layer.name for layer in found]
+    for pattern in (*recipe.layers, *recipe.prune_layers):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = get_close_matches(pattern, names)
+            told = f"the nearest is {near[0]}" if len(near) == 1 else f"the nearest are {', '.join(near)}"
+            raise InvalidArgumentError(
+                f"the recipe names the layer {pattern!r}, which the model does not have: "
+                f"{told if near else 'it has ' + (', '.join(names[:8]) or 'none')}"
+            )
 
 
 def _method(layer: Layer, recipe: Recipe) -> Quantize | None:

@@ -20,10 +20,11 @@ from .._pipeline import compile_imported
 from ..artifact import Artifact
 from ..compression import Layer, Samples, Spool, input_types, layers, prunable, reason_against, weight_count
 from ..importers import ImportedModel, import_model
+from ..importers._examples import named_examples
 from ..passes import FOLDING
 from ._figures import report, summary, worst_inputs
 from ._journal import Journal
-from ._methods import FLOAT, Method, methods_of
+from ._methods import FLOAT, Method, methods_of, recipe_of
 from ._score import Evaluate, Score, digests
 from ._search import search
 from ._trial import Trials
@@ -61,12 +62,17 @@ def compress(
     )  # fmt: skip
     with boundary("options"):
         options.check()
-    return _compressed(imported, options, _rereadable(data, imported), score, judging, wanted, journal, progress)
+    with boundary("read the example inputs"):
+        own = factory is None and not hasattr(model, "forward")
+        examples = named_examples(example_inputs, imported.input_names, own)
+    data = _rereadable(data, imported)
+    return _compressed(imported, options, examples, data, score, judging, wanted, journal, progress)
 
 
 def _compressed(
     model: ImportedModel,
     options: CompileOptions,
+    examples: Mapping[str, Any] | None,
     data: Any,
     score: Score,
     judge: Score | None,
@@ -90,7 +96,9 @@ def _compressed(
     able = _able(folded, found_layers, methods)
     trials = Trials(model, options, checked, compile_imported, methods, samples.kept, data, score, book)
     found = search(trials, able, counts, budget, progress)
-    artifact = trials.artifact(found.best.assignment, replace(options, verify=VerifyOptions()))
+    recipe = recipe_of(found.best.assignment, methods, data)
+    chosen = replace(options, verify=VerifyOptions(), recipe=recipe)
+    artifact = compile_imported(model, chosen, examples=examples)  # as `compile` has it with the same recipe
     program = artifact.loaded()
     judged = None
     if judge is not None:
@@ -101,7 +109,7 @@ def _compressed(
     kinds = [(layer.name, layer.kind, layer.reason) for layer in found_layers]
     whole = report(summed, trials, found, budget, kinds, counts, worst, notes)
     book.remove()
-    return replace(artifact.with_manifest(compression=summed), report=whole)
+    return replace(artifact.with_manifest(compression=summed), report=whole, recipe=recipe)
 
 
 def _able(mod: tvm.IRModule, found: Sequence[Layer], methods: Mapping[str, Method]) -> dict[str, list[str]]:

@@ -78,12 +78,12 @@ class Trials:
         self.expected = [self.float_program.run(dict(sample)) for sample in samples]
         self.float_score = score.of_float(self.float_program)
 
-    def artifact(self, assignment: Assignment, options: CompileOptions) -> Artifact:
-        """Compiled as `assignment` says."""
-        if not assignment and options is self._options:
+    def artifact(self, assignment: Assignment) -> Artifact:
+        """Compiled as `assignment` says, not verified."""
+        if not assignment:
             return self.float_artifact
         recipe = recipe_of(assignment, self.methods, self.data)
-        return self._build(self.model, replace(options, recipe=recipe) if recipe.changes else options)
+        return self._build(self.model, replace(self._options, recipe=recipe))
 
     def try_out(self, assignment: Assignment, *, scored: bool = True) -> Trial:
         """The trial, from the journal where it is known. An error of the compiler is the trial's `failure`.
@@ -104,7 +104,7 @@ class Trials:
 
     def _tried(self, assignment: Assignment, scored: bool) -> Trial:
         try:
-            artifact = self.artifact(assignment, self._options)
+            artifact = self.artifact(assignment)
             program = artifact.loaded()
             error = self._error(program)
         except InvalidArgumentError:

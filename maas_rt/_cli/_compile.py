@@ -10,6 +10,7 @@ docs/checkpoints.md); for weights --model names the function that builds the arc
   maas-rt compile model.onnx -o model.mrt --int8 first.npz second.npz     8-bit weights and activations, ranges from these inputs
   maas-rt compile model.onnx -o model.mrt --weights int4 --group 32       weights of 4 bits in groups, activations in float32
   maas-rt compile model.onnx -o model.mrt --prune 0.5 --calibration calib.npz  half of the weights of most layers zero
+  maas-rt compile model.onnx -o model.mrt --recipe recipe.toml --calibration calib.npz   what is done to which layer, from a file
   maas-rt compile model.onnx -o model.mrt --tune --budget 5m              the quickest kernels for this CPU, by measurement
 
 A complex input or output of a torch model is a real array with a last axis of 2 in model.mrt: real part first, as torch.view_as_real has it.

@@ -6,7 +6,8 @@ CALIBRATION.npz holds an array for each input, samples along the first axis; or 
   maas-rt compress model.onnx --data calib.npz --eval eval.py:score --max-drop 0.01 -o model.mrt
   maas-rt compress model.onnx --data calib.npz --eval eval.py:score --max-size 2MB --objective size -o model.mrt
 
-What is measured is kept in OUT.mrt.search until the search is over: the same command goes on from there. OUT.mrt.html is the report.
+What is measured is kept in OUT.mrt.search until the search is over: the same command goes on from there. OUT.mrt.html is the report,
+OUT.mrt.toml the recipe that was chosen: maas-rt compile --recipe OUT.mrt.toml --calibration CALIBRATION.npz does it again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InvalidArgumentError
+from .._whole_file import whole_file
 from ._arrays import parse_duration, parse_seconds, parse_size, pluralised, read_npz, same_file, sized
 from ._compile import described_inputs
 from ._extras import require_compiler
@@ -76,8 +78,8 @@ def execute(args: argparse.Namespace) -> int:
     from ..compiler.report import write_report
 
     output = Path(args.output)
-    page = output.with_name(output.name + ".html")
-    _check_output(args, output, page)
+    page, written = (output.with_name(output.name + suffix) for suffix in (".html", ".toml"))
+    _check_output(args, output, page, written)
     budget = compiler.Budget(
         max_drop=args.max_drop, relative=args.relative, max_latency=args.max_latency, max_size=args.max_size, objective=args.objective,
         seconds=args.time, precision=args.precision, sparsity=args.sparsity,
@@ -101,15 +103,18 @@ def execute(args: argparse.Namespace) -> int:
             journal=output.with_name(output.name + ".search"),
             progress=progress,
         )
+        recipe = artifact.recipe.to_toml()
         artifact.save(output)
         write_report(artifact.report, page, name=args.name or output.stem, price=args.price)
-    print(_told(artifact.report, args.output, page))
+        with whole_file(written) as file:
+            file.write(recipe.encode())
+    print(_told(artifact.report, args.output, page, written))
     for note in artifact.report["notes"]:
         print(note, file=sys.stderr)
     return 0
 
 
-def _check_output(args: argparse.Namespace, output: Path, page: Path) -> None:
+def _check_output(args: argparse.Namespace, output: Path, *beside: Path) -> None:
     if output.is_dir():
         raise InvalidArgumentError(
             f"{args.output} is a directory; -o takes the file to write, as {output / 'model.mrt'}"
@@ -118,7 +123,7 @@ def _check_output(args: argparse.Namespace, output: Path, page: Path) -> None:
         raise InvalidArgumentError(f"{output.parent} is no directory that exists; create it, or choose another -o")
     if any(same_file(args.output, source) for source in args.source):
         raise InvalidArgumentError(f"-o {args.output} is the model itself, which it would replace; choose another -o")
-    for path in (output, page):
+    for path in (output, *beside):
         if path.exists() and not args.overwrite:
             raise InvalidArgumentError(f"{path} exists: give --overwrite to replace it, or another -o")
 
@@ -146,11 +151,11 @@ def _function(place: str, option: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _told(report: dict[str, Any], output: str, page: Path) -> str:
+def _told(report: dict[str, Any], output: str, page: Path, recipe: Path) -> str:
     score, size, latency = report["score"], report["bytes"], report["latency"]
     methods = ", ".join(f"{count} {name}" for name, count in report["methods"].items()) or "all in float"
     return (
         f"wrote {output}: {sized(size['compressed'])} ({size['ratio']:.2f} times smaller), score {score['compressed']:.6g} (float {score['float']:.6g}), "
         f"{latency['compressed'] * 1e3:.3g} ms a run (float {latency['float'] * 1e3:.3g} ms)\n"
-        f"layers: {methods}; {pluralised(report['trials'], 'model')} tried; report: {page}"
+        f"layers: {methods}; {pluralised(report['trials'], 'model')} tried; report: {page}, recipe: {recipe}"
     )

@@ -48,6 +48,10 @@ def with_prune(args: argparse.Namespace, compiler: Any, recipe: Any) -> Any:
                 "--prune-pattern, --prune-method and --prune-tolerance are for --prune, which is not given"
             )
         return recipe
+    if args.recipe is not None:
+        raise InvalidArgumentError(
+            "--recipe and --prune are given, expected one of them: a recipe has a prune of its own"
+        )
     if not args.calibration and not args.int8 and args.prune_method != "magnitude":
         raise InvalidArgumentError(
             "--prune looks at inputs of the model: give --calibration CALIBRATION.npz, or --prune-method magnitude"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from .._errors import InvalidArgumentError
@@ -15,6 +16,11 @@ _WITHOUT = {"symmetric": "asymmetric"}  # what is said of a choice that was not 
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE.toml",
+        help="what is done to which layer, as Recipe.to_toml and maas-rt compress write it; its data are those of --calibration",
+    )
     parser.add_argument(
         "--int8",
         nargs="+",
@@ -68,7 +74,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         nargs="+",
         metavar="CALIBRATION.npz",
-        help="of --weights and --prune: inputs, as for --int8, which also hold the result to its source",
+        help="of --recipe, --weights and --prune: inputs, as for --int8, which also hold the result to its source",
     )
     parser.add_argument(
         "--asymmetric",
@@ -95,17 +101,38 @@ def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
         )
     if args.weights is None and args.weights_tolerance is not None:
         raise InvalidArgumentError("--weights-tolerance is for --weights, which is not given")
-    if args.calibration and args.weights is None and args.prune is None:
-        raise InvalidArgumentError("--calibration is for --weights and --prune, and neither is given")
+    if args.calibration and args.weights is None and args.prune is None and args.recipe is None:
+        raise InvalidArgumentError("--calibration is for --recipe, --weights and --prune, and none of them is given")
     if not chosen:
         return None
+    if args.recipe:
+        return _written(args.recipe, compiler, calibration(args.calibration))
     return compiler.Recipe(
         quantize=_method(args, compiler, given), calibration=calibration(args.int8 or args.calibration)
     )
 
 
+def _written(path: str, compiler: Any, data: Any) -> Any:
+    """The Recipe of a file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgumentError(f"the recipe {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(f"{path} is no recipe: it is not text in UTF-8") from None
+    try:
+        return compiler.Recipe.from_toml(text, calibration=data)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{path}: {error}") from None
+
+
 def _ways(args: argparse.Namespace) -> dict[str, Any]:
-    return {"--int8": args.int8, "--int8-dynamic": args.int8_dynamic, "--weights": args.weights}
+    return {
+        "--recipe": args.recipe,
+        "--int8": args.int8,
+        "--int8-dynamic": args.int8_dynamic,
+        "--weights": args.weights,
+    }
 
 
 def calibration(paths: list[str] | None) -> Any:
