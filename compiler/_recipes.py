@@ -12,6 +12,7 @@ from maas_rt._errors import InvalidArgumentError
 __all__ = [
     "CALIBRATION_METHODS",
     "PRUNE_METHODS",
+    "ROUNDINGS",
     "WEIGHT_METHODS",
     "Half",
     "Int8",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt")
+ROUNDINGS = ("nearest", "gptq", "adaround")
 CALIBRATION_METHODS = ("auto", "minmax", "percentile", "mse", "entropy")
 WEIGHT_METHODS = ("rtn", "mse", "gptq", "awq")
 
@@ -39,7 +41,8 @@ class Int8:
     "entropy" (least Kullback-Leibler divergence), or "auto": minmax, with room for what other inputs have or without, or mse, whichever
     leaves the layers that read the activation the least error. `smooth` moves scale of channels from activations into weights
     (SmoothQuant, cross-layer equalisation), and `bias_correction` adds back what quantization moves the means of a layer's results by:
-    either where the measured error of the layer falls, and nowhere else. Of `activation_bits`, 7 is faster on CPUs without VNNI and 8 more
+    either where the measured error of the layer falls, and nowhere else. `rounding` of weights is "nearest", or by what the calibration data
+    make a layer read, which takes another run over them: "gptq" or "adaround", which takes minutes of a large layer. Of `activation_bits`, 7 is faster on CPUs without VNNI and 8 more
     accurate; sums are exact with either. The compiled model is held to the source on up to 32 of the calibration inputs: the worst
     element's error against the output's scale is at most `tolerance`.
     """
@@ -51,11 +54,12 @@ class Int8:
     method: str = "auto"
     smooth: bool = True
     bias_correction: bool = True
+    rounding: str = "nearest"
 
     @property
     def measures(self) -> bool:
         """Whether anything is chosen by the error of layers."""
-        return self.smooth or self.bias_correction or self.method == "auto"
+        return self.smooth or self.bias_correction or self.method == "auto" or self.rounding != "nearest"
 
     def __post_init__(self) -> None:
         _check_version("Int8", self.version, 1)
@@ -65,6 +69,8 @@ class Int8:
             raise InvalidArgumentError(
                 f"Int8: method is {self.method!r}, expected one of {', '.join(CALIBRATION_METHODS)}"
             )
+        if self.rounding not in ROUNDINGS:
+            raise InvalidArgumentError(f"Int8: rounding is {self.rounding!r}, expected one of {', '.join(ROUNDINGS)}")
         _check_data("Int8", self.calibration)
         _check_tolerance("Int8", self.tolerance)
 

@@ -43,10 +43,8 @@ class Compressed:
     samples: int
     methods: dict[str, Quantize]  # by layer
     floats: dict[str, tuple[str, str]]  # kind and reason by layer
-    notes: list[str] = field(default_factory=list)
     pruned: Pruned = field(default_factory=Pruned)
-    smoothed: list[dict[str, Any]] = field(default_factory=list)
-    corrected: list[dict[str, Any]] = field(default_factory=list)
+    done: Sequence[Quantized] = ()  # method by method
 
     def to_manifest(self, recipe: Recipe) -> dict[str, Any]:
         """The recipe without its data, and which layers have what: a record for each thing that it does."""
@@ -66,7 +64,10 @@ class Compressed:
             "methods": [each for each in used if each["names"]], "tolerance": recipe.tolerance,
             "calibration_inputs": self.samples, "layers": len(self.methods),
             "float_layers": [{"name": name, "kind": kind, "reason": reason} for name, (kind, reason) in self.floats.items()],
-            "smoothed": self.smoothed, "bias_corrected": self.corrected, "notes": self.notes,
+            "smoothed": [each for done in self.done for each in done.smoothed],
+            "bias_corrected": [each for done in self.done for each in done.corrected],
+            "rounded": [each for done in self.done for each in done.rounded],
+            "notes": [each for done in self.done for each in done.notes],
         }  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
         floats = {layer.name: (layer.kind, own) for layer in found if layer.reason}
         methods = {layer.name: method for layer in found if not layer.reason for method in recipe.methods[:1]}
         stays = ["the model is quantized already, and stays as it is"]
-        return Compressed(model.mod, None, count, methods, floats, stays, Pruned(notes=stays))
+        return Compressed(model.mod, None, count, methods, floats, Pruned(notes=stays), [Quantized(model.mod, stays)])
     methods, floats = _assigned(found, recipe)
     if recipe.methods and not methods:
         told = _told(floats)
@@ -126,20 +127,17 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
         if not pruned.layers:
             raise CompileError(f"the model has no layer to prune{_told(pruned.reasons)}: leave out prune")
         _assign_factors([layer for layer in layers(mod) if layer.name not in known], methods, floats)
-    notes: list[str] = []
-    smoothed: list[dict[str, Any]] = []
-    corrected: list[dict[str, Any]] = []
+    done: list[Quantized] = []
     for method in used:
         names = {name for name, each in methods.items() if each is method}
-        done = _applied(mod, [layer for layer in layers(mod) if layer.name in names], method, observer)
-        mod, notes = done.mod, [*notes, *done.notes]
-        smoothed, corrected = [*smoothed, *done.smoothed], [*corrected, *done.corrected]
+        done.append(_applied(mod, [layer for layer in layers(mod) if layer.name in names], method, observer))
+        mod = done[-1].mod
     if observer is not None:
         if not observer.count:  # there was nothing that a method could want to see
             _run_in_float(folded, observer)
         kept = observer.samples.kept
     count = observer.count if observer is not None else 0
-    return Compressed(mod, kept, count, methods, floats, notes, pruned, smoothed, corrected)
+    return Compressed(mod, kept, count, methods, floats, pruned, done)
 
 
 def _run_in_float(mod: tvm.IRModule, observer: Observer) -> None:

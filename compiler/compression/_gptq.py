@@ -6,13 +6,16 @@ algorithm 1. The Hessian of a row's squared error is X X^T of what the layer rea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from ._grids import Blocks, Grid, fitted_grid, grouped, stored
 from ._moments import inverse_factor
 
-__all__ = ["gptq"]
+__all__ = ["compensated", "gptq"]
 
 Array = npt.NDArray[np.float64]
 
@@ -28,14 +31,29 @@ def gptq(
     where they are; otherwise a group's steps are found when its turn comes, on what the errors before it have made of it. Weights that are 0,
     as pruned ones, stay 0.
     """
+    block = min(group or rows.shape[1], rows.shape[1])
+    grid = fitted_grid(grouped(rows, group), bits, symmetric, "mse")
+    refit = None if act_order else lambda x: fitted_grid(x, bits, symmetric, "mse")
+    q, grid, damping = compensated(rows, hessian, grid, block, act_order, refit)
+    return stored(q, grid, block), damping
+
+
+def compensated(
+    rows: npt.NDArray[np.float32],
+    hessian: npt.NDArray[Any],
+    grid: Grid,
+    block: int,
+    act_order: bool = False,
+    refit: Callable[[npt.NDArray[np.float32]], Grid] | None = None,
+) -> tuple[Array, Grid, float]:
+    """Numbers [rows, K] of a grid with groups of `block`; the grid, with the steps that `refit` finds of groups when their turn comes; and
+    the damping."""
     depth = rows.shape[1]
     hessian = hessian.astype(np.float64)
     silent = np.diag(hessian) <= 0  # inputs that are always 0: rounded to nearest, whatever they are
     hessian[silent, silent] = 1.0
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(depth)
     upper, damping = inverse_factor(hessian[np.ix_(order, order)])
-    block = min(group or depth, depth)
-    grid = fitted_grid(grouped(rows, group), bits, symmetric, "mse")
     scale, zero = grid.scale.copy(), grid.zero.copy()
     weights = rows.astype(np.float64)[:, order]
     zeros = weights == 0
@@ -45,16 +63,15 @@ def gptq(
         errors = np.zeros((len(rows), end - begin))
         for k in range(begin, end):
             at = int(order[k]) // block
-            if not act_order and k % block == 0:
+            if refit is not None and k % block == 0:
                 # What lies behind this stretch has not had its errors yet.
                 behind = errors[:, : k - begin] @ upper[begin:k, end : k + block]
                 own = np.concatenate([weights[:, k:end][:, :block], weights[:, end : k + block] - behind], axis=1)
-                fresh = fitted_grid(own.astype(np.float32)[:, None], bits, symmetric, "mse")
+                fresh = refit(own.astype(np.float32)[:, None])
                 scale[:, at], zero[:, at] = fresh.scale[:, 0], fresh.zero[:, 0]
             column = Grid(scale[:, at], zero[:, at], grid.levels)
             q[:, k] = np.where(zeros[:, k], column.zero, column.quantize(weights[:, k, None])[:, 0])
             errors[:, k - begin] = (weights[:, k] - column.dequantize(q[:, k, None])[:, 0]) / upper[k, k]
             weights[:, k:end] -= np.outer(errors[:, k - begin], upper[k, k:end])
         weights[:, end:] -= errors @ upper[begin:end, end:]
-    back = np.argsort(order)
-    return stored(q[:, back], Grid(scale, zero, grid.levels), block), damping
+    return q[:, np.argsort(order)], Grid(scale, zero, grid.levels), damping

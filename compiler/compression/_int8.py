@@ -24,7 +24,8 @@ from ._layers import layers
 from ._measure import Layer8, decibels, single_threaded
 from ._observe import Observer
 from ._ranges import HEADROOM
-from ._rows import matrix_of
+from ._rounding import rounded_weights
+from ._rows import matrix_from, matrix_of
 from ._sites import Site, observed, outlier
 from ._smooth import WAYS, Choice, choose
 from ._static import quantize_static
@@ -46,6 +47,7 @@ class Quantized:
     notes: list[str]
     smoothed: list[dict[str, Any]] = field(default_factory=list)
     corrected: list[dict[str, Any]] = field(default_factory=list)
+    rounded: list[dict[str, Any]] = field(default_factory=list)
 
 
 def quantize_int8(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, observer: Observer) -> Quantized:
@@ -59,7 +61,7 @@ def quantize_int8(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, 
         levels = levels_of(recipe.activation_bits)
         ranges = [site.span(recipe.method, levels, None) for site in sites]
         notes = outlier(sites) if recipe.method == "minmax" else []
-        return Quantized(quantize_static(mod, chosen, ranges, recipe.activation_bits, {}), notes)
+        return Quantized(quantize_static(mod, chosen, ranges, recipe.activation_bits, {}, {}), notes)
     places = {layer.var: (i, layer.name) for i, layer in enumerate(layers(mod))}
     smoother = _Smoother(mod, recipe, methods)
     with single_threaded():
@@ -68,17 +70,23 @@ def quantize_int8(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, 
     now = layers(changed)
     var_of = {var: now[place].var for var, (place, _) in places.items()}
     name_of = {var: name for var, (_, name) in places.items()}
+    weights: dict[relax.Var, npt.NDArray[np.int8]] = {}
+    rounded: list[dict[str, Any]] = []
+    if recipe.rounding != "nearest":
+        names = {var_of[var]: name_of[var] for var in chosen}
+        weights, rounded = rounded_weights(changed, names, recipe.rounding, observer)
     with single_threaded():
-        shifts, corrected = _corrections(changed, sites, choices, var_of, name_of, recipe)
+        shifts, corrected = _corrections(changed, sites, choices, var_of, name_of, weights, recipe)
     spans = [choice.span for choice in choices]
-    quantized = quantize_static(changed, [var_of[var] for var in chosen], spans, recipe.activation_bits, shifts)
+    now_chosen = [var_of[var] for var in chosen]
+    quantized = quantize_static(changed, now_chosen, spans, recipe.activation_bits, shifts, weights)
     smoothed = [
         _told(site, choice, name_of, inserted=site.value in smoother.at_run_time)
         for site, choice in zip(sites, choices)
         if choice.factor is not None
     ]
     whole = [site for site, choice in zip(sites, choices) if choice.method.startswith("minmax")]
-    return Quantized(quantized, outlier(whole), smoothed, corrected)
+    return Quantized(quantized, outlier(whole), smoothed, corrected, rounded)
 
 
 class _Smoother:
@@ -141,6 +149,7 @@ def _corrections(
     choices: Sequence[Choice],
     var_of: Mapping[relax.Var, relax.Var],
     name_of: Mapping[relax.Var, str],
+    weights: Mapping[relax.Var, npt.NDArray[np.int8]],
     recipe: Int8,
 ) -> tuple[dict[relax.Var, Array], list[dict[str, Any]]]:
     """What is added to the channels of layers, by their variables in `mod`, and how much better they are for it."""
@@ -153,7 +162,8 @@ def _corrections(
             rows = site.rows(window)
             if choice.factor is not None:
                 rows = rows * choice.factor.astype(np.float32)[:, None]
-            layer = Layer8(matrix_of(definitions[var_of[reader]]), rows)
+            now, own = definitions[var_of[reader]], weights.get(var_of[reader])
+            layer = Layer8(matrix_of(now), rows, own if own is None else matrix_from(now, own))
             shift, before, after = correction(next(layer.residuals([grid])))
             if shift is not None and layer.signal:
                 shifts[var_of[reader]] = shift

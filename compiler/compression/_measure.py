@@ -21,10 +21,12 @@ Array = npt.NDArray[np.float32]
 
 @dataclass
 class Layer8:
-    """A layer, the rows that it reads [n, C, taps], and its results in float."""
+    """A layer, the rows that it reads [n, C, taps], and its results in float. `rounded`: its weights on 8 bits, as integers in the form of the
+    matrix's, where they are not those next to it."""
 
     matrix: Matrix
     rows: Array
+    rounded: npt.NDArray[np.int8] | None = None
 
     def __post_init__(self) -> None:
         self._operand = self.matrix.operand(self.rows)
@@ -39,7 +41,7 @@ class Layer8:
             factor = self.matrix.spread(channels)
             x, w = x * factor.transpose(0, 2, 1), w / factor
         scales = weight_scales(w, 1)
-        rounded = quantized_weights(w, scales).astype(np.float32)
+        rounded = (quantized_weights(w, scales) if self.rounded is None else self.rounded).astype(np.float32)
         rounded *= scales
         for grid in grids:
             yield self._results - grid.rounded(x) @ rounded

@@ -56,9 +56,9 @@ class Moments:
         return Moments(self.sums + other.sums, self.totals + other.totals, self.columns + other.columns)
 
 
-def weight_as_matrix(value: relax.Call) -> Array:
-    """The constant weight of a product or convolution as [groups, outputs of a group, depth]."""
-    weight = array_of(value.args[1])
+def weight_as_matrix(value: relax.Call, weight: Array | None = None) -> Array:
+    """The constant weight of a product or convolution, or `weight` in its place, as [groups, outputs of a group, depth]."""
+    weight = array_of(value.args[1]) if weight is None else weight
     assert weight is not None
     if is_call(value, "relax.matmul"):
         return np.expand_dims(weight.T, 0)

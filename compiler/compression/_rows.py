@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from tvm import relax
 from ..passes._rewrite import is_call
 from ._moments import weight_as_matrix
 
-__all__ = ["Matrix", "Rows", "Window", "channels_of", "matrix_of", "window_of"]
+__all__ = ["Matrix", "Rows", "Window", "channels_of", "matrix_from", "matrix_of", "window_of"]
 
 Array = npt.NDArray[np.float32]
 
@@ -146,4 +147,9 @@ class Matrix:
 
 def matrix_of(layer: relax.Call) -> Matrix:
     """Of a layer with constant weights."""
-    return Matrix(np.ascontiguousarray(weight_as_matrix(layer).transpose(0, 2, 1)), math.prod(window_of(layer).kernel))
+    return Matrix(matrix_from(layer, None), math.prod(window_of(layer).kernel))
+
+
+def matrix_from(layer: relax.Call, weight: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """[groups, depth, outputs of a group] of the layer's weight, or of one in its place."""
+    return np.ascontiguousarray(weight_as_matrix(layer, weight).transpose(0, 2, 1))

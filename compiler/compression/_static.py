@@ -41,9 +41,10 @@ def quantize_static(
     ranges: Sequence[Range],
     bits: int,
     shifts: Mapping[relax.Var, npt.NDArray[np.float32]],
+    weights: Mapping[relax.Var, npt.NDArray[np.int8]],
 ) -> tvm.IRModule:
     """`ranges`: of the activations as `activations` counts them; `bits`: 7 or 8 for activations; `shifts`: what is added to each output
-    channel of a layer behind it."""
+    channel of a layer behind it; `weights`: of layers whose weights are not simply rounded to nearest."""
     of = dict(zip(activations(mod, chosen), ranges, strict=True))
     layers = set(chosen)
     read = {
@@ -59,7 +60,9 @@ def quantize_static(
         axis, weight = weight_axis(value), array_of(value.args[1])
         assert axis is not None and weight is not None
         x = _activation(rw, value.args[0], grid_of(read[var], bits))
-        call = tvm.ir.Call(value.op, [x, _weight(rw, weight, axis)], value.attrs, list(value.ty_args), value.span)
+        call = tvm.ir.Call(
+            value.op, [x, _weight(rw, weight, axis, weights.get(var))], value.attrs, list(value.ty_args), value.span
+        )
         if var not in shifts:
             return call
         layer = rw.emit(call, str(var.name))
@@ -77,6 +80,7 @@ def _activation(rw: Rewriter, x: relax.Expr, grid: Grid) -> relax.Expr:
     return rw.emit(relax.op.dequantize(q, scale, offset, axis=-1, out_dtype="float32"))
 
 
-def _weight(rw: Rewriter, weight: Array, axis: int) -> relax.Expr:
+def _weight(rw: Rewriter, weight: Array, axis: int, rounded: npt.NDArray[np.int8] | None) -> relax.Expr:
     scales = weight_scales(weight, tuple(i for i in range(weight.ndim) if i != axis))
-    return rw.emit(Encoded(quantized_weights(weight, scales), scales, axis=axis).call())
+    values = rounded if rounded is not None else quantized_weights(weight, scales)
+    return rw.emit(Encoded(values, scales, axis=axis).call())

@@ -42,6 +42,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help="how ranges are found; percentile leaves outliers out, auto measures (default: auto)",
     )
     parser.add_argument(
+        "--int8-rounding",
+        choices=("nearest", "gptq", "adaround"),
+        default="nearest",
+        help="of weights: to nearest, or by what the calibration data make a layer read (default: nearest)",
+    )
+    parser.add_argument(
         "--int8-dynamic",
         nargs="?",
         const="row",
@@ -143,7 +149,12 @@ def calibration(paths: list[str] | None) -> Any:
 
 def _method(args: argparse.Namespace, compiler: Any, grid: dict[str, Any]) -> Any:
     if args.int8:
-        return compiler.Int8(activation_bits=args.int8_bits, tolerance=args.int8_tolerance, method=args.int8_method)
+        return compiler.Int8(
+            activation_bits=args.int8_bits,
+            tolerance=args.int8_tolerance,
+            method=args.int8_method,
+            rounding=args.int8_rounding,
+        )
     if args.int8_dynamic:
         return compiler.Int8Dynamic(granularity=args.int8_dynamic, tolerance=args.int8_tolerance)
     kind = _WEIGHTS[args.weights]
