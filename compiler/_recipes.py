@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from maas_rt._errors import InvalidArgumentError
 
+from .ir import BYTE_BLOCK
+
 __all__ = [
     "CALIBRATION_METHODS",
     "PRUNE_METHODS",
@@ -77,13 +79,15 @@ class Int8:
 
 @dataclass(frozen=True)
 class WeightOnly:
-    """Weights of products and rows of embeddings in integers of 4 or 8 `bits`, computed with in float32: `(q - zero) * scale`.
+    """Weights of products and rows of embeddings in integers of 4 or 8 `bits`, which stand for `(q - zero) * scale`.
 
     `group` numbers in a row of a weight's inputs, or of an embedding's row, share a scale, the last ones of a row perhaps fewer; None: a
     whole row does. `symmetric` groups have no zero point of their own. `method` finds the numbers: "rtn" (round to nearest: the group's
     largest magnitude, or its range, is the last step), "mse" (the scale with the least squared error) or, from the recipe's calibration
     data, "gptq" (each rounding error made up for by the weights that are still to be rounded; with `act_order` those of the largest inputs
-    first) or "awq" ("mse" behind scales that give large inputs finer steps, where what stands in front takes them back). Embeddings have no inputs to know of: "mse" with any but "rtn". Where there are no data the result is held to the source on drawn
+    first) or "awq" ("mse" behind scales that give large inputs finer steps, where what stands in front takes them back). Embeddings have no inputs to know of: "mse" with any but "rtn". `activations` of products stay "float"
+    (float32; the product is exact but for rounding), or are rounded to "int8" by each run, with a scale for each 32 numbers in a row: quicker, for weights of 4 bits
+    with groups of a multiple of 32 or none. Where there are no data the result is held to the source on drawn
     inputs: the worst element's error against the output's scale is at most `tolerance`. An embedding that is also the weight of a product
     (a tied head) gets the product's numbers.
     """
@@ -95,6 +99,7 @@ class WeightOnly:
     method: str = "mse"
     act_order: bool = False
     tolerance: float = 0.25
+    activations: str = "float"
 
     def __post_init__(self) -> None:
         _check_version("WeightOnly", self.version, 1)
@@ -111,7 +116,20 @@ class WeightOnly:
             )
         if self.act_order and self.method != "gptq":
             raise InvalidArgumentError(f"WeightOnly: act_order is for the method gptq, and method is {self.method!r}")
+        self._check_activations()
         _check_tolerance("WeightOnly", self.tolerance)
+
+    def _check_activations(self) -> None:
+        if self.activations not in ("float", "int8"):
+            raise InvalidArgumentError(f"WeightOnly: activations is {self.activations!r}, expected float or int8")
+        if self.activations == "int8" and self.bits != 4:
+            raise InvalidArgumentError(
+                f"WeightOnly: activations int8 are for weights of 4 bits, and bits is {self.bits}: take Int8Dynamic for 8"
+            )
+        if self.activations == "int8" and self.group is not None and self.group % BYTE_BLOCK:
+            raise InvalidArgumentError(
+                f"WeightOnly: activations int8 are for groups of a multiple of {BYTE_BLOCK}, or None, and group is {self.group}"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""The recipe WeightOnly: weights of products and tables of rows as integers in groups, in front of activations that stay float32."""
+"""The recipe WeightOnly: weights of products and tables of rows as integers in groups, in front of activations that stay float32 or are rounded
+to 8 bits by each run."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from maas_rt._errors import CompileError
 
 from .._deep import heed
 from .._recipes import WeightOnly
-from ..ir import Encoded
+from ..ir import Encoded, round_to_bytes
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from ._gptq import gptq
 from ._grids import Blocks, blocks_of
@@ -46,6 +47,7 @@ def quantize_weights(
         names = {layer.name for layer in chosen}
         chosen = [layer for layer in layers(mod) if layer.name in names]
     variables = {layer.var for layer in chosen}
+    rounded: dict[relax.Expr, relax.Expr] = {}  # by what is read
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         if var not in variables:
@@ -57,6 +59,10 @@ def quantize_weights(
             known[key] = blocks_of(rows, recipe.bits, recipe.group, recipe.symmetric, method)
         args = list(value.args)
         args[0 if is_table else 1] = rw.emit(_encoded(known[key], is_table).call())
+        if recipe.activations == "int8" and not is_table:
+            if args[0] not in rounded:
+                rounded[args[0]] = rw.emit(round_to_bytes(args[0]))
+            args[0] = rounded[args[0]]
         return tvm.ir.Call(value.op, args, value.attrs, list(value.ty_args), value.span)
 
     return rewrite(mod, rule), notes

@@ -7,12 +7,13 @@ from ._attention import attention
 from ._check import check
 from ._decode import Encoded, decode, encoded_dequantize, read_encoded
 from ._operator import OPERATORS, Operator, OperatorCall, read_operator
-from ._quantize import dynamic_quantize
+from ._quantize import BYTE_BLOCK, dynamic_quantize, round_to_bytes
 from ._random import random
 from ._recurrent import dynamic_quantize_lstm, gru, lstm
 from ._top_k import top_k
 
 __all__ = [
+    "BYTE_BLOCK",
     "OPERATORS",
     "Encoded",
     "Operator",
@@ -28,5 +29,6 @@ __all__ = [
     "random",
     "read_encoded",
     "read_operator",
+    "round_to_bytes",
     "top_k",
 ]

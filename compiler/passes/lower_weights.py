@@ -1,4 +1,4 @@
-"""Weights of few bits in front of floats: products on them as they are stored (`gemm_f32q`), and rows of tables that are dequantized when
+"""Weights of few bits in front of floats: products on them as they are stored (`gemm_f32q`; `gemm_s8q4` where the activations are rounded to 8 bits), and rows of tables that are dequantized when
 they have been taken; of a table that is a product's weight, too, out of what the product reads (`gather_f32q`).
 
 What such weights look like is `decode` of constants (`ir/_decode.py`), or that moved. What no kernel and no table takes becomes floats at the end.
@@ -15,13 +15,14 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..ir import read_encoded
+from ..ir import BYTE_BLOCK, read_encoded, read_operator, round_to_bytes
 from ._dims import Dim, extents, static_shape
 from ._encoded import encoded
 from ._indices import run_indices
 from ._kernel_call import AttrValue, make_kernel_call
 from ._ops import constant, is_f32, reshape, slice_of
 from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
+from ._rounded import in_floats, unrounded
 from .fold_constants import dequantized, evaluate
 
 __all__ = ["GEMMQ_PACKING", "floats_are_better", "lower_weights"]
@@ -158,8 +159,16 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | No
     matrix = _weight(rw, value)
     if matrix is None:
         return None
-    args = [value.args[0], *matrix.operands()]
-    return make_kernel_call("gemm_f32q", args, var.ty, matrix.call_attrs(), packing=GEMMQ_PACKING, name=str(var.name))
+    contract, x = "gemm_f32q", value.args[0]
+    rounded = unrounded(rw, x)
+    if (
+        rounded is not None
+        and matrix.bits == 4
+        and (matrix.block % BYTE_BLOCK == 0 or matrix.block >= len(matrix.values))
+    ):
+        contract, x = "gemm_s8q4", rounded
+    args = [x, *matrix.operands()]
+    return make_kernel_call(contract, args, var.ty, matrix.call_attrs(), packing=GEMMQ_PACKING, name=str(var.name))
 
 
 def _weight(rw: Rewriter, value: relax.Call) -> _Matrix | None:
@@ -279,6 +288,9 @@ def _rows(rw: Rewriter, taken: _TakeRows, values: Array, own: Sequence[Dim]) -> 
 
 def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     """What is left, as floats; and what moves them."""
+    rounded = read_operator(value)
+    if rounded is not None and rounded.operator is round_to_bytes:
+        return in_floats(rw, rounded.args[0])
     if (known := read_encoded(value)) is not None:
         folded: Array | None = known.floats()
     elif is_call(value, "relax.dequantize") and array_of(value.args[0]) is not None:

@@ -6,7 +6,7 @@ import tvm
 from tvm import relax
 
 from .._contracts import CONTRACTS
-from ..ir import check, decode, read_encoded, read_operator
+from ..ir import check, decode, read_encoded, read_operator, round_to_bytes
 from ..ir._loops import read_loop_mark
 from ..passes import FOLDING, lowering_passes
 from ..passes._dims import same_shape, shape_of
@@ -20,7 +20,9 @@ __all__ = ["SpecError", "check_module"]
 LAST = "fuse"  # behind it there are only kernel calls, generated functions, views, and control flow
 ABSTRACT = frozenset({"imported", *(name for name, _ in FOLDING)})  # operators of ir/, and no kernel calls yet
 _STAGES = ["imported", *(name for name, _ in lowering_passes())]
-ENCODED = frozenset(_STAGES[: _STAGES.index("lower weights")])  # weights of few bits are `decode` of constants
+ENCODED = frozenset(
+    _STAGES[: _STAGES.index("lower weights")]
+)  # weights of few bits are `decode` of constants, and products may read rounded activations
 _LEFT = ("relax.call_tir", "relax.call_dps_packed", *KEPT_OPERATORS)
 
 
@@ -72,8 +74,8 @@ def _call(value: relax.Call, place: str, stage: str) -> None:
     operation = read_operator(value)
     if operation is not None and operation.operator is check:
         return
-    if operation is not None and operation.operator is decode and stage in ENCODED:
-        if read_encoded(value) is None:
+    if operation is not None and operation.operator in (decode, round_to_bytes) and stage in ENCODED:
+        if operation.operator is decode and read_encoded(value) is None:
             raise SpecError(f"{place}: decodes what is no constant")
         return
     if operation is not None and stage not in ABSTRACT:

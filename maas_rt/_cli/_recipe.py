@@ -63,7 +63,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=tuple(_WEIGHTS),
-        help="weights of matrix products and embeddings in 4 or 8 bits, or embeddings in 16; activations stay float32",
+        help="weights of matrix products and embeddings in 4 or 8 bits, or embeddings in 16; activations stay float32, or see --activations",
     )
     parser.add_argument(
         "--group",
@@ -88,6 +88,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help="of --weights int4 and int8: a zero point for each group, beside its scale",
     )
     parser.add_argument(
+        "--activations",
+        choices=("float", "int8"),
+        help="of --weights int4: what products read; int8 is rounded by each run, 32 numbers to a scale, and quicker (default: float)",
+    )
+    parser.add_argument(
         "--weights-tolerance", type=float, metavar="X", help="of --weights: largest error, against an output's scale"
     )
 
@@ -105,6 +110,8 @@ def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
         raise InvalidArgumentError(
             "--group, --method and --asymmetric are for --weights int4 or int8, which is not given"
         )
+    if args.activations is not None and args.weights != "int4":
+        raise InvalidArgumentError("--activations is for --weights int4, which is not given")
     if args.weights is None and args.weights_tolerance is not None:
         raise InvalidArgumentError("--weights-tolerance is for --weights, which is not given")
     if args.calibration and args.weights is None and args.prune is None and args.recipe is None:
@@ -163,6 +170,8 @@ def _method(args: argparse.Namespace, compiler: Any, grid: dict[str, Any]) -> An
         return compiler.Half(dtype=kind, **admitted)
     if "group" in grid:
         grid = {**grid, "group": grid["group"] or None}
+    if args.activations is not None:
+        grid = {**grid, "activations": args.activations}
     return compiler.WeightOnly(bits=kind, **grid, **admitted)
 
 

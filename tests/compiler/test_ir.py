@@ -328,6 +328,9 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], relax.Call], float]] = {
     "dynamic_quantize_lstm zeros": (Q, bytes_lstm(np.uint8, True), 2e-3),
     "decode": ((2, 96), lambda x: encoded(np.uint8, 32).call(), 0),
     "dynamic_quantize": ((4, 9), ir.dynamic_quantize, 0),
+    "round_to_bytes": ((2, 3, 96), ir.round_to_bytes, 1e-7),
+    "round_to_bytes uneven": ((4, 41), ir.round_to_bytes, 1e-7),
+    "round_to_bytes short": ((9,), ir.round_to_bytes, 1e-7),
     "attention": ((2, 3, 4, 5), lambda x: ir.attention(x, x, x, causal=1), 1e-5),
     "attention of heads": ((2, 3, 4, 5), lambda x: ir.attention(x, x, x, const(drawn(4, 4)), scale=0.7, layout="bhsd"), 1e-5),
     "top_k": ((4, 9), lambda x: ir.top_k(x, shape(3), axis=1, largest=1), 0),
@@ -355,3 +358,18 @@ def test_a_lowered_operator_computes_its_reference(name: str) -> None:
     model = ImportedModel(mod, ["x"], names, _NoSource())  # type: ignore[arg-type]
     got = maas_rt.load(compile_imported(model, CompileOptions(verify=None)).to_bytes()).run({"x": x})
     close([got[each] for each in names], want, bound)
+
+
+@pytest.mark.parametrize(("values", "block", "contract"), [(16, 32, "gemm_s8q4"), (16, 20, "gemm_f32q"), (200, 32, "gemm_f32q"), (16, 1, "gemm_f32")])  # fmt: skip
+def test_products_of_rounded_activations(values: int, block: int, contract: str) -> None:
+    """On bytes where the kernel has such weights; on the rounded numbers where it has not."""
+    rng = np.random.default_rng([values, block])
+    parts = [-(-70 // block), 24]
+    low, zero = rng.integers(0, values, (70, 24)).astype(np.uint8), rng.integers(0, values, parts).astype(np.uint8)
+    weight = ir.Encoded(low, rng.uniform(0.01, 0.02, parts).astype(F), zero, 0, block)
+    mod = build(lambda emit, x: relax.op.matmul(emit(ir.round_to_bytes(x)), emit(weight.call())), (9, 70))
+    x = drawn(9, 70)
+    want = ir.round_to_bytes.run([x], {})[0] @ weight.floats()
+    artifact = compile_imported(ImportedModel(mod, ["x"], ["y"], _NoSource()), CompileOptions(verify=None))  # type: ignore[arg-type]
+    assert contract in {step.target for block in artifact.linear.plan.blocks for step in block.steps}
+    close([maas_rt.load(artifact.to_bytes()).run({"x": x})["y"]], [want], 2e-5 * float(np.abs(want).max()))

@@ -176,6 +176,65 @@ def test_a_tied_head_and_its_table_are_stored_once(method: WeightOnly) -> None:
     np.testing.assert_allclose(run(tied, IDS.numpy()), want, atol=2e-5 * np.abs(want).max())
 
 
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """Whole multiples of a 127th of the largest of each 32 numbers of a row."""
+    blocks = x.reshape(-1, 32)
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    return ((blocks / scale.clamp(min=1e-30)).round() * scale).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [WeightOnly(activations="int8"), WeightOnly(group=64, symmetric=False, activations="int8"), WeightOnly(group=None, activations="int8")],
+    ids=repr,
+)  # fmt: skip
+def test_activations_are_rounded_to_8_bits(method: WeightOnly) -> None:
+    """As the formula says, in front of products alone: the result is that of rounded inputs and dequantized weights."""
+    artifact, module = compiled(method), language()
+    found, (told,) = steps(artifact), artifact.manifest["recipe"]["quantize"]["methods"]
+    assert found["gemm_s8q4"] == 3 and not found["gemm_f32q"] and told["activations"] == "int8"
+    with torch.no_grad():
+        for layer in (module.table, module.up, module.down, module.head):
+            blocks = blocks_of(layer.weight.numpy(), 4, method.group, method.symmetric, "mse")
+            layer.weight.copy_(torch.from_numpy(blocks.floats()))
+        x = module.table(IDS)
+        y = module.norm(x + module.down(rounded(torch.relu(module.up(rounded(x))))))
+        want, plain = module.head(rounded(y)).numpy(), module(IDS).numpy()
+    got, largest = run(artifact, IDS.numpy()), np.abs(want).max()
+    error = np.abs(got - want)  # a number near a tie may be rounded the other way
+    assert np.median(error) < 1e-6 * largest and error.max() < 0.01 * largest < np.abs(got - plain).max() * 10
+
+
+def test_activations_of_any_batch_and_of_layers_that_read_the_same() -> None:
+    """Rounded once for each product, whatever the batch; a depth that is no multiple of 32."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.left, self.right = nn.Linear(70, 48), nn.Linear(70, 48, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.left(x)) + self.right(x)
+
+    method = WeightOnly(activations="int8", symmetric=False)
+    module, x = Net().eval(), torch.randn(3, 5, 70)
+    artifact = compile_model(module, [x], dynamic=["x:0=1..16"], recipe=Recipe(quantize=method))
+    assert steps(artifact)["gemm_s8q4"] == 2 and set(steps(artifact)) == {"gemm_s8q4"}
+    program = maas_rt.load(artifact.to_bytes(), threads=1)
+    for rows in (1, 9):
+        x = torch.randn(rows, 5, 70)
+        got = next(iter(program.run({"x": x.numpy()}).values()))
+        with torch.no_grad():
+            assert np.abs(got - module(x).numpy()).max() < 0.25 * np.abs(got).max()
+
+
+def test_a_tied_head_is_stored_once_also_with_rounded_activations() -> None:
+    tied = compiled(WeightOnly(activations="int8"), language(True))
+    assert steps(tied)["gather_f32q"] == 1 and steps(tied)["gemm_s8q4"] == 3
+    assert tied.linear.weights.size == compiled(WeightOnly(), language(True)).linear.weights.size
+
+
 def test_scale_search_loses_less_than_rounding() -> None:
     searched, rounded = (decibels(compiled(WeightOnly(method=method))) for method in ("mse", "rtn"))
     assert searched > rounded + 0.3
@@ -358,6 +417,9 @@ def test_a_table_that_float16_does_not_hold_stays() -> None:
         (lambda: WeightOnly(bits=3), "bits is 3, expected 4 or 8"),
         (lambda: WeightOnly(group=0), "group is 0, expected a number of weights"),
         (lambda: WeightOnly(group=True), "group is True"),
+        (lambda: WeightOnly(activations="int4"), "activations is 'int4', expected float or int8"),
+        (lambda: WeightOnly(activations="int8", bits=8), "are for weights of 4 bits, and bits is 8: take Int8Dynamic"),
+        (lambda: WeightOnly(activations="int8", group=48), "groups of a multiple of 32, or None, and group is 48"),
         (lambda: WeightOnly(method="best"), "method is 'best', expected one of rtn, mse, gptq, awq"),
         (lambda: WeightOnly(tolerance=float("nan")), "expected a number above 0"),
         (lambda: Int8Dynamic(granularity="channel"), "granularity is 'channel', expected row or tensor"),

@@ -136,10 +136,17 @@ def test_compile_to_eight_bits(folder: Path, command: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--weights", "int4", "--group", "16"], "weight_only (bits 4, group 16, method mse, symmetric)"),
+        (
+            ["--weights", "int4", "--group", "16"],
+            "weight_only (activations float, bits 4, group 16, method mse, symmetric)",
+        ),
         (
             ["--weights", "int8", "--group", "channel", "--method", "rtn", "--asymmetric"],
-            "weight_only (bits 8, group channel, method rtn, asymmetric)",
+            "weight_only (activations float, bits 8, group channel, method rtn, asymmetric)",
+        ),
+        (
+            ["--weights", "int4", "--activations", "int8"],
+            "weight_only (activations int8, bits 4, group 32, method mse, symmetric)",
         ),
         (["--int8-dynamic"], "int8_dynamic (granularity row)"),
     ],
@@ -160,6 +167,7 @@ def test_compile_to_few_bits_without_data(folder: Path, command: CommandLine, fl
         (["--weights", "int4", "--int8-dynamic"], "--int8-dynamic and --weights are given, expected one of them"),
         (["--group", "16"], "--group, --method and --asymmetric are for --weights int4 or int8"),
         (["--weights", "fp16", "--asymmetric"], "--group, --method and --asymmetric are for --weights int4 or int8"),
+        (["--weights", "int8", "--activations", "int8"], "--activations is for --weights int4"),
         (["--weights-tolerance", "0.1"], "--weights-tolerance is for --weights"),
         (["--weights", "int4", "--method", "gptq"], "the recipe has no calibration data"),
         (["--weights", "fp16"], "no kernel reads its weights in 16 bits"),
