@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..ir import Encoded
 from ._safe_pickle import Inert, RefusedPickleError
 
 __all__ = [
@@ -39,11 +40,12 @@ _LONGEST_NAMES = 1 << 28  # characters of all names together
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A tensor in a file. `read` gives it, or raises RefusedPickleError."""
+    """A tensor in a file. `read` gives it, in floats where it has few bits, or raises RefusedPickleError."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
+    encoded: Callable[[], Encoded | None] | None = None  # of few bits: how; None where constants have no such form
 
     def bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize

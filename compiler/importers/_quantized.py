@@ -1,4 +1,4 @@
-"""Weights that bitsandbytes, GPTQ or AWQ quantized, as the floats that they stand for.
+"""Weights that bitsandbytes, GPTQ, AWQ or compressed-tensors (_pack_quantized.py) quantized, as the floats that they stand for, and how those are encoded.
 
 bitsandbytes keeps what it needs among the tensors (functional.py, dequantize_4bit and int8_vectorwise_dequant); of GPTQ and AWQ the folder's
 config.json or quantize_config.json has the bits. Integers are packed in words of 32 bits: GPTQ's of weights by rows, its zero points by
@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from ..ir import Encoded
 from ._contents import Contents, Location, StoredTensor, agreed, leaves
+from ._pack_quantized import pack_quantized
 from ._safe_pickle import RefusedPickleError
 
 __all__ = ["Dequantized", "is_quantized", "layer_of"]
@@ -23,6 +27,10 @@ _STATE = "weight.quant_state.bitsandbytes__"
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word each of eight columns is
 _LARGEST_STATE = 1 << 16
+_PARTS = frozenset(
+    "SCB weight_format qweight qzeros scales g_idx weight weight_packed weight_scale weight_shape weight_zero_point weight_g_idx".split()
+)
+_INT8_STEP = 0.007874015718698502  # 1 / 127, as LLM.int8() has it
 
 
 def is_quantized(contents: Contents) -> bool:
@@ -32,7 +40,7 @@ def is_quantized(contents: Contents) -> bool:
 def layer_of(name: str) -> str | None:
     """What the names of a quantized layer begin with, if this is the one that tells that it is."""
     last = name.rpartition(".")[2]
-    if last in ("SCB", "qweight"):
+    if last in ("SCB", "qweight", "weight_packed"):
         return name[: len(name) - len(last)]
     return name[: name.index(_STATE)] if _STATE in name else None
 
@@ -71,6 +79,8 @@ class Dequantized:
             raise RefusedPickleError(
                 f"{name} was quantized by {str(method)[:40]}: give the checkpoint that it was made from"
             )
+        if "weight_packed" in parts:
+            return pack_quantized(name, parts, self._config)
         return _four_bits(name, parts)
 
     def read_by_library(self, locations: Sequence[Location]) -> list[Any]:
@@ -83,9 +93,7 @@ def _split(name: str) -> tuple[str, str]:
     words = name.split(".")
     count = 2 if len(words) > 1 and words[-2] == "weight" else 3 if words[-3:-1] == ["weight", "quant_state"] else 1
     part = ".".join(words[-count:])
-    known = part in ("SCB", "weight_format", "qweight", "qzeros", "scales", "g_idx", "weight") or part.startswith(
-        "weight."
-    )
+    known = part in _PARTS or part.startswith("weight.")
     return (name[: len(name) - len(part)], part) if known else ("", "")
 
 
@@ -104,9 +112,12 @@ def _int8(name: str, parts: Mapping[str, StoredTensor]) -> StoredTensor:
     def read() -> torch.Tensor:
         if form is not None and form.read().reshape(-1).tolist() != [0]:  # other layouts are those of GPUs
             raise _of_unknown_form(name)
-        return weight.read() * scale.read().float().view(-1, 1) * 0.007874015718698502  # 1 / 127, as the library has it
+        return weight.read() * scale.read().float().view(-1, 1) * _INT8_STEP
 
-    return StoredTensor(weight.shape, torch.float32, read)
+    def encoded() -> Encoded:
+        return Encoded(weight.read().numpy(), (scale.read().float().view(-1, 1) * _INT8_STEP).numpy())
+
+    return StoredTensor(weight.shape, torch.float32, read, encoded)
 
 
 def _four_bits(name: str, parts: Mapping[str, StoredTensor]) -> StoredTensor:
@@ -181,6 +192,32 @@ def _unpacked(words: torch.Tensor, bits: int, order: Sequence[int]) -> torch.Ten
     return found
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """Integers [inputs, outputs], zero points and scales [groups, outputs], and which group each input is in."""
+
+    codes: torch.Tensor
+    points: torch.Tensor
+    scales: torch.Tensor
+    which: torch.Tensor
+
+    def floats(self) -> torch.Tensor:
+        """[outputs, inputs]"""
+        return ((self.codes - self.points[self.which]) * self.scales[self.which]).T.contiguous()
+
+    def encoded(self) -> Encoded | None:
+        """[outputs, inputs]; None where groups are no blocks of inputs (GPTQ's act-order)."""
+        inputs, block = len(self.which), -(-len(self.which) // len(self.scales))
+        if not torch.equal(self.which, torch.arange(inputs) // block):
+            return None
+        values, zero = (part.T.contiguous().numpy().astype(np.uint8) for part in (self.codes, self.points))
+        return Encoded(values, self.scales.T.contiguous().numpy(), zero, axis=1, block=block)
+
+
+def _of_columns(shape: tuple[int, int], stored: Callable[[], _Columns]) -> StoredTensor:
+    return StoredTensor(shape, torch.float32, lambda: stored().floats(), lambda: stored().encoded())
+
+
 def _gptq(name: str, parts: Mapping[str, StoredTensor], bits: Any, form: Any) -> StoredTensor:
     weight, zeros, scales, groups = (parts.get(key) for key in ("qweight", "qzeros", "scales", "g_idx"))
     if (
@@ -202,7 +239,7 @@ def _gptq(name: str, parts: Mapping[str, StoredTensor], bits: Any, form: Any) ->
     if groups.shape != (inputs,) or scales.shape != (zeros.shape[0], outputs) or zeros.shape[1] * per != outputs:
         raise _of_unknown_form(name)
 
-    def read() -> torch.Tensor:
+    def stored() -> _Columns:
         codes = _unpacked(weight.read(), bits, range(per)).permute(0, 2, 1).reshape(inputs, outputs)
         points = _unpacked(zeros.read(), bits, range(per)).reshape(-1, outputs)
         which = groups.read().long()
@@ -214,9 +251,9 @@ def _gptq(name: str, parts: Mapping[str, StoredTensor], bits: Any, form: Any) ->
                     f"{name} has zero points that versions of GPTQ read in two ways: give the checkpoint that it was made from"
                 )
             points = points + 1
-        return ((codes - points[which]) * scales.read().float()[which]).T.contiguous()
+        return _Columns(codes, points, scales.read().float(), which)
 
-    return StoredTensor((outputs, inputs), torch.float32, read)
+    return _of_columns((outputs, inputs), stored)
 
 
 def _awq(name: str, parts: Mapping[str, StoredTensor], bits: Any, form: str) -> StoredTensor:
@@ -233,10 +270,9 @@ def _awq(name: str, parts: Mapping[str, StoredTensor], bits: Any, form: str) -> 
     if scales.shape != (count, outputs) or zeros.shape != (count, weight.shape[1]) or count == 0 or inputs % count:
         raise _of_unknown_form(name)
 
-    def read() -> torch.Tensor:
+    def stored() -> _Columns:
         codes = _unpacked(weight.read(), 4, _AWQ_ORDER).reshape(inputs, outputs)
         points = _unpacked(zeros.read(), 4, _AWQ_ORDER).reshape(count, outputs)
-        each: Callable[[torch.Tensor], torch.Tensor] = lambda t: t.repeat_interleave(inputs // count, 0)  # noqa: E731
-        return ((codes - each(points)) * each(scales.read().float())).T.contiguous()
+        return _Columns(codes, points, scales.read().float(), torch.arange(inputs) // (inputs // count))
 
-    return StoredTensor((outputs, inputs), torch.float32, read)
+    return _of_columns((outputs, inputs), stored)

@@ -10,7 +10,7 @@ import difflib
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from maas_rt._errors import CheckpointError
 
 from .._configs import Weights
+from ..ir import Encoded
 from ._contents import Contents, NotPlainError, Sliced, StoredTensor, leaves, materialised, same_bits
 from ._layouts import open_contents
 from ._modules import LiveState
@@ -28,7 +29,7 @@ from ._quantized import layer_of
 from ._safe_pickle import Inert, RefusedPickleError
 from ._saved import described
 
-__all__ = ["load_checkpoint", "read_checkpoint"]
+__all__ = ["FewBits", "load_checkpoint", "read_checkpoint"]
 
 _LISTED = 20
 _GROUP = 1 << 25  # bytes of weights that are in memory beside the module at a time
@@ -57,6 +58,7 @@ _LEFT_BY = (
 )
 _TRIED = 3  # candidates that the module's load hooks are tried on
 Source = Path | Sequence[Path]
+FewBits = Mapping[str, Callable[[], Encoded | None]]  # how a weight is encoded, by its name
 
 
 def read_checkpoint(path: Source) -> dict[str, torch.Tensor]:
@@ -74,8 +76,9 @@ def read_checkpoint(path: Source) -> dict[str, torch.Tensor]:
         }
 
 
-def load_checkpoint(module: torch.nn.Module, path: Source, weights: Weights | None = None) -> None:
-    """Fill the module from a checkpoint. Every missing, surplus and misshapen name is listed in one CheckpointError."""
+def load_checkpoint(module: torch.nn.Module, path: Source, weights: Weights | None = None) -> FewBits:
+    """Fill the module from a checkpoint, and say which of its weights that has in few bits, by their names in the module's state dict. Every
+    missing, surplus and misshapen name is listed in one CheckpointError."""
     weights = weights or Weights()
     own = any(
         layer_of(name) is not None for name in module.state_dict()
@@ -85,7 +88,7 @@ def load_checkpoint(module: torch.nn.Module, path: Source, weights: Weights | No
         names = Names(contents, weights.key, weights.prefix)
         if not any(isinstance(entry.leaf, (StoredTensor, Sliced)) for entry in names.entries):
             raise RefusedPickleError(_without_tensors(names))
-        _Loading(module, contents, names, weights).load()
+        return _Loading(module, contents, names, weights).load()
 
 
 class _Refusals:
@@ -129,7 +132,7 @@ class _Loading:
         self._lazy = [n for n, v in self._state.items() if isinstance(v, UninitializedTensorMixin)]
         self._meta = any(isinstance(v, torch.Tensor) and v.is_meta for v in self._state.values())
 
-    def load(self) -> None:
+    def load(self) -> FewBits:
         fit, state = self._best_fit()
         self._check_values(fit)
         if self._hooked():
@@ -138,6 +141,8 @@ class _Loading:
             for group in _groups(state):
                 self._fill(group)
         self._check_filled()
+        found = {name: getattr(entry.leaf, "encoded", None) for name, entry in state.items()}
+        return {name: encoded for name, encoded in found.items() if encoded is not None}
 
     def _best_fit(self) -> tuple[Fit, dict[str, Entry]]:
         """The candidate that fits, and the state dict to load: the model's names, or what its load hooks make them of."""

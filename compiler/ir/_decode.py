@@ -106,8 +106,14 @@ class Encoded:
         return Encoded(self.values.transpose(axes), self.scale.transpose(axes), zero, axis, self.block)
 
     def reshaped(self, shape: Sequence[int]) -> Encoded | None:
-        """None where an axis that scales or zero points go by does not stay one."""
-        places = {a: _place(self.values.shape, a, shape) for a in self.own_axes()}
+        """None where an axis that scales or zero points go by neither stays one nor becomes blocks, merged with the one behind it."""
+        before, own, axis, block = self.values.shape, self.own_axes(), self.axis, self.block
+        places = {a: _place(before, a, 1, shape) for a in own}
+        merged = [a for a in own if places[a] is None and a + 1 < len(before) and a + 1 not in own]
+        if len(merged) == 1 and (block == 1 or axis not in own):
+            (axis,) = merged
+            block = before[axis + 1]
+            places[axis] = _place(before, axis, 2, shape)
         if None in places.values() or not len(shape):
             return None
 
@@ -117,10 +123,9 @@ class Encoded:
                 dims[place] = part.shape[a]  # type: ignore[index]
             return part.reshape(dims)
 
-        axis = places.get(self.axis)
         zero = None if self.zero is None else moved(self.zero)
-        values = self.values.reshape(shape)
-        return Encoded(values, moved(self.scale), zero, *((0, 1) if axis is None else (axis, self.block)))
+        place, block = (0, 1) if axis not in places else (places[axis] or 0, block)
+        return Encoded(self.values.reshape(shape), moved(self.scale), zero, place, block)
 
 
 def read_encoded(expr: relax.Expr | None) -> Encoded | None:
@@ -144,7 +149,7 @@ def encoded_dequantize(call: relax.Call) -> Encoded | None:
     return Encoded.along(values, scale, zero, int(call.attrs.axis))
 
 
-def _place(before: Sequence[int], axis: int, after: Sequence[int]) -> int | None:
-    """Where a reshape leaves an axis that it keeps as one; None if it does not."""
-    ahead = math.prod(before[:axis])
-    return next((i for i, n in enumerate(after) if n == before[axis] and math.prod(after[:i]) == ahead), None)
+def _place(before: Sequence[int], axis: int, count: int, after: Sequence[int]) -> int | None:
+    """Where a reshape leaves an axis that it keeps as one, or makes one of `count`; None if it does not."""
+    ahead, extent = math.prod(before[:axis]), math.prod(before[axis : axis + count])
+    return next((i for i, n in enumerate(after) if n == extent and math.prod(after[:i]) == ahead), None)

@@ -56,12 +56,23 @@ def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
         if bytes_made > limit or not is_call(value) or not isinstance(var.ty, relax.TensorType):
             return None
         result = evaluate(value, var)
+        result = _summed(rw, value) if result is None else result
         if result is None:
             return None
         bytes_made += result.nbytes
         return constant(result)
 
     return rewrite(mod, fold)
+
+
+def _summed(rw: Rewriter, value: relax.Call) -> Array | None:
+    """Sums of integers that are cast before: the cast alone would be a larger constant (columns of weights of 8 bits)."""
+    cast = rw.call(value.args[0], "relax.astype") if is_call(value, "relax.sum") else None
+    source = array_of(cast.args[0]) if cast is not None else None
+    if cast is None or source is None or source.dtype.kind not in "iu" or dtype_of(cast) not in ("int32", "int64"):
+        return None
+    axes = None if value.attrs.axis is None else tuple(int(axis) for axis in value.attrs.axis)
+    return np.asarray(np.sum(source, axis=axes, dtype=dtype_of(cast), keepdims=bool(value.attrs.keepdims)))
 
 
 def _constant_bytes(mod: tvm.IRModule) -> int:

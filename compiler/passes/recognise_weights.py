@@ -58,7 +58,7 @@ def _scaled(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | Non
     if not is_call(value, *_FACTORS) or not is_f32(value):
         return None
     for operand, other in ((value.args[0], value.args[1]), (value.args[1], value.args[0])):
-        found, factor = _weights(rw, operand), _moved_constant(rw, other)
+        found, factor = _weights(rw, operand), _factor(rw, other)
         if found is None or factor is None or factor.size == 0 or not np.isfinite(factor).all():
             continue
         values, zero = found
@@ -75,15 +75,21 @@ def _scaled(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | Non
     return None
 
 
+def _factor(rw: Rewriter, expr: relax.Expr) -> Array | None:
+    """A constant, perhaps moved; or whole numbers of 8 bits as floats, as zero points of many groups may be."""
+    array = _moved_constant(rw, expr)
+    weights = _weights(rw, expr) if array is None else None
+    if weights is None:
+        return array
+    values, zero = weights
+    return np.asarray(values.astype(np.float32) - zero.astype(np.float32))
+
+
 def _otherwise(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     """What else is computed of such weights and constants alone (a zero point that is no whole number) as floats, not by every run."""
     if not is_call(value, *_FACTORS, "relax.divide") or not is_f32(value):
         return None
-    known = []
-    for arg in value.args:
-        array = _moved_constant(rw, arg)
-        weights = _weights(rw, arg) if array is None else None
-        known.append(array if weights is None else weights[0].astype(np.float32) - weights[1].astype(np.float32))
+    known = [_factor(rw, arg) for arg in value.args]
     if any(array is None for array in known):
         return None
     folded = evaluate(

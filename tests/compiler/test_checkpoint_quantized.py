@@ -1,17 +1,21 @@
-"""Weights that bitsandbytes, GPTQ and AWQ quantized: read as the floats that their definitions give, or told."""
+"""Weights that bitsandbytes, GPTQ, AWQ and compressed-tensors quantized: read as the floats that their definitions give, or told; and they
+stay in their bits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from maas_rt.compiler import compile as compile_model
 from safetensors.torch import save_file
 from torch import nn
 
+import maas_rt
 from tests.compiler._checkpoint_models import filled_with, refusal
 
 ROWS, COLUMNS = 16, 64
@@ -137,6 +141,237 @@ def test_eight_bits_of_bitsandbytes(tmp_path: Path) -> None:
         {"weight": codes.short()},
     ):
         assert "quantized" in refusal(folder_of(tmp_path / "w", {**parts, **change}), layer)
+
+
+def dense(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Integers of each row one behind the other in words of 32 bits, without gaps: a number may lie in two words."""
+    count = -(-codes.shape[1] * bits // 32)
+    rows = [
+        sum(code << (bits * i) for i, code in enumerate(row)).to_bytes(4 * count, "little") for row in codes.tolist()
+    ]
+    return torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.int32).reshape(len(codes), count)
+
+
+def packed(
+    bits: int, group: int, zeros: bool, rows: int = ROWS, columns: int = COLUMNS
+) -> tuple[Any, Any, torch.Tensor]:
+    """Tensors of a layer as compressed-tensors writes them ("pack-quantized"), the folder's config, and the floats: scale * (q - zero)."""
+    codes, groups = drawn(0, 2**bits, rows, columns), -(-columns // group)
+    scales = (torch.rand(rows, groups) + 0.1).bfloat16()
+    points = drawn(0, 2**bits, rows, groups) if zeros else torch.full((rows, groups), 2 ** (bits - 1))
+    tensors = {
+        "weight_packed": dense(codes, bits),
+        "weight_scale": scales,
+        "weight_shape": torch.tensor([rows, columns]),
+    }
+    if zeros:
+        tensors["weight_zero_point"] = dense(points.T, bits).T
+    weights = {"num_bits": bits, "type": "int", "symmetric": not zeros, "strategy": "group", "group_size": group}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"weights": weights}},
+    }
+    each = torch.arange(columns) // group
+    return tensors, config, (codes - points[:, each]) * scales.float()[:, each]
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group", [16, COLUMNS])
+def test_compressed_tensors(tmp_path: Path, bits: int, group: int, zeros: bool) -> None:
+    tensors, config, expected = packed(bits, group, zeros)
+    filled_with(
+        folder_of(tmp_path / "w", tensors, config), {"proj.weight": expected, "proj.bias": torch.ones(ROWS)}, layer
+    )
+
+
+def test_compressed_tensors_with_groups_in_any_order(tmp_path: Path) -> None:
+    tensors, config, _ = packed(4, 16, True)
+    groups = drawn(0, 4, COLUMNS)
+    codes, points = (drawn(0, 16, ROWS, n) for n in (COLUMNS, 4))
+    tensors |= {
+        "weight_packed": dense(codes, 4),
+        "weight_zero_point": dense(points.T, 4).T,
+        "weight_g_idx": groups.int(),
+    }
+    expected = (codes - points[:, groups]) * tensors["weight_scale"].float()[:, groups]
+    filled_with(folder_of(tmp_path / "w", tensors, config), {"proj.weight": expected}, layer)
+    tensors["weight_g_idx"] = groups.int() + 4
+    assert "quantized by compressed-tensors" in refusal(folder_of(tmp_path / "w", tensors, config), layer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight_packed": torch.zeros(ROWS, 3, dtype=torch.int32)},
+        {"weight_packed": torch.zeros(ROWS, 8)},
+        {"weight_scale": torch.ones(ROWS, 3)},
+        {"weight_scale": torch.ones(ROWS, 4, dtype=torch.float64)},
+        {"weight_scale": torch.ones(ROWS, 1, 4)},
+        {"weight_shape": torch.tensor([ROWS])},
+        {"weight_shape": torch.tensor([1 << 40, 1 << 40])},
+        {"weight_shape": torch.tensor([-ROWS, COLUMNS])},
+        {"weight_shape": torch.tensor([float("inf"), 1.0])},
+        {"weight_zero_point": torch.zeros(ROWS, 4, dtype=torch.int8)},
+        {"weight_g_idx": torch.zeros(3, dtype=torch.int32)},
+    ],
+)
+def test_parts_of_compressed_tensors_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, torch.Tensor]
+) -> None:
+    tensors, config, _ = packed(4, 16, False)
+    assert "quantized by compressed-tensors" in refusal(folder_of(tmp_path / "w", {**tensors, **change}, config), layer)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"num_bits": 0},
+        {"num_bits": 9},
+        {"num_bits": "4"},
+        {"group_size": 0},
+        {"group_size": -1},
+        {"group_size": 1 << 60},
+    ],
+)
+def test_schemes_of_compressed_tensors_that_are_not_known_are_refused(tmp_path: Path, weights: dict[str, Any]) -> None:
+    tensors, config, _ = packed(4, 16, False)
+    config["config_groups"]["group_0"]["weights"] |= weights
+    told = "quantized by compressed-tensors"
+    assert told in refusal(folder_of(tmp_path / "w", tensors, config), layer)
+    for change in ({"quant_method": "other"}, {"config_groups": None}, {"config_groups": {"a": {"weights": None}}}):
+        assert told in refusal(folder_of(tmp_path / "w", tensors, {**config, **change}), layer)
+
+
+# ---- they stay in their bits
+
+WIDE, DEEP = 96, 128
+
+
+class Reader(nn.Module):
+    """A product, and a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj, self.table = nn.Linear(DEEP, WIDE), nn.Embedding(WIDE, DEEP)
+
+    def forward(self, x: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.proj(x), self.table(at)
+
+
+class Scaled(Reader):
+    """Something else reads the weight, too."""
+
+    def forward(self, x: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.proj(x), self.table(at) + self.proj.weight.sum()
+
+
+class Changed(Reader):
+    """Its load hook changes what the checkpoint has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(
+            lambda module, state, *_: state.update({"proj.weight": state["proj.weight"] * 2})
+        )
+
+
+def _gptq(bits: int) -> tuple[Any, Any, torch.Tensor]:
+    codes, zeros, scales = drawn(0, 2**bits, DEEP, WIDE), drawn(1, 2**bits, 4, WIDE), torch.rand(4, WIDE).half() + 0.1
+    groups = torch.arange(DEEP) // 32
+    tensors = {
+        "qweight": words(codes.T, bits).T,
+        "qzeros": words(zeros - 1, bits),
+        "scales": scales,
+        "g_idx": groups.int(),
+    }
+    expected = (scales.float()[groups] * (codes - zeros[groups])).T
+    return tensors, {"quant_method": "gptq", "bits": bits, "checkpoint_format": "gptq"}, expected
+
+
+def _awq() -> tuple[Any, Any, torch.Tensor]:
+    codes, zeros, scales = drawn(0, 16, DEEP, WIDE), drawn(0, 16, 4, WIDE), torch.rand(4, WIDE).half() + 0.1
+    order, each = [0, 2, 4, 6, 1, 3, 5, 7], torch.arange(DEEP) // 32
+    tensors = {"qweight": words(codes, 4, order), "qzeros": words(zeros, 4, order), "scales": scales}
+    config = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+    return tensors, config, (scales.float()[each] * (codes - zeros[each])).T
+
+
+def _int8() -> tuple[Any, Any, torch.Tensor]:
+    codes, scales = drawn(-127, 128, WIDE, DEEP).to(torch.int8), torch.rand(WIDE) + 0.1
+    return {"weight": codes, "SCB": scales}, None, codes * scales[:, None] / 127
+
+
+# name -> tensors, config and floats; bits of a weight
+STORED: dict[str, tuple[Callable[[], tuple[Any, Any, torch.Tensor]], int]] = {
+    "GPTQ of 4 bits": (lambda: _gptq(4), 4),
+    "GPTQ of 8 bits": (lambda: _gptq(8), 8),
+    "AWQ": (_awq, 4),
+    "LLM.int8()": (_int8, 8),
+    "compressed-tensors of 4 bits": (lambda: packed(4, 32, False, WIDE, DEEP), 4),
+    "compressed-tensors of 3 bits, zero points": (lambda: packed(3, 32, True, WIDE, DEEP), 4),
+    "compressed-tensors of 8 bits, rows": (lambda: packed(8, DEEP, False, WIDE, DEEP), 8),
+}
+
+
+def compiled(
+    path: Path, stored: tuple[Any, Any, torch.Tensor], factory: str
+) -> tuple[Counter[str], int, list[Any], Any]:
+    """The steps and bytes of weights of a checkpoint whose product and table have the same tensors; results, and inputs."""
+    tensors, config, _ = stored
+    path.mkdir()
+    both = {f"{name}.{key}": value.contiguous().clone() for name in ("proj", "table") for key, value in tensors.items()}
+    save_file({**both, "proj.bias": torch.ones(WIDE)}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps({"quantization_config": config}))
+    inputs = torch.randn(3, DEEP, generator=torch.Generator().manual_seed(1)), torch.tensor([5, 0, 95])
+    artifact = compile_model(path, inputs, factory=f"{__name__}:{factory}")
+    program = maas_rt.load(artifact.to_bytes(), threads=1)
+    names = [each.name for each in program.inputs]
+    results = list(program.run({name: each.numpy() for name, each in zip(names, inputs)}).values())
+    steps = Counter(s.target for block in artifact.linear.plan.blocks for s in block.steps)
+    return steps, artifact.linear.weights.size, results, inputs
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_weights_of_a_checkpoint_stay_in_their_bits(tmp_path: Path, name: str) -> None:
+    make, bits = STORED[name]
+    stored = make()
+    steps, size, (product, rows), (x, at) = compiled(tmp_path / "w", stored, "Reader")
+    assert steps["gemm_f32q"] == 1 and not steps["gemm_f32"], steps
+    assert (
+        size < 2 * (WIDE * DEEP * bits // 8 + 5 * WIDE * 4) + 4000
+    )  # the product's and the table's, scales and zero points
+    want = x @ stored[2].T + 1
+    torch.testing.assert_close(torch.from_numpy(product), want, rtol=0, atol=2e-6 * float(want.abs().max()))
+    torch.testing.assert_close(torch.from_numpy(rows), stored[2][at], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("factory", ["Scaled", "Changed"])
+def test_weights_that_are_not_products_alone_or_no_more_the_checkpoints_are_the_modules_floats(
+    tmp_path: Path, factory: str
+) -> None:
+    stored = _awq()
+    steps, _, (product, rows), (x, at) = compiled(tmp_path / "w", stored, factory)
+    assert steps["gemm_f32"] == 1 and not steps["gemm_f32q"], steps
+    weight = stored[2] * (2 if factory == "Changed" else 1)
+    want = x @ weight.T + 1
+    torch.testing.assert_close(torch.from_numpy(product), want, rtol=0, atol=2e-6 * float(want.abs().max()))
+    more = weight.sum() if factory == "Scaled" else 0
+    torch.testing.assert_close(torch.from_numpy(rows), stored[2][at] + more, rtol=1e-4, atol=0)
+
+
+def test_groups_in_another_order_become_floats(tmp_path: Path) -> None:
+    tensors, config, _ = _gptq(4)
+    groups = torch.arange(DEEP).flip(0) // 32
+    codes, zeros = drawn(0, 16, DEEP, WIDE), drawn(1, 16, 4, WIDE)
+    expected = (tensors["scales"].float()[groups] * (codes - zeros[groups])).T
+    steps, _, (product, _), (x, _) = compiled(
+        tmp_path / "w", ({**tensors, "g_idx": groups.int()}, config, expected), "Reader"
+    )
+    assert steps["gemm_f32"] == 1
+    want = x @ expected.T + 1
+    torch.testing.assert_close(torch.from_numpy(product), want, rtol=0, atol=2e-6 * float(want.abs().max()))
 
 
 def test_a_module_with_quantized_weights_of_its_own(tmp_path: Path) -> None:

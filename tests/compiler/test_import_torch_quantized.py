@@ -173,6 +173,22 @@ def test_products(name: str) -> None:
     assert size < K * N * bits // 8 + 3000
 
 
+def test_groups_with_so_many_zero_points_that_these_could_be_weights() -> None:
+    """dequantize_affine, as torchao's IntxWeightOnly exports it."""
+    w, zero = (torch.randint(-8, 8, shape, dtype=torch.int8) for shape in ((512, 3, 32), (512, 3, 1)))
+    scale = torch.rand(512, 3, 1) * 0.01 + 0.01
+    layer = Layer(lambda x, w, s, z: F.linear(x, ((w.float() - z.float()) * s).reshape(512, 96)), w=w, s=scale, z=zero)
+    found, size = steps(layer, draw(4, 96))
+    assert found["gemm_f32q"] == 1 and size < 512 * (96 // 2 + 3 * 5) + 3000
+
+
+def test_sums_of_large_weights_are_no_step_of_a_run() -> None:
+    """Int8DynamicActivationInt8Weight subtracts the columns' sums, which a run would need the weights once more for."""
+    w = torch.randint(-127, 128, (320, 256), dtype=torch.int8)
+    found, size = steps(Layer(_rows, w=w, s=torch.rand(320) * 0.01 + 0.01, z=torch.zeros(320)), draw(4, 256))
+    assert found["gemm_u8s8"] == 1 and size < 1.5 * 320 * 256
+
+
 def test_activations_by_channels() -> None:
     steps(Layer(lambda x, s, z: fake_channels(x, s, z, 1, -127, 127), s=torch.rand(K) * 0.01 + 0.01, z=torch.zeros(K, dtype=torch.int32)), draw(4, K))  # fmt: skip
 

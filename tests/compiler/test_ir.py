@@ -177,11 +177,19 @@ def test_moved_constants_decode_to_what_is_moved(axis: int, block: int) -> None:
         close([found.floats()], [want.reshape(shape)], 0)
     for shape in ([96, 64], [64 * 96], [2, 32, 96]):  # the scales could not follow
         assert w.reshaped(shape) is None
-    rows = ir.Encoded.along(w.values, w.scale[:, 0], np.zeros(len(w.scale), np.uint8), 0) if block == 1 else None
-    if rows is not None:
-        found = rows.reshaped([64, 8, 12])
-        assert found is not None
-        close([found.floats()], [rows.floats().reshape(64, 8, 12)], 0)
+
+
+def test_reshapes_split_what_scales_do_not_go_by_and_merge_blocks() -> None:
+    w = encoded(np.uint8, 32, (64, 96))
+    rows = ir.Encoded.along(w.values, w.scale[:, 0], np.zeros(64, np.uint8), 0)
+    split = rows.reshaped([64, 8, 12])
+    assert split is not None
+    close([split.floats()], [rows.floats().reshape(64, 8, 12)], 0)
+    blocks = ir.Encoded(w.values.reshape(64, 3, 32), w.scale[..., None], w.zeros[..., None])
+    merged = blocks.reshaped([64, 96])
+    assert merged is not None and (merged.axis, merged.block) == (1, 32)
+    close([merged.floats()], [w.floats()], 0)
+    assert blocks.reshaped([3, 64, 32]) is None and blocks.reshaped([64 * 96]) is None
 
 
 def test_scales_of_one_axis_are_found_whatever_their_blocks() -> None:

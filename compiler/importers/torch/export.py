@@ -21,6 +21,7 @@ from ..._deep import deep
 from .._dynamic import AskedBounds, asked_bounds, requested, with_asked_bounds
 from .._imported import ImportedModel, StateSpec
 from .._noise import with_seed
+from ..checkpoint import FewBits
 from . import _complex
 from ._conditions import conditioned, with_extents
 from ._context import Context, as_expr, is_size
@@ -29,6 +30,7 @@ from ._decompose import decompose
 from ._drawn import numbers_of
 from ._dtypes import to_numpy
 from ._empty import is_empty, nothing
+from ._few_bits import encoded_weight
 from ._graph import GraphImporter, StopWalk, place_of
 from ._registry import NotConvertible
 from ._signature import Entry, Signature, example_inputs, read_signature, symbol_names
@@ -101,11 +103,13 @@ class Program:
         run: Callable[[list[Any]], Any] | None,
         kind: str,
         import_module: ImportModule,
+        few_bits: FewBits | None = None,
     ) -> None:
         self.original = original
         self.functional = functional
         self.signature: Signature = read_signature(functional)
         self.kind = kind
+        self.few_bits = few_bits or {}
         self.examples: Any = original.example_inputs  # (args, kwargs), or None
         self.numbers = numbers_of(functional.graph_module)
         self.source = TorchSource(self, run, import_module)
@@ -218,7 +222,8 @@ class Program:
         return values
 
     def _bind_parameters(self, c: Context, values: list[Any]) -> None:
-        """Give the symbols of integer inputs their values, which arrive as tensors of rank 0; take complex tensors apart."""
+        """Give the symbols of integer inputs their values, which arrive as tensors of rank 0; take complex tensors apart; decode weights that a
+        checkpoint has in few bits."""
         for i, entry in enumerate(self.signature.placeholders):
             if entry.kind in ("input", "state") and _complex.is_complex(
                 entry.fake if entry.kind == "input" else entry.tensor
@@ -226,6 +231,9 @@ class Program:
                 values[i] = _complex.separated(c, values[i])
             elif entry.kind == "input" and is_empty(entry.fake):
                 values[i] = nothing(c, entry.fake)
+            elif entry.kind == "constant" and entry.target in self.few_bits:
+                found = encoded_weight(self.functional.graph, entry, self.few_bits[entry.target])
+                values[i] = values[i] if found is None else c.emit(found.call())
             elif entry.kind == "size":
                 values[i] = c.bind_symbol(entry.fake.node.expr, values[i], entry.name)
             elif entry.kind == "number":

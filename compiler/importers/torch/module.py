@@ -22,7 +22,7 @@ from ..._configs import Weights
 from ..._memory import return_memory
 from .._dynamic import AskedBounds, asked_bounds, requested
 from .._imported import ImportedModel
-from ..checkpoint import load_checkpoint
+from ..checkpoint import FewBits, load_checkpoint
 from ._decisions import recorded
 from ._decompose import decompose, quiet
 from ._dynamic import dynamic_shapes, widened
@@ -60,8 +60,9 @@ def _imported_module(
     dynamic: Any,
     input_shapes: Mapping[str, Sequence[int]] | None,
     kind: str,
+    few_bits: FewBits | None = None,
 ) -> ImportedModel:
-    """The module, in eval mode and on the CPU, which may be changed."""
+    """The module, in eval mode and on the CPU, which may be changed. `few_bits` are the weights that a checkpoint has so."""
     if isinstance(module, torch.jit.ScriptModule):
         raise ImportModelError(
             "the model is TorchScript (torch.jit.trace or torch.jit.script), whose code torch.export cannot trace: give the nn.Module that it was "
@@ -89,7 +90,7 @@ def _imported_module(
             for name, tensor in module.named_buffers():
                 tensor.copy_(before[name])
 
-    built = Program(program, decompose(program), run, kind, import_module)
+    built = Program(program, decompose(program), run, kind, import_module, few_bits)
     built.examples = (args, kwargs)
 
     def cause(asked: AskedBounds, symbol: str) -> str:
@@ -114,13 +115,13 @@ def import_checkpoint(
     The factory takes no arguments and returns the module, or (module, example inputs), or (module, example inputs, dynamic).
     """
     module, own_examples, own_dynamic = build_from_factory(factory)
-    load_checkpoint(module, path, weights)
+    few_bits = load_checkpoint(module, path, weights)
     if sum(value.nbytes for value in module.state_dict().values() if isinstance(value, torch.Tensor)) > _TRIM_ABOVE:
         return_memory()  # the two readers' copies
     if examples is None and not input_shapes:
         examples = own_examples
     return _imported_module(
-        module.cpu().eval(), examples, dynamic or own_dynamic, input_shapes, "checkpoint"
+        module.cpu().eval(), examples, dynamic or own_dynamic, input_shapes, "checkpoint", few_bits
     )  # the module is ours alone: no copy
 
 
