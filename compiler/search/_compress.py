@@ -117,8 +117,9 @@ def _able(mod: tvm.IRModule, found: Sequence[Layer], methods: Mapping[str, Metho
     may_lose = set(prunable(mod, found))
 
     def fits(layer: Layer, method: Method) -> bool:
+        may_be_less = weight_count(layer) > 0 if method.together else layer.name in may_lose
         return (method.quantize is None or not reason_against(layer, method.quantize)) and (
-            method.prune is None or layer.name in may_lose
+            method.prune is None or may_be_less
         )
 
     named = {layer.name: [m.name for m in methods.values() if m.name != FLOAT and fits(layer, m)] for layer in found}

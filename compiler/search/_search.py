@@ -17,7 +17,7 @@ from maas_rt._errors import CompileError, InvalidArgumentError
 from .._budget import Budget
 from .._configs import Progress
 from ._assign import Assignment, assign
-from ._methods import FLOAT
+from ._methods import FLOAT, Method
 from ._sensitivity import layer_errors
 from ._trial import Trial, Trials
 
@@ -29,12 +29,15 @@ _EQUAL = 1.005  # times the least: no more than what a measurement may be off by
 _ERRORS_SHARE = 0.4  # of the time, for what layers add to the error
 
 
+Tables = dict[str, dict[str, dict[str, float]]]
+
+
 @dataclass
 class Found:
     """`best` keeps the budget; `tables` hold what was expected of each layer and method: error, seconds, bytes."""
 
     best: Trial
-    tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    tables: Tables = field(default_factory=dict)
 
 
 class _Clock:
@@ -67,22 +70,38 @@ def search(
     clock.tell("the float model")
     base = trials.try_out({})
     whole: dict[str, Trial] = {FLOAT: base}
-    for name in trials.methods:
-        chosen = {layer: name for layer in able if name in able[layer]}
-        if chosen and clock.left > 0:
+    for name, method in trials.methods.items():
+        chosen = _on_all(method, able)
+        if chosen and clock.left > 0 and _is_worth_a_trial(method, whole, trials, budget):
             clock.tell(f"all layers {name}")
             whole[name] = trials.try_out(chosen)
     found = Found(base)
     better = [t for name, t in whole.items() if name != FLOAT and not t.failure and _gains(t, base, budget)]
     if any(not _keeps(t, trials, budget) for t in better) or len(better) > 1 or not _keeps(base, trials, budget):
         found.tables = _tables(trials, able, weights, whole, budget, clock)
-        _bisect(trials, list(able), found.tables, whole, budget, clock)
+        _bisect(trials, list(able), _apart(trials, found.tables), whole, budget, clock)
         _refine(trials, found.tables, budget, clock)
     kept = [t for t in trials.tried if _keeps(t, trials, budget)]
     if not kept:
         raise CompileError(_nearest(trials, budget))
     found.best = _best(kept, budget)
     return found
+
+
+def _is_worth_a_trial(method: Method, whole: Mapping[str, Trial], trials: Trials, budget: Budget) -> bool:
+    """Whether neither what costs no more has kept the budget, nor what asks for less has broken its bound of the score."""
+    if method.unless in whole and _keeps(whole[method.unless], trials, budget):
+        return False
+    less = whole.get(method.behind)
+    return not method.behind or (less is not None and _score_keeps(less, trials, budget))
+
+
+def _on_all(method: Method, able: Mapping[str, Sequence[str]]) -> Assignment:
+    """The method for all layers that can have it; {} where there are none."""
+    if not any(method.name in names for names in able.values()):
+        return {}
+    choices = {layer: [n for n in (method.name, method.behind) if n in able[layer]] for layer in able}
+    return {layer: names[0] for layer, names in choices.items() if names}
 
 
 def _best(kept: Sequence[Trial], budget: Budget) -> Trial:
@@ -129,13 +148,18 @@ def _tables(
     whole: Mapping[str, Trial],
     budget: Budget,
     clock: _Clock,
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> Tables:
     """Errors, seconds and bytes by layer and method."""
     errors: dict[str, dict[str, float]] = {layer: {FLOAT: 0.0} for layer in able}
     until = clock.left * (1 - _ERRORS_SHARE)
     base = whole[FLOAT]
     methods = [n for n, trial in whole.items() if n != FLOAT and not trial.failure and _gains(trial, base, budget)]
     for name in methods:
+        if trials.methods[name].together:  # no layer has it alone
+            chosen = whole[name].assignment
+            for layer in (layer for layer, had in chosen.items() if had == name):
+                errors[layer][name] = whole[name].error / len(chosen)
+            continue
 
         def error_of(assignment: Assignment) -> float | None:
             if clock.left < until:
@@ -155,10 +179,21 @@ def _tables(
     return {"errors": errors, "seconds": seconds, "sizes": sizes}
 
 
+def _apart(trials: Trials, tables: Tables) -> Tables:
+    """The tables of those methods that layers may have each by itself."""
+    return {
+        key: {
+            layer: {name: x for name, x in of.items() if not trials.methods[name].together}
+            for layer, of in table.items()
+        }
+        for key, table in tables.items()
+    }
+
+
 def _bisect(
     trials: Trials,
     layers: Sequence[str],
-    tables: Mapping[str, Mapping[str, Mapping[str, float]]],
+    tables: Tables,
     whole: Mapping[str, Trial],
     budget: Budget,
     clock: _Clock,
@@ -181,15 +216,13 @@ def _bisect(
             continue
         clock.tell("an assignment of layers")
         trial = trials.try_out(_without_float(found))
-        if not trial.failure and trial.score is not None and _score_keeps(trial, trials, budget):
+        if _score_keeps(trial, trials, budget):
             low = bound
         else:
             high = bound
 
 
-def _refine(
-    trials: Trials, tables: Mapping[str, Mapping[str, Mapping[str, float]]], budget: Budget, clock: _Clock
-) -> None:
+def _refine(trials: Trials, tables: Tables, budget: Budget, clock: _Clock) -> None:
     """Changes single layers of the best model so far, those first that gain most for the error that they add."""
     costs = tables["sizes"] if budget.objective == "size" else tables["seconds"]
     failures = 0
@@ -200,7 +233,7 @@ def _refine(
             return
         best = _best(kept, budget)
         change = max(
-            (c for c in _changes(best.assignment, costs, tables["errors"]) if (c[1], c[2]) not in tried),
+            (c for c in _changes(trials, best.assignment, costs, tables["errors"]) if (c[1], c[2]) not in tried),
             default=None,
         )
         if change is None:
@@ -217,19 +250,27 @@ def _refine(
 
 
 def _changes(
-    assignment: Assignment, costs: Mapping[str, Mapping[str, float]], errors: Mapping[str, Mapping[str, float]]
+    trials: Trials,
+    assignment: Assignment,
+    costs: Mapping[str, Mapping[str, float]],
+    errors: Mapping[str, Mapping[str, float]],
 ) -> Iterable[tuple[float, str, str]]:
     """(gain for the error that it adds, layer, method) of what would make one layer cheaper."""
     for layer, of in costs.items():
         now = assignment.get(layer, FLOAT)
+        if now not in of or now not in errors[layer]:
+            continue  # nothing is known of it alone
         for name, cost in of.items():
+            old, new = trials.methods[now], trials.methods[name]
+            parts = (old.together or new.together) and old.prune is not new.prune
             gain = of[now] - cost
-            if name != now and gain > 0 and name in errors[layer]:
+            if name != now and gain > 0 and name in errors[layer] and not parts:
                 yield gain / max(errors[layer][name] - errors[layer][now], 1e-12), layer, name
 
 
 def _score_keeps(trial: Trial, trials: Trials, budget: Budget) -> bool:
-    assert trial.score is not None
+    if trial.failure or trial.score is None:
+        return False
     return trial.score >= budget.least_score(trials.float_score) + trials.score.noise
 
 
@@ -237,7 +278,7 @@ def _without_float(assignment: Assignment) -> Assignment:
     return {layer: name for layer, name in assignment.items() if name != FLOAT}
 
 
-def _weights(tables: Mapping[str, Mapping[str, Mapping[str, float]]], layers: Sequence[str]) -> Iterable[float]:
+def _weights(tables: Tables, layers: Sequence[str]) -> Iterable[float]:
     return (tables["sizes"][layer][FLOAT] / 4 for layer in layers)
 
 

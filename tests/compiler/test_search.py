@@ -76,6 +76,10 @@ def found(net: nn.Module, data: Any, budget: dict[str, Any], **options: Any) -> 
     )
 
 
+def tried_of(artifact: Any) -> list[set[str]]:
+    return [set(row["layers"]) for row in artifact.report["tried"]]
+
+
 @pytest.fixture(scope="module")
 def whole(net: nn.Module, data: Any) -> Any:
     """All layers on 8 bits: what a wide budget of size finds."""
@@ -90,6 +94,7 @@ def test_a_wide_budget_takes_what_is_smallest(whole: Any) -> None:
     assert whole.manifest["compression"]["score"] == report["score"]
     assert whole.manifest["verified"]["status"] == "passed"
     assert [row["method"] for row in report["per_layer"]] == ["int8"] * LAYERS
+    assert {"int8 dynamic"} not in tried_of(whole)  # costs no less
     assert json.dumps(report)
 
 
@@ -98,9 +103,10 @@ def test_a_narrow_budget_leaves_those_layers_in_float_that_lose_most(net: nn.Mod
     artifact = found(net, data, {"max_drop": drop / 3, "objective": "size"})
     report = artifact.report
     assert report["score"]["compressed"] >= 1 - drop / 3
-    assert 0 < report["methods"].get("int8", 0) < LAYERS
+    assert set(report["methods"]) <= {"int8", "int8 dynamic"} and 0 < sum(report["methods"].values()) < LAYERS
+    assert {"int8 dynamic"} in tried_of(artifact)  # as all layers on static ranges break the budget
     assert report["bytes"]["compressed"] < report["bytes"]["float"]
-    assert {row["method"] for row in report["per_layer"]} == {"float", "int8"}
+    assert {row["method"] for row in report["per_layer"]} == {"float", *report["methods"]}
     x = data["x"][:1]
     with torch.no_grad():
         want = net(torch.from_numpy(x)).numpy()
@@ -296,3 +302,46 @@ def test_a_search_that_was_killed_goes_on(tmp_path: Path) -> None:
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "tried" in again.stdout and "the float model" in again.stdout
     assert not journal.exists()
+
+
+class Redundant(nn.Module):
+    """Half of the hidden neurons are hardly read: they can go, and little is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = nn.Linear(16, 128), nn.Linear(128, 128), nn.Linear(128, 8)
+        with torch.no_grad():
+            for layer in (self.second, self.third):
+                layer.weight[:, 64:] *= 1e-3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.second(torch.relu(self.first(x))))
+        return torch.as_tensor(self.third(hidden))
+
+
+def test_channels_go_where_the_budget_admits_it() -> None:
+    net = Redundant().eval()
+    many = {"x": np.random.default_rng(2).standard_normal((512, 16), np.float32)}
+    artifact = found(net, many, {"max_drop": 0.02, "precision": "float", "sparsity": "structured", "objective": "size"})
+    assert artifact.report["methods"] == {"structured 0.5": 3}
+    assert {"structured 0.25"} in tried_of(artifact) and {"structured 0.5"} in tried_of(artifact)
+    assert artifact.report["bytes"]["ratio"] > 2
+    assert [each["outputs"] for each in artifact.manifest["recipe"]["prune"]["layers"]][:2] == [[64, 128], [64, 128]]
+    x = many["x"][:1]
+    with torch.no_grad():
+        want = net(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(next(iter(maas_rt.load(artifact).run({"x": x}).values())), want, atol=0.02)
+
+
+def test_channels_and_bits_go_together() -> None:
+    many = {"x": np.random.default_rng(2).standard_normal((512, 16), np.float32)}
+    artifact = found(Redundant().eval(), many, {"max_drop": 0.2, "sparsity": "structured", "objective": "size"})
+    assert artifact.report["methods"] == {"int8 structured 0.5": 3}
+    assert artifact.report["bytes"]["ratio"] > 4
+
+
+def test_what_asks_for_more_than_what_failed_is_not_tried(net: nn.Module, data: Any) -> None:
+    narrow = {"max_drop": 0.01, "precision": "float", "sparsity": "structured", "objective": "size"}
+    tried = tried_of(found(net, data, narrow))
+    assert {"structured 0.25"} in tried and {"structured 0.5"} not in tried
