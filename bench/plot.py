@@ -1,4 +1,5 @@
-"""Draws a recorded run: bench/results/latency.json as docs/latency.svg (`python -m bench.plot`), and with `gauntlet` the gauntlet's."""
+"""Draws a recorded run: bench/results/latency.json as docs/latency.svg (`python -m bench.plot`), with `gauntlet` the gauntlet's, and with
+`compression_front` the trials of a search."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+from bench.compression import _front_picture
 from bench.gauntlet import _picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,9 +58,12 @@ def draw(result: dict, target: Path) -> None:
     figure.savefig(target, metadata={"Date": None})
 
 
+DRAWINGS = {"latency": draw, "gauntlet": _picture.draw, "compression_front": _front_picture.draw}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
-    parser.add_argument("run", nargs="?", choices=["latency", "gauntlet"], default="latency")
+    parser.add_argument("run", nargs="?", choices=list(DRAWINGS), default="latency")
     parser.add_argument("--input", type=Path, help="default: bench/results/RUN.json")
     parser.add_argument("--output", type=Path, help="default: docs/RUN.svg")
     options = parser.parse_args()
@@ -66,11 +71,10 @@ def main() -> None:
     result = json.loads(source.read_text())
     if not result["quiet"] and options.output is None:
         raise SystemExit(
-            f"the machine was not quiet in the recorded run, which is void: run python -m bench.{options.run} again "
+            f"the machine was not quiet in the recorded run, which is void: run {result['command']} again "
             "(with --output FILE it is drawn all the same)"
         )
-    drawing = {"latency": draw, "gauntlet": _picture.draw}[options.run]
-    drawing(result, options.output or ROOT / "docs" / f"{options.run}.svg")
+    DRAWINGS[options.run](result, options.output or ROOT / "docs" / f"{options.run}.svg")
 
 
 if __name__ == "__main__":
