@@ -35,6 +35,8 @@ ENVIRONMENTS: dict[str, Environment] = {
     "kserve": Environment(("kserve", "onnxruntime")),
     "litserve": Environment(("litserve", "onnxruntime")),
     "bentoml": Environment(("bentoml", "onnxruntime")),
+    # The library alone is loaded, through ctypes: a build of llama.cpp for AVX2.
+    "llama_cpp": Environment(("xllamacpp",), alone=True),
     "litert_convert": Environment(("litert-torch",), layered=True),
 }
 

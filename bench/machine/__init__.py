@@ -12,8 +12,10 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maas_rt import _kernels
 
@@ -38,6 +40,8 @@ def _library() -> ctypes.CDLL:
     library.fma_gflops.restype = library.read_gbps.restype = ctypes.c_double
     library.fma_gflops.argtypes = [ctypes.c_long]
     library.read_gbps.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.read_once.restype = ctypes.c_float
+    library.read_once.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     shutil.rmtree(folder)
     return library
 
@@ -58,6 +62,11 @@ def read_bandwidth(bytes_: int = 1 << 28, cpus: Sequence[int] | None = None, rep
         return rate
 
     return max(_together(read, cpus) for _ in range(repeats))
+
+
+def read_once(data: NDArray[Any]) -> None:
+    """All of an array's bytes, but for fewer than 128 at its end."""
+    _library().read_once(data.ctypes.data, data.nbytes // 128 * 128)
 
 
 def bandwidth_by_size(cpus: Sequence[int]) -> dict[int, float]:

@@ -77,6 +77,19 @@ def test_more_rows_than_are_rounded_at_a_time() -> None:
         np.testing.assert_array_equal(got, defined(a, q, scale, zero, 32))
 
 
+@pytest.mark.parametrize(("k", "n"), [(64, 64), (70, 128), (96, 200), (33, 65)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_row_of_several_panels(k: int, n: int, threads: int) -> None:
+    """Whole panels four at a time, what is left one by one."""
+    rng = np.random.default_rng([k, n])
+    q, scale, zero, _ = weights(rng, k, n, 4, 32, True)
+    a, attrs = uniform(rng, 1, k), {"n": n, "k": k, "group": 32}
+    packed = _kernels.pack("gemm_s8q4", PACKING, q, attrs)
+    for isa in isas_of("gemm_s8q4"):
+        (got,) = _kernels.run("gemm_s8q4", [a, packed, scale, zero], [(1, n)], attrs, isa=isa, threads=threads)
+        np.testing.assert_array_equal(got, defined(a, q, scale, zero, 32))
+
+
 @quick
 @given(m=SIZES, n=SIZES, k=DEPTHS, bias=st.booleans(), ep=epilogues(), threads=st.integers(1, 2), seed=SEEDS)
 def test_epilogues(m: int, n: int, k: int, bias: bool, ep: dict[str, Any], threads: int, seed: int) -> None:

@@ -9,7 +9,8 @@ namespace mrt {
 
 constexpr int64_t kByteBlock = 32;                         // k's that share a scale of the activations
 constexpr int64_t kPackedBlock = kByteBlock / 2 * kPanel;  // bytes of their weights in a panel
-constexpr int64_t kByteRows = 4;                           // rows at a time, or one
+constexpr int64_t kBytePanels = 4;  // of one row at a time, or one: memory gives more to several streams
+constexpr int64_t kByteRows = 4;    // rows at a time, or one
 
 // Of a block of a row: what a byte stands for, and the bytes' sum.
 struct BlockFactors {
@@ -39,8 +40,9 @@ struct ByteRowsCall : UnpackCall {
 
 struct BytesTable {
   QuantizeRow quantize;
-  void (*one)(const ByteRowsCall&);   // out [16]
-  void (*four)(const ByteRowsCall&);  // out [4][16]
+  void (*one)(const ByteRowsCall&);     // out [16]
+  void (*panels)(const ByteRowsCall&);  // of one row, four whole panels: out [4][16]
+  void (*four)(const ByteRowsCall&);    // out [4][16]
 };
 #define MRT_TABLE BytesTable
 #define MRT_LIST kBytes

@@ -50,59 +50,73 @@ void quantize_row(const float* x, int64_t k, const ByteRow& to) {
   }
 }
 
-// Lines that are read soon: those of the panel come in order; of the scales, one from the next panel, of the same
+// Lines that are read soon: those of the panel come in order; of the scales, one from the panels behind, of the same
 // group.
-MRT_INLINE void fetch_ahead(const UnpackCall& c, const uint8_t* w, int64_t row) {
-  constexpr int64_t kAhead = 4096, kLine = 64;
+MRT_INLINE void fetch_ahead(const UnpackCall& c, const uint8_t* w, int64_t row, int64_t panels) {
+  constexpr int64_t kAhead = 2048, kLine = 64;
   for (int64_t i = 0; i < kPackedBlock; i += kLine) __builtin_prefetch(w + kAhead + i);
-  const int64_t at = row / c.group * c.step + kPanel;
+  const int64_t at = row / c.group * c.step + panels * kPanel;
   __builtin_prefetch(c.scale + at);
   if (c.zero) __builtin_prefetch(c.zero + at);
 }
 
-template <typename U, int R>
+// A panel's block, whole: the last one may be copied to `end`, with zeros behind what there is.
+MRT_INLINE const uint8_t* whole_block(const UnpackCall& c, int64_t row, uint8_t* end) {
+  const uint8_t* const w = c.w + row / 2 * kPanel;
+  const int64_t left = (c.rows + 1) / 2 * kPanel - row / 2 * kPanel;
+  if (left >= kPackedBlock) return w;
+  std::memset(end, 0, kPackedBlock);
+  std::memcpy(end, w, static_cast<size_t>(left));
+  return end;
+}
+
+// R rows by P panels, all of them whole where there are several, which come one behind the other in memory.
+template <typename U, int R, int P>
 void byte_rows(const ByteRowsCall& c) {
   using V = typename U::V;
   constexpr int kVectors = kPanel / V::width;
-  V total[R][kVectors];
-  for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < kVectors; ++i) total[r][i] = V::zero();
-  }
-  alignas(64) uint8_t end[kPackedBlock];
-  const int64_t bytes = (c.rows + 1) / 2 * kPanel;
-  for (int64_t row = 0, b = 0; row < c.rows; row += kByteBlock, ++b) {
-    const uint8_t* w = c.w + b * kPackedBlock;
-    const int64_t left = bytes - b * kPackedBlock;
-    if (left < kPackedBlock) {  // multiplied by zeros of the row
-      std::memset(end, 0, sizeof(end));
-      std::memcpy(end, w, static_cast<size_t>(left));
-      w = end;
-    } else if (R == 1) {
-      fetch_ahead(c, w, row);
-    }
-    typename U::Sums sums[R];
-    for (int64_t at = 0; at < kPackedBlock; at += U::kStep) {
-      const typename U::Weights weights(w + at);
-      for (int r = 0; r < R; ++r) sums[r].add(weights, c.first.bytes + r * c.bytes_apart + row + at / kPanel * 2);
-    }
-    const Group<V> group(c, row, 8.0f);
+  V total[P][R][kVectors];
+  for (auto& panel : total) {
     for (int r = 0; r < R; ++r) {
-      const BlockFactors& f = c.first.factors[r * c.factors_apart + b];
-      const V sum = V::set(f.sum), scale = V::set(f.scale);
-      for (int i = 0; i < kVectors; ++i) {
-        const V centred = sums[r].floats(i) - group.zero[i] * sum;
-        total[r][i] = total[r][i] + centred * (group.scale[i] * scale);
-      }
+      for (int i = 0; i < kVectors; ++i) panel[r][i] = V::zero();
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < kVectors; ++i) total[r][i].store(c.out + r * kPanel + i * V::width);
+  const int64_t panel_bytes = (c.rows + 1) / 2 * kPanel;
+  alignas(64) uint8_t end[kPackedBlock];
+  for (int64_t row = 0, b = 0; row < c.rows; row += kByteBlock, ++b) {
+    UnpackCall call = c;
+    for (int p = 0; p < P; ++p) {
+      const uint8_t* const w = whole_block(call, row, end);
+      if (R == 1) fetch_ahead(call, call.w + row / 2 * kPanel, row, P);
+      typename U::Sums sums[R];
+      for (int64_t at = 0; at < kPackedBlock; at += U::kStep) {
+        const typename U::Weights weights(w + at);
+        for (int r = 0; r < R; ++r) sums[r].add(weights, c.first.bytes + r * c.bytes_apart + row + at / kPanel * 2);
+      }
+      const Group<V> group(call, row, 8.0f);
+      for (int r = 0; r < R; ++r) {
+        const BlockFactors& f = c.first.factors[r * c.factors_apart + b];
+        const V sum = V::set(f.sum), scale = V::set(f.scale);
+        for (int i = 0; i < kVectors; ++i) {
+          const V centred = sums[r].floats(i) - group.zero[i] * sum;
+          total[p][r][i] = total[p][r][i] + centred * (group.scale[i] * scale);
+        }
+      }
+      call.w += panel_bytes;
+      call.scale += kPanel;
+      if (call.zero) call.zero += kPanel;
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < kVectors; ++i) total[p][r][i].store(c.out + (p * R + r) * kPanel + i * V::width);
+    }
   }
 }
 
 template <typename U>
 constexpr BytesTable bytes_table() {
-  return {quantize_row<typename U::V>, byte_rows<U, 1>, byte_rows<U, kByteRows>};
+  return {quantize_row<typename U::V>, byte_rows<U, 1, 1>, byte_rows<U, 1, kBytePanels>, byte_rows<U, kByteRows, 1>};
 }
 
 }  // namespace

@@ -95,27 +95,30 @@ ByteRow quantized(const Params& p, const float* a, int64_t rows, KernelContext& 
   return all;
 }
 
-// Rows [row, row + rows), of which `bytes` has the bytes.
+// Rows [row, row + rows), of which `bytes` has the bytes, and panels [panel, end).
 void panel_rows(const Params& p, const Weights& w, const DenseOperands& o, const ByteRow& bytes, int64_t row,
-                int64_t rows, int64_t panel) {
-  alignas(64) float sums[kByteRows * kPanel];
-  const int64_t column = panel * kPanel;
+                int64_t rows, int64_t panel, int64_t end) {
+  alignas(64) float sums[std::max(kByteRows, kBytePanels) * kPanel];
   ByteRowsCall call{};
-  call.w = w.packed + panel * gemmq_panel_bytes(p.k, 4);
-  call.scale = w.scale + column;
-  call.zero = w.zero ? w.zero + column : nullptr;
   call.step = p.n;
-  call.columns = std::min(kPanel, p.n - column);
   call.group = p.group;
   call.rows = p.k;
   call.out = sums;
   call.bytes_apart = p.blocks() * kByteBlock;
   call.factors_apart = p.blocks();
-  for (int64_t i = 0; i < rows; i += kByteRows) {
-    const int64_t count = std::min(kByteRows, rows - i);
-    call.first = {bytes.bytes + i * call.bytes_apart, bytes.factors + i * call.factors_apart};
-    (count == 1 ? p.bytes->one : p.bytes->four)(call);
-    finish_panel(p, o, panel, row + i, count, sums);
+  for (int64_t panels = 1; panel < end; panel += panels) {
+    const int64_t column = panel * kPanel;
+    panels = rows == 1 && end - panel >= kBytePanels && p.n - column >= kBytePanels * kPanel ? kBytePanels : 1;
+    call.w = w.packed + panel * gemmq_panel_bytes(p.k, 4);
+    call.scale = w.scale + column;
+    call.zero = w.zero ? w.zero + column : nullptr;
+    call.columns = std::min(kPanel, p.n - column);
+    for (int64_t i = 0; i < rows; i += kByteRows) {
+      const int64_t count = std::min(kByteRows, rows - i);
+      call.first = {bytes.bytes + i * call.bytes_apart, bytes.factors + i * call.factors_apart};
+      (panels > 1 ? p.bytes->panels : count == 1 ? p.bytes->one : p.bytes->four)(call);
+      for (int64_t j = 0; j < panels; ++j) finish_panel(p, o, panel + j, row + i, count, sums + j * kPanel);
+    }
   }
 }
 
@@ -159,9 +162,10 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   for (int64_t row = 0; row < o.m; row += kRowsAtOnce) {
     const int64_t rows = std::min(kRowsAtOnce, o.m - row);
     const ByteRow bytes = quantized(p, o.a + row * p.k, rows, ctx);
-    const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, rows * p.k * kPanel));
-    parallel_ranges(ctx, panels_of(p.n), grain, [&](int64_t panel, int64_t end) {
-      for (; panel < end; ++panel) panel_rows(p, weights, o, bytes, row, rows, panel);
+    const int64_t several = ceil_div(panels_of(p.n), kBytePanels);
+    const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, rows * p.k * kPanel));
+    parallel_ranges(ctx, several, grain, [&](int64_t i, int64_t end) {
+      panel_rows(p, weights, o, bytes, row, rows, i * kBytePanels, std::min(end * kBytePanels, panels_of(p.n)));
     });
   }
   return MRT_OK;
