@@ -12,6 +12,7 @@ from maas_rt._plan import DTypeCode, Expr, ExprOp, Plan, Storage
 from maas_rt._version import __version__
 
 from ..importers._imported import ImportedModel
+from ._stored import stored_weights
 
 __all__ = ["dtype_name", "expr_text", "make_manifest"]
 
@@ -58,6 +59,7 @@ def make_manifest(model: ImportedModel, plan: Plan, targets: Sequence[str]) -> d
         "states": [_tensor(plan, state.value) for state in plan.states],
         **({"draws": True} if any(value.storage == Storage.SEED for value in plan.values) else {}),
         "source": provenance,
+        "weights": stored_weights(plan),
         "recipe": None,
         "metrics": {},
     }

@@ -82,6 +82,15 @@ def _tensor(entry: dict[str, Any]) -> str:
     return f"{entry['name']}: {entry['dtype']}[{', '.join(str(d) for d in entry['shape'])}]"
 
 
+def _stored(row: dict[str, Any]) -> str:
+    """What the manifest says of weights that are stored in one way."""
+    text = f"{'int' if row['integer'] else 'float'}{row['bits']}"
+    text += f" in groups of {row['group']}" if "group" in row else ""
+    text += " with zero points" if row.get("zero_points") else ""
+    text += f", sparse ({row['sparse']})" if "sparse" in row else ""
+    return f"{row['tensors']} × {text} ({sized(row['bytes'])})"
+
+
 def _text(facts: dict[str, Any]) -> str:
     manifest = facts["manifest"]
     verified = manifest.get("verified") or {}
@@ -117,6 +126,8 @@ def _text(facts: dict[str, Any]) -> str:
             f"tuned     for {tuning['cpu']}, {pluralised(tuning['threads'], 'thread')}: {pluralised(len(tuning['steps']), 'step')}"
             + (f", {tuning['untuned']} more by estimate" if tuning["untuned"] else "")
         )
+    if manifest.get("weights"):
+        lines.append(f"{'weights':<9} " + ", ".join(map(_stored, manifest["weights"])))
     for title in ("inputs", "outputs", "states"):
         for entry in manifest.get(title) or []:
             lines.append(f"{title[:-1]:<9} {_tensor(entry)}")

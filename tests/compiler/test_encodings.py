@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+from maas_rt._cli import main
 from tests.compiler.test_import_onnx import node
 
 CHANNELS, WIDTH = 32, 10
@@ -112,3 +113,47 @@ def test_weights_stay_in_the_bits_that_a_quantizer_gave_them(name: str, tmp_path
     assert steps["gemm_f32q" if floats else "gemm_u8s8"] == 1 and steps["conv2d_u8s8"] == convolution, steps
     assert not any(steps[each] for each in ("gemm_f32", "conv2d_f32", "conv2d_winograd_f32"))
     assert artifact.linear.weights.size < 1.5 * (PRODUCT + CONVOLUTION * convolution) * bits / 8
+    (stored,) = artifact.manifest["weights"]
+    assert (stored["bits"], stored["integer"], stored["tensors"]) == (bits, True, 1 + convolution)
+    assert stored.get("group") == (32 if floats else None)
+    assert ("zero_points" in stored) == ("zero points" in name)
+
+
+@pytest.mark.parametrize("together", [(1, 1), (4, 1)])
+def test_the_manifest_and_inspect_say_what_is_stored(
+    together: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dense product, a sparse one, one of 4 bits in groups, and one that reads the dense one's weights, too."""
+    rng = np.random.default_rng(3)
+    outputs, inputs = together
+    kept = np.kron(rng.random((256 // inputs, 256 // outputs)) < 0.05, np.ones((inputs, outputs)))
+    constants = {
+        "d": rng.standard_normal((256, 256)),
+        "s": rng.standard_normal((256, 256)) * kept,
+        "c": rng.uniform(0.01, 0.02, (256 // 32, 256)),
+    }
+    tensors = [onnx.numpy_helper.from_array(a.astype(np.float32), k) for k, a in constants.items()]
+    tensors.append(helper.make_tensor("q", TensorProto.INT4, [256, 256], rng.integers(-8, 8, 256 * 256).tolist()))
+    nodes = [
+        node("MatMul", "x d", "a"), node("Relu", "a", "r"), node("MatMul", "r s", "b"), node("DequantizeLinear", "q c", "w", axis=0, block_size=32),
+        node("MatMul", "b w", "e"), node("Tanh", "e", "t"), node("MatMul", "t d", "y"),
+    ]  # fmt: skip
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 256]) for name in "xy")
+    proto = helper.make_model(
+        helper.make_graph(nodes, "net", [x], [y], tensors), opset_imports=[helper.make_opsetid("", 21)], ir_version=10
+    )
+    artifact = compile_model(proto)
+    rows = {(row["bits"], row.get("sparse")): row for row in artifact.manifest["weights"]}
+    pattern = f"{outputs}x{inputs}"
+    assert rows.keys() == {(32, None), (32, pattern), (4, None)}
+    assert all(row["tensors"] == 1 for row in rows.values())
+    assert rows[32, None]["bytes"] >= 4 * 256 * 256 > 4 * rows[32, pattern]["bytes"]
+    assert rows[4, None]["group"] == 32 and 256 * 128 <= rows[4, None]["bytes"] < 1.5 * 256 * 128
+    artifact.save(tmp_path / "net.mrt")
+    assert main(["inspect", str(tmp_path / "net.mrt")]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "weights   1 × float32 (" in told
+        and f"1 × float32, sparse ({pattern}) (" in told
+        and "1 × int4 in groups of 32 (" in told
+    )
