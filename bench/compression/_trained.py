@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,14 +43,23 @@ def trained(name: str) -> nn.Module:
     chosen = TRAININGS[name]
     torch.manual_seed(SEED)
     net = chosen.build()
-    path = KEPT / "nets" / f"{name}.pt"
     recipe = f"{chosen.epochs} {chosen.lr} {chosen.weight_decay} {BATCH} {SEED} {net}"
-    kept = torch.load(path, weights_only=True) if path.exists() else {}
-    if kept.get("recipe") != recipe:
-        kept = {"recipe": recipe, "state": _train(name, net, chosen)}
-        save(path, kept)
-    net.load_state_dict(kept["state"])
+    net.load_state_dict(kept_or(name, recipe, lambda: _train(name, net, chosen)))
     return net.eval()
+
+
+def kept_or(name: str, recipe: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The weights that are kept under this name, made first where there are none by this recipe."""
+    path = KEPT / "nets" / f"{name}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process that trains it is waited for
+        kept = torch.load(path, weights_only=True) if path.exists() else {}
+        if kept.get("recipe") != recipe:
+            kept = {"recipe": recipe, "state": make()}
+            save(path, kept)
+    state: dict[str, torch.Tensor] = kept["state"]
+    return state
 
 
 def save(path: Path, value: object) -> None:
