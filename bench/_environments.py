@@ -30,6 +30,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     "ncnn": Environment(("ncnn", "pnnx", "numpy"), alone=True),
     "mnn": Environment(("MNN", "numpy")),
     "nncf": Environment(("nncf", "openvino", "onnx", "numpy")),
+    "tokenizers": Environment(("tokenizers", "numpy")),
     "litert": Environment(("ai-edge-litert", "numpy")),
     "mlserver": Environment(("mlserver", "onnxruntime")),
     "kserve": Environment(("kserve", "onnxruntime")),

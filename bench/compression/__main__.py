@@ -10,6 +10,8 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{row.name:24}{row.title}" for row in chosen))
         return 0
-    kept = _kept(options.output)
+    kept, _ = _kept(options.output), _commit()
     if options.show:
         lines = _table.lines(ROWS.values(), kept)
         print(_table.markdown(lines) if options.show == "markdown" else _table.text(lines))
@@ -60,8 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _chosen(patterns: Sequence[str]) -> list[Row]:
-    from fnmatch import fnmatchcase
-
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in ROWS):
             raise SystemExit(f"there is no row {pattern}: `python -m bench.compression --list` prints them")
@@ -95,7 +95,9 @@ def _write(path: Path, kept: Mapping[str, Any]) -> None:
     write_results(path, {"command": "python -m bench.compression", "machine": machine.describe(), "rows": in_order})
 
 
+@cache
 def _commit() -> str:
+    """What this process was started with."""
     done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 

@@ -80,7 +80,7 @@ def _size(artifact: object) -> int:
 def _overhead() -> Measured:
     """A layer of one weight: all of its file but four bytes or eight is overhead."""
     net = nn.Linear(1, 1)
-    return Measured({"KiB": _size(compile(net, {"x": torch.zeros(1, 1)})) / 1024})
+    return Measured({"KiB": _size(compile(net, [torch.zeros(1, 1)])) / 1024})
 
 
 @row(
