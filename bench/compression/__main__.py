@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             continue
         print(f"{row.name}: {row.title}", file=sys.stderr, flush=True)
-        kept[row.name] = _measured(row)
+        record = _measured(row)
+        kept = {**_kept(options.output), row.name: record}  # another process may have written rows meanwhile
         _write(options.output, kept)
         print(_table.text(_table.lines([row], kept)), flush=True)
     print("\n" + _table.text(_table.lines(ROWS.values(), kept)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-GROUPS = ("static", "awkward", "pruning", "small", "text", "products")
+GROUPS = ("static", "awkward", "pruning", "small", "memory", "text", "products", "transformer")
 
 
 def load() -> None:

@@ -11,7 +11,7 @@ from ._data import KEPT
 from ._nets import Residual, ResNet
 from ._trained import BATCH, SEED, kept_or, tensors, trained
 
-WIDTHS = (16, 24, 40, 48)
+WIDTHS = (16, 16, 32, 48)
 EPOCHS, LR = 4, 4e-3
 TEACHING = {"temperature": 4.0, "alpha": 0.7}
 
