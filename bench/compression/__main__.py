@@ -98,9 +98,13 @@ def _write(path: Path, kept: Mapping[str, Any]) -> None:
 
 @cache
 def _commit() -> str:
-    """What this process was started with."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """The last commit of anything but results, as it was when this process began."""
+    where = ["--", ".", ":(exclude)bench/results"]
+    last, changed = (
+        subprocess.run(["git", *command, *where], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for command in (["log", "-1", "--format=%h"], ["status", "--porcelain"])
+    )
+    return (last or "unknown") + ("-dirty" if changed else "")
 
 
 if __name__ == "__main__":

@@ -87,11 +87,11 @@ def _overhead() -> Measured:
     "structured", "structured pruning at half of the FLOPs", Goal("time over dense", 0.6, 0.52, least=False), timed=True
 )
 def _structured() -> Measured:
-    """A ResNet with widths of 64 to 256 and drawn weights, both in float32; what counts is the time alone."""
+    """A ResNet, 160 channels wide, with drawn weights, both in float32: 112 of them stay, 0.49 of the operations. What counts is the time."""
     from ._nets import ResNet
 
     torch.manual_seed(0)
-    wide = ResNet((64, 128, 192, 256)).eval()
+    wide = ResNet((160,) * 4).eval()
     path = exported(wide, {"x": torch.zeros(1, 1, 28, 28)}, KEPT / "static" / "wide" / "model.onnx")
     image = {"x": np.ascontiguousarray(fashion_mnist("t10k").images[:1])}
     shapes = {"x": (1, 1, 28, 28)}
@@ -99,4 +99,5 @@ def _structured() -> Measured:
     pruned, dense = compile(path, recipe=recipe, input_shapes=shapes, verify=False), compile(path, input_shapes=shapes)
     times = _timing.interleaved({"ours": _timing.maas_rt(pruned, image), "dense": _timing.maas_rt(dense, image)})
     ratio, _ = _timing.best_ratio(times, "ours", ["dense"])
-    return Measured({"time over dense": 1 / ratio}, more={"prune": pruned.manifest["recipe"]["prune"]})
+    channels = [layer["outputs"] for layer in pruned.manifest["recipe"]["prune"]["layers"]]
+    return Measured({"time over dense": 1 / ratio}, more={"channels": channels})
