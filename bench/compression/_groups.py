@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-GROUPS = ("static", "awkward", "pruning", "small", "memory", "text", "products", "transformer")
+GROUPS = ("static", "awkward", "pruning", "small", "memory", "text", "products", "transformer", "fewbits", "learned")
 
 
 def load() -> None:
