@@ -85,11 +85,11 @@ class WeightOnly:
     whole row does. `symmetric` groups have no zero point of their own. `method` finds the numbers: "rtn" (round to nearest: the group's
     largest magnitude, or its range, is the last step), "mse" (the scale with the least squared error) or, from the recipe's calibration
     data, "gptq" (each rounding error made up for by the weights that are still to be rounded; with `act_order` those of the largest inputs
-    first) or "awq" ("mse" behind scales that give large inputs finer steps, where what stands in front takes them back). Embeddings have no inputs to know of: "mse" with any but "rtn". `activations` of products stay "float"
-    (float32; the product is exact but for rounding), or are rounded to "int8" by each run, with a scale for each 32 numbers in a row: quicker, for weights of 4 bits
-    with groups of a multiple of 32 or none. Where there are no data the result is held to the source on drawn
-    inputs: the worst element's error against the output's scale is at most `tolerance`. An embedding that is also the weight of a product
-    (a tied head) gets the product's numbers.
+    first) or "awq" ("mse" behind scales that give large inputs finer steps, where what stands in front takes them back). Embeddings have no
+    inputs to know of: "mse" with any but "rtn". `activations` of products stay "float" (float32; the product is exact but for rounding), or
+    are rounded to "int8" by each run, with a scale for each 32 numbers in a row: quicker, for weights of 4 bits with groups of a multiple
+    of 32 or none. Where there are no data the result is held to the source on drawn inputs: the worst element's error against the output's
+    scale is at most `tolerance`. An embedding that is also the weight of a product (a tied head) gets the product's numbers.
     """
 
     version: int = 1
