@@ -34,8 +34,10 @@ else:
 __all__ = ["from_toml", "to_toml"]
 
 _UNTOUCHED = {"layers": "float", "prune_layers": "dense"}  # how None is said there
-_KEYS = ("version", "quantize", "prune", "methods", *_UNTOUCHED)
+_USERS = ("quantize", "prune", *_UNTOUCHED)  # of methods
+_KEYS = ("version", "methods", *_USERS)
 _VERSION = 1
+_WHOLE_ROW = ("group", "channel")  # how None is said of a method
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a table"}
 
 Kinds = Mapping[str, type[Any]]
@@ -79,7 +81,7 @@ def _table(word: str, method: Method) -> dict[str, Any]:
     table: dict[str, Any] = {"kind": word}
     for name, kind in _types(type(method)).items():
         value = getattr(method, name)
-        table[name] = "channel" if value is None else kind(value)
+        table[name] = _WHOLE_ROW[1] if value is None else kind(value)
     return table
 
 
@@ -99,7 +101,7 @@ def from_toml(text: str, kinds: Kinds) -> dict[str, Any]:
     named = _Named(kinds)
     for name, table in _of_tables(document, "methods").items():
         named.add(name, table)
-    return {
+    found: dict[str, Any] = {
         "version": version,
         **{
             key: named.find(document[key], f"the recipe's {key}", key == "prune")
@@ -108,6 +110,8 @@ def from_toml(text: str, kinds: Kinds) -> dict[str, Any]:
         },
         **{key: _by_pattern(document, key, named) for key in _UNTOUCHED},
     }
+    named.check_all_found()
+    return found
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def _parsed(text: str) -> dict[str, Any]:
         raise InvalidArgumentError(f"the recipe is a {type(text).__name__}, expected the text of a TOML document")
     try:
         document: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of a number of too many digits, and of what is nested too deep
         raise InvalidArgumentError(f"the recipe is not TOML: {error}") from None
     return document
 
@@ -137,6 +141,7 @@ class _Named:
     def __init__(self, kinds: Kinds) -> None:
         self._kinds = kinds
         self._methods: dict[str, Method] = {}
+        self._found: set[str] = set()
 
     def add(self, name: str, table: Any) -> None:
         """One of [methods]."""
@@ -152,19 +157,18 @@ class _Named:
         types = _types(self._kinds[word])
         _check_known(where, table, ("kind", *types))
         options = {
-            key: None if key == "group" and value == "channel" else _typed(value, types[key], f"{key} of {where}")
-            for key, value in table.items()
-            if key != "kind"
+            key: _option(key, value, types[key], f"{key} of {where}") for key, value in table.items() if key != "kind"
         }
         try:
             self._methods[name] = self._kinds[word](**options)
         except InvalidArgumentError as error:
             raise InvalidArgumentError(f"{where}: {error}") from None
 
-    def find(self, name: Any, where: str, prunes: bool, none: str = "") -> Method:
-        """The method of this name, which prunes, or quantizes; None for the name `none`."""
+    def find(self, name: Any, where: str, prunes: bool, none: str | None = None) -> Method:
+        """The method of this name, which prunes, or quantizes; None for the name `none`, where there is one."""
         if _typed(name, str, where) == none:
             return None
+        self._found.add(name)
         if name in self._kinds and name not in self._methods:
             self._methods[name] = self._kinds[name]()
         method = self._methods.get(name)
@@ -177,6 +181,14 @@ class _Named:
                 f"{_nearest(name, known)}"
             )
         return method
+
+    def check_all_found(self) -> None:
+        """Raises InvalidArgumentError for a method that nothing has."""
+        for name in self._methods:
+            if name not in self._found:
+                raise InvalidArgumentError(
+                    f"nothing has the recipe's method {name!r}: name it in {', '.join(_USERS)}, or take it out"
+                )
 
     def _prunes(self, method: Method) -> bool:
         return isinstance(method, self._kinds["prune"])
@@ -200,12 +212,21 @@ def _of_tables(document: Mapping[str, Any], key: str) -> dict[str, Any]:
     return table
 
 
-def _typed(value: Any, kind: type[Any], where: str) -> Any:
-    """The value, a whole number where any is expected as a float."""
+def _option(key: str, value: Any, kind: type[Any], where: str) -> Any:
+    """What is set of a method."""
+    if (key, value) == _WHOLE_ROW:
+        return None
+    return _typed(value, kind, where, f", or {_WHOLE_ROW[1]!r}" if key == _WHOLE_ROW[0] else "")
+
+
+def _typed(value: Any, kind: type[Any], where: str, other: str = "") -> Any:
+    """The value, a whole number where any is expected as a float. `other`: what else could stand there, for the message."""
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise InvalidArgumentError(f"{where} is a whole number of more than 64 bits, which TOML does not have")
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise InvalidArgumentError(f"{where} is {value!r}, expected {_WORDS[kind]}")
+        raise InvalidArgumentError(f"{where} is {value!r}, expected {_WORDS[kind]}{other}")
     return value
 
 

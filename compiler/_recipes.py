@@ -44,9 +44,9 @@ class Int8:
     leaves the layers that read the activation the least error. `smooth` moves scale of channels from activations into weights
     (SmoothQuant, cross-layer equalisation), and `bias_correction` adds back what quantization moves the means of a layer's results by:
     either where the measured error of the layer falls, and nowhere else. `rounding` of weights is "nearest", or by what the calibration data
-    make a layer read, which takes another run over them: "gptq" or "adaround", which takes minutes of a large layer. Of `activation_bits`, 7 is faster on CPUs without VNNI and 8 more
-    accurate; sums are exact with either. The compiled model is held to the source on up to 32 of the calibration inputs: the worst
-    element's error against the output's scale is at most `tolerance`.
+    make a layer read, which takes another run over them: "gptq" or "adaround", which takes minutes of a large layer. Of `activation_bits`,
+    7 is faster on CPUs without VNNI and 8 more accurate; sums are exact with either. The compiled model is held to the source on up to 32
+    of the calibration inputs: the worst element's error against the output's scale is at most `tolerance`.
     """
 
     calibration: Any = None

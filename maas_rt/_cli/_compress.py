@@ -84,6 +84,7 @@ def execute(args: argparse.Namespace) -> int:
         max_drop=args.max_drop, relative=args.relative, max_latency=args.max_latency, max_size=args.max_size, objective=args.objective,
         seconds=args.time, precision=args.precision, sparsity=args.sparsity,
     )  # fmt: skip
+    compiler.Recipe().to_toml()  # what writes recipes is there: told before the search, not behind it
     shapes, examples = described_inputs(args)
     sets = [read_npz(path) for path in args.data]
     with _progress.reporter(enabled=not args.quiet) as progress:

@@ -12,6 +12,8 @@ from ._arrays import pluralised, read_npz
 __all__ = ["add_recipe_arguments", "calibration", "chosen_recipe", "told_of"]
 
 _WEIGHTS = {"int4": 4, "int8": 8, "fp16": "float16", "bf16": "bfloat16"}
+_TOLERANCE = {"int8_tolerance": "tolerance"}
+_INT8 = {"int8_bits": "activation_bits", "int8_method": "method", "int8_rounding": "rounding"}
 _WITHOUT = {"symmetric": "asymmetric"}  # what is said of a choice that was not made
 
 
@@ -32,19 +34,16 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-bits",
         type=int,
         choices=(7, 8),
-        default=8,
         help="of activations: 7 is faster on CPUs without VNNI, 8 more accurate (default: 8)",
     )
     parser.add_argument(
         "--int8-method",
         choices=("auto", "minmax", "percentile", "mse", "entropy"),
-        default="auto",
         help="how ranges are found; percentile leaves outliers out, auto measures (default: auto)",
     )
     parser.add_argument(
         "--int8-rounding",
         choices=("nearest", "gptq", "adaround"),
-        default="nearest",
         help="of weights: to nearest, or by what the calibration data make a layer read (default: nearest)",
     )
     parser.add_argument(
@@ -57,8 +56,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8-tolerance",
         type=float,
-        default=0.1,
-        help="largest error on the calibration inputs, against an output's scale (default: 0.1)",
+        metavar="X",
+        help="of --int8 and --int8-dynamic: largest error on the calibration inputs, against an output's scale (default: 0.1)",
     )
     parser.add_argument(
         "--weights",
@@ -99,10 +98,10 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
     """The compiler's Recipe, or None if nothing was chosen."""
-    chosen = [flag for flag, value in _ways(args).items() if value]
+    chosen = [flag for flag, value in _ways(args).items() if value is not None]
     if len(chosen) > 1:
         raise InvalidArgumentError(
-            f"{' and '.join(chosen)} are given, expected one of them; layers of several kinds are for a Recipe in Python"
+            f"{' and '.join(chosen)} are given, expected one of them; layers of several kinds are for --recipe"
         )
     grid = {"group": args.group, "method": args.method, "symmetric": False if args.asymmetric else None}
     given = {key: value for key, value in grid.items() if value is not None}
@@ -112,23 +111,39 @@ def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
         )
     if args.activations is not None and args.weights != "int4":
         raise InvalidArgumentError("--activations is for --weights int4, which is not given")
+    _check_int8(args)
     if args.weights is None and args.weights_tolerance is not None:
         raise InvalidArgumentError("--weights-tolerance is for --weights, which is not given")
     if args.calibration and args.weights is None and args.prune is None and args.recipe is None:
         raise InvalidArgumentError("--calibration is for --recipe, --weights and --prune, and none of them is given")
+    if args.calibration and args.int8:
+        raise InvalidArgumentError("--int8 and --calibration are given, expected one of them: --int8 takes the inputs")
     if not chosen:
         return None
-    if args.recipe:
+    if args.recipe is not None:
         return _written(args.recipe, compiler, calibration(args.calibration))
     return compiler.Recipe(
         quantize=_method(args, compiler, given), calibration=calibration(args.int8 or args.calibration)
     )
 
 
+def _check_int8(args: argparse.Namespace) -> None:
+    """Raises InvalidArgumentError for what is said of a method that was not chosen."""
+    if args.int8 is None and _given(args, _INT8):
+        raise InvalidArgumentError("--int8-bits, --int8-method and --int8-rounding are for --int8, which is not given")
+    if args.int8 is None and args.int8_dynamic is None and args.int8_tolerance is not None:
+        raise InvalidArgumentError("--int8-tolerance is for --int8 and --int8-dynamic, and none of them is given")
+
+
+def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
+    """Options of a method by their names in Python; what is not given is as by default."""
+    return {option: getattr(args, name) for name, option in names.items() if getattr(args, name) is not None}
+
+
 def _written(path: str, compiler: Any, data: Any) -> Any:
     """The Recipe of a file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin files with a mark
     except OSError as error:
         raise InvalidArgumentError(f"the recipe {path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -156,14 +171,9 @@ def calibration(paths: list[str] | None) -> Any:
 
 def _method(args: argparse.Namespace, compiler: Any, grid: dict[str, Any]) -> Any:
     if args.int8:
-        return compiler.Int8(
-            activation_bits=args.int8_bits,
-            tolerance=args.int8_tolerance,
-            method=args.int8_method,
-            rounding=args.int8_rounding,
-        )
+        return compiler.Int8(**_given(args, _INT8 | _TOLERANCE))
     if args.int8_dynamic:
-        return compiler.Int8Dynamic(granularity=args.int8_dynamic, tolerance=args.int8_tolerance)
+        return compiler.Int8Dynamic(granularity=args.int8_dynamic, **_given(args, _TOLERANCE))
     kind = _WEIGHTS[args.weights]
     admitted = {} if args.weights_tolerance is None else {"tolerance": args.weights_tolerance}
     if isinstance(kind, str):
