@@ -72,9 +72,10 @@ def quantize_int8(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, 
     name_of = {var: name for var, (_, name) in places.items()}
     weights: dict[relax.Var, npt.NDArray[np.int8]] = {}
     rounded: list[dict[str, Any]] = []
+    few: list[str] = []
     if recipe.rounding != "nearest":
         names = {var_of[var]: name_of[var] for var in chosen}
-        weights, rounded = rounded_weights(changed, names, recipe.rounding, observer)
+        weights, rounded, few = rounded_weights(changed, names, recipe.rounding, observer)
     with single_threaded():
         shifts, corrected = _corrections(changed, sites, choices, var_of, name_of, weights, recipe)
     spans = [choice.span for choice in choices]
@@ -86,7 +87,7 @@ def quantize_int8(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, 
         if choice.factor is not None
     ]
     whole = [site for site, choice in zip(sites, choices) if choice.method.startswith("minmax")]
-    return Quantized(quantized, outlier(whole), smoothed, corrected, rounded)
+    return Quantized(quantized, [*outlier(whole), *few], smoothed, corrected, rounded)
 
 
 class _Smoother:

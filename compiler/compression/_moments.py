@@ -27,6 +27,7 @@ __all__ = [
     "Moments",
     "depth_of",
     "inverse_factor",
+    "note_of_few",
     "second_moments",
     "square_sums",
     "weight_as_matrix",
@@ -79,6 +80,18 @@ def depth_of(value: relax.Call) -> tuple[int, int]:
     """(groups, depth) of `weight_as_matrix`."""
     groups, _, depth = weight_as_matrix(value).shape
     return groups, depth
+
+
+def note_of_few(method: str, seen: Sequence[tuple[str, int, int]]) -> list[str]:
+    """What is to be said of layers (name, columns, depth) with fewer columns than depth, of which `method` knows too little."""
+    few = [each for each in seen if each[1] < each[2]]
+    if not few:
+        return []
+    name, columns, depth = max(few, key=lambda each: each[2] / max(each[1], 1))
+    return [
+        f"layers of which {method} sees fewer rows of calibration data than they have inputs: {len(few)}, most of all {name} ({columns} rows, "
+        f"{depth} inputs); what it makes of the others is a guess: give more samples"
+    ]
 
 
 def second_moments(

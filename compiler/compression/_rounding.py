@@ -23,7 +23,7 @@ from ._gptq import compensated
 from ._grid import quantized_weights, weight_scales
 from ._grids import Grid
 from ._measure import decibels, single_threaded
-from ._moments import Moments, second_moments, weight_as_matrix, weight_from_matrix
+from ._moments import Moments, note_of_few, second_moments, weight_as_matrix, weight_from_matrix
 from ._observe import Observer
 
 __all__ = ["adaround", "gptq8", "rounded_weights", "squared_error"]
@@ -96,18 +96,22 @@ def _stretched(v: Array) -> tuple[Array, Array]:
     return np.clip(stretched, 0, 1), np.where(inside, sigmoid * (1 - sigmoid) * np.float32(_HIGH - _LOW), 0)
 
 
-_METHODS: dict[str, Callable[[Array, Array, Array], npt.NDArray[np.int8]]] = {"gptq": gptq8, "adaround": adaround}
+_Method = Callable[[Array, Array, Array], npt.NDArray[np.int8]]
+_METHODS: dict[str, tuple[str, _Method]] = {"gptq": ("GPTQ", gptq8), "adaround": ("AdaRound", adaround)}
 
 
 def rounded_weights(
     mod: tvm.IRModule, names: Mapping[relax.Var, str], rounding: str, observer: Observer
-) -> tuple[dict[relax.Var, npt.NDArray[np.int8]], list[dict[str, Any]]]:
-    """int8 weights of the layers `names`, shaped as the weights, symmetric with a scale for each output; and for the manifest what each gains.
+) -> tuple[dict[relax.Var, npt.NDArray[np.int8]], list[dict[str, Any]], list[str]]:
+    """int8 weights of the layers `names`, shaped as the weights, symmetric with a scale for each output; for the manifest what each gains; and
+    what is to be said of the data.
 
     Raises CompileError for a layer whose input has no finite squares.
     """
     found: dict[relax.Var, npt.NDArray[np.int8]] = {}
     told: list[dict[str, Any]] = []
+    seen: list[tuple[str, int, int]] = []
+    title, method = _METHODS[rounding]
     values = {b.var: b.value for block in mod["main"].body.blocks for b in block.bindings if b.var in names}
     for var, moments in second_moments(mod, list(names), observer):
         heed()
@@ -117,15 +121,14 @@ def rounded_weights(
                 "leave such samples out, or take the rounding nearest"
             )
         with single_threaded():
-            q, errors = _rounded(weight_as_matrix(values[var]), moments, _METHODS[rounding])
+            q, errors = _rounded(weight_as_matrix(values[var]), moments, method)
         found[var] = weight_from_matrix(values[var], q)
         told.append({"layer": names[var], "signal_to_error_db": errors})
-    return found, told
+        seen.append((names[var], moments.columns, moments.sums.shape[-1]))
+    return found, told, note_of_few(title, seen)
 
 
-def _rounded(
-    matrix: Array, moments: Moments, method: Callable[[Array, Array, Array], npt.NDArray[np.int8]]
-) -> tuple[npt.NDArray[np.int8], list[float]]:
+def _rounded(matrix: Array, moments: Moments, method: _Method) -> tuple[npt.NDArray[np.int8], list[float]]:
     """int8 [groups, outputs, depth], and signal to error of the results rounded to nearest and so."""
     found, signal, errors = [], 0.0, np.zeros(2)
     for weights, hessian in zip(matrix, moments.sums):

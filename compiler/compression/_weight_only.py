@@ -19,7 +19,7 @@ from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from ._gptq import gptq
 from ._grids import Blocks, blocks_of
 from ._layers import Layer, layers
-from ._moments import LEAST_DAMPING, second_moments
+from ._moments import LEAST_DAMPING, note_of_few, second_moments
 from ._observe import Observer
 from ._scaled_inputs import scale_inputs
 
@@ -79,7 +79,7 @@ def _by_hessians(
     found = dict(second_moments(mod, [layer.var for layer in first.values()], observer))
     hessians: dict[bytes, Array] = {}
     rows: dict[bytes, tuple[Array, Layer]] = {}
-    few: list[tuple[int, int, str]] = []
+    seen: list[tuple[str, int, int]] = []
     for layer in products:
         moments = found[first[layer.value.args[0]].var]
         if not np.isfinite(moments.sums).all():
@@ -91,8 +91,7 @@ def _by_hessians(
         key = _key(own)
         rows.setdefault(key, (own, layer))
         hessians[key] = hessians[key] + moments.sums[0] if key in hessians else moments.sums[0]
-        if moments.columns < own.shape[1]:
-            few.append((own.shape[1], moments.columns, layer.name))
+        seen.append((layer.name, moments.columns, own.shape[1]))
     known: _Known = {}
     raised: list[str] = []
     for key, (own, layer) in rows.items():
@@ -100,20 +99,10 @@ def _by_hessians(
         known[key], damping = gptq(own, hessians[key], recipe.bits, recipe.group, recipe.symmetric, recipe.act_order)
         if damping > LEAST_DAMPING:
             raised.append(layer.name)
-    return known, _notes(few, raised)
-
-
-def _notes(few: Sequence[tuple[int, int, str]], raised: Sequence[str]) -> list[str]:
-    notes = []
-    if few:
-        depth, columns, name = max(few, key=lambda each: each[0] / max(each[1], 1))
-        notes.append(
-            f"layers of which GPTQ sees fewer rows of calibration data than they have inputs: {len(few)}, most of all {name} ({columns} rows, "
-            f"{depth} inputs); what it makes of the others is a guess: give more samples"
-        )
+    notes = note_of_few("GPTQ", seen)
     if raised:
         notes.append(f"GPTQ raised its damping until it could factor the Hessian of {', '.join(raised)}")
-    return notes
+    return known, notes
 
 
 def _rows(value: relax.Call) -> Array:

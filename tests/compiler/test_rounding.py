@@ -110,6 +110,24 @@ def test_layers_gain_and_the_model_does_not_lose_on_other_inputs(rounding: str) 
     assert decibels(rounding) == (adapted, told)
 
 
+@pytest.mark.parametrize(("rounding", "title"), [("gptq", "GPTQ"), ("adaround", "AdaRound")])
+def test_samples_that_are_too_few_are_told(rounding: str, title: str) -> None:
+    """12 rows of products with 8 and 16 inputs are enough for the first alone."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+
+    def notes(count: int) -> list[str]:
+        x = np.random.default_rng(0).standard_normal((count, 1, 8)).astype(F32)
+        recipe = Recipe(quantize=Int8(rounding=rounding, tolerance=1.0), calibration=list(x))
+        artifact = compiler.compile(net, [torch.from_numpy(x[0])], recipe=recipe)
+        return list(artifact.manifest["recipe"]["quantize"]["notes"])
+
+    assert notes(16) == []
+    (note,) = notes(12)
+    assert note.startswith(f"layers of which {title} sees fewer rows of calibration data than they have inputs: 1,")
+    assert "(12 rows, 16 inputs)" in note
+
+
 def test_a_rounding_that_there_is_not() -> None:
     with pytest.raises(maas_rt.InvalidArgumentError, match="rounding is 'up', expected one of nearest, gptq, adaround"):
         Int8(rounding="up")
