@@ -1,5 +1,5 @@
 """Searches the forms of a trained net within a budget, and keeps every trial: `python -m bench.compression.front`, then
-`python -m bench.plot compression` draws them.
+`python -m bench.plot compression_front` draws them.
 
 Calibrated on 512 training images, chosen by others, judged by the test images, which chose nothing.
 """

@@ -83,14 +83,14 @@ def pack_quantized(name: str, parts: Mapping[str, StoredTensor], config: Mapping
 def _scheme(name: str, config: Mapping[str, Any]) -> tuple[int, int]:
     """How many bits a number has, and how many a group; 0: a row."""
     schemes = config.get("config_groups")
-    found = {
+    found = [
         (weights.get("num_bits"), weights.get("group_size") or 0)
         for scheme in (schemes.values() if isinstance(schemes, Mapping) else ())
         if isinstance(scheme, Mapping) and isinstance(weights := scheme.get("weights"), Mapping)
-    }
-    if config.get("quant_method") != "compressed-tensors" or len(found) != 1:
+    ]
+    if config.get("quant_method") != "compressed-tensors" or not found or any(each != found[0] for each in found):
         raise _unknown(name)
-    bits, group = found.pop()
+    bits, group = found[0]
     if type(bits) is not int or not 1 <= bits <= 8 or type(group) is not int:
         raise _unknown(name)
     return bits, group

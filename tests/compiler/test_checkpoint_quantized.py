@@ -230,6 +230,8 @@ def test_parts_of_compressed_tensors_that_do_not_fit_are_refused(
         {"num_bits": 0},
         {"num_bits": 9},
         {"num_bits": "4"},
+        {"num_bits": [4]},
+        {"group_size": {"size": 16}},
         {"group_size": 0},
         {"group_size": -1},
         {"group_size": 1 << 60},
