@@ -1,4 +1,4 @@
-"""Weights of 4 bits: products of few rows against our own float32, one row against the rate of reading memory; and the library's size."""
+"""Weights of 4 bits in groups of 32: bench.weights' measurements; and the library's size."""
 
 from __future__ import annotations
 
@@ -8,70 +8,55 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from maas_rt.compiler import Recipe, WeightOnly, compile
-from torch import nn
-
 import maas_rt
+from maas_rt import _kernels
 
-from .. import machine
-from . import _timing
+from .. import weights
 from ._rows import Goal, Measured, row
 
-WIDTH, COUNTS = 1536, (8, 32, 128)
-LARGE = 8192  # a layer's weights: 38 MB at 4 bits; two of them are beyond any cache here
 ACTIVATIONS = ("float", "int8")
-
-
-def _compiled(net: nn.Module, rows: int, method: WeightOnly | None) -> Any:
-    example = [torch.zeros(rows, next(net.parameters()).shape[1])]
-    return compile(net, example, recipe=Recipe(quantize=method) if method else None, verify=False)
+KINDS = {"symmetric": True, "asymmetric": False}
+ROUNDS = 15
 
 
 @row(
     "int4-rows",
-    "int4 weight-only products of 8, 32 and 128 rows",
-    *(Goal(f"most time over our fp32, {each} activations", 1, 1, least=False) for each in ACTIVATIONS),
+    "int4 weight-only at 8, 32 and 128 rows, our fp32 time over it",
+    *(Goal(f"least, {each} activations", 1, 1) for each in ACTIVATIONS),
     timed=True,
 )
 def _rows() -> Measured:
-    torch.manual_seed(0)
-    net, found = nn.Linear(WIDTH, WIDTH), {each: {} for each in ACTIVATIONS}
-    for rows in COUNTS:
-        x = {"input": np.random.default_rng(0).standard_normal((rows, WIDTH), np.float32)}
-        forms = {each: _compiled(net, rows, WeightOnly(method="rtn", activations=each)) for each in ACTIVATIONS}
-        runs = {name: _timing.maas_rt(each, x) for name, each in {**forms, "fp32": _compiled(net, rows, None)}.items()}
-        times = _timing.interleaved(runs)
-        for each in ACTIVATIONS:
-            found[each][rows] = 1 / _timing.best_ratio(times, each, ["fp32"])[0]
-    figures = {f"most time over our fp32, {each} activations": max(of.values()) for each, of in found.items()}
-    return Measured(figures, more={"by rows": found})
+    isa = _kernels.cpu_isa()
+    found = [each for m in weights.ROWS for k, n in weights.MORE_ROWS for each in weights.more_rows(m, k, n, isa, ROUNDS)]  # fmt: skip
+    least = {
+        f"least, {kind} activations": min(each["against_float"] for each in found if each["activations"] == kind)
+        for kind in ACTIVATIONS
+    }
+    return Measured(least, more={"products": [_brief(each, "rows", "against_float") for each in found]})
 
 
 @row(
-    "int4-read",
-    "int4 weight-only product of one row, share of the read bandwidth",
-    Goal("symmetric", 0.8, 0.95),
-    Goal("asymmetric", 0.7, 0.85),
+    "int4-row",
+    "int4 weight-only product of one row, int8 activations",
+    Goal("share of the read bandwidth, symmetric", 0.8, 0.95),
+    Goal("share of the read bandwidth, asymmetric", 0.7, 0.85),
+    Goal("llama.cpp's q4_0 time over it", 1.3, 2),
     timed=True,
 )
-def _read() -> Measured:
-    """Activations in 8 bits; bytes are those of weights, scales and minima in the file."""
-    torch.manual_seed(0)
-    net = nn.Sequential(*(nn.Linear(LARGE, LARGE, bias=False) for _ in range(2)))
-    x = {"input": np.random.default_rng(0).standard_normal((1, LARGE), np.float32)}
-    figures = {}
-    for name in ("symmetric", "asymmetric"):
-        method = WeightOnly(method="rtn", symmetric=name == "symmetric", activations="int8")
-        artifact = _compiled(net, 1, method)
-        size = len(artifact.to_bytes())
-        run, shares = _timing.maas_rt(artifact, x), []
-        for _ in range(5):
-            (seconds,) = _timing.interleaved({"ours": run}, 2)["ours"][-1:]
-            shares.append(size / seconds / 1e9 / machine.read_bandwidth())
-        figures[name] = float(np.median(shares))
-    return Measured(figures, more={"bytes": size})
+def _row() -> Measured:
+    isa = _kernels.cpu_isa()
+    every = [each for k, n in weights.ONE_ROW for each in weights.one_row(k, n, isa, 2 * ROUNDS, peer=True)]
+    found = [each for each in every if each["activations"] == "int8"]
+    least = {
+        f"share of the read bandwidth, {name}": min(each["share"] for each in found if each["symmetric"] == kind)
+        for name, kind in KINDS.items()
+    }
+    least["llama.cpp's q4_0 time over it"] = min(each["against_llama"] for each in found if each["symmetric"])
+    return Measured(least, more={"products": [_brief(each, "share", "against_llama") for each in every]})
+
+
+def _brief(found: dict[str, Any], *figures: str) -> dict[str, Any]:
+    return {name: found[name] for name in ("k", "n", "activations", "symmetric", *figures)}
 
 
 @row("library", "library, stripped", Goal("MB", 1.2, 1.1, least=False))
