@@ -124,3 +124,11 @@ def test_rows_are_kept_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "0.9950" in capsys.readouterr().out and calls == ["good", "good"]
     with pytest.raises(SystemExit, match="no row wrong"):
         command.main(["wrong"])
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    """The table in bench/README.md is that of the kept results: `python -m bench.compression --show markdown` prints it."""
+    _groups.load()
+    page = (command.ROOT / "bench" / "README.md").read_text()
+    kept = json.loads(command.RESULTS.read_text())["rows"]
+    assert _table.markdown(_table.lines(ROWS.values(), kept)) in page
