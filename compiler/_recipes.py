@@ -65,7 +65,8 @@ class Int8:
 
     def __post_init__(self) -> None:
         _check_version("Int8", self.version, 1)
-        if self.activation_bits not in (7, 8):
+        _check_flags("Int8", smooth=self.smooth, bias_correction=self.bias_correction)
+        if type(self.activation_bits) is not int or self.activation_bits not in (7, 8):
             raise InvalidArgumentError(f"Int8: activation_bits is {self.activation_bits!r}, expected 7 or 8")
         if self.method not in CALIBRATION_METHODS:
             raise InvalidArgumentError(
@@ -103,7 +104,8 @@ class WeightOnly:
 
     def __post_init__(self) -> None:
         _check_version("WeightOnly", self.version, 1)
-        if self.bits not in (4, 8):
+        _check_flags("WeightOnly", symmetric=self.symmetric, act_order=self.act_order)
+        if type(self.bits) is not int or self.bits not in (4, 8):
             raise InvalidArgumentError(f"WeightOnly: bits is {self.bits!r}, expected 4 or 8")
         is_count = isinstance(self.group, int) and not isinstance(self.group, bool) and self.group > 0
         if self.group is not None and not is_count:
@@ -262,6 +264,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_version("Recipe", self.version, 1)
         _check_data("Recipe", self.calibration)
+        _check_patterns("layers", self.layers)
+        _check_patterns("prune_layers", self.prune_layers)
         for where, method in (
             ("quantize", self.quantize),
             *((f"layers[{name!r}]", each) for name, each in self.layers.items()),
@@ -341,6 +345,19 @@ def _check_version(where: str, version: object, newest: int) -> None:
     if version != newest:
         raise InvalidArgumentError(
             f"{where}: version is {version!r}, and this compiler knows {newest}: take a newer maas_rt, or write the recipe anew"
+        )
+
+
+def _check_flags(where: str, **flags: object) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidArgumentError(f"{where}: {name} is {value!r}, expected True or False")
+
+
+def _check_patterns(name: str, patterns: object) -> None:
+    if not isinstance(patterns, Mapping) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise InvalidArgumentError(
+            f"Recipe: {name} is {patterns!r}, expected a mapping from patterns of names, as 'head*', to methods or None"
         )
 
 

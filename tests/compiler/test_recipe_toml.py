@@ -144,6 +144,23 @@ def test_newer_versions_are_refused_in_python_too(kind: Any) -> None:
         kind(version=2)
 
 
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Recipe(layers=["head"]), r"Recipe: layers is \['head'\], expected a mapping from patterns of names"),  # type: ignore[arg-type]
+        (lambda: Recipe(layers={1: Int8()}), "Recipe: layers is {1: Int8"),  # type: ignore[dict-item]
+        (lambda: Recipe(prune_layers=None), "Recipe: prune_layers is None, expected a mapping"),  # type: ignore[arg-type]
+        (lambda: WeightOnly(symmetric="no"), "WeightOnly: symmetric is 'no', expected True or False"),  # type: ignore[arg-type]
+        (lambda: Int8(smooth=1), "Int8: smooth is 1, expected True or False"),  # type: ignore[arg-type]
+        (lambda: Int8(activation_bits=8.0), "Int8: activation_bits is 8.0, expected 7 or 8"),  # type: ignore[arg-type]
+        (lambda: WeightOnly(bits=np.int64(4)), "WeightOnly: bits is .*4.*, expected 4 or 8"),
+    ],
+)
+def test_what_is_no_recipe_in_python_is_told(make: Any, says: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=says):
+        make()
+
+
 WIDTHS = (16, 128, 128, 8)
 
 
