@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import subprocess
@@ -54,9 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             continue
         print(f"{row.name}: {row.title}", file=sys.stderr, flush=True)
-        record = _measured(row)
-        kept = {**_kept(options.output), row.name: record}  # another process may have written rows meanwhile
-        _write(options.output, kept)
+        kept = _with(options.output, row.name, _measured(row))
         print(_table.text(_table.lines([row], kept)), flush=True)
     print("\n" + _table.text(_table.lines(ROWS.values(), kept)))
     return 1 if any("error" in kept[row.name] for row in chosen) else 0
@@ -89,6 +88,19 @@ def _measured(row: Row) -> dict[str, Any]:
 
 def _kept(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())["rows"]) if path.exists() else {}
+
+
+def _with(path: Path, name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """All rows of the file, this one among them; written. Another process may do the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        kept = {**_kept(path), name: record}
+        _write(path, kept)
+    finally:
+        os.close(folder)
+    return kept
 
 
 def _write(path: Path, kept: Mapping[str, Any]) -> None:
