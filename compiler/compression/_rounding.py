@@ -55,15 +55,14 @@ def gptq8(weights: Array, hessian: Array, scale: Array) -> npt.NDArray[np.int8]:
 
 
 def adaround(weights: Array, hessian: Array, scale: Array) -> npt.NDArray[np.int8]:
-    """As `gptq8`, of which integer each weight becomes one of the two next to it. An output for which this is worse than the nearest keeps
-    those."""
+    """As `gptq8`; each weight becomes one of the two integers next to it."""
     exact = weights / scale
     floor = np.floor(exact)
-    rest, nearest = exact - floor, quantized_weights(weights, scale)
+    rest = exact - floor
     steps = scale.astype(np.float64) ** 2
     unit = float(np.diag(hessian).mean() * steps.mean() / 12)  # a weight's part of the error, rounded to nearest
     if not unit > 0:
-        return nearest
+        return quantized_weights(weights, scale)
     curvature = (hessian * (2 / unit)).astype(np.float32)
     v = -np.log((_HIGH - _LOW) / (np.clip(rest, 1e-4, 1 - 1e-4) - _LOW) - 1).astype(np.float32)
     first, second = np.zeros_like(v), np.zeros_like(v)
@@ -83,9 +82,7 @@ def adaround(weights: Array, hessian: Array, scale: Array) -> npt.NDArray[np.int
         v -= (
             _RATE * (first / (1 - 0.9 ** (step + 1))) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + np.float32(1e-8))
         )
-    learned = np.clip(floor + (_stretched(v)[0] >= 0.5), -_LEVELS, _LEVELS).astype(np.int8)
-    gains = squared_error(weights, hessian, learned, scale) < squared_error(weights, hessian, nearest, scale)
-    return np.where(gains[:, None], learned, nearest).astype(np.int8)
+    return np.clip(floor + (_stretched(v)[0] >= 0.5), -_LEVELS, _LEVELS).astype(np.int8)
 
 
 def _stretched(v: Array) -> tuple[Array, Array]:
@@ -129,13 +126,15 @@ def rounded_weights(
 
 
 def _rounded(matrix: Array, moments: Moments, method: _Method) -> tuple[npt.NDArray[np.int8], list[float]]:
-    """int8 [groups, outputs, depth], and signal to error of the results rounded to nearest and so."""
+    """int8 [groups, outputs, depth], and signal to error of the results rounded to nearest and so. An output that does not gain keeps what is
+    nearest."""
     found, signal, errors = [], 0.0, np.zeros(2)
     for weights, hessian in zip(matrix, moments.sums):
         scale = weight_scales(weights, 1)
         nearest = quantized_weights(weights, scale)
         q = method(weights, hessian, scale) if hessian.any() else nearest
-        found.append(q)
+        before, after = (squared_error(weights, hessian, each, scale) for each in (nearest, q))
+        found.append(np.where((after < before)[:, None], q, nearest))
         signal += float(squared_error(weights, hessian, np.zeros_like(q), scale).sum())
-        errors += [squared_error(weights, hessian, each, scale).sum() for each in (nearest, q)]
+        errors += [before.sum(), np.minimum(before, after).sum()]
     return np.stack(found), [decibels(e / signal) if signal else decibels(0.0) for e in errors]
