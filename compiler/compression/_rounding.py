@@ -82,7 +82,7 @@ def adaround(weights: Array, hessian: Array, scale: Array) -> npt.NDArray[np.int
         v -= (
             _RATE * (first / (1 - 0.9 ** (step + 1))) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + np.float32(1e-8))
         )
-    return np.clip(floor + (_stretched(v)[0] >= 0.5), -_LEVELS, _LEVELS).astype(np.int8)
+    return np.asarray(np.clip(floor + (_stretched(v)[0] >= 0.5), -_LEVELS, _LEVELS), np.int8)
 
 
 def _stretched(v: Array) -> tuple[Array, Array]:
