@@ -137,6 +137,7 @@ def compress(
     weights: Weights | None = None,
     name: str | None = None,
     journal: str | os.PathLike[str] | None = None,
+    keep_journal: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
     """Search for the quickest (smallest, cheapest) form of `model` that keeps the budget, and compile it.
@@ -148,7 +149,8 @@ def compress(
             outputs, as the model that is tried computes them. It chooses.
         budget: a Budget, or a mapping with its fields as keys.
         judge: as evaluate, on other data, asked once at the end: a figure that chose nothing.
-        journal: a file in which measurements are kept; the same search goes on from there when it was interrupted. Gone at the end.
+        journal: a file in which measurements are kept; the same search goes on from there when it was interrupted. Gone at the end, unless
+            `keep_journal`: for who writes the artifact to a disk that may be full, and removes the journal then.
         progress: called with (what is done, fraction of the time that is over).
 
     Returns:
@@ -167,5 +169,6 @@ def compress(
         raise MissingExtraError("maas_rt.compiler", "compiler", error.name) from error
     return searched(
         model, data, evaluate, budget, judge=judge, example_inputs=example_inputs, target=target, dynamic=dynamic,
-        input_shapes=input_shapes, factory=factory, weights=weights, name=name, journal=journal, progress=progress,
+        input_shapes=input_shapes, factory=factory, weights=weights, name=name, journal=journal, keep_journal=keep_journal,
+        progress=progress,
     )  # fmt: skip

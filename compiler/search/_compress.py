@@ -47,6 +47,7 @@ def compress(
     weights: Weights | None = None,
     name: str | None = None,
     journal: str | os.PathLike[str] | None = None,
+    keep_journal: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
     """See `maas_rt.compiler.compress`."""
@@ -66,7 +67,7 @@ def compress(
         own = factory is None and not hasattr(model, "forward")
         examples = named_examples(example_inputs, imported.input_names, own)
     data = _rereadable(data, imported)
-    return _compressed(imported, options, examples, data, score, judging, wanted, journal, progress)
+    return _compressed(imported, options, examples, data, score, judging, wanted, journal, keep_journal, progress)
 
 
 def _compressed(
@@ -78,6 +79,7 @@ def _compressed(
     judge: Score | None,
     budget: Budget,
     journal: str | os.PathLike[str] | None,
+    keep_journal: bool,
     progress: Progress | None,
 ) -> Artifact:
     folded = model.mod
@@ -108,7 +110,8 @@ def _compressed(
     worst = worst_inputs(trials.expected, [program.run(dict(sample)) for sample in samples.kept])
     kinds = [(layer.name, layer.kind, layer.reason) for layer in found_layers]
     whole = report(summed, trials, found, budget, kinds, counts, worst, notes)
-    book.remove()
+    if not keep_journal:
+        book.remove()
     return replace(artifact.with_manifest(compression=summed), report=whole, recipe=recipe)
 
 

@@ -86,6 +86,7 @@ def execute(args: argparse.Namespace) -> int:
     )  # fmt: skip
     compiler.Recipe().to_toml()  # what writes recipes is there: told before the search, not behind it
     shapes, examples = described_inputs(args)
+    journal = output.with_name(output.name + ".search")
     sets = [read_npz(path) for path in args.data]
     with _progress.reporter(enabled=not args.quiet) as progress:
         artifact = compiler.compress(
@@ -101,7 +102,8 @@ def execute(args: argparse.Namespace) -> int:
             factory=args.model,
             weights=chosen_weights(args, compiler),
             name=args.name or output.stem,
-            journal=output.with_name(output.name + ".search"),
+            journal=journal,
+            keep_journal=True,
             progress=progress,
         )
         recipe = artifact.recipe.to_toml()
@@ -109,6 +111,7 @@ def execute(args: argparse.Namespace) -> int:
         write_report(artifact.report, page, name=args.name or output.stem, price=args.price)
         with whole_file(written) as file:
             file.write(recipe.encode())
+        journal.unlink(missing_ok=True)  # all that it was for is written
     print(_told(artifact.report, args.output, page, written))
     for note in artifact.report["notes"]:
         print(note, file=sys.stderr)

@@ -167,6 +167,21 @@ def test_the_command_writes_model_and_report(files: Path, capsys: pytest.Capture
     assert "compressed  score" in capsys.readouterr().out
 
 
+def test_what_was_measured_stays_until_the_file_is_written(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk at the last moment does not cost the search; the same command writes what it found, without another trial."""
+    more = ("--eval", f"{files}/score.py:score", "--max-drop", "0.1", "--overwrite")
+    (files / "out.mrt").unlink(missing_ok=True)
+    blocked = files / "out.mrt.html"
+    blocked.unlink(missing_ok=True)
+    blocked.mkdir()  # where the report cannot be written
+    assert compress(files, *more) == 1
+    journal = files / "out.mrt.search"
+    measured = journal.read_text()
+    blocked.rmdir()
+    assert compress(files, *more) == 0 and not journal.exists()
+    assert '"score"' in measured and capsys.readouterr().out.count("2 models tried") == 1
+
+
 @pytest.mark.parametrize(
     ("eval_", "says"),
     [
