@@ -21,7 +21,7 @@ from ._methods import FLOAT, Method
 from ._sensitivity import layer_errors
 from ._trial import Trial, Trials
 
-__all__ = ["Found", "search"]
+__all__ = ["Found", "layer_seconds", "search"]
 
 _BISECTIONS = 6
 _FAILURES = 6  # of changes of single layers, one after the other, before it is enough
@@ -172,11 +172,20 @@ def _tables(
             if math.isfinite(error):  # there is such a model
                 errors[layer][name] = error
     named = {layer: [FLOAT, *(name for name in methods if name in errors[layer])] for layer in able}
-    seconds = {layer: {name: whole[name].layer_times.get(layer, 0.0) for name in named[layer]} for layer in able}
+    seconds = {layer: {name: layer_seconds(layer, whole[name], base) for name in named[layer]} for layer in able}
     sizes = {
         layer: {name: weights[layer] * trials.methods[name].bytes_per_weight for name in named[layer]} for layer in able
     }
     return {"errors": errors, "seconds": seconds, "sizes": sizes}
+
+
+def layer_seconds(layer: str, trial: Trial, base: Trial) -> float:
+    """Of a layer's step in a trial. One that has become part of another step under that one's name has its time in the float model, as much
+    less as the whole model is quicker; what has no step of its own there, either, costs the same with every method."""
+    found = trial.layer_times.get(layer)
+    if found is not None:
+        return found
+    return base.layer_times.get(layer, 0.0) * (trial.latency / base.latency if base.latency > 0 else 1.0)
 
 
 def _apart(trials: Trials, tables: Tables) -> Tables:

@@ -17,7 +17,9 @@ import torch
 from maas_rt.compiler import Budget, compress
 from maas_rt.compiler.search._assign import assign
 from maas_rt.compiler.search._journal import Journal
+from maas_rt.compiler.search._search import layer_seconds
 from maas_rt.compiler.search._sensitivity import layer_errors
+from maas_rt.compiler.search._trial import Trial
 from torch import nn
 
 import maas_rt
@@ -256,6 +258,13 @@ def test_errors_of_groups_are_taken_apart_where_they_matter() -> None:
     assert got["l5"] == pytest.approx(1.0) and got["l20"] == pytest.approx(0.5)
     assert all(got[layer] <= 0.05 for layer in own if layer not in ("l5", "l20"))
     assert len(asked) < 20  # of 32
+
+
+def test_a_layer_whose_step_has_another_name_is_not_free() -> None:
+    base = Trial({}, score=1.0, latency=8e-3, layer_times={"a": 4e-3, "b": 2e-3})
+    trial = Trial({"a": "int8", "b": "int8"}, score=1.0, latency=2e-3, layer_times={"b": 3e-4})
+    assert layer_seconds("b", trial, base) == 3e-4 and layer_seconds("a", trial, base) == pytest.approx(1e-3)
+    assert layer_seconds("c", trial, base) == 0
 
 
 def test_a_journal_goes_on_behind_a_line_that_was_cut_off(tmp_path: Path) -> None:
