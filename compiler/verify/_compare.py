@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..importers._imported import Array
 from ..ir._philox import SHARED_SEED
 from ._report import Difference
 
-__all__ = ["EPSILON", "NEAR", "TIED", "TIES", "compare", "is_saturated", "run_compiled", "tied_share"]
+__all__ = ["EPSILON", "NEAR", "TIED", "TIES", "compare", "is_saturated", "run_compiled", "scales_of", "tied_share"]
 
 EPSILON = float(np.finfo(np.float32).eps)
 TIES = 64  # enough for some of a thousand numbers to be rounded to 8 bits the other way
@@ -20,8 +20,21 @@ NEAR = 2
 TIED = 0.01  # of the numbers of a tensor at most, at a tie
 
 
-def compare(name: str, actual: Array, expected: Array, options: VerifyOptions) -> Difference:
-    """The difference of one output; `detail` says what no tolerance covers."""
+def scales_of(results: Iterable[Mapping[str, Array]]) -> dict[str, float]:
+    """The largest finite magnitude of each floating-point output over several runs."""
+    found: dict[str, float] = {}
+    for outputs in results:
+        for name, value in outputs.items():
+            array = np.asarray(value)
+            if array.dtype.kind not in "fcV" or not array.size:
+                continue
+            size = np.abs(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64))
+            found[name] = max(found.get(name, 0.0), float(size.max(initial=0.0, where=np.isfinite(size))))
+    return found
+
+
+def compare(name: str, actual: Array, expected: Array, options: VerifyOptions, scale: float = 0.0) -> Difference:
+    """The difference of one output, against its own scale or a larger one that is given; `detail` says what no tolerance covers."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     if actual.shape != expected.shape:
         return Difference(name, np.inf, f"its shape is {actual.shape} and must be {expected.shape}")
@@ -44,7 +57,7 @@ def compare(name: str, actual: Array, expected: Array, options: VerifyOptions) -
     if not finite.any():
         return Difference(name, 0.0, "")
     worst = float(np.abs(g[finite] - w[finite]).max())
-    scale = float(np.abs(w[finite]).max())
+    scale = max(scale, float(np.abs(w[finite]).max()))
     return Difference(name, worst / scale if scale > 0 else worst, "")
 
 

@@ -144,6 +144,21 @@ def test_a_sample_that_makes_the_others_coarse_is_named(name: str) -> None:
     assert "calibration sample 5 reaches 1e+04" in quantize["notes"][0] and "percentile" in quantize["notes"][0]
 
 
+@pytest.mark.parametrize("recipe", [Int8(), Int8(tolerance=0.02, rounding="gptq")])
+def test_a_sample_whose_result_is_near_0_is_judged_by_the_scale_of_all(recipe: Int8) -> None:
+    """A score between two classes: of such a sample's own scale any error is large, that of float32 included."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1)).eval()
+    x = torch.randn(32, 64)
+    with torch.no_grad():
+        net[2].bias -= net(x[:1])[0]  # the first one's score is 0 but for rounding
+        scores = net(x).numpy()
+    assert abs(scores[0, 0]) < 1e-6 < 0.1 < np.abs(scores).max()
+    artifact = compile_model(net, (x[:1],), recipe=Recipe(quantize=recipe, calibration={"input": x.numpy()}))
+    verified = artifact.manifest["verified"]
+    assert verified["status"] == "passed" and verified["max_relative_error"] < 0.02
+
+
 def test_a_result_that_says_nothing_is_refused_whatever_is_admitted() -> None:
     """All zeros: the outlier, which is no input of the check, leaves no step for anything else."""
     x = np.random.default_rng(0).standard_normal((5000, 8)).astype(np.float32)
