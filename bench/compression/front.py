@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ def main() -> int:
     write_results(
         options.output,
         {
-            "command": "python -m bench.compression.front", "net": options.net, "machine": machine.describe(),
+            "command": shlex.join(["python", "-m", "bench.compression.front", *sys.argv[1:]]), "net": options.net, "machine": machine.describe(),
             "quiet": os.getloadavg()[0] < 1.5 and abs(after / before - 1) < QUIET, "fma_gflops": [before, after],
             "report": artifact.report,
         },
