@@ -97,14 +97,20 @@ def note_of_few(method: str, seen: Sequence[tuple[str, int, int]]) -> list[str]:
 def second_moments(
     mod: tvm.IRModule, chosen: Sequence[relax.Var], observer: Observer
 ) -> Iterator[tuple[relax.Var, Moments]]:
-    """X X^T of the layers `chosen`, which are products or convolutions with constant weights. What bounds memory runs the samples
-    several times.
+    """X X^T of the layers `chosen`, which are products or convolutions with constant weights; of products that read the same it is gathered
+    once. What bounds memory runs the samples several times.
 
     Raises as Observer.observe does.
     """
     values = _values(mod, chosen)
-    for some in _by_memory(values):
-        yield from _observed(mod, {var: values[var] for var in some}, observer, _products).items()
+    readers: dict[relax.Expr, list[relax.Var]] = {}
+    for var, value in values.items():
+        readers.setdefault(value.args[0] if is_call(value, "relax.matmul") else var, []).append(var)
+    first = {same[0]: same for same in readers.values()}
+    for some in _by_memory({var: values[var] for var in first}):
+        for var, moments in _observed(mod, {var: values[var] for var in some}, observer, _products).items():
+            for reader in first[var]:
+                yield reader, moments
 
 
 def square_sums(mod: tvm.IRModule, chosen: Sequence[relax.Var], observer: Observer) -> dict[relax.Var, Moments]:

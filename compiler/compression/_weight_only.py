@@ -71,17 +71,14 @@ def quantize_weights(
 def _by_hessians(
     mod: tvm.IRModule, chosen: Sequence[Layer], recipe: WeightOnly, observer: Observer
 ) -> tuple[_Known, list[str]]:
-    """The products' weights by GPTQ. Of those that read the same, X X^T is gathered once; of a weight that several have, it is their sum."""
+    """The products' weights by GPTQ; of a weight that several have, X X^T is their sum."""
     products = [layer for layer in chosen if is_call(layer.value, "relax.matmul")]
-    first: dict[relax.Expr, Layer] = {}
-    for layer in products:
-        first.setdefault(layer.value.args[0], layer)
-    found = dict(second_moments(mod, [layer.var for layer in first.values()], observer))
+    found = dict(second_moments(mod, [layer.var for layer in products], observer))
     hessians: dict[bytes, Array] = {}
     rows: dict[bytes, tuple[Array, Layer]] = {}
     seen: list[tuple[str, int, int]] = []
     for layer in products:
-        moments = found[first[layer.value.args[0]].var]
+        moments = found[layer.var]
         if not np.isfinite(moments.sums).all():
             raise CompileError(
                 f"calibration gives the layer {layer.name} numbers whose squares are not finite, of which GPTQ can make nothing: leave such "

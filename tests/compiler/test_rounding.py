@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from maas_rt.compiler import Int8, Recipe
 from maas_rt.compiler.compression._grid import quantized_weights, weight_scales
+from maas_rt.compiler.compression._observe import Observer
 from maas_rt.compiler.compression._rounding import adaround, gptq8, squared_error
 from torch import nn
 
@@ -131,3 +133,26 @@ def test_samples_that_are_too_few_are_told(rounding: str, title: str) -> None:
 def test_a_rounding_that_there_is_not() -> None:
     with pytest.raises(maas_rt.InvalidArgumentError, match="rounding is 'up', expected one of nearest, gptq, adaround"):
         Int8(rounding="up")
+
+
+def test_of_layers_that_read_the_same_moments_are_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(12, 5) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.query(x), self.key(x), self.value(x)], 1)
+
+    watched: list[int] = []
+    observe = Observer.observe
+
+    def counted(self: Observer, mod: Any, values: Any, *more: Any) -> None:
+        watched.append(len(values))
+        observe(self, mod, values, *more)
+
+    monkeypatch.setattr(Observer, "observe", counted)
+    torch.manual_seed(0)
+    x = torch.randn(64, 12)
+    artifact = compiler.compile(Heads().eval(), (x[:1],), recipe=Recipe(quantize=Int8(rounding="gptq"), calibration={"x": x.numpy()}))  # fmt: skip
+    assert len(artifact.manifest["recipe"]["quantize"]["rounded"]) == 3 and watched == [1, 1]
