@@ -282,15 +282,27 @@ void tile(const QTileCall& c) {
   tiles<MR>(c);
 }
 
+// Four rows of sums at a time where no more than QFolded is done with them.
+void finish(const QFinishCall& c) {
+  if (!c.folds() || c.floats || c.w_zero || c.n < kQPanel) return q_finish<F32x8, &kEpilogue_avx512>(c);
+  const QFolded f = c.folded ? *c.folded : q_fold(c);
+  const FoldedStore store(f);
+  const __m512i start = load64(f.start);
+  const int32_t* acc = c.acc;
+  uint8_t* y = static_cast<uint8_t*>(c.y);
+  const int64_t ld = c.ld, ldy = c.ldy;
+  const auto sum = [&](int64_t i)
+                       __attribute__((always_inline)) { return _mm512_add_epi32(load64(acc + i * ld), start); };
+  int64_t left = c.rows;
+  for (; left >= 4; left -= 4, acc += 4 * ld, y += 4 * ldy) store({sum(0), sum(1), sum(2), sum(3)}, y, ldy);
+  for (; left > 0; --left, acc += ld, y += ldy) store({sum(0)}, y, ldy);
+}
+
 }  // namespace
 
 extern const QTileTable kQTile_avx512 = {
-    kRows,
-    true,
-    {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
-    q_finish<F32x8, &kEpilogue_avx512>,
-    q_row_sum,
-    row_of_panels,
+    kRows,           true,      {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
+    finish,          q_row_sum, row_of_panels,
     weights_in_order};
 
 }  // namespace mrt

@@ -1,6 +1,7 @@
 // The loops of multiply.h, once for all vectors V; NV of them hold the columns.
 #pragma once
 
+#include "kernels/sparse/ahead.h"
 #include "kernels/sparse/multiply.h"
 #include "simd/transpose8x8.h"
 #include "simd/vec.h"
@@ -19,6 +20,7 @@ void multiply_single(const SparseCall& c) {
     const int64_t row = c.part.order[r];
     int64_t left = c.part.counts[r];
     if (left == 0 && !c.bias) continue;
+    for (int64_t e = 0; e < left; e += 16) prefetch_weights(w + e);
     float* const sums = c.sums + row * kColumns;
     V acc[U][NV];
 #pragma GCC unroll 4
@@ -70,6 +72,7 @@ void multiply_blocked(const SparseCall& c) {
       }
     }
     for (; left > 0; --left, ++index, w += kWidth) {
+      prefetch_weights(w);
       const float* const x = from + static_cast<size_t>(*index) * kColumns;
       V columns[NV];
 #pragma GCC unroll 4
@@ -89,36 +92,43 @@ void multiply_blocked(const SparseCall& c) {
   }
 }
 
-// `kLook`: returns whether all is finite.
+// Squares of eight rows and columns, those of the longer of both sides next to each other: what is near is read, or
+// written, together. `kLook`: returns whether all is finite.
 template <bool kLook>
 MRT_INLINE bool transpose_all(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
                               int64_t dst_stride) {
-  int64_t r = 0;
   float seen = 0.0f;  // what is not finite makes it NaN
-  const auto rest = [&](int64_t from, int64_t to, int64_t column) {
-    for (int64_t c = column; c < columns; ++c) {
-      for (int64_t i = from; i < to; ++i) {
-        const float x = src[i * src_stride + c];
+  const auto each = [&](int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+    for (int64_t c = column; c < column_end; ++c) {
+      for (int64_t r = row; r < row_end; ++r) {
+        const float x = src[r * src_stride + c];
         if (kLook) seen += x * 0.0f;
-        dst[c * dst_stride + i] = x;
+        dst[c * dst_stride + r] = x;
       }
     }
   };
+  int64_t whole_rows = 0, whole_columns = 0;
 #if defined(MRT_SIMD_AVX2)
-  F32x8 all = F32x8::zero();
-  for (; r + 8 <= rows; r += 8) {
-    int64_t c = 0;
-    for (; c + 8 <= columns; c += 8) {
-      const float* const from = src + r * src_stride + c;
-      transpose8x8(from, src_stride, dst + c * dst_stride + r, dst_stride);
+  whole_rows = rows & ~int64_t{7}, whole_columns = columns & ~int64_t{7};
+  __m256 all = _mm256_setzero_ps();  // of products with zero, which are zeros or NaN: an `or` waits for one cycle
+  const auto square = [&](int64_t r, int64_t c) {
+    const float* const from = src + r * src_stride + c;
+    transpose8x8(from, src_stride, dst + c * dst_stride + r, dst_stride);
 #pragma GCC unroll 8
-      for (int i = 0; kLook && i < 8; ++i) all = fma(F32x8::load(from + i * src_stride), F32x8::zero(), all);
-    }
-    rest(r, r + 8, c);
+    for (int i = 0; kLook && i < 8; ++i)
+      all = _mm256_or_ps(all, _mm256_mul_ps(_mm256_loadu_ps(from + i * src_stride), _mm256_setzero_ps()));
+  };
+  if (kLook) {
+    for (int64_t r = 0; r < whole_rows; r += 8)
+      for (int64_t c = 0; c < whole_columns; c += 8) square(r, c);
+    seen += reduce_add(F32x8{all});
+  } else {
+    for (int64_t c = 0; c < whole_columns; c += 8)
+      for (int64_t r = 0; r < whole_rows; r += 8) square(r, c);
   }
-  if (kLook) seen += reduce_add(all);
 #endif
-  rest(r, rows, 0);
+  each(0, whole_rows, whole_columns, columns);
+  each(whole_rows, rows, 0, columns);
   return seen == 0.0f;
 }
 

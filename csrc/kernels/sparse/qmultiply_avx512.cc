@@ -1,4 +1,5 @@
-// 32 columns. `vpdpbusd` adds four products in 32 bits: all entries are alike.
+// 64 columns: 16 sums, so that none waits for the one before it. `vpdpbusd` adds four products in 32 bits: all entries
+// are alike.
 #include "kernels/sparse/qmultiply_generic.h"
 
 namespace mrt {
@@ -18,6 +19,7 @@ void multiply(const QSparseCall& c) {
   each_row<Sums, NV>(
       c, [x](Sums(&acc)[4][NV], RowCounts n, const uint8_t* index, const int8_t* w) __attribute__((always_inline)) {
         for (int64_t left = n.doubled + n.single + n.wide; left > 0; --left, ++index, w += 16) {
+          prefetch_weights(w);
           const uint8_t* const from = x + static_cast<size_t>(*index) * (NV * 64);
           __m512i a[NV];
 #pragma GCC unroll 4
@@ -34,5 +36,5 @@ void multiply(const QSparseCall& c) {
 
 }  // namespace
 
-extern const QSparseTable kQSparse_avx512 = {16, 2, {nullptr, multiply<1>, multiply<2>}};
+extern const QSparseTable kQSparse_avx512 = {16, 4, {nullptr, multiply<1>, multiply<2>, multiply<3>, multiply<4>}};
 }  // namespace mrt

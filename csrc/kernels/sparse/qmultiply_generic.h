@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "kernels/sparse/ahead.h"
 #include "kernels/sparse/qmultiply.h"
 #include "simd/vec.h"
 

@@ -1,14 +1,15 @@
 // How products with sparse weights are cut, and the loops around multiply.h and qmultiply.h. Rows of a are taken a few
-// vectors at a time, a tile, and transposed, a block of the depth after the other, so that it stays in L1 while all
-// weights of the block meet it; sums wait in L2 for the next block, transposed as well. (Blocking as E. Elsen, M.
-// Dukhan, T. Gale and K. Simonyan, "Fast Sparse ConvNets", 2020, whose activations have this layout from the start.)
+// vectors at a time, a tile, and transposed, a block of the depth after the other, so that it stays in L1, or near it,
+// while all weights of the block meet it; sums wait in L2 for the next block, transposed as well. (Blocking as E.
+// Elsen, M. Dukhan, T. Gale and K. Simonyan, "Fast Sparse ConvNets", 2020, whose activations have this layout from the
+// start.)
 #pragma once
 
 #include "kernels/sparse/packing.h"
 
 namespace mrt {
 
-constexpr int64_t kSparsePlaces = 256;  // of a block of the depth: 32 KiB of 32 columns of four bytes
+constexpr int64_t kSparsePlaces = 256;  // of a block of the depth: 32 KiB of 32 columns of four bytes, 64 KiB of 64
 constexpr int64_t kSparseRows = 64;     // of a in an item: weights that were read once are multiplied by them all
 constexpr int64_t kSparseChunks = 4;    // of an item, at most: 256 KiB of sums
 
