@@ -45,7 +45,7 @@ class Depth {
   int64_t count() const { return count_; }
   Stretch operator[](int64_t i) const {
     if (parts_ > 0) {
-      const int64_t part = i % parts_, begin = kc_ * part / parts_, end = kc_ * (part + 1) / parts_;
+      const int64_t part = i % parts_, begin = cut(part), end = part + 1 < parts_ ? cut(part + 1) : kc_;
       return {i / parts_, 1, begin, end - begin};
     }
     const int64_t begin = taps_ * i / count_, end = taps_ * (i + 1) / count_;
@@ -53,6 +53,8 @@ class Depth {
   }
 
  private:
+  int64_t cut(int64_t part) const { return kc_ * part / parts_ / 2 * 2; }  // even: a byte may hold the weights of two
+
   int64_t taps_, kc_, count_, parts_ = 0;
 };
 
@@ -105,10 +107,10 @@ int64_t alike(const float* const* a, int64_t tiles, int64_t step, int64_t pointe
   return n;
 }
 
-// One panel, whose weights for the stretch are at `w`, over one stretch of a block of rows. `next`: the packed weights
-// that are read after it; null if not known.
+// `panels` of the weights, or floats or not, from one on over one stretch of a block of rows. `next`: the packed
+// weights that are read after it; null if not known.
 void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part, bool first, bool last, int64_t panel,
-                    const float* w, const float* next) {
+                    int64_t panels, float* scratch, const float* next) {
   const Epilogue& e = *p.epilogue;
   const int64_t group_panels = panels_of(p.n), group = panel / group_panels;
   const int64_t column = group * p.n + panel % group_panels * kPanel;
@@ -118,10 +120,10 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
   const float* const tile_residual = after_tile && e.residual_after ? nullptr : r;
   TileCall call{};
   call.ldw = p.ldw > 0 ? p.ldw : kPanel;
-  call.w = w;
+  call.w = p.unpack ? scratch : weights_of(p, panel, part);
   call.ldc = p.ldc;
   call.ldr = p.ldr;
-  call.n = min64(kPanel, p.n - panel % group_panels * kPanel);
+  call.n = min64(panels * kPanel, p.n - panel % group_panels * kPanel);
   call.bias = p.bias ? p.bias + column : nullptr;
   call.lo = e.lo;
   call.hi = e.hi;
@@ -145,7 +147,12 @@ void multiply_panel(const Product& p, const RowBlock& block, const Stretch& part
       call.tiles = skips ? alike(call.a, left, call.tile_pointers, part.taps * rows, p.zeros, &padding) : left;
       call.c = c + row * p.ldc;
       call.residual = tile_residual ? tile_residual + row * p.ldr : nullptr;
-      if (!padding) p.table->tile[rows](call);
+      if (p.unpack && (row == 0 || p.unpack_each)) {
+        call.tiles = 1;
+        p.unpack({p.packed, panel, panels, part.tap * p.kc + part.offset, row == 0, scratch}, call, rows);
+      } else if (!padding) {
+        p.table->tile[rows](call);
+      }
       call.fetch += call.tiles * part.taps * part.kc * call.fetch_step;
       a += call.tiles * call.tile_pointers;
       row += call.tiles * rows;
@@ -169,9 +176,9 @@ Status decode_blocking(const Attrs& attrs, Blocking* out) {
 }
 
 size_t product_scratch(int32_t mr, int64_t taps, int64_t kc, const Blocking& blocking, bool unpacks) {
-  // block_rows' least and most; a stretch is one float longer than the mean of them at most.
+  // block_rows' least and most; a stretch is two floats longer than the mean of them at most.
   const int64_t copy = max64(8 * mr * blocking.max_stretch(), blocking.row_bytes / 4 + kMaxBlockRows);
-  const int64_t stretch = min64(taps * kc, blocking.max_stretch()) + 1;
+  const int64_t stretch = min64(taps * kc, blocking.max_stretch()) + 2;
   return pointer_bytes(mr, taps) +
          (may_copy(taps, kc, blocking) ? align64(static_cast<size_t>(copy) * sizeof(float)) : 0) +
          (unpacks ? static_cast<size_t>(stretch * kPanel) * sizeof(float) : 0);
@@ -198,16 +205,15 @@ void product_block(const Product& p, int64_t m0, int64_t m1, int64_t p0, int64_t
       const Stretch part = depth[s];
       Pace pace(p.watch, 2.0 * static_cast<double>((end - begin) * part.taps * part.kc * kPanel));
       if (copied) copy_stretch(p, part, begin, block.tiles.total(), copy, pointers);
-      for (int64_t panel = p0; panel < p1; ++panel) {
+      for (int64_t panel = p0, panels = 1; panel < p1; panel += panels) {
         if (pace.stop()) return;
         const bool last = s + 1 == depth.count();
-        if (p.unpack) p.unpack(p.packed, panel, part.tap * p.kc + part.offset, part.taps * part.kc, unpacked);
-        const float* const w = p.unpack ? unpacked : weights_of(p, panel, part);
+        panels = p.unpack_each ? min64(2, p1 - panel) : 1;
         const float* const next = p.ldw > 0 || p.unpack ? nullptr
                                   : panel + 1 < p1      ? weights_of(p, panel + 1, part)
                                   : !last               ? weights_of(p, p0, depth[s + 1])
                                                         : nullptr;
-        multiply_panel(p, block, part, s == 0, last, panel, w, next);
+        multiply_panel(p, block, part, s == 0, last, panel, panels, unpacked, next);
       }
     }
     begin = end;

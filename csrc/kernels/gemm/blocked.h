@@ -11,6 +11,15 @@ namespace mrt {
 extern const Attribute kBlockingHints[2];
 Status decode_blocking(const Attrs& attrs, Blocking* out);
 
+// What a tile is multiplied by where that is not floats yet.
+struct PackedTile {
+  const void* packed;     // Product::packed
+  int64_t panel, panels;  // with unpack_each two panels side by side may share a tile of more than 16 columns
+  int64_t row;            // of the panel, from which on
+  bool first;             // of the tiles of a block, which share the scratch
+  float* scratch;         // tile.kc + 2 times 16 floats
+};
+
 // y [m, n] = epilogue(A [m, taps * kc] * W), W packed in panels of 16 columns, [ceil(n / 16)][taps * kc][16], or where
 // it lies, with a stride, if n is a multiple of 16.
 struct Product {
@@ -32,9 +41,12 @@ struct Product {
   const float* w;
   int64_t ldw;         // floats from one row of a panel to the next; 0: packed panels, 16
   int64_t panel_step;  // floats from one panel to the next, where ldw is not 0
-  // Weights that are not floats yet, in w's place: rows [row, row + rows) of a panel, as [rows][16].
-  void (*unpack)(const void* packed, int64_t panel, int64_t row, int64_t rows, float* out);
+  // Weights that are not floats yet, in w's place: multiplies one tile by them, `rows` high, as TileCall says. It
+  // leaves them in the scratch as floats, [kc][16], for the other tiles, or else is asked for each of them,
+  // `unpack_each`.
+  void (*unpack)(const PackedTile& packed, const TileCall& tile, int64_t rows);
   const void* packed;
+  bool unpack_each;
   float* c;
   int64_t ldc;
   const float* bias;      // null or [n]

@@ -93,7 +93,7 @@ void byte_rows(const ByteRowsCall& c) {
         const typename U::Weights weights(w + at);
         for (int r = 0; r < R; ++r) sums[r].add(weights, c.first.bytes + r * c.bytes_apart + row + at / kPanel * 2);
       }
-      const Group<V> group(call, row, 8.0f);
+      const Group<V> group(call, row / c.group * c.step, 8.0f);
       for (int r = 0; r < R; ++r) {
         const BlockFactors& f = c.first.factors[r * c.factors_apart + b];
         const V sum = V::set(f.sum), scale = V::set(f.scale);

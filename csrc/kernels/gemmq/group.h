@@ -29,22 +29,29 @@ MRT_INLINE I32x16 widen_u8(const uint8_t* p, I32x16) {
 }
 #endif
 
+// The scales and zero points of a panel that is not full, and zeros behind them.
+struct FewColumns {
+  float scale[kPanel] = {};
+  uint8_t zero[kPanel] = {};
+  __attribute__((noinline)) FewColumns(const UnpackCall& c, int64_t at) {
+    std::memcpy(scale, c.scale + at, static_cast<size_t>(c.columns) * sizeof(float));
+    if (c.zero) std::memcpy(zero, c.zero + at, static_cast<size_t>(c.columns));
+  }
+};
+
 // Scales and zero points of the columns in a group, `bias` more than these; none: 0.
 template <typename V>
 struct Group {
   static constexpr int kVectors = kPanel / V::width;
   V scale[kVectors], zero[kVectors];
-  MRT_INLINE Group(const UnpackCall& c, int64_t row, float bias) {
-    const int64_t at = row / c.group * c.step;
+  // Of the group whose scales are `at` behind the first's.
+  MRT_INLINE Group(const UnpackCall& c, int64_t at, float bias) {
     if (c.columns == kPanel) {
       read(c.scale + at, c.zero ? reinterpret_cast<const uint8_t*>(c.zero) + at : nullptr, bias);
       return;
     }
-    float s[kPanel] = {};
-    uint8_t z[kPanel] = {};
-    std::memcpy(s, c.scale + at, static_cast<size_t>(c.columns) * sizeof(float));
-    if (c.zero) std::memcpy(z, c.zero + at, static_cast<size_t>(c.columns));
-    read(s, z, bias);
+    const FewColumns few(c, at);
+    read(few.scale, few.zero, bias);
   }
   MRT_INLINE void read(const float* s, const uint8_t* z, float bias) {
     for (int i = 0; i < kVectors; ++i) {
@@ -53,9 +60,8 @@ struct Group {
       if (z) zero[i] = zero[i] + V::from_int(widen_s8(z + i * V::width, typename V::Int{}));
     }
   }
-  MRT_INLINE void store(int i, typename V::Int q, float* out) const {
-    ((V::from_int(q) - zero[i]) * scale[i]).store(out + i * V::width);
-  }
+  MRT_INLINE V floats(int i, typename V::Int q) const { return (V::from_int(q) - zero[i]) * scale[i]; }
+  MRT_INLINE void store(int i, typename V::Int q, float* out) const { floats(i, q).store(out + i * V::width); }
 };
 
 }  // namespace

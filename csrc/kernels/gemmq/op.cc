@@ -31,6 +31,8 @@ struct Params : DenseParams {
   int64_t bits, group;
 
   int64_t groups() const { return ceil_div(k, group); }
+  // Whether tiles read weights as they are: the rows in a byte share their scale.
+  bool decodes() const { return bits == 4 && (group >= k || (group >= kLeastGroup && group % 2 == 0)); }
 };
 
 Status prepare(const Attrs& attrs, Isa isa, void* out) {
@@ -76,14 +78,32 @@ void describe(const Weights& w, int64_t panel, UnpackCall* call) {
   call->group = p.group;
 }
 
-void unpack_stretch(const void* user, int64_t panel, int64_t row, int64_t rows, float* out) {
-  const Weights& w = *static_cast<const Weights*>(user);
-  UnpackCall call{};
-  describe(w, panel, &call);
-  call.row = row;
-  call.rows = rows;
-  call.out = out;
-  (w.params->bits == 8 ? w.params->unpack->s8 : w.params->unpack->s4)(call);
+// Product::unpack.
+void multiply_packed(const PackedTile& at, const TileCall& tile, int64_t rows) {
+  const Weights& w = *static_cast<const Weights*>(at.packed);
+  const Params& p = *w.params;
+  DecodedTile call{};
+  describe(w, at.panel, &call);
+  call.row = at.row;
+  call.rows = tile.kc;
+  call.out = at.scratch;
+  const bool narrow = !p.unpack->factors && tile.n <= kPanel / 2;  // which gemm_f32 adds in another order
+  if (!p.decodes() || (at.row | tile.kc) % 2 != 0 || narrow || !p.unpack->tile_s4[rows]) {
+    (p.bits == 8 ? p.unpack->s8 : p.unpack->s4)(call);
+    p.table->tile[rows](tile);
+    return;
+  }
+  const int64_t bytes = gemmq_panel_bytes(p.k, p.bits);
+  call.next = at.first ? at.panels * bytes : 0;
+  call.panel_apart = (at.panels - 1) * bytes;
+  call.factors_apart = (at.panels - 1) * 2 * kPanel;
+  for (int64_t i = 0; at.first && p.unpack->factors && i < at.panels; ++i) {
+    UnpackCall panel = call;
+    describe(w, at.panel + i, &panel);
+    panel.out += i * 2 * kPanel;
+    p.unpack->factors(panel);
+  }
+  p.unpack->tile_s4[rows](call, tile, static_cast<int>(rows));
 }
 
 // Rows of y from a few rows of A, one panel: the weights are not stored as floats in between.
@@ -141,7 +161,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     return MRT_OK;
   }
   Product product = dense_product(p, o);
-  product.unpack = unpack_stretch;
+  product.unpack = multiply_packed;
+  product.unpack_each = p.unpack->factors && p.decodes() && p.k % 2 == 0;
   product.packed = &weights;
   run_product(product, ctx, ctx.scratch);
   return MRT_OK;

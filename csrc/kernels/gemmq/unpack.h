@@ -29,12 +29,26 @@ struct RowsCall : UnpackCall {
 };
 constexpr int kMaxFewRows = 4;
 
+// One tile of gemm_f32, of the stretch's weights of 4 bits as they are. Stretch and groups begin in even rows, and have
+// an even number of rows but for a group that is the only one.
+struct DecodedTile : UnpackCall {
+  int64_t next;  // from a panel's bytes to those that are read after them, which are fetched; 0: not known
+  // Where two panels are multiplied at a time: from one to the other, or 0, the second being of no use.
+  int64_t panel_apart, factors_apart;
+};
+
 struct UnpackTable {
   void (*s8)(const UnpackCall&);
   void (*s4)(const UnpackCall&);
+  // By rows of the tile, null: there is none. Without `factors` it leaves the stretch as floats in `out`; with, that is
+  // what it reads: scale and zero point (8 more than it) of each group, [2][16], of a second panel behind those.
+  void (*tile_s4[kMaxTileRows + 1])(const DecodedTile&, const TileCall&, int rows);
+  void (*factors)(const UnpackCall&);
   void (*few_s8[kMaxFewRows + 1])(const RowsCall&);  // by number of rows
   void (*few_s4[kMaxFewRows + 1])(const RowsCall&);
 };
+constexpr int64_t kGroupFactors = 4 * kPanel;  // floats
+constexpr int64_t kLeastGroup = 16;            // of tile_s4: smaller ones have more factors than the scratch holds
 #define MRT_TABLE UnpackTable
 #define MRT_LIST kUnpack
 #define MRT_KERNELS "kernels/gemmq/kernels.inc"
