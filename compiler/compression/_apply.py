@@ -17,6 +17,7 @@ from .._configs import CompileOptions
 from .._recipes import Half, Int8, Int8Dynamic, Quantize, Recipe, WeightOnly, described, needs_data
 from ..importers import ImportedModel
 from ..passes import FOLDING
+from ..passes.sub_pixels import as_sub_pixels
 from ._drawn import drawn_samples
 from ._dynamic import quantize_dynamic
 from ._half import store_half
@@ -128,6 +129,8 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
             raise CompileError(f"the model has no layer to prune{_told(pruned.reasons)}: leave out prune")
         _assign_factors([layer for layer in layers(mod) if layer.name not in known], methods, floats)
     done: list[Quantized] = []
+    eight = {name for name, method in methods.items() if isinstance(method, Int8)}
+    mod = as_sub_pixels(mod, {layer.var for layer in layers(mod) if layer.name in eight})
     for method in used:
         names = {name for name, each in methods.items() if each is method}
         done.append(_applied(mod, [layer for layer in layers(mod) if layer.name in names], method, observer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..passes._dims import extents
 from ..passes._ops import dtype_of
 from ..passes._rewrite import array_of, is_call
 from ..passes.lower_quantized import MAX_DEPTH, conv_contract
+from ..passes.sub_pixels import TRANSPOSED, SubPixels
 
 __all__ = [
     "NESTED",
@@ -31,7 +32,7 @@ NESTED = "it is inside of a branch or a loop"
 
 _KINDS = {
     **{f"relax.nn.conv{n}d": f"convolution over {n} {'axis' if n == 1 else 'axes'}" for n in (1, 2, 3)},
-    **{f"relax.nn.conv{n}d_transpose": "transposed convolution" for n in (1, 2, 3)},
+    **dict.fromkeys(TRANSPOSED, "transposed convolution"),
     "relax.matmul": "product",
 }
 _CONVOLUTIONS = {"relax.nn.conv1d": "W", "relax.nn.conv2d": "HW", "relax.nn.conv3d": "DHW"}
@@ -112,19 +113,27 @@ def _kind(value: relax.Expr) -> str:
 
 def _reason(value: relax.Expr) -> str:
     """Why a layer stays in float; "" if it need not."""
-    if not is_call(value, "relax.matmul", *_CONVOLUTIONS):
+    if not is_call(value, "relax.matmul", *_CONVOLUTIONS, *TRANSPOSED):
         return "there is no kernel of 8 bits for it"
     if reason := constant_weight_reason(value):
         return reason
     weight = array_of(value.args[1])
     assert weight is not None
+    if is_call(value, *TRANSPOSED):
+        way = SubPixels.of(value)
+        return way if isinstance(way, str) else _filter_reason(value, way.filters(weight).shape)
     if is_call(value, "relax.matmul"):
         too_deep = f"its sums have more than {MAX_DEPTH} terms" if weight.shape[0] > MAX_DEPTH else ""
         return matrix_reason(value) or too_deep
     space = _CONVOLUTIONS[str(value.op.name)]
     if str(value.attrs.data_layout) != f"NC{space}" or str(value.attrs.kernel_layout) != f"OI{space}":
         return f"its layout is another than NC{space}"
-    out, depth, *kernel = weight.shape
+    return _filter_reason(value, weight.shape)
+
+
+def _filter_reason(value: relax.Call, shape: Sequence[int]) -> str:
+    """Why no kernel of 8 bits takes a convolution of `value`'s operand by filters of this shape; "" if one does."""
+    out, depth, *kernel = shape
     if len(kernel) == 3:  # planes become channels
         if not isinstance(extents(value.args[0])[2], int):
             return "how many planes its volumes have is a run's"

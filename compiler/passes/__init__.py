@@ -39,6 +39,7 @@ from .lower_weights import lower_weights
 from .match_attention import match_attention, pack_attention
 from .match_norms import match_norms
 from .recognise_weights import recognise_weights
+from .sub_pixels import sub_pixels
 
 __all__ = [
     "FOLDING",
@@ -85,6 +86,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         *FOLDING,
         ("lower operators", lower_operators),
         ("hoist invariants", hoist_invariants),
+        ("sub-pixels", sub_pixels),
         ("unsigned activations", unsigned_activations),
         ("match norms", match_norms),
         ("match attention", match_attention),

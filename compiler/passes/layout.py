@@ -150,6 +150,8 @@ class _Layout:
             return self._dynamic_quantize(rw, var, value)
         if name == "relax.call_tir":
             return self._generated(rw, var, value)
+        if name == "relax.permute_dims":
+            return self._put_first(rw, var, value)
         last = self._follow(rw, var, name, value)
         return None if last is None else self._result(rw, var, last)
 
@@ -276,6 +278,13 @@ class _Layout:
         call = tvm.ir.Call(value.op, [value.args[0], relax.Tuple(views), *value.args[2:]], value.attrs, value.ty_args)
         out = rw.emit(call, str(var.name))
         return self._result(rw, var, reshape(out, [shape[axis] for axis in to_last(len(shape))]))
+
+    def _put_first(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+        """A source that puts the channels of an image or a volume first has them channels-last before."""
+        ndim = value.ty.ndim
+        if ndim < 4 or value.attrs.axes is None or [int(axis) % ndim for axis in value.attrs.axes] != to_first(ndim):
+            return None
+        return self._result(rw, var, value.args[0])
 
     def _dynamic_quantize(self, rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
         """Quantization by the range of all elements, whose order does not matter."""
