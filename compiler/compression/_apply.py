@@ -26,7 +26,7 @@ from ._layers import Layer, is_quantized, layers
 from ._low_rank import FACTOR, factorise
 from ._observe import CompileFloat, Observer
 from ._prune import Pruned, prune
-from ._reasons import INT8_RECURRENT, INT8_TABLES, reason_against
+from ._reasons import INT8_RUN_TIME, INT8_TABLES, has_run_time_ranges, reason_against
 from ._samples import Samples, input_types
 from ._structured import prune_structured
 from ._weight_only import quantize_weights
@@ -168,30 +168,32 @@ def _applied(mod: tvm.IRModule, chosen: Sequence[Layer], method: Quantize, obser
     """The layers `chosen` as the method has them."""
     if isinstance(method, WeightOnly):
         return Quantized(*quantize_weights(mod, chosen, method, observer))
-    variables = [layer.var for layer in chosen]
     if isinstance(method, Int8Dynamic):
-        return Quantized(quantize_dynamic(mod, variables, method), [])
+        return Quantized(quantize_dynamic(mod, chosen, method), [])
     if isinstance(method, Half):
-        return Quantized(store_half(mod, variables, method), [])
+        return Quantized(store_half(mod, [layer.var for layer in chosen], method), [])
     assert observer is not None
     return _static(mod, chosen, method, observer)
 
 
 def _static(mod: tvm.IRModule, chosen: Sequence[Layer], method: Int8, observer: Observer) -> Quantized:
-    """Layers on 8 bits: embeddings as tables with a scale for each row, LSTMs with ranges that each run finds."""
-    other = {kind: [layer.name for layer in chosen if layer.kind == kind] for kind in ("embedding", "LSTM")}
-    plain = [layer.var for layer in chosen if layer.kind not in other]
-    done = quantize_int8(mod, plain, method, observer)
+    """Layers on 8 bits: embeddings as tables with a scale for each row; LSTMs, and what is within branches and loops, with ranges that each run
+    finds."""
+    tables = [layer.name for layer in chosen if layer.kind == "embedding"]
+    at_run_time = [layer.name for layer in chosen if has_run_time_ranges(layer)]
+    done = quantize_int8(
+        mod, [layer.var for layer in chosen if layer.name not in (*tables, *at_run_time)], method, observer
+    )
     mod = done.mod
 
     def named(names: Sequence[str]) -> list[Layer]:
         return [layer for layer in layers(mod) if layer.name in names]
 
-    if other["embedding"]:
-        mod, _ = quantize_weights(mod, named(other["embedding"]), INT8_TABLES, observer)
-    if other["LSTM"]:
-        mod = quantize_dynamic(mod, [layer.var for layer in named(other["LSTM"])], INT8_RECURRENT)
-        done.notes.append(f"what {', '.join(other['LSTM'])} reads has ranges that each run finds")
+    if tables:
+        mod, _ = quantize_weights(mod, named(tables), INT8_TABLES, observer)
+    if at_run_time:
+        mod = quantize_dynamic(mod, named(at_run_time), INT8_RUN_TIME)
+        done.notes.append(f"what {', '.join(at_run_time)} reads has ranges that each run finds")
     return replace(done, mod=mod)
 
 

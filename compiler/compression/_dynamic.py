@@ -16,20 +16,23 @@ from .._recipes import Int8Dynamic
 from ..ir import Encoded, dynamic_quantize, dynamic_quantize_lstm, read_operator
 from ..passes._ops import constant
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
+from ._layers import Layer
 
 __all__ = ["quantize_dynamic"]
 
+Quantized = dict[relax.Expr, tuple[relax.Expr, relax.Expr]]  # by what is read: the centred integers and their scale
 
-def quantize_dynamic(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8Dynamic) -> tvm.IRModule:
+
+def quantize_dynamic(mod: tvm.IRModule, chosen: Sequence[Layer], recipe: Int8Dynamic) -> tvm.IRModule:
     """The layers `chosen` on 8 bits."""
-    layers = set(chosen)
-    quantized: dict[
-        relax.Expr, tuple[relax.Expr, relax.Expr]
-    ] = {}  # by what is read: the centred integers and their scale
+    layers = {layer.var: layer for layer in chosen}
+    shared: Quantized = {}
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         if var not in layers:
             return None
+        # What is bound within a branch is not seen behind it.
+        quantized: Quantized = {} if layers[var].nested else shared
         call = read_operator(value)
         if call is not None:
             args = [*call.args[:7], None, None]

@@ -28,7 +28,7 @@ __all__ = [
     "weight_count",
 ]
 
-NESTED = "it is inside of a branch or a loop"
+NESTED = "it is inside of a branch or a loop, where calibration does not see what it reads"
 
 _KINDS = {
     **{f"relax.nn.conv{n}d": f"convolution over {n} {'axis' if n == 1 else 'axes'}" for n in (1, 2, 3)},
@@ -61,7 +61,7 @@ def layers(mod: tvm.IRModule) -> list[Layer]:
             continue
         name = str(binding.var.name)
         seen[name] += 1
-        reason = NESTED if inner else _reason(binding.value)
+        reason = _reason(binding.value)
         unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
         found.append(Layer(unique, kind, reason, binding.var, binding.value, inner))
     return found

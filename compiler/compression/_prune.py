@@ -20,10 +20,10 @@ from tvm import relax
 from maas_rt._errors import CompileError
 
 from .._deep import heed
-from .._recipes import Prune, Recipe
+from .._recipes import Prune, Recipe, needs_data
 from ..passes._ops import constant, dtype_of
 from ..passes._rewrite import Rewriter, array_of, is_call, rewrite
-from ._layers import Layer
+from ._layers import NESTED, Layer
 from ._masks import Pattern, least
 from ._moments import Moments, second_moments, square_sums, weight_as_matrix, weight_from_matrix
 from ._observe import Observer
@@ -130,21 +130,20 @@ def _weights(
     mod: tvm.IRModule, found: Sequence[Layer], recipe: Recipe, on_eight_bits: Collection[str], pruned: Pruned
 ) -> list[_Weight]:
     """The weights to be pruned, each once; of the layers that are left dense the reasons go to `pruned`."""
-    values = {b.var: b.value for block in mod["main"].body.blocks for b in block.bindings}
     edges = first_and_last(mod, [layer.var for layer in found])
     shared: dict[Any, _Weight] = {}
     for layer in found:
         method, named = method_of(layer, recipe)
-        value = values.get(layer.var)
+        value = layer.value
         if method is not None and method.pattern in ("structured", "low_rank"):
             continue  # done before
         edge = "" if named else edges.get(layer.var, "")
         pattern = _pattern(method, layer.name in on_eight_bits)
-        reason = _reason(value, method, pattern, named) or edge
+        reason = _reason(layer, method, pattern, named) or edge
         if reason:
             pruned.leave(layer, reason)
             continue
-        assert method is not None and value is not None
+        assert method is not None
         array = array_of(value.args[1])
         assert array is not None
         key = (str(value.op.name), array.shape, sha256(array.tobytes()).digest(), id(method), pattern)
@@ -171,12 +170,13 @@ def _pattern(method: Prune | None, on_eight_bits: bool) -> Pattern:
     return Pattern(4, 4) if on_eight_bits else Pattern(4, 1)
 
 
-def _reason(value: relax.Expr | None, method: Prune | None, pattern: Pattern, named: bool) -> str:
+def _reason(layer: Layer, method: Prune | None, pattern: Pattern, named: bool) -> str:
     """Why a layer stays dense; "" if it need not."""
+    value = layer.value
     if method is None or not method.sparsity:
         return "the recipe leaves it dense"
-    if value is None:
-        return "it is inside of a branch or a loop"
+    if layer.nested and needs_data(method):
+        return NESTED
     if not is_call(value, "relax.matmul", *_CONVOLUTIONS):
         return "only products and convolutions are pruned"
     weight = array_of(value.args[1])

@@ -5,25 +5,23 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
-from .._recipes import Half, Int8, Int8Dynamic, Quantize, WeightOnly
+from .._recipes import Half, Int8, Int8Dynamic, Quantize, WeightOnly, needs_data
 from ..ir import read_operator
 from ..passes._ops import dtype_of
 from ..passes._rewrite import array_of, is_call
 from ..passes.lower_weights import floats_are_better
 from ._layers import NESTED, Layer, constant_weight_reason, matrix_reason
 
-__all__ = ["INT8_RECURRENT", "INT8_TABLES", "reason_against"]
+__all__ = ["INT8_RUN_TIME", "INT8_TABLES", "has_run_time_ranges", "reason_against"]
 
-# What embeddings and LSTMs have where other layers are Int8.
+# What embeddings have where other layers are Int8, and LSTMs and layers of branches and loops.
 INT8_TABLES = WeightOnly(bits=8, group=None, method="rtn")
-INT8_RECURRENT = Int8Dynamic(granularity="tensor")
+INT8_RUN_TIME = Int8Dynamic(granularity="tensor")
 _NO_WEIGHTS = "it has no weights"
 
 
 def reason_against(layer: Layer, method: Quantize) -> str:
     """Why `layer` stays in float, in a clause; "" if it need not."""
-    if layer.nested:
-        return NESTED
     if isinstance(method, Int8):
         return _int8(layer)
     if layer.kind == "attention":
@@ -32,13 +30,23 @@ def reason_against(layer: Layer, method: Quantize) -> str:
         return _dynamic(layer, method)
     if isinstance(method, Half):
         return _half(layer, method)
+    if layer.nested and layer.kind != "embedding" and needs_data(method):
+        return NESTED
     return _weight_only(layer.value, method)
 
 
 def _int8(layer: Layer) -> str:
     if layer.kind == "embedding":
         return _weight_only(layer.value, INT8_TABLES)
-    return _dynamic(layer, INT8_RECURRENT) if layer.kind == "LSTM" else layer.reason
+    if has_run_time_ranges(layer):
+        reason = _dynamic(layer, INT8_RUN_TIME)
+        return f"{NESTED}, and {reason}" if reason and layer.nested else reason
+    return layer.reason
+
+
+def has_run_time_ranges(layer: Layer) -> bool:
+    """Whether what Int8 gives this layer reads has ranges that each run finds: LSTMs, and what calibration does not see."""
+    return layer.kind == "LSTM" or (layer.nested and layer.kind != "embedding")
 
 
 def _weight_only(value: relax.Expr, method: WeightOnly) -> str:

@@ -46,11 +46,11 @@ def quantize_weights(
         mod, notes = scale_inputs(mod, chosen, recipe, observer)
         names = {layer.name for layer in chosen}
         chosen = [layer for layer in layers(mod) if layer.name in names]
-    variables = {layer.var for layer in chosen}
-    rounded: dict[relax.Expr, relax.Expr] = {}  # by what is read
+    nested = {layer.var: layer.nested for layer in chosen}
+    shared: dict[relax.Expr, relax.Expr] = {}  # by what is read: it in 8 bits
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        if var not in variables:
+        if var not in nested:
             return None
         heed()
         rows, is_table = _rows(value), is_call(value, "relax.take")
@@ -60,6 +60,7 @@ def quantize_weights(
         args = list(value.args)
         args[0 if is_table else 1] = rw.emit(_encoded(known[key], is_table).call())
         if recipe.activations == "int8" and not is_table:
+            rounded = {} if nested[var] else shared  # what is bound within a branch is not seen behind it
             if args[0] not in rounded:
                 rounded[args[0]] = rw.emit(round_to_bytes(args[0]))
             args[0] = rounded[args[0]]
