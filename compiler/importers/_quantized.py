@@ -1,4 +1,4 @@
-"""Weights that bitsandbytes, GPTQ, AWQ or compressed-tensors (_pack_quantized.py) quantized, as the floats that they stand for, and how those are encoded.
+"""Weights that bitsandbytes, GPTQ, AWQ or compressed-tensors (_pack_quantized.py, _scaled_weights.py) quantized, as the floats that they stand for, and how those are encoded.
 
 bitsandbytes keeps what it needs among the tensors (functional.py, dequantize_4bit and int8_vectorwise_dequant); of GPTQ and AWQ the folder's
 config.json or quantize_config.json has the bits. Integers are packed in words of 32 bits: GPTQ's of weights by rows, its zero points by
@@ -20,6 +20,7 @@ from ..ir import Encoded
 from ._contents import Contents, Location, StoredTensor, agreed, leaves
 from ._pack_quantized import pack_quantized
 from ._safe_pickle import RefusedPickleError
+from ._scaled_weights import EIGHT_BITS, scaled, spread
 
 __all__ = ["Dequantized", "is_quantized", "layer_of"]
 
@@ -28,7 +29,8 @@ _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word each of eight columns is
 _LARGEST_STATE = 1 << 16
 _PARTS = frozenset(
-    "SCB weight_format qweight qzeros scales g_idx weight weight_packed weight_scale weight_shape weight_zero_point weight_g_idx".split()
+    "SCB weight_format qweight qzeros scales g_idx weight weight_packed weight_scale weight_shape weight_zero_point weight_g_idx "
+    "weight_scale_inv compressed bitmask shape row_offsets input_scale input_zero_point".split()
 )
 _INT8_STEP = 0.007874015718698502  # 1 / 127, as LLM.int8() has it
 
@@ -40,7 +42,7 @@ def is_quantized(contents: Contents) -> bool:
 def layer_of(name: str) -> str | None:
     """What the names of a quantized layer begin with, if this is the one that tells that it is."""
     last = name.rpartition(".")[2]
-    if last in ("SCB", "qweight", "weight_packed"):
+    if last in ("SCB", "qweight", "weight_packed", "weight_scale", "weight_scale_inv", "bitmask"):
         return name[: len(name) - len(last)]
     return name[: name.index(_STATE)] if _STATE in name else None
 
@@ -62,6 +64,8 @@ class Dequantized:
             if part and prefix in layers and isinstance(leaf, StoredTensor):
                 layers[prefix][part] = leaf
         for prefix, parts in layers.items():
+            if "weight" in parts and parts["weight"].dtype.itemsize > 1:
+                continue  # floats, with something beside them that is called a scale
             for part in parts:
                 del found[prefix + part]
             found[prefix + "weight"] = self._dequantized(prefix + "weight", parts)
@@ -81,6 +85,12 @@ class Dequantized:
             )
         if "weight_packed" in parts:
             return pack_quantized(name, parts, self._config)
+        if "bitmask" in parts:
+            parts = {**parts, "weight": spread(name, parts)}
+            if parts["weight"].dtype not in EIGHT_BITS:
+                return parts["weight"]
+        if "weight_scale" in parts or "weight_scale_inv" in parts:
+            return scaled(name, parts, self._config)
         return _four_bits(name, parts)
 
     def read_by_library(self, locations: Sequence[Location]) -> list[Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from maas_rt.compiler import compile as compile_model
@@ -246,6 +247,120 @@ def test_schemes_of_compressed_tensors_that_are_not_known_are_refused(tmp_path: 
         assert told in refusal(folder_of(tmp_path / "w", tensors, {**config, **change}), layer)
 
 
+# ---- 8 bits with scales beside them, and bit masks
+
+
+def with_scales(form: str) -> tuple[dict[str, torch.Tensor], Any, torch.Tensor]:
+    """Tensors of a layer, the folder's config and the floats: scale * (q - zero)."""
+    codes = drawn(-128, 128, ROWS, COLUMNS).to(torch.int8)
+    generator = torch.Generator().manual_seed(3)
+    extents = {
+        "tensor": [1],
+        "rows": [ROWS, 1],
+        "rows and zero points": [ROWS, 1],
+        "groups": [ROWS, 4],
+        "blocks": [2, 3],
+    }
+    scale = torch.rand(extents[form.removesuffix(" of FP8")], generator=generator) + 0.1
+    config: dict[str, Any] = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"a": {"weights": {"num_bits": 8}}},
+    }
+    wide = scale if form.startswith(("tensor", "rows")) else scale.repeat_interleave(COLUMNS // 4, 1)
+    if form.startswith("blocks"):  # of 12 rows and of 24 columns, the last ones smaller
+        config = {"quant_method": "fp8", "weight_block_size": [12, 24]}
+        wide = scale.repeat_interleave(12, 0)[:ROWS].repeat_interleave(24, 1)[:, :COLUMNS]
+    if form.endswith("FP8"):
+        values = torch.randn(ROWS, COLUMNS, generator=generator).to(torch.float8_e4m3fn)
+        key = "weight_scale_inv" if form.startswith("blocks") else "weight_scale"
+        return {"weight": values, key: scale, "input_scale": torch.ones(1)}, config, values.float() * wide
+    tensors = {"weight": codes, "weight_scale": scale.bfloat16()}
+    wide = wide.bfloat16().float()
+    if form.endswith("zero points"):
+        tensors["weight_zero_point"] = drawn(-9, 9, ROWS, 1).to(torch.int8)
+        return tensors, config, (codes.float() - tensors["weight_zero_point"]) * wide
+    return tensors, config, codes * wide
+
+
+FORMS = ["tensor", "rows", "rows and zero points", "groups", "tensor of FP8", "rows of FP8", "blocks of FP8"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_eight_bits_with_scales(tmp_path: Path, form: str) -> None:
+    tensors, config, expected = with_scales(form)
+    filled_with(folder_of(tmp_path / "w", tensors, config), {"proj.weight": expected}, layer)
+
+
+def bits_of(mask: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.packbits(mask.numpy(), axis=-1, bitorder="little"))
+
+
+@pytest.mark.parametrize("form", ["float16", "2:4", "2:4 of int8 with scales"])
+def test_bit_masks(tmp_path: Path, form: str) -> None:
+    values = drawn(1, 100, ROWS, COLUMNS)
+    mask = torch.rand(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1)) < 0.3
+    if form.startswith("2:4"):
+        mask = torch.tensor([True, False, False, True]).repeat(ROWS, COLUMNS // 4)
+    dense = (values * mask).to(torch.int8 if "int8" in form else torch.float16)
+    tensors = {"compressed": dense[mask], "bitmask": bits_of(mask), "shape": torch.tensor([ROWS, COLUMNS])}
+    expected = dense.float()
+    if form == "float16":
+        tensors["row_offsets"] = mask.sum(1).cumsum(0) - mask.sum(1)
+    else:
+        tensors["compressed"] = tensors["compressed"].reshape(ROWS, COLUMNS // 2)
+        tensors["shape"] = tensors["shape"].reshape(-1, 1)
+    if "int8" in form:
+        tensors["weight_scale"] = torch.rand(ROWS, 1) + 0.1
+        expected = expected * tensors["weight_scale"]
+    config = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-bitmask"}}
+    filled_with(folder_of(tmp_path / "w", tensors, config), {"proj.weight": expected}, layer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight_scale": torch.ones(ROWS, 3)},
+        {"weight_scale": torch.ones(3, 1)},
+        {"weight_scale": torch.ones(ROWS, 1, 1)},
+        {"weight_scale": torch.ones(ROWS, 1, dtype=torch.int32)},
+        {"weight_zero_point": torch.zeros(ROWS, 2, dtype=torch.int8)},
+        {"weight_zero_point": torch.zeros(ROWS, 1)},
+        {"weight_g_idx": torch.zeros(3, dtype=torch.int32)},
+        {"weight_scale": torch.ones(ROWS, 4), "weight_g_idx": torch.full((COLUMNS,), 4, dtype=torch.int32)},
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, torch.Tensor]) -> None:
+    tensors, config, _ = with_scales("rows")
+    told = refusal(folder_of(tmp_path / "w", {**tensors, **change}, config), layer)
+    assert "proj.weight" in told and "do not fit each other" in told
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"compressed": torch.ones(5)},
+        {"bitmask": torch.zeros(ROWS, 3, dtype=torch.uint8)},
+        {"bitmask": torch.zeros(ROWS, COLUMNS // 8)},
+        {"shape": torch.tensor([1 << 40, COLUMNS])},
+        {"shape": torch.tensor([-ROWS, COLUMNS])},
+        {"shape": torch.tensor([1.0, 2.0])},
+    ],
+)
+def test_bit_masks_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, torch.Tensor]) -> None:
+    mask = torch.ones(ROWS, COLUMNS, dtype=torch.bool)
+    tensors = {
+        "compressed": torch.ones(ROWS * COLUMNS),
+        "bitmask": bits_of(mask),
+        "shape": torch.tensor([ROWS, COLUMNS]),
+    }
+    assert "do not fit each other" in refusal(folder_of(tmp_path / "w", {**tensors, **change}), layer)
+
+
+def test_floats_that_have_a_scale_beside_them_stay_what_they_are(tmp_path: Path) -> None:
+    tensors = {"weight": torch.randn(ROWS, COLUMNS), "weight_scale": torch.ones(1)}
+    assert "it has no use for proj.weight_scale" in refusal(folder_of(tmp_path / "w", tensors), layer)
+
+
 # ---- they stay in their bits
 
 WIDE, DEEP = 96, 128
@@ -305,12 +420,19 @@ def _int8() -> tuple[Any, Any, torch.Tensor]:
     return {"weight": codes, "SCB": scales}, None, codes * scales[:, None] / 127
 
 
+def _scaled(groups: int) -> tuple[Any, Any, torch.Tensor]:
+    codes, scales = drawn(-127, 128, WIDE, DEEP).to(torch.int8), torch.rand(WIDE, groups) + 0.1
+    return {"weight": codes, "weight_scale": scales}, None, codes * scales.repeat_interleave(DEEP // groups, 1)
+
+
 # name -> tensors, config and floats; bits of a weight
 STORED: dict[str, tuple[Callable[[], tuple[Any, Any, torch.Tensor]], int]] = {
     "GPTQ of 4 bits": (lambda: _gptq(4), 4),
     "GPTQ of 8 bits": (lambda: _gptq(8), 8),
     "AWQ": (_awq, 4),
     "LLM.int8()": (_int8, 8),
+    "8 bits with a scale a row": (lambda: _scaled(1), 8),
+    "8 bits with scales of groups": (lambda: _scaled(4), 8),
     "compressed-tensors of 4 bits": (lambda: packed(4, 32, False, WIDE, DEEP), 4),
     "compressed-tensors of 3 bits, zero points": (lambda: packed(3, 32, True, WIDE, DEEP), 4),
     "compressed-tensors of 8 bits, rows": (lambda: packed(8, DEEP, False, WIDE, DEEP), 8),
