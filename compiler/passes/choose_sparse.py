@@ -1,10 +1,10 @@
 """Products with constant weights to `gemm_f32_sparse` and `gemm_u8s8_sparse`, where so many of the weights are zero that an estimate from past
 measurements says that it is faster.
 
-The estimate counts in units of what the dense kernel takes for a row and a weight. Its constants were fitted to `python -m bench.sparse` of 1 to 128
-rows, 192 to 3072 rows and columns of weights, and 40 to 95 % zeros, one core of Zen 5, to the slower of the AVX2 and AVX-512 kernels: which
-of them runs a file is not known here. The results are those of the dense kernels, of floats but for rounding, NaN and infinity included
-(docs/kernels.md), so that nothing else has to be asked.
+The estimate counts in units of what the dense kernel takes for a row and a weight where rows are many. Its constants were fitted to `python -m bench.sparse`
+of 1 to 128 rows, 192 to 3072 rows and columns of weights, and 50 to 95 % zeros, one core of Zen 5. Which kernels run a file is not known here, so that
+the sparse ones have to be faster with AVX2 and with AVX-512. The results are those of the dense kernels, of floats but for rounding, NaN and infinity
+included (docs/kernels.md), so that nothing else has to be asked.
 """
 
 from __future__ import annotations
@@ -28,27 +28,36 @@ SPARSE_BLOCKS = (1, 4)  # columns of w that are stored together, of floats
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """What is stored together: so many k's and columns of w; and what it takes in a tile of rows of a."""
+class _Cost:
+    """What an entry, weights that are stored together, takes by the kernels of an instruction set."""
 
-    deep: int
-    width: int
-    least: float  # of a tile
+    one: float  # of a single row of a
+    least: float  # of a tile of rows
     each: float  # of a row of it
     sums: float  # a row of sums of a block of the depth and a tile
     moved: float  # an element of a or y
-
-    @property
-    def weights(self) -> int:
-        return self.deep * self.width
+    call: float  # and all of it
 
 
-_FLOATS = [_Entry(1, 1, 45, 2.1, 150, 8), _Entry(1, 4, 100, 6.0, 150, 8)]
-_BYTES = [_Entry(4, 4, 460, 16.6, 0, 60)]
-_ENTRIES = {entry.weights: entry for entry in _FLOATS + _BYTES}
+@dataclass(frozen=True)
+class _Isa:
+    """An instruction set: rows of a that meet a weight at a time, rows' worth of time that the dense kernels take for few rows beyond
+    _EACH_OF_FEW of each, and what entries of 1, 4 and 16 weights take."""
+
+    tile: int
+    few: float
+    costs: dict[int, _Cost]
+
+
+_ISAS = (
+    _Isa(32, 2.5, {1: _Cost(25.5, 26, 1.5, 150, 8, 150e3), 4: _Cost(27, 62, 4.4, 150, 8, 150e3), 16: _Cost(97, 175, 17.8, 0, 28, 150e3)}),
+    _Isa(64, 3.5, {1: _Cost(35, 43, 2.0, 350, 8, 150e3), 4: _Cost(50, 107, 4.4, 350, 8, 150e3), 16: _Cost(215, 470, 15.8, 0, 50, 150e3)}),
+)  # fmt: skip
+_SHAPES = {1: (1, 1), 4: (1, 4), 16: (4, 4)}  # k's and columns of w of an entry, by its weights
+_FLOATS, _BYTES = (1, 4), (16,)
+_EACH_OF_FEW = 0.7
+_MOVED_AT_LEAST = 8  # rows
 _MOST_DENSE = 0.6  # share of the weights that are stored: with more no packing is faster
-_FEWEST = 3  # rows, of which the dense kernel takes as long for fewer: it reads the weights
-_TILE = 32  # rows of a that meet a weight at a time
 _PLACES = 256  # of entries in a block of the depth, at whose end sums are stored
 _GAIN = 0.9  # of the dense kernel's time: less is needed
 _W_ZERO = 7  # where gemm_u8s8 takes zero points of the weights
@@ -69,8 +78,8 @@ class Zeros:
         kept = kept.T if transposed else kept
         k, n = kept.shape
         few = np.count_nonzero(kept) <= _MOST_DENSE * kept.size
-        kinds = (_BYTES if weight.dtype == np.int8 else _FLOATS) if few else []
-        return cls(k, n, {kind.weights: _count(kept, kind.deep, kind.width) for kind in kinds})
+        kinds = (_BYTES if weight.dtype == np.int8 else _FLOATS) if few else ()
+        return cls(k, n, {weights: _count(kept, *_SHAPES[weights]) for weights in kinds})
 
     @property
     def many(self) -> bool:
@@ -81,15 +90,22 @@ class Zeros:
         """The weights of an entry with which it is faster than the dense kernel; None where there are none."""
         if not self.many:
             return None
-        best = min(self.entries, key=lambda weights: self._cost(rows, _ENTRIES[weights]))
-        dense = float(max(rows, _FEWEST) * self.k * self.n)
-        return best if self._cost(rows, _ENTRIES[best]) < _GAIN * dense else None
+        best = min(self.entries, key=lambda weights: self._share(rows, weights))
+        return best if self._share(rows, best) < _GAIN else None
 
-    def _cost(self, rows: int, entry: _Entry) -> float:
-        full, rest = divmod(rows, _TILE)
-        each = full * max(entry.least, entry.each * _TILE) + (max(entry.least, entry.each * rest) if rest else 0)
-        sums = -(-rows // _TILE) * -(-self.k // (_PLACES * entry.deep)) * -(-self.n // entry.width)
-        return self.entries[entry.weights] * each + entry.sums * sums + entry.moved * rows * (self.k + self.n)
+    def _share(self, rows: int, weights: int) -> float:
+        """Of the dense kernel's time, where that is larger of two instruction sets."""
+        dense = self.k * self.n
+        return max(self._cost(rows, weights, isa) / (max(rows, isa.few + _EACH_OF_FEW * rows) * dense) for isa in _ISAS)
+
+    def _cost(self, rows: int, weights: int, isa: _Isa) -> float:
+        (deep, width), cost = _SHAPES[weights], isa.costs[weights]
+        full, rest = divmod(rows, isa.tile)
+        last = (cost.one if rows == 1 else max(cost.least, cost.each * rest)) if rest else 0
+        sums = -(-rows // isa.tile) * -(-self.k // (_PLACES * deep)) * -(-self.n // width)
+        moved = max(rows, _MOVED_AT_LEAST) * (self.k + self.n)
+        each = full * isa.tile * cost.each + last
+        return self.entries[weights] * each + cost.sums * sums + cost.moved * moved + cost.call
 
 
 def _count(kept: Array, deep: int, width: int) -> int:

@@ -41,7 +41,7 @@ def calls(module: torch.nn.Module, *shape: int) -> list[tuple[str, object]]:
         (0.5, 1, 128, None),
         (1.0, 1, 128, None),
         (0.1, 1, 1, None),  # one row is little work to the dense kernel, which reads the weights anyway
-        (0.02, 4, 1, [4]),
+        (0.1, 4, 1, [4]),  # blocks are vectors to it, however
         (0.0, 1, 64, [4]),
     ],
 )

@@ -75,7 +75,10 @@ def test_products(
 def test_it_is_the_dense_product_bit_for_bit(isa: str, a_max: int) -> None:
     """Scale and zero point of the run, sums as they are, and every kind of weights: pairs, singles, and what fits in no 16 bits."""
     rng = np.random.default_rng(3)
-    for m, k, n, kind in ((1, 64, 40, "normal"), (33, 1300, 300, "spiky"), (70, 2048, 64, "127"), (9, 800, 33, "any")):
+    for m, k, n, kind in (
+        *((1, 64, 40, "normal"), (33, 1300, 300, "spiky"), (70, 2048, 64, "127"), (9, 800, 33, "any")),
+        *((1, 1300, 300, "spiky"), (1, 2048, 64, "127"), (1, 801, 33, "any")),
+    ):
         a, w = np.minimum(activations(rng, kind == "127", m, k), a_max).astype(np.uint8), sparse(rng, kind, k, n, 0.4)
         attrs = {"n": n, "k": k, "a_max": a_max}
         scale = rng.uniform(0.5, 1, n).astype(np.float32)

@@ -21,8 +21,8 @@ struct SparseTable {
   int32_t lanes;       // columns are a multiple of it
   int32_t vectors[2];  // of as many columns at most, for rows of one and of four columns of w
   using Multiply = void (*)(const SparseCall&);
-  Multiply single[5];   // rows of one column of w, by vectors of columns
-  Multiply blocked[5];  // rows of four
+  Multiply single[5];   // rows of one column of w, by vectors of columns; [0], or null: of one row of a alone
+  Multiply blocked[5];  // rows of four; the same
   // dst[c * dst_stride + r] = src[r * src_stride + c] for so many rows and columns of src: of floats, with whether all
   // are finite; and of anything of four bytes.
   bool (*load)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst, int64_t dst_stride);

@@ -92,52 +92,35 @@ void multiply_blocked(const SparseCall& c) {
   }
 }
 
-// Squares of eight rows and columns, those of the longer of both sides next to each other: what is near is read, or
-// written, together. `kLook`: returns whether all is finite.
-template <bool kLook>
-MRT_INLINE bool transpose_all(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
-                              int64_t dst_stride) {
-  float seen = 0.0f;  // what is not finite makes it NaN
-  const auto each = [&](int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
-    for (int64_t c = column; c < column_end; ++c) {
-      for (int64_t r = row; r < row_end; ++r) {
-        const float x = src[r * src_stride + c];
-        if (kLook) seen += x * 0.0f;
-        dst[c * dst_stride + r] = x;
-      }
-    }
-  };
+// Squares of eight rows and columns; those below each other in dst are written one after the other.
+void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst, int64_t dst_stride) {
   int64_t whole_rows = 0, whole_columns = 0;
 #if defined(MRT_SIMD_AVX2)
   whole_rows = rows & ~int64_t{7}, whole_columns = columns & ~int64_t{7};
-  __m256 all = _mm256_setzero_ps();  // of products with zero, which are zeros or NaN: an `or` waits for one cycle
-  const auto square = [&](int64_t r, int64_t c) {
-    const float* const from = src + r * src_stride + c;
-    transpose8x8(from, src_stride, dst + c * dst_stride + r, dst_stride);
-#pragma GCC unroll 8
-    for (int i = 0; kLook && i < 8; ++i)
-      all = _mm256_or_ps(all, _mm256_mul_ps(_mm256_loadu_ps(from + i * src_stride), _mm256_setzero_ps()));
-  };
-  if (kLook) {
+  for (int64_t c = 0; c < whole_columns; c += 8)
     for (int64_t r = 0; r < whole_rows; r += 8)
-      for (int64_t c = 0; c < whole_columns; c += 8) square(r, c);
-    seen += reduce_add(F32x8{all});
-  } else {
-    for (int64_t c = 0; c < whole_columns; c += 8)
-      for (int64_t r = 0; r < whole_rows; r += 8) square(r, c);
-  }
+      transpose8x8(src + r * src_stride + c, src_stride, dst + c * dst_stride + r, dst_stride);
 #endif
-  each(0, whole_rows, whole_columns, columns);
-  each(whole_rows, rows, 0, columns);
-  return seen == 0.0f;
+  for (int64_t c = whole_rows < rows ? 0 : whole_columns; c < columns; ++c) {
+    for (int64_t r = c < whole_columns ? whole_rows : 0; r < rows; ++r)
+      dst[c * dst_stride + r] = src[r * src_stride + c];
+  }
 }
 
+template <typename V>
 bool load(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst, int64_t dst_stride) {
-  return transpose_all<true>(src, src_stride, rows, columns, dst, dst_stride);
-}
-
-void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst, int64_t dst_stride) {
-  transpose_all<false>(src, src_stride, rows, columns, dst, dst_stride);
+  typename V::Int seen = V::zero().bits();  // of products with zero, which are zeros or NaN
+  for (int64_t r = 0; r < rows; r += 8) {
+    const int64_t some = rows - r < 8 ? rows - r : 8;
+    const float* from = src + r * src_stride;
+    transpose(from, src_stride, some, columns, dst + r, dst_stride);
+    for (int64_t i = 0; i < some; ++i, from += src_stride) {
+      int64_t c = 0;
+      for (; c + V::width <= columns; c += V::width) seen = seen | (V::load(from + c) * V::zero()).bits();
+      seen = seen | (V::load(from + c, columns - c) * V::zero()).bits();
+    }
+  }
+  return reduce_add(V::from_bits(seen)) == 0.0f;
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ struct Params {
 
   bool blocked() const { return layout.width > 1; }
   int64_t columns() const { return table->vectors[blocked()] * table->lanes; }
+  const SparseTable::Multiply* kernels() const { return blocked() ? table->blocked : table->single; }
 };
 
 SparseLayout layout_of(int64_t k, int64_t n, int64_t width) {
@@ -95,7 +96,8 @@ struct FloatProduct {
   const DenseOperands& o;
   const void* packed;
   const SparseLayout& layout = p.layout;
-  int64_t lanes = p.table->lanes, columns = p.columns();
+  bool one = o.m == 1 && p.kernels()[0] != nullptr;
+  int64_t lanes = one ? 1 : p.table->lanes, columns = one ? 1 : p.columns();
 
   // Whether something in it is not finite.
   bool load(const SparseTile& tile, int64_t block, int64_t width, void* x) const {
@@ -109,8 +111,7 @@ struct FloatProduct {
     const SparsePart part = sparse_part(layout, packed, block, chunk);
     const SparseCall call{part, layout.rows_of(chunk), static_cast<const float*>(x), static_cast<float*>(sums),
                           block == 0 ? start : nullptr};
-    const auto* const kernels = p.blocked() ? p.table->blocked : p.table->single;
-    kernels[width / p.table->lanes](call);
+    p.kernels()[width / p.table->lanes](call);
   }
 
   void spoil(const SparseTile& tile, int64_t width, float* sums) const {
@@ -175,8 +176,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
       for (int64_t chunk = 0; chunk < p.layout.chunks(); ++chunk) reference_chunk(p, o, packed, i, chunk);
     return MRT_OK;
   }
-  run_sparse(p.layout, o.m, p.columns(), worker_bytes(p), ctx,
-             [&](const SparseTile&, char*) { return FloatProduct{p, o, packed}; });
+  const FloatProduct product{p, o, packed};
+  run_sparse(p.layout, o.m, product.columns, worker_bytes(p), ctx, [&](const SparseTile&, char*) { return product; });
   return MRT_OK;
 }
 

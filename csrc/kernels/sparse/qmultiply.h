@@ -29,7 +29,7 @@ struct QSparseCall {
 struct QSparseTable {
   int32_t lanes;                            // columns are a multiple of it
   int32_t vectors;                          // of as many columns at most
-  void (*multiply[5])(const QSparseCall&);  // by vectors of columns
+  void (*multiply[5])(const QSparseCall&);  // by vectors of columns; [0], or null: of one row of a alone
 };
 #define MRT_TABLE QSparseTable
 #define MRT_LIST kQSparse

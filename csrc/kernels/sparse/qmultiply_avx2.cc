@@ -7,12 +7,12 @@ namespace {
 struct Sums {
   static constexpr int width = 8;
   __m256i v;
-  static MRT_INLINE Sums set(int32_t x) { return {_mm256_set1_epi32(x)}; }
+  static MRT_INLINE Sums start(const int32_t* p) { return {_mm256_set1_epi32(*p)}; }
   static MRT_INLINE Sums load(const int32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
   MRT_INLINE void store(int32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 };
 
-MRT_INLINE __m256i broadcast(const int8_t* w) { return _mm256_set1_epi32(four_weights(w)); }
+MRT_INLINE __m256i broadcast(const int8_t* w) { return _mm256_set1_epi32(four_bytes(w)); }
 
 template <int NV>
 MRT_INLINE void load_columns(const uint8_t* x, uint8_t index, __m256i (&out)[NV]) {
@@ -83,7 +83,32 @@ void multiply(const QSparseCall& c) {
       });
 }
 
+void multiply_row(const QSparseCall& c) {
+  const uint8_t* const x = c.x;
+  each_row<RowSums, 1, 1>(
+      c, [x](RowSums(&acc)[1][1], RowCounts n, const uint8_t* index, const int8_t* w) __attribute__((always_inline)) {
+        const __m128i one = _mm_set1_epi16(1);
+        __m128i sum = acc[0][0].v;
+        const auto pairs = [&](int i) __attribute__((always_inline)) {
+          return _mm_maddubs_epi16(row_bytes(x, index[i]), row_weights(w + 16 * i));
+        };
+        int64_t left = n.doubled;
+        for (; left >= 2; left -= 2, index += 2, w += 32) {
+          prefetch_weights(w);
+          sum = _mm_add_epi32(sum, _mm_madd_epi16(_mm_add_epi16(pairs(0), pairs(1)), one));
+        }
+        for (left += n.single; left > 0; --left, ++index, w += 16)
+          sum = _mm_add_epi32(sum, _mm_madd_epi16(pairs(0), one));
+        for (left = n.wide; left > 0; --left, ++index, w += 16) {
+          const __m256i both =
+              _mm256_madd_epi16(_mm256_cvtepu8_epi16(row_bytes(x, *index)), _mm256_cvtepi8_epi16(row_weights(w)));
+          sum = _mm_add_epi32(sum, _mm_hadd_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+        }
+        acc[0][0].v = sum;
+      });
+}
+
 }  // namespace
 
-extern const QSparseTable kQSparse_avx2 = {8, 2, {nullptr, multiply<1>, multiply<2>}};
+extern const QSparseTable kQSparse_avx2 = {8, 2, {multiply_row, multiply<1>, multiply<2>}};
 }  // namespace mrt

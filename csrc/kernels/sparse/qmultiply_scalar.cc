@@ -8,9 +8,9 @@ constexpr int kColumns = 8;
 struct Sums {
   static constexpr int width = kColumns;
   int32_t v[kColumns];
-  static MRT_INLINE Sums set(int32_t x) {
+  static MRT_INLINE Sums start(const int32_t* p) {
     Sums s;
-    for (int32_t& v : s.v) v = x;
+    for (int32_t& v : s.v) v = *p;
     return s;
   }
   static MRT_INLINE Sums load(const int32_t* p) {

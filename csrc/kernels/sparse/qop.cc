@@ -105,20 +105,23 @@ struct ByteProduct {
   const QFinishCall& call;
   uint32_t a_zero;
   char* room;
+  bool one;  // row of a, by itself
   const SparseLayout& layout = p.layout;
-  int64_t lanes = p.table->lanes, columns = p.columns();
+  int64_t lanes = one ? 1 : p.table->lanes, columns = one ? 1 : p.columns();
 
-  // Four k's are moved as one element, for which the rows are copied to where such may stand.
+  // Four k's are moved as one element, for which the rows are copied to where such may stand; of one row that is all.
   bool load(const SparseTile& tile, int64_t block, int64_t width, void* x) const {
     const int64_t places = layout.places_of(block), begin = block * layout.depth();
     const size_t bytes = static_cast<size_t>(std::min(places * kDeep, layout.k - begin));
     for (int64_t i = 0; i < tile.rows; ++i) {
-      char* const to = room + i * kSparsePlaces * kDeep;
+      char* const to = one ? static_cast<char*>(x) : room + i * kSparsePlaces * kDeep;
       std::memcpy(to, a + (tile.row + i) * layout.k + begin, bytes);
       std::memset(to + bytes, 0, static_cast<size_t>(places * kDeep) - bytes);
     }
-    p.floats->transpose(reinterpret_cast<const float*>(room), kSparsePlaces, tile.rows, places, static_cast<float*>(x),
-                        width);
+    if (!one) {
+      p.floats->transpose(reinterpret_cast<const float*>(room), kSparsePlaces, tile.rows, places,
+                          static_cast<float*>(x), width);
+    }
     return false;
   }
 
@@ -128,8 +131,8 @@ struct ByteProduct {
     for (int64_t j = 0; block == 0 && j < layout.columns_of(chunk); ++j)
       start[j] = static_cast<int32_t>(0u - a_zero * static_cast<uint32_t>(w[j]));
     const SparsePart part = sparse_part(layout, packed, block, chunk);
-    p.table->multiply[width / lanes]({part, layout.rows_of(chunk), static_cast<const uint8_t*>(x),
-                                      static_cast<int32_t*>(sums), block == 0 ? start : nullptr});
+    p.table->multiply[width / p.table->lanes]({part, layout.rows_of(chunk), static_cast<const uint8_t*>(x),
+                                               static_cast<int32_t*>(sums), block == 0 ? start : nullptr});
   }
 
   // Of the columns from `column` on, 16 of them at most, without what differs from row to row.
@@ -208,8 +211,9 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
         reference_chunk(p.layout, finish, packed, a, a_zero, i, chunk);
     return MRT_OK;
   }
-  run_sparse(p.layout, m, p.columns(), worker_bytes(p), ctx, [&](const SparseTile& item, char* own) {
-    const ByteProduct product{p, a, packed, finish, static_cast<uint32_t>(a_zero), own + own_bytes(p)};
+  const bool one = m == 1 && p.table->multiply[0] != nullptr;
+  run_sparse(p.layout, m, one ? 1 : p.columns(), worker_bytes(p), ctx, [&](const SparseTile& item, char* own) {
+    const ByteProduct product{p, a, packed, finish, static_cast<uint32_t>(a_zero), own + own_bytes(p), one};
     if (finish.folds()) product.fold(item);
     return product;
   });
