@@ -5,7 +5,7 @@ from __future__ import annotations
 from ._callbacks import Callback, Run
 from ._distillation import Distillation
 from ._log import plot, read_log
-from ._options import TrainOptions
+from ._options import Pipeline, TrainOptions
 from ._pruning import GradualPruning
 from ._qat import finish, left_in_float, prepare_qat
 from ._trainer import TrainResult, train
@@ -14,6 +14,7 @@ __all__ = [
     "Callback",
     "Distillation",
     "GradualPruning",
+    "Pipeline",
     "Run",
     "TrainOptions",
     "TrainResult",

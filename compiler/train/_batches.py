@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from maas_rt._errors import InvalidArgumentError
 
-__all__ = ["Batches", "Part", "split_batch"]
+__all__ = ["Batches", "Part", "inputs_and_target", "rows", "samples_of", "split_batch"]
 
 Forward = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -76,6 +76,13 @@ class Batches:
         for indices, of in zip(wanted, cuts, strict=True):
             yield [Part(next(loaded), weight, len(indices)) for _, weight in of]
 
+    def example(self, parts: int) -> Any:
+        """What one process computes at once of the first batch; nothing random is drawn for it."""
+        with torch.random.fork_rng(devices=[]):
+            for step in self.epoch(0, 0, 1, 0, 1, parts):
+                return step[0].batch
+        raise InvalidArgumentError("the data is empty, expected at least one batch to train on")
+
     def _indices(self, number: int) -> Iterator[list[int]]:
         """The epoch's order of samples: the loader's own sampler's, its random numbers from the seed."""
         loader = self._data
@@ -105,14 +112,20 @@ class Batches:
 
 def split_batch(module: Any, batch: Any) -> tuple[Any, Any]:
     """(the module's result, the target) of a batch (inputs..., target); inputs that are a mapping go by keyword."""
+    args, kwargs, target = inputs_and_target(batch)
+    return module(*args, **kwargs), target
+
+
+def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], Any]:
+    """What a module is called with of a batch (inputs..., target), by position and by keyword, and the target."""
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise InvalidArgumentError(
             f"a batch is a {type(batch).__name__}, expected (inputs..., target): give train `forward`, a function (module, batch) -> (output, target)"
         )
     *inputs, target = batch
     if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-        return module(**inputs[0]), target
-    return module(*inputs), target
+        return (), inputs[0], target
+    return tuple(inputs), {}, target
 
 
 def _all_tensors(values: Sequence[Any]) -> bool:
@@ -131,17 +144,23 @@ def _cuts(samples: int, share: int, shares: int, parts: int) -> list[tuple[slice
 
 
 def _parts_of(batch: Any, share: int, shares: int, parts: int) -> list[Part]:
+    samples = samples_of(batch)
+    return [Part(rows(batch, cut), weight, samples) for cut, weight in _cuts(samples, share, shares, parts)]
+
+
+def samples_of(batch: Any) -> int:
+    """Along the first axis of all of a batch's tensors."""
     leaves = [each for each in tree_leaves(batch) if isinstance(each, Tensor)]
     lengths = {each.shape[0] if each.ndim else None for each in leaves}
     if len(lengths) != 1 or None in lengths:
         raise InvalidArgumentError(
             f"a batch's tensors have {sorted(map(str, lengths)) or 'no'} samples along their first axis, expected the same number in all"
         )
-    samples = leaves[0].shape[0]
-    return [Part(_rows(batch, cut), weight, samples) for cut, weight in _cuts(samples, share, shares, parts)]
+    return int(leaves[0].shape[0])
 
 
-def _rows(batch: Any, cut: slice) -> Any:
+def rows(batch: Any, cut: slice) -> Any:
+    """These samples of a batch."""
     return tree_map(lambda value: value[cut] if isinstance(value, Tensor) else value, batch)
 
 

@@ -17,7 +17,8 @@ __all__ = ["Callback", "Run"]
 class Run:
     """A run as a callback sees it, the same in every process but for `workers` and what is sharded.
 
-    `module` is the user's, whose parameters are DTensors where they are sharded; `steps` how many there will be, None where nobody
+    `module` is the user's, whose parameters are DTensors where they are sharded; `parameters` those that this process trains: in a
+    pipeline its stage's, where the module has tensors of the device "meta" for the others and its layers are not called. `steps` how many there will be, None where nobody
     knows; `average` the moving average of parameters by name, if there is one. `step`, `epoch` and `position` (batches read of the
     epoch) count what is done.
     """
@@ -52,7 +53,8 @@ class Callback:
         """The module and `state` were read from a checkpoint."""
 
     def loss(self, run: Run, batch: Any, output: Any, target: Any, loss: Tensor) -> Tensor:
-        """What is minimised; `loss` is what the user's function, and the callbacks before, made it."""
+        """What is minimised; `loss` is what the user's function, and the callbacks before, made it. A pipeline's last process alone calls
+        it, with each micro-batch."""
         return loss
 
     def stepped(self, run: Run) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -174,14 +175,20 @@ class Kept:
                 f"{folder} cannot be read ({error}): remove it and name an older one in {folder.parent / _LATEST}"
             ) from None
 
-    def fill(self, state: dict[str, Tensor]) -> None:
-        """Reads into these tensors, each in its own layout. They must be there, with their shapes."""
-        missing = [name for name in state if name not in self.tensors]
-        wrong = [name for name in state if name in self.tensors and self.tensors[name][0] != state[name].shape]
-        if missing or wrong:
-            raise self.misfit(missing, wrong)
+    def check(self, shapes: Mapping[str, torch.Size], kinds: tuple[str, ...]) -> None:
+        """Tensors of these shapes are there, and of these kinds (what names begin with) no others."""
+        missing = [name for name in shapes if name not in self.tensors]
+        wrong = [name for name in shapes if name in self.tensors and self.tensors[name][0] != shapes[name]]
+        surplus = [name for name in self.tensors if name.startswith(kinds) and name not in shapes]
+        if missing or wrong or surplus:
+            raise self.misfit(surplus or missing, wrong)
+
+    def fill(self, state: dict[str, Tensor], *, alone: bool = False) -> None:
+        """Reads into these tensors, each in its own layout. They must be there, with their shapes. `alone`: other processes read nothing,
+        or something else, at the time."""
+        self.check({name: value.shape for name, value in state.items()}, ())
         try:
-            load(state, storage_reader=self._contents.reader(list(state)), no_dist=not dist.is_initialized())
+            load(state, storage_reader=self._contents.reader(list(state)), no_dist=alone or not dist.is_initialized())
         except Exception as error:
             raise CheckpointError(
                 f"{self._folder} cannot be read ({_reason(error)}): remove it and name an older one in {self._folder.parent / _LATEST}"
@@ -209,7 +216,7 @@ class Kept:
         if name not in self.tensors:
             raise self.misfit([name], [])
         state = {name: torch.empty(self.tensors[name][0], dtype=torch.uint8)}
-        self.fill(state)
+        self.fill(state, alone=True)
         return from_bytes(state[name])
 
 

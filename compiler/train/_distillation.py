@@ -55,6 +55,10 @@ class Distillation(Callback):
 
     def begin(self, run: Run) -> None:
         """Widths are found by the first batch that either sees, so that projections are made here by the layers' own."""
+        if run.workers.stages is not None and (self._hidden or self._attention):
+            raise InvalidArgumentError(
+                "Distillation: hidden and attention read layers while the module runs, which a pipeline does not show: leave them out, or train with 'ddp' or 'fsdp'"
+            )
         self._teacher.to(run.workers.device)
         for parameter in self._teacher.parameters():
             parameter.requires_grad_(False)

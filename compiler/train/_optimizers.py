@@ -16,13 +16,15 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from maas_rt._errors import InvalidArgumentError
 
 from ._options import TrainOptions
-from ._workers import local
+from ._workers import Workers, local
 
 __all__ = ["Average", "clip_gradients", "make_optimizer", "make_schedule", "settings", "use_settings"]
 
 
-def make_optimizer(parameters: dict[str, nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
-    """Two groups: weights, and what has no weight decay. A group that would be empty is left out."""
+def make_optimizer(
+    parameters: dict[str, nn.Parameter], options: TrainOptions, module: nn.Module
+) -> torch.optim.Optimizer:
+    """Two groups: weights, and what has no weight decay. One that would be empty is left out, unless other stages of `module` have it."""
     trained = [each for each in parameters.values() if each.requires_grad]
     if not trained:
         raise InvalidArgumentError(
@@ -32,7 +34,8 @@ def make_optimizer(parameters: dict[str, nn.Parameter], options: TrainOptions) -
         {"params": [each for each in trained if each.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
+    anywhere = {each.ndim > 1 for each in (*trained, *module.parameters()) if each.requires_grad}
+    groups = [group for group, wide in zip(groups, (True, False), strict=True) if wide in anywhere]
     if not isinstance(options.optimizer, str):
         return options.optimizer(groups)
     lr = options.lr
@@ -90,12 +93,13 @@ def use_settings(optimizer: torch.optim.Optimizer, schedule: lr_scheduler.LRSche
     schedule.load_state_dict(found["schedule"])
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> None:
-    """Scales all gradients so that their norm together is at most `largest`; sharded and whole ones may be mixed."""
+def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, workers: Workers) -> None:
+    """Scales all gradients, of all stages, so that their norm together is at most `largest`; sharded and whole ones may be mixed."""
     gradients = [each.grad for each in parameters if each.grad is not None]
     norms = [torch.linalg.vector_norm(each) for each in gradients]
     squares = [(norm.full_tensor() if isinstance(norm, DTensor) else norm).square() for norm in norms]
-    factor = (largest / (torch.stack(squares).sum().sqrt() + 1e-6)).clamp(max=1.0)
+    norm = workers.over_stages(torch.stack(squares).sum()).sqrt()
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_([local(each) for each in gradients], factor)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,44 @@ import torch
 
 from maas_rt._errors import InvalidArgumentError
 
-__all__ = ["OPTIMIZERS", "PARALLEL", "SCHEDULES", "TrainOptions"]
+__all__ = ["OPTIMIZERS", "PARALLEL", "PIPELINES", "SCHEDULES", "Pipeline", "TrainOptions"]
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "linear", "cosine", "one-cycle")
 PARALLEL = ("none", "ddp", "fsdp")
+PIPELINES = ("1f1b", "gpipe")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A stage of the module in each process, as torch.distributed.pipelining divides and runs it.
+
+    Args:
+        split: names of the layers that begin the second to the last stage; None: where the work divides evenly, by operations counted
+            on the first batch and by parameters.
+        micro_batches: parts of equal size that go through the stages one behind the other. They divide the batch (of a step, or of an
+            accumulated part); a later, smaller batch of an epoch that they do not divide goes through at once.
+        schedule: "1f1b" (PipeDream-flush: a stage keeps what as many micro-batches computed as stages follow) or "gpipe" (all of them;
+            Huang et al. 2019).
+    """
+
+    split: tuple[str, ...] | None = None
+    micro_batches: int = 4
+    schedule: str = "1f1b"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in PIPELINES:
+            raise InvalidArgumentError(
+                f"Pipeline: schedule is {self.schedule!r}, expected one of {', '.join(PIPELINES)}"
+            )
+        count = self.micro_batches
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InvalidArgumentError(f"Pipeline: micro_batches is {count!r}, expected a whole number of at least 1")
+        names = self.split
+        if names is not None and (isinstance(names, str) or not all(isinstance(n, str) and n for n in names)):
+            raise InvalidArgumentError(f"Pipeline: split is {names!r}, expected names of layers, as ('blocks.4',)")
+        if names is not None and len(set(names)) < len(names):
+            raise InvalidArgumentError(f"Pipeline: split is {names!r}, expected each name once")
 
 
 @dataclass(frozen=True)
@@ -38,9 +71,9 @@ class TrainOptions:
         bf16: computes in bfloat16 where torch.autocast holds it to be safe; weights and their updates stay float32.
         ema: the decay of an exponential moving average of the weights, as 0.999; it is what the run results in.
         seed: every random number follows from it: order of the data, dropout, and what each process draws for itself.
-        parallel: where torchrun started several processes: "ddp" (each holds the weights), "fsdp" (each holds a shard, FSDP2), or a
-            tensor-parallel plan as torch.distributed.tensor.parallel.parallelize_module takes it, {"blocks.*.up": ColwiseParallel()}.
-            "none" is for one process.
+        parallel: where torchrun started several processes: "ddp" (each holds the weights), "fsdp" (each holds a shard, FSDP2), a
+            tensor-parallel plan as torch.distributed.tensor.parallel.parallelize_module takes it, {"blocks.*.up": ColwiseParallel()}, or
+            a Pipeline (each holds some of the layers). "none" is for one process.
         checkpoint: a folder for checkpoints, the log and the result.
         every: steps from one checkpoint to the next; None: one at the end of each epoch.
         keep: how many of the last checkpoints stay.
@@ -65,7 +98,7 @@ class TrainOptions:
     bf16: bool = False
     ema: float | None = None
     seed: int = 0
-    parallel: str | Mapping[str, Any] = "ddp"
+    parallel: str | Mapping[str, Any] | Pipeline = "ddp"
     checkpoint: str | Path | None = None
     every: int | None = None
     keep: int = 2
@@ -83,7 +116,7 @@ class TrainOptions:
         if isinstance(self.optimizer, str):
             _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
-        if not isinstance(self.parallel, Mapping):
+        if not isinstance(self.parallel, Mapping | Pipeline):
             _one_of("parallel", self.parallel, PARALLEL)
         if (self.epochs is None) == (self.steps is None):
             raise InvalidArgumentError("TrainOptions: give either epochs or steps, to say how long to train")
@@ -113,6 +146,8 @@ class TrainOptions:
                 continue
             if isinstance(value, Mapping):
                 value = {key: type(style).__name__ for key, style in value.items()}
+            elif isinstance(value, Pipeline):
+                value = asdict(value)
             elif callable(value):
                 value = getattr(value, "__name__", type(value).__name__)
             found[field.name] = value

@@ -95,7 +95,7 @@ class GradualPruning(Callback):
             )
         self._range = (first, last)
         self._masks = {name: torch.ones_like(run.parameters[name].detach()) for name in self._chosen(run)}
-        if not self._masks:
+        if not run.workers.over_stages(torch.tensor(len(self._masks))):
             raise InvalidArgumentError(
                 "GradualPruning: no layer is pruned, expected linear layers or convolutions that `layers` names and `skip` does not"
             )
@@ -147,7 +147,9 @@ class GradualPruning(Callback):
     @torch.no_grad()
     def told(self, run: Run) -> Mapping[str, Any]:
         zeros = sum(float((whole(mask) == 0).sum()) for mask in self._masks.values())
-        return {"sparsity": zeros / sum(mask.numel() for mask in self._masks.values())}
+        weights = sum(mask.numel() for mask in self._masks.values())
+        zeros, weights = run.workers.over_stages(torch.tensor([zeros, weights], dtype=torch.float64)).tolist()
+        return {"sparsity": zeros / weights}
 
 
 def least(magnitude: Tensor, share: float, group: tuple[int, int], kept: int = 0) -> Tensor:

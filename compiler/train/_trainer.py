@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from maas_rt._errors import Error, InvalidArgumentError
 
@@ -23,8 +22,9 @@ from ._callbacks import Callback, Run
 from ._checkpoints import Checkpoints, Kept, as_bytes, from_bytes
 from ._log import Log
 from ._optimizers import Average, clip_gradients, make_optimizer, make_schedule, settings, use_settings
-from ._options import TrainOptions
-from ._workers import Workers, whole, workers_of
+from ._options import Pipeline, TrainOptions
+from ._passes import Objective, Passes, Staged, Whole
+from ._workers import Workers, workers_of
 
 __all__ = ["TrainResult", "train"]
 
@@ -106,19 +106,23 @@ class _Trainer:
         callbacks: Sequence[Callback],
         workers: Workers,
     ) -> None:
-        self._options, self._loss, self._forward, self._callbacks = options, loss, forward, callbacks
-        self._workers = workers
+        self._options, self._loss, self._callbacks, self._workers = options, loss, callbacks, workers
         self._batches = Batches(data, options.batch, options.seed)
         self._validation = Batches(validation, options.batch, options.seed, shuffle=False) if validation is not None else None  # fmt: skip
-        _seed(options.seed + workers.share)
-        self._placed = workers.place(module)
-        parameters = dict(module.named_parameters())
+        self._placed = workers.place(module, lambda: self._batches.example(options.accumulate))
+        _seed(options.seed + (workers.share if workers.stages is None else workers.rank))
+        parameters = workers.parameters(module)
         self._run = Run(module, parameters, workers, self._steps_in_all())
         for callback in callbacks:
             callback.begin(self._run)
+        self._passes = self._through(forward)
         self._extra = {f"{c.name}:{name}": p for c in callbacks for name, p in c.parameters().items()}
+        if workers.stages is not None and self._extra:
+            raise InvalidArgumentError(
+                f"the callback {type(callbacks[0]).__name__} has weights of its own, which a pipeline does not train: train with 'ddp' or 'fsdp'"
+            )
         self._trained = {**parameters, **self._extra}
-        self._optimizer = make_optimizer(self._trained, options)
+        self._optimizer = make_optimizer(self._trained, options, module)
         self._schedule = make_schedule(self._optimizer, options, self._run.steps)
         self._average = Average(parameters, options.ema) if options.ema is not None else None
         if self._average is not None:
@@ -198,25 +202,28 @@ class _Trainer:
         if self._options.every is None and self._checkpoints is not None:
             self._save()
 
+    def _through(self, forward: Forward) -> Passes:
+        """How batches go through the module."""
+        objective, workers, bf16 = Objective(self._loss, self._callbacks, self._run), self._workers, self._options.bf16
+        if workers.stages is None:
+            return Whole(self._placed, forward, objective, workers, bf16=bf16)
+        if forward is not split_batch:
+            raise InvalidArgumentError(
+                "forward is given, and a pipeline calls the module's stages itself: let a batch be (inputs..., target), or train with 'ddp' or 'fsdp'"
+            )
+        plan = self._options.parallel
+        assert isinstance(plan, Pipeline)
+        return Staged(workers.stages, plan, self._run, objective, workers, bf16=bf16)
+
     def _step(self, parts: Sequence[Part]) -> None:
         run = self._run
         self._optimizer.zero_grad()
-        sums = torch.zeros(2, device=self._workers.device)
-        counted = False
-        for number, part in enumerate(parts):
-            with self._workers.part_of_step(self._placed, number + 1 == len(parts)):
-                value, accuracy = self._compute(part)
-                (value * (part.weight * self._workers.shares)).backward()
-            counted = accuracy is not None
-            sums += (
-                torch.stack([value.detach().float(), accuracy if accuracy is not None else sums[1] * 0]) * part.weight
-            )
-        self._last_loss, accurate = self._workers.total(sums).tolist()
+        self._last_loss, accuracy = self._passes.learn(parts)
         if not np.isfinite(self._last_loss):
             raise Error(self._not_finite())
         self._workers.mean_gradients(list(self._extra.values()))
         if self._options.clip is not None:
-            clip_gradients(self._trained.values(), self._options.clip)
+            clip_gradients(self._trained.values(), self._options.clip, self._workers)
         rate = self._optimizer.param_groups[0]["lr"]
         self._optimizer.step()
         self._schedule.step()
@@ -227,22 +234,7 @@ class _Trainer:
             callback.stepped(run)
         self._samples += parts[0].samples
         if run.step % self._options.log_every == 0:
-            self._tell(rate, accurate if counted else None)
-
-    def _compute(self, part: Part) -> tuple[Tensor, Tensor | None]:
-        """The loss of a part, callbacks' included, and its accuracy where that means something."""
-        device = self._workers.device
-        batch = tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, part.batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._options.bf16):
-            output, target = self._forward(self._placed, batch)
-            value = self._loss(output, target)
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                kind = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise InvalidArgumentError(f"loss returned {kind}, expected a scalar tensor: the mean over the samples")
-            value = value.reshape(())
-            for callback in self._callbacks if torch.is_grad_enabled() else ():
-                value = callback.loss(self._run, batch, output, target, value)
-        return value, _accuracy(output, target)
+            self._tell(rate, accuracy)
 
     def _not_finite(self) -> str:
         run = self._run
@@ -258,33 +250,25 @@ class _Trainer:
         told: dict[str, Any] = {}
         for callback in self._callbacks:
             told.update(callback.told(self._run))
+        told = self._workers.told_by_stages(told)
         self._log.write(
             step=self._run.step, epoch=self._run.epoch, loss=self._last_loss, accuracy=accuracy, lr=rate,
             samples_per_second=round(self._samples / (now - self._since), 3), **told,
         )  # fmt: skip
         self._since, self._samples = now, 0
 
-    @torch.no_grad()
     def _evaluate(self, batches: Batches) -> dict[str, float]:
         self._workers.average_statistics(self._run.module)
         self._placed.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self._workers.device)
-        samples, counted = 0, False
-        for (part,) in batches.epoch(0, 0, None, self._workers.share, self._workers.shares, 1):
-            value, accuracy = self._compute(part)
-            counted = accuracy is not None
-            pair = torch.stack([value.double(), accuracy.double() if accuracy is not None else value.double() * 0])
-            sums += pair * part.weight * part.samples
-            samples += part.samples
-        if not samples:
+        measured = self._passes.judge(batches.epoch(0, 0, None, self._workers.share, self._workers.shares, 1))
+        if not measured:
             raise InvalidArgumentError("the validation data is empty, expected at least one batch")
-        mean, accurate = (self._workers.total(sums) / samples).tolist()
-        return {"loss": mean, **({"accuracy": accurate} if counted else {})}
+        return measured
 
     # ---- checkpoints
 
     def _weights(self) -> dict[str, Tensor]:
-        found = self._run.module.state_dict()
+        found = self._workers.state(self._run.module)
         odd = [name for name, value in found.items() if not isinstance(value, Tensor)]
         if odd:
             raise InvalidArgumentError(
@@ -331,9 +315,7 @@ class _Trainer:
         progress = kept.value("run.progress")
         self._check_options(progress["options"])
         state = self._state()
-        surplus = [n for n in kept.tensors if n.startswith(("model.", "ema.", "extra.")) and n not in state]
-        if surplus:
-            raise kept.misfit(surplus, [])
+        kept.check(self._shapes(state), ("model.", "ema.", "extra."))
         self._fill_optimizer(kept, state)
         kept.fill(state)
         use_settings(self._optimizer, self._schedule, progress["settings"])
@@ -346,6 +328,13 @@ class _Trainer:
         for callback in self._callbacks:
             callback.restored(self._run)
 
+    def _shapes(self, state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+        """Of what a checkpoint has, by name: `state`, and in a pipeline what other stages have of the same kinds."""
+        shapes = {f"model.{name}": value.shape for name, value in self._run.module.state_dict().items()}
+        if self._average is not None:
+            shapes |= {f"ema.{name}": value.shape for name, value in self._run.module.named_parameters()}
+        return shapes | {name: value.shape for name, value in state.items()}
+
     def _fill_optimizer(self, kept: Kept, state: dict[str, Tensor]) -> None:
         """Makes the optimizer's tensors as the checkpoint has them, to be read with `state`."""
         for full in kept.tensors:
@@ -353,6 +342,8 @@ class _Trainer:
                 continue
             name, _, key = full.removeprefix("optimizer.").rpartition(".")
             if name not in self._trained:
+                if name in dict(self._run.module.named_parameters()):  # another stage's
+                    continue
                 raise kept.misfit([full], [])
             parameter = self._trained[name]
             made = kept.filled_like(full, parameter.detach())
@@ -374,11 +365,7 @@ class _Trainer:
         self._workers.average_statistics(self._run.module)
         weights = self._weights()
         folder = self._checkpoints.save_result("result", weights) if self._checkpoints is not None else None
-        state: dict[str, Tensor] = {}
-        for name, value in weights.items():
-            full = whole(value).detach()
-            if self._workers.first:
-                state[name] = full.cpu().clone()
+        state = self._workers.whole_state(weights)
         run = self._run
         return TrainResult(run.module, run.step, run.epoch, self._last_loss, self._measured, state, folder, log)
 
@@ -386,18 +373,6 @@ class _Trainer:
         if self._options.log is not None:
             return Path(self._options.log)
         return self._checkpoints.folder / "log.jsonl" if self._checkpoints is not None else None
-
-
-def _accuracy(output: Any, target: Any) -> Tensor | None:
-    """The share of classes [N, ...] that the scores [N, classes, ...] have highest."""
-    if not (isinstance(output, Tensor) and isinstance(target, Tensor)) or target.dtype not in (
-        torch.int64,
-        torch.int32,
-    ):
-        return None
-    if output.ndim != target.ndim + 1 or output.shape[:1] + output.shape[2:] != target.shape:
-        return None
-    return (output.detach().argmax(1) == target).float().mean()
 
 
 def _lost(error: RuntimeError) -> bool:

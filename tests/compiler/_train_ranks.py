@@ -24,6 +24,8 @@ from maas_rt.compiler.train._workers import workers_of
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
+import maas_rt
+
 ROOT = Path(__file__).parents[2]
 LOSS = nn.functional.cross_entropy
 
@@ -106,7 +108,7 @@ def freed_late(folder: Path) -> dict[str, Any]:
     """A thread of gloo's is still freeing a tensor when the group is taken apart."""
 
     with workers_of(options()) as workers:
-        placed = workers.place(net())
+        placed = workers.place(net(), lambda: None)
         time.sleep(0.3 * rank())  # so that the first process lets go of its tensor before it has the sum
         torch.distributed.all_reduce(torch.ones(4).as_subclass(FreedLate), async_op=True)
     return {"kind": type(placed).__name__}
@@ -140,6 +142,130 @@ def combined(parallel: str = "ddp") -> t.TrainResult:
     return t.train(student, data(), LOSS, given, callbacks=callbacks, validation=data())
 
 
+def deep() -> nn.Sequential:
+    """Four products, with statistics and dropout between them."""
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.Dropout(0.1), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)
+    )  # fmt: skip
+
+
+def staged(folder: Path) -> dict[str, Any]:
+    """Beside what the run came to: what each stage had, and whether the first process's module is whole behind it."""
+    seen: dict[str, Any] = {}
+
+    class Sees(t.Callback):
+        def stepped(self, run: t.Run) -> None:
+            seen.update(own=list(run.parameters), empty=[n for n, p in run.module.named_parameters() if p.is_meta])
+
+        def told(self, run: t.Run) -> dict[str, Any]:
+            return {f"of_stage_{rank()}": len(run.parameters)}
+
+    module = deep()
+    plan = t.Pipeline(("3",), micro_batches=2)
+    given = options(folder, parallel=plan, ema=None, bf16=True)
+    result = t.train(module, data(), LOSS, given, validation=data(), callbacks=[Sees()])
+    assert result.module is module
+    if rank() == 0:
+        assert all(torch.equal(value, module.state_dict()[name]) for name, value in result.state.items())
+    return {**told(result), **seen}
+
+
+class Words(nn.Module):
+    """A mask that every layer reads, and a weight that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.words = nn.Embedding(20, 16)
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True) for _ in range(3))  # fmt: skip
+        self.layers[1].linear1.weight = self.layers[0].linear1.weight
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.words(ids)
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=mask)
+        return self.head(x.mean(1))
+
+
+def text() -> list[Any]:
+    """Batches of eight, by keyword."""
+    drawn = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 20, (40, 5), generator=drawn)
+    mask = torch.rand(40, 5, generator=drawn) > 0.6
+    mask[:, 0] = False
+    return [({"ids": ids[i : i + 8], "mask": mask[i : i + 8]}, ids[i : i + 8, 0] % 3) for i in range(0, 40, 8)]
+
+
+def words(parallel: Any = "ddp") -> dict[str, Any]:
+    return told(t.train(Words(), text(), LOSS, options(optimizer="sgd", accumulate=1, parallel=parallel), validation=text()))  # fmt: skip
+
+
+def learned_in_stages(parallel: Any = "ddp") -> dict[str, Any]:
+    """A quantized, pruned student, which has its teacher's scores alone."""
+    torch.manual_seed(8)
+    callbacks = [t.Distillation(nn.Linear(8, 3)), t.GradualPruning(0.5, begin=2, end=16, every=2, skip=("2",))]
+    given = options(parallel=parallel, lr=1e-3)
+    return told(t.train(t.prepare_qat(net(), data()[0]), data(), LOSS, given, callbacks=callbacks, validation=data()))
+
+
+class Twice(nn.Module):
+    """A result that two later layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        return self.c(self.b(x)) + x[:, :3]
+
+
+class Branches(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+class Weighs(t.Callback):
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {"own": nn.Parameter(torch.ones(1))}
+
+
+def refused(folder: Path) -> dict[str, Any]:
+    """What a pipeline says of what it does not serve, in as many processes as there are."""
+    tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    tied[1].weight = tied[0].weight
+    frozen = net()
+    frozen[0].requires_grad_(False)
+    plan = t.Pipeline(micro_batches=4)
+    cases: dict[str, Callable[[], Any]] = {
+        "layers": lambda: t.train(nn.Sequential(nn.Linear(8, 3), nn.ReLU()), data(), LOSS, options(parallel=plan)),
+        "name": lambda: plain(None, parallel=t.Pipeline(("9", "2"))),
+        "world": lambda: plain(None, parallel=t.Pipeline(("1", "2", "0"))),
+        "first": lambda: plain(None, parallel=t.Pipeline(("0", "2"))),
+        "micro": lambda: t.train(deep(), data(), LOSS, options(parallel=t.Pipeline(micro_batches=3), batch=16)),
+        "few": lambda: plain(None, parallel=t.Pipeline(micro_batches=2)),
+        "tied": lambda: t.train(tied, data(), LOSS, options(parallel=t.Pipeline(("1", "2")))),
+        "frozen": lambda: t.train(frozen, data(), LOSS, options(parallel=t.Pipeline(("1", "2")))),
+        "twice": lambda: t.train(Twice(), data(), LOSS, options(parallel=t.Pipeline(("b", "c")))),
+        "branches": lambda: t.train(nn.Sequential(deep(), Branches(3, 3)), data(), LOSS, options(parallel=plan)),
+        "forward": lambda: t.train(deep(), data(), LOSS, options(parallel=plan), forward=lambda m, b: (m(b[0]), b[1])),
+        "hidden": lambda: t.train(deep(), data(), LOSS, options(parallel=plan), callbacks=[t.Distillation(deep(), hidden={"0": "0"})]),
+        "weights": lambda: t.train(deep(), data(), LOSS, options(parallel=plan), callbacks=[Weighs()]),
+        "unpruned": lambda: t.train(deep(), data(), LOSS, options(parallel=plan), callbacks=[t.GradualPruning(0.5, layers=("x",))]),
+    }  # fmt: skip
+    found = {}
+    with workers_of(options()):  # one group for all of them
+        for name, case in cases.items():
+            try:
+                case()
+            except maas_rt.InvalidArgumentError as error:
+                found[name] = str(error)
+    return found
+
+
+STAGES = t.Pipeline(micro_batches=2)
 PLAN = {"0": ColwiseParallel(), "2": RowwiseParallel()}
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ddp": lambda folder: plain(folder),
@@ -147,6 +273,9 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "tensor": lambda folder: plain(folder, parallel=PLAN),
     "few": lambda folder: plain(None, batch=101),  # the last batch of an epoch has one sample
     "half": lambda folder: plain(folder, steps=13, epochs=None, schedule="constant", parallel="fsdp"),
+    "rest": lambda folder: plain(
+        folder.with_name("begun"), steps=30, epochs=None, schedule="constant", parallel="fsdp"
+    ),
     "disk": disk,
     "lost": lost,
     "freed_late": freed_late,
@@ -155,6 +284,17 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sparse_fsdp": lambda folder: sparse(folder, parallel="fsdp"),
     "combined": lambda folder: told(combined()),
     "combined_fsdp": lambda folder: told(combined("fsdp")),
+    "stages": lambda folder: plain(folder, parallel=STAGES),
+    "stages_gpipe": lambda folder: plain(None, parallel=t.Pipeline(("2",), micro_batches=4, schedule="gpipe")),
+    "stages_half": lambda folder: plain(folder, steps=13, epochs=None, schedule="constant", parallel=STAGES),
+    "stages_rest": lambda folder: plain(
+        folder.with_name("begun"), steps=30, epochs=None, schedule="constant", parallel=STAGES
+    ),
+    "stages_sparse": lambda folder: sparse(folder, parallel=STAGES, log=folder.with_suffix(".jsonl")),
+    "stages_learned": lambda folder: learned_in_stages(STAGES),
+    "staged": staged,
+    "words": lambda folder: words(t.Pipeline(("layers.2", "head"), micro_batches=4)),
+    "refused": refused,
 }
 
 
@@ -196,9 +336,9 @@ def processes(*command: Any) -> str:
     return done.stdout + done.stderr
 
 
-def by_two_processes(folder: Path, *cases: str) -> Callable[[str], dict[str, Any]]:
+def by_two_processes(folder: Path, *cases: str, world: int = 2) -> Callable[[str], dict[str, Any]]:
     """Runs the cases; the function gives what each came to."""
-    said = processes(__file__, folder, 2, *cases)
+    said = processes(__file__, folder, world, *cases)
 
     def found(case: str) -> dict[str, Any]:
         file = folder / f"{case}.json"

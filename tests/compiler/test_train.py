@@ -23,8 +23,10 @@ from tests.compiler import _train_ranks as ranks
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """What each case came to in two processes."""
-    cases = ("ddp", "fsdp", "tensor", "few", "half", "disk", "lost", "freed_late", "alone")
-    return ranks.by_two_processes(tmp_path_factory.mktemp("ranks"), *cases)
+    folder = tmp_path_factory.mktemp("ranks")
+    ranks.plain(folder / "begun", steps=13, epochs=None, schedule="constant", parallel="none")
+    cases = ("ddp", "fsdp", "tensor", "few", "half", "rest", "disk", "lost", "freed_late", "alone")
+    return ranks.by_two_processes(folder, *cases)
 
 
 def same(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-5) -> None:
@@ -50,7 +52,9 @@ def test_a_run_goes_on_with_another_number_of_processes(
 ) -> None:
     half = by_two("half")
     gone_on = ranks.plain(half["folder"], steps=30, epochs=None, schedule="constant", parallel="none")
-    same(gone_on, ranks.plain(None, steps=30, epochs=None, schedule="constant"))
+    whole = ranks.plain(None, steps=30, epochs=None, schedule="constant")
+    same(gone_on, whole)
+    same(by_two("rest"), whole)  # from one process to two
     steps = [line["step"] for line in read_log(half["folder"] / "log.jsonl") if "loss" in line]
     assert steps == list(range(1, 31))
 
@@ -109,12 +113,13 @@ torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.2), nn.Linear(16, 3))
 g = torch.Generator().manual_seed(1)
 x, y = torch.randn(96, 8, generator=g), torch.randint(0, 3, (96,), generator=g)
-options = t.TrainOptions(epochs=3, batch=16, lr=1e-2, schedule="cosine", warmup=2, ema=0.9, checkpoint=folder / "run", every=4)
+options = t.TrainOptions(epochs=3, batch=16, lr=1e-2, schedule="cosine", warmup=2, ema=0.9, checkpoint=folder / "run", every=4, parallel=t.Pipeline() if sys.argv[3] == "stages" else "ddp")
 t.train(net, (x, y), nn.functional.cross_entropy, options, callbacks=[KilledOnce()] if sys.argv[2] == "kill" else [])
 """
 
 
-def test_a_killed_worker_goes_on_at_the_same_curve(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "stages"])
+def test_a_killed_worker_goes_on_at_the_same_curve(tmp_path: Path, parallel: str) -> None:
     """Under torchrun --max-restarts; dropout and the order of the data among what goes on, bit for bit."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -123,7 +128,7 @@ def test_a_killed_worker_goes_on_at_the_same_curve(tmp_path: Path) -> None:
         folder = tmp_path / way
         folder.mkdir()
         said = ranks.processes(
-            "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1, script, folder, way
+            "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1, script, folder, way, parallel
         )  # fmt: skip
         assert (folder / "killed").exists() == (way == "kill")
         log = folder / "run" / "log.jsonl"
