@@ -44,7 +44,9 @@ class Int8:
     leaves the layers that read the activation the least error. `smooth` moves scale of channels from activations into weights
     (SmoothQuant, cross-layer equalisation), and `bias_correction` adds back what quantization moves the means of a layer's results by:
     either where the measured error of the layer falls, and nowhere else. `rounding` of weights is "nearest", or by what the calibration data
-    make a layer read, which takes another run over them: "gptq" or "adaround", which takes minutes of a large layer. Of `activation_bits`,
+    make a layer read, which takes another run over them: "gptq" or "adaround", which takes minutes of a large layer. Where the outputs' signal
+    to error on the calibration inputs is below 35 dB, layers whose return to float raises it by 1 dB or more stay in float, up to a
+    `float_share` of the multiply-adds and of the weights of what 8 bits are for (0: none); never those that `Recipe.layers` names. Of `activation_bits`,
     7 is faster on CPUs without VNNI and 8 more accurate; sums are exact with either. The compiled model is held to the source on up to 32
     of the calibration inputs: the worst element's error against the output's scale is at most `tolerance`.
     """
@@ -57,11 +59,13 @@ class Int8:
     smooth: bool = True
     bias_correction: bool = True
     rounding: str = "nearest"
+    float_share: float = 0.06
 
     @property
     def measures(self) -> bool:
         """Whether anything is chosen by the error of layers."""
-        return self.smooth or self.bias_correction or self.method == "auto" or self.rounding != "nearest"
+        chosen = self.smooth, self.bias_correction, self.method == "auto", self.rounding != "nearest", self.float_share
+        return any(chosen)
 
     def __post_init__(self) -> None:
         _check_version("Int8", self.version, 1)
@@ -74,6 +78,10 @@ class Int8:
             )
         if self.rounding not in ROUNDINGS:
             raise InvalidArgumentError(f"Int8: rounding is {self.rounding!r}, expected one of {', '.join(ROUNDINGS)}")
+        if type(self.float_share) not in (int, float) or not 0 <= self.float_share <= 1:
+            raise InvalidArgumentError(
+                f"Int8: float_share is {self.float_share!r}, expected a share of the multiply-adds, 0 to 1; 0 leaves no layer in float"
+            )
         _check_data("Int8", self.calibration)
         _check_tolerance("Int8", self.tolerance)
 

@@ -52,6 +52,10 @@ class Graph:
         for var in _read(body.body):
             self.readers.setdefault(var, []).append(None)
 
+    def reads(self, var: relax.Var) -> list[relax.Var]:
+        """What a variable is computed from, each as often as it is read."""
+        return _read(self.definitions[var])
+
     def layers_reading(self, value: relax.Expr) -> list[relax.Var] | None:
         """The layers with constant weights that read it, if nobody else does."""
         found: list[relax.Var] = []

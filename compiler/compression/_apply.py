@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -68,6 +68,7 @@ class Compressed:
             "smoothed": [each for done in self.done for each in done.smoothed],
             "bias_corrected": [each for done in self.done for each in done.corrected],
             "rounded": [each for done in self.done for each in done.rounded],
+            "returned_to_float": [each for done in self.done for each in done.returned],
             "notes": [each for done in self.done for each in done.notes],
         }  # fmt: skip
 
@@ -131,10 +132,16 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     done: list[Quantized] = []
     eight = {name for name, method in methods.items() if isinstance(method, Int8)}
     mod = as_sub_pixels(mod, {layer.var for layer in layers(mod) if layer.name in eight})
+    named = {layer.name for layer in found if _is_named(layer, recipe)}
     for method in used:
         names = {name for name, each in methods.items() if each is method}
-        done.append(_applied(mod, [layer for layer in layers(mod) if layer.name in names], method, observer))
+        chosen = [layer for layer in layers(mod) if layer.name in names]
+        done.append(_applied(mod, chosen, method, observer, named))
         mod = done[-1].mod
+        for layer in chosen:
+            if layer.name in done[-1].floats:
+                del methods[layer.name]
+                floats[layer.name] = (layer.kind, done[-1].floats[layer.name])
     if observer is not None:
         if not observer.count:  # there was nothing that a method could want to see
             _run_in_float(folded, observer)
@@ -164,8 +171,10 @@ def _told(left: Mapping[str, tuple[str, str]]) -> str:
     return "".join(f"; {kind} {name}: {reason}" for name, (kind, reason) in list(left.items())[:3])
 
 
-def _applied(mod: tvm.IRModule, chosen: Sequence[Layer], method: Quantize, observer: Observer | None) -> Quantized:
-    """The layers `chosen` as the method has them."""
+def _applied(
+    mod: tvm.IRModule, chosen: Sequence[Layer], method: Quantize, observer: Observer | None, named: Collection[str]
+) -> Quantized:
+    """The layers `chosen` as the method has them; those that the recipe names itself, in any case."""
     if isinstance(method, WeightOnly):
         return Quantized(*quantize_weights(mod, chosen, method, observer))
     if isinstance(method, Int8Dynamic):
@@ -173,26 +182,28 @@ def _applied(mod: tvm.IRModule, chosen: Sequence[Layer], method: Quantize, obser
     if isinstance(method, Half):
         return Quantized(store_half(mod, [layer.var for layer in chosen], method), [])
     assert observer is not None
-    return _static(mod, chosen, method, observer)
+    return _static(mod, chosen, method, observer, named)
 
 
-def _static(mod: tvm.IRModule, chosen: Sequence[Layer], method: Int8, observer: Observer) -> Quantized:
+def _static(
+    mod: tvm.IRModule, chosen: Sequence[Layer], method: Int8, observer: Observer, named: Collection[str]
+) -> Quantized:
     """Layers on 8 bits: embeddings as tables with a scale for each row; LSTMs, and what is within branches and loops, with ranges that each run
     finds."""
     tables = [layer.name for layer in chosen if layer.kind == "embedding"]
     at_run_time = [layer.name for layer in chosen if has_run_time_ranges(layer)]
-    done = quantize_int8(
-        mod, [layer.var for layer in chosen if layer.name not in (*tables, *at_run_time)], method, observer
-    )
+    plain = [layer for layer in chosen if layer.name not in (*tables, *at_run_time)]
+    fixed = [layer.var for layer in plain if layer.name in named]
+    done = quantize_int8(mod, [layer.var for layer in plain], method, observer, fixed)
     mod = done.mod
 
-    def named(names: Sequence[str]) -> list[Layer]:
+    def those(names: Sequence[str]) -> list[Layer]:
         return [layer for layer in layers(mod) if layer.name in names]
 
     if tables:
-        mod, _ = quantize_weights(mod, named(tables), INT8_TABLES, observer)
+        mod, _ = quantize_weights(mod, those(tables), INT8_TABLES, observer)
     if at_run_time:
-        mod = quantize_dynamic(mod, named(at_run_time), INT8_RUN_TIME)
+        mod = quantize_dynamic(mod, those(at_run_time), INT8_RUN_TIME)
         done.notes.append(f"what {', '.join(at_run_time)} reads has ranges that each run finds")
     return replace(done, mod=mod)
 
@@ -230,3 +241,8 @@ def _method(layer: Layer, recipe: Recipe) -> Quantize | None:
         if fnmatchcase(layer.name, pattern):
             return method
     return recipe.quantize
+
+
+def _is_named(layer: Layer, recipe: Recipe) -> bool:
+    """Whether the recipe says itself what it has."""
+    return any(fnmatchcase(layer.name, pattern) for pattern in recipe.layers)

@@ -6,8 +6,9 @@ quantized by itself, on rows that are kept of the calibration samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ from ._bias import correction
 from ._grid import grid_of, levels_of
 from ._layers import layers
 from ._measure import Layer8, decibels, single_threaded
+from ._mixed import Cost, Order, Return, candidates, returns
 from ._observe import Observer
-from ._ranges import HEADROOM
+from ._ranges import HEADROOM, Range
 from ._rounding import rounded_weights
 from ._rows import matrix_from, matrix_of
 from ._sites import Site, observed, outlier
 from ._smooth import WAYS, Choice, choose
 from ._static import quantize_static
+from ._switched import Switched
 
 __all__ = ["Quantized", "quantize_int8"]
 
@@ -48,20 +51,25 @@ class Quantized:
     smoothed: list[dict[str, Any]] = field(default_factory=list)
     corrected: list[dict[str, Any]] = field(default_factory=list)
     rounded: list[dict[str, Any]] = field(default_factory=list)
+    returned: list[dict[str, Any]] = field(default_factory=list)  # to float, with what that gains
+    floats: dict[str, str] = field(default_factory=dict)  # the reasons of these layers, by name
 
 
-def quantize_int8(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, observer: Observer) -> Quantized:
-    """The layers `chosen` on 8 bits.
+def quantize_int8(
+    mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, observer: Observer, fixed: Collection[relax.Var] = ()
+) -> Quantized:
+    """The layers `chosen` on 8 bits, but for those that cost the outputs too much; `fixed` are on 8 bits whatever they cost.
 
     Raises CompileError for an activation that is not finite.
     """
     measures, methods = recipe.measures, _AUTO if recipe.method == "auto" else (recipe.method,)
     sites = observed(mod, chosen, observer, measures, methods != ("minmax",))
+    in_float = observer.latest()
     if not measures:
         levels = levels_of(recipe.activation_bits)
-        ranges = [site.span(recipe.method, levels, None) for site in sites]
+        ranges = {var: site.span(recipe.method, levels, None) for site in sites for var in site.readers}
         notes = outlier(sites) if recipe.method == "minmax" else []
-        return Quantized(quantize_static(mod, chosen, ranges, recipe.activation_bits, {}, {}), notes)
+        return Quantized(quantize_static(mod, ranges, recipe.activation_bits, {}, {}), notes)
     places = {layer.var: (i, layer.name) for i, layer in enumerate(layers(mod))}
     smoother = _Smoother(mod, recipe, methods)
     with single_threaded():
@@ -78,16 +86,70 @@ def quantize_int8(mod: tvm.IRModule, chosen: Sequence[relax.Var], recipe: Int8, 
         weights, rounded, few = rounded_weights(changed, names, recipe.rounding, observer)
     with single_threaded():
         shifts, corrected = _corrections(changed, sites, choices, var_of, name_of, weights, recipe)
-    spans = [choice.span for choice in choices]
-    now_chosen = [var_of[var] for var in chosen]
-    quantized = quantize_static(changed, now_chosen, spans, recipe.activation_bits, shifts, weights)
+    spans = {var_of[var]: choice.span for site, choice in zip(sites, choices) for var in site.readers}
+    rest: dict[str, Any] = {"bits": recipe.activation_bits, "shifts": shifts, "weights": weights}
+    costs = {var_of[var]: cost for var, cost in _costs(sites, choices).items() if var not in fixed}
+    found = _returns(
+        changed, spans, costs, recipe.float_share, partial(Switched, observer=observer, in_float=in_float, **rest)
+    )
+    returned = [_told_of(each, {now: name_of[var] for var, now in var_of.items()}) for each in found]
+    floats = {name: _reason(each, name) for each in returned for name in each["layers"]}
+    back = {var for each in found for var in each.layers}
     smoothed = [
         _told(site, choice, name_of, inserted=site.value in smoother.at_run_time)
         for site, choice in zip(sites, choices)
         if choice.factor is not None
     ]
     whole = [site for site, choice in zip(sites, choices) if choice.method.startswith("minmax")]
-    return Quantized(quantized, [*outlier(whole), *few], smoothed, corrected, rounded)
+    corrected, rounded = ([each for each in told if each["layer"] not in floats] for told in (corrected, rounded))
+    quantized = quantize_static(changed, {var: span for var, span in spans.items() if var not in back}, **rest)
+    return Quantized(quantized, [*outlier(whole), *few], smoothed, corrected, rounded, returned, floats)
+
+
+def _costs(sites: Sequence[Site], choices: Sequence[Choice]) -> dict[relax.Var, Cost]:
+    """Of each layer, by its variable."""
+    weights = {var: m.weight.size for site in sites for var, m in zip(site.readers, site.matrices)}
+    work = {var: weights[var] * site.seen(window) for site in sites for var, window in zip(site.readers, site.windows)}
+    every, all_weights = max(sum(work.values()), 1), max(sum(weights.values()), 1)
+    return {
+        var: Cost(work[var] / every, weights[var] / all_weights, choice.after)
+        for site, choice in zip(sites, choices)
+        for var in site.readers
+    }
+
+
+def _returns(
+    mod: tvm.IRModule,
+    spans: Mapping[relax.Var, Range],
+    costs: Mapping[relax.Var, Cost],
+    share: float,
+    switched: Callable[..., Switched],
+) -> list[Return]:
+    """Which layers of `spans` go back to float. Where none is small enough, nothing is built to find that out."""
+    order = Order(Graph(mod), list(spans))
+    tried = candidates(order, costs, share)
+    return returns(order, tried, costs, share, switched(mod, tried, ranges=spans).errors) if tried else []
+
+
+def _told_of(each: Return, name_of: Mapping[relax.Var, str]) -> dict[str, Any]:
+    """For the manifest."""
+    return {
+        "layers": [name_of[var] for var in each.layers],
+        "signal_to_error_db": [each.before, each.after],
+        "share_of_work": round(each.work, 4),
+        "share_of_weights": round(each.weights, 4),
+    }
+
+
+def _reason(returned: Mapping[str, Any], name: str) -> str:
+    """Why a layer went back to float, in a clause."""
+    before, after = returned["signal_to_error_db"]
+    others = [each for each in returned["layers"] if each != name]
+    together = f", with {' and '.join(others)}" if others else ""
+    return (
+        f"in float{together} it takes the outputs' signal to error from {before:g} to {after:g} dB, for "
+        f"{100 * returned['share_of_work']:.2g} % of the multiply-adds"
+    )
 
 
 class _Smoother:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +20,14 @@ from ..importers import ImportedModel
 from ..verify import Reference, compare, run_compiled, scales_of
 from ._samples import Samples
 
-__all__ = ["CompileFloat", "Observer"]
+__all__ = ["CompileFloat", "Observer", "Run"]
 
 Array = npt.NDArray[Any]
 CompileFloat = Callable[[ImportedModel], Artifact]
 
 # What is to be seen of a value: expressions of it. `Take` gets the number of the sample and, value by value, what they gave.
 Probe = Callable[[relax.Expr], Sequence[relax.Expr]]
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]  # outputs by name for inputs by name
 Take = Callable[[int, list[list[Array]]], None]
 
 
@@ -42,6 +43,7 @@ class Observer:
         self._compile = compile_float
         self._verify = verify
         self._checked = verify is None
+        self._program: Any = None
 
     def observe(self, mod: tvm.IRModule, values: Sequence[relax.Expr], probe: Probe, take: Take) -> None:
         """Every sample once. `mod` is the model's module or what was made of it, `values` are of its main function, not of branches.
@@ -53,6 +55,7 @@ class Observer:
         names = [f"observed.{i}" for i in range(sum(counts))]
         artifact = self._compile(replace(self._model, mod=wide, output_names=[*self._model.output_names, *names]))
         program, options = artifact.loaded(), self._verify or VerifyOptions()
+        self._program = program
         self.count = 0
         for sample in self.samples:
             heed()
@@ -63,6 +66,29 @@ class Observer:
         if not self._checked:
             self._check(program, options)
             self._checked = True
+
+    @property
+    def inputs(self) -> int:
+        """How many the model has."""
+        return len(self._model.input_names)
+
+    def latest(self) -> Run:
+        """Runs of the build that was observed last."""
+        return self._runs(self._program)
+
+    def built(self, mod: tvm.IRModule, more: Sequence[str]) -> Run:
+        """Runs of what was made of the model's module. `more`: inputs that it has behind the model's."""
+        names = [*self._model.input_names, *more]
+        return self._runs(self._compile(replace(self._model, mod=mod, input_names=names)).loaded())
+
+    def _runs(self, program: Any) -> Run:
+        options, names = self._verify or VerifyOptions(), self._model.output_names
+
+        def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            results = run_compiled(program, inputs, options)
+            return {name: results[name] for name in names}
+
+        return run
 
     def _check(self, program: Any, options: VerifyOptions) -> None:
         """The build in float is the source's equal, against the scale that outputs have over all samples that are kept: one of them may be

@@ -102,6 +102,10 @@ class Site:
         """All rows that are kept, [n, C, taps]."""
         return np.concatenate([half.rows[window].array() for half in self._halves])
 
+    def seen(self, window: Window) -> int:
+        """How many rows there were in all."""
+        return sum(half.rows[window].seen for half in self._halves)
+
     def trials(self) -> list[tuple[list[Layer8], Half]]:
         """What to measure on, and what to find ranges in for it: the one half and the other, both ways, so that a range that fits what it was
         found in alone does not look good; of one sample itself."""

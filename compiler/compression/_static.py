@@ -37,37 +37,34 @@ def activations(mod: tvm.IRModule, chosen: Sequence[relax.Var]) -> list[relax.Ex
 
 def quantize_static(
     mod: tvm.IRModule,
-    chosen: Sequence[relax.Var],
-    ranges: Sequence[Range],
+    ranges: Mapping[relax.Var, Range],
     bits: int,
     shifts: Mapping[relax.Var, npt.NDArray[np.float32]],
     weights: Mapping[relax.Var, npt.NDArray[np.int8]],
+    switches: Mapping[relax.Var, relax.Var] | None = None,
 ) -> tvm.IRModule:
-    """`ranges`: of the activations as `activations` counts them; `bits`: 7 or 8 for activations; `shifts`: what is added to each output
-    channel of a layer behind it; `weights`: of layers whose weights are not simply rounded to nearest."""
-    of = dict(zip(activations(mod, chosen), ranges, strict=True))
-    layers = set(chosen)
-    read = {
-        binding.var: of[binding.value.args[0]]
-        for block in mod["main"].body.blocks
-        for binding in block.bindings
-        if binding.var in layers
-    }
+    """The layers of `ranges`, which are those of the activations that they read; `bits`: 7 or 8 for activations; `shifts`: what is added to
+    each output channel of a layer behind it; `weights`: of layers whose weights are not simply rounded to nearest; `switches`: of layers
+    that are there in float, too, bool [1], with which a run takes those."""
+    switches = switches or {}
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        if var not in read:
+        if var not in ranges:
             return None
         axis, weight = weight_axis(value), array_of(value.args[1])
         assert axis is not None and weight is not None
-        x = _activation(rw, value.args[0], grid_of(read[var], bits))
-        call = tvm.ir.Call(
+        x = _activation(rw, value.args[0], grid_of(ranges[var], bits))
+        layer: relax.Expr = tvm.ir.Call(
             value.op, [x, _weight(rw, weight, axis, weights.get(var))], value.attrs, list(value.ty_args), value.span
         )
-        if var not in shifts:
-            return call
-        layer = rw.emit(call, str(var.name))
-        channels = shifts[var]  # of the last axis in a product, of the second in a convolution
-        return relax.op.add(layer, constant(channels if axis else channels.reshape(-1, *[1] * (layer.ty.ndim - 2))))
+        if var in shifts:
+            channels = shifts[var]  # of the last axis in a product, of the second in a convolution
+            layer = rw.emit(layer, str(var.name))
+            added = channels if axis else channels.reshape(-1, *[1] * (layer.ty.ndim - 2))
+            layer = relax.op.add(layer, constant(added))
+        if var in switches:
+            layer = relax.op.where(switches[var], rw.emit(value), rw.emit(layer))
+        return layer
 
     return rewrite(mod, rule)
 

@@ -13,7 +13,12 @@ __all__ = ["add_recipe_arguments", "calibration", "chosen_recipe", "told_of"]
 
 _WEIGHTS = {"int4": 4, "int8": 8, "fp16": "float16", "bf16": "bfloat16"}
 _TOLERANCE = {"int8_tolerance": "tolerance"}
-_INT8 = {"int8_bits": "activation_bits", "int8_method": "method", "int8_rounding": "rounding"}
+_INT8 = {
+    "int8_bits": "activation_bits",
+    "int8_method": "method",
+    "int8_rounding": "rounding",
+    "int8_float_share": "float_share",
+}
 _WITHOUT = {"symmetric": "asymmetric"}  # what is said of a choice that was not made
 
 
@@ -45,6 +50,13 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-rounding",
         choices=("nearest", "gptq", "adaround"),
         help="of weights: to nearest, or by what the calibration data make a layer read (default: nearest)",
+    )
+    parser.add_argument(
+        "--int8-float-share",
+        type=float,
+        metavar="X",
+        help="of --int8: layers whose 8 bits cost the outputs most may stay in float, up to this share of the multiply-adds and of the "
+        "weights; 0: none (default: 0.06)",
     )
     parser.add_argument(
         "--int8-dynamic",
@@ -130,7 +142,9 @@ def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
 def _check_int8(args: argparse.Namespace) -> None:
     """Raises InvalidArgumentError for what is said of a method that was not chosen."""
     if args.int8 is None and _given(args, _INT8):
-        raise InvalidArgumentError("--int8-bits, --int8-method and --int8-rounding are for --int8, which is not given")
+        raise InvalidArgumentError(
+            "--int8-bits, --int8-method, --int8-rounding and --int8-float-share are for --int8, which is not given"
+        )
     if args.int8 is None and args.int8_dynamic is None and args.int8_tolerance is not None:
         raise InvalidArgumentError("--int8-tolerance is for --int8 and --int8-dynamic, and none of them is given")
 

@@ -299,7 +299,11 @@ def test_layers_that_the_model_does_not_have_are_told_with_the_nearest(
         (b"version = 3", [], "r.toml: the recipe has version 3"),
         (b"\xef\xbb\xbfversion = 3", [], "r.toml: the recipe has version 3"),
         (b"version = 1", ["--recipe", ""], "the recipe  cannot be read: Is a directory"),
-        (b"version = 1", ["--int8-rounding", "gptq"], "--int8-bits, --int8-method and --int8-rounding are for --int8"),
+        (
+            b"version = 1",
+            ["--int8-rounding", "gptq"],
+            "--int8-bits, --int8-method, --int8-rounding and --int8-float-share are for --int8",
+        ),
         (b"version = 1", ["--weights", "int4"], "--recipe and --weights are given, expected one of them"),
         (b"version = 1", ["--prune", "0.5", "--prune-method", "magnitude"], "--recipe and --prune are given"),
         (b"version = 1", ["--group", "8"], "--group, --method and --asymmetric are for --weights"),

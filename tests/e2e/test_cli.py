@@ -169,8 +169,14 @@ def test_compile_to_few_bits_without_data(folder: Path, command: CommandLine, fl
         (["--weights", "fp16", "--asymmetric"], "--group, --method and --asymmetric are for --weights int4 or int8"),
         (["--weights", "int8", "--activations", "int8"], "--activations is for --weights int4"),
         (["--weights-tolerance", "0.1"], "--weights-tolerance is for --weights"),
-        (["--int8-bits", "8"], "--int8-bits, --int8-method and --int8-rounding are for --int8, which is not given"),
-        (["--int8-dynamic", "--int8-method", "mse"], "--int8-bits, --int8-method and --int8-rounding are for --int8"),
+        (
+            ["--int8-bits", "8"],
+            "--int8-bits, --int8-method, --int8-rounding and --int8-float-share are for --int8, which is not given",
+        ),
+        (
+            ["--int8-dynamic", "--int8-method", "mse"],
+            "--int8-bits, --int8-method, --int8-rounding and --int8-float-share are for --int8",
+        ),
         (["--weights", "int4", "--int8-tolerance", "1"], "--int8-tolerance is for --int8 and --int8-dynamic"),
         (
             ["--int8", "real.npz", "--prune", "0.5", "--calibration", "real.npz"],
