@@ -188,7 +188,7 @@ def _applied(
 def _static(
     mod: tvm.IRModule, chosen: Sequence[Layer], method: Int8, observer: Observer, named: Collection[str]
 ) -> Quantized:
-    """Layers on 8 bits: embeddings as tables with a scale for each row; LSTMs, and what is within branches and loops, with ranges that each run
+    """Layers on 8 bits: embeddings as tables with a scale for each row; recurrent layers, and what is within branches and loops, with ranges that each run
     finds."""
     tables = [layer.name for layer in chosen if layer.kind == "embedding"]
     at_run_time = [layer.name for layer in chosen if has_run_time_ranges(layer)]

@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 
 from .._recipes import Int8Dynamic
-from ..ir import Encoded, dynamic_quantize, dynamic_quantize_lstm, read_operator
+from ..ir import Encoded, dynamic_quantize, dynamic_quantize_gru, dynamic_quantize_lstm, lstm, read_operator
 from ..passes._ops import constant
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from ._layers import Layer
@@ -35,13 +35,15 @@ def quantize_dynamic(mod: tvm.IRModule, chosen: Sequence[Layer], recipe: Int8Dyn
         quantized: Quantized = {} if layers[var].nested else shared
         call = read_operator(value)
         if call is not None:
-            args = [*call.args[:7], None, None]
-            for at, scale_at in ((1, 7), (2, 8)):
+            args, scales = list(call.args), []
+            for at in (1, 2):
                 weight = array_of(call.args[at])
                 assert weight is not None
                 values, scale = _symmetric(weight, (2,))
-                args[at], args[scale_at] = constant(values), constant(scale[..., 0])
-            return dynamic_quantize_lstm(*args, place=call.place, **call.attrs)
+                args[at] = constant(values)
+                scales.append(constant(scale[..., 0]))
+            quantized_layer = dynamic_quantize_lstm if call.operator is lstm else dynamic_quantize_gru
+            return quantized_layer(*args, *scales, place=call.place, **call.attrs)
         x, weight = value.args[0], array_of(value.args[1])
         assert weight is not None
         if recipe.granularity == "row":

@@ -36,6 +36,7 @@ _KINDS = {
     "relax.matmul": "product",
 }
 _CONVOLUTIONS = {"relax.nn.conv1d": "W", "relax.nn.conv2d": "HW", "relax.nn.conv3d": "DHW"}
+_QUANTIZED = ("decode", "dynamic_quantize", "dynamic_quantize_lstm", "dynamic_quantize_gru")
 _OPERATORS = {"lstm": "LSTM", "gru": "GRU", "attention": "attention"}
 
 
@@ -77,8 +78,7 @@ def is_quantized(mod: tvm.IRModule) -> bool:
     """Whether the model has quantized numbers already."""
     names = ("relax.quantize", "relax.dequantize")
     return any(
-        is_call(b.value, *names) or _operator(b.value) in ("decode", "dynamic_quantize", "dynamic_quantize_lstm")
-        for b, _ in _bindings(mod["main"].body, False)
+        is_call(b.value, *names) or _operator(b.value) in _QUANTIZED for b, _ in _bindings(mod["main"].body, False)
     )
 
 
@@ -114,7 +114,8 @@ def _kind(value: relax.Expr) -> str:
 def _reason(value: relax.Expr) -> str:
     """Why a layer stays in float; "" if it need not."""
     if not is_call(value, "relax.matmul", *_CONVOLUTIONS, *TRANSPOSED):
-        return "there is no kernel of 8 bits for it"
+        attention = _operator(value) == "attention"
+        return "in one pass over floats it is as quick" if attention else "there is no kernel of 8 bits for it"
     if reason := constant_weight_reason(value):
         return reason
     weight = array_of(value.args[1])

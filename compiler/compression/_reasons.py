@@ -6,7 +6,7 @@ import numpy as np
 from tvm import relax
 
 from .._recipes import Half, Int8, Int8Dynamic, Quantize, WeightOnly, needs_data
-from ..ir import read_operator
+from ..ir import gru, lstm, read_operator
 from ..passes._ops import dtype_of
 from ..passes._rewrite import array_of, is_call
 from ..passes.lower_weights import floats_are_better
@@ -14,7 +14,7 @@ from ._layers import NESTED, Layer, constant_weight_reason, matrix_reason
 
 __all__ = ["INT8_RUN_TIME", "INT8_TABLES", "has_run_time_ranges", "reason_against"]
 
-# What embeddings have where other layers are Int8, and LSTMs and layers of branches and loops.
+# What embeddings have where other layers are Int8, and recurrent layers and those of branches and loops.
 INT8_TABLES = WeightOnly(bits=8, group=None, method="rtn")
 INT8_RUN_TIME = Int8Dynamic(granularity="tensor")
 _NO_WEIGHTS = "it has no weights"
@@ -45,8 +45,8 @@ def _int8(layer: Layer) -> str:
 
 
 def has_run_time_ranges(layer: Layer) -> bool:
-    """Whether what Int8 gives this layer reads has ranges that each run finds: LSTMs, and what calibration does not see."""
-    return layer.kind == "LSTM" or (layer.nested and layer.kind != "embedding")
+    """Whether what Int8 gives this layer reads has ranges that each run finds: recurrent layers, and what calibration does not see."""
+    return layer.kind in ("LSTM", "GRU") or (layer.nested and layer.kind != "embedding")
 
 
 def _weight_only(value: relax.Expr, method: WeightOnly) -> str:
@@ -97,7 +97,7 @@ def _dynamic(layer: Layer, method: Int8Dynamic) -> str:
             "" if whole else "it has no rows that could have ranges of their own (granularity tensor takes it)"
         )
     call = read_operator(value)
-    if call is None or call.operator.name != "lstm":
+    if call is None or call.operator not in (lstm, gru):
         return "there is no kernel of 8 bits for it"
     if any(array_of(call.args[at]) is None for at in (1, 2)):
         return "its weights are a run's"

@@ -9,7 +9,7 @@ from ._decode import Encoded, decode, encoded_dequantize, read_encoded
 from ._operator import OPERATORS, Operator, OperatorCall, read_operator
 from ._quantize import BYTE_BLOCK, dynamic_quantize, round_to_bytes
 from ._random import random
-from ._recurrent import dynamic_quantize_lstm, gru, lstm
+from ._recurrent import dynamic_quantize_gru, dynamic_quantize_lstm, gru, lstm
 from ._top_k import top_k
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check",
     "decode",
     "dynamic_quantize",
+    "dynamic_quantize_gru",
     "dynamic_quantize_lstm",
     "encoded_dequantize",
     "gru",

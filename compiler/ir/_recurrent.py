@@ -11,7 +11,7 @@ from tvm import relax
 from ._operator import Array, extents, operator
 from ._quantize import dynamic_quantize
 
-__all__ = ["dynamic_quantize_lstm", "gru", "lstm"]
+__all__ = ["dynamic_quantize_gru", "dynamic_quantize_lstm", "gru", "lstm"]
 
 Product = Callable[[int, Array], Array]  # (direction, vectors [B, K]) -> [B, G H]
 
@@ -96,20 +96,70 @@ def gru(
     """y and hn as those of an lstm, of w [D, 3 H, I], r [D, 3 H, H], bias [D, 6 H]: z, r = sigma(W x + R h + b), n = tanh(W x + b + r (R h + b)), or
     without `linear_before_reset` tanh(W x + b + R (r h) + b), h' = (1 - z) n + z h. `gates` is ONNX's "zrh" or torch's "rzn", whose n is the
     other's h."""
-    of_w, of_r = _products(w), _products(r)
+    of_r = _products(r)
+    products = _products(w), lambda d, h, _: of_r(d, h)
+    return _gru(x, r.shape, products, bias, h0, lengths, direction, gates, linear_before_reset)
+
+
+@operator(_results(1))
+def dynamic_quantize_gru(
+    x: Array,
+    w: Array,
+    r: Array,
+    bias: Array | None,
+    h0: Array | None,
+    lengths: Array | None,
+    w_scale: Array,
+    r_scale: Array,
+    w_zero: Array | None = None,
+    r_zero: Array | None = None,
+    *,
+    direction: str = "forward",
+    gates: str = "zrh",
+    linear_before_reset: int = 1,
+) -> list[Array]:
+    """A gru of int8 or uint8 weights with scales and zero points [D, 3 H], quantized as those of dynamic_quantize_lstm; what a reset gate leaves of h
+    is quantized by the range of h."""
+
+    of_w, of_r = _integer_products(w, w_scale, w_zero), _integer_products(r, r_scale, r_zero)
+    q, unit, zero = dynamic_quantize.reference(x)
+
+    def of_h(d: int, v: Array, h: Array) -> Array:
+        _, unit, zero = dynamic_quantize.reference(h)
+        steps = np.clip(np.rint(v / unit) + zero, 0, 255) if unit > 0 else np.full(v.shape, zero)
+        return of_r(d, steps.astype(np.int64) - zero, unit)
+
+    products = (lambda d, v: of_w(d, v, unit)), of_h
+    whole = q.astype(np.int64) - zero
+    return _gru(whole, r.shape, products, bias, h0, lengths, direction, gates, linear_before_reset)
+
+
+def _gru(
+    x: Array,
+    shape: tuple[int, ...],
+    products: tuple[Product, Callable[[int, Array, Array], Array]],
+    bias: Array | None,
+    h0: Array | None,
+    lengths: Array | None,
+    direction: str,
+    gates: str,
+    linear_before_reset: int,
+) -> list[Array]:
+    """`products`: of W with x, and of R with h or with what the reset gate leaves of h, the last argument."""
+    of_w, of_r = products
     z, g, n = (gates.replace("n", "h").index(each) for each in "zrh")
 
     def cell(d: int, v: Array, h: Array) -> list[Array]:
         b_w, b_r = _halves(bias, d)
-        from_w, from_r = _split(of_w(d, v) + b_w, 3), _split(of_r(d, h) + b_r, 3)
+        from_w, from_r = _split(of_w(d, v) + b_w, 3), _split(of_r(d, h, h) + b_r, 3)
         update, reset = (_sigma(from_w[each] + from_r[each]) for each in (z, g))
         if not linear_before_reset:
-            from_r = _split(of_r(d, reset * h) + b_r, 3)
+            from_r = _split(of_r(d, reset * h, h) + b_r, 3)
             reset = np.float32(1)
         candidate = np.tanh(from_w[n] + reset * from_r[n])
         return [(1 - update) * candidate + update * h]
 
-    return _walk(x, r.shape, [h0], lengths, direction, cell)
+    return _walk(x, shape, [h0], lengths, direction, cell)
 
 
 def _lstm(

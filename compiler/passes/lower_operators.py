@@ -40,7 +40,7 @@ def _recurrent(call: OperatorCall) -> Attrs:
 def _signed(call: OperatorCall) -> Args:
     """Weights of either sign as int8, and zero points where they still need them."""
     args = list(call.args)
-    for weight, zero in ((1, 9), (2, 10)):
+    for weight, zero in ((1, len(args) - 2), (2, len(args) - 1)):
         values = array_of(args[weight])
         zeros = array_of(args[zero])
         assert values is not None  # weights are constants
@@ -75,6 +75,7 @@ class Row:
 ROWS: dict[str, Row] = {
     "attention": Row("attention_f32"),
     "dynamic_quantize": Row("dynamic_quantize_u8"),
+    "dynamic_quantize_gru": Row("gru_u8s8", "rnn_u8s8_nr16_v1", _recurrent, _signed),
     "dynamic_quantize_lstm": Row("lstm_u8s8", "rnn_u8s8_nr16_v1", _recurrent, _signed),
     "gru": Row("gru_f32", "rnn_f32_nr16_v1", _recurrent),
     "lstm": Row("lstm_f32", "rnn_f32_nr16_v1", _recurrent),

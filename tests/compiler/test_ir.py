@@ -318,6 +318,15 @@ def bytes_lstm(dtype: Any, zeros: bool) -> Callable[[relax.Expr], relax.Call]:
     return lambda x: ir.dynamic_quantize_lstm(x, w, r, None, None, None, None, scale, scale, zero, zero)
 
 
+def bytes_gru(dtype: Any, **attrs: Any) -> Callable[[relax.Expr], relax.Call]:
+    low, rng = np.iinfo(dtype).min, np.random.default_rng(3)
+    w, r = (const(rng.integers(low, low + 256, (1, 12, k)).astype(dtype)) for k in (5, 4))
+    scale = const(rng.uniform(0.01, 0.02, (1, 12)).astype(F))
+    zero = const(rng.integers(low, low + 256, (1, 12)).astype(dtype))
+    h0, lengths = const(drawn(1, 3, 4)), const(np.array([6, 2, 5], np.int32))
+    return lambda x: ir.dynamic_quantize_gru(x, w, r, None, h0, lengths, scale, scale, zero, zero, **attrs)
+
+
 def encoded(dtype: Any, block: int, extents: tuple[int, int] = (70, 96), axis: int = 1) -> ir.Encoded:
     """Numbers of 4 bits with scales and zero points of blocks."""
     rng = np.random.default_rng([block, axis, *extents])
@@ -334,6 +343,8 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], relax.Call], float]] = {
     "gru before": (Q, recurrent(ir.gru, direction="reverse", linear_before_reset=0), 1e-5),
     "dynamic_quantize_lstm": (Q, bytes_lstm(np.int8, False), 2e-3),  # a tie in a step is a unit of h
     "dynamic_quantize_lstm zeros": (Q, bytes_lstm(np.uint8, True), 2e-3),
+    "dynamic_quantize_gru": (Q, bytes_gru(np.int8, gates="rzn", direction="reverse"), 2e-3),
+    "dynamic_quantize_gru before": (Q, bytes_gru(np.uint8, linear_before_reset=0), 4e-3),
     "decode": ((2, 96), lambda x: encoded(np.uint8, 32).call(), 0),
     "dynamic_quantize": ((4, 9), ir.dynamic_quantize, 0),
     "round_to_bytes": ((2, 3, 96), ir.round_to_bytes, 1e-7),

@@ -363,25 +363,26 @@ def test_rows_have_ranges_of_their_own() -> None:
     np.testing.assert_array_equal(got[4], 0)
 
 
-def test_convolutions_and_lstms_with_one_range_a_tensor() -> None:
+def test_convolutions_and_recurrent_layers_with_one_range_a_tensor() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.lstm, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.LSTM(64, 32), nn.Linear(32, 8)
+            self.conv, self.lstm, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.LSTM(64, 32), nn.Linear(48, 8)
+            self.gru = nn.GRU(32, 24, bidirectional=True)
 
         def forward(self, x: torch.Tensor) -> Any:
             y, _ = self.lstm(torch.relu(self.conv(x)).flatten(2).transpose(0, 1))
-            return self.head(y)
+            return self.head(self.gru(y)[0])
 
     torch.manual_seed(0)
     module, x = Net().eval(), torch.randn(2, 3, 8, 8)
     whole = compile_model(module, [x], recipe=Recipe(quantize=Int8Dynamic(granularity="tensor")))
     found = steps(whole)
-    assert (found["conv2d_u8s8"], found["lstm_u8s8"], found["gemm_u8s8"]) == (1, 1, 1)
+    assert (found["conv2d_u8s8"], found["lstm_u8s8"], found["gru_u8s8"], found["gemm_u8s8"]) == (1, 1, 1, 1)
     assert decibels(whole) > 30 and not whole.manifest["recipe"]["quantize"]["float_layers"]
     rows = compile_model(module, [x], recipe=Recipe(quantize=Int8Dynamic()))
     reasons = [each["reason"] for each in rows.manifest["recipe"]["quantize"]["float_layers"]]
-    assert len(reasons) == 2 and all("granularity tensor takes it" in reason for reason in reasons)
+    assert len(reasons) == 3 and all("granularity tensor takes it" in reason for reason in reasons)
 
 
 # ---- half

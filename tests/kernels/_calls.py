@@ -137,6 +137,12 @@ CALLS: dict[str, Call] = {
         [(4, 3, 10), (2, 3, 5)],
         {**LSTM, "linear_before_reset": 0},
     ),
+    "gru_u8s8": Call(
+        [some(4, 3, 6), signed(2, 15, 6), signed(2, 15, 5), some(2, 30), some(2, 3, 5), LENGTHS]
+        + [some(2, 15) / 128, some(2, 15) / 128, signed(2, 15), signed(2, 15)],
+        [(4, 3, 10), (2, 3, 5)],
+        {**LSTM, "linear_before_reset": 0},
+    ),
     "layer_norm_f32": Call([some(3, 9), some(9), some(9), some(3, 9)], [(3, 9), (3, 9)], {"epsilon": 1e-5}),
     "lookup": Call([byte(3, 5), byte(256)], [((3, 5), np.uint8)]),
     "lstm_f32": Call(

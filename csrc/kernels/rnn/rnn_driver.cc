@@ -99,6 +99,7 @@ struct Task {
   int64_t dir, first, count;  // sequences [first, first + count)
   KernelContext* split;       // not null: products may use threads
   Watch* watch;               // not null: the run may have to end between two steps
+  ByteScale h_scale{};        // of weights of bytes: that of h as it is before a step
 
   enum Which { kInput, kRecurrent };
   const RnnWeights& weights(Which which) const { return which == kInput ? p.w : p.r; }
@@ -129,10 +130,10 @@ void Task::product(Which which, const float* a, int64_t rows, int64_t begin, int
                   [&](int64_t from, int64_t to) { some(begin + from, begin + to); });
 }
 
-// The same in bytes: rows of h (or of what the reset gate leaves of it) by their own range.
+// The same in bytes: rows of h, and of what a reset gate leaves of it, by the range of h.
 void Task::product_of_bytes(Which which, const float* a, int64_t rows, int64_t begin, int64_t end, float* c) {
   const int64_t k = depth(which);
-  const ByteScale s = which == kInput ? p.x_scale : byte_scale(p.quantize->range(a, rows * k));
+  const ByteScale s = which == kInput ? p.x_scale : h_scale;
   p.quantize->quantize(a, rows * k, byte_divisor(s), s.zero, buf.rows);
   const bool zeros = weights(which).zeros != nullptr;
   for (int64_t i = 0; i < rows; ++i) {
@@ -272,6 +273,7 @@ void Task::run() {
     project(t0, steps);
     for (int64_t i = 0; i < steps; ++i) {
       if (pace.stop()) return;
+      if (p.r.bytes != nullptr) h_scale = byte_scale(p.quantize->range(buf.h, count * p.hidden));
       const int64_t s = backward ? steps - 1 - i : i;
       float* pre = buf.pre + s * count * p.width();
       if (p.gates == 4) {
