@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from importlib import import_module
 
-GROUPS = ("static", "awkward", "pruning", "small", "memory", "text", "products", "transformer", "fewbits", "learned")
+GROUPS = (
+    "static",
+    "awkward",
+    "pruning",
+    "small",
+    "memory",
+    "text",
+    "products",
+    "transformer",
+    "fewbits",
+    "learned",
+    "workers",
+)
 
 
 def load() -> None:
