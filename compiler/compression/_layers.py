@@ -134,12 +134,9 @@ def _reason(value: relax.Expr) -> str:
 
 def _filter_reason(value: relax.Call, shape: Sequence[int]) -> str:
     """Why no kernel of 8 bits takes a convolution of `value`'s operand by filters of this shape; "" if one does."""
-    out, depth, *kernel = shape
-    if len(kernel) == 3:  # planes become channels
-        if not isinstance(extents(value.args[0])[2], int):
-            return "how many planes its volumes have is a run's"
-        depth, kernel = depth * kernel[0], kernel[1:]
-    contract = conv_contract([out, depth, *kernel], int(value.attrs.groups))
+    if len(shape) == 5 and not isinstance(extents(value.args[0])[2], int):
+        return "how many planes its volumes have is a run's"
+    contract = conv_contract(shape, int(value.attrs.groups))
     return "" if contract else "a group has fewer than 4 outputs, or its sums more terms than 32 bits hold"
 
 

@@ -220,12 +220,14 @@ def _scales(x: np.float32, w: _Weight, n: int) -> relax.Expr:
 
 
 def conv_contract(shape: Sequence[int], groups: int) -> str | None:
-    """The kernel for int8 filters of this shape, OIHW; None where there is none."""
+    """The kernel for int8 filters [O, I, kernel...]; None where there is none. Planes of a volume become channels."""
     out, depth, *kernel = shape
+    if len(kernel) == 3:
+        depth, kernel = depth * kernel[0], kernel[1:]
     taps = math.prod(kernel)
     if depth == 1 and out == groups and taps <= MAX_TAPS:
         return "depthwise_conv2d_u8s8"
-    together = groups_together(shape, groups)
+    together = groups_together([out, depth, *kernel], groups)
     # With few outputs a group, each would be a panel.
     return "conv2d_u8s8" if depth * together * taps <= MAX_DEPTH and out // groups * together >= 4 else None
 

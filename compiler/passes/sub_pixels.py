@@ -21,6 +21,7 @@ from ._dims import Dim, extents, same
 from ._encoded import encoded
 from ._ops import constant, permute, reshape
 from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite
+from .lower_quantized import conv_contract
 
 __all__ = ["SubPixels", "as_sub_pixels", "sub_pixels"]
 
@@ -127,6 +128,8 @@ def sub_pixels(mod: tvm.IRModule) -> tvm.IRModule:
         if isinstance(way, str) or centred.size == 0 or centred.min() < -128 or centred.max() > 127:
             return None
         values = way.filters(centred.astype(np.int8))
+        if conv_contract(values.shape, way.groups) is None:
+            return None
         scales = way.channels(np.broadcast_to(scale, (way.groups, known.values.shape[1])))
         filters = Encoded.along(values, scales, np.zeros((), np.int8), 0)
         return _rewritten(rw, var, value, way, filters.call())

@@ -24,6 +24,11 @@ __all__ = ["finish", "left_in_float", "prepare_qat"]
 
 _TINY = float(torch.finfo(torch.float32).tiny)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = {
+    nn.ConvTranspose1d: nn.functional.conv_transpose1d,
+    nn.ConvTranspose2d: nn.functional.conv_transpose2d,
+    nn.ConvTranspose3d: nn.functional.conv_transpose3d,
+}
 _HEAVY = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)  # what takes a model's time
 
 
@@ -35,7 +40,7 @@ def prepare_qat(
     activation_bits: int = 8,
     skip: tuple[str, ...] = (),
 ) -> nn.Module:
-    """`module`, changed in place: its linear layers and convolutions compute with fake-quantized inputs and weights.
+    """`module`, changed in place: its linear layers and convolutions, transposed ones too, compute with fake-quantized inputs and weights.
 
     Weights are int8, symmetric, with a scale for each output; activations uint8 with one scale and a zero point. Batch norms behind such
     layers are folded into them first. Scales begin with what `example_inputs`, a batch, show. Names of the weights stay.
@@ -173,8 +178,25 @@ def _convolution(kind: type[Any]) -> type[Any]:
     return type(f"_{kind.__name__}", (_Quantized, kind), {"forward": forward, "__module__": __name__})
 
 
+def _transposed(kind: type[Any], function: Any) -> type[Any]:
+    def forward(self: Any, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        axes = len(self.kernel_size)
+        extra = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, axes, self.dilation)
+        weight = self.weight_quantizer(self.weight)
+        result: Tensor = function(
+            self.input_quantizer(x), weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
+        return result
+
+    return type(f"_{kind.__name__}", (_Quantized, kind), {"forward": forward, "__module__": __name__})
+
+
 _Conv1d, _Conv2d, _Conv3d = (_convolution(kind) for kind in _CONVOLUTIONS)
-_KINDS: dict[type[nn.Module], type[Any]] = {nn.Linear: _Linear, nn.Conv1d: _Conv1d, nn.Conv2d: _Conv2d, nn.Conv3d: _Conv3d}  # fmt: skip
+_ConvTranspose1d, _ConvTranspose2d, _ConvTranspose3d = (_transposed(*each) for each in _TRANSPOSED.items())
+_KINDS: dict[type[nn.Module], type[Any]] = {
+    nn.Linear: _Linear, nn.Conv1d: _Conv1d, nn.Conv2d: _Conv2d, nn.Conv3d: _Conv3d,
+    nn.ConvTranspose1d: _ConvTranspose1d, nn.ConvTranspose2d: _ConvTranspose2d, nn.ConvTranspose3d: _ConvTranspose3d,
+}  # fmt: skip
 
 
 def positive(scale: Tensor) -> Tensor:
@@ -204,12 +226,15 @@ def _quantize(name: str, layer: nn.Module, low: float, high: float, bits: int, m
     step = (high - low) / most or 1.0
     zero = min(max(round(-low / step), 0), most)
     device = weight.device
+    axis = int(
+        type(layer) in _TRANSPOSED
+    )  # of the outputs; those of a transposed convolution's groups share their scales
     layer.__class__ = _KINDS[type(layer)]
     layer.input_quantizer = _Learned(
         torch.tensor([step], device=device), torch.tensor([float(zero)], device=device), 0, most, None
     )
-    scale = _first_scales(weight, 2 ** (bits - 1) - 1)
-    layer.weight_quantizer = _Learned(scale, torch.zeros_like(scale), 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1, 0)
+    scale = _first_scales(weight.transpose(0, axis), 2 ** (bits - 1) - 1)
+    layer.weight_quantizer = _Learned(scale, torch.zeros_like(scale), 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1, axis)
 
 
 def _first_scales(weight: Tensor, most: int) -> Tensor:
@@ -258,8 +283,13 @@ def _fold_batch_norms(module: nn.Module, inputs: Any) -> None:
     before = _call(module, inputs) if pairs else None
     for (parent, name), (norm_parent, norm_name) in pairs:
         layer, norm = getattr(parent, name), getattr(norm_parent, norm_name)
-        fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        fused = fuse(deepcopy(layer), norm)
+        copy = deepcopy(layer)
+        transposed = isinstance(layer, tuple(_TRANSPOSED))
+        fused = (
+            fuse_linear_bn_eval(copy, norm)
+            if isinstance(layer, nn.Linear)
+            else fuse_conv_bn_eval(copy, norm, transposed)
+        )
         setattr(parent, name, fused)
         setattr(norm_parent, norm_name, nn.Identity())
     if pairs and not _close(before, _call(module, inputs)):
@@ -292,8 +322,17 @@ def _pairs(module: nn.Module, inputs: Any) -> list[Any]:
     finally:
         for handle in handles:
             handle.remove()
-    once = [(layer, norm) for norm, layer in read.items() if calls[norm] == 1 and calls[layer] == 1]
+    once = [
+        (layer, norm)
+        for norm, layer in read.items()
+        if calls[norm] == 1 and calls[layer] == 1 and _takes_in_norms(layer)
+    ]
     return [(places[layer], places[norm]) for layer, norm in once if layer in places and norm in places]
+
+
+def _takes_in_norms(layer: nn.Module) -> bool:
+    """Not a transposed convolution in groups, whose groups share the axis of their outputs."""
+    return not isinstance(layer, tuple(_TRANSPOSED)) or getattr(layer, "groups", 1) == 1
 
 
 def _close(one: Any, other: Any) -> bool:

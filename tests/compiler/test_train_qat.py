@@ -133,6 +133,50 @@ def test_other_dimensions_and_a_skipped_layer() -> None:
     np.testing.assert_allclose(compiled(three, draw(1, 2, 5, 6, 6))[0], three(draw(1, 2, 5, 6, 6)).detach(), atol=1e-5)
 
 
+class Decoder(nn.Module):
+    """Transposed convolutions: with a batch norm that goes into one, in groups (whose batch norm stays), to a size that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.norm = nn.ConvTranspose2d(6, 12, 4, 2, 1, bias=False), nn.BatchNorm2d(12)
+        self.groups, self.stays = nn.ConvTranspose2d(12, 8, 3, 2, 1, 1, groups=2), nn.BatchNorm2d(8)
+        self.last = nn.ConvTranspose2d(8, 5, 2, 2)
+        for norm in (self.norm, self.stays):
+            norm.running_mean.uniform_(-0.3, 0.3), norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.first(x)).relu()
+        x = self.stays(self.groups(x)).relu()
+        return self.last(x, output_size=[x.shape[2] * 2 + 1, x.shape[3] * 2])
+
+
+def test_transposed_convolutions_learn_and_compile_as_they_are() -> None:
+    x = draw(8, 6, 4, 5)
+    model = prepare_qat(Decoder(), x)
+    assert isinstance(model.norm, nn.Identity) and isinstance(model.stays, nn.BatchNorm2d)
+    assert left_in_float(model) == {}
+    target = draw(8, 5, 33, 40, seed=1)
+    model.eval()  # batch norms as they are
+    loss = nn.functional.mse_loss(model(x), target)
+    loss.backward()
+    quantizers = [p for n, p in model.named_parameters() if "quantizer.scale" in n]
+    assert len(quantizers) == 6 and all(p.grad is not None and p.grad.abs().max() > 0 for p in quantizers)
+    finished = finish(model)
+    got, targets = compiled(finished, x)
+    assert targets["conv2d_u8s8"] + targets["gemm_u8s8"] == 3 and "conv_transpose2d_f32" not in targets
+    want = finished(x).detach().numpy()
+    assert np.abs(got - want).max() < np.ptp(want) / 255e3
+
+
+@pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose3d])
+def test_transposed_convolutions_of_other_dimensions(kind: Any) -> None:
+    torch.manual_seed(5)
+    x = draw(2, 4, *[4] * (1 if kind is nn.ConvTranspose1d else 3))
+    finished = finish(prepare_qat(nn.Sequential(kind(4, 6, 3, 2), nn.ReLU()), x))
+    np.testing.assert_allclose(compiled(finished, x)[0], finished(x).detach(), atol=1e-5)
+
+
 def test_batch_norms_are_folded_and_names_stay() -> None:
     x, plain = draw(4, 3, 12, 12), Image().eval()
     before = plain(x).detach()
