@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -375,5 +376,7 @@ def _check_data(where: str, data: Any) -> None:
 
 
 def _check_tolerance(where: str, tolerance: float) -> None:
-    if not (isinstance(tolerance, int | float) and tolerance > 0):
-        raise InvalidArgumentError(f"{where}: tolerance is {tolerance!r}, expected a number above 0")
+    if not (isinstance(tolerance, int | float) and 0 < tolerance < math.inf):
+        raise InvalidArgumentError(
+            f"{where}: tolerance is {tolerance!r}, expected a number above 0, and a finite one: a result is always held to its source"
+        )

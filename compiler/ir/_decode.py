@@ -139,14 +139,14 @@ def read_encoded(expr: relax.Expr | None) -> Encoded | None:
     return Encoded(values, scale, zero, int(call.attrs["axis"]), int(call.attrs["block"]))
 
 
-def encoded_dequantize(call: relax.Call) -> Encoded | None:
-    """`relax.dequantize` of a constant of 8 bits by constants as the same; None of anything else."""
+def encoded_dequantize(call: relax.Call) -> relax.Call:
+    """`relax.dequantize` of a constant of 8 bits by constants as an encoded constant; any other is given back."""
     values, scale, zero = (array_of(arg) for arg in call.args)
     if values is None or scale is None or zero is None or values.dtype not in (np.int8, np.uint8) or not values.ndim:
-        return None
+        return call
     if str(call.attrs.out_dtype) != "float32" or scale.dtype != np.float32 or zero.dtype != values.dtype:
-        return None
-    return Encoded.along(values, scale, zero, int(call.attrs.axis))
+        return call
+    return Encoded.along(values, scale, zero, int(call.attrs.axis)).call()
 
 
 def _place(before: Sequence[int], axis: int, count: int, after: Sequence[int]) -> int | None:

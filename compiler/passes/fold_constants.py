@@ -50,9 +50,9 @@ def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
     def fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         nonlocal bytes_made
         if is_call(value, "relax.dequantize"):
-            known = encoded_dequantize(value)
-            if known is not None:
-                return known.call()
+            encoded = encoded_dequantize(value)
+            if not encoded.same_as(value):
+                return encoded
         if bytes_made > limit or not is_call(value) or not isinstance(var.ty, relax.TensorType):
             return None
         result = evaluate(value, var)

@@ -423,6 +423,7 @@ def test_a_table_that_float16_does_not_hold_stays() -> None:
         (lambda: WeightOnly(activations="int8", group=48), "groups of a multiple of 32, or None, and group is 48"),
         (lambda: WeightOnly(method="best"), "method is 'best', expected one of rtn, mse, gptq, awq"),
         (lambda: WeightOnly(tolerance=float("nan")), "expected a number above 0"),
+        (lambda: WeightOnly(tolerance=float("inf")), "tolerance is inf, expected a number above 0, and a finite one"),
         (lambda: Int8Dynamic(granularity="channel"), "granularity is 'channel', expected row or tensor"),
         (lambda: Half(dtype="float8"), "dtype is 'float8', expected float16 or bfloat16"),
         (

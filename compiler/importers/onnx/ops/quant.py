@@ -98,9 +98,7 @@ def _known_dequantized(n: Node) -> Any | None:
 
 def _dequantized(n: Node, i: int, parameters: tuple[Any, Any], axis: int) -> Any:
     """Input i by a scale and a zero point, or those of each index of `axis`."""
-    call = relax.op.dequantize(n.x(i), *parameters, axis=axis, out_dtype="float32")
-    weights = ir.encoded_dequantize(call)
-    return n.emit(call if weights is None else weights.call())
+    return n.emit(ir.encoded_dequantize(relax.op.dequantize(n.x(i), *parameters, axis=axis, out_dtype="float32")))
 
 
 def _known_blocks(n: Node, axis: int, block: int) -> Any | None:

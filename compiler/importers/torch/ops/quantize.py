@@ -114,8 +114,7 @@ def _dequantized(c: Context, q: Expr, scale: Any, zero: Any, axis: int | None, r
             parts = [c.const(p, str(p.dtype)) for p in known]
             at = -1 if axis is None else axis
             call = OP.dequantize(q, *parts, axis=at, out_dtype="float32")
-            weights = ir.encoded_dequantize(call)
-            return c.cast(c.emit(call if weights is None else weights.call()), result)
+            return c.cast(c.emit(ir.encoded_dequantize(call)), result)
     x = c.cast(q, "float32")
     centred = x if zero is None else c.emit(OP.subtract(x, _broadcast_parameter(c, x, zero, axis)))
     return c.cast(c.emit(OP.multiply(centred, _broadcast_parameter(c, x, scale, axis))), result)
