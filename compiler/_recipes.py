@@ -46,10 +46,11 @@ class Int8:
     (SmoothQuant, cross-layer equalisation), and `bias_correction` adds back what quantization moves the means of a layer's results by:
     either where the measured error of the layer falls, and nowhere else. `rounding` of weights is "nearest", or by what the calibration data
     make a layer read, which takes another run over them: "gptq" or "adaround", which takes minutes of a large layer. Where the outputs' signal
-    to error on the calibration inputs is below 35 dB, layers whose return to float raises it by 1 dB or more stay in float, up to a
-    `float_share` of the multiply-adds and of the weights of what 8 bits are for (0: none); never those that `Recipe.layers` names. Of `activation_bits`,
-    7 is faster on CPUs without VNNI and 8 more accurate; sums are exact with either. The compiled model is held to the source on up to 32
-    of the calibration inputs: the worst element's error against the output's scale is at most `tolerance`.
+    to error on the calibration inputs is below 35 dB, layers stay in float whose return to it gains 1 dB, and half a dB for each percent of
+    the work, up to a `float_share` of the multiply-adds and of the weights of what 8 bits are for (0: none); never those that
+    `Recipe.layers` names. Of `activation_bits`, 7 is faster on CPUs without VNNI and 8 more accurate; sums are exact with either. The
+    compiled model is held to the source on up to 32 of the calibration inputs: the worst element's error against the output's scale is at
+    most `tolerance`.
     """
 
     calibration: Any = None

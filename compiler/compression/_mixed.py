@@ -25,7 +25,8 @@ Group = frozenset[relax.Var]
 Errors = Callable[[Sequence[Group]], Array]
 
 ENOUGH = 35.0  # dB of the outputs: such a model is left as it is
-_GAIN = 1.0  # dB that a return must bring
+_GAIN = 1.0  # dB that a return must bring,
+_GAIN_OF_WORK = 50.0  # dB for all of the work: half of one for each percent,
 _DEVIATIONS = 2.0  # and standard errors of it: a number that is rounded another way moves all that are behind it
 _AT_INPUTS, _SENSITIVE = 8, 4  # layers that are tried
 _LONGEST = 3  # layers behind one another, returned together
@@ -98,10 +99,11 @@ def returns(
             break
         after = errors([floats | group for group in groups])
         gains, deviations = _gains(now, after)
+        shares = [sum(costs[var].share for var in group) for group in groups]
         worth = [
-            (gain / max(sum(costs[var].share for var in group), 1e-9), -i)
-            for i, (group, gain) in enumerate(zip(groups, gains))
-            if gain >= max(_GAIN, _DEVIATIONS * deviations[i])
+            (gain / max(each, 1e-9), -i)
+            for i, (gain, each) in enumerate(zip(gains, shares))
+            if gain >= max(_GAIN, _GAIN_OF_WORK * each, _DEVIATIONS * deviations[i])
         ]
         if not worth:
             break

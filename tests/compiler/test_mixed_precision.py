@@ -225,6 +225,20 @@ def test_where_all_layers_are_equally_bad_none_goes() -> None:
     assert returns(order, tried, costs, 0.06, errors) == []
 
 
+def test_a_gain_that_is_dear_is_left() -> None:
+    """2 dB for 6 % of the work, where 1 % is worth half a dB; they are taken for 3 %."""
+    order = chain(4)
+    (first, *_) = order.before
+
+    def errors(trials: Any) -> np.ndarray:
+        return np.array([[0.1 * (10**-0.2 if first in trial else 1) for trial in trials]] * 4)
+
+    for work, count in ((0.06, 0), (0.03, 1)):
+        costs = {var: Cost(work if var == first else 0.3, 0.0, 0.01) for var in order.before}
+        tried = candidates(order, costs, 0.1)
+        assert tried == [first] and len(returns(order, tried, costs, 0.1, errors)) == count
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5, True, "5 %", float("nan")])
 def test_shares_that_are_none_are_refused(share: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="float_share is .* expected a share of the multiply-adds, 0 to 1"):
