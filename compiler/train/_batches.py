@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -42,11 +43,13 @@ class Batches:
 
     def __init__(self, data: Any, batch: int, seed: int, *, shuffle: bool = True) -> None:
         if isinstance(data, Tensor) or (isinstance(data, tuple | list) and data and _all_tensors(data)):
-            data = TensorDataset(*([data] if isinstance(data, Tensor) else data))
+            data = _stacked([data] if isinstance(data, Tensor) else data)
         if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
             data = DataLoader(data, batch, shuffle=shuffle and len(data) > 0)  # type: ignore[arg-type]
         elif isinstance(data, IterableDataset):
             data = DataLoader(data, batch)
+        if isinstance(data, tuple | list) and any(isinstance(each, np.ndarray) for each in data):
+            raise InvalidArgumentError("the data is numpy arrays, expected tensors: give torch.from_numpy of each")
         if not isinstance(data, Iterable) or isinstance(data, Iterator):
             raise InvalidArgumentError(
                 f"the data is a {type(data).__name__}, expected a DataLoader, a dataset, tensors, or an iterable of batches that can begin anew"
@@ -130,6 +133,15 @@ def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], A
 
 def _all_tensors(values: Sequence[Any]) -> bool:
     return all(isinstance(each, Tensor) for each in values)
+
+
+def _stacked(values: Sequence[Tensor]) -> TensorDataset:
+    lengths = [each.shape[0] if each.ndim else None for each in values]
+    if len(set(lengths)) > 1 or None in lengths:
+        raise InvalidArgumentError(
+            f"the data is tensors with {', '.join(map(str, lengths))} samples along their first axis, expected the same number in all"
+        )
+    return TensorDataset(*values)
 
 
 def _cuts(samples: int, share: int, shares: int, parts: int) -> list[tuple[slice, float]]:

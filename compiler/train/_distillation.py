@@ -31,7 +31,7 @@ class Distillation(Callback):
         alpha: 0 to 1.
         hidden: pairs of layers whose results are to be alike, {student's name: teacher's}; of a result that is a tuple, its first item.
             Where the last axes differ, a linear projection of the student's is trained along.
-        attention: pairs of layers that return (result, attention map), as nn.MultiheadAttention does with need_weights.
+        attention: pairs of layers that return (result, attention map); nn.MultiheadAttention is made to, wherever it is called from.
         hidden_weight, attention_weight: of these in the loss.
         teach: (teacher, batch) -> its scores, for batches that are not (inputs..., target).
     """
@@ -91,7 +91,7 @@ class Distillation(Callback):
         self._last = {"task_loss": loss.item(), "soft_loss": soft.item()}
         for number, (kind, pairs) in enumerate((("hidden", self._hidden), ("attention", self._attention))):
             for one, other in pairs.items():
-                part = self._difference(kind, one, seen["student", one], seen["teacher", other])
+                part = self._difference(kind, one, seen.get(("student", one)), seen.get(("teacher", other)))
                 self._last[f"{kind}_loss"] = self._last.get(f"{kind}_loss", 0.0) + part.item()
                 total = total + self._weights[number] * part
         return total
@@ -100,10 +100,14 @@ class Distillation(Callback):
         return self._last
 
     def _difference(self, kind: str, layer: str, student: Any, teacher: Any) -> Tensor:
+        if student is None or teacher is None:
+            raise InvalidArgumentError(
+                f"Distillation: the {'student does not call ' + layer if student is None else 'teacher does not call its layer of ' + layer}, or calls what it has inside in its place: take another layer"
+            )
         one, other = (_item(value, 0 if kind == "hidden" else 1) for value in (student, teacher))
         if one is None or other is None:
             raise InvalidArgumentError(
-                f"Distillation: {layer} and its teacher's layer are to give {'a tensor' if kind == 'hidden' else '(result, attention map)'}; nn.MultiheadAttention gives maps with need_weights=True"
+                f"Distillation: {layer} and its teacher's layer are to give {'a tensor' if kind == 'hidden' else '(result, attention map), as nn.MultiheadAttention does'}"
             )
         key = layer.replace(".", "/")
         if kind == "hidden" and key in self._projections:
@@ -126,6 +130,16 @@ class Distillation(Callback):
             self._seen[whose, name] = result
 
         layer.register_forward_hook(seen)
+        if isinstance(layer, nn.MultiheadAttention):
+            layer.register_forward_pre_hook(_with_map, with_kwargs=True)
+
+
+def _with_map(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """nn.TransformerEncoderLayer, among others, asks for none."""
+    place = 4  # of need_weights, behind query, key, value and key_padding_mask
+    if len(args) > place:
+        return (*args[:place], True, *args[place + 1 :]), kwargs
+    return args, {**kwargs, "need_weights": True}
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import IO, Any
 
-from maas_rt._errors import InvalidArgumentError
+from maas_rt._errors import Error, InvalidArgumentError
 
 __all__ = ["Log", "plot", "read_log"]
 
@@ -32,26 +33,56 @@ class Log:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_log(path) if line.get("step", 0) <= after] if path.exists() and after else []
-            self._file = path.open("w", encoding="utf-8")
+            if path.exists() and after:
+                self._keep(path, after)
+                self._file = path.open("a", encoding="utf-8")
+            else:
+                self._file = path.open("w", encoding="utf-8")
         except OSError as error:
             raise InvalidArgumentError(f"the log {path} cannot be written ({error.strerror}): choose another") from None
-        for line in kept:
-            self.write(**line)
+
+    def _keep(self, path: Path, after: int) -> None:
+        """Leaves the lines of steps up to `after`, whatever happens meanwhile."""
+        kept = {
+            (line.get("step"), line.get("event")): line
+            for line in reversed(read_log(path))
+            if line.get("step", 0) <= after
+        }
+        beside = path.with_name(f".{path.name}")
+        beside.write_text("".join(json.dumps(line) + "\n" for line in reversed(kept.values())), encoding="utf-8")
+        beside.replace(path)
+        self._told = set(kept)
 
     def write(self, **values: Any) -> None:
         key = (values.get("step"), values.get("event"))
-        if self._file is not None and key not in self._told:
-            self._told.add(key)
-            self._file.write(json.dumps({k: _rounded(v) for k, v in values.items() if v is not None}) + "\n")
+        if self._file is None or key in self._told:
+            return
+        self._told.add(key)
+        line = json.dumps({name: _rounded(value) for name, value in values.items() if value is not None})
+        with self._writing():
+            self._file.write(line + "\n")
             self._file.flush()
 
     def close(self) -> None:
         """Ends the file, and draws it beside."""
         if self._file is not None and self._path is not None:
-            self._file.close()
-            self._file = None
-            plot(self._path, self._path.with_suffix(".svg"))
+            with self._writing():
+                self._file.close()
+                self._file = None
+                plot(self._path, self._path.with_suffix(".svg"))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._file is not None:
+                with suppress(OSError):
+                    self._file.close()
+                self._file = None
+            raise Error(
+                f"the log {self._path} cannot be written ({error.strerror}): free space, and run again to go on from the last checkpoint"
+            ) from None
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

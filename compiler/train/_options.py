@@ -124,7 +124,11 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InvalidArgumentError(f"TrainOptions: {name} is {value!r}, expected a whole number of at least 1")
-        for name in ("lr", "weight_decay", "momentum", "warmup"):
+        if isinstance(self.warmup, bool) or not isinstance(self.warmup, int) or self.warmup < 0:
+            raise InvalidArgumentError(f"TrainOptions: warmup is {self.warmup!r}, expected a whole number of steps")
+        if len(self.betas) != 2 or not all(0 <= each < 1 for each in self.betas):
+            raise InvalidArgumentError(f"TrainOptions: betas is {self.betas!r}, expected two numbers of 0 to below 1")
+        for name in ("lr", "weight_decay", "momentum"):
             _number(name, getattr(self, name), lambda v: v >= 0, "a number of at least 0")
         for name in ("clip", "timeout"):
             if getattr(self, name) is not None:

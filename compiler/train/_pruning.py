@@ -88,10 +88,10 @@ class GradualPruning(Callback):
             raise InvalidArgumentError("GradualPruning: nobody knows how many steps the run has: give begin and end")
         steps = run.steps or 0
         first = self._begin if self._begin is not None else steps // 10
-        last = self._end if self._end is not None else max(2 * steps // 3, first)
-        if not 0 <= first <= last or (run.steps is not None and last > run.steps):
+        last = self._end if self._end is not None else max(2 * steps // 3, first, 1)
+        if not 0 <= first <= last or last < 1 or (run.steps is not None and last > run.steps):
             raise InvalidArgumentError(
-                f"GradualPruning: begin is {first} and end {last}, expected steps in this order in a run of {run.steps}"
+                f"GradualPruning: begin is {first} and end {last}, expected steps in this order in a run of {run.steps}, the last at least 1"
             )
         self._range = (first, last)
         self._masks = {name: torch.ones_like(run.parameters[name].detach()) for name in self._chosen(run)}

@@ -81,6 +81,15 @@ def train(
     """
     if not isinstance(module, nn.Module):
         raise InvalidArgumentError(f"the module is a {type(module).__name__}, expected a torch.nn.Module")
+    if not isinstance(options, TrainOptions):
+        raise InvalidArgumentError(f"the options are a {type(options).__name__}, expected a TrainOptions")
+    if not callable(loss):
+        raise InvalidArgumentError(f"the loss is a {type(loss).__name__}, expected a function (output, target) -> loss")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise InvalidArgumentError(
+                f"a callback is a {type(callback).__name__}, expected a Callback, whose methods are those of the run"
+            )
     with workers_of(options) as workers:
         trainer = _Trainer(module, data, loss, options, validation, forward, callbacks, workers)
         try:
@@ -121,6 +130,7 @@ class _Trainer:
             raise InvalidArgumentError(
                 f"the callback {type(callbacks[0]).__name__} has weights of its own, which a pipeline does not train: train with 'ddp' or 'fsdp'"
             )
+        self._check_names()
         self._trained = {**parameters, **self._extra}
         self._optimizer = make_optimizer(self._trained, options, module)
         self._schedule = make_schedule(self._optimizer, options, self._run.steps)
@@ -201,6 +211,17 @@ class _Trainer:
             self._log.write(event="validation", step=run.step, epoch=run.epoch, **told)
         if self._options.every is None and self._checkpoints is not None:
             self._save()
+
+    def _check_names(self) -> None:
+        """Two callbacks that keep something under one name would overwrite each other in a checkpoint."""
+        taken: set[str] = set()
+        for callback in self._callbacks:
+            own = {f"{callback.name}: {name}" for name in (*callback.state(), *callback.parameters())}
+            if own & taken:
+                raise InvalidArgumentError(
+                    f"two callbacks keep {min(own & taken).partition(': ')[2]} under the name {callback.name!r}: give them different names, or let each have its own layers"
+                )
+            taken |= own
 
     def _through(self, forward: Forward) -> Passes:
         """How batches go through the module."""

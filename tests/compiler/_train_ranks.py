@@ -84,14 +84,14 @@ def disk(folder: Path) -> dict[str, Any]:
     raise AssertionError("it did not fail")
 
 
-def lost(folder: Path) -> dict[str, Any]:
+def lost(folder: Path, parallel: Any = "ddp") -> dict[str, Any]:
     class Ends(t.Callback):
         def stepped(self, run: t.Run) -> None:
             if run.step == 7 and rank() == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     try:
-        t.train(net(), data(), LOSS, options(folder, every=5), callbacks=[Ends()])
+        t.train(net(), data(), LOSS, options(folder, every=5, parallel=parallel), callbacks=[Ends()])
     except RuntimeError as error:
         return {"kind": type(error).__name__, "error": str(error)}
     raise AssertionError("it did not fail")
@@ -140,6 +140,29 @@ def combined(parallel: str = "ddp") -> t.TrainResult:
     ]
     given = options(parallel=parallel, lr=1e-3)
     return t.train(student, data(), LOSS, given, callbacks=callbacks, validation=data())
+
+
+class Encodes(nn.Module):
+    """torch's own layer, which asks its attention for no map, and takes a shorter way where it is not trained."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(width)
+        self.up, self.layer = nn.Linear(8, width), nn.TransformerEncoderLayer(width, 2, 16, 0.0, batch_first=True)
+        self.out = nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.layer(self.up(x[:, None] * torch.linspace(0.5, 1.5, 4)[:, None])).mean(1))
+
+
+def attends(parallel: str = "ddp") -> t.TrainResult:
+    """A quantized, pruned encoder that learns scores, hidden states and attention of a wider one."""
+    callbacks = [
+        t.Distillation(Encodes(16), hidden={"layer": "layer"}, attention={"layer.self_attn": "layer.self_attn"}),
+        t.GradualPruning(pattern="2:4", begin=2, end=16, every=2),
+    ]
+    given = options(parallel=parallel, lr=1e-3)
+    return t.train(t.prepare_qat(Encodes(8), data()[0]), data(), LOSS, given, callbacks=callbacks, validation=data())
 
 
 def deep() -> nn.Sequential:
@@ -284,7 +307,10 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sparse_fsdp": lambda folder: sparse(folder, parallel="fsdp"),
     "combined": lambda folder: told(combined()),
     "combined_fsdp": lambda folder: told(combined("fsdp")),
+    "attends": lambda folder: told(attends()),
+    "attends_fsdp": lambda folder: told(attends("fsdp")),
     "stages": lambda folder: plain(folder, parallel=STAGES),
+    "stages_lost": lambda folder: lost(folder, STAGES),
     "stages_gpipe": lambda folder: plain(None, parallel=t.Pipeline(("2",), micro_batches=4, schedule="gpipe")),
     "stages_half": lambda folder: plain(folder, steps=13, epochs=None, schedule="constant", parallel=STAGES),
     "stages_rest": lambda folder: plain(

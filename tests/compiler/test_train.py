@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +258,31 @@ def test_log_and_picture(tmp_path: Path) -> None:
     assert read_log(tmp_path / "cut.jsonl") == [{"step": 1, "loss": 2.0}]
 
 
+def test_a_log_whose_disk_is_full_is_told() -> None:
+    with pytest.raises(
+        maas_rt.Error, match="the log /dev/full cannot be written .No space left on device.: free space"
+    ):
+        run(log="/dev/full")
+
+
+def test_a_log_is_kept_if_the_disk_is_full_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(checkpoint=tmp_path, epochs=None, steps=5)
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    def full(self: Path, *_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(maas_rt.Error, match="No space left"):
+            run(checkpoint=tmp_path, epochs=None, steps=7)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    run(checkpoint=tmp_path, epochs=None, steps=7)
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 8))
+    assert [line["step"] for line in lines if line.get("event") == "start"] == [0, 5]
+
+
 def test_checkpoints_are_complete_or_not_there(tmp_path: Path) -> None:
     run(checkpoint=tmp_path, every=1, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "log.jsonl", "log.svg", "result", "step-00000006", "step-00000007"]  # fmt: skip
@@ -264,6 +291,13 @@ def test_checkpoints_are_complete_or_not_there(tmp_path: Path) -> None:
     (half / "junk").write_text("x")
     assert run(checkpoint=tmp_path, every=1).step == 7  # it was complete: nothing is trained
     assert not half.exists()
+
+
+class Counts(Callback):
+    name = "counts"
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"steps": torch.zeros(1)}
 
 
 def nan(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -301,6 +335,13 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_touches_the_weights() -
         ({"epochs": 1, "steps": 1}, "either epochs or steps"),
         ({"epochs": None}, "either epochs or steps"),
         ({"every": 3}, "no checkpoint"),
+        ({"warmup": 1.5}, "warmup is 1.5, expected a whole number"),
+        ({"betas": (0.9, 1.0)}, "betas is .0.9, 1.0."),
+        ({"loss": None}, "the loss is a NoneType, expected a function"),
+        ({"callbacks": [print]}, "a callback is a builtin_function_or_method, expected a Callback"),
+        ({"callbacks": [Counts(), Counts()]}, "two callbacks keep steps under the name 'counts'"),
+        ({"data": (torch.zeros(4, 8), torch.zeros(3))}, "tensors with 4, 3 samples"),
+        ({"data": (np.zeros((4, 8)), np.zeros(4))}, "numpy arrays, expected tensors"),
         ({"version": 2}, "version is 2"),
         ({"module": nn.ReLU()}, "no parameter that is trained"),
     ],
@@ -308,6 +349,11 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_touches_the_weights() -
 def test_what_cannot_be_is_told_in_a_sentence(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(maas_rt.InvalidArgumentError, match=words):
         run(**changed)
+
+
+def test_options_are_of_their_kind() -> None:
+    with pytest.raises(maas_rt.InvalidArgumentError, match="the options are a dict, expected a TrainOptions"):
+        train(ranks.net(), ranks.data(), ranks.LOSS, {"steps": 1})  # type: ignore[arg-type]
 
 
 def test_a_run_that_goes_on_is_held_to_its_model_and_its_options(tmp_path: Path) -> None:

@@ -88,6 +88,24 @@ def test_everything_is_added_up() -> None:
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def test_the_attention_of_torchs_own_layers_is_learned() -> None:
+    teacher, student = ranks.Encodes(16), ranks.Encodes(8)
+    x, y = ranks.data(64)
+
+    def maps(net: ranks.Encodes) -> torch.Tensor:
+        words = net.up(x[:, None] * torch.linspace(0.5, 1.5, 4)[:, None])
+        return net.layer.self_attn(words, words, words)[1]
+
+    with torch.no_grad():
+        before = nn.functional.mse_loss(maps(student), maps(teacher)).item()
+    attention = Distillation(
+        teacher, attention={"layer.self_attn": "layer.self_attn"}, alpha=0.0, attention_weight=100.0
+    )
+    train(student, (x, y), ranks.LOSS, TrainOptions(steps=40, batch=64, lr=1e-2), callbacks=[attention])
+    with torch.no_grad():
+        assert nn.functional.mse_loss(maps(student), maps(teacher)).item() < before / 2
+
+
 def test_a_student_comes_to_answer_as_its_teacher() -> None:
     x, y = ranks.data(400)
     torch.manual_seed(4)
@@ -102,7 +120,8 @@ def test_a_student_comes_to_answer_as_its_teacher() -> None:
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    return ranks.by_two_processes(tmp_path_factory.mktemp("ranks"), "combined", "combined_fsdp")
+    cases = ("combined", "combined_fsdp", "attends", "attends_fsdp")
+    return ranks.by_two_processes(tmp_path_factory.mktemp("ranks"), *cases)
 
 
 @pytest.mark.parametrize("way", ["combined", "combined_fsdp"])
@@ -124,6 +143,23 @@ def test_quantized_pruned_and_distilled_in_two_processes(by_two: Callable[[str],
     assert np.abs(got - want).max() <= np.ptp(want) / 255 / 100
 
 
+@pytest.mark.parametrize("way", ["attends", "attends_fsdp"])
+def test_scores_hidden_states_and_attention_with_masks_and_scales_in_two_processes(by_two: Callable[[str], dict[str, Any]], way: str) -> None:  # fmt: skip
+    """torch's own encoder layer, all at once, as in one process and as compiled."""
+    found, one = by_two(way), ranks.attends()
+    assert found["loss"] == pytest.approx(one.loss, rel=0.02)  # a number that rounds the other way is a step
+    x = ranks.data()[0]
+    model = prepare_qat(ranks.Encodes(8), x)
+    model.load_state_dict({name: torch.tensor(value) for name, value in found["state"].items()})
+    for name in ("up", "layer.linear1", "layer.linear2"):
+        groups = (model.get_submodule(name).weight.detach() == 0).unflatten(1, (-1, 4))
+        assert (groups.sum(-1) >= 2).all(), name
+    finish(model)
+    want = model(x[:16]).detach().numpy()
+    got = maas_rt.load(compiler.compile(model, (x[:16],), verify=False).to_bytes(), threads=1)(x[:16].numpy())
+    assert np.abs(got - want).max() <= np.ptp(want) / 255 / 100
+
+
 def test_what_cannot_be_is_told() -> None:
     def bad(words: str, teacher: nn.Module | None = None, student: nn.Module | None = None, **given: Any) -> None:
         with pytest.raises(maas_rt.InvalidArgumentError, match=words):
@@ -136,4 +172,8 @@ def test_what_cannot_be_is_told() -> None:
     bad("the teacher has no layer 9", hidden={"0": "9"})
     bad(r"scores are \[32, 3\] and the teacher's \[32, 4\]", nn.Linear(8, 4))
     bad("to give .result, attention map.", attention={"0": "0"})
+    unused = nn.Sequential(*ranks.net())
+    unused[0].spare = nn.Linear(8, 16)
+    bad("the student does not call 0.spare", student=unused, hidden={"0.spare": "0"})
+    bad("the teacher does not call its layer of 0", unused, hidden={"0": "0.spare"})
     bad(r"gives \[32, 16\] and its teacher's layer \[32, 32\]", nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)), hidden={"1": "1"})  # fmt: skip

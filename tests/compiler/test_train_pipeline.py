@@ -25,7 +25,16 @@ Found = Callable[[str], dict[str, Any]]
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("ranks")
     ranks.plain(folder / "begun", steps=13, epochs=None, schedule="constant", parallel="none")
-    cases = ("stages", "stages_gpipe", "stages_half", "stages_rest", "stages_sparse", "stages_learned", "staged")
+    cases = (
+        "stages",
+        "stages_gpipe",
+        "stages_half",
+        "stages_rest",
+        "stages_sparse",
+        "stages_learned",
+        "staged",
+        "stages_lost",
+    )
     return ranks.by_two_processes(folder, *cases)
 
 
@@ -78,6 +87,11 @@ def test_a_stage_has_its_weights_alone_and_the_first_process_all_of_them_behind_
     assert int(module[1].num_batches_tracked) > 0
     assert found["validation"]["loss"] == pytest.approx(ranks.LOSS(scores, y).item(), abs=3e-3)
     assert found["validation"]["accuracy"] == pytest.approx((scores.argmax(1) == y).float().mean().item(), abs=0.02)
+
+
+def test_a_stage_that_is_lost_is_told(by_two: Found) -> None:
+    found = by_two("stages_lost")
+    assert found["kind"] == "Error" and "another of the 2 processes was lost behind step 7" in found["error"]
 
 
 def test_the_checkpoint_of_stages_compiles(by_two: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,18 @@ def test_ends_of_the_range(share: float) -> None:
     assert all(value.isfinite().all() for value in result.state.values())
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_shortest_runs_end_at_the_sparsity_too(steps: int) -> None:
+    assert zeros(run(GradualPruning(0.5), epochs=None, steps=steps).state, "2.weight") == 0.5
+
+
+def test_layers_of_one_run_may_have_different_sparsities() -> None:
+    result = run(GradualPruning(0.75, layers=("0",)), None, GradualPruning(0.25, layers=("2",)))
+    assert zeros(result.state, "0.weight") == 0.75 and zeros(result.state, "2.weight") == 0.25
+    with pytest.raises(maas_rt.InvalidArgumentError, match="two callbacks keep 2.weight under the name 'pruning'"):
+        run(GradualPruning(0.75), None, GradualPruning(0.25, layers=("2",)))
+
+
 def test_what_cannot_be_is_told() -> None:
     for words, arguments in {
         "sparsity is 1, expected": {"sparsity": 1},
@@ -153,6 +165,7 @@ def test_what_cannot_be_is_told() -> None:
     for words, pruning in {
         "no layer is pruned": GradualPruning(0.5, layers=("conv*",)),
         "begin is 9 and end 3": GradualPruning(0.5, begin=9, end=3),
+        "begin is 0 and end 0": GradualPruning(0.5, begin=0, end=0),
         "no multiple of 3": GradualPruning(pattern="1:3"),
     }.items():
         with pytest.raises(maas_rt.InvalidArgumentError, match=words):
