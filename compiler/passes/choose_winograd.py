@@ -19,7 +19,7 @@ from ._kernel_call import KernelCall, read_kernel_call, remake_kernel_call
 from ._rewrite import Rewriter, array_of, rewrite
 from .lower_convolutions import CONV_PACKING
 
-__all__ = ["TILES", "UNKNOWN", "choose_winograd", "direct_of", "is_winograd_able", "winograd_of"]
+__all__ = ["TILES", "UNKNOWN", "choose_winograd", "direct_of", "is_winograd_able", "winograd_of", "winograd_share"]
 
 PACKING = "conv2d_winograd_f32_nr16_v1"
 
@@ -69,8 +69,20 @@ def direct_of(call: KernelCall) -> KernelCall:
     return replace(call, contract="conv2d_f32", attrs=attrs, packing=CONV_PACKING)
 
 
+def winograd_share(n: int, height: int, width: int, channels: int, out: int) -> float:
+    """Of the direct way's time, what Winograd's takes with its better tile, by the estimate."""
+    return min(_shares(n, height, width, channels, out).values())
+
+
 def _best_tile(n: int, height: int, width: int, channels: int, out: int) -> int | None:
     """2 or 4, or None for the direct way."""
+    shares = _shares(n, height, width, channels, out)
+    best = min(shares, key=lambda tile: shares[tile])
+    return best if shares[best] < _GAIN else None
+
+
+def _shares(n: int, height: int, width: int, channels: int, out: int) -> dict[int, float]:
+    """Of the direct way's time, by tile."""
     pairs = channels * out
     direct = n * height * width * 18 * pairs * _DIRECT + 36 * pairs * _WEIGHT
     times = {}
@@ -78,5 +90,4 @@ def _best_tile(n: int, height: int, width: int, channels: int, out: int) -> int 
         tiles, positions = n * -(-height // tile) * -(-width // tile), (tile + 2) ** 2
         moved = 4 * tiles * positions * (channels + out)
         times[tile] = tiles * positions * 2 * pairs * _PRODUCT + 4 * positions * pairs * _WEIGHT + moved * _MOVED
-    best = min(times, key=lambda tile: times[tile])
-    return best if times[best] < _GAIN * direct else None
+    return {tile: time / direct for tile, time in times.items()}

@@ -149,6 +149,7 @@ SHAPES: dict[str, Callable[[Args, Attrs], list[Shape | None]]] = {
     "attention_f32": _attention,
     "concat": _concat,
     "conv2d_f32": _conv,
+    "conv2d_f32_sparse": _conv,
     "conv2d_u8s8": _conv,
     "conv2d_winograd_f32": _conv,
     "conv_transpose2d_f32": _conv_transpose,

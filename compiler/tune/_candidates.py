@@ -23,7 +23,7 @@ from ._generated import GENERATED, MOST_OPERATIONS, is_expressible
 
 __all__ = ["Sizes", "Task", "algorithms", "argument_types", "blockings", "label", "task_of"]
 
-TUNED = ("conv2d_f32", "conv2d_winograd_f32", "gemm_f32", "gemm_f32_sparse")
+TUNED = ("conv2d_f32", "conv2d_f32_sparse", "conv2d_winograd_f32", "gemm_f32", "gemm_f32_sparse")
 _PRODUCTS = ("gemm_f32", "gemm_f32_sparse")
 _PRODUCT_HINTS = ("depth=256", "depth=768", "rows_kib=128", "rows_kib=512")
 _WINOGRAD_HINTS = ("block_kib=320", "block_kib=1280", "block_kib=2560")
@@ -112,7 +112,7 @@ def _plain(call: KernelCall) -> KernelCall:
 
 def blockings(call: KernelCall) -> list[KernelCall]:
     """The call, then the same with other blockings."""
-    if call.contract in (GENERATED, "gemm_f32_sparse"):
+    if call.contract in (GENERATED, "conv2d_f32_sparse", "gemm_f32_sparse"):
         return [call]
     hints = _WINOGRAD_HINTS if call.contract == "conv2d_winograd_f32" else _PRODUCT_HINTS
     return [call, *(replace(call, hint=hint) for hint in hints)]

@@ -360,6 +360,7 @@ _CONTRACTS = {
     "gemm_f32_sparse": _gemm,
     "matmul_f32": _matmul,
     "conv2d_f32": _conv2d,
+    "conv2d_f32_sparse": _conv2d,
     "conv2d_winograd_f32": _conv2d,
     "depthwise_conv2d_f32": _conv2d,
     "conv_transpose2d_f32": _conv_transpose2d,

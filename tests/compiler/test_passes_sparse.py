@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +78,54 @@ def test_a_convolution_of_one_pixel_is_such_a_product() -> None:
     assert [call.contract for call in found if "gemm" in call.contract or "conv" in call.contract] == [
         "gemm_f32_sparse"
     ]
+
+
+def convolution(c: int, o: int, density: float, block: int = 1, **options: Any) -> torch.nn.Conv2d:
+    """Of `block` outputs next to each other all have a weight at a tap of a channel, or none has."""
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(c, o, 3, padding=1, **options).eval()
+    keep = torch.rand(o // block, *layer.weight.shape[1:]) < density
+    layer.weight.data *= keep.repeat_interleave(block, 0)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "pixels", "wanted"),
+    [
+        (convolution(128, 128, 0.1, 4), 14, "conv2d_f32_sparse"),
+        (convolution(128, 128, 0.05), 14, "conv2d_f32_sparse"),
+        (convolution(128, 128, 0.3), 14, "conv2d_winograd_f32"),
+        (convolution(128, 128, 0.2, 4, stride=2), 14, "conv2d_f32_sparse"),
+        (convolution(128, 128, 0.2, 4, stride=2, groups=2), 14, "conv2d_f32"),
+        (convolution(3, 64, 0.05, stride=2), 28, "conv2d_f32"),  # gathered by the pixel, three channels are too few
+    ],
+)
+def test_convolutions_with_zeros(layer: torch.nn.Conv2d, pixels: int, wanted: str) -> None:
+    """Against the direct kernel, or Winograd's where it can be."""
+    x = torch.randn(1, layer.in_channels, pixels, pixels)
+    lowered = lower(import_model(layer, (x,)).mod)
+    assert [call.contract for call in kernels(lowered) if "conv" in call.contract] == [wanted]
+    np.testing.assert_allclose(run_lowered(lowered, [x.numpy()])[0], layer(x).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_sparse_convolution_runs_from_its_file_with_what_follows_it() -> None:
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = convolution(64, 128, 0.05, 4, stride=2), convolution(128, 128, 0.05)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.relu(self.a(x))
+            return torch.relu(y + self.b(y))
+
+    module, x = Block().eval(), torch.randn(2, 64, 15, 17)
+    artifact = compiler.compile(module, example_inputs=(x,), target="x86-64")
+    found = [step.target for block in artifact.linear.plan.blocks for step in block.steps if "conv" in step.target]
+    assert found == ["conv2d_f32_sparse"] * 2
+    assert {row["sparse"] for row in artifact.manifest["weights"] if "sparse" in row} == {"1x1", "4x1"}
+    model = maas_rt.load(artifact.to_bytes())
+    (got,) = dict(model.run({model.inputs[0].name: x.numpy()})).values()
+    np.testing.assert_allclose(got, module(x).detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_of_a_batch_that_only_a_run_knows_one_row_is_taken() -> None:

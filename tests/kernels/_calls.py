@@ -73,6 +73,11 @@ CALLS: dict[str, Call] = {
     ),
     "concat": Call([some(3, 4), some(3, 2), some(3, 0)], [(3, 6)], {"axis": 1}),
     "conv2d_f32": Call([some(1, 5, 6, 4), some(6, 2, 3, 2), some(6)], [(1, 3, 7, 6)], CONV, hint="depth=4096"),
+    "conv2d_f32_sparse": Call(
+        [some(1, 5, 6, 40), some(6, 40, 3, 2) * (_RNG.random((6, 40, 3, 2)) < 0.2), some(6), some(1, 3, 7, 6)],
+        [(1, 3, 7, 6)],
+        {**{key: value for key, value in CONV.items() if key != "groups"}, "channels": [40, 6], **CLIP, "block": 4},
+    ),
     "conv2d_u8s8": Call(
         [byte(1, 5, 6, 4), signed(6, 2, 3, 2), some(6), some(6), some(1, 3, 7, 6), scale(), byte(), signed(6)],
         [(1, 3, 7, 6)],

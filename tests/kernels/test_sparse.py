@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -17,7 +18,7 @@ from maas_rt import Error, _kernels
 from tests import formats
 from tests.kernels._calls import CALLS
 from tests.kernels._support import activate, epilogues, isas_of, uniform
-from tests.kernels.test_gemm_conv import SEEDS, attributes, check_all, double, quick
+from tests.kernels.test_gemm_conv import SEEDS, attributes, check_all, convolve, double, fits, geometries, quick
 
 PACKING = "gemm_f32_sparse_v1"
 # Around vectors, tiles, chunks of 256 columns and blocks of 256 of the depth.
@@ -106,6 +107,68 @@ def test_a_row_is_the_same_among_others_and_on_more_threads(isa: str, block: int
     for rows in (slice(0, 1), slice(3, 20), slice(40, 77)):
         (part,) = _kernels.run("gemm_f32_sparse", [a[rows], packed], [(len(a[rows]), n)], attrs, isa=isa)
         np.testing.assert_array_equal(part, whole[rows])
+
+
+# ---- convolutions ----
+
+
+def thinned(
+    rng: np.random.Generator, o: int, c: int, kernel: Sequence[int], density: float, block: int
+) -> NDArray[np.float32]:
+    """A filter [o, c, kh, kw] of which `block` output channels next to each other are zero together."""
+    w = sparse(rng, c * kernel[0] * kernel[1], o, density, block)
+    return np.ascontiguousarray(w.reshape(c, *kernel, o).transpose(3, 0, 1, 2))
+
+
+@quick
+@given(
+    g=geometries(),
+    density=DENSITIES,
+    block=st.sampled_from([1, 4]),
+    bias=st.booleans(),
+    ep=epilogues(),
+    threads=st.integers(1, 2),
+    seed=SEEDS,
+)
+def test_convolutions(
+    g: dict[str, Any], density: float, block: int, bias: bool, ep: dict[str, Any], threads: int, seed: int
+) -> None:
+    assume(fits(g))
+    groups = g.pop("groups")
+    c, o = (channels // groups for channels in g["channels"])
+    g["channels"] = [c, o]
+    rng = np.random.default_rng(seed)
+    x, w = uniform(rng, *g["x"], c), thinned(rng, o, c, g["kernel"], density, block)
+    b = uniform(rng, o) if bias else None
+    acc = convolve({**g, "groups": 1}, x, w, b).permute(0, 2, 3, 1)
+    r = uniform(rng, *acc.shape) if ep["_residual"] else None
+    attrs = {**attributes(ep), **{key: value for key, value in g.items() if key != "x"}, "block": block}
+    packed = _kernels.pack("conv2d_f32_sparse", "conv2d_f32_sparse_v1", w, attrs)
+    want = activate(acc, attrs, double(r)).numpy()
+    check_all("conv2d_f32_sparse", [x, packed, b, r], want, attrs, c * w.shape[2] * w.shape[3], threads)
+
+
+@pytest.mark.parametrize("isa", ["reference", *isas_of("conv2d_f32_sparse")])
+def test_a_pixel_that_is_not_finite_spoils_what_sees_it(isa: str) -> None:
+    """As in conv2d_f32, zeros that are not stored included; padding is no product with it."""
+    rng = np.random.default_rng(7)
+    g = {"kernel": [3, 3], "pads": [1, 1, 1, 1], "channels": [70, 40]}
+    x, w = uniform(rng, 1, 9, 10, 70), thinned(rng, 40, 70, (3, 3), 0.2, 1)
+    x[0, 0, 0, 3], x[0, 5, 6, 69] = np.inf, np.nan
+    packed = _kernels.pack("conv2d_f32_sparse", "conv2d_f32_sparse_v1", w, g)
+    (got,) = _kernels.run("conv2d_f32_sparse", [x, packed], [(1, 9, 10, 40)], g, isa=isa)
+    seen = np.zeros((9, 10), bool)
+    seen[0:2, 0:2] = seen[4:7, 5:8] = True
+    np.testing.assert_array_equal(np.isfinite(got[0]), np.repeat(~seen[..., None], 40, axis=2))
+
+
+def test_a_damaged_filter_is_refused_by_its_own_name() -> None:
+    g = {"kernel": [3, 3], "channels": [40, 5]}
+    packed = _kernels.pack("conv2d_f32_sparse", "conv2d_f32_sparse_v1", np.ones((5, 40, 3, 3), np.float32), g)
+    (second,) = struct.unpack_from("<q", packed, 8)
+    bent = with_bytes(packed, second + 3 * 5, bytes([104]))
+    with pytest.raises(Error, match="conv2d_f32_sparse: the packed weight is damaged: part 1 of it has an index"):
+        _kernels.run("conv2d_f32_sparse", [np.ones((1, 4, 4, 40), np.float32), bent], [(1, 2, 2, 5)], g)
 
 
 def test_zeros_take_no_room() -> None:

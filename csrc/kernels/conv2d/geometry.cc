@@ -43,7 +43,7 @@ Status decode_conv(const Attrs& attrs, ConvGeometry* out) {
   MRT_TRY(attr_ints(attrs, "dilations", dilations));
   MRT_TRY(attr_ints(attrs, "kernel", kernel));
   MRT_TRY(attr_ints(attrs, "channels", channels));
-  MRT_TRY(attr_int(attrs, "groups", &groups));
+  if (attrs.contract().find("groups") != nullptr) MRT_TRY(attr_int(attrs, "groups", &groups));
   if (attrs.contract().find("output_padding") != nullptr) MRT_TRY(attr_ints(attrs, "output_padding", extra));
   if (kernel[0] * kernel[1] > kMaxTaps) {
     return fail(MRT_ERROR_INVALID_ARGUMENT,

@@ -140,29 +140,6 @@ void copy_padded(const ConvGeometry& g, const ConvRows& rows, const float* image
   }
 }
 
-ConvRows rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, const float* zeros) {
-  const int64_t line = x.shape[2] * g.in_channels;
-  ConvRows r{};
-  r.x = x.as<const float>();
-  r.zeros = zeros;
-  r.h = x.shape[1];
-  r.w = x.shape[2];
-  r.out_h = y.shape[1];
-  r.out_w = y.shape[2];
-  r.pad_top = g.pad_top;
-  r.pad_left = g.pad_left;
-  r.stride_h = g.stride_h;
-  r.stride_w = g.stride_w;
-  r.dilation_h = g.dilation_h;
-  r.dilation_w = g.dilation_w;
-  r.kernel_h = g.kernel_h;
-  r.taps_w = access_of(g).lines ? 1 : g.kernel_w;
-  r.pixel = g.in_channels;
-  r.line = line;
-  r.image = x.shape[1] * line;
-  return r;
-}
-
 // What part of the filter's positions along one axis lies inside of [0, in), over all outputs.
 double inside(int64_t in, int64_t out, int64_t pad, int64_t kernel, int64_t stride, int64_t dilation) {
   int64_t sum = 0;
@@ -255,7 +232,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   char* const scratch = static_cast<char*>(ctx.scratch);
   float* const zeros = reinterpret_cast<float*>(scratch);
   std::memset(zeros, 0, l.zeros);
-  const ConvRows rows = rows_of(g, x, y, zeros);
+  ConvRows rows = conv_rows_of(g, x, y, access_of(g).lines ? 1 : g.kernel_w);
+  rows.zeros = zeros;
   Product q = product_of(p, in, n_in, y);
   const bool plain = g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top + g.pad_left == 0 &&
                      g.pad_bottom + g.pad_right == 0;

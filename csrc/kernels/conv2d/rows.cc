@@ -42,6 +42,28 @@ void find_starts(const ConvRowsOf<T>& r, int64_t m0, int64_t rows, Starts<T>* s)
 
 }  // namespace
 
+ConvRows conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, int64_t taps_w) {
+  const int64_t line = x.shape[2] * g.in_channels;
+  ConvRows r{};
+  r.x = x.as<const float>();
+  r.h = x.shape[1];
+  r.w = x.shape[2];
+  r.out_h = y.shape[1];
+  r.out_w = y.shape[2];
+  r.pad_top = g.pad_top;
+  r.pad_left = g.pad_left;
+  r.stride_h = g.stride_h;
+  r.stride_w = g.stride_w;
+  r.dilation_h = g.dilation_h;
+  r.dilation_w = g.dilation_w;
+  r.kernel_h = g.kernel_h;
+  r.taps_w = taps_w;
+  r.pixel = g.in_channels;
+  r.line = line;
+  r.image = x.shape[1] * line;
+  return r;
+}
+
 template <typename T>
 void conv_rows(const void* user, int64_t m0, int64_t rows, const T** out) {
   const ConvRowsOf<T>& r = *static_cast<const ConvRowsOf<T>*>(user);

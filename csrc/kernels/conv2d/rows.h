@@ -22,6 +22,9 @@ struct ConvRowsOf {
 };
 using ConvRows = ConvRowsOf<float>;
 
+// Of floats, without zeros.
+ConvRows conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, int64_t taps_w);
+
 // A Product::rows_of; user is a ConvRowsOf<T>. Of float and uint8_t.
 template <typename T>
 void conv_rows(const void* user, int64_t m0, int64_t rows, const T** out);

@@ -8,12 +8,27 @@
 
 namespace mrt {
 
-// Dense weights, of which w[k][j] stands at data[k * stride_k + j * stride_n].
+// Dense weights, of which w[k][j] stands at data[k * stride_k + j * stride_n]; or, with `taps`, a filter
+// [j][channel][tap], whose k's are the channels of one tap behind those of another.
 template <typename T>
 struct SparseSource {
   const T* data;
   int64_t stride_k, stride_n;
+  int64_t taps = 0, channels = 0;
+
+  const T* row(int64_t k) const { return data + (taps == 0 ? k * stride_k : k % channels * taps + k / channels); }
 };
+
+// Sorts at most 256 numbers, those that are alike stay in their order.
+template <typename Less>
+void sort_few(uint8_t* begin, int64_t n, Less less) {
+  for (int64_t i = 1; i < n; ++i) {
+    const uint8_t moved = begin[i];
+    int64_t to = i;
+    for (; to > 0 && less(moved, begin[to - 1]); --to) begin[to] = begin[to - 1];
+    begin[to] = moved;
+  }
+}
 
 // The entries of one row in one block, in the order in which they are stored.
 template <typename T>
@@ -34,7 +49,7 @@ void read_row(const SparseLayout& l, const SparseSource<T>& w, int64_t block, in
     for (int64_t j = 0; j < l.width; ++j) {
       for (int64_t d = 0; d < l.deep; ++d) {
         const int64_t k = block * l.depth() + place * l.deep + d, n = column + j;
-        to[j * l.deep + d] = k < l.k && n < l.n ? w.data[k * w.stride_k + n * w.stride_n] : T{0};
+        to[j * l.deep + d] = k < l.k && n < l.n ? w.row(k)[n * w.stride_n] : T{0};
         any = any || to[j * l.deep + d] != T{0};
       }
     }
@@ -61,7 +76,7 @@ int64_t pack_part(const SparseLayout& l, const SparseSource<T>& w, int64_t block
   }
   const SparseWithin at(l, rows, total);
   if (out == nullptr) return at.end;
-  std::stable_sort(order, order + rows, [&](uint8_t a, uint8_t b) { return counts[a] < counts[b]; });
+  sort_few(order, rows, [&](uint8_t a, uint8_t b) { return counts[a] < counts[b]; });
   std::fill(out, out + at.end, uint8_t{0});
   std::copy(order, order + rows, out + at.order);
   uint8_t *index = out + at.index, *weights = out + at.weights;

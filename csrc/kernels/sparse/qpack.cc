@@ -46,7 +46,7 @@ void SparsePairs::operator()(SparseRow<int8_t>* row) const {
     size[i] = reach.largest();
     (fits(reach, nullptr, a_max) ? by_size[safe++] : wide[wides++]) = static_cast<uint8_t>(i);
   }
-  std::stable_sort(by_size, by_size + safe, [&](uint8_t a, uint8_t b) { return size[a] < size[b]; });
+  sort_few(by_size, safe, [&](uint8_t a, uint8_t b) { return size[a] < size[b]; });
   int64_t smallest = 0;
   for (int64_t largest = safe - 1; largest >= smallest; --largest) {
     const uint8_t a = by_size[largest], b = by_size[smallest];
