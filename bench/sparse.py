@@ -1,6 +1,7 @@
-"""Times products with sparse weights against the dense ones of the same shape, one thread.
+"""Times products and 3 x 3 convolutions with sparse weights against the dense ones of the same shape, one thread; of dense convolutions the quickest
+counts, direct or Winograd's.
 
-Both run in one process, in turns of a few milliseconds; a figure is the ratio of the medians of the turns, dense over sparse. Time is
+All run in one process, in turns of a few milliseconds; a figure is the ratio of the medians of the turns, dense over sparse. Time is
 that of the thread, so that who else has the CPU meanwhile does not count, though what others leave of caches and memory does.
 """
 
@@ -25,6 +26,7 @@ from maas_rt import _kernels, _native
 
 SIZES = (768, 1536, 3072)
 DENSITIES = (0.2, 0.1, 0.05)
+IMAGES = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels of x and of y, pixels along a side of x
 SLICE = 0.004  # seconds
 Run = Callable[[], None]
 Operands = tuple[Sequence[Any], dict[str, Any]]  # those of a contract, the second of them dense weights
@@ -112,9 +114,58 @@ def measure(name: str, m: int, size: int, density: float, isa: str | None, round
     }
 
 
+def convolution(
+    channels: int, pixels: int, stride: int, density: float, block: int, isa: str | None, rounds: int
+) -> dict[str, Any]:
+    """The same of a convolution, padded by one pixel, of whose filter `block` outputs are zero together."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((1, pixels, pixels, channels), np.float32)
+    keep = np.repeat(rng.random((channels // block, channels, 3, 3)) < density, block, 0)
+    w = rng.standard_normal(keep.shape, np.float32) * keep
+    attrs = {"kernel": [3, 3], "pads": [1] * 4, "strides": [stride] * 2, "channels": [channels] * 2}
+    ways = [("conv2d_f32", {}), ("conv2d_f32_sparse", {"block": block})]
+    ways += [("conv2d_winograd_f32", {"tile": tile}) for tile in (2, 4) if stride == 1]
+    side = -(-pixels // stride)
+    results = [np.zeros((1, side, side, channels), np.float32) for _ in ways]
+    runs = [
+        prepared(contract, isa, ([x, w], attrs), y, **more) for (contract, more), y in zip(ways, results, strict=True)
+    ]
+    direct, sparse, *winograd = slices(runs, rounds)
+    dense = min(direct, *winograd) if winograd else direct
+    row = {"kind": "convolution", "block": block, "channels": channels, "pixels": pixels, "stride": stride}
+    return row | {
+        "density": density,
+        "dense_us": dense * 1e6,
+        "sparse_us": sparse * 1e6,
+        "ratio": dense / sparse,
+        "error": float(np.abs(results[0] - results[1]).max() / np.abs(results[0]).max()),
+    }
+
+
+def convolutions(isa: str, densities: Sequence[float], rounds: int) -> list[dict[str, Any]]:
+    """The rows of one instruction set, printed as they come."""
+    print(
+        f"{'weights':14} {'isa':7} {'channels':>8} {'pixels':>6} {'stride':>6} {'zeros':>6} {'dense us':>9} {'sparse us':>9} {'ratio':>6} {'error':>8}"
+    )
+    rows = []
+    for block, name in ((1, "unstructured"), (4, "block")):
+        for stride in (1, 2):
+            for channels, pixels in IMAGES:
+                for density in densities:
+                    row = {"isa": isa, **convolution(channels, pixels, stride, density, block, isa, rounds)}
+                    rows.append(row)
+                    print(
+                        f"{name:14} {isa:7} {channels:8} {pixels:6} {stride:6} {1 - density:6.0%} {row['dense_us']:9.0f} {row['sparse_us']:9.0f}"
+                        f" {row['ratio']:6.2f} {row['error']:8.1e}",
+                        flush=True,
+                    )
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.sparse", description=__doc__)
     parser.add_argument("kinds", nargs="*", choices=[[], *KINDS], help="of weights (default: all)")
+    parser.add_argument("--convolutions", action="store_true", help="times convolutions, and no products")
     parser.add_argument("--rows", type=int, nargs="+", default=[128], help="of the activations")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="n and k")
     parser.add_argument(
@@ -124,6 +175,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
+    if options.convolutions:
+        found = [row for isa in options.isa for row in convolutions(isa, options.densities, options.rounds)]
+        if options.json:
+            write_results(options.json, {"machine": describe(), "convolutions": found})
+        return 0
     print(
         f"{'weights':14} {'isa':7} {'rows':>5} {'n = k':>6} {'zeros':>6} {'dense us':>9} {'sparse us':>9} {'ratio':>6} {'error':>8}"
     )
