@@ -32,20 +32,21 @@ MORE_ROWS = ((2048, 2048), (4096, 4096))
 ROWS = (8, 32, 128)
 BEYOND = 192 << 20  # bytes of all copies together
 GROUP = 32
+SCALES = ("float16", "float32")
 CONTRACTS = {"float": "gemm_f32q", "int8": "gemm_s8q4"}  # by what activations are
 Array = NDArray[Any]
 Run = Callable[[], Any]
 
 
 class Weights:
-    """Of 4 bits, drawn: packed as kernels read them, in so many copies."""
+    """Of 4 bits, drawn: packed as kernels read them, in so many copies; scales in float16, as recipes have them, or in float32."""
 
-    def __init__(self, k: int, n: int, copies: int) -> None:
+    def __init__(self, k: int, n: int, copies: int, scales: str) -> None:
         rng = np.random.default_rng(1)
         self.attrs = {"n": n, "k": k, "bits": 4, "group": GROUP}
         q, shape = rng.integers(-8, 8, (k, n)).astype(np.int8), (k // GROUP, n)
-        scale, zero = rng.uniform(0.01, 0.02, shape).astype(np.float32), rng.integers(-8, 8, shape).astype(np.int8)
-        self.floats = q * np.repeat(scale, GROUP, 0)
+        scale, zero = rng.uniform(0.01, 0.02, shape).astype(scales), rng.integers(-8, 8, shape).astype(np.int8)
+        self.floats = q * np.repeat(scale.astype(np.float32), GROUP, 0)
         packed = _kernels.pack("gemm_f32q", "gemm_f32q_nr16_v1", q, self.attrs)
         self.copies = [[placed(part) for part in (packed, scale, zero)] for _ in range(copies)]
 
@@ -74,10 +75,10 @@ def seconds_of(turns: Sequence[tuple[Iterator[list[Run]], int]], rounds: int) ->
     return [statistics.median(taken) for taken in times]
 
 
-def one_row(k: int, n: int, isa: str, rounds: int, peer: bool) -> list[dict[str, Any]]:
+def one_row(k: int, n: int, isa: str, rounds: int, peer: bool, scales: str = SCALES[0]) -> list[dict[str, Any]]:
     """Rows of the table: what is read a second, its share of what a plain read gives, and llama.cpp's time over ours."""
     copies = BEYOND // (k * n // 2) + 1
-    weights, x = Weights(k, n, copies), np.random.default_rng(2).standard_normal((1, k), np.float32)
+    weights, x = Weights(k, n, copies, scales), np.random.default_rng(2).standard_normal((1, k), np.float32)
     kinds = [(activations, symmetric) for activations in CONTRACTS for symmetric in (True, False)]
     results = [np.zeros((1, n), np.float32) for _ in kinds]
     ours = [weights.runs(*kind, isa, x, y) for kind, y in zip(kinds, results, strict=True)]
@@ -98,7 +99,8 @@ def one_row(k: int, n: int, isa: str, rounds: int, peer: bool) -> list[dict[str,
     rows = []
     for (activations, symmetric), taken, y in zip(kinds, times, results):
         gbps = weights.nbytes(symmetric) / taken
-        row = {"k": k, "n": n, "isa": isa, "activations": activations, "symmetric": symmetric, "us": taken * 1e6}
+        row = {"k": k, "n": n, "isa": isa, "activations": activations, "symmetric": symmetric, "scales": scales}
+        row |= {"us": taken * 1e6}
         row |= {"gbps": gbps / 1e9, "read_gbps": read / 1e9, "share": gbps / read}
         row |= {"error": _error(y, want)} if symmetric else {}
         rows.append(row | llama | ({"against_llama": llama["llama_us"] / row["us"]} if llama else {}))
@@ -109,9 +111,9 @@ def _error(got: Array, want: Array) -> float:
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
-def more_rows(m: int, k: int, n: int, isa: str, rounds: int) -> list[dict[str, Any]]:
+def more_rows(m: int, k: int, n: int, isa: str, rounds: int, scales: str = SCALES[0]) -> list[dict[str, Any]]:
     """The time of dense float32 weights over ours."""
-    weights, x = Weights(k, n, 1), np.random.default_rng(2).standard_normal((m, k), np.float32)
+    weights, x = Weights(k, n, 1, scales), np.random.default_rng(2).standard_normal((m, k), np.float32)
     attrs, y = {"n": n, "k": k}, np.zeros((m, n), np.float32)
     dense = placed(_kernels.pack("gemm_f32", "gemm_f32_nr16_v1", weights.floats, attrs))
     kinds = [(activations, symmetric) for activations in CONTRACTS for symmetric in (True, False)]
@@ -119,7 +121,7 @@ def more_rows(m: int, k: int, n: int, isa: str, rounds: int) -> list[dict[str, A
     runs += [weights.runs(*kind, isa, x, y)[0] for kind in kinds]
     floats, *times = slices(runs, rounds)
     return [
-        {"rows": m, "k": k, "n": n, "isa": isa, "activations": activations, "symmetric": symmetric}
+        {"rows": m, "k": k, "n": n, "isa": isa, "activations": activations, "symmetric": symmetric, "scales": scales}
         | {"us": taken * 1e6, "float_us": floats * 1e6, "against_float": floats / taken}
         for (activations, symmetric), taken in zip(kinds, times)
     ]
@@ -134,6 +136,7 @@ def main() -> int:
     parser.add_argument("--isa", nargs="+", default=[_kernels.cpu_isa()], help="instruction sets (default: the best)")
     parser.add_argument("--rows", type=int, nargs="*", default=ROWS, help="of the second table")
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--scales", choices=SCALES, default=SCALES[0], help="the scales' type (default: %(default)s)")
     parser.add_argument("--no-peer", action="store_true", help="leave llama.cpp out, which pip installs on first use")
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
@@ -144,7 +147,7 @@ def main() -> int:
     )
     for isa in options.isa:
         for k, n in ONE_ROW:
-            for row in one_row(k, n, isa, options.rounds, not options.no_peer):
+            for row in one_row(k, n, isa, options.rounds, not options.no_peer, options.scales):
                 single.append(row)
                 peer = f" {row['llama_us']:12.0f} {row['against_llama']:6.2f}" if "llama_us" in row else ""
                 print(
@@ -155,7 +158,7 @@ def main() -> int:
     for isa in options.isa:
         for k, n in MORE_ROWS:
             for m in options.rows:
-                for row in more_rows(m, k, n, isa, max(options.rounds // 4, 5)):
+                for row in more_rows(m, k, n, isa, max(options.rounds // 4, 5), options.scales):
                     several.append(row)
                     print(
                         f"{isa:7} {m:4} {k:5} {n:5} {_kind(row)} {row['us']:7.0f} {row['float_us']:10.0f} {row['against_float']:6.2f}",

@@ -99,7 +99,8 @@ class WeightOnly:
     first) or "awq" ("mse" behind scales that give large inputs finer steps, where what stands in front takes them back). Embeddings have no
     inputs to know of: "mse" with any but "rtn". `activations` of products stay "float" (float32; the product is exact but for rounding), or
     are rounded to "int8" by each run, with a scale for each 32 numbers in a row: quicker, for weights of 4 bits with groups of a multiple
-    of 32 or none. Where there are no data the result is held to the source on drawn inputs: the worst element's error against the output's
+    of 32 or none. `scales` are stored in "float16" (rounded before the numbers are found; a weight that has one beyond float16's normal
+    numbers keeps float32, which the manifest's notes say) or in "float32". Where there are no data the result is held to the source on drawn inputs: the worst element's error against the output's
     scale is at most `tolerance`. An embedding that is also the weight of a product (a tied head) gets the product's numbers.
     """
 
@@ -111,6 +112,7 @@ class WeightOnly:
     act_order: bool = False
     tolerance: float = 0.25
     activations: str = "float"
+    scales: str = "float16"
 
     def __post_init__(self) -> None:
         _check_version("WeightOnly", self.version, 1)
@@ -128,6 +130,8 @@ class WeightOnly:
             )
         if self.act_order and self.method != "gptq":
             raise InvalidArgumentError(f"WeightOnly: act_order is for the method gptq, and method is {self.method!r}")
+        if self.scales not in ("float16", "float32"):
+            raise InvalidArgumentError(f"WeightOnly: scales is {self.scales!r}, expected float16 or float32")
         self._check_activations()
         _check_tolerance("WeightOnly", self.tolerance)
 

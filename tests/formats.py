@@ -19,7 +19,7 @@ import maas_rt
 from maas_rt import _container, _plan
 from maas_rt._container import SectionKind
 from tests._tiny import Builder
-from tests.kernels._calls import CALLS, CONTRACTS, packed
+from tests.kernels._calls import CALLS, CONTRACTS, Call, packed
 
 KEPT = Path(__file__).parent / "data" / "formats"
 Arrays = Mapping[str, NDArray[Any]]
@@ -27,10 +27,24 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def kernels(contracts: Sequence[str]) -> tuple[bytes, list[Arrays], Arrays]:
     """A step of each contract: the file, the inputs of its one run, the dense weights."""
-    b, run, dense = Builder("kernels"), {}, {}
+    return _calls("kernels", {contract: CALLS[contract] for contract in contracts})
+
+
+def half_scales() -> tuple[bytes, list[Arrays], Arrays]:
+    """Weights of few bits whose scales are float16."""
+    calls = {contract: CALLS[contract] for contract in ("gather_f32q", "gemm_f32q", "gemm_s8q4")}
+    for contract, call in calls.items():
+        at = [operand["name"] for operand in CONTRACTS[contract]["inputs"]].index("scale")
+        inputs = [array.astype(np.float16) if i == at else array for i, array in enumerate(call.inputs)]
+        calls[contract] = dataclasses.replace(call, inputs=inputs)
+    return _calls("half_scales", calls)
+
+
+def _calls(name: str, calls: Mapping[str, Call]) -> tuple[bytes, list[Arrays], Arrays]:
+    b, run, dense = Builder(name), {}, {}
     outputs: list[int] = []
-    for contract in contracts:
-        call, args, packing = CALLS[contract], [], ""
+    for contract, call in calls.items():
+        args, packing = [], ""
         for i, array in enumerate(call.inputs):
             name, stored = f"{contract}.in{i}", packed(contract, call, i)
             if stored is None:
@@ -205,7 +219,7 @@ def noise() -> tuple[bytes, list[Arrays], Arrays]:
 
 
 PLANS: dict[str, Callable[[], tuple[bytes, list[Arrays], Arrays]]] = {
-    maker.__name__: maker for maker in (branches, expressions, loops, noise, sizes, states)
+    maker.__name__: maker for maker in (branches, expressions, half_scales, loops, noise, sizes, states)
 }
 
 

@@ -17,7 +17,7 @@ _ZEROS = ("zero", "w_zero")  # operands
 
 def stored_weights(plan: Plan) -> list[dict[str, Any]]:
     """An entry for each encoding of what is packed for kernels, the largest first: `bits` of a number, whether it is an integer, `group` (numbers
-    of an input that share a scale; absent: all of them), `zero_points`, `sparse` (what is stored together of it: "1x1", "4x1", "4x4"; absent: dense),
+    of an input that share a scale; absent: all of them), `zero_points`, `scales` ("float16"; absent: float32, or none), `sparse` (what is stored together of it: "1x1", "4x1", "4x4"; absent: dense),
     `tensors`, each counted once whatever reads it, and their `bytes`."""
     found: dict[tuple[tuple[str, Any], ...], dict[int, int]] = {}
     for block in plan.blocks:
@@ -38,23 +38,26 @@ def _packed(plan: Plan, step: Step) -> Iterator[tuple[dict[str, Any], int, int]]
             continue
         value = plan.values[step.args[i].index]
         if value.storage == Storage.CONSTANT:
-            yield _encoding(contract, step, i), value.offset, value.bytes
+            yield _encoding(contract, plan, step, i), value.offset, value.bytes
 
 
-def _encoding(contract: Contract, step: Step, place: int) -> dict[str, Any]:
+def _encoding(contract: Contract, plan: Plan, step: Step, place: int) -> dict[str, Any]:
     attrs = {attr.key: attr.ints for attr in step.attrs}
     dtype = contract.input(place).dtypes[0]
     sparse = "_sparse" in step.packing
     together = "4x4" if dtype == "int8" else f"{(attrs.get('block') or [1])[0]}x1"  # outputs by inputs
-    given = [
-        operand.name
+    given = {
+        operand.name: step.args[i]
         for i, operand in enumerate(contract.inputs)
         if i < len(step.args) and step.args[i].kind != ArgKind.ABSENT
-    ]
+    }
+    scale = given.get("scale")
+    half = scale is not None and scale.kind == ArgKind.VALUE and plan.values[scale.index].dtype_bits == 16
     return {
         "bits": (attrs.get("bits") or [_FULL["int16" if attrs.get("w_wide") else dtype]])[0],
         "integer": dtype != "float32",
         **({"group": attrs["group"][0]} if attrs.get("group") else {}),
         **({"zero_points": True} if any(name in given for name in _ZEROS) else {}),
+        **({"scales": "float16"} if half else {}),
         **({"sparse": together} if sparse else {}),
     }

@@ -23,7 +23,13 @@ _TOGETHER = 128  # inputs whose errors reach the others in one product
 
 
 def gptq(
-    rows: npt.NDArray[np.float32], hessian: Array, bits: int, group: int | None, symmetric: bool, act_order: bool
+    rows: npt.NDArray[np.float32],
+    hessian: Array,
+    bits: int,
+    group: int | None,
+    symmetric: bool,
+    act_order: bool,
+    scales: str = "float32",
 ) -> tuple[Blocks, float]:
     """Rows [rows, K] in groups, by the Hessian [K, K]; and the damping that its factorisation took, of the mean diagonal.
 
@@ -32,8 +38,8 @@ def gptq(
     as pruned ones, stay 0.
     """
     block = min(group or rows.shape[1], rows.shape[1])
-    grid = fitted_grid(grouped(rows, group), bits, symmetric, "mse")
-    refit = None if act_order else lambda x: fitted_grid(x, bits, symmetric, "mse")
+    grid = fitted_grid(grouped(rows, group), bits, symmetric, "mse", scales)
+    refit = None if act_order else lambda x: fitted_grid(x, bits, symmetric, "mse", scales)
     q, grid, damping = compensated(rows, hessian, grid, block, act_order, refit)
     return stored(q, grid, block), damping
 

@@ -3,7 +3,8 @@
 Round to nearest ("rtn"): the last step is at the group's largest magnitude, or at the ends of its range (B. Jacob et al., "Quantization and
 Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018, section 3). Scale search ("mse"): among scales around
 that one, the one of the least squared error, as the reference implementation of GPTQ searches (E. Frantar et al., 2022). A symmetric scale
-may be negative, so that the one level that has no opposite serves the largest magnitude, as in llama.cpp's q4_0.
+may be negative, so that the one level that has no opposite serves the largest magnitude, as in llama.cpp's q4_0. A scale that is stored in
+float16 is rounded to it before the integers are found, so that these are chosen for what they will be multiplied by.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Blocks", "Grid", "blocks_of", "fitted_grid", "grouped", "stored"]
+__all__ = ["HALVES", "Blocks", "Grid", "blocks_of", "fitted_grid", "grouped", "in_float16", "stored"]
 
 Array = npt.NDArray[Any]
 
 _FACTORS = np.linspace(1.06, 0.4, 34)  # of the scale that takes in the whole group
 _TINY = np.float32(np.finfo(np.float32).tiny)
+HALVES = (
+    float(np.finfo(np.float16).tiny),
+    float(np.finfo(np.float16).max),
+)  # magnitudes that float16 rounds by a 2048th at most
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,23 @@ class Blocks:
         return found
 
 
-def fitted_grid(x: Array, bits: int, symmetric: bool, method: str) -> Grid:
-    """The steps for groups x [..., group], by the method "rtn" or "mse"."""
-    levels = (1 << bits) - 1
-    best = _symmetric(np.abs(x).max(-1) / (levels / 2), bits) if symmetric else _asymmetric(*_range(x), levels)
+def fitted_grid(x: Array, bits: int, symmetric: bool, method: str, scales: str = "float32") -> Grid:
+    """The steps for groups x [..., group], by the method "rtn" or "mse". `scales` of "float16" are rounded to it where its normal numbers
+    reach; those of zeros alone are one of them."""
+    levels, half = (1 << bits) - 1, scales == "float16"
+    if symmetric:
+        best = _symmetric(np.abs(x).max(-1) / (levels / 2), bits, half)
+    else:
+        best = _asymmetric(*_range(x), levels, half)
     if method == "rtn":
         return best
     error = _error(best, x)
     for factor in _FACTORS:
         if symmetric:
-            found = _symmetric(_extreme(x) / -(1 << (bits - 1)) * factor, bits)
+            found = _symmetric(_extreme(x) / -(1 << (bits - 1)) * factor, bits, half)
         else:
             low, high = _range(x)
-            found = _asymmetric(low * factor, high * factor, levels)
+            found = _asymmetric(low * factor, high * factor, levels, half)
         found_error = _error(found, x)
         better = found_error < error
         best = Grid(np.where(better, found.scale, best.scale), np.where(better, found.zero, best.zero), levels)
@@ -78,10 +87,12 @@ def fitted_grid(x: Array, bits: int, symmetric: bool, method: str) -> Grid:
     return best
 
 
-def blocks_of(rows: Array, bits: int, group: int | None, symmetric: bool, method: str) -> Blocks:
+def blocks_of(
+    rows: Array, bits: int, group: int | None, symmetric: bool, method: str, scales: str = "float32"
+) -> Blocks:
     """Rows [rows, K] of float32 in groups of `group` numbers of a row; None: in one."""
     x = grouped(rows, group)
-    grid = fitted_grid(x, bits, symmetric, method)
+    grid = fitted_grid(x, bits, symmetric, method, scales)
     return stored(grid.quantize(x).reshape(len(rows), -1)[:, : rows.shape[1]], grid, x.shape[-1])
 
 
@@ -100,14 +111,25 @@ def stored(q: Array, grid: Grid, block: int) -> Blocks:
     return Blocks((q - middle).astype(dtype), grid.scale, (grid.zero - middle).astype(dtype), block)
 
 
-def _symmetric(scale: Array, bits: int) -> Grid:
+def in_float16(scale: Array) -> Array:
+    """float32 scales as float16 has them; those of 0 as the least of HALVES, and those beyond as they are."""
+    least, most = HALVES
+    scale = np.where(scale == 0, np.float32(least), scale)
+    kept = (np.abs(scale) < least) | (np.abs(scale) > most)
+    return np.where(kept, scale, np.where(kept, 1, scale).astype(np.float16).astype(np.float32))
+
+
+def _symmetric(scale: Array, bits: int, half: bool) -> Grid:
     scale = scale.astype(np.float32)
+    if half:
+        scale = in_float16(scale)
     scale = np.where(np.abs(scale) < _TINY, _TINY, scale)
     return Grid(scale, np.full(scale.shape, 1 << (bits - 1), np.float32), (1 << bits) - 1)
 
 
-def _asymmetric(low: Array, high: Array, levels: int) -> Grid:
-    scale = np.maximum(((high - low) / levels).astype(np.float32), _TINY)
+def _asymmetric(low: Array, high: Array, levels: int, half: bool) -> Grid:
+    scale = ((high - low) / levels).astype(np.float32)
+    scale = np.maximum(in_float16(scale) if half else scale, _TINY)
     return Grid(scale, np.clip(np.rint(-low / scale), 0, levels).astype(np.float32), levels)
 
 

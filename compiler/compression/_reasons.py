@@ -15,7 +15,7 @@ from ._layers import NESTED, Layer, constant_weight_reason, matrix_reason
 __all__ = ["INT8_RUN_TIME", "INT8_TABLES", "has_run_time_ranges", "reason_against"]
 
 # What embeddings have where other layers are Int8, and recurrent layers and those of branches and loops.
-INT8_TABLES = WeightOnly(bits=8, group=None, method="rtn")
+INT8_TABLES = WeightOnly(bits=8, group=None, method="rtn", scales="float32")
 INT8_RUN_TIME = Int8Dynamic(granularity="tensor")
 _NO_WEIGHTS = "it has no weights"
 

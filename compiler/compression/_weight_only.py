@@ -15,9 +15,10 @@ from maas_rt._errors import CompileError
 from .._deep import heed
 from .._recipes import WeightOnly
 from ..ir import Encoded, round_to_bytes
+from ..passes._halves import halves
 from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from ._gptq import gptq
-from ._grids import Blocks, blocks_of
+from ._grids import HALVES, Blocks, blocks_of
 from ._layers import Layer, layers
 from ._moments import LEAST_DAMPING, note_of_few, second_moments
 from ._observe import Observer
@@ -46,27 +47,36 @@ def quantize_weights(
         mod, notes = scale_inputs(mod, chosen, recipe, observer)
         names = {layer.name for layer in chosen}
         chosen = [layer for layer in layers(mod) if layer.name in names]
-    nested = {layer.var: layer.nested for layer in chosen}
+    by_var = {layer.var: layer for layer in chosen}
+    wide: list[str] = []  # layers whose scales float16 does not hold
     shared: dict[relax.Expr, relax.Expr] = {}  # by what is read: it in 8 bits
 
     def rule(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        if var not in nested:
+        if var not in by_var:
             return None
         heed()
         rows, is_table = _rows(value), is_call(value, "relax.take")
         key = _key(rows)
         if key not in known:
-            known[key] = blocks_of(rows, recipe.bits, recipe.group, recipe.symmetric, method)
+            known[key] = blocks_of(rows, recipe.bits, recipe.group, recipe.symmetric, method, recipe.scales)
+        if recipe.scales == "float16" and halves(known[key].scale) is None:
+            wide.append(by_var[var].name)
         args = list(value.args)
         args[0 if is_table else 1] = rw.emit(_encoded(known[key], is_table).call())
         if recipe.activations == "int8" and not is_table:
-            rounded = {} if nested[var] else shared  # what is bound within a branch is not seen behind it
+            rounded = {} if by_var[var].nested else shared  # what is bound within a branch is not seen behind it
             if args[0] not in rounded:
                 rounded[args[0]] = rw.emit(round_to_bytes(args[0]))
             args[0] = rounded[args[0]]
         return tvm.ir.Call(value.op, args, value.attrs, list(value.ty_args), value.span)
 
-    return rewrite(mod, rule), notes
+    mod = rewrite(mod, rule)
+    if wide:
+        least, most = HALVES
+        notes.append(
+            f"scales of {', '.join(wide)} stay float32: some are beyond float16's normal numbers, {least:.2g} to {most:.0f}"
+        )
+    return mod, notes
 
 
 def _by_hessians(
@@ -94,7 +104,9 @@ def _by_hessians(
     raised: list[str] = []
     for key, (own, layer) in rows.items():
         heed()
-        known[key], damping = gptq(own, hessians[key], recipe.bits, recipe.group, recipe.symmetric, recipe.act_order)
+        known[key], damping = gptq(
+            own, hessians[key], recipe.bits, recipe.group, recipe.symmetric, recipe.act_order, recipe.scales
+        )
         if damping > LEAST_DAMPING:
             raised.append(layer.name)
     notes = note_of_few("GPTQ", seen)

@@ -1,7 +1,8 @@
 """Weights of few bits in front of floats: products on them as they are stored (`gemm_f32q`; `gemm_s8q4` where the activations are rounded to 8 bits), and rows of tables that are dequantized when
 they have been taken; of a table that is a product's weight, too, out of what the product reads (`gather_f32q`).
 
-What such weights look like is `decode` of constants (`ir/_decode.py`), or that moved. What no kernel and no table takes becomes floats at the end.
+What such weights look like is `decode` of constants (`ir/_decode.py`), or that moved. As for the bits of numbers, what scales are stored in follows
+from them: float16 where it holds each as it is, whoever made them. What no kernel and no table takes becomes floats at the end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tvm import relax
 from ..ir import BYTE_BLOCK, read_encoded, read_operator, round_to_bytes
 from ._dims import Dim, extents, static_shape
 from ._encoded import encoded
+from ._halves import halves
 from ._indices import run_indices
 from ._kernel_call import AttrValue, make_kernel_call
 from ._ops import constant, is_f32, reshape, slice_of
@@ -117,8 +119,8 @@ class _Matrix:
 
     def operands(self) -> list[relax.Expr | None]:
         """Numbers, scales, and zero points."""
-        zero = None if self.zero is None else constant(self.zero)
-        return [constant(self.values), constant(self.scale), zero]
+        zero, half = None if self.zero is None else constant(self.zero), halves(self.scale)
+        return [constant(self.values), constant(self.scale if half is None else half), zero]
 
     def key(self) -> bytes:
         """The same for the same numbers."""
@@ -268,11 +270,18 @@ def _take(rw: Rewriter, value: relax.Call) -> relax.Expr | None:
     if zero.any():
         origin = constant(zero[0]) if (zero == zero[0]).all() else taken(zero)
         rows = rw.emit(relax.op.subtract(rows, rw.emit(relax.op.astype(origin, "float32"))))
-    rows = rw.emit(relax.op.multiply(rows, constant(scale[0]) if (scale == scale[0]).all() else taken(scale)))
+    rows = rw.emit(
+        relax.op.multiply(rows, constant(scale[0]) if (scale == scale[0]).all() else _scales(rw, taken, scale))
+    )
     if blocks * block > length:
         rows = rw.emit(reshape(rows, [*own, blocks * block]))
         rows = rw.emit(relax.op.strided_slice(rows, [len(own)], [0], [length], assume_inbound=True))
     return reshape(rows, [*own, *rest])
+
+
+def _scales(rw: Rewriter, taken: _TakeRows, scale: Array) -> relax.Expr:
+    half = halves(scale)
+    return taken(scale) if half is None else rw.emit(relax.op.astype(taken(half), "float32"))
 
 
 def _rows(rw: Rewriter, taken: _TakeRows, values: Array, own: Sequence[Dim]) -> relax.Expr:

@@ -49,7 +49,7 @@ def _methods(budget: Budget) -> Iterator[Method]:
         yield Method("int8", eight, None, 1.0)
         yield Method("int8 dynamic", Int8Dynamic(tolerance=_ADMITTED), None, 1.0, unless="int8")
     if budget.precision in ("any", "int4"):
-        yield Method("int4", WeightOnly(method="gptq", tolerance=_ADMITTED), None, 0.5 + 4 / 32)
+        yield Method("int4", WeightOnly(method="gptq", tolerance=_ADMITTED), None, 0.5 + 2 / 32)
     patterns = [p for p in ("unstructured", "block") if budget.sparsity in ("any", p)]
     for pattern in patterns:
         for sparsity in _SPARSITIES:

@@ -12,6 +12,7 @@
 //   min(a, b) is a < b ? a : b and max(a, b) is a > b ? a : b: where either is NaN the result is b. So
 //   max(zero, x) and min(hi, max(lo, x)) keep a NaN of x, as torch does.
 //   fma(a, b, c) is a * b + c, with one rounding where the ISA has it.
+//   load_half(p) reads `width` numbers of float16.
 //   load(p, n) and store(p, n) touch the first n lanes only (0 <= n <= width); missing lanes load as zero.
 #pragma once
 
@@ -181,6 +182,7 @@ struct F32x4 {
     if (n > 2) r[2] = p[2];
     return {r};
   }
+  static MRT_INLINE F32x4 load_half(const uint16_t* p);
   static MRT_INLINE F32x4 from_int(I32x4 i) { return {__builtin_convertvector(i.v, f32x4_t)}; }
   static MRT_INLINE F32x4 from_bits(I32x4 i) { return {(f32x4_t)i.v}; }
   MRT_INLINE I32x4 bits() const { return {(i32x4_t)v}; }
@@ -211,6 +213,16 @@ MRT_INLINE F32x4 max(F32x4 a, F32x4 b) { return {a.v > b.v ? a.v : b.v}; }
 MRT_INLINE F32x4 abs(F32x4 a) { return F32x4::from_bits(a.bits() & I32x4::set(0x7fffffff)); }
 MRT_INLINE F32x4 sqrt(F32x4 a) {
   return {f32x4_t{std::sqrt(a.v[0]), std::sqrt(a.v[1]), std::sqrt(a.v[2]), std::sqrt(a.v[3])}};
+}
+// Exponent and fraction of a float16 in a float's place are 2^-112 times it, small numbers included; infinities and
+// NaNs then have an exponent of 143.
+MRT_INLINE F32x4 F32x4::load_half(const uint16_t* p) {
+  const I32x4 h{i32x4_t{p[0], p[1], p[2], p[3]}};
+  const I32x4 magnitude = (h & I32x4::set(0x7fff)).shl<13>();
+  const F32x4 x = F32x4::from_bits(magnitude) * F32x4::from_bits(I32x4::set(0x77800000));
+  const F32x4 odd = F32x4::from_bits(magnitude | I32x4::set(0x7f800000));
+  const F32x4 found = select(x < F32x4::set(65536.0f), x, odd);
+  return F32x4::from_bits(found.bits() | (h & I32x4::set(0x8000)).shl<16>());
 }
 // Adding and taking away 2^23 with the sign of x rounds to an integer; larger values (and NaN) are integers already.
 MRT_INLINE F32x4 round(F32x4 a) {
@@ -290,6 +302,9 @@ struct F32x8 {
   static MRT_INLINE F32x8 set(float x) { return {_mm256_set1_ps(x)}; }
   static MRT_INLINE F32x8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static MRT_INLINE F32x8 load(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes8(n))}; }
+  static MRT_INLINE F32x8 load_half(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
   static MRT_INLINE F32x8 from_int(I32x8 i) { return {_mm256_cvtepi32_ps(i.v)}; }
   static MRT_INLINE F32x8 from_bits(I32x8 i) { return {_mm256_castsi256_ps(i.v)}; }
   MRT_INLINE I32x8 bits() const { return {_mm256_castps_si256(v)}; }
@@ -398,6 +413,9 @@ struct F32x16 {
   static MRT_INLINE F32x16 set(float x) { return {_mm512_set1_ps(x)}; }
   static MRT_INLINE F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static MRT_INLINE F32x16 load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes16(n), p)}; }
+  static MRT_INLINE F32x16 load_half(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
   static MRT_INLINE F32x16 from_int(I32x16 i) { return {_mm512_cvtepi32_ps(i.v)}; }
   static MRT_INLINE F32x16 from_bits(I32x16 i) { return {_mm512_castsi512_ps(i.v)}; }
   MRT_INLINE I32x16 bits() const { return {_mm512_castps_si512(v)}; }

@@ -87,6 +87,7 @@ def _stored(row: dict[str, Any]) -> str:
     text = f"{'int' if row['integer'] else 'float'}{row['bits']}"
     text += f" in groups of {row['group']}" if "group" in row else ""
     text += " with zero points" if row.get("zero_points") else ""
+    text += f", scales in {row['scales']}" if "scales" in row else ""
     text += f", sparse ({row['sparse']})" if "sparse" in row else ""
     return f"{row['tensors']} × {text} ({sized(row['bytes'])})"
 

@@ -104,6 +104,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help="of --weights int4: what products read; int8 is rounded by each run, 32 numbers to a scale, and quicker (default: float)",
     )
     parser.add_argument(
+        "--scales",
+        choices=("float16", "float32"),
+        help="of --weights int4 and int8: what the groups' scales are stored in (default: float16)",
+    )
+    parser.add_argument(
         "--weights-tolerance", type=float, metavar="X", help="of --weights: largest error, against an output's scale"
     )
 
@@ -115,11 +120,16 @@ def chosen_recipe(args: argparse.Namespace, compiler: Any) -> Any:
         raise InvalidArgumentError(
             f"{' and '.join(chosen)} are given, expected one of them; layers of several kinds are for --recipe"
         )
-    grid = {"group": args.group, "method": args.method, "symmetric": False if args.asymmetric else None}
+    grid = {
+        "group": args.group,
+        "method": args.method,
+        "symmetric": False if args.asymmetric else None,
+        "scales": args.scales,
+    }
     given = {key: value for key, value in grid.items() if value is not None}
     if args.weights not in ("int4", "int8") and given:
         raise InvalidArgumentError(
-            "--group, --method and --asymmetric are for --weights int4 or int8, which is not given"
+            "--group, --method, --asymmetric and --scales are for --weights int4 or int8, which is not given"
         )
     if args.activations is not None and args.weights != "int4":
         raise InvalidArgumentError("--activations is for --weights int4, which is not given")

@@ -442,7 +442,8 @@ STORED: dict[str, tuple[Callable[[], tuple[Any, Any, torch.Tensor]], int]] = {
 def compiled(
     path: Path, stored: tuple[Any, Any, torch.Tensor], factory: str
 ) -> tuple[Counter[str], int, list[Any], Any]:
-    """The steps and bytes of weights of a checkpoint whose product and table have the same tensors; results, and inputs."""
+    """The steps ("half": products with scales in float16) and bytes of weights of a checkpoint whose product and table have the same tensors;
+    results, and inputs."""
     tensors, config, _ = stored
     path.mkdir()
     both = {f"{name}.{key}": value.contiguous().clone() for name in ("proj", "table") for key, value in tensors.items()}
@@ -453,7 +454,10 @@ def compiled(
     program = maas_rt.load(artifact.to_bytes(), threads=1)
     names = [each.name for each in program.inputs]
     results = list(program.run({name: each.numpy() for name, each in zip(names, inputs)}).values())
-    steps = Counter(s.target for block in artifact.linear.plan.blocks for s in block.steps)
+    plan = artifact.linear.plan
+    steps = Counter(s.target for block in plan.blocks for s in block.steps)
+    scales = [s.args[2] for block in plan.blocks for s in block.steps if s.target == "gemm_f32q"]
+    steps["half"] = sum(plan.values[arg.index].dtype_bits == 16 for arg in scales)
     return steps, artifact.linear.weights.size, results, inputs
 
 
@@ -463,6 +467,7 @@ def test_weights_of_a_checkpoint_stay_in_their_bits(tmp_path: Path, name: str) -
     stored = make()
     steps, size, (product, rows), (x, at) = compiled(tmp_path / "w", stored, "Reader")
     assert steps["gemm_f32q"] == 1 and not steps["gemm_f32"], steps
+    assert steps["half"] == (name != "LLM.int8()")  # whose scales are divided by 127
     assert (
         size < 2 * (WIDE * DEEP * bits // 8 + 5 * WIDE * 4) + 4000
     )  # the product's and the table's, scales and zero points

@@ -117,6 +117,7 @@ def test_weights_stay_in_the_bits_that_a_quantizer_gave_them(name: str, tmp_path
     assert (stored["bits"], stored["integer"], stored["tensors"]) == (bits, True, 1 + convolution)
     assert stored.get("group") == (32 if floats else None)
     assert ("zero_points" in stored) == ("zero points" in name)
+    assert "scales" not in stored  # a quantizer's floats, which float16 does not hold
 
 
 @pytest.mark.parametrize("together", [(1, 1), (4, 1)])
@@ -130,7 +131,7 @@ def test_the_manifest_and_inspect_say_what_is_stored(
     constants = {
         "d": rng.standard_normal((256, 256)),
         "s": rng.standard_normal((256, 256)) * kept,
-        "c": rng.uniform(0.01, 0.02, (256 // 32, 256)),
+        "c": rng.uniform(0.01, 0.02, (256 // 32, 256)).astype(np.float16),
     }
     tensors = [onnx.numpy_helper.from_array(a.astype(np.float32), k) for k, a in constants.items()]
     tensors.append(helper.make_tensor("q", TensorProto.INT4, [256, 256], rng.integers(-8, 8, 256 * 256).tolist()))
@@ -155,5 +156,5 @@ def test_the_manifest_and_inspect_say_what_is_stored(
     assert (
         "weights   1 × float32 (" in told
         and f"1 × float32, sparse ({pattern}) (" in told
-        and "1 × int4 in groups of 32 (" in told
+        and "1 × int4 in groups of 32, scales in float16 (" in told
     )

@@ -306,7 +306,7 @@ def test_layers_that_the_model_does_not_have_are_told_with_the_nearest(
         ),
         (b"version = 1", ["--weights", "int4"], "--recipe and --weights are given, expected one of them"),
         (b"version = 1", ["--prune", "0.5", "--prune-method", "magnitude"], "--recipe and --prune are given"),
-        (b"version = 1", ["--group", "8"], "--group, --method and --asymmetric are for --weights"),
+        (b"version = 1", ["--group", "8"], "--group, --method, --asymmetric and --scales are for --weights"),
         (b"version = 1\nquantize = 'int8'", [], "no calibration data: give .* or --calibration, sets of the model's"),
     ],
 )

@@ -138,15 +138,15 @@ def test_compile_to_eight_bits(folder: Path, command: CommandLine) -> None:
     [
         (
             ["--weights", "int4", "--group", "16"],
-            "weight_only (activations float, bits 4, group 16, method mse, symmetric)",
+            "weight_only (activations float, bits 4, group 16, method mse, scales float16, symmetric)",
         ),
         (
             ["--weights", "int8", "--group", "channel", "--method", "rtn", "--asymmetric"],
-            "weight_only (activations float, bits 8, group channel, method rtn, asymmetric)",
+            "weight_only (activations float, bits 8, group channel, method rtn, scales float16, asymmetric)",
         ),
         (
             ["--weights", "int4", "--activations", "int8"],
-            "weight_only (activations int8, bits 4, group 32, method mse, symmetric)",
+            "weight_only (activations int8, bits 4, group 32, method mse, scales float16, symmetric)",
         ),
         (["--int8-dynamic"], "int8_dynamic (granularity row)"),
     ],
@@ -165,8 +165,11 @@ def test_compile_to_few_bits_without_data(folder: Path, command: CommandLine, fl
     ("flags", "words"),
     [
         (["--weights", "int4", "--int8-dynamic"], "--int8-dynamic and --weights are given, expected one of them"),
-        (["--group", "16"], "--group, --method and --asymmetric are for --weights int4 or int8"),
-        (["--weights", "fp16", "--asymmetric"], "--group, --method and --asymmetric are for --weights int4 or int8"),
+        (["--group", "16"], "--group, --method, --asymmetric and --scales are for --weights int4 or int8"),
+        (
+            ["--weights", "fp16", "--asymmetric"],
+            "--group, --method, --asymmetric and --scales are for --weights int4 or int8",
+        ),
         (["--weights", "int8", "--activations", "int8"], "--activations is for --weights int4"),
         (["--weights-tolerance", "0.1"], "--weights-tolerance is for --weights"),
         (

@@ -203,3 +203,48 @@ def test_tables_that_do_not_fit_are_refused(change: dict[str, Any], words: str) 
     indices = np.zeros(2, change.get("indices", np.int64))
     with pytest.raises(Error, match=words):
         _kernels.run("gather_f32q", [indices, packed, scale, None], [change.get("out", (2, 8))], {"n": 5, "k": 8})
+
+
+# ---- scales of 16 bits
+
+
+@pytest.mark.parametrize("n", [5, 16, 67, 130])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("drawn", ["usual", "any"])
+def test_scales_in_float16_are_those_in_float32(n: int, zeros: bool, drawn: str) -> None:
+    """Bit for bit, whatever they are: small, infinite and no numbers, too."""
+    rng = np.random.default_rng([n, zeros])
+    k, group = 96, 32
+    for bits in (4, 8):
+        q, scale, zero, _ = weights(rng, k, n, bits, group, zeros)
+        half = scale.astype(np.float16)
+        if drawn == "any":
+            half = rng.integers(0, 1 << 16, half.shape).astype(np.uint16).view(np.float16)
+            half[0, :5] = np.array([0, 6e-8, -6e-5, np.inf, np.nan], np.float16)
+        attrs = {"n": n, "k": k, "bits": bits, "group": group}
+        packed = _kernels.pack("gemm_f32q", PACKING, q, attrs)
+        for contract, m in (("gemm_f32q", 1), ("gemm_f32q", 3), ("gemm_f32q", 9), ("gemm_s8q4", 1), ("gemm_s8q4", 6)):
+            if contract == "gemm_s8q4" and bits == 8:
+                continue
+            a = uniform(rng, m, k)
+            for isa in ("reference", *isas_of(contract)):
+                wide, narrow = (
+                    _kernels.run(contract, [a, packed, part, zero], [(m, n)], attrs, isa=isa)[0]
+                    for part in (half.astype(np.float32), half)
+                )
+                np.testing.assert_array_equal(narrow, wide, err_msg=f"{contract} {isa} {bits}")
+        indices = np.arange(n)
+        for isa in isas_of("gather_f32q"):
+            wide, narrow = (
+                _kernels.run("gather_f32q", [indices, packed, part, zero], [(n, k)], attrs, isa=isa)[0]
+                for part in (half.astype(np.float32), half)
+            )
+            np.testing.assert_array_equal(narrow, wide)
+
+
+def test_scales_are_of_floats() -> None:
+    attrs = {"n": 5, "k": 8, "bits": 4, "group": 8}
+    packed = _kernels.pack("gemm_f32q", PACKING, np.zeros((8, 5), np.int8), attrs)
+    for dtype in (np.float64, np.int16):
+        with pytest.raises(Error, match="scale is .*, expected float16 or float32"):
+            _kernels.run("gemm_f32q", [np.ones((2, 8), np.float32), packed, np.ones((1, 5), dtype)], [(2, 5)], attrs)

@@ -41,7 +41,7 @@ struct ByteRowsCall : UnpackCall {
 struct BytesTable {
   QuantizeRow quantize;
   void (*one)(const ByteRowsCall&);     // out [16]
-  void (*panels)(const ByteRowsCall&);  // of one row, four whole panels: out [4][16]
+  void (*panels)(const ByteRowsCall&);  // of one row, four whole panels: out [4][16]; or null
   void (*four)(const ByteRowsCall&);    // out [4][16]
 };
 #define MRT_TABLE BytesTable

@@ -18,16 +18,21 @@ struct Avx2 {
       right = _mm256_unpackhi_epi8(low, high);
     }
   };
-  struct Sums {
-    __m256i left = _mm256_setzero_si256(), right = _mm256_setzero_si256();
-    MRT_INLINE void add(const Weights& w, const int8_t* bytes) {
+  struct Activations {
+    __m256i pairs;
+    MRT_INLINE void load(const int8_t* bytes) {
       int32_t four;
       std::memcpy(&four, bytes, sizeof(four));
-      const __m256i pairs =
+      const __m256i places =
           _mm256_set_epi64x(0x0302030203020302, 0x0302030203020302, 0x0100010001000100, 0x0100010001000100);
-      const __m256i x = _mm256_shuffle_epi8(_mm256_set1_epi32(four), pairs);
-      left = _mm256_add_epi16(left, _mm256_maddubs_epi16(w.left, x));
-      right = _mm256_add_epi16(right, _mm256_maddubs_epi16(w.right, x));
+      pairs = _mm256_shuffle_epi8(_mm256_set1_epi32(four), places);
+    }
+  };
+  struct Sums {
+    __m256i left = _mm256_setzero_si256(), right = _mm256_setzero_si256();
+    MRT_INLINE void add(const Weights& w, const Activations& x) {
+      left = _mm256_add_epi16(left, _mm256_maddubs_epi16(w.left, x.pairs));
+      right = _mm256_add_epi16(right, _mm256_maddubs_epi16(w.right, x.pairs));
     }
     MRT_INLINE V floats(int i) const {
       const __m256i s = i == 0 ? left : right;

@@ -17,17 +17,22 @@ struct Avx512 {
       right = _mm512_unpackhi_epi8(low, high);
     }
   };
-  struct Sums {
-    __m512i left = _mm512_setzero_si512(), right = _mm512_setzero_si512();
-    MRT_INLINE void add(const Weights& w, const int8_t* bytes) {
+  struct Activations {
+    __m512i pairs;
+    MRT_INLINE void load(const int8_t* bytes) {
       int64_t eight;
       std::memcpy(&eight, bytes, sizeof(eight));
-      const __m512i pairs =
+      const __m512i places =
           _mm512_set_epi64(0x0706070607060706, 0x0706070607060706, 0x0504050405040504, 0x0504050405040504,
                            0x0302030203020302, 0x0302030203020302, 0x0100010001000100, 0x0100010001000100);
-      const __m512i x = _mm512_shuffle_epi8(_mm512_set1_epi64(eight), pairs);
-      left = _mm512_add_epi16(left, _mm512_maddubs_epi16(w.left, x));
-      right = _mm512_add_epi16(right, _mm512_maddubs_epi16(w.right, x));
+      pairs = _mm512_shuffle_epi8(_mm512_set1_epi64(eight), places);
+    }
+  };
+  struct Sums {
+    __m512i left = _mm512_setzero_si512(), right = _mm512_setzero_si512();
+    MRT_INLINE void add(const Weights& w, const Activations& x) {
+      left = _mm512_add_epi16(left, _mm512_maddubs_epi16(w.left, x.pairs));
+      right = _mm512_add_epi16(right, _mm512_maddubs_epi16(w.right, x.pairs));
     }
     static MRT_INLINE __m256i halved(__m512i s) {
       return _mm256_add_epi16(_mm512_castsi512_si256(s), _mm512_extracti64x4_epi64(s, 1));

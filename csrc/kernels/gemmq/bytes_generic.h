@@ -1,6 +1,7 @@
 // The loops of bytes.h, once for all instruction sets. U says how 32 weights of each of 16 columns are multiplied:
 //   U::V         floats, U::kStep bytes of the panel that one step reads
-//   U::Weights   of a step; U::Sums: of a row's block, exact; add(weights, the step's bytes of the row), floats(i)
+//   U::Weights, U::Activations   of a step; the latter of a row's bytes
+//   U::Sums      of a row's block, exact; add(weights, activations), floats(i)
 #pragma once
 
 #include <cfloat>
@@ -50,31 +51,12 @@ void quantize_row(const float* x, int64_t k, const ByteRow& to) {
   }
 }
 
-// Lines that are read soon: those of the panel come in order; of the scales, one from the panels behind, of the same
-// group.
-MRT_INLINE void fetch_ahead(const UnpackCall& c, const uint8_t* w, int64_t row, int64_t panels) {
-  constexpr int64_t kAhead = 2048, kLine = 64;
-  for (int64_t i = 0; i < kPackedBlock; i += kLine) __builtin_prefetch(w + kAhead + i);
-  const int64_t at = row / c.group * c.step + panels * kPanel;
-  __builtin_prefetch(c.scale + at);
-  if (c.zero) __builtin_prefetch(c.zero + at);
-}
-
-// A panel's block, whole: the last one may be copied to `end`, with zeros behind what there is.
-MRT_INLINE const uint8_t* whole_block(const UnpackCall& c, int64_t row, uint8_t* end) {
-  const uint8_t* const w = c.w + row / 2 * kPanel;
-  const int64_t left = (c.rows + 1) / 2 * kPanel - row / 2 * kPanel;
-  if (left >= kPackedBlock) return w;
-  std::memset(end, 0, kPackedBlock);
-  std::memcpy(end, w, static_cast<size_t>(left));
-  return end;
-}
-
 // R rows by P panels, all of them whole where there are several, which come one behind the other in memory.
 template <typename U, int R, int P>
 void byte_rows(const ByteRowsCall& c) {
   using V = typename U::V;
-  constexpr int kVectors = kPanel / V::width;
+  constexpr int kVectors = kPanel / V::width, kSteps = kPackedBlock / U::kStep;
+  constexpr int64_t kAhead = 8192, kLine = 64;
   V total[P][R][kVectors];
   for (auto& panel : total) {
     for (int r = 0; r < R; ++r) {
@@ -83,17 +65,47 @@ void byte_rows(const ByteRowsCall& c) {
   }
   const int64_t panel_bytes = (c.rows + 1) / 2 * kPanel;
   alignas(64) uint8_t end[kPackedBlock];
+  int64_t group_at = 0, group_end = c.group;
   for (int64_t row = 0, b = 0; row < c.rows; row += kByteBlock, ++b) {
-    UnpackCall call = c;
+    if (row == group_end) {
+      group_at += c.step;
+      group_end += c.group;
+    }
+    const int64_t first = row / 2 * kPanel, left = panel_bytes - first;
+    // Lines that are read soon: a panel's end is followed by where the next one of these has begun long ago; and of the
+    // scales and zero points one from the panels behind, of the same group.
+    const int64_t ahead = first + (left > kAhead ? kAhead : kAhead + (P - 1) * panel_bytes);
+    typename U::Activations x[R][kSteps];
+#pragma GCC unroll 8
+    for (int i = 0; P > 1 && i < kSteps; ++i) x[0][i].load(c.first.bytes + row + i * (U::kStep / kPanel * 2));
     for (int p = 0; p < P; ++p) {
-      const uint8_t* const w = whole_block(call, row, end);
-      if (R == 1) fetch_ahead(call, call.w + row / 2 * kPanel, row, P);
-      typename U::Sums sums[R];
-      for (int64_t at = 0; at < kPackedBlock; at += U::kStep) {
-        const typename U::Weights weights(w + at);
-        for (int r = 0; r < R; ++r) sums[r].add(weights, c.first.bytes + r * c.bytes_apart + row + at / kPanel * 2);
+      const uint8_t *const panel = c.w + p * panel_bytes, *w = panel + first;
+      const int64_t at = group_at + p * kPanel;
+      if (left < kPackedBlock) {  // the rest of the last block is zeros
+        std::memset(end, 0, kPackedBlock);
+        std::memcpy(end, w, static_cast<size_t>(left));
+        w = end;
       }
-      const Group<V> group(call, row / c.group * c.step, 8.0f);
+      if (R == 1) {
+        for (int64_t i = 0; i < kPackedBlock; i += kLine) __builtin_prefetch(panel + ahead + i);
+        __builtin_prefetch(c.scale.from(at + P * kPanel).data);
+        if (c.zero) __builtin_prefetch(c.zero + at + P * kPanel);
+      }
+      typename U::Sums sums[R];
+      const auto step = [&](int i) __attribute__((always_inline)) {
+        const typename U::Weights weights(w + i * U::kStep);
+        for (int r = 0; r < R; ++r) {
+          if (P == 1) x[r][i].load(c.first.bytes + r * c.bytes_apart + row + i * (U::kStep / kPanel * 2));
+          sums[r].add(weights, x[r][i]);
+        }
+      };
+      if constexpr (P > 1) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kSteps; ++i) step(i);
+      } else {
+        for (int i = 0; i < kSteps; ++i) step(i);
+      }
+      const Group<V> group(c, at, 8.0f);
       for (int r = 0; r < R; ++r) {
         const BlockFactors& f = c.first.factors[r * c.factors_apart + b];
         const V sum = V::set(f.sum), scale = V::set(f.scale);
@@ -102,9 +114,6 @@ void byte_rows(const ByteRowsCall& c) {
           total[p][r][i] = total[p][r][i] + centred * (group.scale[i] * scale);
         }
       }
-      call.w += panel_bytes;
-      call.scale += kPanel;
-      if (call.zero) call.zero += kPanel;
     }
   }
   for (int p = 0; p < P; ++p) {
@@ -116,7 +125,9 @@ void byte_rows(const ByteRowsCall& c) {
 
 template <typename U>
 constexpr BytesTable bytes_table() {
-  return {quantize_row<typename U::V>, byte_rows<U, 1, 1>, byte_rows<U, 1, kBytePanels>, byte_rows<U, kByteRows, 1>};
+  BytesTable t{quantize_row<typename U::V>, byte_rows<U, 1, 1>, nullptr, byte_rows<U, kByteRows, 1>};
+  if constexpr (U::kStep > kPanel) t.panels = byte_rows<U, 1, kBytePanels>;
+  return t;
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ constexpr const char* kName = "gemm_s8q4";
 
 constexpr Operand kInputs[] = {{"a", kF32, kAnyRank, kBatched},
                                {"w", kS8, 2, kPacked},
-                               {"scale", kF32, 2},
+                               {"scale", kF32 | kF16, 2},
                                {"zero", kS8, 2, kOptional},
                                {"bias", kF32, 1, kOptional | kBias},
                                {"residual", kF32, kAnyRank, kOptional | kResidual | kBatched}};
@@ -77,7 +77,7 @@ size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int
 // What a step's weights are.
 struct Weights {
   const uint8_t* packed;
-  const float* scale;
+  Scales scale;
   const int8_t* zero;
 };
 
@@ -108,9 +108,11 @@ void panel_rows(const Params& p, const Weights& w, const DenseOperands& o, const
   call.factors_apart = p.blocks();
   for (int64_t panels = 1; panel < end; panel += panels) {
     const int64_t column = panel * kPanel;
-    panels = rows == 1 && end - panel >= kBytePanels && p.n - column >= kBytePanels * kPanel ? kBytePanels : 1;
+    panels = p.bytes->panels && rows == 1 && end - panel >= kBytePanels && p.n - column >= kBytePanels * kPanel
+                 ? kBytePanels
+                 : 1;
     call.w = w.packed + panel * gemmq_panel_bytes(p.k, 4);
-    call.scale = w.scale + column;
+    call.scale = w.scale.from(column);
     call.zero = w.zero ? w.zero + column : nullptr;
     call.columns = std::min(kPanel, p.n - column);
     for (int64_t i = 0; i < rows; i += kByteRows) {
@@ -152,7 +154,7 @@ void reference(const Params& p, const Weights& w, const DenseOperands& o, void* 
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
   const Params& p = *static_cast<const Params*>(params);
   if (has_no_elements(out[0])) return MRT_OK;
-  const Weights weights{in[1].as<const uint8_t>(), in[2].as<const float>(),
+  const Weights weights{in[1].as<const uint8_t>(), Scales::of(in[2]),
                         present(in, n_in, 3) ? in[3].as<const int8_t>() : nullptr};
   const DenseOperands o = dense_operands(in, n_in, 4, 5, out[0]);
   if (!p.bytes) {

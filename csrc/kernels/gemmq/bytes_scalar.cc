@@ -19,11 +19,14 @@ struct Portable {
       }
     }
   };
+  struct Activations {
+    V first, second;
+    MRT_INLINE void load(const int8_t* bytes) { first = V::set(bytes[0]), second = V::set(bytes[1]); }
+  };
   struct Sums {
     V sum[kVectors] = {V::zero(), V::zero(), V::zero(), V::zero()};
-    MRT_INLINE void add(const Weights& w, const int8_t* x) {
-      const V first = V::set(x[0]), second = V::set(x[1]);
-      for (int i = 0; i < kVectors; ++i) sum[i] = sum[i] + (w.low[i] * first + w.high[i] * second);
+    MRT_INLINE void add(const Weights& w, const Activations& x) {
+      for (int i = 0; i < kVectors; ++i) sum[i] = sum[i] + (w.low[i] * x.first + w.high[i] * x.second);
     }
     MRT_INLINE V floats(int i) const { return sum[i]; }
   };

@@ -6,6 +6,7 @@
 #include "kernels/checks.h"
 #include "kernels/gemm/pack.h"
 #include "kernels/gemmq/packing.h"
+#include "kernels/gemmq/scales.h"
 
 namespace mrt {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 constexpr const char* kName = "gather_f32q";
 
 constexpr Operand kInputs[] = {
-    {"indices", kS32 | kS64, kAnyRank}, {"w", kS8, 2, kPacked}, {"scale", kF32, 2}, {"zero", kS8, 2, kOptional}};
+    {"indices", kS32 | kS64, kAnyRank}, {"w", kS8, 2, kPacked}, {"scale", kF32 | kF16, 2}, {"zero", kS8, 2, kOptional}};
 constexpr Operand kOutputs[] = {{"y", kF32, kAnyRank}};
 constexpr Attribute kAttributes[] = {integer("n", 0, kMaxExtent),
                                      integer("k", 0, kMaxExtent),
@@ -61,12 +62,13 @@ int64_t index_at(const Tensor& indices, int64_t i, const Params& p) {
   return j >= 0 && j < p.n ? j : -1;
 }
 
-void column(const Params& p, const uint8_t* packed, const float* scale, const int8_t* zero, int64_t j, float* y) {
+void column(const Params& p, const uint8_t* packed, const Scales& scale, const int8_t* zero, int64_t j, float* y) {
   const uint8_t* const from = packed + j / kPanel * gemmq_panel_bytes(p.k, p.bits) + j % kPanel;
   for (int64_t k = 0, g = j; k < p.k; g += p.n) {
     const int64_t end = std::min(k + p.group, p.k);
     const int origin = zero ? zero[g] : 0;
-    for (; k < end; ++k) y[k] = static_cast<float>(gemmq_number(from, k, p.bits) - origin) * scale[g];
+    const float factor = scale[g];
+    for (; k < end; ++k) y[k] = static_cast<float>(gemmq_number(from, k, p.bits) - origin) * factor;
   }
 }
 
@@ -83,7 +85,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   }
   if (has_no_elements(out[0])) return MRT_OK;
   const auto* const packed = in[1].as<const uint8_t>();
-  const auto* const scale = in[2].as<const float>();
+  const Scales scale = Scales::of(in[2]);
   const int8_t* const zero = present(in, n_in, 3) ? in[3].as<const int8_t>() : nullptr;
   parallel_ranges(ctx, count, std::max<int64_t>(1, kGrain / p.k), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

@@ -31,10 +31,10 @@ MRT_INLINE I32x16 widen_u8(const uint8_t* p, I32x16) {
 
 // The scales and zero points of a panel that is not full, and zeros behind them.
 struct FewColumns {
-  float scale[kPanel] = {};
+  alignas(16) char scale[kPanel * sizeof(float)] = {};
   uint8_t zero[kPanel] = {};
   __attribute__((noinline)) FewColumns(const UnpackCall& c, int64_t at) {
-    std::memcpy(scale, c.scale + at, static_cast<size_t>(c.columns) * sizeof(float));
+    std::memcpy(scale, c.scale.from(at).data, static_cast<size_t>(c.columns * c.scale.bytes));
     if (c.zero) std::memcpy(zero, c.zero + at, static_cast<size_t>(c.columns));
   }
 };
@@ -47,15 +47,15 @@ struct Group {
   // Of the group whose scales are `at` behind the first's.
   MRT_INLINE Group(const UnpackCall& c, int64_t at, float bias) {
     if (c.columns == kPanel) {
-      read(c.scale + at, c.zero ? reinterpret_cast<const uint8_t*>(c.zero) + at : nullptr, bias);
+      read(c.scale.from(at), c.zero ? reinterpret_cast<const uint8_t*>(c.zero) + at : nullptr, bias);
       return;
     }
     const FewColumns few(c, at);
-    read(few.scale, few.zero, bias);
+    read({few.scale, c.scale.bytes}, few.zero, bias);
   }
-  MRT_INLINE void read(const float* s, const uint8_t* z, float bias) {
+  MRT_INLINE void read(const Scales& s, const uint8_t* z, float bias) {
     for (int i = 0; i < kVectors; ++i) {
-      scale[i] = V::load(s + i * V::width);
+      scale[i] = s.half() ? V::load_half(s.halves() + i * V::width) : V::load(s.floats() + i * V::width);
       zero[i] = V::set(bias);
       if (z) zero[i] = zero[i] + V::from_int(widen_s8(z + i * V::width, typename V::Int{}));
     }

@@ -16,7 +16,7 @@ constexpr const char* kName = "gemm_f32q";
 
 constexpr Operand kInputs[] = {{"a", kF32, kAnyRank, kBatched},
                                {"w", kS8, 2, kPacked},
-                               {"scale", kF32, 2},
+                               {"scale", kF32 | kF16, 2},
                                {"zero", kS8, 2, kOptional},
                                {"bias", kF32, 1, kOptional | kBias},
                                {"residual", kF32, kAnyRank, kOptional | kResidual | kBatched}};
@@ -31,6 +31,7 @@ struct Params : DenseParams {
   int64_t bits, group;
 
   int64_t groups() const { return ceil_div(k, group); }
+  auto few() const { return bits == 8 ? unpack->few_s8 : unpack->few_s4; }
   // Whether tiles read weights as they are: the rows in a byte share their scale.
   bool decodes() const { return bits == 4 && (group >= k || (group >= kLeastGroup && group % 2 == 0)); }
 };
@@ -63,7 +64,7 @@ size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32
 struct Weights {
   const Params* params;
   const uint8_t* packed;
-  const float* scale;
+  Scales scale;
   const int8_t* zero;
 };
 
@@ -71,7 +72,7 @@ void describe(const Weights& w, int64_t panel, UnpackCall* call) {
   const Params& p = *w.params;
   const int64_t column = panel * kPanel;
   call->w = w.packed + panel * gemmq_panel_bytes(p.k, p.bits);
-  call->scale = w.scale + column;
+  call->scale = w.scale.from(column);
   call->zero = w.zero ? w.zero + column : nullptr;
   call->step = p.n;
   call->columns = std::min(kPanel, p.n - column);
@@ -116,7 +117,8 @@ void few_rows(const Weights& w, const DenseOperands& o, int64_t panel) {
   call.lda = p.k;
   call.out = sums;
   call.a = o.a;
-  (p.bits == 8 ? p.unpack->few_s8 : p.unpack->few_s4)[o.m](call);
+  call.rows_of_a = o.m;
+  p.few()[o.m](call);
   finish_panel(p, o, panel, 0, o.m, sums);
 }
 
@@ -146,14 +148,14 @@ void reference(const Weights& w, const DenseOperands& o) {
 
 int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, int, KernelContext& ctx) {
   const Params& p = *static_cast<const Params*>(params);
-  const Weights weights{&p, in[1].as<const uint8_t>(), in[2].as<const float>(),
+  const Weights weights{&p, in[1].as<const uint8_t>(), Scales::of(in[2]),
                         present(in, n_in, 3) ? in[3].as<const int8_t>() : nullptr};
   const DenseOperands o = dense_operands(in, n_in, 4, 5, out[0]);
   if (!p.table) {
     reference(weights, o);
     return MRT_OK;
   }
-  if (o.m > 0 && o.m <= kMaxFewRows) {
+  if (o.m <= kMaxFewRows && p.few()[o.m]) {
     const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, o.m * p.k * kPanel));
     parallel_ranges(ctx, panels_of(p.n), grain, [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; ++panel) few_rows(weights, o, panel);

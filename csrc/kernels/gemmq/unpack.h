@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/gemm/tile.h"
+#include "kernels/gemmq/scales.h"
 
 namespace mrt {
 
@@ -13,7 +14,7 @@ namespace mrt {
 // 8 more than the number.
 struct UnpackCall {
   const uint8_t* w;    // the panel
-  const float* scale;  // of the panel's columns in the first group; step apart from group to group
+  Scales scale;        // of the panel's columns in the first group; step apart from group to group
   const int8_t* zero;  // the same, or null: 0
   int64_t step;        // from one group's to the next's
   int64_t columns;     // that there are, 1 to 16; the rest is zero
@@ -22,12 +23,12 @@ struct UnpackCall {
   float* out;
 };
 
-// The same weights, multiplied by a few rows of A and summed: out [rows of A][16].
+// The same weights, multiplied by a few rows of A and summed: out [kMaxFewRows][16], of which there may be fewer.
 struct RowsCall : UnpackCall {
   const float* a;  // from where a row's depth begins
-  int64_t lda;
+  int64_t lda, rows_of_a;
 };
-constexpr int kMaxFewRows = 4;
+constexpr int64_t kMaxFewRows = 4;
 
 // One tile of gemm_f32, of the stretch's weights of 4 bits as they are. Stretch and groups begin in even rows, and have
 // an even number of rows but for a group that is the only one.
@@ -44,7 +45,7 @@ struct UnpackTable {
   // what it reads: scale and zero point (8 more than it) of each group, [2][16], of a second panel behind those.
   void (*tile_s4[kMaxTileRows + 1])(const DecodedTile&, const TileCall&, int rows);
   void (*factors)(const UnpackCall&);
-  void (*few_s8[kMaxFewRows + 1])(const RowsCall&);  // by number of rows
+  void (*few_s8[kMaxFewRows + 1])(const RowsCall&);  // by number of rows; null: tiles are quicker
   void (*few_s4[kMaxFewRows + 1])(const RowsCall&);
 };
 constexpr int64_t kGroupFactors = 4 * kPanel;  // floats

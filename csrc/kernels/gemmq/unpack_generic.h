@@ -202,10 +202,13 @@ MRT_INLINE Int number(const uint8_t* w, int64_t u) {
   return u % 2 != 0 ? both.template shr<4>() : both & Int::set(15);
 }
 
-// R rows of A; U rows of weights at a time, each with sums of their own, so that no sum waits for another.
+// R rows of A, or fewer, the last one again then; U rows of weights at a time, each with sums of their own, so that no
+// sum waits for another.
 template <typename V, int bits, int R, int U>
 void few_rows(const RowsCall& c) {
   constexpr int kVectors = Group<V>::kVectors;
+  const float* x[R];
+  for (int64_t r = 0; r < R; ++r) x[r] = c.a + (r < c.rows_of_a ? r : c.rows_of_a - 1) * c.lda;
   V sum[U][R][kVectors];
   for (int u = 0; u < U; ++u) {
     for (int r = 0; r < R; ++r) {
@@ -216,7 +219,7 @@ void few_rows(const RowsCall& c) {
     const auto step = [&](const uint8_t* w, int64_t row, int64_t k, int u) {
       for (int i = 0; i < kVectors; ++i) {
         const V weight = (V::from_int(number<bits, typename V::Int>(w + i * V::width, row)) - g.zero[i]) * g.scale[i];
-        for (int r = 0; r < R; ++r) sum[u][r][i] = fma(V::set(c.a[r * c.lda + k]), weight, sum[u][r][i]);
+        for (int r = 0; r < R; ++r) sum[u][r][i] = fma(V::set(x[r][k]), weight, sum[u][r][i]);
       }
     };
     constexpr int64_t each = 8 / bits;  // rows a byte row
@@ -245,26 +248,29 @@ constexpr int together() {
   return u >= 4 ? 4 : u >= 2 ? 2 : 1;
 }
 
-template <typename V, int bits>
-constexpr void (*kFewRows[kMaxFewRows + 1])(const RowsCall&) = {
-    nullptr, few_rows<V, bits, 1, together<V, 1>()>, few_rows<V, bits, 2, together<V, 2>()>,
-    few_rows<V, bits, 3, together<V, 3>()>, few_rows<V, bits, 4, together<V, 4>()>};
+template <typename V, int bits, bool four>
+constexpr void fill_few(void (*(&few)[kMaxFewRows + 1])(const RowsCall&)) {
+  few[1] = few_rows<V, bits, 1, together<V, 1>()>;
+  few[2] = few_rows<V, bits, 2, together<V, 2>()>;
+  if constexpr (four) few[3] = few[4] = few_rows<V, bits, 4, together<V, 4>()>;
+}
 
 template <typename V>
 constexpr UnpackTable unpack_table() {
   UnpackTable t{unpack_s8<V>, unpack_s4<V>, {}, nullptr, {}, {}};
-  if constexpr (V::width == 8) {
-    t.tile_s4[4] = storing_tile<V, 4>;
-    t.tile_s4[5] = t.tile_s4[6] = storing_tile<V, 6>;
-  } else if constexpr (V::width == 16) {
+  fill_few<V, 8, true>(t.few_s8);
+  if constexpr (V::width == 16) {
+    fill_few<V, 4, false>(t.few_s4);
     t.factors = factors<V>;
     for (int rows = 1; rows <= 8; ++rows) {
       t.tile_s4[rows] = rows <= 4 ? grouped_tile<V, 4> : rows <= 6 ? grouped_tile<V, 6> : grouped_tile<V, 8>;
     }
-  }
-  for (int r = 0; r <= kMaxFewRows; ++r) {
-    t.few_s8[r] = kFewRows<V, 8>[r];
-    t.few_s4[r] = kFewRows<V, 4>[r];
+  } else {
+    fill_few<V, 4, true>(t.few_s4);
+    if constexpr (V::width == 8) {
+      t.tile_s4[4] = storing_tile<V, 4>;
+      t.tile_s4[5] = t.tile_s4[6] = storing_tile<V, 6>;
+    }
   }
   return t;
 }
