@@ -17,10 +17,10 @@ __all__ = ["Callback", "Run"]
 class Run:
     """A run as a callback sees it, the same in every process but for `workers` and what is sharded.
 
-    `module` is the user's, whose parameters are DTensors where they are sharded; `parameters` those that this process trains: in a
-    pipeline its stage's, where the module has tensors of the device "meta" for the others and its layers are not called. `steps` how many there will be, None where nobody
-    knows; `average` the moving average of parameters by name, if there is one. `step`, `epoch` and `position` (batches read of the
-    epoch) count what is done.
+    `module` is the user's, whose parameters are DTensors where they are sharded. `parameters`: those that this process trains; in a
+    pipeline they are its stage's, the module has tensors of the device "meta" in place of the others, and its layers are not called.
+    `steps`: how many there will be, None where nobody knows; `average`: the moving average of parameters by name, if there is one;
+    `step`, `epoch` and `position` (batches read of the epoch) count what is done.
     """
 
     module: nn.Module

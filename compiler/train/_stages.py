@@ -83,22 +83,14 @@ class Stages:
         else:
             go(*args, target=numbers, **read, **kwargs)
 
-    def gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All of the module's state, on the CPU, in the first process, whose module is whole again; of the others, nothing."""
-        found: dict[str, Tensor] = {}
-        for name, value in self._module.state_dict().items():
-            owner = self.owners[name]
-            if self._rank == 0:
-                found[name] = state[name].detach().cpu().clone() if owner == 0 else torch.empty(value.shape, dtype=value.dtype)  # fmt: skip
-                if owner:
-                    dist.recv(found[name], owner)
-            elif owner == self._rank:
-                dist.send(state[name].detach().cpu().contiguous(), 0)
-        if self._rank == 0:
-            for other in self._others:
-                other.come_back()
-            self._module.load_state_dict(found)
-        return found
+    def make_whole(self) -> dict[str, Tensor]:
+        """Gives every process's module all of its weights and buffers again; its state."""
+        for other in self._others:
+            other.come_back()
+        state: dict[str, Tensor] = self._module.state_dict()
+        for name, value in state.items():
+            dist.broadcast(value, self.owners[name])
+        return state
 
     # ---- dividing
 

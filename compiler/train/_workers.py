@@ -101,9 +101,9 @@ class Workers:
         return state
 
     def whole_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All of what `state` gave, whole, on the CPU, in the first process."""
+        """All of what `state` gave, whole, on the CPU, in the first process. A pipeline's module is whole again in each."""
         if self.stages is not None:
-            return self.stages.gathered(state)
+            state = self.stages.make_whole()
         found: dict[str, Tensor] = {}
         for name, value in state.items():
             full = whole(value).detach()

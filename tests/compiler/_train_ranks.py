@@ -174,7 +174,7 @@ def deep() -> nn.Sequential:
 
 
 def staged(folder: Path) -> dict[str, Any]:
-    """Beside what the run came to: what each stage had, and whether the first process's module is whole behind it."""
+    """Beside what the run came to: what each stage had, and in a file what its module has behind it."""
     seen: dict[str, Any] = {}
 
     class Sees(t.Callback):
@@ -189,8 +189,8 @@ def staged(folder: Path) -> dict[str, Any]:
     given = options(folder, parallel=plan, ema=None, bf16=True)
     result = t.train(module, data(), LOSS, given, validation=data(), callbacks=[Sees()])
     assert result.module is module
-    if rank() == 0:
-        assert all(torch.equal(value, module.state_dict()[name]) for name, value in result.state.items())
+    whole = {name: value.tolist() for name, value in module.state_dict().items()}
+    (folder / f"whole-{rank()}.json").write_text(json.dumps(whole))
     return {**told(result), **seen}
 
 

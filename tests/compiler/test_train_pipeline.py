@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,13 @@ def test_a_run_goes_on_in_stages_and_out_of_them(by_two: Found) -> None:
     assert [line["step"] for line in read_log(half / "log.jsonl") if "loss" in line] == list(range(1, 31))
 
 
-def test_a_stage_has_its_weights_alone_and_the_first_process_all_of_them_behind_the_run(by_two: Found) -> None:
+def test_a_stage_has_its_weights_alone_and_behind_the_run_all_of_them(by_two: Found) -> None:
     """With statistics, dropout and bfloat16: validation is what the whole module, evaluated, comes to."""
     found = by_two("staged")
     assert found["own"] == ["0.weight", "0.bias", "1.weight", "1.bias"]
     assert found["empty"] == ["3.weight", "3.bias", "6.weight", "6.bias", "8.weight", "8.bias"]
+    for number in range(2):
+        assert json.loads((found["folder"] / f"whole-{number}.json").read_text()) == found["state"]
     lines = [line for line in read_log(found["folder"] / "log.jsonl") if "loss" in line]
     assert all(line["of_stage_0"] == 4 and line["of_stage_1"] == 6 and line["samples_per_second"] > 0 for line in lines)
     assert {"accuracy", "lr"} <= set(lines[0])
