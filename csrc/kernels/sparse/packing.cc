@@ -1,6 +1,8 @@
 #include "kernels/sparse/packing.h"
 
+#include <algorithm>
 #include <cinttypes>
+#include <cstring>
 
 namespace mrt {
 namespace {
@@ -20,6 +22,22 @@ bool is_permutation(const uint8_t* order, int64_t rows) {
   return true;
 }
 
+uint8_t largest_of(const uint8_t* bytes, int64_t n) {
+  using Bytes = uint8_t __attribute__((vector_size(16)));
+  constexpr int64_t kWidth = sizeof(Bytes);
+  Bytes most{};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    Bytes some;
+    std::memcpy(&some, bytes + i, sizeof(some));
+    most = some > most ? some : most;
+  }
+  uint8_t largest = 0;
+  for (int64_t lane = 0; lane < kWidth; ++lane) largest = std::max(largest, most[lane]);
+  for (; i < n; ++i) largest = std::max(largest, bytes[i]);
+  return largest;
+}
+
 // A part of `bytes` at `data`; null or what is wrong with it.
 const char* fault_of(const SparseLayout& l, const uint8_t* data, int64_t bytes, int64_t block, int64_t chunk) {
   const int64_t rows = l.rows_of(chunk), places = l.places_of(block);
@@ -29,10 +47,8 @@ const char* fault_of(const SparseLayout& l, const uint8_t* data, int64_t bytes, 
   const SparseWithin at(l, rows, entries);
   if (bytes != at.end) return "has other weights than its counts say";
   if (!is_permutation(data + at.order, rows)) return "has a row twice or one that it does not have";
-  if (places == 256) return nullptr;
-  for (int64_t i = 0; i < entries; ++i)
-    if (data[at.index + i] >= places) return "has an index out of range";
-  return nullptr;
+  const bool outside = places < 256 && entries > 0 && largest_of(data + at.index, entries) >= places;
+  return outside ? "has an index out of range" : nullptr;
 }
 
 }  // namespace
