@@ -31,7 +31,7 @@ __all__ = [
 PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt")
 ROUNDINGS = ("nearest", "gptq", "adaround")
 CALIBRATION_METHODS = ("auto", "minmax", "percentile", "mse", "entropy")
-WEIGHT_METHODS = ("rtn", "mse", "gptq", "awq")
+WEIGHT_METHODS = ("rtn", "mse", "gptq", "awq", "awq+gptq")
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class WeightOnly:
     whole row does. `symmetric` groups have no zero point of their own. `method` finds the numbers: "rtn" (round to nearest: the group's
     largest magnitude, or its range, is the last step), "mse" (the scale with the least squared error) or, from the recipe's calibration
     data, "gptq" (each rounding error made up for by the weights that are still to be rounded; with `act_order` those of the largest inputs
-    first) or "awq" ("mse" behind scales that give large inputs finer steps, where what stands in front takes them back). Embeddings have no
-    inputs to know of: "mse" with any but "rtn". `activations` of products stay "float" (float32; the product is exact but for rounding), or
+    first), "awq" ("mse" behind scales that give large inputs finer steps, where what stands in front takes them back) or "awq+gptq" (these
+    scales, and then GPTQ). Embeddings have no inputs to know of: "mse" with any but "rtn". `activations` of products stay "float" (float32; the product is exact but for rounding), or
     are rounded to "int8" by each run, with a scale for each 32 numbers in a row: quicker, for weights of 4 bits with groups of a multiple
     of 32 or none. `scales` are stored in "float16" (rounded before the numbers are found; a weight that has one beyond float16's normal
     numbers keeps float32, which the manifest's notes say) or in "float32". Where there are no data the result is held to the source on drawn inputs: the worst element's error against the output's
@@ -128,7 +128,7 @@ class WeightOnly:
             raise InvalidArgumentError(
                 f"WeightOnly: method is {self.method!r}, expected one of {', '.join(WEIGHT_METHODS)}"
             )
-        if self.act_order and self.method != "gptq":
+        if self.act_order and "gptq" not in self.method:
             raise InvalidArgumentError(f"WeightOnly: act_order is for the method gptq, and method is {self.method!r}")
         if self.scales not in ("float16", "float32"):
             raise InvalidArgumentError(f"WeightOnly: scales is {self.scales!r}, expected float16 or float32")
@@ -190,7 +190,7 @@ def needs_data(method: Quantize | Prune) -> bool:
     """Whether it wants to see what runs of the model compute."""
     if isinstance(method, Prune):
         return method.method != "magnitude"
-    return isinstance(method, Int8) or (isinstance(method, WeightOnly) and method.method in ("gptq", "awq"))
+    return isinstance(method, Int8) or (isinstance(method, WeightOnly) and method.method not in ("rtn", "mse"))
 
 
 def described(method: Quantize) -> dict[str, Any]:

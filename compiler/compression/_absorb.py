@@ -1,8 +1,8 @@
 """Where a scale of an activation's channels can go, so that the model computes what it did: into constants before it and weights behind it.
 
 A value times a positive number for each channel is had by other constants in what computes it, where that is linear or positively
-homogeneous: the weights of a layer, through its bias, ReLU, pooling, moves and sums; gamma and beta of a norm; the constant of a product.
-Nothing passes ReLU6, SiLU, GELU, or a value that others read.
+homogeneous: the weights of a layer, through its bias, ReLU, pooling, moves, sums and attention's weights of its values; gamma and beta of a norm;
+the constant of a product. Heads of attention that share a head of values share its scales. Nothing passes ReLU6, SiLU, GELU, or a value that others read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from ..ir import OperatorCall, read_operator
 from ..passes._dims import shape_of
 from ..passes._ops import constant, names, regroup
 from ..passes._rewrite import Rewriter, array_of, is_call, rewrite
@@ -73,6 +74,22 @@ class Graph:
         """What makes `value * factor` of a value; `factor` has its rank. Its readers must all want that. None: no place can take it."""
         changes: Changes = {}
         return changes if self._into(value, factor, changes) else None
+
+    def tied(self, value: relax.Expr, shape: Sequence[int]) -> npt.NDArray[np.int64]:
+        """For each channel of a factor of this shape the first of those with which it must have one scale, mostly itself."""
+        first = np.arange(int(np.prod(shape)))
+        labels = first.reshape(shape).astype(np.float64)
+        while is_call(call := self.definitions.get(value) if isinstance(value, relax.Var) else None):
+            if (attention := _attention(call)) is not None:
+                heads = _by_shared_head(attention, labels)
+                if heads is not None:
+                    first[heads.astype(np.int64)] = heads[:, :, :1].astype(np.int64)
+                break
+            before = _before(call, labels)
+            if before is None:
+                break
+            value, labels = before
+        return first
 
     def unabsorbed(self, layers: Sequence[relax.Var], channels: Array) -> Changes:
         """What makes layers compute the same of an activation whose channels have been multiplied by `channels`."""
@@ -224,10 +241,43 @@ def _before(call: relax.Call, factor: Array) -> tuple[relax.Expr, Array] | None:
     if name in _VIEWS:
         moved = _before_view(x, call, factor)
         return None if moved is None else (x, moved)
+    if (attention := _attention(call)) is not None:
+        return _before_attention(attention, factor)
     if name == "relax.nn.attention":  # linear in the values, [B, S, heads, depth]
         values = call.args[2]
         return (values, factor) if _has_extents(values, factor) and max(factor.shape[:2]) == 1 else None
     return None
+
+
+def _attention(call: relax.Call) -> OperatorCall | None:
+    """The call of attention with grouped queries."""
+    found = read_operator(call)
+    return found if found is not None and found.operator.name == "attention" else None
+
+
+def _by_shared_head(attention: OperatorCall, factor: Array) -> Array | None:
+    """A factor of its result as [1, heads of values, heads of queries that share one, depth]; None where it varies with something else."""
+    values = attention.args[2]
+    assert values is not None
+    axis = 1 if attention.attrs.get("layout") == "bhsd" else 2
+    heads = shape_of(values)
+    if heads is None or factor.ndim != 4 or factor.shape[0] != 1 or factor.shape[3 - axis] != 1:
+        return None
+    shared = int(heads[axis])
+    return factor.reshape(1, shared, -1, factor.shape[3]) if factor.shape[axis] % shared == 0 else None
+
+
+def _before_attention(attention: OperatorCall, factor: Array) -> tuple[relax.Expr, Array] | None:
+    """Linear in the values, of which heads that share one must want the same."""
+    values = attention.args[2]
+    assert values is not None
+    if factor.shape == (1, 1, 1, factor.shape[-1]):
+        return values, factor
+    heads = _by_shared_head(attention, factor)
+    if heads is None or (heads != heads[:, :, :1]).any():
+        return None
+    one = heads[:, :, 0]  # [1, heads of values, depth]
+    return values, np.expand_dims(one, 2 if attention.attrs.get("layout") == "bhsd" else 1)
 
 
 def _before_reduction(call: relax.Call, factor: Array) -> tuple[relax.Expr, Array] | None:

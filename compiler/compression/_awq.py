@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ._grids import blocks_of
+from ._grids import fitted_grid, grouped
 
 __all__ = ["Choice", "best_scales"]
 
@@ -41,9 +41,10 @@ def best_scales(
 ) -> Choice:
     """For layers with the weights [rows, K] that read the same x: X X^T [K, K], and the mean of |x| [K]. Steps are those of rounding to nearest."""
     best: Choice | None = None
+    narrow = moments.astype(np.float32)
     for alpha in _ALPHAS:
         scales = _scales(magnitudes, float(alpha))
-        error = sum(_error(rows, scales, moments, bits, group, symmetric) for rows in weights)
+        error = sum(_error(rows, scales, narrow, bits, group, symmetric) for rows in weights)
         if best is None:
             best = Choice(0.0, scales, error, error)
         elif error < best.error:
@@ -65,11 +66,14 @@ def _scales(magnitudes: Array, alpha: float) -> npt.NDArray[np.float32]:
 def _error(
     rows: npt.NDArray[np.float32],
     scales: npt.NDArray[np.float32],
-    moments: Array,
+    moments: npt.NDArray[np.float32],
     bits: int,
     group: int | None,
     symmetric: bool,
 ) -> float:
     """Of Q(W diag(s)) diag(s)^-1 X, squared: the trace of D X X^T D^T for the difference D of the weights."""
-    difference = blocks_of(rows * scales, bits, group, symmetric, "rtn").floats() / scales - rows
-    return float(np.einsum("nk,nk->", difference @ moments, difference))
+    x = grouped(rows * scales, group)
+    grid = fitted_grid(x, bits, symmetric, "rtn")
+    found = grid.dequantize(grid.quantize(x)).reshape(len(rows), -1)[:, : rows.shape[1]]
+    difference = found / scales - rows
+    return float(np.sum((difference @ moments) * difference, dtype=np.float64))

@@ -16,6 +16,7 @@ from .._recipes import Int8, Recipe, WeightOnly
 from ..artifact import Artifact
 from ..importers import ImportedModel
 from ..verify import Reference, Report, compare, run_compiled, scales_of
+from ._spool import Spool
 
 __all__ = ["verify_compressed"]
 
@@ -39,8 +40,8 @@ def verify_compressed(
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]
     signals = {name: _Signal() for name in model.output_names}
     every = [*given, *kept]
-    wanted = [reference.run(inputs) for inputs in every]
-    scales = scales_of(wanted)
+    wanted = Spool()
+    scales = scales_of(wanted.added(reference.run(inputs) for inputs in every))
     for inputs, expected in zip(every, wanted):
         heed()
         actual = run_compiled(program, inputs, verify)

@@ -19,7 +19,7 @@ __all__ = ["compensated", "gptq"]
 
 Array = npt.NDArray[np.float64]
 
-_TOGETHER = 128  # inputs whose errors reach the others in one product
+_TOGETHER = 32  # inputs whose errors reach the others in one product
 
 
 def gptq(
@@ -38,7 +38,8 @@ def gptq(
     as pruned ones, stay 0.
     """
     block = min(group or rows.shape[1], rows.shape[1])
-    grid = fitted_grid(grouped(rows, group), bits, symmetric, "mse", scales)
+    groups = grouped(rows, group)
+    grid = fitted_grid(groups, bits, symmetric, "mse", scales) if act_order else Grid.empty(groups, bits)
     refit = None if act_order else lambda x: fitted_grid(x, bits, symmetric, "mse", scales)
     q, grid, damping = compensated(rows, hessian, grid, block, act_order, refit)
     return stored(q, grid, block), damping
@@ -61,23 +62,25 @@ def compensated(
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(depth)
     upper, damping = inverse_factor(hessian[np.ix_(order, order)])
     scale, zero = grid.scale.copy(), grid.zero.copy()
-    weights = rows.astype(np.float64)[:, order]
+    weights = np.ascontiguousarray(
+        rows.T[order], np.float64
+    )  # [K, rows]: what is done to an input is done to numbers side by side
     zeros = weights == 0
     q = np.empty_like(weights)
     for begin in range(0, depth, _TOGETHER):
         end = min(begin + _TOGETHER, depth)
-        errors = np.zeros((len(rows), end - begin))
+        errors = np.zeros((end - begin, len(rows)))
         for k in range(begin, end):
             at = int(order[k]) // block
             if refit is not None and k % block == 0:
                 # What lies behind this stretch has not had its errors yet.
-                behind = errors[:, : k - begin] @ upper[begin:k, end : k + block]
-                own = np.concatenate([weights[:, k:end][:, :block], weights[:, end : k + block] - behind], axis=1)
-                fresh = refit(own.astype(np.float32)[:, None])
+                behind = upper[begin:k, end : k + block].T @ errors[: k - begin]
+                own = np.concatenate([weights[k:end][:block], weights[end : k + block] - behind])
+                fresh = refit(np.ascontiguousarray(own.T, np.float32)[:, None])
                 scale[:, at], zero[:, at] = fresh.scale[:, 0], fresh.zero[:, 0]
             column = Grid(scale[:, at], zero[:, at], grid.levels)
-            q[:, k] = np.where(zeros[:, k], column.zero, column.quantize(weights[:, k, None])[:, 0])
-            errors[:, k - begin] = (weights[:, k] - column.dequantize(q[:, k, None])[:, 0]) / upper[k, k]
-            weights[:, k:end] -= np.outer(errors[:, k - begin], upper[k, k:end])
-        weights[:, end:] -= errors @ upper[begin:end, end:]
-    return q[:, np.argsort(order)], Grid(scale, zero, grid.levels), damping
+            q[k] = np.where(zeros[k], column.zero, column.quantize(weights[k][:, None])[:, 0])
+            errors[k - begin] = (weights[k] - column.dequantize(q[k][:, None])[:, 0]) / upper[k, k]
+            weights[k:end] -= np.outer(upper[k, k:end], errors[k - begin])
+        weights[end:] -= upper[begin:end, end:].T @ errors
+    return np.ascontiguousarray(q[np.argsort(order)].T), Grid(scale, zero, grid.levels), damping

@@ -35,6 +35,11 @@ class Grid:
     zero: Array
     levels: int
 
+    @classmethod
+    def empty(cls, x: Array, bits: int) -> Grid:
+        """For groups x [..., group], without steps yet."""
+        return cls(np.ones(x.shape[:-1], np.float32), np.zeros(x.shape[:-1], np.float32), (1 << bits) - 1)
+
     def quantize(self, x: Array) -> Array:
         """q, in float32, of numbers [..., group]."""
         steps: Array = np.rint(x / self.scale[..., None]) + self.zero[..., None]
@@ -74,11 +79,12 @@ def fitted_grid(x: Array, bits: int, symmetric: bool, method: str, scales: str =
     if method == "rtn":
         return best
     error = _error(best, x)
+    extreme = _extreme(x) / -(1 << (bits - 1)) if symmetric else None
+    low, high = _range(x)
     for factor in _FACTORS:
-        if symmetric:
-            found = _symmetric(_extreme(x) / -(1 << (bits - 1)) * factor, bits, half)
+        if extreme is not None:
+            found = _symmetric(extreme * factor, bits, half)
         else:
-            low, high = _range(x)
             found = _asymmetric(low * factor, high * factor, levels, half)
         found_error = _error(found, x)
         better = found_error < error
@@ -100,7 +106,7 @@ def grouped(rows: Array, group: int | None) -> Array:
     """[rows, groups, group]; the last group is filled up with zeros, which every grid holds exactly."""
     count, depth = rows.shape
     group = min(group or depth, depth)
-    padded = np.pad(rows, [(0, 0), (0, -depth % group)])
+    padded = np.pad(rows, [(0, 0), (0, -depth % group)]) if depth % group else rows
     return padded.reshape(count, -1, group)
 
 

@@ -174,7 +174,8 @@ class _Smoother:
         made = self._made(producer) if producer is not None else None
         if made is not None and len(made) != site.channels:
             made = None
-        choice = choose(site, made, WAYS, methods, bits, _GAIN if before is not None else _DEAR)
+        tied = self._graph.tied(site.value, self._shape(site)) if before is not None else None
+        choice = choose(site, made, WAYS, methods, bits, _GAIN if before is not None else _DEAR, tied)
         if choice.factor is not None:
             self._do(site, choice.factor, readers)
         return choice
@@ -182,10 +183,15 @@ class _Smoother:
     def _before(self, site: Site, channels: npt.NDArray[np.float64]) -> tuple[Changes | None, list[relax.Var]]:
         """What takes a scale in, and who reads the site then; None: nothing can."""
         readers = self._graph.layers_reading(site.value)
+        shaped = channels.reshape(self._shape(site))
+        changes = self._graph.absorbed(site.value, shaped) if readers is not None else None
+        return changes, site.readers if changes is None or readers is None else readers
+
+    @staticmethod
+    def _shape(site: Site) -> list[int]:
         shape = [1] * site.value.ty.ndim
         shape[site.axis] = site.channels
-        changes = self._graph.absorbed(site.value, channels.reshape(shape)) if readers is not None else None
-        return changes, site.readers if changes is None or readers is None else readers
+        return shape
 
     def _made(self, producer: relax.Var) -> Array:
         """The largest weight of each channel that a layer makes, as it is by now."""

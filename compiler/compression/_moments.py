@@ -38,23 +38,30 @@ Array = npt.NDArray[Any]
 
 LEAST_DAMPING = 0.01  # of the moments' mean diagonal, as GPTQ and SparseGPT have it
 _MOST_DAMPING = 1e6  # with so much of it nothing is left of finite moments that could stand in the way
-_MOST_BYTES = (
-    256 << 20
-)  # of moments that one pass over the samples gathers; a model that needs more is run again for the rest
+_LEAST_MOST = 256 << 20  # bytes of moments that one pass over the samples may gather
 
 
 @dataclass
 class Moments:
-    """Of one layer's input, float64: `sums`, X X^T [groups, depth, depth] or its diagonal [groups, depth], and `totals` [groups, depth],
-    the sums of X, over `columns` columns X in all."""
+    """Of one layer's input, float64: `sums`, X X^T [groups, depth, depth] or its diagonal [groups, depth]; `totals` and `magnitudes`
+    [groups, depth], the sums of X and of |X|; over `columns` columns X in all."""
 
     sums: Array
     totals: Array
+    magnitudes: Array
     columns: int
+
+    def scaled(self, channels: npt.NDArray[np.float64]) -> Moments:
+        """Of the columns with their numbers multiplied by `channels` [depth], which are above 0."""
+        is_diagonal = self.sums.ndim == self.totals.ndim
+        squares = channels**2 if is_diagonal else np.outer(channels, channels)
+        return Moments(self.sums * squares, self.totals * channels, self.magnitudes * channels, self.columns)
 
     def __add__(self, other: Moments) -> Moments:
         """Of the columns of both."""
-        return Moments(self.sums + other.sums, self.totals + other.totals, self.columns + other.columns)
+        return Moments(
+            self.sums + other.sums, self.totals + other.totals, self.magnitudes + other.magnitudes, self.columns + other.columns
+        )  # fmt: skip
 
 
 def weight_as_matrix(value: relax.Call, weight: Array | None = None) -> Array:
@@ -107,7 +114,7 @@ def second_moments(
     for var, value in values.items():
         readers.setdefault(value.args[0] if is_call(value, "relax.matmul") else var, []).append(var)
     first = {same[0]: same for same in readers.values()}
-    for some in _by_memory({var: values[var] for var in first}):
+    for some in _by_memory({var: values[var] for var in first}, _most_bytes(values)):
         for var, moments in _observed(mod, {var: values[var] for var in some}, observer, _products).items():
             for reader in first[var]:
                 yield reader, moments
@@ -123,13 +130,18 @@ def _values(mod: tvm.IRModule, chosen: Sequence[relax.Var]) -> dict[relax.Var, r
     return {var: of[var] for var in chosen}
 
 
-def _by_memory(values: dict[relax.Var, relax.Call]) -> Iterator[list[relax.Var]]:
+def _most_bytes(values: dict[relax.Var, relax.Call]) -> int:
+    """Of moments that one pass gathers: as many as the layers' weights have, where these are large, for a pass over a large model is dear."""
+    return max(_LEAST_MOST, 4 * sum(weight_as_matrix(value).size for value in values.values()))
+
+
+def _by_memory(values: dict[relax.Var, relax.Call], most: int) -> Iterator[list[relax.Var]]:
     some: list[relax.Var] = []
     held = 0
     for var, value in values.items():
         groups, depth = depth_of(value)
         size = groups * depth * depth * 8
-        if some and held + size > _MOST_BYTES:
+        if some and held + size > most:
             yield some
             some, held = [], 0
         some.append(var)
@@ -152,11 +164,13 @@ def _observed(
     def probe(var: relax.Expr) -> list[relax.Expr]:
         x = _columns(var, values[var])
         one = relax.op.strided_slice(x, [1, 2], [0, 0], [1, 1])
-        return [reduce(x), relax.op.sum(x, axis=[0, 3]), relax.op.sum(relax.op.ones_like(one))]
+        totals = [relax.op.sum(each, axis=[0, 3]) for each in (x, relax.op.abs(x))]
+        return [reduce(x), *totals, relax.op.sum(relax.op.ones_like(one))]
 
     def take(sample: int, results: list[list[Array]]) -> None:
-        for var, (sums, totals, columns) in zip(values, results):
-            seen = Moments(sums.astype(np.float64), totals.astype(np.float64), int(columns))
+        for var, (*sums, columns) in zip(values, results):
+            products, totals, magnitudes = (each.astype(np.float64) for each in sums)
+            seen = Moments(products, totals, magnitudes, int(columns))
             found[var] = found[var] + seen if var in found else seen
 
     observer.observe(mod, list(values), probe, take)

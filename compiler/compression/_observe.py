@@ -19,6 +19,7 @@ from ..artifact import Artifact
 from ..importers import ImportedModel
 from ..verify import Reference, compare, run_compiled, scales_of
 from ._samples import Samples
+from ._spool import Spool
 
 __all__ = ["CompileFloat", "Observer", "Run"]
 
@@ -94,8 +95,8 @@ class Observer:
         """The build in float is the source's equal, against the scale that outputs have over all samples that are kept: one of them may be
         near 0. What compression changes is measured against that."""
         reference = Reference(self._model.source, options.seconds)
-        wanted = [reference.run(inputs) for inputs in self.samples.kept]
-        scales = scales_of(wanted)
+        wanted = Spool()
+        scales = scales_of(wanted.added(reference.run(inputs) for inputs in self.samples.kept))
         for inputs, outputs in zip(self.samples.kept, wanted):
             heed()
             results = run_compiled(program, inputs, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,7 @@ from ..passes._rewrite import array_of, is_call
 from ._absorb import Changes, Graph, rescaled
 from ._awq import best_scales
 from ._layers import Layer
-from ._moments import second_moments
-from ._observe import Observer
+from ._moments import Moments
 
 __all__ = ["scale_inputs"]
 
@@ -28,13 +27,11 @@ _TIED = "a table has the same weights"
 
 
 def scale_inputs(
-    mod: tvm.IRModule, chosen: Sequence[Layer], recipe: WeightOnly, observer: Observer
-) -> tuple[tvm.IRModule, list[str]]:
+    mod: tvm.IRModule, chosen: Sequence[Layer], recipe: WeightOnly, moments: Iterable[tuple[relax.Var, Moments]]
+) -> tuple[tvm.IRModule, dict[str, Array], list[str]]:
     """The module with the inputs of the products `chosen` divided by AWQ's scales and their weights multiplied by them, which computes what it
-    did; and a note for the products whose inputs cannot be scaled.
-
-    Raises as Observer.observe does.
-    """
+    did; the scales [K] by the products' names; and a note for the products whose inputs cannot be scaled. `moments` are those of the
+    products' inputs, each read when its turn comes."""
     graph = Graph(mod)
     sites: dict[relax.Expr, list[Layer]] = {}
     for layer in chosen:
@@ -42,22 +39,36 @@ def scale_inputs(
             sites.setdefault(layer.value.args[0], []).append(layer)
     tables = [array_of(layer.value.args[0]) for layer in chosen if is_call(layer.value, "relax.take")]
     refused: dict[str, list[str]] = {}
-    for x, layers in list(sites.items()):
+    first: dict[relax.Var, tuple[relax.Expr, list[Layer]]] = {}
+    for x, layers in sites.items():
         if reason := _reason(graph, x, layers, tables):
             refused.setdefault(reason, []).extend(layer.name for layer in layers)
-            del sites[x]
+        else:
+            first[layers[0].var] = x, layers
     changes: Changes = {}
-    if sites:
-        moments = second_moments(mod, [layers[0].var for layers in sites.values()], observer)
-        magnitudes = _magnitudes(mod, list(sites), observer)
-        for (x, layers), (_, found) in zip(sites.items(), moments, strict=True):
-            heed()
-            weights = [_rows_of(layer) for layer in layers]
-            choice = best_scales(weights, found.sums[0], magnitudes[x], recipe.bits, recipe.group, recipe.symmetric)
-            if choice.error < choice.before:
-                _add(changes, graph, x, 1 / choice.scales.astype(np.float64))
+    scales: dict[str, Array] = {}
+    for var, found in moments if first else ():
+        if var not in first:
+            continue
+        heed()
+        x, layers = first[var]
+        weights = [_rows_of(layer) for layer in layers]
+        magnitudes = _together(
+            found.magnitudes[0] / max(found.columns, 1), graph.tied(x, _shape(x, weights[0].shape[1]))
+        )
+        choice = best_scales(weights, found.sums[0], magnitudes, recipe.bits, recipe.group, recipe.symmetric)
+        if choice.error < choice.before:
+            own = choice.scales.astype(np.float64)
+            _add(changes, graph, x, 1 / own)
+            scales.update(dict.fromkeys((layer.name for layer in layers), own))
     notes = [f"AWQ scales no inputs of {', '.join(names)}: {reason}" for reason, names in refused.items()]
-    return rescaled(mod, changes, {}), notes
+    return rescaled(mod, changes, {}), scales, notes
+
+
+def _together(magnitudes: Array, tied: npt.NDArray[np.int64]) -> Array:
+    """Of channels that have one scale, the mean."""
+    counts, sums = np.bincount(tied), np.bincount(tied, magnitudes)
+    return np.asarray(sums[tied] / counts[tied])
 
 
 def _reason(
@@ -87,21 +98,6 @@ def _add(changes: Changes, graph: Graph, x: relax.Expr, channels: Array) -> None
     for part in (made, graph.unabsorbed(readers, channels)):
         for place, factor in part.items():
             changes[place] = changes[place] * factor if place in changes else factor
-
-
-def _magnitudes(mod: tvm.IRModule, inputs: Sequence[relax.Expr], observer: Observer) -> Mapping[relax.Expr, Array]:
-    """The mean of |x| along all axes but the last."""
-    sums: dict[relax.Expr, Array] = {}
-
-    def probe(x: relax.Expr) -> list[relax.Expr]:
-        return [relax.op.mean(relax.op.abs(x), axis=list(range(x.ty.ndim - 1)))]
-
-    def take(sample: int, values: list[list[npt.NDArray[np.float32]]]) -> None:
-        for x, (mean,) in zip(inputs, values):
-            sums[x] = sums[x] + mean if x in sums else mean.astype(np.float64)
-
-    observer.observe(mod, inputs, probe, take)
-    return {x: total / max(observer.count, 1) for x, total in sums.items()}
 
 
 def _rows_of(layer: Layer) -> npt.NDArray[np.float32]:

@@ -68,13 +68,23 @@ def _settled(scales: Array, *of: Array) -> Array:
     return np.asarray(np.exp2(np.clip(logs, -np.log2(_BOUND), np.log2(_BOUND))))
 
 
+def _together(largest: Array, tied: npt.NDArray[np.int64] | None) -> Array:
+    """The largest of what channels that have one scale have."""
+    if tied is None:
+        return largest
+    found = np.zeros_like(largest)
+    np.maximum.at(found, tied, largest)
+    return found[tied]
+
+
 def choose(
-    site: Site, made: npt.NDArray[Any] | None, ways: Sequence[Way], methods: Sequence[str], bits: int, gain: float
-) -> Choice:
+    site: Site, made: npt.NDArray[Any] | None, ways: Sequence[Way], methods: Sequence[str], bits: int, gain: float,
+    tied: npt.NDArray[np.int64] | None = None,
+) -> Choice:  # fmt: skip
     """The least error of layers that read one activation: over its ranges by several methods, and over those with its channels scaled in these
     ways, where that makes the error less than `gain` times what it is without. `made`: the largest weights of each channel in the layer
-    before, where that takes the scale. Of several methods the first are tried with each way, the last with the best."""
-    weights = np.max([matrix.largest() for matrix in site.matrices], axis=0).astype(np.float64)
+    before, where that takes the scale; `tied`: of each channel the first of those that must have its scale. Of several methods the first are tried with each way, the last with the best."""
+    weights = _together(np.max([matrix.largest() for matrix in site.matrices], axis=0).astype(np.float64), tied)
     levels, trials = levels_of(bits), site.trials()
 
     def factor(way: Way, of: Half | Site) -> Array | None:
@@ -82,7 +92,7 @@ def choose(
             return None
         if way == EQUALISATION:
             return None if made is None else 1 / equalising(made.astype(np.float64), weights)
-        return 1 / smoothing(np.maximum(-of.low, of.high), weights, float(way))
+        return 1 / smoothing(_together(np.maximum(-of.low, of.high), tied), weights, float(way))
 
     def errors(way: Way, methods: Sequence[str]) -> list[tuple[float, str]]:
         found = np.zeros(len(methods))

@@ -1,9 +1,9 @@
-"""Samples that could be read once, kept in a file that has no name: who reads them again gets them from there."""
+"""Sets of arrays in a file that has no name, read again as often as one likes: samples that could be read once, and results that would fill memory."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,26 +11,40 @@ import numpy.typing as npt
 
 __all__ = ["Spool"]
 
+Array = npt.NDArray[Any]
+
 
 class Spool:
-    """Sets of inputs [names are those of the first]; the file is gone with the object."""
+    """Arrays by name, of any dtype but objects; the file is gone with the object."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="maas_rt_samples_")  # noqa: SIM115 (as long as the object)
-        self._names: list[str] = []
-        self._count = 0
+        self._sets: list[dict[str, tuple[np.dtype[Any], tuple[int, ...], int]]] = []  # dtype, shape, where it begins
 
-    def add(self, sample: Mapping[str, npt.NDArray[Any]]) -> None:
-        self._names = list(sample)
+    def add(self, arrays: Mapping[str, Any]) -> None:
         self._file.seek(0, 2)
-        for array in sample.values():
-            np.save(self._file, array, allow_pickle=False)
-        self._count += 1
+        kept = {}
+        for name, value in arrays.items():
+            array = np.asarray(value, order="C")
+            kept[name] = array.dtype, array.shape, self._file.tell()
+            self._file.write(_bytes_of(array))
+        self._sets.append(kept)
 
-    def __iter__(self) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        at = 0
-        for _ in range(self._count):
-            self._file.seek(at)
-            sample = {name: np.load(self._file, allow_pickle=False) for name in self._names}
-            at = self._file.tell()
-            yield sample
+    def added(self, sets: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """The same sets, each kept when its turn comes."""
+        for arrays in sets:
+            self.add(arrays)
+            yield arrays
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for kept in self._sets:
+            found: dict[str, Array] = {}
+            for name, (dtype, shape, begin) in kept.items():
+                found[name] = np.empty(shape, dtype)
+                self._file.seek(begin)
+                self._file.readinto(_bytes_of(found[name]))
+            yield found
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data

@@ -4,7 +4,7 @@ to 8 bits by each run."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tvm
@@ -20,7 +20,7 @@ from ..passes._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from ._gptq import gptq
 from ._grids import HALVES, Blocks, blocks_of
 from ._layers import Layer, layers
-from ._moments import LEAST_DAMPING, note_of_few, second_moments
+from ._moments import LEAST_DAMPING, Moments, note_of_few, second_moments
 from ._observe import Observer
 from ._scaled_inputs import scale_inputs
 
@@ -39,12 +39,9 @@ def quantize_weights(
     known: _Known = {}
     notes: list[str] = []
     method = recipe.method if recipe.method == "rtn" else "mse"
-    if recipe.method == "gptq":
+    if recipe.method in ("gptq", "awq", "awq+gptq"):
         assert observer is not None
-        known, notes = _by_hessians(mod, chosen, recipe, observer)
-    elif recipe.method == "awq":
-        assert observer is not None
-        mod, notes = scale_inputs(mod, chosen, recipe, observer)
+        mod, known, notes = _by_data(mod, chosen, recipe, observer)
         names = {layer.name for layer in chosen}
         chosen = [layer for layer in layers(mod) if layer.name in names]
     by_var = {layer.var: layer for layer in chosen}
@@ -79,17 +76,34 @@ def quantize_weights(
     return mod, notes
 
 
-def _by_hessians(
+def _by_data(
     mod: tvm.IRModule, chosen: Sequence[Layer], recipe: WeightOnly, observer: Observer
-) -> tuple[_Known, list[str]]:
-    """The products' weights by GPTQ; of a weight that several have, X X^T is their sum."""
+) -> tuple[tvm.IRModule, _Known, list[str]]:
+    """The module with AWQ's scales in it, and the products' weights by GPTQ, as the recipe has them: of both, AWQ's scales come first."""
     products = [layer for layer in chosen if is_call(layer.value, "relax.matmul")]
-    found = dict(second_moments(mod, [layer.var for layer in products], observer))
+    moments = second_moments(mod, [layer.var for layer in products], observer)
+    if recipe.method == "awq":
+        mod, _, notes = scale_inputs(mod, chosen, recipe, moments)
+        return mod, {}, notes
+    found, notes = dict(moments), []
+    by_name = {layer.name: found[layer.var] for layer in products}
+    if recipe.method == "awq+gptq":
+        mod, scales, notes = scale_inputs(mod, chosen, recipe, found.items())
+        by_name |= {name: by_name[name].scaled(1 / own) for name, own in scales.items()}
+        products = [layer for layer in layers(mod) if layer.name in by_name]
+    known, more = _by_hessians(products, by_name, recipe)
+    return mod, known, [*notes, *more]
+
+
+def _by_hessians(
+    products: Sequence[Layer], found: Mapping[str, Moments], recipe: WeightOnly
+) -> tuple[_Known, list[str]]:
+    """Weights by GPTQ; of a weight that several products have, X X^T is their sum."""
     hessians: dict[bytes, Array] = {}
     rows: dict[bytes, tuple[Array, Layer]] = {}
     seen: list[tuple[str, int, int]] = []
     for layer in products:
-        moments = found[layer.var]
+        moments = found[layer.name]
         if not np.isfinite(moments.sums).all():
             raise CompileError(
                 f"calibration gives the layer {layer.name} numbers whose squares are not finite, of which GPTQ can make nothing: leave such "

@@ -84,8 +84,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        choices=("rtn", "mse", "gptq", "awq"),
-        help="of --weights int4 and int8: round to nearest, by the least squared error, or GPTQ or AWQ, which need --calibration (default: mse)",
+        choices=("rtn", "mse", "gptq", "awq", "awq+gptq"),
+        help="of --weights int4 and int8: round to nearest, by the least squared error, or GPTQ, AWQ or both, which need --calibration (default: mse)",
     )
     parser.add_argument(
         "--calibration",

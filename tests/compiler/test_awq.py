@@ -10,6 +10,7 @@ import torch
 from maas_rt.compiler import Recipe, WeightOnly
 from maas_rt.compiler import compile as compile_model
 from maas_rt.compiler.compression._awq import best_scales
+from maas_rt.compiler.compression._gptq import gptq
 from onnx import TensorProto
 from torch import nn
 
@@ -85,9 +86,9 @@ def test_scales_go_into_what_stands_before_and_the_rest_is_told() -> None:
         recipe = Recipe(quantize=WeightOnly(method=method, symmetric=False), calibration=DATA)
         return compile_model(Net().eval(), [torch.from_numpy(DATA[0])], recipe=recipe)
 
-    found = {method: compiled(method) for method in ("mse", "awq")}
+    found = {method: compiled(method) for method in ("mse", "awq", "awq+gptq")}
     decibels = {m: a.manifest["verified"]["signal_to_error_db"]["output_0"] for m, a in found.items()}
-    assert decibels["awq"] > decibels["mse"] + 0.5
+    assert decibels["awq"] > decibels["mse"] + 0.5 and decibels["awq+gptq"] > decibels["awq"] + 0.5
     quantize = found["awq"].manifest["recipe"]["quantize"]
     names = quantize["methods"][0]["names"]
     assert len(names) == 5 and set(quantize["notes"]) == {
@@ -95,7 +96,26 @@ def test_scales_go_into_what_stands_before_and_the_rest_is_told() -> None:
         f"AWQ scales no inputs of {names[4]}: what computes their input cannot take scales in",
     }
     counts = [[s.target for b in a.linear.plan.blocks for s in b.steps] for a in found.values()]
-    assert sorted(counts[0]) == sorted(counts[1])  # a run does nothing more
+    assert sorted(counts[0]) == sorted(counts[1]) == sorted(counts[2])  # a run does nothing more
+
+
+def test_both_are_gptq_of_the_scaled_weights() -> None:
+    """W diag(s) rounded by the Hessian of diag(s)^-1 x."""
+    torch.manual_seed(2)
+    net = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 16)).eval()
+    with torch.no_grad():
+        net[0].weight[::7] = 20.0
+        x = net[0](torch.from_numpy(DATA)).reshape(-1, 64).double().numpy()
+    weight, bias = (each.detach().numpy() for each in (net[1].weight, net[1].bias))
+    hessian = x.T @ x
+    s = best_scales([weight], hessian, np.abs(x).mean(0), 4, 32, True).scales
+    rows = gptq(weight * s, hessian / np.outer(s, s), 4, 32, True, False)[0].floats()
+    want = (x / s) @ rows.T + bias
+    recipe = Recipe(quantize=WeightOnly(method="awq+gptq", tolerance=1.0), calibration=DATA)
+    program = compile_model(net, [torch.from_numpy(DATA[0])], recipe=recipe).loaded()
+    got = np.concatenate([next(iter(program.run({"input": each}).values())).reshape(-1, 16) for each in DATA])
+    # A number that lies between two steps may be rounded the other way, which all behind it then answer to.
+    assert np.isclose(got, want, atol=1e-4).all(axis=0).sum() >= 14
 
 
 def test_a_tied_head_keeps_the_tables_numbers() -> None:

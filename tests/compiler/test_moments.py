@@ -55,7 +55,7 @@ def columns(layer: nn.Module, x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("most_bytes", [1 << 30, 1])
 def test_moments_are_those_of_the_columns(most_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of batches of different sizes; whether all are gathered at once or one after the other."""
-    monkeypatch.setattr(_moments, "_MOST_BYTES", most_bytes)
+    monkeypatch.setattr(_moments, "_most_bytes", lambda _: most_bytes)
     torch.manual_seed(0)
     net = Layers().eval()
     batch = torch.export.Dim("batch", min=1, max=8)
@@ -82,6 +82,13 @@ def test_moments_are_those_of_the_columns(most_bytes: int, monkeypatch: pytest.M
         assert found[var].columns == squares[var].columns == x.shape[-1]
         np.testing.assert_allclose(found[var].sums, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
         np.testing.assert_allclose(squares[var].sums, np.einsum("gii->gi", want), rtol=1e-5)
+        np.testing.assert_allclose(found[var].magnitudes, np.abs(x).sum(2), rtol=1e-5)
+        scale = np.random.default_rng(1).uniform(0.5, 2, x.shape[1])
+        for moments, of in ((found[var], lambda x: x @ x.transpose(0, 2, 1)), (squares[var], lambda x: (x**2).sum(2))):
+            scaled, y = moments.scaled(scale), x * scale[:, None]
+            np.testing.assert_allclose(scaled.sums, of(y), rtol=1e-4, atol=1e-4 * np.abs(of(y)).max())
+            np.testing.assert_allclose(scaled.totals, y.sum(2), atol=1e-4 * np.abs(y).sum())
+            np.testing.assert_allclose(scaled.magnitudes, np.abs(y).sum(2), rtol=1e-4)
 
 
 def test_a_weight_is_what_its_products_say() -> None:

@@ -193,7 +193,7 @@ def test_the_refit_is_least_squares_with_a_bias() -> None:
     x = rng.standard_normal((12, 12)) @ rng.standard_normal((12, 500)) + rng.standard_normal((12, 1))
     weight = rng.standard_normal((5, 12))
     kept = np.arange(12) % 3 != 0
-    found, bias = refit(weight, Moments((x @ x.T)[None], x.sum(1)[None], x.shape[1]), kept)
+    found, bias = refit(weight, Moments((x @ x.T)[None], x.sum(1)[None], np.abs(x).sum(1)[None], x.shape[1]), kept)
     assert (found[:, ~kept] == 0).all()
     rows = np.vstack([x[kept], np.ones(500)])
     best = np.linalg.lstsq(rows.T, (weight @ x).T, rcond=None)[0].T

@@ -165,6 +165,19 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(2, 5, 8))
 
 
+class SharedValues(nn.Module):
+    """Attention of four heads of queries, of which two and two share keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (f(x).unflatten(2, (-1, 2)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
 def convolutions(*between: nn.Module, groups: int = 1) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), *between, nn.Conv2d(8, 8, 3, padding=1, groups=groups))
 
@@ -179,6 +192,7 @@ PLACES: dict[str, tuple[nn.Module, tuple[int, ...], int, bool]] = {
     "RMSNorm of two": (Gated(), ROWS, 0, True),
     "SwiGLU": (Gated(), ROWS, 2, True),
     "attention": (Attention(), ROWS, 3, True),
+    "attention of shared heads": (SharedValues(), ROWS, 4, True),
     "input": (Attention(), ROWS, 0, False),
     "nothing": (convolutions(), IMAGE, 1, True),
     "ReLU": (convolutions(nn.ReLU()), IMAGE, 1, True),
@@ -208,7 +222,9 @@ def test_scales_go_where_the_model_stays_what_it_was(case: str) -> None:
     value = graph.definitions[layers(mod)[number].var].args[0]
     axis = 1 if len(shape) == 4 and value.ty.ndim == 4 else value.ty.ndim - 1
     channels = np.exp2(RNG.uniform(-3, 3, int(value.ty.shape.values[axis])))
-    factor = channels.reshape([-1 if i == axis else 1 for i in range(value.ty.ndim)])
+    wide = [channels.size if i == axis else 1 for i in range(value.ty.ndim)]
+    channels = channels[graph.tied(value, wide)]
+    factor = channels.reshape(wide)
     readers = graph.layers_reading(value)
     changes = graph.absorbed(value, factor) if readers is not None else None
     assert (changes is not None) == takes
@@ -219,6 +235,19 @@ def test_scales_go_where_the_model_stays_what_it_was(case: str) -> None:
     got = next(iter(maas_rt.load(artifact.to_bytes(), threads=1).run({model.input_names[0]: x.numpy()}).values()))
     with torch.no_grad():
         np.testing.assert_allclose(got, net(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_heads_that_share_values_share_their_scales() -> None:
+    x = torch.randn(ROWS)
+    mod = import_model(SharedValues().eval(), [x]).mod
+    for _, stage in FOLDING:
+        mod = stage(mod)
+    graph = Graph(mod)
+    value = graph.definitions[layers(mod)[-1].var].args[0]
+    # [heads of values, heads of queries that share one, depth]
+    np.testing.assert_array_equal(graph.tied(value, [1, 1, 8]), [0, 1, 0, 1, 4, 5, 4, 5])
+    assert graph.absorbed(value, np.array([1.0, 2, 1, 2, 3, 4, 3, 4]).reshape(1, 1, 8)) is not None
+    assert graph.absorbed(value, np.array([1.0, 2, 1, 2, 3, 4, 3, 5]).reshape(1, 1, 8)) is None
 
 
 # ---- what it comes to
