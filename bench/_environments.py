@@ -31,6 +31,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     "mnn": Environment(("MNN", "numpy")),
     "nncf": Environment(("nncf", "openvino", "onnx", "numpy")),
     "tokenizers": Environment(("tokenizers", "numpy")),
+    "gguf": Environment(("gguf", "tokenizers", "numpy")),
     "litert": Environment(("ai-edge-litert", "numpy")),
     "mlserver": Environment(("mlserver", "onnxruntime")),
     "kserve": Environment(("kserve", "onnxruntime")),

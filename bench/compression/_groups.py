@@ -11,6 +11,7 @@ GROUPS = (
     "small",
     "memory",
     "text",
+    "language",
     "products",
     "transformer",
     "fewbits",

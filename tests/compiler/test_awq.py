@@ -109,7 +109,7 @@ def test_both_are_gptq_of_the_scaled_weights() -> None:
     weight, bias = (each.detach().numpy() for each in (net[1].weight, net[1].bias))
     hessian = x.T @ x
     s = best_scales([weight], hessian, np.abs(x).mean(0), 4, 32, True).scales
-    rows = gptq(weight * s, hessian / np.outer(s, s), 4, 32, True, False)[0].floats()
+    rows = gptq(weight * s, hessian / np.outer(s, s), 4, 32, True, False, "float16")[0].floats()
     want = (x / s) @ rows.T + bias
     recipe = Recipe(quantize=WeightOnly(method="awq+gptq", tolerance=1.0), calibration=DATA)
     program = compile_model(net, [torch.from_numpy(DATA[0])], recipe=recipe).loaded()
