@@ -154,7 +154,7 @@ struct Contract {
     const Attribute* rows = nullptr;
     size_t count = 0;
   };
-  List attributes[5] = {};
+  List attributes[6] = {};
   uint8_t input_count, output_count;
 
   // Attributes in lists, of which families share some.

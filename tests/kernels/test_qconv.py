@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 
 from maas_rt import Error, _kernels
 from tests.kernels._support import epilogues
-from tests.kernels.test_qgemm import SEEDS, WEIGHTS, Array, activations, check_all, output_attrs, weights
+from tests.kernels.test_qgemm import (
+    ACTS,
+    SEEDS,
+    WEIGHTS,
+    Array,
+    activations,
+    check_all,
+    check_sum,
+    output_attrs,
+    summed_attrs,
+    weights,
+)
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -81,6 +92,28 @@ def test_conv2d(
     seed: int,
 ) -> None:  # fmt: skip
     check_layer("conv2d_u8s8", "conv2d_u8s8_nr16_v2", g, kind, worst, zero, bias, ep, dtype, threads, seed)
+
+
+@quick
+@given(
+    g=geometries(),
+    kind=WEIGHTS,
+    act=ACTS,
+    dtype=st.sampled_from([np.uint8, np.int8]),
+    threads=st.integers(1, 2),
+    seed=SEEDS,
+)
+def test_a_residual_of_bytes(g: dict[str, Any], kind: str, act: str, dtype: type, threads: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (c, o), (kh, kw) = g["channels"], g["kernel"]
+    x, w = activations(rng, False, *g["x"], c), weights(kind, rng, o, c // g["groups"], kh, kw)
+    acc = exact(x, 37, w, g)
+    scale = (rng.uniform(0.5, 1, o) * 2 / max(1, np.abs(acc).max(initial=1))).astype(np.float32)
+    attrs = {key: value for key, value in g.items() if key != "x"}
+    packed = _kernels.pack("conv2d_u8s8", "conv2d_u8s8_nr16_v2", w, attrs)
+    residual = activations(rng, False, *acc.shape)
+    attrs = {**attrs, "a_zero": 37, **summed_attrs(rng, dtype, act)}
+    check_sum("conv2d_u8s8", [x, packed, scale, None, residual], acc, attrs, dtype, threads)
 
 
 @pytest.mark.parametrize(("c", "kernel"), [(16, (3, 3)), (23, (3, 3)), (150, (2, 2)), (1605, (1, 2))])

@@ -108,6 +108,62 @@ def output_attrs(rng: np.random.Generator, dtype: type, scale: float) -> dict[st
     return attrs
 
 
+def summed(acc: Array, scale: Array, bias: Array | None, residual: Array, attrs: dict[str, Any], dtype: type) -> Array:
+    """QDQ's own formula: bytes of the product, dequantized, plus a dequantized residual, quantized again."""
+    term = folded(acc, scale, bias, {**attrs, **{f"y_{key}": attrs[f"x_{key}"] for key in ("scale", "zero", "max")}}, np.uint8)  # fmt: skip
+    total = (term.astype(np.float32) - attrs["x_zero"]) * np.float32(attrs["x_scale"])
+    total = total + (residual.astype(np.float32) - attrs["r_zero"]) * np.float32(attrs["r_scale"])
+    info, zero = np.iinfo(dtype), attrs["y_zero"]
+    q = np.clip(
+        total / np.float32(attrs["y_scale"]), info.min - zero, min(info.max, attrs.get("y_max", info.max)) - zero
+    )
+    return (np.rint(q) + zero).astype(dtype)
+
+
+def summed_attrs(rng: np.random.Generator, dtype: type, act: str) -> dict[str, Any]:
+    scales = rng.choice([rng.uniform(0.005, 0.02), 0.01, 0.02], 2).astype(np.float32)  # sums that are halves of a step
+    attrs = {"x_scale": float(scales[0]), "x_zero": int(rng.integers(0, 256)), "x_max": int(rng.choice([255, 127]))}
+    attrs |= {"r_scale": float(scales[1]), "r_zero": int(rng.choice([0, 128, 255]))}
+    attrs |= {"none": {}, "relu": {"act": "relu"}, "clip": {"act": "clip", "act_args": [-0.3, 0.4]}}[act]
+    return attrs | output_attrs(rng, dtype, rng.choice([rng.uniform(0.005, 0.04), 0.02]))
+
+
+def check_sum(contract: str, inputs: list[Any], acc: Array, attrs: dict[str, Any], dtype: type, threads: int) -> None:
+    """The reference is numpy's, and so is every instruction set."""
+    want = summed(acc, *inputs[2:5], attrs, dtype)
+    for isa in ("reference", *isas_of(contract)):
+        (got,) = _kernels.run(contract, inputs, [(want.shape, dtype)], attrs, isa=isa, threads=threads)
+        np.testing.assert_array_equal(got, want, err_msg=isa)
+
+
+ACTS = st.sampled_from(["none", "none", "relu", "clip"])
+
+
+@quick
+@given(
+    m=SIZES,
+    n=SIZES,
+    k=DEPTHS,
+    kind=WEIGHTS,
+    bias=st.booleans(),
+    act=ACTS,
+    dtype=st.sampled_from([np.uint8, np.int8]),
+    threads=st.integers(1, 2),
+    seed=SEEDS,
+)
+def test_a_residual_of_bytes(
+    m: int, n: int, k: int, kind: str, bias: bool, act: str, dtype: type, threads: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    a, w = activations(rng, False, m, k), weights(kind, rng, k, n)
+    acc = (a.astype(np.int64) - 37) @ w.astype(np.int64)
+    scale = (rng.uniform(0.5, 1, n) * 2 / max(1, np.abs(acc).max(initial=1))).astype(np.float32)
+    b = rng.uniform(-1, 1, n).astype(np.float32) if bias else None
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", w, {"n": n, "k": k})
+    attrs = {"n": n, "k": k, "a_zero": 37, **summed_attrs(rng, dtype, act)}
+    check_sum("gemm_u8s8", [a, packed, scale, b, activations(rng, False, m, n)], acc, attrs, dtype, threads)
+
+
 @quick
 @given(
     m=SIZES,
@@ -197,6 +253,28 @@ def test_a_damaged_packing_stays_within_its_bytes() -> None:
             noise = rng.integers(0, 256, len(packed)).astype(np.uint8).tobytes()
             a = activations(rng, False, 5, 263)
             _kernels.run("gemm_u8s8", [a, noise, np.ones(17, np.float32)], [(5, 17)], attrs, isa=isa)
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "words"),
+    [
+        ({}, np.float32, "a residual of 8 bits"),
+        ({}, np.int32, "y of int32"),
+        ({"act": "gelu"}, np.uint8, "a residual of 8 bits"),
+        ({"x_scale": 0.0}, np.uint8, "x_scale"),
+        ({"x_scale": 1e-13}, np.uint8, "x_scale"),
+        ({"r_scale": 1e13}, np.uint8, "r_scale"),
+        ({"y_scale": 1e-13}, np.uint8, "y_scale"),
+        ({"r_zero": 256}, np.uint8, "r_zero"),
+        ({"x_max": -1}, np.uint8, "x_max"),
+    ],
+)
+def test_a_residual_of_bytes_is_refused(change: dict[str, Any], dtype: type, words: str) -> None:
+    attrs = {"n": 17, "k": 8}
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", np.ones((8, 17), np.int8), attrs)
+    inputs = [np.ones((3, 8), np.uint8), packed, np.ones(17, np.float32), None, np.ones((3, 17), np.uint8)]
+    with pytest.raises(Error, match=words):
+        _kernels.run("gemm_u8s8", inputs, [((3, 17), dtype)], {**attrs, **change})
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ constexpr Operand kInputs[] = {{"x", kU8, 4, kBatched},
                                {"w", kS8, 4, kPacked},
                                {"scale", kF32, 1},
                                {"bias", kF32, 1, kOptional | kBias},
-                               {"residual", kF32, 4, kOptional | kResidual | kBatched},
+                               {"residual", kF32 | kU8, 4, kOptional | kResidual | kBatched},
                                {"a_scale", kF32, 0, kOptional},
                                {"a_zero", kU8, 0, kOptional},
                                {"w_zero", kS8, 1, kOptional}};
@@ -33,6 +33,7 @@ constexpr Contract kContract = {kName,
                                 kConvGroups,
                                 kEpilogueAttributes,
                                 kQOutputAttributes,
+                                kQSumAttributes,
                                 kQInputAttributes};
 
 struct Params {
@@ -97,6 +98,7 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(decode_geometry(attrs, &p.g));
   MRT_TRY(attr_int(attrs, "a_zero", &p.x_zero));
   MRT_TRY(decode_q_output(attrs, &p.output));
+  MRT_TRY(decode_q_sum(attrs, &p.output));
   p.table = kQTile[isa];
   return Status();
 }
@@ -162,6 +164,7 @@ QProduct product_of(const Params& p, const Tensor* in, int n_in, const QFinishCa
 void skip_rows(QFinishCall* f, int64_t m) {
   f->y = static_cast<char*>(f->y) + m * f->ldy * (f->quantized ? 1 : 4);
   if (f->residual) f->residual += m * f->ldr;
+  if (f->bytes) f->bytes += m * f->ldr;
 }
 
 // kernel_w pixels of the line at `line` (null: outside of the image) from pixel `iw` on.

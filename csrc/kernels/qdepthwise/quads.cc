@@ -17,7 +17,7 @@ constexpr int64_t kNearBytes = 64 << 10;  // of quads, of the channels that are 
 int64_t terms_w(const ConvGeometry& g) { return ceil_div(g.kernel_w, 4); }
 
 // What a thread keeps: lines as quads and which these are, a line of zero points, then of each 16 channels the weights,
-// their offsets and the finish; sums of a row; and where the terms of a row begin.
+// their offsets and the finish; sums of a row; and where the terms of a row begin, and its lines of the first channels.
 struct Layout {
   int64_t slots, positions, blocks, terms;
   size_t lines, nothing, tags, weights, offsets, folded, sums, starts;
@@ -38,7 +38,7 @@ Layout layout_of(const ConvGeometry& g, int64_t h, int64_t out_width) {
   l.offsets = static_cast<size_t>(l.blocks * kQPanel) * sizeof(int32_t);
   l.folded = align64(static_cast<size_t>(l.blocks) * sizeof(QFolded));
   l.sums = static_cast<size_t>(out_width * kQPanel) * sizeof(int32_t);
-  l.starts = align64(static_cast<size_t>(l.terms) * sizeof(uint8_t*));
+  l.starts = align64(static_cast<size_t>(l.terms + g.kernel_h) * sizeof(uint8_t*));
   return l;
 }
 
@@ -60,6 +60,7 @@ class Rows {
     folded_ = reinterpret_cast<QFolded*>(take(l_.folded));
     sums_ = reinterpret_cast<int32_t*>(take(l_.sums));
     starts_ = reinterpret_cast<const uint8_t**>(take(l_.starts));
+    row_lines_ = starts_ + l_.terms;
     std::memset(nothing_, m.zero, l_.nothing);
   }
 
@@ -67,7 +68,7 @@ class Rows {
     for (int64_t c0 = 0; c0 < g_.in_channels; c0 += l_.blocks * kQPanel) {
       begin_channels(c0);
       for (int64_t r = begin; r < end; ++r) {
-        for (int64_t kh = 0; kh < g_.kernel_h; ++kh) fill_line(r, kh, c0);
+        for (int64_t kh = 0; kh < g_.kernel_h; ++kh) row_lines_[kh] = filled_line(r, kh, c0);
         for (int64_t c = c0; c < last_; c += kQPanel) one_row(r, c0, c);
       }
     }
@@ -111,9 +112,11 @@ class Rows {
     return ih >= 0 && ih < m_.h ? ih : -1;
   }
 
-  void fill_line(int64_t r, int64_t kh, int64_t c0) {
+  // The line that row r sees at line kh of the filter, of the first channels; null outside of the image.
+  const uint8_t* filled_line(int64_t r, int64_t kh, int64_t c0) {
     const int64_t ih = line_of(r, kh), line = r / m_.out_h * m_.h + ih;
-    if (ih < 0 || tags_[ih % l_.slots] == line) return;
+    if (ih < 0) return nullptr;
+    if (tags_[ih % l_.slots] == line) return slot(ih, 0);
     tags_[ih % l_.slots] = line;
     QuadLine q{};
     q.pixels = m_.width;
@@ -127,20 +130,17 @@ class Rows {
       q.out = slot(ih, (c - c0) / kQPanel);
       m_.table->line[g_.stride_w - 1](q);
     }
+    return slot(ih, 0);
   }
 
   void one_row(int64_t r, int64_t c0, int64_t c) {
     const int64_t block = (c - c0) / kQPanel, step = 4 / g_.stride_w * kQuadBytes;
     for (int64_t kh = 0; kh < g_.kernel_h; ++kh) {
-      const int64_t ih = line_of(r, kh);
-      const uint8_t* const line = ih < 0 ? nothing_ : slot(ih, block);
+      const uint8_t* const line = row_lines_[kh] ? row_lines_[kh] + block * l_.positions * kQuadBytes : nothing_;
       for (int64_t j = 0; j < terms_w_; ++j) starts_[kh * terms_w_ + j] = line + j * step;
     }
-    QFinishCall f = finish_of(c0, c);
     const int64_t at = r * m_.out_width * g_.in_channels + c;
-    f.y = static_cast<char*>(f.y) + at * (f.quantized ? 1 : 4);
-    if (f.residual) f.residual += at;
-    const bool whole = f.folds() && f.n == kQPanel;
+    const bool folds = m_.finish.folds(), whole = folds && g_.in_channels - c >= kQPanel;
     QuadRow q{};
     q.x = starts_;
     q.w = weights_ + block * l_.terms * kQuadBytes;
@@ -148,11 +148,14 @@ class Rows {
     q.pixels = m_.out_width;
     q.acc = sums_;
     q.folded = whole ? folded_ + block : nullptr;
-    q.y = static_cast<uint8_t*>(f.y);
-    q.ldy = f.ldy;
+    q.y = static_cast<uint8_t*>(m_.finish.y) + at;  // of bytes
+    q.ldy = m_.finish.ldy;
     m_.table->row(q);
     if (whole) return;
-    if (f.folds()) f.folded = folded_ + block;
+    QFinishCall f = finish_of(c0, c);
+    f.y = static_cast<char*>(f.y) + at * (f.quantized ? 1 : 4);
+    if (f.residual) f.residual += at;
+    if (folds) f.folded = folded_ + block;
     m_.tiles->finish(f);
   }
 
@@ -166,7 +169,7 @@ class Rows {
   int32_t* offsets_;
   QFolded* folded_;
   int32_t* sums_;
-  const uint8_t** starts_;
+  const uint8_t **starts_, **row_lines_;
   int64_t last_ = 0;  // of the channels that are done
 };
 

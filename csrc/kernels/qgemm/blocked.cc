@@ -13,8 +13,9 @@ namespace {
 constexpr int64_t kStretch = 6 * kQSegment;    // groups: 24 KiB of weights
 constexpr int64_t kRowBlockBytes = 192 << 10;  // of A
 constexpr int64_t kMinRows = 32;
-constexpr int64_t kRowsOfSums = 96;     // 6 KiB of sums
-constexpr int64_t kMaxBlockRows = 512;  // where sums stay in registers
+constexpr int64_t kRowsOfSums = 96;      // 6 KiB of sums
+constexpr int64_t kMaxBlockRows = 512;   // where sums stay in registers
+constexpr int64_t kWideBlockRows = 240;  // where those of panels side by side mostly do
 constexpr int64_t kPointerBytes = 16 << 10;
 constexpr int64_t kTilesInOrder = 8;  // so many pay for putting their weights in order; measured on Zen 4
 constexpr int64_t kStretchBytes = (kStretch + 1) * kQPanel * kQGroup;  // with the last part of a tap
@@ -52,14 +53,24 @@ class Depth {
   int64_t taps_, parts_, each_, count_;
 };
 
+// Whether panels are done side by side, where rows are more than a few.
+bool side_by_side(const QProduct& p) { return p.table->wide_rows > 0 && p.m >= kQWideLeast && p.kc >= kQGroup; }
 // Whether tiles turn their sums into results.
-bool folds(const QProduct& p) { return p.table->folds && (p.finish.folds() || p.finish.plain_floats()) && !p.w_zero; }
+bool folds(const QProduct& p) {
+  const bool sums = p.finish.sum && side_by_side(p);
+  return p.table->folds && (sums || p.finish.folds() || p.finish.plain_floats()) && !p.w_zero;
+}
+int32_t tile_rows(const QProduct& p) { return side_by_side(p) ? p.table->wide_rows : p.table->mr; }
 
 int64_t block_rows(const QProduct& p, const QPanelLayout& l) {
-  const bool in_registers = folds(p) && p.n >= kQPanel && Depth(l).count() == 1;
+  const bool whole = p.finish.quantized || p.n % kQPanel == 0;  // panels
+  const bool in_registers = folds(p) && Depth(l).count() == 1 && (side_by_side(p) ? whole : p.n >= kQPanel);
   const int64_t row_bytes = max64(1, p.row_bytes > 0 ? p.row_bytes : p.taps * p.kc);
   const int64_t wanted = max64(kMinRows, kRowBlockBytes / row_bytes / kQMaxRows * kQMaxRows);
-  return min64(wanted, min64(in_registers ? kMaxBlockRows : kRowsOfSums, block_limit(p.taps)));
+  const int64_t most = side_by_side(p) && folds(p) && !in_registers ? kWideBlockRows
+                       : in_registers                               ? kMaxBlockRows
+                                                                    : kRowsOfSums;
+  return min64(wanted, min64(most, block_limit(p.taps))) / tile_rows(p) * tile_rows(p);
 }
 
 // What the finish of a panel reads beside the operands.
@@ -86,6 +97,7 @@ QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t colum
   f.scale += column;
   if (f.bias) f.bias += column;
   if (f.residual) f.residual += m0 * f.ldr + column;
+  if (f.bytes) f.bytes += m0 * f.ldr + column;
   f.y = static_cast<char*>(f.y) + (m0 * f.ldy + column) * (f.quantized ? 1 : 4);
   return f;
 }
@@ -117,47 +129,97 @@ void put_in_order(const QTileTable& table, QTileCall* call, int8_t* room) {
   call->tap_masks = 0;
 }
 
-// `next`: the panel that is read after it; null if not known.
-void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Tiles& tiles, int64_t panel,
-                 const char* next, const uint8_t* const* pointers, const int32_t* row_sums, int32_t* acc,
-                 int8_t* room) {
-  const int64_t group_panels = ceil_div(p.n, kQPanel), group = panel / group_panels;
+// Some of one group, from `panel` on, side by side if `wide`, else one; `then`: the one that is read after them.
+struct Panels {
+  int64_t panel, count, then;
+  bool wide;
+};
+
+// Those from `panel` on, before p1, that are done together: four, two or one.
+Panels panels_from(const QProduct& p, bool wide, int64_t panel, int64_t p1) {
+  const int64_t group = ceil_div(p.n, kQPanel), left = min64(p1 - panel, group - panel % group);
+  const int64_t count = !wide ? 1 : left >= kQMaxPanels ? kQMaxPanels : left >= 2 ? 2 : 1;
+  return {panel, count, panel + count, wide};
+}
+
+// The masks of a panel.
+const QMasks* masks_of(const QProduct& p, const QPanelLayout& l, int64_t panel) {
+  return reinterpret_cast<const QMasks*>(p.w + panel * l.bytes + l.masks_at);
+}
+
+// Whether the weights of the panels are put in order first: tiles of several need that where any window is ordered.
+bool put_in_order_first(const QProduct& p, const QPanelLayout& l, const Tiles& tiles, const Panels& panels) {
+  if (!panels.wide) {
+    return p.table->in_order && tiles.count >= kTilesInOrder && mostly_ordered(l, masks_of(p, l, panels.panel));
+  }
+  for (int64_t i = 0; i < panels.count; ++i) {
+    const QMasks* const masks = masks_of(p, l, panels.panel + i);
+    for (int64_t s = 0; s < l.taps * l.segments; ++s) {
+      if (masks[s].ordered & kQFirst) return true;
+    }
+  }
+  return false;
+}
+
+void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Tiles& tiles, const Panels& panels,
+                 bool more, const uint8_t* const* pointers, const int32_t* row_sums, int32_t* acc, int8_t* room) {
+  const int64_t panel = panels.panel, group_panels = ceil_div(p.n, kQPanel), group = panel / group_panels;
   const char* const packed = p.w + panel * l.bytes;
-  const QMasks* const masks = reinterpret_cast<const QMasks*>(packed + l.masks_at);
-  const QOrder* const orders = reinterpret_cast<const QOrder*>(packed + l.orders_at);
-  const int8_t* const w = reinterpret_cast<const int8_t*>(packed + l.weights_at);
+  const int64_t column = group * p.n + panel % group_panels * kQPanel;
   const Depth depth(l);
-  PanelOperands own;
-  const QFinishCall finish = finish_of(p, m0, tiles.total(), group * p.n + panel % group_panels * kQPanel,
-                                       reinterpret_cast<const int32_t*>(packed), acc, row_sums, &own);
-  const bool in_tiles = folds(p) && finish.n == kQPanel;
-  const QFolded folded = in_tiles ? q_fold(finish) : QFolded{};
+  const bool wide = panels.wide, in_order = put_in_order_first(p, l, tiles, panels);
+  PanelOperands own[kQMaxPanels];
+  QFinishCall finish[kQMaxPanels];
+  QFolded folded[kQMaxPanels];
   QTileCall call{};
-  call.ldy = finish.ldy * (finish.quantized ? 1 : 4);
-  call.ldr = finish.ldr;
+  call.panels = panels.count;
+  call.panel_sums = tiles.total() * kQPanel;
+  bool in_tiles = folds(p) && (wide || !p.finish.sum);
+  for (int64_t i = 0; i < panels.count; ++i) {
+    finish[i] =
+        finish_of(p, m0, tiles.total(), column + i * kQPanel, reinterpret_cast<const int32_t*>(packed + i * l.bytes),
+                  acc + i * call.panel_sums, row_sums, &own[i]);
+    in_tiles = in_tiles && (finish[i].n == kQPanel || (wide && finish[i].quantized));
+  }
+  for (int64_t i = 0; in_tiles && i < panels.count; ++i) folded[i] = q_fold(finish[i]);
+  call.ldy = finish->ldy * (finish->quantized ? 1 : 4);
+  call.ldr = finish->ldr;
   call.tap_bytes = l.groups * kQPanel * kQGroup;
   call.tap_orders = l.groups;
-  // Every tile fetches its share of the next panel.
-  const int64_t windows = tiles.count * l.taps * (l.kc / (kQGroup * kQWindow));
-  call.fetch = next ? next : packed;
-  call.fetch_step = next && windows > 0 ? ceil_div(l.bytes, windows) : 0;
-  const bool in_order = p.table->in_order && tiles.count >= kTilesInOrder && mostly_ordered(l, masks);
-  for (int64_t s = 0; s < max64(1, depth.count()); ++s) {
-    const Stretch part = depth.count() > 0 ? depth[s] : Stretch{};
+  // Every tile fetches its share of the next panels.
+  const int64_t steps = tiles.count * l.taps * (l.kc / (wide ? kQGroup : kQGroup * kQWindow));
+  call.fetch = more ? p.w + panels.then * l.bytes : packed;
+  call.fetch_step = more && steps > 0 ? ceil_div(panels.count * l.bytes, steps) : 0;
+  const int64_t parts = wide && !in_order ? 1 : max64(1, depth.count());
+  for (int64_t s = 0; s < parts; ++s) {
+    const Stretch part = wide && !in_order   ? Stretch{0, l.taps, 0, l.kc / kQGroup, l.kc % kQGroup != 0}
+                         : depth.count() > 0 ? depth[s]
+                                             : Stretch{};
     call.first = s == 0;
-    call.start = in_tiles && s == 0 ? folded.start : nullptr;
-    call.folded = in_tiles && s + 1 >= depth.count() ? &folded : nullptr;
+    call.folded_start = in_tiles && s == 0 ? folded : nullptr;
+    call.folded = in_tiles && s + 1 >= parts ? folded : nullptr;
     call.kc = l.kc;
     call.a_offset = group * p.group_a;
     call.taps = part.taps;
     call.g0 = part.g0;
     call.g1 = part.g1;
     call.tail = part.tail;
-    call.w = w + part.tap * call.tap_bytes;
-    call.masks = masks + part.tap * l.segments;
-    call.tap_masks = l.segments;
-    call.orders = orders + part.tap * l.groups;
-    if (in_order) put_in_order(*p.table, &call, room);
+    call.panel_bytes = panels.count > 1 ? l.bytes : 0;
+    const auto at_panel = [&](QTileCall* c, int64_t i) {
+      const QMasks* const masks = masks_of(p, l, panel + i);
+      const char* const of_panel = packed + i * l.bytes;
+      c->w = reinterpret_cast<const int8_t*>(of_panel + l.weights_at) + part.tap * call.tap_bytes;
+      c->masks = masks + part.tap * l.segments;
+      c->tap_masks = l.segments;
+      c->orders = reinterpret_cast<const QOrder*>(of_panel + l.orders_at) + part.tap * l.groups;
+    };
+    const QTileCall before = call;
+    for (int64_t i = panels.count; i-- > 0;) {
+      call = before;
+      at_panel(&call, i);
+      if (in_order) put_in_order(*p.table, &call, room + i * kStretchBytes);
+    }
+    if (in_order && panels.count > 1) call.panel_bytes = kStretchBytes;
     int64_t row = 0;
     for (const auto& [count, rows] : tiles.runs()) {
       if (count == 0) continue;
@@ -165,14 +227,15 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
       call.tile_pointers = rows * p.taps;
       call.a = pointers + row * p.taps + part.tap * rows;
       call.acc = acc + row * kQPanel;
-      call.y = static_cast<uint8_t*>(finish.y) + row * call.ldy;
-      call.residual = finish.residual ? finish.residual + row * finish.ldr : nullptr;
-      p.table->tile[rows](call);
-      call.fetch += count * call.tile_fetch();
+      call.y = static_cast<uint8_t*>(finish->y) + row * call.ldy;
+      call.residual = finish->residual ? finish->residual + row * finish->ldr : nullptr;
+      call.bytes = finish->bytes ? finish->bytes + row * finish->ldr : nullptr;
+      (wide ? p.table->wide : p.table->tile)[rows](call);
+      call.fetch += count * (wide ? call.taps * (call.g1 - call.g0) * call.fetch_step : call.tile_fetch());
       row += count * rows;
     }
   }
-  if (!in_tiles) p.table->finish(finish);
+  for (int64_t i = 0; !in_tiles && i < panels.count; ++i) p.table->finish(finish[i]);
 }
 
 // Of each row of a block, what all taps of a group see less the zero point of each.
@@ -195,8 +258,13 @@ size_t pointer_bytes(int64_t taps) {
   return align64(static_cast<size_t>(block_limit(taps)) * static_cast<size_t>(taps) * sizeof(uint8_t*));
 }
 
+// Of the sums of a block: of rows of one panel, or of fewer rows of several side by side.
+int64_t sums_of(int64_t taps) {
+  const int64_t rows = block_limit(taps);
+  return max64(rows, kQMaxPanels * min64(rows, kWideBlockRows)) * kQPanel;
+}
 size_t sum_bytes(int64_t taps) {
-  return align64(static_cast<size_t>(block_limit(taps) * (kQPanel + 1)) * sizeof(int32_t));
+  return align64(static_cast<size_t>(sums_of(taps) + block_limit(taps)) * sizeof(int32_t));
 }
 
 }  // namespace
@@ -233,31 +301,35 @@ void q_panel_sums(const QTileTable& table, const QPanelLayout& l, const char* pa
 }
 
 size_t q_product_scratch(int64_t taps) {
-  return pointer_bytes(taps) + sum_bytes(taps) + static_cast<size_t>(kStretchBytes);
+  return pointer_bytes(taps) + sum_bytes(taps) + static_cast<size_t>(kQMaxPanels * kStretchBytes);
 }
 
 void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int64_t p1, void* scratch) {
   if (m0 >= m1 || p0 >= p1) return;
   const uint8_t** const pointers = static_cast<const uint8_t**>(scratch);
   int32_t* const acc = reinterpret_cast<int32_t*>(static_cast<char*>(scratch) + pointer_bytes(p.taps));
-  int32_t* const row_sums = acc + block_limit(p.taps) * kQPanel;
+  int32_t* const row_sums = acc + sums_of(p.taps);
   int8_t* const room = reinterpret_cast<int8_t*>(acc) + sum_bytes(p.taps);
   const QPanelLayout layout = q_panel_layout(p.taps, p.kc);
   const int64_t group_panels = ceil_div(p.n, kQPanel);
-  const int64_t blocks = ceil_div(m1 - m0, block_rows(p, layout)), tiles = ceil_div(m1 - m0, p.table->mr);
+  const int32_t mr = tile_rows(p);
+  const int64_t blocks = ceil_div(m1 - m0, block_rows(p, layout)), tiles = ceil_div(m1 - m0, mr);
   for (int64_t b = 0, begin = m0; b < blocks; ++b) {
-    const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * p.table->mr);
+    const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * mr);
     if (end <= begin) continue;
-    const Tiles in_block(end - begin, p.table->mr);
+    const bool wide = side_by_side(p) && Tiles(end - begin, mr).height >= kQWideLeast;
+    const Tiles in_block(end - begin, wide ? mr : p.table->mr);
     fill_pointers(p, in_block, begin, pointers);
-    Pace pace(p.watch, 2.0 * static_cast<double>((end - begin) * p.taps * p.kc * kQPanel));
-    for (int64_t panel = p0; panel < p1; ++panel) {
+    Pace pace(p.watch,
+              2.0 * static_cast<double>((end - begin) * p.taps * p.kc * kQPanel * panels_from(p, wide, p0, p1).count));
+    for (int64_t panel = p0; panel < p1;) {
       if (pace.stop()) return;
-      if (p.w_zero && (panel == p0 || panel % group_panels == 0)) {
-        sum_rows(p, in_block, pointers, panel / group_panels * p.group_a, row_sums);
+      const Panels panels = panels_from(p, wide, panel, p1);
+      panel = panels.then;
+      if (p.w_zero && (panels.panel == p0 || panels.panel % group_panels == 0)) {
+        sum_rows(p, in_block, pointers, panels.panel / group_panels * p.group_a, row_sums);
       }
-      const char* const next = panel + 1 < p1 ? p.w + (panel + 1) * layout.bytes : nullptr;
-      panel_block(p, layout, begin, in_block, panel, next, pointers, row_sums, acc, room);
+      panel_block(p, layout, begin, in_block, panels, panels.then < p1, pointers, row_sums, acc, room);
     }
     begin = end;
   }
@@ -276,7 +348,7 @@ void run_q_product(const QProduct& product, KernelContext& ctx, void* scratch) {
     return;
   }
   const int64_t blocks = ceil_div(p.m, block_rows(p, q_panel_layout(p.taps, p.kc)));
-  const Pieces pieces(p.m, p.table->mr, blocks, panels * kQPanel, panels, threads);
+  const Pieces pieces(p.m, tile_rows(p), blocks, panels * kQPanel, panels, threads, side_by_side(p) ? kQMaxPanels : 1);
   const size_t bytes = align64(q_product_scratch(p.taps));
   parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
     const Pieces::Piece x = pieces[item];

@@ -16,12 +16,16 @@ struct QOutput {
   double scale;   // of a quantized y
   int64_t zero;   // of a quantized y
   int64_t y_max;  // the largest value of a quantized y; -1: the type's
+  QSum sum;       // where the residual is bytes
 };
 constexpr DTypes kQOutputs = kF32 | kU8 | kS8 | kS32;  // what y may be
 extern const Attribute kQOutputAttributes[3];
 extern const Attribute kQInputAttributes[2];
 // Those of the output, and those of an epilogue that the contract has.
 Status decode_q_output(const Attrs& attrs, QOutput* out);
+// And those of a sum of bytes, in contracts whose residual may be that.
+extern const Attribute kQSumAttributes[5];
+Status decode_q_sum(const Attrs& attrs, QOutput* out);
 // Shapes of these inputs, and the type of y against the attributes.
 Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in, const Tensor& y);
 

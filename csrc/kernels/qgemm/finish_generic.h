@@ -230,6 +230,32 @@ MRT_INLINE void finish_rows(const QFinishCall& c) {
   }
 }
 
+// A term of 8 bits and a residual of them, see QFinishCall::sum.
+template <typename V>
+MRT_INLINE void finish_sums(const QFinishCall& c) {
+  constexpr int NV = static_cast<int>(kQPanel) / V::width;
+  const QFolded f = q_fold(c);
+  const V lo = V::set(f.lo), hi = V::set(f.hi), scale = V::set(c.sum->scale), y_scale = V::set(c.sum->y_scale);
+  for (int64_t i = 0; i < c.rows; ++i) {
+    const int32_t* const acc = c.acc + i * c.ld;
+    const uint8_t* const bytes = c.bytes + i * c.ldr;
+    Row16 residual = {};
+    for (int64_t j = 0; j < c.n; ++j) {
+      residual.v[j] = static_cast<float>(bytes[j] - c.sum->residual_zero) * c.sum->residual_scale;
+    }
+    V x[NV];
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; ++j) {
+      const int64_t at = j * V::width;
+      x[j] = V::from_int(load_int<V>(acc + at) + load_int<V>(f.start + at)) * V::load(f.scale + at);
+      x[j] = min(max(x[j] + V::load(f.bias + at), lo), hi);
+      x[j] = V::from_int(x[j].to_int()) * scale + V::load(residual.v + at);
+      x[j] = min(max(x[j] / y_scale, V::set(c.lo)), V::set(c.hi));
+    }
+    store_quantized<V>(x, V::Int::set(c.zero), c.n, static_cast<uint8_t*>(c.y) + i * c.ldy);
+  }
+}
+
 // The floats that lie where the sums were, as results.
 template <typename V>
 MRT_INLINE void store_rows(const QFinishCall& c) {
@@ -248,17 +274,18 @@ MRT_INLINE void store_rows(const QFinishCall& c) {
   }
 }
 
-// `activations`: those of the same instruction set, which are large enough to be there once.
-template <typename V, const EpilogueTable* activations>
-void q_finish(const QFinishCall& c) {
+// `activations`: those of the instruction set, which are large enough to be there once.
+template <typename V>
+MRT_INLINE void q_finish(const QFinishCall& c, const EpilogueTable& activations) {
   const Epilogue& e = *c.epilogue;
   if (c.w_zero) without_zeros(c);
   if (c.sums) return store_sums(c);
+  if (c.sum) return finish_sums<V>(c);
   if (c.folds()) return c.floats ? finish_folded<V, true>(c) : finish_folded<V, false>(c);
   if (e.clamp_only()) return finish_rows<V, true>(c);
   finish_rows<V, false>(c);
-  activations->apply(e, reinterpret_cast<float*>(c.acc), c.ld, c.rows, c.n, e.residual_after ? c.residual : nullptr,
-                     c.ldr);
+  activations.apply(e, reinterpret_cast<float*>(c.acc), c.ld, c.rows, c.n, e.residual_after ? c.residual : nullptr,
+                    c.ldr);
   store_rows<V>(c);
 }
 

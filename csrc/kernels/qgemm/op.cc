@@ -15,21 +15,16 @@ constexpr Operand kInputs[] = {{"a", kU8, kAnyRank, kBatched},
                                {"w", kS8, 2, kPacked},
                                {"scale", kF32, 1},
                                {"bias", kF32, 1, kOptional | kBias},
-                               {"residual", kF32, kAnyRank, kOptional | kResidual | kBatched},
+                               {"residual", kF32 | kU8, kAnyRank, kOptional | kResidual | kBatched},
                                {"a_scale", kF32, 0, kOptional},
                                {"a_zero", kU8, 0, kOptional},
                                {"w_zero", kS8, 1, kOptional}};
 constexpr Operand kOutputs[] = {{"y", kQOutputs, kAnyRank}};
 constexpr Attribute kAttributes[] = {integer("n", 0, kMaxExtent), integer("k", 0, kQMaxDepth),
                                      integer("w_trans", 0, 1, 0).with(kPackingOnly)};
-constexpr Contract kContract = {kName,
-                                "gemm_u8s8_nr16_v2",
-                                kInputs,
-                                kOutputs,
-                                kAttributes,
-                                kEpilogueAttributes,
-                                kQOutputAttributes,
-                                kQInputAttributes};
+constexpr Contract kContract = {
+    kName,           "gemm_u8s8_nr16_v2", kInputs, kOutputs, kAttributes, kEpilogueAttributes, kQOutputAttributes,
+    kQSumAttributes, kQInputAttributes};
 
 struct Params {
   const QTileTable* table;  // null: the reference
@@ -43,6 +38,7 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(attr_int(attrs, "k", &p.k));
   MRT_TRY(attr_int(attrs, "a_zero", &p.a_zero));
   MRT_TRY(decode_q_output(attrs, &p.output));
+  MRT_TRY(decode_q_sum(attrs, &p.output));
   p.table = kQTile[isa];
   return Status();
 }

@@ -10,13 +10,17 @@ namespace {
 
 constexpr DType kInt8{MRT_INT, 8};
 constexpr DType kInt32{MRT_INT, 32};
-constexpr int kAScale = 5, kAZero = 6, kWZero = 7;
+constexpr int kResidualAt = 4, kAScale = 5, kAZero = 6, kWZero = 7;
+
+bool adds_bytes(const Tensor* in, int n_in) {
+  return present(in, n_in, kResidualAt) && in[kResidualAt].dtype.bits == 8;
+}
 
 // y is the sums: nothing may stand between.
 Status check_sums(const char* contract, const QOutput& o, const Tensor* in, int n_in) {
   const Epilogue& e = o.epilogue;
   const bool none = e.clamp_only() && !(e.lo > -__builtin_inff()) && !(e.hi < __builtin_inff());
-  if (none && !present(in, n_in, 3) && !present(in, n_in, 4) && !present(in, n_in, kAScale)) return Status();
+  if (none && !present(in, n_in, 3) && !present(in, n_in, kResidualAt) && !present(in, n_in, kAScale)) return Status();
   return fail(MRT_ERROR_INVALID_ARGUMENT,
               "%s: y of int32 is the sums alone, without bias, residual, activation or scale", contract);
 }
@@ -54,6 +58,31 @@ Status decode_q_output(const Attrs& attrs, QOutput* out) {
               attrs.contract().name, out->scale);
 }
 
+// Within these bounds neither a quotient nor what is left of it leaves the normal numbers; see wide_avx512.h.
+constexpr double kLeastScale = 0x1p-40, kMostScale = 0x1p40;
+const Attribute kQSumAttributes[5] = {number("r_scale", 1, kLeastScale, kMostScale), integer("r_zero", 0, 255, 0),
+                                      number("x_scale", 1, kLeastScale, kMostScale), integer("x_zero", 0, 255, 0),
+                                      integer("x_max", 0, 255, 255)};
+
+Status decode_q_sum(const Attrs& attrs, QOutput* out) {
+  double r_scale = 0, x_scale = 0;
+  int64_t r_zero = 0, x_zero = 0, x_max = 0;
+  MRT_TRY(attr_float(attrs, "r_scale", &r_scale));
+  MRT_TRY(attr_int(attrs, "r_zero", &r_zero));
+  MRT_TRY(attr_float(attrs, "x_scale", &x_scale));
+  MRT_TRY(attr_int(attrs, "x_zero", &x_zero));
+  MRT_TRY(attr_int(attrs, "x_max", &x_max));
+  QSum& s = out->sum;
+  s.scale = static_cast<float>(x_scale);
+  s.inverse = 1.0f / s.scale;
+  s.lo = static_cast<float>(-x_zero);
+  s.hi = static_cast<float>(x_max - x_zero);
+  s.residual_scale = static_cast<float>(r_scale);
+  s.residual_zero = static_cast<int32_t>(r_zero);
+  s.y_scale = static_cast<float>(out->scale);
+  return Status();
+}
+
 Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in,
                         const Tensor& y) {
   const bool is_signed = y.dtype == kInt8;
@@ -63,6 +92,14 @@ Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const
     return fail(MRT_ERROR_INVALID_ARGUMENT, "%s: y_zero is %d, which y's type does not hold", contract,
                 static_cast<int>(o.zero));
   }
+  const bool scale_fits = o.scale >= kLeastScale && o.scale <= kMostScale;
+  if (adds_bytes(in, n_in) && (y.dtype.bits != 8 || !o.epilogue.clamp_only() || !scale_fits)) {
+    return fail(
+        MRT_ERROR_INVALID_ARGUMENT,
+        "%s: a residual of 8 bits is added where y is of 8 bits, y_scale between 2^-40 and 2^40 and the activation "
+        "a clamp",
+        contract);
+  }
   MRT_TRY(check_extent(contract, "scale", in[2], 0, n));
   return present(in, n_in, kWZero) ? check_extent(contract, "w_zero", in[kWZero], 0, n) : Status();
 }
@@ -71,7 +108,9 @@ QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Te
   QFinishCall f{};
   f.scale = in[2].as<const float>();
   f.bias = present(in, n_in, 3) ? in[3].as<const float>() : nullptr;
-  f.residual = present(in, n_in, 4) ? in[4].as<const float>() : nullptr;
+  f.bytes = adds_bytes(in, n_in) ? in[kResidualAt].as<const uint8_t>() : nullptr;
+  f.sum = f.bytes ? &o.sum : nullptr;
+  f.residual = present(in, n_in, kResidualAt) && !f.bytes ? in[kResidualAt].as<const float>() : nullptr;
   f.a_scale = present(in, n_in, kAScale) ? *in[kAScale].as<const float>() : 1.0f;
   f.ldr = f.ldy = columns;
   f.epilogue = &o.epilogue;
@@ -88,9 +127,11 @@ QFinishCall q_finish_call(const QOutput& o, const Tensor* in, int n_in, const Te
 }
 
 QFolded q_fold(const QFinishCall& f) {
+  const float inverse = f.sum ? f.sum->inverse : f.inverse, lo = f.sum ? f.sum->lo : f.lo;
+  const float hi = f.sum ? f.sum->hi : f.hi;
   const auto clamped = [&](float x) {
-    const float above = x > f.lo ? x : f.lo;
-    return above < f.hi ? above : f.hi;
+    const float above = x > lo ? x : lo;
+    return above < hi ? above : hi;
   };
   QFolded out{};
   for (int64_t j = 0; j < f.n; ++j) {
@@ -98,17 +139,22 @@ QFolded q_fold(const QFinishCall& f) {
     out.scale[j] = f.scale[j] * f.a_scale;
     out.bias[j] = f.bias ? f.bias[j] : 0.0f;
     if (!f.quantized) continue;
-    out.scale[j] *= f.inverse;
-    out.bias[j] *= f.inverse;
+    out.scale[j] *= inverse;
+    out.bias[j] *= inverse;
   }
+  out.columns = static_cast<int32_t>(f.n);
   out.floats = !f.quantized;
   out.residual_after = f.epilogue->residual_after;
   out.lo = f.epilogue->lo;
   out.hi = f.epilogue->hi;
   if (out.floats) return out;
-  out.lo = clamped(f.epilogue->lo * f.inverse);
-  out.hi = clamped(f.epilogue->hi * f.inverse);
+  out.lo = clamped(f.epilogue->lo * inverse);
+  out.hi = clamped(f.epilogue->hi * inverse);
   out.zero = f.zero;
+  out.sum = f.sum;
+  out.inverse = f.inverse;
+  out.sum_lo = f.lo;
+  out.sum_hi = f.hi;
   return out;
 }
 

@@ -17,6 +17,14 @@ void store_byte(const QFinishCall& f, float x, int64_t row, int64_t column) {
   static_cast<uint8_t*>(f.y)[row * f.ldy + column] = static_cast<uint8_t>(q);
 }
 
+// A sum in steps of a scale whose inverse is given, within bounds; not rounded yet.
+float folded(const QFinishCall& f, float from_sum, int64_t sum, int64_t column, float inverse, float lo, float hi) {
+  const Epilogue& e = *f.epilogue;
+  const float scale = from_sum * inverse, bias = f.bias ? f.bias[column] * inverse : 0.0f;
+  const float x = static_cast<float>(sum) * scale;
+  return clamped(x + bias, clamped(e.lo * inverse, lo, hi), clamped(e.hi * inverse, lo, hi));
+}
+
 }  // namespace
 
 // The activations that are not clamps are computed in double precision, everything else in float as kernels do.
@@ -27,11 +35,13 @@ void q_reference_element(const QFinishCall& f, int64_t sum, int64_t row, int64_t
     return;
   }
   const float from_sum = f.scale[column] * f.a_scale;
-  if (f.folds()) {
-    const float scale = from_sum * f.inverse, bias = f.bias ? f.bias[column] * f.inverse : 0.0f;
-    const float lo = clamped(e.lo * f.inverse, f.lo, f.hi), hi = clamped(e.hi * f.inverse, f.lo, f.hi);
-    const float x = static_cast<float>(sum) * scale;
-    return store_byte(f, clamped(x + bias, lo, hi), row, column);
+  if (f.folds()) return store_byte(f, folded(f, from_sum, sum, column, f.inverse, f.lo, f.hi), row, column);
+  if (f.sum) {
+    const QSum& s = *f.sum;
+    const float term = std::nearbyint(folded(f, from_sum, sum, column, s.inverse, s.lo, s.hi)) * s.scale;
+    const float residual = static_cast<float>(f.bytes[row * f.ldr + column] - s.residual_zero) * s.residual_scale;
+    const float x = term + residual;
+    return store_byte(f, clamped(x / s.y_scale, f.lo, f.hi), row, column);
   }
   const float product = static_cast<float>(sum) * from_sum;
   float x = product + (f.bias ? f.bias[column] : 0.0f);

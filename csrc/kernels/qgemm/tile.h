@@ -26,6 +26,8 @@ constexpr int64_t kQGroup = 4;     // k's of a group
 constexpr int64_t kQWindow = 4;    // groups of a window
 constexpr int64_t kQSegment = 64;  // groups that one pair of masks describes
 constexpr int kQMaxRows = 8;       // of any table
+constexpr int kQMaxPanels = 4;     // side by side
+constexpr int kQWideLeast = 5;     // rows of a wide tile
 
 // Kinds of the groups of a segment, a bit each; a group in none is single. A bit of `doubled` stands at an even group
 // and speaks of this one and the next, a bit of `ordered` at the first group of a whole window, in which `wide` is
@@ -44,8 +46,16 @@ struct QOrder {
 // What becomes of complete sums, 16 columns wide: y = act((acc - offset) * (scale * a_scale) + bias [+ residual]), and
 // where y is quantized, q = clamp(y * inverse, lo, hi) rounded half to even, plus zero. Where y is quantized and no
 // more is done than a clamp (see `folds`), `inverse` is multiplied into scale, bias and the bounds instead, once. With
-// `w_zero` each sum is less row_sums[i] * w_zero[j] first.
+// `w_zero` each sum is less row_sums[i] * w_zero[j] first. With `sum` what has been made bytes so, by its scale and
+// bounds, is a term: q = clamp((term * scale + (residual - zero) * scale) / y_scale, lo, hi), rounded as above; sums of
+// bytes are often half of a step, where a product by the inverse would round the other way.
 struct QFolded;
+struct QSum {
+  float scale, inverse, lo, hi;  // of the term
+  float residual_scale;
+  int32_t residual_zero;
+  float y_scale;
+};
 struct QFinishCall {
   int32_t* acc;  // [rows][16], ld apart; overwritten
   int64_t ld;
@@ -58,6 +68,7 @@ struct QFinishCall {
   float a_scale;            // of the activations, where only a run knows it; else 1
   const float* bias;        // null or [n]
   const float* residual;    // null, or [rows][n], ldr apart
+  const uint8_t* bytes;     // the residual of `sum`, as that
   int64_t ldr;
   const Epilogue* epilogue;
   void* y;  // the first element: float, or a byte where `quantized`
@@ -66,21 +77,25 @@ struct QFinishCall {
   bool sums;  // y is the sums themselves, int32
   float inverse, lo, hi;
   int32_t zero;
+  const QSum* sum;        // null, or what `bytes` are added to; only where `quantized`, and nothing more than a clamp
   const QFolded* folded;  // q_fold of this, where a caller has it already; else null
-  bool folds() const { return quantized && !residual && epilogue->clamp_only(); }
+  bool folds() const { return quantized && !residual && !bytes && epilogue->clamp_only(); }
   // Whether floats are made of sums by no more than that and a residual.
   bool plain_floats() const { return !quantized && !sums && epilogue->clamp_only(); }
 };
 
 // The finish of a whole panel where it is one multiplication, one addition and bounds (see `folds`):
 // q = clamp((acc + start) * scale + bias, lo, hi) rounded half to even, plus zero; `floats`: these before they are
-// rounded, with a residual before the bounds or behind them.
+// rounded, with a residual before the bounds or behind them; with `sum` q without its zero is the term of it.
 struct QFolded {
   alignas(64) int32_t start[kQPanel];
   float scale[kQPanel], bias[kQPanel];
   float lo, hi;
   int32_t zero;
+  int32_t columns;  // that exist
   bool floats, residual_after;
+  const QSum* sum;
+  float inverse, sum_lo, sum_hi;  // of y where there is a sum; zero is y's
 };
 // Columns [0, f.n) of it; the others are zero.
 QFolded q_fold(const QFinishCall& f);
@@ -102,17 +117,23 @@ struct QTileCall {
   int64_t tap_orders;       // from one tap to the next
   int32_t* acc;             // [tiles * rows][16]
   bool first;               // acc is written, else added to
-  const int32_t* start;     // null, or [16] that sums begin with where they are the first
-  const QFolded* folded;    // not null: the sums, with its start, are complete, and become bytes or floats at y (only
-                            // where the table `folds`)
-  uint8_t* y;               // [tiles * rows][16], ldy bytes apart
+  // Null, or where sums are the first ones what they begin with; of each panel.
+  const QFolded* folded_start;
+  // Not null: the sums, with its start, are complete, and become bytes or floats at y (only where the table `folds`).
+  const QFolded* folded;
+  uint8_t* y;  // [tiles * rows][16], ldy bytes apart
   int64_t ldy;
   const float* residual;  // of floats: null, or like y, ldr floats apart
+  const uint8_t* bytes;   // of a sum: the same
   int64_t ldr;
   // What is fetched into cache meanwhile: fetch_step bytes for each whole window of each tile.
   const char* fetch;
   int64_t fetch_step;
   int64_t tile_fetch() const { return taps * ((g1 - g0) / kQWindow) * fetch_step; }
+  // Of QTileTable::wide; a step of fetching is then of a group.
+  int64_t panels;
+  int64_t panel_bytes;  // of weights from one to the next; 0 where there is one
+  int64_t panel_sums;   // of acc from one to the next
 };
 
 // One row and panels one behind the other.
@@ -126,14 +147,21 @@ struct QRowCall {
 
 struct QTileTable {
   int32_t mr;                                     // rows of a tile, at most
-  bool folds;                                     // whether tiles take QTileCall::folded
+  bool folds;                                     // whether tiles take QTileCall::folded, of whole panels
   void (*tile[kQMaxRows + 1])(const QTileCall&);  // by a tile's number of rows, 1 to mr
   void (*finish)(const QFinishCall&);
   int32_t (*row_sum)(const uint8_t* a, int64_t n);  // of n bytes
   void (*row)(const QRowCall&);                     // null where nothing is better than tiles of one row
   // Weights of whole windows with their k's in order again; null where tiles need the order that they are stored in.
   void (*in_order)(const int8_t* w, const QOrder* orders, int64_t windows, int8_t* out);
+  // Tiles over 1, 2 or kQMaxPanels panels whose k's stand in order, of kQWideLeast rows to wide_rows; null where a tile
+  // of one panel is as good.
+  int32_t wide_rows;
+  void (*wide[kQMaxRows + 1])(const QTileCall&);
 };
+// The finish of 8 columns at a time, which AVX-512's tiles take too: what they finish themselves is most.
+using QFinishWith = void (*)(const QFinishCall& c, const EpilogueTable& activations);
+extern const QFinishWith kQFinish_avx2;
 #define MRT_TABLE QTileTable
 #define MRT_LIST kQTile
 #define MRT_KERNELS "kernels/qgemm/kernels.inc"

@@ -158,8 +158,8 @@ template <int MR, Depth kDepth>
 MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y,
                          const float* residual) {
   __m256i acc[MR][2];
-  const __m256i start0 = c.start ? load_sums(c.start) : _mm256_setzero_si256();
-  const __m256i start1 = c.start ? load_sums(c.start + 8) : _mm256_setzero_si256();
+  const __m256i start0 = c.folded_start ? load_sums(c.folded_start->start) : _mm256_setzero_si256();
+  const __m256i start1 = c.folded_start ? load_sums(c.folded_start->start + 8) : _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
     acc[i][0] = start0;
@@ -259,10 +259,13 @@ void row_of_panels(const QRowCall& c) {
   }
 }
 
+void finish_with(const QFinishCall& c, const EpilogueTable& activations) { q_finish<F32x8>(c, activations); }
+void finish(const QFinishCall& c) { finish_with(c, kEpilogue_avx2); }
+
 }  // namespace
 
+extern const QFinishWith kQFinish_avx2 = finish_with;
 extern const QTileTable kQTile_avx2 = {
-    kRows,         true,   {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, q_finish<F32x8, &kEpilogue_avx2>, q_row_sum,
-    row_of_panels, nullptr};
+    kRows, true, {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, finish, q_row_sum, row_of_panels, nullptr, 0, {}};
 
 }  // namespace mrt

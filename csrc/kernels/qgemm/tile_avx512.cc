@@ -1,22 +1,21 @@
-// Tiles of 8 x 16 with AVX-512 VNNI: a group of weights is one register, and `vpdpbusd` adds its four products in 32
+// Tiles of 4 x 16 with AVX-512 VNNI: a group of weights is one register, and `vpdpbusd` adds its four products in 32
 // bits, so the kinds of groups do not matter. Where a window is ordered, either its weights were put back in order for
 // many tiles (weights_in_order), or the windows of a segment of rows are put into that order first, in memory, from
 // where their groups are broadcast: a broadcast is a load, while a shuffle of a whole register takes the place of a
 // product. Measured on Zen 4: 0.9 (8 tiles) to 0.98 (63) and 0.86 of the rate without any order, twice that of
-// tile_avx2.cc.
+// tile_avx2.cc. Products of more rows take the tiles of wide_avx512.h.
 #include "kernels/qgemm/finish_generic.h"
 #include "kernels/qgemm/fold_avx512.h"
+#include "kernels/qgemm/wide_avx512.h"
 
 namespace mrt {
 namespace {
 
-constexpr int kRows = 8;
+constexpr int kRows = 4;
 constexpr int64_t kWindowBytes = kQWindow * kQGroup;
-// Sums that take turns, so that few rows do not wait for each other's.
+// Sums that take turns, so that so few rows do not wait for each other's.
 template <int MR>
-constexpr int kTurns = MR == 1   ? 4
-                       : MR == 2 ? 2
-                                 : 1;
+constexpr int kTurns = MR == 1 ? 4 : 2;
 
 MRT_INLINE __m512i broadcast4(const uint8_t* p) { return _mm512_set1_epi32(four_bytes(p)); }
 MRT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
@@ -140,7 +139,7 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
                          Fetch& fetch) {
   __m512i turns[kTurns<MR>][MR];
   __m512i(&acc)[MR] = turns[0];
-  const __m512i start = c.start ? load64(c.start) : _mm512_setzero_si512();
+  const __m512i start = c.folded_start ? load64(c.folded_start->start) : _mm512_setzero_si512();
 #pragma GCC unroll 8
   for (int i = 0; i < MR * kTurns<MR>; ++i) turns[i / MR][i % MR] = i < MR ? start : _mm512_setzero_si512();
   for (int64_t t = 0; t < c.taps; ++t) {
@@ -172,42 +171,12 @@ MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* s
 }
 
 template <int MR>
-void tiles(const QTileCall& call) {
+void tile(const QTileCall& call) {
   const QTileCall c = call;  // of our own: what is stored through y could be anything, and all would be read again
   Fetch fetch(c);
   for (int64_t t = 0; t < c.tiles; ++t) {
     one_tile<MR>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy,
                  c.residual ? c.residual + t * MR * c.ldr : nullptr, fetch);
-  }
-}
-
-// Tiles whose depth is one segment of one tap and which become bytes: nothing is left to decide in the loop over them.
-// Most 1x1 convolutions are such products, and as few as four groups deep.
-template <int MR>
-void short_tiles(const QTileCall& c) {
-  const int64_t tiles = c.tiles, pointers = c.tile_pointers, offset = c.a_offset + c.g0 * kQGroup, ldy = c.ldy;
-  const int64_t groups = c.g1 - c.g0, kc = c.tail ? c.kc : 0;
-  const int8_t* const w = c.w + c.g0 * 64;
-  const QOrder* const orders = c.orders + c.g0;
-  const QMasks masks = c.masks[c.g0 / kQSegment];
-  const __m512i start = c.start ? load64(c.start) : _mm512_setzero_si512();
-  const FoldedStore store(*c.folded);
-  Fetch fetch(c);
-  const uint8_t* const* a = c.a;
-  uint8_t* y = c.y;
-  for (int64_t t = 0; t < tiles; ++t, a += pointers, y += MR * ldy) {
-    static_assert(kTurns<MR> == 1, "tiles of many rows have sums enough");
-    __m512i turns[1][MR];
-    __m512i(&acc)[MR] = turns[0];
-    const uint8_t* row[MR];
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) {
-      acc[i] = start;
-      row[i] = a[i] + offset;
-    }
-    segment<MR>(row, 0, groups, w, masks, orders, turns, fetch);
-    if (kc > 0) step_tail<MR>(row, kc - c.g0 * kQGroup, w + groups * 64, acc);
-    store(acc, y, ldy);
   }
 }
 
@@ -247,44 +216,43 @@ MRT_INLINE void transpose_quads(__m512i (&x)[kQWindow]) {
   x[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-// A column's k's go back to their places; see QTileTable.
+// A column's k's go back to their places; see QTileTable. Windows that are in order are copied.
 void weights_in_order(const int8_t* w, const QOrder* orders, int64_t windows, int8_t* out) {
   constexpr int64_t kSome = 16, kBytes = kWindowBytes * kQPanel;
   alignas(64)
       uint8_t place[kSome][kWindowBytes] = {};  // of each k of a window; what was just stored is not read at once
+  const __m128i own = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int64_t begin = 0; begin < windows; begin += kSome) {
     const int64_t some = windows - begin < kSome ? windows - begin : kSome;
+    uint32_t ordered = 0;
     for (int64_t v = 0; v < some; ++v, orders += kQWindow) {
-#pragma GCC unroll 16
+      const __m128i order = _mm_loadu_si128(reinterpret_cast<const __m128i*>(orders));
+      if (_mm_cmpeq_epi8_mask(_mm_and_si128(order, _mm_set1_epi8(15)), own) == 0xffff) continue;
+      ordered |= 1u << v;
       for (int i = 0; i < static_cast<int>(kWindowBytes); ++i) {
         place[v][orders[i / kQGroup].k[i % kQGroup] & (kWindowBytes - 1)] = static_cast<uint8_t>(i);
       }
     }
     for (int64_t v = 0; v < some; ++v, w += kBytes, out += kBytes) {
-      const __m512i places = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(place[v])));
       __m512i x[kQWindow];
 #pragma GCC unroll 4
       for (int64_t g = 0; g < kQWindow; ++g) x[g] = load64(w + g * 64);
-      transpose_quads(x);
+      if (ordered >> v & 1) {
+        const __m512i places = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(place[v])));
+        transpose_quads(x);
 #pragma GCC unroll 4
-      for (int64_t g = 0; g < kQWindow; ++g) x[g] = _mm512_shuffle_epi8(x[g], places);
-      transpose_quads(x);
+        for (int64_t g = 0; g < kQWindow; ++g) x[g] = _mm512_shuffle_epi8(x[g], places);
+        transpose_quads(x);
+      }
 #pragma GCC unroll 4
       for (int64_t g = 0; g < kQWindow; ++g) _mm512_storeu_si512(out + g * 64, x[g]);
     }
   }
 }
 
-template <int MR>
-void tile(const QTileCall& c) {
-  const bool one_segment = c.taps == 1 && c.g1 > c.g0 && c.g1 - c.g0 <= kQSegment;
-  if (MR == kRows && one_segment && c.first && c.folded && !c.folded->floats) return short_tiles<kRows>(c);
-  tiles<MR>(c);
-}
-
 // Four rows of sums at a time where no more than QFolded is done with them.
 void finish(const QFinishCall& c) {
-  if (!c.folds() || c.floats || c.w_zero || c.n < kQPanel) return q_finish<F32x8, &kEpilogue_avx512>(c);
+  if (!c.folds() || c.floats || c.w_zero || c.n < kQPanel) return kQFinish_avx2(c, kEpilogue_avx512);
   const QFolded f = c.folded ? *c.folded : q_fold(c);
   const FoldedStore store(f);
   const __m512i start = load64(f.start);
@@ -300,9 +268,14 @@ void finish(const QFinishCall& c) {
 
 }  // namespace
 
-extern const QTileTable kQTile_avx512 = {
-    kRows,           true,      {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
-    finish,          q_row_sum, row_of_panels,
-    weights_in_order};
+extern const QTileTable kQTile_avx512 = {kRows,
+                                         true,
+                                         {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
+                                         finish,
+                                         q_row_sum,
+                                         row_of_panels,
+                                         weights_in_order,
+                                         kWideRows,
+                                         {nullptr, nullptr, nullptr, nullptr, nullptr, wide_rows<5>, wide_rows<6>}};
 
 }  // namespace mrt

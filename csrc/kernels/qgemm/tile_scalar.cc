@@ -54,7 +54,7 @@ __attribute__((noinline)) void tiles(const QTileCall& c, int64_t rows) {
   for (int64_t t = 0; t < c.tiles; ++t) {
     for (int64_t i = 0; i < rows; ++i, out += kQPanel) {
       int32_t acc[kQPanel] = {};
-      if (c.start) std::memcpy(acc, c.start, sizeof(acc));
+      if (c.folded_start) std::memcpy(acc, c.folded_start->start, sizeof(acc));
       if (!c.first) std::memcpy(acc, out, sizeof(acc));
       row_sum(c, c.a + t * c.tile_pointers, rows, i, acc);
       std::memcpy(out, acc, sizeof(acc));
@@ -67,10 +67,11 @@ void tile(const QTileCall& c) {
   tiles(c, MR);
 }
 
+void finish(const QFinishCall& c) { q_finish<F32x4>(c, kEpilogue_scalar); }
+
 }  // namespace
 
 extern const QTileTable kQTile_scalar = {
-    4,       false,  {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, q_finish<F32x4, &kEpilogue_scalar>, q_row_sum,
-    nullptr, nullptr};
+    4, false, {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, finish, q_row_sum, nullptr, nullptr, 0, {}};
 
 }  // namespace mrt
