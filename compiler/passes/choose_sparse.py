@@ -68,6 +68,7 @@ _PLACES = 256  # of entries in a block of the depth, at whose end sums are store
 _GAIN = 0.9  # of the dense kernel's time: less is needed
 _CONVOLUTIONS = ("conv2d_f32", "conv2d_f32_sparse")
 _W_ZERO = 7  # where gemm_u8s8 takes zero points of the weights
+_OF_BYTES = "x_scale"  # an attribute of a gemm_u8s8 whose residual is bytes, which the sparse one does not take
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,15 @@ def _rows(shape: list[Dim]) -> int:
 
 
 def zeros_of(call: KernelCall) -> Zeros | None:
-    """Those of the constant weight of a dense or sparse product or convolution; None if it has none, zero points beside it, groups or few channels."""
+    """Those of the constant weight of a dense or sparse product or convolution; None if it has none, zero points or a residual of bytes
+    beside it, groups or few channels."""
     weight = array_of(call.args[1])
     if weight is not None and call.contract in _CONVOLUTIONS:
         grouped = call.attrs.get("groups", [1]) != [1]
         if grouped or weight.shape[1] < _FEWEST_CHANNELS or not np.isfinite(weight).all():
             return None
         return Zeros.of(weight.transpose(2, 3, 1, 0).reshape(-1, len(weight)), False)
-    if weight is None or any(arg is not None for arg in call.args[_W_ZERO:]):
+    if weight is None or any(arg is not None for arg in call.args[_W_ZERO:]) or _OF_BYTES in call.attrs:
         return None
     return Zeros.of(weight, call.attrs.get("w_trans") == [1])
 

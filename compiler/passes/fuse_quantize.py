@@ -11,6 +11,7 @@ from tvm import relax
 from ._dims import same_shape, shape_of, shape_of_type
 from ._kernel_call import read_kernel_call, remake_kernel_call
 from ._ops import dtype_of, reshape
+from ._quantized_sums import summed
 from ._rewrite import Rewriter, array_of, is_call, rewrite, scalar_of
 from .lower_quantized import KERNELS
 
@@ -42,13 +43,17 @@ def _fuse(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         source = view.args[0]
         if not rw.single_use(source):
             return None
-    call = read_kernel_call(rw.definition(source))
-    number = np.float32(scale.reshape(-1)[0])
+    number, zero_point = np.float32(scale.reshape(-1)[0]), int(zero.reshape(-1)[0])
     with np.errstate(all="ignore"):
         usable = number > 0 and np.isfinite(number) and np.isfinite(np.float32(1) / number)
-    if call is None or call.contract not in KERNELS or not usable:
+    if not usable:
         return None
-    attrs = {**call.attrs, "y_scale": [float(number)], "y_zero": [int(zero.reshape(-1)[0])]}
+    call = read_kernel_call(rw.definition(source))
+    if call is None:
+        return summed(rw, var, source, float(number), zero_point)
+    if call.contract not in KERNELS:
+        return None
+    attrs = {**call.attrs, "y_scale": [float(number)], "y_zero": [zero_point]}
     ty = relax.TensorType(source.ty.shape, dtype_of(var))
     fused = remake_kernel_call(replace(call, attrs=attrs), ty)
     if same_shape(shape_of_type(ty), shape_of(var)):

@@ -107,6 +107,44 @@ def test_convolutions(dtype: type, per_channel: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_residual_streams_stay_in_bytes(dtype: type) -> None:
+    """Sums are those of the convolution's kernel, of two convolutions, of one and what it read, and of one with an activation behind it."""
+    zero = 0 if dtype is np.uint8 else -128
+    q = Qdq(dtype)
+    x = q.quantized("x", 0.02, zero + 108)
+    x = q.quantized(q.add("Relu", q.add("Conv", f"{x} {q.weight(20, 3, 3, 3)} {q.bias(20)}")), 0.05, zero)
+    a = q.quantized(q.add("Conv", f"{x} {q.weight(40, 20, 1, 1)} {q.bias(40)}"), 0.09, zero + 120)
+    b = q.quantized(q.add("Conv", f"{x} {q.weight(40, 20, 3, 3)} {q.bias(40)}", pads=[1, 1, 1, 1]), 0.1, zero + 100)
+    y = q.quantized(q.add("Relu", q.add("Add", f"{a} {b}")), 0.11, zero)
+    b = q.quantized(q.add("Conv", f"{y} {q.weight(40, 40, 1, 1)}"), 0.15, zero + 128)
+    y = q.quantized(q.add("Add", f"{y} {b}"), 0.16, zero + 90)
+    b = q.quantized(q.add("Relu", q.add("Conv", f"{y} {q.weight(40, 40, 1, 1)}")), 0.15, zero)
+    y = q.quantized(q.add("Add", f"{b} {y}"), 0.2, zero + 80)
+    proto = q.proto([2, 3, 20, 20], y)
+    image = RNG.standard_normal((2, 3, 20, 20)).astype(np.float32)
+    runs(proto, image, 0.2, {"conv2d_u8s8": 2, "gemm_u8s8": 3})
+    blocks = compile_model(proto).linear.plan.blocks
+    generated = [step.name for block in blocks for step in block.steps if "add" in step.target]
+    assert generated == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_sums_that_bytes_do_not_say_stay_floats(dtype: type) -> None:
+    """A branch that others read, too; one behind an activation that is no clamp; a ReLU whose zero is not the least byte."""
+    zero = 100 if dtype is np.uint8 else -28
+    q = Qdq(dtype)
+    x = q.quantized("x", 0.02, zero)
+    a = q.quantized(q.add("Conv", f"{x} {q.weight(8, 8, 1, 1)}"), 0.05, zero)
+    y = q.quantized(q.add("Add", f"{a} {x}"), 0.05, zero)
+    y = q.quantized(q.add("Add", f"{y} {q.quantized(q.add('Conv', f'{a} {q.weight(8, 8, 1, 1)}'), 0.06, zero)}"), 0.06, zero)  # fmt: skip
+    b = q.quantized(q.add("Conv", f"{y} {q.weight(8, 8, 1, 1)}"), 0.1, zero)
+    y = q.quantized(q.add("Relu", q.add("Add", f"{b} {y}")), 0.1, zero)
+    proto = q.proto([1, 8, 20, 20], y)
+    image = RNG.standard_normal((1, 8, 20, 20)).astype(np.float32)
+    runs(proto, image, 0.1, {"gemm_u8s8": 3})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 def test_matrix_products(dtype: type) -> None:
     """Batches, any length, weights of uint8 about 128, GELU between two layers, a residual."""
     zero = 128 if dtype is np.uint8 else 0
