@@ -477,6 +477,21 @@ def test_nodes_in_any_order() -> None:
     agree(run_imported(import_onnx(proto), {"x": x}), {"y": np.maximum(-x, 0)})
 
 
+def test_masks_are_drawn_of_zeros_and_ones() -> None:
+    """As BERT's exporters write them; what is subtracted from other numbers, or no integer, is any."""
+    proto = model(
+        [
+            node("Unsqueeze", "mask axes", "row"), node("Cast", "row", "ones", to=TensorProto.FLOAT), node("Sub", "one ones", "zeros"),
+            node("Mul", "zeros large", "bias"), node("Cast", "other", "numbers", to=TensorProto.FLOAT), node("Sub", "two numbers", "left"),
+            node("Sub", "one x", "rest"), node("Add", "bias left", "sum"), node("Add", "sum rest", "y"),
+        ],
+        {"mask": (I64, [2, 3]), "other": (I64, [2, 1, 3]), "x": (F, [2, 1, 3])},
+        ["y"],
+        {"axes": np.array([1], np.int64), "one": np.array(1, np.float32), "two": np.array(2, np.float32), "large": np.array(-1e4, np.float32)},
+    )  # fmt: skip
+    assert import_model(proto).source.input_ranges() == {"mask": (0, 1)}
+
+
 def test_the_source_verifies_and_bisects() -> None:
     proto = model(
         [node("Gather", "table ids", "e"), node("Relu", "e", "r"), node("Neg", "r", "y")],

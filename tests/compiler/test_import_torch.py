@@ -192,6 +192,19 @@ def test_tied_weights_are_one_constant() -> None:
     assert compare(model) == {}
 
 
+class Masked(nn.Module):
+    """A mask of integers, as transformers make it of large negative numbers."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        inverted = 1.0 - mask[:, None, :].to(x.dtype)
+        return torch.softmax(x + inverted.masked_fill(inverted.to(torch.bool), torch.finfo(x.dtype).min), -1)
+
+
+def test_masks_are_drawn_of_zeros_and_ones() -> None:
+    model = import_model(Masked(), {"x": torch.randn(2, 3, 5), "mask": torch.ones(2, 5, dtype=torch.int64)})
+    assert model.source.input_ranges() == {"mask": (0, 1)}
+
+
 class Counter(nn.Module):
     def __init__(self) -> None:
         super().__init__()

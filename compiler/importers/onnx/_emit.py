@@ -27,9 +27,14 @@ from ._load import names_read
 from ._scope import Scope
 from ._stored import STORED, storage
 from ._strings import bytes_of, canonical
-from ._values import DTYPES, STRING, Value, bits_of, numpy_dtype
+from ._values import DTYPES, STRING, Value, bits_of, is_float, numpy_dtype
 
 __all__ = ["Emitter", "cited_name"]
+
+# What leaves a mask one.
+_MOVES = frozenset(
+    f"relax.{name}" for name in ("astype", "reshape", "expand_dims", "squeeze", "broadcast_to", "permute_dims")
+)
 
 _MAX_BOUND = 2 * MAX_RANK  # numbers of one list that a run may turn into extents: a pad's, on both sides of each axis
 
@@ -342,6 +347,16 @@ class Emitter(ABC):
         if value.expr is not None and value.origin:
             low, high = self.index_bounds.get(value.origin, (lowest, highest))
             self.index_bounds[value.origin] = (max(low, lowest), min(high, highest))
+
+    def limit_mask(self, x: Any, inputs: Iterable[Value]) -> None:
+        """Remember that an integer input which an expression is the floats of is a mask of zeros and ones, for those random inputs."""
+        while isinstance(x, relax.Var) and (made := self.bb.lookup_binding(x)) is not None:
+            if not isinstance(made, relax.Call) or getattr(made.op, "name", "") not in _MOVES:
+                return
+            x = made.args[0]
+        for value in inputs:
+            if value.expr is not None and value.expr.same_as(x) and not is_float(value.dtype):
+                self.limit_values(value, 0, 1)
 
     def suggest_size(self, extent: Dim, size: Dim) -> None:
         """Remember an extent that suits the model, where it is a symbol of the inputs, for the random inputs of verification."""

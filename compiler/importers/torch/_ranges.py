@@ -1,4 +1,4 @@
-"""What values an integer input accepts: found from the operators that use it as an index."""
+"""What values an integer input accepts: found from the operators that use it as an index, or as a mask."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _INDEXERS: dict[str, tuple[int, int, str]] = {
 
 
 def input_ranges(program: ExportedProgram, signature: Signature) -> dict[str, tuple[float, float]]:
-    """Inclusive bounds by input name: 0 to rows - 1 of what it indexes, the bounds of a size that is read from it."""
+    """Inclusive bounds by input name: 0 to rows - 1 of what it indexes, the bounds of a size that is read from it, 0 and 1 of a mask."""
     inputs = {entry.name: entry.name for entry in signature.placeholders if entry.kind == "input"}
     origin: dict[fx.Node, str] = {}
     found: dict[str, tuple[float, float]] = {}
@@ -79,9 +79,16 @@ def _uses(
         bounds = program.range_constraints.get(value.node.expr) if isinstance(value, torch.SymInt) else None
         if bounds is not None:
             return [(origin[node.args[0]], (max(float(bounds.lower), -8.0), min(float(bounds.upper), 8.0)))]  # type: ignore[index]
+    if node.args and node.args[0] in origin and _is_complement(node, name):
+        return [(origin[node.args[0]], (0, 1))]  # type: ignore[index]
     if name == "aten.one_hot.default" and node.args[0] in origin and int(node.args[1]) > 0:  # type: ignore[arg-type]
         return [(origin[node.args[0]], (0, int(node.args[1]) - 1))]  # type: ignore[index, arg-type]
     return []
+
+
+def _is_complement(node: fx.Node, name: str) -> bool:
+    """Whether it is 1 - x in floats, as of an attention mask, whose zeros become large negative numbers."""
+    return name == "aten.rsub.Scalar" and node.args[1:] in ((1,), (1.0,)) and _is_float(node)
 
 
 def _lowest(size: Any, program: ExportedProgram) -> int:

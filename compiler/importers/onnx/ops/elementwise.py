@@ -49,6 +49,9 @@ def add(n: Node) -> Any:
 
 @op("Sub", since=[1, 6, 7, 13, 14])
 def sub(n: Node) -> Any:
+    ones = n.value(0).const
+    if ones is not None and ones.size and is_float(n.dtype(0)) and (ones == 1).all():  # of an attention mask
+        n.graph.limit_mask(n.x(1), n.scope.root().values.values())
     return arithmetic(n, *_pair(n)[:2], relax.op.subtract, lambda p, q: p - q)
 
 
