@@ -14,8 +14,9 @@ from ._rows import Goal, Measured, row
 from ._smollm2 import Llama, fold_scales, smollm2, tokens
 from ._wikipedia import articles
 
-LENGTH = 512  # tokens of a window, the first ones of an article
-WINDOWS = 12  # of calibration and of the test, of every other article each
+LENGTH = 512  # tokens of a window
+TEST = 12  # articles, whose first windows are the test
+CALIBRATION, EACH = 24, 2  # articles in between and behind, and their first windows
 SEED, OCTAVES = 0, 0.5  # of the scales that are folded in
 
 OVER = "perplexity over float's, %"
@@ -27,9 +28,10 @@ TABLE = dict.fromkeys(("embedding", "linear_2101"), EIGHT["weights"])
 
 @cache
 def windows() -> tuple[np.ndarray, np.ndarray]:
-    """Of calibration and of the test, int64 [WINDOWS, LENGTH]."""
-    found = tokens([text for _, text in articles()[: 2 * WINDOWS]])
-    return np.stack([each[:LENGTH] for each in found[1::2]]), np.stack([each[:LENGTH] for each in found[::2]])
+    """Of calibration and of the test, int64 [n, LENGTH]."""
+    found = tokens([text for _, text in articles()[: 2 * CALIBRATION]])
+    calibration = [each[: EACH * LENGTH].reshape(EACH, LENGTH) for each in found[1::2]]
+    return np.concatenate(calibration), np.stack([each[:LENGTH] for each in found[: 2 * TEST : 2]])
 
 
 @cache

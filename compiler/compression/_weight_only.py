@@ -82,14 +82,20 @@ def _by_data(
     """The module with AWQ's scales in it, and the products' weights by GPTQ, as the recipe has them: of both, AWQ's scales come first."""
     products = [layer for layer in chosen if is_call(layer.value, "relax.matmul")]
     moments = second_moments(mod, [layer.var for layer in products], observer)
+    notes: list[str] = []
     if recipe.method == "awq":
         mod, _, notes = scale_inputs(mod, chosen, recipe, moments)
         return mod, {}, notes
-    found, notes = dict(moments), []
+    found = dict(moments)
     by_name = {layer.name: found[layer.var] for layer in products}
     if recipe.method == "awq+gptq":
         mod, scales, notes = scale_inputs(mod, chosen, recipe, found.items())
-        by_name |= {name: by_name[name].scaled(1 / own) for name, own in scales.items()}
+        found.clear()  # they are large: those of a site go when its scaled ones are there
+        scaled: dict[int, Moments] = {}  # by the scales, which layers of a site share
+        for name, own in scales.items():
+            if id(own) not in scaled:
+                scaled[id(own)] = by_name[name].scaled(1 / own)
+            by_name[name] = scaled[id(own)]
         products = [layer for layer in layers(mod) if layer.name in by_name]
     known, more = _by_hessians(products, by_name, recipe)
     return mod, known, [*notes, *more]
