@@ -125,7 +125,7 @@ def test_compile_to_eight_bits(folder: Path, command: CommandLine) -> None:
     quantized = json.loads(command("inspect", "wide.mrt", "--json").stdout)["manifest"]["recipe"]["quantize"]
     assert (quantized["methods"][0]["activation_bits"], quantized["calibration_inputs"]) == (8, 2)
     assert (
-        "recipe    2 layers int8 (activation_bits 8, bias_correction, method auto, rounding nearest, smooth), calibrated on 2 inputs"
+        "recipe    2 layers int8 (activation_bits 8, bias_correction, float_share 0.06, method auto, rounding nearest, smooth), calibrated on 2 inputs"
         in command("inspect", "wide.mrt").stdout
     )
     refused = command("compile", "wide.pt2", "-o", "no.mrt", "--int8", "c0.npz", "--int8-tolerance", "1e-9")
