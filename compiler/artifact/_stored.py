@@ -11,7 +11,13 @@ from .._contracts import Contract, contract_of
 
 __all__ = ["stored_weights"]
 
-_FULL = {"float32": 32, "int16": 16, "int8": 8}  # bits of a number in a packing, where the call does not say fewer
+_FULL = {
+    "float32": 32,
+    "float16": 16,
+    "bfloat16": 16,
+    "int16": 16,
+    "int8": 8,
+}  # bits of a number in a packing, where the call does not say fewer
 _ZEROS = ("zero", "w_zero")  # operands
 
 
@@ -55,7 +61,7 @@ def _encoding(contract: Contract, plan: Plan, step: Step, place: int) -> dict[st
     half = scale is not None and scale.kind == ArgKind.VALUE and plan.values[scale.index].dtype_bits == 16
     return {
         "bits": (attrs.get("bits") or [_FULL["int16" if attrs.get("w_wide") else dtype]])[0],
-        "integer": dtype != "float32",
+        "integer": "float" not in dtype,
         **({"group": attrs["group"][0]} if attrs.get("group") else {}),
         **({"zero_points": True} if any(name in given for name in _ZEROS) else {}),
         **({"scales": "float16"} if half else {}),

@@ -68,13 +68,15 @@ def _weight_only(value: relax.Expr, method: WeightOnly) -> str:
 
 
 def _half(layer: Layer, method: Half) -> str:
-    if layer.kind != "embedding":
+    is_product = is_call(layer.value, "relax.matmul")
+    if not is_product and layer.kind != "embedding":
         return "no kernel reads its weights in 16 bits"
-    if reason := _table(layer.value):
+    reason = constant_weight_reason(layer.value) or matrix_reason(layer.value) if is_product else _table(layer.value)
+    if reason:
         return reason
-    table = array_of(layer.value.args[0])
-    assert table is not None
-    largest = float(np.abs(table).max())
+    weight = array_of(layer.value.args[1 if is_product else 0])
+    assert weight is not None
+    largest = float(np.abs(weight).max())
     return f"its weights reach {largest:.3g}, beyond float16" if method.dtype == "float16" and largest > 65504 else ""
 
 

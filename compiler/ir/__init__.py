@@ -5,7 +5,7 @@ Each operator is one function, which computes it: its signature is the operator'
 
 from ._attention import attention
 from ._check import check
-from ._decode import Encoded, decode, encoded_dequantize, read_encoded
+from ._decode import Encoded, decode, encoded_dequantize, read_encoded, read_widened, widen
 from ._operator import OPERATORS, Operator, OperatorCall, read_operator
 from ._quantize import BYTE_BLOCK, dynamic_quantize, round_to_bytes
 from ._random import random
@@ -30,6 +30,8 @@ __all__ = [
     "random",
     "read_encoded",
     "read_operator",
+    "read_widened",
     "round_to_bytes",
     "top_k",
+    "widen",
 ]

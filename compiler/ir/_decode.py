@@ -19,10 +19,10 @@ from tvm import relax
 from .._constants import array_of, constant_of
 from ._operator import Array, extents, operator, read_operator
 
-__all__ = ["Encoded", "decode", "encoded_dequantize", "read_encoded"]
+__all__ = ["Encoded", "decode", "encoded_dequantize", "read_encoded", "read_widened", "widen"]
 
 
-def _types(values: Any, scale: Any, zero: Any = None, **_: Any) -> list[relax.TensorType]:
+def _types(values: Any, scale: Any = None, zero: Any = None, **_: Any) -> list[relax.TensorType]:
     return [relax.TensorType(extents(values), "float32")]
 
 
@@ -35,6 +35,18 @@ def decode(values: Array, scale: Array, zero: Array | None = None, *, axis: int 
         part.take(group, axis, mode="clip") for part in (scale, np.zeros_like(values) if zero is None else zero)
     )
     return [(values.astype(np.int16) - zero).astype(np.float32) * scale]
+
+
+@operator(_types)
+def widen(values: Array) -> list[Array]:
+    """float16 or bfloat16 numbers in float32."""
+    return [values.astype(np.float32)]
+
+
+def read_widened(expr: relax.Expr | None) -> Array | None:
+    """What a call of `widen` on a constant widens; None of anything else."""
+    call = read_operator(expr)
+    return array_of(call.args[0]) if call is not None and call.operator is widen else None
 
 
 @dataclass(frozen=True, eq=False)

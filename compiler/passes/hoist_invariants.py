@@ -28,7 +28,7 @@ _EXPENSIVE = names(
 _CHEAP = names(
     "add subtract multiply divide maximum minimum negative abs exp log sqrt rsqrt tanh sigmoid erf clip astype reshape expand_dims "
     "squeeze nn.relu nn.gelu nn.silu dequantize"
-) | {"maas.decode", "maas.round_to_bytes"}
+) | {"maas.decode", "maas.round_to_bytes", "maas.widen"}
 
 
 def hoist_invariants(mod: tvm.IRModule) -> tvm.IRModule:

@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..ir import OperatorCall, check, decode, read_operator, round_to_bytes
+from ..ir import OperatorCall, check, decode, read_operator, round_to_bytes, widen
 from ._dims import static_shape
 from ._integers import split_weights
 from ._kernel_call import make_kernel_call
@@ -85,13 +85,13 @@ ROWS: dict[str, Row] = {
 
 
 def lower_operators(mod: tvm.IRModule) -> tvm.IRModule:
-    """All but `check`, which the plan reads itself, and `decode` and `round_to_bytes`, which `lower_weights` lowers with what reads them."""
+    """All but `check`, which the plan reads itself, and `decode`, `widen` and `round_to_bytes`, which `lower_weights` lowers with what reads them."""
     return rewrite(mod, _lower)
 
 
 def _lower(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     call = read_operator(value)
-    if call is None or call.operator in (check, decode, round_to_bytes):
+    if call is None or call.operator in (check, decode, round_to_bytes, widen):
         return None
     row = ROWS[call.operator.name]
     contract = row.contract if isinstance(row.contract, str) else row.contract(call)

@@ -1,4 +1,4 @@
-"""Weights of few bits in front of floats: products on them as they are stored (`gemm_f32q`; `gemm_s8q4` where the activations are rounded to 8 bits), and rows of tables that are dequantized when
+"""Weights of few bits in front of floats: products on them as they are stored (`gemm_f32q`, of 16 bits `gemm_f32h`; `gemm_s8q4` where the activations are rounded to 8 bits), and rows of tables that are dequantized when
 they have been taken; of a table that is a product's weight, too, out of what the product reads (`gather_f32q`).
 
 What such weights look like is `decode` of constants (`ir/_decode.py`), or that moved. As for the bits of numbers, what scales are stored in follows
@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..ir import BYTE_BLOCK, read_encoded, read_operator, round_to_bytes
+from ..ir import BYTE_BLOCK, read_encoded, read_operator, read_widened, round_to_bytes
 from ._dims import Dim, extents, static_shape
 from ._encoded import encoded
 from ._halves import halves
@@ -30,6 +30,7 @@ from .fold_constants import dequantized, evaluate
 __all__ = ["GEMMQ_PACKING", "floats_are_better", "lower_weights"]
 
 GEMMQ_PACKING = "gemm_f32q_nr16_v1"
+HALVES_PACKING = "gemm_f32h_nr16_v1"
 _MOVES = ("relax.reshape", "relax.permute_dims", "relax.strided_slice")
 _SCALE_BITS = 40  # of a scale and a zero point
 _FLOATS_FROM = 24  # bits of a number, from which on a float is read more quickly
@@ -150,7 +151,8 @@ def _matrix(weights: _ScaledNumbers) -> _Matrix:
 
 def _lower(tied: Set[bytes], rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     if is_call(value, "relax.matmul") and is_f32(value, *value.args):
-        return _product(rw, var, value)
+        of_halves = _halves_product(rw, var, value)
+        return _product(rw, var, value) if of_halves is None else of_halves
     if is_call(value, "relax.take") and is_f32(value):
         shared = _shared_rows(rw, var, value, tied) if tied else None
         return _take(rw, value) if shared is None else shared
@@ -171,6 +173,18 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | No
         contract, x = "gemm_s8q4", rounded
     args = [x, *matrix.operands()]
     return make_kernel_call(contract, args, var.ty, matrix.call_attrs(), packing=GEMMQ_PACKING, name=str(var.name))
+
+
+def _halves_product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:
+    """With weights of 16 bits."""
+    x, weight = value.args[0], read_widened(rw.definition(value.args[1]))
+    if weight is None or weight.ndim != 2 or x.ty.ndim < 2 or any(isinstance(d, int) and d == 0 for d in extents(x)):
+        return None
+    k, n = weight.shape
+    attrs: dict[str, AttrValue | int] = {"n": n, "k": k, "numbers": str(weight.dtype)}
+    return make_kernel_call(
+        "gemm_f32h", [x, constant(weight)], var.ty, attrs, packing=HALVES_PACKING, name=str(var.name)
+    )
 
 
 def _weight(rw: Rewriter, value: relax.Call) -> _Matrix | None:
@@ -302,6 +316,8 @@ def _fold(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         return in_floats(rw, rounded.args[0])
     if (known := read_encoded(value)) is not None:
         folded: Array | None = known.floats()
+    elif (widened := read_widened(value)) is not None:
+        folded = widened.astype(np.float32)
     elif is_call(value, "relax.dequantize") and array_of(value.args[0]) is not None:
         folded = dequantized(value)
     elif is_call(value, *_MOVES) and array_of(value.args[0]) is not None:

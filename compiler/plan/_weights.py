@@ -19,6 +19,8 @@ import numpy.typing as npt
 from maas_rt import _kernels
 from maas_rt._errors import CompileError
 
+from ._dtypes import constant_bytes
+
 __all__ = ["ALIGNMENT", "ROOM", "WeightsSection"]
 
 ALIGNMENT = 64  # of each constant in the section: a cache line, and the widest vector
@@ -67,7 +69,7 @@ class WeightsSection:
     ) -> tuple[int, int]:
         """(offset, size) of `array` in `packing` of `contract`, packed by the library."""
         dense = np.ascontiguousarray(array)
-        content = hashlib.sha256(dense.data).digest()
+        content = hashlib.sha256(constant_bytes(dense)).digest()
         cache = (contract, packing, content, dense.shape, repr(sorted(attrs.items())))
         place = self._packed.get(cache)
         if place is None:

@@ -6,7 +6,7 @@ import tvm
 from tvm import relax
 
 from .._contracts import CONTRACTS
-from ..ir import check, decode, read_encoded, read_operator, round_to_bytes
+from ..ir import check, decode, read_encoded, read_operator, read_widened, round_to_bytes, widen
 from ..ir._loops import read_loop_mark
 from ..passes import FOLDING, lowering_passes
 from ..passes._dims import same_shape, shape_of
@@ -22,7 +22,7 @@ ABSTRACT = frozenset({"imported", *(name for name, _ in FOLDING)})  # operators 
 _STAGES = ["imported", *(name for name, _ in lowering_passes())]
 ENCODED = frozenset(
     _STAGES[: _STAGES.index("lower weights")]
-)  # weights of few bits are `decode` of constants, and products may read rounded activations
+)  # weights of few bits are `decode` or `widen` of constants, and products may read rounded activations
 _LEFT = ("relax.call_tir", "relax.call_dps_packed", *KEPT_OPERATORS)
 
 
@@ -74,8 +74,9 @@ def _call(value: relax.Call, place: str, stage: str) -> None:
     operation = read_operator(value)
     if operation is not None and operation.operator is check:
         return
-    if operation is not None and operation.operator in (decode, round_to_bytes) and stage in ENCODED:
-        if operation.operator is decode and read_encoded(value) is None:
+    if operation is not None and operation.operator in (decode, round_to_bytes, widen) and stage in ENCODED:
+        known = read_widened(value) if operation.operator is widen else read_encoded(value)
+        if operation.operator is not round_to_bytes and known is None:
             raise SpecError(f"{place}: decodes what is no constant")
         return
     if operation is not None and stage not in ABSTRACT:

@@ -160,6 +160,7 @@ SHAPES: dict[str, Callable[[Args, Attrs], list[Shape | None]]] = {
     "gather_f32q": _gather_columns,
     "gemm_f32": _gemm,
     "gemm_f32_sparse": _gemm,
+    "gemm_f32h": _gemm,
     "gemm_f32q": _gemm,
     "gemm_s8q4": _gemm,
     "gemm_u8s8": _gemm,

@@ -12,7 +12,7 @@
 //   min(a, b) is a < b ? a : b and max(a, b) is a > b ? a : b: where either is NaN the result is b. So
 //   max(zero, x) and min(hi, max(lo, x)) keep a NaN of x, as torch does.
 //   fma(a, b, c) is a * b + c, with one rounding where the ISA has it.
-//   load_half(p) reads `width` numbers of float16.
+//   load_half(p) and load_brain(p) read `width` numbers of float16 and of bfloat16.
 //   load(p, n) and store(p, n) touch the first n lanes only (0 <= n <= width); missing lanes load as zero.
 #pragma once
 
@@ -183,6 +183,9 @@ struct F32x4 {
     return {r};
   }
   static MRT_INLINE F32x4 load_half(const uint16_t* p);
+  static MRT_INLINE F32x4 load_brain(const uint16_t* p) {
+    return from_bits(I32x4{i32x4_t{p[0], p[1], p[2], p[3]}}.shl<16>());
+  }
   static MRT_INLINE F32x4 from_int(I32x4 i) { return {__builtin_convertvector(i.v, f32x4_t)}; }
   static MRT_INLINE F32x4 from_bits(I32x4 i) { return {(f32x4_t)i.v}; }
   MRT_INLINE I32x4 bits() const { return {(i32x4_t)v}; }
@@ -305,6 +308,10 @@ struct F32x8 {
   static MRT_INLINE F32x8 load_half(const uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
   }
+  static MRT_INLINE F32x8 load_brain(const uint16_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+  }
   static MRT_INLINE F32x8 from_int(I32x8 i) { return {_mm256_cvtepi32_ps(i.v)}; }
   static MRT_INLINE F32x8 from_bits(I32x8 i) { return {_mm256_castsi256_ps(i.v)}; }
   MRT_INLINE I32x8 bits() const { return {_mm256_castps_si256(v)}; }
@@ -415,6 +422,10 @@ struct F32x16 {
   static MRT_INLINE F32x16 load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes16(n), p)}; }
   static MRT_INLINE F32x16 load_half(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static MRT_INLINE F32x16 load_brain(const uint16_t* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
   }
   static MRT_INLINE F32x16 from_int(I32x16 i) { return {_mm512_cvtepi32_ps(i.v)}; }
   static MRT_INLINE F32x16 from_bits(I32x16 i) { return {_mm512_castsi512_ps(i.v)}; }

@@ -345,6 +345,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], relax.Call], float]] = {
     "dynamic_quantize_lstm zeros": (Q, bytes_lstm(np.uint8, True), 2e-3),
     "dynamic_quantize_gru": (Q, bytes_gru(np.int8, gates="rzn", direction="reverse"), 2e-3),
     "dynamic_quantize_gru before": (Q, bytes_gru(np.uint8, linear_before_reset=0), 4e-3),
+    "widen": ((2, 3), lambda x: ir.widen(const(drawn(4, 5).astype(np.float16))), 0),
     "decode": ((2, 96), lambda x: encoded(np.uint8, 32).call(), 0),
     "dynamic_quantize": ((4, 9), ir.dynamic_quantize, 0),
     "round_to_bytes": ((2, 3, 96), ir.round_to_bytes, 1e-7),

@@ -468,24 +468,37 @@ def test_convolutions_and_recurrent_layers_with_one_range_a_tensor() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_tables_in_16_bits(dtype: str) -> None:
+def test_products_and_tables_in_16_bits(dtype: str) -> None:
     artifact = compiled(Half(dtype=dtype))
     plain = compile_model(language(), [IDS])
-    assert plain.linear.weights.size - artifact.linear.weights.size == 2 * WORDS * WIDTH
-    assert decibels(artifact) > 45
+    module = language()
+    matrices = [each for each in module.parameters() if each.ndim == 2]
+    saved = plain.linear.weights.size - artifact.linear.weights.size
+    assert saved >= 1.9 * sum(each.numel() for each in matrices)
+    found = steps(artifact)
+    assert found["gemm_f32h"] == len(matrices) - 1 and not found["gemm_f32"]
+    assert {(each["bits"], each["integer"]) for each in artifact.manifest["weights"]} == {(16, False)}
+    assert decibels(artifact) > (60 if dtype == "float16" else 42)
     with torch.no_grad():
-        module = language()
-        module.table.weight.copy_(module.table.weight.to(getattr(torch, dtype)).float())
+        for each in matrices:
+            each.copy_(each.to(getattr(torch, dtype)).float())
         want = module(IDS).numpy()
     np.testing.assert_allclose(run(artifact, IDS.numpy()), want, atol=2e-5 * np.abs(want).max())
 
 
-def test_a_table_that_float16_does_not_hold_stays() -> None:
+def test_what_float16_does_not_hold_stays() -> None:
     module = language()
     with torch.no_grad():
         module.table.weight[3, 4] = 1e5
-    with pytest.raises(maas_rt.CompileError, match=r"its weights reach 1e\+05, beyond float16"):
-        compiled(Half(), module)
+    told = compiled(Half(), module).manifest["recipe"]["quantize"]["float_layers"]
+    assert [each["reason"] for each in told] == ["its weights reach 1e+05, beyond float16"]
+    layer = nn.Linear(8, 4)
+    with torch.no_grad():
+        layer.weight[1, 2] = -7e4
+    with pytest.raises(maas_rt.CompileError, match=r"its weights reach 7e\+04, beyond float16"):
+        compile_model(layer, [torch.ones(2, 8)], recipe=Recipe(quantize=Half()))
+    wide = compile_model(layer, [torch.ones(2, 8)], recipe=Recipe(quantize=Half(dtype="bfloat16")))
+    assert steps(wide)["gemm_f32h"] == 1
 
 
 # ---- bad input

@@ -123,19 +123,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, calibration data, and functions that score."""
     folder = tmp_path_factory.mktemp("compress")
     rng = np.random.default_rng(0)
-    w = rng.standard_normal((64, 64), np.float32)
+    w = rng.standard_normal((128, 128), np.float32)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 128])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 128])],
         [numpy_helper.from_array(w, "w")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "m.onnx")
-    x = rng.standard_normal((8, 64), np.float32)
+    x = rng.standard_normal((8, 128), np.float32)
     np.save(folder / "x.npy", x)
     np.save(folder / "y.npy", x @ w)
-    np.savez(folder / "calib.npz", x=rng.standard_normal((16, 64), np.float32))
+    np.savez(folder / "calib.npz", x=rng.standard_normal((16, 128), np.float32))
     (folder / "score.py").write_text(EVAL.format(x=folder / "x.npy", y=folder / "y.npy"))
     return folder
 
@@ -156,7 +156,7 @@ def compress(files: Path, *more: str) -> int:
 def test_the_command_writes_model_and_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compress(files, "--eval", f"{files}/score.py:score", "--max-drop", "0.1") == 0
     told = capsys.readouterr()
-    assert "layers: 1 int8; 2 models tried; report:" in told.out
+    assert "layers: 1 int8; 3 models tried; report:" in told.out
     assert "give judge other data" in told.err
     assert maas_rt.load(files / "out.mrt").manifest["compression"]["methods"] == {"int8": 1}
     assert json.loads(Page((files / "out.mrt.html").read_text()).data)["methods"] == {"int8": 1}
@@ -179,7 +179,7 @@ def test_what_was_measured_stays_until_the_file_is_written(files: Path, capsys: 
     measured = journal.read_text()
     blocked.rmdir()
     assert compress(files, *more) == 0 and not journal.exists()
-    assert '"score"' in measured and capsys.readouterr().out.count("2 models tried") == 1
+    assert '"score"' in measured and capsys.readouterr().out.count("3 models tried") == 1
 
 
 @pytest.mark.parametrize(

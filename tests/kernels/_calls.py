@@ -108,6 +108,7 @@ CALLS: dict[str, Call] = {
         [(3, 17)],
         {"n": 17, "k": 300, **CLIP, "block": 1},
     ),
+    "gemm_f32h": Call([some(3, 9), some(9, 17).astype(np.float16), some(17), some(3, 17)], [(3, 17)], {**GEMM, **CLIP}),
     "gemm_f32q": Call(
         [some(3, 9), (signed(9, 17) >> 4), some(3, 17), (signed(3, 17) >> 4), some(17), some(3, 17)],
         [(3, 17)],

@@ -1,4 +1,4 @@
-// Scales of weights of few bits, which a step has in float32 or in float16.
+// Numbers of 16 bits as floats; scales of weights of few bits, which a step has in float32 or in float16.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,13 @@ inline float half_value(uint16_t h) {
   uint32_t bits = magnitude | 0x7f800000;
   if (x < 65536.0f) std::memcpy(&bits, &x, sizeof(bits));
   bits |= sign;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+inline float brain_value(uint16_t b) {
+  const uint32_t bits = static_cast<uint32_t>(b) << 16;
+  float x;
   std::memcpy(&x, &bits, sizeof(x));
   return x;
 }
