@@ -26,6 +26,21 @@ def product(x: Array, w: Array, scale: Array, zero: Array | None, of: Array | No
     return ((q.astype(np.int64) - int(origin)) @ centred.T).astype(F) * (scale * step)
 
 
+def drawn_layer(
+    rng: np.random.Generator, w: tuple[int, ...], r: tuple[int, ...], bias: bool, zeros: bool
+) -> dict[str, Any]:
+    """Weights of these shapes, [dirs, rows of gates, inputs or hidden], and what belongs to them."""
+    return {
+        "w": rng.integers(-128, 128, w).astype(np.int8),
+        "r": rng.integers(-128, 128, r).astype(np.int8),
+        "bias": rng.normal(0, 1, (w[0], 2 * w[1])).astype(F) if bias else None,
+        "w_scale": rng.uniform(0.002, 0.004, w[:2]).astype(F),
+        "r_scale": rng.uniform(0.002, 0.004, w[:2]).astype(F),
+        "w_zero": rng.integers(-9, 10, w[:2]).astype(np.int8) if zeros else None,
+        "r_zero": rng.integers(-128, 128, w[:2]).astype(np.int8) if zeros else None,
+    }
+
+
 def formula(x: Array, layer: dict[str, Any], h: Array, c: Array, reverse: list[bool], order: str) -> list[Array]:
     steps, batch, inputs = x.shape
     dirs, _, hidden = h.shape
@@ -57,15 +72,7 @@ def test_lstm(steps: int, batch: int, inputs: int, hidden: int, direction: str, 
     rng = np.random.default_rng(steps + batch + inputs)
     dirs, rows = 1 + (direction == "bidirectional"), 4 * hidden
     order = "iofc" if zeros else "ifgo"
-    layer: dict[str, Any] = {
-        "w": rng.integers(-128, 128, (dirs, rows, inputs)).astype(np.int8),
-        "r": rng.integers(-128, 128, (dirs, rows, hidden)).astype(np.int8),
-        "bias": rng.normal(0, 1, (dirs, 2 * rows)).astype(F) if batch != 1 else None,
-        "w_scale": rng.uniform(0.002, 0.004, (dirs, rows)).astype(F),
-        "r_scale": rng.uniform(0.002, 0.004, (dirs, rows)).astype(F),
-        "w_zero": rng.integers(-9, 10, (dirs, rows)).astype(np.int8) if zeros else None,
-        "r_zero": rng.integers(-128, 128, (dirs, rows)).astype(np.int8) if zeros else None,
-    }
+    layer = drawn_layer(rng, (dirs, rows, inputs), (dirs, rows, hidden), batch != 1, zeros)
     x = rng.normal(0, 1, (steps, batch, inputs)).astype(F)
     h0, c0 = (rng.uniform(-1, 1, (dirs, batch, hidden)).astype(F) for _ in range(2))
     reverse = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
@@ -121,15 +128,7 @@ def gru_formula(
 def test_gru(steps: int, batch: int, inputs: int, hidden: int, direction: str, after: bool) -> None:
     rng = np.random.default_rng(steps + batch + inputs)
     dirs, rows, zeros = 1 + (direction == "bidirectional"), 3 * hidden, bool(batch % 2)
-    layer: dict[str, Any] = {
-        "w": rng.integers(-128, 128, (dirs, rows, inputs)).astype(np.int8),
-        "r": rng.integers(-128, 128, (dirs, rows, hidden)).astype(np.int8),
-        "bias": rng.normal(0, 1, (dirs, 2 * rows)).astype(F) if batch != 1 else None,
-        "w_scale": rng.uniform(0.002, 0.004, (dirs, rows)).astype(F),
-        "r_scale": rng.uniform(0.002, 0.004, (dirs, rows)).astype(F),
-        "w_zero": rng.integers(-9, 10, (dirs, rows)).astype(np.int8) if zeros else None,
-        "r_zero": rng.integers(-128, 128, (dirs, rows)).astype(np.int8) if zeros else None,
-    }
+    layer = drawn_layer(rng, (dirs, rows, inputs), (dirs, rows, hidden), batch != 1, zeros)
     x = rng.normal(0, 1, (steps, batch, inputs)).astype(F)
     h0 = rng.uniform(-1, 1, (dirs, batch, hidden)).astype(F)
     lengths = rng.integers(0, steps + 1, batch).astype(np.int32)
