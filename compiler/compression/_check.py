@@ -31,7 +31,7 @@ def verify_compressed(
     examples: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What the manifest says; raises VerificationError where an output's error is above the recipe's tolerance, against the scale that it has
-    over all inputs, or as large as what it says."""
+    over all inputs, or as large as what it says. Of labels, indices and other whole numbers the tolerance is the share that may differ."""
     assert options.recipe is not None
     tolerance, verify = options.recipe.tolerance, options.verify or VerifyOptions()
     program = artifact.loaded()
@@ -39,6 +39,7 @@ def verify_compressed(
     reference = Reference(model.source, verify.seconds)
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]
     signals = {name: _Signal() for name in model.output_names}
+    choices = {name: _Choices() for name in model.output_names}
     every = [*given, *kept]
     wanted = Spool()
     scales = scales_of(wanted.added(reference.run(inputs) for inputs in every))
@@ -48,6 +49,8 @@ def verify_compressed(
         report.runs += 1
         for name in model.output_names:
             want = np.asarray(expected[name])
+            if choices[name].add(actual[name], want):
+                continue
             difference = compare(name, actual[name], want, verify, scales.get(name, 0.0))
             report.note(name, difference, want)
             if difference.error > tolerance:
@@ -58,6 +61,12 @@ def verify_compressed(
             signals[name].add(actual[name], want)
     if not report.runs:
         raise VerificationError("there are no inputs to hold the quantized model to its source on; nothing was written")
+    for name, chosen in choices.items():
+        if chosen.differing > chosen.admitted(tolerance):
+            raise VerificationError(
+                f"the compressed model's output {name} differs in {chosen.differing} of {chosen.count} numbers, and the recipe admits "
+                f"{tolerance:.3g} of them: {_remedies(options.recipe)}, or admit more; nothing was written"
+            )
     for name, signal in signals.items():
         if signal.is_lost:
             raise VerificationError(
@@ -65,12 +74,14 @@ def verify_compressed(
                 "nothing was written"
             )
     measured = float(f"{report.max_relative_error:.3g}")
+    agreement = {name: round(each.agreement, 4) for name, each in choices.items() if each.count}
     decibels = {name: round(signal.decibels, 1) for name, signal in signals.items() if np.isfinite(signal.decibels)}
     return {
         **report.to_manifest(model),
         "max_relative_error": measured,
         "tolerance": tolerance,
         "signal_to_error_db": decibels,
+        **({"agreement": agreement} if agreement else {}),
     }
 
 
@@ -89,6 +100,29 @@ def _remedies(recipe: Recipe) -> str:
     if recipe.prunings:
         found.append("leave layers dense by prune_layers={name: None}")
     return ", ".join(found)
+
+
+class _Choices:
+    """Of one output of whole numbers, truth values or strings over all runs: how many there are, and how many are others than the source's."""
+
+    def __init__(self) -> None:
+        self.count = self.differing = 0
+
+    def add(self, actual: Array, expected: Array) -> bool:
+        """Whether that is what the output has, in the source's shape."""
+        if expected.dtype.kind in "fcV" or actual.shape != expected.shape:
+            return False
+        self.count += expected.size
+        self.differing += int(np.count_nonzero(actual != expected))
+        return True
+
+    def admitted(self, tolerance: float) -> float:
+        """One at least where there are several: it may have been a tie."""
+        return max(tolerance * self.count, float(self.count > 4))
+
+    @property
+    def agreement(self) -> float:
+        return 1 - self.differing / self.count
 
 
 class _Signal:

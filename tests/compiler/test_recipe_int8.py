@@ -172,6 +172,36 @@ def test_a_result_that_says_nothing_is_refused_whatever_is_admitted() -> None:
     assert min(verified["signal_to_error_db"].values()) > 30
 
 
+class Labels(nn.Module):
+    """Scores and the labels that they are for; `fine`: as whole numbers that are finer than 8 bits."""
+
+    def __init__(self, fine: bool) -> None:
+        super().__init__()
+        self.fine, self.layer = fine, nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.layer(x)
+        return y, ((y * 50).round().long() if self.fine else y.argmax(1))
+
+
+def test_labels_may_differ_in_as_many_as_the_recipe_admits() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 4, 32)
+    recipe = Recipe(quantize=Int8(x.numpy(), tolerance=0.05))
+    net = Labels(False).eval()
+    artifact = compile_model(net, [x[0]], recipe=recipe)
+    session = maas_rt.load(artifact.to_bytes())
+    agreement = artifact.manifest["verified"]["agreement"]
+    assert len(agreement) == 1 and 0.95 <= next(iter(agreement.values())) <= 1
+    found = [list(session.run({session.inputs[0].name: each.numpy()}).values())[1] for each in x]
+    with torch.no_grad():
+        assert (np.stack(found) == np.stack([net(each)[1].numpy() for each in x])).mean() > 0.95
+    with pytest.raises(
+        maas_rt.VerificationError, match=r"differs in \d+ of \d+ numbers, and the recipe admits 0.05 of them"
+    ):
+        compile_model(Labels(True).eval(), [x[0]], recipe=recipe)
+
+
 class Mixed(nn.Module):
     """Layers of many kinds."""
 
