@@ -3,6 +3,7 @@
 #include "kernels/qgemm/blocked.h"
 
 #include <cstring>
+#include <new>
 
 #include "kernels/checks.h"
 #include "kernels/gemm/pieces.h"
@@ -17,7 +18,8 @@ constexpr int64_t kRowsOfSums = 96;      // 6 KiB of sums
 constexpr int64_t kMaxBlockRows = 512;   // where sums stay in registers
 constexpr int64_t kWideBlockRows = 240;  // where those of panels side by side mostly do
 constexpr int64_t kPointerBytes = 16 << 10;
-constexpr int64_t kTilesInOrder = 8;  // so many pay for putting their weights in order; measured on Zen 4
+constexpr int64_t kRowsInOrder = 24;       // so many pay for putting their weights in order; measured on Zen 5,
+constexpr int64_t kRowsOfOneInOrder = 64;  // and where one panel is done at a time
 constexpr int64_t kStretchBytes = (kStretch + 1) * kQPanel * kQGroup;  // with the last part of a tap
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -53,8 +55,10 @@ class Depth {
   int64_t taps_, parts_, each_, count_;
 };
 
-// Whether panels are done side by side, where rows are more than a few.
-bool side_by_side(const QProduct& p) { return p.table->wide_rows > 0 && p.m >= kQWideLeast && p.kc >= kQGroup; }
+// Whether panels are done side by side, where rows are more than a few; one only for the sake of its sums of bytes.
+bool side_by_side(const QProduct& p) {
+  return p.table->wide_rows > 0 && p.m >= kQWideLeast && p.kc >= kQGroup && (p.n > kQPanel || p.finish.sum);
+}
 // Whether tiles turn their sums into results.
 bool folds(const QProduct& p) {
   const bool sums = p.finish.sum && side_by_side(p);
@@ -80,9 +84,10 @@ struct PanelOperands {
 };
 
 // The finish of the 16 columns from `column` on, of rows from m0 on; `own` is filled in.
-QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t column, const int32_t* sums, int32_t* acc,
-                      const int32_t* row_sums, PanelOperands* own) {
-  QFinishCall f = p.finish;
+void finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t column, const int32_t* sums, int32_t* acc,
+               const int32_t* row_sums, PanelOperands* own, QFinishCall* out) {
+  QFinishCall& f = *out;  // written where it stays: a copy of what was just stored waits for it
+  f = p.finish;
   f.n = min64(kQPanel, p.n - column % p.n);
   for (int64_t j = 0; j < kQPanel; ++j) {
     own->offset[j] = static_cast<int32_t>(static_cast<uint32_t>(sums[j]) * static_cast<uint32_t>(p.a_zero));
@@ -99,7 +104,6 @@ QFinishCall finish_of(const QProduct& p, int64_t m0, int64_t rows, int64_t colum
   if (f.residual) f.residual += m0 * f.ldr + column;
   if (f.bytes) f.bytes += m0 * f.ldr + column;
   f.y = static_cast<char*>(f.y) + (m0 * f.ldy + column) * (f.quantized ? 1 : 4);
-  return f;
 }
 
 // Whether most windows of a panel are ordered.
@@ -113,12 +117,16 @@ bool mostly_ordered(const QPanelLayout& l, const QMasks* masks) {
 void put_in_order(const QTileTable& table, QTileCall* call, int8_t* room) {
   static const QMasks kNone[kStretch / kQSegment] = {};
   const int64_t bytes = kQPanel * kQGroup, groups = call->g1 - call->g0, windows = groups / kQWindow;
-  for (int64_t t = 0; t < call->taps; ++t) {
-    const int8_t* const from = call->w + t * call->tap_bytes + call->g0 * bytes;
-    int8_t* const to = room + t * call->tap_bytes;
-    const int64_t whole = windows * kQWindow * bytes;
-    table.in_order(from, call->orders + t * call->tap_orders + call->g0, windows, to);
-    std::memcpy(to + whole, from + whole, static_cast<size_t>((groups + call->tail) * bytes - whole));
+  const int64_t whole = windows * kQWindow * bytes;
+  for (int64_t i = 0; i < call->panels; ++i) {
+    for (int64_t t = 0; t < call->taps; ++t) {
+      const int64_t group = t * call->tap_orders + call->g0;
+      const int8_t* const from = call->w + i * call->panel_bytes + group * bytes;
+      const char* const orders = reinterpret_cast<const char*>(call->orders + group) + i * call->panel_bytes;
+      int8_t* const to = room + i * kStretchBytes + t * call->tap_bytes;
+      table.in_order(from, reinterpret_cast<const QOrder*>(orders), windows, to);
+      std::memcpy(to + whole, from + whole, static_cast<size_t>((groups + call->tail) * bytes - whole));
+    }
   }
   call->a_offset += call->g0 * kQGroup;
   call->kc -= call->g0 * kQGroup;
@@ -127,6 +135,7 @@ void put_in_order(const QTileTable& table, QTileCall* call, int8_t* room) {
   call->w = room;
   call->masks = kNone;
   call->tap_masks = 0;
+  call->panel_bytes = call->panels > 1 ? kStretchBytes : 0;
 }
 
 // Some of one group, from `panel` on, side by side if `wide`, else one; `then`: the one that is read after them.
@@ -147,10 +156,17 @@ const QMasks* masks_of(const QProduct& p, const QPanelLayout& l, int64_t panel) 
   return reinterpret_cast<const QMasks*>(p.w + panel * l.bytes + l.masks_at);
 }
 
+// Whether so many rows are done in wide tiles. Few rows are where panels (those like `panel`) need no other order and
+// no tile is low.
+bool in_wide_tiles(const QProduct& p, const QPanelLayout& l, int64_t rows, int64_t panel) {
+  if (!side_by_side(p) || Tiles(rows, p.table->wide_rows).height < kQWideLeast) return false;
+  return rows >= kRowsInOrder || !mostly_ordered(l, masks_of(p, l, panel));
+}
+
 // Whether the weights of the panels are put in order first: tiles of several need that where any window is ordered.
-bool put_in_order_first(const QProduct& p, const QPanelLayout& l, const Tiles& tiles, const Panels& panels) {
+bool put_in_order_first(const QProduct& p, const QPanelLayout& l, int64_t rows, const Panels& panels) {
   if (!panels.wide) {
-    return p.table->in_order && tiles.count >= kTilesInOrder && mostly_ordered(l, masks_of(p, l, panels.panel));
+    return p.table->in_order && rows >= kRowsOfOneInOrder && mostly_ordered(l, masks_of(p, l, panels.panel));
   }
   for (int64_t i = 0; i < panels.count; ++i) {
     const QMasks* const masks = masks_of(p, l, panels.panel + i);
@@ -167,7 +183,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
   const char* const packed = p.w + panel * l.bytes;
   const int64_t column = group * p.n + panel % group_panels * kQPanel;
   const Depth depth(l);
-  const bool wide = panels.wide, in_order = put_in_order_first(p, l, tiles, panels);
+  const bool wide = panels.wide, in_order = put_in_order_first(p, l, tiles.total(), panels);
   PanelOperands own[kQMaxPanels];
   QFinishCall finish[kQMaxPanels];
   QFolded folded[kQMaxPanels];
@@ -176,12 +192,11 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
   call.panel_sums = tiles.total() * kQPanel;
   bool in_tiles = folds(p) && (wide || !p.finish.sum);
   for (int64_t i = 0; i < panels.count; ++i) {
-    finish[i] =
-        finish_of(p, m0, tiles.total(), column + i * kQPanel, reinterpret_cast<const int32_t*>(packed + i * l.bytes),
-                  acc + i * call.panel_sums, row_sums, &own[i]);
+    finish_of(p, m0, tiles.total(), column + i * kQPanel, reinterpret_cast<const int32_t*>(packed + i * l.bytes),
+              acc + i * call.panel_sums, row_sums, &own[i], &finish[i]);
     in_tiles = in_tiles && (finish[i].n == kQPanel || (wide && finish[i].quantized));
   }
-  for (int64_t i = 0; in_tiles && i < panels.count; ++i) folded[i] = q_fold(finish[i]);
+  for (int64_t i = 0; in_tiles && i < panels.count; ++i) new (&folded[i]) QFolded(q_fold(finish[i]));
   call.ldy = finish->ldy * (finish->quantized ? 1 : 4);
   call.ldr = finish->ldr;
   call.tap_bytes = l.groups * kQPanel * kQGroup;
@@ -205,21 +220,11 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
     call.g1 = part.g1;
     call.tail = part.tail;
     call.panel_bytes = panels.count > 1 ? l.bytes : 0;
-    const auto at_panel = [&](QTileCall* c, int64_t i) {
-      const QMasks* const masks = masks_of(p, l, panel + i);
-      const char* const of_panel = packed + i * l.bytes;
-      c->w = reinterpret_cast<const int8_t*>(of_panel + l.weights_at) + part.tap * call.tap_bytes;
-      c->masks = masks + part.tap * l.segments;
-      c->tap_masks = l.segments;
-      c->orders = reinterpret_cast<const QOrder*>(of_panel + l.orders_at) + part.tap * l.groups;
-    };
-    const QTileCall before = call;
-    for (int64_t i = panels.count; i-- > 0;) {
-      call = before;
-      at_panel(&call, i);
-      if (in_order) put_in_order(*p.table, &call, room + i * kStretchBytes);
-    }
-    if (in_order && panels.count > 1) call.panel_bytes = kStretchBytes;
+    call.w = reinterpret_cast<const int8_t*>(packed + l.weights_at) + part.tap * call.tap_bytes;
+    call.masks = masks_of(p, l, panel) + part.tap * l.segments;
+    call.tap_masks = l.segments;
+    call.orders = reinterpret_cast<const QOrder*>(packed + l.orders_at) + part.tap * l.groups;
+    if (in_order) put_in_order(*p.table, &call, room);
     int64_t row = 0;
     for (const auto& [count, rows] : tiles.runs()) {
       if (count == 0) continue;
@@ -317,7 +322,7 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
   for (int64_t b = 0, begin = m0; b < blocks; ++b) {
     const int64_t end = min64(m1, m0 + tiles * (b + 1) / blocks * mr);
     if (end <= begin) continue;
-    const bool wide = side_by_side(p) && Tiles(end - begin, mr).height >= kQWideLeast;
+    const bool wide = in_wide_tiles(p, layout, end - begin, p0);
     const Tiles in_block(end - begin, wide ? mr : p.table->mr);
     fill_pointers(p, in_block, begin, pointers);
     Pace pace(p.watch,
@@ -348,7 +353,8 @@ void run_q_product(const QProduct& product, KernelContext& ctx, void* scratch) {
     return;
   }
   const int64_t blocks = ceil_div(p.m, block_rows(p, q_panel_layout(p.taps, p.kc)));
-  const Pieces pieces(p.m, tile_rows(p), blocks, panels * kQPanel, panels, threads, side_by_side(p) ? kQMaxPanels : 1);
+  const Pieces pieces(p.m, tile_rows(p), blocks, panels * kQPanel, panels, threads,
+                      side_by_side(p) && p.m >= kRowsInOrder ? kQMaxPanels : 1);
   const size_t bytes = align64(q_product_scratch(p.taps));
   parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
     const Pieces::Piece x = pieces[item];

@@ -1,9 +1,8 @@
-// Tiles of 4 x 16 with AVX-512 VNNI: a group of weights is one register, and `vpdpbusd` adds its four products in 32
-// bits, so the kinds of groups do not matter. Where a window is ordered, either its weights were put back in order for
-// many tiles (weights_in_order), or the windows of a segment of rows are put into that order first, in memory, from
+// Tiles of 8 x 16 with AVX-512 VNNI: a group of weights is one register, and `vpdpbusd` adds its four products in 32
+// bits, so the kinds of groups do not matter. Where windows are ordered, either the weights were put back in order for
+// many rows (weights_in_order), or the windows of a segment of rows are put into that order first, in memory, from
 // where their groups are broadcast: a broadcast is a load, while a shuffle of a whole register takes the place of a
-// product. Measured on Zen 4: 0.9 (8 tiles) to 0.98 (63) and 0.86 of the rate without any order, twice that of
-// tile_avx2.cc. Products of more rows take the tiles of wide_avx512.h.
+// product. Products of more rows take the tiles of wide_avx512.h.
 #include "kernels/qgemm/finish_generic.h"
 #include "kernels/qgemm/fold_avx512.h"
 #include "kernels/qgemm/wide_avx512.h"
@@ -11,11 +10,13 @@
 namespace mrt {
 namespace {
 
-constexpr int kRows = 4;
+constexpr int kRows = 8;
 constexpr int64_t kWindowBytes = kQWindow * kQGroup;
-// Sums that take turns, so that so few rows do not wait for each other's.
+// Sums that take turns, so that few rows do not wait for each other's.
 template <int MR>
-constexpr int kTurns = MR == 1 ? 4 : 2;
+constexpr int kTurns = MR == 1   ? 4
+                       : MR <= 7 ? 2
+                                 : 1;
 
 MRT_INLINE __m512i broadcast4(const uint8_t* p) { return _mm512_set1_epi32(four_bytes(p)); }
 MRT_INLINE __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
@@ -45,138 +46,120 @@ MRT_INLINE void step(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w
   for (int i = 0; i < MR; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], broadcast4(row[i] + k), weights);
 }
 
-// The last kc % 4 bytes of rows of kc.
-template <int MR>
-MRT_INLINE void step_tail(const uint8_t* const (&row)[MR], int64_t kc, const int8_t* w, __m512i (&acc)[MR]) {
-  const __m512i weights = load64(w);
-#pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i) {
-    acc[i] = _mm512_dpbusd_epi32(acc[i], _mm512_set1_epi32(tail_bytes(row[i], kc)), weights);
-  }
-}
-
-// A whole window from `k` on, through its order.
-template <int MR>
-MRT_INLINE void step_ordered(const uint8_t* const (&row)[MR], int64_t k, const int8_t* w, const QOrder* orders,
-                             __m512i (&acc)[kTurns<MR>][MR]) {
-  alignas(64) uint8_t window[MR][kWindowBytes];
-  const __m128i order = _mm_loadu_si128(reinterpret_cast<const __m128i*>(orders));
-#pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + k));
-    _mm_store_si128(reinterpret_cast<__m128i*>(window[i]), _mm_shuffle_epi8(bytes, order));
-  }
-  __asm__ volatile("" : "+m"(window));  // or the compiler keeps them in registers and shuffles after all
-#pragma GCC unroll 4
-  for (int g = 0; g < static_cast<int>(kQWindow); ++g) {
-    const __m512i weights = load64(w + g * 64);
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) {
-      __m512i& sum = acc[g % kTurns<MR>][i];
-      sum = _mm512_dpbusd_epi32(sum, broadcast4(window[i] + g * kQGroup), weights);
-    }
-  }
-}
-
-// The windows of a segment of MR rows in their panel's order.
-template <int MR>
+// The windows of a segment of rows in their panel's order.
 struct Reordered {
-  alignas(64) uint8_t bytes[MR][kQSegment * kQGroup];
+  alignas(64) uint8_t bytes[kRows][kQSegment * kQGroup];
 
-  // All of them, those too that are not ordered: their order is their own. Four windows at a time, the last ones
-  // masked.
+  // All of them, those too that are not ordered: their order is their own. Four windows at a time, what lies behind the
+  // last ones masked.
+  template <int MR>
   MRT_INLINE void fill(const uint8_t* const (&row)[MR], int64_t k0, int64_t windows, const QOrder* orders) {
-    for (int64_t at = 0; at < windows * kWindowBytes; at += 64) {
-      const int64_t left = windows * kWindowBytes - at;
-      const __mmask64 there = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
-      const __m512i order = _mm512_maskz_loadu_epi8(there, reinterpret_cast<const char*>(orders) + at);
+    uint64_t there = ~uint64_t{0} >> (kQSegment - windows * kQWindow);  // groups
+    for (int64_t at = 0; there != 0; at += 64, there >>= 16) {
+      const __mmask16 some = static_cast<__mmask16>(there);
+      const __m512i order = _mm512_maskz_loadu_epi32(some, reinterpret_cast<const char*>(orders) + at);
 #pragma GCC unroll 8
       for (int i = 0; i < MR; ++i) {
-        const __m512i four = _mm512_maskz_loadu_epi8(there, row[i] + k0 + at);
+        const __m512i four = _mm512_maskz_loadu_epi32(some, row[i] + k0 + at);
         _mm512_store_si512(bytes[i] + at, _mm512_shuffle_epi8(four, order));
       }
     }
   }
 };
 
-// Whole windows, those with a bit in `ordered` through their order.
-template <int MR>
-MRT_INLINE void whole_windows(const uint8_t* const (&row)[MR], int64_t k0, int64_t windows, const int8_t* w,
-                              uint64_t ordered, const QOrder* orders, __m512i (&acc)[kTurns<MR>][MR], Fetch& fetch) {
-  for (int64_t v = 0; v < windows; ++v) {
-    const int64_t g = v * kQWindow, k = k0 + g * kQGroup;
-    fetch();
-    if (ordered >> g & 1) {
-      step_ordered<MR>(row, k, w + g * 64, orders + g, acc);
-      continue;
-    }
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < kQWindow; ++i) step<MR>(row, k + i * kQGroup, w + (g + i) * 64, acc[i % kTurns<MR>]);
+// Of rows of kc the last of the whole groups, and what is behind them (see tail_bytes): out [groups + tail][rows].
+MRT_ONE_COPY void ends(const uint8_t* const* row, int64_t rows, int64_t kc, int64_t groups, bool tail, int32_t* out) {
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < rows; ++i) {
+    const uint8_t* const end = row[i] + kc / kQGroup * kQGroup;
+    int32_t* to = out + i;
+    for (int64_t g = groups; g > 0; --g, to += rows) *to = four_bytes(end - g * kQGroup);
+    if (tail) *to = tail_bytes(row[i], kc);
   }
 }
 
-// Groups [0, groups) of a segment; `masks.ordered` has a bit for each window. All windows are put into order together
-// where most need it: measured, the two ways meet where about 0.6 of them do.
-template <int MR>
-MRT_INLINE void segment(const uint8_t* const (&row)[MR], int64_t k0, int64_t groups, const int8_t* w, QMasks masks,
-                        const QOrder* orders, __m512i (&acc)[kTurns<MR>][MR], Fetch& fetch) {
-  const int64_t windows = groups / kQWindow;
-  if (__builtin_popcountll(masks.ordered & kQFirst) * 8 > windows * 5) {
-    Reordered<MR> reordered;
-    reordered.fill(row, k0, windows, orders);
-    const uint8_t* from[MR];
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) from[i] = reordered.bytes[i];
-    whole_windows<MR>(from, 0, windows, w, 0, orders, acc, fetch);
-  } else {
-    whole_windows<MR>(row, k0, windows, w, masks.ordered, orders, acc, fetch);
+// Rows of sums and `start` as bytes, four at a time: the last four twice in part, if need be.
+MRT_ONE_COPY void rows_of_bytes(const QFolded& f, const int32_t* start, const int32_t* acc, int64_t ld, int64_t rows,
+                                uint8_t* y, int64_t ldy) {
+  const FoldedStore store(f);
+  const __m512i more = load64(start);
+  const auto sum = [&](int64_t i)
+                       __attribute__((always_inline)) { return _mm512_add_epi32(load64(acc + i * ld), more); };
+  if (rows < 4) {
+    for (int64_t i = 0; i < rows; ++i) store({sum(i)}, y + i * ldy, ldy);
+    return;
   }
-  for (int64_t g = windows * kQWindow; g < groups; ++g) step<MR>(row, k0 + g * kQGroup, w + g * 64, acc[0]);
+  for (int64_t next = 0; next < rows; next += 4) {
+    const int64_t i = next < rows - 4 ? next : rows - 4;
+    store({sum(i), sum(i + 1), sum(i + 2), sum(i + 3)}, y + i * ldy, ldy);
+  }
 }
 
+// One body for all kinds of tiles: sums pass through memory to what they become, so that no height has its own of that.
 template <int MR>
-MRT_INLINE void one_tile(const QTileCall& c, const uint8_t* const* a, int32_t* sums, uint8_t* y, const float* residual,
-                         Fetch& fetch) {
-  __m512i turns[kTurns<MR>][MR];
-  __m512i(&acc)[MR] = turns[0];
-  const __m512i start = c.folded_start ? load64(c.folded_start->start) : _mm512_setzero_si512();
-#pragma GCC unroll 8
-  for (int i = 0; i < MR * kTurns<MR>; ++i) turns[i / MR][i % MR] = i < MR ? start : _mm512_setzero_si512();
-  for (int64_t t = 0; t < c.taps; ++t) {
-    const uint8_t* row[MR];
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) row[i] = a[t * MR + i] + c.a_offset;
-    const int8_t* const w = c.w + t * c.tap_bytes;
-    const QOrder* const orders = c.orders + t * c.tap_orders;
-    const QMasks* const masks = c.masks + t * c.tap_masks;
-    for (int64_t g = c.g0; g < c.g1; g += kQSegment) {
-      const int64_t groups = c.g1 - g < kQSegment ? c.g1 - g : kQSegment;
-      segment<MR>(row, g * kQGroup, groups, w + g * 64, masks[g / kQSegment], orders + g, turns, fetch);
-    }
-    if (!c.tail) continue;
-    step_tail<MR>(row, c.kc, w + c.kc / kQGroup * 64, acc);
-  }
-#pragma GCC unroll 8
-  for (int i = MR; i < MR * kTurns<MR>; ++i) acc[i % MR] = _mm512_add_epi32(acc[i % MR], turns[i / MR][i % MR]);
-  if (!c.first) {
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) acc[i] = _mm512_add_epi32(acc[i], load64(sums + i * kQPanel));
-  }
-  if (c.folded && c.folded->floats) {
-    return store_floats<F32x16, MR>(*c.folded, y, c.ldy, residual, c.ldr, [&](int i, int) { return I32x16{acc[i]}; });
-  }
-  if (c.folded) return FoldedStore(*c.folded)(acc, y, c.ldy);
-#pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i) _mm512_storeu_si512(sums + i * kQPanel, acc[i]);
-}
-
-template <int MR>
-void tile(const QTileCall& call) {
-  const QTileCall c = call;  // of our own: what is stored through y could be anything, and all would be read again
+void tile(const QTileCall& c) {
   Fetch fetch(c);
+  Reordered reordered;
+  int32_t last[kQWindow * MR];
+  alignas(64) int32_t complete[MR * kQPanel];
+  const __m512i start = load64(c.folded_start ? c.folded_start->start : kNothing);
   for (int64_t t = 0; t < c.tiles; ++t) {
-    one_tile<MR>(c, c.a + t * c.tile_pointers, c.acc + t * MR * kQPanel, c.y + t * MR * c.ldy,
-                 c.residual ? c.residual + t * MR * c.ldr : nullptr, fetch);
+    const uint8_t* const* const a = c.a + t * c.tile_pointers;
+    int32_t* const sums = c.acc + t * MR * kQPanel;
+    __m512i turns[kTurns<MR>][MR];
+    __m512i(&acc)[MR] = turns[0];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR * kTurns<MR>; ++i) turns[i / MR][i % MR] = i < MR ? start : _mm512_setzero_si512();
+    for (int64_t tap = 0; tap < c.taps; ++tap) {
+      const uint8_t* row[MR];
+#pragma GCC unroll 8
+      for (int i = 0; i < MR; ++i) row[i] = a[tap * MR + i] + c.a_offset;
+      const int8_t* w = c.w + tap * c.tap_bytes + c.g0 * 64;
+      for (int64_t g0 = c.g0; g0 < c.g1; g0 += kQSegment) {
+        const int64_t windows = (c.g1 - g0 < kQSegment ? c.g1 - g0 : kQSegment) / kQWindow;
+        const bool ordered = windows > 0 && c.masks[tap * c.tap_masks + g0 / kQSegment].ordered & kQFirst;
+        if (ordered) reordered.fill<MR>(row, g0 * kQGroup, windows, c.orders + tap * c.tap_orders + g0);
+        const uint8_t* from[MR];
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i) {
+          from[i] = ordered ? reordered.bytes[i] : row[i] + g0 * kQGroup;
+          __asm__("" : "+r"(from[i]));  // or vectors of addresses are made, and taken apart again
+        }
+        for (int64_t v = 0; v < windows; ++v, w += kQWindow * 64) {
+          fetch();
+#pragma GCC unroll 4
+          for (int g = 0; g < static_cast<int>(kQWindow); ++g) {
+            step<MR>(from, v * kWindowBytes + g * kQGroup, w + g * 64, turns[g % kTurns<MR>]);
+          }
+        }
+      }
+      const int64_t rest = (c.g1 - c.g0) % kQWindow;
+      if (rest + c.tail == 0) continue;
+      ends(row, MR, c.kc, rest, c.tail, last);
+#pragma GCC unroll 1
+      for (int64_t g = 0; g < rest + c.tail; ++g, w += 64) {
+        const __m512i weights = load64(w);
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i) {
+          acc[i] = _mm512_dpbusd_epi32(acc[i], _mm512_set1_epi32(last[g * MR + i]), weights);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = MR; i < MR * kTurns<MR>; ++i) acc[i % MR] = _mm512_add_epi32(acc[i % MR], turns[i / MR][i % MR]);
+    if (!c.first) {
+#pragma GCC unroll 8
+      for (int i = 0; i < MR; ++i) acc[i] = _mm512_add_epi32(acc[i], load64(sums + i * kQPanel));
+    }
+    int32_t* const to = c.folded ? complete : sums;
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) _mm512_storeu_si512(to + i * kQPanel, acc[i]);
+    if (!c.folded) continue;
+    if (c.folded->floats) {
+      wide_floats(c, reinterpret_cast<const __m512i*>(complete), MR, t * MR);
+    } else {
+      rows_of_bytes(*c.folded, kNothing, complete, kQPanel, MR, c.y + t * MR * c.ldy, c.ldy);
+    }
   }
 }
 
@@ -199,8 +182,14 @@ void row_of_panels(const QRowCall& c) {
         acc[g][0] = _mm512_dpbusd_epi32(acc[g][0], _mm512_shuffle_epi8(window, order), load64(w + g * 64));
       }
     }
-    for (int64_t g = windows * kQWindow; g < whole; ++g, w += 64) step<1>(row, g * kQGroup, w, acc[g % kQWindow]);
-    if (c.kc % kQGroup != 0) step_tail<1>(row, c.kc, w, acc[3]);
+    const int64_t rest = whole % kQWindow;
+    const bool tail = c.kc % kQGroup != 0;
+    int32_t last[kQWindow];
+    if (rest + tail > 0) ends(row, 1, c.kc, rest, tail, last);
+#pragma GCC unroll 1
+    for (int64_t g = 0; g < rest + tail; ++g, w += 64) {
+      acc[0][0] = _mm512_dpbusd_epi32(acc[0][0], _mm512_set1_epi32(last[g]), load64(w));
+    }
     const __m512i a = _mm512_add_epi32(acc[0][0], acc[1][0]), b = _mm512_add_epi32(acc[2][0], acc[3][0]);
     _mm512_storeu_si512(c.acc + p * kQPanel, _mm512_add_epi32(a, b));
   }
@@ -250,32 +239,24 @@ void weights_in_order(const int8_t* w, const QOrder* orders, int64_t windows, in
   }
 }
 
-// Four rows of sums at a time where no more than QFolded is done with them.
+// No more than QFolded, of whole panels, or else any.
 void finish(const QFinishCall& c) {
   if (!c.folds() || c.floats || c.w_zero || c.n < kQPanel) return kQFinish_avx2(c, kEpilogue_avx512);
   const QFolded f = c.folded ? *c.folded : q_fold(c);
-  const FoldedStore store(f);
-  const __m512i start = load64(f.start);
-  const int32_t* acc = c.acc;
-  uint8_t* y = static_cast<uint8_t*>(c.y);
-  const int64_t ld = c.ld, ldy = c.ldy;
-  const auto sum = [&](int64_t i)
-                       __attribute__((always_inline)) { return _mm512_add_epi32(load64(acc + i * ld), start); };
-  int64_t left = c.rows;
-  for (; left >= 4; left -= 4, acc += 4 * ld, y += 4 * ldy) store({sum(0), sum(1), sum(2), sum(3)}, y, ldy);
-  for (; left > 0; --left, acc += ld, y += ldy) store({sum(0)}, y, ldy);
+  rows_of_bytes(f, f.start, c.acc, c.ld, c.rows, static_cast<uint8_t*>(c.y), c.ldy);
 }
 
 }  // namespace
 
-extern const QTileTable kQTile_avx512 = {kRows,
-                                         true,
-                                         {nullptr, tile<1>, tile<2>, tile<3>, tile<4>},
-                                         finish,
-                                         q_row_sum,
-                                         row_of_panels,
-                                         weights_in_order,
-                                         kWideRows,
-                                         {nullptr, nullptr, nullptr, nullptr, nullptr, wide_rows<5>, wide_rows<6>}};
+extern const QTileTable kQTile_avx512 = {
+    kRows,
+    true,
+    {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>},
+    finish,
+    q_row_sum,
+    row_of_panels,
+    weights_in_order,
+    kWideRows,
+    {nullptr, nullptr, nullptr, nullptr, nullptr, wide_rows<5>, wide_rows<6>}};
 
 }  // namespace mrt
