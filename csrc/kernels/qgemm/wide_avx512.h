@@ -46,7 +46,8 @@ struct WideFinish {
   MRT_ONE_COPY WideFinish(const QFolded* folded, int64_t panels) {
     const QFolded& f = folded[0];
     const QSum none{}, &sum = f.sum ? *f.sum : none;
-    there = ~__mmask64{0} >> (64 - ((panels - 1) * kQPanel + folded[panels - 1].columns));
+    const int64_t columns = (panels - 1) * kQPanel + folded[panels - 1].columns;
+    there = columns > 0 ? ~__mmask64{0} >> (64 - columns) : 0;  // 0: there is no finish
     for (int p = 0; p < static_cast<int>(kQMaxPanels); ++p) {
       scale[p] = _mm512_loadu_ps(folded[p < panels ? p : 0].scale);
       bias[p] = _mm512_loadu_ps(folded[p < panels ? p : 0].bias);
