@@ -53,7 +53,7 @@ class Observer:
             InvalidArgumentError: samples that are not the model's. VerificationError: the build in float differs from the source.
         """
         wide, counts = _probed(mod, values, probe)
-        names = [f"observed.{i}" for i in range(sum(counts))]
+        names = self.unused("observed", sum(counts))
         artifact = self._compile(replace(self._model, mod=wide, output_names=[*self._model.output_names, *names]))
         program, options = artifact.loaded(), self._verify or VerifyOptions()
         self._program = program
@@ -72,6 +72,13 @@ class Observer:
     def inputs(self) -> int:
         """How many the model has."""
         return len(self._model.input_names)
+
+    def unused(self, stem: str, count: int) -> list[str]:
+        """That many names that no input and no output of the model has."""
+        taken = {*self._model.input_names, *self._model.output_names}
+        while any(name.startswith(f"{stem}.") for name in taken):
+            stem += "_"
+        return [f"{stem}.{i}" for i in range(count)]
 
     def latest(self) -> Run:
         """Runs of the build that was observed last."""

@@ -33,7 +33,7 @@ class Switched:
         self, mod: tvm.IRModule, layers: Sequence[relax.Var], observer: Observer, in_float: Run, **rest: Any
     ) -> None:
         self._layers, self._observer, self._in_float = list(layers), observer, in_float
-        self._names = [f"float.{i}" for i in range(len(self._layers))]
+        self._names = observer.unused("float", len(self._layers))
         switches = [relax.Var(name, relax.TensorType([1], "bool")) for name in self._names]
         wide = _with_inputs(mod, switches, observer.inputs)
         quantized = quantize_static(wide, switches=dict(zip(self._layers, switches)), **rest)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from maas_rt.compiler import Int8, Recipe
@@ -249,3 +250,22 @@ def test_the_option_is_kept_in_recipes() -> None:
     recipe = Recipe(quantize=Int8(float_share=0.1))
     assert "float_share = 0.1" in recipe.to_toml()
     assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+@pytest.mark.parametrize("given, result", [("float.0", "y"), ("observed.0", "float.1"), ("x", "observed.0")])
+def test_inputs_and_outputs_may_have_any_names(given: str, result: str) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"w": (3, 8), "v": (8, 64), "u": (64, 8)}
+    steps = [(given, "w", "a"), ("a", "v", "b"), ("b", "u", result)]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", [x, w], [y]) for x, w, y in steps],
+        "graph",
+        [onnx.helper.make_tensor_value_info(given, onnx.TensorProto.FLOAT, [4, 3])],
+        [onnx.helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, [4, 8])],
+        [onnx.numpy_helper.from_array(rng.standard_normal(of).astype(F32), name) for name, of in shapes.items()],
+    )
+    data = [[rng.standard_normal((4, 3)).astype(F32)] for _ in range(2)]
+    artifact = compile_model(
+        onnx.helper.make_model(graph), recipe=Recipe(quantize=Int8(tolerance=10.0), calibration=data)
+    )
+    assert artifact.manifest["verified"]["status"] == "passed"
