@@ -421,8 +421,9 @@ def _int8() -> tuple[Any, Any, torch.Tensor]:
 
 
 def _scaled(groups: int) -> tuple[Any, Any, torch.Tensor]:
-    codes, scales = drawn(-127, 128, WIDE, DEEP).to(torch.int8), torch.rand(WIDE, groups) + 0.1
-    return {"weight": codes, "weight_scale": scales}, None, codes * scales.repeat_interleave(DEEP // groups, 1)
+    codes, scales = drawn(-127, 128, WIDE, DEEP).to(torch.int8), (torch.rand(WIDE, groups) + 0.1).half()
+    floats = codes * scales.float().repeat_interleave(DEEP // groups, 1)
+    return {"weight": codes, "weight_scale": scales}, None, floats
 
 
 # name -> tensors, config and floats; bits of a weight

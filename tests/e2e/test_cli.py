@@ -186,7 +186,7 @@ def test_compile_to_few_bits_without_data(folder: Path, command: CommandLine, fl
             "--int8 and --calibration are given, expected one of them",
         ),
         (["--weights", "int4", "--method", "gptq"], "the recipe has no calibration data"),
-        (["--weights", "fp16"], "no kernel reads its weights in 16 bits"),
+        (["--weights", "fp16", "--group", "32"], "--group"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(
