@@ -122,7 +122,7 @@ def _reason(value: relax.Expr) -> str:
     assert weight is not None
     if is_call(value, *TRANSPOSED):
         way = SubPixels.of(value)
-        return way if isinstance(way, str) else _filter_reason(value, way.filters(weight).shape)
+        return way if isinstance(way, str) else _filter_reason(value, way.filters_shape(weight.shape))
     if is_call(value, "relax.matmul"):
         too_deep = f"its sums have more than {MAX_DEPTH} terms" if weight.shape[0] > MAX_DEPTH else ""
         return matrix_reason(value) or too_deep

@@ -69,15 +69,14 @@ def dynamic_quantize_lstm(
     """An lstm of int8 or uint8 weights with scales and zero points [D, 4 H]. x is quantized to uint8 by the range of all of it, h in each step by that of
     all sequences (`dynamic_quantize`), as ONNX Runtime's DynamicQuantizeLSTM does on one thread; sums are exact."""
 
-    of_w, of_r = _integer_products(w, w_scale, w_zero), _integer_products(r, r_scale, r_zero)
-    q, unit, zero = dynamic_quantize.reference(x)
+    of_r = _integer_products(r, r_scale, r_zero)
+    whole, of_x = _whole(x, w, w_scale, w_zero)
 
     def of_h(d: int, h: Array) -> Array:
         q, unit, zero = dynamic_quantize.reference(h)
         return of_r(d, q.astype(np.int64) - zero, unit)
 
-    products = (lambda d, v: of_w(d, v, unit)), of_h
-    return _lstm(q.astype(np.int64) - zero, r.shape, products, bias, [h0, c0], lengths, direction, gates)
+    return _lstm(whole, r.shape, (of_x, of_h), bias, [h0, c0], lengths, direction, gates)
 
 
 @operator(_results(1))
@@ -121,17 +120,15 @@ def dynamic_quantize_gru(
     """A gru of int8 or uint8 weights with scales and zero points [D, 3 H], quantized as those of dynamic_quantize_lstm; what a reset gate leaves of h
     is quantized by the range of h."""
 
-    of_w, of_r = _integer_products(w, w_scale, w_zero), _integer_products(r, r_scale, r_zero)
-    q, unit, zero = dynamic_quantize.reference(x)
+    of_r = _integer_products(r, r_scale, r_zero)
+    whole, of_x = _whole(x, w, w_scale, w_zero)
 
     def of_h(d: int, v: Array, h: Array) -> Array:
         _, unit, zero = dynamic_quantize.reference(h)
         steps = np.clip(np.rint(v / unit) + zero, 0, 255) if unit > 0 else np.full(v.shape, zero)
         return of_r(d, steps.astype(np.int64) - zero, unit)
 
-    products = (lambda d, v: of_w(d, v, unit)), of_h
-    whole = q.astype(np.int64) - zero
-    return _gru(whole, r.shape, products, bias, h0, lengths, direction, gates, linear_before_reset)
+    return _gru(whole, r.shape, (of_x, of_h), bias, h0, lengths, direction, gates, linear_before_reset)
 
 
 def _gru(
@@ -212,6 +209,13 @@ def _integer_products(weights: Array, scale: Array, zero: Array | None) -> Calla
     """Of whole numbers whose unit is the last argument."""
     centred = weights.astype(np.int64) - (0 if zero is None else zero.astype(np.int64)[:, :, None])
     return lambda d, v, unit: (v @ centred[d].T).astype(np.float32) * (scale[d] * unit)
+
+
+def _whole(x: Array, w: Array, scale: Array, zero: Array | None) -> tuple[Array, Product]:
+    """x as whole numbers by the range of all of it, and the products of w with those."""
+    of_w = _integer_products(w, scale, zero)
+    q, unit, origin = dynamic_quantize.reference(x)
+    return q.astype(np.int64) - origin, lambda d, v: of_w(d, v, unit)
 
 
 def _halves(bias: Array | None, d: int) -> list[Any]:

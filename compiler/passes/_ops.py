@@ -9,7 +9,7 @@ from tvm import relax
 
 from .._constants import constant_of
 from ._dims import Dim, product, same_shape, shape_of
-from ._rewrite import Array, array_of, is_call
+from ._rewrite import Array, array_of, call_of, is_call
 
 __all__ = [
     "constant",
@@ -162,7 +162,9 @@ def _divides(whole: dict[tuple[str, ...], int], part: dict[tuple[str, ...], int]
 
 
 def same_move(move: relax.Call) -> Callable[[relax.Expr], relax.Expr]:
-    """What a reshape or a transpose does, for another tensor of the same shape."""
+    """What a reshape, a slice or a transpose does, for another tensor of the same shape."""
+    if is_call(move, "relax.strided_slice"):
+        return lambda x: call_of("relax.strided_slice", [x, *move.args[1:]], move.attrs)
     if is_call(move, "relax.reshape"):
         shape = shape_of(move)
         return lambda x: relax.op.reshape(x, move.args[1]) if shape is None else reshape(x, shape)

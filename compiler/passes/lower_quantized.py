@@ -19,7 +19,7 @@ from ..ir import read_encoded
 from ._encoded import MOVES, encoded, moved_weights
 from ._kernel_call import AttrValue, make_kernel_call, read_kernel_call
 from ._ops import constant, dtype_of, is_f32, same_move
-from ._rewrite import Array, Rewriter, array_of, call_of, is_call, rewrite, scalar_of
+from ._rewrite import Array, Rewriter, array_of, is_call, rewrite, scalar_of
 from .lower_convolutions import windows_of
 
 __all__ = [
@@ -337,7 +337,7 @@ def _moved_behind(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr
     moves: list[Callable[[relax.Expr], relax.Expr]] = []
     x = value.args[0]
     while (move := rw.call(x, *MOVES, "relax.strided_slice")) is not None and rw.single_use(x):
-        moves.append(_same_slice(move) if is_call(move, "relax.strided_slice") else same_move(move))
+        moves.append(same_move(move))
         x = move.args[0]
     if not moves or scalar_of(value.args[1]) is None or not _ends_in_kernel(rw, x):
         return None
@@ -345,10 +345,6 @@ def _moved_behind(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr
     for move_too in reversed(moves):
         q = rw.emit(move_too(q), str(var.name))
     return q
-
-
-def _same_slice(call: relax.Call) -> Callable[[relax.Expr], relax.Expr]:
-    return lambda x: call_of("relax.strided_slice", [x, *call.args[1:]], call.attrs)
 
 
 def _joined_behind(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:

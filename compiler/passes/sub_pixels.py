@@ -8,7 +8,7 @@ layer?" (2016). Where the stride does not divide the filter, taps of 0 fill it u
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,10 @@ class SubPixels:
         crop = [p % s for p, s in zip(front, strides)]
         return cls(tuple(strides), tuple(taps), tuple(before), tuple(after), tuple(crop), int(attrs.groups))
 
+    def filters_shape(self, shape: Sequence[int]) -> list[int]:
+        """That of `filters`, of a weight of this shape."""
+        return [math.prod(self.strides) * self.groups * shape[1], shape[0] // self.groups, *self.taps]
+
     def filters(self, weight: npt.NDArray[np.generic]) -> Array:
         """[I, O / groups, kernel...] as [outputs, I / groups, taps...]; outputs count groups, then sub-pixels, then the group's channels."""
         axes = range(len(self.taps))
@@ -79,7 +83,7 @@ class SubPixels:
         apart = full.reshape(self.groups, channels // self.groups, per_group, *split)
         apart = np.flip(apart, tuple(3 + 2 * a for a in axes))
         order = [0, *(4 + 2 * a for a in axes), 2, 1, *(3 + 2 * a for a in axes)]
-        return np.ascontiguousarray(apart.transpose(order).reshape(-1, channels // self.groups, *self.taps))
+        return np.ascontiguousarray(apart.transpose(order).reshape(self.filters_shape(weight.shape)))
 
     def channels(self, numbers: Array) -> Array:
         """A number for each channel of the result, [groups, O / groups], as one for each output of the convolution."""
@@ -127,9 +131,9 @@ def sub_pixels(mod: tvm.IRModule) -> tvm.IRModule:
         centred = known.values.astype(np.int16) - known.zeros.astype(np.int16)
         if isinstance(way, str) or centred.size == 0 or centred.min() < -128 or centred.max() > 127:
             return None
-        values = way.filters(centred.astype(np.int8))
-        if conv_contract(values.shape, way.groups) is None:
+        if conv_contract(way.filters_shape(centred.shape), way.groups) is None:
             return None
+        values = way.filters(centred.astype(np.int8))
         scales = way.channels(np.broadcast_to(scale, (way.groups, known.values.shape[1])))
         filters = Encoded.along(values, scales, np.zeros((), np.int8), 0)
         return _rewritten(rw, var, value, way, filters.call())
