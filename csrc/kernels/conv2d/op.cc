@@ -232,7 +232,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   char* const scratch = static_cast<char*>(ctx.scratch);
   float* const zeros = reinterpret_cast<float*>(scratch);
   std::memset(zeros, 0, l.zeros);
-  ConvRows rows = conv_rows_of(g, x, y, access_of(g).lines ? 1 : g.kernel_w);
+  ConvRows rows = conv_rows_of<float>(g, x, y, access_of(g).lines ? 1 : g.kernel_w);
   rows.zeros = zeros;
   Product q = product_of(p, in, n_in, y);
   const bool plain = g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top + g.pad_left == 0 &&

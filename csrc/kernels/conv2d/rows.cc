@@ -42,10 +42,11 @@ void find_starts(const ConvRowsOf<T>& r, int64_t m0, int64_t rows, Starts<T>* s)
 
 }  // namespace
 
-ConvRows conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, int64_t taps_w) {
+template <typename T>
+ConvRowsOf<T> conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, int64_t taps_w) {
   const int64_t line = x.shape[2] * g.in_channels;
-  ConvRows r{};
-  r.x = x.as<const float>();
+  ConvRowsOf<T> r{};
+  r.x = x.as<const T>();
   r.h = x.shape[1];
   r.w = x.shape[2];
   r.out_h = y.shape[1];
@@ -63,6 +64,8 @@ ConvRows conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, i
   r.image = x.shape[1] * line;
   return r;
 }
+template ConvRowsOf<float> conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, int64_t taps_w);
+template ConvRowsOf<uint8_t> conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, int64_t taps_w);
 
 template <typename T>
 void conv_rows(const void* user, int64_t m0, int64_t rows, const T** out) {

@@ -22,8 +22,9 @@ struct ConvRowsOf {
 };
 using ConvRows = ConvRowsOf<float>;
 
-// Of floats, without zeros.
-ConvRows conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, int64_t taps_w);
+// Without zeros. Of float and uint8_t.
+template <typename T>
+ConvRowsOf<T> conv_rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, int64_t taps_w);
 
 // A Product::rows_of; user is a ConvRowsOf<T>. Of float and uint8_t.
 template <typename T>

@@ -119,28 +119,6 @@ size_t scratch(const void* params, const Tensor*, int, const Tensor*, int, int32
   return l.zeros + (l.gathered + l.product) * static_cast<size_t>(threads);
 }
 
-ConvRowsOf<uint8_t> rows_of(const ConvGeometry& g, const Tensor& x, const Tensor& y, const uint8_t* zeros) {
-  ConvRowsOf<uint8_t> r{};
-  r.x = x.as<const uint8_t>();
-  r.zeros = zeros;
-  r.h = x.shape[1];
-  r.w = x.shape[2];
-  r.out_h = y.shape[1];
-  r.out_w = y.shape[2];
-  r.pad_top = g.pad_top;
-  r.pad_left = g.pad_left;
-  r.stride_h = g.stride_h;
-  r.stride_w = g.stride_w;
-  r.dilation_h = g.dilation_h;
-  r.dilation_w = g.dilation_w;
-  r.kernel_h = g.kernel_h;
-  r.taps_w = access_of(g) == Access::lines ? 1 : g.kernel_w;
-  r.pixel = g.in_channels;
-  r.line = r.w * r.pixel;
-  r.image = r.h * r.line;
-  return r;
-}
-
 QProduct product_of(const Params& p, const Tensor* in, int n_in, const QFinishCall& finish, const Tensor& y) {
   const ConvGeometry& g = p.g;
   QProduct q{};
@@ -275,7 +253,8 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   char* const scratch = static_cast<char*>(ctx.scratch);
   char* const behind = scratch + layout_of(g).zeros;
   std::memset(scratch, static_cast<int>(q_a_zero(in, n_in, p.x_zero)), layout_of(g).zeros);
-  const ConvRowsOf<uint8_t> rows = rows_of(g, x, y, reinterpret_cast<const uint8_t*>(scratch));
+  ConvRowsOf<uint8_t> rows = conv_rows_of<uint8_t>(g, x, y, access_of(g) == Access::lines ? 1 : g.kernel_w);
+  rows.zeros = reinterpret_cast<const uint8_t*>(scratch);
   QProduct q = product_of(p, in, n_in, finish, y);
   if (access_of(g) == Access::gathered) {
     run_gathered(p, q, rows, rows.x + x.shape[0] * rows.image, ctx, behind);

@@ -268,7 +268,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
   DenseOperands o = dense_operands(in, n_in, 2, 3, out[0]);
   o.m = out[0].extent(0, out[0].ndim - 1);
   const void* const packed = in[1].data;
-  const ConvRows gathered = p.conv ? conv_rows_of(p.g, in[0], out[0], p.g.kernel_w) : ConvRows{};
+  const ConvRows gathered = p.conv ? conv_rows_of<float>(p.g, in[0], out[0], p.g.kernel_w) : ConvRows{};
   const ConvRows* const conv = p.conv ? &gathered : nullptr;
   if (!p.table) {
     const Rows rows(p, o, conv, ctx.scratch);
