@@ -43,7 +43,7 @@ def run(
         inputs: in the contract's order; None is an absent optional input, bytes are a packed weight.
         out_shapes: one shape for each output, or (shape, dtype) where that is not float32.
         attrs: ints, floats, text, or lists of the first two.
-        isa: None for what a load would bind, "reference" for the scalar oracle, else "scalar", "avx2" or "avx512"
+        isa: None for what a load would bind, "reference" for the scalar oracle, else one of `isas`
 
     Raises:
         InvalidArgumentError: shapes or attributes that the contract refuses. TargetError: this CPU or build lacks isa.
@@ -66,8 +66,14 @@ def cpu_count() -> int:
 
 
 def cpu_isa() -> str:
-    """The instruction set that kernels are bound to: "avx512", "avx2" or "scalar"."""
+    """The instruction set that kernels are bound to: "avx512", "avx2" or "scalar"; on AArch64 "i8mm", "dotprod", "neon" or "scalar"."""
     return _native.cpu_isa()
+
+
+def isas() -> list[str]:
+    """The instruction sets that this CPU and MAAS_RT_ISA allow, best first: what `run` takes where the contract has such a kernel."""
+    allowed: list[str] = describe()["isas"]
+    return allowed
 
 
 def machine_rates(threads: int = 1) -> tuple[float, float]:
@@ -80,5 +86,5 @@ def machine_rates(threads: int = 1) -> tuple[float, float]:
 
 
 def cpu_level() -> str:
-    """The named level of this CPU: "x86-64-v3", "x86-64-v2", "x86-64", "aarch64"."""
+    """The named level of this CPU: "x86-64-v3", "x86-64-v2", "x86-64"; "aarch64-i8mm", "aarch64-dotprod", "aarch64"."""
     return _native.cpu_level()

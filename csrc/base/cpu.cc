@@ -11,6 +11,8 @@
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace mrt {
@@ -24,16 +26,15 @@ uint64_t read_xcr0() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-CpuFeatures detect() {
-  CpuFeatures f;
-  f.level = 1;
+uint32_t detect() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return kBaseline;
   const unsigned c1 = c;
-  unsigned b7 = 0, c7 = 0, c81 = 0;
+  unsigned b7 = 0, c7 = 0, a71 = 0, c81 = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
     b7 = b;
     c7 = c;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) a71 = a;
   }
   if (__get_cpuid(0x80000001u, &a, &b, &c, &d)) c81 = c;
   const auto has = [](unsigned word, int bit) { return ((word >> bit) & 1u) != 0; };
@@ -45,15 +46,49 @@ CpuFeatures detect() {
   // Upper halves, upper registers and masks beside what AVX saves.
   const bool zmm_saved = ymm_saved && (read_xcr0() & 0xe0u) == 0xe0u;
   const bool avx512 = has(b7, 16) && has(b7, 17) && has(b7, 30) && has(b7, 31);  // F, DQ, BW, VL
-  f.avx2_fma = avx2;
-  f.avx512_vnni = avx2 && zmm_saved && avx512 && has(c7, 11);
-  f.sha = ssse3 && sse41 && has(b7, 29);
-  f.level = v3 ? 3 : v2 ? 2 : 1;
+  uint32_t f = kBaseline;
+  if (avx2) f |= kAvx2;
+  if (avx2 && zmm_saved && avx512 && has(c7, 11)) f |= kAvx512;
+  if (avx2 && has(a71, 4)) f |= kAvxVnni;
+  if (ssse3 && sse41 && has(b7, 29)) f |= kSha;
+  if (v2) f |= kX86V2;
+  if (v3) f |= kX86V3;
   return f;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+// Bits of the kernel's ABI (Documentation/arch/arm64/elf_hwcaps.rst), which an older libc's headers may not name. The
+// kernel shows what user space may use.
+uint32_t detect() {
+  const unsigned long caps = getauxval(AT_HWCAP), caps2 = getauxval(AT_HWCAP2);
+  uint32_t f = kBaseline | kNeon;
+  if ((caps >> 10 & 1) != 0) f |= kFp16;     // ASIMDHP
+  if ((caps >> 20 & 1) != 0) f |= kDotprod;  // ASIMDDP
+  if ((caps >> 22 & 1) != 0) f |= kSve;
+  if ((caps2 >> 13 & 1) != 0) f |= kI8mm;
+  return f;
+}
+#elif defined(__aarch64__)
+uint32_t detect() { return kBaseline | kNeon; }
 #else
-CpuFeatures detect() { return CpuFeatures(); }
+uint32_t detect() { return kBaseline; }
 #endif
+
+// Targets of this architecture, best first, by the features that their code counts on.
+struct Level {
+  const char* name;
+  uint32_t needs;
+};
+constexpr Level kLevels[] = {
+#if defined(__x86_64__)
+    {"x86-64-v3", kX86V2 | kX86V3},
+    {"x86-64-v2", kX86V2},
+    {"x86-64", kBaseline},
+#elif defined(__aarch64__)
+    {"aarch64-i8mm", kNeon | kDotprod | kI8mm},
+    {"aarch64-dotprod", kNeon | kDotprod},
+    {"aarch64", kNeon},
+#endif
+    {}};
 
 #if defined(__linux__)
 // The first line of a small file under /sys or /proc; false if it cannot be read.
@@ -141,64 +176,38 @@ struct IsaChoice {
   Status status;
 };
 
-IsaChoice choose_isa() {
-  IsaChoice choice;
-  for (const Isa isa : kIsas)
-    if (cpu_runs(isa)) choice.isa = isa;
-  const char* wanted = std::getenv("MAAS_RT_ISA");
-  if (!wanted || !*wanted) return choice;
-  for (const Isa isa : kIsas) {
-    if (std::strcmp(wanted, isa_name(isa)) != 0) continue;
-    if (isa > choice.isa) {
-      choice.status = fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', but this CPU has only '%s'; unset it", wanted,
-                           isa_name(choice.isa));
-    } else {
-      choice.isa = isa;
-    }
-    return choice;
-  }
-  choice.status = fail(MRT_ERROR_TARGET, "MAAS_RT_ISA is '%s', expected one of %s; correct or unset it", wanted,
-                       isa_names().c_str());
-  return choice;
-}
-
 const IsaChoice& isa_choice() {
-  static const IsaChoice choice = choose_isa();
+  static const IsaChoice choice = [] {
+    IsaChoice made;
+    made.status = choose_isa(cpu_features(), std::getenv("MAAS_RT_ISA"), &made.isa);
+    return made;
+  }();
   return choice;
 }
 
 }  // namespace
 
-const CpuFeatures& cpu_features() {
-  static const CpuFeatures features = detect();
+Isa cpu_features() {
+  static const Isa features = static_cast<Isa>(detect());
   return features;
 }
 
-const char* cpu_level() {
-#if defined(__x86_64__)
-  const int level = cpu_features().level;
-  return level >= 3 ? "x86-64-v3" : level == 2 ? "x86-64-v2" : "x86-64";
-#elif defined(__aarch64__)
-  return "aarch64";
-#else
+const char* level_of(Isa features) {
+  for (const Level* level = kLevels; level->name != nullptr; ++level)
+    if (allows(features, static_cast<Isa>(level->needs))) return level->name;
   return "unknown";
-#endif
 }
 
-int cpu_target_rank(const char* target) {
-  int rank = 0;
-#if defined(__x86_64__)
-  if (std::strcmp(target, "x86-64") == 0) rank = 1;
-  if (std::strcmp(target, "x86-64-v2") == 0) rank = 2;
-  if (std::strcmp(target, "x86-64-v3") == 0) rank = 3;
-  if (rank > cpu_features().level) rank = 0;
-#elif defined(__aarch64__)
-  if (std::strcmp(target, "aarch64") == 0) rank = 1;
-#else
-  (void)target;
-#endif
-  return rank;
+int target_rank(const char* target, Isa features) {
+  const int count = static_cast<int>(sizeof(kLevels) / sizeof(kLevels[0])) - 1;
+  for (int i = 0; i < count; ++i)
+    if (std::strcmp(target, kLevels[i].name) == 0)
+      return allows(features, static_cast<Isa>(kLevels[i].needs)) ? count - i : 0;
+  return 0;
 }
+
+const char* cpu_level() { return level_of(cpu_features()); }
+int cpu_target_rank(const char* target) { return target_rank(target, cpu_features()); }
 
 int32_t cpu_count() {
   static const int32_t count = [] {
@@ -213,37 +222,40 @@ int32_t cpu_count() {
 const Status& isa_status() { return isa_choice().status; }
 Isa bound_isa() { return isa_choice().isa; }
 
-bool cpu_runs(Isa isa) {
-  [[maybe_unused]] const CpuFeatures& f = cpu_features();
-  switch (isa) {
-    case Isa::reference:
-      return true;
-#define MRT_ISA(name, needs) \
-  case Isa::name:            \
-    return needs;
-#include "base/isa.inc"
-#undef MRT_ISA
+Status choose_isa(Isa features, const char* wanted, Isa* out) {
+  *out = features;
+  if (wanted == nullptr || *wanted == '\0') return Status();
+  const char* wrong = "MAAS_RT_ISA is '%s', expected one of %s; correct or unset it";
+  Isa known = kEveryIsa;
+  for (const Isa isa : kIsas) {
+    if (std::strcmp(wanted, isa_name(isa)) != 0) continue;
+    if (allows(features, isa)) {
+      *out = isa;
+      return Status();
+    }
+    wrong = "MAAS_RT_ISA is '%s', but this CPU has only %s; unset it";
+    known = features;
   }
-  return false;
+  return fail(MRT_ERROR_TARGET, wrong, wanted, isa_names(known).c_str());
 }
 
-std::string isa_names() {
+std::string isa_names(Isa allowed) {
   std::string names;
-  for (const Isa isa : kIsas) names += std::string(names.empty() ? "'" : ", '") + isa_name(isa) + "'";
+  for (const Isa isa : kIsas) {
+    if (!allows(allowed, isa)) continue;
+    names += names.empty() ? "'" : ", '";
+    names += isa_name(isa);
+    names += '\'';
+  }
   return names;
 }
 
 const char* isa_name(Isa isa) {
-  switch (isa) {
-    case Isa::reference:
-      return "reference";
-#define MRT_ISA(name, needs) \
-  case Isa::name:            \
-    return #name;
+  const char* name = "reference";
+#define MRT_ISA(set, features) MRT_WITH_##set(if (allows(isa, Isa::set)) name = #set;)
 #include "base/isa.inc"
 #undef MRT_ISA
-  }
-  return "unknown";
+  return name;
 }
 
 }  // namespace mrt

@@ -21,7 +21,7 @@ inline uint32_t rotate(uint32_t x, int n) { return (x >> n) | (x << (32 - n)); }
 
 Sha256Fold choose() {
 #if defined(__x86_64__)
-  if (cpu_features().sha) return kSha256FoldShani;
+  if (allows(cpu_features(), static_cast<Isa>(kSha))) return kSha256FoldShani;
 #endif
   return sha256_fold_portable;
 }

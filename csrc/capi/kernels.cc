@@ -72,13 +72,14 @@ Status choose_isa(const Operator& op, const char* isa, Isa* out) {
   for (const Isa candidate : mrt::kIsas) {
     if (std::strcmp(isa, mrt::isa_name(candidate)) != 0) continue;
     *out = candidate;
-    bool built = candidate <= Isa::scalar;
+    bool built = candidate == Isa::scalar;
     for (const mrt::Kernel* k = op.kernels; k->name; ++k) built = built || k->isa == candidate;
-    if (built && mrt::cpu_runs(candidate)) return Status();
+    if (built && mrt::allows(mrt::cpu_features(), candidate)) return Status();
     return fail(MRT_ERROR_TARGET, "contract '%s' has no kernel for '%s' on this CPU or in this build",
                 op.contract->name, isa);
   }
-  return fail(MRT_ERROR_TARGET, "isa is '%s', expected 'reference' or one of %s", isa, mrt::isa_names().c_str());
+  return fail(MRT_ERROR_TARGET, "isa is '%s', expected 'reference' or one of %s", isa,
+              mrt::isa_names(mrt::kEveryIsa).c_str());
 }
 
 Status run_kernel(const char* contract, const char* isa, const mrt_tensor* inputs, size_t input_count,

@@ -150,6 +150,11 @@ std::string registry() {
   json.close('}');
   json.key("isa");
   json.string(mrt_cpu_isa());
+  json.key("isas");
+  json.open('[');
+  for (size_t i = sizeof(mrt::kIsas) / sizeof(mrt::kIsas[0]); i-- > 0;)
+    if (allows(mrt::bound_isa(), mrt::kIsas[i])) json.string(isa_name(mrt::kIsas[i]));
+  json.close(']');
   json.key("level");
   json.string(mrt_cpu_level());
   json.key("version");

@@ -146,10 +146,10 @@ MRT_API mrt_status mrt_set_hooks(const mrt_hooks* hooks);
 
 /* CPUs that this process may use: the affinity mask, capped by the cgroup quota (rounded up); at least 1. */
 MRT_API int32_t mrt_cpu_count(void);
-/* The instruction set that kernels are bound to: "avx512", "avx2", "scalar". MAAS_RT_ISA may lower it; an unknown
- * value of MAAS_RT_ISA makes every load fail with a sentence that says so. */
+/* The instruction set that kernels are bound to: "avx512", "avx2", "scalar"; on AArch64 "i8mm", "dotprod", "neon",
+ * "scalar". MAAS_RT_ISA may lower it; an unknown value of it makes every load fail with a sentence that says so. */
 MRT_API const char* mrt_cpu_isa(void);
-/* The named level of this CPU: "x86-64-v3", "x86-64-v2", "x86-64", "aarch64". */
+/* The named level of this CPU: "x86-64-v3", "x86-64-v2", "x86-64"; "aarch64-i8mm", "aarch64-dotprod", "aarch64". */
 MRT_API const char* mrt_cpu_level(void);
 
 /* ---- programs -------------------------------------------------------------------------------------------------- */
@@ -368,7 +368,7 @@ MRT_API mrt_status mrt_kernel_packed_bytes(const char* contract, const char* pac
 MRT_API mrt_status mrt_kernel_pack(const char* contract, const char* packing, const mrt_tensor* weight,
                                    const mrt_attr* attrs, size_t attr_count, void* out, size_t out_bytes);
 /* Run one contract. isa: NULL or "" for the one a load would bind, "reference" for the scalar reference, else
- * "scalar", "avx2", ...: MRT_ERROR_TARGET if this CPU or build lacks it. Outputs are the caller's memory. */
+ * "scalar", "avx2", "neon", ...: MRT_ERROR_TARGET if this CPU or build lacks it. Outputs are the caller's memory. */
 MRT_API mrt_status mrt_kernel_run(const char* contract, const char* isa, const mrt_tensor* inputs, size_t input_count,
                                   mrt_tensor* outputs, size_t output_count, const mrt_attr* attrs, size_t attr_count,
                                   int32_t threads);

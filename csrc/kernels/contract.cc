@@ -180,13 +180,13 @@ const Kernel kPortable[2] = {{Isa::scalar, "scalar", nullptr}, {}};
 
 const void* table_of(const Kernel* rows, Isa isa) {
   if (isa == Isa::reference) return nullptr;
-  while (rows->table != nullptr && rows->isa > isa) ++rows;
+  while (rows->table != nullptr && !allows(isa, rows->isa)) ++rows;
   return rows->table;
 }
 
 std::string kernel_name(const Operator& op, const void* params, Isa isa) {
   const Kernel* best = op.kernels;
-  while (best[1].name != nullptr && best->isa > isa) ++best;
+  while (best[1].name != nullptr && !allows(isa, best->isa)) ++best;
   return std::string(op.contract->name) + "_" + (op.kernel_name != nullptr ? op.kernel_name(params) : best->name);
 }
 

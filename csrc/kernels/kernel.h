@@ -45,16 +45,18 @@ struct KernelContext {
   Watch* watch = nullptr;  // what may end the run meanwhile: parallel_items and parallel_ranges ask it, and long items
 };
 
-// A kernel of a family: its ISA, how its name ends ("6x16_avx2"), and the table that the ISA's file fills in.
+// A kernel of a family: the ISA that it needs, how its name ends ("6x16_avx2"), and the table that the ISA's file fills
+// in.
 struct Kernel {
   Isa isa;
   const char* name;
   const void* table;
 };
-// The table of the best of `rows` that the ISA allows; null for the reference.
+// The table of the first of `rows` whose needs the ISA meets; null for the reference.
 const void* table_of(const Kernel* rows, Isa isa);
 
-// The kernels of a family, best first, ended by a row of nothing; see kernel_list.inc.
+// The kernels of a family, best first, ended by a row of nothing; the first whose needs are met is bound. See
+// kernel_list.inc.
 template <typename Table>
 struct KernelList {
   Kernel rows[sizeof(kIsas) / sizeof(kIsas[0]) + 1];
@@ -77,7 +79,8 @@ struct Operator {
   const Kernel* kernels;  // those that this build has, best first, ended by a row without a name
   size_t params_bytes;    // size of the POD that prepare fills, at most 512
 
-  // Decode and check attributes; shapes are not known yet. `params` is zeroed memory of params_bytes.
+  // Decode and check attributes; shapes are not known yet. `isa` is what is allowed, any set of features. `params` is
+  // zeroed memory of params_bytes.
   Status (*prepare)(const Attrs& attrs, Isa isa, void* params);
   // Check shapes against each other and against the packed weight's bytes; called once per shape binding, behind
   // check_operands, so that a damaged or hostile file cannot make run touch memory that is not there.

@@ -10,12 +10,15 @@ import re
 import subprocess
 import sys
 
-CALLED = re.compile(r"mem(cpy|move|set)|sqrtf?|_GLOBAL_OFFSET_TABLE_|mrt::k\w+_(avx2|avx512|scalar)|mrt::q_fold\(.*")
+ISAS = "avx2|avx512|shani|neon|dotprod|i8mm"
+CALLED = re.compile(
+    r"mem(cpy|move|set)|sqrtf?|_GLOBAL_OFFSET_TABLE_|mrt::k\w+_(avx2|avx512|neon|dotprod|i8mm|scalar)|mrt::q_fold\(.*"
+)
 
 
 def problems(path: str) -> list[str]:
     """Of an object for an instruction set, or of portable loops."""
-    isa = re.search(r"_(avx2|avx512|shani)\.cc\.o", path)
+    isa = re.search(rf"_({ISAS})\.cc\.o", path)
     return ([] if isa is None else shared(path, isa.group(1))) + calls(path)
 
 
@@ -41,7 +44,7 @@ def calls(path: str) -> list[str]:
 
 
 def main() -> int:
-    objects = [path for path in sys.argv[1:] if re.search(r"_(avx2|avx512|shani|scalar)\.cc\.o", path)]
+    objects = [path for path in sys.argv[1:] if re.search(rf"_({ISAS}|scalar)\.cc\.o", path)]
     found = [problem for path in objects for problem in problems(path)]
     print("\n".join(found) if found else f"{len(objects)} objects, nothing shared")
     return 1 if found or not objects else 0

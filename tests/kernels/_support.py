@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from maas_rt import _kernels
 
 # Everything that this machine can run, the best first; forcing one by name is what proves that it ran.
-_ALL = ["avx512", "avx2", "scalar"]
-ISAS = _ALL[_ALL.index(_kernels.cpu_isa()) :]
+ISAS = _kernels.isas()
 
 
 def isas_of(contract: str) -> list[str]:

@@ -29,7 +29,7 @@ double fastest(int32_t threads, F&& body) {
 }  // namespace
 
 Status machine_rates(int32_t threads, MachineRates* out) {
-  const MachineKernel& kernel = *kMachine[std::max(bound_isa(), Isa::scalar)];
+  const MachineKernel& kernel = *kMachine[bound_isa()];
   Arena buffer;
   if (!buffer.reserve(static_cast<size_t>(kFloats) * sizeof(float)))
     return fail(MRT_ERROR_OUT_OF_MEMORY,
