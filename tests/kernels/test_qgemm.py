@@ -164,6 +164,57 @@ def test_a_residual_of_bytes(
     check_sum("gemm_u8s8", [a, packed, scale, b, activations(rng, False, m, n)], acc, attrs, dtype, threads)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize(
+    ("x_scale", "r_scale", "y_scale"),
+    [
+        (0.7, 0.9, 1.0),
+        (0.1, 0.1, 0.2),
+        (0.05, 0.1, 0.1),
+        (0.0169, 0.0182, 0.0105),
+        (0.0306, 0.0105, 0.0163),
+        (3, 1e-3, 2),
+    ],
+)
+def test_every_term_with_every_byte_of_a_residual(x_scale: float, r_scale: float, y_scale: float, dtype: type) -> None:
+    """All 65,536 pairs, where many sums are halves of a step to within a rounding and where few are."""
+    a = np.zeros((256, 4), np.uint8)
+    a[:, 0] = np.arange(256)
+    w = np.ones((4, 256), np.int8)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", w, {"n": 256, "k": 4})
+    residual = np.broadcast_to(np.arange(256, dtype=np.uint8), (256, 256)).copy()
+    for zero, y_zero in ((137, 0), (0, 120), (120, 3)):
+        acc = np.broadcast_to(np.arange(256)[:, None] - zero, (256, 256))
+        attrs = {"n": 256, "k": 4, "a_zero": zero, "x_zero": zero, "x_max": 255, "x_scale": x_scale}
+        acc = acc - 3 * zero  # the k's that are 0
+        attrs |= {
+            "r_scale": r_scale,
+            "r_zero": 255 - zero,
+            "y_scale": y_scale,
+            "y_zero": y_zero - 128 * (dtype is np.int8),
+        }
+        scale, bias = np.full(256, x_scale, np.float32), np.full(256, 3 * zero * x_scale, np.float32)
+        check_sum("gemm_u8s8", [a, packed, scale, bias, residual], acc, attrs, dtype, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("summed", [False, True])
+def test_results_beyond_32_bits_meet_the_bounds(summed: bool, dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    m, n, k = 33, 50, 40
+    a, w = activations(rng, False, m, k), weights("normal", rng, k, n)
+    acc = (a.astype(np.int64) - 37) @ w.astype(np.int64)
+    scale = rng.choice([1e6, -1e6, 0.6, 1e-3], n).astype(np.float32)
+    bias = rng.choice([3e9, -3e9, 1e20, np.inf, -np.inf, 0], n).astype(np.float32)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", w, {"n": n, "k": k})
+    attrs = {"n": n, "k": k, "a_zero": 37, "y_scale": 0.5, "y_zero": 7}
+    if summed:
+        attrs |= {"x_scale": 0.3, "x_zero": 50, "x_max": 255, "r_scale": 0.2, "r_zero": 9}
+        check_sum("gemm_u8s8", [a, packed, scale, bias, activations(rng, False, m, n)], acc, attrs, dtype, 1)
+    else:
+        check_all("gemm_u8s8", [a, packed, scale, bias, None], acc, attrs, dtype)
+
+
 @quick
 @given(
     m=SIZES,

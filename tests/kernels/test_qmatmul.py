@@ -59,11 +59,14 @@ def test_batches(left: tuple[int, ...], right: tuple[int, ...], threads: int) ->
     check(a, b, {"a_zero": 7, "b_zero": 131, "scale": 0.002}, threads)
 
 
+@pytest.mark.parametrize("zero", [0, 255])
+@pytest.mark.parametrize("m", [2, 6])
 @pytest.mark.parametrize("k", [32767, 32768, 32769, 70001])
-def test_the_deepest_sums_are_exact(k: int) -> None:
+def test_the_deepest_sums_are_exact(k: int, m: int, zero: int) -> None:
     """All at the largest difference: the last of them does not fit in 32 bits."""
-    a, b = np.full((2, k), 255, np.uint8), np.full((k, 3), 255, np.uint8)
-    check(a, b, {"a_zero": 0, "b_zero": 0, "scale": 1e-9})
+    a, b = np.full((m, k), 255 - zero, np.uint8), np.full((k, 3), 255 - zero, np.uint8)
+    check(a, b, {"a_zero": zero, "b_zero": zero, "scale": 1e-9})
+    check(a, 255 - b, {"a_zero": zero, "b_zero": 255 - zero, "scale": 1e-9})
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(decode_geometry(attrs, &p.g));
   MRT_TRY(attr_int(attrs, "a_zero", &p.x_zero));
   MRT_TRY(decode_q_output(attrs, &p.output));
-  MRT_TRY(decode_q_sum(attrs, &p.output));
   p.table = kQTile[isa];
+  MRT_TRY(decode_q_sum(attrs, p.table, &p.output));
   return Status();
 }
 

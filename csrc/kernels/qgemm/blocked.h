@@ -25,7 +25,7 @@ extern const Attribute kQInputAttributes[2];
 Status decode_q_output(const Attrs& attrs, QOutput* out);
 // And those of a sum of bytes, in contracts whose residual may be that.
 extern const Attribute kQSumAttributes[5];
-Status decode_q_sum(const Attrs& attrs, QOutput* out);
+Status decode_q_sum(const Attrs& attrs, const QTileTable* table, QOutput* out);
 // Shapes of these inputs, and the type of y against the attributes.
 Status check_q_operands(const char* contract, const QOutput& o, int64_t n, const Tensor* in, int n_in, const Tensor& y);
 

@@ -126,7 +126,11 @@ MRT_INLINE int32_t sum_of(const uint8_t* a, int64_t n) {
     const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + i));
     sums = _mm256_add_epi64(sums, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
   }
-  const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  __m128i two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  for (; i + 16 <= n; i += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a + i));
+    two = _mm_add_epi64(two, _mm_sad_epu8(bytes, _mm_setzero_si128()));
+  }
   sum = _mm_cvtsi128_si32(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
 #endif
   for (; i < n; ++i) sum += a[i];

@@ -38,8 +38,8 @@ Status prepare(const Attrs& attrs, Isa isa, void* out) {
   MRT_TRY(attr_int(attrs, "k", &p.k));
   MRT_TRY(attr_int(attrs, "a_zero", &p.a_zero));
   MRT_TRY(decode_q_output(attrs, &p.output));
-  MRT_TRY(decode_q_sum(attrs, &p.output));
   p.table = kQTile[isa];
+  MRT_TRY(decode_q_sum(attrs, p.table, &p.output));
   return Status();
 }
 

@@ -58,13 +58,13 @@ Status decode_q_output(const Attrs& attrs, QOutput* out) {
               attrs.contract().name, out->scale);
 }
 
-// Within these bounds neither a quotient nor what is left of it leaves the normal numbers; see wide_avx512.h.
+// Within these bounds no quotient leaves the normal numbers.
 constexpr double kLeastScale = 0x1p-40, kMostScale = 0x1p40;
 const Attribute kQSumAttributes[5] = {number("r_scale", 1, kLeastScale, kMostScale), integer("r_zero", 0, 255, 0),
                                       number("x_scale", 1, kLeastScale, kMostScale), integer("x_zero", 0, 255, 0),
                                       integer("x_max", 0, 255, 255)};
 
-Status decode_q_sum(const Attrs& attrs, QOutput* out) {
+Status decode_q_sum(const Attrs& attrs, const QTileTable* table, QOutput* out) {
   double r_scale = 0, x_scale = 0;
   int64_t r_zero = 0, x_zero = 0, x_max = 0;
   MRT_TRY(attr_float(attrs, "r_scale", &r_scale));
@@ -80,6 +80,14 @@ Status decode_q_sum(const Attrs& attrs, QOutput* out) {
   s.residual_scale = static_cast<float>(r_scale);
   s.residual_zero = static_cast<int32_t>(r_zero);
   s.y_scale = static_cast<float>(out->scale);
+  s.quick = false;
+  s.most = static_cast<float>(255 - out->zero);
+  const bool none = r_scale == 1 && x_scale == 1;  // as where nothing is added
+  for (const int lowest : {-128, 0}) {             // of bytes of either kind, else of those without a sign
+    if (s.quick || none || !table || !table->quicken) break;
+    s.least = static_cast<float>(lowest - out->zero);
+    table->quicken(&s);
+  }
   return Status();
 }
 
@@ -151,8 +159,12 @@ QFolded q_fold(const QFinishCall& f) {
   out.lo = clamped(f.epilogue->lo * inverse);
   out.hi = clamped(f.epilogue->hi * inverse);
   out.zero = f.zero;
+  out.is_signed = f.lo + static_cast<float>(f.zero) < 0;
+  out.fits = true;
+  for (int64_t j = 0; j < f.n; ++j) {
+    out.fits = out.fits && std::fabs(out.scale[j]) <= 0.5f && std::fabs(out.bias[j]) <= 0x1p29f;
+  }
   out.sum = f.sum;
-  out.inverse = f.inverse;
   out.sum_lo = f.lo;
   out.sum_hi = f.hi;
   return out;

@@ -55,6 +55,11 @@ struct QSum {
   float residual_scale;
   int32_t residual_zero;
   float y_scale;
+  // Where `quick`, as a tile's table found for these numbers (QTileTable::quicken), for any term and byte that is the
+  // same to the bit, between bounds, as fma(term, of_term, fma(byte, of_residual, offset)).
+  bool quick;
+  float least, most;
+  float of_term, of_residual, offset;
 };
 struct QFinishCall {
   int32_t* acc;  // [rows][16], ld apart; overwritten
@@ -94,8 +99,10 @@ struct QFolded {
   int32_t zero;
   int32_t columns;  // that exist
   bool floats, residual_after;
+  bool is_signed;  // bytes
+  bool fits;       // in 32 bits, what is rounded, whatever the sums; of all columns
   const QSum* sum;
-  float inverse, sum_lo, sum_hi;  // of y where there is a sum; zero is y's
+  float sum_lo, sum_hi;  // of y where there is a sum; zero is y's
 };
 // Columns [0, f.n) of it; the others are zero.
 QFolded q_fold(const QFinishCall& f);
@@ -157,6 +164,8 @@ struct QTileTable {
   // Tiles over 1, 2 or kQMaxPanels panels whose k's stand in order, of kQWideLeast rows to wide_rows; null where a tile
   // of one panel is as good.
   int32_t wide_rows;
+  // Null, or looks for QSum::quick.
+  void (*quicken)(QSum* sum);
   void (*wide[kQMaxRows + 1])(const QTileCall&);
 };
 // The finish of 8 columns at a time, which AVX-512's tiles take too: what they finish themselves is most.

@@ -266,6 +266,7 @@ void finish(const QFinishCall& c) { finish_with(c, kEpilogue_avx2); }
 
 extern const QFinishWith kQFinish_avx2 = finish_with;
 extern const QTileTable kQTile_avx2 = {
-    kRows, true, {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, finish, q_row_sum, row_of_panels, nullptr, 0, {}};
+    kRows,   true, {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, finish, q_row_sum, row_of_panels, nullptr, 0,
+    nullptr, {}};
 
 }  // namespace mrt

@@ -5,6 +5,7 @@
 // product. Products of more rows take the tiles of wide_avx512.h.
 #include "kernels/qgemm/finish_generic.h"
 #include "kernels/qgemm/fold_avx512.h"
+#include "kernels/qgemm/quick_sum_avx512.h"
 #include "kernels/qgemm/wide_avx512.h"
 
 namespace mrt {
@@ -257,6 +258,7 @@ extern const QTileTable kQTile_avx512 = {
     row_of_panels,
     weights_in_order,
     kWideRows,
+    quicken,
     {nullptr, nullptr, nullptr, nullptr, nullptr, wide_rows<5>, wide_rows<6>}};
 
 }  // namespace mrt

@@ -72,6 +72,6 @@ void finish(const QFinishCall& c) { q_finish<F32x4>(c, kEpilogue_scalar); }
 }  // namespace
 
 extern const QTileTable kQTile_scalar = {
-    4, false, {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, finish, q_row_sum, nullptr, nullptr, 0, {}};
+    4, false, {nullptr, tile<1>, tile<2>, tile<3>, tile<4>}, finish, q_row_sum, nullptr, nullptr, 0, nullptr, {}};
 
 }  // namespace mrt

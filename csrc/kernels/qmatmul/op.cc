@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "kernels/gemm/pieces.h"
 #include "kernels/matmul/batch.h"
 #include "kernels/qgemm/blocked.h"
 #include "kernels/qgemm/reference.h"
@@ -82,7 +83,7 @@ Layout layout_of(const Shape& s) {
   const int64_t pair = 2 * static_cast<int64_t>(sizeof(int16_t));
   l.b = checked_mul(checked_mul(l.panels, l.pairs), kPairPanel * pair);
   l.a = static_cast<int64_t>(align64(static_cast<size_t>(kBlockRows * l.pairs * pair)));
-  l.acc = kBlockRows * kPairPanel * static_cast<int64_t>(sizeof(int32_t));
+  l.acc = kBlockRows * kQMaxPanels * kPairPanel * static_cast<int64_t>(sizeof(int32_t));
   return l;
 }
 
@@ -155,6 +156,96 @@ void rows_of_product(const Params& p, const Shape& s, const Layout& l, const uin
   }
 }
 
+// ---- the same in tiles of bytes ----
+//
+// sum (a - a_zero) (b - b_zero) = sum a (b - 128) - z sum a - a_zero (sum (b - 128) - k z), z = b_zero - 128: what
+// depends on the row and on the column alone is what the sums of a tile begin with.
+
+constexpr int64_t kFewSums = 1024;  // that do not pay for it, measured on Zen 5
+
+bool in_bytes(const Params& p, const Shape& s) {
+  if (!p.kernel->pack_bytes || p.table->wide_rows == 0 || s.k < kQGroup || s.m * s.n < kFewSums) return false;
+  return s.m > kBlockRows || Tiles(s.m, p.table->wide_rows).height >= kQWideLeast;
+}
+
+int64_t bytes_of_panel(const Shape& s) { return ceil_div(s.k, kQGroup) * kQGroup * kQPanel; }
+
+// Panels, and behind them what the sums of their columns begin with.
+void pack_bytes(const Params& p, const Shape& s, const Layout& l, const uint8_t* b, int8_t* out) {
+  int32_t* start = reinterpret_cast<int32_t*>(out + l.panels * bytes_of_panel(s));
+  const int32_t all = static_cast<int32_t>(s.k * (p.b_zero - 128));
+  for (int64_t column = 0; column < s.n; column += kQPanel, out += bytes_of_panel(s), start += kQPanel) {
+    p.kernel->pack_bytes(b + column, s.k, s.n, std::min(kQPanel, s.n - column), out, start);
+    for (int64_t j = 0; j < kQPanel; ++j) start[j] = static_cast<int32_t>(p.a_zero) * (all - start[j]);
+  }
+}
+
+void bytes_of_product(const Params& p, const Shape& s, const Layout& l, const uint8_t* a, int64_t m0, int64_t m1,
+                      QFinishCall f, int64_t row, char* scratch) {
+  alignas(64) static const int32_t no_offset[kQPanel] = {};
+  const uint8_t* rows_of_a[kBlockRows];
+  int32_t of_row[kBlockRows];
+  const int8_t* const packed = reinterpret_cast<const int8_t*>(scratch);
+  const int64_t panel_bytes = bytes_of_panel(s);
+  const int32_t* const start = reinterpret_cast<const int32_t*>(packed + l.panels * panel_bytes);
+  int32_t* const acc = reinterpret_cast<int32_t*>(scratch + l.b + l.a);
+  const int64_t element = f.quantized ? 1 : 4;
+  char* const y = static_cast<char*>(f.y);
+  f.ld = kQPanel;
+  f.offset = no_offset;
+  f.n = kQPanel;
+  QFolded folded[kQMaxPanels];
+  if (!f.sums) std::fill(std::begin(folded), std::end(folded), q_fold(f));
+  QTileCall call{};
+  call.taps = 1;
+  call.kc = s.k;
+  call.g1 = s.k / kQGroup;
+  call.tail = s.k % kQGroup != 0;
+  call.ldy = f.ldy * element;
+  call.fetch = scratch;
+  const int64_t blocks = ceil_div(m1 - m0, kBlockRows);
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t begin = m0 + (m1 - m0) * block / blocks, rows = m0 + (m1 - m0) * (block + 1) / blocks - begin;
+    const Tiles tiles(rows, p.table->wide_rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      rows_of_a[i] = a + (begin + i) * s.k;
+      of_row[i] = static_cast<int32_t>(128 - p.b_zero) * p.table->row_sum(rows_of_a[i], s.k);
+    }
+    for (int64_t panel = 0; panel < l.panels; panel += call.panels) {
+      const int64_t left = l.panels - panel, columns = s.n - panel * kQPanel;
+      call.panels = left >= kQMaxPanels ? kQMaxPanels : left >= 2 ? 2 : 1;
+      call.panel_bytes = call.panels > 1 ? panel_bytes : 0;
+      call.panel_sums = rows * kQPanel;
+      call.w = packed + panel * panel_bytes;
+      p.kernel->start(of_row, rows, start + panel * kQPanel, call.panels, acc);
+      const int64_t last = call.panels - 1, in_last = std::min(kQPanel, columns - last * kQPanel);
+      folded[last].columns = static_cast<int32_t>(in_last);
+      call.folded = !f.sums && (f.quantized || in_last == kQPanel) ? folded : nullptr;
+      call.a = rows_of_a;
+      call.acc = acc;
+      char* const to = y + ((row + begin) * f.ldy + panel * kQPanel) * element;
+      call.y = reinterpret_cast<uint8_t*>(to);
+      for (const auto& [count, height] : tiles.runs()) {
+        if (count == 0) continue;
+        call.tiles = count;
+        call.tile_pointers = height;
+        p.table->wide[height](call);
+        call.a += count * height;
+        call.acc += count * height * kQPanel;
+        call.y += count * height * call.ldy;
+      }
+      folded[last].columns = kQPanel;
+      for (int64_t i = 0; !call.folded && i <= last; ++i) {
+        f.acc = acc + i * call.panel_sums;
+        f.rows = rows;
+        f.n = i < last ? kQPanel : in_last;
+        f.y = to + i * kQPanel * element;
+        p.table->finish(f);
+      }
+    }
+  }
+}
+
 void reference(const Params& p, const Shape& s, const uint8_t* a, const uint8_t* b, QFinishCall f, int64_t row) {
   for (int64_t i = 0; i < s.m; ++i) {
     for (int64_t j = 0; j < s.n; ++j) {
@@ -191,6 +282,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     return MRT_OK;
   }
   const Layout l = layout_of(s);
+  const bool bytes = in_bytes(p, s);
   const int64_t threads = ctx.pool ? ctx.threads : 1;
   const double work = static_cast<double>(s.m * s.n) * static_cast<double>(s.k);
   const int64_t wanted = threads > 1 && batch < 4 * threads ? s.m : pieces_to_leave(ctx, work);
@@ -204,9 +296,16 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     const int64_t product = item / blocks, block = item % blocks;
     const uint8_t** const packed = reinterpret_cast<const uint8_t**>(own(worker));
     char* const rest = own(worker) + Layout::kHeader;
-    if (*packed != matrix_b(product)) pack(p, s, l, *packed = matrix_b(product), reinterpret_cast<int16_t*>(rest));
-    rows_of_product(p, s, l, matrix_a(product), s.m * block / blocks, s.m * (block + 1) / blocks, finish, product * s.m,
-                    rest);
+    if (*packed != matrix_b(product)) {
+      *packed = matrix_b(product);
+      if (bytes) {
+        pack_bytes(p, s, l, *packed, reinterpret_cast<int8_t*>(rest));
+      } else {
+        pack(p, s, l, *packed, reinterpret_cast<int16_t*>(rest));
+      }
+    }
+    (bytes ? bytes_of_product : rows_of_product)(p, s, l, matrix_a(product), s.m * block / blocks,
+                                                 s.m * (block + 1) / blocks, finish, product * s.m, rest);
   });
   return MRT_OK;
 }

@@ -49,6 +49,6 @@ void tile(const int16_t* a, int64_t lda, int64_t rows, int64_t pairs, const int1
 
 }  // namespace
 
-const QMatmulKernel kQMatmul_avx2 = {kRows, widen, pack, tile};
+const QMatmulKernel kQMatmul_avx2 = {kRows, widen, pack, tile, nullptr, nullptr};
 
 }  // namespace mrt
