@@ -65,7 +65,8 @@ def compile(
             checkpoint: a file, the directory that training left (docs/checkpoints.md lists them), or a list of files.
         example_inputs: a sequence in the order of the inputs, a mapping by name, or the one tensor of a model with one input; an
             nn.Module is traced on them, and the artifact is verified on them beside drawn ones.
-        target: "native", "x86-64-v3", "x86-64-v2", "x86-64"; several, as a sequence or with commas, go into one file.
+        target: "native", "x86-64-v3", "x86-64-v2", "x86-64", "aarch64", "aarch64-dotprod", "aarch64-i8mm"; several, as a sequence or with
+            commas, go into one file. What is linked for another machine needs a linker for it (docs/aarch64.md).
         dynamic: dimensions that vary, as {"x": {0: (1, 32)}} or ["x:0=1..32"].
         recipe: a maas_rt.compiler.Recipe, what is done to the model besides compiling it: `Recipe(quantize=Int8(calibration=[...]))`.
         tune: a maas_rt.compiler.Tune: the ways that there are to do a step are timed here, and the quickest is taken.

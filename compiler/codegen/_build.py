@@ -39,7 +39,7 @@ def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> by
             heed()
             objects.append(Path(folder) / f"code{len(objects)}.o")
             module.write_to_file(str(objects[-1]), "o")
-        return link_shared(objects, names)
+        return link_shared(objects, names, target)
 
 
 def _to_llvm(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> Any:

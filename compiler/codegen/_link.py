@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import tvm
+
 from maas_rt._errors import CompileError
 
-from ._elf import dynamic_symbols
+from ._elf import dynamic_symbols, machine_of
+from ._linkers import Linker, find_linker
+from ._targets import TargetSpec
 
-__all__ = ["LOADER_VARIABLES", "find_linker", "link_shared"]
+__all__ = ["LOADER_VARIABLES", "link_shared"]
 
 # What the loader fills where it finds it (csrc/artifact/FORMAT.md).
 LOADER_VARIABLES = (
@@ -31,15 +34,31 @@ LOADER_VARIABLES = (
     "__mrt_stopped",
 )
 
+# As LLVM's IR, so that a target needs a linker and no compiler.
 _STUB = """\
-typedef void (*set_raised_fn)(const char* kind, const char** parts, int count);
-set_raised_fn __mrt_error_set_raised;
-__attribute__((visibility("hidden"))) void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int count) {
-  if (__mrt_error_set_raised) __mrt_error_set_raised(kind, parts, count);
+@__mrt_error_set_raised = global ptr null
+define hidden void @TVMFFIErrorSetRaisedFromCStrParts(ptr %kind, ptr %parts, i32 %count) nounwind {
+  %raise = load ptr, ptr @__mrt_error_set_raised
+  %absent = icmp eq ptr %raise, null
+  br i1 %absent, label %done, label %call
+call:
+  call void %raise(ptr %kind, ptr %parts, i32 %count) nounwind
+  br label %done
+done:
+  ret void
 }
-typedef int (*stopped_fn)(void);
-stopped_fn __mrt_stopped;
-__attribute__((visibility("hidden"))) int mrt_stopped(void) { return __mrt_stopped ? __mrt_stopped() : 0; }
+@__mrt_stopped = global ptr null
+define hidden i32 @mrt_stopped() nounwind {
+  %ask = load ptr, ptr @__mrt_stopped
+  %absent = icmp eq ptr %ask, null
+  br i1 %absent, label %done, label %call
+call:
+  %answer = call i32 %ask() nounwind
+  br label %done
+done:
+  %result = phi i32 [ 0, %0 ], [ %answer, %call ]
+  ret i32 %result
+}
 """
 
 # A segment of its own for each protection is a hole of up to a page each, in a file that may be smaller than one. What could be made
@@ -60,34 +79,19 @@ _LIBM = frozenset(
 _ADMITTED = _LIBC | _LIBM
 
 
-def find_linker() -> str:
-    """The system's C compiler, which links code sections: $CC, cc, gcc or clang. Raises CompileError if there is none."""
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        path = shutil.which(name) if name else None
-        if path is not None:
-            return path
-    raise CompileError(
-        "no C compiler was found, and a compile links its code section with one: install it (Debian and Ubuntu: "
-        "apt install gcc libc6-dev) or name it in CC"
-    )
-
-
-def link_shared(objects: Sequence[Path], symbols: list[str]) -> bytes:
+def link_shared(objects: Sequence[Path], symbols: list[str], target: TargetSpec) -> bytes:
     """The code section made of object files that define `__tvm_ffi_<symbol>` for each of `symbols`.
 
     Identical input gives identical bytes. Raises CompileError if there is no linker, if it fails, if a symbol is missing, or if
-    the result would need anything but libc and libm.
+    the result is for another machine or would need anything but libc and libm.
     """
-    linker = find_linker()
+    linker = find_linker(target.machine)
     with tempfile.TemporaryDirectory(prefix="maas-rt-link-") as folder:
-        out = Path(folder) / "code.so"
-        stub = Path(folder) / "stub.c"
-        stub.write_text(_STUB)
+        stub = _assembled(_STUB, target, Path(folder) / "stub.o")
         script = Path(folder) / "exports.map"
         exported = "".join(f" {name};" for name in (*LOADER_VARIABLES, *(f"__tvm_ffi_{name}" for name in symbols)))
         script.write_text(f"{{ global:{exported} local: *; }};\n")
-        flags = ["-shared", "-fPIC", "-O2", "-nostdlib", "-ffreestanding", "-fno-ident", "-fno-stack-protector", "-g0"]
-        link = [
+        flags = [
             "--build-id=none",
             "--strip-all",
             "--hash-style=gnu",
@@ -99,26 +103,51 @@ def link_shared(objects: Sequence[Path], symbols: list[str]) -> bytes:
             *_WITHOUT_HOLES,
             f"--version-script={script.name}",
         ]
-        command = [
-            linker,
-            *flags,
-            *(f"-Wl,{flag}" for flag in link),
-            "-o",
-            out.name,
-            stub.name,
-            *(str(each.resolve()) for each in objects),
-            "-lm",
-            "-lc",
-        ]
-        run = _run(command, folder)
-        if run.returncode != 0 or not out.exists():
-            reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
-            raise CompileError(
-                f"{Path(linker).name} could not link the generated code ({reason}): is the C library's development package installed (Debian and Ubuntu: apt install gcc libc6-dev)?"
-            )
-        image = out.read_bytes()
-    _check(image, symbols)
+        libraries = _stand_ins(linker, target, Path(folder)) if linker.is_plain else ["-lm", "-lc"]
+        files = [stub.name, *(str(each.resolve()) for each in objects)]
+        image = _linked(linker, flags, "code.so", files, libraries, Path(folder))
+    _check(image, symbols, target, linker)
     return image
+
+
+def _assembled(text: str, target: TargetSpec, out: Path) -> Path:
+    """An object file of LLVM's IR."""
+    source = out.with_suffix(".ll")
+    named = f"{{\\22kind\\22:\\22llvm\\22,\\22mtriple\\22:\\22{target.triple}\\22}}"
+    flags = f'!llvm.module.flags = !{{!0}}\n!0 = !{{i32 4, !"tvm_target", !"{named}"}}\n'
+    source.write_text(f'target triple = "{target.triple}"\n{text}{flags}')
+    tvm.runtime.load_module(str(source)).write_to_file(str(out), "o")
+    return out
+
+
+def _stand_ins(linker: Linker, target: TargetSpec, folder: Path) -> list[str]:
+    """Empty libraries of libc's and libm's names for a linker that has none: what the code section needs is found when it is loaded."""
+    nothing = _assembled("", target, folder / "nothing.o")
+    names = ["libm.so.6", "libc.so.6"]
+    for name in names:
+        _linked(linker, [f"-soname,{name}"], name, [nothing.name], [], folder)
+    return names
+
+
+def _linked(
+    linker: Linker, flags: Sequence[str], out: str, files: Sequence[str], libraries: Sequence[str], folder: Path
+) -> bytes:
+    run = _run(linker.line(flags, out, files, libraries), str(folder))
+    result = folder / out
+    if run.returncode != 0 or not result.exists():
+        raise CompileError(
+            f"{linker.name} could not link the generated code ({_reason(run.stderr, folder)}): is the C library's development package "
+            "installed (Debian and Ubuntu: apt install gcc libc6-dev; for another CPU: apt install gcc-aarch64-linux-gnu)?"
+        )
+    return result.read_bytes()
+
+
+def _reason(text: str, folder: Path) -> str:
+    """What a linker complained of last, behind which a compiler says that the linker failed; without the folder that is gone."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if not line.startswith("collect2:")] or lines or ["no message"]
+    reason = own[-1].replace(f"{folder}{os.sep}", "")
+    return reason if len(reason) <= 200 else reason[:200].rstrip() + " ..."
 
 
 def _run(command: list[str], folder: str) -> subprocess.CompletedProcess[str]:
@@ -135,7 +164,18 @@ def _run(command: list[str], folder: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def _check(image: bytes, symbols: list[str]) -> None:
+def _check(image: bytes, symbols: list[str], target: TargetSpec, linker: Linker) -> None:
+    try:
+        machine = machine_of(image)
+    except ValueError as error:
+        raise CompileError(
+            f"what {linker.name} linked for {target.name} is {error}: it does not link for {target.machine}; name a compiler that does in "
+            f"CC_{target.machine}"
+        ) from None
+    if machine != target.machine:
+        raise CompileError(
+            f"what {linker.name} linked for {target.name} is for {machine}: name a C compiler for {target.machine} in CC_{target.machine}"
+        )
     found = dynamic_symbols(image)
     foreign = sorted(name for name in found.undefined if name not in _ADMITTED)
     if foreign:

@@ -176,12 +176,21 @@ bool write_all(int fd, const uint8_t* data, size_t size) {
   return true;
 }
 
+#if defined(__x86_64__)
+constexpr int kMachine = EM_X86_64;
+#elif defined(__aarch64__)
+constexpr int kMachine = EM_AARCH64;
+#else
+constexpr int kMachine = EM_NONE;  // for which no target has a name
+#endif
+
+// Whatever its target says.
 bool is_shared_object(const uint8_t* p, size_t size) {
   Elf64_Ehdr header;
   if (size < sizeof(header)) return false;
   std::memcpy(&header, p, sizeof(header));
   return std::memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_ident[EI_CLASS] == ELFCLASS64 &&
-         header.e_type == ET_DYN;
+         header.e_ident[EI_DATA] == ELFDATA2LSB && header.e_type == ET_DYN && header.e_machine == kMachine;
 }
 
 template <typename F>
@@ -215,8 +224,8 @@ Status CodeModule::load(const Container& container, const Section& section, cons
     size = opened.size();
   }
   if (!is_shared_object(code, size))
-    return fail(MRT_ERROR_FORMAT, "the code section for %s of '%s' is no 64-bit ELF shared object", section.target,
-                file);
+    return fail(MRT_ERROR_FORMAT, "the code section for %s of '%s' is no 64-bit ELF shared object for this machine",
+                section.target, file);
   struct Descriptor {
     int fd;
     ~Descriptor() {

@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         default="native",
-        help="native, x86-64-v3, x86-64-v2, x86-64; several separated by commas go into one file (default: native)",
+        help="native, x86-64-v3, x86-64-v2, x86-64, aarch64, aarch64-dotprod, aarch64-i8mm; several separated by commas go into one file "
+        "(default: native)",
     )
     parser.add_argument(
         "--dynamic",
