@@ -161,6 +161,22 @@ def test_depthwise(
     check_layer("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", g, kind, worst, zero, bias, ep, dtype, threads, seed)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("c", "size", "images"), [(200, 7, 1), (640, 7, 2), (40, 5, 1), (33, 40, 2), (260, 30, 1)])
+def test_depthwise_in_pieces(c: int, size: int, images: int, kernel: int, stride: int, threads: int) -> None:
+    """By channels where pixels are fewer, else by rows, of which a thread finds the lines of the piece before."""
+    pad = kernel // 2
+    g = {"x": (images, size, size), "channels": [c, c], "kernel": [kernel, kernel], "strides": [stride, stride],
+         "pads": [pad, pad, pad, pad], "dilations": [1, 1], "groups": c}  # fmt: skip
+    for dtype in (np.uint8, np.float32):
+        check_layer(
+            "depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", g, "any", False, 37, True,
+            {"act": "relu", "_residual": False}, dtype, threads, c,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("change", [{"kernel": [513, 1]}, {"groups": 4}, {"channels": [8, 16]}, {"a_zero": 256}])
 def test_depthwise_refuses(change: dict[str, Any]) -> None:
     attrs: dict[str, Any] = {"kernel": [3, 3], "channels": [8, 8]}

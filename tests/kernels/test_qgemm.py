@@ -246,6 +246,23 @@ def test_gemm(
     check_all("gemm_u8s8", [a, packed, scale, b, r], acc, attrs, dtype, threads)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(1, 1000, 640), (13, 119, 700), (49, 160, 576), (196, 64, 192), (196, 384, 64), (197, 192, 192), (1300, 90, 64)],
+)
+def test_gemm_in_shares(m: int, n: int, k: int, dtype: type, threads: int) -> None:
+    """By columns of which not all threads have as many, by rows, and by both."""
+    rng = np.random.default_rng(m)
+    a, w = activations(rng, False, m, k), weights("normal", rng, k, n)
+    acc = (a.astype(np.float64) - 37) @ w.astype(np.float64)
+    scale = (rng.uniform(0.5, 1, n) * 2 / np.abs(acc).max()).astype(np.float32)
+    packed = _kernels.pack("gemm_u8s8", "gemm_u8s8_nr16_v2", w, {"n": n, "k": k})
+    attrs = {"n": n, "k": k, "a_zero": 37} | output_attrs(rng, dtype, 0.013)
+    check_all("gemm_u8s8", [a, packed, scale, None, None], acc, attrs, dtype, threads)
+
+
 @pytest.mark.parametrize("kind", ["any", "normal", "127", "-128", "alternating"])
 @pytest.mark.parametrize("k", [3, 4, 7, 256, 2049, 65536])
 def test_sums_are_exact_at_the_worst(kind: str, k: int) -> None:

@@ -42,25 +42,19 @@ void fill_pointers(const P& p, const Tiles& tiles, int64_t m, const T** out) {
 // and then by columns: a thread has the rows that it also wrote in the step before.
 class Pieces {
  public:
-  // m rows in tiles of `tile_rows`, in at least `blocks` blocks; n columns (of all groups) in `panels` panels, of which
-  // `together` are not parted.
-  Pieces(int64_t m, int64_t tile_rows, int64_t blocks, int64_t n, int64_t panels, int64_t threads, int64_t together = 1)
-      : m_(m),
-        tile_rows_(tile_rows),
-        tiles_(ceil_div(m, tile_rows)),
-        panels_(panels),
-        together_(together),
-        by_columns_(n > m) {
-    const int64_t wanted = 4 * threads, parts = ceil_div(panels, together);
+  // m rows in tiles of `tile_rows`, in at least `blocks` blocks; n columns (of all groups) in `panels` panels.
+  Pieces(int64_t m, int64_t tile_rows, int64_t blocks, int64_t n, int64_t panels, int64_t threads)
+      : m_(m), tile_rows_(tile_rows), tiles_(ceil_div(m, tile_rows)), panels_(panels), by_columns_(n > m) {
+    const int64_t wanted = 4 * threads;
     if (by_columns_) {
-      columns_ = std::min(parts, wanted);
+      columns_ = std::min(panels, wanted);
       rows_ = std::min(ceil_div(m, 4 * tile_rows), ceil_div(wanted, columns_));
       return;
     }
     rows_ = std::min(ceil_div(m, 4 * tile_rows), std::max(wanted, blocks));
     columns_ = ceil_div(wanted, rows_);
     if (columns_ > 1) columns_ = ceil_div(columns_, threads) * threads;
-    columns_ = std::min(parts, columns_);
+    columns_ = std::min(panels, columns_);
   }
 
   struct Piece {
@@ -69,14 +63,13 @@ class Pieces {
   int64_t count() const { return rows_ * columns_; }
   Piece operator[](int64_t item) const {
     const int64_t i = by_columns_ ? item % rows_ : item / columns_, j = by_columns_ ? item / rows_ : item % columns_;
-    return {row(i), row(i + 1), panel(j), panel(j + 1)};
+    return {row(i), row(i + 1), panels_ * j / columns_, panels_ * (j + 1) / columns_};
   }
 
  private:
   int64_t row(int64_t i) const { return std::min(m_, tiles_ * i / rows_ * tile_rows_); }
-  int64_t panel(int64_t j) const { return std::min(panels_, ceil_div(panels_, together_) * j / columns_ * together_); }
 
-  int64_t m_, tile_rows_, tiles_, panels_, together_, rows_, columns_;
+  int64_t m_, tile_rows_, tiles_, panels_, rows_, columns_;
   bool by_columns_;
 };
 

@@ -147,12 +147,11 @@ void finish_row(const Call& call, int64_t r, int64_t c0, int64_t n, float* sums,
   }
 }
 
-// Rows [begin, end) of y.
-void run_rows(const Call& call, int64_t begin, int64_t end, char* worker_scratch) {
+void run_piece(const Call& call, const DepthwisePiece& piece, char* worker_scratch) {
   const Params& p = *call.p;
   const ConvGeometry& g = p.g;
   const Layout& l = call.layout;
-  const int64_t channels = g.in_channels, out_w = call.y->shape[2], chunk = l.ring.chunk;
+  const int64_t c0 = piece.c0, n = piece.c1 - c0, out_w = call.y->shape[2], chunk = l.ring.chunk;
   const DepthwiseImage image{&g, p.table, call.x->shape[1], call.x->shape[2], out_w};
   char* const lines = worker_scratch + l.row;
   float* const sums = reinterpret_cast<float*>(lines + l.ring.bytes());
@@ -161,23 +160,21 @@ void run_rows(const Call& call, int64_t begin, int64_t end, char* worker_scratch
   d.pixel = chunk;
   d.step = g.stride_w * chunk;
   d.channels = chunk;
+  d.n = n;
   d.w_block = g.taps() * kChannelBlock;
+  d.w = call.w + c0 / kChannelBlock * d.w_block;
   d.lo = -__builtin_inff();
   d.hi = __builtin_inff();
   d.y = sums;
-  for (int64_t c0 = 0; c0 < channels; c0 += chunk) {
-    l.ring.forget(lines);
-    const int64_t n = std::min(chunk, channels - c0);
-    for (int64_t c = 0; c < n && call.finish.folds(); c += kQPanel)
-      folded[c / kQPanel] = q_fold(finish_of(call, c0, c, n));
-    for (int64_t r = begin; r < end; ++r) {
-      fill_lines(call, r, c0, n, worker_scratch);
-      d.n = n;
-      d.w = call.w + c0 / kChannelBlock * d.w_block;
-      depthwise_row(image, d, r % call.y->shape[1], worker_scratch);
-      if (!call.finish.folds()) p.convert->to_ints(sums, out_w * chunk);
-      finish_row(call, r, c0, n, sums, folded);
-    }
+  l.ring.forget(lines);
+  for (int64_t c = 0; c < n && call.finish.folds(); c += kQPanel) {
+    folded[c / kQPanel] = q_fold(finish_of(call, c0, c, n));
+  }
+  for (int64_t r = piece.begin; r < piece.end; ++r) {
+    fill_lines(call, r, c0, n, worker_scratch);
+    depthwise_row(image, d, r % call.y->shape[1], worker_scratch);
+    if (!call.finish.folds()) p.convert->to_ints(sums, out_w * chunk);
+    finish_row(call, r, c0, n, sums, folded);
   }
 }
 
@@ -214,15 +211,14 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
     reference(p, x, in[1].as<const float>(), finish, y);
     return MRT_OK;
   }
-  const int64_t rows = y.shape[0] * y.shape[1];
   const double work = element_count(y) * static_cast<double>(p.g.taps());
-  const int64_t wanted = ctx.threads > 1 ? 4 * int64_t{ctx.threads} : 1;
-  const int64_t pieces = std::min(rows, std::max(wanted, pieces_to_leave(ctx, work)));
-  // rows_of(begin, end, scratch) in pieces, with as much scratch for each worker.
-  const auto in_pieces = [&](size_t bytes, auto&& rows_of) {
-    parallel_items(ctx, pieces, ctx.threads, [&](int64_t worker, int64_t piece) {
-      rows_of(rows * piece / pieces, rows * (piece + 1) / pieces,
-              static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes);
+  const int64_t threads = ctx.pool ? ctx.threads : 1;
+  const int64_t wanted = std::max(threads > 1 ? 4 * threads : 1, pieces_to_leave(ctx, work));
+  // body(piece, scratch) for all pieces of at most `near` channels, with `bytes` of scratch for each worker.
+  const auto in_pieces = [&](int64_t near, size_t bytes, auto&& body) {
+    const DepthwisePieces pieces(y.shape[0] * y.shape[1], y.shape[2], p.g.in_channels, near, threads, wanted);
+    parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
+      body(pieces[item], static_cast<char*>(ctx.scratch) + static_cast<size_t>(worker) * bytes);
     });
   };
   const float* const w = in[1].as<const float>();
@@ -233,12 +229,16 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
                           x.shape[1], x.shape[2],
                           y.shape[1], y.shape[2],
                           finish};
-    in_pieces(quad_scratch(p.g, x.shape[1], y.shape[2]),
-              [&](int64_t begin, int64_t end, char* worker_scratch) { quad_rows(image, begin, end, worker_scratch); });
+    const size_t bytes = quad_scratch(p.g, x.shape[1], y.shape[2]);
+    for (int64_t i = 0; i < threads; ++i) {
+      quad_begin(static_cast<char*>(ctx.scratch) + static_cast<size_t>(i) * bytes);
+    }
+    in_pieces(quad_channels(p.g, x.shape[1], y.shape[2]), bytes,
+              [&](const DepthwisePiece& piece, char* worker_scratch) { quad_rows(image, piece, worker_scratch); });
   } else {
     const Call call{&p, &x, &y, w, finish, Layout(p.g, x, y)};
-    in_pieces(call.layout.all(),
-              [&](int64_t begin, int64_t end, char* worker_scratch) { run_rows(call, begin, end, worker_scratch); });
+    in_pieces(call.layout.ring.chunk, call.layout.all(),
+              [&](const DepthwisePiece& piece, char* worker_scratch) { run_piece(call, piece, worker_scratch); });
   }
   return MRT_OK;
 }

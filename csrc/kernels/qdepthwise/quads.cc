@@ -13,15 +13,18 @@ namespace mrt {
 namespace {
 
 constexpr int64_t kNearBytes = 64 << 10;  // of quads, of the channels that are done at a time
+constexpr size_t kHeader = 64;
+constexpr int64_t kNone = -1;
 
 int64_t terms_w(const ConvGeometry& g) { return ceil_div(g.kernel_w, 4); }
 
-// What a thread keeps: lines as quads and which these are, a line of zero points, then of each 16 channels the weights,
-// their offsets and the finish; sums of a row; and where the terms of a row begin, and its lines of the first channels.
+// What a thread keeps: which channels it has begun, lines as quads and which these are, a line of zero points, then of
+// each 16 channels the weights, their offsets and the finish; sums of a row; and where the terms of a row begin, and
+// its lines of the first channels.
 struct Layout {
   int64_t slots, positions, blocks, terms;
   size_t lines, nothing, tags, weights, offsets, folded, sums, starts;
-  size_t all() const { return lines + nothing + tags + weights + offsets + folded + sums + starts; }
+  size_t all() const { return kHeader + lines + nothing + tags + weights + offsets + folded + sums + starts; }
 };
 
 Layout layout_of(const ConvGeometry& g, int64_t h, int64_t out_width) {
@@ -52,6 +55,7 @@ class Rows {
       scratch += bytes;
       return at;
     };
+    begun_ = reinterpret_cast<int64_t*>(take(kHeader));
     lines_ = reinterpret_cast<uint8_t*>(take(l_.lines));
     nothing_ = reinterpret_cast<uint8_t*>(take(l_.nothing));
     tags_ = reinterpret_cast<int64_t*>(take(l_.tags));
@@ -61,16 +65,16 @@ class Rows {
     sums_ = reinterpret_cast<int32_t*>(take(l_.sums));
     starts_ = reinterpret_cast<const uint8_t**>(take(l_.starts));
     row_lines_ = starts_ + l_.terms;
-    std::memset(nothing_, m.zero, l_.nothing);
   }
 
-  void run(int64_t begin, int64_t end) {
-    for (int64_t c0 = 0; c0 < g_.in_channels; c0 += l_.blocks * kQPanel) {
-      begin_channels(c0);
-      for (int64_t r = begin; r < end; ++r) {
-        for (int64_t kh = 0; kh < g_.kernel_h; ++kh) row_lines_[kh] = filled_line(r, kh, c0);
-        for (int64_t c = c0; c < last_; c += kQPanel) one_row(r, c0, c);
-      }
+  void run(const DepthwisePiece& piece) {
+    const int64_t c0 = piece.c0;
+    last_ = piece.c1;
+    if (*begun_ == kNone) std::memset(nothing_, m_.zero, l_.nothing);
+    if (*begun_ != c0) begin_channels(*begun_ = c0);
+    for (int64_t r = piece.begin; r < piece.end; ++r) {
+      for (int64_t kh = 0; kh < g_.kernel_h; ++kh) row_lines_[kh] = filled_line(r, kh, c0);
+      for (int64_t c = c0; c < last_; c += kQPanel) one_row(r, c0, c);
     }
   }
 
@@ -89,7 +93,6 @@ class Rows {
   }
 
   void begin_channels(int64_t c0) {
-    last_ = std::min(g_.in_channels, c0 + l_.blocks * kQPanel);
     std::fill(tags_, tags_ + l_.slots, int64_t{-1});
     const int64_t w_block = g_.taps() * kChannelBlock;
     for (int64_t c = c0; c < last_; c += kQPanel) {
@@ -163,6 +166,7 @@ class Rows {
   const ConvGeometry& g_;
   const Layout l_;
   const int64_t terms_w_;
+  int64_t* begun_;  // the first of the channels that weights_ and lines_ are of
   uint8_t *lines_, *nothing_;
   int64_t* tags_;
   int8_t* weights_;
@@ -181,6 +185,12 @@ const QuadTable* quad_table(Isa isa, const ConvGeometry& g) {
 
 size_t quad_scratch(const ConvGeometry& g, int64_t h, int64_t out_width) { return layout_of(g, h, out_width).all(); }
 
-void quad_rows(const QuadImage& m, int64_t begin, int64_t end, char* scratch) { Rows(m, scratch).run(begin, end); }
+int64_t quad_channels(const ConvGeometry& g, int64_t h, int64_t out_width) {
+  return layout_of(g, h, out_width).blocks * kQPanel;
+}
+
+void quad_begin(char* scratch) { *reinterpret_cast<int64_t*>(scratch) = kNone; }
+
+void quad_rows(const QuadImage& m, const DepthwisePiece& piece, char* scratch) { Rows(m, scratch).run(piece); }
 
 }  // namespace mrt

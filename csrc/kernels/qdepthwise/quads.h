@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/conv2d/geometry.h"
+#include "kernels/qdepthwise/pieces.h"
 #include "kernels/qgemm/tile.h"
 
 namespace mrt {
@@ -63,7 +64,10 @@ struct QuadImage {
   QFinishCall finish;        // of row and channel 0
 };
 size_t quad_scratch(const ConvGeometry& g, int64_t h, int64_t out_width);  // of each thread
-// Rows [begin, end) of the output, of all images.
-void quad_rows(const QuadImage& m, int64_t begin, int64_t end, char* scratch);
+// The most channels of a piece: what lines of theirs stay near.
+int64_t quad_channels(const ConvGeometry& g, int64_t h, int64_t out_width);
+// Before the first piece of a step; then pieces on one scratch, of which each finds what the one before it left.
+void quad_begin(char* scratch);
+void quad_rows(const QuadImage& m, const DepthwisePiece& piece, char* scratch);
 
 }  // namespace mrt

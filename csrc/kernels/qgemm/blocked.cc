@@ -7,6 +7,7 @@
 
 #include "kernels/checks.h"
 #include "kernels/gemm/pieces.h"
+#include "kernels/qgemm/pieces.h"
 
 namespace mrt {
 namespace {
@@ -21,6 +22,10 @@ constexpr int64_t kPointerBytes = 16 << 10;
 constexpr int64_t kRowsInOrder = 24;       // so many pay for putting their weights in order; measured on Zen 5,
 constexpr int64_t kRowsOfOneInOrder = 64;  // and where one panel is done at a time
 constexpr int64_t kShallowOfOne = 128;     // k's, of all taps
+// Weights of a thread cost it as much as so many rows more; and what pays for a second thread, of products with those
+// rows: two microseconds. Measured on Zen 5.
+constexpr int64_t kMoreRows = 16;
+constexpr double kWorthWide = 1 << 20, kWorthwhile = 1 << 18;
 constexpr int64_t kStretchBytes = (kStretch + 1) * kQPanel * kQGroup;  // with the last part of a tap
 
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -319,7 +324,7 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
   int32_t* const row_sums = acc + sums_of(p.taps);
   int8_t* const room = reinterpret_cast<int8_t*>(acc) + sum_bytes(p.taps);
   const QPanelLayout layout = q_panel_layout(p.taps, p.kc);
-  const int64_t group_panels = ceil_div(p.n, kQPanel);
+  const int64_t group_panels = ceil_div(p.n, kQPanel), all_panels = max64(1, p.groups) * group_panels;
   const int32_t mr = tile_rows(p);
   const int64_t blocks = ceil_div(m1 - m0, block_rows(p, layout)), tiles = ceil_div(m1 - m0, mr);
   for (int64_t b = 0, begin = m0; b < blocks; ++b) {
@@ -337,7 +342,7 @@ void q_product_block(const QProduct& p, int64_t m0, int64_t m1, int64_t p0, int6
       if (p.w_zero && (panels.panel == p0 || panels.panel % group_panels == 0)) {
         sum_rows(p, in_block, pointers, panels.panel / group_panels * p.group_a, row_sums);
       }
-      panel_block(p, layout, begin, in_block, panels, panels.then < p1, pointers, row_sums, acc, room);
+      panel_block(p, layout, begin, in_block, panels, panels.then < all_panels, pointers, row_sums, acc, room);
     }
     begin = end;
   }
@@ -348,19 +353,18 @@ void run_q_product(const QProduct& product, KernelContext& ctx, void* scratch) {
   p.watch = ctx.watch;
   const int64_t panels = max64(1, p.groups) * ceil_div(p.n, kQPanel), threads = ctx.pool ? ctx.threads : 1;
   if (p.m == 0 || panels == 0) return;
-  const double work =
-      static_cast<double>(p.m) * static_cast<double>(panels * kQPanel) * static_cast<double>(p.taps * p.kc);
-  if (threads <= 1 || work < 131072.0) {
+  const bool side = side_by_side(p);
+  const double weights = static_cast<double>(panels * kQPanel) * static_cast<double>(p.taps * p.kc);
+  const double work = static_cast<double>(p.m + kMoreRows) * weights;
+  if (threads <= 1 || work < (side ? kWorthWide : kWorthwhile)) {
     q_product_block(p, 0, p.m, 0, panels, scratch);
     if (ctx.watch != nullptr && ctx.watch->stopped()) throw_stopped();
     return;
   }
-  const int64_t blocks = ceil_div(p.m, block_rows(p, q_panel_layout(p.taps, p.kc)));
-  const Pieces pieces(p.m, tile_rows(p), blocks, panels * kQPanel, panels, threads,
-                      side_by_side(p) && p.m >= kRowsInOrder ? kQMaxPanels : 1);
+  const QPieces pieces(p.m, tile_rows(p), panels, side ? kQMaxPanels : 1, kMoreRows, threads);
   const size_t bytes = align64(q_product_scratch(p.taps));
   parallel_items(ctx, pieces.count(), threads, [&](int64_t worker, int64_t item) {
-    const Pieces::Piece x = pieces[item];
+    const QPieces::Piece x = pieces[item];
     q_product_block(p, x.m0, x.m1, x.p0, x.p1, static_cast<char*>(scratch) + static_cast<size_t>(worker) * bytes);
   });
 }
