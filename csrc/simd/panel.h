@@ -5,7 +5,7 @@
 // broadcast use fifteen of sixteen registers, and every loaded panel vector feeds six multiply-adds.
 #pragma once
 
-#include "simd/vec.h"
+#include "simd/by_lane.h"
 
 namespace mrt {
 namespace {
@@ -18,6 +18,12 @@ template <>
 struct PanelRows<F32x4> {
   static constexpr int value = 2;
 };
+#if defined(__aarch64__)
+template <>
+struct PanelRows<F32x4n> {
+  static constexpr int value = 6;
+};
+#endif
 #if defined(MRT_SIMD_AVX2)
 template <>
 struct PanelRows<F32x8> {
@@ -38,8 +44,13 @@ MRT_INLINE void rows_times_panel(const float* a, int64_t lda, const float* panel
   constexpr int n = kPanelWidth / V::width;
   const float* row[R];
   for (int r = 0; r < R; ++r) row[r] = a + r * lda;
+  int64_t d = 0;
+  if constexpr (kMultipliesByLane<V>) {
+    V(&sums)[1][R][n] = reinterpret_cast<V(&)[1][R][n]>(acc);
+    for (; d + V::width <= k; d += V::width) add_lanes<V, R, n, 1>(row, d, panel + d * kPanelWidth, kPanelWidth, sums);
+  }
 #pragma GCC unroll 2
-  for (int64_t d = 0; d < k; ++d) {
+  for (; d < k; ++d) {
     V b[n];
 #pragma GCC unroll 4
     for (int j = 0; j < n; ++j) b[j] = V::load(panel + d * kPanelWidth + j * V::width);

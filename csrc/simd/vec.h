@@ -2,6 +2,7 @@
 //
 //   F32x1  one lane, plain C++
 //   F32x4  four lanes by the compiler's vector extension: SSE2, NEON, or whatever the baseline of the target has
+//   F32x4n four lanes by NEON intrinsics (vec_neon.h); on AArch64
 //   F32x8  AVX2 with FMA and F16C; only where the file is compiled for it
 //   F32x16 AVX-512 F, BW, DQ and VL; the same
 //
@@ -462,5 +463,19 @@ MRT_INLINE float reduce_min(F32x16 a) { return reduce_min(min(low_half(a), high_
 
 #endif  // MRT_SIMD_AVX512
 
+// x between two numbers, neither of which is NaN; NaN stays. Which zero the result is where x is the other one is open.
+template <typename V>
+MRT_INLINE V clamp(V lo, V hi, V x) {
+  return min(hi, max(lo, x));
+}
+
+// Whether the type has fma_lane, a product with one number of a register (simd/by_lane.h).
+template <typename V>
+constexpr bool kMultipliesByLane = false;
+
 }  // namespace
 }  // namespace mrt
+
+#if defined(__aarch64__)
+#include "simd/vec_neon.h"
+#endif

@@ -4,7 +4,7 @@
 namespace mrt {
 
 const AttentionKernel kAttentionF32_avx2 = {PanelRows<F32x8>::value, Narrow<F32x8>::type::width,
-                                            attention_tile<F32x8>,   pack_k,
+                                            attention_tile<F32x8>,   pack_k<F32x8>,
                                             attention_pack_v<F32x8>, attention_finish<F32x8>};
 
 }  // namespace mrt

@@ -81,6 +81,12 @@ template <typename V>
 struct Narrow {  // eight lanes where there are more: eight queries fill them, and a sum over them is cheaper
   using type = F32x4;
 };
+#if defined(__aarch64__)
+template <>
+struct Narrow<F32x4n> {
+  using type = F32x4n;
+};
+#endif
 #if defined(MRT_SIMD_AVX2)
 template <>
 struct Narrow<F32x8> {
@@ -100,6 +106,10 @@ MRT_INLINE void transpose_square(const float* from, int64_t from_stride, float* 
   if constexpr (L::width == 8) {
 #if defined(MRT_SIMD_AVX2)
     transpose8x8(from, from_stride, to, to_stride);
+#endif
+  } else if constexpr (kMultipliesByLane<L>) {
+#if defined(__aarch64__)
+    transpose4x4(from, from_stride, to, to_stride);
 #endif
   } else {
     for (int r = 0; r < L::width; ++r) {

@@ -25,7 +25,7 @@ MRT_INLINE void finish(const DepthwiseRow& d, V (&acc)[PX], int64_t p, int64_t c
     for (int i = 0; i < PX; ++i) acc[i] = acc[i] + load_lanes<V, kFull>(r + first + i * d.channels, n);
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < PX; ++i) acc[i] = min(hi, max(lo, acc[i]));
+  for (int i = 0; i < PX; ++i) acc[i] = clamp(lo, hi, acc[i]);
   if (r && d.residual_after) {
 #pragma GCC unroll 8
     for (int i = 0; i < PX; ++i) acc[i] = acc[i] + load_lanes<V, kFull>(r + first + i * d.channels, n);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/gemm/tile.h"
-#include "simd/vec.h"
+#include "simd/by_lane.h"
 
 namespace mrt {
 namespace {
@@ -50,7 +50,7 @@ MRT_INLINE void finish_tile(const TileCall& g, float* c, const float* residual, 
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
-      for (int j = 0; j < NV; ++j) acc[i][j] = min(hi, max(lo, acc[i][j]));
+      for (int j = 0; j < NV; ++j) acc[i][j] = clamp(lo, hi, acc[i][j]);
     if (residual && g.residual_after) add_rows<V, MR, NV, kFull>(residual, g.ldr, n, acc);
   }
 #pragma GCC unroll 16
@@ -121,11 +121,22 @@ MRT_INLINE void one_tile(const TileCall& g, const float* const* a, float* c, con
       w += ldw;
     };
     int64_t k = 0;
-    for (; k + KU <= g.kc; k += KU) {
+    if constexpr (kMultipliesByLane<V>) {
+      for (; k + V::width <= g.kc; k += V::width) {
+        if (MR > 2) {  // one line for all of them: a tile's share of four rows is seldom more
+          __builtin_prefetch(next);
+          next += V::width * fetch_step;
+        }
+        add_lanes<V, MR, NV, KU>(row, k, w, ldw, acc);
+        w += V::width * ldw;
+      }
+    } else {
+      for (; k + KU <= g.kc; k += KU) {
 #pragma GCC unroll 16
-      for (int u = 0; u < KU; ++u) step(k + u, acc[u]);
+        for (int u = 0; u < KU; ++u) step(k + u, acc[u]);
+      }
     }
-    if (KU > 1) {
+    if (KU > 1 || kMultipliesByLane<V>) {
       for (; k < g.kc; ++k) step(k, acc[0]);
     }
   }

@@ -12,6 +12,19 @@ MRT_INLINE I32x4 widen_s8(const uint8_t* p, I32x4) {
                   static_cast<int8_t>(p[3])}};
 }
 MRT_INLINE I32x4 widen_u8(const uint8_t* p, I32x4) { return {i32x4_t{p[0], p[1], p[2], p[3]}}; }
+#if defined(__aarch64__)
+MRT_INLINE uint8x8_t four_bytes(const uint8_t* p) {
+  uint32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  return vreinterpret_u8_u32(vdup_n_u32(four));
+}
+MRT_INLINE I32x4n widen_s8(const uint8_t* p, I32x4n) {
+  return {vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(four_bytes(p)))))};
+}
+MRT_INLINE I32x4n widen_u8(const uint8_t* p, I32x4n) {
+  return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(four_bytes(p)))))};
+}
+#endif
 #if defined(MRT_SIMD_AVX2)
 MRT_INLINE I32x8 widen_s8(const uint8_t* p, I32x8) {
   return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};

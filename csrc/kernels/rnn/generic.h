@@ -64,6 +64,9 @@ void lstm_cell(const LstmCell& cell) {
 
 // In the vector types themselves: through memory, what is stored in halves and loaded as a whole would wait for it.
 MRT_INLINE I32x4 times(I32x4 a, uint32_t b) { return {(i32x4_t)((u32x4_t)a.v * b)}; }
+#if defined(__aarch64__)
+MRT_INLINE I32x4n times(I32x4n a, uint32_t b) { return {vmulq_n_s32(a.v, static_cast<int32_t>(b))}; }
+#endif
 #if defined(MRT_SIMD_AVX2)
 MRT_INLINE I32x8 times(I32x8 a, uint32_t b) {
   return {_mm256_mullo_epi32(a.v, _mm256_set1_epi32(static_cast<int32_t>(b)))};

@@ -106,7 +106,7 @@ void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t colum
     return;
   }
 #endif
-#if defined(MRT_SIMD_AVX2)
+#if defined(MRT_SIMD_TRANSPOSE8X8)
   whole_rows = rows & ~int64_t{7}, whole_columns = columns & ~int64_t{7};
   for (int64_t c = 0; c < whole_columns; c += 8)
     for (int64_t r = 0; r < whole_rows; r += 8)

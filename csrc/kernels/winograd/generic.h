@@ -127,7 +127,7 @@ MRT_INLINE void output_lanes(const WinogradOutput& call, int64_t c, int64_t n, V
       odd = odd + (y[j] - y[j]);
       V x = y[j] + bias;
       if (call.residual && !call.residual_after) x = x + load_some<V, kFull>(call.residual + at, n);
-      x = min(hi, max(lo, x));
+      x = clamp(lo, hi, x);
       if (call.residual && call.residual_after) x = x + load_some<V, kFull>(call.residual + at, n);
       store_some<V, kFull>(x, call.y + at, n);
     }
