@@ -1,4 +1,4 @@
-// transpose, AVX2: blocks of 8 x 8 elements of four bytes in eight registers.
+// transpose, AVX2: blocks of 8 x 8 elements of four bytes in eight registers, of bytes in four.
 #include "kernels/movement/transpose_generic.h"
 #include "simd/transpose8x8.h"
 
@@ -27,7 +27,46 @@ int64_t narrow(const uint32_t* src, int64_t ss, uint32_t* dst, int64_t rows, int
   return c;
 }
 
-void transpose_u32(const uint32_t* src, int64_t ss, uint32_t* dst, int64_t ds, int64_t rows, int64_t cols) {
+MRT_INLINE __m128i load8(const uint8_t* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
+MRT_INLINE __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+MRT_INLINE void store16(uint8_t* p, __m128i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), x); }
+
+MRT_INLINE void block8x8(const uint8_t* src, int64_t ss, uint8_t* dst, int64_t ds) {
+  __m128i two[4];  // rows 2 i and 2 i + 1, column by column
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) two[i] = _mm_unpacklo_epi8(load8(src + 2 * i * ss), load8(src + (2 * i + 1) * ss));
+  const __m128i a = _mm_unpacklo_epi16(two[0], two[1]), b = _mm_unpackhi_epi16(two[0], two[1]);
+  const __m128i c = _mm_unpacklo_epi16(two[2], two[3]), d = _mm_unpackhi_epi16(two[2], two[3]);
+  const __m128i columns[4] = {_mm_unpacklo_epi32(a, c), _mm_unpackhi_epi32(a, c), _mm_unpacklo_epi32(b, d),
+                              _mm_unpackhi_epi32(b, d)};
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(dst + 2 * i * ds), columns[i]);
+    _mm_storeh_pd(reinterpret_cast<double*>(dst + (2 * i + 1) * ds), _mm_castsi128_pd(columns[i]));
+  }
+}
+
+// As above, of bytes: sixteen columns at a time.
+int64_t narrow(const uint8_t* src, int64_t ss, uint8_t* dst, int64_t rows, int64_t cols) {
+  alignas(16) uint8_t own[16] = {};  // the bytes of four columns that are theirs
+  for (int64_t i = 0; i < 4 * rows; ++i) own[i] = static_cast<uint8_t>(i / rows * 4 + i % rows);
+  const __m128i order = load16(own);
+  int64_t c = 0;
+  for (; (c + 12) * rows + 16 <= cols * rows; c += 16, dst += 16 * rows) {
+    const __m128i r0 = load16(src + c), r1 = load16(src + ss + c);
+    const __m128i r2 = rows > 2 ? load16(src + 2 * ss + c) : r0, r3 = rows > 3 ? load16(src + 3 * ss + c) : r0;
+    const __m128i a = _mm_unpacklo_epi8(r0, r1), b = _mm_unpackhi_epi8(r0, r1);
+    const __m128i d = _mm_unpacklo_epi8(r2, r3), e = _mm_unpackhi_epi8(r2, r3);
+    store16(dst, _mm_shuffle_epi8(_mm_unpacklo_epi16(a, d), order));
+    store16(dst + 4 * rows, _mm_shuffle_epi8(_mm_unpackhi_epi16(a, d), order));
+    store16(dst + 8 * rows, _mm_shuffle_epi8(_mm_unpacklo_epi16(b, e), order));
+    store16(dst + 12 * rows, _mm_shuffle_epi8(_mm_unpackhi_epi16(b, e), order));
+  }
+  return c;
+}
+
+template <typename T>
+void transpose_8x8(const T* src, int64_t ss, T* dst, int64_t ds, int64_t rows, int64_t cols) {
   int64_t c = 0;
   if (rows >= 2 && rows <= 4 && ds == rows) c = narrow(src, ss, dst, rows, cols);
   for (; c + 8 <= cols; c += 8) {
@@ -40,7 +79,7 @@ void transpose_u32(const uint32_t* src, int64_t ss, uint32_t* dst, int64_t ds, i
 
 }  // namespace
 
-const TransposeKernel kTranspose_avx2 = {transpose_blocks<uint8_t>, transpose_blocks<uint16_t>, transpose_u32,
+const TransposeKernel kTranspose_avx2 = {transpose_8x8<uint8_t>, transpose_blocks<uint16_t>, transpose_8x8<uint32_t>,
                                          transpose_blocks<uint64_t>};
 
 }  // namespace mrt
