@@ -15,6 +15,7 @@ from maas_rt._plan import (
     ArgKind,
     Attr,
     Block,
+    Encoding,
     Entry,
     Expr,
     ExprOp,
@@ -83,6 +84,19 @@ class Builder:
         at = len(self.weights)
         self.weights += data
         return self.value(name, array.shape, array.dtype.name, storage=Storage.CONSTANT, offset=at, bytes=len(data))
+
+    def sparse(self, name: str, dims: Sequence[int], values: NDArray[Any], indices: NDArray[Any], bits: int) -> int:
+        """A constant that is stored N:M, its numbers and their indices [..., n] with one of its axes in groups."""
+        each = 8 // bits
+        flat = np.pad(indices.reshape(-1), (0, -indices.size % each)).reshape(-1, each)
+        packed = (flat << np.arange(0, 8, bits)).sum(1).astype(np.uint8)
+        at = self.constant(f"{name}.indices", packed)
+        self.plan.values[at].dtype_bits = bits
+        self.plan.values[at].dims = [self.expr(extent) for extent in indices.shape]
+        value = self.constant(name, values)
+        self.plan.values[value].encoding, self.plan.values[value].base = Encoding.N_M, at
+        self.plan.values[value].dims = [self.expr(extent) for extent in dims]
+        return value
 
     def state(self, name: str, initial: NDArray[Any]) -> int:
         """A value that the model remembers; it starts as `initial`."""

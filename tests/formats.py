@@ -60,6 +60,33 @@ def _calls(name: str, calls: Mapping[str, Call]) -> tuple[bytes, list[Arrays], A
     return b.file(*outputs), [run], dense
 
 
+def n_m() -> tuple[bytes, list[Arrays], Arrays]:
+    """Weights that are stored 2:4 along their first axis, 1:3 along their second, and 4:8 in bytes."""
+    b, rng = Builder("n_m"), np.random.default_rng(0)
+    h = b.input("x", [3, 8])
+    for dims, stored, m, bits in (((8, 6), (2, 6, 2), 4, 2), ((4, 6), (4, 2, 1), 3, 2), ((4, 16), (4, 2, 4), 8, 4)):
+        of_bytes, trans = m == 8, int(m != 4)
+        indices = np.sort(rng.permuted(np.tile(np.arange(m), (*stored[:-1], 1)), axis=-1)[..., : stored[-1]])
+        values = rng.integers(1, 9, stored).astype(np.int8 if of_bytes else np.float32)
+        if of_bytes:
+            h = _concatenated(b, h, 4)
+        n, k = dims if trans else dims[::-1]
+        y = b.value(f"y{m}", [3, n])
+        args = [h, b.sparse(f"w{m}", dims, values, indices, bits)]
+        args += [b.constant("scale", np.full((1, n), 0.25, np.float32))] if of_bytes else []
+        contract = "gemm_f32q" if of_bytes else "gemm_f32"
+        b.step(_plan.StepKind.KERNEL, args, [y], contract, {"n": n, "k": k, "w_trans": trans}, f"{contract}_nr16_v1")
+        h = y
+    return b.file(h), [{"x": rng.standard_normal((3, 8)).astype(np.float32)}], {}
+
+
+def _concatenated(b: Builder, x: int, times: int) -> int:
+    extents = [b.plan.exprs[dim].a for dim in b.plan.values[x].dims]
+    y = b.value("wide", [extents[0], extents[1] * times])
+    b.kernel("concat", [x] * times, [y], axis=1)
+    return y
+
+
 def loops() -> tuple[bytes, list[Arrays], Arrays]:
     """A while loop that carries a value and stacks another, its number of iterations decided by the data."""
     from onnx import TensorProto as T
@@ -219,7 +246,7 @@ def noise() -> tuple[bytes, list[Arrays], Arrays]:
 
 
 PLANS: dict[str, Callable[[], tuple[bytes, list[Arrays], Arrays]]] = {
-    maker.__name__: maker for maker in (branches, expressions, half_scales, loops, noise, sizes, states)
+    maker.__name__: maker for maker in (branches, expressions, half_scales, loops, n_m, noise, sizes, states)
 }
 
 

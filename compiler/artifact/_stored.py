@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from maas_rt._plan import ArgKind, Plan, Step, StepKind, Storage
+from maas_rt._plan import ArgKind, Encoding, Plan, Step, StepKind, Storage, Value
 
 from .._contracts import Contract, contract_of
 
@@ -23,7 +23,7 @@ _ZEROS = ("zero", "w_zero")  # operands
 
 def stored_weights(plan: Plan) -> list[dict[str, Any]]:
     """An entry for each encoding of what is packed for kernels, the largest first: `bits` of a number, whether it is an integer, `group` (numbers
-    of an input that share a scale; absent: all of them), `zero_points`, `scales` ("float16"; absent: float32, or none), `sparse` (what is stored together of it: "1x1", "4x1", "4x4"; absent: dense),
+    of an input that share a scale; absent: all of them), `zero_points`, `scales` ("float16"; absent: float32, or none), `sparse` (what is stored together of it: "1x1", "4x1", "4x4"; "2:4" and its like; absent: dense),
     `tensors`, each counted once whatever reads it, and their `bytes`."""
     found: dict[tuple[tuple[str, Any], ...], dict[int, int]] = {}
     for block in plan.blocks:
@@ -44,14 +44,27 @@ def _packed(plan: Plan, step: Step) -> Iterator[tuple[dict[str, Any], int, int]]
             continue
         value = plan.values[step.args[i].index]
         if value.storage == Storage.CONSTANT:
-            yield _encoding(contract, plan, step, i), value.offset, value.bytes
+            yield _encoding(contract, plan, step, i), value.offset, value.bytes + _indices_bytes(plan, value)
+
+
+def _indices_bytes(plan: Plan, value: Value) -> int:
+    return plan.values[value.base].bytes if value.encoding == Encoding.N_M else 0
+
+
+def _sparsity(plan: Plan, value: Value) -> str:
+    """ "2:4" of what is stored N:M."""
+    extents = [[plan.exprs[dim].a for dim in each.dims] for each in (value, plan.values[value.base])]
+    (m,) = (dense // stored for dense, stored in zip(*extents, strict=False) if dense != stored)
+    return f"{extents[1][-1]}:{m}"
 
 
 def _encoding(contract: Contract, plan: Plan, step: Step, place: int) -> dict[str, Any]:
     attrs = {attr.key: attr.ints for attr in step.attrs}
     dtype = contract.input(place).dtypes[0]
-    sparse = "_sparse" in step.packing
+    value = plan.values[step.args[place].index]
+    sparse = "_sparse" in step.packing or value.encoding == Encoding.N_M
     together = "4x4" if dtype == "int8" else f"{(attrs.get('block') or [1])[0]}x1"  # outputs by inputs
+    together = _sparsity(plan, value) if value.encoding == Encoding.N_M else together
     given = {
         operand.name: step.args[i]
         for i, operand in enumerate(contract.inputs)

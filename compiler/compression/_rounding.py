@@ -36,6 +36,7 @@ _WARM = 0.1  # of the steps, without the regulariser
 _LAMBDA = 3.0  # beside an error that is 1 for each weight where it is rounded to nearest
 _BETA = (20.0, 2.0)  # from, to
 _LOW, _HIGH = -0.1, 1.1  # what the sigmoid is stretched to: gamma and zeta
+_DOWN = -20.0  # where the sigmoid is flat below 0
 
 
 def squared_error(weights: Array, hessian: Array, q: npt.NDArray[np.int8], scale: Array) -> npt.NDArray[np.float64]:
@@ -55,7 +56,7 @@ def gptq8(weights: Array, hessian: Array, scale: Array) -> npt.NDArray[np.int8]:
 
 
 def adaround(weights: Array, hessian: Array, scale: Array) -> npt.NDArray[np.int8]:
-    """As `gptq8`; each weight becomes one of the two integers next to it."""
+    """As `gptq8`; each weight becomes one of the two integers next to it. Weights that are 0, as pruned ones, stay 0."""
     exact = weights / scale
     floor = np.floor(exact)
     rest = exact - floor
@@ -65,6 +66,7 @@ def adaround(weights: Array, hessian: Array, scale: Array) -> npt.NDArray[np.int
         return quantized_weights(weights, scale)
     curvature = (hessian * (2 / unit)).astype(np.float32)
     v = -np.log((_HIGH - _LOW) / (np.clip(rest, 1e-4, 1 - 1e-4) - _LOW) - 1).astype(np.float32)
+    v[weights == 0] = _DOWN
     first, second = np.zeros_like(v), np.zeros_like(v)
     for step in range(_STEPS):
         if step % 50 == 0:

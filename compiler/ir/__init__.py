@@ -6,6 +6,7 @@ Each operator is one function, which computes it: its signature is the operator'
 from ._attention import attention
 from ._check import check
 from ._decode import Encoded, decode, encoded_dequantize, read_encoded, read_widened, widen
+from ._n_m import SparseNM
 from ._operator import OPERATORS, Operator, OperatorCall, read_operator
 from ._quantize import BYTE_BLOCK, dynamic_quantize, round_to_bytes
 from ._random import random
@@ -18,6 +19,7 @@ __all__ = [
     "Encoded",
     "Operator",
     "OperatorCall",
+    "SparseNM",
     "attention",
     "check",
     "decode",

@@ -36,6 +36,7 @@ from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
 from ._sizes import Sizes
 from ._symbols import bind_input_symbols
 from ._values import LoopResultSlot, LoopSlot, NumberSlot, ShapeSlot, Slot, flatten, is_prim
+from ._weights import NMPlace
 
 __all__ = ["PlanBuilder"]
 
@@ -256,7 +257,10 @@ class PlanBuilder(Sizes):
             raise CompileError(f"{kernel.contract} ({var.name}) packs its weight, which is not a constant")
         array = self._value_of(expr)
         place = self.weights.add_packed(kernel.contract, kernel.packing, array, kernel.attrs)
-        return self._stored(place, expr.ty, f"{var.name}.{kernel.packing}")
+        name = f"{var.name}.{kernel.packing}"
+        if isinstance(place, NMPlace):
+            return self._stored_sparse(place, expr.ty, name, kernel.packing)
+        return self._stored(place, expr.ty, name)
 
     # ---- control flow ----------------------------------------------------------------------------------------------
 

@@ -10,12 +10,24 @@ import tvm
 from tvm import relax
 
 from maas_rt._errors import CompileError
-from maas_rt._plan import MAX_RANK, Arg, ArgKind, Block, Plan, Step, StepKind, Storage, Value
+from maas_rt._plan import (
+    MAX_RANK,
+    Arg,
+    ArgKind,
+    Block,
+    DTypeCode,
+    Encoding,
+    Plan,
+    Step,
+    StepKind,
+    Storage,
+    Value,
+)
 
 from ..passes._rewrite import array_of
 from ._dtypes import constant_bytes, dtype_code
 from ._exprs import ExprPool
-from ._weights import WeightsSection
+from ._weights import NMPlace, Place, WeightsSection
 
 __all__ = ["LoopResultSlot", "LoopSlot", "NumberSlot", "ShapeSlot", "Slot", "Values", "flatten", "is_prim"]
 
@@ -130,12 +142,28 @@ class Values:
     def _array(self, array: Any, ty: Any, name: str) -> int:
         return self._stored(self.weights.add(constant_bytes(array)), ty, name)
 
-    def _stored(self, place: tuple[int, int], ty: Any, name: str) -> int:
+    def _stored(self, place: Place, ty: Any, name: str) -> int:
         key = (place, str(ty.dtype), tuple(int(extent) for extent in ty.shape.values))
         if key not in self._constants:
             index = self._value(name, ty, Storage.CONSTANT)
             self.plan.values[index].offset, self.plan.values[index].bytes = place
             self._constants[key] = index
+        return self._constants[key]
+
+    def _stored_sparse(self, place: NMPlace, ty: Any, name: str, packing: str) -> int:
+        """A value of its own for each packing that a runtime makes of it."""
+        key = (place, packing)
+        if key not in self._constants:
+            index = self._constants[key] = self._value(name, ty, Storage.CONSTANT)
+            value = self.plan.values[index]
+            value.encoding, value.base = Encoding.N_M, index + 1
+            value.offset, value.bytes = place.values
+            indices = Value(
+                f"{name}.indices", dtype_code=DTypeCode.UINT, dtype_bits=place.bits, storage=Storage.CONSTANT
+            )
+            indices.dims = [self.pool.const(extent) for extent in place.shape]
+            indices.offset, indices.bytes = place.indices
+            self.plan.values.append(indices)
         return self._constants[key]
 
     def _tensor(self, slot: Slot, place: str) -> int:

@@ -1,4 +1,4 @@
-"""The weights section: constants as they are, and packed for the kernels that use them, each stored once.
+"""The weights section: constants as they are, and packed for the kernels that use them or as less from which a runtime packs them, each stored once.
 
 A small section is in memory; a large one goes to a temporary file, piece by piece as it is made, so that packed weights are never
 in memory beside those that they were made of. That file has room for what comes before the weights of a model.mrt, so that it can be
@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,32 @@ import numpy.typing as npt
 from maas_rt import _kernels
 from maas_rt._errors import CompileError
 
+from ..ir import SparseNM
 from ._dtypes import constant_bytes
 
-__all__ = ["ALIGNMENT", "ROOM", "WeightsSection"]
+__all__ = ["ALIGNMENT", "ROOM", "NMPlace", "Place", "WeightsSection"]
 
 ALIGNMENT = 64  # of each constant in the section: a cache line, and the widest vector
 ROOM = 1 << 23  # bytes of the temporary file before the section
 _IN_MEMORY = 1 << 25
 _PIECE = 1 << 22
+_LARGEST_SHARE = (
+    0.8  # of what kernels read: what is stored N:M is packed whenever a file is loaded, and in memory of its own
+)
 
 Buffer = bytes | memoryview
+Place = tuple[int, int]  # offset and size in the section
+
+
+@dataclass(frozen=True)
+class NMPlace:
+    """Where a weight is that is stored N:M: its numbers and their indices, the extents and the bits of these."""
+
+    values: Place
+    indices: Place
+    shape: tuple[int, ...]
+    bits: int
+    packed: bytes  # a digest of what a runtime makes of it
 
 
 class WeightsSection:
@@ -40,8 +57,8 @@ class WeightsSection:
         self._chunks: list[bytes] = []  # while it is small
         self._file: Any = None  # then
         self._digest = hashlib.sha256()
-        self._stored: dict[bytes, tuple[int, int]] = {}
-        self._packed: dict[tuple[Any, ...], tuple[int, int]] = {}
+        self._stored: dict[bytes, Place] = {}
+        self._packed: dict[tuple[Any, ...], Place | NMPlace] = {}
 
     @property
     def sha256(self) -> bytes:
@@ -53,7 +70,7 @@ class WeightsSection:
         """The temporary file, where the section is at ROOM; None while it is in memory."""
         return None if self._file is None else self._file.fileno()
 
-    def add(self, data: Buffer) -> tuple[int, int]:
+    def add(self, data: Buffer) -> Place:
         """(offset, size) of `data` in the section."""
         digest = hashlib.sha256(data).digest()
         place = self._stored.get(digest)
@@ -66,8 +83,8 @@ class WeightsSection:
 
     def add_packed(
         self, contract: str, packing: str, array: npt.NDArray[Any], attrs: Mapping[str, Any]
-    ) -> tuple[int, int]:
-        """(offset, size) of `array` in `packing` of `contract`, packed by the library."""
+    ) -> Place | NMPlace:
+        """Where `array` is in `packing` of `contract`, packed by the library, or where it is stored N:M, if that is smaller."""
         dense = np.ascontiguousarray(array)
         content = hashlib.sha256(constant_bytes(dense)).digest()
         cache = (contract, packing, content, dense.shape, repr(sorted(attrs.items())))
@@ -77,8 +94,15 @@ class WeightsSection:
                 data = _kernels.pack(contract, packing, dense, dict(attrs))
             except Exception as error:
                 raise CompileError(f"the weight of {contract} could not be packed as {packing}: {error}") from error
-            place = self._packed[cache] = self.add(data)
+            place = self._packed[cache] = self._add_sparse(dense, data) or self.add(data)
         return place
+
+    def _add_sparse(self, dense: npt.NDArray[Any], packed: bytes) -> NMPlace | None:
+        sparse = SparseNM.of(dense, min(1.0, _LARGEST_SHARE * len(packed) / max(dense.nbytes, 1)))
+        if sparse is None or sparse.nbytes + ALIGNMENT > _LARGEST_SHARE * len(packed):
+            return None
+        values, indices = self.add(constant_bytes(sparse.values)), self.add(sparse.packed_indices())
+        return NMPlace(values, indices, sparse.indices.shape, sparse.bits, hashlib.sha256(packed).digest())
 
     def pieces(self) -> Iterator[Buffer]:
         """The bytes in order."""

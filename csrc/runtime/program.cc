@@ -1,11 +1,13 @@
 #include "runtime/program.h"
 
 #include <algorithm>
+#include <cinttypes>
 #include <cstring>
 
 #include "base/cpu.h"
 #include "base/hooks.h"
 #include "runtime/attrs.h"
+#include "runtime/n_m.h"
 #include "runtime/shapes.h"
 #include "runtime/validate.h"
 
@@ -113,11 +115,10 @@ Status Program::prepare_kernels() {
       const StepAttrs attrs(step, op->contract);
       Status status = check_keys(attrs);
       if (status.ok()) status = op->prepare(attrs, bound_isa(), params_.back().get());
+      if (status.ok() && op->contract->packs()) status = widen_weights(step, *op, attrs);
       if (status.ok() && op->check_weight != nullptr) {
-        const plan::Value& v = plan_.values[step.args[static_cast<size_t>(packed_input(*op->contract))].index];
         Tensor packed;
-        packed.data = const_cast<uint8_t*>(constant(v));
-        packed.bytes = static_cast<size_t>(v.bytes);
+        give_constant(step.args[static_cast<size_t>(packed_input(*op->contract))].index, &packed);
         status = op->check_weight(params_.back().get(), packed);
       }
       if (!status.ok()) return fail(status.code(), "step '%s': %s", step.name.c_str(), status.message().c_str());
@@ -126,6 +127,62 @@ Status Program::prepare_kernels() {
       steps_[b][i].kernel = kernel_names_.insert(kernel_name(*op, params_.back().get(), bound_isa())).first->c_str();
     }
   }
+  return Status();
+}
+
+const Widened* Program::widened(uint32_t value) const {
+  for (const Widened& w : widened_)
+    if (w.value == value) return &w;
+  return nullptr;
+}
+
+void Program::give_constant(uint32_t value, Tensor* out) const {
+  const plan::Value& v = plan_.values[value];
+  const Widened* const wide = v.encoding == plan::Encoding::n_m ? widened(value) : nullptr;
+  out->data = wide != nullptr ? wide->memory.data() : const_cast<uint8_t*>(constant(v));
+  out->bytes = wide != nullptr ? wide->bytes : static_cast<size_t>(v.bytes);
+}
+
+Status Program::widen_weights(const plan::Step& step, const Operator& op, const Attrs& attrs) {
+  for (size_t i = 0; i < step.args.size(); ++i) {
+    const plan::Arg& arg = step.args[i];
+    const bool packed = op.contract->input(i).is(kPacked) && arg.kind == plan::ArgKind::value;
+    if (!packed || plan_.values[arg.index].encoding != plan::Encoding::n_m) continue;
+    const Widened* const other = widened(arg.index);
+    if (other == nullptr) MRT_TRY(widen_weight(arg.index, step, op, attrs));
+    if (other != nullptr && *other->packing != step.packing)
+      return fail(MRT_ERROR_FORMAT, "the weight '%s' is read in two packings", plan_.values[arg.index].name.c_str());
+  }
+  return Status();
+}
+
+Status Program::widen_weight(uint32_t value, const plan::Step& step, const Operator& op, const Attrs& attrs) {
+  const plan::Value &v = plan_.values[value], &indices = plan_.values[v.base];
+  const char* const name = v.name.c_str();
+  const auto reserve = [name](size_t bytes, Arena* arena) {
+    if (arena->reserve(bytes)) return Status();
+    return fail(MRT_ERROR_OUT_OF_MEMORY, "no memory for the %zu bytes of the weight '%s'", bytes, name);
+  };
+  const DType dtype{v.dtype_code, v.dtype_bits};
+  NmLayout layout;
+  n_m_layout(exprs_, v, indices, &layout);
+  int64_t shape[MRT_MAX_RANK];
+  for (size_t d = 0; d < v.dims.size(); ++d) exprs_.constant(v.dims[d], &shape[d]);
+  Tensor dense{nullptr, shape, static_cast<int32_t>(v.dims.size()), dtype, layout.dense_count() * dtype.bytes()};
+  Arena memory;
+  MRT_TRY(reserve(dense.bytes, &memory));
+  dense.data = memory.data();
+  MRT_TRY(check_weight(*op.contract, dense));
+  if (const char* const fault = widen(layout, constant(v), constant(indices), dtype.bytes(), dense.data))
+    return fail(MRT_ERROR_FORMAT, "the weight '%s', stored %" PRId64 ":%" PRId64 ", is damaged: it %s", name, layout.n,
+                layout.m, fault);
+  int64_t bytes = 0;
+  MRT_TRY(op.pack(dense, attrs, &bytes, nullptr));
+  if (bytes < 0) return fail(MRT_ERROR_SHAPE, "the packed weight '%s' is too large to address", name);
+  Widened wide{value, &step.packing, Arena(), static_cast<size_t>(bytes)};
+  MRT_TRY(reserve(wide.bytes, &wide.memory));
+  MRT_TRY(op.pack(dense, attrs, &bytes, wide.memory.data()));
+  widened_.push_back(std::move(wide));
   return Status();
 }
 
@@ -184,9 +241,8 @@ void Program::find_fixed() {
     t.ndim = static_cast<int32_t>(v.dims.size());
     next += 2 * v.dims.size();
     if (v.storage != Storage::constant) continue;
-    t.bytes = static_cast<size_t>(v.bytes);
+    give_constant(i, &t);
     largest_constant_ = std::max(largest_constant_, t.bytes);
-    t.data = const_cast<uint8_t*>(constant(v));
   }
 }
 

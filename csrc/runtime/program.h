@@ -10,6 +10,7 @@
 
 #include "artifact/container.h"
 #include "artifact/plan.h"
+#include "base/arena.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "kernels/kernel.h"
@@ -29,6 +30,14 @@ struct StepInfo {
   size_t weights = 0;               // bytes of constants that it reads, where they are counted
   // Values whose size the data decides and which nothing reads after it.
   uint32_t last_uses = 0, last_use_count = 0;
+};
+
+// A constant that is stored N:M, as it was packed for the kernels that read it when the file was loaded.
+struct Widened {
+  uint32_t value;
+  const std::string* packing;  // of the steps
+  Arena memory;
+  size_t bytes;
 };
 
 // One dimension of an input, and how it gives a symbol its value: extent = scale * symbol + offset.
@@ -101,6 +110,12 @@ class Program {
   Status check_policy(const mrt_load_options& options, bool* whole);
   Status load_code(const mrt_load_options& options);
   Status prepare_kernels();
+  // What a step of this operator reads packed, where that is stored N:M.
+  Status widen_weights(const plan::Step& step, const Operator& op, const Attrs& attrs);
+  Status widen_weight(uint32_t value, const plan::Step& step, const Operator& op, const Attrs& attrs);
+  const Widened* widened(uint32_t value) const;  // null: it is stored as it is
+  // A constant's bytes, packed as steps take it.
+  void give_constant(uint32_t value, Tensor* out) const;
   void find_roots();
   void find_fixed();
   void find_weights();
@@ -118,6 +133,7 @@ class Program {
   std::set<std::string> kernel_names_;  // each once
   std::vector<std::vector<StepInfo>> steps_;
   std::vector<std::unique_ptr<uint64_t[]>> params_;
+  std::vector<Widened> widened_;
   std::vector<uint32_t> last_uses_;  // behind StepInfo::last_uses
   std::vector<uint32_t> roots_;
   std::vector<Tensor> fixed_;

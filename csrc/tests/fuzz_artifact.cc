@@ -386,6 +386,36 @@ Bytes more_kernels_seed() {
   return p.file();
 }
 
+// Products with weights that are stored 2:4 and 2:3.
+Bytes n_m_seed() {
+  PlanBuilder p;
+  const uint32_t n = p.symbol("n", 1, 8);
+  const uint32_t x = p.value("x", Storage::input, {p.of(n), p.fixed(12)});
+  const uint32_t h = p.value("h", Storage::arena, {p.of(n), p.fixed(6)});
+  const uint32_t y = p.value("y", Storage::arena, {p.of(n), p.fixed(3)});
+  const auto weight = [&](const char* name, const std::vector<int64_t>& shape, const std::vector<int64_t>& stored,
+                          uint8_t pair) {
+    int64_t count = 1;
+    for (const int64_t extent : stored) count *= extent;
+    const uint32_t w = p.constant(name, shape, std::vector<float>(static_cast<size_t>(count), 0.5f));
+    p.plan.values[w].encoding = plan::Encoding::n_m;
+    const Bytes indices(static_cast<size_t>(count) / 4, static_cast<uint8_t>(pair * 0x11));
+    p.plan.values[w].base = p.constant(std::string(name) + ".indices", stored, indices, MRT_UINT, 2);
+    return w;
+  };
+  const uint32_t first = weight("first", {12, 6}, {3, 6, 2}, 0b1101),
+                 second = weight("second", {6, 3}, {2, 3, 2}, 0b1000);
+  const uint32_t b = p.block("main");
+  plan::Step& one = p.step(b, StepKind::kernel, "one", "gemm_f32", {x, first}, {h});
+  one.packing = "gemm_f32_nr16_v1";
+  one.attrs = {ints("k", {12}), ints("n", {6})};
+  plan::Step& two = p.step(b, StepKind::kernel, "two", "gemm_f32_sparse", {h, second}, {y});
+  two.packing = "gemm_f32_sparse_v1";
+  two.attrs = {ints("k", {6}), ints("n", {3})};
+  p.entry("main", {x}, {y}, b);
+  return p.file();
+}
+
 Bytes control_seed() {
   PlanBuilder p;
   const uint32_t k = p.symbol("k", 0, 20), n = p.symbol("n", 1, 10);
@@ -527,8 +557,8 @@ int every_byte(const std::vector<Bytes>& seeds) {
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 5;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-  std::vector<Bytes> seeds = {movement_seed(), image_seed(),  gemm_seed(),  convolution_seed(), sequence_seed(),
-                              control_seed(),  random_seed(), bytes_seed(), more_kernels_seed()};
+  std::vector<Bytes> seeds = {movement_seed(), image_seed(),  gemm_seed(),  convolution_seed(),  sequence_seed(),
+                              control_seed(),  random_seed(), bytes_seed(), more_kernels_seed(), n_m_seed()};
   const size_t built_in = seeds.size();
   for (int i = 3; i < argc; ++i) {
     Bytes bytes;

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import maas_rt
 from maas_rt import _container, _kernels, _plan
 from maas_rt._container import SectionKind
-from maas_rt._plan import ExprOp, StepKind, Storage
+from maas_rt._plan import Encoding, ExprOp, StepKind, Storage
 from tests import formats
 
 KEPT = formats.kept()
@@ -79,6 +79,7 @@ def test_a_file_is_kept_of_each_thing_that_a_plan_can_say() -> None:
     # LAUNCH is for devices, which no compiler writes yet
     assert {step.kind for plan in plans for step in formats.steps(plan)} == set(StepKind) - {StepKind.LAUNCH}
     assert {value.storage for plan in plans for value in plan.values} == set(Storage)
+    assert {value.encoding for plan in plans for value in plan.values} == {Encoding.DENSE, Encoding.N_M}
     assert any(plan.states for plan in plans) and any(entry.checks for plan in plans for entry in plan.entries)
     levels = [len([s for s in _container.read(path).sections if s.kind == SectionKind.CODE]) for path in KEPT]
     assert max(levels) == 3

@@ -2,6 +2,7 @@
 #include <string>
 #include <unordered_set>
 
+#include "runtime/n_m.h"
 #include "runtime/validate/validation.h"
 
 namespace mrt {
@@ -43,6 +44,8 @@ class Tables {
     MRT_TRY(check_exprs());
     v_.exprs.init(plan_);
     for (size_t i = 0; i < plan_.values.size(); ++i) MRT_TRY(check_value(i));
+    for (const Value& v : plan_.values)
+      if (v.encoding == Encoding::n_m) MRT_TRY(check_n_m(v));
     MRT_TRY(check_views());
     return check_states();
   }
@@ -84,7 +87,8 @@ class Tables {
     if (v.kind != ValueKind::tensor && v.kind != ValueKind::state)
       return fail(MRT_ERROR_VERSION, "value '%s' is of kind '%s', and this runtime runs tensors only; use a newer one",
                   name, name_of(v.kind));
-    if (v.encoding != Encoding::dense)
+    const bool n_m = v.encoding == Encoding::n_m && v.storage == Storage::constant;
+    if (v.encoding != Encoding::dense && !n_m)
       return fail(MRT_ERROR_VERSION, "value '%s' has encoding '%s', which this runtime does not run; use a newer one",
                   name, name_of(v.encoding));
     if (v.device != DeviceKind::cpu)
@@ -133,6 +137,23 @@ class Tables {
     const i64 alignment = static_cast<i64>(DType{v.dtype_code, v.dtype_bits}.alignment());
     MRT_CHECK(v.offset % alignment == 0, "constant '%s' is not aligned to its elements", name);
     return fixed_bytes(v_, v, nullptr);
+  }
+
+  // That what is stored belongs to the dense tensor, and that all of it is there.
+  Status check_n_m(const Value& v) {
+    const char* name = v.name.c_str();
+    MRT_CHECK(v.base < plan_.values.size(), "the indices of '%s' are no value", name);
+    const Value& indices = plan_.values[v.base];
+    const int bits = indices.dtype_bits;
+    MRT_CHECK(indices.storage == Storage::constant && indices.encoding == Encoding::dense &&
+                  indices.dtype_code == MRT_UINT && (bits == 2 || bits == 4) &&
+                  (v.dtype_bits == 8 || v.dtype_bits == 16 || v.dtype_bits == 32),
+              "'%s' or its indices are of a type that is not stored N:M", name);
+    NmLayout layout;
+    MRT_CHECK(n_m_layout(v_.exprs, v, indices, &layout), "the extents of '%s' and of its indices do not fit", name);
+    MRT_CHECK(v.bytes == layout.count() * (v.dtype_bits / 8) && indices.bytes == layout.index_bytes(),
+              "'%s' or its indices have another size than their extents", name);
+    return Status();
   }
 
   // Views must lead to a value that is not a view; `v_.root` is that value.
