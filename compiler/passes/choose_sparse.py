@@ -22,10 +22,9 @@ from ._kernel_call import KernelCall, read_kernel_call, remake_kernel_call
 from ._rewrite import Array, Rewriter, array_of, rewrite
 from .choose_winograd import UNKNOWN, direct_of, is_winograd_able, winograd_share
 from .lower_convolutions import CONV_PACKING, GEMM_PACKING
+from .lower_quantized import QGEMM_PACKING
 
-__all__ = ["SPARSE_BLOCKS", "Zeros", "choose_sparse", "dense_of", "is_sparse_able", "sparse_of", "zeros_of"]
-
-SPARSE_BLOCKS = (1, 4)  # columns of w that are stored together, of floats
+__all__ = ["Zeros", "choose_sparse", "dense_of", "sparse_forms", "zeros_of"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ _MOST_DENSE = 0.6  # share of the weights that are stored: with more no packing 
 _PLACES = 256  # of entries in a block of the depth, at whose end sums are stored
 _GAIN = 0.9  # of the dense kernel's time: less is needed
 _CONVOLUTIONS = ("conv2d_f32", "conv2d_f32_sparse")
+_PRODUCTS = ("gemm_f32", "gemm_u8s8")
 _W_ZERO = 7  # where gemm_u8s8 takes zero points of the weights
 _OF_BYTES = "x_scale"  # an attribute of a gemm_u8s8 whose residual is bytes, which the sparse one does not take
 
@@ -142,7 +142,7 @@ def _choose(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | Non
         entry = zeros.quickest(_rows(extents(var)), _other_share(call, extents(var)), gathered=True)
     else:
         entry = zeros.quickest(_rows(extents(call.args[0])))
-    return None if entry is None else remake_kernel_call(sparse_of(call, entry), var.ty)
+    return None if entry is None else remake_kernel_call(_sparse_of(call, entry), var.ty)
 
 
 def _other_share(call: KernelCall, shape: list[Dim]) -> float:
@@ -175,13 +175,13 @@ def zeros_of(call: KernelCall) -> Zeros | None:
     return Zeros.of(weight, call.attrs.get("w_trans") == [1])
 
 
-def is_sparse_able(call: KernelCall) -> bool:
-    """Whether it is a product or convolution of floats of whose weights enough are zero to try the sparse kernels."""
-    zeros = zeros_of(call) if call.contract in ("gemm_f32", "gemm_f32_sparse", *_CONVOLUTIONS) else None
-    return zeros is not None and zeros.many
+def sparse_forms(call: KernelCall) -> list[KernelCall]:
+    """A dense product or convolution by each sparse kernel that may be faster at all: enough of the weights are zero."""
+    zeros = zeros_of(call) if call.contract in (*_PRODUCTS, *_CONVOLUTIONS) else None
+    return [_sparse_of(call, entry) for entry in zeros.entries] if zeros is not None and zeros.many else []
 
 
-def sparse_of(call: KernelCall, entry: int) -> KernelCall:
+def _sparse_of(call: KernelCall, entry: int) -> KernelCall:
     """A dense product or convolution by the sparse kernel for entries of so many weights; how the dense one is blocked says nothing here."""
     if call.contract == "gemm_u8s8":
         return replace(call, contract="gemm_u8s8_sparse", args=call.args[:_W_ZERO], packing="gemm_u8s8_sparse_v1")
@@ -194,6 +194,8 @@ def sparse_of(call: KernelCall, entry: int) -> KernelCall:
 
 def dense_of(call: KernelCall) -> KernelCall:
     """The reverse; other calls are returned as they are."""
+    if call.contract == "gemm_u8s8_sparse":
+        return replace(call, contract="gemm_u8s8", packing=QGEMM_PACKING)
     if call.contract not in ("gemm_f32_sparse", "conv2d_f32_sparse"):
         return call
     attrs = {key: value for key, value in call.attrs.items() if key != "block"}

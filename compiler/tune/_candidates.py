@@ -15,16 +15,20 @@ from tvm import relax
 
 from ..importers import SymbolSpec
 from ..passes._dims import evaluated, extents, shape_of
-from ..passes._kernel_call import KernelCall
+from ..passes._kernel_call import KernelCall, kernel_outputs, read_kernel_call
 from ..passes._rewrite import array_of
-from ..passes.choose_sparse import SPARSE_BLOCKS, dense_of, is_sparse_able, sparse_of, zeros_of
+from ..passes.choose_sparse import dense_of, sparse_forms, zeros_of
 from ..passes.choose_winograd import TILES, UNKNOWN, direct_of, is_winograd_able, winograd_of
 from ._generated import GENERATED, MOST_OPERATIONS, is_expressible
 
 __all__ = ["Sizes", "Task", "algorithms", "argument_types", "blockings", "label", "task_of"]
 
-TUNED = ("conv2d_f32", "conv2d_f32_sparse", "conv2d_winograd_f32", "gemm_f32", "gemm_f32_sparse")
-_PRODUCTS = ("gemm_f32", "gemm_f32_sparse")
+TUNED = (
+    "conv2d_f32", "conv2d_f32_sparse", "conv2d_winograd_f32", "gemm_f32", "gemm_f32_sparse", "gemm_u8s8", "gemm_u8s8_sparse",
+)  # fmt: skip
+_PRODUCTS = ("gemm_f32", "gemm_f32_sparse", "gemm_u8s8", "gemm_u8s8_sparse")
+_OF_BYTES = _PRODUCTS[2:]
+_NOT_BLOCKED = ("conv2d_f32_sparse", "gemm_f32_sparse", *_OF_BYTES)  # otherwise than it is
 _PRODUCT_HINTS = ("depth=256", "depth=768", "rows_kib=128", "rows_kib=512")
 _WINOGRAD_HINTS = ("block_kib=320", "block_kib=1280", "block_kib=2560")
 
@@ -36,6 +40,7 @@ class Task:
     call: KernelCall
     x: tuple[int, ...]
     y: tuple[int, ...]
+    dtype: str = "float32"  # of y
 
     @property
     def weight(self) -> npt.NDArray[Any]:
@@ -52,7 +57,7 @@ class Task:
     def key(self) -> dict[str, Any]:
         """What a time depends on besides the machine; steps with the same key are one task."""
         direct = _plain(self.call)
-        zeros = zeros_of(direct) if is_sparse_able(direct) else None
+        zeros = zeros_of(direct) if sparse_forms(direct) else None
         return {
             "contract": direct.contract,
             "attrs": direct.attrs,
@@ -61,6 +66,7 @@ class Task:
             "operands": [arg is not None for arg in self.call.args[2:]],
             "winograd": is_winograd_able(direct),
             **({"entries": zeros.entries} if zeros is not None else {}),
+            **({"dtype": self.dtype} if self.dtype != "float32" else {}),
         }
 
     @cached_property
@@ -83,14 +89,17 @@ class Sizes:
         )
 
 
-def task_of(call: KernelCall | None, sizes: Sizes) -> Task | None:
+def task_of(expr: relax.Expr, sizes: Sizes) -> Task | None:
     """The task that a kernel call is; None where there is nothing to choose."""
+    call = read_kernel_call(expr)
     if call is None or call.contract not in TUNED or array_of(call.args[1]) is None:
+        return None
+    if call.contract in _OF_BYTES and not sparse_forms(_plain(call)):
         return None
     x = tuple(sizes.number(dim) for dim in extents(call.args[0]))
     columns = call.attrs["n" if call.contract in _PRODUCTS else "channels"][-1]
     y = (*x[:-1], int(columns)) if call.contract in _PRODUCTS else (x[0], *_spatial(call, x), int(columns))
-    return None if 0 in x or 0 in y else Task(call, x, y)
+    return None if 0 in x or 0 in y else Task(call, x, y, str(kernel_outputs(expr)[0].dtype))
 
 
 def algorithms(task: Task) -> list[KernelCall]:
@@ -98,8 +107,7 @@ def algorithms(task: Task) -> list[KernelCall]:
     others = [direct := _plain(task.call)]
     if is_winograd_able(direct):
         others += [winograd_of(direct, tile) for tile in TILES]
-    if is_sparse_able(direct):
-        others += [sparse_of(direct, block) for block in SPARSE_BLOCKS]
+    others += sparse_forms(direct)
     if task.flops <= MOST_OPERATIONS and is_expressible(direct):
         others.append(replace(direct, contract=GENERATED))
     return [task.call, *(other for other in others if label(other) != label(task.call))]
@@ -112,7 +120,7 @@ def _plain(call: KernelCall) -> KernelCall:
 
 def blockings(call: KernelCall) -> list[KernelCall]:
     """The call, then the same with other blockings."""
-    if call.contract in (GENERATED, "conv2d_f32_sparse", "gemm_f32_sparse"):
+    if call.contract in (GENERATED, *_NOT_BLOCKED):
         return [call]
     hints = _WINOGRAD_HINTS if call.contract == "conv2d_winograd_f32" else _PRODUCT_HINTS
     return [call, *(replace(call, hint=hint) for hint in hints)]
@@ -138,11 +146,8 @@ def _spatial(call: KernelCall, x: Sequence[int]) -> tuple[int, int]:
 
 def argument_types(task: Task) -> list[relax.TensorType | None]:
     """Of each operand a type with numbers; None where the operand is absent."""
-    types: list[relax.TensorType | None] = []
-    for position, arg in enumerate(task.call.args):
-        shape = {0: task.x, 3: task.y}.get(position)
-        if arg is None:
-            types.append(None)
-        else:
-            types.append(relax.TensorType(shape or extents(arg), "float32"))
-    return types
+    shapes = {0: task.x, 4 if task.call.contract in _OF_BYTES else 3: task.y}  # the residual is like y
+    return [
+        None if arg is None else relax.TensorType(shapes.get(position) or extents(arg), str(arg.ty.dtype))
+        for position, arg in enumerate(task.call.args)
+    ]

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,7 @@ class Bench:
         """Seconds by candidate and round."""
         sessions = [load(_file(task, call, self._target)).session(self._threads, profile=True) for call in calls]
         rng = np.random.default_rng(0)
-        inputs = {info.name: _values(rng, [int(n) for n in info.shape]) for info in sessions[0].inputs}
+        inputs = {info.name: _values(rng, [int(n) for n in info.shape], info.dtype) for info in sessions[0].inputs}
         times: list[list[float]] = [[] for _ in calls]
         for number in range(_ROUNDS + 1):
             heed()
@@ -88,7 +89,9 @@ class Bench:
         return times
 
 
-def _values(rng: np.random.Generator, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+def _values(rng: np.random.Generator, shape: Sequence[int], dtype: str) -> npt.NDArray[Any]:
+    if dtype == "uint8":
+        return rng.integers(0, 256, shape, np.uint8)
     return rng.standard_normal(shape, dtype=np.float32)
 
 
@@ -104,7 +107,7 @@ def _file(task: Task, call: KernelCall, target: TargetSpec) -> bytes:
         params.append(relax.Var(f"x{position}", ty))
         args.append(params[-1])
     with builder.function("main", params):
-        out = relax.TensorType(list(task.y), "float32")
+        out = relax.TensorType(list(task.y), task.dtype)
         if call.contract == GENERATED:
             result = as_operators(call, args, builder.emit)
         else:

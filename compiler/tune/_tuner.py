@@ -14,7 +14,7 @@ from tvm import relax
 
 from .._configs import Progress, TargetSpec, Tune
 from ..importers import SymbolSpec
-from ..passes import KernelCall, read_kernel_call, remake_kernel_call
+from ..passes import KernelCall, remake_kernel_call
 from ..passes._rewrite import Rewriter, rewrite
 from ._cache import Cache, cpu_name, default_cache
 from ._candidates import Sizes, Task, algorithms, blockings, label, task_of
@@ -139,7 +139,7 @@ def _steps(mod: tvm.IRModule, sizes: Sizes) -> list[Task]:
     found: list[Task] = []
 
     def visit(expr: relax.Expr) -> None:
-        task = task_of(read_kernel_call(expr), sizes)
+        task = task_of(expr, sizes)
         if task is not None:
             found.append(task)
 
@@ -152,7 +152,7 @@ def _steps(mod: tvm.IRModule, sizes: Sizes) -> list[Task]:
 def _replaced(
     choices: dict[str, KernelCall], sizes: Sizes, rw: Rewriter, var: relax.Var, value: relax.Expr
 ) -> relax.Expr | None:
-    task = task_of(read_kernel_call(value), sizes)
+    task = task_of(value, sizes)
     choice = choices.get(task.text) if task is not None else None
     if task is None or choice is None or label(choice) == label(task.call):
         return None

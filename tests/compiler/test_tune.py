@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from maas_rt.compiler import Tune
@@ -15,10 +16,12 @@ from maas_rt.compiler import compile as compile_model
 from maas_rt.compiler.passes import KernelCall
 from maas_rt.compiler.tune._candidates import Task, label
 from maas_rt.compiler.tune._measure import Bench
+from onnx import TensorProto, helper
 from torch import nn
 
 import maas_rt
 from maas_rt import InvalidArgumentError
+from tests.compiler.test_import_onnx import node
 
 X = np.random.default_rng(0).standard_normal((1, 24, 20, 20)).astype(np.float32)
 
@@ -281,3 +284,55 @@ def test_a_large_product_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     scripted = script(monkeypatch)
     compile_model(nn.Linear(256, 512).eval(), [torch.randn(64, 256)], tune=Tune(cache=str(tmp_path)), verify=False)
     assert all("generated" not in labels for _, labels in scripted.asked) and scripted.asked
+
+
+def sparse_bytes(residual: bool = False) -> onnx.ModelProto:
+    """QDQ products with 80 % of the weights zero in blocks of 4 x 4; the first gives bytes, the other floats."""
+    rng = np.random.default_rng(0)
+    kept = np.kron(rng.random((32, 32)) < 0.2, np.ones((4, 4)))
+    arrays = {
+        "a": (rng.integers(-90, 91, (128, 128)) * kept).astype(np.int8), "s": np.float32(0.02), "z": np.uint8(128),
+        "b": (rng.integers(-90, 91, (128, 128)) * kept).astype(np.int8),
+    }  # fmt: skip
+    nodes = [
+        node("QuantizeLinear", "x s z", "qx"), node("DequantizeLinear", "qx s z", "dx"), node("DequantizeLinear", "a s", "da"),
+        node("MatMul", "dx da", "h"), node("QuantizeLinear", "h s z", "qh"), node("DequantizeLinear", "qh s z", "dh"),
+        node("DequantizeLinear", "b s", "db"), node("MatMul", "dh db", "m"), *([node("Add", "m r", "y")] if residual else [node("Relu", "m", "y")]),
+    ]  # fmt: skip
+    names = ["x", *(["r"] if residual else [])]
+    *inputs, y = (helper.make_tensor_value_info(k, TensorProto.FLOAT, [64, 128]) for k in (*names, "y"))
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "net", inputs, [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("wanted", ["gemm_u8s8", "gemm_u8s8_sparse"])
+def test_products_of_bytes_with_many_zeros_are_tried_both_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, residual: bool
+) -> None:
+    scripted = script(monkeypatch, wanted)
+    artifact = compile_model(sparse_bytes(residual), tune=Tune(cache=str(tmp_path)))  # verified
+    assert [step for step, _ in steps(artifact)] == [wanted] * 2
+    assert [set(labels) for _, labels in scripted.asked] == [{"gemm_u8s8", "gemm_u8s8_sparse"}] * 2
+    keys = [json.loads(text) for text, _ in scripted.asked]
+    assert sorted(key.get("dtype", "float32") for key in keys) == ["float32", "uint8"]
+    assert all(key["contract"] == "gemm_u8s8" and list(key["entries"]) == ["16"] for key in keys)
+
+
+def test_products_of_bytes_are_timed(tmp_path: Path) -> None:
+    artifact = compile_model(sparse_bytes(residual=True), tune=Tune(cache=str(tmp_path)))
+    (first, second) = artifact.manifest["tuning"]["steps"]
+    assert {first["choice"], second["choice"]} <= {"gemm_u8s8", "gemm_u8s8_sparse"}
+    timed = [json.loads(path.read_text())["seconds"] for path in tmp_path.iterdir()]
+    assert [sorted(each) for each in timed] == [["gemm_u8s8", "gemm_u8s8_sparse"]] * 2
+
+
+def test_dense_products_of_bytes_have_nothing_to_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = sparse_bytes()
+    for tensor in proto.graph.initializer:
+        if tensor.name in "ab":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones((128, 128), np.int8), tensor.name))
+    scripted = script(monkeypatch)
+    artifact = compile_model(proto, tune=Tune(cache=str(tmp_path)), verify=False)
+    assert not scripted.asked and [step for step, _ in steps(artifact)] == ["gemm_u8s8"] * 2
