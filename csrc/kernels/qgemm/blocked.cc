@@ -21,7 +21,6 @@ constexpr int64_t kWideBlockRows = 240;  // where those of panels side by side m
 constexpr int64_t kPointerBytes = 16 << 10;
 constexpr int64_t kRowsInOrder = 24;       // so many pay for putting their weights in order; measured on Zen 5,
 constexpr int64_t kRowsOfOneInOrder = 64;  // and where one panel is done at a time
-constexpr int64_t kShallowOfOne = 128;     // k's, of all taps
 // Weights of a thread cost it as much as so many rows more; and what pays for a second thread, of products with those
 // rows: two microseconds. Measured on Zen 5.
 constexpr int64_t kMoreRows = 16;
@@ -61,11 +60,9 @@ class Depth {
   int64_t taps_, parts_, each_, count_;
 };
 
-// Whether panels are done side by side, where rows are more than a few; one only where what surrounds its products is
-// most, or for the sake of its sums of bytes.
+// Whether panels are done side by side, where rows are more than a few; one only for the sake of its sums of bytes.
 bool side_by_side(const QProduct& p) {
-  const bool several = p.n > kQPanel || p.finish.sum || p.taps * p.kc <= kShallowOfOne;
-  return p.table->wide_rows > 0 && p.m >= kQWideLeast && p.kc >= kQGroup && several;
+  return p.table->wide_rows > 0 && p.m >= kQWideLeast && p.kc >= kQGroup && (p.n > kQPanel || p.finish.sum);
 }
 // Whether tiles turn their sums into results.
 bool folds(const QProduct& p) {

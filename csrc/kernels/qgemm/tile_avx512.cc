@@ -103,6 +103,9 @@ void tile(const QTileCall& c) {
   Reordered reordered;
   int32_t last[kQWindow * MR];
   alignas(64) int32_t complete[MR * kQPanel];
+  const bool to_bytes = c.folded && !c.folded->floats;
+  static constexpr QFolded kNone = {};
+  const FoldedStore store(MR == kRows && to_bytes ? *c.folded : kNone);
   const __m512i start = load64(c.folded_start ? c.folded_start->start : kNothing);
   for (int64_t t = 0; t < c.tiles; ++t) {
     const uint8_t* const* const a = c.a + t * c.tile_pointers;
@@ -151,6 +154,10 @@ void tile(const QTileCall& c) {
     if (!c.first) {
 #pragma GCC unroll 8
       for (int i = 0; i < MR; ++i) acc[i] = _mm512_add_epi32(acc[i], load64(sums + i * kQPanel));
+    }
+    if (MR == kRows && to_bytes) {  // shallow products of few columns do little else
+      store(acc, c.y + t * MR * c.ldy, c.ldy);
+      continue;
     }
     int32_t* const to = c.folded ? complete : sums;
 #pragma GCC unroll 8
