@@ -27,11 +27,14 @@ from ._low_rank import FACTOR, factorise
 from ._observe import CompileFloat, Observer
 from ._prune import Pruned, prune
 from ._reasons import INT8_RUN_TIME, INT8_TABLES, has_run_time_ranges, reason_against
+from ._rounded_inputs import round_inputs
 from ._samples import Samples, input_types
 from ._structured import prune_structured
 from ._weight_only import quantize_weights
 
 __all__ = ["Compressed", "compressed"]
+
+_AS_IT_CAME = "the model is quantized already, and it stays as it is"
 
 
 @dataclass
@@ -96,6 +99,9 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
     found = layers(mod)
     _check_patterns(found, recipe)
     if is_quantized(mod):
+        rounded = _rounded(model, mod, found, options, compile_float)
+        if rounded is not None:
+            return rounded
         count = sum(1 for _ in Samples(recipe.data, input_types(model))) if recipe.data is not None else 0
         own = "the model's own quantization leaves it in float"
         floats = {layer.name: (layer.kind, own) for layer in found if layer.reason}
@@ -148,6 +154,40 @@ def compressed(model: ImportedModel, options: CompileOptions, compile_float: Com
         kept = observer.samples.kept
     count = observer.count if observer is not None else 0
     return Compressed(mod, kept, count, methods, floats, pruned, done)
+
+
+def _rounded(
+    model: ImportedModel,
+    mod: tvm.IRModule,
+    found: Sequence[Layer],
+    options: CompileOptions,
+    compile_float: CompileFloat,
+) -> Compressed | None:
+    """A quantized model with the inputs of those products rounded whose weights of 4 bits the recipe wants to meet 8; None where there are none."""
+    recipe = options.recipe
+    assert recipe is not None
+    wanted = {layer.name: method for layer in found if _meets_bytes(method := _method(layer, recipe))}
+    changed, names = round_inputs(mod, [layer for layer in found if layer.name in wanted])
+    if not names:
+        return None
+    kept: list[dict[str, npt.NDArray[Any]]] = []
+    count = 0
+    if recipe.data is not None:
+        observer = Observer(model, Samples(recipe.data, input_types(model)), compile_float, options.verify)
+        _run_in_float(mod, observer)
+        kept, count = observer.samples.kept, observer.count
+    elif options.verify is not None:
+        kept = drawn_samples(model, compile_float, options.verify)
+    methods = {name: method for name in names if (method := wanted[name]) is not None}
+    floats = {layer.name: (layer.kind, _AS_IT_CAME) for layer in found if layer.name not in methods}
+    told = [
+        f"the model is quantized already, and keeps its weights; what {len(names)} products read is rounded to 8 bits"
+    ]
+    return Compressed(changed, kept, count, methods, floats, Pruned(notes=told), [Quantized(changed, told)])
+
+
+def _meets_bytes(method: Quantize | None) -> bool:
+    return isinstance(method, WeightOnly) and method.activations == "int8"
 
 
 def _run_in_float(mod: tvm.IRModule, observer: Observer) -> None:

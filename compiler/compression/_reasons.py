@@ -98,6 +98,11 @@ def _dynamic(layer: Layer, method: Int8Dynamic) -> str:
         return layer.reason or (
             "" if whole else "it has no rows that could have ranges of their own (granularity tensor takes it)"
         )
+    if "convolution" in layer.kind:
+        return (
+            layer.reason
+            or "ranges of each run are for products and convolutions over two axes: Int8 takes it, with calibration data"
+        )
     call = read_operator(value)
     if call is None or call.operator not in (lstm, gru):
         return "there is no kernel of 8 bits for it"

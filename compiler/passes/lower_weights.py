@@ -27,7 +27,7 @@ from ._rewrite import Array, Rewriter, array_of, is_call, rewrite
 from ._rounded import in_floats, unrounded
 from .fold_constants import dequantized, evaluate
 
-__all__ = ["GEMMQ_PACKING", "floats_are_better", "lower_weights"]
+__all__ = ["GEMMQ_PACKING", "floats_are_better", "lower_weights", "meets_bytes"]
 
 GEMMQ_PACKING = "gemm_f32q_nr16_v1"
 HALVES_PACKING = "gemm_f32h_nr16_v1"
@@ -112,6 +112,11 @@ class _Matrix:
     bits: int
     block: int
 
+    @property
+    def meets_bytes(self) -> bool:
+        """Whether `gemm_s8q4` reads it."""
+        return self.bits == 4 and (self.block % BYTE_BLOCK == 0 or self.block >= len(self.values))
+
     def call_attrs(self) -> dict[str, AttrValue | int]:
         """Of a kernel that reads it."""
         k, n = self.values.shape
@@ -165,14 +170,18 @@ def _product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | No
         return None
     contract, x = "gemm_f32q", value.args[0]
     rounded = unrounded(rw, x)
-    if (
-        rounded is not None
-        and matrix.bits == 4
-        and (matrix.block % BYTE_BLOCK == 0 or matrix.block >= len(matrix.values))
-    ):
+    if rounded is not None and matrix.meets_bytes:
         contract, x = "gemm_s8q4", rounded
     args = [x, *matrix.operands()]
     return make_kernel_call(contract, args, var.ty, matrix.call_attrs(), packing=GEMMQ_PACKING, name=str(var.name))
+
+
+def meets_bytes(rw: Rewriter, value: relax.Expr) -> bool:
+    """Whether it is a product of floats with weights that a kernel multiplies by activations of 8 bits."""
+    if not is_call(value, "relax.matmul") or not is_f32(value, *value.args):
+        return False
+    matrix = _weight(rw, value)
+    return matrix is not None and matrix.meets_bytes
 
 
 def _halves_product(rw: Rewriter, var: relax.Var, value: relax.Call) -> relax.Expr | None:

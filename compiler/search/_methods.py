@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .._budget import Budget
@@ -49,7 +49,10 @@ def _methods(budget: Budget) -> Iterator[Method]:
         yield Method("int8", eight, None, 1.0)
         yield Method("int8 dynamic", Int8Dynamic(tolerance=_ADMITTED), None, 1.0, unless="int8")
     if budget.precision in ("any", "int4"):
-        yield Method("int4", WeightOnly(method="gptq", tolerance=_ADMITTED), None, 0.5 + 2 / 32)
+        few = WeightOnly(method="gptq", tolerance=_ADMITTED)
+        yield Method("int4", few, None, 0.5 + 2 / 32)
+        if budget.objective != "size" or budget.max_latency is not None:  # no smaller, but quicker
+            yield Method("int4 x int8", replace(few, activations="int8"), None, 0.5 + 2 / 32, behind="int4")
     patterns = [p for p in ("unstructured", "block") if budget.sparsity in ("any", p)]
     for pattern in patterns:
         for sparsity in _SPARSITIES:

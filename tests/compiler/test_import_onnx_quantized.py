@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from maas_rt.compiler import Recipe, WeightOnly
 from maas_rt.compiler import compile as compile_model
+from maas_rt.compiler.ir import round_to_bytes
 from onnx import TensorProto, helper, numpy_helper
 
 import maas_rt
@@ -215,6 +218,38 @@ def test_matrices_of_few_bits(bits: int) -> None:
     y = maas_rt.load(compile_model(allowed.proto()).to_bytes()).run(allowed.inputs)["y0"]
     plain = maas_rt.load(compile_model(m.proto(), verify=False).to_bytes()).run(m.inputs)["y0"]
     np.testing.assert_array_equal(y, plain)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_recipe_rounds_what_products_of_few_bits_read(calibrated: bool) -> None:
+    """The weights stay what they are; activations are rounded in blocks of 32, of weights of 8 bits they stay floats."""
+    k, n, block = 96, 64, 32
+    m = Model(x=RNG.standard_normal((5, k)).astype(np.float32))
+    q, scale = RNG.integers(0, 16, (n, k // block, block)), RNG.uniform(0.01, 0.02, (n, k // block)).astype(np.float32)
+    attributes = {"K": k, "N": n, "block_size": block}
+    m.add("MatMulNBits", "x", packed(q, 4), scale, bits=4, accuracy_level=4, **attributes)
+    m.add("MatMulNBits", "x", packed(RNG.integers(0, 256, (n, k // block, block)), 8), scale, bits=8, **attributes)
+    data = [RNG.standard_normal((5, k)).astype(np.float32) for _ in range(3)] if calibrated else None
+    recipe = Recipe(quantize=WeightOnly(activations="int8"), calibration=data)
+    artifact = compile_model(m.proto(), recipe=recipe)
+    steps = Counter(s.target for s in artifact.linear.plan.blocks[0].steps)
+    assert steps["gemm_s8q4"] == 1 and steps["gemm_f32q"] == 1
+    record = artifact.manifest["recipe"]["quantize"]
+    assert record["layers"] == 1 and record["calibration_inputs"] == (3 if calibrated else 0)
+    assert [each["reason"] for each in record["float_layers"]] == [
+        "the model is quantized already, and it stays as it is"
+    ]
+    assert record["notes"] == [
+        "the model is quantized already, and keeps its weights; what 1 products read is rounded to 8 bits"
+    ]
+    assert 0 < artifact.manifest["verified"]["max_relative_error"] < artifact.manifest["verified"]["tolerance"] == 0.25
+    weights = ((q - 8) * scale[..., None]).reshape(n, k)
+    (rounded,) = round_to_bytes.run([m.inputs["x"]], {})
+    found = maas_rt.load(artifact.to_bytes()).run(m.inputs)
+    np.testing.assert_allclose(found["y0"], rounded @ weights.T, rtol=1e-4, atol=1e-4)
+    plain = maas_rt.load(compile_model(m.proto(), verify=False).to_bytes()).run(m.inputs)
+    np.testing.assert_array_equal(found["y1"], plain["y1"])
+    assert np.abs(found["y0"] - plain["y0"]).max() > 1e-4
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

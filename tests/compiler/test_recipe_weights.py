@@ -422,6 +422,29 @@ def test_products_on_ranges_that_a_run_finds(granularity: str) -> None:
     assert reasons == ["there is no kernel of 8 bits for it"]  # the table
 
 
+@pytest.mark.parametrize("granularity", ["row", "tensor"])
+def test_why_convolutions_have_no_ranges_of_each_run(granularity: str) -> None:
+    layers: dict[str, tuple[nn.Module, torch.Tensor]] = {
+        "over 1 axis": (nn.Conv1d(8, 8, 3), torch.randn(1, 8, 16)),
+        "transposed": (nn.ConvTranspose2d(8, 8, 2, stride=2), torch.randn(1, 8, 6, 6)),
+        "over 2 axes": (nn.Conv2d(8, 8, 3), torch.randn(1, 8, 9, 9)),
+    }
+    for name, (layer, x) in layers.items():
+        net = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(16))
+        net(x)
+        recipe = Recipe(quantize=Int8Dynamic(granularity=granularity))
+        record = compile_model(net.eval(), [x], recipe=recipe, verify=False).manifest["recipe"]["quantize"]
+        reasons = [each["reason"] for each in record["float_layers"]]
+        if name == "over 2 axes":
+            assert reasons == ([] if granularity == "tensor" else [reasons[0]]) and not any(
+                "kernel" in r for r in reasons
+            )
+        else:
+            assert reasons == [
+                "ranges of each run are for products and convolutions over two axes: Int8 takes it, with calibration data"
+            ]
+
+
 def test_rows_have_ranges_of_their_own() -> None:
     """By the formula: a row that is a thousand times smaller than the others keeps its steps."""
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ from maas_rt.compiler import Budget, Int8, Recipe, compress
 from maas_rt.compiler import compile as compile_model
 from maas_rt.compiler.search._assign import assign
 from maas_rt.compiler.search._journal import Journal
+from maas_rt.compiler.search._methods import methods_of
 from maas_rt.compiler.search._search import layer_seconds
 from maas_rt.compiler.search._sensitivity import layer_errors
 from maas_rt.compiler.search._trial import Trial
@@ -138,6 +139,15 @@ def test_every_method_is_tried_that_the_budget_admits(net: nn.Module, data: Any)
         assert any(set(row) == {name} for row in tried), (name, tried)
     assert not any(row["failure"] for row in report["tried"])
     assert report["bytes"]["compressed"] < report["bytes"]["float"] / 4
+
+
+@pytest.mark.parametrize(("budget", "admitted"), [({}, True), ({"objective": "size"}, False), ({"objective": "size", "max_latency": 1.0}, True), ({"precision": "int8"}, False), ({"precision": "int4"}, True)])  # fmt: skip
+def test_weights_of_four_bits_meet_activations_of_eight_where_time_counts(budget: Any, admitted: bool) -> None:
+    methods = methods_of(Budget(max_drop=0.1, **budget))
+    assert ("int4 x int8" in methods) == admitted
+    if admitted:
+        method = methods["int4 x int8"]
+        assert method.behind == "int4" and method.quantize.activations == "int8" and method.quantize.bits == 4  # type: ignore[union-attr]
 
 
 def test_a_budget_that_cannot_be_met_names_the_nearest(net: nn.Module, data: Any) -> None:

@@ -1,6 +1,7 @@
 """Weights that ONNX Runtime stores in blocks of few bits (com.microsoft: MatMulNBits, MatMulBnb4, GatherBlockQuantized).
 
-A product's activations are never quantized, whatever its accuracy_level allows: it is the least accuracy that a model asks for.
+A product's activations are never quantized, whatever its accuracy_level allows: it is the least accuracy that a model asks for. A recipe may
+(compression/_rounded_inputs.py).
 """
 
 from __future__ import annotations
