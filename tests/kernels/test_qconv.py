@@ -177,6 +177,33 @@ def test_depthwise_in_pieces(c: int, size: int, images: int, kernel: int, stride
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "image"),
+    [((3, 3), 1, (2, 5, 7)), ((3, 3), 2, (1, 4, 120)), ((5, 5), 1, (1, 4, 50)), ((5, 5), 2, (1, 7, 8)), ((1, 9), 1, (1, 2, 41)), ((11, 2), 2, (1, 13, 5))],
+)  # fmt: skip
+@pytest.mark.parametrize("c", [16, 23, 50, 80, 96])
+def test_depthwise_channels(c: int, kernel: tuple[int, int], stride: int, image: tuple[int, int, int]) -> None:
+    """64, 32 and 16 channels at a time, the last of them in part; several rows at a time, and rows in several parts."""
+    g = {"x": image, "strides": [stride] * 2, "pads": [k // 2 for k in kernel] * 2, "dilations": [1, 1], "kernel": list(kernel), "groups": c, "channels": [c, c]}  # fmt: skip
+    for dtype, act in ((np.uint8, "relu"), (np.int8, "none"), (np.float32, "relu")):
+        ep = {"act": act, "_residual": False}
+        check_layer("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", g, "any", False, 37, True, ep, dtype, 1, c)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 300.0, 3e30])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_depthwise_sums_that_no_integer_holds(dtype: type, scale: float) -> None:
+    """What is far above and below the bounds becomes these, also where it would be more than 31 bits."""
+    rng = np.random.default_rng(3)
+    g = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "kernel": [3, 3], "groups": 80, "channels": [80, 80]}
+    x, w = activations(rng, True, 1, 6, 6, 80), weights("any", rng, 80, 1, 3, 3)
+    scales = np.ones(80, np.float32)
+    scales[37] = scale
+    packed = _kernels.pack("depthwise_conv2d_u8s8", "depthwise_u8s8_c8_v1", w, g)
+    attrs = {**g, "a_zero": 7, "y_scale": 1e-3, "y_zero": 100}
+    check_all("depthwise_conv2d_u8s8", [x, packed, scales, None, None], exact(x, 7, w, g), attrs, dtype)
+
+
 @pytest.mark.parametrize("change", [{"kernel": [513, 1]}, {"groups": 4}, {"channels": [8, 16]}, {"a_zero": 256}])
 def test_depthwise_refuses(change: dict[str, Any]) -> None:
     attrs: dict[str, Any] = {"kernel": [3, 3], "channels": [8, 8]}

@@ -96,7 +96,7 @@ struct Layout {
 size_t scratch(const void* params, const Tensor* in, int, const Tensor* out, int, int32_t threads) {
   const Params& p = *static_cast<const Params*>(params);
   if (!p.table || has_no_elements(out[0])) return 0;
-  const size_t each = p.quads ? quad_scratch(p.g, in[0].shape[1], out[0].shape[2]) : Layout(p.g, in[0], out[0]).all();
+  const size_t each = p.quads ? quad_scratch(p.g, out[0].shape[2]) : Layout(p.g, in[0], out[0]).all();
   return each * static_cast<size_t>(threads);
 }
 
@@ -229,11 +229,7 @@ int32_t run(const void* params, const Tensor* in, int n_in, const Tensor* out, i
                           x.shape[1], x.shape[2],
                           y.shape[1], y.shape[2],
                           finish};
-    const size_t bytes = quad_scratch(p.g, x.shape[1], y.shape[2]);
-    for (int64_t i = 0; i < threads; ++i) {
-      quad_begin(static_cast<char*>(ctx.scratch) + static_cast<size_t>(i) * bytes);
-    }
-    in_pieces(quad_channels(p.g, x.shape[1], y.shape[2]), bytes,
+    in_pieces(p.g.in_channels, quad_scratch(p.g, y.shape[2]),
               [&](const DepthwisePiece& piece, char* worker_scratch) { quad_rows(image, piece, worker_scratch); });
   } else {
     const Call call{&p, &x, &y, w, finish, Layout(p.g, x, y)};

@@ -1,7 +1,6 @@
 // The loops around quads; see quads.h.
 #include "kernels/qdepthwise/quads.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/checks.h"
@@ -12,169 +11,216 @@
 namespace mrt {
 namespace {
 
-constexpr int64_t kNearBytes = 64 << 10;  // of quads, of the channels that are done at a time
-constexpr size_t kHeader = 64;
-constexpr int64_t kNone = -1;
+constexpr int64_t kUnit = kQuadPanels * kQPanel;
+constexpr int64_t kNearQuads = 384;        // of all streams of a block: 24 KiB
+constexpr int64_t kNearLines = 128 << 10;  // bytes that a band's units read one after the other
+constexpr int64_t kFewPixels = 64;         // for which a unit's weights are made ready at least
 
-int64_t terms_w(const ConvGeometry& g) { return ceil_div(g.kernel_w, 4); }
-
-// What a thread keeps: which channels it has begun, lines as quads and which these are, a line of zero points, then of
-// each 16 channels the weights, their offsets and the finish; sums of a row; and where the terms of a row begin, and
-// its lines of the first channels.
-struct Layout {
-  int64_t slots, positions, blocks, terms;
-  size_t lines, nothing, tags, weights, offsets, folded, sums, starts;
-  size_t all() const { return kHeader + lines + nothing + tags + weights + offsets + folded + sums + starts; }
-};
-
-Layout layout_of(const ConvGeometry& g, int64_t h, int64_t out_width) {
-  Layout l{};
-  l.slots = std::max<int64_t>(1, std::min(h, (g.kernel_h - 1) * g.dilation_h + 1));
-  l.positions = out_width + (terms_w(g) - 1) * (4 / g.stride_w);
-  l.terms = g.kernel_h * terms_w(g);
-  const int64_t block = l.slots * l.positions * kQuadBytes;
-  l.blocks = std::max<int64_t>(1, std::min(ceil_div(g.in_channels, kQPanel), kNearBytes / block));
-  l.lines = static_cast<size_t>(l.blocks * block);
-  l.nothing = static_cast<size_t>(l.positions * kQuadBytes);
-  l.tags = align64(static_cast<size_t>(l.slots) * sizeof(int64_t));
-  l.weights = static_cast<size_t>(l.blocks * l.terms * kQuadBytes);
-  l.offsets = static_cast<size_t>(l.blocks * kQPanel) * sizeof(int32_t);
-  l.folded = align64(static_cast<size_t>(l.blocks) * sizeof(QFolded));
-  l.sums = static_cast<size_t>(out_width * kQPanel) * sizeof(int32_t);
-  l.starts = align64(static_cast<size_t>(l.terms + g.kernel_h) * sizeof(uint8_t*));
-  return l;
+QuadShape shape_of(const ConvGeometry& g) {
+  QuadShape s{g.kernel_h, g.kernel_w, g.kernel_h / 4};
+  // Making a quad costs about what two terms do.
+  const int64_t left = g.kernel_h % 4;
+  if (left > 1 && g.kernel_w + 2 <= left * (s.flat_terms() + 2)) ++s.tall;
+  return s;
 }
 
-// One thread's rows.
+// What is done at a time with units of so many panels: some rows, or where these are long a part of one, of which all
+// are about as wide.
+struct Block {
+  int64_t pixels, rows, positions, streams;
+
+  Block() = default;
+  Block(const ConvGeometry& g, int64_t panels, int64_t out_width) : streams(shape_of(g).streams()) {
+    const int64_t near = kNearQuads / (panels * streams);  // positions
+    const int64_t most = std::max<int64_t>(8, (near - g.kernel_w) / g.stride_w + 1);
+    pixels = std::min(out_width, ceil_div(ceil_div(out_width, ceil_div(out_width, most)), 4) * 4);
+    positions = (pixels - 1) * g.stride_w + g.kernel_w;
+    rows = pixels < out_width ? 1 : std::max<int64_t>(1, near / positions);
+  }
+};
+
+// What a thread keeps, of a unit: quads of a block, a pixel of zero points, weights and their offsets, the finish,
+// sums, and where the terms' quads are.
+struct Layout {
+  QuadShape shape;
+  Block blocks[kQuadUnits];
+  size_t quads = 0, nothing = kUnit, weights, offsets = kUnit * sizeof(int32_t), finish = sizeof(QuadFinish), sums,
+         terms;
+
+  Layout(const ConvGeometry& g, int64_t out_width) : shape(shape_of(g)) {
+    for (int64_t unit = 0, panels = 1; unit < kQuadUnits; ++unit, panels *= 2) {
+      const Block b(g, panels, out_width);
+      blocks[unit] = b;
+      quads = std::max(quads, static_cast<size_t>(b.rows * b.streams * b.positions * panels * kQuadBytes));
+    }
+    weights = static_cast<size_t>(shape.terms() * kQuadPanels * kQuadBytes);
+    sums = static_cast<size_t>(blocks[0].rows * blocks[0].pixels * kQPanel) * sizeof(int32_t);
+    terms = align64(static_cast<size_t>(shape.terms()) * sizeof(uint8_t*));
+  }
+  size_t all() const { return quads + nothing + weights + offsets + finish + sums + terms; }
+};
+
+// One thread's piece.
 class Rows {
  public:
-  Rows(const QuadImage& m, char* scratch)
-      : m_(m), g_(*m.g), l_(layout_of(*m.g, m.h, m.out_width)), terms_w_(terms_w(*m.g)) {
+  Rows(const QuadImage& m, char* scratch) : m_(m), g_(*m.g), layout_(g_, m.out_width), shape_(layout_.shape) {
+    const Layout& l = layout_;
     const auto take = [&scratch](size_t bytes) {
       char* const at = scratch;
       scratch += bytes;
       return at;
     };
-    begun_ = reinterpret_cast<int64_t*>(take(kHeader));
-    lines_ = reinterpret_cast<uint8_t*>(take(l_.lines));
-    nothing_ = reinterpret_cast<uint8_t*>(take(l_.nothing));
-    tags_ = reinterpret_cast<int64_t*>(take(l_.tags));
-    weights_ = reinterpret_cast<int8_t*>(take(l_.weights));
-    offsets_ = reinterpret_cast<int32_t*>(take(l_.offsets));
-    folded_ = reinterpret_cast<QFolded*>(take(l_.folded));
-    sums_ = reinterpret_cast<int32_t*>(take(l_.sums));
-    starts_ = reinterpret_cast<const uint8_t**>(take(l_.starts));
-    row_lines_ = starts_ + l_.terms;
+    quads_ = reinterpret_cast<uint8_t*>(take(l.quads));
+    nothing_ = reinterpret_cast<uint8_t*>(take(l.nothing));
+    weights_ = reinterpret_cast<int8_t*>(take(l.weights));
+    offsets_ = reinterpret_cast<int32_t*>(take(l.offsets));
+    finish_ = reinterpret_cast<QuadFinish*>(take(l.finish));
+    sums_ = reinterpret_cast<int32_t*>(take(l.sums));
+    terms_ = reinterpret_cast<const uint8_t**>(take(l.terms));
+    std::memset(nothing_, m.zero, l.nothing);
+    *finish_ = {};
   }
 
-  void run(const DepthwisePiece& piece) {
-    const int64_t c0 = piece.c0;
-    last_ = piece.c1;
-    if (*begun_ == kNone) std::memset(nothing_, m_.zero, l_.nothing);
-    if (*begun_ != c0) begin_channels(*begun_ = c0);
-    for (int64_t r = piece.begin; r < piece.end; ++r) {
-      for (int64_t kh = 0; kh < g_.kernel_h; ++kh) row_lines_[kh] = filled_line(r, kh, c0);
-      for (int64_t c = c0; c < last_; c += kQPanel) one_row(r, c0, c);
+  // Rows [begin, end) of channels [c, last).
+  void run(int64_t begin, int64_t end, int64_t c, int64_t last) {
+    for (; c < last; c += channels_) {
+      begin_unit(c, last - c);
+      for (int64_t r = begin; r < end; r += block_.rows) {
+        for (int64_t p = 0; p < m_.out_width; p += block_.pixels) {
+          one_block(r, std::min(block_.rows, end - r), p, std::min(block_.pixels, m_.out_width - p));
+        }
+      }
     }
   }
 
  private:
-  // The finish of 16 channels from c on, of the first row.
-  QFinishCall finish_of(int64_t c0, int64_t c) const {
+  // The finish of 16 channels from `panel` on, of the first row.
+  QFinishCall finish_of(int64_t panel) const {
     QFinishCall f = m_.finish;
     f.acc = sums_;
     f.ld = kQPanel;
-    f.rows = m_.out_width;
-    f.n = std::min(kQPanel, g_.in_channels - c);
-    f.offset = offsets_ + (c - c0);
-    f.scale += c;
-    if (f.bias) f.bias += c;
+    f.n = std::min(kQPanel, channels_ - panel * kQPanel);
+    f.offset = offsets_ + panel * kQPanel;
+    f.scale += c_ + panel * kQPanel;
+    if (f.bias) f.bias += c_ + panel * kQPanel;
     return f;
   }
 
-  void begin_channels(int64_t c0) {
-    std::fill(tags_, tags_ + l_.slots, int64_t{-1});
-    const int64_t w_block = g_.taps() * kChannelBlock;
-    for (int64_t c = c0; c < last_; c += kQPanel) {
-      const float* const w = m_.w + c / kChannelBlock * w_block;
-      const float* const next = c + kChannelBlock < g_.in_channels ? w + w_block : nullptr;
-      const int64_t block = (c - c0) / kQPanel;
-      m_.table->weights(w, next, g_.kernel_h, g_.kernel_w, m_.zero, weights_ + block * l_.terms * kQuadBytes,
-                        offsets_ + (c - c0));
-      if (m_.finish.folds()) folded_[block] = q_fold(finish_of(c0, c));
+  // What is not made bytes in registers is finished 16 channels at a time.
+  void begin_unit(int64_t c, int64_t left) {
+    bytes_ = m_.finish.folds();
+    make_weights(c, left, !bytes_ || left <= kQPanel ? 0 : left <= 2 * kQPanel ? 1 : 2);
+    if (!bytes_) return;
+    QFolded folded[kQuadPanels];
+    for (int64_t p = 0; p < panels_; ++p) {
+      folded[p] = q_fold(finish_of(p));
+      bytes_ = bytes_ && folded[p].fits;
+    }
+    if (!bytes_) return make_weights(c, left, 0);
+    m_.table->finish(folded, panels_, finish_);
+    if (unit_ == 0) return;
+    const auto arrange = m_.table->arrange[unit_];
+    arrange(weights_, shape_.terms());
+    arrange(finish_->start, 1);
+    arrange(finish_->scale, 1);
+    arrange(finish_->bias, 1);
+  }
+
+  void make_weights(int64_t c, int64_t left, int unit) {
+    c_ = c;
+    unit_ = unit;
+    panels_ = int64_t{1} << unit;
+    channels_ = std::min(left, panels_ * kQPanel);
+    block_ = layout_.blocks[unit];
+    QuadWeights w{};
+    w.shape = shape_;
+    w.panels = panels_;
+    w.block = g_.taps() * kChannelBlock;
+    w.w = m_.w + c / kChannelBlock * w.block;
+    w.blocks = ceil_div(channels_, kChannelBlock);
+    w.zero = m_.zero;
+    w.out = weights_;
+    w.offset = offsets_;
+    m_.table->weights(w);
+    const uint8_t** term = terms_;
+    shape_.each_term([&](int64_t s, int64_t position, int64_t, int64_t, int64_t) { *term++ = quads_of(s, position); });
+  }
+
+  // Where quads of a row are: with a stride of 2 even positions first, so that each term's are next to each other.
+  uint8_t* quads_of(int64_t stream, int64_t position) const {
+    const int64_t even = g_.stride_w == 1 ? 0 : ceil_div(block_.positions, 2);
+    const int64_t at = even == 0 ? position : position / 2 + position % 2 * even;
+    return quads_ + (stream * block_.positions + at) * panels_ * kQuadBytes;
+  }
+  int64_t row_bytes() const { return block_.streams * block_.positions * panels_ * kQuadBytes; }
+
+  // Quads for row r at `to` bytes behind the first row's.
+  void make_quads(int64_t r, int64_t to, QuadStream& q) {
+    const int64_t image = r / m_.out_h, first = r % m_.out_h * g_.stride_h - g_.pad_top;
+    const int64_t line_bytes = m_.width * g_.in_channels;
+    const uint8_t* const x = m_.x + image * m_.h * line_bytes + c_;
+    for (int64_t s = 0; s < block_.streams; ++s) {
+      const bool tall = s < shape_.tall;
+      q.shift = tall ? 0 : 1;
+      for (int64_t j = 0; j < 4; ++j) {
+        const int64_t kh = tall ? std::min(4 * s + j, g_.kernel_h - 1) : 3 * shape_.tall + s;
+        const int64_t ih = first + kh * g_.dilation_h;
+        q.line[j] = ih >= 0 && ih < m_.h ? x + ih * line_bytes : nullptr;
+      }
+      q.out = quads_of(s, 0) + to;
+      m_.table->stream[unit_](q);
     }
   }
 
-  uint8_t* slot(int64_t line, int64_t block) const {
-    return lines_ + (line % l_.slots * l_.blocks + block) * l_.positions * kQuadBytes;
-  }
-
-  // The line that row r sees at line kh of the filter, -1 outside of the image.
-  int64_t line_of(int64_t r, int64_t kh) const {
-    const int64_t ih = r % m_.out_h * g_.stride_h - g_.pad_top + kh * g_.dilation_h;
-    return ih >= 0 && ih < m_.h ? ih : -1;
-  }
-
-  // The line that row r sees at line kh of the filter, of the first channels; null outside of the image.
-  const uint8_t* filled_line(int64_t r, int64_t kh, int64_t c0) {
-    const int64_t ih = line_of(r, kh), line = r / m_.out_h * m_.h + ih;
-    if (ih < 0) return nullptr;
-    if (tags_[ih % l_.slots] == line) return slot(ih, 0);
-    tags_[ih % l_.slots] = line;
-    QuadLine q{};
+  // `n` pixels from p on of rows from r on.
+  void one_block(int64_t r, int64_t rows, int64_t p, int64_t n) {
+    QuadStream q{};
     q.pixels = m_.width;
     q.stride = g_.in_channels;
-    q.first = -g_.pad_left;
-    q.positions = l_.positions;
-    q.zero = m_.zero;
-    for (int64_t c = c0; c < last_; c += kQPanel) {
-      q.x = m_.x + line * m_.width * g_.in_channels + c;
-      q.channels = std::min(kQPanel, g_.in_channels - c);
-      q.out = slot(ih, (c - c0) / kQPanel);
-      m_.table->line[g_.stride_w - 1](q);
-    }
-    return slot(ih, 0);
-  }
-
-  void one_row(int64_t r, int64_t c0, int64_t c) {
-    const int64_t block = (c - c0) / kQPanel, step = 4 / g_.stride_w * kQuadBytes;
-    for (int64_t kh = 0; kh < g_.kernel_h; ++kh) {
-      const uint8_t* const line = row_lines_[kh] ? row_lines_[kh] + block * l_.positions * kQuadBytes : nothing_;
-      for (int64_t j = 0; j < terms_w_; ++j) starts_[kh * terms_w_ + j] = line + j * step;
-    }
-    const int64_t at = r * m_.out_width * g_.in_channels + c;
-    const bool folds = m_.finish.folds(), whole = folds && g_.in_channels - c >= kQPanel;
-    QuadRow q{};
-    q.x = starts_;
-    q.w = weights_ + block * l_.terms * kQuadBytes;
-    q.terms = l_.terms;
-    q.pixels = m_.out_width;
-    q.acc = sums_;
-    q.folded = whole ? folded_ + block : nullptr;
-    q.y = static_cast<uint8_t*>(m_.finish.y) + at;  // of bytes
-    q.ldy = m_.finish.ldy;
-    m_.table->row(q);
-    if (whole) return;
-    QFinishCall f = finish_of(c0, c);
+    q.channels = channels_;
+    q.first = p * g_.stride_w - g_.pad_left;
+    q.positions = (n - 1) * g_.stride_w + g_.kernel_w;
+    q.nothing = nothing_;
+    q.to_odd = quads_of(0, 1) - quads_of(0, 0);
+    q.to_even = quads_of(0, 2) - quads_of(0, 1);
+    for (int64_t i = 0; i < rows; ++i) make_quads(r + i, i * row_bytes(), q);
+    const int64_t at = (r * m_.out_width + p) * g_.in_channels + c_;
+    QuadRows b{};
+    b.x = terms_;
+    b.row_step = row_bytes();
+    b.w = weights_;
+    b.terms = shape_.terms();
+    b.pixels = n;
+    b.rows = rows;
+    b.acc = bytes_ ? nullptr : sums_;
+    b.finish = finish_;
+    b.channels = channels_;
+    b.y = static_cast<uint8_t*>(m_.finish.y) + at;  // of bytes
+    b.ldy = m_.finish.ldy;
+    m_.table->rows[unit_](b);
+    if (bytes_) return;
+    QFinishCall f = finish_of(0);
+    f.rows = rows * n;
     f.y = static_cast<char*>(f.y) + at * (f.quantized ? 1 : 4);
     if (f.residual) f.residual += at;
-    if (folds) f.folded = folded_ + block;
     m_.tiles->finish(f);
   }
 
   const QuadImage& m_;
   const ConvGeometry& g_;
-  const Layout l_;
-  const int64_t terms_w_;
-  int64_t* begun_;  // the first of the channels that weights_ and lines_ are of
-  uint8_t *lines_, *nothing_;
-  int64_t* tags_;
+  const Layout layout_;
+  const QuadShape& shape_;
+  uint8_t *quads_, *nothing_;
   int8_t* weights_;
   int32_t* offsets_;
-  QFolded* folded_;
+  QuadFinish* finish_;
   int32_t* sums_;
-  const uint8_t **starts_, **row_lines_;
-  int64_t last_ = 0;  // of the channels that are done
+  const uint8_t** terms_;
+  // Of the unit that is done.
+  int64_t c_ = 0, channels_ = 0, panels_ = 0;
+  int unit_ = 0;
+  bool bytes_ = false;
+  Block block_{};
 };
 
 }  // namespace
@@ -183,14 +229,18 @@ const QuadTable* quad_table(Isa isa, const ConvGeometry& g) {
   return g.dilation_w == 1 && g.stride_w <= 2 ? kQuad[isa] : nullptr;
 }
 
-size_t quad_scratch(const ConvGeometry& g, int64_t h, int64_t out_width) { return layout_of(g, h, out_width).all(); }
+size_t quad_scratch(const ConvGeometry& g, int64_t out_width) { return Layout(g, out_width).all(); }
 
-int64_t quad_channels(const ConvGeometry& g, int64_t h, int64_t out_width) {
-  return layout_of(g, h, out_width).blocks * kQPanel;
+// Bands of rows, so that what all of the channels' units read of them is near.
+void quad_rows(const QuadImage& m, const DepthwisePiece& piece, char* scratch) {
+  const int64_t line = m.g->stride_h * std::max<int64_t>(1, m.width) * m.g->in_channels;
+  const int64_t near = std::max(ceil_div(kFewPixels, m.out_width), kNearLines / line);
+  const int64_t rows = piece.end - piece.begin, bands = ceil_div(rows, near);
+  Rows work(m, scratch);
+  for (int64_t band = 0; band < bands; ++band) {
+    const int64_t begin = piece.begin + rows * band / bands, end = piece.begin + rows * (band + 1) / bands;
+    for (int64_t c = piece.c0; c < piece.c1; c += kUnit) work.run(begin, end, c, std::min(piece.c1, c + kUnit));
+  }
 }
-
-void quad_begin(char* scratch) { *reinterpret_cast<int64_t*>(scratch) = kNone; }
-
-void quad_rows(const QuadImage& m, const DepthwisePiece& piece, char* scratch) { Rows(m, scratch).run(piece); }
 
 }  // namespace mrt

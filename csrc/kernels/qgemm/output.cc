@@ -142,13 +142,17 @@ QFolded q_fold(const QFinishCall& f) {
     return above < hi ? above : hi;
   };
   QFolded out{};
-  for (int64_t j = 0; j < f.n; ++j) {
-    out.start[j] = static_cast<int32_t>(-static_cast<uint32_t>(f.offset[j]));
-    out.scale[j] = f.scale[j] * f.a_scale;
-    out.bias[j] = f.bias ? f.bias[j] : 0.0f;
-    if (!f.quantized) continue;
-    out.scale[j] *= inverse;
-    out.bias[j] *= inverse;
+  const float last = f.quantized ? inverse : 1.0f;
+  const auto columns = [&](int64_t n) {
+    for (int64_t j = 0; j < n; ++j) out.start[j] = static_cast<int32_t>(-static_cast<uint32_t>(f.offset[j]));
+    for (int64_t j = 0; j < n; ++j) out.scale[j] = f.scale[j] * f.a_scale * last;
+    for (int64_t j = 0; f.bias && j < n; ++j) out.bias[j] = f.bias[j] * last;
+  };
+  // Nearly always all: as many as a few vectors hold.
+  if (f.n == kQPanel) {
+    columns(kQPanel);
+  } else {
+    columns(f.n);
   }
   out.columns = static_cast<int32_t>(f.n);
   out.floats = !f.quantized;
