@@ -18,6 +18,7 @@ MRT_INLINE void add_lane(const float* w, const V (&x)[R], V (&acc)[R][NV]) {
       acc[i][j] = V::template fma_lane<u>(x[i], left, acc[i][j]);
       acc[i][j + 1] = V::template fma_lane<u>(x[i], right, acc[i][j + 1]);
     }
+    V::before(acc[R - 1][j + 1]);
   }
 }
 

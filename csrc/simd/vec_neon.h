@@ -76,6 +76,9 @@ struct F32x4n {
   static MRT_INLINE F32x4n fma_lane(F32x4n a, F32x4n b, F32x4n c) {
     return {vfmaq_laneq_f32(c.v, b.v, a.v, n)};
   }
+  // What is loaded from here on is loaded behind what a is made of: the compiler would load all at once, for which
+  // there are no registers. No instruction.
+  static MRT_INLINE void before(F32x4n& a) { __asm__("" : "+w"(a.v) : : "memory"); }
   friend MRT_INLINE F32x4n operator+(F32x4n a, F32x4n b) { return {vaddq_f32(a.v, b.v)}; }
   friend MRT_INLINE F32x4n operator-(F32x4n a, F32x4n b) { return {vsubq_f32(a.v, b.v)}; }
   friend MRT_INLINE F32x4n operator*(F32x4n a, F32x4n b) { return {vmulq_f32(a.v, b.v)}; }

@@ -122,7 +122,8 @@ MRT_INLINE void one_tile(const TileCall& g, const float* const* a, float* c, con
     };
     int64_t k = 0;
     if constexpr (kMultipliesByLane<V>) {
-      for (; k + V::width <= g.kc; k += V::width) {
+      const int64_t whole = g.kc - V::width;
+      for (; k <= whole; k += V::width) {
         if (MR > 2) {  // one line for all of them: a tile's share of four rows is seldom more
           __builtin_prefetch(next);
           next += V::width * fetch_step;
