@@ -97,7 +97,18 @@ void row_times_panels(const float* a, const float* panels, int64_t panel_stride,
 #pragma GCC unroll 4
     for (int j = 0; j < n; ++j) acc[p][j] = V::load(c + p * kPanelWidth + j * V::width);
   }
-  for (int64_t d = 0; d < k; ++d) {
+  int64_t d = 0;
+  if constexpr (kMultipliesByLane<V>) {
+    const float* const row[1] = {a};
+    for (; d + V::width <= k; d += V::width) {
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        V(&sums)[1][1][n] = reinterpret_cast<V(&)[1][1][n]>(acc[p]);
+        add_lanes<V, 1, n, 1>(row, d, panels + p * panel_stride + d * kPanelWidth, kPanelWidth, sums);
+      }
+    }
+  }
+  for (; d < k; ++d) {
     const V x = V::set(a[d]);
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {

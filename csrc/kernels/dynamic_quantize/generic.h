@@ -44,6 +44,13 @@ MRT_INLINE void store_low(I q, int64_t n, uint8_t* y) {
   std::memcpy(wide, &q.v, sizeof(q.v));
   for (int64_t j = 0; j < n; ++j) y[j] = static_cast<uint8_t>(wide[j]);
 }
+#if defined(__aarch64__)
+MRT_INLINE void store_low(I32x4n q, int64_t n, uint8_t* y) {
+  const uint16x4_t narrow = vmovn_u32(vreinterpretq_u32_s32(q.v));
+  const uint8x8_t bytes = vmovn_u16(vcombine_u16(narrow, narrow));
+  std::memcpy(y, &bytes, static_cast<size_t>(n));
+}
+#endif
 #if defined(MRT_SIMD_AVX2)
 MRT_INLINE void store_low(I32x8 q, int64_t n, uint8_t* y) {
   const __m128i w = _mm_packus_epi32(_mm256_castsi256_si128(q.v), _mm256_extracti128_si256(q.v, 1));

@@ -19,6 +19,14 @@ MRT_INLINE V load_bytes(const uint8_t* p) {
   for (int i = 0; i < V::width; ++i) wide[i] = static_cast<float>(p[i]);
   return V::load(wide);
 }
+#if defined(__aarch64__)
+template <>
+MRT_INLINE F32x4n load_bytes<F32x4n>(const uint8_t* p) {
+  uint32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four))))))};
+}
+#endif
 #if defined(MRT_SIMD_AVX2)
 template <>
 MRT_INLINE F32x8 load_bytes<F32x8>(const uint8_t* p) {
