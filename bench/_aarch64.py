@@ -8,6 +8,7 @@ machine's is changed).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -186,15 +187,20 @@ def tree() -> Path:
     """A folder like this source's, where maas_rt is its Python files beside the library and the module of AArch64; bench and tests are
     links. What runs there (as its working directory) sees them so, pytest too."""
     folder = BUILD / "tree"
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "maas_rt").mkdir(parents=True)
-    for name in ("bench", "tests", "csrc", "pyproject.toml"):
-        (folder / name).symlink_to(ROOT / name)
-    for path in sorted((ROOT / "maas_rt").iterdir()):
-        if path.suffix != ".so" and path.name != "__pycache__":
-            (folder / "maas_rt" / path.name).symlink_to(path)
-    for path in build().glob("*.so"):
-        (folder / "maas_rt" / path.name).symlink_to(path)
+    links = {name: ROOT / name for name in ("bench", "tests", "csrc", "pyproject.toml")}
+    for path in [*(ROOT / "maas_rt").iterdir(), *build().glob("*.so")]:
+        foreign = path.suffix == ".so" and path.parent == ROOT / "maas_rt"
+        if not foreign and path.name != "__pycache__":
+            links[f"maas_rt/{path.name}"] = path
+    (folder / "maas_rt").mkdir(parents=True, exist_ok=True)
+    # In place: another process may be running there.
+    for path in [*folder.iterdir(), *(folder / "maas_rt").iterdir()]:
+        if path.is_symlink() and str(path.relative_to(folder)) not in links:
+            path.unlink(missing_ok=True)
+    for name, target in links.items():
+        if not (folder / name).is_symlink():
+            with contextlib.suppress(FileExistsError):
+                (folder / name).symlink_to(target)
     return folder
 
 

@@ -77,6 +77,10 @@ def _text_lines(batch: int) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(batch, 1, 32, 100, generator=torch.Generator().manual_seed(batch))}
 
 
+def _layer_input(batch: int) -> dict[str, torch.Tensor]:
+    return {"input": torch.randn(batch, 64, 28, 28, generator=torch.Generator().manual_seed(batch))}
+
+
 _BATCH = {"x": {0: (1, 32)}}
 
 CASES: dict[str, ModelCase] = {
@@ -134,4 +138,9 @@ GAUNTLET: dict[str, ModelCase] = {
     )
 }
 
-EVERY: dict[str, ModelCase] = {**CASES, **ODD_CASES, **GAUNTLET}
+# Single layers, as models that every peer converts.
+LAYERS: dict[str, ModelCase] = {
+    case.name: case for case in (ModelCase("conv3x3_64", lambda: torch.nn.Conv2d(64, 64, 3, padding=1), _layer_input),)
+}
+
+EVERY: dict[str, ModelCase] = {**CASES, **ODD_CASES, **GAUNTLET, **LAYERS}
