@@ -1,4 +1,4 @@
-// Depthwise rows where an instruction adds up four products of bytes in 32 bits (`vpdpbusd`).
+// Depthwise rows where an instruction adds up four products of bytes in 32 bits (`vpdpbusd`, `sdot`).
 //
 // The bytes that four positions of the filter see, of 16 channels, make a *quad*: 16 x 4 bytes; a *term* is such
 // positions with their weights, one instruction for 16 channels of a pixel. Up to four lines of the filter make a

@@ -194,6 +194,7 @@ void panel_block(const QProduct& p, const QPanelLayout& l, int64_t m0, const Til
   QFolded folded[kQMaxPanels];
   QTileCall call{};
   call.panels = panels.count;
+  call.sums = reinterpret_cast<const int32_t*>(packed);
   call.panel_sums = tiles.total() * kQPanel;
   bool in_tiles = folds(p) && (wide || !p.finish.sum);
   for (int64_t i = 0; i < panels.count; ++i) {
@@ -293,6 +294,7 @@ void q_panel_sums(const QTileTable& table, const QPanelLayout& l, const char* pa
   call.first = true;
   for (int64_t p = 0; p < panels; ++p, packed += l.bytes) {
     call.w = reinterpret_cast<const int8_t*>(packed + l.weights_at);
+    call.sums = reinterpret_cast<const int32_t*>(packed);
     call.masks = reinterpret_cast<const QMasks*>(packed + l.masks_at);
     call.orders = reinterpret_cast<const QOrder*>(packed + l.orders_at);
     call.fetch = packed;

@@ -132,6 +132,10 @@ MRT_INLINE int32_t sum_of(const uint8_t* a, int64_t n) {
     two = _mm_add_epi64(two, _mm_sad_epu8(bytes, _mm_setzero_si128()));
   }
   sum = _mm_cvtsi128_si32(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
+#elif defined(__aarch64__)
+  uint32x4_t sums = vdupq_n_u32(0);
+  for (; i + 16 <= n; i += 16) sums = vpadalq_u16(sums, vpaddlq_u8(vld1q_u8(a + i)));
+  sum = static_cast<int32_t>(vaddvq_u32(sums));
 #endif
   for (; i < n; ++i) sum += a[i];
   return sum;

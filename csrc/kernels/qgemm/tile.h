@@ -117,6 +117,7 @@ struct QTileCall {
   int64_t g0, g1;           // the whole groups of every tap to do; g0 is a multiple of kQSegment
   bool tail;                // and the kc % 4 bytes behind the last whole group
   const int8_t* w;          // group 0 of the first tap
+  const int32_t* sums;      // [16], of each column's weights, of all taps
   int64_t tap_bytes;        // of weights from one tap to the next
   const QMasks* masks;      // segment 0 of the first tap
   int64_t tap_masks;        // from one tap to the next
@@ -168,9 +169,10 @@ struct QTileTable {
   void (*quicken)(QSum* sum);
   void (*wide[kQMaxRows + 1])(const QTileCall&);
 };
-// The finish of 8 columns at a time, which AVX-512's tiles take too: what they finish themselves is most.
+// The finish of a vector of columns at a time, which the tiles of wider sets take too: what they finish themselves is
+// most.
 using QFinishWith = void (*)(const QFinishCall& c, const EpilogueTable& activations);
-extern const QFinishWith kQFinish_avx2;
+extern const QFinishWith kQFinish_avx2, kQFinish_neon;
 #define MRT_TABLE QTileTable
 #define MRT_LIST kQTile
 #define MRT_KERNELS "kernels/qgemm/kernels.inc"
