@@ -48,6 +48,7 @@ def compile(
     recipe: Recipe | None = None,
     tune: Tune | None = None,
     verify: bool = True,
+    verify_with: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
     weights: Weights | None = None,
@@ -70,7 +71,8 @@ def compile(
         dynamic: dimensions that vary, as {"x": {0: (1, 32)}} or ["x:0=1..32"].
         recipe: a maas_rt.compiler.Recipe, what is done to the model besides compiling it: `Recipe(quantize=Int8(calibration=[...]))`.
         tune: a maas_rt.compiler.Tune: the ways that there are to do a step are timed here, and the quickest is taken.
-        verify: False leaves the check out, and the manifest says "skipped".
+        verify: False leaves the check out, and the manifest says "skipped". Of code for another CPU a build for this one is checked.
+        verify_with: "qemu": code for AArch64 is run, too, under qemu-user (docs/aarch64.md).
         input_shapes: fixes the shapes of an ONNX model's inputs, by name; a list of shapes for a sequence, None for an optional without a value.
         factory: "package.module:function", which builds the architecture that a checkpoint's weights belong to.
         weights: a maas_rt.compiler.Weights: which nest or prefix of the checkpoint is the model, where its names alone do not tell.
@@ -110,6 +112,7 @@ def compile(
             factory=factory,
             recipe=recipe,
             tune=tune,
+            verify_with=verify_with,
         )
         options.check()  # what cannot be is refused before any work
     if progress is not None:

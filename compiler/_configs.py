@@ -11,6 +11,7 @@ from maas_rt._kernels import cpu_count
 
 from ._recipes import Recipe
 from .codegen import TargetSpec, resolve_targets, runs_on_this_cpu
+from .emulation import CPUS, find_emulator
 
 __all__ = [
     "CompileOptions",
@@ -100,14 +101,39 @@ class CompileOptions:
     factory: str | None = None
     recipe: Recipe | None = None
     tune: Tune | None = None
+    verify_with: str | None = None  # "qemu": code for another CPU is run, too
 
     def resolved_targets(self) -> list[TargetSpec]:
         return resolve_targets(self.targets)
 
     def check(self) -> None:
-        """Raises InvalidArgumentError for a target that does not exist, or that cannot be tuned for here."""
+        """Raises InvalidArgumentError for a target that does not exist, or that cannot be tuned for, or run, here; CompileError where the
+        emulator is missing."""
         targets = self.resolved_targets()
+        if self.verify_with is not None:
+            self._check_emulation()
         if self.tune is not None and not runs_on_this_cpu(targets[0].name):
             raise InvalidArgumentError(
                 f"tuning times kernels on this CPU, which does not run {targets[0].name}: tune on a machine that does, or leave it out"
             )
+
+    def emulated_targets(self) -> list[str]:
+        """Those that this CPU does not run and an emulator does."""
+        return [spec.name for spec in self.resolved_targets() if spec.name in CPUS and not runs_on_this_cpu(spec.name)]
+
+    def _check_emulation(self) -> None:
+        if self.verify_with != "qemu":
+            raise InvalidArgumentError(
+                f'verify_with is {self.verify_with!r}, expected "qemu" (--verify-with qemu), or leave it out'
+            )
+        if self.verify is None:
+            raise InvalidArgumentError(
+                "verify_with asks for a verification (--verify-with), and verify=False (--no-verify) leaves it out: give one of them"
+            )
+        if not self.emulated_targets():
+            given = ", ".join(spec.name for spec in self.resolved_targets())
+            raise InvalidArgumentError(
+                f"verify_with (--verify-with) runs code for AArch64 on a CPU that does not, and the targets are {given}: name one of "
+                f"{', '.join(CPUS)} (--target), or leave it out"
+            )
+        find_emulator()

@@ -22,7 +22,7 @@ from .importers import ImportedModel
 from .passes import as_reshapes, lowering_passes
 from .plan import LinearPlan, build_plan
 from .tune import Tuning, tune
-from .verify import half_tolerances, verify
+from .verify import compare_with_source, half_tolerances, verify, verify_emulated
 
 __all__ = ["compile_imported"]
 
@@ -211,18 +211,28 @@ def _verify(
     last: bool,
 ) -> Artifact:
     """The artifact with what was found in its manifest. Where no target runs on this CPU, a build for it, `here`, is verified in the artifact's
-    place, and the manifest says so. `kept`: inputs for what was quantized here, which is held to the recipe's
-    tolerance; None: to that of any model."""
+    place, and the manifest says so; with `options.verify_with` the artifact runs under an emulator, too. `kept`: inputs for what was quantized
+    here, which is held to the recipe's tolerance; None: to that of any model."""
     assert options.verify is not None
-    status = "passed" if here is artifact else "host-build"
+    status = "passed" if here is artifact else "host-build" if options.verify_with is None else "emulated"
     tolerances = half_tolerances(options.verify, model.mod)  # before the module goes
     if last:
         model.drop_weights()
         if artifact.linear.weights.file is not None:
             return_memory()
     if kept is not None:
-        found = verify_compressed(here, model, options, kept, examples)
-        return artifact.with_manifest(verified={**found, "status": status})
-    report = verify(here, model, tolerances, lambda part: _build_here(part, part.mod, options), examples)
-    verified = artifact.with_manifest(verified={**report.to_manifest(model), "status": status})
-    return replace(verified, measured_error=report.max_relative_error)
+        found, error = verify_compressed(here.loaded(), model, options, kept, examples), None
+    else:
+        report = verify(here, model, tolerances, lambda part: _build_here(part, part.mod, options), examples)
+        found, error = report.to_manifest(model), report.max_relative_error
+    emulated = options.emulated_targets() if options.verify_with is not None else []
+
+    def check(program: Any) -> dict[str, Any]:
+        if kept is not None:
+            return verify_compressed(program, model, options, kept, examples)
+        return compare_with_source(program, model, tolerances, examples).to_manifest(model)
+
+    if emulated:
+        found["emulated"] = verify_emulated(artifact, emulated, check)
+    verified = artifact.with_manifest(verified={**found, "status": status})
+    return replace(verified, measured_error=error)

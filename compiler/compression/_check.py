@@ -13,7 +13,6 @@ from maas_rt._errors import VerificationError
 from .._configs import CompileOptions, VerifyOptions
 from .._deep import heed
 from .._recipes import Int8, Recipe, WeightOnly
-from ..artifact import Artifact
 from ..importers import ImportedModel
 from ..verify import Reference, Report, compare, run_compiled, scales_of
 from ._spool import Spool
@@ -24,17 +23,16 @@ Array = npt.NDArray[Any]
 
 
 def verify_compressed(
-    artifact: Artifact,
+    program: Any,
     model: ImportedModel,
     options: CompileOptions,
     kept: Iterable[Mapping[str, Array]],
     examples: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the manifest says; raises VerificationError where an output's error is above the recipe's tolerance, against the scale that it has
+    """What the manifest says of the compiled model `program`; raises VerificationError where an output's error is above the recipe's tolerance, against the scale that it has
     over all inputs, or as large as what it says. Of labels, indices and other whole numbers the tolerance is the share that may differ."""
     assert options.recipe is not None
     tolerance, verify = options.recipe.tolerance, options.verify or VerifyOptions()
-    program = artifact.loaded()
     report = Report(reference=str(model.provenance.get("framework", "source")), noise=model.source.noise)
     reference = Reference(model.source, verify.seconds)
     given = [] if examples is None or set(examples) != set(model.input_names) else [dict(examples)]

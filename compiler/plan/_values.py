@@ -24,8 +24,8 @@ from maas_rt._plan import (
     Value,
 )
 
+from .._dtypes import constant_bytes, dtype_code
 from ..passes._rewrite import array_of
-from ._dtypes import constant_bytes, dtype_code
 from ._exprs import ExprPool
 from ._weights import NMPlace, Place, WeightsSection
 

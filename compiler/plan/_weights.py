@@ -20,8 +20,8 @@ import numpy.typing as npt
 from maas_rt import _kernels
 from maas_rt._errors import CompileError
 
+from .._dtypes import constant_bytes
 from ..ir import SparseNM
-from ._dtypes import constant_bytes
 
 __all__ = ["ALIGNMENT", "ROOM", "NMPlace", "Place", "WeightsSection"]
 

@@ -19,20 +19,23 @@ none on inputs that were drawn.
 from ._compare import compare, run_compiled, scales_of
 from ._depth import half_tolerances
 from ._differences import differences
+from ._emulated import verify_emulated
 from ._inputs import sample_inputs
 from ._reference import Reference
 from ._report import Difference, Report
-from ._verify import verify
+from ._verify import compare_with_source, verify
 
 __all__ = [
     "Difference",
     "Reference",
     "Report",
     "compare",
+    "compare_with_source",
     "differences",
     "half_tolerances",
     "run_compiled",
     "sample_inputs",
     "scales_of",
     "verify",
+    "verify_emulated",
 ]

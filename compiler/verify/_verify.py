@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+from maas_rt._errors import VerificationError
 
 from .._configs import VerifyOptions
 from ..artifact import Artifact
@@ -12,7 +15,7 @@ from ._differences import differences
 from ._report import Report
 from ._ties import check_between_ties
 
-__all__ = ["verify"]
+__all__ = ["compare_with_source", "verify"]
 
 
 def verify(
@@ -33,4 +36,16 @@ def verify(
         raise blame(model, inputs, difference, options, compile_model)
     if report.unsteady_on is not None and (not model.symbols or report.unsteady - set(report.outputs)):
         check_between_ties(model, report.unsteady_on, options, compile_model)
+    return report
+
+
+def compare_with_source(
+    program: Any, model: ImportedModel, options: VerifyOptions, examples: Mapping[str, Array] | None = None
+) -> Report:
+    """The same of a program that a build for this CPU was verified for, and that runs elsewhere: raises VerificationError for the first output
+    that differs, without a search for the operator."""
+    report = Report(reference=str(model.provenance.get("framework", "source")), noise=model.source.noise)
+    for _, difference in differences(program, model, options, examples, report):
+        what = difference.detail or f"a relative error of {difference.error:.2g}"
+        raise VerificationError(f"output {difference.output!r} differs from the source's, {what}", "", difference.error)
     return report

@@ -79,6 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-verify", action="store_true", help="skip the check against the framework; the file says so"
     )
     parser.add_argument(
+        "--verify-with",
+        metavar="qemu",
+        help="run code for AArch64, too, under qemu-user; else a build for this CPU is checked in its place (docs/aarch64.md)",
+    )
+    parser.add_argument(
         "--keep-intermediates",
         metavar="DIR",
         help="on a mismatch, write what was compared at the first operator that differs",
@@ -120,6 +125,7 @@ def execute(args: argparse.Namespace) -> int:
                 factory=args.model,
                 weights=chosen_weights(args, compiler),
                 verify=not args.no_verify,
+                verify_with=args.verify_with,
                 name=args.name or output.stem,
                 progress=progress,
                 keep_intermediates=args.keep_intermediates,

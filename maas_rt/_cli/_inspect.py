@@ -19,6 +19,12 @@ from ._opening import add_opening, opening
 from ._prune import inspected
 from ._recipe import told_of
 
+# What the manifest's words mean where the file did not run on the CPU that it was compiled on.
+_STATUS = {
+    "host-build": "by a build for the CPU that compiled it; this file was not run",
+    "emulated": "by a build for the CPU that compiled it, and by this file under an emulator",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL.mrt")
@@ -98,9 +104,13 @@ def _text(facts: dict[str, Any]) -> str:
     lines = [
         f"{facts['file']}  {sized(facts['bytes'])}  {manifest.get('name', '')}",
         f"targets   {', '.join(manifest.get('targets') or []) or 'any (no code)'}",
-        f"verified  {verified.get('status', 'unknown')}"
+        f"verified  {_STATUS.get(verified.get('status', 'unknown'), verified.get('status', 'unknown'))}"
         + (f", largest relative error {verified['max_relative_error']:.2g}" if "max_relative_error" in verified else "")
         + (f" against {verified['reference']}" if verified.get("reference") else ""),
+    ]
+    lines += [
+        f"          under qemu: {each['target']} on {each['cpu']}, largest relative error {each['max_relative_error']:.2g}"
+        for each in verified.get("emulated") or []
     ]
     compression = manifest.get("compression")
     if compression:
