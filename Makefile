@@ -13,7 +13,7 @@ APT    := apt-get install -y python3 python3-venv make g++
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
 NATIVE := $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' 2>/dev/null)
 
-.PHONY: help demo test test-changed test-fast test-cross test-grpcio lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads schemathesis bench bench-compression gauntlet check-tools clean
+.PHONY: help demo test test-changed test-fast test-cross cross-native test-grpcio lint types native-tests conformance conformance-vision conformance-checkpoints sanitize ulp fuzz flips soak loads schemathesis bench bench-compression gauntlet check-tools clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -22,7 +22,7 @@ help:  ## this list
 demo: $(VENV)/.native  ## train a classifier with two processes, compile its checkpoint, compare every way to run it
 	$(BIN)/maas-rt demo
 
-test: lint types native-tests $(RAY)/.installed  ## lint, types, C++ tests, then the whole suite, in JOBS processes (one a core, 4 at most)
+test: lint types native-tests cross-native $(RAY)/.installed  ## lint, types, C++ tests, then the whole suite, in JOBS processes (one a core, 4 at most)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # What a test runs of Python is recorded while it runs, function by function; of C++ it is not.
@@ -36,8 +36,23 @@ build/.kernels-tested: $(NATIVE) | $(VENV)/.native native-tests
 test-fast: $(VENV)/.native  ## the quick part of the suite: no torch, no TVM
 	$(BIN)/python -m pytest -q tests/unit tests/native tests/capi tests/kernels
 
-test-cross: $(VENV)/.native  ## CPUs that this machine is not, under qemu (apt-get install qemu-user-static)
-	$(BIN)/python -m pytest -q -rs tests/cross
+# The library for AArch64, where there is a compiler for it: its tests run under qemu, in a sample by `make test`.
+CROSS     := build/aarch64/maas_rt_remote
+CROSS_APT := qemu-user-static g++-aarch64-linux-gnu
+cross-native: | $(VENV)/.installed
+	@if command -v aarch64-linux-gnu-g++ >/dev/null; then $(MAKE) $(CROSS); fi
+
+$(CROSS): $(NATIVE) csrc/tools/remote.c csrc/cmake/aarch64.cmake | $(VENV)/.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/aarch64 -G Ninja -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake >/dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/aarch64 --target maas_rt_remote
+	touch $@
+
+test-cross: $(VENV)/.native  ## CPUs that this machine is not, under qemu: all kernels on three AArch64 CPUs, the models of bench/ (half an hour); as root installs what it needs
+	@command -v qemu-aarch64-static >/dev/null && command -v qemu-x86_64-static >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -q -y $(CROSS_APT); \
+	  else echo "test-cross needs qemu-user and a cross compiler. On Debian or Ubuntu: sudo apt-get install -y $(CROSS_APT)"; exit 1; fi; }
+	$(MAKE) $(CROSS)
+	MAAS_RT_CROSS=full $(BIN)/python -m pytest -q -rs -n $(JOBS) tests/cross
 
 # The service stands on classes of grpcio that are not documented.
 GRPCIO := $(shell sed -n 's/.*"grpcio>=\([0-9.]*\)".*/\1/p' pyproject.toml)

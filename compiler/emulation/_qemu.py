@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import maas_rt
+from maas_rt import _version
 from maas_rt._errors import CompileError
 
 __all__ = ["CPUS", "Emulator", "find_emulator"]
@@ -57,6 +57,6 @@ def _folders() -> list[Path]:
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return [Path(named)]
-    package = Path(maas_rt.__file__).resolve().parent
+    package = Path(_version.__file__).resolve().parent
     clone = package.parent / "build" / "aarch64"
     return [package / "aarch64", *([clone] if (package.parent / "csrc").is_dir() else [])]
