@@ -60,10 +60,18 @@ def compile_imported(
     return artifact
 
 
-def _build(model: ImportedModel, mod: tvm.IRModule, options: CompileOptions, stages: _Stages) -> Artifact:
-    """The artifact of `mod`, which is the model's module or a quantized form of it; not verified."""
+def _build(
+    model: ImportedModel,
+    mod: tvm.IRModule,
+    options: CompileOptions,
+    stages: _Stages,
+    chosen_for: Sequence[TargetSpec] | None = None,
+) -> Artifact:
+    """The artifact of `mod`, which is the model's module or a quantized form of it; not verified. Estimates choose kernels for the targets
+    `chosen_for` (None: those of the options)."""
     targets = options.resolved_targets()
-    mod, tuning = stages.run("lower", _lower, mod, model, options, targets[0], stages.within)
+    machines = sorted({spec.machine for spec in chosen_for or targets})
+    mod, tuning = stages.run("lower", _lower, mod, model, options, targets[0], machines, stages.within)
     generated = stages.run("collect generated functions", _collect, mod)
     generated = stages.run("schedule", _schedule, generated)
     code = stages.run("build code", _compile, generated, targets)
@@ -72,9 +80,9 @@ def _build(model: ImportedModel, mod: tvm.IRModule, options: CompileOptions, sta
 
 
 def _build_here(model: ImportedModel, mod: tvm.IRModule, options: CompileOptions) -> Artifact:
-    """A build for this CPU that is only run and thrown away: to calibrate, or to verify."""
-    host = replace(options, verify=None, targets=("native",), recipe=None, tune=None)
-    return _build(model, mod, host, _Stages(_shares(host), None))
+    """A build for this CPU that is only run and thrown away: to calibrate, or to verify. It has the kernels that the file has."""
+    host = replace(options, verify=None, targets=("native",), recipe=None, tune=None, verify_with=None)
+    return _build(model, mod, host, _Stages(_shares(host), None), options.resolved_targets())
 
 
 def _shares(options: CompileOptions) -> dict[str, float]:
@@ -131,7 +139,12 @@ def _compress(model: ImportedModel, options: CompileOptions) -> Compressed:
 
 
 def _lower(
-    mod: tvm.IRModule, model: ImportedModel, options: CompileOptions, target: TargetSpec, progress: Progress
+    mod: tvm.IRModule,
+    model: ImportedModel,
+    options: CompileOptions,
+    target: TargetSpec,
+    machines: Sequence[str],
+    progress: Progress,
 ) -> tuple[tvm.IRModule, Tuning | None]:
     """The module as calls of kernels and generated functions, and what was timed on the way."""
     tuning: Tuning | None = None
@@ -147,7 +160,7 @@ def _lower(
     mod = check("imported", mod)
     best = target.to_tvm()
     with gc_frozen(), best, tvm.transform.PassContext(opt_level=3):
-        for name, stage in lowering_passes(best, tuned if options.tune is not None else None):
+        for name, stage in lowering_passes(best, tuned if options.tune is not None else None, machines):
             with boundary(f"lower: {name}"):
                 mod = check(name, stage(mod))
         mod = as_reshapes(mod)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 import tvm
 
@@ -17,7 +18,7 @@ from ._kernel_call import (
 from .as_reshapes import as_reshapes
 from .canonicalise import canonicalise
 from .centre_products import centre_products
-from .choose_sparse import choose_sparse
+from .choose_sparse import DEFAULT_MACHINES, choose_sparse
 from .choose_winograd import choose_winograd
 from .fold_batch_norm import fold_batch_norm
 from .fold_constants import fold_constants
@@ -69,9 +70,11 @@ FOLDING: list[tuple[str, Pass]] = [
 ]
 
 
-def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None = None) -> list[tuple[str, Pass]]:
+def lowering_passes(
+    target: tvm.target.Target | None = None, tune: Pass | None = None, machines: Collection[str] = DEFAULT_MACHINES
+) -> list[tuple[str, Pass]]:
     """All passes in order. `target` is what generated code is legalized for; None: the current target. `tune` stands where every
-    kernel call has been made and fused."""
+    kernel call has been made and fused. `machines`: those that estimates are for, as `uname -m` says them."""
 
     def for_target(stage: Pass) -> Pass:
         def run(mod: tvm.IRModule) -> tvm.IRModule:
@@ -106,7 +109,7 @@ def lowering_passes(target: tvm.target.Target | None = None, tune: Pass | None =
         ("fold lookups", fold_lookups),
         ("fuse residual norms", fuse_residual_norms),
         ("choose winograd", choose_winograd),
-        ("choose sparse", choose_sparse),
+        ("choose sparse", partial(choose_sparse, machines=machines)),
         *([("tune", tune)] if tune is not None else []),
         ("canonicalise kernels", canonicalise),
         ("lower movement", lower_movement),

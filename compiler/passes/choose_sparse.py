@@ -10,7 +10,9 @@ included (docs/kernels.md), so that nothing else has to be asked.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -24,7 +26,9 @@ from .choose_winograd import UNKNOWN, direct_of, is_winograd_able, winograd_shar
 from .lower_convolutions import CONV_PACKING, GEMM_PACKING
 from .lower_quantized import QGEMM_PACKING
 
-__all__ = ["Zeros", "choose_sparse", "dense_of", "sparse_forms", "zeros_of"]
+__all__ = ["DEFAULT_MACHINES", "Zeros", "choose_sparse", "dense_of", "sparse_forms", "zeros_of"]
+
+DEFAULT_MACHINES = ("x86_64",)
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,11 @@ class _Isa:
     costs: dict[int, _Cost]
 
 
-_ISAS = (
+# By machine; of a file for several all are asked. A machine on which nobody measured keeps dense kernels.
+_ISAS = {"x86_64": (
     _Isa(32, 8, 2.5, {1: _Cost(25.5, 26, 1.5, 150, 8, 150e3), 4: _Cost(27, 62, 4.4, 150, 8, 150e3), 16: _Cost(97, 175, 17.8, 0, 28, 150e3)}),
     _Isa(64, 16, 3.5, {1: _Cost(35, 43, 2.0, 350, 8, 150e3), 4: _Cost(50, 107, 4.4, 350, 8, 150e3), 16: _Cost(215, 470, 15.8, 0, 50, 150e3)}),
-)  # fmt: skip
+)}  # fmt: skip
 _SHAPES = {1: (1, 1), 4: (1, 4), 16: (4, 4)}  # k's and columns of w of an entry, by its weights
 _FLOATS, _BYTES = (1, 4), (16,)
 _EACH_OF_FEW = 0.7
@@ -94,20 +99,23 @@ class Zeros:
         """Whether a sparse kernel may be faster at all."""
         return any(weights * count <= _MOST_DENSE * self.k * self.n for weights, count in self.entries.items())
 
-    def quickest(self, rows: int, share: float = 1.0, gathered: bool = False) -> int | None:
-        """The weights of an entry with which it is faster than this share of the dense kernel's time; None where there are none."""
-        if not self.many:
+    def quickest(
+        self, rows: int, share: float = 1.0, gathered: bool = False, machines: Collection[str] = DEFAULT_MACHINES
+    ) -> int | None:
+        """The weights of an entry with which it is faster than this share of the dense kernel's time, on each of these machines; None where
+        there are none, or nothing was measured on one of them."""
+        if not self.many or not _ISAS.keys() >= set(machines):
             return None
-        shares = {weights: self._share(rows, weights, _GATHERED if gathered else 1) for weights in self.entries}
+        isas = [isa for machine in machines for isa in _ISAS[machine]]
+        moves = _GATHERED if gathered else 1
+        shares = {weights: max(self._share(rows, weights, moves, isa) for isa in isas) for weights in self.entries}
         best = min(shares, key=lambda weights: shares[weights])
         return best if shares[best] < _GAIN * share else None
 
-    def _share(self, rows: int, weights: int, moves: int) -> float:
-        """Of the dense kernel's time, where that is larger of two instruction sets."""
-        dense = self.k * self.n
-        return max(
-            self._cost(rows, weights, moves, isa) / (max(rows, isa.few + _EACH_OF_FEW * rows) * dense) for isa in _ISAS
-        )
+    def _share(self, rows: int, weights: int, moves: int, isa: _Isa) -> float:
+        """Of the dense kernel's time."""
+        dense = max(rows, isa.few + _EACH_OF_FEW * rows) * self.k * self.n
+        return self._cost(rows, weights, moves, isa) / dense
 
     def _cost(self, rows: int, weights: int, moves: int, isa: _Isa) -> float:
         (deep, width), cost = _SHAPES[weights], isa.costs[weights]
@@ -126,11 +134,12 @@ def _count(kept: Array, deep: int, width: int) -> int:
     return int(np.count_nonzero(padded.reshape(-(-k // deep), deep, -(-n // width), width).any(axis=(1, 3))))
 
 
-def choose_sparse(mod: tvm.IRModule) -> tvm.IRModule:
-    return rewrite(mod, _choose)
+def choose_sparse(mod: tvm.IRModule, machines: Collection[str] = DEFAULT_MACHINES) -> tvm.IRModule:
+    """`machines`: those of the file's targets, as `uname -m` says them."""
+    return rewrite(mod, partial(_choose, machines))
 
 
-def _choose(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+def _choose(machines: Collection[str], rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
     call = read_kernel_call(value)
     call = direct_of(call) if call is not None else None
     if call is None or call.contract not in ("gemm_f32", "gemm_u8s8", "conv2d_f32"):
@@ -139,9 +148,9 @@ def _choose(rw: Rewriter, var: relax.Var, value: relax.Expr) -> relax.Expr | Non
     if zeros is None:
         return None
     if call.contract == "conv2d_f32":
-        entry = zeros.quickest(_rows(extents(var)), _other_share(call, extents(var)), gathered=True)
+        entry = zeros.quickest(_rows(extents(var)), _other_share(call, extents(var)), True, machines)
     else:
-        entry = zeros.quickest(_rows(extents(call.args[0])))
+        entry = zeros.quickest(_rows(extents(call.args[0])), machines=machines)
     return None if entry is None else remake_kernel_call(_sparse_of(call, entry), var.ty)
 
 

@@ -51,6 +51,14 @@ def test_the_estimate_chooses(density: float, block: int, rows: int, wanted: lis
     assert calls(linear(256, 512, density, block), rows, 512) == [(contract, wanted)]
 
 
+def test_of_a_file_for_several_machines_each_is_asked() -> None:
+    weight = linear(256, 512, 0.1).weight.detach().numpy()
+    zeros = Zeros.of(weight, True)
+    assert zeros.quickest(128) == zeros.quickest(128, machines=["x86_64"]) == 1
+    assert zeros.quickest(128, machines=["aarch64"]) is None  # on which nothing was measured
+    assert zeros.quickest(128, machines=["aarch64", "x86_64"]) is None
+
+
 def test_what_is_lowered_computes_the_same_with_its_epilogue() -> None:
     class Block(torch.nn.Module):
         def __init__(self) -> None:
