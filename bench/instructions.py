@@ -7,6 +7,7 @@ is counted, from the end of the second on, in two processes that should agree.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -174,11 +175,11 @@ def table(rows: dict[str, Any]) -> str:
     for row in ROWS_OF_TABLE:
         if row.name not in rows:
             continue
-        calls = rows[row.name]["instructions"]
+        calls = rows[row.name]["calls"]
         ours = calls.get("maas_rt", calls.get(row.name))
         peers = [calls.get(peer) for peer in FLOAT_PEERS]
         known = [each for each in peers if each]
-        last = f"{ours / min(known):.3f}" if ours and known else rows[row.name].get("note", "")
+        last = f"{ours / min(known):.3f}" if ours and known else rows[row.name]["note"]
         cells = [_millions(ours, 9), *(_millions(each, width) for each, width in zip(peers, (13, 9, 9)))]
         lines.append(f"{row.title:32} {' '.join(cells)} {last:>12}")
     return "\n".join(lines)
@@ -195,7 +196,7 @@ def _note(row: Row, counts: Counts, rows: dict[str, Any]) -> str:
     ours = counts.calls[row.name]
     if row.name == "gemm_f32":
         return f"{ours / (ROWS * COLUMNS * DEPTH / LANES):.2f} for a vector multiply-add"
-    dense = rows.get("gemm_f32", {}).get("instructions", {}).get("gemm_f32")
+    dense = rows.get("gemm_f32", {}).get("calls", {}).get("gemm_f32")
     return f"{ours / dense:.3f} of float32's" if dense else ""
 
 
@@ -219,39 +220,38 @@ def main() -> int:
     reason = _aarch64.missing()
     if reason:
         parser.error(reason)
-    rows: dict[str, Any] = {}
+    rows = _rows_of(options.json, options.cpu)
     for row in ROWS_OF_TABLE:
         if options.rows and row.name not in options.rows:
             continue
         counts = count_row(row, options.cpu)
-        rows[row.name] = {
-            "instructions": counts.calls,
-            "unequal": counts.unequal,
-            "errors": counts.errors,
-            "failed": counts.failed,
-        }
-        note = _note(row, counts, rows)
-        if note:
-            rows[row.name]["note"] = note
-        print(f"{row.name}: {counts.calls} {note}" + (f" failed: {counts.failed}" if counts.failed else ""), flush=True)
+        rows[row.name] = vars(counts) | {"note": _note(row, counts, rows), "commit": _commit()}
+        print(f"{row.name}: {counts.calls}" + (f" failed: {counts.failed}" if counts.failed else ""), flush=True)
+        write_results(options.json, _record(options.cpu, rows))
     libraries = sizes()
     unequal = max(abs(n) for row in rows.values() for n in row["unequal"].values())
-    write_results(
-        options.json,
-        {
-            "cpu": options.cpu,
-            "commit": _commit(),
-            "versions": {peer: _version(peer) for peer in FLOAT_PEERS},
-            "library_bytes": libraries,
-            "rows": rows,
-        },
-    )
     print(table(rows))
     print(
         f"libraries, stripped: aarch64 {libraries['aarch64'] / 1e6:.3f} MB, x86-64 {libraries['x86-64'] / 1e6:.3f} MB"
     )
     print(f"Two processes counted {'the same' if unequal == 0 else f'up to {unequal} instructions differently'}.")
     return 0
+
+
+def _rows_of(path: Path, cpu: str) -> dict[str, Any]:
+    """The rows that an earlier run on this CPU has left, each with its commit."""
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return dict(kept["rows"]) if kept.get("cpu") == cpu else {}
+
+
+def _record(cpu: str, rows: dict[str, Any]) -> dict[str, Any]:
+    """What a run has counted so far, to be kept."""
+    return {
+        "cpu": cpu,
+        "versions": {peer: _version(peer) for peer in FLOAT_PEERS},
+        "library_bytes": sizes(),
+        "rows": rows,
+    }
 
 
 def _commit() -> str:
