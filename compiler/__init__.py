@@ -55,6 +55,7 @@ def compile(
     name: str | None = None,
     progress: Progress | None = None,
     keep_intermediates: str | None = None,
+    code: str = "shared",
 ) -> Artifact:
     """Compile `model` into an Artifact, checked against the framework that it came from.
 
@@ -79,6 +80,7 @@ def compile(
         name: the model's name in the manifest.
         progress: called with (stage, fraction done).
         keep_intermediates: a folder for the inputs and both results of the first operator that differs, as .npz, if one does.
+        code: "shared" puts generated functions into the file; "object" beside it, to be linked into a host (docs/embedding.md).
 
     Raises:
         UnsupportedOperatorError: the model has operators without a conversion; it lists all of them.
@@ -113,6 +115,7 @@ def compile(
             recipe=recipe,
             tune=tune,
             verify_with=verify_with,
+            code=code,
         )
         options.check()  # what cannot be is refused before any work
     if progress is not None:

@@ -102,6 +102,7 @@ class CompileOptions:
     recipe: Recipe | None = None
     tune: Tune | None = None
     verify_with: str | None = None  # "qemu": code for another CPU is run, too
+    code: str = "shared"  # or "object": generated functions beside the file, to be linked into a host
 
     def resolved_targets(self) -> list[TargetSpec]:
         return resolve_targets(self.targets)
@@ -112,6 +113,8 @@ class CompileOptions:
         targets = self.resolved_targets()
         if self.verify_with is not None:
             self._check_emulation()
+        if self.code not in ("shared", "object"):
+            raise InvalidArgumentError(f"code is {self.code!r}, expected 'shared' or 'object'")
         if self.tune is not None and not runs_on_this_cpu(targets[0].name):
             raise InvalidArgumentError(
                 f"tuning times kernels on this CPU, which does not run {targets[0].name}: tune on a machine that does, or leave it out"

@@ -16,7 +16,15 @@ from ._configs import CompileOptions, Progress, TargetSpec
 from ._deep import deep
 from ._memory import gc_frozen, return_memory
 from .artifact import Artifact, make_manifest
-from .codegen import GeneratedFunctions, build_code, collect_functions, runs_on_this_cpu, schedule_functions
+from .codegen import (
+    GeneratedFunctions,
+    LinkableCode,
+    build_code,
+    build_object,
+    collect_functions,
+    runs_on_this_cpu,
+    schedule_functions,
+)
 from .compression import Compressed, compressed, verify_compressed
 from .importers import ImportedModel
 from .passes import as_reshapes, lowering_passes
@@ -74,14 +82,15 @@ def _build(
     mod, tuning = stages.run("lower", _lower, mod, model, options, targets[0], machines, stages.within)
     generated = stages.run("collect generated functions", _collect, mod)
     generated = stages.run("schedule", _schedule, generated)
-    code = stages.run("build code", _compile, generated, targets)
+    code, objects = stages.run("build code", _compile, generated, targets, options)
     linear = stages.run("pack weights and plan", _plan, model, mod, generated, options)
-    return stages.run("write manifest", _manifest, model, linear, code, options, tuning)
+    artifact = stages.run("write manifest", _manifest, model, linear, code, options, tuning)
+    return replace(artifact, objects=objects)
 
 
 def _build_here(model: ImportedModel, mod: tvm.IRModule, options: CompileOptions) -> Artifact:
     """A build for this CPU that is only run and thrown away: to calibrate, or to verify. It has the kernels that the file has."""
-    host = replace(options, verify=None, targets=("native",), recipe=None, tune=None, verify_with=None)
+    host = replace(options, verify=None, targets=("native",), recipe=None, tune=None, verify_with=None, code="shared")
     return _build(model, mod, host, _Stages(_shares(host), None), options.resolved_targets())
 
 
@@ -189,9 +198,17 @@ def _schedule(generated: GeneratedFunctions) -> GeneratedFunctions:
     return schedule_functions(generated)
 
 
-def _compile(generated: GeneratedFunctions, targets: Sequence[TargetSpec]) -> dict[str, bytes]:
-    """Object code by target; none where everything is kernels."""
-    return {spec.name: build_code(generated.functions, spec) for spec in targets} if generated.functions else {}
+def _compile(
+    generated: GeneratedFunctions, targets: Sequence[TargetSpec], options: CompileOptions
+) -> tuple[dict[str, bytes], dict[str, LinkableCode]]:
+    """Code sections by target, and object files where they are asked for; none where everything is kernels."""
+    functions = generated.functions
+    if not functions:
+        return {}, {}
+    code = {spec.name: build_code(functions, spec) for spec in targets}
+    if options.code != "object":
+        return code, {}
+    return code, {spec.name: build_object(functions, spec, options.name or "model") for spec in targets}
 
 
 def _plan(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ._build import build_code
+from ._build import build_code, build_object
 from ._collect import GeneratedFunctions, collect_functions
 from ._exact import LEGALIZE as _EXACT
 from ._fill import LEGALIZE as _FILL
+from ._object import LinkableCode
 from ._ordering import LEGALIZE as _ORDERING
 from ._pointwise import is_pointwise
 from ._quantize import LEGALIZE as _QUANTIZE
@@ -16,8 +17,10 @@ __all__ = [
     "LEGALIZE",
     "TARGETS",
     "GeneratedFunctions",
+    "LinkableCode",
     "TargetSpec",
     "build_code",
+    "build_object",
     "collect_functions",
     "is_pointwise",
     "native_level",

@@ -15,31 +15,42 @@ from maas_rt._errors import CompileError
 from .._deep import heed
 from ._hide import hide_arithmetic
 from ._link import link_shared
+from ._object import LinkableCode, link_object
 from ._stops import with_stops
 from ._targets import TargetSpec
 from ._wrap import wrap_around
 
-__all__ = ["build_code"]
+__all__ = ["build_code", "build_object"]
 
 _FUNCTIONS_AT_A_TIME = 64  # functions that LLVM takes at a time, some seconds in which nothing interrupts it
 
 
 def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> bytes:
     """The code section of `target` with one `__tvm_ffi_<name>` for each of `functions` (scheduled already)."""
-    names = sorted(functions)
     with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
-        objects: list[Path] = []
-        for first in range(0, len(names), _FUNCTIONS_AT_A_TIME):
-            some = {name: functions[name] for name in names[first : first + _FUNCTIONS_AT_A_TIME]}
-            heed()
-            try:
-                module = _to_llvm(some, target)
-            except Exception as error:  # TVM raises what Python class its C++ named
-                raise CompileError(_culprit(some, target, error)) from error
-            heed()
-            objects.append(Path(folder) / f"code{len(objects)}.o")
-            module.write_to_file(str(objects[-1]), "o")
-        return link_shared(objects, names, target)
+        return link_shared(_objects(functions, target, Path(folder)), sorted(functions), target)
+
+
+def build_object(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec, name: str) -> LinkableCode:
+    """The same functions to be linked into a host: an object file with a table of them, for the model `name`."""
+    with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
+        return link_object(_objects(functions, target, Path(folder)), sorted(functions), target, name)
+
+
+def _objects(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec, folder: Path) -> list[Path]:
+    names = sorted(functions)
+    objects: list[Path] = []
+    for first in range(0, len(names), _FUNCTIONS_AT_A_TIME):
+        some = {name: functions[name] for name in names[first : first + _FUNCTIONS_AT_A_TIME]}
+        heed()
+        try:
+            module = _to_llvm(some, target)
+        except Exception as error:  # TVM raises what Python class its C++ named
+            raise CompileError(_culprit(some, target, error)) from error
+        heed()
+        objects.append(folder / f"code{len(objects)}.o")
+        module.write_to_file(str(objects[-1]), "o")
+    return objects
 
 
 def _to_llvm(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> Any:

@@ -23,7 +23,7 @@ from ._elf import dynamic_symbols, machine_of
 from ._linkers import Linker, find_linker
 from ._targets import TargetSpec
 
-__all__ = ["LOADER_VARIABLES", "link_shared"]
+__all__ = ["LOADER_VARIABLES", "STUB", "assembled", "link_shared", "linked", "run_tool"]
 
 # What the loader fills where it finds it (csrc/artifact/FORMAT.md).
 LOADER_VARIABLES = (
@@ -35,7 +35,7 @@ LOADER_VARIABLES = (
 )
 
 # As LLVM's IR, so that a target needs a linker and no compiler.
-_STUB = """\
+STUB = """\
 @__mrt_error_set_raised = global ptr null
 define hidden void @TVMFFIErrorSetRaisedFromCStrParts(ptr %kind, ptr %parts, i32 %count) nounwind {
   %raise = load ptr, ptr @__mrt_error_set_raised
@@ -87,7 +87,7 @@ def link_shared(objects: Sequence[Path], symbols: list[str], target: TargetSpec)
     """
     linker = find_linker(target.machine)
     with tempfile.TemporaryDirectory(prefix="maas-rt-link-") as folder:
-        stub = _assembled(_STUB, target, Path(folder) / "stub.o")
+        stub = assembled(STUB, target, Path(folder) / "stub.o")
         script = Path(folder) / "exports.map"
         exported = "".join(f" {name};" for name in (*LOADER_VARIABLES, *(f"__tvm_ffi_{name}" for name in symbols)))
         script.write_text(f"{{ global:{exported} local: *; }};\n")
@@ -105,12 +105,12 @@ def link_shared(objects: Sequence[Path], symbols: list[str], target: TargetSpec)
         ]
         libraries = _stand_ins(linker, target, Path(folder)) if linker.is_plain else ["-lm", "-lc"]
         files = [stub.name, *(str(each.resolve()) for each in objects)]
-        image = _linked(linker, flags, "code.so", files, libraries, Path(folder))
+        image = linked(linker, flags, "code.so", files, libraries, Path(folder))
     _check(image, symbols, target, linker)
     return image
 
 
-def _assembled(text: str, target: TargetSpec, out: Path) -> Path:
+def assembled(text: str, target: TargetSpec, out: Path) -> Path:
     """An object file of LLVM's IR."""
     source = out.with_suffix(".ll")
     named = f"{{\\22kind\\22:\\22llvm\\22,\\22mtriple\\22:\\22{target.triple}\\22}}"
@@ -122,17 +122,24 @@ def _assembled(text: str, target: TargetSpec, out: Path) -> Path:
 
 def _stand_ins(linker: Linker, target: TargetSpec, folder: Path) -> list[str]:
     """Empty libraries of libc's and libm's names for a linker that has none: what the code section needs is found when it is loaded."""
-    nothing = _assembled("", target, folder / "nothing.o")
+    nothing = assembled("", target, folder / "nothing.o")
     names = ["libm.so.6", "libc.so.6"]
     for name in names:
-        _linked(linker, [f"-soname,{name}"], name, [nothing.name], [], folder)
+        linked(linker, [f"-soname,{name}"], name, [nothing.name], [], folder)
     return names
 
 
-def _linked(
-    linker: Linker, flags: Sequence[str], out: str, files: Sequence[str], libraries: Sequence[str], folder: Path
+def linked(
+    linker: Linker,
+    flags: Sequence[str],
+    out: str,
+    files: Sequence[str],
+    libraries: Sequence[str],
+    folder: Path,
+    relocatable: bool = False,
 ) -> bytes:
-    run = _run(linker.line(flags, out, files, libraries), str(folder))
+    """What `linker` makes of `files` as `folder`/`out`: a shared object, or one to link further if `relocatable`."""
+    run = _run(linker.line(flags, out, files, libraries, relocatable), str(folder))
     result = folder / out
     if run.returncode != 0 or not result.exists():
         raise CompileError(
@@ -140,6 +147,13 @@ def _linked(
             "installed (Debian and Ubuntu: apt install gcc libc6-dev; for another CPU: apt install gcc-aarch64-linux-gnu)?"
         )
     return result.read_bytes()
+
+
+def run_tool(command: list[str], out: str, folder: Path) -> None:
+    """Run a tool of the binutils that writes `folder`/`out`; CompileError with its reason if it does not."""
+    run = _run(command, str(folder))
+    if run.returncode != 0 or not (folder / out).exists():
+        raise CompileError(f"{command[0]} failed on the generated code ({_reason(run.stderr, folder)})")
 
 
 def _reason(text: str, folder: Path) -> str:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from maas_rt._errors import CompileError
 
-__all__ = ["Linker", "find_linker"]
+__all__ = ["Linker", "find_linker", "find_objcopy"]
 
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -31,12 +31,20 @@ class Linker:
         program = os.path.basename(self.command[0])
         return "ziglang's ld.lld" if "ziglang" in self.command else program
 
-    def line(self, flags: Sequence[str], out: str, files: Sequence[str], libraries: Sequence[str]) -> list[str]:
-        """The command that makes a shared object of `files`, which needs `libraries` (-l... or files)."""
+    def line(
+        self,
+        flags: Sequence[str],
+        out: str,
+        files: Sequence[str],
+        libraries: Sequence[str],
+        relocatable: bool = False,
+    ) -> list[str]:
+        """The command that makes a shared object of `files`, which needs `libraries` (-l... or files), or a relocatable one."""
+        kind = "-r" if relocatable else "-shared"
         if self.is_plain:
             own = [part for flag in flags for part in flag.split(",", 1)]
-            return [*self.command, "-shared", *own, "-o", out, *files, *libraries]
-        driver = ["-shared", "-nostdlib", *(f"-Wl,{flag}" for flag in flags)]
+            return [*self.command, kind, *own, "-o", out, *files, *libraries]
+        driver = [kind, "-nostdlib", *(f"-Wl,{flag}" for flag in flags)]
         return [*self.command, *driver, "-o", out, *files, *libraries]
 
 
@@ -47,6 +55,21 @@ def find_linker(machine: str) -> Linker:
     if machine == _ALIASES.get(here, here):
         return _system_compiler()
     return _cross_linker(machine)
+
+
+def find_objcopy(machine: str) -> str:
+    """The objcopy for a machine's objects: what OBJCOPY_<machine> names, the binutils', or LLVM's. Raises CompileError if there is none."""
+    here = platform.machine().lower()
+    own = [] if machine == _ALIASES.get(here, here) else [f"{machine}-linux-gnu-objcopy"]
+    for name in (os.environ.get(f"OBJCOPY_{machine}"), *(own or ["objcopy"]), "llvm-objcopy"):
+        path = shutil.which(name) if name else None
+        if path is not None:
+            return path
+    package = "binutils" if not own else f"binutils-{machine.replace('_', '-')}-linux-gnu"
+    raise CompileError(
+        f"no objcopy for {machine} was found, which hides all of an object file but its table: install one (Debian and Ubuntu: apt "
+        f"install {package}, or llvm) or name it in OBJCOPY_{machine}"
+    )
 
 
 def _system_compiler() -> Linker:

@@ -34,12 +34,6 @@ T load(const uint8_t* p) {
   return value;
 }
 
-// The bytes that a section holds, which is fewer than it takes if it is encrypted.
-size_t plain_size(const Section& s) {
-  if (!(s.flags & kEncryptedFlag)) return s.size;
-  return s.size - (s.size + kChunk + kTag - 1) / (kChunk + kTag) * kTag;
-}
-
 bool all_zero(const uint8_t* p, size_t n) {
   for (size_t i = 0; i < n; ++i)
     if (p[i] != 0) return false;
@@ -68,6 +62,11 @@ const char* section_name(SectionKind kind) {
       return "encryption";
   }
   return "unknown";
+}
+
+size_t plain_size(const Section& s) {
+  if (!(s.flags & kEncryptedFlag)) return s.size;
+  return s.size - (s.size + kChunk + kTag - 1) / (kChunk + kTag) * kTag;
 }
 
 // ---- FileBytes ----
@@ -256,9 +255,9 @@ Status Container::find_sections() {
       if (*slot) return damaged("a section that may occur once occurs twice");
       *slot = &s;
     }
-    if (s.kind == SectionKind::code)
+    if (s.kind == SectionKind::code || s.kind == SectionKind::object)
       for (const Section* other = sections_.data(); other != &s; ++other)
-        if (other->kind == SectionKind::code && std::strcmp(other->target, s.target) == 0)
+        if (other->kind == s.kind && std::strcmp(other->target, s.target) == 0)
           return damaged("two code sections are for the same target");
   }
   if (!manifest_section_ || !plan_section_) return damaged("the manifest or the plan is missing");

@@ -113,6 +113,8 @@ class Container {
   // The best code section for this CPU, null if the file holds none; an error names the levels if none fits.
   Status choose_code(const Section** out) const;
   Status check_hash(const Section& section, const void* data) const;
+  // A section's bytes, decrypted and checked: plain_size(section) of them.
+  Status read_small(const Section& section, const mrt_load_options& options, uint8_t* out) const;
   // The hashes of what may be in a file and nothing of a load reads: a signature covers that, too.
   Status check_unread() const;
   // Header and table with the fields that depend on the signature set to zero: what a signature is made over.
@@ -123,7 +125,6 @@ class Container {
   Status parse_entry(uint32_t index);
   Status find_sections();
   Status check_encryption(const mrt_load_options& options);
-  Status read_small(const Section& section, const mrt_load_options& options, uint8_t* out) const;
   Status decrypt_into(const Section& section, const mrt_load_options& options, bool hashed, uint8_t* out) const;
   Status damaged(const char* what) const;
   Status wrong_hash(const char* what, const char* kind, const char* where) const;
@@ -145,5 +146,7 @@ class Container {
 };
 
 const char* section_name(SectionKind kind);
+// The bytes that a section holds, which is fewer than it takes if it is encrypted.
+size_t plain_size(const Section& section);
 
 }  // namespace mrt

@@ -169,6 +169,24 @@ typedef int32_t (*mrt_unwrap_fn)(void* user, const void* section, size_t section
 typedef int32_t (*mrt_open_fn)(void* user, const void* nonce, const void* associated, size_t associated_bytes,
                                const void* sealed, size_t sealed_bytes, void* plain);
 
+/* Generated functions of one model for one target that are linked into the program, for systems without dlopen.
+ * `maas-rt compile --code object` writes such a table into an object file beside the model's, under the name that the
+ * header beside both declares. All of it must outlive the programs that use it. */
+#define MRT_CODE_TABLE_VERSION 1
+typedef struct mrt_code_function {
+  const char* name;
+  int32_t (*function)(void* self, const void* arguments, int32_t count, void* result); /* TVM-FFI's for C */
+} mrt_code_function;
+typedef struct mrt_code_table {
+  uint32_t version;                   /* MRT_CODE_TABLE_VERSION */
+  uint32_t count;                     /* of functions */
+  const char* target;                 /* the level that they need, as mrt_cpu_level has it */
+  const unsigned char* model;         /* 32 bytes that the object section of the model's file holds, too */
+  const mrt_code_function* functions; /* in the order of their names' bytes */
+  void** host[5]; /* variables that a load fills in, NULL where absent: parallel launch, allocation and release of
+                     workspace, error, whether a run has to end (FORMAT.md, Code) */
+} mrt_code_table;
+
 typedef struct mrt_load_options {
   size_t struct_size;
   mrt_code_policy code;
@@ -188,6 +206,10 @@ typedef struct mrt_load_options {
   mrt_open_fn open_chunk;
   void* key_user;
   int32_t unlocked;
+  /* Functions that are linked into the program: tables of any models and targets, of which the load takes the best that
+   * is the file's own. They are the host's code: `code` above says nothing of them. */
+  const mrt_code_table* const* code_tables;
+  size_t code_table_count;
 } mrt_load_options;
 
 /* Map a file. options may be NULL.

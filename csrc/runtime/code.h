@@ -1,4 +1,4 @@
-// Generated functions: the code section as a loaded library, and what such functions call back.
+// Generated functions: how they are called, and what they call back. Where they come from: code_provider.h.
 //
 // The calling convention is TVM-FFI's for C: int f(self, const FfiAny* args, int32_t n, FfiAny* result), tensors as
 // DLPack's DLTensor. The few structs of these public interfaces are declared here, so that nothing of TVM is needed.
@@ -6,11 +6,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
-#include "artifact/container.h"
-#include "base/status.h"
 #include "base/watch.h"
+#include "maas_rt.h"
 
 namespace mrt {
 
@@ -37,28 +35,16 @@ struct FfiAny {
     void* as_pointer;
   };
 };
-static_assert(sizeof(FfiAny) == 16 && sizeof(DlTensor) == 48, "sizes of the C interfaces");
+static_assert(sizeof(FfiAny) == 16 && sizeof(DlTensor) == (sizeof(void*) == 8 ? 48 : 40), "sizes of the C interfaces");
 
 using CodeFunction = int (*)(void* self, const FfiAny* args, int32_t count, FfiAny* result);
 
-class CodeModule {
- public:
-  CodeModule() = default;
-  CodeModule(const CodeModule&) = delete;
-  CodeModule& operator=(const CodeModule&) = delete;
-  ~CodeModule();
-
-  // Copies the section into sealed anonymous memory, checks the copy's hash, then maps it as a library. Of an encrypted
-  // file the section is decrypted on the way, and the copy is locked.
-  Status load(const Container& container, const Section& section, const mrt_load_options& options);
-  Status find(const std::string& symbol, CodeFunction* out) const;
-
- private:
-  void* handle_ = nullptr;
-  void* locked_ = nullptr;  // pages of the copy that stay in memory
-  size_t locked_size_ = 0;
-  std::string name_;
-};
+// What generated functions call back, in the order of kCodeHostNames: a provider fills their variables with these.
+constexpr int kCodeHostCount = 5;
+constexpr const char* kCodeHostNames[kCodeHostCount] = {"__TVMBackendParallelLaunch", "__TVMBackendAllocWorkspace",
+                                                        "__TVMBackendFreeWorkspace", "__mrt_error_set_raised",
+                                                        "__mrt_stopped"};
+extern void* const kCodeHost[kCodeHostCount];
 
 // What generated functions on this thread find while the object lives: the number of threads that their parallel loops
 // may use, and what may end the run between two pieces of such a loop.

@@ -91,16 +91,15 @@ Status Program::load_code(const mrt_load_options& options) {
     for (const plan::Step& step : plan_.blocks[b].steps) calls_code = calls_code || step.kind == StepKind::code;
   }
   if (!calls_code) return Status();
-  const Section* section = nullptr;
-  MRT_TRY(container_.choose_code(&section));
-  if (!section)
-    return fail(MRT_ERROR_FORMAT, "the plan of '%s' calls generated functions, but the file has no code section",
-                container_.name().c_str());
-  MRT_TRY(code_.load(container_, *section, options));
+  MRT_TRY(open_code(container_, options, &code_));
   for (size_t b = 0; b < plan_.blocks.size(); ++b)
     for (size_t i = 0; i < steps_[b].size(); ++i) {
       const plan::Step& step = plan_.blocks[b].steps[i];
-      if (step.kind == StepKind::code) MRT_TRY(code_.find(step.target, &steps_[b][i].function));
+      if (step.kind != StepKind::code) continue;
+      steps_[b][i].function = code_->find(step.target);
+      if (!steps_[b][i].function)
+        return fail(MRT_ERROR_FORMAT, "the plan of '%s' calls '%s', which its code section does not define",
+                    container_.name().c_str(), step.target.c_str());
     }
   return Status();
 }

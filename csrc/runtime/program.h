@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "kernels/kernel.h"
-#include "runtime/code.h"
+#include "runtime/code_provider.h"
 #include "runtime/commit.h"
 #include "runtime/expr.h"
 #include "runtime/lifetimes.h"
@@ -129,7 +129,7 @@ class Program {
   Container container_;
   plan::Plan plan_;
   ExprTable exprs_;
-  CodeModule code_;
+  std::unique_ptr<CodeProvider> code_;
   std::set<std::string> kernel_names_;  // each once
   std::vector<std::vector<StepInfo>> steps_;
   std::vector<std::unique_ptr<uint64_t[]>> params_;

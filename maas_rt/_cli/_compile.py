@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: native)",
     )
     parser.add_argument(
+        "--code",
+        default="shared",
+        choices=("shared", "object"),
+        help="where generated functions go: into the file, or into object files beside it with a header, to be linked into a program "
+        "(default: shared)",
+    )
+    parser.add_argument(
         "--dynamic",
         action="append",
         default=[],
@@ -129,6 +136,7 @@ def execute(args: argparse.Namespace) -> int:
                 name=args.name or output.stem,
                 progress=progress,
                 keep_intermediates=args.keep_intermediates,
+                code=args.code,
             )
             artifact.save(output)
     except KeyboardInterrupt:
