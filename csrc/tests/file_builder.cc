@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/sha256.h"
@@ -154,8 +155,10 @@ void PlanBuilder::with_code() {
   RawSection s{4, {}, "", 0};
 #if defined(__x86_64__)
   s.target = "x86-64";
-#else
+#elif defined(__aarch64__)
   s.target = "aarch64";
+#else
+  std::exit(77);  // no target has this CPU's name: the test is skipped
 #endif
   std::FILE* file = std::fopen(MRT_CODE_FIXTURE, "rb");
   uint8_t buffer[4096];

@@ -78,8 +78,8 @@ struct Entry {
 Entry entry_of(const Bytes& file, size_t index) {
   const size_t at = 64 + 96 * index;
   return {get<uint32_t>(file, at), get<uint32_t>(file, at + 4),
-          std::string(reinterpret_cast<const char*>(file.data() + at + 8)), get<uint64_t>(file, at + 40),
-          get<uint64_t>(file, at + 48)};
+          std::string(reinterpret_cast<const char*>(file.data() + at + 8)),
+          static_cast<size_t>(get<uint64_t>(file, at + 40)), static_cast<size_t>(get<uint64_t>(file, at + 48))};
 }
 
 Bytes data_of(const Bytes& file, size_t index) {
