@@ -25,10 +25,15 @@ if(MAAS_RT_BUNDLE_CXX)
     list(APPEND _cxx_archives ${_path})
   endforeach()
 endif()
+# Not what is undefined: a linker would not look for it in archives.
+set(_unique --weaken-symbol=_ZZ* --weaken-symbol=_ZGV* --weaken-symbol=_Z*N3mrt*)
+if(MAAS_RT_BUNDLE_CXX)  # all of C++ is defined
+  set(_unique --weaken-symbol=_Z*)
+endif()
 set(_whole ${CMAKE_CURRENT_BINARY_DIR}/maas_rt_whole.o)
 add_custom_command(OUTPUT ${_whole}
   COMMAND ${MAAS_RT_RELOCATABLE} -o ${_whole}.all $<TARGET_OBJECTS:maas_rt_objects> ${_cxx_archives}
-  COMMAND ${CMAKE_OBJCOPY} --wildcard --weaken-symbol=_ZZ* --weaken-symbol=_ZGV* --weaken-symbol=_Z*N3mrt* ${_whole}.all
+  COMMAND ${CMAKE_OBJCOPY} --wildcard ${_unique} ${_whole}.all
   COMMAND ${CMAKE_OBJCOPY} --wildcard $<$<CONFIG:Release>:--strip-debug> --keep-global-symbol=mrt_* ${_whole}.all ${_whole}
   COMMAND ${CMAKE_COMMAND} -E rm ${_whole}.all
   DEPENDS maas_rt_objects $<TARGET_OBJECTS:maas_rt_objects>
