@@ -11,8 +11,9 @@ import subprocess
 import sys
 
 ISAS = "avx2|avx512|shani|neon|dotprod|i8mm"
+# __aeabi_: what ARMv7 has no instruction for, as a division of 64 bits, by the compiler's own library
 CALLED = re.compile(
-    r"mem(cpy|move|set)|sqrtf?|_GLOBAL_OFFSET_TABLE_|mrt::k\w+_(avx2|avx512|neon|dotprod|i8mm|scalar)|mrt::q_fold\(.*"
+    r"mem(cpy|move|set)|sqrtf?|_GLOBAL_OFFSET_TABLE_|__aeabi_\w+|mrt::k\w+_(avx2|avx512|neon|dotprod|i8mm|scalar)|mrt::q_fold\(.*"
 )
 
 
