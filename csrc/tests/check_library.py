@@ -15,7 +15,7 @@ def run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-MOST_BYTES = 1_130_000  # what a device with little storage is asked for
+MOST_BYTES = 1_135_000  # what a device with little storage is asked for
 
 
 def main() -> int:

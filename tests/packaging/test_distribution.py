@@ -122,7 +122,7 @@ def test_the_wheel_needs_numpy_alone(wheel: Path) -> None:
 def test_the_library_is_small_stripped_and_needs_little() -> None:
     library = ROOT / "maas_rt" / "libmaas_rt.so"
     (module,) = (ROOT / "maas_rt").glob("_native.*.so")
-    assert library.stat().st_size <= 1_130_000
+    assert library.stat().st_size <= 1_135_000
     if shutil.which("readelf") is None:
         pytest.skip("no readelf here")
     sections = run("readelf", "-SW", library)
