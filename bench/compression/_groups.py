@@ -17,6 +17,7 @@ GROUPS = (
     "products",
     "transformer",
     "fewbits",
+    "quantized",
     "learned",
     "workers",
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.compression import __main__ as command
-from bench.compression import _groups, _table
+from bench.compression import _groups, _table, quantized
 from bench.compression._peers import best, signal_to_error, varying_to_error
 from bench.compression._rows import ROWS, Goal, Measured, Row, row
 
@@ -94,6 +95,18 @@ def test_every_row_has_goals_that_can_be_told() -> None:
     assert _table.text(_table.lines(ROWS.values(), {})).count("not measured") >= len(ROWS)
     with pytest.raises(ValueError, match="two rows int8-resnet"):
         row("int8-resnet", "again")(lambda: Measured({}))
+
+
+def test_rows_of_a_busy_machine_are_no_part_of_the_gauntlets_figures() -> None:
+    def of(speed: float | None, quiet: bool = True, precision: str = "int8") -> dict[str, Any]:
+        where = {"model": f"m{speed}", "precision": precision, "threads": 1, "batch": 8, "best_peer": "p"}
+        return where | {"quiet": quiet, "speed_to_best": speed}
+
+    found = quantized.of_rows([of(4.0), of(1.0), of(0.1, quiet=False), of(0.1, precision="fp32"), of(None)])
+    assert found.ours == {quantized.MEAN: pytest.approx(2.0), quantized.SLOWEST: 1.0}
+    assert found.more["rows"] == 2 and found.more["slowest"]["model"] == "m1.0"
+    with pytest.raises(RuntimeError, match="busy in all rows"):
+        quantized.of_rows([of(1.0, quiet=False)])
 
 
 def test_rows_are_kept_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
