@@ -94,12 +94,12 @@ class Rows {
   }
 
  private:
-  // The finish of 16 channels from `panel` on, of the first row.
+  // The finish of 16 channels from `panel` on, of the first row: none where the last unit has fewer panels.
   QFinishCall finish_of(int64_t panel) const {
     QFinishCall f = m_.finish;
     f.acc = sums_;
     f.ld = kQPanel;
-    f.n = std::min(kQPanel, channels_ - panel * kQPanel);
+    f.n = std::clamp<int64_t>(channels_ - panel * kQPanel, 0, kQPanel);
     f.offset = offsets_ + panel * kQPanel;
     f.scale += c_ + panel * kQPanel;
     if (f.bias) f.bias += c_ + panel * kQPanel;
