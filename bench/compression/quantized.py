@@ -23,7 +23,7 @@ MEAN, SLOWEST = "best peer's time over ours, geometric mean", "… of the slowes
     timed=True,
 )
 def _quantized() -> Measured:
-    command = ["-m", "bench.gauntlet", "--precision", "int8", "--no-extras", "--output", str(RESULTS)]
+    command = ["-m", "bench.gauntlet", "--precision", "int8", "--no-extras", "--output", str(RESULTS.relative_to(ROOT))]
     subprocess.run([sys.executable, *command], cwd=ROOT)  # not 0 where rows of a busy machine are left out, too
     return of_rows(json.loads(RESULTS.read_text())["rows"])
 
