@@ -42,7 +42,7 @@ MRT_INLINE void block8x8(const uint8_t* src, int64_t ss, uint8_t* dst, int64_t d
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(dst + 2 * i * ds), columns[i]);
-    _mm_storeh_pd(reinterpret_cast<double*>(dst + (2 * i + 1) * ds), _mm_castsi128_pd(columns[i]));
+    _mm_storeh_pi(reinterpret_cast<__m64*>(dst + (2 * i + 1) * ds), _mm_castsi128_ps(columns[i]));
   }
 }
 
