@@ -158,10 +158,7 @@ def build() -> Path:
         )
         settings = {
             "CMAKE_BUILD_TYPE": "Release",
-            "CMAKE_SYSTEM_NAME": "Linux",
-            "CMAKE_SYSTEM_PROCESSOR": "aarch64",
-            "CMAKE_C_COMPILER": "aarch64-linux-gnu-gcc",
-            "CMAKE_CXX_COMPILER": "aarch64-linux-gnu-g++",
+            "CMAKE_TOOLCHAIN_FILE": ROOT / "csrc" / "cmake" / "aarch64.cmake",
             "MAAS_RT_BUILD_PYTHON": "ON",
             "Python3_EXECUTABLE": sys.executable,
             "Python3_INCLUDE_DIR": root() / "usr" / "include" / f"python{_PYTHON}",

@@ -205,10 +205,10 @@ def _compile(
     functions = generated.functions
     if not functions:
         return {}, {}
-    code = {spec.name: build_code(functions, spec) for spec in targets}
     if options.code != "object":
-        return code, {}
-    return code, {spec.name: build_object(functions, spec, options.name or "model") for spec in targets}
+        return {spec.name: build_code(functions, spec) for spec in targets}, {}
+    built = {spec.name: build_object(functions, spec, options.name or "model") for spec in targets}
+    return {name: code for name, (code, _) in built.items()}, {name: linkable for name, (_, linkable) in built.items()}
 
 
 def _plan(

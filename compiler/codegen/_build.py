@@ -31,10 +31,11 @@ def build_code(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec) -> by
         return link_shared(_objects(functions, target, Path(folder)), sorted(functions), target)
 
 
-def build_object(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec, name: str) -> LinkableCode:
-    """The same functions to be linked into a host: an object file with a table of them, for the model `name`."""
+def build_object(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec, name: str) -> tuple[bytes, LinkableCode]:
+    """That section, and of the same object code what is linked into a host: a file with a table of the functions, for the model `name`."""
     with tempfile.TemporaryDirectory(prefix="maas-rt-code-") as folder:
-        return link_object(_objects(functions, target, Path(folder)), sorted(functions), target, name)
+        objects, names = _objects(functions, target, Path(folder)), sorted(functions)
+        return link_shared(objects, names, target), link_object(objects, names, target, name)
 
 
 def _objects(functions: Mapping[str, tirx.PrimFunc], target: TargetSpec, folder: Path) -> list[Path]:

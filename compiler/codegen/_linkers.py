@@ -51,16 +51,12 @@ class Linker:
 def find_linker(machine: str) -> Linker:
     """For this machine the system's C compiler: $CC, cc, gcc or clang. For another what CC_<machine> names, a cross gcc, lld in ziglang from
     PyPI, or lld. Raises CompileError if there is none."""
-    here = platform.machine().lower()
-    if machine == _ALIASES.get(here, here):
-        return _system_compiler()
-    return _cross_linker(machine)
+    return _system_compiler() if _is_here(machine) else _cross_linker(machine)
 
 
 def find_objcopy(machine: str) -> str:
     """The objcopy for a machine's objects: what OBJCOPY_<machine> names, the binutils', or LLVM's. Raises CompileError if there is none."""
-    here = platform.machine().lower()
-    own = [] if machine == _ALIASES.get(here, here) else [f"{machine}-linux-gnu-objcopy"]
+    own = [] if _is_here(machine) else [f"{machine}-linux-gnu-objcopy"]
     for name in (os.environ.get(f"OBJCOPY_{machine}"), *(own or ["objcopy"]), "llvm-objcopy"):
         path = shutil.which(name) if name else None
         if path is not None:
@@ -70,6 +66,11 @@ def find_objcopy(machine: str) -> str:
         f"no objcopy for {machine} was found, which hides all of an object file but its table: install one (Debian and Ubuntu: apt "
         f"install {package}, or llvm) or name it in OBJCOPY_{machine}"
     )
+
+
+def _is_here(machine: str) -> bool:
+    here = platform.machine().lower()
+    return machine == _ALIASES.get(here, here)
 
 
 def _system_compiler() -> Linker:
